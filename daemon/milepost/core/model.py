@@ -1,0 +1,182 @@
+"""The words of the domain as values: streams, what a source reads of an inbox, and the rows that a store keeps.
+
+Instants are aware datetimes in UTC. Ids are text, always: they exceed 2^53, and Instagram's are base64.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Self
+
+from msgspec import Struct
+
+
+class Platform(StrEnum):
+    """Where the conversations of a page take place."""
+
+    MESSENGER = "messenger"
+    INSTAGRAM = "instagram"
+
+
+class Stream(Struct, frozen=True):
+    """One page on one platform: what is walked, journaled and resumed by itself."""
+
+    platform: Platform
+    page_id: str
+
+    @property
+    def key(self) -> str:
+        """The stream's name everywhere: `messenger:1234567890`."""
+        return f"{self.platform}:{self.page_id}"
+
+    @classmethod
+    def parse(cls, key: str) -> Self:
+        """Read a key back. Raises ValueError for anything that is not `platform:page id`."""
+        platform, separator, page_id = key.partition(":")
+        if not separator or not page_id:
+            msg = f"{key!r} is not a stream; streams are written messenger:<page id> or instagram:<page id>"
+            raise ValueError(msg)
+        return cls(Platform(platform), page_id)
+
+
+# --- what a source reads ----------------------------------------------------------------------------------------------
+
+
+class Contact(Struct, frozen=True):
+    """The other side of a conversation, as the API names it. Messenger gives a name, Instagram a user name."""
+
+    contact_id: str
+    name: str | None = None
+    username: str | None = None
+
+
+class Direction(StrEnum):
+    """Who spoke: `in` is the contact, `out` the page."""
+
+    IN = "in"
+    OUT = "out"
+
+
+class Interaction(Struct, frozen=True):
+    """One message of a conversation. `attachments` is JSON text without any URL that dies or is signed."""
+
+    event_id: str
+    direction: Direction
+    kind: str
+    occurred_at: datetime
+    contact_id: str | None = None
+    text: str | None = None
+    attachments: str | None = None
+
+
+class Conversation(Struct, frozen=True):
+    """One conversation as the API told it. None means that the API did not say, not that there is none."""
+
+    conversation_id: str
+    updated_time: datetime
+    contact: Contact | None = None
+    link: str | None = None
+    snippet: str | None = None
+    message_count: int | None = None
+    unread_count: int | None = None
+    can_reply: bool | None = None
+    interactions: tuple[Interaction, ...] = ()
+
+
+class Unreadable(Struct, frozen=True):
+    """An item of a batch that is no conversation as we know it. `payload` is its JSON, free of tokens."""
+
+    subject: str
+    reason: str
+    payload: str
+
+
+class Batch(Struct, frozen=True):
+    """One response of the list edge, newest conversation first. `next_cursor` is None on the last batch only."""
+
+    conversations: tuple[Conversation, ...]
+    next_cursor: str | None
+    unreadable: tuple[Unreadable, ...] = ()
+
+
+# --- what a store keeps -----------------------------------------------------------------------------------------------
+
+
+class ContactRow(Struct, frozen=True):
+    """A row of `contacts`, its columns in order. The key is (platform, page_id, contact_id): ids are page-scoped."""
+
+    platform: str
+    page_id: str
+    contact_id: str
+    name: str | None
+    username: str | None
+    first_seen_at: datetime
+    last_interaction_at: datetime
+    updated_at: datetime
+
+
+class ConversationRow(Struct, frozen=True):
+    """A row of `conversations`, its columns in order."""
+
+    conversation_id: str
+    platform: str
+    page_id: str
+    contact_id: str | None
+    link: str | None
+    snippet: str | None
+    message_count: int | None
+    unread_count: int | None
+    can_reply: bool | None
+    updated_time: datetime
+    first_synced_at: datetime
+    synced_at: datetime
+    deleted_at: datetime | None = None
+
+
+class InteractionEventRow(Struct, frozen=True):
+    """A row of `contact_interaction_events`, its columns in order. Written once, never changed."""
+
+    event_id: str
+    conversation_id: str
+    platform: str
+    page_id: str
+    contact_id: str | None
+    direction: str
+    kind: str
+    text: str | None
+    attachments: str | None
+    occurred_at: datetime
+
+
+class DeadLetterPayload(Struct, frozen=True):
+    """What a redrive needs and the journal must not hold, because it is personal data."""
+
+    dead_letter_id: str
+    payload: str
+
+
+class Changes(Struct, frozen=True):
+    """The rows that a commit writes: only those that are new or differ from what is stored."""
+
+    conversations: tuple[ConversationRow, ...] = ()
+    contacts: tuple[ContactRow, ...] = ()
+    interaction_events: tuple[InteractionEventRow, ...] = ()
+    payloads: tuple[DeadLetterPayload, ...] = ()
+
+
+class Keys(Struct, frozen=True):
+    """Which rows a batch touches; the contacts are of `stream`, the others have keys of their own."""
+
+    stream: Stream
+    conversations: tuple[str, ...] = ()
+    contacts: tuple[str, ...] = ()
+    interaction_events: tuple[str, ...] = ()
+    dead_letters: tuple[str, ...] = ()
+
+
+class Known(Struct, frozen=True):
+    """What the store holds already of some keys."""
+
+    conversations: dict[str, ConversationRow] = {}
+    contacts: dict[str, ContactRow] = {}
+    interaction_events: frozenset[str] = frozenset()
+    dead_letters: frozenset[str] = frozenset()

@@ -1,0 +1,38 @@
+"""What a source's refusal is, as a value that may be journaled: no token, no personal data, bounded in size."""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+MAX_MESSAGE_CHARACTERS = 500
+
+
+class ProblemKind(StrEnum):
+    """How the answer failed, before its meaning is looked up."""
+
+    NETWORK = "network"  # no connection, a reset, a name that does not resolve
+    TIMEOUT = "timeout"  # no answer in time
+    NONSENSE = "nonsense"  # an answer that is no Graph API answer: HTML, JSON cut short, wrong types, a redirect
+    OVERSIZE = "oversize"  # more bytes than any batch can have
+    API = "api"  # an error envelope of the Graph API
+    CURSOR_LOOP = "cursor_loop"  # the cursor of the next batch is the one just used
+
+
+class Problem(Struct, frozen=True, omit_defaults=True):
+    """Why a batch could not be read. `code`, `subcode` and `is_transient` are the error envelope's."""
+
+    kind: ProblemKind
+    message: str
+    http_status: int | None = None
+    code: int | None = None
+    subcode: int | None = None
+    is_transient: bool | None = None
+
+    def __str__(self) -> str:
+        """One line for people: what happened, with the numbers to look up."""
+        numbers = [
+            f"{name} {value}"
+            for name, value in (("HTTP", self.http_status), ("code", self.code), ("subcode", self.subcode))
+            if value is not None
+        ]
+        return f"{self.message} ({', '.join(numbers)})" if numbers else self.message

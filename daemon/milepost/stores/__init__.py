@@ -1,0 +1,1 @@
+"""Where the journal, its projections and the rows are kept."""

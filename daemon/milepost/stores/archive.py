@@ -1,0 +1,98 @@
+"""Reading the SQLite journal from beside the daemon: follow it, check it, rebuild its projections, write it out."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.codec import Codec
+from milepost.core.errors import StoreRefused
+from milepost.core.events import Entry
+from milepost.stores import audit, rows
+from milepost.stores.database import Database, connect
+from milepost.stores.exclusive import exclusive
+from milepost.stores.migrate import pending
+from milepost.stores.queries import load
+
+
+class Placed(Struct, frozen=True):
+    """An entry and its seq: its place in the journal as a whole."""
+
+    seq: int
+    entry: Entry
+
+
+@asynccontextmanager
+async def open_archive(path: Path, *, alone: bool = False) -> AsyncIterator["Archive"]:
+    """Open the database at `path` for reading; `alone` also for rebuilding, which no daemon may work beside.
+
+    Raises StoreRefused if there is no database of this program's schema, StoreBusy if `alone` and a daemon holds it.
+    """
+    await asyncio.to_thread(_demand_current, path)
+    if alone:
+        with exclusive(path):
+            async with connect(path, {"synchronous": "FULL"}) as database:
+                yield Archive(database, Codec())
+    else:
+        async with connect(path, {"query_only": 1}) as database:
+            yield Archive(database, Codec())
+
+
+def _demand_current(path: Path) -> None:
+    if not path.exists():
+        raise StoreRefused(f"there is no database at {path}", hint="`milepost run` or `milepost sync` makes it")
+    if pending(path):
+        raise StoreRefused(
+            f"the database {path} is of an older Milepost",
+            hint="`milepost run` or `milepost sync` brings it up to date",
+        )
+
+
+class Archive:
+    """The journal and its projections, for reading. Made by `open_archive`."""
+
+    def __init__(self, database: Database, codec: Codec) -> None:
+        self._database = database
+        self._codec = codec
+        self._sql = load("sqlite")
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Give where every stream stands, ordered by stream."""
+
+        def read(connection: sqlite3.Connection) -> list[Checkpoint]:
+            return [rows.checkpoint(state) for (state,) in connection.execute(self._sql["checkpoints"])]
+
+        return await self._database.run(read)
+
+    async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[Placed]:
+        """Give up to `limit` entries with a seq greater than `after`, oldest first."""
+        if stream is None:
+            return await self._read("entries_after", (after, limit))
+        return await self._read("stream_entries_after", {"stream": stream, "after": after, "limit": limit})
+
+    async def latest(self, *, limit: int, stream: str | None = None) -> list[Placed]:
+        """Give the newest `limit` entries, oldest first."""
+        if stream is None:
+            return (await self._read("latest_entries", (limit,)))[::-1]
+        return (await self._read("latest_stream_entries", (stream, limit)))[::-1]
+
+    async def verify(self) -> audit.Audit:
+        """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""
+        return await self._database.run(partial(audit.verify, self._sql, self._codec))
+
+    async def rebuild(self) -> audit.Audit:
+        """Drop the projections and make them again from the journal, in one transaction. Raises JournalDamaged."""
+        return await self._database.run(partial(audit.rebuild, self._sql, self._codec))
+
+    async def _read(self, query: str, parameters: tuple[Any, ...] | dict[str, Any]) -> list[Placed]:
+        def read(connection: sqlite3.Connection) -> list[Placed]:
+            found = connection.execute(self._sql[query], parameters)
+            return [Placed(columns[0], rows.entry(columns, self._codec)) for columns in found]
+
+        return await self._database.run(read)

@@ -1,0 +1,87 @@
+"""A SQLite connection in its own thread, into which whole functions are sent: a hop a transaction, not a statement."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import aiosqlite
+
+from milepost.core.errors import MilepostError, StoreAway, StoreRefused
+
+Answer = TypeVar("Answer")
+
+# Refusals that no waiting mends, by SQLite's result code, with what to do about each.
+_REFUSALS = {
+    "SQLITE_CANTOPEN": "check store.url, that its directory exists and that this user may write there",
+    "SQLITE_READONLY": "Milepost must be able to write the database file and its directory",
+    "SQLITE_PERM": "Milepost must be able to write the database file and its directory",
+    "SQLITE_AUTH": "Milepost must be able to write the database file and its directory",
+    "SQLITE_NOTADB": "the file is no SQLite database: check store.url",
+    "SQLITE_CORRUPT": "restore the database from a backup, then start again: the journal tells where to go on",
+}
+# What may pass, with what to do if it does not.
+_ABSENCES = {
+    "SQLITE_BUSY": "another program holds the database locked; it is tried again",
+    "SQLITE_LOCKED": "another program holds the database locked; it is tried again",
+    "SQLITE_FULL": "the disk is full: make room; nothing that was committed is lost",
+    "SQLITE_IOERR": "the disk fails or is full: look at the system's log; nothing that was committed is lost",
+    "SQLITE_NOMEM": "the machine is out of memory",
+    "SQLITE_PROTOCOL": "another program holds the database locked; it is tried again",
+}
+
+
+def _translated(error: sqlite3.Error, path: Path) -> MilepostError | None:
+    """Say what a SQLite error means for the user; None where it is a bug of ours."""
+    code = getattr(error, "sqlite_errorname", "") or ""
+    primary = "_".join(code.split("_")[:2])
+    if primary in _REFUSALS:
+        return StoreRefused(f"the database {path} cannot be used: {error}", hint=_REFUSALS[primary])
+    if primary in _ABSENCES:
+        return StoreAway(f"the database {path} does not answer: {error}", hint=_ABSENCES[primary])
+    return None
+
+
+@contextmanager
+def errors_of(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors about the database at `path` into StoreAway and StoreRefused."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        translated = _translated(error, path)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+class Database(aiosqlite.Connection):
+    """A connection to the database at `path`."""
+
+    def __init__(self, path: Path, *, timeout_seconds: float) -> None:
+        # isolation_level None: transactions begin and end where the code says so.
+        super().__init__(lambda: sqlite3.connect(path, isolation_level=None, timeout=timeout_seconds), 64)
+        self.path = path
+
+    async def run(self, work: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        """Run `work` in the connection's thread. Raises StoreAway or StoreRefused for what SQLite refuses."""
+        with errors_of(self.path):
+            answer: Answer = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]  # not annotated there
+            return answer
+
+
+@asynccontextmanager
+async def connect(
+    path: Path, pragmas: dict[str, str | int], *, timeout_seconds: float = 5.0
+) -> AsyncIterator[Database]:
+    """Open the database at `path` and set its pragmas; close it in the end."""
+    database = Database(path, timeout_seconds=timeout_seconds)
+
+    def set_pragmas(connection: sqlite3.Connection) -> None:
+        for name, value in pragmas.items():
+            connection.execute(f"PRAGMA {name} = {value}")
+
+    with errors_of(path):
+        async with database:
+            await database.run(set_pragmas)
+            yield database

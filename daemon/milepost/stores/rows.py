@@ -1,0 +1,202 @@
+"""The rows of the core as tuples of a database that keeps instants as text, and back. Columns are in struct order."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from milepost.core.chain import instant_text
+from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
+from milepost.core.codec import Codec
+from milepost.core.errors import JournalDamaged
+from milepost.core.events import Entry
+from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow
+
+_encode = msgspec.json.Encoder().encode
+_decode_checkpoint = msgspec.json.Decoder(Checkpoint).decode
+
+JournalRow = tuple[int, str, int, str | None, str, str, str, str]
+
+
+def _optional_text(instant: datetime | None) -> str | None:
+    return None if instant is None else instant_text(instant)
+
+
+def contact_tuple(row: ContactRow) -> tuple[Any, ...]:
+    """Give a contact's columns."""
+    return (
+        row.platform,
+        row.page_id,
+        row.contact_id,
+        row.name,
+        row.username,
+        instant_text(row.first_seen_at),
+        instant_text(row.last_interaction_at),
+        instant_text(row.updated_at),
+    )
+
+
+def contact_row(columns: tuple[Any, ...]) -> ContactRow:
+    """Read a contact's columns."""
+    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at = columns
+    return ContactRow(
+        platform,
+        page_id,
+        contact_id,
+        name,
+        username,
+        datetime.fromisoformat(first_seen_at),
+        datetime.fromisoformat(last_interaction_at),
+        datetime.fromisoformat(updated_at),
+    )
+
+
+def conversation_tuple(row: ConversationRow) -> tuple[Any, ...]:
+    """Give a conversation's columns."""
+    return (
+        row.conversation_id,
+        row.platform,
+        row.page_id,
+        row.contact_id,
+        row.link,
+        row.snippet,
+        row.message_count,
+        row.unread_count,
+        row.can_reply,
+        instant_text(row.updated_time),
+        instant_text(row.first_synced_at),
+        instant_text(row.synced_at),
+        _optional_text(row.deleted_at),
+    )
+
+
+def conversation_row(columns: tuple[Any, ...]) -> ConversationRow:
+    """Read a conversation's columns."""
+    return ConversationRow(
+        columns[0],
+        columns[1],
+        columns[2],
+        columns[3],
+        columns[4],
+        columns[5],
+        columns[6],
+        columns[7],
+        can_reply=None if columns[8] is None else bool(columns[8]),
+        updated_time=datetime.fromisoformat(columns[9]),
+        first_synced_at=datetime.fromisoformat(columns[10]),
+        synced_at=datetime.fromisoformat(columns[11]),
+        deleted_at=None if columns[12] is None else datetime.fromisoformat(columns[12]),
+    )
+
+
+def interaction_event_tuple(row: InteractionEventRow) -> tuple[Any, ...]:
+    """Give an interaction event's columns."""
+    return (
+        row.event_id,
+        row.conversation_id,
+        row.platform,
+        row.page_id,
+        row.contact_id,
+        row.direction,
+        row.kind,
+        row.text,
+        row.attachments,
+        instant_text(row.occurred_at),
+    )
+
+
+def entry_tuple(entry: Entry) -> tuple[Any, ...]:
+    """Give a journal entry's columns, without its seq."""
+    return (
+        entry.stream,
+        entry.version,
+        entry.run_id,
+        instant_text(entry.recorded_at),
+        entry.type,
+        entry.data,
+        entry.hash,
+    )
+
+
+def entry(columns: JournalRow, codec: Codec) -> Entry:
+    """Read a journal entry's columns. Raises JournalDamaged if its data cannot be read."""
+    seq, stream, version, run_id, recorded_at, tag, data, sealed = columns
+    try:
+        at = datetime.fromisoformat(recorded_at)
+    except ValueError as error:
+        raise JournalDamaged(
+            f"journal entry {seq} has the time {recorded_at!r}, which is none",
+            hint="restore the database from a backup",
+        ) from error
+    return Entry(stream, version, run_id, at, tag, data, sealed, codec.decode(tag, data))
+
+
+def checkpoint_tuple(checkpoint: Checkpoint) -> tuple[Any, ...]:
+    """Give the columns of the checkpoint's projection: what people query, then the whole as JSON."""
+    sweep = checkpoint.sweep
+    return (
+        checkpoint.stream,
+        checkpoint.version,
+        checkpoint.hash,
+        sweep.mode.value if sweep else None,
+        sweep.position.phase.value if sweep else None,
+        sweep.position.cursor if sweep else None,
+        _optional_text(checkpoint.watermark),
+        _optional_text(checkpoint.last_success_at),
+        _optional_text(checkpoint.last_full_sweep_at),
+        checkpoint.open_dead_letters,
+        _optional_text(checkpoint.updated_at),
+        _encode(checkpoint).decode(),
+    )
+
+
+def checkpoint(state: str) -> Checkpoint:
+    """Read a checkpoint back. Raises JournalDamaged if it cannot be read: it can be rebuilt from the journal."""
+    try:
+        return _decode_checkpoint(state)
+    except msgspec.MsgspecError as error:
+        raise JournalDamaged(
+            f"a stored checkpoint cannot be read: {error}", hint="run `milepost journal rebuild`"
+        ) from error
+
+
+def run_tuple(stream: str, run: Run) -> tuple[Any, ...]:
+    """Give the columns of a run's projection."""
+    tally = run.tally
+    return (
+        run.run_id,
+        stream,
+        run.mode.value if run.mode else None,
+        run.status.value,
+        run.reason.value if run.reason else None,
+        instant_text(run.started_at),
+        _optional_text(run.ended_at),
+        tally.batches,
+        tally.inserted,
+        tally.updated,
+        tally.unchanged,
+        tally.dead_lettered,
+        tally.contacts,
+        tally.interaction_events,
+        run.retries,
+        run.failed_batches,
+        _encode(run.problem).decode() if run.problem else None,
+    )
+
+
+def dead_letter_tuple(letter: DeadLetter) -> tuple[Any, ...]:
+    """Give the columns of a dead letter's projection."""
+    return (
+        letter.dead_letter_id,
+        letter.stream,
+        letter.stage,
+        letter.subject,
+        letter.reason,
+        instant_text(letter.opened_at),
+    )
+
+
+def json_list(ids: Iterable[str]) -> str:
+    """Write ids as the JSON array that `json_each` reads: any number of them is one parameter."""
+    return _encode(list(ids)).decode()
