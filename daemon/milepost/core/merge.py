@@ -79,12 +79,12 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
             _merge_contact(contacts, stream, each, known.contacts, now)
         for event in _new_events(stream, each, row.contact_id, known.interaction_events):
             events[event.event_id] = event
-    opened = [item for item in batch.unreadable if dead_letter_id(stream, item) not in known.dead_letters]
+    opened = {key: item for item in batch.unreadable if (key := dead_letter_id(stream, item)) not in known.dead_letters}
     changes = Changes(
         tuple(conversations.values()),
         tuple(contacts.values()),
         tuple(events.values()),
-        tuple(DeadLetterPayload(dead_letter_id(stream, item), item.payload) for item in opened),
+        tuple(DeadLetterPayload(key, item.payload) for key, item in opened.items()),
     )
     tally = Tally(
         batches=1,
@@ -97,7 +97,7 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
         without_contact=sum(each.contact is None for each in batch.conversations),
         order_violations=_order_violations(batch.conversations),
     )
-    letters = (DeadLetterOpened(dead_letter_id(stream, x), Stage.FETCH, x.subject, x.reason) for x in opened)
+    letters = (DeadLetterOpened(key, Stage.FETCH, item.subject, item.reason) for key, item in opened.items())
     return Difference(changes, tuple(letters), tally)
 
 

@@ -115,4 +115,5 @@ def _request(checkpoint: Checkpoint, now: datetime, work: Slice, policy: Policy)
     else:
         cursor = sweep.position.cursor
         until = sweep.walk_until if sweep.position.phase is Phase.WALK else sweep.catch_up_until
-    return Request(cursor, policy.batch_size, policy.messages_per_conversation, until)
+    is_last = batches_read(checkpoint, work) + 1 >= work.max_batches
+    return Request(cursor, policy.batch_size, policy.messages_per_conversation, until, is_last)

@@ -14,14 +14,15 @@ from milepost.core.problems import Problem
 class Request(Struct, frozen=True):
     """One call of the list edge: up to `limit` conversations after `cursor`, with `messages` nested messages each.
 
-    `until` is the instant that the walk has to reach back to (None: the end of the inbox). It is for a source that
-    fetches ahead and must know when it need not.
+    `until` is the instant that the walk has to reach back to (None: the end of the inbox), `is_last` says that the run
+    has no batch left after this one: both are for a source that fetches ahead and must know when it need not.
     """
 
     cursor: str | None
     limit: int
     messages: int
     until: datetime | None = None
+    is_last: bool = False
 
 
 class Fetched(Struct, frozen=True):

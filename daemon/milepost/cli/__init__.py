@@ -1,0 +1,63 @@
+"""The command line: a file a command, imported when it is asked for, so that each starts as fast as it can."""
+
+import sys
+from importlib import import_module
+
+import click
+
+from milepost import __version__
+from milepost.core.errors import BadConfiguration, MilepostError, StoreBusy, StoreRefused
+from milepost.core.summary import ExitCode
+
+COMMANDS = {
+    "run": "Work every stream on its interval and serve HTTP, until SIGTERM.",
+    "sync": "Work the streams now, until each sweep is complete or a limit is hit.",
+    "status": "Show where every stream stands.",
+    "journal": "Follow, check, rebuild or export the journal.",
+    "config": "Check the configuration.",
+    "simulate": "Serve a simulated Graph API, for trying things.",
+}
+
+
+class _Lazy(click.Group):
+    """Imports `milepost.cli.<name>` for the command `<name>`, and nothing for the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"milepost.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="milepost")
+def cli() -> None:
+    """Copy Messenger and Instagram conversations into a database, and never lose the place."""
+
+
+def main() -> None:
+    """Run the command line. What a user can cause ends in one line on stderr and an exit code, never a traceback."""
+    try:
+        cli(prog_name="milepost")
+    except MilepostError as error:
+        click.echo(f"milepost: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"  → {error.hint}", err=True)
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: MilepostError) -> ExitCode:
+    match error:
+        case BadConfiguration() | StoreRefused():
+            return ExitCode.CONFIGURATION
+        case StoreBusy():
+            return ExitCode.PROGRESS_SAVED
+        case _:
+            return ExitCode.WITH_ERRORS

@@ -1,0 +1,69 @@
+"""A source round a source that has the next batch ready: the network works while the store commits."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from milepost.core.checkpoint import reaches_back
+from milepost.core.ports import Fetched, Outcome, Request, Source
+
+
+class _Ahead(Struct, frozen=True):
+    request: Request
+    outcome: asyncio.Task[Outcome]
+
+
+class LookAhead:
+    """A Source that asks for one batch more than it was asked for, where that is sure to be wanted."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._ahead: _Ahead | None = None
+
+    async def fetch(self, request: Request) -> Outcome:
+        """Give the batch, which may be ready, and ask for the next."""
+        if self._ahead is not None and _is_same(self._ahead.request, request):
+            outcome = await self._ahead.outcome
+            self._ahead = None
+        else:
+            await self.give_up()
+            outcome = await self._source.fetch(request)
+        following = _following(request, outcome)
+        if following is not None:
+            self._ahead = _Ahead(following, asyncio.create_task(self._source.fetch(following)))
+        return outcome
+
+    async def give_up(self) -> None:
+        """End what is under way, and wait until it has ended."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.outcome.cancel()
+            await asyncio.wait({ahead.outcome})
+
+
+@asynccontextmanager
+async def look_ahead(source: Source) -> AsyncIterator[LookAhead]:
+    """Wrap a source for one run; what is under way in the end is given up."""
+    ahead = LookAhead(source)
+    try:
+        yield ahead
+    finally:
+        await ahead.give_up()
+
+
+def _is_same(one: Request, other: Request) -> bool:
+    return (one.cursor, one.limit, one.messages) == (other.cursor, other.limit, other.messages)
+
+
+def _following(request: Request, outcome: Outcome) -> Request | None:
+    """Give the request that is sure to come after this outcome; None where the walk, or the run, may be at its end."""
+    if request.is_last or not isinstance(outcome, Fetched):
+        return None
+    cursor = outcome.batch.next_cursor
+    times = (each.updated_time for each in outcome.batch.conversations)
+    if cursor is None or cursor == request.cursor or reaches_back(times, request.until):
+        return None
+    return replace(request, cursor=cursor)

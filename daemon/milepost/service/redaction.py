@@ -1,0 +1,150 @@
+"""What may leave the process: plain, bounded values, with every secret blotted out."""
+
+import json
+import math
+import re
+import reprlib
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from itertools import islice
+from pathlib import PurePath
+from typing import Any, TypeAlias
+from urllib.parse import quote, quote_plus
+
+Plain: TypeAlias = "str | int | float | bool | list[Plain] | dict[str, Plain] | None"
+"""What JSON can say, without NaN, lone surrogates and integers that other readers would round."""
+
+BLOT = "[secret]"
+_MARK = "\ufdd0"  # never a character (Unicode, 23.7): it holds the place, as a secret may be a part of BLOT
+MIN_SECRET_LENGTH = 6  # a shorter one stands in half of all words, and blotting those out would tell it
+MAX_TEXT_LENGTH = 16_384
+MAX_ITEMS = 100
+MAX_DEPTH = 6
+
+# What yarl, and so aiohttp, leaves unquoted in a query beside what urllib does.
+_UNQUOTED_IN_QUERIES = "/?:@!$'()*,"
+
+_SECRET_KEYS = frozenset(
+    {"access_token", "appsecret_proof", "app_secret", "client_secret", "input_token", "fb_exchange_token"}
+)
+_SECRET_FIELDS = _SECRET_KEYS | {"token", "password", "authorization"}
+
+# A secret that nobody has told us of is known by what stands before it. A bare `access_token: …` is left alone: that is
+# how prose about a key of config.yaml looks.
+_ANNOUNCED = re.compile(
+    rf"""(
+        (?:{"|".join(sorted(_SECRET_KEYS))}) (?: (?:=|%3D) \\*["']? | \\*["']\s*:\s*\\*["'] )
+      | \bAuthorization \\*["']? \s*[:=,]\s* b?\\*["']? (?:Bearer|Basic|OAuth|Token) \s+
+      | \bBearer \s+ (?=[^\s"']{{16}})
+      | [?&](?:oh|signature)=              # the signatures of fbcdn.net and lookaside.fbsbx.com
+    ) [^\s&"'<>\\]+""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_PASSWORD_IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s@]+(?=@)")
+# The Graph API's tokens begin so; /me/accounts hands out ones that no configuration names.
+_GRAPH_TOKEN = re.compile(r"\b(?:EAA|IGAA|IGQV)[A-Za-z0-9_-]{24,}")
+
+
+class Redactor:
+    """Knows the secrets, and takes them out of texts and values.
+
+    It is the one object that holds all secrets, so no repr shows them, and it only ever learns more: a token that
+    a reload has replaced is still a secret in the lines about the old one.
+    """
+
+    __slots__ = ("_spellings",)
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._spellings: tuple[str, ...] = ()
+        for secret in secrets:
+            self.learn(secret)
+
+    def learn(self, secret: str) -> None:
+        """Blot this out from now on, and the ways in which a URL, JSON or a repr would spell it.
+
+        One with fewer than six characters is ignored.
+        """
+        secret = secret.strip()
+        if len(secret) < MIN_SECRET_LENGTH:
+            return
+        spellings = {
+            secret,
+            quote(secret, safe=""),
+            quote(secret, safe=_UNQUOTED_IN_QUERIES),
+            quote_plus(secret),
+            json.dumps(secret)[1:-1],
+            json.dumps(secret, ensure_ascii=False)[1:-1],
+            repr(secret)[1:-1],
+        }
+        # The longest first: where one secret holds another, no rest of it may stay behind.
+        self._spellings = tuple(
+            sorted(spellings.union(self._spellings), key=lambda spelling: (-len(spelling), spelling))
+        )
+
+    def redact(self, text: str) -> str:
+        """Give the text with `[secret]` for every secret that is known, or known by what stands before it."""
+        for spelling in self._spellings:
+            text = text.replace(spelling, _MARK)
+        text = text.replace(_MARK, BLOT)
+        text = _ANNOUNCED.sub(rf"\g<1>{BLOT}", text)
+        text = _PASSWORD_IN_URL.sub(rf"\g<1>{BLOT}", text)
+        return _GRAPH_TOKEN.sub(BLOT, text)
+
+    def clean(self, value: object, *, depth: int = 0) -> Plain:
+        """Give any value at all as plain data without secrets, whatever its repr does.
+
+        Texts, collections and nesting are cut to a bound, after the redaction: half a secret would not be recognised.
+        """
+        match value:
+            case None | bool():
+                return value
+            case int():
+                return int(value) if abs(value) < 2**63 else self._clean_text(hex(value))
+            case float():
+                return float(value) if math.isfinite(value) else str(float(value))
+            case dict() if depth < MAX_DEPTH:
+                return self.clean_fields(value, depth=depth + 1)
+            case list() | tuple() | set() | frozenset() if depth < MAX_DEPTH:
+                items = [self.clean(item, depth=depth + 1) for item in islice(value, MAX_ITEMS)]
+                items = sorted(items, key=repr) if isinstance(value, set | frozenset) else items
+                return [*items, f"… {len(value) - MAX_ITEMS} more"] if len(value) > MAX_ITEMS else items
+            case _:
+                return self._clean_text(_text(value))
+
+    def clean_fields(self, fields: Mapping[Any, object], *, depth: int = 1) -> dict[str, Plain]:
+        """Give the fields as plain data without secrets; one whose name says that it holds a secret is blotted out."""
+        cleaned: dict[str, Plain] = {}
+        for key, value in islice(fields.items(), MAX_ITEMS):
+            name = self._clean_text(_text(key))
+            hidden = name.lower() in _SECRET_FIELDS and isinstance(value, str | bytes) and value
+            cleaned[name] = BLOT if hidden else self.clean(value, depth=depth)
+        if len(fields) > MAX_ITEMS:
+            cleaned["…"] = f"{len(fields) - MAX_ITEMS} more"
+        return cleaned
+
+    def _clean_text(self, text: str) -> str:
+        text = self.redact(text).encode("utf-8", "backslashreplace").decode()  # no encoder takes lone surrogates
+        if len(text) <= MAX_TEXT_LENGTH:
+            return text
+        half = MAX_TEXT_LENGTH // 2  # the end of a traceback matters as much as its beginning
+        return f"{text[:half]} … {len(text) - 2 * half} characters … {text[-half:]}"
+
+
+def _text(value: object) -> str:
+    match value:
+        case str():
+            return value
+        case bytes() | bytearray() | memoryview():
+            return bytes(value).decode("utf-8", "backslashreplace")
+        case BaseException():
+            return "".join(traceback.format_exception_only(value)).strip()
+        case datetime():
+            return value.isoformat()
+        case PurePath():
+            return str(value)
+        case _:
+            shown = reprlib.Repr()  # its repr_instance answers for a repr that raises, too
+            shown.maxother = sys.maxsize
+            return shown.repr_instance(value, 1)

@@ -1,0 +1,44 @@
+"""What must hold between sections, seen in the file as written, so that it is told together with everything else."""
+
+from collections.abc import Iterator
+
+from milepost.settings.credentials import written_pages
+from milepost.settings.document import Document, Problem
+from milepost.settings.scalars import as_if_written
+
+
+def broken_rules(document: Document) -> Iterator[Problem]:
+    """The rules that a document breaks whose secrets are filled in."""
+    yield from _not_built_yet(document)
+    yield from _repeated_ids(document)
+    if document.at(("source", "kind")) == "facebook":
+        yield from _unmet_by_facebook(document)
+
+
+def _not_built_yet(document: Document) -> Iterator[Problem]:
+    url = document.at(("store", "url"))
+    if isinstance(url, str) and url.startswith("postgresql:"):
+        yield Problem(("store", "url"), "PostgreSQL is not supported yet; use sqlite:///…")
+    if _discovers(document):
+        yield Problem(("discover_pages",), "true is not supported yet; list the pages under pages:")
+
+
+def _repeated_ids(document: Document) -> Iterator[Problem]:
+    first: dict[object, str] = {}
+    for place, page in written_pages(document):
+        id_ = page.get("id")
+        if isinstance(id_, str) and first.setdefault(id_, f"pages[{place[-1]}]") != f"pages[{place[-1]}]":
+            yield Problem((*place, "id"), f"{first[id_]} has this id, too; allowed: each page once")
+
+
+def _unmet_by_facebook(document: Document) -> Iterator[Problem]:
+    if document.at(("pages",)) in (None, ()) and not _discovers(document):
+        yield Problem(("pages",), "missing; allowed: one page or more, which source.kind: facebook needs")
+    for place, page in written_pages(document):
+        if page.get("access_token") in (None, ""):
+            need = "access_token or access_token_file, which source.kind: facebook needs for each page"
+            yield Problem((*place, "access_token"), f"missing; allowed: {need}")
+
+
+def _discovers(document: Document) -> bool:
+    return as_if_written(document.at(("discover_pages",))) is True

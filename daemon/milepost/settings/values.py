@@ -1,0 +1,114 @@
+"""The kinds of value that settings have, beyond those of pydantic: what is accepted, and the words for it."""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+from milepost.settings.durations import format_duration, parse_duration
+from milepost.settings.scalars import as_if_written
+
+
+class Allowed(NamedTuple):
+    """What a field allows, in words; `{low}` and `{high}` stand for its bounds, which `bound` writes."""
+
+    text: str
+    bound: Callable[[Any], str] = str
+
+
+def _one_line(secret: SecretStr) -> SecretStr:
+    """Secrets travel in HTTP headers, which end at a line break."""
+    if re.fullmatch(r"[!-~]*", secret.get_secret_value()):
+        return secret
+    raise ValueError("not printable ASCII")
+
+
+def _store_url(url: str) -> str:
+    if re.fullmatch(r"sqlite:///[^?#]*[^?#/]", url) and not url.endswith("/:memory:"):
+        return url
+    if re.fullmatch(r"postgresql://([^:@/?#\s]+@)?[^:@/?#\s]+(:[0-9]+)?/[^@/?#\s]+", url):
+        return url
+    raise ValueError("not the URL of a store")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _base_url(url: str) -> str:
+    parts = urlsplit(url if re.fullmatch(r"[!-~]+", url) else "")
+    safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+    if safe and parts.hostname and parts.port != 0 and not re.search(r"[@?#]", url):
+        return url.rstrip("/")
+    raise ValueError("not a base URL")
+
+
+def split_address(listen: str) -> tuple[str, int]:
+    """The host and the port of `host:port`, where an IPv6 host stands in brackets.
+
+    Raises:
+        ValueError: it is not of that form, or the port is above 65535.
+    """
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", listen)
+    if match is None or int(match[3]) > 65535:
+        raise ValueError("not host:port")
+    if match[1]:
+        ipaddress.IPv6Address(match[1])
+    return match[1] or match[2], int(match[3])
+
+
+def _address(listen: str) -> str:
+    split_address(listen)
+    return listen
+
+
+Item = TypeVar("Item")
+
+
+def _all_different(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    if len(set(items)) < len(items):
+        raise ValueError("the same item twice")
+    return items
+
+
+Whole = Annotated[int, BeforeValidator(as_if_written), Allowed("a whole number from {low} to {high}")]
+Number = Annotated[float, BeforeValidator(as_if_written), Allowed("a number from {low} to {high}")]
+Flag = Annotated[bool, BeforeValidator(as_if_written), Allowed("true or false")]
+Seconds = Annotated[
+    float, BeforeValidator(parse_duration), Allowed("a duration from {low} to {high}, such as 90s", format_duration)
+]
+Secret = Annotated[
+    SecretStr,
+    AfterValidator(_one_line),
+    Allowed("printable ASCII characters without spaces; in quotes if all are digits"),
+]
+Text = Annotated[str, Allowed("text; a number, or true and its like, in quotes")]
+FilePath = Annotated[str, Allowed("the path of a file, which is read in place of the key without _file")]
+_ID_DIGITS = Allowed('the digits of the id; write it in quotes: "1234567890"')
+GraphId = Annotated[str, Field(pattern=r"^[0-9]{1,40}$"), _ID_DIGITS]
+OptionalGraphId = Annotated[GraphId | None, _ID_DIGITS]
+Version = Annotated[str, Field(pattern=r"^v[0-9]+\.[0-9]+$"), Allowed("a version of the Graph API, such as v26.0")]
+StoreUrl = Annotated[
+    str,
+    AfterValidator(_store_url),
+    Allowed("sqlite:///relative/path, sqlite:////absolute/path, or postgresql://user@host/database (no password)"),
+]
+BaseUrl = Annotated[
+    str,
+    AfterValidator(_base_url),
+    Allowed("an https:// URL (http:// to this machine only) without user, password, query and fragment"),
+]
+Address = Annotated[str, AfterValidator(_address), Allowed("host:port, such as 127.0.0.1:9464 or [::1]:9464")]
+Platforms = Annotated[
+    tuple[Literal["messenger", "instagram"], ...],
+    Field(min_length=1),
+    AfterValidator(_all_different),
+    Allowed("[messenger], [instagram] or [messenger, instagram]"),
+]

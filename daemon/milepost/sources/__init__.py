@@ -1,0 +1,1 @@
+"""Where conversations come from: the Graph API, and a simulator of it."""

@@ -1,0 +1,162 @@
+"""Values of the core in one line each, for tests that care about one or two of their fields."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from milepost.core.chain import seal
+from milepost.core.checkpoint import Checkpoint, fold
+from milepost.core.codec import Codec
+from milepost.core.decide import Circumstances
+from milepost.core.events import Entry, Event, Mode, Phase, Position, RunStarted, SweepStarted, Tally
+from milepost.core.model import Batch, Contact, Conversation, Direction, Interaction, Platform, Stream, Unreadable
+from milepost.core.plan import Policy, Slice
+from milepost.core.ports import Fetched, Refused
+from milepost.core.problems import Problem, ProblemKind
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+STREAM = Stream(Platform.MESSENGER, "1234567890")
+RUN_ID = "run-1"
+POLICY = Policy()
+CODEC = Codec()
+
+
+def at(seconds: float) -> datetime:
+    """Give the instant that many seconds after noon (before it, where negative)."""
+    return NOON + timedelta(seconds=seconds)
+
+
+# --- what a source reads ----------------------------------------------------------------------------------------------
+
+
+def contact(contact_id: str = "c_1", name: str | None = "Ada", username: str | None = None) -> Contact:
+    return Contact(contact_id, name, username)
+
+
+def message(event_id: str = "m_1", occurred_at: datetime = NOON, text: str | None = "hello") -> Interaction:
+    return Interaction(event_id, Direction.IN, "message", occurred_at, text=text)
+
+
+def conversation(
+    conversation_id: str = "t_1",
+    updated_time: datetime = NOON,
+    *,
+    of: Contact | None = None,
+    messages: Sequence[Interaction] = (),
+    snippet: str | None = None,
+    message_count: int | None = None,
+) -> Conversation:
+    return Conversation(
+        conversation_id,
+        updated_time,
+        contact=of,
+        snippet=snippet,
+        message_count=message_count,
+        interactions=tuple(messages),
+    )
+
+
+def unreadable(subject: str = "t_bad", reason: str = "id: expected str", payload: str = "{}") -> Unreadable:
+    return Unreadable(subject, reason, payload)
+
+
+def batch(*items: Conversation | Unreadable, next_cursor: str | None = None) -> Batch:
+    return Batch(
+        tuple(item for item in items if isinstance(item, Conversation)),
+        next_cursor,
+        tuple(item for item in items if isinstance(item, Unreadable)),
+    )
+
+
+def fetched(
+    *items: Conversation | Unreadable, next_cursor: str | None = None, asked_at: datetime = NOON, took: float = 0.1
+) -> Fetched:
+    return Fetched(batch(*items, next_cursor=next_cursor), asked_at, took)
+
+
+def problem(
+    code: int | None = None,
+    kind: ProblemKind = ProblemKind.API,
+    *,
+    http_status: int | None = None,
+    subcode: int | None = None,
+    is_transient: bool | None = None,
+) -> Problem:
+    return Problem(kind, "it went wrong", http_status, code, subcode, is_transient)
+
+
+NETWORK = problem(kind=ProblemKind.NETWORK)
+RATE_LIMIT = problem(613)
+DEAD_TOKEN = problem(190)
+BAD_VERSION = problem(2635)
+
+
+def refused(what: Problem = NETWORK, took: float = 0.1) -> Refused:
+    return Refused(what, took)
+
+
+# --- a run and its circumstances --------------------------------------------------------------------------------------
+
+
+def work(
+    run_id: str = RUN_ID,
+    *,
+    started_at: datetime = NOON,
+    deadline_at: datetime = NOON + timedelta(seconds=270),
+    max_batches: int = 500,
+    wants_full: bool = False,
+    is_stopping: bool = False,
+) -> Slice:
+    return Slice(run_id, started_at, deadline_at, max_batches, wants_full, is_stopping)
+
+
+def circumstances(
+    now: datetime = NOON, *, luck: float = 0.5, during: Slice | None = None, policy: Policy = POLICY
+) -> Circumstances:
+    return Circumstances(now, luck, during or work(), policy)
+
+
+# --- what a stream has behind it --------------------------------------------------------------------------------------
+
+
+def checkpoint_of(stream: Stream = STREAM) -> Checkpoint:
+    """Give the checkpoint of a stream without any past."""
+    return Checkpoint(stream.key)
+
+
+def entries(
+    *events: Event, after: Checkpoint | None = None, run_id: str | None = RUN_ID, recorded_at: datetime = NOON
+) -> tuple[Entry, ...]:
+    """Seal events to what was there before."""
+    return seal(after or checkpoint_of(), events, run_id, recorded_at, CODEC)
+
+
+def given(
+    *events: Event, after: Checkpoint | None = None, run_id: str | None = RUN_ID, recorded_at: datetime = NOON
+) -> Checkpoint:
+    """Give the checkpoint after these events of one run."""
+    before = after or checkpoint_of()
+    return fold(entries(*events, after=before, run_id=run_id, recorded_at=recorded_at), before)
+
+
+def run_started(started_at: datetime = NOON) -> RunStarted:
+    return RunStarted(started_at)
+
+
+def sweep_started(
+    mode: Mode = Mode.FULL, walk_started_at: datetime = NOON, walk_until: datetime | None = None
+) -> SweepStarted:
+    overlap = timedelta(seconds=POLICY.watermark_overlap_seconds)
+    return SweepStarted(mode, walk_started_at, walk_started_at - overlap, walk_until)
+
+
+def walking(cursor: str | None = None) -> Position:
+    return Position(Phase.WALK, cursor)
+
+
+def catching_up(cursor: str | None = None) -> Position:
+    return Position(Phase.CATCH_UP, cursor)
+
+
+def total(tallies: Iterable[Tally]) -> Tally:
+    """Add up tallies."""
+    return sum(tallies, start=Tally())

@@ -1,0 +1,63 @@
+"""Events drawn at random: whatever the types allow, for every kind of event."""
+
+from datetime import UTC, datetime
+
+from hypothesis import strategies as st
+
+from milepost.core.events import (
+    BatchFailed,
+    BatchStored,
+    DeadLetterOpened,
+    Event,
+    FetchFailed,
+    Mode,
+    Phase,
+    Position,
+    Reason,
+    RunEnded,
+    RunStarted,
+    RunStatus,
+    Stage,
+    StoreReturned,
+    SweepCompleted,
+    SweepStarted,
+    Tally,
+)
+from milepost.core.problems import Problem, ProblemKind
+
+instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  (bounds)
+counts = st.integers(0, 2**53)
+durations = st.floats(0, 1e9)
+texts = st.text()
+positions = st.builds(Position, st.sampled_from(Phase), st.none() | texts)
+tallies = st.builds(Tally, *[st.just(0) | counts] * len(Tally.__struct_fields__))
+problems = st.builds(
+    Problem,
+    st.sampled_from(ProblemKind),
+    texts,
+    http_status=st.none() | st.integers(100, 599),
+    code=st.none() | st.integers(),
+    subcode=st.none() | st.integers(),
+    is_transient=st.none() | st.booleans(),
+)
+
+BY_KIND: dict[type[Event], st.SearchStrategy[Event]] = {
+    RunStarted: st.builds(RunStarted, instants),
+    SweepStarted: st.builds(SweepStarted, st.sampled_from(Mode), instants, instants, st.none() | instants),
+    BatchStored: st.builds(BatchStored, positions, tallies),
+    FetchFailed: st.builds(FetchFailed, counts, problems, instants),
+    BatchFailed: st.builds(BatchFailed, st.sampled_from(Stage), counts, problems),
+    DeadLetterOpened: st.builds(DeadLetterOpened, texts, st.sampled_from(Stage), texts, texts),
+    SweepCompleted: st.builds(SweepCompleted, st.sampled_from(Mode), instants, instants, tallies),
+    RunEnded: st.builds(
+        RunEnded,
+        st.sampled_from(RunStatus),
+        st.sampled_from(Reason),
+        st.none() | positions,
+        tallies,
+        st.none() | problems,
+    ),
+    StoreReturned: st.builds(StoreReturned, durations, counts),
+}
+
+events: st.SearchStrategy[Event] = st.one_of(*BY_KIND.values())

@@ -1,0 +1,53 @@
+"""Servers on the loopback interface that answer well, badly or not at all."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer, unused_port
+
+Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def serving(answer: Answering) -> AsyncIterator[str]:
+    """Serve every path with one function; gives the base URL."""
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", answer)
+    async with TestServer(application, host="127.0.0.1") as server:
+        yield str(server.make_url("/")).rstrip("/")
+
+
+@asynccontextmanager
+async def sending(*pieces: bytes, aborts: bool = False, hangs: bool = False) -> AsyncIterator[str]:
+    """Send these very bytes to whoever asks; then close the connection, reset it, or leave it open and silent."""
+    released = asyncio.Event()
+    talks: set[asyncio.Task[None]] = set()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.writelines(pieces)
+            await writer.drain()
+            if hangs:
+                await released.wait()
+            if aborts:
+                writer.transport.abort()
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talks.add(asyncio.ensure_future(talk(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        released.set()
+        await asyncio.gather(*talks)
+
+
+def nowhere() -> str:
+    """Give a base URL where nothing listens."""
+    return f"http://127.0.0.1:{unused_port()}"

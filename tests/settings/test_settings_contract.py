@@ -1,0 +1,92 @@
+"""The shipped config.yaml and docs/configuration.md against the model."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from milepost.settings import PageSettings, Settings, load
+from milepost.settings.model import Section, key_of
+from milepost.settings.wording import allowed, section_in
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = (ROOT / "config.yaml").read_text()
+DOCUMENTATION = (ROOT / "docs" / "configuration.md").read_text()
+KEY_ROW = re.compile(r"^\| `([a-z_.\[\]]+)` \| [^|]+ \| ?([^|]*?) ?\| ([^|]+) \| [^|]+ \|$", re.MULTILINE)
+
+
+def every_key(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in section.model_fields.items():
+        yield prefix + key_of(name), field
+    for name, field in section.model_fields.items():
+        if inner := section_in(field):
+            yield from every_key(inner, f"{prefix}{name}{'' if field.annotation is inner else '[]'}.")
+
+
+def with_facebook_block(text: str) -> str:
+    """The shipped file as its comments say: kind changed, the lines with no single space after their # uncommented."""
+    return re.sub(r"^#(?! \S|$)", "", text.replace("kind: simulator ", "kind: facebook "), flags=re.MULTILINE)
+
+
+def documented_defaults() -> dict[str, list[str]]:
+    """The lines `key: default` of every section of the documentation."""
+    sections = defaultdict(list)
+    for key, default, _ in KEY_ROW.findall(DOCUMENTATION):
+        section, _, name = key.rpartition(".")
+        if default.startswith("`"):
+            sections[section].append(f"{name}: {default.strip('`')}")
+    return sections
+
+
+def test_the_shipped_file_is_the_defaults() -> None:
+    assert load(ROOT / "config.yaml", {}) == Settings()
+
+
+def test_the_shipped_file_shows_every_key() -> None:
+    last_words = {key.rpartition(".")[2] for key, _ in every_key(Settings)}
+    assert last_words - set(re.findall(r"\w+", SHIPPED)) == set()
+
+
+def test_the_facebook_block_of_the_shipped_file_loads_when_uncommented(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(with_facebook_block(SHIPPED))
+    settings = load(file, {"BAKERY_TOKEN": "EAAB-made-up"})
+    assert settings.source.kind == "facebook"
+    assert settings.pages == (
+        PageSettings(
+            id="1234567890",
+            name="Corner Bakery",
+            platforms=("messenger", "instagram"),
+            access_token=SecretStr("EAAB-made-up"),
+            instagram_account_id="17841400000000000",
+        ),
+    )
+
+
+def test_the_documentation_lists_every_key_in_the_models_order() -> None:
+    assert [key for key, _, _ in KEY_ROW.findall(DOCUMENTATION)] == [key for key, _ in every_key(Settings)]
+
+
+def test_the_documentation_says_what_the_model_allows() -> None:
+    documented = {key: words for key, _, words in KEY_ROW.findall(DOCUMENTATION)}
+    assert documented == {key: allowed(field) for key, field in every_key(Settings)}
+
+
+def test_the_documented_defaults_are_the_defaults(tmp_path: Path) -> None:
+    sections = documented_defaults()
+    page, top = sections.pop("pages[]"), sections.pop("")
+    text = "\n".join([*top, *(f"{name}:\n  " + "\n  ".join(lines) for name, lines in sections.items())])
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    assert load(file, {}) == Settings()
+    file.write_text('pages:\n- id: "1"\n  ' + "\n  ".join(page))
+    assert load(file, {}).pages == (PageSettings(id="1"),)
+
+
+def test_every_key_but_sections_ids_and_the_optional_account_has_a_documented_default() -> None:
+    without = {key for key, default, _ in KEY_ROW.findall(DOCUMENTATION) if not default.startswith("`")}
+    sections = {"store", "source", "sync", "retry", "http", "log"}
+    assert without == sections | {"pages[].id", "pages[].instagram_account_id"}

@@ -1,0 +1,137 @@
+"""What goes wrong in the simulator: drawn from a seed, and written as a person would."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from milepost.core.errors import BadConfiguration
+from milepost.sources.simulator.faults import (
+    CALM,
+    FAULT_NAMES,
+    ROUGH,
+    ConnectionReset,
+    EmptyBatch,
+    Every,
+    FaultPlan,
+    First,
+    Hang,
+    HtmlOutage,
+    Latency,
+    RateLimited,
+    ServiceDown,
+    Share,
+    name_of,
+    parse_faults,
+)
+from milepost.sources.simulator.traffic import Pace
+
+
+class TestStriking:
+    def test_the_same_requests_are_struck_every_time(self) -> None:
+        first = [ROUGH.strike("messenger:1", number) for number in range(1, 500)]
+        assert first == [ROUGH.strike("messenger:1", number) for number in range(1, 500)]
+        assert len({type(strike.fault) for strike in first}) > 6
+
+    def test_streams_and_seeds_have_luck_of_their_own(self) -> None:
+        def faults(plan: FaultPlan, stream: str) -> list[object]:
+            return [plan.strike(stream, number).fault for number in range(1, 200)]
+
+        mine = faults(ROUGH, "messenger:1")
+        assert mine != faults(ROUGH, "messenger:2")
+        assert mine != faults(parse_faults("rough", seed=2), "messenger:1")
+
+    def test_a_share_of_the_requests_is_about_that_share(self) -> None:
+        plan = FaultPlan(faults=(ServiceDown(Share(0.1)),))
+        struck = sum(plan.strike("s", number).fault is not None for number in range(1, 5001))
+        assert 400 < struck < 600
+
+    def test_every_nth_and_the_first(self) -> None:
+        plan = FaultPlan(faults=(HtmlOutage(First(2)), ServiceDown(Every(3))))
+        struck = [plan.strike("s", number).fault for number in range(1, 8)]
+        outage, down = plan.faults
+        assert struck == [outage, outage, down, None, None, down, None]
+
+    def test_latencies_add_to_the_fault_that_strikes(self) -> None:
+        plan = FaultPlan(faults=(Latency(Share(1), 0.25), ServiceDown(Share(1)), HtmlOutage(Share(1))))
+        strike = plan.strike("s", 1)
+        assert strike.latency_seconds == 0.25
+        assert strike.fault == ServiceDown(Share(1))
+
+    def test_calm_is_calm(self) -> None:
+        assert all(CALM.strike("s", number).fault is None for number in range(1, 100))
+
+
+class TestParsing:
+    def test_presets(self) -> None:
+        assert parse_faults("calm") == parse_faults("") == CALM
+        assert parse_faults("rough") == ROUGH
+
+    def test_rough_has_every_fault(self) -> None:
+        assert {name_of(fault) for fault in ROUGH.faults} == set(FAULT_NAMES)
+
+    def test_every_name_is_documented(self) -> None:
+        page = (Path(__file__).parents[2] / "docs/simulator.md").read_text()
+        documented = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+        assert documented == ["calm", "rough", *FAULT_NAMES]
+
+    def test_items(self) -> None:
+        plan = parse_faults("http_500=0.05, html_502=1/20, reset=first:3, latency=50ms, hang=0.01@2s, pace=2", seed=9)
+        assert plan == FaultPlan(
+            seed=9,
+            faults=(
+                ServiceDown(Share(0.05)),
+                HtmlOutage(Every(20)),
+                ConnectionReset(First(3)),
+                Latency(Share(1), 0.05),
+                Hang(Share(0.01), 2.0),
+            ),
+            max_calls_per_second=2.0,
+        )
+
+    def test_an_item_replaces_the_presets_own(self) -> None:
+        plan = parse_faults("rough,hang=0.1@100ms,empty_batch=0")
+        assert Hang(Share(0.1), 0.1) in plan.faults
+        assert EmptyBatch(Share(0)) in plan.faults
+        assert len(plan.faults) == len(ROUGH.faults)
+        assert [fault for fault in plan.faults if isinstance(fault, RateLimited)] == [RateLimited(Share(0.005))]
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("roug", "known are calm, rough"),
+            ("http_5000=0.1", "known are"),
+            ("http_500", "a number from 0 to 1"),
+            ("http_500=1.5", "a number from 0 to 1"),
+            ("http_500=nan", "a number from 0 to 1"),
+            ("http_500=1/0", "a number from 0 to 1"),
+            ("http_500=first:x", "first:3"),
+            ("latency=50", "like 50ms"),
+            ("hang=0.5", "like 50ms"),
+            ("hang=x@2s", "a number from 0 to 1"),
+            ("pace=-1", "a number from 0"),
+        ],
+    )
+    def test_what_cannot_be_read_is_told_with_the_item_and_what_is_allowed(self, text: str, told: str) -> None:
+        with pytest.raises(BadConfiguration) as refused:
+            parse_faults(text)
+        assert text in refused.value.message
+        assert told in refused.value.hint
+
+
+class TestPace:
+    def test_a_client_that_keeps_the_pace_is_never_refused(self) -> None:
+        pace = Pace(2)
+        calls = [0.0, 0.0, *(0.499 * number for number in range(1, 100))]
+        assert all(pace.allows("1", at) for at in calls)
+
+    def test_a_client_that_does_not_is(self) -> None:
+        pace = Pace(2)
+        assert [pace.allows("1", at) for at in (0.0, 0.1, 0.2, 0.3, 1.3)] == [True, True, True, False, True]
+
+    def test_pages_are_apart_and_no_pace_is_any_pace(self) -> None:
+        pace = Pace(0.5)
+        assert pace.allows("1", 0.0)
+        assert not pace.allows("1", 0.0)
+        assert pace.allows("2", 0.0)
+        assert all(Pace(0).allows("1", 0.0) for _ in range(100))
