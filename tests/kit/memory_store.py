@@ -7,6 +7,7 @@ whatever does not survive a database does not survive here.
 from datetime import datetime
 
 import msgspec
+from msgspec.structs import replace
 
 from milepost.core.chain import check, instant_text
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run, evolve
@@ -102,11 +103,15 @@ class MemoryStore:
             self.runs[commit.run.run_id] = commit.run
 
     def write_rows(self, changes: Changes) -> None:
-        """Write the rows; an interaction event that is there already stays as it is."""
+        """Write the rows, but keep when they were first seen, and interaction events as they are."""
         for conversation in changes.conversations:
-            self.conversations[conversation.conversation_id] = conversation
+            known = self.conversations.get(conversation.conversation_id, conversation)
+            row = replace(conversation, first_synced_at=known.first_synced_at)
+            self.conversations[conversation.conversation_id] = row
         for contact in changes.contacts:
-            self.contacts[contact.platform, contact.page_id, contact.contact_id] = contact
+            key = (contact.platform, contact.page_id, contact.contact_id)
+            first_seen_at = self.contacts.get(key, contact).first_seen_at
+            self.contacts[key] = replace(contact, first_seen_at=first_seen_at)
         for event in changes.interaction_events:
             self.interaction_events.setdefault(event.event_id, event)
         for payload in changes.payloads:

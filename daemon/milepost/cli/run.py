@@ -17,6 +17,7 @@ from milepost.service.http import serve
 from milepost.service.journal_log import read as log_signal
 from milepost.service.logs import configure
 from milepost.service.metrics import Metrics
+from milepost.service.monitoring import exposition, probes
 from milepost.service.redaction import Redactor
 from milepost.settings import Settings, secrets
 
@@ -46,8 +47,12 @@ async def _run(settings: Settings) -> None:
         metrics = Metrics()
         for stream in parts.streams:
             metrics.recall(await parts.store.recall(stream.key))
-        async with serve(settings.http, metrics, parts.store.answers) as url:
+        routes = [*probes(parts.store.answers, parts.supervisor.stalled), *exposition(metrics.expose)]
+        http = settings.http
+        async with serve(http.host, http.port, routes, token=http.token.get_secret_value()) as url:
             log.info("started", version=__version__, streams=len(parts.streams), store=settings.store.url, http=url)
+            if settings.source.kind == "simulator":
+                log.info("this world is simulated", hint="for pages of your own see the Facebook block of config.yaml")
             async with reading(parts.feed, {"metrics": metrics.read, "log": log_signal}):
                 await parts.supervisor.run()
     log.info("stopped", hint="the next start goes on from the last committed batch")

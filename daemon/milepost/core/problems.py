@@ -15,6 +15,7 @@ class ProblemKind(StrEnum):
     NONSENSE = "nonsense"  # an answer that is no Graph API answer: HTML, JSON cut short, wrong types, a redirect
     OVERSIZE = "oversize"  # more bytes than any batch can have
     API = "api"  # an error envelope of the Graph API
+    MISCONFIGURED = "misconfigured"  # an answer that tells of a wrong setting, not of a failure
     CURSOR_LOOP = "cursor_loop"  # the cursor of the next batch is the one just used
 
 

@@ -32,6 +32,8 @@ def remedy(problem: Problem) -> Remedy:
             return Remedy.STOP_AUTHORIZATION
         case Problem(kind=ProblemKind.API, code=int(code)) if code in CONFIGURATION_CODES:
             return Remedy.STOP_CONFIGURATION
+        case Problem(kind=ProblemKind.MISCONFIGURED):
+            return Remedy.STOP_CONFIGURATION
         case Problem(http_status=429):
             return Remedy.WAIT
         case _:

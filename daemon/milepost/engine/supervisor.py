@@ -18,6 +18,10 @@ from milepost.engine.run import run_slice
 from milepost.engine.shared import Shared
 
 
+# How far past its deadline a run may be before it counts as stalled: a request and a commit take their time.
+MAX_LATENESS_SECONDS = 120.0
+
+
 class Pace(Struct, frozen=True):
     """How often and how long streams are worked."""
 
@@ -35,6 +39,7 @@ class Supervisor:
         self._sources = sources
         self._pace = pace
         self._turns = asyncio.Semaphore(pace.concurrency)
+        self._at_work: dict[Stream, Slice] = {}
 
     async def run(self) -> None:
         """Work every stream on its interval until a stop is asked for."""
@@ -49,6 +54,12 @@ class Supervisor:
                 tasks.create_task(self._turn(stream, full=full), name=f"stream {stream.key}") for stream in streams
             ]
         return [turn.result() for turn in turns]
+
+    def stalled(self) -> str | None:
+        """Say which run has not come to its end in time; None where none is late."""
+        late_since = self._shared.clock.now() - timedelta(seconds=MAX_LATENESS_SECONDS)
+        late = [stream.key for stream, work in self._at_work.items() if work.deadline_at < late_since]
+        return f"no end of the runs of {', '.join(late)}: they are past sync.max_run_duration" if late else None
 
     async def _keep(self, stream: Stream) -> None:
         while not self._shared.stop.is_requested:
@@ -77,7 +88,11 @@ class Supervisor:
     async def _run(self, stream: Stream, run_id: str, started_at: datetime, *, full: bool) -> Checkpoint:
         deadline_at = started_at + timedelta(seconds=self._pace.max_run_seconds)
         work = Slice(run_id, started_at, deadline_at, self._pace.max_batches_per_run, wants_full=full)
-        return await run_slice(self._shared, stream, self._sources[stream], work)
+        self._at_work[stream] = work
+        try:
+            return await run_slice(self._shared, stream, self._sources[stream], work)
+        finally:
+            del self._at_work[stream]
 
 
 def _run_id(started_at: datetime, luck: float) -> str:

@@ -5,6 +5,7 @@ not used: whoever migrates holds the store's own lock, which dies with the proce
 """
 
 import glob
+import logging
 import sqlite3
 from pathlib import Path
 from urllib.parse import quote
@@ -53,6 +54,7 @@ def migrate(path: Path) -> set[str]:
     if names:
         import yoyo  # noqa: PLC0415  (heavy, and needed at the first start and after upgrades only)
 
+        logging.getLogger("yoyo.migrations").setLevel(logging.WARNING)  # it tells of every statement
         with errors_of(path):
             backend = yoyo.get_backend(f"sqlite:///{quote(str(path.resolve()))}")
             try:

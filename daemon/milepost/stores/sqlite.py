@@ -6,18 +6,19 @@ at the same time share a transaction, and so its write to the disk; each is in i
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
+import structlog
 from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint, fold
 from milepost.core.codec import Codec
-from milepost.core.errors import MilepostError, RowsRejected, StoreAway, VersionConflict
+from milepost.core.errors import MilepostError, RowsRejected, VersionConflict
 from milepost.core.model import InteractionEventRow, Keys, Known
 from milepost.core.ports import Commit, Committed
 from milepost.core.project import dead_letters
@@ -70,7 +71,9 @@ async def open_sqlite(
         "journal_size_limit": WAL_PAGES * 4096,
     }
     with exclusive(path):
-        await asyncio.to_thread(migrate, path)
+        applied = await asyncio.to_thread(migrate, path)
+        if applied:
+            structlog.get_logger("milepost").info("database migrated", path=str(path), applied=sorted(applied))
         async with (
             connect(path, {**pragmas, "cache_size": -WRITER_CACHE_KIB}) as writer,
             connect(path, {"query_only": 1, "cache_size": -READER_CACHE_KIB}) as reader,
@@ -110,25 +113,38 @@ class SqliteStore:
         """
         mine = _Waiting(commit, asyncio.get_running_loop().create_future())
         self._waiting.append(mine)
-        async with self._turn:
-            if not mine.answer.done():
-                group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
-                await self._commit_group(group)
+        try:
+            async with self._turn:
+                if not mine.answer.done():
+                    group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
+                    await self._commit_group(group)
+        finally:  # also when cancelled: nothing is stored later, behind the back of a caller that is gone
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+            elif not mine.answer.done():
+                await asyncio.wait([mine.answer])
         return mine.answer.result()
 
     async def _commit_group(self, group: list[_Waiting]) -> None:
-        answers: list[_Answer] = [StoreAway("the commit was cut short, and may have happened")] * len(group)
-        try:
-            answers = await self._writer.run(partial(self._transaction, [each.commit for each in group]))
-        except MilepostError as error:
-            answers = [error] * len(group)
-        finally:  # also when this task is cancelled: the others in the group must not wait for ever
-            for each, answer in zip(group, answers, strict=True):
-                if isinstance(answer, MilepostError):
-                    each.answer.set_exception(answer)
-                    each.answer.exception()  # counts as retrieved, should its caller be gone
-                else:
-                    each.answer.set_result(answer)
+        """Commit and answer a group. A cancellation waits for the end: it is this task that the others depend on."""
+        work = partial(self._transaction, [each.commit for each in group])
+        committing = asyncio.ensure_future(self._writer.run(work))
+        cancelled: asyncio.CancelledError | None = None
+        while not committing.done():
+            try:
+                await asyncio.wait([committing])
+            except asyncio.CancelledError as cancellation:
+                cancelled = cancellation
+        failure = committing.exception()
+        answers: Sequence[_Answer | BaseException] = [failure] * len(group) if failure else committing.result()
+        for each, answer in zip(group, answers, strict=True):
+            if isinstance(answer, BaseException):
+                each.answer.set_exception(answer)
+                each.answer.exception()  # counts as retrieved, should its caller be gone
+            else:
+                each.answer.set_result(answer)
+        if cancelled is not None:
+            raise cancelled
 
     # --- in the connections' threads ---
 

@@ -1,0 +1,62 @@
+"""`milepost config`: whether the configuration is right, before anything depends on it."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from milepost.cli.options import config_option, load_settings
+from milepost.cli.phrases import in_columns
+from milepost.core.summary import ExitCode
+from milepost.settings import SecretOrigin, Settings, default_path, secret_report, secrets
+
+
+@click.group(name="config")
+def command() -> None:
+    """Check the configuration."""
+
+
+@command.command()
+@config_option
+@click.option("--online", is_flag=True, help="Also try the token of each page: one call of the API for each.")
+def check(config: str | None, *, online: bool) -> None:
+    """Say what is wrong with the configuration, or where each secret comes from; never what it is.
+
+    Exit codes: 0 all is well · 78 something is wrong · and with --online, 77 a token is refused · 1 the API does not
+    answer
+    """
+    settings = load_settings(config)
+    path = default_path() if config is None else Path(config)
+    if path is None:
+        click.echo("There is no config.yaml here: the built-in settings apply, and the simulator")
+    else:
+        click.echo(f"{path} is valid")
+        click.echo("\n".join(["", *_told(secret_report(path, os.environ))]))
+    if online:
+        sys.exit(_try_tokens(settings))
+
+
+def _told(origins: Sequence[SecretOrigin]) -> list[str]:
+    lines = in_columns([(origin.key, origin.origin) for origin in origins])
+    return [
+        f"{line}\n  → {origin.warning}" if origin.warning else line for line, origin in zip(lines, origins, strict=True)
+    ]
+
+
+def _try_tokens(settings: Settings) -> ExitCode:
+    """Try every page's token, say how each did, and give the exit code of the most serious answer."""
+    click.echo()
+    if settings.source.kind == "simulator":
+        click.echo("There is no token to try: the simulator brings its own")
+        return ExitCode.COMPLETE
+    # Imported here: whoever does not go online need not wait for an HTTP client to load.
+    from milepost.cli.token_trial import try_tokens  # noqa: PLC0415
+    from milepost.service.logs import configure  # noqa: PLC0415
+    from milepost.service.redaction import Redactor  # noqa: PLC0415
+
+    log = settings.log
+    configure(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ)
+    return asyncio.run(try_tokens(settings, click.echo))

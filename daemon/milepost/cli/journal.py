@@ -1,0 +1,132 @@
+"""`milepost journal`: follow, check, rebuild or export the record of all that happened."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from time import perf_counter
+from typing import BinaryIO
+
+import click
+
+from milepost.cli.journal_export import whole_file, write_errors_told, write_out
+from milepost.cli.journal_line import as_json, as_text
+from milepost.cli.journal_tail import follow, newest
+from milepost.cli.options import config_option, load_settings
+from milepost.cli.phrases import counted
+from milepost.cli.status import configured_streams
+from milepost.cli.stopping import stop_at_closed_pipe, stopped_by_signals
+from milepost.settings import Settings
+from milepost.stores.archive import Archive, Placed, open_archive
+from milepost.stores.audit import Audit
+
+MAX_LINES = 10_000
+
+
+@click.group(name="journal")
+def command() -> None:
+    """Follow, check, rebuild or export the journal: the append-only record of all that happened."""
+
+
+@command.command()
+@config_option
+@click.option("-f", "--follow", "follows", is_flag=True, help="Go on with what is appended, until Ctrl-C.")
+@click.option(
+    "-n", "--lines", metavar="N", type=click.IntRange(0, MAX_LINES), default=10, show_default=True, help="How many."
+)
+@click.option("--stream", metavar="STREAM", help="Only this stream: messenger:<page id> or instagram:<page id>.")
+@click.option("--json", "writes_json", is_flag=True, help="Write JSON Lines, as export does.")
+def tail(config: str | None, lines: int, stream: str | None, *, follows: bool, writes_json: bool) -> None:
+    """Show the newest entries, oldest first."""
+    settings = load_settings(config)
+    write = as_json if writes_json else as_text
+
+    def show(placed: Placed) -> None:
+        click.echo(write(placed), nl=False)
+
+    asyncio.run(_tail(settings, lines, stream, show, follows=follows))
+
+
+async def _tail(
+    settings: Settings, lines: int, stream: str | None, show: Callable[[Placed], None], *, follows: bool
+) -> None:
+    async with open_archive(settings.store.sqlite_path) as archive:
+        if stream is not None:
+            await _demand_known(stream, archive, settings)
+        after = await newest(archive, lines, stream, show)
+        if follows:
+            stopped = stopped_by_signals()
+            stop_at_closed_pipe(sys.stdout, stopped)
+            await follow(archive, after, stream, show, stopped)
+
+
+async def _demand_known(stream: str, archive: Archive, settings: Settings) -> None:
+    known = {checkpoint.stream for checkpoint in await archive.checkpoints()} | {*(configured_streams(settings) or ())}
+    if stream not in known:
+        names = ", ".join(sorted(known)) or "none so far"
+        raise click.BadParameter(f"there is no stream {stream}; known are {names}", param_hint="--stream")
+
+
+@command.command()
+@config_option
+def verify(config: str | None) -> None:
+    """Check every hash chain, and that every projection equals the fold of its entries.
+
+    Exit codes: 0 all is sound · 1 something is damaged, and the message says where and what helps.
+    """
+    audit, seconds = asyncio.run(_verify(load_settings(config).store.sqlite_path))
+    click.echo(f"The journal is sound: {_audited(audit)}, checked in {seconds:.1f} s")
+
+
+async def _verify(database: Path) -> tuple[Audit, float]:
+    async with open_archive(database) as archive:
+        began = perf_counter()
+        return await archive.verify(), perf_counter() - began
+
+
+@command.command()
+@config_option
+def rebuild(config: str | None) -> None:
+    """Make the projections (checkpoints, runs, dead letters) again from the journal; no daemon may run meanwhile."""
+    audit, seconds = asyncio.run(_rebuild(load_settings(config).store.sqlite_path))
+    click.echo(f"The projections are rebuilt from {_audited(audit)} in {seconds:.1f} s")
+
+
+async def _rebuild(database: Path) -> tuple[Audit, float]:
+    async with open_archive(database, alone=True) as archive:
+        began = perf_counter()
+        return await archive.rebuild(), perf_counter() - began
+
+
+def _audited(audit: Audit) -> str:
+    return ", ".join(
+        (
+            counted(audit.entries, "entry", "entries"),
+            counted(audit.streams, "stream"),
+            counted(audit.runs, "run"),
+            counted(audit.dead_letters, "dead letter"),
+        )
+    )
+
+
+@command.command()
+@config_option
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@click.argument("file", default="-", type=click.Path(dir_okay=False, allow_dash=True))
+def export(config: str | None, file: str, *, force: bool) -> None:
+    """Write the journal to FILE, or to stdout, as JSON Lines: an entry a line, oldest first.
+
+    Each is an object with seq, stream, version, run_id, recorded_at, type, data (an object) and hash.
+    """
+    database = load_settings(config).store.sqlite_path
+    opened = nullcontext(sys.stdout.buffer) if file == "-" else whole_file(Path(file), force=force)
+    with write_errors_told("stdout" if file == "-" else file), opened as out:
+        written = asyncio.run(_export(database, out))
+    if file != "-":
+        click.echo(f"{counted(written, 'entry', 'entries')} written to {file}", err=True)
+
+
+async def _export(database: Path, out: BinaryIO) -> int:
+    async with open_archive(database) as archive:
+        return await write_out(archive, out, stopped_by_signals())

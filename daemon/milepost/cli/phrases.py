@@ -1,0 +1,58 @@
+"""How the command line puts things for people: numbers, durations and instants in words, lines in columns."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from milepost.core.problems import Problem
+
+# The largest unit that gives at least that many: 95 seconds say more than 1 minute.
+_UNITS = ((2 * 86400, 86400, "day"), (100 * 60, 3600, "hour"), (100, 60, "minute"))
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Say how many: `1 run`, `1,234 runs`; the plural where it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def lasting(seconds: float) -> str:
+    """Say how long, rounded down: `12 seconds`, `4 minutes`, `1 hour`, `3 days`."""
+    for least, size, noun in _UNITS:
+        if seconds >= least:
+            return counted(int(seconds / size), noun)
+    return counted(max(0, int(seconds)), "second")
+
+
+def ago(instant: datetime | None, now: datetime) -> str:
+    """Say how long ago; what lies ahead by a clock that differs is `just now`."""
+    if instant is None:
+        return "never"
+    seconds = (now - instant).total_seconds()
+    return f"{lasting(seconds)} ago" if seconds >= 1 else "just now"
+
+
+def ahead(instant: datetime, now: datetime) -> str:
+    """Say how far ahead: `in 4 minutes`, or `now` where it has come."""
+    seconds = (instant - now).total_seconds()
+    return f"in {lasting(seconds)}" if seconds >= 1 else "now"
+
+
+def in_words(tag: str) -> str:
+    """Write a tag of the journal as words: `time_limit` is `time limit`."""
+    return tag.replace("_", " ")
+
+
+def on_one_line(text: str | Problem) -> str:
+    """Make somebody else's text fit for a terminal: no line breaks, escape codes or changes of direction."""
+    return " ".join("".join(each if each.isprintable() else " " for each in str(text)).split())
+
+
+def in_columns(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:
+    """Align rows of equally many cells; the columns in `right` to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if place in right else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

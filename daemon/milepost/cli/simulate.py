@@ -1,0 +1,104 @@
+"""`milepost simulate`: the simulated Graph API as a server of its own."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+
+from milepost.cli.stopping import stopped_by_signals
+from milepost.core.errors import BadConfiguration
+from milepost.settings.files import read_text
+from milepost.sources.simulator.faults import parse_faults
+from milepost.sources.simulator.plan import SimulatedPage, WorldPlan
+from milepost.sources.simulator.server import SimulatorServer
+
+MAX_SECRET_BYTES = 16 * 1024
+
+
+@click.command(name="simulate")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Where to listen. Milepost calls simulators on this machine."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=9470, show_default=True, help="0 takes a free one.")
+@click.option("--pages", type=click.IntRange(1), default=2, show_default=True, help="Each is on both platforms.")
+@click.option("--conversations", type=int, default=1000, show_default=True, help="In each inbox.")
+@click.option(
+    "--arrivals", "arrivals_per_minute", type=float, default=6, show_default=True, help="Messages a minute, each inbox."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed shows the same world.")
+@click.option("--faults", metavar="PLAN", default="calm", show_default=True, help="Such as rough,latency=50ms,pace=2.")
+@click.option("--app-secret-file", metavar="FILE", help="Demand calls that are signed with the secret in this file.")
+def command(host: str, port: int, faults: str, app_secret_file: str | None, **world: object) -> None:
+    """Serve a simulated Graph API, and write a configuration for it to stdout, until Ctrl-C.
+
+    The ids and tokens in it are made up: they open nothing but this simulator.
+    """
+    try:
+        plan = msgspec.convert(world, WorldPlan)
+        fault_plan = parse_faults(faults, plan.seed)
+    except BadConfiguration as error:
+        raise click.UsageError(str(error)) from error
+    server = SimulatorServer(
+        plan,
+        clock=lambda: datetime.now(UTC),
+        faults=fault_plan,
+        host=host,
+        port=port,
+        app_secret=_secret(app_secret_file),
+    )
+    asyncio.run(_serve(server, app_secret_file))
+
+
+def _secret(file: str | None) -> str:
+    if file is None:
+        return ""
+    secret = read_text(Path(file), max_bytes=MAX_SECRET_BYTES).rstrip("\r\n")
+    if not secret:
+        raise click.BadParameter(f"{file} is empty; it must hold the secret", param_hint="--app-secret-file")
+    return secret
+
+
+async def _serve(server: SimulatorServer, app_secret_file: str | None) -> None:
+    stopped = stopped_by_signals()
+    async with server:
+        click.echo("\n".join(_configuration(server, app_secret_file)))
+        await stopped.wait()
+
+
+def _configuration(server: SimulatorServer, app_secret_file: str | None) -> Iterator[str]:
+    """Write a config.yaml, with what there is to know as comments."""
+    # Who listens everywhere is to be called somewhere.
+    base_url = server.base_url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    yield f"# The simulated Graph API listens at {base_url} until Ctrl-C."
+    yield "# This is a configuration for it. Put it into a file, and work it with `milepost sync -c FILE`."
+    yield "# The ids and tokens are made up: they open nothing but this simulator."
+    yield f"# What is true: {base_url}/simulator/truth · what was asked: {base_url}/simulator/requests"
+    yield f"# The user who manages the pages (me/accounts) has the token {server.world.user_token}"
+    yield "store:"
+    yield "  url: sqlite:///simulated.db"
+    yield "source:"
+    yield "  kind: facebook"
+    yield f"  base_url: {base_url}"
+    if app_secret_file is not None:
+        yield f"  app_secret_file: {_quoted(str(Path(app_secret_file).resolve()))}"
+    yield "pages:"
+    for page in server.pages:
+        yield from _page(page)
+
+
+def _page(page: SimulatedPage) -> Iterator[str]:
+    yield f"  - id: {_quoted(page.id)}"
+    yield f"    name: {_quoted(page.name)}"
+    yield f"    platforms: [{', '.join(page.platforms)}]"
+    yield f"    access_token: {page.token}"
+    if page.instagram_account_id is not None:
+        yield f"    instagram_account_id: {_quoted(page.instagram_account_id)}"
+
+
+def _quoted(text: str) -> str:
+    """Write text in quotes as YAML takes it, which JSON's are."""
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,48 @@
+"""`milepost status`: where every stream stands."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+
+from milepost.cli.at_work import is_at_work
+from milepost.cli.options import config_option, load_settings
+from milepost.cli.status_table import rendered
+from milepost.cli.stream_status import Status, Surroundings, statuses
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.model import Platform, Stream
+from milepost.settings import Settings
+from milepost.stores.archive import open_archive
+
+
+@click.command(name="status")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object, with times in ISO 8601.")
+def command(config: str | None, *, as_json: bool) -> None:
+    """Show where every stream stands: what it is at, what it has brought, and when it is worked next.
+
+    It reads the journal only, and so answers whether the daemon runs or not. "next run" is an estimate; "conversations"
+    are those that were new, "contacts" and "events" the rows that were written.
+    """
+    settings = load_settings(config)
+    database = settings.store.sqlite_path
+    at_work = is_at_work(database)  # asked first: a daemon that ends in between has recorded the end of its runs
+    checkpoints = asyncio.run(_checkpoints(database)) if database.exists() else ()
+    around = Surroundings(datetime.now(UTC), at_work, configured_streams(settings), settings.sync.interval_seconds)
+    status = Status(around.now, str(database), at_work, statuses(checkpoints, around))
+    click.echo(msgspec.json.format(msgspec.json.encode(status)) if as_json else rendered(status))
+
+
+def configured_streams(settings: Settings) -> Sequence[str] | None:
+    """Name the streams that the configuration lists; None where it leaves that to the simulator."""
+    if not settings.pages:
+        return None
+    return [Stream(Platform(platform), page.id).key for page in settings.pages for platform in page.platforms]
+
+
+async def _checkpoints(database: Path) -> Sequence[Checkpoint]:
+    async with open_archive(database) as archive:
+        return await archive.checkpoints()

@@ -1,0 +1,27 @@
+"""Ends what would go on for ever: at Ctrl-C or SIGTERM, or when nobody reads any more."""
+
+import asyncio
+import os
+import signal
+import stat
+from typing import TextIO
+
+
+def stopped_by_signals() -> asyncio.Event:
+    """Give an event that SIGINT and SIGTERM set, for as long as the running loop lasts."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    return stopped
+
+
+def stop_at_closed_pipe(out: TextIO, stopped: asyncio.Event) -> None:
+    """Set the event when `out` is a pipe whose reader goes away: who writes little would not notice for long."""
+    try:
+        descriptor = out.fileno()
+    except OSError:  # no file at all
+        return
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        # The writing end becomes readable by an error only, and then stays so: once is enough.
+        loop = asyncio.get_running_loop()
+        loop.add_reader(descriptor, lambda: (loop.remove_reader(descriptor), stopped.set()))

@@ -1,0 +1,133 @@
+"""The answers of the conversations edge as they travel, as far as Milepost reads them.
+
+Only ids and times are required, because everything else is missing now and then. Strict decoding into these types is
+what makes reading fast; `leniency` reads the same types out of answers that strict decoding refuses.
+"""
+
+from datetime import datetime
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+MAX_ID_CHARACTERS = 512  # captured ones have up to 200
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARACTERS)]
+Instant = Annotated[datetime, Meta(tz=True)]
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class Person(Struct):
+    """A participant or sender. `email` is left out: it is the id at facebook.com, nobody's address."""
+
+    id: str | None = None
+    name: str | None = None
+    username: str | None = None
+
+
+class People(Struct):
+    """The participants of a thread, in no order that means anything."""
+
+    data: list[Person] = []
+
+
+class Media(Struct):
+    """Image or video data: only that it is there counts, for its URLs are signed."""
+
+
+class SentAttachment(Struct):
+    """An attachment. Instagram gives no `mime_type`; `size` is null at times."""
+
+    id: str | None = None
+    mime_type: str | None = None
+    name: str | None = None
+    size: Size | None = None
+    image_data: Media | None = None
+    video_data: Media | None = None
+
+
+class SentAttachments(Struct):
+    """The attachments of a message."""
+
+    data: list[SentAttachment] = []
+
+
+class Share(Struct):
+    """A link, post or product that was shared."""
+
+    id: str | None = None
+    name: str | None = None
+    link: str | None = None
+
+
+class Shares(Struct):
+    """The shares of a message."""
+
+    data: list[Share] = []
+
+
+class StoryItem(Struct):
+    """An Instagram story. Its link is signed."""
+
+    id: str | None = None
+
+
+class Story(Struct):
+    """How an Instagram message refers to a story."""
+
+    reply_to: StoryItem | None = None
+    mention: StoryItem | None = None
+
+
+class Message(Struct):
+    """A message of a thread. `is_unsupported` comes as a string in Meta's documentation."""
+
+    id: Id
+    created_time: Instant
+    sender: Person | None = field(default=None, name="from")
+    message: str | None = None
+    sticker: str | None = None
+    attachments: SentAttachments | None = None
+    shares: Shares | None = None
+    story: Story | None = None
+    is_unsupported: bool | str | None = None
+
+
+class Messages(Struct):
+    """The nested messages of a thread, newest first."""
+
+    data: list[Message] = []
+
+
+class Thread(Struct):
+    """A conversation."""
+
+    id: Id
+    updated_time: Instant
+    participants: People | None = None
+    link: str | None = None
+    snippet: str | None = None
+    message_count: Count | None = None
+    unread_count: Count | None = None
+    can_reply: bool | None = None
+    messages: Messages | None = None
+
+
+class Cursors(Struct):
+    """Where a page of the list begins and ends; only the end is of use."""
+
+    after: str | None = None
+
+
+class Paging(Struct):
+    """How the list goes on: it does if there is a `next`, which holds the access token and is never followed."""
+
+    next: object = None
+    cursors: Cursors | None = None
+
+
+class Page(Struct):
+    """An answer of the list edge. An `error` may come with any HTTP status."""
+
+    data: list[Thread]
+    paging: Paging | None = None
+    error: object = None

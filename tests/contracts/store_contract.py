@@ -1,0 +1,431 @@
+"""What every Store has to do, whatever keeps its tables.
+
+A subclass is named Test… and gives two fixtures:
+
+- `store`: a Store whose tables are empty;
+- `look`: an async function that gives the Tables as they are, from beside the port.
+
+A store that refuses rows (every database does) passes CheckingStoreContract, too.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import ClassVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import replace
+
+from kit.builders import NOON, STREAM, at, sweep_started
+from milepost.core.chain import check, instant_text
+from milepost.core.checkpoint import Checkpoint, DeadLetter, Run, evolve
+from milepost.core.codec import Codec
+from milepost.core.errors import RowsRejected, VersionConflict
+from milepost.core.events import DeadLetterOpened, Entry, Event, RunStarted, Stage
+from milepost.core.model import (
+    Changes,
+    ContactRow,
+    ConversationRow,
+    DeadLetterPayload,
+    InteractionEventRow,
+    Keys,
+    Known,
+    Platform,
+    Stream,
+)
+from milepost.core.ports import Commit, Store
+from stores.any_rows import any_changes
+from stores.lives import commit_after, contact_row, conversation_row, event_row, life, next_commit, stream
+
+
+class JournalRow(Struct, frozen=True):
+    """A row of the journal as it is stored."""
+
+    seq: int
+    stream: str
+    version: int
+    run_id: str | None
+    recorded_at: str
+    type: str
+    data: str
+    hash: str
+
+    def entry(self) -> Entry:
+        event = Codec().decode(self.type, self.data)
+        recorded_at = datetime.fromisoformat(self.recorded_at)
+        return Entry(self.stream, self.version, self.run_id, recorded_at, self.type, self.data, self.hash, event)
+
+
+class Tables(Struct, frozen=True):
+    """Everything that a store keeps."""
+
+    journal: tuple[JournalRow, ...] = ()
+    checkpoints: dict[str, Checkpoint] = {}
+    runs: dict[str, Run] = {}
+    conversations: dict[str, ConversationRow] = {}
+    contacts: dict[tuple[str, str, str], ContactRow] = {}
+    interaction_events: dict[str, InteractionEventRow] = {}
+    dead_letters: dict[str, DeadLetter] = {}
+    payloads: dict[str, str] = {}
+
+    def refold(self) -> dict[str, Checkpoint]:
+        """Fold the journal from scratch, checking its hash chains on the way."""
+        checkpoints: dict[str, Checkpoint] = {}
+        for row in self.journal:
+            before = checkpoints.get(row.stream, Checkpoint(row.stream))
+            check(before, row.entry())
+            checkpoints[row.stream] = evolve(before, row.entry())
+        return checkpoints
+
+
+Look = Callable[[], Awaitable[Tables]]
+
+# The store lives through all examples, on purpose: what they write meets what is there. The suite has several heirs.
+SHARED_BY_SUBCLASSES = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
+NO_CHANGES = Changes()
+
+
+async def commit(store: Store, *events: Event, changes: Changes = NO_CHANGES, of: Stream = STREAM) -> Commit:
+    """Commit what follows in the stream."""
+    following = commit_after(await store.recall(of.key), *events, changes=changes)
+    await store.commit(following)
+    return following
+
+
+async def whole_or_not_at_all(commits: list[Commit], store: Store, look: Look) -> None:
+    """Check that of each of these first commits of their streams either everything is stored or nothing."""
+    tables = await look()
+    for each in commits:
+        recalled = await store.recall(each.checkpoint.stream)
+        assert recalled in (each.checkpoint, Checkpoint(each.checkpoint.stream))
+        is_stored = recalled.version > 0
+        assert sum(row.stream == recalled.stream for row in tables.journal) == recalled.version
+        for row in each.changes.conversations:
+            assert (row.conversation_id in tables.conversations) == is_stored
+        for event in each.changes.interaction_events:
+            assert (event.event_id in tables.interaction_events) == is_stored
+        for payload in each.changes.payloads:
+            assert (payload.dead_letter_id in tables.payloads) == is_stored
+            assert (payload.dead_letter_id in tables.dead_letters) == is_stored
+
+
+class StoreContract:
+    # --- the journal and its projections ---
+
+    async def test_recalls_an_unknown_stream_as_one_without_a_past(self, store: Store) -> None:
+        assert await store.recall("messenger:never-seen") == Checkpoint("messenger:never-seen")
+
+    async def test_recalls_what_was_committed(self, store: Store) -> None:
+        for each in life(STREAM, 20):
+            await store.commit(each)
+
+            assert await store.recall(STREAM.key) == each.checkpoint
+
+    async def test_keeps_streams_apart(self, store: Store) -> None:
+        instagram = Stream(Platform.INSTAGRAM, STREAM.page_id)
+
+        mine = await commit(store)
+        theirs = await commit(store, of=instagram)
+
+        assert await store.recall(STREAM.key) == mine.checkpoint
+        assert await store.recall(instagram.key) == theirs.checkpoint
+
+    async def test_numbers_the_entries_of_the_journal_without_a_gap(self, store: Store, look: Look) -> None:
+        expected_seq = 1
+        for each in life(STREAM, 10):
+            committed = await store.commit(each)
+
+            assert committed.first_seq == expected_seq
+            expected_seq += len(each.entries)
+        assert [row.seq for row in (await look()).journal] == list(range(1, expected_seq))
+
+    async def test_keeps_every_entry_as_it_was_sealed(self, store: Store, look: Look) -> None:
+        commits = list(life(STREAM, 10))
+        for each in commits:
+            await store.commit(each)
+
+        rows = (await look()).journal
+        assert [row.entry() for row in rows] == [entry for each in commits for entry in each.entries]
+        assert rows[0].recorded_at == instant_text(NOON)
+
+    async def test_projections_are_the_fold_of_the_journal(self, store: Store, look: Look) -> None:
+        ended = {}
+        for each in (*life(stream(1), 23), *life(stream(2), 7)):
+            await store.commit(each)
+            assert each.run is not None
+            ended[each.run.run_id] = each.run
+
+        tables = await look()
+        assert tables.checkpoints == tables.refold()
+        assert tables.runs == ended
+        opened = {
+            entry.event.dead_letter_id: entry.recorded_at
+            for entry in (row.entry() for row in tables.journal)
+            if isinstance(entry.event, DeadLetterOpened)
+        }
+        assert {key: letter.opened_at for key, letter in tables.dead_letters.items()} == opened
+
+    # --- one writer a stream ---
+
+    async def test_refuses_a_second_writer_and_stores_nothing_of_its_commit(self, store: Store, look: Look) -> None:
+        stale = await store.recall(STREAM.key)
+        first = await commit(store)
+        before = await look()
+
+        with pytest.raises(VersionConflict):
+            await store.commit(commit_after(stale, RunStarted(at(1)), changes=some_rows("stale"), run_id="stale"))
+
+        assert await look() == before
+        assert await store.recall(STREAM.key) == first.checkpoint
+
+    async def test_refuses_the_same_commit_twice(self, store: Store, look: Look) -> None:
+        once = await commit(store, changes=some_rows("once"))
+        before = await look()
+
+        with pytest.raises(VersionConflict):
+            await store.commit(once)
+
+        assert await look() == before
+
+    async def test_of_many_writers_at_once_one_is_first(self, store: Store, look: Look) -> None:
+        unborn = Checkpoint(STREAM.key)
+        rivals = [commit_after(unborn, changes=some_rows(f"{n}"), run_id=f"run-{n}") for n in range(40)]
+
+        answers = await asyncio.gather(*(store.commit(each) for each in rivals), return_exceptions=True)
+
+        winners = [each for each, answer in zip(rivals, answers, strict=True) if not isinstance(answer, Exception)]
+        assert len(winners) == 1
+        assert sum(isinstance(answer, VersionConflict) for answer in answers) == 39
+        assert set((await look()).conversations) == {row.conversation_id for row in winners[0].changes.conversations}
+
+    # --- rows ---
+
+    @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=SHARED_BY_SUBCLASSES)
+    @given(data=st.data())
+    async def test_gives_back_any_row_that_was_committed(self, store: Store, look: Look, data: st.DataObject) -> None:
+        changes = data.draw(any_changes(STREAM))
+        asked = Keys(
+            STREAM,
+            tuple(row.conversation_id for row in changes.conversations),
+            tuple(row.contact_id for row in changes.contacts),
+            tuple(row.event_id for row in changes.interaction_events),
+        )
+        changes = _as_first_seen(changes, await store.known(asked))
+        events_before = (await look()).interaction_events
+
+        await commit(store, changes=changes)
+
+        known, tables = await store.known(asked), await look()
+        assert known.conversations == {row.conversation_id: row for row in changes.conversations}
+        assert known.contacts == {row.contact_id: row for row in changes.contacts}
+        assert known.interaction_events == {row.event_id for row in changes.interaction_events}
+        for row in changes.interaction_events:
+            assert tables.interaction_events[row.event_id] == events_before.get(row.event_id, row)
+        for payload in changes.payloads:
+            assert payload.dead_letter_id in tables.payloads
+
+    async def test_knows_nothing_of_keys_that_it_was_never_given(self, store: Store) -> None:
+        await commit(store, changes=some_rows("a"))
+
+        asked = Keys(STREAM, ("t_x", "", "T_A"), ("c_x", "C_A"), ("m_x", "M_A"), ("d_x", "D_A"))
+
+        assert await store.known(asked) == Known()
+        assert await store.known(Keys(STREAM)) == Known()
+
+    async def test_contacts_are_of_their_page_and_platform(self, store: Store) -> None:
+        other_page, other_platform = Stream(STREAM.platform, "other"), Stream(Platform.INSTAGRAM, STREAM.page_id)
+        mine, theirs = contact_row(name="Ada"), contact_row(name="Grace", of=other_page)
+
+        await commit(store, changes=Changes(contacts=(mine, theirs)))
+
+        assert (await store.known(Keys(STREAM, contacts=("c_1",)))).contacts == {"c_1": mine}
+        assert (await store.known(Keys(other_page, contacts=("c_1",)))).contacts == {"c_1": theirs}
+        assert (await store.known(Keys(other_platform, contacts=("c_1",)))).contacts == {}
+
+    async def test_answers_for_as_many_keys_as_the_largest_batch_has(self, store: Store) -> None:
+        rows = Changes(
+            tuple(conversation_row(f"t_{n}") for n in range(200)),
+            tuple(contact_row(f"c_{n}") for n in range(200)),
+            tuple(event_row(f"m_{n}") for n in range(4_000)),
+        )
+        await commit(store, changes=rows)
+
+        known = await store.known(
+            Keys(
+                STREAM,
+                tuple(row.conversation_id for row in rows.conversations),
+                tuple(row.contact_id for row in rows.contacts),
+                (*(row.event_id for row in rows.interaction_events), *(f"new_{n}" for n in range(4_000))),
+            )
+        )
+
+        assert (len(known.conversations), len(known.contacts), len(known.interaction_events)) == (200, 200, 4_000)
+
+    async def test_a_row_written_again_holds_what_was_written_last(self, store: Store) -> None:
+        await commit(store, changes=Changes((conversation_row(),), (contact_row(),)))
+        conversation = replace(
+            conversation_row(contact_id=None, snippet=None, message_count=None, synced_at=at(9), first_synced_at=NOON),
+            deleted_at=at(9),
+            can_reply=False,
+            link=None,
+        )
+        contact = contact_row(name=None, username="ada", updated_at=at(9), first_seen_at=NOON)
+
+        await commit(store, changes=Changes((conversation,), (contact,)))
+
+        known = await store.known(Keys(STREAM, ("t_1",), ("c_1",)))
+        assert known.conversations == {"t_1": conversation}
+        assert known.contacts == {"c_1": contact}
+
+    async def test_remembers_when_a_row_was_first_seen(self, store: Store) -> None:
+        await commit(store, changes=Changes((conversation_row(),), (contact_row(),)))
+
+        await commit(store, changes=Changes((conversation_row(synced_at=at(9)),), (contact_row(updated_at=at(9)),)))
+
+        known = await store.known(Keys(STREAM, ("t_1",), ("c_1",)))
+        assert known.conversations["t_1"].first_synced_at == NOON
+        assert known.conversations["t_1"].synced_at == at(9)
+        assert known.contacts["c_1"].first_seen_at == NOON
+        assert known.contacts["c_1"].updated_at == at(9)
+
+    async def test_never_changes_an_interaction_event(self, store: Store, look: Look) -> None:
+        first = event_row(text="hello")
+        await commit(store, changes=Changes(interaction_events=(first,)))
+
+        await commit(store, changes=Changes(interaction_events=(event_row(text="gone"), event_row("m_2"))))
+
+        assert (await look()).interaction_events == {"m_1": first, "m_2": event_row("m_2")}
+
+    async def test_keeps_the_payload_of_a_dead_letter_out_of_the_journal(self, store: Store, look: Look) -> None:
+        opened = DeadLetterOpened("d_1", Stage.FETCH, "t_bad", "id: expected str")
+        payload = DeadLetterPayload("d_1", '{"id": 5, "snippet": "a secret"}')
+
+        await commit(store, opened, changes=Changes(payloads=(payload,)))
+
+        tables = await look()
+        assert tables.payloads == {"d_1": payload.payload}
+        assert tables.dead_letters == {"d_1": DeadLetter("d_1", STREAM.key, "fetch", "t_bad", "id: expected str", NOON)}
+        assert not any("secret" in row.data for row in tables.journal)
+        assert (await store.known(Keys(STREAM, dead_letters=("d_1", "d_2")))).dead_letters == {"d_1"}
+
+    # --- many at once ---
+
+    async def test_commits_of_many_streams_at_once_are_all_stored(self, store: Store, look: Look) -> None:
+        async def live(number: int) -> tuple[Checkpoint, list[int]]:
+            checkpoint = await store.recall(stream(number).key)
+            seqs: list[int] = []
+            for _ in range(6):
+                following = next_commit(checkpoint)
+                committed = await store.commit(following)
+                seqs.extend(range(committed.first_seq, committed.first_seq + len(following.entries)))
+                checkpoint = following.checkpoint
+            return checkpoint, seqs
+
+        lives = await asyncio.gather(*(live(number) for number in range(100)))
+
+        tables = await look()
+        assert {checkpoint.stream: checkpoint for checkpoint, _ in lives} == tables.checkpoints == tables.refold()
+        seqs_told = {seq: checkpoint.stream for checkpoint, seqs in lives for seq in seqs}
+        assert seqs_told == {row.seq: row.stream for row in tables.journal}
+        assert len(tables.conversations) == len(tables.interaction_events) == 100 * 5 * 2
+
+    @pytest.mark.parametrize("finished", [0, 1, 33])
+    async def test_a_cancelled_commit_harms_no_other(self, store: Store, look: Look, finished: int) -> None:
+        """Whoever is cancelled, and when: before anything is stored, in the middle, or on behalf of others."""
+        commits = [next(life(stream(number), 1)) for number in range(120)]
+        tasks = [asyncio.ensure_future(store.commit(each)) for each in commits]
+        await asyncio.gather(*tasks[:finished])
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+        doomed = (finished, finished + 3, *range(50, 110))
+        for number in doomed:
+            tasks[number].cancel()
+        async with asyncio.timeout(30):
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+        for number, answer in enumerate(answers):
+            if number not in doomed:
+                assert not isinstance(answer, BaseException), f"commit {number}: {answer!r}"
+                assert await store.recall(stream(number).key) == commits[number].checkpoint
+        await commit(store)
+        await whole_or_not_at_all(commits, store, look)
+
+    @pytest.mark.parametrize("finished", [0, 1])
+    async def test_once_a_commit_is_cancelled_it_is_settled_what_became_of_it(
+        self, store: Store, look: Look, finished: int
+    ) -> None:
+        """Its stream can go on at once: nothing is stored later, behind the back of whoever recalls it now."""
+        tasks = [asyncio.ensure_future(store.commit(next(life(stream(number), 1)))) for number in range(60)]
+        await asyncio.gather(*tasks[:finished])
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+        async def cancel_and_go_on(number: int) -> None:
+            tasks[number].cancel()
+            await asyncio.gather(tasks[number], return_exceptions=True)
+            await commit(store, of=stream(number))
+
+        await asyncio.gather(*(cancel_and_go_on(number) for number in (*range(finished, 60, 7), 59)))
+
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert (await look()).checkpoints == (await look()).refold()
+
+
+class CheckingStoreContract(StoreContract):
+    REFUSED_ROWS: ClassVar = {
+        "a half of a surrogate pair": Changes((conversation_row(snippet="\ud83d"),)),
+        "a number beyond 64 bits": Changes((conversation_row(message_count=2**64),)),
+        "a direction that is none": Changes(interaction_events=(event_row(direction="sideways"),)),
+        "a later row of several": Changes(
+            (conversation_row("t_1"), conversation_row("t_2", snippet="\udc00")), (contact_row(),), (event_row(),)
+        ),
+    }
+
+    @pytest.mark.parametrize("why", REFUSED_ROWS)
+    async def test_stores_nothing_of_a_commit_whose_rows_are_refused(self, store: Store, look: Look, why: str) -> None:
+        opened = DeadLetterOpened("d_1", Stage.FETCH, "t_bad", "id: expected str")
+        refused = replace(self.REFUSED_ROWS[why], payloads=(DeadLetterPayload("d_1", "{}"),))
+        first = await commit(store)
+        before = await look()
+
+        with pytest.raises(RowsRejected):
+            await commit(store, sweep_started(), opened, changes=refused)
+
+        assert await look() == before
+        assert await store.recall(STREAM.key) == first.checkpoint
+
+    @pytest.mark.parametrize("why", REFUSED_ROWS)
+    async def test_refused_rows_harm_no_commit_beside_them(self, store: Store, look: Look, why: str) -> None:
+        commits = [next(life(stream(number), 1)) for number in range(40)]
+        bad = {0, 7, 20, 39}
+        for number in bad:
+            commits[number] = replace(commits[number], changes=self.REFUSED_ROWS[why])
+
+        answers = await asyncio.gather(*(store.commit(each) for each in commits), return_exceptions=True)
+
+        assert {number for number, answer in enumerate(answers) if isinstance(answer, RowsRejected)} == bad
+        assert sum(isinstance(answer, BaseException) for answer in answers) == len(bad)
+        tables = await look()
+        assert set(tables.checkpoints) == {stream(number).key for number in range(40) if number not in bad}
+        assert tables.checkpoints == tables.refold()
+        await whole_or_not_at_all(commits, store, look)
+
+
+def some_rows(name: str) -> Changes:
+    return Changes((conversation_row(f"t_{name}"),), (contact_row(f"c_{name}"),), (event_row(f"m_{name}"),))
+
+
+def _as_first_seen(changes: Changes, known: Known) -> Changes:
+    """Offer rows that are stored already as a writer does: with the instants at which they were seen first."""
+    conversations = (
+        replace(row, first_synced_at=known.conversations.get(row.conversation_id, row).first_synced_at)
+        for row in changes.conversations
+    )
+    contacts = (
+        replace(row, first_seen_at=known.contacts.get(row.contact_id, row).first_seen_at) for row in changes.contacts
+    )
+    return replace(changes, conversations=tuple(conversations), contacts=tuple(contacts))

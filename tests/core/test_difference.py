@@ -1,0 +1,229 @@
+"""merge.difference: what of a batch is new."""
+
+import pytest
+from msgspec.structs import replace
+
+from kit.builders import NOON, STREAM, at, batch, contact, conversation, message, unreadable
+from milepost.core.events import DeadLetterOpened, Stage, Tally
+from milepost.core.merge import Difference, dead_letter_id, difference, keys_of
+from milepost.core.model import Batch, Changes, Known, Platform, Stream
+
+NOTHING = Known()
+LATER = at(3600)
+
+
+def stored(read: Batch, known: Known = NOTHING) -> Known:
+    """Give what the store knows of a batch once it is stored on top of what it knew."""
+    changes = difference(STREAM, read, known, NOON).changes
+    return Known(
+        known.conversations | {row.conversation_id: row for row in changes.conversations},
+        known.contacts | {row.contact_id: row for row in changes.contacts},
+        known.interaction_events | {row.event_id for row in changes.interaction_events},
+        known.dead_letters | {payload.dead_letter_id for payload in changes.payloads},
+    )
+
+
+def again(read: Batch, known: Known) -> Difference:
+    return difference(STREAM, read, known, LATER)
+
+
+class TestAConversationNeverSeen:
+    def test_is_inserted_with_its_contact_and_messages(self) -> None:
+        read = conversation("t_1", at(-5), of=contact("c_1", "Ada"), messages=[message("m_1"), message("m_2")])
+
+        found = difference(STREAM, batch(read), NOTHING, NOON)
+
+        (row,) = found.changes.conversations
+        assert (row.conversation_id, row.platform, row.page_id, row.contact_id) == (
+            "t_1",
+            "messenger",
+            "1234567890",
+            "c_1",
+        )
+        assert (row.updated_time, row.first_synced_at, row.synced_at, row.deleted_at) == (at(-5), NOON, NOON, None)
+        (person,) = found.changes.contacts
+        assert (person.contact_id, person.name, person.last_interaction_at) == ("c_1", "Ada", at(-5))
+        assert [event.event_id for event in found.changes.interaction_events] == ["m_1", "m_2"]
+        assert found.tally == Tally(batches=1, inserted=1, contacts=1, interaction_events=2)
+
+    def test_without_participants_keeps_the_conversation_and_leaves_its_contact_open(self) -> None:
+        found = difference(STREAM, batch(conversation(of=None, messages=[message()])), NOTHING, NOON)
+
+        assert found.changes.conversations[0].contact_id is None
+        assert found.changes.interaction_events[0].contact_id is None
+        assert found.changes.contacts == ()
+        assert found.tally.without_contact == 1
+
+    def test_twice_in_one_batch_is_inserted_once_in_its_newest_state(self) -> None:
+        newer = conversation("t_1", at(9), snippet="new", messages=[message("m_1"), message("m_2")])
+        older = conversation("t_1", at(0), snippet="old", messages=[message("m_1")])
+
+        for items in ((newer, older), (older, newer)):
+            found = difference(STREAM, batch(*items), NOTHING, NOON)
+
+            (row,) = found.changes.conversations
+            assert (row.updated_time, row.snippet) == (at(9), "new")
+            assert sorted(event.event_id for event in found.changes.interaction_events) == ["m_1", "m_2"]
+            assert found.tally.inserted == 1
+            assert found.tally.interaction_events == 2
+
+
+class TestAConversationReadAgain:
+    def test_that_says_the_same_changes_nothing(self) -> None:
+        read = batch(conversation(of=contact(), messages=[message()], snippet="hello", message_count=1))
+
+        found = again(read, stored(read))
+
+        assert found.is_empty
+        assert found.changes == Changes()
+        assert found.tally == Tally(batches=1, unchanged=1)
+
+    def test_in_a_newer_state_is_updated(self) -> None:
+        known = stored(batch(conversation(of=contact(), snippet="hello", message_count=1)))
+
+        found = again(batch(conversation(updated_time=at(9), of=contact(), snippet="bye", message_count=2)), known)
+
+        (row,) = found.changes.conversations
+        assert (row.snippet, row.message_count, row.updated_time) == ("bye", 2, at(9))
+        assert (row.first_synced_at, row.synced_at) == (NOON, LATER)
+        assert found.tally == Tally(batches=1, updated=1, contacts=1)
+
+    def test_in_an_older_state_leaves_the_row_as_it_is(self) -> None:
+        known = stored(batch(conversation(updated_time=at(9), snippet="new", of=contact(name="Ada"))))
+
+        found = again(batch(conversation(updated_time=at(8), snippet="old", of=contact(name="Augusta"))), known)
+
+        assert found.is_empty
+        assert found.tally == Tally(batches=1, unchanged=1)
+
+    def test_in_an_older_state_still_brings_messages_that_are_missing(self) -> None:
+        known = stored(batch(conversation(updated_time=at(9), messages=[message("m_2")])))
+
+        found = again(batch(conversation(updated_time=at(8), messages=[message("m_1")])), known)
+
+        assert [event.event_id for event in found.changes.interaction_events] == ["m_1"]
+        assert not found.is_empty
+
+    def test_at_the_same_updated_time_takes_what_is_said_now(self) -> None:
+        known = stored(batch(conversation(updated_time=NOON, message_count=1)))
+
+        found = again(batch(conversation(updated_time=NOON, message_count=2)), known)
+
+        assert found.changes.conversations[0].message_count == 2
+
+    def test_that_leaves_fields_out_keeps_what_was_said_before(self) -> None:
+        known = stored(batch(conversation(of=contact("c_1", "Ada"), snippet="hello", message_count=3)))
+
+        found = again(batch(conversation(updated_time=at(9), of=contact("c_1", None))), known)
+
+        (row,) = found.changes.conversations
+        assert (row.snippet, row.message_count, row.contact_id) == ("hello", 3, "c_1")
+        assert found.changes.contacts[0].name == "Ada"
+
+    def test_without_its_contact_keeps_the_contact_for_new_messages_too(self) -> None:
+        known = stored(batch(conversation(of=contact("c_1"))))
+
+        found = again(batch(conversation(updated_time=at(9), of=None, messages=[message("m_2")])), known)
+
+        assert found.changes.conversations[0].contact_id == "c_1"
+        assert found.changes.interaction_events[0].contact_id == "c_1"
+
+    def test_is_no_longer_deleted(self) -> None:
+        known = stored(batch(conversation("t_1")))
+        row = known.conversations["t_1"]
+        gone = Known({"t_1": replace(row, deleted_at=NOON)})
+
+        found = again(batch(conversation("t_1")), gone)
+
+        assert found.changes.conversations[0].deleted_at is None
+        assert found.tally.updated == 1
+
+
+class TestInteractionEvents:
+    def test_are_written_once_and_never_changed(self) -> None:
+        known = stored(batch(conversation(messages=[message("m_1", text="hello")])))
+
+        found = again(batch(conversation(updated_time=at(9), messages=[message("m_1", text="deleted")])), known)
+
+        assert found.changes.interaction_events == ()
+        assert found.tally.interaction_events == 0
+
+
+class TestContacts:
+    def test_of_several_threads_are_one_row_with_the_latest_interaction(self) -> None:
+        one, other = conversation("t_1", at(5), of=contact("c_1")), conversation("t_2", at(9), of=contact("c_1"))
+
+        for items in ((one, other), (other, one)):
+            found = difference(STREAM, batch(*items), NOTHING, NOON)
+
+            (person,) = found.changes.contacts
+            assert person.last_interaction_at == at(9)
+            assert found.tally.contacts == 1
+
+    def test_that_rename_themselves_without_writing_are_updated(self) -> None:
+        known = stored(batch(conversation(of=contact("c_1", "Ada"))))
+
+        found = again(batch(conversation(of=contact("c_1", "Augusta"))), known)
+
+        (person,) = found.changes.contacts
+        assert (person.name, person.first_seen_at, person.updated_at) == ("Augusta", NOON, LATER)
+
+
+class TestUnreadableItems:
+    def test_become_dead_letters_whose_payload_stays_out_of_the_journal(self) -> None:
+        item = unreadable("t_bad", "id: expected str", '{"id": 5}')
+        key = dead_letter_id(STREAM, item)
+
+        found = difference(STREAM, batch(item, conversation()), NOTHING, NOON)
+
+        assert found.dead_letters == (DeadLetterOpened(key, Stage.FETCH, "t_bad", "id: expected str"),)
+        assert [(row.dead_letter_id, row.payload) for row in found.changes.payloads] == [(key, '{"id": 5}')]
+        assert found.tally.dead_lettered == 1
+        assert found.tally.inserted == 1
+
+    def test_read_again_open_no_second_dead_letter(self) -> None:
+        read = batch(unreadable("t_bad"))
+
+        found = again(read, stored(read))
+
+        assert found.is_empty
+        assert found.dead_letters == ()
+
+    def test_twice_in_one_batch_are_one_dead_letter(self) -> None:
+        found = difference(STREAM, batch(unreadable("t_bad"), unreadable("t_bad")), NOTHING, NOON)
+
+        assert len(found.dead_letters) == 1
+        assert len(found.changes.payloads) == 1
+        assert found.tally.dead_lettered == 1
+
+    def test_of_two_streams_are_two_dead_letters(self) -> None:
+        instagram = Stream(Platform.INSTAGRAM, STREAM.page_id)
+
+        assert dead_letter_id(STREAM, unreadable("t_1")) != dead_letter_id(instagram, unreadable("t_1"))
+
+
+class TestOrder:
+    @pytest.mark.parametrize(
+        ("seconds", "violations"), [((9, 8, 7), 0), ((9, 9, 9), 0), ((9, 7, 8), 1), ((7, 8, 9), 2), ((), 0)]
+    )
+    def test_violations_are_counted(self, seconds: tuple[int, ...], violations: int) -> None:
+        items = [conversation(f"t_{index}", at(second)) for index, second in enumerate(seconds)]
+
+        assert difference(STREAM, batch(*items), NOTHING, NOON).tally.order_violations == violations
+
+
+def test_keys_of_a_batch_name_every_row_that_it_may_touch() -> None:
+    bad = unreadable("t_bad")
+    read = batch(
+        conversation("t_1", of=contact("c_1"), messages=[message("m_1")]),
+        conversation("t_2", messages=[message("m_2"), message("m_3")]),
+        bad,
+    )
+
+    keys = keys_of(STREAM, read)
+
+    assert keys.stream == STREAM
+    assert keys.conversations == ("t_1", "t_2")
+    assert keys.contacts == ("c_1",)
+    assert keys.interaction_events == ("m_1", "m_2", "m_3")
+    assert keys.dead_letters == (dead_letter_id(STREAM, bad),)

@@ -1,0 +1,112 @@
+"""decide.conclude and decide.recover: how runs end that no outcome ends."""
+
+from msgspec.structs import replace
+
+from kit.builders import (
+    NETWORK,
+    NOON,
+    at,
+    catching_up,
+    checkpoint_of,
+    given,
+    run_started,
+    sweep_started,
+    walking,
+    work,
+)
+from milepost.core.checkpoint import BatchPassed, Checkpoint, Sweep, pass_over
+from milepost.core.decide import Record, conclude, recover
+from milepost.core.events import (
+    BatchStored,
+    FetchFailed,
+    Mode,
+    Reason,
+    RunEnded,
+    RunStarted,
+    RunStatus,
+    SweepCompleted,
+    SweepStarted,
+    Tally,
+)
+
+QUIET = Tally(batches=1, unchanged=50)
+WALKING = (run_started(), sweep_started(), BatchStored(walking("after 1"), Tally(batches=1, inserted=50)))
+
+
+def passed(checkpoint: Checkpoint, cursor: str) -> Checkpoint:
+    sweep = checkpoint.sweep or Sweep(Mode.FULL, NOON, at(-600))
+    return pass_over(checkpoint, BatchPassed(replace(sweep, position=walking(cursor)), QUIET))
+
+
+class TestConclude:
+    def test_saves_the_place_of_a_run_that_was_recorded(self) -> None:
+        record = conclude(given(*WALKING), Reason.BATCH_LIMIT, work())
+
+        assert record == Record((RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("after 1")),))
+
+    def test_carries_what_was_passed_over(self) -> None:
+        record = conclude(passed(given(*WALKING), "after 2"), Reason.TIME_LIMIT, work())
+
+        assert record == Record((RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT, walking("after 2"), QUIET),))
+
+    def test_records_a_run_that_only_passed_over_batches(self) -> None:
+        record = conclude(passed(passed(checkpoint_of(), "after 1"), "after 2"), Reason.SHUTDOWN, work())
+
+        assert record == Record(
+            (
+                RunStarted(NOON),
+                SweepStarted(Mode.FULL, NOON, at(-600)),
+                RunEnded(RunStatus.PAUSED, Reason.SHUTDOWN, walking("after 2"), QUIET + QUIET),
+            )
+        )
+
+    def test_keeps_the_place_of_a_catch_up_scan(self) -> None:
+        checkpoint = given(run_started(), sweep_started(), BatchStored(catching_up("x"), Tally(batches=4)))
+
+        record = conclude(checkpoint, Reason.TIME_LIMIT, work())
+
+        assert record is not None
+        assert given(*record.events, after=checkpoint).sweep == checkpoint.sweep
+
+    def test_ends_a_run_that_met_nothing_but_refusals(self) -> None:
+        checkpoint = given(run_started(), FetchFailed(1, NETWORK, at(9)))
+
+        record = conclude(checkpoint, Reason.TIME_LIMIT, work())
+
+        assert record == Record((RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT),))
+
+    def test_records_nothing_of_a_run_that_read_nothing(self) -> None:
+        assert conclude(checkpoint_of(), Reason.SHUTDOWN, work()) is None
+        earlier = given(*WALKING, RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("after 1")))
+        assert conclude(earlier, Reason.SHUTDOWN, work("run-2")) is None
+
+
+class TestRecover:
+    def test_closes_the_run_that_a_dead_process_left_open(self) -> None:
+        record = recover(given(*WALKING))
+
+        assert record == Record((RunEnded(RunStatus.INTERRUPTED, Reason.PROCESS_DIED),))
+
+    def test_leaves_the_sweep_where_its_last_entry_put_it(self) -> None:
+        checkpoint = given(*WALKING, FetchFailed(1, NETWORK, at(9)))
+        record = recover(checkpoint)
+        assert record is not None
+
+        after = given(*record.events, after=checkpoint)
+
+        assert after.sweep == checkpoint.sweep
+        assert after.trouble is None
+        assert after.run is not None
+        assert after.run.status is RunStatus.INTERRUPTED
+
+    def test_has_nothing_to_do_where_no_run_is_open(self) -> None:
+        assert recover(checkpoint_of()) is None
+        assert recover(given(*WALKING, RunEnded(RunStatus.PAUSED, Reason.SHUTDOWN, walking("after 1")))) is None
+        assert recover(given(SweepCompleted(Mode.FULL, NOON, NOON, QUIET))) is None
+
+    def test_is_done_once(self) -> None:
+        checkpoint = given(*WALKING)
+        record = recover(checkpoint)
+        assert record is not None
+
+        assert recover(given(*record.events, after=checkpoint)) is None

@@ -1,0 +1,266 @@
+"""checkpoint.evolve: what each event means for where a stream stands."""
+
+from msgspec.structs import replace
+
+from kit.builders import (
+    NETWORK,
+    NOON,
+    RATE_LIMIT,
+    RUN_ID,
+    at,
+    catching_up,
+    checkpoint_of,
+    entries,
+    given,
+    run_started,
+    sweep_started,
+    walking,
+)
+from milepost.core.checkpoint import BatchPassed, Checkpoint, Run, Sweep, Trouble, evolve, fold, pass_over
+from milepost.core.events import (
+    BatchFailed,
+    BatchStored,
+    DeadLetterOpened,
+    FetchFailed,
+    Mode,
+    Reason,
+    RunEnded,
+    RunStatus,
+    Stage,
+    StoreReturned,
+    SweepCompleted,
+    Tally,
+)
+
+ONE = Tally(batches=1, inserted=2, contacts=2, interaction_events=5)
+TWO = Tally(batches=2, unchanged=3)
+WALKING = (run_started(), sweep_started(), BatchStored(walking("after 1"), ONE))
+
+
+def completed(tally: Tally, mode: Mode = Mode.FULL) -> SweepCompleted:
+    return SweepCompleted(mode, NOON, at(-1), tally)
+
+
+class TestEveryEntry:
+    def test_gives_the_checkpoint_its_version_hash_and_time(self) -> None:
+        (entry,) = entries(StoreReturned(5.0, 2), recorded_at=at(7))
+
+        after = evolve(checkpoint_of(), entry)
+
+        assert (after.version, after.hash, after.updated_at) == (1, entry.hash, at(7))
+
+    def test_leaves_the_checkpoint_before_it_as_it_was(self) -> None:
+        before = given(*WALKING)
+
+        given(completed(ONE), after=before)
+
+        assert before == given(*WALKING)
+
+
+class TestRunStarted:
+    def test_opens_the_run(self) -> None:
+        assert given(run_started(at(-1))).run == Run(RUN_ID, at(-1))
+
+    def test_takes_the_mode_of_the_sweep_that_it_goes_on_with(self) -> None:
+        paused = given(*WALKING, RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("after 1")))
+
+        after = given(run_started(at(9)), after=paused, run_id="run-2")
+
+        assert after.run == Run("run-2", at(9), mode=Mode.FULL)
+
+
+class TestSweepStarted:
+    def test_begins_at_the_head_and_sets_the_mode_of_the_run(self) -> None:
+        after = given(run_started(), sweep_started(Mode.INCREMENTAL, at(0), at(-3600)))
+
+        assert after.sweep == Sweep(Mode.INCREMENTAL, NOON, at(-600), at(-3600))
+        assert after.run is not None
+        assert after.run.mode is Mode.INCREMENTAL
+
+    def test_replaces_the_sweep_that_was_open(self) -> None:
+        after = given(*WALKING, sweep_started(Mode.FULL, at(60)))
+
+        assert after.sweep == Sweep(Mode.FULL, at(60), at(-540))
+
+
+class TestBatchStored:
+    def test_moves_the_sweep_and_counts_for_sweep_run_and_stream(self) -> None:
+        after = given(*WALKING, BatchStored(catching_up(), TWO))
+
+        assert after.sweep is not None
+        assert after.sweep.position == catching_up()
+        assert after.run is not None
+        assert after.sweep.tally == after.run.tally == after.total == ONE + TWO
+
+    def test_ends_the_trouble(self) -> None:
+        after = given(run_started(), FetchFailed(1, NETWORK, at(2)), sweep_started(), BatchStored(walking("x"), ONE))
+
+        assert after.trouble is None
+
+
+class TestFetchFailed:
+    def test_is_the_trouble_at_this_place_and_a_retry_of_the_run(self) -> None:
+        after = given(*WALKING, FetchFailed(1, NETWORK, at(2)), FetchFailed(2, NETWORK, at(6)))
+
+        assert after.trouble == Trouble(2, NETWORK, at(6))
+        assert after.run is not None
+        assert after.run.retries == 2
+        assert after.sweep == given(*WALKING).sweep
+
+
+class TestBatchFailed:
+    def test_counts_and_names_the_problem_of_the_run(self) -> None:
+        after = given(*WALKING, FetchFailed(1, NETWORK, at(2)), BatchFailed(Stage.FETCH, 2, NETWORK))
+
+        assert after.trouble is None
+        assert after.run is not None
+        assert (after.run.failed_batches, after.run.problem) == (1, NETWORK)
+
+
+class TestDeadLetterOpened:
+    def test_is_counted_as_open(self) -> None:
+        after = given(*(DeadLetterOpened(str(number), Stage.FETCH, "t", "bad") for number in range(3)))
+
+        assert after.open_dead_letters == 3
+
+
+class TestSweepCompleted:
+    def test_ends_sweep_and_run_and_sets_the_watermark_to_the_start_of_the_walk(self) -> None:
+        after = given(*WALKING)
+
+        after = given(completed(TWO), after=after, recorded_at=at(30))
+
+        assert after.sweep is None
+        assert after.watermark == NOON
+        assert after.last_success_at == after.last_full_sweep_at == at(30)
+        assert after.total == ONE + TWO
+        assert after.run is not None
+        assert (after.run.status, after.run.ended_at, after.run.tally) == (RunStatus.COMPLETE, at(30), ONE + TWO)
+
+    def test_alone_is_a_whole_run(self) -> None:
+        after = given(completed(TWO, Mode.INCREMENTAL), run_id="run-2")
+
+        assert after.run == Run("run-2", at(-1), RunStatus.COMPLETE, Mode.INCREMENTAL, ended_at=NOON, tally=TWO)
+
+    def test_alone_is_a_run_of_its_own_after_an_earlier_one(self) -> None:
+        earlier = given(completed(ONE), run_id="run-1")
+
+        after = given(completed(TWO), after=earlier, run_id="run-2")
+
+        assert after.run is not None
+        assert (after.run.run_id, after.run.tally) == ("run-2", TWO)
+        assert after.total == ONE + TWO
+
+    def test_of_an_incremental_sweep_is_no_full_one(self) -> None:
+        after = given(completed(ONE))
+
+        after = given(completed(ONE, Mode.INCREMENTAL), after=after, run_id="run-2", recorded_at=at(60))
+
+        assert after.last_full_sweep_at == NOON
+        assert after.last_success_at == at(60)
+
+    def test_tells_of_dead_letters_anywhere_in_the_sweep(self) -> None:
+        with_dead_letter = Tally(batches=1, dead_lettered=1)
+        paused = RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("x"))
+        first_run = given(run_started(), sweep_started(), BatchStored(walking("x"), with_dead_letter), paused)
+
+        after = given(completed(ONE), after=first_run, run_id="run-2")
+
+        assert after.run is not None
+        assert after.run.status is RunStatus.COMPLETE_WITH_ERRORS
+
+    def test_does_not_tell_of_dead_letters_of_another_sweep(self) -> None:
+        with_dead_letter = Tally(batches=1, dead_lettered=1)
+        abandoned = given(
+            run_started(), sweep_started(Mode.INCREMENTAL), BatchStored(walking("x"), with_dead_letter), run_id="run-1"
+        )
+
+        after = given(completed(ONE, Mode.FULL), after=abandoned, run_id="run-2")
+
+        assert after.run is not None
+        assert after.run.status is RunStatus.COMPLETE
+
+
+class TestRunEnded:
+    def test_saves_the_place_and_what_was_passed(self) -> None:
+        after = given(*WALKING, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, walking("after 3"), TWO, RATE_LIMIT))
+
+        assert after.sweep is not None
+        assert after.sweep.position == walking("after 3")
+        assert after.run is not None
+        assert (after.run.status, after.run.reason, after.run.ended_at) == (RunStatus.PAUSED, Reason.RATE_LIMIT, NOON)
+        assert after.run.problem == RATE_LIMIT
+        assert after.sweep.tally == after.run.tally == after.total == ONE + TWO
+
+    def test_without_a_position_leaves_the_sweep_where_it_was(self) -> None:
+        after = given(*WALKING, RunEnded(RunStatus.INTERRUPTED, Reason.PROCESS_DIED))
+
+        assert after.sweep == given(*WALKING).sweep
+
+    def test_ends_the_trouble_and_keeps_the_problem_that_was_told_before(self) -> None:
+        after = given(
+            *WALKING, BatchFailed(Stage.FETCH, 3, NETWORK), RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED)
+        )
+
+        assert after.trouble is None
+        assert after.run is not None
+        assert after.run.problem == NETWORK
+
+    def test_does_not_move_the_watermark(self) -> None:
+        after = given(*WALKING, RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("x")))
+
+        assert after.watermark is None
+        assert after.last_success_at is None
+
+
+class TestStoreReturned:
+    def test_changes_nothing_but_the_place_in_the_journal(self) -> None:
+        before = given(*WALKING, FetchFailed(1, NETWORK, at(2)))
+
+        after = given(StoreReturned(5.0, 2), after=before)
+
+        assert after.trouble == before.trouble
+        assert (after.sweep, after.run, after.total) == (before.sweep, before.run, before.total)
+
+
+class TestFold:
+    def test_in_two_halves_is_the_fold_of_the_whole(self) -> None:
+        all_entries = entries(*WALKING, FetchFailed(1, NETWORK, at(2)), BatchStored(catching_up(), TWO), completed(ONE))
+
+        for cut in range(len(all_entries) + 1):
+            half = fold(all_entries[:cut], checkpoint_of())
+            assert fold(all_entries[cut:], half) == fold(all_entries, checkpoint_of())
+
+
+class TestPassOver:
+    QUIET = Tally(batches=1, unchanged=2)
+
+    def passed(self, before: Checkpoint, cursor: str) -> Checkpoint:
+        assert before.sweep is not None
+        return pass_over(before, BatchPassed(replace(before.sweep, position=walking(cursor)), self.QUIET))
+
+    def test_moves_the_sweep_in_memory_and_remembers_what_is_not_recorded(self) -> None:
+        before = given(*WALKING)
+
+        after = self.passed(self.passed(before, "after 2"), "after 3")
+
+        assert after.sweep is not None
+        assert after.sweep.position == walking("after 3")
+        assert after.unrecorded == self.QUIET + self.QUIET
+        assert (after.version, after.total, after.run) == (before.version, before.total, before.run)
+        assert after.sweep_is_recorded
+
+    def test_ends_the_trouble(self) -> None:
+        assert self.passed(given(*WALKING, FetchFailed(1, NETWORK, at(2))), "after 2").trouble is None
+
+    def test_of_a_new_sweep_knows_that_it_is_not_on_record(self) -> None:
+        passed = BatchPassed(Sweep(Mode.FULL, NOON, at(-600), position=walking("after 1")), self.QUIET)
+
+        assert not pass_over(checkpoint_of(), passed).sweep_is_recorded
+        assert not pass_over(pass_over(checkpoint_of(), passed), passed).sweep_is_recorded
+
+    def test_of_another_sweep_than_the_recorded_one_knows_that_it_is_not_on_record(self) -> None:
+        recorded = given(run_started(), sweep_started(Mode.INCREMENTAL), BatchStored(walking("x"), ONE))
+        passed = BatchPassed(Sweep(Mode.FULL, at(60), at(-540), position=walking("after 1")), self.QUIET)
+
+        assert not pass_over(recorded, passed).sweep_is_recorded

@@ -1,0 +1,75 @@
+"""A journal as its first format wrote it, and what it means. Both files are history: add to them, never change them."""
+
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kit.memory_store import JournalRow
+from milepost.core.chain import check
+from milepost.core.checkpoint import Checkpoint, Run, evolve
+from milepost.core.codec import Codec
+from milepost.core.events import TAGS, Entry, RunStatus
+
+HERE = Path(__file__).parent
+CODEC = Codec()
+
+
+@pytest.fixture(scope="module")
+def journal() -> list[Entry]:
+    lines = (HERE / "journal-format-1.jsonl").read_bytes().splitlines()
+    rows = [msgspec.json.decode(line, type=JournalRow) for line in lines]
+    return [
+        Entry(
+            row.stream,
+            row.version,
+            row.run_id,
+            datetime.fromisoformat(row.recorded_at),
+            row.type,
+            row.data,
+            row.hash,
+            CODEC.decode(row.type, row.data),
+        )
+        for row in rows
+    ]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(journal: list[Entry]) -> list[Checkpoint]:
+    """Give the checkpoint after each entry."""
+    checkpoints = [Checkpoint(journal[0].stream)]
+    for entry in journal:
+        check(checkpoints[-1], entry)
+        checkpoints.append(evolve(checkpoints[-1], entry))
+    return checkpoints[1:]
+
+
+def test_it_holds_every_type_of_entry(journal: list[Entry]) -> None:
+    """A new type of event is written down here by appending an entry of it."""
+    assert {entry.type for entry in journal} == set(TAGS.values())
+
+
+def test_it_means_what_it_always_meant(checkpoints: list[Checkpoint]) -> None:
+    golden = msgspec.json.decode((HERE / "journal-format-1.checkpoint.json").read_bytes(), type=Checkpoint)
+
+    assert checkpoints[-1] == golden
+
+
+def test_its_runs_ended_as_they_always_ended(checkpoints: list[Checkpoint]) -> None:
+    runs: dict[str, Run] = {after.run.run_id: after.run for after in checkpoints if after.run is not None}
+
+    assert {run_id: run.status for run_id, run in runs.items()} == {
+        "r1": RunStatus.FAILED,
+        "r2": RunStatus.PAUSED,
+        "r3": RunStatus.COMPLETE_WITH_ERRORS,
+        "r4": RunStatus.COMPLETE,
+        "r5": RunStatus.INTERRUPTED,
+        "r6": RunStatus.STOPPED,
+        "r7": RunStatus.RUNNING,
+    }
+
+
+def test_its_events_are_written_in_a_form_that_reads_the_same(journal: list[Entry]) -> None:
+    for entry in journal:
+        assert CODEC.decode(*CODEC.encode(entry.event)) == entry.event

@@ -1,0 +1,171 @@
+"""plan.plan: what a run does next."""
+
+from datetime import datetime
+
+import pytest
+
+from kit.builders import (
+    NETWORK,
+    NOON,
+    POLICY,
+    at,
+    catching_up,
+    checkpoint_of,
+    given,
+    run_started,
+    sweep_started,
+    walking,
+    work,
+)
+from milepost.core.checkpoint import BatchPassed, Checkpoint, pass_over
+from milepost.core.events import BatchStored, FetchFailed, Mode, Reason, RunEnded, RunStatus, SweepCompleted, Tally
+from milepost.core.plan import Fetch, Finish, Policy, Slice, Wait, batches_read, is_over, next_mode, plan, walk_limit
+from milepost.core.ports import Request
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+
+def planned(checkpoint: Checkpoint, during: Slice, now: datetime = NOON) -> Fetch | Wait | Finish:
+    return plan(checkpoint, now, during, POLICY)
+
+
+def requested(checkpoint: Checkpoint, during: Slice) -> Request:
+    action = planned(checkpoint, during)
+    assert isinstance(action, Fetch)
+    return action.request
+
+
+def completed(mode: Mode = Mode.FULL, walk_started_at: datetime = NOON) -> SweepCompleted:
+    return SweepCompleted(mode, walk_started_at, walk_started_at, Tally(batches=1))
+
+
+def read(batches: int) -> Checkpoint:
+    return given(run_started(), sweep_started(), BatchStored(walking("x"), Tally(batches=batches)))
+
+
+class TestARequest:
+    def test_begins_at_the_head_and_goes_to_the_end_where_nothing_is_known(self) -> None:
+        assert requested(checkpoint_of(), work()) == Request(None, 50, 20, until=None)
+
+    def test_begins_at_the_head_and_goes_to_the_watermark_less_the_overlap(self) -> None:
+        assert requested(given(completed()), work("run-2")) == Request(None, 50, 20, until=at(-600))
+
+    def test_goes_on_where_the_walk_stands(self) -> None:
+        sweep = sweep_started(Mode.INCREMENTAL, at(0), walk_until=at(-HOUR))
+        checkpoint = given(run_started(), sweep, BatchStored(walking("after 1"), Tally(batches=1)))
+
+        assert requested(checkpoint, work()) == Request("after 1", 50, 20, until=at(-HOUR))
+
+    def test_goes_on_where_the_catch_up_scan_stands(self) -> None:
+        sweep = sweep_started(Mode.INCREMENTAL, at(0), walk_until=at(-HOUR))
+        checkpoint = given(run_started(), sweep, BatchStored(catching_up("after 1"), Tally(batches=3)))
+
+        assert requested(checkpoint, work()) == Request("after 1", 50, 20, until=at(-600))
+
+    def test_goes_on_from_batches_that_were_passed_over(self) -> None:
+        checkpoint = read(1)
+        assert checkpoint.sweep is not None
+        passed = pass_over(checkpoint, BatchPassed(checkpoint.sweep, Tally(batches=1)))
+
+        assert requested(passed, work()).cursor == "x"
+
+    def test_of_a_forced_full_sweep_leaves_the_open_incremental_one(self) -> None:
+        sweep = sweep_started(Mode.INCREMENTAL, at(0), walk_until=at(-HOUR))
+        checkpoint = given(run_started(), sweep, BatchStored(walking("after 1"), Tally(batches=1)))
+
+        assert requested(checkpoint, work(wants_full=True)) == Request(None, 50, 20, until=None)
+
+    def test_of_a_forced_full_sweep_goes_on_with_an_open_full_one(self) -> None:
+        assert requested(read(1), work(wants_full=True)).cursor == "x"
+
+    def test_says_whether_it_is_the_last_of_the_run(self) -> None:
+        assert not requested(read(3), work(max_batches=5)).is_last
+        assert requested(read(4), work(max_batches=5)).is_last
+
+
+class TestALimit:
+    def test_of_batches_ends_the_run(self) -> None:
+        assert isinstance(planned(read(4), work(max_batches=5)), Fetch)
+        assert planned(read(5), work(max_batches=5)) == Finish(Reason.BATCH_LIMIT)
+
+    def test_of_batches_counts_those_that_were_passed_over(self) -> None:
+        checkpoint = read(4)
+        assert checkpoint.sweep is not None
+        passed = pass_over(checkpoint, BatchPassed(checkpoint.sweep, Tally(batches=1)))
+
+        assert batches_read(passed, work()) == 5
+        assert planned(passed, work(max_batches=5)) == Finish(Reason.BATCH_LIMIT)
+
+    def test_of_batches_does_not_count_those_of_an_earlier_run(self) -> None:
+        assert batches_read(read(5), work("run-2")) == 0
+
+    def test_of_time_ends_the_run(self) -> None:
+        assert isinstance(planned(read(1), work(deadline_at=at(10)), now=at(9.999)), Fetch)
+        assert planned(read(1), work(deadline_at=at(10)), now=at(10)) == Finish(Reason.TIME_LIMIT)
+
+    def test_is_told_after_a_stop(self) -> None:
+        stopping = work(deadline_at=NOON, max_batches=1, is_stopping=True)
+
+        assert planned(read(1), stopping) == Finish(Reason.SHUTDOWN)
+
+
+class TestTrouble:
+    def troubled(self, retry_at: datetime) -> Checkpoint:
+        return given(run_started(), FetchFailed(1, NETWORK, retry_at))
+
+    def test_is_waited_out(self) -> None:
+        assert planned(self.troubled(at(2)), work()) == Wait(at(2))
+
+    def test_that_is_over_is_tried_again(self) -> None:
+        assert isinstance(planned(self.troubled(at(2)), work(), now=at(2)), Fetch)
+
+    @pytest.mark.parametrize("retry_at", [at(10), at(11)])
+    def test_that_lasts_beyond_the_deadline_ends_the_run_now(self, retry_at: datetime) -> None:
+        assert planned(self.troubled(retry_at), work(deadline_at=at(10))) == Finish(Reason.TIME_LIMIT)
+
+
+class TestTheNextMode:
+    def next(
+        self, checkpoint: Checkpoint, now: datetime = NOON, *, forced: bool = False, interval: float = DAY
+    ) -> Mode:
+        return next_mode(checkpoint, now, work(wants_full=forced), Policy(full_sweep_interval_seconds=interval))
+
+    def test_is_full_where_none_was_complete(self) -> None:
+        assert self.next(checkpoint_of()) is Mode.FULL
+
+    def test_is_incremental_after_a_full_one(self) -> None:
+        assert self.next(given(completed())) is Mode.INCREMENTAL
+
+    def test_is_full_again_after_the_interval(self) -> None:
+        assert self.next(given(completed()), at(DAY - 1)) is Mode.INCREMENTAL
+        assert self.next(given(completed()), at(DAY)) is Mode.FULL
+
+    def test_is_not_put_off_by_incremental_ones(self) -> None:
+        checkpoint = given(completed(Mode.INCREMENTAL, at(HOUR)), after=given(completed()), recorded_at=at(HOUR))
+
+        assert self.next(checkpoint, at(DAY)) is Mode.FULL
+
+    def test_is_never_full_again_where_the_interval_is_zero(self) -> None:
+        assert self.next(given(completed()), at(1000 * DAY), interval=0.0) is Mode.INCREMENTAL
+
+    def test_is_full_where_it_is_wanted(self) -> None:
+        assert self.next(given(completed()), forced=True) is Mode.FULL
+
+    def test_decides_how_far_the_walk_goes(self) -> None:
+        assert walk_limit(given(completed()), Mode.FULL, POLICY) is None
+        assert walk_limit(given(completed()), Mode.INCREMENTAL, POLICY) == at(-600)
+        assert walk_limit(checkpoint_of(), Mode.INCREMENTAL, POLICY) is None
+
+
+class TestARunIsOver:
+    def test_when_its_sweep_is_complete_or_it_ended(self) -> None:
+        assert is_over(given(completed()), work())
+        assert is_over(given(run_started(), RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT)), work())
+
+    def test_not_while_it_works(self) -> None:
+        assert not is_over(read(1), work())
+
+    def test_not_because_an_earlier_one_is(self) -> None:
+        assert not is_over(given(completed()), work("run-2"))
+        assert not is_over(checkpoint_of(), work())

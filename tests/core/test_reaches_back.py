@@ -1,0 +1,33 @@
+"""checkpoint.reaches_back: where a walk may end."""
+
+import pytest
+
+from kit.builders import at
+from milepost.core.checkpoint import overlap_before, reaches_back
+
+UNTIL = at(0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "answer"),
+    [
+        pytest.param((), False, id="an empty batch says nothing"),
+        pytest.param((-1, -2), True, id="all older"),
+        pytest.param((1, -2), False, id="the first is newer"),
+        pytest.param((-1, 2), False, id="the last is newer, against the order"),
+        pytest.param((-1, 2, -3), False, id="one old row is not enough"),
+        pytest.param((0,), False, id="the boundary itself is not older"),
+        pytest.param((0, -1), False, id="the boundary and older ones"),
+        pytest.param((-0.001,), True, id="a millisecond older"),
+    ],
+)
+def test_a_walk_ends_at_a_batch_wholly_older(seconds: tuple[float, ...], answer: bool) -> None:
+    assert reaches_back([at(second) for second in seconds], UNTIL) is answer
+
+
+def test_a_walk_to_the_end_of_the_inbox_reaches_back_nowhere() -> None:
+    assert not reaches_back([at(-10_000)], None)
+
+
+def test_the_overlap_lies_before_the_instant() -> None:
+    assert overlap_before(at(0), 600.0) == at(-600)

@@ -1,0 +1,41 @@
+"""retry.backoff_seconds: exponential backoff with full jitter."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from milepost.core.retry import backoff_seconds
+
+LARGEST_LUCK = 1 - 2**-53  # random.random() gives no more
+
+
+def wait(attempt: int, luck: float, base: float = 2.0, largest: float = 32.0) -> float:
+    return backoff_seconds(attempt, luck, base_delay_seconds=base, max_delay_seconds=largest)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "ceiling"), [(1, 2.0), (2, 4.0), (3, 8.0), (4, 16.0), (5, 32.0), (6, 32.0), (10_000, 32.0)]
+)
+def test_the_ceiling_doubles_up_to_the_largest_delay(attempt: int, ceiling: float) -> None:
+    assert wait(attempt, 0.0) == 0.0
+    assert wait(attempt, 0.5) == ceiling / 2
+    assert wait(attempt, LARGEST_LUCK) == pytest.approx(ceiling)
+    assert wait(attempt, LARGEST_LUCK) < ceiling
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    attempt=st.integers(1, 10**9),
+    luck=st.floats(0, LARGEST_LUCK),
+    base=st.floats(0.001, 3600),
+    largest=st.floats(0.001, 86400),
+)
+def test_no_wait_is_negative_or_above_its_ceiling(attempt: int, luck: float, base: float, largest: float) -> None:
+    assert 0 <= wait(attempt, luck, base, largest) <= largest
+    assert wait(1, luck, base, largest) <= base
+
+
+def test_luck_is_spread_over_the_whole_range() -> None:
+    waits = [wait(3, number / 1000) for number in range(1000)]
+
+    assert sum(waits) / len(waits) == pytest.approx(4.0, rel=0.01)

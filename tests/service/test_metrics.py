@@ -1,0 +1,339 @@
+"""Metrics: what they count, what they show, and that docs/metrics.md tells of them as they are."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from kit.builders import (
+    BAD_VERSION,
+    DEAD_TOKEN,
+    NETWORK,
+    NOON,
+    RATE_LIMIT,
+    STREAM,
+    at,
+    checkpoint_of,
+    contact,
+    conversation,
+    fetched,
+    given,
+    message,
+    problem,
+    refused,
+    run_started,
+    sweep_started,
+    unreadable,
+    walking,
+    work,
+)
+from kit.memory_store import MemoryStore
+from kit.signals import passed, recorded, store_retried, told_by_a_run
+from milepost import __version__
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.events import (
+    BatchFailed,
+    BatchStored,
+    FetchFailed,
+    Mode,
+    Reason,
+    RunEnded,
+    RunStatus,
+    Stage,
+    SweepCompleted,
+    Tally,
+)
+from milepost.core.problems import Problem
+from milepost.engine.feed import Recorded, Signal
+from milepost.service.metrics import MAX_CODES, Metrics
+
+DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+KEY = STREAM.key
+
+
+def values(metrics: Metrics, name: str, by: str = "") -> dict[str, float]:
+    """Read a metric's samples that are not 0, by the value of one label (and of one stream where it has any)."""
+    samples = [
+        sample
+        for family in text_string_to_metric_families(metrics.expose().decode())
+        for sample in family.samples
+        if sample.name == f"milepost_{name}" and sample.labels.get("stream", KEY) == KEY
+    ]
+    return {sample.labels.get(by, ""): sample.value for sample in samples if sample.value}
+
+
+def after(*signals: Signal) -> Metrics:
+    metrics = Metrics()
+    for signal in signals:
+        metrics.read(signal)
+    return metrics
+
+
+def refusal(of: Problem, status: RunStatus, reason: Reason) -> Recorded:
+    return recorded(run_started(), RunEnded(status, reason, problem=of))
+
+
+def completed(tally: Tally = Tally(batches=1)) -> SweepCompleted:
+    return SweepCompleted(Mode.FULL, NOON, at(-90), tally)
+
+
+RETRIED = FetchFailed(1, NETWORK, at(2))
+GIVEN_UP = (BatchFailed(Stage.FETCH, 3, NETWORK), RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=NETWORK))
+INTERRUPTED = RunEnded(RunStatus.INTERRUPTED, Reason.PROCESS_DIED)
+
+
+# --- counts -----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_runs_read_is_counted_as_the_journal_has_it() -> None:
+    store, metrics = MemoryStore(), Metrics()
+    ada = conversation("t_1", at(-10), of=contact(), messages=[message("m_1"), message("m_2")])
+    bob = conversation("t_2", at(-20))
+    first_run = [
+        fetched(ada, next_cursor="a"),
+        fetched(bob, next_cursor="b"),
+        fetched(ada, next_cursor="c"),
+        refused(NETWORK),
+        fetched(unreadable(), bob, ada, next_cursor="d"),
+        fetched(bob),
+        fetched(ada),
+    ]
+    for number, outcomes in enumerate([first_run, [fetched(ada, bob)]]):
+        for signal in await told_by_a_run(store, outcomes, work(f"run-{number}")):
+            metrics.read(signal)
+
+    total = (await store.recall(KEY)).total
+    assert total.order_violations > 0
+    assert values(metrics, "batches_total", "outcome") == {"stored": 3, "unchanged": total.batches - 3}
+    assert values(metrics, "conversations_total", "result") == {
+        "inserted": total.inserted,
+        "unchanged": total.unchanged,
+        "dead_lettered": total.dead_lettered,
+    }
+    assert values(metrics, "interaction_events_total") == {"": total.interaction_events}
+    assert values(metrics, "order_violations_total") == {"": total.order_violations}
+    assert values(metrics, "runs_total", "status") == {"complete_with_errors": 1, "complete": 1}
+    assert values(metrics, "dead_letters") == {"": 1}
+    assert sum(values(metrics, "journal_entries_total", "type").values()) == len(store.journal)
+
+
+@pytest.mark.parametrize(
+    ("tally", "stored"),
+    [
+        (Tally(batches=3, inserted=1), 1),
+        (Tally(batches=3, updated=1), 1),
+        (Tally(batches=3, dead_lettered=1), 1),
+        (Tally(batches=3, contacts=1), 1),
+        (Tally(batches=3, interaction_events=1), 1),
+        (Tally(batches=3, unchanged=150, without_contact=2, order_violations=1), 0),
+    ],
+)
+def test_of_the_batches_that_an_entry_covers_only_the_last_can_have_been_stored(tally: Tally, stored: int) -> None:
+    metrics = after(recorded(completed(tally)))
+    outcomes = values(metrics, "batches_total", "outcome")
+    assert outcomes == {"stored": stored, "unchanged": 3 - stored} if stored else {"unchanged": 3}
+    assert values(metrics, "batch_duration_seconds_count", "stage").get("store", 0) == stored
+
+
+def test_a_batch_that_was_passed_over_is_counted_when_an_entry_covers_it() -> None:
+    metrics = after(passed(), passed())
+    assert values(metrics, "batches_total", "outcome") == {}
+    metrics.read(recorded(completed(Tally(batches=3))))
+    assert values(metrics, "batches_total", "outcome") == {"unchanged": 3}
+
+
+def test_retries_tell_the_stage_and_the_reason() -> None:
+    metrics = after(recorded(run_started(), RETRIED), store_retried(), store_retried())
+    assert values(metrics, "retries_total", "stage") == {"fetch": 1, "store": 2}
+    assert values(metrics, "retries_total", "reason") == {"network": 1, "away": 2}
+
+
+def test_a_batch_that_is_given_up_is_failed() -> None:
+    metrics = after(recorded(run_started(), *GIVEN_UP))
+    assert values(metrics, "batches_total", "outcome") == {"failed": 1}
+    assert values(metrics, "failed_batches_total", "stage") == {"fetch": 1}
+    assert values(metrics, "runs_total", "status") == {"failed": 1}
+
+
+def test_entries_are_counted_by_type() -> None:
+    metrics = after(recorded(run_started(), sweep_started(), RETRIED), recorded(completed()))
+    assert values(metrics, "journal_entries_total", "type") == {
+        "run_started": 1,
+        "sweep_started": 1,
+        "fetch_failed": 1,
+        "sweep_completed": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("signal", "code", "remedy"),
+    [
+        (recorded(run_started(), FetchFailed(1, problem(1), at(2))), "1", "retry"),
+        (recorded(run_started(), RETRIED), "network", "retry"),
+        (recorded(run_started(), *GIVEN_UP), "network", "retry"),
+        (refusal(RATE_LIMIT, RunStatus.PAUSED, Reason.RATE_LIMIT), "613", "wait"),
+        (refusal(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), "190", "stop_authorization"),
+        (refusal(BAD_VERSION, RunStatus.STOPPED, Reason.CONFIGURATION), "2635", "stop_configuration"),
+    ],
+)
+def test_each_error_of_the_api_is_counted_once_with_its_remedy(signal: Signal, code: str, remedy: str) -> None:
+    metrics = after(signal)
+    assert values(metrics, "api_errors_total", "code") == {code: 1}
+    assert values(metrics, "api_errors_total", "remedy") == {remedy: 1}
+
+
+def test_a_server_that_makes_up_codes_does_not_make_series_without_end() -> None:
+    metrics = after(*(recorded(FetchFailed(1, problem(10_000 + code), at(2))) for code in range(3 * MAX_CODES)))
+    codes = values(metrics, "api_errors_total", "code")
+    assert len(codes) == MAX_CODES + 1
+    assert codes["other"] == 2 * MAX_CODES
+
+
+def test_streams_are_counted_apart() -> None:
+    other = Checkpoint("instagram:2")
+    metrics = after(recorded(completed(Tally(batches=5)), after=other), recorded(completed(Tally(batches=1))))
+    assert values(metrics, "batches_total", "outcome") == {"unchanged": 1}
+
+
+def test_every_series_of_a_stream_is_there_before_its_first_count() -> None:
+    metrics = Metrics()
+    metrics.recall(checkpoint_of())
+    before = [line.rpartition(" ")[0] for line in metrics.expose().decode().splitlines() if f'stream="{KEY}"' in line]
+    for signal in (recorded(run_started(), RETRIED), recorded(run_started(), *GIVEN_UP), recorded(completed())):
+        metrics.read(signal)
+    metrics.read(store_retried())
+    since = [line.rpartition(" ")[0] for line in metrics.expose().decode().splitlines() if f'stream="{KEY}"' in line]
+    assert since == before
+
+
+# --- durations --------------------------------------------------------------------------------------------------------
+
+
+def test_durations_of_a_stored_batch_are_those_of_the_signal() -> None:
+    metrics = after(recorded(run_started(), sweep_started(), BatchStored(walking("a"), Tally(batches=1, inserted=1))))
+    assert values(metrics, "batch_duration_seconds_sum", "stage") == {"fetch": 0.4, "store": 0.02, "events": 0.04}
+    assert values(metrics, "journal_append_duration_seconds_sum") == {"": 0.08}
+
+
+def test_an_entry_that_came_of_no_fetch_has_no_fetch_duration() -> None:
+    metrics = after(recorded(run_started(), INTERRUPTED, fetch_seconds=None), passed())
+    assert values(metrics, "batch_duration_seconds_count", "stage") == {"fetch": 1}
+
+
+def test_runs_are_timed_from_their_start_to_their_end() -> None:
+    metrics = after(recorded(completed()))
+    assert values(metrics, "run_duration_seconds_sum", "status") == {"complete": 90.0}
+
+
+def test_an_interrupted_run_is_counted_but_not_timed() -> None:
+    metrics = after(recorded(run_started(at(-3600)), INTERRUPTED))
+    assert values(metrics, "runs_total", "status") == {"interrupted": 1}
+    assert values(metrics, "run_duration_seconds_count", "status") == {}
+
+
+# --- where streams stand ----------------------------------------------------------------------------------------------
+
+
+def test_gauges_are_set_from_checkpoints_at_the_start() -> None:
+    metrics = Metrics()
+    metrics.recall(given(completed(Tally(batches=1)), recorded_at=at(5)))
+    assert values(metrics, "last_success_timestamp_seconds") == {"": at(5).timestamp()}
+    assert values(metrics, "checkpoint_timestamp_seconds") == {"": at(5).timestamp()}
+    assert values(metrics, "stream_state", "state") == {"idle": 1}
+    assert values(metrics, "runs_total") == {}
+
+
+def test_a_stream_without_a_past_has_never_succeeded() -> None:
+    metrics = Metrics()
+    metrics.recall(checkpoint_of())
+    assert f'milepost_last_success_timestamp_seconds{{stream="{KEY}"}} 0.0' in metrics.expose().decode()
+    assert values(metrics, "stream_state", "state") == {"idle": 1}
+
+
+def test_a_run_that_a_dead_process_left_open_is_not_shown_as_work() -> None:
+    metrics = Metrics()
+    metrics.recall(given(run_started(), sweep_started()))
+    assert values(metrics, "stream_state", "state") == {"paused": 1}
+
+
+@pytest.mark.parametrize(
+    ("signal", "state"),
+    [
+        (recorded(run_started(), sweep_started()), "syncing"),
+        (passed(given(completed())), "syncing"),
+        (recorded(run_started(), RETRIED), "retrying"),
+        (store_retried(), "retrying"),
+        (recorded(completed()), "idle"),
+        (recorded(completed(Tally(batches=1, dead_lettered=1))), "idle"),
+        (refusal(RATE_LIMIT, RunStatus.PAUSED, Reason.RATE_LIMIT), "paused"),
+        (recorded(run_started(), INTERRUPTED), "paused"),
+        (recorded(run_started(), *GIVEN_UP), "failed"),
+        (refusal(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), "stopped"),
+    ],
+)
+def test_a_stream_is_in_one_state(signal: Signal, state: str) -> None:
+    metrics = after(recorded(completed()), refusal(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), signal)
+    assert values(metrics, "stream_state", "state") == {state: 1}
+
+
+# --- the exposition ---------------------------------------------------------------------------------------------------
+
+
+def everything() -> Metrics:
+    """Let every metric there is have a value."""
+    tally = Tally(batches=2, inserted=1, updated=1, unchanged=1, dead_lettered=1, interaction_events=1)
+    return after(
+        recorded(run_started(), RETRIED),
+        recorded(run_started(), *GIVEN_UP),
+        recorded(completed(tally + Tally(order_violations=1))),
+        store_retried(),
+    )
+
+
+def documented() -> dict[str, tuple[str, set[str]]]:
+    """Read the type and the labels of each metric in the tables of the documentation."""
+    rows = re.findall(r"^\| `(milepost_\w+)` \| (\w+) \| ([^|]*) \| [^|]+ \|$", DOCUMENTATION, re.MULTILINE)
+    return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+
+
+def test_the_documentation_names_every_metric_with_its_type_and_labels() -> None:
+    exposed = {}
+    for family in text_string_to_metric_families(everything().expose().decode()):
+        if not family.name.startswith("process_"):
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+            exposed[name] = (family.type, labels)
+    assert documented() == exposed
+
+
+def test_the_documentation_names_the_values_of_labels() -> None:
+    exposed = everything().expose().decode()
+    for label in ("outcome", "result", "state", "status"):
+        for value in set(re.findall(rf'{label}="(\w+)"', exposed)):
+            assert f"`{value}`" in DOCUMENTATION, f"{label} {value}"
+
+
+def test_the_conventions_of_prometheus_are_kept() -> None:
+    """They are those that `promtool check metrics` looks for."""
+    for family in text_string_to_metric_families(everything().expose().decode()):
+        assert family.documentation, family.name
+        assert not re.search(r"_(total|count|sum|bucket|info)$", family.name) or family.name == "milepost_build_info"
+        assert not re.search(r"milliseconds|minutes|hours|[A-Z]|counter|gauge|histogram", family.name)
+        if family.type == "histogram":
+            assert family.name.endswith("_seconds")
+            assert not any("stream" in sample.labels for sample in family.samples)
+    assert "_created" not in everything().expose().decode()
+
+
+def test_the_process_and_the_version_are_told() -> None:
+    exposed = Metrics().expose().decode()
+    assert f'milepost_build_info{{version="{__version__}"}} 1.0' in exposed
+    assert "process_resident_memory_bytes" in exposed
+
+
+def test_two_of_them_share_nothing() -> None:
+    one, other = Metrics(), Metrics()
+    one.read(recorded(completed()))
+    assert values(one, "runs_total")
+    assert not values(other, "runs_total")

@@ -1,0 +1,100 @@
+"""Hypothesis strategies for rows that hold anything that their columns may."""
+
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from hypothesis import strategies as st
+
+from milepost.core.model import (
+    Changes,
+    ContactRow,
+    ConversationRow,
+    DeadLetterPayload,
+    InteractionEventRow,
+    Stream,
+)
+
+Value = TypeVar("Value")
+
+ODD_TEXTS = (
+    "",
+    "\0",
+    "a\0b",
+    "👩‍👩‍👧",
+    "مرحبا \u202eabc",
+    "a" + "\u0301" * 40,
+    "\ufeff\u2028\uffff",
+    "'; --",
+    "%_\\",
+    "NULL",
+)
+ODD_IDS = ("9007199254740993", "9007199254740992", "aWdf" * 27 + "12", "[1]", '"', "é", "e\u0301", " ", "T_1", "t_1")
+
+
+def perhaps(strategy: st.SearchStrategy[Value]) -> st.SearchStrategy[Value | None]:
+    return st.none() | strategy
+
+
+texts = st.text(max_size=40) | st.sampled_from(ODD_TEXTS)
+# No NUL in an id: SQLite's json_each ends a text there, and PostgreSQL takes none.
+ids = st.sampled_from(ODD_IDS) | st.text(
+    st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=110
+)
+numbers = st.integers(0, 2**53)
+# Instants are kept in whole milliseconds.
+naive = st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31))  # noqa: DTZ001  (made aware below)
+instants = naive.map(lambda at: at.replace(microsecond=at.microsecond // 1000 * 1000, tzinfo=UTC))
+
+
+def any_changes(of: Stream) -> st.SearchStrategy[Changes]:
+    """Give a few rows of a stream, no key twice."""
+    platform, page_id = st.just(of.platform.value), st.just(of.page_id)
+    said, counted = perhaps(texts), perhaps(numbers)
+    conversations = st.builds(
+        ConversationRow,
+        conversation_id=ids,
+        platform=platform,
+        page_id=page_id,
+        contact_id=perhaps(ids),
+        link=said,
+        snippet=said,
+        message_count=counted,
+        unread_count=counted,
+        can_reply=perhaps(st.booleans()),
+        updated_time=instants,
+        first_synced_at=instants,
+        synced_at=instants,
+        deleted_at=perhaps(instants),
+    )
+    contacts = st.builds(
+        ContactRow,
+        platform=platform,
+        page_id=page_id,
+        contact_id=ids,
+        name=said,
+        username=said,
+        first_seen_at=instants,
+        last_interaction_at=instants,
+        updated_at=instants,
+    )
+    events = st.builds(
+        InteractionEventRow,
+        event_id=ids,
+        conversation_id=ids,
+        platform=platform,
+        page_id=page_id,
+        contact_id=perhaps(ids),
+        direction=st.sampled_from(("in", "out")),
+        kind=texts,
+        text=said,
+        attachments=said,
+        occurred_at=instants,
+    )
+    payloads = st.builds(DeadLetterPayload, dead_letter_id=ids, payload=texts)
+    return st.builds(
+        Changes,
+        st.lists(conversations, max_size=3, unique_by=lambda row: row.conversation_id).map(tuple),
+        st.lists(contacts, max_size=3, unique_by=lambda row: row.contact_id).map(tuple),
+        st.lists(events, max_size=3, unique_by=lambda row: row.event_id).map(tuple),
+        st.lists(payloads, max_size=3, unique_by=lambda row: row.dead_letter_id).map(tuple),
+    )

@@ -1,0 +1,44 @@
+"""Starts `stores.committing` in a process of its own, which can be killed, traced or lack rights."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TESTS = Path(__file__).parent.parent
+SECONDS = 60
+
+
+def command(path: Path, *, streams: int = 1, commits: int = 1) -> list[str]:
+    return [sys.executable, "-m", "stores.committing", str(path), f"--streams={streams}", f"--commits={commits}"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def outcome(arguments: list[str], *, user: str | int | None = None) -> list[str]:
+    """Run to the end and give what was printed. It must not have died of anything that the user is not told."""
+    done = subprocess.run(
+        arguments, env=environment(), cwd="/", user=user, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout.splitlines()
+
+
+@contextmanager
+def running(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """Run until the block is left; then it is killed."""
+    with subprocess.Popen(arguments, env=environment(), cwd="/", stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def lines(process: subprocess.Popen[str], count: int) -> list[str]:
+    """Wait until so many lines were printed, and give them."""
+    assert process.stdout is not None
+    return [process.stdout.readline().rstrip("\n") for _ in range(count)]

@@ -1,0 +1,33 @@
+"""The in-memory store that the tests of the engine stand on makes the promises of a Store."""
+
+import msgspec
+import pytest
+
+from contracts.store_contract import JournalRow, Look, StoreContract, Tables
+from kit.memory_store import MemoryStore
+from milepost.core.checkpoint import Checkpoint
+
+
+class TestMemoryStore(StoreContract):
+    @pytest.fixture
+    def store(self) -> MemoryStore:
+        return MemoryStore()
+
+    @pytest.fixture
+    def look(self, store: MemoryStore) -> Look:
+        async def look() -> Tables:
+            return Tables(
+                tuple(
+                    JournalRow(seq, row.stream, row.version, row.run_id, row.recorded_at, row.type, row.data, row.hash)
+                    for seq, row in enumerate(store.journal, 1)
+                ),
+                {key: msgspec.json.decode(state, type=Checkpoint) for key, state in store.checkpoints.items()},
+                dict(store.runs),
+                dict(store.conversations),
+                dict(store.contacts),
+                dict(store.interaction_events),
+                dict(store.dead_letters),
+                dict(store.payloads),
+            )
+
+        return look
