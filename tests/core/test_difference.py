@@ -1,6 +1,8 @@
 """merge.difference: what of a batch is new."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kit.builders import NOON, STREAM, at, batch, contact, conversation, message, unreadable
@@ -227,3 +229,34 @@ def test_keys_of_a_batch_name_every_row_that_it_may_touch() -> None:
     assert keys.contacts == ("c_1",)
     assert keys.interaction_events == ("m_1", "m_2", "m_3")
     assert keys.dead_letters == (dead_letter_id(STREAM, bad),)
+
+
+STATES = [
+    batch(
+        conversation(
+            thread,
+            at(second),
+            of=contact(f"c_{thread}", f"name at {second}"),
+            snippet=f"said at {second}",
+            message_count=second,
+            messages=[message(f"m_{thread}_{number}", at(number)) for number in range(second + 1)],
+        )
+    )
+    for thread in ("t_1", "t_2")
+    for second in range(3)
+]
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(st.sampled_from(STATES)))
+def test_reading_again_in_whatever_order_ends_in_the_same_tables(before: list[Batch]) -> None:
+    """Whatever was read, in whatever order and how often: what decides is the newest state of each."""
+    known = NOTHING
+    for read in [*before, *reversed(STATES)]:
+        known = stored(read, known)
+
+    in_order = NOTHING
+    for read in STATES:
+        in_order = stored(read, in_order)
+
+    assert known == in_order

@@ -44,12 +44,15 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
+from milepost.core.ports import Outcome
 from milepost.core.problems import Problem
+from milepost.core.remedies import Remedy
 from milepost.engine.feed import Recorded, Signal
 from milepost.service.metrics import MAX_CODES, Metrics
 
 DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
 KEY = STREAM.key
+ONE_BATCH = Tally(batches=1)
 
 
 def values(metrics: Metrics, name: str, by: str = "") -> dict[str, float]:
@@ -74,7 +77,7 @@ def refusal(of: Problem, status: RunStatus, reason: Reason) -> Recorded:
     return recorded(run_started(), RunEnded(status, reason, problem=of))
 
 
-def completed(tally: Tally = Tally(batches=1)) -> SweepCompleted:
+def completed(tally: Tally = ONE_BATCH) -> SweepCompleted:
     return SweepCompleted(Mode.FULL, NOON, at(-90), tally)
 
 
@@ -90,7 +93,7 @@ async def test_what_runs_read_is_counted_as_the_journal_has_it() -> None:
     store, metrics = MemoryStore(), Metrics()
     ada = conversation("t_1", at(-10), of=contact(), messages=[message("m_1"), message("m_2")])
     bob = conversation("t_2", at(-20))
-    first_run = [
+    first_run: list[Outcome] = [
         fetched(ada, next_cursor="a"),
         fetched(bob, next_cursor="b"),
         fetched(ada, next_cursor="c"),
@@ -99,7 +102,8 @@ async def test_what_runs_read_is_counted_as_the_journal_has_it() -> None:
         fetched(bob),
         fetched(ada),
     ]
-    for number, outcomes in enumerate([first_run, [fetched(ada, bob)]]):
+    second_run: list[Outcome] = [fetched(ada, bob)]
+    for number, outcomes in enumerate([first_run, second_run]):
         for signal in await told_by_a_run(store, outcomes, work(f"run-{number}")):
             metrics.read(signal)
 
@@ -192,7 +196,7 @@ def test_a_server_that_makes_up_codes_does_not_make_series_without_end() -> None
 
 def test_streams_are_counted_apart() -> None:
     other = Checkpoint("instagram:2")
-    metrics = after(recorded(completed(Tally(batches=5)), after=other), recorded(completed(Tally(batches=1))))
+    metrics = after(recorded(completed(Tally(batches=5)), after=other), recorded(completed()))
     assert values(metrics, "batches_total", "outcome") == {"unchanged": 1}
 
 
@@ -309,9 +313,11 @@ def test_the_documentation_names_every_metric_with_its_type_and_labels() -> None
 
 def test_the_documentation_names_the_values_of_labels() -> None:
     exposed = everything().expose().decode()
-    for label in ("outcome", "result", "state", "status"):
+    for label in ("outcome", "reason", "result", "stage", "state", "status"):
         for value in set(re.findall(rf'{label}="(\w+)"', exposed)):
             assert f"`{value}`" in DOCUMENTATION, f"{label} {value}"
+    for remedy in Remedy:
+        assert f"`{remedy}`" in DOCUMENTATION, remedy
 
 
 def test_the_conventions_of_prometheus_are_kept() -> None:

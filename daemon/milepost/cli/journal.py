@@ -13,9 +13,8 @@ import click
 from milepost.cli.journal_export import whole_file, write_errors_told, write_out
 from milepost.cli.journal_line import as_json, as_text
 from milepost.cli.journal_tail import follow, newest
-from milepost.cli.options import config_option, load_settings
+from milepost.cli.options import config_option, configured_streams, load_settings
 from milepost.cli.phrases import counted
-from milepost.cli.status import configured_streams
 from milepost.cli.stopping import stop_at_closed_pipe, stopped_by_signals
 from milepost.settings import Settings
 from milepost.stores.archive import Archive, Placed, open_archive

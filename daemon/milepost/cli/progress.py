@@ -1,5 +1,6 @@
 """The live display of a sync: one line a stream, drawn by tqdm on a terminal."""
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -63,8 +64,8 @@ def _state(checkpoint: Checkpoint, run: Run) -> str:
     return checkpoint.sweep.position.phase.value.replace("_", "-")
 
 
-class BesideBars:
-    """Stands in for stderr while bars are drawn: what is written goes above them."""
+class BesideBars(io.TextIOBase):
+    """Stands in for stderr while bars are drawn: what is written goes above them. It has no descriptor of its own."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -73,9 +74,6 @@ class BesideBars:
         """Write above the bars."""
         tqdm.write(text, file=self._out, end="")
         return len(text)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
 
     def isatty(self) -> bool:
         """Colours are as welcome as on the terminal itself."""

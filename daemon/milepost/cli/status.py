@@ -9,12 +9,10 @@ import click
 import msgspec
 
 from milepost.cli.at_work import is_at_work
-from milepost.cli.options import config_option, load_settings
+from milepost.cli.options import config_option, configured_streams, load_settings
 from milepost.cli.status_table import rendered
 from milepost.cli.stream_status import Status, Surroundings, statuses
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.model import Platform, Stream
-from milepost.settings import Settings
 from milepost.stores.archive import open_archive
 
 
@@ -24,8 +22,15 @@ from milepost.stores.archive import open_archive
 def command(config: str | None, *, as_json: bool) -> None:
     """Show where every stream stands: what it is at, what it has brought, and when it is worked next.
 
-    It reads the journal only, and so answers whether the daemon runs or not. "next run" is an estimate; "conversations"
-    are those that were new, "contacts" and "events" the rows that were written.
+    It reads the database only, and so answers whether the daemon runs or not. "next run" is an estimate;
+    "conversations" are those that were new, "contacts" and "events" the rows that were written.
+
+    The object of --json has at, database, is_at_work (whether a Milepost holds the database) and streams. Each of these
+    has stream, state (never_synced, syncing, retrying, complete, complete_with_errors, paused, failed, stopped or
+    interrupted), is_configured, reason and problem (why it is not complete), retry_at, sweep (of an open one: mode,
+    phase, batches, walk_started_at), updated_at, last_success_at, last_full_sweep_at, watermark, written
+    (conversations_inserted, conversations_updated, contacts, interaction_events), open_dead_letters and next_run_at.
+    What does not apply is null.
     """
     settings = load_settings(config)
     database = settings.store.sqlite_path
@@ -34,13 +39,6 @@ def command(config: str | None, *, as_json: bool) -> None:
     around = Surroundings(datetime.now(UTC), at_work, configured_streams(settings), settings.sync.interval_seconds)
     status = Status(around.now, str(database), at_work, statuses(checkpoints, around))
     click.echo(msgspec.json.format(msgspec.json.encode(status)) if as_json else rendered(status))
-
-
-def configured_streams(settings: Settings) -> Sequence[str] | None:
-    """Name the streams that the configuration lists; None where it leaves that to the simulator."""
-    if not settings.pages:
-        return None
-    return [Stream(Platform(platform), page.id).key for page in settings.pages for platform in page.platforms]
 
 
 async def _checkpoints(database: Path) -> Sequence[Checkpoint]:

@@ -76,7 +76,8 @@ def _reader(settings: Settings, stack: ExitStack) -> dict[str, Reader]:
     from milepost.cli.progress import BesideBars, progress_on_terminal  # noqa: PLC0415
 
     progress = stack.enter_context(progress_on_terminal(sys.stderr))
-    configure(settings.log.format, "warning", redactor, stream=cast("TextIO", BesideBars(sys.stderr)), environment=os.environ)
+    above_bars = cast("TextIO", BesideBars(sys.stderr))  # typeshed: a TextIOBase is no TextIO
+    configure(settings.log.format, "warning", redactor, stream=above_bars, environment=os.environ)
     return {"progress": progress.read, "log": log_signal}
 
 

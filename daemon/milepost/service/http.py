@@ -52,7 +52,10 @@ async def serve(host: str, port: int, routes: Iterable[web.AbstractRouteDef], *,
     application.add_routes(routes)
     application.on_response_prepare.append(_add_headers)
     runner = web.AppRunner(
-        application, access_log=None, keepalive_timeout=MAX_IDLE_SECONDS, shutdown_timeout=GRACE_SECONDS
+        application,
+        access_log=None,
+        keepalive_timeout=MAX_IDLE_SECONDS,
+        shutdown_timeout=GRACE_SECONDS / 2,  # which aiohttp waits twice: for an answer, then for a handler to end
     )
     await runner.setup()
     try:

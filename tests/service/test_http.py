@@ -1,0 +1,330 @@
+"""The HTTP service over real connections: who may ask, what is answered, and how it ends."""
+
+import asyncio
+import gzip
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from kit.builders import STREAM, checkpoint_of
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import BadConfiguration, StoreAway
+from milepost.service.http import HEADERS, MAX_BODY_BYTES, serve
+from milepost.service.metrics import Metrics
+from milepost.service.monitoring import exposition, probes
+
+TOKEN = "a-token-of-some-length"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+async def well() -> None:
+    return None
+
+
+def unmoved() -> str | None:
+    return None
+
+
+def all_routes(
+    answers: Callable[[], Awaitable[None]] = well, stalled: Callable[[], str | None] = unmoved
+) -> list[web.AbstractRouteDef]:
+    return [*probes(answers, stalled, max_answer_seconds=0.05), *exposition(lambda: b"up 1\n")]
+
+
+@asynccontextmanager
+async def client(
+    routes: Iterable[web.AbstractRouteDef], *, token: str = "", host: str = "127.0.0.1"
+) -> AsyncIterator[aiohttp.ClientSession]:
+    async with serve(host, 0, routes, token=token) as url, aiohttp.ClientSession(url) as session:
+        yield session
+
+
+async def problem_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    assert response.content_type == "application/problem+json"
+    problem: dict[str, Any] = await response.json()
+    assert problem["status"] == response.status
+    assert problem["type"] == "about:blank"
+    return problem
+
+
+# --- health and readiness ---------------------------------------------------------------------------------------------
+
+
+async def test_the_process_lives_even_if_nothing_works() -> None:
+    async def away() -> None:
+        raise StoreAway("the database does not answer")
+
+    async with client(all_routes(away, lambda: "nothing moves")) as session, session.get("/healthz") as response:
+        assert (response.status, await response.text()) == (200, "alive\n")
+
+
+async def test_it_is_ready_when_the_store_answers_and_nothing_stalls() -> None:
+    async with client(all_routes()) as session, session.get("/readyz") as response:
+        assert (response.status, await response.text()) == (200, "ready\n")
+
+
+async def test_it_is_not_ready_while_the_store_is_away() -> None:
+    async def away() -> None:
+        raise StoreAway("the database does not answer: it is locked", hint="a hint")
+
+    async with client(all_routes(away)) as session, session.get("/readyz") as response:
+        assert response.status == 503
+        assert (await problem_of(response))["detail"] == "the database does not answer: it is locked"
+
+
+async def test_it_is_not_ready_when_the_store_takes_too_long() -> None:
+    async with client(all_routes(asyncio.Event().wait)) as session, session.get("/readyz") as response:  # type: ignore[arg-type]  # what it answers is not looked at
+        assert response.status == 503
+        assert (await problem_of(response))["detail"] == "the store did not answer within 0.05 s"
+
+
+async def test_it_is_not_ready_when_the_work_stalls() -> None:
+    routes = all_routes(stalled=lambda: "no stream has moved for 900 s")
+    async with client(routes) as session, session.get("/readyz") as response:
+        assert response.status == 503
+        assert (await problem_of(response))["detail"] == "no stream has moved for 900 s"
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+async def test_metrics_are_served_as_prometheus_reads_them() -> None:
+    metrics = Metrics()
+    metrics.recall(checkpoint_of())
+    async with client(exposition(metrics.expose)) as session, session.get("/metrics") as response:
+        assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert f'milepost_stream_state{{state="idle",stream="{STREAM.key}"}} 1.0' in await response.text()
+
+
+async def test_metrics_of_many_streams_are_compressed() -> None:
+    metrics = Metrics()
+    for number in range(400):
+        metrics.recall(Checkpoint(f"messenger:{number}"))
+    async with (
+        serve("127.0.0.1", 0, exposition(metrics.expose)) as url,
+        aiohttp.ClientSession(auto_decompress=False, headers={"Accept-Encoding": "gzip"}) as session,
+        session.get(f"{url}/metrics") as response,
+    ):
+        body = await response.read()
+    plain = gzip.decompress(body)
+    assert b'stream="messenger:399"' in plain
+    assert len(body) < len(plain) / 10
+
+
+# --- the token --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/readyz", "/nowhere", "/healthz/", "/HEALTHZ"])
+@pytest.mark.parametrize(
+    "authorization", ["", "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x", "Bearer \u00fc\u20ac"]
+)
+async def test_without_the_token_nothing_is_told_not_even_what_there_is(path: str, authorization: str) -> None:
+    headers = {"Authorization": authorization} if authorization else {}
+    async with client(all_routes(), token=TOKEN) as session, session.get(path, headers=headers) as response:
+        assert response.status == 401
+        assert response.headers["WWW-Authenticate"].startswith("Bearer")
+        problem = await problem_of(response)
+        assert "http.token" in problem["detail"]
+        assert TOKEN not in str(problem)
+
+
+async def test_the_token_opens_everything() -> None:
+    async with client(all_routes(), token=TOKEN) as session:
+        for path in ("/metrics", "/readyz", "/healthz"):
+            for scheme in ("Bearer", "bearer"):
+                async with session.get(path, headers={"Authorization": f"{scheme} {TOKEN}"}) as response:
+                    assert response.status == 200
+
+
+async def test_a_token_in_the_url_counts_for_nothing() -> None:
+    query = {"token": TOKEN, "access_token": TOKEN}
+    async with client(all_routes(), token=TOKEN) as session, session.get("/metrics", params=query) as response:
+        assert response.status == 401
+
+
+async def test_health_needs_no_token() -> None:
+    async with client(all_routes(), token=TOKEN) as session, session.get("/healthz") as response:
+        assert response.status == 200
+
+
+# --- every answer -----------------------------------------------------------------------------------------------------
+
+
+async def broken(_: web.Request) -> web.Response:
+    raise ZeroDivisionError("a secret particular")
+
+
+@pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/metrics", 200), ("/nowhere", 404), ("/bug", 500)])
+async def test_every_answer_carries_the_security_headers(path: str, status: int) -> None:
+    with capture_logs():
+        async with client([*all_routes(), web.get("/bug", broken)]) as session, session.get(path) as response:
+            assert response.status == status
+            assert HEADERS.items() <= dict(response.headers).items()
+            assert response.headers["Server"] == "milepost"
+
+
+async def test_a_route_may_loosen_a_header_for_its_own_answer() -> None:
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(headers={"Content-Security-Policy": "default-src 'self'"})
+
+    async with client([web.get("/", page)]) as session, session.get("/") as response:
+        assert response.headers.getall("Content-Security-Policy") == ["default-src 'self'"]
+
+
+async def test_what_is_not_there_is_told_as_a_problem() -> None:
+    async with client(all_routes()) as session, session.get("/nowhere") as response:
+        assert response.status == 404
+        assert (await problem_of(response))["title"] == "Not Found"
+
+
+async def test_a_wrong_method_is_told_as_a_problem_with_the_right_ones() -> None:
+    async with client(all_routes()) as session, session.post("/metrics") as response:
+        assert response.status == 405
+        assert response.headers["Allow"] == "GET,HEAD"
+        assert (await problem_of(response))["title"] == "Method Not Allowed"
+
+
+async def test_a_bug_in_a_route_is_logged_and_told_without_its_particulars() -> None:
+    with capture_logs() as lines:
+        async with client([*all_routes(), web.get("/bug", broken)]) as session:
+            async with session.get("/bug") as response:
+                assert response.status == 500
+                assert "particular" not in str(await problem_of(response))
+            async with session.get("/healthz") as response:
+                assert response.status == 200
+    assert [(line["log_level"], line["part"]) for line in lines] == [("error", "http GET /bug")]
+
+
+async def test_a_request_body_is_bounded() -> None:
+    async def echo(request: web.Request) -> web.Response:
+        return web.Response(body=await request.read())
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield bytes(MAX_BODY_BYTES // 50)
+
+    async with client([web.post("/echo", echo)]) as session:
+        async with session.post("/echo", data=bytes(MAX_BODY_BYTES)) as response:
+            assert (response.status, len(await response.read())) == (200, MAX_BODY_BYTES)
+        for data in (bytes(MAX_BODY_BYTES + 1), endless()):
+            async with session.post("/echo", data=data) as response:
+                assert response.status == 413
+                assert (await problem_of(response))["title"] == "Request Entity Too Large"
+
+
+async def test_requests_are_not_logged() -> None:
+    with capture_logs() as lines:
+        async with client(all_routes()) as session, session.get("/metrics") as response:
+            assert response.status == 200
+    assert lines == []
+
+
+# --- listening --------------------------------------------------------------------------------------------------------
+
+
+async def test_ipv6_addresses_are_listened_on() -> None:
+    async with client(all_routes(), host="::1") as session, session.get("/healthz") as response:
+        assert response.url.host == "::1"
+        assert response.status == 200
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+async def test_a_port_in_use_names_the_address_and_the_key(family: socket.AddressFamily, host: str) -> None:
+    with socket.socket(family) as other:
+        other.bind((host, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(BadConfiguration) as caught:
+            async with serve(host, port, []):
+                pass
+    assert (
+        caught.value.message
+        == f"cannot listen on {f'[{host}]' if ':' in host else host}:{port}: address already in use"
+    )
+    assert "http.listen" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("203.0.113.7", "cannot assign requested address"),  # of a block for documentation (RFC 5737)
+        ("2001:db8::7", "cannot assign requested address"),  # likewise (RFC 3849)
+        ("no-such-host.invalid", "the host has no address"),
+        (f"{'x' * 64}.example", "the host has no address"),
+    ],
+)
+async def test_an_address_of_another_machine_is_refused_with_a_hint(host: str, why: str) -> None:
+    with pytest.raises(BadConfiguration) as caught:
+        async with serve(host, 9464, []):
+            pass
+    assert caught.value.message.endswith(f":9464: {why}")
+    assert "http.listen" in caught.value.hint
+
+
+async def test_a_port_that_needs_privileges_is_refused_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(_: web.TCPSite) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(web.TCPSite, "start", refuse)
+    with pytest.raises(BadConfiguration, match=r"cannot listen on 127\.0\.0\.1:80: permission denied") as caught:
+        async with serve("127.0.0.1", 80, []):
+            pass
+    assert "http.listen" in caught.value.hint
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_open_request_gets_its_answer_when_the_listener_closes() -> None:
+    asked, released = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: web.Request) -> web.Response:
+        asked.set()
+        await released.wait()
+        return web.Response(text="in time")
+
+    async def ask(url: str) -> str:
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/slow") as response:
+            return await response.text()
+
+    async with asyncio.TaskGroup() as tasks:
+        async with serve("127.0.0.1", 0, [web.get("/slow", slow)]) as url:
+            answer = tasks.create_task(ask(url))
+            await asked.wait()
+            asyncio.get_running_loop().call_later(0.05, released.set)
+        assert await answer == "in time"
+
+
+async def test_a_request_without_end_does_not_hold_up_the_stop() -> None:
+    asked = asyncio.Event()
+
+    async def endless(_: web.Request) -> web.Response:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def ask(url: str) -> None:
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ClientError):
+                await session.get(f"{url}/endless")
+
+    async with (
+        asyncio.timeout(10),
+        asyncio.TaskGroup() as tasks,
+        serve("127.0.0.1", 0, [web.get("/endless", endless)]) as url,
+    ):
+        tasks.create_task(ask(url))
+        await asked.wait()
+
+
+async def test_the_port_is_free_again_afterwards() -> None:
+    async with serve("127.0.0.1", 0, []) as url:
+        port = int(url.rpartition(":")[2])
+    async with serve("127.0.0.1", port, []) as again:
+        assert again == url

@@ -1,0 +1,202 @@
+"""The journal as log lines: what operators read, how loud it is, and what it tells them to do."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from kit.builders import (
+    DEAD_TOKEN,
+    NETWORK,
+    NOON,
+    RATE_LIMIT,
+    RUN_ID,
+    STREAM,
+    at,
+    contact,
+    conversation,
+    fetched,
+    given,
+    message,
+    refused,
+    run_started,
+    sweep_started,
+    unreadable,
+    walking,
+)
+from kit.memory_store import MemoryStore
+from kit.signals import passed, recorded, store_retried, told_by_a_run
+from milepost.core.events import (
+    BatchFailed,
+    BatchStored,
+    DeadLetterOpened,
+    Event,
+    FetchFailed,
+    Mode,
+    Reason,
+    RunEnded,
+    RunStatus,
+    Stage,
+    StoreReturned,
+    SweepCompleted,
+    Tally,
+)
+from milepost.core.ports import Outcome
+from milepost.engine.feed import Signal
+from milepost.service.journal_log import HINTS, read
+
+Line = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def fresh_logging() -> Iterator[None]:
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
+
+
+def lines(*signals: Signal) -> list[Line]:
+    with capture_logs() as captured:
+        for signal in signals:
+            read(signal)
+    return [dict(line) for line in captured]
+
+
+def line_of(*events: Event) -> Line:
+    """Give the line of the last of these events, which are recorded in a run that has stored two batches."""
+    before = given(run_started(), sweep_started(), BatchStored(walking("a"), Tally(batches=2, inserted=9)))
+    line = lines(recorded(*events, after=before))[-1]
+    assert (line.pop("stream"), line.pop("run")) == (STREAM.key, RUN_ID)
+    return line
+
+
+def completed(tally: Tally) -> SweepCompleted:
+    return SweepCompleted(Mode.FULL, NOON, NOON, tally)
+
+
+def test_each_entry_has_a_line_of_its_own_in_their_order() -> None:
+    stored = BatchStored(walking("a"), Tally(batches=1, inserted=1))
+    told = lines(recorded(run_started(), sweep_started(), stored))
+    assert [line["event"] for line in told] == ["run started", "sweep started", "batch stored"]
+
+
+def test_a_batch_that_was_passed_over_has_no_line() -> None:
+    assert lines(passed()) == []
+
+
+def test_a_stored_batch_tells_its_number_in_the_run_and_what_it_brought() -> None:
+    tally = Tally(batches=2, inserted=3, updated=2, unchanged=45, contacts=3, interaction_events=17)
+    assert line_of(BatchStored(walking("b"), tally)) == {
+        "event": "batch stored",
+        "log_level": "info",
+        "batch": 4,
+        "inserted": 3,
+        "updated": 2,
+        "unchanged": 45,
+        "contacts": 3,
+        "interaction_events": 17,
+    }
+
+
+def test_batches_that_changed_nothing_are_not_called_stored() -> None:
+    line = line_of(BatchStored(walking("b"), Tally(batches=2, unchanged=100)))
+    assert line == {"event": "batch unchanged", "log_level": "debug", "batch": 4, "unchanged": 100}
+
+
+def test_a_sweep_tells_how_far_back_it_goes() -> None:
+    assert line_of(sweep_started())["back_to"] == "the beginning"
+    until_noon = line_of(sweep_started(Mode.INCREMENTAL, walk_until=NOON))
+    assert (until_noon["mode"], until_noon["back_to"]) == ("incremental", "2026-03-01T12:00:00+00:00")
+
+
+def test_a_completed_sweep_sums_up_its_run() -> None:
+    line = line_of(completed(Tally(batches=1, updated=4)))
+    expected = {"mode": "full", "status": "complete", "seconds": 0.0, "batches": 3, "inserted": 9, "updated": 4}
+    assert line == {"event": "sweep completed", "log_level": "info"} | expected
+
+
+def test_a_failed_attempt_tells_which_batch_and_when_it_is_tried_again() -> None:
+    assert line_of(FetchFailed(2, NETWORK, at(4.25))) == {
+        "event": "batch not read",
+        "log_level": "warning",
+        "batch": 3,
+        "attempt": 2,
+        "wait_seconds": 4.2,
+        "problem": "it went wrong",
+    }
+
+
+def test_a_batch_given_up_is_a_warning_as_the_error_follows() -> None:
+    line = line_of(BatchFailed(Stage.FETCH, 3, NETWORK))
+    assert (line["event"], line["log_level"], line["batch"], line["attempts"]) == ("batch given up", "warning", 3, 3)
+
+
+def test_a_dead_letter_says_what_and_why() -> None:
+    line = line_of(DeadLetterOpened("abc123", Stage.FETCH, "t_7", "id: expected str"))
+    assert (line["event"], line["log_level"]) == ("dead letter opened", "warning")
+    assert (line["dead_letter"], line["subject"], line["reason"]) == ("abc123", "t_7", "id: expected str")
+
+
+@pytest.mark.parametrize(
+    ("ended", "level", "words"),
+    [
+        (RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT), "info", "run paused"),
+        (RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT), "info", "run paused"),
+        (RunEnded(RunStatus.PAUSED, Reason.SHUTDOWN), "info", "run paused"),
+        (RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, problem=RATE_LIMIT), "warning", "run paused"),
+        (RunEnded(RunStatus.INTERRUPTED, Reason.PROCESS_DIED), "warning", "run interrupted"),
+        (RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=NETWORK), "error", "run failed"),
+        (RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN), "error", "run stopped"),
+        (RunEnded(RunStatus.STOPPED, Reason.CONFIGURATION, problem=DEAD_TOKEN), "error", "run stopped"),
+    ],
+)
+def test_a_run_that_ends_is_as_loud_as_it_needs_a_person(ended: RunEnded, level: str, words: str) -> None:
+    line = line_of(ended)
+    assert (line["event"], line["log_level"], line["reason"]) == (words, level, ended.reason.value)
+    assert (line["status"], line["batches"], line["inserted"]) == (ended.status.value, 2, 9)
+    assert line["hint"] == HINTS[ended.reason]
+    assert line.get("problem") == (str(ended.problem) if ended.problem else None)
+
+
+def test_every_reason_has_a_hint() -> None:
+    assert HINTS.keys() == set(Reason)
+
+
+def test_a_stopped_run_says_what_to_do() -> None:
+    stopped = line_of(RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN))
+    assert "access_token" in stopped["hint"]
+    assert stopped["problem"] == "it went wrong (code 190)"
+
+
+def test_a_store_that_is_away_and_returns_is_told() -> None:
+    assert lines(store_retried()) == [
+        {
+            "event": "store away",
+            "log_level": "warning",
+            "stream": STREAM.key,
+            "attempts": 3,
+            "away_seconds": 12.3,
+            "wait_seconds": 4.0,
+            "reason": "the disk is full",
+        }
+    ]
+    returned = line_of(StoreReturned(61.04, 5))
+    assert returned == {"event": "store returned", "log_level": "info", "away_seconds": 61.0, "attempts": 5}
+
+
+async def test_nothing_personal_is_in_any_line() -> None:
+    ada = conversation("t_1", of=contact(name="Ada Personal", username="ada.personal"), snippet="personal", messages=[
+        message(text="my personal address"),
+    ])  # fmt: skip
+    bad = unreadable(payload='{"name": "Bea Personal"}')
+    outcomes: list[Outcome] = [fetched(ada, bad, next_cursor="cursor"), refused(NETWORK), fetched(ada), fetched(ada)]
+    told = lines(*await told_by_a_run(MemoryStore(), outcomes))
+    assert {line["event"] for line in told} >= {
+        "batch stored",
+        "dead letter opened",
+        "batch not read",
+        "sweep completed",
+    }
+    assert "personal" not in str(told).lower()
