@@ -1,6 +1,4 @@
-"""summary: what a sync of several streams came to."""
-
-from itertools import permutations
+"""summary: what a sync came to, and the exit code that scripts rely on."""
 
 import pytest
 
@@ -10,60 +8,63 @@ from milepost.core.events import Reason, RunStatus, Tally
 from milepost.core.summary import ExitCode, Result, exit_code, totals
 
 
-def result(status: RunStatus, reason: Reason | None = None, tally: Tally | None = None) -> Result:
-    return Result("messenger:1", Run("run-1", NOON, status, reason=reason, tally=tally or Tally()))
+def result(status: RunStatus, reason: Reason | None = None, **counts: int) -> Result:
+    return Result("messenger:1", Run("r_1", NOON, status=status, reason=reason, **counts))  # type: ignore[arg-type]
 
 
 COMPLETE = result(RunStatus.COMPLETE)
 WITH_ERRORS = result(RunStatus.COMPLETE_WITH_ERRORS)
-PAUSED = result(RunStatus.PAUSED, Reason.RATE_LIMIT)
-DEAD_TOKEN = result(RunStatus.STOPPED, Reason.AUTHORIZATION)
-BAD_SETTING = result(RunStatus.STOPPED, Reason.CONFIGURATION)
+PAUSED = result(RunStatus.PAUSED, Reason.TIME_LIMIT)
+FAILED = result(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED)
+NO_TOKEN = result(RunStatus.STOPPED, Reason.AUTHORIZATION)
+WRONG_SETTING = result(RunStatus.STOPPED, Reason.CONFIGURATION)
+NOT_WORKED = Result("messenger:1", None)
+BROKEN = Result("messenger:1", None, error="the disk is full")
 
 
 @pytest.mark.parametrize(
     ("one", "code"),
     [
-        (COMPLETE, 0),
-        (WITH_ERRORS, 1),
-        (result(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED), 1),
-        (result(RunStatus.INTERRUPTED, Reason.PROCESS_DIED), 1),
-        (Result("messenger:1", None, error="the database is read-only"), 1),
-        (PAUSED, 75),
-        (result(RunStatus.PAUSED, Reason.TIME_LIMIT), 75),
-        (result(RunStatus.PAUSED, Reason.BATCH_LIMIT), 75),
-        (result(RunStatus.PAUSED, Reason.SHUTDOWN), 75),
-        (Result("messenger:1", None), 75),
-        (DEAD_TOKEN, 77),
-        (BAD_SETTING, 78),
+        (COMPLETE, ExitCode.COMPLETE),
+        (WITH_ERRORS, ExitCode.WITH_ERRORS),
+        (FAILED, ExitCode.WITH_ERRORS),
+        (BROKEN, ExitCode.WITH_ERRORS),
+        (PAUSED, ExitCode.PROGRESS_SAVED),
+        (NOT_WORKED, ExitCode.PROGRESS_SAVED),
+        (NO_TOKEN, ExitCode.AUTHORIZATION),
+        (WRONG_SETTING, ExitCode.CONFIGURATION),
     ],
 )
-def test_a_stream_has_the_exit_code_that_is_promised(one: Result, code: int) -> None:
-    assert exit_code([one]) == code
+def test_each_ending_has_its_exit_code(one: Result, code: ExitCode) -> None:
+    assert exit_code([one]) is code
 
 
-def test_the_most_serious_stream_wins() -> None:
-    by_seriousness = [BAD_SETTING, DEAD_TOKEN, WITH_ERRORS, PAUSED, COMPLETE]
-
-    for index, worst in enumerate(by_seriousness):
-        for order in permutations(by_seriousness[index:]):
-            assert exit_code(order) == exit_code([worst])
-
-
-def test_no_stream_at_all_is_complete() -> None:
-    assert exit_code([]) is ExitCode.COMPLETE
-
-
-def test_totals_add_up_the_runs() -> None:
-    one = Result("messenger:1", Run("run-1", NOON, tally=Tally(batches=3, inserted=5), retries=2, failed_batches=1))
-    other = Result("instagram:1", Run("run-2", NOON, tally=Tally(batches=4, updated=2)))
-
-    added = totals([one, other, Result("messenger:2", None, error="away")])
-
-    assert added.tally == Tally(batches=7, inserted=5, updated=2)
-    assert (added.retries, added.failed_batches) == (2, 1)
-    assert added.success_rate == 7 / 8
+@pytest.mark.parametrize(
+    ("several", "code"),
+    [
+        ([COMPLETE, PAUSED], 75),
+        ([COMPLETE, PAUSED, WITH_ERRORS], 1),
+        ([PAUSED, FAILED, NO_TOKEN], 77),
+        ([NO_TOKEN, BROKEN, WRONG_SETTING], 78),
+        ([], 0),
+    ],
+)
+def test_of_several_streams_the_most_serious_wins(several: list[Result], code: int) -> None:
+    assert exit_code(several) == code
+    assert exit_code(several[::-1]) == code
 
 
-def test_the_success_rate_of_nothing_is_one() -> None:
+def test_totals_add_up_all_runs() -> None:
+    runs = [
+        Result("a", Run("r_1", NOON, tally=Tally(batches=8, inserted=5), retries=2)),
+        Result("b", Run("r_2", NOON, tally=Tally(batches=1, updated=3), retries=1, failed_batches=1)),
+        BROKEN,
+    ]
+    whole = totals(runs)
+    assert whole.tally == Tally(batches=9, inserted=5, updated=3)
+    assert (whole.retries, whole.failed_batches) == (3, 1)
+    assert whole.success_rate == 0.9
+
+
+def test_where_nothing_was_to_do_nothing_failed() -> None:
     assert totals([]).success_rate == 1.0

@@ -19,7 +19,7 @@ from milepost.core.events import Reason
 from milepost.core.merge import keys_of
 from milepost.core.model import Known
 from milepost.core.plan import Fetch, Finish, Policy, Slice, Wait, is_over, open_sweep, plan
-from milepost.core.ports import Fetched, Outcome, Refused
+from milepost.core.ports import Fetched, Outcome, Refused, Request
 from milepost.core.remedies import remedy
 
 Decide = Callable[[Checkpoint, Outcome, Circumstances, Known], Decision]
@@ -118,9 +118,9 @@ class Simulation:
                 case Wait(until=until):
                     assert until > self.now, "a wait for what is past"
                     self.world.pass_time((until - self.now).total_seconds())
-                case Fetch():
+                case Fetch(request=request):
                     fetches += 1
-                    checkpoint = self._batch(checkpoint, work)
+                    checkpoint = self._batch(checkpoint, request, work)
         assert fetches <= work.max_batches * self.scenario.policy.attempts, "more requests than a run may make"
 
     def _recalled(self) -> Checkpoint:
@@ -138,12 +138,10 @@ class Simulation:
         if record is not None:
             self._commit(checkpoint, record, work.run_id)
 
-    def _batch(self, checkpoint: Checkpoint, work: Slice) -> Checkpoint:
-        action = plan(checkpoint, self.now, work, self.scenario.policy)
-        assert isinstance(action, Fetch)
+    def _batch(self, checkpoint: Checkpoint, request: Request, work: Slice) -> Checkpoint:
         self.crash()
         sent_at = self.world.now
-        outcome = self.world.answer(action.request)
+        outcome = self.world.answer(request)
         self.crash()
         self.world.stir()
         decision = self._decision(checkpoint, outcome, work)

@@ -122,9 +122,9 @@ class Witness:
             assert len(self.store.journal) - self._entries_before_run == 1, "a quiet sweep wrote more than one entry"
 
     def _is_safe(self, thread: Thread) -> bool:
-        stored = self.store.conversations.get(thread.thread_id)
-        if stored is not None and stored.updated_time >= thread.updated_time:
-            return True
+        if thread.is_readable:
+            stored = self.store.conversations.get(thread.thread_id)
+            return stored is not None and stored.updated_time >= thread.updated_time
         return dead_letter_id(STREAM, Unreadable(thread.thread_id, "", "")) in self.store.dead_letters
 
     # --- at the end ---

@@ -91,13 +91,12 @@ class World:
 
     def new_thread(self) -> None:
         self._count += 1
-        is_readable = self.random.random() >= self.habits.unreadable_chance
-        thread = Thread(f"t_{self._count}", self.now, self.now, is_readable=is_readable)
+        thread = Thread(f"t_{self._count}", self.now, self.now)
         self.threads[thread.thread_id] = thread
         self.message_for(thread)
 
     def message_for(self, thread: Thread) -> None:
-        """Let a message arrive: its thread jumps to the head, or nearly."""
+        """Let a message arrive: its thread jumps to the head, or nearly, and may become unreadable or readable."""
         left_behind = replace(thread, messages=list(thread.messages))
         for index, line in enumerate(self.listing):
             if line.thread is thread:
@@ -105,6 +104,7 @@ class World:
                 if self._leaves_a_ghost(thread):
                     self.listing.insert(index, Listed(line.rank, left_behind, is_ghost=True))
                 break
+        thread.is_readable = self.random.random() >= self.habits.unreadable_chance
         thread.moved_at = self.now
         thread.updated_time = whole_second(self.now)
         event_id = f"m_{thread.thread_id}_{len(thread.messages)}"

@@ -225,6 +225,19 @@ async def test_requests_are_not_logged() -> None:
     assert lines == []
 
 
+@pytest.mark.parametrize(
+    "nonsense", [b"GET / HTTP/9.9\r\n\r\n", b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n", b"\x16\x03\x01"]
+)
+async def test_what_is_not_http_is_refused_and_fills_no_log(nonsense: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with serve("127.0.0.1", 0, all_routes()) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(nonsense)
+        assert b" 400 Bad Request" in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+    assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
 # --- listening --------------------------------------------------------------------------------------------------------
 
 

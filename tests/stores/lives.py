@@ -28,7 +28,7 @@ from milepost.core.model import (
     Platform,
     Stream,
 )
-from milepost.core.ports import Commit
+from milepost.core.ports import Commit, Store
 
 BATCHES_PER_RUN = 4
 NO_CHANGES = Changes()
@@ -151,3 +151,13 @@ def life(of: Stream, commits: int) -> Iterator[Commit]:
         commit = next_commit(checkpoint)
         yield commit
         checkpoint = commit.checkpoint
+
+
+async def live(store: Store, of: Stream, commits: int) -> Checkpoint:
+    """Go on with a stream's life in a store, and give where it stands then."""
+    checkpoint = await store.recall(of.key)
+    for _ in range(commits):
+        following = next_commit(checkpoint)
+        await store.commit(following)
+        checkpoint = following.checkpoint
+    return checkpoint

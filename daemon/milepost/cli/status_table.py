@@ -86,15 +86,16 @@ def _trouble(stream: StreamStatus) -> list[str]:
 
 def _remedy(stream: StreamStatus) -> str | None:
     remedies = {
+        State.COMPLETE_WITH_ERRORS: "what could not be read is kept as dead letters",
         State.RETRYING: "the place is saved, and the batch is tried again",
         State.FAILED: "the place is saved, and the next run tries again",
         State.INTERRUPTED: "the process died; the next run goes on behind the last batch that was stored",
     }
     match stream.state, stream.reason:
         case State.STOPPED, Reason.AUTHORIZATION:
-            return "give the page a new access_token; `milepost config check --online` tries it"
+            return "give the page a new access_token, try it with `milepost config check --online`, and restart"
         case State.STOPPED, _:
-            return "look at source and pages in the configuration; `milepost config check --online` tries them"
+            return "correct source or pages, try it with `milepost config check --online`, and restart"
         case State.PAUSED, Reason.RATE_LIMIT:
             return "the place is saved, and the next run goes on there"
         case state, _:

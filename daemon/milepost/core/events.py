@@ -65,6 +65,15 @@ class Tally(Struct, frozen=True, omit_defaults=True):
         """How many conversations were read."""
         return self.inserted + self.updated + self.unchanged
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether any row was written or dead letter opened.
+
+        A batch without changes is passed over until an entry covers it: of the batches in an entry's tally, at most
+        the last one has changes.
+        """
+        return any((self.inserted, self.updated, self.dead_lettered, self.contacts, self.interaction_events))
+
 
 class RunStatus(StrEnum):
     """How a run stands or ended."""

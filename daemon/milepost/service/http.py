@@ -6,6 +6,7 @@ What there is to ask comes as routes from elsewhere. A route says no by raising 
 
 import errno
 import hmac
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Iterable
@@ -13,6 +14,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from milepost.core.errors import BadConfiguration
@@ -54,6 +56,7 @@ async def serve(host: str, port: int, routes: Iterable[web.AbstractRouteDef], *,
     runner = web.AppRunner(
         application,
         access_log=None,
+        logger=_deaf_to_nonsense(),
         keepalive_timeout=MAX_IDLE_SECONDS,
         shutdown_timeout=GRACE_SECONDS / 2,  # which aiohttp waits twice: for an answer, then for a handler to end
     )
@@ -73,6 +76,14 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
         if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno is not None:
             why, hint = os.strerror(error.errno).lower(), HINTS.get(error.errno, OTHER_HINT)
         raise BadConfiguration(f"cannot listen on {_authority(host, port)}: {why}", hint=hint) from error
+
+
+def _deaf_to_nonsense() -> logging.Logger:
+    """Give a logger for aiohttp that drops its traceback for each request that is not HTTP: anybody can send those."""
+    logger = logging.Logger("aiohttp.server")  # noqa: LOG001  (the process's own would keep the filter for good)
+    logger.parent = logging.getLogger(logger.name)
+    logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+    return logger
 
 
 def _url(runner: web.AppRunner) -> str:

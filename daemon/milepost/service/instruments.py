@@ -7,7 +7,7 @@ that end in _total, and no label on a histogram that multiplies its buckets by t
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from milepost import __version__
-from milepost.core.events import RunStatus, Stage
+from milepost.core.events import TAGS, RunStatus, Stage
 from milepost.core.problems import ProblemKind
 from milepost.service.stream_state import StreamState
 
@@ -43,7 +43,8 @@ class Instruments:
         self.interaction_events = counter("interaction_events_total", "Interaction events written.", "stream")
         self.order_violations = counter("order_violations_total", "Conversations that came out of order.", "stream")
         self.api_errors = counter("api_errors_total", "Answers that were errors.", "code", "remedy")
-        self.journal_entries = counter("journal_entries_total", "Entries appended to the journal.", "type")
+        journal_entries = counter("journal_entries_total", "Entries appended to the journal.", "type")
+        self.journal_entries = {tag: journal_entries.labels(tag) for tag in TAGS.values()}
 
         self.dead_letters = gauge("dead_letters", "Dead letters that are open now.", "stream")
         self.last_success = gauge(

@@ -29,7 +29,6 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried
-from milepost.service.changes import has_changes
 
 HINTS = {
     Reason.TIME_LIMIT: "the next run goes on there",
@@ -94,7 +93,7 @@ def _log_entry(entry: Entry, run: Run | None) -> None:
 
 def _log_batch(log: FilteringBoundLogger, batch: int, tally: Tally) -> None:
     counts = to_builtins(replace(tally, batches=0))  # those that are not 0
-    if has_changes(tally):
+    if tally.has_changes:
         log.info("batch stored", batch=batch, **counts)
     else:
         log.debug("batch unchanged", batch=batch, **counts)

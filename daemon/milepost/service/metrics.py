@@ -29,7 +29,6 @@ from milepost.core.events import (
 from milepost.core.problems import Problem
 from milepost.core.remedies import remedy
 from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried
-from milepost.service.changes import has_changes
 from milepost.service.instruments import STORE_AWAY, Instruments, StreamInstruments
 from milepost.service.stream_state import StreamState, state_at_rest, state_at_work
 
@@ -88,7 +87,7 @@ class Metrics:
     def _count(self, signal: Recorded) -> None:
         stream = self._stream(signal.checkpoint.stream)
         for entry in signal.entries:
-            self._every.journal_entries.labels(entry.type).inc()
+            self._every.journal_entries[entry.type].inc()
             self._count_entry(stream, entry, signal)
         self._every.journal_append.observe(signal.commit_seconds)
         if signal.fetch_seconds is not None:
@@ -120,7 +119,7 @@ class Metrics:
 
     def _count_tally(self, stream: StreamInstruments, tally: Tally, signal: Recorded) -> None:
         """Count what a tally covers. A batch without changes is passed over, so that at most its last one has any."""
-        stored = int(has_changes(tally))
+        stored = int(tally.has_changes)
         stream.batches["stored"].inc(stored)
         stream.batches["unchanged"].inc(tally.batches - stored)
         stream.conversations["inserted"].inc(tally.inserted)

@@ -1,0 +1,166 @@
+"""`milepost config check`: what is wrong, where secrets come from, and whether tokens work."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from pydantic import SecretStr
+
+from kit.loopback import nowhere
+from milepost.cli.config import command
+from milepost.cli.token_trial import try_tokens
+from milepost.core.errors import BadConfiguration
+from milepost.core.summary import ExitCode
+from milepost.settings import PageSettings, Settings, SourceSettings
+from milepost.sources.simulator.faults import CALM, FaultPlan, parse_faults
+from milepost.sources.simulator.plan import WorldPlan
+from milepost.sources.simulator.server import SimulatorServer
+
+SECRET = "EAAveryverysecretindeed123456"
+
+GOOD = """
+source: {kind: facebook, app_secret_file: app-secret}
+pages:
+  - {id: "1", access_token: "${BAKERY_TOKEN}"}
+  - {id: "2", access_token: EAAveryverysecretindeed123456}
+"""
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BAKERY_TOKEN", SECRET)
+    secret = tmp_path / "app-secret"
+    secret.write_text(SECRET)
+    secret.chmod(0o600)
+    return tmp_path
+
+
+def check(*arguments: str) -> Result:
+    return CliRunner().invoke(command, ["check", *arguments])
+
+
+def test_a_valid_file_is_called_so_and_each_secret_is_traced(directory: Path) -> None:
+    (directory / "config.yaml").write_text(GOOD)
+    result = check()
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0] == "config.yaml is valid"
+    assert "source.app_secret      file app-secret" in lines
+    assert "pages[0].access_token  environment variable BAKERY_TOKEN" in lines
+    assert lines[-2:] == [
+        "pages[1].access_token  written in config.yaml",
+        "  → move it into the environment or a file: ${NAME}, or access_token_file",
+    ]
+
+
+def test_no_secret_is_ever_shown(directory: Path) -> None:
+    (directory / "config.yaml").write_text(GOOD)
+    assert SECRET not in check().output
+
+
+def test_the_file_that_is_named_is_checked(directory: Path) -> None:
+    (directory / "other.yaml").write_text("{sync: {interval: 1m}}")
+    assert check("-c", "other.yaml").stdout.startswith("other.yaml is valid")
+
+
+def test_without_a_file_the_built_in_settings_are_named() -> None:
+    assert check().stdout == "There is no config.yaml here: the built-in settings apply, and the simulator\n"
+
+
+def test_everything_that_is_wrong_is_told(directory: Path) -> None:
+    (directory / "config.yaml").write_text("sync: {batch_size: 0, batchsize: 1}")
+    error = check().exception
+    assert isinstance(error, BadConfiguration)
+    assert "sync.batch_size" in error.message
+    assert "sync.batchsize" in error.message
+
+
+def test_the_simulator_has_no_token_to_try() -> None:
+    result = check("--online")
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (
+        0,
+        "There is no token to try: the simulator brings its own",
+    )
+
+
+# --- online -----------------------------------------------------------------------------------------------------------
+
+
+def simulator(faults: FaultPlan = CALM, app_secret: str = "") -> SimulatorServer:
+    plan = WorldPlan(pages=2, conversations=1)
+    return SimulatorServer(plan, clock=lambda: datetime.now(UTC), faults=faults, app_secret=app_secret)
+
+
+def settings(base_url: str, *pages: PageSettings, app_secret: str = "") -> Settings:
+    source = SourceSettings(kind="facebook", base_url=base_url, app_secret=SecretStr(app_secret))
+    return Settings(source=source, pages=pages)
+
+
+def page(id_: str, token: str, name: str = "") -> PageSettings:
+    return PageSettings(id=id_, access_token=SecretStr(token), name=name)
+
+
+async def tried(settings: Settings) -> tuple[ExitCode, list[str]]:
+    lines = list[str]()
+    code = await try_tokens(settings, lines.append)
+    return code, "\n".join(lines).splitlines()
+
+
+async def test_tokens_that_work_are_said_to() -> None:
+    async with simulator() as server:
+        pages = [page(each.id, each.token, "Bakery") for each in server.pages]
+        code, lines = await tried(settings(server.base_url, *pages))
+    assert code is ExitCode.COMPLETE
+    assert lines == [f"page {each.id} (Bakery): the token works" for each in server.pages]
+
+
+async def test_calls_are_signed_with_the_app_secret() -> None:
+    async with simulator(app_secret="s3cret") as server:
+        only = server.pages[0]
+        code, _ = await tried(settings(server.base_url, page(only.id, only.token), app_secret="s3cret"))
+        unsigned, _ = await tried(settings(server.base_url, page(only.id, only.token)))
+    assert code is ExitCode.COMPLETE
+    assert unsigned is not ExitCode.COMPLETE
+
+
+async def test_a_refused_token_tells_which_to_mend() -> None:
+    async with simulator() as server:
+        first, second = server.pages
+        pages = (page(first.id, first.token), page(second.id, SECRET))
+        code, lines = await tried(settings(server.base_url, *pages))
+    assert code is ExitCode.AUTHORIZATION
+    assert "code 190" in lines[1]
+    assert lines[2] == "  → give pages[1] a new access_token, with its permissions"
+    assert SECRET not in "\n".join(lines)
+
+
+async def test_the_token_of_another_page_is_found_out() -> None:
+    async with simulator() as server:
+        first, second = server.pages
+        code, lines = await tried(settings(server.base_url, page(first.id, second.token)))
+    assert code is ExitCode.CONFIGURATION
+    assert f"not of this page, but of {second.name} ({second.id})" in lines[0]
+    assert second.token not in "\n".join(lines)
+
+
+async def test_an_api_that_does_not_answer_says_nothing_of_the_token() -> None:
+    code, lines = await tried(settings(nowhere(), page("1", SECRET)))
+    assert code is ExitCode.WITH_ERRORS
+    assert lines[1] == "  → the token could not be tried; try again later"
+
+
+@pytest.mark.parametrize("fault", ["html_502=1", "truncated=1", "rate_limit=1"])
+async def test_an_api_in_trouble_says_nothing_of_the_token(fault: str) -> None:
+    async with simulator(parse_faults(fault)) as server:
+        code, _ = await tried(settings(server.base_url, page(server.pages[0].id, server.pages[0].token)))
+    assert code is ExitCode.WITH_ERRORS
+
+
+async def test_the_most_serious_answer_decides() -> None:
+    async with simulator() as server:
+        first, second = server.pages
+        pages = (page(first.id, second.token), page(second.id, SECRET))
+        code, _ = await tried(settings(server.base_url, *pages))
+    assert code is ExitCode.CONFIGURATION

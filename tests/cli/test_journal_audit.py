@@ -1,0 +1,79 @@
+"""`milepost journal verify` and `rebuild`, with the exit codes that scripts rely on."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kit.builders import NOON, STREAM, run_started, sweep_started, walking
+from kit.databases import record
+from milepost.core.events import BatchStored, DeadLetterOpened, Mode, Stage, SweepCompleted, Tally
+from milepost.stores.exclusive import exclusive
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "milepost.db"
+    letter = DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str")
+    record(path, run_started(), sweep_started(), letter, BatchStored(walking("c1"), Tally(batches=1, dead_lettered=1)))
+    record(path, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)), run_id="run-2")
+    return path
+
+
+def journal(database: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "milepost", "journal", *arguments],
+        cwd=database.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def alter(database: Path, *statements: str) -> None:
+    connection = sqlite3.connect(database)
+    with connection:
+        for statement in statements:
+            connection.execute(statement)
+    connection.close()
+
+
+def test_a_sound_journal_is_counted(database: Path) -> None:
+    result = journal(database, "verify")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("The journal is sound: 5 entries, 1 stream, 2 runs, 1 dead letter, checked in ")
+
+
+def test_a_projection_that_is_not_its_fold_is_found_and_rebuilt(database: Path) -> None:
+    alter(database, "UPDATE checkpoints SET watermark = NULL", "DELETE FROM runs")
+    found = journal(database, "verify")
+    assert found.returncode == 1
+    assert "is not what the journal says" in found.stderr
+    assert "milepost journal rebuild" in found.stderr
+    rebuilt = journal(database, "rebuild")
+    assert rebuilt.returncode == 0
+    assert rebuilt.stdout.startswith("The projections are rebuilt from 5 entries, 1 stream, 2 runs, 1 dead letter")
+    assert journal(database, "verify").returncode == 0
+
+
+def test_a_changed_entry_is_found_by_its_hash(database: Path) -> None:
+    alter(
+        database,
+        "DROP TRIGGER journal_refuses_update",
+        """UPDATE journal SET data = replace(data, '"dl_1"', '"dl_2"') WHERE version = 3""",
+    )
+    found = journal(database, "verify")
+    assert found.returncode == 1
+    assert f"the hash of entry 3 of {STREAM.key} does not follow" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_nothing_is_rebuilt_beside_a_running_daemon(database: Path) -> None:
+    with exclusive(database):
+        refused = journal(database, "rebuild")
+        assert refused.returncode == 75
+        assert "another Milepost" in refused.stderr
+        assert journal(database, "verify").returncode == 0  # looking is allowed

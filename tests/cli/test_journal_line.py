@@ -1,0 +1,121 @@
+"""A journal entry as one line, for people and for programs."""
+
+import json
+
+import pytest
+
+from kit.builders import (
+    DEAD_TOKEN,
+    NETWORK,
+    NOON,
+    STREAM,
+    at,
+    catching_up,
+    entries,
+    run_started,
+    sweep_started,
+    walking,
+)
+from milepost.cli.journal_line import as_json, as_text
+from milepost.core.chain import link
+from milepost.core.events import (
+    TAGS,
+    BatchFailed,
+    BatchStored,
+    DeadLetterOpened,
+    Event,
+    FetchFailed,
+    Mode,
+    Reason,
+    RunEnded,
+    RunStatus,
+    Stage,
+    StoreReturned,
+    SweepCompleted,
+    Tally,
+)
+from milepost.core.problems import Problem, ProblemKind
+from milepost.stores.archive import Placed
+
+STORED = Tally(batches=2, inserted=50, unchanged=1200, contacts=1, interaction_events=400)
+
+WORDS: list[tuple[Event, str]] = [
+    (run_started(), "run started"),
+    (sweep_started(), "full sweep started, back to the end"),
+    (
+        sweep_started(Mode.INCREMENTAL, walk_until=at(-60)),
+        "incremental sweep started, back to 2026-03-01T11:59:00Z",
+    ),
+    (
+        BatchStored(walking("c1"), STORED),
+        "2 batches, 50 inserted, 1,200 unchanged, 1 contact written, 400 events written",
+    ),
+    (BatchStored(catching_up(), Tally(batches=1)), "1 batch; the catch-up scan begins"),
+    (BatchStored(catching_up("c2"), Tally(batches=1, order_violations=2)), "1 batch, 2 out of order"),
+    (FetchFailed(2, NETWORK, at(4)), "attempt 2 failed: it went wrong; tried again at 2026-03-01T12:00:04Z"),
+    (BatchFailed(Stage.FETCH, 3, NETWORK), "batch given up after 3 attempts (fetch): it went wrong"),
+    (
+        DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str"),
+        "dead letter dl_1 opened for t_bad: id: expected str",
+    ),
+    (
+        SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, updated=3, dead_lettered=1, without_contact=2)),
+        "full sweep complete: 1 batch, 3 updated, 1 dead-lettered, 2 without a contact",
+    ),
+    (RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT, walking("c1")), "run paused: time limit"),
+    (
+        RunEnded(RunStatus.PAUSED, Reason.SHUTDOWN, walking("c1"), Tally(batches=2, unchanged=100)),
+        "run paused: shutdown; 2 batches, 100 unchanged",
+    ),
+    (
+        RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN),
+        "run stopped: authorization: it went wrong (code 190)",
+    ),
+    (StoreReturned(12.5, 4), "the database answered again after 12 seconds and 4 attempts"),
+]
+
+
+def placed(event: Event) -> Placed:
+    (entry,) = entries(event)
+    return Placed(42, entry)
+
+
+@pytest.mark.parametrize(("event", "words"), WORDS, ids=lambda value: type(value).__name__)
+def test_every_event_is_told_in_words(event: Event, words: str) -> None:
+    assert as_text(placed(event)) == f"2026-03-01T12:00:00Z  {STREAM.key:<27}  #42 v1  {words}\n"
+
+
+def test_no_kind_of_event_is_left_out() -> None:
+    assert {type(event) for event, _ in WORDS} == set(TAGS)
+
+
+def test_what_others_wrote_stays_on_its_line() -> None:
+    foul = FetchFailed(1, Problem(ProblemKind.API, "first\nsecond\x1b[2J"), at(4))
+    line = as_text(placed(foul))
+    assert line.count("\n") == 1
+    assert "\x1b" not in line
+
+
+@pytest.mark.parametrize("event", [event for event, _ in WORDS], ids=lambda value: type(value).__name__)
+def test_the_json_of_an_entry_has_its_data_as_an_object(event: Event) -> None:
+    entry = placed(event).entry
+    line = as_json(placed(event))
+    assert line.endswith(b"}\n")
+    assert json.loads(line) == {
+        "seq": 42,
+        "stream": STREAM.key,
+        "version": 1,
+        "run_id": "run-1",
+        "recorded_at": "2026-03-01T12:00:00.000Z",
+        "type": entry.type,
+        "data": json.loads(entry.data),
+        "hash": entry.hash,
+    }
+
+
+def test_the_hash_can_be_checked_from_the_json_alone() -> None:
+    line = as_json(placed(FetchFailed(1, Problem(ProblemKind.API, "Umlaut ü, emoji 🎉, \x1b"), at(4)))).decode()
+    found = json.loads(line)
+    data = line[line.index('"data":') + len('"data":') : line.index(',"hash":')]
+    columns = (found["stream"], found["version"], found["run_id"], found["recorded_at"], found["type"], data)
+    assert link("", columns) == found["hash"]

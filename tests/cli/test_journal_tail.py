@@ -1,0 +1,190 @@
+"""`milepost journal tail`: what is there, what comes, and how it ends."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kit.builders import NOON, entries, run_started, sweep_started, walking
+from kit.databases import record
+from milepost.cli.journal import command
+from milepost.cli.journal_tail import follow
+from milepost.core.errors import StoreAway, StoreRefused
+from milepost.core.events import BatchStored, Mode, SweepCompleted, Tally
+from milepost.core.model import Platform, Stream
+from milepost.stores.archive import Archive, Placed
+
+OTHER = Stream(Platform.INSTAGRAM, "1234567890")
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a journal of twelve entries of one stream and one of another: seq 1 to 12, and 13."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "milepost.db"
+    stored = [BatchStored(walking(f"c{number}"), Tally(batches=1, inserted=number)) for number in range(10)]
+    record(path, run_started(), sweep_started(), *stored)
+    record(path, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)), stream=OTHER, run_id="run-2")
+    return path
+
+
+def tail(*arguments: str) -> Result:
+    return CliRunner().invoke(command, ["tail", *arguments])
+
+
+def seqs(result: Result) -> list[int]:
+    return [json.loads(line)["seq"] for line in result.stdout.splitlines()]
+
+
+@pytest.mark.usefixtures("database")
+def test_the_newest_ten_entries_are_shown_oldest_first() -> None:
+    assert seqs(tail("--json")) == list(range(4, 14))
+
+
+@pytest.mark.usefixtures("database")
+def test_as_many_entries_are_shown_as_asked_for() -> None:
+    assert seqs(tail("--json", "-n", "2")) == [12, 13]
+    assert seqs(tail("--json", "-n", "100")) == list(range(1, 14))
+    assert tail("-n", "0").stdout == ""
+
+
+@pytest.mark.usefixtures("database")
+def test_one_stream_is_shown_alone() -> None:
+    assert seqs(tail("--json", "--stream", OTHER.key)) == [13]
+
+
+@pytest.mark.usefixtures("database")
+def test_people_get_a_line_an_entry() -> None:
+    (line,) = tail("-n", "1").stdout.splitlines()
+    assert line.endswith("#13 v1  full sweep complete: 1 batch")
+
+
+@pytest.mark.usefixtures("database")
+def test_a_stream_that_there_is_not_is_wrong_usage_that_lists_the_known_ones() -> None:
+    result = tail("--stream", "messenger:1")
+    assert result.exit_code == 2
+    assert "there is no stream messenger:1; known are instagram:1234567890, messenger:1234567890" in result.stderr
+
+
+@pytest.mark.usefixtures("database")
+def test_a_configured_stream_may_be_waited_for() -> None:
+    Path("config.yaml").write_text('pages: [{id: "77"}]\n')
+    result = tail("--stream", "messenger:77")
+    assert (result.exit_code, result.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("lines", ["-1", "10001", "x"])
+def test_a_number_of_lines_that_cannot_be_is_wrong_usage(lines: str) -> None:
+    assert tail("-n", lines).exit_code == 2
+
+
+def test_without_a_database_it_says_what_makes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(tail().exception, StoreRefused)
+
+
+# --- following, in the real process -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def following(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command_line = [sys.executable, "-m", "milepost", "journal", "tail", "-f", *arguments]
+    with subprocess.Popen(
+        command_line, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def test_what_is_appended_is_shown(database: Path) -> None:
+    with following(database.parent, "-n", "1", "--json") as process:
+        assert json.loads(line_of(process))["seq"] == 13
+        record(database, BatchStored(walking("c10"), Tally(batches=1)))
+        assert json.loads(line_of(process))["seq"] == 14
+
+
+def test_a_followed_stream_is_shown_alone(database: Path) -> None:
+    with following(database.parent, "-n", "1", "--json", "--stream", OTHER.key) as process:
+        assert json.loads(line_of(process))["seq"] == 13
+        record(database, BatchStored(walking("c10"), Tally(batches=1)))
+        record(database, run_started(), stream=OTHER, run_id="run-3")
+        assert json.loads(line_of(process))["seq"] == 15
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_following_ends_in_silence_when_asked(database: Path, number: signal.Signals) -> None:
+    with following(database.parent, "-n", "1") as process:
+        line_of(process)
+        record(database, BatchStored(walking("c10"), Tally(batches=1)))
+        line_of(process)  # it follows: the signal finds it there
+        process.send_signal(number)
+        assert process.communicate(timeout=20) == ("", "")
+        assert process.returncode == 0
+
+
+def test_following_ends_in_silence_when_nobody_reads_any_more(database: Path) -> None:
+    with following(database.parent, "-n", "1") as process:
+        line_of(process)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.wait(timeout=20)
+        assert process.stderr.read() == ""
+
+
+def test_a_pipe_that_closes_while_it_is_written_to_leaves_no_traceback(database: Path) -> None:
+    many = [BatchStored(walking(f"c{number}" * 50), Tally(batches=1)) for number in range(3000)]
+    record(database, *many)
+    with following(database.parent, "-n", "3000", "--json") as process:
+        line_of(process)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.wait(timeout=20)
+        assert process.stderr.read() == ""
+
+
+# --- following, by itself ---------------------------------------------------------------------------------------------
+
+
+class BusyArchive:
+    """An archive whose database is away for the first two questions."""
+
+    def __init__(self, stopped: asyncio.Event) -> None:
+        self.asked_after: list[int] = []
+        self._stopped = stopped
+        self._placed = [Placed(8, entry) for entry in entries(run_started())]
+
+    async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[Placed]:
+        assert limit > 0
+        assert stream is None
+        self.asked_after.append(after)
+        if len(self.asked_after) <= 2:
+            raise StoreAway("the database is locked")
+        if len(self.asked_after) == 4:
+            self._stopped.set()
+        return [placed for placed in self._placed if placed.seq > after]
+
+
+async def test_following_survives_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("milepost.cli.journal_tail.POLL_SECONDS", 0.001)
+    stopped, shown = asyncio.Event(), list[Placed]()
+    archive = BusyArchive(stopped)
+    await follow(cast("Archive", archive), 7, None, shown.append, stopped)
+    assert [placed.seq for placed in shown] == [8]
+    assert archive.asked_after == [7, 7, 7, 8]

@@ -1,0 +1,63 @@
+"""How the command line puts things for people."""
+
+import pytest
+
+from kit.builders import NOON, at, problem
+from milepost.cli.phrases import ago, ahead, counted, in_columns, lasting, on_one_line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 seconds"),
+        (1.9, "1 second"),
+        (99, "99 seconds"),
+        (100, "1 minute"),
+        (240, "4 minutes"),
+        (99 * 60, "99 minutes"),
+        (100 * 60, "1 hour"),
+        (47 * 3600, "47 hours"),
+        (48 * 3600, "2 days"),
+        (4000 * 86400, "4,000 days"),
+    ],
+)
+def test_durations_are_told_in_the_largest_unit_that_says_enough(seconds: float, words: str) -> None:
+    assert lasting(seconds) == words
+
+
+def test_the_past_is_ago_and_what_never_was_is_never() -> None:
+    assert ago(at(-240), NOON) == "4 minutes ago"
+    assert ago(at(-0.5), NOON) == "just now"
+    assert ago(None, NOON) == "never"
+
+
+def test_what_lies_ahead_by_another_clock_is_just_now() -> None:
+    assert ago(at(7200), NOON) == "just now"
+
+
+def test_the_future_is_ahead_until_it_has_come() -> None:
+    assert ahead(at(240), NOON) == "in 4 minutes"
+    assert ahead(at(0.5), NOON) == "now"
+    assert ahead(at(-240), NOON) == "now"
+
+
+def test_counts_agree_with_their_noun() -> None:
+    assert counted(1, "entry", "entries") == "1 entry"
+    assert counted(0, "entry", "entries") == "0 entries"
+    assert counted(1234, "run") == "1,234 runs"
+
+
+@pytest.mark.parametrize("foul", ["a\nb", "a\r\nb", "a\x1b[2Jb", "a\u202eb", "a\u2028b", "a\x00b"])
+def test_somebody_elses_text_cannot_steer_the_terminal(foul: str) -> None:
+    line = on_one_line(foul)
+    assert line.isprintable()
+    assert line.startswith("a")
+    assert line.endswith("b")
+
+
+def test_a_problem_is_told_with_its_numbers() -> None:
+    assert on_one_line(problem(190, http_status=400)) == "it went wrong (HTTP 400, code 190)"
+
+
+def test_columns_are_as_wide_as_their_widest_cell() -> None:
+    assert in_columns([("a", "1", "x"), ("bcd", "234", "")], right=frozenset({1})) == ["a      1  x", "bcd  234"]

@@ -1,0 +1,127 @@
+"""`milepost simulate`: a server that says how to use it, until it is told to end."""
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from milepost.cli.simulate import command
+from milepost.core.errors import BadConfiguration, MilepostError
+from milepost.settings import load
+
+
+def milepost(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "milepost", *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@contextmanager
+def simulating(directory: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run the simulator with one page; gives the process and the configuration that it wrote."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "milepost", "simulate", "--port", "0", "--pages", "1", *arguments],
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process, "".join(_until_the_last_line(process))
+        finally:
+            process.kill()
+
+
+def _until_the_last_line(process: subprocess.Popen[str]) -> Iterator[str]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield line
+        if line.startswith("    instagram_account_id:"):
+            return
+
+
+def test_what_it_writes_is_a_configuration_that_works(tmp_path: Path) -> None:
+    (tmp_path / "app-secret").write_text("s3cret\n")
+    config = tmp_path / "simulated.yaml"
+    with simulating(tmp_path, "--conversations", "3", "--app-secret-file", "app-secret") as (_, text):
+        config.write_text(text)
+        checked = milepost("config", "check", "--online", "-c", "simulated.yaml", directory=tmp_path)
+        assert (checked.returncode, checked.stderr) == (0, "")
+        assert checked.stdout.endswith(": the token works\n")
+        synced = milepost("sync", "-c", "simulated.yaml", directory=tmp_path)
+        assert synced.returncode == 0
+        shown = milepost("status", "-c", "simulated.yaml", directory=tmp_path)
+        assert shown.stdout.count("complete") == 2
+    page = load(config, {}).pages[0]
+    assert page.platforms == ("messenger", "instagram")
+    assert page.access_token.get_secret_value().startswith("EAASimulated")
+
+
+def test_it_says_that_its_tokens_are_made_up(tmp_path: Path) -> None:
+    with simulating(tmp_path) as (_, text):
+        assert "made up" in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_in_silence_when_asked(tmp_path: Path, number: signal.Signals) -> None:
+    with simulating(tmp_path) as (process, _):
+        process.send_signal(number)
+        assert process.communicate(timeout=20) == ("", "")
+        assert process.returncode == 0
+
+
+def test_the_same_seed_shows_the_same_world(tmp_path: Path) -> None:
+    def pages(seed: str) -> str:
+        with simulating(tmp_path, "--seed", seed) as (_, text):
+            return text[text.index("pages:") :]
+
+    assert pages("7") == pages("7") != pages("8")
+
+
+def test_who_listens_everywhere_is_called_on_this_machine(tmp_path: Path) -> None:
+    with simulating(tmp_path, "--host", "0.0.0.0") as (_, text):  # noqa: S104  # as in a container
+        assert "base_url: http://127.0.0.1:" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--faults", "earthquake=1"),
+        ("--faults", "http_500=2"),
+        ("--conversations", "-1"),
+        ("--arrivals", "1e9"),
+        ("--pages", "0"),
+        ("--port", "65536"),
+        ("--port", "x"),
+    ],
+)
+def test_what_cannot_be_simulated_is_wrong_usage(arguments: tuple[str, str]) -> None:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2
+    assert arguments[0].removeprefix("--").split("_")[0][:5] in result.stderr
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        error = CliRunner().invoke(command, ["--port", port]).exception
+    assert isinstance(error, MilepostError)
+    assert f"cannot listen on 127.0.0.1:{port}" in error.message
+
+
+def test_a_secret_that_is_not_there_is_told(tmp_path: Path) -> None:
+    error = CliRunner().invoke(command, ["--app-secret-file", str(tmp_path / "missing")]).exception
+    assert isinstance(error, BadConfiguration)
+    (tmp_path / "empty").touch()
+    assert CliRunner().invoke(command, ["--app-secret-file", str(tmp_path / "empty")]).exit_code == 2

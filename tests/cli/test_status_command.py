@@ -1,0 +1,113 @@
+"""`milepost status` on real databases."""
+
+from pathlib import Path
+
+import click
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+from kit.builders import NOON, STREAM, run_started, sweep_started, walking
+from kit.databases import record
+from milepost.cli.options import configured_streams
+from milepost.cli.status import command
+from milepost.cli.stream_status import OpenSweep, State, Status, StreamStatus, Written
+from milepost.core.errors import BadConfiguration, StoreRefused
+from milepost.core.events import BatchStored, Mode, SweepCompleted, Tally
+from milepost.settings import PageSettings, Settings
+from milepost.stores.exclusive import exclusive
+
+COMPLETE = SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, inserted=3))
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the database will be: the built-in settings apply in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "milepost.db"
+
+
+def status(*arguments: str) -> Result:
+    return CliRunner().invoke(command, arguments)
+
+
+def told(*arguments: str) -> Status:
+    return msgspec.json.decode(status("--json", *arguments).stdout, type=Status)
+
+
+@pytest.mark.usefixtures("database")
+def test_without_a_database_it_says_how_to_begin_and_makes_none() -> None:
+    result = status()
+    assert (result.exit_code, result.output) == (
+        0,
+        "No stream has been worked yet: `milepost sync` or `milepost run` begins.\n",
+    )
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.usefixtures("database")
+def test_configured_streams_are_shown_before_they_were_ever_synced() -> None:
+    Path("config.yaml").write_text('pages: [{id: "77", platforms: [instagram]}]\n')
+    (stream,) = told().streams
+    assert (stream.stream, stream.state, stream.is_configured) == ("instagram:77", State.NEVER_SYNCED, True)
+
+
+def test_the_journaled_streams_are_shown(database: Path) -> None:
+    record(database, COMPLETE)
+    result = status()
+    assert result.exit_code == 0
+    assert STREAM.key in result.output
+    assert "complete" in result.output
+
+
+def test_json_holds_the_same_as_the_journal(database: Path) -> None:
+    record(database, COMPLETE)
+    found = told()
+    assert (found.database, found.is_at_work) == ("milepost.db", False)
+    (stream,) = found.streams
+    assert (stream.stream, stream.state, stream.last_success_at) == (STREAM.key, State.COMPLETE, NOON)
+    assert stream.written == Written(3, 0, 0, 0)
+
+
+def test_json_has_every_key_in_every_state(database: Path) -> None:
+    record(database, COMPLETE)
+    (stream,) = msgspec.json.decode(status("--json").stdout)["streams"]
+    assert list(stream) == list(StreamStatus.__struct_fields__)
+
+
+def test_the_help_names_every_key_of_the_json() -> None:
+    text = command.get_help(click.Context(command))
+    keys = {key for kind in (Status, StreamStatus, OpenSweep, Written) for key in kind.__struct_fields__}
+    assert not [word for word in keys | {state.value for state in State} if word not in text]
+
+
+def test_who_holds_the_lock_is_at_work(database: Path) -> None:
+    record(database, run_started(), sweep_started(), BatchStored(walking("c1"), Tally(batches=1)))
+    assert told().streams[0].state is State.INTERRUPTED
+    with exclusive(database):
+        assert told().is_at_work
+        assert told().streams[0].state is State.SYNCING
+    assert not told().is_at_work
+
+
+def test_looking_whether_somebody_is_at_work_leaves_the_lock_free(database: Path) -> None:
+    record(database, COMPLETE)
+    told()
+    with exclusive(database):
+        pass
+
+
+def test_a_database_of_something_else_is_refused(database: Path) -> None:
+    database.write_text("no database at all, but a text that is long enough to be looked at" * 20)
+    assert isinstance(status().exception, StoreRefused)
+
+
+@pytest.mark.usefixtures("database")
+def test_a_configuration_that_is_not_there_is_refused() -> None:
+    assert isinstance(status("-c", "missing.yaml").exception, BadConfiguration)
+
+
+def test_streams_are_pages_by_platforms() -> None:
+    pages = (PageSettings(id="1"), PageSettings(id="2", platforms=("instagram",)))
+    assert configured_streams(Settings(pages=pages)) == ["messenger:1", "instagram:1", "instagram:2"]
+    assert configured_streams(Settings()) is None

@@ -1,0 +1,48 @@
+"""Holds what was copied against what is true in the simulated world."""
+
+from datetime import datetime
+
+from kit.installation import Installation
+from milepost.sources.simulator.inbox import Inbox
+from milepost.sources.simulator.world import World
+
+
+def assert_copied(installation: Installation, world: World, at: datetime, *, was_frozen: bool) -> None:
+    """Every conversation, contact and message of the world at an instant is in the tables, and nothing else is.
+
+    Where the world was not frozen, messages are there, too, that the API has ceased to tell of.
+    """
+    for inbox in world.inboxes:
+        _assert_inbox_copied(installation, world, inbox, at, was_frozen=was_frozen)
+
+
+def _assert_inbox_copied(
+    installation: Installation, world: World, inbox: Inbox, at: datetime, *, was_frozen: bool
+) -> None:
+    stream = (inbox.platform, inbox.page.id)
+    truth = world.truth(inbox.page.id, inbox.platform, at)
+    of_stream = "WHERE platform = ? AND page_id = ?"
+    conversations = installation.rows(
+        f"SELECT conversation_id, contact_id, updated_time FROM conversations {of_stream}",  # noqa: S608  (a constant)
+        *stream,
+    )
+    assert {row[0]: row[1:] for row in conversations} == {
+        each.id: (each.contact_id, _as_stored(each.updated_time)) for each in truth
+    }
+    contacts = installation.rows(f"SELECT contact_id FROM contacts {of_stream}", *stream)  # noqa: S608  (a constant)
+    assert {row[0] for row in contacts} == {each.contact_id for each in truth if each.contact_id is not None}
+    events = {
+        tuple(row)
+        for row in installation.rows(
+            f"SELECT conversation_id, event_id FROM contact_interaction_events {of_stream}",  # noqa: S608  (a constant)
+            *stream,
+        )
+    }
+    told = {(each.id, message_id) for each in truth for message_id in each.message_ids}
+    assert told <= events
+    assert events == told or not was_frozen
+
+
+def _as_stored(instant: datetime) -> str:
+    """Write an instant as the API tells it, in whole seconds, and as the tables keep it."""
+    return instant.strftime("%Y-%m-%dT%H:%M:%S.000000Z")

@@ -1,0 +1,29 @@
+"""SQLite databases with a past, for what reads them from beside the daemon."""
+
+import asyncio
+from datetime import datetime
+from pathlib import Path
+
+from kit.builders import NOON, RUN_ID, STREAM, entries
+from milepost.core.checkpoint import Checkpoint, fold
+from milepost.core.events import Event
+from milepost.core.model import Changes, Stream
+from milepost.core.ports import Commit
+from milepost.stores.sqlite import open_sqlite
+
+
+def record(
+    path: Path, *events: Event, stream: Stream = STREAM, run_id: str = RUN_ID, recorded_at: datetime = NOON
+) -> Checkpoint:
+    """Append events of one run to the database, made where there is none; for tests without an event loop."""
+    return asyncio.run(_record(path, *events, stream=stream, run_id=run_id, recorded_at=recorded_at))
+
+
+async def _record(path: Path, *events: Event, stream: Stream, run_id: str, recorded_at: datetime) -> Checkpoint:
+    async with open_sqlite(path, synchronous="normal") as store:
+        before = await store.recall(stream.key)
+        appended = entries(*events, after=before, run_id=run_id, recorded_at=recorded_at)
+        after = fold(appended, before)
+        if appended:
+            await store.commit(Commit(appended, Changes(), after, after.run))
+        return after

@@ -1,0 +1,102 @@
+"""An installation of Milepost: a folder with a config.yaml, and the database that the program makes there."""
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from kit.binary import Ended, milepost
+from milepost.core.checkpoint import Checkpoint
+from milepost.sources.simulator.plan import SimulatedPage
+from milepost.sources.simulator.server import SimulatorServer
+
+PROJECTIONS = ("checkpoints", "runs", "dead_letters")
+# The tables that users come for, without the columns that Milepost's own clock fills.
+COPIED = {
+    "contacts": "platform, page_id, contact_id, name, username, last_interaction_at",
+    "conversations": "conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, "
+    "can_reply, updated_time, deleted_at",
+    "contact_interaction_events": "event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, "
+    "attachments, occurred_at",
+}
+
+Rows = list[tuple[Any, ...]]
+Section = Mapping[str, object]
+
+
+class Installation:
+    """The folder, and what is to be found in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.yaml"
+        self.database = folder / "milepost.db"
+
+    def configure(self, base_url: str, *pages: Section, **sections: Section) -> None:
+        """Write a config.yaml for an API at `base_url`: no pacing, and no long waits. Sections add keys to it."""
+        settings: dict[str, dict[str, object]] = {
+            "source": {"kind": "facebook", "base_url": base_url, "calls_per_second": 0},
+            "retry": {"base_delay": "1ms", "max_delay": "10ms"},
+            "http": {"listen": "127.0.0.1:0"},
+        }
+        for name, section in sections.items():
+            settings[name] = settings.get(name, {}) | dict(section)
+        self.config.write_text(yaml.safe_dump({**settings, "pages": list(pages)}, allow_unicode=True))
+
+    def configure_for(self, simulator: SimulatorServer, **sections: Section) -> None:
+        """Write a config.yaml for all pages of a simulator."""
+        self.configure(simulator.base_url, *map(page_section, simulator.pages), **sections)
+
+    async def sync(self, *arguments: str) -> Ended:
+        return await milepost(self.folder, "sync", *arguments)
+
+    async def sync_until_complete(self, most: int = 12) -> list[Ended]:
+        """Sync again and again until the exit code is 0, and give what each sync left."""
+        syncs = [await self.sync()]
+        while syncs[-1].code != 0:
+            assert syncs[-1].code in (1, 75), syncs[-1]
+            assert len(syncs) < most, syncs[-1]
+            syncs.append(await self.sync())
+        return syncs
+
+    def rows(self, query: str, *parameters: object) -> Rows:
+        """Ask the database, beside whoever works on it."""
+        with closing(sqlite3.connect(self.database, isolation_level=None, timeout=30.0)) as connection:
+            return connection.execute(query, parameters).fetchall()
+
+    def copied(self) -> dict[str, Rows]:
+        """Give the copied tables, each in the order of its key."""
+        return {table: self.rows(f"SELECT {columns} FROM {table} ORDER BY 1, 2, 3") for table, columns in COPIED.items()}  # noqa: S608  (our own names)
+
+    def projections(self) -> bytes:
+        """Dump the projections, byte for byte."""
+        dump = {table: self.rows(f"SELECT * FROM {table} ORDER BY 1") for table in PROJECTIONS}  # noqa: S608  (our own names)
+        return msgspec.json.encode(dump)
+
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """Give where every stream stands; nothing where there is no database yet."""
+        if not self.rows("SELECT name FROM sqlite_master WHERE name = 'checkpoints'"):
+            return {}
+        states = self.rows("SELECT stream, state FROM checkpoints")
+        return {stream: msgspec.json.decode(state, type=Checkpoint) for stream, state in states}
+
+    def positions(self, stream: str) -> list[str | None]:
+        """Give the cursors at which the walk of a stream stood, oldest first, as the journal has them."""
+        query = "SELECT json_extract(data, '$.position.cursor') FROM journal WHERE stream = ? AND type = 'batch_stored' ORDER BY version"
+        return [cursor for (cursor,) in self.rows(query, stream)]
+
+    def endings(self, stream: str) -> list[tuple[str, str | None]]:
+        """Give how each run of a stream ended, oldest first: its status and the reason."""
+        return self.rows("SELECT status, reason FROM runs WHERE stream = ? ORDER BY started_at, run_id", stream)
+
+
+def page_section(page: SimulatedPage) -> dict[str, object]:
+    """Give the page as config.yaml lists it."""
+    section: dict[str, object] = {"id": page.id, "platforms": list(page.platforms), "access_token": page.token}
+    if page.instagram_account_id is not None:
+        section["instagram_account_id"] = page.instagram_account_id
+    return section
