@@ -7,20 +7,22 @@ import subprocess
 import sys
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
-from kit.builders import NOON, run_started, sweep_started, walking
+from kit.builders import NOON, entries, run_started, sweep_started, walking
 from kit.databases import record
 from milepost.cli.journal import command
 from milepost.cli.journal_export import MAX_READ, whole_file, write_out
 from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import BatchStored, Mode, SweepCompleted, Tally
 from milepost.core.model import Platform, Stream
-from milepost.stores.archive import open_archive
+from milepost.stores.archive import Archive, Placed, open_archive
 
+PLACED = [Placed(number, entry) for number, entry in enumerate(entries(run_started(), sweep_started()), start=1)]
 OTHER = Stream(Platform.INSTAGRAM, "1234567890")
 
 
@@ -141,6 +143,23 @@ def test_a_long_journal_is_read_a_page_at_a_time(database: Path) -> None:
     number, text = asyncio.run(written())
     assert number == 4 + 2 * MAX_READ
     assert seqs(text.decode()) == list(range(1, number + 1))
+
+
+class GrowingArchive:
+    """An archive to which an entry is added after the newest was asked for."""
+
+    async def latest(self, *, limit: int) -> list[Placed]:
+        assert limit == 1
+        return PLACED[:1]
+
+    async def entries(self, *, after: int, limit: int) -> list[Placed]:
+        return [placed for placed in PLACED if placed.seq > after][:limit]
+
+
+async def test_the_writing_ends_at_the_entry_that_was_the_newest_when_it_began() -> None:
+    out = BytesIO()
+    assert await write_out(cast("Archive", GrowingArchive()), out, asyncio.Event()) == 1
+    assert seqs(out.getvalue().decode()) == [1]
 
 
 def test_a_stop_ends_the_writing(database: Path) -> None:

@@ -81,6 +81,12 @@ def test_limits_are_no_trouble() -> None:
     assert "→" not in told
 
 
+def test_a_process_that_died_is_named() -> None:
+    told = text(after(*OPENED, STORED), at_work=False)
+    assert "interrupted: process died  full, 12 batches" in told
+    assert "→" not in told
+
+
 def test_a_failed_run_says_that_the_place_is_saved() -> None:
     told = text(after(*OPENED, RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=DEAD_TOKEN)))
     assert "the place is saved, and the next run tries again" in told

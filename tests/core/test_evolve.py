@@ -1,5 +1,6 @@
 """checkpoint.evolve: what each event means for where a stream stands."""
 
+import pytest
 from msgspec.structs import replace
 
 from kit.builders import (
@@ -21,6 +22,7 @@ from milepost.core.events import (
     BatchFailed,
     BatchStored,
     DeadLetterOpened,
+    Event,
     FetchFailed,
     Mode,
     Reason,
@@ -264,3 +266,38 @@ class TestPassOver:
         passed = BatchPassed(Sweep(Mode.FULL, at(60), at(-540), position=walking("after 1")), self.QUIET)
 
         assert not pass_over(recorded, passed).sweep_is_recorded
+
+
+class TestTheNextEntry:
+    """Brings a checkpoint that was ahead of the journal to what the journal alone says."""
+
+    QUIET = Tally(batches=1, unchanged=2)
+
+    @pytest.mark.parametrize(
+        "event",
+        [
+            BatchStored(walking("after 3"), QUIET + ONE),
+            completed(QUIET + ONE),
+            RunEnded(RunStatus.PAUSED, Reason.SHUTDOWN, walking("after 2"), QUIET),
+        ],
+    )
+    def test_of_a_recorded_sweep(self, event: Event) -> None:
+        recorded = given(*WALKING, FetchFailed(1, NETWORK, at(2)))
+        assert recorded.sweep is not None
+        passed = BatchPassed(replace(recorded.sweep, position=walking("after 2")), self.QUIET)
+
+        assert given(event, after=pass_over(recorded, passed)) == given(event, after=recorded)
+        assert given(event, after=recorded).trouble is None
+
+    @pytest.mark.parametrize(
+        "events",
+        [
+            (run_started(), sweep_started(), BatchStored(walking("after 3"), QUIET + ONE)),
+            (completed(QUIET + ONE),),
+            (run_started(), sweep_started(), RunEnded(RunStatus.PAUSED, Reason.SHUTDOWN, walking("after 2"), QUIET)),
+        ],
+    )
+    def test_of_a_sweep_that_was_not_on_record(self, events: tuple[Event, ...]) -> None:
+        passed = BatchPassed(Sweep(Mode.FULL, NOON, at(-600), position=walking("after 2")), self.QUIET)
+
+        assert given(*events, after=pass_over(checkpoint_of(), passed)) == given(*events)

@@ -27,6 +27,20 @@ async def test_a_stop_cuts_short_every_block_that_is_open() -> None:
     assert ended == 3
 
 
+async def test_asking_again_changes_nothing() -> None:
+    stop = Stop()
+
+    async def wait() -> None:
+        async with stop.cut_short():
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(wait())
+        await asyncio.sleep(0)
+        stop.request()
+        stop.request()
+
+
 async def test_after_a_stop_nothing_more_is_waited_for() -> None:
     stop = Stop()
     stop.request()

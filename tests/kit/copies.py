@@ -45,4 +45,4 @@ def _assert_inbox_copied(
 
 def _as_stored(instant: datetime) -> str:
     """Write an instant as the API tells it, in whole seconds, and as the tables keep it."""
-    return instant.strftime("%Y-%m-%dT%H:%M:%S.000000Z")
+    return instant.strftime("%Y-%m-%dT%H:%M:%S.000Z")

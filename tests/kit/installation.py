@@ -86,8 +86,12 @@ class Installation:
 
     def positions(self, stream: str) -> list[str | None]:
         """Give the cursors at which the walk of a stream stood, oldest first, as the journal has them."""
-        query = "SELECT json_extract(data, '$.position.cursor') FROM journal WHERE stream = ? AND type = 'batch_stored' ORDER BY version"
-        return [cursor for (cursor,) in self.rows(query, stream)]
+        stored = self.rows(
+            "SELECT data ->> '$.position.cursor' FROM journal WHERE stream = ? AND type = 'batch_stored'"
+            " AND data ->> '$.position.phase' IS NULL ORDER BY version",
+            stream,
+        )
+        return [cursor for (cursor,) in stored]
 
     def endings(self, stream: str) -> list[tuple[str, str | None]]:
         """Give how each run of a stream ended, oldest first: its status and the reason."""

@@ -51,6 +51,10 @@ def main() -> None:
         if error.hint:
             click.echo(f"  → {error.hint}", err=True)
         sys.exit(_exit_code(error))
+    except OSError as error:  # of stdout or a file that an argument names; the parts that work have errors of their own
+        where = f": {error.filename}" if error.filename else ""
+        click.echo(f"milepost: {error.strerror or error}{where}", err=True)
+        sys.exit(ExitCode.WITH_ERRORS)
 
 
 def _exit_code(error: MilepostError) -> ExitCode:

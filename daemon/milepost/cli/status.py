@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from milepost.cli.at_work import is_at_work
 from milepost.cli.options import config_option, configured_streams, load_settings
 from milepost.cli.status_table import rendered
 from milepost.cli.stream_status import Status, Surroundings, statuses
 from milepost.core.checkpoint import Checkpoint
 from milepost.stores.archive import open_archive
+from milepost.stores.exclusive import is_held
 
 
 @click.command(name="status")
@@ -34,7 +34,7 @@ def command(config: str | None, *, as_json: bool) -> None:
     """
     settings = load_settings(config)
     database = settings.store.sqlite_path
-    at_work = is_at_work(database)  # asked first: a daemon that ends in between has recorded the end of its runs
+    at_work = is_held(database)  # asked first: a daemon that ends in between has recorded the end of its runs
     checkpoints = asyncio.run(_checkpoints(database)) if database.exists() else ()
     around = Surroundings(datetime.now(UTC), at_work, configured_streams(settings), settings.sync.interval_seconds)
     status = Status(around.now, str(database), at_work, statuses(checkpoints, around))

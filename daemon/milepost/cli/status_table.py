@@ -52,6 +52,8 @@ def _state(stream: StreamStatus, now: datetime) -> str:
             return f"{words} {ahead(stream.retry_at, now)}"
         case State.PAUSED if stream.reason is not None:
             return f"{words}: {in_words(stream.reason)}"
+        case State.INTERRUPTED:
+            return f"{words}: process died"
         case State.STOPPED:
             return f"{words}: {'token' if stream.reason is Reason.AUTHORIZATION else 'configuration'}"
         case _:
@@ -89,7 +91,6 @@ def _remedy(stream: StreamStatus) -> str | None:
         State.COMPLETE_WITH_ERRORS: "what could not be read is kept as dead letters",
         State.RETRYING: "the place is saved, and the batch is tried again",
         State.FAILED: "the place is saved, and the next run tries again",
-        State.INTERRUPTED: "the process died; the next run goes on behind the last batch that was stored",
     }
     match stream.state, stream.reason:
         case State.STOPPED, Reason.AUTHORIZATION:

@@ -21,12 +21,6 @@ def stop_at_closed_pipe(out: TextIO, stopped: asyncio.Event) -> None:
         descriptor = out.fileno()
     except OSError:  # no file at all
         return
-    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-        return
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        loop.remove_reader(descriptor)  # it would be called for ever
-        stopped.set()
-
-    loop.add_reader(descriptor, stop)  # the writing end becomes readable by an error only
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        # The writing end becomes readable by an error only.
+        asyncio.get_running_loop().add_reader(descriptor, stopped.set)

@@ -30,11 +30,10 @@ from milepost.settings import Settings, secrets
 @click.option("--full", is_flag=True, help="Walk the whole inbox again, not only to the watermark.")
 @click.argument("streams", metavar="[STREAM]...", nargs=-1)
 def command(config: str | None, streams: tuple[str, ...], *, full: bool) -> None:
-    r"""Work the streams now, until each sweep is complete or a limit is hit.
+    """Work the streams now, until each sweep is complete or a limit is hit.
 
     A STREAM is written messenger:<page id> or instagram:<page id>; without any, all are worked.
 
-    \b
     Exit codes: 0 every sweep complete · 1 complete with errors · 75 stopped at a limit, progress saved ·
     77 stopped for authorization · 78 bad configuration · 2 wrong usage
     """

@@ -19,6 +19,8 @@ class Stop:
 
     def request(self) -> None:
         """Ask for the stop. Asking again changes nothing."""
+        if self._requested.is_set():
+            return
         self._requested.set()
         for scope in self._scopes:
             scope.reschedule(asyncio.get_running_loop().time())

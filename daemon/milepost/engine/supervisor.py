@@ -17,7 +17,6 @@ from milepost.engine.bulkhead import bulkhead
 from milepost.engine.run import run_slice
 from milepost.engine.shared import Shared
 
-
 # How far past its deadline a run may be before it counts as stalled: a request and a commit take their time.
 MAX_LATENESS_SECONDS = 120.0
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from milepost.core.codec import Codec
 from milepost.core.errors import StoreRefused
 from milepost.core.events import Entry
 from milepost.stores import audit, rows
-from milepost.stores.database import Database, connect
+from milepost.stores.database import Database, connect, real_path
 from milepost.stores.exclusive import exclusive
 from milepost.stores.migrate import pending
 from milepost.stores.queries import load
@@ -34,6 +34,7 @@ async def open_archive(path: Path, *, alone: bool = False) -> AsyncIterator["Arc
 
     Raises StoreRefused if there is no database of this program's schema, StoreBusy if `alone` and a daemon holds it.
     """
+    path = real_path(path)
     await asyncio.to_thread(_demand_current, path)
     if alone:
         with exclusive(path):
@@ -84,11 +85,18 @@ class Archive:
 
     async def verify(self) -> audit.Audit:
         """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""
-        return await self._database.run(partial(audit.verify, self._sql, self._codec))
+        return await self._audited(audit.verify)
 
     async def rebuild(self) -> audit.Audit:
         """Drop the projections and make them again from the journal, in one transaction. Raises JournalDamaged."""
-        return await self._database.run(partial(audit.rebuild, self._sql, self._codec))
+        return await self._audited(audit.rebuild)
+
+    async def _audited(self, work: Callable[[dict[str, str], Codec, sqlite3.Connection], audit.Audit]) -> audit.Audit:
+        try:
+            return await self._database.run(partial(work, self._sql, self._codec))
+        except asyncio.CancelledError:
+            await self._database.interrupt()  # or the thread would go on to the end of the journal
+            raise
 
     async def _read(self, query: str, parameters: tuple[Any, ...] | dict[str, Any]) -> list[Placed]:
         def read(connection: sqlite3.Connection) -> list[Placed]:

@@ -19,6 +19,9 @@ Table = Literal["checkpoint", "run", "dead_letter"]
 TABLES: tuple[Table, ...] = ("checkpoint", "run", "dead_letter")
 MAX_ROWS_HELD = 1_000
 
+Row = tuple[Any, ...]
+"""A projected row; its first column is its key."""
+
 
 class Audit(Struct, frozen=True):
     """What a verification or a rebuild went through."""
@@ -32,24 +35,26 @@ class Audit(Struct, frozen=True):
 
 def verify(sql: dict[str, str], codec: Codec, connection: sqlite3.Connection) -> Audit:
     """Check every hash chain and compare every projected row. Raises JournalDamaged at the first difference."""
+
+    def compare(table: Table, expected: list[Row]) -> None:
+        found = connection.execute(sql[f"stored_{table}s"], (rows.json_list(row[0] for row in expected),))
+        stored = {row[0]: row for row in found}
+        for row in expected:
+            if stored.get(row[0]) != row:
+                raise _differs(f"the {table} {row[0]} is not what the journal says")
+
     connection.execute("BEGIN")  # one snapshot, while a daemon goes on writing
     try:
-
-        def compare(table: Table, expected: tuple[Any, ...]) -> None:
-            stored = connection.execute(sql[f"stored_{table}"], expected[:1]).fetchone()
-            if stored != expected:
-                raise JournalDamaged(
-                    f"the {table} {expected[0]} is not what the journal says", hint="run `milepost journal rebuild`"
-                )
-
-        audit, counts = _audit(_entries(sql, codec, connection), compare)
+        audit = _audit(_entries(sql, codec, connection), compare)
+        accounted: dict[Table, int] = {
+            "checkpoint": audit.streams,
+            "run": audit.runs,
+            "dead_letter": audit.dead_letters,
+        }
         for table in TABLES:
             (stored,) = connection.execute(sql[f"count_{table}s"]).fetchone()
-            if stored != counts[table]:
-                raise JournalDamaged(
-                    f"{table}s holds {stored} rows, the journal accounts for {counts[table]}",
-                    hint="run `milepost journal rebuild`",
-                )
+            if stored != accounted[table]:
+                raise _differs(f"{table}s holds {stored} rows, the journal accounts for {accounted[table]}")
         return audit
     finally:
         connection.execute("ROLLBACK")
@@ -57,24 +62,15 @@ def verify(sql: dict[str, str], codec: Codec, connection: sqlite3.Connection) ->
 
 def rebuild(sql: dict[str, str], codec: Codec, connection: sqlite3.Connection) -> Audit:
     """Drop all projected rows and make them again, in one transaction. Raises JournalDamaged, nothing changed."""
-    held: dict[Table, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
 
-    def flush(table: Table) -> None:
-        connection.executemany(sql[f"upsert_{table}"], held[table])
-        held[table].clear()
-
-    def hold(table: Table, row: tuple[Any, ...]) -> None:
-        held[table].append(row)
-        if len(held[table]) >= MAX_ROWS_HELD:
-            flush(table)
+    def write(table: Table, projected: list[Row]) -> None:
+        connection.executemany(sql[f"upsert_{table}"], projected)
 
     connection.execute("BEGIN IMMEDIATE")
     try:
         for table in TABLES:
             connection.execute(sql[f"clear_{table}s"])
-        audit, _ = _audit(_entries(sql, codec, connection), hold)
-        for table in TABLES:
-            flush(table)
+        audit = _audit(_entries(sql, codec, connection), write)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -84,30 +80,38 @@ def rebuild(sql: dict[str, str], codec: Codec, connection: sqlite3.Connection) -
 
 
 def _entries(sql: dict[str, str], codec: Codec, connection: sqlite3.Connection) -> Iterator[Entry]:
-    for columns in connection.execute(sql["journal"]):
-        yield rows.entry(columns, codec)
+    return (rows.entry(columns, codec) for columns in connection.execute(sql["journal"]))
 
 
-def _audit(entries: Iterator[Entry], take: Callable[[Table, tuple[Any, ...]], None]) -> tuple[Audit, Counter[Table]]:
-    """Project the journal and hand every row to `take`, table and columns."""
+def _differs(what: str) -> JournalDamaged:
+    return JournalDamaged(what, hint="run `milepost journal rebuild`")
+
+
+def _audit(entries: Iterator[Entry], take: Callable[[Table, list[Row]], None]) -> Audit:
+    """Project the journal and hand all rows to `take`, a table's many at a time."""
+    held: dict[Table, list[Row]] = {table: [] for table in TABLES}
     counts: Counter[Table] = Counter()
     read, last_recorded_at = 0, None
 
-    def counted() -> Iterator[Entry]:
-        nonlocal read, last_recorded_at
-        for entry in entries:
-            yield entry
-            read += 1
-            last_recorded_at = entry.recorded_at
+    def hand_over(table: Table) -> None:
+        take(table, held[table])
+        counts[table] += len(held[table])
+        held[table].clear()
 
-    for item in project(counted()):
+    for item in project(entries):
+        if isinstance(item, Checkpoint):  # one at the end of each stream, whose entries are numbered without a gap
+            read += item.version
+            last_recorded_at = max(filter(None, (last_recorded_at, item.updated_at)), default=None)
         table, row = _row(item)
-        take(table, row)
-        counts[table] += 1
-    return Audit(read, counts["checkpoint"], counts["run"], counts["dead_letter"], last_recorded_at), counts
+        held[table].append(row)
+        if len(held[table]) == MAX_ROWS_HELD:
+            hand_over(table)
+    for table in TABLES:
+        hand_over(table)
+    return Audit(read, counts["checkpoint"], counts["run"], counts["dead_letter"], last_recorded_at)
 
 
-def _row(item: Projected) -> tuple[Table, tuple[Any, ...]]:
+def _row(item: Projected) -> tuple[Table, Row]:
     match item:
         case Checkpoint():
             return "checkpoint", rows.checkpoint_tuple(item)

@@ -1,5 +1,6 @@
 """A SQLite connection in its own thread, into which whole functions are sent: a hop a transaction, not a statement."""
 
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -53,6 +54,15 @@ def errors_of(path: Path) -> Iterator[None]:
         if translated is None:
             raise
         raise translated from error
+
+
+def real_path(path: Path) -> Path:
+    """Give the one path by which the database at `path` is locked and opened.
+
+    By whatever symlink it is reached its lock is the same, and SQLite reads no meaning into an absolute path, as it
+    does into `:memory:` and `file:…`.
+    """
+    return Path(os.path.realpath(path))
 
 
 class Database(aiosqlite.Connection):

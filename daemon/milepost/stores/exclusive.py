@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from milepost.core.errors import StoreBusy, StoreRefused
@@ -15,14 +15,11 @@ def exclusive(path: Path) -> Iterator[None]:
 
     Raises StoreBusy if another process holds it, StoreRefused if the lock cannot be made.
     """
-    lock_path = path.with_name(path.name + ".lock")
+    lock_path = _lock_of(path)
     try:
         descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StoreRefused(
-            f"the database {path} cannot be locked: {error.strerror}: {lock_path}",
-            hint="check store.url, that its directory exists and that this user may write there",
-        ) from error
+        raise _impossible(path, error) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -32,8 +29,42 @@ def exclusive(path: Path) -> Iterator[None]:
                 f"another Milepost (process {holder}) works on the database {path}",
                 hint="stop it first, or let it do the work: `milepost status` shows what it does",
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:  # a file system without locks
+            raise _impossible(path, error) from error
+        with suppress(OSError):  # only says who holds the lock; of a full disk the database itself tells
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _impossible(path: Path, error: OSError) -> StoreRefused:
+    return StoreRefused(
+        f"the database {path} cannot be locked: {error.strerror}: {path}.lock",
+        hint="check store.url, that its directory exists and that this user may write there",
+    )
+
+
+def is_held(path: Path) -> bool:
+    """Look whether a process holds the database at `path`.
+
+    True also where this user may not look: the journal is then taken at its word.
+    """
+    try:
+        descriptor = os.open(_lock_of(path), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")

@@ -6,6 +6,7 @@ not used: whoever migrates holds the store's own lock, which dies with the proce
 
 import glob
 import logging
+import os
 import sqlite3
 from pathlib import Path
 from urllib.parse import quote
@@ -54,10 +55,13 @@ def migrate(path: Path) -> set[str]:
     if names:
         import yoyo  # noqa: PLC0415  (heavy, and needed at the first start and after upgrades only)
 
+        # yoyo notes who migrates, and fails for a user without a name, as containers have.
+        os.environ.setdefault("LOGNAME", f"uid {os.getuid()}")
         logging.getLogger("yoyo.migrations").setLevel(logging.WARNING)  # it tells of every statement
         with errors_of(path):
             backend = yoyo.get_backend(f"sqlite:///{quote(str(path.resolve()))}")
             try:
+                backend.break_lock()  # of a start that was killed; that nobody else migrates, the store's lock says
                 backend.apply_migrations(backend.to_apply(yoyo.read_migrations(glob.escape(str(MIGRATIONS)))))
             finally:
                 backend.connection.close()

@@ -23,6 +23,15 @@ def _optional_text(instant: datetime | None) -> str | None:
     return None if instant is None else instant_text(instant)
 
 
+def _instant(text: str) -> datetime | None:
+    """Read an instant; None for anything that is not exactly how it is written down."""
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return instant if instant_text(instant) == text else None
+
+
 def contact_tuple(row: ContactRow) -> tuple[Any, ...]:
     """Give a contact's columns."""
     return (
@@ -122,13 +131,12 @@ def entry_tuple(entry: Entry) -> tuple[Any, ...]:
 def entry(columns: JournalRow, codec: Codec) -> Entry:
     """Read a journal entry's columns. Raises JournalDamaged if its data cannot be read."""
     seq, stream, version, run_id, recorded_at, tag, data, sealed = columns
-    try:
-        at = datetime.fromisoformat(recorded_at)
-    except ValueError as error:
+    at = _instant(recorded_at)
+    if at is None:
         raise JournalDamaged(
-            f"journal entry {seq} has the time {recorded_at!r}, which is none",
+            f"journal entry {seq} has the time {recorded_at!r}, which Milepost has not written",
             hint="restore the database from a backup",
-        ) from error
+        )
     return Entry(stream, version, run_id, at, tag, data, sealed, codec.decode(tag, data))
 
 

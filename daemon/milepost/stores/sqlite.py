@@ -23,7 +23,7 @@ from milepost.core.model import InteractionEventRow, Keys, Known
 from milepost.core.ports import Commit, Committed
 from milepost.core.project import dead_letters
 from milepost.stores import rows
-from milepost.stores.database import Database, connect
+from milepost.stores.database import Database, connect, real_path
 from milepost.stores.exclusive import exclusive
 from milepost.stores.migrate import migrate
 from milepost.stores.queries import load
@@ -70,6 +70,7 @@ async def open_sqlite(
         "wal_autocheckpoint": WAL_PAGES,
         "journal_size_limit": WAL_PAGES * 4096,
     }
+    path = real_path(path)
     with exclusive(path):
         applied = await asyncio.to_thread(migrate, path)
         if applied:

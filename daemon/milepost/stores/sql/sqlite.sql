@@ -158,22 +158,24 @@ DELETE FROM runs;
 -- name: clear_dead_letters
 DELETE FROM dead_letters;
 
--- name: stored_checkpoint
+-- name: stored_checkpoints
 SELECT
     stream, version, hash, mode, phase, cursor, watermark, last_success_at, last_full_sweep_at, open_dead_letters,
     updated_at, state
 FROM checkpoints
-WHERE stream = ?;
+WHERE stream IN (SELECT value FROM json_each(?));
 
--- name: stored_run
+-- name: stored_runs
 SELECT
     run_id, stream, mode, status, reason, started_at, ended_at, batches, inserted, updated, unchanged, dead_lettered,
     contacts, interaction_events, retries, failed_batches, problem
 FROM runs
-WHERE run_id = ?;
+WHERE run_id IN (SELECT value FROM json_each(?));
 
--- name: stored_dead_letter
-SELECT dead_letter_id, stream, stage, subject, reason, opened_at FROM dead_letters WHERE dead_letter_id = ?;
+-- name: stored_dead_letters
+SELECT dead_letter_id, stream, stage, subject, reason, opened_at
+FROM dead_letters
+WHERE dead_letter_id IN (SELECT value FROM json_each(?));
 
 -- name: count_checkpoints
 SELECT count(*) FROM checkpoints;

@@ -1,0 +1,137 @@
+"""Milepost beside the naive script: whole cold processes, in turn, so that the machine's moods strike both alike.
+
+    python -m benchmarks.compare                 every workload, medians of three rounds
+    python -m benchmarks.compare --quick         a twentieth of the size, once: does everything still work?
+    python -m benchmarks.compare --only 1x20k    the workloads whose name has that in it
+
+Seconds depend on the machine and its day; the ratios are what to compare. Exit code 1: a ratio is below what is wanted.
+"""
+
+import argparse
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from benchmarks.process import Finished, Server, milepost, naive, run, serving
+from benchmarks.workload import Workload
+
+LATE = 0.05  # seconds; about what the Graph API takes from nearby
+QUICK_SHARE = 20
+MAX_QUIET_REQUESTS = 2  # of an incremental sweep over a stream that has nothing new
+
+
+class Case(Struct, frozen=True):
+    """A workload, how many times as fast as the naive script Milepost is to be, and whether it was copied before."""
+
+    name: str
+    workload: Workload
+    wanted: float
+    is_copied: bool = False
+
+
+CASES = (
+    Case("1x100k", Workload(1, 100_000), 1.5),
+    Case("1x20k at 50 ms", Workload(1, 20_000, latency_seconds=LATE), 1.1),
+    Case("8x2500 at 50 ms", Workload(8, 2_500, latency_seconds=LATE), 3.0),
+    Case("50x400 at 50 ms", Workload(50, 400, latency_seconds=LATE), 5.0),
+    Case("1x20k with 20 messages", Workload(1, 20_000, messages=20), 1.0),
+    Case("1x20k again, unchanged", Workload(1, 20_000), 1.0, is_copied=True),
+)
+
+
+class Round(Struct, frozen=True):
+    """Both contenders, once."""
+
+    naive: Finished
+    milepost: Finished
+
+
+def compare(case: Case, rounds: int) -> list[Round]:
+    """Run a case. Raises SystemExit if a table does not hold what the server has."""
+    with serving(case.workload) as server, TemporaryDirectory() as temporary:
+        copied = Path(temporary)
+        if case.is_copied:
+            _round(server, case.workload, copied)
+            return [_round(server, case.workload, copied) for _ in range(rounds)]
+        return [_cold_round(server, case.workload) for _ in range(rounds)]
+
+
+def _cold_round(server: Server, workload: Workload) -> Round:
+    with TemporaryDirectory() as temporary:
+        return _round(server, workload, Path(temporary))
+
+
+def _round(server: Server, workload: Workload, directory: Path) -> Round:
+    by_naive = run(naive(server, workload, directory), directory)
+    by_milepost = run(milepost(server, workload, directory, "sync", "--full"), directory)
+    for name in ("naive.db", "milepost.db"):
+        check(directory / name, workload)
+    return Round(by_naive, by_milepost)
+
+
+def check(database: Path, workload: Workload) -> None:
+    """Compare the numbers of rows with what the server has. Raises SystemExit where they differ."""
+    with closing(sqlite3.connect(database)) as connection:
+        found = {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in workload.rows}
+    if found != workload.rows:
+        raise SystemExit(f"{database.name} holds {found}, the server has {workload.rows}")
+
+
+def row(case: Case, rounds: list[Round]) -> tuple[str, bool]:
+    """Give a case's line of the table, and whether its ratio is what is wanted."""
+    ratio = median(each.naive.seconds / each.milepost.seconds for each in rounds)
+    cells = [case.name]
+    for results in ([each.naive for each in rounds], [each.milepost for each in rounds]):
+        cells += [
+            f"{median(each.seconds for each in results):.2f}",
+            f"{median(each.cpu_seconds for each in results) / case.workload.total * 1e6:.0f}",
+            f"{median(each.peak_mib for each in results):.0f}",
+        ]
+    return f"| {' | '.join(cells)} | {ratio:.2f} | {case.wanted:.1f} |", ratio >= case.wanted
+
+
+def quiet(workload: Workload, rounds: int) -> bool:
+    """Measure an incremental sweep that finds nothing new, and say whether it asks as little as is wanted."""
+    seconds, requests = [], 0
+    with serving(workload) as server, TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        run(milepost(server, workload, directory, "sync"), directory)
+        for _ in range(rounds):
+            server.forget()
+            seconds.append(run(milepost(server, workload, directory, "sync"), directory).seconds)
+            requests = max(requests, server.served().requests)
+        check(directory / "milepost.db", workload)
+    print(f"\nNothing new among {workload.total:,}: {requests} request(s), {median(seconds):.2f} s from exec to exit")
+    return requests <= MAX_QUIET_REQUESTS * workload.streams
+
+
+def main() -> None:
+    """Run the cases and print the table."""
+    parser = argparse.ArgumentParser(description="Compare Milepost with a plain script.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the size, once, not judged")
+    parser.add_argument("--only", default="", help="the workloads whose name has this in it")
+    options = parser.parse_args()
+    rounds, share = (1, QUICK_SHARE) if options.quick else (options.rounds, 1)
+    print("| workload | naive: s | µs CPU each | MiB | Milepost: s | µs CPU each | MiB | ratio | wanted |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    is_as_wanted = True
+    for case in CASES:
+        if options.only in case.name:
+            workload = replace(case.workload, conversations=case.workload.conversations // share)
+            sized = replace(case, workload=workload)
+            line, is_fast = row(sized, compare(sized, rounds))
+            print(line, flush=True)
+            is_as_wanted &= is_fast
+    is_as_wanted &= quiet(Workload(1, 20_000 // share), rounds)
+    sys.exit(0 if options.quick or is_as_wanted else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Cold processes, measured from outside: the server, the naive script and Milepost, each as its users start it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from benchmarks.workload import ACCESS_TOKEN, Workload
+
+ROOT = Path(__file__).parent.parent
+
+
+class Finished(Struct, frozen=True):
+    """A process that has ended well. `started_at` is by the monotonic clock, which all processes share.
+
+    The peak is of resident memory; it is never told lower than what this process had when it forked.
+    """
+
+    started_at: float
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+
+
+class Served(Struct, frozen=True):
+    """What the server was asked since it last forgot: how often, and when first, by the monotonic clock."""
+
+    requests: int
+    first_at: float | None
+
+
+class Server(Struct, frozen=True):
+    """A benchmark server in a process of its own."""
+
+    base_url: str
+
+    def served(self) -> Served:
+        """Ask for the count."""
+        return Served(**self._ask("requests"))
+
+    def forget(self) -> None:
+        """Start the count again."""
+        self._ask("forget")
+
+    def _ask(self, what: str) -> dict[str, int]:
+        connection = HTTPConnection(urlsplit(self.base_url).netloc, timeout=30)
+        try:
+            connection.request("GET", f"/benchmark/{what}")
+            answer: dict[str, int] = json.loads(connection.getresponse().read())
+            return answer
+        finally:
+            connection.close()
+
+
+@contextmanager
+def serving(workload: Workload) -> Iterator[Server]:
+    """Serve a workload for as long as the block lasts."""
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(workload).items()]
+    command = [sys.executable, "-m", "benchmarks.server", *options]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None  # noqa: S101 -- it is a pipe
+            yield Server(process.stdout.readline().strip())
+        finally:
+            process.terminate()
+
+
+def naive(server: Server, workload: Workload, directory: Path) -> list[str]:
+    """Give the command that copies a workload to `naive.db` in the directory."""
+    script, database = str(ROOT / "benchmarks" / "naive.py"), str(directory / "naive.db")
+    sizes = [str(workload.batch_size), str(workload.messages)]
+    return [sys.executable, script, server.base_url, database, *sizes, *workload.page_ids]
+
+
+def milepost(server: Server, workload: Workload, directory: Path, *words: str) -> list[str]:
+    """Give a `milepost` command that works on `milepost.db` in the directory, with no limit but the work's own."""
+    config = {
+        "store": {"url": f"sqlite:///{directory / 'milepost.db'}"},
+        "source": {"kind": "facebook", "base_url": server.base_url, "calls_per_second": 0},
+        "pages": [
+            {"id": page_id, "platforms": ["messenger"], "access_token": ACCESS_TOKEN} for page_id in workload.page_ids
+        ],
+        "sync": {
+            "batch_size": workload.batch_size,
+            "messages_per_conversation": workload.messages,
+            "max_run_duration": "1h",
+            "max_batches_per_run": 1_000_000,
+        },
+    }
+    path = directory / "config.yaml"
+    path.write_text(json.dumps(config, indent=2))  # JSON is YAML
+    return [sys.executable, "-m", "milepost", *words, "-c", str(path)]
+
+
+def run(command: Sequence[str], directory: Path) -> Finished:
+    """Run a command to its end. Raises SystemExit with its last words if it fails."""
+    words = directory / "output.txt"
+    with words.open("wb") as output:
+        started_at = time.monotonic()
+        process = subprocess.Popen(command, cwd=directory, stdout=output, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - started_at
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        last = "\n".join(words.read_text(errors="replace").splitlines()[-5:])
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{last}")
+    return Finished(started_at, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)

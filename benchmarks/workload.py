@@ -1,0 +1,35 @@
+"""What a benchmark's inboxes hold: the measure of the work, the same for everybody who does it."""
+
+from msgspec import Struct
+
+ACCESS_TOKEN = "benchmark-token"
+FIRST_PAGE_ID = 1_000_000_000
+
+
+class Workload(Struct, frozen=True):
+    """Messenger inboxes of one size, read `batch_size` conversations at once, each answer `latency_seconds` late."""
+
+    streams: int
+    conversations: int  # of each stream
+    messages: int = 1  # of each conversation
+    batch_size: int = 100
+    latency_seconds: float = 0.0
+
+    @property
+    def page_ids(self) -> list[str]:
+        """The pages, a stream each."""
+        return [str(FIRST_PAGE_ID + number) for number in range(self.streams)]
+
+    @property
+    def total(self) -> int:
+        """How many conversations there are in all."""
+        return self.streams * self.conversations
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many rows each table has once everything is copied."""
+        return {
+            "contacts": self.total,
+            "conversations": self.total,
+            "contact_interaction_events": self.total * self.messages,
+        }

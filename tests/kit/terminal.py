@@ -1,0 +1,49 @@
+"""A pseudo-terminal for a program's stderr, and what was drawn on it."""
+
+import asyncio
+import fcntl
+import os
+import pty
+import struct
+import termios
+from pathlib import Path
+
+from kit.binary import ENVIRONMENT, PATIENCE_SECONDS, Ended, command
+
+COLUMNS = 160
+
+
+async def milepost_on_terminal(folder: Path, *arguments: str) -> Ended:
+    """Run `milepost` with a terminal for stderr and a pipe for stdout, as `milepost sync > summary.txt` does."""
+    ours, theirs = pty.openpty()
+    try:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
+        drawing = asyncio.create_task(asyncio.to_thread(_drawn, ours))
+        process = await asyncio.create_subprocess_exec(
+            *command(*arguments),
+            cwd=folder,
+            env={**ENVIRONMENT, "TERM": "xterm-256color"},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=theirs,
+        )
+    finally:
+        os.close(theirs)  # the terminal ends with its last user
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        stdout, _ = await process.communicate()
+        drawn = await drawing
+    os.close(ours)
+    assert process.returncode is not None
+    return Ended(process.returncode, stdout.decode(), drawn)
+
+
+def _drawn(descriptor: int) -> str:
+    pieces = []
+    while True:
+        try:
+            piece = os.read(descriptor, 65536)
+        except OSError:  # EIO: nobody has the other end open any more
+            piece = b""
+        if not piece:
+            return b"".join(pieces).decode()
+        pieces.append(piece)

@@ -1,0 +1,134 @@
+"""Bringing a database to this program's schema: once, forward only, and whole however it is interrupted."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kit.builders import STREAM
+from milepost.core.errors import StoreAway, StoreRefused
+from milepost.stores import migrate as migrating
+from milepost.stores.archive import open_archive
+from milepost.stores.migrate import MIGRATIONS, applied, migrate, pending, shipped
+from milepost.stores.sqlite import open_sqlite
+from stores.lives import live
+from stores.processes import command, environment, outcome
+from stores.sqlite_files import execute, raw, rows_of
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def schema(path: Path) -> list[tuple[object, ...]]:
+    return rows_of(path, "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE '%yoyo%' ORDER BY name")
+
+
+def in_order(path: Path) -> list[str]:
+    return [name for (name,) in rows_of(path, "SELECT migration_id FROM _yoyo_migration ORDER BY rowid")]
+
+
+@pytest.fixture
+def more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a copy of the shipped migrations, to which some can be added."""
+    copied = Path(shutil.copytree(MIGRATIONS, tmp_path / "migrations [50%]"))
+    monkeypatch.setattr(migrating, "MIGRATIONS", copied)
+    return copied
+
+
+class TestMigrate:
+    def test_brings_a_new_database_to_the_schema(self, tmp_path: Path) -> None:
+        path = tmp_path / "milepost.db"
+
+        assert migrate(path) == shipped() == applied(path)
+        assert pending(path) == set()
+        assert in_order(path) == sorted(shipped())
+
+    def test_again_does_nothing(self, path: Path) -> None:
+        before = path.read_bytes()
+
+        assert migrate(path) == set()
+        assert path.read_bytes() == before
+
+    def test_of_a_current_database_does_not_load_yoyo(self, path: Path) -> None:
+        program = f"import sys; from pathlib import Path; from milepost.stores.sqlite import migrate; \
+            migrate(Path({str(path)!r})); print('yoyo' in sys.modules)"
+
+        assert outcome([sys.executable, "-c", program]) == ["False"]
+
+    def test_applies_only_what_is_lacking_in_the_order_of_the_names(self, path: Path, more: Path) -> None:
+        (more / "0010_third.sql").write_text("ALTER TABLE extra RENAME COLUMN two TO three;")
+        (more / "0009_second.sql").write_text("ALTER TABLE extra RENAME COLUMN one TO two;")
+        (more / "0003_first.sql").write_text("CREATE TABLE extra (one TEXT);")
+
+        assert migrate(path) == {"0003_first", "0009_second", "0010_third"}
+
+        assert in_order(path) == sorted(shipped())
+        assert [name for _, name, *_ in rows_of(path, "PRAGMA table_info(extra)")] == ["three"]
+
+    def test_ships_with_the_package(self) -> None:
+        assert MIGRATIONS.resolve() == ROOT / "migrations" / "sqlite"
+        assert {"0001_journal", "0002_contacts"} <= shipped()
+
+
+class TestANewerDatabase:
+    async def test_is_refused_with_the_names_of_what_is_unknown(self, path: Path) -> None:
+        execute(path, "INSERT INTO _yoyo_migration VALUES ('x', '0099_from_the_future', '2099-01-01')")
+
+        for opening in (open_sqlite(path), open_archive(path), open_archive(path, alone=True)):
+            with pytest.raises(StoreRefused, match="newer than this Milepost: it has had 0099_from_the_future"):
+                async with opening:
+                    pass
+
+
+class TestAnInterruptedMigration:
+    async def test_that_fails_leaves_what_was_there_and_goes_on_once_it_is_mended(
+        self, tmp_path: Path, more: Path
+    ) -> None:
+        path = tmp_path / "milepost.db"
+        bad = more / "0003_bad.sql"
+        bad.write_text("CREATE TABLE half (a TEXT); INSERT INTO half VALUES (1); CREATE TABLE half (b TEXT);")
+
+        with pytest.raises(sqlite3.OperationalError, match="half already exists"):
+            migrate(path)
+
+        assert in_order(path) == ["0001_journal", "0002_contacts"]
+        assert rows_of(path, "SELECT * FROM sqlite_master WHERE name = 'half'") == []
+        bad.write_text("CREATE TABLE half (a TEXT);")
+        assert migrate(path) == {"0003_bad"}
+        async with open_sqlite(path) as store:
+            await live(store, STREAM, 3)
+
+    @pytest.mark.parametrize("write", [1, 4, 12, 20, 28, 36, 44, 60])
+    def test_that_is_killed_is_finished_by_the_next_start(self, tmp_path: Path, migrated: Path, write: int) -> None:
+        """Killed at the given write to the disk, before it is done."""
+        path = tmp_path / "milepost.db"
+        trace = ["strace", "-f", "-o", "/dev/null", "-e", "trace=pwrite64"]
+        try:
+            killed = subprocess.run(
+                [*trace, "-e", f"inject=pwrite64:signal=KILL:when={write}", *command(path)],
+                env=environment(),
+                cwd="/",
+                capture_output=True,
+                timeout=60,
+                check=False,
+            )
+        except FileNotFoundError:
+            pytest.skip("strace is not installed")
+        if b"ptrace" in killed.stderr:
+            pytest.skip("strace may not trace here")
+        assert killed.returncode != 0
+
+        assert outcome(command(path))[-1] == "done"
+
+        assert applied(path) == shipped()
+        assert schema(path) == schema(migrated)
+
+    def test_by_a_locked_database_is_an_absence(self, tmp_path: Path) -> None:
+        path = tmp_path / "milepost.db"
+        with raw(path) as other:
+            other.execute("CREATE TABLE t (a)")
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(StoreAway, match="locked"):
+                migrate(path)

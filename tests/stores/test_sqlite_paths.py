@@ -1,0 +1,119 @@
+"""One Milepost for each database, whatever its path is called and by whatever path it is reached."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kit.builders import STREAM
+from milepost.core.errors import StoreBusy
+from milepost.stores.archive import open_archive
+from milepost.stores.sqlite import open_sqlite
+from stores.lives import live
+from stores.processes import command, lines, outcome, running
+
+ODD_NAMES = (
+    "a b",
+    "50%",
+    "%41",
+    "what?",
+    "a#b",
+    "a[1]",
+    "*",
+    "a&b=c",
+    "it's",
+    '"',
+    "ü☃",
+    "e\u0301",
+    "-",
+    "file:a",
+    ":memory:",
+)
+
+
+class TestAPath:
+    @pytest.mark.parametrize("name", ODD_NAMES)
+    async def test_may_have_any_characters(self, tmp_path: Path, name: str) -> None:
+        directory = tmp_path / name
+        directory.mkdir()
+        path = directory / name
+
+        async with open_sqlite(path) as store:
+            after = await live(store, STREAM, 3)
+        async with open_sqlite(path) as store:
+            assert await store.recall(STREAM.key) == after
+        async with open_archive(path) as archive:
+            await archive.verify()
+
+        assert {each.name for each in directory.iterdir()} == {name, f"{name}.lock"}
+        assert [each.name for each in tmp_path.iterdir()] == [name]
+
+    @pytest.mark.parametrize("name", ["milepost.db", ":memory:", "file:a?mode=memory"])
+    async def test_may_be_relative(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        monkeypatch.chdir(tmp_path)
+
+        async with open_sqlite(Path(name)) as store:
+            after = await live(store, STREAM, 3)
+
+        async with open_sqlite(tmp_path / name) as store:
+            assert await store.recall(STREAM.key) == after
+
+
+class TestASecondMilepost:
+    async def test_in_this_process_is_refused(self, path: Path) -> None:
+        async with open_sqlite(path):
+            with pytest.raises(StoreBusy, match=f"process {os.getpid()}"):
+                async with open_sqlite(path):
+                    pass
+        async with open_sqlite(path):
+            pass
+
+    async def test_in_another_process_is_refused_until_the_first_has_ended(self, path: Path) -> None:
+        async with open_sqlite(path):
+            (told,) = outcome(command(path))
+        assert told.startswith(f"StoreBusy another Milepost (process {os.getpid()}) works on the database {path}")
+
+        assert outcome(command(path))[-1] == "done"
+
+    async def test_is_let_in_once_the_first_is_killed(self, path: Path) -> None:
+        with running(command(path, commits=100_000)) as process:
+            assert lines(process, 2)[0] == "open"
+            with pytest.raises(StoreBusy, match=f"process {process.pid}"):
+                async with open_sqlite(path):
+                    pass
+            process.kill()
+            process.wait()
+
+        async with open_sqlite(path) as store:
+            assert (await store.recall("messenger:page-0")).version > 0
+
+    async def test_is_refused_by_way_of_a_symlink(self, path: Path, tmp_path: Path) -> None:
+        link = tmp_path / "elsewhere.db"
+        link.symlink_to(path)
+
+        async with open_sqlite(path):
+            with pytest.raises(StoreBusy):
+                async with open_sqlite(link):
+                    pass
+        async with open_sqlite(link):
+            with pytest.raises(StoreBusy):
+                async with open_sqlite(path):
+                    pass
+
+    async def test_that_only_reads_is_let_in(self, path: Path) -> None:
+        async with open_sqlite(path) as store, open_archive(path) as archive:
+            after = await live(store, STREAM, 3)
+            assert await archive.checkpoints() == [after]
+
+    async def test_does_not_get_the_lock_from_a_child_of_the_first(self, path: Path) -> None:
+        """Programs that Milepost starts do not hold its database after it."""
+        async with open_sqlite(path):
+            child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+        try:
+            async with open_sqlite(path):
+                pass
+        finally:
+            child.kill()
+            child.communicate()

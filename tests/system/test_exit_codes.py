@@ -1,0 +1,80 @@
+"""The exit codes that scripts rely on."""
+
+from aiohttp import web
+
+from kit.binary import milepost
+from kit.graph_answers import listed, message, thread
+from kit.installation import Installation, page_section
+from kit.loopback import serving
+from kit.simulated import BAKERY, BICYCLES, frozen_world
+from milepost.sources.simulator.plan import SimulatedPage
+
+DEAD_TOKEN = page_section(BAKERY) | {"access_token": "EAADeadToken0000000000"}
+# The API knows no such page, which may pass: it is tried again, and fails.
+UNKNOWN_PAGE = page_section(
+    SimulatedPage(id="61550000000000009", name="Nobody", token=BICYCLES.token, platforms=("messenger",))
+)
+
+
+async def test_0_when_every_sweep_is_complete(installation: Installation) -> None:
+    async with frozen_world(60) as simulator:
+        installation.configure_for(simulator)
+        done = await installation.sync()
+    assert done.code == 0, done
+
+
+async def test_1_when_a_conversation_became_a_dead_letter(installation: Installation) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(listed(thread("t_1", message()), {"id": "t_2", "updated_time": "the day before"}))
+
+    async with serving(answer) as base_url:
+        installation.configure(base_url, page_section(BICYCLES))
+        done = await installation.sync()
+    assert done.code == 1, done
+    assert installation.rows("SELECT subject FROM dead_letters") == [("t_2",)]
+    assert installation.rows("SELECT conversation_id FROM conversations") == [("t_1",)]
+
+
+async def test_77_when_the_token_is_dead(installation: Installation) -> None:
+    async with frozen_world(10) as simulator:
+        installation.configure(simulator.base_url, DEAD_TOKEN)
+        done = await installation.sync()
+        assert simulator.requests.total == 2, "calling on with a dead token helps nobody"
+    assert done.code == 77, done
+    assert "code 190" in done.stdout
+
+
+async def test_with_several_streams_the_most_serious_wins_and_the_others_are_worked(installation: Installation) -> None:
+    async with frozen_world(120) as simulator:
+        good = page_section(BICYCLES)
+        limited = {"max_batches_per_run": 1}
+        installation.configure(simulator.base_url, good, DEAD_TOKEN, UNKNOWN_PAGE, sync=limited)
+        everything = await installation.sync()
+        without_the_dead = await installation.sync(f"messenger:{BICYCLES.id}", f"messenger:{UNKNOWN_PAGE['id']}")
+        good_alone = await installation.sync(f"messenger:{BICYCLES.id}")
+        the_last_of_it = await installation.sync(f"messenger:{BICYCLES.id}")
+    assert [everything.code, without_the_dead.code, good_alone.code, the_last_of_it.code] == [77, 1, 75, 0]
+    assert installation.rows("SELECT count(*) FROM conversations WHERE page_id = ?", BICYCLES.id) == [(120,)]
+
+
+async def test_78_when_the_configuration_is_wrong(installation: Installation) -> None:
+    installation.config.write_text("sync: {interval: yesterday}\n")
+    done = await installation.sync()
+    assert done.code == 78, done
+    assert "config.yaml:1: sync.interval:" in done.stderr
+
+
+async def test_78_for_a_stream_that_is_not_configured(installation: Installation) -> None:
+    installation.configure("http://127.0.0.1:1", page_section(BICYCLES))
+    done = await installation.sync("messenger:404")
+    assert done.code == 78, done
+    assert f"the configured streams are messenger:{BICYCLES.id}" in done.stderr
+
+
+async def test_2_for_wrong_usage(installation: Installation) -> None:
+    unknown_option = await installation.sync("--fast")
+    no_stream = await installation.sync("the bakery")
+    no_command = await milepost(installation.folder, "dance")
+    assert [unknown_option.code, no_stream.code, no_command.code] == [2, 2, 2]
+    assert "messenger:<page id>" in no_stream.stderr
+    assert not installation.database.exists()

@@ -1,0 +1,90 @@
+"""What is true in the world ends up in the tables, however rough the way there."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from kit.binary import milepost
+from kit.copies import assert_copied
+from kit.installation import Installation
+from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
+from milepost.sources.simulator.faults import parse_faults
+from milepost.sources.simulator.plan import WorldPlan
+from milepost.sources.simulator.server import SimulatorServer
+
+# Without rate limits, which last a minute, and with hangs that outlast the timeout below.
+FAULTS = "rough,rate_limit=0,hang=0.02@2s,http_500=0.1,reset=0.1"
+PATIENT = {
+    "source": {"request_timeout": "1s"},
+    "sync": {"batch_size": 10},
+    # Two attempts only, so that some batches are given up and a sync has to follow.
+    "retry": {"attempts": 2, "base_delay": "1ms", "max_delay": "10ms"},
+}
+
+
+class Time:
+    """The world's clock: the machine's, until it is stopped."""
+
+    def __init__(self) -> None:
+        self._stopped_at: datetime | None = None
+
+    def now(self) -> datetime:
+        return self._stopped_at or datetime.now(UTC)
+
+    def stop(self) -> None:
+        self._stopped_at = self.now()
+
+
+def moving_world(clock: Callable[[], datetime]) -> SimulatorServer:
+    plan = WorldPlan(pages=(BAKERY, BICYCLES), conversations=150, arrivals_per_minute=600)
+    return SimulatorServer(plan, clock=clock, faults=parse_faults(FAULTS))
+
+
+async def test_a_frozen_world_is_copied_exactly_over_a_rough_line(installation: Installation) -> None:
+    async with frozen_world(300, FAULTS) as simulator:
+        installation.configure_for(simulator, **PATIENT)
+        syncs = await installation.sync_until_complete()
+        assert len(simulator.requests.by_fault) >= 7, simulator.requests.by_fault
+        assert syncs[0].code == 1, "no batch was given up: the faults are too few to prove anything"
+        assert_copied(installation, simulator.world, NOW, was_frozen=True)
+
+
+async def test_the_journal_of_a_rough_sync_is_sound_and_rebuilds_its_projections_byte_for_byte(
+    installation: Installation,
+) -> None:
+    async with frozen_world(100, FAULTS) as simulator:
+        installation.configure_for(simulator, **PATIENT)
+        await installation.sync_until_complete()
+    before = installation.projections()
+    verified = await milepost(installation.folder, "journal", "verify")
+    rebuilt = await milepost(installation.folder, "journal", "rebuild")
+    assert (verified.code, rebuilt.code) == (0, 0), (verified, rebuilt)
+    assert installation.projections() == before
+    assert before != b'{"checkpoints":[],"runs":[],"dead_letters":[]}'
+
+
+async def test_verify_finds_a_projection_that_was_tampered_with(installation: Installation) -> None:
+    async with frozen_world(10) as simulator:
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
+    installation.rows("UPDATE runs SET inserted = inserted + 1 WHERE rowid = 1")
+    verified = await milepost(installation.folder, "journal", "verify")
+    assert verified.code == 1
+    assert "milepost journal rebuild" in verified.stderr
+
+
+async def test_messages_that_arrive_while_it_syncs_are_all_there_in_the_end(installation: Installation) -> None:
+    time = Time()
+    async with moving_world(time.now) as simulator:
+        # Hardly an overlap: what moves is to be found by the catch-up scan and the watermark, not by luck.
+        sections = {**PATIENT, "sync": {"batch_size": 10, "watermark_overlap": "2s"}}
+        installation.configure_for(simulator, **sections)
+        await installation.sync_until_complete()
+        newcomer = simulator.world.receive(BICYCLES.id, "messenger", time.now())
+        await installation.sync_until_complete()
+        time.stop()
+        await installation.sync_until_complete()
+        truth = simulator.world.truth(BICYCLES.id, "messenger", time.now())
+        assert newcomer in {each.id for each in truth}
+        assert_copied(installation, simulator.world, time.now(), was_frozen=False)
+    modes = installation.rows("SELECT DISTINCT mode FROM runs")
+    assert sorted(modes) == [("full",), ("incremental",)]

@@ -1,0 +1,118 @@
+"""A process that is killed at any moment loses no row, doubles none, and repeats no committed work."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from kit.binary import started
+from kit.installation import COPIED, Installation
+from kit.simulated import STREAMS, frozen_world, taken_cursors
+from milepost.sources.simulator.server import SimulatorServer
+
+CONVERSATIONS = 2000
+FAULTS = "http_500=0.03,truncated=0.02,empty_batch=0.02,latency=10ms"
+RETRY = {"attempts": 20, "base_delay": "1ms", "max_delay": "10ms"}
+MAX_WASTED_BY_A_KILL = 2  # in each stream: the batch in hand, and the one that is fetched ahead
+
+
+@dataclass
+class Killings:
+    """What was seen of the requests and the journal over many lives of one installation."""
+
+    installation: Installation
+    simulator: SimulatorServer
+    interrupted: set[str] = field(default_factory=set)
+    requests: int = 0
+    lives: int = 0
+
+    async def live(self, *, die_after_requests: int | None, grace_seconds: float = 0.0) -> None:
+        """Sync until the world was asked so often, and kill it a moment later; or until it is complete."""
+        committed = {stream: self._committed_cursors(stream) for stream in STREAMS}
+        due = self.simulator.requests.total + (die_after_requests or 0)
+        async with started(self.installation.folder, "sync") as running:
+            if die_after_requests is None:
+                assert (await running.ended()).code == 0
+            else:
+                while self.simulator.requests.total < due and not running.has_ended:
+                    await asyncio.sleep(0.002)
+                await asyncio.sleep(grace_seconds)
+                await running.kill()
+        await self._settle()
+        for stream, cursors in taken_cursors(self.simulator).items():
+            self.requests += len(cursors)
+            assert not committed[stream].intersection(cursors), f"{stream} was asked again for what was committed"
+        self.lives += 1
+        self.interrupted.update(self._open_runs())
+
+    def _committed_cursors(self, stream: str) -> set[str | None]:
+        """Name the cursors whose batches are committed: all that the walk has left behind."""
+        if not self.installation.database.exists() or stream not in self.installation.checkpoints():
+            return set()
+        return set(self.installation.positions(stream)[:-1])
+
+    def _open_runs(self) -> Iterator[str]:
+        for checkpoint in self.installation.checkpoints().values():
+            if checkpoint.run is not None and checkpoint.run.ended_at is None:
+                yield checkpoint.run.run_id
+
+    async def _settle(self) -> None:
+        """Wait for the answers that the dead process did not wait for, so that they count as its own."""
+        seen = self.simulator.requests
+        while sum(seen.by_status.values()) < seen.total:
+            await asyncio.sleep(0.005)
+
+
+async def undisturbed(folder: Path) -> dict[str, object]:
+    """Copy the same world in one go, over a line without faults."""
+    folder.mkdir()
+    installation = Installation(folder)
+    async with frozen_world(CONVERSATIONS) as simulator:
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
+    return dict(installation.copied())
+
+
+async def kill_again_and_again(
+    installation: Installation, simulator: SimulatorServer, kills: int, batch_size: int
+) -> Killings:
+    random = Random(kills)
+    installation.configure_for(simulator, sync={"batch_size": batch_size}, retry=RETRY)
+    killings = Killings(installation, simulator)
+    batches = len(STREAMS) * CONVERSATIONS // batch_size
+    most = len(STREAMS) * MAX_WASTED_BY_A_KILL + 2 * batches // kills  # so that the kills are spread over all the work
+    for _ in range(kills):
+        # Now and then before the first request, when the database is opened or made.
+        await killings.live(die_after_requests=random.randrange(most), grace_seconds=random.random() * 0.03)
+    await killings.live(die_after_requests=None)
+    return killings
+
+
+def assert_nothing_was_lost(killings: Killings, whole: dict[str, object]) -> None:
+    installation = killings.installation
+    copied = installation.copied()
+    for table in COPIED:
+        assert copied[table] == whole[table], f"{table} differs from that of an undisturbed run"
+    marked = {run_id for (run_id,) in installation.rows("SELECT run_id FROM runs WHERE status = 'interrupted'")}
+    assert marked == killings.interrupted
+    ((batches, retries),) = installation.rows("SELECT sum(batches), sum(retries) FROM runs")
+    kills = killings.lives - 1
+    assert killings.requests <= batches + retries + kills * MAX_WASTED_BY_A_KILL * len(STREAMS)
+
+
+@pytest.mark.parametrize(
+    ("kills", "batch_size"),
+    [(6, 50), pytest.param(50, 20, marks=[pytest.mark.long, pytest.mark.timeout(600)])],
+    ids=["6 kills", "50 kills"],
+)
+async def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(
+    installation: Installation, kills: int, batch_size: int
+) -> None:
+    whole = await undisturbed(installation.folder / "undisturbed")
+    async with frozen_world(CONVERSATIONS, FAULTS) as simulator:
+        killings = await kill_again_and_again(installation, simulator, kills, batch_size)
+    assert len(killings.interrupted) >= kills, "too many kills hit nothing: they prove little"
+    assert_nothing_was_lost(killings, whole)

@@ -1,0 +1,61 @@
+"""What people and scripts see of the program."""
+
+import subprocess
+import sys
+
+from kit.binary import ENVIRONMENT, command, milepost
+from kit.installation import Installation
+from kit.simulated import STREAMS, frozen_world
+from kit.terminal import milepost_on_terminal
+from milepost import __version__
+
+HEAVY = {"aiohttp", "aiosqlite", "asyncio", "prometheus_client", "pydantic", "sqlite3", "structlog", "tqdm", "yaml", "yoyo"}
+
+
+async def test_the_summary_goes_to_stdout_and_logs_to_stderr_in_plain_lines(installation: Installation) -> None:
+    async with frozen_world(60) as simulator:
+        installation.configure_for(simulator)
+        done = await installation.sync()
+    heading, *lines = done.stdout.splitlines()
+    assert heading.split()[:3] == ["stream", "status", "batches"]
+    assert [line.split()[:4] for line in lines[:3]] == [[stream, "complete", "3", "60"] for stream in STREAMS]
+    assert lines[3].split()[:3] == ["total", "9", "180"]
+    assert "sweep completed" in done.stderr
+    assert "sweep completed" not in done.stdout
+    assert not set("\x1b\r\b") & set(done.stdout + done.stderr), "escape codes are for terminals"
+
+
+async def test_a_terminal_shows_progress_and_stdout_stays_clean(installation: Installation) -> None:
+    async with frozen_world(200, "latency=60ms,http_500=1/4") as simulator:
+        installation.configure_for(simulator)
+        done = await milepost_on_terminal(installation.folder, "sync")
+    assert done.code == 0, done
+    for stream in STREAMS:
+        assert f"{stream} " in done.stderr
+    assert "batches" in done.stderr
+    assert "conversations" in done.stderr
+    assert "walk" in done.stderr
+    assert "complete" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.startswith("stream ")
+    assert not set("\x1b\r\b") & set(done.stdout)
+
+
+async def test_help_and_version_are_told_without_a_configuration(installation: Installation) -> None:
+    version = await milepost(installation.folder, "--version")
+    assert (version.code, version.stdout) == (0, f"milepost, version {__version__}\n")
+    for command_name in ("run", "sync", "status", "journal", "config", "simulate"):
+        told = await milepost(installation.folder, command_name, "--help")
+        assert told.code == 0
+        assert told.stdout.startswith(f"Usage: milepost {command_name} ")
+    assert [path.name for path in installation.folder.iterdir()] == ["said"]
+
+
+def test_help_starts_fast_because_it_loads_nothing_heavy() -> None:
+    _, *arguments = command("--help")
+    told = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in told.stderr.splitlines()}
+    assert {"click", "milepost"} <= loaded
+    assert not loaded & HEAVY
