@@ -43,10 +43,10 @@ class TestSeal:
         verify((*JOURNAL, fifth))
 
     def test_keeps_of_the_time_what_is_written_down(self) -> None:
-        (entry,) = entries(run_started(), recorded_at=NOON.replace(microsecond=123_999))
+        (entry,) = entries(run_started(), recorded_at=NOON.replace(microsecond=999_999))
 
-        assert entry.recorded_at == NOON.replace(microsecond=123_000)
-        assert instant_text(entry.recorded_at) == "2026-03-01T12:00:00.123Z"
+        assert entry.recorded_at == NOON.replace(microsecond=999_000)
+        assert instant_text(entry.recorded_at) == "2026-03-01T12:00:00.999Z"
 
     def test_gives_the_hash_that_is_promised(self) -> None:
         """The hash as anybody can compute it with `sha256sum`; it stays like this for ever."""

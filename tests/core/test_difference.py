@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from kit.builders import NOON, STREAM, at, batch, contact, conversation, message, unreadable
 from milepost.core.events import DeadLetterOpened, Stage, Tally
 from milepost.core.merge import Difference, dead_letter_id, difference, keys_of
-from milepost.core.model import Batch, Changes, Known, Platform, Stream
+from milepost.core.model import Batch, Changes, Conversation, Known, Platform, Stream
 
 NOTHING = Known()
 LATER = at(3600)
@@ -122,6 +122,25 @@ class TestAConversationReadAgain:
         assert (row.snippet, row.message_count, row.contact_id) == ("hello", 3, "c_1")
         assert found.changes.contacts[0].name == "Ada"
 
+    def test_updates_every_field_that_it_says_and_keeps_every_one_that_it_leaves_out(self) -> None:
+        first = Conversation("t_1", NOON, contact("c_1", "Ada", "ada"), "/one", "hello", 1, 1, can_reply=True)
+        second = Conversation("t_1", at(9), contact("c_2", "Bea", "bea"), "/two", "bye", 2, 0, can_reply=False)
+        silent = Conversation("t_1", at(10), contact("c_2"))
+
+        known = stored(batch(silent), stored(batch(second), stored(batch(first))))
+
+        row = known.conversations["t_1"]
+        assert (row.contact_id, row.link, row.snippet, row.message_count) == ("c_2", "/two", "bye", 2)
+        assert (row.unread_count, row.can_reply, row.updated_time) == (0, False, at(10))
+
+    def test_updates_and_keeps_the_names_of_its_contact_alike(self) -> None:
+        first = conversation(of=contact("c_1", "Ada", "ada"))
+        renamed = conversation(updated_time=at(9), of=contact("c_1", None, "countess"))
+
+        person = stored(batch(renamed), stored(batch(first))).contacts["c_1"]
+
+        assert (person.name, person.username, person.last_interaction_at) == ("Ada", "countess", at(9))
+
     def test_without_its_contact_keeps_the_contact_for_new_messages_too(self) -> None:
         known = stored(batch(conversation(of=contact("c_1"))))
 
@@ -171,6 +190,17 @@ class TestContacts:
         assert (person.name, person.first_seen_at, person.updated_at) == ("Augusta", NOON, LATER)
 
 
+    @pytest.mark.parametrize("newest_first", [True, False])
+    def test_keep_a_name_that_only_their_older_thread_tells(self, newest_first: bool) -> None:  # noqa: FBT001
+        newer = conversation("t_new", at(9), of=contact("c_1", name=None, username="ada"))
+        older = conversation("t_old", at(1), of=contact("c_1", name="Ada"))
+        threads = (newer, older) if newest_first else (older, newer)
+
+        (row,) = difference(STREAM, batch(*threads), Known(), NOON).changes.contacts
+
+        assert (row.name, row.username, row.last_interaction_at) == ("Ada", "ada", at(9))
+
+
 class TestUnreadableItems:
     def test_become_dead_letters_whose_payload_stays_out_of_the_journal(self) -> None:
         item = unreadable("t_bad", "id: expected str", '{"id": 5}')
@@ -197,6 +227,9 @@ class TestUnreadableItems:
         assert len(found.dead_letters) == 1
         assert len(found.changes.payloads) == 1
         assert found.tally.dead_lettered == 1
+
+    def test_have_a_name_that_stays_for_ever(self) -> None:
+        assert dead_letter_id(STREAM, unreadable("t_bad")) == "af75e04973a85ea5"
 
     def test_of_two_streams_are_two_dead_letters(self) -> None:
         instagram = Stream(Platform.INSTAGRAM, STREAM.page_id)

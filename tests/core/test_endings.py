@@ -95,7 +95,7 @@ class TestRecover:
         after = given(*record.events, after=checkpoint)
 
         assert after.sweep == checkpoint.sweep
-        assert after.trouble is None
+        assert after.trouble == checkpoint.trouble, "the next run goes on counting attempts"
         assert after.run is not None
         assert after.run.status is RunStatus.INTERRUPTED
 

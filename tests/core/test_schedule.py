@@ -6,7 +6,7 @@ import pytest
 
 from kit.builders import NOON
 from milepost.core.checkpoint import Run
-from milepost.core.events import Reason, RunStatus
+from milepost.core.events import Reason, RunStatus, Tally
 from milepost.core.schedule import next_turn_at
 
 MINUTE = timedelta(minutes=1)
@@ -33,7 +33,11 @@ def test_a_run_longer_than_the_interval_is_followed_at_once() -> None:
 
 @pytest.mark.parametrize("reason", [Reason.TIME_LIMIT, Reason.BATCH_LIMIT])
 def test_a_run_at_its_limit_goes_on_at_once(reason: Reason) -> None:
-    assert due(Run("r_1", NOON, status=RunStatus.PAUSED, reason=reason)) == 1
+    assert due(Run("r_1", NOON, status=RunStatus.PAUSED, reason=reason, tally=Tally(batches=3))) == 1
+
+
+def test_a_run_at_its_limit_that_got_nowhere_waits_for_its_interval() -> None:
+    assert due(Run("r_1", NOON, status=RunStatus.PAUSED, reason=Reason.TIME_LIMIT, retries=1)) == 5
 
 
 @pytest.mark.parametrize("reason", [Reason.RATE_LIMIT, Reason.RETRIES_EXHAUSTED, Reason.AUTHORIZATION])

@@ -77,6 +77,20 @@ async def test_when_retries_are_used_up_the_run_fails_and_the_next_goes_on_at_th
     assert len(store.conversations) == 5
 
 
+async def test_attempts_are_counted_across_runs_that_end_while_waiting_to_try_again() -> None:
+    store, clock = MemoryStore(), LeapingClock(luck=0.99)
+    patient = Policy(batch_size=1, attempts=3, base_delay_seconds=1000, max_delay_seconds=1000)
+    endings = []
+    for number in range(3):
+        inbox = fails_at("2", 3, refused())
+        run = work(f"r_{number}", started_at=clock.now(), deadline_at=clock.now() + timedelta(seconds=270))
+        checkpoint = await run_slice(shared(store, clock, policy=patient), STREAM, inbox, run)
+        assert checkpoint.run is not None
+        endings.append(checkpoint.run.reason)
+        clock.time += timedelta(seconds=1000)
+    assert endings == [Reason.TIME_LIMIT, Reason.TIME_LIMIT, Reason.RETRIES_EXHAUSTED]
+
+
 @pytest.mark.parametrize(
     ("problem", "status", "reason"),
     [

@@ -4,14 +4,14 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 PATIENCE_SECONDS = 60.0
-POLL_SECONDS = 0.01
+POLL_SECONDS = 0.005
 # What the machine that runs the tests happens to set must not reach the program.
 ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8"}
 
@@ -51,13 +51,10 @@ class Running:
 
     async def says(self, text: str) -> str:
         """Wait until a line of stderr contains the text, and give the line."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while True:
-                for line in self._stderr.read_text().splitlines():
-                    if text in line:
-                        return line
-                assert not self.has_ended, f"ended without saying {text!r}\n{self._all_said()}"
-                await asyncio.sleep(POLL_SECONDS)
+        await until(lambda: self.has_ended or text in self._stderr.read_text())
+        line = next((line for line in self._stderr.read_text().splitlines() if text in line), None)
+        assert line is not None, f"ended without saying {text!r}\n{self._all_said()}"
+        return line
 
     async def ended(self) -> Ended:
         """Wait for the end. What does not end in time is killed, and fails the test."""
@@ -82,7 +79,7 @@ class Running:
 
 @asynccontextmanager
 async def started(
-    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, user: int | None = None
+    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, user: str | int | None = None
 ) -> AsyncIterator[Running]:
     """Start `milepost` in the folder; at the end of the block it is killed, if it still runs."""
     with _said(folder, "stdout") as stdout, _said(folder, "stderr") as stderr:
@@ -103,13 +100,20 @@ async def started(
 
 
 async def milepost(
-    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, user: int | None = None
+    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, user: str | int | None = None
 ) -> Ended:
     """Run `milepost` in the folder to its end. It must not have died of anything that the user is not told."""
     async with started(folder, *arguments, environment=environment, user=user) as running:
         ended = await running.ended()
     assert "Traceback" not in ended.stderr, ended
     return ended
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until something is so. What is not so in time fails the test."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110  (another process brings it about, without an event of ours)
+            await asyncio.sleep(POLL_SECONDS)
 
 
 def command(*arguments: str) -> list[str]:

@@ -157,6 +157,7 @@ class Simulation:
     def _moved_on(self, checkpoint: Checkpoint, decision: Decision, work: Slice) -> Checkpoint:
         match decision:
             case BatchPassed() as passed:
+                assert not passed.tally.has_changes, "a batch that changes something was passed over"
                 self.witness.seen["a batch was passed over"] += 1
                 return pass_over(checkpoint, passed)
             case Record() as record:

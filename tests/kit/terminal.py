@@ -38,7 +38,7 @@ async def milepost_on_terminal(folder: Path, *arguments: str) -> Ended:
 
 
 def _drawn(descriptor: int) -> str:
-    pieces = []
+    pieces: list[bytes] = []
     while True:
         try:
             piece = os.read(descriptor, 65536)

@@ -113,11 +113,9 @@ class Witness:
         for thread in self.world.threads.values():
             if thread.moved_at <= walk_read_at:
                 assert self._is_safe(thread), f"{thread.thread_id} moved during the walk and was missed"
-        tally = run.tally
-        is_quiet = not (tally.inserted or tally.updated or tally.contacts or tally.interaction_events)
-        if self._is_undisturbed and is_quiet and not tally.dead_lettered:
+        if self._is_undisturbed and not run.tally.has_changes:
             self.seen["a quiet sweep"] += 1
-            if tally.batches > 1:
+            if run.tally.batches > 1:
                 self.seen["a quiet sweep of several batches"] += 1
             assert len(self.store.journal) - self._entries_before_run == 1, "a quiet sweep wrote more than one entry"
 

@@ -177,7 +177,7 @@ MUTANTS = {
         "is not the fold|ahead of", patches={"milepost.core.decide._passed": nothing}
     ),
     "the checkpoint is stored before the rows": Mutant(MISCOUNT, store=CheckpointFirstStore),
-    "the rows are stored before the checkpoint": Mutant(MISCOUNT, store=RowsFirstStore),
+    "the rows are stored before the checkpoint": Mutant(f"{MISCOUNT}|is opened again", store=RowsFirstStore),
     "a second writer is not refused": Mutant("the versions of the stream", store=UncheckedStore),
 }
 

@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.events import (
+    NO_TALLY,
     BatchFailed,
     BatchStored,
     DeadLetterOpened,
@@ -30,8 +31,6 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.problems import Problem
-
-NO_TALLY = Tally()
 
 
 class Sweep(Struct, frozen=True, omit_defaults=True):
@@ -214,7 +213,13 @@ def _run_ended(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpo
     if event.position is not None:
         sweep = _walked(sweep, event.position, event.tally)
     return replace(
-        checkpoint, sweep=sweep, trouble=None, run=run, total=checkpoint.total + event.tally, unrecorded=NO_TALLY
+        checkpoint,
+        sweep=sweep,
+        # A batch that was in trouble still is, unless batches were passed over since: the next run goes on counting.
+        trouble=None if event.tally.batches else checkpoint.trouble,
+        run=run,
+        total=checkpoint.total + event.tally,
+        unrecorded=NO_TALLY,
     )
 
 

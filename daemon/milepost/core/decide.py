@@ -7,7 +7,6 @@ from msgspec.structs import replace
 
 from milepost.core.chain import seal
 from milepost.core.checkpoint import (
-    NO_TALLY,
     BatchPassed,
     Checkpoint,
     Sweep,
@@ -18,6 +17,7 @@ from milepost.core.checkpoint import (
 )
 from milepost.core.codec import Codec
 from milepost.core.events import (
+    NO_TALLY,
     BatchFailed,
     BatchStored,
     Event,

@@ -75,6 +75,9 @@ class Tally(Struct, frozen=True, omit_defaults=True):
         return any((self.inserted, self.updated, self.dead_lettered, self.contacts, self.interaction_events))
 
 
+NO_TALLY = Tally()
+
+
 class RunStatus(StrEnum):
     """How a run stands or ended."""
 
@@ -181,7 +184,7 @@ class RunEnded(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     status: RunStatus
     reason: Reason
     position: Position | None = None
-    tally: Tally = Tally()
+    tally: Tally = NO_TALLY
     problem: Problem | None = None
 
 

@@ -154,14 +154,15 @@ def _merge_contact(
             stream.platform.value, stream.page_id, read.contact_id, read.name, read.username, now, interaction_at, now
         )
         return
-    if interaction_at < stored.last_interaction_at:
-        return
-    row = replace(
-        stored,
-        name=_said(read.name, stored.name),
-        username=_said(read.username, stored.username),
-        last_interaction_at=interaction_at,
-    )
+    if interaction_at >= stored.last_interaction_at:
+        row = replace(
+            stored,
+            name=_said(read.name, stored.name),
+            username=_said(read.username, stored.username),
+            last_interaction_at=interaction_at,
+        )
+    else:  # an older thread of theirs: it may say what the newer one left out
+        row = replace(stored, name=_said(stored.name, read.name), username=_said(stored.username, read.username))
     if row != stored:
         contacts[read.contact_id] = replace(row, updated_at=now)
 
@@ -185,8 +186,8 @@ def _new_events(
             )
 
 
-def _said(read: Said | None, stored: Said | None) -> Said | None:
-    return stored if read is None else read
+def _said(first: Said | None, second: Said | None) -> Said | None:
+    return second if first is None else first
 
 
 def _order_violations(conversations: tuple[Conversation, ...]) -> int:

@@ -5,8 +5,8 @@ from enum import IntEnum
 
 from msgspec import Struct
 
-from milepost.core.checkpoint import NO_TALLY, Run
-from milepost.core.events import Reason, RunStatus, Tally
+from milepost.core.checkpoint import Run
+from milepost.core.events import NO_TALLY, Reason, RunStatus, Tally
 
 
 class ExitCode(IntEnum):

@@ -1,0 +1,109 @@
+"""A server that talks nonsense: to each page that asks, nonsense of another kind."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from enum import Enum
+from itertools import repeat
+from zlib import Z_FULL_FLUSH, compressobj
+
+from msgspec import Struct
+
+GIGABYTE, MEGABYTE = 2**30, 2**20
+SPACES = b" " * MEGABYTE
+
+
+class Ending(Enum):
+    """What becomes of the connection when all was said."""
+
+    CLOSE = "close"
+    RESET = "reset"
+    HANG = "hang"
+
+
+class Nonsense(Struct, frozen=True):
+    """A kind of nonsense: what is said, piece by piece; how it ends; and part of what the user has to be told."""
+
+    says: Callable[[], Iterable[bytes]]
+    told: str
+    ending: Ending = Ending.CLOSE
+
+
+def http(body: bytes, status: str = "200 OK", **headers: str) -> bytes:
+    """Write an HTTP answer."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def _gigabyte() -> Iterable[bytes]:
+    """Stream JSON without saying how long it will be."""
+    yield b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
+    yield from repeat(SPACES, GIGABYTE // MEGABYTE)
+
+
+def _packed_gigabyte() -> Iterable[bytes]:
+    """Stream the same in about a megabyte: every piece unpacks to a thousand times its size."""
+    packing = compressobj(wbits=31)  # gzip
+    beginning = packing.compress(b"") + packing.flush(Z_FULL_FLUSH)
+    piece = packing.compress(SPACES) + packing.flush(Z_FULL_FLUSH)
+    yield b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n\r\n" + beginning
+    yield piece * (GIGABYTE // MEGABYTE)
+
+
+NONSENSE: dict[str, Nonsense] = {
+    "HTML": Nonsense(lambda: [http(b"<html><h1>It works!</h1></html>", Content_Type="text/html")], "It works!"),
+    "no JSON": Nonsense(lambda: [http(b"OK")], "the answer is no JSON"),
+    "half of it": Nonsense(lambda: [http(b'{"data": [{"id": "t_1"')], "cut short"),
+    "nothing": Nonsense(lambda: [http(b"")], "the answer is empty"),
+    "wrong types": Nonsense(lambda: [http(b'{"data": {"id": 7}, "paging": []}')], "neither a batch nor an error"),
+    "a list": Nonsense(lambda: [http(b"[1, 2, 3]")], "neither a batch nor an error"),
+    "deep nesting": Nonsense(lambda: [http(b"[" * 100_000)], "nested too deeply"),
+    "a gigabyte": Nonsense(_gigabyte, "larger than"),
+    "a gigabyte, packed": Nonsense(_packed_gigabyte, "larger than"),
+    "a length that lies": Nonsense(
+        lambda: [b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999\r\n\r\n{"], "larger than", Ending.HANG
+    ),
+    "endless redirects": Nonsense(lambda: [http(b"", "302 Found", Location="/again")], "redirects to the same host"),
+    "another host": Nonsense(
+        lambda: [http(b"", "301 Moved Permanently", Location="http://elsewhere.invalid/")],
+        "redirects to elsewhere.invalid",
+    ),
+    "garbage": Nonsense(lambda: [bytes(range(256)) * 64], "is not HTTP"),
+    "another protocol": Nonsense(lambda: [b"SSH-2.0-OpenSSH_9.9\r\n"], "is not HTTP", Ending.HANG),
+    "silence": Nonsense(list, "no answer within", Ending.HANG),
+    "a pause for ever": Nonsense(lambda: [http(b"{}" * 50)[:-9]], "no answer within", Ending.HANG),
+    "a closed connection": Nonsense(list, "closed the connection"),
+    "a reset": Nonsense(lambda: [http(b"{}" * 50)[:-9]], "broke off", Ending.RESET),
+}
+
+
+@asynccontextmanager
+async def talking(kinds: Sequence[Nonsense]) -> AsyncIterator[str]:
+    """Serve on loopback, page 0 with the first kind, page 1 with the second and so on; gives the base URL."""
+    released = asyncio.Event()
+    talks: set[asyncio.Task[None]] = set()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            request = await reader.readuntil(b"\r\n\r\n")
+            kind = kinds[int(request.split(b"/")[2])]  # GET /v26.0/<page>/conversations
+            for piece in kind.says():
+                writer.write(piece)
+                await writer.drain()
+            if kind.ending is Ending.HANG:
+                await released.wait()
+            if kind.ending is Ending.RESET:
+                writer.transport.abort()
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talks.add(asyncio.ensure_future(talk(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        released.set()
+        await asyncio.gather(*talks)
