@@ -79,7 +79,14 @@ async def open_sqlite(
             connect(path, {**pragmas, "cache_size": -WRITER_CACHE_KIB}) as writer,
             connect(path, {"query_only": 1, "cache_size": -READER_CACHE_KIB}) as reader,
         ):
+            await writer.run(_demand_writable)
             yield SqliteStore(writer, reader, Codec(), events_chunk_size)
+
+
+def _demand_writable(connection: sqlite3.Connection) -> None:
+    """Find out at the start, not at the first commit, that the file may only be read."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("ROLLBACK")
 
 
 class SqliteStore:
