@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = {"aiohttp", "prometheus_client", "structlog", "tqdm", "yoyo"}
+HEAVY = {"aiohttp", "prometheus_client", "structlog", "tqdm"}
 
 
 @pytest.mark.parametrize("name", ["status", "journal", "config"])

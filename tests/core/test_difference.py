@@ -191,7 +191,7 @@ class TestContacts:
 
 
     @pytest.mark.parametrize("newest_first", [True, False])
-    def test_keep_a_name_that_only_their_older_thread_tells(self, newest_first: bool) -> None:  # noqa: FBT001
+    def test_keep_a_name_that_only_their_older_thread_tells(self, newest_first: bool) -> None:
         newer = conversation("t_new", at(9), of=contact("c_1", name=None, username="ada"))
         older = conversation("t_old", at(1), of=contact("c_1", name="Ada"))
         threads = (newer, older) if newest_first else (older, newer)

@@ -16,7 +16,7 @@ from milepost.engine.stop import Stop
 
 
 class LeapingClock:
-    """A clock that moves only when somebody sleeps, and then at once. Its luck hardly changes, and is never the same."""
+    """A clock that moves only when somebody sleeps, and then at once. Its luck hardly changes, but never repeats."""
 
     def __init__(self, now: datetime = NOON, luck: float = 0.5) -> None:
         self.time = now

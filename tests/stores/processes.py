@@ -1,11 +1,14 @@
 """Starts `stores.committing` in a process of its own, which can be killed, traced or lack rights."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 TESTS = Path(__file__).parent.parent
 SECONDS = 60
@@ -13,6 +16,21 @@ SECONDS = 60
 
 def command(path: Path, *, streams: int = 1, commits: int = 1) -> list[str]:
     return [sys.executable, "-m", "stores.committing", str(path), f"--streams={streams}", f"--commits={commits}"]
+
+
+def injecting(fault: str) -> list[str]:
+    """Give the beginning of a command whose system calls fail as strace is told: `fdatasync:error=EIO:when=3`.
+
+    Skips the test where there is no strace, or where it may not trace.
+    """
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed")
+    may_trace = subprocess.run([strace, "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
+    if may_trace.returncode != 0:
+        pytest.skip(f"strace may not trace here: {may_trace.stderr.strip()}")
+    call = fault.split(":", 1)[0]
+    return [strace, "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={fault}"]
 
 
 def environment() -> dict[str, str]:
@@ -26,6 +44,17 @@ def outcome(arguments: list[str], *, user: str | int | None = None) -> list[str]
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout.splitlines()
+
+
+@contextmanager
+def a_child() -> Iterator[None]:
+    """Have a child process that lives on and inherits every descriptor that children do."""
+    waiting = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE, close_fds=False) as child:
+        try:
+            yield
+        finally:
+            child.kill()
 
 
 @contextmanager

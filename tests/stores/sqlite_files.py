@@ -37,6 +37,10 @@ def rows_of(path: Path, query: str) -> list[tuple[Any, ...]]:
         return connection.execute(query).fetchall()
 
 
+def names_in(directory: Path) -> set[str]:
+    return {each.name for each in directory.iterdir()}
+
+
 def projections(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     """Dump the projections, each table in the order of its key."""
     return {table: rows_of(path, f"SELECT * FROM {table} ORDER BY 1") for table in PROJECTIONS}  # noqa: S608  (our own names)

@@ -25,8 +25,7 @@ async def journal(path: Path) -> Path:
         "UPDATE OR IGNORE journal SET version = 1 WHERE seq = 2",
         "DELETE FROM journal WHERE seq = 2",
         "DELETE FROM journal",
-        "INSERT INTO journal SELECT seq, stream, version, run_id, recorded_at, type, '{}', hash FROM journal WHERE seq = 2 "
-        "ON CONFLICT (seq) DO UPDATE SET data = excluded.data",
+        "INSERT INTO journal SELECT * FROM journal WHERE seq = 2 ON CONFLICT (seq) DO UPDATE SET data = '{}'",
     ],
 )
 def test_refuses_to_change_or_forget_an_entry(journal: Path, statement: str) -> None:

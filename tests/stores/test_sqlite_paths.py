@@ -1,8 +1,7 @@
 """One Milepost for each database, whatever its path is called and by whatever path it is reached."""
 
 import os
-import subprocess
-import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,25 +11,10 @@ from milepost.core.errors import StoreBusy
 from milepost.stores.archive import open_archive
 from milepost.stores.sqlite import open_sqlite
 from stores.lives import live
-from stores.processes import command, lines, outcome, running
+from stores.processes import a_child, command, lines, outcome, running
+from stores.sqlite_files import names_in
 
-ODD_NAMES = (
-    "a b",
-    "50%",
-    "%41",
-    "what?",
-    "a#b",
-    "a[1]",
-    "*",
-    "a&b=c",
-    "it's",
-    '"',
-    "ü☃",
-    "e\u0301",
-    "-",
-    "file:a",
-    ":memory:",
-)
+ODD_NAMES = ("a b", "50%", "%41", "what?", "a#b", "a[1]", "*", "a&b=c", "it's", '"', "ü☃", "e\u0301", "-", "file:a")
 
 
 class TestAPath:
@@ -47,8 +31,8 @@ class TestAPath:
         async with open_archive(path) as archive:
             await archive.verify()
 
-        assert {each.name for each in directory.iterdir()} == {name, f"{name}.lock"}
-        assert [each.name for each in tmp_path.iterdir()] == [name]
+        assert names_in(directory) == {name, f"{name}.lock"}
+        assert names_in(tmp_path) == {name}
 
     @pytest.mark.parametrize("name", ["milepost.db", ":memory:", "file:a?mode=memory"])
     async def test_may_be_relative(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -109,11 +93,8 @@ class TestASecondMilepost:
 
     async def test_does_not_get_the_lock_from_a_child_of_the_first(self, path: Path) -> None:
         """Programs that Milepost starts do not hold its database after it."""
-        async with open_sqlite(path):
-            child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
-        try:
+        with ExitStack() as later:
+            async with open_sqlite(path):
+                later.enter_context(a_child())
             async with open_sqlite(path):
                 pass
-        finally:
-            child.kill()
-            child.communicate()

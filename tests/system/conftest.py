@@ -10,3 +10,8 @@ from kit.installation import Installation
 @pytest.fixture
 def installation(tmp_path: Path) -> Installation:
     return Installation(tmp_path)
+
+
+@pytest.fixture
+def another(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    return Installation(tmp_path_factory.mktemp("another"))

@@ -1,8 +1,10 @@
 """The exit codes that scripts rely on."""
 
+import signal
+
 from aiohttp import web
 
-from kit.binary import milepost
+from kit.binary import milepost, started
 from kit.graph_answers import listed, message, thread
 from kit.installation import Installation, page_section
 from kit.loopback import serving
@@ -33,6 +35,19 @@ async def test_1_when_a_conversation_became_a_dead_letter(installation: Installa
     assert done.code == 1, done
     assert installation.rows("SELECT subject FROM dead_letters") == [("t_2",)]
     assert installation.rows("SELECT conversation_id FROM conversations") == [("t_1",)]
+
+
+async def test_75_when_somebody_presses_ctrl_c(installation: Installation) -> None:
+    async with frozen_world(500, "latency=50ms", pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "sync") as running:
+            await running.says("batch stored")
+            running.signal(signal.SIGINT)
+            done = await running.ended()
+    assert done.code == 75, done
+    assert "shutdown; the next sync goes on there" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert installation.endings(f"messenger:{BICYCLES.id}") == [("paused", "shutdown")]
 
 
 async def test_77_when_the_token_is_dead(installation: Installation) -> None:

@@ -1,5 +1,6 @@
 """What people and scripts see of the program."""
 
+import asyncio
 import subprocess
 import sys
 
@@ -9,7 +10,17 @@ from kit.simulated import STREAMS, frozen_world
 from kit.terminal import milepost_on_terminal
 from milepost import __version__
 
-HEAVY = {"aiohttp", "aiosqlite", "asyncio", "prometheus_client", "pydantic", "sqlite3", "structlog", "tqdm", "yaml", "yoyo"}
+HEAVY = {
+    "aiohttp",
+    "aiosqlite",
+    "asyncio",
+    "prometheus_client",
+    "pydantic",
+    "sqlite3",
+    "structlog",
+    "tqdm",
+    "yaml",
+}
 
 
 async def test_the_summary_goes_to_stdout_and_logs_to_stderr_in_plain_lines(installation: Installation) -> None:
@@ -41,13 +52,27 @@ async def test_a_terminal_shows_progress_and_stdout_stays_clean(installation: In
     assert not set("\x1b\r\b") & set(done.stdout)
 
 
+async def test_it_works_where_nobody_listens(installation: Installation) -> None:
+    async with frozen_world(20) as simulator:
+        installation.configure_for(simulator)
+        process = await asyncio.create_subprocess_exec(
+            "/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command("sync"), cwd=installation.folder, env=ENVIRONMENT
+        )
+        assert await process.wait() == 0
+    assert installation.rows("SELECT count(*) FROM conversations") == [(60,)]
+
+
 async def test_help_and_version_are_told_without_a_configuration(installation: Installation) -> None:
     version = await milepost(installation.folder, "--version")
     assert (version.code, version.stdout) == (0, f"milepost, version {__version__}\n")
-    for command_name in ("run", "sync", "status", "journal", "config", "simulate"):
-        told = await milepost(installation.folder, command_name, "--help")
-        assert told.code == 0
-        assert told.stdout.startswith(f"Usage: milepost {command_name} ")
+    told = await milepost(installation.folder, "--help")
+    assert told.code == 0
+    assert [
+        word for word in ("run", "sync", "status", "journal", "config", "simulate") if f"  {word} " not in told.stdout
+    ] == []
+    of_sync = await milepost(installation.folder, "sync", "--help")
+    assert of_sync.stdout.startswith("Usage: milepost sync [OPTIONS] [STREAM]...")
+    assert "Exit codes: 0 every sweep complete" in of_sync.stdout
     assert [path.name for path in installation.folder.iterdir()] == ["said"]
 
 

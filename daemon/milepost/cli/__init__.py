@@ -1,7 +1,9 @@
 """The command line: a file a command, imported when it is asked for, so that each starts as fast as it can."""
 
+import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import click
 
@@ -44,6 +46,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. What a user can cause ends in one line on stderr and an exit code, never a traceback."""
+    _replace_closed_streams()
     try:
         cli(prog_name="milepost")
     except MilepostError as error:
@@ -55,6 +58,13 @@ def main() -> None:
         where = f": {error.filename}" if error.filename else ""
         click.echo(f"milepost: {error.strerror or error}{where}", err=True)
         sys.exit(ExitCode.WITH_ERRORS)
+
+
+def _replace_closed_streams() -> None:
+    """Write to nowhere where stdout or stderr was closed before the start: that nobody listens is no error."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  (as long as the process lives)
 
 
 def _exit_code(error: MilepostError) -> ExitCode:

@@ -19,6 +19,7 @@ from milepost.settings.model import Section, Settings, key_of
 from milepost.settings.values import Allowed
 
 _MAX_SHOWN = 60
+_MIN_SECRET = 25  # an app secret is a word of 32 hexadecimal digits; what else is written here has shorter words
 
 
 def problems_in(document: Document, error: ValidationError) -> Iterator[Problem]:
@@ -104,12 +105,13 @@ def _found(document: Document, place: Place, field: FieldInfo) -> str:
             else f"the value of {_clipped(written)}, not shown here"
         )
     if isinstance(value, str):
-        return json.dumps(_clipped(_without_credentials(value)), ensure_ascii=False)
+        return json.dumps(_clipped(_without_secrets(value)), ensure_ascii=False)
     return _clipped(written)
 
 
-def _without_credentials(text: str) -> str:
-    """A URL without what may hold a password or a token; other text as it is."""
+def _without_secrets(text: str) -> str:
+    """A URL without what may hold a password or a token; other text with words cut that are as long as secrets."""
+    text = re.sub(rf"(\w{{12}})\w{{{_MIN_SECRET - 12},}}", r"\1…", text)
     text = re.sub(r"^([a-z+]+://)?.*@", r"\1***@", text, flags=re.DOTALL)
     return re.sub(r"(://[^?#]*[?#]).+", r"\1***", text, flags=re.DOTALL)
 

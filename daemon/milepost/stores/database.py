@@ -20,6 +20,7 @@ _REFUSALS = {
     "SQLITE_PERM": "Milepost must be able to write the database file and its directory",
     "SQLITE_AUTH": "Milepost must be able to write the database file and its directory",
     "SQLITE_NOTADB": "the file is no SQLite database: check store.url",
+    "SQLITE_ERROR": "the tables are not those of Milepost: check store.url, or restore the database from a backup",
     "SQLITE_CORRUPT": "restore the database from a backup, then start again: the journal tells where to go on",
 }
 # What may pass, with what to do if it does not.
@@ -44,13 +45,22 @@ def _translated(error: sqlite3.Error, path: Path) -> MilepostError | None:
     return None
 
 
+def _is_undecodable(error: Exception) -> bool:
+    """Whether a text in the database is not UTF-8: then Python's module fails, not SQLite, and so without a code."""
+    has_no_code = isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorname")
+    return has_no_code or isinstance(error, UnicodeDecodeError)
+
+
 @contextmanager
 def errors_of(path: Path) -> Iterator[None]:
     """Turn SQLite's errors about the database at `path` into StoreAway and StoreRefused."""
     try:
         yield
-    except sqlite3.Error as error:
-        translated = _translated(error, path)
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        if _is_undecodable(error):  # `from None`: its message quotes the text, which may be a person's
+            what = f"the database {path} cannot be used: a text in it is not UTF-8"
+            raise StoreRefused(what, hint=_REFUSALS["SQLITE_CORRUPT"]) from None
+        translated = _translated(error, path) if isinstance(error, sqlite3.Error) else None
         if translated is None:
             raise
         raise translated from error

@@ -1,20 +1,23 @@
-"""Brings a SQLite database to this program's schema: forward only, each migration in a transaction of its own.
+"""Brings a SQLite database to this program's schema: forward only, each migration and its record in one transaction.
 
-yoyo applies the files and keeps the record. Its lock is a row that a killed process leaves behind for ever, so it is
-not used: whoever migrates holds the store's own lock, which dies with the process (see `exclusive`).
+SQLite makes this a matter of one script for each migration. A library was tried first (yoyo 9): it records on a second
+connection what it has applied on the first, and leaves its lock behind when it is killed, so that a start which is
+killed in between is never repaired by the next one.
 """
 
-import glob
-import logging
-import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
 from milepost.core.errors import StoreRefused
 from milepost.stores.database import errors_of
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations" / "sqlite"
+
+RECORD = """
+CREATE TABLE IF NOT EXISTS schema_migrations (name TEXT PRIMARY KEY, applied_at TEXT NOT NULL) STRICT;
+INSERT INTO schema_migrations VALUES ('{name}', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'));
+"""
 
 
 def shipped() -> set[str]:
@@ -26,15 +29,9 @@ def applied(path: Path) -> set[str]:
     """Name the migrations that the database at `path` has had; none where there is no database yet."""
     if not path.exists():
         return set()
-    with errors_of(path):
-        connection = sqlite3.connect(path, timeout=5.0)
-        try:
-            tables = connection.execute("SELECT name FROM sqlite_master WHERE name = '_yoyo_migration'").fetchall()
-            if not tables:
-                return set()
-            return {name for (name,) in connection.execute("SELECT migration_id FROM _yoyo_migration")}
-        finally:
-            connection.close()
+    with errors_of(path), closing(sqlite3.connect(path, timeout=5.0)) as connection:
+        has_record = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_migrations'").fetchone()
+        return {name for (name,) in connection.execute("SELECT name FROM schema_migrations")} if has_record else set()
 
 
 def pending(path: Path) -> set[str]:
@@ -50,19 +47,14 @@ def pending(path: Path) -> set[str]:
 
 
 def migrate(path: Path) -> set[str]:
-    """Apply what is pending and name it. The caller holds the store's lock."""
-    names = pending(path)
-    if names:
-        import yoyo  # noqa: PLC0415  (heavy, and needed at the first start and after upgrades only)
+    """Apply what is pending, in the order of the names, and name it. The caller holds the store's lock.
 
-        # yoyo notes who migrates, and fails for a user without a name, as containers have.
-        os.environ.setdefault("LOGNAME", f"uid {os.getuid()}")
-        logging.getLogger("yoyo.migrations").setLevel(logging.WARNING)  # it tells of every statement
-        with errors_of(path):
-            backend = yoyo.get_backend(f"sqlite:///{quote(str(path.resolve()))}")
-            try:
-                backend.break_lock()  # of a start that was killed; that nobody else migrates, the store's lock says
-                backend.apply_migrations(backend.to_apply(yoyo.read_migrations(glob.escape(str(MIGRATIONS)))))
-            finally:
-                backend.connection.close()
+    Raises StoreAway or StoreRefused; what had been applied before stays applied.
+    """
+    names = pending(path)
+    with errors_of(path), closing(sqlite3.connect(path, isolation_level=None, timeout=5.0)) as connection:
+        for name in sorted(names):
+            script = (MIGRATIONS / f"{name}.sql").read_text(encoding="utf-8")
+            # One script from BEGIN to COMMIT. Where it fails, closing the connection rolls it back.
+            connection.executescript(f"BEGIN IMMEDIATE;{script}{RECORD.format(name=name)}COMMIT;")
     return names

@@ -9,12 +9,14 @@ import msgspec
 from milepost.core.chain import instant_text
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.codec import Codec
-from milepost.core.errors import JournalDamaged
+from milepost.core.errors import JournalDamaged, StoreRefused
 from milepost.core.events import Entry
 from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow
 
 _encode = msgspec.json.Encoder().encode
 _decode_checkpoint = msgspec.json.Decoder(Checkpoint).decode
+
+RESTORE = "restore the database from a backup"
 
 JournalRow = tuple[int, str, int, str | None, str, str, str, str]
 
@@ -23,13 +25,12 @@ def _optional_text(instant: datetime | None) -> str | None:
     return None if instant is None else instant_text(instant)
 
 
-def _instant(text: str) -> datetime | None:
-    """Read an instant; None for anything that is not exactly how it is written down."""
+def _instant(text: str) -> datetime:
+    """Read an instant. Raises StoreRefused for anything else, which only a damaged page can hold."""
     try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return instant if instant_text(instant) == text else None
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError) as error:
+        raise StoreRefused(f"a stored row holds the time {text!r}, which is none", hint=RESTORE) from error
 
 
 def contact_tuple(row: ContactRow) -> tuple[Any, ...]:
@@ -55,9 +56,9 @@ def contact_row(columns: tuple[Any, ...]) -> ContactRow:
         contact_id,
         name,
         username,
-        datetime.fromisoformat(first_seen_at),
-        datetime.fromisoformat(last_interaction_at),
-        datetime.fromisoformat(updated_at),
+        _instant(first_seen_at),
+        _instant(last_interaction_at),
+        _instant(updated_at),
     )
 
 
@@ -92,10 +93,10 @@ def conversation_row(columns: tuple[Any, ...]) -> ConversationRow:
         columns[6],
         columns[7],
         can_reply=None if columns[8] is None else bool(columns[8]),
-        updated_time=datetime.fromisoformat(columns[9]),
-        first_synced_at=datetime.fromisoformat(columns[10]),
-        synced_at=datetime.fromisoformat(columns[11]),
-        deleted_at=None if columns[12] is None else datetime.fromisoformat(columns[12]),
+        updated_time=_instant(columns[9]),
+        first_synced_at=_instant(columns[10]),
+        synced_at=_instant(columns[11]),
+        deleted_at=None if columns[12] is None else _instant(columns[12]),
     )
 
 
@@ -131,13 +132,14 @@ def entry_tuple(entry: Entry) -> tuple[Any, ...]:
 def entry(columns: JournalRow, codec: Codec) -> Entry:
     """Read a journal entry's columns. Raises JournalDamaged if its data cannot be read."""
     seq, stream, version, run_id, recorded_at, tag, data, sealed = columns
-    at = _instant(recorded_at)
-    if at is None:
-        raise JournalDamaged(
-            f"journal entry {seq} has the time {recorded_at!r}, which Milepost has not written",
-            hint="restore the database from a backup",
-        )
-    return Entry(stream, version, run_id, at, tag, data, sealed, codec.decode(tag, data))
+    try:
+        at = datetime.fromisoformat(recorded_at)
+        event = codec.decode(tag, data)
+    except (TypeError, ValueError) as error:  # a damaged page gives anything
+        raise JournalDamaged(f"journal entry {seq} cannot be read: {error}", hint=RESTORE) from error
+    if instant_text(at) != recorded_at:
+        raise JournalDamaged(f"journal entry {seq} has the time {recorded_at!r}, not {instant_text(at)}", hint=RESTORE)
+    return Entry(stream, version, run_id, at, tag, data, sealed, event)
 
 
 def checkpoint_tuple(checkpoint: Checkpoint) -> tuple[Any, ...]:
@@ -163,7 +165,7 @@ def checkpoint(state: str) -> Checkpoint:
     """Read a checkpoint back. Raises JournalDamaged if it cannot be read: it can be rebuilt from the journal."""
     try:
         return _decode_checkpoint(state)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
         raise JournalDamaged(
             f"a stored checkpoint cannot be read: {error}", hint="run `milepost journal rebuild`"
         ) from error

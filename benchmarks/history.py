@@ -1,0 +1,139 @@
+"""A journal of any length, as years of work would have left it, made in seconds by the core itself.
+
+The streams take turns. Nine sweeps of ten find nothing new, which is one entry; the others are sweeps of many batches,
+with a retry now and then, a pause at the batch limit, and a dead letter in a hundred batches.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from random import Random
+
+from msgspec import Struct
+
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.codec import Codec
+from milepost.core.decide import Record, prepare
+from milepost.core.events import (
+    BatchStored,
+    DeadLetterOpened,
+    Event,
+    FetchFailed,
+    Mode,
+    Phase,
+    Position,
+    Reason,
+    RunEnded,
+    RunStarted,
+    RunStatus,
+    Stage,
+    SweepCompleted,
+    SweepStarted,
+    Tally,
+)
+from milepost.core.ports import Commit
+from milepost.core.problems import Problem, ProblemKind
+from milepost.core.project import dead_letters
+from milepost.stores import rows
+from milepost.stores.migrate import migrate
+from milepost.stores.queries import load
+
+BEGAN_AT = datetime(2025, 2, 1, tzinfo=UTC)  # after the newest row of the benchmark's inboxes
+SWEEPS_TO_A_BUSY_ONE = 10
+MAX_BATCHES_OF_A_RUN = 50
+NOTHING_NEW = Tally(batches=1, unchanged=50)
+OUTAGE = Problem(ProblemKind.NETWORK, "the server closed the connection without an answer")
+
+
+class RunEvents(Struct, frozen=True):
+    """The events of one run, in groups that are committed together."""
+
+    run_id: str
+    groups: Sequence[tuple[Event, ...]]
+
+
+def _sweep(number: int, at: datetime, luck: Random, *, is_first: bool) -> Iterator[RunEvents]:
+    """Give a sweep: one run that finds nothing, or several that read batches until the end."""
+    if not is_first and luck.randrange(SWEEPS_TO_A_BUSY_ONE):
+        yield RunEvents(_run_id(number, 0), [(SweepCompleted(Mode.INCREMENTAL, at, at, NOTHING_NEW),)])
+        return
+    mode = Mode.FULL if is_first else Mode.INCREMENTAL
+    left = luck.randrange(2, 10 if is_first else 120)
+    opening: tuple[Event, ...] = (RunStarted(at), SweepStarted(mode, at, at - timedelta(minutes=10)))
+    for part in count():
+        groups = [_batch(luck) for _ in range(min(left, MAX_BATCHES_OF_A_RUN))]
+        left -= len(groups)
+        ended: Event = SweepCompleted(mode, at, at, NOTHING_NEW)
+        if left:
+            ended = RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, Position(Phase.WALK, _cursor(luck)))
+        yield RunEvents(_run_id(number, part), [(*opening, *groups[0]), *groups[1:], (ended,)])
+        if not left:
+            return
+        opening = (RunStarted(at),)
+
+
+def _batch(luck: Random) -> tuple[Event, ...]:
+    stored = BatchStored(
+        Position(Phase.WALK, _cursor(luck)), Tally(batches=1, inserted=50, contacts=50, interaction_events=320)
+    )
+    chance = luck.random()
+    if chance < 0.05:
+        return (FetchFailed(1, OUTAGE, BEGAN_AT), stored)
+    if chance < 0.06:
+        letter = DeadLetterOpened(f"{luck.getrandbits(64):016x}", Stage.FETCH, "t_1", "updated_time is missing")
+        return (letter, stored)
+    return (stored,)
+
+
+def _cursor(luck: Random) -> str:
+    return f"QVFIUm{luck.getrandbits(512):x}"
+
+
+def _run_id(number: int, part: int) -> str:
+    return f"{number:024x}-{part:02x}"
+
+
+def _history(streams: Sequence[str]) -> Iterator[list[Commit]]:
+    """Give what the store was handed over the years, sweep by sweep, without end."""
+    codec, luck = Codec(), Random(7)  # noqa: S311 -- the same history every time
+    checkpoints = {stream: Checkpoint(stream) for stream in streams}
+    for number in count():
+        stream = streams[number % len(streams)]
+        at = BEGAN_AT + timedelta(seconds=6 * number)
+        commits = []
+        for run in _sweep(number, at, luck, is_first=number < len(streams)):
+            for group in run.groups:
+                commit = prepare(checkpoints[stream], Record(group), run.run_id, at, codec)
+                checkpoints[stream] = commit.checkpoint
+                commits.append(commit)
+        yield commits
+
+
+def write_history(path: Path, entries: int, streams: Sequence[str]) -> None:
+    """Make a database at `path` whose journal has so many entries, or as few more as complete the last sweep."""
+    migrate(path)
+    sql, written = load("sqlite"), 0
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("BEGIN")
+        for commits in _history(streams):
+            _write(connection, sql, commits)
+            written += sum(len(commit.entries) for commit in commits)
+            if written >= entries:
+                break
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _write(connection: sqlite3.Connection, sql: dict[str, str], commits: list[Commit]) -> None:
+    entries = [entry for commit in commits for entry in commit.entries]
+    checkpoints = {commit.checkpoint.stream: commit.checkpoint for commit in commits}
+    runs = {run.run_id: (commit.checkpoint.stream, run) for commit in commits if (run := commit.run)}
+    connection.executemany(sql["insert_entry"], map(rows.entry_tuple, entries))
+    connection.executemany(sql["upsert_dead_letter"], map(rows.dead_letter_tuple, dead_letters(entries)))
+    connection.executemany(sql["upsert_checkpoint"], map(rows.checkpoint_tuple, checkpoints.values()))
+    connection.executemany(sql["upsert_run"], [rows.run_tuple(stream, run) for stream, run in runs.values()])

@@ -1,0 +1,321 @@
+"""What the user is told when the database or its disk is not as it should be, and what is left afterwards."""
+
+import asyncio
+import os
+import resource
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from kit.builders import STREAM
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import JournalDamaged, MilepostError, StoreAway, StoreRefused
+from milepost.core.model import Keys
+from milepost.stores.archive import open_archive
+from milepost.stores.sqlite import SqliteStore, open_sqlite
+from stores.lives import life, live, next_commit, stream
+from stores.processes import command, outcome
+from stores.sqlite_files import execute, raw, tables_of
+
+# Root may do anything: without rights it is nobody whom the program runs as.
+UNPRIVILEGED = "nobody" if os.geteuid() == 0 else None
+
+
+DISK_FULL = "nothing that was committed is lost"
+
+
+async def use(path: Path) -> None:
+    """Do all that a daemon does with its database, and check it."""
+    async with open_sqlite(path) as store:
+        for number in range(3):
+            asked = tuple(f"{stream(number).key}/{version}/0" for version in range(60))
+            await store.known(Keys(stream(number), asked, asked, asked, asked))
+            await live(store, stream(number), 3)
+    async with open_archive(path) as archive:
+        await archive.verify()
+        await archive.entries(after=0, limit=10_000)
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Path:
+    """Give a database of some size, closed and to be copied."""
+    path = Path(shutil.copy(migrated, tmp_path_factory.mktemp("used")))
+
+    async def lived() -> None:
+        async with open_sqlite(path) as store:
+            for number in range(3):
+                await live(store, stream(number), 40)
+
+    asyncio.run(lived())
+    return path
+
+
+class TestAFile:
+    async def refused(self, path: Path, why: str) -> None:
+        with pytest.raises(StoreRefused, match=why) as refusal:
+            await use(path)
+        assert str(path) in refusal.value.message
+        assert refusal.value.hint
+
+    async def test_in_a_directory_that_is_missing_is_refused(self, tmp_path: Path) -> None:
+        await self.refused(tmp_path / "missing" / "milepost.db", "No such file or directory")
+
+    async def test_that_is_a_directory_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "milepost.db").mkdir()
+        await self.refused(tmp_path / "milepost.db", "unable to open")
+
+    async def test_whose_lock_is_a_directory_is_refused(self, path: Path) -> None:
+        path.with_name("milepost.db.lock").mkdir()
+        await self.refused(path, "Is a directory")
+
+    async def test_whose_directory_is_a_file_is_refused(self, path: Path) -> None:
+        await self.refused(path / "milepost.db", "Not a directory")
+
+    async def test_that_leads_to_itself_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "milepost.db").symlink_to("milepost.db")
+        await self.refused(tmp_path / "milepost.db", "unable to open|symbolic links")
+
+    @pytest.mark.parametrize("text", ["# my notes\n" * 1_000, "# notes"], ids=["long", "short"])
+    async def test_that_is_no_database_is_refused_and_left_alone(self, tmp_path: Path, text: str) -> None:
+        path = tmp_path / "milepost.db"
+        path.write_text(text)
+
+        await self.refused(path, "not a database")
+
+        assert path.read_text() == text
+
+    async def test_without_a_byte_becomes_a_database(self, tmp_path: Path) -> None:
+        path = tmp_path / "milepost.db"
+        path.touch()
+
+        await use(path)
+
+
+class TestRights:
+    @pytest.fixture
+    def ours(self, used: Path) -> Iterator[Path]:
+        """Give a database in a directory that everybody may reach."""
+        with tempfile.TemporaryDirectory() as directory:
+            Path(directory).chmod(0o777)
+            path = Path(shutil.copy(used, directory))
+            path.chmod(0o666)
+            yield path
+            Path(directory).chmod(0o777)
+
+    def told(self, path: Path) -> str:
+        return outcome(command(path), user=UNPRIVILEGED)[-1]
+
+    def test_that_are_enough_are_enough(self, ours: Path) -> None:
+        assert self.told(ours) == "done"
+
+    @pytest.mark.parametrize("mode", [0o000, 0o222, 0o444], ids=oct)
+    def test_to_the_file_that_are_lacking_are_named(self, ours: Path, mode: int) -> None:
+        ours.chmod(mode)
+
+        assert self.told(ours).startswith(f"StoreRefused the database {ours} cannot be used: ")
+
+    def test_to_the_directory_that_are_lacking_are_named(self, ours: Path) -> None:
+        ours.parent.chmod(0o555)
+
+        told = self.told(ours)
+
+        assert told.startswith(f"StoreRefused the database {ours} cannot be locked: Permission denied")
+        assert "this user may write there" in told
+
+    def test_to_the_directory_that_are_lacking_once_it_was_locked_are_named(self, ours: Path) -> None:
+        """SQLite needs files beside the database, too."""
+        ours.with_name(ours.name + ".lock").touch()
+        ours.with_name(ours.name + ".lock").chmod(0o666)
+        ours.parent.chmod(0o555)
+
+        assert self.told(ours).startswith(f"StoreRefused the database {ours} cannot be used: ")
+
+
+def damaged(used: Path, directory: Path, seed: int) -> Path:
+    """Copy a database and overwrite a few places in it."""
+    luck = Random(seed)  # noqa: S311  (repeatable)
+    path = Path(shutil.copy(used, directory / f"{seed}.db"))
+    with path.open("r+b") as file:
+        for _ in range(luck.choice((1, 1, 4))):
+            file.seek(luck.randrange(4096, path.stat().st_size))
+            file.write(luck.randbytes(luck.choice((1, 40, 4096))))
+    return path
+
+
+def cut_short(used: Path, directory: Path, kept: float) -> Path:
+    """Copy a database without its end."""
+    path = Path(shutil.copy(used, directory))
+    os.truncate(path, int(kept * path.stat().st_size))
+    return path
+
+
+def torn(wal: Path) -> None:
+    """Leave at the end of a WAL what a crash may: a write that was not finished."""
+    with wal.open("ab") as file:
+        file.write(bytes(range(256)) * 20)
+
+
+class TestDamage:
+    """Never a traceback, never a wrong answer: StoreRefused, JournalDamaged, or nothing of it was hit."""
+
+    @pytest.mark.parametrize("kept", [0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
+    async def test_of_a_file_cut_short_is_told(self, used: Path, tmp_path: Path, kept: float) -> None:
+        path = cut_short(used, tmp_path, kept)
+
+        with pytest.raises((StoreRefused, JournalDamaged)) as told:
+            await use(path)
+
+        assert "backup" in told.value.hint or "no SQLite database" in told.value.hint
+
+    async def test_of_pages_in_the_middle_is_told(self, used: Path, tmp_path: Path) -> None:
+        told = [await self._told(damaged(used, tmp_path, seed)) for seed in range(25)]
+
+        assert sum(error is not None for error in told) >= 10
+
+    async def _told(self, path: Path) -> MilepostError | None:
+        try:
+            await use(path)
+        except (StoreRefused, JournalDamaged) as error:
+            return error
+        return None
+
+    async def test_of_the_wal_loses_what_was_never_acknowledged_only(self, path: Path, tmp_path: Path) -> None:
+        crashed = tmp_path / "crashed.db"
+        async with open_sqlite(path) as store:
+            after = await live(store, STREAM, 5)
+            shutil.copy(path, crashed)
+            shutil.copy(f"{path}-wal", f"{crashed}-wal")
+        torn(Path(f"{crashed}-wal"))
+
+        async with open_sqlite(crashed) as store:
+            assert await store.recall(STREAM.key) == after
+
+
+@contextmanager
+def a_file_is_at_most(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def fill_up(store: SqliteStore) -> Checkpoint:
+    """Commit until the store is away, and give where the stream stands then."""
+    checkpoint = await store.recall(STREAM.key)
+    for _ in range(2_000):
+        following = next_commit(checkpoint)
+        try:
+            await store.commit(following)
+        except StoreAway:
+            return checkpoint
+        checkpoint = following.checkpoint
+    pytest.fail("there was room for everything")
+
+
+async def nothing_is_half_stored(path: Path, store: SqliteStore, reached: Checkpoint) -> None:
+    assert await store.recall(STREAM.key) == reached
+    tables = tables_of(path)
+    assert tables.checkpoints == tables.refold() == {STREAM.key: reached}
+    stored = [each for each in life(STREAM, len(tables.journal)) if each.checkpoint.version <= reached.version]
+    assert set(tables.conversations) == {row.conversation_id for each in stored for row in each.changes.conversations}
+    assert set(tables.payloads) == {row.dead_letter_id for each in stored for row in each.changes.payloads}
+
+
+class TestAFullDisk:
+    @pytest.fixture
+    def disk(self, tmp_path: Path) -> Iterator[Path]:
+        """Mount a disk of a megabyte."""
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        mounted = subprocess.run(
+            ["/bin/mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, text=True, check=False
+        )
+        if mounted.returncode != 0:
+            pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+        yield disk
+        subprocess.run(["/bin/umount", "--lazy", disk], check=True)
+
+    async def test_is_an_absence_until_there_is_room(self, disk: Path, migrated: Path) -> None:
+        path = Path(shutil.copy(migrated, disk))
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(300_000))
+        async with open_sqlite(path) as store:
+            for _ in range(3):
+                reached = await fill_up(store)
+                await nothing_is_half_stored(path, store, reached)
+                ballast.write_bytes(bytes(max(0, ballast.stat().st_size - 100_000)))
+
+                assert (await live(store, STREAM, 1)).version > reached.version
+        async with open_archive(path) as archive:
+            await archive.verify()
+
+    @pytest.mark.parametrize("room", [0, 5_000, 30_000])
+    async def test_at_the_start_is_told(self, disk: Path, migrated: Path, room: int) -> None:
+        path = Path(shutil.copy(migrated, disk))
+        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - room))
+
+        with pytest.raises(StoreAway, match=DISK_FULL):
+            await use(path)
+
+        (disk / "ballast").unlink()
+        await use(path)
+
+    @pytest.mark.parametrize("room", [0, 8_192, 20_480, 57_344, 90_112, 122_880])
+    async def test_for_a_new_database_is_told_and_mended_by_room(self, disk: Path, room: int) -> None:
+        """Wherever in the migrations it becomes full."""
+        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - room))
+
+        with pytest.raises(StoreAway, match="disk"):
+            await use(disk / "milepost.db")
+
+        (disk / "ballast").unlink()
+        await use(disk / "milepost.db")
+
+    async def test_by_a_limit_is_the_same(self, path: Path) -> None:
+        async with open_sqlite(path) as store:
+            with a_file_is_at_most(400_000):
+                reached = await fill_up(store)
+            await nothing_is_half_stored(path, store, reached)
+            assert (await live(store, STREAM, 1)).version > reached.version
+
+
+class TestALockedDatabase:
+    async def test_is_an_absence_after_the_timeout_until_it_is_let_go(self, path: Path) -> None:
+        async with open_sqlite(path) as store:
+            reached = await live(store, STREAM, 2)
+            await store._writer.run(lambda connection: connection.execute("PRAGMA busy_timeout = 50"))
+            with raw(path) as other:
+                other.execute("BEGIN EXCLUSIVE")
+                with pytest.raises(StoreAway, match="locked"):
+                    await store.commit(next_commit(reached))
+                assert await store.recall(STREAM.key) == reached
+                other.execute("ROLLBACK")
+
+            assert (await live(store, STREAM, 1)).version > reached.version
+
+    async def test_by_a_reader_holds_up_nothing(self, path: Path) -> None:
+        async with open_sqlite(path) as store:
+            before = await live(store, STREAM, 2)
+            with raw(path) as other:
+                other.execute("BEGIN")
+                other.execute("SELECT * FROM journal").fetchall()
+                after = await live(store, STREAM, 50)
+                assert len(other.execute("SELECT * FROM journal").fetchall()) == before.version
+
+            assert await store.recall(STREAM.key) == after
+
+
+async def test_a_database_whose_tables_are_gone_is_refused(path: Path) -> None:
+    execute(path, "DROP TABLE conversations")
+
+    with pytest.raises(StoreRefused, match="no such table"):
+        await use(path)

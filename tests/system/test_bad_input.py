@@ -1,0 +1,132 @@
+"""Bad configurations and bad databases: each is told plainly, with the right exit code, and nothing is lost."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kit.binary import Ended, milepost
+from kit.installation import Installation, page_section
+from kit.simulated import BICYCLES, frozen_world
+
+# Root may do anything: without rights it is nobody whom the program runs as.
+UNPRIVILEGED = "nobody" if os.geteuid() == 0 else None
+PAGE = 'pages: [{id: "1", access_token: "EAAx"}]'
+
+BAD_CONFIGURATIONS = {
+    "not YAML": ("source: {kind: [facebook\n", "config.yaml:2: not valid YAML"),
+    "an unknown key": (f"{PAGE}\nsync:\n  intervall: 5m\n", "config.yaml:3: sync.intervall: unknown key; did you mean"),
+    "a wrong type": (f"{PAGE}\nsync: {{batch_size: many}}\n", 'sync.batch_size: found "many"; allowed: a whole number'),
+    "a missing variable": ('pages: [{id: "1", access_token: "${NOWHERE}"}]', "NOWHERE"),
+    "a missing secret file": ('pages: [{id: "1", access_token_file: absent}]', "absent: there is no such file"),
+    "no token": ('source: {kind: facebook}\npages: [{id: "1"}]', "pages[0].access_token: missing; allowed:"),
+    "no pages": ("source: {kind: facebook}", "pages: missing; allowed: one page or more"),
+    "nothing": ("", "config.yaml: is empty"),
+    "no text": ("\x00\x01\x02", "not valid YAML: control character"),
+}
+
+
+def assert_told(ended: Ended, code: int, told: str) -> None:
+    assert ended.code == code, ended
+    assert ended.stderr.startswith("milepost: "), ended
+    assert told in ended.stderr, ended
+    assert ended.stdout == "", ended
+
+
+@pytest.fixture
+def reachable() -> Iterator[Installation]:
+    """Give an installation in a directory that everybody may reach."""
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
+        folder.chmod(0o777)
+        yield Installation(folder)
+        folder.chmod(0o777)
+
+
+@pytest.mark.parametrize("kind", BAD_CONFIGURATIONS)
+async def test_a_bad_configuration_is_told_with_its_place(installation: Installation, kind: str) -> None:
+    text, told = BAD_CONFIGURATIONS[kind]
+    installation.config.write_text(text)
+    assert_told(await installation.sync(), 78, told)
+    assert not installation.database.exists()
+
+
+async def test_a_configuration_that_is_not_there_or_no_file_is_told(installation: Installation) -> None:
+    assert_told(await installation.sync("-c", "absent.yaml"), 78, "absent.yaml: there is no such file")
+    assert_told(await installation.sync("-c", "."), 78, ".: is a directory, not a file")
+
+
+async def test_a_configuration_that_may_not_be_read_is_told(reachable: Installation) -> None:
+    reachable.config.write_text(PAGE)
+    reachable.config.chmod(0o000)
+    ended = await milepost(reachable.folder, "sync", user=UNPRIVILEGED)
+    assert_told(ended, 78, "config.yaml: permission to read it is denied")
+
+
+def directory(database: Path) -> None:
+    database.mkdir()
+
+
+def text_file(database: Path) -> None:
+    database.write_text("Dear diary, today I was taken for a database. " * 100)
+
+
+def of_a_newer_milepost(database: Path) -> None:
+    Installation(database.parent).rows(
+        "INSERT INTO schema_migrations VALUES ('9999_flying', '2099-01-01')"
+    )
+
+
+def corrupt(database: Path) -> None:
+    content = bytearray(database.read_bytes())
+    content[100:] = b"\xa5" * (len(content) - 100)
+    database.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (directory, "cannot be used: unable to open database file"),
+        (text_file, "the file is no SQLite database: check store.url"),
+        (of_a_newer_milepost, "is newer than this Milepost: it has had 9999_flying"),
+        (corrupt, "restore the database from a backup"),
+    ],
+)
+async def test_a_database_that_cannot_be_used_is_told_and_left_as_it_is(
+    installation: Installation, spoil: Callable[[Path], None], told: str
+) -> None:
+    database = installation.database
+    async with frozen_world(60, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator)
+        if spoil in (of_a_newer_milepost, corrupt):
+            assert (await installation.sync()).code == 0
+        spoil(database)
+        before = database.read_bytes() if database.is_file() else None
+        asked = simulator.requests.total
+        assert_told(await installation.sync(), 78, told)
+        assert simulator.requests.total == asked
+        if before is not None:
+            status = await milepost(installation.folder, "status")
+            assert_told(status, 78, told)
+            assert database.read_bytes() == before
+
+
+async def test_a_database_in_a_directory_that_is_not_there_is_told(installation: Installation) -> None:
+    installation.configure("http://127.0.0.1:1", page_section(BICYCLES), store={"url": "sqlite:///absent/milepost.db"})
+    assert_told(await installation.sync(), 78, "check store.url, that its directory exists")
+
+
+@pytest.mark.parametrize("which", ["file", "directory"])
+async def test_a_read_only_database_is_told(reachable: Installation, which: str) -> None:
+    async with frozen_world(60, pages=(BICYCLES,)) as simulator:
+        reachable.configure_for(simulator)
+        assert (await milepost(reachable.folder, "sync", user=UNPRIVILEGED)).code == 0
+        (reachable.database if which == "file" else reachable.folder).chmod(0o555)
+        before = reachable.copied()
+        asked = simulator.requests.total
+        ended = await milepost(reachable.folder, "sync", user=UNPRIVILEGED)
+        assert_told(ended, 78, "Milepost must be able to write the database file and its directory")
+        assert simulator.requests.total == asked
+        assert reachable.copied() == before

@@ -1,0 +1,38 @@
+"""The wheel holds all that an installed Milepost needs."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Build the wheel, and name the files in it."""
+    target = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    (built,) = target.glob("*.whl")
+    return set(zipfile.ZipFile(built).namelist())
+
+
+def test_every_migration_is_in_it(wheel: set[str]) -> None:
+    migrations = {
+        f"milepost/migrations/{path.relative_to(ROOT / 'migrations')}" for path in ROOT.glob("migrations/*/*.sql")
+    }
+    assert migrations
+    assert migrations <= wheel
+
+
+def test_every_module_and_statement_is_in_it(wheel: set[str]) -> None:
+    package = ROOT / "daemon"
+    sources = [*package.rglob("*.py"), *package.glob("milepost/stores/sql/*.sql"), package / "milepost/py.typed"]
+    assert {str(path.relative_to(package)) for path in sources} <= wheel
+
+
+def test_nothing_else_of_the_project_is_in_it(wheel: set[str]) -> None:
+    assert {name.split("/")[0].split("-")[0] for name in wheel} == {"milepost"}
