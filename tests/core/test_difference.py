@@ -189,7 +189,6 @@ class TestContacts:
         (person,) = found.changes.contacts
         assert (person.name, person.first_seen_at, person.updated_at) == ("Augusta", NOON, LATER)
 
-
     @pytest.mark.parametrize("newest_first", [True, False])
     def test_keep_a_name_that_only_their_older_thread_tells(self, newest_first: bool) -> None:
         newer = conversation("t_new", at(9), of=contact("c_1", name=None, username="ada"))

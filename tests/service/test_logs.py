@@ -313,9 +313,9 @@ class TestStandardLibrary:
 
         stream = opened("json")
         asyncio.run(leaves_it(), debug=True)
-        (event,) = objects(stream)
+        # On a busy machine the debug mode tells of slow steps as well.
+        (event,) = (each for each in objects(stream) if each["event"].startswith("Task exception was never retrieved"))
         assert event["logger"] == "asyncio"
-        assert event["event"].startswith("Task exception was never retrieved")
         assert event["exception"].endswith(f"ValueError: {BLOT}")
         assert TOKEN not in text(stream)
 

@@ -14,6 +14,7 @@ from random import Random
 import pytest
 
 from kit.builders import STREAM
+from kit.unprivileged import unprivileged
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import JournalDamaged, MilepostError, StoreAway, StoreRefused
 from milepost.core.model import Keys
@@ -24,7 +25,6 @@ from stores.processes import command, outcome
 from stores.sqlite_files import execute, raw, tables_of
 
 # Root may do anything: without rights it is nobody whom the program runs as.
-UNPRIVILEGED = "nobody" if os.geteuid() == 0 else None
 
 
 DISK_FULL = "nothing that was committed is lost"
@@ -109,7 +109,7 @@ class TestRights:
             Path(directory).chmod(0o777)
 
     def told(self, path: Path) -> str:
-        return outcome(command(path), user=UNPRIVILEGED)[-1]
+        return outcome(command(path), user=unprivileged())[-1]
 
     def test_that_are_enough_are_enough(self, ours: Path) -> None:
         assert self.told(ours) == "done"

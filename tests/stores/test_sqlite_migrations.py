@@ -1,9 +1,6 @@
 """Bringing a database to this program's schema: once, forward only, and whole however it is interrupted."""
 
-import os
 import shutil
-import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -64,14 +61,6 @@ class TestMigrate:
     def test_ships_with_the_package(self) -> None:
         assert MIGRATIONS.resolve() == ROOT / "migrations" / "sqlite"
         assert {"0001_journal", "0002_contacts"} <= shipped()
-
-    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without a name")
-    def test_needs_no_user_name(self, tmp_path: Path) -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            Path(directory).chmod(0o777)
-            nameless = [sys.executable, "-m", "stores.committing", f"{directory}/milepost.db"]
-
-            assert outcome(["env", "-u", "LOGNAME", "-u", "USER", *nameless], user=54321)[-1] == "done"
 
 
 class TestANewerDatabase:

@@ -85,8 +85,11 @@ async def open_sqlite(
 
 def _demand_writable(connection: sqlite3.Connection) -> None:
     """Find out at the start, not at the first commit, that the file may only be read."""
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute("ROLLBACK")
+    connection.execute("BEGIN IMMEDIATE")  # where the file may only be read, this begins to read, and says nothing
+    try:
+        connection.execute("UPDATE checkpoints SET version = version WHERE false")
+    finally:
+        connection.execute("ROLLBACK")
 
 
 class SqliteStore:
