@@ -13,6 +13,15 @@ CREATE TABLE journal (
     UNIQUE (stream, version)
 ) STRICT;
 
+-- Not even an INSERT OR REPLACE, which asks no other trigger, gets past an entry or leaves one out.
+CREATE TRIGGER journal_refuses_gaps BEFORE INSERT ON journal
+WHEN
+    new.version <> 1 + coalesce((SELECT max(version) FROM journal WHERE stream = new.stream), 0)
+    OR EXISTS (SELECT 1 FROM journal WHERE seq = new.seq)
+BEGIN
+    SELECT RAISE(ABORT, 'the journal is append-only: the next version of a stream follows its latest');
+END;
+
 CREATE TRIGGER journal_refuses_update BEFORE UPDATE ON journal
 BEGIN
     SELECT RAISE(ABORT, 'the journal is append-only: entries are never changed');

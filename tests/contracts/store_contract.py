@@ -181,6 +181,14 @@ class StoreContract:
         assert await look() == before
         assert await store.recall(STREAM.key) == first.checkpoint
 
+    async def test_refuses_a_commit_that_leaves_out_a_version(self, store: Store, look: Look) -> None:
+        unstored = commit_after(Checkpoint(STREAM.key), changes=some_rows("unstored"))
+
+        with pytest.raises(VersionConflict):
+            await store.commit(commit_after(unstored.checkpoint, RunStarted(at(1)), changes=some_rows("next")))
+
+        assert (await look()).conversations == {}
+
     async def test_refuses_the_same_commit_twice(self, store: Store, look: Look) -> None:
         once = await commit(store, changes=some_rows("once"))
         before = await look()

@@ -17,7 +17,7 @@ from milepost.core.problems import Problem
 from milepost.stores import rows
 
 PROJECTIONS = ("checkpoints", "runs", "dead_letters")
-DROP_TRIGGERS = "DROP TRIGGER journal_refuses_update; DROP TRIGGER journal_refuses_delete;"
+DROP_TRIGGERS = "".join(f"DROP TRIGGER journal_refuses_{what};" for what in ("gaps", "update", "delete"))
 
 
 @contextmanager

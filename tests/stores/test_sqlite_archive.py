@@ -104,6 +104,8 @@ class TestVerify:
             "DELETE FROM journal WHERE stream = 'messenger:page-1'",
             "DELETE FROM journal",
             "UPDATE journal SET seq = -seq WHERE seq = 60",
+            "INSERT OR REPLACE INTO journal "
+            "SELECT seq, stream, version, run_id, recorded_at, type, data || ' ', hash FROM journal WHERE seq = 60",
         ],
     )
     async def test_finds_a_journal_that_was_changed(self, filled: Path, tampering: str) -> None:
@@ -113,16 +115,6 @@ class TestVerify:
         assert rows_of(filled, "SELECT * FROM journal") != before
 
         with pytest.raises(JournalDamaged):
-            await verify(filled)
-
-    async def test_finds_an_entry_that_was_replaced_past_the_triggers(self, filled: Path) -> None:
-        execute(
-            filled,
-            "INSERT OR REPLACE INTO journal "
-            "SELECT seq, stream, version, run_id, recorded_at, type, data || ' ', hash FROM journal WHERE seq = 60",
-        )
-
-        with pytest.raises(JournalDamaged, match="hash"):
             await verify(filled)
 
     @pytest.mark.parametrize(

@@ -37,9 +37,26 @@ def test_refuses_to_change_or_forget_an_entry(journal: Path, statement: str) -> 
     assert rows_of(journal, "SELECT * FROM journal") == before
 
 
-def test_refuses_a_version_that_a_stream_has_had(journal: Path) -> None:
-    with raw(journal) as connection, pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+@pytest.mark.parametrize("version", ["version", "version + 1000", "NULL", "-1"])
+def test_refuses_every_version_but_the_next(journal: Path, version: str) -> None:
+    before = rows_of(journal, "SELECT * FROM journal")
+
+    with raw(journal) as connection, pytest.raises(sqlite3.IntegrityError):
         connection.execute(
-            "INSERT INTO journal (stream, version, run_id, recorded_at, type, data, hash) "
-            "SELECT stream, version, run_id, recorded_at, type, data, hash FROM journal WHERE seq = 2"
+            "INSERT OR REPLACE INTO journal (stream, version, run_id, recorded_at, type, data, hash) "
+            f"SELECT stream, {version}, run_id, recorded_at, type, data, hash FROM journal WHERE seq = 2"
         )
+
+    assert rows_of(journal, "SELECT * FROM journal") == before
+
+
+def test_refuses_to_put_the_next_entry_in_the_place_of_another(journal: Path) -> None:
+    before = rows_of(journal, "SELECT * FROM journal")
+
+    with raw(journal) as connection, pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        connection.execute(
+            "INSERT OR REPLACE INTO journal SELECT 1, stream, max(version) + 1, run_id, recorded_at, type, data, hash "
+            "FROM journal WHERE stream = (SELECT stream FROM journal WHERE seq = 1)"
+        )
+
+    assert rows_of(journal, "SELECT * FROM journal") == before

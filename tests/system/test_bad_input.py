@@ -11,7 +11,6 @@ from kit.installation import Installation, page_section
 from kit.simulated import BICYCLES, frozen_world
 from kit.unprivileged import unprivileged
 
-# Root may do anything: without rights it is nobody whom the program runs as.
 PAGE = 'pages: [{id: "1", access_token: "EAAx"}]'
 
 PAGES_WITHOUT_TOKENS = """\

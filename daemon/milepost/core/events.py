@@ -48,6 +48,10 @@ class Tally(Struct, frozen=True, omit_defaults=True):
 
     def __add__(self, other: "Tally") -> "Tally":
         """Add up two stretches of work."""
+        if other is NO_TALLY:  # of most runs and sweeps one is, and a journal has a million
+            return self
+        if self is NO_TALLY:
+            return other
         return Tally(
             self.batches + other.batches,
             self.inserted + other.inserted,

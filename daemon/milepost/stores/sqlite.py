@@ -48,7 +48,7 @@ _Answer = Committed | MilepostError
 
 def _refusal(commit: Commit, error: Exception) -> MilepostError:
     stream, version = commit.checkpoint.stream, commit.entries[0].version
-    if "journal.stream, journal.version" in str(error):
+    if "the next version of a stream follows its latest" in str(error):  # journal_refuses_gaps, of 0001_journal.sql
         return VersionConflict(
             f"{stream} has moved on: another writer has appended version {version}",
             hint="run one Milepost for each stream",
