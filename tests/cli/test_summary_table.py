@@ -29,7 +29,7 @@ def test_a_stream_has_a_line_with_its_counts() -> None:
     assert cells(table[1]) == ["messenger:1", "complete", "40", "2,000", "0", "50", "0", "3", "0", "12.3"]
     assert cells(table[2]) == ["total", "40", "2,000", "0", "50", "0", "3", "0", "12.5"]
     assert "100.0% of batches succeeded" in table
-    assert "1,990 contacts and 9,000 interaction events written" in table
+    assert "written: 1,990 contacts, 9,000 interaction events" in table
 
 
 def test_columns_are_aligned() -> None:

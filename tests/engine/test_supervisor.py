@@ -4,8 +4,8 @@ import asyncio
 
 from kit.builders import NOON, refused
 from kit.memory_store import MemoryStore
-from kit.shell import Inbox, LeapingClock, shared
-from milepost.core.events import RunStatus
+from kit.shell import FlakyStore, Inbox, LeapingClock, shared
+from milepost.core.events import Reason, RunEnded, RunStatus
 from milepost.core.model import Platform, Stream
 from milepost.core.plan import Policy
 from milepost.core.ports import Outcome, Request
@@ -67,6 +67,30 @@ async def test_a_stream_that_breaks_leaves_the_others_untouched() -> None:
     assert results[2].run is not None
     assert results[2].run.status is RunStatus.COMPLETE
     assert set(store.conversations) == {"h_0", "h_1", "h_2"}
+
+
+async def test_a_run_that_the_store_breaks_off_is_summed_up_by_what_it_had_recorded() -> None:
+    store = FlakyStore()
+    is_disk_full = True
+
+    async def away_at_the_third(request: Request) -> None:
+        if request.cursor == "2" and is_disk_full:
+            store.absences = 1_000_000
+
+    (stream,) = streams(1)
+    sources = {stream: Inbox(5, before=away_at_the_third)}
+    supervisor = Supervisor(shared(store, LeapingClock(), policy=POLICY), sources, Pace())
+    (result,) = await supervisor.sync([stream])
+    assert result.error == "the disk is full (make room)"
+    assert result.run is not None
+    assert result.run.tally.inserted == len(store.conversations) > 0
+
+    is_disk_full, store.absences = False, 0
+    (again,) = await supervisor.sync([stream])
+    assert again.run is not None
+    assert again.run.status is RunStatus.COMPLETE
+    endings = [entry.event.reason for entry in store.entries(stream.key) if isinstance(entry.event, RunEnded)]
+    assert endings == [Reason.BROKE_OFF], "the process did not die"
 
 
 async def test_the_daemon_comes_back_to_a_stream_after_its_interval() -> None:

@@ -64,10 +64,10 @@ NONSENSE: dict[str, Nonsense] = {
     "a length that lies": Nonsense(
         lambda: [b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999\r\n\r\n{"], "larger than", Ending.HANG
     ),
-    "endless redirects": Nonsense(lambda: [http(b"", "302 Found", Location="/again")], "redirects to the same host"),
+    "endless redirects": Nonsense(lambda: [http(b"", "302 Found", Location="/again")], "a redirect to the same host"),
     "another host": Nonsense(
         lambda: [http(b"", "301 Moved Permanently", Location="http://elsewhere.invalid/")],
-        "redirects to elsewhere.invalid",
+        "a redirect to elsewhere.invalid",
     ),
     "garbage": Nonsense(lambda: [bytes(range(256)) * 64], "is not HTTP"),
     "another protocol": Nonsense(lambda: [b"SSH-2.0-OpenSSH_9.9\r\n"], "is not HTTP", Ending.HANG),

@@ -106,7 +106,7 @@ def test_batches_that_changed_nothing_are_not_called_stored() -> None:
 
 
 def test_a_sweep_tells_how_far_back_it_goes() -> None:
-    assert line_of(sweep_started())["back_to"] == "the beginning"
+    assert line_of(sweep_started())["back_to"] == "the oldest"
     until_noon = line_of(sweep_started(Mode.INCREMENTAL, walk_until=NOON))
     assert (until_noon["mode"], until_noon["back_to"]) == ("incremental", "2026-03-01T12:00:00+00:00")
 

@@ -73,7 +73,7 @@ class TestNoEnvelope:
         )
         problem = problem_of(body, 502, TOKEN)
         assert (problem.kind, problem.http_status, problem.code) == (ProblemKind.NONSENSE, 502, None)
-        assert problem.message == "the answer is no JSON, HTTP 502: Sorry, something & else went wrong."
+        assert problem.message == "the answer is no JSON: Sorry, something & else went wrong."
 
     def test_a_quotation_holds_no_token_and_is_short(self) -> None:
         problem = problem_of(f"<p>{TOKEN}</p> {'x' * 100_000}".encode(), 502, TOKEN)
@@ -83,7 +83,7 @@ class TestNoEnvelope:
     @pytest.mark.parametrize("body", [b"", b"  \r\n"])
     def test_an_empty_body(self, body: bytes) -> None:
         problem = problem_of(body, 500, TOKEN)
-        assert (problem.kind, problem.message) == (ProblemKind.NONSENSE, "the answer is empty, HTTP 500")
+        assert (problem.kind, problem.message) == (ProblemKind.NONSENSE, "the answer is empty")
 
     @pytest.mark.parametrize("body", [b'{"error":{"code":190', b'{"error":' + b"[" * 100_000, b'{"a":NaN}'])
     def test_json_cut_short_nested_or_malformed(self, body: bytes) -> None:

@@ -60,7 +60,7 @@ async def test_a_dead_port_is_told_and_the_next_sync_makes_up_for_it(installatio
     installation.configure(nowhere(), page_section(BICYCLES), **IMPATIENT)
     refused = await installation.sync()
     assert refused.code == 1, refused
-    assert "no connection to 127.0.0.1: Connect call failed" in refused.stdout
+    assert "no connection to 127.0.0.1: Connection refused" in refused.stdout
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)
         assert (await installation.sync()).code == 0

@@ -4,6 +4,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import TextIO
 
 import click
 
@@ -57,6 +58,7 @@ def main() -> None:
     except OSError as error:  # of stdout or a file that an argument names; the parts that work have errors of their own
         where = f": {error.filename}" if error.filename else ""
         click.echo(f"milepost: {error.strerror or error}{where}", err=True)
+        sys.stdout = _nowhere()  # or Python fails once more, when it flushes what was not written
         sys.exit(ExitCode.WITH_ERRORS)
 
 
@@ -64,7 +66,11 @@ def _replace_closed_streams() -> None:
     """Write to nowhere where stdout or stderr was closed before the start: that nobody listens is no error."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  (as long as the process lives)
+            setattr(sys, name, _nowhere())
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def _exit_code(error: MilepostError) -> ExitCode:

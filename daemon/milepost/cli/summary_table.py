@@ -20,7 +20,7 @@ def rendered(results: Sequence[Result], seconds: float) -> str:
     lines += [
         "",
         f"{whole.success_rate:.1%} of batches succeeded",
-        f"{whole.tally.contacts:,} contacts and {whole.tally.interaction_events:,} interaction events written",
+        f"written: {whole.tally.contacts:,} contacts, {whole.tally.interaction_events:,} interaction events",
     ]
     lines += [f"{result.stream}: {why}" for result in results if (why := _why(result)) is not None]
     return "\n".join(lines)
@@ -33,7 +33,7 @@ def _row(result: Result) -> tuple[str, ...]:
         return (result.stream, status, *_counts(Tally()), "0", "0", "")
     return (
         result.stream,
-        run.status.value.replace("_", " "),
+        "failed" if result.error is not None else run.status.value.replace("_", " "),
         *_counts(run.tally),
         f"{run.retries:,}",
         f"{run.failed_batches:,}",

@@ -17,8 +17,8 @@ _encode = msgspec.json.Encoder().encode
 def instant_text(instant: datetime) -> str:
     """Write an instant as the journal and the SQLite tables do: ISO 8601, UTC, milliseconds, `Z`.
 
-    All are of one width, so that they sort as text. msgspec writes an instant in a fifth of the time of `isoformat`, and
-    there are eight in each conversation.
+    All are of one width, so that they sort as text. msgspec writes an instant in a fifth of the time of `isoformat`,
+    and there are eight in each conversation.
     """
     quoted = _encode(instant.astimezone(UTC)).decode()
     return f"{quoted[1:24]}Z" if instant.microsecond else f"{quoted[1:20]}.000Z"

@@ -85,11 +85,16 @@ def conclude(checkpoint: Checkpoint, reason: Reason, work: Slice) -> Record | No
     return Record((*_opening(checkpoint, checkpoint.sweep, work), ended))
 
 
-def recover(checkpoint: Checkpoint) -> Record | None:
-    """Close the run that a dead process left open. None where there is none."""
-    if checkpoint.run is None or checkpoint.run.ended_at is not None:
+def recover(checkpoint: Checkpoint, own_run_id: str | None = None) -> Record | None:
+    """Close the run that was left open. None where there is none.
+
+    `own_run_id` is the latest run of this process on the stream: any other one was left by a process that died.
+    """
+    run = checkpoint.run
+    if run is None or run.ended_at is not None:
         return None
-    return Record((RunEnded(RunStatus.INTERRUPTED, Reason.PROCESS_DIED),))
+    reason = Reason.BROKE_OFF if run.run_id == own_run_id else Reason.PROCESS_DIED
+    return Record((RunEnded(RunStatus.INTERRUPTED, reason),))
 
 
 def prepare(checkpoint: Checkpoint, record: Record, run_id: str | None, now: datetime, codec: Codec) -> Commit:

@@ -91,7 +91,7 @@ class RunStatus(StrEnum):
     PAUSED = "paused"  # at a limit or for a shutdown; the place is saved
     FAILED = "failed"  # retries used up; the place is saved and the next run tries again
     STOPPED = "stopped"  # needs a person: a token, a permission, a setting
-    INTERRUPTED = "interrupted"  # the process died; found at the next start
+    INTERRUPTED = "interrupted"  # it broke off without recording its end; found by the next run
 
 
 class Reason(StrEnum):
@@ -105,6 +105,7 @@ class Reason(StrEnum):
     AUTHORIZATION = "authorization"
     CONFIGURATION = "configuration"
     PROCESS_DIED = "process_died"
+    BROKE_OFF = "broke_off"  # in a process that lives on: the store stayed away, or there is a bug
 
 
 class Stage(StrEnum):

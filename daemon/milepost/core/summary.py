@@ -31,7 +31,7 @@ SERIOUSNESS = (
 
 
 class Result(Struct, frozen=True):
-    """How a stream's turn ended: with a run, or with an `error` that kept it from being recorded."""
+    """How a stream's turn ended: with a run, or with an `error` that kept the run's end from being recorded."""
 
     stream: str
     run: Run | None

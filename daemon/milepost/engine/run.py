@@ -17,14 +17,18 @@ from milepost.engine.patience import PatientStore
 from milepost.engine.shared import Shared
 
 
-async def run_slice(shared: Shared, stream: Stream, source: Source, work: Slice) -> Checkpoint:
+async def run_slice(
+    shared: Shared, stream: Stream, source: Source, work: Slice, own_run_id: str | None = None
+) -> Checkpoint:
     """Work a stream until its sweep is complete or the slice is used up, and give the checkpoint after it.
+
+    `own_run_id` is the run that this process gave the stream before, if any.
 
     Raises StoreAway, StoreRefused, RowsRejected or VersionConflict where the journal cannot be written.
     """
     store = PatientStore(shared, stream.key, give_up_at=work.deadline_at)
     async with look_ahead(source) as ahead:
-        return await _Run(shared, stream, ahead, store, work).complete()
+        return await _Run(shared, stream, ahead, store, work).complete(own_run_id)
 
 
 class _Run:
@@ -37,9 +41,9 @@ class _Run:
         self._store = store
         self._work = work
 
-    async def complete(self) -> Checkpoint:
+    async def complete(self, own_run_id: str | None) -> Checkpoint:
         """Plan and do, until the run is over."""
-        checkpoint = await self._take_over(await self._store.recall())
+        checkpoint = await self._take_over(await self._store.recall(), own_run_id)
         while not is_over(checkpoint, self._work):
             if self._shared.stop.is_requested:
                 self._work = replace(self._work, is_stopping=True)
@@ -58,9 +62,9 @@ class _Run:
                     assert_never(unknown)
         return checkpoint
 
-    async def _take_over(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Close the run that a dead process left open, in that run's name."""
-        abandoned = recover(checkpoint)
+    async def _take_over(self, checkpoint: Checkpoint, own_run_id: str | None) -> Checkpoint:
+        """Close the run that was left open, in that run's name."""
+        abandoned = recover(checkpoint, own_run_id)
         if abandoned is None or checkpoint.run is None:
             return checkpoint
         return await self._record(checkpoint, abandoned, run_id=checkpoint.run.run_id)

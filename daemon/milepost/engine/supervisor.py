@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 import structlog
 from msgspec import Struct
 
-from milepost.core.checkpoint import Checkpoint
+from milepost.core.checkpoint import Checkpoint, Run
+from milepost.core.errors import MilepostError
 from milepost.core.model import Stream
 from milepost.core.plan import Slice
 from milepost.core.ports import Source
@@ -39,6 +40,7 @@ class Supervisor:
         self._pace = pace
         self._turns = asyncio.Semaphore(pace.concurrency)
         self._at_work: dict[Stream, Slice] = {}
+        self._latest_run_ids: dict[Stream, str] = {}
 
     async def run(self) -> None:
         """Work every stream on its interval until a stop is asked for."""
@@ -79,19 +81,33 @@ class Supervisor:
             with structlog.contextvars.bound_contextvars(stream=stream.key, run=run_id):
                 answer = await bulkhead(f"stream {stream.key}", self._run(stream, run_id, started_at, full=full))
         match answer:
-            case Checkpoint(run=run):
-                return Result(stream.key, run if run is not None and run.run_id == run_id else None)
+            case Checkpoint() as checkpoint:
+                return Result(stream.key, _run_of(checkpoint, run_id))
             case Exception() as error:
-                return Result(stream.key, None, error=str(error))
+                return Result(stream.key, await self._recorded_run(stream, run_id), error=str(error))
+
+    async def _recorded_run(self, stream: Stream, run_id: str) -> Run | None:
+        """Give what a run that broke off had recorded; None where it is nothing, or nobody can tell."""
+        try:
+            return _run_of(await self._shared.store.recall(stream.key), run_id)
+        except MilepostError:  # what keeps the store from answering is told already
+            return None
 
     async def _run(self, stream: Stream, run_id: str, started_at: datetime, *, full: bool) -> Checkpoint:
         deadline_at = started_at + timedelta(seconds=self._pace.max_run_seconds)
         work = Slice(run_id, started_at, deadline_at, self._pace.max_batches_per_run, wants_full=full)
         self._at_work[stream] = work
+        own_run_id = self._latest_run_ids.get(stream)
+        self._latest_run_ids[stream] = run_id
         try:
-            return await run_slice(self._shared, stream, self._sources[stream], work)
+            return await run_slice(self._shared, stream, self._sources[stream], work, own_run_id)
         finally:
             del self._at_work[stream]
+
+
+def _run_of(checkpoint: Checkpoint, run_id: str) -> Run | None:
+    run = checkpoint.run
+    return run if run is not None and run.run_id == run_id else None
 
 
 def _run_id(started_at: datetime, luck: float) -> str:

@@ -35,6 +35,7 @@ HINTS = {
     Reason.BATCH_LIMIT: "the next run goes on there",
     Reason.SHUTDOWN: "the next start goes on there",
     Reason.PROCESS_DIED: "it goes on from the last committed batch",
+    Reason.BROKE_OFF: "it goes on from the last committed batch; an earlier line says what happened",
     Reason.RATE_LIMIT: "the next run goes on there; calling on now would prolong the limit",
     Reason.RETRIES_EXHAUSTED: "the next run tries again; if it keeps failing, check the network and source.base_url",
     Reason.AUTHORIZATION: "give the page an access_token that is valid and has the permissions, then restart",
@@ -72,9 +73,7 @@ def _log_entry(entry: Entry, run: Run | None) -> None:
         case RunStarted():
             log.debug("run started")
         case SweepStarted(mode=mode, walk_until=walk_until):
-            log.info(
-                "sweep started", mode=mode.value, back_to=walk_until.isoformat() if walk_until else "the beginning"
-            )
+            log.info("sweep started", mode=mode.value, back_to=walk_until.isoformat() if walk_until else "the oldest")
         case BatchStored(tally=tally):
             _log_batch(log, batch, tally)
         case FetchFailed() | BatchFailed() as failure:
@@ -131,7 +130,7 @@ def _log_end(log: FilteringBoundLogger, ended: RunEnded, run: Run | None) -> Non
 def _level(ended: RunEnded) -> int:
     if ended.status in {RunStatus.FAILED, RunStatus.STOPPED}:
         return logging.ERROR
-    if ended.reason in {Reason.RATE_LIMIT, Reason.PROCESS_DIED}:
+    if ended.reason in {Reason.RATE_LIMIT, Reason.PROCESS_DIED, Reason.BROKE_OFF}:
         return logging.WARNING
     return logging.INFO
 

@@ -74,7 +74,9 @@ async def open_sqlite(
     with exclusive(path):
         applied = await asyncio.to_thread(migrate, path)
         if applied:
-            structlog.get_logger("milepost").info("database migrated", path=str(path), applied=sorted(applied))
+            structlog.get_logger("milepost").info(
+                "database migrated", path=str(path), applied=", ".join(sorted(applied))
+            )
         async with (
             connect(path, {**pragmas, "cache_size": -WRITER_CACHE_KIB}) as writer,
             connect(path, {"query_only": 1, "cache_size": -READER_CACHE_KIB}) as reader,

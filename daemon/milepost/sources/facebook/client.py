@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -122,7 +123,7 @@ class GraphClient:
             else:
                 return None, bytes(body)
         response.close()
-        message = f"the answer is larger than {self._max_body_bytes} bytes"
+        message = f"the answer is larger than {self._max_body_bytes / 2**20:g} MiB"
         return Problem(ProblemKind.OVERSIZE, message, http_status=response.status), b""
 
     def _compare_version(self, answered: str | None) -> None:
@@ -152,7 +153,7 @@ def _redirect(response: aiohttp.ClientResponse) -> Problem:
         host = URL(response.headers.get("Location", "")).raw_host or "the same host"
     except ValueError:
         host = "an unreadable place"
-    message = f"HTTP {response.status} redirects to {host[:MAX_HOST_CHARACTERS]}; the Graph API never redirects"
+    message = f"a redirect to {host[:MAX_HOST_CHARACTERS]}; the Graph API never redirects"
     return Problem(ProblemKind.NONSENSE, message, http_status=response.status)
 
 
@@ -160,7 +161,7 @@ def _problem_of(error: aiohttp.ClientError | OSError, host: str | None) -> Probl
     """Tell a failed exchange in words that hold no URL, for its query has the signature."""
     match error:
         case aiohttp.ClientResponseError():
-            return Problem(ProblemKind.NONSENSE, f"the answer of {host} is not HTTP ({type(error).__name__})")
+            return Problem(ProblemKind.NONSENSE, f"the answer of {host} is not HTTP")
         case aiohttp.ClientConnectorCertificateError():
             message = f"the certificate of {host} is not trusted"
         case aiohttp.ClientConnectorDNSError():
@@ -169,8 +170,8 @@ def _problem_of(error: aiohttp.ClientError | OSError, host: str | None) -> Probl
             message = f"the answer of {host} broke off"
         case aiohttp.ServerDisconnectedError():
             message = f"{host} closed the connection without an answer"
-        case OSError() if error.strerror:
-            message = f"no connection to {host}: {error.strerror}"
+        case OSError() if error.errno is not None and error.errno > 0:
+            message = f"no connection to {host}: {os.strerror(error.errno)}"
         case _:
             message = f"no connection to {host} ({type(error).__name__})"
     return Problem(ProblemKind.NETWORK, message)

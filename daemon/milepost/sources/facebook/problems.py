@@ -22,7 +22,7 @@ def problem_of(body: bytes, http_status: int, access_token: str) -> Problem:
         return _no_json(body, http_status, access_token)
     if isinstance(value, dict) and value.get("error") is not None:
         return error_of(value["error"], http_status, access_token)
-    return nonsense(f"the answer is JSON but neither a batch nor an error, HTTP {http_status}", http_status)
+    return nonsense("the answer is JSON but neither a batch nor an error", http_status)
 
 
 def error_of(error: Any, http_status: int, access_token: str) -> Problem:  # noqa: ANN401 -- JSON of any shape
@@ -47,14 +47,12 @@ def nonsense(message: str, http_status: int) -> Problem:
 
 def _no_json(body: bytes, http_status: int, access_token: str) -> Problem:
     if not body.strip():
-        return nonsense(f"the answer is empty, HTTP {http_status}", http_status)
+        return nonsense("the answer is empty", http_status)
     if body.lstrip()[:1] in (b"{", b"["):
-        return nonsense(
-            f"the answer is JSON cut short, malformed or nested too deeply, HTTP {http_status}", http_status
-        )
+        return nonsense("the answer is JSON cut short, malformed or nested too deeply", http_status)
     text = html.unescape(MARKUP.sub(" ", body[:MAX_EXCERPT_BYTES].decode(errors="replace")))
     excerpt = redact(UNPRINTABLE.sub(" ", text).strip(), access_token)[:MAX_EXCERPT_CHARACTERS]
-    return nonsense(f"the answer is no JSON, HTTP {http_status}: {excerpt}", http_status)
+    return nonsense(f"the answer is no JSON: {excerpt}", http_status)
 
 
 def _number(value: object) -> int | None:
