@@ -23,18 +23,18 @@ def _assert_inbox_copied(
     truth = world.truth(inbox.page.id, inbox.platform, at)
     of_stream = "WHERE platform = ? AND page_id = ?"
     conversations = installation.rows(
-        f"SELECT conversation_id, contact_id, updated_time FROM conversations {of_stream}",  # noqa: S608  (a constant)
+        f"SELECT conversation_id, contact_id, updated_time FROM conversations {of_stream}",
         *stream,
     )
     assert {row[0]: row[1:] for row in conversations} == {
         each.id: (each.contact_id, _as_stored(each.updated_time)) for each in truth
     }
-    contacts = installation.rows(f"SELECT contact_id FROM contacts {of_stream}", *stream)  # noqa: S608  (a constant)
+    contacts = installation.rows(f"SELECT contact_id FROM contacts {of_stream}", *stream)
     assert {row[0] for row in contacts} == {each.contact_id for each in truth if each.contact_id is not None}
     events = {
         tuple(row)
         for row in installation.rows(
-            f"SELECT conversation_id, event_id FROM contact_interaction_events {of_stream}",  # noqa: S608  (a constant)
+            f"SELECT conversation_id, event_id FROM contact_interaction_events {of_stream}",
             *stream,
         )
     }

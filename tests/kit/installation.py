@@ -71,13 +71,12 @@ class Installation:
     def copied(self) -> dict[str, Rows]:
         """Give the copied tables, each in the order of its key."""
         return {
-            table: self.rows(f"SELECT {columns} FROM {table} ORDER BY 1, 2, 3")  # noqa: S608  (our own names)
-            for table, columns in COPIED.items()
+            table: self.rows(f"SELECT {columns} FROM {table} ORDER BY 1, 2, 3") for table, columns in COPIED.items()
         }
 
     def projections(self) -> bytes:
         """Dump the projections, byte for byte."""
-        dump = {table: self.rows(f"SELECT * FROM {table} ORDER BY 1") for table in PROJECTIONS}  # noqa: S608  (our own names)
+        dump = {table: self.rows(f"SELECT * FROM {table} ORDER BY 1") for table in PROJECTIONS}
         return msgspec.json.encode(dump)
 
     def checkpoints(self) -> dict[str, Checkpoint]:

@@ -43,7 +43,7 @@ def names_in(directory: Path) -> set[str]:
 
 def projections(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     """Dump the projections, each table in the order of its key."""
-    return {table: rows_of(path, f"SELECT * FROM {table} ORDER BY 1") for table in PROJECTIONS}  # noqa: S608  (our own names)
+    return {table: rows_of(path, f"SELECT * FROM {table} ORDER BY 1") for table in PROJECTIONS}
 
 
 def tables_of(path: Path) -> Tables:
