@@ -47,10 +47,15 @@ def seal(
 
 def check(checkpoint: Checkpoint, entry: Entry) -> None:
     """Raise JournalDamaged unless the entry follows from the checkpoint before it."""
-    where = f"entry {entry.version} of {entry.stream}"
-    hint = "the journal was changed outside Milepost, or its disk is failing: restore the database from a backup"
-    if entry.version != checkpoint.version + 1:
-        raise JournalDamaged(f"{where} follows version {checkpoint.version}: entries are missing", hint=hint)
     columns = (entry.stream, entry.version, entry.run_id, instant_text(entry.recorded_at), entry.type, entry.data)
+    if entry.version != checkpoint.version + 1:
+        raise _damaged(entry, f"follows version {checkpoint.version}: entries are missing")
     if entry.hash != link(checkpoint.hash, columns):
-        raise JournalDamaged(f"the hash of {where} does not follow from its content and its predecessor", hint=hint)
+        raise _damaged(entry, "does not follow: its hash is not that of its content and its predecessor")
+
+
+def _damaged(entry: Entry, how: str) -> JournalDamaged:
+    return JournalDamaged(
+        f"entry {entry.version} of {entry.stream} {how}",
+        hint="the journal was changed outside Milepost, or its disk is failing: restore the database from a backup",
+    )

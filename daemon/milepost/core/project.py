@@ -36,7 +36,8 @@ def project(entries: Iterable[Entry]) -> Iterator[Projected]:
         checkpoints[entry.stream] = after
         if before.run is not None and after.run is not None and before.run.run_id != after.run.run_id:
             yield RunOf(entry.stream, before.run)
-        yield from dead_letters((entry,))
+        if isinstance(entry.event, DeadLetterOpened):
+            yield _dead_letter(entry, entry.event)
     for checkpoint in checkpoints.values():
         if checkpoint.run is not None:
             yield RunOf(checkpoint.stream, checkpoint.run)
@@ -46,8 +47,11 @@ def project(entries: Iterable[Entry]) -> Iterator[Projected]:
 def dead_letters(entries: Iterable[Entry]) -> Iterator[DeadLetter]:
     """Give the dead letters that entries opened."""
     for entry in entries:
-        match entry.event:
-            case DeadLetterOpened(dead_letter_id=letter_id, stage=stage, subject=subject, reason=reason):
-                yield DeadLetter(letter_id, entry.stream, stage.value, subject, reason, entry.recorded_at)
-            case _:
-                pass
+        if isinstance(entry.event, DeadLetterOpened):
+            yield _dead_letter(entry, entry.event)
+
+
+def _dead_letter(entry: Entry, opened: DeadLetterOpened) -> DeadLetter:
+    return DeadLetter(
+        opened.dead_letter_id, entry.stream, opened.stage.value, opened.subject, opened.reason, entry.recorded_at
+    )
