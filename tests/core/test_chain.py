@@ -93,7 +93,7 @@ class TestCheck:
     def test_finds_a_removed_entry_behind_which_the_others_were_numbered_anew(self) -> None:
         renumbered = [replace(entry, version=entry.version - 1) for entry in JOURNAL[2:]]
 
-        with pytest.raises(JournalDamaged, match="entry 2 .* its hash"):
+        with pytest.raises(JournalDamaged, match=r"entry 2 .* its hash"):
             verify([JOURNAL[0], *renumbered])
 
     def test_finds_entries_that_changed_places(self) -> None:
@@ -108,7 +108,7 @@ class TestCheck:
         """Whoever changes an entry has to seal all after it again: the last hash is what to keep elsewhere."""
         first = entries(run_started(at(1)))
 
-        with pytest.raises(JournalDamaged, match="entry 2 .* its hash"):
+        with pytest.raises(JournalDamaged, match=r"entry 2 .* its hash"):
             verify([*first, *JOURNAL[1:]])
 
     def test_finds_an_entry_that_is_there_twice(self) -> None:
