@@ -15,10 +15,11 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from benchmarks.process import Finished, Server, milepost, naive, run, serving
-from benchmarks.workload import Workload
 from msgspec import Struct
 from msgspec.structs import replace
+
+from benchmarks.process import Finished, Server, milepost, naive, run, serving
+from benchmarks.workload import Workload
 
 LATE = 0.05  # seconds; about what the Graph API takes from nearby
 QUICK_SHARE = 20

@@ -11,9 +11,10 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.workload import ACCESS_TOKEN, Workload
 from msgspec import Struct
 from msgspec.structs import asdict
+
+from benchmarks.workload import ACCESS_TOKEN, Workload
 
 ROOT = Path(__file__).parent.parent
 

@@ -292,7 +292,7 @@ class TestALockedDatabase:
     async def test_is_an_absence_after_the_timeout_until_it_is_let_go(self, path: Path) -> None:
         async with open_sqlite(path) as store:
             reached = await live(store, STREAM, 2)
-            await store._writer.run(lambda connection: connection.execute("PRAGMA busy_timeout = 50"))
+            await store._database.run(lambda connection: connection.execute("PRAGMA busy_timeout = 50"))
             with raw(path) as other:
                 other.execute("BEGIN EXCLUSIVE")
                 with pytest.raises(StoreAway, match="locked"):

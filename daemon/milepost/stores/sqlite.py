@@ -1,7 +1,7 @@
 """The SQLite store: journal, rows and projections in one file, committed together.
 
-Two connections, each in its own thread: one writes, one reads what is known while the other commits. Commits that wait
-at the same time share a transaction, and so its write to the disk; each is in it whole or not at all.
+One connection, in a thread of its own: a second one for reading would lose its whole page cache at each commit of the
+first. Commits that wait at the same time share a transaction, and so its write to the disk.
 """
 
 import asyncio
@@ -31,9 +31,11 @@ from milepost.stores.queries import load
 # Pages of WAL between two checkpoints: rewriting scattered pages into the file is what bounds the speed of inserts,
 # and a larger WAL rewrites each of them less often. 16,000 pages are 64 MB.
 WAL_PAGES = 16_000
-WRITER_CACHE_KIB = 32 * 1024
-READER_CACHE_KIB = 8 * 1024
+CACHE_KIB = 32 * 1024
 MAX_GROUP = 32
+
+# How SQLite and its module say that they will not take a row.
+REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError)
 
 
 class _Waiting(Struct, eq=False):
@@ -69,6 +71,7 @@ async def open_sqlite(
         "synchronous": synchronous.upper(),
         "wal_autocheckpoint": WAL_PAGES,
         "journal_size_limit": WAL_PAGES * 4096,
+        "cache_size": -CACHE_KIB,
     }
     path = real_path(path)
     with exclusive(path):
@@ -77,12 +80,9 @@ async def open_sqlite(
             structlog.get_logger("milepost").info(
                 "database migrated", path=str(path), applied=", ".join(sorted(applied))
             )
-        async with (
-            connect(path, {**pragmas, "cache_size": -WRITER_CACHE_KIB}) as writer,
-            connect(path, {"query_only": 1, "cache_size": -READER_CACHE_KIB}) as reader,
-        ):
-            await writer.run(_demand_writable)
-            yield SqliteStore(writer, reader, Codec(), events_chunk_size)
+        async with connect(path, pragmas) as database:
+            await database.run(_demand_writable)
+            yield SqliteStore(database, Codec(), events_chunk_size)
 
 
 def _demand_writable(connection: sqlite3.Connection) -> None:
@@ -97,9 +97,8 @@ def _demand_writable(connection: sqlite3.Connection) -> None:
 class SqliteStore:
     """A Store (see core/ports.py) in a SQLite database. Made by `open_sqlite`."""
 
-    def __init__(self, writer: Database, reader: Database, codec: Codec, events_chunk_size: int) -> None:
-        self._writer = writer
-        self._reader = reader
+    def __init__(self, database: Database, codec: Codec, events_chunk_size: int) -> None:
+        self._database = database
         self._codec = codec
         self._events_chunk_size = events_chunk_size
         self._sql = load("sqlite")
@@ -108,15 +107,15 @@ class SqliteStore:
 
     async def recall(self, stream: str) -> Checkpoint:
         """Give the stream's checkpoint: its snapshot, and the entries since."""
-        return await self._reader.run(partial(self._recall, stream))
+        return await self._database.run(partial(self._recall, stream))
 
     async def known(self, keys: Keys) -> Known:
         """Give what is stored already under the keys."""
-        return await self._reader.run(partial(self._known, keys))
+        return await self._database.run(partial(self._known, keys))
 
     async def answers(self) -> None:
         """Ask the database for anything. Raises StoreAway or StoreRefused if it does not answer."""
-        await self._reader.run(lambda connection: connection.execute(self._sql["answers"]).fetchone())
+        await self._database.run(lambda connection: connection.execute(self._sql["answers"]).fetchone())
 
     async def commit(self, commit: Commit) -> Committed:
         """Store a commit durably and whole, together with those that wait at the same time.
@@ -141,7 +140,7 @@ class SqliteStore:
     async def _commit_group(self, group: list[_Waiting]) -> None:
         """Commit and answer a group. A cancellation waits for the end: it is this task that the others depend on."""
         work = partial(self._transaction, [each.commit for each in group])
-        committing = asyncio.ensure_future(self._writer.run(work))
+        committing = asyncio.ensure_future(self._database.run(work))
         cancelled: asyncio.CancelledError | None = None
         while not committing.done():
             try:
@@ -162,26 +161,33 @@ class SqliteStore:
     # --- in the connections' threads ---
 
     def _transaction(self, commits: list[Commit], connection: sqlite3.Connection) -> list[_Answer]:
+        """Write a group together; where a row of one is refused, each by itself, so that it harms no other.
+
+        Savepoints would do the same in one transaction, and cost a third of the time: SQLite keeps a copy of every page
+        that is changed after one.
+        """
+        try:
+            return self._written(commits, connection)
+        except REFUSALS:
+            return [self._alone(commit, connection) for commit in commits]
+
+    def _alone(self, commit: Commit, connection: sqlite3.Connection) -> _Answer:
+        try:
+            (answer,) = self._written([commit], connection)
+        except REFUSALS as error:
+            return _refusal(commit, error)
+        return answer
+
+    def _written(self, commits: list[Commit], connection: sqlite3.Connection) -> list[_Answer]:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            answers = [self._savepoint(connection, commit) for commit in commits]
+            answers: list[_Answer] = [self._write(connection, commit) for commit in commits]
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:  # some failures have rolled back already
                 connection.execute("ROLLBACK")
             raise
         return answers
-
-    def _savepoint(self, connection: sqlite3.Connection, commit: Commit) -> _Answer:
-        """Write one commit of a group; what is wrong with its rows harms no other."""
-        connection.execute("SAVEPOINT one")
-        try:
-            answer: _Answer = self._write(connection, commit)
-        except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError) as error:
-            connection.execute("ROLLBACK TO one")
-            answer = _refusal(commit, error)
-        connection.execute("RELEASE one")
-        return answer
 
     def _write(self, connection: sqlite3.Connection, commit: Commit) -> Committed:
         began = perf_counter()
