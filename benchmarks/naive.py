@@ -15,7 +15,7 @@ from typing import Any
 try:
     import requests  # type: ignore[import-untyped, unused-ignore]  # typed or not, as it is installed
 except ImportError:
-    sys.exit("the naive script needs requests: pip install requests (or: pip install --group bench)")
+    sys.exit("the naive script needs requests: pip install requests")
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS contacts (

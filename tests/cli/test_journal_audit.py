@@ -67,7 +67,7 @@ def test_a_changed_entry_is_found_by_its_hash(database: Path) -> None:
     )
     found = journal(database, "verify")
     assert found.returncode == 1
-    assert f"the hash of entry 3 of {STREAM.key} does not follow" in found.stderr
+    assert f"entry 3 of {STREAM.key} does not follow: its hash" in found.stderr
     assert "Traceback" not in found.stderr
 
 
