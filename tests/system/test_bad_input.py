@@ -132,10 +132,11 @@ async def test_a_read_only_database_is_told(reachable: Installation, which: str)
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
         reachable.configure_for(simulator)
         assert (await milepost(reachable.folder, "sync", user=unprivileged())).code == 0
-        (reachable.database if which == "file" else reachable.folder).chmod(0o555)
         before = reachable.copied()
+        (reachable.database if which == "file" else reachable.folder).chmod(0o555)
         asked = simulator.requests.total
         ended = await milepost(reachable.folder, "sync", user=unprivileged())
         assert_told(ended, 78, "Milepost must be able to write the database file and its directory")
         assert simulator.requests.total == asked
+        reachable.folder.chmod(0o777)
         assert reachable.copied() == before

@@ -4,7 +4,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import click
 
@@ -54,12 +54,20 @@ def main() -> None:
         click.echo(f"milepost: {error.message}", err=True)
         if error.hint:
             click.echo(f"  → {error.hint}", err=True)
-        sys.exit(_exit_code(error))
+        _end(_exit_code(error))
     except OSError as error:  # of stdout or a file that an argument names; the parts that work have errors of their own
         where = f": {error.filename}" if error.filename else ""
         click.echo(f"milepost: {error.strerror or error}{where}", err=True)
-        sys.stdout = _nowhere()  # or Python fails once more, when it flushes what was not written
-        sys.exit(ExitCode.WITH_ERRORS)
+        _end(ExitCode.WITH_ERRORS)
+
+
+def _end(code: ExitCode) -> NoReturn:
+    """Exit; what stdout will not take is given up, or Python fails over it once more, with an exit code of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = _nowhere()
+    sys.exit(code)
 
 
 def _replace_closed_streams() -> None:
