@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 from msgspec import Struct
 
@@ -44,13 +43,6 @@ class Parts(Struct, frozen=True, eq=False):
     store: SqliteStore
     streams: tuple[Stream, ...]
     feed: Feed
-    stop: Stop
-    clock: Clock
-
-
-def database_path(settings: Settings) -> Path:
-    """Give the path of the SQLite database that `store.url` names."""
-    return Path(settings.store.url.removeprefix("sqlite:///"))
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -86,7 +78,7 @@ async def assembled(settings: Settings, stop: Stop) -> AsyncIterator[Parts]:
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(
             open_sqlite(
-                database_path(settings),
+                settings.store.sqlite_path,
                 synchronous=settings.store.synchronous,
                 events_chunk_size=settings.sync.events_chunk_size,
             )
@@ -94,7 +86,7 @@ async def assembled(settings: Settings, stop: Stop) -> AsyncIterator[Parts]:
         sources = await stack.enter_async_context(_opened_sources(settings, clock))
         shared = Shared(store, clock, feed, stop, policy_of(settings))
         supervisor = Supervisor(shared, sources, pace_of(settings))
-        yield Parts(supervisor, store, tuple(sources), feed, stop, clock)
+        yield Parts(supervisor, store, tuple(sources), feed)
 
 
 @asynccontextmanager

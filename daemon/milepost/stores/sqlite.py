@@ -158,7 +158,7 @@ class SqliteStore:
         if cancelled is not None:
             raise cancelled
 
-    # --- in the connections' threads ---
+    # --- in the connection's thread ---
 
     def _transaction(self, commits: list[Commit], connection: sqlite3.Connection) -> list[_Answer]:
         """Write a group together; where a row of one is refused, each by itself, so that it harms no other.
