@@ -1,8 +1,9 @@
 """Servers on the loopback interface that answer well, badly or not at all."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from enum import Enum
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
@@ -19,20 +20,33 @@ async def serving(answer: Answering) -> AsyncIterator[str]:
         yield str(server.make_url("/")).rstrip("/")
 
 
+class Ending(Enum):
+    """What becomes of the connection when all was said."""
+
+    CLOSE = "close"
+    RESET = "reset"
+    HANG = "hang"
+
+
+# What is said to a request, given its head, piece by piece, and how it ends.
+Script = Callable[[bytes], tuple[Iterable[bytes], Ending]]
+
+
 @asynccontextmanager
-async def sending(*pieces: bytes, aborts: bool = False, hangs: bool = False) -> AsyncIterator[str]:
-    """Send these very bytes to whoever asks; then close the connection, reset it, or leave it open and silent."""
+async def following(script: Script) -> AsyncIterator[str]:
+    """Answer each connection once, in whatever bytes the script says; gives the base URL."""
     released = asyncio.Event()
     talks: set[asyncio.Task[None]] = set()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.writelines(pieces)
-            await writer.drain()
-            if hangs:
+            pieces, ending = script(await reader.readuntil(b"\r\n\r\n"))
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+            if ending is Ending.HANG:
                 await released.wait()
-            if aborts:
+            if ending is Ending.RESET:
                 writer.transport.abort()
         writer.close()
         with suppress(ConnectionError):
@@ -46,6 +60,12 @@ async def sending(*pieces: bytes, aborts: bool = False, hangs: bool = False) -> 
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         released.set()
         await asyncio.gather(*talks)
+
+
+def sending(*pieces: bytes, aborts: bool = False, hangs: bool = False) -> AbstractAsyncContextManager[str]:
+    """Send these very bytes to whoever asks; then close the connection, reset it, or leave it open and silent."""
+    ending = Ending.HANG if hangs else Ending.RESET if aborts else Ending.CLOSE
+    return following(lambda _: (pieces, ending))
 
 
 def nowhere() -> str:

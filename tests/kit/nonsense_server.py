@@ -1,24 +1,16 @@
 """A server that talks nonsense: to each page that asks, nonsense of another kind."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
-from enum import Enum
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from itertools import repeat
 from zlib import Z_FULL_FLUSH, compressobj
 
 from msgspec import Struct
 
+from kit.loopback import Ending, following
+
 GIGABYTE, MEGABYTE = 2**30, 2**20
 SPACES = b" " * MEGABYTE
-
-
-class Ending(Enum):
-    """What becomes of the connection when all was said."""
-
-    CLOSE = "close"
-    RESET = "reset"
-    HANG = "hang"
 
 
 class Nonsense(Struct, frozen=True):
@@ -78,32 +70,11 @@ NONSENSE: dict[str, Nonsense] = {
 }
 
 
-@asynccontextmanager
-async def talking(kinds: Sequence[Nonsense]) -> AsyncIterator[str]:
+def talking(kinds: Sequence[Nonsense]) -> AbstractAsyncContextManager[str]:
     """Serve on loopback, page 0 with the first kind, page 1 with the second and so on; gives the base URL."""
-    released = asyncio.Event()
-    talks: set[asyncio.Task[None]] = set()
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            request = await reader.readuntil(b"\r\n\r\n")
-            kind = kinds[int(request.split(b"/")[2])]  # GET /v26.0/<page>/conversations
-            for piece in kind.says():
-                writer.write(piece)
-                await writer.drain()
-            if kind.ending is Ending.HANG:
-                await released.wait()
-            if kind.ending is Ending.RESET:
-                writer.transport.abort()
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
+    def script(request: bytes) -> tuple[Iterable[bytes], Ending]:
+        kind = kinds[int(request.split(b"/")[2])]  # GET /v26.0/<page>/conversations
+        return kind.says(), kind.ending
 
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        talks.add(asyncio.ensure_future(talk(reader, writer)))
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        released.set()
-        await asyncio.gather(*talks)
+    return following(script)

@@ -9,11 +9,6 @@ from milepost.settings import load
 from milepost.settings.document import MAX_BYTES
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "config.yaml"
-
-
 def refused(file: Path, content: str | bytes, **environment: str) -> str:
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(BadConfiguration) as error:

@@ -17,11 +17,6 @@ from milepost.settings.wording import section_in
 SECRET = "EAAB-made-up-secret"
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "config.yaml"
-
-
 def loaded(file: Path, text: str, **environment: str) -> Settings:
     file.write_text(text)
     return load(file, environment)

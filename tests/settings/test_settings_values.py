@@ -13,11 +13,6 @@ from milepost.settings import RetrySettings, Settings, StoreSettings, SyncSettin
 from milepost.settings.scalars import substitute
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "config.yaml"
-
-
 def loaded(file: Path, text: str, **environment: str) -> Settings:
     file.write_text(text)
     return load(file, environment)
