@@ -1,12 +1,16 @@
 """`milepost simulate`: a server that says how to use it, until it is told to end."""
 
+import json
+import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -79,6 +83,25 @@ def test_it_ends_in_silence_when_asked(tmp_path: Path, number: signal.Signals) -
         process.send_signal(number)
         assert process.communicate(timeout=20) == ("", "")
         assert process.returncode == 0
+
+
+def test_it_can_be_told_what_is_to_happen_and_tells_what_it_was_asked(tmp_path: Path) -> None:
+    with simulating(tmp_path, "--faults", "hostile,hang=0@1s,reset=0") as (_, text):
+        found = re.search(r"POST http://127\.0\.0\.1:(\d+)/simulator/", text)
+        page = re.search(r'- id: "(\d+)"', text)
+        assert found is not None
+        assert page is not None
+        with closing(HTTPConnection("127.0.0.1", int(found[1]), timeout=20)) as connection:
+
+            def answered(method: str, path: str, body: str | None = None) -> Any:  # noqa: ANN401  JSON of any shape
+                connection.request(method, path, body, {"Content-Type": "application/json"})
+                return json.load(connection.getresponse())
+
+            assert answered("POST", "/simulator/limit", '{"code": 4, "seconds": 60}') == {"result": None}
+            assert answered("GET", f"/v26.0/{page[1]}/conversations")["error"]["code"] == 4
+            told = answered("GET", "/simulator/requests")
+    assert told["by_page"] == {page[1]: 1}
+    assert [(each["page_id"], each["fault"]) for each in told["last"]] == [(page[1], "limit")]
 
 
 def test_the_same_seed_shows_the_same_world(tmp_path: Path) -> None:

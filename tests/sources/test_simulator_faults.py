@@ -6,23 +6,22 @@ from pathlib import Path
 import pytest
 
 from milepost.core.errors import BadConfiguration
-from milepost.sources.simulator.faults import (
-    CALM,
-    FAULT_NAMES,
-    ROUGH,
+from milepost.sources.simulator.faults import CALM, FAULT_NAMES, HOSTILE, ROUGH, RULE_NAMES, FaultPlan, parse_faults
+from milepost.sources.simulator.strikes import (
     ConnectionReset,
+    DeadCursor,
     EmptyBatch,
     Every,
-    FaultPlan,
     First,
     Hang,
     HtmlOutage,
     Latency,
+    LimitBegins,
+    LoopingCursor,
     RateLimited,
     ServiceDown,
     Share,
     name_of,
-    parse_faults,
 )
 from milepost.sources.simulator.traffic import Pace
 
@@ -58,6 +57,16 @@ class TestStriking:
         assert strike.latency_seconds == 0.25
         assert strike.fault == ServiceDown(Share(1))
 
+    def test_what_is_wrong_with_a_cursor_spares_requests_without_one(self) -> None:
+        plan = FaultPlan(faults=(DeadCursor(Share(1)), LoopingCursor(Share(1)), ServiceDown(Share(1))))
+        assert plan.strike("s", 1, has_cursor=True).fault == DeadCursor(Share(1))
+        assert plan.strike("s", 1, has_cursor=False).fault == ServiceDown(Share(1))
+
+    def test_a_limit_begins_beside_what_strikes(self) -> None:
+        strike = FaultPlan(faults=(LimitBegins(Share(1), 90.0), ServiceDown(Share(1)))).strike("s", 1)
+        assert strike.limit_seconds == 90.0
+        assert strike.fault == ServiceDown(Share(1))
+
     def test_calm_is_calm(self) -> None:
         assert all(CALM.strike("s", number).fault is None for number in range(1, 100))
 
@@ -66,14 +75,18 @@ class TestParsing:
     def test_presets(self) -> None:
         assert parse_faults("calm") == parse_faults("") == CALM
         assert parse_faults("rough") == ROUGH
+        assert parse_faults("hostile") == HOSTILE
 
-    def test_rough_has_every_fault(self) -> None:
-        assert {name_of(fault) for fault in ROUGH.faults} == set(FAULT_NAMES)
+    def test_hostile_has_every_fault_and_rough_those_that_pass(self) -> None:
+        assert {name_of(fault) for fault in HOSTILE.faults} == set(FAULT_NAMES)
+        lasting = {"limit", "dead_cursor", "looping_cursor", "odd_usage"}
+        assert {name_of(fault) for fault in ROUGH.faults} == set(FAULT_NAMES) - lasting
 
     def test_every_name_is_documented(self) -> None:
         page = (Path(__file__).parents[2] / "docs/simulator.md").read_text()
-        documented = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
-        assert documented == ["calm", "rough", *FAULT_NAMES]
+        section = page.partition("\n## Faults\n")[2].partition("\n## ")[0]
+        documented = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+        assert documented == ["calm", "rough", "hostile", *FAULT_NAMES, *RULE_NAMES]
 
     def test_items(self) -> None:
         plan = parse_faults("http_500=0.05, html_502=1/20, reset=first:3, latency=50ms, hang=0.01@2s, pace=2", seed=9)
@@ -88,6 +101,28 @@ class TestParsing:
             ),
             max_calls_per_second=2.0,
         )
+
+    def test_rules_take_a_number_or_a_duration(self) -> None:
+        shares = "poison=0.01,poison_messages=0.02,heavy_threads=0.03"
+        plan = parse_faults(f"{shares},heavy=420,usage=85,cursor_life=1h,prolong=5m")
+        assert plan == FaultPlan(
+            poison_share=0.01,
+            poison_messages_share=0.02,
+            heavy_share=0.03,
+            max_weight=420,
+            usage_percent=85,
+            cursor_life_seconds=3600,
+            prolong_seconds=300,
+        )
+
+    def test_a_limit_takes_its_length(self) -> None:
+        assert parse_faults("limit=1/50@90s").faults == (LimitBegins(Every(50), 90.0),)
+
+    def test_rules_replace_the_presets_own(self) -> None:
+        plan = parse_faults("hostile,poison=0,pace=2")
+        assert (plan.poison_share, plan.max_calls_per_second) == (0, 2)
+        assert plan.faults == HOSTILE.faults
+        assert plan.max_weight == HOSTILE.max_weight
 
     def test_an_item_replaces_the_presets_own(self) -> None:
         plan = parse_faults("rough,hang=0.1@100ms,empty_batch=0")
@@ -110,6 +145,9 @@ class TestParsing:
             ("hang=0.5", "like 50ms"),
             ("hang=x@2s", "a number from 0 to 1"),
             ("pace=-1", "a number from 0"),
+            ("poison=2", "a number from 0 to 1"),
+            ("cursor_life=5", "like 50ms"),
+            ("limit=0.1", "like 50ms"),
         ],
     )
     def test_what_cannot_be_read_is_told_with_the_item_and_what_is_allowed(self, text: str, told: str) -> None:

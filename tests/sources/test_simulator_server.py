@@ -8,21 +8,24 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 import pytest
 
+from kit.simulated import Client, Clock, Json
 from milepost.core.errors import MilepostError
-from milepost.sources.simulator.faults import (
-    CALM,
+from milepost.sources.simulator.faults import CALM, FaultPlan
+from milepost.sources.simulator.plan import Platform, SimulatedPage
+from milepost.sources.simulator.server import SimulatorServer
+from milepost.sources.simulator.strikes import (
     ConnectionReset,
     EmptyBatch,
+    EmptyBody,
     EqualCursors,
     ErrorInSuccess,
     Every,
-    FaultPlan,
     First,
     Hang,
     HtmlOutage,
@@ -34,9 +37,7 @@ from milepost.sources.simulator.faults import (
     TruncatedJson,
     UnknownError,
 )
-from milepost.sources.simulator.plan import Platform, SimulatedPage
-from milepost.sources.simulator.server import SimulatorServer
-from milepost.sources.simulator.world import TrueConversation, WorldPlan
+from milepost.sources.simulator.world import WorldPlan
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PLAN = WorldPlan(seed=3, pages=2, conversations=60, messages_per_conversation=12, arrivals_per_minute=1)
@@ -44,50 +45,6 @@ EVERYTHING = (
     "id,updated_time,link,snippet,message_count,unread_count,can_reply,participants,"
     "messages.limit(20){id,created_time,from,to,message,attachments,sticker,shares,story}"
 )
-
-Json = dict[str, Any]
-"""What the API answers is looked at as it comes."""
-
-
-class Client:
-    """Asks one simulator, as a page of it; the world's clock is in its hands."""
-
-    def __init__(self, server: SimulatorServer, session: aiohttp.ClientSession, clock: "Clock") -> None:
-        self.server = server
-        self.session = session
-        self.clock = clock
-        self.page: SimulatedPage = server.pages[0]
-
-    async def get(self, path: str, token: str | None = None, **query: str) -> tuple[aiohttp.ClientResponse, Json]:
-        headers = {"Authorization": f"Bearer {self.page.token if token is None else token}"}
-        async with self.session.get(f"{self.server.base_url}/{path}", params=query, headers=headers) as response:
-            return response, json.loads(await response.read())
-
-    async def conversations(self, **query: str) -> Json:
-        _, body = await self.get(f"v26.0/{self.page.id}/conversations", **query)
-        return body
-
-    async def walk(self, **query: str) -> list[Json]:
-        rows: list[Json] = []
-        after: dict[str, str] = {}
-        while True:
-            body = await self.conversations(**query, **after)
-            rows += body["data"]
-            if "next" not in body.get("paging", {}):
-                return rows
-            assert body["paging"]["cursors"]["after"] != after.get("after")
-            after = {"after": body["paging"]["cursors"]["after"]}
-
-    def truth(self, platform: Platform = "messenger") -> tuple[TrueConversation, ...]:
-        return self.server.world.truth(self.page.id, platform, self.clock())
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOON
-
-    def __call__(self) -> datetime:
-        return self.now
 
 
 class Start(Protocol):
@@ -101,7 +58,7 @@ async def start() -> AsyncIterator[Start]:
         servers: list[SimulatorServer] = []
 
         async def started(faults: FaultPlan = CALM, plan: WorldPlan = PLAN, app_secret: str = "") -> Client:
-            clock = Clock()
+            clock = Clock(NOON)
             server = SimulatorServer(plan, clock=clock, faults=faults, app_secret=app_secret)
             servers.append(await server.__aenter__())
             return Client(server, session, clock)
@@ -179,6 +136,48 @@ class TestConversations:
         _, body = await client.get(f"v26.0/{row.id}", fields="id,messages.limit(20){id}")
         assert body["id"] == row.id
         assert tuple(message["id"] for message in body["messages"]["data"]) == row.message_ids
+
+
+class TestMessages:
+    @pytest.mark.parametrize("platform", ["messenger", "instagram"])
+    async def test_a_walk_over_a_threads_messages_finds_the_newest_twenty(
+        self, client: Client, platform: Platform
+    ) -> None:
+        for row in client.truth(platform)[:20]:
+            found: list[Json] = []
+            after: dict[str, str] = {}
+            for _ in range(4):  # the fourth page is empty where the thread has more than twenty
+                _, body = await client.get(f"v26.0/{row.id}/messages", limit="7", fields="created_time,from", **after)
+                found += body["data"]
+                if "next" not in body.get("paging", {}):
+                    break
+                after = {"after": body["paging"]["cursors"]["after"]}
+            else:
+                pytest.fail("the walk comes to no end")
+            assert tuple(message["id"] for message in found) == row.message_ids
+            assert {frozenset(message) for message in found} == {frozenset({"id", "created_time", "from"})}
+
+    async def test_the_links_of_nested_messages_lead_to_the_rest(self, client: Client) -> None:
+        row = next(row for row in client.truth() if row.message_count > 3)
+        _, thread = await client.get(f"v26.0/{row.id}", fields="messages.limit(2){id}")
+        async with client.session.get(thread["messages"]["paging"]["next"]) as response:
+            body = await response.json()
+        assert [message["id"] for message in body["data"]] == list(row.message_ids[2:4])
+
+    async def test_a_message_that_arrives_moves_no_cursor(self, client: Client) -> None:
+        row = next(row for row in client.truth() if 4 < row.message_count < 20)
+        _, body = await client.get(f"v26.0/{row.id}/messages", limit="2")
+        client.server.world.receive(client.page.id, "messenger", client.clock(), row.id)
+        _, rest = await client.get(f"v26.0/{row.id}/messages", after=body["paging"]["cursors"]["after"])
+        assert tuple(message["id"] for message in rest["data"]) == row.message_ids[2:]
+
+    async def test_what_cannot_be_asked_of_a_threads_messages(self, client: Client) -> None:
+        path = f"v26.0/{client.truth()[0].id}/messages"
+        assert await client.code(path, after="nonsense") == 2642
+        assert await client.code(path, before="x") == 100
+        assert await client.code(path, fields="colour") == 100
+        assert await client.code(path, limit="0") == 100
+        assert await client.code(f"v26.0/{client.page.id}/messages") == 100
 
 
 class TestPaging:
@@ -266,8 +265,17 @@ class TestRefusals:
         response, body = await client.get(f"v26.0/{client.page.id}/conversations", token="EAAwrong")
         assert response.status == 400
         assert body["error"]["code"] == 190
-        assert body["error"]["type"] == "OAuthException"
-        assert body["error"]["fbtrace_id"]
+        assert body["error"]["message"]
+
+    async def test_an_envelope_can_lack_any_key_that_is_not_promised(self, client: Client) -> None:
+        bodies = [(await client.get(f"v26.0/{client.page.id}/feed"))[1] for _ in range(30)]
+        shapes = {frozenset(body["error"]) for body in bodies}
+        whole = {"message", "type", "code", "error_subcode", "fbtrace_id"}
+        assert shapes == {frozenset(whole), frozenset(whole - {"type"}), frozenset(whole - {"fbtrace_id"})}
+
+    async def test_messages_come_in_more_than_one_language(self, start: Start) -> None:
+        client = await start(FaultPlan(faults=(ServiceDown(Share(1)),)))
+        assert len({(await client.conversations())["error"]["message"] for _ in range(20)}) == 2
 
     async def test_no_token(self, client: Client) -> None:
         async with client.session.get(f"{client.server.base_url}/v26.0/{client.page.id}/conversations") as response:
@@ -370,7 +378,7 @@ class TestFaults:
         client = await start(fails_once(fault))
         response, body = await client.get(f"v26.0/{client.page.id}/conversations")
         assert (response.status, body["error"]["code"]) == (status, code)
-        assert body["error"].get("is_transient", False) is (code == 2)
+        assert body["error"].get("is_transient") in ({True, None} if code == 2 else {None})
         assert "data" in await client.conversations()
 
     async def test_an_outage_answers_with_html(self, start: Start) -> None:
@@ -385,6 +393,13 @@ class TestFaults:
         with pytest.raises(json.JSONDecodeError):
             await client.conversations()
         assert len(await client.walk()) == 60
+
+    async def test_an_answer_can_be_empty(self, start: Start) -> None:
+        client = await start(fails_once(EmptyBody))
+        async with client.session.get(f"{client.server.base_url}/v26.0/{client.page.id}") as response:
+            assert (response.status, await response.read()) == (200, b"")
+        async with client.session.get(f"{client.server.base_url}/v26.0/{client.page.id}") as response:
+            assert response.status == 400
 
     async def test_connections_can_be_reset(self, start: Start) -> None:
         client = await start(FaultPlan(faults=(ConnectionReset(First(2)),)))  # aiohttp repeats a GET once on its own
@@ -462,11 +477,13 @@ class TestControl:
         await client.conversations(platform="instagram")
         _, body = await client.get("simulator/requests", token="")
         assert body["total"] == 2
+        assert body["by_page"] == {client.page.id: 2}
         assert body["by_stream"] == {f"messenger:{client.page.id}": 1, f"instagram:{client.page.id}": 1}
         assert body["by_status"] == {"200": 1, "400": 1}
         assert body["last"][0] == {
             "number": 1,
             "at": "2026-11-23T12:00:00Z",
+            "page_id": client.page.id,
             "owner": client.page.id,
             "edge": "conversations",
             "platform": None,
@@ -475,7 +492,20 @@ class TestControl:
             "fields": None,
             "status": 400,
             "fault": None,
+            "during_limit": False,
         }
+
+    async def test_a_call_is_told_with_the_time_when_it_came_in_not_when_it_was_answered(self, start: Start) -> None:
+        client = await start(FaultPlan(faults=(Latency(Share(1), 0.05),)))
+
+        def passing() -> datetime:
+            client.clock.now += timedelta(seconds=1)
+            return client.clock.now
+
+        async with SimulatorServer(PLAN, clock=passing, faults=client.server.faults) as server:
+            response, _ = await Client(server, client.session, client.clock).get(f"v26.0/{client.page.id}")
+        assert parsedate_to_datetime(response.headers["Date"]) == NOON + timedelta(seconds=2)
+        assert server.requests.last[0].at == NOON + timedelta(seconds=1)
 
     async def test_no_token_is_told(self, client: Client) -> None:
         await client.conversations(access_token=client.page.token)

@@ -30,10 +30,15 @@ MAX_SECRET_BYTES = 16 * 1024
     "--arrivals", "arrivals_per_minute", type=float, default=6, show_default=True, help="Messages a minute, each inbox."
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed shows the same world.")
-@click.option("--faults", metavar="PLAN", default="calm", show_default=True, help="Such as rough,latency=50ms,pace=2.")
+@click.option(
+    "--faults", metavar="PLAN", default="calm", show_default=True, help="Such as hostile,latency=50ms,pace=2."
+)
 @click.option("--app-secret-file", metavar="FILE", help="Demand calls that are signed with the secret in this file.")
 def command(host: str, port: int, faults: str, app_secret_file: str | None, **world: object) -> None:
     """Serve a simulated Graph API, and write a configuration for it to stdout, until Ctrl-C.
+
+    A fault plan begins with calm, rough or hostile. What else can be written in one, and what POST /simulator/<action>
+    makes happen while the simulator runs, stands in docs/simulator.md.
 
     The ids and tokens in it are made up: they open nothing but this simulator.
     """
@@ -77,6 +82,7 @@ def _configuration(server: SimulatorServer, app_secret_file: str | None) -> Iter
     yield "# This is a configuration for it. Put it into a file, and work it with `milepost sync -c FILE`."
     yield "# The ids and tokens are made up: they open nothing but this simulator."
     yield f"# What is true: {base_url}/simulator/truth · what was asked: {base_url}/simulator/requests"
+    yield f"# What is to happen: POST {base_url}/simulator/<action>; docs/simulator.md lists the actions."
     yield f"# The user who manages the pages (me/accounts) has the token {server.world.user_token}"
     yield "store:"
     yield "  url: sqlite:///simulated.db"

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from milepost.sources.simulator import luck
+from milepost.sources.simulator import luck, refusals
 from milepost.sources.simulator.fields import Field, pruned
-from milepost.sources.simulator.inbox import MAX_DETAILED_MESSAGES, Thread
+from milepost.sources.simulator.inbox import MAX_DETAILED_MESSAGES, Moment, Thread
 from milepost.sources.simulator.messages import (
     Link,
     Message,
@@ -15,6 +15,8 @@ from milepost.sources.simulator.messages import (
     person_node,
     written_time,
 )
+from milepost.sources.simulator.paging import paging_node
+from milepost.sources.simulator.question import Question
 
 _DEFAULT_NESTED_LIMIT = 25
 
@@ -36,16 +38,53 @@ def conversation_node(thread: Thread, fields: tuple[Field, ...], link: Link) -> 
     return node if "id" in node else {**node, "id": thread.id}
 
 
+def message_list(thread: Thread, question: Question) -> Node:
+    """A thread's messages by themselves, newest first; the API tells of the newest 20 only.
+
+    Raises:
+        Refusal: the cursor names no message of these, or the question is for the way back.
+        UnknownField: a message has no such field.
+    """
+    if "before" in question.query:
+        raise refusals.bad_parameter("The simulator does not page backwards")
+    start = 0
+    if "after" in question.query:
+        cursors = [_cursor(moment) for moment in thread.newest]
+        if question.query["after"] not in cursors:
+            raise refusals.dead_cursor()
+        start = cursors.index(question.query["after"]) + 1
+    shown = thread.newest[start : start + question.limit]
+    if not shown:
+        return {"data": []}
+    has_more = thread.message_count > start + len(shown)
+    paging = paging_node(question, before=_cursor(shown[0]), after=_cursor(shown[-1]), has_more=has_more)
+    nodes = [message_node(Message(thread, moment), question.fields, question.link) for moment in shown]
+    return {"data": nodes, "paging": paging}
+
+
+def nested_limit(fields: tuple[Field, ...]) -> int:
+    """How many messages of each conversation these fields ask for, cut to what there may be."""
+    return max((_limit(field) for field in fields if field.name == "messages"), default=0)
+
+
+def _limit(edge: Field) -> int:
+    return min(_DEFAULT_NESTED_LIMIT if edge.limit is None else edge.limit, MAX_DETAILED_MESSAGES)
+
+
 def _messages_edge(thread: Thread, edge: Field, link: Link) -> Node:
-    limit = min(_DEFAULT_NESTED_LIMIT if edge.limit is None else edge.limit, MAX_DETAILED_MESSAGES)
+    limit = _limit(edge)
     shown = thread.newest[:limit]
     if not shown:
         return {"data": []}
-    before, after = (luck.sealed(f"message:{moment.at_us}") for moment in (shown[0], shown[-1]))
+    before, after = _cursor(shown[0]), _cursor(shown[-1])
     paging: Node = {"cursors": {"before": before, "after": after}}
     if thread.message_count > len(shown):
         paging["next"] = link.to(f"{thread.id}/messages", pretty="0", limit=str(limit), after=after)
     return {"data": [message_node(Message(thread, moment), edge.fields, link) for moment in shown], "paging": paging}
+
+
+def _cursor(moment: Moment) -> str:
+    return luck.sealed(f"message:{moment.id}")
 
 
 def _participants(thread: Thread) -> Node | None:

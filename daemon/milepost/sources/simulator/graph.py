@@ -6,31 +6,35 @@ from datetime import timedelta
 from itertools import islice
 
 from milepost.sources.simulator import luck, refusals
-from milepost.sources.simulator.conversations import conversation_node
-from milepost.sources.simulator.faults import EmptyBatch, EqualCursors
+from milepost.sources.simulator.conversations import conversation_node, message_list, nested_limit
+from milepost.sources.simulator.faults import CALM, FaultPlan
 from milepost.sources.simulator.fields import Field, pruned
-from milepost.sources.simulator.inbox import Inbox
+from milepost.sources.simulator.inbox import Inbox, Thread
 from milepost.sources.simulator.instants import instant_us
 from milepost.sources.simulator.messages import Node, UnknownField
-from milepost.sources.simulator.paging import Cursor, cursor_of, paging_node
+from milepost.sources.simulator.paging import cursor_of, paging_node
 from milepost.sources.simulator.plan import PLATFORMS, Platform, SimulatedPage
 from milepost.sources.simulator.question import Question
+from milepost.sources.simulator.strikes import EmptyBatch, EqualCursors, LoopingCursor
 from milepost.sources.simulator.world import World
 
 _DEFAULT_PAGE_FIELDS = (Field("id"), Field("name"))
 _DEFAULT_ACCOUNT_FIELDS = (Field("access_token"), Field("category"), Field("name"), Field("id"), Field("tasks"))
+_SCOPES = ["pages_show_list", "instagram_basic"]
+_MESSAGING_SCOPES = ["pages_messaging", "instagram_manage_messages"]
 
 
 class GraphApi:
-    """Answers questions about a world. With an `app_secret` it demands a valid `appsecret_proof`, as an app can."""
+    """Answers questions about a world, by the rules of a fault plan.
 
-    def __init__(self, world: World, app_secret: str = "") -> None:
+    With an `app_secret` it demands a valid `appsecret_proof`, as an app can.
+    """
+
+    def __init__(self, world: World, app_secret: str = "", rules: FaultPlan = CALM) -> None:
         self._world = world
+        self._access = world.access
         self._app_secret = app_secret
-        self._page_of_token = {page.token: page for page in world.pages}
-        self._page_of_id = {page.instagram_account_id: page for page in world.pages} | {
-            page.id: page for page in world.pages
-        }
+        self._rules = rules
 
     def answer(self, question: Question) -> Node:
         """Answer any question.
@@ -46,11 +50,21 @@ class GraphApi:
         except UnknownField as unknown:
             raise refusals.bad_parameter(f"Tried accessing nonexisting field ({unknown})") from unknown
 
-    def page_of(self, question: Question) -> SimulatedPage | None:
+    def counted_with(self, question: Question) -> tuple[str | None, str]:
+        """The id of the page whose call this is, if it is a page's, and the stream with which it is numbered."""
+        page = self._page_named(question)
+        if page is not None:
+            return page.id, question.stream
+        inbox = self._world.inbox_with(question.owner) if question.edge in ("", "messages") else None
+        if inbox is None:
+            return None, question.stream
+        return inbox.page.id, f"{inbox.platform}:{inbox.page.id}/thread"
+
+    def _page_named(self, question: Question) -> SimulatedPage | None:
         """The page that is meant by its id, its Instagram account's, or `me`."""
         if question.owner == "me":
-            return self._page_of_token.get(question.token or "")
-        return self._page_of_id.get(question.owner)
+            return self._access.page_of_token(question.token or "")
+        return self._access.page_named(question.owner)
 
     def _answer(self, question: Question) -> Node:
         match question.owner, question.edge:
@@ -59,9 +73,13 @@ class GraphApi:
             case "me", "accounts":
                 return self._accounts(question)
             case _, "conversations":
-                return _conversations(question, self._inbox(question))
+                return self._conversations(question, self._inbox(question))
+            case _, "messages":
+                return message_list(self._thread(question), question)
+            case _, "" if (page := self._page_named(question)) is not None:
+                return _page_node(page, question.fields or _DEFAULT_PAGE_FIELDS)
             case _, "":
-                return self._object(question)
+                return conversation_node(self._thread(question), question.fields, question.link)
             case _:
                 raise refusals.object_missing(question.owner)
 
@@ -69,8 +87,7 @@ class GraphApi:
         token = question.token
         if not token:
             raise refusals.no_token()
-        if token != self._world.user_token and token not in self._page_of_token:
-            raise refusals.invalid_token()
+        self._access.check(token)
         if not self._app_secret:
             return
         if (proof := question.query.get("appsecret_proof")) is None:
@@ -80,48 +97,76 @@ class GraphApi:
             raise refusals.proof_wrong()
 
     def _inbox(self, question: Question) -> Inbox:
-        page = self.page_of(question)
+        page = self._page_named(question)
         if page is None:
             raise refusals.object_missing(question.owner)
-        if page.token != question.token:
-            raise refusals.page_token_required()
+        self._demand_access(page, question)
         inbox = self._world.inbox(page.id, _platform(question, page))
         if inbox is None:
             raise refusals.bad_parameter("This page has no conversations on this platform")
         return inbox
 
-    def _object(self, question: Question) -> Node:
-        page = self.page_of(question)
-        if page is not None:
-            return _page_node(page, question.fields or _DEFAULT_PAGE_FIELDS)
+    def _demand_access(self, page: SimulatedPage, question: Question) -> None:
+        if page.token != question.token:
+            raise refusals.page_token_required()
+        if (code := self._access.missing_permission(page.id)) is not None:
+            raise refusals.permission_missing(code)
+
+    def _conversations(self, question: Question, inbox: Inbox) -> Node:
+        cursor = cursor_of(question, inbox, self._world.cursor_generation, self._rules.cursor_life_seconds)
+        limit, fields = question.limit, question.fields
+        if 0 < self._rules.max_weight < limit * (1 + nested_limit(fields)):
+            raise refusals.too_heavy(question.luck)
+        found = tuple(islice(inbox.threads(instant_us(question.at), cursor.position), limit + 1))
+        if not found:
+            return {"data": []}
+        shown = () if isinstance(question.bend, EmptyBatch) else found[:limit]
+        self._world.ailments.check(shown, question)
+        before = (cursor.moved(shown[0].position) if shown else cursor).sealed()
+        after = (cursor.moved(shown[-1].position) if shown else cursor.turned()).sealed()
+        has_more = len(found) > len(shown)
+        match question.bend:
+            case EqualCursors():
+                before = after
+            case LoopingCursor():
+                after, has_more = question.query["after"], True
+            case EmptyBatch() | None:
+                pass
+        paging = paging_node(question, before=before, after=after, has_more=has_more)
+        return {"data": [conversation_node(thread, fields, question.link) for thread in shown], "paging": paging}
+
+    def _thread(self, question: Question) -> Thread:
         thread = self._world.find(question.owner, question.at)
         if thread is None:
             raise refusals.object_missing(question.owner)
-        if thread.page.token != question.token:
-            raise refusals.page_token_required()
-        return conversation_node(thread, question.fields, question.link)
+        self._demand_access(self._access.page(thread.page.id), question)
+        self._world.ailments.check((thread,), question)
+        return thread
 
     def _accounts(self, question: Question) -> Node:
-        if question.token != self._world.user_token:
+        if question.token != self._access.user_token:
             raise refusals.bad_parameter("Tried accessing nonexisting field (accounts) on node type (Page)")
         text = luck.unsealed(question.query.get("after", luck.sealed("0"))) or ""
         if not (text.isascii() and text.isdigit() and len(text) < 10):
             raise refusals.dead_cursor()
-        start = int(text)
-        shown = self._world.pages[start : start + question.limit]
+        found = tuple(islice(self._access.managed_pages(int(text)), question.limit + 1))
+        shown = found[: question.limit]
         if not shown:
             return {"data": []}
-        fields, end = question.fields or _DEFAULT_ACCOUNT_FIELDS, start + len(shown)
-        before, after = luck.sealed(str(start)), luck.sealed(str(end))
-        paging = paging_node(question, before=before, after=after, has_more=end < len(self._world.pages))
-        return {"data": [_page_node(page, fields) for page in shown], "paging": paging}
+        fields = question.fields or _DEFAULT_ACCOUNT_FIELDS
+        before, after = luck.sealed(str(shown[0][0])), luck.sealed(str(shown[-1][0] + 1))
+        paging = paging_node(question, before=before, after=after, has_more=len(found) > len(shown))
+        return {"data": [_page_node(page, fields) for _, page in shown], "paging": paging}
 
     def _token_facts(self, question: Question) -> Node:
         token = question.query.get("input_token", "")
-        page = self._page_of_token.get(token)
-        if page is None and token != self._world.user_token:
-            error = {"code": 190, "message": str(refusals.invalid_token())}
+        try:
+            self._access.check(token)
+        except refusals.Refusal as dead:
+            error = {"code": dead.code, "message": str(dead), "subcode": dead.subcode}
             return {"data": {"error": error, "is_valid": False, "scopes": []}}
+        page = self._access.page_of_token(token)
+        allowed = page is None or self._access.missing_permission(page.id) is None
         facts: Node = {
             "app_id": "1000000000000001",
             "type": "PAGE" if page else "USER",
@@ -129,27 +174,10 @@ class GraphApi:
             "data_access_expires_at": int((question.at + timedelta(days=60)).timestamp()),
             "expires_at": 0,
             "is_valid": True,
-            "scopes": ["pages_show_list", "pages_messaging", "instagram_basic", "instagram_manage_messages"],
+            "scopes": _SCOPES + (_MESSAGING_SCOPES if allowed else []),
             "user_id": "10000000000000001",
         }
         return {"data": facts | ({"profile_id": page.id} if page else {})}
-
-
-def _conversations(question: Question, inbox: Inbox) -> Node:
-    cursor, limit, fields, link = cursor_of(question, inbox), question.limit, question.fields, question.link
-    found = tuple(islice(inbox.threads(instant_us(question.at), cursor.position), limit + 1))
-    if not found:
-        return {"data": []}
-    shown = () if isinstance(question.bend, EmptyBatch) else found[:limit]
-    before = Cursor(inbox.salt, shown[0].position) if shown else cursor
-    after = Cursor(inbox.salt, shown[-1].position) if shown else cursor.turned()
-    paging = paging_node(
-        question,
-        before=(after if isinstance(question.bend, EqualCursors) else before).sealed(),
-        after=after.sealed(),
-        has_more=len(found) > len(shown),
-    )
-    return {"data": [conversation_node(thread, fields, link) for thread in shown], "paging": paging}
 
 
 def _platform(question: Question, page: SimulatedPage) -> Platform:

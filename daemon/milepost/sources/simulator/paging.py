@@ -6,42 +6,58 @@ import msgspec
 
 from milepost.sources.simulator import luck, refusals
 from milepost.sources.simulator.inbox import HEAD, Inbox, Position
+from milepost.sources.simulator.instants import instant_us
 from milepost.sources.simulator.messages import Node
 from milepost.sources.simulator.question import Question
 
-_CURSOR = re.compile(r"([0-9a-f]{8}):(\d{1,20}):(\d{1,20}):(\d{1,9})")
+_CURSOR = re.compile(r"([0-9a-f]{8}):(\d{1,9}):(\d{1,20}):(\d{1,20}):(\d{1,20}):(\d{1,9})")
 
 
-class Cursor(msgspec.Struct, frozen=True):
-    """A place in an inbox. `turn` tells cursors of one place apart: the API repeats none, so neither do we."""
+class Cursor(msgspec.Struct, frozen=True, kw_only=True):
+    """A place in an inbox, and when it was named.
+
+    `generation` counts how often all cursors were killed. `turn` tells cursors of one place apart: the API repeats
+    none, so neither do we.
+    """
 
     salt: int
+    generation: int
+    issued_us: int
     position: Position = HEAD
     turn: int = 0
 
     def sealed(self) -> str:
         """As clients see it: a text that means nothing to them."""
-        return luck.sealed(f"{self.salt:08x}:{self.position.updated_us}:{self.position.index}:{self.turn}")
+        place = f"{self.position.updated_us}:{self.position.index}:{self.turn}"
+        return luck.sealed(f"{self.salt:08x}:{self.generation}:{self.issued_us}:{place}")
 
     def turned(self) -> "Cursor":
         """The same place under another name."""
-        return Cursor(self.salt, self.position, self.turn + 1)
+        return msgspec.structs.replace(self, turn=self.turn + 1)
+
+    def moved(self, position: Position) -> "Cursor":
+        """Another place, named now."""
+        return msgspec.structs.replace(self, position=position, turn=0)
 
 
-def cursor_of(question: Question, inbox: Inbox) -> Cursor:
-    """Where to go on; the head, if the question does not say.
+def cursor_of(question: Question, inbox: Inbox, generation: int, life_seconds: float) -> Cursor:
+    """Where to go on, named now; the head, if the question does not say.
 
     Raises:
-        Refusal: the cursor is none of this inbox's, or the question is for the way back.
+        Refusal: the cursor is none of this inbox's or has died, or the question is for the way back.
     """
     if "before" in question.query:
         raise refusals.bad_parameter("The simulator does not page backwards")
+    now_us = instant_us(question.at)
+    head = Cursor(salt=inbox.salt, generation=generation, issued_us=now_us)
     if "after" not in question.query:
-        return Cursor(inbox.salt)
+        return head
     found = _CURSOR.fullmatch(luck.unsealed(question.query["after"]) or "")
-    if found is None or int(found[1], 16) != inbox.salt:
+    if found is None or int(found[1], 16) != inbox.salt or int(found[2]) < generation:
         raise refusals.dead_cursor()
-    return Cursor(inbox.salt, Position(int(found[2]), int(found[3])), int(found[4]))
+    if 0 < life_seconds * 1_000_000 < now_us - int(found[3]):
+        raise refusals.dead_cursor()
+    return msgspec.structs.replace(head, position=Position(int(found[4]), int(found[5])), turn=int(found[6]))
 
 
 def paging_node(question: Question, *, before: str, after: str, has_more: bool) -> Node:

@@ -78,7 +78,7 @@ class WorldPlan(msgspec.Struct, frozen=True, kw_only=True):
 def pages_of(plan: WorldPlan) -> tuple[SimulatedPage, ...]:
     """The pages of the plan, those that it only counts made up, and every Instagram account with an id."""
     if isinstance(plan.pages, int):
-        return tuple(_made_up_page(plan.seed, ordinal) for ordinal in range(plan.pages))
+        return tuple(made_up_page(plan.seed, ordinal) for ordinal in range(plan.pages))
     return tuple(
         msgspec.structs.replace(page, instagram_account_id=_instagram_account_id(plan.seed, page.id))
         if "instagram" in page.platforms and page.instagram_account_id is None
@@ -87,7 +87,8 @@ def pages_of(plan: WorldPlan) -> tuple[SimulatedPage, ...]:
     )
 
 
-def _made_up_page(seed: int, ordinal: int) -> SimulatedPage:
+def made_up_page(seed: int, ordinal: int) -> SimulatedPage:
+    """The page of this number, from 0, in the world of this seed."""
     page_id = str(61_550_000_000_000_000 + luck.number(seed, "page", ordinal) % 10**10 * 10_000 + ordinal)
     again = ordinal // len(words.PAGE_NAMES)
     return SimulatedPage(

@@ -7,9 +7,9 @@ from datetime import datetime
 import msgspec
 
 from milepost.sources.simulator import luck, refusals
-from milepost.sources.simulator.faults import EmptyBatch, EqualCursors
 from milepost.sources.simulator.fields import Field, FieldsSyntax, parse_fields
 from milepost.sources.simulator.messages import Link
+from milepost.sources.simulator.strikes import Bending
 
 MAX_LIMIT = 200
 """The most rows of a list; a larger `limit` is cut to it in silence."""
@@ -26,8 +26,10 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     query: Mapping[str, str]
     token: str | None
     at: datetime
-    bend: EmptyBatch | EqualCursors | None = None
+    bend: Bending | None = None
     """How a list of conversations is to be bent."""
+    luck: int = 0
+    """Settles in which of several ways a refusal is worded."""
 
     def __repr__(self) -> str:
         return f"Question(path={self.path!r}, at={self.at.isoformat()})"

@@ -1,12 +1,8 @@
-"""The simulator as an HTTP server: `GraphApi` with faults, a pace, headers and a record of the traffic round it.
-
-Beside the Graph API, on paths of their own and without a token, it tells what is true and what it was asked:
-`/simulator/truth` and `/simulator/requests`.
-"""
+"""The simulator as an HTTP server: `GraphApi` with faults, limits, headers and a record of the traffic round it."""
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import TracebackType
 from typing import Self
@@ -15,12 +11,17 @@ import msgspec
 from aiohttp import web
 
 from milepost.core.errors import MilepostError
-from milepost.sources.simulator.faults import CALM, EmptyBatch, EqualCursors, FaultPlan, Strike
+from milepost.sources.simulator import refusals
+from milepost.sources.simulator.conditions import Conditions, Limit, Told, drawn_limit
+from milepost.sources.simulator.control import Control
+from milepost.sources.simulator.faults import CALM, FaultPlan
 from milepost.sources.simulator.graph import GraphApi
-from milepost.sources.simulator.plan import PLATFORMS, SimulatedPage, WorldPlan
+from milepost.sources.simulator.plan import SimulatedPage, WorldPlan
 from milepost.sources.simulator.question import Question
-from milepost.sources.simulator.reply import Reply, reply_to, too_fast
+from milepost.sources.simulator.reply import Reply, limited, refused, reply_to, too_fast
+from milepost.sources.simulator.strikes import Bending, Strike
 from milepost.sources.simulator.traffic import Pace, SeenRequest, Traffic
+from milepost.sources.simulator.usage import Usage
 from milepost.sources.simulator.world import World
 
 _SHUTDOWN_SECONDS = 0.1
@@ -46,13 +47,15 @@ class SimulatorServer:
         port: int = 0,
         app_secret: str = "",
     ) -> None:
-        self.world = World(plan)
+        self.world = World(plan, faults)
         self.requests = Traffic()
         self.faults = faults
         self.host = host
         self.port = port
         self._clock = clock
-        self._api = GraphApi(self.world, app_secret)
+        self._api = GraphApi(self.world, app_secret, faults)
+        self._conditions = Conditions()
+        self._usage_percent = faults.usage_percent
         self._pace = Pace(faults.max_calls_per_second)
         self._runner: web.AppRunner | None = None
 
@@ -68,8 +71,7 @@ class SimulatorServer:
 
     async def __aenter__(self) -> Self:
         application = web.Application()
-        application.router.add_get("/simulator/truth", self._tell_truth)
-        application.router.add_get("/simulator/requests", self._tell_requests)
+        Control(self, self._clock).add_to(application.router)
         application.router.add_get("/{path:.*}", self._serve)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
         await runner.setup()
@@ -91,43 +93,94 @@ class SimulatorServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
+    def limit(self, code: int, seconds: float, page_id: str | None = None, told: Told = Told.USAGE) -> None:
+        """Let a rate limit begin, which lasts this long by the world's clock.
+
+        Code 4 is for the whole app, without a page; every other of `refusals.LIMITS` is a page's.
+
+        Raises:
+            ValueError: there is no such limit.
+            KeyError: there is no such page.
+        """
+        page_id = page_id and self.world.access.page(page_id).id
+        until = self._clock() + timedelta(seconds=seconds)
+        self._conditions.begin(Limit(code=code, until=until, page_id=page_id, told=told))
+
+    def lift(self, page_id: str | None = None) -> None:
+        """End the limits of a page, or of the app, before their time."""
+        self._conditions.lift(page_id)
+
+    def break_page(
+        self, page_id: str, code: int = 2, subcode: int | None = None, is_transient: bool | None = None
+    ) -> None:
+        """Let a page answer everything with this error until it is mended.
+
+        Raises:
+            KeyError: there is no such page.
+        """
+        refusal = refusals.broken(code, subcode, is_transient)
+        self._conditions.broken[self.world.access.page(page_id).id] = refusal
+
+    def mend_page(self, page_id: str) -> None:
+        """End what `break_page` began."""
+        self._conditions.broken.pop(page_id, None)
+
+    def usage(self, percent: float) -> None:
+        """Say from now on in the headers of every answer that this much of each limit is used."""
+        self._usage_percent = percent
+
+    def calm(self) -> None:
+        """Let nothing strike by luck any more; rules, limits and what was done by hand remain."""
+        self.faults = msgspec.structs.replace(self.faults, faults=())
+
     async def _serve(self, request: web.Request) -> web.Response:
-        question = _question(request, self._clock())
-        number = self.requests.next_number(question.stream)
-        strike = self.faults.strike(question.stream, number)
+        now_seconds = asyncio.get_running_loop().time
+        asked = _question(request, self._clock())
+        page_id, stream = self._api.counted_with(asked)
+        if page_id is not None:
+            self.requests.arrive(page_id, now_seconds())
+        during_limit = self._conditions.ignored_by(page_id, asked.at, now_seconds(), self.faults.prolong_seconds)
+        number = self.requests.next_number(stream)
+        strike = self.faults.strike(stream, number, has_cursor="after" in asked.query)
         await asyncio.sleep(strike.wait_seconds)
-        question = msgspec.structs.replace(question, at=self._clock(), bend=_bend(strike))
-        page = self._api.page_of(question)
-        if page is not None and not self._pace.allows(page.id, asyncio.get_running_loop().time()):
-            self.requests.too_fast[page.id] += 1
-            reply = too_fast(question, strike)
-        else:
-            reply = reply_to(question, self._api, strike)
-        self.requests.note(_seen(question, number, reply))
+        question = msgspec.structs.replace(asked, at=self._clock(), bend=_bend(strike), luck=strike.luck)
+        reply = self._reply(question, page_id, strike, now_seconds())
+        self.requests.note(_seen(asked, page_id, number, reply, during_limit=during_limit))
         if reply.status == 0 and request.transport is not None:
             request.transport.abort()
-        return _response(question, reply, page)
+        return self._response(question, reply, page_id)
 
-    async def _tell_truth(self, request: web.Request) -> web.Response:
-        at = self._clock()
-        page_id, platform = request.query.get("page", ""), request.query.get("platform", "messenger")
-        for known in PLATFORMS:
-            if known == platform and self.world.inbox(page_id, known) is not None:
-                return _json({"at": at, "conversations": self.world.truth(page_id, known, at)})
-        streams = [{"page": inbox.page.id, "platform": inbox.platform} for inbox in self.world.inboxes]
-        return _json({"error": "say ?page=…&platform=… of one of these streams", "streams": streams}, status=404)
+    def _reply(self, question: Question, page_id: str | None, strike: Strike, now_seconds: float) -> Reply:
+        limit = self._conditions.limit_on(page_id, question.at)
+        if limit is None and strike.limit_seconds:
+            limit = drawn_limit(page_id, question.at, strike.limit_seconds, strike.luck)
+            self._conditions.begin(limit)
+        if limit is not None:
+            limit.tell(now_seconds)
+            return limited(question, limit, strike)
+        if page_id is not None and not self._pace.allows(page_id, now_seconds):
+            self.requests.too_fast[page_id] += 1
+            return too_fast(question, strike)
+        if (refusal := self._conditions.broken.get(page_id or "")) is not None:
+            return msgspec.structs.replace(refused(question, refusal), fault="broken")
+        return reply_to(question, self._api, strike)
 
-    async def _tell_requests(self, _: web.Request) -> web.Response:
-        seen = self.requests
-        return _json(
-            {
-                "total": seen.total,
-                "by_stream": seen.by_stream,
-                "by_status": seen.by_status,
-                "by_fault": seen.by_fault,
-                "too_fast": seen.too_fast,
-                "last": tuple(seen.last),
-            }
+    def _response(self, question: Question, reply: Reply, page_id: str | None) -> web.Response:
+        usage = reply.usage or Usage(self._usage_percent)
+        headers = {
+            "Date": format_datetime(question.at.astimezone(UTC), usegmt=True),
+            **usage.headers(page_id or question.owner, question.platform, reply.odd_luck),
+        }
+        if reply.retry_after_seconds is not None:
+            headers["Retry-After"] = str(reply.retry_after_seconds)
+        if question.is_versioned:
+            headers["facebook-api-version"] = question.version
+        return web.Response(
+            status=reply.status or 500,
+            body=reply.body,
+            headers=headers,
+            content_type=reply.content_type,
+            charset="utf-8",
         )
 
 
@@ -142,15 +195,16 @@ def _question(request: web.Request, at: datetime) -> Question:
     )
 
 
-def _bend(strike: Strike) -> EmptyBatch | EqualCursors | None:
-    return strike.fault if isinstance(strike.fault, EmptyBatch | EqualCursors) else None
+def _bend(strike: Strike) -> Bending | None:
+    return strike.fault if isinstance(strike.fault, Bending) else None
 
 
-def _seen(question: Question, number: int, reply: Reply) -> SeenRequest:
+def _seen(question: Question, page_id: str | None, number: int, reply: Reply, *, during_limit: bool) -> SeenRequest:
     query = question.query
     return SeenRequest(
         number=number,
         at=question.at,
+        page_id=page_id,
         owner=question.owner,
         edge=question.edge,
         platform=query.get("platform"),
@@ -159,20 +213,5 @@ def _seen(question: Question, number: int, reply: Reply) -> SeenRequest:
         fields=query.get("fields"),
         status=reply.status,
         fault=reply.fault,
+        during_limit=during_limit,
     )
-
-
-def _response(question: Question, reply: Reply, page: SimulatedPage | None) -> web.Response:
-    headers = {
-        "Date": format_datetime(question.at.astimezone(UTC), usegmt=True),
-        **reply.usage.headers(question.owner if page is None else page.id, question.platform),
-    }
-    if question.is_versioned:
-        headers["facebook-api-version"] = question.version
-    return web.Response(
-        status=reply.status or 500, body=reply.body, headers=headers, content_type=reply.content_type, charset="utf-8"
-    )
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
