@@ -93,9 +93,11 @@ def simulator(faults: FaultPlan = CALM, app_secret: str = "") -> SimulatorServer
     return SimulatorServer(plan, clock=lambda: datetime.now(UTC), faults=faults, app_secret=app_secret)
 
 
-def settings(base_url: str, *pages: PageSettings, app_secret: str = "") -> Settings:
-    source = SourceSettings(kind="facebook", base_url=base_url, app_secret=SecretStr(app_secret))
-    return Settings(source=source, pages=pages)
+def settings(base_url: str, *pages: PageSettings, app_secret: str = "", manager_token: str = "") -> Settings:
+    source = SourceSettings(
+        kind="facebook", base_url=base_url, app_secret=SecretStr(app_secret), access_token=SecretStr(manager_token)
+    )
+    return Settings(source=source, pages=pages, discover_pages=bool(manager_token))
 
 
 def page(id_: str, token: str, name: str = "") -> PageSettings:
@@ -132,7 +134,7 @@ async def test_a_refused_token_tells_which_to_mend() -> None:
         code, lines = await tried(settings(server.base_url, *pages))
     assert code is ExitCode.AUTHORIZATION
     assert "code 190" in lines[1]
-    assert lines[2] == "  → give pages[1] a new access_token, with its permissions"
+    assert lines[2] == "  → give pages[1].access_token a new token, with its permissions"
     assert SECRET not in "\n".join(lines)
 
 
@@ -156,6 +158,31 @@ async def test_an_api_in_trouble_says_nothing_of_the_token(fault: str) -> None:
     async with simulator(parse_faults(fault)) as server:
         code, _ = await tried(settings(server.base_url, page(server.pages[0].id, server.pages[0].token)))
     assert code is ExitCode.WITH_ERRORS
+
+
+async def test_the_pages_that_would_be_discovered_are_named() -> None:
+    async with simulator() as server:
+        code, lines = await tried(settings(server.base_url, manager_token=server.world.user_token))
+        names = ", ".join(f"{each.id} ({each.name})" for each in server.pages)
+    assert code is ExitCode.COMPLETE
+    assert lines == [f"discover_pages: source.access_token manages 2 pages: {names}"]
+
+
+async def test_a_manager_without_pages_is_told() -> None:
+    async with simulator() as server:
+        for each in server.pages:
+            server.world.access.unmanage(each.id)
+        code, lines = await tried(settings(server.base_url, manager_token=server.world.user_token))
+    assert code is ExitCode.WITH_ERRORS
+    assert lines == ["discover_pages: source.access_token works, but manages no page"]
+
+
+async def test_a_dead_token_of_the_manager_is_told() -> None:
+    async with simulator() as server:
+        code, lines = await tried(settings(server.base_url, manager_token=SECRET))
+    assert code is ExitCode.AUTHORIZATION
+    assert "code 190" in lines[0]
+    assert lines[1] == "  → give source.access_token a new token, with its permissions"
 
 
 async def test_the_most_serious_answer_decides() -> None:

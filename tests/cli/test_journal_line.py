@@ -8,10 +8,12 @@ from kit.builders import (
     DEAD_TOKEN,
     NETWORK,
     NOON,
+    RATE_LIMIT,
     STREAM,
     at,
     catching_up,
     entries,
+    problem,
     run_started,
     sweep_started,
     walking,
@@ -21,12 +23,20 @@ from milepost.core.chain import link
 from milepost.core.events import (
     TAGS,
     BatchFailed,
+    BatchShrunk,
     BatchStored,
+    CursorLost,
+    DeadLetterClosed,
     DeadLetterOpened,
     Event,
     FetchFailed,
     Mode,
+    Phase,
+    Position,
+    RateLimited,
     Reason,
+    RedriveFailed,
+    Resolution,
     RunEnded,
     RunStatus,
     Stage,
@@ -34,9 +44,11 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
+from milepost.core.model import Detail, Scope
 from milepost.core.problems import Problem, ProblemKind
 from milepost.stores.archive import Placed
 
+BEFORE = "2026-03-01T11:59:00Z"
 STORED = Tally(batches=2, inserted=50, unchanged=1200, contacts=1, interaction_events=400)
 
 WORDS: list[tuple[Event, str]] = [
@@ -53,10 +65,44 @@ WORDS: list[tuple[Event, str]] = [
     (BatchStored(catching_up(), Tally(batches=1)), "1 batch; the catch-up scan begins"),
     (BatchStored(catching_up("c2"), Tally(batches=1, order_violations=2)), "1 batch, 2 out of order"),
     (FetchFailed(2, NETWORK, at(4)), "attempt 2 failed: it went wrong; tried again at 2026-03-01T12:00:04Z"),
+    (
+        BatchStored(Position(Phase.WALK, "c1", at(-60)), Tally(batches=1, inserted=2)),
+        "1 batch, 2 inserted; reached 2026-03-01T11:59:00Z",
+    ),
+    (
+        RateLimited(Scope.PAGE, 1, NOON, at(60), RATE_LIMIT),
+        "met the page's rate limit: it went wrong (code 613); no call until 2026-03-01T12:01:00Z",
+    ),
+    (
+        RateLimited(Scope.APP, 3, at(-60), at(60), NETWORK),
+        f"met the app's rate limit 3 times since {BEFORE}: it went wrong; no call until 2026-03-01T12:01:00Z",
+    ),
+    (BatchShrunk(25, Detail.NESTED, problem(1)), "asks for 25 conversations at a time: it went wrong (code 1)"),
+    (CursorLost(problem(2642)), "cursor refused: it went wrong (code 2642); begins again at the head"),
     (BatchFailed(Stage.FETCH, 3, NETWORK), "batch given up after 3 attempts (fetch): it went wrong"),
     (
-        DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str"),
-        "dead letter dl_1 opened for t_bad: id: expected str",
+        DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str", at(900)),
+        "dead letter dl_1 opened for t_bad (fetch): id: expected str; tried again at 2026-03-01T12:15:00Z",
+    ),
+    (
+        DeadLetterOpened("dl_1", Stage.STORE, "t_bad", "NUL in a text"),
+        "dead letter dl_1 opened for t_bad (store): NUL in a text; not tried again by itself",
+    ),
+    (
+        RedriveFailed("dl_1", 2, "id: expected str", at(900)),
+        "dead letter dl_1 tried again in vain, 2 times so far: id: expected str; tried again at 2026-03-01T12:15:00Z",
+    ),
+    (
+        DeadLetterClosed("dl_1", Resolution.REDRIVEN, Tally(updated=1, interaction_events=2)),
+        "dead letter dl_1 closed: redriven; 1 updated, 2 events written",
+    ),
+    (
+        DeadLetterClosed("dl_1", Resolution.DISCARDED, reason="a test thread"),
+        "dead letter dl_1 closed: discarded (a test thread)",
+    ),
+    (
+        SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, unchanged=3, unreadable=2, deleted=4)),
+        "full sweep complete: 1 batch, 3 unchanged, 4 deleted, 2 unreadable",
     ),
     (
         SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, updated=3, dead_lettered=1, without_contact=2)),

@@ -1,9 +1,11 @@
 """How the command line puts things for people."""
 
+from datetime import timedelta, timezone
+
 import pytest
 
 from kit.builders import NOON, at, problem
-from milepost.cli.phrases import ago, ahead, counted, in_columns, lasting, on_one_line
+from milepost.cli.phrases import ago, ahead, clock, counted, in_columns, lasting, on_one_line, waiting
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,20 @@ def test_the_future_is_ahead_until_it_has_come() -> None:
     assert ahead(at(240), NOON) == "in 4 minutes"
     assert ahead(at(0.5), NOON) == "now"
     assert ahead(at(-240), NOON) == "now"
+
+
+def test_an_instant_is_told_as_a_clock_does_with_the_date_where_it_is_another_day() -> None:
+    assert clock(at(7500), NOON) == "14:05 UTC"
+    assert clock(at(86400), NOON) == "2026-03-02 12:00 UTC"
+    assert clock(at(7500).astimezone(timezone(timedelta(hours=9))), NOON) == "14:05 UTC"
+
+
+def test_a_wait_tells_since_when_and_until_when_as_far_as_that_is_known() -> None:
+    since = "since 11:56 UTC (4 minutes ago)"
+    assert waiting("a token", None, None, NOON) == "waits for a token"
+    assert waiting("a token", at(-240), None, NOON) == f"waits for a token, {since}"
+    both = waiting("a token", at(-240), at(1800), NOON)
+    assert both == f"waits for a token, {since}, until 12:30 UTC (in 30 minutes)"
 
 
 def test_counts_agree_with_their_noun() -> None:

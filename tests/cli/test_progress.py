@@ -5,34 +5,88 @@ from datetime import timedelta
 
 from msgspec.structs import replace
 
-from kit.builders import NETWORK, NOON, given, run_started, sweep_started, walking
+from kit.builders import NETWORK, NOON, RATE_LIMIT, STREAM, at, given, run_started, sweep_started, walking
+from kit.signals import recorded, usage_told
 from milepost.cli.progress import BesideBars, Progress, line
-from milepost.core.events import BatchStored, FetchFailed, Mode, SweepCompleted, Tally
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.events import (
+    BatchStored,
+    FetchFailed,
+    Mode,
+    RateLimited,
+    Reason,
+    RunEnded,
+    RunStatus,
+    SweepCompleted,
+    Tally,
+)
+from milepost.core.model import Scope
+from milepost.core.problems import Problem, ProblemKind
+from milepost.core.standing import pauses_of
 from milepost.engine.feed import Passed, StoreRetried
 
+LIMITED = RateLimited(Scope.APP, 1, NOON, at(7500), RATE_LIMIT)
 BATCH = BatchStored(walking("c"), Tally(batches=4, inserted=150, unchanged=50))
+
+
+def drawn(progress: Progress, stream: str) -> str:
+    """Give the line of a stream as it is now."""
+    return progress._bars[stream].desc
 
 
 def test_a_line_tells_batches_conversations_rate_and_retries() -> None:
     checkpoint = given(run_started(), sweep_started(), BATCH)
-    assert line(checkpoint, NOON + timedelta(seconds=2)).split() == [
+    assert line(checkpoint, NOON + timedelta(seconds=2), {}).split() == [
         checkpoint.stream, "4", "batches", "200", "conversations", "100/s", "0", "retries", "walk",
     ]  # fmt: skip
 
 
 def test_batches_that_changed_nothing_count_before_they_are_recorded() -> None:
     checkpoint = replace(given(run_started(), sweep_started(), BATCH), unrecorded=Tally(batches=2, unchanged=100))
-    assert " 6 batches      300 conversations" in line(checkpoint, NOON + timedelta(seconds=1))
+    assert " 6 batches      300 conversations" in line(checkpoint, NOON + timedelta(seconds=1), {})
 
 
 def test_a_retry_is_told_with_its_reason() -> None:
     checkpoint = given(run_started(), sweep_started(), FetchFailed(1, NETWORK, NOON + timedelta(seconds=2)))
-    assert line(checkpoint, NOON).endswith("1 retries  retrying: it went wrong")
+    assert line(checkpoint, NOON, {}).endswith("1 retries  retrying: it went wrong")
 
 
 def test_the_end_is_told() -> None:
     done = given(run_started(), sweep_started(), BATCH, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
-    assert line(done, NOON).endswith("complete")
+    assert line(done, NOON, {}).endswith("complete")
+
+
+def test_a_wait_for_a_limit_is_told_until_when() -> None:
+    limited = given(run_started(), sweep_started(), BATCH, LIMITED)
+    assert line(limited, NOON, pauses_of([limited])).endswith("waits for the app's rate limit until 14:05 UTC")
+    beyond_the_run = given(RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT), after=limited)
+    assert line(beyond_the_run, NOON, pauses_of([limited])).endswith("until 14:05 UTC")
+    assert line(limited, at(7500), pauses_of([limited])).endswith("walk")
+
+
+def test_a_limit_that_one_stream_meets_is_told_on_the_lines_of_all_until_it_is_over() -> None:
+    out = io.StringIO()
+    progress = Progress(lambda: NOON, out)
+    progress.read(recorded(run_started(), sweep_started(), after=Checkpoint("messenger:2")))
+    limited = recorded(run_started(), sweep_started(), LIMITED)
+    progress.read(limited)
+    waits = f"waits for the app's rate limit (which {STREAM.key} met) until 14:05 UTC"
+    assert waits in drawn(progress, "messenger:2")
+    progress.read(recorded(BATCH, after=limited.checkpoint))
+    assert drawn(progress, "messenger:2").endswith("walk")
+    progress.close()
+
+
+def test_signals_without_a_checkpoint_draw_no_line() -> None:
+    out = io.StringIO()
+    Progress(lambda: NOON, out).read(usage_told())
+    assert out.getvalue() == ""
+
+
+def test_what_others_wrote_cannot_steer_the_terminal() -> None:
+    foul = Problem(ProblemKind.API, "first\n\x1b[2Jsecond")
+    checkpoint = given(run_started(), sweep_started(), FetchFailed(1, foul, NOON + timedelta(seconds=2)))
+    assert line(checkpoint, NOON, {}).isprintable()
 
 
 def test_each_stream_has_a_line_of_its_own_on_the_terminal() -> None:

@@ -1,5 +1,6 @@
 """`milepost status` on real databases."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -7,13 +8,15 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from kit.builders import NOON, STREAM, run_started, sweep_started, walking
+from kit.builders import NOON, RATE_LIMIT, STREAM, run_started, sweep_started, walking
 from kit.databases import record
-from milepost.cli.options import configured_streams
+from milepost.cli.known_streams import configured_streams
 from milepost.cli.status import command
-from milepost.cli.stream_status import OpenSweep, State, Status, StreamStatus, Written
+from milepost.cli.stream_status import OpenSweep, Status, StreamStatus, Written
 from milepost.core.errors import BadConfiguration, StoreRefused
-from milepost.core.events import BatchStored, Mode, SweepCompleted, Tally
+from milepost.core.events import BatchStored, Mode, RateLimited, Reason, RunEnded, RunStatus, SweepCompleted, Tally
+from milepost.core.model import Platform, Scope, Stream
+from milepost.core.standing import State
 from milepost.settings import PageSettings, Settings
 from milepost.stores.exclusive import exclusive
 
@@ -67,6 +70,21 @@ def test_json_holds_the_same_as_the_journal(database: Path) -> None:
     (stream,) = found.streams
     assert (stream.stream, stream.state, stream.last_success_at) == (STREAM.key, State.COMPLETE, NOON)
     assert stream.written == Written(3, 0, 0, 0)
+
+
+def test_a_limit_of_the_app_that_one_stream_met_is_told_of_the_others(database: Path) -> None:
+    until = datetime.now(UTC) + timedelta(hours=1)
+    limited = RateLimited(Scope.APP, 1, NOON, until, RATE_LIMIT)
+    record(database, run_started(), sweep_started(), limited, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT))
+    paused = RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT)
+    record(database, run_started(), sweep_started(), paused, stream=Stream(Platform.MESSENGER, "2"))
+    one, other = sorted(told().streams, key=lambda stream: stream.waits_for or "")
+    assert (one.state, other.state) == (State.RATE_LIMITED, State.RATE_LIMITED)
+    assert (one.waits_for, other.waits_for) == (
+        "the app's rate limit",
+        f"the app's rate limit (which {STREAM.key} met)",
+    )
+    assert "nothing to do" in status().output
 
 
 def test_json_has_every_key_in_every_state(database: Path) -> None:

@@ -1,17 +1,31 @@
 """The status as people see it."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 
-from kit.builders import DEAD_TOKEN, NOON, at, given, run_started, sweep_started, walking
+from kit.builders import (
+    BAD_VERSION,
+    DEAD_TOKEN,
+    NETWORK,
+    NOON,
+    RATE_LIMIT,
+    at,
+    given,
+    run_started,
+    sweep_started,
+    walking,
+)
 from milepost.cli.status_table import rendered
-from milepost.cli.stream_status import Status, Surroundings, statuses
+from milepost.cli.stream_status import Status, statuses
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import (
+    BatchShrunk,
     BatchStored,
     DeadLetterOpened,
     Event,
     FetchFailed,
     Mode,
+    RateLimited,
     Reason,
     RunEnded,
     RunStatus,
@@ -19,8 +33,9 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
-from milepost.core.model import Platform, Stream
+from milepost.core.model import Detail, Platform, Scope, Stream
 from milepost.core.problems import Problem, ProblemKind
+from milepost.core.standing import OPEN_LETTERS, Surroundings, pauses_of
 
 IDLE = Stream(Platform.MESSENGER, "61590023753730000")
 BUSY = Stream(Platform.INSTAGRAM, "61590023753730000")
@@ -29,8 +44,15 @@ STORED = BatchStored(walking("c1"), Tally(batches=12, inserted=600, contacts=590
 
 
 def text(*checkpoints: Checkpoint, at_work: bool = True, configured: Sequence[str] | None = None) -> str:
-    around = Surroundings(at(240), at_work, configured, interval_seconds=240.0)
-    return rendered(Status(around.now, "milepost.db", at_work, statuses(checkpoints, around)))
+    around = Surroundings(at(240), at_work, 240.0, 50, pauses_of(checkpoints))
+    return rendered(Status(around.now, "milepost.db", at_work, statuses(checkpoints, around, configured)))
+
+
+def under(told: str, stream: Stream = IDLE) -> list[str]:
+    """Give the lines under a stream's row."""
+    lines = told.splitlines()
+    below = lines[next(place for place, line in enumerate(lines) if line.startswith(stream.key)) + 1 :]
+    return list(takewhile(lambda line: line.startswith("  "), below))
 
 
 def after(*events: Event, stream: Stream = IDLE) -> Checkpoint:
@@ -51,33 +73,55 @@ def test_the_table_reads_like_this() -> None:
     ]
 
 
-def test_the_widest_standing_fits_120_columns() -> None:
+def test_the_widest_row_fits_120_columns() -> None:
     longest = after(*OPENED, STORED, RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("c1")))
-    assert max(map(len, text(longest, at_work=False).splitlines())) <= 120
+    assert max(len(line) for line in text(longest, at_work=False).splitlines() if not line.startswith(" ")) <= 120
 
 
 def test_a_retry_tells_when_and_why() -> None:
     told = text(after(*OPENED, STORED, FetchFailed(1, Problem(ProblemKind.TIMEOUT, "no answer within 30 s"), at(252))))
     assert "retrying in 12 seconds" in told
-    assert f"{IDLE.key}: retrying: no answer within 30 s" in told
+    waits, problem, _ = under(told)
+    attempt = "the next attempt at a batch that could not be read"
+    assert waits == f"  waits for {attempt}, since 12:00 UTC (4 minutes ago), until 12:04 UTC (in 12 seconds)"
+    assert problem == "  because of this: no answer within 30 s"
 
 
-def test_a_refused_token_tells_what_to_do() -> None:
+def test_a_rate_limit_tells_since_when_until_when_and_that_nothing_need_be_done() -> None:
+    limited = after(*OPENED, STORED, RateLimited(Scope.APP, 2, at(-60), at(2100), RATE_LIMIT))
+    told = text(limited, after(*OPENED, STORED, stream=BUSY))
+    assert told.count("rate limited ") == 2
+    reasons = [
+        "  because of this: it went wrong (code 613)",
+        "  → nothing to do: it goes on by itself when the limit is over; calling on would prolong it",
+    ]
+    since = "since 11:59 UTC (5 minutes ago), until 12:35 UTC (in 31 minutes)"
+    assert under(told) == [f"  waits for the app's rate limit, {since}", *reasons]
+    assert under(told, BUSY) == [f"  waits for the app's rate limit (which {IDLE.key} met), {since}", *reasons]
+
+
+def test_a_refused_token_tells_what_to_do_and_when_it_is_probed() -> None:
     told = text(after(*OPENED, RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN)))
-    assert "stopped: token" in told
-    assert f"{IDLE.key}: stopped: it went wrong (code 190)\n  → give the page a new access_token" in told
+    assert "stopped: authorization" in told
+    waits, problem, advice = under(told)
+    assert waits == (
+        "  waits for somebody to mend the token or a permission, since 12:00 UTC (4 minutes ago), "
+        "until 12:30 UTC (in 26 minutes)"
+    )
+    assert problem == "  because of this: it went wrong (code 190)"
+    assert "→ the token is not valid: give page 61590023753730000 a new access_token" in advice
 
 
 def test_other_stops_point_to_the_configuration() -> None:
-    told = text(after(*OPENED, RunEnded(RunStatus.STOPPED, Reason.CONFIGURATION, problem=DEAD_TOKEN)))
+    told = text(after(*OPENED, RunEnded(RunStatus.STOPPED, Reason.CONFIGURATION, problem=BAD_VERSION)))
     assert "stopped: configuration" in told
-    assert "→ correct source or pages" in told
+    assert "source.version" in under(told)[-1]
 
 
-def test_limits_are_no_trouble() -> None:
+def test_limits_of_a_run_are_no_trouble() -> None:
     told = text(after(*OPENED, STORED, RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT, walking("c1"))))
     assert "paused: time limit  full, 12 batches" in told
-    assert "now" in told
+    assert "until 12:04 UTC (now)" in under(told)[0]
     assert "→" not in told
 
 
@@ -87,23 +131,36 @@ def test_a_process_that_died_is_named() -> None:
     assert "→" not in told
 
 
-def test_a_failed_run_says_that_the_place_is_saved() -> None:
-    told = text(after(*OPENED, RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=DEAD_TOKEN)))
-    assert "the place is saved, and the next run tries again" in told
+def test_a_run_that_broke_off_in_a_process_that_lives_did_not_die() -> None:
+    told = text(after(*OPENED, STORED, RunEnded(RunStatus.INTERRUPTED, Reason.BROKE_OFF)))
+    assert "interrupted  " in told
+    assert "died" not in told
+
+
+def test_a_failed_run_is_tried_again_and_says_what_to_look_at() -> None:
+    told = text(after(*OPENED, RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=NETWORK)))
+    waits, _, advice = under(told)
+    assert waits.startswith("  waits for the next try, since 12:00 UTC")
+    assert advice.endswith("if it lasts, look at the network and source.base_url")
 
 
 def test_open_dead_letters_are_counted_and_explained() -> None:
     letter = DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str")
     told = text(after(*OPENED, letter, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, dead_lettered=1))))
     assert "complete with errors" in told
-    assert told.splitlines()[4].endswith(" 1")
-    assert "kept as dead letters" in told
+    assert under(told) == [f"  → {OPEN_LETTERS}"]
+    assert told.endswith(" 1")
+
+
+def test_a_stream_that_asks_for_less_says_so() -> None:
+    told = text(after(*OPENED, STORED, BatchShrunk(6, Detail.NESTED, Problem(ProblemKind.API, "too\nmuch", code=1))))
+    assert under(told) == ["  asks for 6 conversations at a time, because of this: too much (code 1)"]
 
 
 def test_a_problem_stays_on_its_line() -> None:
     foul = Problem(ProblemKind.API, "first\n\x1b[31msecond")
     told = text(after(*OPENED, RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=foul)))
-    assert f"{IDLE.key}: failed: first [31msecond" in told.splitlines()
+    assert under(told)[1] == "  because of this: first [31msecond"
 
 
 def test_streams_wait_for_the_daemon_or_for_nothing() -> None:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-import pytest
-
 from kit.builders import (
     DEAD_TOKEN,
     NETWORK,
@@ -14,68 +12,53 @@ from kit.builders import (
     at,
     catching_up,
     given,
+    problem,
     run_started,
     sweep_started,
 )
 from kit.builders import walking as walking_at
-from milepost.cli.stream_status import OpenSweep, State, StreamStatus, Surroundings, Written, statuses
+from milepost.cli.stream_status import OpenSweep, StreamStatus, Written, statuses
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import (
+    BatchShrunk,
     BatchStored,
-    DeadLetterOpened,
-    Event,
     FetchFailed,
     Mode,
     Phase,
+    Position,
+    RateLimited,
     Reason,
     RunEnded,
     RunStatus,
-    Stage,
     SweepCompleted,
     Tally,
 )
+from milepost.core.model import Detail, Scope
+from milepost.core.pauses import PROBE_LEAD_SECONDS
+from milepost.core.standing import State, Surroundings, pauses_of
 
 OPENED = (run_started(), sweep_started())
-STORED = BatchStored(walking_at("c1"), Tally(batches=1, inserted=50, contacts=49, interaction_events=200))
+STORED = BatchStored(
+    Position(Phase.WALK, "c1", at(-60)), Tally(batches=1, inserted=50, contacts=49, interaction_events=200)
+)
 WALKING = (*OPENED, STORED)
-LETTER = DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str")
 
 
 def completed(tally: Tally | None = None) -> SweepCompleted:
     return SweepCompleted(Mode.FULL, NOON, NOON, tally or Tally(batches=1))
 
 
-def around(
-    now: datetime = NOON, *, at_work: bool = True, configured: Sequence[str] | None = (STREAM.key,)
-) -> Surroundings:
-    return Surroundings(now, at_work, configured, interval_seconds=300.0)
+def around(now: datetime = NOON, *others: Checkpoint, at_work: bool = True) -> Surroundings:
+    return Surroundings(now, at_work, interval_seconds=300.0, batch_size=50, pauses=pauses_of(others))
 
 
-def status_of(checkpoint: Checkpoint, surroundings: Surroundings | None = None) -> StreamStatus:
-    (status,) = statuses([checkpoint], surroundings or around())
+def status_of(
+    checkpoint: Checkpoint,
+    surroundings: Surroundings | None = None,
+    configured: Sequence[str] | None = (STREAM.key,),
+) -> StreamStatus:
+    (status,) = statuses([checkpoint], surroundings or around(NOON, checkpoint), configured)
     return status
-
-
-@pytest.mark.parametrize(
-    ("events", "state"),
-    [
-        (WALKING, State.SYNCING),
-        ((*WALKING, FetchFailed(1, NETWORK, at(4))), State.RETRYING),
-        ((*WALKING, completed()), State.COMPLETE),
-        ((*WALKING, LETTER, completed(Tally(batches=1, dead_lettered=1))), State.COMPLETE_WITH_ERRORS),
-        ((*WALKING, RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT, walking_at("c1"))), State.PAUSED),
-        ((*WALKING, RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=NETWORK)), State.FAILED),
-        ((*WALKING, RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN)), State.STOPPED),
-        ((*WALKING, RunEnded(RunStatus.INTERRUPTED, Reason.PROCESS_DIED)), State.INTERRUPTED),
-    ],
-)
-def test_the_state_is_what_the_last_entries_say(events: Sequence[Event], state: State) -> None:
-    assert status_of(given(*events)).state is state
-
-
-def test_every_status_of_a_run_that_ended_is_a_state() -> None:
-    ended = {status.value for status in RunStatus} - {RunStatus.RUNNING.value}
-    assert ended <= {state.value for state in State}
 
 
 def test_a_stream_without_a_run_was_never_synced() -> None:
@@ -85,11 +68,9 @@ def test_a_stream_without_a_run_was_never_synced() -> None:
     assert status.last_success_at is None
 
 
-@pytest.mark.parametrize("events", [WALKING, (*WALKING, FetchFailed(1, NETWORK, at(4)))])
-def test_a_run_left_open_is_interrupted_where_no_milepost_is_at_work(events: Sequence[Event]) -> None:
-    status = status_of(given(*events), around(at_work=False))
-    assert status.state is State.INTERRUPTED
-    assert status.retry_at is None
+def test_no_retry_is_told_of_where_no_milepost_is_at_work() -> None:
+    status = status_of(given(*WALKING, FetchFailed(1, NETWORK, at(4))), around(at_work=False))
+    assert (status.state, status.retry_at) == (State.INTERRUPTED, None)
 
 
 def test_a_retry_tells_when_and_why() -> None:
@@ -97,15 +78,44 @@ def test_a_retry_tells_when_and_why() -> None:
     assert (status.retry_at, status.problem) == (at(4), "it went wrong")
 
 
-def test_the_problem_of_a_stopped_run_is_told_with_its_numbers() -> None:
+def test_a_stopped_stream_tells_what_it_waits_for_why_and_what_to_do() -> None:
     status = status_of(given(*WALKING, RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN)))
-    assert (status.reason, status.problem) == (Reason.AUTHORIZATION, "it went wrong (code 190)")
+    assert (status.state, status.reason, status.problem) == (
+        State.STOPPED,
+        Reason.AUTHORIZATION,
+        "it went wrong (code 190)",
+    )
+    assert status.waits_for == "somebody to mend the token or a permission"
+    assert (status.since, status.until, status.next_run_at) == (NOON, at(1800), at(1800))
+    assert status.advice is not None
+    assert "access_token" in status.advice
+
+
+def test_a_limit_that_another_stream_met_is_waited_for() -> None:
+    limit = RateLimited(Scope.APP, 1, NOON, at(3600), RATE_LIMIT)
+    other = given(*OPENED, limit, after=Checkpoint("messenger:2"))
+    status = status_of(given(*WALKING), around(NOON, other))
+    assert (status.state, status.waits_for) == (State.RATE_LIMITED, "the app's rate limit (which messenger:2 met)")
+    assert (status.since, status.until) == (NOON, at(3600 + PROBE_LEAD_SECONDS))
+
+
+def test_what_goes_well_waits_for_nothing_and_asks_nothing_of_anybody() -> None:
+    status = status_of(given(*WALKING))
+    told = (status.waits_for, status.since, status.until, status.problem, status.advice, status.remark)
+    assert told == (None,) * 6
+
+
+def test_a_stream_that_asks_for_less_is_remarked_on_by_the_configured_batch_size() -> None:
+    shrunk = given(*WALKING, BatchShrunk(25, Detail.NESTED, problem(1)))
+    assert status_of(shrunk).remark == "asks for 25 conversations at a time, because of this: it went wrong (code 1)"
+    small = Surroundings(NOON, is_at_work=True, interval_seconds=300.0, batch_size=25)
+    assert status_of(shrunk, small).remark is None
 
 
 def test_the_open_sweep_is_told_with_its_phase_and_batches() -> None:
-    assert status_of(given(*WALKING)).sweep == OpenSweep(Mode.FULL, Phase.WALK, 1, NOON)
+    assert status_of(given(*WALKING)).sweep == OpenSweep(Mode.FULL, Phase.WALK, 1, NOON, at(-60))
     scanning = given(*WALKING, BatchStored(catching_up(), Tally(batches=2)))
-    assert status_of(scanning).sweep == OpenSweep(Mode.FULL, Phase.CATCH_UP, 3, NOON)
+    assert status_of(scanning).sweep == OpenSweep(Mode.FULL, Phase.CATCH_UP, 3, NOON, None)
     assert status_of(given(*WALKING, completed())).sweep is None
 
 
@@ -124,9 +134,11 @@ def test_a_run_that_reached_its_limit_goes_on_now() -> None:
     assert status_of(paused, around(at(60))).next_run_at == at(60)
 
 
-def test_a_rate_limit_does_not_hasten_the_next_run() -> None:
-    limited = given(*WALKING, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, problem=RATE_LIMIT))
-    assert status_of(limited, around(at(60))).next_run_at == at(300)
+def test_a_rate_limit_is_over_before_the_next_run() -> None:
+    limit = RateLimited(Scope.PAGE, 1, NOON, at(3600), RATE_LIMIT)
+    limited = given(*WALKING, limit, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, problem=RATE_LIMIT))
+    assert status_of(limited, around(at(60), limited)).next_run_at == at(3600)
+    assert status_of(limited, around(at(3700), limited)).next_run_at == at(3700)
 
 
 def test_an_overdue_run_is_due_now() -> None:
@@ -136,12 +148,12 @@ def test_an_overdue_run_is_due_now() -> None:
 def test_no_next_run_is_promised_while_one_is_under_way_or_where_none_will_come() -> None:
     assert status_of(given(*WALKING)).next_run_at is None
     assert status_of(given(*WALKING, completed()), around(at_work=False)).next_run_at is None
-    assert status_of(given(*WALKING, completed()), around(configured=[])).next_run_at is None
+    assert status_of(given(*WALKING, completed()), configured=[]).next_run_at is None
 
 
 def test_configured_streams_come_first_and_in_their_order() -> None:
     names = ["messenger:9", "messenger:1", "instagram:1"]
-    found = statuses([Checkpoint("messenger:1"), Checkpoint("messenger:5")], around(configured=names))
+    found = statuses([Checkpoint("messenger:1"), Checkpoint("messenger:5")], around(), names)
     assert [(status.stream, status.is_configured) for status in found] == [
         ("messenger:9", True),
         ("messenger:1", True),
@@ -151,6 +163,6 @@ def test_configured_streams_come_first_and_in_their_order() -> None:
 
 
 def test_where_the_simulator_names_the_streams_those_of_the_journal_are_shown() -> None:
-    (status,) = statuses([given(*WALKING, completed())], around(configured=None))
+    status = status_of(given(*WALKING, completed()), configured=None)
     assert status.is_configured is None
     assert status.next_run_at == at(300)

@@ -1,11 +1,31 @@
 """The summary that `milepost sync` prints."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
-from kit.builders import DEAD_TOKEN, NOON
+import pytest
+
+from kit.builders import DEAD_TOKEN, NETWORK, NOON, RATE_LIMIT, STREAM, at, given, run_started, sweep_started, walking
 from milepost.cli.summary_table import rendered
-from milepost.core.checkpoint import Run
-from milepost.core.events import Reason, RunStatus, Tally
+from milepost.core.advice import advice_on
+from milepost.core.checkpoint import Checkpoint, Run
+from milepost.core.events import (
+    BatchFailed,
+    BatchStored,
+    DeadLetterOpened,
+    Event,
+    Mode,
+    RateLimited,
+    Reason,
+    RunEnded,
+    RunStatus,
+    Stage,
+    SweepCompleted,
+    Tally,
+)
+from milepost.core.model import Scope
+from milepost.core.problems import Problem, ProblemKind
+from milepost.core.standing import OPEN_LETTERS, Surroundings, pauses_of, standing
 from milepost.core.summary import Result
 
 DONE = Run(
@@ -17,7 +37,26 @@ DONE = Run(
     retries=3,
 )
 PAUSED = Run("r_2", NOON, status=RunStatus.PAUSED, reason=Reason.BATCH_LIMIT, ended_at=NOON, tally=Tally(batches=10))
-STOPPED = Run("r_3", NOON, status=RunStatus.STOPPED, reason=Reason.AUTHORIZATION, ended_at=NOON, problem=DEAD_TOKEN)
+
+READ = (run_started(), sweep_started(), BatchStored(walking("c1"), Tally(batches=1, inserted=50)))
+LIMITED = RateLimited(Scope.PAGE, 1, NOON, at(7500), RATE_LIMIT)
+
+
+def told(*checkpoints: Checkpoint, of_run: bool = True) -> list[str]:
+    """Give the lines below the totals, for streams that stand at these checkpoints after a sync."""
+    around = Surroundings(NOON, False, 300.0, 50, pauses_of(checkpoints))
+    standings = {each.stream: standing(each, around) for each in checkpoints}
+    results = [Result(each.stream, each.run if of_run else None) for each in checkpoints]
+    lines = rendered(results, 1.0, standings, NOON).splitlines()
+    return lines[lines.index("") + 3 :]
+
+
+def after(*events: Event, stream: str = STREAM.key) -> Checkpoint:
+    return given(*READ, *events, after=Checkpoint(stream))
+
+
+def table(*results: Result) -> list[str]:
+    return rendered(results, 12.5, {}, NOON).splitlines()
 
 
 def cells(line: str) -> list[str]:
@@ -25,27 +64,81 @@ def cells(line: str) -> list[str]:
 
 
 def test_a_stream_has_a_line_with_its_counts() -> None:
-    table = rendered([Result("messenger:1", DONE)], 12.5).splitlines()
-    assert cells(table[1]) == ["messenger:1", "complete", "40", "2,000", "0", "50", "0", "3", "0", "12.3"]
-    assert cells(table[2]) == ["total", "40", "2,000", "0", "50", "0", "3", "0", "12.5"]
-    assert "100.0% of batches succeeded" in table
-    assert "written: 1,990 contacts, 9,000 interaction events" in table
+    lines = table(Result("messenger:1", DONE))
+    assert cells(lines[1]) == ["messenger:1", "complete", "40", "2,000", "0", "50", "0", "3", "0", "12.3"]
+    assert cells(lines[2]) == ["total", "40", "2,000", "0", "50", "0", "3", "0", "12.5"]
+    assert "100.0% of batches succeeded" in lines
+    assert "written: 1,990 contacts, 9,000 interaction events" in lines
 
 
 def test_columns_are_aligned() -> None:
-    lines = rendered([Result("messenger:1", DONE), Result("instagram:12345", PAUSED)], 1.0).splitlines()[:4]
+    lines = table(Result("messenger:1", DONE), Result("instagram:12345", PAUSED))[:4]
     assert len({len(line) for line in lines}) == 1
 
 
-def test_what_is_not_complete_says_why_and_what_happens_next() -> None:
-    text = rendered(
-        [
-            Result("messenger:1", PAUSED),
-            Result("messenger:2", STOPPED),
-            Result("messenger:3", None, error="the disk is full (make room)"),
-        ],
-        1.0,
-    )
-    assert "messenger:1: batch limit; the next sync goes on there" in text
-    assert "messenger:2: authorization: it went wrong (code 190)" in text
-    assert "messenger:3: the disk is full (make room)" in text
+def test_what_is_complete_needs_no_words() -> None:
+    assert told(after(SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))) == []
+
+
+@pytest.mark.parametrize(
+    ("events", "lines"),
+    [
+        (
+            [RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("c1"))],
+            [f"{STREAM.key}: batch limit; the next sync goes on there"],
+        ),
+        (
+            [LIMITED, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, walking("c1"), problem=RATE_LIMIT)],
+            [
+                f"{STREAM.key}: waits for the page's rate limit until 14:05 UTC: it went wrong (code 613)",
+                "  → nothing to do: it goes on by itself when the limit is over; calling on would prolong it",
+            ],
+        ),
+        (
+            [
+                DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str"),
+                SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, dead_lettered=1)),
+            ],
+            [
+                f"{STREAM.key}: complete, but for some dead letters",
+                f"  → {OPEN_LETTERS}",
+            ],
+        ),
+        (
+            [
+                BatchFailed(Stage.FETCH, 3, NETWORK),
+                RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=NETWORK),
+            ],
+            [
+                f"{STREAM.key}: retries exhausted: it went wrong",
+                f"  → {advice_on(NETWORK, STREAM)}",
+            ],
+        ),
+    ],
+    ids=["batch limit", "rate limit", "dead letters", "failed"],
+)
+def test_what_is_not_complete_says_why_until_when_and_what_to_do(events: Sequence[Event], lines: list[str]) -> None:
+    assert told(after(*events)) == lines
+
+
+def test_a_stopped_stream_says_what_has_to_be_mended() -> None:
+    why, advice = told(after(RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN)))
+    assert why == f"{STREAM.key}: authorization: it went wrong (code 190)"
+    assert "give page 1234567890 a new access_token" in advice
+
+
+def test_a_stream_that_was_not_worked_because_another_met_a_limit_says_so() -> None:
+    limited = after(LIMITED, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT))
+    lines = told(limited, Checkpoint(f"instagram:{STREAM.page_id}"), of_run=False)
+    assert f"instagram:{STREAM.page_id}: waits for the page's rate limit (which {STREAM.key} met) until" in lines[2]
+
+
+def test_an_error_is_told_on_its_line() -> None:
+    lines = table(Result("messenger:3", None, error="the disk is full\n\x1b[2J(make room)"))
+    assert "messenger:3: the disk is full [2J(make room)" in lines
+
+
+def test_what_others_wrote_stays_on_its_line() -> None:
+    foul = Problem(ProblemKind.API, "first\n\x1b[31msecond", code=190)
+    lines = told(after(RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=foul)))
+    assert lines[0] == f"{STREAM.key}: authorization: first [31msecond (code 190)"

@@ -1,6 +1,6 @@
 """What every Source has to do, whatever it reads from.
 
-A subclass is named Test… and gives three fixtures:
+A subclass is named Test… and gives three fixtures, whose sources ask and tell the fixture `gate`:
 
 - `inbox`: an Inbox that does not change while it is read;
 - `gapped_inbox`: an Inbox that answers with an empty batch and a next cursor now and then;
@@ -10,23 +10,49 @@ A subclass is named Test… and gives three fixtures:
 import asyncio
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from itertools import pairwise
 
 import pytest
 from msgspec import Struct
 
-from milepost.core.model import Batch, Conversation
-from milepost.core.ports import Fetched, Outcome, Refused, Request, Source
-from milepost.core.problems import MAX_MESSAGE_CHARACTERS, ProblemKind
+from milepost.core.model import Batch, Conversation, Detail
+from milepost.core.ports import Answered, Fetched, Held, Refused, Request, Source, Usage
+from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
 
 MAX_BATCHES = 100
 
 
 class Inbox(Struct):
-    """A source and the ids of all its conversations, newest first: at least seven of them, with messages."""
+    """A source and the ids of all its conversations, newest first: at least seven of them, with messages.
+
+    `calls` grows with every call that the source makes.
+    """
 
     source: Source
     conversation_ids: tuple[str, ...]
+    calls: list[str]
+
+
+class WitnessGate(Struct):
+    """A Gate that is closed on demand, or after so many calls, and keeps what it is told."""
+
+    closed: bool = False
+    calls_left: int | None = None
+    refusals: list[Problem] = []
+    usages: list[Usage] = []
+
+    def is_closed(self) -> bool:
+        if self.calls_left is not None:
+            self.calls_left -= 1
+            self.closed = self.calls_left < 0
+        return self.closed
+
+    def refused(self, problem: Problem) -> None:
+        self.refusals.append(problem)
+
+    def used(self, usages: tuple[Usage, ...]) -> None:
+        self.usages += usages
 
 
 class Fault(StrEnum):
@@ -57,6 +83,10 @@ KINDS = {
 
 
 class SourceContract:
+    @pytest.fixture
+    def gate(self) -> WitnessGate:
+        return WitnessGate()
+
     @pytest.mark.parametrize("limit", [1, 3, 200])
     async def test_a_walk_by_cursors_reads_every_conversation_once_and_ends(self, inbox: Inbox, limit: int) -> None:
         batches = await walk(inbox.source, limit)
@@ -110,15 +140,63 @@ class SourceContract:
         assert isinstance(outcome, Fetched | Refused)
         assert tuple(ids(await walk(inbox.source, 3))) == inbox.conversation_ids
 
+    @pytest.mark.parametrize("detail", list(Detail))
+    async def test_with_any_detail_a_walk_passes_the_same_conversations(self, inbox: Inbox, detail: Detail) -> None:
+        read = conversations(await walk(inbox.source, 3, 2, detail))
+        assert tuple(each.conversation_id for each in read) == inbox.conversation_ids
+        nested = conversations(await walk(inbox.source, 3, 2))
+        assert [each.updated_time for each in read] == [each.updated_time for each in nested]
+
+    async def test_to_step_over_a_conversation_nothing_else_of_it_is_read(self, inbox: Inbox) -> None:
+        for each in conversations(await walk(inbox.source, 3, 2, Detail.POSITION)):
+            assert each == Conversation(each.conversation_id, each.updated_time)
+
+    async def test_messages_that_are_asked_for_separately_are_the_same(self, inbox: Inbox) -> None:
+        assert await walk(inbox.source, 3, 2, Detail.SEPARATE) == await walk(inbox.source, 3, 2)
+
+    async def test_without_its_messages_a_conversation_is_the_same(self, inbox: Inbox) -> None:
+        assert await walk(inbox.source, 3, 2, Detail.BARE) == await walk(inbox.source, 3)
+
+    @pytest.mark.parametrize("messages", [0, 2])
+    async def test_a_conversation_is_reread_as_it_was_fetched(self, inbox: Inbox, messages: int) -> None:
+        for each in conversations(await walk(inbox.source, 200, messages)):
+            outcome = await inbox.source.reread(each.conversation_id, messages)
+            assert isinstance(outcome, Fetched)
+            assert outcome.batch == Batch((each,), None)
+            assert outcome.asked_at.utcoffset() == timedelta(0)
+
+    async def test_a_conversation_that_is_not_there_is_refused(self, inbox: Inbox) -> None:
+        assert isinstance(await inbox.source.reread("t_of_nobody", 2), Refused)
+
+    async def test_what_has_no_id_cannot_be_reread(self, inbox: Inbox) -> None:
+        outcome = await inbox.source.reread(f"sha256:{'0' * 64}", 2)
+        assert isinstance(outcome, Refused)
+        assert outcome.problem.kind is ProblemKind.NONSENSE
+        assert inbox.calls == []
+
+    async def test_behind_a_closed_gate_no_call_is_made(self, inbox: Inbox, gate: WitnessGate) -> None:
+        gate.closed = True
+        for detail in Detail:
+            assert await inbox.source.fetch(Request(None, 3, 2, detail=detail)) == Held()
+        assert await inbox.source.reread(inbox.conversation_ids[0], 2) == Held()
+        assert (inbox.calls, gate.refusals) == ([], [])
+        gate.closed = False
+        assert tuple(ids(await walk(inbox.source, 3))) == inbox.conversation_ids
+        assert inbox.calls
+
     @pytest.mark.parametrize("faulty", list(Fault), indirect=True)
-    async def test_a_fault_is_a_value(self, faulty: Source, request: pytest.FixtureRequest) -> None:
+    async def test_a_fault_is_a_value_and_the_gate_is_told(
+        self, faulty: Source, gate: WitnessGate, request: pytest.FixtureRequest
+    ) -> None:
         fault = request.node.callspec.params["faulty"]
-        for _ in range(2):
-            outcome: Outcome = await faulty.fetch(Request(None, 3, 1))
+        for ask in (partial(faulty.fetch, Request(None, 3, 1)),) * 2 + (partial(faulty.reread, "t_1", 1),):
+            outcome: Answered = await ask()
             assert isinstance(outcome, Refused)
             assert outcome.problem.kind is KINDS[fault]
             assert 0 < len(outcome.problem.message) <= MAX_MESSAGE_CHARACTERS
             assert outcome.took_seconds >= 0
+            assert gate.refusals == [outcome.problem]
+            gate.refusals.clear()
 
     @pytest.mark.parametrize("faulty", [Fault.SILENT], indirect=True)
     async def test_cancellation_ends_a_fetch(self, faulty: Source) -> None:
@@ -135,11 +213,11 @@ async def batch_of(source: Source, request: Request) -> Batch:
     return outcome.batch
 
 
-async def walk(source: Source, limit: int, messages: int = 0) -> list[Batch]:
+async def walk(source: Source, limit: int, messages: int = 0, detail: Detail = Detail.NESTED) -> list[Batch]:
     """Read from the head to the end."""
-    batches = [await batch_of(source, Request(None, limit, messages))]
+    batches = [await batch_of(source, Request(None, limit, messages, detail=detail))]
     while batches[-1].next_cursor is not None:
-        batches.append(await batch_of(source, Request(batches[-1].next_cursor, limit, messages)))
+        batches.append(await batch_of(source, Request(batches[-1].next_cursor, limit, messages, detail=detail)))
         assert len(batches) <= MAX_BATCHES, "the walk does not end"
     return batches
 

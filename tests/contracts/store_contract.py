@@ -1,11 +1,13 @@
 """What every Store has to do, whatever keeps its tables.
 
-A subclass is named Test… and gives two fixtures:
+A subclass is named Test… and gives three fixtures:
 
 - `store`: a Store whose tables are empty;
-- `look`: an async function that gives the Tables as they are, from beside the port.
+- `look`: an async function that gives the Tables as they are, from beside the port;
+- `refuse`: a function that makes the store refuse a row from now on, by its table and key.
 
-A store that refuses rows (every database does) passes CheckingStoreContract, too.
+A store that looks at what rows hold (every database does) passes CheckingStoreContract, too. What stores do for the
+remedies is in remedies_contract.py.
 """
 
 import asyncio
@@ -35,8 +37,10 @@ from milepost.core.model import (
     Known,
     Platform,
     Stream,
+    Table,
 )
-from milepost.core.ports import Commit, Store
+from milepost.core.ports import Commit, Committed, Rejected, Store
+from milepost.core.project import project
 from stores.any_rows import any_changes
 from stores.lives import commit_after, contact_row, conversation_row, event_row, life, next_commit, stream
 
@@ -82,6 +86,7 @@ class Tables(Struct, frozen=True):
 
 
 Look = Callable[[], Awaitable[Tables]]
+Refuse = Callable[[Table, str], None]
 
 # The store lives through all examples, on purpose: what they write meets what is there. The suite has several heirs.
 SHARED_BY_SUBCLASSES = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
@@ -91,8 +96,14 @@ NO_CHANGES = Changes()
 async def commit(store: Store, *events: Event, changes: Changes = NO_CHANGES, of: Stream = STREAM) -> Commit:
     """Commit what follows in the stream."""
     following = commit_after(await store.recall(of.key), *events, changes=changes)
-    await store.commit(following)
+    assert isinstance(await store.commit(following), Committed)
     return following
+
+
+def names(answer: object) -> set[tuple[Table, str]]:
+    """Name the rows that a store refused."""
+    assert isinstance(answer, Rejected)
+    return {(row.table, row.key) for row in answer.rows}
 
 
 async def whole_or_not_at_all(commits: list[Commit], store: Store, look: Look) -> None:
@@ -138,6 +149,7 @@ class StoreContract:
         for each in life(STREAM, 10):
             committed = await store.commit(each)
 
+            assert isinstance(committed, Committed)
             assert committed.first_seq == expected_seq
             expected_seq += len(each.entries)
         assert [row.seq for row in (await look()).journal] == list(range(1, expected_seq))
@@ -161,12 +173,9 @@ class StoreContract:
         tables = await look()
         assert tables.checkpoints == tables.refold()
         assert tables.runs == ended
-        opened = {
-            entry.event.dead_letter_id: entry.recorded_at
-            for entry in (row.entry() for row in tables.journal)
-            if isinstance(entry.event, DeadLetterOpened)
-        }
-        assert {key: letter.opened_at for key, letter in tables.dead_letters.items()} == opened
+        folded = project(row.entry() for row in tables.journal)
+        assert tables.dead_letters == {each.dead_letter_id: each for each in folded if isinstance(each, DeadLetter)}
+        assert {letter.closed_at is None for letter in tables.dead_letters.values()} == {True, False}
 
     # --- one writer a stream ---
 
@@ -238,7 +247,7 @@ class StoreContract:
     async def test_knows_nothing_of_keys_that_it_was_never_given(self, store: Store) -> None:
         await commit(store, changes=some_rows("a"))
 
-        asked = Keys(STREAM, ("t_x", "", "T_A"), ("c_x", "C_A"), ("m_x", "M_A"), ("d_x", "D_A"))
+        asked = Keys(STREAM, ("t_x", "", "T_A"), ("c_x", "C_A"), ("m_x", "M_A"), ("d_x", "D_A"), NOON)
 
         assert await store.known(asked) == Known()
         assert await store.known(Keys(STREAM)) == Known()
@@ -315,9 +324,54 @@ class StoreContract:
 
         tables = await look()
         assert tables.payloads == {"d_1": payload.payload}
-        assert tables.dead_letters == {"d_1": DeadLetter("d_1", STREAM.key, "fetch", "t_bad", "id: expected str", NOON)}
         assert not any("secret" in row.data for row in tables.journal)
-        assert (await store.known(Keys(STREAM, dead_letters=("d_1", "d_2")))).dead_letters == {"d_1"}
+
+    # --- rows that are refused ---
+
+    @pytest.mark.parametrize("table", Table)
+    async def test_names_the_row_that_it_refuses_and_takes_the_others_without_it(
+        self, store: Store, look: Look, refuse: Refuse, table: Table
+    ) -> None:
+        bad, good = some_rows("bad"), some_rows("good")
+        key = {Table.CONVERSATIONS: "t_bad", Table.CONTACTS: "c_bad", Table.INTERACTION_EVENTS: "m_bad"}[table]
+        refuse(table, key)
+        both = Changes(
+            good.conversations + bad.conversations,
+            bad.contacts + good.contacts,
+            good.interaction_events + bad.interaction_events,
+        )
+        before = await look()
+
+        answer = await store.commit(commit_after(Checkpoint(STREAM.key), changes=both))
+
+        assert names(answer) == {(table, key)}
+        assert await look() == before
+        await commit(store, changes=good)
+        assert set((await look()).conversations) == {"t_good"}
+
+    async def test_names_all_rows_that_it_refuses(self, store: Store, refuse: Refuse) -> None:
+        rows = Changes(
+            tuple(conversation_row(f"t_{n}") for n in range(20)),
+            tuple(contact_row(f"c_{n}") for n in range(20)),
+            tuple(event_row(f"m_{n}") for n in range(60)),
+        )
+        bad = {(Table.CONVERSATIONS, "t_0"), (Table.CONVERSATIONS, "t_19"), (Table.CONTACTS, "c_7")}
+        bad |= {(Table.INTERACTION_EVENTS, f"m_{n}") for n in (0, 9, 10, 59)}
+        for table, key in bad:
+            refuse(table, key)
+
+        answer = await store.commit(commit_after(Checkpoint(STREAM.key), changes=rows))
+
+        assert names(answer) == bad
+        assert await store.recall(STREAM.key) == Checkpoint(STREAM.key)
+
+    async def test_a_second_writer_hears_so_and_not_of_its_rows(self, store: Store, refuse: Refuse) -> None:
+        stale = await store.recall(STREAM.key)
+        await commit(store)
+        refuse(Table.CONTACTS, "c_stale")
+
+        with pytest.raises(VersionConflict):
+            await store.commit(commit_after(stale, changes=some_rows("stale"), run_id="stale"))
 
     # --- many at once ---
 
@@ -328,6 +382,7 @@ class StoreContract:
             for _ in range(6):
                 following = next_commit(checkpoint)
                 committed = await store.commit(following)
+                assert isinstance(committed, Committed)
                 seqs.extend(range(committed.first_seq, committed.first_seq + len(following.entries)))
                 checkpoint = following.checkpoint
             return checkpoint, seqs
@@ -385,42 +440,85 @@ class StoreContract:
 
 class CheckingStoreContract(StoreContract):
     REFUSED_ROWS: ClassVar = {
-        "a half of a surrogate pair": Changes((conversation_row(snippet="\ud83d"),)),
-        "a number beyond 64 bits": Changes((conversation_row(message_count=2**64),)),
-        "a direction that is none": Changes(interaction_events=(event_row(direction="sideways"),)),
-        "a later row of several": Changes(
-            (conversation_row("t_1"), conversation_row("t_2", snippet="\udc00")), (contact_row(),), (event_row(),)
+        "a half of a surrogate pair": (Changes((conversation_row("t_bad", snippet="a secret \ud83d"),)), {"t_bad"}),
+        "a number beyond 64 bits": (Changes((conversation_row("t_bad", message_count=2**64),)), {"t_bad"}),
+        "a direction that is none": (
+            Changes(interaction_events=(event_row("m_bad", direction="a secret"),)),
+            {"m_bad"},
+        ),
+        "an id with a NUL": (
+            Changes((conversation_row("t\0bad"),), (contact_row("c\0bad"),), (event_row("m\0bad"), event_row("m"))),
+            {"t\0bad", "c\0bad", "m\0bad"},
+        ),
+        "later rows of several": (
+            Changes(
+                (conversation_row("t_1"), conversation_row("t_bad", snippet="\udc00")),
+                (contact_row(), contact_row("c_bad", name="a secret \udc00")),
+                (event_row(), event_row("m_bad", direction=""), event_row("m_2"), event_row("m_bad_2", text="\ud800")),
+            ),
+            {"t_bad", "c_bad", "m_bad", "m_bad_2"},
         ),
     }
 
     @pytest.mark.parametrize("why", REFUSED_ROWS)
     async def test_stores_nothing_of_a_commit_whose_rows_are_refused(self, store: Store, look: Look, why: str) -> None:
         opened = DeadLetterOpened("d_1", Stage.FETCH, "t_bad", "id: expected str")
-        refused = replace(self.REFUSED_ROWS[why], payloads=(DeadLetterPayload("d_1", "{}"),))
+        rows, bad = self.REFUSED_ROWS[why]
+        refused = replace(rows, payloads=(DeadLetterPayload("d_1", "{}"),))
         first = await commit(store)
         before = await look()
 
-        with pytest.raises(RowsRejected):
-            await commit(store, sweep_started(), opened, changes=refused)
+        answer = await store.commit(commit_after(first.checkpoint, sweep_started(), opened, changes=refused))
 
+        assert {key for _, key in names(answer)} == bad
         assert await look() == before
         assert await store.recall(STREAM.key) == first.checkpoint
+
+    @pytest.mark.parametrize("why", REFUSED_ROWS)
+    async def test_says_why_a_row_is_refused_without_what_it_holds(self, store: Store, why: str) -> None:
+        rows, _ = self.REFUSED_ROWS[why]
+
+        answer = await store.commit(commit_after(Checkpoint(STREAM.key), changes=rows))
+
+        assert isinstance(answer, Rejected)
+        for row in answer.rows:
+            assert len(row.reason.split()) > 3
+            assert "secret" not in row.reason
+            row.reason.encode()
 
     @pytest.mark.parametrize("why", REFUSED_ROWS)
     async def test_refused_rows_harm_no_commit_beside_them(self, store: Store, look: Look, why: str) -> None:
         commits = [next(life(stream(number), 1)) for number in range(40)]
         bad = {0, 7, 20, 39}
         for number in bad:
-            commits[number] = replace(commits[number], changes=self.REFUSED_ROWS[why])
+            commits[number] = replace(commits[number], changes=self.REFUSED_ROWS[why][0])
 
-        answers = await asyncio.gather(*(store.commit(each) for each in commits), return_exceptions=True)
+        answers = await asyncio.gather(*(store.commit(each) for each in commits))
 
-        assert {number for number, answer in enumerate(answers) if isinstance(answer, RowsRejected)} == bad
-        assert sum(isinstance(answer, BaseException) for answer in answers) == len(bad)
+        assert {number for number, answer in enumerate(answers) if isinstance(answer, Rejected)} == bad
         tables = await look()
         assert set(tables.checkpoints) == {stream(number).key for number in range(40) if number not in bad}
         assert tables.checkpoints == tables.refold()
         await whole_or_not_at_all(commits, store, look)
+
+    async def test_a_commit_that_is_refused_for_no_row_says_so(self, store: Store, look: Look) -> None:
+        sound = commit_after(Checkpoint(STREAM.key), changes=some_rows("a"))
+        (entry,) = sound.entries
+        before = await look()
+
+        with pytest.raises(RowsRejected, match="version 1 of messenger:1234567890"):
+            await store.commit(replace(sound, entries=(replace(entry, data="\ud83d"),)))
+
+        assert await look() == before
+
+    async def test_an_id_with_a_nul_is_not_taken_for_its_beginning(self, store: Store) -> None:
+        await commit(store, changes=Changes((conversation_row("t"),), (contact_row("c"),), (event_row("m"),)))
+
+        known = await store.known(Keys(STREAM, ("t\0bad",), ("c\0bad",), ("m\0bad",), ("d\0bad",), NOON))
+
+        assert "t\0bad" not in known.conversations
+        assert "c\0bad" not in known.contacts
+        assert "m\0bad" not in known.interaction_events
 
 
 def some_rows(name: str) -> Changes:

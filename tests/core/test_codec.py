@@ -25,9 +25,14 @@ class TestTags:
     def test_are_distinct_and_stay_for_ever(self) -> None:
         assert sorted(TAGS.values()) == [
             "batch_failed",
+            "batch_shrunk",
             "batch_stored",
+            "cursor_lost",
+            "dead_letter_closed",
             "dead_letter_opened",
             "fetch_failed",
+            "rate_limited",
+            "redrive_failed",
             "run_ended",
             "run_started",
             "store_returned",

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kit.builders import NOON, STREAM, at, batch, contact, conversation, message, unreadable
-from milepost.core.events import DeadLetterOpened, Stage, Tally
-from milepost.core.merge import Difference, dead_letter_id, difference, keys_of
-from milepost.core.model import Batch, Changes, Conversation, Known, Platform, Stream
+from milepost.core.events import Tally
+from milepost.core.merge import Difference, difference, keys_of, order_violations
+from milepost.core.model import Batch, Changes, Conversation, Known
 
 NOTHING = Known()
 LATER = at(3600)
@@ -21,7 +21,6 @@ def stored(read: Batch, known: Known = NOTHING) -> Known:
         known.conversations | {row.conversation_id: row for row in changes.conversations},
         known.contacts | {row.contact_id: row for row in changes.contacts},
         known.interaction_events | {row.event_id for row in changes.interaction_events},
-        known.dead_letters | {payload.dead_letter_id for payload in changes.payloads},
     )
 
 
@@ -76,7 +75,7 @@ class TestAConversationReadAgain:
 
         found = again(read, stored(read))
 
-        assert found.is_empty
+        assert found.changes == Changes()
         assert found.changes == Changes()
         assert found.tally == Tally(batches=1, unchanged=1)
 
@@ -95,7 +94,7 @@ class TestAConversationReadAgain:
 
         found = again(batch(conversation(updated_time=at(8), snippet="old", of=contact(name="Augusta"))), known)
 
-        assert found.is_empty
+        assert found.changes == Changes()
         assert found.tally == Tally(batches=1, unchanged=1)
 
     def test_in_an_older_state_still_brings_messages_that_are_missing(self) -> None:
@@ -104,7 +103,6 @@ class TestAConversationReadAgain:
         found = again(batch(conversation(updated_time=at(8), messages=[message("m_1")])), known)
 
         assert [event.event_id for event in found.changes.interaction_events] == ["m_1"]
-        assert not found.is_empty
 
     def test_at_the_same_updated_time_takes_what_is_said_now(self) -> None:
         known = stored(batch(conversation(updated_time=NOON, message_count=1)))
@@ -200,42 +198,6 @@ class TestContacts:
         assert (row.name, row.username, row.last_interaction_at) == ("Ada", "ada", at(9))
 
 
-class TestUnreadableItems:
-    def test_become_dead_letters_whose_payload_stays_out_of_the_journal(self) -> None:
-        item = unreadable("t_bad", "id: expected str", '{"id": 5}')
-        key = dead_letter_id(STREAM, item)
-
-        found = difference(STREAM, batch(item, conversation()), NOTHING, NOON)
-
-        assert found.dead_letters == (DeadLetterOpened(key, Stage.FETCH, "t_bad", "id: expected str"),)
-        assert [(row.dead_letter_id, row.payload) for row in found.changes.payloads] == [(key, '{"id": 5}')]
-        assert found.tally.dead_lettered == 1
-        assert found.tally.inserted == 1
-
-    def test_read_again_open_no_second_dead_letter(self) -> None:
-        read = batch(unreadable("t_bad"))
-
-        found = again(read, stored(read))
-
-        assert found.is_empty
-        assert found.dead_letters == ()
-
-    def test_twice_in_one_batch_are_one_dead_letter(self) -> None:
-        found = difference(STREAM, batch(unreadable("t_bad"), unreadable("t_bad")), NOTHING, NOON)
-
-        assert len(found.dead_letters) == 1
-        assert len(found.changes.payloads) == 1
-        assert found.tally.dead_lettered == 1
-
-    def test_have_a_name_that_stays_for_ever(self) -> None:
-        assert dead_letter_id(STREAM, unreadable("t_bad")) == "af75e04973a85ea5"
-
-    def test_of_two_streams_are_two_dead_letters(self) -> None:
-        instagram = Stream(Platform.INSTAGRAM, STREAM.page_id)
-
-        assert dead_letter_id(STREAM, unreadable("t_1")) != dead_letter_id(instagram, unreadable("t_1"))
-
-
 class TestOrder:
     @pytest.mark.parametrize(
         ("seconds", "violations"), [((9, 8, 7), 0), ((9, 9, 9), 0), ((9, 7, 8), 1), ((7, 8, 9), 2), ((), 0)]
@@ -243,24 +205,50 @@ class TestOrder:
     def test_violations_are_counted(self, seconds: tuple[int, ...], violations: int) -> None:
         items = [conversation(f"t_{index}", at(second)) for index, second in enumerate(seconds)]
 
-        assert difference(STREAM, batch(*items), NOTHING, NOON).tally.order_violations == violations
+        assert order_violations(items, None) == violations
+
+    @pytest.mark.parametrize(("before", "violations"), [(10, 0), (9, 0), (8, 1)])
+    def test_violations_are_counted_across_batches(self, before: float, violations: int) -> None:
+        items = [conversation("t_1", at(9)), conversation("t_2", at(7))]
+
+        assert order_violations(items, at(before)) == violations
+        assert order_violations([], at(before)) == 0
+
+
+class TestSomebodyWhoWasForgotten:
+    @pytest.mark.parametrize("forgotten", ["t_1", "c_1"])
+    def test_leaves_nothing_behind(self, forgotten: str) -> None:
+        read = batch(conversation("t_1", of=contact("c_1"), messages=[message("m_1")]), conversation("t_2"))
+
+        found = difference(STREAM, read, Known(forgotten=frozenset({forgotten})), NOON)
+
+        assert [row.conversation_id for row in found.changes.conversations] == ["t_2"]
+        assert (found.changes.contacts, found.changes.interaction_events) == ((), ())
+        assert found.tally == Tally(batches=1, inserted=1, without_contact=1)
+
+    def test_leaves_nothing_behind_in_a_group_either(self) -> None:
+        spoken = replace(message("m_1"), contact_id="c_9")
+        read = batch(conversation("t_1", of=contact("c_1"), messages=[spoken, message("m_2")]))
+
+        found = difference(STREAM, read, Known(forgotten=frozenset({"c_9"})), NOON)
+
+        assert [event.event_id for event in found.changes.interaction_events] == ["m_2"]
 
 
 def test_keys_of_a_batch_name_every_row_that_it_may_touch() -> None:
-    bad = unreadable("t_bad")
+    other = replace(message("m_3"), contact_id="c_9")
     read = batch(
         conversation("t_1", of=contact("c_1"), messages=[message("m_1")]),
-        conversation("t_2", messages=[message("m_2"), message("m_3")]),
-        bad,
+        conversation("t_2", messages=[message("m_2"), other]),
+        unreadable("t_bad"),
     )
 
     keys = keys_of(STREAM, read)
 
     assert keys.stream == STREAM
-    assert keys.conversations == ("t_1", "t_2")
-    assert keys.contacts == ("c_1",)
+    assert keys.conversations == ("t_1", "t_2", "t_bad")
+    assert keys.contacts == ("c_1", "c_9")
     assert keys.interaction_events == ("m_1", "m_2", "m_3")
-    assert keys.dead_letters == (dead_letter_id(STREAM, bad),)
 
 
 STATES = [

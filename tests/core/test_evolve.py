@@ -17,15 +17,33 @@ from kit.builders import (
     sweep_started,
     walking,
 )
-from milepost.core.checkpoint import BatchPassed, Checkpoint, Run, Sweep, Trouble, evolve, fold, pass_over
+from milepost.core.checkpoint import (
+    BatchPassed,
+    Checkpoint,
+    DeadLetter,
+    Pause,
+    Portion,
+    Run,
+    Sweep,
+    Trouble,
+    evolve,
+    fold,
+    pass_over,
+)
 from milepost.core.events import (
     BatchFailed,
+    BatchShrunk,
     BatchStored,
+    CursorLost,
+    DeadLetterClosed,
     DeadLetterOpened,
     Event,
     FetchFailed,
     Mode,
+    RateLimited,
     Reason,
+    RedriveFailed,
+    Resolution,
     RunEnded,
     RunStatus,
     Stage,
@@ -33,6 +51,8 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
+from milepost.core.model import Detail, Scope
+from milepost.core.project import letter_after
 
 ONE = Tally(batches=1, inserted=2, contacts=2, interaction_events=5)
 TWO = Tally(batches=2, unchanged=3)
@@ -124,6 +144,97 @@ class TestDeadLetterOpened:
         after = given(*(DeadLetterOpened(str(number), Stage.FETCH, "t", "bad") for number in range(3)))
 
         assert after.open_dead_letters == 3
+
+    def test_forgets_that_less_was_asked_for(self) -> None:
+        """Of an outage the search finds no thread at fault, and the next run must not step over a healthy one."""
+        after = given(*WALKING, BatchShrunk(1, Detail.POSITION, NETWORK), BatchFailed(Stage.FETCH, 2, NETWORK))
+
+        assert after.portion is None
+
+
+class TestRateLimited:
+    def test_is_the_pause_and_changes_nothing_else(self) -> None:
+        before = given(*WALKING, FetchFailed(1, NETWORK, at(2)))
+
+        after = given(RateLimited(Scope.APP, 3, NOON, at(240), RATE_LIMIT), after=before)
+
+        assert after.pause == Pause(Scope.APP, 3, NOON, at(240), RATE_LIMIT)
+        assert (after.sweep, after.run, after.trouble) == (before.sweep, before.run, before.trouble)
+
+
+class TestBatchShrunk:
+    def test_is_the_portion_and_ends_the_trouble(self) -> None:
+        after = given(*WALKING, FetchFailed(1, NETWORK, at(2)), BatchShrunk(12, Detail.NESTED, NETWORK))
+
+        assert after.portion == Portion(12, Detail.NESTED, NETWORK)
+        assert after.trouble is None
+
+
+class TestCursorLost:
+    def test_takes_the_phase_to_its_head_and_remembers_the_cursor(self) -> None:
+        after = given(*WALKING, FetchFailed(1, NETWORK, at(2)), CursorLost(NETWORK))
+
+        assert after.trouble is None
+        assert after.sweep is not None
+        assert (after.sweep.position, after.sweep.lost_cursor, after.sweep.resets) == (walking(), "after 1", 1)
+        assert after.sweep.tally == ONE
+
+    def test_of_a_cursor_is_over_once_a_batch_was_read(self) -> None:
+        after = given(*WALKING, CursorLost(NETWORK), BatchStored(walking("x"), ONE))
+
+        assert after.sweep is not None
+        assert (after.sweep.lost_cursor, after.sweep.resets) == (None, 1)
+
+
+class TestDeadLetters:
+    OPENED = DeadLetterOpened("d_1", Stage.FETCH, "t_1", "bad", at(900), "fingerprint")
+
+    def test_are_counted_while_they_are_open(self) -> None:
+        tally = Tally(inserted=1, interaction_events=3)
+
+        opened = given(self.OPENED)
+        failed = given(RedriveFailed("d_1", 1, "still bad", at(2700), Tally(contacts=1)), after=opened)
+        closed = given(DeadLetterClosed("d_1", Resolution.REDRIVEN, tally), after=failed)
+
+        assert [each.open_dead_letters for each in (opened, failed, closed)] == [1, 1, 0]
+        assert closed.total == tally + Tally(contacts=1)
+
+    def test_are_no_part_of_any_run(self) -> None:
+        before = given(*WALKING)
+
+        after = given(self.OPENED, DeadLetterClosed("d_1", Resolution.RECOVERED), after=before)
+
+        assert (after.run, after.sweep) == (before.run, before.sweep)
+
+    def test_are_projected_from_their_entries(self) -> None:
+        opened, failed, closed = entries(
+            self.OPENED,
+            RedriveFailed("d_1", 1, "still bad", at(2700)),
+            DeadLetterClosed("d_1", Resolution.DISCARDED, reason="a test thread"),
+            recorded_at=at(7),
+        )
+        letters: dict[str, DeadLetter] = {}
+
+        states = []
+        for entry in (opened, failed, closed):
+            letter = letter_after(entry, letters.get)
+            assert letter is not None
+            letters[letter.dead_letter_id] = letter
+            states.append((letter.attempts, letter.reason, letter.redrive_at, letter.resolution, letter.note))
+
+        assert states == [
+            (0, "bad", at(900), None, ""),
+            (1, "still bad", at(2700), None, ""),
+            (1, "still bad", None, Resolution.DISCARDED, "a test thread"),
+        ]
+        assert letters["d_1"].closed_at == at(7)
+
+    def test_that_nobody_opened_are_not_projected(self) -> None:
+        (closed,) = entries(DeadLetterClosed("d_9", Resolution.RECOVERED))
+
+        letters: dict[str, DeadLetter] = {}
+
+        assert letter_after(closed, letters.get) is None
 
 
 class TestSweepCompleted:

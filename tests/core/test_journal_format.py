@@ -1,10 +1,14 @@
-"""A journal as its first format wrote it, and what it means. Both files are history: add to them, never change them."""
+"""A journal as its first format wrote it, and what it means. The files are history: add to them, never change them.
+
+The first 22 entries are those of a Milepost that knew no remedies.
+"""
 
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from kit.memory_store import JournalRow
 from milepost.core.chain import check
@@ -14,6 +18,7 @@ from milepost.core.events import TAGS, Entry, RunStatus
 
 HERE = Path(__file__).parent
 CODEC = Codec()
+WITHOUT_REMEDIES = 22
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +56,16 @@ def test_it_holds_every_type_of_entry(journal: list[Entry]) -> None:
 
 
 def test_it_means_what_it_always_meant(checkpoints: list[Checkpoint]) -> None:
-    golden = msgspec.json.decode((HERE / "journal-format-1.checkpoint.json").read_bytes(), type=Checkpoint)
+    golden = msgspec.json.decode((HERE / "journal-format-1.remedies.checkpoint.json").read_bytes(), type=Checkpoint)
 
     assert checkpoints[-1] == golden
+
+
+def test_its_beginning_means_what_it_meant_before_there_were_remedies(checkpoints: list[Checkpoint]) -> None:
+    """A checkpoint says more than it did then, and nothing else."""
+    golden = msgspec.json.decode((HERE / "journal-format-1.checkpoint.json").read_bytes(), type=Checkpoint)
+
+    assert replace(checkpoints[WITHOUT_REMEDIES - 1], standstill=None) == golden
 
 
 def test_its_runs_ended_as_they_always_ended(checkpoints: list[Checkpoint]) -> None:
@@ -66,7 +78,9 @@ def test_its_runs_ended_as_they_always_ended(checkpoints: list[Checkpoint]) -> N
         "r4": RunStatus.COMPLETE,
         "r5": RunStatus.INTERRUPTED,
         "r6": RunStatus.STOPPED,
-        "r7": RunStatus.RUNNING,
+        "r7": RunStatus.PAUSED,
+        "r8": RunStatus.COMPLETE_WITH_ERRORS,
+        "r9": RunStatus.RUNNING,
     }
 
 

@@ -125,6 +125,34 @@ class TestTrouble:
         assert planned(self.troubled(retry_at), work(deadline_at=at(10))) == Finish(Reason.TIME_LIMIT)
 
 
+class TestAPause:
+    """Whose calls a limit forbids is told in the tests of pauses; here is what a run does about it."""
+
+    def held(self, until: datetime, *, now: datetime = NOON, checkpoint: Checkpoint | None = None) -> object:
+        return plan(checkpoint or read(1), now, work(deadline_at=at(270)), POLICY, until)
+
+    def test_is_waited_out(self) -> None:
+        assert self.held(at(60)) == Wait(at(60))
+
+    def test_that_is_over_holds_up_nothing(self) -> None:
+        assert isinstance(self.held(at(60), now=at(60)), Fetch)
+        assert isinstance(self.held(at(60), now=at(61)), Fetch)
+
+    @pytest.mark.parametrize("seconds", [270, 3600])
+    def test_that_lasts_to_the_deadline_or_beyond_ends_the_run_now(self, seconds: float) -> None:
+        assert self.held(at(seconds)) == Finish(Reason.RATE_LIMIT)
+
+    def test_that_a_retry_outlasts_leaves_the_retry_to_be_waited_for(self) -> None:
+        troubled = given(run_started(), FetchFailed(1, NETWORK, at(90)))
+
+        assert self.held(at(60), checkpoint=troubled) == Wait(at(90))
+        assert self.held(at(120), checkpoint=troubled) == Wait(at(120))
+
+    def test_forbids_no_stop_and_hides_no_limit(self) -> None:
+        assert plan(read(1), NOON, work(is_stopping=True), POLICY, at(3600)) == Finish(Reason.SHUTDOWN)
+        assert plan(read(5), NOON, work(max_batches=5), POLICY, at(3600)) == Finish(Reason.BATCH_LIMIT)
+
+
 class TestTheNextMode:
     def next(
         self, checkpoint: Checkpoint, now: datetime = NOON, *, forced: bool = False, interval: float = DAY

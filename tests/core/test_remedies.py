@@ -1,65 +1,181 @@
-"""remedies.remedy: the table of the Graph API's errors."""
+"""remedies.rule_for: what each answer of the Graph API calls for."""
 
 import pytest
+from msgspec import Struct
+from msgspec.structs import replace
 
 from kit.builders import problem
+from milepost.core.model import Scope
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.remedies import Remedy, remedy
+from milepost.core.remedies import RULES, Remedy, rule_for
 
-RETRY, WAIT = Remedy.RETRY, Remedy.WAIT
+RETRY, WAIT, SHRINK, RESET = Remedy.RETRY, Remedy.WAIT, Remedy.SHRINK, Remedy.RESET
 AUTHORIZATION, CONFIGURATION = Remedy.STOP_AUTHORIZATION, Remedy.STOP_CONFIGURATION
 
+HEAVY = "Please reduce the amount of data you're asking for, then retry your request"
+LOCALISED = "Bitte später erneut versuchen: حدث خطأ غير معروف"
+UNSIGNED = "Invalid appsecret_proof provided in the API argument"
 
-def test_a_wrong_setting_stops_the_stream() -> None:
-    assert remedy(problem(kind=ProblemKind.MISCONFIGURED)) is Remedy.STOP_CONFIGURATION
+
+class Answer(Struct, frozen=True):
+    """What comes back, as the wire says it."""
+
+    code: int | None = None
+    subcode: int | None = None
+    message: str = "An error"
+    http_status: int = 400
+    is_transient: bool | None = None
+    kind: ProblemKind = ProblemKind.API
+
+    @property
+    def problem(self) -> Problem:
+        return Problem(self.kind, self.message, self.http_status, self.code, self.subcode, self.is_transient)
 
 
-@pytest.mark.parametrize("kind", sorted(set(ProblemKind) - {ProblemKind.API, ProblemKind.MISCONFIGURED}))
-def test_what_is_no_answer_of_the_api_is_tried_again(kind: ProblemKind) -> None:
-    assert remedy(problem(kind=kind)) is RETRY
-    assert remedy(problem(kind=kind, http_status=502)) is RETRY
+def remedy(what: Problem, *, has_cursor: bool = True) -> Remedy:
+    return rule_for(what, has_cursor=has_cursor).remedy
+
+
+# What is known of the API's errors, in the order of the facts: the answer, its remedy, and what follows it.
+FACTS = [
+    # --- it may pass ---
+    (Answer(1), RETRY, SHRINK),
+    (Answer(1, http_status=500), RETRY, SHRINK),
+    (Answer(1, message=LOCALISED, http_status=500), RETRY, SHRINK),
+    (Answer(1, is_transient=True), RETRY, SHRINK),
+    (Answer(2), RETRY, RETRY),
+    (Answer(2, http_status=500, is_transient=True), RETRY, RETRY),
+    (Answer(9_999, is_transient=True), RETRY, RETRY),
+    (Answer(None, is_transient=True), RETRY, RETRY),
+    # --- too much at once ---
+    (Answer(1, message=HEAVY, http_status=500), SHRINK, RETRY),
+    (Answer(1, message=HEAVY.upper()), SHRINK, RETRY),
+    (Answer(1, message=HEAVY, http_status=200), SHRINK, RETRY),
+    (Answer(1, 99, http_status=500), SHRINK, RETRY),
+    (Answer(1, 99, message=LOCALISED), SHRINK, RETRY),
+    # --- a person is needed ---
+    *((Answer(190, subcode), AUTHORIZATION, RETRY) for subcode in (None, 458, 459, 460, 463, 464, 467)),
+    *((Answer(code), AUTHORIZATION, RETRY) for code in (102, 492, 3, 10, *range(200, 300))),
+    (Answer(190, is_transient=True), AUTHORIZATION, RETRY),
+    (Answer(190, message=LOCALISED, http_status=200), AUTHORIZATION, RETRY),
+    (Answer(104), CONFIGURATION, RETRY),
+    (Answer(100, message=UNSIGNED), CONFIGURATION, RETRY),
+    (Answer(100, message=UNSIGNED.upper()), CONFIGURATION, RETRY),
+    *((Answer(code), CONFIGURATION, RETRY) for code in (12, 2500, 2635)),
+    (Answer(2635, message=LOCALISED), CONFIGURATION, RETRY),
+    # --- the cursor, or the object ---
+    (Answer(2642), RESET, RETRY),
+    (Answer(2642, http_status=500), RESET, RETRY),
+    (Answer(100), RESET, RETRY),
+    (Answer(100, 1_234_567, message=LOCALISED), RESET, RETRY),
+    (Answer(100, 33), RETRY, CONFIGURATION),
+    # --- anything else ---
+    *((Answer(code), RETRY, RETRY) for code in (5, 99, 199, 300, 79_999, 80_010, 999_999, -1, None)),
+]
+
+LIMITS = [
+    (Answer(4), Scope.APP, 0.0),
+    (Answer(4, http_status=403, is_transient=False), Scope.APP, 0.0),
+    *((Answer(code), Scope.PAGE, 0.0) for code in (17, 32, 341, 613, *range(80_000, 80_010), 80_014)),
+    (Answer(17, 2_446_079, is_transient=False), Scope.PAGE, 0.0),
+    (Answer(80_006, http_status=403), Scope.PAGE, 0.0),
+    (Answer(613, http_status=200, message=LOCALISED), Scope.PAGE, 0.0),
+    (Answer(368), Scope.PAGE, 3600.0),
+    (Answer(None, http_status=429), Scope.PAGE, 0.0),
+    (Answer(9_999, http_status=429), Scope.PAGE, 0.0),
+    (Answer(9_999, http_status=429, is_transient=True), Scope.PAGE, 0.0),
+    (Answer(None, http_status=429, kind=ProblemKind.NONSENSE), Scope.PAGE, 0.0),
+]
+
+
+@pytest.mark.parametrize(("answer", "expected", "then"), FACTS, ids=str)
+def test_what_an_answer_calls_for(answer: Answer, expected: Remedy, then: Remedy) -> None:
+    rule = rule_for(answer.problem, has_cursor=True)
+
+    assert (rule.remedy, rule.then) == (expected, then)
+
+
+@pytest.mark.parametrize(("answer", "scope", "least_wait_seconds"), LIMITS, ids=str)
+def test_whose_calls_a_limit_forbids_and_how_long_at_least(
+    answer: Answer, scope: Scope, least_wait_seconds: float
+) -> None:
+    rule = rule_for(answer.problem, has_cursor=True)
+
+    assert (rule.remedy, rule.scope, rule.least_wait_seconds) == (WAIT, scope, least_wait_seconds)
 
 
 @pytest.mark.parametrize(
-    ("code", "expected"),
+    ("kind", "expected", "then"),
     [
-        *((code, RETRY) for code in (1, 2, 5, 99, 999_999)),
-        *((code, WAIT) for code in (4, 17, 32, 341, 368, 613, *range(80000, 80010), 80014)),
-        *((code, AUTHORIZATION) for code in (3, 10, 102, 190, 492, 200, 230, 299)),
-        *((code, CONFIGURATION) for code in (12, 104, 2500, 2635)),
-        *((code, RETRY) for code in (199, 300, 79999, 80010)),
+        (ProblemKind.NETWORK, RETRY, RETRY),
+        (ProblemKind.TIMEOUT, RETRY, RETRY),
+        (ProblemKind.NONSENSE, RETRY, RETRY),
+        (ProblemKind.API, RETRY, RETRY),
+        (ProblemKind.OVERSIZE, SHRINK, RETRY),
+        (ProblemKind.CURSOR_LOOP, RETRY, RESET),
+        (ProblemKind.MISCONFIGURED, CONFIGURATION, RETRY),
+        (ProblemKind.NOT_MANAGED, AUTHORIZATION, RETRY),
     ],
 )
-def test_a_code_is_looked_up(code: int, expected: Remedy) -> None:
-    assert remedy(problem(code)) is expected
+def test_what_a_failure_without_a_code_calls_for(kind: ProblemKind, expected: Remedy, then: Remedy) -> None:
+    rule = rule_for(problem(kind=kind), has_cursor=True)
+
+    assert (rule.remedy, rule.then) == (expected, then)
 
 
-@pytest.mark.parametrize("http_status", [200, 400, 403, 500, 502])
-@pytest.mark.parametrize(("code", "expected"), [(1, RETRY), (613, WAIT), (190, AUTHORIZATION), (2635, CONFIGURATION)])
+@pytest.mark.parametrize("http_status", [200, 400, 401, 403, 404, 500, 502, 503])
+@pytest.mark.parametrize(
+    ("code", "expected"), [(1, RETRY), (4, WAIT), (613, WAIT), (190, AUTHORIZATION), (2635, CONFIGURATION)]
+)
 def test_the_http_status_does_not_mislead(code: int, http_status: int, expected: Remedy) -> None:
     assert remedy(problem(code, http_status=http_status)) is expected
 
 
-@pytest.mark.parametrize("subcode", [458, 459, 460, 463, 464, 467])
-def test_a_dead_token_stops_the_stream_whatever_killed_it(subcode: int) -> None:
-    assert remedy(problem(190, subcode=subcode, http_status=400)) is AUTHORIZATION
-
-
-def test_a_rate_limit_is_one_even_when_it_says_that_it_is_not_transient() -> None:
-    assert remedy(problem(17, subcode=2446079, is_transient=False)) is WAIT
-
-
-def test_too_many_requests_is_a_rate_limit_without_any_envelope() -> None:
-    assert remedy(problem(kind=ProblemKind.NONSENSE, http_status=429)) is WAIT
-    assert remedy(problem(None, http_status=429)) is WAIT
+@pytest.mark.parametrize("http_status", [400, 403, 404, 500, 502, 503])
+@pytest.mark.parametrize("kind", [ProblemKind.NONSENSE, ProblemKind.API])
+def test_a_status_without_a_code_that_is_known_is_tried_again(kind: ProblemKind, http_status: int) -> None:
+    assert remedy(problem(kind=kind, http_status=http_status)) is RETRY
 
 
 def test_the_code_is_asked_before_the_http_status() -> None:
     assert remedy(problem(190, http_status=429)) is AUTHORIZATION
 
 
-def test_a_code_counts_only_in_an_envelope_of_the_api() -> None:
-    assert remedy(problem(190, kind=ProblemKind.NONSENSE)) is RETRY
+def test_the_code_is_asked_before_whether_it_may_pass() -> None:
+    assert remedy(problem(613, is_transient=True)) is WAIT
+    assert remedy(problem(2635, is_transient=True)) is CONFIGURATION
+
+
+@pytest.mark.parametrize("code", [100, 2642])
+def test_what_is_said_of_a_cursor_is_said_of_the_query_where_none_was_sent(code: int) -> None:
+    assert remedy(problem(code), has_cursor=True) is RESET
+    assert remedy(problem(code), has_cursor=False) is CONFIGURATION
+
+
+@pytest.mark.parametrize("code", [1, 4, 190, 2635])
+def test_a_cursor_matters_to_nothing_else(code: int) -> None:
+    assert rule_for(problem(code), has_cursor=True) == rule_for(problem(code), has_cursor=False)
+
+
+def test_the_phrase_counts_with_its_code_only() -> None:
+    heavy = Answer(2, message=HEAVY).problem
+
+    assert remedy(heavy) is RETRY
+    assert remedy(replace(heavy, code=None)) is RETRY
+
+
+def test_the_subcode_counts_with_its_code_only() -> None:
+    assert remedy(problem(2, subcode=99)) is RETRY
+    assert remedy(problem(2500, subcode=33)) is CONFIGURATION
+
+
+def test_every_row_is_met_by_some_fact_and_tells_its_source() -> None:
+    kinds = [problem(kind=kind) for kind in ProblemKind]
+    answers = [answer.problem for answer, *_ in [*FACTS, *LIMITS]]
+    met = [next(rule for rule in RULES if rule.fits(each)) for each in [*kinds, *answers]]
+
+    assert [rule for rule in RULES if rule not in met] == []
+    assert all(rule.source for rule in RULES)
 
 
 def test_a_problem_tells_its_numbers() -> None:

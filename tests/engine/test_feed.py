@@ -4,7 +4,7 @@ import asyncio
 
 from kit.builders import STREAM
 from kit.memory_store import MemoryStore
-from kit.shell import Inbox, LeapingClock, shared
+from kit.shell import Inbox, shared
 from milepost.engine.feed import Feed, Recorded, Signal, StoreRetried
 from milepost.engine.readers import reading
 from milepost.engine.supervisor import Pace, Supervisor
@@ -42,7 +42,7 @@ async def test_a_reader_that_breaks_breaks_neither_the_others_nor_the_work() -> 
         raise RuntimeError(msg)
 
     store, feed, seen = MemoryStore(), Feed(), list[Signal]()
-    parts = shared(store, LeapingClock(), feed=feed)
+    parts = shared(store, feed=feed)
     async with reading(feed, {"broken": breaks, "list": seen.append}):
         await Supervisor(parts, {STREAM: Inbox(3)}, Pace()).sync([STREAM])
         await asyncio.sleep(0)

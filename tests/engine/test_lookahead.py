@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 
 from kit.builders import NOON, refused
-from kit.shell import Inbox
+from kit.shell import Inbox, cursor_of
 from milepost.core.ports import Fetched, Outcome, Request
 from milepost.engine.lookahead import look_ahead
 
@@ -57,7 +57,7 @@ async def test_nothing_is_asked_for_ahead_where_the_walk_has_reached_back_far_en
 
 
 async def test_nothing_is_asked_for_ahead_after_a_refusal() -> None:
-    async def refuse(_: Request) -> Outcome:
+    async def refuse(_: Request | str) -> Outcome:
         return refused()
 
     inbox = Inbox(3, before=refuse)
@@ -79,8 +79,8 @@ async def test_another_batch_than_the_expected_one_is_asked_for_afresh() -> None
 async def test_what_is_under_way_in_the_end_is_given_up() -> None:
     ended = asyncio.Event()
 
-    async def hang(request: Request) -> None:
-        if request.cursor == "1":
+    async def hang(asked: Request | str) -> None:
+        if cursor_of(asked) == "1":
             try:
                 await asyncio.Event().wait()
             finally:

@@ -4,19 +4,26 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
-from kit.builders import BAD_VERSION, DEAD_TOKEN, NOON, RATE_LIMIT, STREAM, refused, work
+from kit.builders import BAD_VERSION, DEAD_TOKEN, RATE_LIMIT, STREAM, at, problem, refused, work
 from kit.memory_store import MemoryStore
-from kit.shell import FlakyStore, Inbox, LeapingClock, heard, shared, types
+from kit.shell import FlakyStore, Inbox, cursor_of, heard, open_letters, shared, types
+from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.errors import StoreAway, VersionConflict
-from milepost.core.events import Reason, RunStatus
+from milepost.core.errors import RowsRejected, StoreAway, VersionConflict
+from milepost.core.events import Reason, RunStatus, Stage
+from milepost.core.model import Detail, RefusedRow, Table
 from milepost.core.plan import Policy, Slice
-from milepost.core.ports import Commit, Committed, Outcome, Request
+from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
+from milepost.core.problems import Problem, ProblemKind
+from milepost.engine.errands import Errands
 from milepost.engine.feed import Feed, Recorded, StoreRetried
 from milepost.engine.run import run_slice
+from milepost.engine.shared import Shared
 from milepost.engine.stop import Stop
 
+TOO_HEAVY = Problem(ProblemKind.API, "Please reduce the amount of data you're asking for", http_status=500, code=1)
 POLICY = Policy(batch_size=1, attempts=3, base_delay_seconds=2, max_delay_seconds=32)
 
 
@@ -24,9 +31,9 @@ def fails_at(cursor: str, times: int, answer: Outcome) -> Inbox:
     """An inbox of five batches whose batch after `cursor` is refused so many times."""
     left = times
 
-    async def before(request: Request) -> Outcome | None:
+    async def before(asked: Request | str) -> Outcome | None:
         nonlocal left
-        if request.cursor == cursor and left:
+        if cursor_of(asked) == cursor and left:
             left -= 1
             return answer
         return None
@@ -34,8 +41,14 @@ def fails_at(cursor: str, times: int, answer: Outcome) -> Inbox:
     return Inbox(5, before=before)
 
 
+async def ran(parts: Shared, inbox: Inbox, slice_: Slice) -> Checkpoint:
+    """Run the stream for the slice, in its turn."""
+    async with parts.turns.taken(STREAM, parts.clock):
+        return await run_slice(parts, STREAM, inbox, slice_, Errands())
+
+
 async def finished(inbox: Inbox, store: MemoryStore, *, slice_: Slice | None = None) -> Checkpoint:
-    return await run_slice(shared(store, LeapingClock(), policy=POLICY), STREAM, inbox, slice_ or work())
+    return await ran(shared(store, policy=POLICY), inbox, slice_ or work())
 
 
 async def test_a_run_stores_the_whole_inbox_and_journals_every_batch() -> None:
@@ -56,9 +69,9 @@ async def test_each_batch_is_asked_for_once_and_the_catch_up_starts_at_the_head(
 
 
 async def test_a_refused_batch_is_tried_again_after_a_jittered_wait() -> None:
-    store, clock = MemoryStore(), LeapingClock(luck=0.5)
+    store, clock = MemoryStore(), VirtualClock(luck=0.5)
     inbox = fails_at("2", 2, refused())
-    checkpoint = await run_slice(shared(store, clock, policy=POLICY), STREAM, inbox, work())
+    checkpoint = await ran(shared(store, clock=clock, policy=POLICY), inbox, work())
     assert clock.slept == pytest.approx([1.0, 2.0])  # half of 2 s, then half of 4 s
     assert checkpoint.run is not None
     assert (checkpoint.run.status, checkpoint.run.retries) == (RunStatus.COMPLETE, 2)
@@ -78,31 +91,31 @@ async def test_when_retries_are_used_up_the_run_fails_and_the_next_goes_on_at_th
 
 
 async def test_attempts_are_counted_across_runs_that_end_while_waiting_to_try_again() -> None:
-    store, clock = MemoryStore(), LeapingClock(luck=0.99)
+    store, clock = MemoryStore(), VirtualClock(luck=0.99)
     patient = Policy(batch_size=1, attempts=3, base_delay_seconds=1000, max_delay_seconds=1000)
     endings = []
     for number in range(3):
         inbox = fails_at("2", 3, refused())
         run = work(f"r_{number}", started_at=clock.now(), deadline_at=clock.now() + timedelta(seconds=270))
-        checkpoint = await run_slice(shared(store, clock, policy=patient), STREAM, inbox, run)
+        checkpoint = await ran(shared(store, clock=clock, policy=patient), inbox, run)
         assert checkpoint.run is not None
         endings.append(checkpoint.run.reason)
-        clock.time += timedelta(seconds=1000)
+        await asyncio.sleep(1000)
     assert endings == [Reason.TIME_LIMIT, Reason.TIME_LIMIT, Reason.RETRIES_EXHAUSTED]
 
 
 @pytest.mark.parametrize(
-    ("problem", "status", "reason"),
+    ("what", "status", "reason"),
     [
-        (RATE_LIMIT, RunStatus.PAUSED, Reason.RATE_LIMIT),
+        (replace(RATE_LIMIT, wait_seconds=3600.0), RunStatus.PAUSED, Reason.RATE_LIMIT),
         (DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION),
         (BAD_VERSION, RunStatus.STOPPED, Reason.CONFIGURATION),
     ],
 )
 async def test_what_no_retry_mends_ends_the_run_at_once_with_its_place_saved(
-    problem: object, status: RunStatus, reason: Reason
+    what: Problem, status: RunStatus, reason: Reason
 ) -> None:
-    store, inbox = MemoryStore(), fails_at("2", 1, refused(problem))  # type: ignore[arg-type]  # a Problem
+    store, inbox = MemoryStore(), fails_at("2", 1, refused(what))
     checkpoint = await finished(inbox, store)
     assert checkpoint.run is not None
     assert (checkpoint.run.status, checkpoint.run.reason, checkpoint.run.retries) == (status, reason, 0)
@@ -123,13 +136,8 @@ async def test_the_batch_limit_ends_the_run_and_the_next_goes_on_from_there() ->
 
 
 async def test_the_time_limit_ends_the_run_with_its_place_saved() -> None:
-    store, clock = MemoryStore(), LeapingClock()
-
-    async def slow(_: Request) -> None:
-        clock.time += timedelta(seconds=100)
-
-    inbox = Inbox(50, before=slow)
-    checkpoint = await run_slice(shared(store, clock, policy=POLICY), STREAM, inbox, work())
+    store, inbox = MemoryStore(), Inbox(50, call_seconds=100)
+    checkpoint = await finished(inbox, store)
     assert checkpoint.run is not None
     assert checkpoint.run.reason is Reason.TIME_LIMIT
     assert checkpoint.sweep is not None
@@ -140,15 +148,15 @@ async def test_a_stop_cuts_a_fetch_short_and_keeps_what_was_committed() -> None:
     store, stop = MemoryStore(), Stop()
     hangs = asyncio.Event()
 
-    async def hang_at_the_third(request: Request) -> None:
-        if request.cursor == "2":
+    async def hang_at_the_third(asked: Request | str) -> None:
+        if cursor_of(asked) == "2":
             hangs.set()
             await asyncio.Event().wait()
 
     inbox = Inbox(5, before=hang_at_the_third)
-    parts = shared(store, LeapingClock(), stop=stop, policy=POLICY)
+    parts = shared(store, stop=stop, policy=POLICY)
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-        run = tasks.create_task(run_slice(parts, STREAM, inbox, work()))
+        run = tasks.create_task(ran(parts, inbox, work()))
         await hangs.wait()
         stop.request()
     checkpoint = run.result()
@@ -163,13 +171,13 @@ async def test_a_stop_lets_the_commit_in_hand_finish() -> None:
     stop = Stop()
 
     class StopsInCommit(MemoryStore):
-        async def commit(self, commit: Commit) -> Committed:
+        async def commit(self, commit: Commit) -> Committed | Rejected:
             stop.request()
             await asyncio.sleep(0)
             return await super().commit(commit)
 
     store = StopsInCommit()
-    checkpoint = await run_slice(shared(store, LeapingClock(), stop=stop, policy=POLICY), STREAM, Inbox(5), work())
+    checkpoint = await ran(shared(store, stop=stop, policy=POLICY), Inbox(5), work())
     assert set(store.conversations) == {"t_0"}
     assert checkpoint.run is not None
     assert checkpoint.run.reason is Reason.SHUTDOWN
@@ -178,7 +186,7 @@ async def test_a_stop_lets_the_commit_in_hand_finish() -> None:
 async def test_a_stop_before_anything_was_read_leaves_no_entry() -> None:
     store, stop = MemoryStore(), Stop()
     stop.request()
-    await run_slice(shared(store, LeapingClock(), stop=stop, policy=POLICY), STREAM, Inbox(5), work())
+    await ran(shared(store, stop=stop, policy=POLICY), Inbox(5), work())
     assert store.journal == []
 
 
@@ -188,8 +196,8 @@ async def test_a_run_that_a_dead_process_left_open_is_journaled_as_interrupted()
     class Died(Exception):
         pass
 
-    async def die_at_the_third(request: Request) -> None:
-        if request.cursor == "2":
+    async def die_at_the_third(asked: Request | str) -> None:
+        if cursor_of(asked) == "2":
             raise Died
 
     with pytest.raises(Died):
@@ -205,13 +213,14 @@ async def test_a_run_that_a_dead_process_left_open_is_journaled_as_interrupted()
 
 
 async def test_while_the_store_is_away_readers_hear_of_it_and_the_next_commit_says_how_long() -> None:
-    store, clock, feed = FlakyStore(absences=2), LeapingClock(), Feed()
+    store, clock, feed = FlakyStore(absences=2), VirtualClock(), Feed()
     signals = heard(feed)
-    await run_slice(shared(store, clock, policy=POLICY, feed=feed), STREAM, Inbox(3), work())
+    await ran(shared(store, clock=clock, policy=POLICY, feed=feed), Inbox(3), work())
     away = [signal for signal in signals if isinstance(signal, StoreRetried)]
     assert [signal.attempts for signal in away] == [1, 2]
     first = next(signal for signal in signals if isinstance(signal, Recorded))
     assert [entry.type for entry in first.entries][:2] == ["store_returned", "run_started"]
+    assert types(store, STREAM).count("store_returned") == 1
     assert store.entries(STREAM.key)[0].event.away_seconds == sum(clock.slept)  # type: ignore[union-attr]  # StoreReturned
     assert len(store.conversations) == 3
 
@@ -226,8 +235,8 @@ async def test_a_store_that_stays_away_is_given_up_at_the_end_of_the_slice() -> 
 async def test_a_second_writer_ends_the_run_and_stores_nothing_of_it() -> None:
     store = MemoryStore()
 
-    async def another_writes(request: Request) -> None:
-        if request.cursor == "2":
+    async def another_writes(asked: Request | str) -> None:
+        if cursor_of(asked) == "2":
             await finished(Inbox(2, prefix="x"), store, slice_=work("r_other"))
 
     with pytest.raises(VersionConflict):
@@ -238,6 +247,90 @@ async def test_a_second_writer_ends_the_run_and_stores_nothing_of_it() -> None:
 async def test_readers_hear_every_entry_after_its_commit_in_order() -> None:
     store, feed = MemoryStore(), Feed()
     signals = heard(feed)
-    await run_slice(shared(store, LeapingClock(NOON), policy=POLICY, feed=feed), STREAM, Inbox(3), work())
+    await ran(shared(store, policy=POLICY, feed=feed), Inbox(3), work())
     versions = [entry.version for signal in signals if isinstance(signal, Recorded) for entry in signal.entries]
     assert versions == list(range(1, len(store.journal) + 1))
+
+
+# --- remedies ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_dead_cursor_begins_the_walk_anew_and_stores_nothing_twice() -> None:
+    store, inbox = MemoryStore(), fails_at("2", 1, refused(problem(2642)))
+    checkpoint = await finished(inbox, store)
+    assert inbox.cursors == [None, "1", "2", None, "1", "2", "3", "4", None]
+    assert types(store, STREAM).count("cursor_lost") == 1
+    assert checkpoint.run is not None
+    assert (checkpoint.run.status, checkpoint.run.tally.inserted) == (RunStatus.COMPLETE, 5)
+
+
+async def test_a_batch_that_is_too_heavy_is_asked_for_in_halves_and_grows_back() -> None:
+    async def too_heavy(asked: Request | str) -> Outcome | None:
+        is_heavy = isinstance(asked, Request) and asked.cursor == "1" and asked.limit > 12
+        return refused(TOO_HEAVY) if is_heavy else None
+
+    store, inbox = MemoryStore(), Inbox(20, before=too_heavy)
+    checkpoint = await ran(shared(store, policy=Policy(batch_size=50)), inbox, work())
+    limits = [asked.limit for asked in inbox.asked if isinstance(asked, Request)]
+    assert limits[:5] == [50, 50, 25, 12, 12]
+    assert limits[-1] == 50
+    assert len(store.conversations) == 20
+    assert checkpoint.run is not None
+    assert (checkpoint.run.status, checkpoint.run.retries) == (RunStatus.COMPLETE, 0)
+
+
+async def test_a_thread_that_fails_alone_is_stepped_over_and_becomes_a_dead_letter() -> None:
+    async def poisonous(asked: Request | str) -> Outcome | None:
+        is_read = isinstance(asked, Request) and asked.cursor == "2" and asked.detail is not Detail.POSITION
+        return refused(problem(1, http_status=500)) if is_read else None
+
+    store, inbox = MemoryStore(), Inbox(5, before=poisonous)
+    checkpoint = await ran(shared(store, policy=Policy(batch_size=4)), inbox, work())
+    (letter,) = open_letters(store)
+    assert (letter.subject, letter.stage) == ("t_2", Stage.FETCH)
+    assert "code 1" in letter.reason
+    assert set(store.conversations) == {"t_0", "t_1", "t_3", "t_4"}
+    assert checkpoint.run is not None
+    assert checkpoint.run.status is RunStatus.COMPLETE_WITH_ERRORS
+
+
+async def test_a_row_that_the_store_refuses_becomes_a_dead_letter_and_the_others_are_stored() -> None:
+    store = MemoryStore()
+    store.refuses = {(Table.CONVERSATIONS, "t_2"), (Table.CONTACTS, "c_t_3")}
+    checkpoint = await finished(Inbox(5), store)
+    assert {letter.subject for letter in open_letters(store)} == {"t_2/row", "contact c_t_3"}
+    assert set(store.conversations) == {"t_0", "t_1", "t_3", "t_4"}
+    assert len(store.contacts) == 4
+    assert checkpoint.run is not None
+    assert checkpoint.run.status is RunStatus.COMPLETE_WITH_ERRORS
+
+
+async def test_rows_that_the_store_refuses_one_after_the_other_are_all_found() -> None:
+    class OneByOne(MemoryStore):
+        async def commit(self, commit: Commit) -> Committed | Rejected:
+            answer = await super().commit(commit)
+            return Rejected(answer.rows[:1]) if isinstance(answer, Rejected) else answer
+
+    store = OneByOne()
+    store.refuses = {(Table.CONVERSATIONS, "t_1"), (Table.CONTACTS, "c_t_1")}
+    await finished(Inbox(3), store)
+    assert {letter.subject for letter in open_letters(store)} == {"t_1/row", "contact c_t_1"}
+    assert set(store.conversations) == {"t_0", "t_2"}
+
+
+async def test_a_store_that_refuses_what_it_was_not_given_ends_the_run() -> None:
+    class Confused(MemoryStore):
+        async def commit(self, commit: Commit) -> Committed | Rejected:
+            return Rejected((RefusedRow(Table.CONVERSATIONS, "t_9", "no reason"),))
+
+    with pytest.raises(RowsRejected):
+        await finished(Inbox(3), Confused())
+
+
+async def test_a_run_leaves_no_task_behind() -> None:
+    async def hang(asked: Request | str) -> None:
+        if cursor_of(asked) == "2":
+            await asyncio.Event().wait()
+
+    await finished(Inbox(5, before=hang, call_seconds=100), MemoryStore(), slice_=work(deadline_at=at(150)))
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -2,17 +2,24 @@
 
 import asyncio
 
-from kit.builders import NOON, refused
+import pytest
+from msgspec.structs import replace
+
+from kit.builders import DEAD_TOKEN, RATE_LIMIT, at, problem, refused
 from kit.memory_store import MemoryStore
-from kit.shell import FlakyStore, Inbox, LeapingClock, shared
+from kit.shell import Before, FlakyStore, Inbox, cursor_of, refusing, running, shared
+from kit.virtual_time import VirtualClock
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Reason, RunEnded, RunStatus
-from milepost.core.model import Platform, Stream
+from milepost.core.model import Detail, Platform, Stream
 from milepost.core.plan import Policy
 from milepost.core.ports import Outcome, Request
-from milepost.engine.stop import Stop
+from milepost.core.problems import ProblemKind
 from milepost.engine.supervisor import Pace, Supervisor
 
 POLICY = Policy(batch_size=1)
+OUTAGE = problem(kind=ProblemKind.NONSENSE, http_status=500)
+UNKNOWN = problem(1, http_status=500)
 
 
 def streams(count: int) -> list[Stream]:
@@ -22,7 +29,7 @@ def streams(count: int) -> list[Stream]:
 async def test_a_sync_gives_every_stream_one_turn_and_says_how_each_ended() -> None:
     store, keys = MemoryStore(), streams(5)
     sources = {stream: Inbox(3, prefix=stream.page_id) for stream in keys}
-    results = await Supervisor(shared(store, LeapingClock()), sources, Pace()).sync(keys)
+    results = await Supervisor(shared(store), sources, Pace()).sync(keys)
     assert [result.stream for result in results] == [stream.key for stream in keys]
     assert [result.run.status for result in results if result.run] == [RunStatus.COMPLETE] * 5
     assert len(store.conversations) == 15
@@ -31,7 +38,7 @@ async def test_a_sync_gives_every_stream_one_turn_and_says_how_each_ended() -> N
 async def test_no_more_streams_are_at_work_than_the_concurrency_allows() -> None:
     at_work, most = 0, 0
 
-    async def count(_: Request) -> None:
+    async def count(_: Request | str) -> None:
         nonlocal at_work, most
         at_work += 1
         most = max(most, at_work)
@@ -40,17 +47,17 @@ async def test_no_more_streams_are_at_work_than_the_concurrency_allows() -> None
 
     keys = streams(10)
     sources = {stream: Inbox(1, prefix=stream.page_id, before=count) for stream in keys}
-    results = await Supervisor(shared(MemoryStore(), LeapingClock()), sources, Pace(concurrency=3)).sync(keys)
+    results = await Supervisor(shared(MemoryStore(), concurrency=3), sources, Pace()).sync(keys)
     assert len(results) == 10
     assert most == 3
 
 
 async def test_a_stream_that_breaks_leaves_the_others_untouched() -> None:
-    async def break_down(_: Request) -> None:
+    async def break_down(_: Request | str) -> None:
         msg = "a bug in a source"
         raise RuntimeError(msg)
 
-    async def refuse(_: Request) -> Outcome:
+    async def refuse(_: Request | str) -> Outcome:
         return refused()
 
     broken, refusing, healthy = keys = streams(3)
@@ -60,7 +67,7 @@ async def test_a_stream_that_breaks_leaves_the_others_untouched() -> None:
         refusing: Inbox(3, before=refuse),
         healthy: Inbox(3, prefix="h"),
     }
-    results = await Supervisor(shared(store, LeapingClock()), sources, Pace()).sync(keys)
+    results = await Supervisor(shared(store), sources, Pace()).sync(keys)
     assert results[0].error == "a bug in a source"
     assert results[1].run is not None
     assert results[1].run.status is RunStatus.FAILED
@@ -73,13 +80,13 @@ async def test_a_run_that_the_store_breaks_off_is_summed_up_by_what_it_had_recor
     store = FlakyStore()
     is_disk_full = True
 
-    async def away_at_the_third(request: Request) -> None:
-        if request.cursor == "2" and is_disk_full:
+    async def away_at_the_third(asked: Request | str) -> None:
+        if cursor_of(asked) == "2" and is_disk_full:
             store.absences = 1_000_000
 
     (stream,) = streams(1)
     sources = {stream: Inbox(5, before=away_at_the_third)}
-    supervisor = Supervisor(shared(store, LeapingClock(), policy=POLICY), sources, Pace())
+    supervisor = Supervisor(shared(store, policy=POLICY), sources, Pace())
     (result,) = await supervisor.sync([stream])
     assert result.error == "the disk is full (make room)"
     assert result.run is not None
@@ -94,53 +101,220 @@ async def test_a_run_that_the_store_breaks_off_is_summed_up_by_what_it_had_recor
 
 
 async def test_the_daemon_comes_back_to_a_stream_after_its_interval() -> None:
-    clock, stop = LeapingClock(luck=0.5), Stop()
-    began = []
-
-    async def note(request: Request) -> None:
-        if request.cursor is None:
-            began.append(clock.now() - NOON)
-        if len(began) == 3:
-            stop.request()
-
+    clock = VirtualClock(luck=0.5)
     (stream,) = streams(1)
-    inbox = Inbox(1, before=note, clock=clock)
-    parts = shared(MemoryStore(), clock, stop=stop, policy=POLICY)
-    async with asyncio.timeout(10):
-        await Supervisor(parts, {stream: inbox}, Pace(interval_seconds=300)).run()
-    assert [round(since.total_seconds(), 3) for since in began] == [0, 300, 600]
+    inbox = Inbox(1, clock=clock)
+    parts = shared(MemoryStore(), clock=clock, policy=POLICY)
+    async with running(Supervisor(parts, {stream: inbox}, Pace(interval_seconds=300)), parts.stop):
+        await asyncio.sleep(700)
+    assert inbox.called_at == pytest.approx([0, 300, 600])
 
 
 async def test_a_stream_at_its_batch_limit_goes_on_at_once_behind_those_that_wait() -> None:
-    clock, stop = LeapingClock(), Stop()
     turns: list[str] = []
     long, short = streams(2)
+    clock = VirtualClock()
 
-    def noting(name: str, last: str = "never") -> Inbox:
-        async def note(request: Request) -> None:
-            turns.append(f"{name}{request.cursor or 0}")
-            if request.cursor == last:
-                stop.request()
+    def noting(name: str) -> Inbox:
+        async def note(asked: Request | str) -> None:
+            turns.append(f"{name}{cursor_of(asked) or 0}")
 
-        return Inbox(4, prefix=name, before=note, clock=clock)
+        return Inbox(4, prefix=name, before=note, clock=clock, call_seconds=1)
 
-    parts = shared(MemoryStore(), clock, stop=stop, policy=POLICY)
-    pace = Pace(concurrency=1, max_batches_per_run=1)
-    async with asyncio.timeout(10):
-        await Supervisor(parts, {long: noting("a"), short: noting("b", last="2")}, pace).run()
+    parts = shared(MemoryStore(), clock=clock, policy=POLICY, concurrency=1)
+    supervisor = Supervisor(parts, {long: noting("a"), short: noting("b")}, Pace(max_batches_per_run=1))
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(6.5)
     assert turns == ["a0", "b0", "a1", "b1", "a2", "b2"]
-    assert clock.slept[:4] == [0.0] * 4, "nobody waited"
 
 
 async def test_a_stop_ends_the_daemon_while_its_streams_sleep() -> None:
-    stop = Stop()
-
-    class Sleeper(LeapingClock):
-        async def sleep_until(self, instant: object) -> None:
-            stop.request()
-            await asyncio.Event().wait()
-
     (stream,) = streams(1)
-    async with asyncio.timeout(10):
-        await Supervisor(shared(MemoryStore(), Sleeper(), stop=stop), {stream: Inbox(1)}, Pace()).run()
-    assert stop.is_requested
+    parts = shared(MemoryStore())
+    async with running(Supervisor(parts, {stream: Inbox(1)}, Pace()), parts.stop):
+        await asyncio.sleep(100)
+        stopped_at = parts.clock.now()
+    assert parts.clock.now() == stopped_at
+
+
+# --- each to itself ---------------------------------------------------------------------------------------------------
+
+
+async def test_pages_in_trouble_leave_another_as_fast_as_alone() -> None:
+    """A dead token, a poison thread and an endless outage beside it: the same calls at the same instants."""
+    dead, poison, away, healthy = streams(4)
+
+    async def refuse_token(_: Request | str) -> Outcome:
+        return refused(DEAD_TOKEN)
+
+    async def fail(_: Request | str) -> Outcome:
+        return refused(OUTAGE)
+
+    async def fail_at_the_third(asked: Request | str) -> Outcome | None:
+        is_whole = isinstance(asked, Request) and asked.cursor == "2" and asked.detail is not Detail.POSITION
+        return refused(UNKNOWN) if is_whole else None
+
+    async def calls_of(healthy_beside: dict[Stream, Before]) -> list[float]:
+        began = asyncio.get_running_loop().time()
+        parts = shared(MemoryStore(), policy=POLICY, concurrency=2)
+        sources = {
+            stream: Inbox(5, prefix=stream.page_id, before=before, gate=parts.pauses.gate(stream), clock=parts.clock)
+            for stream, before in healthy_beside.items()
+        }
+        sources[healthy] = inbox = Inbox(20, prefix="h", clock=parts.clock, call_seconds=1)
+        async with running(Supervisor(parts, sources, Pace(interval_seconds=600)), parts.stop):
+            await asyncio.sleep(1800)
+        return [called_at - began for called_at in inbox.called_at]
+
+    alone = await calls_of({})
+    beside = await calls_of({dead: refuse_token, poison: fail_at_the_third, away: fail})
+    assert beside == pytest.approx(alone, abs=0.01), "but for the jitter of later sweeps"
+
+
+async def test_what_keeps_a_stream_from_being_read_back_holds_up_no_other() -> None:
+    class Bugged(MemoryStore):
+        async def recall(self, stream: str) -> Checkpoint:
+            if stream == broken.key:
+                msg = "a bug in a store"
+                raise RuntimeError(msg)
+            return await super().recall(stream)
+
+    broken, healthy = streams(2)
+    store = Bugged()
+    parts = shared(store)
+    sources = {broken: Inbox(1), healthy: Inbox(3, prefix="h", clock=parts.clock)}
+    async with running(Supervisor(parts, sources, Pace()), parts.stop):
+        await asyncio.sleep(1000)
+        assert len(sources[healthy].called_at) > 5
+    assert set(store.conversations) == {"h_0", "h_1", "h_2"}
+
+
+# --- streams come and heal --------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_that_is_parked_is_tried_at_once_when_it_is_woken() -> None:
+    (stream,) = streams(1)
+    is_token_dead = True
+
+    async def refuse_token(_: Request | str) -> Outcome | None:
+        return refused(DEAD_TOKEN) if is_token_dead else None
+
+    store = MemoryStore()
+    parts = shared(store, policy=POLICY)
+    inbox = Inbox(3, before=refuse_token, clock=parts.clock)
+    supervisor = Supervisor(parts, {stream: inbox}, Pace(interval_seconds=300))
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(1000)
+        assert inbox.called_at == [0], "it is probed slowly"
+        is_token_dead = False
+        supervisor.wake(stream)
+        await asyncio.sleep(1)
+    assert inbox.called_at[1] == 1000
+    assert len(store.conversations) == 3
+    assert (await store.recall(stream.key)).standstill is None
+
+
+async def test_a_stream_that_is_parked_heals_by_itself_with_the_next_probe() -> None:
+    (stream,) = streams(1)
+    parts = shared(MemoryStore(), policy=POLICY)
+    inbox = Inbox(3, before=refusing(DEAD_TOKEN, until=at(4000), clock=parts.clock), clock=parts.clock)
+    async with running(Supervisor(parts, {stream: inbox}, Pace(interval_seconds=300)), parts.stop):
+        await asyncio.sleep(7200)
+    probes = [called_at for called_at in inbox.called_at if called_at < 4000]
+    assert probes == pytest.approx([0, 1800, 3600], abs=10)
+    assert (await parts.store.recall(stream.key)).last_success_at is not None
+
+
+async def test_a_wish_that_comes_during_a_run_gets_a_turn_right_after_it() -> None:
+    """The run under way may still use what has been mended."""
+    (stream,) = streams(1)
+    parts = shared(MemoryStore(), policy=POLICY)
+    inbox = Inbox(1, clock=parts.clock, call_seconds=10)
+    supervisor = Supervisor(parts, {stream: inbox}, Pace(interval_seconds=3600))
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(5)
+        supervisor.wake(stream)
+        supervisor.wake(stream)
+        await asyncio.sleep(1000)
+    assert inbox.called_at == [0, 10]
+
+
+async def test_a_stream_that_is_woken_inside_a_pause_calls_when_it_is_over() -> None:
+    (stream,) = streams(1)
+    parts = shared(MemoryStore(), policy=POLICY)
+    limit = replace(RATE_LIMIT, wait_seconds=3600.0)
+    gate = parts.pauses.gate(stream)
+    inbox = Inbox(1, before=refusing(limit, until=at(10), clock=parts.clock), gate=gate, clock=parts.clock)
+    supervisor = Supervisor(parts, {stream: inbox}, Pace(interval_seconds=300))
+    async with running(supervisor, parts.stop):
+        for _ in range(10):
+            await asyncio.sleep(100)
+            supervisor.wake(stream)
+        await asyncio.sleep(3000)
+    assert inbox.called_at[:2] == pytest.approx([0, 3600])
+
+
+async def test_a_stream_that_is_admitted_while_the_daemon_works_is_worked_at_once() -> None:
+    first, second = streams(2)
+    store = MemoryStore()
+    parts = shared(store, policy=POLICY)
+    supervisor = Supervisor(parts, {first: Inbox(1, clock=parts.clock)}, Pace())
+    later = Inbox(3, prefix="later", clock=parts.clock)
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(100)
+        supervisor.admit(second, later)
+        await asyncio.sleep(1)
+    assert later.called_at[0] == 100
+    assert supervisor.streams == (first, second)
+    assert "later_2" in store.conversations
+
+
+async def test_a_stream_that_is_admitted_before_the_daemon_works_is_worked_with_the_others() -> None:
+    first, second = streams(2)
+    parts = shared(MemoryStore(), policy=POLICY)
+    supervisor = Supervisor(parts, {first: Inbox(1)}, Pace())
+    supervisor.admit(second, other := Inbox(1, prefix="o"))
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(1)
+    assert other.called_at == [0]
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("waiting_for", ["a call", "a retry", "a pause", "the store", "a turn", "the interval"])
+async def test_a_stop_cuts_every_wait_short(waiting_for: str) -> None:
+    async def before(_: Request | str) -> Outcome | None:
+        if waiting_for in {"a call", "a turn"}:
+            await asyncio.Event().wait()
+        answers = {"a retry": refused(), "a pause": refused(replace(RATE_LIMIT, wait_seconds=100.0))}
+        return answers.get(waiting_for)
+
+    keys = streams(2)
+    store = FlakyStore(absences=1_000_000 if waiting_for == "the store" else 0)
+    slow = Policy(batch_size=1, base_delay_seconds=1000, max_delay_seconds=1000)
+    parts = shared(store, policy=slow, concurrency=1 if waiting_for == "a turn" else 2)
+    sources = {stream: Inbox(3, prefix=stream.page_id, before=before) for stream in keys}
+    supervisor = Supervisor(parts, sources, Pace(max_run_seconds=2000))
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(10)
+    assert asyncio.get_running_loop().time() == 10
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_cancelled_daemon_leaves_no_task_behind() -> None:
+    parts = shared(MemoryStore(), policy=POLICY, concurrency=1)
+    limit = replace(RATE_LIMIT, wait_seconds=100.0)
+    sources = {
+        stream: Inbox(50, prefix=stream.page_id, call_seconds=1, before=before)
+        for stream, before in zip(
+            streams(3), (None, refusing(limit, until=at(100), clock=parts.clock), None), strict=True
+        )
+    }
+    daemon = asyncio.create_task(Supervisor(parts, sources, Pace()).run())
+    await asyncio.sleep(10.5)
+    daemon.cancel()
+    await asyncio.wait({daemon})
+    assert daemon.cancelled()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert asyncio.get_running_loop().time() == 10.5

@@ -8,7 +8,17 @@ from milepost.core.checkpoint import Checkpoint, fold
 from milepost.core.codec import Codec
 from milepost.core.decide import Circumstances
 from milepost.core.events import Entry, Event, Mode, Phase, Position, RunStarted, SweepStarted, Tally
-from milepost.core.model import Batch, Contact, Conversation, Direction, Interaction, Platform, Stream, Unreadable
+from milepost.core.model import (
+    Batch,
+    Contact,
+    Conversation,
+    Direction,
+    Interaction,
+    Platform,
+    RefusedRow,
+    Stream,
+    Unreadable,
+)
 from milepost.core.plan import Policy, Slice
 from milepost.core.ports import Fetched, Refused
 from milepost.core.problems import Problem, ProblemKind
@@ -80,14 +90,19 @@ def problem(
     http_status: int | None = None,
     subcode: int | None = None,
     is_transient: bool | None = None,
+    wait_seconds: float | None = None,
 ) -> Problem:
-    return Problem(kind, "it went wrong", http_status, code, subcode, is_transient)
+    return Problem(kind, "it went wrong", http_status, code, subcode, is_transient, wait_seconds)
 
 
 NETWORK = problem(kind=ProblemKind.NETWORK)
 RATE_LIMIT = problem(613)
+APP_LIMIT = problem(4)
 DEAD_TOKEN = problem(190)
 BAD_VERSION = problem(2635)
+DEAD_CURSOR = problem(2642)
+UNKNOWN = problem(1)
+TOO_HEAVY = Problem(ProblemKind.API, "Please reduce the amount of data you're asking for", http_status=500, code=1)
 
 
 def refused(what: Problem = NETWORK, took: float = 0.1) -> Refused:
@@ -110,9 +125,14 @@ def work(
 
 
 def circumstances(
-    now: datetime = NOON, *, luck: float = 0.5, during: Slice | None = None, policy: Policy = POLICY
+    now: datetime = NOON,
+    *,
+    luck: float = 0.5,
+    during: Slice | None = None,
+    policy: Policy = POLICY,
+    refused_rows: Sequence[RefusedRow] = (),
 ) -> Circumstances:
-    return Circumstances(now, luck, during or work(), policy)
+    return Circumstances(now, luck, during or work(), policy, tuple(refused_rows))
 
 
 # --- what a stream has behind it --------------------------------------------------------------------------------------
@@ -149,12 +169,12 @@ def sweep_started(
     return SweepStarted(mode, walk_started_at, walk_started_at - overlap, walk_until)
 
 
-def walking(cursor: str | None = None) -> Position:
-    return Position(Phase.WALK, cursor)
+def walking(cursor: str | None = None, reached_at: datetime | None = None) -> Position:
+    return Position(Phase.WALK, cursor, reached_at)
 
 
-def catching_up(cursor: str | None = None) -> Position:
-    return Position(Phase.CATCH_UP, cursor)
+def catching_up(cursor: str | None = None, reached_at: datetime | None = None) -> Position:
+    return Position(Phase.CATCH_UP, cursor, reached_at)
 
 
 def total(tallies: Iterable[Tally]) -> Tally:

@@ -6,14 +6,20 @@ from hypothesis import strategies as st
 
 from milepost.core.events import (
     BatchFailed,
+    BatchShrunk,
     BatchStored,
+    CursorLost,
+    DeadLetterClosed,
     DeadLetterOpened,
     Event,
     FetchFailed,
     Mode,
     Phase,
     Position,
+    RateLimited,
     Reason,
+    RedriveFailed,
+    Resolution,
     RunEnded,
     RunStarted,
     RunStatus,
@@ -23,13 +29,14 @@ from milepost.core.events import (
     SweepStarted,
     Tally,
 )
+from milepost.core.model import Detail, Scope
 from milepost.core.problems import Problem, ProblemKind
 
 instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  (bounds)
 counts = st.integers(0, 2**53)
 durations = st.floats(0, 1e9)
 texts = st.text()
-positions = st.builds(Position, st.sampled_from(Phase), st.none() | texts)
+positions = st.builds(Position, st.sampled_from(Phase), st.none() | texts, st.none() | instants)
 tallies = st.builds(Tally, *[st.just(0) | counts] * len(Tally.__struct_fields__))
 problems = st.builds(
     Problem,
@@ -39,6 +46,7 @@ problems = st.builds(
     code=st.none() | st.integers(),
     subcode=st.none() | st.integers(),
     is_transient=st.none() | st.booleans(),
+    wait_seconds=st.none() | durations,
 )
 
 BY_KIND: dict[type[Event], st.SearchStrategy[Event]] = {
@@ -47,7 +55,14 @@ BY_KIND: dict[type[Event], st.SearchStrategy[Event]] = {
     BatchStored: st.builds(BatchStored, positions, tallies),
     FetchFailed: st.builds(FetchFailed, counts, problems, instants),
     BatchFailed: st.builds(BatchFailed, st.sampled_from(Stage), counts, problems),
-    DeadLetterOpened: st.builds(DeadLetterOpened, texts, st.sampled_from(Stage), texts, texts),
+    RateLimited: st.builds(RateLimited, st.sampled_from(Scope), counts, instants, instants, problems),
+    BatchShrunk: st.builds(BatchShrunk, counts, st.sampled_from(Detail), problems),
+    CursorLost: st.builds(CursorLost, problems),
+    DeadLetterOpened: st.builds(
+        DeadLetterOpened, texts, st.sampled_from(Stage), texts, texts, st.none() | instants, texts
+    ),
+    RedriveFailed: st.builds(RedriveFailed, texts, counts, texts, st.none() | instants, tallies),
+    DeadLetterClosed: st.builds(DeadLetterClosed, texts, st.sampled_from(Resolution), tallies, texts),
     SweepCompleted: st.builds(SweepCompleted, st.sampled_from(Mode), instants, instants, tallies),
     RunEnded: st.builds(
         RunEnded,

@@ -36,18 +36,21 @@ class Installation:
         self.config = folder / "config.yaml"
         self.database = folder / "milepost.db"
 
-    def configure(self, base_url: str, *pages: Section, **sections: Section) -> None:
+    def configure(self, base_url: str, *pages: Section, **sections: Section | bool) -> None:
         """Write a config.yaml for an API at `base_url`: no pacing, and no long waits. Sections add keys to it."""
-        settings: dict[str, dict[str, object]] = {
+        settings: dict[str, object] = {
             "source": {"kind": "facebook", "base_url": base_url, "calls_per_second": 0},
             "retry": {"base_delay": "1ms", "max_delay": "10ms"},
             "http": {"listen": "127.0.0.1:0"},
         }
         for name, section in sections.items():
-            settings[name] = settings.get(name, {}) | dict(section)
+            given = settings.get(name)
+            settings[name] = (
+                {**given, **section} if isinstance(given, dict) and isinstance(section, Mapping) else section
+            )
         self.config.write_text(yaml.safe_dump({**settings, "pages": list(pages)}, allow_unicode=True))
 
-    def configure_for(self, simulator: SimulatorServer, **sections: Section) -> None:
+    def configure_for(self, simulator: SimulatorServer, **sections: Section | bool) -> None:
         """Write a config.yaml for all pages of a simulator."""
         self.configure(simulator.base_url, *map(page_section, simulator.pages), **sections)
 

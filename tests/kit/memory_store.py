@@ -4,6 +4,8 @@ What is written is kept in its stored form (JSON text, instants as text) and dec
 whatever does not survive a database does not survive here.
 """
 
+import re
+from collections.abc import Iterator
 from datetime import datetime
 
 import msgspec
@@ -13,9 +15,22 @@ from milepost.core.chain import check, instant_text
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run, evolve
 from milepost.core.codec import Codec
 from milepost.core.errors import VersionConflict
-from milepost.core.events import DeadLetterOpened, Entry
-from milepost.core.model import Changes, ContactRow, ConversationRow, InteractionEventRow, Keys, Known
-from milepost.core.ports import Commit, Committed
+from milepost.core.events import Entry, Resolution
+from milepost.core.model import (
+    Changes,
+    ContactRow,
+    ConversationRow,
+    InteractionEventRow,
+    Keys,
+    Known,
+    KnownLetter,
+    RefusedRow,
+    Stream,
+    Stretch,
+    Table,
+)
+from milepost.core.ports import Commit, Committed, DueLetter, Rejected
+from milepost.core.project import letter_after
 
 ContactKey = tuple[str, str, str]
 
@@ -33,7 +48,7 @@ class JournalRow(msgspec.Struct, frozen=True):
 
 
 class MemoryStore:
-    """A Store whose tables are lists and dicts."""
+    """A Store whose tables are lists and dicts. It refuses the rows that a test names in `refuses`."""
 
     def __init__(self) -> None:
         self.journal: list[JournalRow] = []
@@ -44,6 +59,9 @@ class MemoryStore:
         self.interaction_events: dict[str, InteractionEventRow] = {}
         self.dead_letters: dict[str, DeadLetter] = {}
         self.payloads: dict[str, str] = {}
+        self.missed: dict[str, tuple[str, datetime]] = {}  # by conversation: the stream, and the sweep that misses it
+        self.forgotten: set[tuple[str, str, str]] = set()  # the stream, "contact" or "conversation", and its id
+        self.refuses: set[tuple[Table, str]] = set()
         self._codec = Codec()
 
     async def recall(self, stream: str) -> Checkpoint:
@@ -65,19 +83,70 @@ class MemoryStore:
             for contact_id in keys.contacts
             if (key := (stream.platform.value, stream.page_id, contact_id)) in self.contacts
         }
+        noted = {key for key, note in self.missed.items() if note == (stream.key, keys.full_sweep_at)}
         return Known(
             {key: self.conversations[key] for key in keys.conversations if key in self.conversations},
             contacts,
             frozenset(key for key in keys.interaction_events if key in self.interaction_events),
-            frozenset(key for key in keys.dead_letters if key in self.dead_letters),
+            self._known_letters(keys),
+            frozenset(
+                {key for key in keys.conversations if (stream.key, "conversation", key) in self.forgotten}
+                | {key for key in keys.contacts if (stream.key, "contact", key) in self.forgotten}
+            ),
+            unseen=len(self._unseen(stream, keys.stretch) - noted) if keys.stretch else 0,
+            missed=frozenset(noted.intersection(keys.conversations)),
+            all_missed=len(noted),
         )
 
-    async def commit(self, commit: Commit) -> Committed:
-        """Store it whole. Raises VersionConflict if another writer appended to the stream first."""
+    def _known_letters(self, keys: Keys) -> dict[str, KnownLetter]:
+        return {
+            letter.subject: KnownLetter(letter.dead_letter_id, letter.fingerprint, letter.closed_at is None)
+            for letter in sorted(self.dead_letters.values(), key=lambda each: (each.opened_at, each.dead_letter_id))
+            if letter.stream == keys.stream.key and letter.subject in keys.subjects
+            if letter.closed_at is None or letter.resolution is Resolution.DISCARDED
+        }
+
+    def _unseen(self, stream: Stream, stretch: Stretch) -> set[str]:
+        """Name the conversations in a stretch of an inbox that were not seen there."""
+        return {
+            key
+            for key, row in self.conversations.items()
+            if (row.platform, row.page_id, row.deleted_at) == (stream.platform.value, stream.page_id, None)
+            and (stretch.newer_than is None or stretch.newer_than < row.updated_time)
+            and (stretch.older_than is None or row.updated_time < stretch.older_than)
+            and key not in stretch.seen
+        }
+
+    async def due_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueLetter, ...]:
+        """Give open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
+        due = [
+            each
+            for each in await self.open_letters(tuple(self.dead_letters))
+            if each.letter.stream == stream
+            and (each.payload is None or (each.letter.redrive_at is not None and each.letter.redrive_at <= now))
+        ]
+        return tuple(sorted(due, key=lambda each: (each.letter.opened_at, each.letter.dead_letter_id))[:limit])
+
+    async def open_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueLetter, ...]:
+        """Give those of these dead letters that are open."""
+        letters = (self.dead_letters[key] for key in dead_letter_ids if key in self.dead_letters)
+        return tuple(
+            DueLetter(each, self.payloads.get(each.dead_letter_id)) for each in letters if each.closed_at is None
+        )
+
+    async def commit(self, commit: Commit) -> Committed | Rejected:
+        """Store it whole, or nothing of it. Raises VersionConflict if another writer appended to the stream first."""
         self.refuse_stale(commit)
+        refused = tuple(
+            RefusedRow(table, key, "the test refuses it")
+            for table, key in _names(commit.changes)
+            if (table, key) in self.refuses
+        )
+        if refused:
+            return Rejected(refused)
         first_seq = len(self.journal) + 1
         self.write_entries(commit)
-        self.write_rows(commit.changes)
+        self.write_rows(commit)
         return Committed(first_seq, rows_seconds=0.0, events_seconds=0.0)
 
     def refuse_stale(self, commit: Commit) -> None:
@@ -93,29 +162,106 @@ class MemoryStore:
             at_text = instant_text(entry.recorded_at)
             columns = (entry.stream, entry.version, entry.run_id, at_text, entry.type, entry.data, entry.hash)
             self.journal.append(JournalRow(*columns))
-            match entry.event:
-                case DeadLetterOpened(dead_letter_id=key, stage=stage, subject=subject, reason=reason):
-                    self.dead_letters[key] = DeadLetter(key, entry.stream, stage, subject, reason, entry.recorded_at)
-                case _:
-                    pass
+            letter = letter_after(entry, self.dead_letters.get)
+            if letter is not None:
+                self.dead_letters[letter.dead_letter_id] = letter
         self.checkpoints[commit.checkpoint.stream] = msgspec.json.encode(commit.checkpoint)
         if commit.run is not None:
             self.runs[commit.run.run_id] = commit.run
 
-    def write_rows(self, changes: Changes) -> None:
-        """Write the rows, but keep when they were first seen, and interaction events as they are."""
+    def write_rows(self, commit: Commit) -> None:
+        """Write the rows, the notes of what a full sweep misses and the payloads of dead letters."""
+        self._write_rows(commit.changes)
+        self._write_notes(Stream.parse(commit.checkpoint.stream), commit.changes)
+        self._write_payloads(commit)
+
+    def _write_rows(self, changes: Changes) -> None:
+        """Keep when rows were first seen, interaction events as they are, and out who was forgotten."""
+        gone: set[str] = set()
         for conversation in changes.conversations:
+            if self._is_theirs(conversation):
+                gone.add(conversation.conversation_id)
+                continue
             known = self.conversations.get(conversation.conversation_id, conversation)
             row = replace(conversation, first_synced_at=known.first_synced_at)
             self.conversations[conversation.conversation_id] = row
         for contact in changes.contacts:
             key = (contact.platform, contact.page_id, contact.contact_id)
             first_seen_at = self.contacts.get(key, contact).first_seen_at
-            self.contacts[key] = replace(contact, first_seen_at=first_seen_at)
+            if (f"{contact.platform}:{contact.page_id}", "contact", contact.contact_id) not in self.forgotten:
+                self.contacts[key] = replace(contact, first_seen_at=first_seen_at)
         for event in changes.interaction_events:
-            self.interaction_events.setdefault(event.event_id, event)
-        for payload in changes.payloads:
-            self.payloads.setdefault(payload.dead_letter_id, payload.payload)
+            if event.conversation_id not in gone and not self._is_theirs(event):
+                self.interaction_events.setdefault(event.event_id, event)
+
+    def _write_notes(self, stream: Stream, changes: Changes) -> None:
+        for key in changes.found:
+            self.missed.pop(key, None)
+        if changes.missed is not None:
+            sweep = (stream.key, changes.missed.sweep_started_at)
+            for key in self._noted(stream):
+                if self.missed[key] != sweep:
+                    del self.missed[key]
+            self.missed |= dict.fromkeys(self._unseen(stream, changes.missed), sweep)
+        if changes.missed_are_deleted_at is not None:
+            for key in self._noted(stream):
+                row = self.conversations[key]
+                self.conversations[key] = replace(row, deleted_at=row.deleted_at or changes.missed_are_deleted_at)
+        if changes.missed_are_deleted_at is not None or changes.forgets_missed:
+            for key in self._noted(stream):
+                del self.missed[key]
+
+    def _noted(self, stream: Stream) -> list[str]:
+        return [key for key, (of, _) in self.missed.items() if of == stream.key]
+
+    def _write_payloads(self, commit: Commit) -> None:
+        """Keep the payloads of open letters, unless they are about somebody who was forgotten."""
+        for each in commit.changes.payloads:
+            letter = self.dead_letters.get(each.dead_letter_id)
+            if not self._is_about_forgotten(commit.checkpoint.stream, letter.subject if letter else "", each.payload):
+                self.payloads[each.dead_letter_id] = each.payload
+        for key, letter in self.dead_letters.items():
+            if letter.closed_at is not None:
+                self.payloads.pop(key, None)
+
+    # --- forgetting a person ---
+
+    def forget(self, stream: Stream, contact_id: str) -> tuple[int, int, int, int]:
+        """Erase a contact and keep them out; count their contacts, conversations, interaction events and payloads."""
+        before = self._counts()
+        self.forgotten.add((stream.key, "contact", contact_id))
+        theirs = {key for key, row in self.conversations.items() if self._is_theirs(row)}
+        self.forgotten |= {(stream.key, "conversation", key) for key in theirs}
+        for key in theirs:
+            del self.conversations[key]
+            self.missed.pop(key, None)
+        self.contacts.pop((stream.platform.value, stream.page_id, contact_id), None)
+        for key in [key for key, row in self.interaction_events.items() if self._is_theirs(row)]:
+            del self.interaction_events[key]
+        for key in [key for key in self.payloads if key in self.dead_letters]:
+            letter = self.dead_letters[key]
+            if self._is_about_forgotten(letter.stream, letter.subject, self.payloads[key]):
+                del self.payloads[key]
+        contacts, conversations, events, payloads = map(int.__sub__, before, self._counts())
+        return contacts, conversations, events, payloads
+
+    def _counts(self) -> tuple[int, int, int, int]:
+        return len(self.contacts), len(self.conversations), len(self.interaction_events), len(self.payloads)
+
+    def _is_theirs(self, row: ConversationRow | InteractionEventRow) -> bool:
+        key = f"{row.platform}:{row.page_id}"
+        return not self.forgotten.isdisjoint(
+            {(key, "conversation", row.conversation_id), (key, "contact", row.contact_id or "")}
+        )
+
+    def _is_about_forgotten(self, stream: str, subject: str, payload: str) -> bool:
+        for of, kind, key in self.forgotten:
+            whole = rf"(?<![0-9A-Za-z]){re.escape(key)}(?![0-9A-Za-z])"
+            if of == stream and kind == "contact" and (subject == f"contact {key}" or re.search(whole, payload)):
+                return True
+            if of == stream and kind == "conversation" and (subject == key or subject.startswith(f"{key}/")):
+                return True
+        return False
 
     def entries(self, stream: str) -> list[Entry]:
         """Read the stream's entries back from their stored form."""
@@ -133,3 +279,10 @@ class MemoryStore:
         event = self._codec.decode(row.type, row.data)
         recorded_at = datetime.fromisoformat(row.recorded_at)
         return Entry(row.stream, row.version, row.run_id, recorded_at, row.type, row.data, row.hash, event)
+
+
+def _names(changes: Changes) -> Iterator[tuple[Table, str]]:
+    """Name the rows that a store may refuse."""
+    yield from ((Table.CONVERSATIONS, row.conversation_id) for row in changes.conversations)
+    yield from ((Table.CONTACTS, row.contact_id) for row in changes.contacts)
+    yield from ((Table.INTERACTION_EVENTS, row.event_id) for row in changes.interaction_events)

@@ -1,75 +1,110 @@
-"""A shell to test: a clock that leaps instead of waiting, a source that follows a script, and what runs share."""
+"""A shell to test: sources that follow a script, a store that fails, and what all streams share."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
-from kit.builders import NOON, contact, conversation, fetched
+import msgspec
+
+from kit.builders import NOON, contact, conversation, fetched, refused
 from kit.memory_store import MemoryStore
+from kit.virtual_time import VirtualClock
+from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.errors import StoreAway
-from milepost.core.model import Stream
+from milepost.core.model import Conversation, Stream
 from milepost.core.plan import Policy
-from milepost.core.ports import Commit, Committed, Outcome, Request, Store
+from milepost.core.ports import Answered, Commit, Committed, Gate, Held, Outcome, Refused, Rejected, Request
+from milepost.core.problems import Problem
+from milepost.engine.clock import Clock
 from milepost.engine.feed import Feed, Signal
+from milepost.engine.pauses import Pauses
 from milepost.engine.shared import Shared
 from milepost.engine.stop import Stop
+from milepost.engine.supervisor import Supervisor
+from milepost.engine.turns import Turns
 
-
-class LeapingClock:
-    """A clock that moves only when somebody sleeps, and then at once. Its luck hardly changes, but never repeats."""
-
-    def __init__(self, now: datetime = NOON, luck: float = 0.5) -> None:
-        self.time = now
-        self.slept: list[float] = []
-        self._luck = luck
-
-    def now(self) -> datetime:
-        return self.time
-
-    def luck(self) -> float:
-        self._luck += 1e-9
-        return self._luck
-
-    async def sleep_until(self, instant: datetime) -> None:
-        self.slept.append((instant - self.time).total_seconds())
-        self.time = max(self.time, instant)
-        await asyncio.sleep(0)
+Before = Callable[[Request | str], Awaitable[Outcome | None]]
 
 
 class Inbox:
     """A Source over a number of batches of one conversation each; cursors are the numbers of the batches.
 
-    `before` is awaited ahead of each answer and may answer in its place.
+    `before` is awaited ahead of each answer and may answer in its place; it hears what was asked for: a batch, or a
+    conversation by its id. `gate` is asked before each call, and told of refusals. A call takes `call_seconds`.
     """
 
     def __init__(
         self,
         batches: int,
         *,
-        before: Callable[[Request], Awaitable[Outcome | None]] | None = None,
+        before: Before | None = None,
         prefix: str = "t",
-        clock: LeapingClock | None = None,
+        clock: Clock | None = None,
+        gate: Gate | None = None,
+        call_seconds: float = 0.0,
     ) -> None:
         self.batches = batches
-        self.requests: list[Request] = []
+        self.asked: list[Request | str] = []
+        self.called_at: list[float] = []
         self._before = before
         self._prefix = prefix
         self._clock = clock
+        self._gate = gate
+        self._call_seconds = call_seconds
 
-    async def fetch(self, request: Request) -> Outcome:
-        self.requests.append(request)
-        if self._before is not None and (answer := await self._before(request)) is not None:
-            return answer
-        number = int(request.cursor or 0)
-        following = str(number + 1) if number + 1 < self.batches else None
-        name = f"{self._prefix}_{number}"
-        thread = conversation(name, NOON - timedelta(hours=number + 1), of=contact(f"c_{name}"))
+    async def fetch(self, request: Request) -> Answered:
+        return await self._answer(request)
+
+    async def reread(self, conversation_id: str, messages: int) -> Answered:
+        return await self._answer(conversation_id)
+
+    async def _answer(self, asked: Request | str) -> Answered:
+        if self._gate is not None and self._gate.is_closed():
+            return Held()
+        self.asked.append(asked)
+        self.called_at.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(self._call_seconds)
+        outcome = await self._before(asked) if self._before is not None else None
+        if self._gate is not None and isinstance(outcome, Refused):
+            self._gate.refused(outcome.problem)
+        return outcome or self._good_answer(asked)
+
+    def _good_answer(self, asked: Request | str) -> Outcome:
         asked_at = self._clock.now() if self._clock else NOON
-        return fetched(thread, next_cursor=following, asked_at=asked_at)
+        if isinstance(asked, str):
+            return fetched(self._thread(int(asked.rpartition("_")[2])), asked_at=asked_at)
+        number = int(asked.cursor or 0)
+        following = str(number + 1) if number + 1 < self.batches else None
+        return fetched(self._thread(number), next_cursor=following, asked_at=asked_at)
+
+    def _thread(self, number: int) -> Conversation:
+        name = f"{self._prefix}_{number}"
+        return conversation(name, NOON - timedelta(hours=number + 1), of=contact(f"c_{name}"))
 
     @property
     def cursors(self) -> list[str | None]:
-        return [request.cursor for request in self.requests]
+        """The cursors of the batches that were asked for."""
+        return [asked.cursor for asked in self.asked if isinstance(asked, Request)]
+
+    @property
+    def reread_ids(self) -> list[str]:
+        """The conversations that were asked for by their ids."""
+        return [asked for asked in self.asked if isinstance(asked, str)]
+
+
+def cursor_of(asked: Request | str) -> str | None:
+    """Give the cursor of the batch that was asked for; None for the head of the inbox, and for a single thread."""
+    return asked.cursor if isinstance(asked, Request) else None
+
+
+def refusing(what: Problem, *, until: datetime, clock: Clock) -> Before:
+    """Refuse everything until then."""
+
+    async def before(_: Request | str) -> Outcome | None:
+        return refused(what) if clock.now() < until else None
+
+    return before
 
 
 class FlakyStore(MemoryStore):
@@ -79,7 +114,7 @@ class FlakyStore(MemoryStore):
         super().__init__()
         self.absences = absences
 
-    async def commit(self, commit: Commit) -> Committed:
+    async def commit(self, commit: Commit) -> Committed | Rejected:
         if self.absences:
             self.absences -= 1
             raise StoreAway("the disk is full", hint="make room")
@@ -87,14 +122,31 @@ class FlakyStore(MemoryStore):
 
 
 def shared(
-    store: Store,
-    clock: LeapingClock,
+    store: MemoryStore,
     *,
+    clock: Clock | None = None,
     stop: Stop | None = None,
     policy: Policy | None = None,
     feed: Feed | None = None,
+    concurrency: int = 16,
 ) -> Shared:
-    return Shared(store, clock, feed or Feed(), stop or Stop(), policy or Policy(batch_size=1))
+    """Put together what streams share, as a process does that starts: it knows of the pauses in the journal."""
+    clock, feed, policy = clock or VirtualClock(), feed or Feed(), policy or Policy(batch_size=1)
+    pauses = Pauses(clock, feed, floor_seconds=policy.rate_limit_floor_seconds)
+    for snapshot in store.checkpoints.values():
+        pauses.learn(msgspec.json.decode(snapshot, type=Checkpoint))
+    return Shared(store, clock, feed, stop or Stop(), policy, pauses, Turns(concurrency))
+
+
+@asynccontextmanager
+async def running(supervisor: Supervisor, stop: Stop) -> AsyncIterator[None]:
+    """Let the daemon work during the block."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(supervisor.run())
+        try:
+            yield
+        finally:
+            stop.request()
 
 
 def heard(feed: Feed) -> Collection[Signal]:
@@ -104,3 +156,7 @@ def heard(feed: Feed) -> Collection[Signal]:
 
 def types(store: MemoryStore, stream: Stream) -> list[str]:
     return [entry.type for entry in store.entries(stream.key)]
+
+
+def open_letters(store: MemoryStore) -> list[DeadLetter]:
+    return [letter for letter in store.dead_letters.values() if letter.closed_at is None]

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from kit.builders import CODEC, RUN_ID, STREAM, checkpoint_of, circumstances, entries, work
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import BatchPassed, Checkpoint, fold, pass_over
-from milepost.core.decide import Record, decide, prepare
+from milepost.core.decide import Record, decide, keys_for, prepare
 from milepost.core.events import Event, Tally
-from milepost.core.merge import keys_of
-from milepost.core.model import Known, Stream
+from milepost.core.model import Known, Scope, Stream
 from milepost.core.plan import Slice
-from milepost.core.ports import Committed, Fetched, Outcome
-from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried
+from milepost.core.ports import Committed, Fetched, Outcome, Usage
+from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried, UsageTold
 
 ROWS_SECONDS, EVENTS_SECONDS, COMMIT_SECONDS, FETCH_SECONDS = 0.02, 0.04, 0.08, 0.4
 
@@ -36,6 +35,11 @@ def store_retried(stream: Stream = STREAM, reason: str = "the disk is full") -> 
     return StoreRetried(stream.key, attempts=3, away_seconds=12.34, wait_seconds=4.0, reason=reason)
 
 
+def usage_told(*usages: Usage, stream: Stream = STREAM) -> UsageTold:
+    """Hear of budgets: half of the page's calls, where nothing else is said."""
+    return UsageTold(stream.key, usages or (Usage(Scope.PAGE, "call_count", 0.5),))
+
+
 async def told_by_a_run(
     store: MemoryStore, outcomes: Sequence[Outcome], during: Slice | None = None, stream: Stream = STREAM
 ) -> list[Signal]:
@@ -43,14 +47,18 @@ async def told_by_a_run(
     during, signals = during or work(), list[Signal]()
     checkpoint = await store.recall(stream.key)
     for outcome in outcomes:
-        known = await store.known(keys_of(stream, outcome.batch)) if isinstance(outcome, Fetched) else Known()
-        match decide(checkpoint, outcome, circumstances(during=during), known):
+        around = circumstances(during=during)
+        known = Known()
+        if isinstance(outcome, Fetched):
+            known = await store.known(keys_for(checkpoint, outcome, around))
+        match decide(checkpoint, outcome, around, known):
             case BatchPassed() as passed_over:
                 checkpoint = pass_over(checkpoint, passed_over)
                 signals.append(Passed(checkpoint, passed_over.tally, FETCH_SECONDS))
             case Record() as record:
-                commit = prepare(checkpoint, record, during.run_id, circumstances().now, CODEC)
+                commit = prepare(checkpoint, record, during.run_id, around.now, CODEC)
                 committed = await store.commit(commit)
+                assert isinstance(committed, Committed)
                 checkpoint = commit.checkpoint
                 signals.append(Recorded(commit.entries, committed, checkpoint, COMMIT_SECONDS, FETCH_SECONDS))
     return signals

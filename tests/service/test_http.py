@@ -21,6 +21,7 @@ from milepost.service.monitoring import exposition, probes
 
 TOKEN = "a-token-of-some-length"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
+JSON = {"Content-Type": "application/json"}
 
 
 async def well() -> None:
@@ -99,7 +100,7 @@ async def test_metrics_are_served_as_prometheus_reads_them() -> None:
     metrics.recall(checkpoint_of())
     async with client(exposition(metrics.expose)) as session, session.get("/metrics") as response:
         assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-        assert f'milepost_stream_state{{state="idle",stream="{STREAM.key}"}} 1.0' in await response.text()
+        assert f'milepost_stream_state{{state="never_synced",stream="{STREAM.key}"}} 1.0' in await response.text()
 
 
 async def test_metrics_of_many_streams_are_compressed() -> None:
@@ -151,6 +152,126 @@ async def test_a_token_in_the_url_counts_for_nothing() -> None:
 async def test_health_needs_no_token() -> None:
     async with client(all_routes(), token=TOKEN) as session, session.get("/healthz") as response:
         assert response.status == 200
+
+
+# --- the name that it is called by ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/readyz", "/nowhere"])
+@pytest.mark.parametrize(
+    "name",
+    ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.7", "localhost@evil.example", "["],
+)
+async def test_a_page_whose_name_was_pointed_here_is_told_nothing(path: str, name: str) -> None:
+    async with client(all_routes()) as session:
+        port = port_of(session)
+        for host in (name, f"{name}:{port}"):
+            async with session.get(path, headers={"Host": host}) as response:
+                assert response.status == 421
+                assert "http.token" in (await problem_of(response))["detail"]
+
+
+@pytest.mark.parametrize("name", ["localhost", "LOCALHOST", "127.0.0.1", "127.0.0.53", "[::1]"])
+@pytest.mark.parametrize("port", ["", ":9464", ":8080"])  # a tunnel may lead here from another one
+async def test_this_machine_may_call_itself_by_its_names(name: str, port: str) -> None:
+    async with (
+        client(all_routes()) as session,
+        session.get("/metrics", headers={"Host": f"{name}{port}"}) as response,
+    ):
+        assert response.status == 200
+
+
+async def test_health_is_told_by_any_name() -> None:
+    async with client(all_routes()) as session, session.get("/healthz", headers={"Host": "evil.example"}) as response:
+        assert response.status == 200
+
+
+async def test_who_brings_the_token_may_call_it_by_any_name() -> None:
+    async with client(all_routes(), token=TOKEN) as session:
+        async with session.get("/metrics", headers={**BEARER, "Host": "milepost.example"}) as response:
+            assert response.status == 200
+        async with session.get("/metrics", headers={"Host": "localhost"}) as response:
+            assert response.status == 401
+
+
+def port_of(session: aiohttp.ClientSession) -> int:
+    url = session._base_url
+    assert url is not None
+    assert url.port is not None
+    return url.port
+
+
+# --- what changes something -------------------------------------------------------------------------------------------
+
+
+async def changed(_: web.Request) -> web.Response:
+    return web.Response(text="changed\n")
+
+
+CHANGING = [web.route(method, "/thing", changed) for method in ("POST", "PUT", "PATCH", "DELETE")]
+OTHERS_SITE = "a page of another site may change nothing here"
+
+
+async def asked(headers: dict[str, str], *, method: str = "POST", token: str = "") -> tuple[int, str]:
+    """Try to change something, and give the status and what was told."""
+    async with client(CHANGING, token=token) as session:
+        named = {name: value.replace("PORT", str(port_of(session))) for name, value in headers.items()}
+        async with session.request(method, "/thing", headers=named, skip_auto_headers=["Content-Type"]) as response:
+            told = "" if response.ok else (await problem_of(response))["detail"]
+            return response.status, told
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+async def test_without_json_nothing_is_changed(method: str) -> None:
+    for headers in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "application/json-patch+json"}):
+        status, told = await asked(headers, method=method)
+        assert status == 415
+        assert "application/json" in told
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Content-Type": "application/json; charset=utf-8"},
+        {"Origin": "http://127.0.0.1:PORT", "Sec-Fetch-Site": "same-origin"},
+        {"Origin": "http://LOCALHOST:PORT", "Host": "localhost:PORT"},
+        {"Origin": "http://[::1]:PORT", "Host": "[::1]:PORT"},
+        {"Sec-Fetch-Site": "none"},
+    ],
+)
+async def test_who_comes_by_no_other_page_may_change_things(headers: dict[str, str]) -> None:
+    assert await asked({**JSON, **headers}) == (200, "")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://127.0.0.1"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "http://localhost:PORT"},
+        {"Origin": "http://127.0.0.1:PORT.evil.example"},
+        {"Origin": "null"},
+        {"Origin": ""},
+        {"Origin": "http://["},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": ""},
+        {"Origin": "http://127.0.0.1:PORT", "Sec-Fetch-Site": "cross-site"},
+    ],
+)
+async def test_in_the_name_of_another_sites_page_nothing_is_changed(headers: dict[str, str]) -> None:
+    assert await asked({**JSON, **headers}) == (403, OTHERS_SITE)
+    # The token does not help a page that has got hold of it by a proxy or a plug-in.
+    assert await asked({**JSON, **BEARER, **headers}, token=TOKEN) == (403, OTHERS_SITE)
+
+
+async def test_reading_needs_no_marks_of_a_browser() -> None:
+    headers = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}  # it cannot see the answer
+    async with client(all_routes()) as session, session.get("/metrics", headers=headers) as response:
+        assert response.status == 200
+        assert "Access-Control-Allow-Origin" not in response.headers
 
 
 # --- every answer -----------------------------------------------------------------------------------------------------
@@ -210,10 +331,10 @@ async def test_a_request_body_is_bounded() -> None:
             yield bytes(MAX_BODY_BYTES // 50)
 
     async with client([web.post("/echo", echo)]) as session:
-        async with session.post("/echo", data=bytes(MAX_BODY_BYTES)) as response:
+        async with session.post("/echo", data=bytes(MAX_BODY_BYTES), headers=JSON) as response:
             assert (response.status, len(await response.read())) == (200, MAX_BODY_BYTES)
         for data in (bytes(MAX_BODY_BYTES + 1), endless()):
-            async with session.post("/echo", data=data) as response:
+            async with session.post("/echo", data=data, headers=JSON) as response:
                 assert response.status == 413
                 assert (await problem_of(response))["title"] == "Request Entity Too Large"
 
@@ -235,6 +356,13 @@ async def test_what_is_not_http_is_refused_and_fills_no_log(nonsense: bytes, cap
         assert b" 400 Bad Request" in await reader.readline()
         writer.close()
         await writer.wait_closed()
+    assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
+async def test_a_body_in_a_broken_encoding_is_refused_and_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    headers = {"Content-Encoding": "gzip"}
+    async with client(all_routes()) as session, session.get("/healthz", data=b"no gzip", headers=headers) as response:
+        assert response.status == 200  # which reads no body
     assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
 
 

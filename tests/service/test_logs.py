@@ -132,6 +132,11 @@ class TestConsole:
         log.warning("loud")
         assert "loud" in text(stream)
 
+    def test_the_rows_that_the_database_is_given_are_told_at_no_level(self) -> None:
+        stream = opened(level="debug")
+        logging.getLogger("aiosqlite").debug("executing %s", "a row with a name and a text")
+        assert text(stream) == ""
+
 
 class TestOneEventIsOneLine:
     NASTY = "a\nb\r\x1b[31m\x1b]0;title\x07\u202e\u2066\u2028\u2029\x85\x0b\x00\x9b\ud800"

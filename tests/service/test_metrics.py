@@ -29,22 +29,30 @@ from kit.builders import (
     work,
 )
 from kit.memory_store import MemoryStore
-from kit.signals import passed, recorded, store_retried, told_by_a_run
+from kit.signals import passed, recorded, store_retried, told_by_a_run, usage_told
 from milepost import __version__
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import (
     BatchFailed,
+    BatchShrunk,
     BatchStored,
+    CursorLost,
+    DeadLetterClosed,
+    DeadLetterOpened,
     FetchFailed,
     Mode,
+    RateLimited,
     Reason,
+    RedriveFailed,
+    Resolution,
     RunEnded,
     RunStatus,
     Stage,
     SweepCompleted,
     Tally,
 )
-from milepost.core.ports import Outcome
+from milepost.core.model import Detail, Platform, Scope, Stream
+from milepost.core.ports import Outcome, Usage
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy
 from milepost.engine.feed import Recorded, Signal
@@ -52,6 +60,8 @@ from milepost.service.metrics import MAX_CODES, Metrics
 
 DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
 KEY = STREAM.key
+OTHER = Stream(Platform.MESSENGER, "2")
+KINDS = ("call_count", "total_time", "total_cputime")
 ONE_BATCH = Tally(batches=1)
 
 
@@ -73,6 +83,16 @@ def after(*signals: Signal) -> Metrics:
     return metrics
 
 
+def states(metrics: Metrics) -> dict[str, str]:
+    """Give the state of every stream."""
+    return {
+        sample.labels["stream"]: sample.labels["state"]
+        for family in text_string_to_metric_families(metrics.expose().decode())
+        for sample in family.samples
+        if sample.name == "milepost_stream_state" and sample.value
+    }
+
+
 def refusal(of: Problem, status: RunStatus, reason: Reason) -> Recorded:
     return recorded(run_started(), RunEnded(status, reason, problem=of))
 
@@ -81,8 +101,14 @@ def completed(tally: Tally = ONE_BATCH) -> SweepCompleted:
     return SweepCompleted(Mode.FULL, NOON, at(-90), tally)
 
 
+def letter(letter_id: str, stage: Stage = Stage.FETCH) -> DeadLetterOpened:
+    return DeadLetterOpened(letter_id, stage, f"t_{letter_id}", "refused")
+
+
 RETRIED = FetchFailed(1, NETWORK, at(2))
 GIVEN_UP = (BatchFailed(Stage.FETCH, 3, NETWORK), RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=NETWORK))
+LIMITED = RateLimited(Scope.PAGE, 1, NOON, at(90), RATE_LIMIT)
+OUT_OF_REACH = RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, problem=RATE_LIMIT)
 INTERRUPTED = RunEnded(RunStatus.INTERRUPTED, Reason.PROCESS_DIED)
 
 
@@ -130,6 +156,7 @@ async def test_what_runs_read_is_counted_as_the_journal_has_it() -> None:
         (Tally(batches=3, dead_lettered=1), 1),
         (Tally(batches=3, contacts=1), 1),
         (Tally(batches=3, interaction_events=1), 1),
+        (Tally(batches=3, deleted=1), 1),
         (Tally(batches=3, unchanged=150, without_contact=2, order_violations=1), 0),
     ],
 )
@@ -160,6 +187,55 @@ def test_a_batch_that_is_given_up_is_failed() -> None:
     assert values(metrics, "runs_total", "status") == {"failed": 1}
 
 
+def test_a_batch_whose_rows_the_store_refused_in_part_is_stored_and_failed_where_it_was_refused() -> None:
+    letters = (letter("a", Stage.STORE), letter("b", Stage.STORE), letter("c", Stage.EVENTS), letter("d", Stage.FETCH))
+    stored = BatchStored(walking("a"), Tally(batches=1, inserted=2, dead_lettered=4))
+    metrics = after(recorded(run_started(), sweep_started(), *letters, stored))
+    assert values(metrics, "failed_batches_total", "stage") == {"store": 1, "events": 1}
+    assert values(metrics, "batches_total", "outcome") == {"stored": 1}
+    assert values(metrics, "conversations_total", "result") == {"inserted": 2, "dead_lettered": 4}
+
+
+def test_what_a_redrive_opens_is_no_failed_batch_but_a_dead_letter() -> None:
+    passed_before = BatchStored(walking("a"), Tally(batches=2, unchanged=9))
+    metrics = after(recorded(passed_before, letter("b", Stage.STORE), RedriveFailed("a", 1, "still refused")))
+    assert values(metrics, "failed_batches_total", "stage") == {}
+    assert values(metrics, "batches_total", "outcome") == {"unchanged": 2}
+    assert values(metrics, "conversations_total", "result") == {"unchanged": 9, "dead_lettered": 1}
+
+
+def test_redrives_are_counted_by_result_and_what_they_wrote_as_written() -> None:
+    wrote = Tally(inserted=1, interaction_events=3)
+    metrics = after(
+        recorded(*(letter(each) for each in "abcde")),
+        recorded(RedriveFailed("a", 1, "still refused")),
+        recorded(DeadLetterClosed("a", Resolution.REDRIVEN, wrote)),
+        recorded(*(DeadLetterClosed(each.value, each) for each in Resolution if each is not Resolution.REDRIVEN)),
+    )
+    assert values(metrics, "redrives_total", "result") == {"failed": 1, "redriven": 1}
+    assert values(metrics, "conversations_total", "result") == {"inserted": 1, "dead_lettered": 5}
+    assert values(metrics, "interaction_events_total") == {"": 3}
+    assert values(metrics, "batches_total", "outcome") == {}
+
+
+def test_conversations_that_a_full_sweep_misses_are_counted_as_deleted() -> None:
+    metrics = after(recorded(completed(Tally(batches=1, unchanged=7, deleted=2))))
+    assert values(metrics, "conversations_total", "result") == {"unchanged": 7, "deleted": 2}
+
+
+def test_the_planned_length_of_each_pause_is_added_up_by_scope() -> None:
+    app = RateLimited(Scope.APP, 2, at(-60), at(30), RATE_LIMIT)
+    metrics = after(recorded(run_started(), LIMITED), recorded(run_started(), LIMITED), recorded(app))
+    assert values(metrics, "rate_limit_wait_seconds_total", "scope") == {"page": 180, "app": 30}
+
+
+def test_waiting_for_a_limit_is_neither_a_retry_nor_a_failure() -> None:
+    metrics = after(recorded(run_started(), LIMITED, OUT_OF_REACH))
+    assert values(metrics, "retries_total", "reason") == {}
+    assert values(metrics, "failed_batches_total", "stage") == {}
+    assert values(metrics, "runs_total", "status") == {"paused": 1}
+
+
 def test_entries_are_counted_by_type() -> None:
     metrics = after(recorded(run_started(), sweep_started(), RETRIED), recorded(completed()))
     assert values(metrics, "journal_entries_total", "type") == {
@@ -176,7 +252,10 @@ def test_entries_are_counted_by_type() -> None:
         (recorded(run_started(), FetchFailed(1, problem(1), at(2))), "1", "retry"),
         (recorded(run_started(), RETRIED), "network", "retry"),
         (recorded(run_started(), *GIVEN_UP), "network", "retry"),
-        (refusal(RATE_LIMIT, RunStatus.PAUSED, Reason.RATE_LIMIT), "613", "wait"),
+        (recorded(run_started(), LIMITED), "613", "wait"),
+        (recorded(run_started(), LIMITED, OUT_OF_REACH), "613", "wait"),
+        (recorded(run_started(), BatchShrunk(25, Detail.NESTED, problem(1))), "1", "shrink"),
+        (recorded(run_started(), CursorLost(problem(2642))), "2642", "reset"),
         (refusal(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), "190", "stop_authorization"),
         (refusal(BAD_VERSION, RunStatus.STOPPED, Reason.CONFIGURATION), "2635", "stop_configuration"),
     ],
@@ -244,7 +323,7 @@ def test_gauges_are_set_from_checkpoints_at_the_start() -> None:
     metrics.recall(given(completed(Tally(batches=1)), recorded_at=at(5)))
     assert values(metrics, "last_success_timestamp_seconds") == {"": at(5).timestamp()}
     assert values(metrics, "checkpoint_timestamp_seconds") == {"": at(5).timestamp()}
-    assert values(metrics, "stream_state", "state") == {"idle": 1}
+    assert values(metrics, "stream_state", "state") == {"complete": 1}
     assert values(metrics, "runs_total") == {}
 
 
@@ -252,13 +331,13 @@ def test_a_stream_without_a_past_has_never_succeeded() -> None:
     metrics = Metrics()
     metrics.recall(checkpoint_of())
     assert f'milepost_last_success_timestamp_seconds{{stream="{KEY}"}} 0.0' in metrics.expose().decode()
-    assert values(metrics, "stream_state", "state") == {"idle": 1}
+    assert values(metrics, "stream_state", "state") == {"never_synced": 1}
 
 
 def test_a_run_that_a_dead_process_left_open_is_not_shown_as_work() -> None:
     metrics = Metrics()
     metrics.recall(given(run_started(), sweep_started()))
-    assert values(metrics, "stream_state", "state") == {"paused": 1}
+    assert values(metrics, "stream_state", "state") == {"interrupted": 1}
 
 
 @pytest.mark.parametrize(
@@ -268,10 +347,12 @@ def test_a_run_that_a_dead_process_left_open_is_not_shown_as_work() -> None:
         (passed(given(completed())), "syncing"),
         (recorded(run_started(), RETRIED), "retrying"),
         (store_retried(), "retrying"),
-        (recorded(completed()), "idle"),
-        (recorded(completed(Tally(batches=1, dead_lettered=1))), "idle"),
-        (refusal(RATE_LIMIT, RunStatus.PAUSED, Reason.RATE_LIMIT), "paused"),
-        (recorded(run_started(), INTERRUPTED), "paused"),
+        (recorded(completed()), "complete"),
+        (recorded(completed(Tally(batches=1, dead_lettered=1))), "complete_with_errors"),
+        (recorded(run_started(), LIMITED), "rate_limited"),
+        (recorded(run_started(), LIMITED, OUT_OF_REACH), "rate_limited"),
+        (recorded(run_started(), RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT)), "paused"),
+        (recorded(run_started(), INTERRUPTED), "interrupted"),
         (recorded(run_started(), *GIVEN_UP), "failed"),
         (refusal(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), "stopped"),
     ],
@@ -279,6 +360,45 @@ def test_a_run_that_a_dead_process_left_open_is_not_shown_as_work() -> None:
 def test_a_stream_is_in_one_state(signal: Signal, state: str) -> None:
     metrics = after(recorded(completed()), refusal(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), signal)
     assert values(metrics, "stream_state", "state") == {state: 1}
+
+
+def test_the_apps_limit_is_told_of_every_stream_that_has_more_to_read() -> None:
+    reading, done = Checkpoint("messenger:2"), Checkpoint("messenger:3")
+    metrics = after(recorded(run_started(), sweep_started(), after=reading), recorded(completed(), after=done))
+    app = RateLimited(Scope.APP, 1, NOON, at(90), RATE_LIMIT)
+    limited = recorded(run_started(), sweep_started(), app)
+    metrics.read(limited)
+    assert states(metrics) == {KEY: "rate_limited", "messenger:2": "rate_limited", "messenger:3": "complete"}
+    metrics.read(recorded(BatchStored(walking("a"), Tally(batches=1, inserted=1)), after=limited.checkpoint))
+    assert states(metrics) == {KEY: "syncing", "messenger:2": "syncing", "messenger:3": "complete"}
+
+
+def test_a_limit_that_nobody_probes_any_more_holds_others_no_longer_than_it_lasts() -> None:
+    app = RateLimited(Scope.APP, 1, at(-600), at(-300), RATE_LIMIT)
+    metrics = after(recorded(run_started(), sweep_started(), app), recorded(run_started(), after=checkpoint_of(OTHER)))
+    assert states(metrics)[OTHER.key] == "syncing"
+
+
+# --- budgets ----------------------------------------------------------------------------------------------------------
+
+
+def test_of_each_budget_the_fullest_page_is_shown_as_it_was_told_last() -> None:
+    calls, time = (Usage(Scope.PAGE, kind, ratio) for kind, ratio in (("call_count", 0.9), ("total_time", 0.2)))
+    metrics = after(usage_told(calls, time), usage_told(Usage(Scope.PAGE, "call_count", 0.4), stream=OTHER))
+    assert values(metrics, "rate_limit_usage_ratio", "kind") == {"call_count": 0.9, "total_time": 0.2}
+    metrics.read(usage_told(Usage(Scope.PAGE, "call_count", 0.3)))
+    assert values(metrics, "rate_limit_usage_ratio", "kind") == {"call_count": 0.4, "total_time": 0.2}
+
+
+def test_two_streams_of_a_page_share_its_budget_and_all_streams_the_apps() -> None:
+    sibling = Stream(Platform.INSTAGRAM, STREAM.page_id)
+    metrics = after(
+        usage_told(Usage(Scope.PAGE, "call_count", 0.9)),
+        usage_told(Usage(Scope.PAGE, "call_count", 0.1), stream=sibling),
+        usage_told(Usage(Scope.APP, "call_count", 0.8)),
+        usage_told(Usage(Scope.APP, "call_count", 1.2), stream=OTHER),
+    )
+    assert values(metrics, "rate_limit_usage_ratio", "scope") == {"page": 0.1, "app": 1.2}
 
 
 # --- the exposition ---------------------------------------------------------------------------------------------------
@@ -291,7 +411,10 @@ def everything() -> Metrics:
         recorded(run_started(), RETRIED),
         recorded(run_started(), *GIVEN_UP),
         recorded(completed(tally + Tally(order_violations=1))),
+        recorded(run_started(), LIMITED),
+        recorded(DeadLetterClosed("a", Resolution.REDRIVEN)),
         store_retried(),
+        usage_told(*(Usage(scope, kind, 0.5) for scope in Scope for kind in KINDS)),
     )
 
 
@@ -313,7 +436,7 @@ def test_the_documentation_names_every_metric_with_its_type_and_labels() -> None
 
 def test_the_documentation_names_the_values_of_labels() -> None:
     exposed = everything().expose().decode()
-    for label in ("outcome", "reason", "result", "stage", "state", "status"):
+    for label in ("kind", "outcome", "reason", "result", "scope", "stage", "state", "status"):
         for value in set(re.findall(rf'{label}="(\w+)"', exposed)):
             assert f"`{value}`" in DOCUMENTATION, f"{label} {value}"
     for remedy in Remedy:

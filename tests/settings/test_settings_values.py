@@ -222,9 +222,11 @@ class TestPages:
         ]
 
     @pytest.mark.parametrize("true", ["true", "${X:-true}"])
-    def test_discovery_is_refused_until_it_is_built(self, file: Path, true: str) -> None:
-        expected = "config.yaml:2: discover_pages: true is not supported yet; list the pages under pages:"
-        assert refused(file, f"source: {{kind: facebook}}\ndiscover_pages: {true}") == expected
+    def test_discovery_needs_a_token_and_no_pages(self, file: Path, true: str) -> None:
+        expected = "config.yaml:1: source.access_token: missing; allowed: access_token or access_token_file"
+        assert refused(file, f"source: {{kind: facebook}}\ndiscover_pages: {true}").startswith(expected)
+        settings = loaded(file, f"source: {{kind: facebook, access_token: x}}\ndiscover_pages: {true}")
+        assert (settings.discover_pages, settings.pages) == (True, ())
 
 
 class TestEnvironment:

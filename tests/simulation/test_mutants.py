@@ -1,6 +1,7 @@
 """Negative controls: a core that is wrong in a way that others are wrong must not live through the simulation."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,15 +14,52 @@ from msgspec.structs import replace
 from kit.builders import NOON
 from kit.memory_store import MemoryStore
 from kit.scenarios import scenarios
-from kit.simulation import Decide, Scenario, Simulation
-from milepost.core.checkpoint import BatchPassed, Checkpoint, Sweep
-from milepost.core.decide import Circumstances, Decision, Record, _next_position, _opening, decide
-from milepost.core.events import BatchStored, Event, Position, SweepCompleted
+from kit.setting import Decide, Scenario
+from kit.simulation import Simulation
+from kit.world import Habits
+from milepost.core.checkpoint import BatchPassed, Checkpoint, DeadLetter, Pause, Sweep
+from milepost.core.decide import (
+    Circumstances,
+    Decision,
+    Record,
+    _next_position,
+    _opening,
+    _place,
+    _stretch,
+    decide,
+)
+from milepost.core.events import (
+    NO_TALLY,
+    BatchStored,
+    DeadLetterClosed,
+    DeadLetterOpened,
+    Event,
+    Position,
+    Resolution,
+    RunEnded,
+    SweepCompleted,
+    Tally,
+)
 from milepost.core.events import Phase as SweepPhase
-from milepost.core.model import Batch, Known
+from milepost.core.letters import Failure, opened, recovered, unread, withhold
+from milepost.core.merge import Difference, newer
+from milepost.core.model import (
+    Batch,
+    Changes,
+    Conversation,
+    DeadLetterPayload,
+    Detail,
+    Known,
+    RefusedRow,
+    Stream,
+    Stretch,
+)
+from milepost.core.plan import Policy, Size, Slice, smaller
 from milepost.core.ports import Commit, Committed, Fetched, Outcome, Refused
+from milepost.core.problems import Problem
+from milepost.core.remedies import Remedy, Rule, rule_for
 
-MAX_EXAMPLES = 300  # as many as the sound core has to live through
+MAX_EXAMPLES = 620  # as many as the sound core has to live through
 
 
 # --- decisions gone wrong ---------------------------------------------------------------------------------------------
@@ -109,6 +147,96 @@ def nothing(checkpoint: Checkpoint) -> tuple[Event, ...]:
     return ()
 
 
+def nobody_waits(problem: Problem, *, has_cursor: bool) -> Rule:
+    """Takes a limit for a failure that may pass."""
+    rule = rule_for(problem, has_cursor=has_cursor)
+    return replace(rule, remedy=Remedy.RETRY) if rule.remedy is Remedy.WAIT else rule
+
+
+def own_pause_only(stream: Stream, pauses: Mapping[Stream, Pause]) -> datetime | None:
+    """Does not care what limit another stream of the page or the app has met."""
+    return pauses[stream].until if stream in pauses else None
+
+
+def ended_with_all(checkpoint: Checkpoint, ended: RunEnded, work: Slice, *before: Event) -> Record:
+    """Lets the end of a run carry what was passed over, after what ended it."""
+    ended = replace(ended, position=_place(checkpoint), tally=checkpoint.unrecorded)
+    return Record((*_opening(checkpoint, checkpoint.sweep, work), *before, ended))
+
+
+def position_is_read(batch: Batch, detail: Detail, problem: Problem | None, known: Known) -> tuple[Failure, ...]:
+    """Takes a thread that was stepped over, or read without its messages, for one that was read."""
+    return unread(batch, Detail.NESTED, problem, known)
+
+
+def refused_is_dropped(found: Difference, refused: tuple[RefusedRow, ...]) -> tuple[Difference, tuple[Failure, ...]]:
+    """Leaves out the rows that the store refuses, without a letter."""
+    return withhold(found, refused)[0], ()
+
+
+def always_another(
+    stream: Stream, failures: Iterable[Failure], known: Known, now: datetime
+) -> tuple[tuple[DeadLetterOpened, ...], tuple[DeadLetterPayload, ...]]:
+    """Opens a letter for each failure, whatever letters there are."""
+    return opened(stream, failures, replace(known, letters={}), now)
+
+
+def first_state_only(
+    stream: Stream, failures: Iterable[Failure], known: Known, now: datetime
+) -> tuple[tuple[DeadLetterOpened, ...], tuple[DeadLetterPayload, ...]]:
+    """Leaves a letter that is open as it was."""
+    letters, payloads = opened(stream, failures, known, now)
+    fresh = {letter.dead_letter_id for letter in letters}
+    return letters, tuple(payload for payload in payloads if payload.dead_letter_id in fresh)
+
+
+def itself(conversation_id: str) -> str:
+    return conversation_id
+
+
+def everything_recovers(
+    batch: Batch, detail: Detail, failures: Iterable[Failure], known: Known
+) -> tuple[DeadLetterClosed, ...]:
+    """Closes the letters about a thread as soon as it is seen."""
+    return recovered(batch, Detail.NESTED, (), known)
+
+
+def kept_rows_win(rows: Changes, known: Known, now: datetime) -> Difference:
+    """Writes the rows of a letter over whatever is stored."""
+    return newer(rows, replace(known, conversations={}, contacts={}), now)
+
+
+def all_is_flawless(tally: Tally) -> bool:
+    return True
+
+
+def whole_stretch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | None:
+    """Takes each batch for all that there is above its end."""
+    stretch = _stretch(checkpoint, sweep, batch)
+    return None if stretch is None else replace(stretch, older_than=None)
+
+
+def stretch_of_the_scan(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | None:
+    """Forgets that a cursor may be taken up without the place that the walk had reached."""
+    place = replace(sweep.position, reached_at=sweep.position.reached_at or sweep.walk_started_at)
+    stretch = _stretch(checkpoint, replace(sweep, position=place), batch)
+    return stretch if stretch is None else replace(stretch, older_than=sweep.position.reached_at)
+
+
+def everybody_is_remembered(conversations: Iterable[Conversation], known: Known) -> tuple[Conversation, ...]:
+    return tuple(conversations)
+
+
+def never_smaller(size: Size, policy: Policy) -> Size | None:
+    """Knows nothing below a single conversation, which is then asked for again and again."""
+    return smaller(size, policy) if size.limit > 1 else Size(1, Detail.NESTED)
+
+
+def quietly_closed(letter: DeadLetter, reason: str, around: Circumstances, tally: Tally = NO_TALLY) -> DeadLetterClosed:
+    """Closes a letter whose redrive failed."""
+    return DeadLetterClosed(letter.dead_letter_id, Resolution.REDRIVEN, tally)
+
+
 # --- stores gone wrong ------------------------------------------------------------------------------------------------
 
 
@@ -125,14 +253,14 @@ class CheckpointFirstStore(SplitStore):
         self.refuse_stale(commit)
         self.write_entries(commit)
         self.interrupt()
-        self.write_rows(commit.changes)
+        self.write_rows(commit)
         return Committed(len(self.journal), 0.0, 0.0)
 
 
 class RowsFirstStore(SplitStore):
     async def commit(self, commit: Commit) -> Committed:
         self.refuse_stale(commit)
-        self.write_rows(commit.changes)
+        self.write_rows(commit)
         self.interrupt()
         self.write_entries(commit)
         return Committed(len(self.journal), 0.0, 0.0)
@@ -154,31 +282,92 @@ class Mutant:
     decides: Callable[[], Decide] = lambda: decide
     store: Callable[[], MemoryStore] = MemoryStore
     patches: Mapping[str, object] = field(default_factory=dict)
+    narrowed: Callable[[Scenario], Scenario] = lambda scenario: scenario  # to where it shows
+
+
+def to_lost_cursors(scenario: Scenario) -> Scenario:
+    """Let cursors die in full sweeps that are without a flaw and take several runs."""
+    habits = Habits(dead_cursor_chance=0.2, deletion_chance=0.05)
+    return dataclasses.replace(scenario, habits=habits, run_seconds=3.0, full_chance=0.5, threads=12, stop_chance=0.05)
+
+
+def to_double_trouble(scenario: Scenario) -> Scenario:
+    """Let threads that cannot be read be the ones that the store refuses."""
+    habits = Habits(sick_chance=0.3, arrival_chance=0.5, new_thread_chance=0.0)
+    return dataclasses.replace(scenario, habits=habits, refused_row_chance=0.3, threads=4, errand_chance=0.2)
 
 
 LOSS = "the watermark passed t_[0-9]+, which is not stored"
+UNSEEN = "was offered and is not stored|offered and not stored"
 MISSED = "t_[0-9]+ moved during the walk and was missed"
 EITHER = f"{LOSS}|{MISSED}"
 MISCOUNT = "the journal does not count what the tables hold"
+TORN = f"{MISCOUNT}|that no commit brought|has a payload|has no payload"
 
 MUTANTS = {
     "the watermark is the largest updated_time seen": Mutant(LOSS, decides=LargestAsWatermark),
     "the watermark is the end of the sweep": Mutant(LOSS, decides=lambda: end_as_watermark),
     "there is no catch-up scan": Mutant(MISSED, patches={"milepost.core.decide._next_position": no_catch_up}),
-    "the first empty batch is the end": Mutant(LOSS, decides=lambda: empty_is_the_end),
+    "the first empty batch is the end": Mutant(EITHER, decides=lambda: empty_is_the_end),
     "the first old row is the end": Mutant(
         EITHER, patches={"milepost.core.decide.reaches_back": first_old_row_is_the_end}
     ),
-    "a refusal is the end": Mutant(EITHER, decides=lambda: refusal_is_the_end),
+    "a refusal is the end": Mutant(f"{EITHER}|is not the fold|taken for a failure", decides=lambda: refusal_is_the_end),
     "an older row wins": Mutant("t_[0-9]+ becomes older", decides=lambda: older_wins),
-    "an unreadable item is skipped": Mutant("passed without a dead letter", decides=lambda: unreadable_is_skipped),
+    "an unreadable item is skipped": Mutant(f"{EITHER}|{UNSEEN}", decides=lambda: unreadable_is_skipped),
     "a quiet batch is journaled": Mutant("a quiet sweep wrote more than one entry", decides=lambda: quiet_is_told),
     "passed batches are forgotten": Mutant(
         "is not the fold|ahead of", patches={"milepost.core.decide._passed": nothing}
     ),
-    "the checkpoint is stored before the rows": Mutant(MISCOUNT, store=CheckpointFirstStore),
-    "the rows are stored before the checkpoint": Mutant(f"{MISCOUNT}|is opened again", store=RowsFirstStore),
-    "a second writer is not refused": Mutant("the versions of the stream", store=UncheckedStore),
+    "a limit is tried again": Mutant(
+        "taken for a failure|inside the pause", patches={"milepost.core.decide.rule_for": nobody_waits}
+    ),
+    "a limit of others is ignored": Mutant("inside the pause", patches={"kit.life.held_until": own_pause_only}),
+    "a pause is over with its run": Mutant("inside the pause", patches={"milepost.core.decide._end": ended_with_all}),
+    "a thread is stepped over in silence": Mutant(
+        f"{EITHER}|{UNSEEN}", patches={"milepost.core.decide.unread": position_is_read}
+    ),
+    "a refused row is dropped": Mutant(
+        f"{EITHER}|{UNSEEN}", patches={"milepost.core.decide.withhold": refused_is_dropped}
+    ),
+    "a letter is opened again": Mutant(
+        "a second open letter about|opened again", patches={"milepost.core.decide.opened": always_another}
+    ),
+    "the letter of a row is that of its thread": Mutant(
+        f"{EITHER}|{UNSEEN}", patches={"milepost.core.letters.row_of": itself}, narrowed=to_double_trouble
+    ),
+    "a letter keeps the row that it began with": Mutant(
+        f"{EITHER}|{UNSEEN}", patches={"milepost.core.decide.opened": first_state_only}
+    ),
+    "a letter is closed at sight": Mutant(
+        f"{EITHER}|{UNSEEN}", patches={"milepost.core.decide.recovered": everything_recovers}
+    ),
+    "the rows of a letter win": Mutant(
+        f"becomes older|{MISCOUNT}", patches={"milepost.core.redrive.newer": kept_rows_win}
+    ),
+    "a redrive that fails closes its letter": Mutant(
+        EITHER, patches={"milepost.core.redrive._failure": quietly_closed}
+    ),
+    "a flawed sweep marks deletions": Mutant(
+        "is there and was marked as deleted", patches={"milepost.core.decide._is_flawless": all_is_flawless}
+    ),
+    "a batch is all that there is": Mutant(
+        "is there and was marked as deleted", patches={"milepost.core.decide._stretch": whole_stretch}
+    ),
+    "a cursor is taken up without its place": Mutant(
+        "is there and was marked as deleted",
+        patches={"milepost.core.decide._stretch": stretch_of_the_scan},
+        narrowed=to_lost_cursors,
+    ),
+    "who was forgotten is remembered": Mutant(
+        MISCOUNT, patches={"milepost.core.merge.remembered": everybody_is_remembered}
+    ),
+    "a thread is asked for until it answers": Mutant(
+        "calls without end|does not end", patches={"milepost.core.decide.smaller": never_smaller}
+    ),
+    "the checkpoint is stored before the rows": Mutant(TORN, store=CheckpointFirstStore),
+    "the rows are stored before the checkpoint": Mutant(f"{TORN}|is opened again", store=RowsFirstStore),
+    "a second writer is not refused": Mutant("the versions of the stream|is not the fold", store=UncheckedStore),
 }
 
 
@@ -191,11 +380,11 @@ def live_through(mutant: Mutant) -> None:
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
-    @given(scenarios)
+    @given(scenarios.map(mutant.narrowed))
     def live(scenario: Scenario) -> None:
         simulation = Simulation(scenario, mutant.decides(), store := mutant.store())
         if isinstance(store, SplitStore):
-            store.interrupt = simulation.crash
+            store.interrupt = simulation.setting.crash
         simulation.run()
 
     with ExitStack() as patched:

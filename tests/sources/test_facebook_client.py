@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -87,6 +87,23 @@ class TestRequest:
             hmac.new(APP_SECRET.encode(), b"another token", "sha256").hexdigest(),
             None,
         ]
+
+    async def test_a_new_app_secret_signs_from_the_next_call_on(self) -> None:
+        proofs: list[str | None] = []
+
+        async def answer(request: web.Request) -> web.Response:
+            proofs.append(request.query.get("appsecret_proof"))
+            return web.Response(body=b"{}")
+
+        async with serving(answer) as base_url, client_of(base_url) as client:
+            await client.get("1161", {}, TOKEN)
+            client.renew(APP_SECRET)
+            await client.get("1161", {}, TOKEN)
+        assert proofs == [None, hmac.new(APP_SECRET.encode(), TOKEN.encode(), "sha256").hexdigest()]
+
+    async def test_a_quoted_path_is_asked_for_as_it_is(self) -> None:
+        async with client_of("http://127.0.0.1:1") as client:
+            assert str(client.url("aWd%2F%2B%3D")) == "http://127.0.0.1:1/v26.0/aWd%2F%2B%3D"
 
     async def test_a_base_url_may_have_a_path_and_a_trailing_slash(self) -> None:
         async with client_of("http://127.0.0.1:1/proxy/") as client:
@@ -239,6 +256,29 @@ class TestNetwork:
     async def test_a_connection_that_closes_without_an_answer(self) -> None:
         async with sending() as base_url:
             assert (await problem_at(base_url)).kind is ProblemKind.NETWORK
+
+    async def test_a_call_on_a_connection_that_was_dropped_is_not_made_twice(self) -> None:
+        hits = 0
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal hits
+            with suppress(asyncio.IncompleteReadError):
+                await reader.readuntil(b"\r\n\r\n")
+                hits += 1
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+                await reader.readuntil(b"\r\n\r\n")
+                hits += 1
+            writer.close()
+
+        async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with client_of(f"http://127.0.0.1:{port}") as client:
+                first, second = [await client.get("1161", {}, TOKEN) for _ in range(2)]
+        assert isinstance(first, Answer)
+        assert isinstance(second, Refused)
+        assert second.problem.kind is ProblemKind.NETWORK
+        assert "closed the connection" in second.problem.message
+        assert hits == 2
 
     @pytest.mark.parametrize(
         "start",

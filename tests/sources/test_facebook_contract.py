@@ -1,27 +1,39 @@
 """The Facebook source keeps the contract of every Source, against a small list edge on the loopback interface."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote
 
 import pytest
 from aiohttp import web
 
-from contracts.source_contract import Fault, Inbox, SourceContract
-from kit.graph_answers import PAGE_ID, TOKEN, error, listed, message, thread
+from contracts.source_contract import Fault, Inbox, SourceContract, WitnessGate
+from kit.graph_answers import PAGE, PAGE_ID, TOKEN, error, listed, message, thread
 from kit.loopback import Answering, nowhere, sending, serving
 from milepost.core.model import Platform, Stream
+from milepost.sources.facebook.access import Access
 from milepost.sources.facebook.client import GraphClient
 from milepost.sources.facebook.inbox import FacebookInbox
+from milepost.sources.facebook.pace import Budget, Pace
 
 NEWEST_AT = datetime(2026, 6, 26, 1, 13, 24, tzinfo=UTC)
-IDS = tuple(f"t_{number}" for number in range(11))
+IDS = (*(f"t_{number}" for number in range(10)), "aWdfZG1f/dGhyZWFkOj+E6SUdNZXNzYWdl==")
+THREAD_EDGE = re.compile(r",?messages\.limit\((\d+)\)\{[^}]*\}")
 
 
-def list_edge(*, with_gaps: bool = False) -> Answering:
-    """Answer as the conversations edge does. A cursor is the position after it; a gap's ends with a dot."""
+def graph(calls: list[str], *, with_gaps: bool = False) -> Answering:
+    """Answer as the conversations edge and threads do. A cursor is the position after it; a gap's ends with a dot."""
 
     async def answer(request: web.Request) -> web.Response:
+        calls.append(str(request.rel_url))
+        _, _, owner, *edge = (unquote(segment) for segment in request.rel_url.raw_path.split("/"))
+        fields = request.query["fields"]
+        if edge != ["conversations"]:
+            if owner not in IDS:
+                return web.json_response(error(100, error_subcode=33), status=400)
+            return web.json_response(told(IDS.index(owner), fields))
         after, limit = request.query.get("after", "0"), int(request.query["limit"])
         if not after.rstrip(".").isdecimal():
             return web.json_response(error(2642, "(#2642) Invalid cursors values"), status=400)
@@ -29,17 +41,21 @@ def list_edge(*, with_gaps: bool = False) -> Answering:
         if with_gaps and start and not after.endswith("."):
             return web.json_response(listed(after=f"{start}.", next_url=f"{request.url}&after={start}."))
         end = min(start + limit, len(IDS))
-        wants_messages = "messages.limit" in request.query["fields"]
-        threads = [told(number, messages=wants_messages) for number in range(start, end)]
+        threads = [told(number, fields) for number in range(start, end)]
         next_url = str(request.url) if end < len(IDS) else None
         return web.json_response(listed(*threads, after=str(end), next_url=next_url))
 
     return answer
 
 
-def told(number: int, *, messages: bool) -> dict[str, object]:
+def told(number: int, fields: str) -> dict[str, object]:
+    """Tell of a thread what is asked for; each has three messages, one of them our own."""
     updated_time = (NEWEST_AT - timedelta(hours=number)).strftime("%Y-%m-%dT%H:%M:%S+0000")
-    return thread(IDS[number], *([message(f"m_{number}")] if messages else []), updated_time=updated_time)
+    edge = THREAD_EDGE.search(fields)
+    messages = [message(f"m_{number}_{place}", PAGE if place == 1 else None) for place in range(3)]
+    whole = thread(IDS[number], *messages[: int(edge[1]) if edge else 0], updated_time=updated_time)
+    names = {*THREAD_EDGE.sub("", fields).split(","), "messages"}
+    return {name: value for name, value in whole.items() if name in names}
 
 
 def clock() -> datetime:
@@ -83,32 +99,37 @@ class TestFacebookInbox(SourceContract):
             yield world
 
     @pytest.fixture
-    async def inbox(self, world: AsyncExitStack) -> Inbox:
-        base_url = await world.enter_async_context(serving(list_edge()))
-        return Inbox(await opened(world, base_url), IDS)
+    async def inbox(self, world: AsyncExitStack, gate: WitnessGate) -> Inbox:
+        calls: list[str] = []
+        base_url = await world.enter_async_context(serving(graph(calls)))
+        return Inbox(await opened(world, base_url, gate), IDS, calls)
 
     @pytest.fixture
-    async def gapped_inbox(self, world: AsyncExitStack) -> Inbox:
-        base_url = await world.enter_async_context(serving(list_edge(with_gaps=True)))
-        return Inbox(await opened(world, base_url), IDS)
+    async def gapped_inbox(self, world: AsyncExitStack, gate: WitnessGate) -> Inbox:
+        calls: list[str] = []
+        base_url = await world.enter_async_context(serving(graph(calls, with_gaps=True)))
+        return Inbox(await opened(world, base_url, gate), IDS, calls)
 
     @pytest.fixture
-    async def faulty(self, world: AsyncExitStack, request: pytest.FixtureRequest) -> FacebookInbox:
+    async def faulty(self, world: AsyncExitStack, gate: WitnessGate, request: pytest.FixtureRequest) -> FacebookInbox:
         match request.param:
             case Fault.UNREACHABLE:
-                return await opened(world, nowhere())
+                return await opened(world, nowhere(), gate)
             case Fault.SILENT:
-                return await opened(world, await world.enter_async_context(sending(hangs=True)), timeout_seconds=0.3)
+                silent = await world.enter_async_context(sending(hangs=True))
+                return await opened(world, silent, gate, timeout_seconds=0.3)
             case Fault.RESET:
                 server = sending(aborts=True)
             case Fault.CUT_SHORT:
                 server = sending(CUT_SHORT)
             case fault:
                 server = serving(ANSWERS[fault])
-        return await opened(world, await world.enter_async_context(server))
+        return await opened(world, await world.enter_async_context(server), gate)
 
 
-async def opened(world: AsyncExitStack, base_url: str, timeout_seconds: float = 20.0) -> FacebookInbox:
+async def opened(
+    world: AsyncExitStack, base_url: str, gate: WitnessGate, timeout_seconds: float = 20.0
+) -> FacebookInbox:
     client = GraphClient(base_url, "v26.0", clock=clock, request_timeout_seconds=timeout_seconds, max_body_bytes=2**19)
     await world.enter_async_context(client)
-    return FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), TOKEN, limiter=None)
+    return FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), Access(TOKEN), Pace(0, Budget()), gate)

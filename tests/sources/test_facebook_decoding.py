@@ -25,7 +25,8 @@ from kit.graph_answers import (
 )
 from milepost.core.model import Batch, Contact, Conversation, Direction, Interaction
 from milepost.core.problems import Problem, ProblemKind
-from milepost.sources.facebook.decoding import MAX_PAYLOAD_CHARACTERS, Mailbox, decode
+from milepost.sources.facebook.decoding import Mailbox, decode
+from milepost.sources.facebook.threads import MAX_PAYLOAD_CHARACTERS
 
 EDGE_URL = f"https://graph.facebook.com/v26.0/{PAGE_ID}/conversations"
 MAILBOX = Mailbox(frozenset({PAGE_ID, ACCOUNT_ID}), EDGE_URL)
@@ -388,6 +389,31 @@ class TestUnreadable:
         batch = read(encoded(listed(thread("t_1", messages=messages))))
         assert batch.conversations[0].interactions == ()
         assert batch.unreadable[0].subject == "t_1/messages"
+
+    @pytest.mark.parametrize("bad_id", ["t_\0", "t\n1", "\x1b[31m", "..", "sha256:0"])
+    def test_a_thread_whose_id_no_store_can_keep_is_named_after_its_content(self, bad_id: str) -> None:
+        batch = read(encoded(listed(thread(bad_id), GOOD)))
+        assert [each.conversation_id for each in batch.conversations] == ["t_good"]
+        (item,) = batch.unreadable
+        assert item.subject != bad_id
+        assert item.subject.startswith("sha256:")
+        assert json.loads(item.payload)["id"] == bad_id
+
+    def test_so_is_one_of_such_a_person(self) -> None:
+        batch = read(encoded(listed(thread("t_1", participants={"data": [PAGE, person("26\0")]}), GOOD)))
+        assert [each.conversation_id for each in batch.conversations] == ["t_good"]
+        assert [each.subject for each in batch.unreadable] == ["t_1"]
+
+    @pytest.mark.parametrize("bad", [message("m_\0"), message("m_2", person("26\0"))])
+    def test_of_a_message_with_such_an_id_it_is_only_that_message(self, bad: Json) -> None:
+        batch = read(encoded(listed(thread("t_1", message("m_3"), bad, message("m_1")))))
+        assert [event.event_id for event in batch.conversations[0].interactions] == ["m_3", "m_1"]
+        assert [each.subject for each in batch.unreadable] == ["t_1/messages"]
+
+    def test_half_a_surrogate_pair_never_becomes_part_of_a_subject(self) -> None:
+        body = encoded(listed(thread("t_MARK", updated_time="MARK"), GOOD)).replace(b"MARK", rb"\ud83d")
+        (item,) = read(body).unreadable
+        f"{item.subject} {item.reason} {item.payload}".encode()
 
     def test_the_payload_holds_no_token_no_paging_and_no_signature(self) -> None:
         attachment = {"image_data": {"url": "https://scontent.xx.fbcdn.net/2.jpg?oh=abc"}}

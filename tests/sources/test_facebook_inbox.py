@@ -1,21 +1,39 @@
-"""What the source asks of the API, how it learns our Instagram id, and how it keeps the pace."""
+"""What the source asks of the API, how it learns our Instagram id, and with which token."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from unittest.mock import Mock
+from urllib.parse import unquote
 
 import pytest
-from aiohttp import ClientConnectionError, ClientResponse
+from aiohttp import ClientConnectionError, ClientResponse, web
 from aioresponses import aioresponses
 from yarl import URL
 
-from kit.graph_answers import ACCOUNT, ACCOUNT_ID, PAGE_ID, TOKEN, error, instagram_person, listed, thread
-from milepost.core.model import Contact, Platform, Stream
-from milepost.core.ports import Fetched, Outcome, Refused, Request
-from milepost.core.problems import ProblemKind
+from contracts.source_contract import WitnessGate
+from kit.graph_answers import (
+    ACCOUNT,
+    ACCOUNT_ID,
+    PAGE_ID,
+    TOKEN,
+    Json,
+    error,
+    instagram_person,
+    listed,
+    message,
+    thread,
+)
+from kit.loopback import serving
+from milepost.core.model import Batch, Contact, Detail, Platform, Scope, Stream
+from milepost.core.ports import Answered, Fetched, Held, Refused, Request, Usage
+from milepost.core.problems import Problem, ProblemKind
+from milepost.sources.facebook.access import Access
 from milepost.sources.facebook.client import GraphClient
-from milepost.sources.facebook.inbox import FacebookInbox, pace
+from milepost.sources.facebook.inbox import FacebookInbox
+from milepost.sources.facebook.pace import Budget, Pace
 
 BASE_URL = "https://graph.test"
 EDGE_URL = URL(f"{BASE_URL}/v26.0/{PAGE_ID}/conversations")
@@ -60,19 +78,28 @@ async def client() -> AsyncIterator[GraphClient]:
         yield client
 
 
-def messenger(client: GraphClient) -> FacebookInbox:
-    return FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), TOKEN, limiter=None)
+def messenger(
+    client: GraphClient, access: Access | None = None, gate: WitnessGate | None = None, pace: Pace | None = None
+) -> FacebookInbox:
+    return FacebookInbox(
+        client,
+        Stream(Platform.MESSENGER, PAGE_ID),
+        access or Access(TOKEN),
+        pace or Pace(0, Budget()),
+        gate or WitnessGate(),
+    )
 
 
-def instagram(client: GraphClient, account_id: str | None = None) -> FacebookInbox:
-    return FacebookInbox(client, Stream(Platform.INSTAGRAM, PAGE_ID), TOKEN, None, account_id)
+def instagram(client: GraphClient, account_id: str | None = None, gate: WitnessGate | None = None) -> FacebookInbox:
+    stream = Stream(Platform.INSTAGRAM, PAGE_ID)
+    return FacebookInbox(client, stream, Access(TOKEN), Pace(0, Budget()), gate or WitnessGate(), account_id)
 
 
 def edge(platform: str, fields: str, limit: int, **more: str) -> URL:
     return EDGE_URL.with_query({"platform": platform, "fields": fields, "limit": str(limit), **more})
 
 
-def contact_of(outcome: Outcome) -> Contact | None:
+def contact_of(outcome: Answered) -> Contact | None:
     assert isinstance(outcome, Fetched), outcome
     return outcome.batch.conversations[0].contact
 
@@ -94,6 +121,17 @@ class TestRequest:
     async def test_no_messages_are_asked_for_where_none_are_wanted(self, api: Api, client: GraphClient) -> None:
         api.tells(edge("messenger", THREAD_FIELDS, 1), listed(thread()))
         assert isinstance(await messenger(client).fetch(Request(None, 1, 0)), Fetched)
+
+    @pytest.mark.parametrize(
+        ("detail", "fields"),
+        [
+            (Detail.BARE, THREAD_FIELDS),
+            (Detail.POSITION, "id,updated_time"),
+        ],
+    )
+    async def test_less_detail_asks_for_less(self, detail: Detail, fields: str, api: Api, client: GraphClient) -> None:
+        api.tells(edge("messenger", fields, 1), listed(thread()))
+        assert isinstance(await messenger(client).fetch(Request(None, 1, 20, detail=detail)), Fetched)
 
     @pytest.mark.parametrize("cursor", ["QVFIUlNEN1BWay1jWVVfN05", "a+b/c==&limit=1 %41 ☃"])
     async def test_a_cursor_is_sent_as_it_came(self, cursor: str, api: Api, client: GraphClient) -> None:
@@ -160,26 +198,258 @@ class TestInstagramAccount:
         assert isinstance(outcome, Refused)
         assert outcome.problem.kind is ProblemKind.NONSENSE
 
+    async def test_a_closed_gate_forbids_that_call_too(self, api: Api, client: GraphClient) -> None:
+        assert await instagram(client, gate=WitnessGate(closed=True)).fetch(Request(None, 1, 0)) == Held()
+        assert api.calls == []
 
-class TestPace:
-    async def test_the_streams_of_a_page_share_it_and_every_call_counts(self, api: Api, client: GraphClient) -> None:
-        limiter = pace(50)
-        assert limiter is not None
-        one = FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), TOKEN, limiter)
-        other = FacebookInbox(client, Stream(Platform.INSTAGRAM, PAGE_ID), TOKEN, limiter)
-        api.tells(PAGE_URL, {"instagram_business_account": {"id": ACCOUNT_ID}, "id": PAGE_ID})
-        for _ in range(2):
-            api.tells(edge("messenger", THREAD_FIELDS, 1), listed(thread()))
-            api.tells(edge("instagram", THREAD_FIELDS, 1), listed(thread()))
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        await asyncio.gather(*(inbox.fetch(Request(None, 1, 0)) for inbox in (one, other, one, other)))
-        assert loop.time() - began >= 4 * 0.02 - 0.001  # five calls, so four spaces
 
-    def test_a_rate_of_two_is_a_call_each_half_second_and_no_burst(self) -> None:
-        limiter = pace(2)
-        assert limiter is not None
-        assert (limiter.max_rate, limiter.time_period) == (1, 0.5)
+class Threads:
+    """A small list edge and its threads, told apart by the end of the path, with what it was asked."""
 
-    def test_a_rate_of_none_is_no_pace(self) -> None:
-        assert pace(0) is None
+    def __init__(self, *nodes: Json) -> None:
+        self.nodes = {str(node["id"]): node for node in nodes}
+        self.refused: dict[str, Json] = {}
+        self.headers: dict[str, str] = {}
+        self.asked: list[tuple[str, str]] = []
+        self.tokens: list[str] = []
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def answer(self, request: web.Request) -> web.Response:
+        if self.meanwhile is not None:
+            await self.meanwhile()
+        self.asked.append((request.rel_url.raw_path, request.query["fields"]))
+        self.tokens.append(request.headers["Authorization"].removeprefix("Bearer "))
+        node_id = request.path.removeprefix("/v26.0/")
+        if node_id in self.refused:
+            return web.json_response(self.refused[node_id], status=400, headers=self.headers)
+        if node_id in self.nodes:
+            return web.json_response(self.nodes[node_id], headers=self.headers)
+        bare = [{name: value for name, value in node.items() if name != "messages"} for node in self.nodes.values()]
+        return web.json_response(listed(*bare), headers=self.headers)
+
+
+@asynccontextmanager
+async def asking(
+    threads: Threads, access: Access | None = None, gate: WitnessGate | None = None, pace: Pace | None = None
+) -> AsyncIterator[FacebookInbox]:
+    async with serving(threads.answer) as base_url, GraphClient(base_url, "v26.0", clock=lambda: NOW) as client:
+        yield messenger(client, access, gate, pace)
+
+
+def fetched(outcome: Answered) -> Batch:
+    assert isinstance(outcome, Fetched), outcome
+    return outcome.batch
+
+
+def refused(outcome: Answered) -> Problem:
+    assert isinstance(outcome, Refused), outcome
+    return outcome.problem
+
+
+SEPARATE = Request(None, 2, 2, detail=Detail.SEPARATE)
+ODD_IDS = ["aWdfZG06MTpJR0/VzYWdlVGhyZWFk+jE3ODQxNA==", "a?b#c", "../me", "//graph.test/x", "%2e%2e", "a b", "☃"]
+
+
+class TestSeparateMessages:
+    async def test_each_thread_is_asked_for_its_messages(self) -> None:
+        threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
+        async with asking(threads) as inbox:
+            batch = fetched(await inbox.fetch(SEPARATE))
+        nested = "id,updated_time,messages.limit(2){id,created_time,from,message,sticker,attachments,shares}"
+        assert threads.asked == [
+            (EDGE_URL.path, THREAD_FIELDS),
+            ("/v26.0/t_1", nested),
+            ("/v26.0/t_2", nested),
+        ]
+        assert [event.event_id for each in batch.conversations for event in each.interactions] == ["m_1", "m_2"]
+
+    async def test_messages_that_cannot_be_read_are_set_aside(self) -> None:
+        threads = Threads(thread("t_1", message("m_1"), {"id": "m_bad"}), thread("t_2"))
+        async with asking(threads) as inbox:
+            batch = fetched(await inbox.fetch(SEPARATE))
+        assert [event.event_id for event in batch.conversations[0].interactions] == ["m_1"]
+        assert [each.subject for each in batch.unreadable] == ["t_1/messages"]
+
+    async def test_our_own_messages_go_to_the_contact_that_the_list_named(self) -> None:
+        threads = Threads(thread("t_1", message("m_1", ACCOUNT | {"id": PAGE_ID})))
+        async with asking(threads) as inbox:
+            batch = fetched(await inbox.fetch(SEPARATE))
+        assert batch.conversations[0].interactions[0].contact_id == "26508222372100001"
+
+    async def test_a_thread_that_is_gone_meanwhile_stays_without_messages(self) -> None:
+        threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
+        threads.refused["t_1"] = error(100, error_subcode=33)
+        async with asking(threads) as inbox:
+            batch = fetched(await inbox.fetch(SEPARATE))
+        assert [len(each.interactions) for each in batch.conversations] == [0, 1]
+
+    async def test_a_refusal_on_the_way_is_the_answer(self) -> None:
+        gate = WitnessGate()
+        threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")), thread("t_3"))
+        threads.refused["t_2"] = error(1)
+        async with asking(threads, gate=gate) as inbox:
+            problem = refused(await inbox.fetch(SEPARATE))
+        assert problem.code == 1
+        assert gate.refusals == [problem]
+        assert len(threads.asked) == 3
+
+    @pytest.mark.parametrize("calls", [0, 1, 2])
+    async def test_a_gate_that_closes_on_the_way_ends_it(self, calls: int) -> None:
+        threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
+        async with asking(threads, gate=WitnessGate(calls_left=calls)) as inbox:
+            assert await inbox.fetch(SEPARATE) == Held()
+        assert len(threads.asked) == calls
+
+    async def test_what_all_the_calls_took_is_summed_up(self) -> None:
+        threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
+        threads.meanwhile = partial(asyncio.sleep, 0.02)
+        async with asking(threads) as inbox:
+            outcome = await inbox.fetch(SEPARATE)
+        assert isinstance(outcome, Fetched)
+        assert outcome.took_seconds >= 0.06
+
+
+class TestReread:
+    @pytest.mark.parametrize("conversation_id", ODD_IDS)
+    async def test_any_id_is_one_segment_of_the_path(self, conversation_id: str) -> None:
+        threads = Threads(thread(conversation_id, message()))
+        async with asking(threads) as inbox:
+            (read,) = fetched(await inbox.reread(conversation_id, 5)).conversations
+        assert (read.conversation_id, len(read.interactions)) == (conversation_id, 1)
+        (path, fields) = threads.asked[0]
+        assert path.count("/") == 2
+        assert unquote(path) == f"/v26.0/{conversation_id}"
+        assert fields.startswith(f"{THREAD_FIELDS},messages.limit(5){{id,")
+
+    @pytest.mark.parametrize("no_id", ["", ".", "..", "a\0b", "a\nb", "\ud800", "i" * 1000, "sha256:" + "0" * 64])
+    async def test_what_can_be_no_id_is_not_asked_for(self, no_id: str) -> None:
+        threads, gate = Threads(), WitnessGate()
+        async with asking(threads, gate=gate) as inbox:
+            problem = refused(await inbox.reread(no_id, 5))
+        assert problem.kind is ProblemKind.NONSENSE
+        assert (threads.asked, gate.refusals) == ([], [])
+
+    async def test_messages_that_cannot_be_read_are_set_aside(self) -> None:
+        async with asking(Threads(thread("t_1", message("m_1"), {"id": "m_bad"}))) as inbox:
+            batch = fetched(await inbox.reread("t_1", 5))
+        assert [event.event_id for event in batch.conversations[0].interactions] == ["m_1"]
+        assert [each.subject for each in batch.unreadable] == ["t_1/messages"]
+
+    async def test_a_thread_that_cannot_be_read_is_unreadable(self) -> None:
+        async with asking(Threads(thread("t_1", updated_time="yesterday"))) as inbox:
+            batch = fetched(await inbox.reread("t_1", 5))
+        assert batch.conversations == ()
+        assert [each.subject for each in batch.unreadable] == ["t_1"]
+
+    async def test_one_that_is_gone_is_refused(self) -> None:
+        threads = Threads()
+        threads.refused["t_1"] = error(100, error_subcode=33)
+        async with asking(threads) as inbox:
+            problem = refused(await inbox.reread("t_1", 5))
+        assert (problem.code, problem.subcode) == (100, 33)
+
+    @pytest.mark.parametrize("node", [{"id": 7}, {"id": "t_1", "error": {"code": 2}}])
+    async def test_what_is_no_thread_is_refused(self, node: Json) -> None:
+        threads = Threads()
+        threads.nodes["t_1"] = node
+        async with asking(threads) as inbox:
+            assert refused(await inbox.reread("t_1", 5)).http_status == 200
+
+    async def test_no_messages_are_asked_for_where_none_are_wanted(self) -> None:
+        threads = Threads(thread("t_1"))
+        async with asking(threads) as inbox:
+            await inbox.reread("t_1", 0)
+        assert threads.asked == [("/v26.0/t_1", THREAD_FIELDS)]
+
+
+class TestAccess:
+    async def test_a_new_token_is_used_from_the_next_call_on(self) -> None:
+        threads, access = Threads(thread("t_1")), Access("token one")
+        async with asking(threads, access=access) as inbox:
+            await inbox.fetch(Request(None, 1, 0))
+            access.token = "token two"
+            await inbox.fetch(Request(None, 1, 0))
+        assert threads.tokens == ["token one", "token two"]
+
+    async def test_while_the_page_is_lost_that_is_the_answer_and_no_call_is_made(self) -> None:
+        lost = Problem(ProblemKind.NOT_MANAGED, "the page is not managed any more")
+        threads, access, gate = Threads(thread("t_1")), Access(TOKEN, lost), WitnessGate()
+        async with asking(threads, access=access, gate=gate) as inbox:
+            assert refused(await inbox.fetch(Request(None, 1, 0))) == lost
+            assert refused(await inbox.reread("t_1", 0)) == lost
+            assert (threads.asked, gate.refusals) == ([], [])
+            access.problem = None
+            assert fetched(await inbox.fetch(Request(None, 1, 0))).conversations
+
+    async def test_the_token_that_was_used_stays_out_of_the_answer_though_there_is_a_new_one(self) -> None:
+        threads, access = Threads(), Access("s3cret-token-one")
+        threads.refused[f"{PAGE_ID}/conversations"] = error(190, "bad token s3cret-token-one")
+
+        async def renew() -> None:
+            access.token = "token two"
+
+        threads.meanwhile = renew
+        async with asking(threads, access=access) as inbox:
+            assert "s3cret" not in refused(await inbox.fetch(Request(None, 1, 0))).message
+
+    def test_nothing_secret_is_in_a_repr(self) -> None:
+        assert TOKEN not in repr(Access(TOKEN))
+
+
+LIMITS = {
+    "X-App-Usage": '{"call_count":28,"total_time":25,"total_cputime":25}',
+    "X-Business-Use-Case-Usage": f'{{"{PAGE_ID}":[{{"type":"pages","call_count":100,"total_time":1}}'
+    f',{{"type":"messenger","call_count":101,"estimated_time_to_regain_access":19}}]}}',
+    "Retry-After": "60",
+}
+
+
+class PausingGate(WitnessGate):
+    """Closes at the first refusal."""
+
+    def refused(self, problem: Problem) -> None:
+        self.closed = True
+
+
+class TestLimits:
+    @pytest.mark.parametrize("is_refused", [False, True])
+    async def test_the_gate_hears_of_the_budgets_from_every_answer(self, is_refused: bool) -> None:
+        threads, gate = Threads(thread("t_1")), WitnessGate()
+        threads.headers = LIMITS
+        if is_refused:
+            threads.refused[f"{PAGE_ID}/conversations"] = error(80006)
+        async with asking(threads, gate=gate) as inbox:
+            await inbox.fetch(Request(None, 1, 0))
+        assert Usage(Scope.APP, "call_count", 0.28) in gate.usages
+        assert Usage(Scope.PAGE, "call_count", 1.01) in gate.usages
+
+    async def test_a_refusal_says_how_long_to_stay_away(self) -> None:
+        threads, gate = Threads(), WitnessGate()
+        threads.headers = LIMITS
+        threads.refused[f"{PAGE_ID}/conversations"] = error(80006)
+        async with asking(threads, gate=gate) as inbox:
+            problem = refused(await inbox.fetch(Request(None, 1, 0)))
+        assert problem.wait_seconds == 19 * 60
+        assert gate.refusals == [problem]
+
+    async def test_a_refusal_that_says_nothing_of_it_has_no_wait(self) -> None:
+        threads = Threads()
+        threads.refused[f"{PAGE_ID}/conversations"] = error(80006)
+        async with asking(threads) as inbox:
+            assert refused(await inbox.fetch(Request(None, 1, 0))).wait_seconds is None
+
+    async def test_a_call_that_waited_while_another_was_refused_is_not_made(self) -> None:
+        gate, threads = PausingGate(), Threads()
+        threads.refused[f"{PAGE_ID}/conversations"] = error(4)
+        async with asking(threads, gate=gate, pace=Pace(5, Budget())) as inbox:
+            outcomes = await asyncio.gather(*(inbox.fetch(Request(None, 1, 0)) for _ in range(4)))
+        assert refused(outcomes[0]).code == 4
+        assert outcomes[1:] == [Held()] * 3
+        assert len(threads.asked) == 1
+
+    async def test_the_pace_hears_of_the_budgets(self) -> None:
+        threads, app = Threads(thread("t_1")), Budget()
+        threads.headers = {"X-App-Usage": '{"call_count":90}'}
+        async with asking(threads, pace=Pace(0, app)) as inbox:
+            await inbox.fetch(Request(None, 1, 0))
+        assert app.slowdown_seconds(asyncio.get_running_loop().time()) > 0

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kit.graph_answers import TOKEN, encoded, error
 from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
-from milepost.core.remedies import Remedy, remedy
+from milepost.core.remedies import Remedy, rule_for
 from milepost.sources.facebook.problems import problem_of
 
 
@@ -61,6 +61,19 @@ class TestErrorEnvelope:
         assert "[redacted]" in found
         assert not any(secret in found for secret in (TOKEN, "EAAxyz", "IGQVJX", "s3cret", "t0ken"))
 
+    @pytest.mark.parametrize("address", ["nora.v@example.org", "nora%40example.org", "NORA+x@xn--e1a.example", "nora@"])
+    def test_a_message_holds_no_email_address(self, address: str) -> None:
+        found = problem_of(encoded(error(100, f"User <{address}> (or {address}), see {address}: no")), 400, TOKEN)
+        assert found.message == "User <[redacted]> (or [redacted]), see [redacted]: no"
+
+    def test_nor_half_of_one_where_it_is_cut(self) -> None:
+        found = problem_of(encoded(error(100, f"{'x' * (MAX_MESSAGE_CHARACTERS - 5)} nora.v@example.org")), 400, TOKEN)
+        assert "nora" not in found.message
+
+    def test_half_a_surrogate_pair_does_not_leave_the_source(self) -> None:
+        body = rb'{"error":{"message":"bad \ud83d thing","code":1}}'
+        assert problem_of(body, 500, TOKEN).message == "bad \ufffd thing"
+
     def test_a_message_about_tokens_stays_readable(self) -> None:
         message = "Error validating access token: Session has expired on 2014年8月17日 8:00."
         assert problem_of(encoded(error(190, message)), 400, TOKEN).message == message
@@ -80,6 +93,17 @@ class TestNoEnvelope:
         assert TOKEN not in problem.message
         assert len(problem.message) < 300
 
+    @pytest.mark.parametrize(
+        "body", [b'ora Villase\xc3\xb1or","id":"26508222372100001"}]}', b"Hello Nora", b"\x00\xff", b'"Nora"x']
+    )
+    def test_what_may_be_part_of_a_conversation_is_not_quoted(self, body: bytes) -> None:
+        problem = problem_of(body, 200, TOKEN)
+        assert (problem.kind, problem.message) == (ProblemKind.NONSENSE, "the answer is no JSON")
+
+    def test_a_quotation_holds_no_email_address_and_nothing_unprintable(self) -> None:
+        body = b"<p>&#xd83d;&#27;&#0;Ask nora.v@example.org</p>"
+        assert problem_of(body, 502, TOKEN).message == "the answer is no JSON: Ask [redacted]"
+
     @pytest.mark.parametrize("body", [b"", b"  \r\n"])
     def test_an_empty_body(self, body: bytes) -> None:
         problem = problem_of(body, 500, TOKEN)
@@ -93,7 +117,7 @@ class TestNoEnvelope:
     def test_a_429_without_an_envelope_still_calls_for_waiting(self, body: bytes) -> None:
         problem = problem_of(body, 429, TOKEN)
         assert problem.http_status == 429
-        assert remedy(problem) is Remedy.WAIT
+        assert rule_for(problem, has_cursor=False).remedy is Remedy.WAIT
 
 
 JSON = st.recursive(

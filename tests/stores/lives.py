@@ -8,10 +8,13 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.decide import Record, prepare
 from milepost.core.events import (
     BatchStored,
+    DeadLetterClosed,
     DeadLetterOpened,
     Event,
     Mode,
     Reason,
+    RedriveFailed,
+    Resolution,
     RunEnded,
     RunStarted,
     RunStatus,
@@ -103,7 +106,10 @@ def event_row(
 
 
 def next_commit(checkpoint: Checkpoint) -> Commit:
-    """Go on with a life: a run of a few batches that ends at a limit; every third completes its sweep."""
+    """Go on with a life: a run of a few batches that ends at a limit; every third completes its sweep.
+
+    Each batch leaves a dead letter over. At the end of a run, one is tried again in vain, and another one closed.
+    """
     now = NOON + timedelta(seconds=checkpoint.version)
     run = checkpoint.run
     if run is None or run.ended_at is not None:
@@ -122,12 +128,17 @@ def next_commit(checkpoint: Checkpoint) -> Commit:
         ending: Event = SweepCompleted(Mode.FULL, walk_started_at, now, tally)
     else:
         ending = RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("limit"), tally)
-    return commit_after(checkpoint, ending, run_id=run_id, now=now)
+    last, before_last = (letter_of(checkpoint.stream, checkpoint.version - since) for since in (1, 3))
+    closed = DeadLetterClosed(before_last, (Resolution.REDRIVEN, Resolution.DISCARDED)[checkpoint.version % 3 % 2])
+    failed = RedriveFailed(last, 1, "still: expected str", now + timedelta(hours=1))
+    return commit_after(checkpoint, failed, closed, ending, run_id=run_id, now=now)
 
 
 def _batch(checkpoint: Checkpoint, opening: tuple[Event, ...], run_id: str, now: datetime) -> Commit:
     version = checkpoint.version + len(opening) + 1
-    letter = DeadLetterOpened(f"{checkpoint.stream}/{version}", Stage.FETCH, f"t_{version}", "id: expected str")
+    letter = DeadLetterOpened(
+        letter_of(checkpoint.stream, version), Stage.FETCH, f"t_{version}", "id: expected str", now, f"{version:x}"
+    )
     stored = BatchStored(walking(f"cursor-{version}"), Tally(batches=1, inserted=2, dead_lettered=1))
     changes = rows_of_batch(Stream.parse(checkpoint.stream), version)
     return commit_after(checkpoint, *opening, letter, stored, changes=changes, run_id=run_id, now=now)
@@ -140,8 +151,13 @@ def rows_of_batch(of: Stream, version: int) -> Changes:
         tuple(conversation_row(name, of=of, contact_id=name, synced_at=at(version)) for name in names),
         tuple(contact_row(name, of=of, updated_at=at(version)) for name in names),
         tuple(event_row(name, of=of, conversation_id=name) for name in names),
-        (DeadLetterPayload(f"{of.key}/{version}", "{}"),),
+        (DeadLetterPayload(letter_of(of.key, version), "{}"),),
     )
+
+
+def letter_of(stream_key: str, version: int) -> str:
+    """Name the dead letter that is opened by the entry of this version."""
+    return f"{stream_key}/{version}"
 
 
 def life(of: Stream, commits: int) -> Iterator[Commit]:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from contracts.store_contract import JournalRow, Tables
-from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
+from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.events import Mode, Reason, RunStatus, Tally
 from milepost.core.model import InteractionEventRow
 from milepost.core.problems import Problem
@@ -51,7 +51,7 @@ def tables_of(path: Path) -> Tables:
     contacts = [rows.contact_row(each) for each in rows_of(path, "SELECT * FROM contacts")]
     conversations = [rows.conversation_row(each) for each in rows_of(path, "SELECT * FROM conversations")]
     events = [_interaction_event(each) for each in rows_of(path, "SELECT * FROM contact_interaction_events")]
-    letters = [_dead_letter(each) for each in rows_of(path, "SELECT * FROM dead_letters")]
+    letters = [rows.dead_letter(each) for each in rows_of(path, "SELECT * FROM dead_letters")]
     states = rows_of(path, "SELECT stream, state FROM checkpoints")
     return Tables(
         tuple(JournalRow(*each) for each in rows_of(path, "SELECT * FROM journal ORDER BY seq")),
@@ -71,11 +71,6 @@ def _interaction_event(columns: tuple[Any, ...]) -> InteractionEventRow:
     return InteractionEventRow(
         event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, at
     )
-
-
-def _dead_letter(columns: tuple[Any, ...]) -> DeadLetter:
-    key, stream, stage, subject, reason, opened_at = columns
-    return DeadLetter(key, stream, stage, subject, reason, datetime.fromisoformat(opened_at))
 
 
 def _run(columns: tuple[Any, ...]) -> Run:

@@ -3,12 +3,14 @@
 import msgspec
 import pytest
 
-from contracts.store_contract import JournalRow, Look, StoreContract, Tables
+from contracts.remedies_contract import Forget, RemediesContract
+from contracts.store_contract import JournalRow, Look, Refuse, StoreContract, Tables
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.model import Stream, Table
 
 
-class TestMemoryStore(StoreContract):
+class TestMemoryStore(StoreContract, RemediesContract):
     @pytest.fixture
     def store(self) -> MemoryStore:
         return MemoryStore()
@@ -31,3 +33,17 @@ class TestMemoryStore(StoreContract):
             )
 
         return look
+
+    @pytest.fixture
+    def refuse(self, store: MemoryStore) -> Refuse:
+        def refuse(table: Table, key: str) -> None:
+            store.refuses.add((table, key))
+
+        return refuse
+
+    @pytest.fixture
+    def forget(self, store: MemoryStore) -> Forget:
+        async def forget(stream: Stream, contact_id: str) -> tuple[int, int, int, int]:
+            return store.forget(stream, contact_id)
+
+        return forget

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from milepost.core.checkpoint import DeadLetter
 from milepost.core.errors import JournalDamaged, StoreBusy, StoreRefused
 from milepost.stores.archive import Placed, open_archive
 from milepost.stores.sqlite import SqliteStore, open_sqlite
@@ -250,6 +251,43 @@ class TestEntries:
         async with open_archive(filled) as archive:
             with pytest.raises(JournalDamaged, match="journal rebuild"):
                 await archive.checkpoints()
+
+
+class TestLetters:
+    async def test_are_given_a_page_at_a_time_the_oldest_first(self, filled: Path) -> None:
+        everything = sorted(
+            tables_of(filled).dead_letters.values(), key=lambda each: (each.opened_at, each.dead_letter_id)
+        )
+        async with open_archive(filled) as archive:
+            for of in (None, *(each.key for each in STREAMS), "messenger:unknown"):
+                for open_only in (False, True):
+                    expected = [
+                        each
+                        for each in everything
+                        if of in (None, each.stream) and not (open_only and each.closed_at is not None)
+                    ]
+                    found: list[DeadLetter] = []
+                    while page := await archive.letters(
+                        open_only=open_only, stream=of, after=found[-1].dead_letter_id if found else None, limit=7
+                    ):
+                        assert len(page) <= 7
+                        found.extend(page)
+                    assert found == expected
+        assert 0 < sum(each.closed_at is not None for each in everything) < len(everything)
+
+    async def test_one_is_given_with_its_payload_as_long_as_it_is_open(self, filled: Path) -> None:
+        tables = tables_of(filled)
+        async with open_archive(filled) as archive:
+            for key, letter in tables.dead_letters.items():
+                assert await archive.letter(key) == (letter, "{}" if letter.closed_at is None else None)
+            assert await archive.letter("unknown") is None
+
+    async def test_one_that_cannot_be_read_says_how_to_mend_it(self, filled: Path) -> None:
+        execute(filled, "UPDATE dead_letters SET resolution = 'lost'")
+
+        async with open_archive(filled) as archive:
+            with pytest.raises(JournalDamaged, match="journal rebuild"):
+                await archive.letters(limit=1)
 
 
 class TestOpening:

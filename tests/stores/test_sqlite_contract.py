@@ -5,12 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from contracts.store_contract import CheckingStoreContract, Look, Tables
+from contracts.remedies_contract import Forget, RemediesContract
+from contracts.store_contract import CheckingStoreContract, Look, Refuse, Tables
+from milepost.core.model import Stream, Table
+from milepost.stores.erasure import forget as forget_in
 from milepost.stores.sqlite import SqliteStore, open_sqlite
-from stores.sqlite_files import tables_of
+from stores.sqlite_files import execute, tables_of
+
+KEYS = {
+    Table.CONVERSATIONS: "conversation_id",
+    Table.CONTACTS: "contact_id",
+    Table.INTERACTION_EVENTS: "event_id",
+}
 
 
-class TestSqliteStore(CheckingStoreContract):
+class TestSqliteStore(CheckingStoreContract, RemediesContract):
     @pytest.fixture
     async def store(self, path: Path) -> AsyncIterator[SqliteStore]:
         async with open_sqlite(path) as store:
@@ -22,3 +31,22 @@ class TestSqliteStore(CheckingStoreContract):
             return tables_of(path)
 
         return look
+
+    @pytest.fixture
+    def refuse(self, path: Path) -> Refuse:
+        def refuse(table: Table, key: str) -> None:
+            execute(
+                path,
+                f"CREATE TRIGGER refuses_{key} BEFORE INSERT ON {table} WHEN new.{KEYS[table]} = '{key}' "
+                f"BEGIN SELECT RAISE(ABORT, 'not this one'); END",
+            )
+
+        return refuse
+
+    @pytest.fixture
+    def forget(self, path: Path) -> Forget:
+        async def forget(stream: Stream, contact_id: str) -> tuple[int, int, int, int]:
+            gone = await forget_in(path, stream, contact_id)
+            return gone.contacts, gone.conversations, gone.interaction_events, gone.payloads
+
+        return forget

@@ -13,11 +13,11 @@ from random import Random
 
 import pytest
 
-from kit.builders import STREAM
+from kit.builders import NOON, STREAM
 from kit.unprivileged import unprivileged
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import JournalDamaged, MilepostError, StoreAway, StoreRefused
-from milepost.core.model import Keys
+from milepost.core.model import Keys, Stretch
 from milepost.stores.archive import open_archive
 from milepost.stores.sqlite import SqliteStore, open_sqlite
 from stores.lives import life, live, next_commit, stream
@@ -35,11 +35,13 @@ async def use(path: Path) -> None:
     async with open_sqlite(path) as store:
         for number in range(3):
             asked = tuple(f"{stream(number).key}/{version}/0" for version in range(60))
-            await store.known(Keys(stream(number), asked, asked, asked, asked))
+            await store.known(Keys(stream(number), asked, asked, asked, asked, NOON, Stretch(NOON, NOON, None, asked)))
+            await store.due_letters(stream(number).key, NOON, 100)
             await live(store, stream(number), 3)
     async with open_archive(path) as archive:
         await archive.verify()
         await archive.entries(after=0, limit=10_000)
+        await archive.letters(limit=10_000)
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +229,8 @@ async def nothing_is_half_stored(path: Path, store: SqliteStore, reached: Checkp
     assert tables.checkpoints == tables.refold() == {STREAM.key: reached}
     stored = [each for each in life(STREAM, len(tables.journal)) if each.checkpoint.version <= reached.version]
     assert set(tables.conversations) == {row.conversation_id for each in stored for row in each.changes.conversations}
-    assert set(tables.payloads) == {row.dead_letter_id for each in stored for row in each.changes.payloads}
+    assert set(tables.dead_letters) == {row.dead_letter_id for each in stored for row in each.changes.payloads}
+    assert set(tables.payloads) == {key for key, letter in tables.dead_letters.items() if letter.closed_at is None}
 
 
 class TestAFullDisk:

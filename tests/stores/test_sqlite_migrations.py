@@ -5,15 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from kit.builders import STREAM
+from kit.builders import NOON, STREAM, at, entries
+from milepost.core.chain import instant_text
+from milepost.core.checkpoint import Checkpoint, fold
 from milepost.core.errors import StoreRefused
+from milepost.core.events import DeadLetterOpened, Stage
 from milepost.stores import migrate as migrating
+from milepost.stores import rows
 from milepost.stores.archive import open_archive
 from milepost.stores.migrate import MIGRATIONS, applied, migrate, pending, shipped
+from milepost.stores.queries import load
 from milepost.stores.sqlite import open_sqlite
 from stores.lives import live
 from stores.processes import command, injecting, outcome
-from stores.sqlite_files import execute, rows_of
+from stores.sqlite_files import execute, projections, raw, rows_of
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -51,16 +56,49 @@ class TestMigrate:
     def test_applies_only_what_is_lacking_in_the_order_of_the_names(self, path: Path, more: Path) -> None:
         (more / "0010_third.sql").write_text("ALTER TABLE extra RENAME COLUMN two TO three;")
         (more / "0009_second.sql").write_text("ALTER TABLE extra RENAME COLUMN one TO two;")
-        (more / "0003_first.sql").write_text("CREATE TABLE extra (one TEXT);")
+        (more / "0008_first.sql").write_text("CREATE TABLE extra (one TEXT);")
 
-        assert migrate(path) == {"0003_first", "0009_second", "0010_third"}
+        assert migrate(path) == {"0008_first", "0009_second", "0010_third"}
 
         assert in_order(path) == sorted(shipped())
         assert [name for _, name, *_ in rows_of(path, "PRAGMA table_info(extra)")] == ["three"]
 
     def test_ships_with_the_package(self) -> None:
         assert MIGRATIONS.resolve() == ROOT / "migrations" / "sqlite"
-        assert {"0001_journal", "0002_contacts"} <= shipped()
+        assert {"0001_journal", "0002_contacts", "0003_remedies"} <= shipped()
+
+
+class TestAnOlderDatabase:
+    async def test_with_dead_letters_verifies_and_goes_on(self, tmp_path: Path, more: Path) -> None:
+        """Whose letters say neither when they are redriven nor what they looked like."""
+        path = tmp_path / "milepost.db"
+        newer = more / "0003_remedies.sql"
+        script = newer.read_text()
+        newer.unlink()
+        migrate(path)
+        as_it_was(path, [DeadLetterOpened(f"d_{n}", Stage.FETCH, f"t_{n}", "id: expected str") for n in range(3)])
+        newer.write_text(script)
+
+        async with open_sqlite(path) as store:
+            assert await store.due_letters(STREAM.key, at(10**9), 10) == ()
+            assert [due.payload for due in await store.open_letters(("d_0", "d_2"))] == ["{}", "{}"]
+        before = projections(path)
+        async with open_archive(path, alone=True) as archive:
+            assert (await archive.verify()).dead_letters == 3
+            await archive.rebuild()
+        assert projections(path) == before
+
+
+def as_it_was(path: Path, events: list[DeadLetterOpened]) -> None:
+    """Write a journal and its projections into the tables before 0003_remedies.sql."""
+    appended, sql = entries(*events, recorded_at=NOON), load("sqlite")
+    with raw(path) as connection:
+        connection.executemany(sql["insert_entry"], map(rows.entry_tuple, appended))
+        connection.execute(sql["upsert_checkpoint"], rows.checkpoint_tuple(fold(appended, Checkpoint(STREAM.key))))
+        for each in events:
+            letter = (each.dead_letter_id, STREAM.key, each.stage, each.subject, each.reason, instant_text(NOON))
+            connection.execute("INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?)", letter)
+            connection.execute("INSERT INTO dead_letter_payloads VALUES (?, '{}')", (each.dead_letter_id,))
 
 
 class TestANewerDatabase:
@@ -92,16 +130,17 @@ class TestAnInterruptedMigration:
         self, tmp_path: Path, more: Path
     ) -> None:
         path = tmp_path / "milepost.db"
-        bad = more / "0003_bad.sql"
+        before = shipped()
+        bad = more / "0009_bad.sql"
         bad.write_text("CREATE TABLE half (a TEXT); INSERT INTO half VALUES (1); CREATE TABLE half (b TEXT);")
 
         with pytest.raises(StoreRefused, match="half already exists"):
             migrate(path)
 
-        assert in_order(path) == ["0001_journal", "0002_contacts"]
+        assert in_order(path) == sorted(before)
         assert rows_of(path, "SELECT * FROM sqlite_master WHERE name = 'half'") == []
         bad.write_text("CREATE TABLE half (a TEXT);")
-        assert migrate(path) == {"0003_bad"}
+        assert migrate(path) == {"0009_bad"}
         async with open_sqlite(path) as store:
             await live(store, STREAM, 3)
 

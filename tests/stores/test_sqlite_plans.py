@@ -10,8 +10,11 @@ from stores.sqlite_files import raw
 
 SQL = load("sqlite")
 
-# What reads everything does so because it is asked to: verify, rebuild, and `checkpoints` (a row for each stream).
+# What reads everything does so because it is asked to: verify, rebuild, forget, and `checkpoints` (a row for each
+# stream). An index by which to forget would be written for every event, and used once in a year.
 READ_EVERYTHING = {
+    "erase_interaction_events",
+    "erase_payloads",
     "journal",
     "checkpoints",
     "count_checkpoints",
@@ -22,7 +25,7 @@ READ_EVERYTHING = {
     "clear_dead_letters",
 }
 # Reads one row, or the newest few, in the order of the key.
-ARE_LIMITED = {"latest_entries", "answers"}
+ARE_LIMITED = {"latest_entries", "answers", "letters_after"}
 STEPS_OVER_PARAMETERS = re.compile(r"SCAN json_each VIRTUAL TABLE INDEX \d+:")
 
 

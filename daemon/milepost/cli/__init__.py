@@ -17,13 +17,15 @@ COMMANDS = {
     "sync": "Work the streams now, until each sweep is complete or a limit is hit.",
     "status": "Show where every stream stands.",
     "journal": "Follow, check, rebuild or export the journal.",
+    "dead-letters": "List, show, redrive or discard what could not be read or written.",
+    "contacts": "Erase a person who asks for it.",
     "config": "Check the configuration.",
     "simulate": "Serve a simulated Graph API, for trying things.",
 }
 
 
 class _Lazy(click.Group):
-    """Imports `milepost.cli.<name>` for the command `<name>`, and nothing for the others."""
+    """Imports `milepost.cli.<name>` for the command of that name, and nothing for the others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -31,7 +33,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"milepost.cli.{cmd_name}").command
+        command: click.Command = import_module(f"milepost.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

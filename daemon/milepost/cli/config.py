@@ -21,7 +21,7 @@ def command() -> None:
 
 @command.command()
 @config_option
-@click.option("--online", is_flag=True, help="Also try the token of each page: one call of the API for each.")
+@click.option("--online", is_flag=True, help="Also try the tokens on the API.")
 def check(config: str | None, *, online: bool) -> None:
     """Say what is wrong with the configuration, or where each secret comes from; never what it is.
 

@@ -13,11 +13,12 @@ import click
 from milepost.cli.journal_export import whole_file, write_errors_told, write_out
 from milepost.cli.journal_line import as_json, as_text
 from milepost.cli.journal_tail import follow, newest
-from milepost.cli.options import config_option, configured_streams, load_settings
+from milepost.cli.known_streams import demand_known
+from milepost.cli.options import config_option, load_settings
 from milepost.cli.phrases import counted
 from milepost.cli.stopping import stop_at_closed_pipe, stopped_by_signals
 from milepost.settings import Settings
-from milepost.stores.archive import Archive, Placed, open_archive
+from milepost.stores.archive import Placed, open_archive
 from milepost.stores.audit import Audit
 
 MAX_LINES = 10_000
@@ -51,20 +52,12 @@ async def _tail(
     settings: Settings, lines: int, stream: str | None, show: Callable[[Placed], None], *, follows: bool
 ) -> None:
     async with open_archive(settings.store.sqlite_path) as archive:
-        if stream is not None:
-            await _demand_known(stream, archive, settings)
+        await demand_known(stream, archive, settings)
         after = await newest(archive, lines, stream, show)
         if follows:
             stopped = stopped_by_signals()
             stop_at_closed_pipe(sys.stdout, stopped)
             await follow(archive, after, stream, show, stopped)
-
-
-async def _demand_known(stream: str, archive: Archive, settings: Settings) -> None:
-    known = {checkpoint.stream for checkpoint in await archive.checkpoints()} | {*(configured_streams(settings) or ())}
-    if stream not in known:
-        names = ", ".join(sorted(known)) or "none so far"
-        raise click.BadParameter(f"there is no stream {stream}; known are {names}", param_hint="--stream")
 
 
 @command.command()

@@ -10,11 +10,16 @@ from milepost.cli.phrases import counted, in_words, lasting, on_one_line
 from milepost.core.chain import instant_text
 from milepost.core.events import (
     BatchFailed,
+    BatchShrunk,
     BatchStored,
+    CursorLost,
+    DeadLetterClosed,
     DeadLetterOpened,
     Event,
     FetchFailed,
     Phase,
+    RateLimited,
+    RedriveFailed,
     RunEnded,
     RunStarted,
     StoreReturned,
@@ -22,6 +27,8 @@ from milepost.core.events import (
     SweepStarted,
     Tally,
 )
+from milepost.core.plan import Size
+from milepost.core.standing import limit_in_words, size_in_words
 from milepost.stores.archive import Placed
 
 _STREAM_WIDTH = len("instagram:17841400000000000")
@@ -71,15 +78,12 @@ def _happened(event: Event) -> str:  # noqa: PLR0911  (one line for each kind of
             return "run started"
         case SweepStarted(mode=mode, walk_until=walk_until):
             return f"{mode} sweep started, back to {'the end' if walk_until is None else _second(walk_until)}"
-        case BatchStored(position=position, tally=tally):
-            at_head = position.phase is Phase.CATCH_UP and position.cursor is None
-            return f"{_brought(tally)}{'; the catch-up scan begins' if at_head else ''}"
-        case FetchFailed(attempt=attempt, problem=problem, retry_at=retry_at):
-            return f"attempt {attempt} failed: {problem}; tried again at {_second(retry_at)}"
-        case BatchFailed(stage=stage, attempts=attempts, problem=problem):
-            return f"batch given up after {counted(attempts, 'attempt')} ({stage}): {problem}"
-        case DeadLetterOpened(dead_letter_id=letter_id, subject=subject, reason=reason):
-            return f"dead letter {letter_id} opened for {subject}: {reason}"
+        case BatchStored():
+            return _stored(event)
+        case FetchFailed() | BatchFailed() | RateLimited() | BatchShrunk() | CursorLost():
+            return _refused(event)
+        case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed():
+            return f"dead letter {event.dead_letter_id} {_befell(event)}"
         case SweepCompleted(mode=mode, tally=tally):
             return f"{mode} sweep complete: {_brought(tally)}"
         case RunEnded(tally=tally):
@@ -92,19 +96,63 @@ def _happened(event: Event) -> str:  # noqa: PLR0911  (one line for each kind of
             assert_never(unknown)
 
 
+def _stored(stored: BatchStored) -> str:
+    position = stored.position
+    if position.phase is Phase.CATCH_UP and position.cursor is None:
+        return f"{_brought(stored.tally)}; the catch-up scan begins"
+    reached = "" if position.reached_at is None else f"; reached {_second(position.reached_at)}"
+    return f"{_brought(stored.tally)}{reached}"
+
+
+def _refused(event: FetchFailed | BatchFailed | RateLimited | BatchShrunk | CursorLost) -> str:
+    match event:
+        case FetchFailed(attempt=attempt, problem=problem, retry_at=retry_at):
+            return f"attempt {attempt} failed: {problem}; tried again at {_second(retry_at)}"
+        case BatchFailed(stage=stage, attempts=attempts, problem=problem):
+            return f"batch given up after {counted(attempts, 'attempt')} ({stage}): {problem}"
+        case RateLimited(scope=scope, attempts=attempts, since=since, until=until, problem=problem):
+            times = "" if attempts == 1 else f" {counted(attempts, 'time')} since {_second(since)}"
+            return f"met {limit_in_words(scope)}{times}: {problem}; no call until {_second(until)}"
+        case BatchShrunk(limit=limit, detail=detail, problem=problem):
+            return f"asks for {size_in_words(Size(limit, detail))}: {problem}"
+        case CursorLost(problem=problem):
+            return f"cursor refused: {problem}; begins again at the head"
+
+
+def _befell(event: DeadLetterOpened | RedriveFailed | DeadLetterClosed) -> str:
+    match event:
+        case DeadLetterOpened(stage=stage, subject=subject, reason=reason, redrive_at=redrive_at):
+            return f"opened for {subject} ({stage}): {reason}; {_again(redrive_at)}"
+        case RedriveFailed(attempts=attempts, reason=reason, redrive_at=redrive_at):
+            return f"tried again in vain, {counted(attempts, 'time')} so far: {reason}; {_again(redrive_at)}"
+        case DeadLetterClosed(resolution=resolution, tally=tally, reason=reason):
+            told = ", ".join(_counts(tally))
+            return f"closed: {resolution}" + (f" ({reason})" if reason else "") + (f"; {told}" if told else "")
+
+
+def _again(redrive_at: datetime | None) -> str:
+    return "not tried again by itself" if redrive_at is None else f"tried again at {_second(redrive_at)}"
+
+
 def _brought(tally: Tally) -> str:
-    """Say what batches brought, and nothing of what they did not."""
+    return ", ".join((counted(tally.batches, "batch", "batches"), *_counts(tally)))
+
+
+def _counts(tally: Tally) -> list[str]:
+    """Say what was brought, and nothing of what was not."""
     counts = (
         (tally.inserted, f"{tally.inserted:,} inserted"),
         (tally.updated, f"{tally.updated:,} updated"),
         (tally.unchanged, f"{tally.unchanged:,} unchanged"),
+        (tally.deleted, f"{tally.deleted:,} deleted"),
+        (tally.unreadable, f"{tally.unreadable:,} unreadable"),
         (tally.dead_lettered, f"{tally.dead_lettered:,} dead-lettered"),
         (tally.contacts, f"{counted(tally.contacts, 'contact')} written"),
         (tally.interaction_events, f"{counted(tally.interaction_events, 'event')} written"),
         (tally.without_contact, f"{tally.without_contact:,} without a contact"),
         (tally.order_violations, f"{tally.order_violations:,} out of order"),
     )
-    return ", ".join((counted(tally.batches, "batch", "batches"), *(words for number, words in counts if number)))
+    return [words for number, words in counts if number]
 
 
 def _second(instant: datetime) -> str:

@@ -1,7 +1,7 @@
 """How the command line puts things for people: numbers, durations and instants in words, lines in columns."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from milepost.core.problems import Problem
 
@@ -34,6 +34,22 @@ def ahead(instant: datetime, now: datetime) -> str:
     """Say how far ahead: `in 4 minutes`, or `now` where it has come."""
     seconds = (instant - now).total_seconds()
     return f"in {lasting(seconds)}" if seconds >= 1 else "now"
+
+
+def clock(instant: datetime, now: datetime) -> str:
+    """Tell an instant as a clock does: `14:05 UTC`, with the date where it is not today's."""
+    utc = instant.astimezone(UTC)
+    return f"{utc:%H:%M} UTC" if utc.date() == now.astimezone(UTC).date() else f"{utc:%Y-%m-%d %H:%M} UTC"
+
+
+def waiting(waits_for: str, since: datetime | None, until: datetime | None, now: datetime) -> str:
+    """Say what is waited for, since when and until when, as far as that is known."""
+    words = [f"waits for {waits_for}"]
+    if since is not None:
+        words.append(f"since {clock(since, now)} ({ago(since, now)})")
+    if until is not None:
+        words.append(f"until {clock(until, now)} ({ahead(until, now)})")
+    return ", ".join(words)
 
 
 def in_words(tag: str) -> str:

@@ -1,16 +1,19 @@
 """The live display of a sync: one line a stream, drawn by tqdm on a terminal."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Never, TextIO
+from typing import Never, TextIO, assert_never
 
 from tqdm import tqdm
 
-from milepost.core.checkpoint import Checkpoint, Run
-from milepost.core.events import RunStatus, Tally
-from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried
+from milepost.cli.phrases import clock, in_words, on_one_line
+from milepost.core.checkpoint import Checkpoint, Pause
+from milepost.core.events import Tally
+from milepost.core.model import Stream
+from milepost.core.standing import State, held_up, hold_on, pauses_of, state_of
+from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried, UsageTold
 
 
 class Progress:
@@ -20,19 +23,33 @@ class Progress:
         self._now = now
         self._out = out
         self._bars: dict[str, tqdm[Never]] = {}
+        self._checkpoints: dict[str, Checkpoint] = {}
 
     def read(self, signal: Signal) -> None:
-        """Bring the stream's line up to date."""
+        """Bring the stream's line up to date, and those of all where a limit came or went that may hold up others."""
         match signal:
             case Recorded(checkpoint=checkpoint) | Passed(checkpoint=checkpoint):
-                self._show(checkpoint.stream, line(checkpoint, self._now()))
+                before = self._checkpoints.get(checkpoint.stream)
+                self._checkpoints[checkpoint.stream] = checkpoint
+                has_new_pause = checkpoint.pause != (before.pause if before is not None else None)
+                self._draw(self._checkpoints.values() if has_new_pause else [checkpoint])
             case StoreRetried(stream=stream, away_seconds=away_seconds):
-                self._show(stream, f"{stream}  the store has been away for {away_seconds:.0f} s: {signal.reason}")
+                reason = on_one_line(signal.reason)
+                self._show(stream, f"{stream}  the store has been away for {away_seconds:.0f} s: {reason}")
+            case UsageTold():
+                pass
+            case unknown:
+                assert_never(unknown)
 
     def close(self) -> None:
         """Leave the lines as they are."""
         for bar in self._bars.values():
             bar.close()
+
+    def _draw(self, checkpoints: Iterable[Checkpoint]) -> None:
+        now, pauses = self._now(), pauses_of(self._checkpoints.values())
+        for checkpoint in checkpoints:
+            self._show(checkpoint.stream, line(checkpoint, now, pauses))
 
     def _show(self, stream: str, text: str) -> None:
         if stream not in self._bars:
@@ -42,8 +59,8 @@ class Progress:
         self._bars[stream].set_description_str(text)
 
 
-def line(checkpoint: Checkpoint, now: datetime) -> str:
-    """Say in one line how a stream's run comes along: batches, conversations, rate, retries."""
+def line(checkpoint: Checkpoint, now: datetime, pauses: Mapping[Stream, Pause]) -> str:
+    """Say in one line how a stream's run comes along: batches, conversations, rate, retries, what it is at."""
     run = checkpoint.run
     tally = checkpoint.unrecorded + (run.tally if run is not None else Tally())
     text = f"{checkpoint.stream:<32} {tally.batches:>5} batches {tally.conversations:>8,} conversations"
@@ -51,17 +68,19 @@ def line(checkpoint: Checkpoint, now: datetime) -> str:
         return text
     seconds = ((run.ended_at or now) - run.started_at).total_seconds()
     rate = tally.conversations / seconds if seconds > 0 else 0.0
-    return f"{text} {rate:>7,.0f}/s {run.retries:>3} retries  {_state(checkpoint, run)}"
+    return f"{text} {rate:>7,.0f}/s {run.retries:>3} retries  {_at(checkpoint, now, pauses)}"
 
 
-def _state(checkpoint: Checkpoint, run: Run) -> str:
-    if run.status is not RunStatus.RUNNING:
-        return run.status.value.replace("_", " ")
-    if checkpoint.trouble is not None:
-        return f"retrying: {checkpoint.trouble.problem}"
-    if checkpoint.sweep is None:
-        return "starting"
-    return checkpoint.sweep.position.phase.value.replace("_", "-")
+def _at(checkpoint: Checkpoint, now: datetime, pauses: Mapping[Stream, Pause]) -> str:
+    state = state_of(checkpoint, is_at_work=True)
+    hold = hold_on(Stream.parse(checkpoint.stream), pauses, now)
+    if hold is not None and hold.until is not None and held_up(state) is State.RATE_LIMITED:
+        return f"waits for {hold.waits_for} until {clock(hold.until, now)}"
+    if state is State.RETRYING and checkpoint.trouble is not None:
+        return f"retrying: {on_one_line(checkpoint.trouble.problem)}"
+    if state is State.SYNCING:
+        return "starting" if checkpoint.sweep is None else checkpoint.sweep.position.phase.value.replace("_", "-")
+    return in_words(state)
 
 
 class BesideBars(io.TextIOBase):

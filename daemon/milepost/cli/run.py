@@ -2,24 +2,29 @@
 
 import asyncio
 import os
+import signal
 import sys
+from pathlib import Path
 
 import click
 import structlog
 
 from milepost import __version__
-from milepost.assembly import assembled
+from milepost.assembly import Parts, assembled
 from milepost.cli.options import config_option, load_settings
+from milepost.engine.bulkhead import bulkhead
 from milepost.engine.readers import reading
 from milepost.engine.shutdown import stopping_on_signals
-from milepost.engine.stop import Stop
+from milepost.engine.stop import Bell, Stop
+from milepost.service.actions import actions
 from milepost.service.http import serve
 from milepost.service.journal_log import read as log_signal
 from milepost.service.logs import configure
 from milepost.service.metrics import Metrics
 from milepost.service.monitoring import exposition, probes
 from milepost.service.redaction import Redactor
-from milepost.settings import Settings, secrets
+from milepost.settings import Settings, default_path, secrets
+from milepost.upkeep import Configuration
 
 
 @click.command(name="run")
@@ -27,32 +32,41 @@ from milepost.settings import Settings, secrets
 def command(config: str | None) -> None:
     """Work every stream on its interval and serve HTTP, until SIGTERM.
 
-    The first SIGTERM or Ctrl-C lets the batch in hand be committed; a second one stops at once.
+    The first SIGTERM or Ctrl-C lets the batch in hand be committed; a second one stops at once. SIGHUP reads the
+    configuration again: tokens, the app secret and new pages take effect without a restart, as they do when config.yaml
+    or a file with a token changes.
     """
     settings = load_settings(config)
-    configure(
-        settings.log.format,
-        settings.log.level,
-        Redactor(secrets(settings)),
-        stream=sys.stderr,
-        environment=os.environ,
-    )
-    asyncio.run(_run(settings))
+    redactor = Redactor(secrets(settings))
+    configure(settings.log.format, settings.log.level, redactor, stream=sys.stderr, environment=os.environ)
+    configuration = Configuration(lambda: load_settings(config), default_path() if config is None else Path(config))
+    asyncio.run(_run(settings, configuration, redactor))
 
 
-async def _run(settings: Settings) -> None:
-    log = structlog.get_logger("milepost")
-    stop = Stop()
-    async with stopping_on_signals(stop), assembled(settings, stop) as parts:
+async def _run(settings: Settings, configuration: Configuration, redactor: Redactor) -> None:
+    stop, reload = Stop(), Bell()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.ring)
+    async with stopping_on_signals(stop), assembled(settings, stop, redactor.learn) as parts:
         metrics = Metrics()
-        for stream in parts.streams:
+        for stream in parts.supervisor.streams:
             metrics.recall(await parts.store.recall(stream.key))
         routes = [*probes(parts.store.answers, parts.supervisor.stalled), *exposition(metrics.expose)]
         http = settings.http
-        async with serve(http.host, http.port, routes, token=http.token.get_secret_value()) as url:
-            log.info("started", version=__version__, streams=len(parts.streams), store=settings.store.url, http=url)
-            if settings.source.kind == "simulator":
-                log.info("this world is simulated", hint="for pages of your own see the Facebook block of config.yaml")
-            async with reading(parts.feed, {"metrics": metrics.read, "log": log_signal}):
-                await parts.supervisor.run()
-    log.info("stopped", hint="the next start goes on from the last committed batch")
+        async with (
+            actions(parts.supervisor.do, parts.store.open_letters) as acting,
+            serve(http.host, http.port, [*routes, *acting], token=http.token.get_secret_value()) as url,
+            reading(parts.feed, {"metrics": metrics.read, "log": log_signal}),
+            asyncio.TaskGroup() as tasks,
+        ):
+            _say_started(settings, parts, url)
+            upkeep = parts.upkeep.run(configuration, reload, parts.clock, stop)
+            tasks.create_task(bulkhead("upkeep", upkeep), name="upkeep")
+            await parts.supervisor.run()
+    structlog.get_logger("milepost").info("stopped", hint="the next start goes on from the last committed batch")
+
+
+def _say_started(settings: Settings, parts: Parts, url: str) -> None:
+    log, streams = structlog.get_logger("milepost"), len(parts.supervisor.streams)
+    log.info("started", version=__version__, streams=streams, store=settings.store.url, http=url)
+    if settings.source.kind == "simulator":
+        log.info("this world is simulated", hint="for pages of your own see the Facebook block of config.yaml")

@@ -8,11 +8,14 @@ from pathlib import Path
 import click
 import msgspec
 
-from milepost.cli.options import config_option, configured_streams, load_settings
+from milepost.cli.known_streams import configured_streams
+from milepost.cli.options import config_option, load_settings
 from milepost.cli.status_table import rendered
-from milepost.cli.stream_status import Status, Surroundings, statuses
+from milepost.cli.stream_status import Status, statuses
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.standing import Surroundings, pauses_of
 from milepost.stores.archive import open_archive
+from milepost.stores.database import real_path
 from milepost.stores.exclusive import is_held
 
 
@@ -20,24 +23,34 @@ from milepost.stores.exclusive import is_held
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object, with times in ISO 8601.")
 def command(config: str | None, *, as_json: bool) -> None:
-    """Show where every stream stands: what it is at, what it has brought, and when it is worked next.
+    """Show where every stream stands: what it is at and waits for, what it has brought, and when it is worked next.
 
     It reads the database only, and so answers whether the daemon runs or not. "next run" is an estimate;
     "conversations" are those that were new, "contacts" and "events" the rows that were written.
 
     The object of --json has at, database, is_at_work (whether a Milepost holds the database) and streams. Each of these
-    has stream, state (never_synced, syncing, retrying, complete, complete_with_errors, paused, failed, stopped or
-    interrupted), is_configured, reason and problem (why it is not complete), retry_at, sweep (of an open one: mode,
-    phase, batches, walk_started_at), updated_at, last_success_at, last_full_sweep_at, watermark, written
+    has stream, state (never_synced, syncing, retrying, rate_limited, complete, complete_with_errors, paused, failed,
+    stopped or interrupted), is_configured, waits_for (what keeps it from going on, in words), since, until, reason and
+    problem (why it is not complete), advice (what a person can do), remark, retry_at, sweep (of an open one: mode,
+    phase, batches, walk_started_at, reached_at), updated_at, last_success_at, last_full_sweep_at, watermark, written
     (conversations_inserted, conversations_updated, contacts, interaction_events), open_dead_letters and next_run_at.
     What does not apply is null.
     """
     settings = load_settings(config)
     database = settings.store.sqlite_path
-    at_work = is_held(database)  # asked first: a daemon that ends in between has recorded the end of its runs
+    at_work = is_held(
+        real_path(database)
+    )  # asked first: a daemon that ends in between has recorded the end of its runs
     checkpoints = asyncio.run(_checkpoints(database)) if database.exists() else ()
-    around = Surroundings(datetime.now(UTC), at_work, configured_streams(settings), settings.sync.interval_seconds)
-    status = Status(around.now, str(database), at_work, statuses(checkpoints, around))
+    around = Surroundings(
+        datetime.now(UTC),
+        at_work,
+        settings.sync.interval_seconds,
+        settings.sync.batch_size,
+        pauses_of(checkpoints),
+    )
+    streams = statuses(checkpoints, around, configured_streams(settings))
+    status = Status(around.now, str(database), at_work, streams)
     click.echo(msgspec.json.format(msgspec.json.encode(status)) if as_json else rendered(status))
 
 

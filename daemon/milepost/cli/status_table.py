@@ -1,10 +1,11 @@
-"""The status of all streams for people: where each stands, what it has brought, and what to do about trouble."""
+"""The status of all streams for people: where each stands, what it waits for and what to do, what it has brought."""
 
 from datetime import datetime
 
-from milepost.cli.phrases import ago, ahead, counted, in_columns, in_words, on_one_line
-from milepost.cli.stream_status import OpenSweep, State, Status, StreamStatus
+from milepost.cli.phrases import ago, ahead, counted, in_columns, in_words, on_one_line, waiting
+from milepost.cli.stream_status import OpenSweep, Status, StreamStatus
 from milepost.core.events import Phase, Reason
+from milepost.core.standing import State
 
 STANDING = ("stream", "state", "open sweep", "place saved", "last success", "next run")
 WRITTEN = ("stream", "conversations", "updates", "contacts", "events", "open dead letters")
@@ -14,10 +15,12 @@ def rendered(status: Status) -> str:
     """Write the status down."""
     if not status.streams:
         return "No stream has been worked yet: `milepost sync` or `milepost run` begins."
-    standing = in_columns([STANDING, *(_standing(stream, status) for stream in status.streams)])
+    head, *rows = in_columns([STANDING, *(_standing(stream, status) for stream in status.streams)])
+    lines = [head]
+    for stream, row in zip(status.streams, rows, strict=True):
+        lines += row, *(f"  {line}" for line in _waiting(stream, status.at))
     written = in_columns([WRITTEN, *map(_written, status.streams)], right=frozenset(range(1, len(WRITTEN))))
-    told = [line for stream in status.streams for line in _trouble(stream)]
-    return "\n".join([*standing, "", *written, *([""] if told else []), *told])
+    return "\n".join([*lines, "", *written])
 
 
 def _standing(stream: StreamStatus, status: Status) -> tuple[str, ...]:
@@ -50,12 +53,10 @@ def _state(stream: StreamStatus, now: datetime) -> str:
             return f"{words}, at batch {stream.sweep.batches + 1:,}"
         case State.RETRYING if stream.retry_at is not None:
             return f"{words} {ahead(stream.retry_at, now)}"
-        case State.PAUSED if stream.reason is not None:
+        case State.PAUSED | State.STOPPED if stream.reason is not None:
             return f"{words}: {in_words(stream.reason)}"
-        case State.INTERRUPTED:
+        case State.INTERRUPTED if stream.reason is not Reason.BROKE_OFF:
             return f"{words}: process died"
-        case State.STOPPED:
-            return f"{words}: {'token' if stream.reason is Reason.AUTHORIZATION else 'configuration'}"
         case _:
             return words
 
@@ -70,34 +71,22 @@ def _sweep(sweep: OpenSweep | None) -> str:
 def _next_run(stream: StreamStatus, status: Status) -> str:
     if stream.is_configured is False:
         return "not configured"
-    if stream.state in {State.SYNCING, State.RETRYING}:
-        return "under way"
-    if stream.next_run_at is None:
+    if not status.is_at_work:
         return "when the daemon runs"
+    if stream.next_run_at is None:
+        return "under way"
     return ahead(stream.next_run_at, status.at)
 
 
-def _trouble(stream: StreamStatus) -> list[str]:
-    """Say what is wrong with a stream and what to do; nothing where nothing is."""
-    remedy = _remedy(stream)
-    if remedy is None:
-        return []
-    why = f"{stream.stream}: {in_words(stream.state)}"
-    return [why if stream.problem is None else f"{why}: {on_one_line(stream.problem)}", f"  → {remedy}"]
-
-
-def _remedy(stream: StreamStatus) -> str | None:
-    remedies = {
-        State.COMPLETE_WITH_ERRORS: "what could not be read is kept as dead letters",
-        State.RETRYING: "the place is saved, and the batch is tried again",
-        State.FAILED: "the place is saved, and the next run tries again",
-    }
-    match stream.state, stream.reason:
-        case State.STOPPED, Reason.AUTHORIZATION:
-            return "give the page a new access_token, try it with `milepost config check --online`, and restart"
-        case State.STOPPED, _:
-            return "correct source or pages, try it with `milepost config check --online`, and restart"
-        case State.PAUSED, Reason.RATE_LIMIT:
-            return "the place is saved, and the next run goes on there"
-        case state, _:
-            return remedies.get(state)
+def _waiting(stream: StreamStatus, now: datetime) -> list[str]:
+    """Say what a stream waits for, why, and what to do; nothing where it waits for nothing but its turn."""
+    lines = []
+    if stream.waits_for is not None:
+        lines.append(waiting(stream.waits_for, stream.since, stream.until, now))
+    if stream.problem is not None:
+        lines.append(f"because of this: {on_one_line(stream.problem)}")
+    if stream.advice is not None:
+        lines.append(f"→ {stream.advice}")
+    if stream.remark is not None:
+        lines.append(on_one_line(stream.remark))
+    return lines

@@ -6,36 +6,23 @@ ISO 8601 in UTC.
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from milepost.core.checkpoint import Checkpoint, Run
-from milepost.core.events import Mode, Phase, Reason, RunStatus
-from milepost.core.schedule import next_turn_at
-
-
-class State(StrEnum):
-    """What a stream is at."""
-
-    NEVER_SYNCED = "never_synced"
-    SYNCING = "syncing"
-    RETRYING = "retrying"  # a batch could not be read; it is tried again at `retry_at`
-    COMPLETE = "complete"  # the latest sweep is
-    COMPLETE_WITH_ERRORS = "complete_with_errors"  # the latest sweep is, and left dead letters
-    PAUSED = "paused"  # at the limit that `reason` names; the next run goes on there
-    FAILED = "failed"  # retries used up; the next run goes on there
-    STOPPED = "stopped"  # somebody has to mend what `reason` names
-    INTERRUPTED = "interrupted"  # the process died; the next run goes on there
+from milepost.core.checkpoint import Checkpoint, Sweep
+from milepost.core.events import Mode, Phase, Reason
+from milepost.core.standing import State, Surroundings, standing
 
 
 class OpenSweep(Struct, frozen=True):
-    """The sweep that is not complete yet, `batches` so far."""
+    """The sweep that is not complete yet, `batches` so far; `reached_at` is how old the last conversation was."""
 
     mode: Mode
     phase: Phase
     batches: int
     walk_started_at: datetime
+    reached_at: datetime | None
 
 
 class Written(Struct, frozen=True):
@@ -50,15 +37,22 @@ class Written(Struct, frozen=True):
 class StreamStatus(Struct, frozen=True):
     """Where a stream stands. `updated_at` is the time of its last journal entry.
 
-    `next_run_at` is an estimate; None while a run is under way, where no Milepost is at work, and for a stream that
-    the configuration does not name (`is_configured`; None where it leaves that to the simulator).
+    `waits_for` is what keeps it from going on, in words, `advice` what a person can do about it, and `remark` what is
+    out of the ordinary beside that. `next_run_at` is an estimate, and so is `until` where it is the same; None while a
+    run is under way, where no Milepost is at work, and for a stream that the configuration does not name
+    (`is_configured`; None where it leaves that to the simulator).
     """
 
     stream: str
     state: State
     is_configured: bool | None
+    waits_for: str | None
+    since: datetime | None
+    until: datetime | None
     reason: Reason | None
     problem: str | None
+    advice: str | None
+    remark: str | None
     retry_at: datetime | None
     sweep: OpenSweep | None
     updated_at: datetime | None
@@ -79,61 +73,47 @@ class Status(Struct, frozen=True):
     streams: tuple[StreamStatus, ...]
 
 
-class Surroundings(Struct, frozen=True):
-    """What the status depends on beside the journal. `configured` is None where the simulator names the streams."""
+def statuses(
+    checkpoints: Iterable[Checkpoint], around: Surroundings, configured: Sequence[str] | None
+) -> tuple[StreamStatus, ...]:
+    """Say where every journaled or configured stream stands: the configured ones in their order, then the others.
 
-    now: datetime
-    is_at_work: bool
-    configured: Sequence[str] | None
-    interval_seconds: float
-
-
-def statuses(checkpoints: Iterable[Checkpoint], around: Surroundings) -> tuple[StreamStatus, ...]:
-    """Say where every journaled or configured stream stands: the configured ones in their order, then the others."""
+    `configured` is None where the simulator names the streams.
+    """
     journaled = {checkpoint.stream: checkpoint for checkpoint in checkpoints}
-    names = dict.fromkeys((*(around.configured or ()), *journaled))
-    return tuple(_status(journaled.get(name) or Checkpoint(name), around) for name in names)
+    names = dict.fromkeys((*(configured or ()), *journaled))
+    is_configured = {name: None if configured is None else name in configured for name in names}
+    return tuple(_status(journaled.get(name) or Checkpoint(name), around, is_configured[name]) for name in names)
 
 
-def _status(checkpoint: Checkpoint, around: Surroundings) -> StreamStatus:
+def _status(checkpoint: Checkpoint, around: Surroundings, is_configured: bool | None) -> StreamStatus:
     run, sweep, trouble, total = checkpoint.run, checkpoint.sweep, checkpoint.trouble, checkpoint.total
-    state = _state(checkpoint, around)
-    problem = trouble.problem if trouble is not None else run.problem if run is not None else None
-    is_configured = None if around.configured is None else checkpoint.stream in around.configured
+    is_worked = around.is_at_work and is_configured is not False
+    stands = standing(checkpoint, replace(around, is_at_work=is_worked))
+    wait = stands.wait
     return StreamStatus(
         stream=checkpoint.stream,
-        state=state,
+        state=stands.state,
         is_configured=is_configured,
+        waits_for=wait.waits_for if wait is not None else None,
+        since=wait.since if wait is not None else None,
+        until=wait.until if wait is not None else None,
         reason=run.reason if run is not None else None,
-        problem=None if problem is None else str(problem),
-        retry_at=trouble.retry_at if trouble is not None and state is State.RETRYING else None,
-        sweep=None
-        if sweep is None
-        else OpenSweep(sweep.mode, sweep.position.phase, sweep.tally.batches, sweep.walk_started_at),
+        problem=str(wait.problem) if wait is not None and wait.problem is not None else None,
+        advice=stands.advice,
+        remark=stands.remark,
+        retry_at=trouble.retry_at if trouble is not None and stands.state is State.RETRYING else None,
+        sweep=None if sweep is None else _open(sweep),
         updated_at=checkpoint.updated_at,
         last_success_at=checkpoint.last_success_at,
         last_full_sweep_at=checkpoint.last_full_sweep_at,
         watermark=checkpoint.watermark,
         written=Written(total.inserted, total.updated, total.contacts, total.interaction_events),
         open_dead_letters=checkpoint.open_dead_letters,
-        next_run_at=_next_run_at(run, state, around) if is_configured is not False else None,
+        next_run_at=stands.next_run_at,
     )
 
 
-def _state(checkpoint: Checkpoint, around: Surroundings) -> State:
-    run = checkpoint.run
-    if run is None:
-        return State.NEVER_SYNCED
-    if run.status is not RunStatus.RUNNING:
-        return State(run.status.value)
-    if not around.is_at_work:
-        return State.INTERRUPTED
-    return State.SYNCING if checkpoint.trouble is None else State.RETRYING
-
-
-def _next_run_at(run: Run | None, state: State, around: Surroundings) -> datetime | None:
-    if not around.is_at_work or state in {State.SYNCING, State.RETRYING}:
-        return None
-    if run is None:
-        return around.now
-    return next_turn_at(run, around.now, 0.5, interval_seconds=around.interval_seconds)
+def _open(sweep: Sweep) -> OpenSweep:
+    position = sweep.position
+    return OpenSweep(sweep.mode, position.phase, sweep.tally.batches, sweep.walk_started_at, position.reached_at)

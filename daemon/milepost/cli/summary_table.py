@@ -1,9 +1,12 @@
 """The summary of a sync as a table: a line a stream, the totals, and what to do about what went wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
+from milepost.cli.phrases import clock, in_words, on_one_line
 from milepost.core.checkpoint import Run
-from milepost.core.events import Tally
+from milepost.core.events import Reason, RunStatus, Tally
+from milepost.core.standing import Standing
 from milepost.core.summary import Result, Totals, totals
 
 HEADINGS = (
@@ -11,8 +14,8 @@ HEADINGS = (
 )  # fmt: skip
 
 
-def rendered(results: Sequence[Result], seconds: float) -> str:
-    """Write the summary; `seconds` is how long the whole sync took."""
+def rendered(results: Sequence[Result], seconds: float, standings: Mapping[str, Standing], now: datetime) -> str:
+    """Write the summary of a sync that took `seconds`; `standings` say by stream what each waits for `now`."""
     whole = totals(results)
     table = [HEADINGS, *(_row(result) for result in results), _total_row(whole, seconds)]
     widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))]
@@ -22,7 +25,8 @@ def rendered(results: Sequence[Result], seconds: float) -> str:
         f"{whole.success_rate:.1%} of batches succeeded",
         f"written: {whole.tally.contacts:,} contacts, {whole.tally.interaction_events:,} interaction events",
     ]
-    lines += [f"{result.stream}: {why}" for result in results if (why := _why(result)) is not None]
+    for result in results:
+        lines += _why(result, standings.get(result.stream), now)
     return "\n".join(lines)
 
 
@@ -33,7 +37,7 @@ def _row(result: Result) -> tuple[str, ...]:
         return (result.stream, status, *_counts(Tally()), "0", "0", "")
     return (
         result.stream,
-        "failed" if result.error is not None else run.status.value.replace("_", " "),
+        "failed" if result.error is not None else in_words(run.status),
         *_counts(run.tally),
         f"{run.retries:,}",
         f"{run.failed_batches:,}",
@@ -62,15 +66,30 @@ def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join(texts).rstrip()
 
 
-def _why(result: Result) -> str | None:
-    """Say why a stream is not complete; None where it is."""
+def _why(result: Result, standing: Standing | None, now: datetime) -> list[str]:
+    """Say why a stream is not complete, until when, and what to do; nothing where it is complete."""
     if result.error is not None:
-        return result.error
-    if result.run is None or result.run.reason is None:
+        return [f"{result.stream}: {on_one_line(result.error)}"]
+    what = _what(result.run, standing, now)
+    if what is None:
+        return []
+    advice = standing.advice if standing is not None else None
+    return [f"{result.stream}: {what}", *([f"  → {advice}"] if advice is not None else [])]
+
+
+def _what(run: Run | None, standing: Standing | None, now: datetime) -> str | None:
+    wait = standing.wait if standing is not None else None
+    problem = f": {on_one_line(wait.problem)}" if wait is not None and wait.problem is not None else ""
+    if run is not None and run.status is RunStatus.COMPLETE:
         return None
-    reason = result.run.reason.value.replace("_", " ")
-    return (
-        f"{reason}: {result.run.problem}"
-        if result.run.problem is not None
-        else f"{reason}; the next sync goes on there"
-    )
+    if wait is not None and wait.until is not None:
+        return f"waits for {wait.waits_for} until {clock(wait.until, now)}{problem}"
+    match run:
+        case Run(status=RunStatus.COMPLETE_WITH_ERRORS):
+            return "complete, but for some dead letters"
+        case Run(status=RunStatus.PAUSED, reason=Reason() as reason):
+            return f"{in_words(reason)}; the next sync goes on there"
+        case Run(reason=Reason() as reason):
+            return f"{in_words(reason)}{problem}"
+        case _:
+            return None

@@ -5,17 +5,22 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from time import perf_counter
 from typing import TextIO, cast
 
 import click
+from msgspec import Struct
 
 from milepost.assembly import Parts, assembled
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.summary_table import rendered
 from milepost.core.errors import BadConfiguration
 from milepost.core.model import Stream
-from milepost.core.summary import Result, exit_code
+from milepost.core.problems import Problem
+from milepost.core.remedies import Remedy, rule_for
+from milepost.core.standing import Standing, Surroundings, pauses_of, standing
+from milepost.core.summary import ExitCode, Result, exit_code, most_serious
 from milepost.engine.readers import Reader, reading
 from milepost.engine.shutdown import stopping_on_signals
 from milepost.engine.stop import Stop
@@ -39,9 +44,18 @@ def command(config: str | None, streams: tuple[str, ...], *, full: bool) -> None
     """
     settings = load_settings(config)
     wanted = [_stream(text) for text in streams]
-    results, seconds = asyncio.run(_sync(settings, wanted, full=full))
-    click.echo(rendered(results, seconds))
-    sys.exit(exit_code(results))
+    synced = asyncio.run(_sync(settings, wanted, full=full))
+    click.echo(rendered(synced.results, synced.seconds, synced.standings, datetime.now(UTC)))
+    sys.exit(most_serious({exit_code(synced.results), _code_of(synced.discovery_problem)}))
+
+
+class _Synced(Struct, frozen=True):
+    """What a sync came to, and how the streams stand after it."""
+
+    results: list[Result]
+    seconds: float
+    standings: dict[str, Standing]
+    discovery_problem: Problem | None
 
 
 def _stream(text: str) -> Stream:
@@ -53,21 +67,44 @@ def _stream(text: str) -> Stream:
         ) from error
 
 
-async def _sync(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> tuple[list[Result], float]:
+async def _sync(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> _Synced:
     began = perf_counter()
-    stop = Stop()
+    stop, redactor = Stop(), Redactor(secrets(settings))
     with ExitStack() as stack:
-        reader = _reader(settings, stack)
-        async with stopping_on_signals(stop), assembled(settings, stop) as parts:
+        reader = _reader(settings, redactor, stack)
+        async with stopping_on_signals(stop), assembled(settings, stop, redactor.learn) as parts:
             streams = _chosen(wanted, parts)
             async with reading(parts.feed, reader):
                 results = await parts.supervisor.sync(streams, full=full)
-    return results, perf_counter() - began
+            standings = await _standings(settings, parts)
+    return _Synced(results, perf_counter() - began, standings, parts.discovery_problem)
 
 
-def _reader(settings: Settings, stack: ExitStack) -> dict[str, Reader]:
+async def _standings(settings: Settings, parts: Parts) -> dict[str, Standing]:
+    checkpoints = await parts.store.checkpoints()
+    sync = settings.sync
+    around = Surroundings(parts.clock.now(), False, sync.interval_seconds, sync.batch_size, pauses_of(checkpoints))
+    return {checkpoint.stream: standing(checkpoint, around) for checkpoint in checkpoints}
+
+
+def _code_of(discovery_problem: Problem | None) -> ExitCode:
+    """Say what it means for the exit code that the pages could not be discovered."""
+    if discovery_problem is None:
+        return ExitCode.COMPLETE
+    match rule_for(discovery_problem, has_cursor=False).remedy:
+        case Remedy.STOP_AUTHORIZATION:
+            return ExitCode.AUTHORIZATION
+        case Remedy.STOP_CONFIGURATION:
+            return ExitCode.CONFIGURATION
+        case Remedy.WAIT:
+            return ExitCode.PROGRESS_SAVED
+        case Remedy.RETRY | Remedy.SHRINK | Remedy.RESET:
+            return ExitCode.WITH_ERRORS
+
+
+def _reader(settings: Settings, redactor: Redactor, stack: ExitStack) -> dict[str, Reader]:
     """Show the progress where a person looks on; write plain log lines elsewhere."""
-    redactor, level, stream = Redactor(secrets(settings)), settings.log.level, sys.stderr
+    level, stream = settings.log.level, sys.stderr
     if not sys.stderr.isatty():
         configure(settings.log.format, level, redactor, stream=stream, environment=os.environ)
         return {"log": log_signal}
@@ -82,10 +119,10 @@ def _reader(settings: Settings, stack: ExitStack) -> dict[str, Reader]:
 
 def _chosen(wanted: Sequence[Stream], parts: Parts) -> Sequence[Stream]:
     """Give the streams to work. Raises BadConfiguration for one that there is not."""
-    unknown = [stream.key for stream in wanted if stream not in parts.streams]
+    unknown = [stream.key for stream in wanted if stream not in parts.supervisor.streams]
     if unknown:
         raise BadConfiguration(
             f"there is no stream {', '.join(unknown)}",
-            hint=f"the configured streams are {', '.join(stream.key for stream in parts.streams)}",
+            hint=f"the configured streams are {', '.join(stream.key for stream in parts.supervisor.streams)}",
         )
-    return wanted or parts.streams
+    return wanted or parts.supervisor.streams

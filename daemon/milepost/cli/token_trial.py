@@ -1,4 +1,4 @@
-"""Tries the token of each page on the API: whether it works, and whether it is of the page that it stands with."""
+"""Tries tokens on the API: whether each page's works and is its own, and which pages the manager's token finds."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -6,13 +6,18 @@ from datetime import UTC, datetime
 import msgspec
 from msgspec import Struct
 
-from milepost.cli.phrases import on_one_line
-from milepost.core.ports import Refused
+from milepost.cli.phrases import counted, on_one_line
+from milepost.core.ports import Held, Refused
 from milepost.core.problems import Problem
-from milepost.core.remedies import Remedy, remedy
-from milepost.core.summary import SERIOUSNESS, ExitCode
+from milepost.core.remedies import Remedy, rule_for
+from milepost.core.summary import ExitCode, most_serious
+from milepost.engine.clock import SystemClock
+from milepost.engine.feed import Feed
+from milepost.engine.pauses import Pauses
+from milepost.roster import Roster
 from milepost.settings import PageSettings, Settings
 from milepost.sources.facebook.client import GraphClient
+from milepost.sources.facebook.managed_pages import ManagedPage
 from milepost.sources.facebook.problems import problem_of
 
 
@@ -24,7 +29,7 @@ class Owner(Struct):
 
 
 async def try_tokens(settings: Settings, say: Callable[[str], None]) -> ExitCode:
-    """Ask `GET /me` with every page's token, one after the other, and say how each did."""
+    """Ask `GET /me` with every page's token, then for the pages to be discovered, and say what came of each."""
     source = settings.source
     client = GraphClient(
         source.base_url,
@@ -40,7 +45,11 @@ async def try_tokens(settings: Settings, say: Callable[[str], None]) -> ExitCode
             text, code = _verdict(place, page, answer)
             say(f"page {page.id}{f' ({page.name})' if page.name else ''}: {text}")
             codes.add(code)
-    return next((code for code in SERIOUSNESS if code in codes), ExitCode.COMPLETE)
+        if settings.discover_pages:
+            text, code = _findings(await _managed(client, settings))
+            say(f"discover_pages: {text}")
+            codes.add(code)
+    return most_serious(codes)
 
 
 async def _owner(client: GraphClient, access_token: str) -> Owner | Problem:
@@ -53,6 +62,25 @@ async def _owner(client: GraphClient, access_token: str) -> Owner | Problem:
         return problem_of(answer.body, answer.status, access_token)
 
 
+async def _managed(client: GraphClient, settings: Settings) -> tuple[ManagedPage, ...] | Problem | Held:
+    pauses = Pauses(SystemClock(), Feed(), floor_seconds=settings.source.rate_limit_floor_seconds)
+    token = settings.source.access_token.get_secret_value()
+    return await Roster(client, pauses, settings.source.calls_per_second, token).managed()
+
+
+def _findings(found: tuple[ManagedPage, ...] | Problem | Held) -> tuple[str, ExitCode]:
+    match found:
+        case Problem():
+            return _refusal("source.access_token", found)
+        case Held():  # no pause is known here
+            return "not asked for", ExitCode.WITH_ERRORS
+        case ():
+            return "source.access_token works, but manages no page", ExitCode.WITH_ERRORS
+        case pages:
+            names = ", ".join(f"{page.id} ({on_one_line(page.name)})" for page in pages)
+            return f"source.access_token manages {counted(len(pages), 'page')}: {names}", ExitCode.COMPLETE
+
+
 def _verdict(place: int, page: PageSettings, answer: Owner | Problem) -> tuple[str, ExitCode]:
     match answer:
         # Where only Instagram is copied the token may be of the account, whose id here is another one.
@@ -62,15 +90,15 @@ def _verdict(place: int, page: PageSettings, answer: Owner | Problem) -> tuple[s
             text = f"the token is not of this page, but of {on_one_line(answer.name)} ({answer.id})"
             return f"{text}\n  → give pages[{place}] the access_token of its own page", ExitCode.CONFIGURATION
         case Problem():
-            return _refusal(place, answer)
+            return _refusal(f"pages[{place}].access_token", answer)
 
 
-def _refusal(place: int, problem: Problem) -> tuple[str, ExitCode]:
+def _refusal(key: str, problem: Problem) -> tuple[str, ExitCode]:
     text = on_one_line(problem)
-    match remedy(problem):
+    match rule_for(problem, has_cursor=False).remedy:
         case Remedy.STOP_AUTHORIZATION:
-            return f"{text}\n  → give pages[{place}] a new access_token, with its permissions", ExitCode.AUTHORIZATION
+            return f"{text}\n  → give {key} a new token, with its permissions", ExitCode.AUTHORIZATION
         case Remedy.STOP_CONFIGURATION:
             return f"{text}\n  → look at source.version and source.app_secret", ExitCode.CONFIGURATION
-        case Remedy.WAIT | Remedy.RETRY:
+        case Remedy.RETRY | Remedy.WAIT | Remedy.SHRINK | Remedy.RESET:
             return f"{text}\n  → the token could not be tried; try again later", ExitCode.WITH_ERRORS

@@ -15,26 +15,38 @@ from msgspec.structs import replace
 from milepost.core.events import (
     NO_TALLY,
     BatchFailed,
+    BatchShrunk,
     BatchStored,
+    CursorLost,
+    DeadLetterClosed,
     DeadLetterOpened,
     Entry,
     FetchFailed,
     Mode,
     Position,
+    RateLimited,
     Reason,
+    RedriveFailed,
+    Resolution,
     RunEnded,
     RunStarted,
     RunStatus,
+    Stage,
     StoreReturned,
     SweepCompleted,
     SweepStarted,
     Tally,
 )
+from milepost.core.model import Detail, Scope
 from milepost.core.problems import Problem
 
 
 class Sweep(Struct, frozen=True, omit_defaults=True):
-    """The open sweep: how far it walks, where it goes on, what it brought. The instants are as in SweepStarted."""
+    """The open sweep: how far it walks, where it goes on, what it brought. The instants are as in SweepStarted.
+
+    `lost_cursor` was refused, and is kept until a batch shows that the sweep gets on without it; `resets` counts such
+    losses in the run.
+    """
 
     mode: Mode
     walk_started_at: datetime
@@ -42,6 +54,8 @@ class Sweep(Struct, frozen=True, omit_defaults=True):
     walk_until: datetime | None = None
     position: Position = Position()
     tally: Tally = NO_TALLY
+    lost_cursor: str | None = None
+    resets: int = 0
 
 
 class Trouble(Struct, frozen=True, omit_defaults=True):
@@ -50,6 +64,34 @@ class Trouble(Struct, frozen=True, omit_defaults=True):
     attempts: int
     problem: Problem
     retry_at: datetime
+
+
+class Pause(Struct, frozen=True, omit_defaults=True):
+    """A rate limit: no call in `scope` until `until`. It was reached `attempts` times in a row since `since`."""
+
+    scope: Scope
+    attempts: int
+    since: datetime
+    until: datetime
+    problem: Problem
+
+
+class Portion(Struct, frozen=True, omit_defaults=True):
+    """Less than the whole is asked for, because of `problem`; `good` batches were read since."""
+
+    limit: int
+    detail: Detail
+    problem: Problem
+    good: int = 0
+
+
+class Standstill(Struct, frozen=True, omit_defaults=True):
+    """Run after run ends at the same problem, `runs` of them since `since`."""
+
+    reason: Reason
+    since: datetime
+    runs: int
+    problem: Problem | None = None
 
 
 class Run(Struct, frozen=True, omit_defaults=True):
@@ -68,14 +110,24 @@ class Run(Struct, frozen=True, omit_defaults=True):
 
 
 class DeadLetter(Struct, frozen=True, omit_defaults=True):
-    """What the journal says of a dead letter; its payload is kept apart."""
+    """What the journal says of a dead letter; its payload is kept apart.
+
+    `reason` is that of the latest failure, `attempts` how many redrives failed, `redrive_at` when the next is due
+    (None: never by itself). A letter that was closed stays closed: what fails again opens another.
+    """
 
     dead_letter_id: str
     stream: str
-    stage: str
+    stage: Stage
     subject: str
     reason: str
     opened_at: datetime
+    attempts: int = 0
+    redrive_at: datetime | None = None
+    closed_at: datetime | None = None
+    resolution: Resolution | None = None
+    note: str = ""
+    fingerprint: str = ""
 
 
 class Checkpoint(Struct, frozen=True, omit_defaults=True):
@@ -91,6 +143,9 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True):
     updated_at: datetime | None = None
     sweep: Sweep | None = None
     trouble: Trouble | None = None
+    pause: Pause | None = None
+    portion: Portion | None = None
+    standstill: Standstill | None = None
     run: Run | None = None
     watermark: datetime | None = None
     last_success_at: datetime | None = None
@@ -115,6 +170,8 @@ def pass_over(checkpoint: Checkpoint, passed: BatchPassed) -> Checkpoint:
         checkpoint,
         sweep=passed.sweep,
         trouble=None,
+        pause=None,
+        standstill=None,
         unrecorded=checkpoint.unrecorded + passed.tally,
         sweep_is_recorded=is_recorded,
     )
@@ -132,41 +189,72 @@ def fold(entries: Iterable[Entry], checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:  # noqa: PLR0911  (one line for each kind of event)
+def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
     """Say what an entry means for where the stream stands."""
     after = replace(checkpoint, version=entry.version, hash=entry.hash, updated_at=entry.recorded_at)
     match entry.event:
         case BatchStored() as event:
-            return _batch_stored(after, event)
+            after = _batch_stored(after, event)
         case RunStarted(started_at=started_at):
-            return replace(
-                after, run=Run(entry.run_id or "", started_at, mode=after.sweep.mode if after.sweep else None)
-            )
+            run = Run(entry.run_id or "", started_at, mode=after.sweep.mode if after.sweep else None)
+            after = replace(after, run=run)
         case SweepStarted() as event:
-            return _sweep_started(after, event)
-        case FetchFailed() as event:
-            trouble = Trouble(event.attempt, event.problem, event.retry_at)
-            return replace(after, trouble=trouble, run=_with(after.run, retries=1))
-        case BatchFailed(problem=problem):
-            return replace(after, trouble=None, run=_with(after.run, failed_batches=1, problem=problem))
-        case DeadLetterOpened():
-            return replace(after, open_dead_letters=after.open_dead_letters + 1)
+            after = _sweep_started(after, event)
         case SweepCompleted() as event:
-            return _sweep_completed(after, entry, event)
+            after = _sweep_completed(after, entry, event)
         case RunEnded() as event:
-            return _run_ended(after, entry, event)
+            after = _run_ended(after, entry, event)
+        case FetchFailed() | BatchFailed() | RateLimited() | BatchShrunk() | CursorLost() as event:
+            after = _troubled(after, event)
+        case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed() as event:
+            after = _lettered(after, event)
         case StoreReturned():
-            return after
+            pass
         case unknown:
             assert_never(unknown)
+    return after
+
+
+def _troubled(
+    checkpoint: Checkpoint, event: FetchFailed | BatchFailed | RateLimited | BatchShrunk | CursorLost
+) -> Checkpoint:
+    """Say what a refusal means, by its remedy: try again, give up, wait, ask for less, begin at the head."""
+    match event:
+        case FetchFailed(attempt=attempt, problem=problem, retry_at=retry_at):
+            trouble = Trouble(attempt, problem, retry_at)
+            return replace(checkpoint, trouble=trouble, run=_with(checkpoint.run, retries=1))
+        case BatchFailed(problem=problem):
+            run = _with(checkpoint.run, failed_batches=1, problem=problem)
+            return replace(checkpoint, trouble=None, portion=None, run=run)
+        case RateLimited(scope=scope, attempts=attempts, since=since, until=until, problem=problem):
+            return replace(checkpoint, pause=Pause(scope, attempts, since, until, problem))
+        case BatchShrunk(limit=limit, detail=detail, problem=problem):
+            return replace(checkpoint, trouble=None, portion=Portion(limit, detail, problem))
+        case CursorLost():
+            return replace(checkpoint, trouble=None, sweep=_without_cursor(checkpoint.sweep))
+
+
+def _lettered(checkpoint: Checkpoint, event: DeadLetterOpened | RedriveFailed | DeadLetterClosed) -> Checkpoint:
+    """Count the open letters, and what a redrive wrote: that is no run's work."""
+    match event:
+        case DeadLetterOpened():
+            return replace(checkpoint, open_dead_letters=checkpoint.open_dead_letters + 1)
+        case RedriveFailed(tally=tally):
+            return replace(checkpoint, total=checkpoint.total + tally)
+        case DeadLetterClosed(tally=tally):
+            open_now = checkpoint.open_dead_letters - 1
+            return replace(checkpoint, open_dead_letters=open_now, total=checkpoint.total + tally)
 
 
 def _batch_stored(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:
     return replace(
         checkpoint,
-        sweep=_walked(checkpoint.sweep, event.position, event.tally),
+        sweep=_walked(checkpoint.sweep, event.position, event.tally) if checkpoint.sweep else None,
         run=_with(checkpoint.run, tally=event.tally),
         trouble=None,
+        pause=None,
+        portion=_grown(checkpoint.portion, event.tally),
+        standstill=None,
         total=checkpoint.total + event.tally,
         unrecorded=NO_TALLY,
     )
@@ -189,6 +277,9 @@ def _sweep_completed(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted
         checkpoint,
         sweep=None,
         trouble=None,
+        pause=None,
+        portion=_grown(checkpoint.portion, event.tally),
+        standstill=None,
         run=replace(run, mode=event.mode, status=status, ended_at=entry.recorded_at, tally=tally),
         watermark=event.walk_started_at,
         last_success_at=entry.recorded_at,
@@ -210,21 +301,50 @@ def _run_ended(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpo
             problem=event.problem or run.problem,
         )
     sweep = checkpoint.sweep
-    if event.position is not None:
+    if sweep is not None and event.position is not None:
         sweep = _walked(sweep, event.position, event.tally)
+    if sweep is not None and sweep.resets:  # of this run, however it ended
+        sweep = replace(sweep, resets=0)
+    if event.tally.batches:  # batches were passed over on the way, so that what was the matter before them is over
+        checkpoint = replace(checkpoint, trouble=None, pause=None, standstill=None)
     return replace(
         checkpoint,
         sweep=sweep,
-        # A batch that was in trouble still is, unless batches were passed over since: the next run goes on counting.
-        trouble=None if event.tally.batches else checkpoint.trouble,
+        portion=_grown(checkpoint.portion, event.tally),
+        standstill=_standstill(checkpoint.standstill, entry, event),
         run=run,
         total=checkpoint.total + event.tally,
         unrecorded=NO_TALLY,
     )
 
 
-def _walked(sweep: Sweep | None, position: Position, tally: Tally) -> Sweep | None:
-    return None if sweep is None else replace(sweep, position=position, tally=sweep.tally + tally)
+def _standstill(before: Standstill | None, entry: Entry, event: RunEnded) -> Standstill | None:
+    """Count the runs that fail or are stopped, one after the other, for the same reason."""
+    if event.status not in {RunStatus.FAILED, RunStatus.STOPPED}:
+        return before
+    if before is None or before.reason is not event.reason:
+        return Standstill(event.reason, entry.recorded_at, 1, event.problem)
+    return replace(before, runs=before.runs + 1, problem=event.problem)
+
+
+def _without_cursor(sweep: Sweep | None) -> Sweep | None:
+    if sweep is None:
+        return None
+    position = Position(sweep.position.phase)
+    return replace(sweep, position=position, lost_cursor=sweep.position.cursor, resets=sweep.resets + 1)
+
+
+def _grown(portion: Portion | None, tally: Tally) -> Portion | None:
+    """Count the good batches since less was asked for. One that was stepped over takes the reason with it."""
+    if portion is None or not tally.batches:
+        return portion
+    if portion.detail is Detail.POSITION:
+        return None
+    return replace(portion, good=portion.good + tally.batches)
+
+
+def _walked(sweep: Sweep, position: Position, tally: Tally) -> Sweep:
+    return replace(sweep, position=position, tally=sweep.tally + tally, lost_cursor=None)
 
 
 def _with(

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from milepost.core.model import Detail, Scope
 from milepost.core.problems import Problem
 
 
@@ -27,14 +28,22 @@ class Phase(StrEnum):
 
 
 class Position(Struct, frozen=True, omit_defaults=True):
-    """Where a sweep goes on: after `cursor`, or at the head of the inbox where that is None."""
+    """Where a sweep goes on: after `cursor`, or at the head of the inbox where that is None.
+
+    `reached_at` is the updated_time of the last conversation before that place; None where there was none.
+    """
 
     phase: Phase = Phase.WALK
     cursor: str | None = None
+    reached_at: datetime | None = None
 
 
 class Tally(Struct, frozen=True, omit_defaults=True):
-    """Counts of what batches brought. `inserted`, `updated` and `unchanged` count conversations."""
+    """Counts of what batches brought. `inserted`, `updated` and `unchanged` count conversations.
+
+    `dead_lettered` counts dead letters that were opened; `unreadable` everything in the batches that could not be read
+    or written, whether its dead letter is new or open already.
+    """
 
     batches: int = 0
     inserted: int = 0
@@ -45,6 +54,8 @@ class Tally(Struct, frozen=True, omit_defaults=True):
     interaction_events: int = 0  # rows of contact_interaction_events written
     without_contact: int = 0
     order_violations: int = 0
+    unreadable: int = 0
+    deleted: int = 0  # conversations that a full sweep did not see any more
 
     def __add__(self, other: "Tally") -> "Tally":
         """Add up two stretches of work."""
@@ -62,6 +73,8 @@ class Tally(Struct, frozen=True, omit_defaults=True):
             self.interaction_events + other.interaction_events,
             self.without_contact + other.without_contact,
             self.order_violations + other.order_violations,
+            self.unreadable + other.unreadable,
+            self.deleted + other.deleted,
         )
 
     @property
@@ -76,7 +89,9 @@ class Tally(Struct, frozen=True, omit_defaults=True):
         A batch without changes is passed over until an entry covers it: of the batches in an entry's tally, at most
         the last one has changes.
         """
-        return any((self.inserted, self.updated, self.dead_lettered, self.contacts, self.interaction_events))
+        return any(
+            (self.inserted, self.updated, self.dead_lettered, self.contacts, self.interaction_events, self.deleted)
+        )
 
 
 NO_TALLY = Tally()
@@ -114,6 +129,15 @@ class Stage(StrEnum):
     FETCH = "fetch"
     STORE = "store"
     EVENTS = "events"
+
+
+class Resolution(StrEnum):
+    """How a dead letter was closed."""
+
+    REDRIVEN = "redriven"  # read or written in a redrive
+    RECOVERED = "recovered"  # a sweep read or wrote what it is about
+    DISCARDED = "discarded"  # a person gave it up
+    FORGOTTEN = "forgotten"  # the person that it is about was erased
 
 
 # --- the events -------------------------------------------------------------------------------------------------------
@@ -162,13 +186,67 @@ class BatchFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     problem: Problem
 
 
+class RateLimited(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A limit was reached: no call is made in its scope until `until`. It is the `attempts`th time since `since`."""
+
+    scope: Scope
+    attempts: int
+    since: datetime
+    until: datetime
+    problem: Problem
+
+
+class BatchShrunk(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The batch at the sweep's position was too heavy, or holds what cannot be read: less is asked for."""
+
+    limit: int
+    detail: Detail
+    problem: Problem
+
+
+class CursorLost(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The cursor at the sweep's position was refused: the phase begins anew at the head, where nothing is doubled."""
+
+    problem: Problem
+
+
 class DeadLetterOpened(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A conversation could not be read; its payload is kept under `dead_letter_id` for a redrive."""
+    """Something could not be read or written; its payload is kept under `dead_letter_id` for a redrive.
+
+    `subject` is what it is about: a conversation's id, `<id>/messages` (those that could not be read), `<id>/row` and
+    `<id>/events/…` (those that could not be written), `contact <id>`, or `sha256:…` of what has no id. `redrive_at` is
+    when it is tried again by itself. The payload's `fingerprint` tells whether it is still the same once somebody
+    discarded it.
+    """
 
     dead_letter_id: str
     stage: Stage
     subject: str
     reason: str
+    redrive_at: datetime | None = None
+    fingerprint: str = ""
+
+
+class RedriveFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A dead letter was tried again, for the `attempts`th time, in vain. `redrive_at` None: no more by itself.
+
+    `tally` counts what was written on the way all the same.
+    """
+
+    dead_letter_id: str
+    attempts: int
+    reason: str
+    redrive_at: datetime | None = None
+    tally: Tally = NO_TALLY
+
+
+class DeadLetterClosed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A dead letter came to its end. `tally` counts what a redrive wrote; `reason` is the one a person gave."""
+
+    dead_letter_id: str
+    resolution: Resolution
+    tally: Tally = NO_TALLY
+    reason: str = ""
 
 
 class SweepCompleted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -206,7 +284,12 @@ Event = (
     | BatchStored
     | FetchFailed
     | BatchFailed
+    | RateLimited
+    | BatchShrunk
+    | CursorLost
     | DeadLetterOpened
+    | RedriveFailed
+    | DeadLetterClosed
     | SweepCompleted
     | RunEnded
     | StoreReturned
@@ -218,7 +301,12 @@ TAGS: dict[type[Event], str] = {
     BatchStored: "batch_stored",
     FetchFailed: "fetch_failed",
     BatchFailed: "batch_failed",
+    RateLimited: "rate_limited",
+    BatchShrunk: "batch_shrunk",
+    CursorLost: "cursor_lost",
     DeadLetterOpened: "dead_letter_opened",
+    RedriveFailed: "redrive_failed",
+    DeadLetterClosed: "dead_letter_closed",
     SweepCompleted: "sweep_completed",
     RunEnded: "run_ended",
     StoreReturned: "store_returned",

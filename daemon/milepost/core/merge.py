@@ -7,67 +7,66 @@ message the API later only says that it is deleted.
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from hashlib import sha256
 from itertools import pairwise
 from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.events import DeadLetterOpened, Stage, Tally
+from milepost.core.events import Tally
 from milepost.core.model import (
     Batch,
     Changes,
     ContactRow,
     Conversation,
     ConversationRow,
-    DeadLetterPayload,
     InteractionEventRow,
     Keys,
     Known,
     Stream,
-    Unreadable,
 )
 
 Said = TypeVar("Said")
 
 
 class Difference(Struct, frozen=True):
-    """What a batch changes: rows to write, dead letters to open, and the counts of both."""
+    """What conversations change: rows to write, and the counts of both."""
 
     changes: Changes
-    dead_letters: tuple[DeadLetterOpened, ...]
     tally: Tally
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether everything in the batch was stored already."""
-        return self.changes == Changes()
 
 
 def keys_of(stream: Stream, batch: Batch) -> Keys:
     """List the keys of all rows that a batch may touch."""
     return Keys(
         stream,
-        conversations=tuple(each.conversation_id for each in batch.conversations),
-        contacts=tuple(each.contact.contact_id for each in batch.conversations if each.contact),
+        conversations=(
+            *(each.conversation_id for each in batch.conversations),
+            *(item.subject for item in batch.unreadable),
+        ),
+        contacts=tuple(dict.fromkeys(_people(batch))),
         interaction_events=tuple(event.event_id for each in batch.conversations for event in each.interactions),
-        dead_letters=tuple(dead_letter_id(stream, item) for item in batch.unreadable),
     )
 
 
-def dead_letter_id(stream: Stream, item: Unreadable) -> str:
-    """Name a dead letter after what it is about, so that reading the same item again opens no second one."""
-    return sha256(f"{stream.key}\n{item.subject}".encode()).hexdigest()[:16]
+def _people(batch: Batch) -> Iterable[str]:
+    for each in batch.conversations:
+        contact_id = each.contact.contact_id if each.contact else None
+        if contact_id is not None:
+            yield contact_id
+        for event in each.interactions:  # of a group, others than the contact may have spoken
+            if event.contact_id is not None and event.contact_id != contact_id:
+                yield event.contact_id
 
 
 def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Difference:
-    """Compare a batch with what is stored."""
+    """Compare the conversations of a batch with what is stored."""
     conversations: dict[str, ConversationRow] = {}
     contacts: dict[str, ContactRow] = {}
     events: dict[str, InteractionEventRow] = {}
     inserted = updated = unchanged = 0
-    for each in batch.conversations:
+    read = remembered(batch.conversations, known)
+    for each in read:
         stored = conversations.get(each.conversation_id) or known.conversations.get(each.conversation_id)
         row = _conversation_row(stream, each, stored, now)
         if row == stored:
@@ -77,28 +76,67 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
             inserted, updated = (inserted + 1, updated) if stored is None else (inserted, updated + 1)
         if each.contact is not None:
             _merge_contact(contacts, stream, each, known.contacts, now)
-        for event in _new_events(stream, each, row.contact_id, known.interaction_events):
+        for event in _new_events(stream, each, row.contact_id, known):
             events[event.event_id] = event
-    opened = {key: item for item in batch.unreadable if (key := dead_letter_id(stream, item)) not in known.dead_letters}
-    changes = Changes(
-        tuple(conversations.values()),
-        tuple(contacts.values()),
-        tuple(events.values()),
-        tuple(DeadLetterPayload(key, item.payload) for key, item in opened.items()),
-    )
+    changes = Changes(tuple(conversations.values()), tuple(contacts.values()), tuple(events.values()))
     tally = Tally(
         batches=1,
         inserted=inserted,
         updated=updated,
         unchanged=unchanged,
-        dead_lettered=len(opened),
         contacts=len(contacts),
         interaction_events=len(events),
-        without_contact=sum(each.contact is None for each in batch.conversations),
-        order_violations=_order_violations(batch.conversations),
+        without_contact=sum(each.contact is None for each in read),
     )
-    letters = (DeadLetterOpened(key, Stage.FETCH, item.subject, item.reason) for key, item in opened.items())
-    return Difference(changes, tuple(letters), tally)
+    return Difference(changes, tally)
+
+
+def remembered(conversations: Iterable[Conversation], known: Known) -> tuple[Conversation, ...]:
+    """Leave out the conversations of people who had themselves erased."""
+    if not known.forgotten:
+        return tuple(conversations)
+    return tuple(
+        each
+        for each in conversations
+        if each.conversation_id not in known.forgotten
+        and (each.contact is None or each.contact.contact_id not in known.forgotten)
+    )
+
+
+def newer(rows: Changes, known: Known, now: datetime) -> Difference:
+    """Compare rows that could not be written once with what is stored now: those that are still news are written."""
+    stored, met, forgotten = known.conversations, known.contacts, known.forgotten
+    conversations = tuple(
+        replace(row, first_synced_at=now, synced_at=now)
+        for row in rows.conversations
+        if forgotten.isdisjoint((row.conversation_id, row.contact_id))
+        and (row.conversation_id not in stored or row.updated_time > stored[row.conversation_id].updated_time)
+    )
+    contacts = tuple(
+        replace(row, first_seen_at=now, updated_at=now)
+        for row in rows.contacts
+        if row.contact_id not in forgotten
+        and (row.contact_id not in met or row.last_interaction_at > met[row.contact_id].last_interaction_at)
+    )
+    events = tuple(
+        row
+        for row in rows.interaction_events
+        if forgotten.isdisjoint((row.conversation_id, row.contact_id)) and row.event_id not in known.interaction_events
+    )
+    inserted = sum(row.conversation_id not in stored for row in conversations)
+    tally = Tally(
+        inserted=inserted,
+        updated=len(conversations) - inserted,
+        contacts=len(contacts),
+        interaction_events=len(events),
+    )
+    return Difference(Changes(conversations, contacts, events), tally)
+
+
+def order_violations(conversations: Iterable[Conversation], after: datetime | None) -> int:
+    """Count the conversations that are newer than the one before them; `after` is that of the batch before."""
+    times = [each.updated_time for each in conversations]
+    return sum(later > earlier for earlier, later in pairwise(times if after is None else [after, *times]))
 
 
 def _conversation_row(
@@ -121,7 +159,7 @@ def _conversation_row(
             synced_at=now,
         )
     if read.updated_time < stored.updated_time:
-        return stored
+        return stored if stored.deleted_at is None else replace(stored, deleted_at=None, synced_at=now)
     row = replace(
         stored,
         contact_id=read.contact.contact_id if read.contact else stored.contact_id,
@@ -168,10 +206,10 @@ def _merge_contact(
 
 
 def _new_events(
-    stream: Stream, conversation: Conversation, contact_id: str | None, known: frozenset[str]
+    stream: Stream, conversation: Conversation, contact_id: str | None, known: Known
 ) -> Iterable[InteractionEventRow]:
     for event in conversation.interactions:
-        if event.event_id not in known:
+        if event.event_id not in known.interaction_events and event.contact_id not in known.forgotten:
             yield InteractionEventRow(
                 event.event_id,
                 conversation.conversation_id,
@@ -188,8 +226,3 @@ def _new_events(
 
 def _said(first: Said | None, second: Said | None) -> Said | None:
     return second if first is None else first
-
-
-def _order_violations(conversations: tuple[Conversation, ...]) -> int:
-    times = [each.updated_time for each in conversations]
-    return sum(later > earlier for earlier, later in pairwise(times))

@@ -38,6 +38,23 @@ class Stream(Struct, frozen=True):
         return cls(Platform(platform), page_id)
 
 
+class Scope(StrEnum):
+    """Whose calls a limit counts, and so whose calls pause when it is reached."""
+
+    APP = "app"
+    PAGE = "page"
+    STREAM = "stream"
+
+
+class Detail(StrEnum):
+    """How much of each conversation a request asks for, the most first."""
+
+    NESTED = "nested"  # with its messages
+    SEPARATE = "separate"  # the same, but the messages are asked for thread by thread
+    BARE = "bare"  # without its messages
+    POSITION = "position"  # its id and updated_time, to step over it
+
+
 # --- what a source reads ----------------------------------------------------------------------------------------------
 
 
@@ -154,29 +171,90 @@ class DeadLetterPayload(Struct, frozen=True):
     payload: str
 
 
-class Changes(Struct, frozen=True):
-    """The rows that a commit writes: only those that are new or differ from what is stored."""
+class Stretch(Struct, frozen=True):
+    """The stretch of an inbox that a batch of a full sweep covers, and the conversations that it showed there.
+
+    It lies between two instants, neither included: at a limit itself, threads of the neighbouring batch may lie. None
+    is the end of the inbox. `sweep_started_at` names the sweep.
+    """
+
+    sweep_started_at: datetime
+    older_than: datetime | None
+    newer_than: datetime | None
+    seen: tuple[str, ...]
+
+
+class Changes(Struct, frozen=True, omit_defaults=True):
+    """The rows that a commit writes: only those that are new or differ from what is stored.
+
+    A full sweep notes which stored conversations it misses: those of the stream that lie in `missed` and were not seen.
+    `found` are seen after all. `missed_are_deleted_at` ends the sweep: what it still misses is marked as deleted, and
+    the notes are dropped; `forgets_missed` drops them without that.
+    """
 
     conversations: tuple[ConversationRow, ...] = ()
     contacts: tuple[ContactRow, ...] = ()
     interaction_events: tuple[InteractionEventRow, ...] = ()
     payloads: tuple[DeadLetterPayload, ...] = ()
+    missed: Stretch | None = None
+    found: tuple[str, ...] = ()
+    missed_are_deleted_at: datetime | None = None
+    forgets_missed: bool = False
 
 
 class Keys(Struct, frozen=True):
-    """Which rows a batch touches; the contacts are of `stream`, the others have keys of their own."""
+    """Which rows a batch touches; the contacts and subjects are of `stream`, the others have keys of their own.
+
+    `subjects` are those of dead letters. `full_sweep_at` names the full sweep that the batch is of, where it is of one
+    that notes what it misses, and `stretch` is what the batch covers of the inbox.
+    """
 
     stream: Stream
     conversations: tuple[str, ...] = ()
     contacts: tuple[str, ...] = ()
     interaction_events: tuple[str, ...] = ()
-    dead_letters: tuple[str, ...] = ()
+    subjects: tuple[str, ...] = ()
+    full_sweep_at: datetime | None = None
+    stretch: Stretch | None = None
+
+
+class KnownLetter(Struct, frozen=True):
+    """The latest dead letter about a subject, which is open, or was discarded when it looked like `fingerprint`."""
+
+    dead_letter_id: str
+    fingerprint: str
+    is_open: bool
+
+
+class Table(StrEnum):
+    """The tables whose rows a store may refuse."""
+
+    CONVERSATIONS = "conversations"
+    CONTACTS = "contacts"
+    INTERACTION_EVENTS = "contact_interaction_events"
+
+
+class RefusedRow(Struct, frozen=True):
+    """A row that the store will not take: `key` is its conversation_id, contact_id or event_id."""
+
+    table: Table
+    key: str
+    reason: str
 
 
 class Known(Struct, frozen=True):
-    """What the store holds already of some keys."""
+    """What the store holds already of some keys.
+
+    `letters` are by subject. `forgotten` are the contacts and conversations among the keys that a person had
+    erased. Of a full sweep: how many conversations in the stretch were not seen and are not noted as missed yet
+    (`unseen`), which of the batch are noted (`missed`), and how many of the stream are (`all_missed`).
+    """
 
     conversations: dict[str, ConversationRow] = {}
     contacts: dict[str, ContactRow] = {}
     interaction_events: frozenset[str] = frozenset()
-    dead_letters: frozenset[str] = frozenset()
+    letters: dict[str, KnownLetter] = {}
+    forgotten: frozenset[str] = frozenset()
+    unseen: int = 0
+    missed: frozenset[str] = frozenset()
+    all_missed: int = 0

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint, Sweep, overlap_before
 from milepost.core.events import Mode, Phase, Reason
+from milepost.core.model import Detail
 from milepost.core.ports import Request
 
 
@@ -19,6 +20,7 @@ class Policy(Struct, frozen=True):
     attempts: int = 3
     base_delay_seconds: float = 2.0
     max_delay_seconds: float = 32.0
+    rate_limit_floor_seconds: float = 60.0
 
 
 class Slice(Struct, frozen=True):
@@ -53,19 +55,23 @@ class Finish(Struct, frozen=True):
 Action = Fetch | Wait | Finish
 
 
-def plan(checkpoint: Checkpoint, now: datetime, work: Slice, policy: Policy) -> Action:
-    """Say what the run does next."""
+def plan(
+    checkpoint: Checkpoint, now: datetime, work: Slice, policy: Policy, held_until: datetime | None = None
+) -> Action:
+    """Say what the run does next. `held_until` is when the pause ends that forbids this stream to call, if one does."""
     if work.is_stopping:
         return Finish(Reason.SHUTDOWN)
     if batches_read(checkpoint, work) >= work.max_batches:
         return Finish(Reason.BATCH_LIMIT)
     if now >= work.deadline_at:
         return Finish(Reason.TIME_LIMIT)
-    if checkpoint.trouble is not None and checkpoint.trouble.retry_at > now:
-        if checkpoint.trouble.retry_at >= work.deadline_at:
-            return Finish(Reason.TIME_LIMIT)
-        return Wait(checkpoint.trouble.retry_at)
-    return Fetch(_request(checkpoint, now, work, policy))
+    retry_at = checkpoint.trouble.retry_at if checkpoint.trouble else now
+    reason, wait_until = Reason.TIME_LIMIT, retry_at
+    if held_until is not None and held_until > retry_at:
+        reason, wait_until = Reason.RATE_LIMIT, held_until
+    if wait_until <= now:
+        return Fetch(_request(checkpoint, now, work, policy))
+    return Finish(reason) if wait_until >= work.deadline_at else Wait(wait_until)
 
 
 def batches_read(checkpoint: Checkpoint, work: Slice) -> int:
@@ -116,4 +122,59 @@ def _request(checkpoint: Checkpoint, now: datetime, work: Slice, policy: Policy)
         cursor = sweep.position.cursor
         until = sweep.walk_until if sweep.position.phase is Phase.WALK else sweep.catch_up_until
     is_last = batches_read(checkpoint, work) + 1 >= work.max_batches
-    return Request(cursor, policy.batch_size, policy.messages_per_conversation, until, is_last)
+    size = size_now(checkpoint, policy)
+    return Request(cursor, size.limit, policy.messages_per_conversation, until, is_last, size.detail)
+
+
+# --- how much to ask for ----------------------------------------------------------------------------------------------
+
+GROW_AFTER = 5  # good batches, until twice as much is asked for again
+
+
+class Size(Struct, frozen=True):
+    """How much of the inbox one request asks for."""
+
+    limit: int
+    detail: Detail
+
+
+def whole(policy: Policy) -> Size:
+    """Give the size of a batch where nothing speaks against it."""
+    return Size(policy.batch_size, Detail.NESTED)
+
+
+def size_now(checkpoint: Checkpoint, policy: Policy) -> Size:
+    """Say how much the next request asks for: the whole batch, or what a shrinking left, grown by what went well since.
+
+    What is bare or stepped over is so for one batch only, because it makes dead letters.
+    """
+    portion = checkpoint.portion
+    if portion is None:
+        return whole(policy)
+    good = portion.good + checkpoint.unrecorded.batches
+    match portion.detail:
+        case Detail.POSITION if good:
+            return whole(policy)
+        case Detail.BARE if good:
+            limit, detail, good = 1, Detail.SEPARATE, good - 1
+        case _:
+            limit, detail = portion.limit, portion.detail
+    steps = min(good // GROW_AFTER, 16)  # 2**16 is more than any batch has
+    if steps and detail is Detail.SEPARATE:
+        steps, detail = steps - 1, Detail.NESTED
+    return Size(min(policy.batch_size, limit * 2**steps), detail)
+
+
+def smaller(size: Size, policy: Policy) -> Size | None:
+    """Say what to ask for where this much was too much; None where less cannot be asked for."""
+    match size.detail:
+        case Detail.NESTED if size.limit > 1:
+            return Size(size.limit // 2, Detail.NESTED)
+        case Detail.NESTED if policy.messages_per_conversation:
+            return Size(1, Detail.SEPARATE)
+        case Detail.SEPARATE:
+            return Size(1, Detail.BARE)
+        case Detail.NESTED | Detail.BARE:
+            return Size(1, Detail.POSITION)
+        case Detail.POSITION:
+            return None

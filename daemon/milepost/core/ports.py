@@ -1,18 +1,18 @@
-"""What the core asks of the world: the values that cross its border, and the two ports behind which the world lies."""
+"""What the core asks of the world: the values that cross its border, and the ports behind which the world lies."""
 
 from datetime import datetime
 from typing import Protocol
 
 from msgspec import Struct
 
-from milepost.core.checkpoint import Checkpoint, Run
+from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.events import Entry
-from milepost.core.model import Batch, Changes, Keys, Known
+from milepost.core.model import Batch, Changes, Detail, Keys, Known, RefusedRow, Scope
 from milepost.core.problems import Problem
 
 
 class Request(Struct, frozen=True):
-    """One call of the list edge: up to `limit` conversations after `cursor`, with `messages` nested messages each.
+    """A batch of the list edge: up to `limit` conversations after `cursor`, with up to `messages` messages each.
 
     `until` is the instant that the walk has to reach back to (None: the end of the inbox), `is_last` says that the run
     has no batch left after this one: both are for a source that fetches ahead and must know when it need not.
@@ -23,6 +23,7 @@ class Request(Struct, frozen=True):
     messages: int
     until: datetime | None = None
     is_last: bool = False
+    detail: Detail = Detail.NESTED
 
 
 class Fetched(Struct, frozen=True):
@@ -40,14 +41,50 @@ class Refused(Struct, frozen=True):
     took_seconds: float
 
 
+class Held(Struct, frozen=True):
+    """Nothing was asked: while the call waited for its turn, its scope was paused."""
+
+
 Outcome = Fetched | Refused
+Answered = Outcome | Held
 
 
 class Source(Protocol):
     """One stream's inbox."""
 
-    async def fetch(self, request: Request) -> Outcome:
+    async def fetch(self, request: Request) -> Answered:
         """Read a batch. Never raises for what the API or the network does: that is a Refused."""
+        ...
+
+    async def reread(self, conversation_id: str, messages: int) -> Answered:
+        """Read one conversation, with up to `messages` of its messages, as a batch of one. Raises as `fetch` does."""
+        ...
+
+
+class Usage(Struct, frozen=True):
+    """How much of a budget is used up: `ratio` is 1 where calls are refused, and can be more.
+
+    `kind` is the API's name of what is counted: call_count, total_time or total_cputime.
+    """
+
+    scope: Scope
+    kind: str
+    ratio: float
+
+
+class Gate(Protocol):
+    """What a source asks right before each call and tells right after it, so that no call is made inside a pause."""
+
+    def is_closed(self) -> bool:
+        """Whether a pause forbids a call now."""
+        ...
+
+    def refused(self, problem: Problem) -> None:
+        """Hear of a refusal, before anybody has acted on it: the calls that wait their turn must not be made."""
+        ...
+
+    def used(self, usages: tuple[Usage, ...]) -> None:
+        """Hear what an answer's headers say of the budgets."""
         ...
 
 
@@ -68,6 +105,19 @@ class Committed(Struct, frozen=True):
     events_seconds: float
 
 
+class Rejected(Struct, frozen=True):
+    """Nothing was stored, because the store will not take these rows; without them it would have."""
+
+    rows: tuple[RefusedRow, ...]
+
+
+class DueLetter(Struct, frozen=True):
+    """An open dead letter with all that a redrive needs; `payload` is None where the person it is about was erased."""
+
+    letter: DeadLetter
+    payload: str | None
+
+
 class Store(Protocol):
     """The database: journal, rows and projections.
 
@@ -83,6 +133,18 @@ class Store(Protocol):
         """Give what is stored already under the keys."""
         ...
 
-    async def commit(self, commit: Commit) -> Committed:
-        """Store it durably and whole. Raises VersionConflict if another writer appended to the stream first."""
+    async def commit(self, commit: Commit) -> Committed | Rejected:
+        """Store it durably and whole, or nothing of it.
+
+        Raises VersionConflict if another writer appended to the stream first, RowsRejected if it cannot be told which
+        rows are at fault.
+        """
+        ...
+
+    async def due_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueLetter, ...]:
+        """Give open dead letters of the stream whose redrive is due, or whose payload was erased; the oldest first."""
+        ...
+
+    async def open_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueLetter, ...]:
+        """Give those of these dead letters that are open."""
         ...

@@ -17,10 +17,15 @@ class ProblemKind(StrEnum):
     API = "api"  # an error envelope of the Graph API
     MISCONFIGURED = "misconfigured"  # an answer that tells of a wrong setting, not of a failure
     CURSOR_LOOP = "cursor_loop"  # the cursor of the next batch is the one just used
+    NOT_MANAGED = "not_managed"  # the page is not among those that the discovering token manages any more
 
 
 class Problem(Struct, frozen=True, omit_defaults=True):
-    """Why a batch could not be read. `code`, `subcode` and `is_transient` are the error envelope's."""
+    """Why a batch could not be read. `code`, `subcode` and `is_transient` are the error envelope's.
+
+    `wait_seconds` is how long the server says to stay away: the longest of `Retry-After` and the time to regain access
+    of the entry that concerns this call.
+    """
 
     kind: ProblemKind
     message: str
@@ -28,6 +33,7 @@ class Problem(Struct, frozen=True, omit_defaults=True):
     code: int | None = None
     subcode: int | None = None
     is_transient: bool | None = None
+    wait_seconds: float | None = None
 
     def __str__(self) -> str:
         """One line for people: what happened, with the numbers to look up."""

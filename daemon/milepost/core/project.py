@@ -1,16 +1,17 @@
 """The journal's projections as a stream of values: what a rebuild writes and a verification compares.
 
 Runs and dead letters are given as soon as they are final, so that a journal of any length is read in constant memory
-(a checkpoint for each stream, nothing for each entry).
+(a checkpoint for each stream, a value for each dead letter that is open, nothing for each entry).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from milepost.core.chain import check
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run, evolve
-from milepost.core.events import DeadLetterOpened, Entry
+from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Entry, RedriveFailed
 
 
 class RunOf(Struct, frozen=True):
@@ -29,6 +30,7 @@ def project(entries: Iterable[Entry]) -> Iterator[Projected]:
     Raises JournalDamaged at the first entry that does not follow from its predecessor.
     """
     checkpoints: dict[str, Checkpoint] = {}
+    letters: dict[str, DeadLetter] = {}
     for entry in entries:
         before = checkpoints.get(entry.stream) or Checkpoint(entry.stream)
         check(before, entry)
@@ -36,22 +38,42 @@ def project(entries: Iterable[Entry]) -> Iterator[Projected]:
         checkpoints[entry.stream] = after
         if before.run is not None and after.run is not None and before.run.run_id != after.run.run_id:
             yield RunOf(entry.stream, before.run)
-        if isinstance(entry.event, DeadLetterOpened):
-            yield _dead_letter(entry, entry.event)
+        letter = letter_after(entry, letters.get)
+        if letter is not None and letter.closed_at is not None:
+            letters.pop(letter.dead_letter_id, None)
+            yield letter
+        elif letter is not None:
+            letters[letter.dead_letter_id] = letter
+    yield from letters.values()
     for checkpoint in checkpoints.values():
         if checkpoint.run is not None:
             yield RunOf(checkpoint.stream, checkpoint.run)
         yield checkpoint
 
 
-def dead_letters(entries: Iterable[Entry]) -> Iterator[DeadLetter]:
-    """Give the dead letters that entries opened."""
-    for entry in entries:
-        if isinstance(entry.event, DeadLetterOpened):
-            yield _dead_letter(entry, entry.event)
-
-
-def _dead_letter(entry: Entry, opened: DeadLetterOpened) -> DeadLetter:
-    return DeadLetter(
-        opened.dead_letter_id, entry.stream, opened.stage.value, opened.subject, opened.reason, entry.recorded_at
-    )
+def letter_after(entry: Entry, before: Callable[[str], DeadLetter | None]) -> DeadLetter | None:
+    """Give the dead letter that an entry is about, as it stands after it; None where it is about none."""
+    match entry.event:
+        case DeadLetterOpened() as event:
+            return DeadLetter(
+                event.dead_letter_id,
+                entry.stream,
+                event.stage,
+                event.subject,
+                event.reason,
+                entry.recorded_at,
+                redrive_at=event.redrive_at,
+                fingerprint=event.fingerprint,
+            )
+        case RedriveFailed(dead_letter_id=key) as event if letter := before(key):
+            return replace(letter, attempts=event.attempts, reason=event.reason, redrive_at=event.redrive_at)
+        case DeadLetterClosed(dead_letter_id=key) as event if letter := before(key):
+            return replace(
+                letter,
+                closed_at=entry.recorded_at,
+                resolution=event.resolution,
+                note=event.reason,
+                redrive_at=None,
+            )
+        case _:
+            return None

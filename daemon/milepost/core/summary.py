@@ -1,6 +1,6 @@
 """What a sync came to: one line a stream, the totals, and the exit code that scripts rely on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 from msgspec import Struct
@@ -64,8 +64,12 @@ def totals(results: Sequence[Result]) -> Totals:
 
 def exit_code(results: Sequence[Result]) -> ExitCode:
     """Give the exit code of the most serious result."""
-    codes = {_exit_code(result) for result in results}
-    return next((code for code in SERIOUSNESS if code in codes), ExitCode.COMPLETE)
+    return most_serious(_exit_code(result) for result in results)
+
+
+def most_serious(codes: Iterable[ExitCode]) -> ExitCode:
+    """Give the code that wins; of none at all, that nothing is the matter."""
+    return min(codes, key=SERIOUSNESS.index, default=ExitCode.COMPLETE)
 
 
 def _exit_code(result: Result) -> ExitCode:

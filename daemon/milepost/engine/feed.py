@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Entry, Tally
-from milepost.core.ports import Committed
+from milepost.core.ports import Committed, Usage
 
 
 class Recorded(Struct, frozen=True):
@@ -47,7 +47,14 @@ class StoreRetried(Struct, frozen=True):
     reason: str
 
 
-Signal = Recorded | Passed | StoreRetried
+class UsageTold(Struct, frozen=True):
+    """An answer told how much of the budgets is used up. It has no entry: it only slows calls down."""
+
+    stream: str
+    usages: tuple[Usage, ...]
+
+
+Signal = Recorded | Passed | StoreRetried | UsageTold
 
 
 class Subscription:

@@ -8,12 +8,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import reaches_back
-from milepost.core.ports import Fetched, Outcome, Request, Source
+from milepost.core.model import Detail
+from milepost.core.ports import Answered, Fetched, Refused, Request, Source
 
 
 class _Ahead(Struct, frozen=True):
     request: Request
-    outcome: asyncio.Task[Outcome]
+    outcome: asyncio.Task[Answered]
 
 
 class LookAhead:
@@ -23,17 +24,33 @@ class LookAhead:
         self._source = source
         self._ahead: _Ahead | None = None
 
-    async def fetch(self, request: Request) -> Outcome:
+    async def fetch(self, request: Request) -> Answered:
         """Give the batch, which may be ready, and ask for the next."""
-        if self._ahead is not None and _is_same(self._ahead.request, request):
-            outcome = await self._ahead.outcome
+        ahead = self._ahead
+        if ahead is not None and _is_same(ahead.request, request):
             self._ahead = None
+            outcome = await ahead.outcome
         else:
             await self.give_up()
             outcome = await self._source.fetch(request)
         following = _following(request, outcome)
         if following is not None:
             self._ahead = _Ahead(following, asyncio.create_task(self._source.fetch(following)))
+        return outcome
+
+    async def reread(self, conversation_id: str, messages: int) -> Answered:
+        """Read one conversation, which is never known ahead."""
+        return await self._source.reread(conversation_id, messages)
+
+    def refusal(self) -> Refused | None:
+        """Take the refusal of what is not wanted yet, if it has come: what it tells holds from now on."""
+        ahead = self._ahead
+        if ahead is None or not ahead.outcome.done():
+            return None
+        outcome = ahead.outcome.result()
+        if not isinstance(outcome, Refused):
+            return None
+        self._ahead = None
         return outcome
 
     async def give_up(self) -> None:
@@ -55,13 +72,18 @@ async def look_ahead(source: Source) -> AsyncIterator[LookAhead]:
 
 
 def _is_same(one: Request, other: Request) -> bool:
-    return (one.cursor, one.limit, one.messages) == (other.cursor, other.limit, other.messages)
+    return (one.cursor, one.limit, one.messages, one.detail) == (
+        other.cursor,
+        other.limit,
+        other.messages,
+        other.detail,
+    )
 
 
-def _following(request: Request, outcome: Outcome) -> Request | None:
+def _following(request: Request, outcome: Answered) -> Request | None:
     """Give the request that is sure to come after this outcome; None where the walk, or the run, may be at its end."""
-    if request.is_last or not isinstance(outcome, Fetched):
-        return None
+    if request.is_last or request.detail is not Detail.NESTED or not isinstance(outcome, Fetched):
+        return None  # where less was asked for, the next batch may be asked for in another way
     cursor = outcome.batch.next_cursor
     times = (each.updated_time for each in outcome.batch.conversations)
     if cursor is None or cursor == request.cursor or reaches_back(times, request.until):

@@ -1,63 +1,84 @@
 """One run of one stream: ask the core, do what it says, commit what it decides. Not one decision is made here."""
 
-from time import perf_counter
+from functools import partial
 from typing import assert_never
 
 from msgspec.structs import replace
 
-from milepost.core.checkpoint import BatchPassed, Checkpoint, pass_over
-from milepost.core.decide import Circumstances, Record, conclude, decide, recover
-from milepost.core.merge import keys_of
-from milepost.core.model import Known, Stream
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.decide import Circumstances, conclude, decide, keys_for, recover
+from milepost.core.model import Keys, Stream
 from milepost.core.plan import Fetch, Finish, Slice, Wait, is_over, plan
-from milepost.core.ports import Fetched, Outcome, Refused, Request, Source
-from milepost.engine.feed import Passed, Recorded
-from milepost.engine.lookahead import look_ahead
-from milepost.engine.patience import PatientStore
+from milepost.core.ports import Answered, Fetched, Held, Outcome, Request, Source
+from milepost.engine.errands import Errands
+from milepost.engine.lookahead import LookAhead, look_ahead
+from milepost.engine.recorder import Recorder
+from milepost.engine.redriving import Redriving
 from milepost.engine.shared import Shared
 
 
 async def run_slice(
-    shared: Shared, stream: Stream, source: Source, work: Slice, own_run_id: str | None = None
+    shared: Shared, stream: Stream, source: Source, work: Slice, errands: Errands, own_run_id: str | None = None
 ) -> Checkpoint:
-    """Work a stream until its sweep is complete or the slice is used up, and give the checkpoint after it.
+    """Work a stream until its sweep is complete or the slice is used up, redrive what is due, and say where it stands.
 
-    `own_run_id` is the run that this process gave the stream before, if any.
+    The stream has its turn. Errands are done between batches. `own_run_id` is the run that this process gave the stream
+    before, if any.
 
     Raises StoreAway, StoreRefused, RowsRejected or VersionConflict where the journal cannot be written.
     """
-    store = PatientStore(shared, stream.key, give_up_at=work.deadline_at)
+    recorder = Recorder(shared, stream, work)
+    redriving = Redriving(shared, stream, source, recorder, work)
     async with look_ahead(source) as ahead:
-        return await _Run(shared, stream, ahead, store, work).complete(own_run_id)
+        checkpoint = await _Run(shared, stream, ahead, recorder, work).complete(redriving, errands, own_run_id)
+    return await redriving.redrive_due(checkpoint)
+
+
+async def errands_only(
+    shared: Shared, stream: Stream, source: Source | None, work: Slice, errands: Errands
+) -> Checkpoint:
+    """Do the errands that wait for a stream that is not at work. Raises as `run_slice` does."""
+    recorder = Recorder(shared, stream, work)
+    checkpoint = await recorder.recall()
+    return await Redriving(shared, stream, source, recorder, work).run_errands(checkpoint, errands)
 
 
 class _Run:
     """A run under way. The checkpoint is handed from step to step."""
 
-    def __init__(self, shared: Shared, stream: Stream, source: Source, store: PatientStore, work: Slice) -> None:
+    def __init__(self, shared: Shared, stream: Stream, source: LookAhead, recorder: Recorder, work: Slice) -> None:
         self._shared = shared
         self._stream = stream
         self._source = source
-        self._store = store
+        self._recorder = recorder
         self._work = work
 
-    async def complete(self, own_run_id: str | None) -> Checkpoint:
+    async def complete(self, redriving: Redriving, errands: Errands, own_run_id: str | None) -> Checkpoint:
         """Plan and do, until the run is over."""
-        checkpoint = await self._take_over(await self._store.recall(), own_run_id)
+        shared = self._shared
+        checkpoint = await self._take_over(await self._recorder.recall(), own_run_id)
         while not is_over(checkpoint, self._work):
-            if self._shared.stop.is_requested:
+            refused_ahead = self._source.refusal()
+            if refused_ahead is not None:  # on record before anything else: a limit has to outlive this process
+                checkpoint = await self._settle(checkpoint, refused_ahead)
+                continue
+            checkpoint = await redriving.run_errands(checkpoint, errands)
+            if shared.stop.is_requested:
                 self._work = replace(self._work, is_stopping=True)
-            match plan(checkpoint, self._shared.clock.now(), self._work, self._shared.policy):
+            held_until = shared.pauses.held_until(self._stream)
+            match plan(checkpoint, shared.clock.now(), self._work, shared.policy, held_until):
                 case Fetch(request=request):
                     checkpoint = await self._fetch(checkpoint, request)
                 case Wait(until=until):
-                    async with self._shared.stop.cut_short():
-                        await self._shared.clock.sleep_until(until)
+                    async with shared.turns.given_back(self._stream, shared.clock):
+                        async with shared.stop.cut_short(), errands.bell.cut_short():
+                            await shared.clock.sleep_until(until)
+                        checkpoint = await redriving.run_errands(checkpoint, errands)  # which takes no turn
                 case Finish(reason=reason):
                     ending = conclude(checkpoint, reason, self._work)
                     if ending is None:
                         break
-                    checkpoint = await self._record(checkpoint, ending)
+                    checkpoint = await self._recorder.record(checkpoint, ending)
                 case unknown:
                     assert_never(unknown)
         return checkpoint
@@ -67,43 +88,21 @@ class _Run:
         abandoned = recover(checkpoint, own_run_id)
         if abandoned is None or checkpoint.run is None:
             return checkpoint
-        return await self._record(checkpoint, abandoned, run_id=checkpoint.run.run_id)
+        return await self._recorder.record(checkpoint, abandoned, checkpoint.run.run_id)
 
     async def _fetch(self, checkpoint: Checkpoint, request: Request) -> Checkpoint:
-        """Read a batch and settle what it means; nothing has happened where a stop cuts the reading short."""
-        outcome: Outcome | None = None
+        """Read a batch and settle what it means; nothing has happened where a stop or a pause keeps it from that."""
+        answer: Answered = Held()
         async with self._shared.stop.cut_short():
-            outcome = await self._source.fetch(request)
-        if outcome is None:
-            return checkpoint
-        clock = self._shared.clock
-        known = await self._known(outcome)
-        circumstances = Circumstances(clock.now(), clock.luck(), self._work, self._shared.policy)
-        match decide(checkpoint, outcome, circumstances, known):
-            case BatchPassed(tally=tally) as passed:
-                checkpoint = pass_over(checkpoint, passed)
-                self._shared.feed.publish(Passed(checkpoint, tally, outcome.took_seconds))
-            case Record() as record:
-                checkpoint = await self._record(checkpoint, record, fetch_seconds=outcome.took_seconds)
-        return checkpoint
+            answer = await self._source.fetch(request)
+        return checkpoint if isinstance(answer, Held) else await self._settle(checkpoint, answer)
 
-    async def _known(self, outcome: Outcome) -> Known:
-        match outcome:
-            case Fetched(batch=batch):
-                return await self._store.known(keys_of(self._stream, batch))
-            case Refused():
-                return Known()
+    async def _settle(self, checkpoint: Checkpoint, outcome: Outcome) -> Checkpoint:
+        """Store and record what an outcome means; give where the stream stands then."""
 
-    async def _record(
-        self,
-        checkpoint: Checkpoint,
-        record: Record,
-        *,
-        run_id: str | None = None,
-        fetch_seconds: float | None = None,
-    ) -> Checkpoint:
-        began = perf_counter()
-        commit, committed = await self._store.commit(checkpoint, record, run_id or self._work.run_id)
-        seconds = perf_counter() - began
-        self._shared.feed.publish(Recorded(commit.entries, committed, commit.checkpoint, seconds, fetch_seconds))
-        return commit.checkpoint
+        def keys(circumstances: Circumstances) -> Keys | None:
+            return keys_for(checkpoint, outcome, circumstances) if isinstance(outcome, Fetched) else None
+
+        return await self._recorder.settle(
+            checkpoint, partial(decide, checkpoint, outcome), keys, fetch_seconds=outcome.took_seconds
+        )

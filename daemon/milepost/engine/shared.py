@@ -6,7 +6,9 @@ from milepost.core.plan import Policy
 from milepost.core.ports import Store
 from milepost.engine.clock import Clock
 from milepost.engine.feed import Feed
+from milepost.engine.pauses import Pauses
 from milepost.engine.stop import Stop
+from milepost.engine.turns import Turns
 
 
 class Shared(Struct, frozen=True, eq=False):
@@ -17,3 +19,5 @@ class Shared(Struct, frozen=True, eq=False):
     feed: Feed
     stop: Stop
     policy: Policy
+    pauses: Pauses
+    turns: Turns

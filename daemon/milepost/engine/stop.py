@@ -1,38 +1,42 @@
-"""A stop that is asked for: a change of plan, not a cancellation. It cuts waits and fetches short, and no commit."""
+"""What cuts waits and fetches short, and no commit: a change of plan, not a cancellation."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Stop:
-    """Asked for once; from then on everything under `cut_short` ends at once."""
+class Bell:
+    """While it rings, everything under `cut_short` ends at once."""
 
     def __init__(self) -> None:
-        self._requested = asyncio.Event()
+        self._rings = asyncio.Event()
         self._scopes: set[asyncio.Timeout] = set()
 
     @property
-    def is_requested(self) -> bool:
-        """Whether the stop was asked for."""
-        return self._requested.is_set()
+    def rings(self) -> bool:
+        """Whether it was rung and not silenced since."""
+        return self._rings.is_set()
 
-    def request(self) -> None:
-        """Ask for the stop. Asking again changes nothing."""
-        if self._requested.is_set():
+    def ring(self) -> None:
+        """Begin to ring. Ringing again changes nothing."""
+        if self._rings.is_set():
             return
-        self._requested.set()
+        self._rings.set()
         for scope in self._scopes:
             scope.reschedule(asyncio.get_running_loop().time())
 
+    def silence(self) -> None:
+        """Stop ringing: what begins from now on runs its course."""
+        self._rings.clear()
+
     async def wait(self) -> None:
-        """Wait until the stop is asked for."""
-        await self._requested.wait()
+        """Wait until it rings."""
+        await self._rings.wait()
 
     @asynccontextmanager
     async def cut_short(self) -> AsyncIterator[None]:
-        """Run the block until it ends or the stop is asked for, whichever comes first."""
-        scope = asyncio.timeout(0 if self.is_requested else None)
+        """Run the block until it ends or the bell rings, whichever comes first."""
+        scope = asyncio.timeout(0 if self.rings else None)
         try:
             async with scope:
                 self._scopes.add(scope)
@@ -43,3 +47,16 @@ class Stop:
         except TimeoutError:
             if not scope.expired():  # the block's own
                 raise
+
+
+class Stop(Bell):
+    """The stop that is asked for, once and for all."""
+
+    @property
+    def is_requested(self) -> bool:
+        """Whether the stop was asked for."""
+        return self.rings
+
+    def request(self) -> None:
+        """Ask for the stop. Asking again changes nothing."""
+        self.ring()

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import structlog
 from msgspec import Struct
 
-from milepost.core.checkpoint import Checkpoint, Run
+from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import MilepostError
 from milepost.core.model import Stream
 from milepost.core.plan import Slice
@@ -15,10 +15,11 @@ from milepost.core.ports import Source
 from milepost.core.schedule import next_turn_at
 from milepost.core.summary import Result
 from milepost.engine.bulkhead import bulkhead
-from milepost.engine.run import run_slice
+from milepost.engine.errands import Errand, Errands, broken_off
+from milepost.engine.run import errands_only, run_slice
 from milepost.engine.shared import Shared
 
-# How far past its deadline a run may be before it counts as stalled: a request and a commit take their time.
+# How much longer than a run may last a stream may keep its turn: a request and a commit take their time.
 MAX_LATENESS_SECONDS = 120.0
 
 
@@ -26,83 +27,146 @@ class Pace(Struct, frozen=True):
     """How often and how long streams are worked."""
 
     interval_seconds: float = 300.0
-    concurrency: int = 16
     max_run_seconds: float = 270.0
     max_batches_per_run: int = 500
 
 
 class Supervisor:
-    """Works the streams of `sources`. The semaphore hands turns out in the order in which they were asked for."""
+    """Works the streams of `sources`, in turns, which are given out in the order in which they were asked for.
+
+    The pauses have to know where all streams stand that were ever worked: a limit outlives the process that met it.
+    """
 
     def __init__(self, shared: Shared, sources: Mapping[Stream, Source], pace: Pace) -> None:
         self._shared = shared
-        self._sources = sources
+        self._sources = dict(sources)
         self._pace = pace
-        self._turns = asyncio.Semaphore(pace.concurrency)
-        self._at_work: dict[Stream, Slice] = {}
+        self._errands = {stream: Errands() for stream in sources}
         self._latest_run_ids: dict[Stream, str] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The streams that are worked."""
+        return tuple(self._sources)
 
     async def run(self) -> None:
         """Work every stream on its interval until a stop is asked for."""
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             for stream in self._sources:
-                tasks.create_task(self._keep(stream), name=f"stream {stream.key}")
+                self._begin(tasks, stream)
+            await self._shared.stop.wait()
+            self._tasks = None
+
+    def admit(self, stream: Stream, source: Source) -> None:
+        """Work one stream more from now on."""
+        self._sources[stream] = source
+        self._errands.setdefault(stream, Errands())
+        if self._tasks is not None:
+            self._begin(self._tasks, stream)
+
+    def wake(self, stream: Stream) -> None:
+        """Give the stream a turn as soon as there is one, whatever it waits for: what was wrong with it is mended."""
+        self._errands[stream].want_turn()
 
     async def sync(self, streams: Sequence[Stream], *, full: bool = False) -> list[Result]:
         """Give every stream one turn, and say how each ended."""
         async with asyncio.TaskGroup() as tasks:
             turns = [
-                tasks.create_task(self._turn(stream, full=full), name=f"stream {stream.key}") for stream in streams
+                tasks.create_task(self._single_turn(stream, full=full), name=f"stream {stream.key}")
+                for stream in streams
             ]
         return [turn.result() for turn in turns]
 
+    async def do(self, errand: Errand) -> DeadLetter | None:
+        """Redrive or discard a dead letter, and give it if it is still open afterwards; None if it was not open.
+
+        Raises HeldBack where no call may be made that it takes, or MilepostError where nothing could be done about it.
+        """
+        found = await self._shared.store.open_letters((errand.dead_letter_id,))
+        if not found:
+            return None
+        stream = Stream.parse(found[0].letter.stream)
+        errands = self._errands.setdefault(stream, Errands())
+        asked = errands.ask(errand)
+        if not errands.are_attended:
+            async with errands.attended():
+                await self._do_errands(stream, errands)
+        answer = await asked
+        if isinstance(answer, MilepostError):
+            raise answer
+        return answer
+
     def stalled(self) -> str | None:
-        """Say which run has not come to its end in time; None where none is late."""
-        late_since = self._shared.clock.now() - timedelta(seconds=MAX_LATENESS_SECONDS)
-        late = [stream.key for stream, work in self._at_work.items() if work.deadline_at < late_since]
+        """Say which streams have not given their turns back in time; None where none is late."""
+        patience_seconds = self._pace.max_run_seconds + MAX_LATENESS_SECONDS
+        late_since = self._shared.clock.now() - timedelta(seconds=patience_seconds)
+        late = [stream.key for stream, taken_at in self._shared.turns.taken_at.items() if taken_at < late_since]
         return f"no end of the runs of {', '.join(late)}: they are past sync.max_run_duration" if late else None
 
+    def _begin(self, tasks: asyncio.TaskGroup, stream: Stream) -> None:
+        tasks.create_task(self._keep(stream), name=f"stream {stream.key}")
+
     async def _keep(self, stream: Stream) -> None:
-        while not self._shared.stop.is_requested:
-            result = await self._turn(stream)
-            due_at = next_turn_at(
-                result.run,
-                self._shared.clock.now(),
-                self._shared.clock.luck(),
-                interval_seconds=self._pace.interval_seconds,
-            )
-            async with self._shared.stop.cut_short():
-                await self._shared.clock.sleep_until(due_at)
+        async with self._errands[stream].attended():
+            while not self._shared.stop.is_requested:
+                result = await self._turn(stream)
+                await self._rest(stream, result.run)
+
+    async def _rest(self, stream: Stream, run: Run | None) -> None:
+        """Wait until the next turn is due or wanted at once; errands are done meanwhile."""
+        shared, errands = self._shared, self._errands[stream]
+        interval_seconds, luck = self._pace.interval_seconds, shared.clock.luck()
+        ended_at = shared.clock.now()
+        while not (shared.stop.is_requested or errands.takes_turn()):
+            held_until = shared.pauses.held_until(stream)
+            due_at = next_turn_at(run, ended_at, luck, interval_seconds=interval_seconds, held_until=held_until)
+            if due_at <= shared.clock.now() and not errands.bell.rings:
+                break
+            if errands.bell.rings:
+                await self._do_errands(stream, errands)
+                continue
+            async with shared.stop.cut_short(), errands.bell.cut_short():
+                await shared.clock.sleep_until(due_at)
+
+    async def _do_errands(self, stream: Stream, errands: Errands) -> None:
+        """Do what is asked for of a stream that is not at work; each asker is answered."""
+        source, work = self._sources.get(stream), self._slice(self._shared.clock.now())
+        answer = await bulkhead(f"errands of {stream.key}", errands_only(self._shared, stream, source, work, errands))
+        if isinstance(answer, Exception):
+            errands.give_up(answer if isinstance(answer, MilepostError) else broken_off())
+
+    async def _single_turn(self, stream: Stream, *, full: bool) -> Result:
+        async with self._errands[stream].attended():
+            return await self._turn(stream, full=full)
 
     async def _turn(self, stream: Stream, *, full: bool = False) -> Result:
-        async with self._turns:
-            started_at = self._shared.clock.now()
-            run_id = _run_id(started_at, self._shared.clock.luck())
-            with structlog.contextvars.bound_contextvars(stream=stream.key, run=run_id):
-                answer = await bulkhead(f"stream {stream.key}", self._run(stream, run_id, started_at, full=full))
+        async with self._shared.turns.taken(stream, self._shared.clock):
+            work = self._slice(self._shared.clock.now(), full=full)
+            with structlog.contextvars.bound_contextvars(stream=stream.key, run=work.run_id):
+                answer = await bulkhead(f"stream {stream.key}", self._run(stream, work))
         match answer:
             case Checkpoint() as checkpoint:
-                return Result(stream.key, _run_of(checkpoint, run_id))
+                return Result(stream.key, _run_of(checkpoint, work.run_id))
             case Exception() as error:
-                return Result(stream.key, await self._recorded_run(stream, run_id), error=str(error))
+                return Result(stream.key, await self._recorded_run(stream, work.run_id), error=str(error))
 
     async def _recorded_run(self, stream: Stream, run_id: str) -> Run | None:
         """Give what a run that broke off had recorded; None where it is nothing, or nobody can tell."""
-        try:
-            return _run_of(await self._shared.store.recall(stream.key), run_id)
-        except MilepostError:  # what keeps the store from answering is told already
-            return None
+        answer = await bulkhead(f"what is recorded of {stream.key}", self._shared.store.recall(stream.key))
+        return _run_of(answer, run_id) if isinstance(answer, Checkpoint) else None
 
-    async def _run(self, stream: Stream, run_id: str, started_at: datetime, *, full: bool) -> Checkpoint:
+    def _slice(self, started_at: datetime, *, full: bool = False) -> Slice:
+        run_id = _run_id(started_at, self._shared.clock.luck())
         deadline_at = started_at + timedelta(seconds=self._pace.max_run_seconds)
-        work = Slice(run_id, started_at, deadline_at, self._pace.max_batches_per_run, wants_full=full)
-        self._at_work[stream] = work
+        return Slice(run_id, started_at, deadline_at, self._pace.max_batches_per_run, wants_full=full)
+
+    async def _run(self, stream: Stream, work: Slice) -> Checkpoint:
+        source, errands = self._sources[stream], self._errands[stream]
         own_run_id = self._latest_run_ids.get(stream)
-        self._latest_run_ids[stream] = run_id
-        try:
-            return await run_slice(self._shared, stream, self._sources[stream], work, own_run_id)
-        finally:
-            del self._at_work[stream]
+        self._latest_run_ids[stream] = work.run_id
+        return await run_slice(self._shared, stream, source, work, errands, own_run_id)
 
 
 def _run_of(checkpoint: Checkpoint, run_id: str) -> Run | None:

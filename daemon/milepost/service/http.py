@@ -1,11 +1,10 @@
-"""The HTTP listener: where it listens, who may ask, what every answer carries, and how errors are told.
+"""The HTTP listener: where it listens, what every answer carries, and how errors are told.
 
 What there is to ask comes as routes from elsewhere. A route says no by raising one of aiohttp's HTTP errors with a
 `text` that tells the user why.
 """
 
 import errno
-import hmac
 import logging
 import os
 import socket
@@ -15,15 +14,15 @@ from contextlib import asynccontextmanager
 import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 
 from milepost.core.errors import BadConfiguration
 from milepost.engine.bulkhead import bulkhead
+from milepost.service.admission import called_by_name, from_own_page, with_token
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_IDLE_SECONDS = 75.0  # longer than the pause between two scrapes
 GRACE_SECONDS = 1.0  # for requests that are open when the listener closes
-OPEN_TO_ALL = frozenset({"/healthz"})
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -45,12 +44,16 @@ async def serve(host: str, port: int, routes: Iterable[web.AbstractRouteDef], *,
         host: a name or an address, an IPv6 one without brackets.
         port: 0 takes a free one.
         routes: what there is to ask.
-        token: what callers must bring as `Authorization: Bearer …`, for everything but /healthz; empty asks for none.
+        token: what callers must bring as `Authorization: Bearer …`, for everything but /healthz; empty asks for none,
+            but to be called by a name of the loopback or by `host`.
 
     Raises:
         BadConfiguration: the address cannot be listened on.
     """
-    application = web.Application(middlewares=[_told_as_problems, _guarded_by(token)], client_max_size=MAX_BODY_BYTES)
+    admission = with_token(token) if token else called_by_name(host)
+    application = web.Application(
+        middlewares=[_told_as_problems, admission, from_own_page], client_max_size=MAX_BODY_BYTES
+    )
     application.add_routes(routes)
     application.on_response_prepare.append(_add_headers)
     runner = web.AppRunner(
@@ -79,10 +82,11 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
 
 
 def _deaf_to_nonsense() -> logging.Logger:
-    """Give a logger for aiohttp that drops its traceback for each request that is not HTTP: anybody can send those."""
+    """Give a logger for aiohttp without its traceback for each request that is broken: anybody can send those."""
     logger = logging.Logger("aiohttp.server")  # noqa: LOG001  (the process's own would keep the filter for good)
     logger.parent = logging.getLogger(logger.name)
-    logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+    nonsense = (HttpProcessingError, web.RequestPayloadError)
+    logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], nonsense)))
     return logger
 
 
@@ -113,28 +117,11 @@ async def _told_as_problems(request: web.Request, handler: Handler) -> web.Strea
             return await handler(request)
         except web.HTTPError as error:
             return _problem(error)
+        except (web.RequestPayloadError, ConnectionResetError):  # raised to whoever reads the body
+            return _problem(web.HTTPBadRequest(text="the body broke off, or is not encoded as its header says"))
 
     answered = await bulkhead(f"http {request.method} {request.path}", answer())
     return _problem(web.HTTPInternalServerError()) if isinstance(answered, Exception) else answered
-
-
-def _guarded_by(token: str) -> Middleware:
-    """Ask for the token. Only the header counts: URLs end up in logs and histories."""
-
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if token and request.path not in OPEN_TO_ALL:
-            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-            # In bytes, as compare_digest refuses text beyond ASCII; the same time for any wrong token.
-            is_right = hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token.encode())
-            if scheme.lower() != "bearer" or not is_right:
-                raise web.HTTPUnauthorized(
-                    text="send the value of http.token in a header: Authorization: Bearer …",
-                    headers={"WWW-Authenticate": 'Bearer realm="milepost"'},
-                )
-        return await handler(request)
-
-    return guard
 
 
 def _problem(error: web.HTTPError) -> web.Response:

@@ -8,11 +8,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from milepost import __version__
 from milepost.core.events import TAGS, RunStatus, Stage
+from milepost.core.model import Scope
 from milepost.core.problems import ProblemKind
-from milepost.service.stream_state import StreamState
+from milepost.core.standing import State
 
 BATCH_OUTCOMES = ("stored", "unchanged", "failed")
-CONVERSATION_RESULTS = ("inserted", "updated", "unchanged", "dead_lettered")
+CONVERSATION_RESULTS = ("inserted", "updated", "unchanged", "deleted", "dead_lettered")
+REDRIVE_RESULTS = ("redriven", "failed")
 STORE_AWAY = (Stage.STORE.value, "away")
 RETRIES = (*((Stage.FETCH.value, kind.value) for kind in ProblemKind), STORE_AWAY)
 ENDINGS: tuple[RunStatus, ...] = tuple(status for status in RunStatus if status is not RunStatus.RUNNING)
@@ -37,12 +39,15 @@ class Instruments:
 
         self.batches = counter("batches_total", "Batches by what came of them.", "stream", "outcome")
         self.retries = counter("retries_total", "Attempts that failed and are made again.", "stream", "stage", "reason")
-        self.failed_batches = counter("failed_batches_total", "Batches given up for their run.", "stream", "stage")
+        self.failed_batches = counter("failed_batches_total", "Batches that failed, by where.", "stream", "stage")
         self.runs = counter("runs_total", "Runs that ended, by how.", "stream", "status")
-        self.conversations = counter("conversations_total", "Conversations read, by result.", "stream", "result")
+        self.conversations = counter("conversations_total", "Conversations by what came of them.", "stream", "result")
         self.interaction_events = counter("interaction_events_total", "Interaction events written.", "stream")
         self.order_violations = counter("order_violations_total", "Conversations that came out of order.", "stream")
-        self.api_errors = counter("api_errors_total", "Answers that were errors.", "code", "remedy")
+        self.redrives = counter("redrives_total", "Dead letters that were tried again.", "stream", "result")
+        self.api_errors = counter("api_errors_total", "Answers that were errors, by what was done.", "code", "remedy")
+        rate_limit_wait = counter("rate_limit_wait_seconds_total", "How long calls had to wait for limits.", "scope")
+        self.rate_limit_wait = {scope: rate_limit_wait.labels(scope.value) for scope in Scope}
         journal_entries = counter("journal_entries_total", "Entries appended to the journal.", "type")
         self.journal_entries = {tag: journal_entries.labels(tag) for tag in TAGS.values()}
 
@@ -52,6 +57,7 @@ class Instruments:
         )
         self.checkpoint = gauge("checkpoint_timestamp_seconds", "When the checkpoint last moved; 0 is never.", "stream")
         self.stream_state = gauge("stream_state", "1 for the state that the stream is in.", "stream", "state")
+        self.usage = gauge("rate_limit_usage_ratio", "How much of a budget is used up; 1 is all.", "scope", "kind")
 
         self.batch_duration = histogram(
             "batch_duration_seconds", "How long each stage of a batch took.", BATCH_BUCKETS, "stage"
@@ -78,8 +84,9 @@ class StreamInstruments:
         self.runs = {status: every.runs.labels(stream, status.value) for status in ENDINGS}
         self.conversations = {result: every.conversations.labels(stream, result) for result in CONVERSATION_RESULTS}
         self.interaction_events = every.interaction_events.labels(stream)
+        self.redrives = {result: every.redrives.labels(stream, result) for result in REDRIVE_RESULTS}
         self.order_violations = every.order_violations.labels(stream)
         self.dead_letters = every.dead_letters.labels(stream)
         self.last_success = every.last_success.labels(stream)
         self.checkpoint = every.checkpoint.labels(stream)
-        self.states = {state: every.stream_state.labels(stream, state.value) for state in StreamState}
+        self.states = {state: every.stream_state.labels(stream, state.value) for state in State}

@@ -1,10 +1,11 @@
 """The journal as log lines: one for each committed entry, in plain words, with what to do where somebody is needed.
 
-What runs by itself is told at debug and info; what is worth knowing and mends itself, at warning; what needs a person,
-at error. `batch` is the number of the batch in its run.
+What runs by itself is told at debug and info; what is worth knowing and mends itself, at warning, once where it begins;
+what needs a person, at error. `batch` is the number of the batch in its run.
 """
 
 import logging
+from datetime import datetime, timedelta
 from typing import Any, assert_never
 
 import structlog
@@ -12,34 +13,44 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
+from milepost.core.advice import advice_on
 from milepost.core.checkpoint import Run
 from milepost.core.events import (
     BatchFailed,
+    BatchShrunk,
     BatchStored,
+    CursorLost,
+    DeadLetterClosed,
     DeadLetterOpened,
     Entry,
     FetchFailed,
+    RateLimited,
     Reason,
+    RedriveFailed,
     RunEnded,
     RunStarted,
     RunStatus,
     StoreReturned,
     SweepCompleted,
     SweepStarted,
-    Tally,
 )
-from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried
+from milepost.core.model import Stream
+from milepost.core.plan import Size
+from milepost.core.problems import Problem
+from milepost.core.standing import size_in_words
+from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried, UsageTold
 
+# Where there is a problem, the advice on it is told instead.
 HINTS = {
     Reason.TIME_LIMIT: "the next run goes on there",
     Reason.BATCH_LIMIT: "the next run goes on there",
     Reason.SHUTDOWN: "the next start goes on there",
     Reason.PROCESS_DIED: "it goes on from the last committed batch",
     Reason.BROKE_OFF: "it goes on from the last committed batch; an earlier line says what happened",
-    Reason.RATE_LIMIT: "the next run goes on there; calling on now would prolong the limit",
-    Reason.RETRIES_EXHAUSTED: "the next run tries again; if it keeps failing, check the network and source.base_url",
-    Reason.AUTHORIZATION: "give the page an access_token that is valid and has the permissions, then restart",
-    Reason.CONFIGURATION: "correct source or the page in config.yaml, then restart",
+    Reason.RATE_LIMIT: "it goes on there when the limit is over",
+    Reason.RETRIES_EXHAUSTED: "the next run tries again",
+    Reason.AUTHORIZATION: "the token or a permission has to be mended",
+    Reason.CONFIGURATION: "the configuration has to be mended",
 }
 
 
@@ -59,7 +70,7 @@ def read(signal: Signal) -> None:
                 wait_seconds=round(retried.wait_seconds, 1),
                 reason=retried.reason,
             )
-        case Passed():
+        case Passed() | UsageTold():
             pass
         case unknown:
             assert_never(unknown)
@@ -74,63 +85,110 @@ def _log_entry(entry: Entry, run: Run | None) -> None:
             log.debug("run started")
         case SweepStarted(mode=mode, walk_until=walk_until):
             log.info("sweep started", mode=mode.value, back_to=walk_until.isoformat() if walk_until else "the oldest")
-        case BatchStored(tally=tally):
-            _log_batch(log, batch, tally)
-        case FetchFailed() | BatchFailed() as failure:
-            _log_failure(log, batch + 1, failure, entry)
-        case DeadLetterOpened() as opened:
-            _log_dead_letter(log, batch, opened)
+        case BatchStored() as stored:
+            _log_batch(log, batch, stored)
+        case FetchFailed() | BatchFailed() | RateLimited() | BatchShrunk() | CursorLost() as trouble:
+            _log_trouble(log.bind(batch=batch + 1), trouble, entry)
+        case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed() as event:
+            _log_letter(log, batch, event)
         case SweepCompleted(mode=mode):
             log.info("sweep completed", mode=mode.value, **_summary(run))
         case RunEnded() as ended:
-            _log_end(log, ended, run)
+            _log_end(log, ended, entry, run)
         case StoreReturned(away_seconds=away_seconds, attempts=attempts):
             log.info("store returned", away_seconds=round(away_seconds, 1), attempts=attempts)
         case unknown:
             assert_never(unknown)
 
 
-def _log_batch(log: FilteringBoundLogger, batch: int, tally: Tally) -> None:
-    counts = to_builtins(replace(tally, batches=0))  # those that are not 0
-    if tally.has_changes:
-        log.info("batch stored", batch=batch, **counts)
+def _log_batch(log: FilteringBoundLogger, batch: int, stored: BatchStored) -> None:
+    fields = to_builtins(replace(stored.tally, batches=0))  # the counts that are not 0
+    if stored.position.reached_at is not None:
+        fields["reached"] = stored.position.reached_at.isoformat()
+    if stored.tally.has_changes:
+        log.info("batch stored", batch=batch, **fields)
     else:
-        log.debug("batch unchanged", batch=batch, **counts)
+        log.debug("batch unchanged", batch=batch, **fields)
 
 
-def _log_failure(log: FilteringBoundLogger, batch: int, failure: FetchFailed | BatchFailed, entry: Entry) -> None:
-    match failure:
-        case FetchFailed(attempt=attempt, problem=problem, retry_at=retry_at):
-            wait_seconds = round((retry_at - entry.recorded_at).total_seconds(), 1)
-            log.warning("batch not read", batch=batch, attempt=attempt, wait_seconds=wait_seconds, problem=str(problem))
-        case BatchFailed(stage=stage, attempts=attempts, problem=problem):
-            log.warning("batch given up", batch=batch, stage=stage.value, attempts=attempts, problem=str(problem))
+def _log_trouble(
+    log: FilteringBoundLogger, trouble: FetchFailed | BatchFailed | RateLimited | BatchShrunk | CursorLost, entry: Entry
+) -> None:
+    """Log a refusal by what is done about it; `batch` is the one that was refused."""
+    problem = str(trouble.problem)
+    match trouble:
+        case FetchFailed(attempt=attempt, retry_at=retry_at):
+            wait_seconds = _seconds(retry_at - entry.recorded_at)
+            log.warning("batch not read", attempt=attempt, wait_seconds=wait_seconds, problem=problem)
+        case BatchFailed(stage=stage, attempts=attempts):
+            log.warning("batch given up", stage=stage.value, attempts=attempts, problem=problem)
+        case RateLimited(scope=scope, attempts=attempts, since=since, until=until):
+            log.warning(
+                "rate limited",
+                scope=scope.value,
+                attempts=attempts,
+                since=since.isoformat(),
+                until=until.isoformat(),
+                wait_seconds=_seconds(until - entry.recorded_at),
+                problem=problem,
+                hint=_advice(trouble.problem, entry),
+            )
+        case BatchShrunk(limit=limit, detail=detail):
+            log.info("asks for less", asked_for=size_in_words(Size(limit, detail)), problem=problem)
+        case CursorLost():
+            log.warning("cursor refused", problem=problem, hint="the walk begins again at the head of the inbox")
 
 
-def _log_dead_letter(log: FilteringBoundLogger, batch: int, opened: DeadLetterOpened) -> None:
-    log.warning(
-        "dead letter opened",
-        batch=batch,
-        dead_letter=opened.dead_letter_id,
-        stage=opened.stage.value,
-        subject=opened.subject,
-        reason=opened.reason,
-        hint="its payload is kept",
-    )
+def _log_letter(
+    log: FilteringBoundLogger, batch: int, event: DeadLetterOpened | RedriveFailed | DeadLetterClosed
+) -> None:
+    match event:
+        case DeadLetterOpened(dead_letter_id=letter_id, stage=stage, subject=subject, reason=reason):
+            log.warning(
+                "dead letter opened",
+                batch=batch,
+                dead_letter=letter_id,
+                stage=stage.value,
+                subject=subject,
+                reason=reason,
+                hint=f"its payload is kept; {_again(letter_id, event.redrive_at)}",
+            )
+        case RedriveFailed(dead_letter_id=letter_id, attempts=attempts, reason=reason):
+            hint = _again(letter_id, event.redrive_at)
+            log.warning("redrive failed", dead_letter=letter_id, attempts=attempts, reason=reason, hint=hint)
+        case DeadLetterClosed(dead_letter_id=letter_id, resolution=resolution, tally=tally):
+            # Without the reason that a person gave: nobody knows what it says of whom.
+            log.info("dead letter closed", dead_letter=letter_id, resolution=resolution.value, **to_builtins(tally))
 
 
-def _log_end(log: FilteringBoundLogger, ended: RunEnded, run: Run | None) -> None:
+def _again(letter_id: str, redrive_at: datetime | None) -> str:
+    if redrive_at is not None:
+        return f"it is tried again by itself at {redrive_at.isoformat()}"
+    return f"it is not tried again by itself: see `milepost dead-letters show {letter_id}`"
+
+
+def _log_end(log: FilteringBoundLogger, ended: RunEnded, entry: Entry, run: Run | None) -> None:
     fields = {"reason": ended.reason.value, **_summary(run)}
+    hint = HINTS[ended.reason]
     if ended.problem is not None:
         fields["problem"] = str(ended.problem)
+        hint = _advice(ended.problem, entry)
     words = f"run {ended.status.value}"
-    log.log(_level(ended), words, **fields, hint=HINTS[ended.reason])
+    log.log(_level(ended), words, **fields, hint=hint)
+
+
+def _advice(problem: Problem, entry: Entry) -> str:
+    return advice_on(problem, Stream.parse(entry.stream))
+
+
+def _seconds(duration: timedelta) -> float:
+    return round(duration.total_seconds(), 1)
 
 
 def _level(ended: RunEnded) -> int:
     if ended.status in {RunStatus.FAILED, RunStatus.STOPPED}:
         return logging.ERROR
-    if ended.reason in {Reason.RATE_LIMIT, Reason.PROCESS_DIED, Reason.BROKE_OFF}:
+    if ended.reason in {Reason.PROCESS_DIED, Reason.BROKE_OFF}:
         return logging.WARNING
     return logging.INFO
 
@@ -139,5 +197,4 @@ def _summary(run: Run | None) -> dict[str, Any]:
     """Say what a run came to: the counts that are not 0, and how long it took."""
     if run is None or run.ended_at is None:
         return {}
-    seconds = round((run.ended_at - run.started_at).total_seconds(), 1)
-    return {"status": run.status.value, "seconds": seconds, **to_builtins(run.tally)}
+    return {"status": run.status.value, "seconds": _seconds(run.ended_at - run.started_at), **to_builtins(run.tally)}

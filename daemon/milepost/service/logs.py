@@ -87,6 +87,7 @@ def configure(
         logger_factory=lambda *_: outlet,
     )
     logging.basicConfig(handlers=[StandardRecords()], level=level.upper(), force=True)
+    logging.getLogger("aiosqlite").setLevel(logging.WARNING)  # at debug it tells every row: names and texts of people
     logging.captureWarnings(True)
     _log_what_nobody_catches()
 

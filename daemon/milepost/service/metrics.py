@@ -12,11 +12,17 @@ from prometheus_client import CollectorRegistry, disable_created_metrics, genera
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.events import (
     BatchFailed,
+    BatchShrunk,
     BatchStored,
+    CursorLost,
+    DeadLetterClosed,
     DeadLetterOpened,
     Entry,
     FetchFailed,
+    RateLimited,
     Reason,
+    RedriveFailed,
+    Resolution,
     RunEnded,
     RunStarted,
     RunStatus,
@@ -26,11 +32,14 @@ from milepost.core.events import (
     SweepStarted,
     Tally,
 )
+from milepost.core.model import Scope, Stream
+from milepost.core.ports import Usage
 from milepost.core.problems import Problem
-from milepost.core.remedies import remedy
-from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried
+from milepost.core.remedies import Remedy
+from milepost.core.standing import State, state_of
+from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried, UsageTold
 from milepost.service.instruments import STORE_AWAY, Instruments, StreamInstruments
-from milepost.service.stream_state import StreamState, state_at_rest, state_at_work
+from milepost.service.stream_state import StreamStates
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # of what `expose` gives
 MAX_CODES = 100  # what a server answers must not grow the memory without end
@@ -45,25 +54,29 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._every = Instruments(self._registry)
         self._streams: dict[str, StreamInstruments] = {}
+        self._states = StreamStates()
+        self._ratios: dict[tuple[Scope, str], dict[str, float]] = {}  # by page
         self._codes: set[str] = set()
 
     def recall(self, checkpoint: Checkpoint) -> None:
         """Set a stream's gauges to where it stands, before it is worked."""
-        self._show(checkpoint, state_at_rest(checkpoint))
+        self._show(checkpoint, state_of(checkpoint, is_at_work=False))
 
     def read(self, signal: Signal) -> None:
         """Count what a signal tells."""
         match signal:
             case Recorded(checkpoint=checkpoint):
                 self._count(signal)
-                self._show(checkpoint, state_at_work(checkpoint))
+                self._show(checkpoint, state_of(checkpoint, is_at_work=True))
             case Passed(checkpoint=checkpoint, fetch_seconds=fetch_seconds):
                 self._took(Stage.FETCH, fetch_seconds)
-                self._show(checkpoint, StreamState.SYNCING)
+                self._show(checkpoint, State.SYNCING)
             case StoreRetried(stream=key):
                 stream = self._stream(key)
                 stream.retries[STORE_AWAY].inc()
-                _show_state(stream, StreamState.RETRYING)
+                _show_state(stream, State.RETRYING)
+            case UsageTold(stream=key, usages=usages):
+                self._show_usages(Stream.parse(key), usages)
             case unknown:
                 assert_never(unknown)
 
@@ -77,12 +90,20 @@ class Metrics:
             stream = self._streams[key] = StreamInstruments(self._every, key)
         return stream
 
-    def _show(self, checkpoint: Checkpoint, state: StreamState) -> None:
+    def _show(self, checkpoint: Checkpoint, state: State) -> None:
         stream = self._stream(checkpoint.stream)
         stream.dead_letters.set(checkpoint.open_dead_letters)
         stream.last_success.set(_timestamp(checkpoint.last_success_at))
         stream.checkpoint.set(_timestamp(checkpoint.updated_at))
-        _show_state(stream, state)
+        for key, told in self._states.learn(checkpoint, state):
+            _show_state(self._stream(key), told)
+
+    def _show_usages(self, stream: Stream, usages: tuple[Usage, ...]) -> None:
+        """Show the fullest page's latest ratio; the app's budget is the same one for all, and so the latest counts."""
+        for usage in usages:
+            ratios = self._ratios.setdefault((usage.scope, usage.kind), {})
+            ratios["" if usage.scope is Scope.APP else stream.page_id] = usage.ratio
+            self._every.usage.labels(usage.scope.value, usage.kind).set(max(ratios.values()))
 
     def _count(self, signal: Recorded) -> None:
         stream = self._stream(signal.checkpoint.stream)
@@ -96,41 +117,70 @@ class Metrics:
     def _count_entry(self, stream: StreamInstruments, entry: Entry, signal: Recorded) -> None:
         match entry.event:
             case BatchStored(tally=tally):
-                self._count_tally(stream, tally, signal)
-            case SweepCompleted(tally=tally):
-                self._count_tally(stream, tally, signal)
+                self._count_batches(stream, tally, signal)
+            case SweepCompleted(tally=tally) | RunEnded(tally=tally):
+                self._count_batches(stream, tally, signal)
                 self._count_run(stream, signal.checkpoint.run)
-            case RunEnded(tally=tally, problem=problem, reason=reason):
-                self._count_tally(stream, tally, signal)
-                self._count_run(stream, signal.checkpoint.run)
-                if problem is not None and reason is not Reason.RETRIES_EXHAUSTED:  # BatchFailed has told of that one
-                    self._count_problem(problem)
-            case FetchFailed(problem=problem):
-                stream.retries[Stage.FETCH.value, problem.kind.value].inc()
-                self._count_problem(problem)
-            case BatchFailed(stage=stage, problem=problem):
-                stream.batches["failed"].inc()
-                stream.failed_batches[stage].inc()
-                self._count_problem(problem)
-            case RunStarted() | SweepStarted() | DeadLetterOpened() | StoreReturned():
+                self._count_stop(entry.event)
+            case FetchFailed() | BatchFailed() | RateLimited() | BatchShrunk() | CursorLost() as event:
+                self._count_refusal(stream, event, entry.recorded_at)
+            case DeadLetterOpened():
+                stream.conversations["dead_lettered"].inc()
+            case DeadLetterClosed(resolution=resolution, tally=tally):
+                _count_rows(stream, tally)
+                stream.redrives["redriven"].inc(resolution is Resolution.REDRIVEN)
+            case RedriveFailed(tally=tally):
+                _count_rows(stream, tally)
+                stream.redrives["failed"].inc()
+            case RunStarted() | SweepStarted() | StoreReturned():
                 pass
             case unknown:
                 assert_never(unknown)
 
-    def _count_tally(self, stream: StreamInstruments, tally: Tally, signal: Recorded) -> None:
+    def _count_refusal(
+        self,
+        stream: StreamInstruments,
+        event: FetchFailed | BatchFailed | RateLimited | BatchShrunk | CursorLost,
+        recorded_at: datetime,
+    ) -> None:
+        """Count an answer that was an error, by what was done about it."""
+        match event:
+            case FetchFailed(problem=problem):
+                stream.retries[Stage.FETCH.value, problem.kind.value].inc()
+                self._count_problem(problem, Remedy.RETRY)
+            case BatchFailed(stage=stage, problem=problem):
+                stream.batches["failed"].inc()
+                stream.failed_batches[stage].inc()
+                self._count_problem(problem, Remedy.RETRY)
+            case RateLimited(scope=scope, until=until, problem=problem):
+                self._every.rate_limit_wait[scope].inc(max(0.0, (until - recorded_at).total_seconds()))
+                self._count_problem(problem, Remedy.WAIT)
+            case BatchShrunk(problem=problem):
+                self._count_problem(problem, Remedy.SHRINK)
+            case CursorLost(problem=problem):
+                self._count_problem(problem, Remedy.RESET)
+
+    def _count_stop(self, ended: SweepCompleted | RunEnded) -> None:
+        """Count the refusal that stopped a stream. Runs that end for another one have told of it in an entry before."""
+        match ended:
+            case RunEnded(reason=Reason.AUTHORIZATION, problem=Problem() as problem):
+                self._count_problem(problem, Remedy.STOP_AUTHORIZATION)
+            case RunEnded(reason=Reason.CONFIGURATION, problem=Problem() as problem):
+                self._count_problem(problem, Remedy.STOP_CONFIGURATION)
+            case _:
+                pass
+
+    def _count_batches(self, stream: StreamInstruments, tally: Tally, signal: Recorded) -> None:
         """Count what a tally covers. A batch without changes is passed over, so that at most its last one has any."""
         stored = int(tally.has_changes)
         stream.batches["stored"].inc(stored)
         stream.batches["unchanged"].inc(tally.batches - stored)
-        stream.conversations["inserted"].inc(tally.inserted)
-        stream.conversations["updated"].inc(tally.updated)
-        stream.conversations["unchanged"].inc(tally.unchanged)
-        stream.conversations["dead_lettered"].inc(tally.dead_lettered)
-        stream.interaction_events.inc(tally.interaction_events)
-        stream.order_violations.inc(tally.order_violations)
+        _count_rows(stream, tally)
         if stored:
             self._took(Stage.STORE, signal.committed.rows_seconds)
             self._took(Stage.EVENTS, signal.committed.events_seconds)
+            for stage in {Stage.STORE, Stage.EVENTS} & _stages_of_letters(signal):
+                stream.failed_batches[stage].inc()
 
     def _count_run(self, stream: StreamInstruments, run: Run | None) -> None:
         if run is None or run.ended_at is None:
@@ -140,18 +190,33 @@ class Metrics:
             seconds = (run.ended_at - run.started_at).total_seconds()
             self._every.run_duration.labels(run.status.value).observe(seconds)
 
-    def _count_problem(self, problem: Problem) -> None:
+    def _count_problem(self, problem: Problem, remedy: Remedy) -> None:
         code = problem.kind.value if problem.code is None else str(problem.code)
         if code not in self._codes and len(self._codes) >= MAX_CODES:
             code = "other"
         self._codes.add(code)
-        self._every.api_errors.labels(code, remedy(problem).value).inc()
+        self._every.api_errors.labels(code, remedy.value).inc()
 
     def _took(self, stage: Stage, seconds: float) -> None:
         self._every.batch_duration.labels(stage.value).observe(seconds)
 
 
-def _show_state(stream: StreamInstruments, current: StreamState) -> None:
+def _stages_of_letters(signal: Recorded) -> set[Stage]:
+    """Say at which stages something of the batch became a dead letter."""
+    return {entry.event.stage for entry in signal.entries if isinstance(entry.event, DeadLetterOpened)}
+
+
+def _count_rows(stream: StreamInstruments, tally: Tally) -> None:
+    """Count what became of conversations. Dead letters are counted where they are opened, which a redrive does too."""
+    stream.conversations["inserted"].inc(tally.inserted)
+    stream.conversations["updated"].inc(tally.updated)
+    stream.conversations["unchanged"].inc(tally.unchanged)
+    stream.conversations["deleted"].inc(tally.deleted)
+    stream.interaction_events.inc(tally.interaction_events)
+    stream.order_violations.inc(tally.order_violations)
+
+
+def _show_state(stream: StreamInstruments, current: State) -> None:
     for state, series in stream.states.items():
         series.set(state is current)
 

@@ -1,43 +1,37 @@
-"""What a stream is doing, in one word for operators."""
+"""The states of all streams, as the feed tells of them: together, because the limit that one meets holds up others."""
 
-from enum import StrEnum
-from typing import assert_never
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 
-from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import RunStatus
-
-
-class StreamState(StrEnum):
-    """What a stream is doing, or how its latest run left it."""
-
-    IDLE = "idle"  # waits for its next turn, with nothing left to read
-    SYNCING = "syncing"
-    RETRYING = "retrying"  # the source or the store failed; the same work is tried again
-    PAUSED = "paused"  # at a limit, for a shutdown or after a crash; the next run goes on there
-    FAILED = "failed"  # retries used up; the next run tries again
-    STOPPED = "stopped"  # needs a person
+from milepost.core.checkpoint import Checkpoint, Pause
+from milepost.core.model import Stream
+from milepost.core.standing import State, held_up, hold_on
 
 
-def state_at_work(checkpoint: Checkpoint) -> StreamState:
-    """Say it of a stream whose checkpoint has just been recorded."""
-    if checkpoint.run is None:
-        return StreamState.IDLE
-    match checkpoint.run.status:
-        case RunStatus.RUNNING:
-            return StreamState.SYNCING if checkpoint.trouble is None else StreamState.RETRYING
-        case RunStatus.COMPLETE | RunStatus.COMPLETE_WITH_ERRORS:
-            return StreamState.IDLE
-        case RunStatus.PAUSED | RunStatus.INTERRUPTED:
-            return StreamState.PAUSED
-        case RunStatus.FAILED:
-            return StreamState.FAILED
-        case RunStatus.STOPPED:
-            return StreamState.STOPPED
-        case unknown:
-            assert_never(unknown)
+class StreamStates:
+    """What each stream is at. A limit counts as over once an entry of any stream is younger than its end."""
 
+    def __init__(self) -> None:
+        self._states: dict[Stream, State] = {}
+        self._pauses: dict[Stream, Pause] = {}
+        self._as_of: datetime | None = None
 
-def state_at_rest(checkpoint: Checkpoint) -> StreamState:
-    """Say it of a stream that nobody works: a run that is open was left so by a process that died."""
-    is_open = checkpoint.run is not None and checkpoint.run.status is RunStatus.RUNNING
-    return StreamState.PAUSED if is_open else state_at_work(checkpoint)
+    def learn(self, checkpoint: Checkpoint, state: State) -> Iterator[tuple[str, State]]:
+        """Take over where a stream stands, and give the states that this may have changed, by their streams' keys."""
+        stream = Stream.parse(checkpoint.stream)
+        self._states[stream] = state
+        if checkpoint.updated_at is not None:
+            self._as_of = max(checkpoint.updated_at, self._as_of or checkpoint.updated_at)
+        if self._pauses.get(stream) == checkpoint.pause:
+            return self._told([stream])
+        if checkpoint.pause is None:
+            del self._pauses[stream]
+        else:
+            self._pauses[stream] = checkpoint.pause
+        return self._told(self._states)
+
+    def _told(self, streams: Iterable[Stream]) -> Iterator[tuple[str, State]]:
+        for stream in streams:
+            state = self._states[stream]
+            is_held = self._as_of is not None and hold_on(stream, self._pauses, self._as_of) is not None
+            yield stream.key, held_up(state) if is_held else state

@@ -8,7 +8,7 @@ wording      what was found, what is allowed
 loading      all of that in order
 """
 
-from milepost.settings.credentials import SecretOrigin, secrets
+from milepost.settings.credentials import SecretOrigin, secret_files, secrets
 from milepost.settings.loading import default_path, load, load_or_default, secret_report
 from milepost.settings.model import (
     HttpSettings,
@@ -34,6 +34,7 @@ __all__ = [
     "default_path",
     "load",
     "load_or_default",
+    "secret_files",
     "secret_report",
     "secrets",
 ]

@@ -40,6 +40,17 @@ def secrets(settings: Settings) -> tuple[str, ...]:
     return tuple(secret.get_secret_value() for secret in held if secret)
 
 
+def secret_files(settings: Settings) -> tuple[Path, ...]:
+    """The files that secrets were read from, which may be written anew while the daemon runs."""
+    named = [
+        settings.source.access_token_file,
+        settings.source.app_secret_file,
+        *(page.access_token_file for page in settings.pages),
+        settings.http.token_file,
+    ]
+    return tuple(Path(name) for name in named if name)
+
+
 def written_pages(document: Document) -> Iterator[tuple[Place, dict[str, object]]]:
     """Each item under `pages` that is a mapping, and its place."""
     pages = document.tree.get("pages")

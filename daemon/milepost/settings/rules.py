@@ -19,8 +19,6 @@ def _not_built_yet(document: Document) -> Iterator[Problem]:
     url = document.at(("store", "url"))
     if isinstance(url, str) and url.startswith("postgresql:"):
         yield Problem(("store", "url"), "PostgreSQL is not supported yet; use sqlite:///…")
-    if _discovers(document):
-        yield Problem(("discover_pages",), "true is not supported yet; list the pages under pages:")
 
 
 def _repeated_ids(document: Document) -> Iterator[Problem]:
@@ -32,6 +30,9 @@ def _repeated_ids(document: Document) -> Iterator[Problem]:
 
 
 def _unmet_by_facebook(document: Document) -> Iterator[Problem]:
+    if _discovers(document) and document.at(("source", "access_token")) in (None, ""):
+        need = "access_token or access_token_file, whose pages discover_pages: true asks for"
+        yield Problem(("source", "access_token"), f"missing; allowed: {need}")
     if document.at(("pages",)) in (None, ()) and not _discovers(document):
         yield Problem(("pages",), "missing; allowed: one page or more, which source.kind: facebook needs")
     for place, page in written_pages(document):

@@ -10,14 +10,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from milepost.core.checkpoint import Checkpoint
+from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.codec import Codec
-from milepost.core.errors import StoreRefused
 from milepost.core.events import Entry
 from milepost.stores import audit, rows
 from milepost.stores.database import Database, connect, real_path
 from milepost.stores.exclusive import exclusive
-from milepost.stores.migrate import pending
+from milepost.stores.lookups import checkpoints, letters_with_payloads
+from milepost.stores.migrate import demand_current
 from milepost.stores.queries import load
 
 
@@ -35,7 +35,7 @@ async def open_archive(path: Path, *, alone: bool = False) -> AsyncIterator["Arc
     Raises StoreRefused if there is no database of this program's schema, StoreBusy if `alone` and a daemon holds it.
     """
     path = real_path(path)
-    await asyncio.to_thread(_demand_current, path)
+    await asyncio.to_thread(demand_current, path)
     if alone:
         with exclusive(path):
             async with connect(path, {"synchronous": "FULL"}) as database:
@@ -43,16 +43,6 @@ async def open_archive(path: Path, *, alone: bool = False) -> AsyncIterator["Arc
     else:
         async with connect(path, {"query_only": 1}) as database:
             yield Archive(database, Codec())
-
-
-def _demand_current(path: Path) -> None:
-    if not path.exists():
-        raise StoreRefused(f"there is no database at {path}", hint="`milepost run` or `milepost sync` makes it")
-    if pending(path):
-        raise StoreRefused(
-            f"the database {path} is of an older Milepost",
-            hint="`milepost run` or `milepost sync` brings it up to date",
-        )
 
 
 class Archive:
@@ -65,11 +55,7 @@ class Archive:
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Give where every stream stands, ordered by stream."""
-
-        def read(connection: sqlite3.Connection) -> list[Checkpoint]:
-            return [rows.checkpoint(state) for (state,) in connection.execute(self._sql["checkpoints"])]
-
-        return await self._database.run(read)
+        return await self._database.run(partial(checkpoints, self._sql))
 
     async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[Placed]:
         """Give up to `limit` entries with a seq greater than `after`, oldest first."""
@@ -82,6 +68,22 @@ class Archive:
         if stream is None:
             return (await self._read("latest_entries", (limit,)))[::-1]
         return (await self._read("latest_stream_entries", (stream, limit)))[::-1]
+
+    async def letters(
+        self, *, open_only: bool = False, stream: str | None = None, after: str | None = None, limit: int
+    ) -> list[DeadLetter]:
+        """Give up to `limit` dead letters, the oldest first, from the one that follows the letter `after`."""
+        asked = {"open_only": open_only, "stream": stream or "", "after": after or "", "limit": limit}
+
+        def read(connection: sqlite3.Connection) -> list[DeadLetter]:
+            return [rows.dead_letter(columns) for columns in connection.execute(self._sql["letters_after"], asked)]
+
+        return await self._database.run(read)
+
+    async def letter(self, dead_letter_id: str) -> tuple[DeadLetter, str | None] | None:
+        """Give a dead letter and its payload, which is gone once it is closed or the person it is about was erased."""
+        found = await self._database.run(partial(letters_with_payloads, self._sql, (dead_letter_id,)))
+        return (found[0].letter, found[0].payload) if found else None
 
     async def verify(self) -> audit.Audit:
         """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""

@@ -46,6 +46,17 @@ def pending(path: Path) -> set[str]:
     return shipped() - has
 
 
+def demand_current(path: Path) -> None:
+    """Raise StoreRefused unless there is a database of this program's schema at `path`."""
+    if not path.exists():
+        raise StoreRefused(f"there is no database at {path}", hint="`milepost run` or `milepost sync` makes it")
+    if pending(path):
+        raise StoreRefused(
+            f"the database {path} is of an older Milepost",
+            hint="`milepost run` or `milepost sync` brings it up to date",
+        )
+
+
 def migrate(path: Path) -> set[str]:
     """Apply what is pending, in the order of the names, and name it. The caller holds the store's lock.
 

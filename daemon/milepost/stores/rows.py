@@ -10,7 +10,7 @@ from milepost.core.chain import instant_text
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.codec import Codec
 from milepost.core.errors import JournalDamaged, StoreRefused
-from milepost.core.events import Entry
+from milepost.core.events import Entry, Resolution, Stage
 from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow
 
 _encode = msgspec.json.Encoder().encode
@@ -19,6 +19,17 @@ _decode_checkpoint = msgspec.json.Decoder(Checkpoint).decode
 RESTORE = "restore the database from a backup"
 
 JournalRow = tuple[int, str, int, str | None, str, str, str, str]
+
+
+class KeyRefused(ValueError):
+    """A key that SQLite would store, but never find again: it ends a text of a JSON array at a NUL."""
+
+
+def _key(text: str) -> str:
+    if "\0" in text:
+        msg = "its id holds a NUL character"
+        raise KeyRefused(msg)
+    return text
 
 
 def _optional_text(instant: datetime | None) -> str | None:
@@ -38,7 +49,7 @@ def contact_tuple(row: ContactRow) -> tuple[Any, ...]:
     return (
         row.platform,
         row.page_id,
-        row.contact_id,
+        _key(row.contact_id),
         row.name,
         row.username,
         instant_text(row.first_seen_at),
@@ -65,7 +76,7 @@ def contact_row(columns: tuple[Any, ...]) -> ContactRow:
 def conversation_tuple(row: ConversationRow) -> tuple[Any, ...]:
     """Give a conversation's columns."""
     return (
-        row.conversation_id,
+        _key(row.conversation_id),
         row.platform,
         row.page_id,
         row.contact_id,
@@ -103,7 +114,7 @@ def conversation_row(columns: tuple[Any, ...]) -> ConversationRow:
 def interaction_event_tuple(row: InteractionEventRow) -> tuple[Any, ...]:
     """Give an interaction event's columns."""
     return (
-        row.event_id,
+        _key(row.event_id),
         row.conversation_id,
         row.platform,
         row.page_id,
@@ -200,11 +211,40 @@ def dead_letter_tuple(letter: DeadLetter) -> tuple[Any, ...]:
     return (
         letter.dead_letter_id,
         letter.stream,
-        letter.stage,
+        letter.stage.value,
         letter.subject,
         letter.reason,
         instant_text(letter.opened_at),
+        letter.attempts,
+        _optional_text(letter.redrive_at),
+        _optional_text(letter.closed_at),
+        letter.resolution.value if letter.resolution else None,
+        letter.note,
+        letter.fingerprint,
     )
+
+
+def dead_letter(columns: tuple[Any, ...]) -> DeadLetter:
+    """Read the columns of a dead letter. Raises JournalDamaged if they are none: it can be rebuilt from the journal."""
+    key, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, *rest = columns
+    try:
+        return DeadLetter(
+            key,
+            stream,
+            Stage(stage),
+            subject,
+            reason,
+            datetime.fromisoformat(opened_at),
+            attempts,
+            datetime.fromisoformat(redrive_at) if redrive_at else None,
+            datetime.fromisoformat(closed_at) if closed_at else None,
+            Resolution(resolution) if resolution else None,
+            *rest,
+        )
+    except (TypeError, ValueError) as error:
+        raise JournalDamaged(
+            f"the dead letter {key} cannot be read: {error}", hint="run `milepost journal rebuild`"
+        ) from error
 
 
 def json_list(ids: Iterable[str]) -> str:

@@ -8,9 +8,9 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Literal
 
 import structlog
@@ -19,14 +19,15 @@ from msgspec import Struct
 from milepost.core.checkpoint import Checkpoint, fold
 from milepost.core.codec import Codec
 from milepost.core.errors import MilepostError, RowsRejected, VersionConflict
-from milepost.core.model import InteractionEventRow, Keys, Known
-from milepost.core.ports import Commit, Committed
-from milepost.core.project import dead_letters
+from milepost.core.model import Keys, Known
+from milepost.core.ports import Commit, Committed, DueLetter, Rejected
 from milepost.stores import rows
-from milepost.stores.database import Database, connect, real_path
+from milepost.stores.database import Database, connect, errors_of, real_path
 from milepost.stores.exclusive import exclusive
+from milepost.stores.lookups import checkpoints, due_letters, known, letters_with_payloads
 from milepost.stores.migrate import migrate
 from milepost.stores.queries import load
+from milepost.stores.writing import REFUSALS, reason_of, refused_rows, write
 
 # Pages of WAL between two checkpoints: rewriting scattered pages into the file is what bounds the speed of inserts,
 # and a larger WAL rewrites each of them less often. 16,000 pages are 64 MB.
@@ -34,28 +35,15 @@ WAL_PAGES = 16_000
 CACHE_KIB = 32 * 1024
 MAX_GROUP = 32
 
-# How SQLite and its module say that they will not take a row.
-REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError)
-
 
 class _Waiting(Struct, eq=False):
     """A commit and the answer that its caller waits for."""
 
     commit: Commit
-    answer: asyncio.Future[Committed]
+    answer: asyncio.Future[Committed | Rejected]
 
 
-_Answer = Committed | MilepostError
-
-
-def _refusal(commit: Commit, error: Exception) -> MilepostError:
-    stream, version = commit.checkpoint.stream, commit.entries[0].version
-    if "the next version of a stream follows its latest" in str(error):  # journal_refuses_gaps, of 0001_journal.sql
-        return VersionConflict(
-            f"{stream} has moved on: another writer has appended version {version}",
-            hint="run one Milepost for each stream",
-        )
-    return RowsRejected(f"the database will not take a row of {stream}: {error}", hint="please report this")
+_Answer = Committed | Rejected | MilepostError
 
 
 @asynccontextmanager
@@ -109,16 +97,29 @@ class SqliteStore:
         """Give the stream's checkpoint: its snapshot, and the entries since."""
         return await self._database.run(partial(self._recall, stream))
 
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Give where every stream stands that was ever worked, configured or not; ordered by stream."""
+        return await self._database.run(partial(checkpoints, self._sql))
+
     async def known(self, keys: Keys) -> Known:
         """Give what is stored already under the keys."""
-        return await self._database.run(partial(self._known, keys))
+        return await self._database.run(partial(known, self._sql, keys))
+
+    async def due_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueLetter, ...]:
+        """Give open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
+        return await self._database.run(partial(due_letters, self._sql, stream, now, limit))
+
+    async def open_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueLetter, ...]:
+        """Give those of these dead letters that are open."""
+        found = await self._database.run(partial(letters_with_payloads, self._sql, dead_letter_ids))
+        return tuple(due for due in found if due.letter.closed_at is None)
 
     async def answers(self) -> None:
         """Ask the database for anything. Raises StoreAway or StoreRefused if it does not answer."""
         await self._database.run(lambda connection: connection.execute(self._sql["answers"]).fetchone())
 
-    async def commit(self, commit: Commit) -> Committed:
-        """Store a commit durably and whole, together with those that wait at the same time.
+    async def commit(self, commit: Commit) -> Committed | Rejected:
+        """Store a commit durably and whole, together with those that wait at the same time, or nothing of it.
 
         Whoever gets the turn takes everything that waits into one transaction; the others find their answer ready when
         their turn comes. So nobody waits for company, and many streams share one write to the disk.
@@ -173,15 +174,34 @@ class SqliteStore:
 
     def _alone(self, commit: Commit, connection: sqlite3.Connection) -> _Answer:
         try:
-            (answer,) = self._written([commit], connection)
+            with errors_of(self._database.path):
+                (answer,) = self._written([commit], connection)
         except REFUSALS as error:
-            return _refusal(commit, error)
+            return self._refusal(commit, error, connection)
+        except MilepostError as error:  # the answer to this one: others of the group may be stored already
+            return error
         return answer
+
+    def _refusal(self, commit: Commit, error: Exception, connection: sqlite3.Connection) -> _Answer:
+        stream, version = commit.checkpoint.stream, commit.entries[0].version
+        if "the next version of a stream follows its latest" in str(error):  # journal_refuses_gaps, of 0001_journal.sql
+            return VersionConflict(
+                f"{stream} has moved on: another writer has appended version {version}",
+                hint="run one Milepost for each stream",
+            )
+        refused = refused_rows(self._sql, commit.changes, connection)
+        if refused:
+            return Rejected(refused)
+        return RowsRejected(
+            f"the database will not take version {version} of {stream}: {reason_of(error)}", hint="please report this"
+        )
 
     def _written(self, commits: list[Commit], connection: sqlite3.Connection) -> list[_Answer]:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            answers: list[_Answer] = [self._write(connection, commit) for commit in commits]
+            answers: list[_Answer] = [
+                write(self._sql, self._events_chunk_size, commit, connection) for commit in commits
+            ]
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:  # some failures have rolled back already
@@ -189,51 +209,8 @@ class SqliteStore:
             raise
         return answers
 
-    def _write(self, connection: sqlite3.Connection, commit: Commit) -> Committed:
-        began = perf_counter()
-        sql, changes, checkpoint = self._sql, commit.changes, commit.checkpoint
-        cursor = connection.cursor()
-        for entry in commit.entries:
-            cursor.execute(sql["insert_entry"], rows.entry_tuple(entry))
-        last_seq = cursor.lastrowid or 0
-        cursor.executemany(sql["upsert_conversation"], map(rows.conversation_tuple, changes.conversations))
-        cursor.executemany(sql["upsert_contact"], map(rows.contact_tuple, changes.contacts))
-        cursor.executemany(sql["upsert_payload"], ((each.dead_letter_id, each.payload) for each in changes.payloads))
-        cursor.executemany(sql["upsert_dead_letter"], map(rows.dead_letter_tuple, dead_letters(commit.entries)))
-        cursor.execute(sql["upsert_checkpoint"], rows.checkpoint_tuple(checkpoint))
-        if commit.run is not None:
-            cursor.execute(sql["upsert_run"], rows.run_tuple(checkpoint.stream, commit.run))
-        rows_done = perf_counter()
-        self._write_events(cursor, changes.interaction_events)
-        events_done = perf_counter()
-        return Committed(last_seq - len(commit.entries) + 1, rows_done - began, events_done - rows_done)
-
-    def _write_events(self, cursor: sqlite3.Cursor, events: tuple[InteractionEventRow, ...]) -> None:
-        for start in range(0, len(events), self._events_chunk_size):
-            chunk = events[start : start + self._events_chunk_size]
-            cursor.executemany(self._sql["insert_interaction_event"], map(rows.interaction_event_tuple, chunk))
-
     def _recall(self, stream: str, connection: sqlite3.Connection) -> Checkpoint:
         stored = connection.execute(self._sql["checkpoint"], (stream,)).fetchone()
         checkpoint = rows.checkpoint(stored[0]) if stored else Checkpoint(stream)
         tail = connection.execute(self._sql["entries_since"], (stream, checkpoint.version))
         return fold((rows.entry(columns, self._codec) for columns in tail), checkpoint)
-
-    def _known(self, keys: Keys, connection: sqlite3.Connection) -> Known:
-        sql, ask = self._sql, connection.execute
-        stream = keys.stream
-        conversations = map(
-            rows.conversation_row, ask(sql["known_conversations"], (rows.json_list(keys.conversations),))
-        )
-        contacts = map(
-            rows.contact_row,
-            ask(sql["known_contacts"], (stream.platform.value, stream.page_id, rows.json_list(keys.contacts))),
-        )
-        events = ask(sql["known_interaction_events"], (rows.json_list(keys.interaction_events),))
-        letters = ask(sql["known_dead_letters"], (rows.json_list(keys.dead_letters),)) if keys.dead_letters else ()
-        return Known(
-            {row.conversation_id: row for row in conversations},
-            {row.contact_id: row for row in contacts},
-            frozenset(event_id for (event_id,) in events),
-            frozenset(letter_id for (letter_id,) in letters),
-        )

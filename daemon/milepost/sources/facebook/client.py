@@ -4,8 +4,7 @@ import asyncio
 import hmac
 import os
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +16,7 @@ from yarl import URL
 from milepost import __version__
 from milepost.core.ports import Refused
 from milepost.core.problems import Problem, ProblemKind
+from milepost.sources.facebook.dates import http_date
 
 MAX_BODY_BYTES = 32 * 2**20  # a batch of 200 threads with 20 messages each has about 4 MiB
 MAX_CONNECTIONS = 1000  # as many as streams that one daemon is expected to work at once
@@ -24,6 +24,10 @@ MAX_HEADER_BYTES = 64 * 2**10  # X-Business-Use-Case-Usage has up to 32 ids with
 MAX_HOST_CHARACTERS = 253  # RFC 1035
 
 log = structlog.get_logger()
+
+
+class ConnectionLost(aiohttp.ClientError):
+    """A connection was lost before the answer. Not one of the errors after which aiohttp asks again by itself."""
 
 
 class Answer(Struct, frozen=True):
@@ -68,6 +72,7 @@ class GraphClient:
             headers={"User-Agent": f"milepost/{__version__}"},
             timeout=aiohttp.ClientTimeout(total=None),
             max_field_size=MAX_HEADER_BYTES,
+            middlewares=(_once,),
         )
         return self
 
@@ -77,8 +82,12 @@ class GraphClient:
         await self._session.close()
 
     def url(self, path: str) -> URL:
-        """Give the whole URL of a path such as `1234567890/conversations`."""
-        return self._root.joinpath(path)
+        """Give the whole URL of a path such as `1234567890/conversations`, which is quoted where it needs to be."""
+        return self._root.joinpath(path, encoded=True)
+
+    def renew(self, app_secret: str) -> None:
+        """Sign with another app secret from the next call on; with an empty one, no more."""
+        self._app_secret = app_secret
 
     async def get(self, path: str, parameters: Mapping[str, str], access_token: str) -> Answer | Refused:
         """Ask once. Whatever the server or the network does is told by the Refused; redirects are not followed."""
@@ -133,18 +142,25 @@ class GraphClient:
             log.warning("graph_api_version_differs", asked=self._version, answered=answered)
 
 
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Make one call of a call: a second one would be out of turn, and might fall into a pause."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise ConnectionLost from error
+
+
 def asked_by_server(date: str | None, took_seconds: float) -> datetime | None:
     """Say when the server was asked by its own clock, from its Date header; None where that is missing or unreadable.
 
     The time the whole request took is taken off and fractions are dropped, so that it errs to the early side.
     """
-    if date is None:
-        return None
+    said_at = http_date(date)
     try:
-        said_at = parsedate_to_datetime(date)
-        said_at = said_at.replace(tzinfo=UTC) if said_at.tzinfo is None else said_at.astimezone(UTC)
-        return (said_at - timedelta(seconds=took_seconds)).replace(microsecond=0)
-    except (ValueError, OverflowError):
+        return (said_at - timedelta(seconds=took_seconds)).replace(microsecond=0) if said_at else None
+    except OverflowError:
         return None
 
 
@@ -159,7 +175,8 @@ def _redirect(response: aiohttp.ClientResponse) -> Problem:
 
 def _problem_of(error: aiohttp.ClientError | OSError, host: str | None) -> Problem:
     """Tell a failed exchange in words that hold no URL, for its query has the signature."""
-    match error:
+    cause = error.__cause__ if isinstance(error, ConnectionLost) else error
+    match cause:
         case aiohttp.ClientResponseError():
             return Problem(ProblemKind.NONSENSE, f"the answer of {host} is not HTTP")
         case aiohttp.ClientConnectorCertificateError():
@@ -170,8 +187,8 @@ def _problem_of(error: aiohttp.ClientError | OSError, host: str | None) -> Probl
             message = f"the answer of {host} broke off"
         case aiohttp.ServerDisconnectedError():
             message = f"{host} closed the connection without an answer"
-        case OSError() if error.errno is not None and error.errno > 0:
-            message = f"no connection to {host}: {os.strerror(error.errno)}"
+        case OSError(errno=int(number)) if number > 0:
+            message = f"no connection to {host}: {os.strerror(number)}"
         case _:
-            message = f"no connection to {host} ({type(error).__name__})"
+            message = f"no connection to {host} ({type(cause).__name__})"
     return Problem(ProblemKind.NETWORK, message)

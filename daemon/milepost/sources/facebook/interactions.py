@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from milepost.core.model import Direction, Interaction
 from milepost.sources.facebook.redaction import unsigned
-from milepost.sources.facebook.wire import Message, SentAttachment, Share, StoryItem
+from milepost.sources.facebook.wire import Message, SentAttachment, Share, StoryItem, kept_id
 
 
 class Kind(StrEnum):
@@ -42,7 +42,9 @@ ENCODER = msgspec.json.Encoder()
 
 
 def interaction(message: Message, own_ids: frozenset[str], contact_id: str | None) -> Interaction:
-    """Read a message of a thread whose contact is `contact_id`. Raises OverflowError as `utc` does.
+    """Read a message of a thread whose contact is `contact_id`.
+
+    Raises ValidationError for an id that cannot be kept, OverflowError as `utc` does.
 
     A message without a sender is taken for the contact's: the API withholds people, never the page itself.
     """
@@ -51,9 +53,9 @@ def interaction(message: Message, own_ids: frozenset[str], contact_id: str | Non
         direction = Direction.OUT
     else:
         direction = Direction.IN
-        contact_id = sender_id or contact_id
+        contact_id = kept_id(sender_id) if sender_id else contact_id
     return Interaction(
-        message.id,
+        kept_id(message.id),
         direction,
         _kind(message).value,
         utc(message.created_time),

@@ -6,7 +6,7 @@ from typing import Any
 
 from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
 from milepost.sources.facebook.leniency import read_json
-from milepost.sources.facebook.redaction import redact
+from milepost.sources.facebook.redaction import impersonal, redact
 
 MAX_EXCERPT_CHARACTERS = 200
 MAX_EXCERPT_BYTES = 4096
@@ -32,7 +32,7 @@ def error_of(error: Any, http_status: int, access_token: str) -> Problem:  # noq
     message = next((each for each in messages if isinstance(each, str) and each.strip()), "an error without a message")
     return Problem(
         ProblemKind.API,
-        redact(message, access_token)[:MAX_MESSAGE_CHARACTERS],
+        impersonal(redact(message, access_token), MAX_MESSAGE_CHARACTERS),
         http_status=http_status,
         code=_number(fields.get("code")),
         subcode=_number(fields.get("error_subcode")),
@@ -45,13 +45,20 @@ def nonsense(message: str, http_status: int) -> Problem:
     return Problem(ProblemKind.NONSENSE, message[:MAX_MESSAGE_CHARACTERS], http_status=http_status)
 
 
+def is_gone(problem: Problem) -> bool:
+    """Whether the object that was asked for is not there any more (captured: code 100 with subcode 33)."""
+    return (problem.code, problem.subcode) == (100, 33)
+
+
 def _no_json(body: bytes, http_status: int, access_token: str) -> Problem:
     if not body.strip():
         return nonsense("the answer is empty", http_status)
     if body.lstrip()[:1] in (b"{", b"["):
         return nonsense("the answer is JSON cut short, malformed or nested too deeply", http_status)
+    if body.lstrip()[:1] != b"<":
+        return nonsense("the answer is no JSON", http_status)  # what it is instead might be part of a conversation
     text = html.unescape(MARKUP.sub(" ", body[:MAX_EXCERPT_BYTES].decode(errors="replace")))
-    excerpt = redact(UNPRINTABLE.sub(" ", text).strip(), access_token)[:MAX_EXCERPT_CHARACTERS]
+    excerpt = impersonal(redact(UNPRINTABLE.sub(" ", text).strip(), access_token), MAX_EXCERPT_CHARACTERS)
     return nonsense(f"the answer is no JSON: {excerpt}", http_status)
 
 

@@ -10,6 +10,7 @@ SECRET_PARAMETER = re.compile(
 )
 TOKEN = re.compile(r"\b(?:EAA|IGQ|IGAA)[A-Za-z0-9_-]{16,}")
 URL = re.compile(r"https?://([^/\s?#]+)\S*", re.IGNORECASE)
+EMAIL_ADDRESS = re.compile(r"[^\s@<>\"'(),:;]+(?:@|%40)[^\s@<>\"'(),:;]*", re.IGNORECASE)
 # The hosts of media URLs in captured answers; lookaside.* is matched by its first label.
 MEDIA_DOMAINS = ("fbcdn.net", "cdninstagram.com", "fbsbx.com")
 
@@ -19,6 +20,11 @@ def redact(text: str, access_token: str) -> str:
     if access_token:
         text = text.replace(access_token, REDACTED)
     return TOKEN.sub(REDACTED, SECRET_PARAMETER.sub(rf"\1\2{REDACTED}", text))
+
+
+def impersonal(text: str, max_characters: int) -> str:
+    """Cut a text, which must have been redacted, and take out of it what looks like an e-mail address."""
+    return EMAIL_ADDRESS.sub(REDACTED, text[: 2 * max_characters])[:max_characters]
 
 
 def unsigned(text: str) -> str:

@@ -7,13 +7,31 @@ what makes reading fast; `leniency` reads the same types out of answers that str
 from datetime import datetime
 from typing import Annotated
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct, ValidationError, field
 
 MAX_ID_CHARACTERS = 512  # captured ones have up to 200
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARACTERS)]
 Instant = Annotated[datetime, Meta(tz=True)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+NAMED_BY_CONTENT = "sha256:"  # begins the subject of what has no id
+
+
+def kept_id(text: str) -> str:
+    """Give an id back. Raises ValidationError where no store would find it again: its key lookups end at a NUL."""
+    if not text.isprintable():
+        raise ValidationError("an id with control characters")
+    return text
+
+
+def is_thread_id(text: str) -> bool:
+    """Whether a thread can be asked for by this: as one segment of a URL's path, where two dots cannot be quoted."""
+    return (
+        0 < len(text) <= MAX_ID_CHARACTERS
+        and text.isprintable()
+        and text not in (".", "..")
+        and not text.startswith(NAMED_BY_CONTENT)
+    )
 
 
 class Person(Struct):

@@ -83,8 +83,51 @@ ON CONFLICT (run_id) DO UPDATE SET
     problem = excluded.problem;
 
 -- name: upsert_dead_letter
-INSERT INTO dead_letters (dead_letter_id, stream, stage, subject, reason, opened_at) VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (dead_letter_id) DO UPDATE SET opened_at = excluded.opened_at, reason = excluded.reason;
+INSERT INTO dead_letters (
+    dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
+    fingerprint
+)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (dead_letter_id) DO UPDATE SET
+    stage = excluded.stage,
+    reason = excluded.reason,
+    opened_at = excluded.opened_at,
+    attempts = excluded.attempts,
+    redrive_at = excluded.redrive_at,
+    closed_at = excluded.closed_at,
+    resolution = excluded.resolution,
+    note = excluded.note,
+    fingerprint = excluded.fingerprint;
+
+-- name: delete_payload
+DELETE FROM dead_letter_payloads WHERE dead_letter_id = ?;
+
+-- name: drop_found_notes
+DELETE FROM missed_conversations WHERE stream = ? AND conversation_id IN (SELECT value FROM json_each(?));
+
+-- name: drop_notes_of_other_sweeps
+-- A sweep may be given up for another one. So at its end, all notes of a stream are of one sweep.
+DELETE FROM missed_conversations WHERE stream = ? AND sweep_started_at <> ?;
+
+-- name: note_missed
+INSERT INTO missed_conversations (stream, conversation_id, sweep_started_at)
+SELECT :stream, conversation_id, :sweep_started_at
+FROM conversations
+WHERE
+    platform = :platform AND page_id = :page_id
+    AND updated_time > :newer_than AND updated_time < :older_than
+    AND deleted_at IS NULL
+    AND conversation_id NOT IN (SELECT value FROM json_each(:seen))
+ON CONFLICT (stream, conversation_id) DO NOTHING;
+
+-- name: mark_missed_as_deleted
+UPDATE conversations SET deleted_at = ?
+WHERE
+    conversation_id IN (SELECT conversation_id FROM missed_conversations WHERE stream = ?)
+    AND deleted_at IS NULL;
+
+-- name: drop_notes
+DELETE FROM missed_conversations WHERE stream = ?;
 
 -- name: known_conversations
 SELECT
@@ -101,8 +144,102 @@ WHERE platform = ? AND page_id = ? AND contact_id IN (SELECT value FROM json_eac
 -- name: known_interaction_events
 SELECT event_id FROM contact_interaction_events WHERE event_id IN (SELECT value FROM json_each(?));
 
--- name: known_dead_letters
-SELECT dead_letter_id FROM dead_letters WHERE dead_letter_id IN (SELECT value FROM json_each(?));
+-- name: known_letters
+SELECT subject, opened_at, dead_letter_id, fingerprint, closed_at IS NULL
+FROM dead_letters
+WHERE
+    stream = ? AND subject IN (SELECT value FROM json_each(?))
+    AND (closed_at IS NULL OR resolution = 'discarded');
+
+-- name: count_unseen
+SELECT count(*)
+FROM conversations
+WHERE
+    platform = :platform AND page_id = :page_id
+    AND updated_time > :newer_than AND updated_time < :older_than
+    AND deleted_at IS NULL
+    AND conversation_id NOT IN (SELECT value FROM json_each(:seen))
+    AND NOT EXISTS (
+        SELECT 1 FROM missed_conversations AS note
+        WHERE
+            note.stream = :stream AND note.conversation_id = conversations.conversation_id
+            AND note.sweep_started_at = :sweep_started_at
+    );
+
+-- name: missed_among
+SELECT conversation_id
+FROM missed_conversations
+WHERE stream = ? AND sweep_started_at = ? AND conversation_id IN (SELECT value FROM json_each(?));
+
+-- name: count_missed
+SELECT count(*) FROM missed_conversations WHERE stream = ? AND sweep_started_at = ?;
+
+-- name: has_forgotten
+SELECT 1 FROM forgotten WHERE platform = :platform AND page_id = :page_id LIMIT 1;
+
+-- name: forgotten_among
+SELECT id
+FROM forgotten
+WHERE
+    platform = :platform AND page_id = :page_id
+    AND kind = 'conversation' AND id IN (SELECT value FROM json_each(:conversations))
+UNION ALL
+SELECT id
+FROM forgotten
+WHERE
+    platform = :platform AND page_id = :page_id
+    AND kind = 'contact' AND id IN (SELECT value FROM json_each(:contacts));
+
+-- name: is_about_forgotten
+-- Of a payload, about its subject: a contact's id anywhere in it is enough, if it is not a part of a longer one.
+SELECT 1
+FROM forgotten
+WHERE
+    platform = :platform AND page_id = :page_id
+    AND CASE kind
+        WHEN 'contact' THEN :subject = 'contact ' || id OR :payload GLOB '*[^0-9A-Za-z]' || id || '[^0-9A-Za-z]*'
+        ELSE :subject = id OR instr(:subject, id || '/') = 1
+    END
+LIMIT 1;
+
+-- name: dead_letter
+SELECT
+    dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
+    fingerprint
+FROM dead_letters
+WHERE dead_letter_id = ?;
+
+-- name: due_letters
+SELECT
+    letter.dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution,
+    note, fingerprint, payload
+FROM dead_letters AS letter
+LEFT JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
+WHERE stream = ? AND closed_at IS NULL AND (redrive_at <= ? OR payload IS NULL)
+ORDER BY opened_at, letter.dead_letter_id
+LIMIT ?;
+
+-- name: letters_with_payloads
+SELECT
+    letter.dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution,
+    note, fingerprint, payload
+FROM dead_letters AS letter
+LEFT JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
+WHERE letter.dead_letter_id IN (SELECT value FROM json_each(?));
+
+-- name: letters_after
+-- The oldest first. A letter is never removed, so that any one marks a place among them.
+SELECT
+    dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
+    fingerprint
+FROM dead_letters
+WHERE
+    (opened_at, dead_letter_id)
+    > (coalesce((SELECT opened_at FROM dead_letters WHERE dead_letter_id = :after), ''), :after)
+    AND (:stream = '' OR stream = :stream)
+    AND (NOT :open_only OR closed_at IS NULL)
+ORDER BY opened_at, dead_letter_id
+LIMIT :limit;
 
 -- name: checkpoint
 SELECT state FROM checkpoints WHERE stream = ?;
@@ -173,7 +310,9 @@ FROM runs
 WHERE run_id IN (SELECT value FROM json_each(?));
 
 -- name: stored_dead_letters
-SELECT dead_letter_id, stream, stage, subject, reason, opened_at
+SELECT
+    dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
+    fingerprint
 FROM dead_letters
 WHERE dead_letter_id IN (SELECT value FROM json_each(?));
 
@@ -188,3 +327,56 @@ SELECT count(*) FROM dead_letters;
 
 -- name: answers
 SELECT 1 FROM journal LIMIT 1;
+
+-- name: forget_contact
+INSERT INTO forgotten (platform, page_id, kind, id) VALUES (:platform, :page_id, 'contact', :contact_id)
+ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
+
+-- name: forget_conversations
+INSERT INTO forgotten (platform, page_id, kind, id)
+SELECT platform, page_id, 'conversation', conversation_id
+FROM conversations
+WHERE platform = :platform AND page_id = :page_id AND contact_id = :contact_id
+ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
+
+-- name: erase_contact
+DELETE FROM contacts WHERE platform = :platform AND page_id = :page_id AND contact_id = :contact_id;
+
+-- name: erase_conversations
+DELETE FROM conversations WHERE platform = :platform AND page_id = :page_id AND contact_id = :contact_id;
+
+-- name: erase_interaction_events
+DELETE FROM contact_interaction_events
+WHERE
+    platform = :platform AND page_id = :page_id
+    AND (
+        contact_id = :contact_id
+        OR conversation_id IN (
+            SELECT id FROM forgotten WHERE platform = :platform AND page_id = :page_id AND kind = 'conversation'
+        )
+    );
+
+-- name: erase_notes
+DELETE FROM missed_conversations
+WHERE
+    stream = :stream
+    AND conversation_id IN (
+        SELECT id FROM forgotten WHERE platform = :platform AND page_id = :page_id AND kind = 'conversation'
+    );
+
+-- name: erase_payloads
+-- Of those, in the words of is_about_forgotten, that are about anybody of this page who is forgotten.
+DELETE FROM dead_letter_payloads
+WHERE
+    dead_letter_id IN (
+        SELECT letter.dead_letter_id
+        FROM dead_letters AS letter
+        JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
+        JOIN forgotten ON platform = :platform AND page_id = :page_id
+        WHERE
+            stream = :stream
+            AND CASE kind
+                WHEN 'contact' THEN subject = 'contact ' || id OR payload GLOB '*[^0-9A-Za-z]' || id || '[^0-9A-Za-z]*'
+                ELSE subject = id OR instr(subject, id || '/') = 1
+            END
+    );

@@ -1,0 +1,130 @@
+"""Asks the daemon that holds the database to act, over its HTTP service."""
+
+import ipaddress
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import msgspec
+
+from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy
+from milepost.engine.errands import Discard, Errand, Redrive
+from milepost.service.actions import MAX_WAIT_SECONDS, Discarding, Empty
+from milepost.service.outcomes import Answer, closed, refused
+from milepost.settings import HttpSettings
+
+# The daemon looks the letter up, and then waits for it.
+PATIENCE = aiohttp.ClientTimeout(total=2 * MAX_WAIT_SECONDS + 5.0, sock_connect=5.0)
+
+
+class Daemon:
+    """The HTTP service of a daemon at `url`. Made by `daemon_at`."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url
+
+    async def do(self, errand: Errand) -> Answer:
+        """Have an errand done.
+
+        Raises:
+            BadConfiguration: the daemon wants another token.
+            StoreBusy: it does not answer.
+            StoreAway: its database does not.
+            MilepostError: what answers is no daemon of this version.
+        """
+        action, body = _request(errand)
+        url = f"{self._url}/api/dead-letters/{errand.dead_letter_id}/{action}"
+        try:
+            # A redirection would take the token along.
+            async with self._session.post(url, data=msgspec.json.encode(body), allow_redirects=False) as response:
+                return self._understood(errand, response.status, await response.read())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise StoreBusy(
+                f"another Milepost works on the database, and does not answer at {self._url}: {_why(error)}",
+                hint="if it is a sync, let it end; if it is the daemon, is http.listen what it was started with?",
+            ) from error
+
+    def _understood(self, errand: Errand, status: int, body: bytes) -> Answer:
+        match status:
+            case 200 | 202:
+                return self._answer(body)
+            case 401:
+                raise BadConfiguration(
+                    f"the daemon at {self._url} refuses the token",
+                    hint="set http.token (or token_file) to what the daemon was started with",
+                )
+            case 404 if "no open dead letter" in _detail(body):  # it was open a moment ago
+                return closed(errand.dead_letter_id)
+            case 409:
+                return refused(errand.dead_letter_id, _detail(body))
+            case 503:
+                raise StoreAway(f"the daemon at {self._url} cannot do it now: {_detail(body)}")
+            case _:
+                raise self._strange(f"HTTP {status}: {_detail(body) or 'no reason given'}")
+
+    def _answer(self, body: bytes) -> Answer:
+        try:
+            return msgspec.json.decode(body, type=Answer)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._strange("something that no Milepost of this version says") from error
+
+    def _strange(self, what: str) -> MilepostError:
+        return MilepostError(
+            f"{self._url} answers {what}", hint="does another program, or an older Milepost, listen at http.listen?"
+        )
+
+
+@asynccontextmanager
+async def daemon_at(http: HttpSettings) -> AsyncIterator[Daemon]:
+    """Give the daemon that listens where the settings say. Raises BadConfiguration where they do not say a port."""
+    if http.port == 0:
+        raise BadConfiguration(
+            "the daemon holds the database, and where it listens is not known: the port of http.listen is 0",
+            hint="give http.listen a port, and restart the daemon",
+        )
+    token = http.token.get_secret_value()
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    async with aiohttp.ClientSession(headers=headers, timeout=PATIENCE) as session:
+        yield Daemon(session, _url(http.host, http.port))
+
+
+def _url(host: str, port: int) -> str:
+    """Where to ask for who listens on a host: for who listens on every address, this machine's loopback."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return f"http://{host}:{port}"
+    if address.is_unspecified:
+        return f"http://127.0.0.1:{port}" if address.version == 4 else f"http://[::1]:{port}"
+    return f"http://{host}:{port}" if address.version == 4 else f"http://[{host}]:{port}"
+
+
+def _request(errand: Errand) -> tuple[str, Empty | Discarding]:
+    match errand:
+        case Redrive():
+            return "redrive", Empty()
+        case Discard(reason=reason):
+            return "discard", Discarding(reason)
+
+
+class _Told(msgspec.Struct):
+    """A problem as far as it is told (RFC 9457)."""
+
+    detail: str = ""
+
+
+def _detail(body: bytes) -> str:
+    try:
+        return msgspec.json.decode(body, type=_Told).detail
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return "the connection broke off"

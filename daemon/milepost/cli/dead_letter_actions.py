@@ -1,0 +1,129 @@
+"""Redrives and discards dead letters: by the daemon where one holds the database, and in this process where none does.
+
+Only who works a stream may write of it, and a daemon works them all.
+"""
+
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import assert_never
+
+import click
+
+from milepost.assembly import Parts, assembled
+from milepost.cli.daemon_client import daemon_at
+from milepost.cli.dead_letter_table import MAX_SUBJECT, shortened
+from milepost.cli.phrases import ahead, on_one_line
+from milepost.core.checkpoint import DeadLetter
+from milepost.core.errors import MilepostError, StoreAway, StoreRefused
+from milepost.core.events import Reason
+from milepost.core.summary import ExitCode, most_serious
+from milepost.engine.errands import Errand, HeldBack
+from milepost.engine.shutdown import stopping_on_signals
+from milepost.engine.stop import Stop
+from milepost.service.logs import configure
+from milepost.service.outcomes import Answer, Outcome, accepted, closed, held, outcome_of, refused
+from milepost.service.redaction import Redactor
+from milepost.settings import Settings, secrets
+from milepost.stores.archive import open_archive
+from milepost.stores.database import real_path
+from milepost.stores.exclusive import is_held
+
+Work = Sequence[tuple[DeadLetter, Errand]]
+Do = Callable[[DeadLetter, Errand], Awaitable[Answer]]
+
+
+async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
+    """Do the errands one after the other, tell what came of each, and give the exit code.
+
+    `done` is what is said of a letter that is closed. Raises MilepostError for what concerns more than one letter.
+    """
+    log = settings.log
+    configure(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ)
+    stop, answers = Stop(), list[Answer]()
+    async with stopping_on_signals(stop), _performer(settings, stop) as do:
+        for number, (letter, errand) in enumerate(work, start=1):
+            if stop.is_requested:
+                break
+            answer = await do(letter, errand)
+            answers.append(answer)
+            place = f"[{number:,}/{len(work):,}] " if len(work) > 1 else ""
+            click.echo(
+                f"{place}{letter.dead_letter_id}  {shortened(letter.subject, MAX_SUBJECT)}: {_told(answer, done)}"
+            )
+    if len(work) > 1:
+        click.echo(f"{sum(answer.outcome is Outcome.CLOSED for answer in answers):,} of {len(work):,} {done}")
+    return await _exit_code(settings, work, answers)
+
+
+# --- who does it ------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _performer(settings: Settings, stop: Stop) -> AsyncIterator[Do]:
+    if not is_held(real_path(settings.store.sqlite_path)):
+        async with assembled(settings, stop) as parts:
+            yield lambda _, errand: _here(parts, errand)
+        return
+    async with daemon_at(settings.http) as daemon:
+
+        async def ask(letter: DeadLetter, errand: Errand) -> Answer:
+            async with stop.cut_short():
+                return await daemon.do(errand)
+            return accepted(letter)  # it goes on there, though nobody waits for it here
+
+        yield ask
+
+
+async def _here(parts: Parts, errand: Errand) -> Answer:
+    before = await parts.store.open_letters((errand.dead_letter_id,))
+    if not before:  # closed meanwhile, by the redrive of another letter about the same conversation
+        return closed(errand.dead_letter_id)
+    try:
+        return outcome_of(before[0].letter, await parts.supervisor.do(errand))
+    except HeldBack as why:
+        return held(before[0].letter, why)
+    except (StoreAway, StoreRefused):
+        raise
+    except MilepostError as error:  # it keeps this letter alone from being redriven
+        return refused(errand.dead_letter_id, str(error))
+
+
+# --- what came of it --------------------------------------------------------------------------------------------------
+
+
+def _told(answer: Answer, done: str) -> str:
+    match answer.outcome:
+        case Outcome.CLOSED:
+            return done
+        case Outcome.FAILED:
+            at = answer.redrive_at
+            again = "" if at is None else f"; tried again {ahead(at, datetime.now(UTC))}"
+            return f"still open: {on_one_line(answer.reason or 'no reason was given')}{again}"
+        case Outcome.HELD:
+            return f"not tried: {on_one_line(answer.reason or 'no reason was given')}"
+        case Outcome.ACCEPTED:
+            return "it takes long, and the daemon goes on with it"
+        case unknown:
+            assert_never(unknown)
+
+
+async def _exit_code(settings: Settings, work: Work, answers: Sequence[Answer]) -> ExitCode:
+    streams = {letter.dead_letter_id: letter.stream for letter, _ in work}
+    failed = {streams[answer.dead_letter_id] for answer in answers if answer.outcome is Outcome.FAILED}
+    are_known = all(answer.outcome in {Outcome.CLOSED, Outcome.FAILED} for answer in answers)
+    codes = set() if are_known and len(answers) == len(work) else {ExitCode.PROGRESS_SAVED}
+    if failed:
+        codes |= {ExitCode.WITH_ERRORS, *await _stops(settings, failed)}
+    return most_serious(codes)
+
+
+async def _stops(settings: Settings, streams: set[str]) -> set[ExitCode]:
+    """Say which of the streams somebody has to mend before anything of them can be read."""
+    codes = {Reason.AUTHORIZATION: ExitCode.AUTHORIZATION, Reason.CONFIGURATION: ExitCode.CONFIGURATION}
+    async with open_archive(settings.store.sqlite_path) as archive:
+        checkpoints = await archive.checkpoints()
+    reasons = {each.standstill.reason for each in checkpoints if each.stream in streams and each.standstill}
+    return {codes[reason] for reason in reasons if reason in codes}

@@ -1,0 +1,131 @@
+"""Dead letters for people: a table of many, and all that is known of one."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import assert_never
+
+import msgspec
+
+from milepost.cli.phrases import ago, ahead, counted, in_columns, on_one_line
+from milepost.core.checkpoint import DeadLetter
+from milepost.core.events import Stage
+from milepost.core.letters import conversation_of
+
+HEADINGS = ("id", "stream", "stage", "subject", "opened", "attempts", "next redrive", "reason")
+ATTEMPTS, NEXT = HEADINGS.index("attempts"), HEADINGS.index("next redrive")
+
+MAX_SUBJECT = 32
+MAX_REASON = 60
+MEANINGS = {
+    Stage.FETCH: "it could not be read",
+    Stage.STORE: "the database did not take its row",
+    Stage.EVENTS: "the database did not take its interaction events",
+}
+
+
+def rendered(letters: Sequence[DeadLetter], now: datetime) -> str:
+    """Write the letters as a table, a line each."""
+    headings = list(HEADINGS)
+    if any(letter.closed_at is not None for letter in letters):
+        headings[NEXT] += ", or closed"
+    return "\n".join(in_columns([headings, *(_row(letter, now) for letter in letters)], right=frozenset({ATTEMPTS})))
+
+
+def _row(letter: DeadLetter, now: datetime) -> tuple[str, ...]:
+    return (
+        letter.dead_letter_id,
+        letter.stream,
+        letter.stage.value,
+        shortened(letter.subject, MAX_SUBJECT),
+        ago(letter.opened_at, now),
+        f"{letter.attempts:,}",
+        _next(letter, now),
+        shortened(letter.reason, MAX_REASON),
+    )
+
+
+def shortened(text: str, length: int) -> str:
+    """Cut the middle out of a text that is too long: ids differ at their ends."""
+    text = on_one_line(text)
+    if len(text) <= length:
+        return text
+    head = (length - 1) // 2
+    return f"{text[:head]}…{text[head + 1 - length :]}"
+
+
+def _next(letter: DeadLetter, now: datetime) -> str:
+    if letter.closed_at is not None:
+        return f"{letter.resolution} {ago(letter.closed_at, now)}"
+    return "by command only" if letter.redrive_at is None else ahead(letter.redrive_at, now)
+
+
+def as_json(letter: DeadLetter, **more: object) -> bytes:
+    """Write a letter as a JSON object of one line, with every key; `more` are added."""
+    return msgspec.json.encode(msgspec.structs.asdict(letter) | more)
+
+
+# --- one letter -------------------------------------------------------------------------------------------------------
+
+
+def described(letter: DeadLetter, payload: str | None, now: datetime) -> str:
+    """Write down all that is known of a letter, and where to look."""
+    facts = [
+        ("dead letter", letter.dead_letter_id),
+        ("stream", letter.stream),
+        ("subject", on_one_line(letter.subject)),
+        ("stage", f"{letter.stage}: {MEANINGS[letter.stage]}"),
+        ("reason", on_one_line(letter.reason)),
+        ("opened", _instant(letter.opened_at, now)),
+        ("redrives", f"{counted(letter.attempts, 'failed redrive')} so far" if letter.attempts else "none so far"),
+        *_ending(letter, now),
+    ]
+    lines = in_columns(facts)
+    if payload is None:
+        lines += ["", "There is no payload: it is removed when the letter is closed, or a person is erased"]
+    else:
+        lines += ["", "The payload. It is personal data: mind where you keep and send it", pretty(payload)]
+    return "\n".join([*lines, "", *(f"→ {hint}" for hint in _hints(letter))])
+
+
+def _ending(letter: DeadLetter, now: datetime) -> list[tuple[str, str]]:
+    if letter.closed_at is None:
+        at = letter.redrive_at
+        return [("next redrive", "not by itself" if at is None else f"{ahead(at, now)}, at {_text(at)}")]
+    note = [("note", on_one_line(letter.note))] if letter.note else []
+    return [("closed", f"{letter.resolution}, {_instant(letter.closed_at, now)}"), *note]
+
+
+def _hints(letter: DeadLetter) -> list[str]:
+    history = f"`milepost journal export | grep {letter.dead_letter_id}` gives its history"
+    if letter.closed_at is not None:
+        return [history]
+    redrive = f"`milepost dead-letters redrive {letter.dead_letter_id}`"
+    discard = f"`milepost dead-letters discard {letter.dead_letter_id} --reason …` gives it up"
+    conversation_id = conversation_of(letter.subject)
+    match letter.stage:
+        case Stage.FETCH if conversation_id is None:
+            return ["it has no id to be read by, so that no redrive can help: look at the payload", discard, history]
+        case Stage.FETCH:
+            return [f"{redrive} reads conversation {on_one_line(conversation_id or '')} again", discard, history]
+        case Stage.STORE | Stage.EVENTS:
+            return [f"mend what the reason names; then {redrive} writes it again", discard, history]
+        case unknown:
+            assert_never(unknown)
+
+
+def pretty(payload: str) -> str:
+    """Write a payload with an item a line, without anything that a terminal would obey."""
+    try:
+        # Decoded and encoded again: control characters and the like are escaped in strings, and nowhere else.
+        text = msgspec.json.format(msgspec.json.encode(msgspec.json.decode(payload))).decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return on_one_line(payload)
+    return "\n".join("".join(each if each.isprintable() else " " for each in line) for line in text.splitlines())
+
+
+def _instant(instant: datetime, now: datetime) -> str:
+    return f"{ago(instant, now)}, at {_text(instant)}"
+
+
+def _text(instant: datetime) -> str:
+    return f"{instant.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,53 @@
+"""Rate limits: how long a limit is waited out, and whose calls it forbids meanwhile."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from milepost.core.checkpoint import Pause
+from milepost.core.model import Scope, Stream
+from milepost.core.problems import Problem
+from milepost.core.remedies import Rule
+from milepost.core.retry import pause_seconds
+
+PROBE_LEAD_SECONDS = 5.0
+
+
+def next_pause(before: Pause | None, problem: Problem, rule: Rule, now: datetime, *, floor_seconds: float) -> Pause:
+    """Say for how long a limit has to be waited out. `before` is the pause after which it was still there, if any."""
+    attempts, since = (before.attempts + 1, before.since) if before else (1, now)
+    seconds = pause_seconds(
+        attempts,
+        named_seconds=problem.wait_seconds,
+        least_seconds=rule.least_wait_seconds,
+        floor_seconds=floor_seconds,
+    )
+    return Pause(rule.scope, attempts, since, now + timedelta(seconds=seconds), problem)
+
+
+def held_until(stream: Stream, pauses: Mapping[Stream, Pause]) -> datetime | None:
+    """Say when `stream` may call again, from the latest pause of every stream; None where nothing forbids it.
+
+    One stream alone tries whether the limit is over: the one whose pause ends last. The others of the scope follow a
+    little later, when its answer is known, or has prolonged the pause.
+    """
+    holder = holder_of(stream, pauses)
+    if holder is None:
+        return None
+    until = pauses[holder].until
+    return until if holder == stream else until + timedelta(seconds=PROBE_LEAD_SECONDS)
+
+
+def holder_of(stream: Stream, pauses: Mapping[Stream, Pause]) -> Stream | None:
+    """Say whose pause holds `stream`: of all that concern it, the one that ends last."""
+    concerned = [owner for owner, pause in pauses.items() if _concerns(stream, owner, pause)]
+    return max(concerned, key=lambda owner: (pauses[owner].until, owner.key), default=None)
+
+
+def _concerns(stream: Stream, owner: Stream, pause: Pause) -> bool:
+    match pause.scope:
+        case Scope.APP:
+            return True
+        case Scope.PAGE:
+            return owner.page_id == stream.page_id
+        case Scope.STREAM:
+            return owner == stream

@@ -1,0 +1,141 @@
+"""What is wanted of a stream out of turn, handed to whoever works the stream: it alone may write of it."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Protocol
+
+from msgspec import Struct
+
+from milepost.core.checkpoint import DeadLetter
+from milepost.core.errors import MilepostError
+from milepost.engine.stop import Bell
+
+MAX_WAITING = 1_000
+
+
+class HeldBack(MilepostError):
+    """An errand was not tried, because no call may be made now. `until` is when one may; None where nobody can tell."""
+
+    def __init__(self, message: str, *, hint: str = "", until: datetime | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.until = until
+
+
+class Redrive(Struct, frozen=True):
+    """Try a dead letter again, whenever its next redrive is due."""
+
+    dead_letter_id: str
+
+
+class Discard(Struct, frozen=True):
+    """Give a dead letter up."""
+
+    dead_letter_id: str
+    reason: str
+
+
+Errand = Redrive | Discard
+
+# The letter as it stands if it is still open, or what kept the errand from being done.
+Answer = DeadLetter | MilepostError | None
+
+
+class Performer(Protocol):
+    """Does an errand and gives the letter if it is still open."""
+
+    async def __call__(self, errand: Errand, /) -> DeadLetter | None:
+        """Do it. Raises MilepostError where that is impossible."""
+        ...
+
+
+class Doer(Protocol):
+    """Does an errand for somebody who works the stream."""
+
+    async def __call__(self, errand: Errand, /) -> Answer:
+        """Do it. Raises what keeps the others from being done as well."""
+        ...
+
+
+class Errands:
+    """The errands of one stream, and whether a turn is wanted at once. The bell rings while anything waits."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Errand, asyncio.Future[Answer]]] = deque()
+        self._wants_turn = False
+        self._alone = asyncio.Lock()
+        self._attendants = 0
+        self.bell = Bell()
+
+    def want_turn(self) -> None:
+        """Ask for a turn at once, whenever the next is due."""
+        self._wants_turn = True
+        self.bell.ring()
+
+    def takes_turn(self) -> bool:
+        """Say whether a turn was asked for, and take the wish for granted."""
+        wanted, self._wants_turn = self._wants_turn, False
+        return wanted
+
+    @property
+    def are_attended(self) -> bool:
+        """Whether somebody works the stream, and so does what is asked for."""
+        return self._attendants > 0
+
+    @asynccontextmanager
+    async def attended(self) -> AsyncIterator[None]:
+        """Be the one who works the stream during the block, after any other has ended.
+
+        What still waits when nobody follows is answered: it is not done any more.
+        """
+        self._attendants += 1
+        try:
+            async with self._alone:
+                yield
+        finally:
+            self._attendants -= 1
+            if not self.are_attended:
+                self.give_up(HeldBack("Milepost is stopping", hint="ask again when it runs"))
+
+    def ask(self, errand: Errand) -> asyncio.Future[Answer]:
+        """Have an errand done by whoever attends. Raises MilepostError where too many wait."""
+        if len(self._waiting) >= MAX_WAITING:
+            raise MilepostError("too many dead letters wait to be redriven already", hint="try again in a minute")
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((errand, answer))
+        self.bell.ring()
+        return answer
+
+    async def run(self, do: Doer) -> None:
+        """Do all errands that wait. What `do` raises is told to the asker, and raised."""
+        while self._waiting:
+            errand, asker = self._waiting.popleft()
+            if asker.cancelled():  # nobody wants it any more
+                continue
+            answer: Answer = broken_off()
+            try:
+                answer = await do(errand)
+            except MilepostError as error:
+                answer = error
+                raise
+            finally:
+                _tell(asker, answer)
+        self.bell.silence()
+
+    def give_up(self, error: MilepostError) -> None:
+        """Answer all that wait with what keeps them from being done."""
+        while self._waiting:
+            _tell(self._waiting.popleft()[1], error)
+        self.bell.silence()
+
+
+def broken_off() -> MilepostError:
+    """Say that what kept an errand from being done is a bug, or the end of the process."""
+    return MilepostError("the work on the stream broke off", hint="see the log")
+
+
+def _tell(asker: asyncio.Future[Answer], answer: Answer) -> None:
+    if not asker.cancelled():
+        asker.set_result(answer)

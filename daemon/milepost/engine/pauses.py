@@ -1,0 +1,78 @@
+"""The pauses of all streams, so that none calls into a limit that another has met."""
+
+from datetime import datetime
+
+from milepost.core.checkpoint import Checkpoint, Pause
+from milepost.core.model import Stream
+from milepost.core.pauses import held_until, next_pause
+from milepost.core.ports import Usage
+from milepost.core.problems import Problem
+from milepost.core.remedies import Remedy, rule_for
+from milepost.engine.clock import Clock
+from milepost.engine.feed import Feed, UsageTold
+
+
+class Pauses:
+    """What the checkpoints say of pauses, and what was heard so lately that no checkpoint says it yet.
+
+    A limit holds from the answer on that tells of it: its entry is committed a moment later, and a call of another
+    stream, or one that is looked ahead for, could slip into that moment.
+    """
+
+    def __init__(self, clock: Clock, feed: Feed, *, floor_seconds: float) -> None:
+        self._clock = clock
+        self._feed = feed
+        self._floor_seconds = floor_seconds
+        self._recorded: dict[Stream, Pause] = {}
+        self._heard: dict[Stream, Pause] = {}
+
+    def learn(self, checkpoint: Checkpoint) -> None:
+        """Take over where a stream stands."""
+        stream, pause = Stream.parse(checkpoint.stream), checkpoint.pause
+        if pause is None:
+            self._recorded.pop(stream, None)
+            return
+        self._recorded[stream] = pause
+        heard = self._heard.get(stream)
+        if heard is not None and heard.until <= pause.until:  # it is that one, or is covered by it
+            del self._heard[stream]
+
+    def held_until(self, stream: Stream) -> datetime | None:
+        """Say until when `stream` may not call; None, or an instant that has passed, where it may."""
+        return held_until(stream, self._recorded | self._heard)
+
+    def hear(self, stream: Stream, problem: Problem) -> None:
+        """Hear of a refusal right when it comes."""
+        rule = rule_for(problem, has_cursor=False)
+        if rule.remedy is Remedy.WAIT:
+            before = self._recorded.get(stream)
+            now = self._clock.now()
+            self._heard[stream] = next_pause(before, problem, rule, now, floor_seconds=self._floor_seconds)
+
+    def gate(self, stream: Stream) -> "StreamGate":
+        """Give the gate that the stream's source asks before each call."""
+        return StreamGate(self, self._clock, self._feed, stream)
+
+
+class StreamGate:
+    """A Gate (see core/ports.py): one stream's view of the pauses."""
+
+    def __init__(self, pauses: Pauses, clock: Clock, feed: Feed, stream: Stream) -> None:
+        self._pauses = pauses
+        self._clock = clock
+        self._feed = feed
+        self._stream = stream
+
+    def is_closed(self) -> bool:
+        """Whether a pause forbids a call now."""
+        until = self._pauses.held_until(self._stream)
+        return until is not None and until > self._clock.now()
+
+    def refused(self, problem: Problem) -> None:
+        """Hear of a refusal."""
+        self._pauses.hear(self._stream, problem)
+
+    def used(self, usages: tuple[Usage, ...]) -> None:
+        """Hear what an answer's headers say of the budgets."""
+        if usages:
+            self._feed.publish(UsageTold(self._stream.key, usages))

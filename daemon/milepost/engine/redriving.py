@@ -1,0 +1,113 @@
+"""Redrives of one stream's dead letters: those that are due by themselves, and those that somebody asks for."""
+
+from datetime import timedelta
+from functools import partial
+
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import MilepostError
+from milepost.core.model import Stream
+from milepost.core.plan import Slice
+from milepost.core.ports import Answered, DueLetter, Fetched, Held, Outcome, Refused, Source
+from milepost.core.redrive import discard, keys_for_redrive, redrive, to_reread
+from milepost.engine.errands import Answer, Discard, Errand, Errands, HeldBack, Redrive
+from milepost.engine.recorder import Recorder
+from milepost.engine.shared import Shared
+
+MAX_REDRIVES_IN_A_TURN = 20
+LEAST_REDRIVE_SECONDS = 30.0  # even of a run at its time limit: a long sweep takes many of those, one after the other
+
+
+class Redriving:
+    """Redrives dead letters in the name of one turn. `source` is None where the stream is not configured."""
+
+    def __init__(self, shared: Shared, stream: Stream, source: Source | None, recorder: Recorder, work: Slice) -> None:
+        self._shared = shared
+        self._stream = stream
+        self._source = source
+        self._recorder = recorder
+        self._work = work
+
+    async def redrive_due(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Redrive what is due, unless the stream has troubles of its own; give where it stands then."""
+        if not checkpoint.open_dead_letters or checkpoint.standstill is not None:
+            return checkpoint
+        clock = self._shared.clock
+        ends_at = max(self._work.deadline_at, clock.now() + timedelta(seconds=LEAST_REDRIVE_SECONDS))
+        for due in await self._recorder.due_letters(MAX_REDRIVES_IN_A_TURN):
+            if clock.now() >= ends_at:
+                break
+            if await self._recorder.open_letter(due.letter.dead_letter_id) is None:
+                continue  # another one's redrive read it, too
+            after = await self._redrive(checkpoint, due)
+            if isinstance(after, MilepostError):
+                break
+            checkpoint = after
+        return checkpoint
+
+    async def run_errands(self, checkpoint: Checkpoint, errands: Errands) -> Checkpoint:
+        """Do what was asked for; give where the stream stands then."""
+
+        async def do(errand: Errand) -> Answer:
+            nonlocal checkpoint
+            checkpoint, answer = await self._do(checkpoint, errand)
+            return answer
+
+        await errands.run(do)
+        return checkpoint
+
+    async def _do(self, checkpoint: Checkpoint, errand: Errand) -> tuple[Checkpoint, Answer]:
+        due = await self._recorder.open_letter(errand.dead_letter_id)
+        if due is None:  # it was closed while the errand waited
+            return checkpoint, None
+        match errand:
+            case Discard(reason=reason):
+                discarded = discard(checkpoint, due.letter, reason, self._work)
+                return await self._recorder.record(checkpoint, discarded), None
+            case Redrive():
+                after = await self._redrive(checkpoint, due)
+                if isinstance(after, MilepostError):
+                    return checkpoint, after
+                found = await self._recorder.open_letter(errand.dead_letter_id)
+                if found is None:
+                    return after, None
+                was_tried = found.letter.attempts > due.letter.attempts
+                return after, found.letter if was_tried else self._hindrance() or found.letter
+
+    async def _redrive(self, checkpoint: Checkpoint, due: DueLetter) -> Checkpoint | MilepostError:
+        """Redrive a letter; give where the stream stands then, or what keeps the letter from being read."""
+        outcome: Outcome | None = None
+        conversation_id = to_reread(due)
+        if conversation_id is not None:
+            answer = await self._reread(conversation_id)
+            if isinstance(answer, MilepostError):
+                return answer
+            outcome = answer
+        return await self._recorder.settle(
+            checkpoint,
+            partial(redrive, checkpoint, due, outcome),
+            lambda circumstances: keys_for_redrive(self._stream, due, outcome, circumstances.refused),
+        )
+
+    async def _reread(self, conversation_id: str) -> Outcome | MilepostError:
+        if self._source is None:
+            return MilepostError(f"{self._stream.key} is not configured: there is no token to read it with")
+        answer: Answered = Held()
+        if self._hindrance() is None:
+            async with self._shared.stop.cut_short():
+                answer = await self._source.reread(conversation_id, self._shared.policy.messages_per_conversation)
+        if isinstance(answer, Fetched | Refused):
+            return answer
+        return self._hindrance() or HeldBack("a rate limit forbade to read it just now", hint="try again")
+
+    def _hindrance(self) -> HeldBack | None:
+        """Say why no call may be made now, if that is so."""
+        if self._shared.stop.is_requested:
+            return HeldBack("Milepost is stopping", hint="ask again when it runs")
+        until = self._shared.pauses.held_until(self._stream)
+        if until is None or until <= self._shared.clock.now():
+            return None
+        return HeldBack(
+            f"a rate limit forbids to read {self._stream.key} until {until:%Y-%m-%d %H:%M:%S} UTC",
+            hint="`milepost status` tells which",
+            until=until,
+        )

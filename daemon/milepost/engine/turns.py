@@ -1,0 +1,43 @@
+"""The turns of streams: so many at once, given out in the order in which they were asked for."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from milepost.core.model import Stream
+from milepost.engine.clock import Clock
+
+
+class Turns:
+    """`concurrency` streams are at work at once. One that waits gives its turn back: it must not hold up others."""
+
+    def __init__(self, concurrency: int) -> None:
+        self._free = asyncio.Semaphore(concurrency)
+        self._taken_at: dict[Stream, datetime] = {}
+
+    @property
+    def taken_at(self) -> Mapping[Stream, datetime]:
+        """Who has a turn, and since when without a break."""
+        return self._taken_at
+
+    @asynccontextmanager
+    async def taken(self, stream: Stream, clock: Clock) -> AsyncIterator[None]:
+        """Have a turn during the block."""
+        async with self._free:
+            self._taken_at[stream] = clock.now()
+            try:
+                yield
+            finally:
+                self._taken_at.pop(stream, None)
+
+    @asynccontextmanager
+    async def given_back(self, stream: Stream, clock: Clock) -> AsyncIterator[None]:
+        """Inside a turn: let others have it during the block."""
+        del self._taken_at[stream]
+        self._free.release()
+        try:
+            yield
+        finally:
+            await self._free.acquire()
+            self._taken_at[stream] = clock.now()

@@ -1,0 +1,35 @@
+-- What every error's remedy needs: dead letters that are redriven and closed, notes of what a full sweep misses,
+-- and people who had themselves erased.
+
+ALTER TABLE dead_letters ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE dead_letters ADD COLUMN redrive_at TEXT;
+ALTER TABLE dead_letters ADD COLUMN closed_at TEXT;
+ALTER TABLE dead_letters ADD COLUMN resolution TEXT;
+ALTER TABLE dead_letters ADD COLUMN note TEXT NOT NULL DEFAULT '';
+ALTER TABLE dead_letters ADD COLUMN fingerprint TEXT NOT NULL DEFAULT '';
+
+-- To list them, to redrive those that are open, and to find the one about a subject that fails again.
+CREATE INDEX dead_letters_by_age ON dead_letters (opened_at, dead_letter_id);
+CREATE INDEX dead_letters_open ON dead_letters (stream, opened_at, dead_letter_id) WHERE closed_at IS NULL;
+CREATE INDEX dead_letters_by_subject ON dead_letters (stream, subject)
+WHERE closed_at IS NULL OR resolution = 'discarded';
+
+-- A full sweep asks which conversations lie in the stretch of the inbox that it has just read.
+CREATE INDEX conversations_by_updated_time ON conversations (platform, page_id, updated_time);
+
+-- The conversations that a full sweep has not seen where they should lie. Its end marks them as deleted.
+CREATE TABLE missed_conversations (
+    stream TEXT NOT NULL,
+    conversation_id TEXT NOT NULL,
+    sweep_started_at TEXT NOT NULL,
+    PRIMARY KEY (stream, conversation_id)
+) STRICT, WITHOUT ROWID;
+
+-- Who had themselves erased. Every commit asks it, and leaves out what is theirs.
+CREATE TABLE forgotten (
+    platform TEXT NOT NULL,
+    page_id TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('contact', 'conversation')),
+    id TEXT NOT NULL,
+    PRIMARY KEY (platform, page_id, kind, id)
+) STRICT, WITHOUT ROWID;

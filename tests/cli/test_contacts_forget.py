@@ -1,0 +1,200 @@
+"""`milepost contacts forget`: who is erased, what is asked first and what is told afterwards."""
+
+import asyncio
+import os
+import pty
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kit.builders import NOON, STREAM, entries
+from milepost.cli.contacts import command
+from milepost.core.checkpoint import fold
+from milepost.core.errors import StoreRefused
+from milepost.core.events import BatchStored, DeadLetterOpened, Position, Stage, Tally
+from milepost.core.model import Changes, ContactRow, ConversationRow, DeadLetterPayload, InteractionEventRow
+from milepost.core.ports import Commit
+from milepost.stores.sqlite import open_sqlite
+
+PAGE = ("messenger", STREAM.page_id)
+LETTER = DeadLetterOpened("0123456789abcdef", Stage.STORE, "contact ada", "CHECK constraint failed")
+EVENTS = (BatchStored(Position(), Tally(batches=1, inserted=2)), LETTER)
+TABLES = ("contacts", "conversations", "contact_interaction_events", "dead_letter_payloads")
+
+
+def of(contact_id: str) -> Changes:
+    """Give what is stored of a person."""
+    thread = f"t_{contact_id}"
+    row = ConversationRow(thread, *PAGE, contact_id, None, f"hello from {contact_id}", 2, 0, True, NOON, NOON, NOON)
+    messages = [
+        InteractionEventRow(f"m_{number}_{contact_id}", thread, *PAGE, contact_id, "in", "message", "hello", None, NOON)
+        for number in range(2)
+    ]
+    contact = ContactRow(*PAGE, contact_id, contact_id.title(), None, NOON, NOON, NOON)
+    return Changes((row,), (contact,), tuple(messages))
+
+
+async def store(path: Path) -> None:
+    """Store two people, and a dead letter about the first of them."""
+    ada, bob = of("ada"), of("bob")
+    together = Changes(
+        ada.conversations + bob.conversations,
+        ada.contacts + bob.contacts,
+        ada.interaction_events + bob.interaction_events,
+        (DeadLetterPayload(LETTER.dead_letter_id, '{"contacts":[{"contact_id":"ada"}]}'),),
+    )
+    async with open_sqlite(path, synchronous="normal") as sqlite:
+        before = await sqlite.recall(STREAM.key)
+        appended = entries(*EVENTS, after=before)
+        await sqlite.commit(Commit(appended, together, fold(appended, before), None))
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a database with two people: the built-in settings apply in its directory."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "milepost.db"
+    asyncio.run(store(path))
+    return path
+
+
+def forget(*arguments: str) -> Result:
+    return CliRunner().invoke(command, ["forget", *arguments])
+
+
+def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=30.0)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def people(path: Path) -> set[str]:
+    return {contact_id for (contact_id,) in rows(path, "SELECT contact_id FROM contacts")}
+
+
+def journal(path: Path) -> list[tuple[Any, ...]]:
+    return rows(path, "SELECT * FROM journal ORDER BY seq")
+
+
+def test_everything_of_the_person_is_removed_and_of_nobody_else(database: Path) -> None:
+    before = journal(database)
+    result = forget(*PAGE, "ada", "--yes")
+    assert result.exit_code == 0, result.output
+    for table, others in zip(TABLES, (1, 1, 2, 0), strict=True):
+        assert rows(database, f"SELECT count(*) FROM {table}") == [(others,)]
+    assert people(database) == {"bob"}
+    assert journal(database) == before
+
+
+@pytest.mark.usefixtures("database")
+def test_it_says_how_many_rows_of_each_table_are_gone_and_what_may_be_left() -> None:
+    text = forget(*PAGE, "ada", "--yes").stdout
+    assert f"Erased contact ada of {STREAM.key}" in text
+    told = [tuple(line.split()) for line in text.splitlines() if line.startswith(TABLES)]
+    assert told == list(zip(TABLES, ("1", "1", "2", "1"), strict=True))
+    for what in ("Later sweeps keep them out", "journal is untouched", "backups", "milepost.db-wal"):
+        assert what in text
+
+
+def test_who_comes_back_with_a_later_sweep_is_kept_out(database: Path) -> None:
+    forget(*PAGE, "ada", "--yes")
+    asyncio.run(store(database))
+    assert people(database) == {"bob"}
+    assert rows(database, "SELECT conversation_id FROM conversations") == [("t_bob",)]
+
+
+def test_who_is_not_stored_is_kept_out_too(database: Path) -> None:
+    result = forget(*PAGE, "cay", "--yes")
+    assert result.exit_code == 0
+    assert f"Nothing was stored of contact cay of {STREAM.key}; it is on record that they stay out" in result.stdout
+    assert rows(database, "SELECT id FROM forgotten") == [("cay",)]
+    assert people(database) == {"ada", "bob"}
+
+
+def test_again_is_the_same(database: Path) -> None:
+    forget(*PAGE, "ada", "--yes")
+    result = forget(*PAGE, "ada", "--yes")
+    assert result.exit_code == 0
+    assert "Nothing was stored" in result.stdout
+    assert people(database) == {"bob"}
+
+
+async def test_it_works_beside_a_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "milepost.db"
+    await store(path)
+    async with open_sqlite(path, synchronous="normal") as sqlite:
+        await sqlite.recall(STREAM.key)
+        result = await asyncio.to_thread(forget, *PAGE, "ada", "--yes")
+        assert result.exit_code == 0, result.output
+        await sqlite.answers()
+    assert people(path) == {"bob"}
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_where_nobody_can_be_asked_it_is_refused_without_yes(database: Path) -> None:
+    result = forget(*PAGE, "ada")
+    assert result.exit_code == 2
+    assert "--yes" in result.stderr
+    assert people(database) == {"ada", "bob"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("messenger", "77", "ada"), f"there is no stream messenger:77; known are {STREAM.key}"),
+        (("instagram", STREAM.page_id, "ada"), f"there is no stream instagram:{STREAM.page_id}"),
+        (("telegram", STREAM.page_id, "ada"), "'telegram' is not one of"),
+        ((*PAGE, ""), "at least one character"),
+        ((*PAGE, "a\0"), "printable"),
+    ],
+)
+def test_what_names_nobody_is_wrong_usage(database: Path, arguments: tuple[str, ...], told: str) -> None:
+    result = forget(*arguments, "--yes")
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert rows(database, "SELECT * FROM forgotten") == []
+
+
+def test_a_configured_page_may_forget_before_it_was_ever_synced(database: Path) -> None:
+    Path("config.yaml").write_text('pages: [{id: "77"}]\n')
+    assert forget("messenger", "77", "ada", "--yes").exit_code == 0
+    assert rows(database, "SELECT page_id, id FROM forgotten") == [("77", "ada")]
+
+
+def test_without_a_database_it_says_what_makes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(forget(*PAGE, "ada", "--yes").exception, StoreRefused)
+    assert not list(tmp_path.iterdir())
+
+
+# --- on a terminal ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("y\n", 0, {"bob"}), ("n\n", 1, {"ada", "bob"})])
+def test_on_a_terminal_it_asks_first(database: Path, answer: str, code: int, left: set[str]) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, answer.encode())
+        done = subprocess.run(
+            [sys.executable, "-m", "milepost", "contacts", "forget", *PAGE, "ada"],
+            cwd=database.parent,
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == code, done
+    assert f"Erase contact ada of {STREAM.key}, with their conversations and messages, for good? [y/N]" in done.stdout
+    assert people(database) == left

@@ -1,0 +1,455 @@
+"""What every Store has to do for the remedies: dead letters, notes of what a full sweep misses, forgotten people.
+
+Beside the fixtures of store_contract.py, a subclass gives `forget`: an async function that erases a contact of a
+stream, and counts the contacts, conversations, interaction events and payloads that it removed.
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from contracts.store_contract import Look, commit
+from kit.builders import NOON, STREAM, at
+from milepost.core.checkpoint import DeadLetter
+from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Event, RedriveFailed, Resolution, Stage
+from milepost.core.model import (
+    Changes,
+    ConversationRow,
+    DeadLetterPayload,
+    InteractionEventRow,
+    Keys,
+    Known,
+    KnownLetter,
+    Platform,
+    Stream,
+    Stretch,
+)
+from milepost.core.ports import DueLetter, Store
+from stores.lives import commit_after, contact_row, conversation_row, event_row
+
+Forget = Callable[[Stream, str], Awaitable[tuple[int, int, int, int]]]
+
+OTHER = Stream(Platform.INSTAGRAM, STREAM.page_id)
+SWEEP, NEXT_SWEEP = at(1_000), at(2_000)
+
+
+# --- dead letters -----------------------------------------------------------------------------------------------------
+
+
+def opening(
+    key: str = "d_1", subject: str = "t_bad", *, redrive_at: datetime | None = None, fingerprint: str = "f_1"
+) -> DeadLetterOpened:
+    return DeadLetterOpened(key, Stage.FETCH, subject, "id: expected str", redrive_at, fingerprint)
+
+
+async def open_letters(store: Store, *letters: DeadLetterOpened, of: Stream = STREAM, payload: str = "{}") -> None:
+    payloads = tuple(DeadLetterPayload(each.dead_letter_id, payload) for each in letters)
+    await commit(store, *letters, changes=Changes(payloads=payloads), of=of)
+
+
+async def commit_at(store: Store, seconds: float, event: Event, *payloads: DeadLetterPayload) -> None:
+    checkpoint, changes = await store.recall(STREAM.key), Changes(payloads=payloads)
+    await store.commit(commit_after(checkpoint, event, changes=changes, now=at(seconds)))
+
+
+async def due(store: Store, now: datetime = NOON, *, limit: int = 100, of: Stream = STREAM) -> list[str]:
+    return [each.letter.dead_letter_id for each in await store.due_letters(of.key, now, limit)]
+
+
+async def known_letters(store: Store, *subjects: str, of: Stream = STREAM) -> dict[str, KnownLetter]:
+    return (await store.known(Keys(of, subjects=subjects))).letters
+
+
+class LettersContract:
+    async def test_an_open_letter_is_known_by_its_subject_and_given_with_its_payload(self, store: Store) -> None:
+        await open_letters(store, opening(redrive_at=at(60)), payload='{"id": 5}')
+
+        letter = DeadLetter(
+            "d_1", STREAM.key, Stage.FETCH, "t_bad", "id: expected str", NOON, 0, at(60), fingerprint="f_1"
+        )
+        assert await known_letters(store, "t_bad", "t_good") == {"t_bad": KnownLetter("d_1", "f_1", is_open=True)}
+        assert await known_letters(store, "t_good", "T_BAD", "d_1") == {}
+        assert await store.open_letters(("d_0", "d_1")) == (DueLetter(letter, '{"id": 5}'),)
+
+    async def test_letters_are_of_their_stream(self, store: Store) -> None:
+        await open_letters(store, opening("d_1", redrive_at=NOON))
+        await open_letters(store, opening("d_2", redrive_at=NOON), of=OTHER)
+
+        assert await known_letters(store, "t_bad", of=OTHER) == {"t_bad": KnownLetter("d_2", "f_1", is_open=True)}
+        assert await due(store) == ["d_1"]
+        assert await due(store, of=OTHER) == ["d_2"]
+
+    async def test_a_letter_is_due_from_its_instant_on_or_never_by_itself(self, store: Store) -> None:
+        await open_letters(store, opening("d_1", redrive_at=at(60)), opening("d_2", "t_2"))
+
+        assert await due(store, at(59.999)) == []
+        assert await due(store, at(60)) == await due(store, at(10**9)) == ["d_1"]
+
+    async def test_the_oldest_of_many_due_letters_come_first(self, store: Store) -> None:
+        for n in (5, 3, 4, 1, 2):
+            payload = DeadLetterPayload(f"d_{n}", "{}")
+            await commit_at(store, n, opening(f"d_{n}", f"t_{n}", redrive_at=at(100 - n)), payload)
+
+        assert await due(store, at(100)) == ["d_1", "d_2", "d_3", "d_4", "d_5"]
+        assert await due(store, at(100), limit=2) == ["d_1", "d_2"]
+
+    async def test_a_redrive_in_vain_is_counted_and_puts_the_next_one_off(self, store: Store, look: Look) -> None:
+        await open_letters(store, opening(redrive_at=NOON))
+
+        await commit(store, RedriveFailed("d_1", 1, "still bad", at(60)))
+
+        assert await due(store, at(59)) == []
+        (again,) = await store.due_letters(STREAM.key, at(60), 100)
+        assert (again.letter.attempts, again.letter.reason, again.payload) == (1, "still bad", "{}")
+        await commit(store, RedriveFailed("d_1", 2, "given up"))
+        assert await due(store, at(10**9)) == []
+        assert (await look()).dead_letters["d_1"].attempts == 2
+
+    async def test_a_closed_letter_loses_its_payload_and_is_neither_due_nor_open(
+        self, store: Store, look: Look
+    ) -> None:
+        await open_letters(store, opening("d_1", redrive_at=NOON), opening("d_2", "t_2", redrive_at=NOON))
+
+        await commit(store, DeadLetterClosed("d_1", Resolution.RECOVERED))
+
+        tables = await look()
+        assert tables.payloads == {"d_2": "{}"}
+        assert tables.dead_letters["d_1"].resolution is Resolution.RECOVERED
+        assert tables.dead_letters["d_1"].closed_at == NOON
+        assert tables.dead_letters["d_1"].redrive_at is None
+        assert await due(store) == ["d_2"]
+        assert [each.letter.dead_letter_id for each in await store.open_letters(("d_1", "d_2"))] == ["d_2"]
+
+    async def test_of_closed_letters_only_those_that_a_person_discarded_are_known(
+        self, store: Store, look: Look
+    ) -> None:
+        for number, resolution in enumerate(Resolution):
+            await open_letters(store, opening(f"d_{number}", resolution.value))
+            await commit(store, DeadLetterClosed(f"d_{number}", resolution, reason="not needed"))
+
+        found = await known_letters(store, *(each.value for each in Resolution))
+
+        discarded = list(Resolution).index(Resolution.DISCARDED)
+        assert found == {"discarded": KnownLetter(f"d_{discarded}", "f_1", is_open=False)}
+        assert (await look()).dead_letters[f"d_{discarded}"].note == "not needed"
+
+    async def test_the_latest_letter_about_a_subject_counts(self, store: Store) -> None:
+        for number, key in enumerate(("d_9", "d_8", "d_7")):
+            await commit_at(store, number, opening(key, fingerprint=key))
+            assert await known_letters(store, "t_bad") == {"t_bad": KnownLetter(key, key, is_open=True)}
+
+            await commit_at(store, number, DeadLetterClosed(key, Resolution.DISCARDED))
+            assert await known_letters(store, "t_bad") == {"t_bad": KnownLetter(key, key, is_open=False)}
+
+    async def test_a_letter_that_is_opened_and_closed_at_once_leaves_no_payload(self, store: Store, look: Look) -> None:
+        payload = DeadLetterPayload("d_1", "{}")
+
+        await commit(
+            store, opening(), DeadLetterClosed("d_1", Resolution.REDRIVEN), changes=Changes(payloads=(payload,))
+        )
+
+        assert (await look()).payloads == {}
+        assert (await look()).dead_letters["d_1"].closed_at == NOON
+
+
+# --- what a full sweep misses -----------------------------------------------------------------------------------------
+
+
+def lying_at(conversation_id: str, seconds: float, *, of: Stream = STREAM) -> ConversationRow:
+    return replace(conversation_row(conversation_id, of=of), updated_time=at(seconds))
+
+
+def stretch(
+    older_than: datetime | None = None,
+    newer_than: datetime | None = None,
+    *seen: str,
+    sweep: datetime = SWEEP,
+) -> Stretch:
+    return Stretch(sweep, older_than, newer_than, seen)
+
+
+async def asked(
+    store: Store, about: Stretch | None = None, *conversations: str, sweep: datetime = SWEEP, of: Stream = STREAM
+) -> Known:
+    return await store.known(Keys(of, conversations, full_sweep_at=sweep, stretch=about))
+
+
+async def counts(store: Store, about: Stretch | None = None, *, sweep: datetime = SWEEP) -> tuple[int, int]:
+    """Count what is not seen and not noted, and what is noted."""
+    known = await asked(store, about, sweep=sweep)
+    return known.unseen, known.all_missed
+
+
+class SweepNotesContract:
+    async def test_counts_the_conversations_between_the_ends_of_a_stretch(self, store: Store) -> None:
+        rows = tuple(lying_at(f"t_{n}", n) for n in range(10))
+        await commit(store, changes=Changes(rows))
+
+        assert await counts(store, stretch(at(8), at(3))) == (4, 0)
+        assert await counts(store, stretch(at(8), at(3), "t_4", "t_7", "t_9", "t_x")) == (2, 0)
+        assert await counts(store, stretch(at(8))) == (8, 0)
+        assert await counts(store, stretch(None, at(3))) == (6, 0)
+        assert await counts(store, stretch()) == (10, 0)
+        assert await counts(store, stretch(at(3), at(3))) == await counts(store, stretch(at(3), at(4))) == (0, 0)
+        assert await counts(store) == (0, 0)
+
+    async def test_tells_instants_apart_by_the_millisecond(self, store: Store) -> None:
+        await commit(store, changes=Changes((lying_at("t_1", 5), lying_at("t_2", 5.001), lying_at("t_3", 5.1))))
+
+        assert await counts(store, stretch(at(5.1), at(5))) == (1, 0)
+        assert await counts(store, stretch(at(6), at(5.001))) == (1, 0)
+        assert await counts(store, stretch(at(5.1), at(4))) == (2, 0)
+
+    async def test_leaves_out_other_pages_and_what_is_deleted(self, store: Store) -> None:
+        await commit(store, changes=Changes((replace(lying_at("t_1", 1), deleted_at=NOON), lying_at("t_2", 2))))
+        await commit(store, changes=Changes((lying_at("t_3", 3, of=OTHER),)), of=OTHER)
+        elsewhere = Stream(STREAM.platform, "elsewhere")
+        await commit(store, changes=Changes((lying_at("t_4", 4, of=elsewhere),)), of=elsewhere)
+
+        assert await counts(store, stretch()) == (1, 0)
+        await commit(store, changes=Changes(missed=stretch()))
+        known = await asked(store, stretch(), "t_1", "t_2", "t_3", "t_4")
+        assert known == Known(conversations=known.conversations, missed=frozenset({"t_2"}), all_missed=1)
+
+    async def test_notes_what_is_missed_once_and_by_the_name_of_its_sweep(self, store: Store) -> None:
+        await commit(store, changes=Changes(tuple(lying_at(f"t_{n}", n) for n in range(10))))
+
+        await commit(store, changes=Changes(missed=stretch(at(5), None, "t_2")))
+        await commit(store, changes=Changes(missed=stretch(at(5), at(2))))
+
+        known = await asked(store, stretch(at(7)), "t_1", "t_2", "t_9", "t_x")
+        assert known == Known(conversations=known.conversations, unseen=3, missed=frozenset({"t_1"}), all_missed=4)
+        other = await asked(store, stretch(at(7), sweep=NEXT_SWEEP), "t_1", sweep=NEXT_SWEEP)
+        assert other == Known(conversations=other.conversations, unseen=7)
+        assert (await asked(store, None, "t_1", of=OTHER)).missed == frozenset()
+        assert await store.known(Keys(STREAM, subjects=("t_1",))) == Known()
+
+    async def test_what_is_found_is_not_missed_any_more(self, store: Store) -> None:
+        await commit(store, changes=Changes(tuple(lying_at(f"t_{n}", n) for n in range(5))))
+        await commit(store, changes=Changes(missed=stretch()))
+
+        await commit(store, changes=Changes(found=("t_1", "t_3", "t_x")))
+
+        assert (await asked(store, None, "t_0", "t_1", "t_2", "t_3")).missed == {"t_0", "t_2"}
+        assert await counts(store, stretch()) == (2, 3)
+
+    async def test_the_end_of_a_sweep_marks_what_it_misses_as_deleted_and_nothing_else(
+        self, store: Store, look: Look
+    ) -> None:
+        rows = {f"t_{n}": lying_at(f"t_{n}", n) for n in range(5)}
+        long_gone = replace(lying_at("t_gone", 2), deleted_at=at(-60))
+        await commit(store, changes=Changes((*rows.values(), long_gone)))
+        await commit(store, changes=Changes((lying_at("t_other", 2, of=OTHER),), missed=stretch()), of=OTHER)
+        await commit(store, changes=Changes(missed=stretch(at(4), at(0), "t_2")))
+
+        await commit(store, changes=Changes(missed_are_deleted_at=at(60)))
+
+        gone = {key: replace(rows[key], deleted_at=at(60)) for key in ("t_1", "t_3")}
+        stored = (await look()).conversations
+        assert stored == rows | gone | {"t_gone": long_gone, "t_other": lying_at("t_other", 2, of=OTHER)}
+        assert await counts(store, stretch()) == (3, 0)
+        assert (await asked(store, of=OTHER)).all_missed == 1
+
+    async def test_a_sweep_with_failures_forgets_what_it_misses(self, store: Store, look: Look) -> None:
+        await commit(store, changes=Changes((lying_at("t_1", 1),)))
+        await commit(store, changes=Changes(missed=stretch()))
+
+        await commit(store, changes=Changes(forgets_missed=True))
+
+        assert (await look()).conversations["t_1"].deleted_at is None
+        assert await counts(store, stretch()) == (1, 0)
+
+    async def test_the_last_batch_is_written_found_noted_and_then_the_sweep_ended(
+        self, store: Store, look: Look
+    ) -> None:
+        """All in one commit: what the batch brings is not missed, what it does not show is."""
+        await commit(store, changes=Changes(tuple(lying_at(f"t_{n}", n) for n in range(6))))
+        await commit(store, changes=Changes(missed=stretch(None, at(3))))
+        back, moved = lying_at("t_4", 4), lying_at("t_1", 100)
+
+        await commit(
+            store,
+            changes=Changes(
+                (back, moved),
+                missed=stretch(at(3), None, "t_0", "t_4"),
+                found=("t_4",),
+                missed_are_deleted_at=at(60),
+            ),
+        )
+
+        stored = (await look()).conversations
+        assert {key for key, row in stored.items() if row.deleted_at is not None} == {"t_2", "t_5"}
+
+    async def test_a_sweep_that_was_given_up_has_no_part_in_the_end_of_another(self, store: Store, look: Look) -> None:
+        await commit(store, changes=Changes(tuple(lying_at(f"t_{n}", n) for n in range(5))))
+        await commit(store, changes=Changes(missed=stretch(None, at(2))))
+
+        await commit(store, changes=Changes(missed=stretch(at(2), None, "t_0", sweep=NEXT_SWEEP)))
+        assert await counts(store, stretch(sweep=NEXT_SWEEP), sweep=NEXT_SWEEP) == (4, 1)
+        await commit(store, changes=Changes(missed_are_deleted_at=at(60)))
+
+        stored = (await look()).conversations
+        assert {key for key, row in stored.items() if row.deleted_at is not None} == {"t_1"}
+        assert await counts(store) == await counts(store, sweep=NEXT_SWEEP) == (0, 0)
+
+
+# --- forgotten people -------------------------------------------------------------------------------------------------
+
+
+def rows_of(person: str, *, of: Stream = STREAM) -> Changes:
+    """Give a person's rows: a contact, two conversations, and an event of either side in each."""
+    threads = [f"t_{person}_{n}" for n in range(2)]
+    return Changes(
+        tuple(conversation_row(each, of=of, contact_id=person) for each in threads),
+        (contact_row(person, of=of),),
+        tuple(
+            replace(event_row(f"m_{each}_{side}", of=of, conversation_id=each, direction=side), contact_id=person)
+            for each in threads
+            for side in ("in", "out")
+        ),
+    )
+
+
+def said_by(person: str | None, event_id: str, conversation_id: str) -> InteractionEventRow:
+    return replace(event_row(event_id, conversation_id=conversation_id), contact_id=person)
+
+
+class ForgettingContract:
+    async def test_removes_all_of_a_person_and_nothing_of_others(
+        self, store: Store, look: Look, forget: Forget
+    ) -> None:
+        await commit(store, changes=rows_of("ada"))
+        in_a_group = (said_by("ada", "m_1", "t_group"), said_by("bob", "m_2", "t_group"))
+        in_hers = (said_by("bob", "m_3", "t_ada_0"), said_by(None, "m_4", "t_ada_1"))
+        await commit(store, changes=Changes(interaction_events=(*in_a_group, *in_hers)))
+        await commit(store, changes=rows_of("bob"))
+        namesake = replace(contact_row("ada", of=OTHER), name="another Ada")
+        await commit(store, changes=Changes(contacts=(namesake,), interaction_events=()), of=OTHER)
+        before = await look()
+
+        assert await forget(STREAM, "ada") == (1, 2, 7, 0)
+
+        tables = await look()
+        bobs = rows_of("bob")
+        assert set(tables.conversations.values()) == set(bobs.conversations)
+        assert set(tables.contacts.values()) == {*bobs.contacts, namesake}
+        assert set(tables.interaction_events.values()) == {*bobs.interaction_events, in_a_group[1]}
+        assert tables.journal == before.journal
+        assert tables.checkpoints == before.checkpoints == tables.refold()
+
+    async def test_is_known_of_the_person_and_their_conversations(self, store: Store, forget: Forget) -> None:
+        await commit(store, changes=rows_of("ada"))
+        await commit(store, changes=rows_of("bob"))
+        await forget(STREAM, "ada")
+
+        threads, people = ("t_ada_0", "t_ada_1", "t_bob_0", "t_new"), ("ada", "bob")
+        assert (await store.known(Keys(STREAM, threads, people))).forgotten == {"t_ada_0", "t_ada_1", "ada"}
+        assert (await store.known(Keys(STREAM, people, threads))).forgotten == frozenset()
+        assert (await store.known(Keys(OTHER, threads, people))).forgotten == frozenset()
+
+    async def test_again_finds_nothing_more(self, store: Store, look: Look, forget: Forget) -> None:
+        await commit(store, changes=rows_of("ada"))
+        await forget(STREAM, "ada")
+        before = await look()
+
+        assert await forget(STREAM, "ada") == (0, 0, 0, 0)
+
+        assert await look() == before
+        assert (await store.known(Keys(STREAM, ("t_ada_0",), ("ada",)))).forgotten == {"t_ada_0", "ada"}
+
+    async def test_a_commit_that_was_under_way_does_not_bring_them_back(
+        self, store: Store, look: Look, forget: Forget
+    ) -> None:
+        await commit(store, changes=rows_of("ada"))
+        hers, bobs = rows_of("ada"), rows_of("bob")
+        late = (
+            said_by("ada", "m_5", "t_ada_0"),
+            said_by(None, "m_6", "t_ada_1"),
+            said_by("ada", "m_7", "t_group"),
+            said_by("bob", "m_8", "t_new"),
+        )
+        under_way = Changes(
+            (*hers.conversations, conversation_row("t_new", contact_id="ada"), *bobs.conversations),
+            (*hers.contacts, *bobs.contacts),
+            (*hers.interaction_events, *late, *bobs.interaction_events),
+        )
+        await forget(STREAM, "ada")
+
+        await commit(store, changes=under_way)
+
+        tables = await look()
+        assert set(tables.conversations.values()) == set(bobs.conversations)
+        assert set(tables.contacts.values()) == set(bobs.contacts)
+        assert set(tables.interaction_events.values()) == set(bobs.interaction_events)
+
+    async def test_somebody_who_never_wrote_is_kept_out_too(self, store: Store, look: Look, forget: Forget) -> None:
+        assert await forget(STREAM, "ada") == (0, 0, 0, 0)
+
+        await commit(store, changes=rows_of("ada"))
+        await commit(store, changes=rows_of("ada", of=OTHER), of=OTHER)
+
+        tables = await look()
+        assert {row.platform for row in tables.conversations.values()} == {OTHER.platform}
+        assert set(tables.contacts.values()) == {contact_row("ada", of=OTHER)}
+
+    async def test_takes_the_payloads_about_them_and_leaves_their_letters_due(
+        self, store: Store, look: Look, forget: Forget
+    ) -> None:
+        await commit(store, changes=rows_of("ada"))
+        about_her = ("t_ada_0", "t_ada_0/messages", "t_ada_1/events/m_9", "contact ada")
+        about_others = ("t_ada", "t_ada_00", "t_ada_00/messages", "contact adam", "sha256:1")
+        for number, subject in enumerate((*about_her, *about_others)):
+            await open_letters(store, opening(f"d_{number}", subject))
+        await open_letters(store, opening("d_names", "t_9"), payload='{"participants": {"data": [{"id": "ada"}]}}')
+        await open_letters(store, opening("d_other", "t_ada_0"), of=OTHER, payload='{"id": "ada"}')
+        await open_letters(store, opening("d_namesake", "t_10"), payload='{"ids": ["adams", "canada", "1ada"]}')
+        await commit(store, DeadLetterClosed("d_0", Resolution.DISCARDED))
+
+        assert await forget(STREAM, "ada") == (1, 2, 4, 4)
+
+        left = {f"d_{number}" for number in range(4, 9)} | {"d_other", "d_namesake"}
+        assert set((await look()).payloads) == left
+        erased = await store.due_letters(STREAM.key, NOON, 100)
+        assert {each.letter.dead_letter_id for each in erased} == {"d_1", "d_2", "d_3", "d_names"}
+        assert {each.payload for each in erased} == {None}
+        assert (await store.open_letters(("d_1",)))[0].payload is None
+        await commit(store, *(DeadLetterClosed(each.letter.dead_letter_id, Resolution.FORGOTTEN) for each in erased))
+        assert await due(store) == []
+
+    async def test_no_letter_brings_a_payload_about_them_back(self, store: Store, look: Look, forget: Forget) -> None:
+        await commit(store, changes=rows_of("ada"))
+        await forget(STREAM, "ada")
+
+        await open_letters(
+            store, opening("d_1", "t_ada_0/messages"), opening("d_2", "t_9"), opening("d_3", "contact ada")
+        )
+        await open_letters(store, opening("d_4", "t_new"), payload='{"senders": ["ada"]}')
+
+        assert set((await look()).payloads) == {"d_2"}
+        assert await due(store) == ["d_1", "d_3", "d_4"]
+
+    async def test_a_newer_payload_of_an_old_letter_does_not_come_back_either(
+        self, store: Store, look: Look, forget: Forget
+    ) -> None:
+        await commit(store, changes=rows_of("ada"))
+        await open_letters(store, opening("d_1", "t_ada_0/row"))
+        await forget(STREAM, "ada")
+
+        await commit(store, changes=Changes(payloads=(DeadLetterPayload("d_1", '{"id": "t_ada_0"}'),)))
+
+        assert (await look()).payloads == {}
+
+    async def test_a_full_sweep_does_not_miss_them(self, store: Store, forget: Forget) -> None:
+        await commit(store, changes=rows_of("ada"))
+        await commit(store, changes=rows_of("bob"))
+        await commit(store, changes=Changes(missed=stretch()))
+        assert await counts(store) == (0, 4)
+
+        await forget(STREAM, "ada")
+
+        assert await counts(store, stretch()) == (0, 2)
+
+
+class RemediesContract(LettersContract, SweepNotesContract, ForgettingContract):
+    """All of them."""

@@ -1,0 +1,129 @@
+"""pauses and retry.pause_seconds: how long a limit is waited out, and whose calls it forbids."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kit.builders import APP_LIMIT, NOON, RATE_LIMIT, at, problem
+from milepost.core.checkpoint import Pause
+from milepost.core.model import Platform, Scope, Stream
+from milepost.core.pauses import PROBE_LEAD_SECONDS, held_until, holder_of, next_pause
+from milepost.core.problems import Problem
+from milepost.core.remedies import rule_for
+from milepost.core.retry import pause_seconds
+
+MESSENGER = Stream(Platform.MESSENGER, "1")
+INSTAGRAM = Stream(Platform.INSTAGRAM, "1")
+OTHER_PAGE = Stream(Platform.MESSENGER, "2")
+STREAMS = [MESSENGER, INSTAGRAM, OTHER_PAGE]
+
+
+def seconds(pauses: int, named: float | None = None, least: float = 0.0, floor: float = 60.0) -> float:
+    return pause_seconds(pauses, named_seconds=named, least_seconds=least, floor_seconds=floor)
+
+
+def pause(until: float, scope: Scope = Scope.PAGE) -> Pause:
+    return Pause(scope, 1, NOON, at(until), RATE_LIMIT)
+
+
+def following(before: Pause | None, what: Problem, now: float = 0.0) -> Pause:
+    return next_pause(before, what, rule_for(what, has_cursor=False), at(now), floor_seconds=60.0)
+
+
+class TestTheLength:
+    def test_grows_from_the_floor_to_a_quarter_of_an_hour(self) -> None:
+        assert [seconds(pauses) for pauses in (1, 2, 3, 4, 5, 6, 10_000)] == [60, 120, 240, 480, 900, 900, 900]
+
+    def test_is_what_the_server_names_where_that_is_longer(self) -> None:
+        assert seconds(1, named=1140.0) == 1140
+        assert seconds(1, named=5.0) == 60
+        assert seconds(5, named=86_400.0) == 86_400
+
+    def test_is_an_hour_at_least_for_who_was_blocked(self) -> None:
+        assert seconds(1, least=3600.0) == 3600
+        assert seconds(1, named=7200.0, least=3600.0) == 7200
+
+    def test_keeps_a_floor_that_is_higher_than_the_largest(self) -> None:
+        assert [seconds(pauses, floor=3600.0) for pauses in (1, 2, 9)] == [3600, 3600, 3600]
+
+    @settings(derandomize=True, deadline=None)
+    @given(
+        st.integers(1, 10**6),
+        st.none() | st.floats(0, 1e6),
+        st.sampled_from((0.0, 3600.0)),
+        st.floats(0.1, 7200),
+    )
+    def test_is_never_shorter_than_anything_that_is_asked_for(
+        self, pauses: int, named: float | None, least: float, floor: float
+    ) -> None:
+        length = seconds(pauses, named, least, floor)
+
+        assert length >= max(named or 0.0, least, floor)
+        assert length <= max(named or 0.0, least, floor, 900.0)
+
+    def test_of_an_hour_that_no_server_names_takes_few_probes(self) -> None:
+        now, before, probes = 0.0, None, 0
+        while now < 3600:
+            before = following(before, RATE_LIMIT, now)
+            now = (before.until - NOON).total_seconds()
+            probes += 1
+
+        assert probes <= 8
+
+
+class TestTheNextPause:
+    def test_begins_now_in_the_scope_of_its_rule(self) -> None:
+        assert following(None, APP_LIMIT) == Pause(Scope.APP, 1, NOON, at(60), APP_LIMIT)
+        assert following(None, problem(80_006, wait_seconds=300.0)).until == at(300)
+
+    def test_after_another_is_longer_and_tells_since_when(self) -> None:
+        second = following(following(None, RATE_LIMIT), RATE_LIMIT, now=60.0)
+
+        assert (second.attempts, second.since, second.until) == (2, NOON, at(60 + 120))
+
+    def test_is_an_hour_for_a_block(self) -> None:
+        assert following(None, problem(368)).until == NOON + timedelta(hours=1)
+
+
+class TestWhoIsHeld:
+    @pytest.mark.parametrize(
+        ("scope", "held"),
+        [
+            (Scope.APP, {MESSENGER, INSTAGRAM, OTHER_PAGE}),
+            (Scope.PAGE, {MESSENGER, INSTAGRAM}),
+            (Scope.STREAM, {MESSENGER}),
+        ],
+    )
+    def test_by_a_limit_are_all_in_its_scope(self, scope: Scope, held: set[Stream]) -> None:
+        pauses = {MESSENGER: pause(60, scope)}
+
+        assert {stream for stream in STREAMS if held_until(stream, pauses) is not None} == held
+        assert {stream for stream in STREAMS if holder_of(stream, pauses) == MESSENGER} == held
+
+    def test_is_nobody_without_a_pause(self) -> None:
+        assert held_until(MESSENGER, {}) is None
+        assert holder_of(MESSENGER, {}) is None
+
+    def test_for_the_longest_is_so_by_the_pause_that_ends_last(self) -> None:
+        pauses = {MESSENGER: pause(60), OTHER_PAGE: pause(600, Scope.APP)}
+
+        assert holder_of(MESSENGER, pauses) == OTHER_PAGE
+        assert held_until(OTHER_PAGE, pauses) == at(600)
+
+
+class TestTheProbe:
+    @pytest.mark.parametrize("untils", [(60, 50, 40), (40, 50, 60), (60, 60, 60)])
+    def test_is_one_stream_alone_and_the_others_follow(self, untils: tuple[float, ...]) -> None:
+        pauses = {stream: pause(until, Scope.APP) for stream, until in zip(STREAMS, untils, strict=True)}
+
+        instants = sorted(until for stream in STREAMS if (until := held_until(stream, pauses)) is not None)
+
+        assert instants == [at(60), *[at(60 + PROBE_LEAD_SECONDS)] * 2]
+
+    def test_that_prolongs_the_pause_holds_the_others_too(self) -> None:
+        pauses = {MESSENGER: pause(60 + 120, Scope.APP), INSTAGRAM: pause(50, Scope.APP)}
+
+        assert held_until(INSTAGRAM, pauses) == at(180 + PROBE_LEAD_SECONDS)
+        assert held_until(OTHER_PAGE, pauses) == at(180 + PROBE_LEAD_SECONDS)

@@ -1,0 +1,316 @@
+"""redrive.redrive: dead letters tried again, by themselves or because somebody asks."""
+
+from datetime import datetime
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from kit.builders import (
+    NETWORK,
+    NOON,
+    RATE_LIMIT,
+    STREAM,
+    at,
+    batch,
+    circumstances,
+    contact,
+    conversation,
+    fetched,
+    given,
+    message,
+    refused,
+    unreadable,
+    walking,
+    work,
+)
+from kit.decisions import knowing, passed, record
+from kit.decisions import walking as walking_since_noon
+from milepost.core.checkpoint import DeadLetter
+from milepost.core.decide import Record, decide
+from milepost.core.events import (
+    BatchStored,
+    DeadLetterClosed,
+    DeadLetterOpened,
+    RateLimited,
+    RedriveFailed,
+    Resolution,
+    Stage,
+    Tally,
+)
+from milepost.core.model import Changes, ConversationRow, Known, KnownLetter, RefusedRow, Scope, Table
+from milepost.core.ports import DueLetter, Outcome
+from milepost.core.problems import Problem
+from milepost.core.redrive import discard, keys_for_redrive, redrive, to_reread
+from milepost.core.retry import redrive_seconds
+
+BEFORE = given(DeadLetterOpened("d_1", Stage.FETCH, "t_1", "bad"), after=walking_since_noon())
+READ = conversation("t_1", at(-5), of=contact("c_1"), messages=[message("m_1")])
+NEVER = None
+
+
+def due(stage: Stage = Stage.FETCH, subject: str = "t_1", payload: str | None = "{}", attempts: int = 0) -> DueLetter:
+    return DueLetter(DeadLetter("d_1", STREAM.key, stage, subject, "bad", at(-900), attempts), payload)
+
+
+def due_rows(stage: Stage, table: Table, key: str) -> DueLetter:
+    """Give the letter that a refused row of READ is kept in."""
+    around = circumstances(at(-900), refused_rows=[RefusedRow(table, key, "too long")])
+    decided = record(decide(walking_since_noon(), fetched(READ, next_cursor="x"), around))
+    (letter,) = (event for event in decided.events if isinstance(event, DeadLetterOpened))
+    (payload,) = decided.changes.payloads
+    return DueLetter(DeadLetter("d_1", STREAM.key, stage, letter.subject, "too long", at(-900)), payload.payload)
+
+
+def redriven(
+    letter: DueLetter,
+    outcome: Outcome | None = None,
+    known: Known | None = None,
+    now: datetime = NOON,
+    refused_rows: tuple[RefusedRow, ...] = (),
+) -> Record:
+    return redrive(BEFORE, letter, outcome, circumstances(now, refused_rows=refused_rows), known or Known())
+
+
+ROW = due_rows(Stage.STORE, Table.CONVERSATIONS, "t_1")
+PERSON = due_rows(Stage.STORE, Table.CONTACTS, "c_1")
+CHUNK = due_rows(Stage.EVENTS, Table.INTERACTION_EVENTS, "m_1")
+
+
+class TestWhatIsReadAgain:
+    @pytest.mark.parametrize("subject", ["t_1", "t_1/messages"])
+    def test_is_the_conversation_that_could_not_be_read(self, subject: str) -> None:
+        assert to_reread(due(subject=subject)) == "t_1"
+
+    @pytest.mark.parametrize(
+        "letter",
+        [
+            pytest.param(due(subject="sha256:abc"), id="nobody knows its id"),
+            pytest.param(due(payload=None), id="the person was erased"),
+            pytest.param(ROW, id="its row is kept"),
+            pytest.param(CHUNK, id="its events are kept"),
+        ],
+    )
+    def test_is_nothing_where(self, letter: DueLetter) -> None:
+        assert to_reread(letter) is None
+
+
+class TestARereading:
+    @pytest.mark.parametrize("subject", ["t_1", "t_1/messages"])
+    def test_closes_the_letter_and_writes_what_was_read(self, subject: str) -> None:
+        decided = redriven(due(subject=subject), fetched(READ))
+
+        assert decided.events == (
+            DeadLetterClosed("d_1", Resolution.REDRIVEN, Tally(inserted=1, contacts=1, interaction_events=1)),
+        )
+        assert [row.conversation_id for row in decided.changes.conversations] == ["t_1"]
+
+    def test_that_is_older_than_what_is_stored_leaves_the_row_alone(self) -> None:
+        decided = redriven(due(), fetched(READ), knowing(replace(READ, updated_time=at(9), snippet="newer")))
+
+        assert decided.changes == Changes()
+        assert decided.events == (DeadLetterClosed("d_1", Resolution.REDRIVEN, Tally(unchanged=1)),)
+
+    def test_is_counted_for_the_stream_and_not_as_a_batch(self) -> None:
+        after = given(*redriven(due(), fetched(READ)).events, after=BEFORE)
+
+        assert after.open_dead_letters == BEFORE.open_dead_letters - 1
+        assert (after.total.inserted, after.total.batches) == (BEFORE.total.inserted + 1, BEFORE.total.batches)
+        assert after.sweep == BEFORE.sweep
+
+    @pytest.mark.parametrize(
+        ("outcome", "reason"),
+        [
+            (refused(NETWORK), "it went wrong"),
+            (fetched(unreadable("t_1", "id: expected str")), "id: expected str"),
+            (fetched(), "it was not in the answer"),
+        ],
+    )
+    def test_that_fails_is_tried_again_later(self, outcome: Outcome, reason: str) -> None:
+        known = Known(letters={"t_1": KnownLetter("d_1", "", is_open=True)})
+
+        decided = redriven(due(), outcome, known, now=at(7))
+
+        assert decided.events == (RedriveFailed("d_1", 1, reason, at(7 + 1800)),)
+
+    def test_that_fails_at_length_keeps_the_beginning_of_the_reason(self) -> None:
+        (failed,) = redriven(due(), refused(Problem(NETWORK.kind, "x" * 10_000))).events
+
+        assert isinstance(failed, RedriveFailed)
+        assert len(failed.reason) == 500
+
+    def test_that_meets_a_rate_limit_costs_no_try(self) -> None:
+        (limited,) = redriven(due(), refused(RATE_LIMIT)).events
+
+        assert limited == RateLimited(Scope.PAGE, 1, NOON, at(60), RATE_LIMIT)
+
+    def test_closes_other_letters_of_the_same_conversation(self) -> None:
+        known = Known(
+            letters={
+                "t_1": KnownLetter("d_1", "", is_open=True),
+                "t_1/messages": KnownLetter("d_2", "", is_open=True),
+                "contact c_1": KnownLetter("d_3", "", is_open=True),
+            }
+        )
+
+        events = redriven(due(), fetched(READ), known).events
+
+        assert {(each.dead_letter_id, each.resolution) for each in events if isinstance(each, DeadLetterClosed)} == {
+            ("d_1", Resolution.REDRIVEN),
+            ("d_2", Resolution.RECOVERED),
+            ("d_3", Resolution.RECOVERED),
+        }
+
+    def test_whose_row_the_store_refuses_leaves_the_row_to_its_own_letter(self) -> None:
+        refused_rows = (RefusedRow(Table.CONVERSATIONS, "t_1", "too long"),)
+        known = Known(letters={"t_1/row": KnownLetter("d_2", "", is_open=True)})
+
+        decided = redriven(due(), fetched(READ), known, refused_rows=refused_rows)
+
+        tally = Tally(contacts=1, interaction_events=1)
+        assert decided.events == (DeadLetterClosed("d_1", Resolution.REDRIVEN, tally),)
+        assert not decided.changes.conversations
+        assert [each.dead_letter_id for each in decided.changes.payloads] == ["d_2"]
+
+    def test_that_leaves_something_else_unwritten_opens_a_letter_for_that(self) -> None:
+        refused_rows = (RefusedRow(Table.INTERACTION_EVENTS, "m_1", "too long"),)
+
+        decided = redriven(due(), fetched(READ), refused_rows=refused_rows)
+
+        opened, closed = decided.events
+        assert isinstance(opened, DeadLetterOpened)
+        assert opened.subject == "t_1/events/m_1"
+        assert closed == DeadLetterClosed("d_1", Resolution.REDRIVEN, Tally(inserted=1, contacts=1, dead_lettered=1))
+        assert given(*decided.events, after=BEFORE).open_dead_letters == BEFORE.open_dead_letters
+
+    @pytest.mark.parametrize("who", ["t_1", "c_1"])
+    def test_of_somebody_who_was_forgotten_writes_nothing(self, who: str) -> None:
+        decided = redriven(due(), fetched(READ), Known(forgotten=frozenset({who})))
+
+        assert decided.changes == Changes()
+        (closed,) = decided.events
+        assert isinstance(closed, DeadLetterClosed)
+        assert closed.resolution is Resolution.FORGOTTEN
+
+    def test_asks_for_all_that_it_may_touch(self) -> None:
+        keys = keys_for_redrive(STREAM, due(), fetched(READ))
+
+        assert (keys.conversations, keys.contacts, keys.interaction_events) == (("t_1",), ("c_1",), ("m_1",))
+        assert set(keys.subjects) == {"t_1", "t_1/row", "t_1/messages", "contact c_1"}
+
+
+class TestARowThatIsKept:
+    @pytest.mark.parametrize(
+        ("letter", "tally"),
+        [
+            pytest.param(ROW, Tally(inserted=1), id="a conversation"),
+            pytest.param(PERSON, Tally(contacts=1), id="a contact"),
+            pytest.param(CHUNK, Tally(interaction_events=1), id="a chunk of events"),
+        ],
+    )
+    def test_is_written(self, letter: DueLetter, tally: Tally) -> None:
+        decided = redriven(letter)
+
+        assert decided.events == (DeadLetterClosed("d_1", Resolution.REDRIVEN, tally),)
+        changes = decided.changes
+        assert len(changes.conversations + changes.contacts + changes.interaction_events) == 1
+
+    def test_tells_when_it_was_written_and_not_when_it_was_read(self) -> None:
+        (row,) = redriven(ROW, now=at(60)).changes.conversations
+        (person,) = redriven(PERSON, now=at(60)).changes.contacts
+
+        assert (row.updated_time, row.first_synced_at, row.synced_at) == (at(-5), at(60), at(60))
+        assert (person.last_interaction_at, person.first_seen_at, person.updated_at) == (at(-5), at(60), at(60))
+
+    @pytest.mark.parametrize("seconds", [-5, 0])
+    @pytest.mark.parametrize("letter", [ROW, PERSON, CHUNK])
+    def test_is_not_written_over_one_as_new_or_newer(self, letter: DueLetter, seconds: float) -> None:
+        decided = redriven(letter, known=knowing(replace(READ, updated_time=at(seconds))))
+
+        assert decided.changes == Changes()
+        assert decided.events == (DeadLetterClosed("d_1", Resolution.REDRIVEN),)
+
+    @pytest.mark.parametrize("letter", [ROW, PERSON])
+    def test_is_written_over_an_older_one(self, letter: DueLetter) -> None:
+        decided = redriven(letter, known=knowing(replace(READ, updated_time=at(-6))))
+
+        (closed,) = decided.events
+        assert isinstance(closed, DeadLetterClosed)
+        assert closed.tally in {Tally(updated=1), Tally(contacts=1)}
+
+    @pytest.mark.parametrize("letter", [ROW, PERSON, CHUNK])
+    def test_that_the_store_refuses_again_is_tried_again_later(self, letter: DueLetter) -> None:
+        decided = redriven(letter, refused_rows=(RefusedRow(Table.CONVERSATIONS, "t_1", "still too long"),))
+
+        assert decided == Record((RedriveFailed("d_1", 1, "still too long", at(1800)),))
+
+    @pytest.mark.parametrize("letter", [ROW, CHUNK])
+    def test_of_somebody_who_was_forgotten_is_not_written(self, letter: DueLetter) -> None:
+        for who in ("t_1", "c_1"):
+            assert redriven(letter, known=Known(forgotten=frozenset({who}))).changes == Changes()
+
+    @pytest.mark.parametrize("letter", [ROW, PERSON, CHUNK])
+    def test_asks_for_what_is_stored_of_it(self, letter: DueLetter) -> None:
+        keys = keys_for_redrive(STREAM, letter, None)
+
+        rows = msgspec.json.decode(letter.payload or "", type=Changes)
+        assert set(keys.conversations) >= {row.conversation_id for row in rows.conversations}
+        assert set(keys.contacts) >= {"c_1"}
+        assert set(keys.interaction_events) == {row.event_id for row in rows.interaction_events}
+
+
+def test_a_payload_that_was_erased_closes_the_letter() -> None:
+    decided = redriven(due(payload=None))
+
+    assert decided == Record((DeadLetterClosed("d_1", Resolution.FORGOTTEN),))
+
+
+def test_what_has_no_id_fails_and_is_not_tried_again_by_itself() -> None:
+    decided = redriven(due(subject="sha256:abc"))
+
+    (failed,) = decided.events
+    assert isinstance(failed, RedriveFailed)
+    assert (failed.attempts, failed.redrive_at) == (1, NEVER)
+
+
+class TestTheNextTry:
+    def test_comes_later_each_time_up_to_a_day_and_then_no_more(self) -> None:
+        waits = [redrive_seconds(failures) for failures in range(1, 13)]
+
+        assert waits == [900, 1800, 3600, 7200, 14400, 28800, 57600, 86400, 86400, 86400, None, None]
+
+    def test_is_no_more_after_the_tenth(self) -> None:
+        (ninth,) = redriven(due(attempts=8), refused(NETWORK)).events
+        (tenth,) = redriven(due(attempts=9), refused(NETWORK)).events
+
+        assert isinstance(ninth, RedriveFailed)
+        assert isinstance(tenth, RedriveFailed)
+        assert (ninth.attempts, ninth.redrive_at) == (9, at(86400))
+        assert (tenth.attempts, tenth.redrive_at) == (10, NEVER)
+
+
+class TestWhatWasPassedOver:
+    QUIET = passed(BEFORE, fetched(conversation("t_2"), next_cursor="after 2"), knowing(conversation("t_2")))
+    STORED = BatchStored(walking("after 2", NOON), Tally(batches=1, unchanged=1, without_contact=1))
+
+    def test_is_recorded_before_a_redrive(self) -> None:
+        decided = redrive(self.QUIET, due(), fetched(READ), circumstances(), Known())
+
+        assert decided.events[0] == self.STORED
+
+    def test_is_recorded_before_a_discard(self) -> None:
+        decided = discard(self.QUIET, due().letter, "a test thread", work())
+
+        assert decided.events == (
+            self.STORED,
+            DeadLetterClosed("d_1", Resolution.DISCARDED, reason="a test thread"),
+        )
+
+
+def test_rows_keep_what_the_batch_said() -> None:
+    (row,) = redriven(ROW).changes.conversations
+    whole = record(decide(walking_since_noon(), fetched(READ), circumstances())).changes.conversations[0]
+
+    assert isinstance(row, ConversationRow)
+    assert replace(row, first_synced_at=NOON, synced_at=NOON) == replace(whole, first_synced_at=NOON, synced_at=NOON)
+    assert batch(READ).conversations == (READ,)

@@ -1,0 +1,238 @@
+"""How much one request asks for: less and less where that is too much, and slowly more again."""
+
+from collections.abc import Callable
+
+import pytest
+
+from kit.builders import (
+    NETWORK,
+    RATE_LIMIT,
+    TOO_HEAVY,
+    UNKNOWN,
+    at,
+    circumstances,
+    conversation,
+    fetched,
+    given,
+    refused,
+    walking,
+    work,
+)
+from kit.decisions import events, knowing, record, then
+from kit.decisions import walking as walking_since_noon
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.decide import decide
+from milepost.core.events import (
+    BatchFailed,
+    BatchShrunk,
+    BatchStored,
+    FetchFailed,
+    Mode,
+    RunEnded,
+    SweepCompleted,
+    Tally,
+)
+from milepost.core.model import Detail
+from milepost.core.plan import GROW_AFTER, Fetch, Policy, Size, plan, size_now, smaller, whole
+from milepost.core.problems import Problem, ProblemKind
+
+POLICY = Policy(batch_size=50)
+WHOLE = Size(50, Detail.NESTED)
+LADDER = [
+    WHOLE,
+    *(Size(limit, Detail.NESTED) for limit in (25, 12, 6, 3, 1)),
+    Size(1, Detail.SEPARATE),
+    Size(1, Detail.BARE),
+    Size(1, Detail.POSITION),
+]
+OVERSIZE = Problem(ProblemKind.OVERSIZE, "more than 32 MB")
+
+
+def shrunk_to(limit: int, detail: Detail = Detail.NESTED) -> Checkpoint:
+    return given(BatchShrunk(limit, detail, TOO_HEAVY), after=walking_since_noon())
+
+
+def stored(checkpoint: Checkpoint, batches: int) -> Checkpoint:
+    """Give the checkpoint after so many batches that were each recorded."""
+    for _ in range(batches):
+        checkpoint = given(BatchStored(walking("x"), Tally(batches=1, inserted=1)), after=checkpoint)
+    return checkpoint
+
+
+def passed_over(checkpoint: Checkpoint, batches: int) -> Checkpoint:
+    answers = [fetched(conversation("t_1"), next_cursor=f"after {number + 2}") for number in range(batches)]
+    return then(checkpoint, *answers, known=knowing(conversation("t_1")))
+
+
+class TestTheLadder:
+    def test_goes_down_by_halves_then_drops_the_messages_and_all_but_the_position(self) -> None:
+        sizes: list[Size | None] = [WHOLE]
+        while sizes[-1] is not None:
+            sizes.append(smaller(sizes[-1], POLICY))
+
+        assert sizes == [*LADDER, None]
+
+    def test_of_an_inbox_without_messages_has_none_to_drop(self) -> None:
+        assert smaller(Size(1, Detail.NESTED), Policy(messages_per_conversation=0)) == Size(1, Detail.POSITION)
+
+    @pytest.mark.parametrize("problem", [TOO_HEAVY, OVERSIZE])
+    def test_is_gone_down_without_a_wait_where_the_batch_is_too_heavy(self, problem: Problem) -> None:
+        checkpoint = walking_since_noon()
+        for size in LADDER[1:]:
+            assert events(decide(checkpoint, refused(problem), circumstances())) == (
+                BatchShrunk(size.limit, size.detail, problem),
+            )
+            checkpoint = then(checkpoint, refused(problem))
+            assert size_now(checkpoint, POLICY) == size
+            action = plan(checkpoint, at(0), work(), POLICY)
+            assert isinstance(action, Fetch)
+            assert (action.request.limit, action.request.detail) == (size.limit, size.detail)
+            assert action.request.cursor == "after 1"
+
+    def test_is_gone_down_for_what_may_pass_after_the_retries_only(self) -> None:
+        tried = then(walking_since_noon(), refused(UNKNOWN), refused(UNKNOWN))
+        assert tried.portion is None
+        assert tried.trouble is not None
+
+        shrunk = then(tried, refused(UNKNOWN))
+
+        assert size_now(shrunk, POLICY) == LADDER[1]
+        assert shrunk.trouble is None
+        assert size_now(then(shrunk, refused(UNKNOWN)), POLICY) == LADDER[2], "the search is under way"
+
+    def test_ends_in_a_failure_where_not_even_a_position_can_be_read(self) -> None:
+        decided = events(decide(shrunk_to(1, Detail.POSITION), refused(TOO_HEAVY), circumstances()))
+
+        assert [type(event) for event in decided] == [BatchFailed, RunEnded]
+
+    def test_ends_in_retries_where_that_may_pass(self) -> None:
+        bottom = shrunk_to(1, Detail.POSITION)
+
+        (first,) = events(decide(bottom, refused(UNKNOWN), circumstances()))
+        last = events(decide(then(bottom, refused(UNKNOWN), refused(UNKNOWN)), refused(UNKNOWN), circumstances()))
+
+        assert isinstance(first, FetchFailed)
+        assert [type(event) for event in last] == [BatchFailed, RunEnded]
+
+    def test_is_not_gone_down_for_a_rate_limit_or_the_network(self) -> None:
+        for problem in (RATE_LIMIT, NETWORK, Problem(ProblemKind.API, "service down", code=2)):
+            after = then(walking_since_noon(), *[refused(problem)] * 5)
+            assert after.portion is None, problem
+
+    def test_keeps_its_rung_through_a_rate_limit(self) -> None:
+        after = then(shrunk_to(6), refused(RATE_LIMIT))
+
+        assert size_now(after, POLICY) == Size(6, Detail.NESTED)
+
+    def test_is_told_after_what_was_passed_over(self) -> None:
+        before = passed_over(walking_since_noon(), 1)
+
+        decided = events(decide(before, refused(TOO_HEAVY), circumstances()))
+
+        assert [type(event) for event in decided] == [BatchStored, BatchShrunk]
+
+
+class TestAFailedRun:
+    """An outage looks like a poison thread on the way down: the next run has to look anew."""
+
+    def test_forgets_that_less_was_asked_for(self) -> None:
+        down = then(shrunk_to(1, Detail.POSITION), *[refused(UNKNOWN)] * 3)
+
+        assert down.run is not None
+        assert down.run.ended_at is not None
+        assert size_now(down, POLICY) == WHOLE
+
+    def test_steps_over_nothing_once_the_outage_is_over(self) -> None:
+        outage = [refused(UNKNOWN)] * (len(LADDER) + 4)
+        down = then(walking_since_noon(), *outage)
+        assert down.run is not None
+        assert down.run.ended_at is not None
+
+        after = then(down, fetched(conversation("t_1"), next_cursor="after 2"), run_id="run-2")
+
+        assert after.open_dead_letters == 0
+
+
+class TestGrowingBack:
+    def test_doubles_after_so_many_good_batches(self) -> None:
+        for batches, limit in [(0, 6), (4, 6), (5, 12), (9, 12), (10, 24), (14, 24), (15, 48), (19, 48), (20, 50)]:
+            assert size_now(stored(shrunk_to(6), batches), POLICY) == Size(limit, Detail.NESTED), batches
+
+    def test_counts_batches_that_were_passed_over(self) -> None:
+        assert size_now(passed_over(shrunk_to(6), GROW_AFTER - 1), POLICY).limit == 6
+        assert size_now(passed_over(shrunk_to(6), GROW_AFTER), POLICY).limit == 12
+
+    def test_counts_across_runs(self) -> None:
+        ended = then(passed_over(shrunk_to(6), 3), refused(Problem(ProblemKind.API, "expired", code=190)))
+
+        assert size_now(stored(ended, 2), POLICY).limit == 12
+
+    def test_counts_the_batches_of_whole_sweeps(self) -> None:
+        swept = given(SweepCompleted(Mode.FULL, at(0), at(0), Tally(batches=5)), after=shrunk_to(6), run_id="run-2")
+
+        assert size_now(swept, POLICY).limit == 12
+
+    def test_asks_for_messages_by_themselves_for_a_while_and_then_nests_them_again(self) -> None:
+        separate = shrunk_to(1, Detail.SEPARATE)
+
+        assert size_now(stored(separate, GROW_AFTER - 1), POLICY) == Size(1, Detail.SEPARATE)
+        assert size_now(stored(separate, GROW_AFTER), POLICY) == Size(1, Detail.NESTED)
+        assert size_now(stored(separate, 2 * GROW_AFTER), POLICY) == Size(2, Detail.NESTED)
+
+    @pytest.mark.parametrize("read", [stored, passed_over])
+    def test_goes_without_messages_for_one_batch_only(self, read: Callable[[Checkpoint, int], Checkpoint]) -> None:
+        assert size_now(read(shrunk_to(1, Detail.BARE), 1), POLICY) == Size(1, Detail.SEPARATE)
+        assert size_now(stored(shrunk_to(1, Detail.BARE), 1 + GROW_AFTER), POLICY) == Size(1, Detail.NESTED)
+
+    def test_is_whole_again_after_a_step_over_the_thread_at_fault(self) -> None:
+        assert size_now(stored(shrunk_to(1, Detail.POSITION), 1), POLICY) == WHOLE
+
+    def test_begins_at_the_size_that_failed_last(self) -> None:
+        grown = stored(shrunk_to(6), GROW_AFTER)
+
+        assert size_now(then(grown, refused(TOO_HEAVY)), POLICY) == Size(6, Detail.NESTED)
+
+    def test_never_ends_above_the_batch_size(self) -> None:
+        assert size_now(stored(shrunk_to(25), 200), POLICY) == whole(POLICY)
+
+
+class TestAPoisonThread:
+    """Every list that holds it fails like an outage; its neighbours are all read."""
+
+    THREADS = tuple(conversation(f"t_{number}", at(-number)) for number in range(1, 121))
+    POISON = 70
+
+    def live(self, checkpoint: Checkpoint) -> tuple[Checkpoint, set[str], list[Size]]:
+        read: set[str] = set()
+        asked: list[Size] = []
+        around = circumstances(policy=Policy(base_delay_seconds=0.0))
+        for _ in range(200):
+            action = plan(checkpoint, at(0), work(), POLICY)
+            assert isinstance(action, Fetch)
+            request = action.request
+            asked.append(Size(request.limit, request.detail))
+            start = int(request.cursor or 0)
+            chosen = self.THREADS[start : start + request.limit]
+            is_spoilt = any(each.conversation_id == f"t_{self.POISON}" for each in chosen)
+            if is_spoilt and request.detail is not Detail.POSITION:
+                checkpoint = then(checkpoint, refused(UNKNOWN), during=around)
+                continue
+            end = start + len(chosen)
+            answer = fetched(*chosen, next_cursor=str(end) if end < len(self.THREADS) else None)
+            read |= {row.conversation_id for row in record(decide(checkpoint, answer, around)).changes.conversations}
+            checkpoint = then(checkpoint, answer, during=around)
+            if end == len(self.THREADS):
+                return checkpoint, read, asked
+        raise AssertionError("the walk does not end")
+
+    def test_in_the_middle_of_a_batch_is_found_and_all_others_are_read(self) -> None:
+        start = given(BatchStored(walking("0"), Tally(batches=1)), after=walking_since_noon())
+
+        after, read, asked = self.live(start)
+
+        assert read == {each.conversation_id for each in self.THREADS} - {f"t_{self.POISON}"}
+        assert after.open_dead_letters == 1
+        assert asked.count(Size(1, Detail.POSITION)) == 1
+        assert asked[-1] == WHOLE
+        assert after.run is not None
+        assert after.run.failed_batches == 0

@@ -1,0 +1,85 @@
+"""Streams in the middle of their work and what the core decides for them, for tests of given, when and then."""
+
+from datetime import datetime
+
+from kit.builders import (
+    NOON,
+    RUN_ID,
+    at,
+    catching_up,
+    checkpoint_of,
+    circumstances,
+    fetched,
+    given,
+    run_started,
+    sweep_started,
+)
+from kit.builders import walking as walking_at
+from milepost.core.checkpoint import BatchPassed, Checkpoint, pass_over
+from milepost.core.decide import Circumstances, Decision, Record, decide
+from milepost.core.events import BatchStored, Event, Mode, Tally
+from milepost.core.model import Conversation, Known
+from milepost.core.ports import Outcome
+
+NEW = Tally(batches=1, inserted=1, without_contact=1)
+QUIET = Tally(batches=1, unchanged=1, without_contact=1)
+
+
+def walking(*, batches: int = 1, cursor: str = "after 1", mode: Mode = Mode.FULL) -> Checkpoint:
+    """Give a stream in a walk that began at noon."""
+    until = None if mode is Mode.FULL else at(-3600)
+    tally = Tally(batches=batches, inserted=batches)
+    return given(run_started(), sweep_started(mode, walk_until=until), BatchStored(walking_at(cursor), tally))
+
+
+def scanning(cursor: str | None = None) -> Checkpoint:
+    """Give a stream in the catch-up scan of a sweep that began at noon."""
+    return given(run_started(), sweep_started(), BatchStored(catching_up(cursor), Tally(batches=2, inserted=2)))
+
+
+def knowing(*conversations: Conversation, now: datetime = NOON) -> Known:
+    """Give what the store knows once these conversations are stored."""
+    decision = decide(checkpoint_of(), fetched(*conversations), circumstances(now))
+    assert isinstance(decision, Record)
+    changes = decision.changes
+    return Known(
+        {row.conversation_id: row for row in changes.conversations},
+        {row.contact_id: row for row in changes.contacts},
+        frozenset(row.event_id for row in changes.interaction_events),
+    )
+
+
+def record(decision: Decision) -> Record:
+    """Insist on something to record."""
+    assert isinstance(decision, Record)
+    return decision
+
+
+def events(decision: Decision) -> tuple[Event, ...]:
+    """Give the events that are recorded."""
+    return record(decision).events
+
+
+def passed(checkpoint: Checkpoint, outcome: Outcome, known: Known, during: Circumstances | None = None) -> Checkpoint:
+    """Insist on a batch that is passed over, and pass over it."""
+    decision = decide(checkpoint, outcome, during or circumstances(), known)
+    assert isinstance(decision, BatchPassed)
+    return pass_over(checkpoint, decision)
+
+
+def then(
+    checkpoint: Checkpoint,
+    *outcomes: Outcome,
+    during: Circumstances | None = None,
+    known: Known | None = None,
+    run_id: str = RUN_ID,
+) -> Checkpoint:
+    """Give where the stream stands after these outcomes, each of them recorded or passed over."""
+    around = during or circumstances()
+    for outcome in outcomes:
+        decision = decide(checkpoint, outcome, around, known or Known())
+        if isinstance(decision, BatchPassed):
+            checkpoint = pass_over(checkpoint, decision)
+        else:
+            checkpoint = given(*decision.events, after=checkpoint, run_id=run_id, recorded_at=around.now)
+    return checkpoint

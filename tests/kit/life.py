@@ -1,0 +1,319 @@
+"""One stream's life in one process: the loop that the shell has, without its tasks, its network and its database."""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from functools import partial
+
+import msgspec
+from msgspec.structs import replace
+
+from kit.builders import CODEC
+from kit.setting import Setting, settled
+from milepost.core.checkpoint import BatchPassed, Checkpoint, Pause, pass_over
+from milepost.core.decide import Circumstances, Decision, Record, conclude, keys_for, prepare, recover
+from milepost.core.errors import VersionConflict
+from milepost.core.events import StoreReturned
+from milepost.core.model import Keys, Known, RefusedRow, Stream
+from milepost.core.pauses import held_until
+from milepost.core.plan import Fetch, Finish, Slice, Wait, is_over, open_sweep, plan
+from milepost.core.ports import DueLetter, Fetched, Outcome, Refused, Rejected, Request
+from milepost.core.redrive import discard, keys_for_redrive, redrive, to_reread
+from milepost.core.remedies import rule_for
+from milepost.core.schedule import next_turn_at
+
+MAX_REDRIVES_IN_A_TURN = 5
+
+Settle = Callable[[Circumstances, Known], Decision]
+
+
+class BrokeOff(Exception):
+    """The store stayed away until the turn gave up."""
+
+
+class Life:
+    """One stream's turns in one process. What it yields is the instant at which it has something to do again."""
+
+    def __init__(self, setting: Setting, stream: Stream, pauses: dict[Stream, Pause]) -> None:
+        self.setting = setting
+        self.stream = stream
+        self.inbox = setting.world.inboxes[stream]
+        self.witness = setting.witness
+        self.store = setting.store
+        self.policy = setting.scenario.policy
+        self.pauses = pauses
+        self.own_run_id: str | None = None
+        self.stale: Checkpoint | None = None
+
+    def turns(self) -> Iterator[datetime]:
+        """Take turn after turn, as a daemon does."""
+        while True:
+            work = self.setting.new_slice(self.stream)
+            try:
+                yield from self.work(work)
+            except BrokeOff:
+                self.witness.disturbed(self.stream, "a run broke off, because the store stayed away")
+            self.own_run_id = work.run_id
+            yield self._next_turn_at()
+
+    def work(self, work: Slice) -> Iterator[datetime]:
+        """Work the stream for one run, then redrive what is due."""
+        checkpoint = self._taken_over()
+        self.witness.run_begins(self.stream, checkpoint, work)
+        while not is_over(checkpoint, work):
+            yield self.setting.now
+            self.setting.step()
+            checkpoint = self._errand(checkpoint, work)
+            work = self._stopped(work)
+            self._rival(checkpoint, work)
+            match plan(checkpoint, self.setting.now, work, self.policy, self._held_until()):
+                case Finish(reason=reason):
+                    self.witness.disturbed(self.stream, f"a run ended: {reason}")
+                    record = conclude(checkpoint, reason, work)
+                    if record is None:
+                        break
+                    checkpoint = self._record(checkpoint, record, work.run_id)
+                case Wait(until=until):
+                    assert until > self.setting.now, "a wait for what is past"
+                    yield until
+                case Fetch(request=request):
+                    checkpoint = self._batch(checkpoint, request, work)
+        self._redrive_due(checkpoint, work)
+
+    def _taken_over(self) -> Checkpoint:
+        checkpoint = self._snapshot()
+        self._learn(checkpoint)
+        self.stale = self.stale or checkpoint
+        record = recover(checkpoint, self.own_run_id)
+        if record is None or checkpoint.run is None:
+            return checkpoint
+        return self._record(checkpoint, record, checkpoint.run.run_id)
+
+    def _snapshot(self) -> Checkpoint:
+        """Give the checkpoint that is stored, which was checked to be the fold when it was committed."""
+        stored = self.store.checkpoints.get(self.stream.key)
+        return Checkpoint(self.stream.key) if stored is None else msgspec.json.decode(stored, type=Checkpoint)
+
+    def _next_turn_at(self) -> datetime:
+        return next_turn_at(
+            self._snapshot().run,
+            self.setting.now,
+            self.setting.random.random(),
+            interval_seconds=self.setting.scenario.interval_seconds,
+            held_until=self._held_until(),
+        )
+
+    # --- a batch ---
+
+    def _batch(self, checkpoint: Checkpoint, request: Request, work: Slice) -> Checkpoint:
+        self.setting.crash()
+        sent_at = self.setting.world.now
+        self.witness.calls(self.stream, self.setting.now)
+        outcome = self.inbox.answer(request)
+        self.setting.crash()
+        self.setting.world.stir()
+        match outcome:
+            case Refused(problem=problem):
+                rule = rule_for(problem, has_cursor=request.cursor is not None)
+                self.witness.disturbed(self.stream, f"a refusal: {rule.remedy}")
+            case Fetched():
+                self._fetched(checkpoint, outcome, work, sent_at)
+
+        def keys(around: Circumstances) -> Keys | None:
+            return keys_for(checkpoint, outcome, around) if isinstance(outcome, Fetched) else None
+
+        decides = self._watched(partial(self.setting.decides, checkpoint, outcome), outcome)
+        after = self._settle(checkpoint, decides, keys, work)
+        if isinstance(outcome, Fetched) and not self._is_loop(checkpoint, outcome, work):
+            self._read(after, outcome, work, sent_at)
+        return after
+
+    def _fetched(self, checkpoint: Checkpoint, outcome: Fetched, work: Slice, sent_at: datetime) -> None:
+        if self._is_loop(checkpoint, outcome, work):
+            self.witness.disturbed(self.stream, "a cursor loop")
+        else:
+            self.witness.batch_fetched(self.stream, open_sweep(checkpoint, work), outcome, sent_at)
+
+    @staticmethod
+    def _is_loop(checkpoint: Checkpoint, outcome: Fetched, work: Slice) -> bool:
+        """Whether the answer leads to itself: that is a refusal, and reads nothing."""
+        sweep = open_sweep(checkpoint, work)
+        cursor = sweep.position.cursor if sweep is not None else None
+        return cursor is not None and outcome.batch.next_cursor == cursor
+
+    def _read(self, after: Checkpoint, outcome: Fetched, work: Slice, sent_at: datetime) -> None:
+        """After a batch was read: is it safe, is it within the limits?"""
+        self.witness.batch_is_safe(self.stream, outcome.batch, sent_at)
+        run = self.store.runs.get(work.run_id)
+        read = (run.tally.batches if run else 0) + after.unrecorded.batches
+        assert read <= work.max_batches, "more batches than the run may read"
+
+    # --- dead letters ---
+
+    def _redrive_due(self, checkpoint: Checkpoint, work: Slice) -> None:
+        if not checkpoint.open_dead_letters or checkpoint.standstill is not None:
+            return
+        for due in settled(self.store.due_letters(self.stream.key, self.setting.now, MAX_REDRIVES_IN_A_TURN)):
+            if self._is_held() or self.setting.now >= work.deadline_at:
+                return
+            if self._is_open(due):
+                checkpoint = self._redrive(checkpoint, due, work)
+
+    def _errand(self, checkpoint: Checkpoint, work: Slice) -> Checkpoint:
+        """Let somebody redrive or discard a letter, now and then."""
+        if not checkpoint.open_dead_letters or not self.setting.happens(self.setting.scenario.errand_chance):
+            return checkpoint
+        due = self.setting.random.choice(self._open_letters())
+        if self.setting.random.random() < 0.3:
+            self.witness.disturbed(self.stream, "somebody discarded a letter")
+            self.witness.gave_up(self.stream, due)
+            return self._record(checkpoint, discard(checkpoint, due.letter, "enough", work), work.run_id)
+        if self._is_held():
+            return checkpoint
+        self.witness.disturbed(self.stream, "somebody had a letter redriven")
+        return self._redrive(checkpoint, due, work)
+
+    def redrive_all(self) -> None:
+        """Have every open letter redriven."""
+        checkpoint = self._snapshot()
+        work = self.setting.new_slice(self.stream)
+        for due in self._open_letters():
+            if self._is_open(due):
+                checkpoint = self._redrive(checkpoint, due, work)
+
+    def _redrive(self, checkpoint: Checkpoint, due: DueLetter, work: Slice) -> Checkpoint:
+        self.setting.steps += 1
+        outcome: Outcome | None = None
+        conversation_id = to_reread(due)
+        if conversation_id is not None:
+            self.witness.calls(self.stream, self.setting.now)
+            outcome = self.inbox.reread(conversation_id, self.policy.messages_per_conversation)
+            self.witness.sights[self.stream].vain_calls = 0
+        self.setting.crash()
+
+        def keys(around: Circumstances) -> Keys:
+            return keys_for_redrive(self.stream, due, outcome, around.refused)
+
+        return self._settle(checkpoint, self._watched(partial(redrive, checkpoint, due, outcome), outcome), keys, work)
+
+    def _is_open(self, due: DueLetter) -> bool:
+        """Whether a letter is still open: the redrive of another one about the same conversation may have closed it."""
+        return bool(settled(self.store.open_letters((due.letter.dead_letter_id,))))
+
+    def _open_letters(self) -> tuple[DueLetter, ...]:
+        ids = tuple(key for key, each in self.store.dead_letters.items() if each.stream == self.stream.key)
+        return settled(self.store.open_letters(ids))
+
+    def _watched(self, decides: Settle, outcome: Outcome | None) -> Settle:
+        """Let the witness see what is decided."""
+
+        def watched(around: Circumstances, known: Known) -> Decision:
+            decision = decides(around, known)
+            if isinstance(decision, Record):
+                self.witness.decided(outcome, decision.events)
+            return decision
+
+        return watched
+
+    # --- the way to the store ---
+
+    def _settle(
+        self,
+        checkpoint: Checkpoint,
+        decides: Settle,
+        keys: Callable[[Circumstances], Keys | None],
+        work: Slice,
+    ) -> Checkpoint:
+        """Decide and commit, until the store takes every row that is left."""
+        refused: tuple[RefusedRow, ...] = ()
+        while True:
+            luck = self.setting.random.random()
+            around = Circumstances(self.setting.now, luck, work, self.policy, refused)
+            asked = keys(around)
+            decision = decides(around, settled(self.store.known(asked)) if asked is not None else Known())
+            if isinstance(decision, BatchPassed):
+                assert not decision.tally.has_changes, "a batch that changes something was passed over"
+                self.witness.seen["a batch was passed over"] += 1
+                after = pass_over(checkpoint, decision)
+                self._learn(after)
+                return after
+            answer = self._commit(checkpoint, decision, work.run_id)
+            if isinstance(answer, Checkpoint):
+                return answer
+            assert not set(answer.rows) <= set(refused), "rows that were refused are given again"
+            self.witness.disturbed(self.stream, "the store refused rows")
+            refused += answer.rows
+
+    def _record(self, checkpoint: Checkpoint, record: Record, run_id: str) -> Checkpoint:
+        answer = self._commit(checkpoint, record, run_id)
+        assert isinstance(answer, Checkpoint)
+        return answer
+
+    def _commit(self, checkpoint: Checkpoint, record: Record, run_id: str) -> Checkpoint | Rejected:
+        record = replace(record, events=(*self._absence(), *record.events))
+        commit = prepare(checkpoint, record, run_id, self.setting.now, CODEC)
+        self.setting.crash()
+        deleted_before = self.witness.deleted(self.stream)
+        self.witness.about_to_commit(commit.changes)
+        answer = settled(self.store.commit(commit))
+        if isinstance(answer, Rejected):
+            return answer
+        self.witness.committed(self.stream, commit, deleted_before)
+        self._learn(commit.checkpoint)
+        self.setting.crash()
+        return commit.checkpoint
+
+    def _absence(self) -> tuple[StoreReturned, ...]:
+        """Find the store away, for a while or for good."""
+        setting = self.setting
+        if not setting.happens(setting.scenario.away_chance):
+            return ()
+        self.witness.disturbed(self.stream, "the store was away")
+        setting.world.pass_time(setting.random.random() * 60)
+        if setting.random.random() < 0.3:
+            raise BrokeOff
+        return (StoreReturned(1.0, 1),)
+
+    # --- what gets in its way ---
+
+    def _learn(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.pause is None:
+            self.pauses.pop(self.stream, None)
+        else:
+            self.pauses[self.stream] = checkpoint.pause
+
+    def _held_until(self) -> datetime | None:
+        return held_until(self.stream, self.pauses)
+
+    def _is_held(self) -> bool:
+        until = self._held_until()
+        return until is not None and until > self.setting.now
+
+    def _rival(self, checkpoint: Checkpoint, work: Slice) -> None:
+        """Let a second writer, who remembers an earlier state of the stream, read and commit a batch."""
+        stale, setting = self.stale, self.setting
+        if stale is None or stale.version == checkpoint.version or not setting.happens(setting.scenario.rival_chance):
+            return
+        self.stale = None
+        rival = replace(work, run_id=f"{work.run_id}-rival", deadline_at=setting.now + timedelta(hours=1))
+        action = plan(stale, setting.now, rival, self.policy)
+        if not isinstance(action, Fetch):
+            return
+        outcome = self.inbox.answer(action.request)
+        around = Circumstances(setting.now, 0.5, rival, self.policy)
+        known = settled(self.store.known(keys_for(stale, outcome, around))) if isinstance(outcome, Fetched) else Known()
+        decision = setting.decides(stale, outcome, around, known)
+        if isinstance(decision, BatchPassed):
+            return
+        commit = prepare(stale, decision, rival.run_id, setting.now, CODEC)
+        deleted_before = self.witness.deleted(self.stream)
+        try:
+            settled(self.store.commit(commit))
+        except VersionConflict:
+            self.witness.seen["a second writer was refused"] += 1
+        else:
+            self.witness.committed(self.stream, commit, deleted_before)
+
+    def _stopped(self, work: Slice) -> Slice:
+        if work.is_stopping or not self.setting.happens(self.setting.scenario.stop_chance):
+            return work
+        return replace(work, deadline_at=self.setting.now, is_stopping=True)

@@ -1,0 +1,65 @@
+"""Time that passes only when there is nothing left to do, and then at once: hours are tested in milliseconds."""
+
+import asyncio
+import selectors
+from datetime import datetime, timedelta
+
+from kit.builders import NOON
+
+
+class _Selector(selectors.DefaultSelector):
+    """Waits for nothing: where nothing has come, the loop's time leaps to the next timer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = super().select(0)
+        if not events and timeout is None:
+            raise AssertionError("everybody waits, and nothing will ever happen")
+        if not events and timeout is not None:
+            self.time += timeout
+        return events
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop in virtual time, which begins at 0."""
+
+    def __init__(self) -> None:
+        self.draws = 0  # of luck
+        self._own_selector = _Selector()
+        super().__init__(self._own_selector)
+
+    def time(self) -> float:
+        return self._own_selector.time
+
+
+class VirtualClock:
+    """A Clock of the running loop's time; it is noon when the loop begins.
+
+    Its luck hardly changes, but never repeats, not even where a loop has several clocks. `slept` lists in seconds what
+    was slept, cut short or not.
+    """
+
+    def __init__(self, luck: float = 0.5) -> None:
+        self.slept: list[float] = []
+        self._luck = luck
+
+    def now(self) -> datetime:
+        return NOON + timedelta(seconds=_loop().time())
+
+    def luck(self) -> float:
+        _loop().draws += 1
+        return self._luck + _loop().draws * 1e-9
+
+    async def sleep_until(self, instant: datetime) -> None:
+        seconds = max(0.0, (instant - self.now()).total_seconds())
+        self.slept.append(seconds)
+        await asyncio.sleep(seconds)
+
+
+def _loop() -> VirtualLoop:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return loop

@@ -1,0 +1,160 @@
+"""Whatever is committed, missed, closed and forgotten, in any order: both stores answer the same and hold the same."""
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import replace
+
+from contracts.store_contract import Tables
+from kit.builders import NOON, at
+from kit.memory_store import MemoryStore
+from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Event, RedriveFailed, Resolution, Stage
+from milepost.core.model import Changes, DeadLetterPayload, Keys, Platform, Stream, Stretch
+from milepost.core.ports import Committed, Store
+from milepost.stores.erasure import forget
+from milepost.stores.sqlite import SqliteStore, open_sqlite
+from stores.lives import commit_after, contact_row, conversation_row, event_row
+from stores.sqlite_files import tables_of
+
+STREAMS = (Stream(Platform.MESSENGER, "1"), Stream(Platform.MESSENGER, "2"), Stream(Platform.INSTAGRAM, "1"))
+PEOPLE = ("ada", "bob", "eve")
+SUBJECTS = ("1", "2", "3", "1/messages", "2/events/m_1", "contact ada", "contact bob", "sha256:1")
+LETTERS = tuple(f"d_{number}" for number in range(12))
+
+some = st.integers(0, 6)
+instants = some.map(at)
+people = st.sampled_from(PEOPLE)
+
+
+class Act(Struct, frozen=True):
+    """Somebody is forgotten, or something is committed."""
+
+    stream: Stream
+    forgotten: str | None = None
+    event: Event | None = None
+    changes: Changes = Changes()
+    seconds: int = 0
+
+
+def thread(of: Stream, number: int) -> str:
+    """Name a conversation of a stream: an id is never of two."""
+    return f"{STREAMS.index(of)}{number}"
+
+
+@st.composite
+def rows(draw: st.DrawFn, of: Stream) -> Changes:
+    conversations = {
+        thread(of, number): replace(
+            conversation_row(thread(of, number), of=of, contact_id=draw(st.none() | people)),
+            updated_time=draw(instants),
+            deleted_at=draw(st.none() | st.just(NOON)),
+        )
+        for number in draw(st.sets(some, max_size=4))
+    }
+    events = {
+        f"m_{thread(of, number)}": replace(
+            event_row(f"m_{thread(of, number)}", of=of, conversation_id=thread(of, draw(some))),
+            contact_id=draw(st.none() | people),
+        )
+        for number in draw(st.sets(some, max_size=4))
+    }
+    contacts = tuple(contact_row(each, of=of, name=draw(st.none() | people)) for each in draw(st.sets(people)))
+    return Changes(tuple(conversations.values()), contacts, tuple(events.values()))
+
+
+@st.composite
+def stretches(draw: st.DrawFn, of: Stream) -> Stretch:
+    seen = tuple(thread(of, number) for number in draw(st.sets(some)))
+    return Stretch(draw(instants), draw(st.none() | instants), draw(st.none() | instants), seen)
+
+
+@st.composite
+def notes(draw: st.DrawFn, of: Stream) -> Changes:
+    return replace(
+        draw(rows(of)),
+        missed=draw(st.none() | stretches(of)),
+        found=tuple(thread(of, number) for number in draw(st.sets(some, max_size=2))),
+        missed_are_deleted_at=draw(st.none() | instants),
+        forgets_missed=draw(st.sampled_from((False, False, True))),
+    )
+
+
+@st.composite
+def letters(draw: st.DrawFn, of: Stream) -> Act:
+    key = draw(st.sampled_from(LETTERS))
+    again_at = draw(st.none() | instants)
+    events: tuple[Event, ...] = (
+        DeadLetterOpened(key, Stage.FETCH, draw(st.sampled_from(SUBJECTS)), "bad", again_at, f"f_{again_at}"),
+        RedriveFailed(key, draw(some), "still bad", again_at),
+        DeadLetterClosed(key, draw(st.sampled_from(Resolution)), reason="enough"),
+    )
+    event = draw(st.sampled_from(events))
+    payload = DeadLetterPayload(key, draw(st.sampled_from(("{}", '{"id": "bob"}', '{"id": "eve", "to": "ada"}'))))
+    payloads = (payload,) if isinstance(event, DeadLetterOpened) else ()
+    return Act(of, event=event, changes=replace(draw(rows(of)), payloads=payloads), seconds=draw(some))
+
+
+def acts(of: Stream) -> st.SearchStrategy[Act]:
+    return st.one_of(
+        st.builds(Act, st.just(of), changes=rows(of)),
+        st.builds(Act, st.just(of), changes=notes(of)),
+        letters(of),
+        st.builds(Act, st.just(of), forgotten=people),
+    )
+
+
+async def act(store: Store, each: Act) -> Committed:
+    events = () if each.event is None else (each.event,)
+    checkpoint = await store.recall(each.stream.key)
+    answer = await store.commit(commit_after(checkpoint, *events, changes=each.changes, now=at(each.seconds)))
+    assert isinstance(answer, Committed)
+    return answer
+
+
+def tables_in(memory: MemoryStore) -> Tables:
+    return Tables(
+        conversations=memory.conversations,
+        contacts=memory.contacts,
+        interaction_events=memory.interaction_events,
+        dead_letters=memory.dead_letters,
+        payloads=memory.payloads,
+    )
+
+
+async def answer_the_same(sqlite: SqliteStore, memory: MemoryStore, of: Stream) -> None:
+    for sweep in range(7):
+        stretch = Stretch(at(sweep), at(5), at(1), (thread(of, 2),))
+        threads = tuple(thread(of, number) for number in range(7))
+        events = tuple(f"m_{each}" for each in threads)
+        keys = Keys(of, threads, PEOPLE, events, SUBJECTS, at(sweep), stretch)
+        assert await sqlite.known(keys) == await memory.known(keys)
+        assert await sqlite.due_letters(of.key, at(sweep), 3) == await memory.due_letters(of.key, at(sweep), 3)
+    assert set(await sqlite.open_letters(LETTERS)) == set(await memory.open_letters(LETTERS))
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(life=st.lists(st.sampled_from(STREAMS).flatmap(acts), max_size=25))
+async def test_both_stores_are_one(migrated: Path, life: list[Act]) -> None:
+    opened: set[str] = set()
+    with TemporaryDirectory() as directory:
+        path = Path(shutil.copy(migrated, directory))
+        memory = MemoryStore()
+        async with open_sqlite(path, synchronous="normal", events_chunk_size=2) as sqlite:
+            for each in life:
+                if each.forgotten is not None:
+                    gone = await forget(path, each.stream, each.forgotten)
+                    counted = (gone.contacts, gone.conversations, gone.interaction_events, gone.payloads)
+                    assert counted == memory.forget(each.stream, each.forgotten)
+                elif isinstance(each.event, DeadLetterOpened) and each.event.dead_letter_id in opened:
+                    continue  # a letter is opened once
+                else:
+                    if isinstance(each.event, DeadLetterOpened):
+                        opened.add(each.event.dead_letter_id)
+                    assert (await act(sqlite, each)).first_seq == (await act(memory, each)).first_seq
+                await answer_the_same(sqlite, memory, each.stream)
+        tables = replace(tables_of(path), journal=(), checkpoints={}, runs={})
+        assert tables == tables_in(memory)
