@@ -12,7 +12,7 @@ from kit.simulated import BAKERY, BICYCLES, frozen_world
 from milepost.sources.simulator.plan import SimulatedPage
 
 DEAD_TOKEN = page_section(BAKERY) | {"access_token": "EAADeadToken0000000000"}
-# The API knows no such page, which may pass: it is tried again, and fails.
+# The API knows no such page, which may pass: it is tried again, and then somebody has to look at the configuration.
 UNKNOWN_PAGE = page_section(
     SimulatedPage(id="61550000000000009", name="Nobody", token=BICYCLES.token, platforms=("messenger",))
 )
@@ -59,17 +59,25 @@ async def test_77_when_the_token_is_dead(installation: Installation) -> None:
     assert "code 190" in done.stdout
 
 
+async def test_78_when_the_api_knows_no_such_page(installation: Installation) -> None:
+    async with frozen_world(10) as simulator:
+        installation.configure(simulator.base_url, UNKNOWN_PAGE)
+        done = await installation.sync()
+    assert done.code == 78, done
+    assert "code 100, subcode 33" in done.stdout
+    assert installation.endings(f"messenger:{UNKNOWN_PAGE['id']}") == [("stopped", "configuration")]
+
+
 async def test_with_several_streams_the_most_serious_wins_and_the_others_are_worked(installation: Installation) -> None:
-    async with frozen_world(120) as simulator:
-        good = page_section(BICYCLES)
-        limited = {"max_batches_per_run": 1}
-        installation.configure(simulator.base_url, good, DEAD_TOKEN, UNKNOWN_PAGE, sync=limited)
-        everything = await installation.sync()
-        without_the_dead = await installation.sync(f"messenger:{BICYCLES.id}", f"messenger:{UNKNOWN_PAGE['id']}")
-        good_alone = await installation.sync(f"messenger:{BICYCLES.id}")
-        the_last_of_it = await installation.sync(f"messenger:{BICYCLES.id}")
-    assert [everything.code, without_the_dead.code, good_alone.code, the_last_of_it.code] == [77, 1, 75, 0]
-    assert installation.rows("SELECT count(*) FROM conversations WHERE page_id = ?", BICYCLES.id) == [(120,)]
+    broken = SimulatedPage(id="61550000000000008", name="Broken", token="EAABroken0token", platforms=("messenger",))
+    async with frozen_world(170, pages=(BAKERY, BICYCLES, broken)) as simulator:
+        simulator.break_page(broken.id)
+        pages = [page_section(BICYCLES), page_section(broken), DEAD_TOKEN, UNKNOWN_PAGE]
+        installation.configure(simulator.base_url, *pages, sync={"max_batches_per_run": 1})
+        streams = [f"messenger:{page['id']}" for page in pages]
+        codes = [(await installation.sync(*streams[:number])).code for number in (4, 3, 2, 1, 1)]
+    assert codes == [78, 77, 1, 75, 0]
+    assert installation.rows("SELECT count(*) FROM conversations WHERE page_id = ?", BICYCLES.id) == [(170,)]
 
 
 async def test_78_when_the_configuration_is_wrong(installation: Installation) -> None:

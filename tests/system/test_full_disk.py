@@ -12,12 +12,12 @@ from kit.copies import assert_copied
 from kit.installation import Installation
 from kit.simulated import NOW, frozen_world
 
-ROOM_BYTES = 2**20
+ROOM_BYTES = 3 * 2**19
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Installation]:
-    """Mount a disk that a ballast fills up to about a megabyte, and install on it."""
+    """Mount a disk that a ballast fills up to a megabyte and a half, and install on it."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]

@@ -1,0 +1,150 @@
+"""Access that changes while the daemon runs: tokens die and are renewed, pages come and go; nothing is restarted."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from kit.binary import Running, started, until
+from kit.installation import Installation, page_section
+from kit.leaks import leaks, left_behind
+from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
+from milepost.sources.simulator.access import USER
+from milepost.sources.simulator.plan import SimulatedPage
+
+STREAM = f"messenger:{BICYCLES.id}"
+OFTEN = {"interval": "1s"}
+
+
+@pytest.fixture
+def token_file(installation: Installation) -> Path:
+    return installation.folder / "token"
+
+
+def by_file(page: SimulatedPage, token_file: Path) -> dict[str, object]:
+    """Give the page as config.yaml lists it, with its token in a file."""
+    token_file.write_text(page.token)
+    section = {key: value for key, value in page_section(page).items() if key != "access_token"}
+    return section | {"access_token_file": token_file.name}
+
+
+@asynccontextmanager
+async def running(installation: Installation) -> AsyncIterator[Running]:
+    """Run the daemon, and let it open its database first."""
+    async with started(installation.folder, "run") as daemon:
+        await daemon.says("started")
+        yield daemon
+
+
+async def ended_as(installation: Installation, stream: str, status: str, *, since_run: int = 0) -> None:
+    """Wait until a run of the stream has ended so; `since_run` are the runs that do not count."""
+    await until(lambda: status in [ending for ending, _ in installation.endings(stream)[since_run:]])
+
+
+async def reload(daemon: Running, *tells: str) -> None:
+    daemon.signal(signal.SIGHUP)
+    for text in tells or ("configuration reloaded",):
+        await daemon.says(text)
+
+
+async def test_a_new_token_in_its_file_heals_a_stopped_stream_which_goes_on_at_its_cursor(
+    installation: Installation, token_file: Path
+) -> None:
+    async with frozen_world(300, "latency=30ms", pages=(BAKERY, BICYCLES)) as simulator:
+        installation.configure(simulator.base_url, by_file(BICYCLES, token_file), page_section(BAKERY))
+        async with running(installation) as daemon:
+            await until(lambda: len(installation.positions(STREAM)) >= 2)
+            simulator.world.access.revoke(BICYCLES.id, 463)
+            await ended_as(installation, STREAM, "stopped")
+            walked = installation.positions(STREAM)
+            await asyncio.to_thread(token_file.write_text, simulator.world.access.renew(BICYCLES.id))
+            await daemon.says("access renewed")
+            await ended_as(installation, STREAM, "complete")
+            assert not daemon.has_ended
+    assert installation.positions(STREAM)[: len(walked)] == walked
+    assert len(set(installation.positions(STREAM))) == len(installation.positions(STREAM)), "it began again"
+    assert installation.rows("SELECT count(*) FROM conversations WHERE page_id = ?", BICYCLES.id) == [(300,)]
+    assert installation.rows("SELECT count(*) FROM dead_letters") == [(0,)]
+    for stream in (f"messenger:{BAKERY.id}", f"instagram:{BAKERY.id}"):
+        assert installation.endings(stream) == [("complete", None)], "the others hear nothing of it"
+
+
+async def test_sighup_takes_up_new_tokens_and_new_pages_of_the_configuration(installation: Installation) -> None:
+    async with frozen_world(20, pages=(BAKERY, BICYCLES)) as simulator:
+        simulator.world.access.revoke(BICYCLES.id)
+        installation.configure(simulator.base_url, page_section(BICYCLES))
+        async with running(installation) as daemon:
+            await ended_as(installation, STREAM, "stopped")
+            simulator.world.access.renew(BICYCLES.id)
+            installation.configure_for(simulator)
+            await reload(daemon, "configuration reloaded", "access renewed", "stream added")
+            for stream in (STREAM, f"messenger:{BAKERY.id}", f"instagram:{BAKERY.id}"):
+                await ended_as(installation, stream, "complete")
+
+
+async def test_a_configuration_that_is_wrong_is_told_and_the_one_before_goes_on(installation: Installation) -> None:
+    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, sync=OFTEN)
+        good = installation.config.read_text()
+        async with running(installation) as daemon:
+            await ended_as(installation, STREAM, "complete")
+            installation.config.write_text("sync: {interval: yesterday}\n")
+            await reload(daemon, "configuration not reloaded")
+            newcomer = simulator.world.receive(BICYCLES.id, "messenger", NOW)
+            find = "SELECT 1 FROM conversations WHERE conversation_id = ?"
+            await until(lambda: installation.rows(find, newcomer))
+            installation.config.write_text(good)
+            await reload(daemon)
+            daemon.signal(signal.SIGTERM)
+            ended = await daemon.ended()
+    assert ended.code == 0, ended
+    assert "config.yaml:1: sync.interval:" in ended.stderr
+
+
+async def test_pages_are_discovered_taken_up_when_they_come_and_parked_when_they_go(installation: Installation) -> None:
+    async with frozen_world(20, pages=(BAKERY, BICYCLES)) as simulator:
+        access = simulator.world.access
+        access.unmanage(BAKERY.id)
+        manager = {"access_token": access.user_token}
+        installation.configure(simulator.base_url, discover_pages=True, source=manager)
+        async with running(installation) as daemon:
+            await ended_as(installation, STREAM, "complete")
+            assert list(installation.checkpoints()) == [STREAM]
+            access.manage(BAKERY.id)
+            access.unmanage(BICYCLES.id)
+            await reload(daemon, "stream added", "page lost")
+            await ended_as(installation, f"instagram:{BAKERY.id}", "complete")
+            await ended_as(installation, STREAM, "stopped")
+            runs = len(installation.endings(STREAM))
+            access.manage(BICYCLES.id)
+            await reload(daemon, "access renewed")
+            await ended_as(installation, STREAM, "complete", since_run=runs)
+            said = await daemon.kill()
+    assert "source.access_token does not manage it any more" in said.stderr
+    tokens = [access.user_token, BAKERY.token, BICYCLES.token]
+    assert leaks(left_behind(installation.folder, besides=[installation.config]), tokens) == []
+
+
+async def test_a_manager_whose_token_is_dead_is_told_and_healed_while_configured_pages_are_worked(
+    installation: Installation,
+) -> None:
+    async with frozen_world(20, pages=(BAKERY, BICYCLES)) as simulator:
+        access = simulator.world.access
+        pages = (page_section(BAKERY),)
+        installation.configure(
+            simulator.base_url, *pages, discover_pages=True, source={"access_token": access.user_token}
+        )
+        access.revoke(USER, 460)
+        synced = await installation.sync()
+        assert synced.code == 77, synced
+        assert "pages could not be discovered" in synced.stderr
+        assert installation.endings(f"messenger:{BAKERY.id}") == [("complete", None)]
+        async with running(installation) as daemon:
+            await daemon.says("pages could not be discovered")
+            renewed = {"access_token": access.renew(USER)}
+            installation.configure(simulator.base_url, *pages, discover_pages=True, source=renewed)
+            await reload(daemon, "configuration reloaded", "stream added")
+            await ended_as(installation, STREAM, "complete")

@@ -1,0 +1,210 @@
+"""The product's promise: whatever goes wrong at once, all that can be read is there in the end, the rest is told."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from random import Random
+
+import pytest
+
+from kit.binary import milepost, started, until
+from kit.installation import Installation
+from kit.leaks import leaks, left_behind
+from kit.simulated import BAKERY, BICYCLES
+from milepost.core.chain import instant_text
+from milepost.sources.simulator.ailments import Ailment
+from milepost.sources.simulator.conditions import Told
+from milepost.sources.simulator.faults import parse_faults
+from milepost.sources.simulator.plan import SimulatedPage, WorldPlan
+from milepost.sources.simulator.server import SimulatorServer
+from milepost.sources.simulator.traffic import SeenRequest
+from milepost.sources.simulator.world import TrueConversation
+
+ZOE = SimulatedPage(
+    id="61550000000000003", name="Café Zoë", token="EAACafe0Zoe0token", instagram_account_id="17841400000000003"
+)
+PAGES = (BAKERY, BICYCLES, ZOE)
+# All faults at once, those that take long in small. A limit that tells of itself in minutes cannot be short.
+FAULTS = (
+    "hostile,hang=0.004@1500ms,rate_limit=0,limit=0.02@600ms,looping_cursor=0.01,dead_cursor=0.01,"
+    "poison=0.02,poison_messages=0.02,heavy_threads=0.02,heavy=200"
+)
+LIMITS = (4, 17, 32, 341, 368, 613, *range(80000, 80010), 80014)
+GRACE = timedelta(milliseconds=50)  # a call that is under way when a limit is told arrives a moment later
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass
+class Trial:
+    """A daemon that is killed again and again while the world goes on, and all that the world was asked."""
+
+    installation: Installation
+    simulator: SimulatorServer
+    random: Random
+    asked: list[SeenRequest] = field(default_factory=list)
+    received: int = 0
+
+    async def live(self, *, requests: int) -> None:
+        """Let the daemon live until it has asked so often."""
+        due = self.simulator.requests.total + requests
+        async with started(self.installation.folder, "run") as daemon:
+            await until(lambda: self.simulator.requests.total >= due or daemon.has_ended)
+            assert not daemon.has_ended
+        self.note()
+
+    def note(self) -> None:
+        """Take the record of what was asked, before it is too long to be kept."""
+        self.asked += self.simulator.requests.last
+        self.simulator.requests.last.clear()
+
+    @asynccontextmanager
+    async def messages_arriving(self) -> AsyncIterator[None]:
+        """Let people write during the block: those that wrote before, and new ones."""
+
+        async def write() -> None:
+            while True:
+                await asyncio.sleep(0.1)
+                inbox = self.random.choice(self.simulator.world.inboxes)
+                place = inbox.page.id, inbox.platform
+                known = [each.id for each in self.simulator.world.truth(*place, now())]
+                whom = None if self.random.random() < 0.1 else self.random.choice(known)
+                written = self.simulator.world.receive(*place, now(), whom)
+                if inbox.page is BICYCLES:
+                    self.simulator.world.cure(written)
+                self.received += 1
+
+        writing = asyncio.create_task(write())
+        try:
+            yield
+        finally:
+            writing.cancel()
+            with suppress(asyncio.CancelledError):
+                await writing
+
+    def truth(self) -> Iterator[TrueConversation]:
+        """Give every conversation that there is now, of all inboxes."""
+        for inbox in self.simulator.world.inboxes:
+            yield from self.simulator.world.truth(inbox.page.id, inbox.platform, now())
+
+    def make_well(self, page: SimulatedPage) -> None:
+        """Let every thread of a page be readable, so that a full sweep of it can be flawless."""
+        for platform in page.platforms:
+            for each in self.simulator.world.truth(page.id, platform, now()):
+                self.simulator.world.cure(each.id)
+
+
+@asynccontextmanager
+async def hostile_trial(
+    installation: Installation, *, conversations: int, seed: int, calls_per_second: float
+) -> AsyncIterator[Trial]:
+    plan = WorldPlan(seed=seed, pages=PAGES, conversations=conversations, arrivals_per_minute=0)
+    faults = parse_faults(f"{FAULTS},pace={calls_per_second}", seed=seed)
+    async with SimulatorServer(plan, clock=now, faults=faults) as simulator:
+        source = {"calls_per_second": calls_per_second, "request_timeout": "1s", "rate_limit_floor": "300ms"}
+        installation.configure_for(simulator, source=source, sync={"interval": "1s", "batch_size": 20})
+        yield Trial(installation, simulator, Random(seed))  # noqa: S311  (a seed, so that it happens again)
+
+
+@pytest.mark.parametrize(
+    ("conversations", "kills", "calls_per_second"),
+    [(60, 4, 20.0), pytest.param(150, 15, 2.0, marks=[pytest.mark.long, pytest.mark.timeout(1500)])],
+    ids=["4 kills", "15 kills, at the platform's pace"],
+)
+async def test_of_all_that_goes_wrong_at_once_nothing_is_lost_and_nothing_is_silent(
+    installation: Installation, conversations: int, kills: int, calls_per_second: float
+) -> None:
+    async with hostile_trial(
+        installation, conversations=conversations, seed=kills, calls_per_second=calls_per_second
+    ) as trial:
+        simulator = trial.simulator
+        trial.make_well(BICYCLES)
+        async with trial.messages_arriving():
+            for life in range(kills):
+                if life == 1:
+                    simulator.limit(4, seconds=0.5, told=Told.NOTHING)
+                await trial.live(requests=trial.random.randrange(20, 21 + 6 * conversations // kills))
+        assert trial.received > 10
+        simulator.calm()  # bad luck is over; ill threads, heavy lists and the pace remain
+        await swept(installation)
+        await milepost(installation.folder, "dead-letters", "redrive")  # what failed by bad luck succeeds now
+        gone = simulator.world.truth(BICYCLES.id, "messenger", now())[3].id
+        simulator.world.delete(gone)
+        await swept(installation, "--full")
+        trial.note()
+        assert_all_that_can_be_read_is_stored(trial)
+        assert_all_that_cannot_is_a_dead_letter(trial)
+        assert installation.rows("SELECT conversation_id FROM conversations WHERE deleted_at IS NOT NULL") == [(gone,)]
+        assert_limits_were_heeded_and_no_failures(trial)
+    verified = await milepost(installation.folder, "journal", "verify")
+    assert verified.code == 0, verified
+    left = left_behind(installation.folder, besides=[installation.config])
+    assert leaks(left, [page.token for page in PAGES]) == []
+
+
+async def swept(installation: Installation, *arguments: str) -> None:
+    """Sync until the latest sweep of every stream is complete, as well as it can be."""
+    for _ in range(8):
+        done = await installation.sync(*arguments)
+        assert done.code in (0, 1, 75), done
+        endings = {installation.endings(stream)[-1][0] for stream in installation.checkpoints()}
+        if endings <= {"complete", "complete_with_errors"}:
+            return
+    pytest.fail("the sweeps come to no end")
+
+
+def assert_all_that_can_be_read_is_stored(trial: Trial) -> None:
+    """Every thread that can be read has its newest state and all its readable messages, and there are no others."""
+    rows = trial.installation.rows
+    events = set(rows("SELECT conversation_id, event_id FROM contact_interaction_events"))
+    stored = rows("SELECT conversation_id, updated_time, contact_id FROM conversations WHERE deleted_at IS NULL")
+    readable = [each for each in trial.truth() if each.ailment is not Ailment.POISON]
+    assert {row[0]: row[1:] for row in stored} == {
+        each.id: (instant_text(each.updated_time.replace(microsecond=0)), each.contact_id) for each in readable
+    }
+    with_messages = (each for each in readable if each.ailment is not Ailment.POISON_MESSAGES)
+    assert {(each.id, message) for each in with_messages for message in each.message_ids} <= events
+    contacts = {contact for (contact,) in rows("SELECT contact_id FROM contacts")}
+    assert {each.contact_id for each in readable} - {None} <= contacts
+
+
+def assert_all_that_cannot_is_a_dead_letter(trial: Trial) -> None:
+    """The open dead letters are those of the ill threads, one for each, and their payloads are there."""
+    ill = [each for each in trial.truth() if each.ailment in (Ailment.POISON, Ailment.POISON_MESSAGES)]
+    expected = sorted(each.id if each.ailment is Ailment.POISON else f"{each.id}/messages" for each in ill)
+    rows = trial.installation.rows
+    assert [subject for (subject,) in rows("SELECT subject FROM dead_letters WHERE closed_at IS NULL ORDER BY 1")] == (
+        expected
+    )
+    opened, payloads = (
+        rows(f"SELECT dead_letter_id FROM {table} ORDER BY 1")
+        for table in ("dead_letters WHERE closed_at IS NULL", "dead_letter_payloads")
+    )
+    assert opened == payloads
+    assert expected, "no thread is ill: the seed proves little"
+
+
+def assert_limits_were_heeded_and_no_failures(trial: Trial) -> None:
+    """No call was made inside a pause or faster than the pace, and no limit used up a retry or made a dead letter."""
+    journaled = "SELECT stream, recorded_at, data FROM journal WHERE type = 'rate_limited'"
+    pauses = [
+        (stream, datetime.fromisoformat(at), json.loads(data))
+        for stream, at, data in trial.installation.rows(journaled)
+    ]
+    assert {data["scope"] for _, _, data in pauses} == {"app", "page"}, "too few limits: they prove little"
+    for stream, recorded_at, data in pauses:
+        until_ = datetime.fromisoformat(data["until"])
+        page_id = stream.partition(":")[2]
+        concerned = [each for each in trial.asked if data["scope"] == "app" or each.owner == page_id]
+        assert [each for each in concerned if recorded_at + GRACE < each.at < until_ - GRACE] == []
+    assert trial.simulator.requests.too_fast == {}
+    failures = trial.installation.rows(
+        "SELECT data ->> '$.problem.code' FROM journal WHERE type IN ('fetch_failed', 'batch_failed', 'batch_shrunk')"
+    )
+    assert failures
+    assert not {int(code) for (code,) in failures if code is not None}.intersection(LIMITS)
