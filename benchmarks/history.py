@@ -36,7 +36,7 @@ from milepost.core.events import (
 )
 from milepost.core.ports import Commit
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.project import dead_letters
+from milepost.core.project import letter_after
 from milepost.stores import rows
 from milepost.stores.migrate import migrate
 from milepost.stores.queries import load
@@ -134,6 +134,8 @@ def _write(connection: sqlite3.Connection, sql: dict[str, str], commits: list[Co
     checkpoints = {commit.checkpoint.stream: commit.checkpoint for commit in commits}
     runs = {run.run_id: (commit.checkpoint.stream, run) for commit in commits if (run := commit.run)}
     connection.executemany(sql["insert_entry"], map(rows.entry_tuple, entries))
-    connection.executemany(sql["upsert_dead_letter"], map(rows.dead_letter_tuple, dead_letters(entries)))
+    # None of them is ever closed.
+    letters = [letter for entry in entries if (letter := letter_after(entry, before=lambda _: None))]
+    connection.executemany(sql["upsert_dead_letter"], map(rows.dead_letter_tuple, letters))
     connection.executemany(sql["upsert_checkpoint"], map(rows.checkpoint_tuple, checkpoints.values()))
     connection.executemany(sql["upsert_run"], [rows.run_tuple(stream, run) for stream, run in runs.values()])
