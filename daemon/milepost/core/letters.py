@@ -81,6 +81,10 @@ def subjects_of(batch: Batch, refused: Iterable[RefusedRow]) -> tuple[str, ...]:
     return tuple(subjects)
 
 
+# What is left out where no more detail was asked for: the messages of a conversation, or all of it.
+_LEFT_OUT: Mapping[Detail, Callable[[str], str]] = {Detail.BARE: messages_of, Detail.POSITION: str}
+
+
 # --- what a batch leaves over -----------------------------------------------------------------------------------------
 
 
@@ -94,14 +98,14 @@ def unread(batch: Batch, detail: Detail, problem: Problem | None, known: Known) 
         for item in batch.unreadable
         if conversation_of(item.subject) not in known.forgotten
     ]
-    reason = str(problem)[:MAX_REASON_CHARACTERS]
-    for each in remembered(batch.conversations, known):
-        if not _has_news(each, known):
-            continue
-        if detail is Detail.POSITION:
-            failures.append(Failure(each.conversation_id, Stage.FETCH, reason, _position(each)))
-        elif detail is Detail.BARE:
-            failures.append(Failure(messages_of(each.conversation_id), Stage.FETCH, reason, _position(each)))
+    subject_of = _LEFT_OUT.get(detail)
+    if subject_of is not None:
+        reason = str(problem)[:MAX_REASON_CHARACTERS]
+        failures += (
+            Failure(subject_of(each.conversation_id), Stage.FETCH, reason, _position(each))
+            for each in remembered(batch.conversations, known)
+            if _has_news(each, known)
+        )
     return tuple(failures)
 
 
