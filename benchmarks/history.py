@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.codec import Codec
-from milepost.core.decide import Record, prepare
+from milepost.core.decision import Record, prepare
 from milepost.core.events import (
     BatchStored,
     DeadLetterOpened,

@@ -19,7 +19,8 @@ from kit.builders import (
 from kit.decisions import NEW, QUIET, events, knowing, passed, record, scanning
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import BatchPassed
-from milepost.core.decide import decide, prepare
+from milepost.core.decide import decide
+from milepost.core.decision import prepare
 from milepost.core.events import (
     BatchStored,
     FetchFailed,

@@ -27,7 +27,8 @@ from kit.builders import (
 )
 from kit.decisions import record, then
 from milepost.core.checkpoint import BatchPassed, Checkpoint
-from milepost.core.decide import conclude, decide, keys_for
+from milepost.core.decide import decide, keys_for
+from milepost.core.decision import conclude
 from milepost.core.events import BatchShrunk, BatchStored, Mode, Position, Reason, SweepCompleted, Tally
 from milepost.core.merge import difference
 from milepost.core.model import Detail, Keys, Known, Stretch

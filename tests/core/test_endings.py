@@ -15,7 +15,7 @@ from kit.builders import (
     work,
 )
 from milepost.core.checkpoint import BatchPassed, Checkpoint, Sweep, pass_over
-from milepost.core.decide import Record, conclude, recover
+from milepost.core.decision import Record, conclude, recover
 from milepost.core.events import (
     BatchStored,
     FetchFailed,

@@ -25,7 +25,8 @@ from kit.builders import (
 from kit.decisions import events, knowing, record, then
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import BatchPassed, Checkpoint
-from milepost.core.decide import Record, decide, keys_for
+from milepost.core.decide import decide, keys_for
+from milepost.core.decision import Record
 from milepost.core.events import (
     BatchShrunk,
     BatchStored,

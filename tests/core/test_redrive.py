@@ -27,7 +27,8 @@ from kit.builders import (
 from kit.decisions import knowing, passed, record
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import DeadLetter
-from milepost.core.decide import Record, decide
+from milepost.core.decide import decide
+from milepost.core.decision import Record
 from milepost.core.events import (
     BatchStored,
     DeadLetterClosed,

@@ -27,7 +27,8 @@ from kit.builders import (
 from kit.decisions import QUIET, events, knowing, passed, scanning, then
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import Checkpoint, Standstill
-from milepost.core.decide import Record, conclude, decide, recover
+from milepost.core.decide import decide
+from milepost.core.decision import Record, conclude, recover
 from milepost.core.events import (
     BatchFailed,
     BatchStored,

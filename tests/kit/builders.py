@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from milepost.core.chain import seal
 from milepost.core.checkpoint import Checkpoint, fold
 from milepost.core.codec import Codec
-from milepost.core.decide import Circumstances
+from milepost.core.decision import Circumstances
 from milepost.core.events import Entry, Event, Mode, Phase, Position, RunStarted, SweepStarted, Tally
 from milepost.core.model import (
     Batch,

@@ -16,7 +16,8 @@ from kit.builders import (
 )
 from kit.builders import walking as walking_at
 from milepost.core.checkpoint import BatchPassed, Checkpoint, pass_over
-from milepost.core.decide import Circumstances, Decision, Record, decide
+from milepost.core.decide import decide
+from milepost.core.decision import Circumstances, Decision, Record
 from milepost.core.events import BatchStored, Event, Mode, Tally
 from milepost.core.model import Conversation, Known
 from milepost.core.ports import Outcome

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from kit.builders import CODEC
 from kit.setting import Setting, settled
 from milepost.core.checkpoint import BatchPassed, Checkpoint, Pause, pass_over
-from milepost.core.decide import Circumstances, Decision, Record, conclude, keys_for, prepare, recover
+from milepost.core.decide import keys_for
+from milepost.core.decision import Circumstances, Decision, Record, conclude, prepare, recover
 from milepost.core.errors import VersionConflict
 from milepost.core.events import StoreReturned
 from milepost.core.model import Keys, Known, RefusedRow, Stream

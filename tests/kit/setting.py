@@ -11,7 +11,8 @@ from kit.memory_store import MemoryStore
 from kit.witness import Witness
 from kit.world import Habits, World
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.decide import Circumstances, Decision, decide
+from milepost.core.decide import decide
+from milepost.core.decision import Circumstances, Decision
 from milepost.core.model import Known, Platform, Stream, Table
 from milepost.core.plan import Policy, Slice
 from milepost.core.ports import Outcome

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from kit.builders import CODEC, RUN_ID, STREAM, checkpoint_of, circumstances, entries, work
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import BatchPassed, Checkpoint, fold, pass_over
-from milepost.core.decide import Record, decide, keys_for, prepare
+from milepost.core.decide import decide, keys_for
+from milepost.core.decision import Record, prepare
 from milepost.core.events import Event, Tally
 from milepost.core.model import Known, Scope, Stream
 from milepost.core.plan import Slice

@@ -18,16 +18,8 @@ from kit.setting import Decide, Scenario
 from kit.simulation import Simulation
 from kit.world import Habits
 from milepost.core.checkpoint import BatchPassed, Checkpoint, DeadLetter, Pause, Sweep
-from milepost.core.decide import (
-    Circumstances,
-    Decision,
-    Record,
-    _next_position,
-    _opening,
-    _place,
-    _stretch,
-    decide,
-)
+from milepost.core.decide import _next_position, _stretch, decide
+from milepost.core.decision import Circumstances, Decision, Record, _place, beginnings
 from milepost.core.events import (
     NO_TALLY,
     BatchStored,
@@ -130,7 +122,7 @@ def quiet_is_told(checkpoint: Checkpoint, outcome: Outcome, luck: Circumstances,
     decision = decide(checkpoint, outcome, luck, known)
     if isinstance(decision, Record):
         return decision
-    opening = _opening(checkpoint, decision.sweep, luck.work)
+    opening = beginnings(checkpoint, decision.sweep, luck.work)
     return Record((*opening, BatchStored(decision.sweep.position, decision.tally)))
 
 
@@ -161,7 +153,7 @@ def own_pause_only(stream: Stream, pauses: Mapping[Stream, Pause]) -> datetime |
 def ended_with_all(checkpoint: Checkpoint, ended: RunEnded, work: Slice, *before: Event) -> Record:
     """Lets the end of a run carry what was passed over, after what ended it."""
     ended = replace(ended, position=_place(checkpoint), tally=checkpoint.unrecorded)
-    return Record((*_opening(checkpoint, checkpoint.sweep, work), *before, ended))
+    return Record((*beginnings(checkpoint, checkpoint.sweep, work), *before, ended))
 
 
 def position_is_read(batch: Batch, detail: Detail, problem: Problem | None, known: Known) -> tuple[Failure, ...]:
@@ -317,13 +309,15 @@ MUTANTS = {
     "an unreadable item is skipped": Mutant(f"{EITHER}|{UNSEEN}", decides=lambda: unreadable_is_skipped),
     "a quiet batch is journaled": Mutant("a quiet sweep wrote more than one entry", decides=lambda: quiet_is_told),
     "passed batches are forgotten": Mutant(
-        "is not the fold|ahead of", patches={"milepost.core.decide._passed": nothing}
+        "is not the fold|ahead of", patches={"milepost.core.decision._passed": nothing}
     ),
     "a limit is tried again": Mutant(
-        "taken for a failure|inside the pause", patches={"milepost.core.decide.rule_for": nobody_waits}
+        "taken for a failure|inside the pause", patches={"milepost.core.refusals.rule_for": nobody_waits}
     ),
     "a limit of others is ignored": Mutant("inside the pause", patches={"kit.life.held_until": own_pause_only}),
-    "a pause is over with its run": Mutant("inside the pause", patches={"milepost.core.decide._end": ended_with_all}),
+    "a pause is over with its run": Mutant(
+        "inside the pause", patches={"milepost.core.refusals.ending": ended_with_all}
+    ),
     "a thread is stepped over in silence": Mutant(
         f"{EITHER}|{UNSEEN}", patches={"milepost.core.decide.unread": position_is_read}
     ),
@@ -363,7 +357,7 @@ MUTANTS = {
         MISCOUNT, patches={"milepost.core.merge.remembered": everybody_is_remembered}
     ),
     "a thread is asked for until it answers": Mutant(
-        "calls without end|does not end", patches={"milepost.core.decide.smaller": never_smaller}
+        "calls without end|does not end", patches={"milepost.core.refusals.smaller": never_smaller}
     ),
     "the checkpoint is stored before the rows": Mutant(TORN, store=CheckpointFirstStore),
     "the rows are stored before the checkpoint": Mutant(f"{TORN}|is opened again", store=RowsFirstStore),

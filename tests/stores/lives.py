@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from kit.builders import CODEC, NOON, STREAM, at, sweep_started, walking
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.decide import Record, prepare
+from milepost.core.decision import Record, prepare
 from milepost.core.events import (
     BatchStored,
     DeadLetterClosed,

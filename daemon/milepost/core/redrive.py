@@ -4,7 +4,7 @@ import msgspec
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter
-from milepost.core.decide import Circumstances, Record, passed_before, rate_limited
+from milepost.core.decision import Circumstances, Record, passed_before
 from milepost.core.events import (
     NO_TALLY,
     DeadLetterClosed,
@@ -29,6 +29,7 @@ from milepost.core.merge import difference, keys_of, newer, remembered
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, RefusedRow, Stream
 from milepost.core.plan import Slice
 from milepost.core.ports import DueLetter, Fetched, Outcome, Refused
+from milepost.core.refusals import rate_limited
 from milepost.core.remedies import Remedy, rule_for
 
 _decode_rows = msgspec.json.Decoder(Changes).decode

@@ -5,7 +5,7 @@ from time import perf_counter
 
 from milepost.core.checkpoint import BatchPassed, Checkpoint, pass_over
 from milepost.core.codec import Codec
-from milepost.core.decide import Circumstances, Decision, Record, prepare
+from milepost.core.decision import Circumstances, Decision, Record, prepare
 from milepost.core.errors import RowsRejected
 from milepost.core.model import Keys, Known, RefusedRow, Stream
 from milepost.core.plan import Slice

@@ -6,7 +6,8 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.decide import Circumstances, conclude, decide, keys_for, recover
+from milepost.core.decide import decide, keys_for
+from milepost.core.decision import Circumstances, conclude, recover
 from milepost.core.model import Keys, Stream
 from milepost.core.plan import Fetch, Finish, Slice, Wait, is_over, plan
 from milepost.core.ports import Answered, Fetched, Held, Outcome, Request, Source
