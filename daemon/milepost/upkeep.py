@@ -66,7 +66,7 @@ class Upkeep:
             found = await asyncio.to_thread(_state_of, self._settings, configuration.path)
             if reload.rings or found != seen:
                 reload.silence()
-                self._reload(configuration)
+                await self._reload(configuration)
                 seen, discovery_due_at = found, clock.now()
 
     async def discover(self) -> Problem | None:
@@ -99,10 +99,10 @@ class Upkeep:
             log.info("access renewed", stream=stream.key)
             self._supervisor.wake(stream)
 
-    def _reload(self, configuration: Configuration) -> None:
+    async def _reload(self, configuration: Configuration) -> None:
         """Read the settings again; those from before go on where there is something wrong with them."""
         try:
-            settings = configuration.load()
+            settings = await asyncio.to_thread(configuration.load)
         except BadConfiguration as error:
             log.error("configuration not reloaded", error=error.message, hint="the one from before goes on")  # noqa: TRY400
             return
