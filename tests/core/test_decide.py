@@ -1,5 +1,7 @@
 """decide.decide: what an outcome means."""
 
+from msgspec.structs import replace
+
 from kit.builders import (
     CODEC,
     NETWORK,
@@ -33,6 +35,9 @@ from milepost.core.events import (
     SweepStarted,
     Tally,
 )
+from milepost.core.plan import Policy
+
+IN_TWOS = circumstances(policy=Policy(batch_size=2))
 
 
 class TestTheFirstBatch:
@@ -100,9 +105,29 @@ class TestAWalk:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
         old, older = conversation("t_1", at(-3601)), conversation("t_2", at(-3602))
 
-        assert events(decide(before, fetched(old, older, next_cursor="x"), circumstances())) == (
+        assert events(decide(before, fetched(old, older, next_cursor="x"), IN_TWOS)) == (
             BatchStored(catching_up(), NEW + Tally(inserted=1, without_contact=1)),
         )
+
+    def test_to_the_watermark_goes_on_past_a_small_batch_wholly_older_whose_rows_may_be_out_of_order(self) -> None:
+        before, answer = (
+            walking_since_noon(mode=Mode.INCREMENTAL),
+            fetched(conversation("t_1", at(-3601)), next_cursor="x"),
+        )
+
+        (stored,) = events(decide(before, answer, IN_TWOS))
+
+        assert isinstance(stored, BatchStored)
+        assert stored.position == replace(walking("x", at(-3601)), older=1)
+
+    def test_to_the_watermark_turns_where_enough_are_older_in_a_row_over_several_batches(self) -> None:
+        position = replace(walking("x", at(-3601)), older=1)
+        before = given(BatchStored(position, NEW), after=walking_since_noon(mode=Mode.INCREMENTAL))
+
+        (stored,) = events(decide(before, fetched(conversation("t_2", at(-3602)), next_cursor="y"), IN_TWOS))
+
+        assert isinstance(stored, BatchStored)
+        assert stored.position == catching_up()
 
     def test_to_the_watermark_goes_on_past_a_single_old_row(self) -> None:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
@@ -111,7 +136,7 @@ class TestAWalk:
         (stored,) = events(decide(before, fetched(new, old, next_cursor="x"), circumstances()))
 
         assert isinstance(stored, BatchStored)
-        assert stored.position == walking("x", at(-3601))
+        assert stored.position == replace(walking("x", at(-3601)), older=1)
 
     def test_to_the_watermark_goes_on_past_an_empty_batch(self) -> None:
         decision = decide(walking_since_noon(mode=Mode.INCREMENTAL), fetched(next_cursor="x"), circumstances())
@@ -152,7 +177,8 @@ class TestACatchUpScan:
         assert events(decision) == (BatchStored(catching_up("x", at(-600)), NEW),)
 
     def test_ends_the_sweep_at_a_batch_wholly_older(self) -> None:
-        decision = decide(scanning(), fetched(conversation(updated_time=at(-601)), next_cursor="x"), circumstances())
+        one_by_one = circumstances(policy=Policy(batch_size=1))
+        decision = decide(scanning(), fetched(conversation(updated_time=at(-601)), next_cursor="x"), one_by_one)
 
         assert events(decision) == (SweepCompleted(Mode.FULL, NOON, NOON, NEW),)
 

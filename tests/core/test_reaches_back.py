@@ -3,7 +3,7 @@
 import pytest
 
 from kit.builders import at
-from milepost.core.checkpoint import overlap_before, reaches_back
+from milepost.core.checkpoint import older_in_a_row, overlap_before, reaches_back
 
 UNTIL = at(0)
 
@@ -27,6 +27,24 @@ def test_a_walk_ends_at_a_batch_wholly_older(seconds: tuple[float, ...], answer:
 
 def test_a_walk_to_the_end_of_the_inbox_reaches_back_nowhere() -> None:
     assert not reaches_back([at(-10_000)], None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "before", "older"),
+    [
+        pytest.param((), 3, 3, id="an empty batch changes nothing"),
+        pytest.param((-1, -2), 3, 5, id="all older"),
+        pytest.param((1, -2), 3, 1, id="a newer one begins the count anew"),
+        pytest.param((-1, 2), 3, 0, id="the last is newer"),
+        pytest.param((0,), 3, 0, id="the boundary itself is not older"),
+    ],
+)
+def test_older_ones_are_counted_in_a_row_over_batches(seconds: tuple[float, ...], before: int, older: int) -> None:
+    assert older_in_a_row([at(second) for second in seconds], UNTIL, before) == older
+
+
+def test_none_is_older_than_a_walk_to_the_end_of_the_inbox_goes_back() -> None:
+    assert older_in_a_row([at(-10_000)], None, 0) == 0
 
 
 def test_the_overlap_lies_before_the_instant() -> None:

@@ -170,8 +170,8 @@ class Inbox:
     def _place_of_arrival(self) -> int:
         """Choose a place near the head: below lines within the slack, or below a single line of any age.
 
-        Below older lines only where every item tells its time and no batch is of one line, because a batch of old
-        lines and an unreadable one looks wholly old. Nowhere but at the head where cursors are offsets: a line that
+        Below older lines only where every item tells its time, because a batch of old lines and an unreadable one looks
+        wholly old. Nowhere but at the head where cursors are offsets: a line that
         sinks lifts others over them.
         """
         if not self.listing or self.habits.counts_offsets or not self._happens(self.habits.displaced_chance):
@@ -180,7 +180,7 @@ class Inbox:
         oldest = whole_second(self.now) - self.world.slack
         while place < min(3, len(self.listing)) and self.listing[place].thread.updated_time >= oldest:
             place += 1
-        return place if self.habits.unreadable_chance or self.habits.may_shrink else max(1, place)
+        return place if self.habits.unreadable_chance else max(1, place)
 
     def _rank_at(self, place: int) -> float:
         if not self.listing:

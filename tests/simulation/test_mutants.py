@@ -126,8 +126,8 @@ def quiet_is_told(checkpoint: Checkpoint, outcome: Outcome, luck: Circumstances,
     return Record((*opening, BatchStored(decision.sweep.position, decision.tally)))
 
 
-def no_catch_up(sweep: Sweep, batch: Batch, *, read_batches: int) -> Position | None:
-    position = _next_position(sweep, batch, read_batches=read_batches)
+def no_catch_up(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: int) -> Position | None:
+    position = _next_position(sweep, batch, policy, read_batches=read_batches)
     return None if position == Position(SweepPhase.CATCH_UP) else position
 
 
@@ -302,7 +302,11 @@ MUTANTS = {
     "there is no catch-up scan": Mutant(MISSED, patches={"milepost.core.decide._next_position": no_catch_up}),
     "the first empty batch is the end": Mutant(EITHER, decides=lambda: empty_is_the_end),
     "the first old row is the end": Mutant(
-        EITHER, patches={"milepost.core.decide.reaches_back": first_old_row_is_the_end}
+        EITHER,
+        patches={"milepost.core.decide.reaches_back": first_old_row_is_the_end, "milepost.core.decide.LEAST_OLDER": 1},
+    ),
+    "the first old row is the end where batches are of one": Mutant(
+        EITHER, patches={"milepost.core.decide.LEAST_OLDER": 1}
     ),
     "a refusal is the end": Mutant(f"{EITHER}|is not the fold|taken for a failure", decides=lambda: refusal_is_the_end),
     "an older row wins": Mutant("t_[0-9]+ becomes older", decides=lambda: older_wins),

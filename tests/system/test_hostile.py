@@ -32,6 +32,7 @@ FAULTS = (
     "hostile,hang=0.004@1500ms,rate_limit=0,limit=0.02@600ms,looping_cursor=0.01,dead_cursor=0.01,"
     "poison=0.02,poison_messages=0.02,heavy_threads=0.02,heavy=200"
 )
+SYNC = {"interval": "1s", "batch_size": 20, "max_run_duration": "40s"}
 LIMITS = (4, 17, 32, 341, 368, 613, *range(80000, 80010), 80014)
 GRACE = timedelta(milliseconds=50)  # a call that is under way when a limit is told arrives a moment later
 
@@ -107,7 +108,7 @@ async def hostile_trial(
     faults = parse_faults(f"{FAULTS},pace={calls_per_second}", seed=seed)
     async with SimulatorServer(plan, clock=now, faults=faults) as simulator:
         source = {"calls_per_second": calls_per_second, "request_timeout": "1s", "rate_limit_floor": "300ms"}
-        installation.configure_for(simulator, source=source, sync={"interval": "1s", "batch_size": 20})
+        installation.configure_for(simulator, source=source, sync=SYNC)
         yield Trial(installation, simulator, Random(seed))  # noqa: S311  (a seed, so that it happens again)
 
 
@@ -149,7 +150,7 @@ async def test_of_all_that_goes_wrong_at_once_nothing_is_lost_and_nothing_is_sil
 
 async def swept(installation: Installation, *arguments: str) -> None:
     """Sync until the latest sweep of every stream is complete, as well as it can be."""
-    for _ in range(8):
+    for _ in range(30):
         done = await installation.sync(*arguments)
         assert done.code in (0, 1, 75), done
         endings = {installation.endings(stream)[-1][0] for stream in installation.checkpoints()}

@@ -383,6 +383,14 @@ def reaches_back(updated_times: Iterable[datetime], until: datetime | None) -> b
     return seen
 
 
+def older_in_a_row(updated_times: Iterable[datetime], until: datetime | None, before: int) -> int:
+    """Count the last conversations, those of the batches `before` included, that are older than `until` in a row."""
+    older = before
+    for updated_time in updated_times:
+        older = older + 1 if until is not None and updated_time < until else 0
+    return older
+
+
 def overlap_before(instant: datetime, overlap_seconds: float) -> datetime:
     """The instant from which rows are read again, to make up for clocks and order that are not exact."""
     return instant - timedelta(seconds=overlap_seconds)

@@ -3,7 +3,7 @@
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.checkpoint import BatchPassed, Checkpoint, Sweep, overlap_before, reaches_back
+from milepost.core.checkpoint import BatchPassed, Checkpoint, Sweep, older_in_a_row, overlap_before, reaches_back
 from milepost.core.decision import Circumstances, Decision, Record, beginnings
 from milepost.core.events import (
     BatchStored,
@@ -18,12 +18,13 @@ from milepost.core.events import (
 from milepost.core.letters import opened, recovered, subjects_of, unread, withhold
 from milepost.core.merge import difference, keys_of, order_violations
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, Stream, Stretch
-from milepost.core.plan import Slice, next_mode, open_sweep, size_now, walk_limit
+from milepost.core.plan import Policy, Slice, next_mode, open_sweep, size_now, walk_limit
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.refusals import refused
 
 NOTHING_KNOWN = Known()
+LEAST_OLDER = 10  # conversations in a row at which a walk may end
 
 
 def decide(
@@ -62,7 +63,7 @@ def _fetched(checkpoint: Checkpoint, fetched: Fetched, circumstances: Circumstan
     sweep = open_sweep(checkpoint, work) or _new_sweep(checkpoint, fetched, circumstances)
     found = _found(checkpoint, sweep, batch, circumstances, known)
     tally = checkpoint.unrecorded + found.tally
-    position = _next_position(sweep, batch, read_batches=sweep.tally.batches + tally.batches)
+    position = _next_position(sweep, batch, circumstances.policy, read_batches=sweep.tally.batches + tally.batches)
     if position is None:
         return _completed(checkpoint, sweep, found, circumstances, known)
     if found.changes == Changes() and not found.letters:
@@ -114,23 +115,21 @@ def _new_sweep(checkpoint: Checkpoint, fetched: Fetched, circumstances: Circumst
     )
 
 
-def _next_position(sweep: Sweep, batch: Batch, *, read_batches: int) -> Position | None:
+def _next_position(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: int) -> Position | None:
     """Say where the sweep goes on after a batch; None where that was its last.
 
     A walk that took a single batch saw the inbox at one instant: nothing can have moved behind it, so that it needs no
     catch-up scan.
     """
-    times = [each.updated_time for each in batch.conversations]
-    reached_at = times[-1] if times else sweep.position.reached_at
-    match sweep.position.phase:
-        case Phase.WALK:
-            if batch.next_cursor is not None and not reaches_back(times, sweep.walk_until):
-                return Position(Phase.WALK, batch.next_cursor, reached_at)
-            return None if read_batches == 1 else Position(Phase.CATCH_UP)
-        case Phase.CATCH_UP:
-            if batch.next_cursor is not None and not reaches_back(times, sweep.catch_up_until):
-                return Position(Phase.CATCH_UP, batch.next_cursor, reached_at)
-            return None
+    phase, times = sweep.position.phase, [each.updated_time for each in batch.conversations]
+    until = sweep.walk_until if phase is Phase.WALK else sweep.catch_up_until
+    older = older_in_a_row(times, until, sweep.position.older)
+    # Of batches that were made small, one that is wholly older says little: its rows may just be out of order.
+    is_back = reaches_back(times, until) and older >= min(policy.batch_size, LEAST_OLDER)
+    if batch.next_cursor is not None and not is_back:
+        reached_at = times[-1] if times else sweep.position.reached_at
+        return Position(phase, batch.next_cursor, reached_at, older)
+    return Position(Phase.CATCH_UP) if phase is Phase.WALK and read_batches > 1 else None
 
 
 def _completed(

@@ -30,12 +30,14 @@ class Phase(StrEnum):
 class Position(Struct, frozen=True, omit_defaults=True):
     """Where a sweep goes on: after `cursor`, or at the head of the inbox where that is None.
 
-    `reached_at` is the updated_time of the last conversation before that place; None where there was none.
+    `reached_at` is the updated_time of the last conversation before that place; None where there was none. So many of
+    the last ones in a row were `older` than the sweep has to go back.
     """
 
     phase: Phase = Phase.WALK
     cursor: str | None = None
     reached_at: datetime | None = None
+    older: int = 0
 
 
 class Tally(Struct, frozen=True, omit_defaults=True):
