@@ -289,11 +289,17 @@ def to_double_trouble(scenario: Scenario) -> Scenario:
     return dataclasses.replace(scenario, habits=habits, refused_row_chance=0.3, threads=4, errand_chance=0.2)
 
 
-def to_small_batches_out_of_order(scenario: Scenario) -> Scenario:
-    """Let messages arrive below older lines, in inboxes that are too heavy to be read but in small batches."""
-    habits = Habits(max_messages=2, displaced_chance=0.5, arrival_chance=0.2)
+def to_disorder(scenario: Scenario) -> Scenario:
+    """Let messages arrive below older lines."""
+    habits = Habits(displaced_chance=0.5, arrival_chance=0.2)
     policy = replace(scenario.policy, watermark_overlap_seconds=2.0, full_sweep_interval_seconds=0.0)
     return dataclasses.replace(scenario, habits=habits, policy=policy, threads=12, max_batches=50, run_seconds=270.0)
+
+
+def to_disorder_in_small_batches(scenario: Scenario) -> Scenario:
+    """The same in inboxes that are too heavy to be read but in small batches."""
+    disorder = to_disorder(scenario)
+    return dataclasses.replace(disorder, habits=dataclasses.replace(disorder.habits, max_messages=2))
 
 
 LOSS = "the watermark passed t_[0-9]+, which is not stored"
@@ -311,9 +317,10 @@ MUTANTS = {
     "the first old row is the end": Mutant(
         EITHER,
         patches={"milepost.core.decide.reaches_back": first_old_row_is_the_end, "milepost.core.decide.LEAST_OLDER": 1},
+        narrowed=to_disorder,
     ),
     "the first old row is the end where batches are of one": Mutant(
-        EITHER, patches={"milepost.core.decide.LEAST_OLDER": 1}, narrowed=to_small_batches_out_of_order
+        EITHER, patches={"milepost.core.decide.LEAST_OLDER": 1}, narrowed=to_disorder_in_small_batches
     ),
     "a refusal is the end": Mutant(f"{EITHER}|is not the fold|taken for a failure", decides=lambda: refusal_is_the_end),
     "an older row wins": Mutant("t_[0-9]+ becomes older", decides=lambda: older_wins),
