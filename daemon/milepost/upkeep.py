@@ -64,10 +64,14 @@ class Upkeep:
             async with stop.cut_short(), reload.cut_short():
                 await clock.sleep_until(clock.now() + timedelta(seconds=LOOK_SECONDS))
             found = await asyncio.to_thread(_state_of, self._settings, configuration.path)
-            if reload.rings or found != seen:
+            is_asked_for = reload.rings
+            if is_asked_for or found != seen:
                 reload.silence()
                 await self._reload(configuration)
                 seen, discovery_due_at = found, clock.now()
+            if is_asked_for:  # by somebody who may have mended what no file shows, such as a permission
+                for stream in self._supervisor.streams:
+                    self._supervisor.wake(stream)
 
     async def discover(self) -> Problem | None:
         """Ask which pages there are, take up new ones and park lost ones. Gives the problem that prevents it."""

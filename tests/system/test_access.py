@@ -85,6 +85,17 @@ async def test_sighup_takes_up_new_tokens_and_new_pages_of_the_configuration(ins
                 await ended_as(installation, stream, "complete")
 
 
+async def test_sighup_tries_a_stopped_stream_at_once_whose_permission_was_granted(installation: Installation) -> None:
+    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+        simulator.world.access.forbid(BICYCLES.id)
+        installation.configure_for(simulator)
+        async with running(installation) as daemon:
+            await ended_as(installation, STREAM, "stopped")
+            simulator.world.access.allow(BICYCLES.id)
+            await reload(daemon)
+            await ended_as(installation, STREAM, "complete")
+
+
 async def test_a_configuration_that_is_wrong_is_told_and_the_one_before_goes_on(installation: Installation) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync=OFTEN)

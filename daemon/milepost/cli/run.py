@@ -33,8 +33,8 @@ def command(config: str | None) -> None:
     """Work every stream on its interval and serve HTTP, until SIGTERM.
 
     The first SIGTERM or Ctrl-C lets the batch in hand be committed; a second one stops at once. SIGHUP reads the
-    configuration again: tokens, the app secret and new pages take effect without a restart, as they do when config.yaml
-    or a file with a token changes.
+    configuration again and tries every stream: tokens, the app secret and new pages take effect without a restart, as
+    they do when config.yaml or a file with a token changes.
     """
     settings = load_settings(config)
     redactor = Redactor(secrets(settings))
