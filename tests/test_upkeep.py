@@ -116,6 +116,14 @@ async def test_after_what_may_pass_they_are_looked_for_again_soon() -> None:
         assert OF_BICYCLES in trial.supervisor.streams
 
 
+async def test_a_start_that_finds_no_pages_for_what_may_pass_looks_again_soon() -> None:
+    async with upkeep_of(faults="http_500=first:1") as trial:
+        assert await trial.upkeep.discover() is not None
+        await trial.let_pass(DISCOVERY_RETRY_SECONDS + 20)
+        assert trial.discoveries == 2
+        assert OF_BICYCLES in trial.supervisor.streams
+
+
 async def test_with_a_dead_token_they_are_looked_for_slowly_and_found_once_it_is_good_again() -> None:
     async with upkeep_of() as trial:
         trial.simulator.world.access.revoke(USER)
@@ -136,7 +144,7 @@ async def test_no_discovery_is_made_inside_a_pause_of_the_app_whoever_met_it() -
         await trial.let_pass(3500)
         assert trial.discoveries == 0
         trial.shared.stop.silence()
-        await trial.let_pass(DISCOVERY_SECONDS + 200)
+        await trial.let_pass(100 + DISCOVERY_RETRY_SECONDS + 20)
         assert trial.discoveries == 1
 
 

@@ -23,7 +23,7 @@ from milepost.sources.facebook.managed_pages import ManagedPage
 
 LOOK_SECONDS = 10.0  # between two looks at the files: a new token is at work well within a minute
 DISCOVERY_SECONDS = 900.0
-DISCOVERY_RETRY_SECONDS = 60.0  # after what may pass
+DISCOVERY_RETRY_SECONDS = 60.0  # after what may pass, or where a pause forbade to ask
 
 log = structlog.get_logger("milepost")
 
@@ -52,15 +52,16 @@ class Upkeep:
         self._settings = settings
         self._learn_secret = learn_secret
         self._discovered: frozenset[str] = frozenset()
+        self._seconds_to_discovery = DISCOVERY_SECONDS
 
     async def run(self, configuration: Configuration, reload: Bell, clock: Clock, stop: Stop) -> None:
         """Look after the access until a stop is asked for. `reload` rings when the settings are to be read again."""
         seen = await asyncio.to_thread(_state_of, self._settings, configuration.path)
-        discovery_due_at = clock.now() + timedelta(seconds=DISCOVERY_SECONDS)
+        discovery_due_at = clock.now() + timedelta(seconds=self._seconds_to_discovery)
         while not stop.is_requested:
             if clock.now() >= discovery_due_at:
-                seconds = _seconds_after(await self.discover())
-                discovery_due_at = clock.now() + timedelta(seconds=seconds)
+                await self.discover()
+                discovery_due_at = clock.now() + timedelta(seconds=self._seconds_to_discovery)
             async with stop.cut_short(), reload.cut_short():
                 await clock.sleep_until(clock.now() + timedelta(seconds=LOOK_SECONDS))
             found = await asyncio.to_thread(_state_of, self._settings, configuration.path)
@@ -78,8 +79,9 @@ class Upkeep:
         if not self._settings.discover_pages:
             return None
         found = await self._roster.managed()
+        self._seconds_to_discovery = DISCOVERY_RETRY_SECONDS if _may_pass(found) else DISCOVERY_SECONDS
         if isinstance(found, Held):
-            return None  # the next discovery comes after the pause
+            return None
         if isinstance(found, Problem):
             log.error("pages could not be discovered", problem=str(found), hint=_hint_about(found))
             return found
@@ -123,10 +125,15 @@ class Upkeep:
             self._take(configured_pages(settings))
 
 
-def _seconds_after(problem: Problem | None) -> float:
-    """Say how long after a discovery the next one follows."""
-    may_pass = problem is not None and rule_for(problem, has_cursor=False).remedy is Remedy.RETRY
-    return DISCOVERY_RETRY_SECONDS if may_pass else DISCOVERY_SECONDS
+def _may_pass(found: tuple[ManagedPage, ...] | Problem | Held) -> bool:
+    """Whether a discovery brought nothing, and may do better soon."""
+    match found:
+        case Problem():
+            return rule_for(found, has_cursor=False).remedy is Remedy.RETRY
+        case Held():
+            return True
+        case _:
+            return False
 
 
 def _hint_about(problem: Problem) -> str:
