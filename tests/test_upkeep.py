@@ -14,6 +14,7 @@ from kit.simulated import BAKERY, BICYCLES, frozen_world
 from milepost.core.checkpoint import Checkpoint, Pause
 from milepost.core.events import RunStatus
 from milepost.core.model import Platform, Scope, Stream
+from milepost.core.ports import Held
 from milepost.core.problems import Problem, ProblemKind
 from milepost.engine.shared import Shared
 from milepost.engine.stop import Bell, Stop
@@ -128,7 +129,7 @@ async def test_with_a_dead_token_they_are_looked_for_slowly_and_found_once_it_is
     async with upkeep_of() as trial:
         trial.simulator.world.access.revoke(USER)
         problem = await trial.upkeep.discover()
-        assert problem is not None
+        assert isinstance(problem, Problem)
         assert problem.code == 190
         trial.simulator.world.access.allow(USER)
         await trial.let_pass(DISCOVERY_SECONDS + 60)
@@ -140,7 +141,7 @@ async def test_no_discovery_is_made_inside_a_pause_of_the_app_whoever_met_it() -
     async with upkeep_of() as trial:
         pause = Pause(Scope.APP, 1, NOON, NOON + timedelta(hours=1), APP_LIMIT)
         trial.shared.pauses.learn(Checkpoint(OF_BICYCLES.key, pause=pause))
-        assert await trial.upkeep.discover() is None
+        assert await trial.upkeep.discover() == Held()
         await trial.let_pass(3500)
         assert trial.discoveries == 0
         trial.shared.stop.silence()

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from milepost.core.model import Platform
 from milepost.core.plan import Policy
+from milepost.core.ports import Held
 from milepost.core.problems import Problem
 from milepost.engine.clock import Clock, SystemClock
 from milepost.engine.feed import Feed
@@ -29,7 +30,7 @@ SIMULATED_CONVERSATIONS = 500
 class Parts(Struct, frozen=True, eq=False):
     """What an assembled Milepost consists of, as far as commands need to know.
 
-    `discovery_problem` is why the pages could not be discovered; the others are worked nevertheless.
+    `undiscovered` is why the pages could not be discovered; the others are worked nevertheless.
     """
 
     supervisor: Supervisor
@@ -37,7 +38,7 @@ class Parts(Struct, frozen=True, eq=False):
     feed: Feed
     clock: Clock
     upkeep: Upkeep
-    discovery_problem: Problem | None
+    undiscovered: Problem | Held | None
 
 
 class _World(Struct, frozen=True):

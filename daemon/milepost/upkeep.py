@@ -74,14 +74,14 @@ class Upkeep:
                 for stream in self._supervisor.streams:
                     self._supervisor.wake(stream)
 
-    async def discover(self) -> Problem | None:
-        """Ask which pages there are, take up new ones and park lost ones. Gives the problem that prevents it."""
+    async def discover(self) -> Problem | Held | None:
+        """Ask which pages there are, take up new ones and park lost ones. Gives what prevents it."""
         if not self._settings.discover_pages:
             return None
         found = await self._roster.managed()
         self._seconds_to_discovery = DISCOVERY_RETRY_SECONDS if _may_pass(found) else DISCOVERY_SECONDS
         if isinstance(found, Held):
-            return None
+            return found
         if isinstance(found, Problem):
             log.error("pages could not be discovered", problem=str(found), hint=_hint_about(found))
             return found

@@ -94,6 +94,25 @@ async def test_78_for_a_stream_that_is_not_configured(installation: Installation
     assert f"the configured streams are messenger:{BICYCLES.id}" in done.stderr
 
 
+async def test_78_where_the_manager_has_no_page(installation: Installation) -> None:
+    async with frozen_world(10, pages=(BICYCLES,)) as simulator:
+        simulator.world.access.unmanage(BICYCLES.id)
+        manager = {"access_token": simulator.world.access.user_token}
+        installation.configure(simulator.base_url, discover_pages=True, source=manager)
+        done = await installation.sync()
+    assert done.code == 78, done
+    assert "source.access_token manages no page" in done.stderr
+
+
+async def test_75_where_a_limit_forbids_to_ask_for_pages(installation: Installation) -> None:
+    async with frozen_world(10, pages=(BICYCLES,)) as simulator:
+        simulator.limit(4, seconds=600)
+        manager = {"access_token": simulator.world.access.user_token}
+        installation.configure(simulator.base_url, discover_pages=True, source=manager)
+        done = await installation.sync()
+    assert done.code == 75, done
+
+
 async def test_2_for_wrong_usage(installation: Installation) -> None:
     unknown_option = await installation.sync("--fast")
     no_stream = await installation.sync("the bakery")

@@ -17,6 +17,7 @@ from milepost.cli.options import config_option, load_settings
 from milepost.cli.summary_table import rendered
 from milepost.core.errors import BadConfiguration
 from milepost.core.model import Stream
+from milepost.core.ports import Held
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy, rule_for
 from milepost.core.standing import Standing, Surroundings, pauses_of, standing
@@ -46,7 +47,7 @@ def command(config: str | None, streams: tuple[str, ...], *, full: bool) -> None
     wanted = [_stream(text) for text in streams]
     synced = asyncio.run(_sync(settings, wanted, full=full))
     click.echo(rendered(synced.results, synced.seconds, synced.standings, datetime.now(UTC)))
-    sys.exit(most_serious({exit_code(synced.results), _code_of(synced.discovery_problem)}))
+    sys.exit(most_serious({exit_code(synced.results), _code_of(synced.undiscovered)}))
 
 
 class _Synced(Struct, frozen=True):
@@ -55,7 +56,7 @@ class _Synced(Struct, frozen=True):
     results: list[Result]
     seconds: float
     standings: dict[str, Standing]
-    discovery_problem: Problem | None
+    undiscovered: Problem | Held | None
 
 
 def _stream(text: str) -> Stream:
@@ -77,7 +78,7 @@ async def _sync(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> 
             async with reading(parts.feed, reader):
                 results = await parts.supervisor.sync(streams, full=full)
             standings = await _standings(settings, parts)
-    return _Synced(results, perf_counter() - began, standings, parts.discovery_problem)
+    return _Synced(results, perf_counter() - began, standings, parts.undiscovered)
 
 
 async def _standings(settings: Settings, parts: Parts) -> dict[str, Standing]:
@@ -87,11 +88,13 @@ async def _standings(settings: Settings, parts: Parts) -> dict[str, Standing]:
     return {checkpoint.stream: standing(checkpoint, around) for checkpoint in checkpoints}
 
 
-def _code_of(discovery_problem: Problem | None) -> ExitCode:
+def _code_of(undiscovered: Problem | Held | None) -> ExitCode:
     """Say what it means for the exit code that the pages could not be discovered."""
-    if discovery_problem is None:
+    if undiscovered is None:
         return ExitCode.COMPLETE
-    match rule_for(discovery_problem, has_cursor=False).remedy:
+    if isinstance(undiscovered, Held):
+        return ExitCode.PROGRESS_SAVED
+    match rule_for(undiscovered, has_cursor=False).remedy:
         case Remedy.STOP_AUTHORIZATION:
             return ExitCode.AUTHORIZATION
         case Remedy.STOP_CONFIGURATION:
@@ -118,7 +121,12 @@ def _reader(settings: Settings, redactor: Redactor, stack: ExitStack) -> dict[st
 
 
 def _chosen(wanted: Sequence[Stream], parts: Parts) -> Sequence[Stream]:
-    """Give the streams to work. Raises BadConfiguration for one that there is not."""
+    """Give the streams to work. Raises BadConfiguration for one that there is not, or where there are none at all."""
+    if not parts.supervisor.streams and parts.undiscovered is None:
+        raise BadConfiguration(
+            "there is nothing to sync: source.access_token manages no page",
+            hint="give its owner a role on a page, or name pages in config.yaml",
+        )
     unknown = [stream.key for stream in wanted if stream not in parts.supervisor.streams]
     if unknown:
         raise BadConfiguration(
