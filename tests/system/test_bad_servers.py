@@ -26,7 +26,10 @@ async def peak_resident_bytes(pid: int) -> int:
 
     def has_ended() -> bool:
         nonlocal peak
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        try:
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):  # it is dead and buried
+            return True
         told = next((line for line in lines if line.startswith("VmHWM")), None)  # the dead have no memory
         peak = int(told.split()[1]) * 1024 if told else peak
         return told is None
