@@ -86,6 +86,11 @@ class TestPace:
         assert all(space >= 0.019 for space in spaces(instants))
         assert instants[-1] - instants[0] < 1
 
+    async def test_the_first_call_keeps_its_distance_from_those_of_a_process_that_has_just_died(self) -> None:
+        began = asyncio.get_running_loop().time()
+        (called,) = await called_at(Pace(50, Budget()))
+        assert called - began >= 0.019
+
     async def test_without_a_rate_nothing_is_spaced(self) -> None:
         pace = Pace(0, Budget())
         async with asyncio.timeout(5):

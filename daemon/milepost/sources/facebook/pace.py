@@ -62,6 +62,8 @@ class Pace:
                     break
                 await asyncio.sleep(wait_seconds)  # and look again: another page may have heard of the app's budget
             if self._limiter is not None:
+                if self._called_at == float("-inf"):  # a process that died a moment ago may have called just now
+                    await self._limiter.acquire()
                 await self._limiter.acquire()
             self._called_at = loop.time()
 
