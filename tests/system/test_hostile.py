@@ -129,7 +129,7 @@ async def test_of_all_that_goes_wrong_at_once_nothing_is_lost_and_nothing_is_sil
         async with trial.messages_arriving():
             for life in range(kills):
                 if life == 1:
-                    simulator.limit(4, seconds=0.5, told=Told.NOTHING)
+                    simulator.limit(4, seconds=2.0, told=Told.NOTHING)  # it is still there when the daemon is up
                 await trial.live(requests=trial.random.randrange(20, 21 + 6 * conversations // kills))
         assert trial.received > 10
         simulator.calm()  # bad luck is over; ill threads, heavy lists and the pace remain
