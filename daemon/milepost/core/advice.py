@@ -4,12 +4,8 @@ The facts are those of Meta's documentation ("Handle errors", "Access tokens", "
 that fits counts. What mends itself says so, because the worst advice is to act where waiting is called for.
 """
 
-from collections.abc import Iterable
-
-from msgspec import Struct
-
 from milepost.core.model import Platform, Stream
-from milepost.core.problems import Problem, ProblemKind
+from milepost.core.problems import Pattern, Problem, ProblemKind, any_of
 from milepost.core.remedies import BAD_SIGNATURE, TOO_MUCH_DATA
 
 PERMISSIONS = {
@@ -28,68 +24,49 @@ _UNLESS_IT_LASTS = "nothing to do, as it is tried again by itself; if it lasts, 
 _REPORT = "please report this, with its code and message"
 
 
-class Advice(Struct, frozen=True):
-    """A row of the table. What is None fits everything; `phrase` is one that the message has."""
+class Advice(Pattern, frozen=True):
+    """A row of the table."""
 
     sentence: str
-    codes: frozenset[int] | None = None
-    subcode: int | None = None
-    phrase: str | None = None
-    kind: ProblemKind | None = None
-    http_status: int | None = None
-
-    def fits(self, problem: Problem) -> bool:
-        """Whether the row speaks of this problem."""
-        return (
-            (self.codes is None or problem.code in self.codes)
-            and (self.subcode is None or problem.subcode == self.subcode)
-            and (self.phrase is None or self.phrase in problem.message.lower())
-            and (self.kind is None or problem.kind is self.kind)
-            and (self.http_status is None or problem.http_status == self.http_status)
-        )
 
 
-def _codes(*codes: int | Iterable[int]) -> frozenset[int]:
-    return frozenset(each for code in codes for each in ([code] if isinstance(code, int) else code))
-
-
-_TOKEN = _codes(190, 102)
+_TOKEN = any_of(190, 102)
 _ROLE = "give the token's owner a role on page {page}, or take the token of somebody who has one; then " + _RENEW
 
 # fmt: off
 ADVICE: tuple[Advice, ...] = (
     # --- the token ---
-    Advice("the token's owner has removed the app: connect it again; then " + _RENEW, _TOKEN, subcode=458),
-    Advice(_LOG_IN + _RENEW, _TOKEN, subcode=459),
-    Advice("the token's owner has changed the password: " + _RENEW, _TOKEN, subcode=460),
-    Advice("the token has expired: " + _RENEW, _TOKEN, subcode=463),
-    Advice(_LOG_IN + _RENEW, _TOKEN, subcode=464),
-    Advice("the token was invalidated: " + _RENEW, _TOKEN, subcode=467),
-    Advice(_ROLE, _TOKEN, subcode=492),
-    Advice(_ROLE, _codes(492)),
-    Advice("the token is not valid: " + _RENEW, _TOKEN),
+    Advice("the token's owner has removed the app: connect it again; then " + _RENEW, codes=_TOKEN, subcode=458),
+    Advice(_LOG_IN + _RENEW, codes=_TOKEN, subcode=459),
+    Advice("the token's owner has changed the password: " + _RENEW, codes=_TOKEN, subcode=460),
+    Advice("the token has expired: " + _RENEW, codes=_TOKEN, subcode=463),
+    Advice(_LOG_IN + _RENEW, codes=_TOKEN, subcode=464),
+    Advice("the token was invalidated: " + _RENEW, codes=_TOKEN, subcode=467),
+    Advice(_ROLE, codes=_TOKEN, subcode=492),
+    Advice(_ROLE, codes=any_of(492)),
+    Advice("the token is not valid: " + _RENEW, codes=_TOKEN),
     # --- permissions ---
-    Advice("the app has no access: ask Meta for advanced access to {permissions}; then " + _RENEW, _codes(3)),
-    Advice("a permission is missing: grant {permissions}; then " + _RENEW, _codes(10, range(200, 300))),
+    Advice("the app has no access: ask Meta for advanced access to {permissions}; then " + _RENEW, codes=any_of(3)),
+    Advice("a permission is missing: grant {permissions}; then " + _RENEW, codes=any_of(10, range(200, 300))),
     Advice("source.access_token manages page {page} no more: give its owner a role there, or leave the page out",
            kind=ProblemKind.NOT_MANAGED),
     # --- limits ---
     Advice("look at the support inbox of page {page}, which says what was blocked; it is tried again by itself",
-           _codes(368)),
-    Advice(_WAIT, _codes(4, 17, 32, 341, 613, range(80000, 80010), 80014)),
+           codes=any_of(368)),
+    Advice(_WAIT, codes=any_of(4, 17, 32, 341, 613, range(80000, 80010), 80014)),
     # --- the configuration ---
-    Advice(_SIGN, _codes(104)),
-    Advice(_SIGN, _codes(100), phrase=BAD_SIGNATURE),
-    Advice("set source.version to a version of the Graph API that is alive, and restart", _codes(12, 2635)),
+    Advice(_SIGN, codes=any_of(104)),
+    Advice(_SIGN, codes=any_of(100), phrase=BAD_SIGNATURE),
+    Advice("set source.version to a version of the Graph API that is alive, and restart", codes=any_of(12, 2635)),
     Advice("look whether page {page} still exists, whether its id and instagram_account_id are right, and whether the "
-           "token may see it; mend that, and restart", _codes(100), subcode=33),
+           "token may see it; mend that, and restart", codes=any_of(100), subcode=33),
     Advice("mend in config.yaml what the message names, and restart", kind=ProblemKind.MISCONFIGURED),
-    Advice(_REPORT, _codes(100, 2500)),
+    Advice(_REPORT, codes=any_of(100, 2500)),
     # --- what mends itself ---
-    Advice("nothing to do: the walk begins again at the head of the inbox", _codes(2642)),
-    Advice("nothing to do: less is asked for at a time", _codes(1), phrase=TOO_MUCH_DATA),
+    Advice("nothing to do: the walk begins again at the head of the inbox", codes=any_of(2642)),
+    Advice("nothing to do: less is asked for at a time", codes=any_of(1), phrase=TOO_MUCH_DATA),
     Advice("nothing to do: less is asked for at a time", kind=ProblemKind.OVERSIZE),
-    Advice(_UNLESS_IT_LASTS + "see Meta's status page, metastatus.com", _codes(1, 2)),
+    Advice(_UNLESS_IT_LASTS + "see Meta's status page, metastatus.com", codes=any_of(1, 2)),
     Advice(_WAIT, http_status=429),
     Advice(_UNLESS_IT_LASTS + "look at the network and source.base_url", kind=ProblemKind.NETWORK),
     Advice(_UNLESS_IT_LASTS + "look at the network and source.request_timeout", kind=ProblemKind.TIMEOUT),

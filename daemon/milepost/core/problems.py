@@ -1,5 +1,6 @@
 """What a source's refusal is, as a value that may be journaled: no token, no personal data, bounded in size."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from msgspec import Struct
@@ -43,3 +44,30 @@ class Problem(Struct, frozen=True, omit_defaults=True):
             if value is not None
         ]
         return f"{self.message} ({', '.join(numbers)})" if numbers else self.message
+
+
+class Pattern(Struct, frozen=True, kw_only=True):
+    """Which problems a row of a table speaks of. What is None fits everything; `phrase` is one that the message has."""
+
+    codes: frozenset[int] | None = None
+    subcode: int | None = None
+    phrase: str | None = None
+    is_transient: bool | None = None
+    http_status: int | None = None
+    kind: ProblemKind | None = None
+
+    def fits(self, problem: Problem) -> bool:
+        """Whether the row speaks of this problem."""
+        return (
+            (self.codes is None or problem.code in self.codes)
+            and (self.subcode is None or problem.subcode == self.subcode)
+            and (self.phrase is None or self.phrase in problem.message.lower())
+            and (self.is_transient is None or problem.is_transient is self.is_transient)
+            and (self.http_status is None or problem.http_status == self.http_status)
+            and (self.kind is None or problem.kind is self.kind)
+        )
+
+
+def any_of(*codes: int | Iterable[int]) -> frozenset[int]:
+    """List codes and ranges of codes, for a pattern."""
+    return frozenset(each for code in codes for each in ([code] if isinstance(code, int) else code))

@@ -6,13 +6,10 @@ report; each row names its own. The first row that fits counts: the code with it
 said of nothing but limits.
 """
 
-from collections.abc import Iterable
 from enum import StrEnum
 
-from msgspec import Struct
-
 from milepost.core.model import Scope
-from milepost.core.problems import Problem, ProblemKind
+from milepost.core.problems import Pattern, Problem, ProblemKind, any_of
 
 TOO_MUCH_DATA = "reduce the amount of data"  # the one phrase that tells more than its code
 BAD_SIGNATURE = "appsecret_proof"
@@ -29,8 +26,8 @@ class Remedy(StrEnum):
     STOP_CONFIGURATION = "stop_configuration"  # a person has to mend the configuration
 
 
-class Rule(Struct, frozen=True):
-    """A row of the table. What is None fits everything; `phrase` is one that the message has.
+class Rule(Pattern, frozen=True):
+    """A row of the table.
 
     `then` is what follows when the retries are used up (RETRY: nothing more in this run). `scope` is whose calls have
     to wait, `least_wait_seconds` how long at least.
@@ -38,62 +35,41 @@ class Rule(Struct, frozen=True):
 
     remedy: Remedy
     source: str
-    codes: frozenset[int] | None = None
-    subcode: int | None = None
-    phrase: str | None = None
-    is_transient: bool | None = None
-    http_status: int | None = None
-    kind: ProblemKind | None = None
     then: Remedy = Remedy.RETRY
     scope: Scope = Scope.STREAM
     least_wait_seconds: float = 0.0
-
-    def fits(self, problem: Problem) -> bool:
-        """Whether the row speaks of this problem."""
-        return (
-            (self.codes is None or problem.code in self.codes)
-            and (self.subcode is None or problem.subcode == self.subcode)
-            and (self.phrase is None or self.phrase in problem.message.lower())
-            and (self.is_transient is None or problem.is_transient is self.is_transient)
-            and (self.http_status is None or problem.http_status == self.http_status)
-            and (self.kind is None or problem.kind is self.kind)
-        )
-
-
-def _codes(*codes: int | Iterable[int]) -> frozenset[int]:
-    return frozenset(each for code in codes for each in ([code] if isinstance(code, int) else code))
 
 
 # fmt: off
 RULES: tuple[Rule, ...] = (
     # --- too much at once ---
-    Rule(Remedy.SHRINK, "captured: HTTP 500, code 1", codes=_codes(1), phrase=TOO_MUCH_DATA),
-    Rule(Remedy.SHRINK, "captured: HTTP 500, code 1 with subcode 99", codes=_codes(1), subcode=99),
+    Rule(Remedy.SHRINK, "captured: HTTP 500, code 1", codes=any_of(1), phrase=TOO_MUCH_DATA),
+    Rule(Remedy.SHRINK, "captured: HTTP 500, code 1 with subcode 99", codes=any_of(1), subcode=99),
     Rule(Remedy.SHRINK, "an answer that no batch has", kind=ProblemKind.OVERSIZE),
     # --- it may pass ---
     # Some Instagram chats make every list that holds them fail like an outage (seen in 2026-09): shrinking finds them.
-    Rule(Remedy.RETRY, "Handle errors: API Unknown", codes=_codes(1), then=Remedy.SHRINK),
-    Rule(Remedy.RETRY, "Handle errors: API Service", codes=_codes(2)),
+    Rule(Remedy.RETRY, "Handle errors: API Unknown", codes=any_of(1), then=Remedy.SHRINK),
+    Rule(Remedy.RETRY, "Handle errors: API Service", codes=any_of(2)),
     # --- limits: the same, and longer for those who call on ---
-    Rule(Remedy.WAIT, "Rate limits: app", codes=_codes(4), scope=Scope.APP),
-    Rule(Remedy.WAIT, "Rate limits: user, page, custom", codes=_codes(17, 32, 341, 613), scope=Scope.PAGE),
-    Rule(Remedy.WAIT, "Rate limits: business use cases", codes=_codes(range(80000, 80010), 80014), scope=Scope.PAGE),
-    Rule(Remedy.WAIT, "Handle errors: blocked for policy", codes=_codes(368), scope=Scope.PAGE,
+    Rule(Remedy.WAIT, "Rate limits: app", codes=any_of(4), scope=Scope.APP),
+    Rule(Remedy.WAIT, "Rate limits: user, page, custom", codes=any_of(17, 32, 341, 613), scope=Scope.PAGE),
+    Rule(Remedy.WAIT, "Rate limits: business use cases", codes=any_of(range(80000, 80010), 80014), scope=Scope.PAGE),
+    Rule(Remedy.WAIT, "Handle errors: blocked for policy", codes=any_of(368), scope=Scope.PAGE,
          least_wait_seconds=3600.0),
     # --- a person is needed ---
-    Rule(Remedy.STOP_AUTHORIZATION, "Handle errors: session, token", codes=_codes(102, 190, 492)),
-    Rule(Remedy.STOP_AUTHORIZATION, "Handle errors: permission", codes=_codes(3, 10, range(200, 300))),
+    Rule(Remedy.STOP_AUTHORIZATION, "Handle errors: session, token", codes=any_of(102, 190, 492)),
+    Rule(Remedy.STOP_AUTHORIZATION, "Handle errors: permission", codes=any_of(3, 10, range(200, 300))),
     Rule(Remedy.STOP_AUTHORIZATION, "discovery: no longer managed", kind=ProblemKind.NOT_MANAGED),
-    Rule(Remedy.STOP_CONFIGURATION, "Secure Graph API calls", codes=_codes(104)),
-    Rule(Remedy.STOP_CONFIGURATION, "Secure Graph API calls", codes=_codes(100), phrase=BAD_SIGNATURE),
-    Rule(Remedy.STOP_CONFIGURATION, "no such query, or a dead version", codes=_codes(12, 2500, 2635)),
+    Rule(Remedy.STOP_CONFIGURATION, "Secure Graph API calls", codes=any_of(104)),
+    Rule(Remedy.STOP_CONFIGURATION, "Secure Graph API calls", codes=any_of(100), phrase=BAD_SIGNATURE),
+    Rule(Remedy.STOP_CONFIGURATION, "no such query, or a dead version", codes=any_of(12, 2500, 2635)),
     Rule(Remedy.STOP_CONFIGURATION, "what was read shows it", kind=ProblemKind.MISCONFIGURED),
     # --- a dead cursor, or what looks like one ---
-    Rule(Remedy.RETRY, "captured: the object is gone, or a hidden limit", codes=_codes(100), subcode=33,
+    Rule(Remedy.RETRY, "captured: the object is gone, or a hidden limit", codes=any_of(100), subcode=33,
          then=Remedy.STOP_CONFIGURATION),
     Rule(Remedy.RETRY, "reported: a cursor that leads to itself", kind=ProblemKind.CURSOR_LOOP, then=Remedy.RESET),
-    Rule(Remedy.RESET, "captured: invalid cursors values", codes=_codes(2642)),
-    Rule(Remedy.RESET, "reported: also said of cursors", codes=_codes(100)),
+    Rule(Remedy.RESET, "captured: invalid cursors values", codes=any_of(2642)),
+    Rule(Remedy.RESET, "reported: also said of cursors", codes=any_of(100)),
     # --- no code that is known ---
     Rule(Remedy.WAIT, "RFC 6585", http_status=429, scope=Scope.PAGE),
     Rule(Remedy.RETRY, "Handle errors: is_transient", is_transient=True),
