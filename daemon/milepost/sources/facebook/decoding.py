@@ -4,6 +4,7 @@ A whole list is decoded strictly and at once, which is fast and nearly always wo
 item by item, so that one odd item costs nothing but itself.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -11,8 +12,8 @@ from msgspec import Struct
 
 from milepost.core.model import Batch, Conversation, Unreadable
 from milepost.core.problems import Problem
-from milepost.sources.facebook.leniency import lenient, read_json
-from milepost.sources.facebook.paging import NoCursor, next_cursor
+from milepost.sources.facebook.leniency import read_json
+from milepost.sources.facebook.paging import NoCursor, next_cursor, read_list
 from milepost.sources.facebook.problems import error_of, nonsense, problem_of
 from milepost.sources.facebook.threads import conversation, read_item, with_messages
 from milepost.sources.facebook.wire import Page, Paging
@@ -38,26 +39,18 @@ def decode(body: bytes, http_status: int, mailbox: Mailbox, access_token: str) -
 
 def decode_thread(body: bytes, http_status: int, own_ids: frozenset[str], access_token: str) -> Batch | Problem:
     """Read the answer about one thread, as a batch of one."""
-    try:
-        thread = _thread_of(body, http_status, access_token)
-        if isinstance(thread, Problem):
-            return thread
-        return _batch(read_item(thread, own_ids, access_token))
-    except RecursionError:
-        return nonsense("the answer is nested too deeply", http_status)
+    return _decode_thread(body, http_status, access_token, lambda thread: read_item(thread, own_ids, access_token))
 
 
 def decode_messages(
     body: bytes, http_status: int, listed: Conversation, own_ids: frozenset[str], access_token: str
 ) -> Batch | Problem:
     """Read the messages in the answer about one thread, of which a list has told the rest, as a batch of one."""
-    try:
-        thread = _thread_of(body, http_status, access_token)
-        if isinstance(thread, Problem):
-            return thread
-        return _batch(with_messages(listed, thread.get("messages"), own_ids, access_token))
-    except RecursionError:
-        return nonsense("the answer is nested too deeply", http_status)
+
+    def read(thread: dict[str, Any]) -> list[Conversation | Unreadable]:
+        return with_messages(listed, thread.get("messages"), own_ids, access_token)
+
+    return _decode_thread(body, http_status, access_token, read)
 
 
 def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox, access_token: str) -> Batch | Problem | None:
@@ -73,17 +66,11 @@ def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox, access_token:
 
 
 def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, access_token: str) -> Batch | Problem:
-    try:
-        value = read_json(body)
-    except ValueError:
-        return problem_of(body, http_status, access_token)
-    if not isinstance(value, dict) or value.get("error") is not None or not isinstance(value.get("data"), list):
-        return problem_of(body, http_status, access_token)
-    paging = value.get("paging") or {}  # PHP writes an empty object as []
-    if not isinstance(paging, dict):
-        return nonsense("the answer has a paging that is no object", http_status)
-    read = [each for item in value["data"] for each in read_item(item, mailbox.own_ids, access_token)]
-    return _followed(_batch(read), lenient(paging, Paging), mailbox, http_status)
+    found = read_list(body, http_status, access_token)
+    if isinstance(found, Problem):
+        return found
+    read = [each for item in found.items for each in read_item(item, mailbox.own_ids, access_token)]
+    return _followed(_batch(read), found.paging, mailbox, http_status)
 
 
 def _followed(batch: Batch, paging: Paging | None, mailbox: Mailbox, http_status: int) -> Batch | Problem:
@@ -97,6 +84,19 @@ def _followed(batch: Batch, paging: Paging | None, mailbox: Mailbox, http_status
 def _batch(read: list[Conversation | Unreadable]) -> Batch:
     unreadable = {each.subject: each for each in read if isinstance(each, Unreadable)}
     return Batch(tuple([each for each in read if isinstance(each, Conversation)]), None, tuple(unreadable.values()))
+
+
+def _decode_thread(
+    body: bytes,
+    http_status: int,
+    access_token: str,
+    read: Callable[[dict[str, Any]], list[Conversation | Unreadable]],
+) -> Batch | Problem:
+    try:
+        thread = _thread_of(body, http_status, access_token)
+        return thread if isinstance(thread, Problem) else _batch(read(thread))
+    except RecursionError:
+        return nonsense("the answer is nested too deeply", http_status)
 
 
 def _thread_of(body: bytes, http_status: int, access_token: str) -> dict[str, Any] | Problem:

@@ -11,11 +11,10 @@ from milepost.core.problems import Problem, ProblemKind
 from milepost.sources.facebook.access import Access
 from milepost.sources.facebook.calls import Calls
 from milepost.sources.facebook.client import Answer, GraphClient
-from milepost.sources.facebook.leniency import lenient, read_json
+from milepost.sources.facebook.leniency import lenient
 from milepost.sources.facebook.pace import Pace
-from milepost.sources.facebook.paging import NoCursor, next_cursor
-from milepost.sources.facebook.problems import nonsense, problem_of
-from milepost.sources.facebook.wire import Paging
+from milepost.sources.facebook.paging import NoCursor, next_cursor, read_list
+from milepost.sources.facebook.problems import nonsense
 
 PATH = "me/accounts"
 PARAMETERS = {"fields": "id,name,access_token,instagram_business_account", "limit": "100"}
@@ -85,20 +84,14 @@ async def managed_pages(
 
 
 def _read(edge_url: str, answer: Answer, access_token: str) -> _Batch | Problem:
+    found = read_list(answer.body, answer.status, access_token)
+    if isinstance(found, Problem):
+        return found
+    pages = [page for item in found.items if (page := _page(item)) is not None]
+    if len(pages) < len(found.items):
+        log.warning("managed_pages_unreadable", count=len(found.items) - len(pages))
     try:
-        value = read_json(answer.body)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict) or value.get("error") is not None or not isinstance(value.get("data"), list):
-        return problem_of(answer.body, answer.status, access_token)
-    paging = value.get("paging") or {}
-    if not isinstance(paging, dict):
-        return nonsense("the answer has a paging that is no object", answer.status)
-    pages = [page for item in value["data"] if (page := _page(item)) is not None]
-    if len(pages) < len(value["data"]):
-        log.warning("managed_pages_unreadable", count=len(value["data"]) - len(pages))
-    try:
-        return _Batch(tuple(pages), next_cursor(lenient(paging, Paging), edge_url))
+        return _Batch(tuple(pages), next_cursor(found.paging, edge_url))
     except NoCursor as error:
         return nonsense(str(error), answer.status)
 

@@ -1,7 +1,13 @@
-"""How lists go on: only where there is a `next`, and by its cursor alone, for the URL has the access token in it."""
+"""Lists, and how they go on: only where there is a `next`, and by its cursor alone, for the URL has the token in it."""
 
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from msgspec import Struct
+
+from milepost.core.problems import Problem
+from milepost.sources.facebook.leniency import lenient, read_json
+from milepost.sources.facebook.problems import nonsense, problem_of
 from milepost.sources.facebook.wire import Paging
 
 MAX_CURSOR_CHARACTERS = 4096  # captured ones have about 200; more would not fit into a URL
@@ -9,6 +15,27 @@ MAX_CURSOR_CHARACTERS = 4096  # captured ones have about 200; more would not fit
 
 class NoCursor(ValueError):
     """A list goes on and does not say where."""
+
+
+class Listed(Struct, frozen=True):
+    """An answer that is a list: its items, whatever they are, and how it goes on."""
+
+    items: list[Any]
+    paging: Paging
+
+
+def read_list(body: bytes, http_status: int, access_token: str) -> Listed | Problem:
+    """Read an answer that has to be a list, whose items may be of any shape."""
+    try:
+        value = read_json(body)
+    except ValueError:
+        return problem_of(body, http_status, access_token)
+    if not isinstance(value, dict) or value.get("error") is not None or not isinstance(value.get("data"), list):
+        return problem_of(body, http_status, access_token)
+    paging = value.get("paging") or {}  # PHP writes an empty object as []
+    if not isinstance(paging, dict):
+        return nonsense("the answer has a paging that is no object", http_status)
+    return Listed(value["data"], lenient(paging, Paging))
 
 
 def next_cursor(paging: Paging | None, edge_url: str) -> str | None:
