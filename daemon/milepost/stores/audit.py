@@ -14,6 +14,7 @@ from milepost.core.errors import JournalDamaged
 from milepost.core.events import Entry
 from milepost.core.project import Projected, RunOf, project
 from milepost.stores import rows
+from milepost.stores.database import transaction
 
 Table = Literal["checkpoint", "run", "dead_letter"]
 TABLES: tuple[Table, ...] = ("checkpoint", "run", "dead_letter")
@@ -66,17 +67,10 @@ def rebuild(sql: dict[str, str], codec: Codec, connection: sqlite3.Connection) -
     def write(table: Table, projected: list[Row]) -> None:
         connection.executemany(sql[f"upsert_{table}"], projected)
 
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         for table in TABLES:
             connection.execute(sql[f"clear_{table}s"])
-        audit = _audit(_entries(sql, codec, connection), write)
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-    return audit
+        return _audit(_entries(sql, codec, connection), write)
 
 
 def _entries(sql: dict[str, str], codec: Codec, connection: sqlite3.Connection) -> Iterator[Entry]:

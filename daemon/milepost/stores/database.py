@@ -75,6 +75,19 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit what is written in the block, or nothing of it where the block or the commit raises."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # some failures have rolled back already
+            connection.execute("ROLLBACK")
+        raise
+
+
 class Database(aiosqlite.Connection):
     """A connection to the database at `path`."""
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from milepost.core.errors import StoreAway
 from milepost.core.model import Stream
-from milepost.stores.database import connect, real_path
+from milepost.stores.database import connect, real_path, transaction
 from milepost.stores.migrate import demand_current
 from milepost.stores.queries import load
 
@@ -62,8 +62,7 @@ def _forget(sql: dict[str, str], stream: Stream, contact_id: str, connection: sq
     def removed(statement: str) -> int:
         return connection.execute(sql[statement], who).rowcount
 
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         connection.execute(sql["forget_contact"], who)
         connection.execute(sql["forget_conversations"], who)
         forgotten = Forgotten(
@@ -73,11 +72,6 @@ def _forget(sql: dict[str, str], stream: Stream, contact_id: str, connection: sq
             payloads=removed("erase_payloads"),
         )
         connection.execute(sql["erase_notes"], who)
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
     return forgotten
 
 

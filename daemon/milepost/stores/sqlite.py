@@ -22,7 +22,7 @@ from milepost.core.errors import MilepostError, RowsRejected, VersionConflict
 from milepost.core.model import Keys, Known
 from milepost.core.ports import Commit, Committed, DueLetter, Rejected
 from milepost.stores import rows
-from milepost.stores.database import Database, connect, errors_of, real_path
+from milepost.stores.database import Database, connect, errors_of, real_path, transaction
 from milepost.stores.exclusive import exclusive
 from milepost.stores.lookups import checkpoints, due_letters, known, letters_with_payloads
 from milepost.stores.migrate import migrate
@@ -197,17 +197,8 @@ class SqliteStore:
         )
 
     def _written(self, commits: list[Commit], connection: sqlite3.Connection) -> list[_Answer]:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            answers: list[_Answer] = [
-                write(self._sql, self._events_chunk_size, commit, connection) for commit in commits
-            ]
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:  # some failures have rolled back already
-                connection.execute("ROLLBACK")
-            raise
-        return answers
+        with transaction(connection):
+            return [write(self._sql, self._events_chunk_size, commit, connection) for commit in commits]
 
     def _recall(self, stream: str, connection: sqlite3.Connection) -> Checkpoint:
         stored = connection.execute(self._sql["checkpoint"], (stream,)).fetchone()
