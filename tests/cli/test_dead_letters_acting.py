@@ -22,7 +22,7 @@ from milepost.core.errors import MilepostError, StoreAway
 from milepost.core.events import DeadLetterOpened, Event, Reason, RunEnded, RunStatus, Stage
 from milepost.core.model import Changes, ContactRow, DeadLetterPayload
 from milepost.core.ports import Commit, DueLetter
-from milepost.engine.errands import Discard, Errand, HeldBack, Redrive
+from milepost.engine.errands import Discard, HeldBack, LetterErrand, Redrive
 from milepost.service.actions import actions
 from milepost.service.http import serve
 from milepost.stores.exclusive import exclusive
@@ -203,10 +203,10 @@ class StandIn:
     """Stands in for the supervisor of a daemon: answers errands, and keeps them."""
 
     def __init__(self, answer: Callable[[DeadLetter], Awaitable[DeadLetter | None]]) -> None:
-        self.asked: list[Errand] = []
+        self.asked: list[LetterErrand] = []
         self._answer = answer
 
-    async def do(self, errand: Errand) -> DeadLetter | None:
+    async def do(self, errand: LetterErrand) -> DeadLetter | None:
         self.asked.append(errand)
         return await self._answer(letter(errand.dead_letter_id))
 

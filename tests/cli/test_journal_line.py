@@ -41,10 +41,14 @@ from milepost.core.events import (
     RunStatus,
     Stage,
     StoreReturned,
+    StreamPaused,
+    StreamResumed,
     SweepCompleted,
+    SyncRequested,
     Tally,
+    TokenChecked,
 )
-from milepost.core.model import Detail, Scope
+from milepost.core.model import Detail, Scope, TokenHealth
 from milepost.core.problems import Problem, ProblemKind
 from milepost.stores.archive import Placed
 
@@ -117,6 +121,21 @@ WORDS: list[tuple[Event, str]] = [
         RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN),
         "run stopped: authorization: it went wrong (code 190)",
     ),
+    (
+        DeadLetterClosed("dl_1", Resolution.DISCARDED, reason="a test thread", by="API from 127.0.0.1"),
+        "dead letter dl_1 closed: discarded (a test thread); asked for by API from 127.0.0.1",
+    ),
+    (
+        RedriveFailed("dl_1", 2, "it fails", by="API"),
+        "dead letter dl_1 tried again in vain, 2 times so far: it fails; not tried again by itself; asked for by API",
+    ),
+    (StreamPaused("API from 127.0.0.1"), "put on hold (API from 127.0.0.1)"),
+    (StreamResumed("API from 127.0.0.1"), "resumed (API from 127.0.0.1)"),
+    (SyncRequested("command line"), "a sync was asked for (command line)"),
+    (SyncRequested("command line", full=True), "a full sweep was asked for (command line)"),
+    (TokenChecked(TokenHealth(is_valid=False)), "the token is not valid any more"),
+    (TokenChecked(TokenHealth(is_valid=True)), "the token is valid, and never expires"),
+    (TokenChecked(TokenHealth(True, at(0), at(-86400))), "the token is valid until 2026-02-28"),
     (StoreReturned(12.5, 4), "the database answered again after 12 seconds and 4 attempts"),
 ]
 

@@ -36,8 +36,12 @@ class TestTags:
             "run_ended",
             "run_started",
             "store_returned",
+            "stream_paused",
+            "stream_resumed",
             "sweep_completed",
             "sweep_started",
+            "sync_requested",
+            "token_checked",
         ]
 
     def test_events_refuse_unknown_fields(self) -> None:

@@ -1,6 +1,6 @@
 """A journal as its first format wrote it, and what it means. The files are history: add to them, never change them.
 
-The first 22 entries are those of a Milepost that knew no remedies.
+The first 22 entries are those of a Milepost that knew no remedies, the first 42 of one of which nothing could be asked.
 """
 
 from datetime import datetime
@@ -19,6 +19,7 @@ from milepost.core.events import TAGS, Entry, RunStatus
 HERE = Path(__file__).parent
 CODEC = Codec()
 WITHOUT_REMEDIES = 22
+WITHOUT_REQUESTS = 42
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +57,15 @@ def test_it_holds_every_type_of_entry(journal: list[Entry]) -> None:
 
 
 def test_it_means_what_it_always_meant(checkpoints: list[Checkpoint]) -> None:
-    golden = msgspec.json.decode((HERE / "journal-format-1.remedies.checkpoint.json").read_bytes(), type=Checkpoint)
+    golden = msgspec.json.decode((HERE / "journal-format-1.requests.checkpoint.json").read_bytes(), type=Checkpoint)
 
     assert checkpoints[-1] == golden
+
+
+def test_its_beginning_means_what_it_meant_before_anything_could_be_asked(checkpoints: list[Checkpoint]) -> None:
+    golden = msgspec.json.decode((HERE / "journal-format-1.remedies.checkpoint.json").read_bytes(), type=Checkpoint)
+
+    assert checkpoints[WITHOUT_REQUESTS - 1] == golden
 
 
 def test_its_beginning_means_what_it_meant_before_there_were_remedies(checkpoints: list[Checkpoint]) -> None:
@@ -80,7 +87,7 @@ def test_its_runs_ended_as_they_always_ended(checkpoints: list[Checkpoint]) -> N
         "r6": RunStatus.STOPPED,
         "r7": RunStatus.PAUSED,
         "r8": RunStatus.COMPLETE_WITH_ERRORS,
-        "r9": RunStatus.RUNNING,
+        "r9": RunStatus.PAUSED,
     }
 
 

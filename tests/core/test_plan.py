@@ -18,7 +18,18 @@ from kit.builders import (
     work,
 )
 from milepost.core.checkpoint import BatchPassed, Checkpoint, pass_over
-from milepost.core.events import BatchStored, FetchFailed, Mode, Reason, RunEnded, RunStatus, SweepCompleted, Tally
+from milepost.core.events import (
+    BatchStored,
+    FetchFailed,
+    Mode,
+    Reason,
+    RunEnded,
+    RunStatus,
+    StreamPaused,
+    StreamResumed,
+    SweepCompleted,
+    Tally,
+)
 from milepost.core.plan import Fetch, Finish, Policy, Slice, Wait, batches_read, is_over, next_mode, plan, walk_limit
 from milepost.core.ports import Request
 
@@ -197,3 +208,16 @@ class TestARunIsOver:
     def test_not_because_an_earlier_one_is(self) -> None:
         assert not is_over(given(completed()), work("run-2"))
         assert not is_over(checkpoint_of(), work())
+
+
+class TestOnHold:
+    def test_nothing_is_read_and_the_run_ends(self) -> None:
+        checkpoint = given(run_started(), sweep_started(), StreamPaused("API"))
+
+        assert planned(checkpoint, work()) == Finish(Reason.REQUEST)
+        assert planned(given(StreamPaused("API")), work()) == Finish(Reason.REQUEST)
+
+    def test_is_over_once_it_is_resumed(self) -> None:
+        checkpoint = given(run_started(), sweep_started(), StreamPaused("API"), StreamResumed("API"))
+
+        assert isinstance(planned(checkpoint, work()), Fetch)

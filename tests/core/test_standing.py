@@ -33,6 +33,8 @@ from milepost.core.events import (
     RunEnded,
     RunStatus,
     Stage,
+    StreamPaused,
+    StreamResumed,
     SweepCompleted,
     Tally,
 )
@@ -273,3 +275,22 @@ def test_open_dead_letters_are_explained_where_nothing_worse_is() -> None:
     stopped = stands(*WALKING, LETTER, UNAUTHORIZED).advice
     assert stopped is not None
     assert "access_token" in stopped
+
+
+class TestOnHold:
+    def test_waits_for_somebody_and_says_who_paused_it_and_how_to_resume_it(self) -> None:
+        on_hold = stands(COMPLETED, StreamPaused("API from 10.0.0.7"))
+
+        assert on_hold.state is State.ON_HOLD
+        assert on_hold.wait == Wait("somebody to resume it", NOON, None)
+        assert on_hold.advice is not None
+        assert on_hold.advice.startswith("API from 10.0.0.7 paused it")
+        assert f"POST /api/streams/{STREAM.key}/resume" in on_hold.advice
+        assert on_hold.next_run_at is None
+
+    def test_hides_what_else_is_the_matter_until_it_is_resumed(self) -> None:
+        events = (*WALKING, LIMITED, StreamPaused("API"))
+
+        assert stands(*events).state is State.ON_HOLD
+        assert stands(*events, at_work=False).state is State.ON_HOLD
+        assert stands(*events, StreamResumed("API")).state is State.RATE_LIMITED

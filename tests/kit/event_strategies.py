@@ -25,11 +25,15 @@ from milepost.core.events import (
     RunStatus,
     Stage,
     StoreReturned,
+    StreamPaused,
+    StreamResumed,
     SweepCompleted,
     SweepStarted,
+    SyncRequested,
     Tally,
+    TokenChecked,
 )
-from milepost.core.model import Detail, Scope
+from milepost.core.model import Detail, Scope, TokenHealth
 from milepost.core.problems import Problem, ProblemKind
 
 instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  (bounds)
@@ -61,8 +65,8 @@ BY_KIND: dict[type[Event], st.SearchStrategy[Event]] = {
     DeadLetterOpened: st.builds(
         DeadLetterOpened, texts, st.sampled_from(Stage), texts, texts, st.none() | instants, texts
     ),
-    RedriveFailed: st.builds(RedriveFailed, texts, counts, texts, st.none() | instants, tallies),
-    DeadLetterClosed: st.builds(DeadLetterClosed, texts, st.sampled_from(Resolution), tallies, texts),
+    RedriveFailed: st.builds(RedriveFailed, texts, counts, texts, st.none() | instants, tallies, texts),
+    DeadLetterClosed: st.builds(DeadLetterClosed, texts, st.sampled_from(Resolution), tallies, texts, texts),
     SweepCompleted: st.builds(SweepCompleted, st.sampled_from(Mode), instants, instants, tallies),
     RunEnded: st.builds(
         RunEnded,
@@ -73,6 +77,12 @@ BY_KIND: dict[type[Event], st.SearchStrategy[Event]] = {
         st.none() | problems,
     ),
     StoreReturned: st.builds(StoreReturned, durations, counts),
+    StreamPaused: st.builds(StreamPaused, texts),
+    StreamResumed: st.builds(StreamResumed, texts),
+    SyncRequested: st.builds(SyncRequested, texts, st.booleans()),
+    TokenChecked: st.builds(
+        TokenChecked, st.builds(TokenHealth, st.booleans(), st.none() | instants, st.none() | instants)
+    ),
 }
 
 events: st.SearchStrategy[Event] = st.one_of(*BY_KIND.values())

@@ -20,6 +20,7 @@ from milepost.core.plan import Fetch, Finish, Slice, Wait, is_over, open_sweep, 
 from milepost.core.ports import DueLetter, Fetched, Outcome, Refused, Rejected, Request
 from milepost.core.redrive import discard, keys_for_redrive, redrive, to_reread
 from milepost.core.remedies import rule_for
+from milepost.core.requests import pause, resume
 from milepost.core.schedule import next_turn_at
 
 MAX_REDRIVES_IN_A_TURN = 5
@@ -64,6 +65,7 @@ class Life:
             yield self.setting.now
             self.setting.step()
             checkpoint = self._errand(checkpoint, work)
+            checkpoint = self._held_or_resumed(checkpoint, work)
             work = self._stopped(work)
             self._rival(checkpoint, work)
             match plan(checkpoint, self.setting.now, work, self.policy, self._held_until()):
@@ -107,6 +109,7 @@ class Life:
 
     def _batch(self, checkpoint: Checkpoint, request: Request, work: Slice) -> Checkpoint:
         self.setting.crash()
+        assert checkpoint.on_hold is None, "a call for a stream that somebody paused"
         sent_at = self.setting.world.now
         self.witness.calls(self.stream, self.setting.now)
         outcome = self.inbox.answer(request)
@@ -151,7 +154,7 @@ class Life:
     # --- dead letters ---
 
     def _redrive_due(self, checkpoint: Checkpoint, work: Slice) -> None:
-        if not checkpoint.open_dead_letters or checkpoint.standstill is not None:
+        if not checkpoint.open_dead_letters or checkpoint.standstill is not None or checkpoint.on_hold is not None:
             return
         for due in settled(self.store.due_letters(self.stream.key, self.setting.now, MAX_REDRIVES_IN_A_TURN)):
             if self._is_held() or self.setting.now >= work.deadline_at:
@@ -284,6 +287,21 @@ class Life:
 
     def _held_until(self) -> datetime | None:
         return held_until(self.stream, self.pauses)
+
+    def _held_or_resumed(self, checkpoint: Checkpoint, work: Slice) -> Checkpoint:
+        """Let somebody pause the stream, now and then, and resume it after a while."""
+        if checkpoint.on_hold is not None:
+            if not self.setting.is_calm and self.setting.random.random() < 0.7:
+                return checkpoint
+            self.witness.disturbed(self.stream, "somebody resumed the stream")
+            record = resume(checkpoint, "somebody", work)
+        elif self.setting.scenario.hold_chance and self.setting.happens(self.setting.scenario.hold_chance):
+            self.witness.disturbed(self.stream, "somebody paused the stream")
+            record = pause(checkpoint, "somebody", work)
+        else:
+            return checkpoint
+        assert record is not None
+        return self._record(checkpoint, record, work.run_id)
 
     def _is_held(self) -> bool:
         until = self._held_until()

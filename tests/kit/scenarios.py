@@ -83,5 +83,6 @@ scenarios = st.builds(
     refused_row_chance=chance(0.05, 0.2),
     away_chance=chance(0.02, 0.1),
     errand_chance=chance(0.05, 0.2),
+    hold_chance=chance(0.02, 0.1),
     forget_chance=chance(0.01, 0.05),
 ).map(without_contradictions)

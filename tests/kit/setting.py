@@ -49,6 +49,7 @@ class Scenario:
     away_chance: float = 0.0
     errand_chance: float = 0.0
     forget_chance: float = 0.0
+    hold_chance: float = 0.0
 
 
 class Crashed(Exception):

@@ -16,7 +16,7 @@ from milepost.core.checkpoint import DeadLetter
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.core.events import Stage
 from milepost.core.ports import DueLetter
-from milepost.engine.errands import Discard, Errand, Redrive
+from milepost.engine.errands import Discard, LetterErrand, Redrive
 from milepost.service import actions as module
 from milepost.service.actions import actions
 from milepost.service.http import MAX_BODY_BYTES, serve
@@ -31,10 +31,10 @@ class Supervisor:
     """Does what it is told with one open dead letter, and keeps what it was asked."""
 
     def __init__(self, what: Callable[[], Awaitable[DeadLetter | None]]) -> None:
-        self.asked: list[Errand] = []
+        self.asked: list[LetterErrand] = []
         self._what = what
 
-    async def do(self, errand: Errand) -> DeadLetter | None:
+    async def do(self, errand: LetterErrand) -> DeadLetter | None:
         self.asked.append(errand)
         return await self._what()
 

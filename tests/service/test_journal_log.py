@@ -50,10 +50,14 @@ from milepost.core.events import (
     RunStatus,
     Stage,
     StoreReturned,
+    StreamPaused,
+    StreamResumed,
     SweepCompleted,
+    SyncRequested,
     Tally,
+    TokenChecked,
 )
-from milepost.core.model import Detail, Scope
+from milepost.core.model import Detail, Scope, TokenHealth
 from milepost.core.ports import Outcome
 from milepost.engine.feed import Signal
 from milepost.service.journal_log import HINTS, read
@@ -275,6 +279,29 @@ def test_a_store_that_is_away_and_returns_is_told() -> None:
     ]
     returned = line_of(StoreReturned(61.04, 5))
     assert returned == {"event": "store returned", "log_level": "info", "away_seconds": 61.0, "attempts": 5}
+
+
+def test_what_people_ask_for_is_told_with_who_asked() -> None:
+    by = "API from 127.0.0.1"
+    assert line_of(StreamPaused(by)) == {
+        "event": "stream paused",
+        "log_level": "warning",
+        "by": by,
+        "hint": "it is not worked until somebody resumes it",
+    }
+    assert line_of(StreamResumed(by)) == {"event": "stream resumed", "log_level": "info", "by": by}
+    assert line_of(SyncRequested(by, full=True)) == {
+        "event": "sync asked for",
+        "log_level": "info",
+        "by": by,
+        "full": True,
+    }
+
+
+def test_a_token_that_is_not_valid_is_worth_a_warning() -> None:
+    valid, invalid = (line_of(TokenChecked(TokenHealth(is_valid))) for is_valid in (True, False))
+    assert (valid["event"], valid["log_level"]) == ("token checked", "info")
+    assert (invalid["log_level"], invalid["found"]) == ("warning", "the token is not valid any more")
 
 
 async def test_nothing_personal_is_in_any_line() -> None:

@@ -1,5 +1,6 @@
 """Metrics: what they count, what they show, and that docs/metrics.md tells of them as they are."""
 
+import math
 import re
 from pathlib import Path
 
@@ -50,8 +51,9 @@ from milepost.core.events import (
     Stage,
     SweepCompleted,
     Tally,
+    TokenChecked,
 )
-from milepost.core.model import Detail, Platform, Scope, Stream
+from milepost.core.model import Detail, Platform, Scope, Stream, TokenHealth
 from milepost.core.ports import Outcome, Usage
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy
@@ -404,6 +406,22 @@ def test_two_streams_of_a_page_share_its_budget_and_all_streams_the_apps() -> No
 # --- the exposition ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("health", "value"),
+    [
+        (TokenHealth(True, at(200), at(100)), at(100).timestamp()),
+        (TokenHealth(True), math.inf),
+        (TokenHealth(False, at(200)), 0.0),
+    ],
+    ids=["what ends first", "never", "not valid"],
+)
+def test_the_end_of_a_token_is_shown_once_it_is_known(health: TokenHealth, value: float) -> None:
+    assert "token_expiry_timestamp_seconds{" not in after(recorded(completed())).expose().decode()
+    shown = after(recorded(TokenChecked(health))).expose().decode()
+    (found,) = re.findall(rf'milepost_token_expiry_timestamp_seconds{{stream="{KEY}"}} (\S+)', shown)
+    assert float(found) == value
+
+
 def everything() -> Metrics:
     """Let every metric there is have a value."""
     tally = Tally(batches=2, inserted=1, updated=1, unchanged=1, dead_lettered=1, interaction_events=1)
@@ -413,6 +431,7 @@ def everything() -> Metrics:
         recorded(completed(tally + Tally(order_violations=1))),
         recorded(run_started(), LIMITED),
         recorded(DeadLetterClosed("a", Resolution.REDRIVEN)),
+        recorded(TokenChecked(TokenHealth(is_valid=True, expires_at=NOON))),
         store_retried(),
         usage_told(*(Usage(scope, kind, 0.5) for scope in Scope for kind in KINDS)),
     )

@@ -47,6 +47,8 @@ ORDEALS = {
     "a thread was marked as deleted",
     "somebody discarded a letter",
     "somebody had a letter redriven",
+    "somebody paused the stream",
+    "somebody resumed the stream",
     "the store refused rows",
     "the store was away",
 }

@@ -9,7 +9,7 @@ import aiohttp
 import msgspec
 
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy
-from milepost.engine.errands import Discard, Errand, Redrive
+from milepost.engine.errands import Discard, LetterErrand, Redrive
 from milepost.service.actions import MAX_WAIT_SECONDS, Discarding, Empty
 from milepost.service.outcomes import Answer, closed, refused
 from milepost.settings import HttpSettings
@@ -25,7 +25,7 @@ class Daemon:
         self._session = session
         self._url = url
 
-    async def do(self, errand: Errand) -> Answer:
+    async def do(self, errand: LetterErrand) -> Answer:
         """Have an errand done.
 
         Raises:
@@ -46,7 +46,7 @@ class Daemon:
                 hint="if it is a sync, let it end; if it is the daemon, is http.listen what it was started with?",
             ) from error
 
-    def _understood(self, errand: Errand, status: int, body: bytes) -> Answer:
+    def _understood(self, errand: LetterErrand, status: int, body: bytes) -> Answer:
         match status:
             case 200 | 202:
                 return self._answer(body)
@@ -101,7 +101,7 @@ def _url(host: str, port: int) -> str:
     return f"http://{host}:{port}" if address.version == 4 else f"http://[{host}]:{port}"
 
 
-def _request(errand: Errand) -> tuple[str, Empty | Discarding]:
+def _request(errand: LetterErrand) -> tuple[str, Empty | Discarding]:
     match errand:
         case Redrive():
             return "redrive", Empty()

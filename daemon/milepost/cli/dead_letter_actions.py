@@ -20,7 +20,7 @@ from milepost.core.checkpoint import DeadLetter
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.core.events import Reason
 from milepost.core.summary import ExitCode, most_serious
-from milepost.engine.errands import Errand, HeldBack
+from milepost.engine.errands import HeldBack, LetterErrand
 from milepost.engine.shutdown import stopping_on_signals
 from milepost.engine.stop import Stop
 from milepost.service.logs import configure
@@ -31,8 +31,8 @@ from milepost.stores.archive import open_archive
 from milepost.stores.database import real_path
 from milepost.stores.exclusive import is_held
 
-Work = Sequence[tuple[DeadLetter, Errand]]
-Do = Callable[[DeadLetter, Errand], Awaitable[Answer]]
+Work = Sequence[tuple[DeadLetter, LetterErrand]]
+Do = Callable[[DeadLetter, LetterErrand], Awaitable[Answer]]
 
 
 async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
@@ -69,7 +69,7 @@ async def _performer(settings: Settings, stop: Stop) -> AsyncIterator[Do]:
         return
     async with daemon_at(settings.http) as daemon:
 
-        async def ask(letter: DeadLetter, errand: Errand) -> Answer:
+        async def ask(letter: DeadLetter, errand: LetterErrand) -> Answer:
             async with stop.cut_short():
                 return await daemon.do(errand)
             return accepted(letter)  # it goes on there, though nobody waits for it here
@@ -77,7 +77,7 @@ async def _performer(settings: Settings, stop: Stop) -> AsyncIterator[Do]:
         yield ask
 
 
-async def _here(parts: Parts, errand: Errand) -> Answer:
+async def _here(parts: Parts, errand: LetterErrand) -> Answer:
     before = await parts.store.open_letters((errand.dead_letter_id,))
     if not before:  # closed meanwhile, by the redrive of another letter about the same conversation
         return closed(errand.dead_letter_id)

@@ -16,7 +16,7 @@ from milepost.cli.phrases import ago
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.letters import MAX_REASON_CHARACTERS
 from milepost.core.summary import ExitCode
-from milepost.engine.errands import Discard, Errand, Redrive
+from milepost.engine.errands import Discard, LetterErrand, Redrive
 from milepost.settings import Settings
 from milepost.stores.archive import open_archive
 
@@ -25,6 +25,8 @@ MAX_ROWS = 1_000
 stream_option = click.option(
     "--stream", metavar="STREAM", help="Only this stream: messenger:<page id> or instagram:<page id>."
 )
+
+BY = "command line"  # who asks, as the journal keeps it
 
 
 @click.group(name="dead-letters")
@@ -128,7 +130,7 @@ def redrive(config: str | None, stream: str | None, ids: Sequence[str]) -> None:
     letters = asyncio.run(chosen(settings, ids, stream))
     if not letters and not ids:
         click.echo(_none(stream, open_only=True))
-    errands = [(letter, Redrive(letter.dead_letter_id)) for letter in letters if _is_open(letter)]
+    errands = [(letter, Redrive(letter.dead_letter_id, BY)) for letter in letters if _is_open(letter)]
     code = _performed(settings, errands, "closed")
     sys.exit(ExitCode.PROGRESS_SAVED if code is ExitCode.COMPLETE and len(letters) == MAX_AT_ONCE else code)
 
@@ -147,7 +149,7 @@ def discard(config: str | None, reason: str, ids: Sequence[str]) -> None:
         raise click.BadParameter(f"write 1 to {MAX_REASON_CHARACTERS} characters", param_hint="--reason")
     settings = load_settings(config)
     letters = asyncio.run(chosen(settings, ids, None))
-    errands = [(letter, Discard(letter.dead_letter_id, reason)) for letter in letters if _is_open(letter)]
+    errands = [(letter, Discard(letter.dead_letter_id, reason, BY)) for letter in letters if _is_open(letter)]
     sys.exit(_performed(settings, errands, "discarded"))
 
 
@@ -159,7 +161,7 @@ def _is_open(letter: DeadLetter) -> bool:
     return letter.closed_at is None
 
 
-def _performed(settings: Settings, errands: Sequence[tuple[DeadLetter, Errand]], done: str) -> ExitCode:
+def _performed(settings: Settings, errands: Sequence[tuple[DeadLetter, LetterErrand]], done: str) -> ExitCode:
     """Do the errands, and give what that comes to. `done` is what is said of a letter that is closed by it."""
     if not errands:
         return ExitCode.COMPLETE

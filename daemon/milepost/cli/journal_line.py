@@ -23,12 +23,16 @@ from milepost.core.events import (
     RunEnded,
     RunStarted,
     StoreReturned,
+    StreamPaused,
+    StreamResumed,
     SweepCompleted,
     SweepStarted,
+    SyncRequested,
     Tally,
+    TokenChecked,
 )
 from milepost.core.plan import Size
-from milepost.core.standing import limit_in_words, size_in_words
+from milepost.core.standing import limit_in_words, size_in_words, token_in_words
 from milepost.stores.archive import Placed
 
 _STREAM_WIDTH = len("instagram:17841400000000000")
@@ -92,8 +96,22 @@ def _happened(event: Event) -> str:  # noqa: PLR0911  (one line for each kind of
             return f"run {in_words(event.status)}: {in_words(event.reason)}{why}{read}"
         case StoreReturned(away_seconds=seconds, attempts=attempts):
             return f"the database answered again after {lasting(seconds)} and {counted(attempts, 'attempt')}"
+        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked():
+            return _asked(event)
         case unknown:
             assert_never(unknown)
+
+
+def _asked(event: StreamPaused | StreamResumed | SyncRequested | TokenChecked) -> str:
+    match event:
+        case StreamPaused(by=by):
+            return f"put on hold ({by})"
+        case StreamResumed(by=by):
+            return f"resumed ({by})"
+        case SyncRequested(by=by, full=full):
+            return f"{'a full sweep' if full else 'a sync'} was asked for ({by})"
+        case TokenChecked(health=health):
+            return token_in_words(health)
 
 
 def _stored(stored: BatchStored) -> str:
@@ -124,10 +142,17 @@ def _befell(event: DeadLetterOpened | RedriveFailed | DeadLetterClosed) -> str:
         case DeadLetterOpened(stage=stage, subject=subject, reason=reason, redrive_at=redrive_at):
             return f"opened for {subject} ({stage}): {reason}; {_again(redrive_at)}"
         case RedriveFailed(attempts=attempts, reason=reason, redrive_at=redrive_at):
-            return f"tried again in vain, {counted(attempts, 'time')} so far: {reason}; {_again(redrive_at)}"
+            return (
+                f"tried again in vain, {counted(attempts, 'time')} so far: {reason}; {_again(redrive_at)}{_by(event)}"
+            )
         case DeadLetterClosed(resolution=resolution, tally=tally, reason=reason):
             told = ", ".join(_counts(tally))
-            return f"closed: {resolution}" + (f" ({reason})" if reason else "") + (f"; {told}" if told else "")
+            why = f" ({reason})" if reason else ""
+            return f"closed: {resolution}{why}" + (f"; {told}" if told else "") + _by(event)
+
+
+def _by(event: RedriveFailed | DeadLetterClosed) -> str:
+    return f"; asked for by {event.by}" if event.by else ""
 
 
 def _again(redrive_at: datetime | None) -> str:

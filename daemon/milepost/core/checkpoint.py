@@ -33,11 +33,15 @@ from milepost.core.events import (
     RunStatus,
     Stage,
     StoreReturned,
+    StreamPaused,
+    StreamResumed,
     SweepCompleted,
     SweepStarted,
+    SyncRequested,
     Tally,
+    TokenChecked,
 )
-from milepost.core.model import Detail, Scope
+from milepost.core.model import Detail, Scope, TokenHealth
 from milepost.core.problems import Problem
 
 
@@ -94,6 +98,13 @@ class Standstill(Struct, frozen=True, omit_defaults=True):
     problem: Problem | None = None
 
 
+class OnHold(Struct, frozen=True, omit_defaults=True):
+    """Somebody paused the stream: no call until it is resumed."""
+
+    since: datetime
+    by: str
+
+
 class Run(Struct, frozen=True, omit_defaults=True):
     """The stream's latest run, open or ended."""
 
@@ -146,6 +157,8 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True):
     pause: Pause | None = None
     portion: Portion | None = None
     standstill: Standstill | None = None
+    on_hold: OnHold | None = None
+    token: TokenHealth | None = None
     run: Run | None = None
     watermark: datetime | None = None
     last_success_at: datetime | None = None
@@ -208,6 +221,8 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
             after = _troubled(after, event)
         case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed() as event:
             after = _lettered(after, event)
+        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() as event:
+            after = _asked(after, entry, event)
         case StoreReturned():
             pass
         case unknown:
@@ -244,6 +259,21 @@ def _lettered(checkpoint: Checkpoint, event: DeadLetterOpened | RedriveFailed | 
         case DeadLetterClosed(tally=tally):
             open_now = checkpoint.open_dead_letters - 1
             return replace(checkpoint, open_dead_letters=open_now, total=checkpoint.total + tally)
+
+
+def _asked(
+    checkpoint: Checkpoint, entry: Entry, event: StreamPaused | StreamResumed | SyncRequested | TokenChecked
+) -> Checkpoint:
+    """Say what it means that somebody asked for something, or asked about the token."""
+    match event:
+        case StreamPaused(by=by):
+            return replace(checkpoint, on_hold=OnHold(entry.recorded_at, by))
+        case StreamResumed():
+            return replace(checkpoint, on_hold=None)
+        case TokenChecked(health=health):
+            return replace(checkpoint, token=health)
+        case SyncRequested():
+            return checkpoint
 
 
 def _batch_stored(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from milepost.core.model import Detail, Scope
+from milepost.core.model import Detail, Scope, TokenHealth
 from milepost.core.problems import Problem
 
 
@@ -123,6 +123,7 @@ class Reason(StrEnum):
     CONFIGURATION = "configuration"
     PROCESS_DIED = "process_died"
     BROKE_OFF = "broke_off"  # in a process that lives on: the store stayed away, or there is a bug
+    REQUEST = "request"  # somebody paused the stream
 
 
 class Stage(StrEnum):
@@ -232,7 +233,7 @@ class DeadLetterOpened(Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 class RedriveFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A dead letter was tried again, for the `attempts`th time, in vain. `redrive_at` None: no more by itself.
 
-    `tally` counts what was written on the way all the same.
+    `tally` counts what was written on the way all the same. `by` is who asked for it; empty where nobody had to.
     """
 
     dead_letter_id: str
@@ -240,15 +241,20 @@ class RedriveFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     reason: str
     redrive_at: datetime | None = None
     tally: Tally = NO_TALLY
+    by: str = ""
 
 
 class DeadLetterClosed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A dead letter came to its end. `tally` counts what a redrive wrote; `reason` is the one a person gave."""
+    """A dead letter came to its end. `tally` counts what a redrive wrote; `reason` is the one a person gave.
+
+    `by` is who asked for it; empty where nobody had to.
+    """
 
     dead_letter_id: str
     resolution: Resolution
     tally: Tally = NO_TALLY
     reason: str = ""
+    by: str = ""
 
 
 class SweepCompleted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -280,6 +286,31 @@ class StoreReturned(Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     attempts: int
 
 
+class StreamPaused(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Somebody put the stream on hold: no call is made for it until it is resumed. `by` is who asked for it."""
+
+    by: str
+
+
+class StreamResumed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Somebody ended the hold of the stream. `by` is who asked for it."""
+
+    by: str
+
+
+class SyncRequested(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Somebody wants the stream worked at once, by a `full` sweep or whichever is due. `by` is who asked for it."""
+
+    by: str
+    full: bool = False
+
+
+class TokenChecked(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The platform told how the stream's token stands, and it was not what it had told before."""
+
+    health: TokenHealth
+
+
 Event = (
     RunStarted
     | SweepStarted
@@ -295,6 +326,10 @@ Event = (
     | SweepCompleted
     | RunEnded
     | StoreReturned
+    | StreamPaused
+    | StreamResumed
+    | SyncRequested
+    | TokenChecked
 )
 
 TAGS: dict[type[Event], str] = {
@@ -312,6 +347,10 @@ TAGS: dict[type[Event], str] = {
     SweepCompleted: "sweep_completed",
     RunEnded: "run_ended",
     StoreReturned: "store_returned",
+    StreamPaused: "stream_paused",
+    StreamResumed: "stream_resumed",
+    SyncRequested: "sync_requested",
+    TokenChecked: "token_checked",
 }
 
 

@@ -55,6 +55,23 @@ class Detail(StrEnum):
     POSITION = "position"  # its id and updated_time, to step over it
 
 
+class TokenHealth(Struct, frozen=True, omit_defaults=True):
+    """How the platform says that a token stands (Meta, "Debug Token").
+
+    `expires_at` and `data_access_expires_at` are None where the token, or its access to people's data, never expires.
+    """
+
+    is_valid: bool
+    expires_at: datetime | None = None
+    data_access_expires_at: datetime | None = None
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When it stops to be of use, if nobody renews it; None where it never does."""
+        ends = [each for each in (self.expires_at, self.data_access_expires_at) if each is not None]
+        return min(ends, default=None)
+
+
 # --- what a source reads ----------------------------------------------------------------------------------------------
 
 

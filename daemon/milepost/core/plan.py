@@ -61,6 +61,8 @@ def plan(
     """Say what the run does next. `held_until` is when the pause ends that forbids this stream to call, if one does."""
     if work.is_stopping:
         return Finish(Reason.SHUTDOWN)
+    if checkpoint.on_hold is not None:
+        return Finish(Reason.REQUEST)
     if batches_read(checkpoint, work) >= work.max_batches:
         return Finish(Reason.BATCH_LIMIT)
     if now >= work.deadline_at:

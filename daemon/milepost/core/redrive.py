@@ -65,11 +65,27 @@ def keys_for_redrive(
 
 
 def redrive(
-    checkpoint: Checkpoint, due: DueLetter, outcome: Outcome | None, circumstances: Circumstances, known: Known
+    checkpoint: Checkpoint,
+    due: DueLetter,
+    outcome: Outcome | None,
+    circumstances: Circumstances,
+    known: Known,
+    *,
+    by: str = "",
 ) -> Record:
-    """Say what a redrive came to. `outcome` is that of the rereading, None where nothing had to be read."""
+    """Say what a redrive came to. `outcome` is that of the rereading, None where nothing had to be read.
+
+    `by` is who asked for it; empty where nobody had to.
+    """
     record = _redriven(checkpoint, due, outcome, circumstances, known)
-    return Record((*passed_before(checkpoint, circumstances.work), *record.events), record.changes)
+    events = tuple(_asked_for(event, due.letter, by) for event in record.events) if by else record.events
+    return Record((*passed_before(checkpoint, circumstances.work), *events), record.changes)
+
+
+def _asked_for(event: Event, letter: DeadLetter, by: str) -> Event:
+    """Say who asked for what became of the letter; not of others that came to light on the way."""
+    is_its_own = isinstance(event, DeadLetterClosed | RedriveFailed) and event.dead_letter_id == letter.dead_letter_id
+    return replace(event, by=by) if is_its_own else event
 
 
 def _redriven(
@@ -102,9 +118,9 @@ def _rewritten(due: DueLetter, circumstances: Circumstances, known: Known) -> Re
     return Record((DeadLetterClosed(letter.dead_letter_id, Resolution.REDRIVEN, found.tally),), found.changes)
 
 
-def discard(checkpoint: Checkpoint, letter: DeadLetter, reason: str, work: Slice) -> Record:
-    """Give a dead letter up."""
-    closed = DeadLetterClosed(letter.dead_letter_id, Resolution.DISCARDED, reason=reason)
+def discard(checkpoint: Checkpoint, letter: DeadLetter, reason: str, work: Slice, *, by: str = "") -> Record:
+    """Give a dead letter up. `by` is who asked for it."""
+    closed = DeadLetterClosed(letter.dead_letter_id, Resolution.DISCARDED, reason=reason, by=by)
     return Record((*passed_before(checkpoint, work), closed))
 
 

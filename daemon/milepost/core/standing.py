@@ -14,7 +14,7 @@ from msgspec import Struct
 from milepost.core.advice import advice_on
 from milepost.core.checkpoint import Checkpoint, Pause, Run
 from milepost.core.events import Reason, RunStatus
-from milepost.core.model import Detail, Scope, Stream
+from milepost.core.model import Detail, Scope, Stream, TokenHealth
 from milepost.core.pauses import held_until, holder_of
 from milepost.core.plan import Policy, Size, size_now, whole
 from milepost.core.problems import Problem
@@ -37,6 +37,7 @@ class State(StrEnum):
     FAILED = "failed"  # retries used up; the next run goes on there
     STOPPED = "stopped"  # somebody has to mend a token, a permission or a setting
     INTERRUPTED = "interrupted"  # the run broke off; the next one goes on there
+    ON_HOLD = "on_hold"  # somebody paused it; it is not worked until somebody resumes it
 
 
 class Surroundings(Struct, frozen=True):
@@ -83,8 +84,10 @@ def standing(checkpoint: Checkpoint, around: Surroundings) -> Standing:
     state = state_of(checkpoint, is_at_work=around.is_at_work)
     if hold is not None and (around.is_at_work or state is not State.INTERRUPTED):
         state = held_up(state)
-    next_run_at = _next_run_at(checkpoint.run, hold, around)
+    next_run_at = None if state is State.ON_HOLD else _next_run_at(checkpoint.run, hold, around)
     wait = _wait(checkpoint, state, hold, next_run_at)
+    if checkpoint.on_hold is not None:
+        wait = Wait("somebody to resume it", checkpoint.on_hold.since, None)
     return Standing(state, wait, _advice(checkpoint, stream, wait), _remark(checkpoint, around), next_run_at)
 
 
@@ -93,6 +96,8 @@ def standing(checkpoint: Checkpoint, around: Surroundings) -> Standing:
 
 def state_of(checkpoint: Checkpoint, *, is_at_work: bool) -> State:
     """Say what a stream is at by itself, whatever limit holds it up. `is_at_work`: whether a Milepost is."""
+    if checkpoint.on_hold is not None:
+        return State.ON_HOLD
     run = checkpoint.run
     if run is None:
         return State.NEVER_SYNCED
@@ -152,7 +157,7 @@ def _wait(checkpoint: Checkpoint, state: State, hold: Wait | None, next_run_at: 
             return Wait(_mending(state, checkpoint), since, next_run_at, problem)
         case State.PAUSED | State.INTERRUPTED:
             return hold or Wait("the next run, which goes on where the last one ended", ended_at, next_run_at, problem)
-        case State.SYNCING:
+        case State.SYNCING | State.ON_HOLD:
             return None
         case State.NEVER_SYNCED | State.COMPLETE | State.COMPLETE_WITH_ERRORS:
             is_delayed = hold is not None and hold.until is not None and (next_run_at or hold.until) <= hold.until
@@ -176,6 +181,9 @@ def _mending(state: State, checkpoint: Checkpoint) -> str:
 
 
 def _advice(checkpoint: Checkpoint, stream: Stream, wait: Wait | None) -> str | None:
+    if checkpoint.on_hold is not None:
+        how = f"resume it on the status page, or with POST /api/streams/{stream.key}/resume"
+        return f"{checkpoint.on_hold.by} paused it: {how}"
     if wait is not None and wait.problem is not None:
         return advice_on(wait.problem, stream)
     return OPEN_LETTERS if checkpoint.open_dead_letters else None
@@ -195,6 +203,16 @@ def _remark(checkpoint: Checkpoint, around: Surroundings) -> str | None:
 def limit_in_words(scope: Scope) -> str:
     """Name a rate limit by whose calls it counts."""
     return f"the {scope}'s rate limit"
+
+
+def token_in_words(health: TokenHealth) -> str:
+    """Say how a token stands."""
+    if not health.is_valid:
+        return "the token is not valid any more"
+    ends_at = health.ends_at
+    return (
+        "the token is valid, and never expires" if ends_at is None else f"the token is valid until {ends_at:%Y-%m-%d}"
+    )
 
 
 def size_in_words(size: Size) -> str:

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.errors import MilepostError
+from milepost.core.model import TokenHealth
 from milepost.engine.stop import Bell
 
 MAX_WAITING = 1_000
@@ -25,28 +26,57 @@ class HeldBack(MilepostError):
 
 
 class Redrive(Struct, frozen=True):
-    """Try a dead letter again, whenever its next redrive is due."""
+    """Try a dead letter again, whenever its next redrive is due. `by` is who asks, as the journal keeps it."""
 
     dead_letter_id: str
+    by: str = ""
 
 
 class Discard(Struct, frozen=True):
-    """Give a dead letter up."""
+    """Give a dead letter up. `by` is who asks."""
 
     dead_letter_id: str
     reason: str
+    by: str = ""
 
 
-Errand = Redrive | Discard
+class PauseStream(Struct, frozen=True):
+    """Work the stream no more, from the batch in hand on. `by` is who asks."""
 
-# The letter as it stands if it is still open, or what kept the errand from being done.
+    by: str
+
+
+class ResumeStream(Struct, frozen=True):
+    """Work the stream again, at once. `by` is who asks."""
+
+    by: str
+
+
+class SyncNow(Struct, frozen=True):
+    """Give the stream a turn at once, by a `full` sweep or whichever is due. `by` is who asks."""
+
+    by: str
+    full: bool = False
+
+
+class NoteToken(Struct, frozen=True):
+    """Keep how the stream's token stands."""
+
+    health: TokenHealth
+
+
+LetterErrand = Redrive | Discard
+StreamErrand = PauseStream | ResumeStream | SyncNow | NoteToken
+Errand = LetterErrand | StreamErrand
+
+# The letter as it stands if the errand is about one and it is still open, or what kept the errand from being done.
 Answer = DeadLetter | MilepostError | None
 
 
 class Performer(Protocol):
-    """Does an errand and gives the letter if it is still open."""
+    """Does an errand about a dead letter and gives the letter if it is still open."""
 
-    async def __call__(self, errand: Errand, /) -> DeadLetter | None:
+    async def __call__(self, errand: LetterErrand, /) -> DeadLetter | None:
         """Do it. Raises MilepostError where that is impossible."""
         ...
 
@@ -59,24 +89,31 @@ class Doer(Protocol):
         ...
 
 
+class TurnWanted(Struct, frozen=True):
+    """A turn is wanted at once, and of it a `full` sweep or whichever is due."""
+
+    full: bool = False
+
+
 class Errands:
     """The errands of one stream, and whether a turn is wanted at once. The bell rings while anything waits."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Errand, asyncio.Future[Answer]]] = deque()
-        self._wants_turn = False
+        self._wanted: TurnWanted | None = None
         self._alone = asyncio.Lock()
         self._attendants = 0
         self.bell = Bell()
 
-    def want_turn(self) -> None:
+    def want_turn(self, *, full: bool = False) -> None:
         """Ask for a turn at once, whenever the next is due."""
-        self._wants_turn = True
+        before = self._wanted is not None and self._wanted.full
+        self._wanted = TurnWanted(full or before)
         self.bell.ring()
 
-    def takes_turn(self) -> bool:
-        """Say whether a turn was asked for, and take the wish for granted."""
-        wanted, self._wants_turn = self._wants_turn, False
+    def take_wanted(self) -> TurnWanted | None:
+        """Give the turn that was asked for, if one was: from now on it counts as given."""
+        wanted, self._wanted = self._wanted, None
         return wanted
 
     @property

@@ -9,7 +9,7 @@ from milepost.core.model import Stream
 from milepost.core.plan import Slice
 from milepost.core.ports import Answered, DueLetter, Fetched, Held, Outcome, Refused, Source
 from milepost.core.redrive import discard, keys_for_redrive, redrive, to_reread
-from milepost.engine.errands import Answer, Discard, Errand, Errands, HeldBack, Redrive
+from milepost.engine.errands import Answer, Discard, HeldBack, LetterErrand, Redrive
 from milepost.engine.recorder import Recorder
 from milepost.engine.shared import Shared
 
@@ -28,8 +28,8 @@ class Redriving:
         self._work = work
 
     async def redrive_due(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Redrive what is due, unless the stream has troubles of its own; give where it stands then."""
-        if not checkpoint.open_dead_letters or checkpoint.standstill is not None:
+        """Redrive what is due, unless the stream is on hold or has troubles of its own; give where it stands then."""
+        if not checkpoint.open_dead_letters or checkpoint.standstill is not None or checkpoint.on_hold is not None:
             return checkpoint
         clock = self._shared.clock
         ends_at = max(self._work.deadline_at, clock.now() + timedelta(seconds=LEAST_REDRIVE_SECONDS))
@@ -44,27 +44,17 @@ class Redriving:
             checkpoint = after
         return checkpoint
 
-    async def run_errands(self, checkpoint: Checkpoint, errands: Errands) -> Checkpoint:
-        """Do what was asked for; give where the stream stands then."""
-
-        async def do(errand: Errand) -> Answer:
-            nonlocal checkpoint
-            checkpoint, answer = await self._do(checkpoint, errand)
-            return answer
-
-        await errands.run(do)
-        return checkpoint
-
-    async def _do(self, checkpoint: Checkpoint, errand: Errand) -> tuple[Checkpoint, Answer]:
+    async def do(self, checkpoint: Checkpoint, errand: LetterErrand) -> tuple[Checkpoint, Answer]:
+        """Do what was asked for; give where the stream stands then, and the answer."""
         due = await self._recorder.open_letter(errand.dead_letter_id)
         if due is None:  # it was closed while the errand waited
             return checkpoint, None
         match errand:
-            case Discard(reason=reason):
-                discarded = discard(checkpoint, due.letter, reason, self._work)
+            case Discard(reason=reason, by=by):
+                discarded = discard(checkpoint, due.letter, reason, self._work, by=by)
                 return await self._recorder.record(checkpoint, discarded), None
-            case Redrive():
-                after = await self._redrive(checkpoint, due)
+            case Redrive(by=by):
+                after = await self._redrive(checkpoint, due, by)
                 if isinstance(after, MilepostError):
                     return checkpoint, after
                 found = await self._recorder.open_letter(errand.dead_letter_id)
@@ -73,7 +63,7 @@ class Redriving:
                 was_tried = found.letter.attempts > due.letter.attempts
                 return after, found.letter if was_tried else self._hindrance() or found.letter
 
-    async def _redrive(self, checkpoint: Checkpoint, due: DueLetter) -> Checkpoint | MilepostError:
+    async def _redrive(self, checkpoint: Checkpoint, due: DueLetter, by: str = "") -> Checkpoint | MilepostError:
         """Redrive a letter; give where the stream stands then, or what keeps the letter from being read."""
         outcome: Outcome | None = None
         conversation_id = to_reread(due)
@@ -84,7 +74,7 @@ class Redriving:
             outcome = answer
         return await self._recorder.settle(
             checkpoint,
-            partial(redrive, checkpoint, due, outcome),
+            partial(redrive, checkpoint, due, outcome, by=by),
             lambda circumstances: keys_for_redrive(self._stream, due, outcome, circumstances.refused),
         )
 

@@ -11,11 +11,13 @@ from milepost.core.decision import Circumstances, conclude, recover
 from milepost.core.model import Keys, Stream
 from milepost.core.plan import Fetch, Finish, Slice, Wait, is_over, plan
 from milepost.core.ports import Answered, Fetched, Held, Outcome, Request, Source
+from milepost.engine.attendant import Attendant
 from milepost.engine.errands import Errands
 from milepost.engine.lookahead import LookAhead, look_ahead
 from milepost.engine.recorder import Recorder
 from milepost.engine.redriving import Redriving
 from milepost.engine.shared import Shared
+from milepost.engine.stop import Bell
 
 
 async def run_slice(
@@ -30,8 +32,9 @@ async def run_slice(
     """
     recorder = Recorder(shared, stream, work)
     redriving = Redriving(shared, stream, source, recorder, work)
+    attendant = Attendant(errands, redriving, recorder, work)
     async with look_ahead(source) as ahead:
-        checkpoint = await _Run(shared, stream, ahead, recorder, work).complete(redriving, errands, own_run_id)
+        checkpoint = await _Run(shared, stream, ahead, recorder, work).complete(attendant, errands.bell, own_run_id)
     return await redriving.redrive_due(checkpoint)
 
 
@@ -40,8 +43,8 @@ async def errands_only(
 ) -> Checkpoint:
     """Do the errands that wait for a stream that is not at work. Raises as `run_slice` does."""
     recorder = Recorder(shared, stream, work)
-    checkpoint = await recorder.recall()
-    return await Redriving(shared, stream, source, recorder, work).run_errands(checkpoint, errands)
+    redriving = Redriving(shared, stream, source, recorder, work)
+    return await Attendant(errands, redriving, recorder, work).run_errands(await recorder.recall())
 
 
 class _Run:
@@ -54,8 +57,8 @@ class _Run:
         self._recorder = recorder
         self._work = work
 
-    async def complete(self, redriving: Redriving, errands: Errands, own_run_id: str | None) -> Checkpoint:
-        """Plan and do, until the run is over."""
+    async def complete(self, attendant: Attendant, bell: Bell, own_run_id: str | None) -> Checkpoint:
+        """Plan and do, until the run is over. The bell rings while the attendant has something to do."""
         shared = self._shared
         checkpoint = await self._take_over(await self._recorder.recall(), own_run_id)
         while not is_over(checkpoint, self._work):
@@ -63,7 +66,7 @@ class _Run:
             if refused_ahead is not None:  # on record before anything else: a limit has to outlive this process
                 checkpoint = await self._settle(checkpoint, refused_ahead)
                 continue
-            checkpoint = await redriving.run_errands(checkpoint, errands)
+            checkpoint = await attendant.run_errands(checkpoint)
             if shared.stop.is_requested:
                 self._work = replace(self._work, is_stopping=True)
             held_until = shared.pauses.held_until(self._stream)
@@ -72,9 +75,9 @@ class _Run:
                     checkpoint = await self._fetch(checkpoint, request)
                 case Wait(until=until):
                     async with shared.turns.given_back(self._stream, shared.clock):
-                        async with shared.stop.cut_short(), errands.bell.cut_short():
+                        async with shared.stop.cut_short(), bell.cut_short():
                             await shared.clock.sleep_until(until)
-                        checkpoint = await redriving.run_errands(checkpoint, errands)  # which takes no turn
+                        checkpoint = await attendant.run_errands(checkpoint)  # which takes no turn
                 case Finish(reason=reason):
                     ending = conclude(checkpoint, reason, self._work)
                     if ending is None:

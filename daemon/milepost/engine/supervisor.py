@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import structlog
 from msgspec import Struct
 
-from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
+from milepost.core.checkpoint import Checkpoint, DeadLetter, OnHold, Run
 from milepost.core.errors import MilepostError
 from milepost.core.model import Stream
 from milepost.core.plan import Slice
@@ -15,7 +15,7 @@ from milepost.core.ports import Source
 from milepost.core.schedule import next_turn_at
 from milepost.core.summary import Result
 from milepost.engine.bulkhead import bulkhead
-from milepost.engine.errands import Errand, Errands, broken_off
+from milepost.engine.errands import Answer, Errand, Errands, LetterErrand, StreamErrand, broken_off
 from milepost.engine.run import errands_only, run_slice
 from milepost.engine.shared import Shared
 
@@ -79,21 +79,28 @@ class Supervisor:
             ]
         return [turn.result() for turn in turns]
 
-    async def do(self, errand: Errand) -> DeadLetter | None:
+    async def do(self, errand: LetterErrand) -> DeadLetter | None:
         """Redrive or discard a dead letter, and give it if it is still open afterwards; None if it was not open.
 
         Raises HeldBack where no call may be made that it takes, or MilepostError where nothing could be done about it.
         """
         found = await self._shared.store.open_letters((errand.dead_letter_id,))
-        if not found:
-            return None
-        stream = Stream.parse(found[0].letter.stream)
+        return await self._asked(Stream.parse(found[0].letter.stream), errand) if found else None
+
+    async def ask(self, stream: Stream, errand: StreamErrand) -> None:
+        """Have something done about a stream: between two batches, or at once where it is not at work.
+
+        Raises MilepostError where that cannot be.
+        """
+        await self._asked(stream, errand)
+
+    async def _asked(self, stream: Stream, errand: Errand) -> DeadLetter | None:
         errands = self._errands.setdefault(stream, Errands())
         asked = errands.ask(errand)
         if not errands.are_attended:
             async with errands.attended():
                 await self._do_errands(stream, errands)
-        answer = await asked
+        answer: Answer = await asked
         if isinstance(answer, MilepostError):
             raise answer
         return answer
@@ -109,17 +116,21 @@ class Supervisor:
         tasks.create_task(self._keep(stream), name=f"stream {stream.key}")
 
     async def _keep(self, stream: Stream) -> None:
+        full = False
         async with self._errands[stream].attended():
             while not self._shared.stop.is_requested:
-                result = await self._turn(stream)
-                await self._rest(stream, result.run)
+                result = await self._turn(stream, full=full)
+                full = await self._rest(stream, result.run)
 
-    async def _rest(self, stream: Stream, run: Run | None) -> None:
-        """Wait until the next turn is due or wanted at once; errands are done meanwhile."""
+    async def _rest(self, stream: Stream, run: Run | None) -> bool:
+        """Wait until the next turn is due or wanted at once, and say if a full sweep is; errands are done meanwhile."""
         shared, errands = self._shared, self._errands[stream]
         interval_seconds, luck = self._pace.interval_seconds, shared.clock.luck()
         ended_at = shared.clock.now()
-        while not (shared.stop.is_requested or errands.takes_turn()):
+        while not shared.stop.is_requested:
+            wanted = errands.take_wanted()
+            if wanted is not None:
+                return wanted.full
             held_until = shared.pauses.held_until(stream)
             due_at = next_turn_at(run, ended_at, luck, interval_seconds=interval_seconds, held_until=held_until)
             if due_at <= shared.clock.now() and not errands.bell.rings:
@@ -129,6 +140,7 @@ class Supervisor:
                 continue
             async with shared.stop.cut_short(), errands.bell.cut_short():
                 await shared.clock.sleep_until(due_at)
+        return False
 
     async def _do_errands(self, stream: Stream, errands: Errands) -> None:
         """Do what is asked for of a stream that is not at work; each asker is answered."""
@@ -147,6 +159,9 @@ class Supervisor:
             with structlog.contextvars.bound_contextvars(stream=stream.key, run=work.run_id):
                 answer = await bulkhead(f"stream {stream.key}", self._run(stream, work))
         match answer:
+            case Checkpoint(on_hold=OnHold(by=by)) as checkpoint:
+                why = f"it is on hold: {by} paused it, and it has to be resumed first"
+                return Result(stream.key, _run_of(checkpoint, work.run_id), error=why)
             case Checkpoint() as checkpoint:
                 return Result(stream.key, _run_of(checkpoint, work.run_id))
             case Exception() as error:

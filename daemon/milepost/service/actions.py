@@ -14,7 +14,7 @@ from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.core.letters import MAX_REASON_CHARACTERS
 from milepost.core.ports import DueLetter
 from milepost.engine.bulkhead import bulkhead
-from milepost.engine.errands import Discard, Errand, HeldBack, Performer, Redrive
+from milepost.engine.errands import Discard, HeldBack, LetterErrand, Performer, Redrive
 from milepost.service.outcomes import Answer, accepted, held, outcome_of
 
 MAX_WAIT_SECONDS = 30.0  # longer than a batch takes, after which the stream's worker looks what is asked of it
@@ -72,7 +72,7 @@ class _Desk:
         self._max_wait_seconds = max_wait_seconds
         self._under_way: set[asyncio.Task[DeadLetter | Exception | None]] = set()
 
-    async def answer(self, errand: Errand) -> web.Response:
+    async def answer(self, errand: LetterErrand) -> web.Response:
         """Do the errand, or begin it, and tell how the letter stands. Raises one of aiohttp's HTTP errors."""
         try:
             async with asyncio.timeout(self._max_wait_seconds):
@@ -100,7 +100,7 @@ class _Desk:
         if self._under_way:
             await asyncio.wait(self._under_way)
 
-    def _begin(self, errand: Errand) -> asyncio.Task[DeadLetter | Exception | None]:
+    def _begin(self, errand: LetterErrand) -> asyncio.Task[DeadLetter | Exception | None]:
         if len(self._under_way) >= MAX_UNDER_WAY:
             raise web.HTTPServiceUnavailable(
                 text=f"{MAX_UNDER_WAY} actions are under way already: try again in a minute",
@@ -111,7 +111,7 @@ class _Desk:
         task.add_done_callback(self._under_way.discard)
         return task
 
-    async def _perform(self, errand: Errand) -> DeadLetter | Exception | None:
+    async def _perform(self, errand: LetterErrand) -> DeadLetter | Exception | None:
         """Do an errand. What it raises is given back, and logged where it is a bug: the asker may have gone."""
 
         async def perform() -> DeadLetter | MilepostError | None:

@@ -55,6 +55,11 @@ class Instruments:
         self.last_success = gauge(
             "last_success_timestamp_seconds", "When a sweep was last completed; 0 is never.", "stream"
         )
+        self.token_expiry = gauge(
+            "token_expiry_timestamp_seconds",
+            "When the token ends; +Inf is never, 0 means that it is not valid.",
+            "stream",
+        )
         self.checkpoint = gauge("checkpoint_timestamp_seconds", "When the checkpoint last moved; 0 is never.", "stream")
         self.stream_state = gauge("stream_state", "1 for the state that the stream is in.", "stream", "state")
         self.usage = gauge("rate_limit_usage_ratio", "How much of a budget is used up; 1 is all.", "scope", "kind")

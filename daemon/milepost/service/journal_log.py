@@ -31,13 +31,17 @@ from milepost.core.events import (
     RunStarted,
     RunStatus,
     StoreReturned,
+    StreamPaused,
+    StreamResumed,
     SweepCompleted,
     SweepStarted,
+    SyncRequested,
+    TokenChecked,
 )
 from milepost.core.model import Stream
 from milepost.core.plan import Size
 from milepost.core.problems import Problem
-from milepost.core.standing import size_in_words
+from milepost.core.standing import size_in_words, token_in_words
 from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried, UsageTold
 
 # Where there is a problem, the advice on it is told instead.
@@ -50,6 +54,7 @@ HINTS = {
     Reason.RATE_LIMIT: "it goes on there when the limit is over",
     Reason.RETRIES_EXHAUSTED: "the next run tries again",
     Reason.AUTHORIZATION: "the token or a permission has to be mended",
+    Reason.REQUEST: "it goes on there when somebody resumes the stream",
     Reason.CONFIGURATION: "the configuration has to be mended",
 }
 
@@ -97,8 +102,22 @@ def _log_entry(entry: Entry, run: Run | None) -> None:
             _log_end(log, ended, entry, run)
         case StoreReturned(away_seconds=away_seconds, attempts=attempts):
             log.info("store returned", away_seconds=round(away_seconds, 1), attempts=attempts)
+        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() as event:
+            _log_asked(log, event)
         case unknown:
             assert_never(unknown)
+
+
+def _log_asked(log: FilteringBoundLogger, event: StreamPaused | StreamResumed | SyncRequested | TokenChecked) -> None:
+    match event:
+        case StreamPaused(by=by):
+            log.warning("stream paused", by=by, hint="it is not worked until somebody resumes it")
+        case StreamResumed(by=by):
+            log.info("stream resumed", by=by)
+        case SyncRequested(by=by, full=full):
+            log.info("sync asked for", by=by, full=full)
+        case TokenChecked(health=health):
+            log.log(logging.INFO if health.is_valid else logging.WARNING, "token checked", found=token_in_words(health))
 
 
 def _log_batch(log: FilteringBoundLogger, batch: int, stored: BatchStored) -> None:

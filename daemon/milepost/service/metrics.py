@@ -4,6 +4,7 @@ Counts come from the entries alone, each of which carries all that happened sinc
 passed over is counted when an entry covers it, and nothing is counted twice.
 """
 
+import math
 from datetime import datetime
 from typing import assert_never
 
@@ -28,11 +29,15 @@ from milepost.core.events import (
     RunStatus,
     Stage,
     StoreReturned,
+    StreamPaused,
+    StreamResumed,
     SweepCompleted,
     SweepStarted,
+    SyncRequested,
     Tally,
+    TokenChecked,
 )
-from milepost.core.model import Scope, Stream
+from milepost.core.model import Scope, Stream, TokenHealth
 from milepost.core.ports import Usage
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy
@@ -95,6 +100,8 @@ class Metrics:
         stream.dead_letters.set(checkpoint.open_dead_letters)
         stream.last_success.set(_timestamp(checkpoint.last_success_at))
         stream.checkpoint.set(_timestamp(checkpoint.updated_at))
+        if checkpoint.token is not None:  # until then nobody knows
+            self._every.token_expiry.labels(checkpoint.stream).set(_expiry(checkpoint.token))
         for key, told in self._states.learn(checkpoint, state):
             _show_state(self._stream(key), told)
 
@@ -133,6 +140,8 @@ class Metrics:
                 _count_rows(stream, tally)
                 stream.redrives["failed"].inc()
             case RunStarted() | SweepStarted() | StoreReturned():
+                pass
+            case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked():
                 pass
             case unknown:
                 assert_never(unknown)
@@ -219,6 +228,12 @@ def _count_rows(stream: StreamInstruments, tally: Tally) -> None:
 def _show_state(stream: StreamInstruments, current: State) -> None:
     for state, series in stream.states.items():
         series.set(state is current)
+
+
+def _expiry(token: TokenHealth) -> float:
+    if not token.is_valid:
+        return 0.0
+    return math.inf if token.ends_at is None else token.ends_at.timestamp()
 
 
 def _timestamp(instant: datetime | None) -> float:
