@@ -1,13 +1,13 @@
 """Discovery: how often pages are looked for, what becomes of each answer, and that no pause is called into."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from kit.builders import NOON
+from kit.leaping_clock import LeapingClock
 from kit.memory_store import MemoryStore
 from kit.shell import shared
 from kit.simulated import BAKERY, BICYCLES, frozen_world
@@ -28,27 +28,6 @@ from milepost.upkeep import DISCOVERY_RETRY_SECONDS, DISCOVERY_SECONDS, Configur
 
 OF_BICYCLES = Stream(Platform.MESSENGER, BICYCLES.id)
 APP_LIMIT = Problem(ProblemKind.API, "(#4) Application request limit reached", code=4)
-
-
-class LeapingClock:
-    """A clock that moves only when somebody sleeps, and then at once; at the end of its time it asks for the stop."""
-
-    def __init__(self, stop: Stop) -> None:
-        self.time = NOON
-        self.ends_at = NOON
-        self._stop = stop
-
-    def now(self) -> datetime:
-        return self.time
-
-    def luck(self) -> float:
-        return 0.5
-
-    async def sleep_until(self, instant: datetime) -> None:
-        self.time = max(self.time, instant)
-        if self.time >= self.ends_at:
-            self._stop.request()
-        await asyncio.sleep(0)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from milepost.roster import Page, Roster, configured_pages
 from milepost.settings import Settings
 from milepost.sources.facebook.client import GraphClient
 from milepost.stores.sqlite import SqliteStore, open_sqlite
+from milepost.token_watch import TokenWatch
 from milepost.upkeep import Upkeep
 
 # The embedded world: large enough to see a sweep come along at two calls a second, small enough to see it end.
@@ -38,6 +39,7 @@ class Parts(Struct, frozen=True, eq=False):
     feed: Feed
     clock: Clock
     upkeep: Upkeep
+    token_watch: TokenWatch
     undiscovered: Problem | Held | None
 
 
@@ -100,7 +102,7 @@ async def assembled(
         shared = Shared(store, clock, feed, stop, policy_of(settings), pauses, turns)
         supervisor = Supervisor(shared, roster.enrol(world.pages), pace_of(settings))
         upkeep = Upkeep(client, roster, supervisor, settings, learn_secret)
-        yield Parts(supervisor, store, feed, clock, upkeep, await upkeep.discover())
+        yield Parts(supervisor, store, feed, clock, upkeep, TokenWatch(roster, supervisor), await upkeep.discover())
 
 
 def _client(settings: Settings, base_url: str, clock: Clock) -> GraphClient:

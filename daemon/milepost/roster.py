@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from milepost.core.model import Platform, Stream
+from milepost.core.model import Platform, Stream, TokenHealth
 from milepost.core.ports import Held, Source
 from milepost.core.problems import Problem, ProblemKind
 from milepost.engine.pauses import Pauses
@@ -14,6 +14,7 @@ from milepost.sources.facebook.client import GraphClient
 from milepost.sources.facebook.inbox import FacebookInbox
 from milepost.sources.facebook.managed_pages import ManagedPage, managed_pages
 from milepost.sources.facebook.pace import Budget, Pace
+from milepost.sources.facebook.token_health import token_health
 
 # Discovery calls like a stream of its own: what it meets of the app's limit holds up all, of the user's only itself.
 DISCOVERY = Stream(Platform.MESSENGER, "me/accounts")
@@ -111,6 +112,19 @@ class Roster:
     async def managed(self) -> tuple[ManagedPage, ...] | Problem | Held:
         """Ask which pages the manager's token manages."""
         return await managed_pages(self._client, self._manager, self._manager_pace, self._pauses.gate(DISCOVERY))
+
+    def tokens(self) -> dict[str, str]:
+        """Give the token of every page that may be called for, by the page's id."""
+        return {page_id: each.access.token for page_id, each in self._members.items() if each.access.problem is None}
+
+    def streams_of(self, page_id: str) -> tuple[Stream, ...]:
+        """Give the streams of a page."""
+        return tuple(self._members[page_id].streams)
+
+    async def token_health(self, page_id: str) -> TokenHealth | Problem | Held:
+        """Ask how the token of a page stands."""
+        member = self._members[page_id]
+        return await token_health(self._client, member.access, member.pace, self._pauses.gate(member.streams[0]))
 
     def renew_manager(self, token: str) -> None:
         """Take over the token of the user whose pages are discovered."""

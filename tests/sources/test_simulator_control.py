@@ -48,6 +48,12 @@ class TestTokens:
         assert await client.code(LIST) is None
         assert (await debugged(client, BAKERY.token))["is_valid"]
 
+    async def test_a_token_says_when_it_ends_and_works_until_it_is_revoked(self, client: Client) -> None:
+        assert (await debugged(client, BAKERY.token))["expires_at"] == 0
+        await client.act("expire", owner=BAKERY.id, in_seconds=60)
+        assert (await debugged(client, BAKERY.token))["expires_at"] == client.clock().timestamp() + 60
+        assert await client.code(LIST) is None
+
     async def test_a_renewed_token_works_and_the_one_before_does_not(self, client: Client) -> None:
         token = client.server.world.access.renew(BAKERY.id)
         assert token != BAKERY.token

@@ -61,6 +61,8 @@ async def _run(settings: Settings, configuration: Configuration, redactor: Redac
             _say_started(settings, parts, url)
             upkeep = parts.upkeep.run(configuration, reload, parts.clock, stop)
             tasks.create_task(bulkhead("upkeep", upkeep), name="upkeep")
+            watching = parts.token_watch.run(parts.clock, stop)
+            tasks.create_task(bulkhead("token watch", watching), name="token watch")
             await parts.supervisor.run()
     structlog.get_logger("milepost").info("stopped", hint="the next start goes on from the last committed batch")
 

@@ -1,6 +1,7 @@
 """Who may see what: the pages' tokens and the user's, which die and are renewed, permissions, and the user's pages."""
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -33,6 +34,7 @@ class Access:
         self._page_of_account = {page.instagram_account_id: page.id for page in planned}
         self._unmanaged: set[str] = set()
         self._revoked: dict[str, int] = {}
+        self._expiries: dict[str, datetime] = {}
         self._forbidden: dict[str, int] = {}
         self._renewals = 0
 
@@ -92,6 +94,14 @@ class Access:
         else:
             self._pages[owner] = msgspec.structs.replace(self._pages[owner], token=token)
         return token
+
+    def expire(self, owner: str, in_seconds: float, at: datetime) -> None:
+        """Say of a token, from `at` on, that it ends so much later. It does not die of that: `revoke` lets it."""
+        self._expiries[self._token(owner)] = at + timedelta(seconds=in_seconds)
+
+    def expiry(self, token: str) -> datetime | None:
+        """When a token ends; None where that is never."""
+        return self._expiries.get(token)
 
     def forbid(self, page_id: str, code: int = 10) -> None:
         """Take away the permission to read a page's conversations: they are refused with code 10, or 200 to 299."""

@@ -35,6 +35,7 @@ def _actions(server: "SimulatorServer") -> Mapping[str, Action]:
         "manage": access.manage,
         "unmanage": access.unmanage,
         "revoke": access.revoke,
+        "expire": access.expire,
         "renew": access.renew,
         "forbid": access.forbid,
         "allow": access.allow,

@@ -167,12 +167,14 @@ class GraphApi:
             return {"data": {"error": error, "is_valid": False, "scopes": []}}
         page = self._access.page_of_token(token)
         allowed = page is None or self._access.missing_permission(page.id) is None
+        midnight = question.at.replace(hour=0, minute=0, second=0, microsecond=0)
+        expires_at = self._access.expiry(token)
         facts: Node = {
             "app_id": "1000000000000001",
             "type": "PAGE" if page else "USER",
             "application": "Simulated app",
-            "data_access_expires_at": int((question.at + timedelta(days=60)).timestamp()),
-            "expires_at": 0,
+            "data_access_expires_at": int((midnight + timedelta(days=60)).timestamp()),
+            "expires_at": 0 if expires_at is None else int(expires_at.timestamp()),
             "is_valid": True,
             "scopes": _SCOPES + (_MESSAGING_SCOPES if allowed else []),
             "user_id": "10000000000000001",

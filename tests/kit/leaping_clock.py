@@ -1,0 +1,28 @@
+"""A clock for what only sleeps and looks: its time leaps."""
+
+import asyncio
+from datetime import datetime
+
+from kit.builders import NOON
+from milepost.engine.stop import Stop
+
+
+class LeapingClock:
+    """A clock that moves only when somebody sleeps, and then at once; at the end of its time it asks for the stop."""
+
+    def __init__(self, stop: Stop) -> None:
+        self.time = NOON
+        self.ends_at = NOON
+        self._stop = stop
+
+    def now(self) -> datetime:
+        return self.time
+
+    def luck(self) -> float:
+        return 0.5
+
+    async def sleep_until(self, instant: datetime) -> None:
+        self.time = max(self.time, instant)
+        if self.time >= self.ends_at:
+            self._stop.request()
+        await asyncio.sleep(0)
