@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from milepost.cli.options import config_option, load_settings
-from milepost.cli.phrases import in_columns
 from milepost.core.summary import ExitCode
+from milepost.service.phrases import in_columns
 from milepost.settings import SecretOrigin, Settings, default_path, secret_report, secrets
 
 

@@ -7,8 +7,8 @@ import click
 
 from milepost.cli.known_streams import demand_known
 from milepost.cli.options import config_option, load_settings
-from milepost.cli.phrases import in_columns, on_one_line
 from milepost.core.model import Platform, Stream
+from milepost.service.phrases import in_columns, on_one_line
 from milepost.settings import Settings
 from milepost.stores.archive import open_archive
 from milepost.stores.erasure import Forgotten, forget

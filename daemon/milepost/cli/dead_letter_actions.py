@@ -15,7 +15,6 @@ import click
 from milepost.assembly import Parts, assembled
 from milepost.cli.daemon_client import daemon_at
 from milepost.cli.dead_letter_table import MAX_SUBJECT, shortened
-from milepost.cli.phrases import ahead, on_one_line
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.core.events import Reason
@@ -25,6 +24,7 @@ from milepost.engine.shutdown import stopping_on_signals
 from milepost.engine.stop import Stop
 from milepost.service.logs import configure
 from milepost.service.outcomes import Answer, Outcome, accepted, closed, held, outcome_of, refused
+from milepost.service.phrases import ahead, on_one_line
 from milepost.service.redaction import Redactor
 from milepost.settings import Settings, secrets
 from milepost.stores.archive import open_archive

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Sequence
 import click
 
 from milepost.cli.known_streams import demand_known
-from milepost.cli.phrases import counted
 from milepost.core.checkpoint import DeadLetter
+from milepost.service.phrases import counted
 from milepost.settings import Settings
 from milepost.stores.archive import Archive, open_archive
 

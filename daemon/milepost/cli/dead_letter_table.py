@@ -6,10 +6,10 @@ from typing import assert_never
 
 import msgspec
 
-from milepost.cli.phrases import ago, ahead, counted, in_columns, on_one_line
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.events import Stage
 from milepost.core.letters import conversation_of
+from milepost.service.phrases import ago, ahead, counted, in_columns, on_one_line
 
 HEADINGS = ("id", "stream", "stage", "subject", "opened", "attempts", "next redrive", "reason")
 ATTEMPTS, NEXT = HEADINGS.index("attempts"), HEADINGS.index("next redrive")

@@ -12,11 +12,11 @@ from milepost.cli.dead_letter_choice import MAX_AT_ONCE, chosen, letters_of, nam
 from milepost.cli.dead_letter_table import MAX_SUBJECT, as_json, described, rendered, shortened
 from milepost.cli.known_streams import demand_known
 from milepost.cli.options import config_option, load_settings
-from milepost.cli.phrases import ago
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.letters import MAX_REASON_CHARACTERS
 from milepost.core.summary import ExitCode
 from milepost.engine.errands import Discard, LetterErrand, Redrive
+from milepost.service.phrases import ago
 from milepost.settings import Settings
 from milepost.stores.archive import open_archive
 

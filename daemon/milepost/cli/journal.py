@@ -15,8 +15,8 @@ from milepost.cli.journal_line import as_json, as_text
 from milepost.cli.journal_tail import follow, newest
 from milepost.cli.known_streams import demand_known
 from milepost.cli.options import config_option, load_settings
-from milepost.cli.phrases import counted
 from milepost.cli.stopping import stop_at_closed_pipe, stopped_by_signals
+from milepost.service.phrases import counted
 from milepost.settings import Settings
 from milepost.stores.archive import Placed, open_archive
 from milepost.stores.audit import Audit

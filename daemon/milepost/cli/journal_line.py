@@ -6,7 +6,6 @@ from typing import assert_never
 import msgspec
 from msgspec import Struct
 
-from milepost.cli.phrases import counted, in_words, lasting, on_one_line
 from milepost.core.chain import instant_text
 from milepost.core.events import (
     BatchFailed,
@@ -33,6 +32,7 @@ from milepost.core.events import (
 )
 from milepost.core.plan import Size
 from milepost.core.standing import limit_in_words, size_in_words, token_in_words
+from milepost.service.phrases import counted, in_words, lasting, on_one_line
 from milepost.stores.archive import Placed
 
 _STREAM_WIDTH = len("instagram:17841400000000000")

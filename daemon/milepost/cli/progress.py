@@ -8,12 +8,12 @@ from typing import Never, TextIO, assert_never
 
 from tqdm import tqdm
 
-from milepost.cli.phrases import clock, in_words, on_one_line
 from milepost.core.checkpoint import Checkpoint, Pause
 from milepost.core.events import Tally
 from milepost.core.model import Stream
 from milepost.core.standing import State, held_up, hold_on, pauses_of, state_of
 from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried, UsageTold
+from milepost.service.phrases import clock, in_words, on_one_line
 
 
 class Progress:

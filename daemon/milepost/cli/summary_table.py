@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from milepost.cli.phrases import clock, in_words, on_one_line
 from milepost.core.checkpoint import Run
 from milepost.core.events import Reason, RunStatus, Tally
 from milepost.core.standing import Standing
 from milepost.core.summary import Result, Totals, totals
+from milepost.service.phrases import clock, in_words, on_one_line
 
 HEADINGS = (
     "stream", "status", "batches", "inserted", "updated", "unchanged", "dead-lettered", "retries", "failed", "seconds",

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 import msgspec
 from msgspec import Struct
 
-from milepost.cli.phrases import counted, on_one_line
 from milepost.core.ports import Held, Refused
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy, rule_for
@@ -15,6 +14,7 @@ from milepost.engine.clock import SystemClock
 from milepost.engine.feed import Feed
 from milepost.engine.pauses import Pauses
 from milepost.roster import Roster
+from milepost.service.phrases import counted, on_one_line
 from milepost.settings import PageSettings, Settings
 from milepost.sources.facebook.client import GraphClient
 from milepost.sources.facebook.managed_pages import ManagedPage

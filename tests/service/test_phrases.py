@@ -1,11 +1,11 @@
-"""How the command line puts things for people."""
+"""How things are put for people."""
 
 from datetime import timedelta, timezone
 
 import pytest
 
 from kit.builders import NOON, at, problem
-from milepost.cli.phrases import ago, ahead, clock, counted, in_columns, lasting, on_one_line, waiting
+from milepost.service.phrases import ago, ahead, clock, counted, in_columns, lasting, on_one_line, waiting
 
 
 @pytest.mark.parametrize(

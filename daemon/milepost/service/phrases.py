@@ -1,4 +1,4 @@
-"""How the command line puts things for people: numbers, durations and instants in words, lines in columns."""
+"""How things are put for people: numbers, durations and instants in words, lines in columns."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
