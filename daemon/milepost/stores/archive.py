@@ -2,8 +2,9 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from milepost.core.events import Entry
 from milepost.stores import audit, rows
 from milepost.stores.database import Database, connect, real_path
 from milepost.stores.exclusive import exclusive
-from milepost.stores.lookups import checkpoints, letters_with_payloads
+from milepost.stores.lookups import checkpoints, letters_with_payloads, seq_before, within_runs
 from milepost.stores.migrate import demand_current
 from milepost.stores.queries import load
 
@@ -68,6 +69,23 @@ class Archive:
         if stream is None:
             return (await self._read("latest_entries", (limit,)))[::-1]
         return (await self._read("latest_stream_entries", (stream, limit)))[::-1]
+
+    async def within_runs(self, versions: Mapping[str, int]) -> dict[str, Checkpoint]:
+        """Give where each stream stood before an entry, by its version, as far as the latest run until then tells."""
+        return await self._database.run(partial(within_runs, self._sql, self._codec, versions))
+
+    async def completed_with_errors(self, run_ids: Iterable[str]) -> frozenset[str]:
+        """Give those of these runs that completed a sweep with dead letters on the way."""
+        asked = (rows.json_list(run_ids),)
+
+        def read(connection: sqlite3.Connection) -> frozenset[str]:
+            return frozenset(run_id for (run_id,) in connection.execute(self._sql["completed_with_errors"], asked))
+
+        return await self._database.run(read)
+
+    async def seq_before(self, instant: datetime) -> int:
+        """Give the seq of the last entry that was recorded before an instant; 0 where there is none."""
+        return await self._database.run(partial(seq_before, self._sql, instant))
 
     async def letters(
         self, *, open_only: bool = False, stream: str | None = None, after: str | None = None, limit: int

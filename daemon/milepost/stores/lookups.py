@@ -1,11 +1,13 @@
-"""What the SQLite store is asked before anything is decided: checkpoints, and rows, letters and notes under keys."""
+"""What the SQLite store is asked: checkpoints, and rows, letters and notes under keys; and places in the journal."""
 
 import sqlite3
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from milepost.core.chain import instant_text
-from milepost.core.checkpoint import Checkpoint
+from milepost.core.checkpoint import Checkpoint, fold
+from milepost.core.codec import Codec
 from milepost.core.model import Keys, Known, KnownLetter, Stream, Stretch
 from milepost.core.ports import DueLetter
 from milepost.stores import rows
@@ -103,3 +105,35 @@ def letters_with_payloads(
     """Give these dead letters, open or closed."""
     found = connection.execute(sql["letters_with_payloads"], (rows.json_list(dead_letter_ids),))
     return tuple(DueLetter(rows.dead_letter(columns), payload) for *columns, payload in found)
+
+
+def within_runs(
+    sql: dict[str, str], codec: Codec, versions: Mapping[str, int], connection: sqlite3.Connection
+) -> dict[str, Checkpoint]:
+    """Give where each stream stood before an entry, by its version, as far as the latest run until then tells."""
+    return {
+        stream: fold(
+            (
+                rows.entry(columns, codec)
+                for columns in connection.execute(sql["entries_of_run_before"], {"stream": stream, "version": version})
+            ),
+            Checkpoint(stream),
+        )
+        for stream, version in versions.items()
+    }
+
+
+def seq_before(sql: dict[str, str], instant: datetime, connection: sqlite3.Connection) -> int:
+    """Give the seq of the last entry before an instant; 0 where there is none.
+
+    Streams that commit together may differ by a moment, and a clock that was set back by more: then it is one of the
+    places where the instant was passed.
+    """
+    text = instant_text(instant)
+    (last,) = connection.execute(sql["last_seq"]).fetchone()
+
+    def recorded_at(seq: int) -> str:
+        (at,) = connection.execute(sql["recorded_at"], (seq,)).fetchone()
+        return str(at)
+
+    return bisect_left(range(1, last + 1), text, key=recorded_at)

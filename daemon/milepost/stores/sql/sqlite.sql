@@ -283,6 +283,33 @@ WHERE stream = ?
 ORDER BY version DESC
 LIMIT ?;
 
+-- name: entries_of_run_before
+-- From the beginning of the run that was the latest before this version, or from its end where that is all there is.
+SELECT seq, stream, version, run_id, recorded_at, type, data, hash
+FROM journal
+WHERE
+    stream = :stream AND version < :version
+    AND version >= coalesce(
+        (
+            SELECT version FROM journal
+            WHERE
+                stream = :stream AND version < :version
+                AND type IN ('run_started', 'run_ended', 'sweep_completed')
+            ORDER BY version DESC
+            LIMIT 1
+        ), 0
+    )
+ORDER BY version;
+
+-- name: completed_with_errors
+SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) AND status = 'complete_with_errors';
+
+-- name: last_seq
+SELECT coalesce(max(seq), 0) FROM journal;
+
+-- name: recorded_at
+SELECT recorded_at FROM journal WHERE seq = ?;
+
 -- name: journal
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash FROM journal ORDER BY seq;
 
