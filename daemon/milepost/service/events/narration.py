@@ -23,9 +23,13 @@ from milepost.core.events import (
     RunStatus,
     Stage,
     StoreReturned,
+    StreamPaused,
+    StreamResumed,
     SweepCompleted,
     SweepStarted,
+    SyncRequested,
     Tally,
+    TokenChecked,
 )
 from milepost.core.summary import Totals
 from milepost.engine.feed import Passed, StoreRetried
@@ -77,8 +81,18 @@ def _status(event: Event, run: Run | None) -> Status:  # noqa: PLR0911  (one lin
     match event:
         case RunStarted():
             return Status.STARTED
-        case SweepStarted() | BatchStored() | StoreReturned() | DeadLetterClosed():
+        case (
+            SweepStarted()
+            | BatchStored()
+            | StoreReturned()
+            | DeadLetterClosed()
+            | StreamResumed()
+            | SyncRequested()
+            | TokenChecked()
+        ):
             return Status.PROGRESS
+        case StreamPaused():
+            return Status.PAUSED
         case FetchFailed() | BatchShrunk() | CursorLost() | RedriveFailed():
             return Status.RETRYING
         case RateLimited():

@@ -29,13 +29,17 @@ from milepost.core.events import (
     RunStatus,
     Stage,
     StoreReturned,
+    StreamPaused,
+    StreamResumed,
     SweepCompleted,
     SweepStarted,
+    SyncRequested,
     Tally,
+    TokenChecked,
 )
 from milepost.core.model import Stream
 from milepost.core.plan import Size
-from milepost.core.standing import limit_in_words, size_in_words
+from milepost.core.standing import limit_in_words, size_in_words, token_in_words
 from milepost.service.phrases import ahead, counted, lasting, on_one_line
 
 SWEEPS = {Mode.FULL: "Full sweep", Mode.INCREMENTAL: "Sweep"}
@@ -43,6 +47,7 @@ ENDINGS = {
     Reason.TIME_LIMIT: "The run has reached its time limit: the next one goes on there",
     Reason.BATCH_LIMIT: "The run has reached its batch limit: the next one goes on there",
     Reason.SHUTDOWN: "Paused for a shutdown: the next start goes on there",
+    Reason.REQUEST: "Paused, as somebody asked for it: it goes on there when the stream is resumed",
     Reason.RATE_LIMIT: "Paused for a rate limit: it goes on there when the limit is over",
     Reason.RETRIES_EXHAUSTED: "Paused, as all attempts have failed: the next run tries again",
     Reason.AUTHORIZATION: "Stopped: the token or a permission has to be mended",
@@ -81,6 +86,8 @@ def happened(entry: Entry, run: Run | None) -> str:  # noqa: PLR0911  (one line 
             return _ended(event, run, entry)
         case StoreReturned(away_seconds=seconds, attempts=attempts):
             return f"The database answers again, after {lasting(seconds)} and {counted(attempts, 'attempt')}"
+        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() as event:
+            return _asked(event)
         case unknown:
             assert_never(unknown)
 
@@ -134,6 +141,19 @@ def _ended(event: SweepCompleted | RunEnded, run: Run | None, entry: Entry) -> s
             if status is not RunStatus.STOPPED:
                 return words
             return f"{words}. What to do: {advice_on(problem, Stream.parse(entry.stream))}"
+
+
+def _asked(event: StreamPaused | StreamResumed | SyncRequested | TokenChecked) -> str:
+    match event:
+        case StreamPaused(by=by):
+            return f"Paused until somebody resumes it (asked for by {on_one_line(by)})"
+        case StreamResumed(by=by):
+            return f"Resumed (asked for by {on_one_line(by)})"
+        case SyncRequested(by=by, full=full):
+            return f"{'A full sweep' if full else 'A sync'} begins (asked for by {on_one_line(by)})"
+        case TokenChecked(health=health):
+            words = token_in_words(health)
+            return f"{words[0].upper()}{words[1:]}"
 
 
 def has_errors(run: Run | None) -> bool:
