@@ -17,6 +17,9 @@ from milepost.engine.readers import reading
 from milepost.engine.shutdown import stopping_on_signals
 from milepost.engine.stop import Bell, Stop
 from milepost.service.actions import actions
+from milepost.service.activity import Activity, recent_activity
+from milepost.service.events.broadcast import Broadcast
+from milepost.service.events.route import event_stream
 from milepost.service.http import serve
 from milepost.service.journal_log import read as log_signal
 from milepost.service.logs import configure
@@ -24,6 +27,7 @@ from milepost.service.metrics import Metrics
 from milepost.service.monitoring import exposition, probes
 from milepost.service.redaction import Redactor
 from milepost.settings import Settings, default_path, secrets
+from milepost.stores.archive import open_archive
 from milepost.upkeep import Configuration
 
 
@@ -46,16 +50,31 @@ def command(config: str | None) -> None:
 async def _run(settings: Settings, configuration: Configuration, redactor: Redactor) -> None:
     stop, reload = Stop(), Bell()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.ring)
-    async with stopping_on_signals(stop), assembled(settings, stop, redactor.learn) as parts:
+    async with (
+        stopping_on_signals(stop),
+        assembled(settings, stop, redactor.learn) as parts,
+        open_archive(settings.store.sqlite_path) as archive,
+    ):
         metrics = Metrics()
         for stream in parts.supervisor.streams:
             metrics.recall(await parts.store.recall(stream.key))
-        routes = [*probes(parts.store.answers, parts.supervisor.stalled), *exposition(metrics.expose)]
+        broadcast, activity = Broadcast(archive, parts.clock.now), Activity(parts.clock.now)
+        await activity.recall(archive)
+        routes = [
+            *probes(parts.store.answers, parts.supervisor.stalled),
+            *exposition(metrics.expose),
+            *event_stream(broadcast),
+            *recent_activity(activity.past),
+        ]
         http = settings.http
         async with (
             actions(parts.supervisor.do, parts.store.open_letters) as acting,
             serve(http.host, http.port, [*routes, *acting], token=http.token.get_secret_value()) as url,
-            reading(parts.feed, {"metrics": metrics.read, "log": log_signal}),
+            broadcast.running(),
+            reading(
+                parts.feed,
+                {"metrics": metrics.read, "log": log_signal, "events": broadcast.read, "activity": activity.read},
+            ),
             asyncio.TaskGroup() as tasks,
         ):
             _say_started(settings, parts, url)

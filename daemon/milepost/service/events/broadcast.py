@@ -1,0 +1,195 @@
+"""Hands the events of the journal to any number of readers, at little more than the cost of writing to each.
+
+The feed only pokes: what there is, and in which order, comes from the journal. One task reads it, for all; a reader is
+no more than a place in it. While nobody listens, nothing is read. Readers are woken a few times a second at the most,
+so that a sync at full speed costs each of them a few writes, not hundreds.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import assert_never
+
+from milepost.core.errors import MilepostError, StoreAway
+from milepost.engine.bulkhead import bulkhead
+from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried, UsageTold
+from milepost.service.events.chronicle import Told, told
+from milepost.service.events.following import Following, Wanted
+from milepost.service.events.narration import narrate_live
+from milepost.service.events.recent import Recent
+from milepost.stores.archive import Archive
+
+BEAT_SECONDS = 0.2
+HEARTBEAT_SECONDS = 15.0
+MAX_READERS = 500
+RETRY_MILLISECONDS = 3_000
+
+
+class Unavailable(MilepostError):
+    """Nobody can listen now: there are too many readers, or the daemon stops."""
+
+
+class Beat:
+    """A moment at which readers look what is new. `live` is what they hear then that has no entry."""
+
+    def __init__(self) -> None:
+        self.live: Sequence[Told] = ()
+        self._came = asyncio.Event()
+
+    @property
+    def has_come(self) -> bool:
+        """Whether it is over."""
+        return self._came.is_set()
+
+    async def wait(self) -> None:
+        """Wait for it."""
+        await self._came.wait()
+
+    def come(self, live: Sequence[Told]) -> None:
+        """Wake all who wait for it."""
+        self.live = live
+        self._came.set()
+
+
+class Broadcast:
+    """A reader of the feed, and what the readers of the event stream follow."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        now: Callable[[], datetime],
+        *,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        max_readers: int = MAX_READERS,
+    ) -> None:
+        self._archive = archive
+        self._now = now
+        self._heartbeat_seconds = heartbeat_seconds
+        self._max_readers = max_readers
+        self._readers = 0
+        self._recent: Recent | None = None  # while somebody listens
+        self._beginning, self._rereading = asyncio.Lock(), asyncio.Lock()
+        self._heard: dict[str, Passed | StoreRetried] = {}  # the latest of each stream, since the last beat
+        self._poked = asyncio.Event()
+        self._beat = Beat()
+        self._is_ending = False
+        self._is_over = False
+
+    # --- what the daemon does ---
+
+    def read(self, signal: Signal) -> None:
+        """Hear that there is something new."""
+        if not self._readers:
+            return
+        match signal:
+            case Recorded(checkpoint=checkpoint):  # its entries tell more than what was heard without one
+                self._heard.pop(checkpoint.stream, None)
+            case Passed(checkpoint=checkpoint):
+                self._heard[checkpoint.stream] = signal
+            case StoreRetried(stream=stream):
+                self._heard[stream] = signal
+            case UsageTold():
+                return
+            case unknown:
+                assert_never(unknown)
+        self._poked.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Tell what happens during the block; at its end, readers hear what is left of it, and end."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(bulkhead("events", self._tell()), name="events")
+            try:
+                yield
+            finally:
+                self._is_ending = True
+                self._poked.set()
+
+    async def _tell(self) -> None:
+        try:
+            while not self._is_over:
+                await self._poked.wait()
+                self._poked.clear()
+                self._is_over = self._is_ending
+                await self._read_on()
+                if not self._is_over:
+                    await asyncio.sleep(BEAT_SECONDS)
+        finally:
+            self._is_over = True
+            self._strike(())
+
+    async def _read_on(self) -> None:
+        recent, heard, self._heard = self._recent, self._heard, {}
+        if recent is None:
+            return
+        try:
+            while await recent.read_on():
+                self._strike(())
+        except StoreAway:  # asked again at the next beat
+            self._poked.set()
+        self._strike([told(narrate_live(signal, self._now())) for signal in heard.values()])
+
+    def _strike(self, live: Sequence[Told]) -> None:
+        beat, self._beat = self._beat, Beat()
+        beat.come(live)
+
+    # --- what a reader does ---
+
+    async def follow(self, wanted: Wanted) -> AsyncGenerator[bytes, None]:
+        """Give what is written to a reader, until the daemon ends.
+
+        It begins with how to come back, so that a browser knows its place even before the first event. Raises
+        Unavailable before it gives anything, and a MilepostError any time where the database does not answer.
+        """
+        async with self._attended() as recent:
+            following = Following(self._archive, recent, wanted, self._rereading)
+            await following.begin()
+            yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, following.place)
+            due_at = self._next_heartbeat_at()
+            live: Sequence[Told] = ()
+            while True:
+                beat = self._beat
+                while (news := await following.news()) is not None:
+                    yield news
+                if chosen := following.chosen(live):
+                    yield chosen
+                if self._is_over:
+                    return
+                is_late = beat.has_come  # what has no entry is for those who keep up
+                try:
+                    async with asyncio.timeout_at(due_at):
+                        await beat.wait()
+                    live = () if is_late else beat.live
+                except TimeoutError:
+                    # With its place: who wants little comes back to where it was, not to the last that it wanted.
+                    yield b": alive\nid: %d\n\n" % following.place
+                    due_at, live = self._next_heartbeat_at(), ()
+
+    def _next_heartbeat_at(self) -> float:
+        return asyncio.get_running_loop().time() + self._heartbeat_seconds
+
+    @asynccontextmanager
+    async def _attended(self) -> AsyncIterator[Recent]:
+        """Keep the newest events for as long as there is anybody who listens."""
+        if self._is_over:
+            raise Unavailable("the daemon stops")
+        if self._readers >= self._max_readers:
+            raise Unavailable(f"{self._max_readers} readers listen already: try again in a minute")
+        self._readers += 1
+        try:
+            yield await self._kept()
+        finally:
+            self._readers -= 1
+            if not self._readers:
+                self._recent = None
+                self._heard.clear()
+
+    async def _kept(self) -> Recent:
+        async with self._beginning:
+            if self._recent is None:
+                recent = Recent(self._archive)
+                await recent.begin()
+                self._recent = recent
+                self._poked.set()  # for what was recorded meanwhile
+            return self._recent

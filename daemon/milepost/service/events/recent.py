@@ -1,0 +1,48 @@
+"""The newest events, read from the journal once and kept for all readers, a bounded number of them."""
+
+from bisect import bisect_right
+from operator import attrgetter
+
+from milepost.service.events.chronicle import Chronicle, Told
+from milepost.stores.archive import Archive
+
+MAX_KEPT = 1_000  # half a megabyte
+PAGE = 200
+
+
+class Recent:
+    """The events after the seq `begins_after`, up to `end`. It begins at the end of the journal: see `begin`."""
+
+    def __init__(self, archive: Archive, *, max_kept: int = MAX_KEPT) -> None:
+        self._archive = archive
+        self._chronicle = Chronicle(archive)
+        self._max_kept = max_kept
+        self._events: list[Told] = []
+        self.begins_after = 0
+        self.end = 0
+
+    async def begin(self) -> None:
+        """Read the newest events there are. Raises a MilepostError where the database does not answer."""
+        placed = await self._archive.latest(limit=self._max_kept)
+        if placed:
+            self.begins_after = placed[0].seq - 1
+            self._keep(await self._chronicle.tell(placed))
+
+    async def read_on(self) -> bool:
+        """Read a page of what has come since; tell whether there was anything. Raises as `begin` does."""
+        placed = await self._archive.entries(after=self.end, limit=PAGE)
+        self._keep(await self._chronicle.tell(placed))
+        return bool(placed)
+
+    def after(self, seq: int) -> list[Told]:
+        """Give a page of the events that follow one that is not older than `begins_after`."""
+        start = bisect_right(self._events, seq, key=attrgetter("seq"))
+        return self._events[start : start + PAGE]
+
+    def _keep(self, events: list[Told]) -> None:
+        self._events += events
+        if events:
+            self.end = events[-1].seq
+        if len(self._events) >= 2 * self._max_kept:  # seldom, as it moves them all
+            del self._events[: -self._max_kept]
+            self.begins_after = self._events[0].seq - 1
