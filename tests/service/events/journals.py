@@ -1,0 +1,44 @@
+"""Databases whose journals were lived through elsewhere: in a simulation, or in the lives that tests of stores live."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from kit.memory_store import MemoryStore
+from milepost.core.ports import Commit
+from milepost.stores import rows
+from milepost.stores.queries import load
+from stores.lives import life, stream
+
+SQL = load("sqlite")
+STREAMS = tuple(stream(number) for number in range(3))
+KEYS = tuple(each.key for each in STREAMS)
+
+
+def write_simulated(path: Path, store: MemoryStore) -> None:
+    """Write the journal and the runs of a simulation into a migrated database."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        columns = [
+            (each.stream, each.version, each.run_id, each.recorded_at, each.type, each.data, each.hash)
+            for each in store.journal
+        ]
+        connection.executemany(SQL["insert_entry"], columns)
+        streams = {each.run_id: each.stream for each in store.journal}
+        connection.executemany(
+            SQL["upsert_run"], [rows.run_tuple(streams[key], run) for key, run in store.runs.items()]
+        )
+
+
+def write_lives(path: Path, commits: int) -> int:
+    """Let three streams live in turns, that many commits each; give how many entries that made."""
+    lived = [each for turn in zip(*(life(each, commits) for each in STREAMS), strict=True) for each in turn]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        return sum(write(connection, commit) for commit in lived)
+
+
+def write(connection: sqlite3.Connection, commit: Commit) -> int:
+    """Write the entries and the run of a commit, without its rows."""
+    connection.executemany(SQL["insert_entry"], map(rows.entry_tuple, commit.entries))
+    if commit.run is not None:
+        connection.execute(SQL["upsert_run"], rows.run_tuple(commit.checkpoint.stream, commit.run))
+    return len(commit.entries)

@@ -1,0 +1,95 @@
+"""The journal told again is the journal told live, byte for byte, wherever the telling begins."""
+
+import asyncio
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import given as drawn
+from hypothesis import strategies as st
+
+from kit.scenarios import scenarios
+from kit.setting import Scenario
+from kit.simulation import Simulation
+from milepost.core.events import RunStatus
+from milepost.service.events.chronicle import Chronicle, Told
+from milepost.stores.archive import Archive, open_archive
+from milepost.stores.migrate import migrate
+from service.events.journals import write_lives, write_simulated
+
+
+async def told(archive: Archive, *, after: int = 0, page: int = 1000, stream: str | None = None) -> list[Told]:
+    """Tell the journal from a seq on, page by page."""
+    chronicle, events = Chronicle(archive), list[Told]()
+    while placed := await archive.entries(after=after, limit=page, stream=stream):
+        events += await chronicle.tell(placed)
+        after = placed[-1].seq
+    return events
+
+
+def fields(event: Told) -> dict[str, object]:
+    data: dict[str, object] = json.loads(event.wire.partition(b"data: ")[2])
+    return data
+
+
+@pytest.fixture
+async def lived(tmp_path: Path) -> tuple[Path, int]:
+    path = tmp_path / "milepost.db"
+    migrate(path)
+    return path, write_lives(path, commits=40)
+
+
+async def test_every_entry_makes_exactly_one_event_with_its_seq(lived: tuple[Path, int]) -> None:
+    path, entries = lived
+    async with open_archive(path) as archive:
+        events = await told(archive)
+    assert [event.seq for event in events] == list(range(1, entries + 1))
+    for event in events:
+        assert event.wire.startswith(b"id: %d\ndata: {" % event.seq)
+        assert event.wire.endswith(b"}\n\n")
+        assert event.wire.count(b"\n") == 3
+        assert (fields(event)["stream"], fields(event)["status"]) == (event.stream, event.status)
+
+
+async def test_from_every_seq_on_the_same_is_told(lived: tuple[Path, int]) -> None:
+    path, entries = lived
+    async with open_archive(path) as archive:
+        whole = await told(archive)
+        for after in range(entries + 1):
+            assert await told(archive, after=after, page=7) == whole[after:]
+
+
+async def test_of_a_stream_alone_the_same_is_told(lived: tuple[Path, int]) -> None:
+    path, _ = lived
+    async with open_archive(path) as archive:
+        whole = await told(archive)
+        for stream in {event.stream for event in whole}:
+            of_stream = [event for event in whole if event.stream == stream]
+            assert await told(archive, after=50, page=5, stream=stream) == [e for e in of_stream if e.seq > 50]
+
+
+async def lived_through(store: Simulation, directory: Path, after: int, page: int) -> None:
+    path = directory / "milepost.db"
+    migrate(path)
+    write_simulated(path, store.setting.store)
+    async with open_archive(path) as archive:
+        whole = await told(archive)
+        assert [event.seq for event in whole] == list(range(1, len(store.setting.store.journal) + 1))
+        assert await told(archive, after=after % (len(whole) + 1), page=page) == whole[after % (len(whole) + 1) :]
+    ended = {str(fields(event)["run"]): event for event in whole if fields(event)["type"] == "sweep_completed"}
+    for run_id, run in store.setting.store.runs.items():
+        if run.status in {RunStatus.COMPLETE, RunStatus.COMPLETE_WITH_ERRORS}:
+            last = fields(ended[run_id])
+            assert (last["status"], last["batches"]) == (run.status.value, run.tally.batches)
+            assert (last["inserted"], last["failedBatches"]) == (run.tally.inserted, run.failed_batches)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@drawn(scenarios, st.integers(0, 2**31), st.integers(1, 9))
+def test_whatever_happened_is_told_the_same_from_anywhere(scenario: Scenario, after: int, page: int) -> None:
+    simulation = Simulation(scenario)
+    simulation.run()
+    with TemporaryDirectory() as directory:
+        asyncio.run(lived_through(simulation, Path(directory), after, page))
