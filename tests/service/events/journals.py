@@ -32,13 +32,14 @@ def write_simulated(path: Path, store: MemoryStore) -> None:
 def write_lives(path: Path, commits: int) -> int:
     """Let three streams live in turns, that many commits each; give how many entries that made."""
     lived = [each for turn in zip(*(life(each, commits) for each in STREAMS), strict=True) for each in turn]
+    return write(path, *lived)
+
+
+def write(path: Path, *commits: Commit) -> int:
+    """Write the entries and the runs of commits, without their rows; give how many entries these are."""
     with closing(sqlite3.connect(path)) as connection, connection:
-        return sum(write(connection, commit) for commit in lived)
-
-
-def write(connection: sqlite3.Connection, commit: Commit) -> int:
-    """Write the entries and the run of a commit, without its rows."""
-    connection.executemany(SQL["insert_entry"], map(rows.entry_tuple, commit.entries))
-    if commit.run is not None:
-        connection.execute(SQL["upsert_run"], rows.run_tuple(commit.checkpoint.stream, commit.run))
-    return len(commit.entries)
+        for commit in commits:
+            connection.executemany(SQL["insert_entry"], map(rows.entry_tuple, commit.entries))
+            if commit.run is not None:
+                connection.execute(SQL["upsert_run"], rows.run_tuple(commit.checkpoint.stream, commit.run))
+    return sum(len(commit.entries) for commit in commits)

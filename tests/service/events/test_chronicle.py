@@ -10,14 +10,27 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
+from kit.builders import NOON, RUN_ID, checkpoint_of, run_started, sweep_started, walking
 from kit.scenarios import scenarios
 from kit.setting import Scenario
 from kit.simulation import Simulation
-from milepost.core.events import RunStatus
+from milepost.core.events import (
+    BatchStored,
+    DeadLetterClosed,
+    Event,
+    Mode,
+    Reason,
+    Resolution,
+    RunEnded,
+    RunStatus,
+    SweepCompleted,
+    Tally,
+)
 from milepost.service.events.chronicle import Chronicle, Told
 from milepost.stores.archive import Archive, open_archive
 from milepost.stores.migrate import migrate
-from service.events.journals import write_lives, write_simulated
+from service.events.journals import write, write_lives, write_simulated
+from stores.lives import commit_after
 
 
 async def told(archive: Archive, *, after: int = 0, page: int = 1000, stream: str | None = None) -> list[Told]:
@@ -70,6 +83,22 @@ async def test_of_a_stream_alone_the_same_is_told(lived: tuple[Path, int]) -> No
             assert await told(archive, after=50, page=5, stream=stream) == [e for e in of_stream if e.seq > 50]
 
 
+@pytest.mark.parametrize(
+    "end", [RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT), SweepCompleted(Mode.FULL, NOON, NOON, Tally(1))]
+)
+async def test_what_is_redriven_after_the_end_of_a_run_is_not_told_of_it(tmp_path: Path, end: Event) -> None:
+    path = tmp_path / "milepost.db"
+    migrate(path)
+    run = commit_after(checkpoint_of(), run_started(), sweep_started(), BatchStored(walking("a"), Tally(1)), end)
+    redriven = commit_after(run.checkpoint, DeadLetterClosed("d_1", Resolution.REDRIVEN), run_id=RUN_ID)
+    write(path, run, redriven)
+    async with open_archive(path) as archive:
+        live, again = await told(archive), await told(archive, after=4)
+    assert live[-1:] == again
+    assert fields(live[-2]).keys() >= {"batches", "duration"}
+    assert fields(live[-1]).keys() == {"status", "message", "stream", "at", "type", "run"}
+
+
 async def lived_through(store: Simulation, directory: Path, after: int, page: int) -> None:
     path = directory / "milepost.db"
     migrate(path)
@@ -86,7 +115,7 @@ async def lived_through(store: Simulation, directory: Path, after: int, page: in
             assert (last["inserted"], last["failedBatches"]) == (run.tally.inserted, run.failed_batches)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @drawn(scenarios, st.integers(0, 2**31), st.integers(1, 9))
 def test_whatever_happened_is_told_the_same_from_anywhere(scenario: Scenario, after: int, page: int) -> None:
     simulation = Simulation(scenario)
