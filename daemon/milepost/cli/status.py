@@ -11,9 +11,9 @@ import msgspec
 from milepost.cli.known_streams import configured_streams
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.status_table import rendered
-from milepost.cli.stream_status import Status, statuses
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.standing import Surroundings, pauses_of
+from milepost.service.stream_status import Status, statuses
 from milepost.stores.archive import open_archive
 from milepost.stores.database import real_path
 from milepost.stores.exclusive import is_held

@@ -17,7 +17,6 @@ from kit.builders import (
     sweep_started,
 )
 from kit.builders import walking as walking_at
-from milepost.cli.stream_status import OpenSweep, StreamStatus, Written, statuses
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import (
     BatchShrunk,
@@ -36,6 +35,7 @@ from milepost.core.events import (
 from milepost.core.model import Detail, Scope
 from milepost.core.pauses import PROBE_LEAD_SECONDS
 from milepost.core.standing import State, Surroundings, pauses_of
+from milepost.service.stream_status import OpenSweep, StreamStatus, Written, statuses
 
 OPENED = (run_started(), sweep_started())
 STORED = BatchStored(
