@@ -31,7 +31,8 @@ SIMULATED_CONVERSATIONS = 500
 class Parts(Struct, frozen=True, eq=False):
     """What an assembled Milepost consists of, as far as commands need to know.
 
-    `page_names` gives the names of the pages by their ids, as far as they are known by now. `undiscovered` is why the pages could not be discovered; the others are worked nevertheless.
+    `page_names` gives the names of the pages by their ids, as far as they are known by now. `undiscovered` is why the
+    pages could not be discovered; the others are worked nevertheless.
     """
 
     supervisor: Supervisor

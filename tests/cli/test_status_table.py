@@ -45,7 +45,7 @@ STORED = BatchStored(walking("c1"), Tally(batches=12, inserted=600, contacts=590
 
 def text(*checkpoints: Checkpoint, at_work: bool = True, configured: Sequence[str] | None = None) -> str:
     around = Surroundings(at(240), at_work, 240.0, 50, pauses_of(checkpoints))
-    return rendered(Status(around.now, "milepost.db", at_work, statuses(checkpoints, around, configured)))
+    return rendered(Status(around.now, "milepost.db", at_work, statuses(checkpoints, around, configured, {})))
 
 
 def under(told: str, stream: Stream = IDLE) -> list[str]:
