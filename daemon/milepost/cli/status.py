@@ -34,7 +34,8 @@ def command(config: str | None, *, as_json: bool) -> None:
     on, in words), since, until, reason and problem (why it is not complete), advice (what a person can do), remark,
     retry_at, sweep (of an open one: mode, phase, batches, walk_started_at, reached_at, conversations, expected,
     walk_until), updated_at, last_success_at, last_full_sweep_at, watermark, written (conversations_inserted,
-    conversations_updated, contacts, interaction_events), open_dead_letters, next_run_at and run (the latest one).
+    conversations_updated, contacts, interaction_events), open_dead_letters, next_run_at, run (the latest one), on_hold
+    (since and by, where somebody paused it), token_is_valid and token_expires_at.
     What does not apply is null.
     """
     settings = load_settings(config)

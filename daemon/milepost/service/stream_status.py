@@ -10,7 +10,7 @@ from datetime import datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.checkpoint import Checkpoint
+from milepost.core.checkpoint import Checkpoint, OnHold
 from milepost.core.events import Mode, Phase, Reason
 from milepost.core.model import Platform, Stream
 from milepost.core.standing import State, Surroundings, standing
@@ -51,6 +51,8 @@ class StreamStatus(Struct, frozen=True):
     out of the ordinary beside that. `next_run_at` is an estimate, and so is `until` where it is the same; None while a
     run is under way, where no Milepost is at work, and for a stream that the configuration does not name
     (`is_configured`; None where it leaves that to the simulator). `page_name` is "" where nobody has told it.
+    `on_hold` says since when, and by whose wish, the stream is not worked. `token_expires_at` is when its token, or the
+    token's access to data, ends: None where it never does, and, like `token_is_valid`, where nobody knows yet.
     """
 
     stream: str
@@ -76,6 +78,9 @@ class StreamStatus(Struct, frozen=True):
     open_dead_letters: int
     next_run_at: datetime | None
     run: RunView | None
+    on_hold: OnHold | None
+    token_is_valid: bool | None
+    token_expires_at: datetime | None
 
 
 class Status(Struct, frozen=True):
@@ -116,7 +121,7 @@ def status_of(
 ) -> StreamStatus:
     """Say where one stream stands."""
     stream = Stream.parse(checkpoint.stream)
-    run, trouble, total = checkpoint.run, checkpoint.trouble, checkpoint.total
+    run, trouble, total, token = checkpoint.run, checkpoint.trouble, checkpoint.total, checkpoint.token
     is_worked = around.is_at_work and is_configured is not False
     stands = standing(checkpoint, replace(around, is_at_work=is_worked))
     wait = stands.wait
@@ -144,6 +149,9 @@ def status_of(
         open_dead_letters=checkpoint.open_dead_letters,
         next_run_at=stands.next_run_at,
         run=None if run is None else run_view(checkpoint.stream, run),
+        on_hold=checkpoint.on_hold,
+        token_is_valid=token.is_valid if token is not None else None,
+        token_expires_at=token.ends_at if token is not None else None,
     )
 
 
