@@ -4,38 +4,24 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import click
 import structlog
-from aiohttp import web
 
 from milepost import __version__
 from milepost.assembly import Parts, assembled
 from milepost.cli.options import config_option, load_settings
+from milepost.cli.serving import serving
 from milepost.engine.bulkhead import bulkhead
 from milepost.engine.readers import reading
 from milepost.engine.shutdown import stopping_on_signals
 from milepost.engine.stop import Bell, Stop
-from milepost.service.api.dead_letters import dead_letters
-from milepost.service.api.desk import open_desk
-from milepost.service.api.journal import journal
-from milepost.service.api.letter_actions import letter_actions
-from milepost.service.api.openapi import described
-from milepost.service.api.operations import AnyOperation, routes_of
-from milepost.service.api.runs import runs
-from milepost.service.api.stream_actions import stream_actions
-from milepost.service.api.streams import Overview, streams
-from milepost.service.http import serve
 from milepost.service.journal_log import read as log_signal
 from milepost.service.logs import configure
 from milepost.service.metrics import Metrics
-from milepost.service.monitoring import exposition, probes
 from milepost.service.redaction import Redactor
 from milepost.settings import Settings, default_path, secrets
-from milepost.stores.archive import open_archive
 from milepost.upkeep import Configuration
 
 
@@ -62,10 +48,8 @@ async def _run(settings: Settings, configuration: Configuration, redactor: Redac
         metrics = Metrics()
         for stream in parts.supervisor.streams:
             metrics.recall(await parts.store.recall(stream.key))
-        http = settings.http
         async with (
-            _operations(settings, parts) as asked,
-            serve(http.host, http.port, _routes(parts, metrics, asked), token=http.token.get_secret_value()) as url,
+            serving(settings, parts, metrics) as url,
             reading(parts.feed, {"metrics": metrics.read, "log": log_signal}),
             asyncio.TaskGroup() as tasks,
         ):
@@ -76,34 +60,6 @@ async def _run(settings: Settings, configuration: Configuration, redactor: Redac
             tasks.create_task(bulkhead("token watch", watching), name="token watch")
             await parts.supervisor.run()
     structlog.get_logger("milepost").info("stopped", hint="the next start goes on from the last committed batch")
-
-
-@asynccontextmanager
-async def _operations(settings: Settings, parts: Parts) -> AsyncIterator[Sequence[AnyOperation]]:
-    """Give what the API can be asked."""
-    sync, supervisor = settings.sync, parts.supervisor
-
-    def worked() -> Sequence[str]:
-        return [stream.key for stream in supervisor.streams]
-
-    async with open_archive(settings.store.sqlite_path) as archive, open_desk() as desk:
-        yield described(
-            [
-                *streams(
-                    Overview(archive, parts.clock.now, worked, parts.page_names, sync.interval_seconds, sync.batch_size)
-                ),
-                *stream_actions(desk, supervisor.ask, worked),
-                *runs(archive),
-                *journal(archive),
-                *dead_letters(archive),
-                *letter_actions(desk, supervisor.do, parts.store.open_letters),
-            ]
-        )
-
-
-def _routes(parts: Parts, metrics: Metrics, operations: Sequence[AnyOperation]) -> list[web.AbstractRouteDef]:
-    monitoring = [*probes(parts.store.answers, parts.supervisor.stalled), *exposition(metrics.expose)]
-    return [*monitoring, *routes_of(operations)]
 
 
 def _say_started(settings: Settings, parts: Parts, url: str) -> None:

@@ -30,8 +30,8 @@ class Sessions:
         ends_at = str(int(now.timestamp()) + MAX_SECONDS)
         return f"{ends_at}.{self._seal(ends_at)}"
 
-    def are_open(self, value: str, now: datetime) -> bool:
-        """Whether a cookie of this value is good."""
+    def knows(self, value: str, now: datetime) -> bool:
+        """Whether a cookie of this value is of a session that is open."""
         match = _VALUE.fullmatch(value)
         if match is None:
             return False

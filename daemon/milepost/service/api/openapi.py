@@ -102,10 +102,12 @@ def _told(operation: AnyOperation, parameters: Mapping[str, Schema], schemas: Ma
 
 
 def _parameter(name: str, schema: Schema, path: str) -> Schema:
-    described = {key: value for key, value in schema.items() if key != "description"}
+    options = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]  # in a query, null is left out
+    told = options[0] if options else schema
+    described = {key: value for key, value in told.items() if key != "description"}
     is_in_path = f"{{{name}}}" in path
     parameter = {"name": name, "in": "path" if is_in_path else "query", "required": is_in_path, "schema": described}
-    return parameter | ({"description": schema["description"]} if "description" in schema else {})
+    return parameter | ({"description": told["description"]} if "description" in told else {})
 
 
 def _good(operation: AnyOperation, schemas: Mapping[Any, Schema]) -> Schema:
