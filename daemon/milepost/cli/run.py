@@ -20,8 +20,10 @@ from milepost.engine.stop import Bell, Stop
 from milepost.service.journal_log import read as log_signal
 from milepost.service.logs import configure
 from milepost.service.metrics import Metrics
+from milepost.service.monitoring import exposition, probes
 from milepost.service.redaction import Redactor
 from milepost.settings import Settings, default_path, secrets
+from milepost.stores.archive import open_archive
 from milepost.upkeep import Configuration
 
 
@@ -44,12 +46,17 @@ def command(config: str | None) -> None:
 async def _run(settings: Settings, configuration: Configuration, redactor: Redactor) -> None:
     stop, reload = Stop(), Bell()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.ring)
-    async with stopping_on_signals(stop), assembled(settings, stop, redactor.learn) as parts:
+    async with (
+        stopping_on_signals(stop),
+        assembled(settings, stop, redactor.learn) as parts,
+        open_archive(settings.store.sqlite_path) as archive,
+    ):
         metrics = Metrics()
         for stream in parts.supervisor.streams:
             metrics.recall(await parts.store.recall(stream.key))
+        routes = [*probes(parts.store.answers, parts.supervisor.stalled), *exposition(metrics.expose)]
         async with (
-            serving(settings, parts, metrics) as url,
+            serving(settings, parts, archive, routes) as url,
             reading(parts.feed, {"metrics": metrics.read, "log": log_signal}),
             asyncio.TaskGroup() as tasks,
         ):

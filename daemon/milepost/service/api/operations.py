@@ -17,6 +17,7 @@ from msgspec import Struct
 from milepost.core.errors import MilepostError
 from milepost.service.api.asking import Parameters, body_of
 
+JSON = "application/json"
 MAX_ANSWER_SECONDS = 10.0  # for the store; a page of any listing takes it milliseconds
 
 Asked = TypeVar("Asked")
@@ -70,7 +71,7 @@ class Operation(Struct, Generic[Asked, Body, Answer], frozen=True, eq=False):
     body: type[Body] | None = None
     statuses: tuple[int, ...] = (200,)
     problems: dict[int, str] = {}
-    media_type: str = "application/json"
+    media_type: str = JSON
     max_seconds: float | None = MAX_ANSWER_SECONDS
 
 
@@ -102,7 +103,9 @@ def _route(operation: AnyOperation) -> web.RouteDef:
             raise web.HTTPServiceUnavailable(text="the database did not answer in time") from error
         return reply if isinstance(reply, web.StreamResponse) else _response(request, reply)
 
-    return web.get(operation.path, answer) if operation.method == "GET" else web.post(operation.path, answer)
+    if operation.method == "POST":
+        return web.post(operation.path, answer)
+    return web.get(operation.path, answer, allow_head=operation.media_type == JSON)  # other answers may have no end
 
 
 def _response(request: web.Request, reply: Reply[Any]) -> web.Response:
@@ -116,5 +119,5 @@ def _response(request: web.Request, reply: Reply[Any]) -> web.Response:
             return response
     if reply.answer is not None:
         response.body = msgspec.json.encode(reply.answer)
-        response.content_type = "application/json"
+        response.content_type = JSON
     return response
