@@ -1,6 +1,6 @@
 """From settings to the parts that work: the only file that knows every class."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from msgspec import Struct
@@ -31,7 +31,8 @@ SIMULATED_CONVERSATIONS = 500
 class Parts(Struct, frozen=True, eq=False):
     """What an assembled Milepost consists of, as far as commands need to know.
 
-    `undiscovered` is why the pages could not be discovered; the others are worked nevertheless.
+    `page_names` gives the names of the pages by their ids, as far as they are known by now. `undiscovered` is why the
+    pages could not be discovered; the others are worked nevertheless.
     """
 
     supervisor: Supervisor
@@ -40,6 +41,7 @@ class Parts(Struct, frozen=True, eq=False):
     clock: Clock
     upkeep: Upkeep
     token_watch: TokenWatch
+    page_names: Callable[[], Mapping[str, str]]
     undiscovered: Problem | Held | None
 
 
@@ -102,7 +104,8 @@ async def assembled(
         shared = Shared(store, clock, feed, stop, policy_of(settings), pauses, turns)
         supervisor = Supervisor(shared, roster.enrol(world.pages), pace_of(settings))
         upkeep = Upkeep(client, roster, supervisor, settings, learn_secret)
-        yield Parts(supervisor, store, feed, clock, upkeep, TokenWatch(roster, supervisor), await upkeep.discover())
+        watch = TokenWatch(roster, supervisor)
+        yield Parts(supervisor, store, feed, clock, upkeep, watch, roster.page_names, await upkeep.discover())
 
 
 def _client(settings: Settings, base_url: str, clock: Clock) -> GraphClient:

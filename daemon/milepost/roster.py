@@ -51,6 +51,7 @@ def configured_pages(settings: Settings) -> list[Page]:
 class _Member(Struct, eq=False):
     """A page of the roster. Its streams share one access and one pace."""
 
+    name: str
     access: Access
     pace: Pace
     streams: list[Stream] = []
@@ -71,6 +72,10 @@ class Roster:
         self._manager_pace = Pace(calls_per_second, self._app_budget)
         self._members: dict[str, _Member] = {}
 
+    def page_names(self) -> dict[str, str]:
+        """Give the names of the pages by their ids; "" for one whose name nobody has told."""
+        return {page_id: member.name for page_id, member in self._members.items()}
+
     def enrol(self, pages: Iterable[Page]) -> dict[Stream, Source]:
         """Take up the pages, and the platforms of pages, that are new, and give the sources of their streams."""
         new: dict[Stream, Source] = {}
@@ -78,7 +83,7 @@ class Roster:
             member = self._members.get(page.id)
             if member is None:
                 pace = Pace(self._calls_per_second, self._app_budget)
-                member = self._members[page.id] = _Member(Access(page.access_token), pace)
+                member = self._members[page.id] = _Member(page.name, Access(page.access_token), pace)
             for platform in page.platforms:
                 stream = Stream(platform, page.id)
                 if stream not in member.streams:

@@ -23,7 +23,9 @@ from milepost.core.events import DeadLetterOpened, Event, Reason, RunEnded, RunS
 from milepost.core.model import Changes, ContactRow, DeadLetterPayload
 from milepost.core.ports import Commit, DueLetter
 from milepost.engine.errands import Discard, HeldBack, LetterErrand, Redrive
-from milepost.service.actions import actions
+from milepost.service.api.desk import open_desk
+from milepost.service.api.letter_actions import letter_actions
+from milepost.service.api.operations import routes_of
 from milepost.service.http import serve
 from milepost.stores.exclusive import exclusive
 from milepost.stores.sqlite import open_sqlite
@@ -44,6 +46,7 @@ PAYLOADS = {
 }
 PAGE = {"id": STREAM.page_id, "platforms": ["messenger"], "access_token": "EAAPageToken0000000000"}
 TOKEN = "a-token-of-some-length"
+BY = "command line from 127.0.0.1"
 EVERYWHERE = [("0.0.0.0", "127.0.0.1"), ("[::]", "::1"), ("[::1]", "::1")]  # noqa: S104  (only written down)
 
 
@@ -230,8 +233,8 @@ async def daemon(
     """Hold the database and listen as a daemon does, where config.yaml says."""
     with exclusive(installation.database):
         async with (
-            actions(stand_in.do, stand_in.find, max_wait_seconds=max_wait_seconds) as routes,
-            serve("127.0.0.1", 0, routes, token=token) as url,
+            open_desk(max_wait_seconds=max_wait_seconds) as desk,
+            serve("127.0.0.1", 0, routes_of(letter_actions(desk, stand_in.do, stand_in.find)), token=token) as url,
         ):
             listening_at(installation, url, token=token)
             yield
@@ -248,7 +251,7 @@ async def test_the_daemon_is_asked_to_redrive(installation: Installation, token:
     async with daemon(installation, stand_in, token=token):
         done = await dead_letters(installation, "redrive")
     assert done.code == 0, done
-    assert stand_in.asked == [Redrive(UNREAD), Redrive(UNWRITTEN)]
+    assert stand_in.asked == [Redrive(UNREAD, BY), Redrive(UNWRITTEN, BY)]
     assert done.stdout.splitlines() == [
         f"[1/2] {UNREAD}  t_1: closed",
         f"[2/2] {UNWRITTEN}  contact c_9: closed",
@@ -262,7 +265,7 @@ async def test_the_daemon_is_asked_to_discard(installation: Installation) -> Non
     async with daemon(installation, stand_in):
         done = await dead_letters(installation, "discard", "a", "--reason", "ünlesbar")
     assert (done.code, done.stdout) == (0, f"{UNREAD}  t_1: discarded\n")
-    assert stand_in.asked == [Discard(UNREAD, "ünlesbar")]
+    assert stand_in.asked == [Discard(UNREAD, "ünlesbar", BY)]
 
 
 async def test_what_the_daemon_redrives_in_vain_is_open_still(installation: Installation) -> None:
@@ -362,8 +365,8 @@ async def test_78_when_the_daemon_wants_another_token(installation: Installation
     stand_in = StandIn(closing)
     with exclusive(installation.database):
         async with (
-            actions(stand_in.do, stand_in.find) as routes,
-            serve("127.0.0.1", 0, routes, token=TOKEN) as url,
+            open_desk() as desk,
+            serve("127.0.0.1", 0, routes_of(letter_actions(desk, stand_in.do, stand_in.find)), token=TOKEN) as url,
         ):
             for token in ("", "another-token-than-that"):
                 listening_at(installation, url, token=token)
@@ -382,13 +385,13 @@ async def test_a_daemon_that_listens_everywhere_is_asked_on_loopback(
     stand_in = StandIn(closing)
     with exclusive(installation.database):
         async with (
-            actions(stand_in.do, stand_in.find) as routes,
-            serve(listens_on, 0, routes, token=TOKEN) as url,
+            open_desk() as desk,
+            serve(listens_on, 0, routes_of(letter_actions(desk, stand_in.do, stand_in.find)), token=TOKEN) as url,
         ):
             listening_at(installation, url, host=host, token=TOKEN)
             done = await dead_letters(installation, "redrive")
     assert done.code == 0, done
-    assert stand_in.asked == [Redrive(UNREAD)]
+    assert stand_in.asked == [Redrive(UNREAD, f"command line from {'::1' if ':' in listens_on else '127.0.0.1'}")]
 
 
 async def test_where_nobody_listens_it_says_where_and_what_that_may_be(installation: Installation) -> None:

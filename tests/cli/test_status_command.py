@@ -12,11 +12,11 @@ from kit.builders import NOON, RATE_LIMIT, STREAM, run_started, sweep_started, w
 from kit.databases import record
 from milepost.cli.known_streams import configured_streams
 from milepost.cli.status import command
-from milepost.cli.stream_status import OpenSweep, Status, StreamStatus, Written
 from milepost.core.errors import BadConfiguration, StoreRefused
 from milepost.core.events import BatchStored, Mode, RateLimited, Reason, RunEnded, RunStatus, SweepCompleted, Tally
 from milepost.core.model import Platform, Scope, Stream
 from milepost.core.standing import State
+from milepost.service.stream_status import OpenSweep, Status, StreamStatus, Written
 from milepost.settings import PageSettings, Settings
 from milepost.stores.exclusive import exclusive
 

@@ -16,7 +16,6 @@ from kit.builders import (
     walking,
 )
 from milepost.cli.status_table import rendered
-from milepost.cli.stream_status import Status, statuses
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import (
     BatchShrunk,
@@ -36,6 +35,7 @@ from milepost.core.events import (
 from milepost.core.model import Detail, Platform, Scope, Stream
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.standing import OPEN_LETTERS, Surroundings, pauses_of
+from milepost.service.stream_status import Status, statuses
 
 IDLE = Stream(Platform.MESSENGER, "61590023753730000")
 BUSY = Stream(Platform.INSTAGRAM, "61590023753730000")
@@ -45,7 +45,7 @@ STORED = BatchStored(walking("c1"), Tally(batches=12, inserted=600, contacts=590
 
 def text(*checkpoints: Checkpoint, at_work: bool = True, configured: Sequence[str] | None = None) -> str:
     around = Surroundings(at(240), at_work, 240.0, 50, pauses_of(checkpoints))
-    return rendered(Status(around.now, "milepost.db", at_work, statuses(checkpoints, around, configured)))
+    return rendered(Status(around.now, "milepost.db", at_work, statuses(checkpoints, around, configured, {})))
 
 
 def under(told: str, stream: Stream = IDLE) -> list[str]:

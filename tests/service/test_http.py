@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from kit.builders import STREAM, checkpoint_of
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import BadConfiguration, StoreAway
+from milepost.service.bounds import BoundedSite
 from milepost.service.http import HEADERS, MAX_BODY_BYTES, serve
 from milepost.service.metrics import Metrics
 from milepost.service.monitoring import exposition, probes
@@ -409,10 +410,10 @@ async def test_an_address_of_another_machine_is_refused_with_a_hint(host: str, w
 
 
 async def test_a_port_that_needs_privileges_is_refused_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refuse(_: web.TCPSite) -> None:
+    async def refuse(_: BoundedSite) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(web.TCPSite, "start", refuse)
+    monkeypatch.setattr(BoundedSite, "start", refuse)
     with pytest.raises(BadConfiguration, match=r"cannot listen on 127\.0\.0\.1:80: permission denied") as caught:
         async with serve("127.0.0.1", 80, []):
             pass

@@ -10,10 +10,8 @@ from typing import Any
 import msgspec
 
 from contracts.store_contract import JournalRow, Tables
-from milepost.core.checkpoint import Checkpoint, Run
-from milepost.core.events import Mode, Reason, RunStatus, Tally
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import InteractionEventRow
-from milepost.core.problems import Problem
 from milepost.stores import rows
 
 PROJECTIONS = ("checkpoints", "runs", "dead_letters")
@@ -56,7 +54,7 @@ def tables_of(path: Path) -> Tables:
     return Tables(
         tuple(JournalRow(*each) for each in rows_of(path, "SELECT * FROM journal ORDER BY seq")),
         {key: msgspec.json.decode(state, type=Checkpoint) for key, state in states},
-        {each[0]: _run(each) for each in rows_of(path, "SELECT * FROM runs")},
+        {each[0]: rows.run(each).run for each in rows_of(path, "SELECT * FROM runs")},
         {row.conversation_id: row for row in conversations},
         {(row.platform, row.page_id, row.contact_id): row for row in contacts},
         {row.event_id: row for row in events},
@@ -70,20 +68,4 @@ def _interaction_event(columns: tuple[Any, ...]) -> InteractionEventRow:
     at = datetime.fromisoformat(at)
     return InteractionEventRow(
         event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, at
-    )
-
-
-def _run(columns: tuple[Any, ...]) -> Run:
-    run_id, _, mode, status, reason, started_at, ended_at, *counts, retries, failed_batches, problem = columns
-    return Run(
-        run_id,
-        datetime.fromisoformat(started_at),
-        RunStatus(status),
-        Mode(mode) if mode else None,
-        Reason(reason) if reason else None,
-        datetime.fromisoformat(ended_at) if ended_at else None,
-        Tally(*counts),
-        retries,
-        failed_batches,
-        msgspec.json.decode(problem, type=Problem) if problem else None,
     )

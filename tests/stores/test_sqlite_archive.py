@@ -7,7 +7,9 @@ import pytest
 
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.errors import JournalDamaged, StoreBusy, StoreRefused
-from milepost.stores.archive import Placed, open_archive
+from milepost.core.project import RunOf
+from milepost.stores import rows
+from milepost.stores.archive import LetterState, Placed, open_archive
 from milepost.stores.sqlite import SqliteStore, open_sqlite
 from stores.lives import live, stream
 from stores.sqlite_files import DROP_TRIGGERS, PROJECTIONS, execute, names_in, projections, rows_of, tables_of
@@ -253,6 +255,30 @@ class TestEntries:
                 await archive.checkpoints()
 
 
+class TestRuns:
+    async def test_are_given_a_page_at_a_time_the_newest_first(self, filled: Path) -> None:
+        everything = [rows.run(each) for each in rows_of(filled, "SELECT * FROM runs ORDER BY run_id DESC")]
+        assert len(everything) > 7
+        async with open_archive(filled) as archive:
+            for of in (None, *(each.key for each in STREAMS), "messenger:unknown"):
+                found: list[RunOf] = []
+                while page := await archive.runs(before=found[-1].run.run_id if found else None, limit=7, stream=of):
+                    assert len(page) <= 7
+                    found.extend(page)
+                assert found == [each for each in everything if of in (None, each.stream)]
+
+    async def test_one_that_cannot_be_read_says_how_to_mend_it(self, filled: Path) -> None:
+        execute(filled, "UPDATE runs SET status = 'lost'")
+
+        async with open_archive(filled) as archive:
+            with pytest.raises(JournalDamaged, match="journal rebuild"):
+                await archive.runs(limit=1)
+
+
+def is_in(letter: DeadLetter, state: LetterState) -> bool:
+    return state is LetterState.ALL or (letter.closed_at is None) is (state is LetterState.OPEN)
+
+
 class TestLetters:
     async def test_are_given_a_page_at_a_time_the_oldest_first(self, filled: Path) -> None:
         everything = sorted(
@@ -260,15 +286,11 @@ class TestLetters:
         )
         async with open_archive(filled) as archive:
             for of in (None, *(each.key for each in STREAMS), "messenger:unknown"):
-                for open_only in (False, True):
-                    expected = [
-                        each
-                        for each in everything
-                        if of in (None, each.stream) and not (open_only and each.closed_at is not None)
-                    ]
+                for state in LetterState:
+                    expected = [each for each in everything if of in (None, each.stream) and is_in(each, state)]
                     found: list[DeadLetter] = []
                     while page := await archive.letters(
-                        open_only=open_only, stream=of, after=found[-1].dead_letter_id if found else None, limit=7
+                        state, stream=of, after=found[-1].dead_letter_id if found else None, limit=7
                     ):
                         assert len(page) <= 7
                         found.extend(page)
@@ -287,7 +309,7 @@ class TestLetters:
 
         async with open_archive(filled) as archive:
             with pytest.raises(JournalDamaged, match="journal rebuild"):
-                await archive.letters(limit=1)
+                await archive.letters(LetterState.ALL, limit=1)
 
 
 class TestOpening:

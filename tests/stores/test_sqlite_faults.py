@@ -18,7 +18,7 @@ from kit.unprivileged import unprivileged
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import JournalDamaged, MilepostError, StoreAway, StoreRefused
 from milepost.core.model import Keys, Stretch
-from milepost.stores.archive import open_archive
+from milepost.stores.archive import LetterState, open_archive
 from milepost.stores.sqlite import SqliteStore, open_sqlite
 from stores.lives import life, live, next_commit, stream
 from stores.processes import command, outcome
@@ -41,7 +41,8 @@ async def use(path: Path) -> None:
     async with open_archive(path) as archive:
         await archive.verify()
         await archive.entries(after=0, limit=10_000)
-        await archive.letters(limit=10_000)
+        await archive.letters(LetterState.ALL, limit=10_000)
+        await archive.runs(limit=10_000)
 
 
 @pytest.fixture(scope="module")

@@ -65,19 +65,18 @@ class TestMigrate:
 
     def test_ships_with_the_package(self) -> None:
         assert MIGRATIONS.resolve() == ROOT / "migrations" / "sqlite"
-        assert {"0001_journal", "0002_contacts", "0003_remedies"} <= shipped()
+        assert {"0001_journal", "0002_contacts", "0003_remedies", "0004_listings"} <= shipped()
 
 
 class TestAnOlderDatabase:
     async def test_with_dead_letters_verifies_and_goes_on(self, tmp_path: Path, more: Path) -> None:
         """Whose letters say neither when they are redriven nor what they looked like."""
         path = tmp_path / "milepost.db"
-        newer = more / "0003_remedies.sql"
-        script = newer.read_text()
-        newer.unlink()
+        newer = taken_away(more, since="0003")
         migrate(path)
         as_it_was(path, [DeadLetterOpened(f"d_{n}", Stage.FETCH, f"t_{n}", "id: expected str") for n in range(3)])
-        newer.write_text(script)
+        for each, script in newer.items():
+            each.write_text(script)
 
         async with open_sqlite(path) as store:
             assert await store.due_letters(STREAM.key, at(10**9), 10) == ()
@@ -87,6 +86,14 @@ class TestAnOlderDatabase:
             assert (await archive.verify()).dead_letters == 3
             await archive.rebuild()
         assert projections(path) == before
+
+
+def taken_away(migrations: Path, *, since: str) -> dict[Path, str]:
+    """Take away the migrations from that one on, and give what was in them."""
+    newer = {each: each.read_text() for each in migrations.iterdir() if each.name >= since}
+    for each in newer:
+        each.unlink()
+    return newer
 
 
 def as_it_was(path: Path, events: list[DeadLetterOpened]) -> None:

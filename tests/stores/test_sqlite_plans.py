@@ -25,7 +25,7 @@ READ_EVERYTHING = {
     "clear_dead_letters",
 }
 # Reads one row, or the newest few, in the order of the key.
-ARE_LIMITED = {"latest_entries", "answers", "letters_after"}
+ARE_LIMITED = {"latest_entries", "answers"}
 STEPS_OVER_PARAMETERS = re.compile(r"SCAN json_each VIRTUAL TABLE INDEX \d+:")
 
 

@@ -10,7 +10,10 @@ import msgspec
 
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy
 from milepost.engine.errands import Discard, LetterErrand, Redrive
-from milepost.service.actions import MAX_WAIT_SECONDS, Discarding, Empty
+from milepost.service.api.desk import MAX_WAIT_SECONDS
+from milepost.service.api.letter_actions import Discarding
+from milepost.service.api.operations import Nothing
+from milepost.service.asker import COMMAND_LINE
 from milepost.service.outcomes import Answer, closed, refused
 from milepost.settings import HttpSettings
 
@@ -85,7 +88,9 @@ async def daemon_at(http: HttpSettings) -> AsyncIterator[Daemon]:
             hint="give http.listen a port, and restart the daemon",
         )
     token = http.token.get_secret_value()
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    headers = {"Content-Type": "application/json", "User-Agent": COMMAND_LINE} | (
+        {"Authorization": f"Bearer {token}"} if token else {}
+    )
     async with aiohttp.ClientSession(headers=headers, timeout=PATIENCE) as session:
         yield Daemon(session, _url(http.host, http.port))
 
@@ -101,10 +106,10 @@ def _url(host: str, port: int) -> str:
     return f"http://{host}:{port}" if address.version == 4 else f"http://[{host}]:{port}"
 
 
-def _request(errand: LetterErrand) -> tuple[str, Empty | Discarding]:
+def _request(errand: LetterErrand) -> tuple[str, Nothing | Discarding]:
     match errand:
         case Redrive():
-            return "redrive", Empty()
+            return "redrive", Nothing()
         case Discard(reason=reason):
             return "discard", Discarding(reason)
 

@@ -8,7 +8,7 @@ from milepost.cli.known_streams import demand_known
 from milepost.core.checkpoint import DeadLetter
 from milepost.service.phrases import counted
 from milepost.settings import Settings
-from milepost.stores.archive import Archive, open_archive
+from milepost.stores.archive import Archive, LetterState, open_archive
 
 MAX_READ = 500
 MAX_AT_ONCE = 10_000
@@ -17,8 +17,8 @@ MAX_CANDIDATES = 5
 
 async def letters_of(archive: Archive, stream: str | None, *, open_only: bool) -> AsyncIterator[DeadLetter]:
     """Give the letters of a stream, or all there are; the oldest first."""
-    after: str | None = None
-    while letters := await archive.letters(open_only=open_only, stream=stream, after=after, limit=MAX_READ):
+    state, after = LetterState.OPEN if open_only else LetterState.ALL, None
+    while letters := await archive.letters(state, stream=stream, after=after, limit=MAX_READ):
         for letter in letters:
             yield letter
         after = letters[-1].dead_letter_id

@@ -12,15 +12,14 @@ import structlog
 from milepost import __version__
 from milepost.assembly import Parts, assembled
 from milepost.cli.options import config_option, load_settings
+from milepost.cli.serving import serving
 from milepost.engine.bulkhead import bulkhead
 from milepost.engine.readers import reading
 from milepost.engine.shutdown import stopping_on_signals
 from milepost.engine.stop import Bell, Stop
-from milepost.service.actions import actions
 from milepost.service.activity import Activity, recent_activity
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.route import event_stream
-from milepost.service.http import serve
 from milepost.service.journal_log import read as log_signal
 from milepost.service.logs import configure
 from milepost.service.metrics import Metrics
@@ -60,21 +59,13 @@ async def _run(settings: Settings, configuration: Configuration, redactor: Redac
             metrics.recall(await parts.store.recall(stream.key))
         broadcast, activity = Broadcast(archive, parts.clock.now), Activity(parts.clock.now)
         await activity.recall(archive)
-        routes = [
-            *probes(parts.store.answers, parts.supervisor.stalled),
-            *exposition(metrics.expose),
-            *event_stream(broadcast),
-            *recent_activity(activity.past),
-        ]
-        http = settings.http
+        telling = [*event_stream(broadcast), *recent_activity(activity.past)]
+        routes = [*probes(parts.store.answers, parts.supervisor.stalled), *exposition(metrics.expose)]
+        readers = {"metrics": metrics.read, "log": log_signal, "events": broadcast.read, "activity": activity.read}
         async with (
-            actions(parts.supervisor.do, parts.store.open_letters) as acting,
-            serve(http.host, http.port, [*routes, *acting], token=http.token.get_secret_value()) as url,
+            serving(settings, parts, archive, telling, routes) as url,
             broadcast.running(),
-            reading(
-                parts.feed,
-                {"metrics": metrics.read, "log": log_signal, "events": broadcast.read, "activity": activity.read},
-            ),
+            reading(parts.feed, readers),
             asyncio.TaskGroup() as tasks,
         ):
             _say_started(settings, parts, url)

@@ -11,9 +11,9 @@ import msgspec
 from milepost.cli.known_streams import configured_streams
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.status_table import rendered
-from milepost.cli.stream_status import Status, statuses
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.standing import Surroundings, pauses_of
+from milepost.service.stream_status import Status, statuses
 from milepost.stores.archive import open_archive
 from milepost.stores.database import real_path
 from milepost.stores.exclusive import is_held
@@ -29,11 +29,13 @@ def command(config: str | None, *, as_json: bool) -> None:
     "conversations" are those that were new, "contacts" and "events" the rows that were written.
 
     The object of --json has at, database, is_at_work (whether a Milepost holds the database) and streams. Each of these
-    has stream, state (never_synced, syncing, retrying, rate_limited, complete, complete_with_errors, paused, failed,
-    stopped or interrupted), is_configured, waits_for (what keeps it from going on, in words), since, until, reason and
-    problem (why it is not complete), advice (what a person can do), remark, retry_at, sweep (of an open one: mode,
-    phase, batches, walk_started_at, reached_at), updated_at, last_success_at, last_full_sweep_at, watermark, written
-    (conversations_inserted, conversations_updated, contacts, interaction_events), open_dead_letters and next_run_at.
+    has stream, platform, page_id, page_name, state (never_synced, syncing, retrying, rate_limited, complete,
+    complete_with_errors, paused, failed, stopped or interrupted), is_configured, waits_for (what keeps it from going
+    on, in words), since, until, reason and problem (why it is not complete), advice (what a person can do), remark,
+    retry_at, sweep (of an open one: mode, phase, batches, walk_started_at, reached_at, conversations, expected,
+    walk_until), updated_at, last_success_at, last_full_sweep_at, watermark, written (conversations_inserted,
+    conversations_updated, contacts, interaction_events), open_dead_letters, next_run_at, run (the latest one), on_hold
+    (since and by, where somebody paused it), token_is_valid and token_expires_at.
     What does not apply is null.
     """
     settings = load_settings(config)
@@ -49,7 +51,8 @@ def command(config: str | None, *, as_json: bool) -> None:
         settings.sync.batch_size,
         pauses_of(checkpoints),
     )
-    streams = statuses(checkpoints, around, configured_streams(settings))
+    page_names = {page.id: page.name for page in settings.pages}
+    streams = statuses(checkpoints, around, configured_streams(settings), page_names)
     status = Status(around.now, str(database), at_work, streams)
     click.echo(msgspec.json.format(msgspec.json.encode(status)) if as_json else rendered(status))
 

@@ -2,10 +2,10 @@
 
 from datetime import datetime
 
-from milepost.cli.stream_status import OpenSweep, Status, StreamStatus
 from milepost.core.events import Phase, Reason
 from milepost.core.standing import State
 from milepost.service.phrases import ago, ahead, counted, in_columns, in_words, on_one_line, waiting
+from milepost.service.stream_status import OpenSweep, Status, StreamStatus
 
 STANDING = ("stream", "state", "open sweep", "place saved", "last success", "next run")
 WRITTEN = ("stream", "conversations", "updates", "contacts", "events", "open dead letters")

@@ -3,7 +3,7 @@
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.checkpoint import BatchPassed, Checkpoint, Sweep, older_in_a_row, overlap_before, reaches_back
+from milepost.core.checkpoint import BatchPassed, Checkpoint, Sweep
 from milepost.core.decision import Circumstances, Decision, Record, beginnings
 from milepost.core.events import (
     BatchStored,
@@ -21,6 +21,7 @@ from milepost.core.model import Batch, Changes, Detail, Keys, Known, Stream, Str
 from milepost.core.plan import Policy, Slice, next_mode, open_sweep, size_now, walk_limit
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.problems import Problem, ProblemKind
+from milepost.core.reach import older_in_a_row, overlap_before, reaches_back
 from milepost.core.refusals import refused
 
 NOTHING_KNOWN = Known()

@@ -4,10 +4,11 @@ from datetime import datetime, timedelta
 
 from msgspec import Struct
 
-from milepost.core.checkpoint import Checkpoint, Sweep, overlap_before
+from milepost.core.checkpoint import Checkpoint, Sweep
 from milepost.core.events import Mode, Phase, Reason
 from milepost.core.model import Detail
 from milepost.core.ports import Request
+from milepost.core.reach import overlap_before
 
 
 class Policy(Struct, frozen=True):

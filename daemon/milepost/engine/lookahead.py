@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.checkpoint import reaches_back
 from milepost.core.model import Detail
 from milepost.core.ports import Answered, Fetched, Refused, Request, Source
+from milepost.core.reach import reaches_back
 
 
 class _Ahead(Struct, frozen=True):

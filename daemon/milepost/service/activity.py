@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
-from aiohttp import web
 from msgspec import Struct
 
 from milepost.core.events import (
@@ -24,8 +23,9 @@ from milepost.core.events import (
     StoreReturned,
     SweepCompleted,
 )
-from milepost.core.model import Stream
 from milepost.engine.feed import Recorded, Signal
+from milepost.service.api.operations import AnyOperation, Call, Operation, Reply
+from milepost.service.api.paging import StreamKey
 from milepost.stores.archive import Archive
 
 STEP_SECONDS = 15
@@ -58,6 +58,12 @@ class Past(Struct, frozen=True):
     at: datetime
     step_seconds: int
     buckets: list[Bucket]
+
+
+class ActivityAsked(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose activity is meant: of all streams together, where none is named."""
+
+    stream: StreamKey | None = None
 
 
 def counts(entry: Entry) -> Counts | None:
@@ -141,17 +147,19 @@ def _number(at: datetime) -> int:
     return int(at.timestamp()) // STEP_SECONDS
 
 
-def recent_activity(past: Callable[[str | None], Past]) -> Sequence[web.AbstractRouteDef]:
-    """Give the route /api/activity."""
+def recent_activity(past: Callable[[str | None], Past]) -> Sequence[AnyOperation]:
+    """Declare what can be asked about the last hour."""
 
-    async def get(request: web.Request) -> web.Response:
-        stream = request.query.get("stream")
-        if request.query.keys() - {"stream"}:
-            raise web.HTTPBadRequest(text="the query may hold stream, and nothing else")
-        try:
-            key = None if stream is None else Stream.parse(stream).key
-        except ValueError as error:
-            raise web.HTTPBadRequest(text=str(error)) from error
-        return web.Response(body=msgspec.json.encode(past(key)), content_type="application/json")
+    async def show_activity(call: Call[ActivityAsked, None]) -> Reply[Past]:
+        return Reply(past(call.asked.stream))
 
-    return [web.get("/api/activity", get)]
+    return [
+        Operation(
+            "GET",
+            "/api/activity",
+            "Count what happened in the last hour, in steps of 15 seconds",
+            asked=ActivityAsked,
+            answer=Past,
+            handle=show_activity,
+        )
+    ]

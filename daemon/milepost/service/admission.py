@@ -6,36 +6,57 @@ its own, take the marks off that the browser puts on its requests, or send JSON 
 by that name.
 """
 
-import hmac
 import re
+from collections.abc import Callable
+from datetime import datetime
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from milepost.service.sessions import COOKIE, Sessions
 from milepost.settings.values import is_loopback
 
-OPEN_TO_ALL = frozenset({"/healthz"})
+OPEN_TO_ALL = frozenset({"/healthz", "/login"})
+ASKS_FOR_LOGIN = "/"
 CHANGES_NOTHING = frozenset({"GET", "HEAD", "OPTIONS"})
+IS_ADMITTED = web.RequestKey("is_admitted", bool)
 _AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?")
 
 
-def with_token(token: str) -> Middleware:
-    """Ask for the token. Only the header counts: URLs end up in logs and histories."""
+def with_token(sessions: Sessions, now: Callable[[], datetime]) -> Middleware:
+    """Ask for the token, or for the cookie of a session. Only headers count: URLs end up in logs and histories.
+
+    The status page is let through to where it says who may see it: without either, the login page is shown there.
+    """
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path not in OPEN_TO_ALL:
-            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-            # In bytes, as compare_digest refuses text beyond ASCII; the same time for any wrong token.
-            is_right = hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token.encode())
-            if scheme.lower() != "bearer" or not is_right:
-                raise web.HTTPUnauthorized(
-                    text="send the value of http.token in a header: Authorization: Bearer …",
-                    headers={"WWW-Authenticate": 'Bearer realm="milepost"'},
-                )
+        request[IS_ADMITTED] = _brings_token(request, sessions) or _is_in_session(request, sessions, now())
+        is_to_log_in = request.path == ASKS_FOR_LOGIN and request.method in CHANGES_NOTHING
+        if not (request[IS_ADMITTED] or is_to_log_in or request.path in OPEN_TO_ALL):
+            raise web.HTTPUnauthorized(
+                text="send the value of http.token in a header: Authorization: Bearer …",
+                headers={"WWW-Authenticate": 'Bearer realm="milepost"'},
+            )
         return await handler(request)
 
     return guard
+
+
+def is_admitted(request: web.Request) -> bool:
+    """Whether a request may see more than the login page: who asks is known, or nobody need be."""
+    is_known: bool = request.get(IS_ADMITTED, True)
+    return is_known
+
+
+def _brings_token(request: web.Request, sessions: Sessions) -> bool:
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    is_right = sessions.is_token(given.strip())
+    return scheme.lower() == "bearer" and is_right
+
+
+def _is_in_session(request: web.Request, sessions: Sessions, now: datetime) -> bool:
+    return sessions.knows(request.cookies.get(COOKIE, ""), now)
 
 
 def called_by_name(listens_on: str) -> Middleware:

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import msgspec
 from aiohttp import web
@@ -19,6 +20,8 @@ from aiohttp.typedefs import Handler
 from milepost.core.errors import BadConfiguration
 from milepost.engine.bulkhead import bulkhead
 from milepost.service.admission import called_by_name, from_own_page, with_token
+from milepost.service.bounds import MAX_CONNECTIONS, BoundedSite, paced
+from milepost.service.sessions import Sessions
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_IDLE_SECONDS = 75.0  # longer than the pause between two scrapes
@@ -44,15 +47,15 @@ async def serve(host: str, port: int, routes: Iterable[web.AbstractRouteDef], *,
         host: a name or an address, an IPv6 one without brackets.
         port: 0 takes a free one.
         routes: what there is to ask.
-        token: what callers must bring as `Authorization: Bearer …`, for everything but /healthz; empty asks for none,
-            but to be called by a name of the loopback or by `host`.
+        token: what callers must bring as `Authorization: Bearer …`, or have brought to /login, for everything but
+            /healthz; empty asks for none, but to be called by a name of the loopback or by `host`.
 
     Raises:
         BadConfiguration: the address cannot be listened on.
     """
-    admission = with_token(token) if token else called_by_name(host)
+    admission = with_token(Sessions(token), _now) if token else called_by_name(host)
     application = web.Application(
-        middlewares=[_told_as_problems, admission, from_own_page], client_max_size=MAX_BODY_BYTES
+        middlewares=[_told_as_problems, admission, paced(), from_own_page], client_max_size=MAX_BODY_BYTES
     )
     application.add_routes(routes)
     application.on_response_prepare.append(_add_headers)
@@ -73,12 +76,16 @@ async def serve(host: str, port: int, routes: Iterable[web.AbstractRouteDef], *,
 
 async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
     try:
-        await web.TCPSite(runner, host, port).start()
+        await BoundedSite(runner, host, port, max_connections=MAX_CONNECTIONS).start()
     except (OSError, UnicodeError) as error:  # UnicodeError: a host that cannot be written in the DNS
         why, hint = "the host has no address", OTHER_HINT
         if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno is not None:
             why, hint = os.strerror(error.errno).lower(), HINTS.get(error.errno, OTHER_HINT)
         raise BadConfiguration(f"cannot listen on {_authority(host, port)}: {why}", hint=hint) from error
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _deaf_to_nonsense() -> logging.Logger:

@@ -1,6 +1,6 @@
 """What can be set: every key of config.yaml, its default and its bounds.
 
-What each means is told in docs/configuration.md, which a test compares with this module.
+The text under a key is its meaning in docs/configuration.md, which `python docs/generate.py` writes.
 """
 
 from pathlib import Path
@@ -58,7 +58,10 @@ class StoreSettings(Section):
     """Where everything is kept."""
 
     url: StoreUrl = "sqlite:///milepost.db"
+    """The database; PostgreSQL is not supported yet."""
     synchronous: Literal["full", "normal"] = "full"
+    """SQLite only: `full` loses no commit in a power cut; `normal` is faster and may lose the last ones, which are
+    then read again."""
 
     @property
     def sqlite_path(self) -> Path:
@@ -70,49 +73,77 @@ class SourceSettings(Section):
     """Where conversations come from."""
 
     kind: Literal["simulator", "facebook"] = "simulator"
+    """The Graph API itself, or the simulator that is built in."""
     base_url: BaseUrl = "https://graph.facebook.com"
+    """The API; `https://graph.instagram.com` for Instagram without a Facebook Page."""
     version: Version = "v26.0"
+    """The version of the API."""
     access_token: Secret = SecretStr("")
+    """The token of the user who manages the pages, for `discover_pages` only."""
     access_token_file: FilePath = ""
+    """The file that holds it."""
     app_secret: Secret = SecretStr("")
+    """The app's secret, which signs each call; without it calls are not signed."""
     app_secret_file: FilePath = ""
+    """The file that holds it."""
     calls_per_second: Number = Field(2.0, ge=0, le=1000)
+    """The pace of each page, and the platform's rule; `0` is no pacing."""
     request_timeout_seconds: Seconds = Field(30.0, ge=0.1, le=10 * MINUTE)
+    """How long one call may take."""
     rate_limit_floor_seconds: Seconds = Field(60.0, ge=0.1, le=DAY)
+    """The least wait after a rate limit that names no time."""
 
 
 class PageSettings(Section):
     """A Facebook Page or an Instagram professional account."""
 
     id: GraphId
+    """The id of the page; each page once."""
     name: Text = ""
+    """What people call it."""
     platforms: Platforms = ("messenger", "instagram")
+    """What to copy; each is a stream of its own."""
     access_token: Secret = SecretStr("")
+    """The page's token; required with `kind: facebook`."""
     access_token_file: FilePath = ""
+    """The file that holds it."""
     instagram_account_id: OptionalGraphId = None
+    """The Instagram account of the page; asked of the API when missing."""
 
 
 class SyncSettings(Section):
     """How streams are worked."""
 
     interval_seconds: Seconds = Field(5 * MINUTE, ge=1, le=30 * DAY)
+    """How often each stream is worked."""
     batch_size: Whole = Field(50, ge=1, le=200)
+    """How many conversations are asked for at once."""
     messages_per_conversation: Whole = Field(20, ge=0, le=20)
+    """How many of the newest messages come with each; `0` copies contacts and conversations only."""
     max_run_duration_seconds: Seconds = Field(270.0, ge=1, le=30 * DAY)
+    """A run that reaches it saves its place, and the next one goes on."""
     max_batches_per_run: Whole = Field(500, ge=1, le=1_000_000)
+    """A run that has read so many saves its place, too."""
     concurrency: Whole = Field(16, ge=1, le=1000)
+    """How many streams are worked at once."""
     events_chunk_size: Whole = Field(500, ge=1, le=10_000)
+    """How many interaction events are written at once."""
     watermark_overlap_seconds: Seconds = Field(10 * MINUTE, ge=0, le=30 * DAY)
+    """How far behind its watermark a sweep reads on, for clocks that differ."""
     full_sweep_interval_seconds: Seconds = Field(7 * DAY, ge=0, le=365 * DAY)
+    """How often a stream is walked to its end, which alone finds deletions; `0` is never again."""
 
 
 class RetrySettings(Section):
     """How often, and after what waits, a failure is tried again."""
 
     attempts: Whole = Field(3, ge=1, le=100)
+    """How often a batch is tried; waiting for a rate limit uses none up."""
     base_delay_seconds: Seconds = Field(2.0, ge=0.001, le=HOUR)
+    """The first wait; it doubles with every attempt."""
     # Validated even if it is the default: a base_delay may be set above it. Written, as only what is written is valid.
     max_delay_seconds: Seconds = Field("32s", ge=0.001, le=DAY, validate_default=True)
+    """Where it stops doubling; not below `base_delay`."""
 
     @field_validator("max_delay_seconds", mode="after")
     @classmethod
@@ -128,8 +159,12 @@ class HttpSettings(Section):
     """The HTTP service."""
 
     listen: Address = "127.0.0.1:9464"
+    """Where status page, metrics and API are; port `0` takes a free one."""
     token: Secret = Field(SecretStr(""), validate_default=True)
+    """Asked of callers for everything but `/healthz`; required, with 16 characters or more, where `listen` is not
+    loopback."""
     token_file: FilePath = ""
+    """The file that holds it."""
 
     @property
     def host(self) -> str:
@@ -156,17 +191,28 @@ class LogSettings(Section):
     """What is logged to stderr, and how."""
 
     format: Literal["auto", "console", "json"] = "auto"
+    """`auto` is console on a terminal and journald fields under systemd."""
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged."""
 
 
 class Settings(Section):
     """All of config.yaml. `Settings()` is what applies without one."""
 
     store: StoreSettings = Field(default_factory=StoreSettings)
+    """Where everything is kept."""
     source: SourceSettings = Field(default_factory=SourceSettings)
+    """Where conversations come from."""
     pages: tuple[PageSettings, ...] = ()
+    """The pages to copy; with `kind: facebook` at least one, with `kind: simulator` the simulated world brings its
+    own."""
     discover_pages: Flag = False
+    """Copy every page that `source.access_token` manages, beside those listed; asked again every 15 minutes."""
     sync: SyncSettings = Field(default_factory=SyncSettings)
+    """How streams are worked."""
     retry: RetrySettings = Field(default_factory=RetrySettings)
+    """How failures are tried again."""
     http: HttpSettings = Field(default_factory=HttpSettings)
+    """The HTTP service."""
     log: LogSettings = Field(default_factory=LogSettings)
+    """What is logged to stderr."""

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,21 @@ from msgspec import Struct
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.codec import Codec
 from milepost.core.events import Entry
+from milepost.core.project import RunOf
 from milepost.stores import audit, rows
 from milepost.stores.database import Database, connect, real_path
 from milepost.stores.exclusive import exclusive
-from milepost.stores.lookups import checkpoints, letters_with_payloads, seq_before, within_runs
+from milepost.stores.lookups import AFTER_ALL, checkpoints, letters_with_payloads, seq_before, within_runs
 from milepost.stores.migrate import demand_current
 from milepost.stores.queries import load
+
+
+class LetterState(StrEnum):
+    """Which dead letters are meant."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    ALL = "all"
 
 
 class Placed(Struct, frozen=True):
@@ -87,16 +97,27 @@ class Archive:
         """Give the seq of the last entry that was recorded before an instant; 0 where there is none."""
         return await self._database.run(partial(seq_before, self._sql, instant))
 
+    async def runs(self, *, before: str | None = None, limit: int, stream: str | None = None) -> list[RunOf]:
+        """Give up to `limit` runs, the newest first, from the one that precedes the run `before`."""
+        asked = {"stream": stream, "before": AFTER_ALL if before is None else before, "limit": limit}
+        query = self._sql["runs_before" if stream is None else "stream_runs_before"]
+        return await self._database.run(lambda connection: list(map(rows.run, connection.execute(query, asked))))
+
     async def letters(
-        self, *, open_only: bool = False, stream: str | None = None, after: str | None = None, limit: int
+        self, state: LetterState, *, stream: str | None = None, after: str | None = None, limit: int
     ) -> list[DeadLetter]:
         """Give up to `limit` dead letters, the oldest first, from the one that follows the letter `after`."""
-        asked = {"open_only": open_only, "stream": stream or "", "after": after or "", "limit": limit}
-
-        def read(connection: sqlite3.Connection) -> list[DeadLetter]:
-            return [rows.dead_letter(columns) for columns in connection.execute(self._sql["letters_after"], asked)]
-
-        return await self._database.run(read)
+        asked = {
+            "open": state is not LetterState.CLOSED,
+            "closed": state is not LetterState.OPEN,
+            "stream": stream,
+            "after": after or "",
+            "limit": limit,
+        }
+        query = self._sql["letters_after" if stream is None else "stream_letters_after"]
+        return await self._database.run(
+            lambda connection: list(map(rows.dead_letter, connection.execute(query, asked)))
+        )
 
     async def letter(self, dead_letter_id: str) -> tuple[DeadLetter, str | None] | None:
         """Give a dead letter and its payload, which is gone once it is closed or the person it is about was erased."""

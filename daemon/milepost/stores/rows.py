@@ -10,11 +10,14 @@ from milepost.core.chain import instant_text
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.codec import Codec
 from milepost.core.errors import JournalDamaged, StoreRefused
-from milepost.core.events import Entry, Resolution, Stage
+from milepost.core.events import Entry, Mode, Reason, Resolution, RunStatus, Stage, Tally
 from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow
+from milepost.core.problems import Problem
+from milepost.core.project import RunOf
 
 _encode = msgspec.json.Encoder().encode
 _decode_checkpoint = msgspec.json.Decoder(Checkpoint).decode
+_decode_problem = msgspec.json.Decoder(Problem).decode
 
 RESTORE = "restore the database from a backup"
 
@@ -204,6 +207,32 @@ def run_tuple(stream: str, run: Run) -> tuple[Any, ...]:
         run.failed_batches,
         _encode(run.problem).decode() if run.problem else None,
     )
+
+
+def run(columns: tuple[Any, ...]) -> RunOf:
+    """Read the columns of a run. Raises JournalDamaged if they are none: it can be rebuilt from the journal."""
+    run_id, stream, mode, status, reason, started_at, ended_at, *counts, retries, failed_batches, problem = columns
+    try:
+        batches, inserted, updated, unchanged, dead_lettered, contacts, interaction_events = counts
+        return RunOf(
+            stream,
+            Run(
+                run_id,
+                datetime.fromisoformat(started_at),
+                RunStatus(status),
+                Mode(mode) if mode else None,
+                Reason(reason) if reason else None,
+                datetime.fromisoformat(ended_at) if ended_at else None,
+                Tally(batches, inserted, updated, unchanged, dead_lettered, contacts, interaction_events),
+                retries,
+                failed_batches,
+                _decode_problem(problem) if problem else None,
+            ),
+        )
+    except (TypeError, ValueError) as error:
+        raise JournalDamaged(
+            f"the run {run_id} cannot be read: {error}", hint="run `milepost journal rebuild`"
+        ) from error
 
 
 def dead_letter_tuple(letter: DeadLetter) -> tuple[Any, ...]:

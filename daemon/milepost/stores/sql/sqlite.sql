@@ -234,11 +234,59 @@ SELECT
     fingerprint
 FROM dead_letters
 WHERE
-    (opened_at, dead_letter_id)
+    :open AND closed_at IS NULL
+    AND (opened_at, dead_letter_id)
     > (coalesce((SELECT opened_at FROM dead_letters WHERE dead_letter_id = :after), ''), :after)
-    AND (:stream = '' OR stream = :stream)
-    AND (NOT :open_only OR closed_at IS NULL)
+UNION ALL
+SELECT
+    dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
+    fingerprint
+FROM dead_letters
+WHERE
+    :closed AND closed_at IS NOT NULL
+    AND (opened_at, dead_letter_id)
+    > (coalesce((SELECT opened_at FROM dead_letters WHERE dead_letter_id = :after), ''), :after)
 ORDER BY opened_at, dead_letter_id
+LIMIT :limit;
+
+-- name: stream_letters_after
+SELECT
+    dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
+    fingerprint
+FROM dead_letters
+WHERE
+    :open AND stream = :stream AND closed_at IS NULL
+    AND (opened_at, dead_letter_id)
+    > (coalesce((SELECT opened_at FROM dead_letters WHERE dead_letter_id = :after), ''), :after)
+UNION ALL
+SELECT
+    dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
+    fingerprint
+FROM dead_letters
+WHERE
+    :closed AND stream = :stream AND closed_at IS NOT NULL
+    AND (opened_at, dead_letter_id)
+    > (coalesce((SELECT opened_at FROM dead_letters WHERE dead_letter_id = :after), ''), :after)
+ORDER BY opened_at, dead_letter_id
+LIMIT :limit;
+
+-- name: runs_before
+-- The newest first: run ids sort by the time of their start.
+SELECT
+    run_id, stream, mode, status, reason, started_at, ended_at, batches, inserted, updated, unchanged, dead_lettered,
+    contacts, interaction_events, retries, failed_batches, problem
+FROM runs
+WHERE run_id < :before
+ORDER BY run_id DESC
+LIMIT :limit;
+
+-- name: stream_runs_before
+SELECT
+    run_id, stream, mode, status, reason, started_at, ended_at, batches, inserted, updated, unchanged, dead_lettered,
+    contacts, interaction_events, retries, failed_batches, problem
+FROM runs
+WHERE stream = :stream AND run_id < :before
+ORDER BY run_id DESC
 LIMIT :limit;
 
 -- name: checkpoint

@@ -17,14 +17,18 @@ from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.core.events import Stage
 from milepost.core.ports import DueLetter
 from milepost.engine.errands import Discard, LetterErrand, Redrive
-from milepost.service import actions as module
-from milepost.service.actions import actions
+from milepost.service.api import asking
+from milepost.service.api import desk as desk_module
+from milepost.service.api.desk import open_desk
+from milepost.service.api.letter_actions import letter_actions
+from milepost.service.api.operations import routes_of
 from milepost.service.http import MAX_BODY_BYTES, serve
 
 ID = "0123456789abcdef"
 LETTER = DeadLetter(ID, STREAM.key, Stage.FETCH, "t_1", "it went wrong", at(0), attempts=2, redrive_at=at(900))
 TRIED_AGAIN = replace(LETTER, attempts=3, reason="it went wrong again", redrive_at=at(1800))
 JSON = {"Content-Type": "application/json"}
+BY = "API from 127.0.0.1"
 
 
 class Supervisor:
@@ -59,8 +63,8 @@ def failing(error: Exception) -> Supervisor:
 @asynccontextmanager
 async def client(supervisor: Supervisor, *, max_wait_seconds: float = 20.0) -> AsyncIterator[aiohttp.ClientSession]:
     async with (
-        actions(supervisor.do, supervisor.find, max_wait_seconds=max_wait_seconds) as routes,
-        serve("127.0.0.1", 0, routes) as url,
+        open_desk(max_wait_seconds=max_wait_seconds) as desk,
+        serve("127.0.0.1", 0, routes_of(letter_actions(desk, supervisor.do, supervisor.find))) as url,
         aiohttp.ClientSession(url) as session,
     ):
         yield session
@@ -91,7 +95,7 @@ async def test_a_redrive_that_succeeds_tells_that_the_letter_is_closed(body: str
     async with client(supervisor) as session:
         status, answer = await post(session, "redrive", body)
     assert (status, answer["dead_letter_id"], answer["outcome"], answer["is_open"]) == (200, ID, "closed", False)
-    assert supervisor.asked == [Redrive(ID)]
+    assert supervisor.asked == [Redrive(ID, BY)]
 
 
 async def test_a_redrive_in_vain_tells_why_and_when_it_is_tried_again() -> None:
@@ -119,7 +123,7 @@ async def test_a_discard_hands_the_reason_on() -> None:
     async with client(supervisor) as session:
         status, answer = await post(session, "discard", '{"reason": " the page is sold \\n"}')
     assert (status, answer["outcome"]) == (200, "closed")
-    assert supervisor.asked == [Discard(ID, "the page is sold")]
+    assert supervisor.asked == [Discard(ID, "the page is sold", BY)]
 
 
 @pytest.mark.parametrize("length", [1, 500])
@@ -189,7 +193,7 @@ async def test_what_fails_after_it_was_accepted_is_nobodys_lost_exception(caplog
 
 
 async def test_the_actions_under_way_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_UNDER_WAY", 2)
+    monkeypatch.setattr(desk_module, "MAX_UNDER_WAY", 2)
 
     async def endless() -> DeadLetter | None:
         await asyncio.Event().wait()
@@ -311,7 +315,7 @@ async def test_a_caller_who_goes_away_in_the_middle_of_a_body_fills_no_log(caplo
             writer.close()
             await writer.wait_closed()
             assert (await post(session, "redrive"))[0] == 200  # the one before is over
-    assert supervisor.asked == [Redrive(ID)]
+    assert supervisor.asked == [Redrive(ID, BY)]
     assert lines == []
     assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
 
@@ -328,7 +332,7 @@ async def sent_half(session: aiohttp.ClientSession) -> tuple[asyncio.StreamReade
 
 
 async def test_a_body_that_never_comes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_BODY_SECONDS", 0.05)
+    monkeypatch.setattr(asking, "MAX_BODY_SECONDS", 0.05)
     async with client(giving(None)) as session:
         reader, writer = await sent_half(session)
         async with asyncio.timeout(10):

@@ -3,7 +3,7 @@
 import pytest
 
 from kit.builders import at
-from milepost.core.checkpoint import older_in_a_row, overlap_before, reaches_back
+from milepost.core.reach import older_in_a_row, overlap_before, reaches_back
 
 UNTIL = at(0)
 

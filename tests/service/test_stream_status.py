@@ -8,6 +8,7 @@ from kit.builders import (
     NETWORK,
     NOON,
     RATE_LIMIT,
+    RUN_ID,
     STREAM,
     at,
     catching_up,
@@ -17,7 +18,6 @@ from kit.builders import (
     sweep_started,
 )
 from kit.builders import walking as walking_at
-from milepost.cli.stream_status import OpenSweep, StreamStatus, Written, statuses
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import (
     BatchShrunk,
@@ -36,6 +36,7 @@ from milepost.core.events import (
 from milepost.core.model import Detail, Scope
 from milepost.core.pauses import PROBE_LEAD_SECONDS
 from milepost.core.standing import State, Surroundings, pauses_of
+from milepost.service.stream_status import OpenSweep, StreamStatus, Written, statuses
 
 OPENED = (run_started(), sweep_started())
 STORED = BatchStored(
@@ -57,7 +58,9 @@ def status_of(
     surroundings: Surroundings | None = None,
     configured: Sequence[str] | None = (STREAM.key,),
 ) -> StreamStatus:
-    (status,) = statuses([checkpoint], surroundings or around(NOON, checkpoint), configured)
+    (status,) = statuses(
+        [checkpoint], surroundings or around(NOON, checkpoint), configured, {STREAM.page_id: "Corner Bakery"}
+    )
     return status
 
 
@@ -112,11 +115,43 @@ def test_a_stream_that_asks_for_less_is_remarked_on_by_the_configured_batch_size
     assert status_of(shrunk, small).remark is None
 
 
-def test_the_open_sweep_is_told_with_its_phase_and_batches() -> None:
-    assert status_of(given(*WALKING)).sweep == OpenSweep(Mode.FULL, Phase.WALK, 1, NOON, at(-60))
-    scanning = given(*WALKING, BatchStored(catching_up(), Tally(batches=2)))
-    assert status_of(scanning).sweep == OpenSweep(Mode.FULL, Phase.CATCH_UP, 3, NOON, None)
+def test_the_open_sweep_is_told_with_its_phase_and_how_far_it_is() -> None:
+    assert status_of(given(*WALKING)).sweep == OpenSweep(Mode.FULL, Phase.WALK, 1, NOON, at(-60), 50, None, None)
+    scanning = given(*WALKING, BatchStored(catching_up(), Tally(batches=2, unchanged=7)))
+    assert status_of(scanning).sweep == OpenSweep(Mode.FULL, Phase.CATCH_UP, 3, NOON, None, 57, None, None)
     assert status_of(given(*WALKING, completed())).sweep is None
+
+
+def test_a_full_sweep_is_expected_to_read_as_many_conversations_as_are_known() -> None:
+    first = given(*WALKING, completed(Tally(batches=1, inserted=10, deleted=3)))
+    again = given(run_started(), sweep_started(), after=first, run_id="run-2")
+    assert sweep_of(again).expected == 57
+
+
+def test_an_incremental_sweep_goes_as_far_as_its_walk_has_to() -> None:
+    first = given(*WALKING, completed())
+    again = given(run_started(), sweep_started(Mode.INCREMENTAL, at(300), at(-600)), after=first, run_id="run-2")
+    assert (sweep_of(again).expected, sweep_of(again).walk_until) == (None, at(-600))
+
+
+def sweep_of(checkpoint: Checkpoint) -> OpenSweep:
+    sweep = status_of(checkpoint).sweep
+    assert sweep is not None
+    return sweep
+
+
+def test_the_page_is_named_and_so_is_its_platform() -> None:
+    status = status_of(Checkpoint(STREAM.key))
+    assert (status.platform, status.page_id, status.page_name) == (STREAM.platform, STREAM.page_id, "Corner Bakery")
+    (unnamed,) = statuses([], around(), ["messenger:9"], {})
+    assert unnamed.page_name == ""
+
+
+def test_the_latest_run_is_shown_with_its_counts() -> None:
+    run = status_of(given(*WALKING)).run
+    assert run is not None
+    assert (run.run_id, run.status, run.batches, run.inserted, run.contacts) == (RUN_ID, RunStatus.RUNNING, 1, 50, 49)
+    assert status_of(Checkpoint(STREAM.key)).run is None
 
 
 def test_what_was_written_covers_all_runs() -> None:
@@ -153,7 +188,7 @@ def test_no_next_run_is_promised_while_one_is_under_way_or_where_none_will_come(
 
 def test_configured_streams_come_first_and_in_their_order() -> None:
     names = ["messenger:9", "messenger:1", "instagram:1"]
-    found = statuses([Checkpoint("messenger:1"), Checkpoint("messenger:5")], around(), names)
+    found = statuses([Checkpoint("messenger:1"), Checkpoint("messenger:5")], around(), names, {})
     assert [(status.stream, status.is_configured) for status in found] == [
         ("messenger:9", True),
         ("messenger:1", True),

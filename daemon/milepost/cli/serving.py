@@ -1,0 +1,62 @@
+"""What a daemon serves over HTTP: all that can be asked, put together."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from milepost.assembly import Parts
+from milepost.service.api.dead_letters import dead_letters
+from milepost.service.api.desk import Desk, open_desk
+from milepost.service.api.journal import journal
+from milepost.service.api.letter_actions import letter_actions
+from milepost.service.api.login import login
+from milepost.service.api.openapi import described
+from milepost.service.api.operations import AnyOperation, routes_of
+from milepost.service.api.runs import runs
+from milepost.service.api.stream_actions import stream_actions
+from milepost.service.api.streams import Overview, streams
+from milepost.service.http import serve
+from milepost.service.sessions import Sessions
+from milepost.settings import Settings
+from milepost.stores.archive import Archive
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings,
+    parts: Parts,
+    archive: Archive,
+    telling: Sequence[AnyOperation],
+    others: Sequence[web.AbstractRouteDef],
+) -> AsyncIterator[str]:
+    """Serve the API, of which `telling` is what readers of the feed tell, and the `others`; give the URL.
+
+    Raises BadConfiguration where the address cannot be listened on.
+    """
+    http = settings.http
+    token = http.token.get_secret_value()
+    async with open_desk() as desk:
+        operations = described(
+            [
+                *_about_streams(settings, parts, archive, desk),
+                *runs(archive),
+                *journal(archive),
+                *dead_letters(archive),
+                *letter_actions(desk, parts.supervisor.do, parts.store.open_letters),
+                *telling,
+                *login(Sessions(token) if token else None, parts.clock.now),
+            ]
+        )
+        async with serve(http.host, http.port, [*others, *routes_of(operations)], token=token) as url:
+            yield url
+
+
+def _about_streams(settings: Settings, parts: Parts, archive: Archive, desk: Desk) -> list[AnyOperation]:
+    sync, supervisor = settings.sync, parts.supervisor
+
+    def worked() -> Sequence[str]:
+        return [stream.key for stream in supervisor.streams]
+
+    overview = Overview(archive, parts.clock.now, worked, parts.page_names, sync.interval_seconds, sync.batch_size)
+    return [*streams(overview), *stream_actions(desk, supervisor.ask, worked)]

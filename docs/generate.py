@@ -1,0 +1,97 @@
+"""Writes the part of docs/configuration.md that says what the settings' model says: `python docs/generate.py`."""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from milepost.settings import Settings
+from milepost.settings.durations import format_duration
+from milepost.settings.model import Section, key_of
+from milepost.settings.wording import allowed, section_in
+
+PAGE = Path(__file__).parent / "configuration.md"
+BEGINNING, END = "<!-- generated from the model: begin -->", "<!-- generated from the model: end -->"
+HEAD = ("| key | type | default | allowed | meaning |", "|---|---|---|---|---|")
+# What people call the kinds of value of settings/values.py.
+TYPES = {
+    "Whole": "number",
+    "Number": "number",
+    "Flag": "true/false",
+    "Seconds": "duration",
+    "Secret": "secret",
+    "FilePath": "path",
+    "Literal": "choice",
+    "Platforms": "list",
+    "tuple": "list",
+}
+
+
+def main() -> None:
+    """Write the page anew."""
+    PAGE.write_text(written(PAGE.read_text()))
+
+
+def written(page: str) -> str:
+    """Give the page with the tables as the model is now."""
+    before, _, rest = page.partition(BEGINNING)
+    _, _, after = rest.partition(END)
+    tables = "\n".join(_tables(Settings, "Top level", ""))
+    return f"{before}{BEGINNING}\n\n{tables}\n{END}{after}"
+
+
+def _tables(section: type[Section], heading: str, prefix: str) -> Iterator[str]:
+    """Give the table of a section, then those of the sections in it."""
+    kinds, meanings = _annotated(section)
+    yield from (f"### {heading}", "", *HEAD)
+    for name, field in section.model_fields.items():
+        kind = "section" if field.annotation is section_in(field) else TYPES.get(kinds[name], "text")
+        cells = (f"`{prefix}{key_of(name)}`", kind, _default(field, kind), allowed(field), meanings[name])
+        yield f"| {' | '.join(cells)} |".replace("|  |", "| |")
+    yield ""
+    for name, field in section.model_fields.items():
+        if (inner := section_in(field)) is not None:
+            yield from _tables(inner, name, f"{name}{'' if field.annotation is inner else '[]'}.")
+
+
+def _annotated(section: type[Section]) -> tuple[dict[str, str], dict[str, str]]:
+    """Read from the source what kind of value each key takes, and the text under it."""
+    (definition,) = ast.parse(inspect.getsource(section)).body
+    assert isinstance(definition, ast.ClassDef)
+    kinds, meanings = {}, {}
+    for key, text in zip(definition.body, definition.body[1:], strict=False):
+        match key, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(meaning))):
+                kinds[name] = ast.unparse(key.annotation).partition("[")[0]
+                meanings[name] = " ".join(meaning.split()).rstrip(".")
+            case _:
+                pass
+    return kinds, meanings
+
+
+def _default(field: FieldInfo, kind: str) -> str:
+    if field.is_required():
+        return "required"
+    match field.get_default(call_default_factory=True):
+        case None:
+            return "none"
+        case Section():
+            return ""
+        case bool(value):
+            text = str(value).lower()
+        case float(value):
+            text = format_duration(value) if kind == "duration" else f"{value:g}"
+        case tuple(items):
+            text = f"[{', '.join(items)}]"
+        case "" | SecretStr():
+            text = '""'
+        case value:
+            text = str(value)
+    return f"`{text}`"
+
+
+if __name__ == "__main__":
+    main()
