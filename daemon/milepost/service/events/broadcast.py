@@ -7,7 +7,7 @@ so that a sync at full speed costs each of them a few writes, not hundreds.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import assert_never
 
@@ -73,7 +73,7 @@ class Broadcast:
         self._heard: dict[str, Passed | StoreRetried] = {}  # the latest of each stream, since the last beat
         self._poked = asyncio.Event()
         self._beat = Beat()
-        self._is_ending = False
+        self._ending = asyncio.Event()
         self._is_over = False
 
     # --- what the daemon does ---
@@ -103,7 +103,7 @@ class Broadcast:
             try:
                 yield
             finally:
-                self._is_ending = True
+                self._ending.set()
                 self._poked.set()
 
     async def _tell(self) -> None:
@@ -111,10 +111,11 @@ class Broadcast:
             while not self._is_over:
                 await self._poked.wait()
                 self._poked.clear()
-                self._is_over = self._is_ending
+                self._is_over = self._ending.is_set()
                 await self._read_on()
-                if not self._is_over:
-                    await asyncio.sleep(BEAT_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(BEAT_SECONDS):
+                        await self._ending.wait()
         finally:
             self._is_over = True
             self._strike(())

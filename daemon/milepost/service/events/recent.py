@@ -13,17 +13,16 @@ PAGE = 200
 class Recent:
     """The events after the seq `begins_after`, up to `end`. It begins at the end of the journal: see `begin`."""
 
-    def __init__(self, archive: Archive, *, max_kept: int = MAX_KEPT) -> None:
+    def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._chronicle = Chronicle(archive)
-        self._max_kept = max_kept
         self._events: list[Told] = []
         self.begins_after = 0
         self.end = 0
 
     async def begin(self) -> None:
         """Read the newest events there are. Raises a MilepostError where the database does not answer."""
-        placed = await self._archive.latest(limit=self._max_kept)
+        placed = await self._archive.latest(limit=MAX_KEPT)
         if placed:
             self.begins_after = placed[0].seq - 1
             self._keep(await self._chronicle.tell(placed))
@@ -43,6 +42,6 @@ class Recent:
         self._events += events
         if events:
             self.end = events[-1].seq
-        if len(self._events) >= 2 * self._max_kept:  # seldom, as it moves them all
-            del self._events[: -self._max_kept]
+        if len(self._events) >= 2 * MAX_KEPT:  # seldom, as it moves them all
+            del self._events[:-MAX_KEPT]
             self.begins_after = self._events[0].seq - 1

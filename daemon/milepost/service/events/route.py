@@ -34,7 +34,7 @@ class EventsAsked(Struct, frozen=True, forbid_unknown_fields=True):
     """Which events are told."""
 
     stream: Annotated[tuple[StreamKey, ...], Meta(max_length=MAX_STREAMS)] = ()
-    status: Annotated[tuple[Status, ...], Meta(description="only events of this status")] = ()
+    status: tuple[Annotated[Status, Meta(description="only events with this status")], ...] = ()
     last: Annotated[int, Meta(ge=0, le=MAX_LAST, description="begin with so many of the newest entries")] = 0
 
 

@@ -1,0 +1,480 @@
+"""`GET /api/events` over real connections: what comes, in which order, from where on, and who is cut off."""
+
+import asyncio
+import socket
+import tracemalloc
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from structlog.testing import capture_logs
+
+from kit.binary import until
+from kit.builders import STREAM, at
+from kit.event_source import Heard, listening
+from kit.signals import COMMIT_SECONDS, FETCH_SECONDS, passed, store_retried, usage_told
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import StoreAway, StoreRefused
+from milepost.core.model import Stream
+from milepost.core.ports import Committed
+from milepost.engine.feed import Recorded
+from milepost.service import http as http_module
+from milepost.service.api.operations import routes_of
+from milepost.service.events import following as following_module
+from milepost.service.events import recent as recent_module
+from milepost.service.events.broadcast import Broadcast
+from milepost.service.events.message import Status
+from milepost.service.events.route import event_stream
+from milepost.service.http import serve
+from milepost.stores.archive import Archive, Placed, open_archive
+from milepost.stores.migrate import migrate
+from milepost.stores.sqlite import SqliteStore, open_sqlite
+from service.events.journals import STREAMS, write_lives
+from stores.lives import next_commit
+
+LONG = 1000  # commits of each stream: more entries than are kept for all readers
+ONE, ANOTHER, _ = STREAMS
+
+
+class WatchedArchive(Archive):
+    """An archive that counts how often it is asked, and that is away where a test wants it so."""
+
+    asked = 0
+    is_away = False
+    is_broken = False
+
+    async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[Placed]:
+        self._ask()
+        return await super().entries(after=after, limit=limit, stream=stream)
+
+    async def latest(self, *, limit: int, stream: str | None = None) -> list[Placed]:
+        self._ask()
+        return await super().latest(limit=limit, stream=stream)
+
+    def _ask(self) -> None:
+        self.asked += 1
+        if self.is_away:
+            raise StoreAway("the database does not answer: it is locked")
+        if self.is_broken:
+            raise StoreRefused("the database cannot be used: it is damaged")
+
+
+class Daemon:
+    """What of a daemon the event stream needs: a store that is written, a feed that pokes, and the listener."""
+
+    def __init__(self, store: SqliteStore, archive: WatchedArchive, broadcast: Broadcast, url: str) -> None:
+        self.archive = archive
+        self.broadcast = broadcast
+        self.url = url
+        self._store = store
+        self._checkpoints: dict[str, Checkpoint] = {}
+
+    async def go_on(self, *streams: Stream) -> int:
+        """Let each stream commit once more, and give how many entries that made."""
+        entries = 0
+        for stream in streams:
+            checkpoint = self._checkpoints.get(stream.key) or await self._store.recall(stream.key)
+            commit = next_commit(checkpoint)
+            committed = await self._store.commit(commit)
+            assert isinstance(committed, Committed)
+            self._checkpoints[stream.key] = commit.checkpoint
+            self.broadcast.read(Recorded(commit.entries, committed, commit.checkpoint, COMMIT_SECONDS, FETCH_SECONDS))
+            entries += len(commit.entries)
+        return entries
+
+    async def attended(self, readers: int) -> None:
+        """Wait until so many listen."""
+        await until(lambda: self.broadcast._readers == readers)
+
+
+@pytest.fixture(scope="module")
+def long_journal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    path = tmp_path_factory.mktemp("long") / "milepost.db"
+    migrate(path)
+    entries = write_lives(path, LONG)
+    assert entries > 2 * recent_module.MAX_KEPT
+    return path, entries
+
+
+@asynccontextmanager
+async def daemon_on(
+    path: Path, *, heartbeat_seconds: float = 30.0, max_readers: int = 300, max_write_seconds: float = 20.0
+) -> AsyncIterator[Daemon]:
+    async with (
+        open_sqlite(path, synchronous="normal") as store,
+        open_archive(path) as opened,
+    ):
+        archive = WatchedArchive(opened._database, opened._codec)
+        broadcast = Broadcast(archive, lambda: at(0), heartbeat_seconds=heartbeat_seconds, max_readers=max_readers)
+        routes = routes_of(event_stream(broadcast, max_write_seconds=max_write_seconds))
+        async with serve("127.0.0.1", 0, routes) as url, broadcast.running():
+            yield Daemon(store, archive, broadcast, url)
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Path:
+    """Give a database in which each stream has lived a little."""
+    path = tmp_path / "milepost.db"
+    migrate(path)
+    write_lives(path, commits=5)
+    return path
+
+
+@pytest.fixture
+def long(tmp_path: Path, long_journal: tuple[Path, int]) -> Path:
+    path = tmp_path / "milepost.db"
+    path.write_bytes(long_journal[0].read_bytes())
+    return path
+
+
+async def everything(daemon: Daemon) -> list[Heard]:
+    """Listen from the very beginning to the newest entry."""
+    newest = (await daemon.archive.latest(limit=1))[-1].seq
+    async with listening(daemon.url, last_event_id="0") as source:
+        return await source.events(newest)
+
+
+def ids(events: Sequence[Heard]) -> list[int]:
+    return [int(event.id) for event in events]
+
+
+# --- what comes -------------------------------------------------------------------------------------------------------
+
+
+async def test_what_happens_comes_as_it_is_recorded_one_event_an_entry(short: Path) -> None:
+    async with daemon_on(short) as daemon:
+        newest = (await daemon.archive.latest(limit=1))[-1].seq
+        live: list[Heard] = []
+        async with listening(daemon.url) as source:
+            for _ in range(5):
+                live += await source.events(await daemon.go_on(*STREAMS))
+        assert ids(live) == list(range(newest + 1, newest + len(live) + 1))
+        assert {event.told["stream"] for event in live} == {stream.key for stream in STREAMS}
+        assert (await everything(daemon))[newest:] == live
+
+
+async def test_it_is_an_event_stream_that_nothing_may_keep_or_collect(short: Path) -> None:
+    async with daemon_on(short) as daemon, listening(daemon.url) as source:
+        headers = source.response.headers
+        assert headers["Content-Type"] == "text/event-stream"
+        assert headers["Cache-Control"] == "no-store"
+        assert headers["X-Accel-Buffering"] == "no"
+        assert "Content-Encoding" not in headers
+        assert source.retry == 3000
+
+
+async def test_while_nobody_listens_nothing_is_read(short: Path) -> None:
+    async with daemon_on(short, heartbeat_seconds=0.05) as daemon:
+        async with listening(daemon.url):
+            await daemon.attended(1)
+        await daemon.attended(0)
+        asked = daemon.archive.asked
+        await daemon.go_on(*STREAMS)
+        daemon.broadcast.read(passed())
+        await asyncio.sleep(0)
+        assert daemon.archive.asked == asked
+
+
+async def test_two_hundred_readers_all_hear_the_same_and_all_of_it(short: Path) -> None:
+    async with daemon_on(short) as daemon, AsyncExitStack() as stack:
+        newest = (await daemon.archive.latest(limit=1))[-1].seq
+        sources = [await stack.enter_async_context(listening(daemon.url)) for _ in range(200)]
+        entries = 0
+        for _ in range(20):
+            entries += await daemon.go_on(*STREAMS)
+            await asyncio.sleep(0.01)
+        heard = await asyncio.gather(*(source.events(entries) for source in sources))
+        assert ids(heard[0]) == list(range(newest + 1, newest + entries + 1))
+        assert all(events == heard[0] for events in heard)
+
+
+# --- from where on ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [0, 1, 57, 1500, -1001, -1000, -999, -1, 0.5])
+async def test_who_comes_back_hears_what_was_missed_without_gap_or_double(long: Path, place: float) -> None:
+    async with daemon_on(long) as daemon:
+        whole = await everything(daemon)
+        after = int(place if place >= 1 or place == 0 else len(whole) + place if place < 0 else len(whole) * place)
+        async with listening(daemon.url, last_event_id=str(after)) as source:
+            more = await daemon.go_on(*STREAMS)
+            heard = await source.events(len(whole) - after + more)
+        assert ids(heard) == list(range(after + 1, len(whole) + more + 1))
+        assert heard[: len(whole) - after] == whole[after:]
+
+
+async def test_who_reads_old_entries_while_more_than_is_kept_is_recorded_misses_none(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recent_module, "MAX_KEPT", 10)
+    monkeypatch.setattr(recent_module, "PAGE", 4)
+    monkeypatch.setattr(following_module, "PAGE", 4)
+    async with daemon_on(short) as daemon:
+        newest = (await daemon.archive.latest(limit=1))[-1].seq
+        async with listening(daemon.url, last_event_id="0") as source:
+            more = sum([await daemon.go_on(*STREAMS) for _ in range(20)])
+            assert ids(await source.events(newest + more)) == list(range(1, newest + more + 1))
+
+
+async def test_it_begins_with_the_newest_entries_that_are_asked_for(long: Path) -> None:
+    async with daemon_on(long) as daemon:
+        whole = await everything(daemon)
+        for last in (1, 7, 500):
+            async with listening(daemon.url, ("last", str(last))) as source:
+                assert await source.events(last) == whole[-last:]
+            of_one = [event for event in whole if event.told["stream"] == ONE.key]
+            async with listening(daemon.url, ("last", str(last)), ("stream", ONE.key)) as source:
+                assert await source.events(min(last, len(of_one))) == of_one[-last:]
+
+
+async def test_where_there_is_less_than_is_asked_for_all_is_told(tmp_path: Path) -> None:
+    migrate(tmp_path / "milepost.db")
+    async with daemon_on(tmp_path / "milepost.db") as daemon:
+        async with listening(daemon.url, ("last", "500")) as source:
+            assert source.last_event_id == "0"
+            entries = await daemon.go_on(ONE)
+            assert ids(await source.events(entries)) == list(range(1, entries + 1))
+        async with listening(daemon.url, ("last", "500")) as source:
+            assert ids(await source.events(entries)) == list(range(1, entries + 1))
+
+
+async def test_the_place_of_who_comes_back_wins_over_how_many_are_asked_for(short: Path) -> None:
+    async with daemon_on(short) as daemon:
+        whole = await everything(daemon)
+        async with listening(daemon.url, ("last", "500"), last_event_id=str(len(whole) - 2)) as source:
+            assert await source.events(2) == whole[-2:]
+
+
+async def test_who_knows_a_longer_journal_begins_at_the_end_of_this_one(short: Path) -> None:
+    async with daemon_on(short) as daemon:
+        newest = (await daemon.archive.latest(limit=1))[-1].seq
+        async with listening(daemon.url, last_event_id=str(newest + 1000)) as source:
+            assert source.last_event_id == str(newest)
+            assert ids(await source.events(await daemon.go_on(ONE)))[0] == newest + 1
+
+
+async def test_the_place_is_known_before_the_first_event(short: Path) -> None:
+    async with daemon_on(short) as daemon:
+        async with listening(daemon.url) as source:
+            place = source.last_event_id
+        entries = await daemon.go_on(ONE)
+        async with listening(daemon.url, last_event_id=place) as source:
+            assert ids(await source.events(entries))[0] == int(place) + 1
+
+
+# --- what is wanted ---------------------------------------------------------------------------------------------------
+
+
+async def test_only_what_is_wanted_comes_live_and_again(long: Path) -> None:
+    async with daemon_on(long) as daemon:
+        whole = await everything(daemon)
+        for query in (
+            [("stream", ONE.key)],
+            [("stream", ONE.key), ("stream", ANOTHER.key)],
+            [("status", "batch_failed"), ("status", "complete_with_errors")],
+            [("stream", ANOTHER.key), ("status", "batch_limit_warning")],
+        ):
+            streams = {value for name, value in query if name == "stream"} or {stream.key for stream in STREAMS}
+            statuses = {value for name, value in query if name == "status"} or set(Status)
+            wanted = [e for e in whole if e.told["stream"] in streams and e.told["status"] in statuses]
+            assert 0 < len(wanted) < len(whole)
+            async with listening(daemon.url, *query, last_event_id="0") as source:
+                assert await source.events(len(wanted)) == wanted
+
+
+async def test_who_wants_little_comes_back_to_where_it_was(short: Path) -> None:
+    async with (
+        daemon_on(short, heartbeat_seconds=0.05) as daemon,
+        listening(daemon.url, ("stream", STREAM.key)) as source,
+    ):
+        await daemon.go_on(*STREAMS)
+        newest = (await daemon.archive.latest(limit=1))[-1].seq
+        while source.last_event_id != str(newest):
+            await source.heartbeat()
+
+
+# --- what has no entry ------------------------------------------------------------------------------------------------
+
+
+async def test_what_has_no_entry_comes_without_an_id_to_who_keeps_up(short: Path) -> None:
+    async with daemon_on(short) as daemon, listening(daemon.url) as source:
+        place = source.last_event_id
+        daemon.broadcast.read(passed(Checkpoint(ONE.key)))
+        (batch,) = await source.events(1)
+        daemon.broadcast.read(store_retried(ANOTHER))
+        (retried,) = await source.events(1)
+        assert (batch.id, batch.told["status"], batch.told["stream"]) == ("", "progress", ONE.key)
+        assert (retried.id, retried.told["status"], retried.told["stream"]) == ("", "db_retrying", ANOTHER.key)
+        assert source.last_event_id == place
+        async with listening(daemon.url, ("last", "1")) as another:
+            assert (await another.events(1))[0].id == place
+
+
+async def test_of_many_batches_without_entries_the_latest_of_each_stream_is_told(short: Path) -> None:
+    async with daemon_on(short) as daemon, listening(daemon.url) as source:
+        for _ in range(1000):
+            daemon.broadcast.read(passed(Checkpoint(ONE.key)))
+            daemon.broadcast.read(store_retried(ANOTHER))
+        daemon.broadcast.read(usage_told())
+        entries = await daemon.go_on(ANOTHER)  # which tells more
+        heard = await source.events(entries + 1)
+        assert [event.id != "" for event in heard] == [True] * entries + [False]
+        assert heard[-1].told["stream"] == ONE.key
+
+
+async def test_what_has_no_entry_is_chosen_like_all_else(short: Path) -> None:
+    async with daemon_on(short) as daemon, listening(daemon.url, ("status", "db_retrying")) as source:
+        daemon.broadcast.read(passed(Checkpoint(ONE.key)))
+        daemon.broadcast.read(store_retried(ANOTHER))
+        assert [event.told["status"] for event in await source.events(1)] == ["db_retrying"]
+
+
+# --- as long as it takes ----------------------------------------------------------------------------------------------
+
+
+async def test_heartbeats_come_however_short_connections_may_be_idle(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_module, "MAX_IDLE_SECONDS", 0.01)
+    async with daemon_on(short, heartbeat_seconds=0.05) as daemon, listening(daemon.url) as source:
+        for _ in range(5):
+            await source.heartbeat()
+        assert len(await source.events(await daemon.go_on(ONE))) > 0
+
+
+async def test_a_database_that_was_away_is_asked_again(short: Path) -> None:
+    async with daemon_on(short) as daemon, listening(daemon.url) as source:
+        daemon.archive.is_away = True
+        entries = await daemon.go_on(ONE)
+        asked = daemon.archive.asked
+        await until(lambda: daemon.archive.asked > asked + 1)
+        daemon.archive.is_away = False
+        assert len(await source.events(entries)) == entries
+
+
+async def test_a_database_that_cannot_be_read_any_more_ends_it_for_all(short: Path) -> None:
+    with capture_logs() as lines:
+        async with daemon_on(short) as daemon, listening(daemon.url) as source:
+            daemon.archive.is_broken = True
+            await daemon.go_on(ONE)
+            assert await source.events() == []
+            async with aiohttp.ClientSession() as session, session.get(f"{daemon.url}/api/events") as response:
+                assert response.status == 503
+    assert [(line["part"], line["error"]) for line in lines] == [
+        ("events", "the database cannot be used: it is damaged")
+    ]
+
+
+async def test_readers_hear_the_rest_and_end_when_the_daemon_does(short: Path) -> None:
+    async with AsyncExitStack() as readers:
+        async with daemon_on(short) as daemon:
+            sources = [await readers.enter_async_context(listening(daemon.url)) for _ in range(3)]
+            await sources[0].events(await daemon.go_on(ONE))  # so that the next ones are not told at once
+            entries = await daemon.go_on(*STREAMS)
+            began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < http_module.GRACE_SECONDS
+        assert len(await sources[0].events()) == entries
+
+
+# --- who is cut off ---------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def deaf(url: str) -> AsyncIterator[socket.socket]:
+    """Ask for everything, and take nothing of it."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as connection:
+        connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await loop.sock_connect(connection, ("127.0.0.1", int(url.rpartition(":")[2])))
+        request = "GET /api/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: 0\r\n\r\n"
+        await loop.sock_sendall(connection, request.encode())
+        yield connection
+
+
+async def test_who_takes_nothing_is_cut_off_and_fills_no_memory(long: Path) -> None:
+    readers = 20
+    async with daemon_on(long, max_write_seconds=1.0, heartbeat_seconds=0.1) as daemon, AsyncExitStack() as stack:
+        size = sum(len(event.data) for event in await everything(daemon))
+        await daemon.attended(0)
+        with capture_logs() as lines:
+            tracemalloc.start()
+            for _ in range(readers):
+                await stack.enter_async_context(deaf(daemon.url))
+            await daemon.attended(readers)
+            await daemon.attended(0)
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert [line["event"] for line in lines] == ["reader of events cut off"] * readers
+        assert peak < readers * 0.4 * 2**20 < readers * size / 3
+        async with listening(daemon.url) as source:  # the others go on
+            assert await source.events(await daemon.go_on(ONE))
+
+
+async def test_there_is_room_for_so_many_readers_and_for_others_when_one_goes(short: Path) -> None:
+    async with daemon_on(short, heartbeat_seconds=0.05, max_readers=2) as daemon:
+        async with (
+            listening(daemon.url),
+            listening(daemon.url),
+            aiohttp.ClientSession() as session,
+            session.get(f"{daemon.url}/api/events") as response,
+        ):
+            assert (response.status, response.headers["Retry-After"]) == (503, "60")
+            assert "2 readers listen already" in (await response.json(content_type=None))["detail"]
+        await daemon.attended(0)
+        async with listening(daemon.url):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("last=501", "last"),
+        ("last=-1", "last"),
+        ("last=x", "last"),
+        ("last=1&last=2", "last"),
+        ("status=nonsense", "status"),
+        ("stream=nonsense", "stream"),
+        ("&".join(f"stream=messenger:{number}" for number in range(51)), "stream"),
+        ("streams=messenger:1", "streams"),
+    ],
+)
+async def test_a_query_that_cannot_be_is_refused_and_told(short: Path, query: str, told: str) -> None:
+    async with (
+        daemon_on(short) as daemon,
+        aiohttp.ClientSession() as session,
+        session.get(f"{daemon.url}/api/events?{query}") as response,
+    ):
+        assert response.status == 400
+        assert f" {told}: " in (await response.json(content_type=None))["detail"]
+
+
+@pytest.mark.parametrize("place", ["x", "-1", "1.5", "9" * 30, "१"])
+async def test_a_place_that_cannot_be_is_refused_and_told(short: Path, place: str) -> None:
+    async with (
+        daemon_on(short) as daemon,
+        aiohttp.ClientSession(headers={"Last-Event-ID": place}) as session,
+        session.get(f"{daemon.url}/api/events") as response,
+    ):
+        assert response.status == 400
+        assert "Last-Event-ID" in (await response.json(content_type=None))["detail"]
+
+
+async def test_the_head_of_an_endless_answer_cannot_be_asked_for(short: Path) -> None:
+    async with (
+        daemon_on(short) as daemon,
+        aiohttp.ClientSession() as session,
+        session.head(f"{daemon.url}/api/events") as response,
+    ):
+        assert (response.status, response.headers["Allow"]) == (405, "GET")
+
+
+async def test_a_database_that_does_not_answer_is_told(short: Path) -> None:
+    async with daemon_on(short) as daemon, aiohttp.ClientSession() as session:
+        daemon.archive.is_away = True
+        async with session.get(f"{daemon.url}/api/events") as response:
+            assert response.status == 503
+            assert "does not answer" in (await response.json(content_type=None))["detail"]
+        await daemon.attended(0)
