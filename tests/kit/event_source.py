@@ -43,6 +43,13 @@ class EventSource:
                 heard.append(Heard(block.get("id", ""), block["data"]))
         return heard
 
+    async def some_events(self) -> list[Heard]:
+        """Read up to the next event; none where the connection has ended."""
+        while (block := await self._block()) is not None:
+            if "data" in block:
+                return [Heard(block.get("id", ""), block["data"])]
+        return []
+
     async def heartbeat(self) -> None:
         """Read until a heartbeat; no event may come before."""
         before = self.comments

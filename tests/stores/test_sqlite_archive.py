@@ -1,12 +1,16 @@
 """Reading the journal beside the daemon: what verify finds, what rebuild restores, what a follower sees."""
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from milepost.core.checkpoint import DeadLetter
+from kit.builders import NOON
+from milepost.core.checkpoint import Checkpoint, DeadLetter, evolve
 from milepost.core.errors import JournalDamaged, StoreBusy, StoreRefused
+from milepost.core.events import RunStatus
 from milepost.core.project import RunOf
 from milepost.stores import rows
 from milepost.stores.archive import LetterState, Placed, open_archive
@@ -253,6 +257,41 @@ class TestEntries:
         async with open_archive(filled) as archive:
             with pytest.raises(JournalDamaged, match="journal rebuild"):
                 await archive.checkpoints()
+
+
+class TestPlaces:
+    async def test_a_stream_is_folded_from_the_beginning_of_the_run_that_an_entry_is_in(self, filled: Path) -> None:
+        key = STREAMS[0].key
+        async with open_archive(filled) as archive:
+            whole = Checkpoint(key)
+            for placed in await archive.entries(after=0, limit=1000, stream=key):
+                within = (await archive.within_runs({key: placed.entry.version}))[key]
+                assert within.version == whole.version
+                if whole.run is not None and whole.run.ended_at is None:
+                    assert within.run is not None
+                    assert replace(within.run, mode=None) == replace(whole.run, mode=None)  # which is the sweep's
+                whole = evolve(whole, placed.entry)
+
+    async def test_of_many_streams_each_is_folded_by_itself(self, filled: Path) -> None:
+        async with open_archive(filled) as archive:
+            found = await archive.within_runs({each.key: 5 for each in STREAMS} | {"messenger:nobody": 1})
+        assert [found[each.key].version for each in STREAMS] == [4, 4, 4]
+        assert found["messenger:nobody"] == Checkpoint("messenger:nobody")
+
+    async def test_the_runs_that_completed_with_errors_are_told(self, filled: Path) -> None:
+        async with open_archive(filled) as archive:
+            runs = await archive.runs(limit=1000)
+            with_errors = {each.run.run_id for each in runs if each.run.status is RunStatus.COMPLETE_WITH_ERRORS}
+            assert await archive.completed_with_errors(each.run.run_id for each in runs) == with_errors
+        assert 0 < len(with_errors) < len(runs)
+
+    async def test_the_place_of_an_instant_is_found(self, filled: Path) -> None:
+        async with open_archive(filled) as archive:
+            instants = [each.entry.recorded_at for each in await archive.entries(after=0, limit=1000)]
+            for instant in (NOON, NOON + timedelta(days=1), *instants[::10]):
+                seq = await archive.seq_before(instant)
+                assert seq == 0 or instants[seq - 1] < instant
+                assert seq == len(instants) or instants[seq] >= instant
 
 
 class TestRuns:
