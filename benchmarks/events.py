@@ -1,0 +1,159 @@
+"""What readers of the event stream cost: the same sync without anybody, and with 200 who hear all of it.
+
+    python -m benchmarks.events                  takes about a minute
+    python -m benchmarks.events --readers 20 --conversations 2000
+
+The daemon works at full speed, which no real page allows. The readers share the machine with it: what they take of it
+themselves is in the seconds, and not in the daemon's processor time, which is judged. Exit code 1: readers cost more
+than is wanted, or somebody did not hear everything.
+"""
+
+import argparse
+import asyncio
+import os
+import re
+import sqlite3
+import sys
+import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from msgspec import Struct
+
+from benchmarks.process import Server, milepost, serving
+from benchmarks.workload import Workload
+
+STREAMS = 4
+MAX_CPU_RATIO = 1.5  # of the daemon with readers to the daemon without
+PATIENCE_SECONDS = 120.0
+TICKS = os.sysconf("SC_CLK_TCK")
+AT = re.compile(rb'"at":"([^"]+)"')
+
+
+class Sync(Struct, frozen=True):
+    """One sync, until all of it was stored and heard. `lateness` is from an entry to one reader who hears of it."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+    entries: int
+    lateness: list[float]
+
+
+@asynccontextmanager
+async def daemon(command: list[str], directory: Path) -> AsyncIterator[tuple[Process, int]]:
+    """Run `milepost run` during the block, and give its process and its port."""
+    log = directory / "log.txt"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(*command, cwd=directory, stderr=output)
+    try:
+        while (told := re.search(r"\bhttp=http://\S+:(\d+)", log.read_text())) is None:  # noqa: ASYNC110 -- another process says it
+            await asyncio.sleep(0.01)
+        yield process, int(told[1])
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def listen(port: int, lateness: list[float] | None) -> int:
+    """Hear everything from the first entry on, until the daemon ends; give how many entries that were, in order."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
+    writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: 0\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    seq = 0
+    while line := await reader.readline():
+        if line.startswith(b"data: ") and (at := AT.search(line)) is not None and lateness is not None:
+            lateness.append((datetime.now(UTC) - datetime.fromisoformat(at[1].decode())).total_seconds())
+        if line.startswith(b"id: ") and int(line[4:]) == seq + 1:  # not the place that comes with heartbeats
+            seq += 1
+    writer.close()
+    return seq
+
+
+def has_ended(database: Path, streams: int) -> bool:
+    """Whether every stream has completed a sweep."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        (complete,) = connection.execute("SELECT count(*) FROM runs WHERE status = 'complete'").fetchone()
+    return int(complete) >= streams
+
+
+async def sync(server: Server, workload: Workload, readers: int) -> Sync:
+    """Copy the workload with so many readers. Raises SystemExit if one of them did not hear everything."""
+    with TemporaryDirectory() as temporary:
+        directory, lateness = Path(temporary), list[float]()
+        async with (
+            asyncio.timeout(PATIENCE_SECONDS),
+            asyncio.TaskGroup() as tasks,
+            daemon(milepost(server, workload, directory, "run"), directory) as (process, port),
+        ):
+            began = time.monotonic()
+            listening = [
+                tasks.create_task(listen(port, lateness if number == 0 else None)) for number in range(readers)
+            ]
+            while not has_ended(directory / "milepost.db", workload.streams):  # noqa: ASYNC110 -- likewise
+                await asyncio.sleep(0.05)
+            seconds = time.monotonic() - began
+            cpu_seconds, peak_mib = used(process.pid)
+        with closing(sqlite3.connect(directory / "milepost.db")) as connection:
+            (entries,) = connection.execute("SELECT count(*) FROM journal").fetchone()
+    heard = {task.result() for task in listening}
+    if heard - {entries}:
+        raise SystemExit(f"the journal has {entries} entries, and readers have heard {sorted(heard)}")
+    return Sync(seconds, cpu_seconds, peak_mib, entries, lateness)
+
+
+def used(process_id: int) -> tuple[float, float]:
+    """Give the processor time that a process has taken so far, and its peak of resident memory in MiB."""
+    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    status = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process_id}/status").read_text())
+    return (int(fields[11]) + int(fields[12])) / TICKS, int(status[1]) / 1024 if status is not None else 0.0
+
+
+def row(name: str, syncs: list[Sync]) -> str:
+    """Give a line of the table."""
+    cells = [
+        f"{median(each.seconds for each in syncs):.2f} s",
+        f"{median(each.cpu_seconds for each in syncs):.2f} s",
+        f"{median(each.peak_mib for each in syncs):.0f} MiB",
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Measure in turns, print the table and judge it."""
+    parser = argparse.ArgumentParser(description="Measure what readers of the event stream cost.")
+    parser.add_argument("--readers", type=int, default=200)
+    parser.add_argument("--conversations", type=int, default=15_000, help="of each of four streams")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    alone, together = list[Sync](), list[Sync]()
+    with serving(Workload(STREAMS, options.conversations)) as server:
+        workload = Workload(STREAMS, options.conversations)
+        for _ in range(options.rounds):
+            alone.append(asyncio.run(sync(server, workload, 0)))
+            together.append(asyncio.run(sync(server, workload, options.readers)))
+    print("| | the sync | processor time of the daemon | its peak of memory |\n|---|---|---|---|")
+    print(row("nobody listens", alone))
+    print(row(f"{options.readers} readers", together))
+    pairs = list(zip(together, alone, strict=True))
+    ratio = median(one.cpu_seconds / other.cpu_seconds for one, other in pairs)
+    more = median(one.cpu_seconds - other.cpu_seconds for one, other in pairs)
+    entries = median(each.entries for each in together)
+    late = sorted(seconds for each in together for seconds in each.lateness)
+    print(
+        f"\nFor {entries:,.0f} events {options.readers} readers take {ratio:.2f} times the processor time, which is "
+        f"{more / entries / options.readers * 1e6:.1f} µs for each event and reader, and the sync "
+        f"{median(one.seconds / other.seconds for one, other in pairs):.2f} times as long. Events are heard "
+        f"{median(late) * 1000:.0f} ms after they were recorded, 95 % of them within "
+        f"{late[len(late) * 95 // 100] * 1000:.0f} ms."
+    )
+    sys.exit(0 if ratio <= MAX_CPU_RATIO else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""docs/events.md tells of the statuses, the fields and the limits that the code has."""
+
+import re
+from pathlib import Path
+
+from milepost.core.events import TAGS
+from milepost.service import activity
+from milepost.service.events import broadcast, route
+from milepost.service.events.message import Message, Status
+from milepost.service.events.route import EventsAsked
+from service.events.test_narration import CASES
+
+PAGE = (Path(__file__).parents[3] / "docs/events.md").read_text()
+
+
+def rows(heading: str) -> dict[str, str]:
+    """Give the rows of the first table after a heading, by their first cell."""
+    _, _, rest = PAGE.partition(f"\n{heading}")
+    table = re.search(r"^\|[^\n]*\n\|---\|---\|\n((?:\|[^\n]*\n)+)", rest, re.MULTILINE)
+    assert table is not None
+    return dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table[1], re.MULTILINE))
+
+
+def test_it_tells_of_every_status_and_field_in_their_order() -> None:
+    assert list(rows("## Statuses")) == [status.value for status in Status]
+    assert set(rows("## Fields")) == set(Message.__struct_encode_fields__)
+
+
+def test_it_tells_of_every_parameter() -> None:
+    assert set(rows("A browser that was cut off")) == set(EventsAsked.__struct_fields__)
+
+
+def test_each_type_of_entry_has_the_statuses_that_it_tells() -> None:
+    told = {tag: set(re.findall(r"`(\w+)`", statuses)) for tag, statuses in rows("## From the journal").items()}
+    found: dict[str, set[str]] = {}
+    for event, status, *_ in CASES:
+        found.setdefault(TAGS[type(event)], set()).add(status)
+    assert told == found
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    assert f"{broadcast.MAX_READERS} readers can listen" in PAGE
+    assert f"every {broadcast.HEARTBEAT_SECONDS:.0f} seconds" in PAGE
+    assert f"takes nothing for {route.MAX_WRITE_SECONDS:.0f} seconds" in PAGE
+    assert f"(0 to {route.MAX_LAST})" in PAGE
+    assert f"may be given {route.MAX_STREAMS} times" in PAGE
+    assert 1 / broadcast.BEAT_SECONDS == 5, "five times a second at the most"
+    assert broadcast.RETRY_MILLISECONDS == 3000, "after three seconds"
+    assert f"{activity.BUCKETS} buckets of {activity.STEP_SECONDS} seconds" in PAGE
+    assert f"up to {activity.MAX_RECALLED:,} entries" in PAGE
