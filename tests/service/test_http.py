@@ -360,6 +360,17 @@ async def test_what_is_not_http_is_refused_and_fills_no_log(nonsense: bytes, cap
     assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
 
 
+async def test_who_is_gone_before_the_answer_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with serve("127.0.0.1", 0, all_routes()) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\r\n")
+        writer.write_eof()
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+    assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
 async def test_a_body_in_a_broken_encoding_is_refused_and_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
     headers = {"Content-Encoding": "gzip"}
     async with client(all_routes()) as session, session.get("/healthz", data=b"no gzip", headers=headers) as response:

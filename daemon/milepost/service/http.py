@@ -92,7 +92,7 @@ def _deaf_to_nonsense() -> logging.Logger:
     """Give a logger for aiohttp without its traceback for each request that is broken: anybody can send those."""
     logger = logging.Logger("aiohttp.server")  # noqa: LOG001  (the process's own would keep the filter for good)
     logger.parent = logging.getLogger(logger.name)
-    nonsense = (HttpProcessingError, web.RequestPayloadError)
+    nonsense = (HttpProcessingError, web.RequestPayloadError, ConnectionResetError)  # the last: who asked has gone
     logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], nonsense)))
     return logger
 

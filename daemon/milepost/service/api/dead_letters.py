@@ -23,7 +23,7 @@ class LettersAsked(Struct, frozen=True, forbid_unknown_fields=True):
     """Which letters are listed."""
 
     stream: StreamKey | None = None
-    state: LetterState = LetterState.OPEN
+    state: Annotated[LetterState, Meta(description="only letters that are this")] = LetterState.OPEN
     after: Annotated[str, Meta(pattern="^[0-9a-f]+$", max_length=64, description=FROM)] | None = None
     limit: Limit = 100
 

@@ -1,0 +1,110 @@
+"""A daemon's HTTP service as it is put together for `milepost run`, over a SQLite database with a past."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from kit.builders import NETWORK, STREAM, at, entries, problem, run_started, sweep_started, walking
+from milepost.assembly import Parts, assembled
+from milepost.cli.serving import serving
+from milepost.core.checkpoint import fold
+from milepost.core.events import (
+    BatchFailed,
+    BatchStored,
+    DeadLetterClosed,
+    DeadLetterOpened,
+    Event,
+    Reason,
+    Resolution,
+    RunEnded,
+    RunStatus,
+    Stage,
+    Tally,
+)
+from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
+from milepost.core.ports import Commit
+from milepost.engine.stop import Stop
+from milepost.settings import Settings
+from milepost.stores.archive import open_archive
+from milepost.stores.sqlite import SqliteStore, open_sqlite
+
+JSON = {"Content-Type": "application/json"}
+TOKEN = "a-token-of-some-length"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+OTHERS = [Stream(Platform.INSTAGRAM, str(number)) for number in range(3)]
+STREAMS = [STREAM, *OTHERS]
+RUNS = 6  # of each stream
+PAYLOAD = '{"id":"t_1","unread_count":12345678901234567890}'
+
+
+def letter_id(stream: Stream, run: int) -> str:
+    """Name the dead letter that a run of a stream leaves."""
+    return f"{run:08x}{STREAMS.index(stream):08x}"
+
+
+def run_id(stream: Stream, run: int) -> str:
+    """Name a run of a stream; each of them ends a minute after the one before."""
+    return f"20260301T12{run:02}00Z-{STREAMS.index(stream):012x}"
+
+
+@asynccontextmanager
+async def served(
+    path: Path, *, token: str = "", headers: dict[str, str] | None = None
+) -> AsyncIterator[tuple[aiohttp.ClientSession, Parts]]:
+    """Serve the database at `path`, made where there is none, without working any stream."""
+    settings = Settings.model_validate(
+        {"store": {"url": f"sqlite:///{path}"}, "http": {"listen": "127.0.0.1:0", "token": token}}
+    )
+    async with (
+        assembled(settings, Stop()) as parts,
+        open_archive(path) as archive,
+        serving(settings, parts, archive, []) as url,
+        aiohttp.ClientSession(url, headers=headers) as session,
+    ):
+        yield session, parts
+
+
+async def told(session: aiohttp.ClientSession, path: str, **query: str | int) -> dict[str, Any]:
+    """Ask for something that is there."""
+    async with session.get(path, params=query) as response:
+        assert response.status == 200, await response.text()
+        assert response.content_type == "application/json"
+        answer: dict[str, Any] = await response.json()
+        return answer
+
+
+async def refused(session: aiohttp.ClientSession, path: str, **query: str | int) -> tuple[int, str]:
+    """Ask for something that is refused; give the status and the detail of the problem."""
+    async with session.get(path, params=query) as response:
+        assert response.content_type == "application/problem+json"
+        problem = await response.json()
+        assert problem["status"] == response.status
+        return response.status, problem["detail"]
+
+
+async def fill(path: Path) -> None:
+    """Give every stream a past: runs with a batch each, some of them failed, and a dead letter, every third closed."""
+    async with open_sqlite(path, synchronous="normal") as store:
+        for run in range(RUNS):
+            for stream in STREAMS:
+                await _work(store, stream, run)
+
+
+async def _work(store: SqliteStore, stream: Stream, run: int) -> None:
+    before, letter = await store.recall(stream.key), letter_id(stream, run)
+    events: list[Event] = [
+        run_started(at(60 * run)),
+        *([sweep_started()] if before.sweep is None else []),
+        DeadLetterOpened(letter, Stage.FETCH, f"t_{run}", "it went wrong", at(10**9), "fp"),
+        BatchStored(walking(f"c{run}", at(-60 * run)), Tally(batches=1, inserted=40, dead_lettered=1)),
+        *([BatchFailed(Stage.FETCH, 3, NETWORK)] if run % 2 else []),
+        *([DeadLetterClosed(letter, Resolution.DISCARDED, reason="spam")] if run % 3 == 0 else []),
+        RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking(f"c{run}"), problem=problem(1) if run % 2 else None),
+    ]
+    appended = entries(*events, after=before, run_id=run_id(stream, run), recorded_at=at(60 * run))
+    after = fold(appended, before)
+    payloads = () if run % 3 == 0 else (DeadLetterPayload(letter, PAYLOAD),)
+    await store.commit(Commit(appended, Changes(payloads=payloads), after, after.run))

@@ -1,0 +1,130 @@
+"""The OpenAPI document, and whether the daemon keeps to it, whatever schemathesis asks."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import APIOperation, Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from structlog.testing import capture_logs
+
+from kit.builders import STREAM
+from milepost.service import bounds
+from milepost.service.api import login
+from service.api.served import BEARER, TOKEN, letter_id, served
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+EXAMPLES = 12  # for each operation and each way to make them
+MANY = 1_000_000
+
+AnyOperation = APIOperation[Any, Any, Any, Any]
+AnyCase = Case[Any]
+
+
+class Daemon:
+    """A daemon's HTTP service in a thread, for clients that block. It works `stream`, among others."""
+
+    def __init__(self, database: Path) -> None:
+        self.url = self.stream = ""
+        self._database = database
+        self._loop = asyncio.new_event_loop()
+        self._is_up, self._over = threading.Event(), asyncio.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), name="daemon")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._is_up.wait(30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join(30)
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        async with served(self._database, token=TOKEN) as (session, parts):
+            self.url, self.stream = str(session._base_url).rstrip("/"), parts.supervisor.streams[0].key
+            self._is_up.set()
+            await self._over.wait()
+
+
+@pytest.fixture
+def daemon(database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    """Give a daemon that takes on whatever it is asked, however fast."""
+    monkeypatch.setattr(bounds, "MAX_REQUESTS", MANY)
+    monkeypatch.setattr(login, "MAX_ATTEMPTS", MANY)
+    with Daemon(database) as daemon:
+        yield daemon
+
+
+def document_of(daemon: Daemon) -> dict[str, Any]:
+    response = requests.get(f"{daemon.url}/api/openapi.json", headers=BEARER, timeout=10)
+    document: dict[str, Any] = response.json()
+    return document
+
+
+def operations_of(daemon: Daemon) -> list[AnyOperation]:
+    schema = schemathesis.openapi.from_dict(document_of(daemon))
+    return [each.ok() for each in schema.get_all_operations() if isinstance(each, Ok)]
+
+
+def test_the_document_is_valid(daemon: Daemon) -> None:
+    schemathesis.openapi.from_dict(document_of(daemon)).validate()
+
+
+def test_what_is_described_is_what_is_routed(daemon: Daemon) -> None:
+    for path, methods in document_of(daemon)["paths"].items():
+        wrong = requests.request(
+            "put", daemon.url + path.translate({ord("{"): None, ord("}"): None}), headers=BEARER, timeout=10
+        )
+        allowed = {method.lower() for method in wrong.headers["Allow"].split(",")} - {"head"}
+        assert (wrong.status_code, allowed) == (405, methods.keys()), path
+
+
+def test_every_operation_has_a_name_of_its_own_and_tells_what_it_answers(daemon: Daemon) -> None:
+    told = [each for methods in document_of(daemon)["paths"].values() for each in methods.values()]
+    names = [each["operationId"] for each in told]
+    assert len(set(names)) == len(names)
+    for each in told:
+        assert each["summary"]
+        assert {"400", "401", "429", "503"} <= each["responses"].keys()
+        for parameter in each["parameters"]:
+            assert parameter["description"], (each["operationId"], parameter["name"])
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_whatever_is_asked_is_answered_as_it_is_described(daemon: Daemon, mode: GenerationMode) -> None:
+    with capture_logs() as lines:
+        for operation in operations_of(daemon):
+            for known in ({}, {"key": daemon.stream}, {"key": STREAM.key}, {"dead_letter_id": letter_id(STREAM, 1)}):
+                if all(f"{{{name}}}" in operation.path for name in known) and can_be_asked(operation, mode, known):
+                    ask(operation, daemon, mode, known)
+    assert [line for line in lines if line["log_level"] in {"error", "critical"}] == []
+
+
+def can_be_asked(operation: AnyOperation, mode: GenerationMode, known: dict[str, str]) -> bool:
+    """Whether there is anything left to get wrong."""
+    is_open = bool(operation.query) or bool(operation.body) or (not known and bool(operation.path_parameters))
+    return mode is GenerationMode.POSITIVE or is_open
+
+
+def ask(operation: AnyOperation, daemon: Daemon, mode: GenerationMode, known: dict[str, str]) -> None:
+    @settings(max_examples=EXAMPLES, database=None, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy(mode, path_parameters=known or None))
+    def answer(case: AnyCase) -> None:
+        response = case.call(base_url=daemon.url, headers=BEARER, timeout=10)
+        case.validate_response(response, checks=CHECKS)
+
+    answer()
