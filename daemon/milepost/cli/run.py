@@ -63,7 +63,7 @@ async def _run(settings: Settings, configuration: Configuration, redactor: Redac
         routes = [*probes(parts.store.answers, parts.supervisor.stalled), *exposition(metrics.expose)]
         readers = {"metrics": metrics.read, "log": log_signal, "events": broadcast.read, "activity": activity.read}
         async with (
-            serving(settings, parts, archive, telling, routes) as url,
+            serving(settings, parts, archive, routes, telling) as url,
             broadcast.running(),
             reading(parts.feed, readers),
             asyncio.TaskGroup() as tasks,

@@ -27,10 +27,12 @@ async def serving(
     settings: Settings,
     parts: Parts,
     archive: Archive,
-    telling: Sequence[AnyOperation],
     others: Sequence[web.AbstractRouteDef],
+    telling: Sequence[AnyOperation],
 ) -> AsyncIterator[str]:
-    """Serve the API, of which `telling` is what readers of the feed tell, and the `others`; give the URL.
+    """Serve the API and the `others` during the block; give the URL.
+
+    `telling` is the part of the API that readers of the feed tell.
 
     Raises BadConfiguration where the address cannot be listened on.
     """

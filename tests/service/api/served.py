@@ -27,8 +27,12 @@ from milepost.core.events import (
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
 from milepost.core.ports import Commit
 from milepost.engine.stop import Stop
+from milepost.service.activity import Activity, recent_activity
+from milepost.service.api.operations import AnyOperation
+from milepost.service.events.broadcast import Broadcast
+from milepost.service.events.route import event_stream
 from milepost.settings import Settings
-from milepost.stores.archive import open_archive
+from milepost.stores.archive import Archive, open_archive
 from milepost.stores.sqlite import SqliteStore, open_sqlite
 
 JSON = {"Content-Type": "application/json"}
@@ -61,10 +65,16 @@ async def served(
     async with (
         assembled(settings, Stop()) as parts,
         open_archive(path) as archive,
-        serving(settings, parts, archive, []) as url,
+        serving(settings, parts, archive, [], telling(archive, parts)) as url,
         aiohttp.ClientSession(url, headers=headers) as session,
     ):
         yield session, parts
+
+
+def telling(archive: Archive, parts: Parts) -> list[AnyOperation]:
+    """Give the operations of readers of the feed, which is silent here."""
+    now = parts.clock.now
+    return [*event_stream(Broadcast(archive, now)), *recent_activity(Activity(now).past)]
 
 
 async def told(session: aiohttp.ClientSession, path: str, **query: str | int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class Parameters(Generic[Asked]):
 
     def __init__(self, kind: type[Asked]) -> None:
         self._kind = kind
-        self._is_list = {name: isinstance(field.type, inspect.VarTupleType) for name, field in fields_of(kind).items()}
+        self._is_list = {name: _is_list(field.type) for name, field in fields_of(kind).items()}
 
     def read(self, request: web.Request) -> Asked:
         """Read what is given.
@@ -50,6 +50,11 @@ def fields_of(kind: type[Any]) -> dict[str, inspect.Field]:
     """Give the fields of a struct by their names."""
     described = inspect.type_info(kind)
     return {each.encode_name: each for each in described.fields} if isinstance(described, inspect.StructType) else {}
+
+
+def _is_list(kind: inspect.Type) -> bool:
+    """Whether a field may be given more than once; what describes it is around its type."""
+    return isinstance(kind.type if isinstance(kind, inspect.Metadata) else kind, inspect.VarTupleType)
 
 
 def _bad_query(name: str, what: str) -> web.HTTPBadRequest:

@@ -33,8 +33,10 @@ HEADERS = {
 class EventsAsked(Struct, frozen=True, forbid_unknown_fields=True):
     """Which events are told."""
 
-    stream: Annotated[tuple[StreamKey, ...], Meta(max_length=MAX_STREAMS)] = ()
-    status: tuple[Annotated[Status, Meta(description="only events with this status")], ...] = ()
+    stream: Annotated[
+        tuple[StreamKey, ...], Meta(max_length=MAX_STREAMS, description="only events of these streams")
+    ] = ()
+    status: Annotated[tuple[Status, ...], Meta(description="only events with these statuses")] = ()
     last: Annotated[int, Meta(ge=0, le=MAX_LAST, description="begin with so many of the newest entries")] = 0
 
 
