@@ -9,6 +9,7 @@ PATHS = (
     "/api/openapi.json", "/api/dead-letters/ab/discard", "/api/streams/messenger:1/sync", "/login", "/metrics",
     "/healthz", "/nowhere",
 )  # fmt: skip
+TAKE_A_BODY = ("/api/dead-letters/ab/discard", "/api/streams/messenger:1/sync", "/login")
 METHODS = ("GET", "POST", "PUT", "HEAD", "OPTIONS", "TRACE", "CONNECT", "DELETE", "PRI", "get", "G\x00T", "GET ", "")
 VERSIONS = ("HTTP/1.1", "HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/9.9", "http/1.1", "HTTP/1.1.1", "", "\x00", "SIP/2.0")
 HEADERS = (
@@ -56,8 +57,8 @@ def requests(seed: int, number: int) -> Iterator[bytes]:
 
 
 def _head(luck: random.Random, *headers: str, method: str | None = None) -> bytes:
-    path = luck.choice(PATHS)
-    if luck.random() < 0.5:
+    path = luck.choice(PATHS if method is None else TAKE_A_BODY)
+    if luck.random() < (0.5 if method is None else 0.1):
         path += "?" + luck.choice(QUERIES)
     if luck.random() < 0.1:
         path = luck.choice(("*", "", "http://evil.example/", "//", "/..//../", "/%2e%2e/", "/\x00", "/\xff", "\\"))

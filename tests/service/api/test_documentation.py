@@ -1,0 +1,88 @@
+"""docs/http-api.md tells of the operations as they are declared."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from milepost.service.api.desk import MAX_WAIT_SECONDS
+from milepost.service.api.login import MAX_ATTEMPTS
+from milepost.service.bounds import IN_SECONDS, MAX_CONNECTIONS, MAX_REQUESTS
+from milepost.service.http import MAX_BODY_BYTES, MAX_IDLE_SECONDS
+from milepost.service.sessions import MAX_SECONDS
+from service.api.served import served, told
+
+PAGE = (Path(__file__).parents[3] / "docs" / "http-api.md").read_text()
+SECTIONS = dict(re.findall(r"^### `(\w+ [^`]+)`\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
+# What is said once for several operations.
+CHAPTERS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+
+
+@pytest.fixture
+async def document(tmp_path: Path) -> dict[str, Any]:
+    async with served(tmp_path / "milepost.db") as (session, _):
+        return await told(session, "/api/openapi.json")
+
+
+def names_in(text: str) -> set[str]:
+    """Give the words that are written as code."""
+    return {word for code in re.findall(r"`([^`]+)`", text) for word in re.findall(r"\w+", code)}
+
+
+def fields_of(document: dict[str, Any], schema: dict[str, Any]) -> set[str]:
+    """Name the fields of an answer or a body, and those of what is in it."""
+    if "$ref" in schema:
+        return fields_of(document, document["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
+    named = set(schema.get("properties", ()))
+    inside = [*schema.get("properties", {}).values(), *schema.get("anyOf", ()), *schema.get("prefixItems", ())]
+    if isinstance(schema.get("items"), dict):
+        inside.append(schema["items"])
+    return named.union(*(fields_of(document, each) for each in inside)) if inside else named
+
+
+def test_every_operation_has_a_section_and_every_section_an_operation(document: dict[str, Any]) -> None:
+    declared = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+    assert SECTIONS.keys() == declared
+
+
+def test_every_parameter_and_every_field_of_a_body_is_told_in_its_section(document: dict[str, Any]) -> None:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            section = names_in(SECTIONS[f"{method.upper()} {path}"])
+            asked = {each["name"] for each in operation["parameters"] if each["in"] == "query"}
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            assert asked | fields_of(document, body) <= section, (method, path)
+
+
+def test_every_field_of_an_answer_is_told_in_its_chapter(document: dict[str, Any]) -> None:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            heading = f"### `{method.upper()} {path}`"
+            (chapter,) = (text for text in CHAPTERS.values() if heading in text)
+            answer = operation["responses"].get("200", {}).get("content", {}).get("application/json", {})
+            unsaid = fields_of(document, answer.get("schema", {})) - names_in(chapter + CHAPTERS["Runs"])
+            assert unsaid <= {"is_transient", "wait_seconds"}, (method, path)
+
+
+def test_every_problem_is_told(document: dict[str, Any]) -> None:
+    rows = set(re.findall(r"^\| (\d{3}) \|", PAGE, re.MULTILINE))
+    declared = {
+        status
+        for methods in document["paths"].values()
+        for operation in methods.values()
+        for status in operation["responses"]
+        if status >= "400"
+    }
+    assert rows == declared | {"405"}
+
+
+def test_the_bounds_are_told_as_they_are() -> None:
+    rate = f"{MAX_REQUESTS / IN_SECONDS:,.0f} requests a second, {MAX_REQUESTS:,} at once"
+    assert f"{rate}, {'ten' if MAX_ATTEMPTS == 10 else MAX_ATTEMPTS} attempts to log in a minute" in PAGE
+    assert f"{MAX_CONNECTIONS} connections at a time" in PAGE
+    assert f"closed after {MAX_IDLE_SECONDS:.0f} s" in PAGE
+    assert f"larger than {MAX_BODY_BYTES // 1024} KiB" in PAGE
+    assert f"longer than {MAX_WAIT_SECONDS:.0f} s" in PAGE
+    assert MAX_SECONDS == 12 * 3600
+    assert "good for twelve hours" in PAGE
