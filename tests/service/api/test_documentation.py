@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from milepost.service import activity
 from milepost.service.api.desk import MAX_WAIT_SECONDS
 from milepost.service.api.login import MAX_ATTEMPTS
 from milepost.service.bounds import IN_SECONDS, MAX_CONNECTIONS, MAX_REQUESTS
@@ -84,5 +85,7 @@ def test_the_bounds_are_told_as_they_are() -> None:
     assert f"closed after {MAX_IDLE_SECONDS:.0f} s" in PAGE
     assert f"larger than {MAX_BODY_BYTES // 1024} KiB" in PAGE
     assert f"longer than {MAX_WAIT_SECONDS:.0f} s" in PAGE
+    assert f"{activity.BUCKETS} buckets of {activity.STEP_SECONDS} seconds" in PAGE
+    assert f"up to {activity.MAX_RECALLED:,}" in PAGE
     assert MAX_SECONDS == 12 * 3600
     assert "good for twelve hours" in PAGE

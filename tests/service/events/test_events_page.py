@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 from milepost.core.events import TAGS
-from milepost.service import activity
 from milepost.service.events import broadcast, route
 from milepost.service.events.message import Message, Status
 from milepost.service.events.route import EventsAsked
@@ -46,5 +45,3 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert f"may be given {route.MAX_STREAMS} times" in PAGE
     assert 1 / broadcast.BEAT_SECONDS == 5, "five times a second at the most"
     assert broadcast.RETRY_MILLISECONDS == 3000, "after three seconds"
-    assert f"{activity.BUCKETS} buckets of {activity.STEP_SECONDS} seconds" in PAGE
-    assert f"up to {activity.MAX_RECALLED:,} entries" in PAGE
