@@ -41,7 +41,7 @@ from milepost.stores.archive import Archive
 
 STEP_SECONDS = 15
 BUCKETS = 240
-MAX_RECALLED = 30_000  # entries that a start reads again, in a third of a second; an hour seldom has so many
+MAX_RECALLED = 30_000  # entries that a start reads again, in a fifth of a second; an hour seldom has so many
 PAGE = 1_000
 _ALL = ""  # in the place of a stream's key
 

@@ -174,7 +174,7 @@ class Broadcast:
     async def _attended(self) -> AsyncIterator[Recent]:
         """Keep the newest events for as long as there is anybody who listens."""
         if self._is_over:
-            raise Unavailable("the daemon stops")
+            raise Unavailable("events are not told any more: the daemon stops, or its log says what happened")
         if self._readers >= self._max_readers:
             raise Unavailable(f"{self._max_readers} readers listen already: try again in a minute")
         self._readers += 1
