@@ -48,6 +48,7 @@ async def _run(settings: Settings, configuration: Configuration, redactor: Redac
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.ring)
     async with stopping_on_signals(stop), assembled(settings, stop, redactor.learn) as parts:
         metrics = Metrics()
+        metrics.describe(interval_seconds=settings.sync.interval_seconds, database=settings.store.sqlite_path)
         for stream in parts.supervisor.streams:
             metrics.recall(await parts.store.recall(stream.key))
         routes = [*probes(parts.store.answers, parts.supervisor.stalled), *exposition(metrics.expose)]
