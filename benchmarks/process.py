@@ -86,6 +86,7 @@ def milepost(server: Server, workload: Workload, directory: Path, *words: str) -
     config = {
         "store": {"url": f"sqlite:///{directory / 'milepost.db'}"},
         "source": {"kind": "facebook", "base_url": server.base_url, "calls_per_second": 0},
+        "http": {"listen": "127.0.0.1:0"},
         "pages": [
             {"id": page_id, "platforms": ["messenger"], "access_token": ACCESS_TOKEN} for page_id in workload.page_ids
         ],
