@@ -8,6 +8,7 @@ import pytest
 from aiohttp.test_utils import unused_port
 
 from kit.binary import started
+from kit.dashboard import expressions
 from kit.installation import Installation, page_section
 from kit.prometheus import Prometheus, needs_prometheus, prometheus, promtool
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
@@ -16,6 +17,17 @@ pytestmark = needs_prometheus
 
 BICYCLES_STREAM = f"messenger:{BICYCLES.id}"
 BAKERY_STREAM = f"messenger:{BAKERY.id}"
+# What shows only what is out of the ordinary, or what nobody may know.
+QUIET = {
+    "Alerts that fire",
+    "Alerts",
+    "Starts",
+    "Errors of the API, by code and remedy",
+    "Retries",
+    "Open dead letters of each stream",
+    "Out of order",
+    "Where every stream stands",
+}
 ALL_COMPLETE = 'sum(milepost_stream_state{state="complete"}) == 3'
 
 
@@ -106,3 +118,17 @@ async def test_a_dead_letter_is_noticed_until_it_is_redriven(
             simulator.world.cure(ill)
             await redrive_all(address, installation)
             await prometheus_of_it.fires()
+
+
+async def test_whatever_the_dashboard_asks_is_answered(
+    installation: Installation, address: str, prometheus_of_it: Prometheus
+) -> None:
+    async with frozen_world(60) as simulator:
+        installation.configure_for(simulator, http={"listen": address}, sync={"interval": "1s"})
+        async with started(installation.folder, "run"):
+            await prometheus_of_it.knows("min(sum by (stream) (rate(milepost_batches_total[5s]))) > 0")
+            empty = set()
+            for title, expression in expressions({"__rate_interval": "5s", "instance": ".*", "stream": ".*"}):
+                if not (await prometheus_of_it.ask("query", query=expression))["result"]:
+                    empty.add(title)
+    assert empty <= QUIET, empty - QUIET

@@ -33,7 +33,7 @@ class Family:
     """
 
     def __init__(self, kind: str, name: str, meaning: str, *labels: str) -> None:
-        self._name = name
+        self.name = name
         self._labels = labels
         self._heading = f"# HELP {name} {meaning}\n# TYPE {name} {kind}\n"
         self._series: list[Series] = []
@@ -42,7 +42,7 @@ class Family:
         """Begin a series, given the values of its labels; there must be none with the same."""
         pairs = sorted(zip(self._labels, values, strict=True))
         labels = ",".join(f'{label}="{each.translate(_ESCAPED)}"' for label, each in pairs)
-        series = Series(f"{self._name}{{{labels}}} ", value)
+        series = Series(f"{self.name}{{{labels}}} ", value)
         self._series.append(series)
         return series
 
