@@ -1,0 +1,22 @@
+"""The two pages: the status page, and the form to sign in where a token is asked for."""
+
+from milepost import __version__
+from milepost.service.page.document import Document, document
+
+# In the order in which they run: what a file does when it is read needs only what is before it.
+STATUS_SCRIPTS = (
+    "words", "elements", "states", "daemon", "notices", "connection", "theme", "rates", "card", "streams", "verdict",
+    "chart", "toasts", "feed", "letters", "refresh", "page",
+)  # fmt: skip
+LOGIN_SCRIPTS = ("words", "elements", "daemon", "login")
+
+
+def status_page(*, is_signed_in: bool) -> Document:
+    """Make the status page. `is_signed_in`: whether there is anything to sign out of."""
+    words = {"version": __version__, "sign_out": "" if is_signed_in else "hidden"}
+    return document("page", ("look", "page"), STATUS_SCRIPTS, words)
+
+
+def login_page() -> Document:
+    """Make the page that asks for the token."""
+    return document("login", ("look",), LOGIN_SCRIPTS, {})

@@ -1,0 +1,29 @@
+// Whether the daemon is there: told in the head of the page, and since when it is not.
+
+const PATIENT_MS = 10_000;
+
+const missing = new Set(); // of what it should give: "events", "answers"
+let lostAt = null;
+
+function reached(what) {
+  missing.delete(what);
+  if (missing.size === 0) lostAt = null;
+  showConnection();
+}
+
+function lost(what) {
+  missing.add(what);
+  lostAt ??= now();
+  showConnection();
+}
+
+function showConnection() {
+  const isGone = lostAt !== null && now() - lostAt > PATIENT_MS;
+  const [tone, words] = lostAt === null ? ["done", "Live"]
+    : isGone ? ["stopped", `Daemon not reachable since ${clock(lostAt, { seconds: true })}`]
+      : ["warning", "Reconnecting …"];
+  mark(byId("connection"), tone);
+  say(byId("connection").querySelector("span"), words);
+  document.body.classList.toggle("stale", isGone);
+  showNotice("connection", isGone ? "What you see is as old as that. The page goes on by itself when the daemon is back; its log, or `systemctl status milepost`, tells why it is away." : null);
+}
