@@ -46,7 +46,7 @@ def document(name: str, styles: Iterable[str], scripts: Iterable[str], words: Ma
     """Make a page of its files.
 
     Args:
-        name: the HTML file, without its ending. In it `{{style}}`, `{{script}}` and the keys of `words` are placeholders.
+        name: the HTML file, without its ending. It has `{{style}}`, `{{script}}` and the keys of `words` to fill in.
         styles: the style sheets, in their order, without their ending.
         scripts: the scripts, in the order in which they run, without their ending. They share one module.
         words: what else is put in; it has to be fit for HTML.

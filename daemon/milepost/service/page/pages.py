@@ -1,5 +1,7 @@
 """The two pages: the status page, and the form to sign in where a token is asked for."""
 
+from aiohttp import web
+
 from milepost import __version__
 from milepost.service.page.document import Document, document
 
@@ -20,3 +22,12 @@ def status_page(*, is_signed_in: bool) -> Document:
 def login_page() -> Document:
     """Make the page that asks for the token."""
     return document("login", ("look",), LOGIN_SCRIPTS, {})
+
+
+def page_route(page: Document) -> web.RouteDef:
+    """Give the route of a page, at the root."""
+
+    async def root(request: web.Request) -> web.Response:
+        return page.answer(request)
+
+    return web.get("/", root)
