@@ -17,13 +17,18 @@ function lost(what) {
   showConnection();
 }
 
+/** Give since when the daemon is gone: longer than a restart takes; null where it is there. */
+function goneSince() {
+  return lostAt !== null && now() - lostAt > PATIENT_MS ? lostAt : null;
+}
+
 function showConnection() {
-  const isGone = lostAt !== null && now() - lostAt > PATIENT_MS;
+  const isGone = goneSince() !== null;
   const [tone, words] = lostAt === null ? ["done", "Live"]
-    : isGone ? ["stopped", `Daemon not reachable since ${clock(lostAt, { seconds: true })}`]
+    : isGone ? ["stopped", `Not reachable since ${clock(lostAt, { seconds: true })}`]
       : ["warning", "Reconnecting …"];
   mark(byId("connection"), tone);
   say(byId("connection").querySelector("span"), words);
   document.body.classList.toggle("stale", isGone);
-  showNotice("connection", isGone ? "What you see is as old as that. The page goes on by itself when the daemon is back; its log, or `systemctl status milepost`, tells why it is away." : null);
+  showNotice("connection", isGone ? "This page goes on by itself when the daemon is back. Its log, or `systemctl status milepost`, tells why it is away." : null);
 }

@@ -61,20 +61,19 @@ async function askForAll(path, name) {
 /**
  * Listen to the events for good. The browser itself reconnects after a broken connection, with the id of the last
  * event; where it gave up, because somebody else answered, this begins anew and leaves out what was heard already.
- * What is not in the journal comes without an id of its own, which shows as that of the event before it.
+ * What has no type is told live only, and has no id of its own.
  */
 function listen({ heard, connected, broken }) {
   let lastId = 0;
   const connect = () => {
-    let before = "";
     const source = new EventSource(`/api/events?last=${lastId ? MAX_LAST_EVENTS : LAST_EVENTS}`);
     source.onopen = connected;
     source.onmessage = ({ data, lastEventId }) => {
-      const id = lastEventId === before ? null : Number(lastEventId);
-      before = lastEventId;
+      const event = JSON.parse(data);
+      const id = event.type === undefined ? null : Number(lastEventId);
       if (id !== null && id <= lastId) return;
       lastId = id ?? lastId;
-      heard(JSON.parse(data), id);
+      heard(event, id);
     };
     source.onerror = () => {
       broken();

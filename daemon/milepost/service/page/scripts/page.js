@@ -37,6 +37,7 @@ function tick() {
   if (document.hidden) return;
   showConnection();
   if (streams.length > 0) showStreams();
+  if (streams.length > 0 || goneSince() !== null) showVerdict();
 }
 
 function wire() {

@@ -14,7 +14,7 @@ function takeStreams(found) {
   const at = now();
   for (const stream of streams) sample(stream, at);
   showStreams();
-  showVerdict(streams);
+  showVerdict();
 }
 
 /** Name a stream that events and dead letters speak of. */

@@ -25,13 +25,22 @@ function ofAll(count, all) {
   return all === 1 ? "The stream" : `All ${counted(all, "stream")}`;
 }
 
-function showVerdict(found) {
-  const { tone, words, more } = verdictOn(found.filter((stream) => stream.is_configured !== false));
+/** Say that the daemon is gone, and what is known of before; null where it is there. */
+function verdictOnDaemon({ words, more }) {
+  const since = goneSince();
+  if (since === null) return null;
+  const before = streams.length > 0 ? `At ${clock(since)}: ${[words, more].filter(Boolean).join(" · ")}` : "";
+  return { tone: "stopped", words: "The daemon is not reachable", more: before };
+}
+
+function showVerdict() {
+  const onStreams = verdictOn(streams.filter((stream) => stream.is_configured !== false));
+  const { tone, words, more } = verdictOnDaemon(onStreams) ?? onStreams;
   mark(byId("summary"), tone);
   say(byId("verdict"), words);
   say(byId("verdict-more"), more || "\u00a0");
   document.title = ["stopped", "warning"].includes(tone) ? `${words} · Milepost` : "Milepost";
-  const letters = found.reduce((sum, stream) => sum + stream.open_dead_letters, 0);
+  const letters = streams.reduce((sum, stream) => sum + stream.open_dead_letters, 0);
   say(byId("figure-letters"), letters.toLocaleString("en"));
   say(byId("letters-count"), letters > 0 ? `${letters.toLocaleString("en")} open` : "");
 }
