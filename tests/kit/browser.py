@@ -35,10 +35,15 @@ class Visit:
     host: str
     complaints: list[str] = field(default_factory=list)
     is_away: bool = False  # whether the daemon is down just now, which a browser tells in its console
+    expected: str = "nothing of the kind"
+
+    def expects(self, status: str) -> None:
+        """Expect that the daemon says no with this status, which a browser tells in its console, too."""
+        self.expected = f"the server responded with a status of {status}"
 
     def hear(self, message: ConsoleMessage) -> None:
-        is_of_the_break = self.is_away and "net::ERR_" in message.text
-        if message.type in {"error", "warning"} and not is_of_the_break:
+        is_expected = self.expected in message.text or (self.is_away and "net::ERR_" in message.text)
+        if message.type in {"error", "warning"} and not is_expected:
             self.complaints.append(f"console: {message.text}")
 
     def see(self, request: Request) -> None:

@@ -1,8 +1,11 @@
 """The two pages: the status page, and the form to sign in where a token is asked for."""
 
+from collections.abc import Sequence
+
 from aiohttp import web
 
 from milepost import __version__
+from milepost.service.admission import is_admitted
 from milepost.service.page.document import Document, document
 
 # In the order in which they run: what a file does when it is read needs only what is before it.
@@ -24,10 +27,11 @@ def login_page() -> Document:
     return document("login", ("look",), LOGIN_SCRIPTS, {})
 
 
-def page_route(page: Document) -> web.RouteDef:
-    """Give the route of a page, at the root."""
+def pages(*, asks_for_token: bool) -> Sequence[web.AbstractRouteDef]:
+    """Give the route of the status page, and in its place, to who is not admitted, the form to sign in."""
+    status, login = status_page(is_signed_in=asks_for_token), login_page()
 
     async def root(request: web.Request) -> web.Response:
-        return page.answer(request)
+        return (status if is_admitted(request) else login).answer(request)
 
-    return web.get("/", root)
+    return [web.get("/", root)]

@@ -95,7 +95,8 @@ function tokenFacts({ token_is_valid: isValid, token_expires_at: expires }) {
 }
 
 function showTrouble(card, stream) {
-  const { problem, advice, remark } = stream;
+  const { problem, remark } = stream;
+  const advice = stream.on_hold ? null : stream.advice; // the button is there
   const tell = (name, text) => say(card.querySelector(`.${name}`), text);
   tell("waits", waiting(stream));
   tell("problem", problem === null ? "" : `Because of this: ${problem}`);
@@ -104,7 +105,7 @@ function showTrouble(card, stream) {
 }
 
 function waiting({ on_hold: hold, waits_for: what, since, until }) {
-  if (hold) return `On hold since ${clock(hold.since)}, by ${hold.by}: it goes on when somebody resumes it`;
+  if (hold) return `On hold since ${clock(hold.since)}, by ${hold.by}, until somebody resumes it`;
   if (what === null) return "";
   const end = until === null ? "" : `, until ${clock(until, { seconds: true })} (${ahead(until)})`;
   const begin = since === null ? "" : `, since ${clock(since)}`;

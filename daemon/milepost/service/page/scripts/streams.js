@@ -1,6 +1,7 @@
 // All streams: which are shown, in which order, and what they come to together.
 
 const AT_ONCE = 24;
+const IN_ORDER = new Intl.Collator("en", { numeric: true });
 const ATTENTION = ["stopped", "failed", "interrupted"]; // are put first, wherever they stand
 
 const cards = new Map(); // by stream
@@ -43,10 +44,12 @@ function isChosen(stream) {
   return text.includes(wanted) && (state === "" || stream.state === state);
 }
 
-/** Put the streams that need somebody first; the others keep their order, so that nothing jumps while they work. */
+/** Put the streams that need somebody first, and the others in the order of names: nothing jumps while they work. */
 function inOrder(found) {
   const rank = ({ state }) => (ATTENTION.includes(state) ? ATTENTION.indexOf(state) : ATTENTION.length);
-  return found.toSorted((one, other) => rank(one) - rank(other));
+  const ranked = found.map((stream) => ({ stream, rank: rank(stream), name: nameByKey(stream.stream) }));
+  ranked.sort((one, other) => one.rank - other.rank || IN_ORDER.compare(one.name, other.name));
+  return ranked.map(({ stream }) => stream);
 }
 
 function showHowMany(chosen, shown) {
