@@ -117,7 +117,9 @@ async def test_the_last_hour_is_drawn_and_told_in_numbers(installation: Installa
 
 async def test_of_many_streams_few_are_shown_and_any_can_be_found(installation: Installation, browser: Browser) -> None:
     many = tuple(
-        SimulatedPage(id=f"6155000000000{number:04}", name=f"Shop {number}", token=f"EAAB{number}", platforms=("messenger",))
+        SimulatedPage(
+            id=f"6155000000000{number:04}", name=f"Shop {number}", token=f"EAAB{number}", platforms=("messenger",)
+        )
         for number in range(60)
     )
     async with frozen_world(1, pages=many) as simulator:

@@ -12,19 +12,21 @@ import pytest
 from milepost import __version__
 from milepost.service.http import serve
 from milepost.service.page.document import FILES, Document
-from milepost.service.page.pages import LOGIN_SCRIPTS, STATUS_SCRIPTS, login_page, page_route, status_page
+from milepost.service.page.pages import LOGIN_SCRIPTS, STATUS_SCRIPTS, login_page, pages, status_page
 
-ALL = {"status": status_page(is_signed_in=True), "login": login_page()}
+TOKEN = "a-token-of-some-length"
+PAGES = {"status": status_page(is_signed_in=False), "login": login_page()}
 
 
-@pytest.fixture(params=list(ALL))
+@pytest.fixture(params=list(PAGES))
 def document(request: pytest.FixtureRequest) -> Document:
-    return ALL[request.param]
+    return PAGES[request.param]
 
 
 @asynccontextmanager
-async def served(document: Document) -> AsyncIterator[aiohttp.ClientSession]:
-    async with serve("127.0.0.1", 0, [page_route(document)]) as url, aiohttp.ClientSession(url) as session:
+async def served(token: str = "") -> AsyncIterator[aiohttp.ClientSession]:
+    routes = pages(asks_for_token=bool(token))
+    async with serve("127.0.0.1", 0, routes, token=token) as url, aiohttp.ClientSession(url) as session:
         yield session
 
 
@@ -75,7 +77,7 @@ def test_every_script_is_in_a_page() -> None:
 
 
 def test_the_version_is_told() -> None:
-    assert f"<small>{__version__}</small>".encode() in ALL["status"].html
+    assert f"<small>{__version__}</small>".encode() in PAGES["status"].html
 
 
 def test_signing_out_is_offered_where_somebody_signed_in() -> None:
@@ -83,26 +85,31 @@ def test_signing_out_is_offered_where_somebody_signed_in() -> None:
     assert b'id="sign-out" hidden>' in status_page(is_signed_in=False).html
 
 
-async def test_it_is_served_under_its_policy_and_compressed(document: Document) -> None:
-    async with served(document) as session, session.get("/") as answer:
+async def test_it_is_served_under_its_policy_and_compressed() -> None:
+    async with served() as session, session.get("/") as answer:
         assert answer.status == 200
         assert (answer.content_type, answer.charset) == ("text/html", "utf-8")
-        assert answer.headers["Content-Security-Policy"] == document.policy
+        assert answer.headers["Content-Security-Policy"] == PAGES["status"].policy
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert "Content-Encoding" in answer.headers
-        assert await answer.read() == document.html
+        assert await answer.read() == PAGES["status"].html
 
 
-async def test_a_browser_that_has_it_is_not_sent_it_again(document: Document) -> None:
-    async with served(document) as session:
+async def test_a_browser_that_has_it_is_not_sent_it_again() -> None:
+    async with served() as session:
         async with session.get("/") as first:
             known = {"If-None-Match": first.headers["ETag"]}
         async with session.get("/", headers=known) as again:
             assert (again.status, await again.read()) == (304, b"")
-            assert again.headers["Content-Security-Policy"] == document.policy
+            assert again.headers["Content-Security-Policy"] == PAGES["status"].policy
         async with session.get("/", headers={"If-None-Match": '"another"'}) as renewed:
             assert renewed.status == 200
 
 
-def test_the_two_pages_are_never_taken_for_one_another() -> None:
-    assert len({document.etag for document in ALL.values()}) == len(ALL)
+async def test_where_a_token_is_asked_for_only_who_brings_it_sees_the_status_page() -> None:
+    async with served(TOKEN) as session:
+        async with session.get("/") as answer:
+            assert (answer.status, await answer.read()) == (200, PAGES["login"].html)
+            kept = {"If-None-Match": answer.headers["ETag"]}
+        async with session.get("/", headers=kept | {"Authorization": f"Bearer {TOKEN}"}) as answer:
+            assert (answer.status, await answer.read()) == (200, status_page(is_signed_in=True).html)
