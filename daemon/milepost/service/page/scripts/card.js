@@ -44,7 +44,7 @@ function platformOf(stream) {
 // --- the sweep -------------------------------------------------------------------------------------------------------
 
 function doing({ sweep, state, run, ...stream }) {
-  if (sweep === null) return lastRun(run);
+  if (sweep === null) return stream.heard ?? lastRun(run);
   const read = counted(sweep.conversations, "conversation");
   const expected = isMeasured(sweep) ? ` of about ${sweep.expected.toLocaleString("en")}` : "";
   const rate = state === "syncing" ? rateOf({ ...stream, sweep }) : null;
@@ -67,12 +67,11 @@ function isMeasured({ mode, phase, expected, conversations }) {
 }
 
 function showProgress(bar, { sweep, state }) {
-  bar.hidden = sweep === null;
-  if (sweep === null) return;
+  const isMeasurable = sweep !== null && isMeasured(sweep);
+  bar.hidden = !isMeasurable && state !== "syncing";
   bar.setAttribute("aria-label", "Progress of the sweep");
-  if (isMeasured(sweep)) bar.value = sweep.conversations / sweep.expected;
-  else if (state === "syncing") bar.removeAttribute("value");
-  else bar.hidden = true;
+  if (isMeasurable) bar.value = sweep.conversations / sweep.expected;
+  else bar.removeAttribute("value");
 }
 
 // --- facts, and what is the matter -----------------------------------------------------------------------------------
