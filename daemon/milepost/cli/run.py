@@ -25,6 +25,7 @@ from milepost.service.logs import configure
 from milepost.service.metrics import Metrics
 from milepost.service.monitoring import exposition, probes
 from milepost.service.redaction import Redactor
+from milepost.service.underway import Underway
 from milepost.settings import Settings, default_path, secrets
 from milepost.stores.archive import open_archive
 from milepost.upkeep import Configuration
@@ -60,11 +61,18 @@ async def _run(settings: Settings, configuration: Configuration, redactor: Redac
             metrics.recall(await parts.store.recall(stream.key))
         broadcast, activity = Broadcast(archive, parts.clock.now), Activity(parts.clock.now)
         await activity.recall(archive)
+        underway = Underway(parts.clock.now)
         telling = [*event_stream(broadcast), *recent_activity(activity.past)]
         routes = [*probes(parts.store.answers, parts.supervisor.stalled), *exposition(metrics.expose)]
-        readers = {"metrics": metrics.read, "log": log_signal, "events": broadcast.read, "activity": activity.read}
+        readers = {
+            "metrics": metrics.read,
+            "log": log_signal,
+            "events": broadcast.read,
+            "activity": activity.read,
+            "underway": underway.read,
+        }
         async with (
-            serving(settings, parts, archive, routes, telling) as url,
+            serving(settings, parts, archive, underway, routes, telling) as url,
             broadcast.running(),
             reading(parts.feed, readers),
             asyncio.TaskGroup() as tasks,

@@ -19,6 +19,7 @@ from milepost.service.api.streams import Overview, streams
 from milepost.service.http import serve
 from milepost.service.page.pages import pages
 from milepost.service.sessions import Sessions
+from milepost.service.underway import Underway
 from milepost.settings import Settings
 from milepost.stores.archive import Archive
 
@@ -28,12 +29,13 @@ async def serving(
     settings: Settings,
     parts: Parts,
     archive: Archive,
+    underway: Underway,
     others: Sequence[web.AbstractRouteDef],
     telling: Sequence[AnyOperation],
 ) -> AsyncIterator[str]:
     """Serve the API, the status page and the `others` during the block; give the URL.
 
-    `telling` is the part of the API that readers of the feed tell.
+    `underway` reads the feed for what streams are at; `telling` is the part of the API that other readers of it tell.
 
     Raises BadConfiguration where the address cannot be listened on.
     """
@@ -42,7 +44,7 @@ async def serving(
     async with open_desk() as desk:
         operations = described(
             [
-                *_about_streams(settings, parts, archive, desk),
+                *_about_streams(settings, parts, archive, underway, desk),
                 *runs(archive),
                 *journal(archive),
                 *dead_letters(archive),
@@ -56,11 +58,15 @@ async def serving(
             yield url
 
 
-def _about_streams(settings: Settings, parts: Parts, archive: Archive, desk: Desk) -> list[AnyOperation]:
+def _about_streams(
+    settings: Settings, parts: Parts, archive: Archive, underway: Underway, desk: Desk
+) -> list[AnyOperation]:
     sync, supervisor = settings.sync, parts.supervisor
 
     def worked() -> Sequence[str]:
         return [stream.key for stream in supervisor.streams]
 
-    overview = Overview(archive, parts.clock.now, worked, parts.page_names, sync.interval_seconds, sync.batch_size)
+    overview = Overview(
+        archive, underway, parts.clock.now, worked, parts.page_names, sync.interval_seconds, sync.batch_size
+    )
     return [*streams(overview), *stream_actions(desk, supervisor.ask, worked)]

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from milepost.core.advice import advice_on
 from milepost.core.checkpoint import Checkpoint, Pause, Run
-from milepost.core.events import Reason, RunStatus
+from milepost.core.events import NO_TALLY, Reason, RunStatus
 from milepost.core.model import Detail, Scope, Stream, TokenHealth
 from milepost.core.pauses import held_until, holder_of
 from milepost.core.plan import Policy, Size, size_now, whole
@@ -84,7 +84,8 @@ def standing(checkpoint: Checkpoint, around: Surroundings) -> Standing:
     state = state_of(checkpoint, is_at_work=around.is_at_work)
     if hold is not None and (around.is_at_work or state is not State.INTERRUPTED):
         state = held_up(state)
-    next_run_at = None if state is State.ON_HOLD else _next_run_at(checkpoint.run, hold, around)
+    is_due = state is not State.ON_HOLD and not is_running(checkpoint)
+    next_run_at = _next_run_at(checkpoint.run, hold, around) if is_due else None
     wait = _wait(checkpoint, state, hold, next_run_at)
     if checkpoint.on_hold is not None:
         wait = Wait("somebody to resume it", checkpoint.on_hold.since, None)
@@ -98,14 +99,17 @@ def state_of(checkpoint: Checkpoint, *, is_at_work: bool) -> State:
     """Say what a stream is at by itself, whatever limit holds it up. `is_at_work`: whether a Milepost is."""
     if checkpoint.on_hold is not None:
         return State.ON_HOLD
-    run = checkpoint.run
-    if run is None:
-        return State.NEVER_SYNCED
-    if run.status is not RunStatus.RUNNING:
-        return State(run.status.value)
+    if not is_running(checkpoint):
+        return State.NEVER_SYNCED if checkpoint.run is None else State(checkpoint.run.status.value)
     if not is_at_work:  # the process died
         return State.INTERRUPTED
     return State.SYNCING if checkpoint.trouble is None else State.RETRYING
+
+
+def is_running(checkpoint: Checkpoint) -> bool:
+    """Whether a run is under way: one that is on record, or has passed over all that it read so far."""
+    is_on_record = checkpoint.run is not None and checkpoint.run.status is RunStatus.RUNNING
+    return is_on_record or checkpoint.unrecorded != NO_TALLY
 
 
 def held_up(state: State) -> State:
@@ -133,7 +137,7 @@ def hold_on(stream: Stream, pauses: Mapping[Stream, Pause], now: datetime) -> Wa
 
 
 def _next_run_at(run: Run | None, hold: Wait | None, around: Surroundings) -> datetime | None:
-    if not around.is_at_work or (run is not None and run.status is RunStatus.RUNNING):
+    if not around.is_at_work:
         return None
     held_until = hold.until if hold is not None else None
     if run is None:  # its first turn is about to come

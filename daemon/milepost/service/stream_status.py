@@ -159,15 +159,15 @@ def _open_sweep(checkpoint: Checkpoint) -> OpenSweep | None:
     sweep, total = checkpoint.sweep, checkpoint.total
     if sweep is None:
         return None
-    position = sweep.position
+    position, tally = sweep.position, sweep.tally + checkpoint.unrecorded
     is_known = sweep.mode is Mode.FULL and checkpoint.last_full_sweep_at is not None
     return OpenSweep(
         sweep.mode,
         position.phase,
-        sweep.tally.batches,
+        tally.batches,
         sweep.walk_started_at,
         position.reached_at,
-        sweep.tally.conversations,
+        tally.conversations,
         max(total.inserted - total.deleted, 0) if is_known else None,
         sweep.walk_until,
     )

@@ -31,6 +31,7 @@ from milepost.service.activity import Activity, recent_activity
 from milepost.service.api.operations import AnyOperation
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.route import event_stream
+from milepost.service.underway import Underway
 from milepost.settings import Settings
 from milepost.stores.archive import Archive, open_archive
 from milepost.stores.sqlite import SqliteStore, open_sqlite
@@ -65,7 +66,7 @@ async def served(
     async with (
         assembled(settings, Stop()) as parts,
         open_archive(path) as archive,
-        serving(settings, parts, archive, [], telling(archive, parts)) as url,
+        serving(settings, parts, archive, Underway(parts.clock.now), [], telling(archive, parts)) as url,
         aiohttp.ClientSession(url, headers=headers) as session,
     ):
         yield session, parts

@@ -17,6 +17,7 @@ from milepost.core.standing import State, Surroundings, pauses_of
 from milepost.service.api.operations import AnyOperation, Call, Operation, Reply, tag_of
 from milepost.service.api.paging import FROM, Limit, page_of
 from milepost.service.stream_status import StreamStatus, status_of
+from milepost.service.underway import Underway
 from milepost.stores.archive import Archive
 
 PATH = "/api/streams"
@@ -52,10 +53,12 @@ class Streams(Struct, frozen=True):
 class Overview(Struct, frozen=True, eq=False):
     """Knows where all streams stand: those that are journaled, and those that this daemon works.
 
-    `worked` gives the keys of the latter, `page_names` the names of pages by their ids.
+    `underway` knows how far they have got since, `worked` gives the keys of the latter, `page_names` the names of pages
+    by their ids.
     """
 
     archive: Archive
+    underway: Underway
     now: Callable[[], datetime]
     worked: Callable[[], Sequence[str]]
     page_names: Callable[[], Mapping[str, str]]
@@ -64,7 +67,7 @@ class Overview(Struct, frozen=True, eq=False):
 
     async def look(self) -> "View":
         """Look at them all: a limit that one of them has met may hold up others."""
-        checkpoints = {each.stream: each for each in await self.archive.checkpoints()}
+        checkpoints = {each.stream: self.underway.since(each) for each in await self.archive.checkpoints()}
         around = Surroundings(
             self.now(), is_at_work=True, interval_seconds=self.interval_seconds, batch_size=self.batch_size
         )

@@ -10,7 +10,7 @@ from milepost.service.page.document import Document, document
 
 # In the order in which they run: what a file does when it is read needs only what is before it.
 STATUS_SCRIPTS = (
-    "words", "elements", "states", "daemon", "notices", "connection", "theme", "quiet", "rates", "card", "streams",
+    "words", "elements", "states", "daemon", "notices", "connection", "theme", "rates", "card", "streams",
     "verdict", "chart", "toasts", "feed", "letters", "refresh", "page",
 )  # fmt: skip
 LOGIN_SCRIPTS = ("words", "elements", "daemon", "login")

@@ -44,7 +44,7 @@ function platformOf(stream) {
 // --- the sweep -------------------------------------------------------------------------------------------------------
 
 function doing({ sweep, state, run, ...stream }) {
-  if (sweep === null) return stream.heard ?? lastRun(run);
+  if (sweep === null) return lastRun(run);
   const read = counted(sweep.conversations, "conversation");
   const expected = isMeasured(sweep) ? ` of about ${sweep.expected.toLocaleString("en")}` : "";
   const rate = state === "syncing" ? rateOf({ ...stream, sweep }) : null;

@@ -2,7 +2,6 @@
 
 function heard(event, id) {
   takeEvent(event, id);
-  if (id === null) hearQuiet(event);
   refreshSoon({ letters: ABOUT_LETTERS.includes(event.type) });
 }
 

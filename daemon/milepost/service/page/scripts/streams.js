@@ -10,7 +10,7 @@ let namesByKey = new Map();
 let mostShown = AT_ONCE;
 
 function takeStreams(found) {
-  streams = found.map(asHeard);
+  streams = found;
   namesByKey = new Map(streams.map((stream) => [stream.stream, `${nameOf(stream)} · ${platformOf(stream)}`]));
   const at = now();
   for (const stream of streams) sample(stream, at);
