@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -55,6 +56,12 @@ class Running:
         line = next((line for line in self._stderr.read_text().splitlines() if text in line), None)
         assert line is not None, f"ended without saying {text!r}\n{self._all_said()}"
         return line
+
+    async def url(self) -> str:
+        """Wait until the daemon tells where it serves HTTP, and give the URL."""
+        found = re.search(r"http=(http\S+)", await self.says("http=http"))
+        assert found is not None
+        return found[1]
 
     async def ended(self) -> Ended:
         """Wait for the end. What does not end in time is killed, and fails the test."""

@@ -1,11 +1,11 @@
 """Metrics: what they count, what they show, and that docs/metrics.md tells of them as they are."""
 
 import math
+import os
 import re
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from kit.builders import (
     BAD_VERSION,
@@ -29,6 +29,7 @@ from kit.builders import (
     walking,
     work,
 )
+from kit.exposition import everything, families
 from kit.memory_store import MemoryStore
 from kit.signals import passed, recorded, store_retried, told_by_a_run, usage_told
 from milepost import __version__
@@ -63,15 +64,15 @@ from milepost.service.metrics import MAX_CODES, Metrics
 DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
 KEY = STREAM.key
 OTHER = Stream(Platform.MESSENGER, "2")
-KINDS = ("call_count", "total_time", "total_cputime")
 ONE_BATCH = Tally(batches=1)
+MUCH_BYTES = 1_000_000_000  # what others may free meanwhile
 
 
 def values(metrics: Metrics, name: str, by: str = "") -> dict[str, float]:
     """Read a metric's samples that are not 0, by the value of one label (and of one stream where it has any)."""
     samples = [
         sample
-        for family in text_string_to_metric_families(metrics.expose().decode())
+        for family in families(metrics.expose())
         for sample in family.samples
         if sample.name == f"milepost_{name}" and sample.labels.get("stream", KEY) == KEY
     ]
@@ -89,7 +90,7 @@ def states(metrics: Metrics) -> dict[str, str]:
     """Give the state of every stream."""
     return {
         sample.labels["stream"]: sample.labels["state"]
-        for family in text_string_to_metric_families(metrics.expose().decode())
+        for family in families(metrics.expose())
         for sample in family.samples
         if sample.name == "milepost_stream_state" and sample.value
     }
@@ -336,6 +337,27 @@ def test_a_stream_without_a_past_has_never_succeeded() -> None:
     assert values(metrics, "stream_state", "state") == {"never_synced": 1}
 
 
+def test_a_stop_is_told_with_its_reason_until_the_stream_is_read_again() -> None:
+    stopped = refusal(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION)
+    metrics = after(recorded(completed()), stopped)
+    assert values(metrics, "stream_stopped", "reason") == {"authorization": 1}
+    probe = recorded(run_started(), after=stopped.checkpoint)
+    metrics.read(probe)
+    assert values(metrics, "stream_stopped", "reason") == {"authorization": 1}, "a probe mends nothing by itself"
+    metrics.read(recorded(completed(), after=probe.checkpoint))
+    assert values(metrics, "stream_stopped", "reason") == {}
+
+
+def test_a_stop_is_told_from_the_start() -> None:
+    metrics = Metrics()
+    metrics.recall(refusal(BAD_VERSION, RunStatus.STOPPED, Reason.CONFIGURATION).checkpoint)
+    assert values(metrics, "stream_stopped", "reason") == {"configuration": 1}
+
+
+def test_retries_that_are_used_up_stop_no_stream() -> None:
+    assert values(after(recorded(run_started(), *GIVEN_UP)), "stream_stopped", "reason") == {}
+
+
 def test_a_run_that_a_dead_process_left_open_is_not_shown_as_work() -> None:
     metrics = Metrics()
     metrics.recall(given(run_started(), sweep_started()))
@@ -422,21 +444,6 @@ def test_the_end_of_a_token_is_shown_once_it_is_known(health: TokenHealth, value
     assert float(found) == value
 
 
-def everything() -> Metrics:
-    """Let every metric there is have a value."""
-    tally = Tally(batches=2, inserted=1, updated=1, unchanged=1, dead_lettered=1, interaction_events=1)
-    return after(
-        recorded(run_started(), RETRIED),
-        recorded(run_started(), *GIVEN_UP),
-        recorded(completed(tally + Tally(order_violations=1))),
-        recorded(run_started(), LIMITED),
-        recorded(DeadLetterClosed("a", Resolution.REDRIVEN)),
-        recorded(TokenChecked(TokenHealth(is_valid=True, expires_at=NOON))),
-        store_retried(),
-        usage_told(*(Usage(scope, kind, 0.5) for scope in Scope for kind in KINDS)),
-    )
-
-
 def documented() -> dict[str, tuple[str, set[str]]]:
     """Read the type and the labels of each metric in the tables of the documentation."""
     rows = re.findall(r"^\| `(milepost_\w+)` \| (\w+) \| ([^|]*) \| [^|]+ \|$", DOCUMENTATION, re.MULTILINE)
@@ -445,7 +452,7 @@ def documented() -> dict[str, tuple[str, set[str]]]:
 
 def test_the_documentation_names_every_metric_with_its_type_and_labels() -> None:
     exposed = {}
-    for family in text_string_to_metric_families(everything().expose().decode()):
+    for family in families(everything().expose()):
         if not family.name.startswith("process_"):
             name = f"{family.name}_total" if family.type == "counter" else family.name
             labels = {label for sample in family.samples for label in sample.labels} - {"le"}
@@ -464,7 +471,7 @@ def test_the_documentation_names_the_values_of_labels() -> None:
 
 def test_the_conventions_of_prometheus_are_kept() -> None:
     """They are those that `promtool check metrics` looks for."""
-    for family in text_string_to_metric_families(everything().expose().decode()):
+    for family in families(everything().expose()):
         assert family.documentation, family.name
         assert not re.search(r"_(total|count|sum|bucket|info)$", family.name) or family.name == "milepost_build_info"
         assert not re.search(r"milliseconds|minutes|hours|[A-Z]|counter|gauge|histogram", family.name)
@@ -478,6 +485,23 @@ def test_the_process_and_the_version_are_told() -> None:
     exposed = Metrics().expose().decode()
     assert f'milepost_build_info{{version="{__version__}"}} 1.0' in exposed
     assert "process_resident_memory_bytes" in exposed
+
+
+def test_the_interval_and_the_room_on_the_disk_are_told(tmp_path: Path) -> None:
+    metrics = Metrics()
+    metrics.describe(interval_seconds=90.0, database=tmp_path / "milepost.db")
+    assert values(metrics, "sync_interval_seconds") == {"": 90}
+    room = os.statvfs(tmp_path)
+    assert values(metrics, "store_disk_size_bytes") == {"": room.f_blocks * room.f_frsize}
+    free = values(metrics, "store_disk_free_bytes")[""]
+    assert 0 < free <= room.f_bfree * room.f_frsize + MUCH_BYTES, "what is reserved for root counts as taken"
+
+
+def test_a_disk_that_cannot_be_asked_hides_nothing_but_its_own_metrics(tmp_path: Path) -> None:
+    metrics = Metrics()
+    metrics.describe(interval_seconds=90.0, database=tmp_path / "away" / "milepost.db")
+    assert values(metrics, "store_disk_free_bytes") == {}
+    assert values(metrics, "sync_interval_seconds") == {"": 90}
 
 
 def test_two_of_them_share_nothing() -> None:

@@ -1,6 +1,5 @@
 """`milepost run`: what it serves, how it ends, and that there is one of it."""
 
-import re
 import signal
 import sqlite3
 import time
@@ -8,18 +7,12 @@ from contextlib import closing
 
 import aiohttp
 
-from kit.binary import Running, started, until
+from kit.binary import started, until
 from kit.installation import Installation
 from kit.simulated import BICYCLES, NOW, STREAMS, frozen_world, taken_cursors
 
 STREAM = f"messenger:{BICYCLES.id}"
 MAX_STOP_SECONDS = 5.0
-
-
-async def url_of(daemon: Running) -> str:
-    found = re.search(r"http=(\S+)", await daemon.says("http=http"))
-    assert found is not None
-    return found[1]
 
 
 async def asked(url: str, path: str) -> tuple[int, str]:
@@ -36,7 +29,7 @@ async def test_it_serves_health_readiness_and_metrics_and_ends_with_0_at_sigterm
     async with frozen_world(60) as simulator:
         installation.configure_for(simulator)
         async with started(installation.folder, "run") as daemon:
-            url = await url_of(daemon)
+            url = await daemon.url()
             for stream in STREAMS:
                 await committed(installation, "SELECT 1 FROM runs WHERE stream = ? AND status = 'complete'", stream)
             assert await asked(url, "/healthz") == (200, "alive\n")

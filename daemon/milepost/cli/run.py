@@ -55,6 +55,7 @@ async def _run(settings: Settings, configuration: Configuration, redactor: Redac
         open_archive(settings.store.sqlite_path) as archive,
     ):
         metrics = Metrics()
+        metrics.describe(interval_seconds=settings.sync.interval_seconds, database=settings.store.sqlite_path)
         for stream in parts.supervisor.streams:
             metrics.recall(await parts.store.recall(stream.key))
         broadcast, activity = Broadcast(archive, parts.clock.now), Activity(parts.clock.now)

@@ -17,6 +17,7 @@ from milepost.service.api.runs import runs
 from milepost.service.api.stream_actions import stream_actions
 from milepost.service.api.streams import Overview, streams
 from milepost.service.http import serve
+from milepost.service.page.pages import pages
 from milepost.service.sessions import Sessions
 from milepost.settings import Settings
 from milepost.stores.archive import Archive
@@ -30,7 +31,7 @@ async def serving(
     others: Sequence[web.AbstractRouteDef],
     telling: Sequence[AnyOperation],
 ) -> AsyncIterator[str]:
-    """Serve the API and the `others` during the block; give the URL.
+    """Serve the API, the status page and the `others` during the block; give the URL.
 
     `telling` is the part of the API that readers of the feed tell.
 
@@ -50,7 +51,8 @@ async def serving(
                 *login(Sessions(token) if token else None, parts.clock.now),
             ]
         )
-        async with serve(http.host, http.port, [*others, *routes_of(operations)], token=token) as url:
+        routes = [*others, *routes_of(operations), *pages(asks_for_token=bool(token))]
+        async with serve(http.host, http.port, routes, token=token) as url:
             yield url
 
 

@@ -6,9 +6,10 @@ passed over is counted when an entry covers it, and nothing is counted twice.
 
 import math
 from datetime import datetime
+from pathlib import Path
 from typing import assert_never
 
-from prometheus_client import CollectorRegistry, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics, generate_latest
 
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.events import (
@@ -43,6 +44,7 @@ from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy
 from milepost.core.standing import State, state_of
 from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried, UsageTold
+from milepost.service.disk import Disk
 from milepost.service.instruments import STORE_AWAY, Instruments, StreamInstruments
 from milepost.service.stream_state import StreamStates
 
@@ -62,6 +64,12 @@ class Metrics:
         self._states = StreamStates()
         self._ratios: dict[tuple[Scope, str], dict[str, float]] = {}  # by page
         self._codes: set[str] = set()
+
+    def describe(self, *, interval_seconds: float, database: Path) -> None:
+        """Tell of the installation, too: how often each stream is worked, and the room on the database's disk."""
+        interval = Gauge("milepost_sync_interval_seconds", "How often each stream is worked.", registry=self._registry)
+        interval.set(interval_seconds)
+        self._registry.register(Disk(database.absolute().parent))
 
     def recall(self, checkpoint: Checkpoint) -> None:
         """Set a stream's gauges to where it stands, before it is worked."""
@@ -87,12 +95,13 @@ class Metrics:
 
     def expose(self) -> bytes:
         """Write all metrics in the text format of Prometheus. Safe to call from another thread."""
-        return generate_latest(self._registry)
+        of_streams = "".join(family.write() for family in self._every.of_streams.all)
+        return generate_latest(self._registry) + of_streams.encode()
 
     def _stream(self, key: str) -> StreamInstruments:
         stream = self._streams.get(key)
         if stream is None:
-            stream = self._streams[key] = StreamInstruments(self._every, key)
+            stream = self._streams[key] = StreamInstruments(self._every.of_streams, key)
         return stream
 
     def _show(self, checkpoint: Checkpoint, state: State) -> None:
@@ -100,8 +109,10 @@ class Metrics:
         stream.dead_letters.set(checkpoint.open_dead_letters)
         stream.last_success.set(_timestamp(checkpoint.last_success_at))
         stream.checkpoint.set(_timestamp(checkpoint.updated_at))
-        if checkpoint.token is not None:  # until then nobody knows
-            self._every.token_expiry.labels(checkpoint.stream).set(_expiry(checkpoint.token))
+        stream.token_expiry.set(_expiry(checkpoint.token))
+        standstill = checkpoint.standstill  # outlasts the runs that try whether it is over
+        for reason, series in stream.stopped.items():
+            series.set(standstill is not None and standstill.reason is reason)
         for key, told in self._states.learn(checkpoint, state):
             _show_state(self._stream(key), told)
 
@@ -230,7 +241,9 @@ def _show_state(stream: StreamInstruments, current: State) -> None:
         series.set(state is current)
 
 
-def _expiry(token: TokenHealth) -> float:
+def _expiry(token: TokenHealth | None) -> float | None:
+    if token is None:  # nobody has asked yet
+        return None
     if not token.is_valid:
         return 0.0
     return math.inf if token.ends_at is None else token.ends_at.timestamp()

@@ -50,7 +50,7 @@ def exposition(expose: Callable[[], bytes]) -> Sequence[web.AbstractRouteDef]:
 
     async def metrics(_: web.Request) -> web.Response:
         async with turn:
-            # In a thread: with a thousand streams this takes a fifth of a second.
+            # In a thread: it asks the file system, and with a thousand streams takes 20 ms.
             body = await asyncio.to_thread(expose)
         response = web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
         response.enable_compression()

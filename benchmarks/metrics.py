@@ -1,0 +1,123 @@
+"""What a scrape costs: how long /metrics takes with 1,000 streams, and how long it keeps all else waiting.
+
+    python -m benchmarks.metrics                 takes about a minute
+    python -m benchmarks.metrics --streams 100
+
+/healthz is asked all the while: it answers when the event loop comes round, which is when a batch would go on, too.
+Exit code 1: something takes longer than is wanted.
+"""
+
+import argparse
+import asyncio
+import re
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import aiohttp
+from msgspec import Struct
+
+from benchmarks.process import Server, milepost, serving
+from benchmarks.workload import Workload
+
+SCRAPES = 50
+PAUSE_SECONDS = 0.1
+MAX_SCRAPE_SECONDS = 0.2
+MAX_STALL_SECONDS = 0.1
+PATIENCE_SECONDS = 300.0
+
+
+class Cost(Struct, frozen=True):
+    """How long the scrapes took, and the answers of /healthz: beside a scrape, and without one."""
+
+    series: int
+    kilobytes: float
+    scrapes: list[float]
+    beside: list[float]
+    without: list[float]
+
+
+@asynccontextmanager
+async def daemon(server: Server, workload: Workload, directory: Path) -> AsyncIterator[str]:
+    """Run `milepost run` during the block, and give its URL."""
+    log = directory / "log.txt"
+    with log.open("wb") as output:
+        command = milepost(server, workload, directory, "run")
+        process = await asyncio.create_subprocess_exec(*command, cwd=directory, stderr=output)
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (told := re.search(r"\bhttp=(http\S+)", log.read_text())) is None:  # noqa: ASYNC110  (another process says it)
+                await asyncio.sleep(0.1)
+        yield told[1]
+    finally:
+        process.kill()
+        await process.wait()
+
+
+class Client:
+    """Asks the daemon, and takes the time."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def ask(self, path: str, encoding: str = "gzip") -> tuple[float, bytes]:
+        """Give how long the answer took, and the answer; compressed, as Prometheus asks for it."""
+        began = time.perf_counter()
+        async with self._session.get(path, headers={"Accept-Encoding": encoding}) as answer:
+            body = await answer.read()
+        return time.perf_counter() - began, body
+
+    async def series(self) -> list[bytes]:
+        """Give all series with their values."""
+        _, exposed = await self.ask("/metrics", "identity")
+        return [line for line in exposed.splitlines() if not line.startswith(b"#")]
+
+    async def measure(self) -> Cost:
+        """Scrape and pause in turn, and ask /healthz all the while."""
+        scrapes, beside, without = list[float](), list[float](), list[float]()
+        for _ in range(SCRAPES):
+            scrape = asyncio.create_task(self.ask("/metrics"))
+            while not scrape.done():
+                beside.append((await self.ask("/healthz"))[0])
+            scrapes.append(scrape.result()[0])
+            until = time.perf_counter() + PAUSE_SECONDS
+            while time.perf_counter() < until:
+                without.append((await self.ask("/healthz"))[0])
+        _, compressed = await self.ask("/metrics")
+        return Cost(len(await self.series()), len(compressed) / 1000, scrapes, beside, without)
+
+
+async def run(server: Server, workload: Workload, directory: Path) -> Cost:
+    """Let a daemon copy the workload, and measure."""
+    async with (
+        daemon(server, workload, directory) as url,
+        aiohttp.ClientSession(url, auto_decompress=False) as session,
+    ):
+        client, complete = Client(session), re.compile(rb'state="complete".* 1\.0')
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while sum(map(bool, map(complete.search, await client.series()))) < workload.streams:  # noqa: ASYNC110
+                await asyncio.sleep(1.0)
+        return await client.measure()
+
+
+def main() -> None:
+    """Print the table and judge it."""
+    parser = argparse.ArgumentParser(description="Measure what a scrape of the metrics costs.")
+    parser.add_argument("--streams", type=int, default=1000)
+    workload = Workload(parser.parse_args().streams, 100)
+    with serving(workload) as server, TemporaryDirectory() as temporary:
+        cost = asyncio.run(run(server, workload, Path(temporary)))
+    print(f"{workload.streams:,} streams, {cost.series:,} series, {cost.kilobytes:,.0f} kB compressed\n")
+    print("| | median | most |\n|---|---|---|")
+    rows = {"/metrics": cost.scrapes, "/healthz beside it": cost.beside, "/healthz without": cost.without}
+    for name, seconds in rows.items():
+        print(f"| {name} | {median(seconds) * 1000:.1f} ms | {max(seconds) * 1000:.1f} ms |")
+    sys.exit(0 if max(cost.scrapes) <= MAX_SCRAPE_SECONDS and max(cost.beside) <= MAX_STALL_SECONDS else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+// One stream: where it stands, how far its sweep is, what it waits for, and what can be done.
+
+const NEAR_DAYS = 14; // of a token's end
+
+function makeCard(stream) {
+  const card = made("a-card");
+  card.dataset.stream = stream.stream;
+  const title = card.querySelector("h3");
+  title.id = `title-${stream.stream}`;
+  for (const button of card.querySelectorAll("button")) button.setAttribute("aria-describedby", title.id);
+  const path = `/api/streams/${encodeURIComponent(stream.stream)}`;
+  const name = nameOf(stream);
+  card.querySelector(".sync").onclick = (click) => act(click.target, `${path}/sync`, { full: false }, `${name}: a sync was asked for`);
+  card.querySelector(".full").onclick = (click) => act(click.target, `${path}/sync`, { full: true }, `${name}: a full sweep was asked for`);
+  card.querySelector(".hold").onclick = (click) => {
+    const isHeld = click.target.dataset.does === "resume";
+    act(click.target, `${path}/${isHeld ? "resume" : "pause"}`, {}, `${name} ${isHeld ? "goes on" : "is on hold"}`);
+  };
+  return card;
+}
+
+function showCard(card, stream) {
+  const state = stateOf(stream);
+  mark(card, state.tone);
+  say(card.querySelector(".name"), nameOf(stream));
+  say(card.querySelector(".platform"), platformOf(stream));
+  card.querySelector("h3").title = stream.stream;
+  say(card.querySelector(".state"), state.words);
+  say(card.querySelector(".doing"), doing(stream));
+  showProgress(card.querySelector("progress"), stream);
+  showFacts(card.querySelector("dl"), factsOf(stream));
+  showTrouble(card, stream);
+  showButtons(card, stream);
+}
+
+function nameOf(stream) {
+  return stream.page_name || stream.page_id;
+}
+
+function platformOf(stream) {
+  return { messenger: "Messenger", instagram: "Instagram" }[stream.platform] ?? stream.platform;
+}
+
+// --- the sweep -------------------------------------------------------------------------------------------------------
+
+function doing({ sweep, state, run, ...stream }) {
+  if (sweep === null) return stream.heard ?? lastRun(run);
+  const read = counted(sweep.conversations, "conversation");
+  const expected = isMeasured(sweep) ? ` of about ${sweep.expected.toLocaleString("en")}` : "";
+  const rate = state === "syncing" ? rateOf({ ...stream, sweep }) : null;
+  return [
+    `${capitalized(sweep.mode)} sweep${sweep.phase === "catch_up" ? ", catching up" : ""}: ${read}${expected}`,
+    counted(sweep.batches, "batch", "batches"),
+    ...(rate === null ? [] : [`${perSecond(rate)}/s`]),
+  ].join(" · ");
+}
+
+function lastRun(run) {
+  if (run === null) return "";
+  const counts = [[run.inserted, "new"], [run.updated, "changed"], [run.dead_lettered, "dead-lettered"]];
+  const told = counts.filter(([count]) => count > 0).map(([count, what]) => `${count.toLocaleString("en")} ${what}`);
+  return `${capitalized(run.mode ?? "latest")} sweep: ${told.join(", ") || "nothing new"}`;
+}
+
+function isMeasured({ mode, phase, expected, conversations }) {
+  return mode === "full" && phase === "walk" && expected !== null && expected >= conversations && expected > 0;
+}
+
+function showProgress(bar, { sweep, state }) {
+  const isMeasurable = sweep !== null && isMeasured(sweep);
+  bar.hidden = !isMeasurable && state !== "syncing";
+  bar.setAttribute("aria-label", "Progress of the sweep");
+  if (isMeasurable) bar.value = sweep.conversations / sweep.expected;
+  else bar.removeAttribute("value");
+}
+
+// --- facts, and what is the matter -----------------------------------------------------------------------------------
+
+function factsOf(stream) {
+  const dated = (instant) => (instant === null ? "" : inFull(instant));
+  const { last_success_at: success, next_run_at: next, open_dead_letters: letters } = stream;
+  const facts = [["Last success", ago(success), dated(success)]];
+  if (stream.on_hold === null && next !== null) facts.push(["Next run", ahead(next), dated(next)]);
+  if (letters > 0) facts.push(["Dead letters", letters.toLocaleString("en"), "", "warning"]);
+  return [...facts, ...tokenFacts(stream)];
+}
+
+function tokenFacts({ token_is_valid: isValid, token_expires_at: expires }) {
+  if (isValid === false) return [["Token", "not valid", "", "stopped"]];
+  if (expires === null) return [];
+  const days = (new Date(expires) - now()) / 86_400_000;
+  if (days > NEAR_DAYS) return [];
+  return [["Token", days <= 0 ? "has expired" : `expires ${ahead(expires)}`, inFull(expires), days < 3 ? "stopped" : "warning"]];
+}
+
+function showTrouble(card, stream) {
+  const { problem, remark } = stream;
+  const advice = stream.on_hold ? null : stream.advice; // the button is there
+  const tell = (name, text) => say(card.querySelector(`.${name}`), text);
+  tell("waits", waiting(stream));
+  tell("problem", problem === null ? "" : `Because of this: ${problem}`);
+  sayWithCommands(card.querySelector(".advice"), advice === null ? "" : capitalized(advice));
+  tell("remark", remark === null ? "" : capitalized(remark));
+}
+
+function waiting({ on_hold: hold, waits_for: what, since, until }) {
+  if (hold) return `On hold since ${clock(hold.since)}, by ${hold.by}, until somebody resumes it`;
+  if (what === null) return "";
+  const end = until === null ? "" : `, until ${clock(until, { seconds: true })} (${ahead(until)})`;
+  const begin = since === null ? "" : `, since ${clock(since)}`;
+  return `Waits for ${what}${begin}${end}`;
+}
+
+function showButtons(card, stream) {
+  const isHeld = Boolean(stream.on_hold);
+  const hold = card.querySelector(".hold");
+  card.querySelector(".buttons").hidden = stream.is_configured === false;
+  card.querySelector(".sync").hidden = card.querySelector(".full").hidden = isHeld;
+  hold.dataset.does = isHeld ? "resume" : "pause";
+  say(hold, isHeld ? "Resume" : "Pause");
+}
+
+/** Have something done, and tell what came of it. */
+async function act(button, path, body, done) {
+  if (button.getAttribute("aria-disabled") === "true") return; // `disabled` would take the focus away
+  button.setAttribute("aria-disabled", "true");
+  try {
+    const { outcome } = await ask(path, body);
+    toast("done", outcome === "accepted" ? `${done}: after the batch in hand` : done);
+  } catch (error) {
+    toast("stopped", `That was not done: ${error.message}`);
+  } finally {
+    button.removeAttribute("aria-disabled");
+    refreshSoon();
+  }
+}

@@ -1,0 +1,118 @@
+// The last hour: conversations per second as an area, retries and failed batches as bars below it.
+
+const SVG = "http://www.w3.org/2000/svg";
+const HEIGHT = 176;
+const BARS = 44; // of the height, for the bars
+const LEFT = 34;
+const ROWS_OF = 20; // buckets, for the table
+
+let activity = null;
+
+function takeActivity(answer) {
+  activity = { ...answer, buckets: answer.buckets.slice(0, -1) }; // the last one has only begun
+  drawChart();
+  const { conversations, retries, failed_batches: failed } = totalOf(answer.buckets);
+  const summary = `${counted(conversations, "conversation")} read, ${counted(retries, "retry", "retries")}, ${counted(failed, "failed batch", "failed batches")} in the last hour.`;
+  say(byId("chart-summary"), summary);
+  say(byId("figure-read"), conversations.toLocaleString("en"));
+  say(byId("figure-retries"), retries.toLocaleString("en"));
+  say(byId("figure-failed"), failed.toLocaleString("en"));
+  say(byId("figure-rate"), perSecond((activity.buckets.at(-1)?.conversations ?? 0) / answer.step_seconds));
+  showTable(answer.buckets);
+}
+
+function totalOf(buckets) {
+  const sum = (name) => buckets.reduce((total, bucket) => total + bucket[name], 0);
+  return { conversations: sum("conversations"), retries: sum("retries"), failed_batches: sum("failed_batches") };
+}
+
+// --- drawing ---------------------------------------------------------------------------------------------------------
+
+function drawChart() {
+  if (activity === null) return;
+  const svg = byId("chart");
+  const width = svg.clientWidth || 600;
+  svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+  const { buckets, step_seconds: step } = activity;
+  const place = (index) => LEFT + (index * (width - LEFT)) / Math.max(1, buckets.length - 1);
+  const title = svg.querySelector("title");
+  svg.replaceChildren(title, ...scaleOf(buckets, step, width), areaOf(buckets, step, place), ...barsOf(buckets, place), ...timesOf(buckets, place, width));
+}
+
+function shape(name, attributes, text = "") {
+  const made = document.createElementNS(SVG, name);
+  for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value);
+  made.textContent = text;
+  return made;
+}
+
+const FLOOR = HEIGHT - BARS - 18; // of the area
+const GROUND = HEIGHT - 16; // of the bars
+
+function topOf(buckets, step) {
+  const most = Math.max(1, ...buckets.map((bucket) => bucket.conversations / step));
+  const size = 10 ** Math.floor(Math.log10(most));
+  return size * [1, 2, 5, 10].find((times) => size * times >= most);
+}
+
+function scaleOf(buckets, step, width) {
+  const top = topOf(buckets, step);
+  return [0, 0.5, 1].flatMap((share) => {
+    const y = FLOOR - share * (FLOOR - 10);
+    return [
+      shape("line", { class: "grid", x1: LEFT, x2: width, y1: y, y2: y }),
+      shape("text", { x: LEFT - 5, y: y + 4, "text-anchor": "end" }, perSecond(top * share)),
+    ];
+  });
+}
+
+function areaOf(buckets, step, place) {
+  const top = topOf(buckets, step);
+  const points = buckets.map(({ conversations }, index) => `${place(index).toFixed(1)},${(FLOOR - (conversations / step / top) * (FLOOR - 10)).toFixed(1)}`);
+  const path = `M${place(0)},${FLOOR} L${points.join(" L")} L${place(buckets.length - 1)},${FLOOR}`;
+  return shape("path", { class: "reading", d: buckets.length ? path : "" });
+}
+
+function barsOf(buckets, place) {
+  const most = Math.max(3, ...buckets.map((bucket) => bucket.retries + bucket.failed_batches));
+  const height = (count) => (count === 0 ? 0 : Math.max(3, (count / most) * (BARS - 6)));
+  return buckets.flatMap(({ retries, failed_batches: failed }, index) => {
+    const bar = (name, count, ground) => count === 0 ? []
+      : [shape("rect", { class: name, x: place(index) - 1.5, width: 3, y: ground - height(count), height: height(count) })];
+    return [...bar("failed", failed, GROUND), ...bar("retries", retries, GROUND - height(failed))];
+  });
+}
+
+function timesOf(buckets, place, width) {
+  const every = width < 480 ? 80 : 40;
+  const ground = shape("line", { class: "grid", x1: LEFT, x2: width, y1: GROUND, y2: GROUND });
+  const marked = buckets.map((bucket, index) => [bucket, index]).filter(([, index]) => index % every === 0 && index > 0);
+  return [ground, ...marked.map(([bucket, index]) => shape("text", { x: place(index), y: HEIGHT - 3, "text-anchor": "middle" }, clock(bucket.at)))];
+}
+
+/** Tell what was at the place that is pointed at. */
+function pointAt(event) {
+  if (activity === null) return;
+  const svg = byId("chart");
+  const share = (event.offsetX - LEFT) / (svg.clientWidth - LEFT);
+  const { buckets, step_seconds: step } = activity;
+  const bucket = buckets[Math.round(share * (buckets.length - 1))];
+  if (bucket === undefined) return;
+  const { at, conversations, retries, failed_batches: failed } = bucket;
+  say(byId("chart-point"), `${clock(at, { seconds: true })}: ${perSecond(conversations / step)}/s, ${counted(retries, "retry", "retries")}, ${failed} failed`);
+}
+
+// --- the same in numbers ---------------------------------------------------------------------------------------------
+
+function showTable(buckets) {
+  const rows = [];
+  for (let first = 0; first < buckets.length; first += ROWS_OF) {
+    const { conversations, retries, failed_batches: failed } = totalOf(buckets.slice(first, first + ROWS_OF));
+    const row = document.createElement("tr");
+    const head = element("th", clock(buckets[first].at));
+    head.scope = "row";
+    row.append(head, ...[conversations, retries, failed].map((count) => element("td", count.toLocaleString("en"))));
+    rows.push(row);
+  }
+  byId("chart-table").tBodies[0].replaceChildren(...rows.reverse());
+}

@@ -1,0 +1,87 @@
+// All streams: which are shown, in which order, and what they come to together.
+
+const AT_ONCE = 24;
+const IN_ORDER = new Intl.Collator("en", { numeric: true });
+const ATTENTION = ["stopped", "failed", "interrupted"]; // are put first, wherever they stand
+
+const cards = new Map(); // by stream
+let streams = [];
+let namesByKey = new Map();
+let mostShown = AT_ONCE;
+
+function takeStreams(found) {
+  streams = found.map(asHeard);
+  namesByKey = new Map(streams.map((stream) => [stream.stream, `${nameOf(stream)} · ${platformOf(stream)}`]));
+  const at = now();
+  for (const stream of streams) sample(stream, at);
+  showStreams();
+  showVerdict();
+}
+
+/** Name a stream that events and dead letters speak of. */
+function nameByKey(key) {
+  return namesByKey.get(key) ?? key;
+}
+
+function showStreams() {
+  const chosen = inOrder(streams.filter(isChosen));
+  const shown = chosen.slice(0, mostShown);
+  for (const key of cards.keys()) if (!shown.some((stream) => stream.stream === key)) cards.delete(key);
+  for (const stream of shown) {
+    if (!cards.has(stream.stream)) cards.set(stream.stream, makeCard(stream));
+    showCard(cards.get(stream.stream), stream);
+  }
+  arrange(byId("cards"), shown.map((stream) => cards.get(stream.stream)));
+  byId("cards").removeAttribute("aria-busy");
+  showHowMany(chosen.length, shown.length);
+  showStates();
+}
+
+function isChosen(stream) {
+  const wanted = byId("find").value.trim().toLowerCase();
+  const state = byId("of-state").value;
+  const text = `${nameOf(stream)} ${stream.stream}`.toLowerCase();
+  return text.includes(wanted) && (state === "" || stream.state === state);
+}
+
+/** Put the streams that need somebody first, and the others in the order of names: nothing jumps while they work. */
+function inOrder(found) {
+  const rank = ({ state }) => (ATTENTION.includes(state) ? ATTENTION.indexOf(state) : ATTENTION.length);
+  const ranked = found.map((stream) => ({ stream, rank: rank(stream), name: nameByKey(stream.stream) }));
+  ranked.sort((one, other) => one.rank - other.rank || IN_ORDER.compare(one.name, other.name));
+  return ranked.map(({ stream }) => stream);
+}
+
+function showHowMany(chosen, shown) {
+  say(byId("streams-count"), chosen === streams.length ? String(chosen || "") : `${chosen} of ${streams.length}`);
+  byId("more-streams").hidden = shown === chosen;
+  say(byId("more-streams"), `Show more (${(chosen - shown).toLocaleString("en")} left)`);
+  byId("streams-empty").hidden = chosen > 0;
+  sayWithCommands(byId("streams-empty"), streams.length > 0
+    ? "No stream is like that. Look for another name, or in all states."
+    : "There are no streams yet. Name your pages under `pages` in config.yaml; they are taken up when the file is saved.");
+}
+
+/** Offer the states that there are to choose from. */
+function showStates() {
+  const select = byId("of-state");
+  const counts = Map.groupBy(streams, (stream) => stream.state);
+  const offered = Object.keys(STATES).filter((state) => counts.has(state) || select.value === state);
+  const options = offered.map((state) => [state, `${STATES[state].words} (${counts.get(state)?.length ?? 0})`]);
+  const key = JSON.stringify(options);
+  if (select.dataset.key === key) return;
+  select.dataset.key = key;
+  const chosen = select.value;
+  select.replaceChildren(new Option("All states", ""), ...options.map(([state, words]) => new Option(words, state)));
+  select.value = chosen;
+}
+
+function filterStreams() {
+  mostShown = AT_ONCE;
+  showStreams();
+}
+
+function showMoreStreams() {
+  mostShown += AT_ONCE;
+  showStreams();
+}

@@ -1,0 +1,26 @@
+// Light or dark: as the system is, unless the reader chose one.
+
+const THEMES = ["system", "light", "dark"];
+const THEME_KEY = "milepost-theme";
+
+function chosenTheme() {
+  try {
+    return THEMES.includes(localStorage[THEME_KEY]) ? localStorage[THEME_KEY] : "system";
+  } catch {
+    return "system"; // a browser that keeps nothing
+  }
+}
+
+function showTheme(theme) {
+  if (theme === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  say(byId("theme"), `Theme: ${theme}`);
+}
+
+function chooseNextTheme() {
+  const next = THEMES[(THEMES.indexOf(document.documentElement.dataset.theme ?? "system") + 1) % THEMES.length];
+  showTheme(next);
+  try {
+    localStorage[THEME_KEY] = next;
+  } catch { /* it holds as long as the page is open */ }
+}

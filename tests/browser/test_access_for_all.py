@@ -1,0 +1,169 @@
+"""The status page for everybody: in the light and in the dark, by keyboard, with a screen reader, on a phone."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from kit.binary import started
+from kit.browser import DESKTOP, PHONE, Visit, visiting
+from kit.installation import Installation
+from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
+
+TOKEN = "a-token-of-some-length"
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@asynccontextmanager
+async def troubled(installation: Installation, browser: Browser) -> AsyncIterator[Visit]:
+    """Visit a daemon that has something of everything: streams in several states, and a dead letter."""
+    async with frozen_world(30, pages=(BAKERY, BICYCLES)) as simulator:
+        simulator.world.poison(simulator.world.truth(BAKERY.id, "instagram", NOW)[5].id)
+        simulator.world.access.revoke(BICYCLES.id)
+        installation.configure_for(simulator)
+        async with (
+            started(installation.folder, "run") as daemon,
+            visiting(browser, await daemon.url()) as visit,
+        ):
+            await expect(visit.page.locator(".letter")).to_have_count(1)
+            await expect(visit.page.locator("#verdict")).to_have_text("1 of 3 streams needs you")
+            await expect(visit.page.locator("#feed li").first).to_be_attached()
+            yield visit
+
+
+async def test_nobody_is_shut_out(installation: Installation, browser: Browser) -> None:
+    async with troubled(installation, browser) as visit:
+        await visit.page.get_by_text("The same as a table").click()
+        await visit.page.locator(".letter").get_by_text("Payload").click()
+        await everybody_can_use_it(visit)
+        await visit.page.locator(".letter").get_by_role("button", name="Discard").click()
+        await everybody_can_use_it(visit)
+
+
+async def everybody_can_use_it(visit: Visit) -> None:
+    """Look at the page on a desk and on a phone, in the light and in the dark."""
+    for width in (DESKTOP, PHONE):
+        await visit.page.set_viewport_size({"width": width, "height": 800})
+        assert not await visit.scrolls_sideways(), width
+        for scheme in SCHEMES:
+            await visit.page.emulate_media(color_scheme=scheme)
+            assert await visit.faults() == [], (width, scheme)
+
+
+async def test_the_search_for_faults_finds_one(installation: Installation, browser: Browser) -> None:
+    async with troubled(installation, browser) as visit:
+        await visit.page.evaluate("document.querySelector('#find').labels[0].querySelector('span').remove()")
+        await visit.page.evaluate("document.querySelector('#find').placeholder = ''")
+        assert [fault for fault in await visit.faults() if fault.startswith("label: ")]
+
+
+async def test_the_page_is_walked_through_by_keyboard(installation: Installation, browser: Browser) -> None:
+    async with troubled(installation, browser) as visit:
+        page = visit.page
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("link", name="Skip to the streams")).to_be_focused()
+        await expect(page.get_by_role("link", name="Skip to the streams")).to_be_in_viewport()
+        await page.keyboard.press("Enter")
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_label("Find a page")).to_be_focused()
+        reached: list[str] = []
+        while "Problems" not in reached and len(reached) < 60:
+            await page.keyboard.press("Tab")
+            reached.append(
+                await page.evaluate("document.activeElement.closest('label')?.textContent.trim() ?? ''") or ""
+            )
+            reached.append(await page.evaluate("document.activeElement.textContent.trim().slice(0, 30)"))
+            if reached[-2].endswith("All"):
+                await page.keyboard.press("ArrowRight")
+                reached.append(await page.evaluate("document.activeElement.closest('label').textContent.trim()"))
+        for name in (
+            "Sync now",
+            "Full sweep",
+            "Pause",
+            "The same as a table",
+            "Try again now",
+            "Discard …",
+            "Problems",
+        ):
+            assert name in reached
+
+
+async def test_a_screen_reader_hears_the_parts_and_the_verdict(installation: Installation, browser: Browser) -> None:
+    async with troubled(installation, browser) as visit:
+        page = visit.page
+        for role in ("banner", "main", "contentinfo", "navigation", "search"):
+            await expect(page.get_by_role(role)).to_have_count(1)
+        for region in ("Streams", "Last hour", "Dead letters", "Events"):
+            await expect(page.get_by_role("region", name=region).first).to_be_attached()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("1 of 3 streams needs you")
+
+
+async def test_the_theme_is_the_systems_until_the_reader_chooses(installation: Installation, browser: Browser) -> None:
+    async with troubled(installation, browser) as visit:
+        page = visit.page
+        await page.emulate_media(color_scheme="dark")
+        ground = "getComputedStyle(document.body).backgroundColor"
+        dark = await page.evaluate(ground)
+        await page.get_by_role("button", name="Theme: system").click()
+        await expect(page.get_by_role("button", name="Theme: light")).to_be_visible()
+        assert await page.evaluate(ground) != dark
+        await page.reload()
+        await expect(page.get_by_role("button", name="Theme: light")).to_be_visible()
+        assert await page.evaluate(ground) != dark
+
+
+# --- where a token is asked for ---------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def guarded(installation: Installation, browser: Browser) -> AsyncIterator[Visit]:
+    """Visit a daemon that asks for a token."""
+    async with frozen_world(5, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, http={"token": TOKEN})
+        async with (
+            started(installation.folder, "run") as daemon,
+            visiting(browser, await daemon.url()) as visit,
+        ):
+            yield visit
+
+
+async def test_nobody_is_shut_out_of_signing_in(installation: Installation, browser: Browser) -> None:
+    async with guarded(installation, browser) as visit:
+        await expect(visit.page.get_by_label("Token")).to_be_focused()
+        await everybody_can_use_it(visit)
+
+
+async def test_the_token_lets_in_a_wrong_one_is_told_and_one_can_sign_out(
+    installation: Installation, browser: Browser
+) -> None:
+    async with guarded(installation, browser) as visit:
+        page = visit.page
+        visit.expects("403")
+        await page.get_by_label("Token").fill("not the token at all")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("alert")).to_contain_text("That is not the token")
+        await page.get_by_label("Token").fill(TOKEN)
+        await page.get_by_role("button", name="Sign in").click()
+        await expect(page.locator(".card .state")).to_have_text("Up to date")
+        await expect(page.locator("#connection")).to_contain_text("Live")
+        (cookie,) = await page.context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+        visit.expects("401")  # of what the page asks for just then
+        await page.get_by_role("button", name="Sign out").click()
+        await expect(page.get_by_label("Token")).to_be_visible()
+
+
+async def test_who_is_signed_out_elsewhere_is_led_to_sign_in_again(
+    installation: Installation, browser: Browser
+) -> None:
+    async with guarded(installation, browser) as visit:
+        page = visit.page
+        await page.get_by_label("Token").fill(TOKEN)
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#connection")).to_contain_text("Live")
+        visit.expects("401")
+        await page.context.clear_cookies()
+        await expect(page.get_by_label("Token")).to_be_visible()

@@ -1,0 +1,297 @@
+"""The status page in a real browser, on the real daemon and a simulated world: what it shows, and what it does."""
+
+import pytest
+from aiohttp.test_utils import unused_port
+from playwright.async_api import Browser, Locator, Page, expect
+
+from kit.binary import started, until
+from kit.browser import Visit, visiting
+from kit.installation import Installation
+from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
+from milepost.sources.simulator.plan import SimulatedPage
+
+STREAM = f"messenger:{BICYCLES.id}"
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+SMALL_BATCHES = {"batch_size": 20, "interval": "1h"}
+
+
+def card(page: Page, stream: str = STREAM) -> Locator:
+    return page.locator(f'.card[data-stream="{stream}"]')
+
+
+def toast(page: Page, text: str) -> Locator:
+    return page.locator(".toast", has_text=text)
+
+
+def letters(page: Page) -> Locator:
+    return page.locator(".letter")
+
+
+async def up_to_date(page: Page, stream: str = STREAM) -> None:
+    await expect(card(page, stream).locator(".state")).to_have_text("Up to date")
+
+
+async def seqs(page: Page) -> list[int]:
+    """Give the places of the events in the feed, the newest first."""
+    found = await page.locator("#feed li[data-seq]").evaluate_all("rows => rows.map(row => Number(row.dataset.seq))")
+    return [int(seq) for seq in found]
+
+
+# --- what it is doing -------------------------------------------------------------------------------------------------
+
+
+async def test_a_sync_shows_its_progress_and_its_end(installation: Installation, browser: Browser) -> None:
+    async with frozen_world(200, "latency=400ms", pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, sync=SMALL_BATCHES)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await expect(page.locator("#connection")).to_contain_text("Live")
+            await expect(card(page)).to_contain_text("Full sweep")
+            await expect(card(page).locator("progress")).not_to_have_attribute("value", "0")
+            await expect(page.locator("#verdict")).to_have_text("The stream is syncing")
+            await expect(toast(page, "Complete")).to_be_visible()
+            await up_to_date(page)
+            await expect(page.locator("#verdict")).to_have_text("The stream is up to date")
+            await expect(card(page)).to_contain_text("Last success")
+
+
+async def test_how_far_a_full_sweep_is_shows_as_a_part_of_what_is_known(
+    installation: Installation, browser: Browser
+) -> None:
+    async with frozen_world(200, "latency=50ms", pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, sync=SMALL_BATCHES)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await up_to_date(page)
+            places = len(installation.positions(STREAM))
+            for thread in simulator.world.truth(BICYCLES.id, "messenger", NOW):
+                simulator.world.receive(BICYCLES.id, "messenger", NOW, thread.id)
+            await card(page).get_by_role("button", name="Full sweep").click()
+            await until(lambda: len(installation.positions(STREAM)) > places)
+            simulator.limit(613, seconds=120, page_id=BICYCLES.id)
+            await expect(card(page).locator(".state")).to_have_text("Waits for a limit")
+            await expect(card(page).locator(".doing")).to_contain_text("of about 200 · ")
+            bar = card(page).get_by_role("progressbar", name="Progress of the sweep")
+            assert 0 < float(await bar.get_attribute("value") or 0) < 1
+
+
+async def test_retries_and_limits_are_told_in_toasts_and_in_the_feed(
+    installation: Installation, browser: Browser
+) -> None:
+    async with frozen_world(60, "latency=100ms", pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, sync=SMALL_BATCHES)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await up_to_date(page)
+            simulator.break_page(BICYCLES.id, 2)
+            await card(page).get_by_role("button", name="Full sweep").click()
+            await expect(page.locator('#feed [data-status="retrying"]').first).to_be_visible()
+            await expect(page.locator(".toast[data-tone=warning]")).to_be_visible()
+            simulator.mend_page(BICYCLES.id)
+            simulator.limit(613, seconds=120, page_id=BICYCLES.id)
+            await card(page).get_by_role("button", name="Full sweep").click()
+            await expect(card(page).locator(".state")).to_have_text("Waits for a limit")
+            await expect(card(page).locator(".waits")).to_contain_text("(in 1")
+            await expect(page.locator('#toasts-calm [data-tone="waiting"]')).to_contain_text("limit")
+            await page.get_by_role("radio", name="Problems").check()
+            await expect(page.locator('#feed [data-status="progress"]').first).to_be_hidden()
+            await expect(page.locator('#feed [data-status="rate_limited"]').first).to_be_visible()
+
+
+async def test_a_stream_that_needs_somebody_says_so_first_and_what_to_do(
+    installation: Installation, browser: Browser
+) -> None:
+    async with frozen_world(20, pages=(BAKERY, BICYCLES)) as simulator:
+        simulator.world.access.revoke(BICYCLES.id, 463)
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await expect(page.locator("#verdict")).to_have_text("1 of 3 streams needs you")
+            first = page.locator(".card").first
+            await expect(first.locator(".state")).to_have_text("Needs you")
+            await expect(first.locator(".advice")).to_contain_text("The token has expired: give page")
+            await expect(page).to_have_title("1 of 3 streams needs you · Milepost")
+
+
+async def test_the_last_hour_is_drawn_and_told_in_numbers(installation: Installation, browser: Browser) -> None:
+    async with frozen_world(60, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, sync=SMALL_BATCHES)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await expect(page.get_by_role("img", name="Conversations per second")).to_be_visible()
+            # All of them, and those of the catch-up scan again.
+            await expect(page.locator("#figure-read")).to_have_text("80")
+            await expect(page.locator("#chart-summary")).to_have_text(
+                "80 conversations read, 0 retries, 0 failed batches in the last hour."
+            )
+            await page.get_by_text("The same as a table").click()
+            await expect(page.locator("#chart-table tbody tr")).to_have_count(12)
+            told = await page.locator("#chart-table tbody td:nth-child(2)").all_inner_texts()
+            assert sum(map(int, told)) == 80
+
+
+async def test_of_many_streams_few_are_shown_and_any_can_be_found(installation: Installation, browser: Browser) -> None:
+    many = tuple(
+        SimulatedPage(
+            id=f"6155000000000{number:04}", name=f"Shop {number}", token=f"EAAB{number}", platforms=("messenger",)
+        )
+        for number in range(60)
+    )
+    async with frozen_world(1, pages=many) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await expect(page.locator("#verdict")).to_have_text("All 60 streams are up to date")
+            await expect(page.locator(".card")).to_have_count(24)
+            await page.get_by_role("button", name="Show more").click()
+            await expect(page.locator(".card")).to_have_count(48)
+            await page.get_by_label("Find a page").fill(many[57].id)
+            await expect(page.locator(".card")).to_have_count(1)
+            await expect(page.locator("#streams-count")).to_have_text("1 of 60")
+            await page.get_by_label("Find a page").fill("no such page")
+            await expect(page.locator("#streams-empty")).to_contain_text("No stream is like that")
+
+
+# --- what people do ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_is_paused_and_resumed_by_click_and_synced_by_keyboard(
+    installation: Installation, browser: Browser
+) -> None:
+    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, sync=SMALL_BATCHES)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await up_to_date(page)
+            await card(page).get_by_role("button", name="Pause").click()
+            await expect(card(page).locator(".state")).to_have_text("On hold")
+            await expect(card(page).locator(".waits")).to_contain_text("by status page from 127.0.0.1")
+            await expect(card(page).get_by_role("button", name="Sync now")).to_be_hidden()
+            resume = card(page).get_by_role("button", name="Resume")
+            await resume.press("Enter")
+            await up_to_date(page)
+            await expect(card(page).get_by_role("button", name="Pause")).to_be_focused()
+
+            runs = len(installation.endings(STREAM))
+            newcomer = simulator.world.receive(BICYCLES.id, "messenger", NOW)
+            await card(page).get_by_role("button", name="Sync now").press("Space")
+            await until(lambda: installation.rows("SELECT 1 FROM conversations WHERE conversation_id = ?", newcomer))
+            await until(lambda: len(installation.endings(STREAM)) > runs)
+            await expect(card(page)).to_contain_text("1 new")
+
+
+async def test_a_dead_letter_shows_its_payload_on_demand_and_is_redriven_by_click(
+    installation: Installation, browser: Browser
+) -> None:
+    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+        ill = simulator.world.truth(BICYCLES.id, "messenger", NOW)[5].id
+        simulator.world.poison(ill)
+        installation.configure_for(simulator, sync=SMALL_BATCHES)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await expect(letters(page)).to_have_count(1)
+            await expect(letters(page).get_by_role("heading")).to_contain_text("could not be read")
+            await expect(page.locator("#figure-letters")).to_have_text("1")
+            await expect(letters(page).locator("pre")).to_be_hidden()
+            await letters(page).get_by_text("Payload").click()
+            await expect(letters(page).locator("pre")).to_contain_text(ill)
+
+            await letters(page).get_by_role("button", name="Try again now").click()
+            await expect(toast(page, "was tried in vain")).to_be_visible()
+            await expect(letters(page)).to_contain_text("1 try in vain")
+            simulator.world.cure(ill)
+            await letters(page).get_by_role("button", name="Try again now").click()
+            await expect(toast(page, "is done with, and closed")).to_be_visible()
+            await expect(page.locator("#letters-empty")).to_contain_text("None is open")
+            await expect(page.locator("#figure-letters")).to_have_text("0")
+    assert installation.rows("SELECT resolution FROM dead_letters") == [("redriven",)]
+
+
+async def test_a_dead_letter_is_discarded_with_a_reason(installation: Installation, browser: Browser) -> None:
+    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+        simulator.world.poison(simulator.world.truth(BICYCLES.id, "messenger", NOW)[5].id)
+        installation.configure_for(simulator, sync=SMALL_BATCHES)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            discard = letters(page).get_by_role("button", name="Discard")
+            dialog = page.get_by_role("dialog", name="Discard a dead letter")
+            await discard.click()
+            await page.keyboard.press("Escape")
+            await expect(dialog).to_be_hidden()
+            await expect(discard).to_be_focused()
+            await discard.press("Enter")
+            await dialog.get_by_role("button", name="Discard it").click()
+            await expect(dialog).to_be_visible()  # there is no reason yet
+            await dialog.get_by_label("Why?").fill("spam <b>thread</b>")
+            await dialog.get_by_role("button", name="Discard it").press("Enter")
+            await expect(dialog).to_be_hidden()
+            await expect(page.locator("#letters-empty")).to_be_visible()
+            await page.get_by_label("Which dead letters").select_option("closed")
+            await expect(letters(page)).to_contain_text("Discarded")
+            await expect(letters(page)).to_contain_text("spam <b>thread</b>")
+    assert installation.rows("SELECT resolution, note FROM dead_letters") == [("discarded", "spam <b>thread</b>")]
+
+
+async def test_a_refusal_is_told_in_words(installation: Installation, browser: Browser) -> None:
+    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, sync=SMALL_BATCHES)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await up_to_date(page)
+            visit.is_away = True
+            await daemon.kill()
+            await card(page).get_by_role("button", name="Sync now").click()
+            await expect(toast(page, "That was not done: the daemon is not reachable")).to_be_visible()
+
+
+# --- when the daemon goes ---------------------------------------------------------------------------------------------
+
+
+async def test_it_survives_a_killed_daemon_and_its_feed_goes_on_without_a_gap(
+    installation: Installation, browser: Browser
+) -> None:
+    async with frozen_world(400, "latency=100ms", pages=(BICYCLES,)) as simulator:
+        listen = f"127.0.0.1:{unused_port()}"
+        installation.configure_for(simulator, sync=SMALL_BATCHES, http={"listen": listen})
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await expect(page.locator("#feed li[data-seq]").nth(3)).to_be_visible()
+            visit.is_away = True
+            await daemon.kill()
+            await expect(page.locator("#connection")).to_contain_text("Reconnecting")
+            before = max(await seqs(page))
+            async with started(installation.folder, "run") as again:
+                await again.url()
+                await expect(page.locator("#connection")).to_contain_text("Live")
+                visit.is_away = False
+                await up_to_date(page)
+                await feed_has_all(installation, visit)
+                seen = await seqs(page)
+                visit.is_away = True
+    assert max(seen) > before + 3
+    assert seen == list(range(max(seen), min(seen) - 1, -1))
+
+
+async def feed_has_all(installation: Installation, visit: Visit) -> None:
+    """Wait until the feed shows the last entry of the journal."""
+    ((last,),) = installation.rows("SELECT max(seq) FROM journal")
+    await expect(visit.page.locator(f'#feed li[data-seq="{last}"]')).to_be_visible()
+
+
+async def test_a_daemon_that_stays_away_is_told_with_the_time_and_what_to_do(
+    installation: Installation, browser: Browser
+) -> None:
+    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, sync=SMALL_BATCHES)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await up_to_date(page)
+            visit.is_away = True
+            await daemon.kill()
+            await expect(page.locator("#connection")).to_contain_text("Reconnecting")
+            await page.clock.install()
+            await page.clock.fast_forward("00:11")
+            await expect(page.locator("#verdict")).to_have_text("The daemon is not reachable")
+            await expect(page.locator("#connection")).to_contain_text("Not reachable since")
+            await expect(page.locator("#verdict-more")).to_contain_text("The stream is up to date")
+            await expect(page.locator("#notice")).to_contain_text("systemctl status milepost")

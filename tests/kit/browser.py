@@ -1,0 +1,95 @@
+"""A real browser, Debian's Chromium, and visits with it in which nothing may go wrong unseen."""
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.resources import files
+from urllib.parse import urlsplit
+
+from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_playwright
+
+CHROMIUM = shutil.which("chromium")
+MISSING = "there is no Chromium: apt-get install --no-install-recommends chromium fonts-dejavu-core"
+QUIET = (
+    "--no-sandbox",  # which Chromium refuses to root
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PATIENCE_MS = 15_000
+DESKTOP, PHONE = 1280, 360
+
+
+@dataclass
+class Visit:
+    """A page that is looked at, and what there is to complain of: what the console tells, and requests elsewhere."""
+
+    page: Page
+    host: str
+    complaints: list[str] = field(default_factory=list)
+    is_away: bool = False  # whether the daemon is down just now, which a browser tells in its console
+    expected: str = "nothing of the kind"
+
+    def expects(self, status: str) -> None:
+        """Expect that the daemon says no with this status, which a browser tells in its console, too."""
+        self.expected = f"the server responded with a status of {status}"
+
+    def hear(self, message: ConsoleMessage) -> None:
+        is_expected = self.expected in message.text or (self.is_away and "net::ERR_" in message.text)
+        if message.type in {"error", "warning"} and not is_expected:
+            self.complaints.append(f"console: {message.text}")
+
+    def see(self, request: Request) -> None:
+        parts = urlsplit(request.url)
+        if parts.scheme != "data" and parts.netloc != self.host:
+            self.complaints.append(f"request to {request.url}")
+
+    async def faults(self) -> list[str]:
+        """Let axe-core look for what shuts people out, and give its serious and critical findings."""
+        await self.page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text())
+        found = await self.page.evaluate("axe.run({resultTypes: ['violations']})")
+        return [
+            f"{each['id']}: {node['html']}"
+            for each in found["violations"]
+            if each["impact"] in {"serious", "critical"}
+            for node in each["nodes"]
+        ]
+
+    async def scrolls_sideways(self) -> bool:
+        """Whether the page is wider than the screen."""
+        return bool(await self.page.evaluate("document.documentElement.scrollWidth > window.innerWidth"))
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    """Start a browser."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+@asynccontextmanager
+async def visiting(browser: Browser, url: str) -> AsyncIterator[Visit]:
+    """Look at a page, as somebody new. At the end of the visit there must be nothing to complain of."""
+    context = await browser.new_context(
+        color_scheme="light", viewport={"width": DESKTOP, "height": 900}, reduced_motion="reduce"
+    )
+    context.set_default_timeout(PATIENCE_MS)
+    page = await context.new_page()
+    visit = Visit(page, urlsplit(url).netloc)
+    page.on("console", visit.hear)
+    page.on("pageerror", lambda error: visit.complaints.append(f"script: {error}"))
+    page.on("request", visit.see)
+    await page.goto(url)
+    try:
+        yield visit
+    finally:
+        await context.close()
+    assert not visit.complaints, visit.complaints

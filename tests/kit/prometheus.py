@@ -1,0 +1,122 @@
+"""Prometheus and promtool, where the machine has them; on Debian they are the package `prometheus`."""
+
+import asyncio
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import unused_port
+
+SHIPPED = Path(__file__).parents[2] / "monitoring" / "prometheus"
+PATIENCE_SECONDS = 30.0
+POLL_SECONDS = 0.05
+
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not installed (Debian's package `prometheus` has it)"
+)
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None or shutil.which("promtool") is None,
+    reason="Prometheus is not installed (Debian's package `prometheus`)",
+)
+
+
+def promtool(*arguments: str | Path, stdin: bytes = b"") -> None:
+    """Run promtool, which must find nothing to say."""
+    command = ["promtool", *map(str, arguments)]
+    done = subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout.decode()}\n{done.stderr.decode()}"
+
+
+class Prometheus:
+    """A server that scrapes one daemon four times a second, and evaluates the shipped rules as often."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def ask(self, what: str, **query: str) -> Any:  # noqa: ANN401  JSON of any shape
+        """Ask its API; gives the data of the answer."""
+        async with self._session.get(f"/api/v1/{what}", params=query) as answer:
+            body = await answer.json()
+        assert body["status"] == "success", f"{what} {query}: {body}"
+        return body["data"]
+
+    async def firing(self) -> set[tuple[str, str]]:
+        """Give the alerts that fire, each with its stream; but for the disk's, which is this machine's affair."""
+        alerts = [alert["labels"] for alert in (await self.ask("alerts"))["alerts"] if alert["state"] == "firing"]
+        firing = {(labels["alertname"], labels.get("stream", "")) for labels in alerts}
+        return firing - {("MilepostDiskNearlyFull", "")}
+
+    async def fires(self, *expected: tuple[str, str]) -> None:
+        """Wait until these alerts fire, and no others."""
+        firing = None
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while (firing := await self.firing()) != set(expected):  # noqa: ASYNC110
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            raise AssertionError(f"not {set(expected)} fire, but {firing}") from None
+
+    async def knows(self, expression: str) -> None:
+        """Wait until the expression has a result."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (await self.ask("query", query=expression))["result"]:  # noqa: ASYNC110
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def errors_of_rules(self) -> dict[str, str]:
+        """Give the rules whose evaluation fails, with the reason."""
+        rules = [rule for group in (await self.ask("rules"))["groups"] for rule in group["rules"]]
+        return {rule["name"]: rule.get("lastError", "") for rule in rules if rule["health"] == "err"}
+
+
+@asynccontextmanager
+async def prometheus(folder: Path, target: str) -> AsyncIterator[Prometheus]:
+    """Let Prometheus scrape `target` (host and port) with the shipped configuration, hurried, during the block."""
+    for path in SHIPPED.glob("*.yml"):
+        (folder / path.name).write_text(hurried(path.read_text()).replace("127.0.0.1:9464", target))
+    port = unused_port()
+    process = await asyncio.create_subprocess_exec(
+        "prometheus",
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'prometheus'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            await _ready(session)
+            yield Prometheus(session)
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def hurried(rules: str) -> str:
+    """Let a minute of the rules' own times be a tenth of a second: how long they wait, and how far they look back.
+
+    Thresholds stay, those in seconds, too. What is scraped and evaluated every 15 seconds is so four times a second.
+    """
+
+    def milliseconds(duration: re.Match[str]) -> str:
+        minutes = int(duration["number"]) * (60 if duration["unit"] == "h" else 1)
+        return f"{duration['before']}{minutes * 100}ms"
+
+    rules = re.sub(r"(?P<before>\bfor: |\[|offset )(?P<number>\d+)(?P<unit>[mh])", milliseconds, rules)
+    return rules.replace("_interval: 15s", "_interval: 250ms")
+
+
+async def _ready(session: aiohttp.ClientSession) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            with suppress(aiohttp.ClientConnectionError):
+                async with session.get("/-/ready") as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(POLL_SECONDS)

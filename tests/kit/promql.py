@@ -1,0 +1,57 @@
+"""Expressions of PromQL, held against what the daemon exports."""
+
+from collections.abc import Iterable, Mapping
+
+import promql_parser as promql
+from prometheus_client import Metric
+
+# Of these labels all values are known beforehand; others name streams, codes, versions or buckets.
+CLOSED = {"kind", "outcome", "reason", "result", "scope", "stage", "state", "status"}
+OF_THE_SCRAPE = {"job", "instance"}
+
+Exported = Mapping[str, Mapping[str, set[str]]]
+"""The labels of each series' name, with the values that they have."""
+
+
+def exported_by(families: Iterable[Metric]) -> dict[str, dict[str, set[str]]]:
+    """Collect names, labels and values from an exposition, and what Prometheus adds by itself."""
+    exported: dict[str, dict[str, set[str]]] = {"up": {}}
+    for sample in (sample for family in families for sample in family.samples):
+        labels = exported.setdefault(sample.name, {})
+        for label, value in sample.labels.items():
+            labels.setdefault(label, set()).add(value)
+    return exported
+
+
+def unknown(expression: str, exported: Exported) -> list[str]:
+    """Say what an expression asks for that nobody exports. Raises ValueError for what is no PromQL."""
+    found: list[str] = []
+    known: set[str] = set(OF_THE_SCRAPE)
+    joined: set[str] = set()
+
+    def visit(node: promql.Expr) -> bool:
+        if isinstance(node, promql.VectorSelector):
+            known.update(exported.get(node.name or "", {}))
+            found.extend(_unknown_to(node, exported))
+        elif isinstance(node, promql.AggregateExpr) and node.modifier is not None:
+            joined.update(node.modifier.labels)
+        elif isinstance(node, promql.BinaryExpr) and node.modifier is not None:
+            joined.update(node.modifier.matching.labels if node.modifier.matching is not None else [])
+            joined.update(node.modifier.group_labels or [])
+        return True
+
+    promql.walk(promql.parse(expression), visit)
+    return found + [f"no series of it has the label {label}" for label in sorted(joined - known)]
+
+
+def _unknown_to(selector: promql.VectorSelector, exported: Exported) -> list[str]:
+    labels = exported.get(selector.name or "")
+    if labels is None:
+        return [f"{selector.name} is not exported"]
+    found = []
+    for matcher in selector.matchers.matchers:
+        if matcher.name not in labels.keys() | OF_THE_SCRAPE:
+            found.append(f"{selector.name} has no label {matcher.name}")
+        elif matcher.name in CLOSED and (strangers := set(matcher.value.split("|")) - labels[matcher.name]):
+            found.append(f"{selector.name} has no {matcher.name} of {sorted(strangers)}")
+    return found

@@ -1,0 +1,97 @@
+"""The dashboard: that it asks for what is exported, and that Grafana can show it."""
+
+import json
+import re
+from itertools import combinations
+from typing import Any
+
+import pytest
+import yaml
+
+from kit.dashboard import DASHBOARD, GRAFANA, PANELS, expressions
+from kit.exposition import everything, families
+from kit.promql import exported_by, unknown
+
+ANYTHING = {"__rate_interval": "1m", "instance": ".*", "stream": ".*"}
+# What Prometheus makes of the alert rules.
+ALERTS = {label: set[str]() for label in ("alertname", "alertstate", "severity", "stream")}
+COLUMNS = 24
+every_panel = pytest.mark.parametrize("title", PANELS)
+
+
+def test_it_asks_for_nothing_that_nobody_exports() -> None:
+    exported = {**exported_by(families(everything().expose())), "ALERTS": ALERTS}
+    for title, expression in expressions(ANYTHING):
+        assert unknown(expression, exported) == [], title
+
+
+def test_it_leads_from_the_overview_to_streams_and_errors() -> None:
+    rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
+    assert rows == ["Overview", "Streams", "Errors", "The machine"]
+
+
+def test_each_metric_of_streams_is_shown_somewhere() -> None:
+    asked = " ".join(expression for _, expression in expressions(ANYTHING))
+    for family in everything()._every.of_streams.all:
+        assert family.name in asked, family.name
+
+
+def test_panels_lie_side_by_side_and_have_titles_of_their_own() -> None:
+    panels = DASHBOARD["panels"]
+    assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
+    for one, other in combinations(panels, 2):
+        assert not overlap(one["gridPos"], other["gridPos"]), f"{one['title']} and {other['title']}"
+    assert all(place["x"] + place["w"] <= COLUMNS for place in (panel["gridPos"] for panel in panels))
+
+
+def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
+    return all(
+        one[at] < other[at] + other[size] and other[at] < one[at] + one[size] for at, size in (("x", "w"), ("y", "h"))
+    )
+
+
+@every_panel
+def test_a_panel_says_what_it_shows_and_in_what_unit(title: str) -> None:
+    panel = PANELS[title]
+    assert panel["description"].endswith(".")
+    assert panel["fieldConfig"]["defaults"]["unit"] in {"none", "s", "cps", "percentunit", "bytes"}
+    steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert steps[0]["value"] is None
+    assert [step["value"] for step in steps[1:]] == sorted(step["value"] for step in steps[1:])
+
+
+@every_panel
+def test_a_panel_asks_the_chosen_data_source(title: str) -> None:
+    panel = PANELS[title]
+    for asking in (panel, *panel["targets"]):
+        assert asking["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+
+
+@every_panel
+def test_what_a_table_renames_or_orders_is_a_column_of_it(title: str) -> None:
+    panel = PANELS[title]
+    targets = {target["refId"] for target in panel["targets"]}
+    text = json.dumps(panel.get("transformations", []))
+    assert set(re.findall(r"Value #(\w)", text)) <= targets
+    renamed: dict[str, Any] = {}
+    for transformation in panel.get("transformations", []):
+        renamed |= transformation["options"].get("renameByName", {})
+    for override in panel["fieldConfig"]["overrides"]:
+        assert override["matcher"]["options"] in {*renamed.values(), "stream", "alertname"}
+
+
+def test_its_variables_are_those_that_it_uses() -> None:
+    defined = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
+    used = set(re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD)))
+    assert {name for name in used if not name.startswith("__")} == defined
+    for variable in DASHBOARD["templating"]["list"]:
+        metric = re.match(r"label_values\((\w+)", variable["query"]["query"] if variable["type"] == "query" else "")
+        assert metric is None or metric[1] in exported_by(families(everything().expose()))
+
+
+def test_grafana_is_told_where_the_dashboard_and_its_data_are() -> None:
+    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/milepost.yml").read_text())["datasources"]
+    (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/milepost.yml").read_text())["providers"]
+    assert source["type"] == "prometheus"
+    assert provider["options"]["path"] in (GRAFANA.parent / "README.md").read_text()

@@ -1,0 +1,115 @@
+"""The documents of the status page: whole in themselves, and under a policy that lets nothing else in."""
+
+import hashlib
+import re
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from milepost import __version__
+from milepost.service.http import serve
+from milepost.service.page.document import FILES, Document
+from milepost.service.page.pages import LOGIN_SCRIPTS, STATUS_SCRIPTS, login_page, pages, status_page
+
+TOKEN = "a-token-of-some-length"
+PAGES = {"status": status_page(is_signed_in=False), "login": login_page()}
+
+
+@pytest.fixture(params=list(PAGES))
+def document(request: pytest.FixtureRequest) -> Document:
+    return PAGES[request.param]
+
+
+@asynccontextmanager
+async def served(token: str = "") -> AsyncIterator[aiohttp.ClientSession]:
+    routes = pages(asks_for_token=bool(token))
+    async with serve("127.0.0.1", 0, routes, token=token) as url, aiohttp.ClientSession(url) as session:
+        yield session
+
+
+def sources(document: Document, directive: str) -> list[str]:
+    """Give what the policy allows for something."""
+    policy = dict(part.strip().split(" ", 1) for part in document.policy.split(";"))
+    return policy[directive].split()
+
+
+@pytest.mark.parametrize(("directive", "element"), [("script-src", "script"), ("style-src", "style")])
+def test_its_own_script_and_style_may_run_and_nothing_else(document: Document, directive: str, element: str) -> None:
+    (own,) = re.findall(rf"<{element}[^>]*>(.*?)</{element}>", document.html.decode(), re.DOTALL)
+    digest = b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    assert sources(document, directive) == [f"'sha256-{digest}'"]
+
+
+def test_all_that_is_not_named_is_forbidden(document: Document) -> None:
+    for directive in ("default-src", "base-uri", "form-action", "frame-ancestors"):
+        assert sources(document, directive) == ["'none'"]
+    assert sources(document, "connect-src") == ["'self'"]
+
+
+def test_it_names_no_other_host(document: Document) -> None:
+    named = set(re.findall(rb"https?://[^\s'\"<>)]+", document.html)) - {b"http://www.w3.org/2000/svg"}
+    assert named == set()
+    assert not re.search(rb"<(script|img|iframe|object|embed)[^>]*\s(src|data)=|@import|url\((?!#)", document.html)
+
+
+def test_no_style_or_script_lies_in_an_attribute_where_the_policy_would_stop_it(document: Document) -> None:
+    markup = re.sub(r"<(script|style)[^>]*>.*?</\1>", "", document.html.decode(), flags=re.DOTALL)
+    assert not re.search(r"\s(style|on[a-z]+)\s*=", markup)
+
+
+def test_every_placeholder_is_filled_in(document: Document) -> None:
+    assert b"{{" not in document.html
+
+
+def test_no_text_of_the_api_can_become_markup() -> None:
+    for script in (FILES / "scripts").glob("*.js"):
+        unsafe = re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(", script.read_text()
+        )
+        assert unsafe is None, script.name
+
+
+def test_every_script_is_in_a_page() -> None:
+    assert {*STATUS_SCRIPTS, *LOGIN_SCRIPTS} == {script.stem for script in (FILES / "scripts").glob("*.js")}
+
+
+def test_the_version_is_told() -> None:
+    assert f"<small>{__version__}</small>".encode() in PAGES["status"].html
+
+
+def test_signing_out_is_offered_where_somebody_signed_in() -> None:
+    assert b'id="sign-out" >' in status_page(is_signed_in=True).html
+    assert b'id="sign-out" hidden>' in status_page(is_signed_in=False).html
+
+
+async def test_it_is_served_under_its_policy_and_compressed() -> None:
+    async with served() as session, session.get("/") as answer:
+        assert answer.status == 200
+        assert (answer.content_type, answer.charset) == ("text/html", "utf-8")
+        assert answer.headers["Content-Security-Policy"] == PAGES["status"].policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "Content-Encoding" in answer.headers
+        assert await answer.read() == PAGES["status"].html
+
+
+async def test_a_browser_that_has_it_is_not_sent_it_again() -> None:
+    async with served() as session:
+        async with session.get("/") as first:
+            known = {"If-None-Match": first.headers["ETag"]}
+        async with session.get("/", headers=known) as again:
+            assert (again.status, await again.read()) == (304, b"")
+            assert again.headers["Content-Security-Policy"] == PAGES["status"].policy
+        async with session.get("/", headers={"If-None-Match": '"another"'}) as renewed:
+            assert renewed.status == 200
+
+
+async def test_where_a_token_is_asked_for_only_who_brings_it_sees_the_status_page() -> None:
+    async with served(TOKEN) as session:
+        async with session.get("/") as answer:
+            assert (answer.status, await answer.read()) == (200, PAGES["login"].html)
+            kept = {"If-None-Match": answer.headers["ETag"]}
+        async with session.get("/", headers=kept | {"Authorization": f"Bearer {TOKEN}"}) as answer:
+            assert (answer.status, await answer.read()) == (200, status_page(is_signed_in=True).html)

@@ -1,0 +1,134 @@
+"""A real Prometheus scrapes the real daemon with the shipped rules: the right alerts fire, and clear."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import unused_port
+
+from kit.binary import started
+from kit.dashboard import expressions
+from kit.installation import Installation, page_section
+from kit.prometheus import Prometheus, needs_prometheus, prometheus, promtool
+from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
+
+pytestmark = needs_prometheus
+
+BICYCLES_STREAM = f"messenger:{BICYCLES.id}"
+BAKERY_STREAM = f"messenger:{BAKERY.id}"
+# What shows only what is out of the ordinary, or what nobody may know.
+QUIET = {
+    "Alerts that fire",
+    "Alerts",
+    "Starts",
+    "Errors of the API, by code and remedy",
+    "Retries",
+    "Open dead letters of each stream",
+    "Out of order",
+    "Where every stream stands",
+}
+ALL_COMPLETE = 'sum(milepost_stream_state{state="complete"}) == 3'
+
+
+@pytest.fixture
+def address() -> str:
+    """Where the daemon listens: the same after a restart, so that Prometheus finds it."""
+    return f"127.0.0.1:{unused_port()}"
+
+
+@pytest.fixture
+async def prometheus_of_it(tmp_path_factory: pytest.TempPathFactory, address: str) -> AsyncIterator[Prometheus]:
+    async with prometheus(tmp_path_factory.mktemp("prometheus"), address) as server:
+        yield server
+
+
+async def asked(address: str, path: str, **headers: str) -> bytes:
+    async with aiohttp.ClientSession(f"http://{address}") as session, session.get(path, headers=headers) as answer:
+        assert answer.status == 200
+        return await answer.read()
+
+
+async def redrive_all(address: str, installation: Installation) -> None:
+    for (letter_id,) in installation.rows("SELECT dead_letter_id FROM dead_letters WHERE closed_at IS NULL"):
+        url = f"http://{address}/api/dead-letters/{letter_id}/redrive"
+        async with aiohttp.ClientSession() as session, session.post(url, json={}) as answer:
+            assert (await answer.json())["outcome"] == "closed"
+
+
+async def test_what_the_daemon_exports_keeps_the_conventions(installation: Installation, address: str) -> None:
+    async with frozen_world(60) as simulator:
+        installation.configure_for(simulator, http={"listen": address})
+        async with started(installation.folder, "run") as daemon:
+            await daemon.says("sweep completed")
+            exposed = await asked(address, "/metrics")
+    await asyncio.to_thread(promtool, "check", "metrics", stdin=exposed)
+
+
+async def test_a_killed_daemon_is_noticed_until_it_runs_again(
+    installation: Installation, address: str, prometheus_of_it: Prometheus
+) -> None:
+    await prometheus_of_it.fires(("MilepostDown", ""))
+    async with frozen_world(60) as simulator:
+        installation.configure_for(simulator, http={"listen": address})
+        async with started(installation.folder, "run") as daemon:
+            await prometheus_of_it.knows(ALL_COMPLETE)
+            await prometheus_of_it.fires()
+            await daemon.kill()
+            await prometheus_of_it.fires(("MilepostDown", ""))
+        async with started(installation.folder, "run"):
+            await prometheus_of_it.fires()
+            assert await prometheus_of_it.errors_of_rules() == {}
+
+
+async def test_a_dead_token_is_noticed_until_there_is_a_new_one(
+    installation: Installation, address: str, prometheus_of_it: Prometheus
+) -> None:
+    token = installation.folder / "token"
+    token.write_text(BICYCLES.token)
+    bicycles = {key: value for key, value in page_section(BICYCLES).items() if key != "access_token"}
+    async with frozen_world(60) as simulator:
+        installation.configure(
+            simulator.base_url,
+            bicycles | {"access_token_file": token.name},
+            page_section(BAKERY),
+            http={"listen": address},
+            sync={"interval": "1s"},
+        )
+        async with started(installation.folder, "run"):
+            await prometheus_of_it.knows(ALL_COMPLETE)
+            await prometheus_of_it.fires()
+            simulator.world.access.revoke(BICYCLES.id)
+            await prometheus_of_it.fires(("MilepostAuthorizationStopped", BICYCLES_STREAM))
+            assert await prometheus_of_it.errors_of_rules() == {}
+            await asyncio.to_thread(token.write_text, simulator.world.access.renew(BICYCLES.id))
+            await prometheus_of_it.fires()
+
+
+async def test_a_dead_letter_is_noticed_until_it_is_redriven(
+    installation: Installation, address: str, prometheus_of_it: Prometheus
+) -> None:
+    async with frozen_world(60) as simulator:
+        ill = simulator.world.truth(BAKERY.id, "messenger", NOW)[7].id
+        simulator.world.poison(ill)
+        installation.configure_for(simulator, http={"listen": address})
+        async with started(installation.folder, "run"):
+            await prometheus_of_it.fires(("MilepostDeadLettersOpen", BAKERY_STREAM))
+            assert await prometheus_of_it.errors_of_rules() == {}
+            simulator.world.cure(ill)
+            await redrive_all(address, installation)
+            await prometheus_of_it.fires()
+
+
+async def test_whatever_the_dashboard_asks_is_answered(
+    installation: Installation, address: str, prometheus_of_it: Prometheus
+) -> None:
+    async with frozen_world(60) as simulator:
+        installation.configure_for(simulator, http={"listen": address}, sync={"interval": "1s"})
+        async with started(installation.folder, "run"):
+            await prometheus_of_it.knows("min(sum by (stream) (rate(milepost_batches_total[5s]))) > 0")
+            empty = set()
+            for title, expression in expressions({"__rate_interval": "5s", "instance": ".*", "stream": ".*"}):
+                if not (await prometheus_of_it.ask("query", query=expression))["result"]:
+                    empty.add(title)
+    assert empty <= QUIET, empty - QUIET
