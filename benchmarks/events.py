@@ -15,17 +15,17 @@ import re
 import sqlite3
 import sys
 import time
-from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from benchmarks.process import Server, milepost, serving
+from benchmarks.daemon import daemon
+from benchmarks.process import Server, serving
 from benchmarks.workload import Workload
 
 STREAMS = 4
@@ -45,24 +45,9 @@ class Sync(Struct, frozen=True):
     lateness: list[float]
 
 
-@asynccontextmanager
-async def daemon(command: list[str], directory: Path) -> AsyncIterator[tuple[Process, int]]:
-    """Run `milepost run` during the block, and give its process and its port."""
-    log = directory / "log.txt"
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(*command, cwd=directory, stderr=output)
-    try:
-        while (told := re.search(r"\bhttp=http://\S+:(\d+)", log.read_text())) is None:  # noqa: ASYNC110 -- another process says it
-            await asyncio.sleep(0.01)
-        yield process, int(told[1])
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-async def listen(port: int, lateness: list[float] | None) -> int:
+async def listen(url: str, lateness: list[float] | None) -> int:
     """Hear everything from the first entry on, until the daemon ends; give how many entries that were, in order."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port, limit=2**20)
     writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: 0\r\n\r\n")
     await reader.readuntil(b"\r\n\r\n")
     seq = 0
@@ -89,16 +74,16 @@ async def sync(server: Server, workload: Workload, readers: int) -> Sync:
         async with (
             asyncio.timeout(PATIENCE_SECONDS),
             asyncio.TaskGroup() as tasks,
-            daemon(milepost(server, workload, directory, "run"), directory) as (process, port),
+            daemon(server, workload, directory) as at_work,
         ):
             began = time.monotonic()
             listening = [
-                tasks.create_task(listen(port, lateness if number == 0 else None)) for number in range(readers)
+                tasks.create_task(listen(at_work.url, lateness if number == 0 else None)) for number in range(readers)
             ]
             while not has_ended(directory / "milepost.db", workload.streams):  # noqa: ASYNC110 -- likewise
                 await asyncio.sleep(0.05)
             seconds = time.monotonic() - began
-            cpu_seconds, peak_mib = used(process.pid)
+            cpu_seconds, peak_mib = used(at_work.process_id)
         with closing(sqlite3.connect(directory / "milepost.db")) as connection:
             (entries,) = connection.execute("SELECT count(*) FROM journal").fetchone()
     heard = {task.result() for task in listening}

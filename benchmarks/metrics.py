@@ -12,8 +12,6 @@ import asyncio
 import re
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -21,7 +19,8 @@ from tempfile import TemporaryDirectory
 import aiohttp
 from msgspec import Struct
 
-from benchmarks.process import Server, milepost, serving
+from benchmarks.daemon import daemon
+from benchmarks.process import Server, serving
 from benchmarks.workload import Workload
 
 SCRAPES = 50
@@ -39,23 +38,6 @@ class Cost(Struct, frozen=True):
     scrapes: list[float]
     beside: list[float]
     without: list[float]
-
-
-@asynccontextmanager
-async def daemon(server: Server, workload: Workload, directory: Path) -> AsyncIterator[str]:
-    """Run `milepost run` during the block, and give its URL."""
-    log = directory / "log.txt"
-    with log.open("wb") as output:
-        command = milepost(server, workload, directory, "run")
-        process = await asyncio.create_subprocess_exec(*command, cwd=directory, stderr=output)
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while (told := re.search(r"\bhttp=(http\S+)", log.read_text())) is None:  # noqa: ASYNC110  (another process says it)
-                await asyncio.sleep(0.1)
-        yield told[1]
-    finally:
-        process.kill()
-        await process.wait()
 
 
 class Client:
@@ -94,8 +76,8 @@ class Client:
 async def run(server: Server, workload: Workload, directory: Path) -> Cost:
     """Let a daemon copy the workload, and measure."""
     async with (
-        daemon(server, workload, directory) as url,
-        aiohttp.ClientSession(url, auto_decompress=False) as session,
+        daemon(server, workload, directory) as at_work,
+        aiohttp.ClientSession(at_work.url, auto_decompress=False) as session,
     ):
         client, complete = Client(session), re.compile(rb'state="complete".* 1\.0')
         async with asyncio.timeout(PATIENCE_SECONDS):

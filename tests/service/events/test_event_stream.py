@@ -44,9 +44,11 @@ class WatchedArchive(Archive):
     asked = 0
     is_away = False
     is_broken = False
+    takes_seconds = 0.0
 
     async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[Placed]:
         self._ask()
+        await asyncio.sleep(self.takes_seconds)
         return await super().entries(after=after, limit=limit, stream=stream)
 
     async def latest(self, *, limit: int, stream: str | None = None) -> list[Placed]:
@@ -376,6 +378,16 @@ async def test_readers_hear_the_rest_and_end_when_the_daemon_does(short: Path) -
             began = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - began < http_module.GRACE_SECONDS
         assert len(await sources[0].events()) == entries
+
+
+async def test_readers_hear_the_rest_even_where_it_takes_long_to_read(short: Path) -> None:
+    async with AsyncExitStack() as readers:
+        async with daemon_on(short, heartbeat_seconds=0.02) as daemon:
+            source = await readers.enter_async_context(listening(daemon.url))
+            await daemon.attended(1)
+            daemon.archive.takes_seconds = 0.2  # readers look about many times meanwhile
+            entries = await daemon.go_on(*STREAMS)
+        assert len(await source.events()) == entries
 
 
 # --- who is cut off ---------------------------------------------------------------------------------------------------

@@ -108,16 +108,17 @@ class Broadcast:
 
     async def _tell(self) -> None:
         try:
-            while not self._is_over:
+            is_last = False
+            while not is_last:
                 await self._poked.wait()
                 self._poked.clear()
-                self._is_over = self._ending.is_set()
+                is_last = self._ending.is_set()
                 await self._read_on()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(BEAT_SECONDS):
                         await self._ending.wait()
         finally:
-            self._is_over = True
+            self._is_over = True  # not before the rest was read, or readers would not hear it
             self._strike(())
 
     async def _read_on(self) -> None:

@@ -28,10 +28,10 @@ class Recent:
             self._keep(await self._chronicle.tell(placed))
 
     async def read_on(self) -> bool:
-        """Read a page of what has come since; tell whether there was anything. Raises as `begin` does."""
+        """Read a page of what has come since; tell whether there may be more. Raises as `begin` does."""
         placed = await self._archive.entries(after=self.end, limit=PAGE)
         self._keep(await self._chronicle.tell(placed))
-        return bool(placed)
+        return len(placed) == PAGE
 
     def after(self, seq: int) -> list[Told]:
         """Give a page of the events that follow one that is not older than `begins_after`."""
