@@ -34,5 +34,12 @@ def test_every_module_and_statement_is_in_it(wheel: set[str]) -> None:
     assert {str(path.relative_to(package)) for path in sources} <= wheel
 
 
+def test_the_parts_of_the_status_page_are_in_it(wheel: set[str]) -> None:
+    page = ROOT / "daemon/milepost/service/page"
+    parts = [path for ending in ("html", "css", "js") for path in page.rglob(f"*.{ending}")]
+    assert parts
+    assert {str(path.relative_to(ROOT / "daemon")) for path in parts} <= wheel
+
+
 def test_nothing_else_of_the_project_is_in_it(wheel: set[str]) -> None:
     assert {name.split("/")[0].split("-")[0] for name in wheel} == {"milepost"}

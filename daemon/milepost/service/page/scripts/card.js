@@ -56,10 +56,10 @@ function doing({ sweep, state, run, ...stream }) {
 }
 
 function lastRun(run) {
-  if (run === null) return "";
+  if (run === null || run.mode === null || !run.status.startsWith("complete")) return "";
   const counts = [[run.inserted, "new"], [run.updated, "changed"], [run.dead_lettered, "dead-lettered"]];
   const told = counts.filter(([count]) => count > 0).map(([count, what]) => `${count.toLocaleString("en")} ${what}`);
-  return `${capitalized(run.mode ?? "latest")} sweep: ${told.join(", ") || "nothing new"}`;
+  return `${capitalized(run.mode)} sweep: ${told.join(", ") || "nothing new"}`;
 }
 
 function isMeasured({ mode, phase, expected, conversations }) {

@@ -50,7 +50,7 @@ function showWhichEvents() {
 /** Tell of an event in a toast; of many of a kind in one. */
 function tellInPassing(event) {
   const { tone, toast: title } = statusOf(event);
-  if (title === undefined) return;
+  if (title === undefined || event.type === "redrive_failed") return; // whoever asked for that is told, nobody else need be
   const about = toasts.has(event.status) ? kinds.get(event.status) : new Set();
   kinds.set(event.status, about.add(event.stream));
   const words = about.size > 1 ? `${title}: ${counted(about.size, "stream")}` : `${nameByKey(event.stream)}: ${event.message}`;

@@ -89,7 +89,7 @@ async function actOnLetter(button, { dead_letter_id: id, subject }, action, body
   button.setAttribute("aria-disabled", "true");
   try {
     const answer = await ask(`/api/dead-letters/${id}/${action}`, body);
-    const [tone, words] = OUTCOMES[answer.outcome](subject, answer);
+    const [tone, words] = OUTCOMES[answer.outcome](shortened(subject, MAX_SUBJECT), answer);
     toast(tone, words, `letter ${id}`);
     return true;
   } catch (error) {

@@ -1,6 +1,6 @@
 // What is told in passing. One of a kind at a time, and few at once: the feed has them all.
 
-const MAX_TOASTS = 4;
+const MAX_TOASTS = 3;
 const CALM_MS = 6_000;
 const URGENT_MS = 15_000;
 
@@ -12,6 +12,7 @@ function toast(tone, words, kind = words) {
   const box = toasts.get(kind)?.box ?? made("a-toast");
   mark(box, tone);
   say(box.querySelector("p"), words);
+  box.title = words; // of which little may fit
   box.querySelector("button").onclick = () => dismiss(kind);
   if (!toasts.has(kind)) byId(isUrgent ? "toasts-urgent" : "toasts-calm").append(box);
   clearTimeout(toasts.get(kind)?.timer);
