@@ -1,6 +1,7 @@
 // One stream: where it stands, how far its sweep is, what it waits for, and what can be done.
 
 const NEAR_DAYS = 14; // of a token's end
+const URGENT_DAYS = 3;
 
 function makeCard(stream) {
   const card = made("a-card");
@@ -10,11 +11,15 @@ function makeCard(stream) {
   for (const button of card.querySelectorAll("button")) button.setAttribute("aria-describedby", title.id);
   const path = `/api/streams/${encodeURIComponent(stream.stream)}`;
   const name = nameOf(stream);
-  card.querySelector(".sync").onclick = (click) => act(click.target, `${path}/sync`, { full: false }, `${name}: a sync was asked for`);
-  card.querySelector(".full").onclick = (click) => act(click.target, `${path}/sync`, { full: true }, `${name}: a full sweep was asked for`);
-  card.querySelector(".hold").onclick = (click) => {
-    const isHeld = click.target.dataset.does === "resume";
-    act(click.target, `${path}/${isHeld ? "resume" : "pause"}`, {}, `${name} ${isHeld ? "goes on" : "is on hold"}`);
+  card.querySelector(".sync").onclick = ({ target }) => {
+    act(target, `${path}/sync`, { full: false }, `${name}: a sync was asked for`);
+  };
+  card.querySelector(".full").onclick = ({ target }) => {
+    act(target, `${path}/sync`, { full: true }, `${name}: a full sweep was asked for`);
+  };
+  card.querySelector(".hold").onclick = ({ target }) => {
+    const isHeld = target.dataset.does === "resume";
+    act(target, `${path}/${isHeld ? "resume" : "pause"}`, {}, `${name} ${isHeld ? "goes on" : "is on hold"}`);
   };
   return card;
 }
@@ -90,7 +95,8 @@ function tokenFacts({ token_is_valid: isValid, token_expires_at: expires }) {
   if (expires === null) return [];
   const days = (new Date(expires) - now()) / 86_400_000;
   if (days > NEAR_DAYS) return [];
-  return [["Token", days <= 0 ? "has expired" : `expires ${ahead(expires)}`, inFull(expires), days < 3 ? "stopped" : "warning"]];
+  const words = days <= 0 ? "has expired" : `expires ${ahead(expires)}`;
+  return [["Token", words, inFull(expires), days < URGENT_DAYS ? "stopped" : "warning"]];
 }
 
 function showTrouble(card, stream) {

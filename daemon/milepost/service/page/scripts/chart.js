@@ -12,8 +12,12 @@ function takeActivity(answer) {
   activity = { ...answer, buckets: answer.buckets.slice(0, -1) }; // the last one has only begun
   drawChart();
   const { conversations, retries, failed_batches: failed } = totalOf(answer.buckets);
-  const summary = `${counted(conversations, "conversation")} read, ${counted(retries, "retry", "retries")}, ${counted(failed, "failed batch", "failed batches")} in the last hour.`;
-  say(byId("chart-summary"), summary);
+  const parts = [
+    `${counted(conversations, "conversation")} read`,
+    counted(retries, "retry", "retries"),
+    counted(failed, "failed batch", "failed batches"),
+  ];
+  say(byId("chart-summary"), `${parts.join(", ")} in the last hour.`);
   say(byId("figure-read"), conversations.toLocaleString("en"));
   say(byId("figure-retries"), retries.toLocaleString("en"));
   say(byId("figure-failed"), failed.toLocaleString("en"));
@@ -36,16 +40,23 @@ function drawChart() {
   const { buckets, step_seconds: step } = activity;
   const place = (index) => LEFT + (index * (width - LEFT)) / Math.max(1, buckets.length - 1);
   const title = svg.querySelector("title");
-  svg.replaceChildren(title, ...scaleOf(buckets, step, width), areaOf(buckets, step, place), ...barsOf(buckets, place), ...timesOf(buckets, place, width));
+  svg.replaceChildren(
+    title,
+    ...scaleOf(buckets, step, width),
+    areaOf(buckets, step, place),
+    ...barsOf(buckets, place),
+    ...timesOf(buckets, place, width),
+  );
 }
 
 function shape(name, attributes, text = "") {
-  const made = document.createElementNS(SVG, name);
-  for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value);
-  made.textContent = text;
-  return made;
+  const created = document.createElementNS(SVG, name);
+  for (const [attribute, value] of Object.entries(attributes)) created.setAttribute(attribute, value);
+  created.textContent = text;
+  return created;
 }
 
+const CEILING = 10;
 const FLOOR = HEIGHT - BARS - 18; // of the area
 const GROUND = HEIGHT - 16; // of the bars
 
@@ -58,7 +69,7 @@ function topOf(buckets, step) {
 function scaleOf(buckets, step, width) {
   const top = topOf(buckets, step);
   return [0, 0.5, 1].flatMap((share) => {
-    const y = FLOOR - share * (FLOOR - 10);
+    const y = FLOOR - share * (FLOOR - CEILING);
     return [
       shape("line", { class: "grid", x1: LEFT, x2: width, y1: y, y2: y }),
       shape("text", { x: LEFT - 5, y: y + 4, "text-anchor": "end" }, perSecond(top * share)),
@@ -68,7 +79,10 @@ function scaleOf(buckets, step, width) {
 
 function areaOf(buckets, step, place) {
   const top = topOf(buckets, step);
-  const points = buckets.map(({ conversations }, index) => `${place(index).toFixed(1)},${(FLOOR - (conversations / step / top) * (FLOOR - 10)).toFixed(1)}`);
+  const height = (conversations) => (conversations / step / top) * (FLOOR - CEILING);
+  const points = buckets.map(({ conversations }, index) => {
+    return `${place(index).toFixed(1)},${(FLOOR - height(conversations)).toFixed(1)}`;
+  });
   const path = `M${place(0)},${FLOOR} L${points.join(" L")} L${place(buckets.length - 1)},${FLOOR}`;
   return shape("path", { class: "reading", d: buckets.length ? path : "" });
 }
@@ -77,17 +91,25 @@ function barsOf(buckets, place) {
   const most = Math.max(3, ...buckets.map((bucket) => bucket.retries + bucket.failed_batches));
   const height = (count) => (count === 0 ? 0 : Math.max(3, (count / most) * (BARS - 6)));
   return buckets.flatMap(({ retries, failed_batches: failed }, index) => {
-    const bar = (name, count, ground) => count === 0 ? []
-      : [shape("rect", { class: name, x: place(index) - 1.5, width: 3, y: ground - height(count), height: height(count) })];
-    return [...bar("failed", failed, GROUND), ...bar("retries", retries, GROUND - height(failed))];
+    const bar = (name, count, ground) => {
+      const size = { width: 3, height: height(count) };
+      return shape("rect", { class: name, x: place(index) - 1.5, y: ground - height(count), ...size });
+    };
+    return [
+      ...(failed > 0 ? [bar("failed", failed, GROUND)] : []),
+      ...(retries > 0 ? [bar("retries", retries, GROUND - height(failed))] : []),
+    ];
   });
 }
 
 function timesOf(buckets, place, width) {
   const every = width < 480 ? 80 : 40;
   const ground = shape("line", { class: "grid", x1: LEFT, x2: width, y1: GROUND, y2: GROUND });
-  const marked = buckets.map((bucket, index) => [bucket, index]).filter(([, index]) => index % every === 0 && index > 0);
-  return [ground, ...marked.map(([bucket, index]) => shape("text", { x: place(index), y: HEIGHT - 3, "text-anchor": "middle" }, clock(bucket.at)))];
+  const marks = buckets.flatMap(({ at }, index) => {
+    if (index % every !== 0 || index === 0) return [];
+    return [shape("text", { x: place(index), y: HEIGHT - 3, "text-anchor": "middle" }, clock(at))];
+  });
+  return [ground, ...marks];
 }
 
 /** Tell what was at the place that is pointed at. */
@@ -99,7 +121,8 @@ function pointAt(event) {
   const bucket = buckets[Math.round(share * (buckets.length - 1))];
   if (bucket === undefined) return;
   const { at, conversations, retries, failed_batches: failed } = bucket;
-  say(byId("chart-point"), `${clock(at, { seconds: true })}: ${perSecond(conversations / step)}/s, ${counted(retries, "retry", "retries")}, ${failed} failed`);
+  const told = [`${perSecond(conversations / step)}/s`, counted(retries, "retry", "retries"), `${failed} failed`];
+  say(byId("chart-point"), `${clock(at, { seconds: true })}: ${told.join(", ")}`);
 }
 
 // --- the same in numbers ---------------------------------------------------------------------------------------------

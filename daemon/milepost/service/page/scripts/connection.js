@@ -1,6 +1,8 @@
 // Whether the daemon is there: told in the head of the page, and since when it is not.
 
 const PATIENT_MS = 10_000;
+const GONE = "This page goes on by itself when the daemon is back. "
+  + "Its log, or `systemctl status milepost`, tells why it is away.";
 
 const missing = new Set(); // of what it should give: "events", "answers"
 let lostAt = null;
@@ -30,5 +32,5 @@ function showConnection() {
   mark(byId("connection"), tone);
   say(byId("connection").querySelector("span"), words);
   document.body.classList.toggle("stale", isGone);
-  showNotice("connection", isGone ? "This page goes on by itself when the daemon is back. Its log, or `systemctl status milepost`, tells why it is away." : null);
+  showNotice("connection", isGone ? GONE : null);
 }

@@ -29,7 +29,8 @@ async function ask(path, body) {
   try {
     response = await fetch(path, { ...init, signal: AbortSignal.timeout(body === undefined ? PATIENCE_MS : BUSY_MS) });
   } catch (error) {
-    throw new Refusal(error.name === "TimeoutError" ? "the daemon did not answer in time" : "the daemon is not reachable", 0);
+    const isLate = error.name === "TimeoutError";
+    throw new Refusal(isLate ? "the daemon did not answer in time" : "the daemon is not reachable", 0);
   }
   if (response.status === 401) location.reload(); // the daemon answers with the form to sign in
   if (!response.ok) throw new Refusal(await reasonOf(response), response.status);

@@ -10,29 +10,29 @@ function made(template) {
 }
 
 /** Set a text where it differs: a text that is set again is read out again, and loses what is selected in it. */
-function say(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+function say(place, text) {
+  if (place.textContent !== text) place.textContent = text;
 }
 
 /** Set a text of ours whose commands stand in backticks, as they do on the command line. */
-function sayWithCommands(whole, text) {
-  if (whole.dataset.said === text) return;
-  whole.dataset.said = text;
-  whole.replaceChildren(...text.split("`").map((part, place) => (place % 2 === 1 ? element("code", part) : part)));
+function sayWithCommands(place, text) {
+  if (place.dataset.said === text) return;
+  place.dataset.said = text;
+  place.replaceChildren(...text.split("`").map((part, number) => (number % 2 === 1 ? element("code", part) : part)));
 }
 
 /** Make an element with a text in it. */
 function element(name, text) {
-  const made = document.createElement(name);
-  made.textContent = text;
-  return made;
+  const created = document.createElement(name);
+  created.textContent = text;
+  return created;
 }
 
 /** Give an element its tone and its shape. Both say the same: some see no colours. */
-function mark(element, tone) {
-  if (element.dataset.tone === tone) return;
-  element.dataset.tone = tone;
-  element.querySelector("svg use").setAttribute("href", `#shape-${tone}`);
+function mark(marked, tone) {
+  if (marked.dataset.tone === tone) return;
+  marked.dataset.tone = tone;
+  marked.querySelector("svg use").setAttribute("href", `#shape-${tone}`);
 }
 
 /** Put elements into a list in this order, moving none without need: what is moved loses the focus. */

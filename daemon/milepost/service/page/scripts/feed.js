@@ -50,9 +50,9 @@ function showWhichEvents() {
 /** Tell of an event in a toast; of many of a kind in one. */
 function tellInPassing(event) {
   const { tone, toast: title } = statusOf(event);
-  if (title === undefined || event.type === "redrive_failed") return; // whoever asked for that is told, nobody else need be
+  if (title === undefined || event.type === "redrive_failed") return; // of that, whoever asked for it is told
   const about = toasts.has(event.status) ? kinds.get(event.status) : new Set();
   kinds.set(event.status, about.add(event.stream));
-  const words = about.size > 1 ? `${title}: ${counted(about.size, "stream")}` : `${nameByKey(event.stream)}: ${event.message}`;
-  toast(tone, words, event.status);
+  const one = `${nameByKey(event.stream)}: ${event.message}`;
+  toast(tone, about.size > 1 ? `${title}: ${counted(about.size, "stream")}` : one, event.status);
 }

@@ -2,8 +2,17 @@
 
 const LETTERS_AT_ONCE = 10;
 const MAX_SUBJECT = 44;
-const MEANINGS = { fetch: "could not be read", store: "was refused by the database", events: "has messages that the database refused" };
-const ENDS = { redriven: "Read at last", recovered: "Read by a sweep", discarded: "Discarded", forgotten: "Erased with its person" };
+const MEANINGS = {
+  fetch: "could not be read",
+  store: "was refused by the database",
+  events: "has messages that the database refused",
+};
+const ENDS = {
+  redriven: "Mended by a redrive",
+  recovered: "Mended by a sweep",
+  discarded: "Discarded",
+  forgotten: "Erased with its person",
+};
 
 const letterRows = new Map(); // by id
 let mostLetters = LETTERS_AT_ONCE;
@@ -22,7 +31,8 @@ async function refreshLetters() {
   byId("letters-list").removeAttribute("aria-busy");
   byId("more-letters").hidden = next === null;
   byId("letters-empty").hidden = letters.length > 0;
-  say(byId("letters-empty"), which === "open" ? "None is open: everything could be read and written." : "There are none.");
+  const none = which === "open" ? "None is open: everything could be read and written." : "There are none.";
+  say(byId("letters-empty"), none);
 }
 
 /** Where the letter goes that has the focus, let the section have it: keys go on from there. */
@@ -40,7 +50,9 @@ function makeLetter(letter) {
   title.id = `letter-${id}`;
   for (const button of row.querySelectorAll("button, summary")) button.setAttribute("aria-describedby", title.id);
   row.querySelector("details").ontoggle = (toggled) => toggled.target.open && showPayload(row, id);
-  row.querySelector(".redrive").onclick = (click) => actOnLetter(click.target, letter, "redrive", {}, (words) => toast("stopped", words));
+  row.querySelector(".redrive").onclick = ({ target }) => {
+    actOnLetter(target, letter, "redrive", {}, (words) => toast("stopped", words));
+  };
   row.querySelector(".discard").onclick = () => askForReason(letter);
   return row;
 }
@@ -78,7 +90,10 @@ async function showPayload(row, id) {
 
 const OUTCOMES = {
   closed: (subject) => ["done", `${subject} is done with, and closed`],
-  failed: (subject, { reason, redrive_at: next }) => ["warning", `${subject} was tried in vain: ${reason}. ${next === null ? "It is not tried again by itself" : `Next try ${ahead(next)}`}`],
+  failed: (subject, { reason, redrive_at: next }) => {
+    const then = next === null ? "It is not tried again by itself" : `It is tried again ${ahead(next)}`;
+    return ["warning", `${subject} was tried in vain: ${reason}. ${then}`];
+  },
   held: (subject, { reason }) => ["waiting", `${subject} was not tried: ${reason}`],
   accepted: (subject) => ["working", `${subject} takes longer, and goes on`],
 };
@@ -109,8 +124,8 @@ function askForReason(letter) {
   dialog.querySelector("form").onsubmit = async (submitted) => {
     submitted.preventDefault();
     const reason = byId("discard-reason").value;
-    const isTaken = await actOnLetter(submitted.submitter, letter, "discard", { reason }, (words) => say(byId("discard-error"), words));
-    if (isTaken) dialog.close();
+    const refused = (words) => say(byId("discard-error"), words);
+    if (await actOnLetter(submitted.submitter, letter, "discard", { reason }, refused)) dialog.close();
   };
   dialog.showModal();
 }

@@ -1,5 +1,7 @@
 // Signing in: the token goes to the daemon once, which answers with a cookie that no script can read.
 
+const WRONG = "That is not the token. It is the value of http.token in the daemon's configuration.";
+
 async function signIn(submitted) {
   submitted.preventDefault();
   const button = submitted.submitter;
@@ -11,7 +13,7 @@ async function signIn(submitted) {
     await ask("/login", { token: byId("token").value });
     location.assign("/");
   } catch (refusal) {
-    say(error, refusal.status === 403 ? "That is not the token. It is the value of http.token in the daemon's configuration." : `Signing in failed: ${refusal.message}.`);
+    say(error, refusal.status === 403 ? WRONG : `Signing in failed: ${refusal.message}.`);
     byId("token").select();
   } finally {
     button.removeAttribute("aria-disabled");

@@ -36,7 +36,8 @@ async function refresh() {
   await refreshPart("streams", async () => takeStreams(await askForAll("/api/streams", "streams")));
   if (lettersAreStale) await refreshPart("dead letters", refreshLetters, () => { lettersAreStale = false; });
   if (performance.now() - activityAt > ACTIVITY_MS) {
-    await refreshPart("last hour", async () => takeActivity(await ask("/api/activity")), () => { activityAt = performance.now(); });
+    const take = async () => takeActivity(await ask("/api/activity"));
+    await refreshPart("last hour", take, () => { activityAt = performance.now(); });
   }
 }
 

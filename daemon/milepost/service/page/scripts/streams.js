@@ -4,6 +4,10 @@ const AT_ONCE = 24;
 const IN_ORDER = new Intl.Collator("en", { numeric: true });
 const ATTENTION = ["stopped", "failed", "interrupted"]; // are put first, wherever they stand
 
+const NONE_CHOSEN = "No stream is like that. Look for another name, or in all states.";
+const NONE = "There are no streams yet. Name your pages under `pages` in config.yaml: "
+  + "they are taken up when the file is saved.";
+
 const cards = new Map(); // by stream
 let streams = [];
 let namesByKey = new Map();
@@ -57,9 +61,7 @@ function showHowMany(chosen, shown) {
   byId("more-streams").hidden = shown === chosen;
   say(byId("more-streams"), `Show more (${(chosen - shown).toLocaleString("en")} left)`);
   byId("streams-empty").hidden = chosen > 0;
-  sayWithCommands(byId("streams-empty"), streams.length > 0
-    ? "No stream is like that. Look for another name, or in all states."
-    : "There are no streams yet. Name your pages under `pages` in config.yaml; they are taken up when the file is saved.");
+  sayWithCommands(byId("streams-empty"), streams.length > 0 ? NONE_CHOSEN : NONE);
 }
 
 /** Offer the states that there are to choose from. */

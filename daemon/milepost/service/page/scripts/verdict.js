@@ -3,17 +3,29 @@
 /** What can be said of all streams, the most serious first. The first that some stream is at is the verdict. */
 const VERDICTS = [
   { states: ["stopped"], tone: "stopped", one: "needs you", many: "need you" },
-  { states: ["failed", "interrupted", "retrying"], tone: "warning", one: "has trouble, and is tried again", many: "have trouble, and are tried again" },
+  {
+    states: ["failed", "interrupted", "retrying"],
+    tone: "warning",
+    one: "has trouble, and is tried again",
+    many: "have trouble, and are tried again",
+  },
   { states: ["rate_limited"], tone: "waiting", one: "waits for a rate limit", many: "wait for a rate limit" },
   { states: ["syncing", "never_synced", "paused"], tone: "working", one: "is syncing", many: "are syncing" },
-  { states: ["complete_with_errors"], tone: "warning", one: "is complete with errors", many: "are complete with errors" },
+  {
+    states: ["complete_with_errors"],
+    tone: "warning",
+    one: "is complete with errors",
+    many: "are complete with errors",
+  },
   { states: ["on_hold"], tone: "held", one: "is on hold", many: "are on hold" },
   { states: ["complete"], tone: "done", one: "is up to date", many: "are up to date" },
 ];
 
 function verdictOn(found) {
-  const counts = VERDICTS.map(({ states }) => found.filter(({ state }) => states.includes(state)).length);
-  const told = VERDICTS.map((verdict, place) => ({ ...verdict, count: counts[place] })).filter(({ count }) => count > 0);
+  const all = VERDICTS.map((verdict) => {
+    return { ...verdict, count: found.filter(({ state }) => verdict.states.includes(state)).length };
+  });
+  const told = all.filter(({ count }) => count > 0);
   if (told.length === 0) return { tone: "idle", words: "There are no streams yet", more: "" };
   const [{ tone, count, one, many }, ...others] = told;
   const more = others.map((other) => `${other.count} ${other.count === 1 ? other.one : other.many}`).join(" · ");

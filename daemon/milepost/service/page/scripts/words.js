@@ -27,7 +27,8 @@ function clock(instant, { seconds = false } = {}) {
   const then = new Date(instant);
   const time = { hour: "2-digit", minute: "2-digit", second: seconds ? "2-digit" : undefined, hourCycle: "h23" };
   const isToday = then.toDateString() === now().toDateString();
-  return isToday ? then.toLocaleTimeString("en", time) : then.toLocaleString("en", { ...time, month: "short", day: "numeric" });
+  const day = { month: "short", day: "numeric" };
+  return isToday ? then.toLocaleTimeString("en", time) : then.toLocaleString("en", { ...time, ...day });
 }
 
 function inFull(instant) {
