@@ -25,6 +25,8 @@ from milepost.service.logs import configure
 from milepost.service.metrics import Metrics
 from milepost.service.monitoring import exposition, probes
 from milepost.service.redaction import Redactor
+from milepost.service.status_line import StatusLine
+from milepost.service.systemd import Notifier, keep_told, starting
 from milepost.service.underway import Underway
 from milepost.settings import Settings, default_path, secrets
 from milepost.stores.archive import open_archive
@@ -48,17 +50,20 @@ def command(config: str | None) -> None:
 
 
 async def _run(settings: Settings, configuration: Configuration, redactor: Redactor) -> None:
-    stop, reload = Stop(), Bell()
+    stop, reload, systemd = Stop(), Bell(), Notifier(os.environ)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.ring)
     async with (
         stopping_on_signals(stop),
+        starting(systemd) as ready,
         assembled(settings, stop, redactor.learn) as parts,
         open_archive(settings.store.sqlite_path) as archive,
     ):
-        metrics = Metrics()
+        metrics, status_line = Metrics(), StatusLine(lambda: parts.supervisor.streams)
         metrics.describe(interval_seconds=settings.sync.interval_seconds, database=settings.store.sqlite_path)
         for stream in parts.supervisor.streams:
-            metrics.recall(await parts.store.recall(stream.key))
+            checkpoint = await parts.store.recall(stream.key)
+            metrics.recall(checkpoint)
+            status_line.recall(checkpoint)
         broadcast, activity = Broadcast(archive, parts.clock.now), Activity(parts.clock.now)
         await activity.recall(archive)
         underway = Underway(parts.clock.now)
@@ -70,6 +75,7 @@ async def _run(settings: Settings, configuration: Configuration, redactor: Redac
             "events": broadcast.read,
             "activity": activity.read,
             "underway": underway.read,
+            "status line": status_line.read,
         }
         async with (
             serving(settings, parts, archive, underway, routes, telling) as url,
@@ -77,11 +83,15 @@ async def _run(settings: Settings, configuration: Configuration, redactor: Redac
             reading(parts.feed, readers),
             asyncio.TaskGroup() as tasks,
         ):
+            ready()
             _say_started(settings, parts, url)
-            upkeep = parts.upkeep.run(configuration, reload, parts.clock, stop)
-            tasks.create_task(bulkhead("upkeep", upkeep), name="upkeep")
-            watching = parts.token_watch.run(parts.clock, stop)
-            tasks.create_task(bulkhead("token watch", watching), name="token watch")
+            beside = {
+                "upkeep": parts.upkeep.run(configuration, reload, parts.clock, stop),
+                "token watch": parts.token_watch.run(parts.clock, stop),
+                "systemd": keep_told(systemd, status_line.words, parts.supervisor.stalled, parts.clock, stop),
+            }
+            for name, work in beside.items():
+                tasks.create_task(bulkhead(name, work), name=name)
             await parts.supervisor.run()
     structlog.get_logger("milepost").info("stopped", hint="the next start goes on from the last committed batch")
 

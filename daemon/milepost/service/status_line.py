@@ -1,0 +1,71 @@
+"""The whole service in one line, as `systemctl status` shows it: how many streams there are, and what they are at."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+
+from milepost.core.checkpoint import Checkpoint, Pause
+from milepost.core.model import Stream
+from milepost.core.pauses import held_until, holder_of
+from milepost.core.standing import State, held_up, limit_in_words, pauses_of, state_of
+from milepost.engine.feed import Passed, Recorded, Signal
+from milepost.service.phrases import clock, counted
+
+# In this order: first who works, then who waits, then who needs somebody.
+WORDS: Mapping[State, str] = {
+    State.SYNCING: "syncing",
+    State.RETRYING: "retrying",
+    State.COMPLETE: "up to date",
+    State.COMPLETE_WITH_ERRORS: "up to date but for dead letters",
+    State.NEVER_SYNCED: "about to begin",
+    State.PAUSED: "between two runs",
+    State.INTERRUPTED: "about to go on",
+    State.FAILED: "failed, to be tried again",
+    State.STOPPED: "stopped until somebody mends the token or the configuration",
+    State.ON_HOLD: "paused by somebody",
+}
+
+
+class StatusLine:
+    """A reader of the feed that knows where every stream stands. `streams` gives those that are worked."""
+
+    def __init__(self, streams: Callable[[], Iterable[Stream]]) -> None:
+        self._streams = streams
+        self._checkpoints: dict[Stream, Checkpoint] = {}
+
+    def recall(self, checkpoint: Checkpoint) -> None:
+        """Take over where a stream stood at the start."""
+        self._checkpoints[Stream.parse(checkpoint.stream)] = checkpoint
+
+    def read(self, signal: Signal) -> None:
+        """Take over where a stream stands."""
+        if isinstance(signal, Recorded | Passed):
+            self.recall(signal.checkpoint)
+
+    def words(self, now: datetime) -> str:
+        """Say it: `3 streams: 2 syncing, 1 waits for the page's rate limit until 14:05 UTC`."""
+        streams = list(self._streams())
+        told = ", ".join(self._told(streams, now))
+        return f"{counted(len(streams), 'stream')}: {told}" if told else "no streams to sync"
+
+    def _told(self, streams: Iterable[Stream], now: datetime) -> Iterator[str]:
+        pauses = {holder: pause for holder, pause in pauses_of(self._checkpoints.values()).items() if pause.until > now}
+        states, limits, ends_at = Counter[State](), Counter[str](), dict[str, datetime]()
+        for stream in streams:
+            state = state_of(self._checkpoints.get(stream, Checkpoint(stream.key)), is_at_work=True)
+            hold = _hold_on(stream, pauses)
+            if hold is None or held_up(state) is not State.RATE_LIMITED:
+                states[state] += 1
+                continue
+            limit, until = hold
+            limits[limit] += 1
+            ends_at[limit] = max(until, ends_at.get(limit, until))
+        yield from (f"{states[state]:,} {words}" for state, words in WORDS.items() if states[state])
+        for limit, number in limits.items():
+            yield f"{number:,} {'waits' if number == 1 else 'wait'} for {limit} until {clock(ends_at[limit], now)}"
+
+
+def _hold_on(stream: Stream, pauses: Mapping[Stream, Pause]) -> tuple[str, datetime] | None:
+    """Say which limit holds a stream up, and until when."""
+    holder, until = holder_of(stream, pauses), held_until(stream, pauses)
+    return None if holder is None or until is None else (limit_in_words(pauses[holder].scope), until)
