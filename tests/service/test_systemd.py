@@ -1,0 +1,193 @@
+"""What systemd hears: a real datagram socket takes the messages."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from kit.builders import at
+from kit.leaping_clock import LeapingClock
+from milepost.engine.stop import Stop
+from milepost.service import systemd
+from milepost.service.systemd import MAX_STATUS_LENGTH, Notifier, keep_told, starting
+
+
+class Listener:
+    """A socket bound as systemd binds its own."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
+
+    def heard(self) -> list[str]:
+        """Take all messages that have come."""
+        messages = []
+        while True:
+            try:
+                messages.append(self._socket.recv(4096).decode())
+            except BlockingIOError:
+                return messages
+
+    def notifier(self, **environment: str) -> Notifier:
+        return Notifier({"NOTIFY_SOCKET": self.address, **environment})
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture(params=["file", "abstract"])
+def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listener]:
+    address = str(tmp_path / "notify") if request.param == "file" else f"@milepost/{os.getpid()}/notify"
+    listening = Listener(address)
+    yield listening
+    listening.close()
+
+
+def well() -> str | None:
+    return None
+
+
+def up_to_date(_: datetime) -> str:
+    return "all is up to date"
+
+
+# --- the messages -----------------------------------------------------------------------------------------------------
+
+
+def test_each_verb_is_a_message_of_the_protocol(listener: Listener) -> None:
+    notifier = listener.notifier(WATCHDOG_USEC="2000000", WATCHDOG_PID=str(os.getpid()))
+    notifier.extend(1.5)
+    notifier.ready()
+    notifier.status("3 streams: 3 syncing")
+    notifier.alive()
+    notifier.stopping()
+    assert listener.heard() == [
+        "EXTEND_TIMEOUT_USEC=1500000",
+        "READY=1",
+        "STATUS=3 streams: 3 syncing",
+        "WATCHDOG=1",
+        "STOPPING=1",
+    ]
+
+
+def test_a_reload_is_told_with_its_instant_on_the_monotonic_clock(listener: Listener) -> None:
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    listener.notifier().reloading()
+    after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    (message,) = listener.heard()
+    begins, instant = message.split("\n")
+    assert begins == "RELOADING=1"
+    assert before <= int(instant.removeprefix("MONOTONIC_USEC=")) <= after
+
+
+def test_a_status_is_one_line_of_bounded_length_and_is_not_repeated(listener: Listener) -> None:
+    notifier = listener.notifier()
+    notifier.status("two\nlines")
+    notifier.status("two\nlines")
+    notifier.status("x" * 10_000)
+    assert listener.heard() == ["STATUS=two lines", f"STATUS={'x' * MAX_STATUS_LENGTH}"]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}],
+    ids=["none", "zero", "nonsense", "of another process"],
+)
+def test_no_sign_of_life_is_given_where_this_process_owes_none(listener: Listener, environment: dict[str, str]) -> None:
+    notifier = listener.notifier(**environment)
+    assert notifier.watchdog_seconds is None
+    notifier.alive()
+    assert listener.heard() == []
+
+
+async def test_without_a_systemd_nothing_is_told_and_nothing_waits() -> None:
+    notifier, stop = Notifier({}), Stop()
+    assert not notifier.is_heard
+    async with starting(notifier) as ready:
+        ready()
+    await keep_told(notifier, up_to_date, well, LeapingClock(stop), stop)
+    assert not stop.is_requested
+
+
+def test_a_systemd_that_has_gone_away_is_logged_and_breaks_nothing(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready()
+    assert [(line["event"], line["what"], line["error"]) for line in logs] == [
+        ("systemd not told", "READY=1", "No such file or directory")
+    ]
+
+
+def test_a_systemd_that_does_not_read_holds_nothing_up(listener: Listener) -> None:
+    notifier = listener.notifier()
+    with capture_logs() as logs:
+        for _ in range(10_000):  # more than any queue of datagrams takes
+            notifier.ready()
+            if logs:
+                break
+    assert {line["error"] for line in logs} == {"Resource temporarily unavailable"}
+
+
+# --- the start --------------------------------------------------------------------------------------------------------
+
+
+async def until_heard(listener: Listener, messages: list[str], enough: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not enough():
+            messages += listener.heard()
+            await asyncio.sleep(0)
+
+
+async def test_a_long_start_asks_for_more_time_until_it_is_ready(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "EXTENSION_SECONDS", 0.01)
+    messages: list[str] = []
+    async with starting(listener.notifier()) as ready:
+        await until_heard(listener, messages, lambda: messages.count("EXTEND_TIMEOUT_USEC=10000") >= 3)
+        assert messages[0] == "STATUS=starting: opens the database and recalls every stream"
+        ready()
+        await until_heard(listener, messages, lambda: "READY=1" in messages)
+        await asyncio.sleep(0.05)  # ten times as long as it would take to ask again
+    assert messages[-1] == "READY=1"
+    assert listener.heard() == []
+
+
+async def test_a_start_that_fails_is_never_ready(listener: Listener) -> None:
+    with pytest.raises(ValueError, match="the port is taken"):
+        async with starting(listener.notifier()):
+            raise ValueError("the port is taken")
+    assert "READY=1" not in listener.heard()
+
+
+# --- while it runs ----------------------------------------------------------------------------------------------------
+
+
+async def test_it_is_told_alive_three_times_as_often_as_asked_and_in_the_end_that_it_stops(
+    listener: Listener,
+) -> None:
+    stop = Stop()
+    clock = LeapingClock(stop)
+    clock.ends_at = at(6)
+    await keep_told(listener.notifier(WATCHDOG_USEC="6000000"), up_to_date, well, clock, stop)
+    heard = listener.heard()
+    assert heard.count("WATCHDOG=1") == 3
+    assert heard[1] == "STATUS=all is up to date"
+    assert heard[-2:] == ["STOPPING=1", "STATUS=stopping: the batches in hand are committed"]
+
+
+async def test_a_stalled_service_gives_no_sign_of_life_and_says_why(listener: Listener) -> None:
+    stop = Stop()
+    clock = LeapingClock(stop)
+    clock.ends_at = at(60)
+    notifier = listener.notifier(WATCHDOG_USEC="6000000")
+    await keep_told(notifier, up_to_date, lambda: "no end of the runs of messenger:1", clock, stop)
+    heard = listener.heard()
+    assert "WATCHDOG=1" not in heard
+    assert heard[0] == "STATUS=stalled: no end of the runs of messenger:1"
