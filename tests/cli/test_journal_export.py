@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from kit.builders import NOON, entries, run_started, sweep_started, walking
 from kit.databases import record
 from milepost.cli.journal import command
-from milepost.cli.journal_export import MAX_READ, whole_file, write_out
+from milepost.cli.journal_export import MAX_READ, write_out
+from milepost.cli.whole_file import whole_file
 from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import BatchStored, Mode, SweepCompleted, Tally
 from milepost.core.model import Platform, Stream

@@ -75,7 +75,7 @@ def test_it_tells_of_streams_that_need_somebody_after_those_that_work() -> None:
     stopped = RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN)
     line = line_of(
         standing_at(OTHER, *WALKING, stopped),
-        standing_at(SIBLING, *WALKING, FetchFailed(1, at(2), NETWORK)),
+        standing_at(SIBLING, *WALKING, FetchFailed(1, NETWORK, at(2))),
         standing_at(STREAM, StreamPaused("ada")),
         Checkpoint(THIRD.key),
     )

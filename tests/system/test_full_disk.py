@@ -1,7 +1,6 @@
 """A disk that is full in the middle of a sync: the work waits for room, and goes on."""
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,54 +10,49 @@ from kit.binary import milepost, started
 from kit.copies import assert_copied
 from kit.installation import Installation
 from kit.simulated import NOW, frozen_world
+from kit.small_disk import small_disk
 
 ROOM_BYTES = 3 * 2**19
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Installation]:
-    """Mount a disk that a ballast fills up to a megabyte and a half, and install on it."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
-    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
-    (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - ROOM_BYTES))
-    installation = Installation(tmp_path)
-    installation.database = disk / "milepost.db"
-    yield installation
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)  # noqa: S607  (wherever it is)
+def on_small_disk(tmp_path: Path) -> Iterator[Installation]:
+    """Install on a disk that a ballast fills up to a megabyte and a half."""
+    with small_disk(tmp_path, "64m") as disk:
+        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - ROOM_BYTES))
+        installation = Installation(tmp_path)
+        installation.database = disk / "milepost.db"
+        yield installation
 
 
-async def test_a_full_disk_is_waited_for_and_the_sync_completes_when_there_is_room(small_disk: Installation) -> None:
+async def test_a_full_disk_is_waited_for_and_the_sync_completes_when_there_is_room(on_small_disk: Installation) -> None:
     async with frozen_world(600) as simulator:
-        small_disk.configure_for(simulator, store={"url": f"sqlite:///{small_disk.database}"})
-        async with started(small_disk.folder, "sync") as running:
+        on_small_disk.configure_for(simulator, store={"url": f"sqlite:///{on_small_disk.database}"})
+        async with started(on_small_disk.folder, "sync") as running:
             told = await running.says("store away")
-            (small_disk.database.parent / "ballast").unlink()
+            (on_small_disk.database.parent / "ballast").unlink()
             ended = await running.ended()
         assert "the disk is full: make room; nothing that was committed is lost" in told
         assert ended.code == 0, ended
         assert "store returned" in ended.stderr
-        assert_copied(small_disk, simulator.world, NOW, was_frozen=True)
-    assert small_disk.rows("SELECT count(*) > 0 FROM journal WHERE type = 'store_returned'") == [(1,)]
-    verified = await milepost(small_disk.folder, "journal", "verify")
+        assert_copied(on_small_disk, simulator.world, NOW, was_frozen=True)
+    assert on_small_disk.rows("SELECT count(*) > 0 FROM journal WHERE type = 'store_returned'") == [(1,)]
+    verified = await milepost(on_small_disk.folder, "journal", "verify")
     assert verified.code == 0, verified
 
 
 async def test_a_disk_that_stays_full_ends_the_sync_and_the_next_goes_on_when_there_is_room(
-    small_disk: Installation,
+    on_small_disk: Installation,
 ) -> None:
     async with frozen_world(600) as simulator:
-        url = {"url": f"sqlite:///{small_disk.database}"}
-        small_disk.configure_for(simulator, store=url, sync={"max_run_duration": "1s"})
-        ended = await small_disk.sync()
+        url = {"url": f"sqlite:///{on_small_disk.database}"}
+        on_small_disk.configure_for(simulator, store=url, sync={"max_run_duration": "1s"})
+        ended = await on_small_disk.sync()
         assert ended.code == 1, ended
         assert "make room" in ended.stdout + ended.stderr
         asked = simulator.requests.total
-        (small_disk.database.parent / "ballast").unlink()
-        small_disk.configure_for(simulator, store=url)
-        assert (await small_disk.sync()).code == 0
+        (on_small_disk.database.parent / "ballast").unlink()
+        on_small_disk.configure_for(simulator, store=url)
+        assert (await on_small_disk.sync()).code == 0
         assert simulator.requests.total - asked < 36, "it began again from the beginning"
-        assert_copied(small_disk, simulator.world, NOW, was_frozen=True)
+        assert_copied(on_small_disk, simulator.world, NOW, was_frozen=True)

@@ -17,6 +17,7 @@ COMMANDS = {
     "sync": "Work the streams now, until each sweep is complete or a limit is hit.",
     "status": "Show where every stream stands.",
     "journal": "Follow, check, rebuild or export the journal.",
+    "backup": "Copy the database, beside a daemon that goes on working.",
     "dead-letters": "List, show, redrive or discard what could not be read or written.",
     "contacts": "Erase a person who asks for it.",
     "config": "Check the configuration.",

@@ -10,12 +10,13 @@ from typing import BinaryIO
 
 import click
 
-from milepost.cli.journal_export import whole_file, write_errors_told, write_out
+from milepost.cli.journal_export import write_errors_told, write_out
 from milepost.cli.journal_line import as_json, as_text
 from milepost.cli.journal_tail import follow, newest
 from milepost.cli.known_streams import demand_known
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.stopping import stop_at_closed_pipe, stopped_by_signals
+from milepost.cli.whole_file import whole_file
 from milepost.service.phrases import counted
 from milepost.settings import Settings
 from milepost.stores.archive import Placed, open_archive

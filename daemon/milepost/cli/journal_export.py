@@ -1,11 +1,9 @@
-"""Writes the journal out as JSON Lines, a page at a time, into a file that is there whole or not at all."""
+"""Writes the journal out as JSON Lines, a page at a time."""
 
 import asyncio
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO
 
 import click
@@ -30,33 +28,6 @@ async def write_out(archive: Archive, out: BinaryIO, stopped: asyncio.Event) -> 
         written += len(placed)
     out.flush()
     return written
-
-
-@contextmanager
-def whole_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """Open a file beside `path` that takes its place when the block ends well, and is removed when it does not.
-
-    Raises click.UsageError where `path` exists and is not to be overwritten, MilepostError where it cannot be written.
-    """
-    path = path.resolve()  # a link stays, and what it leads to is replaced
-    _demand_free(path, force=force)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _demand_free(path, force=force)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _demand_free(path: Path, *, force: bool) -> None:
-    if path.exists() and not path.is_file():
-        raise click.UsageError(f"{path} is no regular file; `-` writes to stdout, to be redirected anywhere")
-    if path.exists() and not force:
-        raise click.UsageError(f"{path} exists; --force overwrites it")
 
 
 @contextmanager

@@ -4,7 +4,11 @@ import asyncio
 import os
 import signal
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
+
+import click
 
 
 def stopped_by_signals() -> asyncio.Event:
@@ -24,3 +28,15 @@ def stop_at_closed_pipe(out: TextIO, stopped: asyncio.Event) -> None:
     if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         # The writing end becomes readable by an error only.
         asyncio.get_running_loop().add_reader(descriptor, stopped.set)
+
+
+@contextmanager
+def aborted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM cut the running task short as Ctrl-C does: what is left unfinished is cleared away."""
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise click.Abort from None

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -14,9 +15,10 @@ from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.codec import Codec
+from milepost.core.errors import MilepostError
 from milepost.core.events import Entry
 from milepost.core.project import RunOf
-from milepost.stores import audit, rows
+from milepost.stores import audit, backup, rows
 from milepost.stores.database import Database, connect, real_path
 from milepost.stores.exclusive import exclusive
 from milepost.stores.lookups import AFTER_ALL, checkpoints, letters_with_payloads, seq_before, within_runs
@@ -127,6 +129,26 @@ class Archive:
     async def verify(self) -> audit.Audit:
         """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""
         return await self._audited(audit.verify)
+
+    async def verify_whole(self) -> audit.Audit:
+        """Verify, and read every page beside. Raises JournalDamaged, or MilepostError where a page is damaged."""
+        await self._database.run(backup.demand_whole)
+        return await self.verify()
+
+    async def copy_to(self, target: Path, tell: Callable[[int, int], None]) -> None:
+        """Copy the database as it is now into the file `target`; see `backup.copy`."""
+        is_given_up = threading.Event()
+
+        def step(copied: int, pages: int) -> None:
+            if is_given_up.is_set():
+                raise MilepostError("the copy was given up")
+            tell(copied, pages)
+
+        try:
+            await self._database.run(partial(backup.copy, target=target, tell=step))
+        except asyncio.CancelledError:
+            is_given_up.set()  # or the thread would go on to the end of the database
+            raise
 
     async def rebuild(self) -> audit.Audit:
         """Drop the projections and make them again from the journal, in one transaction. Raises JournalDamaged."""

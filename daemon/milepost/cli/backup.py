@@ -1,0 +1,75 @@
+"""`milepost backup`: a copy of the database, made beside the daemon and verified."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Never
+
+import click
+from tqdm import tqdm
+
+from milepost.cli.options import config_option, load_settings
+from milepost.cli.stopping import aborted_by_sigterm
+from milepost.cli.whole_file import whole_file
+from milepost.core.errors import JournalDamaged, MilepostError
+from milepost.service.phrases import counted
+from milepost.stores.archive import open_archive
+from milepost.stores.audit import Audit
+
+MODE = 0o600  # it holds what people wrote
+
+
+@click.command(name="backup")
+@config_option
+@click.option("--force", is_flag=True, help="Overwrite FILE, once the new copy is verified.")
+@click.argument("file", type=click.Path(dir_okay=False))
+def command(config: str | None, file: str, *, force: bool) -> None:
+    """Copy the database to FILE as it is now, and verify the copy. A daemon may go on working meanwhile.
+
+    FILE is there whole and sound, or not at all. It holds everything, people's messages too, and only its owner may
+    read it. How to restore it: docs/operations.md.
+    """
+    began = perf_counter()
+    database = load_settings(config).store.sqlite_path
+    try:
+        with whole_file(Path(file), force=force) as unfinished:
+            os.fchmod(unfinished.fileno(), MODE)
+            audit = asyncio.run(_back_up(database, Path(unfinished.name)))
+            size = unfinished.seek(0, 2)
+    except OSError as error:
+        raise MilepostError(f"{file} cannot be written: {error.strerror}", hint="write it elsewhere") from error
+    seconds = perf_counter() - began
+    entries = counted(audit.entries, "journal entry", "journal entries")
+    click.echo(f"{file} is a sound copy of {database}: {size / 1e6:,.1f} MB, {entries}, in {seconds:.1f} s")
+
+
+async def _back_up(database: Path, target: Path) -> Audit:
+    with aborted_by_sigterm():
+        async with open_archive(database) as archive:
+            with _progress() as bar:
+                await archive.copy_to(target, _shown_on(bar))
+        async with open_archive(target) as copied:
+            try:
+                return await copied.verify_whole()
+            except JournalDamaged as error:
+                raise MilepostError(
+                    f"no backup was made, because the copy is not sound: {error.message}",
+                    hint="`milepost journal verify` tells how the database itself is",
+                ) from error
+
+
+def _progress() -> "tqdm[Never]":
+    """Draw a bar on a terminal, where the copy takes longer than a moment."""
+    tqdm.monitor_interval = 0  # no thread of its own
+    return tqdm(desc="copied", unit=" pages", disable=not sys.stderr.isatty(), delay=1.0, leave=False)
+
+
+def _shown_on(bar: "tqdm[Never]") -> Callable[[int, int], None]:
+    def show(copied: int, pages: int) -> None:
+        bar.total = pages
+        bar.update(copied - bar.n)
+
+    return show

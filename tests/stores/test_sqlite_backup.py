@@ -1,0 +1,124 @@
+"""A copy of the database: of one moment, whatever is committed meanwhile, and in the way of nobody."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from milepost.core.errors import JournalDamaged, MilepostError
+from milepost.stores import backup
+from milepost.stores.archive import open_archive
+from milepost.stores.sqlite import open_sqlite
+from stores.lives import live, stream
+from stores.sqlite_files import DROP_TRIGGERS, execute, names_in, raw, rows_of
+
+COUNT = "SELECT count(*) FROM contacts WHERE contact_id GLOB 'before*' OR contact_id GLOB 'meanwhile*'"
+ADD = "INSERT INTO contacts VALUES ('messenger', '1', ?, 'Ada', NULL, '2026-01-01Z', '2026-01-01Z', '2026-01-01Z')"
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> Path:
+    path = tmp_path / "milepost.db"
+    async with open_sqlite(path) as store:
+        await live(store, stream(1), 23)
+    with raw(path) as connection:
+        connection.execute("BEGIN")
+        connection.executemany(ADD, ((f"before {number}",) for number in range(2_000)))
+        connection.execute("COMMIT")
+    return path
+
+
+async def copy(database: Path, target: Path, tell: Callable[[int, int], None] = lambda _, __: None) -> None:
+    async with open_archive(database) as archive:
+        await archive.copy_to(target, tell)
+
+
+async def test_a_copy_is_of_the_moment_when_it_began_however_much_is_committed_meanwhile(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "STEP_PAGES", 1)
+    steps: list[tuple[int, int]] = []
+
+    def commit(copied: int, pages: int) -> None:
+        # A timeout of 0: a commit that had to wait for the copy would fail.
+        with closing(sqlite3.connect(database, isolation_level=None, timeout=0)) as writer:
+            writer.execute(ADD, (f"meanwhile {copied}",))
+        steps.append((copied, pages))
+
+    await copy(database, tmp_path / "copy.db", commit)
+    total = steps[0][1]
+    assert total > 20
+    assert steps == [(copied, total) for copied in range(1, total + 1)], "it began anew"
+    assert rows_of(tmp_path / "copy.db", COUNT) == [(2_000,)]
+    assert rows_of(database, COUNT) == [(2_000 + total,)]
+
+
+async def test_what_is_in_the_wal_only_is_copied_too(database: Path, tmp_path: Path) -> None:
+    with raw(database) as connection:
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(ADD, ("before, in the WAL only",))
+        await copy(database, tmp_path / "copy.db")
+    assert rows_of(tmp_path / "copy.db", COUNT) == [(2_001,)]
+
+
+async def test_a_copy_that_is_given_up_ends_at_the_next_step(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "STEP_PAGES", 1)
+    loop, steps = asyncio.get_running_loop(), list[int]()
+
+    def give_up(copied: int, _: int) -> None:
+        steps.append(copied)
+        asyncio.run_coroutine_threadsafe(_cancel(copying), loop).result()
+
+    copying = asyncio.create_task(copy(database, tmp_path / "copy.db", give_up))
+    with pytest.raises(asyncio.CancelledError):
+        await copying
+    assert steps == [1]
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.sleep(0)  # it hears of it now
+
+
+async def test_a_copy_is_one_file_that_can_be_read_without_another(database: Path, tmp_path: Path) -> None:
+    (tmp_path / "alone").mkdir()
+    await copy(database, tmp_path / "alone" / "copy.db")
+    async with open_archive(tmp_path / "alone" / "copy.db") as copied:
+        await copied.verify_whole()
+        assert names_in(tmp_path / "alone") == {"copy.db"}
+
+
+async def test_a_file_that_cannot_be_written_is_told_as_the_one_at_fault(database: Path, tmp_path: Path) -> None:
+    (tmp_path / "copy.db").mkdir()
+    async with open_archive(database) as archive:
+        with pytest.raises(MilepostError, match=r"copy\.db cannot be written: unable to open database file"):
+            await archive.copy_to(tmp_path / "copy.db", lambda _, __: None)
+        assert (await archive.verify()).entries > 20, "the connection is as good as before"
+
+
+async def test_a_journal_that_was_tampered_with_is_found_in_the_copy(database: Path, tmp_path: Path) -> None:
+    execute(database, f"{DROP_TRIGGERS}; UPDATE journal SET data = '{{}}' WHERE seq = 1")
+    await copy(database, tmp_path / "copy.db")
+    async with open_archive(tmp_path / "copy.db") as copied:
+        with pytest.raises(JournalDamaged):
+            await copied.verify_whole()
+
+
+async def test_a_page_that_is_damaged_is_found_though_the_journal_is_sound(database: Path, tmp_path: Path) -> None:
+    target = tmp_path / "copy.db"
+    await copy(database, target)
+    with raw(target) as connection:
+        ((root,),) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'contacts'")
+        ((page_size,),) = connection.execute("PRAGMA page_size")
+    with target.open("r+b") as file:
+        file.seek((root - 1) * page_size)
+        file.write(bytes(page_size))
+    async with open_archive(target) as copied:
+        assert (await copied.verify()).entries > 20
+        with pytest.raises(MilepostError, match="damaged"):
+            await copied.verify_whole()

@@ -1,0 +1,122 @@
+"""`milepost backup` beside a working daemon, and a daemon that goes on from what was restored."""
+
+import shutil
+import signal
+from pathlib import Path
+
+from kit.binary import Ended, milepost, started, until
+from kit.installation import COPIED, Installation
+from kit.simulated import BICYCLES, frozen_world, taken_cursors
+from kit.small_disk import small_disk
+from stores.sqlite_files import DROP_TRIGGERS, execute
+
+STREAM = f"messenger:{BICYCLES.id}"
+BATCHES = 10
+STORED = "SELECT count(*) FROM journal WHERE type = 'batch_stored'"
+
+
+async def back_up(installation: Installation, *arguments: str) -> Ended:
+    return await milepost(installation.folder, "backup", *arguments)
+
+
+def left_beside(installation: Installation) -> set[str]:
+    return {path.name for path in installation.folder.iterdir() if "backup" in path.name}
+
+
+async def test_a_daemon_goes_on_from_a_backup_that_was_made_beside_it_and_doubles_nothing(
+    installation: Installation, another: Installation
+) -> None:
+    async with frozen_world(BATCHES * 50, "latency=100ms", pages=(BICYCLES,)) as simulator:
+        another.configure_for(simulator)
+        assert (await another.sync()).code == 0
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon:
+            await until(lambda: installation.database.exists() and installation.positions(STREAM)[3:])
+            made = await back_up(installation, "backup.db")
+            assert made.code == 0, made
+            await daemon.says("sweep completed")
+            daemon.signal(signal.SIGTERM)
+            await daemon.ended()
+        whole = installation.rows(STORED)
+        _restore(installation, installation.folder / "backup.db")
+        place = installation.positions(STREAM)[-1]
+        assert installation.rows(STORED) < whole, "the backup was made too late to prove anything"
+        taken_cursors(simulator)
+        async with started(installation.folder, "run") as daemon:
+            await daemon.says("sweep completed")
+        assert taken_cursors(simulator)[STREAM][0] == place
+    copied, undisturbed = installation.copied(), another.copied()
+    for table in COPIED:
+        assert copied[table] == undisturbed[table], f"{table} differs from that of an undisturbed run"
+    verified = await milepost(installation.folder, "journal", "verify")
+    assert verified.code == 0, verified
+
+
+def _restore(installation: Installation, backup: Path) -> None:
+    """Do what docs/operations.md says, with the daemon stopped."""
+    for suffix in ("-wal", "-shm"):
+        Path(f"{installation.database}{suffix}").unlink(missing_ok=True)
+    shutil.copyfile(backup, installation.database)
+
+
+async def test_only_its_owner_may_read_it_and_it_is_overwritten_only_when_told_to(installation: Installation) -> None:
+    async with frozen_world(60, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
+        made = await back_up(installation, "backup.db")
+    backup = installation.folder / "backup.db"
+    assert made.code == 0, made
+    assert backup.stat().st_mode & 0o777 == 0o600
+    assert made.stdout.startswith("backup.db is a sound copy of ")
+    content = backup.read_bytes()
+    refused = await back_up(installation, "backup.db")
+    assert refused.code == 2
+    assert "backup.db exists; --force overwrites it" in refused.stderr
+    assert backup.read_bytes() == content
+    assert (await back_up(installation, "--force", "backup.db")).code == 0
+    assert left_beside(installation) == {"backup.db"}
+
+
+async def test_a_damaged_database_gives_no_backup_and_keeps_the_one_from_before(installation: Installation) -> None:
+    async with frozen_world(60, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
+    execute(installation.database, f"{DROP_TRIGGERS}; UPDATE journal SET data = '{{}}' WHERE seq = 2")
+    backup = installation.folder / "backup.db"
+    backup.write_text("the one from before")
+    refused = await back_up(installation, "--force", "backup.db")
+    assert refused.code == 1
+    assert "no backup was made, because the copy is not sound: " in refused.stderr
+    assert "`milepost journal verify` tells how the database itself is" in refused.stderr
+    assert backup.read_text() == "the one from before"
+    assert left_beside(installation) == {"backup.db"}
+
+
+async def test_without_a_database_there_is_nothing_to_back_up(installation: Installation) -> None:
+    refused = await back_up(installation, "backup.db")
+    assert refused.code == 78
+    assert "there is no database at" in refused.stderr
+    assert left_beside(installation) == set()
+
+
+async def test_a_folder_that_is_not_there_is_told(installation: Installation) -> None:
+    async with frozen_world(10, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
+    refused = await back_up(installation, "missing/backup.db")
+    assert refused.code == 1
+    assert refused.stderr == (
+        "milepost: missing/backup.db cannot be written: No such file or directory\n  → write it elsewhere\n"
+    )
+
+
+async def test_a_full_disk_is_told_and_leaves_nothing(installation: Installation, tmp_path: Path) -> None:
+    async with frozen_world(600) as simulator:
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
+    with small_disk(tmp_path, "1m") as disk:
+        refused = await back_up(installation, str(disk / "backup.db"))
+        assert list(disk.iterdir()) == []
+    assert refused.code == 1
+    assert "cannot be written: database or disk is full" in refused.stderr
+    assert "make room, or write it elsewhere" in refused.stderr
