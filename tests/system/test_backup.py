@@ -4,7 +4,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from kit.binary import Ended, milepost, started, until
+from kit.binary import Ended, milepost, started
 from kit.installation import COPIED, Installation
 from kit.simulated import BICYCLES, frozen_world, taken_cursors
 from kit.small_disk import small_disk
@@ -31,7 +31,7 @@ async def test_a_daemon_goes_on_from_a_backup_that_was_made_beside_it_and_double
         assert (await another.sync()).code == 0
         installation.configure_for(simulator)
         async with started(installation.folder, "run") as daemon:
-            await until(lambda: installation.database.exists() and installation.positions(STREAM)[3:])
+            await daemon.says("batch=4")
             made = await back_up(installation, "backup.db")
             assert made.code == 0, made
             await daemon.says("sweep completed")
