@@ -11,7 +11,9 @@ config_option = click.option(
     "-c",
     "--config",
     metavar="FILE",
-    help="The configuration. Left out: config.yaml in the current directory, or the built-in settings without one.",
+    envvar="MILEPOST_CONFIG",
+    help="The configuration. Left out: the file that MILEPOST_CONFIG names, or config.yaml in the current directory, "
+    "or the built-in settings.",
 )
 
 

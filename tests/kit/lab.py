@@ -1,0 +1,203 @@
+"""A real systemd, to be thrown away: PID 1 of namespaces of its own, over a copy-on-write view of this machine.
+
+Whatever is written in a lab goes to its memory and is lost with it. It has a network of its own, with a loopback only.
+It shares the kernel with this machine, and is kept from the kernel's clock, modules, log and settings.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+INIT = Path(__file__).with_name("lab_init.sh")
+SYSTEMD = Path("/lib/systemd/systemd")
+PROGRAMS = ("unshare", "nsenter", "setpriv", "pivot_root", "ip", "mount")
+BOOT_SECONDS = 30.0
+PATIENCE_SECONDS = 40.0
+POLL_SECONDS = 0.05
+UNPACK = ("tar", "-xf", "-", "-C")
+HALT = signal.SIGRTMIN + 3  # systemd(1): "halts the machine"
+
+
+class Lab:
+    """A running one. `init` is the process id of its systemd, seen from outside."""
+
+    def __init__(self, init: int) -> None:
+        self._enter = ["nsenter", f"--target={init}", "--all", "--root", "--wd"]
+
+    def run(self, *command: str, given: str = "") -> str:
+        """Run a command in it as root, and give its output. Fails the test where the command fails."""
+        ended = self.tried(*command, given=given)
+        assert ended.returncode == 0, f"{' '.join(command)}\n{ended.stdout}{ended.stderr}"
+        return ended.stdout
+
+    def tried(self, *command: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command in it, whatever becomes of it."""
+        return subprocess.run(
+            [
+                *self._enter,
+                "env",
+                "-i",
+                "HOME=/root",
+                "LANG=C.UTF-8",
+                "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                *command,
+            ],
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_SECONDS + 20,
+        )
+
+    def write(self, path: str, text: str, mode: str = "644") -> None:
+        """Write a file, in folders that are made where they lack."""
+        self.run("install", "-D", "-m", mode, "/dev/stdin", path, given=text)
+
+    def put(self, tree: Path, path: str, leaving_out: Sequence[str] = ()) -> None:
+        """Copy a folder of this machine into it."""
+        self.run("mkdir", "-p", path)
+        excluded = [f"--exclude={each}" for each in leaving_out]
+        _copy(["tar", "-C", str(tree), *excluded, "-cf", "-", "."], [*self._enter, *UNPACK, path, "--no-same-owner"])
+
+    def take(self, paths: Sequence[str], folder: Path) -> None:
+        """Copy files and folders out of it, with their modes, to the same places below a folder of this machine."""
+        pack = ["tar", "-C", "/", "-cf", "-", *(path.lstrip("/") for path in paths)]
+        _copy([*self._enter, *pack], [*UNPACK, str(folder), "--preserve-permissions"])
+
+    def shown(self, unit: str, key: str) -> str:
+        """Give a property of a unit."""
+        return self.run("systemctl", "show", unit, "--property", key, "--value").strip()
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait until something is so in it. What is not so in time fails the test, with the end of the log."""
+        ends_at = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            if time.monotonic() > ends_at:
+                raise AssertionError(f"not in time: {what}\n{self.run('journalctl', '--no-pager', '-n', '60')}")
+            time.sleep(POLL_SECONDS)
+
+
+def _copy(pack: Sequence[str], unpack: Sequence[str]) -> None:
+    with subprocess.Popen(pack, stdout=subprocess.PIPE) as packing:
+        subprocess.run(unpack, stdin=packing.stdout, check=True)
+    assert packing.returncode == 0, pack
+
+
+def why_not() -> str | None:
+    """Say why no lab can be booted here; None where one can."""
+    if not SYSTEMD.exists():
+        return "no systemd is installed here"
+    if os.geteuid() != 0:
+        return "only root can boot a systemd of its own"
+    lacking = [program for program in PROGRAMS if shutil.which(program) is None]
+    if lacking:
+        return f"programs are missing: {', '.join(lacking)}"
+    tried = subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", "--cgroup", "--net", "mount", "-t", "tmpfs", "lab", "/mnt"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return f"no namespaces can be made here: {tried.stderr.strip()}" if tried.returncode != 0 else None
+
+
+@contextmanager
+def booted(folder: Path, layer: Path | None = None) -> Iterator[Lab]:
+    """Boot one during the block, with what is in `layer` on top of this machine's root; `folder` is a new one.
+
+    Skips the test where that cannot be.
+    """
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(f"no systemd can be booted: {reason}")
+    folder.mkdir()
+    groups = [hierarchy / f"lab-{folder.name}-{os.getpid()}-{time.monotonic_ns()}" for hierarchy in _hierarchies()]
+    try:
+        for group in groups:
+            _make_group(group)
+        with (folder.with_name(f"{folder.name}.console")).open("w+b") as console:
+            launcher = _launch(folder, layer, groups, console.fileno())
+            try:
+                lab = _awaited(launcher, Path(console.name))
+                yield lab
+            finally:
+                _halt(launcher)
+    finally:
+        for group in groups:
+            _remove_group(group)
+
+
+def _hierarchies() -> list[Path]:
+    base = Path("/sys/fs/cgroup")
+    return [base] if (base / "cgroup.procs").exists() else [each.parent for each in base.glob("*/cgroup.procs")]
+
+
+def _make_group(group: Path) -> None:
+    group.mkdir()
+    for name in ("cpuset.cpus", "cpuset.mems"):  # of version 1, where they begin empty and no process may join
+        if (group.parent / name).exists():
+            (group / name).write_text((group.parent / name).read_text())
+
+
+def _launch(folder: Path, layer: Path | None, groups: Sequence[Path], console: int) -> subprocess.Popen[bytes]:
+    join = "for group; do echo $$ > $group/cgroup.procs; done"
+    spaces = "--mount --pid --fork --uts --ipc --cgroup --net --kill-child"
+    script = f'lab=$1 layer=$2; shift 2; {join}; exec unshare {spaces} sh "{INIT}" "$lab" "$layer"'
+    return subprocess.Popen(
+        ["sh", "-euc", script, "sh", str(folder), str(layer or ""), *map(str, groups)],  # noqa: S607
+        stdin=subprocess.DEVNULL,
+        stdout=console,
+        stderr=console,
+    )
+
+
+def _awaited(launcher: subprocess.Popen[bytes], console: Path) -> Lab:
+    """Wait until it is up."""
+    ends_at = time.monotonic() + BOOT_SECONDS
+    while time.monotonic() < ends_at and launcher.poll() is None:
+        init = _child_of(launcher.pid)
+        if init is not None:
+            lab = Lab(init)
+            if lab.tried("systemctl", "is-system-running").stdout.strip() in {"running", "degraded"}:
+                return lab
+        time.sleep(POLL_SECONDS)
+    raise AssertionError(f"the lab did not come up\n{console.read_text(errors='replace')}")
+
+
+def _child_of(process: int) -> int | None:
+    with suppress(FileNotFoundError):
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        return int(children[0]) if children else None
+    return None
+
+
+def _halt(launcher: subprocess.Popen[bytes]) -> None:
+    init = _child_of(launcher.pid)
+    if init is not None:
+        os.kill(init, HALT)
+    try:
+        launcher.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        launcher.kill()  # and its child with it
+        launcher.wait()
+
+
+def _remove_group(group: Path) -> None:
+    """Remove a control group and those in it, once the kernel has buried their last processes."""
+    for _ in range(100):
+        for each in sorted(group.rglob("*/"), key=lambda path: len(path.parts), reverse=True):
+            with suppress(OSError):
+                each.rmdir()
+        with suppress(OSError):
+            group.rmdir()
+        if not group.exists():
+            return
+        time.sleep(POLL_SECONDS)
+    raise AssertionError(f"left behind: {group}")

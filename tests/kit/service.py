@@ -1,0 +1,217 @@
+"""Milepost as systemd runs it, in a lab: installed by its own script, working a simulator beside it."""
+
+import fcntl
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kit.installation import COPIED, Rows
+from kit.lab import Lab, booted, why_not
+from milepost.core.model import Platform, Stream
+from milepost.sources.simulator.plan import SimulatedPage, made_up_page
+
+ROOT = Path(__file__).parents[2]
+SOURCE, WHEELS = "/usr/src/milepost", "/usr/src/wheels"
+NOT_INSTALLED = (".git", ".venv", ".*_cache", "__pycache__", "node_modules")
+OFFLINE = (f"PIP_FIND_LINKS={WHEELS}", "PIP_NO_INDEX=1", "PIP_CONFIG_FILE=/dev/null")
+INSTALLED = ("opt/milepost", "etc/milepost", "etc/credstore", "usr/local/bin/milepost", "usr/src/wheels")
+UNITS = ("milepost.service", "milepost@.service", "milepost-sync.service", "milepost-sync.timer")
+
+PYTHON = "/usr/bin/python3"  # of the system: one below /root is out of reach of a service
+DATABASE = "/var/lib/milepost/milepost.db"
+CONFIG = "/etc/milepost/config.yaml"
+TOKEN = "/etc/credstore/milepost.access-token"
+PORT = 9470
+BASE_URL = f"http://127.0.0.1:{PORT}"
+PAGE = made_up_page(1, 0)
+OTHER_PAGE = made_up_page(1, 1)
+STREAM = Stream(Platform.MESSENGER, PAGE.id).key
+# Faster than what is shipped: a test need not wait for the delay that the world outside deserves.
+FAST = "[Service]\nRestartSec=100ms\n"
+
+Json = dict[str, Any]
+
+
+class Service:
+    """milepost.service in a lab."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def simulate(self, conversations: int, faults: str = "calm", pages: int = 1) -> None:
+        """Serve a world in which nothing arrives."""
+        options = f"--port {PORT} --pages {pages} --conversations {conversations} --arrivals 0 --faults {faults}"
+        program = ["/opt/milepost/current/bin/milepost", "simulate", *options.split()]
+        self.lab.run("systemd-run", "--quiet", "--unit=simulator", *program)
+        self.lab.until(lambda: self.lab.tried("bash", "-c", f"< /dev/tcp/127.0.0.1/{PORT}").returncode == 0, "a world")
+
+    def configure(self, *pages: SimulatedPage, path: str = CONFIG, **sections: Json) -> None:
+        """Write the configuration for pages of the simulator, the first one's Messenger inbox if not said otherwise.
+
+        The first page's token comes as the credential that the unit names, any other's is written out.
+        """
+        of_first, *of_others = [_page(page) for page in pages or (PAGE,)]
+        del of_first["access_token"]
+        of_first["access_token_file"] = "${CREDENTIALS_DIRECTORY}/milepost.access-token"
+        source = {"kind": "facebook", "base_url": BASE_URL, "calls_per_second": 0, **sections.pop("source", {})}
+        settings = {"store": {"url": f"sqlite:///{DATABASE}"}, "source": source, "pages": [of_first, *of_others]}
+        self.lab.write(path, yaml.safe_dump({**settings, **sections}))
+
+    def hand_over_token(self, token: str = PAGE.token) -> None:
+        self.lab.write(TOKEN, f"{token}\n", mode="600")
+
+    def change_unit(self, drop_in: str, unit: str = "milepost.service") -> None:
+        """Lay a drop-in beside the unit, and one that has it restarted soon."""
+        self.lab.write(f"/etc/systemd/system/{unit}.d/test.conf", f"{FAST}{drop_in}")
+        self.lab.run("systemctl", "daemon-reload")
+
+    def start(self) -> None:
+        self.lab.run("systemctl", "start", "milepost")
+
+    def stop(self) -> float:
+        """Stop it, and say how many seconds that took."""
+        began = time.monotonic()
+        self.lab.run("systemctl", "stop", "milepost")
+        return time.monotonic() - began
+
+    def shown(self, key: str) -> str:
+        return self.lab.shown("milepost", key)
+
+    def until_restarted(self, times: int = 1) -> None:
+        """Wait until systemd has started it again so many times, and it is ready."""
+        restarted = [str(times), "active"]
+        self.lab.until(lambda: [self.shown("NRestarts"), self.shown("ActiveState")] == restarted, "a restart")
+
+    def rows(self, query: str, database: str = DATABASE) -> Rows:
+        """Ask the database; nothing where there is no such table yet."""
+        program = (
+            "import json, sqlite3, sys\n"
+            "connection = sqlite3.connect(sys.argv[1], timeout=30)\n"
+            "try: print(json.dumps(connection.execute(sys.argv[2]).fetchall()))\n"
+            "except sqlite3.OperationalError: print([])\n"
+        )
+        found = self.lab.run(PYTHON, "-c", program, database, query)
+        return [tuple(row) for row in json.loads(found)]
+
+    def batches(self) -> int:
+        """Say how many batches are stored."""
+        found = self.rows("SELECT count(*) FROM journal WHERE type = 'batch_stored'")
+        return int(found[0][0]) if found else 0
+
+    def until_stored(self, batches: int) -> None:
+        self.lab.until(lambda: self.batches() >= batches, f"{batches} batches")
+
+    def until_complete(self, stream: str = STREAM) -> None:
+        query = f"SELECT 1 FROM runs WHERE stream = '{stream}' AND status = 'complete'"
+        self.lab.until(lambda: self.rows(query), f"a whole sweep of {stream}")
+
+    def copied(self, database: str = DATABASE) -> dict[str, Rows]:
+        """Give the copied tables, each in the order of its key."""
+        return {
+            table: self.rows(f"SELECT {columns} FROM {table} ORDER BY 1, 2, 3", database)
+            for table, columns in COPIED.items()
+        }
+
+    def undisturbed(self) -> dict[str, Rows]:
+        """Copy the same world in one go, beside the service, and give the tables."""
+        folder = "/srv/undisturbed"
+        database = f"{folder}/milepost.db"
+        settings = {**yaml.safe_load(self.lab.run("cat", CONFIG)), "store": {"url": f"sqlite:///{database}"}}
+        self.lab.write(f"{folder}/config.yaml", yaml.safe_dump(settings))
+        self.lab.run("milepost", "sync", "-c", f"{folder}/config.yaml")
+        return self.copied(database)
+
+    def positions(self) -> list[str | None]:
+        """Give the cursors at which the walk stood, oldest first."""
+        found = self.rows(
+            "SELECT data ->> '$.position.cursor' FROM journal WHERE type = 'batch_stored'"
+            " AND data ->> '$.position.phase' IS NULL ORDER BY seq"
+        )
+        return [cursor for (cursor,) in found]
+
+    def asked_cursors(self) -> list[str | None]:
+        """Give the cursors that the simulator was asked for, oldest first."""
+        asked: list[Json] = json.loads(self.fetched(f"{BASE_URL}/simulator/requests"))["last"]
+        return [request["after"] for request in asked if request["edge"] == "conversations"]
+
+    def fetched(self, url: str) -> str:
+        program = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())"
+        return self.lab.run(PYTHON, "-c", program, url)
+
+    def log(self, *matches: str) -> list[Json]:
+        """Give the entries of the journal that match, with their fields."""
+        self.lab.run("journalctl", "--sync")
+        found = self.lab.run("journalctl", "-u", "milepost", "--no-pager", "-o", "json", *matches)
+        return [json.loads(line) for line in found.splitlines()]
+
+    def until_logged(self, text: str) -> Json:
+        """Wait until an entry's message contains the text, and give the entry."""
+        found: list[Json] = []
+
+        def is_logged() -> bool:
+            found[:] = [entry for entry in self.log() if text in str(entry["MESSAGE"])]
+            return bool(found)
+
+        self.lab.until(is_logged, f"{text!r} in the log")
+        return found[0]
+
+
+@contextmanager
+def installed_service(folder: Path, layer: Path) -> Iterator[Service]:
+    """Boot a lab in which Milepost is installed, and not yet configured or started."""
+    with booted(folder / "lab", layer) as lab:
+        yield Service(lab)
+
+
+def install(lab: Lab, *arguments: str) -> str:
+    """Run the script that installs, on what is in the lab."""
+    return lab.run("env", *OFFLINE, f"{SOURCE}/systemd/install.sh", *arguments)
+
+
+def installed_layer(shared: Path) -> Path:
+    """Install Milepost in a lab, and give a folder with what that leaves, to be laid over the root of others.
+
+    It is made once, by the first of the processes that share a folder; the others wait for it.
+    """
+    reason = why_not() or _lacks_python()
+    if reason is not None:
+        pytest.skip(f"no systemd can be booted: {reason}")
+    layer = shared / "installed"
+    with (shared / "installed.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (layer / "opt").exists():
+            _fetch_wheels(shared / "wheels")
+            with booted(shared / "installing") as lab:
+                lab.put(shared / "wheels", WHEELS)
+                lab.put(ROOT, SOURCE, NOT_INSTALLED)
+                install(lab)
+                layer.mkdir()
+                lab.take((*INSTALLED, *(f"etc/systemd/system/{unit}" for unit in UNITS)), layer)
+    return layer
+
+
+def _lacks_python() -> str | None:
+    program = "import sys, ensurepip; sys.exit(sys.version_info < (3, 11))"
+    tried = subprocess.run([PYTHON, "-c", program], capture_output=True, check=False) if Path(PYTHON).exists() else None
+    return None if tried is not None and tried.returncode == 0 else f"{PYTHON} is not 3.11 or newer, with venv"
+
+
+def _fetch_wheels(folder: Path) -> None:
+    """Fetch what install.sh installs, for the system's Python. Skips the test where that cannot be had."""
+    pip = [sys.executable, "-m", "pip", "--python", PYTHON, "--disable-pip-version-check"]
+    what = ["download", "--quiet", "--require-hashes", "-r", str(ROOT / "requirements.lock"), "-d", str(folder)]
+    fetched = subprocess.run([*pip, *what], capture_output=True, text=True, check=False, timeout=100)
+    if fetched.returncode != 0:
+        pytest.skip(f"the dependencies cannot be fetched for {PYTHON}: {fetched.stderr[-500:]}")
+
+
+def _page(page: SimulatedPage) -> Json:
+    return {"id": page.id, "platforms": ["messenger"], "access_token": page.token}
