@@ -53,20 +53,25 @@ class Service:
         self.lab.run("systemd-run", "--quiet", "--unit=simulator", *program)
         self.lab.until(lambda: self.lab.tried("bash", "-c", f"< /dev/tcp/127.0.0.1/{PORT}").returncode == 0, "a world")
 
-    def configure(self, *pages: SimulatedPage, path: str = CONFIG, **sections: Json) -> None:
+    def configure(self, *pages: SimulatedPage, unit: str = "milepost", **sections: Json) -> None:
         """Write the configuration for pages of the simulator, the first one's Messenger inbox if not said otherwise.
 
         The first page's token comes as the credential that the unit names, any other's is written out.
         """
-        of_first, *of_others = [_page(page) for page in pages or (PAGE,)]
-        del of_first["access_token"]
-        of_first["access_token_file"] = "${CREDENTIALS_DIRECTORY}/milepost.access-token"
-        source = {"kind": "facebook", "base_url": BASE_URL, "calls_per_second": 0, **sections.pop("source", {})}
-        settings = {"store": {"url": f"sqlite:///{DATABASE}"}, "source": source, "pages": [of_first, *of_others]}
-        self.lab.write(path, yaml.safe_dump({**settings, **sections}))
+        first, *others = pages or (PAGE,)
+        token = {"access_token_file": f"${{CREDENTIALS_DIRECTORY}}/{unit}.access-token"}
+        settings = {
+            "store": {"url": f"sqlite:////var/lib/{unit}/milepost.db"},
+            "source": {"kind": "facebook", "base_url": BASE_URL, "calls_per_second": 0},
+            "pages": [_page(first) | token, *(_page(page) | {"access_token": page.token} for page in others)],
+            **sections,
+        }
+        name = unit.removeprefix("milepost-") if unit != "milepost" else "config"
+        self.lab.write(f"/etc/milepost/{name}.yaml", yaml.safe_dump(settings))
 
-    def hand_over_token(self, token: str = PAGE.token) -> None:
-        self.lab.write(TOKEN, f"{token}\n", mode="600")
+    def hand_over_token(self, page: SimulatedPage = PAGE, unit: str = "milepost") -> None:
+        """Put the token where the unit takes its credentials from."""
+        self.lab.write(f"/etc/credstore/{unit}.access-token", f"{page.token}\n", mode="600")
 
     def change_unit(self, drop_in: str, unit: str = "milepost.service") -> None:
         """Lay a drop-in beside the unit, and one that has it restarted soon."""
@@ -91,14 +96,13 @@ class Service:
         self.lab.until(lambda: [self.shown("NRestarts"), self.shown("ActiveState")] == restarted, "a restart")
 
     def rows(self, query: str, database: str = DATABASE) -> Rows:
-        """Ask the database; nothing where there is no such table yet."""
+        """Ask the database; nothing where there is no such table, or no database, yet."""
         program = (
             "import json, sqlite3, sys\n"
-            "connection = sqlite3.connect(sys.argv[1], timeout=30)\n"
-            "try: print(json.dumps(connection.execute(sys.argv[2]).fetchall()))\n"
+            "try: print(json.dumps(sqlite3.connect(sys.argv[1], uri=True, timeout=30).execute(sys.argv[2]).fetchall()))\n"
             "except sqlite3.OperationalError: print([])\n"
         )
-        found = self.lab.run(PYTHON, "-c", program, database, query)
+        found = self.lab.run(PYTHON, "-c", program, f"file:{database}?mode=rw", query)
         return [tuple(row) for row in json.loads(found)]
 
     def batches(self) -> int:
@@ -109,9 +113,9 @@ class Service:
     def until_stored(self, batches: int) -> None:
         self.lab.until(lambda: self.batches() >= batches, f"{batches} batches")
 
-    def until_complete(self, stream: str = STREAM) -> None:
+    def until_complete(self, stream: str = STREAM, database: str = DATABASE) -> None:
         query = f"SELECT 1 FROM runs WHERE stream = '{stream}' AND status = 'complete'"
-        self.lab.until(lambda: self.rows(query), f"a whole sweep of {stream}")
+        self.lab.until(lambda: self.rows(query, database), f"a whole sweep of {stream}")
 
     def copied(self, database: str = DATABASE) -> dict[str, Rows]:
         """Give the copied tables, each in the order of its key."""
@@ -143,7 +147,9 @@ class Service:
         return [request["after"] for request in asked if request["edge"] == "conversations"]
 
     def fetched(self, url: str) -> str:
-        program = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())"
+        program = (
+            "import sys, urllib.request as web; sys.stdout.buffer.write(web.urlopen(sys.argv[1], timeout=10).read())"
+        )
         return self.lab.run(PYTHON, "-c", program, url)
 
     def log(self, *matches: str) -> list[Json]:
@@ -214,4 +220,4 @@ def _fetch_wheels(folder: Path) -> None:
 
 
 def _page(page: SimulatedPage) -> Json:
-    return {"id": page.id, "platforms": ["messenger"], "access_token": page.token}
+    return {"id": page.id, "platforms": ["messenger"]}

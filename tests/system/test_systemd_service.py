@@ -1,6 +1,30 @@
 """milepost.service under a real systemd: it starts, is watched, dies and stops as docs/operations.md says."""
 
-from kit.service import PAGE, STREAM, TOKEN, Service
+import re
+
+from kit.service import CONFIG, DATABASE, OTHER_PAGE, PAGE, PYTHON, STREAM, TOKEN, Service
+
+BATCH_SIZE = 20
+MAX_STOP_SECONDS = 5.0
+# Holds the database so that the next start has to wait, as for a long migration.
+HOLD_LOCKED = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+connection.execute("BEGIN IMMEDIATE")
+connection.execute("UPDATE checkpoints SET version = version WHERE false")
+print("locked", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def working(service: Service, conversations: int = 300, faults: str = "latency=100ms") -> None:
+    """Start it on a world that takes it a while, and wait until it is in the middle of it."""
+    service.simulate(conversations, faults)
+    service.configure(sync={"batch_size": BATCH_SIZE})
+    service.hand_over_token()
+    service.start()
+    service.until_stored(3)
 
 
 def test_it_starts_reads_its_credential_and_syncs_with_all_its_hardening_on(service: Service) -> None:
@@ -8,7 +32,7 @@ def test_it_starts_reads_its_credential_and_syncs_with_all_its_hardening_on(serv
     service.configure()
     service.hand_over_token()
     service.start()
-    assert service.fetched("http://127.0.0.1:9464/readyz") == "ready\n\n", "it said that it is ready too early"
+    assert service.fetched("http://127.0.0.1:9464/readyz") == "ready\n", "it said too early that it is ready"
     service.until_complete()
     service.lab.until(lambda: service.shown("StatusText") == "1 stream: 1 up to date", "the status in words")
     assert service.copied() == service.undisturbed()
@@ -21,4 +45,165 @@ def test_it_starts_reads_its_credential_and_syncs_with_all_its_hardening_on(serv
     assert service.lab.run("stat", "-c", "%a %U", TOKEN) == "600 root\n"
     assert PAGE.token not in service.lab.run("cat", f"{process}/environ", f"{process}/cmdline")
     assert service.lab.run("stat", "-c", "%a", "/var/lib/private/milepost/milepost.db") == "600\n"
-    assert "process_resident_memory_bytes" in service.fetched("http://127.0.0.1:9464/metrics")
+    assert "process_start_time_seconds" in service.fetched("http://127.0.0.1:9464/metrics")
+
+
+def test_killed_in_mid_sweep_it_is_restarted_and_goes_on_at_the_cursor(service: Service) -> None:
+    service.change_unit("")
+    working(service)
+    left_behind, asked = service.positions()[:-1], len(service.asked_cursors())
+    service.lab.run("systemctl", "kill", "--signal=KILL", "milepost")
+    service.until_restarted()
+    service.until_complete()
+    assert not set(left_behind).intersection(service.asked_cursors()[asked:]), "what was committed was asked for again"
+    assert service.rows("SELECT count(*) FROM journal WHERE type = 'sweep_started'") == [(1,)]
+    assert service.rows("SELECT status, reason FROM runs ORDER BY started_at") == [
+        ("interrupted", "process_died"),
+        ("complete", None),
+    ]
+    assert service.copied() == service.undisturbed()
+    service.lab.run("milepost", "journal", "verify")
+
+
+def test_one_that_hangs_is_killed_by_the_watchdog_and_goes_on(service: Service) -> None:
+    service.change_unit("WatchdogSec=2s\n")
+    working(service)
+    service.lab.run("systemctl", "kill", "--signal=STOP", "milepost")
+    service.until_restarted()
+    service.until_logged("Watchdog timeout (limit 2s)!")
+    assert service.until_logged("Fatal Python error: Aborted"), "nobody can tell where it hung"
+    service.until_complete()
+    assert service.copied() == service.undisturbed()
+
+
+def test_one_that_works_for_longer_than_the_watchdog_waits_is_left_alone(service: Service) -> None:
+    service.change_unit("WatchdogSec=1s\n")
+    working(service, conversations=200, faults="latency=300ms")
+    service.until_complete()  # which takes 3 seconds and more
+    assert service.shown("NRestarts") == "0"
+
+
+def test_a_stop_in_mid_batch_pauses_the_run_and_the_next_start_goes_on_there(service: Service) -> None:
+    working(service, faults="latency=200ms")
+    assert service.stop() < MAX_STOP_SECONDS
+    assert (service.shown("Result"), service.shown("ExecMainStatus")) == ("success", "0")
+    assert service.rows("SELECT status, reason FROM runs") == [("paused", "shutdown")]
+    conversations = service.rows("SELECT count(*) FROM conversations")
+    assert conversations == [(service.batches() * BATCH_SIZE,)], "a part of a batch is stored"
+    place, asked = service.positions()[-1], len(service.asked_cursors())
+    service.start()
+    service.until_complete()
+    assert service.asked_cursors()[asked] == place
+    assert service.copied() == service.undisturbed()
+
+
+def test_a_start_that_takes_longer_than_systemd_would_wait_is_waited_for(service: Service) -> None:
+    service.change_unit("TimeoutStartSec=2s\n")
+    service.simulate(10)
+    service.configure()
+    service.hand_over_token()
+    service.start()
+    service.stop()
+    hold = ["systemd-run", "--quiet", "--unit=holder", PYTHON, "-c", HOLD_LOCKED, DATABASE, "4.5"]
+    service.lab.run(*hold)
+    service.lab.until(lambda: "locked" in service.lab.run("journalctl", "-u", "holder", "-o", "cat"), "a lock")
+    service.start()
+    assert service.shown("ActiveState") == "active"
+    assert service.shown("NRestarts") == "0"
+
+
+def test_a_bad_configuration_fails_once(service: Service) -> None:
+    service.change_unit("")
+    service.lab.write(CONFIG, "sync: {batch_size: 5000}\n")
+    started = service.lab.tried("systemctl", "start", "milepost")
+    assert started.returncode != 0
+    assert [service.shown(key) for key in ("ActiveState", "Result", "ExecMainStatus", "NRestarts")] == [
+        "failed",
+        "exit-code",
+        "78",
+        "0",
+    ]
+    assert service.until_logged("sync.batch_size: found 5000; allowed: a whole number from 1 to 200")
+
+
+def test_a_reload_takes_a_good_configuration_and_keeps_the_old_one_from_a_bad_one(service: Service) -> None:
+    service.simulate(40, pages=2)
+    service.configure()
+    service.hand_over_token()
+    service.start()
+    service.until_complete()
+    process = service.shown("MainPID")
+    service.configure(PAGE, OTHER_PAGE)
+    service.lab.run("systemctl", "reload", "milepost")
+    service.until_complete(f"messenger:{OTHER_PAGE.id}")
+    service.lab.write(CONFIG, "pages: nonsense\n")
+    service.lab.run("systemctl", "reload", "milepost")
+    refused = service.until_logged("configuration not reloaded")
+    assert "pages: found" in refused["MESSAGE"]
+    assert refused["PRIORITY"] == "3"
+    assert service.shown("MainPID") == process
+    assert service.shown("ActiveState") == "active"
+
+
+def test_the_journal_is_searched_by_stream_run_event_and_priority(service: Service) -> None:
+    service.simulate(60, "http_500=first:2")
+    service.configure(retry={"base_delay": "10ms"}, log={"level": "debug"})
+    service.hand_over_token()
+    service.start()
+    service.until_complete()
+    service.until_logged("sweep completed")
+    warnings = service.log(f"MILEPOST_STREAM={STREAM}", "--priority=warning")
+    assert [entry["MILEPOST_EVENT"] for entry in warnings] == ["batch not read"] * 2
+    for entry in warnings:
+        assert entry["PRIORITY"] == "4"
+        assert entry["SYSLOG_IDENTIFIER"] == "milepost"
+        assert entry["CODE_FILE"].endswith("/journal_log.py")
+        assert entry["CODE_LINE"].isdecimal()
+        assert entry["CODE_FUNC"]
+        assert STREAM in entry["MESSAGE"], "it cannot be read in plain journalctl -f"
+    of_run = service.log(f"MILEPOST_RUN={warnings[0]['MILEPOST_RUN']}", "MILEPOST_EVENT=sweep completed")
+    assert len(of_run) == 1
+    assert service.log(f"MILEPOST_STREAM=messenger:{OTHER_PAGE.id}") == []
+    assert PAGE.token not in service.lab.run("journalctl", "-u", "milepost", "-o", "export")
+
+
+def test_the_limits_of_memory_and_tasks_are_in_force(service: Service) -> None:
+    service.simulate(10)
+    service.configure()
+    service.hand_over_token()
+    service.start()
+    service.until_complete()
+    assert 0 < int(service.shown("MemoryCurrent")) < int(service.shown("MemoryHigh")) < int(service.shown("MemoryMax"))
+    assert 0 < int(service.shown("TasksCurrent")) < int(service.shown("TasksMax")) == 64
+    limits = service.lab.run("cat", f"/proc/{service.shown('MainPID')}/limits")
+    assert re.search(r"Max core file size +0 +0 ", limits), "a core would hold the tokens"
+
+
+def test_instances_work_side_by_side_each_with_its_own(service: Service) -> None:
+    service.simulate(40, pages=2)
+    for name, page, port in (("shop", PAGE, 9464), ("club", OTHER_PAGE, 9465)):
+        service.configure(page, unit=f"milepost-{name}", http={"listen": f"127.0.0.1:{port}"})
+        service.hand_over_token(page, unit=f"milepost-{name}")
+        service.lab.run("systemctl", "start", f"milepost@{name}")
+    for name, page in (("shop", PAGE), ("club", OTHER_PAGE)):
+        database = f"/var/lib/milepost-{name}/milepost.db"
+        service.until_complete(f"messenger:{page.id}", database)
+        assert service.rows("SELECT DISTINCT page_id FROM conversations", database) == [(page.id,)]
+        owner = service.lab.run("stat", "-L", "-c", "%u", f"/var/lib/milepost-{name}").strip()
+        assert owner in service.lab.run("cat", f"/proc/{service.lab.shown(f'milepost@{name}', 'MainPID')}/status")
+
+
+def test_the_timer_syncs_by_and_by_instead_of_a_daemon(service: Service) -> None:
+    service.simulate(60)
+    service.configure()
+    service.hand_over_token()
+    drop_in = "[Timer]\nOnCalendar=\nOnActiveSec=100ms\nAccuracySec=10ms\nRandomizedDelaySec=0\n"
+    service.lab.write("/etc/systemd/system/milepost-sync.timer.d/test.conf", drop_in)
+    service.lab.run("systemctl", "daemon-reload")
+    service.lab.run("systemctl", "start", "milepost-sync.timer")
+    service.until_complete()
+    service.lab.until(lambda: service.lab.shown("milepost-sync", "ActiveState") == "inactive", "the end of the sync")
+    assert service.lab.shown("milepost-sync", "Result") == "success"
+    assert service.copied() == service.undisturbed()
+    service.start()  # the daemon finds all its own
+    service.lab.until(lambda: service.shown("StatusText") == "1 stream: 1 up to date", "the status in words")

@@ -1,0 +1,95 @@
+"""systemd/install.sh, and what docs/operations.md says of upgrading, rolling back, backing up and restoring."""
+
+from pathlib import Path
+
+from kit.service import CONFIG, DATABASE, NOT_INSTALLED, ROOT, SOURCE, Service, install
+
+RELEASES = "/opt/milepost/releases"
+NEWER = ("sed", "-i", 's/^version = .*/version = "9.9.9"/')
+
+
+def release(service: Service, link: str) -> str:
+    return Path(service.lab.run("readlink", f"/opt/milepost/{link}").strip()).name
+
+
+def releases(service: Service) -> set[str]:
+    return set(service.lab.run("ls", RELEASES).split())
+
+
+def mode_of(service: Service, path: str) -> str:
+    return service.lab.run("stat", "-c", "%a %U", path).strip()
+
+
+def test_as_installed_it_works_on_the_simulated_world(service: Service) -> None:
+    assert mode_of(service, "/etc/credstore") == "700 root"
+    assert mode_of(service, CONFIG) == "644 root"
+    assert service.lab.run("milepost", "--version").startswith("milepost, version ")
+    service.start()
+    service.until_stored(1)
+    assert "messenger:" in service.lab.run("milepost", "status")
+    assert service.lab.run("stat", "-L", "-c", "%a", "/var/lib/milepost").strip() == "700"
+    for unit in ("milepost.service", "milepost@shop.service", "milepost-sync.service", "milepost-sync.timer"):
+        said = service.lab.tried("systemd-analyze", "verify", unit)
+        assert said.stderr + said.stdout == "", unit
+
+
+def test_an_upgrade_goes_on_where_the_old_version_was_and_can_be_rolled_back(service: Service) -> None:
+    service.simulate(300, "latency=100ms")
+    service.configure(sync={"batch_size": 20})
+    service.hand_over_token()
+    service.start()
+    service.until_stored(2)
+    old, configuration = release(service, "current"), service.lab.run("cat", CONFIG)
+    service.lab.put(ROOT, SOURCE, NOT_INSTALLED)
+
+    assert f"{old} is installed" in install(service.lab)
+    assert releases(service) == {old}, "the same was installed twice"
+    assert service.lab.tried("readlink", "/opt/milepost/previous").returncode != 0
+
+    service.lab.run(*NEWER, f"{SOURCE}/pyproject.toml")
+    service.lab.run("sed", "-i", 's/"0.1.0"/"9.9.9"/', f"{SOURCE}/daemon/milepost/__init__.py")
+    install(service.lab)
+    new = release(service, "current")
+    assert new.startswith("9.9.9-")
+    assert releases(service) == {old, new}
+    assert service.lab.run("cat", CONFIG) == configuration
+    assert f"{RELEASES}/{new}/" in service.lab.run("cat", f"/proc/{service.shown('MainPID')}/cmdline")
+
+    service.lab.run("/opt/milepost/current/systemd/install.sh", "--rollback")
+    assert (release(service, "current"), release(service, "previous")) == (old, new)
+    assert f"{RELEASES}/{old}/" in service.lab.run("cat", f"/proc/{service.shown('MainPID')}/cmdline")
+    service.until_complete()
+    assert service.rows("SELECT count(*) FROM journal WHERE type = 'sweep_started'") == [(1,)]
+    assert service.copied() == service.undisturbed()
+
+
+def test_a_backup_is_restored_as_the_documentation_says(service: Service) -> None:
+    service.simulate(300, "latency=100ms")
+    service.configure(sync={"batch_size": 20})
+    service.hand_over_token()
+    service.start()
+    service.until_stored(3)
+    made = service.lab.run("milepost", "backup", "/var/backups/milepost.db")
+    assert made.startswith("/var/backups/milepost.db is a sound copy of /var/lib/milepost/milepost.db: ")
+    assert mode_of(service, "/var/backups/milepost.db") == "600 root"
+    service.until_complete()
+    whole = service.batches()
+    service.lab.run("systemctl", "stop", "milepost")
+    for command in documented("restore"):
+        service.lab.run("sh", "-euc", command)
+    restored = service.batches()
+    assert 3 <= restored < whole
+    place, asked = service.positions()[-1], len(service.asked_cursors())
+    service.start()
+    service.until_complete()
+    assert service.asked_cursors()[asked] == place
+    assert service.copied() == service.undisturbed()
+    assert service.rows("SELECT status FROM runs ORDER BY started_at", DATABASE)[0] == ("interrupted",)
+    service.lab.run("milepost", "journal", "verify")
+
+
+def documented(block: str) -> list[str]:
+    """Give the commands of the block of docs/operations.md that is marked so, without sudo."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    commands = page.split(f"<!-- {block} -->\n```sh\n")[1].split("```")[0].splitlines()
+    return [command.removeprefix("sudo ") for command in commands if not command.startswith("sudo systemctl")]
