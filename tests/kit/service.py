@@ -99,7 +99,9 @@ class Service:
         """Ask the database; nothing where there is no such table, or no database, yet."""
         program = (
             "import json, sqlite3, sys\n"
-            "try: print(json.dumps(sqlite3.connect(sys.argv[1], uri=True, timeout=30).execute(sys.argv[2]).fetchall()))\n"
+            "try:\n"
+            "    connection = sqlite3.connect(sys.argv[1], uri=True, timeout=30)\n"
+            "    print(json.dumps(connection.execute(sys.argv[2]).fetchall()))\n"
             "except sqlite3.OperationalError: print([])\n"
         )
         found = self.lab.run(PYTHON, "-c", program, f"file:{database}?mode=rw", query)
