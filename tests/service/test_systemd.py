@@ -77,14 +77,16 @@ def test_each_verb_is_a_message_of_the_protocol(listener: Listener) -> None:
     ]
 
 
-def test_a_reload_is_told_with_its_instant_on_the_monotonic_clock(listener: Listener) -> None:
+def test_a_reload_is_told_with_its_instant_on_the_monotonic_clock_and_ends_however_it_went(listener: Listener) -> None:
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-    listener.notifier().reloading()
+    with pytest.raises(ValueError, match="bad file"), listener.notifier().reloading():
+        (message,) = listener.heard()
+        raise ValueError("bad file")
     after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-    (message,) = listener.heard()
     begins, instant = message.split("\n")
     assert begins == "RELOADING=1"
     assert before <= int(instant.removeprefix("MONOTONIC_USEC=")) <= after
+    assert listener.heard() == ["READY=1"]
 
 
 def test_a_status_is_one_line_of_bounded_length_and_is_not_repeated(listener: Listener) -> None:

@@ -46,11 +46,11 @@ def command(config: str | None) -> None:
     redactor = Redactor(secrets(settings))
     configure(settings.log.format, settings.log.level, redactor, stream=sys.stderr, environment=os.environ)
     configuration = Configuration(lambda: load_settings(config), default_path() if config is None else Path(config))
-    asyncio.run(_run(settings, configuration, redactor))
+    asyncio.run(_run(settings, configuration, redactor, Notifier(os.environ)))
 
 
-async def _run(settings: Settings, configuration: Configuration, redactor: Redactor) -> None:
-    stop, reload, systemd = Stop(), Bell(), Notifier(os.environ)
+async def _run(settings: Settings, configuration: Configuration, redactor: Redactor, systemd: Notifier) -> None:
+    stop, reload = Stop(), Bell()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.ring)
     async with (
         stopping_on_signals(stop),

@@ -4,8 +4,8 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 
 import structlog
@@ -35,12 +35,17 @@ class Notifier:
         return bool(self._address)
 
     def ready(self) -> None:
-        """The service does its work: after the start, and after a reload."""
+        """The service does its work."""
         self._tell("READY=1")
 
-    def reloading(self) -> None:
-        """The configuration is being read again; `ready` ends that, whatever became of it."""
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        """The configuration is read again in the block, and the service ready after it, whatever became of it."""
         self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            yield
+        finally:
+            self.ready()
 
     def stopping(self) -> None:
         """The service ends by itself."""
