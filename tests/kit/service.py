@@ -53,7 +53,7 @@ class Service:
         self.lab.run("systemd-run", "--quiet", "--unit=simulator", *program)
         self.lab.until(lambda: self.lab.tried("bash", "-c", f"< /dev/tcp/127.0.0.1/{PORT}").returncode == 0, "a world")
 
-    def configure(self, *pages: SimulatedPage, unit: str = "milepost", **sections: Json) -> None:
+    def configure(self, *pages: SimulatedPage, unit: str = "milepost", **sections: Json | list[Json]) -> None:
         """Write the configuration for pages of the simulator, the first one's Messenger inbox if not said otherwise.
 
         The first page's token comes as the credential that the unit names, any other's is written out.

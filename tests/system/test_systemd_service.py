@@ -48,6 +48,31 @@ def test_it_starts_reads_its_credential_and_syncs_with_all_its_hardening_on(serv
     assert "process_start_time_seconds" in service.fetched("http://127.0.0.1:9464/metrics")
 
 
+def test_a_page_more_takes_a_line_in_a_drop_in_and_a_new_token_a_restart(service: Service) -> None:
+    service.change_unit("LoadCredential=milepost.bicycles-token\n")
+    service.simulate(40, pages=2)
+    tokens = {PAGE: "access-token", OTHER_PAGE: "bicycles-token"}
+    page_sections = [
+        {"id": page.id, "platforms": ["messenger"], "access_token_file": f"${{CREDENTIALS_DIRECTORY}}/milepost.{token}"}
+        for page, token in tokens.items()
+    ]
+    service.configure(pages=page_sections)
+    for page, token in tokens.items():
+        service.lab.write(f"/etc/credstore/milepost.{token}", f"{page.token}\n", mode="600")
+    checked = service.lab.run("milepost", "config", "check", "--online")
+    assert "file /etc/credstore/milepost.bicycles-token" in checked
+    service.start()
+    for page in tokens:
+        service.until_complete(f"messenger:{page.id}")
+    handed_over = "/run/credentials/milepost.service/milepost.access-token"
+    service.lab.write(TOKEN, "EAANewOne", mode="600")
+    service.lab.run("systemctl", "reload", "milepost")
+    assert service.lab.run("cat", handed_over) == f"{PAGE.token}\n"
+    service.lab.run("systemctl", "restart", "milepost")
+    assert service.lab.run("cat", handed_over) == "EAANewOne"
+    service.lab.until(lambda: "1 stopped until somebody mends the token" in service.shown("StatusText"), "a status")
+
+
 def test_killed_in_mid_sweep_it_is_restarted_and_goes_on_at_the_cursor(service: Service) -> None:
     service.change_unit("")
     working(service)
