@@ -9,13 +9,14 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from milepost.settings import Settings
+from milepost.settings.changes import is_live
 from milepost.settings.durations import format_duration
 from milepost.settings.model import Section, key_of
 from milepost.settings.wording import allowed, section_in
 
 PAGE = Path(__file__).parent / "configuration.md"
 BEGINNING, END = "<!-- generated from the model: begin -->", "<!-- generated from the model: end -->"
-HEAD = ("| key | type | default | allowed | meaning |", "|---|---|---|---|---|")
+HEAD = ("| key | type | default | allowed | change | meaning |", "|---|---|---|---|---|---|")
 # What people call the kinds of value of settings/values.py.
 TYPES = {
     "Whole": "number",
@@ -49,7 +50,9 @@ def _tables(section: type[Section], heading: str, prefix: str) -> Iterator[str]:
     yield from (f"### {heading}", "", *HEAD)
     for name, field in section.model_fields.items():
         kind = "section" if field.annotation is section_in(field) else TYPES.get(kinds[name], "text")
-        cells = (f"`{prefix}{key_of(name)}`", kind, _default(field, kind), allowed(field), meanings[name])
+        key = f"{prefix}{key_of(name)}"
+        change = "" if kind == "section" else "live" if is_live(key) else "restart"
+        cells = (f"`{key}`", kind, _default(field, kind), allowed(field), change, meanings[name])
         yield f"| {' | '.join(cells)} |".replace("|  |", "| |")
     yield ""
     for name, field in section.model_fields.items():

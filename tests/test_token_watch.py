@@ -1,10 +1,12 @@
 """Tokens are asked about once a day, the new ones soon, and what is told is in the journal."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+import pytest
 from msgspec.structs import replace
 
 from kit.leaping_clock import LeapingClock
@@ -12,6 +14,8 @@ from kit.memory_store import MemoryStore
 from kit.shell import shared, types
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
 from milepost.core.model import Platform, Stream, TokenHealth
+from milepost.core.ports import Held
+from milepost.core.problems import Problem
 from milepost.engine.shared import Shared
 from milepost.engine.stop import Stop
 from milepost.engine.supervisor import Pace, Supervisor
@@ -108,6 +112,30 @@ async def test_no_question_is_asked_for_a_page_that_is_parked() -> None:
     async with trial_of(page_of(BICYCLES)) as trial:
         trial.roster.park([BICYCLES.id])
         await trial.look()
+        assert trial.questions == 0
+
+
+async def test_a_page_that_is_dropped_while_it_is_asked_about_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with trial_of(page_of(BICYCLES), page_of(BAKERY)) as trial:
+        ask = trial.roster.token_health
+
+        async def drop_meanwhile(page_id: str) -> TokenHealth | Problem | Held:
+            answer = await ask(page_id)
+            trial.roster.keep([page_of(BAKERY)], besides=())
+            return answer
+
+        monkeypatch.setattr(trial.roster, "token_health", drop_meanwhile)
+        await trial.look()
+        assert await trial.health_of(OF_BICYCLES) is None
+        assert await trial.health_of(OF_BAKERY[0]) == HEALTH
+
+
+async def test_a_page_that_is_dropped_before_it_is_asked_about_is_not_asked_about() -> None:
+    async with trial_of(page_of(BICYCLES)) as trial:
+        look = asyncio.create_task(trial.look())
+        await asyncio.sleep(0)
+        trial.roster.keep([], besides=())
+        await look
         assert trial.questions == 0
 
 

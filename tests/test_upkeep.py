@@ -1,17 +1,26 @@
-"""Discovery: how often pages are looked for, what becomes of each answer, and that no pause is called into."""
+"""Reloads: what becomes of each; and discovery: how often pages are looked for, and that no pause is called into."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+import structlog
+from msgspec.structs import replace
 
 from kit.builders import NOON
 from kit.leaping_clock import LeapingClock
 from kit.memory_store import MemoryStore
+from kit.reconfigured import OTHERWISE
+from kit.reconfigured import settings as with_other
 from kit.shell import shared
 from kit.simulated import BAKERY, BICYCLES, frozen_world
 from milepost.core.checkpoint import Checkpoint, Pause
+from milepost.core.errors import BadConfiguration
 from milepost.core.events import RunStatus
 from milepost.core.model import Platform, Scope, Stream
 from milepost.core.ports import Held
@@ -21,10 +30,13 @@ from milepost.engine.stop import Bell, Stop
 from milepost.engine.supervisor import Pace, Supervisor
 from milepost.roster import Page, Roster
 from milepost.settings import Settings
+from milepost.settings.changes import is_live
 from milepost.sources.facebook.client import GraphClient
 from milepost.sources.simulator.access import USER
+from milepost.sources.simulator.plan import SimulatedPage
 from milepost.sources.simulator.server import SimulatorServer
-from milepost.upkeep import DISCOVERY_RETRY_SECONDS, DISCOVERY_SECONDS, Configuration, Upkeep
+from milepost.upkeep import DISCOVERY_RETRY_SECONDS, DISCOVERY_SECONDS, Configuration, Reload, Upkeep
+from milepost.workings import Workings
 
 OF_BICYCLES = Stream(Platform.MESSENGER, BICYCLES.id)
 APP_LIMIT = Problem(ProblemKind.API, "(#4) Application request limit reached", code=4)
@@ -37,15 +49,42 @@ class Trial:
     simulator: SimulatorServer
     clock: LeapingClock
     shared: Shared
-    supervisor: Supervisor
+    workings: Workings
     upkeep: Upkeep
     secrets: list[str]
 
-    async def let_pass(self, seconds: float) -> None:
+    @property
+    def supervisor(self) -> Supervisor:
+        return self.workings.supervisor
+
+    async def let_pass(
+        self, seconds: float, configuration: Configuration | None = None, reload: Bell | None = None
+    ) -> None:
         """Let the upkeep run for so long."""
         self.clock.ends_at = self.clock.time + timedelta(seconds=seconds)
-        configuration = Configuration(Settings, Path("config.yaml"))
-        await self.upkeep.run(configuration, Bell(), self.clock, self.shared.stop)
+        configuration = configuration or Configuration(Settings, Path("config.yaml"))
+        await self.upkeep.run(configuration, reload or Bell(), self.clock, self.shared.stop)
+
+    async def reload(self, *pages: Page, discover_pages: bool = False) -> Reload:
+        """Reload with these pages listed."""
+        wanted = settings_with(*pages, discover_pages=discover_pages, source=manager_of(self.simulator))
+        return await self.upkeep.reload(Configuration(lambda: wanted, None))
+
+    @property
+    def works_by(self) -> dict[str, object]:
+        """What the work goes by now, as far as it can change."""
+        supervisor, roster, client = self.supervisor, self.workings.roster, self.workings.client
+        return {
+            "policy": supervisor._shared.policy,
+            "pace": supervisor._pace,
+            "concurrency": supervisor._shared.turns._concurrency,
+            "streams": supervisor.streams,
+            "calls": (roster.calls_per_second, client.request_timeout_seconds, client._app_secret),
+            "manager": roster._manager.token,
+            "discovers": self.upkeep.settings.discover_pages,
+            "floor": self.shared.pauses.floor_seconds,
+            "level": logging.getLogger().level,
+        }
 
     @property
     def discoveries(self) -> int:
@@ -63,11 +102,156 @@ async def upkeep_of(*pages: Page, faults: str = "calm") -> AsyncIterator[Trial]:
         GraphClient(simulator.base_url, "v26.0", clock=clock.now) as client,
     ):
         roster = Roster(client, share.pauses, 0, simulator.world.user_token)
-        supervisor = Supervisor(share, roster.enrol(pages), Pace())
-        listed = tuple({"id": page.id, "access_token": page.access_token} for page in pages)
-        settings = Settings.model_validate({"discover_pages": True, "pages": listed})
-        upkeep = Upkeep(client, roster, supervisor, settings, secrets.append)
-        yield Trial(simulator, clock, share, supervisor, upkeep, secrets)
+        workings = Workings(Supervisor(share, roster.enrol(pages), Pace()), roster, client, share.pauses)
+        settings = settings_with(*pages, discover_pages=True, source=manager_of(simulator))
+        upkeep = Upkeep(workings, settings, secrets.append)
+        yield Trial(simulator, clock, share, workings, upkeep, secrets)
+
+
+def settings_with(
+    *pages: Page, discover_pages: bool = False, source: Mapping[str, object] = MappingProxyType({})
+) -> Settings:
+    """Give the settings that list these pages."""
+    listed = tuple(
+        {
+            "id": page.id,
+            "access_token": page.access_token,
+            "platforms": tuple(map(str, page.platforms)),
+            "instagram_account_id": page.instagram_account_id,
+        }
+        for page in pages
+    )
+    sections = {"discover_pages": discover_pages, "source": {"kind": "facebook", **source}}
+    return Settings.model_validate({**sections, "pages": listed})
+
+
+def manager_of(simulator: SimulatorServer) -> dict[str, object]:
+    """Give the keys of `source` that let pages be discovered."""
+    return {"access_token": simulator.world.user_token, "calls_per_second": 0.0}
+
+
+def page_of(page: SimulatedPage, *platforms: Platform) -> Page:
+    return Page(page.id, page.name, platforms or tuple(map(Platform, page.platforms)), page.token)
+
+
+@pytest.fixture(autouse=True)
+def fresh_logging() -> Iterator[None]:
+    """Put back the level, which a reload sets."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
+    structlog.reset_defaults()
+
+
+# --- reloads ----------------------------------------------------------------------------------------------------------
+
+
+async def test_pages_that_are_listed_no_more_are_worked_no_more_and_the_others_are() -> None:
+    async with upkeep_of(page_of(BAKERY), page_of(BICYCLES)) as trial:
+        reloaded = await trial.reload(page_of(BICYCLES))
+        assert reloaded == Reload(live=("pages", "discover_pages"))
+        assert trial.supervisor.streams == (OF_BICYCLES,)
+
+
+async def test_a_platform_that_is_listed_no_more_is_worked_no_more_and_comes_back() -> None:
+    async with upkeep_of(page_of(BAKERY)) as trial:
+        messenger, instagram = page_of(BAKERY).streams
+        await trial.reload(page_of(BAKERY, Platform.INSTAGRAM))
+        assert trial.supervisor.streams == (instagram,)
+        await trial.reload(page_of(BAKERY))
+        assert set(trial.supervisor.streams) == {messenger, instagram}
+        results = await trial.supervisor.sync([messenger, instagram])
+        assert [result.run.status for result in results if result.run] == [RunStatus.COMPLETE] * 2
+
+
+async def test_a_page_that_comes_back_is_worked_with_the_token_that_it_has_then() -> None:
+    async with upkeep_of(page_of(BICYCLES)) as trial:
+        await trial.reload(page_of(BAKERY))
+        renewed = trial.simulator.world.access.renew(BICYCLES.id)
+        await trial.reload(page_of(BAKERY), replace(page_of(BICYCLES), access_token=renewed))
+        (result,) = await trial.supervisor.sync([OF_BICYCLES])
+        assert result.run is not None
+        assert result.run.status is RunStatus.COMPLETE
+        assert renewed in trial.secrets
+
+
+async def test_another_instagram_account_holds_from_the_next_turn_on() -> None:
+    instagram = Stream(Platform.INSTAGRAM, BAKERY.id)
+    async with upkeep_of(replace(page_of(BAKERY), instagram_account_id="17841499999999999")) as trial:
+        await trial.reload(page_of(BAKERY))  # which asks the API for the account
+        asked_before = trial.simulator.requests.total
+        await trial.supervisor.sync([instagram])
+        first, *_ = list(trial.simulator.requests.last)[asked_before:]
+        assert first.edge == ""
+        assert trial.supervisor.streams.count(instagram) == 1
+
+
+async def test_what_was_discovered_is_dropped_when_pages_are_discovered_no_more() -> None:
+    async with upkeep_of(page_of(BAKERY)) as trial:
+        await trial.upkeep.discover()
+        assert OF_BICYCLES in trial.supervisor.streams
+        await trial.reload(page_of(BAKERY), discover_pages=True)
+        assert OF_BICYCLES in trial.supervisor.streams, "still discovered"
+        await trial.reload(page_of(BAKERY))
+        assert set(trial.supervisor.streams) == set(page_of(BAKERY).streams)
+
+
+async def test_a_discovered_page_that_is_listed_later_is_not_taken_for_a_lost_one() -> None:
+    async with upkeep_of() as trial:
+        await trial.upkeep.discover()
+        await trial.reload(page_of(BICYCLES), discover_pages=True)
+        await trial.upkeep.discover()
+        (result,) = await trial.supervisor.sync([OF_BICYCLES])
+        assert result.run is not None
+        assert result.run.status is RunStatus.COMPLETE
+
+
+async def test_a_configuration_that_is_wrong_is_refused_with_the_reason_and_changes_nothing() -> None:
+    def load() -> Settings:
+        raise BadConfiguration("config.yaml:1: sync.interval: found 5")
+
+    async with upkeep_of(page_of(BICYCLES)) as trial:
+        before, settings_before = trial.works_by, trial.upkeep.settings
+        reloaded = await trial.upkeep.reload(Configuration(load, None))
+        assert reloaded == Reload(refusal="config.yaml:1: sync.interval: found 5")
+        assert (trial.works_by, trial.upkeep.settings) == (before, settings_before)
+
+
+@pytest.mark.parametrize("key", OTHERWISE)
+async def test_what_is_live_reaches_the_work_and_what_is_not_is_named_and_does_not(key: str) -> None:
+    async with upkeep_of() as trial:
+        await trial.upkeep.reload(Configuration(with_other, None))
+        before = trial.works_by
+        reloaded = await trial.upkeep.reload(Configuration(lambda: with_other(key), None))
+        assert reloaded == (Reload(live=(key,)) if is_live(key) else Reload(takes_restart=(key,)))
+        if not key.endswith("_file"):  # those say where a secret comes from
+            assert (trial.works_by != before) == is_live(key)
+
+
+async def test_whoever_wants_to_know_is_told_that_a_reload_is_under_way_whatever_becomes_of_it() -> None:
+    told: list[str] = []
+
+    @contextmanager
+    def reloading() -> Iterator[None]:
+        told.append("reloading")
+        yield
+        told.append("ready")
+
+    def load() -> Settings:
+        told.append("reads")
+        raise BadConfiguration("wrong")
+
+    async with upkeep_of(page_of(BICYCLES)) as trial:
+        configuration = Configuration(load, None, reloading)
+        await trial.let_pass(35, configuration)
+        assert told == [], "nobody asked, and no file has changed"
+        trial.shared.stop.silence()
+        (bell := Bell()).ring()
+        await trial.let_pass(35, configuration, bell)
+    assert told == ["reloading", "reads", "ready"]
+
+
+# --- discovery --------------------------------------------------------------------------------------------------------
 
 
 async def test_what_is_discovered_is_worked_with_the_tokens_that_the_api_gives_which_are_kept_secret() -> None:

@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from msgspec import Struct
 
 from milepost.core.model import Platform
-from milepost.core.plan import Policy
 from milepost.core.ports import Held
 from milepost.core.problems import Problem
 from milepost.engine.clock import Clock, SystemClock
@@ -14,7 +13,7 @@ from milepost.engine.feed import Feed
 from milepost.engine.pauses import Pauses
 from milepost.engine.shared import Shared
 from milepost.engine.stop import Stop
-from milepost.engine.supervisor import Pace, Supervisor
+from milepost.engine.supervisor import Supervisor
 from milepost.engine.turns import Turns
 from milepost.roster import Page, Roster, configured_pages
 from milepost.settings import Settings
@@ -22,6 +21,7 @@ from milepost.sources.facebook.client import GraphClient
 from milepost.stores.sqlite import SqliteStore, open_sqlite
 from milepost.token_watch import TokenWatch
 from milepost.upkeep import Upkeep
+from milepost.workings import Workings, pace_of, policy_of
 
 # The embedded world: large enough to see a sweep come along at two calls a second, small enough to see it end.
 SIMULATED_PAGES = 2
@@ -53,29 +53,6 @@ class _World(Struct, frozen=True):
     manager_token: str
 
 
-def policy_of(settings: Settings) -> Policy:
-    """Pick the settings that decisions depend on."""
-    return Policy(
-        batch_size=settings.sync.batch_size,
-        messages_per_conversation=settings.sync.messages_per_conversation,
-        watermark_overlap_seconds=settings.sync.watermark_overlap_seconds,
-        full_sweep_interval_seconds=settings.sync.full_sweep_interval_seconds,
-        attempts=settings.retry.attempts,
-        base_delay_seconds=settings.retry.base_delay_seconds,
-        max_delay_seconds=settings.retry.max_delay_seconds,
-        rate_limit_floor_seconds=settings.source.rate_limit_floor_seconds,
-    )
-
-
-def pace_of(settings: Settings) -> Pace:
-    """Pick the settings that say how often and how long streams are worked."""
-    return Pace(
-        interval_seconds=settings.sync.interval_seconds,
-        max_run_seconds=settings.sync.max_run_duration_seconds,
-        max_batches_per_run=settings.sync.max_batches_per_run,
-    )
-
-
 @asynccontextmanager
 async def assembled(
     settings: Settings, stop: Stop, learn_secret: Callable[[str], None] = lambda _: None
@@ -103,7 +80,7 @@ async def assembled(
         turns = Turns(settings.sync.concurrency)
         shared = Shared(store, clock, feed, stop, policy_of(settings), pauses, turns)
         supervisor = Supervisor(shared, roster.enrol(world.pages), pace_of(settings))
-        upkeep = Upkeep(client, roster, supervisor, settings, learn_secret)
+        upkeep = Upkeep(Workings(supervisor, roster, client, pauses), settings, learn_secret)
         watch = TokenWatch(roster, supervisor)
         yield Parts(supervisor, store, feed, clock, upkeep, watch, roster.page_names, await upkeep.discover())
 

@@ -1,6 +1,6 @@
 """The pages that are worked, and their access: tokens change, pages come and go, and nothing has to be restarted."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from msgspec import Struct
 
@@ -30,6 +30,11 @@ class Page(Struct, frozen=True, repr_omit_defaults=True):
     access_token: str
     instagram_account_id: str | None = None
 
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """A stream for each platform."""
+        return tuple(Stream(platform, self.id) for platform in self.platforms)
+
     def __repr__(self) -> str:
         return f"Page({self.id!r}, {self.platforms!r})"
 
@@ -54,6 +59,7 @@ class _Member(Struct, eq=False):
     name: str
     access: Access
     pace: Pace
+    instagram_account_id: str | None
     streams: list[Stream] = []
 
 
@@ -76,20 +82,54 @@ class Roster:
         """Give the names of the pages by their ids; "" for one whose name nobody has told."""
         return {page_id: member.name for page_id, member in self._members.items()}
 
+    @property
+    def calls_per_second(self) -> float:
+        """The pace of each page; 0 is no pacing."""
+        return self._calls_per_second
+
+    @calls_per_second.setter
+    def calls_per_second(self, calls_per_second: float) -> None:
+        if calls_per_second == self._calls_per_second:
+            return
+        self._calls_per_second = calls_per_second
+        for pace in (self._manager_pace, *(member.pace for member in self._members.values())):
+            pace.change(calls_per_second)
+
     def enrol(self, pages: Iterable[Page]) -> dict[Stream, Source]:
-        """Take up the pages, and the platforms of pages, that are new, and give the sources of their streams."""
+        """Take up the pages, and the platforms of pages, that are new, and give the sources of their streams.
+
+        A stream whose page has another Instagram account than before gets a new source, too.
+        """
         new: dict[Stream, Source] = {}
         for page in pages:
             member = self._members.get(page.id)
             if member is None:
                 pace = Pace(self._calls_per_second, self._app_budget)
-                member = self._members[page.id] = _Member(page.name, Access(page.access_token), pace)
-            for platform in page.platforms:
-                stream = Stream(platform, page.id)
+                member = _Member(page.name, Access(page.access_token), pace, page.instagram_account_id)
+                self._members[page.id] = member
+            member.name = page.name
+            is_same = member.instagram_account_id == page.instagram_account_id
+            member.instagram_account_id = page.instagram_account_id
+            for stream in page.streams:
                 if stream not in member.streams:
                     member.streams.append(stream)
-                    new[stream] = self._source(stream, member, page.instagram_account_id)
+                elif is_same:
+                    continue
+                new[stream] = self._source(stream, member)
         return new
+
+    def keep(self, pages: Iterable[Page], besides: Collection[str]) -> tuple[Stream, ...]:
+        """Drop all streams but those of the pages, and of the pages `besides`, by their ids; give the dropped ones."""
+        kept = {stream for page in pages for stream in page.streams}
+        dropped: list[Stream] = []
+        for page_id, member in list(self._members.items()):
+            if page_id in besides:
+                continue
+            dropped += [stream for stream in member.streams if stream not in kept]
+            member.streams = [stream for stream in member.streams if stream in kept]
+            if not member.streams:
+                del self._members[page_id]
+        return tuple(dropped)
 
     def renew(self, pages: Iterable[Page]) -> tuple[Stream, ...]:
         """Take over the tokens of the pages; give the streams whose access that changes."""
@@ -123,18 +163,21 @@ class Roster:
         return {page_id: each.access.token for page_id, each in self._members.items() if each.access.problem is None}
 
     def streams_of(self, page_id: str) -> tuple[Stream, ...]:
-        """Give the streams of a page."""
-        return tuple(self._members[page_id].streams)
+        """Give the streams of a page; none where it is on the roster no more."""
+        member = self._members.get(page_id)
+        return () if member is None else tuple(member.streams)
 
     async def token_health(self, page_id: str) -> TokenHealth | Problem | Held:
-        """Ask how the token of a page stands."""
-        member = self._members[page_id]
+        """Ask how the token of a page stands, unless it is on the roster no more."""
+        member = self._members.get(page_id)
+        if member is None:
+            return Held()
         return await token_health(self._client, member.access, member.pace, self._pauses.gate(member.streams[0]))
 
     def renew_manager(self, token: str) -> None:
         """Take over the token of the user whose pages are discovered."""
         self._manager.token = token
 
-    def _source(self, stream: Stream, member: _Member, instagram_account_id: str | None) -> Source:
+    def _source(self, stream: Stream, member: _Member) -> Source:
         gate = self._pauses.gate(stream)
-        return FacebookInbox(self._client, stream, member.access, member.pace, gate, instagram_account_id)
+        return FacebookInbox(self._client, stream, member.access, member.pace, gate, member.instagram_account_id)

@@ -1,7 +1,8 @@
-"""Keeps access up to date while the daemon runs: new tokens are picked up, and pages are discovered."""
+"""Keeps the daemon up to date while it runs: the configuration is read again, and pages are discovered."""
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,11 +16,10 @@ from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy, rule_for
 from milepost.engine.clock import Clock
 from milepost.engine.stop import Bell, Stop
-from milepost.engine.supervisor import Supervisor
-from milepost.roster import Page, Roster, configured_pages
-from milepost.settings import Settings, secret_files, secrets
-from milepost.sources.facebook.client import GraphClient
+from milepost.roster import Page, configured_pages
+from milepost.settings import Settings, changes_between, secret_files, secrets
 from milepost.sources.facebook.managed_pages import ManagedPage
+from milepost.workings import Workings
 
 LOOK_SECONDS = 10.0  # between two looks at the files: a new token is at work well within a minute
 DISCOVERY_SECONDS = 900.0
@@ -29,33 +29,46 @@ log = structlog.get_logger("milepost")
 
 
 class Configuration(Struct, frozen=True):
-    """How to read the settings again, and the file that they are in, if there is one."""
+    """How to read the settings again, and the file that they are in, if there is one.
+
+    Every reload happens in a block of `reloading`, whatever becomes of it.
+    """
 
     load: Callable[[], Settings]
     path: Path | None
+    reloading: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
+class Reload(Struct, frozen=True):
+    """What became of a reload: the keys whose new values hold now, and those whose new values take a restart.
+
+    With a `refusal` the configuration was wrong, and nothing has changed.
+    """
+
+    live: tuple[str, ...] = ()
+    takes_restart: tuple[str, ...] = ()
+    refusal: str = ""
 
 
 class Upkeep:
-    """Renews the access of pages. `settings` are those from the start; `learn_secret` hears of every new secret."""
+    """Has the workings work by the settings that apply. `learn_secret` hears of every new secret."""
 
-    def __init__(
-        self,
-        client: GraphClient,
-        roster: Roster,
-        supervisor: Supervisor,
-        settings: Settings,
-        learn_secret: Callable[[str], None],
-    ) -> None:
-        self._client = client
-        self._roster = roster
-        self._supervisor = supervisor
+    def __init__(self, workings: Workings, settings: Settings, learn_secret: Callable[[str], None]) -> None:
+        self._workings = workings
+        self._roster = workings.roster
+        self._supervisor = workings.supervisor
         self._settings = settings
         self._learn_secret = learn_secret
         self._discovered: frozenset[str] = frozenset()
         self._seconds_to_discovery = DISCOVERY_SECONDS
 
+    @property
+    def settings(self) -> Settings:
+        """The settings that Milepost works by now."""
+        return self._settings
+
     async def run(self, configuration: Configuration, reload: Bell, clock: Clock, stop: Stop) -> None:
-        """Look after the access until a stop is asked for. `reload` rings when the settings are to be read again."""
+        """Look after it all until a stop is asked for. `reload` rings when the settings are to be read again."""
         seen = await asyncio.to_thread(_state_of, self._settings, configuration.path)
         discovery_due_at = clock.now() + timedelta(seconds=self._seconds_to_discovery)
         while not stop.is_requested:
@@ -68,11 +81,32 @@ class Upkeep:
             is_asked_for = reload.rings
             if is_asked_for or found != seen:
                 reload.silence()
-                await self._reload(configuration)
+                with configuration.reloading():
+                    reloaded = await self.reload(configuration)
+                    if is_asked_for or reloaded != Reload():
+                        _tell(reloaded)
                 seen, discovery_due_at = found, clock.now()
             if is_asked_for:  # by somebody who may have mended what no file shows, such as a permission
                 for stream in self._supervisor.streams:
                     self._supervisor.wake(stream)
+
+    async def reload(self, configuration: Configuration) -> Reload:
+        """Read the settings again, and work by them; those from before go on where there is something wrong."""
+        try:
+            wanted = await asyncio.to_thread(configuration.load)
+        except BadConfiguration as error:
+            return Reload(refusal=error.message)
+        changes = changes_between(self._settings, wanted)
+        self._settings = settings = changes.settings
+        for secret in (*secrets(wanted), *secrets(settings)):
+            self._learn_secret(secret)
+        self._workings.adopt(settings)
+        if settings.source.kind == "facebook":  # a simulated world has pages and tokens of its own
+            self._roster.renew_manager(settings.source.access_token.get_secret_value())
+            pages = configured_pages(settings)
+            self._drop_all_but(pages)
+            self._take(pages)
+        return Reload(changes.live, changes.takes_restart)
 
     async def discover(self) -> Problem | Held | None:
         """Ask which pages there are, take up new ones and park lost ones. Gives what prevents it."""
@@ -99,30 +133,30 @@ class Upkeep:
         for page in pages:
             self._learn_secret(page.access_token)
         for stream, source in self._roster.enrol(pages).items():
-            log.info("stream added", stream=stream.key)
+            if stream not in self._supervisor.streams:
+                log.info("stream added", stream=stream.key)
             self._supervisor.admit(stream, source)
         for stream in self._roster.renew(pages):
             log.info("access renewed", stream=stream.key)
             self._supervisor.wake(stream)
 
-    async def _reload(self, configuration: Configuration) -> None:
-        """Read the settings again; those from before go on where there is something wrong with them."""
-        try:
-            settings = await asyncio.to_thread(configuration.load)
-        except BadConfiguration as error:
-            log.error("configuration not reloaded", error=error.message, hint="the one from before goes on")  # noqa: TRY400
-            return
-        if settings.source.kind != self._settings.source.kind:
-            log.error("configuration not reloaded", hint="source.kind has changed, which takes a restart")
-            return
-        self._settings = settings
-        for secret in secrets(settings):
-            self._learn_secret(secret)
-        log.info("configuration reloaded", takes_effect="tokens, the app secret and new pages")
-        if settings.source.kind == "facebook":  # a simulated world has tokens of its own
-            self._client.renew(settings.source.app_secret.get_secret_value())
-            self._roster.renew_manager(settings.source.access_token.get_secret_value())
-            self._take(configured_pages(settings))
+    def _drop_all_but(self, pages: Sequence[Page]) -> None:
+        """Work no page any more but these and, while pages are discovered, those that were."""
+        listed = {page.id for page in pages}
+        self._discovered = self._discovered - listed if self._settings.discover_pages else frozenset()
+        for stream in self._roster.keep(pages, besides=self._discovered):
+            log.info("stream removed", stream=stream.key, hint="it ends after the batch in hand; what it copied stays")
+            self._supervisor.dismiss(stream)
+
+
+def _tell(reload: Reload) -> None:
+    if reload.refusal:
+        log.error("configuration not reloaded", error=reload.refusal, hint="the one from before goes on")
+        return
+    log.info("configuration reloaded", changed=reload.live)
+    if reload.takes_restart:
+        hint = "these keep the values from the start until Milepost is restarted"
+        log.warning("restart needed", keys=reload.takes_restart, hint=hint)
 
 
 def _may_pass(found: tuple[ManagedPage, ...] | Problem | Held) -> bool:

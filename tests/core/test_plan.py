@@ -116,9 +116,12 @@ class TestALimit:
         assert planned(read(1), work(deadline_at=at(10)), now=at(10)) == Finish(Reason.TIME_LIMIT)
 
     def test_is_told_after_a_stop(self) -> None:
-        stopping = work(deadline_at=NOON, max_batches=1, is_stopping=True)
+        stopping = work(deadline_at=NOON, max_batches=1, stops_for=Reason.SHUTDOWN)
 
         assert planned(read(1), stopping) == Finish(Reason.SHUTDOWN)
+
+    def test_is_told_after_the_stream_was_removed(self) -> None:
+        assert planned(read(1), work(deadline_at=NOON, stops_for=Reason.REMOVED)) == Finish(Reason.REMOVED)
 
 
 class TestTrouble:
@@ -160,7 +163,7 @@ class TestAPause:
         assert self.held(at(120), checkpoint=troubled) == Wait(at(120))
 
     def test_forbids_no_stop_and_hides_no_limit(self) -> None:
-        assert plan(read(1), NOON, work(is_stopping=True), POLICY, at(3600)) == Finish(Reason.SHUTDOWN)
+        assert plan(read(1), NOON, work(stops_for=Reason.SHUTDOWN), POLICY, at(3600)) == Finish(Reason.SHUTDOWN)
         assert plan(read(5), NOON, work(max_batches=5), POLICY, at(3600)) == Finish(Reason.BATCH_LIMIT)
 
 

@@ -22,6 +22,11 @@ OUTAGE = problem(kind=ProblemKind.NONSENSE, http_status=500)
 UNKNOWN = problem(1, http_status=500)
 
 
+def keepers() -> set[str]:
+    """Give the names of the tasks that keep streams."""
+    return {task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("stream ")}
+
+
 def streams(count: int) -> list[Stream]:
     return [Stream(Platform.MESSENGER, str(number)) for number in range(count)]
 
@@ -277,6 +282,143 @@ async def test_a_stream_that_is_admitted_before_the_daemon_works_is_worked_with_
     async with running(supervisor, parts.stop):
         await asyncio.sleep(1)
     assert other.called_at == [0]
+
+
+# --- streams go -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_that_is_dismissed_ends_after_the_batch_in_hand_and_the_others_go_on() -> None:
+    leaving, staying = streams(2)
+    store = MemoryStore()
+    parts = shared(store, policy=POLICY)
+    inbox, other = (
+        Inbox(100, prefix=stream.page_id, clock=parts.clock, call_seconds=10) for stream in (leaving, staying)
+    )
+    supervisor = Supervisor(parts, {leaving: inbox, staying: other}, Pace())
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(25)
+        supervisor.dismiss(leaving)
+        assert supervisor.streams == (staying,)
+        await asyncio.sleep(500)
+        assert keepers() == {f"stream {staying.key}"}
+    checkpoint = await store.recall(leaving.key)
+    assert checkpoint.run is not None
+    assert (checkpoint.run.status, checkpoint.run.reason) == (RunStatus.PAUSED, Reason.REMOVED)
+    assert checkpoint.run.tally.batches == 3, "the third was under way"
+    assert max(inbox.called_at) <= 30
+    assert max(other.called_at) > 500
+
+
+async def test_a_stream_that_comes_back_goes_on_where_it_was() -> None:
+    (stream,) = streams(1)
+    store = MemoryStore()
+    parts = shared(store, policy=POLICY)
+    supervisor = Supervisor(parts, {stream: Inbox(10, clock=parts.clock, call_seconds=10)}, Pace())
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(25)
+        supervisor.dismiss(stream)
+        await asyncio.sleep(100)
+        later = Inbox(10, clock=parts.clock, call_seconds=10)
+        supervisor.admit(stream, later)
+        await asyncio.sleep(200)
+    assert isinstance(later.asked[0], Request)
+    assert later.asked[0].cursor == "3"
+    assert later.called_at[0] == 125
+    assert len(store.conversations) == 10
+
+
+@pytest.mark.parametrize("back_after_seconds", [0, 1, 4.999, 5, 6])
+async def test_a_stream_that_comes_back_at_once_is_worked_by_one_at_a_time(back_after_seconds: float) -> None:
+    (stream,) = streams(1)
+    store = MemoryStore()
+    parts = shared(store, policy=POLICY)
+    supervisor = Supervisor(parts, {stream: Inbox(10, clock=parts.clock, call_seconds=10)}, Pace())
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(25)
+        supervisor.dismiss(stream)
+        await asyncio.sleep(back_after_seconds)
+        supervisor.admit(stream, Inbox(10, clock=parts.clock, call_seconds=10))
+        assert supervisor.streams == (stream,)
+        await asyncio.sleep(200)
+        assert keepers() == {f"stream {stream.key}"}
+    assert len(store.conversations) == 10
+    assert RunStatus.INTERRUPTED not in {
+        entry.event.status for entry in store.entries(stream.key) if isinstance(entry.event, RunEnded)
+    }
+
+
+@pytest.mark.parametrize("waiting_for", ["a retry", "a pause", "a turn", "the interval"])
+async def test_a_stream_is_dismissed_whatever_it_waits_for_without_another_call(waiting_for: str) -> None:
+    leaving, other = streams(2)
+    refusals = {"a retry": refused(), "a pause": refused(replace(RATE_LIMIT, wait_seconds=100.0))}
+
+    async def before(_: Request | str) -> Outcome | None:
+        return refusals.get(waiting_for)
+
+    slow = Policy(batch_size=1, base_delay_seconds=1000, max_delay_seconds=1000)
+    parts = shared(MemoryStore(), policy=slow, concurrency=1 if waiting_for == "a turn" else 2)
+    inbox = Inbox(3, before=before, clock=parts.clock)
+    sources = {other: Inbox(3, prefix="o", call_seconds=10, clock=parts.clock), leaving: inbox}
+    supervisor = Supervisor(parts, sources, Pace(max_run_seconds=2000))
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(5)
+        called = len(inbox.asked)
+        supervisor.dismiss(leaving)
+        await asyncio.sleep(100)
+        assert keepers() == {f"stream {other.key}"}
+    assert len(inbox.asked) == called
+    run = (await parts.store.recall(leaving.key)).run
+    assert run is None or run.status is not RunStatus.RUNNING
+
+
+async def test_a_stream_that_is_dismissed_before_the_daemon_works_is_not_worked() -> None:
+    (stream,) = streams(1)
+    parts = shared(MemoryStore(), policy=POLICY)
+    inbox = Inbox(1)
+    supervisor = Supervisor(parts, {stream: inbox}, Pace())
+    supervisor.dismiss(stream)
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(1000)
+    assert inbox.asked == []
+
+
+# --- settings change --------------------------------------------------------------------------------------------------
+
+
+async def test_a_new_policy_holds_from_the_next_turn_on() -> None:
+    (stream,) = streams(1)
+    parts = shared(MemoryStore(), policy=Policy(batch_size=7))
+    inbox = Inbox(4, clock=parts.clock, call_seconds=10)
+    supervisor = Supervisor(parts, {stream: inbox}, Pace(interval_seconds=300, max_batches_per_run=2))
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(5)
+        supervisor.adopt(Policy(batch_size=9), Pace(interval_seconds=300, max_batches_per_run=2), concurrency=16)
+        await asyncio.sleep(100)
+    assert [asked.limit for asked in inbox.asked if isinstance(asked, Request)][:4] == [7, 7, 9, 9]
+
+
+async def test_a_shorter_interval_holds_for_those_that_rest_already() -> None:
+    (stream,) = streams(1)
+    parts = shared(MemoryStore(), policy=POLICY)
+    inbox = Inbox(1, clock=parts.clock)
+    supervisor = Supervisor(parts, {stream: inbox}, Pace(interval_seconds=86400))
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(1000)
+        supervisor.adopt(POLICY, Pace(interval_seconds=600), concurrency=16)
+        await asyncio.sleep(1300)
+    assert inbox.called_at == pytest.approx([0, 1000, 1600, 2200])
+
+
+async def test_a_longer_interval_holds_for_those_that_rest_already() -> None:
+    (stream,) = streams(1)
+    parts = shared(MemoryStore(), policy=POLICY)
+    inbox = Inbox(1, clock=parts.clock)
+    supervisor = Supervisor(parts, {stream: inbox}, Pace(interval_seconds=300))
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(100)
+        supervisor.adopt(POLICY, Pace(interval_seconds=1000), concurrency=16)
+        await asyncio.sleep(1200)
+    assert inbox.called_at == pytest.approx([0, 1000])
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from milepost.core.ports import Outcome, Request
 from milepost.engine.supervisor import Pace, Supervisor
 from milepost.engine.turns import Turns
 
-ONE, TWO, THREE = (Stream(Platform.MESSENGER, page_id) for page_id in "123")
+ONE, TWO, THREE, FOUR, FIVE = (Stream(Platform.MESSENGER, page_id) for page_id in "12345")
 
 
 async def test_turns_are_given_out_in_the_order_in_which_they_were_asked_for() -> None:
@@ -77,6 +77,55 @@ async def test_a_turn_is_free_again_whatever_ended_it() -> None:
         assert asyncio.get_running_loop().time() == 1
 
 
+async def test_more_turns_are_there_at_once() -> None:
+    turns, clock, taken_at = Turns(1), VirtualClock(), list[float]()
+
+    async def take(stream: Stream) -> None:
+        async with turns.taken(stream, clock):
+            taken_at.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(10)
+
+    async with asyncio.TaskGroup() as tasks:
+        for stream in (ONE, TWO, THREE):
+            tasks.create_task(take(stream))
+        await asyncio.sleep(1)
+        turns.allow(3)
+    assert taken_at == [0, 1, 1]
+
+
+async def test_where_fewer_turns_are_allowed_nobody_gets_one_until_so_many_have_ended() -> None:
+    turns, clock, taken_at = Turns(3), VirtualClock(), list[float]()
+
+    async def take(stream: Stream, seconds: float) -> None:
+        async with turns.taken(stream, clock):
+            taken_at.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(seconds)
+
+    async with asyncio.TaskGroup() as tasks:
+        for stream, seconds in ((ONE, 10), (TWO, 20), (THREE, 30)):
+            tasks.create_task(take(stream, seconds))
+        await asyncio.sleep(1)
+        turns.allow(1)
+        for stream in (FOUR, FIVE):
+            tasks.create_task(take(stream, 5))
+    assert taken_at == [0, 0, 0, 30, 35]
+
+
+async def test_turns_that_are_free_are_not_taken_where_fewer_are_allowed() -> None:
+    turns, clock, most = Turns(3), VirtualClock(), 0
+
+    async def take(stream: Stream) -> None:
+        nonlocal most
+        async with turns.taken(stream, clock):
+            most = max(most, len(turns.taken_at))
+            await asyncio.sleep(1)
+
+    turns.allow(1)
+    turns.allow(2)
+    await asyncio.gather(*map(take, (ONE, TWO, THREE, FOUR, FIVE)))
+    assert most == 2
+
+
 # --- in the daemon ----------------------------------------------------------------------------------------------------
 
 
@@ -118,6 +167,16 @@ async def test_a_run_that_comes_to_no_end_is_told() -> None:
         assert stalled is not None
         assert ONE.key in stalled
         assert TWO.key not in stalled
+
+
+async def test_a_run_has_the_time_that_it_began_with_though_later_ones_have_less() -> None:
+    parts = shared(MemoryStore(), policy=Policy(batch_size=1))
+    one = Supervisor(parts, {ONE: Inbox(1_000, call_seconds=5, clock=parts.clock)}, Pace(max_run_seconds=1_000))
+    async with running(one, parts.stop):
+        await asyncio.sleep(10)
+        one.adopt(parts.policy, Pace(max_run_seconds=10), concurrency=16)
+        await asyncio.sleep(900)
+        assert one.stalled() is None
 
 
 async def test_a_run_that_waited_for_its_turn_beyond_its_time_has_not_stalled() -> None:

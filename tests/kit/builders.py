@@ -7,7 +7,7 @@ from milepost.core.chain import seal
 from milepost.core.checkpoint import Checkpoint, fold
 from milepost.core.codec import Codec
 from milepost.core.decision import Circumstances
-from milepost.core.events import Entry, Event, Mode, Phase, Position, RunStarted, SweepStarted, Tally
+from milepost.core.events import Entry, Event, Mode, Phase, Position, Reason, RunStarted, SweepStarted, Tally
 from milepost.core.model import (
     Batch,
     Contact,
@@ -119,9 +119,9 @@ def work(
     deadline_at: datetime = NOON + timedelta(seconds=270),
     max_batches: int = 500,
     wants_full: bool = False,
-    is_stopping: bool = False,
+    stops_for: Reason | None = None,
 ) -> Slice:
-    return Slice(run_id, started_at, deadline_at, max_batches, wants_full, is_stopping)
+    return Slice(run_id, started_at, deadline_at, max_batches, wants_full, stops_for)
 
 
 def circumstances(

@@ -35,7 +35,7 @@ def everything() -> Metrics:
         batches=2, inserted=1, updated=1, unchanged=1, dead_lettered=1, interaction_events=1, order_violations=1
     )
     metrics = Metrics()
-    metrics.describe(interval_seconds=300.0, database=Path("milepost.db"))
+    metrics.describe(lambda: 300.0, Path("milepost.db"))
     for signal in (
         recorded(run_started(), FetchFailed(1, NETWORK, at(2))),
         recorded(

@@ -13,7 +13,7 @@ from milepost.core.checkpoint import BatchPassed, Checkpoint, Pause, pass_over
 from milepost.core.decide import keys_for
 from milepost.core.decision import Circumstances, Decision, Record, conclude, prepare, recover
 from milepost.core.errors import VersionConflict
-from milepost.core.events import StoreReturned
+from milepost.core.events import Reason, StoreReturned
 from milepost.core.model import Keys, Known, RefusedRow, Stream
 from milepost.core.pauses import held_until
 from milepost.core.plan import Fetch, Finish, Slice, Wait, is_over, open_sweep, plan
@@ -333,6 +333,6 @@ class Life:
             self.witness.committed(self.stream, commit, deleted_before)
 
     def _stopped(self, work: Slice) -> Slice:
-        if work.is_stopping or not self.setting.happens(self.setting.scenario.stop_chance):
+        if work.stops_for is not None or not self.setting.happens(self.setting.scenario.stop_chance):
             return work
-        return replace(work, deadline_at=self.setting.now, is_stopping=True)
+        return replace(work, deadline_at=self.setting.now, stops_for=Reason.SHUTDOWN)

@@ -29,8 +29,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from logging_journald import JournaldTransport  # type: ignore[import-untyped]  # annotated, but ships no py.typed
 
-from milepost.service.logs import Format, configure
+from milepost.service.logs import Format, configure, set_level
 from milepost.service.redaction import BLOT, MAX_ITEMS, MAX_TEXT_LENGTH, Redactor
+from milepost.service.repeats import MAX_KINDS, Repeats
 
 TOKEN = "tok|en/with+signs"
 log = structlog.get_logger()
@@ -60,6 +61,22 @@ def opened(
     stream = stream or io.StringIO()
     configure(format, level, redactor or Redactor([TOKEN]), stream=stream, environment=environment)
     return stream
+
+
+def opened_to_repeat(
+    format: Format = "console",  # noqa: A002  # as `configure` has it
+    *,
+    redactor: Redactor | None = None,
+    stream: TextIO,
+    **environment: str,
+) -> Repeats:
+    """Open as `opened` does, and give what holds repeats."""
+    return configure(format, "info", redactor or Redactor([TOKEN]), stream=stream, environment=environment)
+
+
+def journal_stream(stream: TextIO) -> str:
+    found = os.fstat(stream.fileno())
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 def text(stream: TextIO) -> str:
@@ -136,6 +153,66 @@ class TestConsole:
         stream = opened(level="debug")
         logging.getLogger("aiosqlite").debug("executing %s", "a row with a name and a text")
         assert text(stream) == ""
+
+
+class TestRepeats:
+    def test_are_told_as_one_line_with_their_number_and_since_when(self) -> None:
+        stream = io.StringIO()
+        repeats = opened_to_repeat(stream=stream)
+        for number in range(3):
+            log.warning("store away", stream=f"messenger:{number}", reason="the disk is full")
+        repeats.tell_all()
+        first, rest = text(stream).splitlines()
+        assert first[19:] == " warn  store away     stream=messenger:0 reason='the disk is full'"
+        assert rest[19:].partition(" since=")[0] == (
+            " warn  store away     repeated=2 streams='messenger:1 messenger:2' reason='the disk is full'"
+        )
+
+    def test_are_told_to_machines_with_every_stream_and_a_time_of_their_own(self) -> None:
+        stream = io.StringIO()
+        repeats = opened_to_repeat("json", stream=stream)
+        for number in range(10):
+            log.error("run stopped", stream="messenger:1", attempt=number, problem=f"{TOKEN} is dead")
+        repeats.tell_all()
+        first, rest = objects(stream)
+        assert first["timestamp"] < rest["since"] < rest["timestamp"]
+        assert (rest["level"], rest["stream"], rest["repeated"]) == ("error", "messenger:1", 9)
+        assert rest["problem"] == f"{BLOT} is dead"
+
+    def test_of_a_bug_has_the_traceback_that_they_share(self) -> None:
+        stream = io.StringIO()
+        repeats = opened_to_repeat("json", stream=stream)
+        for number in range(3):
+            try:
+                fail("a bug")
+            except ValueError:
+                log.exception("part failed unexpectedly", part=f"http GET /{number}")
+        repeats.tell_all()
+        _, rest = objects(stream)
+        assert rest["repeated"] == 2
+        assert rest["exception"].endswith("ValueError: a bug")
+        assert "part" not in rest
+
+    def test_of_the_standard_library_are_counted_too(self) -> None:
+        stream = io.StringIO()
+        repeats = opened_to_repeat("json", stream=stream)
+        for _ in range(1_000):
+            logging.getLogger("aiohttp").error("Unhandled exception")
+        repeats.tell_all()
+        assert [line.get("repeated") for line in objects(stream)] == [None, 999]
+
+    def test_leave_the_level_alone(self) -> None:
+        stream = io.StringIO()
+        repeats = opened_to_repeat("json", stream=stream)
+        set_level("error")
+        for _ in range(3):
+            log.warning("store away")
+        log.error("run stopped")
+        repeats.tell_all()
+        set_level("debug")
+        log.debug("run started")
+        logging.getLogger("aiohttp").debug("a request")
+        assert [line["event"] for line in objects(stream)] == ["run stopped", "run started", "a request"]
 
 
 class TestOneEventIsOneLine:
@@ -612,14 +689,15 @@ class TestJournal:
             with os.fdopen(struct.unpack("i", raw[:size])[0], "rb") as sealed:
                 sealed.seek(0)
                 data = sealed.read()
-        fields = {}
+        fields: dict[str, str] = {}
         while data:
             line, _, data = data.partition(b"\n")
             name, equals, value = line.partition(b"=")
             if not equals:
                 (length,) = struct.unpack("<Q", data[:8])
                 value, data = data[8 : 8 + length], data[8 + length + 1 :]
-            fields[name.decode()] = value.decode()
+            before = fields.get(name.decode())
+            fields[name.decode()] = value.decode() if before is None else f"{before} | {value.decode()}"
         return fields
 
     def test_an_entry_has_its_fields(self, journald: socket.socket, stderr: TextIO) -> None:
@@ -652,6 +730,57 @@ class TestJournal:
         opened("auto", level="debug", stream=stderr, JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
         getattr(log, level)("x")
         assert self.entry(journald)["PRIORITY"] == priority
+
+    def test_a_line_for_many_repeats_is_found_by_each_of_its_streams(
+        self, journald: socket.socket, stderr: TextIO
+    ) -> None:
+        repeats = opened_to_repeat("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
+        for number in range(8):
+            log.warning("store away", stream=f"messenger:{number}", run=f"run-{number}", reason="the disk is full")
+        self.entry(journald)
+        repeats.tell_all()
+        entry = self.entry(journald)
+        assert int(entry.pop("CODE_LINE")) > 0
+        since = entry.pop("MILEPOST_SINCE")
+        assert entry == {
+            "PRIORITY": "4",
+            "SYSLOG_IDENTIFIER": "milepost",
+            "CODE_FILE": __file__,
+            "CODE_FUNC": "test_a_line_for_many_repeats_is_found_by_each_of_its_streams",
+            "MESSAGE": "store away repeated=7"
+            " streams='messenger:1 messenger:2 messenger:3 messenger:4 messenger:5 and 2 more'"
+            f" reason='the disk is full' since={since}",
+            "MILEPOST_EVENT": "store away",
+            "MILEPOST_STREAM": " | ".join(f"messenger:{number}" for number in range(1, 8)),
+            "MILEPOST_REASON": "the disk is full",
+            "MILEPOST_REPEATED": "7",
+        }
+
+    def test_a_line_for_the_repeats_of_one_run_has_its_stream_and_run(
+        self, journald: socket.socket, stderr: TextIO
+    ) -> None:
+        repeats = opened_to_repeat("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
+        structlog.contextvars.bind_contextvars(stream="messenger:123", run="01J")
+        for attempts in range(3):
+            log.warning("store away", reason="the disk is full", attempts=attempts)
+        structlog.contextvars.bind_contextvars(stream="messenger:456", run="another's")
+        self.entry(journald)
+        repeats.tell_all()
+        entry = self.entry(journald)
+        assert (entry["MILEPOST_STREAM"], entry["MILEPOST_RUN"]) == ("messenger:123", "01J")
+        assert "MILEPOST_ATTEMPTS" not in entry, "which differs"
+
+    def test_a_line_for_many_kinds_has_no_place_in_the_code(self, journald: socket.socket, stderr: TextIO) -> None:
+        repeats = opened_to_repeat("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
+        for number in range(MAX_KINDS + 1):
+            log.warning("from here", number=number, reason=number)
+            self.entry(journald)
+        log.warning("from there", reason="another")
+        log.warning("from elsewhere", reason="another")
+        repeats.tell_all()
+        entry = self.entry(journald)
+        assert "CODE_LINE" not in entry
+        assert entry["MILEPOST_EVENT"] == "more of many kinds"
 
     def test_a_record_of_the_standard_library_keeps_its_place_in_the_code(
         self, journald: socket.socket, stderr: TextIO

@@ -489,7 +489,7 @@ def test_the_process_and_the_version_are_told() -> None:
 
 def test_the_interval_and_the_room_on_the_disk_are_told(tmp_path: Path) -> None:
     metrics = Metrics()
-    metrics.describe(interval_seconds=90.0, database=tmp_path / "milepost.db")
+    metrics.describe(lambda: 90.0, tmp_path / "milepost.db")
     assert values(metrics, "sync_interval_seconds") == {"": 90}
     room = os.statvfs(tmp_path)
     assert values(metrics, "store_disk_size_bytes") == {"": room.f_blocks * room.f_frsize}
@@ -499,7 +499,7 @@ def test_the_interval_and_the_room_on_the_disk_are_told(tmp_path: Path) -> None:
 
 def test_a_disk_that_cannot_be_asked_hides_nothing_but_its_own_metrics(tmp_path: Path) -> None:
     metrics = Metrics()
-    metrics.describe(interval_seconds=90.0, database=tmp_path / "away" / "milepost.db")
+    metrics.describe(lambda: 90.0, tmp_path / "away" / "milepost.db")
     assert values(metrics, "store_disk_free_bytes") == {}
     assert values(metrics, "sync_interval_seconds") == {"": 90}
 

@@ -16,7 +16,7 @@ from milepost.settings.wording import section_in
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "config.yaml").read_text()
 DOCUMENTATION = (ROOT / "docs" / "configuration.md").read_text()
-KEY_ROW = re.compile(r"^\| `([a-z_.\[\]]+)` \| [^|]+ \| ?([^|]*?) ?\| ([^|]+) \| [^|]+ \|$", re.MULTILINE)
+KEY_ROW = re.compile(r"^\| `([a-z_.\[\]]+)` \| [^|]+ \| ?([^|]*?) ?\| ([^|]+) \|[^|]+\| [^|]+ \|$", re.MULTILINE)
 
 
 def every_key(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

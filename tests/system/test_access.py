@@ -11,12 +11,13 @@ import pytest
 from kit.binary import Running, started, until
 from kit.installation import Installation, page_section
 from kit.leaks import leaks, left_behind
-from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
+from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world, taken_cursors
 from milepost.sources.simulator.access import USER
 from milepost.sources.simulator.plan import SimulatedPage
 
 STREAM = f"messenger:{BICYCLES.id}"
 OFTEN = {"interval": "1s"}
+OTHER_STORE = "sqlite:///other.db"
 
 
 @pytest.fixture
@@ -113,6 +114,66 @@ async def test_a_configuration_that_is_wrong_is_told_and_the_one_before_goes_on(
             ended = await daemon.ended()
     assert ended.code == 0, ended
     assert "config.yaml:1: sync.interval:" in ended.stderr
+
+
+async def test_a_removed_page_ends_after_its_batch_and_goes_on_there_when_it_is_back(
+    installation: Installation,
+) -> None:
+    async with frozen_world(500, "latency=30ms", pages=(BAKERY, BICYCLES)) as simulator:
+        installation.configure_for(simulator, sync=OFTEN)
+        async with running(installation) as daemon:
+            await until(lambda: len(installation.positions(STREAM)) >= 2)
+            installation.configure(simulator.base_url, page_section(BAKERY), sync=OFTEN)
+            await reload(daemon, "stream removed", "configuration reloaded")
+            await ended_as(installation, STREAM, "paused")
+            assert installation.endings(STREAM) == [("paused", "removed")]
+            walked = installation.positions(STREAM)
+            await ended_as(installation, f"messenger:{BAKERY.id}", "complete")
+            taken_cursors(simulator)  # among them perhaps the batch that was asked for ahead, and given up
+            for stream in (f"messenger:{BAKERY.id}", f"instagram:{BAKERY.id}"):
+                runs = len(installation.endings(stream))
+                await ended_as(installation, stream, "complete", since_run=runs)
+            assert STREAM not in taken_cursors(simulator), "it is worked no more"
+            installation.configure_for(simulator, sync=OFTEN)
+            await reload(daemon, "stream added")
+            await ended_as(installation, STREAM, "complete")
+            assert taken_cursors(simulator)[STREAM][0] == walked[-1]
+    assert installation.rows("SELECT count(*) FROM conversations WHERE page_id = ?", BICYCLES.id) == [(500,)]
+
+
+async def test_a_reload_changes_what_can_change_and_names_what_takes_a_restart(installation: Installation) -> None:
+    async with frozen_world(120, pages=(BAKERY, BICYCLES)) as simulator:
+        installation.configure(simulator.base_url, page_section(BICYCLES))
+        async with running(installation) as daemon:
+            await ended_as(installation, STREAM, "complete")
+            installation.configure_for(
+                simulator,
+                sync=OFTEN,
+                log={"level": "debug"},
+                http={"listen": "127.0.0.1:1"},
+                store={"url": OTHER_STORE},
+            )
+            await reload(daemon)
+            changed = await daemon.says("configuration reloaded")
+            restart = await daemon.says("restart needed")
+            newcomer = simulator.world.receive(BICYCLES.id, "messenger", NOW)
+            find = "SELECT 1 FROM conversations WHERE conversation_id = ?"
+            await until(lambda: installation.rows(find, newcomer))
+            await daemon.says("run started")  # which is told at debug, of a page that is new
+    assert 'changed=\'["pages","sync.interval","log.level"]\'' in changed
+    assert 'keys=\'["store.url","http.listen"]\'' in restart
+    assert "until Milepost is restarted" in restart
+
+
+async def test_a_configuration_that_is_gone_is_refused_and_the_one_before_goes_on(installation: Installation) -> None:
+    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, sync=OFTEN)
+        async with running(installation) as daemon:
+            installation.config.unlink()
+            await reload(daemon, "configuration not reloaded")
+            runs = len(installation.endings(STREAM))
+            await ended_as(installation, STREAM, "complete", since_run=runs)
+            assert not daemon.has_ended
 
 
 async def test_pages_are_discovered_taken_up_when_they_come_and_parked_when_they_go(installation: Installation) -> None:

@@ -24,11 +24,13 @@ from milepost.service.journal_log import read as log_signal
 from milepost.service.logs import configure
 from milepost.service.metrics import Metrics
 from milepost.service.monitoring import exposition, probes
+from milepost.service.recoveries import Recoveries
 from milepost.service.redaction import Redactor
+from milepost.service.repeats import Repeats
 from milepost.service.status_line import StatusLine
 from milepost.service.systemd import Notifier, keep_told, starting
 from milepost.service.underway import Underway
-from milepost.settings import Settings, default_path, secrets
+from milepost.settings import Settings, default_path, load_or_default, secrets
 from milepost.stores.archive import open_archive
 from milepost.upkeep import Configuration
 
@@ -39,27 +41,31 @@ def command(config: str | None) -> None:
     """Work every stream on its interval and serve HTTP, until SIGTERM.
 
     The first SIGTERM or Ctrl-C lets the batch in hand be committed; a second one stops at once. SIGHUP reads the
-    configuration again and tries every stream: tokens, the app secret and new pages take effect without a restart, as
-    they do when config.yaml or a file with a token changes.
+    configuration again, as is done when config.yaml or a file with a token changes, and tries every stream.
     """
     settings = load_settings(config)
     redactor = Redactor(secrets(settings))
-    configure(settings.log.format, settings.log.level, redactor, stream=sys.stderr, environment=os.environ)
-    configuration = Configuration(lambda: load_settings(config), default_path() if config is None else Path(config))
-    asyncio.run(_run(settings, configuration, redactor, Notifier(os.environ)))
+    log, systemd = settings.log, Notifier(os.environ)
+    repeats = configure(log.format, log.level, redactor, stream=sys.stderr, environment=os.environ)
+    path = default_path() if config is None else Path(config)  # one that was there has to stay
+    configuration = Configuration(lambda: load_or_default(path, os.environ), path, systemd.reloading)
+    asyncio.run(_run(settings, configuration, redactor, repeats, systemd))
 
 
-async def _run(settings: Settings, configuration: Configuration, redactor: Redactor, systemd: Notifier) -> None:
+async def _run(
+    settings: Settings, configuration: Configuration, redactor: Redactor, repeats: Repeats, systemd: Notifier
+) -> None:
     stop, reload = Stop(), Bell()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.ring)
     async with (
+        repeats.told_in_time(),
         stopping_on_signals(stop),
         starting(systemd) as ready,
         assembled(settings, stop, redactor.learn) as parts,
         open_archive(settings.store.sqlite_path) as archive,
     ):
         metrics, status_line = Metrics(), StatusLine(lambda: parts.supervisor.streams)
-        metrics.describe(interval_seconds=settings.sync.interval_seconds, database=settings.store.sqlite_path)
+        metrics.describe(lambda: parts.upkeep.settings.sync.interval_seconds, settings.store.sqlite_path)
         for stream in parts.supervisor.streams:
             checkpoint = await parts.store.recall(stream.key)
             metrics.recall(checkpoint)
@@ -76,6 +82,7 @@ async def _run(settings: Settings, configuration: Configuration, redactor: Redac
             "activity": activity.read,
             "underway": underway.read,
             "status line": status_line.read,
+            "recoveries": Recoveries().read,
         }
         async with (
             serving(settings, parts, archive, underway, routes, telling) as url,

@@ -44,7 +44,7 @@ async def serving(
     async with open_desk() as desk:
         operations = described(
             [
-                *_about_streams(settings, parts, archive, underway, desk),
+                *_about_streams(parts, archive, underway, desk),
                 *runs(archive),
                 *journal(archive),
                 *dead_letters(archive),
@@ -58,15 +58,11 @@ async def serving(
             yield url
 
 
-def _about_streams(
-    settings: Settings, parts: Parts, archive: Archive, underway: Underway, desk: Desk
-) -> list[AnyOperation]:
-    sync, supervisor = settings.sync, parts.supervisor
+def _about_streams(parts: Parts, archive: Archive, underway: Underway, desk: Desk) -> list[AnyOperation]:
+    supervisor, upkeep = parts.supervisor, parts.upkeep
 
     def worked() -> Sequence[str]:
         return [stream.key for stream in supervisor.streams]
 
-    overview = Overview(
-        archive, underway, parts.clock.now, worked, parts.page_names, sync.interval_seconds, sync.batch_size
-    )
+    overview = Overview(archive, underway, parts.clock.now, worked, parts.page_names, lambda: upkeep.settings.sync)
     return [*streams(overview), *stream_actions(desk, supervisor.ask, worked)]

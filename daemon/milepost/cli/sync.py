@@ -109,14 +109,16 @@ def _reader(settings: Settings, redactor: Redactor, stack: ExitStack) -> dict[st
     """Show the progress where a person looks on; write plain log lines elsewhere."""
     level, stream = settings.log.level, sys.stderr
     if not sys.stderr.isatty():
-        configure(settings.log.format, level, redactor, stream=stream, environment=os.environ)
+        repeats = configure(settings.log.format, level, redactor, stream=stream, environment=os.environ)
+        stack.callback(repeats.tell_all)
         return {"log": log_signal}
     # Imported here: nobody else needs tqdm.
     from milepost.cli.progress import BesideBars, progress_on_terminal  # noqa: PLC0415
 
     progress = stack.enter_context(progress_on_terminal(sys.stderr))
     above_bars = cast("TextIO", BesideBars(sys.stderr))  # typeshed: a TextIOBase is no TextIO
-    configure(settings.log.format, "warning", redactor, stream=above_bars, environment=os.environ)
+    repeats = configure(settings.log.format, "warning", redactor, stream=above_bars, environment=os.environ)
+    stack.callback(repeats.tell_all)
     return {"progress": progress.read, "log": log_signal}
 
 

@@ -58,7 +58,7 @@ def prepare(checkpoint: Checkpoint, record: Record, run_id: str | None, now: dat
 
 
 def conclude(checkpoint: Checkpoint, reason: Reason, work: Slice) -> Record | None:
-    """End a run at a limit or for a shutdown. None where it has nothing to record: it read nothing."""
+    """End a run before its sweep is complete. None where it has nothing to record: it read nothing."""
     has_started = checkpoint.run is not None and checkpoint.run.run_id == work.run_id
     if not has_started and checkpoint.unrecorded == NO_TALLY:
         return None

@@ -105,7 +105,7 @@ class RunStatus(StrEnum):
     RUNNING = "running"
     COMPLETE = "complete"  # its sweep is complete
     COMPLETE_WITH_ERRORS = "complete_with_errors"  # complete, with dead letters on the way
-    PAUSED = "paused"  # at a limit or for a shutdown; the place is saved
+    PAUSED = "paused"  # at a limit, for a shutdown or because somebody wants it; the place is saved
     FAILED = "failed"  # retries used up; the place is saved and the next run tries again
     STOPPED = "stopped"  # needs a person: a token, a permission, a setting
     INTERRUPTED = "interrupted"  # it broke off without recording its end; found by the next run
@@ -124,6 +124,7 @@ class Reason(StrEnum):
     PROCESS_DIED = "process_died"
     BROKE_OFF = "broke_off"  # in a process that lives on: the store stayed away, or there is a bug
     REQUEST = "request"  # somebody paused the stream
+    REMOVED = "removed"  # the stream was taken out of the configuration
 
 
 class Stage(StrEnum):

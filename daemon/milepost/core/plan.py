@@ -25,14 +25,14 @@ class Policy(Struct, frozen=True):
 
 
 class Slice(Struct, frozen=True):
-    """One run's share of the work. A stop that is asked for moves `deadline_at` to now and sets `is_stopping`."""
+    """One run's share of the work. `stops_for` is why it is to end before the next batch, where it is."""
 
     run_id: str
     started_at: datetime
     deadline_at: datetime
     max_batches: int
     wants_full: bool = False
-    is_stopping: bool = False
+    stops_for: Reason | None = None
 
 
 class Fetch(Struct, frozen=True):
@@ -60,8 +60,8 @@ def plan(
     checkpoint: Checkpoint, now: datetime, work: Slice, policy: Policy, held_until: datetime | None = None
 ) -> Action:
     """Say what the run does next. `held_until` is when the pause ends that forbids this stream to call, if one does."""
-    if work.is_stopping:
-        return Finish(Reason.SHUTDOWN)
+    if work.stops_for is not None:
+        return Finish(work.stops_for)
     if checkpoint.on_hold is not None:
         return Finish(Reason.REQUEST)
     if batches_read(checkpoint, work) >= work.max_batches:

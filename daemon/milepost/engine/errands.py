@@ -96,9 +96,13 @@ class TurnWanted(Struct, frozen=True):
 
 
 class Errands:
-    """The errands of one stream, and whether a turn is wanted at once. The bell rings while anything waits."""
+    """The errands of one stream, and whether a turn is wanted at once. The bell rings while anything waits.
+
+    A stream `is_dismissed` while whoever works it is to end that after the batch in hand.
+    """
 
     def __init__(self) -> None:
+        self.is_dismissed = False
         self._waiting: deque[tuple[Errand, asyncio.Future[Answer]]] = deque()
         self._wanted: TurnWanted | None = None
         self._alone = asyncio.Lock()
@@ -109,6 +113,11 @@ class Errands:
         """Ask for a turn at once, whenever the next is due."""
         before = self._wanted is not None and self._wanted.full
         self._wanted = TurnWanted(full or before)
+        self.bell.ring()
+
+    def dismiss(self) -> None:
+        """Have the work on the stream ended."""
+        self.is_dismissed = True
         self.bell.ring()
 
     def take_wanted(self) -> TurnWanted | None:
@@ -134,7 +143,8 @@ class Errands:
         finally:
             self._attendants -= 1
             if not self.are_attended:
-                self.give_up(HeldBack("Milepost is stopping", hint="ask again when it runs"))
+                why = "the page is being removed" if self.is_dismissed else "Milepost is stopping"
+                self.give_up(HeldBack(why, hint="ask again when it runs"))
 
     def ask(self, errand: Errand) -> asyncio.Future[Answer]:
         """Have an errand done by whoever attends. Raises MilepostError where too many wait."""

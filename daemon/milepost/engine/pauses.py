@@ -17,12 +17,14 @@ class Pauses:
 
     A limit holds from the answer on that tells of it: its entry is committed a moment later, and a call of another
     stream, or one that is looked ahead for, could slip into that moment.
+
+    `floor_seconds` is the least wait after a limit that names no time.
     """
 
     def __init__(self, clock: Clock, feed: Feed, *, floor_seconds: float) -> None:
+        self.floor_seconds = floor_seconds
         self._clock = clock
         self._feed = feed
-        self._floor_seconds = floor_seconds
         self._recorded: dict[Stream, Pause] = {}
         self._heard: dict[Stream, Pause] = {}
 
@@ -47,7 +49,7 @@ class Pauses:
         if rule.remedy is Remedy.WAIT:
             before = self._recorded.get(stream)
             now = self._clock.now()
-            self._heard[stream] = next_pause(before, problem, rule, now, floor_seconds=self._floor_seconds)
+            self._heard[stream] = next_pause(before, problem, rule, now, floor_seconds=self.floor_seconds)
 
     def gate(self, stream: Stream) -> "StreamGate":
         """Give the gate that the stream's source asks before each call."""

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.decide import decide, keys_for
 from milepost.core.decision import Circumstances, conclude, recover
+from milepost.core.events import Reason
 from milepost.core.model import Keys, Stream
 from milepost.core.plan import Fetch, Finish, Slice, Wait, is_over, plan
 from milepost.core.ports import Answered, Fetched, Held, Outcome, Request, Source
@@ -17,7 +18,6 @@ from milepost.engine.lookahead import LookAhead, look_ahead
 from milepost.engine.recorder import Recorder
 from milepost.engine.redriving import Redriving
 from milepost.engine.shared import Shared
-from milepost.engine.stop import Bell
 
 
 async def run_slice(
@@ -25,8 +25,8 @@ async def run_slice(
 ) -> Checkpoint:
     """Work a stream until its sweep is complete or the slice is used up, redrive what is due, and say where it stands.
 
-    The stream has its turn. Errands are done between batches. `own_run_id` is the run that this process gave the stream
-    before, if any.
+    The stream has its turn. Errands are done between batches; a stream that is dismissed goes no further. `own_run_id`
+    is the run that this process gave the stream before, if any.
 
     Raises StoreAway, StoreRefused, RowsRejected or VersionConflict where the journal cannot be written.
     """
@@ -34,8 +34,8 @@ async def run_slice(
     redriving = Redriving(shared, stream, source, recorder, work)
     attendant = Attendant(errands, redriving, recorder, work)
     async with look_ahead(source) as ahead:
-        checkpoint = await _Run(shared, stream, ahead, recorder, work).complete(attendant, errands.bell, own_run_id)
-    return await redriving.redrive_due(checkpoint)
+        checkpoint = await _Run(shared, stream, ahead, recorder, work).complete(attendant, errands, own_run_id)
+    return checkpoint if errands.is_dismissed else await redriving.redrive_due(checkpoint)
 
 
 async def errands_only(
@@ -57,8 +57,8 @@ class _Run:
         self._recorder = recorder
         self._work = work
 
-    async def complete(self, attendant: Attendant, bell: Bell, own_run_id: str | None) -> Checkpoint:
-        """Plan and do, until the run is over. The bell rings while the attendant has something to do."""
+    async def complete(self, attendant: Attendant, errands: Errands, own_run_id: str | None) -> Checkpoint:
+        """Plan and do, until the run is over. The attendant does the errands."""
         shared = self._shared
         checkpoint = await self._take_over(await self._recorder.recall(), own_run_id)
         while not is_over(checkpoint, self._work):
@@ -68,14 +68,16 @@ class _Run:
                 continue
             checkpoint = await attendant.run_errands(checkpoint)
             if shared.stop.is_requested:
-                self._work = replace(self._work, is_stopping=True)
+                self._work = replace(self._work, stops_for=Reason.SHUTDOWN)
+            elif errands.is_dismissed:
+                self._work = replace(self._work, stops_for=Reason.REMOVED)
             held_until = shared.pauses.held_until(self._stream)
             match plan(checkpoint, shared.clock.now(), self._work, shared.policy, held_until):
                 case Fetch(request=request):
                     checkpoint = await self._fetch(checkpoint, request)
                 case Wait(until=until):
                     async with shared.turns.given_back(self._stream, shared.clock):
-                        async with shared.stop.cut_short(), bell.cut_short():
+                        async with shared.stop.cut_short(), errands.bell.cut_short():
                             await shared.clock.sleep_until(until)
                         checkpoint = await attendant.run_errands(checkpoint)  # which takes no turn
                 case Finish(reason=reason):

@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter, OnHold, Run
 from milepost.core.errors import MilepostError
 from milepost.core.model import Stream
-from milepost.core.plan import Slice
+from milepost.core.plan import Policy, Slice
 from milepost.core.ports import Source
 from milepost.core.schedule import next_turn_at
 from milepost.core.summary import Result
@@ -18,6 +19,7 @@ from milepost.engine.bulkhead import bulkhead
 from milepost.engine.errands import Answer, Errand, Errands, LetterErrand, StreamErrand, broken_off
 from milepost.engine.run import errands_only, run_slice
 from milepost.engine.shared import Shared
+from milepost.engine.stop import Bell
 
 # How much longer than a run may last a stream may keep its turn: a request and a commit take their time.
 MAX_LATENESS_SECONDS = 120.0
@@ -42,13 +44,15 @@ class Supervisor:
         self._sources = dict(sources)
         self._pace = pace
         self._errands = {stream: Errands() for stream in sources}
-        self._latest_run_ids: dict[Stream, str] = {}
+        self._latest: dict[Stream, Slice] = {}
+        self._kept: set[Stream] = set()
+        self._new_pace = Bell()
         self._tasks: asyncio.TaskGroup | None = None
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        """The streams that are worked."""
-        return tuple(self._sources)
+        """The streams that are worked, without those that are about to end."""
+        return tuple(stream for stream in self._sources if not self._errands[stream].is_dismissed)
 
     async def run(self) -> None:
         """Work every stream on its interval until a stop is asked for."""
@@ -60,11 +64,28 @@ class Supervisor:
             self._tasks = None
 
     def admit(self, stream: Stream, source: Source) -> None:
-        """Work one stream more from now on."""
+        """Work one stream more from now on; one that is worked already gets the source from its next turn on."""
         self._sources[stream] = source
-        self._errands.setdefault(stream, Errands())
-        if self._tasks is not None:
+        errands = self._errands.setdefault(stream, Errands())
+        errands.is_dismissed = False
+        if stream in self._kept:
+            errands.want_turn()
+        elif self._tasks is not None:
             self._begin(self._tasks, stream)
+
+    def dismiss(self, stream: Stream) -> None:
+        """Work the stream no more: it ends after the batch in hand, and goes on there if it is admitted again."""
+        self._errands[stream].dismiss()
+        if stream not in self._kept:
+            del self._sources[stream]
+
+    def adopt(self, policy: Policy, pace: Pace, concurrency: int) -> None:
+        """Work by these settings from now on: every stream with its next turn, which may be due earlier by them."""
+        self._shared = replace(self._shared, policy=policy)
+        self._pace = pace
+        self._shared.turns.allow(concurrency)
+        self._new_pace.ring()  # for those that rest now
+        self._new_pace.silence()
 
     def wake(self, stream: Stream) -> None:
         """Give the stream a turn as soon as there is one, whatever it waits for: what was wrong with it is mended."""
@@ -107,38 +128,46 @@ class Supervisor:
 
     def stalled(self) -> str | None:
         """Say which streams have not given their turns back in time; None where none is late."""
-        patience_seconds = self._pace.max_run_seconds + MAX_LATENESS_SECONDS
-        late_since = self._shared.clock.now() - timedelta(seconds=patience_seconds)
-        late = [stream.key for stream, taken_at in self._shared.turns.taken_at.items() if taken_at < late_since]
+        late_since = self._shared.clock.now() - timedelta(seconds=MAX_LATENESS_SECONDS)
+        late = [
+            stream.key
+            for stream, taken_at in self._shared.turns.taken_at.items()
+            if taken_at + _length(self._latest[stream]) < late_since
+        ]
         return f"no end of the runs of {', '.join(late)}: they are past sync.max_run_duration" if late else None
 
     def _begin(self, tasks: asyncio.TaskGroup, stream: Stream) -> None:
+        self._kept.add(stream)
         tasks.create_task(self._keep(stream), name=f"stream {stream.key}")
 
     async def _keep(self, stream: Stream) -> None:
-        full = False
-        async with self._errands[stream].attended():
-            while not self._shared.stop.is_requested:
+        errands, full = self._errands[stream], False
+        async with errands.attended():
+            while not (self._shared.stop.is_requested or errands.is_dismissed):
                 result = await self._turn(stream, full=full)
                 full = await self._rest(stream, result.run)
+        # Nothing is awaited from the last look at `is_dismissed` to here: who admits the stream begins it anew.
+        self._kept.discard(stream)
+        if errands.is_dismissed:
+            del self._sources[stream]
 
     async def _rest(self, stream: Stream, run: Run | None) -> bool:
         """Wait until the next turn is due or wanted at once, and say if a full sweep is; errands are done meanwhile."""
         shared, errands = self._shared, self._errands[stream]
-        interval_seconds, luck = self._pace.interval_seconds, shared.clock.luck()
-        ended_at = shared.clock.now()
-        while not shared.stop.is_requested:
+        ended_at, luck = shared.clock.now(), shared.clock.luck()
+        while not (shared.stop.is_requested or errands.is_dismissed):
             wanted = errands.take_wanted()
             if wanted is not None:
                 return wanted.full
             held_until = shared.pauses.held_until(stream)
+            interval_seconds = self._pace.interval_seconds
             due_at = next_turn_at(run, ended_at, luck, interval_seconds=interval_seconds, held_until=held_until)
             if due_at <= shared.clock.now() and not errands.bell.rings:
                 break
             if errands.bell.rings:
                 await self._do_errands(stream, errands)
                 continue
-            async with shared.stop.cut_short(), errands.bell.cut_short():
+            async with shared.stop.cut_short(), errands.bell.cut_short(), self._new_pace.cut_short():
                 await shared.clock.sleep_until(due_at)
         return False
 
@@ -178,15 +207,18 @@ class Supervisor:
         return Slice(run_id, started_at, deadline_at, self._pace.max_batches_per_run, wants_full=full)
 
     async def _run(self, stream: Stream, work: Slice) -> Checkpoint:
-        source, errands = self._sources[stream], self._errands[stream]
-        own_run_id = self._latest_run_ids.get(stream)
-        self._latest_run_ids[stream] = work.run_id
-        return await run_slice(self._shared, stream, source, work, errands, own_run_id)
+        source, errands, before = self._sources[stream], self._errands[stream], self._latest.get(stream)
+        self._latest[stream] = work
+        return await run_slice(self._shared, stream, source, work, errands, before.run_id if before else None)
 
 
 def _run_of(checkpoint: Checkpoint, run_id: str) -> Run | None:
     run = checkpoint.run
     return run if run is not None and run.run_id == run_id else None
+
+
+def _length(work: Slice) -> timedelta:
+    return work.deadline_at - work.started_at
 
 
 def _run_id(started_at: datetime, luck: float) -> str:

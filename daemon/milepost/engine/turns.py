@@ -13,6 +13,8 @@ class Turns:
     """`concurrency` streams are at work at once. One that waits gives its turn back: it must not hold up others."""
 
     def __init__(self, concurrency: int) -> None:
+        self._concurrency = concurrency
+        self._surplus = 0  # turns that are not to be taken any more
         self._free = asyncio.Semaphore(concurrency)
         self._taken_at: dict[Stream, datetime] = {}
 
@@ -21,15 +23,24 @@ class Turns:
         """Who has a turn, and since when without a break."""
         return self._taken_at
 
+    def allow(self, concurrency: int) -> None:
+        """Let so many be at work from now on. Where more are, nobody gets a turn until that many have ended theirs."""
+        self._surplus += self._concurrency - concurrency
+        self._concurrency = concurrency
+        while self._surplus < 0:
+            self._surplus += 1
+            self._free.release()
+
     @asynccontextmanager
     async def taken(self, stream: Stream, clock: Clock) -> AsyncIterator[None]:
         """Have a turn during the block."""
-        async with self._free:
+        await self._take()
+        try:
             self._taken_at[stream] = clock.now()
-            try:
-                yield
-            finally:
-                self._taken_at.pop(stream, None)
+            yield
+        finally:
+            self._taken_at.pop(stream, None)
+            self._free.release()
 
     @asynccontextmanager
     async def given_back(self, stream: Stream, clock: Clock) -> AsyncIterator[None]:
@@ -39,5 +50,11 @@ class Turns:
         try:
             yield
         finally:
-            await self._free.acquire()
+            await self._take()
             self._taken_at[stream] = clock.now()
+
+    async def _take(self) -> None:
+        await self._free.acquire()
+        while self._surplus > 0:  # this one is not to be taken: wait for another
+            self._surplus -= 1
+            await self._free.acquire()

@@ -55,6 +55,7 @@ HINTS = {
     Reason.RETRIES_EXHAUSTED: "the next run tries again",
     Reason.AUTHORIZATION: "the token or a permission has to be mended",
     Reason.REQUEST: "it goes on there when somebody resumes the stream",
+    Reason.REMOVED: "its page was taken out of the configuration; it goes on there when the page is back",
     Reason.CONFIGURATION: "the configuration has to be mended",
 }
 

@@ -2,7 +2,7 @@
 
 Every event, of structlog's loggers and of the standard library's, goes through one list of functions and one way out:
 
-    bound context, level, time, traceback, count of lost lines  →  Redactor  →  a renderer  →  Lines or Journal
+    bound context, level, time, traceback, count of lost lines → Repeats → Redactor → a renderer → Lines or Journal
 
 A line that cannot be written is counted and left: logging neither holds up nor breaks the work.
 """
@@ -14,6 +14,7 @@ import re
 import select
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Literal, NamedTuple, TextIO
@@ -24,11 +25,13 @@ from structlog.processors import CallsiteParameter, CallsiteParameterAdder
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from milepost.service.redaction import Plain, Redactor
+from milepost.service.repeats import Repeats
 
 Format = Literal["auto", "console", "json"]
 
 MAX_WAIT_SECONDS = 0.1
-_LEADING = ("timestamp", "level", "event", "stream", "run", "batch")
+MAX_NAMES = 5  # of streams, in a line for people
+_LEADING = ("timestamp", "level", "event", "repeated", "stream", "streams", "run", "batch")
 _CALLSITE = {"pathname": "CODE_FILE", "lineno": "CODE_LINE", "func_name": "CODE_FUNC"}
 _MAX_FIELD_NAME_LENGTH = 64  # journald drops a field with a longer name
 
@@ -55,8 +58,8 @@ def configure(
     *,
     stream: TextIO,
     environment: Mapping[str, str],
-) -> None:
-    """Send all logs of the process to the stream, and what nobody catches as well.
+) -> Repeats:
+    """Send all logs of the process to the stream, and what nobody catches as well; give what holds repeated lines.
 
     Args:
         format: `auto` is journald's own protocol where the stream leads to the journal, else `console`.
@@ -67,10 +70,11 @@ def configure(
     """
     lines = Lines(stream)
     outlet: Lines | Journal = lines
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     gather: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        stamp,
         structlog.processors.format_exc_info,
         partial(_told_of_losses, lines),
     ]
@@ -81,8 +85,11 @@ def configure(
         render = _journal_fields
     elif format != "json":
         render = partial(_console_line, paint=_painter(stream, environment))
+    clean: Processor = partial(_cleaned, redactor)
+    aside = structlog.wrap_logger(outlet, [stamp, clean, render], wrapper_class=structlog.BoundLogger)
+    repeats = Repeats(lambda event: aside.log(**event), time.monotonic)
     structlog.configure(
-        processors=[*gather, partial(_cleaned, redactor), render],
+        processors=[*gather, repeats, clean, render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=lambda *_: outlet,
     )
@@ -90,6 +97,14 @@ def configure(
     logging.getLogger("aiosqlite").setLevel(logging.WARNING)  # at debug it tells every row: names and texts of people
     logging.captureWarnings(True)
     _log_what_nobody_catches()
+    return repeats
+
+
+def set_level(level: str) -> None:
+    """Log this and what is above it from now on; `level` as of `configure`."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
+    logging.getLogger().setLevel(number)
 
 
 class StandardRecords(logging.Handler):
@@ -132,7 +147,7 @@ class Lines:
             else:
                 self.lost = 0
 
-    debug = info = warning = error = critical = write
+    log = debug = info = warning = error = critical = write
 
     def _put(self, text: str) -> None:
         descriptor = _descriptor(self._stream)
@@ -166,17 +181,17 @@ class Journal:
     def __del__(self) -> None:
         self._transport.socket.close()
 
-    def send(self, **fields: str) -> None:
-        """Send the fields as one entry."""
+    def send(self, **fields: str | list[str]) -> None:
+        """Send the fields as one entry; one with several values is there several times (systemd.journal-fields(7))."""
         try:
-            self._transport.send(fields.items())
+            self._transport.send(_each(fields))
         except OSError:
             prefix = f"<{fields['PRIORITY']}>"
-            self._fallback.write("\n".join(f"{prefix}{line}" for line in fields["MESSAGE"].splitlines()))
+            self._fallback.write("\n".join(f"{prefix}{line}" for line in str(fields["MESSAGE"]).splitlines()))
         else:
             self._fallback.lost = 0
 
-    debug = info = warning = error = critical = send
+    log = debug = info = warning = error = critical = send
 
 
 def _told_of_losses(lines: Lines, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -208,18 +223,26 @@ def _console_line(_: WrappedLogger, __: str, event: EventDict, *, paint: Callabl
     return f"{head} {pairs}".rstrip() + _below(exception)
 
 
-def _journal_fields(_: WrappedLogger, __: str, event: EventDict) -> dict[str, str]:
+def _journal_fields(_: WrappedLogger, __: str, event: EventDict) -> dict[str, str | list[str]]:
     del event["timestamp"]  # journald has its own
-    fields = {
+    fields: dict[str, str | list[str]] = {
         "PRIORITY": str(_LEVELS[event.pop("level")].priority),
         "SYSLOG_IDENTIFIER": "milepost",
-        **{field: _shown(event.pop(key)) for key, field in _CALLSITE.items()},
+        **{field: _shown(event.pop(key)) for key, field in _CALLSITE.items() if key in event},
     }
     fields |= {_field_name(key): _shown(value) for key, value in event.items() if value is not None}
+    if "streams" in event:  # so that each of them is found by MILEPOST_STREAM
+        del fields[_field_name("streams")]
+        fields[_field_name("stream")] = event["streams"]
     exception = event.pop("exception", None)
     name = _printable(_shown(event.pop("event")))
     fields["MESSAGE"] = " ".join([name, *(f"{key}={value}" for key, value in _pairs(event))]) + _below(exception)
     return fields
+
+
+def _each(fields: Mapping[str, str | list[str]]) -> Iterator[tuple[str, str]]:
+    for name, value in fields.items():
+        yield from ((name, each) for each in (value if isinstance(value, list) else [value]))
 
 
 def _field_name(key: str) -> str:
@@ -228,13 +251,18 @@ def _field_name(key: str) -> str:
 
 def _pairs(event: EventDict) -> Iterator[tuple[str, str]]:
     for key, value in event.items():
-        text = _shown(value)
+        text = _some(value) if key == "streams" else _shown(value)
         plain = text.isprintable() and text and not set(text) & set(" ='\"\\")
         yield _printable(key), text if plain else repr(text)  # repr escapes all that is not printable
 
 
 def _shown(value: Plain) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f"{' '.join(names[:MAX_NAMES])}{rest}"
 
 
 def _printable(text: str) -> str:

@@ -5,6 +5,7 @@ passed over is counted when an entry covers it, and nothing is counted twice.
 """
 
 import math
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import assert_never
@@ -65,10 +66,10 @@ class Metrics:
         self._ratios: dict[tuple[Scope, str], dict[str, float]] = {}  # by page
         self._codes: set[str] = set()
 
-    def describe(self, *, interval_seconds: float, database: Path) -> None:
+    def describe(self, interval_seconds: Callable[[], float], database: Path) -> None:
         """Tell of the installation, too: how often each stream is worked, and the room on the database's disk."""
         interval = Gauge("milepost_sync_interval_seconds", "How often each stream is worked.", registry=self._registry)
-        interval.set(interval_seconds)
+        interval.set_function(interval_seconds)  # a reload may change it
         self._registry.register(Disk(database.absolute().parent))
 
     def recall(self, checkpoint: Checkpoint) -> None:

@@ -4,10 +4,12 @@ document     YAML with places and lines, the environment put in  (scalars, files
 credentials  secrets out of files; where each comes from
 model        every key, default and bound                        (values, durations)
 rules        what must hold between sections
+changes      what a file that was read again changes, and which of it takes a restart
 wording      what was found, what is allowed
 loading      all of that in order
 """
 
+from milepost.settings.changes import Changes, changes_between
 from milepost.settings.credentials import SecretOrigin, secret_files, secrets
 from milepost.settings.loading import default_path, load, load_or_default, secret_report
 from milepost.settings.model import (
@@ -22,6 +24,7 @@ from milepost.settings.model import (
 )
 
 __all__ = [
+    "Changes",
     "HttpSettings",
     "LogSettings",
     "PageSettings",
@@ -31,6 +34,7 @@ __all__ = [
     "SourceSettings",
     "StoreSettings",
     "SyncSettings",
+    "changes_between",
     "default_path",
     "load",
     "load_or_default",

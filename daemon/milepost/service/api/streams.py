@@ -18,6 +18,7 @@ from milepost.service.api.operations import AnyOperation, Call, Operation, Reply
 from milepost.service.api.paging import FROM, Limit, page_of
 from milepost.service.stream_status import StreamStatus, status_of
 from milepost.service.underway import Underway
+from milepost.settings import SyncSettings
 from milepost.stores.archive import Archive
 
 PATH = "/api/streams"
@@ -54,7 +55,7 @@ class Overview(Struct, frozen=True, eq=False):
     """Knows where all streams stand: those that are journaled, and those that this daemon works.
 
     `underway` knows how far they have got since, `worked` gives the keys of the latter, `page_names` the names of pages
-    by their ids.
+    by their ids, and `sync` the settings that apply now.
     """
 
     archive: Archive
@@ -62,14 +63,14 @@ class Overview(Struct, frozen=True, eq=False):
     now: Callable[[], datetime]
     worked: Callable[[], Sequence[str]]
     page_names: Callable[[], Mapping[str, str]]
-    interval_seconds: float
-    batch_size: int
+    sync: Callable[[], SyncSettings]
 
     async def look(self) -> "View":
         """Look at them all: a limit that one of them has met may hold up others."""
         checkpoints = {each.stream: self.underway.since(each) for each in await self.archive.checkpoints()}
+        sync = self.sync()
         around = Surroundings(
-            self.now(), is_at_work=True, interval_seconds=self.interval_seconds, batch_size=self.batch_size
+            self.now(), is_at_work=True, interval_seconds=sync.interval_seconds, batch_size=sync.batch_size
         )
         pauses = pauses_by_page(checkpoints.values(), around.now)
         return View(around, checkpoints, pauses, frozenset(self.worked()), self.page_names())

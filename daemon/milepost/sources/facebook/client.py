@@ -44,7 +44,7 @@ class GraphClient:
     """Asks the Graph API at `base_url`, version `version` (`v26.0`). An async context manager.
 
     With an app secret each call is signed (`appsecret_proof`; Meta, "Secure Graph API calls"). `clock` tells the time
-    where the server does not.
+    where the server does not. `request_timeout_seconds` may be changed at any time.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class GraphClient:
         request_timeout_seconds: float = 30.0,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
+        self.request_timeout_seconds = request_timeout_seconds
         self._root = URL(base_url) / version
         self._version = version
         self._clock = clock
         self._app_secret = app_secret
-        self._request_timeout_seconds = request_timeout_seconds
         self._max_body_bytes = max_body_bytes
         self._has_warned_of_version = False
 
@@ -97,12 +97,12 @@ class GraphClient:
         signed = self._signed(parameters, access_token)
         try:
             async with (
-                asyncio.timeout(self._request_timeout_seconds),
+                asyncio.timeout(self.request_timeout_seconds),
                 self._session.get(self.url(path), params=signed, headers=headers, allow_redirects=False) as response,
             ):
                 problem, body = await self._read(response)
         except TimeoutError:
-            waited = f"no answer within {self._request_timeout_seconds:g} s"
+            waited = f"no answer within {self.request_timeout_seconds:g} s"
             return Refused(Problem(ProblemKind.TIMEOUT, waited), loop.time() - began)
         except (aiohttp.ClientError, OSError) as error:
             return Refused(_problem_of(error, self._root.host), loop.time() - began)

@@ -48,9 +48,14 @@ class Pace:
     def __init__(self, calls_per_second: float, app: Budget) -> None:
         self._app = app
         self._page = Budget()
-        self._limiter = AsyncLimiter(1, SPACING / calls_per_second) if calls_per_second else None
         self._is_next = asyncio.Lock()
         self._called_at = float("-inf")
+        self.change(calls_per_second)
+
+    def change(self, calls_per_second: float) -> None:
+        """Space by another rate from the next call on."""
+        self._limiter = AsyncLimiter(1, SPACING / calls_per_second) if calls_per_second else None
+        self._is_first_call = True
 
     async def turn(self) -> None:
         """Wait until it is the caller's turn; callers take turns in the order in which they came."""
@@ -62,7 +67,9 @@ class Pace:
                     break
                 await asyncio.sleep(wait_seconds)  # and look again: another page may have heard of the app's budget
             if self._limiter is not None:
-                if self._called_at == float("-inf"):  # a process that died a moment ago may have called just now
+                # The limiter knows nothing of calls before it: of those by another rate, or of a process that has died.
+                if self._is_first_call:
+                    self._is_first_call = False
                     await self._limiter.acquire()
                 await self._limiter.acquire()
             self._called_at = loop.time()

@@ -1,0 +1,94 @@
+"""What a new configuration changes in the one that a daemon runs by, and which of it holds without a restart."""
+
+from collections.abc import Iterator
+from functools import reduce
+
+import msgspec
+
+from milepost.settings.model import Section, Settings, key_of
+
+# What is opened, or listened on, once.
+TAKES_RESTART = frozenset(
+    {
+        "store.url",
+        "store.synchronous",
+        "source.kind",
+        "source.base_url",
+        "source.version",
+        "sync.events_chunk_size",
+        "http.listen",
+        "http.token",
+        "http.token_file",
+        "log.format",
+    }
+)
+_WORLD = ("source.kind", "source.base_url")
+_OF_THE_WORLD = ("source.", "pages", "discover_pages")
+_MADE_BY_THE_SIMULATOR = ("source.access_token", "source.app_secret", "pages")
+
+_Place = tuple[str, ...]
+"""The attributes that lead to the value of a key."""
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What a new configuration changes.
+
+    Attributes:
+        settings: what to go on with: the new values, but for those that take a restart.
+        live: the keys whose new values those are.
+        takes_restart: the keys whose old values stay.
+    """
+
+    settings: Settings
+    live: tuple[str, ...] = ()
+    takes_restart: tuple[str, ...] = ()
+
+
+def is_live(key: str) -> bool:
+    """Whether a change of a key holds without a restart, as long as the API stays the same."""
+    return key not in TAKES_RESTART
+
+
+def changes_between(running: Settings, wanted: Settings) -> Changes:
+    """Compare the settings that a daemon runs by with those of a file that was read again."""
+    changed = {_key(place): place for place in _places(running) if _value(running, place) != _value(wanted, place)}
+    live = tuple(key for key in changed if is_live(key) and not _is_tied(key, running, changed))
+    takes_restart = tuple(key for key in changed if key not in live)
+    settings = wanted
+    for key in takes_restart:
+        settings = _with(settings, changed[key], _value(running, changed[key]))
+    return Changes(settings, live, takes_restart)
+
+
+def _is_tied(key: str, running: Settings, changed: dict[str, _Place]) -> bool:
+    """Whether a key goes with the API that was there at the start: no token may be sent to another one's.
+
+    The simulator makes its pages and their tokens when it starts.
+    """
+    tied = _OF_THE_WORLD if any(each in changed for each in _WORLD) else ()
+    made = _MADE_BY_THE_SIMULATOR if running.source.kind == "simulator" else ()
+    return key.startswith((*tied, *made))
+
+
+def _places(settings: Settings) -> Iterator[_Place]:
+    """Every key outside of lists; a list is one key."""
+    for name, value in settings:
+        if isinstance(value, Section):
+            yield from ((name, attribute) for attribute in type(value).model_fields)
+        else:
+            yield (name,)
+
+
+def _key(place: _Place) -> str:
+    return ".".join(map(key_of, place))
+
+
+def _value(settings: Settings, place: _Place) -> object:
+    return reduce(getattr, place, settings)
+
+
+def _with(settings: Settings, place: _Place, value: object) -> Settings:
+    name, *inner = place
+    if inner:
+        value = getattr(settings, name).model_copy(update={inner[0]: value})
+    return settings.model_copy(update={name: value})

@@ -1,0 +1,51 @@
+"""Settings to change: of every key of config.yaml, another value."""
+
+from typing import Any
+
+from milepost.settings import Settings
+
+PAGE = {"id": "1", "access_token": "token-of-page-1"}
+RUNNING: dict[str, Any] = {"source": {"kind": "facebook"}, "pages": (PAGE,)}
+# Of every key that is not one of a page, another value than that of RUNNING.
+OTHERWISE: dict[str, object] = {
+    "store.url": "sqlite:///other.db",
+    "store.synchronous": "normal",
+    "source.kind": "simulator",
+    "source.base_url": "https://graph.instagram.com",
+    "source.version": "v27.0",
+    "source.access_token": "token-of-a-user",
+    "source.access_token_file": "user-token",
+    "source.app_secret": "secret-of-the-app",
+    "source.app_secret_file": "app-secret",
+    "source.calls_per_second": 1.0,
+    "source.request_timeout": "20s",
+    "source.rate_limit_floor": "30s",
+    "pages": (PAGE, {"id": "2", "access_token": "token-of-page-2"}),
+    "discover_pages": True,
+    "sync.interval": "1m",
+    "sync.batch_size": 20,
+    "sync.messages_per_conversation": 5,
+    "sync.max_run_duration": "1m",
+    "sync.max_batches_per_run": 10,
+    "sync.concurrency": 4,
+    "sync.events_chunk_size": 100,
+    "sync.watermark_overlap": "1m",
+    "sync.full_sweep_interval": "1d",
+    "retry.attempts": 5,
+    "retry.base_delay": "1s",
+    "retry.max_delay": "1m",
+    "http.listen": "127.0.0.1:9000",
+    "http.token": "token-of-the-listener",
+    "http.token_file": "http-token",
+    "log.format": "json",
+    "log.level": "debug",
+}
+
+
+def settings(*places: str, running: dict[str, Any] = RUNNING) -> Settings:
+    """Give the running settings with another value at each of these keys."""
+    tree = dict(running)
+    for place in places:
+        section, _, key = place.rpartition(".")
+        tree |= {section: {**tree.get(section, {}), key: OTHERWISE[place]}} if section else {place: OTHERWISE[place]}
+    return Settings.model_validate(tree)
