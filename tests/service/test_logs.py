@@ -156,6 +156,11 @@ class TestConsole:
 
 
 class TestRepeats:
+    def test_are_not_meant_where_a_line_tells_a_number_of_streams(self) -> None:
+        stream = opened()
+        log.info("started", streams=4)
+        assert text(stream)[19:] == " info  started        streams=4\n"
+
     def test_are_told_as_one_line_with_their_number_and_since_when(self) -> None:
         stream = io.StringIO()
         repeats = opened_to_repeat(stream=stream)
@@ -730,6 +735,15 @@ class TestJournal:
         opened("auto", level="debug", stream=stderr, JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
         getattr(log, level)("x")
         assert self.entry(journald)["PRIORITY"] == priority
+
+    def test_a_number_of_streams_is_a_field_of_its_own_and_names_none(
+        self, journald: socket.socket, stderr: TextIO
+    ) -> None:
+        opened("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
+        log.info("started", streams=4)
+        entry = self.entry(journald)
+        assert (entry["MESSAGE"], entry["MILEPOST_STREAMS"]) == ("started streams=4", "4")
+        assert "MILEPOST_STREAM" not in entry
 
     def test_a_line_for_many_repeats_is_found_by_each_of_its_streams(
         self, journald: socket.socket, stderr: TextIO

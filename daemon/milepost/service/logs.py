@@ -231,9 +231,10 @@ def _journal_fields(_: WrappedLogger, __: str, event: EventDict) -> dict[str, st
         **{field: _shown(event.pop(key)) for key, field in _CALLSITE.items() if key in event},
     }
     fields |= {_field_name(key): _shown(value) for key, value in event.items() if value is not None}
-    if "streams" in event:  # so that each of them is found by MILEPOST_STREAM
+    names = event.get("streams")
+    if isinstance(names, list):  # so that each of them is found by MILEPOST_STREAM
         del fields[_field_name("streams")]
-        fields[_field_name("stream")] = event["streams"]
+        fields[_field_name("stream")] = names
     exception = event.pop("exception", None)
     name = _printable(_shown(event.pop("event")))
     fields["MESSAGE"] = " ".join([name, *(f"{key}={value}" for key, value in _pairs(event))]) + _below(exception)
@@ -251,7 +252,7 @@ def _field_name(key: str) -> str:
 
 def _pairs(event: EventDict) -> Iterator[tuple[str, str]]:
     for key, value in event.items():
-        text = _some(value) if key == "streams" else _shown(value)
+        text = _some(value) if key == "streams" and isinstance(value, list) else _shown(value)
         plain = text.isprintable() and text and not set(text) & set(" ='\"\\")
         yield _printable(key), text if plain else repr(text)  # repr escapes all that is not printable
 
