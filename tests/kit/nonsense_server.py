@@ -22,8 +22,8 @@ class Nonsense(Struct, frozen=True):
 
 
 def http(body: bytes, status: str = "200 OK", **headers: str) -> bytes:
-    """Write an HTTP answer."""
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}"]
+    """Write an HTTP answer. It says that the connection ends, or the next call could be given a dying one."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 

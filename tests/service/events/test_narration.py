@@ -188,6 +188,7 @@ CASES: list[tuple[Event, str, str, dict[str, Any]]] = [
             (Reason.RATE_LIMIT, "rate_limited"),
             (Reason.SHUTDOWN, "paused"),
             (Reason.REQUEST, "paused"),
+            (Reason.REMOVED, "paused"),
         )
     ),
     (

@@ -48,6 +48,7 @@ ENDINGS = {
     Reason.BATCH_LIMIT: "The run has reached its batch limit: the next one goes on there",
     Reason.SHUTDOWN: "Paused for a shutdown: the next start goes on there",
     Reason.REQUEST: "Paused, as somebody asked for it: it goes on there when the stream is resumed",
+    Reason.REMOVED: "Paused, as its page is configured no more: it goes on there when the page is back",
     Reason.RATE_LIMIT: "Paused for a rate limit: it goes on there when the limit is over",
     Reason.RETRIES_EXHAUSTED: "Paused, as all attempts have failed: the next run tries again",
     Reason.AUTHORIZATION: "Stopped: the token or a permission has to be mended",
