@@ -70,9 +70,14 @@ class Simulation:
         self.setting.witness.tables_equal_inboxes()
         self.setting.witness.projections_are_the_fold()
         before = {stream: self._recalled(stream).version for stream in self.setting.streams}
+        deleted = {stream: self.setting.witness.deleted(stream) for stream in self.setting.streams}
         self._sweep_all(times=1)
+        self.setting.witness.tables_equal_inboxes()
         for stream, version in before.items():
-            assert self._recalled(stream).version == version + 1, "a sweep of an unchanged inbox is one entry"
+            # What is gone and shares its second with what is there may be marked by this sweep only: that is news.
+            is_news = self.setting.witness.deleted(stream) != deleted[stream]
+            is_one = self._recalled(stream).version == version + 1
+            assert is_one or is_news, "a sweep of an unchanged inbox is one entry"
 
     def _sweep_all(self, *, times: int, wants_full: bool = False) -> None:
         for stream in self.setting.streams * times:
