@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kit.builders import APP_LIMIT, NOON, RATE_LIMIT, at, problem
 from milepost.core.checkpoint import Pause
 from milepost.core.model import Platform, Scope, Stream
-from milepost.core.pauses import PROBE_LEAD_SECONDS, held_until, holder_of, next_pause
+from milepost.core.pauses import PROBE_LEAD_SECONDS, by_page, held_until, holder_of, next_pause
 from milepost.core.problems import Problem
 from milepost.core.remedies import rule_for
 from milepost.core.retry import pause_seconds
@@ -127,3 +127,15 @@ class TestTheProbe:
 
         assert held_until(INSTAGRAM, pauses) == at(180 + PROBE_LEAD_SECONDS)
         assert held_until(OTHER_PAGE, pauses) == at(180 + PROBE_LEAD_SECONDS)
+
+
+class TestSortedByPage:
+    @settings(derandomize=True, deadline=None, max_examples=500)
+    @given(st.lists(st.builds(pause, st.integers(-60, 60), st.sampled_from(Scope)) | st.none(), max_size=6))
+    def test_the_same_ones_hold_each_stream(self, pauses: list[Pause | None]) -> None:
+        streams = [Stream(platform, page) for page in ("1", "2", "3") for platform in Platform]
+        known = {stream: each for stream, each in zip(streams, pauses, strict=False) if each is not None}
+        near = by_page(known)
+        for stream in streams:
+            assert holder_of(stream, near(stream)) == holder_of(stream, known)
+            assert held_until(stream, near(stream)) == held_until(stream, known)

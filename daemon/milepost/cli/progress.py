@@ -11,6 +11,7 @@ from tqdm import tqdm
 from milepost.core.checkpoint import Checkpoint, Pause
 from milepost.core.events import Tally
 from milepost.core.model import Stream
+from milepost.core.pauses import by_page
 from milepost.core.standing import State, held_up, hold_on, pauses_of, state_of
 from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried, UsageTold
 from milepost.service.phrases import clock, in_words, on_one_line
@@ -47,9 +48,9 @@ class Progress:
             bar.close()
 
     def _draw(self, checkpoints: Iterable[Checkpoint]) -> None:
-        now, pauses = self._now(), pauses_of(self._checkpoints.values())
+        now, near = self._now(), by_page(pauses_of(self._checkpoints.values()))
         for checkpoint in checkpoints:
-            self._show(checkpoint.stream, line(checkpoint, now, pauses))
+            self._show(checkpoint.stream, line(checkpoint, now, near(Stream.parse(checkpoint.stream))))
 
     def _show(self, stream: str, text: str) -> None:
         if stream not in self._bars:

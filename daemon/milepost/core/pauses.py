@@ -1,6 +1,6 @@
 """Rate limits: how long a limit is waited out, and whose calls it forbids meanwhile."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from milepost.core.checkpoint import Pause
@@ -41,6 +41,21 @@ def holder_of(stream: Stream, pauses: Mapping[Stream, Pause]) -> Stream | None:
     """Say whose pause holds `stream`: of all that concern it, the one that ends last."""
     concerned = [owner for owner, pause in pauses.items() if _concerns(stream, owner, pause)]
     return max(concerned, key=lambda owner: (pauses[owner].until, owner.key), default=None)
+
+
+def by_page(pauses: Mapping[Stream, Pause]) -> Callable[[Stream], Mapping[Stream, Pause]]:
+    """Sort pauses so that those that may hold a stream are found at once: a thousand streams may have met one each.
+
+    Of those that concern all pages, the one that ends last is all that matters.
+    """
+    of_app = (stream for stream, pause in pauses.items() if pause.scope is Scope.APP)
+    latest = max(of_app, key=lambda stream: (pauses[stream].until, stream.key), default=None)
+    everywhere = {} if latest is None else {latest: pauses[latest]}
+    near: dict[str, dict[Stream, Pause]] = {}
+    for stream, pause in pauses.items():
+        if pause.scope is not Scope.APP:
+            near.setdefault(stream.page_id, dict(everywhere))[stream] = pause
+    return lambda stream: near.get(stream.page_id, everywhere)
 
 
 def _concerns(stream: Stream, owner: Stream, pause: Pause) -> bool:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from milepost.core.checkpoint import Checkpoint, Pause
 from milepost.core.model import Stream
-from milepost.core.pauses import held_until, holder_of
+from milepost.core.pauses import by_page, held_until, holder_of
 from milepost.core.standing import State, held_up, limit_in_words, pauses_of, state_of
 from milepost.engine.feed import Passed, Recorded, Signal
 from milepost.service.phrases import clock, counted
@@ -49,11 +49,12 @@ class StatusLine:
         return f"{counted(len(streams), 'stream')}: {told}" if told else "no streams to sync"
 
     def _told(self, streams: Iterable[Stream], now: datetime) -> Iterator[str]:
-        pauses = {holder: pause for holder, pause in pauses_of(self._checkpoints.values()).items() if pause.until > now}
+        pauses = pauses_of(self._checkpoints.values())
+        near = by_page({holder: pause for holder, pause in pauses.items() if pause.until > now})
         states, limits, ends_at = Counter[State](), Counter[str](), dict[str, datetime]()
         for stream in streams:
             state = state_of(self._checkpoints.get(stream, Checkpoint(stream.key)), is_at_work=True)
-            hold = _hold_on(stream, pauses)
+            hold = _hold_on(stream, near(stream))
             if hold is None or held_up(state) is not State.RATE_LIMITED:
                 states[state] += 1
                 continue

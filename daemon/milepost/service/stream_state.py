@@ -5,6 +5,7 @@ from datetime import datetime
 
 from milepost.core.checkpoint import Checkpoint, Pause
 from milepost.core.model import Stream
+from milepost.core.pauses import by_page
 from milepost.core.standing import State, held_up, hold_on
 
 
@@ -14,6 +15,7 @@ class StreamStates:
     def __init__(self) -> None:
         self._states: dict[Stream, State] = {}
         self._pauses: dict[Stream, Pause] = {}
+        self._near = by_page(self._pauses)
         self._as_of: datetime | None = None
 
     def learn(self, checkpoint: Checkpoint, state: State) -> Iterator[tuple[str, State]]:
@@ -28,10 +30,11 @@ class StreamStates:
             del self._pauses[stream]
         else:
             self._pauses[stream] = checkpoint.pause
+        self._near = by_page(self._pauses)
         return self._told(self._states)
 
     def _told(self, streams: Iterable[Stream]) -> Iterator[tuple[str, State]]:
         for stream in streams:
             state = self._states[stream]
-            is_held = self._as_of is not None and hold_on(stream, self._pauses, self._as_of) is not None
+            is_held = self._as_of is not None and hold_on(stream, self._near(stream), self._as_of) is not None
             yield stream.key, held_up(state) if is_held else state

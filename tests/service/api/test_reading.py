@@ -7,16 +7,10 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from kit.builders import NOON, RATE_LIMIT, STREAM, at
+from kit.builders import STREAM
 from milepost.cli.dead_letter_table import as_json
-from milepost.core.checkpoint import Checkpoint, Pause
-from milepost.core.model import Platform, Scope, Stream
-from milepost.core.standing import hold_on, pauses_of
 from milepost.engine.errands import PauseStream
-from milepost.service.api.streams import pauses_by_page
 from milepost.service.stream_status import OpenSweep, StreamStatus
 from milepost.stores.archive import LetterState, open_archive
 from service.api.served import (
@@ -52,10 +46,6 @@ async def paged(
             return items
         assert len(page[name]) == limit or path == "/api/journal"
         place = {"after": page["next"]}
-
-
-def pause(scope: Scope, ends_in_seconds: int) -> Pause:
-    return Pause(scope, 1, at(-3600), at(ends_in_seconds), RATE_LIMIT)
 
 
 # --- paging -----------------------------------------------------------------------------------------------------------
@@ -163,15 +153,6 @@ async def test_who_has_seen_the_streams_is_not_told_again_until_something_change
             assert response.status == 200
             assert (await response.json())["state"] == "on_hold"
             assert response.headers["ETag"] != tag
-
-
-@given(st.lists(st.builds(pause, st.sampled_from(Scope), st.integers(-60, 60)) | st.none(), max_size=6))
-def test_sorted_by_pages_the_pauses_hold_the_same_streams(pauses: list[Pause | None]) -> None:
-    streams = [Stream(platform, page) for page in ("1", "2", "3") for platform in Platform]
-    checkpoints = [Checkpoint(stream.key, pause=each) for stream, each in zip(streams, pauses, strict=False)]
-    found = pauses_by_page(checkpoints, NOON)
-    for stream in streams:
-        assert hold_on(stream, found(stream.page_id), NOON) == hold_on(stream, pauses_of(checkpoints), NOON)
 
 
 # --- runs and journal -------------------------------------------------------------------------------------------------

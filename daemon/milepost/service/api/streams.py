@@ -1,8 +1,8 @@
 """`/api/streams`: where every stream stands."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import Annotated
 
@@ -11,8 +11,8 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, Pause
-from milepost.core.model import Scope, Stream
-from milepost.core.pauses import PROBE_LEAD_SECONDS
+from milepost.core.model import Stream
+from milepost.core.pauses import by_page
 from milepost.core.standing import State, Surroundings, pauses_of
 from milepost.service.api.operations import AnyOperation, Call, Operation, Reply, tag_of
 from milepost.service.api.paging import FROM, Limit, page_of
@@ -72,7 +72,7 @@ class Overview(Struct, frozen=True, eq=False):
         around = Surroundings(
             self.now(), is_at_work=True, interval_seconds=sync.interval_seconds, batch_size=sync.batch_size
         )
-        pauses = pauses_by_page(checkpoints.values(), around.now)
+        pauses = by_page(pauses_of(checkpoints.values()))
         return View(around, checkpoints, pauses, frozenset(self.worked()), self.page_names())
 
 
@@ -81,7 +81,7 @@ class View(Struct, frozen=True, eq=False):
 
     around: Surroundings
     checkpoints: Mapping[str, Checkpoint]
-    pauses: Callable[[str], Mapping[Stream, Pause]]
+    pauses: Callable[[Stream], Mapping[Stream, Pause]]
     worked: frozenset[str]
     page_names: Mapping[str, str]
 
@@ -92,7 +92,7 @@ class View(Struct, frozen=True, eq=False):
     def status_of(self, key: str) -> StreamStatus:
         """Say where a stream stands."""
         checkpoint = self.checkpoints.get(key) or Checkpoint(key)
-        around = replace(self.around, pauses=self.pauses(Stream.parse(key).page_id))
+        around = replace(self.around, pauses=self.pauses(Stream.parse(key)))
         return status_of(checkpoint, around, self.page_names, is_configured=key in self.worked)
 
     def page(self, asked: StreamsAsked) -> Reply[Streams]:
@@ -138,23 +138,6 @@ def streams(overview: Overview) -> Sequence[AnyOperation]:
         problems={404: "there is no such stream"},
     )
     return [listing, showing]
-
-
-def pauses_by_page(checkpoints: Iterable[Checkpoint], now: datetime) -> Callable[[str], Mapping[Stream, Pause]]:
-    """Sort the pauses that still hold by the pages that they concern: a thousand streams may have met one each.
-
-    Of those that concern all pages, the one that ends last is all that matters.
-    """
-    over = now - timedelta(seconds=PROBE_LEAD_SECONDS)
-    pauses = {stream: pause for stream, pause in pauses_of(checkpoints).items() if pause.until > over}
-    of_app = [stream for stream, pause in pauses.items() if pause.scope is Scope.APP]
-    latest = max(of_app, key=lambda stream: (pauses[stream].until, stream.key), default=None)
-    everywhere = {} if latest is None else {latest: pauses[latest]}
-    by_page: dict[str, dict[Stream, Pause]] = {}
-    for stream, pause in pauses.items():
-        if pause.scope is not Scope.APP:
-            by_page.setdefault(stream.page_id, dict(everywhere))[stream] = pause
-    return lambda page_id: by_page.get(page_id, everywhere)
 
 
 def _key_of(status: StreamStatus) -> str:
