@@ -18,6 +18,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -29,7 +30,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from logging_journald import JournaldTransport  # type: ignore[import-untyped]  # annotated, but ships no py.typed
 
-from milepost.service.logs import Format, configure, set_level
+from milepost.service.logs import Format, configure, logged, set_level
 from milepost.service.redaction import BLOT, MAX_ITEMS, MAX_TEXT_LENGTH, Redactor
 from milepost.service.repeats import MAX_KINDS, Repeats
 
@@ -172,6 +173,17 @@ class TestRepeats:
         assert rest[19:].partition(" since=")[0] == (
             " warn  store away     repeated=2 streams='messenger:1 messenger:2' reason='the disk is full'"
         )
+
+    def test_of_a_command_are_told_in_its_end_however_it_ends(self) -> None:
+        stream = io.StringIO()
+        with suppress(ValueError), logged("console", "info", Redactor([]), stream=stream, environment={}):
+            for _ in range(3):
+                log.error("part failed", part="errands", error="the disk is full")
+            fail("it broke off")
+        assert [line[20:].partition(" part=")[0] for line in text(stream).splitlines()] == [
+            "error part failed   ",
+            "error part failed    repeated=2",
+        ]
 
     def test_are_told_to_machines_with_every_stream_and_a_time_of_their_own(self) -> None:
         stream = io.StringIO()

@@ -54,9 +54,9 @@ def _try_tokens(settings: Settings) -> ExitCode:
         return ExitCode.COMPLETE
     # Imported here: whoever does not go online need not wait for an HTTP client to load.
     from milepost.cli.token_trial import try_tokens  # noqa: PLC0415
-    from milepost.service.logs import configure  # noqa: PLC0415
+    from milepost.service.logs import logged  # noqa: PLC0415
     from milepost.service.redaction import Redactor  # noqa: PLC0415
 
     log = settings.log
-    configure(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ)
-    return asyncio.run(try_tokens(settings, click.echo))
+    with logged(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ):
+        return asyncio.run(try_tokens(settings, click.echo))

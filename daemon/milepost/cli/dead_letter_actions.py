@@ -3,8 +3,6 @@
 Only who works a stream may write of it, and a daemon works them all.
 """
 
-import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -22,11 +20,9 @@ from milepost.core.summary import ExitCode, most_serious
 from milepost.engine.errands import HeldBack, LetterErrand
 from milepost.engine.shutdown import stopping_on_signals
 from milepost.engine.stop import Stop
-from milepost.service.logs import configure
 from milepost.service.outcomes import Answer, Outcome, accepted, closed, held, outcome_of, refused
 from milepost.service.phrases import ahead, on_one_line
-from milepost.service.redaction import Redactor
-from milepost.settings import Settings, secrets
+from milepost.settings import Settings
 from milepost.stores.archive import open_archive
 from milepost.stores.database import real_path
 from milepost.stores.exclusive import is_held
@@ -40,8 +36,6 @@ async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
 
     `done` is what is said of a letter that is closed. Raises MilepostError for what concerns more than one letter.
     """
-    log = settings.log
-    configure(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ)
     stop, answers = Stop(), list[Answer]()
     async with stopping_on_signals(stop), _performer(settings, stop) as do:
         for number, (letter, errand) in enumerate(work, start=1):

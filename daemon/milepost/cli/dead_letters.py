@@ -1,6 +1,7 @@
 """`milepost dead-letters`: what could not be read or written, and what to do about it."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from milepost.core.letters import MAX_REASON_CHARACTERS
 from milepost.core.summary import ExitCode
 from milepost.engine.errands import Discard, LetterErrand, Redrive
 from milepost.service.phrases import ago
-from milepost.settings import Settings
+from milepost.settings import Settings, secrets
 from milepost.stores.archive import open_archive
 
 MAX_ROWS = 1_000
@@ -167,5 +168,9 @@ def _performed(settings: Settings, errands: Sequence[tuple[DeadLetter, LetterErr
         return ExitCode.COMPLETE
     # Imported here: who only looks need not wait for what works to load.
     from milepost.cli.dead_letter_actions import perform  # noqa: PLC0415
+    from milepost.service.logs import logged  # noqa: PLC0415
+    from milepost.service.redaction import Redactor  # noqa: PLC0415
 
-    return asyncio.run(perform(settings, errands, done))
+    log = settings.log
+    with logged(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ):
+        return asyncio.run(perform(settings, errands, done))

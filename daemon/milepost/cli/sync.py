@@ -26,7 +26,7 @@ from milepost.engine.readers import Reader, reading
 from milepost.engine.shutdown import stopping_on_signals
 from milepost.engine.stop import Stop
 from milepost.service.journal_log import read as log_signal
-from milepost.service.logs import configure
+from milepost.service.logs import logged
 from milepost.service.redaction import Redactor
 from milepost.settings import Settings, secrets
 
@@ -109,16 +109,14 @@ def _reader(settings: Settings, redactor: Redactor, stack: ExitStack) -> dict[st
     """Show the progress where a person looks on; write plain log lines elsewhere."""
     level, stream = settings.log.level, sys.stderr
     if not sys.stderr.isatty():
-        repeats = configure(settings.log.format, level, redactor, stream=stream, environment=os.environ)
-        stack.callback(repeats.tell_all)
+        stack.enter_context(logged(settings.log.format, level, redactor, stream=stream, environment=os.environ))
         return {"log": log_signal}
     # Imported here: nobody else needs tqdm.
     from milepost.cli.progress import BesideBars, progress_on_terminal  # noqa: PLC0415
 
     progress = stack.enter_context(progress_on_terminal(sys.stderr))
     above_bars = cast("TextIO", BesideBars(sys.stderr))  # typeshed: a TextIOBase is no TextIO
-    repeats = configure(settings.log.format, "warning", redactor, stream=above_bars, environment=os.environ)
-    stack.callback(repeats.tell_all)
+    stack.enter_context(logged(settings.log.format, "warning", redactor, stream=above_bars, environment=os.environ))
     return {"progress": progress.read, "log": log_signal}
 
 

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Literal, NamedTuple, TextIO
 
@@ -98,6 +99,23 @@ def configure(
     logging.captureWarnings(True)
     _log_what_nobody_catches()
     return repeats
+
+
+@contextmanager
+def logged(
+    format: Format,  # noqa: A002  # as the setting is called
+    level: str,
+    redactor: Redactor,
+    *,
+    stream: TextIO,
+    environment: Mapping[str, str],
+) -> Iterator[None]:
+    """Log a command that comes to its end: as of `configure`, and what is held of repeats is told after the block."""
+    repeats = configure(format, level, redactor, stream=stream, environment=environment)
+    try:
+        yield
+    finally:
+        repeats.tell_all()
 
 
 def set_level(level: str) -> None:
