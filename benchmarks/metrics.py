@@ -81,6 +81,7 @@ async def run(server: Server, workload: Workload, directory: Path) -> Cost:
     ):
         client, complete = Client(session), re.compile(rb'state="complete".* 1\.0')
         async with asyncio.timeout(PATIENCE_SECONDS):
+            # Another process brings it about.
             while sum(map(bool, map(complete.search, await client.series()))) < workload.streams:  # noqa: ASYNC110
                 await asyncio.sleep(1.0)
         return await client.measure()

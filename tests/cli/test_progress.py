@@ -46,6 +46,12 @@ def test_batches_that_changed_nothing_count_before_they_are_recorded() -> None:
     assert " 6 batches      300 conversations" in line(checkpoint, NOON + timedelta(seconds=1), {})
 
 
+def test_nor_are_they_counted_to_the_run_before_which_has_ended() -> None:
+    ended = given(run_started(), sweep_started(), BATCH, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
+    checkpoint = replace(ended, unrecorded=Tally(batches=2, unchanged=100))
+    assert line(checkpoint, at(3600), {}).split() == [checkpoint.stream, "2", "batches", "100", "conversations"]
+
+
 def test_a_retry_is_told_with_its_reason() -> None:
     checkpoint = given(run_started(), sweep_started(), FetchFailed(1, NETWORK, NOON + timedelta(seconds=2)))
     assert line(checkpoint, NOON, {}).endswith("1 retries  retrying: it went wrong")

@@ -100,7 +100,7 @@ def why_not() -> str | None:
     if lacking:
         return f"programs are missing: {', '.join(lacking)}"
     tried = subprocess.run(
-        ["unshare", "--mount", "--pid", "--fork", "--cgroup", "--net", "mount", "-t", "tmpfs", "lab", "/mnt"],  # noqa: S607
+        ["unshare", "--mount", "--pid", "--fork", "--cgroup", "--net", "mount", "-t", "tmpfs", "lab", "/mnt"],
         capture_output=True,
         text=True,
         check=False,
@@ -151,7 +151,7 @@ def _launch(folder: Path, layer: Path | None, groups: Sequence[Path], console: i
     spaces = "--mount --pid --fork --uts --ipc --cgroup --net --kill-child"
     script = f'lab=$1 layer=$2; shift 2; {join}; exec unshare {spaces} sh "{INIT}" "$lab" "$layer"'
     return subprocess.Popen(
-        ["sh", "-euc", script, "sh", str(folder), str(layer or ""), *map(str, groups)],  # noqa: S607
+        ["sh", "-euc", script, "sh", str(folder), str(layer or ""), *map(str, groups)],
         stdin=subprocess.DEVNULL,
         stdout=console,
         stderr=console,

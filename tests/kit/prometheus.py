@@ -57,7 +57,7 @@ class Prometheus:
         firing = None
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while (firing := await self.firing()) != set(expected):  # noqa: ASYNC110
+                while (firing := await self.firing()) != set(expected):  # noqa: ASYNC110  (another process)
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             raise AssertionError(f"not {set(expected)} fire, but {firing}") from None
@@ -65,7 +65,7 @@ class Prometheus:
     async def knows(self, expression: str) -> None:
         """Wait until the expression has a result."""
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while not (await self.ask("query", query=expression))["result"]:  # noqa: ASYNC110
+            while not (await self.ask("query", query=expression))["result"]:  # noqa: ASYNC110  (likewise)
                 await asyncio.sleep(POLL_SECONDS)
 
     async def errors_of_rules(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Never, TextIO, assert_never
 from tqdm import tqdm
 
 from milepost.core.checkpoint import Checkpoint, Pause
-from milepost.core.events import Tally
+from milepost.core.events import NO_TALLY
 from milepost.core.model import Stream
 from milepost.core.pauses import by_page
 from milepost.core.standing import State, held_up, hold_on, pauses_of, state_of
@@ -62,8 +62,10 @@ class Progress:
 
 def line(checkpoint: Checkpoint, now: datetime, pauses: Mapping[Stream, Pause]) -> str:
     """Say in one line how a stream's run comes along: batches, conversations, rate, retries, what it is at."""
-    run = checkpoint.run
-    tally = checkpoint.unrecorded + (run.tally if run is not None else Tally())
+    run, passed = checkpoint.run, checkpoint.unrecorded
+    if run is not None and run.ended_at is not None and passed != NO_TALLY:
+        run = None  # that one has ended, and the one under way is not on record yet
+    tally = passed + (run.tally if run is not None else NO_TALLY)
     text = f"{checkpoint.stream:<32} {tally.batches:>5} batches {tally.conversations:>8,} conversations"
     if run is None:
         return text
