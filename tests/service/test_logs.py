@@ -38,19 +38,6 @@ TOKEN = "tok|en/with+signs"
 log = structlog.get_logger()
 
 
-@pytest.fixture(autouse=True)
-def process_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Put back all that `configure` sets for the process."""
-    root = logging.getLogger()
-    for place, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook"), (root, "level")):
-        monkeypatch.setattr(place, name, getattr(place, name))
-    monkeypatch.setattr(root, "handlers", [])
-    yield
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
-
-
 def opened(
     format: Format = "console",  # noqa: A002  # as `configure` has it
     *,
