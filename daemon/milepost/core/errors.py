@@ -4,6 +4,7 @@
     ├── BadConfiguration        config.yaml, a secret or an argument is wrong; nothing was started
     ├── StoreRefused            the database cannot be used as it is: unreadable, read-only, corrupt, too new
     ├── StoreAway               the database does not answer now: locked, full, failing disk; worth another try
+    │   └── OutcomeUnknown      … and did not say what became of a commit
     ├── StoreBusy               another Milepost works on this database
     ├── RowsRejected            the database will not take some row of a batch; the batch was not stored
     ├── VersionConflict         somebody else has appended to this stream: what was decided is out of date
@@ -35,6 +36,10 @@ class StoreRefused(MilepostError):
 
 class StoreAway(MilepostError):
     """The database does not answer now: locked, full, or its disk fails. Worth another try."""
+
+
+class OutcomeUnknown(StoreAway):
+    """The database went away in the middle of a commit: only the journal can tell whether it was stored."""
 
 
 class StoreBusy(MilepostError):

@@ -137,8 +137,12 @@ class Store(Protocol):
         """Store it durably and whole, or nothing of it.
 
         Raises VersionConflict if another writer appended to the stream first, RowsRejected if it cannot be told which
-        rows are at fault.
+        rows are at fault, OutcomeUnknown if the database went away before it said what became of the commit.
         """
+        ...
+
+    async def settle(self, commit: Commit) -> Committed | None:
+        """Say whether a commit was stored whose outcome is unknown; None where it was not, and will not be any more."""
         ...
 
     async def due_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueLetter, ...]:

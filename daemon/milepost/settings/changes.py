@@ -11,6 +11,8 @@ from milepost.settings.model import Section, Settings, key_of
 TAKES_RESTART = frozenset(
     {
         "store.url",
+        "store.password",
+        "store.password_file",
         "store.synchronous",
         "source.kind",
         "source.base_url",

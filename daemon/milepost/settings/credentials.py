@@ -32,6 +32,7 @@ class SecretOrigin(msgspec.Struct, frozen=True):
 def secrets(settings: Settings) -> tuple[str, ...]:
     """Every secret that the settings hold, for whatever blots them out of logs."""
     held = [
+        settings.store.password,
         settings.source.access_token,
         settings.source.app_secret,
         *(page.access_token for page in settings.pages),
@@ -43,6 +44,7 @@ def secrets(settings: Settings) -> tuple[str, ...]:
 def secret_files(settings: Settings) -> tuple[Path, ...]:
     """The files that secrets were read from, which may be written anew while the daemon runs."""
     named = [
+        settings.store.password_file,
         settings.source.access_token_file,
         settings.source.app_secret_file,
         *(page.access_token_file for page in settings.pages),
@@ -103,7 +105,8 @@ def origins(document: Document) -> Iterator[SecretOrigin]:
 
 def _secret_keys(document: Document) -> Iterator[tuple[Place, dict[str, object], str]]:
     """Where a secret may stand: the place and the mapping of its section, and its key."""
-    for name, keys in (("source", ("access_token", "app_secret")), ("http", ("token",))):
+    sections = (("store", ("password",)), ("source", ("access_token", "app_secret")), ("http", ("token",)))
+    for name, keys in sections:
         section = document.tree.get(name)
         if isinstance(section, dict):
             yield from (((name,), section, key) for key in keys)

@@ -3,7 +3,6 @@
 The text under a key is its meaning in docs/configuration.md, which `python docs/generate.py` writes.
 """
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
@@ -58,15 +57,14 @@ class StoreSettings(Section):
     """Where everything is kept."""
 
     url: StoreUrl = "sqlite:///milepost.db"
-    """The database; PostgreSQL is not supported yet."""
+    """The database: `sqlite:///` and a path, or a PostgreSQL URL without password (docs/postgresql.md)."""
+    password: Secret = SecretStr("")
+    """PostgreSQL only: the password; without it those that libpq knows of hold, such as `~/.pgpass`."""
+    password_file: FilePath = ""
+    """The file that holds it."""
     synchronous: Literal["full", "normal"] = "full"
     """SQLite only: `full` loses no commit in a power cut; `normal` is faster and may lose the last ones, which are
     then read again."""
-
-    @property
-    def sqlite_path(self) -> Path:
-        """The database file of an `sqlite:///` URL; a relative one starts at the current directory."""
-        return Path(self.url.removeprefix("sqlite:///"))
 
 
 class SourceSettings(Section):

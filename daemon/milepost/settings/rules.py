@@ -9,16 +9,9 @@ from milepost.settings.scalars import as_if_written
 
 def broken_rules(document: Document) -> Iterator[Problem]:
     """The rules that a document breaks whose secrets are filled in."""
-    yield from _not_built_yet(document)
     yield from _repeated_ids(document)
     if document.at(("source", "kind")) == "facebook":
         yield from _unmet_by_facebook(document)
-
-
-def _not_built_yet(document: Document) -> Iterator[Problem]:
-    url = document.at(("store", "url"))
-    if isinstance(url, str) and url.startswith("postgresql:"):
-        yield Problem(("store", "url"), "PostgreSQL is not supported yet; use sqlite:///…")
 
 
 def _repeated_ids(document: Document) -> Iterator[Problem]:

@@ -26,12 +26,33 @@ def _one_line(secret: SecretStr) -> SecretStr:
     raise ValueError("not printable ASCII")
 
 
+_ANY = r"[^\s&#]+"
+# What may stand in the query of a PostgreSQL URL: what is ours, then what libpq takes that has no place elsewhere.
+_PARAMETERS = {
+    "schema": r"(?!pg_)[a-z_][a-z0-9_]{0,62}",
+    "pooler": "transaction|session",
+    "views": "public",
+    "sslmode": "disable|allow|prefer|require|verify-ca|verify-full",
+    "target_session_attrs": "any|read-write|primary",
+    **dict.fromkeys(("host", "hostaddr", "port", "sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile"), _ANY),
+    **dict.fromkeys(("channel_binding", "gssencmode", "krbsrvname", "sslnegotiation"), _ANY),
+}
+_HOST = r"([^:@/?#\s,\[\]]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?"
+_POSTGRESQL = re.compile(rf"postgresql://([^:@/?#\s]+@)?({_HOST}(,{_HOST})*)?/[^@/?#\s]+(\?[^#\s]+)?")
+
+
 def _store_url(url: str) -> str:
     if re.fullmatch(r"sqlite:///[^?#]*[^?#/]", url) and not url.endswith("/:memory:"):
         return url
-    if re.fullmatch(r"postgresql://([^:@/?#\s]+@)?[^:@/?#\s]+(:[0-9]+)?/[^@/?#\s]+", url):
+    if _POSTGRESQL.fullmatch(url) and all(map(_is_parameter, urlsplit(url).query.split("&"))):
         return url
     raise ValueError("not the URL of a store")
+
+
+def _is_parameter(written: str) -> bool:
+    """Whether it may stand in the query of a PostgreSQL URL; nothing at all may."""
+    key, _, value = written.partition("=")
+    return not written or (key in _PARAMETERS and re.fullmatch(_PARAMETERS[key], value) is not None)
 
 
 def is_loopback(host: str) -> bool:

@@ -6,8 +6,8 @@ from pathlib import Path
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
-def load(name: str) -> dict[str, str]:
-    """Read `sql/<name>.sql`: each statement under its `-- name:` line, comments and all."""
-    text = (Path(__file__).parent / "sql" / f"{name}.sql").read_text(encoding="utf-8")
+def load(store: str, part: str = "statements") -> dict[str, str]:
+    """Read `<store>/<part>.sql`: each statement under its `-- name:` line, comments and all."""
+    text = (Path(__file__).parent / store / f"{part}.sql").read_text(encoding="utf-8")
     _, *parts = _NAME.split(text)
     return {parts[i]: parts[i + 1].strip() for i in range(0, len(parts), 2)}

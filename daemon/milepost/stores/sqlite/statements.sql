@@ -295,6 +295,9 @@ SELECT state FROM checkpoints WHERE stream = ?;
 -- name: checkpoints
 SELECT state FROM checkpoints ORDER BY stream;
 
+-- name: entry_at
+SELECT seq, hash FROM journal WHERE stream = ? AND version = ?;
+
 -- name: entries_since
 -- What a start folds into its snapshot: nothing, unless the snapshot is behind.
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash

@@ -6,7 +6,7 @@ first. Commits that wait at the same time share a transaction, and so its write 
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import structlog
-from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint, fold
 from milepost.core.codec import Codec
@@ -22,28 +21,18 @@ from milepost.core.errors import MilepostError, RowsRejected, VersionConflict
 from milepost.core.model import Keys, Known
 from milepost.core.ports import Commit, Committed, DueLetter, Rejected
 from milepost.stores import rows
-from milepost.stores.database import Database, connect, errors_of, real_path, transaction
-from milepost.stores.exclusive import exclusive
-from milepost.stores.lookups import checkpoints, due_letters, known, letters_with_payloads
-from milepost.stores.migrate import migrate
+from milepost.stores.grouping import GroupAnswer, Grouping
 from milepost.stores.queries import load
-from milepost.stores.writing import REFUSALS, reason_of, refused_rows, write
+from milepost.stores.sqlite.database import Database, connect, errors_of, real_path, transaction
+from milepost.stores.sqlite.exclusive import exclusive
+from milepost.stores.sqlite.lookups import checkpoints, due_letters, known, letters_with_payloads
+from milepost.stores.sqlite.migrate import demand_finished, migrate
+from milepost.stores.sqlite.writing import REFUSALS, reason_of, refused_rows, write
 
 # Pages of WAL between two checkpoints: rewriting scattered pages into the file is what bounds the speed of inserts,
 # and a larger WAL rewrites each of them less often. 16,000 pages are 64 MB.
 WAL_PAGES = 16_000
 CACHE_KIB = 32 * 1024
-MAX_GROUP = 32
-
-
-class _Waiting(Struct, eq=False):
-    """A commit and the answer that its caller waits for."""
-
-    commit: Commit
-    answer: asyncio.Future[Committed | Rejected]
-
-
-_Answer = Committed | Rejected | MilepostError
 
 
 @asynccontextmanager
@@ -63,6 +52,7 @@ async def open_sqlite(
     }
     path = real_path(path)
     with exclusive(path):
+        await asyncio.to_thread(demand_finished, path)
         applied = await asyncio.to_thread(migrate, path)
         if applied:
             structlog.get_logger("milepost").info(
@@ -90,8 +80,7 @@ class SqliteStore:
         self._codec = codec
         self._events_chunk_size = events_chunk_size
         self._sql = load("sqlite")
-        self._waiting: list[_Waiting] = []
-        self._turn = asyncio.Lock()
+        self._grouping = Grouping(self._write_group)
 
     async def recall(self, stream: str) -> Checkpoint:
         """Give the stream's checkpoint: its snapshot, and the entries since."""
@@ -119,49 +108,19 @@ class SqliteStore:
         await self._database.run(lambda connection: connection.execute(self._sql["answers"]).fetchone())
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
-        """Store a commit durably and whole, together with those that wait at the same time, or nothing of it.
+        """Store a commit durably and whole, together with those that wait at the same time, or nothing of it."""
+        return await self._grouping.commit(commit)
 
-        Whoever gets the turn takes everything that waits into one transaction; the others find their answer ready when
-        their turn comes. So nobody waits for company, and many streams share one write to the disk.
-        """
-        mine = _Waiting(commit, asyncio.get_running_loop().create_future())
-        self._waiting.append(mine)
-        try:
-            async with self._turn:
-                if not mine.answer.done():
-                    group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
-                    await self._commit_group(group)
-        finally:  # also when cancelled: nothing is stored later, behind the back of a caller that is gone
-            if mine in self._waiting:
-                self._waiting.remove(mine)
-            elif not mine.answer.done():
-                await asyncio.wait([mine.answer])
-        return mine.answer.result()
+    async def settle(self, commit: Commit) -> Committed | None:
+        """Say whether a commit was stored whose outcome nobody knows; None where it was not, and will not be."""
+        return await self._database.run(partial(self._settle, commit))
 
-    async def _commit_group(self, group: list[_Waiting]) -> None:
-        """Commit and answer a group. A cancellation waits for the end: it is this task that the others depend on."""
-        work = partial(self._transaction, [each.commit for each in group])
-        committing = asyncio.ensure_future(self._database.run(work))
-        cancelled: asyncio.CancelledError | None = None
-        while not committing.done():
-            try:
-                await asyncio.wait([committing])
-            except asyncio.CancelledError as cancellation:
-                cancelled = cancellation
-        failure = committing.exception()
-        answers: Sequence[_Answer | BaseException] = [failure] * len(group) if failure else committing.result()
-        for each, answer in zip(group, answers, strict=True):
-            if isinstance(answer, BaseException):
-                each.answer.set_exception(answer)
-                each.answer.exception()  # counts as retrieved, should its caller be gone
-            else:
-                each.answer.set_result(answer)
-        if cancelled is not None:
-            raise cancelled
+    async def _write_group(self, commits: list[Commit]) -> list[GroupAnswer]:
+        return await self._database.run(partial(self._transaction, commits))
 
     # --- in the connection's thread ---
 
-    def _transaction(self, commits: list[Commit], connection: sqlite3.Connection) -> list[_Answer]:
+    def _transaction(self, commits: list[Commit], connection: sqlite3.Connection) -> list[GroupAnswer]:
         """Write a group together; where a row of one is refused, each by itself, so that it harms no other.
 
         Savepoints would do the same in one transaction, and cost a third of the time: SQLite keeps a copy of every page
@@ -172,7 +131,7 @@ class SqliteStore:
         except REFUSALS:
             return [self._alone(commit, connection) for commit in commits]
 
-    def _alone(self, commit: Commit, connection: sqlite3.Connection) -> _Answer:
+    def _alone(self, commit: Commit, connection: sqlite3.Connection) -> GroupAnswer:
         try:
             with errors_of(self._database.path):
                 (answer,) = self._written([commit], connection)
@@ -182,7 +141,7 @@ class SqliteStore:
             return error
         return answer
 
-    def _refusal(self, commit: Commit, error: Exception, connection: sqlite3.Connection) -> _Answer:
+    def _refusal(self, commit: Commit, error: Exception, connection: sqlite3.Connection) -> GroupAnswer:
         stream, version = commit.checkpoint.stream, commit.entries[0].version
         if "the next version of a stream follows its latest" in str(error):  # journal_refuses_gaps, of 0001_journal.sql
             return VersionConflict(
@@ -196,7 +155,7 @@ class SqliteStore:
             f"the database will not take version {version} of {stream}: {reason_of(error)}", hint="please report this"
         )
 
-    def _written(self, commits: list[Commit], connection: sqlite3.Connection) -> list[_Answer]:
+    def _written(self, commits: list[Commit], connection: sqlite3.Connection) -> list[GroupAnswer]:
         with transaction(connection):
             return [write(self._sql, self._events_chunk_size, commit, connection) for commit in commits]
 
@@ -205,3 +164,8 @@ class SqliteStore:
         checkpoint = rows.checkpoint(stored[0]) if stored else Checkpoint(stream)
         tail = connection.execute(self._sql["entries_since"], (stream, checkpoint.version))
         return fold((rows.entry(columns, self._codec) for columns in tail), checkpoint)
+
+    def _settle(self, commit: Commit, connection: sqlite3.Connection) -> Committed | None:
+        first = commit.entries[0]
+        stored = connection.execute(self._sql["entry_at"], (first.stream, first.version)).fetchone()
+        return Committed(stored[0], 0.0, 0.0) if stored and stored[1] == first.hash else None

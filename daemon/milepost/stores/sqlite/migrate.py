@@ -10,9 +10,10 @@ from contextlib import closing
 from pathlib import Path
 
 from milepost.core.errors import StoreRefused
-from milepost.stores.database import errors_of
+from milepost.stores.sqlite.database import errors_of
+from milepost.stores.unfinished import Mark, refusal
 
-MIGRATIONS = Path(__file__).parent.parent / "migrations" / "sqlite"
+MIGRATIONS = Path(__file__).parents[2] / "migrations" / "sqlite"
 
 RECORD = """
 CREATE TABLE IF NOT EXISTS schema_migrations (name TEXT PRIMARY KEY, applied_at TEXT NOT NULL) STRICT;
@@ -46,8 +47,24 @@ def pending(path: Path) -> set[str]:
     return shipped() - has
 
 
+def mark_in(path: Path) -> Mark | None:
+    """Give the mark of an unfinished copy into the database at `path`; None where there is no database yet."""
+    if "0005_unfinished_copy" not in applied(path):
+        return None
+    with errors_of(path), closing(sqlite3.connect(path, timeout=5.0)) as connection:
+        found = connection.execute("SELECT source, since FROM unfinished_copy").fetchone()
+        return Mark(*found) if found else None
+
+
+def demand_finished(path: Path) -> None:
+    """Raise StoreRefused if a copy into the database at `path` is not finished."""
+    mark = mark_in(path)
+    if mark is not None:
+        raise refusal(path, mark)
+
+
 def demand_current(path: Path) -> None:
-    """Raise StoreRefused unless there is a database of this program's schema at `path`."""
+    """Raise StoreRefused unless there is a database of this program's schema at `path`, and it is whole."""
     if not path.exists():
         raise StoreRefused(f"there is no database at {path}", hint="`milepost run` or `milepost sync` makes it")
     if pending(path):
@@ -55,6 +72,7 @@ def demand_current(path: Path) -> None:
             f"the database {path} is of an older Milepost",
             hint="`milepost run` or `milepost sync` brings it up to date",
         )
+    demand_finished(path)
 
 
 def migrate(path: Path) -> set[str]:

@@ -5,15 +5,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from time import perf_counter
 
-from msgspec.structs import replace
-
 from milepost.core.chain import instant_text
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.model import Changes, ConversationRow, InteractionEventRow, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.core.project import letter_after
 from milepost.stores import rows
-from milepost.stores.lookups import forgotten_among, stretch_of
+from milepost.stores.erasure import remembered
+from milepost.stores.sqlite.lookups import forgotten_among, stretch_of
 
 # How SQLite, its module and our rows say that they will not take a row.
 REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError, rows.KeyRefused)
@@ -92,17 +91,7 @@ def _remembered(sql: dict[str, str], stream: Stream, changes: Changes, connectio
     conversation_ids = (row.conversation_id for row in of_conversations)
     contact_ids = (row.contact_id for row in (*changes.contacts, *of_conversations) if row.contact_id is not None)
     gone = forgotten_among(sql, stream, conversation_ids, contact_ids, connection)
-    if not gone:
-        return changes
-    gone |= {row.conversation_id for row in changes.conversations if row.contact_id in gone}
-    return replace(
-        changes,
-        conversations=tuple(row for row in changes.conversations if row.conversation_id not in gone),
-        contacts=tuple(row for row in changes.contacts if row.contact_id not in gone),
-        interaction_events=tuple(
-            row for row in changes.interaction_events if gone.isdisjoint((row.conversation_id, row.contact_id))
-        ),
-    )
+    return remembered(changes, gone)
 
 
 # --- rows that are refused --------------------------------------------------------------------------------------------

@@ -1,0 +1,98 @@
+"""Opens whichever database a place names. What a database takes is imported only where it is used."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal, Protocol
+
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.model import Stream
+from milepost.core.ports import Store
+from milepost.stores.archive import Archive
+from milepost.stores.erasure import Forgotten
+from milepost.stores.place import Place
+
+
+class OpenStore(Store, Protocol):
+    """A Store, and what a daemon asks of the whole of it."""
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Give where every stream stands that was ever worked, configured or not; ordered by stream."""
+        ...
+
+    async def answers(self) -> None:
+        """Ask the database for anything. Raises StoreAway or StoreRefused if it does not answer."""
+        ...
+
+
+@asynccontextmanager
+async def open_store(
+    place: Place, *, synchronous: Literal["full", "normal"] = "full", events_chunk_size: int = 500
+) -> AsyncIterator[OpenStore]:
+    """Open the database for working, bring it to this program's schema, and close it in the end.
+
+    `synchronous` is for SQLite, which this process has for itself. Raises StoreBusy, StoreRefused or StoreAway.
+    """
+    if place.file is not None:
+        from milepost.stores.sqlite.store import open_sqlite  # noqa: PLC0415
+
+        async with open_sqlite(place.file, synchronous=synchronous, events_chunk_size=events_chunk_size) as store:
+            yield store
+    else:
+        from milepost.stores.postgresql.store import open_postgresql  # noqa: PLC0415
+
+        async with open_postgresql(place, events_chunk_size=events_chunk_size) as store:
+            yield store
+
+
+@asynccontextmanager
+async def open_archive(place: Place, *, alone: bool = False) -> AsyncIterator[Archive]:
+    """Open the database for reading; `alone` also for rebuilding, which no other writes beside.
+
+    Raises StoreRefused if there is no database of this program's schema, StoreBusy if `alone` and a daemon holds it,
+    StoreAway if it does not answer.
+    """
+    if place.file is not None:
+        from milepost.stores.sqlite.archive import open_sqlite_archive  # noqa: PLC0415
+
+        async with open_sqlite_archive(place.file, alone=alone) as archive:
+            yield archive
+    else:
+        from milepost.stores.postgresql.archive import open_postgresql_archive  # noqa: PLC0415
+
+        async with open_postgresql_archive(place) as archive:
+            yield archive
+
+
+async def forget(place: Place, stream: Stream, contact_id: str) -> Forgotten:
+    """Erase a contact of a page with all that is theirs, and keep them out. Works beside a running daemon.
+
+    Raises StoreRefused if there is no database of this program's schema, StoreAway if it does not answer.
+    """
+    if place.file is not None:
+        from milepost.stores.sqlite.erasure import forget_in_sqlite  # noqa: PLC0415
+
+        return await forget_in_sqlite(place.file, stream, contact_id)
+    from milepost.stores.postgresql.erasure import forget_in_postgresql  # noqa: PLC0415
+
+    return await forget_in_postgresql(place, stream, contact_id)
+
+
+async def has_database(place: Place) -> bool:
+    """Whether there is a Milepost's database at all. Raises StoreRefused or StoreAway where that cannot be told."""
+    if place.file is not None:
+        return place.file.exists()
+    from milepost.stores.postgresql.migrate import has_schema  # noqa: PLC0415
+
+    return await has_schema(place)
+
+
+async def is_at_work(place: Place) -> bool:
+    """Whether any Milepost works on the database now. Raises StoreRefused or StoreAway where that cannot be told."""
+    if place.file is not None:
+        from milepost.stores.sqlite.database import real_path  # noqa: PLC0415
+        from milepost.stores.sqlite.exclusive import is_held  # noqa: PLC0415
+
+        return is_held(real_path(place.file))
+    from milepost.stores.postgresql.workers import are_at_work  # noqa: PLC0415
+
+    return await are_at_work(place)

@@ -1,0 +1,1 @@
+"""A PostgreSQL database, which many workers may share."""

@@ -1,0 +1,168 @@
+"""Connections to PostgreSQL, from a pool, and transactions on them which rely on nothing of a session."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from typing import Any
+
+import psycopg
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from milepost.core.errors import MilepostError, StoreAway
+from milepost.stores.postgresql.address import Address
+from milepost.stores.postgresql.failures import errors_of, translated
+from milepost.stores.unfinished import Mark, refusal
+
+Connection = psycopg.AsyncConnection[TupleRow]
+Parameters = Mapping[str, Any] | tuple[Any, ...]
+
+MAX_CONNECTIONS = 6
+POOL_TIMEOUT_SECONDS = 10.0
+MAX_IDLE_SECONDS = 120.0
+STATEMENT_TIMEOUT = "30s"
+NO_TIMEOUT = "0"
+# The server keeps its timeouts as long as it lives: these are for one that is frozen, or behind a line that is dead.
+ANSWER_SECONDS = 60.0
+CHECK_SECONDS = 3.0
+
+
+class Database:
+    """A database as one part of the program uses it. Made by `connected`."""
+
+    def __init__(self, address: Address, pool: AsyncConnectionPool[Connection], sql: Mapping[str, str]) -> None:
+        self.address = address
+        self.pool = pool
+        self.sql = sql
+
+    @asynccontextmanager
+    async def transaction(self, *, statement_timeout: str = STATEMENT_TIMEOUT) -> AsyncIterator[Connection]:
+        """Give a connection inside a transaction, which is committed in the end, or rolled back where the block raises.
+
+        Raises StoreAway or StoreRefused; what a row does is let through.
+        """
+        async with self.connection(is_bounded=statement_timeout != NO_TIMEOUT) as connection:
+            await self.begin(connection, statement_timeout)
+            yield connection
+
+    async def rows(self, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
+        """Ask one thing, in a transaction and a round trip of its own. Raises as `transaction` does."""
+        async with self.connection() as connection:
+            async with connection.pipeline():
+                await self.begin(connection)
+                cursor = await connection.execute(self.sql[statement], parameters)
+                await connection.commit()
+            return await cursor.fetchall() if cursor.description else []
+
+    async def mark(self) -> Mark | None:
+        """Give the mark of an unfinished copy into this database."""
+        found = await self.rows("unfinished_copy")
+        return Mark(*found[0]) if found else None
+
+    async def demand_finished(self) -> None:
+        """Raise StoreRefused if a copy into this database is not finished."""
+        mark = await self.mark()
+        if mark is not None:
+            raise refusal(self.address.name, mark)
+
+    @asynccontextmanager
+    async def connection(self, *, is_bounded: bool = True) -> AsyncIterator[Connection]:
+        """Give a connection. What is begun on it is committed in the end. Raises as `transaction` does."""
+        with errors_of(self.address.name), ExitStack() as patience:
+            try:
+                async with self._sound() as connection:
+                    if is_bounded:
+                        patience.enter_context(_answering_within(ANSWER_SECONDS, connection))
+                    yield connection
+            except PoolTimeout as error:
+                raise await self.why_away() from error
+
+    @asynccontextmanager
+    async def _sound(self) -> AsyncIterator[Connection]:
+        """Give a connection of the pool that still answers.
+
+        The pool's own check waits longer and longer after each that does not: all are broken when a server restarts.
+        """
+        connection = await self.pool.getconn()
+        for _ in range(MAX_CONNECTIONS):
+            if await _answers(connection):
+                break
+            await self.pool.putconn(connection)  # which makes another one
+            connection = await self.pool.getconn()
+        try:
+            async with connection:
+                yield connection
+        finally:
+            await self.pool.putconn(connection)
+
+    async def begin(self, connection: Connection, statement_timeout: str = STATEMENT_TIMEOUT) -> None:
+        """Begin a transaction: its settings end with it."""
+        await connection.execute(
+            self.sql["settings"], {"schema": self.address.schema, "statement_timeout": statement_timeout}
+        )
+
+    async def why_away(self) -> MilepostError:
+        """Say why the pool gets no connection: it keeps that to itself."""
+        try:
+            async with await psycopg.AsyncConnection.connect(self.address.conninfo, **self.address.connect_kwargs()):
+                return StoreAway(
+                    f"the database {self.address.name} does not answer: no connection was free in time",
+                    hint="it is tried again",
+                )
+        except (psycopg.Error, OSError) as reason:
+            return translated(reason, self.address.name)
+
+
+@asynccontextmanager
+async def connected(address: Address, sql: Mapping[str, str]) -> AsyncIterator[Database]:
+    """Open a pool of connections, and close it in the end. Raises StoreAway or StoreRefused where there is none."""
+    with errors_of(address.name):
+        # One connection by itself first: what is wrong with it is told, which the pool does not.
+        async with await psycopg.AsyncConnection.connect(address.conninfo, **address.connect_kwargs()):
+            pass
+    pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        address.conninfo,
+        kwargs=address.connect_kwargs(),
+        min_size=1,
+        max_size=MAX_CONNECTIONS,
+        max_idle=MAX_IDLE_SECONDS,
+        timeout=POOL_TIMEOUT_SECONDS,
+        reconnect_timeout=POOL_TIMEOUT_SECONDS,  # its waits double; who asks next has it begin anew
+        name=address.name,
+        open=False,
+        configure=_configure,
+    )
+    async with pool:
+        yield Database(address, pool, sql)
+
+
+async def _configure(connection: Connection) -> None:
+    # Whatever the database's default is: what is read under a lock has to be what there is since it is held.
+    await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+
+
+async def _answers(connection: Connection) -> bool:
+    try:
+        with _answering_within(CHECK_SECONDS, connection):
+            await AsyncConnectionPool.check_connection(connection)
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@contextmanager
+def _answering_within(seconds: float, connection: Connection) -> Iterator[None]:
+    """Hang up on a server that has not answered by then: who waits for it hears that the connection broke."""
+    hanging_up = asyncio.get_running_loop().call_later(seconds, _hang_up, connection)
+    try:
+        yield
+    finally:
+        hanging_up.cancel()
+
+
+def _hang_up(connection: Connection) -> None:
+    if not connection.closed:
+        with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)

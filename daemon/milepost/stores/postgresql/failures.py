@@ -1,0 +1,138 @@
+"""What PostgreSQL's errors mean for the user and for the work, by SQLSTATE."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import errors
+from psycopg_pool import PoolClosed, PoolTimeout
+
+from milepost.core.errors import MilepostError, StoreAway, StoreRefused
+
+# How PostgreSQL, psycopg and msgspec say that they will not take a row: data exceptions (22), broken rules (23), and
+# what is too large for an index (54).
+REFUSALS = (psycopg.DataError, psycopg.IntegrityError, errors.ProgramLimitExceeded, OverflowError, UnicodeEncodeError)
+
+# Worth another try at once, in a new transaction: two of them stood in each other's way.
+_CONTENTION = (errors.DeadlockDetected, errors.SerializationFailure)
+
+# Refusals that no waiting mends, by the beginning of their SQLSTATE, with what to do about each.
+_REFUSED = {
+    "28": "check the user in store.url and its password: store.password, store.password_file or ~/.pgpass",
+    "3D": "check the database's name in store.url, or make it: createdb",
+    "3F": "check `schema` in store.url",
+    "42501": "docs/postgresql.md tells which rights the user in store.url needs",
+    "42": "the tables are not those of Milepost: check store.url and its `schema`, or restore a backup",
+    "XX001": "restore the database from a backup, then start again: the journal tells where to go on",
+    "XX002": "rebuild the index (REINDEX), or restore the database from a backup",
+}
+# What may pass, with what to do if it does not.
+_AWAY = {
+    "25006": "the server takes no writes: it is a replica, or recovers; it is tried again",
+    "53100": "the server's disk is full: make room; nothing that was committed is lost",
+    "53300": "the server has no connection left: raise max_connections, or end other clients",
+    "53": "the server is out of memory or of another resource: look at its log",
+    "55P03": "another session holds a lock that is needed; it is tried again",
+    "57014": "the server took too long, or somebody cancelled the statement; it is tried again",
+    "57": "the server restarts or fails over; it is tried again",
+    "58": "the server's disk fails: look at its log; nothing that was committed is lost",
+    "40": "other sessions stood in the way; it is tried again",
+    "25": "the server ended a transaction that took too long; it is tried again",
+    "08": "the connection to the server broke; it is tried again",
+}
+_UNREACHABLE = "check that the server runs and that store.url leads to it"
+
+# libpq tells what a server says to a connection that it turns away as text only, in the server's language.
+_TURNED_AWAY = {
+    "password authentication failed": "28",
+    "no password supplied": "28",
+    "no pg_hba.conf entry": "28",
+    "does not exist": "3D",
+    "permission denied for database": "42501",
+    "too many connections": "53300",
+    "too many clients": "53300",
+    "connection slots are reserved": "53300",
+    "the database system is": "57",  # starting up, shutting down, in recovery mode
+    "does not support SSL": "",
+    "certificate": "",
+}
+_TLS = "check sslmode and sslrootcert in store.url: docs/postgresql.md"
+
+
+@contextmanager
+def errors_of(name: str) -> Iterator[None]:
+    """Turn psycopg's errors about the database `name` into StoreAway and StoreRefused. What a row does is let through.
+
+    The messages are PostgreSQL's primary ones alone: its details quote rows.
+    """
+    try:
+        yield
+    except REFUSALS:
+        raise
+    except PoolTimeout as error:
+        what = f"the database {name} does not answer: no connection in time"
+        raise StoreAway(what, hint=_UNREACHABLE) from error
+    except (psycopg.Error, PoolClosed, OSError) as error:
+        if isinstance(error, psycopg.Error) and not (error.sqlstate or isinstance(error, psycopg.OperationalError)):
+            raise  # psycopg was used in a wrong way: a bug of ours
+        raise translated(error, name) from error
+
+
+def translated(error: Exception, name: str) -> MilepostError:
+    """Say what an error means for the user."""
+    state = (getattr(error, "sqlstate", None) or "") if isinstance(error, psycopg.Error) else ""
+    said = _said(error)
+    if not state:
+        for words, meant in _TURNED_AWAY.items():
+            if words in said:
+                return _told(name, said, meant)
+        return StoreAway(f"the database {name} does not answer: {said}", hint=_UNREACHABLE)
+    for beginning in (state, state[:2]):
+        if beginning in _AWAY or beginning in _REFUSED:
+            return _told(name, said, beginning)
+    return StoreRefused(f"the database {name} cannot be used: {said} (SQLSTATE {state})", hint="please report this")
+
+
+def _told(name: str, said: str, state: str) -> MilepostError:
+    if state in _AWAY:
+        return StoreAway(f"the database {name} does not answer: {said}", hint=_AWAY[state])
+    return StoreRefused(f"the database {name} cannot be used: {said}", hint=_REFUSED.get(state, _TLS))
+
+
+def is_contention(error: MilepostError) -> bool:
+    """Whether two transactions stood in each other's way, so that another try at once is worth it."""
+    return isinstance(error.__cause__, _CONTENTION)
+
+
+def is_of_statement(error: psycopg.Error) -> bool:
+    """Whether a statement was refused, by the server or before it was sent: its transaction was not committed.
+
+    What psycopg says by itself may be all that is heard of a connection that broke, even while it takes it for sound.
+    """
+    return error.sqlstate is not None or isinstance(error, REFUSALS)
+
+
+def is_broken(connection: psycopg.AsyncConnection[object] | psycopg.Connection[object]) -> bool:
+    """Whether nobody can tell any more what became of the transaction: the connection is gone."""
+    return connection.closed or connection.broken
+
+
+def reason_of(error: Exception) -> str:
+    """Say why a row was refused, without any of its values."""
+    if isinstance(error, UnicodeEncodeError):  # its message quotes the character
+        return "a text in it cannot be written as UTF-8: it holds half of a surrogate pair"
+    if isinstance(error, OverflowError | errors.NumericValueOutOfRange):
+        return "a number in it is beyond 64 bits"
+    if isinstance(error, errors.UntranslatableCharacter):
+        return "a text in it holds a NUL character, which PostgreSQL does not take"
+    if isinstance(error, errors.CheckViolation | errors.NotNullViolation):
+        return f"it breaks a rule of its table: {error.diag.constraint_name or error.diag.column_name}"
+    if isinstance(error, psycopg.Error):
+        return f"PostgreSQL refuses it: SQLSTATE {error.sqlstate}, {type(error).__name__}"
+    return f"it cannot be written: {type(error).__name__}"
+
+
+def _said(error: Exception) -> str:
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    text = primary or str(error).strip() or type(error).__name__
+    return " ".join(text.removeprefix("connection failed: ").split())

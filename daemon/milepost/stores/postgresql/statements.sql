@@ -1,0 +1,584 @@
+-- Every statement of the PostgreSQL store, by name. Rows go in as one JSON array a table, and come out as the columns
+-- that SQLite has: instants as text. Every transaction begins with `settings`, and relies on nothing else.
+
+-- name: settings
+SELECT
+    set_config('search_path', %(schema)s, true),
+    set_config('TimeZone', 'UTC', true),
+    set_config('statement_timeout', %(statement_timeout)s, true),
+    set_config('lock_timeout', '15s', true),
+    set_config('idle_in_transaction_session_timeout', '10s', true);
+
+-- name: lock_streams
+-- Whoever writes of a stream, or asks what became of a commit, does so one after the other.
+SELECT pg_advisory_xact_lock_shared(hashtextextended(current_schema() || ' commits', 0))
+UNION ALL
+SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' stream ' || stream, 0))
+FROM unnest(%(streams)s::text[]) AS stream;
+
+-- name: lock_journal
+-- Entries get their seq and are committed one commit after the other, all workers together: so that a reader who has
+-- seen a seq never misses a smaller one.
+SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' journal', 0));
+
+-- name: lock_commits
+-- Waits for the commits that are under way, and holds up those that come.
+SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' commits', 0));
+
+-- name: insert_entries
+INSERT INTO journal (seq, stream, version, run_id, recorded_at, type, data, hash)
+SELECT
+    (SELECT coalesce(max(seq), 0) FROM journal) + row_number() OVER (ORDER BY place),
+    stream, version, run_id, recorded_at, type, data::json, hash
+FROM json_to_recordset(%(entries)s::json) AS entry (
+    place bigint, stream text, version bigint, run_id text, recorded_at timestamptz, type text, data text, hash text
+)
+ORDER BY place
+RETURNING seq;
+
+-- name: announce
+SELECT pg_notify(%(channel)s, '');
+
+-- name: upsert_contacts
+INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
+SELECT
+    platform, page_id, contact_id, name, username, date_trunc('milliseconds', first_seen_at),
+    date_trunc('milliseconds', last_interaction_at), date_trunc('milliseconds', updated_at)
+FROM json_to_recordset(%(rows)s::json) AS offered (
+    platform text, page_id text, contact_id text, name text, username text, first_seen_at timestamptz,
+    last_interaction_at timestamptz, updated_at timestamptz
+)
+ON CONFLICT (platform, page_id, contact_id) DO UPDATE SET
+    name = excluded.name,
+    username = excluded.username,
+    last_interaction_at = excluded.last_interaction_at,
+    updated_at = excluded.updated_at;
+
+-- name: upsert_conversations
+INSERT INTO conversations (
+    conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
+    updated_time, first_synced_at, synced_at, deleted_at
+)
+SELECT
+    conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
+    date_trunc('milliseconds', updated_time), date_trunc('milliseconds', first_synced_at),
+    date_trunc('milliseconds', synced_at), date_trunc('milliseconds', deleted_at)
+FROM json_to_recordset(%(rows)s::json) AS offered (
+    conversation_id text, platform text, page_id text, contact_id text, link text, snippet text,
+    message_count bigint, unread_count bigint, can_reply boolean, updated_time timestamptz,
+    first_synced_at timestamptz, synced_at timestamptz, deleted_at timestamptz
+)
+ON CONFLICT (conversation_id) DO UPDATE SET
+    contact_id = excluded.contact_id,
+    link = excluded.link,
+    snippet = excluded.snippet,
+    message_count = excluded.message_count,
+    unread_count = excluded.unread_count,
+    can_reply = excluded.can_reply,
+    updated_time = excluded.updated_time,
+    synced_at = excluded.synced_at,
+    deleted_at = excluded.deleted_at;
+
+-- name: insert_interaction_events
+-- A conversation may be offered twice in a group of commits; its events are written once and never changed.
+INSERT INTO contact_interaction_events (
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at
+)
+SELECT
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments::json,
+    date_trunc('milliseconds', occurred_at)
+FROM json_to_recordset(%(rows)s::json) AS offered (
+    event_id text, conversation_id text, platform text, page_id text, contact_id text, direction text, kind text,
+    text text, attachments text, occurred_at timestamptz
+)
+ON CONFLICT (event_id) DO NOTHING;
+
+-- name: upsert_payload
+INSERT INTO dead_letter_payloads (dead_letter_id, payload) VALUES (%s, %s)
+ON CONFLICT (dead_letter_id) DO UPDATE SET payload = excluded.payload;
+
+-- name: upsert_checkpoint
+INSERT INTO checkpoints (
+    stream, version, hash, mode, phase, cursor, watermark, last_success_at, last_full_sweep_at, open_dead_letters,
+    updated_at, state
+)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (stream) DO UPDATE SET
+    version = excluded.version,
+    hash = excluded.hash,
+    mode = excluded.mode,
+    phase = excluded.phase,
+    cursor = excluded.cursor,
+    watermark = excluded.watermark,
+    last_success_at = excluded.last_success_at,
+    last_full_sweep_at = excluded.last_full_sweep_at,
+    open_dead_letters = excluded.open_dead_letters,
+    updated_at = excluded.updated_at,
+    state = excluded.state;
+
+-- name: upsert_run
+INSERT INTO runs (
+    run_id, stream, mode, status, reason, started_at, ended_at, batches, inserted, updated, unchanged, dead_lettered,
+    contacts, interaction_events, retries, failed_batches, problem
+)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (run_id) DO UPDATE SET
+    mode = excluded.mode,
+    status = excluded.status,
+    reason = excluded.reason,
+    ended_at = excluded.ended_at,
+    batches = excluded.batches,
+    inserted = excluded.inserted,
+    updated = excluded.updated,
+    unchanged = excluded.unchanged,
+    dead_lettered = excluded.dead_lettered,
+    contacts = excluded.contacts,
+    interaction_events = excluded.interaction_events,
+    retries = excluded.retries,
+    failed_batches = excluded.failed_batches,
+    problem = excluded.problem;
+
+-- name: upsert_dead_letter
+INSERT INTO dead_letters (
+    dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
+    fingerprint
+)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (dead_letter_id) DO UPDATE SET
+    stage = excluded.stage,
+    reason = excluded.reason,
+    opened_at = excluded.opened_at,
+    attempts = excluded.attempts,
+    redrive_at = excluded.redrive_at,
+    closed_at = excluded.closed_at,
+    resolution = excluded.resolution,
+    note = excluded.note,
+    fingerprint = excluded.fingerprint;
+
+-- name: delete_payload
+DELETE FROM dead_letter_payloads WHERE dead_letter_id = %s;
+
+-- name: drop_found_notes
+DELETE FROM missed_conversations WHERE stream = %s AND conversation_id = ANY (%s::text[]);
+
+-- name: drop_notes_of_other_sweeps
+-- A sweep may be given up for another one. So at its end, all notes of a stream are of one sweep.
+DELETE FROM missed_conversations WHERE stream = %s AND sweep_started_at <> %s;
+
+-- name: note_missed
+INSERT INTO missed_conversations (stream, conversation_id, sweep_started_at)
+SELECT %(stream)s, conversation_id, %(sweep_started_at)s::timestamptz
+FROM conversations
+WHERE
+    platform = %(platform)s AND page_id = %(page_id)s
+    AND updated_time > %(newer_than)s AND updated_time < %(older_than)s
+    AND deleted_at IS NULL
+    AND conversation_id <> ALL (%(seen)s::text[])
+ON CONFLICT (stream, conversation_id) DO NOTHING;
+
+-- name: mark_missed_as_deleted
+UPDATE conversations SET deleted_at = %s
+WHERE
+    conversation_id IN (SELECT conversation_id FROM missed_conversations WHERE stream = %s)
+    AND deleted_at IS NULL;
+
+-- name: drop_notes
+DELETE FROM missed_conversations WHERE stream = %s;
+
+-- name: known
+-- All that a batch asks for, in one answer.
+SELECT json_build_object(
+    'conversations', (
+        SELECT coalesce(json_agg(row_to_json(conversations)), '[]'::json)
+        FROM conversations WHERE conversation_id = ANY (%(conversations)s::text[])
+    ),
+    'contacts', (
+        SELECT coalesce(json_agg(row_to_json(contacts)), '[]'::json)
+        FROM contacts
+        WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = ANY (%(contacts)s::text[])
+    ),
+    'interaction_events', (
+        SELECT coalesce(json_agg(event_id), '[]'::json)
+        FROM contact_interaction_events WHERE event_id = ANY (%(interaction_events)s::text[])
+    ),
+    'letters', (
+        SELECT coalesce(
+            json_agg(
+                json_build_array(subject, dead_letter_id, fingerprint, closed_at IS NULL)
+                ORDER BY opened_at, dead_letter_id
+            ), '[]'::json
+        )
+        FROM dead_letters
+        WHERE
+            stream = %(stream)s AND subject = ANY (%(subjects)s::text[])
+            AND (closed_at IS NULL OR resolution = 'discarded')
+    ),
+    'forgotten', (
+        SELECT coalesce(json_agg(id), '[]'::json)
+        FROM forgotten
+        WHERE
+            platform = %(platform)s AND page_id = %(page_id)s
+            AND (
+                kind = 'conversation' AND id = ANY (%(conversations)s::text[])
+                OR kind = 'contact' AND id = ANY (%(contacts)s::text[])
+            )
+    )
+)::text;
+
+-- name: known_of_sweep
+-- Of a full sweep: how many it misses in the stretch at hand that are not noted, which of the batch are noted, and how
+-- many of the stream are.
+SELECT
+    CASE WHEN %(has_stretch)s THEN (
+        SELECT count(*)
+        FROM conversations
+        WHERE
+            platform = %(platform)s AND page_id = %(page_id)s
+            AND updated_time > %(newer_than)s AND updated_time < %(older_than)s
+            AND deleted_at IS NULL
+            AND conversation_id <> ALL (%(seen)s::text[])
+            AND NOT EXISTS (
+                SELECT 1 FROM missed_conversations AS note
+                WHERE
+                    note.stream = %(stream)s AND note.conversation_id = conversations.conversation_id
+                    AND note.sweep_started_at = %(sweep_started_at)s
+            )
+    ) ELSE 0 END,
+    ARRAY(
+        SELECT conversation_id
+        FROM missed_conversations
+        WHERE
+            stream = %(stream)s AND sweep_started_at = %(sweep_started_at)s
+            AND conversation_id = ANY (%(conversations)s::text[])
+    ),
+    (
+        SELECT count(*) FROM missed_conversations
+        WHERE stream = %(stream)s AND sweep_started_at = %(sweep_started_at)s
+    );
+
+-- name: forgotten_among
+SELECT id
+FROM forgotten
+WHERE
+    platform = %(platform)s AND page_id = %(page_id)s
+    AND (
+        kind = 'conversation' AND id = ANY (%(conversations)s::text[])
+        OR kind = 'contact' AND id = ANY (%(contacts)s::text[])
+    );
+
+-- name: has_forgotten
+SELECT EXISTS (SELECT 1 FROM forgotten);
+
+-- name: is_about_forgotten
+-- Of a payload, about its subject: a contact's id anywhere in it is enough, if it is not a part of a longer one.
+SELECT EXISTS (
+    SELECT 1
+    FROM forgotten
+    WHERE
+        platform = %(platform)s AND page_id = %(page_id)s
+        AND CASE kind
+            WHEN 'contact' THEN
+                %(subject)s::text = 'contact ' || id
+                OR %(payload)s::text ~ (
+                    '[^0-9A-Za-z]' || regexp_replace(id, '([]$()*+.?[^{|}\\-])', '\\\1', 'g') || '[^0-9A-Za-z]'
+                )
+            ELSE %(subject)s::text = id OR starts_with(%(subject)s::text, id || '/')
+        END
+);
+
+-- name: dead_letter
+SELECT
+    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
+    resolution, note, fingerprint
+FROM dead_letters
+WHERE dead_letter_id = %s;
+
+-- name: due_letters
+SELECT
+    letter.dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
+    resolution, note, fingerprint, payload
+FROM dead_letters AS letter
+LEFT JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
+WHERE stream = %s AND closed_at IS NULL AND (redrive_at <= %s OR payload IS NULL)
+ORDER BY letter.opened_at, letter.dead_letter_id
+LIMIT %s;
+
+-- name: letters_with_payloads
+SELECT
+    letter.dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
+    resolution, note, fingerprint, payload
+FROM dead_letters AS letter
+LEFT JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
+WHERE letter.dead_letter_id = ANY (%s::text[]);
+
+-- name: letters_after
+-- The oldest first. A letter is never removed, so that any one marks a place among them.
+(
+    SELECT
+        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
+        resolution, note, fingerprint, opened_at AS age
+    FROM dead_letters
+    WHERE
+        %(open)s AND closed_at IS NULL
+        AND (opened_at, dead_letter_id) > (
+            coalesce((SELECT opened_at FROM dead_letters WHERE dead_letter_id = %(after)s), '-infinity'), %(after)s
+        )
+    ORDER BY opened_at, dead_letter_id
+    LIMIT %(limit)s
+)
+UNION ALL
+(
+    SELECT
+        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
+        resolution, note, fingerprint, opened_at AS age
+    FROM dead_letters
+    WHERE
+        %(closed)s AND closed_at IS NOT NULL
+        AND (opened_at, dead_letter_id) > (
+            coalesce((SELECT opened_at FROM dead_letters WHERE dead_letter_id = %(after)s), '-infinity'), %(after)s
+        )
+    ORDER BY opened_at, dead_letter_id
+    LIMIT %(limit)s
+)
+ORDER BY age, dead_letter_id
+LIMIT %(limit)s;
+
+-- name: stream_letters_after
+(
+    SELECT
+        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
+        resolution, note, fingerprint, opened_at AS age
+    FROM dead_letters
+    WHERE
+        %(open)s AND stream = %(stream)s AND closed_at IS NULL
+        AND (opened_at, dead_letter_id) > (
+            coalesce((SELECT opened_at FROM dead_letters WHERE dead_letter_id = %(after)s), '-infinity'), %(after)s
+        )
+    ORDER BY opened_at, dead_letter_id
+    LIMIT %(limit)s
+)
+UNION ALL
+(
+    SELECT
+        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
+        resolution, note, fingerprint, opened_at AS age
+    FROM dead_letters
+    WHERE
+        %(closed)s AND stream = %(stream)s AND closed_at IS NOT NULL
+        AND (opened_at, dead_letter_id) > (
+            coalesce((SELECT opened_at FROM dead_letters WHERE dead_letter_id = %(after)s), '-infinity'), %(after)s
+        )
+    ORDER BY opened_at, dead_letter_id
+    LIMIT %(limit)s
+)
+ORDER BY age, dead_letter_id
+LIMIT %(limit)s;
+
+-- name: runs_before
+-- The newest first: run ids sort by the time of their start.
+SELECT
+    run_id, stream, mode, status, reason, instant_text(started_at), instant_text(ended_at), batches, inserted, updated, unchanged,
+    dead_lettered, contacts, interaction_events, retries, failed_batches, problem::text
+FROM runs
+WHERE run_id < %(before)s
+ORDER BY run_id DESC
+LIMIT %(limit)s;
+
+-- name: stream_runs_before
+SELECT
+    run_id, stream, mode, status, reason, instant_text(started_at), instant_text(ended_at), batches, inserted, updated, unchanged,
+    dead_lettered, contacts, interaction_events, retries, failed_batches, problem::text
+FROM runs
+WHERE stream = %(stream)s AND run_id < %(before)s
+ORDER BY run_id DESC
+LIMIT %(limit)s;
+
+-- name: checkpoint
+SELECT state::text FROM checkpoints WHERE stream = %s;
+
+-- name: checkpoints
+SELECT state::text FROM checkpoints ORDER BY stream;
+
+-- name: entry_at
+SELECT seq, hash FROM journal WHERE stream = %s AND version = %s;
+
+-- name: entries_since
+-- What a start folds into its snapshot: nothing, unless the snapshot is behind.
+SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash
+FROM journal
+WHERE stream = %s AND version > %s
+ORDER BY version;
+
+-- name: entries_after
+SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash
+FROM journal
+WHERE seq > %(after)s
+ORDER BY seq
+LIMIT %(limit)s;
+
+-- name: stream_entries_after
+-- Within a stream, versions are in the order of seq: the key of (stream, version) finds the place from the newest back.
+SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash
+FROM journal
+WHERE
+    stream = %(stream)s
+    AND version > coalesce(
+        (
+            SELECT version FROM journal
+            WHERE stream = %(stream)s AND seq <= %(after)s
+            ORDER BY version DESC
+            LIMIT 1
+        ), 0
+    )
+ORDER BY version
+LIMIT %(limit)s;
+
+-- name: latest_entries
+SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash
+FROM journal
+ORDER BY seq DESC
+LIMIT %(limit)s;
+
+-- name: latest_stream_entries
+SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash
+FROM journal
+WHERE stream = %(stream)s
+ORDER BY version DESC
+LIMIT %(limit)s;
+
+-- name: entries_of_run_before
+-- From the beginning of the run that was the latest before this version, or from its end where that is all there is.
+SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash
+FROM journal
+WHERE
+    stream = %(stream)s AND version < %(version)s
+    AND version >= coalesce(
+        (
+            SELECT version FROM journal
+            WHERE
+                stream = %(stream)s AND version < %(version)s
+                AND type IN ('run_started', 'run_ended', 'sweep_completed')
+            ORDER BY version DESC
+            LIMIT 1
+        ), 0
+    )
+ORDER BY version;
+
+-- name: completed_with_errors
+SELECT run_id FROM runs WHERE run_id = ANY (%s::text[]) AND status = 'complete_with_errors';
+
+-- name: last_seq
+SELECT coalesce(max(seq), 0) FROM journal;
+
+-- name: recorded_at
+SELECT instant_text(recorded_at) FROM journal WHERE seq = %s;
+
+-- name: journal
+SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash FROM journal ORDER BY seq;
+
+-- name: clear_checkpoints
+DELETE FROM checkpoints;
+
+-- name: clear_runs
+DELETE FROM runs;
+
+-- name: clear_dead_letters
+DELETE FROM dead_letters;
+
+-- name: stored_checkpoints
+SELECT
+    stream, version, hash, mode, phase, cursor, instant_text(watermark), instant_text(last_success_at), instant_text(last_full_sweep_at),
+    open_dead_letters, instant_text(updated_at), state::text
+FROM checkpoints
+WHERE stream = ANY (%s::text[]);
+
+-- name: stored_runs
+SELECT
+    run_id, stream, mode, status, reason, instant_text(started_at), instant_text(ended_at), batches, inserted, updated, unchanged,
+    dead_lettered, contacts, interaction_events, retries, failed_batches, problem::text
+FROM runs
+WHERE run_id = ANY (%s::text[]);
+
+-- name: stored_dead_letters
+SELECT
+    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
+    resolution, note, fingerprint
+FROM dead_letters
+WHERE dead_letter_id = ANY (%s::text[]);
+
+-- name: count_checkpoints
+SELECT count(*) FROM checkpoints;
+
+-- name: count_runs
+SELECT count(*) FROM runs;
+
+-- name: count_dead_letters
+SELECT count(*) FROM dead_letters;
+
+-- name: answers
+SELECT 1 FROM journal LIMIT 1;
+
+-- name: unfinished_copy
+SELECT source, instant_text(since) FROM unfinished_copy;
+
+-- name: demand_writable
+-- Right at the start it is found out that nothing may be written, not at the first commit.
+UPDATE checkpoints SET version = version WHERE false;
+
+-- name: forget_contact
+INSERT INTO forgotten (platform, page_id, kind, id) VALUES (%(platform)s, %(page_id)s, 'contact', %(contact_id)s)
+ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
+
+-- name: forget_conversations
+INSERT INTO forgotten (platform, page_id, kind, id)
+SELECT platform, page_id, 'conversation', conversation_id
+FROM conversations
+WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(contact_id)s
+ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
+
+-- name: erase_contact
+DELETE FROM contacts WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(contact_id)s;
+
+-- name: erase_conversations
+DELETE FROM conversations WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(contact_id)s;
+
+-- name: erase_interaction_events
+DELETE FROM contact_interaction_events
+WHERE
+    platform = %(platform)s AND page_id = %(page_id)s
+    AND (
+        contact_id = %(contact_id)s
+        OR conversation_id IN (
+            SELECT id FROM forgotten
+            WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = 'conversation'
+        )
+    );
+
+-- name: erase_notes
+DELETE FROM missed_conversations
+WHERE
+    stream = %(stream)s
+    AND conversation_id IN (
+        SELECT id FROM forgotten WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = 'conversation'
+    );
+
+-- name: erase_payloads
+-- Of those, in the words of is_about_forgotten, that are about anybody of this page who is forgotten.
+DELETE FROM dead_letter_payloads
+WHERE
+    dead_letter_id IN (
+        SELECT letter.dead_letter_id
+        FROM dead_letters AS letter
+        JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
+        JOIN forgotten ON platform = %(platform)s AND page_id = %(page_id)s
+        WHERE
+            stream = %(stream)s
+            AND CASE kind
+                WHEN 'contact' THEN
+                    subject = 'contact ' || id
+                    OR payload ~ (
+                        '[^0-9A-Za-z]' || regexp_replace(id, '([]$()*+.?[^{|}\\-])', '\\\1', 'g') || '[^0-9A-Za-z]'
+                    )
+                ELSE subject = id OR starts_with(subject, id || '/')
+            END
+    );

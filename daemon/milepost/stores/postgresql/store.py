@@ -1,0 +1,163 @@
+"""The PostgreSQL store: journal, rows and projections in one database, committed together, by any number of workers.
+
+Nothing of a session is relied on: every transaction brings its settings and its locks, so that the store works through
+a pooler as well. Who writes of a stream is told apart by the journal's key alone; the locks only keep order.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+import psycopg
+
+from milepost.core.checkpoint import Checkpoint, fold
+from milepost.core.codec import Codec
+from milepost.core.errors import MilepostError, OutcomeUnknown, RowsRejected, StoreAway, VersionConflict
+from milepost.core.model import Keys, Known
+from milepost.core.ports import Commit, Committed, DueLetter, Rejected
+from milepost.stores import rows
+from milepost.stores.grouping import GroupAnswer, Grouping
+from milepost.stores.place import Place
+from milepost.stores.postgresql import lookups
+from milepost.stores.postgresql.address import address_of
+from milepost.stores.postgresql.database import Database, connected
+from milepost.stores.postgresql.failures import (
+    REFUSALS,
+    is_broken,
+    is_contention,
+    is_of_statement,
+    reason_of,
+    translated,
+)
+from milepost.stores.postgresql.migrate import migrate
+from milepost.stores.postgresql.refusals import refused_rows
+from milepost.stores.postgresql.writing import prepare, write
+from milepost.stores.queries import load
+
+MAX_CONTENTIONS = 5
+JOURNAL_KEYS = {"journal_stream_version_key", "journal_pkey"}  # of 0001_journal.sql
+
+
+@asynccontextmanager
+async def open_postgresql(place: Place, *, events_chunk_size: int = 500) -> AsyncIterator["PostgresqlStore"]:
+    """Open the database, bring it to this program's schema, and close it in the end; others may work on it as well.
+
+    Raises BadConfiguration, StoreRefused or StoreAway.
+    """
+    address = address_of(place)
+    await migrate(address)
+    async with connected(address, load("postgresql")) as database:
+        await database.demand_finished()
+        await database.rows("demand_writable")
+        yield PostgresqlStore(database, Codec(), events_chunk_size)
+
+
+class PostgresqlStore:
+    """A Store (see core/ports.py) in a PostgreSQL database. Made by `open_postgresql`."""
+
+    def __init__(self, database: Database, codec: Codec, events_chunk_size: int) -> None:
+        self.database = database
+        self._codec = codec
+        self._events_chunk_size = events_chunk_size
+        self._grouping = Grouping(self._write_group)
+
+    async def recall(self, stream: str) -> Checkpoint:
+        """Give the stream's checkpoint: its snapshot, and the entries since."""
+        stored = await self.database.rows("checkpoint", (stream,))
+        checkpoint = rows.checkpoint(stored[0][0]) if stored else Checkpoint(stream)
+        tail = await self.database.rows("entries_since", (stream, checkpoint.version))
+        return fold((rows.entry(columns, self._codec) for columns in tail), checkpoint)
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Give where every stream stands that was ever worked, configured or not; ordered by stream."""
+        return [rows.checkpoint(state) for (state,) in await self.database.rows("checkpoints")]
+
+    async def known(self, keys: Keys) -> Known:
+        """Give what is stored already under the keys."""
+        return await lookups.known(self.database, keys)
+
+    async def due_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueLetter, ...]:
+        """Give open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
+        return await lookups.due_letters(self.database, stream, now, limit)
+
+    async def open_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueLetter, ...]:
+        """Give those of these dead letters that are open."""
+        found = await lookups.letters_with_payloads(self.database, dead_letter_ids)
+        return tuple(due for due in found if due.letter.closed_at is None)
+
+    async def answers(self) -> None:
+        """Ask the database for anything. Raises StoreAway or StoreRefused if it does not answer."""
+        await self.database.rows("answers")
+
+    async def commit(self, commit: Commit) -> Committed | Rejected:
+        """Store a commit durably and whole, together with those that wait at the same time, or nothing of it."""
+        return await self._grouping.commit(commit)
+
+    async def settle(self, commit: Commit) -> Committed | None:
+        """Say whether a commit was stored whose outcome nobody knows; None where it was not, and will not be.
+
+        Its transaction may not have ended yet: it held the stream's lock, which is waited for.
+        """
+        first = commit.entries[0]
+        async with self.database.transaction() as connection:
+            await connection.execute(self.database.sql["lock_streams"], {"streams": [first.stream]})
+            cursor = await connection.execute(self.database.sql["entry_at"], (first.stream, first.version))
+            stored = await cursor.fetchone()
+        return Committed(stored[0], 0.0, 0.0) if stored and stored[1] == first.hash else None
+
+    async def _write_group(self, commits: list[Commit]) -> Sequence[GroupAnswer]:
+        """Write a group together; where a row of one is refused, each by itself, so that it harms no other."""
+        try:
+            return await self._written(commits)
+        except REFUSALS:
+            return [await self._alone(commit) for commit in commits]
+
+    async def _alone(self, commit: Commit) -> GroupAnswer:
+        try:
+            (answer,) = await self._written([commit])
+        except REFUSALS as error:
+            return await self._refusal(commit, error)
+        except MilepostError as error:  # the answer to this one: others of the group may be stored already
+            return error
+        return answer
+
+    async def _refusal(self, commit: Commit, error: Exception) -> GroupAnswer:
+        stream, version = commit.checkpoint.stream, commit.entries[0].version
+        is_late = isinstance(error, psycopg.errors.UniqueViolation) and error.diag.constraint_name in JOURNAL_KEYS
+        try:
+            if is_late or await self.database.rows("entry_at", (stream, version)):
+                return VersionConflict(
+                    f"{stream} has moved on: another writer has appended version {version}",
+                    hint="it goes on from there",
+                )
+            refused = await refused_rows(self.database, commit.changes)
+        except MilepostError as away:
+            return away
+        if refused:
+            return Rejected(refused)
+        return RowsRejected(
+            f"the database will not take version {version} of {stream}: {reason_of(error)}", hint="please report this"
+        )
+
+    async def _written(self, commits: list[Commit]) -> list[Committed]:
+        """Write a group in one transaction, again where it and another one stood in each other's way."""
+        for _ in range(MAX_CONTENTIONS - 1):
+            try:
+                return await self._attempt(commits)
+            except StoreAway as away:
+                if not is_contention(away):
+                    raise
+        return await self._attempt(commits)
+
+    async def _attempt(self, commits: list[Commit]) -> list[Committed]:
+        async with self.database.connection() as connection:
+            group = await prepare(self.database, connection, commits)
+            try:
+                return await write(self.database, connection, group, self._events_chunk_size)
+            except psycopg.Error as error:
+                if is_of_statement(error) and not is_broken(connection):
+                    raise
+                away = translated(error, self.database.address.name)
+                raise OutcomeUnknown(
+                    f"{away.message}, in the middle of a commit", hint="it is settled when the database answers"
+                ) from error
