@@ -1,6 +1,6 @@
 """From settings to the parts that work: the only file that knows every class."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from msgspec import Struct
@@ -15,10 +15,12 @@ from milepost.engine.shared import Shared
 from milepost.engine.stop import Stop
 from milepost.engine.supervisor import Supervisor
 from milepost.engine.turns import Turns
+from milepost.place import place_of
 from milepost.roster import Page, Roster, configured_pages
 from milepost.settings import Settings
 from milepost.sources.facebook.client import GraphClient
-from milepost.stores.sqlite import SqliteStore, open_sqlite
+from milepost.stores.archive import Archive
+from milepost.stores.opening import OpenStore, open_store
 from milepost.token_watch import TokenWatch
 from milepost.upkeep import Upkeep
 from milepost.workings import Workings, pace_of, policy_of
@@ -36,7 +38,9 @@ class Parts(Struct, frozen=True, eq=False):
     """
 
     supervisor: Supervisor
-    store: SqliteStore
+    shared: Shared
+    roster: Roster
+    store: OpenStore
     feed: Feed
     clock: Clock
     upkeep: Upkeep
@@ -65,8 +69,8 @@ async def assembled(
     clock, feed = SystemClock(), Feed()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(
-            open_sqlite(
-                settings.store.sqlite_path,
+            open_store(
+                place_of(settings),
                 synchronous=settings.store.synchronous,
                 events_chunk_size=settings.sync.events_chunk_size,
             )
@@ -82,7 +86,32 @@ async def assembled(
         supervisor = Supervisor(shared, roster.enrol(world.pages), pace_of(settings))
         upkeep = Upkeep(Workings(supervisor, roster, client, pauses), settings, learn_secret)
         watch = TokenWatch(roster, supervisor)
-        yield Parts(supervisor, store, feed, clock, upkeep, watch, roster.page_names, await upkeep.discover())
+        yield Parts(
+            supervisor, shared, roster, store, feed, clock, upkeep, watch, roster.page_names, await upkeep.discover()
+        )
+
+
+class Labour(Struct, frozen=True, eq=False):
+    """How a daemon's streams are worked: `run` does it until a stop is asked for.
+
+    `chronicle` has every entry of the journal, whoever wrote it; the feed of the parts has this process's work.
+    """
+
+    run: Callable[[], Awaitable[None]]
+    chronicle: Feed
+
+
+@asynccontextmanager
+async def labour_of(settings: Settings, parts: Parts, archive: Archive) -> AsyncIterator[Labour]:
+    """Have the supervisor work all streams, or share them with other workers where the database lets it."""
+    place = place_of(settings)
+    if place.file is not None:
+        yield Labour(parts.supervisor.run, parts.feed)
+        return
+    from milepost.fleet.joining import joined  # noqa: PLC0415
+
+    async with joined(place, parts.shared, parts.supervisor, archive, parts.roster.share) as worker:
+        yield Labour(worker.run, worker.told)
 
 
 def _client(settings: Settings, base_url: str, clock: Clock) -> GraphClient:

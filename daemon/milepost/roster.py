@@ -61,6 +61,7 @@ class _Member(Struct, eq=False):
     pace: Pace
     instagram_account_id: str | None
     streams: list[Stream] = []
+    sharers: int = 1
 
 
 class Roster:
@@ -92,8 +93,16 @@ class Roster:
         if calls_per_second == self._calls_per_second:
             return
         self._calls_per_second = calls_per_second
-        for pace in (self._manager_pace, *(member.pace for member in self._members.values())):
-            pace.change(calls_per_second)
+        self._manager_pace.change(calls_per_second)
+        for member in self._members.values():
+            member.pace.change(calls_per_second / member.sharers)
+
+    def share(self, page_id: str, sharers: int) -> None:
+        """Keep the calls for a page to this one's part, while as many processes call for it."""
+        member = self._members.get(page_id)
+        if member is not None and member.sharers != sharers:
+            member.sharers = sharers
+            member.pace.change(self._calls_per_second / sharers)
 
     def enrol(self, pages: Iterable[Page]) -> dict[Stream, Source]:
         """Take up the pages, and the platforms of pages, that are new, and give the sources of their streams.

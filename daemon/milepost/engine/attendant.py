@@ -5,7 +5,7 @@ from typing import assert_never
 from milepost.core import requests
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.decision import Record
-from milepost.core.errors import MilepostError
+from milepost.core.errors import MilepostError, VersionConflict
 from milepost.core.plan import Slice
 from milepost.engine.errands import (
     Answer,
@@ -22,6 +22,8 @@ from milepost.engine.errands import (
 from milepost.engine.recorder import Recorder
 from milepost.engine.redriving import Redriving
 
+MAX_CONFLICTS = 10
+
 
 class Attendant:
     """Runs the errands of a stream, one after the other."""
@@ -37,15 +39,24 @@ class Attendant:
 
         async def do(errand: Errand) -> Answer:
             nonlocal checkpoint
-            match errand:
-                case Redrive() | Discard():
-                    checkpoint, answer = await self._redriving.do(checkpoint, errand)
-                case _:
-                    checkpoint, answer = await self._do(checkpoint, errand)
-            return answer
+            for _ in range(MAX_CONFLICTS):
+                try:
+                    checkpoint, answer = await self._attempt(checkpoint, errand)
+                except VersionConflict:  # somebody else has written of the stream: it is decided anew
+                    checkpoint = await self._recorder.recall()
+                else:
+                    return answer
+            raise MilepostError(f"{checkpoint.stream} is written of by others all the time", hint="try again")
 
         await self._errands.run(do)
         return checkpoint
+
+    async def _attempt(self, checkpoint: Checkpoint, errand: Errand) -> tuple[Checkpoint, Answer]:
+        match errand:
+            case Redrive() | Discard():
+                return await self._redriving.do(checkpoint, errand)
+            case _:
+                return await self._do(checkpoint, errand)
 
     async def _do(self, checkpoint: Checkpoint, errand: StreamErrand) -> tuple[Checkpoint, Answer]:
         if isinstance(errand, SyncNow) and checkpoint.on_hold is not None:

@@ -103,6 +103,7 @@ class Errands:
 
     def __init__(self) -> None:
         self.is_dismissed = False
+        self._stands_at = self._heard_of = 0
         self._waiting: deque[tuple[Errand, asyncio.Future[Answer]]] = deque()
         self._wanted: TurnWanted | None = None
         self._alone = asyncio.Lock()
@@ -115,10 +116,30 @@ class Errands:
         self._wanted = TurnWanted(full or before)
         self.bell.ring()
 
+    def stand_at(self, version: int) -> None:
+        """Hear where the stream stands for whoever works it."""
+        self._stands_at = version
+
+    def hear_of(self, version: int) -> None:
+        """Hear where it stands in the journal. An entry that somebody else wrote is looked at before the next batch."""
+        self._heard_of = max(self._heard_of, version)
+        if self.is_outdated and self.are_attended:
+            self.bell.ring()
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether somebody else has written of the stream."""
+        return self._heard_of > self._stands_at
+
     def dismiss(self) -> None:
         """Have the work on the stream ended."""
         self.is_dismissed = True
         self.bell.ring()
+
+    @property
+    def wants_turn(self) -> bool:
+        """Whether a turn was asked for, and not given yet."""
+        return self._wanted is not None
 
     def take_wanted(self) -> TurnWanted | None:
         """Give the turn that was asked for, if one was: from now on it counts as given."""

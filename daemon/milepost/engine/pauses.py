@@ -1,10 +1,11 @@
 """The pauses of all streams, so that none calls into a limit that another has met."""
 
+from collections.abc import Callable
 from datetime import datetime
 
 from milepost.core.checkpoint import Checkpoint, Pause
 from milepost.core.model import Stream
-from milepost.core.pauses import held_until, next_pause
+from milepost.core.pauses import by_page, held_until, next_pause
 from milepost.core.ports import Usage
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy, rule_for
@@ -42,6 +43,11 @@ class Pauses:
     def held_until(self, stream: Stream) -> datetime | None:
         """Say until when `stream` may not call; None, or an instant that has passed, where it may."""
         return held_until(stream, self._recorded | self._heard)
+
+    def holds(self) -> Callable[[Stream], datetime | None]:
+        """Give `held_until` as it is now, for asking about many streams."""
+        near = by_page(self._recorded | self._heard)
+        return lambda stream: held_until(stream, near(stream))
 
     def hear(self, stream: Stream, problem: Problem) -> None:
         """Hear of a refusal right when it comes."""

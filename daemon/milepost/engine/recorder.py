@@ -6,7 +6,7 @@ from time import perf_counter
 from milepost.core.checkpoint import BatchPassed, Checkpoint, pass_over
 from milepost.core.codec import Codec
 from milepost.core.decision import Circumstances, Decision, Record, prepare
-from milepost.core.errors import RowsRejected
+from milepost.core.errors import OutcomeUnknown, RowsRejected
 from milepost.core.model import Keys, Known, RefusedRow, Stream
 from milepost.core.plan import Slice
 from milepost.core.ports import Commit, Committed, DueLetter, Rejected
@@ -86,11 +86,23 @@ class Recorder:
     async def _commit(
         self, checkpoint: Checkpoint, record: Record, run_id: str, fetch_seconds: float | None = None
     ) -> Checkpoint | Rejected:
+        unsettled: Commit | None = None
+
         async def attempt() -> tuple[Commit, Committed | Rejected]:
+            nonlocal unsettled
+            if unsettled is not None:
+                committed = await self._store.settle(unsettled)
+                if committed is not None:
+                    return unsettled, committed
+                unsettled = None
             now = self._shared.clock.now()
             events = (*self._patience.absence(now), *record.events)
             commit = prepare(checkpoint, Record(events, record.changes), run_id, now, self._codec)
-            return commit, await self._store.commit(commit)
+            try:
+                return commit, await self._store.commit(commit)
+            except OutcomeUnknown:
+                unsettled = commit
+                raise
 
         began = perf_counter()
         commit, answer = await self._patience.insist(attempt)

@@ -4,7 +4,7 @@ from datetime import timedelta
 from functools import partial
 
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.errors import MilepostError
+from milepost.core.errors import MilepostError, VersionConflict
 from milepost.core.model import Stream
 from milepost.core.plan import Slice
 from milepost.core.ports import Answered, DueLetter, Fetched, Held, Outcome, Refused, Source
@@ -38,7 +38,10 @@ class Redriving:
                 break
             if await self._recorder.open_letter(due.letter.dead_letter_id) is None:
                 continue  # another one's redrive read it, too
-            after = await self._redrive(checkpoint, due)
+            try:
+                after = await self._redrive(checkpoint, due)
+            except VersionConflict:  # another process has written of the stream: the letters are still due next time
+                return await self._recorder.recall()
             if isinstance(after, MilepostError):
                 break
             checkpoint = after

@@ -5,9 +5,10 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from milepost.core.checkpoint import Checkpoint
+from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.decide import decide, keys_for
 from milepost.core.decision import Circumstances, conclude, recover
+from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
 from milepost.core.model import Keys, Stream
 from milepost.core.plan import Fetch, Finish, Slice, Wait, is_over, plan
@@ -59,42 +60,84 @@ class _Run:
 
     async def complete(self, attendant: Attendant, errands: Errands, own_run_id: str | None) -> Checkpoint:
         """Plan and do, until the run is over. The attendant does the errands."""
-        shared = self._shared
         checkpoint = await self._take_over(await self._recorder.recall(), own_run_id)
+        run_before = checkpoint.run
         while not is_over(checkpoint, self._work):
-            refused_ahead = self._source.refusal()
-            if refused_ahead is not None:  # on record before anything else: a limit has to outlive this process
-                checkpoint = await self._settle(checkpoint, refused_ahead)
-                continue
-            checkpoint = await attendant.run_errands(checkpoint)
-            if shared.stop.is_requested:
-                self._work = replace(self._work, stops_for=Reason.SHUTDOWN)
-            elif errands.is_dismissed:
-                self._work = replace(self._work, stops_for=Reason.REMOVED)
-            held_until = shared.pauses.held_until(self._stream)
-            match plan(checkpoint, shared.clock.now(), self._work, shared.policy, held_until):
-                case Fetch(request=request):
-                    checkpoint = await self._fetch(checkpoint, request)
-                case Wait(until=until):
-                    async with shared.turns.given_back(self._stream, shared.clock):
-                        async with shared.stop.cut_short(), errands.bell.cut_short():
-                            await shared.clock.sleep_until(until)
-                        checkpoint = await attendant.run_errands(checkpoint)  # which takes no turn
-                case Finish(reason=reason):
-                    ending = conclude(checkpoint, reason, self._work)
-                    if ending is None:
-                        break
-                    checkpoint = await self._recorder.record(checkpoint, ending)
-                case unknown:
-                    assert_never(unknown)
+            self._demand_ours(checkpoint, run_before)
+            errands.stand_at(checkpoint.version)
+            try:
+                after = await self._step(checkpoint, attendant, errands)
+            except VersionConflict:
+                after = await self._rejoin(checkpoint)
+            if after is None:
+                break
+            checkpoint = after
         return checkpoint
 
+    async def _step(self, checkpoint: Checkpoint, attendant: Attendant, errands: Errands) -> Checkpoint | None:
+        """Do what is next; give where the stream stands then, or None where the run ends without an entry."""
+        shared = self._shared
+        if errands.is_outdated:
+            return await self._rejoin(checkpoint)
+        refused_ahead = self._source.refusal()
+        if refused_ahead is not None:  # on record before anything else: a limit has to outlive this process
+            return await self._settle(checkpoint, refused_ahead)
+        done = await attendant.run_errands(checkpoint)
+        if done is not checkpoint:
+            return done
+        if shared.stop.is_requested:
+            self._work = replace(self._work, stops_for=Reason.SHUTDOWN)
+        elif errands.is_dismissed:
+            self._work = replace(self._work, stops_for=Reason.REMOVED)
+        held_until = shared.pauses.held_until(self._stream)
+        match plan(checkpoint, shared.clock.now(), self._work, shared.policy, held_until):
+            case Fetch(request=request):
+                return await self._fetch(checkpoint, request)
+            case Wait(until=until):
+                async with shared.turns.given_back(self._stream, shared.clock):
+                    async with shared.stop.cut_short(), errands.bell.cut_short():
+                        await shared.clock.sleep_until(until)
+                    return await attendant.run_errands(checkpoint)  # which takes no turn
+            case Finish(reason=reason):
+                ending = conclude(checkpoint, reason, self._work)
+                return None if ending is None else await self._recorder.record(checkpoint, ending)
+            case unknown:
+                assert_never(unknown)
+
+    async def _rejoin(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Go on from where the stream stands after somebody else has written of it: an errand, as anybody may.
+
+        Quiet batches that have no entry are read again.
+        """
+        recalled = await self._recorder.recall()
+        if recalled.version <= checkpoint.version:
+            raise VersionConflict(
+                f"{self._stream.key} is said to have moved on, and has not", hint="please report this"
+            )
+        return recalled
+
+    def _demand_ours(self, checkpoint: Checkpoint, run_before: Run | None) -> None:
+        """Raise VersionConflict where somebody took this process for dead, and the stream over.
+
+        Whatever else was written of it, nothing more may be, however well it would follow.
+        """
+        run = checkpoint.run
+        if run != run_before and (run is None or run.run_id != self._work.run_id):
+            raise VersionConflict(
+                f"{self._stream.key} was taken over by another Milepost", hint="that one goes on from the last batch"
+            )
+
     async def _take_over(self, checkpoint: Checkpoint, own_run_id: str | None) -> Checkpoint:
-        """Close the run that was left open, in that run's name."""
-        abandoned = recover(checkpoint, own_run_id)
-        if abandoned is None or checkpoint.run is None:
-            return checkpoint
-        return await self._recorder.record(checkpoint, abandoned, checkpoint.run.run_id)
+        """Close the run that was left open, in that run's name, unless another process was faster to take it over."""
+        left = checkpoint.run
+        while (abandoned := recover(checkpoint, own_run_id)) is not None and left is not None:
+            try:
+                return await self._recorder.record(checkpoint, abandoned, left.run_id)
+            except VersionConflict:
+                checkpoint = await self._rejoin(checkpoint)
+                if checkpoint.run is None or checkpoint.run.run_id != left.run_id:
+                    raise
+        return checkpoint
 
     async def _fetch(self, checkpoint: Checkpoint, request: Request) -> Checkpoint:
         """Read a batch and settle what it means; nothing has happened where a stop or a pause keeps it from that."""

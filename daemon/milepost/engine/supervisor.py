@@ -16,7 +16,7 @@ from milepost.core.ports import Source
 from milepost.core.schedule import next_turn_at
 from milepost.core.summary import Result
 from milepost.engine.bulkhead import bulkhead
-from milepost.engine.errands import Answer, Errand, Errands, LetterErrand, StreamErrand, broken_off
+from milepost.engine.errands import Answer, Errand, Errands, LetterErrand, StreamErrand, TurnWanted, broken_off
 from milepost.engine.run import errands_only, run_slice
 from milepost.engine.shared import Shared
 from milepost.engine.stop import Bell
@@ -99,6 +99,30 @@ class Supervisor:
                 for stream in streams
             ]
         return [turn.result() for turn in turns]
+
+    async def turn(self, stream: Stream, *, full: bool = False) -> Result:
+        """Give one stream a turn."""
+        return await self._single_turn(stream, full=full)
+
+    def hear_of(self, stream: Stream, version: int) -> None:
+        """Hear where a stream stands in the journal: if others have written of it, its run looks before it goes on."""
+        errands = self._errands.get(stream)
+        if errands is not None:
+            errands.hear_of(version)
+
+    def wants_turn(self, stream: Stream) -> bool:
+        """Whether the stream was woken, and had no turn since."""
+        return self._errands[stream].wants_turn
+
+    def take_wanted(self, stream: Stream) -> TurnWanted | None:
+        """Give the turn that was asked for, if one was: from now on it counts as given."""
+        errands = self._errands.get(stream)
+        return None if errands is None else errands.take_wanted()
+
+    @property
+    def pace(self) -> Pace:
+        """How often and how long streams are worked now."""
+        return self._pace
 
     async def do(self, errand: LetterErrand) -> DeadLetter | None:
         """Redrive or discard a dead letter, and give it if it is still open afterwards; None if it was not open.

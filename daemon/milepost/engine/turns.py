@@ -23,6 +23,11 @@ class Turns:
         """Who has a turn, and since when without a break."""
         return self._taken_at
 
+    @property
+    def are_taken(self) -> bool:
+        """Whether whoever asks for a turn has to wait."""
+        return self._free.locked() or self._surplus > 0
+
     def allow(self, concurrency: int) -> None:
         """Let so many be at work from now on. Where more are, nobody gets a turn until that many have ended theirs."""
         self._surplus += self._concurrency - concurrency

@@ -96,6 +96,7 @@ def configure(
     )
     logging.basicConfig(handlers=[StandardRecords()], level=level.upper(), force=True)
     logging.getLogger("aiosqlite").setLevel(logging.WARNING)  # at debug it tells every row: names and texts of people
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # what it warns of, the store raises
     logging.captureWarnings(True)
     _log_what_nobody_catches()
     return repeats

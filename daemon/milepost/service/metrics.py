@@ -63,18 +63,25 @@ class Metrics:
         self._every = Instruments(self._registry)
         self._streams: dict[str, StreamInstruments] = {}
         self._states = StreamStates()
+        self._versions: dict[str, int] = {}
         self._ratios: dict[tuple[Scope, str], dict[str, float]] = {}  # by page
         self._codes: set[str] = set()
 
-    def describe(self, interval_seconds: Callable[[], float], database: Path) -> None:
-        """Tell of the installation, too: how often each stream is worked, and the room on the database's disk."""
+    def describe(self, interval_seconds: Callable[[], float], database: Path | None) -> None:
+        """Tell of the installation, too: how often streams are worked, and the room on the disk of a database file."""
         interval = Gauge("milepost_sync_interval_seconds", "How often each stream is worked.", registry=self._registry)
         interval.set_function(interval_seconds)  # a reload may change it
-        self._registry.register(Disk(database.absolute().parent))
+        if database is not None:
+            self._registry.register(Disk(database.absolute().parent))
 
     def recall(self, checkpoint: Checkpoint) -> None:
         """Set a stream's gauges to where it stands, before it is worked."""
         self._show(checkpoint, state_of(checkpoint, is_at_work=False))
+
+    def learn(self, signal: Signal) -> None:
+        """Show where a stream stands by its journal, whoever worked it; nothing of it is this process's work."""
+        if isinstance(signal, Recorded) and signal.checkpoint.version > self._versions.get(signal.checkpoint.stream, 0):
+            self._show(signal.checkpoint, state_of(signal.checkpoint, is_at_work=True))
 
     def read(self, signal: Signal) -> None:
         """Count what a signal tells."""
@@ -107,6 +114,7 @@ class Metrics:
 
     def _show(self, checkpoint: Checkpoint, state: State) -> None:
         stream = self._stream(checkpoint.stream)
+        self._versions[checkpoint.stream] = checkpoint.version
         stream.dead_letters.set(checkpoint.open_dead_letters)
         stream.last_success.set(_timestamp(checkpoint.last_success_at))
         stream.checkpoint.set(_timestamp(checkpoint.updated_at))

@@ -38,9 +38,11 @@ class StatusLine:
         self._checkpoints[Stream.parse(checkpoint.stream)] = checkpoint
 
     def read(self, signal: Signal) -> None:
-        """Take over where a stream stands."""
+        """Take over where a stream stands, unless it is known to stand further on: a worker hears its work twice."""
         if isinstance(signal, Recorded | Passed):
-            self.recall(signal.checkpoint)
+            known = self._checkpoints.get(Stream.parse(signal.checkpoint.stream))
+            if known is None or signal.checkpoint.version >= known.version:
+                self.recall(signal.checkpoint)
 
     def words(self, now: datetime) -> str:
         """Say it: `3 streams: 2 syncing, 1 waits for the page's rate limit until 14:05 UTC`."""

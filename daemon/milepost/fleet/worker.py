@@ -1,0 +1,211 @@
+"""One worker of a fleet: offers what is due, takes turns, works them, and hears what the others write."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import structlog
+
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import MilepostError
+from milepost.core.events import StreamResumed, SyncRequested
+from milepost.core.model import Platform, Stream
+from milepost.engine.feed import Feed, Recorded
+from milepost.engine.shared import Shared
+from milepost.engine.stop import Bell
+from milepost.engine.supervisor import Supervisor
+from milepost.fleet.agenda import Agenda
+from milepost.fleet.chronicle import Chronicle
+from milepost.fleet.queue import Queue, Turn
+
+HEARTBEAT_SECONDS = 5.0
+LOOK_SECONDS = 2.0  # at the queue, for what others have offered, and at the journal, should an announcement be lost
+LEAST_SECONDS = 0.05  # between two looks
+RETRY_SECONDS = 2.0  # while the database does not answer
+GRACE_SECONDS = 10.0  # for the others to give a sign of life, after the database was away: all were silent then
+
+Answer = TypeVar("Answer")
+Share = Callable[[str, int], None]
+
+log = structlog.get_logger("milepost")
+
+
+class Worker:
+    """Works the supervisor's streams as far as they are given to it.
+
+    `news` rings when somebody has written into the journal. `told` has every entry, whoever wrote it. `share` hears by
+    how many workers a page is called for.
+    """
+
+    def __init__(
+        self, shared: Shared, supervisor: Supervisor, queue: Queue, chronicle: Chronicle, news: Bell, share: Share
+    ) -> None:
+        self.told = Feed()
+        self._shared = shared
+        self._supervisor = supervisor
+        self._queue = queue
+        self._chronicle = chronicle
+        self._news = news
+        self._share = share
+        self._agenda = Agenda(lambda: chronicle.checkpoints)
+        self._look = Bell()  # rings when there may be something to offer or to take
+        self._in_hand: dict[Stream, Turn] = {}
+
+    async def run(self) -> None:
+        """Work until a stop is asked for, and then end the turns in hand."""
+        async with asyncio.TaskGroup() as beside:
+            tasks = [
+                beside.create_task(self._kept("heartbeat", self._beat), name="heartbeat"),
+                beside.create_task(self._kept("journal", self._follow), name="follower"),
+            ]
+            async with asyncio.TaskGroup() as turns:
+                while not self._shared.stop.is_requested:
+                    self._look.silence()
+                    await self._tolerated("queue", self._offer_and_take(turns))
+                    await self._rest()
+            for task in tasks:  # not before the turns have ended: who is silent counts as dead
+                task.cancel()
+
+    # --- turns ---
+
+    async def _offer_and_take(self, turns: asyncio.TaskGroup) -> None:
+        """Offer every stream that is due, and take as many turns as there is room for."""
+        await self._queue.give_back_all_but({turn.job_id for turn in self._in_hand.values()})
+        now, idle = self._shared.clock.now(), self._idle()
+        due = self._due(now)
+        await self._queue.offer(stream.key for stream in idle if (at := due(stream, None)) is not None and at <= now)
+        while not (self._shared.stop.is_requested or self._shared.turns.are_taken):
+            turn = await self._queue.take([stream.key for stream in self._idle()])
+            if turn is None:
+                return
+            stream = Stream.parse(turn.stream)
+            self._in_hand[stream] = turn
+            before = await self._tolerated("store", self._shared.store.recall(turn.stream))
+            turns.create_task(self._work(stream, turn, before), name=f"turn of {turn.stream}")
+            await asyncio.sleep(0)  # it takes its place, so that `are_taken` knows of it
+
+    async def _work(self, stream: Stream, turn: Turn, before: Checkpoint | None) -> None:
+        """Work a stream's turn, unless it is not due any more: another worker may have been faster."""
+        try:
+            if before is None or not self._is_to_be_worked(stream, before):
+                return
+            self._share_page_of(stream)
+            wanted = self._supervisor.take_wanted(stream)
+            is_full = self._agenda.wants_full(stream) or (wanted is not None and wanted.full)
+            await self._supervisor.turn(stream, full=is_full)
+            await self._tolerated("journal", self._chronicle.read_on(self._hear))
+            self._put_off_what_came_to_nothing(stream, before)
+        finally:
+            await self._tolerated("queue", self._queue.end(turn))
+            del self._in_hand[stream]
+            self._share_page_of(stream)
+            self._look.ring()
+
+    def _is_to_be_worked(self, stream: Stream, checkpoint: Checkpoint) -> bool:
+        """Look again, with the turn in hand. A run that is open then was left by a worker that died."""
+        if stream not in self._supervisor.streams:  # its page was dropped just now
+            return False
+        now, run = self._shared.clock.now(), checkpoint.run
+        at = self._due(now)(stream, checkpoint)
+        is_left = run is not None and run.ended_at is None and checkpoint.on_hold is None
+        return is_left or (at is not None and at <= now)
+
+    def _idle(self) -> list[Stream]:
+        return [stream for stream in self._supervisor.streams if stream not in self._in_hand]
+
+    def _due(self, now: datetime) -> Callable[[Stream, Checkpoint | None], datetime | None]:
+        """Give the question when a stream is to be worked, for asking about many."""
+        holds, pace = self._shared.pauses.holds(), self._supervisor.pace
+
+        def due(stream: Stream, checkpoint: Checkpoint | None) -> datetime | None:
+            if self._supervisor.wants_turn(stream):  # what was wrong with it is mended
+                return now
+            return self._agenda.due_at(stream, now, pace, holds(stream), checkpoint)
+
+        return due
+
+    def _put_off_what_came_to_nothing(self, stream: Stream, before: Checkpoint) -> None:
+        """A turn that has left nothing in the journal must not be followed by the next one at once.
+
+        Nothing could be recorded, or there was nothing to do. What a limit holds goes on when that is over.
+        """
+        now, after = self._shared.clock.now(), self._chronicle.checkpoints.get(stream.key)
+        held_until = self._shared.pauses.held_until(stream)
+        is_held = held_until is not None and held_until > now
+        if not is_held and (after is None or after.version <= before.version):
+            self._agenda.put_off(stream, now + timedelta(seconds=self._supervisor.pace.interval_seconds))
+
+    async def _rest(self) -> None:
+        """Wait until something is due, or may be; no longer than it takes others to offer something."""
+        await asyncio.sleep(LEAST_SECONDS)
+        now = self._shared.clock.now()
+        due = self._due(now)
+        next_at = min((at for stream in self._idle() if (at := due(stream, None)) is not None), default=None)
+        seconds = LOOK_SECONDS if next_at is None or next_at <= now else (next_at - now).total_seconds()
+        async with self._shared.stop.cut_short(), self._look.cut_short():
+            await self._shared.clock.sleep_until(now + timedelta(seconds=min(seconds, LOOK_SECONDS)))
+
+    def _share_page_of(self, stream: Stream) -> None:
+        """The platform's pace is of a page: while its other stream is worked elsewhere, each has half of it."""
+        siblings = [Stream(platform, stream.page_id) for platform in Platform]
+        is_here = any(each in self._in_hand for each in siblings)
+        is_elsewhere = any(self._is_open(each) for each in siblings if each not in self._in_hand)
+        self._share(stream.page_id, 2 if is_here and is_elsewhere else 1)
+
+    def _is_open(self, stream: Stream) -> bool:
+        checkpoint = self._chronicle.checkpoints.get(stream.key)
+        run = checkpoint.run if checkpoint is not None else None
+        return run is not None and run.ended_at is None
+
+    # --- the journal ---
+
+    async def _follow(self) -> None:
+        while True:
+            self._news.silence()
+            await self._chronicle.read_on(self._hear)
+            async with self._news.cut_short():
+                await asyncio.sleep(LOOK_SECONDS)
+
+    def _hear(self, signal: Recorded) -> None:
+        stream = Stream.parse(signal.checkpoint.stream)
+        self._shared.pauses.learn(signal.checkpoint)
+        self._supervisor.hear_of(stream, signal.checkpoint.version)
+        self._agenda.hear(signal.entries)
+        if any(isinstance(entry.event, SyncRequested | StreamResumed) for entry in signal.entries):
+            self._supervisor.take_wanted(stream)  # the agenda knows of it, as that of every worker
+        self._share_page_of(stream)
+        self.told.publish(signal)
+        if not self._is_open(stream):
+            self._look.ring()
+
+    # --- staying alive ---
+
+    async def _beat(self) -> None:
+        watches_from = self._shared.clock.now() + timedelta(seconds=GRACE_SECONDS)
+        while True:
+            await self._queue.keep_alive()
+            if self._shared.clock.now() >= watches_from:
+                await self._recover()
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _recover(self) -> None:
+        recovered = await self._queue.recover()
+        for stream in recovered:
+            log.warning("stream given to others", stream=stream, hint="the worker that had it is dead, or hangs")
+        if recovered:
+            self._look.ring()
+
+    async def _kept(self, name: str, part: Callable[[], Awaitable[None]]) -> None:
+        """Keep a part going, however often the database is away."""
+        while True:
+            await self._tolerated(name, part())
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _tolerated(self, name: str, work: Awaitable[Answer]) -> Answer | None:
+        """Await what may fail because the database is away: whoever calls tries it again, sooner or later."""
+        try:
+            return await work
+        except MilepostError as error:
+            log.warning("fleet waits", part=name, reason=error.message)
+            return None
