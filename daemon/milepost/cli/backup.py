@@ -14,10 +14,11 @@ from tqdm import tqdm
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.stopping import aborted_by_sigterm
 from milepost.cli.whole_file import whole_file
-from milepost.core.errors import JournalDamaged, MilepostError
+from milepost.core.errors import BadConfiguration, JournalDamaged, MilepostError
+from milepost.place import place_of
 from milepost.service.phrases import counted
-from milepost.stores.archive import open_archive
 from milepost.stores.audit import Audit
+from milepost.stores.sqlite.archive import open_sqlite_archive
 
 MODE = 0o600  # it holds what people wrote
 
@@ -33,7 +34,13 @@ def command(config: str | None, file: str, *, force: bool) -> None:
     read it. How to restore it: docs/operations.md.
     """
     began = perf_counter()
-    database = load_settings(config).store.sqlite_path
+    place = place_of(load_settings(config))
+    database = place.file
+    if database is None:
+        raise BadConfiguration(
+            f"`milepost backup` copies a SQLite database, and {place} is none",
+            hint="back PostgreSQL up with its own means, such as pg_dump: docs/postgresql.md",
+        )
     try:
         with whole_file(Path(file), force=force) as unfinished:
             os.fchmod(unfinished.fileno(), MODE)
@@ -48,10 +55,10 @@ def command(config: str | None, file: str, *, force: bool) -> None:
 
 async def _back_up(database: Path, target: Path) -> Audit:
     with aborted_by_sigterm():
-        async with open_archive(database) as archive:
+        async with open_sqlite_archive(database) as archive:
             with _progress() as bar:
                 await archive.copy_to(target, _shown_on(bar))
-        async with open_archive(target) as copied:
+        async with open_sqlite_archive(target) as copied:
             try:
                 return await copied.verify_whole()
             except JournalDamaged as error:

@@ -8,10 +8,11 @@ import click
 from milepost.cli.known_streams import demand_known
 from milepost.cli.options import config_option, load_settings
 from milepost.core.model import Platform, Stream
+from milepost.place import place_of
 from milepost.service.phrases import in_columns, on_one_line
 from milepost.settings import Settings
-from milepost.stores.archive import open_archive
-from milepost.stores.erasure import Forgotten, forget
+from milepost.stores.erasure import Forgotten
+from milepost.stores.opening import forget, open_archive
 
 RIGHT = frozenset({1})
 
@@ -55,9 +56,9 @@ def _confirm(stream: Stream, contact: str) -> None:
 
 
 async def _forget(settings: Settings, stream: Stream, contact: str) -> Forgotten:
-    async with open_archive(settings.store.sqlite_path) as archive:
+    async with open_archive(place_of(settings)) as archive:
         await demand_known(stream.key, archive, settings, "PLATFORM PAGE")
-    return await forget(settings.store.sqlite_path, stream, contact)
+    return await forget(place_of(settings), stream, contact)
 
 
 def _removed(forgotten: Forgotten, stream: Stream, contact: str) -> list[str]:
@@ -76,11 +77,15 @@ def _removed(forgotten: Forgotten, stream: Stream, contact: str) -> list[str]:
 
 def _left(settings: Settings) -> list[str]:
     """Say what becomes of them, and where else they may be."""
-    database = settings.store.sqlite_path
+    place = place_of(settings)
+    if place.file is not None:
+        log = f"{place}-wal, if another program was reading the database: run this again when it has ended"
+    else:
+        log = "the server's own files, until it has vacuumed the tables, and its write-ahead log"
     return [
         "Later sweeps keep them out. The journal is untouched: it holds ids, counts and times, never names or texts.",
         "What this does not reach:",
         "  → backups and snapshots: delete those from before, or forget the person again in what you restore",
-        f"  → {database}-wal, if another program was reading the database: run this again when it has ended",
+        f"  → {log}",
         "  → the inbox at Meta itself, and what was copied elsewhere, such as an export of the tables",
     ]

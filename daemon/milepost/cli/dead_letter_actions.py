@@ -20,12 +20,11 @@ from milepost.core.summary import ExitCode, most_serious
 from milepost.engine.errands import HeldBack, LetterErrand
 from milepost.engine.shutdown import stopping_on_signals
 from milepost.engine.stop import Stop
+from milepost.place import place_of
 from milepost.service.outcomes import Answer, Outcome, accepted, closed, held, outcome_of, refused
 from milepost.service.phrases import ahead, on_one_line
 from milepost.settings import Settings
-from milepost.stores.archive import open_archive
-from milepost.stores.database import real_path
-from milepost.stores.exclusive import is_held
+from milepost.stores.opening import is_at_work, open_archive
 
 Work = Sequence[tuple[DeadLetter, LetterErrand]]
 Do = Callable[[DeadLetter, LetterErrand], Awaitable[Answer]]
@@ -57,7 +56,8 @@ async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
 
 @asynccontextmanager
 async def _performer(settings: Settings, stop: Stop) -> AsyncIterator[Do]:
-    if not is_held(real_path(settings.store.sqlite_path)):
+    place = place_of(settings)
+    if place.file is None or not await is_at_work(place):  # in PostgreSQL anybody may write beside the workers
         async with assembled(settings, stop) as parts:
             yield lambda _, errand: _here(parts, errand)
         return
@@ -117,7 +117,7 @@ async def _exit_code(settings: Settings, work: Work, answers: Sequence[Answer]) 
 async def _stops(settings: Settings, streams: set[str]) -> set[ExitCode]:
     """Say which of the streams somebody has to mend before anything of them can be read."""
     codes = {Reason.AUTHORIZATION: ExitCode.AUTHORIZATION, Reason.CONFIGURATION: ExitCode.CONFIGURATION}
-    async with open_archive(settings.store.sqlite_path) as archive:
+    async with open_archive(place_of(settings)) as archive:
         checkpoints = await archive.checkpoints()
     reasons = {each.standstill.reason for each in checkpoints if each.stream in streams and each.standstill}
     return {codes[reason] for reason in reasons if reason in codes}

@@ -6,9 +6,11 @@ import click
 
 from milepost.cli.known_streams import demand_known
 from milepost.core.checkpoint import DeadLetter
+from milepost.place import place_of
 from milepost.service.phrases import counted
 from milepost.settings import Settings
-from milepost.stores.archive import Archive, LetterState, open_archive
+from milepost.stores.archive import Archive, LetterState
+from milepost.stores.opening import open_archive
 
 MAX_READ = 500
 MAX_AT_ONCE = 10_000
@@ -26,7 +28,7 @@ async def letters_of(archive: Archive, stream: str | None, *, open_only: bool) -
 
 async def chosen(settings: Settings, ids: Sequence[str], stream: str | None) -> Sequence[DeadLetter]:
     """Give the letters that are named, or else the open ones, the oldest first."""
-    async with open_archive(settings.store.sqlite_path) as archive:
+    async with open_archive(place_of(settings)) as archive:
         if ids:
             return await named(archive, ids)
         await demand_known(stream, archive, settings)

@@ -17,9 +17,10 @@ from milepost.core.checkpoint import DeadLetter
 from milepost.core.letters import MAX_REASON_CHARACTERS
 from milepost.core.summary import ExitCode
 from milepost.engine.errands import Discard, LetterErrand, Redrive
+from milepost.place import place_of
 from milepost.service.phrases import ago
 from milepost.settings import Settings, secrets
-from milepost.stores.archive import open_archive
+from milepost.stores.opening import open_archive
 
 MAX_ROWS = 1_000
 
@@ -61,7 +62,7 @@ def list_(config: str | None, stream: str | None, *, lists_closed: bool, writes_
 async def _list(settings: Settings, stream: str | None, *, open_only: bool, writes_json: bool) -> None:
     rows: list[DeadLetter] = []
     number = 0
-    async with open_archive(settings.store.sqlite_path) as archive:
+    async with open_archive(place_of(settings)) as archive:
         await demand_known(stream, archive, settings)
         async for letter in letters_of(archive, stream, open_only=open_only):
             number += 1
@@ -104,7 +105,7 @@ def show(config: str | None, dead_letter_id: str, *, writes_json: bool) -> None:
 
 
 async def _shown(settings: Settings, beginning: str) -> tuple[DeadLetter, str | None]:
-    async with open_archive(settings.store.sqlite_path) as archive:
+    async with open_archive(place_of(settings)) as archive:
         (letter,) = await named(archive, [beginning])
         return await archive.letter(letter.dead_letter_id) or (letter, None)
 

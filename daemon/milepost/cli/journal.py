@@ -17,10 +17,13 @@ from milepost.cli.known_streams import demand_known
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.stopping import stop_at_closed_pipe, stopped_by_signals
 from milepost.cli.whole_file import whole_file
+from milepost.place import place_of
 from milepost.service.phrases import counted
 from milepost.settings import Settings
-from milepost.stores.archive import Placed, open_archive
+from milepost.stores.archive import Placed
 from milepost.stores.audit import Audit
+from milepost.stores.opening import open_archive
+from milepost.stores.place import Place
 
 MAX_LINES = 10_000
 
@@ -52,7 +55,7 @@ def tail(config: str | None, lines: int, stream: str | None, *, follows: bool, w
 async def _tail(
     settings: Settings, lines: int, stream: str | None, show: Callable[[Placed], None], *, follows: bool
 ) -> None:
-    async with open_archive(settings.store.sqlite_path) as archive:
+    async with open_archive(place_of(settings)) as archive:
         await demand_known(stream, archive, settings)
         after = await newest(archive, lines, stream, show)
         if follows:
@@ -68,12 +71,12 @@ def verify(config: str | None) -> None:
 
     Exit codes: 0 all is sound · 1 something is damaged, and the message says where and what helps.
     """
-    audit, seconds = asyncio.run(_verify(load_settings(config).store.sqlite_path))
+    audit, seconds = asyncio.run(_verify(place_of(load_settings(config))))
     click.echo(f"The journal is sound: {_audited(audit)}, checked in {seconds:.1f} s")
 
 
-async def _verify(database: Path) -> tuple[Audit, float]:
-    async with open_archive(database) as archive:
+async def _verify(place: Place) -> tuple[Audit, float]:
+    async with open_archive(place) as archive:
         began = perf_counter()
         return await archive.verify(), perf_counter() - began
 
@@ -82,12 +85,12 @@ async def _verify(database: Path) -> tuple[Audit, float]:
 @config_option
 def rebuild(config: str | None) -> None:
     """Make the projections (checkpoints, runs, dead letters) again from the journal; no daemon may run meanwhile."""
-    audit, seconds = asyncio.run(_rebuild(load_settings(config).store.sqlite_path))
+    audit, seconds = asyncio.run(_rebuild(place_of(load_settings(config))))
     click.echo(f"The projections are rebuilt from {_audited(audit)} in {seconds:.1f} s")
 
 
-async def _rebuild(database: Path) -> tuple[Audit, float]:
-    async with open_archive(database, alone=True) as archive:
+async def _rebuild(place: Place) -> tuple[Audit, float]:
+    async with open_archive(place, alone=True) as archive:
         began = perf_counter()
         return await archive.rebuild(), perf_counter() - began
 
@@ -112,14 +115,14 @@ def export(config: str | None, file: str, *, force: bool) -> None:
 
     Each is an object with seq, stream, version, run_id, recorded_at, type, data (an object) and hash.
     """
-    database = load_settings(config).store.sqlite_path
+    place = place_of(load_settings(config))
     opened = nullcontext(sys.stdout.buffer) if file == "-" else whole_file(Path(file), force=force)
     with write_errors_told("stdout" if file == "-" else file), opened as out:
-        written = asyncio.run(_export(database, out))
+        written = asyncio.run(_export(place, out))
     if file != "-":
         click.echo(f"{counted(written, 'entry', 'entries')} written to {file}", err=True)
 
 
-async def _export(database: Path, out: BinaryIO) -> int:
-    async with open_archive(database) as archive:
+async def _export(place: Place, out: BinaryIO) -> int:
+    async with open_archive(place) as archive:
         return await write_out(archive, out, stopped_by_signals())

@@ -10,13 +10,14 @@ import click
 import structlog
 
 from milepost import __version__
-from milepost.assembly import Parts, assembled
+from milepost.assembly import Parts, assembled, labour_of
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.serving import serving
 from milepost.engine.bulkhead import bulkhead
-from milepost.engine.readers import reading
+from milepost.engine.readers import Reader, reading
 from milepost.engine.shutdown import stopping_on_signals
 from milepost.engine.stop import Bell, Stop
+from milepost.place import place_of
 from milepost.service.activity import Activity, recent_activity
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.route import event_stream
@@ -31,7 +32,7 @@ from milepost.service.status_line import StatusLine
 from milepost.service.systemd import Notifier, keep_told, starting
 from milepost.service.underway import Underway
 from milepost.settings import Settings, default_path, load_or_default, secrets
-from milepost.stores.archive import open_archive
+from milepost.stores.opening import open_archive
 from milepost.upkeep import Configuration
 
 
@@ -62,10 +63,11 @@ async def _run(
         stopping_on_signals(stop),
         starting(systemd) as ready,
         assembled(settings, stop, redactor.learn) as parts,
-        open_archive(settings.store.sqlite_path) as archive,
+        open_archive(place_of(settings)) as archive,
+        labour_of(settings, parts, archive) as labour,
     ):
         metrics, status_line = Metrics(), StatusLine(lambda: parts.supervisor.streams)
-        metrics.describe(lambda: parts.upkeep.settings.sync.interval_seconds, settings.store.sqlite_path)
+        metrics.describe(lambda: parts.upkeep.settings.sync.interval_seconds, place_of(settings).file)
         for stream in parts.supervisor.streams:
             checkpoint = await parts.store.recall(stream.key)
             metrics.recall(checkpoint)
@@ -79,15 +81,22 @@ async def _run(
             "metrics": metrics.read,
             "log": log_signal,
             "events": broadcast.read,
-            "activity": activity.read,
             "underway": underway.read,
             "status line": status_line.read,
             "recoveries": Recoveries().read,
         }
+        of_all: dict[str, Reader] = {"activity": activity.read}
+        if labour.chronicle is not parts.feed:  # others write, too
+            of_all |= {
+                "metrics of others": metrics.learn,
+                "events of others": broadcast.read,
+                "status line of all": status_line.read,
+            }
         async with (
             serving(settings, parts, archive, underway, routes, telling) as url,
             broadcast.running(),
             reading(parts.feed, readers),
+            reading(labour.chronicle, of_all),
             asyncio.TaskGroup() as tasks,
         ):
             ready()
@@ -99,7 +108,7 @@ async def _run(
             }
             for name, work in beside.items():
                 tasks.create_task(bulkhead(name, work), name=name)
-            await parts.supervisor.run()
+            await labour.run()
     structlog.get_logger("milepost").info("stopped", hint="the next start goes on from the last committed batch")
 
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 import msgspec
@@ -13,10 +12,10 @@ from milepost.cli.options import config_option, load_settings
 from milepost.cli.status_table import rendered
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.standing import Surroundings, pauses_of
+from milepost.place import place_of
 from milepost.service.stream_status import Status, statuses
-from milepost.stores.archive import open_archive
-from milepost.stores.database import real_path
-from milepost.stores.exclusive import is_held
+from milepost.stores.opening import has_database, is_at_work, open_archive
+from milepost.stores.place import Place
 
 
 @click.command(name="status")
@@ -39,11 +38,8 @@ def command(config: str | None, *, as_json: bool) -> None:
     What does not apply is null.
     """
     settings = load_settings(config)
-    database = settings.store.sqlite_path
-    at_work = is_held(
-        real_path(database)
-    )  # asked first: a daemon that ends in between has recorded the end of its runs
-    checkpoints = asyncio.run(_checkpoints(database)) if database.exists() else ()
+    place = place_of(settings)
+    at_work, checkpoints = asyncio.run(_look(place))
     around = Surroundings(
         datetime.now(UTC),
         at_work,
@@ -53,10 +49,13 @@ def command(config: str | None, *, as_json: bool) -> None:
     )
     page_names = {page.id: page.name for page in settings.pages}
     streams = statuses(checkpoints, around, configured_streams(settings), page_names)
-    status = Status(around.now, str(database), at_work, streams)
+    status = Status(around.now, str(place), at_work, streams)
     click.echo(msgspec.json.format(msgspec.json.encode(status)) if as_json else rendered(status))
 
 
-async def _checkpoints(database: Path) -> Sequence[Checkpoint]:
-    async with open_archive(database) as archive:
-        return await archive.checkpoints()
+async def _look(place: Place) -> tuple[bool, Sequence[Checkpoint]]:
+    at_work = await is_at_work(place)  # asked first: a daemon that ends in between has recorded the end of its runs
+    if not await has_database(place):
+        return at_work, ()
+    async with open_archive(place) as archive:
+        return at_work, await archive.checkpoints()

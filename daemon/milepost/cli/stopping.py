@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -40,3 +40,16 @@ def aborted_by_sigterm() -> Iterator[None]:
         yield
     except asyncio.CancelledError:
         raise click.Abort from None
+
+
+@contextmanager
+def cut_short_by_signals(error: Callable[[], Exception]) -> Iterator[None]:
+    """Let SIGINT and SIGTERM cut the running task short; what is left unfinished is cleared away, and `error` told."""
+    task = asyncio.current_task()
+    if task is not None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise error() from None

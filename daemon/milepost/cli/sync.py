@@ -15,7 +15,7 @@ from msgspec import Struct
 from milepost.assembly import Parts, assembled
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.summary_table import rendered
-from milepost.core.errors import BadConfiguration
+from milepost.core.errors import BadConfiguration, StoreBusy
 from milepost.core.model import Stream
 from milepost.core.ports import Held
 from milepost.core.problems import Problem
@@ -25,10 +25,12 @@ from milepost.core.summary import ExitCode, Result, exit_code, most_serious
 from milepost.engine.readers import Reader, reading
 from milepost.engine.shutdown import stopping_on_signals
 from milepost.engine.stop import Stop
+from milepost.place import place_of
 from milepost.service.journal_log import read as log_signal
 from milepost.service.logs import logged
 from milepost.service.redaction import Redactor
 from milepost.settings import Settings, secrets
+from milepost.stores.opening import is_at_work
 
 
 @click.command(name="sync")
@@ -72,6 +74,7 @@ async def _sync(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> 
     began = perf_counter()
     stop, redactor = Stop(), Redactor(secrets(settings))
     with ExitStack() as stack:
+        await _demand_alone(settings)
         reader = _reader(settings, redactor, stack)
         async with stopping_on_signals(stop), assembled(settings, stop, redactor.learn) as parts:
             streams = _chosen(wanted, parts)
@@ -79,6 +82,16 @@ async def _sync(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> 
                 results = await parts.supervisor.sync(streams, full=full)
             standings = await _standings(settings, parts)
     return _Synced(results, perf_counter() - began, standings, parts.undiscovered)
+
+
+async def _demand_alone(settings: Settings) -> None:
+    """Raise StoreBusy where workers are at work: they do it, and better. SQLite's own lock tells so by itself."""
+    place = place_of(settings)
+    if place.file is None and await is_at_work(place):
+        raise StoreBusy(
+            f"workers are at work on the database {place}",
+            hint="stop them first, or let them do the work: `milepost status` shows what they do",
+        )
 
 
 async def _standings(settings: Settings, parts: Parts) -> dict[str, Standing]:

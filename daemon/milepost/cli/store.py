@@ -1,0 +1,112 @@
+"""`milepost store`: the database as a whole."""
+
+import asyncio
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+
+import click
+from pydantic import ValidationError
+
+from milepost.cli.options import config_option, load_settings
+from milepost.cli.stopping import cut_short_by_signals
+from milepost.cli.store_progress import shown
+from milepost.core.errors import BadConfiguration, MilepostError, StoreAway
+from milepost.place import place_of
+from milepost.service.phrases import counted, in_columns
+from milepost.settings import StoreSettings, default_path
+from milepost.settings.files import read_text
+from milepost.stores.moving_house import Move, Moved, move
+from milepost.stores.place import Place
+
+MAX_FILE_BYTES = 16 * 1024
+RIGHT = frozenset({1, 2})
+
+
+@click.group(name="store")
+def command() -> None:
+    """Copy the database into another one: from SQLite to PostgreSQL, or back."""
+
+
+@command.command()
+@config_option
+@click.option("--to", "url", metavar="URL", required=True, help="The database to copy into, as store.url has it.")
+@click.option("--password-file", metavar="FILE", help="The file with the password for URL.")
+@click.option("--replace-nul", is_flag=True, help="Write U+FFFD for the character NUL, which PostgreSQL does not take.")
+def copy(config: str | None, url: str, password_file: str | None, *, replace_nul: bool) -> None:
+    """Copy all that store.url of the configuration holds into another database, and verify the copy.
+
+    Nobody may work on either meanwhile. What was cut off goes on when it is run again; until the copy is verified,
+    nothing else opens the target. PostgreSQL's password comes from FILE, or from where libpq finds it: PGPASSWORD or
+    ~/.pgpass. Step by step: docs/moving.md.
+
+    Exit codes: 0 copied and verified · 1 not, and the message says why · 75 somebody works on one of the databases ·
+    78 bad configuration, or a database that cannot be used.
+    """
+    began = perf_counter()
+    origin, target = place_of(load_settings(config)), _target(url, password_file)
+    moved = asyncio.run(_moved(Move(origin, target, replaces_nul=replace_nul)))
+    click.echo(
+        "\n".join([*_told(origin, target, moved, perf_counter() - began), "", *_next(config, target, password_file)])
+    )
+
+
+def _target(url: str, password_file: str | None) -> Place:
+    """Read the options. What is wrong with the URL is told without it: it may hold a password."""
+    try:
+        url = StoreSettings.model_validate({"url": url}).url
+    except ValidationError:
+        raise BadConfiguration(
+            "--to is not the URL of a database",
+            hint="give it as store.url has it, without a password: docs/moving.md",
+        ) from None
+    if password_file is None:
+        return Place(url)
+    password = read_text(Path(password_file), max_bytes=MAX_FILE_BYTES).rstrip("\r\n")
+    if not password:
+        raise BadConfiguration(f"{password_file}: is empty; it must hold the password")
+    return Place(url, password)
+
+
+async def _moved(what: Move) -> Moved:
+    with shown() as tell, cut_short_by_signals(_stopped):
+        try:
+            return await move(what, datetime.now(UTC), tell)
+        except StoreAway as error:  # a daemon tries again; here somebody has to
+            hint = error.hint.removesuffix("it is tried again").rstrip("; ")
+            raise StoreAway(error.message, hint=f"{hint}; then run it again, and it goes on".lstrip("; ")) from error
+
+
+def _stopped() -> MilepostError:
+    return MilepostError("the copy was stopped before its end", hint="run it again, and it goes on")
+
+
+def _told(origin: Place, target: Place, moved: Moved, seconds: float) -> list[str]:
+    rows = [
+        ("table", "rows", "written"),
+        *((each.table, f"{each.rows:,}", f"{each.written:,}") for each in moved.tables),
+    ]
+    entries = counted(moved.audit.entries, "journal entry", "journal entries")
+    return [
+        f"{target} is a verified copy of {origin}: {entries}, in {seconds:.1f} s",
+        "",
+        *in_columns(rows, RIGHT),
+    ]
+
+
+def _next(config: str | None, target: Place, password_file: str | None) -> list[str]:
+    """Say what makes Milepost work on the copy."""
+    where = config or default_path() or "config.yaml"
+    lines = [f"To work on it, write into {where}, and then start Milepost:", "", "store:", f"  url: {target.url}"]
+    if password_file is not None:
+        lines.append(f"  password_file: {_as_written(Path(password_file).absolute())}")
+    return lines
+
+
+def _as_written(path: Path) -> str:
+    """Name a credential as the service finds it, which reads no other copy of it."""
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    if credentials and path.parent == Path(credentials):
+        return f"${{CREDENTIALS_DIRECTORY}}/{path.name}"
+    return str(path)
