@@ -4,10 +4,13 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 import structlog
 from hypothesis import settings
+
+from kit.postgres import Database, Server, Servers, fresh_database
 
 settings.register_profile("milepost", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("milepost")
@@ -24,3 +27,23 @@ def process_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logging.captureWarnings(False)
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
+
+
+@pytest.fixture(scope="session")
+def postgres_servers() -> Iterator[Servers]:
+    """Give the PostgreSQL servers of this process, which are stopped at its end."""
+    with ExitStack() as stack:
+        yield Servers(stack.enter_context)
+
+
+@pytest.fixture
+def postgres(request: pytest.FixtureRequest, postgres_servers: Servers) -> Server:
+    """Give a running PostgreSQL: the newest, or the release that a test is parametrised with (`on_both_releases`)."""
+    return postgres_servers.of(getattr(request, "param", "newest"))
+
+
+@pytest.fixture
+def database(postgres: Server) -> Iterator[Database]:
+    """Give a fresh PostgreSQL database, migrated and empty."""
+    with fresh_database(postgres) as database:
+        yield database

@@ -20,7 +20,7 @@ from milepost.core.errors import StoreRefused
 from milepost.core.events import BatchStored, DeadLetterOpened, Position, Stage, Tally
 from milepost.core.model import Changes, ContactRow, ConversationRow, DeadLetterPayload, InteractionEventRow
 from milepost.core.ports import Commit
-from milepost.stores.sqlite import open_sqlite
+from milepost.stores.sqlite.store import open_sqlite
 
 PAGE = ("messenger", STREAM.page_id)
 LETTER = DeadLetterOpened("0123456789abcdef", Stage.STORE, "contact ada", "CHECK constraint failed")

@@ -20,8 +20,8 @@ from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Event, Redr
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
 from milepost.core.ports import Commit
 from milepost.core.summary import ExitCode
-from milepost.stores.exclusive import exclusive
-from milepost.stores.sqlite import open_sqlite
+from milepost.stores.sqlite.exclusive import exclusive
+from milepost.stores.sqlite.store import open_sqlite
 
 OTHER = Stream(Platform.INSTAGRAM, "1234567890")
 UNREAD, UNWRITTEN, NAMELESS = "aaaa000000000001", "aaaa000000000002", "bbbb000000000003"

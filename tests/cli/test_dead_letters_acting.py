@@ -27,8 +27,8 @@ from milepost.service.api.desk import open_desk
 from milepost.service.api.letter_actions import letter_actions
 from milepost.service.api.operations import routes_of
 from milepost.service.http import serve
-from milepost.stores.exclusive import exclusive
-from milepost.stores.sqlite import open_sqlite
+from milepost.stores.sqlite.exclusive import exclusive
+from milepost.stores.sqlite.store import open_sqlite
 
 UNREAD, UNREAD_MESSAGES, UNWRITTEN = "aaaa000000000001", "aaaa000000000002", "bbbb000000000003"
 CONTACT = ContactRow("messenger", STREAM.page_id, "c_9", "Ada", None, NOON, NOON, NOON)

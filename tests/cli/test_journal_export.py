@@ -21,7 +21,8 @@ from milepost.cli.whole_file import whole_file
 from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import BatchStored, Mode, SweepCompleted, Tally
 from milepost.core.model import Platform, Stream
-from milepost.stores.archive import Archive, Placed, open_archive
+from milepost.stores.archive import Placed
+from milepost.stores.sqlite.archive import SqliteArchive, open_sqlite_archive
 
 PLACED = [Placed(number, entry) for number, entry in enumerate(entries(run_started(), sweep_started()), start=1)]
 OTHER = Stream(Platform.INSTAGRAM, "1234567890")
@@ -138,7 +139,7 @@ def test_a_long_journal_is_read_a_page_at_a_time(database: Path) -> None:
 
     async def written() -> tuple[int, bytes]:
         out = BytesIO()
-        async with open_archive(database) as archive:
+        async with open_sqlite_archive(database) as archive:
             return await write_out(archive, out, asyncio.Event()), out.getvalue()
 
     number, text = asyncio.run(written())
@@ -159,7 +160,7 @@ class GrowingArchive:
 
 async def test_the_writing_ends_at_the_entry_that_was_the_newest_when_it_began() -> None:
     out = BytesIO()
-    assert await write_out(cast("Archive", GrowingArchive()), out, asyncio.Event()) == 1
+    assert await write_out(cast("SqliteArchive", GrowingArchive()), out, asyncio.Event()) == 1
     assert seqs(out.getvalue().decode()) == [1]
 
 
@@ -167,7 +168,7 @@ def test_a_stop_ends_the_writing(database: Path) -> None:
     async def stopped() -> None:
         event, out = asyncio.Event(), BytesIO()
         event.set()
-        async with open_archive(database) as archive:
+        async with open_sqlite_archive(database) as archive:
             with pytest.raises(click.Abort):
                 await write_out(archive, out, event)
         assert out.getvalue() == b""

@@ -20,7 +20,8 @@ from milepost.cli.journal_tail import follow
 from milepost.core.errors import StoreAway, StoreRefused
 from milepost.core.events import BatchStored, Mode, SweepCompleted, Tally
 from milepost.core.model import Platform, Stream
-from milepost.stores.archive import Archive, Placed
+from milepost.stores.archive import Placed
+from milepost.stores.sqlite.archive import SqliteArchive
 
 OTHER = Stream(Platform.INSTAGRAM, "1234567890")
 
@@ -185,6 +186,6 @@ async def test_following_survives_a_database_that_is_away(monkeypatch: pytest.Mo
     monkeypatch.setattr("milepost.cli.journal_tail.POLL_SECONDS", 0.001)
     stopped, shown = asyncio.Event(), list[Placed]()
     archive = BusyArchive(stopped)
-    await follow(cast("Archive", archive), 7, None, shown.append, stopped)
+    await follow(cast("SqliteArchive", archive), 7, None, shown.append, stopped)
     assert [placed.seq for placed in shown] == [8]
     assert archive.asked_after == [7, 7, 7, 8]

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 HEAVY = {"aiohttp", "prometheus_client", "structlog", "tqdm"}
+OF_POSTGRESQL = {"procrastinate", "psycopg", "psycopg_pool"}
 
 
 @pytest.mark.parametrize("name", ["status", "journal", "config"])
@@ -16,3 +18,32 @@ def test_commands_that_only_look_load_nothing_heavy(name: str) -> None:
     ).stdout.split()
     assert "milepost.settings" in loaded
     assert not HEAVY & set(loaded)
+
+
+@pytest.mark.parametrize("command", ["run", "sync", "status"])
+def test_with_sqlite_nothing_is_loaded_that_postgresql_takes(tmp_path: Path, command: str) -> None:
+    """Looked at when it works: on its way it might load what it has not at its start."""
+    (tmp_path / "config.yaml").write_text("source: {calls_per_second: 0}\nhttp: {listen: '127.0.0.1:0'}")
+    program = f"""
+import asyncio, atexit, os, signal, sys
+from milepost.cli import main
+from milepost.engine.supervisor import Supervisor
+
+turn = Supervisor._turn
+
+async def last_turn(self, stream, *, full=False):
+    result = await turn(self, stream, full=full)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return result
+
+Supervisor._turn = last_turn
+atexit.register(lambda: print(*sys.modules))
+sys.argv = ["milepost", {command!r}]
+main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    loaded = set(ended.stdout.split())
+    assert "milepost.settings" in loaded, ended
+    assert not OF_POSTGRESQL & loaded

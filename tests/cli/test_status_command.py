@@ -18,7 +18,7 @@ from milepost.core.model import Platform, Scope, Stream
 from milepost.core.standing import State
 from milepost.service.stream_status import OpenSweep, Status, StreamStatus, Written
 from milepost.settings import PageSettings, Settings
-from milepost.stores.exclusive import exclusive
+from milepost.stores.sqlite.exclusive import exclusive
 
 COMPLETE = SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, inserted=3))
 

@@ -124,6 +124,9 @@ async def whole_or_not_at_all(commits: list[Commit], store: Store, look: Look) -
 
 
 class StoreContract:
+    takes_nul: ClassVar = True
+    """Whether a text may hold a NUL: PostgreSQL takes none."""
+
     # --- the journal and its projections ---
 
     async def test_recalls_an_unknown_stream_as_one_without_a_past(self, store: Store) -> None:
@@ -218,12 +221,34 @@ class StoreContract:
         assert sum(isinstance(answer, VersionConflict) for answer in answers) == 39
         assert set((await look()).conversations) == {row.conversation_id for row in winners[0].changes.conversations}
 
+    # --- what became of a commit ---
+
+    async def test_tells_that_a_commit_was_stored_and_where(self, store: Store) -> None:
+        first = await commit(store, RunStarted(NOON), sweep_started())
+        second = await commit(store)
+
+        assert await store.settle(first) == Committed(1, 0.0, 0.0)
+        assert await store.settle(second) == Committed(1 + len(first.entries), 0.0, 0.0)
+
+    async def test_tells_that_a_commit_was_not_stored(self, store: Store) -> None:
+        stored = await commit(store)
+        unstored = commit_after(stored.checkpoint)
+
+        assert await store.settle(unstored) is None
+
+    async def test_another_writer_s_commit_is_not_taken_for_it(self, store: Store) -> None:
+        unborn = Checkpoint(STREAM.key)
+        mine, theirs = (commit_after(unborn, RunStarted(NOON), run_id=run_id) for run_id in ("mine", "theirs"))
+        await store.commit(theirs)
+
+        assert await store.settle(mine) is None
+
     # --- rows ---
 
     @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=SHARED_BY_SUBCLASSES)
     @given(data=st.data())
     async def test_gives_back_any_row_that_was_committed(self, store: Store, look: Look, data: st.DataObject) -> None:
-        changes = data.draw(any_changes(STREAM))
+        changes = data.draw(any_changes(STREAM, with_nul=self.takes_nul))
         asked = Keys(
             STREAM,
             tuple(row.conversation_id for row in changes.conversations),

@@ -45,6 +45,11 @@ class Running:
     def has_ended(self) -> bool:
         return self._process.returncode is not None
 
+    @property
+    def said(self) -> str:
+        """What it has said on stderr by now."""
+        return self._stderr.read_text()
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, unless it is too late for one."""
         if not self.has_ended:
@@ -63,14 +68,14 @@ class Running:
         assert found is not None
         return found[1]
 
-    async def ended(self) -> Ended:
+    async def ended(self, seconds: float = PATIENCE_SECONDS) -> Ended:
         """Wait for the end. What does not end in time is killed, and fails the test."""
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._process.wait()
         except TimeoutError:
             await self.kill()
-            raise AssertionError(f"did not end within {PATIENCE_SECONDS:g} s\n{self._all_said()}") from None
+            raise AssertionError(f"did not end within {seconds:g} s\n{self._all_said()}") from None
         return self._all_said()
 
     async def kill(self) -> Ended:

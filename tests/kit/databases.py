@@ -9,7 +9,7 @@ from milepost.core.checkpoint import Checkpoint, fold
 from milepost.core.events import Event
 from milepost.core.model import Changes, Stream
 from milepost.core.ports import Commit
-from milepost.stores.sqlite import open_sqlite
+from milepost.stores.sqlite.store import open_sqlite
 
 
 def record(

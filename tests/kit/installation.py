@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 import yaml
 
 from kit.binary import Ended, milepost
+from kit.postgres import Database
 from milepost.core.checkpoint import Checkpoint
 from milepost.sources.simulator.plan import SimulatedPage
 from milepost.sources.simulator.server import SimulatorServer
@@ -82,9 +84,14 @@ class Installation:
         dump = {table: self.rows(f"SELECT * FROM {table} ORDER BY 1") for table in PROJECTIONS}
         return msgspec.json.encode(dump)
 
+    def has_tables(self) -> bool:
+        """Whether the program has made them."""
+        found = self.database.exists() and self.rows("SELECT name FROM sqlite_master WHERE name = 'checkpoints'")
+        return bool(found)
+
     def checkpoints(self) -> dict[str, Checkpoint]:
-        """Give where every stream stands; nothing where there is no database yet."""
-        if not self.rows("SELECT name FROM sqlite_master WHERE name = 'checkpoints'"):
+        """Give where every stream stands; nothing where there are no tables yet."""
+        if not self.has_tables():
             return {}
         states = self.rows("SELECT stream, state FROM checkpoints")
         return {stream: msgspec.json.decode(state, type=Checkpoint) for stream, state in states}
@@ -92,15 +99,36 @@ class Installation:
     def positions(self, stream: str) -> list[str | None]:
         """Give the cursors at which the walk of a stream stood, oldest first, as the journal has them."""
         stored = self.rows(
-            "SELECT data ->> '$.position.cursor' FROM journal WHERE stream = ? AND type = 'batch_stored'"
-            " AND data ->> '$.position.phase' IS NULL ORDER BY version",
-            stream,
+            "SELECT data FROM journal WHERE stream = ? AND type = 'batch_stored' ORDER BY version", stream
         )
-        return [cursor for (cursor,) in stored]
+        positions = [msgspec.json.decode(data)["position"] for (data,) in stored]
+        return [position.get("cursor") for position in positions if "phase" not in position]
 
     def endings(self, stream: str) -> list[tuple[str, str | None]]:
         """Give how each run of a stream ended, oldest first: its status and the reason."""
         return self.rows("SELECT status, reason FROM runs WHERE stream = ? ORDER BY started_at, run_id", stream)
+
+
+class PostgresqlInstallation(Installation):
+    """The folder, and a database of a server that the program keeps its tables in."""
+
+    def __init__(self, folder: Path, kept: Database) -> None:
+        super().__init__(folder)
+        self.kept = kept
+        self.place = kept.place  # what the program is told
+
+    def configure(self, base_url: str, *pages: Section, **sections: Section | bool) -> None:
+        """Write a config.yaml that names the database."""
+        store = {"url": self.place.url, "password": self.place.password}
+        super().configure(base_url, *pages, **{"store": store, **sections})
+
+    def rows(self, query: str, *parameters: object) -> Rows:
+        """Ask the database, beside whoever works on it."""
+        return self.kept.sql(query.replace("?", "%s"), *parameters)
+
+    def has_tables(self) -> bool:
+        """Whether the program has made them."""
+        return self.rows("SELECT to_regclass('checkpoints') IS NOT NULL") == [(True,)]
 
 
 def page_section(page: SimulatedPage) -> dict[str, object]:
@@ -109,3 +137,7 @@ def page_section(page: SimulatedPage) -> dict[str, object]:
     if page.instagram_account_id is not None:
         section["instagram_account_id"] = page.instagram_account_id
     return section
+
+
+on_both_databases = pytest.mark.parametrize("installation", ["sqlite", "postgresql"], indirect=True)
+"""Lets a test of the whole program run on SQLite and on PostgreSQL."""

@@ -149,6 +149,14 @@ class MemoryStore:
         self.write_rows(commit)
         return Committed(first_seq, rows_seconds=0.0, events_seconds=0.0)
 
+    async def settle(self, commit: Commit) -> Committed | None:
+        """Say whether a commit was stored."""
+        first = commit.entries[0]
+        for seq, row in enumerate(self.journal, start=1):
+            if (row.stream, row.version) == (first.stream, first.version):
+                return Committed(seq, 0.0, 0.0) if row.hash == first.hash else None
+        return None
+
     def refuse_stale(self, commit: Commit) -> None:
         """Raise VersionConflict unless the commit follows the stream's last entry."""
         first = commit.entries[0]

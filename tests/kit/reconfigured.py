@@ -9,6 +9,8 @@ RUNNING: dict[str, Any] = {"source": {"kind": "facebook"}, "pages": (PAGE,)}
 # Of every key that is not one of a page, another value than that of RUNNING.
 OTHERWISE: dict[str, object] = {
     "store.url": "sqlite:///other.db",
+    "store.password": "other-password",
+    "store.password_file": "other-password",
     "store.synchronous": "normal",
     "source.kind": "simulator",
     "source.base_url": "https://graph.instagram.com",

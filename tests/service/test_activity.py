@@ -45,8 +45,8 @@ from milepost.service import activity as module
 from milepost.service.activity import BUCKETS, Activity, Counts, Past, counts, recent_activity
 from milepost.service.api.operations import routes_of
 from milepost.service.http import serve
-from milepost.stores.archive import open_archive
-from milepost.stores.migrate import migrate
+from milepost.stores.sqlite.archive import open_sqlite_archive
+from milepost.stores.sqlite.migrate import migrate
 from service.events.journals import KEYS, STREAMS, write
 from stores.lives import commit_after, life
 
@@ -158,7 +158,7 @@ def test_a_thousand_streams_take_eight_megabytes_however_much_happens() -> None:
 
 async def recalled(path: Path, now: datetime) -> Activity:
     activity = Activity(Time(now))
-    async with open_archive(path) as archive:
+    async with open_sqlite_archive(path) as archive:
         await activity.recall(archive)
     return activity
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from milepost.core.errors import BadConfiguration
-from milepost.settings import RetrySettings, Settings, StoreSettings, SyncSettings, load, load_or_default
+from milepost.place import place_of
+from milepost.settings import RetrySettings, Settings, SyncSettings, load, load_or_default
 from milepost.settings.scalars import substitute
 
 
@@ -121,8 +122,8 @@ class TestText:
         assert "allowed: a version of the Graph API" in refused(file, f"source:\n  version: {version}")
 
     def test_a_store_is_a_file_relative_or_absolute(self, file: Path) -> None:
-        assert loaded(file, "store: {url: 'sqlite:///a/b.db'}").store.sqlite_path == Path("a/b.db")
-        assert loaded(file, "store: {url: 'sqlite:////var/b.db'}").store.sqlite_path == Path("/var/b.db")
+        assert place_of(loaded(file, "store: {url: 'sqlite:///a/b.db'}")).file == Path("a/b.db")
+        assert place_of(loaded(file, "store: {url: 'sqlite:////var/b.db'}")).file == Path("/var/b.db")
 
     @pytest.mark.parametrize(
         "url",
@@ -141,12 +142,44 @@ class TestText:
         assert "store.url: found " in text
         assert "hidden" not in text
 
-    def test_postgresql_is_known_to_the_model_and_refused_until_it_is_built(self, file: Path) -> None:
-        url = "postgresql://milepost@db.example/milepost"
-        assert StoreSettings(url=url).url == url
-        expected = "config.yaml:2: store.url: PostgreSQL is not supported yet; use sqlite:///…"
-        assert refused(file, f"store:\n  url: {url}") == expected
-        assert refused(file, "store:\n  url: postgresql://me:hidden@db/x") == expected
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "postgresql://milepost@db.example/milepost",
+            "postgresql://db.example:5433/milepost",
+            "postgresql://postgres.project@pooler.example:6543/postgres?pooler=transaction&sslmode=verify-full",
+            "postgresql://milepost@/milepost?host=/run/postgresql&schema=inbox&views=public",
+            "postgresql://milepost@[::1]:5432/milepost",
+            "postgresql://milepost@one.example:5432,two.example/milepost?target_session_attrs=read-write",
+        ],
+    )
+    def test_a_store_is_a_postgresql_database(self, file: Path, url: str) -> None:
+        place = place_of(loaded(file, f"store:\n  url: '{url}'\n  password: hidden"))
+        assert (place.url, place.password, place.file) == (url, "hidden", None)
+        assert "hidden" not in repr(place)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "postgresql://me:hidden@db/x",
+            "postgresql://me@db/x?password=hidden",
+            "postgresql://me@db/x?sslpassword=hidden",
+            "postgresql://me@db",
+            "postgresql://me@db/",
+            "postgresql://me@db/x/y",
+            "postgresql://me@db/x?schema=Inbox",
+            "postgresql://me@db/x?schema=pg_inbox",
+            "postgresql://me@db/x?pooler=yes",
+            "postgresql://me@db/x?views=mine",
+            "postgresql://me@db/x?sslmode=on",
+            "postgresql://me@db/x?options=-c%20a=b",
+            "postgres://me@db/x",
+        ],
+    )
+    def test_other_postgresql_urls_are_refused(self, file: Path, url: str) -> None:
+        text = refused(file, f"store:\n  url: '{url}'")
+        assert "store.url: found " in text
+        assert "hidden" not in text
 
     @pytest.mark.parametrize(
         ("listen", "host", "port"),

@@ -1,5 +1,6 @@
 """Hypothesis strategies for rows that hold anything that their columns may."""
 
+import json
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -35,7 +36,13 @@ def perhaps(strategy: st.SearchStrategy[Value]) -> st.SearchStrategy[Value | Non
     return st.none() | strategy
 
 
-texts = st.text(max_size=40) | st.sampled_from(ODD_TEXTS)
+def texts(*, with_nul: bool) -> st.SearchStrategy[str]:
+    if with_nul:
+        return st.text(max_size=40) | st.sampled_from(ODD_TEXTS)
+    whole = st.characters(exclude_characters="\0", codec="utf-8")
+    return st.text(whole, max_size=40) | st.sampled_from([each for each in ODD_TEXTS if "\0" not in each])
+
+
 # No NUL in an id: SQLite's json_each ends a text there, and PostgreSQL takes none.
 ids = st.sampled_from(ODD_IDS) | st.text(
     st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=110
@@ -46,10 +53,11 @@ naive = st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31))  # noqa: DTZ0
 instants = naive.map(lambda at: at.replace(microsecond=at.microsecond // 1000 * 1000, tzinfo=UTC))
 
 
-def any_changes(of: Stream) -> st.SearchStrategy[Changes]:
+def any_changes(of: Stream, *, with_nul: bool) -> st.SearchStrategy[Changes]:
     """Give a few rows of a stream, no key twice."""
     platform, page_id = st.just(of.platform.value), st.just(of.page_id)
-    said, counted = perhaps(texts), perhaps(numbers)
+    words = texts(with_nul=with_nul)
+    said, counted = perhaps(words), perhaps(numbers)
     conversations = st.builds(
         ConversationRow,
         conversation_id=ids,
@@ -85,12 +93,12 @@ def any_changes(of: Stream) -> st.SearchStrategy[Changes]:
         page_id=page_id,
         contact_id=perhaps(ids),
         direction=st.sampled_from(("in", "out")),
-        kind=texts,
+        kind=words,
         text=said,
-        attachments=said,
+        attachments=perhaps(words.map(json.dumps)),
         occurred_at=instants,
     )
-    payloads = st.builds(DeadLetterPayload, dead_letter_id=ids, payload=texts)
+    payloads = st.builds(DeadLetterPayload, dead_letter_id=ids, payload=words)
     return st.builds(
         Changes,
         st.lists(conversations, max_size=3, unique_by=lambda row: row.conversation_id).map(tuple),

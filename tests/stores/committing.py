@@ -1,32 +1,39 @@
-"""A program that lives the lives of streams in a store, as fast as it can: `python -m stores.committing PATH …`.
+"""A program that lives the lives of streams in a store, as fast as it can: `python -m stores.committing URL …`.
 
-It prints `ack STREAM VERSION` once a commit is durable, `away STREAM VERSION` when the store does not answer (and tries
-again), and in the end the error that it died of, `ERROR MESSAGE`, or `done`.
+It prints `ack STREAM VERSION` once a commit is durable, `away STREAM VERSION` when the store does not answer (it tries
+again, once it is settled what became of the commit), and in the end the error that it died of,
+`ERROR MESSAGE`, or `done`.
 """
 
 import argparse
 import asyncio
 import os
-from pathlib import Path
 
-from milepost.core.errors import MilepostError, StoreAway
-from milepost.stores.sqlite import SqliteStore, open_sqlite
+from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway
+from milepost.stores.opening import OpenStore, open_store
+from milepost.stores.place import Place
 from stores.lives import next_commit, stream
+
+PAUSE_SECONDS = 0.01
 
 
 def tell(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
-async def live(store: SqliteStore, key: str, commits: int) -> None:
+async def live(store: OpenStore, key: str, commits: int) -> None:
     checkpoint = await store.recall(key)
     for _ in range(commits):
-        following = next_commit(checkpoint)
+        following, is_unknown = next_commit(checkpoint), False
         while True:
             try:
-                await store.commit(following)
+                if not is_unknown or await store.settle(following) is None:
+                    is_unknown = False
+                    await store.commit(following)
                 break
-            except StoreAway:
+            except StoreAway as away:
+                is_unknown = is_unknown or isinstance(away, OutcomeUnknown)
+                await asyncio.sleep(PAUSE_SECONDS)
                 tell(f"away {key} {following.checkpoint.version}")
         checkpoint = following.checkpoint
         tell(f"ack {key} {checkpoint.version}")
@@ -34,12 +41,12 @@ async def live(store: SqliteStore, key: str, commits: int) -> None:
 
 async def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("path", type=Path)
+    parser.add_argument("url")
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--commits", type=int, default=1)
     arguments = parser.parse_args()
     try:
-        async with open_sqlite(arguments.path) as store, asyncio.TaskGroup() as group:
+        async with open_store(Place(arguments.url)) as store, asyncio.TaskGroup() as group:
             tell("open")
             for number in range(arguments.streams):
                 group.create_task(live(store, stream(number).key, arguments.commits))

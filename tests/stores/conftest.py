@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost.stores.migrate import migrate
+from milepost.stores.sqlite.migrate import migrate
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from kit.postgres import ROLES_PASSWORD
+
 TESTS = Path(__file__).parent.parent
 SECONDS = 60
 
 
 def command(path: Path, *, streams: int = 1, commits: int = 1) -> list[str]:
-    return [sys.executable, "-m", "stores.committing", str(path), f"--streams={streams}", f"--commits={commits}"]
+    return committing(f"sqlite:///{path}", streams=streams, commits=commits)
+
+
+def committing(url: str, *, streams: int = 1, commits: int = 1) -> list[str]:
+    return [sys.executable, "-m", "stores.committing", url, f"--streams={streams}", f"--commits={commits}"]
 
 
 def injecting(fault: str) -> list[str]:
@@ -34,7 +40,7 @@ def injecting(fault: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONDONTWRITEBYTECODE": "1", "PGPASSWORD": ROLES_PASSWORD}
 
 
 def outcome(arguments: list[str], *, user: str | int | None = None) -> list[str]:

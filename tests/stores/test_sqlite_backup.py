@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from milepost.core.errors import JournalDamaged, MilepostError
-from milepost.stores import backup
-from milepost.stores.archive import open_archive
-from milepost.stores.sqlite import open_sqlite
+from milepost.stores.sqlite import backup
+from milepost.stores.sqlite.archive import open_sqlite_archive
+from milepost.stores.sqlite.store import open_sqlite
 from stores.lives import live, stream
 from stores.sqlite_files import DROP_TRIGGERS, execute, names_in, raw, rows_of
 
@@ -32,7 +32,7 @@ async def database(tmp_path: Path) -> Path:
 
 
 async def copy(database: Path, target: Path, tell: Callable[[int, int], None] = lambda _, __: None) -> None:
-    async with open_archive(database) as archive:
+    async with open_sqlite_archive(database) as archive:
         await archive.copy_to(target, tell)
 
 
@@ -88,14 +88,14 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 async def test_a_copy_is_one_file_that_can_be_read_without_another(database: Path, tmp_path: Path) -> None:
     (tmp_path / "alone").mkdir()
     await copy(database, tmp_path / "alone" / "copy.db")
-    async with open_archive(tmp_path / "alone" / "copy.db") as copied:
+    async with open_sqlite_archive(tmp_path / "alone" / "copy.db") as copied:
         await copied.verify_whole()
         assert names_in(tmp_path / "alone") == {"copy.db"}
 
 
 async def test_a_file_that_cannot_be_written_is_told_as_the_one_at_fault(database: Path, tmp_path: Path) -> None:
     (tmp_path / "copy.db").mkdir()
-    async with open_archive(database) as archive:
+    async with open_sqlite_archive(database) as archive:
         with pytest.raises(MilepostError, match=r"copy\.db cannot be written: unable to open database file"):
             await archive.copy_to(tmp_path / "copy.db", lambda _, __: None)
         assert (await archive.verify()).entries > 20, "the connection is as good as before"
@@ -104,7 +104,7 @@ async def test_a_file_that_cannot_be_written_is_told_as_the_one_at_fault(databas
 async def test_a_journal_that_was_tampered_with_is_found_in_the_copy(database: Path, tmp_path: Path) -> None:
     execute(database, f"{DROP_TRIGGERS}; UPDATE journal SET data = '{{}}' WHERE seq = 1")
     await copy(database, tmp_path / "copy.db")
-    async with open_archive(tmp_path / "copy.db") as copied:
+    async with open_sqlite_archive(tmp_path / "copy.db") as copied:
         with pytest.raises(JournalDamaged):
             await copied.verify_whole()
 
@@ -118,7 +118,7 @@ async def test_a_page_that_is_damaged_is_found_though_the_journal_is_sound(datab
     with target.open("r+b") as file:
         file.seek((root - 1) * page_size)
         file.write(bytes(page_size))
-    async with open_archive(target) as copied:
+    async with open_sqlite_archive(target) as copied:
         assert (await copied.verify()).entries > 20
         with pytest.raises(MilepostError, match="damaged"):
             await copied.verify_whole()

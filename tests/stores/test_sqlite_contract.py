@@ -8,9 +8,10 @@ import pytest
 from contracts.remedies_contract import Forget, RemediesContract
 from contracts.store_contract import CheckingStoreContract, Look, Refuse, Tables
 from milepost.core.model import Stream, Table
-from milepost.stores.erasure import forget as forget_in
-from milepost.stores.sqlite import SqliteStore, open_sqlite
-from stores.sqlite_files import execute, tables_of
+from milepost.stores.sqlite.erasure import forget_in_sqlite as forget_in
+from milepost.stores.sqlite.store import SqliteStore, open_sqlite
+from stores.kept import tables_of
+from stores.sqlite_files import execute
 
 KEYS = {
     Table.CONVERSATIONS: "conversation_id",

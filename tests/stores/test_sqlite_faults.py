@@ -18,11 +18,13 @@ from kit.unprivileged import unprivileged
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import JournalDamaged, MilepostError, StoreAway, StoreRefused
 from milepost.core.model import Keys, Stretch
-from milepost.stores.archive import LetterState, open_archive
-from milepost.stores.sqlite import SqliteStore, open_sqlite
+from milepost.stores.archive import LetterState
+from milepost.stores.sqlite.archive import open_sqlite_archive
+from milepost.stores.sqlite.store import SqliteStore, open_sqlite
+from stores.kept import tables_of
 from stores.lives import life, live, next_commit, stream
 from stores.processes import command, outcome
-from stores.sqlite_files import execute, raw, tables_of
+from stores.sqlite_files import execute, raw
 
 # Root may do anything: without rights it is nobody whom the program runs as.
 
@@ -38,7 +40,7 @@ async def use(path: Path) -> None:
             await store.known(Keys(stream(number), asked, asked, asked, asked, NOON, Stretch(NOON, NOON, None, asked)))
             await store.due_letters(stream(number).key, NOON, 100)
             await live(store, stream(number), 3)
-    async with open_archive(path) as archive:
+    async with open_sqlite_archive(path) as archive:
         await archive.verify()
         await archive.entries(after=0, limit=10_000)
         await archive.letters(LetterState.ALL, limit=10_000)
@@ -259,7 +261,7 @@ class TestAFullDisk:
                 ballast.write_bytes(bytes(max(0, ballast.stat().st_size - 100_000)))
 
                 assert (await live(store, STREAM, 1)).version > reached.version
-        async with open_archive(path) as archive:
+        async with open_sqlite_archive(path) as archive:
             await archive.verify()
 
     @pytest.mark.parametrize("room", [0, 5_000, 30_000])

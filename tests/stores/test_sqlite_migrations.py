@@ -10,15 +10,17 @@ from milepost.core.chain import instant_text
 from milepost.core.checkpoint import Checkpoint, fold
 from milepost.core.errors import StoreRefused
 from milepost.core.events import DeadLetterOpened, Stage
-from milepost.stores import migrate as migrating
 from milepost.stores import rows
-from milepost.stores.archive import open_archive
-from milepost.stores.migrate import MIGRATIONS, applied, migrate, pending, shipped
+from milepost.stores.postgresql.migrate import MIGRATIONS as POSTGRESQL
 from milepost.stores.queries import load
-from milepost.stores.sqlite import open_sqlite
+from milepost.stores.sqlite import migrate as migrating
+from milepost.stores.sqlite.archive import open_sqlite_archive
+from milepost.stores.sqlite.migrate import MIGRATIONS, applied, migrate, pending, shipped
+from milepost.stores.sqlite.store import open_sqlite
+from stores.kept import projections
 from stores.lives import live
 from stores.processes import command, injecting, outcome
-from stores.sqlite_files import execute, projections, raw, rows_of
+from stores.sqlite_files import execute, raw, rows_of
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -67,6 +69,10 @@ class TestMigrate:
         assert MIGRATIONS.resolve() == ROOT / "migrations" / "sqlite"
         assert {"0001_journal", "0002_contacts", "0003_remedies", "0004_listings"} <= shipped()
 
+    def test_have_the_names_of_postgresql_s(self) -> None:
+        assert POSTGRESQL.resolve() == ROOT / "migrations" / "postgresql"
+        assert {path.stem for path in POSTGRESQL.glob("*.sql")} >= shipped()
+
 
 class TestAnOlderDatabase:
     async def test_with_dead_letters_verifies_and_goes_on(self, tmp_path: Path, more: Path) -> None:
@@ -82,7 +88,7 @@ class TestAnOlderDatabase:
             assert await store.due_letters(STREAM.key, at(10**9), 10) == ()
             assert [due.payload for due in await store.open_letters(("d_0", "d_2"))] == ["{}", "{}"]
         before = projections(path)
-        async with open_archive(path, alone=True) as archive:
+        async with open_sqlite_archive(path, alone=True) as archive:
             assert (await archive.verify()).dead_letters == 3
             await archive.rebuild()
         assert projections(path) == before
@@ -112,7 +118,7 @@ class TestANewerDatabase:
     async def test_is_refused_with_the_names_of_what_is_unknown(self, path: Path) -> None:
         execute(path, "INSERT INTO schema_migrations VALUES ('0099_from_the_future', '2099-01-01')")
 
-        for opening in (open_sqlite(path), open_archive(path), open_archive(path, alone=True)):
+        for opening in (open_sqlite(path), open_sqlite_archive(path), open_sqlite_archive(path, alone=True)):
             with pytest.raises(StoreRefused, match="newer than this Milepost: it has had 0099_from_the_future"):
                 async with opening:
                     pass

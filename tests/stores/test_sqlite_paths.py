@@ -8,8 +8,8 @@ import pytest
 
 from kit.builders import STREAM
 from milepost.core.errors import StoreBusy
-from milepost.stores.archive import open_archive
-from milepost.stores.sqlite import open_sqlite
+from milepost.stores.sqlite.archive import open_sqlite_archive
+from milepost.stores.sqlite.store import open_sqlite
 from stores.lives import live
 from stores.processes import a_child, command, lines, outcome, running
 from stores.sqlite_files import names_in
@@ -28,7 +28,7 @@ class TestAPath:
             after = await live(store, STREAM, 3)
         async with open_sqlite(path) as store:
             assert await store.recall(STREAM.key) == after
-        async with open_archive(path) as archive:
+        async with open_sqlite_archive(path) as archive:
             await archive.verify()
 
         assert names_in(directory) == {name, f"{name}.lock"}
@@ -87,7 +87,7 @@ class TestASecondMilepost:
                     pass
 
     async def test_that_only_reads_is_let_in(self, path: Path) -> None:
-        async with open_sqlite(path) as store, open_archive(path) as archive:
+        async with open_sqlite(path) as store, open_sqlite_archive(path) as archive:
             after = await live(store, STREAM, 3)
             assert await archive.checkpoints() == [after]
 

@@ -8,7 +8,8 @@ import pytest
 from milepost.stores.queries import load
 from stores.sqlite_files import raw
 
-SQL = load("sqlite")
+OF_A_COPY = {name: text for name, text in load("sqlite", "moving").items() if name.startswith(("read_", "remove_"))}
+SQL = load("sqlite") | OF_A_COPY
 
 # What reads everything does so because it is asked to: verify, rebuild, forget, and `checkpoints` (a row for each
 # stream). An index by which to forget would be written for every event, and used once in a year.
@@ -23,6 +24,7 @@ READ_EVERYTHING = {
     "clear_checkpoints",
     "clear_runs",
     "clear_dead_letters",
+    "remove_mark",
 }
 # Reads one row, or the newest few, in the order of the key.
 ARE_LIMITED = {"latest_entries", "answers"}

@@ -1,18 +1,35 @@
 """What the tests of the whole program share."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from kit.installation import Installation
+from kit.installation import Installation, PostgresqlInstallation
+from kit.postgres import fresh_database
 from kit.service import Service, installed_layer, installed_service
+from milepost.sources.simulator.messages import Message
 
 
 @pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    return Installation(tmp_path)
+def installation(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Installation]:
+    """Give one with a SQLite database, or with whatever a test is parametrised with (see `on_both_databases`)."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield Installation(tmp_path)
+    else:
+        request.getfixturevalue("texts_without_nul")
+        with fresh_database(request.getfixturevalue("postgres"), template=None) as database:
+            yield PostgresqlInstallation(tmp_path, database)
+
+
+@pytest.fixture
+def texts_without_nul(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody in the simulated world write a NUL: PostgreSQL takes none, and a message with one is a dead letter."""
+    written: Callable[[Message], str | None] = vars(Message)["text"].fget
+    monkeypatch.setattr(
+        Message, "text", property(lambda message: (text := written(message)) and text.replace("\0", ""))
+    )
 
 
 @pytest.fixture

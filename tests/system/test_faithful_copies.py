@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from kit.binary import milepost
 from kit.copies import assert_copied
-from kit.installation import Installation, Section
+from kit.installation import Installation, Section, on_both_databases
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
 from milepost.sources.simulator.faults import parse_faults
 from milepost.sources.simulator.plan import WorldPlan
@@ -38,6 +38,7 @@ def moving_world(clock: Callable[[], datetime]) -> SimulatorServer:
     return SimulatorServer(plan, clock=clock, faults=parse_faults(FAULTS))
 
 
+@on_both_databases
 async def test_a_frozen_world_is_copied_exactly_over_a_rough_line_and_the_journal_accounts_for_it(
     installation: Installation,
 ) -> None:
@@ -58,16 +59,18 @@ async def test_a_frozen_world_is_copied_exactly_over_a_rough_line_and_the_journa
     assert before != b'{"checkpoints":[],"runs":[],"dead_letters":[]}'
 
 
+@on_both_databases
 async def test_verify_finds_a_projection_that_was_tampered_with(installation: Installation) -> None:
     async with frozen_world(10) as simulator:
         installation.configure_for(simulator)
         assert (await installation.sync()).code == 0
-    installation.rows("UPDATE runs SET inserted = inserted + 1 WHERE rowid = 1")
+    installation.rows("UPDATE runs SET inserted = inserted + 1 WHERE run_id = (SELECT max(run_id) FROM runs)")
     verified = await milepost(installation.folder, "journal", "verify")
     assert verified.code == 1
     assert "milepost journal rebuild" in verified.stderr
 
 
+@on_both_databases
 async def test_messages_that_arrive_while_it_syncs_are_all_there_in_the_end(installation: Installation) -> None:
     time = Time()
     async with moving_world(time.now) as simulator:

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from kit.binary import started, until
-from kit.installation import COPIED, Installation, Rows
+from kit.installation import COPIED, Installation, Rows, on_both_databases
 from kit.simulated import STREAMS, frozen_world, taken_cursors
 from milepost.sources.simulator.server import SimulatorServer
 
@@ -48,7 +48,7 @@ class Killings:
 
     def _committed_cursors(self, stream: str) -> set[str | None]:
         """Name the cursors whose batches are committed: all that the walk has left behind."""
-        if not self.installation.database.exists() or stream not in self.installation.checkpoints():
+        if stream not in self.installation.checkpoints():
             return set()
         return set(self.installation.positions(stream)[:-1])
 
@@ -98,6 +98,7 @@ def assert_nothing_was_lost(killings: Killings, whole: dict[str, Rows]) -> None:
     assert killings.requests <= batches + retries + kills * MAX_WASTED_BY_A_KILL * len(STREAMS)
 
 
+@on_both_databases
 @pytest.mark.parametrize(
     ("kills", "batch_size"),
     [(6, 50), pytest.param(50, 20, marks=[pytest.mark.long, pytest.mark.timeout(600)])],

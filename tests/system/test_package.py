@@ -30,7 +30,7 @@ def test_every_migration_is_in_it(wheel: set[str]) -> None:
 
 def test_every_module_and_statement_is_in_it(wheel: set[str]) -> None:
     package = ROOT / "daemon"
-    sources = [*package.rglob("*.py"), *package.glob("milepost/stores/sql/*.sql"), package / "milepost/py.typed"]
+    sources = [*package.rglob("*.py"), *package.glob("milepost/stores/*/*.sql"), package / "milepost/py.typed"]
     assert {str(path.relative_to(package)) for path in sources} <= wheel
 
 

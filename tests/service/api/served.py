@@ -33,8 +33,8 @@ from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.route import event_stream
 from milepost.service.underway import Underway
 from milepost.settings import Settings
-from milepost.stores.archive import Archive, open_archive
-from milepost.stores.sqlite import SqliteStore, open_sqlite
+from milepost.stores.sqlite.archive import SqliteArchive, open_sqlite_archive
+from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 
 JSON = {"Content-Type": "application/json"}
 TOKEN = "a-token-of-some-length"
@@ -65,14 +65,14 @@ async def served(
     )
     async with (
         assembled(settings, Stop()) as parts,
-        open_archive(path) as archive,
+        open_sqlite_archive(path) as archive,
         serving(settings, parts, archive, Underway(parts.clock.now), [], telling(archive, parts)) as url,
         aiohttp.ClientSession(url, headers=headers) as session,
     ):
         yield session, parts
 
 
-def telling(archive: Archive, parts: Parts) -> list[AnyOperation]:
+def telling(archive: SqliteArchive, parts: Parts) -> list[AnyOperation]:
     """Give the operations of readers of the feed, which is silent here."""
     now = parts.clock.now
     return [*event_stream(Broadcast(archive, now)), *recent_activity(Activity(now).past)]

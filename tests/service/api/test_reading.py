@@ -12,7 +12,8 @@ from kit.builders import STREAM
 from milepost.cli.dead_letter_table import as_json
 from milepost.engine.errands import PauseStream
 from milepost.service.stream_status import OpenSweep, StreamStatus
-from milepost.stores.archive import LetterState, open_archive
+from milepost.stores.archive import LetterState
+from milepost.stores.sqlite.archive import open_sqlite_archive
 from service.api.served import (
     PAYLOAD,
     RUNS,
@@ -186,7 +187,7 @@ async def test_the_journal_is_told_as_it_is_stored(session: aiohttp.ClientSessio
     page = await told(session, "/api/journal", after=3, limit=5)
     assert [entry["seq"] for entry in page["entries"]] == [4, 5, 6, 7, 8]
     assert page["next"] == 8
-    async with open_archive(database) as archive:
+    async with open_sqlite_archive(database) as archive:
         for entry, placed in zip(page["entries"], await archive.entries(after=3, limit=5), strict=True):
             stored = placed.entry
             assert entry["data"] == msgspec.json.decode(stored.data)
@@ -210,7 +211,7 @@ async def test_the_journal_can_be_polled(database: Path) -> None:
 async def test_dead_letters_are_told_as_the_command_line_tells_them(
     session: aiohttp.ClientSession, database: Path
 ) -> None:
-    async with open_archive(database) as archive:
+    async with open_sqlite_archive(database) as archive:
         for state in LetterState:
             page = await told(session, "/api/dead-letters", state=state.value)
             stored = await archive.letters(state, limit=100)

@@ -27,13 +27,13 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.service.events.chronicle import Chronicle, Told
-from milepost.stores.archive import Archive, open_archive
-from milepost.stores.migrate import migrate
+from milepost.stores.sqlite.archive import SqliteArchive, open_sqlite_archive
+from milepost.stores.sqlite.migrate import migrate
 from service.events.journals import write, write_lives, write_simulated
 from stores.lives import commit_after
 
 
-async def told(archive: Archive, *, after: int = 0, page: int = 1000, stream: str | None = None) -> list[Told]:
+async def told(archive: SqliteArchive, *, after: int = 0, page: int = 1000, stream: str | None = None) -> list[Told]:
     """Tell the journal from a seq on, page by page."""
     chronicle, events = Chronicle(archive), list[Told]()
     while placed := await archive.entries(after=after, limit=page, stream=stream):
@@ -56,7 +56,7 @@ async def lived(tmp_path: Path) -> tuple[Path, int]:
 
 async def test_every_entry_makes_exactly_one_event_with_its_seq(lived: tuple[Path, int]) -> None:
     path, entries = lived
-    async with open_archive(path) as archive:
+    async with open_sqlite_archive(path) as archive:
         events = await told(archive)
     assert [event.seq for event in events] == list(range(1, entries + 1))
     for event in events:
@@ -68,7 +68,7 @@ async def test_every_entry_makes_exactly_one_event_with_its_seq(lived: tuple[Pat
 
 async def test_from_every_seq_on_the_same_is_told(lived: tuple[Path, int]) -> None:
     path, entries = lived
-    async with open_archive(path) as archive:
+    async with open_sqlite_archive(path) as archive:
         whole = await told(archive)
         for after in range(entries + 1):
             assert await told(archive, after=after, page=7) == whole[after:]
@@ -76,7 +76,7 @@ async def test_from_every_seq_on_the_same_is_told(lived: tuple[Path, int]) -> No
 
 async def test_of_a_stream_alone_the_same_is_told(lived: tuple[Path, int]) -> None:
     path, _ = lived
-    async with open_archive(path) as archive:
+    async with open_sqlite_archive(path) as archive:
         whole = await told(archive)
         for stream in {event.stream for event in whole}:
             of_stream = [event for event in whole if event.stream == stream]
@@ -92,7 +92,7 @@ async def test_what_is_redriven_after_the_end_of_a_run_is_not_told_of_it(tmp_pat
     run = commit_after(checkpoint_of(), run_started(), sweep_started(), BatchStored(walking("a"), Tally(1)), end)
     redriven = commit_after(run.checkpoint, DeadLetterClosed("d_1", Resolution.REDRIVEN), run_id=RUN_ID)
     write(path, run, redriven)
-    async with open_archive(path) as archive:
+    async with open_sqlite_archive(path) as archive:
         live, again = await told(archive), await told(archive, after=4)
     assert live[-1:] == again
     assert fields(live[-2]).keys() >= {"batches", "duration"}
@@ -103,7 +103,7 @@ async def lived_through(store: Simulation, directory: Path, after: int, page: in
     path = directory / "milepost.db"
     migrate(path)
     write_simulated(path, store.setting.store)
-    async with open_archive(path) as archive:
+    async with open_sqlite_archive(path) as archive:
         whole = await told(archive)
         assert [event.seq for event in whole] == list(range(1, len(store.setting.store.journal) + 1))
         assert await told(archive, after=after % (len(whole) + 1), page=page) == whole[after % (len(whole) + 1) :]

@@ -28,9 +28,10 @@ from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.message import Status
 from milepost.service.events.route import event_stream
 from milepost.service.http import serve
-from milepost.stores.archive import Archive, Placed, open_archive
-from milepost.stores.migrate import migrate
-from milepost.stores.sqlite import SqliteStore, open_sqlite
+from milepost.stores.archive import Placed
+from milepost.stores.sqlite.archive import SqliteArchive, open_sqlite_archive
+from milepost.stores.sqlite.migrate import migrate
+from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 from service.events.journals import STREAMS, write_lives
 from stores.lives import next_commit
 
@@ -38,7 +39,7 @@ LONG = 1000  # commits of each stream: more entries than are kept for all reader
 ONE, ANOTHER, _ = STREAMS
 
 
-class WatchedArchive(Archive):
+class WatchedArchive(SqliteArchive):
     """An archive that counts how often it is asked, and that is away where a test wants it so."""
 
     asked = 0
@@ -106,7 +107,7 @@ async def daemon_on(
 ) -> AsyncIterator[Daemon]:
     async with (
         open_sqlite(path, synchronous="normal") as store,
-        open_archive(path) as opened,
+        open_sqlite_archive(path) as opened,
     ):
         archive = WatchedArchive(opened._database, opened._codec)
         broadcast = Broadcast(archive, lambda: at(0), heartbeat_seconds=heartbeat_seconds, max_readers=max_readers)

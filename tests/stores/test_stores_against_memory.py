@@ -1,9 +1,10 @@
-"""Whatever is committed, missed, closed and forgotten, in any order: both stores answer the same and hold the same."""
+"""Whatever is committed, missed, closed and forgotten, in any order: all stores answer the same and hold the same."""
 
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
@@ -12,18 +13,25 @@ from msgspec.structs import replace
 from contracts.store_contract import Tables
 from kit.builders import NOON, at
 from kit.memory_store import MemoryStore
+from kit.postgres import Database
 from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Event, RedriveFailed, Resolution, Stage
 from milepost.core.model import Changes, DeadLetterPayload, Keys, Platform, Stream, Stretch
 from milepost.core.ports import Committed, Store
-from milepost.stores.erasure import forget
-from milepost.stores.sqlite import SqliteStore, open_sqlite
+from milepost.stores.opening import forget, open_store
+from stores.kept import Kept, PostgresKept, SqliteKept
 from stores.lives import commit_after, contact_row, conversation_row, event_row
-from stores.sqlite_files import tables_of
 
 STREAMS = (Stream(Platform.MESSENGER, "1"), Stream(Platform.MESSENGER, "2"), Stream(Platform.INSTAGRAM, "1"))
 PEOPLE = ("ada", "bob", "eve")
 SUBJECTS = ("1", "2", "3", "1/messages", "2/events/m_1", "contact ada", "contact bob", "sha256:1")
 LETTERS = tuple(f"d_{number}" for number in range(12))
+
+EMPTY = """
+    ALTER TABLE journal DISABLE TRIGGER USER;
+    TRUNCATE journal, checkpoints, runs, dead_letters, dead_letter_payloads, contacts, conversations,
+        contact_interaction_events, missed_conversations, forgotten;
+    ALTER TABLE journal ENABLE TRIGGER USER
+"""
 
 some = st.integers(0, 6)
 instants = some.map(at)
@@ -125,36 +133,59 @@ def tables_in(memory: MemoryStore) -> Tables:
     )
 
 
-async def answer_the_same(sqlite: SqliteStore, memory: MemoryStore, of: Stream) -> None:
+async def answer_the_same(store: Store, memory: MemoryStore, of: Stream) -> None:
     for sweep in range(7):
         stretch = Stretch(at(sweep), at(5), at(1), (thread(of, 2),))
         threads = tuple(thread(of, number) for number in range(7))
         events = tuple(f"m_{each}" for each in threads)
         keys = Keys(of, threads, PEOPLE, events, SUBJECTS, at(sweep), stretch)
-        assert await sqlite.known(keys) == await memory.known(keys)
-        assert await sqlite.due_letters(of.key, at(sweep), 3) == await memory.due_letters(of.key, at(sweep), 3)
-    assert set(await sqlite.open_letters(LETTERS)) == set(await memory.open_letters(LETTERS))
+        assert await store.known(keys) == await memory.known(keys)
+        assert await store.due_letters(of.key, at(sweep), 3) == await memory.due_letters(of.key, at(sweep), 3)
+    assert set(await store.open_letters(LETTERS)) == set(await memory.open_letters(LETTERS))
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(life=st.lists(st.sampled_from(STREAMS).flatmap(acts), max_size=25))
-async def test_both_stores_are_one(migrated: Path, life: list[Act]) -> None:
+async def are_one(kept: Kept, life: list[Act]) -> None:
     opened: set[str] = set()
+    memory = MemoryStore()
+    async with open_store(kept.place, synchronous="normal", events_chunk_size=2) as store:
+        for each in life:
+            if each.forgotten is not None:
+                gone = await forget(kept.place, each.stream, each.forgotten)
+                counted = (gone.contacts, gone.conversations, gone.interaction_events, gone.payloads)
+                assert counted == memory.forget(each.stream, each.forgotten)
+            elif isinstance(each.event, DeadLetterOpened) and each.event.dead_letter_id in opened:
+                continue  # a letter is opened once
+            else:
+                if isinstance(each.event, DeadLetterOpened):
+                    opened.add(each.event.dead_letter_id)
+                assert (await act(store, each)).first_seq == (await act(memory, each)).first_seq
+            await answer_the_same(store, memory, each.stream)
+    tables = replace(kept.tables(), journal=(), checkpoints={}, runs={})
+    assert tables == tables_in(memory)
+
+
+lives = st.lists(st.sampled_from(STREAMS).flatmap(acts), max_size=25)
+shared = [HealthCheck.function_scoped_fixture]
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=shared)
+@given(life=lives)
+async def test_sqlite_is_as_memory(migrated: Path, life: list[Act]) -> None:
     with TemporaryDirectory() as directory:
-        path = Path(shutil.copy(migrated, directory))
-        memory = MemoryStore()
-        async with open_sqlite(path, synchronous="normal", events_chunk_size=2) as sqlite:
-            for each in life:
-                if each.forgotten is not None:
-                    gone = await forget(path, each.stream, each.forgotten)
-                    counted = (gone.contacts, gone.conversations, gone.interaction_events, gone.payloads)
-                    assert counted == memory.forget(each.stream, each.forgotten)
-                elif isinstance(each.event, DeadLetterOpened) and each.event.dead_letter_id in opened:
-                    continue  # a letter is opened once
-                else:
-                    if isinstance(each.event, DeadLetterOpened):
-                        opened.add(each.event.dead_letter_id)
-                    assert (await act(sqlite, each)).first_seq == (await act(memory, each)).first_seq
-                await answer_the_same(sqlite, memory, each.stream)
-        tables = replace(tables_of(path), journal=(), checkpoints={}, runs={})
-        assert tables == tables_in(memory)
+        await are_one(SqliteKept(Path(shutil.copy(migrated, directory))), life)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=shared)
+@given(life=lives)
+async def test_postgresql_is_as_memory(database: Database, life: list[Act]) -> None:
+    database.sql(EMPTY)
+    await are_one(PostgresKept(database), life)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=shared)
+@given(life=lives)
+async def test_postgresql_is_as_memory_over_many_lives(database: Database, life: list[Act]) -> None:
+    database.sql(EMPTY)
+    await are_one(PostgresKept(database), life)

@@ -1,0 +1,53 @@
+"""What was acknowledged is there, and whole."""
+
+from collections.abc import Iterable
+from random import Random
+
+from milepost.core.events import BatchStored
+from milepost.core.model import Stream
+from milepost.stores.opening import open_archive
+from stores.kept import Kept
+from stores.lives import rows_of_batch
+from stores.processes import committing, lines, running
+
+STREAMS = 24
+
+
+def acknowledged(printed: Iterable[str]) -> dict[str, int]:
+    """Give the last version of every stream that was acknowledged."""
+    acks = (line.split() for line in printed if line.startswith("ack "))
+    return {stream: int(version) for _, stream, version in acks}
+
+
+async def all_is_whole(kept: Kept, acks: dict[str, int]) -> None:
+    """Check that nothing acknowledged is missing, and that each batch has its rows, and rows their batch."""
+    async with open_archive(kept.place) as archive:
+        await archive.verify()
+        reached = {checkpoint.stream: checkpoint.version for checkpoint in await archive.checkpoints()}
+    lost = {stream: version for stream, version in acks.items() if reached.get(stream, 0) < version}
+    assert not lost
+    tables = kept.tables()
+    assert tables.checkpoints == tables.refold()
+    stored = [row for row in tables.journal if isinstance(row.entry().event, BatchStored)]
+    batches = [rows_of_batch(Stream.parse(row.stream), row.version - 1) for row in stored]
+    assert set(tables.conversations.values()) == {row for batch in batches for row in batch.conversations}
+    assert set(tables.contacts.values()) == {row for batch in batches for row in batch.contacts}
+    assert set(tables.interaction_events.values()) == {row for batch in batches for row in batch.interaction_events}
+    assert set(tables.dead_letters) == {row.dead_letter_id for batch in batches for row in batch.payloads}
+    assert set(tables.payloads) == {key for key, letter in tables.dead_letters.items() if letter.closed_at is None}
+
+
+async def kills_lose_nothing_acknowledged(kept: Kept, seeds: Iterable[int]) -> None:
+    """Let several lives go on in one database, each where the one before it was killed."""
+    acks: dict[str, int] = {}
+    for seed in seeds:
+        luck = Random(seed)  # noqa: S311  (repeatable)
+        with running(committing(kept.place.url, streams=STREAMS, commits=10_000)) as process:
+            printed = lines(process, luck.randrange(2, 200))
+            process.kill()
+            assert process.stdout is not None
+            printed += process.stdout.read().splitlines()
+        assert printed[0] == "open"
+        acks |= acknowledged(printed)
+        await all_is_whole(kept, acks)
+    assert acks

@@ -1,0 +1,242 @@
+"""Two processes on one store: what others write of a stream, and what one may still write that was taken for dead."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from msgspec.structs import replace
+
+from kit.builders import STREAM, fetched, unreadable, work
+from kit.memory_store import MemoryStore
+from kit.shell import Inbox, cursor_of, open_letters, shared, types
+from milepost.core.checkpoint import Checkpoint, Run
+from milepost.core.errors import MilepostError, VersionConflict
+from milepost.core.events import Reason, RunStatus
+from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
+from milepost.engine.errands import Errands, PauseStream, SyncNow
+from milepost.engine.run import run_slice
+from milepost.engine.shared import Shared
+from milepost.engine.supervisor import Pace, Supervisor
+
+ADA = "status page of another worker"
+
+
+async def ran(parts: Shared, inbox: Inbox, errands: Errands, run_id: str = "r_1") -> Checkpoint:
+    async with parts.turns.taken(STREAM, parts.clock):
+        return await run_slice(parts, STREAM, inbox, work(run_id), errands)
+
+
+def elsewhere(store: MemoryStore) -> Supervisor:
+    """Another process that knows the stream, and does not work it."""
+    return Supervisor(shared(store), {STREAM: Inbox(1)}, Pace())
+
+
+def run_of(checkpoint: Checkpoint) -> Run:
+    assert checkpoint.run is not None
+    return checkpoint.run
+
+
+async def test_a_run_goes_on_where_another_process_has_noted_something_about_its_stream() -> None:
+    store, asked = MemoryStore(), 0
+
+    async def before(_: Request | str) -> Outcome | None:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            await elsewhere(store).ask(STREAM, SyncNow(ADA))
+        return None
+
+    inbox = Inbox(6, before=before)
+    checkpoint = await ran(shared(store), inbox, Errands())
+
+    assert run_of(checkpoint).status is RunStatus.COMPLETE
+    assert set(store.conversations) == {f"t_{n}" for n in range(6)}
+    assert types(store, STREAM).count("batch_stored") == 6
+    assert types(store, STREAM).count("sync_requested") == 1
+
+
+async def test_a_pause_by_another_process_ends_the_run_even_if_it_is_heard_of_by_a_conflict_only() -> None:
+    store, asked = MemoryStore(), 0
+
+    async def before(_: Request | str) -> Outcome | None:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            await elsewhere(store).ask(STREAM, PauseStream(ADA))
+        return None
+
+    checkpoint = await ran(shared(store), Inbox(50, before=before), Errands())
+
+    assert (run_of(checkpoint).status, run_of(checkpoint).reason) == (RunStatus.PAUSED, Reason.REQUEST)
+    assert asked <= 5  # the batch in hand, and what was looked ahead for
+    assert len(store.conversations) == types(store, STREAM).count("batch_stored")
+
+
+async def test_a_pause_that_is_heard_of_holds_though_nothing_is_written() -> None:
+    """A walk without news commits nothing, and so meets no conflict."""
+    store = MemoryStore()
+    await ran(shared(store), Inbox(30), Errands(), "r_0")
+    errands, asked = Errands(), 0
+
+    async def before(_: Request | str) -> Outcome | None:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            await elsewhere(store).ask(STREAM, PauseStream(ADA))
+            errands.hear_of((await store.recall(STREAM.key)).version)
+        return None
+
+    parts = shared(store)
+    async with parts.turns.taken(STREAM, parts.clock):
+        checkpoint = await run_slice(
+            parts, STREAM, Inbox(30, before=before), replace(work("r_1"), wants_full=True), errands
+        )
+
+    assert checkpoint.on_hold is not None
+    assert asked <= 5
+
+
+async def test_a_process_that_was_taken_for_dead_writes_nothing_more() -> None:
+    store, asked = MemoryStore(), 0
+
+    async def before(_: Request | str) -> Outcome | None:
+        nonlocal asked
+        asked += 1
+        if asked == 3:  # it hangs here, and another one takes the stream over and completes it
+            await ran(shared(store), Inbox(6), Errands(), "r_other")
+        return None
+
+    with pytest.raises(VersionConflict, match="taken over by another Milepost"):
+        await ran(shared(store), Inbox(6, before=before), Errands())
+
+    entries = store.entries(STREAM.key)
+    runs = [entry.run_id for entry in entries]
+    assert runs[-1] == "r_other"
+    assert runs.index("r_other") > max(n for n, run_id in enumerate(runs) if run_id == "r_1")
+    interrupted = next(entry for entry in entries if entry.type == "run_ended")
+    assert interrupted.run_id == "r_1"
+    assert set(store.conversations) == {f"t_{n}" for n in range(6)}
+
+
+async def test_it_writes_nothing_more_even_if_what_it_would_write_follows() -> None:
+    """It has heard of the other's entries, and recalled the stream: the version alone would not keep it out."""
+    store, errands, asked = MemoryStore(), Errands(), 0
+
+    async def before(_: Request | str) -> Outcome | None:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            await ran(shared(store), Inbox(6), Errands(), "r_other")
+            errands.hear_of((await store.recall(STREAM.key)).version)
+        return None
+
+    with pytest.raises(VersionConflict, match="taken over by another Milepost"):
+        await ran(shared(store), Inbox(6, before=before), errands)
+
+    assert store.entries(STREAM.key)[-1].run_id == "r_other"
+
+
+class Racing(MemoryStore):
+    """A store on which somebody else is faster, the next `times` times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    async def commit(self, commit: Commit) -> Committed | Rejected:
+        if self.times:
+            self.times -= 1
+            raise VersionConflict("somebody was faster")
+        return await super().commit(commit)
+
+
+async def test_an_errand_that_meets_another_writer_is_done_again() -> None:
+    store = Racing(3)
+
+    await elsewhere(store).ask(STREAM, PauseStream(ADA))
+
+    assert types(store, STREAM) == ["stream_paused"]
+
+
+async def test_an_errand_that_meets_others_all_the_time_is_given_up_and_says_so() -> None:
+    with pytest.raises(MilepostError, match="written of by others all the time"):
+        async with asyncio.timeout(5):
+            await elsewhere(Racing(1_000)).ask(STREAM, PauseStream(ADA))
+
+
+class Interrupted(MemoryStore):
+    """A store on which another process does something right after the stream was recalled, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def recall(self, stream: str) -> Checkpoint:
+        recalled = await super().recall(stream)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
+        return recalled
+
+
+async def broken_off(store: MemoryStore, run_id: str, batches: int) -> None:
+    """Leave a run open after so many batches."""
+    asked = 0
+
+    async def break_off(_: Request | str) -> Outcome | None:
+        nonlocal asked
+        asked += 1
+        if asked > batches:
+            msg = "killed"
+            raise RuntimeError(msg)
+        return None
+
+    with pytest.raises(RuntimeError, match="killed"):
+        await ran(shared(store), Inbox(6, before=break_off), Errands(), run_id)
+
+
+async def test_a_run_that_was_left_open_is_taken_over_even_if_somebody_asks_for_something_meanwhile() -> None:
+    store = Interrupted()
+    await broken_off(store, "r_1", batches=3)
+    store.meanwhile = lambda: elsewhere(store).ask(STREAM, SyncNow(ADA))
+
+    checkpoint = await ran(shared(store), Inbox(6), Errands(), "r_2")
+
+    assert run_of(checkpoint).status is RunStatus.COMPLETE
+    assert types(store, STREAM).count("run_ended") == 1
+    assert set(store.conversations) == {f"t_{n}" for n in range(6)}
+
+
+async def test_a_run_that_another_process_was_faster_to_take_over_is_left_to_it() -> None:
+    store = Interrupted()
+    await broken_off(store, "r_1", batches=3)
+    store.meanwhile = lambda: broken_off(store, "r_faster", batches=2)
+
+    with pytest.raises(VersionConflict):
+        await ran(shared(store), Inbox(6), Errands(), "r_2")
+
+    assert store.entries(STREAM.key)[-1].run_id == "r_faster"
+
+
+async def test_a_redrive_ends_for_now_where_another_process_writes_of_the_stream_meanwhile() -> None:
+    store = MemoryStore()
+
+    async def unreadable_at_the_second(asked: Request | str) -> Outcome | None:
+        return fetched(unreadable("t_1"), next_cursor="2") if cursor_of(asked) == "1" else None
+
+    await Supervisor(shared(store), {STREAM: Inbox(3, before=unreadable_at_the_second)}, Pace()).sync([STREAM])
+    (letter,) = open_letters(store)
+    assert letter.redrive_at is not None
+    parts = shared(store)
+
+    async def before(asked: Request | str) -> Outcome | None:
+        if isinstance(asked, str):
+            await elsewhere(store).ask(STREAM, PauseStream(ADA))
+        return None
+
+    await asyncio.sleep((letter.redrive_at - parts.clock.now()).total_seconds() + 1)
+    (result,) = await Supervisor(parts, {STREAM: Inbox(3, before=before)}, Pace()).sync([STREAM])
+
+    assert result.error is not None
+    assert "paused it" in result.error
+    assert types(store, STREAM)[-1] == "stream_paused"

@@ -1,0 +1,298 @@
+"""Workers that share streams through one queue and one journal: what is due is worked once, and nothing spins."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from kit.builders import APP_LIMIT, STREAM, refused
+from kit.memory_queue import Jobs, MemoryJournal, MemoryQueue
+from kit.memory_store import MemoryStore
+from kit.shell import Before, Inbox, shared, types
+from kit.virtual_time import VirtualClock
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import StoreRefused
+from milepost.core.events import RunEnded, RunStatus
+from milepost.core.model import Platform, Stream
+from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
+from milepost.engine.errands import PauseStream, ResumeStream, SyncNow
+from milepost.engine.shared import Shared
+from milepost.engine.stop import Bell
+from milepost.engine.supervisor import Pace, Supervisor
+from milepost.fleet.chronicle import Chronicle
+from milepost.fleet.worker import HEARTBEAT_SECONDS, Worker
+from milepost.stores.postgresql.workers import ALIVE_SECONDS
+
+ADA = "Ada"
+PACE = Pace(interval_seconds=1000)
+
+
+class Remote(MemoryStore):
+    """A store that takes its time, as a server does, and that refuses all commits if told so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuses_all = False
+        self.refusals = 0
+
+    async def recall(self, stream: str) -> Checkpoint:
+        await asyncio.sleep(0.01)
+        return await super().recall(stream)
+
+    async def commit(self, commit: Commit) -> Committed | Rejected:
+        await asyncio.sleep(0.01)
+        if self.refuses_all:
+            self.refusals += 1
+            raise StoreRefused("permission denied")
+        return await super().commit(commit)
+
+
+@dataclass
+class Member:
+    """A worker, and what belongs to it."""
+
+    worker: Worker
+    supervisor: Supervisor
+    queue: MemoryQueue
+    parts: Shared
+    shares: dict[str, int]
+    sources: dict[Stream, Inbox]
+
+
+@dataclass
+class Crew:
+    """Workers on one database."""
+
+    store: Remote = field(default_factory=Remote)
+    jobs: Jobs = field(default_factory=Jobs)
+    members: list[Member] = field(default_factory=list)
+
+    async def join(
+        self,
+        streams: Iterable[Stream],
+        *,
+        batches: int = 3,
+        call_seconds: float = 1.0,
+        concurrency: int = 16,
+        before: Before | None = None,
+    ) -> Member:
+        clock, shares = VirtualClock(), dict[str, int]()
+        parts = shared(self.store, clock=clock, concurrency=concurrency)
+        sources = {
+            stream: Inbox(
+                batches,
+                prefix=stream.key,
+                clock=clock,
+                call_seconds=call_seconds,
+                before=before,
+                gate=parts.pauses.gate(stream),
+            )
+            for stream in streams
+        }
+        supervisor, queue = Supervisor(parts, sources, PACE), MemoryQueue(self.jobs)
+        chronicle = Chronicle(MemoryJournal(self.store))  # type: ignore[arg-type]  # no more of an Archive is read
+        await chronicle.begin()
+        worker = Worker(parts, supervisor, queue, chronicle, Bell(), shares.__setitem__)
+        member = Member(worker, supervisor, queue, parts, shares, sources)
+        self.members.append(member)
+        return member
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            for member in self.members:
+                tasks.create_task(member.worker.run())
+                await asyncio.sleep(0.7)  # nobody's clockwork goes like another's
+            try:
+                yield
+            finally:
+                for member in self.members:
+                    member.parts.stop.request()
+
+    def runs(self, stream: Stream) -> int:
+        return types(self.store, stream).count("run_started")
+
+    def sweeps(self, stream: Stream) -> int:
+        """Count those that are complete; of one that found nothing new there is no more in the journal."""
+        return types(self.store, stream).count("sweep_completed")
+
+    def interrupted(self, streams: Iterable[Stream]) -> int:
+        return sum(
+            isinstance(entry.event, RunEnded) and entry.event.status is RunStatus.INTERRUPTED
+            for stream in streams
+            for entry in self.store.entries(stream.key)
+        )
+
+
+@pytest.fixture
+def crew() -> Crew:
+    return Crew()
+
+
+def streams(count: int) -> list[Stream]:
+    return [Stream(Platform.MESSENGER, str(number)) for number in range(count)]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 100.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  (others bring it about)
+            await asyncio.sleep(0.1)
+
+
+async def test_all_streams_are_worked_once_and_again_after_their_interval(crew: Crew) -> None:
+    keys = streams(12)
+    for _ in range(3):
+        await crew.join(keys, concurrency=2)
+    async with crew.at_work():
+        await asyncio.sleep(600)
+        assert [crew.sweeps(stream) for stream in keys] == [1] * 12
+        await asyncio.sleep(800)
+        assert [crew.sweeps(stream) for stream in keys] == [2] * 12
+    assert crew.interrupted(keys) == 0
+
+
+async def test_a_worker_takes_no_more_turns_than_it_has_room_for(crew: Crew) -> None:
+    keys = streams(12)
+    for _ in range(2):
+        await crew.join(keys, concurrency=2)
+    async with crew.at_work():
+        await until(lambda: all(crew.runs(stream) for stream in keys))
+    assert [member.queue.most for member in crew.members] == [2, 2]
+
+
+async def test_a_sync_that_one_worker_is_asked_for_is_one_turn_whoever_gives_it(crew: Crew) -> None:
+    busy, asked = await crew.join([STREAM]), await crew.join([STREAM], concurrency=1)
+    async with crew.at_work():
+        await until(lambda: crew.sweeps(STREAM) == 1)
+        await asyncio.sleep(100)
+        async with asked.parts.turns.taken(Stream(Platform.INSTAGRAM, "other"), asked.parts.clock):
+            await asked.supervisor.ask(STREAM, SyncNow(ADA, full=True))
+            await until(lambda: crew.sweeps(STREAM) == 2)
+            await asyncio.sleep(100)
+        await asyncio.sleep(100)
+    assert crew.sweeps(STREAM) == 2
+    assert busy.queue.jobs.turns == {}
+
+
+async def test_a_pause_and_a_resume_by_any_worker_hold_for_all(crew: Crew) -> None:
+    """Both times the run goes on for as long as the batch in hand takes."""
+    await crew.join([STREAM], batches=100)
+    asked = await crew.join([STREAM], batches=100, concurrency=1)
+    async with asked.parts.turns.taken(Stream(Platform.INSTAGRAM, "other"), asked.parts.clock), crew.at_work():
+        await until(lambda: len(crew.store.conversations) == 5)
+        await asked.supervisor.ask(STREAM, PauseStream(ADA))
+        await asyncio.sleep(4)
+        stored = len(crew.store.conversations)
+        assert stored <= 9
+        await asyncio.sleep(3000)
+        assert len(crew.store.conversations) == stored
+        await asked.supervisor.ask(STREAM, ResumeStream(ADA))
+        await asyncio.sleep(10)
+        assert len(crew.store.conversations) > stored
+
+
+async def test_a_pause_by_another_worker_holds_even_where_nothing_is_written(crew: Crew) -> None:
+    """A walk that finds nothing new meets no conflict: the worker has to hear of it."""
+    walking, asked = await crew.join([STREAM], batches=30), await crew.join([], concurrency=1)
+    async with crew.at_work():
+        await until(lambda: crew.sweeps(STREAM) == 1)
+        await walking.supervisor.ask(STREAM, SyncNow(ADA, full=True))
+        calls = len(walking.sources[STREAM].asked)
+        await until(lambda: len(walking.sources[STREAM].asked) > calls + 3)
+        await asked.supervisor.ask(STREAM, PauseStream(ADA))
+        await asyncio.sleep(100)
+    assert len(walking.sources[STREAM].asked) < calls + 12
+    assert crew.sweeps(STREAM) == 1
+
+
+async def test_a_limit_of_the_app_that_one_worker_meets_keeps_the_others_from_calling(crew: Crew) -> None:
+    first, second = streams(2)
+    limits = 0
+
+    async def limit_once(_: Request | str) -> Outcome | None:
+        nonlocal limits
+        limits += 1
+        return refused(APP_LIMIT) if limits == 4 else None
+
+    await crew.join([first], batches=20, before=limit_once)
+    spared = await crew.join([second], batches=200)
+    async with crew.at_work():
+        await until(lambda: "rate_limited" in types(crew.store, first))
+        await asyncio.sleep(4)
+        calls = len(spared.sources[second].asked)
+        await asyncio.sleep(20)
+        assert len(spared.sources[second].asked) == calls
+
+
+async def test_a_turn_whose_end_was_lost_does_not_keep_its_stream_from_the_next(crew: Crew) -> None:
+    member = await crew.join([STREAM])
+    member.queue.losses = 1
+    async with crew.at_work():
+        await asyncio.sleep(1500)
+    assert crew.sweeps(STREAM) == 2
+
+
+async def test_a_turn_that_cannot_be_recorded_is_not_tried_again_and_again(crew: Crew) -> None:
+    member = await crew.join([STREAM])
+    async with crew.at_work():
+        await until(lambda: crew.sweeps(STREAM) == 1)
+        await asyncio.sleep(100)
+        await member.supervisor.ask(STREAM, SyncNow(ADA))
+        crew.store.refuses_all = True
+        await asyncio.sleep(600)
+        assert 0 < crew.store.refusals <= 4
+        crew.store.refuses_all = False
+        await asyncio.sleep(1500)
+    assert crew.sweeps(STREAM) >= 2
+
+
+async def test_the_streams_of_a_worker_that_fell_silent_are_taken_up_well_within_a_minute(crew: Crew) -> None:
+    keys = streams(4)
+    silent = MemoryQueue(crew.jobs)
+    await silent.offer(stream.key for stream in keys)
+    for stream in keys:
+        await silent.take([stream.key])
+    await crew.join(keys)
+    async with crew.at_work():
+        await until(lambda: all(crew.runs(stream) for stream in keys), seconds=45)
+
+
+async def test_an_outage_of_the_database_takes_no_turn_from_anybody(crew: Crew) -> None:
+    """Right after it all have been silent for too long, and each is alive."""
+    keys = streams(6)
+    for _ in range(3):
+        await crew.join(keys, batches=100, concurrency=4)
+    async with crew.at_work():
+        await until(lambda: all(crew.runs(stream) for stream in keys))
+        crew.jobs.is_away = True
+        await asyncio.sleep(ALIVE_SECONDS + 2 * HEARTBEAT_SECONDS)
+        crew.jobs.is_away = False
+        await asyncio.sleep(60)
+    assert crew.interrupted(keys) == 0
+    assert [crew.runs(stream) for stream in keys] == [1] * 6
+
+
+async def test_a_page_whose_other_stream_is_worked_elsewhere_is_called_at_half_the_pace(crew: Crew) -> None:
+    messenger, instagram = Stream(Platform.MESSENGER, "7"), Stream(Platform.INSTAGRAM, "7")
+    ours, theirs = await crew.join([messenger], batches=30), await crew.join([instagram], batches=10)
+    async with crew.at_work():
+        await until(lambda: len(crew.store.conversations) > 10)
+        assert (ours.shares["7"], theirs.shares["7"]) == (2, 2)
+        await asyncio.sleep(15)
+        assert (ours.shares["7"], theirs.shares["7"]) == (1, 1)
+
+
+async def test_a_stop_ends_the_turns_in_hand_and_gives_them_to_others_at_once(crew: Crew) -> None:
+    keys = streams(4)
+    leaving = await crew.join(keys, batches=50)
+    async with crew.at_work():
+        await until(lambda: all(crew.runs(stream) for stream in keys))
+    assert crew.jobs.turns == {}
+    assert crew.interrupted(keys) == 0
+    assert leaving.parts.stop.is_requested
+    crew.members = []
+    await crew.join(keys, batches=50)
+    async with crew.at_work():
+        await until(lambda: [crew.runs(stream) for stream in keys] == [2] * 4, seconds=3)

@@ -1,0 +1,104 @@
+"""PgBouncer in front of a throw-away PostgreSQL, in transaction mode; on Debian it is the package `pgbouncer`."""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from aiohttp.test_utils import unused_port
+
+from kit.postgres import POLL_SECONDS, ROLE, START_SECONDS, Account, Database
+from milepost.stores.place import Place
+
+CONFIGURATION = """
+[databases]
+{database} = host={host} port={server_port}
+
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = {folder}/users
+pool_mode = transaction
+default_pool_size = {pool_size}
+server_login_retry = 0.1
+"""
+
+needs_pgbouncer = pytest.mark.skipif(
+    shutil.which("pgbouncer") is None, reason="PgBouncer is not installed (Debian's package `pgbouncer`)"
+)
+
+
+class PgBouncer:
+    """One in front of one database."""
+
+    def __init__(self, account: Account, folder: Path, database: Database) -> None:
+        self.port = unused_port()
+        self.database = database
+        self._account = account
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def place(self) -> Place:
+        """What a store opens that is to go through it."""
+        url = f"postgresql://{ROLE}@127.0.0.1:{self.port}/{self.database.name}?pooler=transaction"
+        return Place(url, self.database.password)
+
+    def configure(self, pool_size: int) -> None:
+        """Write its files. It keeps up to `pool_size` sessions of the server, which all its clients share."""
+        server = self.database.server
+        text = CONFIGURATION.format(
+            database=self.database.name,
+            host=server.folder,
+            server_port=server.port,
+            port=self.port,
+            folder=self._folder,
+            pool_size=pool_size,
+        )
+        (self._folder / "pgbouncer.ini").write_text(text)
+        (self._folder / "users").write_text(f'"{ROLE}" "{self.database.password}"\n')
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        program = shutil.which("pgbouncer")
+        assert program is not None
+        self._process = self._account.launch([program, self._folder / "pgbouncer.ini"], self._folder)
+        ends_at = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > ends_at:
+                raise AssertionError(f"PgBouncer does not start:\n{(self._folder / 'log').read_text()[-3000:]}")
+            time.sleep(POLL_SECONDS)
+
+    def stop(self) -> None:
+        """End it at once, with all connections through it."""
+        if self._process is not None:
+            self._process.terminate()  # 1.18: "immediate shutdown"
+            self._process.wait(START_SECONDS)
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.place.url.partition("?")[0], password=self.place.password, connect_timeout=5).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+@contextmanager
+def pooled(database: Database, *, pool_size: int = 3) -> Iterator[PgBouncer]:
+    """Run a PgBouncer before the database during the block."""
+    account = Account()
+    with account.folder() as folder:
+        pooler = PgBouncer(account, folder, database)
+        pooler.configure(pool_size)
+        try:
+            pooler.start()
+            yield pooler
+        finally:
+            pooler.stop()

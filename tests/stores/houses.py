@@ -1,0 +1,142 @@
+"""Databases of either kind as anybody finds them: filled, changed and read beside the stores, all that is in them."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from psycopg.types.string import TextLoader
+
+from kit.builders import at
+from kit.postgres import MIGRATED, Database, Server, fresh_database
+from milepost.core.model import Changes, Stream
+from milepost.stores.opening import open_store
+from milepost.stores.place import Place
+from stores.lives import commit_after, contact_row, conversation_row, live, stream
+from stores.sqlite_files import execute, rows_of
+
+Kind = Literal["sqlite", "postgresql"]
+Everything = dict[str, list[tuple[Any, ...]]]
+
+KEYS = {
+    "journal": "seq",
+    "contacts": "platform, page_id, contact_id",
+    "conversations": "conversation_id",
+    "contact_interaction_events": "event_id",
+    "dead_letter_payloads": "dead_letter_id",
+    "missed_conversations": "stream, conversation_id",
+    "forgotten": "platform, page_id, kind, id",
+    "checkpoints": "stream",
+    "runs": "run_id",
+    "dead_letters": "dead_letter_id",
+}
+STREAMS = 2
+COMMITS = 9
+
+
+class House:
+    """A database, empty at first."""
+
+    def __init__(self, place: Place, database: Database | None = None) -> None:
+        self.place = place
+        self._database = database
+
+    @property
+    def kind(self) -> Kind:
+        return "sqlite" if self._database is None else "postgresql"
+
+    @property
+    def file(self) -> Path:
+        assert self.place.file is not None
+        return self.place.file
+
+    @property
+    def database(self) -> Database:
+        assert self._database is not None
+        return self._database
+
+    def execute(self, statement: str) -> None:
+        """Run one statement that both databases understand."""
+        if self._database is None:
+            execute(self.file, statement)
+        else:
+            self._database.sql(statement)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Ask; instants come as text, and truth as a number, as SQLite has them."""
+        if self._database is None:
+            return rows_of(self.file, query)
+        with self._database.connect() as connection:
+            connection.adapters.register_loader("json", TextLoader)
+            return [tuple(map(_as_in_sqlite, row)) for row in connection.execute(query.encode()).fetchall()]
+
+    def everything(self) -> Everything:
+        """Give all rows of all tables, in the order of their keys."""
+        return {table: sorted(self.rows(f"SELECT * FROM {table}"), key=str) for table in KEYS}
+
+    def has_tables(self) -> bool:
+        if self._database is None:
+            return self.file.exists()
+        return self.rows("SELECT tablename FROM pg_tables WHERE tablename = 'journal'") != []
+
+    def mark(self) -> list[tuple[Any, ...]]:
+        return self.rows("SELECT source FROM unfinished_copy")
+
+    async def fill(self, commits: int = COMMITS) -> None:
+        """Go on with the lives of a few streams, with rows in every table."""
+        async with open_store(self.place, synchronous="normal") as store:
+            for number in range(STREAMS):
+                await live(store, stream(number), commits)
+            checkpoint = await store.recall(stream(0).key)
+            more = some_rows(stream(0), checkpoint.version)
+            await store.commit(
+                commit_after(checkpoint, changes=more, run_id=f"rows-{checkpoint.version}", now=at(checkpoint.version))
+            )
+        missed = (stream(0).key, f"t_{checkpoint.version}", "2026-03-01T12:00:00.000Z")
+        self.execute(f"INSERT INTO missed_conversations VALUES {missed}")
+        who = ("messenger", "page-0", "contact", f"gone {checkpoint.version}")
+        self.execute(f"INSERT INTO forgotten VALUES {who}")
+
+
+def some_rows(of: Stream, version: int) -> Changes:
+    """Give rows with what texts and their absence may be."""
+    texts = (None, "", "a\tb\n\\N\\.\r", "👩‍👩‍👧 é e\u0301", '"{}, NULL')
+    return Changes(
+        tuple(
+            conversation_row(f"{text} {version}", of=of, contact_id=None, snippet=text, message_count=None)
+            for text in texts
+        ),
+        tuple(contact_row(f"{text} {version}", of=of, name=text) for text in texts),
+    )
+
+
+@contextmanager
+def houses(folder: Path, postgres: Server) -> Iterator["Builder"]:
+    """Give what builds databases, which are torn down in the end."""
+    with ExitStack() as stack:
+        yield Builder(folder, postgres, stack)
+
+
+class Builder:
+    def __init__(self, folder: Path, postgres: Server, stack: ExitStack) -> None:
+        self._folder = folder
+        self._postgres = postgres
+        self._stack = stack
+        self._built = 0
+
+    def build(self, kind: Kind, *, is_migrated: bool = True) -> House:
+        self._built += 1
+        if kind == "sqlite":
+            return House(Place(f"sqlite:///{self._folder}/{self._built}.db"))
+        template = MIGRATED if is_migrated else None
+        database = self._stack.enter_context(fresh_database(self._postgres, template=template))
+        return House(database.place, database)
+
+
+def _as_in_sqlite(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if isinstance(value, bool):
+        return int(value)
+    return value

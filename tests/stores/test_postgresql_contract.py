@@ -1,0 +1,104 @@
+"""The PostgreSQL store makes the promises of a Store."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from msgspec.structs import replace
+
+from contracts.remedies_contract import Forget, RemediesContract
+from contracts.store_contract import CheckingStoreContract, Look, Refuse, Tables
+from kit.builders import NOON, STREAM
+from kit.postgres import Database, on_both_releases
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.events import DeadLetterOpened, Stage
+from milepost.core.model import Changes, Keys, KnownLetter, Stream, Table
+from milepost.core.ports import Committed, Rejected
+from milepost.stores.opening import forget as forget_in
+from milepost.stores.opening import open_archive
+from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
+from stores.kept import PostgresKept
+from stores.lives import commit_after, contact_row, conversation_row, event_row
+
+KEYS = {
+    Table.CONVERSATIONS: "conversation_id",
+    Table.CONTACTS: "contact_id",
+    Table.INTERACTION_EVENTS: "event_id",
+}
+# Its words are what a user's own trigger may say: they are told nowhere.
+REFUSING = """
+CREATE FUNCTION refuses_{key}() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'not this one: %', new USING ERRCODE = 'check_violation';
+END
+$$;
+CREATE TRIGGER refuses_{key} BEFORE INSERT ON {table} FOR EACH ROW WHEN (new.{column} = '{key}')
+EXECUTE FUNCTION refuses_{key}();
+"""
+
+
+@on_both_releases
+class TestPostgresqlStore(CheckingStoreContract, RemediesContract):
+    takes_nul = False
+
+    @pytest.fixture
+    async def store(self, database: Database) -> AsyncIterator[PostgresqlStore]:
+        async with open_postgresql(database.place) as store:
+            yield store
+
+    @pytest.fixture
+    def look(self, database: Database) -> Look:
+        async def look() -> Tables:
+            return PostgresKept(database).tables()
+
+        return look
+
+    @pytest.fixture
+    def refuse(self, database: Database) -> Refuse:
+        def refuse(table: Table, key: str) -> None:
+            database.sql(REFUSING.format(table=table, key=key, column=KEYS[table]))
+
+        return refuse
+
+    @pytest.fixture
+    def forget(self, database: Database) -> Forget:
+        async def forget(stream: Stream, contact_id: str) -> tuple[int, int, int, int]:
+            gone = await forget_in(database.place, stream, contact_id)
+            return gone.contacts, gone.conversations, gone.interaction_events, gone.payloads
+
+        return forget
+
+    async def test_refuses_a_row_with_a_nul_in_any_of_its_texts(self, store: PostgresqlStore) -> None:
+        good = Changes((conversation_row("t_1"),), (contact_row("c_1"),), (event_row("m_1"),))
+        conversations = [replace(conversation_row(f"t_{each}"), **{each: "a\0b"}) for each in ("link", "snippet")]
+        contacts = [replace(contact_row(f"c_{each}"), **{each: "\0"}) for each in ("name", "username")]
+        events = [replace(event_row(f"m_{each}"), **{each: "a\0"}) for each in ("text", "kind", "contact_id")]
+        mixed = Changes(
+            (*conversations, *good.conversations),
+            (*good.contacts, *contacts),
+            (*events, *good.interaction_events),
+        )
+
+        answer = await store.commit(commit_after(Checkpoint(STREAM.key), changes=mixed))
+
+        assert isinstance(answer, Rejected)
+        assert {row.key for row in answer.rows} == {
+            *(row.conversation_id for row in conversations),
+            *(row.contact_id for row in contacts),
+            *(row.event_id for row in events),
+        }
+        assert all("NUL" in row.reason for row in answer.rows)
+        assert isinstance(await store.commit(commit_after(Checkpoint(STREAM.key), changes=good)), Committed)
+
+    async def test_takes_the_words_of_a_dead_letter_without_their_nul(
+        self, store: PostgresqlStore, database: Database
+    ) -> None:
+        """The journal says it as it was; a projection holds U+FFFD in its place, and still is the journal's fold."""
+        letter = DeadLetterOpened("d_1", Stage.STORE, "t\0bad", "text: a NUL: \0", NOON, "f_1")
+        await store.commit(commit_after(Checkpoint(STREAM.key), letter))
+
+        known = await store.known(Keys(STREAM, subjects=("t\0bad",)))
+        assert known.letters == {"t\0bad": KnownLetter("d_1", "f_1", is_open=True)}
+        async with open_archive(database.place) as archive:
+            assert (await archive.verify()).dead_letters == 1
+            assert (await archive.rebuild()).dead_letters == 1
+            await archive.verify()

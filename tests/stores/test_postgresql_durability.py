@@ -1,0 +1,47 @@
+"""What was acknowledged is there, whenever the process or the server dies."""
+
+import asyncio
+
+import pytest
+
+from contracts.durability_contract import STREAMS, acknowledged, all_is_whole, kills_lose_nothing_acknowledged
+from kit.postgres import Database, on_both_releases
+from stores.kept import PostgresKept
+from stores.processes import committing, lines, running
+
+COMMITS = 40
+
+pytestmark = on_both_releases
+
+
+@pytest.mark.parametrize("seeds", [range(3), range(3, 6)], ids=str)
+async def test_a_process_killed_in_the_middle_of_group_commits_loses_nothing_acknowledged(
+    database: Database, seeds: range
+) -> None:
+    await kills_lose_nothing_acknowledged(PostgresKept(database), seeds)
+
+
+@pytest.mark.parametrize("way", ["killed", "immediate", "fast", "sessions ended"])
+async def test_a_server_that_goes_in_the_middle_of_group_commits_loses_nothing_acknowledged(
+    database: Database, way: str
+) -> None:
+    """The process goes on with each commit, once it is settled what became of it."""
+    server = database.server
+    with running(committing(database.url, streams=STREAMS, commits=COMMITS)) as process:
+        printed = lines(process, 50)
+        if way == "killed":
+            server.kill()
+        elif way == "sessions ended":
+            database.terminate_backends()
+        else:
+            server.stop("fast" if way == "fast" else "immediate")
+        assert process.poll() is None, "it happened too late to prove anything"
+        if not server.is_running:
+            server.start()
+        printed += (await asyncio.to_thread(process.communicate))[0].splitlines()
+
+    assert printed[-1] == "done", printed[-5:]
+    acks = acknowledged(printed)
+    assert len(acks) == STREAMS
+    assert sum(line.startswith("ack ") for line in printed) == STREAMS * COMMITS
+    await all_is_whole(PostgresKept(database), acks)

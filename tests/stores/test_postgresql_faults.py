@@ -1,0 +1,468 @@
+"""What the user is told when PostgreSQL is not as it should be, and what is left afterwards."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import psycopg
+import pytest
+from aiohttp.test_utils import unused_port
+from msgspec import Struct
+
+from kit.builders import STREAM
+from kit.line import Cut, breakable_line
+from kit.postgres import ROLE, Database, Server, fresh_database, on_both_releases
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, StoreRefused
+from milepost.core.model import Changes, Keys
+from milepost.core.ports import Committed
+from milepost.stores.opening import has_database, open_store
+from milepost.stores.place import Place
+from milepost.stores.postgresql import address as addressing
+from milepost.stores.postgresql import database as connecting
+from milepost.stores.postgresql import store as storing
+from milepost.stores.postgresql import writing
+from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
+from stores.kept import PostgresKept
+from stores.lives import commit_after, contact_row, conversation_row, event_row, live, next_commit, stream
+
+SECRET = "Wq7-zebra"  # what only a row says
+FIRST = Checkpoint(STREAM.key)
+SECRETS = Changes(
+    (conversation_row("t_1", snippet=SECRET),), (contact_row("c_1", name=SECRET),), (event_row("m_1", text=SECRET),)
+)
+
+pytestmark = on_both_releases
+
+
+@pytest.fixture
+async def store(database: Database) -> AsyncIterator[PostgresqlStore]:
+    async with open_postgresql(database.place) as store:
+        yield store
+
+
+async def waiting(database: Database) -> int:
+    """Wait until the store waits for a lock, and give the process id of its backend."""
+    query = "SELECT pid FROM pg_stat_activity WHERE usename = 'milepost' AND datname = current_database()"
+    async with asyncio.timeout(20):
+        while not (found := database.sql(f"{query} AND wait_event_type = 'Lock'")):  # noqa: ASYNC110  (another process)
+            await asyncio.sleep(0.01)
+    return int(found[0][0])
+
+
+def hurry(store: PostgresqlStore, setting: str, timeout: str) -> None:
+    """Shorten one of the timeouts that each transaction begins with."""
+    longer = {"lock_timeout": "'15s'", "idle_in_transaction_session_timeout": "'10s'"}[setting]
+    settings = store.database.sql["settings"]
+    assert f"'{setting}', {longer}" in settings
+    store.database.sql = dict(store.database.sql) | {"settings": settings.replace(longer, f"'{timeout}'")}
+
+
+async def it_answers_again(store: PostgresqlStore) -> None:
+    """Wait until the pool has found its server again."""
+    store.database.pool.timeout = 10.0
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(StoreAway):
+                return await store.answers()
+
+
+def nothing_is_given_away(error: MilepostError, database: Database) -> None:
+    told = f"{error} {error.message} {error.hint} {error!r}"
+    assert error.hint
+    assert database.password not in told
+    assert SECRET not in told
+    assert "\n" not in told
+
+
+# --- at the start -----------------------------------------------------------------------------------------------------
+
+
+class Fault(Struct, frozen=True):
+    """Something that is wrong with a database: how it comes about, and what is told of it."""
+
+    arrange: Callable[[Database], Place | None]
+    told_as: type[MilepostError]
+    message: str
+    hint: str
+
+
+def sql(*statements: str) -> Callable[[Database], None]:
+    def arrange(database: Database) -> None:
+        for each in statements:
+            database.sql(each.replace("{database}", database.name))
+
+    return arrange
+
+
+def with_url(change: Callable[[str], str]) -> Callable[[Database], Place]:
+    return lambda database: Place(change(database.url), database.password)
+
+
+ABSENCES = {
+    "nobody listens": Fault(
+        lambda database: Place(f"postgresql://{ROLE}@127.0.0.1:{unused_port()}/{database.name}", database.password),
+        StoreAway,
+        "refused",
+        "check that the server runs",
+    ),
+    "there is no socket": Fault(
+        lambda database: Place(f"postgresql://{ROLE}@/{database.name}?host=/nonexistent", database.password),
+        StoreAway,
+        "No such file or directory",
+        "check that the server runs",
+    ),
+    "an unknown host": Fault(
+        with_url(lambda url: url.replace("127.0.0.1", "no-such-host.invalid")),
+        StoreAway,
+        "no-such-host.invalid",
+        "check that the server runs",
+    ),
+    "too many connections of the role": Fault(
+        sql("ALTER ROLE milepost CONNECTION LIMIT 0"), StoreAway, "too many connections", "max_connections"
+    ),
+    "too many connections to the database": Fault(
+        sql("ALTER DATABASE {database} CONNECTION LIMIT 0"), StoreAway, "too many connections", "max_connections"
+    ),
+    "a replica": Fault(
+        sql("ALTER DATABASE {database} SET default_transaction_read_only = on"),
+        StoreAway,
+        "read-only transaction",
+        "takes no writes",
+    ),
+}
+REFUSALS = {
+    "a wrong password": Fault(
+        lambda database: Place(database.url, "wr0ng"), StoreRefused, "password authentication failed", "store.password"
+    ),
+    "no password": Fault(lambda database: Place(database.url), StoreRefused, "no password supplied", "store.password"),
+    "an unknown user": Fault(
+        with_url(lambda url: url.replace(f"{ROLE}@", "nobody@")),
+        StoreRefused,
+        "password authentication failed",
+        "store.password",
+    ),
+    "an unknown database": Fault(
+        with_url(lambda url: f"{url}_x"), StoreRefused, "does not exist", "check the database's name"
+    ),
+    "no right to connect": Fault(
+        sql("REVOKE CONNECT ON DATABASE {database} FROM public; ALTER DATABASE {database} OWNER TO postgres"),
+        StoreRefused,
+        "permission denied",
+        "rights",
+    ),
+    "no right to the schema": Fault(
+        sql("ALTER SCHEMA milepost OWNER TO postgres; ALTER DATABASE {database} OWNER TO postgres"),
+        StoreRefused,
+        "permission denied",
+        "rights",
+    ),
+    "no right to the tables": Fault(
+        sql("ALTER TABLE checkpoints OWNER TO postgres"), StoreRefused, "permission denied", "rights"
+    ),
+    "no right to make the schema": Fault(
+        sql("DROP SCHEMA milepost CASCADE; ALTER DATABASE {database} OWNER TO postgres"),
+        StoreRefused,
+        "permission denied",
+        "rights",
+    ),
+    "a newer schema": Fault(
+        sql("INSERT INTO schema_migrations VALUES ('0099_from_the_future', now())"),
+        StoreRefused,
+        "newer than this Milepost: it has had 0099_from_the_future",
+        "run the newer version",
+    ),
+    "a schema of another program": Fault(
+        sql(
+            "DROP SCHEMA milepost CASCADE; CREATE SCHEMA milepost AUTHORIZATION milepost;"
+            "CREATE TABLE milepost.journal (day date)"
+        ),
+        StoreRefused,
+        "already exists",
+        "not those of Milepost",
+    ),
+    "tables that are gone": Fault(
+        sql("DROP TABLE checkpoints"), StoreRefused, "does not exist", "not those of Milepost"
+    ),
+    "no TLS where it is demanded": Fault(
+        with_url(lambda url: f"{url}?sslmode=require"), StoreRefused, "does not support SSL", "sslmode"
+    ),
+    "no TLS where its certificate is checked": Fault(
+        with_url(lambda url: f"{url}?sslmode=verify-full&sslrootcert=system"), StoreRefused, "SSL", "sslmode"
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", (ABSENCES | REFUSALS).values(), ids=ABSENCES | REFUSALS)
+async def test_a_fault_is_told_at_the_start_with_what_to_do(database: Database, fault: Fault) -> None:
+    place = fault.arrange(database) or database.place
+    try:
+        with pytest.raises(MilepostError) as told:
+            async with open_store(place) as store:
+                await store.recall(STREAM.key)
+    finally:
+        database.server.sql("ALTER ROLE milepost CONNECTION LIMIT -1")
+
+    assert type(told.value) is fault.told_as, told.value
+    assert fault.message in told.value.message
+    assert fault.hint in told.value.hint
+    assert str(place).partition("?")[0] in told.value.message
+    nothing_is_given_away(told.value, database)
+
+
+async def test_a_server_that_shuts_down_is_an_absence(postgres: Server, database: Database) -> None:
+    """A smart shutdown lets in nobody any more, and waits for who is there."""
+    other = database.connect()
+    stopping = asyncio.create_task(asyncio.to_thread(postgres.stop, "smart"))
+    try:
+        async with asyncio.timeout(20):
+            while "shutting down" not in str(told := await why_away(database)):
+                pass
+    finally:
+        other.close()
+        await stopping
+        postgres.start()
+
+    assert "restarts" in told.hint
+    nothing_is_given_away(told, database)
+
+
+async def why_away(database: Database) -> StoreAway:
+    try:
+        await has_database(database.place)
+    except StoreAway as away:
+        return away
+    return StoreAway("it is there", hint="")
+
+
+# --- at work ----------------------------------------------------------------------------------------------------------
+
+
+async def test_sessions_that_are_ended_between_commits_go_unnoticed(database: Database, store: PostgresqlStore) -> None:
+    reached = await live(store, STREAM, 3)
+
+    assert database.terminate_backends() >= 1
+
+    assert (await live(store, STREAM, 3)).version > reached.version
+
+
+async def test_a_session_that_is_ended_in_the_middle_of_a_commit_is_an_absence(
+    database: Database, store: PostgresqlStore
+) -> None:
+    with database.connect() as other:
+        other.execute("BEGIN; LOCK TABLE contacts")
+        committing = asyncio.ensure_future(store.commit(commit_after(FIRST, changes=SECRETS)))
+        await waiting(database)
+        store_backends = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'milepost'"
+        database.sql(store_backends)
+        with pytest.raises(OutcomeUnknown) as told:
+            await committing
+
+    nothing_is_given_away(told.value, database)
+    assert await store.settle(commit_after(FIRST, changes=SECRETS)) is None
+    assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate", "killed"])
+async def test_a_restart_is_an_absence_that_loses_nothing(
+    postgres: Server, database: Database, store: PostgresqlStore, mode: str
+) -> None:
+    reached = await live(store, STREAM, 5)
+
+    await asyncio.to_thread(postgres.kill if mode == "killed" else lambda: postgres.stop(mode))  # type: ignore[arg-type]
+    store.database.pool.timeout = 0.2
+    with pytest.raises(StoreAway) as told:
+        await store.commit(next_commit(reached))
+    postgres.start()
+
+    nothing_is_given_away(told.value, database)
+    await it_answers_again(store)
+    assert await store.recall(STREAM.key) == reached
+    assert (await live(store, STREAM, 5)).version > reached.version
+    tables = PostgresKept(database).tables()
+    assert tables.checkpoints == tables.refold()
+
+
+async def test_a_database_that_turns_read_only_is_an_absence(database: Database, store: PostgresqlStore) -> None:
+    """As a primary that becomes a replica does, in a failover."""
+    reached = await live(store, STREAM, 3)
+
+    with database.read_only():
+        assert await store.recall(STREAM.key) == reached
+        with pytest.raises(StoreAway, match="read-only") as told:
+            await store.commit(next_commit(reached))
+
+    assert "replica" in told.value.hint
+    nothing_is_given_away(told.value, database)
+    assert (await live(store, STREAM, 3)).version > reached.version
+
+
+async def test_too_many_connections_are_an_absence(database: Database, store: PostgresqlStore) -> None:
+    await store.answers()
+    database.sql(f"ALTER DATABASE {database.name} CONNECTION LIMIT 0")
+    database.terminate_backends()
+    store.database.pool.timeout = 0.2
+
+    with pytest.raises(StoreAway, match="too many connections") as told:
+        await store.commit(next_commit(FIRST))
+
+    assert "max_connections" in told.value.hint
+    nothing_is_given_away(told.value, database)
+    database.sql(f"ALTER DATABASE {database.name} CONNECTION LIMIT -1")
+    await it_answers_again(store)
+    assert isinstance(await store.commit(next_commit(FIRST)), Committed)
+
+
+async def test_a_lock_that_is_held_too_long_is_an_absence(database: Database, store: PostgresqlStore) -> None:
+    hurry(store, "lock_timeout", "50ms")
+    with database.connect() as other:
+        other.execute("BEGIN; LOCK TABLE contacts")
+        with pytest.raises(StoreAway, match="lock timeout") as told:
+            await store.commit(commit_after(FIRST, changes=SECRETS))
+
+    assert "another session holds a lock" in told.value.hint
+    nothing_is_given_away(told.value, database)
+    assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
+
+
+async def test_a_statement_that_takes_too_long_is_an_absence(database: Database, store: PostgresqlStore) -> None:
+    with database.connect() as other:
+        other.execute("BEGIN; LOCK TABLE contacts")
+        committing = asyncio.ensure_future(store.commit(commit_after(FIRST, changes=SECRETS)))
+        pid = await waiting(database)
+        database.sql("SELECT pg_cancel_backend(%s)", pid)
+        with pytest.raises(StoreAway, match="canceling statement") as told:
+            await committing
+
+    assert "took too long" in told.value.hint
+    nothing_is_given_away(told.value, database)
+    assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
+
+
+async def test_a_transaction_that_idles_too_long_is_an_absence(
+    database: Database, store: PostgresqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that was suspended, say: it must not hold its locks for ever."""
+    write = writing.write
+
+    async def late(*arguments: object) -> object:
+        await ended(database)
+        return await write(*arguments)  # type: ignore[arg-type]
+
+    hurry(store, "idle_in_transaction_session_timeout", "50ms")
+    monkeypatch.setattr(storing, "write", late)
+    with pytest.raises(StoreAway) as told:
+        await store.commit(commit_after(FIRST, changes=SECRETS))
+    monkeypatch.setattr(storing, "write", write)
+
+    nothing_is_given_away(told.value, database)
+    assert await store.settle(commit_after(FIRST, changes=SECRETS)) is None
+    assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
+
+
+async def ended(database: Database) -> None:
+    """Wait until the server has ended the store's session."""
+    query = "SELECT 1 FROM pg_stat_activity WHERE usename = 'milepost' AND state LIKE 'idle in transaction%%'"
+    async with asyncio.timeout(20):
+        while database.sql(f"{query} AND datname = %s", database.name):  # noqa: ASYNC110  (another process)
+            await asyncio.sleep(0.01)
+
+
+# --- other sessions in the way ----------------------------------------------------------------------------------------
+
+
+async def test_a_deadlock_is_tried_again(database: Database, store: PostgresqlStore) -> None:
+    """Somebody's own job takes the same rows the other way round; it is patient, and the store is who gives way."""
+    assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
+    second = commit_after((await store.recall(STREAM.key)), changes=SECRETS)
+
+    with database.connect() as other:
+        other.execute("SET deadlock_timeout = '10s'; BEGIN; UPDATE contacts SET name = 'mine'")
+        committing = asyncio.ensure_future(store.commit(second))
+        await waiting(database)
+        await asyncio.to_thread(other.execute, "UPDATE conversations SET link = 'mine'")
+        other.execute("COMMIT")
+
+        assert isinstance(await committing, Committed)
+    assert "deadlock detected" in database.server.log
+    known = await store.known(Keys(STREAM, ("t_1",), ("c_1",)))
+    assert known.contacts["c_1"].name == SECRET
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+async def test_a_stricter_isolation_by_default_does_no_harm(database: Database, isolation: str) -> None:
+    """A database may be set to it for the sake of its other programs."""
+    database.sql(f"ALTER DATABASE {database.name} SET default_transaction_isolation = '{isolation}'")
+
+    async def lives(number: int) -> None:
+        async with open_postgresql(database.place) as store:
+            await asyncio.gather(*(live(store, stream(4 * number + each), 10) for each in range(4)))
+
+    await asyncio.gather(*(lives(number) for number in range(3)))
+
+    tables = PostgresKept(database).tables()
+    assert tables.checkpoints == tables.refold()
+    assert len(tables.checkpoints) == 12
+
+
+@pytest.mark.parametrize("froze", ["between commits", "in the middle of one"])
+async def test_a_server_that_freezes_is_an_absence(
+    database: Database, monkeypatch: pytest.MonkeyPatch, froze: str
+) -> None:
+    """Its machine is suspended, or the network swallows everything: every wait has an end."""
+    monkeypatch.setattr(addressing, "CONNECT_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(connecting, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(connecting, "CHECK_SECONDS", 0.3)
+    async with breakable_line(database) as line, open_postgresql(line.place) as store:
+        reached = await live(store, STREAM, 2)
+        store.database.pool.timeout = 0.3
+        if froze == "between commits":
+            line.fall_silent()
+        else:
+            line.cut_next_commit(Cut.SILENCE)
+
+        async with asyncio.timeout(30):
+            with pytest.raises(StoreAway) as told:
+                await store.commit(next_commit(reached))
+        assert isinstance(told.value, OutcomeUnknown) == (froze == "in the middle of one")
+        nothing_is_given_away(told.value, database)
+
+        line.speak_again()
+        await line.hang_up()
+        await it_answers_again(store)
+        assert (await live(store, STREAM, 2)).version > reached.version
+
+
+# --- a full disk ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def on_small_disk(server: Server) -> Iterator[Database]:
+    """Give a database whose tables are on a disk of their own, a small one."""
+    with server.small_tablespace("20m") as space, fresh_database(server, options=f"TABLESPACE {space}") as database:
+        yield database
+
+
+async def test_a_full_disk_is_an_absence_until_there_is_room(postgres: Server) -> None:
+    with on_small_disk(postgres) as database:
+        async with open_postgresql(database.place) as store:
+            reached = await live(store, STREAM, 2)
+            database.sql("CREATE TABLE ballast AS SELECT 1 AS n, repeat('x', 2000) AS t")
+            fill_up(database)
+            with pytest.raises(StoreAway) as told:
+                await live(store, STREAM, 2_000)
+
+            assert "make room; nothing that was committed is lost" in told.value.hint
+            nothing_is_given_away(told.value, database)
+            tables = PostgresKept(database).tables()
+            assert tables.checkpoints == tables.refold() == {STREAM.key: await store.recall(STREAM.key)}
+
+            database.sql("DROP TABLE ballast")
+            assert (await live(store, STREAM, 3)).version > reached.version
+
+
+def fill_up(database: Database) -> None:
+    """Write until there is no room for another page."""
+    with database.connect() as connection, suppress(psycopg.errors.DiskFull):
+        while True:
+            connection.execute("INSERT INTO ballast SELECT n, repeat('x', 1900) FROM generate_series(1, 200) AS n")

@@ -1,0 +1,72 @@
+"""The journal's table takes entries and keeps them, whoever asks otherwise."""
+
+import psycopg
+import pytest
+
+from kit.postgres import Database, on_both_releases
+from milepost.stores.postgresql.store import open_postgresql
+from stores.lives import live, stream
+
+ENTRIES = "SELECT * FROM journal ORDER BY seq"
+COPIED = "INSERT INTO journal (seq, stream, version, run_id, recorded_at, type, data, hash) SELECT {seq}, stream, "
+COPIED += "{version}, run_id, recorded_at, type, data, hash FROM journal WHERE seq = 2"
+NEXT_SEQ, NEXT_VERSION = "(SELECT max(seq) + 1 FROM journal)", "(SELECT max(version) + 1 FROM journal)"
+
+pytestmark = on_both_releases
+
+
+@pytest.fixture
+async def journal(database: Database) -> Database:
+    async with open_postgresql(database.place) as store:
+        await live(store, stream(1), 5)
+    return database
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE journal SET data = '{}' WHERE seq = 2",
+        "UPDATE journal SET hash = hash",
+        "DELETE FROM journal WHERE seq = 2",
+        "DELETE FROM journal",
+        "TRUNCATE journal",
+        "TRUNCATE journal CASCADE",
+        "MERGE INTO journal USING (SELECT 2 AS seq) AS old ON journal.seq = old.seq WHEN MATCHED THEN DELETE",
+    ],
+)
+def test_refuses_to_change_or_forget_an_entry(journal: Database, statement: str) -> None:
+    before = journal.sql(ENTRIES)
+
+    with pytest.raises(psycopg.errors.RestrictViolation, match="append-only"):
+        journal.sql(statement)
+
+    assert journal.sql(ENTRIES) == before
+
+
+@pytest.mark.parametrize("version", ["version", "1", "version + 1000", "NULL", "-1"])
+def test_refuses_every_version_but_the_next(journal: Database, version: str) -> None:
+    before = journal.sql(ENTRIES)
+
+    with pytest.raises(psycopg.IntegrityError):
+        journal.sql(COPIED.format(seq=NEXT_SEQ, version=version))
+
+    assert journal.sql(ENTRIES) == before
+
+
+@pytest.mark.parametrize("seq", ["1", "max(seq)", "max(seq) + 2", "0", "-1", "NULL"])
+def test_refuses_every_place_but_the_next(journal: Database, seq: str) -> None:
+    """A gap would have every follower of the journal wait, and a place before the end would not be seen."""
+    before = journal.sql(ENTRIES)
+
+    with pytest.raises(psycopg.IntegrityError):
+        journal.sql(COPIED.format(seq=f"(SELECT {seq} FROM journal)" if "max" in seq else seq, version=NEXT_VERSION))
+
+    assert journal.sql(ENTRIES) == before
+
+
+def test_takes_the_next(journal: Database) -> None:
+    before = journal.sql(ENTRIES)
+
+    journal.sql(COPIED.format(seq=NEXT_SEQ, version=NEXT_VERSION))
+
+    assert len(journal.sql(ENTRIES)) == len(before) + 1

@@ -1,0 +1,200 @@
+"""Bringing a schema to this program's: once, forward only, and whole however it is interrupted."""
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kit.builders import NOON, STREAM, at, entries
+from kit.postgres import Database, Server, fresh_database, on_both_releases
+from milepost.core.chain import instant_text
+from milepost.core.checkpoint import Checkpoint, fold
+from milepost.core.errors import StoreAway, StoreRefused
+from milepost.core.events import DeadLetterOpened, Stage
+from milepost.stores import rows
+from milepost.stores.opening import has_database, open_archive, open_store
+from milepost.stores.place import Place
+from milepost.stores.postgresql import migrate as migrating
+from milepost.stores.postgresql.address import address_of
+from milepost.stores.postgresql.migrate import MIGRATIONS, migrate, shipped
+from stores.kept import PostgresKept
+from stores.lives import live
+
+ROOT = Path(__file__).parent.parent.parent
+COLUMNS = """
+    SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns
+    WHERE table_schema = 'milepost' ORDER BY 1, 2
+"""
+
+pytestmark = on_both_releases
+
+
+@pytest.fixture
+def empty(postgres: Server) -> Iterator[Database]:
+    """Give a database without a schema of ours."""
+    with fresh_database(postgres, template=None) as database:
+        yield database
+
+
+@pytest.fixture
+def more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a copy of the shipped migrations, to which some can be added."""
+    copied = Path(shutil.copytree(MIGRATIONS, tmp_path / "migrations [50%]"))
+    monkeypatch.setattr(migrating, "MIGRATIONS", copied)
+    return copied
+
+
+async def migrated(database: Database) -> set[str]:
+    return await migrate(address_of(database.place))
+
+
+def in_order(database: Database) -> list[str]:
+    """Name what was applied, in the order in which it was."""
+    return [name for (name,) in database.sql("SELECT name FROM schema_migrations ORDER BY applied_at, name")]
+
+
+class TestMigrate:
+    async def test_brings_an_empty_database_to_the_schema(self, empty: Database) -> None:
+        assert not await has_database(empty.place)
+
+        assert await migrated(empty) == shipped()
+
+        assert in_order(empty) == sorted(shipped())
+        assert await has_database(empty.place)
+
+    async def test_again_does_nothing(self, database: Database) -> None:
+        before = database.sql("SELECT xmin::text, * FROM schema_migrations ORDER BY name")
+
+        assert await migrated(database) == set()
+
+        assert database.sql("SELECT xmin::text, * FROM schema_migrations ORDER BY name") == before
+
+    async def test_applies_only_what_is_lacking_in_the_order_of_the_names(self, database: Database, more: Path) -> None:
+        (more / "0010_third.sql").write_text("ALTER TABLE extra RENAME COLUMN two TO three;")
+        (more / "0009_second.sql").write_text("ALTER TABLE extra RENAME COLUMN one TO two;")
+        (more / "0008_first.sql").write_text("CREATE TABLE extra (one text); -- 50% of it")
+
+        assert await migrated(database) == {"0008_first", "0009_second", "0010_third"}
+
+        assert [name for _, name, *_ in database.sql(COLUMNS) if name in ("one", "two", "three")] == ["three"]
+
+    @pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+    async def test_of_many_that_start_at_once_one_migrates_and_the_others_wait(
+        self, empty: Database, isolation: str
+    ) -> None:
+        empty.sql(f"ALTER DATABASE {empty.name} SET default_transaction_isolation = '{isolation}'")
+
+        done = await asyncio.gather(*(migrated(empty) for _ in range(8)))
+
+        assert sorted(name for each in done for name in each) == sorted(shipped())
+
+    async def test_takes_a_schema_that_was_made_for_it(self, empty: Database) -> None:
+        """By somebody who gives it no right to make one."""
+        empty.sql("CREATE SCHEMA crm AUTHORIZATION milepost")
+        empty.sql(f"ALTER DATABASE {empty.name} OWNER TO postgres")
+        place = Place(f"{empty.url}?schema=crm", empty.password)
+
+        async with open_store(place) as store:
+            await live(store, STREAM, 3)
+        async with open_archive(place) as archive:
+            assert (await archive.verify()).streams == 1
+
+        assert empty.sql("SELECT count(*) FROM crm.checkpoints") == [(1,)]
+        assert empty.sql("SELECT 1 FROM pg_namespace WHERE nspname = 'milepost'") == []
+
+
+class TestAnInterruptedMigration:
+    async def test_that_fails_leaves_what_was_there_and_goes_on_once_it_is_mended(
+        self, empty: Database, more: Path
+    ) -> None:
+        before = shipped()
+        bad = more / "0009_bad.sql"
+        bad.write_text("CREATE TABLE half (a text); INSERT INTO half VALUES (1); CREATE TABLE half (b text);")
+
+        with pytest.raises(StoreRefused, match='"half" already exists'):
+            await migrated(empty)
+
+        assert in_order(empty) == sorted(before)
+        assert empty.sql("SELECT to_regclass('half')") == [(None,)]
+        bad.write_text("CREATE TABLE half (a text);")
+        assert await migrated(empty) == {"0009_bad"}
+        async with open_store(empty.place) as store:
+            await live(store, STREAM, 3)
+
+    @pytest.mark.parametrize("name", ["0001_journal", "0002_contacts", "0003_remedies", "0004_listings"])
+    async def test_that_is_cut_off_is_finished_by_the_next_start(
+        self, empty: Database, database: Database, more: Path, name: str
+    ) -> None:
+        script = (more / f"{name}.sql").read_text()
+        (more / f"{name}.sql").write_text(f"{script}; SELECT pg_terminate_backend(pg_backend_pid());")
+        with pytest.raises(StoreAway):
+            await migrated(empty)
+
+        (more / f"{name}.sql").write_text(script)
+        assert name in await migrated(empty)
+
+        assert empty.sql(COLUMNS) == database.sql(COLUMNS)
+        assert in_order(empty) == sorted(shipped())
+
+
+class TestAnOlderDatabase:
+    async def test_is_refused_by_who_only_reads(self, database: Database, more: Path) -> None:
+        (more / "0009_new.sql").write_text("CREATE TABLE extra (one text);")
+
+        with pytest.raises(StoreRefused, match=r"older Milepost.*milepost run"):
+            async with open_archive(database.place):
+                pass
+
+    async def test_with_dead_letters_verifies_and_goes_on(self, empty: Database, more: Path) -> None:
+        """Whose letters say neither when they are redriven nor what they looked like."""
+        newer = taken_away(more, since="0003")
+        await migrated(empty)
+        as_it_was(empty, [DeadLetterOpened(f"d_{n}", Stage.FETCH, f"t_{n}", "id: expected str") for n in range(3)])
+        for each, script in newer.items():
+            each.write_text(script)
+
+        async with open_store(empty.place) as store:
+            assert await store.due_letters(STREAM.key, at(10**9), 10) == ()
+            assert [due.payload for due in await store.open_letters(("d_0", "d_2"))] == ["{}", "{}"]
+        before = PostgresKept(empty).projections()
+        async with open_archive(empty.place) as archive:
+            assert (await archive.verify()).dead_letters == 3
+            await archive.rebuild()
+        assert PostgresKept(empty).projections() == before
+
+
+def taken_away(migrations: Path, *, since: str) -> dict[Path, str]:
+    """Take away the migrations from that one on, and give what was in them."""
+    newer = {each: each.read_text() for each in migrations.iterdir() if each.name >= since}
+    for each in newer:
+        each.unlink()
+    return newer
+
+
+def as_it_was(database: Database, events: list[DeadLetterOpened]) -> None:
+    """Write a journal and its projections into the tables before 0003_remedies.sql."""
+    appended = entries(*events, recorded_at=NOON)
+    holes = ", ".join(["%s"] * 12)
+    with database.connect() as connection:
+        for seq, entry in enumerate(appended, start=1):
+            connection.execute(
+                "INSERT INTO journal VALUES (%s, %s, %s, %s, %s, %s, %s, %s)", (seq, *rows.entry_tuple(entry))
+            )
+        checkpoint = rows.checkpoint_tuple(fold(appended, Checkpoint(STREAM.key)))
+        connection.execute(f"INSERT INTO checkpoints VALUES ({holes})".encode(), checkpoint)
+        for each in events:
+            letter = (each.dead_letter_id, STREAM.key, each.stage.value, each.subject, each.reason, instant_text(NOON))
+            connection.execute("INSERT INTO dead_letters VALUES (%s, %s, %s, %s, %s, %s)", letter)
+            connection.execute("INSERT INTO dead_letter_payloads VALUES (%s, '{}')", (each.dead_letter_id,))
+
+
+async def test_a_database_that_cannot_hold_every_text_is_refused(postgres: Server) -> None:
+    latin = "TEMPLATE template0 ENCODING LATIN1 LOCALE 'C'"
+    with fresh_database(postgres, template=None, options=latin) as database:
+        with pytest.raises(StoreRefused, match="encoded in LATIN1") as told:
+            await migrated(database)
+
+        assert "--encoding=UTF8" in told.value.hint
+        assert database.sql("SELECT 1 FROM pg_namespace WHERE nspname = 'milepost'") == []

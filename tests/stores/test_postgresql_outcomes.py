@@ -1,0 +1,154 @@
+"""A connection that breaks in the middle of a commit: what became of it is settled by reading."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from kit.builders import STREAM
+from kit.line import Cut, Line, breakable_line
+from kit.postgres import Database
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import OutcomeUnknown, StoreAway
+from milepost.core.ports import Committed
+from milepost.stores.opening import OpenStore, open_store
+from milepost.stores.postgresql import store as storing
+from milepost.stores.postgresql import writing
+from stores.kept import PostgresKept
+from stores.lives import next_commit, stream
+
+JOURNAL_LOCK = "SELECT pg_advisory_lock(hashtextextended('milepost journal', 0))"
+
+
+@pytest.fixture
+async def line(database: Database) -> AsyncIterator[Line]:
+    async with breakable_line(database) as line:
+        yield line
+
+
+@pytest.fixture
+async def store(line: Line) -> AsyncIterator[OpenStore]:
+    async with open_store(line.place) as store:
+        yield store
+
+
+@contextmanager
+def nobody_commits(database: Database) -> Iterator[None]:
+    """Hold what every commit needs last."""
+    with database.connect() as connection:
+        connection.execute(JOURNAL_LOCK)
+        yield
+
+
+async def waiting(database: Database, *, backends: int = 1) -> None:
+    """Wait until so many backends wait for a lock."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
+    async with asyncio.timeout(20):
+        while database.sql(query)[0][0] < backends:  # noqa: ASYNC110  (another process)
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(("cut", "is_stored"), [(Cut.BEFORE, False), (Cut.AFTER, True)])
+async def test_a_broken_connection_leaves_a_commit_whole_or_not_at_all_and_it_is_told_which(
+    database: Database, line: Line, store: OpenStore, cut: Cut, is_stored: bool
+) -> None:
+    first = next_commit(Checkpoint(STREAM.key))
+    assert isinstance(await store.commit(first), Committed)
+    second = next_commit(first.checkpoint)
+
+    line.cut_next_commit(cut)
+    with pytest.raises(OutcomeUnknown) as told:
+        await store.commit(second)
+
+    assert "in the middle of a commit" in told.value.message
+    assert database.password not in str(told.value)
+    settled = await store.settle(second)
+    assert settled == (Committed(len(first.entries) + 1, 0.0, 0.0) if is_stored else None)
+    stored = second if is_stored else first
+    assert await store.recall(STREAM.key) == stored.checkpoint
+    tables = PostgresKept(database).tables()
+    assert tables.checkpoints == tables.refold() == {STREAM.key: stored.checkpoint}
+    if not is_stored:
+        assert isinstance(await store.commit(second), Committed)
+
+
+@pytest.mark.parametrize("cut", [Cut.BEFORE, Cut.AFTER])
+async def test_all_of_a_group_hear_that_nobody_knows_and_each_is_settled(
+    database: Database, line: Line, store: OpenStore, cut: Cut
+) -> None:
+    commits = [next_commit(Checkpoint(stream(number).key)) for number in range(30)]
+
+    with nobody_commits(database):
+        first = asyncio.ensure_future(store.commit(next_commit(Checkpoint(STREAM.key))))  # the others wait for it
+        await waiting(database)
+        group = asyncio.gather(*(store.commit(each) for each in commits), return_exceptions=True)
+        await asyncio.sleep(0)
+    await first
+    line.cut_next_commit(cut)
+    answers = await group
+
+    assert all(isinstance(each, OutcomeUnknown) for each in answers), answers
+    settled = [await store.settle(each) for each in commits]
+    assert {each is not None for each in settled} == {cut is Cut.AFTER}
+    if cut is Cut.AFTER:
+        seqs = {row.seq: row.hash for row in PostgresKept(database).tables().journal}
+        for each, where in zip(commits, settled, strict=True):
+            assert where is not None
+            assert seqs[where.first_seq] == each.entries[0].hash
+
+
+@pytest.mark.parametrize("comes_through", [True, False])
+async def test_a_transaction_that_has_not_ended_yet_is_waited_for(
+    database: Database, line: Line, store: OpenStore, comes_through: bool
+) -> None:
+    """The server goes on with a commit whose client is gone; who asks then hears what becomes of it."""
+    commit = next_commit(Checkpoint(STREAM.key))
+    with nobody_commits(database):
+        line.cut_next_commit(Cut.MEANWHILE)
+        with pytest.raises(OutcomeUnknown):
+            await store.commit(commit)
+        settling = asyncio.ensure_future(store.settle(commit))
+        await waiting(database, backends=2)
+        assert not settling.done()
+        if not comes_through:
+            writer = "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            database.sql(f"{writer} AND mode = 'ExclusiveLock' AND pid IN (SELECT pid FROM pg_locks WHERE NOT granted)")
+
+    assert (await settling is not None) == comes_through
+    assert (await store.recall(STREAM.key)).version == (commit.checkpoint.version if comes_through else 0)
+
+
+async def test_a_connection_that_breaks_before_the_rows_are_written_is_an_absence(
+    database: Database, line: Line, store: OpenStore
+) -> None:
+    """Nothing can have been stored: there is nothing to settle."""
+    with database.connect() as other:
+        other.execute("SELECT pg_advisory_lock(hashtextextended('milepost commits', 0))")
+        committing = asyncio.ensure_future(store.commit(next_commit(Checkpoint(STREAM.key))))
+        await waiting(database)
+        await line.hang_up()
+        with pytest.raises(StoreAway) as told:
+            await committing
+
+    assert not isinstance(told.value, OutcomeUnknown)
+    assert isinstance(await store.commit(next_commit(Checkpoint(STREAM.key))), Committed)
+
+
+async def test_a_connection_that_is_only_said_to_be_sound_leaves_the_outcome_open(
+    store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is not read yet when psycopg has something of its own to complain of."""
+
+    async def stored_and_then(*arguments: object) -> object:
+        await writing.write(*arguments)  # type: ignore[arg-type]
+        raise psycopg.OperationalError("cannot exit pipeline mode while busy")
+
+    monkeypatch.setattr(storing, "write", stored_and_then)
+    commit = next_commit(Checkpoint(STREAM.key))
+
+    with pytest.raises(OutcomeUnknown):
+        await store.commit(commit)
+
+    assert await store.settle(commit) == Committed(1, 0.0, 0.0)

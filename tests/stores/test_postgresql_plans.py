@@ -1,0 +1,182 @@
+"""No statement that runs for every batch, start or poll walks through a table that grows."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from kit.postgres import Database, Server, fresh_database
+from milepost.stores.opening import open_store
+from milepost.stores.place import Place
+from milepost.stores.queries import load
+
+SQL = load("postgresql")
+
+GROWING = {
+    "contacts",
+    "conversations",
+    "contact_interaction_events",
+    "journal",
+    "dead_letters",
+    "dead_letter_payloads",
+    "runs",
+    "missed_conversations",
+    "forgotten",
+}
+# What reads everything does so because it is asked to: verify, rebuild, forget, and `checkpoints` (a row for each
+# stream). An index by which to forget would be written for every event, and used once in a year.
+READ_EVERYTHING = {
+    "erase_conversations",
+    "erase_interaction_events",
+    "erase_payloads",
+    "journal",
+    "checkpoints",
+    "count_checkpoints",
+    "count_runs",
+    "count_dead_letters",
+    "clear_checkpoints",
+    "clear_runs",
+    "clear_dead_letters",
+}
+# Reads one row, or the newest few, in the order of the key.
+ARE_LIMITED = {"latest_entries", "answers", "last_seq", "has_forgotten", "insert_entries"}
+GROWTH = """
+SET search_path TO milepost;
+ALTER TABLE journal DISABLE TRIGGER USER;
+INSERT INTO journal
+SELECT n, 'messenger:' || n % 100, n / 100 + 1, 'run-' || n / 20, now(), 'batch_stored', '{}', ''
+FROM generate_series(1, 9000) AS n;
+INSERT INTO conversations (conversation_id, platform, page_id, contact_id, updated_time, first_synced_at, synced_at)
+SELECT 't_' || n, 'messenger', n % 100, 'c_' || n, now() - n * interval '1 minute', now(), now()
+FROM generate_series(1, 9000) AS n;
+INSERT INTO contacts
+SELECT 'messenger', n % 100, 'c_' || n, NULL, NULL, now(), now(), now() FROM generate_series(1, 9000) AS n;
+INSERT INTO contact_interaction_events
+SELECT 'm_' || n, 't_' || n, 'messenger', n % 100, 'c_' || n, 'in', 'message', NULL, NULL, now()
+FROM generate_series(1, 9000) AS n;
+INSERT INTO runs
+SELECT 'run-' || n, 'messenger:' || n % 100, NULL, 'complete', NULL, now(), now(), 1, 1, 1, 1, 1, 1, 1, 1, 1, NULL
+FROM generate_series(1, 9000) AS n;
+INSERT INTO dead_letters (dead_letter_id, stream, stage, subject, reason, opened_at, closed_at)
+SELECT 'd_' || n, 'messenger:' || n % 100, 'fetch', 't_' || n, '', now(), CASE WHEN n % 2 = 0 THEN now() END
+FROM generate_series(1, 9000) AS n;
+INSERT INTO dead_letter_payloads SELECT dead_letter_id, '{}' FROM dead_letters WHERE closed_at IS NULL;
+INSERT INTO missed_conversations
+SELECT 'messenger:' || n % 100, 't_' || n, now() FROM generate_series(1, 9000) AS n;
+INSERT INTO forgotten SELECT 'messenger', n % 100, 'contact', 'c_' || n FROM generate_series(1, 9000) AS n;
+ANALYZE;
+"""
+INSTANT = "2026-03-01T12:00:00.000Z"
+# Of the type that the statement wants; NULL would have the planner leave out the whole question.
+VALUES: dict[str, object] = {
+    "after": 7,
+    "limit": 7,
+    "version": 7,
+    "open": True,
+    "closed": True,
+    "has_stretch": True,
+    "newer_than": INSTANT,
+    "older_than": INSTANT,
+    "sweep_started_at": INSTANT,
+    "conversations": ["t_1"],
+    "contacts": ["c_1"],
+    "interaction_events": ["m_1"],
+    "subjects": ["t_1"],
+    "seen": ["t_1"],
+    "streams": ["messenger:1"],
+    "rows": "[]",
+    "entries": "[]",
+}
+TEXT_AFTER = {"letters_after", "stream_letters_after"}
+Node = dict[str, Any]
+
+
+def parameters(name: str, statement: str) -> dict[str, object] | list[object]:
+    named = re.findall(r"%\((\w+)\)s", statement)
+    if named:
+        values = {each: VALUES.get(each, "x") for each in named}
+        return values | ({"after": "d_1"} if name in TEXT_AFTER else {})
+    return [_value(kind) for kind in re.findall(r"%s(::text\[\])?", statement)]
+
+
+def _value(kind: str) -> object:
+    return ["x"] if kind else "7"
+
+
+@pytest.fixture
+def grown(postgres: Server) -> Iterator[Database]:
+    """Give a database whose tables have grown to what a planner weighs: a hundred streams, and thousands of rows."""
+
+    async def grow(place: Place) -> None:
+        async with open_store(place):
+            pass
+        connection = await psycopg.AsyncConnection.connect(place.url, password=place.password, autocommit=True)
+        async with connection:
+            await connection.execute(GROWTH)
+
+    with fresh_database(postgres, template=postgres.template("template_grown", grow)) as database:
+        yield database
+
+
+def steps(database: Database, name: str) -> Iterator[Node]:
+    """Plan a statement where whatever an index can do is done by one, and give the nodes of the plan."""
+    statement = SQL[name]
+    with database.connect() as connection:
+        connection.execute("SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off")
+        connection.execute("SET enable_incremental_sort = off")
+        asked = parameters(name, statement)
+        if isinstance(asked, list):
+            asked = [_of_its_type(name, place, value) for place, value in enumerate(asked)]
+        ((plan,),) = connection.execute(f"EXPLAIN (FORMAT JSON) {statement.rstrip(';')}".encode(), asked).fetchall()
+    yield from _nodes((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
+
+
+def _of_its_type(name: str, place: int, value: object) -> object:
+    instants = {("due_letters", 1), ("mark_missed_as_deleted", 0), ("drop_notes_of_other_sweeps", 1)}
+    return INSTANT if (name, place) in instants else value
+
+
+def _nodes(node: Node) -> Iterator[Node]:
+    yield node
+    for each in node.get("Plans", ()):
+        yield from _nodes(each)
+
+
+def walks(found: list[Node]) -> list[str]:
+    """Name the growing tables that are walked through: by a scan of all, or along an index without a beginning."""
+    return [
+        f"{node['Node Type']} of {node['Relation Name']}"
+        for node in found
+        if node.get("Relation Name") in GROWING and "Scan" in node["Node Type"] and "Index Cond" not in node
+    ]
+
+
+# One that writes a row of values finds it by the key of its ON CONFLICT.
+ASKED = {name for name, statement in SQL.items() if "set_config" not in statement and "VALUES (%s" not in statement}
+
+
+@pytest.mark.parametrize("name", sorted(ASKED - READ_EVERYTHING - ARE_LIMITED))
+def test_finds_its_rows_by_a_key(grown: Database, name: str) -> None:
+    assert walks(list(steps(grown, name))) == []
+
+
+@pytest.mark.parametrize("name", sorted(ARE_LIMITED))
+def test_stops_after_a_few_rows(grown: Database, name: str) -> None:
+    found = list(steps(grown, name))
+
+    assert any(node["Node Type"] == "Limit" or node.get("Subplan Name") for node in found)
+    assert all(node["Node Type"] != "Seq Scan" for node in found if node.get("Relation Name") == "journal")
+
+
+@pytest.mark.parametrize(
+    "name", sorted({"journal", "entries_after", "runs_before", "stream_runs_before", "due_letters"})
+)
+def test_what_is_in_order_is_not_sorted(grown: Database, name: str) -> None:
+    assert not any(node["Node Type"] == "Sort" for node in steps(grown, name))
+
+
+def test_what_reads_everything_exists() -> None:
+    assert SQL.keys() >= READ_EVERYTHING | ARE_LIMITED

@@ -1,0 +1,119 @@
+"""Through PgBouncer in transaction mode: each transaction may have another session, and none keeps anything."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+
+import pytest
+
+from contracts.remedies_contract import Forget, RemediesContract
+from contracts.store_contract import CheckingStoreContract, Look, Refuse, Tables
+from kit.builders import STREAM
+from kit.pgbouncer import PgBouncer, needs_pgbouncer, pooled
+from kit.postgres import Database, Server, fresh_database
+from milepost.core.errors import StoreAway
+from milepost.core.model import Stream, Table
+from milepost.stores.opening import forget as forget_in
+from milepost.stores.opening import open_archive, open_store
+from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
+from stores.kept import PostgresKept
+from stores.lives import live, next_commit, stream
+from stores.test_postgresql_contract import KEYS, REFUSING
+
+pytestmark = needs_pgbouncer
+
+
+@pytest.fixture
+def pooler(database: Database) -> Iterator[PgBouncer]:
+    with pooled(database) as pooler:
+        yield pooler
+
+
+@pytest.mark.long
+class TestThroughAPooler(CheckingStoreContract, RemediesContract):
+    takes_nul = False
+
+    @pytest.fixture
+    async def store(self, pooler: PgBouncer) -> AsyncIterator[PostgresqlStore]:
+        async with open_postgresql(pooler.place) as store:
+            yield store
+
+    @pytest.fixture
+    def look(self, database: Database) -> Look:
+        async def look() -> Tables:
+            return PostgresKept(database).tables()
+
+        return look
+
+    @pytest.fixture
+    def refuse(self, database: Database) -> Refuse:
+        def refuse(table: Table, key: str) -> None:
+            database.sql(REFUSING.format(table=table, key=key, column=KEYS[table]))
+
+        return refuse
+
+    @pytest.fixture
+    def forget(self, pooler: PgBouncer) -> Forget:
+        async def forget(stream: Stream, contact_id: str) -> tuple[int, int, int, int]:
+            gone = await forget_in(pooler.place, stream, contact_id)
+            return gone.contacts, gone.conversations, gone.interaction_events, gone.payloads
+
+        return forget
+
+
+async def test_everything_is_done_in_sessions_that_others_share(postgres: Server) -> None:
+    """From the migrations on; more stores and streams than the pooler has sessions."""
+    with fresh_database(postgres, template=None) as database, pooled(database, pool_size=2) as pooler:
+
+        async def work(number: int) -> None:
+            async with open_store(pooler.place) as store:
+                await asyncio.gather(*(live(store, stream(6 * number + each), 8) for each in range(6)))
+
+        await asyncio.gather(*(work(number) for number in range(3)))
+
+        async with open_archive(pooler.place) as archive:
+            assert (await archive.verify()).streams == 18
+            await archive.rebuild()
+            await archive.verify()
+        await forget_in(pooler.place, STREAM, "nobody")
+        tables = PostgresKept(database).tables()
+        assert tables.checkpoints == tables.refold()
+        settings = "SELECT name FROM pg_settings WHERE source = 'session' AND name = 'search_path'"
+        assert database.server.sql(settings) == []
+
+
+async def test_a_restart_of_the_pooler_is_an_absence_that_loses_nothing(database: Database, pooler: PgBouncer) -> None:
+    async with open_postgresql(pooler.place) as store:
+        reached = await live(store, STREAM, 5)
+        pooler.stop()
+        store.database.pool.timeout = 0.2
+        with pytest.raises(StoreAway) as told:
+            await store.commit(next_commit(reached))
+        assert database.password not in str(told.value)
+        pooler.start()
+        store.database.pool.timeout = 10.0
+        async with asyncio.timeout(20):
+            while True:
+                with suppress(StoreAway):
+                    await store.answers()
+                    break
+
+        assert await store.recall(STREAM.key) == reached
+        assert (await live(store, STREAM, 5)).version > reached.version
+
+
+async def test_a_restart_of_the_server_behind_it_is_an_absence_that_loses_nothing(
+    database: Database, pooler: PgBouncer
+) -> None:
+    async with open_postgresql(pooler.place) as store:
+        reached = await live(store, STREAM, 5)
+        await asyncio.to_thread(database.server.kill)
+        database.server.start()
+        async with asyncio.timeout(20):
+            while True:
+                with suppress(StoreAway):
+                    await store.answers()
+                    break
+
+        assert await store.recall(STREAM.key) == reached
+        assert (await live(store, STREAM, 5)).version > reached.version

@@ -1,0 +1,136 @@
+"""Several workers on one PostgreSQL: one order of the journal, one writer a stream, and nobody in another's way."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from contracts.store_contract import some_rows
+from kit.builders import STREAM
+from kit.postgres import Database
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import VersionConflict
+from milepost.core.ports import Committed
+from milepost.stores.opening import forget
+from milepost.stores.postgresql.archive import open_postgresql_archive
+from milepost.stores.postgresql.listening import listening
+from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
+from stores.lives import commit_after, next_commit, stream
+
+WORKERS = 4
+STREAMS_EACH = 6
+COMMITS_EACH = 8
+
+
+@pytest.fixture
+async def workers(database: Database) -> AsyncIterator[list[PostgresqlStore]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(open_postgresql(database.place)) for _ in range(WORKERS)]
+
+
+async def live(store: PostgresqlStore, number: int) -> None:
+    checkpoint = await store.recall(stream(number).key)
+    for _ in range(COMMITS_EACH):
+        following = next_commit(checkpoint)
+        assert isinstance(await store.commit(following), Committed)
+        checkpoint = following.checkpoint
+
+
+async def test_who_follows_the_journal_misses_no_entry_whoever_wrote_it(
+    database: Database, workers: list[PostgresqlStore]
+) -> None:
+    """An entry that is committed later never has the smaller seq."""
+    read: list[int] = []
+    working = True
+
+    async def follow() -> None:
+        async with open_postgresql_archive(database.place) as archive:
+            while working or await archive.entries(after=len(read), limit=1):
+                placed = await archive.entries(after=read[-1] if read else 0, limit=50)
+                read.extend(each.seq for each in placed)
+
+    async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(follow())
+        async with asyncio.TaskGroup() as lives:
+            for number in range(WORKERS * STREAMS_EACH):
+                lives.create_task(live(workers[number % WORKERS], number))
+        working = False
+        await following
+
+    (entries,) = database.sql("SELECT count(*), max(seq) FROM journal")
+    assert read == list(range(1, entries[0] + 1))
+    assert entries[0] == entries[1]
+
+
+async def test_of_workers_that_write_of_one_stream_one_is_first_and_the_others_hear_so(
+    database: Database, workers: list[PostgresqlStore]
+) -> None:
+    unborn = Checkpoint(STREAM.key)
+    rivals = [commit_after(unborn, changes=some_rows(f"{n}"), run_id=f"run-{n}") for n in range(4 * WORKERS)]
+
+    answers = await asyncio.gather(
+        *(workers[n % WORKERS].commit(each) for n, each in enumerate(rivals)), return_exceptions=True
+    )
+
+    assert sum(isinstance(answer, Committed) for answer in answers) == 1
+    assert sum(isinstance(answer, VersionConflict) for answer in answers) == len(rivals) - 1
+    assert database.sql("SELECT count(*) FROM conversations") == [(1,)]
+
+
+async def test_rows_that_two_streams_share_lock_nobody_in(database: Database, workers: list[PostgresqlStore]) -> None:
+    """Nothing of the API says that a thread is of one page only. Writers take rows in one order, or try again."""
+    shared = [some_rows(f"{n}") for n in range(40)]
+
+    async def write(number: int) -> None:
+        mine = shared if number % 2 else shared[::-1]
+        changes = some_rows("none")
+        for each in mine:
+            changes = type(changes)(
+                changes.conversations + each.conversations,
+                changes.contacts + each.contacts,
+                changes.interaction_events + each.interaction_events,
+            )
+        checkpoint = Checkpoint(stream(number).key)
+        for _ in range(5):
+            following = commit_after(checkpoint, changes=changes)
+            assert isinstance(await workers[number % WORKERS].commit(following), Committed)
+            checkpoint = following.checkpoint
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(write(number) for number in range(2 * WORKERS)))
+
+    assert database.sql("SELECT count(*) FROM conversations") == [(41,)]
+
+
+async def test_a_rebuild_and_a_person_s_erasure_stand_in_no_worker_s_way(
+    database: Database, workers: list[PostgresqlStore]
+) -> None:
+    async def disturb() -> None:
+        async with open_postgresql_archive(database.place) as archive:
+            for number in range(6):
+                await archive.rebuild()
+                await forget(database.place, stream(number), "c_1")
+                await archive.verify()
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        tasks.create_task(disturb())
+        for number in range(WORKERS * STREAMS_EACH):
+            tasks.create_task(live(workers[number % WORKERS], number))
+
+    async with open_postgresql_archive(database.place) as archive:
+        assert (await archive.verify()).streams == WORKERS * STREAMS_EACH
+
+
+async def test_a_commit_is_heard_of_by_who_listens(database: Database, workers: list[PostgresqlStore]) -> None:
+    told = asyncio.Event()
+    async with listening(database.place, told.set), asyncio.timeout(20):
+        await told.wait()  # at first: what was before is looked for
+        told.clear()
+
+        await live(workers[0], 1)
+        await told.wait()
+
+        database.terminate_backends()
+        told.clear()
+        await told.wait()  # it is heard again when the connection is there again

@@ -1,0 +1,101 @@
+"""A PostgreSQL that goes away in the middle of the work: nothing is lost, nothing is doubled, and it goes on."""
+
+import asyncio
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+from kit.binary import Running, milepost, started, until
+from kit.installation import COPIED, Installation, PostgresqlInstallation
+from kit.line import Cut, breakable_line
+from kit.simulated import frozen_world
+from milepost.sources.simulator.server import SimulatorServer
+
+CONVERSATIONS = 600
+SYNC = {"batch_size": 10}
+RETRY = {"attempts": 20, "base_delay": "1ms", "max_delay": "10ms"}
+
+
+pytestmark = pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+
+
+def now_and_then(seed: int) -> Iterator[Cut | None]:
+    """Cut every few commits, each time in another way; but not the last ones, which the summary is read with."""
+    random = Random(seed)  # noqa: S311  (a seed, so that it happens again)
+    for cut in [Cut.BEFORE, Cut.AFTER, Cut.MEANWHILE] * 8:
+        yield from [None] * random.randrange(2, 12)
+        yield cut
+
+
+async def assert_whole(installation: Installation, another: Installation, simulator: SimulatorServer) -> None:
+    """Compare with what an undisturbed run copies of the same world."""
+    another.configure_for(simulator, sync=SYNC)
+    assert (await another.sync()).code == 0
+    whole, copied = another.copied(), installation.copied()
+    for table in COPIED:
+        assert copied[table] == whole[table], f"{table} differs from that of an undisturbed run"
+    verified = await milepost(installation.folder, "journal", "verify")
+    assert verified.code == 0, verified
+    assert installation.rows("SELECT count(*) FROM journal WHERE type = 'store_returned'") != [(0,)]
+
+
+async def asked(simulator: SimulatorServer, times: int, running: Running) -> None:
+    """Wait until the world was asked so often more."""
+    due = simulator.requests.total + times
+    await until(lambda: simulator.requests.total >= due or running.has_ended)
+    if running.has_ended:
+        pytest.fail(str(await running.ended()))
+
+
+async def test_commits_of_unknown_outcome_are_settled_and_the_copy_is_whole(
+    installation: PostgresqlInstallation, another: Installation
+) -> None:
+    async with frozen_world(CONVERSATIONS) as simulator, breakable_line(installation.kept) as line:
+        installation.place = line.place
+        installation.configure_for(simulator, sync=SYNC, retry=RETRY)
+        async with started(installation.folder, "sync") as running:
+            await until(lambda: simulator.requests.total)
+            line.cut_commits(now_and_then(seed=1))
+            ended = await running.ended()
+        line.cut_commits(())
+        assert ended.code == 0, f"{ended}"
+        assert min(line.cuts[each] for each in (Cut.BEFORE, Cut.AFTER, Cut.MEANWHILE)) >= 3, line.cuts
+        assert "in the middle of a commit" in ended.stderr
+        await assert_whole(installation, another, simulator)
+
+
+async def test_a_server_that_dies_again_and_again_is_waited_for_and_the_copy_is_whole(
+    installation: PostgresqlInstallation, another: Installation
+) -> None:
+    server = installation.kept.server
+    async with frozen_world(CONVERSATIONS, "latency=10ms") as simulator:
+        installation.configure_for(simulator, sync=SYNC, retry=RETRY)
+        async with started(installation.folder, "sync") as running:
+            for outage in range(3):
+                await asked(simulator, 30, running)
+                await asyncio.to_thread(server.kill if outage else lambda: server.stop("fast"))
+                server.start()
+            ended = await running.ended()
+        assert ended.code == 0, f"{ended}"
+        assert "store returned" in ended.stderr
+        await assert_whole(installation, another, simulator)
+
+
+@pytest.mark.long
+async def test_a_server_that_stays_away_ends_the_sync_with_a_word_of_what_to_do(
+    installation: PostgresqlInstallation,
+) -> None:
+    async with frozen_world(CONVERSATIONS, "latency=10ms") as simulator:
+        installation.configure_for(simulator, sync={"max_run_duration": "1s"}, retry=RETRY)
+        async with started(installation.folder, "sync") as running:
+            await until(lambda: simulator.requests.total >= 5)
+            installation.kept.server.stop("immediate")
+            ended = await running.ended()
+        assert ended.code == 1, f"{ended}"
+        assert "check that the server runs" in ended.stdout + ended.stderr
+        assert installation.kept.password not in ended.stdout + ended.stderr
+        assert "Traceback" not in ended.stderr
+        installation.kept.server.start()
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
