@@ -38,8 +38,8 @@ from milepost.core.ports import Commit
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.project import letter_after
 from milepost.stores import rows
-from milepost.stores.migrate import migrate
 from milepost.stores.queries import load
+from milepost.stores.sqlite.migrate import migrate
 
 BEGAN_AT = datetime(2025, 2, 1, tzinfo=UTC)  # after the newest row of the benchmark's inboxes
 SWEEPS_TO_A_BUSY_ONE = 10

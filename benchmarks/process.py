@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -83,8 +83,20 @@ def naive(server: Server, workload: Workload, directory: Path) -> list[str]:
 
 def milepost(server: Server, workload: Workload, directory: Path, *words: str) -> list[str]:
     """Give a `milepost` command that works on `milepost.db` in the directory, with no limit but the work's own."""
+    return milepost_into({"url": f"sqlite:///{directory / 'milepost.db'}"}, server, workload, directory, *words)
+
+
+def milepost_into(
+    store: Mapping[str, str],
+    server: Server,
+    workload: Workload,
+    directory: Path,
+    *words: str,
+    concurrency: int = 16,
+) -> list[str]:
+    """Give a `milepost` command that works on a database, with no limit but the work's own."""
     config = {
-        "store": {"url": f"sqlite:///{directory / 'milepost.db'}"},
+        "store": store,
         "source": {"kind": "facebook", "base_url": server.base_url, "calls_per_second": 0},
         "http": {"listen": "127.0.0.1:0"},
         "pages": [
@@ -95,6 +107,7 @@ def milepost(server: Server, workload: Workload, directory: Path, *words: str) -
             "messages_per_conversation": workload.messages,
             "max_run_duration": "1h",
             "max_batches_per_run": 1_000_000,
+            "concurrency": concurrency,
         },
     }
     path = directory / "config.yaml"
