@@ -6,7 +6,7 @@
 #
 # /opt/milepost/releases/VERSION   a Python environment, the units and the docs of a version
 # /opt/milepost/current, previous  links to the version at work and to the one before
-# /etc/milepost/config.yaml        the configuration; one that is there is left alone
+# /etc/milepost/config.yaml        the configuration; one that is there is left alone, a new one waits for your pages
 # /etc/credstore                   tokens and secrets, which only root reads
 set -eu
 umask 022
@@ -61,7 +61,19 @@ lay_configuration() {
     install -d -m 755 /etc/milepost
     install -d -m 700 /etc/credstore
     [ -e /etc/milepost/config.yaml ] && return
-    sed 's|sqlite:///milepost\.db |sqlite:////var/lib/milepost/milepost.db |' "$opt/current/config.yaml" >/etc/milepost/config.yaml
+    # For real pages, so that nothing starts until there are some: a service is not to fill a database with invented people.
+    sed -e 's|^  # url: sqlite:///milepost\.db$|  url: sqlite:////var/lib/milepost/milepost.db|' \
+        -e 's|^  kind: simulator .*|  kind: facebook|' "$opt/current/config.yaml" >/etc/milepost/config.yaml
+}
+
+# Says what is to be done before the service is of use.
+say_next() {
+    if milepost config check 2>/dev/null | grep -q '^It copies a simulated world'; then
+        say "/etc/milepost/config.yaml is for the simulated world, whose people are invented: set source.kind: facebook"
+    fi
+    [ -n "$was" ] && return
+    say "next: 1. fill in pages in /etc/milepost/config.yaml, with the token in /etc/credstore/milepost.access-token;"
+    say "      2. milepost config check --online; 3. systemctl enable --now milepost. Until then it does not start"
 }
 
 # Puts a release to work, and restarts what runs.
@@ -86,7 +98,7 @@ case ${1-} in
         for each in "$opt"/releases/*; do
             case ${each##*/} in "$new" | "$(named previous)") ;; *) rm -rf "$each" ;; esac
         done
-        [ -n "$was" ] || say "next: edit /etc/milepost/config.yaml, then: systemctl enable --now milepost"
+        say_next
         ;;
     --rollback)
         before=$(named previous)

@@ -15,7 +15,7 @@ from milepost.engine.shared import Shared
 from milepost.engine.stop import Stop
 from milepost.engine.supervisor import Supervisor
 from milepost.engine.turns import Turns
-from milepost.place import place_of
+from milepost.place import demand_source, place_of
 from milepost.roster import Page, Roster, configured_pages
 from milepost.settings import Settings
 from milepost.sources.facebook.client import GraphClient
@@ -75,6 +75,7 @@ async def assembled(
                 events_chunk_size=settings.sync.events_chunk_size,
             )
         )
+        await demand_source(store, settings)
         world = await stack.enter_async_context(_world(settings, clock))
         client = await stack.enter_async_context(_client(settings, world.base_url, clock))
         pauses = Pauses(clock, feed, floor_seconds=settings.source.rate_limit_floor_seconds)
@@ -140,20 +141,10 @@ async def _world(settings: Settings, clock: Clock) -> AsyncIterator[_World]:
 async def _simulated_world(settings: Settings, clock: Clock) -> AsyncIterator[_World]:
     """Serve a simulated Graph API on loopback."""
     # Imported here: who works real pages need not wait for a server to load.
-    from milepost.sources.simulator.plan import SimulatedPage, WorldPlan  # noqa: PLC0415
+    from milepost.sources.simulator.plan import WorldPlan  # noqa: PLC0415
     from milepost.sources.simulator.server import SimulatorServer  # noqa: PLC0415
 
-    configured = tuple(
-        SimulatedPage(
-            id=page.id,
-            name=page.name,
-            token=page.access_token or f"made-up token of {page.id}",
-            platforms=tuple(each.value for each in page.platforms),
-            instagram_account_id=page.instagram_account_id,
-        )
-        for page in configured_pages(settings)
-    )
-    plan = WorldPlan(conversations=SIMULATED_CONVERSATIONS, pages=configured or SIMULATED_PAGES)
+    plan = WorldPlan(conversations=SIMULATED_CONVERSATIONS, pages=SIMULATED_PAGES)
     app_secret = settings.source.app_secret.get_secret_value()
     async with SimulatorServer(plan, clock=clock.now, app_secret=app_secret) as simulator:
         pages = [

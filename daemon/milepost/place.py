@@ -1,9 +1,100 @@
-"""From settings to the database that they name."""
+"""From settings to the database that they name, which works for one source and refuses another."""
 
+from collections import Counter
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from milepost.core.errors import StoreRefused
+from milepost.core.model import DataSource
 from milepost.settings import Settings
+from milepost.stores.opening import OpenStore
 from milepost.stores.place import Place
+
+SIMULATOR = DataSource("simulator")
+CHUNK_ROWS = 5_000
+MAX_NAMED = 4
 
 
 def place_of(settings: Settings) -> Place:
     """Say where the database is, and how to get in."""
     return Place(settings.store.url, settings.store.password.get_secret_value())
+
+
+def source_of(settings: Settings) -> DataSource:
+    """Return the source that the settings name, in the form in which a database remembers it."""
+    source = settings.source
+    if source.kind == SIMULATOR.kind:
+        return SIMULATOR
+    parts = urlsplit(source.base_url)
+    return DataSource(source.kind, parts._replace(netloc=parts.netloc.lower()).geturl())
+
+
+class Holding(Struct, frozen=True):
+    """How many conversations a database holds of a stream, and how many of them the embedded simulator made up."""
+
+    stream: str
+    conversations: int
+    invented: int
+
+
+async def holdings(store: OpenStore) -> list[Holding]:
+    """Read through the ids of all conversations, and count them by stream."""
+    # Imported here: it is asked for once in the life of a database.
+    from milepost.sources.simulator.inbox import is_invented  # noqa: PLC0415
+
+    all_, invented = Counter[str](), Counter[str]()
+    last = ""
+    while chunk := await store.conversations_after(last, CHUNK_ROWS):
+        for conversation_id, platform, page_id in chunk:
+            stream = f"{platform}:{page_id}"
+            all_[stream] += 1
+            invented[stream] += is_invented(conversation_id, page_id, platform)
+        last = chunk[-1][0]
+    return [Holding(stream, count, invented[stream]) for stream, count in sorted(all_.items())]
+
+
+async def demand_source(store: OpenStore, settings: Settings) -> None:
+    """Raise StoreRefused if what the database holds comes from another source; record the source where none is.
+
+    Workers that start at the same time record one of theirs, and all read back which.
+    """
+    place, wanted = place_of(settings), source_of(settings)
+    recorded = await store.source()
+    if recorded is None:  # a new database, or one from before it was recorded
+        _demand_agreement(place, wanted, await holdings(store))
+        await store.record_source(wanted)
+        recorded = await store.source()
+    if recorded is not None and recorded != wanted:
+        raise StoreRefused(
+            f"the database {place} works for another source: it holds what came from {recorded},"
+            f" and the configuration names {wanted}",
+            hint="give store.url another database; or keep this one: remove what is not to stay with"
+            " `milepost streams remove`, then let it change over with `milepost store adopt`",
+        )
+
+
+def _demand_agreement(place: Place, wanted: DataSource, held: list[Holding]) -> None:
+    """Raise StoreRefused if a database whose source is not recorded holds what cannot have come from this one."""
+    if wanted == SIMULATOR:
+        real = [each.stream for each in held if each.invented < each.conversations]
+        if real:
+            raise StoreRefused(
+                f"the database {place} holds real conversations, of {_named(real)}, and source.kind is simulator",
+                hint="set source.kind: facebook, or give store.url another database",
+            )
+        return
+    invented = [each.stream for each in held if each.invented]
+    if invented:
+        raise StoreRefused(
+            f"the database {place} holds people that the simulator invented, in {_named(invented)},"
+            f" and the configuration names {wanted}",
+            hint="give store.url another database, which is filled afresh; or keep this one: `milepost streams remove"
+            f" {' '.join(invented) if len(invented) <= MAX_NAMED else 'STREAM…'}`, then `milepost store adopt`",
+        )
+
+
+def _named(streams: Collection[str]) -> str:
+    more = len(streams) - MAX_NAMED
+    return ", ".join([*list(streams)[:MAX_NAMED], *([f"{more:,} more"] if more > 0 else [])])

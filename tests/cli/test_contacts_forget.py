@@ -59,7 +59,7 @@ async def store(path: Path) -> None:
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give a database with two people: the built-in settings apply in its directory."""
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "milepost.db"
+    path = tmp_path / "simulated.db"
     asyncio.run(store(path))
     return path
 
@@ -97,7 +97,7 @@ def test_it_says_how_many_rows_of_each_table_are_gone_and_what_may_be_left() -> 
     assert f"Erased contact ada of {STREAM.key}" in text
     told = [tuple(line.split()) for line in text.splitlines() if line.startswith(TABLES)]
     assert told == list(zip(TABLES, ("1", "1", "2", "1"), strict=True))
-    for what in ("Later sweeps keep them out", "journal is untouched", "backups", "milepost.db-wal"):
+    for what in ("Later sweeps keep them out", "journal is untouched", "backups", "simulated.db-wal"):
         assert what in text
 
 
@@ -126,7 +126,7 @@ def test_again_is_the_same(database: Path) -> None:
 
 async def test_it_works_beside_a_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "milepost.db"
+    path = tmp_path / "simulated.db"
     await store(path)
     async with open_sqlite(path, synchronous="normal") as sqlite:
         await sqlite.recall(STREAM.key)
@@ -164,7 +164,9 @@ def test_what_names_nobody_is_wrong_usage(database: Path, arguments: tuple[str, 
 
 
 def test_a_configured_page_may_forget_before_it_was_ever_synced(database: Path) -> None:
-    Path("config.yaml").write_text('pages: [{id: "77"}]\n')
+    Path("config.yaml").write_text(
+        'pages: [{id: "77", access_token: x}]\nsource: {kind: facebook}\nstore: {url: sqlite:///simulated.db}\n'
+    )
     assert forget("messenger", "77", "ada", "--yes").exit_code == 0
     assert rows(database, "SELECT page_id, id FROM forgotten") == [("77", "ada")]
 

@@ -37,7 +37,7 @@ PAYLOADS = {UNREAD: '{"id":"t_1"}', UNWRITTEN: '{"contacts":[{"name":"Ada"}]}', 
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the database will be: the built-in settings apply in an empty directory."""
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "milepost.db"
+    return tmp_path / "simulated.db"
 
 
 def store(path: Path, *events: Event, payloads: dict[str, str] | None = None) -> None:

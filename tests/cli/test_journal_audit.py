@@ -15,7 +15,7 @@ from milepost.stores.sqlite.exclusive import exclusive
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    path = tmp_path / "milepost.db"
+    path = tmp_path / "simulated.db"
     letter = DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str")
     record(path, run_started(), sweep_started(), letter, BatchStored(walking("c1"), Tally(batches=1, dead_lettered=1)))
     record(path, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)), run_id="run-2")

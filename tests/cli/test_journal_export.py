@@ -31,7 +31,7 @@ OTHER = Stream(Platform.INSTAGRAM, "1234567890")
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "milepost.db"
+    path = tmp_path / "simulated.db"
     record(path, run_started(), sweep_started(), BatchStored(walking("c1"), Tally(batches=1)))
     record(path, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)), stream=OTHER, run_id="run-2")
     return path
@@ -46,7 +46,7 @@ def seqs(text: str) -> list[int]:
 
 
 def files(directory: Path) -> set[str]:
-    return {path.name for path in directory.iterdir() if not path.name.startswith("milepost.db")}
+    return {path.name for path in directory.iterdir() if not path.name.startswith("simulated.db")}
 
 
 @pytest.mark.usefixtures("database")

@@ -30,7 +30,7 @@ OTHER = Stream(Platform.INSTAGRAM, "1234567890")
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give a journal of twelve entries of one stream and one of another: seq 1 to 12, and 13."""
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "milepost.db"
+    path = tmp_path / "simulated.db"
     stored = [BatchStored(walking(f"c{number}"), Tally(batches=1, inserted=number)) for number in range(10)]
     record(path, run_started(), sweep_started(), *stored)
     record(path, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)), stream=OTHER, run_id="run-2")
@@ -77,7 +77,9 @@ def test_a_stream_that_there_is_not_is_wrong_usage_that_lists_the_known_ones() -
 
 @pytest.mark.usefixtures("database")
 def test_a_configured_stream_may_be_waited_for() -> None:
-    Path("config.yaml").write_text('pages: [{id: "77"}]\n')
+    Path("config.yaml").write_text(
+        'pages: [{id: "77", access_token: x}]\nsource: {kind: facebook}\nstore: {url: sqlite:///simulated.db}\n'
+    )
     result = tail("--stream", "messenger:77")
     assert (result.exit_code, result.stdout) == (0, "")
 

@@ -27,7 +27,7 @@ COMPLETE = SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, inserted=3))
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the database will be: the built-in settings apply in an empty directory."""
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "milepost.db"
+    return tmp_path / "simulated.db"
 
 
 def status(*arguments: str) -> Result:
@@ -50,7 +50,9 @@ def test_without_a_database_it_says_how_to_begin_and_makes_none() -> None:
 
 @pytest.mark.usefixtures("database")
 def test_configured_streams_are_shown_before_they_were_ever_synced() -> None:
-    Path("config.yaml").write_text('pages: [{id: "77", platforms: [instagram]}]\n')
+    Path("config.yaml").write_text(
+        'pages: [{id: "77", access_token: x, platforms: [instagram]}]\nsource: {kind: facebook}\nstore: {url: sqlite:///simulated.db}\n'
+    )
     (stream,) = told().streams
     assert (stream.stream, stream.state, stream.is_configured) == ("instagram:77", State.NEVER_SYNCED, True)
 
@@ -66,7 +68,7 @@ def test_the_journaled_streams_are_shown(database: Path) -> None:
 def test_json_holds_the_same_as_the_journal(database: Path) -> None:
     record(database, COMPLETE)
     found = told()
-    assert (found.database, found.is_at_work) == ("milepost.db", False)
+    assert (found.database, found.is_at_work) == ("simulated.db", False)
     (stream,) = found.streams
     assert (stream.stream, stream.state, stream.last_success_at) == (STREAM.key, State.COMPLETE, NOON)
     assert stream.written == Written(3, 0, 0, 0)

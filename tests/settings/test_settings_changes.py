@@ -49,8 +49,8 @@ def test_with_another_api_come_other_pages_and_tokens_which_the_one_that_runs_mu
     assert found.settings == settings("sync.interval")
 
 
-def test_the_pages_and_tokens_of_a_simulated_world_are_made_at_its_start() -> None:
-    made = ("source.access_token", "source.app_secret", "pages")
+def test_the_app_secret_of_a_simulated_world_is_demanded_from_its_start() -> None:
+    made = ("source.app_secret",)
     simulated: dict[str, Any] = {}
     found = changes_between(settings(running=simulated), settings(*made, "source.calls_per_second", running=simulated))
     assert set(found.takes_restart) == set(made)

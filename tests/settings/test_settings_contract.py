@@ -2,9 +2,11 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
+import pytest
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
@@ -42,8 +44,20 @@ def documented_defaults() -> dict[str, list[str]]:
     return sections
 
 
+@pytest.fixture(autouse=True)
+def _beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of a file is relative to the configuration's folder, which is this one then."""
+    monkeypatch.chdir(tmp_path)
+
+
+def loaded(text: str, environment: Mapping[str, str] = MappingProxyType({})) -> Settings:
+    file = Path("config.yaml")
+    file.write_text(text)
+    return load(file, environment)
+
+
 def test_the_shipped_file_is_the_defaults() -> None:
-    assert load(ROOT / "config.yaml", {}) == Settings()
+    assert loaded(SHIPPED) == Settings()
 
 
 def test_the_shipped_file_shows_every_key() -> None:
@@ -51,11 +65,10 @@ def test_the_shipped_file_shows_every_key() -> None:
     assert last_words - set(re.findall(r"\w+", SHIPPED)) == set()
 
 
-def test_the_facebook_block_of_the_shipped_file_loads_when_uncommented(tmp_path: Path) -> None:
-    file = tmp_path / "config.yaml"
-    file.write_text(with_facebook_block(SHIPPED))
-    settings = load(file, {"BAKERY_TOKEN": "EAAB-made-up"})
+def test_the_facebook_block_of_the_shipped_file_loads_when_uncommented() -> None:
+    settings = loaded(with_facebook_block(SHIPPED), {"BAKERY_TOKEN": "EAAB-made-up"})
     assert settings.source.kind == "facebook"
+    assert settings.store.url == "sqlite:///milepost.db"
     assert settings.pages == (
         PageSettings(
             id="1234567890",
@@ -73,15 +86,14 @@ def test_the_documentation_is_what_the_model_says() -> None:
     assert [key for key, _, _ in KEY_ROW.findall(DOCUMENTATION)] == [key for key, _ in every_key(Settings)]
 
 
-def test_the_documented_defaults_are_the_defaults(tmp_path: Path) -> None:
+def test_the_documented_defaults_are_the_defaults() -> None:
     sections = documented_defaults()
     page, top = sections.pop("pages[]"), sections.pop("")
     text = "\n".join([*top, *(f"{name}:\n  " + "\n  ".join(lines) for name, lines in sections.items())])
-    file = tmp_path / "config.yaml"
-    file.write_text(text)
-    assert load(file, {}) == Settings()
-    file.write_text('pages:\n- id: "1"\n  ' + "\n  ".join(page))
-    assert load(file, {}).pages == (PageSettings(id="1"),)
+    assert loaded(text) == Settings()
+    page = [line for line in page if not line.startswith("access_token:")]
+    text = 'source: {kind: facebook}\npages:\n- id: "1"\n  access_token: x\n  ' + "\n  ".join(page)
+    assert loaded(text).pages == (PageSettings(id="1", access_token=SecretStr("x")),)
 
 
 def test_every_key_but_sections_ids_and_the_optional_account_has_a_documented_default() -> None:

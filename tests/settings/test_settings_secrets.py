@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from milepost.core.errors import BadConfiguration
-from milepost.settings import SecretOrigin, Settings, load, secret_report, secrets
+from milepost.settings import SecretOrigin, Settings, load, secret_files, secret_report, secrets
 from milepost.settings.model import Section, SourceSettings
 from milepost.settings.wording import section_in
 
@@ -38,13 +38,25 @@ class TestFiles:
         token = file.with_name("token")
         token.write_text(SECRET + ending)
         text = (
-            "source: {app_secret_file: '${D}/token', access_token_file: '${D}/token'}\n"
+            "source: {kind: facebook, app_secret_file: '${D}/token', access_token_file: '${D}/token'}\n"
             "http: {token_file: '${D}/token'}\n"
             "pages: [{id: '1', access_token_file: '${D}/token'}]"
         )
         settings = loaded(file, text, D=str(file.parent))
         assert secrets(settings) == (SECRET, SECRET, SECRET, SECRET)
         assert settings.pages[0].access_token_file == str(token)
+
+    def test_the_path_of_a_file_is_relative_to_the_configuration(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (file.parent / "secrets").mkdir()
+        (file.parent / "secrets" / "token").write_text(SECRET)
+        monkeypatch.chdir("/")
+        settings = loaded(file, "http: {token_file: secrets/token}")
+        assert secrets(settings) == (SECRET,)
+        assert secret_files(settings) == (file.parent / "secrets" / "token",)
+        report = {entry.key: entry.origin for entry in secret_report(file, {})}
+        assert report["http.token"] == f"file {file.parent}/secrets/token"
 
     def test_an_empty_key_or_file_key_counts_as_not_given(self, file: Path) -> None:
         file.with_name("token").write_text(SECRET)
@@ -103,7 +115,7 @@ class TestAppSecret:
 
 class TestSilence:
     def test_no_setting_shows_a_secret_in_its_text(self, file: Path) -> None:
-        text = f"source: {{app_secret: {SECRET}, access_token: {SECRET}}}\nhttp: {{token: {SECRET}}}\n"
+        text = f"source: {{kind: facebook, app_secret: {SECRET}, access_token: {SECRET}}}\nhttp: {{token: {SECRET}}}\n"
         settings = loaded(file, f"{text}pages: [{{id: '1', access_token: {SECRET}}}]")
         for told in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):
             assert SECRET not in told
@@ -179,17 +191,15 @@ class TestReport:
         token = file.with_name("token")
         token.write_text(SECRET)
         token.chmod(0o600)
-        loaded(
-            file,
+        file.write_text(
             f"""
-source: {{access_token: "${{A}}${{B:-x}}", app_secret: "${{C:-}}"}}
+source: {{kind: facebook, access_token: "${{A}}${{B:-x}}", app_secret: "${{C:-}}"}}
 http: {{token: {SECRET}}}
 pages:
 - {{id: '1', access_token_file: {token}}}
 - {{id: '2', access_token: "${{NONE:-fallback}}"}}
 - {{id: '3'}}
-""",
-            A=SECRET,
+"""
         )
         written = f"written in {file}"
         report = secret_report(file, {"A": SECRET})

@@ -26,6 +26,10 @@ def refused(file: Path, text: str, **environment: str) -> str:
     return str(error.value).replace(str(file), "config.yaml")
 
 
+REAL = "  access_token: x\nsource: {kind: facebook}"
+"""Ends the list of pages, and the file."""
+
+
 class TestBounds:
     @pytest.mark.parametrize(
         ("key", "inside", "outside"),
@@ -122,7 +126,7 @@ class TestText:
         assert "allowed: a version of the Graph API" in refused(file, f"source:\n  version: {version}")
 
     def test_a_store_is_a_file_relative_or_absolute(self, file: Path) -> None:
-        assert place_of(loaded(file, "store: {url: 'sqlite:///a/b.db'}")).file == Path("a/b.db")
+        assert place_of(loaded(file, "store: {url: 'sqlite:///a/b.db'}")).file == file.parent / "a/b.db"
         assert place_of(loaded(file, "store: {url: 'sqlite:////var/b.db'}")).file == Path("/var/b.db")
 
     @pytest.mark.parametrize(
@@ -215,13 +219,15 @@ class TestText:
 class TestPages:
     def test_an_id_is_text_and_a_number_is_told_to_be_quoted(self, file: Path) -> None:
         text = "config.yaml:2: pages[0].id: found 9007199254740993; allowed: the digits of the id; write it in quotes:"
-        assert refused(file, "pages:\n- id: 9007199254740993").startswith(text)
-        assert loaded(file, "pages:\n- id: '9007199254740993'").pages[0].id == "9007199254740993"
+        assert refused(file, f"pages:\n- id: 9007199254740993\n{REAL}").startswith(text)
+        assert loaded(file, f"pages:\n- id: '9007199254740993'\n{REAL}").pages[0].id == "9007199254740993"
         for bad in ("'12a'", "''", "'-1'", "'1\n'", "'٣'"):
             assert "pages[0].id: found " in refused(file, f"pages:\n- id: {bad}")
 
     def test_a_page_is_listed_once(self, file: Path) -> None:
-        text = "pages:\n- id: '1'\n- id: '2'\n- id: '1'\n- id: '1'"
+        token = "access_token: x"
+        text = f"pages:\n- {{id: '1', {token}}}\n- {{id: '2', {token}}}\n- {{id: '1', {token}}}\n- {{id: '1', {token}}}"
+        text += "\nsource: {kind: facebook}"
         assert refused(file, text).splitlines() == [
             "config.yaml:4: pages[2].id: pages[0] has this id, too; allowed: each page once",
             "config.yaml:5: pages[3].id: pages[0] has this id, too; allowed: each page once",
@@ -229,17 +235,34 @@ class TestPages:
 
     @pytest.mark.parametrize("platforms", ["[]", "[messenger, messenger]", "messenger", "", "{messenger: 1}"])
     def test_platforms_are_some_of_the_two(self, file: Path, platforms: str) -> None:
-        text = refused(file, f"pages:\n- id: '1'\n  platforms: {platforms}")
+        text = refused(file, f"pages:\n- id: '1'\n  platforms: {platforms}\n{REAL}")
         assert text.startswith("config.yaml:3: pages[0].platforms: found ")
 
     def test_a_wrong_platform_is_named_by_its_place_and_line(self, file: Path) -> None:
-        text = "pages:\n- id: '1'\n  platforms:\n  - messenger\n  - whatsapp"
+        text = f"pages:\n- id: '1'\n  platforms:\n  - messenger\n  - whatsapp\n{REAL}"
         expected = 'config.yaml:5: pages[0].platforms[1]: found "whatsapp"; allowed: [messenger], [instagram] or'
         assert refused(file, text).startswith(expected)
 
     def test_the_simulator_needs_neither_pages_nor_tokens(self, file: Path) -> None:
         assert loaded(file, "source: {kind: simulator}").pages == ()
-        assert not loaded(file, "pages:\n- id: '1'").pages[0].access_token
+        assert loaded(file, "source: {kind: simulator, access_token: '', access_token_file: ''}\npages: []").pages == ()
+
+    @pytest.mark.parametrize("source", ["source: {kind: simulator}", "source: {kind: '${KIND:-simulator}'}"])
+    def test_the_simulator_refuses_pages(self, file: Path, source: str) -> None:
+        text = refused(file, f"{source}\npages:\n- id: '1'\n  access_token: x")
+        assert text.startswith("config.yaml:2: pages: source.kind is simulator, whose world brings pages of its own; ")
+        assert "set source.kind: facebook" in text
+
+    @pytest.mark.parametrize("source", ["", "source:", "source: {version: v26.0}"])
+    def test_pages_with_the_kind_forgotten_are_refused_and_told_so(self, file: Path, source: str) -> None:
+        text = refused(file, f"pages:\n- id: '1'\n  access_token: x\n{source}")
+        assert "config.yaml:1: pages: source.kind is not set: it is simulator, " in text
+
+    @pytest.mark.parametrize("key", ["access_token", "access_token_file"])
+    def test_the_simulator_refuses_a_real_token(self, file: Path, key: str) -> None:
+        file.with_name("token").write_text("x")
+        text = refused(file, f"discover_pages: true\nsource:\n  {key}: {file.parent}/token")
+        assert text.startswith("config.yaml:3: source.access_token: source.kind is not set: it is simulator, ")
 
     @pytest.mark.parametrize("pages", ["", "pages: []"])
     def test_facebook_needs_a_page(self, file: Path, pages: str) -> None:
@@ -274,11 +297,11 @@ class TestEnvironment:
             "discover_pages: ${FLAG}\n"
             "source:\n  calls_per_second: ${PACE}\n  app_secret: ${DIGITS}\n  kind: ${KIND}\n"
             "sync:\n  batch_size: ${SIZE:-50}\n  interval: ${N}m\n  full_sweep_interval: ${ZERO}\n"
-            "pages:\n- id: ${DIGITS}\n  name: ${DIGITS}\n  platforms: ['${P}']",
+            "pages:\n- id: ${DIGITS}\n  name: ${DIGITS}\n  platforms: ['${P}']\n  access_token: x",
             FLAG="false",
             PACE="0.5",
             DIGITS="0123",
-            KIND="simulator",
+            KIND="facebook",
             N="2",
             ZERO="0",
             P="messenger",
@@ -303,13 +326,14 @@ class TestEnvironment:
 
     def test_every_variable_that_is_not_set_is_told_with_its_line(self, file: Path) -> None:
         text = "store:\n  url: sqlite:///${DIR}/x.db\npages:\n- id: '1'\n  access_token: ${BAKERY_TOKEN}\n"
+        text += "source: {kind: facebook}\n"
         assert refused(file, text).splitlines() == [
             "config.yaml:2: store.url: environment variable DIR is not set",
             "config.yaml:5: pages[0].access_token: environment variable BAKERY_TOKEN is not set",
         ]
 
     def test_comments_and_keys_are_left_alone(self, file: Path) -> None:
-        assert loaded(file, "# ${NOT_SET}\nlog: {} # ${NOT_SET}") == Settings()
+        assert loaded(file, "# ${NOT_SET}\nlog: {} # ${NOT_SET}") == loaded(file, "{}")
         assert "unknown key" in refused(file, "'${N}': 1", N="log")
 
     @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ KEYS = {
     "dead_letter_payloads": "dead_letter_id",
     "missed_conversations": "stream, conversation_id",
     "forgotten": "platform, page_id, kind, id",
+    "source": "place",
     "checkpoints": "stream",
     "runs": "run_id",
     "dead_letters": "dead_letter_id",
@@ -95,6 +96,7 @@ class House:
             )
         missed = (stream(0).key, f"t_{checkpoint.version}", "2026-03-01T12:00:00.000Z")
         self.execute(f"INSERT INTO missed_conversations VALUES {missed}")
+        self.execute("INSERT INTO source VALUES (1, 'facebook', 'https://a.example') ON CONFLICT (place) DO NOTHING")
         who = ("messenger", "page-0", "contact", f"gone {checkpoint.version}")
         self.execute(f"INSERT INTO forgotten VALUES {who}")
 

@@ -136,7 +136,7 @@ def test_a_stretch_ends_where_the_shorter_reaching_of_the_two_chunks_does() -> N
 
 def test_every_table_that_is_copied_has_its_key_first() -> None:
     assert [table.key_of(tuple(range(9))) for table in TABLES] == [
-        (0, 1, 2, 3), (0,), (0, 1, 2), (0,), (0,), (0,), (0, 1),
+        (0, 1, 2, 3), (0,), (0, 1, 2), (0,), (0,), (0,), (0, 1), (0,),
     ]  # fmt: skip
     assert JOURNAL.beginning < (1,)
     assert NOTES.beginning < ("a", "")

@@ -18,7 +18,7 @@ COMMANDS = {
     "status": "Show where every stream stands.",
     "journal": "Follow, check, rebuild or export the journal.",
     "backup": "Copy the database, beside a daemon that goes on working.",
-    "store": "Copy the database into another one: from SQLite to PostgreSQL, or back.",
+    "store": "Copy the database into another one, or let it change over to another source.",
     "dead-letters": "List, show, redrive or discard what could not be read or written.",
     "contacts": "Erase a person who asks for it.",
     "config": "Check the configuration.",

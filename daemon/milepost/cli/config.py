@@ -10,6 +10,7 @@ import click
 
 from milepost.cli.options import config_option, load_settings
 from milepost.core.summary import ExitCode
+from milepost.place import place_of
 from milepost.service.phrases import in_columns
 from milepost.settings import SecretOrigin, Settings, default_path, secret_report, secrets
 
@@ -34,9 +35,17 @@ def check(config: str | None, *, online: bool) -> None:
         click.echo("There is no config.yaml here: the built-in settings apply, and the simulator")
     else:
         click.echo(f"{path} is valid")
+        click.echo(_way(settings))
         click.echo("\n".join(["", *_told(secret_report(path, os.environ))]))
     if online:
         sys.exit(_try_tokens(settings))
+
+
+def _way(settings: Settings) -> str:
+    """Say what is copied, and where to: a file that is valid may still not be what was meant."""
+    if settings.source.kind == "simulator":
+        return f"It copies a simulated world, whose people are invented, into {place_of(settings)}"
+    return f"It copies from {settings.source.base_url} into {place_of(settings)}"
 
 
 def _told(origins: Sequence[SecretOrigin]) -> list[str]:

@@ -85,7 +85,7 @@ def _configuration(server: SimulatorServer, app_secret_file: str | None) -> Iter
     yield f"# What is to happen: POST {base_url}/simulator/<action>; docs/simulator.md lists the actions."
     yield f"# The user who manages the pages (me/accounts) has the token {server.world.user_token}"
     yield "store:"
-    yield "  url: sqlite:///simulated.db"
+    yield f"  url: sqlite:///simulated-{server.port}.db"  # of its own: a database works for one source
     yield "source:"
     yield "  kind: facebook"
     yield f"  base_url: {base_url}"

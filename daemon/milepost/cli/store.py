@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -12,12 +14,14 @@ from pydantic import ValidationError
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.stopping import cut_short_by_signals
 from milepost.cli.store_progress import shown
-from milepost.core.errors import BadConfiguration, MilepostError, StoreAway
-from milepost.place import place_of
+from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy, StoreRefused
+from milepost.core.model import DataSource
+from milepost.place import Holding, holdings, place_of, source_of
 from milepost.service.phrases import counted, in_columns
-from milepost.settings import StoreSettings, default_path
+from milepost.settings import Settings, StoreSettings, default_path
 from milepost.settings.files import read_text
 from milepost.stores.moving_house import Move, Moved, move
+from milepost.stores.opening import has_database, is_at_work, open_store
 from milepost.stores.place import Place
 
 MAX_FILE_BYTES = 16 * 1024
@@ -26,7 +30,7 @@ RIGHT = frozenset({1, 2})
 
 @click.group(name="store")
 def command() -> None:
-    """Copy the database into another one: from SQLite to PostgreSQL, or back."""
+    """Copy the database into another one, or let it change over to another source."""
 
 
 @command.command()
@@ -98,7 +102,9 @@ def _told(origin: Place, target: Place, moved: Moved, seconds: float) -> list[st
 def _next(config: str | None, target: Place, password_file: str | None) -> list[str]:
     """Say what makes Milepost work on the copy."""
     where = config or default_path() or "config.yaml"
-    lines = [f"To work on it, write into {where}, and then start Milepost:", "", "store:", f"  url: {target.url}"]
+    # A path that was given here is relative to this folder, one in the configuration to the configuration's.
+    url = target.url if target.file is None else f"sqlite:///{target.file.absolute()}"
+    lines = [f"To work on it, write into {where}, and then start Milepost:", "", "store:", f"  url: {url}"]
     if password_file is not None:
         lines.append(f"  password_file: {_as_written(Path(password_file).absolute())}")
     return lines
@@ -110,3 +116,57 @@ def _as_written(path: Path) -> str:
     if credentials and path.parent == Path(credentials):
         return f"${{CREDENTIALS_DIRECTORY}}/{path.name}"
     return str(path)
+
+
+# --- adopt ------------------------------------------------------------------------------------------------------------
+
+
+@command.command()
+@config_option
+@click.option("--yes", "is_confirmed", is_flag=True, help="Don't ask whether to do it.")
+def adopt(config: str | None, *, is_confirmed: bool) -> None:
+    """Let the database change over to the source that the configuration names.
+
+    A database remembers where its rows come from, and refuses another source: real conversations and invented ones must
+    not meet by a slip. This is the word that lets it. What it holds stays in the tables, and is shown before;
+    `milepost streams remove` removes the streams that are not to stay. Nobody may work on it meanwhile.
+
+    Exit codes: 0 done · 75 somebody works on the database · 78 bad configuration, or a database that cannot be used.
+    """
+    click.echo(asyncio.run(_adopted(load_settings(config), is_confirmed=is_confirmed)))
+
+
+async def _adopted(settings: Settings, *, is_confirmed: bool) -> str:
+    place, wanted = place_of(settings), source_of(settings)
+    if not await has_database(place):
+        raise StoreRefused(f"there is no database at {place}", hint="the first start makes one, for its own source")
+    if await is_at_work(place):
+        raise StoreBusy(f"a Milepost works on the database {place}", hint="stop it first")
+    async with open_store(place) as store:
+        recorded = await store.source()
+        if recorded == wanted:
+            return f"{place} works for {wanted} already"
+        held = await holdings(store)
+        if held:
+            click.echo("\n".join(_held(place, recorded, held)))
+            if not is_confirmed:
+                _confirm(place, wanted)
+        await store.replace_source(wanted)
+    return f"{place} works for {wanted} from now on"
+
+
+def _held(place: Place, recorded: DataSource | None, held: Sequence[Holding]) -> list[str]:
+    """Say what stays in the tables."""
+    rows = [
+        ("stream", "conversations", "of them invented"),
+        *((each.stream, f"{each.conversations:,}", f"{each.invented:,}") for each in held),
+    ]
+    source = "" if recorded is None else f", from {recorded}"
+    return [f"{place} holds{source}:", "", *in_columns(rows, RIGHT), "", "All of it stays; so do the streams' places."]
+
+
+def _confirm(place: Place, wanted: DataSource) -> None:
+    """Ask whether to do it. Raises UsageError where nobody can be asked, Abort where the answer is no."""
+    if not sys.stdin.isatty():
+        raise click.UsageError("stdin is not a terminal; pass --yes to confirm")
+    click.confirm(f"Let {place} work for {wanted}, beside all this?", abort=True)

@@ -38,6 +38,19 @@ class Stream(Struct, frozen=True):
         return cls(Platform(platform), page_id)
 
 
+class DataSource(Struct, frozen=True):
+    """Where the rows of a database come from: `source.kind`, and the API's base URL.
+
+    The embedded simulator has no base URL: its port changes with each start, and its world does not.
+    """
+
+    kind: str
+    base_url: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} at {self.base_url}" if self.base_url else f"the embedded {self.kind}"
+
+
 class Scope(StrEnum):
     """Whose calls a limit counts, and so whose calls pause when it is reached."""
 

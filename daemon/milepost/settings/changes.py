@@ -26,7 +26,7 @@ TAKES_RESTART = frozenset(
 )
 _WORLD = ("source.kind", "source.base_url")
 _OF_THE_WORLD = ("source.", "pages", "discover_pages")
-_MADE_BY_THE_SIMULATOR = ("source.access_token", "source.app_secret", "pages")
+_MADE_BY_THE_SIMULATOR = ("source.app_secret",)
 
 _Place = tuple[str, ...]
 """The attributes that lead to the value of a key."""

@@ -64,7 +64,8 @@ def written_pages(document: Document) -> Iterator[tuple[Place, dict[str, object]
 def fill_in(document: Document, environment: Mapping[str, str]) -> None:
     """Give the tree the secrets that stand in files, and the app secret that the environment holds unasked.
 
-    What cannot be read is added to the document's problems, and its place marked so that nothing more is told of it.
+    A path is relative to the folder of the document, and stands so in the tree from then on. What cannot be read is
+    added to the document's problems, and its place marked so that nothing more is told of it.
     """
     for place, section, key in _secret_keys(document):
         file_key = f"{key}_file"
@@ -74,8 +75,10 @@ def fill_in(document: Document, environment: Mapping[str, str]) -> None:
         if given is not None and given != "":
             document.problems.append(Problem((*place, file_key), f"given beside {key}; allowed: one of the two"))
             continue
+        path = document.path.parent / file
+        section[file_key] = str(path)
         try:
-            section[key] = _secret_in(Path(file))
+            section[key] = _secret_in(path)
         except BadConfiguration as error:
             document.problems.append(Problem((*place, file_key), error.message))
             section[key] = UNRESOLVED

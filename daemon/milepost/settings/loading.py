@@ -9,11 +9,12 @@ from pydantic import ValidationError
 from milepost.core.errors import BadConfiguration
 from milepost.settings.credentials import SecretOrigin, fill_in, origins
 from milepost.settings.document import Document, read_document
-from milepost.settings.model import Settings
+from milepost.settings.model import FACEBOOK_STORE, Settings, StoreSettings
 from milepost.settings.rules import broken_rules
 from milepost.settings.wording import problems_in
 
 DEFAULT_PATH = Path("config.yaml")
+SQLITE = "sqlite:///"
 
 
 def load(path: Path, environment: Mapping[str, str]) -> Settings:
@@ -26,7 +27,21 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
     settings = _validated(document)
     if document.problems or settings is None:
         raise BadConfiguration(document.told())
-    return settings
+    return settings.model_copy(update={"store": _placed(settings, path.parent)})
+
+
+def _placed(settings: Settings, folder: Path) -> StoreSettings:
+    """Return where the store is: a relative path is relative to the folder of the file; the default is by the source.
+
+    Nothing of real conversations is kept in the file that the simulated world has for itself.
+    """
+    store = settings.store
+    url = store.url
+    if "url" not in store.model_fields_set and settings.source.kind == "facebook":
+        url = FACEBOOK_STORE
+    if url.startswith(SQLITE):
+        url = f"{SQLITE}{folder / url.removeprefix(SQLITE)}"
+    return store.model_copy(update={"url": url})
 
 
 def load_or_default(path: Path | None, environment: Mapping[str, str]) -> Settings:

@@ -33,6 +33,7 @@ HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
 MIN_HTTP_TOKEN_LENGTH = 16
+FACEBOOK_STORE = "sqlite:///milepost.db"  # the default of store.url with kind: facebook
 
 
 def key_of(attribute: str) -> str:
@@ -56,8 +57,9 @@ class Section(BaseModel):
 class StoreSettings(Section):
     """Where everything is kept."""
 
-    url: StoreUrl = "sqlite:///milepost.db"
-    """The database: `sqlite:///` and a path, or a PostgreSQL URL without password (docs/postgresql.md)."""
+    url: StoreUrl = "sqlite:///simulated.db"
+    """The database: `sqlite:///` and a path, relative to the configuration file, or a PostgreSQL URL without password
+    (docs/postgresql.md). With `kind: facebook` the default is `sqlite:///milepost.db`."""
     password: Secret = SecretStr("")
     """PostgreSQL only: the password; without it those that libpq knows of hold, such as `~/.pgpass`."""
     password_file: FilePath = ""
@@ -202,8 +204,7 @@ class Settings(Section):
     source: SourceSettings = Field(default_factory=SourceSettings)
     """Where conversations come from."""
     pages: tuple[PageSettings, ...] = ()
-    """The pages to copy; with `kind: facebook` at least one, with `kind: simulator` the simulated world brings its
-    own."""
+    """The pages to copy; with `kind: facebook` at least one, with `kind: simulator` none: its world brings its own."""
     discover_pages: Flag = False
     """Copy every page that `source.access_token` manages, beside those listed; asked again every 15 minutes."""
     sync: SyncSettings = Field(default_factory=SyncSettings)

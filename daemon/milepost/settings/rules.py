@@ -10,8 +10,29 @@ from milepost.settings.scalars import as_if_written
 def broken_rules(document: Document) -> Iterator[Problem]:
     """The rules that a document breaks whose secrets are filled in."""
     yield from _repeated_ids(document)
-    if document.at(("source", "kind")) == "facebook":
+    kind = _kind(document)
+    if kind == "facebook":
         yield from _unmet_by_facebook(document)
+    elif kind == "simulator":
+        yield from _foreign_to_the_simulator(document)
+
+
+def _kind(document: Document) -> object:
+    """Return the source that applies; None where what is written names none."""
+    source = document.at(("source",))
+    if source is None:
+        return "simulator"
+    return source.get("kind", "simulator") if isinstance(source, dict) else None
+
+
+def _foreign_to_the_simulator(document: Document) -> Iterator[Problem]:
+    """Real pages and tokens in a simulated world: whoever fills them in means the real one."""
+    found = "source.kind is simulator" if document.at(("source", "kind")) else "source.kind is not set: it is simulator"
+    remedy = "set source.kind: facebook to copy real conversations"
+    if isinstance(pages := document.at(("pages",)), tuple) and pages:
+        yield Problem(("pages",), f"{found}, whose world brings pages of its own; {remedy}, or remove pages")
+    if document.at(("source", "access_token")) not in (None, ""):
+        yield Problem(("source", "access_token"), f"{found}, whose world brings tokens of its own; {remedy}")
 
 
 def _repeated_ids(document: Document) -> Iterator[Problem]:

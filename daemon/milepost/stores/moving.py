@@ -47,6 +47,7 @@ class Table(Struct, frozen=True):
 
 FORGOTTEN = Table("forgotten", ("platform", "page_id", "kind", "id"), only_grows=True)
 JOURNAL = Table("journal", ("seq",), only_grows=True, is_numbered=True)
+SOURCE = Table("source", ("place",), is_numbered=True)
 # Who is forgotten comes first; the journal before the rows, so that what holds rows has a journal that says whose.
 TABLES = (
     FORGOTTEN,
@@ -56,6 +57,7 @@ TABLES = (
     Table("contact_interaction_events", ("event_id",)),
     Table("dead_letter_payloads", ("dead_letter_id",)),
     Table("missed_conversations", ("stream", "conversation_id")),
+    SOURCE,
 )
 
 

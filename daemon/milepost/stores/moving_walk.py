@@ -8,7 +8,19 @@ from msgspec import Struct
 
 from milepost.core.errors import MilepostError, RowsRejected, StoreRefused
 from milepost.stores.audit import Audit
-from milepost.stores.moving import FORGOTTEN, JOURNAL, TABLES, Difference, Key, Origin, Row, Table, Target, difference
+from milepost.stores.moving import (
+    FORGOTTEN,
+    JOURNAL,
+    SOURCE,
+    TABLES,
+    Difference,
+    Key,
+    Origin,
+    Row,
+    Table,
+    Target,
+    difference,
+)
 
 CHUNK_ROWS = 1_000
 NEW_ONE = "copy into a new database, or drop that one"
@@ -69,8 +81,8 @@ async def demand_common_past(passage: Passage) -> None:
     for table in (JOURNAL, FORGOTTEN):
         await _demand_beginning(passage, table)
     if await passage.target.count(JOURNAL) == 0:
-        for table in TABLES:
-            if await passage.target.count(table) != 0:
+        for table in TABLES:  # a source alone is no past: whoever opened the target for work left it there
+            if table is not SOURCE and await passage.target.count(table) != 0:
                 raise _has_own_past(f"it has rows in {table.name}, and no journal")
 
 

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Literal, Protocol
 
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.model import Stream
+from milepost.core.model import DataSource, Stream
 from milepost.core.ports import Store
 from milepost.stores.archive import Archive
 from milepost.stores.erasure import Forgotten
@@ -21,6 +21,22 @@ class OpenStore(Store, Protocol):
 
     async def answers(self) -> None:
         """Ask the database for anything. Raises StoreAway or StoreRefused if it does not answer."""
+        ...
+
+    async def source(self) -> DataSource | None:
+        """Return where the rows come from; None where no start has recorded it yet."""
+        ...
+
+    async def record_source(self, source: DataSource) -> None:
+        """Record where the rows come from, unless that is on record."""
+        ...
+
+    async def replace_source(self, source: DataSource) -> None:
+        """Record where the rows come from, whatever was on record."""
+        ...
+
+    async def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
+        """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""
         ...
 
 

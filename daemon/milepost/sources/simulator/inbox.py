@@ -12,7 +12,7 @@ import msgspec
 from milepost.sources.simulator import luck, words
 from milepost.sources.simulator.arrivals import Arrivals
 from milepost.sources.simulator.instants import instant_us
-from milepost.sources.simulator.plan import Platform, SimulatedPage, WorldPlan
+from milepost.sources.simulator.plan import DEFAULT_SEED, Platform, SimulatedPage, WorldPlan
 
 MAX_DETAILED_MESSAGES = 20
 """The Graph API gives details of a thread's newest 20 messages only."""
@@ -65,6 +65,20 @@ class Thread(msgspec.Struct, frozen=True, kw_only=True):
     def shows_participants(self) -> bool:
         """The API leaves the participants of a few conversations out."""
         return self.luck[0] >= 5
+
+
+def is_invented(conversation_id: str, page_id: str, platform: str, seed: int = DEFAULT_SEED) -> bool:
+    """Return whether a world of this seed made up the conversation, whatever its plan was and whosever page it is.
+
+    Its id holds 32 bits that depend on seed, page and platform: an id of somebody else's has them once in 4e9 times.
+    """
+    opened = luck.unsealed(conversation_id) if platform == "instagram" else conversation_id
+    digits = (opened or "")[-19:]
+    if not (len(digits) == 19 and digits.isascii() and digits.isdigit()):
+        return False
+    number = luck.gathered(int(digits))
+    salt = luck.number(seed, page_id, platform) % (1 << 32)
+    return number >> _INDEX_BITS == salt and luck.scattered(number) == int(digits)
 
 
 class Inbox:

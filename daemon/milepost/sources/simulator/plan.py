@@ -11,6 +11,9 @@ from milepost.sources.simulator import luck, words
 Platform = Literal["messenger", "instagram"]
 PLATFORMS: tuple[Platform, ...] = ("messenger", "instagram")
 
+DEFAULT_SEED = 1
+"""Also that of the embedded world, whose conversations are known by it."""
+
 _BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 _FROZEN_GAP_US = 60_000_000
 _MAX_CONVERSATIONS = 10_000_000
@@ -44,7 +47,7 @@ class WorldPlan(msgspec.Struct, frozen=True, kw_only=True):
         BadConfiguration: a number is out of its range, or `frozen_at` has no time zone.
     """
 
-    seed: int = 1
+    seed: int = DEFAULT_SEED
     pages: int | tuple[SimulatedPage, ...] = 2
     conversations: int = 1000
     messages_per_conversation: float = 5.0

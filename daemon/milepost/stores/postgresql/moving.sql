@@ -52,6 +52,9 @@ WHERE (stream, conversation_id) > (%s, %s)
 ORDER BY stream, conversation_id
 LIMIT %s;
 
+-- name: read_source
+SELECT place, kind, base_url FROM source WHERE place > %s ORDER BY place LIMIT %s;
+
 -- name: count_forgotten
 SELECT count(*) FROM forgotten;
 
@@ -72,6 +75,9 @@ SELECT count(*) FROM dead_letter_payloads;
 
 -- name: count_missed_conversations
 SELECT count(*) FROM missed_conversations;
+
+-- name: count_source
+SELECT count(*) FROM source;
 
 -- name: add_forgotten
 COPY forgotten (platform, page_id, kind, id) FROM STDIN;
@@ -101,6 +107,9 @@ COPY dead_letter_payloads (dead_letter_id, payload) FROM STDIN;
 -- name: add_missed_conversations
 COPY missed_conversations (stream, conversation_id, sweep_started_at) FROM STDIN;
 
+-- name: add_source
+COPY source (place, kind, base_url) FROM STDIN;
+
 -- name: remove_contacts
 DELETE FROM contacts
 WHERE (platform, page_id, contact_id) IN (SELECT * FROM unnest(%s::text[], %s::text[], %s::text[]));
@@ -116,6 +125,9 @@ DELETE FROM dead_letter_payloads WHERE dead_letter_id = ANY (%s::text[]);
 
 -- name: remove_missed_conversations
 DELETE FROM missed_conversations WHERE (stream, conversation_id) IN (SELECT * FROM unnest(%s::text[], %s::text[]));
+
+-- name: remove_source
+DELETE FROM source WHERE place = ANY (%s::bigint[]);
 
 -- name: has_relations
 SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = %s LIMIT 1;

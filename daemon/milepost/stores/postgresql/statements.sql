@@ -525,6 +525,21 @@ SELECT source, instant_text(since) FROM unfinished_copy;
 -- Right at the start it is found out that nothing may be written, not at the first commit.
 UPDATE checkpoints SET version = version WHERE false;
 
+-- name: source
+SELECT kind, base_url FROM source WHERE place = 1;
+
+-- name: record_source
+-- Of workers that start at the same time one is the first: the others wait for its commit, and leave it be.
+INSERT INTO source (place, kind, base_url) VALUES (1, %s, %s) ON CONFLICT (place) DO NOTHING;
+
+-- name: replace_source
+INSERT INTO source (place, kind, base_url) VALUES (1, %s, %s)
+ON CONFLICT (place) DO UPDATE SET kind = excluded.kind, base_url = excluded.base_url;
+
+-- name: conversations_after
+SELECT conversation_id, platform, page_id FROM conversations
+WHERE conversation_id > %s ORDER BY conversation_id LIMIT %s;
+
 -- name: forget_contact
 INSERT INTO forgotten (platform, page_id, kind, id) VALUES (%(platform)s, %(page_id)s, 'contact', %(contact_id)s)
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;

@@ -13,7 +13,7 @@ import psycopg
 from milepost.core.checkpoint import Checkpoint, fold
 from milepost.core.codec import Codec
 from milepost.core.errors import MilepostError, OutcomeUnknown, RowsRejected, StoreAway, VersionConflict
-from milepost.core.model import Keys, Known
+from milepost.core.model import DataSource, Keys, Known
 from milepost.core.ports import Commit, Committed, DueLetter, Rejected
 from milepost.stores import rows
 from milepost.stores.grouping import GroupAnswer, Grouping
@@ -88,6 +88,24 @@ class PostgresqlStore:
     async def answers(self) -> None:
         """Ask the database for anything. Raises StoreAway or StoreRefused if it does not answer."""
         await self.database.rows("answers")
+
+    async def source(self) -> DataSource | None:
+        """Return where the rows come from; None where no start has recorded it yet."""
+        found = await self.database.rows("source")
+        return DataSource(*found[0]) if found else None
+
+    async def record_source(self, source: DataSource) -> None:
+        """Record where the rows come from, unless that is on record."""
+        await self.database.rows("record_source", (source.kind, source.base_url))
+
+    async def replace_source(self, source: DataSource) -> None:
+        """Record where the rows come from, whatever was on record."""
+        await self.database.rows("replace_source", (source.kind, source.base_url))
+
+    async def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
+        """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""
+        found = await self.database.rows("conversations_after", (conversation_id, limit))
+        return [(id_, platform, page_id) for id_, platform, page_id in found]
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
         """Store a commit durably and whole, together with those that wait at the same time, or nothing of it."""

@@ -44,6 +44,9 @@ WHERE (stream, conversation_id) > (?, ?)
 ORDER BY stream, conversation_id
 LIMIT ?;
 
+-- name: read_source
+SELECT place, kind, base_url FROM source WHERE place > ? ORDER BY place LIMIT ?;
+
 -- name: count_forgotten
 SELECT count(*) FROM forgotten;
 
@@ -64,6 +67,9 @@ SELECT count(*) FROM dead_letter_payloads;
 
 -- name: count_missed_conversations
 SELECT count(*) FROM missed_conversations;
+
+-- name: count_source
+SELECT count(*) FROM source;
 
 -- name: add_forgotten
 INSERT INTO forgotten (platform, page_id, kind, id) VALUES (?, ?, ?, ?);
@@ -94,6 +100,9 @@ INSERT INTO dead_letter_payloads (dead_letter_id, payload) VALUES (?, ?);
 -- name: add_missed_conversations
 INSERT INTO missed_conversations (stream, conversation_id, sweep_started_at) VALUES (?, ?, ?);
 
+-- name: add_source
+INSERT INTO source (place, kind, base_url) VALUES (?, ?, ?);
+
 -- name: remove_contacts
 DELETE FROM contacts WHERE platform = ? AND page_id = ? AND contact_id = ?;
 
@@ -108,6 +117,9 @@ DELETE FROM dead_letter_payloads WHERE dead_letter_id = ?;
 
 -- name: remove_missed_conversations
 DELETE FROM missed_conversations WHERE stream = ? AND conversation_id = ?;
+
+-- name: remove_source
+DELETE FROM source WHERE place = ?;
 
 -- name: mark
 SELECT source, since FROM unfinished_copy;

@@ -406,6 +406,19 @@ SELECT count(*) FROM dead_letters;
 -- name: answers
 SELECT 1 FROM journal LIMIT 1;
 
+-- name: source
+SELECT kind, base_url FROM source WHERE place = 1;
+
+-- name: record_source
+INSERT INTO source (place, kind, base_url) VALUES (1, ?, ?) ON CONFLICT (place) DO NOTHING;
+
+-- name: replace_source
+INSERT INTO source (place, kind, base_url) VALUES (1, ?, ?)
+ON CONFLICT (place) DO UPDATE SET kind = excluded.kind, base_url = excluded.base_url;
+
+-- name: conversations_after
+SELECT conversation_id, platform, page_id FROM conversations WHERE conversation_id > ? ORDER BY conversation_id LIMIT ?;
+
 -- name: forget_contact
 INSERT INTO forgotten (platform, page_id, kind, id) VALUES (:platform, :page_id, 'contact', :contact_id)
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;

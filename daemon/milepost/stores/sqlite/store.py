@@ -18,7 +18,7 @@ import structlog
 from milepost.core.checkpoint import Checkpoint, fold
 from milepost.core.codec import Codec
 from milepost.core.errors import MilepostError, RowsRejected, VersionConflict
-from milepost.core.model import Keys, Known
+from milepost.core.model import DataSource, Keys, Known
 from milepost.core.ports import Commit, Committed, DueLetter, Rejected
 from milepost.stores import rows
 from milepost.stores.grouping import GroupAnswer, Grouping
@@ -26,7 +26,9 @@ from milepost.stores.queries import load
 from milepost.stores.sqlite.database import Database, connect, errors_of, real_path, transaction
 from milepost.stores.sqlite.exclusive import exclusive
 from milepost.stores.sqlite.lookups import checkpoints, due_letters, known, letters_with_payloads
+from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
+from milepost.stores.sqlite.neighbours import tell_of_neighbours
 from milepost.stores.sqlite.writing import REFUSALS, reason_of, refused_rows, write
 
 # Pages of WAL between two checkpoints: rewriting scattered pages into the file is what bounds the speed of inserts,
@@ -53,7 +55,10 @@ async def open_sqlite(
     path = real_path(path)
     with exclusive(path):
         await asyncio.to_thread(demand_finished, path)
+        is_new = not await asyncio.to_thread(applied_to, path)
         applied = await asyncio.to_thread(migrate, path)
+        if is_new:
+            await asyncio.to_thread(tell_of_neighbours, path)
         if applied:
             structlog.get_logger("milepost").info(
                 "database migrated", path=str(path), applied=", ".join(sorted(applied))
@@ -106,6 +111,30 @@ class SqliteStore:
     async def answers(self) -> None:
         """Ask the database for anything. Raises StoreAway or StoreRefused if it does not answer."""
         await self._database.run(lambda connection: connection.execute(self._sql["answers"]).fetchone())
+
+    async def source(self) -> DataSource | None:
+        """Return where the rows come from; None where no start has recorded it yet."""
+        found = await self._database.run(lambda connection: connection.execute(self._sql["source"]).fetchone())
+        return DataSource(*found) if found else None
+
+    async def record_source(self, source: DataSource) -> None:
+        """Record where the rows come from, unless that is on record."""
+        await self._write_source("record_source", source)
+
+    async def replace_source(self, source: DataSource) -> None:
+        """Record where the rows come from, whatever was on record."""
+        await self._write_source("replace_source", source)
+
+    async def _write_source(self, statement: str, source: DataSource) -> None:
+        row = (source.kind, source.base_url)
+        await self._database.run(lambda connection: connection.execute(self._sql[statement], row))
+
+    async def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
+        """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""
+        asked = (conversation_id, limit)
+        return await self._database.run(
+            lambda connection: connection.execute(self._sql["conversations_after"], asked).fetchall()
+        )
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
         """Store a commit durably and whole, together with those that wait at the same time, or nothing of it."""

@@ -1,0 +1,8 @@
+-- Where all that is in here comes from: a database serves one source, so that real people and invented ones never meet.
+-- The first start that works on it writes the row, `milepost store adopt` another one. It is no projection of the journal.
+
+CREATE TABLE source (
+    place bigint PRIMARY KEY CHECK (place = 1), -- one only
+    kind text NOT NULL,
+    base_url text NOT NULL -- empty for the embedded simulator, whose port changes with each start
+);
