@@ -55,6 +55,23 @@ def test_a_valid_file_is_called_so_and_each_secret_is_traced(directory: Path) ->
     ]
 
 
+def test_what_is_copied_and_where_to_is_said(directory: Path) -> None:
+    (directory / "config.yaml").write_text(GOOD)
+    assert "It copies from https://graph.facebook.com into milepost.db" in check().stdout.splitlines()
+    (directory / "config.yaml").write_text("sync: {interval: 1m}")
+    simulated = "It copies a simulated world, whose people are invented, into simulated.db"
+    assert simulated in check("--online").stdout.splitlines()
+
+
+def test_pages_with_the_kind_forgotten_are_not_valid_online_either(directory: Path) -> None:
+    (directory / "config.yaml").write_text('pages: [{id: "1", access_token: "${BAKERY_TOKEN}"}]')
+    for options in ((), ("--online",)):
+        error = check(*options).exception
+        assert isinstance(error, BadConfiguration)
+        assert "config.yaml:1: pages: source.kind is not set: it is simulator" in error.message
+        assert SECRET not in str(error)
+
+
 def test_no_secret_is_ever_shown(directory: Path) -> None:
     (directory / "config.yaml").write_text(GOOD)
     assert SECRET not in check().output

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import aiohttp
 import pytest
 
-from kit.simulated import Client, Clock, Json
+from kit.simulated import Client, Clock, Json, frozen_client
 from milepost.core.errors import MilepostError
 from milepost.sources.simulator.faults import CALM, FaultPlan
 from milepost.sources.simulator.plan import Platform, SimulatedPage
@@ -266,6 +266,18 @@ class TestRefusals:
         assert response.status == 400
         assert body["error"]["code"] == 190
         assert body["error"]["message"]
+
+    @pytest.mark.parametrize("path", ["1234567890/conversations", "1234567890", "17841499999999999/conversations"])
+    async def test_ids_of_another_world_are_not_there(self, client: Client, path: str) -> None:
+        _, body = await client.get(f"v26.0/{path}")
+        assert (body["error"]["code"], body["error"].get("error_subcode")) == (100, 33)
+
+    async def test_a_thread_of_another_world_is_not_there(self, client: Client) -> None:
+        async with frozen_client(seed=2) as other:
+            thread = other.truth()[0].id
+        for path in (thread, f"{thread}/messages", "t_100123456789012"):
+            _, body = await client.get(f"v26.0/{path}")
+            assert (body["error"]["code"], body["error"].get("error_subcode")) == (100, 33), path
 
     async def test_an_envelope_can_lack_any_key_that_is_not_promised(self, client: Client) -> None:
         bodies = [(await client.get(f"v26.0/{client.page.id}/feed"))[1] for _ in range(30)]

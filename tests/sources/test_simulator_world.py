@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from milepost.core.errors import BadConfiguration
 from milepost.sources.simulator.arrivals import Arrivals
 from milepost.sources.simulator.fields import parse_fields
-from milepost.sources.simulator.inbox import Inbox
+from milepost.sources.simulator.inbox import Inbox, is_invented
 from milepost.sources.simulator.instants import instant_us
 from milepost.sources.simulator.messages import Link, Message, message_node
-from milepost.sources.simulator.plan import SimulatedPage
+from milepost.sources.simulator.plan import PLATFORMS, SimulatedPage
 from milepost.sources.simulator.world import TrueConversation, World, WorldPlan
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -262,3 +262,23 @@ class TestPlan:
     def test_no_repr_shows_a_token(self, world: World) -> None:
         assert world.pages[0].token not in repr(world.pages)
         assert "tok-1" not in repr(Link("https://graph.example", "v26.0", "tok-1"))
+
+
+# --- what it made up is known again -----------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**6), st.from_regex(r"[1-9][0-9]{5,16}", fullmatch=True))
+def test_a_conversation_that_a_world_made_up_is_known_by_its_seed_whoever_s_page_it_is(seed: int, page_id: str) -> None:
+    world = World(WorldPlan(seed=seed, pages=(SimulatedPage(id=page_id, name="", token="x"),), conversations=3))
+    for platform in PLATFORMS:
+        world.receive(page_id, platform, NOON)
+        told = world.truth(page_id, platform, LATER)
+        assert len(told) == 4
+        assert all(is_invented(each.id, page_id, platform, seed) for each in told)
+        assert not any(is_invented(each.id, page_id, platform, seed + 1) for each in told)
+        assert not any(is_invented(each.id, f"{page_id}1", platform, seed) for each in told)
+
+
+@given(st.one_of(st.text(), st.integers(0, 10**20).map("t_{}".format), st.from_regex(r"aWdf[A-Za-z0-9_-]*")))
+def test_no_other_id_is_taken_for_one_that_was_made_up(conversation_id: str) -> None:
+    assert not any(is_invented(conversation_id, "1234567890", platform) for platform in PLATFORMS)

@@ -16,6 +16,7 @@ from kit.pgbouncer import needs_pgbouncer, pooled
 from kit.postgres import ROLE, Database, Mode, Server, on_both_releases
 from kit.small_disk import small_disk
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy, StoreRefused
+from milepost.core.model import DataSource
 from milepost.stores.moving import TABLES, Table
 from milepost.stores.moving_house import Move, Moved, move
 from milepost.stores.moving_walk import Doing, Step
@@ -114,6 +115,15 @@ async def test_the_copy_is_equal_and_open_to_all(origin: House, target: House) -
     assert {each.table: each.rows for each in done.tables} == {each.table: each.written for each in done.tables}
     async with open_archive(target.place) as archive:
         assert await archive.verify() == done.audit
+
+
+async def test_a_target_that_was_only_ever_opened_takes_over_the_source(origin: House, builder: Builder) -> None:
+    for kind in ("sqlite", "postgresql"):
+        target = builder.build(kind)
+        async with open_store(target.place) as store:
+            await store.record_source(DataSource("simulator"))
+        await moved(origin, target)
+        assert target.rows("SELECT kind, base_url FROM source") == [("facebook", "https://a.example")]
 
 
 async def test_again_writes_nothing(origin: House, target: House) -> None:

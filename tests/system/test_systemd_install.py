@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from kit.service import CONFIG, DATABASE, NOT_INSTALLED, ROOT, SOURCE, Service, install
+import yaml
+
+from kit.service import BASE_URL, CONFIG, DATABASE, NOT_INSTALLED, PAGE, ROOT, SOURCE, Service, install
 
 RELEASES = "/opt/milepost/releases"
 NEWER = ("sed", "-i", 's/^version = .*/version = "9.9.9"/')
@@ -20,17 +22,42 @@ def mode_of(service: Service, path: str) -> str:
     return service.lab.run("stat", "-c", "%a %U", path).strip()
 
 
-def test_as_installed_it_works_on_the_simulated_world(service: Service) -> None:
+def test_as_installed_it_waits_for_pages_and_nothing_simulated_is_started(service: Service) -> None:
     assert mode_of(service, "/etc/credstore") == "700 root"
     assert mode_of(service, CONFIG) == "644 root"
     assert service.lab.run("milepost", "--version").startswith("milepost, version ")
-    service.start()
-    service.until_stored(1)
-    assert "messenger:" in service.lab.run("milepost", "status")
-    assert service.lab.run("stat", "-L", "-c", "%a", "/var/lib/milepost").strip() == "700"
+    assert service.lab.tried("systemctl", "is-enabled", "milepost").stdout.strip() == "disabled"
+    assert service.lab.tried("systemctl", "start", "milepost").returncode != 0
+    assert service.shown("ExecMainStatus") == "78"
+    service.until_logged("pages: missing; allowed: one page or more, which source.kind: facebook needs")
+    assert service.lab.tried("ls", DATABASE).returncode != 0, "nothing was copied"
     for unit in ("milepost.service", "milepost@shop.service", "milepost-sync.service", "milepost-sync.timer"):
         said = service.lab.tried("systemd-analyze", "verify", unit)
         assert said.stderr + said.stdout == "", unit
+
+
+def test_what_was_laid_works_once_pages_are_filled_in(service: Service) -> None:
+    service.simulate(60)
+    laid = yaml.safe_load(service.lab.run("cat", CONFIG))
+    laid["source"] |= {"base_url": BASE_URL, "calls_per_second": 0}
+    token = {"access_token_file": "${CREDENTIALS_DIRECTORY}/milepost.access-token"}
+    service.lab.write(CONFIG, yaml.safe_dump({**laid, "pages": [{"id": PAGE.id, "platforms": ["messenger"]} | token]}))
+    service.hand_over_token()
+    service.start()
+    service.until_complete()
+    assert service.lab.run("stat", "-L", "-c", "%a", "/var/lib/milepost").strip() == "700"
+    assert "messenger:" in service.lab.run("milepost", "status")
+
+
+def test_the_script_says_what_to_fill_in_and_that_a_simulated_world_is_none(service: Service) -> None:
+    service.lab.put(ROOT, SOURCE, NOT_INSTALLED)
+    service.lab.run("rm", "/opt/milepost/current")
+    said = install(service.lab)
+    assert "next: 1. fill in pages in /etc/milepost/config.yaml" in said
+    assert "simulated" not in said
+    service.lab.run("sed", "-i", "s/^  kind: facebook$/  kind: simulator/", CONFIG)
+    assert "config.yaml is for the simulated world, whose people are invented: set source.kind" in install(service.lab)
+    assert service.shown("ActiveState") == "inactive"
 
 
 def test_an_upgrade_goes_on_where_the_old_version_was_and_can_be_rolled_back(service: Service) -> None:

@@ -152,7 +152,9 @@ async def _adopted(settings: Settings, *, is_confirmed: bool) -> str:
             if not is_confirmed:
                 _confirm(place, wanted)
         await store.replace_source(wanted)
-    return f"{place} works for {wanted} from now on"
+    # A watermark from before would hide what is older: complete at once, and most of it unread.
+    whole = "; `milepost sync --full` reads the streams from before whole" if held else ""
+    return f"{place} works for {wanted} from now on{whole}"
 
 
 def _held(place: Place, recorded: DataSource | None, held: Sequence[Holding]) -> list[str]:
@@ -162,7 +164,13 @@ def _held(place: Place, recorded: DataSource | None, held: Sequence[Holding]) ->
         *((each.stream, f"{each.conversations:,}", f"{each.invented:,}") for each in held),
     ]
     source = "" if recorded is None else f", from {recorded}"
-    return [f"{place} holds{source}:", "", *in_columns(rows, RIGHT), "", "All of it stays; so do the streams' places."]
+    return [
+        f"{place} holds{source}:",
+        "",
+        *in_columns(rows, RIGHT),
+        "",
+        "All of it stays, and so does each stream's place",
+    ]
 
 
 def _confirm(place: Place, wanted: DataSource) -> None:

@@ -41,4 +41,5 @@ def _told(path: Path) -> str | None:
             (newest,) = connection.execute("SELECT max(updated_at) FROM checkpoints").fetchone()
     except sqlite3.Error:
         return None
-    return f"{path.name} holds {count:,} conversations, last written at {newest}" if count else None
+    conversations = "conversation" if count == 1 else "conversations"
+    return f"{path.name} holds {count:,} {conversations}, last written at {newest}" if count else None
