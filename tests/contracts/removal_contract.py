@@ -134,16 +134,11 @@ class RemovalContract:
         )
 
     async def test_who_was_forgotten_stays_forgotten(self, kept: Kept) -> None:
+        people = ("ada", "bob")
         rows = Changes(
-            (
-                conversation_row("t_ada", of=GONE, contact_id="ada"),
-                conversation_row("t_bob", of=GONE, contact_id="bob"),
-            ),
-            (contact_row("ada", of=GONE), contact_row("bob", of=GONE)),
-            (
-                event_row("m_ada", of=GONE, conversation_id="t_ada"),
-                event_row("m_bob", of=GONE, conversation_id="t_bob"),
-            ),
+            tuple(conversation_row(f"t_{each}", of=GONE, contact_id=each) for each in people),
+            tuple(contact_row(each, of=GONE) for each in people),
+            tuple(event_row(f"m_{each}", of=GONE, conversation_id=f"t_{each}") for each in people),
         )
         async with open_store(kept.place) as store:
             await store.commit(commit_after(Checkpoint(GONE.key), changes=rows))

@@ -1,16 +1,13 @@
 """Removing a stream from a file: nothing of it is left on the disk, no daemon works beside, a kill leaves it whole."""
 
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from contracts.removal_contract import BY, GONE, RemovalContract, rebuilt_equal, two_lives
+from kit.binary import started, until
 from kit.builders import NOON
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreBusy, StoreRefused
@@ -31,6 +28,22 @@ ENDLESS = """
 """
 
 
+def on_disk(folder: Path) -> bytes:
+    """Read all that lies there: the database, its WAL and its lock."""
+    return b"".join(each.read_bytes() for each in folder.iterdir())
+
+
+def is_written(path: Path) -> bool:
+    """Whether somebody is in the middle of a transaction that writes."""
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0.0)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            return error.sqlite_errorname.startswith("SQLITE_BUSY")
+        connection.execute("ROLLBACK")
+        return False
+
+
 @pytest.fixture
 def kept(path: Path) -> Kept:
     return SqliteKept(path)
@@ -44,11 +57,11 @@ async def test_leaves_no_word_of_the_stream_on_the_disk(path: Path) -> None:
     async with open_sqlite(path) as store:
         said = Changes(interaction_events=tuple(event_row(f"m_{n}", of=GONE, text=SECRET * 50) for n in range(30)))
         await store.commit(commit_after(Checkpoint(GONE.key), changes=said))
-    assert path.read_bytes().count(SECRET.encode()) > 1_000
+    assert on_disk(path.parent).count(SECRET.encode()) > 1_000
 
     await remove(Place(f"sqlite:///{path}"), GONE, BY, NOON)
 
-    assert SECRET.encode() not in b"".join(each.read_bytes() for each in path.parent.iterdir())
+    assert SECRET.encode() not in on_disk(path.parent)
 
 
 async def test_beside_a_daemon_is_refused(kept: SqliteKept) -> None:
@@ -65,33 +78,15 @@ async def test_a_kill_in_the_middle_leaves_the_stream_whole_and_the_next_try_rem
     kept.execute(ENDLESS)
     before = kept.tables()
     (kept.path.parent / "config.yaml").write_text(f"store: {{url: 'sqlite:///{kept.path}'}}\n")
-    with subprocess.Popen(
-        [sys.executable, "-m", "milepost", "streams", "remove", GONE.key, "--yes"],
-        cwd=kept.path.parent,
-        start_new_session=True,
-    ) as removing:
-        try:
-            while not _is_written(kept.path):
-                assert removing.poll() is None, "it ended without having written"
-        finally:
-            os.kill(removing.pid, signal.SIGKILL)
+    async with started(kept.path.parent, "streams", "remove", GONE.key, "--yes") as removing:
+        await until(lambda: removing.has_ended or is_written(kept.path))
+        assert not removing.has_ended, "it ended without having written"
+        await removing.kill()
 
     assert kept.tables() == before
     execute(kept.path, "DROP TRIGGER endless")
     assert await remove(kept.place, GONE, BY, NOON) is not None
     await rebuilt_equal(kept)
-
-
-def _is_written(path: Path) -> bool:
-    """Whether somebody is in the middle of a transaction that writes."""
-    with closing(sqlite3.connect(path, isolation_level=None, timeout=0.0)) as connection:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            assert error.sqlite_errorname.startswith("SQLITE_BUSY")
-            return True
-        connection.execute("ROLLBACK")
-        return False
 
 
 async def test_without_a_database_is_refused_and_makes_none(tmp_path: Path) -> None:
