@@ -15,13 +15,13 @@ from milepost.core.requests import remove
 # Statements of either database, in order: the dead letters tell which payloads are the stream's. Who was forgotten
 # stays so, and the journal keeps its history.
 DELETIONS = (
-    "remove_payloads",
-    "remove_dead_letters",
-    "remove_runs",
-    "remove_notes",
-    "remove_contacts",
-    "remove_conversations",
-    "remove_interaction_events",
+    "remove_stream_payloads",
+    "remove_stream_dead_letters",
+    "remove_stream_runs",
+    "remove_stream_notes",
+    "remove_stream_contacts",
+    "remove_stream_conversations",
+    "remove_stream_interaction_events",
 )
 
 

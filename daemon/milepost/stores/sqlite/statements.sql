@@ -470,24 +470,24 @@ SELECT
     (SELECT count(*) FROM contact_interaction_events WHERE platform = :platform AND page_id = :page_id),
     (SELECT count(*) FROM dead_letters WHERE stream = :stream AND closed_at IS NULL);
 
--- name: remove_payloads
+-- name: remove_stream_payloads
 DELETE FROM dead_letter_payloads
 WHERE dead_letter_id IN (SELECT dead_letter_id FROM dead_letters WHERE stream = :stream);
 
--- name: remove_dead_letters
+-- name: remove_stream_dead_letters
 DELETE FROM dead_letters WHERE stream = :stream;
 
--- name: remove_runs
+-- name: remove_stream_runs
 DELETE FROM runs WHERE stream = :stream;
 
--- name: remove_notes
+-- name: remove_stream_notes
 DELETE FROM missed_conversations WHERE stream = :stream;
 
--- name: remove_contacts
+-- name: remove_stream_contacts
 DELETE FROM contacts WHERE platform = :platform AND page_id = :page_id;
 
--- name: remove_conversations
+-- name: remove_stream_conversations
 DELETE FROM conversations WHERE platform = :platform AND page_id = :page_id;
 
--- name: remove_interaction_events
+-- name: remove_stream_interaction_events
 DELETE FROM contact_interaction_events WHERE platform = :platform AND page_id = :page_id;
