@@ -42,6 +42,7 @@ from milepost.core.events import (
     Stage,
     StoreReturned,
     StreamPaused,
+    StreamRemoved,
     StreamResumed,
     SweepCompleted,
     SyncRequested,
@@ -136,6 +137,7 @@ WORDS: list[tuple[Event, str]] = [
     (TokenChecked(TokenHealth(is_valid=False)), "the token is not valid any more"),
     (TokenChecked(TokenHealth(is_valid=True)), "the token is valid, and never expires"),
     (TokenChecked(TokenHealth(True, at(0), at(-86400))), "the token is valid until 2026-02-28"),
+    (StreamRemoved("command line"), "removed with all its rows (command line)"),
     (StoreReturned(12.5, 4), "the database answered again after 12 seconds and 4 attempts"),
 ]
 

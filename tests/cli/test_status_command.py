@@ -13,7 +13,17 @@ from kit.databases import record
 from milepost.cli.known_streams import configured_streams
 from milepost.cli.status import command
 from milepost.core.errors import BadConfiguration, StoreRefused
-from milepost.core.events import BatchStored, Mode, RateLimited, Reason, RunEnded, RunStatus, SweepCompleted, Tally
+from milepost.core.events import (
+    BatchStored,
+    Mode,
+    RateLimited,
+    Reason,
+    RunEnded,
+    RunStatus,
+    StreamRemoved,
+    SweepCompleted,
+    Tally,
+)
 from milepost.core.model import Platform, Scope, Stream
 from milepost.core.standing import State
 from milepost.service.stream_status import OpenSweep, Status, StreamStatus, Written
@@ -63,6 +73,14 @@ def test_the_journaled_streams_are_shown(database: Path) -> None:
     assert result.exit_code == 0
     assert STREAM.key in result.output
     assert "complete" in result.output
+
+
+def test_a_removed_stream_is_shown_no_more(database: Path) -> None:
+    record(database, COMPLETE, StreamRemoved("somebody"))
+    assert STREAM.key not in status().output
+    Path("config.yaml").write_text(f'pages: [{{id: "{STREAM.page_id}", platforms: [messenger]}}]\n')
+    (stream,) = told().streams
+    assert (stream.state, stream.is_configured, stream.written) == (State.NEVER_SYNCED, True, Written(0, 0, 0, 0))
 
 
 def test_json_holds_the_same_as_the_journal(database: Path) -> None:

@@ -176,7 +176,7 @@ class StoreContract:
         tables = await look()
         assert tables.checkpoints == tables.refold()
         assert tables.runs == ended
-        folded = project(row.entry() for row in tables.journal)
+        folded = project((row.entry() for row in tables.journal), {})
         assert tables.dead_letters == {each.dead_letter_id: each for each in folded if isinstance(each, DeadLetter)}
         assert {letter.closed_at is None for letter in tables.dead_letters.values()} == {True, False}
 

@@ -37,6 +37,7 @@ class TestTags:
             "run_started",
             "store_returned",
             "stream_paused",
+            "stream_removed",
             "stream_resumed",
             "sweep_completed",
             "sweep_started",

@@ -48,11 +48,13 @@ from milepost.core.events import (
     RunStatus,
     Stage,
     StoreReturned,
+    StreamPaused,
+    StreamRemoved,
     SweepCompleted,
     Tally,
 )
 from milepost.core.model import Detail, Scope
-from milepost.core.project import letter_after
+from milepost.core.project import Projected, RunOf, letter_after, project, since_removal
 
 ONE = Tally(batches=1, inserted=2, contacts=2, interaction_events=5)
 TWO = Tally(batches=2, unchanged=3)
@@ -412,3 +414,52 @@ class TestTheNextEntry:
         passed = BatchPassed(Sweep(Mode.FULL, NOON, at(-600), position=walking("after 2")), self.QUIET)
 
         assert given(*events, after=pass_over(checkpoint_of(), passed)) == given(*events)
+
+
+class TestStreamRemoved:
+    LIVED = (
+        *WALKING,
+        DeadLetterOpened("d_1", Stage.FETCH, "t_1", "unreadable"),
+        StreamPaused("API"),
+        SweepCompleted(Mode.FULL, NOON, NOON, TWO),
+    )
+
+    def test_takes_the_stream_back_to_its_beginning_and_its_chain_on(self) -> None:
+        checkpoint = given(*self.LIVED)
+        removed, (entry,) = given(*self.LIVED, StreamRemoved("Ada")), entries(StreamRemoved("Ada"), after=checkpoint)
+
+        assert removed == Checkpoint(
+            checkpoint.stream, checkpoint.version + 1, entry.hash, entry.recorded_at, removed_at=entry.recorded_at
+        )
+
+    def test_leaves_a_rate_limit_in_force_because_it_may_hold_for_the_whole_app(self) -> None:
+        limited = RateLimited(Scope.APP, 1, NOON, at(3600), RATE_LIMIT)
+
+        pause = given(*WALKING, limited, StreamRemoved("Ada")).pause
+
+        assert pause is not None
+        assert pause == given(*WALKING, limited).pause
+
+    def test_is_over_with_the_next_entry(self) -> None:
+        anew = given(*self.LIVED, StreamRemoved("Ada"), run_started(), sweep_started())
+
+        assert anew.removed_at is None
+        assert anew.run is not None
+        assert (anew.total, anew.watermark, anew.open_dead_letters, anew.on_hold) == (Tally(), None, 0, None)
+
+    def test_leaves_no_run_and_no_dead_letter_of_before_in_any_projection(self) -> None:
+        reopened = DeadLetterOpened("d_2", Stage.FETCH, "t_1", "unreadable")
+        told = entries(*self.LIVED, StreamRemoved("Ada"), run_started(), reopened)
+
+        projected: list[Projected] = list(project(told, {told[0].stream: len(self.LIVED) + 1}))
+
+        assert [each.dead_letter_id for each in projected if isinstance(each, DeadLetter)] == ["d_2"]
+        assert [each.run.tally for each in projected if isinstance(each, RunOf)] == [Tally()]
+        assert projected[-1] == given(*self.LIVED, StreamRemoved("Ada"), run_started(), reopened)
+
+    def test_parts_the_entries_of_a_commit(self) -> None:
+        told = entries(run_started(), StreamRemoved("Ada"), sweep_started())
+
+        assert since_removal(told) == told[2:]
+        assert since_removal(told[:1]) == told[:1]
+        assert since_removal(told[:2]) == ()

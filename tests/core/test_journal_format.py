@@ -1,6 +1,7 @@
 """A journal as its first format wrote it, and what it means. The files are history: add to them, never change them.
 
-The first 22 entries are those of a Milepost that knew no remedies, the first 42 of one of which nothing could be asked.
+The first 22 entries are those of a Milepost that knew no remedies, the first 42 of one of which nothing could be asked,
+the first 52 of one that could remove no stream.
 """
 
 from datetime import datetime
@@ -20,6 +21,7 @@ HERE = Path(__file__).parent
 CODEC = Codec()
 WITHOUT_REMEDIES = 22
 WITHOUT_REQUESTS = 42
+WITHOUT_REMOVALS = 52
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +59,22 @@ def test_it_holds_every_type_of_entry(journal: list[Entry]) -> None:
 
 
 def test_it_means_what_it_always_meant(checkpoints: list[Checkpoint]) -> None:
+    before, removed = checkpoints[-2:]
+
+    assert removed == Checkpoint(
+        before.stream,
+        WITHOUT_REMOVALS + 1,
+        "1d8a13c34057847f526c8c8de2214b712c75104e1d3cc962c4a20b99607cd316",
+        datetime.fromisoformat("2026-03-01T13:30:00.250Z"),
+        pause=before.pause,
+        removed_at=datetime.fromisoformat("2026-03-01T13:30:00.250Z"),
+    )
+
+
+def test_its_beginning_means_what_it_meant_before_any_stream_could_be_removed(checkpoints: list[Checkpoint]) -> None:
     golden = msgspec.json.decode((HERE / "journal-format-1.requests.checkpoint.json").read_bytes(), type=Checkpoint)
 
-    assert checkpoints[-1] == golden
+    assert checkpoints[WITHOUT_REMOVALS - 1] == golden
 
 
 def test_its_beginning_means_what_it_meant_before_anything_could_be_asked(checkpoints: list[Checkpoint]) -> None:

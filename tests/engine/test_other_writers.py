@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 from msgspec.structs import replace
 
-from kit.builders import STREAM, fetched, unreadable, work
+from kit.builders import CODEC, NOON, STREAM, fetched, unreadable, work
 from kit.memory_store import MemoryStore
 from kit.shell import Inbox, cursor_of, open_letters, shared, types
 from milepost.core.checkpoint import Checkpoint, Run
+from milepost.core.decision import Record, prepare
 from milepost.core.errors import MilepostError, VersionConflict
-from milepost.core.events import Reason, RunStatus
+from milepost.core.events import Mode, Reason, RunStatus, StreamRemoved
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.engine.errands import Errands, PauseStream, SyncNow
 from milepost.engine.run import run_slice
@@ -134,6 +135,30 @@ async def test_it_writes_nothing_more_even_if_what_it_would_write_follows() -> N
         await ran(shared(store), Inbox(6, before=before), errands)
 
     assert store.entries(STREAM.key)[-1].run_id == "r_other"
+
+
+async def test_a_run_ends_where_its_stream_is_removed_meanwhile_and_the_next_begins_anew() -> None:
+    store, errands, asked = MemoryStore(), Errands(), 0
+
+    async def before(_: Request | str) -> Outcome | None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            checkpoint = await store.recall(STREAM.key)
+            await store.commit(prepare(checkpoint, Record((StreamRemoved(ADA),)), None, NOON, CODEC))
+            errands.hear_of(checkpoint.version + 1)
+        return None
+
+    await ran(shared(store), Inbox(2), Errands(), "r_0")
+    with pytest.raises(VersionConflict, match="was removed meanwhile"):
+        await ran(shared(store), Inbox(6, before=before), errands)
+    assert types(store, STREAM)[-1] == "stream_removed"
+    assert (store.conversations, store.runs) == ({}, {})
+
+    checkpoint = await ran(shared(store), Inbox(6), Errands(), "r_2")
+
+    assert (checkpoint.total.inserted, run_of(checkpoint).mode) == (6, Mode.FULL)
+    assert set(store.conversations) == {f"t_{n}" for n in range(6)}
 
 
 class Racing(MemoryStore):

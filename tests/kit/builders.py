@@ -7,7 +7,18 @@ from milepost.core.chain import seal
 from milepost.core.checkpoint import Checkpoint, fold
 from milepost.core.codec import Codec
 from milepost.core.decision import Circumstances
-from milepost.core.events import Entry, Event, Mode, Phase, Position, Reason, RunStarted, SweepStarted, Tally
+from milepost.core.events import (
+    Entry,
+    Event,
+    Mode,
+    Phase,
+    Position,
+    Reason,
+    RunStarted,
+    StreamRemoved,
+    SweepStarted,
+    Tally,
+)
 from milepost.core.model import (
     Batch,
     Contact,
@@ -28,6 +39,11 @@ STREAM = Stream(Platform.MESSENGER, "1234567890")
 RUN_ID = "run-1"
 POLICY = Policy()
 CODEC = Codec()
+
+
+def removals(entries: Iterable[Entry]) -> dict[str, int]:
+    """Give the version of each stream's latest removal."""
+    return {entry.stream: entry.version for entry in entries if isinstance(entry.event, StreamRemoved)}
 
 
 def at(seconds: float) -> datetime:

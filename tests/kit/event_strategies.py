@@ -26,6 +26,7 @@ from milepost.core.events import (
     Stage,
     StoreReturned,
     StreamPaused,
+    StreamRemoved,
     StreamResumed,
     SweepCompleted,
     SweepStarted,
@@ -79,6 +80,7 @@ BY_KIND: dict[type[Event], st.SearchStrategy[Event]] = {
     StoreReturned: st.builds(StoreReturned, durations, counts),
     StreamPaused: st.builds(StreamPaused, texts),
     StreamResumed: st.builds(StreamResumed, texts),
+    StreamRemoved: st.builds(StreamRemoved, texts),
     SyncRequested: st.builds(SyncRequested, texts, st.booleans()),
     TokenChecked: st.builds(
         TokenChecked, st.builds(TokenHealth, st.booleans(), st.none() | instants, st.none() | instants)

@@ -15,7 +15,7 @@ from milepost.core.chain import check, instant_text
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run, evolve
 from milepost.core.codec import Codec
 from milepost.core.errors import VersionConflict
-from milepost.core.events import Entry, Resolution
+from milepost.core.events import Entry, Resolution, StreamRemoved
 from milepost.core.model import (
     Changes,
     ContactRow,
@@ -170,12 +170,31 @@ class MemoryStore:
             at_text = instant_text(entry.recorded_at)
             columns = (entry.stream, entry.version, entry.run_id, at_text, entry.type, entry.data, entry.hash)
             self.journal.append(JournalRow(*columns))
+            if isinstance(entry.event, StreamRemoved):
+                self._drop(Stream.parse(entry.stream))
             letter = letter_after(entry, self.dead_letters.get)
             if letter is not None:
                 self.dead_letters[letter.dead_letter_id] = letter
         self.checkpoints[commit.checkpoint.stream] = msgspec.json.encode(commit.checkpoint)
         if commit.run is not None:
             self.runs[commit.run.run_id] = commit.run
+
+    def _drop(self, stream: Stream) -> None:
+        """Drop all that was stored of a stream, but its journal and who was forgotten."""
+        page = (stream.platform.value, stream.page_id)
+        for run_id in [row.run_id for row in self.journal if row.stream == stream.key and row.run_id is not None]:
+            self.runs.pop(run_id, None)
+        for key in [key for key, letter in self.dead_letters.items() if letter.stream == stream.key]:
+            self.payloads.pop(key, None)
+            del self.dead_letters[key]
+        for key in self._noted(stream):
+            del self.missed[key]
+        for contact in [key for key in self.contacts if key[:2] == page]:
+            del self.contacts[contact]
+        for key in [key for key, row in self.conversations.items() if (row.platform, row.page_id) == page]:
+            del self.conversations[key]
+        for key in [key for key, event in self.interaction_events.items() if (event.platform, event.page_id) == page]:
+            del self.interaction_events[key]
 
     def write_rows(self, commit: Commit) -> None:
         """Write the rows, the notes of what a full sweep misses and the payloads of dead letters."""

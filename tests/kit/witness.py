@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from kit.builders import total
+from kit.builders import removals, total
 from kit.memory_store import MemoryStore
 from kit.world import Inbox, Thread, World, told
 from milepost.core.chain import check
@@ -321,7 +321,8 @@ class Witness:
 
     def projections_are_the_fold(self) -> None:
         """Every projection can be dropped and rebuilt equal from the journal alone."""
-        rebuilt = list(project(self.store._entry(row) for row in self.store.journal))
+        entries = [self.store._entry(row) for row in self.store.journal]
+        rebuilt = list(project(entries, removals(entries)))
         letters = {each.dead_letter_id: each for each in rebuilt if isinstance(each, DeadLetter)}
         runs = {each.run.run_id: each.run for each in rebuilt if isinstance(each, RunOf)}
         snapshots = {each.stream: msgspec.json.encode(each) for each in rebuilt if isinstance(each, Checkpoint)}

@@ -51,6 +51,7 @@ from milepost.core.events import (
     Stage,
     StoreReturned,
     StreamPaused,
+    StreamRemoved,
     StreamResumed,
     SweepCompleted,
     SyncRequested,
@@ -295,6 +296,12 @@ def test_what_people_ask_for_is_told_with_who_asked() -> None:
         "log_level": "info",
         "by": by,
         "full": True,
+    }
+    assert line_of(StreamRemoved("command line")) == {
+        "event": "stream removed",
+        "log_level": "warning",
+        "by": "command line",
+        "hint": "its rows are gone; if it is worked again, it begins anew",
     }
 
 

@@ -50,6 +50,7 @@ from milepost.core.events import (
     RunEnded,
     RunStatus,
     Stage,
+    StreamRemoved,
     SweepCompleted,
     Tally,
     TokenChecked,
@@ -423,6 +424,24 @@ def test_two_streams_of_a_page_share_its_budget_and_all_streams_the_apps() -> No
         usage_told(Usage(Scope.APP, "call_count", 1.2), stream=OTHER),
     )
     assert values(metrics, "rate_limit_usage_ratio", "scope") == {"page": 0.1, "app": 1.2}
+
+
+def test_a_removed_stream_is_shown_no_more_until_there_is_something_of_it_again() -> None:
+    metrics = after(recorded(completed()))
+    others = after(recorded(completed(), after=Checkpoint(OTHER.key)))
+    metrics.read(recorded(completed(), after=Checkpoint(OTHER.key)))
+
+    metrics.learn(recorded(completed(), StreamRemoved("Ada")))
+    assert f'stream="{KEY}"' not in metrics.expose().decode()
+    assert states(metrics) == states(others)
+
+    limited = RateLimited(Scope.APP, 1, NOON, at(3600), problem(4))
+    metrics.read(recorded(run_started(), sweep_started(), limited, after=Checkpoint(OTHER.key)))
+    assert set(states(metrics)) == {OTHER.key}, "a limit of the app is not told of it"
+
+    metrics.read(recorded(completed(), StreamRemoved("Ada"), run_started()))
+    assert states(metrics)[KEY] == "rate_limited"
+    assert values(metrics, "last_success_timestamp_seconds") == {}
 
 
 # --- the exposition ---------------------------------------------------------------------------------------------------

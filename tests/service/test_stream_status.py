@@ -30,6 +30,7 @@ from milepost.core.events import (
     Reason,
     RunEnded,
     RunStatus,
+    StreamRemoved,
     SweepCompleted,
     Tally,
 )
@@ -195,6 +196,15 @@ def test_configured_streams_come_first_and_in_their_order() -> None:
         ("instagram:1", True),
         ("messenger:5", False),
     ]
+
+
+def test_a_removed_stream_is_shown_where_it_is_configured_as_one_without_a_past() -> None:
+    removed = given(*WALKING, completed(), StreamRemoved("Ada"))
+
+    assert statuses([removed], around(), [], {}) == ()
+    assert statuses([removed], around(), None, {}) == ()
+    (status,) = statuses([removed], around(), [removed.stream], {})
+    assert (status.state, status.run, status.last_success_at) == (State.NEVER_SYNCED, None, None)
 
 
 def test_where_the_simulator_names_the_streams_those_of_the_journal_are_shown() -> None:

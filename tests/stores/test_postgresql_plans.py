@@ -26,9 +26,14 @@ GROWING = {
     "missed_conversations",
     "forgotten",
 }
-# What reads everything does so because it is asked to: verify, rebuild, forget, and `checkpoints` (a row for each
-# stream). An index by which to forget would be written for every event, and used once in a year.
+# What reads everything does so because it is asked to: verify, rebuild, forget, remove, and `checkpoints` (a row for
+# each stream). An index by which to forget or remove would be written for every event, and used once in a year.
 READ_EVERYTHING = {
+    "count_stream_rows",
+    "removals",
+    "remove_stream_dead_letters",
+    "remove_stream_interaction_events",
+    "remove_stream_payloads",
     "erase_conversations",
     "erase_interaction_events",
     "erase_payloads",

@@ -11,9 +11,14 @@ from stores.sqlite_files import raw
 OF_A_COPY = {name: text for name, text in load("sqlite", "moving").items() if name.startswith(("read_", "remove_"))}
 SQL = load("sqlite") | OF_A_COPY
 
-# What reads everything does so because it is asked to: verify, rebuild, forget, and `checkpoints` (a row for each
-# stream). An index by which to forget would be written for every event, and used once in a year.
+# What reads everything does so because it is asked to: verify, rebuild, forget, remove, and `checkpoints` (a row for
+# each stream). An index by which to forget or remove would be written for every event, and used once in a year.
 READ_EVERYTHING = {
+    "count_stream_rows",
+    "removals",
+    "remove_stream_dead_letters",
+    "remove_stream_interaction_events",
+    "remove_stream_payloads",
     "erase_interaction_events",
     "erase_payloads",
     "journal",

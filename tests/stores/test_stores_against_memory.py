@@ -1,4 +1,4 @@
-"""Whatever is committed, missed, closed and forgotten, in any order: all stores answer the same and hold the same."""
+"""Whatever is committed, missed, closed, forgotten and removed: all stores answer the same and hold the same."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,15 @@ from contracts.store_contract import Tables
 from kit.builders import NOON, at
 from kit.memory_store import MemoryStore
 from kit.postgres import Database
-from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Event, RedriveFailed, Resolution, Stage
+from milepost.core.events import (
+    DeadLetterClosed,
+    DeadLetterOpened,
+    Event,
+    RedriveFailed,
+    Resolution,
+    Stage,
+    StreamRemoved,
+)
 from milepost.core.model import Changes, DeadLetterPayload, Keys, Platform, Stream, Stretch
 from milepost.core.ports import Committed, Store
 from milepost.stores.opening import forget, open_store
@@ -112,6 +120,7 @@ def acts(of: Stream) -> st.SearchStrategy[Act]:
         st.builds(Act, st.just(of), changes=notes(of)),
         letters(of),
         st.builds(Act, st.just(of), forgotten=people),
+        st.builds(Act, st.just(of), event=st.just(StreamRemoved("somebody"))),
     )
 
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "backup": "Copy the database, beside a daemon that goes on working.",
     "store": "Copy the database into another one, or let it change over to another source.",
     "dead-letters": "List, show, redrive or discard what could not be read or written.",
+    "streams": "Remove streams that are given up, with their rows.",
     "contacts": "Erase a person who asks for it.",
     "config": "Check the configuration.",
     "simulate": "Serve a simulated Graph API, for trying things.",

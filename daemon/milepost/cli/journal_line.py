@@ -22,7 +22,9 @@ from milepost.core.events import (
     RunEnded,
     RunStarted,
     StoreReturned,
+    StreamEvent,
     StreamPaused,
+    StreamRemoved,
     StreamResumed,
     SweepCompleted,
     SweepStarted,
@@ -96,13 +98,13 @@ def _happened(event: Event) -> str:  # noqa: PLR0911  (one line for each kind of
             return f"run {in_words(event.status)}: {in_words(event.reason)}{why}{read}"
         case StoreReturned(away_seconds=seconds, attempts=attempts):
             return f"the database answered again after {lasting(seconds)} and {counted(attempts, 'attempt')}"
-        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked():
+        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | StreamRemoved():
             return _asked(event)
         case unknown:
             assert_never(unknown)
 
 
-def _asked(event: StreamPaused | StreamResumed | SyncRequested | TokenChecked) -> str:
+def _asked(event: StreamEvent) -> str:
     match event:
         case StreamPaused(by=by):
             return f"put on hold ({by})"
@@ -112,6 +114,8 @@ def _asked(event: StreamPaused | StreamResumed | SyncRequested | TokenChecked) -
             return f"{'a full sweep' if full else 'a sync'} was asked for ({by})"
         case TokenChecked(health=health):
             return token_in_words(health)
+        case StreamRemoved(by=by):
+            return f"removed with all its rows ({by})"
 
 
 def _stored(stored: BatchStored) -> str:

@@ -17,8 +17,12 @@ def configured_streams(settings: Settings) -> Sequence[str] | None:
 
 
 async def demand_known(stream: str | None, archive: Archive, settings: Settings, given_as: str = "--stream") -> None:
-    """Raise BadParameter for a stream that is neither journaled nor configured; None is all of them."""
-    known = {checkpoint.stream for checkpoint in await archive.checkpoints()} | {*(configured_streams(settings) or ())}
-    if stream is not None and stream not in known:
-        names = ", ".join(sorted(known)) or "none so far"
+    """Raise BadParameter for a stream that is neither journaled nor configured; None is all of them.
+
+    One that was removed has its journal still, but nobody is told of it.
+    """
+    checkpoints, configured = await archive.checkpoints(), {*(configured_streams(settings) or ())}
+    if stream is not None and stream not in {checkpoint.stream for checkpoint in checkpoints} | configured:
+        stored = {checkpoint.stream for checkpoint in checkpoints if checkpoint.removed_at is None}
+        names = ", ".join(sorted(stored | configured)) or "none so far"
         raise click.BadParameter(f"there is no stream {stream}; known are {names}", param_hint=given_as)

@@ -33,7 +33,9 @@ from milepost.core.events import (
     RunStatus,
     Stage,
     StoreReturned,
+    StreamEvent,
     StreamPaused,
+    StreamRemoved,
     StreamResumed,
     SweepCompleted,
     SweepStarted,
@@ -167,6 +169,7 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True):
     total: Tally = NO_TALLY
     unrecorded: Tally = NO_TALLY
     sweep_is_recorded: bool = True
+    removed_at: datetime | None = None  # set where that entry is its removal: nothing is stored of it
 
 
 class BatchPassed(Struct, frozen=True):
@@ -204,7 +207,7 @@ def fold(entries: Iterable[Entry], checkpoint: Checkpoint) -> Checkpoint:
 
 def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
     """Say what an entry means for where the stream stands."""
-    after = replace(checkpoint, version=entry.version, hash=entry.hash, updated_at=entry.recorded_at)
+    after = replace(checkpoint, version=entry.version, hash=entry.hash, updated_at=entry.recorded_at, removed_at=None)
     match entry.event:
         case BatchStored() as event:
             after = _batch_stored(after, event)
@@ -221,7 +224,7 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
             after = _troubled(after, event)
         case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed() as event:
             after = _lettered(after, event)
-        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() as event:
+        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | StreamRemoved() as event:
             after = _asked(after, entry, event)
         case StoreReturned():
             pass
@@ -261,9 +264,7 @@ def _lettered(checkpoint: Checkpoint, event: DeadLetterOpened | RedriveFailed | 
             return replace(checkpoint, open_dead_letters=open_now, total=checkpoint.total + tally)
 
 
-def _asked(
-    checkpoint: Checkpoint, entry: Entry, event: StreamPaused | StreamResumed | SyncRequested | TokenChecked
-) -> Checkpoint:
+def _asked(checkpoint: Checkpoint, entry: Entry, event: StreamEvent) -> Checkpoint:
     """Say what it means that somebody asked for something, or asked about the token."""
     match event:
         case StreamPaused(by=by):
@@ -274,6 +275,9 @@ def _asked(
             return replace(checkpoint, token=health)
         case SyncRequested():
             return checkpoint
+        case StreamRemoved():  # a rate limit goes on: it is the platform's, and may hold for the whole app
+            at = entry.recorded_at
+            return Checkpoint(entry.stream, entry.version, entry.hash, at, pause=checkpoint.pause, removed_at=at)
 
 
 def _batch_stored(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:

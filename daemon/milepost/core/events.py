@@ -312,6 +312,15 @@ class TokenChecked(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     health: TokenHealth
 
 
+class StreamRemoved(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Somebody removed the stream with all its rows: it begins anew if it is ever worked again. `by` is who asked."""
+
+    by: str
+
+
+StreamEvent = StreamPaused | StreamResumed | SyncRequested | TokenChecked | StreamRemoved
+"""What concerns a stream as a whole, whatever its run is at."""
+
 Event = (
     RunStarted
     | SweepStarted
@@ -327,10 +336,7 @@ Event = (
     | SweepCompleted
     | RunEnded
     | StoreReturned
-    | StreamPaused
-    | StreamResumed
-    | SyncRequested
-    | TokenChecked
+    | StreamEvent
 )
 
 TAGS: dict[type[Event], str] = {
@@ -352,6 +358,7 @@ TAGS: dict[type[Event], str] = {
     StreamResumed: "stream_resumed",
     SyncRequested: "sync_requested",
     TokenChecked: "token_checked",
+    StreamRemoved: "stream_removed",
 }
 
 

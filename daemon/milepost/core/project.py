@@ -4,14 +4,14 @@ Runs and dead letters are given as soon as they are final, so that a journal of 
 (a checkpoint for each stream, a value for each dead letter that is open, nothing for each entry).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.chain import check
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run, evolve
-from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Entry, RedriveFailed
+from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Entry, RedriveFailed, StreamRemoved
 
 
 class RunOf(Struct, frozen=True):
@@ -24,8 +24,18 @@ class RunOf(Struct, frozen=True):
 Projected = Checkpoint | RunOf | DeadLetter
 
 
-def project(entries: Iterable[Entry]) -> Iterator[Projected]:
+def since_removal(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Return those of one stream's entries that follow its removal: all of them where there is none."""
+    for place in range(len(entries), 0, -1):
+        if isinstance(entries[place - 1].event, StreamRemoved):
+            return entries[place:]
+    return entries
+
+
+def project(entries: Iterable[Entry], removed: Mapping[str, int]) -> Iterator[Projected]:
     """Fold a whole journal, in the order of seq, checking its hash chains on the way.
+
+    `removed` has the version of each stream's latest removal: of the runs and dead letters before it none is left.
 
     Raises JournalDamaged at the first entry that does not follow from its predecessor.
     """
@@ -36,6 +46,8 @@ def project(entries: Iterable[Entry]) -> Iterator[Projected]:
         check(before, entry)
         after = evolve(before, entry)
         checkpoints[entry.stream] = after
+        if entry.version <= removed.get(entry.stream, 0):
+            continue
         if before.run is not None and after.run is not None and before.run.run_id != after.run.run_id:
             yield RunOf(entry.stream, before.run)
         letter = letter_after(entry, letters.get)

@@ -2,7 +2,7 @@
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.decision import Record, passed_before
-from milepost.core.events import Event, StreamPaused, StreamResumed, SyncRequested, TokenChecked
+from milepost.core.events import Event, StreamPaused, StreamRemoved, StreamResumed, SyncRequested, TokenChecked
 from milepost.core.model import TokenHealth
 from milepost.core.plan import Slice
 
@@ -25,6 +25,13 @@ def request_sync(checkpoint: Checkpoint, by: str, work: Slice, *, full: bool) ->
 def note_token(checkpoint: Checkpoint, health: TokenHealth, work: Slice) -> Record | None:
     """Keep how its token stands."""
     return _recorded(checkpoint, TokenChecked(health), work) if checkpoint.token != health else None
+
+
+def remove(checkpoint: Checkpoint, by: str) -> Record | None:
+    """Remove the stream with all its rows; None where nothing is stored of it."""
+    if checkpoint.version == 0 or checkpoint.removed_at is not None:
+        return None
+    return Record((StreamRemoved(by),))
 
 
 def _recorded(checkpoint: Checkpoint, event: Event, work: Slice) -> Record:

@@ -122,6 +122,8 @@ class _Run:
         Whatever else was written of it, nothing more may be, however well it would follow.
         """
         run = checkpoint.run
+        if checkpoint.removed_at is not None and run_before is not None:
+            raise VersionConflict(f"{self._stream.key} was removed meanwhile", hint="its next run begins it anew")
         if run != run_before and (run is None or run.run_id != self._work.run_id):
             raise VersionConflict(
                 f"{self._stream.key} was taken over by another Milepost", hint="that one goes on from the last batch"

@@ -28,6 +28,7 @@ from milepost.core.events import (
     RunStarted,
     StoreReturned,
     StreamPaused,
+    StreamRemoved,
     StreamResumed,
     SweepCompleted,
     SweepStarted,
@@ -92,7 +93,7 @@ def counts(entry: Entry) -> Counts | None:  # noqa: PLR0911  (one line for each 
             return Counts(retries=attempts)
         case RunStarted() | SweepStarted() | RateLimited() | BatchShrunk() | CursorLost() | DeadLetterOpened():
             return None
-        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked():
+        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | StreamRemoved():
             return None
         case unknown:
             assert_never(unknown)

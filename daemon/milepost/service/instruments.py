@@ -94,6 +94,11 @@ class StreamFamilies:
             "gauge", "stream_stopped", "1 from when a stream was stopped until it is read again.", "reason"
         )
 
+    def drop(self, stream: str) -> None:
+        """Expose nothing of a stream any more."""
+        for family in self.all:
+            family.drop("stream", stream)
+
 
 class StreamInstruments:
     """One stream's series, looked up once and there from the start, but for what nobody knows then.

@@ -31,7 +31,9 @@ from milepost.core.events import (
     RunStarted,
     RunStatus,
     StoreReturned,
+    StreamEvent,
     StreamPaused,
+    StreamRemoved,
     StreamResumed,
     SweepCompleted,
     SweepStarted,
@@ -103,13 +105,13 @@ def _log_entry(entry: Entry, run: Run | None) -> None:
             _log_end(log, ended, entry, run)
         case StoreReturned(away_seconds=away_seconds, attempts=attempts):
             log.info("store returned", away_seconds=round(away_seconds, 1), attempts=attempts)
-        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() as event:
+        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | StreamRemoved() as event:
             _log_asked(log, event)
         case unknown:
             assert_never(unknown)
 
 
-def _log_asked(log: FilteringBoundLogger, event: StreamPaused | StreamResumed | SyncRequested | TokenChecked) -> None:
+def _log_asked(log: FilteringBoundLogger, event: StreamEvent) -> None:
     match event:
         case StreamPaused(by=by):
             log.warning("stream paused", by=by, hint="it is not worked until somebody resumes it")
@@ -119,6 +121,8 @@ def _log_asked(log: FilteringBoundLogger, event: StreamPaused | StreamResumed | 
             log.info("sync asked for", by=by, full=full)
         case TokenChecked(health=health):
             log.log(logging.INFO if health.is_valid else logging.WARNING, "token checked", found=token_in_words(health))
+        case StreamRemoved(by=by):
+            log.warning("stream removed", by=by, hint="its rows are gone; if it is worked again, it begins anew")
 
 
 def _log_batch(log: FilteringBoundLogger, batch: int, stored: BatchStored) -> None:

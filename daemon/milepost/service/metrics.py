@@ -32,6 +32,7 @@ from milepost.core.events import (
     Stage,
     StoreReturned,
     StreamPaused,
+    StreamRemoved,
     StreamResumed,
     SweepCompleted,
     SweepStarted,
@@ -81,7 +82,10 @@ class Metrics:
     def learn(self, signal: Signal) -> None:
         """Show where a stream stands by its journal, whoever worked it; nothing of it is this process's work."""
         if isinstance(signal, Recorded) and signal.checkpoint.version > self._versions.get(signal.checkpoint.stream, 0):
-            self._show(signal.checkpoint, state_of(signal.checkpoint, is_at_work=True))
+            if signal.checkpoint.removed_at is not None:
+                self._drop(signal.checkpoint)
+            else:
+                self._show(signal.checkpoint, state_of(signal.checkpoint, is_at_work=True))
 
     def read(self, signal: Signal) -> None:
         """Count what a signal tells."""
@@ -125,6 +129,13 @@ class Metrics:
         for key, told in self._states.learn(checkpoint, state):
             _show_state(self._stream(key), told)
 
+    def _drop(self, checkpoint: Checkpoint) -> None:
+        """Show a removed stream no more, until there is something of it again."""
+        self._versions[checkpoint.stream] = checkpoint.version
+        self._states.forget(checkpoint.stream)
+        if self._streams.pop(checkpoint.stream, None) is not None:
+            self._every.of_streams.drop(checkpoint.stream)
+
     def _show_usages(self, stream: Stream, usages: tuple[Usage, ...]) -> None:
         """Show the fullest page's latest ratio; the app's budget is the same one for all, and so the latest counts."""
         for usage in usages:
@@ -161,7 +172,7 @@ class Metrics:
                 stream.redrives["failed"].inc()
             case RunStarted() | SweepStarted() | StoreReturned():
                 pass
-            case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked():
+            case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | StreamRemoved():
                 pass
             case unknown:
                 assert_never(unknown)

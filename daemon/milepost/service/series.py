@@ -41,12 +41,21 @@ class Family:
     def add(self, *values: str, value: float | None = 0.0) -> Series:
         """Begin a series, given the values of its labels; there must be none with the same."""
         pairs = sorted(zip(self._labels, values, strict=True))
-        labels = ",".join(f'{label}="{each.translate(_ESCAPED)}"' for label, each in pairs)
+        labels = ",".join(_pair(label, each) for label, each in pairs)
         series = Series(f"{self.name}{{{labels}}} ", value)
         self._series.append(series)
         return series
+
+    def drop(self, label: str, value: str) -> None:
+        """Expose no more what has this value of a label."""
+        pair = _pair(label, value)
+        self._series = [each for each in self._series if pair not in each.head]
 
     def write(self) -> str:
         """Write the metric as it stands."""
         lines = [f"{each.head}{value}\n" for each in self._series if (value := each.value) is not None]
         return self._heading + "".join(lines)
+
+
+def _pair(label: str, value: str) -> str:
+    return f'{label}="{value.translate(_ESCAPED)}"'

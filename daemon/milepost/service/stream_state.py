@@ -33,6 +33,10 @@ class StreamStates:
         self._near = by_page(self._pauses)
         return self._told(self._states)
 
+    def forget(self, key: str) -> None:
+        """Tell of a stream no more. A limit that it has met goes on."""
+        self._states.pop(Stream.parse(key), None)
+
     def _told(self, streams: Iterable[Stream]) -> Iterator[tuple[str, State]]:
         for stream in streams:
             state = self._states[stream]

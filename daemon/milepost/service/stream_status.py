@@ -100,11 +100,14 @@ def statuses(
 ) -> tuple[StreamStatus, ...]:
     """Say where every journaled or configured stream stands: the configured ones in their order, then the others.
 
+    One that was removed is not shown, unless it is configured.
+
     `configured` is None where the simulator names the streams; `page_names` are those that are known, by the pages'
     ids.
     """
     journaled = {checkpoint.stream: checkpoint for checkpoint in checkpoints}
     known = dict.fromkeys(configured or ())
+    others = [key for key, checkpoint in journaled.items() if checkpoint.removed_at is None]
     return tuple(
         status_of(
             journaled.get(key) or Checkpoint(key),
@@ -112,7 +115,7 @@ def statuses(
             page_names,
             is_configured=None if configured is None else key in known,
         )
-        for key in known | dict.fromkeys(journaled)
+        for key in known | dict.fromkeys(others)
     )
 
 

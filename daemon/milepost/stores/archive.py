@@ -9,8 +9,10 @@ from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.events import Entry
+from milepost.core.model import Stream
 from milepost.core.project import RunOf
 from milepost.stores.audit import Audit
+from milepost.stores.removal import StreamRows
 
 
 class LetterState(StrEnum):
@@ -67,6 +69,10 @@ class Archive(Protocol):
 
     async def letter(self, dead_letter_id: str) -> tuple[DeadLetter, str | None] | None:
         """Give a dead letter and its payload, which is gone once it is closed or the person it is about was erased."""
+        ...
+
+    async def count_rows(self, stream: Stream) -> StreamRows:
+        """Count what is stored of a stream."""
         ...
 
     async def verify(self) -> Audit:

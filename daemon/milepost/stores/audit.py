@@ -38,6 +38,10 @@ class Ledger(Protocol):
         """Give the whole journal, in the order of seq."""
         ...
 
+    def removals(self) -> dict[str, int]:
+        """Return the version of each stream's latest removal."""
+        ...
+
     def shaped(self, row: Row) -> Row:
         """Give a row as this database keeps it."""
         ...
@@ -99,7 +103,7 @@ def _audit(ledger: Ledger, take: Callable[[Table, list[Row]], None]) -> Audit:
         counts[table] += len(held[table])
         held[table].clear()
 
-    for item in project(ledger.entries()):
+    for item in project(ledger.entries(), ledger.removals()):
         if isinstance(item, Checkpoint):  # one at the end of each stream, whose entries are numbered without a gap
             read += item.version
             last_recorded_at = max(filter(None, (last_recorded_at, item.updated_at)), default=None)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Literal, Protocol
 
 from milepost.core.checkpoint import Checkpoint
@@ -10,6 +11,7 @@ from milepost.core.ports import Store
 from milepost.stores.archive import Archive
 from milepost.stores.erasure import Forgotten
 from milepost.stores.place import Place
+from milepost.stores.removal import StreamRows
 
 
 class OpenStore(Store, Protocol):
@@ -91,6 +93,21 @@ async def forget(place: Place, stream: Stream, contact_id: str) -> Forgotten:
     from milepost.stores.postgresql.erasure import forget_in_postgresql  # noqa: PLC0415
 
     return await forget_in_postgresql(place, stream, contact_id)
+
+
+async def remove(place: Place, stream: Stream, by: str, now: datetime) -> StreamRows | None:
+    """Remove a stream with all its rows and return how many there were; None where nothing is stored of it.
+
+    Raises StoreRefused if there is no database of this program's schema, StoreBusy if a daemon works on one of SQLite,
+    StoreAway if it does not answer.
+    """
+    if place.file is not None:
+        from milepost.stores.sqlite.removal import remove_from_sqlite  # noqa: PLC0415
+
+        return await remove_from_sqlite(place.file, stream, by, now)
+    from milepost.stores.postgresql.removal import remove_from_postgresql  # noqa: PLC0415
+
+    return await remove_from_postgresql(place, stream, by, now)
 
 
 async def has_database(place: Place) -> bool:

@@ -1,6 +1,7 @@
 """What the API tells of streams, runs, the journal and dead letters, over a real listener and a real database."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from milepost.cli.dead_letter_table import as_json
 from milepost.engine.errands import PauseStream
 from milepost.service.stream_status import OpenSweep, StreamStatus
 from milepost.stores.archive import LetterState
+from milepost.stores.opening import remove
+from milepost.stores.place import Place
 from milepost.stores.sqlite.archive import open_sqlite_archive
 from service.api.served import (
     PAYLOAD,
@@ -289,3 +292,21 @@ async def test_a_database_that_cannot_be_read_is_told_as_a_problem(database: Pat
         status, detail = await refused(session, "/api/runs")
         assert status == 503
         assert "no such table" in detail
+
+
+async def test_a_removed_stream_is_listed_no_more(database: Path) -> None:
+    place = Place(f"sqlite:///{database}")
+    assert await remove(place, STREAM, "a test", datetime.now(UTC)) is not None
+
+    async with served(database) as (session, _):
+        keys = [each["stream"] for each in await paged(session, "/api/streams", "streams", limit=100)]
+        assert STREAM.key not in keys
+        assert {each.key for each in STREAMS} - {STREAM.key} <= set(keys)
+        assert (await refused(session, f"/api/streams/{STREAM.key}"))[0] == 404
+        assert await paged(session, "/api/runs", "runs", limit=100, stream=STREAM.key) == []
+        assert (
+            await paged(session, "/api/dead-letters", "dead_letters", limit=100, stream=STREAM.key, state="all") == []
+        )
+        history = await paged(session, "/api/journal", "entries", limit=100, stream=STREAM.key)
+        assert history[-1]["type"] == "stream_removed"
+        assert len(history) > 1

@@ -47,6 +47,7 @@ from milepost.core.events import (
     Stage,
     StoreReturned,
     StreamPaused,
+    StreamRemoved,
     StreamResumed,
     SweepCompleted,
     SyncRequested,
@@ -233,6 +234,7 @@ CASES: list[tuple[Event, str, str, dict[str, Any]]] = [
         "The token is not valid any more",
         SO_FAR,
     ),
+    (StreamRemoved(BY), "progress", f"Removed with all its rows (asked for by {BY})", {}),
 ]
 
 

@@ -87,7 +87,13 @@ class View(Struct, frozen=True, eq=False):
 
     def keys(self) -> list[str]:
         """Give the keys of the streams, in order."""
-        return sorted(self.worked | self.checkpoints.keys())
+        stored = {key for key, checkpoint in self.checkpoints.items() if checkpoint.removed_at is None}
+        return sorted(self.worked | stored)
+
+    def has(self, key: str) -> bool:
+        """Whether there is such a stream: one that this daemon works, or of which something is stored."""
+        checkpoint = self.checkpoints.get(key)
+        return key in self.worked or (checkpoint is not None and checkpoint.removed_at is None)
 
     def status_of(self, key: str) -> StreamStatus:
         """Say where a stream stands."""
@@ -113,7 +119,7 @@ def streams(overview: Overview) -> Sequence[AnyOperation]:
 
     async def show_stream(call: Call[StreamAsked, None]) -> Reply[StreamStatus]:
         view, key = await overview.look(), call.asked.key
-        if key not in view.worked and key not in view.checkpoints:
+        if not view.has(key):
             raise web.HTTPNotFound(text=f"there is no stream {key}")
         status = view.status_of(key)
         return Reply(status, tag=tag_of(status))

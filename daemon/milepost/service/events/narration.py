@@ -24,6 +24,7 @@ from milepost.core.events import (
     Stage,
     StoreReturned,
     StreamPaused,
+    StreamRemoved,
     StreamResumed,
     SweepCompleted,
     SweepStarted,
@@ -89,6 +90,7 @@ def _status(event: Event, run: Run | None) -> Status:  # noqa: PLR0911  (one lin
             | StreamResumed()
             | SyncRequested()
             | TokenChecked()
+            | StreamRemoved()
         ):
             return Status.PROGRESS
         case StreamPaused():

@@ -29,7 +29,9 @@ from milepost.core.events import (
     RunStatus,
     Stage,
     StoreReturned,
+    StreamEvent,
     StreamPaused,
+    StreamRemoved,
     StreamResumed,
     SweepCompleted,
     SweepStarted,
@@ -87,7 +89,7 @@ def happened(entry: Entry, run: Run | None) -> str:  # noqa: PLR0911  (one line 
             return _ended(event, run, entry)
         case StoreReturned(away_seconds=seconds, attempts=attempts):
             return f"The database answers again, after {lasting(seconds)} and {counted(attempts, 'attempt')}"
-        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() as event:
+        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | StreamRemoved() as event:
             return _asked(event)
         case unknown:
             assert_never(unknown)
@@ -144,7 +146,7 @@ def _ended(event: SweepCompleted | RunEnded, run: Run | None, entry: Entry) -> s
             return f"{words}. What to do: {advice_on(problem, Stream.parse(entry.stream))}"
 
 
-def _asked(event: StreamPaused | StreamResumed | SyncRequested | TokenChecked) -> str:
+def _asked(event: StreamEvent) -> str:
     match event:
         case StreamPaused(by=by):
             return f"Paused until somebody resumes it (asked for by {on_one_line(by)})"
@@ -155,6 +157,8 @@ def _asked(event: StreamPaused | StreamResumed | SyncRequested | TokenChecked) -
         case TokenChecked(health=health):
             words = token_in_words(health)
             return f"{words[0].upper()}{words[1:]}"
+        case StreamRemoved(by=by):
+            return f"Removed with all its rows (asked for by {on_one_line(by)})"
 
 
 def has_errors(run: Run | None) -> bool:

@@ -11,6 +11,7 @@ from psycopg.rows import TupleRow
 from milepost.core.chain import instant_text
 from milepost.core.checkpoint import Checkpoint, DeadLetter, fold
 from milepost.core.codec import Codec
+from milepost.core.model import Stream
 from milepost.core.project import RunOf
 from milepost.stores import rows
 from milepost.stores.archive import LetterState, Placed
@@ -24,6 +25,7 @@ from milepost.stores.postgresql.lookups import letters_with_payloads
 from milepost.stores.postgresql.migrate import demand_current
 from milepost.stores.postgresql.texts import askable
 from milepost.stores.queries import load
+from milepost.stores.removal import StreamRows, names_of
 
 AFTER_ALL_RUNS = "~"
 
@@ -115,6 +117,11 @@ class PostgresqlArchive:
         """Give a dead letter and its payload, which is gone once it is closed or the person it is about was erased."""
         found = await letters_with_payloads(self._database, (dead_letter_id,))
         return (found[0].letter, found[0].payload) if found else None
+
+    async def count_rows(self, stream: Stream) -> StreamRows:
+        """Count what is stored of a stream."""
+        (counts,) = await self._database.rows("count_stream_rows", names_of(stream))
+        return StreamRows(*counts)
 
     async def verify(self) -> Audit:
         """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""

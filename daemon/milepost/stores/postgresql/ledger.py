@@ -33,6 +33,10 @@ class PostgresqlLedger:
             for columns in cursor.execute(self._sql["journal"]):
                 yield rows.entry(columns, self._codec)
 
+    def removals(self) -> dict[str, int]:
+        """Return the version of each stream's latest removal."""
+        return dict(self._connection.execute(self._sql["removals"]).fetchall())
+
     def shaped(self, row: Row) -> Row:
         """Give a row as it is kept: its texts without NUL."""
         return tuple(storable(value) if isinstance(value, str) else value for value in row)

@@ -1,17 +1,20 @@
 """What the PostgreSQL store is asked: rows, letters and notes under keys."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+from psycopg.rows import TupleRow
 
 from milepost.core.chain import instant_text
+from milepost.core.checkpoint import Checkpoint, fold
+from milepost.core.codec import Codec
 from milepost.core.model import ContactRow, ConversationRow, Keys, Known, KnownLetter, Stream, Stretch
 from milepost.core.ports import DueLetter
 from milepost.stores import rows
-from milepost.stores.postgresql.database import Database
+from milepost.stores.postgresql.database import Database, Parameters
 from milepost.stores.postgresql.texts import askable, storable
 
 # Beyond every instant: the ends of the inbox.
@@ -28,7 +31,18 @@ class _Found(Struct, frozen=True):
     forgotten: list[str]
 
 
+Ask = Callable[[str, Parameters], Awaitable[list[TupleRow]]]
+"""Asks one statement, by its name."""
+
 _decode = msgspec.json.Decoder(_Found).decode
+
+
+async def recall(ask: Ask, codec: Codec, stream: str) -> Checkpoint:
+    """Give a stream's checkpoint: its snapshot, and the entries since."""
+    stored = await ask("checkpoint", (stream,))
+    checkpoint = rows.checkpoint(stored[0][0]) if stored else Checkpoint(stream)
+    tail = await ask("entries_since", (stream, checkpoint.version))
+    return fold((rows.entry(columns, codec) for columns in tail), checkpoint)
 
 
 async def known(database: Database, keys: Keys) -> Known:

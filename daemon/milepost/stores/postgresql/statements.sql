@@ -312,7 +312,7 @@ LEFT JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_lett
 WHERE letter.dead_letter_id = ANY (%s::text[]);
 
 -- name: letters_after
--- The oldest first. A letter is never removed, so that any one marks a place among them.
+-- The oldest first. Any letter marks a place among them; one that went with its stream marks the beginning.
 (
     SELECT
         dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
@@ -476,6 +476,10 @@ SELECT instant_text(recorded_at) FROM journal WHERE seq = %s;
 -- name: journal
 SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash FROM journal ORDER BY seq;
 
+-- name: removals
+-- A stream's latest removal is the end of all its runs and dead letters before it.
+SELECT stream, max(version) FROM journal WHERE type = 'stream_removed' GROUP BY stream;
+
 -- name: clear_checkpoints
 DELETE FROM checkpoints;
 
@@ -597,3 +601,32 @@ WHERE
                 ELSE subject = id OR starts_with(subject, id || '/')
             END
     );
+
+-- name: count_stream_rows
+SELECT
+    (SELECT count(*) FROM contacts WHERE platform = %(platform)s AND page_id = %(page_id)s),
+    (SELECT count(*) FROM conversations WHERE platform = %(platform)s AND page_id = %(page_id)s),
+    (SELECT count(*) FROM contact_interaction_events WHERE platform = %(platform)s AND page_id = %(page_id)s),
+    (SELECT count(*) FROM dead_letters WHERE stream = %(stream)s AND closed_at IS NULL);
+
+-- name: remove_stream_payloads
+DELETE FROM dead_letter_payloads
+WHERE dead_letter_id IN (SELECT dead_letter_id FROM dead_letters WHERE stream = %(stream)s);
+
+-- name: remove_stream_dead_letters
+DELETE FROM dead_letters WHERE stream = %(stream)s;
+
+-- name: remove_stream_runs
+DELETE FROM runs WHERE stream = %(stream)s;
+
+-- name: remove_stream_notes
+DELETE FROM missed_conversations WHERE stream = %(stream)s;
+
+-- name: remove_stream_contacts
+DELETE FROM contacts WHERE platform = %(platform)s AND page_id = %(page_id)s;
+
+-- name: remove_stream_conversations
+DELETE FROM conversations WHERE platform = %(platform)s AND page_id = %(page_id)s;
+
+-- name: remove_stream_interaction_events
+DELETE FROM contact_interaction_events WHERE platform = %(platform)s AND page_id = %(page_id)s;

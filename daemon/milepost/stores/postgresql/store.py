@@ -10,7 +10,7 @@ from datetime import datetime
 
 import psycopg
 
-from milepost.core.checkpoint import Checkpoint, fold
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.codec import Codec
 from milepost.core.errors import MilepostError, OutcomeUnknown, RowsRejected, StoreAway, VersionConflict
 from milepost.core.model import DataSource, Keys, Known
@@ -63,10 +63,7 @@ class PostgresqlStore:
 
     async def recall(self, stream: str) -> Checkpoint:
         """Give the stream's checkpoint: its snapshot, and the entries since."""
-        stored = await self.database.rows("checkpoint", (stream,))
-        checkpoint = rows.checkpoint(stored[0][0]) if stored else Checkpoint(stream)
-        tail = await self.database.rows("entries_since", (stream, checkpoint.version))
-        return fold((rows.entry(columns, self._codec) for columns in tail), checkpoint)
+        return await lookups.recall(self.database.rows, self._codec, stream)
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Give where every stream stands that was ever worked, configured or not; ordered by stream."""

@@ -12,12 +12,13 @@ from milepost.core.checkpoint import DeadLetter
 from milepost.core.events import Entry
 from milepost.core.model import Changes, ConversationRow, InteractionEventRow, Stream
 from milepost.core.ports import Commit, Committed
-from milepost.core.project import letter_after
+from milepost.core.project import letter_after, since_removal
 from milepost.stores import rows
 from milepost.stores.erasure import remembered
 from milepost.stores.postgresql.database import Connection, Database
 from milepost.stores.postgresql.lookups import stretch_of
 from milepost.stores.postgresql.texts import askable, storable
+from milepost.stores.removal import DELETIONS, names_of
 
 _encode = msgspec.json.Encoder().encode
 
@@ -29,6 +30,11 @@ class Prepared(Struct, frozen=True):
     changes: Changes
     letters: tuple[DeadLetter, ...]
     payloads: tuple[tuple[str, str], ...]
+
+    @property
+    def is_removal(self) -> bool:
+        """Whether the stream is removed, with all that was stored of it before."""
+        return len(since_removal(self.commit.entries)) < len(self.commit.entries)
 
     @property
     def stream(self) -> Stream:
@@ -54,8 +60,10 @@ async def _prepared(database: Database, connection: Connection, commit: Commit, 
     stream = Stream.parse(commit.checkpoint.stream)
     changes = await _remembered(database, connection, stream, commit.changes) if has_forgotten else commit.changes
     letters: dict[str, DeadLetter] = {}
-    for entry in commit.entries:
-        before = await _letter_before(database, connection, entry, letters)
+    entries = since_removal(commit.entries)
+    for entry in entries:
+        is_first = len(entries) < len(commit.entries)
+        before = letters if is_first else await _letter_before(database, connection, entry, letters)
         letter = letter_after(entry, before.get)
         if letter is not None:
             letters[letter.dead_letter_id] = letter
@@ -99,6 +107,9 @@ async def write(
 
 async def _write_rows(database: Database, connection: Connection, each: Prepared) -> None:
     sql, changes, checkpoint = database.sql, each.changes, each.commit.checkpoint
+    if each.is_removal:
+        for statement in DELETIONS:
+            await connection.execute(sql[statement], names_of(each.stream))
     if changes.conversations:
         latest = {row.conversation_id: row for row in changes.conversations}  # a row may be changed once a statement
         await connection.execute(sql["upsert_conversations"], {"rows": json_rows(_sorted(latest))})

@@ -13,15 +13,24 @@ from typing import Any
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.codec import Codec
 from milepost.core.errors import MilepostError
+from milepost.core.model import Stream
 from milepost.core.project import RunOf
 from milepost.stores import rows
 from milepost.stores.archive import LetterState, Placed
 from milepost.stores.audit import Audit
 from milepost.stores.queries import load
+from milepost.stores.removal import StreamRows
 from milepost.stores.sqlite import backup, ledger
 from milepost.stores.sqlite.database import Database, connect, real_path
 from milepost.stores.sqlite.exclusive import exclusive
-from milepost.stores.sqlite.lookups import AFTER_ALL, checkpoints, letters_with_payloads, seq_before, within_runs
+from milepost.stores.sqlite.lookups import (
+    AFTER_ALL,
+    checkpoints,
+    count_rows,
+    letters_with_payloads,
+    seq_before,
+    within_runs,
+)
 from milepost.stores.sqlite.migrate import demand_current
 
 
@@ -109,6 +118,10 @@ class SqliteArchive:
         """Give a dead letter and its payload, which is gone once it is closed or the person it is about was erased."""
         found = await self._database.run(partial(letters_with_payloads, self._sql, (dead_letter_id,)))
         return (found[0].letter, found[0].payload) if found else None
+
+    async def count_rows(self, stream: Stream) -> StreamRows:
+        """Count what is stored of a stream."""
+        return await self._database.run(partial(count_rows, self._sql, stream))
 
     async def verify(self) -> Audit:
         """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""

@@ -37,7 +37,7 @@ async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgo
     async with connect(path, {"secure_delete": "ON"}, timeout_seconds=TIMEOUT_SECONDS) as database:
         forgotten = await database.run(partial(_forget, load("sqlite"), stream, contact_id))
         with suppress(StoreAway):
-            await database.run(_empty_wal)
+            await database.run(empty_wal)
     return forgotten
 
 
@@ -65,6 +65,7 @@ def _forget(sql: dict[str, str], stream: Stream, contact_id: str, connection: sq
     return forgotten
 
 
-def _empty_wal(connection: sqlite3.Connection) -> None:
+def empty_wal(connection: sqlite3.Connection) -> None:
+    """Leave nothing in the WAL of what was overwritten in the database, unless a reader holds it."""
     connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_TIMEOUT_MILLISECONDS}")  # writers wait while it waits
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -22,6 +22,10 @@ class SqliteLedger:
         """Give the whole journal, in the order of seq."""
         return (rows.entry(columns, self._codec) for columns in self._connection.execute(self._sql["journal"]))
 
+    def removals(self) -> dict[str, int]:
+        """Return the version of each stream's latest removal."""
+        return dict(self._connection.execute(self._sql["removals"]).fetchall())
+
     def shaped(self, row: Row) -> Row:
         """Give a row as it is kept."""
         return row

@@ -11,6 +11,7 @@ from milepost.core.codec import Codec
 from milepost.core.model import Keys, Known, KnownLetter, Stream, Stretch
 from milepost.core.ports import DueLetter
 from milepost.stores import rows
+from milepost.stores.removal import StreamRows, names_of
 
 # Beyond every instant, as text: the ends of the inbox.
 BEFORE_ALL, AFTER_ALL = "", "~"
@@ -19,6 +20,19 @@ BEFORE_ALL, AFTER_ALL = "", "~"
 def checkpoints(sql: dict[str, str], connection: sqlite3.Connection) -> list[Checkpoint]:
     """Give where every stream stands, ordered by stream."""
     return [rows.checkpoint(state) for (state,) in connection.execute(sql["checkpoints"])]
+
+
+def recall(sql: dict[str, str], codec: Codec, stream: str, connection: sqlite3.Connection) -> Checkpoint:
+    """Give a stream's checkpoint: its snapshot, and the entries since."""
+    stored = connection.execute(sql["checkpoint"], (stream,)).fetchone()
+    checkpoint = rows.checkpoint(stored[0]) if stored else Checkpoint(stream)
+    tail = connection.execute(sql["entries_since"], (stream, checkpoint.version))
+    return fold((rows.entry(columns, codec) for columns in tail), checkpoint)
+
+
+def count_rows(sql: dict[str, str], stream: Stream, connection: sqlite3.Connection) -> StreamRows:
+    """Count what is stored of a stream."""
+    return StreamRows(*connection.execute(sql["count_stream_rows"], names_of(stream)).fetchone())
 
 
 def known(sql: dict[str, str], keys: Keys, connection: sqlite3.Connection) -> Known:

@@ -228,7 +228,7 @@ LEFT JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_lett
 WHERE letter.dead_letter_id IN (SELECT value FROM json_each(?));
 
 -- name: letters_after
--- The oldest first. A letter is never removed, so that any one marks a place among them.
+-- The oldest first. Any letter marks a place among them; one that went with its stream marks the beginning.
 SELECT
     dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
     fingerprint
@@ -364,6 +364,10 @@ SELECT recorded_at FROM journal WHERE seq = ?;
 -- name: journal
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash FROM journal ORDER BY seq;
 
+-- name: removals
+-- A stream's latest removal is the end of all its runs and dead letters before it.
+SELECT stream, max(version) FROM journal WHERE type = 'stream_removed' GROUP BY stream;
+
 -- name: clear_checkpoints
 DELETE FROM checkpoints;
 
@@ -471,3 +475,32 @@ WHERE
                 ELSE subject = id OR instr(subject, id || '/') = 1
             END
     );
+
+-- name: count_stream_rows
+SELECT
+    (SELECT count(*) FROM contacts WHERE platform = :platform AND page_id = :page_id),
+    (SELECT count(*) FROM conversations WHERE platform = :platform AND page_id = :page_id),
+    (SELECT count(*) FROM contact_interaction_events WHERE platform = :platform AND page_id = :page_id),
+    (SELECT count(*) FROM dead_letters WHERE stream = :stream AND closed_at IS NULL);
+
+-- name: remove_stream_payloads
+DELETE FROM dead_letter_payloads
+WHERE dead_letter_id IN (SELECT dead_letter_id FROM dead_letters WHERE stream = :stream);
+
+-- name: remove_stream_dead_letters
+DELETE FROM dead_letters WHERE stream = :stream;
+
+-- name: remove_stream_runs
+DELETE FROM runs WHERE stream = :stream;
+
+-- name: remove_stream_notes
+DELETE FROM missed_conversations WHERE stream = :stream;
+
+-- name: remove_stream_contacts
+DELETE FROM contacts WHERE platform = :platform AND page_id = :page_id;
+
+-- name: remove_stream_conversations
+DELETE FROM conversations WHERE platform = :platform AND page_id = :page_id;
+
+-- name: remove_stream_interaction_events
+DELETE FROM contact_interaction_events WHERE platform = :platform AND page_id = :page_id;

@@ -15,17 +15,16 @@ from typing import Literal
 
 import structlog
 
-from milepost.core.checkpoint import Checkpoint, fold
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.codec import Codec
 from milepost.core.errors import MilepostError, RowsRejected, VersionConflict
 from milepost.core.model import DataSource, Keys, Known
 from milepost.core.ports import Commit, Committed, DueLetter, Rejected
-from milepost.stores import rows
 from milepost.stores.grouping import GroupAnswer, Grouping
 from milepost.stores.queries import load
 from milepost.stores.sqlite.database import Database, connect, errors_of, real_path, transaction
 from milepost.stores.sqlite.exclusive import exclusive
-from milepost.stores.sqlite.lookups import checkpoints, due_letters, known, letters_with_payloads
+from milepost.stores.sqlite.lookups import checkpoints, due_letters, known, letters_with_payloads, recall
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
 from milepost.stores.sqlite.neighbours import tell_of_neighbours
@@ -89,7 +88,7 @@ class SqliteStore:
 
     async def recall(self, stream: str) -> Checkpoint:
         """Give the stream's checkpoint: its snapshot, and the entries since."""
-        return await self._database.run(partial(self._recall, stream))
+        return await self._database.run(partial(recall, self._sql, self._codec, stream))
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Give where every stream stands that was ever worked, configured or not; ordered by stream."""
@@ -187,12 +186,6 @@ class SqliteStore:
     def _written(self, commits: list[Commit], connection: sqlite3.Connection) -> list[GroupAnswer]:
         with transaction(connection):
             return [write(self._sql, self._events_chunk_size, commit, connection) for commit in commits]
-
-    def _recall(self, stream: str, connection: sqlite3.Connection) -> Checkpoint:
-        stored = connection.execute(self._sql["checkpoint"], (stream,)).fetchone()
-        checkpoint = rows.checkpoint(stored[0]) if stored else Checkpoint(stream)
-        tail = connection.execute(self._sql["entries_since"], (stream, checkpoint.version))
-        return fold((rows.entry(columns, self._codec) for columns in tail), checkpoint)
 
     def _settle(self, commit: Commit, connection: sqlite3.Connection) -> Committed | None:
         first = commit.entries[0]

@@ -9,9 +9,10 @@ from milepost.core.chain import instant_text
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.model import Changes, ConversationRow, InteractionEventRow, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
-from milepost.core.project import letter_after
+from milepost.core.project import letter_after, since_removal
 from milepost.stores import rows
 from milepost.stores.erasure import remembered
+from milepost.stores.removal import DELETIONS, names_of
 from milepost.stores.sqlite.lookups import forgotten_among, stretch_of
 
 # How SQLite, its module and our rows say that they will not take a row.
@@ -23,6 +24,9 @@ def write(sql: dict[str, str], events_chunk_size: int, commit: Commit, connectio
     began = perf_counter()
     cursor, stream = connection.cursor(), Stream.parse(commit.checkpoint.stream)
     changes = _remembered(sql, stream, commit.changes, connection)
+    if len(since_removal(commit.entries)) < len(commit.entries):
+        for statement in DELETIONS:
+            cursor.execute(sql[statement], names_of(stream))
     for entry in commit.entries:
         cursor.execute(sql["insert_entry"], rows.entry_tuple(entry))
     last_seq = cursor.lastrowid or 0
@@ -69,7 +73,7 @@ def _write_letters(sql: dict[str, str], stream: Stream, commit: Commit, cursor: 
         return rows.dead_letter(columns) if columns else None
 
     letters: dict[str, DeadLetter] = {}
-    for entry in commit.entries:
+    for entry in since_removal(commit.entries):
         letter = letter_after(entry, stored)
         if letter is not None:
             letters[letter.dead_letter_id] = letter

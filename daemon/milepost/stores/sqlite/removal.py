@@ -1,0 +1,57 @@
+"""Removing a stream from SQLite: its entry and the deletion of its rows are one transaction."""
+
+import asyncio
+import sqlite3
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from milepost.core.codec import Codec
+from milepost.core.errors import StoreAway
+from milepost.core.model import Stream
+from milepost.stores.queries import load
+from milepost.stores.removal import StreamRows, removal
+from milepost.stores.sqlite.database import connect, real_path, transaction
+from milepost.stores.sqlite.erasure import TIMEOUT_SECONDS, empty_wal
+from milepost.stores.sqlite.exclusive import exclusive
+from milepost.stores.sqlite.lookups import count_rows, recall
+from milepost.stores.sqlite.migrate import demand_current
+from milepost.stores.sqlite.store import CACHE_KIB
+from milepost.stores.sqlite.writing import write
+
+
+async def remove_from_sqlite(path: Path, stream: Stream, by: str, now: datetime) -> StreamRows | None:
+    """Remove a stream with all its rows and return how many there were; None where nothing is stored of it.
+
+    Holds the database alone: a daemon has the stream in memory. What is deleted is overwritten, as it is for a person
+    who is forgotten, and the WAL is emptied. Readers see the stream whole until it is gone.
+
+    Raises StoreRefused if there is no database of this program's schema, StoreBusy if a daemon holds it, StoreAway if
+    it does not answer.
+    """
+    path = real_path(path)
+    await asyncio.to_thread(demand_current, path)
+    pragmas: dict[str, str | int] = {"secure_delete": "ON", "synchronous": "FULL", "cache_size": -CACHE_KIB}
+    with exclusive(path):
+        async with connect(path, pragmas, timeout_seconds=TIMEOUT_SECONDS) as database:
+            try:
+                removed = await database.run(partial(_remove, load("sqlite"), stream, by, now))
+            except asyncio.CancelledError:
+                await database.interrupt()  # or the thread would go on, and commit what was given up
+                raise
+            with suppress(StoreAway):
+                await database.run(empty_wal)
+    return removed
+
+
+def _remove(
+    sql: dict[str, str], stream: Stream, by: str, now: datetime, connection: sqlite3.Connection
+) -> StreamRows | None:
+    with transaction(connection):
+        commit = removal(recall(sql, Codec(), stream.key, connection), by, now)
+        if commit is None:
+            return None
+        rows = count_rows(sql, stream, connection)
+        write(sql, 1, commit, connection)
+    return rows

@@ -1,0 +1,188 @@
+"""`milepost streams remove`, with the real program: what it asks, refuses and says, and that a sync brings all back."""
+
+import asyncio
+import os
+import pty
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kit.binary import ENVIRONMENT, command, milepost
+from kit.builders import NOON, STREAM
+from kit.installation import Installation
+from kit.simulated import frozen_world
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.events import BatchStored, DeadLetterOpened, Position, RunStarted, Stage, Tally
+from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
+from milepost.stores.sqlite.exclusive import exclusive
+from milepost.stores.sqlite.store import open_sqlite
+from stores.kept import SqliteKept
+from stores.lives import commit_after, contact_row, conversation_row, event_row
+from stores.sqlite_files import names_in
+
+OTHER = Stream(Platform.INSTAGRAM, "2")
+LETTER = DeadLetterOpened("d_1", Stage.FETCH, "t_9", "unreadable")
+TOLD = f"{STREAM.key} (Corner Bakery): 1 contact, 1 conversation, 2 messages, 1 open dead letter"
+STORE = "store: {url: 'sqlite:///milepost.db'}\n"
+PAGES = (
+    f"{STORE}source: {{kind: facebook}}\n"
+    f'pages: [{{id: "{STREAM.page_id}", name: Corner Bakery, platforms: [messenger], access_token: made-up}}]\n'
+)
+
+
+async def fill(path: Path) -> None:
+    async with open_sqlite(path, synchronous="normal") as store:
+        for of in (STREAM, OTHER):
+            letters, payloads = ((LETTER,), (DeadLetterPayload("d_1", "{}"),)) if of == STREAM else ((), ())
+            rows = Changes(
+                (conversation_row(f"t_{of.page_id}", of=of),),
+                (contact_row(of=of),),
+                tuple(event_row(f"m_{of.page_id}_{number}", of=of) for number in range(2)),
+                payloads,
+            )
+            events = (RunStarted(NOON), *letters, BatchStored(Position(), Tally(batches=1, inserted=1)))
+            await store.commit(commit_after(Checkpoint(of.key), *events, changes=rows, run_id=f"run of {of.key}"))
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> SqliteKept:
+    """Give a database with two streams, and a configuration that names neither."""
+    path = tmp_path / "milepost.db"
+    (tmp_path / "config.yaml").write_text(STORE)
+    asyncio.run(fill(path))
+    return SqliteKept(path)
+
+
+def folder(kept: SqliteKept) -> Path:
+    return kept.path.parent
+
+
+def streams_in(kept: SqliteKept) -> set[str]:
+    """Name the streams that have rows."""
+    found = kept.rows("SELECT DISTINCT platform || ':' || page_id FROM contact_interaction_events")
+    return {key for (key,) in found}
+
+
+async def test_it_says_what_it_has_removed_and_what_it_cannot_reach(kept: SqliteKept) -> None:
+    (folder(kept) / "config.yaml").write_text(PAGES)
+
+    ended = await milepost(folder(kept), "streams", "remove", STREAM.key, "--yes")
+
+    assert ended.code == 0, ended
+    assert f"Removed {TOLD}" in ended.stdout
+    assert "is still configured: its next run copies it again" in ended.stdout
+    assert "backups" in ended.stdout
+    assert streams_in(kept) == {OTHER.key}
+    assert kept.tables().payloads == {}
+    assert (await milepost(folder(kept), "journal", "verify")).code == 0
+
+
+async def test_several_go_at_once_and_again_is_the_same(kept: SqliteKept) -> None:
+    both = ("streams", "remove", STREAM.key, OTHER.key, STREAM.key, "--yes")
+    first, second = [await milepost(folder(kept), *both) for _ in range(2)]
+
+    assert (first.code, len(re.findall("^Removed ", first.stdout, re.MULTILINE))) == (0, 2)
+    assert (second.code, second.stdout.splitlines()) == (
+        0,
+        [f"Nothing is stored of {STREAM.key}", f"Nothing is stored of {OTHER.key}"],
+    )
+    assert streams_in(kept) == set()
+    status = await milepost(folder(kept), "status")
+    assert STREAM.key not in status.stdout
+    history = await milepost(folder(kept), "journal", "tail", "--stream", STREAM.key)
+    assert history.stdout.splitlines()[-1].endswith("removed with all its rows (command line)")
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("y\n", 0, {OTHER.key}), ("n\n", 1, {STREAM.key, OTHER.key})])
+def test_on_a_terminal_it_shows_what_there_is_and_asks(
+    kept: SqliteKept, answer: str, code: int, left: set[str]
+) -> None:
+    (folder(kept) / "config.yaml").write_text(PAGES)
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, answer.encode())
+        done = subprocess.run(
+            command("streams", "remove", STREAM.key),
+            cwd=folder(kept),
+            env=ENVIRONMENT,
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+    assert done.returncode == code, done
+    shown = next(line for line in done.stdout.splitlines() if line.startswith(STREAM.key)).split()
+    assert shown == [STREAM.key, "Corner", "Bakery", "1", "1", "2", "1"]
+    assert "is still configured" in done.stdout
+    assert "for good? [y/N]" in done.stdout
+    assert streams_in(kept) == left
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((STREAM.key,), "--yes"),
+        (("messenger:77", "--yes"), f"there is no stream messenger:77; known are {OTHER.key}, {STREAM.key}"),
+        ((STREAM.key, "messenger:77", "--yes"), "there is no stream messenger:77"),
+        (("77", "--yes"), "'77' is not a stream"),
+        (("telegram:77", "--yes"), "is not a stream"),
+        ((), "Missing argument"),
+    ],
+)
+async def test_what_it_cannot_do_is_refused_before_anything_is_removed(
+    kept: SqliteKept, arguments: tuple[str, ...], told: str
+) -> None:
+    ended = await milepost(folder(kept), "streams", "remove", *arguments)
+
+    assert ended.code == 2, ended
+    assert told in ended.stderr
+    assert streams_in(kept) == {STREAM.key, OTHER.key}
+
+
+async def test_a_stream_that_is_configured_and_was_never_worked_has_nothing_to_remove(kept: SqliteKept) -> None:
+    (folder(kept) / "config.yaml").write_text(PAGES.replace(STREAM.page_id, "77"))
+
+    ended = await milepost(folder(kept), "streams", "remove", "messenger:77")
+
+    assert (ended.code, ended.stdout) == (0, "Nothing is stored of messenger:77 (Corner Bakery)\n")
+
+
+async def test_while_a_daemon_works_it_is_refused_with_what_to_do(kept: SqliteKept) -> None:
+    with exclusive(kept.path):
+        ended = await milepost(folder(kept), "streams", "remove", STREAM.key)
+
+    assert ended.code == 75, ended
+    assert "another Milepost works on the database" in ended.stderr
+    assert "stop it first" in ended.stderr
+    assert streams_in(kept) == {STREAM.key, OTHER.key}
+
+
+async def test_without_a_database_it_is_refused(tmp_path: Path) -> None:
+    ended = await milepost(tmp_path, "streams", "remove", STREAM.key, "--yes")
+
+    assert ended.code == 78, ended
+    assert names_in(tmp_path) == {"said"}
+
+
+async def test_a_sync_brings_all_of_it_back(tmp_path: Path) -> None:
+    async with frozen_world(conversations=30) as simulator:
+        installation = Installation(tmp_path)
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
+        before, entries = installation.copied(), installation.rows("SELECT count(*) FROM journal")
+        (key,) = installation.rows("SELECT min(stream) FROM checkpoints")[0]
+
+        assert (await milepost(tmp_path, "streams", "remove", key, "--yes")).code == 0
+        assert installation.copied() != before
+        assert (await installation.sync()).code == 0
+
+        assert installation.copied() == before
+        assert installation.rows("SELECT count(*) FROM journal") > entries
+        assert (await milepost(tmp_path, "journal", "verify")).code == 0
