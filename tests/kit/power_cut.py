@@ -13,7 +13,7 @@ from random import Random
 import pytest
 from msgspec import Struct
 
-CALLS = "pwrite64,write,ftruncate,fsync,fdatasync,unlink"
+CALLS = "pwrite64,write,ftruncate,fsync,fdatasync,unlink,rename"
 
 _CALL = re.compile(r"(?P<name>\w+)\((?P<arguments>.*)\)\s+= (?P<result>\d+)$")
 _RESUMED = re.compile(r"<\.\.\. \w+ resumed>")
@@ -39,10 +39,11 @@ def recording(record: Path) -> list[str]:
 
 
 class Call(Struct, frozen=True):
-    """A system call that succeeded; `data` is what was written, `number` its last argument."""
+    """A system call that succeeded; `data` is what was written, `number` its last argument, `onto` the new name."""
 
     name: str
     path: str
+    onto: str = ""
     descriptor: int | None = None
     data: bytes = b""
     number: int = 0
@@ -74,13 +75,13 @@ def recorded(record: Path) -> Iterator[Call]:
 
 
 def _call(name: str, arguments: str, result: int) -> Call:
-    if name == "unlink":
-        (path,) = _TEXT.findall(arguments)
-        return Call(name, _bytes(path).decode())
+    if name in ("unlink", "rename"):
+        return Call(name, *(_bytes(path).decode() for path in _TEXT.findall(arguments)))
     found = _ON_DESCRIPTOR.match(arguments)
     assert found is not None, f"{name}({arguments[:200]})"
     data = _bytes(found["data"] or "")[:result]
-    return Call(name, _bytes(found["path"]).decode(), int(found["number"]), data, int(found["last"] or 0))
+    path, descriptor, last = _bytes(found["path"]).decode(), int(found["number"]), int(found["last"] or 0)
+    return Call(name, path, descriptor=descriptor, data=data, number=last)
 
 
 def _bytes(text: str) -> bytes:
@@ -91,23 +92,31 @@ class _File:
     """What the disk holds for certain, and what was done since, of which the disk may hold any part."""
 
     def __init__(self) -> None:
+        self.size = 0
         self.synced = b""
-        self.unsynced: list[Call] = []
+        self.unsynced: list[tuple[int, bytes | None]] = []  # where, and what; None: the file ends there
+
+    def do(self, call: Call) -> None:
+        """Follow a call that writes. What has no place of its own follows what was written before."""
+        if call.name == "ftruncate":
+            self.unsynced.append((call.number, None))
+            self.size = call.number
+        else:
+            start = self.size if call.name == "write" else call.number
+            self.unsynced.append((start, call.data))
+            self.size = max(self.size, start + len(call.data))
 
     def sync(self) -> None:
-        self.synced = self.after(self.unsynced)
-        self.unsynced = []
+        """Bring all to the disk."""
+        self.synced, self.unsynced = self.after(self.unsynced), []
 
-    def after(self, calls: list[Call]) -> bytes:
+    def after(self, changes: list[tuple[int, bytes | None]]) -> bytes:
+        """Give what the file holds once the disk has these as well."""
         content = bytearray(self.synced)
-        for call in calls:
-            if call.name == "ftruncate":
-                del content[call.number :]
-                end = call.number
-            else:
-                end = call.number + len(call.data)
-            content.extend(bytes(max(0, end - len(content))))
-            content[call.number : end] = call.data
+        for start, data in changes:
+            content.extend(bytes(max(0, start - len(content))))
+            end = len(content) if data is None else start + len(data)
+            content[start:end] = data or b""
         return bytes(content)
 
 
@@ -126,18 +135,21 @@ class Disk:
             self._named = dict(self._files)
         if path.parent != self._directory:
             return
-        assert call.name != "write", f"it is not recorded where {path} was written"
         file = self._files.setdefault(path.name, _File())
-        if call.name == "unlink":
+        if call.name in ("unlink", "rename"):
             del self._files[path.name]
+            if call.onto:
+                self._files[Path(call.onto).name] = file
         elif call.is_sync:
             file.sync()
         else:
-            file.unsynced.append(call)
+            file.do(call)
 
-    def cut(self, onto: Path, luck: Random | None = None) -> None:
-        """Write what is left after a power cut into a directory: of what was not synced nothing, or what luck keeps."""
+    def cut(self, onto: Path, luck: Random | None = None) -> Path:
+        """Give a new directory with what a power cut leaves: of what was not synced nothing, or what luck keeps."""
         onto.mkdir()
-        for name, file in self._named.items():
-            kept = [] if luck is None else [call for call in file.unsynced if luck.random() < 0.5]
+        named = self._named if luck is None or luck.random() < 0.5 else self._files
+        for name, file in named.items():
+            kept = [] if luck is None else [change for change in file.unsynced if luck.random() < 0.5]
             (onto / name).write_bytes(file.after(kept))
+        return onto
