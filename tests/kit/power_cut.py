@@ -76,7 +76,8 @@ def recorded(record: Path) -> Iterator[Call]:
 
 def _call(name: str, arguments: str, result: int) -> Call:
     if name in ("unlink", "rename"):
-        return Call(name, *(_bytes(path).decode() for path in _TEXT.findall(arguments)))
+        path, *onto = (_bytes(text).decode() for text in _TEXT.findall(arguments))
+        return Call(name, path, onto[0] if onto else "")
     found = _ON_DESCRIPTOR.match(arguments)
     assert found is not None, f"{name}({arguments[:200]})"
     data = _bytes(found["data"] or "")[:result]
