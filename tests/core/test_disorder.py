@@ -65,3 +65,10 @@ def test_ten_in_a_row_end_it_in_batches_of_any_size(phase: Phase, size: int) -> 
             break
 
     assert read == ENOUGH
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_batch_with_a_younger_one_ends_nothing_however_many_older_ones_follow_it(phase: Phase) -> None:
+    checkpoint = then(PHASES[phase], fetched(*numbered([YOUNG, *[OLD] * 49]), next_cursor="after 49"))
+
+    assert not is_at_its_end(checkpoint, phase)
