@@ -19,13 +19,18 @@ def acknowledged(printed: Iterable[str]) -> dict[str, int]:
     return {stream: int(version) for _, stream, version in acks}
 
 
+async def lost(kept: Kept, acks: dict[str, int]) -> dict[str, int]:
+    """Give what was acknowledged and is not there: the last version of each stream that lacks it."""
+    async with open_archive(kept.place) as archive:
+        reached = {checkpoint.stream: checkpoint.version for checkpoint in await archive.checkpoints()}
+    return {stream: version for stream, version in acks.items() if reached.get(stream, 0) < version}
+
+
 async def all_is_whole(kept: Kept, acks: dict[str, int]) -> None:
     """Check that nothing acknowledged is missing, and that each batch has its rows, and rows their batch."""
     async with open_archive(kept.place) as archive:
         await archive.verify()
-        reached = {checkpoint.stream: checkpoint.version for checkpoint in await archive.checkpoints()}
-    lost = {stream: version for stream, version in acks.items() if reached.get(stream, 0) < version}
-    assert not lost
+    assert await lost(kept, acks) == {}
     tables = kept.tables()
     assert tables.checkpoints == tables.refold()
     stored = [row for row in tables.journal if isinstance(row.entry().event, BatchStored)]

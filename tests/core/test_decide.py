@@ -144,6 +144,15 @@ class TestAWalk:
         assert isinstance(decision, BatchPassed)
         assert decision.sweep.position == walking("x")
 
+    def test_keeps_how_far_it_has_got_over_an_empty_batch(self) -> None:
+        """What the next batch covers is told by it, and whether that is in order."""
+        before = given(BatchStored(walking("after 1", at(-5)), NEW), after=walking_since_noon())
+
+        decision = decide(before, fetched(next_cursor="x"), circumstances())
+
+        assert isinstance(decision, BatchPassed)
+        assert decision.sweep.position == walking("x", at(-5))
+
     def test_of_a_full_sweep_does_not_end_at_old_rows(self) -> None:
         decision = decide(
             walking_since_noon(), fetched(conversation(updated_time=at(-1e8)), next_cursor="x"), circumstances()

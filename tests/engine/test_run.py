@@ -12,7 +12,7 @@ from kit.shell import FlakyStore, Inbox, cursor_of, heard, open_letters, shared,
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import RowsRejected, StoreAway, VersionConflict
-from milepost.core.events import Reason, RunStatus, Stage
+from milepost.core.events import Reason, RunStatus, Stage, StoreReturned
 from milepost.core.model import Detail, RefusedRow, Table
 from milepost.core.plan import Policy, Slice
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
@@ -223,6 +223,20 @@ async def test_while_the_store_is_away_readers_hear_of_it_and_the_next_commit_sa
     assert types(store, STREAM).count("store_returned") == 1
     assert store.entries(STREAM.key)[0].event.away_seconds == sum(clock.slept)  # type: ignore[union-attr]  # StoreReturned
     assert len(store.conversations) == 3
+
+
+async def test_a_second_absence_is_counted_anew() -> None:
+    class AwayTwice(FlakyStore):
+        async def commit(self, commit: Commit) -> Committed | Rejected:
+            answer = await super().commit(commit)
+            if commit.entries[-1].version == 4:
+                self.absences = 1
+            return answer
+
+    store, clock = AwayTwice(absences=3), VirtualClock()
+    await ran(shared(store, clock=clock, policy=POLICY), Inbox(3), work())
+    returned = [entry.event for entry in store.entries(STREAM.key) if entry.type == "store_returned"]
+    assert returned == [StoreReturned(sum(clock.slept[:3]), 3), StoreReturned(clock.slept[3], 1)]
 
 
 async def test_a_store_that_stays_away_is_given_up_at_the_end_of_the_slice() -> None:

@@ -44,9 +44,11 @@ async def main() -> None:
     parser.add_argument("url")
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--commits", type=int, default=1)
+    parser.add_argument("--synchronous", choices=["full", "normal"], default="full")
     arguments = parser.parse_args()
+    place, synchronous = Place(arguments.url), arguments.synchronous
     try:
-        async with open_store(Place(arguments.url)) as store, asyncio.TaskGroup() as group:
+        async with open_store(place, synchronous=synchronous) as store, asyncio.TaskGroup() as group:
             tell("open")
             for number in range(arguments.streams):
                 group.create_task(live(store, stream(number).key, arguments.commits))

@@ -1,23 +1,21 @@
 """Starts `stores.committing` in a process of its own, which can be killed, traced or lack rights."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from kit.postgres import ROLES_PASSWORD
+from kit.power_cut import tracing
 
 TESTS = Path(__file__).parent.parent
 SECONDS = 60
 
 
-def command(path: Path, *, streams: int = 1, commits: int = 1) -> list[str]:
-    return committing(f"sqlite:///{path}", streams=streams, commits=commits)
+def command(path: Path, *options: str, streams: int = 1, commits: int = 1) -> list[str]:
+    return [*committing(f"sqlite:///{path}", streams=streams, commits=commits), *options]
 
 
 def committing(url: str, *, streams: int = 1, commits: int = 1) -> list[str]:
@@ -29,14 +27,8 @@ def injecting(fault: str) -> list[str]:
 
     Skips the test where there is no strace, or where it may not trace.
     """
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed")
-    may_trace = subprocess.run([strace, "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
-    if may_trace.returncode != 0:
-        pytest.skip(f"strace may not trace here: {may_trace.stderr.strip()}")
     call = fault.split(":", 1)[0]
-    return [strace, "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={fault}"]
+    return [tracing(), "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={fault}"]
 
 
 def environment() -> dict[str, str]:

@@ -3,19 +3,33 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import psycopg
 import pytest
 
-from kit.builders import STREAM
+from kit.builders import STREAM, work
 from kit.line import Cut, Line, breakable_line
 from kit.postgres import Database
+from kit.shell import Inbox, heard
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import OutcomeUnknown, StoreAway
-from milepost.core.ports import Committed
+from milepost.core.events import RunStatus
+from milepost.core.plan import Policy
+from milepost.core.ports import Commit, Committed, Rejected
+from milepost.engine.clock import SystemClock
+from milepost.engine.errands import Errands
+from milepost.engine.feed import Feed, Recorded
+from milepost.engine.pauses import Pauses
+from milepost.engine.run import run_slice
+from milepost.engine.shared import Shared
+from milepost.engine.stop import Stop
+from milepost.engine.turns import Turns
 from milepost.stores.opening import OpenStore, open_store
 from milepost.stores.postgresql import store as storing
 from milepost.stores.postgresql import writing
+from milepost.stores.postgresql.database import Connection
+from milepost.stores.postgresql.database import Database as PostgresDatabase
 from stores.kept import PostgresKept
 from stores.lives import next_commit, stream
 
@@ -152,3 +166,58 @@ async def test_a_connection_that_is_only_said_to_be_sound_leaves_the_outcome_ope
         await store.commit(commit)
 
     assert await store.settle(commit) == Committed(1, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("error", [psycopg.errors.AdminShutdown, psycopg.errors.UniqueViolation, psycopg.DataError])
+async def test_an_error_of_a_statement_says_nothing_where_the_connection_is_gone(
+    store: OpenStore, monkeypatch: pytest.MonkeyPatch, error: type[psycopg.Error]
+) -> None:
+    """It may have come after the commit. No row is at fault, and none becomes a dead letter."""
+
+    async def stored_and_then(database: PostgresDatabase, connection: Connection, *arguments: object) -> None:
+        await writing.write(database, connection, *arguments)  # type: ignore[arg-type]
+        await connection.close()
+        raise error("said by whoever ended the connection")
+
+    monkeypatch.setattr(storing, "write", stored_and_then)
+    commit = next_commit(Checkpoint(STREAM.key))
+
+    with pytest.raises(OutcomeUnknown):
+        await store.commit(commit)
+
+    assert await store.settle(commit) == Committed(1, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("cut", [Cut.BEFORE, Cut.AFTER, Cut.MEANWHILE])
+async def test_a_run_all_of_whose_commits_are_cut_stores_every_entry_once_and_tells_of_it_once(
+    database: Database, line: Line, store: OpenStore, cut: Cut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, cut_off = store.commit, set[int]()
+
+    async def commit_over_a_bad_line(each: Commit) -> Committed | Rejected:
+        version = each.entries[0].version
+        if version not in cut_off:
+            cut_off.add(version)
+            line.cut_next_commit(cut)
+        return await commit(each)
+
+    monkeypatch.setattr(store, "commit", commit_over_a_bad_line)
+    clock, feed, inbox = SystemClock(), Feed(), Inbox(3)
+    policy = Policy(batch_size=1, base_delay_seconds=0.01, max_delay_seconds=0.01)
+    pauses = Pauses(clock, feed, floor_seconds=60.0)
+    parts, signals = Shared(store, clock, feed, Stop(), policy, pauses, Turns(1)), heard(feed)
+    async with parts.turns.taken(STREAM, clock):
+        now = clock.now()
+        slice_ = work(started_at=now, deadline_at=now + timedelta(minutes=2))
+        checkpoint = await run_slice(parts, STREAM, inbox, slice_, Errands())
+
+    assert line.cuts[cut] == len(cut_off) >= 4
+    assert checkpoint.run is not None
+    assert (checkpoint.run.status, checkpoint.run.tally.inserted) == (RunStatus.COMPLETE, 3)
+    assert inbox.cursors == [None, "1", "2", None], "nothing is read again"
+    told = [signal for signal in signals if isinstance(signal, Recorded)]
+    journal = PostgresKept(database).tables().journal
+    assert [row.hash for row in journal] == [entry.hash for signal in told for entry in signal.entries]
+    assert [row.seq for row in journal if row.hash in {signal.entries[0].hash for signal in told}] == [
+        signal.committed.first_seq for signal in told
+    ]

@@ -1,10 +1,16 @@
 """What was acknowledged is there, whenever the process dies and whatever the disk refuses."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from random import Random
+from typing import Literal
 
 import pytest
 
-from contracts.durability_contract import acknowledged, all_is_whole, kills_lose_nothing_acknowledged
+from contracts.durability_contract import acknowledged, all_is_whole, kills_lose_nothing_acknowledged, lost
+from kit.power_cut import Disk, recorded, recording
+from milepost.stores.opening import open_store
+from milepost.stores.sqlite.store import open_sqlite
 from stores.kept import SqliteKept
 from stores.processes import command, injecting, outcome
 
@@ -32,3 +38,60 @@ class TestFailingDisk:
         assert sum(line.startswith("away ") for line in printed) >= 4
         assert sum(line.startswith("ack ") for line in printed) == 4 * 12
         await all_is_whole(SqliteKept(path), acknowledged(printed))
+
+
+class TestPowerCut:
+    """Every cut is made in the record of one process, which began in an empty directory and ended as it should."""
+
+    STREAMS, COMMITS = 3, 6
+
+    def cuts(
+        self, tmp_path: Path, synchronous: str, luck: Random | None = None
+    ) -> Iterator[tuple[SqliteKept, dict[str, int]]]:
+        """Give what is left by a cut at each acknowledgement and sync, with what had been acknowledged by then."""
+        directory, record = tmp_path / "before", tmp_path / "record"
+        directory.mkdir()
+        path, option = directory / "milepost.db", f"--synchronous={synchronous}"
+        life = command(path, option, streams=self.STREAMS, commits=self.COMMITS)
+        assert outcome([*recording(record), *life])[-1] == "done"
+
+        disk, printed = Disk(directory), list[str]()
+        for place, call in enumerate(recorded(record)):
+            disk.follow(call)
+            if call.is_printed:
+                printed += call.data.decode().splitlines()
+            if printed and (call.is_printed or call.is_sync):
+                after = tmp_path / f"after-{place}"
+                disk.cut(after, luck)
+                yield SqliteKept(after / "milepost.db"), acknowledged(printed)
+
+    @pytest.mark.parametrize("seed", [None, 1, 2], ids=["nothing unsynced is kept", "some is", "some other is"])
+    async def test_loses_nothing_acknowledged(self, tmp_path: Path, seed: int | None) -> None:
+        luck = None if seed is None else Random(seed)  # noqa: S311  (repeatable)
+        acks: dict[str, int] = {}
+        for kept, acks in self.cuts(tmp_path, "full", luck):
+            async with open_store(kept.place):  # as the next start does
+                pass
+            await all_is_whole(kept, acks)
+        assert len(acks) == self.STREAMS
+
+    async def test_takes_the_last_commits_where_that_is_chosen_and_leaves_whole_what_is_left(
+        self, tmp_path: Path
+    ) -> None:
+        """Which shows as well that a cut does take what was not synced."""
+        losses = 0
+        for kept, acks in self.cuts(tmp_path, "normal"):
+            async with open_store(kept.place):
+                pass
+            await all_is_whole(kept, {})
+            losses += bool(await lost(kept, acks))
+        assert losses >= self.STREAMS * self.COMMITS
+
+    @pytest.mark.parametrize(("synchronous", "level"), [("full", 2), ("normal", 1)])
+    async def test_is_what_the_connection_is_set_up_for(
+        self, path: Path, synchronous: Literal["full", "normal"], level: int
+    ) -> None:
+        """The setting that the others put to the proof, for machines without strace."""
+        async with open_sqlite(path, synchronous=synchronous) as store:
+            found = await store._database.run(lambda connection: connection.execute("PRAGMA synchronous").fetchone())
+        assert found == (level,)

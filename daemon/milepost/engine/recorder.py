@@ -99,17 +99,21 @@ class Recorder:
             events = (*self._patience.absence(now), *record.events)
             commit = prepare(checkpoint, Record(events, record.changes), run_id, now, self._codec)
             try:
-                return commit, await self._store.commit(commit)
+                answer = await self._store.commit(commit)
             except OutcomeUnknown:
                 unsettled = commit
                 raise
+            if isinstance(answer, Committed):
+                self._patience.is_recorded()
+            return commit, answer
 
         began = perf_counter()
         commit, answer = await self._patience.insist(attempt)
         if isinstance(answer, Rejected):
             return answer
         seconds = perf_counter() - began
-        self._patience.is_recorded()
         self._shared.pauses.learn(commit.checkpoint)
         self._shared.feed.publish(Recorded(commit.entries, answer, commit.checkpoint, seconds, fetch_seconds))
+        if record.events and self._patience.absence(self._shared.clock.now()):  # since this commit: it was settled
+            return await self._commit(commit.checkpoint, Record(()), run_id)
         return commit.checkpoint

@@ -114,7 +114,7 @@ def is_of_statement(error: psycopg.Error) -> bool:
 
 def is_broken(connection: psycopg.AsyncConnection[object] | psycopg.Connection[object]) -> bool:
     """Whether nobody can tell any more what became of the transaction: the connection is gone."""
-    return connection.closed or connection.broken
+    return connection.closed
 
 
 def reason_of(error: Exception) -> str:

@@ -1,0 +1,234 @@
+"""Commits of which nobody knows what became of them: each is settled by reading before anything else is written.
+
+Whatever was the truth, in the end every entry is stored once, and every reader has heard of it once.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+
+from kit.builders import STREAM, at, work
+from kit.memory_store import MemoryStore
+from kit.shell import FlakyStore, Inbox, heard, shared, types
+from kit.virtual_time import VirtualClock
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import OutcomeUnknown, StoreAway, VersionConflict
+from milepost.core.events import RunStatus, StoreReturned
+from milepost.core.model import Table
+from milepost.core.plan import Slice
+from milepost.core.ports import Commit, Committed, Rejected
+from milepost.engine.errands import Errands
+from milepost.engine.feed import Feed, Recorded, StoreRetried
+from milepost.engine.run import run_slice
+from milepost.engine.shared import Shared
+from milepost.engine.stop import Stop
+
+BATCHES = 3
+COMMITS = 4  # of an undisturbed run: three batches, and the end of the sweep
+UNDISTURBED = ["run_started", "sweep_started", *["batch_stored"] * BATCHES, "sweep_completed"]
+STORED = pytest.mark.parametrize("is_stored", [True, False], ids=["it was stored", "it was not stored"])
+
+
+class Uncertain(MemoryStore):
+    """A store whose line breaks at chosen commits, `lost` by number: they are stored or not, and nobody is told.
+
+    `silent_for` questions after that find it away. `asked` lists what it was asked to write and to settle.
+    """
+
+    def __init__(self, lost: Sequence[int], *, is_stored: bool, silent_for: int = 0) -> None:
+        super().__init__()
+        self.lost = lost
+        self.is_stored = is_stored
+        self.silent_for = silent_for
+        self.asked: list[tuple[str, int]] = []
+        self._silences = 0
+        self._commits = 0
+
+    async def commit(self, commit: Commit) -> Committed | Rejected:
+        self.asked.append(("commit", commit.entries[0].version))
+        self._commits += 1
+        if self._commits in self.lost:
+            if self.is_stored:
+                await super().commit(commit)
+            self._silences = self.silent_for
+            raise OutcomeUnknown("the connection broke in the middle of a commit")
+        return await super().commit(commit)
+
+    async def settle(self, commit: Commit) -> Committed | None:
+        self.asked.append(("settle", commit.entries[0].version))
+        if self._silences:
+            self._silences -= 1
+            raise StoreAway("the database does not answer")
+        return await super().settle(commit)
+
+
+async def ran(parts: Shared, inbox: Inbox, slice_: Slice | None = None) -> Checkpoint:
+    async with parts.turns.taken(STREAM, parts.clock):
+        return await run_slice(parts, STREAM, inbox, slice_ or work(), Errands())
+
+
+def told(feed_heard: Sequence[object]) -> list[int]:
+    """Give the seqs of the entries that readers heard of, in the order in which they did."""
+    return [
+        signal.committed.first_seq + place
+        for signal in feed_heard
+        if isinstance(signal, Recorded)
+        for place in range(len(signal.entries))
+    ]
+
+
+def without_absences(store: MemoryStore) -> list[str]:
+    return [each for each in types(store, STREAM) if each != "store_returned"]
+
+
+@STORED
+@pytest.mark.parametrize("number", range(1, COMMITS + 1))
+async def test_whichever_commit_it_is_every_entry_is_stored_once_and_told_once(number: int, is_stored: bool) -> None:
+    store, feed, inbox = Uncertain([number], is_stored=is_stored), Feed(), Inbox(BATCHES)
+    signals = heard(feed)
+
+    checkpoint = await ran(shared(store, feed=feed), inbox)
+
+    assert without_absences(store) == UNDISTURBED
+    assert told(list(signals)) == list(range(1, len(store.journal) + 1))
+    assert checkpoint == await store.recall(STREAM.key)
+    assert checkpoint.run is not None
+    assert (checkpoint.run.status, checkpoint.run.tally.inserted) == (RunStatus.COMPLETE, BATCHES)
+    assert inbox.cursors == [None, "1", "2", None], "nothing is read again"
+
+
+@STORED
+async def test_it_is_settled_first_and_written_again_only_if_it_was_not_stored(is_stored: bool) -> None:
+    store = Uncertain([2], is_stored=is_stored)
+
+    await ran(shared(store), Inbox(BATCHES))
+
+    first = store.asked.index(("settle", 4))
+    assert store.asked[first - 1] == ("commit", 4)
+    assert store.asked.count(("settle", 4)) == 1
+    assert store.asked.count(("commit", 4)) == (1 if is_stored else 2)
+
+
+@STORED
+async def test_while_the_store_is_away_it_stays_unsettled_and_nothing_is_written(is_stored: bool) -> None:
+    store, feed, clock = Uncertain([2], is_stored=is_stored, silent_for=3), Feed(), VirtualClock()
+    signals = heard(feed)
+
+    await ran(shared(store, feed=feed, clock=clock), Inbox(BATCHES))
+
+    first = store.asked.index(("settle", 4))
+    assert store.asked[first : first + 4] == [("settle", 4)] * 4
+    assert [signal.attempts for signal in signals if isinstance(signal, StoreRetried)] == [1, 2, 3, 4]
+    assert without_absences(store) == UNDISTURBED
+    assert told(list(signals)) == list(range(1, len(store.journal) + 1))
+
+
+@STORED
+async def test_a_commit_that_is_lost_again_is_settled_again(is_stored: bool) -> None:
+    store, feed = Uncertain([2, 3, 4], is_stored=is_stored), Feed()
+    signals = heard(feed)
+
+    await ran(shared(store, feed=feed), Inbox(BATCHES))
+
+    assert without_absences(store) == UNDISTURBED
+    assert told(list(signals)) == list(range(1, len(store.journal) + 1))
+
+
+@STORED
+async def test_how_long_the_store_was_away_is_on_record_even_where_the_commit_was_stored_before(
+    is_stored: bool,
+) -> None:
+    """What was stored cannot tell of the absence that followed it: the next entry does."""
+    for number in range(1, COMMITS + 1):
+        store, clock = Uncertain([number], is_stored=is_stored, silent_for=2), VirtualClock()
+
+        await ran(shared(store, clock=clock), Inbox(BATCHES))
+
+        returned = [entry.event for entry in store.entries(STREAM.key) if entry.type == "store_returned"]
+        assert returned == [StoreReturned(sum(clock.slept), attempts=3)], f"commit {number}"
+
+
+async def test_a_line_that_breaks_at_every_commit_does_not_have_absences_recorded_for_ever() -> None:
+    store = Uncertain(range(1, 1_000), is_stored=True)
+
+    await ran(shared(store), Inbox(BATCHES))
+
+    assert without_absences(store) == UNDISTURBED
+    assert types(store, STREAM).count("store_returned") < 2 * COMMITS
+
+
+async def test_an_absence_is_on_record_even_where_the_next_answer_is_that_a_row_is_refused() -> None:
+    store = FlakyStore(absences=2)
+    store.refuses = {(Table.CONVERSATIONS, "t_0")}
+
+    await ran(shared(store), Inbox(BATCHES))
+
+    assert types(store, STREAM)[:2] == ["store_returned", "run_started"]
+
+
+@STORED
+async def test_a_store_that_stays_away_ends_the_run_and_the_next_goes_on_from_what_is_stored(is_stored: bool) -> None:
+    store, feed = Uncertain([2], is_stored=is_stored, silent_for=10_000), Feed()
+    signals = heard(feed)
+    with pytest.raises(StoreAway):
+        await ran(shared(store, feed=feed), Inbox(BATCHES))
+    assert types(store, STREAM).count("batch_stored") == (2 if is_stored else 1)
+    assert told(list(signals)) == [1, 2, 3], "the first commit alone is known to be stored"
+
+    inbox = Inbox(BATCHES)
+    await ran(shared(store), inbox, work("run-2", deadline_at=at(100_000)))
+
+    assert inbox.cursors == (["2", None] if is_stored else ["1", "2", None])
+    assert types(store, STREAM).count("batch_stored") == BATCHES
+    assert types(store, STREAM).count("sweep_completed") == 1
+    assert set(store.conversations) == {"t_0", "t_1", "t_2"}
+
+
+@STORED
+async def test_a_stop_meanwhile_is_not_kept_waiting_and_the_next_run_goes_on_from_what_is_stored(
+    is_stored: bool,
+) -> None:
+    store, stop, clock = Uncertain([2], is_stored=is_stored, silent_for=10_000), Stop(), VirtualClock()
+
+    async with asyncio.TaskGroup() as tasks:
+        run = tasks.create_task(broken_off(shared(store, stop=stop, clock=clock), Inbox(BATCHES)))
+        await clock.sleep_until(clock.now() + timedelta(seconds=30))
+        assert not run.done()
+        stop.request()
+        before = clock.now()
+    assert clock.now() == before, "it waited no longer"
+
+    inbox = Inbox(BATCHES)
+    checkpoint = await ran(shared(store), inbox, work("run-2"))
+
+    assert inbox.cursors == (["2", None] if is_stored else ["1", "2", None])
+    assert checkpoint.run is not None
+    assert checkpoint.run.status is RunStatus.COMPLETE
+    assert types(store, STREAM).count("batch_stored") == BATCHES
+
+
+async def broken_off(parts: Shared, inbox: Inbox) -> None:
+    with pytest.raises(StoreAway):
+        await ran(parts, inbox)
+
+
+async def test_what_another_process_wrote_in_its_place_is_not_taken_for_it() -> None:
+    """The connection broke, the other took the stream over: the version is there, and is not ours."""
+
+    class TakenOver(Uncertain):
+        async def settle(self, commit: Commit) -> Committed | None:
+            if types(self, STREAM)[-1] != "sweep_completed":
+                self.lost = ()
+                await ran(shared(self), Inbox(BATCHES), work("run-other"))
+            return await super().settle(commit)
+
+    store, feed = TakenOver([2], is_stored=False), Feed()
+    signals = heard(feed)
+
+    with pytest.raises(VersionConflict, match="taken over by another Milepost"):
+        await ran(shared(store, feed=feed), Inbox(BATCHES))
+
+    assert told(list(signals)) == [1, 2, 3], "its first commit alone was its own"
+    assert store.entries(STREAM.key)[-1].run_id == "run-other"
