@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Literal, Protocol
 
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import StoreLost
 from milepost.core.model import Stream
 from milepost.core.ports import Store
 from milepost.stores.archive import Archive
@@ -21,6 +22,10 @@ class OpenStore(Store, Protocol):
 
     async def answers(self) -> None:
         """Ask the database for anything. Raises StoreAway or StoreRefused if it does not answer."""
+        ...
+
+    async def watch(self) -> StoreLost:
+        """Wait until a file of the database was deleted or replaced, and say so; for ever where a server keeps it."""
         ...
 
 
