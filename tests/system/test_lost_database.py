@@ -159,7 +159,7 @@ async def test_a_sync_that_waits_for_the_api_says_it_too(installation: Installat
     async with frozen_world(20, "latency=10s", pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)
         async with started(installation.folder, "sync") as sync:
-            await until(lambda: installation.has_tables() and installation.rows("SELECT 1 FROM journal"))
+            await until(lambda: simulator.requests.total)
             installation.database.unlink()
             began = time.monotonic()
             await sync.says("database lost")
@@ -187,6 +187,6 @@ async def test_a_journal_that_is_followed_is_not_followed_into_nowhere(installat
         installation.configure_for(simulator)
         assert (await installation.sync()).code == 0
     async with started(installation.folder, "journal", "tail", "-f") as tail:
-        await until(lambda: beside(installation.database, "-wal").exists())
+        await until(lambda: "full sweep complete" in tail._stdout.read_text())
         copied(installation.database).rename(installation.database)
         assert_told(await tail.ended(), HARMS["replaced"][1])
