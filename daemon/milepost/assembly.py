@@ -12,6 +12,7 @@ from milepost.engine.clock import Clock, SystemClock
 from milepost.engine.feed import Feed
 from milepost.engine.pauses import Pauses
 from milepost.engine.shared import Shared
+from milepost.engine.shutdown import stopping_when_lost
 from milepost.engine.stop import Stop
 from milepost.engine.supervisor import Supervisor
 from milepost.engine.turns import Turns
@@ -63,8 +64,8 @@ async def assembled(
 ) -> AsyncIterator[Parts]:
     """Open the store and the sources and put them together; close everything in the end.
 
-    `learn_secret` hears of tokens that no configuration names. Raises BadConfiguration, StoreBusy, StoreRefused or
-    StoreAway.
+    `learn_secret` hears of tokens that no configuration names. The stop is asked for when the database is lost. Raises
+    BadConfiguration, StoreBusy, StoreRefused or StoreAway; StoreLost also after the block.
     """
     clock, feed = SystemClock(), Feed()
     async with AsyncExitStack() as stack:
@@ -76,6 +77,7 @@ async def assembled(
             )
         )
         await demand_source(store, settings)
+        await stack.enter_async_context(stopping_when_lost(store.watch, stop))
         world = await stack.enter_async_context(_world(settings, clock))
         client = await stack.enter_async_context(_client(settings, world.base_url, clock))
         pauses = Pauses(clock, feed, floor_seconds=settings.source.rate_limit_floor_seconds)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import stat
 import subprocess
 import sys
 from io import BytesIO
@@ -17,7 +18,7 @@ from kit.builders import NOON, entries, run_started, sweep_started, walking
 from kit.databases import record
 from milepost.cli.journal import command
 from milepost.cli.journal_export import MAX_READ, write_out
-from milepost.cli.whole_file import whole_file
+from milepost.cli.whole_file import OWNER_ONLY, whole_file
 from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import BatchStored, Mode, SweepCompleted, Tally
 from milepost.core.model import Platform, Stream
@@ -205,3 +206,14 @@ def test_a_full_disk_is_told() -> None:
     assert result.returncode == 1
     assert "stdout cannot be written: No space left on device" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_file_is_for_its_owner_alone_from_its_first_moment_on(tmp_path: Path) -> None:
+    target = tmp_path / "journal.jsonl"
+    before = os.umask(0)
+    try:
+        with whole_file(target, force=False) as file:
+            assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == OWNER_ONLY
+        assert stat.S_IMODE(target.stat().st_mode) == OWNER_ONLY
+    finally:
+        os.umask(before)

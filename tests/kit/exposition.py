@@ -25,6 +25,7 @@ from milepost.core.events import (
 from milepost.core.model import Scope, TokenHealth
 from milepost.core.ports import Usage
 from milepost.service.metrics import Metrics
+from milepost.service.wrong_tokens import WrongTokens
 
 KINDS = ("call_count", "total_time", "total_cputime")
 
@@ -36,6 +37,7 @@ def everything() -> Metrics:
     )
     metrics = Metrics()
     metrics.describe(lambda: 300.0, Path("milepost.db"))
+    metrics.register(WrongTokens())
     for signal in (
         recorded(run_started(), FetchFailed(1, NETWORK, at(2))),
         recorded(

@@ -209,6 +209,14 @@ class TestText:
         assert "fifteen-letters" not in text
         assert loaded(file, f"http:\n  listen: {listen}\n  token: sixteen--letters").http.token
 
+    @pytest.mark.parametrize("section", ["http:", "http:\n  listen: 127.0.0.1:9464"])
+    def test_a_token_that_can_be_guessed_is_refused_behind_a_proxy_of_this_machine_as_well(
+        self, file: Path, section: str
+    ) -> None:
+        text = refused(file, f"{section}\n  token: fifteen-letters")
+        assert "http.token: found a shorter one; allowed: a token of 16 characters or more, as it must not be" in text
+        assert loaded(file, f"{section}\n  token: sixteen--letters").http.token
+
     def test_the_choices_of_log(self, file: Path) -> None:
         assert loaded(file, "log: {format: json, level: warning}").log.level == "warning"
         assert 'log.level: found "loud"; allowed: debug or info or warning or error' in refused(

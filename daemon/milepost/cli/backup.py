@@ -1,7 +1,6 @@
 """`milepost backup`: a copy of the database, made beside the daemon and verified."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +18,6 @@ from milepost.place import place_of
 from milepost.service.phrases import counted
 from milepost.stores.audit import Audit
 from milepost.stores.sqlite.archive import open_sqlite_archive
-
-MODE = 0o600  # it holds what people wrote
 
 
 @click.command(name="backup")
@@ -43,7 +40,6 @@ def command(config: str | None, file: str, *, force: bool) -> None:
         )
     try:
         with whole_file(Path(file), force=force) as unfinished:
-            os.fchmod(unfinished.fileno(), MODE)
             audit = asyncio.run(_back_up(database, Path(unfinished.name)))
             size = unfinished.seek(0, 2)
     except OSError as error:

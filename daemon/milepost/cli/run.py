@@ -12,7 +12,7 @@ import structlog
 from milepost import __version__
 from milepost.assembly import Parts, assembled, labour_of
 from milepost.cli.options import config_option, load_settings
-from milepost.cli.serving import serving
+from milepost.cli.serving import Shown, serving
 from milepost.engine.bulkhead import bulkhead
 from milepost.engine.readers import Reader, reading
 from milepost.engine.shutdown import stopping_on_signals
@@ -31,6 +31,7 @@ from milepost.service.repeats import Repeats
 from milepost.service.status_line import StatusLine
 from milepost.service.systemd import Notifier, keep_told, starting
 from milepost.service.underway import Underway
+from milepost.service.wrong_tokens import WrongTokens
 from milepost.settings import Settings, default_path, load_or_default, secrets
 from milepost.stores.opening import open_archive
 from milepost.upkeep import Configuration
@@ -66,8 +67,10 @@ async def _run(
         open_archive(place_of(settings)) as archive,
         labour_of(settings, parts, archive) as labour,
     ):
+        wrong_tokens = WrongTokens()
         metrics, status_line = Metrics(), StatusLine(lambda: parts.supervisor.streams)
         metrics.describe(lambda: parts.upkeep.settings.sync.interval_seconds, place_of(settings).file)
+        metrics.register(wrong_tokens)
         for stream in parts.supervisor.streams:
             checkpoint = await parts.store.recall(stream.key)
             metrics.recall(checkpoint)
@@ -93,7 +96,7 @@ async def _run(
                 "status line of all": status_line.read,
             }
         async with (
-            serving(settings, parts, archive, underway, routes, telling) as url,
+            serving(settings, parts, Shown(archive, underway, telling), routes, wrong_tokens) as url,
             broadcast.running(),
             reading(parts.feed, readers),
             reading(labour.chronicle, of_all),

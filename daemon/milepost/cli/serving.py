@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from msgspec import Struct
 
 from milepost.assembly import Parts
 from milepost.service.api.dead_letters import dead_letters
@@ -20,49 +21,58 @@ from milepost.service.http import serve
 from milepost.service.page.pages import pages
 from milepost.service.sessions import Sessions
 from milepost.service.underway import Underway
+from milepost.service.wrong_tokens import WrongTokens
 from milepost.settings import Settings
 from milepost.stores.archive import Archive
+
+
+class Shown(Struct, frozen=True, eq=False):
+    """What the API shows of the work: the journal, what streams are at, and what other readers of the feed tell."""
+
+    archive: Archive
+    underway: Underway
+    telling: Sequence[AnyOperation]
 
 
 @asynccontextmanager
 async def serving(
     settings: Settings,
     parts: Parts,
-    archive: Archive,
-    underway: Underway,
-    others: Sequence[web.AbstractRouteDef],
-    telling: Sequence[AnyOperation],
+    shown: Shown,
+    others: Sequence[web.AbstractRouteDef] = (),
+    wrong_tokens: WrongTokens | None = None,
 ) -> AsyncIterator[str]:
     """Serve the API, the status page and the `others` during the block; give the URL.
 
-    `underway` reads the feed for what streams are at; `telling` is the part of the API that other readers of it tell.
-
     Raises BadConfiguration where the address cannot be listened on.
     """
-    http = settings.http
+    http, archive = settings.http, shown.archive
+    wrong_tokens = wrong_tokens or WrongTokens()
     token = http.token.get_secret_value()
     async with open_desk() as desk:
         operations = described(
             [
-                *_about_streams(parts, archive, underway, desk),
+                *_about_streams(parts, shown, desk),
                 *runs(archive),
                 *journal(archive),
                 *dead_letters(archive),
                 *letter_actions(desk, parts.supervisor.do, parts.store.open_letters),
-                *telling,
-                *login(Sessions(token) if token else None, parts.clock.now),
+                *shown.telling,
+                *login(Sessions(token) if token else None, wrong_tokens, parts.clock.now),
             ]
         )
         routes = [*others, *routes_of(operations), *pages(asks_for_token=bool(token))]
-        async with serve(http.host, http.port, routes, token=token) as url:
+        async with serve(http.host, http.port, routes, token=token, wrong_tokens=wrong_tokens) as url:
             yield url
 
 
-def _about_streams(parts: Parts, archive: Archive, underway: Underway, desk: Desk) -> list[AnyOperation]:
+def _about_streams(parts: Parts, shown: Shown, desk: Desk) -> list[AnyOperation]:
     supervisor, upkeep = parts.supervisor, parts.upkeep
 
     def worked() -> Sequence[str]:
         return [stream.key for stream in supervisor.streams]
 
-    overview = Overview(archive, underway, parts.clock.now, worked, parts.page_names, lambda: upkeep.settings.sync)
+    overview = Overview(
+        shown.archive, shown.underway, parts.clock.now, worked, parts.page_names, lambda: upkeep.settings.sync
+    )
     return [*streams(overview), *stream_actions(desk, supervisor.ask, worked)]

@@ -8,10 +8,14 @@ from typing import BinaryIO
 
 import click
 
+OWNER_ONLY = 0o600
+
 
 @contextmanager
 def whole_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     """Open a file beside `path` that takes its place when the block ends well, and is removed when it does not.
+
+    Nobody but its owner may open it, from the first moment on: what is written here is about people.
 
     Raises click.UsageError where `path` exists and is not to be overwritten, OSError where it cannot be written.
     """
@@ -19,7 +23,7 @@ def whole_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     _demand_free(path, force=force)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with unfinished.open("xb") as file:
+        with open(unfinished, "xb", opener=_open_for_owner) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -28,6 +32,10 @@ def whole_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
         _bring_to_disk(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _open_for_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, OWNER_ONLY)
 
 
 def _demand_free(path: Path, *, force: bool) -> None:

@@ -3,6 +3,7 @@
     MilepostError
     ├── BadConfiguration        config.yaml, a secret or an argument is wrong; nothing was started
     ├── StoreRefused            the database cannot be used as it is: unreadable, read-only, corrupt, too new
+    │   └── StoreLost           … because a file of it was deleted or replaced while it was open
     ├── StoreAway               the database does not answer now: locked, full, failing disk; worth another try
     │   └── OutcomeUnknown      … and did not say what became of a commit
     ├── StoreBusy               another Milepost works on this database
@@ -32,6 +33,10 @@ class BadConfiguration(MilepostError):
 
 class StoreRefused(MilepostError):
     """The database cannot be used as it is: unreadable, read-only, corrupt, or newer than this program."""
+
+
+class StoreLost(StoreRefused):
+    """A file of the database was deleted, replaced or overwritten while it was open: nothing more is committed."""
 
 
 class StoreAway(MilepostError):

@@ -1,16 +1,21 @@
-"""How the process ends: the first signal asks, the second, or the end of the patience, forces."""
+"""How the process ends: the first signal asks, the second, or the end of the patience, forces.
+
+The loss of the database asks, too.
+"""
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import structlog
 
 from milepost.core.errors import MilepostError
+from milepost.engine.bulkhead import bulkhead
 from milepost.engine.stop import Stop
 
 GRACE_SECONDS = 20.0
+LINGER_SECONDS = 2.0  # in which who asks is told that the database is lost, before there is nobody to ask
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -53,3 +58,24 @@ async def stopping_on_signals(stop: Stop, *, grace_seconds: float = GRACE_SECOND
             "stopped before the work in hand was finished",
             hint="what was committed is safe; the next start goes on there",
         ) from error
+
+
+@asynccontextmanager
+async def stopping_when_lost(watch: Callable[[], Awaitable[MilepostError]], stop: Stop) -> AsyncIterator[None]:
+    """Say that the database is lost when `watch` gives why, and ask for the stop a moment later.
+
+    Until then the store refuses all that is asked of it, and so nothing is recorded any more.
+    """
+
+    async def end() -> None:
+        lost = await watch()
+        structlog.get_logger("milepost").critical("database lost", reason=lost.message, hint=lost.hint)
+        await asyncio.sleep(LINGER_SECONDS)
+        stop.request()
+
+    watching = asyncio.create_task(bulkhead("watch of the database", end()), name="watch of the database")
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])

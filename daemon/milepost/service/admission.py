@@ -13,7 +13,9 @@ from datetime import datetime
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from milepost.service.allowance import client_of, too_many
 from milepost.service.sessions import COOKIE, Sessions
+from milepost.service.wrong_tokens import WrongTokens
 from milepost.settings.values import is_loopback
 
 OPEN_TO_ALL = frozenset({"/healthz", "/login"})
@@ -23,7 +25,7 @@ IS_ADMITTED = web.RequestKey("is_admitted", bool)
 _AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?")
 
 
-def with_token(sessions: Sessions, now: Callable[[], datetime]) -> Middleware:
+def with_token(sessions: Sessions, wrong_tokens: WrongTokens, now: Callable[[], datetime]) -> Middleware:
     """Ask for the token, or for the cookie of a session. Only headers count: URLs end up in logs and histories.
 
     The status page is let through to where it says who may see it: without either, the login page is shown there.
@@ -32,13 +34,17 @@ def with_token(sessions: Sessions, now: Callable[[], datetime]) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[IS_ADMITTED] = _brings_token(request, sessions) or _is_in_session(request, sessions, now())
-        is_to_log_in = request.path == ASKS_FOR_LOGIN and request.method in CHANGES_NOTHING
-        if not (request[IS_ADMITTED] or is_to_log_in or request.path in OPEN_TO_ALL):
-            raise web.HTTPUnauthorized(
-                text="send the value of http.token in a header: Authorization: Bearer …",
-                headers={"WWW-Authenticate": 'Bearer realm="milepost"'},
-            )
-        return await handler(request)
+        if request[IS_ADMITTED] or request.path in OPEN_TO_ALL:
+            return await handler(request)
+        wait_seconds = wrong_tokens.count(client_of(request)) if _brings_wrong_one(request, sessions) else 0.0
+        if request.path == ASKS_FOR_LOGIN and request.method in CHANGES_NOTHING:
+            return await handler(request)
+        if wait_seconds:
+            raise too_many("too many wrong tokens", wait_seconds)
+        raise web.HTTPUnauthorized(
+            text="send the value of http.token in a header: Authorization: Bearer …",
+            headers={"WWW-Authenticate": 'Bearer realm="milepost"'},
+        )
 
     return guard
 
@@ -53,6 +59,12 @@ def _brings_token(request: web.Request, sessions: Sessions) -> bool:
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     is_right = sessions.is_token(given.strip())
     return scheme.lower() == "bearer" and is_right
+
+
+def _brings_wrong_one(request: web.Request, sessions: Sessions) -> bool:
+    """Whether what was brought is a guess, made in a header or sealed into a cookie. That a session ends is none."""
+    cookie = request.cookies.get(COOKIE, "")
+    return "Authorization" in request.headers or (cookie != "" and not sessions.has_sealed(cookie))
 
 
 def _is_in_session(request: web.Request, sessions: Sessions, now: datetime) -> bool:

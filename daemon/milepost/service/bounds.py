@@ -7,9 +7,9 @@ import asyncio
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
-from aiolimiter import AsyncLimiter
 
 from milepost.service.admission import is_admitted
+from milepost.service.allowance import Allowance, client_of, too_many
 
 MAX_CONNECTIONS = 800  # a process may hold 1,024 files open where nobody has raised that, and the sync needs some
 MAX_REQUESTS, IN_SECONDS = 2_000, 10.0
@@ -22,26 +22,21 @@ _CROWDED = (
 
 
 def paced() -> Middleware:
-    """Take on so many requests in a while. Who may see nothing takes nothing from those who may."""
-    rates = {is_known: AsyncLimiter(MAX_REQUESTS, IN_SECONDS) for is_known in (True, False)}
+    """Take on so many requests in a while: of all who may see something, and of each client who may see nothing.
+
+    Who may see nothing takes nothing from those who may, nor from others who want to log in.
+    """
+    known, unknown = Allowance(MAX_REQUESTS, IN_SECONDS), Allowance(MAX_REQUESTS, IN_SECONDS)
 
     @web.middleware
     async def pace(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path not in NEVER_REFUSED:
-            await demand_room(rates[is_admitted(request)], "too many requests")
+            wait_seconds = known.take("") if is_admitted(request) else unknown.take(client_of(request))
+            if wait_seconds:  # nobody is kept waiting for room
+                raise too_many("too many requests", wait_seconds)
         return await handler(request)
 
     return pace
-
-
-async def demand_room(rate: AsyncLimiter, otherwise: str) -> None:
-    """Count one more, or raise HTTPTooManyRequests where there is no room: nobody is kept waiting for it."""
-    if not rate.has_capacity():
-        seconds = max(1, round(rate.time_period / rate.max_rate))
-        raise web.HTTPTooManyRequests(
-            text=f"{otherwise}: try again in {seconds} s", headers={"Retry-After": str(seconds)}
-        )
-    await rate.acquire()  # returns at once
 
 
 class BoundedSite(web.BaseSite):

@@ -22,6 +22,7 @@ from milepost.engine.bulkhead import bulkhead
 from milepost.service.admission import called_by_name, from_own_page, with_token
 from milepost.service.bounds import MAX_CONNECTIONS, BoundedSite, paced
 from milepost.service.sessions import Sessions
+from milepost.service.wrong_tokens import WrongTokens
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_IDLE_SECONDS = 75.0  # longer than the pause between two scrapes
@@ -40,7 +41,14 @@ OTHER_HINT = "set http.listen to an address of this machine, such as 127.0.0.1:9
 
 
 @asynccontextmanager
-async def serve(host: str, port: int, routes: Iterable[web.AbstractRouteDef], *, token: str = "") -> AsyncIterator[str]:
+async def serve(
+    host: str,
+    port: int,
+    routes: Iterable[web.AbstractRouteDef],
+    *,
+    token: str = "",
+    wrong_tokens: WrongTokens | None = None,
+) -> AsyncIterator[str]:
     """Serve the routes during the block, and give the URL of the listener.
 
     Args:
@@ -49,11 +57,13 @@ async def serve(host: str, port: int, routes: Iterable[web.AbstractRouteDef], *,
         routes: what there is to ask.
         token: what callers must bring as `Authorization: Bearer …`, or have brought to /login, for everything but
             /healthz; empty asks for none, but to be called by a name of the loopback or by `host`.
+        wrong_tokens: hears of those that are wrong.
 
     Raises:
         BadConfiguration: the address cannot be listened on.
     """
-    admission = with_token(Sessions(token), _now) if token else called_by_name(host)
+    wrong_tokens = wrong_tokens or WrongTokens()
+    admission = with_token(Sessions(token), wrong_tokens, _now) if token else called_by_name(host)
     application = web.Application(
         middlewares=[_told_as_problems, admission, paced(), from_own_page], client_max_size=MAX_BODY_BYTES
     )
@@ -69,7 +79,8 @@ async def serve(host: str, port: int, routes: Iterable[web.AbstractRouteDef], *,
     await runner.setup()
     try:
         await _listen(runner, host, port)
-        yield _url(runner)
+        async with wrong_tokens.told_in_time():
+            yield _url(runner)
     finally:
         await runner.cleanup()
 

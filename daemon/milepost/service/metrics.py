@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import assert_never
 
 from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics, generate_latest
+from prometheus_client.registry import Collector
 
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.events import (
@@ -74,6 +75,10 @@ class Metrics:
         interval.set_function(interval_seconds)  # a reload may change it
         if database is not None:
             self._registry.register(Disk(database.absolute().parent))
+
+    def register(self, collector: Collector) -> None:
+        """Show what somebody else counts."""
+        self._registry.register(collector)
 
     def recall(self, checkpoint: Checkpoint) -> None:
         """Set a stream's gauges to where it stands, before it is worked."""

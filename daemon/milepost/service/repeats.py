@@ -1,9 +1,10 @@
 """Troubles that repeat are counted, not repeated: nobody reads a line a stream and second.
 
-Lines are of one kind where level, event and reason are the same. The first of a kind is told at once; of errors, which
-may need a person, the first of each stream, for up to ten streams. What repeats within the window is held, and told in
-its end as one line, which has what all of it has in common, and says how often it was, since when and of which streams.
-Windows grow while there are repeats. A kind that was not repeated in its window is forgotten: its next line is a first.
+Lines are of one kind where level, event and reason (or client) are the same. The first of a kind is told at once; of
+errors, which may need a person, the first of each stream, for up to ten streams. What repeats within the window is
+held, and told in its end as one line, which has what all of it has in common, and says how often it was, since when and
+of which streams. Windows grow while there are repeats. A kind that was not repeated in its window is forgotten: its
+next line is a first.
 
 What is left out of the log is in the journal, entry by entry.
 """
@@ -25,7 +26,7 @@ LOOK_SECONDS = 1.0  # between two looks at the windows
 
 _LEVELS = frozenset({"warning", "error"})
 _RECOVERIES = frozenset({"store returned", "reads again"})  # where one ends, it ends for many
-_REASONS = ("status", "reason", "problem", "error", "found", "exception")
+_REASONS = ("status", "reason", "problem", "error", "found", "exception", "client")
 
 
 class Repeats:

@@ -32,11 +32,12 @@ class Sessions:
 
     def knows(self, value: str, now: datetime) -> bool:
         """Whether a cookie of this value is of a session that is open."""
+        return self.has_sealed(value) and now.timestamp() < int(value.partition(".")[0])
+
+    def has_sealed(self, value: str) -> bool:
+        """Whether a cookie of this value is of a session, open or ended; to make one takes the token, or luck."""
         match = _VALUE.fullmatch(value)
-        if match is None:
-            return False
-        is_sealed = hmac.compare_digest(match[2], self._seal(match[1]))
-        return is_sealed and now.timestamp() < int(match[1])
+        return match is not None and hmac.compare_digest(match[2], self._seal(match[1]))
 
     def _seal(self, ends_at: str) -> str:
         return hmac.new(self._token, f"session of the status page until {ends_at}".encode(), sha256).hexdigest()

@@ -161,7 +161,7 @@ class HttpSettings(Section):
     listen: Address = "127.0.0.1:9464"
     """Where status page, metrics and API are; port `0` takes a free one."""
     token: Secret = Field(SecretStr(""), validate_default=True)
-    """Asked of callers for everything but `/healthz`; required, with 16 characters or more, where `listen` is not
+    """Asked of callers for everything but `/healthz`, 16 characters or more; required where `listen` is not
     loopback."""
     token_file: FilePath = ""
     """The file that holds it."""
@@ -178,12 +178,15 @@ class HttpSettings(Section):
 
     @field_validator("token", mode="after")
     @classmethod
-    def _guarded_unless_loopback(cls, token: SecretStr, info: ValidationInfo) -> SecretStr:
+    def _hard_to_guess(cls, token: SecretStr, info: ValidationInfo) -> SecretStr:
+        """The right token is let in however many wrong ones came before it: its length is what keeps others out."""
         listen = info.data.get("listen")
-        if listen is None or is_loopback(split_address(listen)[0]) or len(token) >= MIN_HTTP_TOKEN_LENGTH:
+        is_open = listen is not None and not is_loopback(split_address(listen)[0])
+        if len(token) >= MIN_HTTP_TOKEN_LENGTH or not (token or is_open):
             return token
         found = "a shorter one" if token else "none"
-        need = f"a token of {MIN_HTTP_TOKEN_LENGTH} characters or more, as http.listen is open to other machines"
+        why = "http.listen is open to other machines" if is_open else "it must not be guessed"
+        need = f"a token of {MIN_HTTP_TOKEN_LENGTH} characters or more, as {why}"
         raise PydanticCustomError("rule", f"found {found}; allowed: {need}")
 
 

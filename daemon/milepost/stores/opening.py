@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import StoreLost
 from milepost.core.model import DataSource, Stream
 from milepost.core.ports import Store
 from milepost.stores.archive import Archive
@@ -39,6 +40,9 @@ class OpenStore(Store, Protocol):
 
     async def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
         """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""
+
+    async def watch(self) -> StoreLost:
+        """Wait until a file of the database was deleted or replaced, and say so; for ever where a server keeps it."""
         ...
 
 

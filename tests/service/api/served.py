@@ -9,7 +9,7 @@ import aiohttp
 
 from kit.builders import NETWORK, STREAM, at, entries, problem, run_started, sweep_started, walking
 from milepost.assembly import Parts, assembled
-from milepost.cli.serving import serving
+from milepost.cli.serving import Shown, serving
 from milepost.core.checkpoint import fold
 from milepost.core.events import (
     BatchFailed,
@@ -66,7 +66,7 @@ async def served(
     async with (
         assembled(settings, Stop()) as parts,
         open_sqlite_archive(path) as archive,
-        serving(settings, parts, archive, Underway(parts.clock.now), [], telling(archive, parts)) as url,
+        serving(settings, parts, Shown(archive, Underway(parts.clock.now), telling(archive, parts))) as url,
         aiohttp.ClientSession(url, headers=headers) as session,
     ):
         yield session, parts

@@ -21,8 +21,7 @@ from schemathesis.specs.openapi.checks import (
 from structlog.testing import capture_logs
 
 from kit.builders import STREAM
-from milepost.service import bounds
-from milepost.service.api import login
+from milepost.service import bounds, wrong_tokens
 from service.api.served import BEARER, TOKEN, letter_id, served
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -64,7 +63,7 @@ class Daemon:
 def daemon(database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     """Give a daemon that takes on whatever it is asked, however fast."""
     monkeypatch.setattr(bounds, "MAX_REQUESTS", MANY)
-    monkeypatch.setattr(login, "MAX_ATTEMPTS", MANY)
+    monkeypatch.setattr(wrong_tokens, "MAX_TRIES", MANY)
     with Daemon(database) as daemon:
         yield daemon
 

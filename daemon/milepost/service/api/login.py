@@ -5,14 +5,12 @@ from datetime import datetime
 from typing import Annotated
 
 from aiohttp import web
-from aiolimiter import AsyncLimiter
 from msgspec import Meta, Struct
 
+from milepost.service.allowance import client_of, too_many
 from milepost.service.api.operations import AnyOperation, Call, Nothing, Operation
-from milepost.service.bounds import demand_room
 from milepost.service.sessions import COOKIE, MAX_SECONDS, Sessions
-
-MAX_ATTEMPTS, IN_SECONDS = 10, 60.0
+from milepost.service.wrong_tokens import WrongTokens
 
 
 class Credentials(Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,15 +22,15 @@ class Credentials(Struct, frozen=True, forbid_unknown_fields=True):
         return "Credentials(…)"
 
 
-def login(sessions: Sessions | None, now: Callable[[], datetime]) -> Sequence[AnyOperation]:
+def login(sessions: Sessions | None, wrong_tokens: WrongTokens, now: Callable[[], datetime]) -> Sequence[AnyOperation]:
     """Declare how one logs in and out. `sessions` is None where no token is asked for."""
-    attempts = AsyncLimiter(MAX_ATTEMPTS, IN_SECONDS)
 
     async def log_in(call: Call[Nothing, Credentials]) -> web.Response:
         if sessions is None:
             raise web.HTTPConflict(text="http.token is not set: nobody need log in")
-        await demand_room(attempts, "too many attempts to log in")
         if not sessions.is_token(call.body.token):
+            if wait_seconds := wrong_tokens.count(client_of(call.request)):
+                raise too_many("too many wrong tokens", wait_seconds)
             raise web.HTTPForbidden(text="this is not the token: it is the value of http.token")
         response = web.Response(status=204)
         response.set_cookie(COOKIE, sessions.open(now()), max_age=MAX_SECONDS, httponly=True, samesite="Strict")

@@ -4,6 +4,7 @@ Nothing of a session is relied on: every transaction brings its settings and its
 a pooler as well. Who writes of a stream is told apart by the journal's key alone; the locks only keep order.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -12,7 +13,7 @@ import psycopg
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.codec import Codec
-from milepost.core.errors import MilepostError, OutcomeUnknown, RowsRejected, StoreAway, VersionConflict
+from milepost.core.errors import MilepostError, OutcomeUnknown, RowsRejected, StoreAway, StoreLost, VersionConflict
 from milepost.core.model import DataSource, Keys, Known
 from milepost.core.ports import Commit, Committed, DueLetter, Rejected
 from milepost.stores import rows
@@ -107,6 +108,11 @@ class PostgresqlStore:
     async def commit(self, commit: Commit) -> Committed | Rejected:
         """Store a commit durably and whole, together with those that wait at the same time, or nothing of it."""
         return await self._grouping.commit(commit)
+
+    async def watch(self) -> StoreLost:
+        """Wait for ever: a server keeps the files, and says itself when they are gone."""
+        never: asyncio.Future[StoreLost] = asyncio.get_running_loop().create_future()
+        return await never
 
     async def settle(self, commit: Commit) -> Committed | None:
         """Say whether a commit was stored whose outcome nobody knows; None where it was not, and will not be.

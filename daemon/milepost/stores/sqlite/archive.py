@@ -23,6 +23,7 @@ from milepost.stores.removal import StreamRows
 from milepost.stores.sqlite import backup, ledger
 from milepost.stores.sqlite.database import Database, connect, real_path
 from milepost.stores.sqlite.exclusive import exclusive
+from milepost.stores.sqlite.identity import OpenFiles
 from milepost.stores.sqlite.lookups import (
     AFTER_ALL,
     checkpoints,
@@ -32,6 +33,7 @@ from milepost.stores.sqlite.lookups import (
     within_runs,
 )
 from milepost.stores.sqlite.migrate import demand_current
+from milepost.stores.sqlite.permissions import make_private
 
 
 @asynccontextmanager
@@ -43,8 +45,9 @@ async def open_sqlite_archive(path: Path, *, alone: bool = False) -> AsyncIterat
     path = real_path(path)
     await asyncio.to_thread(demand_current, path)
     if alone:
-        with exclusive(path):
-            async with connect(path, {"synchronous": "FULL"}) as database:
+        with exclusive(path) as lock:
+            await asyncio.to_thread(make_private, path)
+            async with connect(path, {"synchronous": "FULL"}, files=OpenFiles(path, lock)) as database:
                 yield SqliteArchive(database, Codec())
     else:
         async with connect(path, {"query_only": 1}) as database:
@@ -153,7 +156,7 @@ class SqliteArchive:
 
     async def _audited(self, work: Callable[[dict[str, str], Codec, sqlite3.Connection], Audit]) -> Audit:
         try:
-            return await self._database.run(partial(work, self._sql, self._codec))
+            return await self._database.write(partial(work, self._sql, self._codec))
         except asyncio.CancelledError:
             await self._database.interrupt()  # or the thread would go on to the end of the journal
             raise

@@ -4,12 +4,14 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import aiosqlite
 
-from milepost.core.errors import MilepostError, StoreAway, StoreRefused
+from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, StoreRefused
+from milepost.stores.sqlite.identity import OpenFiles
 
 Answer = TypeVar("Answer")
 
@@ -89,15 +91,55 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 class Database(aiosqlite.Connection):
-    """A connection to the database at `path`."""
+    """A connection to the database at `path`, whose `files` have to stay what they are."""
 
-    def __init__(self, path: Path, *, timeout_seconds: float) -> None:
-        # isolation_level None: transactions begin and end where the code says so.
-        super().__init__(lambda: sqlite3.connect(path, isolation_level=None, timeout=timeout_seconds), 64)
+    def __init__(self, path: Path, files: OpenFiles, *, timeout_seconds: float) -> None:
+        def opened() -> sqlite3.Connection:
+            files.opening()
+            # isolation_level None: transactions begin and end where the code says so.
+            return sqlite3.connect(path, isolation_level=None, timeout=timeout_seconds)
+
+        super().__init__(opened, 64)
         self.path = path
+        self.files = files
 
     async def run(self, work: Callable[[sqlite3.Connection], Answer]) -> Answer:
         """Run `work` in the connection's thread. Raises StoreAway or StoreRefused for what SQLite refuses."""
+
+        def checked(connection: sqlite3.Connection) -> Answer:
+            self.files.demand_same()
+            return work(connection)
+
+        return await self._run(checked)
+
+    async def write(self, work: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        """Run `work`, which commits, as `run` does; what was committed to a file that is gone does not count.
+
+        Raises OutcomeUnknown where it was committed, and nobody can tell whether the file is still there.
+        """
+
+        def checked(connection: sqlite3.Connection) -> Answer:
+            answer = work(connection)
+            try:
+                self.files.demand_same()
+            except StoreAway as error:
+                raise OutcomeUnknown(error.message, hint=error.hint) from error
+            return answer
+
+        return await self.run(checked)
+
+    async def open(self, pragmas: dict[str, str | int]) -> None:
+        """Set the pragmas, and see that what SQLite opened is what the paths name. Called once, before anything."""
+        await self._run(partial(self._open, pragmas))
+
+    def _open(self, pragmas: dict[str, str | int], connection: sqlite3.Connection) -> None:
+        for name, value in pragmas.items():
+            connection.execute(f"PRAGMA {name} = {value}")
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()  # opens the files beside the database
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        self.files.opened(has_wal=mode == "wal")
+
+    async def _run(self, work: Callable[[sqlite3.Connection], Answer]) -> Answer:
         with errors_of(self.path):
             answer: Answer = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]  # not annotated there
             return answer
@@ -105,16 +147,14 @@ class Database(aiosqlite.Connection):
 
 @asynccontextmanager
 async def connect(
-    path: Path, pragmas: dict[str, str | int], *, timeout_seconds: float = 5.0
+    path: Path, pragmas: dict[str, str | int], *, files: OpenFiles | None = None, timeout_seconds: float = 5.0
 ) -> AsyncIterator[Database]:
-    """Open the database at `path` and set its pragmas; close it in the end."""
-    database = Database(path, timeout_seconds=timeout_seconds)
+    """Open the database at `path` and set its pragmas; close it in the end.
 
-    def set_pragmas(connection: sqlite3.Connection) -> None:
-        for name, value in pragmas.items():
-            connection.execute(f"PRAGMA {name} = {value}")
-
+    Raises StoreLost, from anything that is asked of it, once one of its files is not the one that was opened.
+    """
+    database = Database(path, files or OpenFiles(path), timeout_seconds=timeout_seconds)
     with errors_of(path):
         async with database:
-            await database.run(set_pragmas)
+            await database.open(pragmas)
             yield database

@@ -35,7 +35,7 @@ async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgo
     path = real_path(path)
     await asyncio.to_thread(demand_current, path)
     async with connect(path, {"secure_delete": "ON"}, timeout_seconds=TIMEOUT_SECONDS) as database:
-        forgotten = await database.run(partial(_forget, load("sqlite"), stream, contact_id))
+        forgotten = await database.write(partial(_forget, load("sqlite"), stream, contact_id))
         with suppress(StoreAway):
             await database.run(empty_wal)
     return forgotten

@@ -7,17 +7,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from milepost.core.errors import StoreBusy, StoreRefused
+from milepost.stores.sqlite.identity import Inode, inode_of
+from milepost.stores.sqlite.permissions import LOCK, OWNER_ONLY, beside
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the database at `path` alone, through the file `<path>.lock`.
+def exclusive(path: Path) -> Iterator[dict[Path, Inode]]:
+    """Hold the database at `path` alone, through the file `<path>.lock`, and give which file that is.
+
+    It holds nobody off any more once another file is in its place.
 
     Raises StoreBusy if another process holds it, StoreRefused if the lock cannot be made.
     """
     lock_path = _lock_of(path)
     try:
-        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY)
     except OSError as error:
         raise _impossible(path, error) from error
     try:
@@ -34,7 +38,7 @@ def exclusive(path: Path) -> Iterator[None]:
         with suppress(OSError):  # only says who holds the lock; of a full disk the database itself tells
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
+        yield {lock_path: inode_of(os.fstat(descriptor))}
     finally:
         os.close(descriptor)
 
@@ -67,4 +71,4 @@ def is_held(path: Path) -> bool:
 
 
 def _lock_of(path: Path) -> Path:
-    return path.with_name(path.name + ".lock")
+    return beside(path, LOCK)

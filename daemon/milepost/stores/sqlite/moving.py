@@ -14,7 +14,9 @@ from milepost.stores.queries import load
 from milepost.stores.sqlite.archive import SqliteArchive
 from milepost.stores.sqlite.database import Database, connect, errors_of, real_path, transaction
 from milepost.stores.sqlite.exclusive import exclusive
+from milepost.stores.sqlite.identity import OpenFiles
 from milepost.stores.sqlite.migrate import applied, demand_current, mark_in, migrate
+from milepost.stores.sqlite.permissions import make_private
 from milepost.stores.sqlite.store import CACHE_KIB, WAL_PAGES
 from milepost.stores.sqlite.writing import REFUSALS, reason_of
 from milepost.stores.unfinished import Mark
@@ -26,9 +28,10 @@ async def open_sqlite_origin(path: Path) -> AsyncIterator["SqliteHouse"]:
     path = real_path(path)
     if not path.exists():  # before a lock is made beside it
         demand_current(path)
-    with exclusive(path):
+    with exclusive(path) as lock:
         await asyncio.to_thread(demand_current, path)
-        async with connect(path, {"query_only": 1, "cache_size": -CACHE_KIB}) as database:
+        pragmas: dict[str, str | int] = {"query_only": 1, "cache_size": -CACHE_KIB}
+        async with connect(path, pragmas, files=OpenFiles(path, lock)) as database:
             yield SqliteHouse(database)
 
 
@@ -47,9 +50,10 @@ async def open_sqlite_target(path: Path) -> AsyncIterator["SqliteHouse"]:
         "cache_size": -CACHE_KIB,
         "secure_delete": "ON",  # who was forgotten since an earlier attempt is overwritten
     }
-    with exclusive(path):
+    with exclusive(path) as lock:
+        await asyncio.to_thread(make_private, path)
         await asyncio.to_thread(_prepare, path)
-        async with connect(path, pragmas) as database:
+        async with connect(path, pragmas, files=OpenFiles(path, lock)) as database:
             yield SqliteHouse(database)
 
 
@@ -91,7 +95,7 @@ class SqliteHouse:
     async def write(self, table: Table, gone: Sequence[Key], new: Sequence[Row]) -> None:
         """Remove rows and then add some, in one transaction. Raises RowsRejected if one will not be taken."""
         try:
-            await self._database.run(partial(self._write, table, gone, new))
+            await self._database.write(partial(self._write, table, gone, new))
         except REFUSALS as error:
             raise RowsRejected(reason_of(error)) from None
 
@@ -107,7 +111,7 @@ class SqliteHouse:
 
     async def set_mark(self, mark: Mark | None) -> None:
         """Set the mark, durably and after all that was written before; None removes it."""
-        await self._database.run(partial(self._set_mark, mark))
+        await self._database.write(partial(self._set_mark, mark))
 
     def _set_mark(self, mark: Mark | None, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA synchronous = FULL")

@@ -17,23 +17,26 @@ import structlog
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.codec import Codec
-from milepost.core.errors import MilepostError, RowsRejected, VersionConflict
+from milepost.core.errors import MilepostError, RowsRejected, StoreAway, StoreLost, VersionConflict
 from milepost.core.model import DataSource, Keys, Known
 from milepost.core.ports import Commit, Committed, DueLetter, Rejected
 from milepost.stores.grouping import GroupAnswer, Grouping
 from milepost.stores.queries import load
 from milepost.stores.sqlite.database import Database, connect, errors_of, real_path, transaction
 from milepost.stores.sqlite.exclusive import exclusive
+from milepost.stores.sqlite.identity import OpenFiles, kept_open
 from milepost.stores.sqlite.lookups import checkpoints, due_letters, known, letters_with_payloads, recall
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
 from milepost.stores.sqlite.neighbours import tell_of_neighbours
+from milepost.stores.sqlite.permissions import LOCK, beside, make_private
 from milepost.stores.sqlite.writing import REFUSALS, reason_of, refused_rows, write
 
 # Pages of WAL between two checkpoints: rewriting scattered pages into the file is what bounds the speed of inserts,
 # and a larger WAL rewrites each of them less often. 16,000 pages are 64 MB.
 WAL_PAGES = 16_000
 CACHE_KIB = 32 * 1024
+WATCH_SECONDS = 1.0  # between two looks at the files while nothing is committed
 
 
 @asynccontextmanager
@@ -42,7 +45,7 @@ async def open_sqlite(
 ) -> AsyncIterator["SqliteStore"]:
     """Open the database at `path` for this process alone, bring it to this program's schema, and close it in the end.
 
-    Raises StoreBusy, StoreRefused or StoreAway.
+    Raises StoreBusy, StoreRefused or StoreAway; StoreLost also after the block, where it did not raise anything.
     """
     pragmas: dict[str, str | int] = {
         "journal_mode": "WAL",
@@ -52,19 +55,29 @@ async def open_sqlite(
         "cache_size": -CACHE_KIB,
     }
     path = real_path(path)
-    with exclusive(path):
+    is_missing = not path.exists() and beside(path, LOCK).exists()
+    with exclusive(path) as lock:
+        await asyncio.to_thread(make_private, path)
         await asyncio.to_thread(demand_finished, path)
         is_new = not await asyncio.to_thread(applied_to, path)
         applied = await asyncio.to_thread(migrate, path)
         if is_new:
             await asyncio.to_thread(tell_of_neighbours, path)
+        if is_missing:
+            structlog.get_logger("milepost").warning(
+                "database missing, a new one made",
+                path=str(path),
+                hint=f"{path}{LOCK} says that there was one: was it not you, stop Milepost and restore a backup",
+            )
         if applied:
             structlog.get_logger("milepost").info(
                 "database migrated", path=str(path), applied=", ".join(sorted(applied))
             )
-        async with connect(path, pragmas) as database:
-            await database.run(_demand_writable)
-            yield SqliteStore(database, Codec(), events_chunk_size)
+        with kept_open(path) as descriptor:
+            async with connect(path, pragmas, files=OpenFiles(path, lock, descriptor)) as database:
+                await database.run(_demand_writable)
+                yield SqliteStore(database, Codec(), events_chunk_size)
+                await asyncio.to_thread(database.files.demand_same)  # or the work in the block was for nothing
 
 
 def _demand_writable(connection: sqlite3.Connection) -> None:
@@ -143,8 +156,22 @@ class SqliteStore:
         """Say whether a commit was stored whose outcome nobody knows; None where it was not, and will not be."""
         return await self._database.run(partial(self._settle, commit))
 
+    async def watch(self) -> StoreLost:
+        """Wait until a file of the database is not the one that was opened any more, and say so.
+
+        In a thread of its own: that of the connection may wait for a lock.
+        """
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                await asyncio.to_thread(self._database.files.demand_same)
+            except StoreLost as lost:
+                return lost
+            except StoreAway:  # whoever asks the store is told
+                continue
+
     async def _write_group(self, commits: list[Commit]) -> list[GroupAnswer]:
-        return await self._database.run(partial(self._transaction, commits))
+        return await self._database.write(partial(self._transaction, commits))
 
     # --- in the connection's thread ---
 

@@ -1,0 +1,275 @@
+"""Wrong tokens: what each client is answered, what the log and the metric say, and who is never kept out by them."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from structlog.testing import capture_logs
+
+from milepost.service import wrong_tokens
+from milepost.service.allowance import MAX_CLIENTS, Allowance, client_of
+from milepost.service.api.login import login
+from milepost.service.api.operations import routes_of
+from milepost.service.http import serve
+from milepost.service.metrics import Metrics
+from milepost.service.monitoring import probes
+from milepost.service.sessions import COOKIE, MAX_SECONDS, Sessions
+from milepost.service.wrong_tokens import IN_SECONDS, MAX_TRIES, TELL_SECONDS, WrongTokens
+
+TOKEN = "a-token-of-some-length"
+RIGHT, WRONG = {"Authorization": f"Bearer {TOKEN}"}, {"Authorization": "Bearer a-guess"}
+JSON = {"Content-Type": "application/json"}
+ATTACKER, OWNER = "127.0.0.2", "127.0.0.3"  # all of 127.0.0.0/8 is this machine
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def thing(_: web.Request) -> web.Response:
+    return web.Response(text="there\n")
+
+
+async def well() -> None:
+    return None
+
+
+@asynccontextmanager
+async def served(wrong: WrongTokens | None = None) -> AsyncIterator[str]:
+    wrong = wrong or WrongTokens()
+    routes = [web.get("/", thing), web.get("/thing", thing), *routes_of(login(Sessions(TOKEN), wrong, now))]
+    async with serve("127.0.0.1", 0, [*routes, *probes(well, lambda: None)], token=TOKEN, wrong_tokens=wrong) as url:
+        yield url
+
+
+@asynccontextmanager
+async def client(url: str, address: str) -> AsyncIterator[aiohttp.ClientSession]:
+    """Ask from an address of this machine."""
+    connector = aiohttp.TCPConnector(local_addr=(address, 0))
+    async with aiohttp.ClientSession(url, connector=connector) as session:
+        yield session
+
+
+async def asked(session: aiohttp.ClientSession, path: str = "/thing", **headers: str) -> int:
+    async with session.get(path, headers=headers) as response:
+        await response.read()
+        return response.status
+
+
+async def logged_in(session: aiohttp.ClientSession, token: str) -> int:
+    async with session.post("/login", json={"token": token}) as response:
+        await response.read()
+        return response.status
+
+
+async def guess(session: aiohttp.ClientSession, times: int, **headers: str) -> Counter[int]:
+    return Counter([await asked(session, **(headers or WRONG)) for _ in range(times)])
+
+
+# --- what is answered -------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_that_guesses_is_told_to_come_back_later() -> None:
+    async with served() as url, client(url, ATTACKER) as attacker:
+        assert await guess(attacker, MAX_TRIES) == {401: MAX_TRIES}
+        async with attacker.get("/thing", headers=WRONG) as response:
+            assert response.status == 429
+            assert 1 <= int(response.headers["Retry-After"]) <= IN_SECONDS / MAX_TRIES
+            assert response.content_type == "application/problem+json"
+            assert (await response.json())["detail"].startswith("too many wrong tokens: try again in ")
+
+
+async def test_a_client_that_guesses_keeps_nobody_else_out() -> None:
+    async with served() as url, client(url, ATTACKER) as attacker, client(url, OWNER) as owner:
+        await guess(attacker, MAX_TRIES + 1)
+        assert [await logged_in(attacker, "a-guess") for _ in range(2)] == [429, 429]
+        assert await asked(owner, **WRONG) == 401
+        assert await logged_in(owner, "mistyped") == 403
+        assert await logged_in(owner, TOKEN) == 204
+        assert await asked(owner, **RIGHT) == 200
+
+
+async def test_the_right_token_is_let_in_whatever_wrong_ones_came_from_the_same_address() -> None:
+    """Behind a proxy all have one address: a guesser must not keep the owner, or a scrape, out."""
+    async with served() as url, client(url, ATTACKER) as everybody:
+        await guess(everybody, 2 * MAX_TRIES)
+        assert await asked(everybody, **RIGHT) == 200
+        assert await asked(everybody, Cookie=f"{COOKIE}={Sessions(TOKEN).open(now())}") == 200
+        assert await logged_in(everybody, TOKEN) == 204
+
+
+async def test_logins_and_headers_and_cookies_are_guesses_of_one_client() -> None:
+    """A cookie is sealed by the token: to make one up is to guess the token."""
+    forged = Sessions("another-token-than-that").open(now())
+    async with served() as url, client(url, ATTACKER) as attacker:
+        assert await guess(attacker, 4) == {401: 4}
+        assert await guess(attacker, 3, Cookie=f"{COOKIE}={forged}") == {401: 3}
+        assert [await logged_in(attacker, "a-guess") for _ in range(MAX_TRIES - 7)] == [403] * (MAX_TRIES - 7)
+        assert await logged_in(attacker, "a-guess") == 429
+        assert await asked(attacker, Cookie=f"{COOKIE}={forged}") == 429
+        assert await asked(attacker, Authorization="Basic YTpi") == 429
+
+
+async def test_who_brings_nothing_or_a_session_that_has_ended_does_not_guess() -> None:
+    ended = Sessions(TOKEN).open(now() - timedelta(seconds=MAX_SECONDS + 1))
+    async with served() as url, client(url, OWNER) as owner:
+        for _ in range(2 * MAX_TRIES):
+            assert await asked(owner) == 401
+            assert await asked(owner, Cookie=f"{COOKIE}={ended}") == 401
+        assert await asked(owner, **WRONG) == 401
+
+
+async def test_the_way_in_and_health_are_open_to_who_has_guessed_too_often() -> None:
+    async with served() as url, client(url, OWNER) as owner:
+        assert await guess(owner, MAX_TRIES + 1, Cookie=f"{COOKIE}=of-the-token-before") == {401: MAX_TRIES, 429: 1}
+        assert await asked(owner, "/", Cookie=f"{COOKIE}=of-the-token-before") == 200
+        assert await asked(owner, "/healthz", **WRONG) == 200
+
+
+async def test_a_client_that_floods_the_way_in_leaves_it_open_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("milepost.service.bounds.MAX_REQUESTS", 5)
+    monkeypatch.setattr("milepost.service.bounds.IN_SECONDS", 3_000.0)
+    async with served() as url, client(url, ATTACKER) as attacker, client(url, OWNER) as owner:
+        assert [await asked(attacker, "/") for _ in range(6)] == [*[200] * 5, 429]
+        assert await asked(owner, "/") == 200
+        assert await logged_in(owner, TOKEN) == 204
+
+
+# --- what is told -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Time:
+    seconds: float = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@dataclass
+class Guessed:
+    """Wrong tokens at the seconds of a clock that a test moves."""
+
+    time: Time = field(default_factory=Time)
+
+    def __post_init__(self) -> None:
+        self.wrong = WrongTokens(self.time)
+
+    def after(self, seconds: float) -> None:
+        self.time.seconds += seconds
+        self.wrong.tell_due()
+
+
+def told(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    assert all((line["event"], line["log_level"]) == ("wrong token", "warning") for line in lines)
+    return [(line["client"], line["tries"]) for line in lines]
+
+
+def test_the_first_is_told_at_once_and_the_others_once_a_minute() -> None:
+    guessed = Guessed()
+    with capture_logs() as lines:
+        for _ in range(20_000):
+            guessed.wrong.count("192.0.2.7")
+        guessed.wrong.count("192.0.2.8")
+        assert told(lines) == [("192.0.2.7", 1), ("192.0.2.8", 1)]
+        guessed.after(TELL_SECONDS - 1)
+        assert len(lines) == 2
+        guessed.after(1)
+        assert told(lines)[2:] == [("192.0.2.7", 19_999)]
+        guessed.after(10 * TELL_SECONDS)
+        assert len(lines) == 3
+        guessed.wrong.count("192.0.2.7")
+        assert told(lines)[3:] == [("192.0.2.7", 1)]
+
+
+async def test_what_is_not_told_yet_is_told_at_the_end() -> None:
+    with capture_logs() as lines:
+        async with served() as url, client(url, ATTACKER) as attacker:
+            await guess(attacker, 30)
+    assert told(lines) == [(ATTACKER, 1), (ATTACKER, 29)]
+
+
+async def test_what_is_due_is_told_while_nobody_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wrong_tokens, "LOOK_SECONDS", 0.001)
+    guessed = Guessed()
+    with capture_logs() as lines:
+        async with guessed.wrong.told_in_time():
+            guessed.wrong.count("192.0.2.7")
+            guessed.wrong.count("192.0.2.7")
+            guessed.time.seconds += TELL_SECONDS
+            async with asyncio.timeout(60):
+                while len(lines) < 2:  # noqa: ASYNC110  (a task of the code under test writes it)
+                    await asyncio.sleep(0.001)
+    assert told(lines) == [("192.0.2.7", 1), ("192.0.2.7", 1)]
+
+
+def test_none_of_many_clients_is_forgotten_untold() -> None:
+    guessed = Guessed()
+    with capture_logs() as lines:
+        for number in range(2 * MAX_CLIENTS):
+            guessed.wrong.count(str(number))
+            guessed.wrong.count(str(number))
+        guessed.after(TELL_SECONDS)
+    assert sum(tries for _, tries in told(lines)) == 4 * MAX_CLIENTS
+
+
+def test_the_metric_counts_them_all() -> None:
+    guessed, metrics = Guessed(), Metrics()
+    metrics.register(guessed.wrong)
+    assert "milepost_wrong_tokens_total 0.0\n" in metrics.expose().decode()
+    for _ in range(50):
+        guessed.wrong.count("192.0.2.7")
+    assert "milepost_wrong_tokens_total 50.0\n" in metrics.expose().decode()
+
+
+# --- what each client may ask for -------------------------------------------------------------------------------------
+
+
+def test_an_allowance_comes_back_one_by_one() -> None:
+    time = Time()
+    allowance = Allowance(10, 60.0, time)
+    assert [allowance.take("a") for _ in range(10)] == [0.0] * 10
+    assert allowance.take("a") == pytest.approx(6.0)
+    time.seconds = 5.0
+    assert allowance.take("a") == pytest.approx(1.0), "asking in vain does not put it off"
+    time.seconds = 6.0
+    assert allowance.take("a") == 0.0
+    assert allowance.take("a") > 0.0
+    time.seconds = 66.0
+    assert [allowance.take("a") for _ in range(10)] == [0.0] * 10
+    assert allowance.take("a") > 0.0
+
+
+def test_an_allowance_keeps_no_more_than_so_many_clients_and_forgets_the_quietest() -> None:
+    allowance = Allowance(1, 60.0, Time())
+    allowance.take("busy")
+    for number in range(2 * MAX_CLIENTS):
+        allowance.take(str(number))
+        if number % 100 == 0:
+            assert allowance.take("busy") > 0.0
+    assert len(allowance._full_until) == MAX_CLIENTS
+    assert allowance.take("0") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("::1", "::1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", "nowhere"),
+    ],
+)
+def test_a_client_is_an_address_or_a_network_whatever_it_says_of_itself(address: str, expected: str) -> None:
+    request = make_mocked_request("GET", "/", headers={"X-Forwarded-For": "198.51.100.1", "Forwarded": "for=x"})
+    assert client_of(request.clone(remote=address)) == expected

@@ -1,0 +1,117 @@
+"""Who may open the files of a database: nobody but their owner, whatever the umask and whatever was there before."""
+
+import os
+import shutil
+import sqlite3
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kit.builders import STREAM
+from kit.unprivileged import unprivileged
+from milepost.stores.sqlite.archive import open_sqlite_archive
+from milepost.stores.sqlite.moving import open_sqlite_target
+from milepost.stores.sqlite.store import open_sqlite
+from stores.lives import live
+from stores.processes import command, outcome
+from stores.sqlite_files import raw
+
+
+@pytest.fixture(autouse=True)
+def usual_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def modes_beside(path: Path) -> dict[str, str]:
+    """Give the permissions of a database and of each file beside it."""
+    return {each.name: oct(stat.S_IMODE(each.stat().st_mode)) for each in path.parent.glob(f"{path.name}*")}
+
+
+def allow(path: Path, mode: int) -> None:
+    path.chmod(mode)
+
+
+def closed(path: Path, *suffixes: str) -> dict[str, str]:
+    return {f"{path.name}{suffix}": "0o600" for suffix in ("", *suffixes)}
+
+
+WHILE_OPEN = ("-wal", "-shm", ".lock")
+
+
+class TestANewDatabase:
+    async def test_is_for_its_owner_alone(self, tmp_path: Path) -> None:
+        path = tmp_path / "milepost.db"
+        async with open_sqlite(path) as store:
+            await live(store, STREAM, 2)
+            assert modes_beside(path) == closed(path, *WHILE_OPEN)
+        assert modes_beside(path) == closed(path, ".lock")
+
+    async def test_is_so_before_anything_is_in_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path, seen = tmp_path / "milepost.db", list[dict[str, str]]()
+        connect = sqlite3.connect
+
+        def spied(*arguments: object, **keywords: object) -> sqlite3.Connection:
+            seen.append(modes_beside(path))
+            return connect(*arguments, **keywords)  # type: ignore[call-overload, no-any-return]
+
+        monkeypatch.setattr(sqlite3, "connect", spied)
+        async with open_sqlite(path):
+            pass
+        assert seen
+        assert all(modes[path.name] == "0o600" for modes in seen)
+
+    async def test_that_a_copy_is_made_into_is_so_too(self, tmp_path: Path) -> None:
+        path = tmp_path / "copy.db"
+        async with open_sqlite_target(path):
+            assert modes_beside(path) == closed(path, *WHILE_OPEN)
+
+
+class TestADatabaseThatOthersMayOpen:
+    @pytest.mark.parametrize("mode", [0o644, 0o660, 0o666, 0o755, 0o604])
+    async def test_is_closed_to_them_with_what_lies_beside_it(self, path: Path, mode: int) -> None:
+        with raw(path) as other:  # which holds -wal and -shm in place, as a crash leaves them
+            other.execute("PRAGMA journal_mode = WAL")
+            other.execute("UPDATE checkpoints SET version = 0")
+            for each in path.parent.glob("milepost.db*"):
+                each.chmod(mode)
+            async with open_sqlite(path) as store:
+                assert modes_beside(path) == closed(path, *WHILE_OPEN)
+                await live(store, STREAM, 2)
+
+    async def test_is_closed_by_a_rebuild(self, path: Path) -> None:
+        allow(path, 0o644)
+        async with open_sqlite_archive(path, alone=True) as archive:
+            await archive.rebuild()
+            assert modes_beside(path)[path.name] == "0o600"
+
+    async def test_is_said_to_be_closed_once(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        allow(path, 0o640)
+        for _ in range(2):
+            async with open_sqlite(path):
+                pass
+        assert capsys.readouterr().out.count("database closed to other users") == 1
+
+    def test_and_belongs_to_somebody_else_is_used_and_complained_of(self, path: Path) -> None:
+        user = unprivileged()
+        with tempfile.TemporaryDirectory() as directory:
+            Path(directory).chmod(0o777)
+            theirs = Path(shutil.copy(path, directory))
+            theirs.chmod(0o666)
+            told = outcome(command(theirs), user=user)
+            assert told[-1] == "done"
+            assert any("database open to other users" in line for line in told)
+            assert stat.S_IMODE(theirs.stat().st_mode) == 0o666
+
+
+async def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "milepost.db"
+    folder.mkdir(mode=0o755)
+    with pytest.raises(Exception, match="unable to open"):
+        async with open_sqlite(folder):
+            pass
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755

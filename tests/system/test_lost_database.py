@@ -1,0 +1,192 @@
+"""A database whose file is deleted, replaced or overwritten under the real program: it says so, and ends."""
+
+import asyncio
+import shutil
+import signal
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from kit.binary import Ended, Running, started, until
+from kit.event_source import listening
+from kit.installation import Installation
+from kit.simulated import BICYCLES, frozen_world
+
+MAX_SECONDS = 5.0
+IN_HAND = 3  # requests that were under way, or fetched ahead, when the database was lost
+Harm = Callable[[Path], object]
+
+
+def beside(database: Path, suffix: str) -> Path:
+    return database.with_name(database.name + suffix)
+
+
+def copied(database: Path) -> Path:
+    copy = database.with_name("copy.db")
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("VACUUM INTO ?", (str(copy),))
+    return copy
+
+
+def delete(suffix: str) -> Harm:
+    return lambda database: beside(database, suffix).unlink()
+
+
+HARMS: dict[str, tuple[Harm, str]] = {
+    "deleted": (delete(""), "milepost.db was deleted or moved away while it was open"),
+    "replaced": (lambda database: copied(database).rename(database), "milepost.db was replaced by another file"),
+    "overwritten": (
+        lambda database: shutil.copyfile(copied(database), database),
+        "milepost.db was overwritten while it was open",
+    ),
+    "wal deleted": (delete("-wal"), "milepost.db-wal, which the database needs, was deleted"),
+    "lock deleted": (delete(".lock"), "milepost.db.lock, which the database needs, was deleted"),
+}
+UNREADABLE = {"deleted", "replaced", "wal deleted"}  # for the API, which reads by itself; the others it reads well
+each_harm = pytest.mark.parametrize("harm", HARMS)
+
+
+@asynccontextmanager
+async def held_still(daemon: Running) -> AsyncIterator[None]:
+    """Let the daemon do nothing during the block."""
+    daemon.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        daemon.signal(signal.SIGCONT)
+
+
+def assert_told(ended: Ended, told: str) -> None:
+    assert ended.code == 78, ended
+    error, hint = ended.stderr.splitlines()[-2:]
+    assert error.startswith("milepost: ")
+    assert told in error
+    assert hint.startswith("  → nothing is written any more; ")
+    assert "Traceback" not in ended.stderr
+
+
+async def statuses(session: aiohttp.ClientSession, path: str, found: list[int]) -> None:
+    """Ask again and again, until nobody answers any more."""
+    with suppress(aiohttp.ClientError):
+        while True:
+            async with session.get(path) as response:
+                found.append(response.status)
+                await response.read()
+            await asyncio.sleep(0.01)
+
+
+async def heard_ids(url: str, heard: list[int]) -> None:
+    async with listening(url, last_event_id="0") as source:
+        with suppress(aiohttp.ClientError):
+            while events := await source.some_events():
+                heard += [int(event.id) for event in events if event.id]
+
+
+@each_harm
+async def test_a_daemon_at_work_says_it_refuses_everybody_and_ends_with_nothing_told_afterwards(
+    installation: Installation, harm: str
+) -> None:
+    harms, told = HARMS[harm]
+    async with frozen_world(5_000, "latency=50ms", pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, sync={"batch_size": 10})
+        async with started(installation.folder, "run") as daemon:
+            url = await daemon.url()
+            await daemon.says("batch=3")
+            heard, ready, listed = list[int](), list[int](), list[int]()
+            async with aiohttp.ClientSession(url) as session, asyncio.TaskGroup() as asking:
+                asking.create_task(heard_ids(url, heard))
+                asking.create_task(statuses(session, "/readyz", ready))
+                asking.create_task(statuses(session, "/api/streams", listed))
+                await until(lambda: heard)
+                async with held_still(daemon):
+                    ((last,),) = installation.rows("SELECT max(seq) FROM journal")
+                    harms(installation.database)
+                began = time.monotonic()
+                line = await daemon.says("database lost")
+                assert time.monotonic() - began < MAX_SECONDS
+                asked = simulator.requests.total
+                ended = await daemon.ended()
+            assert simulator.requests.total - asked <= IN_HAND
+    assert told in line
+    assert_told(ended, told)
+    assert set(ready) == {200, 503}
+    assert set(listed) == {200, 503} if harm in UNREADABLE else {200}
+    assert max(heard) <= last
+
+
+@pytest.mark.parametrize("harm", ["deleted", "replaced", "wal deleted"])
+async def test_a_daemon_that_is_idle_says_it_and_ends_within_seconds(installation: Installation, harm: str) -> None:
+    harms, told = HARMS[harm]
+    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon:
+            await daemon.says("sweep completed")
+            harms(installation.database)
+            began = time.monotonic()
+            await daemon.says("database lost")
+            assert time.monotonic() - began < MAX_SECONDS
+            assert_told(await daemon.ended(), told)
+
+
+async def test_a_daemon_that_is_stopped_just_then_does_not_say_that_all_is_well(installation: Installation) -> None:
+    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon:
+            await daemon.says("sweep completed")
+            async with held_still(daemon):
+                installation.database.unlink()
+                daemon.signal(signal.SIGTERM)
+            assert_told(await daemon.ended(), HARMS["deleted"][1])
+
+
+async def test_a_sync_says_it_and_prints_no_summary(installation: Installation) -> None:
+    async with frozen_world(5_000, "latency=50ms", pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, sync={"batch_size": 10})
+        async with started(installation.folder, "sync") as sync:
+            await sync.says("batch=3")
+            installation.database.unlink()
+            ended = await sync.ended()
+    assert_told(ended, HARMS["deleted"][1])
+    assert ended.stdout == ""
+
+
+async def test_a_sync_that_waits_for_the_api_says_it_too(installation: Installation) -> None:
+    async with frozen_world(20, "latency=10s", pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "sync") as sync:
+            await until(lambda: simulator.requests.total)
+            installation.database.unlink()
+            began = time.monotonic()
+            await sync.says("database lost")
+            assert time.monotonic() - began < MAX_SECONDS
+            assert_told(await sync.ended(), HARMS["deleted"][1])
+
+
+@pytest.mark.parametrize("harm", ["wal deleted", "lock deleted"])
+async def test_what_was_committed_is_there_at_the_next_start_where_only_a_file_beside_it_went(
+    installation: Installation, harm: str
+) -> None:
+    async with frozen_world(60, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon:
+            await daemon.says("sweep completed")
+            before = installation.rows("SELECT seq, hash FROM journal")
+            HARMS[harm][0](installation.database)
+            assert (await daemon.ended()).code == 78
+        assert installation.rows("SELECT seq, hash FROM journal")[: len(before)] == before
+        assert (await installation.sync()).code == 0
+
+
+async def test_a_journal_that_is_followed_is_not_followed_into_nowhere(installation: Installation) -> None:
+    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
+    async with started(installation.folder, "journal", "tail", "-f") as tail:
+        await until(lambda: "full sweep complete" in tail._stdout.read_text())
+        copied(installation.database).rename(installation.database)
+        assert_told(await tail.ended(), HARMS["replaced"][1])
