@@ -157,9 +157,9 @@ class TestAPause:
         assert self.held(at(seconds)) == Finish(Reason.RATE_LIMIT)
 
     def test_that_a_retry_outlasts_leaves_the_retry_to_be_waited_for(self) -> None:
-        troubled = given(run_started(), FetchFailed(1, NETWORK, at(90)))
+        troubled = given(run_started(), FetchFailed(1, NETWORK, at(30)))
 
-        assert self.held(at(60), checkpoint=troubled) == Wait(at(90))
+        assert self.held(at(20), checkpoint=troubled) == Wait(at(30))
         assert self.held(at(120), checkpoint=troubled) == Wait(at(120))
 
     def test_forbids_no_stop_and_hides_no_limit(self) -> None:

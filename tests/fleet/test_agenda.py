@@ -1,6 +1,7 @@
 """What a worker knows of what is wanted: turns that people ask for, and turns that came to nothing."""
 
 from kit.builders import NOON, STREAM, at, entries
+from kit.leaping_clock import LeapingClock
 from milepost.core.checkpoint import Checkpoint, fold
 from milepost.core.events import (
     Event,
@@ -12,6 +13,7 @@ from milepost.core.events import (
     SyncRequested,
     Tally,
 )
+from milepost.engine.stop import Stop
 from milepost.engine.supervisor import Pace
 from milepost.fleet.agenda import Agenda
 
@@ -24,16 +26,19 @@ class Heard:
 
     def __init__(self, *events: Event) -> None:
         self.checkpoint = Checkpoint(STREAM.key)
-        self.agenda = Agenda(lambda: {STREAM.key: self.checkpoint})
+        self.clock = LeapingClock(Stop())
+        self.agenda = Agenda(lambda: {STREAM.key: self.checkpoint}, self.clock)
         self.hear(*events)
 
     def hear(self, *events: Event, seconds: float = 0.0, run_id: str = "r_1") -> None:
         appended = entries(*events, after=self.checkpoint, recorded_at=at(seconds), run_id=run_id)
         self.checkpoint = fold(appended, self.checkpoint)
+        self.clock.time = at(seconds)
         self.agenda.hear(appended)
 
     def is_due(self, seconds: float, held_seconds: float | None = None) -> bool:
-        now, held_until = at(seconds), None if held_seconds is None else at(held_seconds)
+        self.clock.time = now = at(seconds)
+        held_until = None if held_seconds is None else at(held_seconds)
         due = self.agenda.due_at(STREAM, now, PACE, held_until)
         return due is not None and due <= now
 

@@ -216,7 +216,7 @@ class Metrics:
             return
         stream.runs[run.status].inc()
         if run.status is not RunStatus.INTERRUPTED:  # nobody saw when that one ended
-            seconds = (run.ended_at - run.started_at).total_seconds()
+            seconds = max(0.0, (run.ended_at - run.started_at).total_seconds())  # the clock may have been set back
             self._every.run_duration.labels(run.status.value).observe(seconds)
 
     def _count_problem(self, problem: Problem, remedy: Remedy) -> None:

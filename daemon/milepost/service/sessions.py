@@ -11,6 +11,7 @@ from hashlib import sha256
 
 COOKIE = "milepost_session"
 MAX_SECONDS = 12 * 60 * 60
+MAX_SKEW_SECONDS = 60
 _VALUE = re.compile(r"([0-9]{1,12})\.([0-9a-f]{64})")
 
 
@@ -36,7 +37,9 @@ class Sessions:
         if match is None:
             return False
         is_sealed = hmac.compare_digest(match[2], self._seal(match[1]))
-        return is_sealed and now.timestamp() < int(match[1])
+        left_seconds = int(match[1]) - now.timestamp()
+        # One that lasts longer was opened while the clock was ahead, and would outlive its half day.
+        return is_sealed and 0 < left_seconds <= MAX_SECONDS + MAX_SKEW_SECONDS
 
     def _seal(self, ends_at: str) -> str:
         return hmac.new(self._token, f"session of the status page until {ends_at}".encode(), sha256).hexdigest()
