@@ -259,7 +259,9 @@ async def test_a_sleep_is_measured_by_the_steady_clock(machine: Machine, monkeyp
     assert max(naps) <= 30
 
 
-async def test_a_sleep_through_a_suspension_ends_with_the_nap(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sleep_through_a_suspension_ends_with_the_nap(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     naps: list[float] = []
 
     async def nap(seconds: float) -> None:

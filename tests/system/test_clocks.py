@@ -2,13 +2,16 @@
 
 import signal
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
-from kit.binary import started, until
+from kit.binary import milepost, started, until
+from kit.copies import assert_copied
+from kit.dated import dated
 from kit.faketime import FakeTime, needs_faketime
-from kit.installation import Installation, on_both_databases
-from kit.simulated import STREAMS, frozen_world
+from kit.installation import Installation, on_both_databases, page_section
+from kit.simulated import BICYCLES, STREAMS, Clock, frozen_world
 
 HOUR = 3600
 SYNC = {"interval": "1s"}
@@ -86,3 +89,48 @@ async def test_a_restart_waits_for_nothing_that_is_stored_by_a_clock_that_was_ah
             ended = await daemon.ended()
     (line,) = lines_with(ended.stderr, "the journal is ahead of the clock")
     assert "the end of a run" in line
+
+
+DATES = {
+    "30 days ahead": timedelta(days=30),
+    "in the year 9999": timedelta(days=365 * 7970),
+    "a day behind": -timedelta(days=1),
+}
+
+
+async def everything_is_copied_by_a_date_that_is_wrong(
+    installation: Installation, date: timedelta, environment: dict[str, str]
+) -> None:
+    """Sync twice with the wrong Date, then change most of the inbox, and sync again as usual."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    world_time = Clock(now - timedelta(hours=2))
+    async with frozen_world(200, pages=(BICYCLES,), clock=world_time) as simulator:
+        pages, sync = [page_section(page) for page in simulator.pages], {"batch_size": 20}
+        async with dated(simulator.base_url, format_datetime(now + date, usegmt=True)) as base_url:
+            installation.configure(base_url, *pages, sync=sync)
+            for _ in range(2):
+                ended = await milepost(installation.folder, "sync", environment=environment)
+                assert ended.code == 0, ended
+        assert len(lines_with(ended.stderr, "clocks differ from the API's")) == 1, ended
+
+        installation.configure(simulator.base_url, *pages, sync=sync)
+        world_time.now += timedelta(hours=1)
+        for conversation in simulator.world.truth(BICYCLES.id, "messenger", world_time.now)[50:]:
+            simulator.world.receive(BICYCLES.id, "messenger", world_time.now, conversation.id)
+        world_time.now += timedelta(minutes=30)
+        ended = await installation.sync()
+        assert ended.code == 0, ended
+        assert_copied(installation, simulator.world, world_time.now, was_frozen=False)
+
+
+@pytest.mark.parametrize("date", DATES.values(), ids=DATES)
+async def test_a_date_that_is_wrong_lets_nothing_be_missed(installation: Installation, date: timedelta) -> None:
+    await everything_is_copied_by_a_date_that_is_wrong(installation, date, {})
+
+
+@needs_faketime
+async def test_a_date_that_is_as_wrong_as_our_own_clock_lets_nothing_be_missed(
+    installation: Installation, machine: FakeTime
+) -> None:
+    machine.set_by(40 * 24 * HOUR)
+    await everything_is_copied_by_a_date_that_is_wrong(installation, timedelta(days=30), machine.environment)
