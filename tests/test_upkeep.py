@@ -302,7 +302,7 @@ async def test_with_a_dead_token_they_are_looked_for_slowly_and_found_once_it_is
 
 async def test_no_discovery_is_made_inside_a_pause_of_the_app_whoever_met_it() -> None:
     async with upkeep_of() as trial:
-        pause = Pause(Scope.APP, 1, NOON, NOON + timedelta(hours=1), APP_LIMIT)
+        pause = Pause(Scope.APP, 1, NOON, NOON + timedelta(hours=1), replace(APP_LIMIT, wait_seconds=3600.0))
         trial.shared.pauses.learn(Checkpoint(OF_BICYCLES.key, pause=pause))
         assert await trial.upkeep.discover() == Held()
         await trial.let_pass(3500)

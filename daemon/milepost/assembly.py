@@ -1,13 +1,16 @@
 """From settings to the parts that work: the only file that knows every class."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import structlog
 from msgspec import Struct
 
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Platform
 from milepost.core.ports import Held
 from milepost.core.problems import Problem
+from milepost.core.skew import furthest_ahead
 from milepost.engine.clock import Clock, SystemClock
 from milepost.engine.feed import Feed
 from milepost.engine.pauses import Pauses
@@ -81,7 +84,9 @@ async def assembled(
         world = await stack.enter_async_context(_world(settings, clock))
         client = await stack.enter_async_context(_client(settings, world.base_url, clock))
         pauses = Pauses(clock, feed, floor_seconds=settings.source.rate_limit_floor_seconds)
-        for checkpoint in await store.checkpoints():
+        checkpoints = await store.checkpoints()
+        _tell_what_is_ahead(checkpoints, clock)
+        for checkpoint in checkpoints:
             pauses.learn(checkpoint)  # before the first call: a limit outlives the process that met it
         roster = Roster(client, pauses, settings.source.calls_per_second, world.manager_token)
         turns = Turns(settings.sync.concurrency)
@@ -91,6 +96,20 @@ async def assembled(
         watch = TokenWatch(roster, supervisor)
         yield Parts(
             supervisor, shared, roster, store, feed, clock, upkeep, watch, roster.page_names, await upkeep.discover()
+        )
+
+
+def _tell_what_is_ahead(checkpoints: Iterable[Checkpoint], clock: Clock) -> None:
+    """Log one line if the clock was ahead when the journal was written, or is behind now."""
+    now = clock.now()
+    ahead = furthest_ahead(checkpoints, now)
+    if ahead:
+        structlog.get_logger("milepost").warning(
+            "the journal is ahead of the clock",
+            what=", ".join(ahead),
+            ahead_seconds=round((max(ahead.values()) - now).total_seconds()),
+            hint="none of it is waited for, and a sweep whose watermark cannot be believed is a full one;"
+            " check the machine's time synchronization (timedatectl)",
         )
 
 

@@ -1,7 +1,7 @@
 """Asks once a day how every page's token stands, so that its end is known before it comes."""
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import structlog
 from msgspec import Struct
@@ -23,10 +23,10 @@ log = structlog.get_logger("milepost")
 
 
 class _Asked(Struct, frozen=True):
-    """The token that was asked about, and when to ask again."""
+    """The token that was asked about, and when to ask again, by the steady clock."""
 
     token: str
-    again_at: datetime
+    again_at: float
 
 
 class TokenWatch:
@@ -51,14 +51,14 @@ class TokenWatch:
         async with asyncio.TaskGroup() as tasks:
             for page_id, token in tokens.items():
                 asked = self._asked.get(page_id)
-                if asked is None or asked.token != token or asked.again_at <= clock.now():
+                if asked is None or asked.token != token or asked.again_at <= clock.steady():
                     tasks.create_task(self._ask(page_id, token, clock), name=f"token of page {page_id}")
 
     async def _ask(self, page_id: str, token: str, clock: Clock) -> None:
         async with self._turns:
             found = await self._roster.token_health(page_id)
         seconds = CHECK_SECONDS if isinstance(found, TokenHealth) else CHECK_AGAIN_SECONDS
-        self._asked[page_id] = _Asked(token, clock.now() + timedelta(seconds=seconds))
+        self._asked[page_id] = _Asked(token, clock.steady() + seconds)
         if not isinstance(found, TokenHealth):
             log.debug("token not checked", page=page_id, reason=str(found))
             return

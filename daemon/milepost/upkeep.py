@@ -70,11 +70,11 @@ class Upkeep:
     async def run(self, configuration: Configuration, reload: Bell, clock: Clock, stop: Stop) -> None:
         """Look after it all until a stop is asked for. `reload` rings when the settings are to be read again."""
         seen = await asyncio.to_thread(_state_of, self._settings, configuration.path)
-        discovery_due_at = clock.now() + timedelta(seconds=self._seconds_to_discovery)
+        discovery_due_at = clock.steady() + self._seconds_to_discovery
         while not stop.is_requested:
-            if clock.now() >= discovery_due_at:
+            if clock.steady() >= discovery_due_at:
                 await self.discover()
-                discovery_due_at = clock.now() + timedelta(seconds=self._seconds_to_discovery)
+                discovery_due_at = clock.steady() + self._seconds_to_discovery
             async with stop.cut_short(), reload.cut_short():
                 await clock.sleep_until(clock.now() + timedelta(seconds=LOOK_SECONDS))
             found = await asyncio.to_thread(_state_of, self._settings, configuration.path)
@@ -85,7 +85,7 @@ class Upkeep:
                     reloaded = await self.reload(configuration)
                     if is_asked_for or reloaded != Reload():
                         _tell(reloaded)
-                seen, discovery_due_at = found, clock.now()
+                seen, discovery_due_at = found, clock.steady()
             if is_asked_for:  # by somebody who may have mended what no file shows, such as a permission
                 for stream in self._supervisor.streams:
                     self._supervisor.wake(stream)

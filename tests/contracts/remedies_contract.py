@@ -86,6 +86,13 @@ class LettersContract:
         assert await due(store, at(59.999)) == []
         assert await due(store, at(60)) == await due(store, at(10**9)) == ["d_1"]
 
+    async def test_a_letter_that_is_further_ahead_than_any_redrive_is_put_off_is_due(self, store: Store) -> None:
+        """The clock was ahead when it was put off."""
+        await open_letters(store, opening(redrive_at=at(86_400)))
+
+        assert await due(store, NOON) == []
+        assert await due(store, at(-1)) == ["d_1"]
+
     async def test_the_oldest_of_many_due_letters_come_first(self, store: Store) -> None:
         for n in (5, 3, 4, 1, 2):
             payload = DeadLetterPayload(f"d_{n}", "{}")

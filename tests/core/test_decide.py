@@ -36,6 +36,7 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.plan import Policy
+from milepost.core.reach import EPOCH
 
 IN_TWOS = circumstances(policy=Policy(batch_size=2))
 
@@ -72,7 +73,7 @@ class TestTheFirstBatch:
     def test_of_an_empty_inbox_completes_the_sweep(self) -> None:
         decision = decide(checkpoint_of(), fetched(), circumstances())
 
-        assert events(decision) == (SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)),)
+        assert events(decision) == (SweepCompleted(Mode.FULL, EPOCH, NOON, Tally(batches=1)),)
 
     def test_that_is_known_is_passed_over(self) -> None:
         known = knowing(conversation("t_1"))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kit.builders import APP_LIMIT, NOON, RATE_LIMIT, at, problem
 from milepost.core.checkpoint import Pause
 from milepost.core.model import Platform, Scope, Stream
-from milepost.core.pauses import PROBE_LEAD_SECONDS, by_page, held_until, holder_of, next_pause
+from milepost.core.pauses import PROBE_LEAD_SECONDS, by_page, has_begun, held_until, holder_of, next_pause
 from milepost.core.problems import Problem
 from milepost.core.remedies import rule_for
 from milepost.core.retry import pause_seconds
@@ -85,6 +85,21 @@ class TestTheNextPause:
 
     def test_is_an_hour_for_a_block(self) -> None:
         assert following(None, problem(368)).until == NOON + timedelta(hours=1)
+
+
+class TestAPauseOfTheFuture:
+    def test_has_begun_where_it_ends_no_later_than_if_it_began_now(self) -> None:
+        pause = following(None, RATE_LIMIT)
+
+        assert has_begun(pause, NOON, floor_seconds=60.0)
+        assert has_begun(pause, at(3600), floor_seconds=60.0)
+
+    @pytest.mark.parametrize("wait_seconds", [None, 7200.0])
+    def test_has_not_begun_where_the_clock_was_set_back_since(self, wait_seconds: float | None) -> None:
+        pause = following(following(None, problem(613)), problem(613, wait_seconds=wait_seconds))
+
+        assert has_begun(pause, at(-59), floor_seconds=60.0)
+        assert not has_begun(pause, at(-61), floor_seconds=60.0)
 
 
 class TestWhoIsHeld:

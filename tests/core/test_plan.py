@@ -157,9 +157,9 @@ class TestAPause:
         assert self.held(at(seconds)) == Finish(Reason.RATE_LIMIT)
 
     def test_that_a_retry_outlasts_leaves_the_retry_to_be_waited_for(self) -> None:
-        troubled = given(run_started(), FetchFailed(1, NETWORK, at(90)))
+        troubled = given(run_started(), FetchFailed(1, NETWORK, at(30)))
 
-        assert self.held(at(60), checkpoint=troubled) == Wait(at(90))
+        assert self.held(at(20), checkpoint=troubled) == Wait(at(30))
         assert self.held(at(120), checkpoint=troubled) == Wait(at(120))
 
     def test_forbids_no_stop_and_hides_no_limit(self) -> None:
@@ -190,6 +190,15 @@ class TestTheNextMode:
 
     def test_is_never_full_again_where_the_interval_is_zero(self) -> None:
         assert self.next(given(completed()), at(1000 * DAY), interval=0.0) is Mode.INCREMENTAL
+
+    def test_is_full_where_the_watermark_lies_in_the_future(self) -> None:
+        assert self.next(given(completed(walk_started_at=at(59)))) is Mode.INCREMENTAL
+        assert self.next(given(completed(walk_started_at=at(61)))) is Mode.FULL
+
+    def test_is_full_where_the_last_full_one_is_further_ahead_than_one_is_put_off(self) -> None:
+        assert self.next(given(completed()), at(-DAY)) is Mode.FULL
+        assert self.next(given(completed(walk_started_at=at(-2 * DAY))), at(-DAY)) is Mode.INCREMENTAL
+        assert self.next(given(completed(walk_started_at=at(-2 * DAY))), at(-DAY - 1)) is Mode.FULL
 
     def test_is_full_where_it_is_wanted(self) -> None:
         assert self.next(given(completed()), forced=True) is Mode.FULL

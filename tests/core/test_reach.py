@@ -1,9 +1,13 @@
 """checkpoint.reaches_back: where a walk may end."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kit.builders import at
-from milepost.core.reach import older_in_a_row, overlap_before, reaches_back
+from milepost.core.reach import EPOCH, older_in_a_row, overlap_before, reaches_back, walk_start
 
 UNTIL = at(0)
 
@@ -49,3 +53,38 @@ def test_none_is_older_than_a_walk_to_the_end_of_the_inbox_goes_back() -> None:
 
 def test_the_overlap_lies_before_the_instant() -> None:
     assert overlap_before(at(0), 600.0) == at(-600)
+
+
+OVERLAP = 600.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "newest", "start"),
+    [
+        pytest.param(0, -5, 0, id="a busy inbox says that the clock may be right"),
+        pytest.param(0, -601, 0, id="a quiet one, too, as far as the overlap reaches"),
+        pytest.param(0, -3600, -3600 + 601, id="a very quiet one is all that is believed"),
+        pytest.param(30 * 86400, -5, -5 + 601, id="a clock that is ahead is not believed"),
+        pytest.param(-86400, -5, -86400, id="a clock that is behind costs no more than reading again"),
+    ],
+)
+def test_a_walk_starts_no_later_than_the_newest_conversation_allows(asked: int, newest: int, start: int) -> None:
+    assert walk_start(at(asked), [at(newest - 7), at(newest), at(newest - 3)], OVERLAP, None) == at(start)
+
+
+def test_a_first_batch_without_conversations_leaves_the_watermark_where_it_was() -> None:
+    assert walk_start(at(0), [], OVERLAP, None) == EPOCH
+    assert walk_start(at(0), [], OVERLAP, at(-50)) == at(-50)
+    assert walk_start(at(0), [], OVERLAP, at(50)) == at(0)
+
+
+instants = st.datetimes(EPOCH.replace(tzinfo=None), timezones=st.just(UTC))
+
+
+@given(instants, st.lists(instants, min_size=1), st.floats(0, 7 * 86400.0))
+def test_whatever_the_clocks_say_the_next_walk_reaches_back_to_the_newest_conversation(
+    asked_at: datetime, times: list[datetime], overlap_seconds: float
+) -> None:
+    start = walk_start(asked_at, times, overlap_seconds, None)
+    assert start <= asked_at
+    assert overlap_before(start, overlap_seconds) <= max(times) + timedelta(seconds=1.001)

@@ -88,3 +88,7 @@ def test_a_stream_that_needs_a_person_is_probed_slowly(reason: Reason, interval_
 
 def test_a_turn_that_left_no_run_is_followed_an_interval_from_now() -> None:
     assert due(None) == 6
+
+
+def test_a_run_that_started_in_the_future_counts_as_started_now() -> None:
+    assert due(Run("r_1", NOON + 60 * MINUTE, status=RunStatus.COMPLETE), minutes_later=1) == 6

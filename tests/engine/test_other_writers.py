@@ -23,7 +23,7 @@ ADA = "status page of another worker"
 
 
 async def ran(parts: Shared, inbox: Inbox, errands: Errands, run_id: str = "r_1") -> Checkpoint:
-    async with parts.turns.taken(STREAM, parts.clock):
+    async with parts.turns.taken(STREAM):
         return await run_slice(parts, STREAM, inbox, work(run_id), errands)
 
 
@@ -88,7 +88,7 @@ async def test_a_pause_that_is_heard_of_holds_though_nothing_is_written() -> Non
         return None
 
     parts = shared(store)
-    async with parts.turns.taken(STREAM, parts.clock):
+    async with parts.turns.taken(STREAM):
         checkpoint = await run_slice(
             parts, STREAM, Inbox(30, before=before), replace(work("r_1"), wants_full=True), errands
         )

@@ -79,7 +79,7 @@ async def test_what_was_heard_last_holds_until_it_is_recorded() -> None:
     known.gate(MESSENGER).refused(PAGE_LIMIT)
     known.learn(replace(checkpoint, pause=limit))
     assert closed(ALL, known) == {MESSENGER, INSTAGRAM}
-    known.learn(replace(checkpoint, pause=replace(limit, until=at(300))))
+    known.learn(replace(checkpoint, pause=replace(limit, attempts=2, until=at(61 + 120))))
     known.learn(replace(checkpoint, pause=None))
     assert closed(ALL, known) == set()
 

@@ -43,7 +43,7 @@ def fails_at(cursor: str, times: int, answer: Outcome) -> Inbox:
 
 async def ran(parts: Shared, inbox: Inbox, slice_: Slice) -> Checkpoint:
     """Run the stream for the slice, in its turn."""
-    async with parts.turns.taken(STREAM, parts.clock):
+    async with parts.turns.taken(STREAM):
         return await run_slice(parts, STREAM, inbox, slice_, Errands())
 
 

@@ -8,7 +8,6 @@ from msgspec.structs import replace
 from kit.builders import NETWORK, RATE_LIMIT, at, refused
 from kit.memory_store import MemoryStore
 from kit.shell import Before, Inbox, refusing, running, shared
-from kit.virtual_time import VirtualClock
 from milepost.core.events import RunStatus
 from milepost.core.model import Platform, Stream
 from milepost.core.plan import Policy
@@ -20,10 +19,10 @@ ONE, TWO, THREE, FOUR, FIVE = (Stream(Platform.MESSENGER, page_id) for page_id i
 
 
 async def test_turns_are_given_out_in_the_order_in_which_they_were_asked_for() -> None:
-    turns, clock, order = Turns(1), VirtualClock(), list[Stream]()
+    turns, order = Turns(1), list[Stream]()
 
     async def take(stream: Stream) -> None:
-        async with turns.taken(stream, clock):
+        async with turns.taken(stream):
             order.append(stream)
             await asyncio.sleep(1)
 
@@ -32,17 +31,17 @@ async def test_turns_are_given_out_in_the_order_in_which_they_were_asked_for() -
 
 
 async def test_a_turn_that_was_given_back_is_taken_again_behind_those_that_wait() -> None:
-    turns, clock, order = Turns(1), VirtualClock(), list[str]()
+    turns, order = Turns(1), list[str]()
 
     async def wait_inside() -> None:
-        async with turns.taken(ONE, clock):
+        async with turns.taken(ONE):
             order.append("one")
-            async with turns.given_back(ONE, clock):
+            async with turns.given_back(ONE):
                 await asyncio.sleep(1)
             order.append("one again")
 
     async def work(stream: Stream) -> None:
-        async with turns.taken(stream, clock):
+        async with turns.taken(stream):
             order.append(stream.page_id)
             await asyncio.sleep(10)
 
@@ -51,21 +50,22 @@ async def test_a_turn_that_was_given_back_is_taken_again_behind_those_that_wait(
 
 
 async def test_a_turn_counts_from_when_it_was_taken_the_last_time() -> None:
-    turns, clock = Turns(1), VirtualClock()
-    async with turns.taken(ONE, clock):
-        assert dict(turns.taken_at) == {ONE: at(0)}
-        async with turns.given_back(ONE, clock):
-            assert dict(turns.taken_at) == {}
+    turns = Turns(1)
+    async with turns.taken(ONE):
+        await asyncio.sleep(10)
+        assert turns.held_seconds() == {ONE: 10}
+        async with turns.given_back(ONE):
+            assert turns.held_seconds() == {}
             await asyncio.sleep(100)
-        assert dict(turns.taken_at) == {ONE: at(100)}
-    assert dict(turns.taken_at) == {}
+        assert turns.held_seconds() == {ONE: 0}
+    assert turns.held_seconds() == {}
 
 
 async def test_a_turn_is_free_again_whatever_ended_it() -> None:
-    turns, clock = Turns(1), VirtualClock()
+    turns = Turns(1)
 
     async def work() -> None:
-        async with turns.taken(ONE, clock), turns.given_back(ONE, clock):
+        async with turns.taken(ONE), turns.given_back(ONE):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(work())
@@ -73,15 +73,15 @@ async def test_a_turn_is_free_again_whatever_ended_it() -> None:
     task.cancel()
     await asyncio.wait({task})
     assert task.cancelled()
-    async with turns.taken(TWO, clock):
+    async with turns.taken(TWO):
         assert asyncio.get_running_loop().time() == 1
 
 
 async def test_more_turns_are_there_at_once() -> None:
-    turns, clock, taken_at = Turns(1), VirtualClock(), list[float]()
+    turns, taken_at = Turns(1), list[float]()
 
     async def take(stream: Stream) -> None:
-        async with turns.taken(stream, clock):
+        async with turns.taken(stream):
             taken_at.append(asyncio.get_running_loop().time())
             await asyncio.sleep(10)
 
@@ -94,10 +94,10 @@ async def test_more_turns_are_there_at_once() -> None:
 
 
 async def test_where_fewer_turns_are_allowed_nobody_gets_one_until_so_many_have_ended() -> None:
-    turns, clock, taken_at = Turns(3), VirtualClock(), list[float]()
+    turns, taken_at = Turns(3), list[float]()
 
     async def take(stream: Stream, seconds: float) -> None:
-        async with turns.taken(stream, clock):
+        async with turns.taken(stream):
             taken_at.append(asyncio.get_running_loop().time())
             await asyncio.sleep(seconds)
 
@@ -112,12 +112,12 @@ async def test_where_fewer_turns_are_allowed_nobody_gets_one_until_so_many_have_
 
 
 async def test_turns_that_are_free_are_not_taken_where_fewer_are_allowed() -> None:
-    turns, clock, most = Turns(3), VirtualClock(), 0
+    turns, most = Turns(3), 0
 
     async def take(stream: Stream) -> None:
         nonlocal most
-        async with turns.taken(stream, clock):
-            most = max(most, len(turns.taken_at))
+        async with turns.taken(stream):
+            most = max(most, len(turns.held_seconds()))
             await asyncio.sleep(1)
 
     turns.allow(1)

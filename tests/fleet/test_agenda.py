@@ -1,6 +1,11 @@
 """What a worker knows of what is wanted: turns that people ask for, and turns that came to nothing."""
 
+from datetime import timedelta
+
+import pytest
+
 from kit.builders import NOON, STREAM, at, entries
+from kit.leaping_clock import LeapingClock
 from milepost.core.checkpoint import Checkpoint, fold
 from milepost.core.events import (
     Event,
@@ -11,7 +16,10 @@ from milepost.core.events import (
     SweepCompleted,
     SyncRequested,
     Tally,
+    TokenChecked,
 )
+from milepost.core.model import TokenHealth
+from milepost.engine.stop import Stop
 from milepost.engine.supervisor import Pace
 from milepost.fleet.agenda import Agenda
 
@@ -24,16 +32,19 @@ class Heard:
 
     def __init__(self, *events: Event) -> None:
         self.checkpoint = Checkpoint(STREAM.key)
-        self.agenda = Agenda(lambda: {STREAM.key: self.checkpoint})
+        self.clock = LeapingClock(Stop())
+        self.agenda = Agenda(lambda: {STREAM.key: self.checkpoint}, self.clock)
         self.hear(*events)
 
     def hear(self, *events: Event, seconds: float = 0.0, run_id: str = "r_1") -> None:
         appended = entries(*events, after=self.checkpoint, recorded_at=at(seconds), run_id=run_id)
         self.checkpoint = fold(appended, self.checkpoint)
+        self.clock.time = at(seconds)
         self.agenda.hear(appended)
 
     def is_due(self, seconds: float, held_seconds: float | None = None) -> bool:
-        now, held_until = at(seconds), None if held_seconds is None else at(held_seconds)
+        self.clock.time = now = at(seconds)
+        held_until = None if held_seconds is None else at(held_seconds)
         due = self.agenda.due_at(STREAM, now, PACE, held_until)
         return due is not None and due <= now
 
@@ -78,3 +89,62 @@ def test_a_turn_that_came_to_nothing_is_not_followed_by_another_at_once() -> Non
     heard.agenda.put_off(STREAM, at(100))
     assert not heard.is_due(99)
     assert heard.is_due(100)
+
+
+# --- clocks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_ended_in_the_future_counts_as_ended_when_it_was_heard_of() -> None:
+    heard = Heard()
+    heard.hear(RunStarted(at(3600)), SweepCompleted(Mode.FULL, NOON, at(3600), Tally(batches=1)), seconds=3700)
+    assert not heard.is_due(0)
+    assert not heard.is_due(700)
+    assert heard.is_due(1100), "an interval after it began"
+
+
+def test_an_entry_that_follows_does_not_bring_the_future_back() -> None:
+    heard = Heard()
+    heard.hear(RunStarted(at(3600)), SweepCompleted(Mode.FULL, NOON, at(3600), Tally(batches=1)), seconds=3700)
+    heard.hear(TokenChecked(TokenHealth(is_valid=True)), seconds=0)
+    assert heard.is_due(1100) or not heard.is_due(0)
+    assert heard.is_due(2200)
+
+
+def test_what_another_worker_whose_clock_is_ahead_was_asked_for_is_one_turn() -> None:
+    heard = Heard(*COMPLETE)
+    appended = entries(SyncRequested("Ada"), after=heard.checkpoint, recorded_at=at(3600))
+    heard.clock.time = at(10)
+    heard.checkpoint = fold(appended, heard.checkpoint)
+    heard.agenda.hear(appended)
+    assert heard.is_due(20)
+    heard.hear(RunStarted(at(20)), SweepCompleted(Mode.FULL, NOON, at(20), Tally(batches=1)), seconds=21, run_id="r_2")
+    assert not heard.is_due(30)
+
+
+class Stepping(LeapingClock):
+    """A clock that is set, beside going on."""
+
+    set_by = timedelta()
+
+    def steady(self) -> float:
+        return (self.time - self.set_by - NOON).total_seconds()
+
+    def step(self, by: timedelta) -> None:
+        self.set_by += by
+        self.time += by
+
+
+@pytest.mark.parametrize("step", [timedelta(hours=-1), timedelta(days=1)], ids=["back by an hour", "forward by a day"])
+def test_a_step_of_the_clock_neither_puts_off_nor_hastens_what_is_due(step: timedelta) -> None:
+    heard = Heard(*COMPLETE)
+    heard.clock = clock = Stepping(Stop())
+    heard.agenda = Agenda(lambda: {STREAM.key: heard.checkpoint}, clock)
+    by = step.total_seconds()
+    assert not heard.is_due(100)
+    clock.step(step)
+    assert not heard.is_due(800 + by)
+    assert heard.is_due(1101 + by)
+    heard.agenda.put_off(STREAM, clock.time + timedelta(seconds=100))
+    clock.step(step)
+    assert not heard.is_due(1200 + 2 * by)
+    assert heard.is_due(1202 + 2 * by)

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from kit.builders import CODEC
 from kit.setting import Setting, settled
+from kit.world import whole_second
 from milepost.core.checkpoint import BatchPassed, Checkpoint, Pause, pass_over
 from milepost.core.decide import keys_for
 from milepost.core.decision import Circumstances, Decision, Record, conclude, prepare, recover
@@ -112,7 +113,7 @@ class Life:
         assert checkpoint.on_hold is None, "a call for a stream that somebody paused"
         sent_at = self.setting.world.now
         self.witness.calls(self.stream, self.setting.now)
-        outcome = self.inbox.answer(request)
+        outcome = self._by_the_clock_behind(self.inbox.answer(request), self.setting.now)
         self.setting.crash()
         self.setting.world.stir()
         match outcome:
@@ -130,6 +131,13 @@ class Life:
         if isinstance(outcome, Fetched) and not self._is_loop(checkpoint, outcome, work):
             self._read(after, outcome, work, sent_at)
         return after
+
+    def _by_the_clock_behind(self, outcome: Outcome, asked_at: datetime) -> Outcome:
+        """Date an answer as the client does: by our clock or by what the server says of its own."""
+        if not isinstance(outcome, Fetched):
+            return outcome
+        dated = outcome.asked_at + timedelta(seconds=self.setting.scenario.date_skew_seconds)
+        return replace(outcome, asked_at=min(dated, whole_second(asked_at)))
 
     def _fetched(self, checkpoint: Checkpoint, outcome: Fetched, work: Slice, sent_at: datetime) -> None:
         if self._is_loop(checkpoint, outcome, work):

@@ -31,6 +31,7 @@ from milepost.core.model import (
 )
 from milepost.core.ports import Commit, Committed, DueLetter, Rejected
 from milepost.core.project import letter_after
+from milepost.core.retry import latest_redrive
 
 ContactKey = tuple[str, str, str]
 
@@ -122,8 +123,7 @@ class MemoryStore:
         due = [
             each
             for each in await self.open_letters(tuple(self.dead_letters))
-            if each.letter.stream == stream
-            and (each.payload is None or (each.letter.redrive_at is not None and each.letter.redrive_at <= now))
+            if each.letter.stream == stream and (each.payload is None or _is_due(each.letter.redrive_at, now))
         ]
         return tuple(sorted(due, key=lambda each: (each.letter.opened_at, each.letter.dead_letter_id))[:limit])
 
@@ -313,3 +313,8 @@ def _names(changes: Changes) -> Iterator[tuple[Table, str]]:
     yield from ((Table.CONVERSATIONS, row.conversation_id) for row in changes.conversations)
     yield from ((Table.CONTACTS, row.contact_id) for row in changes.contacts)
     yield from ((Table.INTERACTION_EVENTS, row.event_id) for row in changes.interaction_events)
+
+
+def _is_due(redrive_at: datetime | None, now: datetime) -> bool:
+    """Whether it has come, or lies further ahead than any redrive is put off."""
+    return redrive_at is not None and (redrive_at <= now or redrive_at > latest_redrive(now))

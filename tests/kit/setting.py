@@ -41,6 +41,7 @@ class Scenario:
     run_seconds: float = 270.0
     interval_seconds: float = 60.0
     skew_seconds: float = 0.0  # our clock less the server's
+    date_skew_seconds: float = 0.0  # what the server says of its clock less that
     crash_chance: float = 0.0
     stop_chance: float = 0.0
     rival_chance: float = 0.0
@@ -66,6 +67,8 @@ class Setting:
         self.world = World(self.random, scenario.habits, NOON, scenario.policy.watermark_overlap_seconds)
         self.store = store or MemoryStore()
         self.witness = Witness(self.world, self.store, scenario.policy.messages_per_conversation)
+        if min(scenario.skew_seconds, scenario.date_skew_seconds) > 0:
+            self.witness.doubt = timedelta(seconds=scenario.policy.watermark_overlap_seconds + 1.0)
         self.steps = 0
         self.runs = 0
         self.is_calm = False

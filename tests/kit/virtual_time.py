@@ -36,7 +36,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock:
-    """A Clock of the running loop's time; it is noon when the loop begins.
+    """A Clock of the running loop's time; it is noon when the loop begins. `set_by` is how far a test has set it since.
 
     Its luck hardly changes, but never repeats, not even where a loop has several clocks. `slept` lists in seconds what
     was slept, cut short or not.
@@ -44,10 +44,14 @@ class VirtualClock:
 
     def __init__(self, luck: float = 0.5) -> None:
         self.slept: list[float] = []
+        self.set_by = timedelta()
         self._luck = luck
 
     def now(self) -> datetime:
-        return NOON + timedelta(seconds=_loop().time())
+        return NOON + self.set_by + timedelta(seconds=_loop().time())
+
+    def steady(self) -> float:
+        return _loop().time()
 
     def luck(self) -> float:
         _loop().draws += 1

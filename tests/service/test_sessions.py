@@ -58,6 +58,14 @@ async def status_of(
 # --- the cookie's value -----------------------------------------------------------------------------------------------
 
 
+def test_a_session_that_was_opened_while_the_clock_was_ahead_does_not_outlive_its_half_day() -> None:
+    sessions = Sessions(TOKEN)
+    cookie = sessions.open(NOON + timedelta(days=30))
+    assert sessions.knows(cookie, NOON + timedelta(days=30))
+    assert sessions.knows(cookie, NOON + timedelta(days=30, seconds=-1))
+    assert not sessions.knows(cookie, NOON)
+
+
 def test_a_session_is_known_until_it_ends() -> None:
     value = Sessions(TOKEN).open(NOON)
     assert Sessions(TOKEN).knows(value, NOON), "also by the daemon after a restart"

@@ -146,7 +146,7 @@ class TestAnswer:
 
     async def test_another_api_version_is_warned_of_once(self) -> None:
         async def answer(_: web.Request) -> web.Response:
-            return web.Response(headers={"facebook-api-version": "v27.0"})
+            return web.Response(headers={"facebook-api-version": "v27.0", "Date": "Sun, 01 Mar 2026 12:00:00 GMT"})
 
         async with serving(answer) as base_url, client_of(base_url) as client:
             with capture_logs() as logs:
@@ -181,6 +181,31 @@ class TestServerClock:
             outcome = await asked(base_url)
         assert isinstance(outcome, Answer)
         assert outcome.asked_at == NOW.replace(microsecond=0)
+
+    @pytest.mark.parametrize("date", ["Tue, 31 Mar 2026 12:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"])
+    async def test_a_date_that_is_ahead_of_our_clock_is_not_believed(self, date: str) -> None:
+        async def answer(_: web.Request) -> web.Response:
+            return web.Response(headers={"Date": date})
+
+        async with serving(answer) as base_url:
+            outcome = await asked(base_url)
+        assert isinstance(outcome, Answer)
+        assert outcome.asked_at == NOW.replace(microsecond=0)
+
+    async def test_clocks_that_differ_are_told_once_until_they_agree_again(self) -> None:
+        dates = ["Sun, 01 Mar 2026 12:00:00 GMT", *["Sun, 01 Mar 2026 11:00:00 GMT"] * 3]
+
+        async def answer(_: web.Request) -> web.Response:
+            return web.Response(headers={"Date": dates[0]})
+
+        with capture_logs() as logs:
+            async with serving(answer) as base_url, client_of(base_url) as client:
+                while dates:
+                    await client.get("1161/conversations", {}, TOKEN)
+                    dates.pop(0)
+        (line,) = logs
+        assert (line["event"], line["log_level"]) == ("clocks differ from the API's", "warning")
+        assert "ahead of the server's Date" in line["ours"]
 
     def test_what_the_request_took_is_taken_off_and_fractions_are_dropped(self) -> None:
         assert asked_by_server("Sun, 01 Feb 2026 08:00:00 GMT", 2.5) == datetime(2026, 2, 1, 7, 59, 57, tzinfo=UTC)

@@ -140,7 +140,12 @@ def steps(database: Database, name: str) -> Iterator[Node]:
 
 
 def _of_its_type(name: str, place: int, value: object) -> object:
-    instants = {("due_letters", 1), ("mark_missed_as_deleted", 0), ("drop_notes_of_other_sweeps", 1)}
+    instants = {
+        ("due_letters", 1),
+        ("due_letters", 2),
+        ("mark_missed_as_deleted", 0),
+        ("drop_notes_of_other_sweeps", 1),
+    }
     return INSTANT if (name, place) in instants else value
 
 

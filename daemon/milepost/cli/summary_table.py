@@ -55,7 +55,8 @@ def _counts(tally: Tally) -> tuple[str, ...]:
 
 
 def _seconds(run: Run) -> float:
-    return (run.ended_at - run.started_at).total_seconds() if run.ended_at is not None else 0.0
+    seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at is not None else 0.0
+    return max(0.0, seconds)  # the clock may have been set back meanwhile
 
 
 def _aligned(row: tuple[str, ...], widths: list[int]) -> str:

@@ -21,7 +21,7 @@ from milepost.core.model import Batch, Changes, Detail, Keys, Known, Stream, Str
 from milepost.core.plan import Policy, Slice, next_mode, open_sweep, size_now, walk_limit
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.reach import older_in_a_row, overlap_before, reaches_back
+from milepost.core.reach import older_in_a_row, overlap_before, reaches_back, walk_start
 from milepost.core.refusals import refused
 
 NOTHING_KNOWN = Known()
@@ -107,11 +107,14 @@ def _found(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, circumstances: Ci
 
 def _new_sweep(checkpoint: Checkpoint, fetched: Fetched, circumstances: Circumstances) -> Sweep:
     policy = circumstances.policy
+    overlap_seconds = policy.watermark_overlap_seconds
     mode = next_mode(checkpoint, circumstances.now, circumstances.work, policy)
+    times = (each.updated_time for each in fetched.batch.conversations)
+    started_at = walk_start(fetched.asked_at, times, overlap_seconds, checkpoint.watermark)
     return Sweep(
         mode,
-        walk_started_at=fetched.asked_at,
-        catch_up_until=overlap_before(fetched.asked_at, policy.watermark_overlap_seconds),
+        walk_started_at=started_at,
+        catch_up_until=overlap_before(started_at, overlap_seconds),
         walk_until=walk_limit(checkpoint, mode, policy),
     )
 

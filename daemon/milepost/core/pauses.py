@@ -6,22 +6,37 @@ from datetime import datetime, timedelta
 from milepost.core.checkpoint import Pause
 from milepost.core.model import Scope, Stream
 from milepost.core.problems import Problem
-from milepost.core.remedies import Rule
+from milepost.core.remedies import Rule, rule_for
 from milepost.core.retry import pause_seconds
+from milepost.core.skew import is_ahead
 
 PROBE_LEAD_SECONDS = 5.0
 
 
 def next_pause(before: Pause | None, problem: Problem, rule: Rule, now: datetime, *, floor_seconds: float) -> Pause:
     """Say for how long a limit has to be waited out. `before` is the pause after which it was still there, if any."""
-    attempts, since = (before.attempts + 1, before.since) if before else (1, now)
+    attempts, since = (before.attempts + 1, min(before.since, now)) if before else (1, now)
+    length = _length(attempts, problem, rule, floor_seconds)
+    return Pause(rule.scope, attempts, since, now + length, problem)
+
+
+def has_begun(pause: Pause, now: datetime, *, floor_seconds: float) -> bool:
+    """Return whether the pause can have begun by now.
+
+    If not, the clock was ahead when it was met, and nobody knows when it ends: it counts as over; the next call tells.
+    """
+    rule = rule_for(pause.problem, has_cursor=False)
+    return not is_ahead(pause.until - _length(pause.attempts, pause.problem, rule, floor_seconds), now)
+
+
+def _length(attempts: int, problem: Problem, rule: Rule, floor_seconds: float) -> timedelta:
     seconds = pause_seconds(
         attempts,
         named_seconds=problem.wait_seconds,
         least_seconds=rule.least_wait_seconds,
         floor_seconds=floor_seconds,
     )
-    return Pause(rule.scope, attempts, since, now + timedelta(seconds=seconds), problem)
+    return timedelta(seconds=seconds)
 
 
 def held_until(stream: Stream, pauses: Mapping[Stream, Pause]) -> datetime | None:

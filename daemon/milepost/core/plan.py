@@ -9,6 +9,7 @@ from milepost.core.events import Mode, Phase, Reason
 from milepost.core.model import Detail
 from milepost.core.ports import Request
 from milepost.core.reach import overlap_before
+from milepost.core.skew import is_ahead
 
 
 class Policy(Struct, frozen=True):
@@ -68,13 +69,23 @@ def plan(
         return Finish(Reason.BATCH_LIMIT)
     if now >= work.deadline_at:
         return Finish(Reason.TIME_LIMIT)
-    retry_at = checkpoint.trouble.retry_at if checkpoint.trouble else now
+    retry_at = _retry_at(checkpoint, now, policy)
     reason, wait_until = Reason.TIME_LIMIT, retry_at
     if held_until is not None and held_until > retry_at:
         reason, wait_until = Reason.RATE_LIMIT, held_until
     if wait_until <= now:
         return Fetch(_request(checkpoint, now, work, policy))
     return Finish(reason) if wait_until >= work.deadline_at else Wait(wait_until)
+
+
+def _retry_at(checkpoint: Checkpoint, now: datetime, policy: Policy) -> datetime:
+    """Return when the batch may be tried again; at once where that is further ahead than any retry is put off.
+
+    The clock was ahead when the attempt failed.
+    """
+    latest = now + timedelta(seconds=policy.max_delay_seconds)
+    retry_at = checkpoint.trouble.retry_at if checkpoint.trouble else now
+    return now if retry_at > latest else retry_at
 
 
 def batches_read(checkpoint: Checkpoint, work: Slice) -> int:
@@ -99,12 +110,18 @@ def open_sweep(checkpoint: Checkpoint, work: Slice) -> Sweep | None:
 
 
 def next_mode(checkpoint: Checkpoint, now: datetime, work: Slice, policy: Policy) -> Mode:
-    """Say which kind of sweep begins when a new one does."""
+    """Say which kind of sweep begins when a new one does.
+
+    A watermark of the future is not believed, since nobody knows how far the inbox was read when it was set.
+    """
     if work.wants_full or checkpoint.watermark is None or checkpoint.last_full_sweep_at is None:
         return Mode.FULL
+    if is_ahead(checkpoint.watermark, now):
+        return Mode.FULL
     if policy.full_sweep_interval_seconds:
-        is_due_at = checkpoint.last_full_sweep_at + timedelta(seconds=policy.full_sweep_interval_seconds)
-        if now >= is_due_at:
+        interval = timedelta(seconds=policy.full_sweep_interval_seconds)
+        elapsed = now - checkpoint.last_full_sweep_at
+        if elapsed >= interval or elapsed < -interval:  # it is further ahead than any full sweep is put off
             return Mode.FULL
     return Mode.INCREMENTAL
 

@@ -27,7 +27,7 @@ class Request(Struct, frozen=True):
 
 
 class Fetched(Struct, frozen=True):
-    """The answer to a request. `asked_at` is the server's clock when the request was sent, or a little earlier."""
+    """The answer to a request. `asked_at` is when it was sent, or a little earlier, as far as clocks can tell."""
 
     batch: Batch
     asked_at: datetime

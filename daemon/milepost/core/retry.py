@@ -1,5 +1,7 @@
 """When to try again: exponential backoff with full jitter, whose luck is an argument."""
 
+from datetime import datetime, timedelta
+
 
 def backoff_seconds(attempt: int, luck: float, *, base_delay_seconds: float, max_delay_seconds: float) -> float:
     """Give the wait after the attempt numbered `attempt` (1, 2, …) failed, for a `luck` in [0, 1).
@@ -27,6 +29,11 @@ def pause_seconds(pauses: int, *, named_seconds: float | None, least_seconds: fl
 REDRIVE_BASE_SECONDS = 900.0
 MAX_REDRIVE_SECONDS = 86_400.0
 MAX_REDRIVES = 10
+
+
+def latest_redrive(now: datetime) -> datetime:
+    """Return the latest instant at which a redrive can be due; one after it was set by a clock that was ahead."""
+    return now + timedelta(seconds=MAX_REDRIVE_SECONDS)
 
 
 def redrive_seconds(failures: int) -> float | None:

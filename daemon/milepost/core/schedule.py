@@ -18,7 +18,7 @@ def next_turn_at(
 
     A run that got somewhere before it reached its time or batch limit goes on at once, behind the others that wait for
     a turn. A stream that needs a person is probed slowly, one that failed is parked for minutes. Every other one comes
-    back an interval after its run started.
+    back an interval after its run started; one that started in the future, by a clock that was ahead, started now.
     """
     due_at = _due_at(run, now, luck, interval_seconds)
     return due_at if held_until is None else max(due_at, held_until)
@@ -29,7 +29,7 @@ def _due_at(run: Run | None, now: datetime, luck: float, interval_seconds: float
         return now
     if run is not None and run.reason is Reason.RATE_LIMIT:
         return now  # or as soon as the pause is over
-    started_at = run.started_at if run is not None else now
+    started_at = min(run.started_at, now) if run is not None else now
     seconds = _seconds_after(run, interval_seconds) * (1 + JITTER * (2 * luck - 1))
     return max(now, started_at + timedelta(seconds=seconds))
 

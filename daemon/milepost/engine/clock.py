@@ -1,16 +1,35 @@
-"""Time and luck, handed to whoever needs them, so that hours can be tested in milliseconds."""
+"""Time and luck, handed to whoever needs them, so that hours can be tested in milliseconds.
+
+There are two times. The wall clock dates what is recorded, and may be set at any moment. What is waited for goes by the
+steady clock, which nobody can set.
+"""
 
 import asyncio
 import random
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+import structlog
+
+LEAST_STEP_SECONDS = 1.0  # what a clock is off by less does no harm, and adjusting it slowly is no step
+TOLD_STEP_SECONDS = 5.0
+MAX_NAP_SECONDS = 30.0
+MAX_READINGS, MAX_READING_SECONDS = 10, 0.1  # between the two clocks: a process may be held up there for long
+
+log = structlog.get_logger("milepost")
 
 
 class Clock(Protocol):
     """Where time and luck come from."""
 
     def now(self) -> datetime:
-        """Give the time, in UTC."""
+        """Return the time by the wall clock, in UTC."""
+        ...
+
+    def steady(self) -> float:
+        """Return seconds by the steady clock, which begins anywhere."""
         ...
 
     def luck(self) -> float:
@@ -18,24 +37,102 @@ class Clock(Protocol):
         ...
 
     async def sleep_until(self, instant: datetime) -> None:
-        """Return at `instant`, or at once if it has passed."""
+        """Return when as much time has passed as it is until `instant` now, or at once if that has passed.
+
+        Setting the wall clock meanwhile changes nothing.
+        """
         ...
 
 
 class SystemClock:
-    """The machine's clock. A sleep is measured on the monotonic one: setting the time does not prolong it."""
+    """The machine's clocks. A step of the wall clock is logged once."""
 
     def __init__(self) -> None:
         self._random = random.SystemRandom()
+        self._offset_seconds = _offset_seconds(self._read, self.steady)
 
     def now(self) -> datetime:
-        """Give the time, in UTC."""
-        return datetime.now(UTC)
+        """Return the time by the wall clock, in UTC."""
+        self._notice_a_step()
+        return self._read()
+
+    def steady(self) -> float:
+        """Return seconds by a clock that nobody can set. It counts the time for which the machine was suspended."""
+        return time.clock_gettime(_STEADY)
 
     def luck(self) -> float:
         """Draw a number from [0, 1)."""
         return self._random.random()
 
     async def sleep_until(self, instant: datetime) -> None:
-        """Return at `instant`, or at once if it has passed."""
-        await asyncio.sleep(max(0.0, (instant - self.now()).total_seconds()))
+        """Sleep for as long as it is until `instant` now, in naps: the event loop's clock knows of no suspension."""
+        ends = self.steady() + (instant - self.now()).total_seconds()
+        await asyncio.sleep(0)
+        while (seconds := ends - self.steady()) > 0:
+            await asyncio.sleep(min(seconds, MAX_NAP_SECONDS))
+            self._notice_a_step()
+
+    @staticmethod
+    def _read() -> datetime:
+        return datetime.now(UTC)
+
+    def _notice_a_step(self) -> None:
+        before, self._offset_seconds = self._offset_seconds, _offset_seconds(self._read, self.steady)
+        seconds = self._offset_seconds - before
+        if abs(seconds) >= TOLD_STEP_SECONDS:
+            log.warning(
+                "clock set back" if seconds < 0 else "clock set forward",
+                seconds=round(abs(seconds)),
+                hint="nothing waits longer for it; check the machine's time synchronization (timedatectl)",
+            )
+
+
+class Anchor:
+    """Knows by how much the wall clock was set since this was made, so that instants in memory can move along."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._offset_seconds = _offset_seconds(clock.now, clock.steady)
+
+    def moved(self) -> timedelta:
+        """Return by how much the wall clock was set; forward is positive, and zero where it was not."""
+        seconds = _offset_seconds(self._clock.now, self._clock.steady) - self._offset_seconds
+        return timedelta(seconds=seconds) if abs(seconds) >= LEAST_STEP_SECONDS else timedelta()
+
+    def take_moved(self) -> timedelta:
+        """Return by how much the wall clock was set since this was last asked for."""
+        moved = self.moved()
+        self._offset_seconds += moved.total_seconds()
+        return moved
+
+
+class Deadline:
+    """When something ends: so long from now on, however the wall clock is set meanwhile."""
+
+    def __init__(self, clock: Clock, at: datetime) -> None:
+        self._clock = clock
+        self._at = at
+        self._anchor = Anchor(clock)
+
+    @property
+    def at(self) -> datetime:
+        """The instant, by the wall clock as it goes now."""
+        return self._at + self._anchor.moved()
+
+    @property
+    def has_passed(self) -> bool:
+        """Whether it has come."""
+        return self._clock.now() >= self.at
+
+
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux has the one that counts suspensions
+
+
+def _offset_seconds(now: Callable[[], datetime], steady: Callable[[], float]) -> float:
+    """Return how far the wall clock is ahead of the steady one, both read at one moment."""
+    readings = 0
+    while True:
+        before, wall, after = steady(), now(), steady()
+        readings += 1
+        if after - before <= MAX_READING_SECONDS or readings == MAX_READINGS:
+            return wall.timestamp() - (before + after) / 2

@@ -10,6 +10,7 @@ from typing import TypeVar
 from milepost.core.errors import StoreAway
 from milepost.core.events import StoreReturned
 from milepost.core.retry import backoff_seconds
+from milepost.engine.clock import Deadline
 from milepost.engine.feed import StoreRetried
 from milepost.engine.shared import Shared
 
@@ -22,8 +23,8 @@ class Patience:
     def __init__(self, shared: Shared, stream: str, give_up_at: datetime) -> None:
         self._shared = shared
         self._stream = stream
-        self._give_up_at = give_up_at
-        self._away_since: datetime | None = None
+        self._deadline = Deadline(shared.clock, give_up_at)
+        self._away_since: float | None = None  # by the steady clock
         self._attempts = 0
 
     async def insist(self, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -34,29 +35,30 @@ class Patience:
             except StoreAway as error:
                 await self._wait_or_give_up(error)
 
-    def absence(self, now: datetime) -> tuple[StoreReturned, ...]:
+    def absence(self) -> tuple[StoreReturned, ...]:
         """Give what there is to record of an absence that is over with the commit at hand."""
         if self._away_since is None:
             return ()
-        return (StoreReturned((now - self._away_since).total_seconds(), self._attempts),)
+        return (StoreReturned(self._shared.clock.steady() - self._away_since, self._attempts),)
 
     def is_recorded(self) -> None:
         """Hear that the absence, if any, is on record."""
         self._away_since, self._attempts = None, 0
 
     async def _wait_or_give_up(self, error: StoreAway) -> None:
-        now = self._shared.clock.now()
-        self._away_since = self._away_since or now
+        clock = self._shared.clock
+        now, steady = clock.now(), clock.steady()
+        self._away_since = steady if self._away_since is None else self._away_since
         self._attempts += 1
-        if self._shared.stop.is_requested or now >= self._give_up_at:
+        if self._shared.stop.is_requested or self._deadline.has_passed:
             raise error
         wait_seconds = backoff_seconds(
             self._attempts,
-            self._shared.clock.luck(),
+            clock.luck(),
             base_delay_seconds=self._shared.policy.base_delay_seconds,
             max_delay_seconds=self._shared.policy.max_delay_seconds,
         )
-        away_seconds = (now - self._away_since).total_seconds()
+        away_seconds = steady - self._away_since
         self._shared.feed.publish(StoreRetried(self._stream, self._attempts, away_seconds, wait_seconds, str(error)))
         async with self._shared.stop.cut_short():
-            await self._shared.clock.sleep_until(now + timedelta(seconds=wait_seconds))
+            await clock.sleep_until(now + timedelta(seconds=wait_seconds))

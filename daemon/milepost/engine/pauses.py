@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from datetime import datetime
 
+from msgspec.structs import replace
+
 from milepost.core.checkpoint import Checkpoint, Pause
 from milepost.core.model import Stream
-from milepost.core.pauses import by_page, held_until, next_pause
+from milepost.core.pauses import by_page, has_begun, held_until, next_pause
 from milepost.core.ports import Usage
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy, rule_for
-from milepost.engine.clock import Clock
+from milepost.engine.clock import Anchor, Clock
 from milepost.engine.feed import Feed, UsageTold
 
 
@@ -18,6 +20,9 @@ class Pauses:
 
     A limit holds from the answer on that tells of it: its entry is committed a moment later, and a call of another
     stream, or one that is looked ahead for, could slip into that moment.
+
+    A pause lasts as long as it was to last when it was met, however the wall clock is set meanwhile. One of the future
+    was met by another process while the clock was ahead: it counts as over.
 
     `floor_seconds` is the least wait after a limit that names no time.
     """
@@ -28,12 +33,19 @@ class Pauses:
         self._feed = feed
         self._recorded: dict[Stream, Pause] = {}
         self._heard: dict[Stream, Pause] = {}
+        self._anchor = Anchor(clock)
 
     def learn(self, checkpoint: Checkpoint) -> None:
         """Take over where a stream stands."""
+        self._move_along()
         stream, pause = Stream.parse(checkpoint.stream), checkpoint.pause
         if pause is None:
             self._recorded.pop(stream, None)
+            return
+        if not has_begun(pause, self._clock.now(), floor_seconds=self.floor_seconds):
+            known = self._recorded.get(stream)
+            if known is not None and replace(pause, until=known.until) != known:  # else it is that one, moved along
+                del self._recorded[stream]
             return
         self._recorded[stream] = pause
         heard = self._heard.get(stream)
@@ -42,10 +54,12 @@ class Pauses:
 
     def held_until(self, stream: Stream) -> datetime | None:
         """Say until when `stream` may not call; None, or an instant that has passed, where it may."""
+        self._move_along()
         return held_until(stream, self._recorded | self._heard)
 
     def holds(self) -> Callable[[Stream], datetime | None]:
         """Give `held_until` as it is now, for asking about many streams."""
+        self._move_along()
         near = by_page(self._recorded | self._heard)
         return lambda stream: held_until(stream, near(stream))
 
@@ -53,13 +67,20 @@ class Pauses:
         """Hear of a refusal right when it comes."""
         rule = rule_for(problem, has_cursor=False)
         if rule.remedy is Remedy.WAIT:
-            before = self._recorded.get(stream)
-            now = self._clock.now()
+            self._move_along()
+            before, now = self._recorded.get(stream), self._clock.now()
             self._heard[stream] = next_pause(before, problem, rule, now, floor_seconds=self.floor_seconds)
 
     def gate(self, stream: Stream) -> "StreamGate":
         """Give the gate that the stream's source asks before each call."""
         return StreamGate(self, self._clock, self._feed, stream)
+
+    def _move_along(self) -> None:
+        """Move all pauses as far as the wall clock was set since this was last called."""
+        moved = self._anchor.take_moved()
+        if moved:
+            for pauses in (self._recorded, self._heard):
+                pauses.update({stream: replace(pause, until=pause.until + moved) for stream, pause in pauses.items()})
 
 
 class StreamGate:

@@ -96,7 +96,7 @@ class Recorder:
                     return unsettled, committed
                 unsettled = None
             now = self._shared.clock.now()
-            events = (*self._patience.absence(now), *record.events)
+            events = (*self._patience.absence(), *record.events)
             commit = prepare(checkpoint, Record(events, record.changes), run_id, now, self._codec)
             try:
                 answer = await self._store.commit(commit)

@@ -9,6 +9,7 @@ from milepost.core.model import Stream
 from milepost.core.plan import Slice
 from milepost.core.ports import Answered, DueLetter, Fetched, Held, Outcome, Refused, Source
 from milepost.core.redrive import discard, keys_for_redrive, redrive, to_reread
+from milepost.engine.clock import Deadline
 from milepost.engine.errands import Answer, Discard, HeldBack, LetterErrand, Redrive
 from milepost.engine.recorder import Recorder
 from milepost.engine.shared import Shared
@@ -26,15 +27,16 @@ class Redriving:
         self._source = source
         self._recorder = recorder
         self._work = work
+        self._deadline = Deadline(shared.clock, work.deadline_at)
 
     async def redrive_due(self, checkpoint: Checkpoint) -> Checkpoint:
         """Redrive what is due, unless the stream is on hold or has troubles of its own; give where it stands then."""
         if not checkpoint.open_dead_letters or checkpoint.standstill is not None or checkpoint.on_hold is not None:
             return checkpoint
         clock = self._shared.clock
-        ends_at = max(self._work.deadline_at, clock.now() + timedelta(seconds=LEAST_REDRIVE_SECONDS))
+        least = Deadline(clock, clock.now() + timedelta(seconds=LEAST_REDRIVE_SECONDS))
         for due in await self._recorder.due_letters(MAX_REDRIVES_IN_A_TURN):
-            if clock.now() >= ends_at:
+            if self._deadline.has_passed and least.has_passed:
                 break
             if await self._recorder.open_letter(due.letter.dead_letter_id) is None:
                 continue  # another one's redrive read it, too

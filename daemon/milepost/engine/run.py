@@ -14,6 +14,7 @@ from milepost.core.model import Keys, Stream
 from milepost.core.plan import Fetch, Finish, Slice, Wait, is_over, plan
 from milepost.core.ports import Answered, Fetched, Held, Outcome, Request, Source
 from milepost.engine.attendant import Attendant
+from milepost.engine.clock import Deadline
 from milepost.engine.errands import Errands
 from milepost.engine.lookahead import LookAhead, look_ahead
 from milepost.engine.recorder import Recorder
@@ -57,6 +58,7 @@ class _Run:
         self._source = source
         self._recorder = recorder
         self._work = work
+        self._deadline = Deadline(shared.clock, work.deadline_at)
 
     async def complete(self, attendant: Attendant, errands: Errands, own_run_id: str | None) -> Checkpoint:
         """Plan and do, until the run is over. The attendant does the errands."""
@@ -90,11 +92,12 @@ class _Run:
         elif errands.is_dismissed:
             self._work = replace(self._work, stops_for=Reason.REMOVED)
         held_until = shared.pauses.held_until(self._stream)
-        match plan(checkpoint, shared.clock.now(), self._work, shared.policy, held_until):
+        work = replace(self._work, deadline_at=self._deadline.at)
+        match plan(checkpoint, shared.clock.now(), work, shared.policy, held_until):
             case Fetch(request=request):
                 return await self._fetch(checkpoint, request)
             case Wait(until=until):
-                async with shared.turns.given_back(self._stream, shared.clock):
+                async with shared.turns.given_back(self._stream):
                     async with shared.stop.cut_short(), errands.bell.cut_short():
                         await shared.clock.sleep_until(until)
                     return await attendant.run_errands(checkpoint)  # which takes no turn

@@ -16,6 +16,7 @@ from milepost.core.ports import Source
 from milepost.core.schedule import next_turn_at
 from milepost.core.summary import Result
 from milepost.engine.bulkhead import bulkhead
+from milepost.engine.clock import Anchor
 from milepost.engine.errands import Answer, Errand, Errands, LetterErrand, StreamErrand, TurnWanted, broken_off
 from milepost.engine.run import errands_only, run_slice
 from milepost.engine.shared import Shared
@@ -152,11 +153,10 @@ class Supervisor:
 
     def stalled(self) -> str | None:
         """Say which streams have not given their turns back in time; None where none is late."""
-        late_since = self._shared.clock.now() - timedelta(seconds=MAX_LATENESS_SECONDS)
         late = [
             stream.key
-            for stream, taken_at in self._shared.turns.taken_at.items()
-            if taken_at + _length(self._latest[stream]) < late_since
+            for stream, seconds in self._shared.turns.held_seconds().items()
+            if seconds > _length(self._latest[stream]).total_seconds() + MAX_LATENESS_SECONDS
         ]
         return f"no end of the runs of {', '.join(late)}: they are past sync.max_run_duration" if late else None
 
@@ -178,14 +178,16 @@ class Supervisor:
     async def _rest(self, stream: Stream, run: Run | None) -> bool:
         """Wait until the next turn is due or wanted at once, and say if a full sweep is; errands are done meanwhile."""
         shared, errands = self._shared, self._errands[stream]
-        ended_at, luck = shared.clock.now(), shared.clock.luck()
+        ended_at, luck, anchor = shared.clock.now(), shared.clock.luck(), Anchor(shared.clock)
         while not (shared.stop.is_requested or errands.is_dismissed):
             wanted = errands.take_wanted()
             if wanted is not None:
                 return wanted.full
             held_until = shared.pauses.held_until(stream)
             interval_seconds = self._pace.interval_seconds
-            due_at = next_turn_at(run, ended_at, luck, interval_seconds=interval_seconds, held_until=held_until)
+            due_at = next_turn_at(run, ended_at, luck, interval_seconds=interval_seconds) + anchor.moved()
+            if held_until is not None:
+                due_at = max(due_at, held_until)
             if due_at <= shared.clock.now() and not errands.bell.rings:
                 break
             if errands.bell.rings:
@@ -207,7 +209,7 @@ class Supervisor:
             return await self._turn(stream, full=full)
 
     async def _turn(self, stream: Stream, *, full: bool = False) -> Result:
-        async with self._shared.turns.taken(stream, self._shared.clock):
+        async with self._shared.turns.taken(stream):
             work = self._slice(self._shared.clock.now(), full=full)
             with structlog.contextvars.bound_contextvars(stream=stream.key, run=work.run_id):
                 answer = await bulkhead(f"stream {stream.key}", self._run(stream, work))

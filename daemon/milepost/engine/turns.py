@@ -3,10 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime
 
 from milepost.core.model import Stream
-from milepost.engine.clock import Clock
 
 
 class Turns:
@@ -16,12 +14,12 @@ class Turns:
         self._concurrency = concurrency
         self._surplus = 0  # turns that are not to be taken any more
         self._free = asyncio.Semaphore(concurrency)
-        self._taken_at: dict[Stream, datetime] = {}
+        self._taken_at: dict[Stream, float] = {}  # by the event loop's clock, which stands still with the process
 
-    @property
-    def taken_at(self) -> Mapping[Stream, datetime]:
-        """Who has a turn, and since when without a break."""
-        return self._taken_at
+    def held_seconds(self) -> Mapping[Stream, float]:
+        """Return who has a turn, and for how long without a break."""
+        now = asyncio.get_running_loop().time()
+        return {stream: now - taken_at for stream, taken_at in self._taken_at.items()}
 
     @property
     def are_taken(self) -> bool:
@@ -37,18 +35,18 @@ class Turns:
             self._free.release()
 
     @asynccontextmanager
-    async def taken(self, stream: Stream, clock: Clock) -> AsyncIterator[None]:
+    async def taken(self, stream: Stream) -> AsyncIterator[None]:
         """Have a turn during the block."""
         await self._take()
         try:
-            self._taken_at[stream] = clock.now()
+            self._taken_at[stream] = asyncio.get_running_loop().time()
             yield
         finally:
             self._taken_at.pop(stream, None)
             self._free.release()
 
     @asynccontextmanager
-    async def given_back(self, stream: Stream, clock: Clock) -> AsyncIterator[None]:
+    async def given_back(self, stream: Stream) -> AsyncIterator[None]:
         """Inside a turn: let others have it during the block."""
         del self._taken_at[stream]
         self._free.release()
@@ -56,7 +54,7 @@ class Turns:
             yield
         finally:
             await self._take()
-            self._taken_at[stream] = clock.now()
+            self._taken_at[stream] = asyncio.get_running_loop().time()
 
     async def _take(self) -> None:
         await self._free.acquire()

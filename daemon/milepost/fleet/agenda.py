@@ -1,13 +1,15 @@
 """Which streams are due, as far as one worker knows: by the journal, by what is asked for, by what came of turns."""
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Entry, RunStarted, StreamResumed, SweepCompleted, SyncRequested
 from milepost.core.model import Stream
+from milepost.engine.clock import Anchor, Clock
 from milepost.engine.supervisor import Pace
 from milepost.fleet.due import due_at
 
@@ -19,22 +21,38 @@ class Wanted(Struct, frozen=True):
     full: bool = False
 
 
-class Agenda:
-    """Says when streams are to be worked. `checkpoints` are those of the journal."""
+class _Offset(Struct, frozen=True):
+    """By how much the instants of the checkpoint of this version have to be moved to be those of our clock."""
 
-    def __init__(self, checkpoints: Callable[[], Mapping[str, Checkpoint]]) -> None:
+    version: int
+    by: timedelta
+
+
+class Agenda:
+    """Says when streams are to be worked. `checkpoints` are those of the journal.
+
+    Nothing that is recorded counts as later than when it was first heard of: another worker's clock may be ahead, or
+    ours may have been set back since. From then on it grows old by the steady clock.
+    """
+
+    def __init__(self, checkpoints: Callable[[], Mapping[str, Checkpoint]], clock: Clock) -> None:
         self._checkpoints = checkpoints
+        self._clock = clock
         self._wanted: dict[str, Wanted] = {}
         self._not_before: dict[str, datetime] = {}
+        self._offsets: dict[str, _Offset] = {}
+        self._anchor = Anchor(clock)
 
     def hear(self, entries: Iterable[Entry]) -> None:
         """Take note of turns that are asked for, and of those that are given."""
+        self._move_along()
+        now = self._clock.now()
         for entry in entries:
             match entry.event:
                 case SyncRequested(full=full):
-                    self._wanted[entry.stream] = Wanted(entry.recorded_at, full)
+                    self._wanted[entry.stream] = Wanted(min(entry.recorded_at, now), full)
                 case StreamResumed():
-                    self._wanted[entry.stream] = Wanted(entry.recorded_at)
+                    self._wanted[entry.stream] = Wanted(min(entry.recorded_at, now))
                 case RunStarted(started_at=started_at) | SweepCompleted(run_started_at=started_at):
                     wanted = self._wanted.get(entry.stream)
                     if wanted is not None and started_at >= wanted.at:
@@ -52,6 +70,7 @@ class Agenda:
 
         Whatever was asked for counts as tried.
         """
+        self._move_along()
         self._wanted.pop(stream.key, None)
         self._not_before[stream.key] = until
 
@@ -67,7 +86,9 @@ class Agenda:
 
         `checkpoint` is where it stands, where that is known better than from the journal as it was heard.
         """
+        self._move_along()
         checkpoint = checkpoint or self._checkpoints().get(stream.key) or Checkpoint(stream.key)
+        checkpoint = self._by_our_clock(checkpoint, now)
         if self._is_wanted(checkpoint):
             return now if held_until is None else max(now, held_until)
         at, not_before = due_at(checkpoint, now, pace, held_until), self._not_before.get(stream.key)
@@ -78,3 +99,34 @@ class Agenda:
         if wanted is None or checkpoint.on_hold is not None:
             return False
         return run is None or (run.ended_at is not None and run.started_at < wanted.at)
+
+    def _by_our_clock(self, checkpoint: Checkpoint, now: datetime) -> Checkpoint:
+        known = self._offsets.get(checkpoint.stream)
+        if known is None or known.version != checkpoint.version:
+            known = _Offset(checkpoint.version, min(timedelta(), now - _latest(checkpoint, now)))
+            self._offsets[checkpoint.stream] = known
+        return _moved(checkpoint, known.by) if known.by else checkpoint
+
+    def _move_along(self) -> None:
+        """Move whatever is in memory as far as the wall clock was set since this was last called."""
+        moved = self._anchor.take_moved()
+        if not moved:
+            return
+        self._wanted = {stream: replace(each, at=each.at + moved) for stream, each in self._wanted.items()}
+        self._not_before = {stream: at + moved for stream, at in self._not_before.items()}
+        self._offsets = {stream: replace(each, by=each.by + moved) for stream, each in self._offsets.items()}
+
+
+def _latest(checkpoint: Checkpoint, otherwise: datetime) -> datetime:
+    """Return the latest instant at which anything is recorded to have happened."""
+    run = checkpoint.run
+    instants = (checkpoint.updated_at, *((run.started_at, run.ended_at) if run is not None else ()))
+    return max((instant for instant in instants if instant is not None), default=otherwise)
+
+
+def _moved(checkpoint: Checkpoint, by: timedelta) -> Checkpoint:
+    run, updated_at = checkpoint.run, checkpoint.updated_at
+    if run is not None:
+        ended_at = None if run.ended_at is None else run.ended_at + by
+        run = replace(run, started_at=run.started_at + by, ended_at=ended_at)
+    return replace(checkpoint, run=run, updated_at=None if updated_at is None else updated_at + by)

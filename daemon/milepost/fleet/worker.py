@@ -11,6 +11,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import MilepostError
 from milepost.core.events import StreamResumed, SyncRequested
 from milepost.core.model import Platform, Stream
+from milepost.core.skew import is_ahead
 from milepost.engine.feed import Feed, Recorded
 from milepost.engine.shared import Shared
 from milepost.engine.stop import Bell
@@ -48,9 +49,10 @@ class Worker:
         self._chronicle = chronicle
         self._news = news
         self._share = share
-        self._agenda = Agenda(lambda: chronicle.checkpoints)
+        self._agenda = Agenda(lambda: chronicle.checkpoints, shared.clock)
         self._look = Bell()  # rings when there may be something to offer or to take
         self._in_hand: dict[Stream, Turn] = {}
+        self._has_told_of_skew = False
 
     async def run(self) -> None:
         """Work until a stop is asked for, and then end the turns in hand."""
@@ -172,6 +174,7 @@ class Worker:
         self._shared.pauses.learn(signal.checkpoint)
         self._supervisor.hear_of(stream, signal.checkpoint.version)
         self._agenda.hear(signal.entries)
+        self._tell_of_skew(max(entry.recorded_at for entry in signal.entries))
         if any(isinstance(entry.event, SyncRequested | StreamResumed) for entry in signal.entries):
             self._supervisor.take_wanted(stream)  # the agenda knows of it, as that of every worker
         self._share_page_of(stream)
@@ -179,13 +182,25 @@ class Worker:
         if not self._is_open(stream):
             self._look.ring()
 
+    def _tell_of_skew(self, recorded_at: datetime) -> None:
+        """Tell once that another worker's clock is ahead of ours."""
+        now = self._shared.clock.now()
+        if self._has_told_of_skew or not is_ahead(recorded_at, now):
+            return
+        self._has_told_of_skew = True
+        log.warning(
+            "clocks differ between workers",
+            ahead_seconds=round((recorded_at - now).total_seconds()),
+            hint="nothing waits longer for it; check time synchronization (timedatectl) on every worker's machine",
+        )
+
     # --- staying alive ---
 
     async def _beat(self) -> None:
-        watches_from = self._shared.clock.now() + timedelta(seconds=GRACE_SECONDS)
+        watches_from = self._shared.clock.steady() + GRACE_SECONDS
         while True:
             await self._queue.keep_alive()
-            if self._shared.clock.now() >= watches_from:
+            if self._shared.clock.steady() >= watches_from:
                 await self._recover()
             await asyncio.sleep(HEARTBEAT_SECONDS)
 

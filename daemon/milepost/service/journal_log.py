@@ -206,7 +206,7 @@ def _advice(problem: Problem, entry: Entry) -> str:
 
 
 def _seconds(duration: timedelta) -> float:
-    return round(duration.total_seconds(), 1)
+    return round(max(0.0, duration.total_seconds()), 1)  # the clock may have been set back meanwhile
 
 
 def _level(ended: RunEnded) -> int:

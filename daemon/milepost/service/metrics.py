@@ -5,6 +5,7 @@ passed over is counted when an entry covers it, and nothing is counted twice.
 """
 
 import math
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -70,9 +71,11 @@ class Metrics:
         self._codes: set[str] = set()
 
     def describe(self, interval_seconds: Callable[[], float], database: Path | None) -> None:
-        """Tell of the installation, too: how often streams are worked, and the room on the disk of a database file."""
+        """Tell of the installation, too: how often streams are worked, its clock, and the room on a database file's disk."""
         interval = Gauge("milepost_sync_interval_seconds", "How often each stream is worked.", registry=self._registry)
         interval.set_function(interval_seconds)  # a reload may change it
+        clock = Gauge("milepost_clock_timestamp_seconds", "The time by this machine's clock.", registry=self._registry)
+        clock.set_function(time.time)
         if database is not None:
             self._registry.register(Disk(database.absolute().parent))
 
@@ -232,7 +235,7 @@ class Metrics:
             return
         stream.runs[run.status].inc()
         if run.status is not RunStatus.INTERRUPTED:  # nobody saw when that one ended
-            seconds = (run.ended_at - run.started_at).total_seconds()
+            seconds = max(0.0, (run.ended_at - run.started_at).total_seconds())  # the clock may have been set back
             self._every.run_duration.labels(run.status.value).observe(seconds)
 
     def _count_problem(self, problem: Problem, remedy: Remedy) -> None:

@@ -27,6 +27,6 @@ class Recoveries:
             case BatchStored() | SweepCompleted() if entry.stream in self._failed_at:
                 seconds = (entry.recorded_at - self._failed_at.pop(entry.stream)).total_seconds()
                 log = structlog.get_logger("milepost", stream=entry.stream, run=entry.run_id)
-                log.info("reads again", after_seconds=round(seconds, 1))
+                log.info("reads again", after_seconds=round(max(0.0, seconds), 1))
             case _:
                 pass

@@ -11,6 +11,7 @@ from hashlib import sha256
 
 COOKIE = "milepost_session"
 MAX_SECONDS = 12 * 60 * 60
+MAX_SKEW_SECONDS = 60
 _VALUE = re.compile(r"([0-9]{1,12})\.([0-9a-f]{64})")
 
 
@@ -31,8 +32,14 @@ class Sessions:
         return f"{ends_at}.{self._seal(ends_at)}"
 
     def knows(self, value: str, now: datetime) -> bool:
-        """Whether a cookie of this value is of a session that is open."""
-        return self.has_sealed(value) and now.timestamp() < int(value.partition(".")[0])
+        """Whether a cookie of this value is of a session that is open.
+
+        One that lasts longer than sessions do was opened while the clock was ahead, and would outlive its half day.
+        """
+        if not self.has_sealed(value):
+            return False
+        left_seconds = int(value.partition(".")[0]) - now.timestamp()
+        return 0 < left_seconds <= MAX_SECONDS + MAX_SKEW_SECONDS
 
     def has_sealed(self, value: str) -> bool:
         """Whether a cookie of this value is of a session, open or ended; to make one takes the token, or luck."""

@@ -32,5 +32,5 @@ class Underway:
     def since(self, recorded: Checkpoint) -> Checkpoint:
         """Give where the stream stands that stood at `recorded` after its last entry."""
         at, checkpoint = self._passed.get(recorded.stream, (self._now(), recorded))
-        is_of_now = checkpoint.version == recorded.version and self._now() - at < MAX_AGE
+        is_of_now = checkpoint.version == recorded.version and abs(self._now() - at) < MAX_AGE
         return checkpoint if is_of_now else recorded

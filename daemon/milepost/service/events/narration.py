@@ -156,4 +156,4 @@ def _so_far(run: Run | None, entry: Entry) -> dict[str, Any]:
     }
     if run.status is RunStatus.INTERRUPTED:  # nobody saw when that one ended
         return figures
-    return figures | {"duration": round((entry.recorded_at - run.started_at).total_seconds(), 1)}
+    return figures | {"duration": round(max(0.0, (entry.recorded_at - run.started_at).total_seconds()), 1)}

@@ -16,6 +16,7 @@ from yarl import URL
 from milepost import __version__
 from milepost.core.ports import Refused
 from milepost.core.problems import Problem, ProblemKind
+from milepost.core.skew import TOLERATED_SECONDS
 from milepost.sources.facebook.dates import http_date
 
 MAX_BODY_BYTES = 32 * 2**20  # a batch of 200 threads with 20 messages each has about 4 MiB
@@ -31,7 +32,10 @@ class ConnectionLost(aiohttp.ClientError):
 
 
 class Answer(Struct, frozen=True):
-    """An HTTP answer, whatever its status. `asked_at` is the server's clock at the request, or a little earlier."""
+    """An HTTP answer, whatever its status.
+
+    `asked_at` is the time of the request, or a little earlier: by our clock or the server's, whichever is behind.
+    """
 
     status: int
     headers: Mapping[str, str]
@@ -43,8 +47,8 @@ class Answer(Struct, frozen=True):
 class GraphClient:
     """Asks the Graph API at `base_url`, version `version` (`v26.0`). An async context manager.
 
-    With an app secret each call is signed (`appsecret_proof`; Meta, "Secure Graph API calls"). `clock` tells the time
-    where the server does not. `request_timeout_seconds` may be changed at any time.
+    With an app secret each call is signed (`appsecret_proof`; Meta, "Secure Graph API calls"). `clock` tells the time;
+    the server's Date is only a hint, and never makes it later. `request_timeout_seconds` may be changed at any time.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class GraphClient:
         self._app_secret = app_secret
         self._max_body_bytes = max_body_bytes
         self._has_warned_of_version = False
+        self._has_warned_of_date = False
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -110,7 +115,11 @@ class GraphClient:
         if problem is not None:
             return Refused(problem, took_seconds)
         self._compare_version(response.headers.get("facebook-api-version"))
-        asked_at = asked_by_server(response.headers.get("Date"), took_seconds) or began_at.replace(microsecond=0)
+        asked_at = began_at.replace(microsecond=0)
+        asked_by_its_clock = asked_by_server(response.headers.get("Date"), took_seconds)
+        if asked_by_its_clock is not None:
+            self._compare_clocks(began_at, asked_by_its_clock, took_seconds)
+            asked_at = min(asked_at, asked_by_its_clock)
         return Answer(response.status, response.headers, body, asked_at, took_seconds)
 
     def _signed(self, parameters: Mapping[str, str], access_token: str) -> Mapping[str, str]:
@@ -140,6 +149,20 @@ class GraphClient:
         if differs and not self._has_warned_of_version:
             self._has_warned_of_version = True
             log.warning("graph_api_version_differs", asked=self._version, answered=answered)
+
+    def _compare_clocks(self, began_at: datetime, asked_by_server: datetime, took_seconds: float) -> None:
+        """Log once that the clocks differ; again only after they have agreed meanwhile."""
+        ahead_seconds = (began_at - asked_by_server).total_seconds()
+        differ = abs(ahead_seconds) > TOLERATED_SECONDS + took_seconds
+        if differ and not self._has_warned_of_date:
+            behind = "ahead of" if ahead_seconds > 0 else "behind"
+            log.warning(
+                "clocks differ from the API's",
+                ours=f"{abs(ahead_seconds):.0f} s {behind} the server's Date",
+                hint="the one that is behind counts, so that nothing is missed, and more is read again; "
+                "check the machine's time synchronization (timedatectl)",
+            )
+        self._has_warned_of_date = differ
 
 
 async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

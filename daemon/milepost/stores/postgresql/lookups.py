@@ -13,6 +13,7 @@ from milepost.core.checkpoint import Checkpoint, fold
 from milepost.core.codec import Codec
 from milepost.core.model import ContactRow, ConversationRow, Keys, Known, KnownLetter, Stream, Stretch
 from milepost.core.ports import DueLetter
+from milepost.core.retry import latest_redrive
 from milepost.stores import rows
 from milepost.stores.postgresql.database import Database, Parameters
 from milepost.stores.postgresql.texts import askable, storable
@@ -102,7 +103,8 @@ def stretch_of(stream: Stream, stretch: Stretch) -> dict[str, Any]:
 
 async def due_letters(database: Database, stream: str, now: datetime, limit: int) -> tuple[DueLetter, ...]:
     """Give open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
-    found = await database.rows("due_letters", (stream, instant_text(now), limit))
+    times = instant_text(now), instant_text(latest_redrive(now))
+    found = await database.rows("due_letters", (stream, *times, limit))
     return tuple(DueLetter(rows.dead_letter(columns[:-1]), columns[-1]) for columns in found)
 
 

@@ -294,12 +294,13 @@ FROM dead_letters
 WHERE dead_letter_id = %s;
 
 -- name: due_letters
+-- What is due after the second instant was put off by a clock that was ahead.
 SELECT
     letter.dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
     resolution, note, fingerprint, payload
 FROM dead_letters AS letter
 LEFT JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
-WHERE stream = %s AND closed_at IS NULL AND (redrive_at <= %s OR payload IS NULL)
+WHERE stream = %s AND closed_at IS NULL AND (redrive_at <= %s OR redrive_at > %s OR payload IS NULL)
 ORDER BY letter.opened_at, letter.dead_letter_id
 LIMIT %s;
 

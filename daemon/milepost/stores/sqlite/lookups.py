@@ -10,6 +10,7 @@ from milepost.core.checkpoint import Checkpoint, fold
 from milepost.core.codec import Codec
 from milepost.core.model import Keys, Known, KnownLetter, Stream, Stretch
 from milepost.core.ports import DueLetter
+from milepost.core.retry import latest_redrive
 from milepost.stores import rows
 from milepost.stores.removal import StreamRows, names_of
 
@@ -109,7 +110,8 @@ def due_letters(
     sql: dict[str, str], stream: str, now: datetime, limit: int, connection: sqlite3.Connection
 ) -> tuple[DueLetter, ...]:
     """Give open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
-    found = connection.execute(sql["due_letters"], (stream, instant_text(now), limit))
+    times = {"now": instant_text(now), "latest": instant_text(latest_redrive(now))}
+    found = connection.execute(sql["due_letters"], {"stream": stream, "limit": limit, **times})
     return tuple(DueLetter(rows.dead_letter(columns), payload) for *columns, payload in found)
 
 

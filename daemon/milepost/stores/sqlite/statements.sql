@@ -210,14 +210,15 @@ FROM dead_letters
 WHERE dead_letter_id = ?;
 
 -- name: due_letters
+-- What is due after :latest was put off by a clock that was ahead.
 SELECT
     letter.dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution,
     note, fingerprint, payload
 FROM dead_letters AS letter
 LEFT JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
-WHERE stream = ? AND closed_at IS NULL AND (redrive_at <= ? OR payload IS NULL)
+WHERE stream = :stream AND closed_at IS NULL AND (redrive_at <= :now OR redrive_at > :latest OR payload IS NULL)
 ORDER BY opened_at, letter.dead_letter_id
-LIMIT ?;
+LIMIT :limit;
 
 -- name: letters_with_payloads
 SELECT

@@ -1,0 +1,41 @@
+"""Stored instants that lie in the future: the clock was ahead when they were written, or is behind now.
+
+None of them is waited for. Which rule mends which is told where it is compared: a walk's watermark and a full sweep in
+core/plan.py, a rate limit in core/pauses.py, the end of a run where turns are planned.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+
+from milepost.core.checkpoint import Checkpoint
+
+TOLERATED_SECONDS = 60.0  # by which the clocks of several machines may differ without any harm
+
+
+def is_ahead(instant: datetime | None, now: datetime) -> bool:
+    """Return whether an instant of the past lies in the future, by more than clocks usually differ."""
+    return instant is not None and instant > now + timedelta(seconds=TOLERATED_SECONDS)
+
+
+def furthest_ahead(checkpoints: Iterable[Checkpoint], now: datetime) -> dict[str, datetime]:
+    """Return what is stored with instants in the future, in words, and for each the latest."""
+    found: dict[str, datetime] = {}
+    for checkpoint in checkpoints:
+        for what, instant in _of_the_past(checkpoint):
+            if instant is not None and is_ahead(instant, now):
+                found[what] = max(instant, found.get(what, instant))
+    return found
+
+
+def _of_the_past(checkpoint: Checkpoint) -> Iterator[tuple[str, datetime | None]]:
+    """Yield every instant of a checkpoint that was the present when it was stored."""
+    yield "a journal entry", checkpoint.updated_at
+    yield "the watermark of a sweep", checkpoint.watermark
+    yield "a full sweep", checkpoint.last_full_sweep_at
+    if checkpoint.run is not None:
+        yield "the start of a run", checkpoint.run.started_at
+        yield "the end of a run", checkpoint.run.ended_at
+    if checkpoint.sweep is not None:
+        yield "the start of a sweep", checkpoint.sweep.walk_started_at
+    if checkpoint.pause is not None:
+        yield "a rate limit", checkpoint.pause.since

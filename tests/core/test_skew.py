@@ -1,0 +1,50 @@
+"""What is stored with instants of the future is found, and named."""
+
+from datetime import timedelta
+
+from msgspec.structs import replace
+
+from kit.builders import NOON, RATE_LIMIT, STREAM, at
+from milepost.core.checkpoint import Checkpoint, Pause, Run, Sweep
+from milepost.core.events import Mode, RunStatus
+from milepost.core.model import Scope
+from milepost.core.skew import furthest_ahead, is_ahead
+
+CHECKPOINT = Checkpoint(
+    STREAM.key,
+    updated_at=at(100),
+    run=Run("r_1", at(10), RunStatus.COMPLETE, ended_at=at(100)),
+    watermark=at(50),
+    last_full_sweep_at=at(40),
+    sweep=Sweep(Mode.FULL, at(30), at(20)),
+    pause=Pause(Scope.PAGE, 1, at(90), at(150), RATE_LIMIT),
+)
+
+
+def test_nothing_is_ahead_of_a_clock_that_goes_on() -> None:
+    assert furthest_ahead([CHECKPOINT, Checkpoint(STREAM.key)], at(100)) == {}
+
+
+def test_clocks_may_differ_a_little() -> None:
+    assert not is_ahead(at(60), NOON)
+    assert is_ahead(at(61), NOON)
+    assert not is_ahead(None, NOON)
+
+
+def test_all_that_was_stored_by_a_clock_that_was_ahead_is_named_with_its_latest_instant() -> None:
+    later = replace(CHECKPOINT, watermark=at(500))
+    found = furthest_ahead([CHECKPOINT, later, CHECKPOINT], NOON - timedelta(hours=1))
+    assert found == {
+        "a journal entry": at(100),
+        "the watermark of a sweep": at(500),
+        "a full sweep": at(40),
+        "the start of a run": at(10),
+        "the end of a run": at(100),
+        "the start of a sweep": at(30),
+        "a rate limit": at(90),
+    }
+
+
+def test_what_may_lie_in_the_future_is_not_named() -> None:
+    held = Checkpoint(STREAM.key, pause=Pause(Scope.PAGE, 1, NOON, at(86_400), RATE_LIMIT))
+    assert furthest_ahead([held], NOON) == {}

@@ -1,0 +1,136 @@
+"""The machine's clock is wrong, or is set while Milepost works: every stream has its turns, and one line says it."""
+
+import signal
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from kit.binary import milepost, started, until
+from kit.copies import assert_copied
+from kit.dated import dated
+from kit.faketime import FakeTime, needs_faketime
+from kit.installation import Installation, on_both_databases, page_section
+from kit.simulated import BICYCLES, STREAMS, Clock, frozen_world
+
+HOUR = 3600
+SYNC = {"interval": "1s"}
+INTERVAL_RUNS = 2  # that each stream has to have afterwards
+
+
+@pytest.fixture
+def machine(tmp_path_factory: pytest.TempPathFactory) -> FakeTime:
+    return FakeTime(tmp_path_factory.mktemp("clock"))
+
+
+def sweeps(installation: Installation) -> dict[str, int]:
+    """Count the completed sweeps of each stream."""
+    if not installation.has_tables():
+        return {}
+    found = installation.rows("SELECT stream, count(*) FROM journal WHERE type = 'sweep_completed' GROUP BY stream")
+    return dict(found)
+
+
+async def every_stream_goes_on(installation: Installation) -> None:
+    """Wait until each stream has completed some sweeps more."""
+    before = sweeps(installation)
+    await until(
+        lambda: all(sweeps(installation).get(each, 0) >= before.get(each, 0) + INTERVAL_RUNS for each in STREAMS)
+    )
+
+
+def lines_with(said: str, text: str) -> list[str]:
+    return [line for line in said.splitlines() if text in line]
+
+
+@needs_faketime
+@on_both_databases
+@pytest.mark.parametrize("seconds", [-HOUR, 24 * HOUR], ids=["back by an hour", "forward by a day"])
+async def test_a_clock_that_is_set_under_the_daemon_silences_no_stream(
+    installation: Installation, machine: FakeTime, seconds: int
+) -> None:
+    async with frozen_world(20) as simulator:
+        installation.configure_for(simulator, sync=SYNC)
+        async with started(installation.folder, "run", environment=machine.environment) as daemon:
+            await every_stream_goes_on(installation)
+
+            machine.set_by(seconds)
+            await every_stream_goes_on(installation)
+
+            await daemon.says("clock set")
+            daemon.signal(signal.SIGTERM)
+            ended = await daemon.ended()
+    assert ended.code == 0, ended
+    assert len(lines_with(ended.stderr, "clock set back" if seconds < 0 else "clock set forward")) == 1, ended
+    assert "part failed" not in ended.stderr, ended
+
+
+@needs_faketime
+@on_both_databases
+async def test_a_restart_waits_for_nothing_that_is_stored_by_a_clock_that_was_ahead(
+    installation: Installation, machine: FakeTime
+) -> None:
+    async with frozen_world(20) as simulator:
+        installation.configure_for(simulator, sync=SYNC)
+        machine.set_by(HOUR)
+        async with started(installation.folder, "run", environment=machine.environment) as daemon:
+            await every_stream_goes_on(installation)
+            daemon.signal(signal.SIGTERM)
+            assert (await daemon.ended()).code == 0
+        assert all(
+            checkpoint.updated_at is not None and checkpoint.updated_at > datetime.now(UTC) + timedelta(minutes=50)
+            for checkpoint in installation.checkpoints().values()
+        )
+
+        machine.set_by(0)
+        async with started(installation.folder, "run", environment=machine.environment) as daemon:
+            await every_stream_goes_on(installation)
+            daemon.signal(signal.SIGTERM)
+            ended = await daemon.ended()
+    (line,) = lines_with(ended.stderr, "the journal is ahead of the clock")
+    assert "the end of a run" in line
+
+
+DATES = {
+    "30 days ahead": timedelta(days=30),
+    "in the year 9999": timedelta(days=365 * 7970),
+    "a day behind": -timedelta(days=1),
+}
+
+
+async def everything_is_copied_by_a_date_that_is_wrong(
+    installation: Installation, date: timedelta, environment: dict[str, str]
+) -> None:
+    """Sync twice with the wrong Date, then change most of the inbox, and sync again as usual."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    world_time = Clock(now - timedelta(hours=2))
+    async with frozen_world(200, pages=(BICYCLES,), clock=world_time) as simulator:
+        pages, sync = [page_section(page) for page in simulator.pages], {"batch_size": 20}
+        async with dated(simulator.base_url, format_datetime(now + date, usegmt=True)) as base_url:
+            installation.configure(base_url, *pages, sync=sync)
+            for _ in range(2):
+                ended = await milepost(installation.folder, "sync", environment=environment)
+                assert ended.code == 0, ended
+        assert len(lines_with(ended.stderr, "clocks differ from the API's")) == 1, ended
+
+        installation.configure(simulator.base_url, *pages, sync=sync)
+        world_time.now += timedelta(hours=1)
+        for conversation in simulator.world.truth(BICYCLES.id, "messenger", world_time.now)[50:]:
+            simulator.world.receive(BICYCLES.id, "messenger", world_time.now, conversation.id)
+        world_time.now += timedelta(minutes=30)
+        ended = await installation.sync()
+        assert ended.code == 0, ended
+        assert_copied(installation, simulator.world, world_time.now, was_frozen=False)
+
+
+@pytest.mark.parametrize("date", DATES.values(), ids=DATES)
+async def test_a_date_that_is_wrong_lets_nothing_be_missed(installation: Installation, date: timedelta) -> None:
+    await everything_is_copied_by_a_date_that_is_wrong(installation, date, {})
+
+
+@needs_faketime
+async def test_a_date_that_is_as_wrong_as_our_own_clock_lets_nothing_be_missed(
+    installation: Installation, machine: FakeTime
+) -> None:
+    machine.set_by(40 * 24 * HOUR)
+    await everything_is_copied_by_a_date_that_is_wrong(installation, timedelta(days=30), machine.environment)
