@@ -4,7 +4,6 @@ import fcntl
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,11 +80,8 @@ class Service:
     def start(self) -> None:
         self.lab.run("systemctl", "start", "milepost")
 
-    def stop(self) -> float:
-        """Stop it, and say how many seconds that took."""
-        began = time.monotonic()
+    def stop(self) -> None:
         self.lab.run("systemctl", "stop", "milepost")
-        return time.monotonic() - began
 
     def shown(self, key: str) -> str:
         return self.lab.shown("milepost", key)
@@ -147,6 +143,14 @@ class Service:
         """Give the cursors that the simulator was asked for, oldest first."""
         asked: list[Json] = json.loads(self.fetched(f"{BASE_URL}/simulator/requests"))["last"]
         return [request["after"] for request in asked if request["edge"] == "conversations"]
+
+    def act(self, action: str, **arguments: object) -> None:
+        """Make something happen in the simulated world: docs/simulator.md tells what there is."""
+        program = (
+            "import sys, urllib.request as web; web.urlopen(web.Request(sys.argv[1], sys.argv[2].encode(),"
+            " {'Content-Type': 'application/json'}), timeout=10)"
+        )
+        self.lab.run(PYTHON, "-c", program, f"{BASE_URL}/simulator/{action}", json.dumps(arguments))
 
     def fetched(self, url: str) -> str:
         program = (
