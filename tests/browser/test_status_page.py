@@ -1,12 +1,12 @@
 """The status page in a real browser, on the real daemon and a simulated world: what it shows, and what it does."""
 
 import pytest
-from aiohttp.test_utils import unused_port
 from playwright.async_api import Browser, Locator, Page, expect
 
 from kit.binary import started, until
 from kit.browser import Visit, visiting
 from kit.installation import Installation
+from kit.ports import unused_port
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
 from milepost.sources.simulator.plan import SimulatedPage
 

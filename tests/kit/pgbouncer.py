@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from aiohttp.test_utils import unused_port
 
+from kit.ports import unused_port
 from kit.postgres import POLL_SECONDS, ROLE, START_SECONDS, Account, Database
 from milepost.stores.place import Place
 

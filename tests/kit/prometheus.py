@@ -11,7 +11,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import unused_port
+
+from kit.ports import unused_port
 
 SHIPPED = Path(__file__).parents[2] / "monitoring" / "prometheus"
 PATIENCE_SECONDS = 30.0

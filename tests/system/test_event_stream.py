@@ -7,11 +7,11 @@ from collections import Counter
 from contextlib import suppress
 
 import aiohttp
-from aiohttp.test_utils import unused_port
 
 from kit.binary import started, until
 from kit.event_source import Heard, listening
 from kit.installation import Installation
+from kit.ports import unused_port
 from kit.simulated import BICYCLES, STREAMS, frozen_world
 
 MAX_STOP_SECONDS = 5.0
