@@ -67,7 +67,7 @@ def binaries(release: Release) -> Path:
     if release == "oldest":
         found = DEBIAN / str(OLDEST) / "bin"
         if not (found / "postgres").exists():
-            pytest.skip(f"PostgreSQL {OLDEST} is not installed")
+            pytest.skip(f"PostgreSQL {OLDEST} is missing: apt-get install --no-install-recommends postgresql-{OLDEST}")
         return found
     for found in _places():
         if (found / "postgres").exists():

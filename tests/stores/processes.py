@@ -1,7 +1,6 @@
 """Starts `stores.committing` in a process of its own, which can be killed, traced or lack rights."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.debian import demand
 from kit.postgres import ROLES_PASSWORD
 
 TESTS = Path(__file__).parent.parent
@@ -29,14 +29,12 @@ def injecting(fault: str) -> list[str]:
 
     Skips the test where there is no strace, or where it may not trace.
     """
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed")
-    may_trace = subprocess.run([strace, "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
+    demand("strace")
+    may_trace = subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
     if may_trace.returncode != 0:
-        pytest.skip(f"strace may not trace here: {may_trace.stderr.strip()}")
+        pytest.skip(f"strace may not trace here, which takes the capability SYS_PTRACE: {may_trace.stderr.strip()}")
     call = fault.split(":", 1)[0]
-    return [strace, "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={fault}"]
+    return ["strace", "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={fault}"]
 
 
 def environment() -> dict[str, str]:

@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from kit.service import CONFIG, DATABASE, NOT_INSTALLED, ROOT, SOURCE, Service, install
+
+# The first of them installs Milepost for all, and the others wait for that.
+pytestmark = pytest.mark.timeout(600)
 
 RELEASES = "/opt/milepost/releases"
 NEWER = ("sed", "-i", 's/^version = .*/version = "9.9.9"/')

@@ -3,9 +3,13 @@
 import re
 import time
 
+import pytest
+
 from kit.service import CONFIG, DATABASE, OTHER_PAGE, PAGE, PYTHON, STREAM, TOKEN, Service
 
 BATCH_SIZE = 20
+# The first of them installs Milepost for all, and the others wait for that.
+pytestmark = pytest.mark.timeout(600)
 # Holds the database so that the next start has to wait, as for a long migration.
 HOLD_LOCKED = """
 import sqlite3, sys, time
