@@ -14,7 +14,7 @@ from kit.debian import needs
 from kit.ports import unused_port
 
 SHIPPED = Path(__file__).parents[2] / "monitoring" / "prometheus"
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 POLL_SECONDS = 0.05
 
 needs_prometheus = needs("promtool", "prometheus")  # the one package has both
