@@ -27,7 +27,6 @@ class Line:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._ends: set[asyncio.StreamWriter] = set()
         self._talks: set[asyncio.Task[None]] = set()
         self._is_open = asyncio.Event()
         self._is_open.set()
@@ -62,23 +61,25 @@ class Line:
 
     async def hang_up(self) -> None:
         """Break every connection."""
-        for end in list(self._ends):
-            end.transport.abort()
-        await asyncio.gather(*self._talks)
+        talks, self._talks = self._talks, set()
+        for talk in talks:
+            talk.cancel()
+        await asyncio.gather(*talks, return_exceptions=True)
 
     async def _talk(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        from_server, to_server = await asyncio.open_connection("127.0.0.1", self._database.server.port)
-        ends = {to_client, to_server}
-        self._ends |= ends
+        ends = [to_client]
         is_lost = asyncio.Event()  # whatever the server answers from now on
-        with suppress(ConnectionError):
-            await asyncio.gather(
-                self._ask(from_client, to_client, to_server, is_lost),
-                self._answer(from_server, to_client, is_lost),
-            )
-        for end in ends:
-            end.transport.abort()
-        self._ends -= ends
+        try:
+            with suppress(ConnectionError):
+                from_server, to_server = await asyncio.open_connection("127.0.0.1", self._database.server.port)
+                ends.append(to_server)
+                await asyncio.gather(
+                    self._ask(from_client, to_client, to_server, is_lost),
+                    self._answer(from_server, to_client, is_lost),
+                )
+        finally:
+            for end in ends:
+                end.transport.abort()
 
     async def _ask(
         self,
@@ -126,7 +127,8 @@ async def breakable_line(database: Database) -> AsyncIterator[Line]:
     server = await asyncio.start_server(line.accept, "127.0.0.1", 0)
     async with server:
         line.port = server.sockets[0].getsockname()[1]
-        yield line
-        line.speak_again()
-        server.close()
-        await line.hang_up()
+        try:
+            yield line
+        finally:  # or the server waits for its connections for ever (from Python 3.12 on)
+            server.close()
+            await line.hang_up()

@@ -13,6 +13,8 @@ from random import Random
 import pytest
 from msgspec import Struct
 
+from kit.debian import demand
+
 CALLS = "pwrite64,write,ftruncate,fsync,fdatasync,unlink,rename"
 
 _CALL = re.compile(r"(?P<name>\w+)\((?P<arguments>.*)\)\s+= (?P<result>\d+)$")
@@ -22,13 +24,12 @@ _ON_DESCRIPTOR = re.compile(r'(?P<number>\d+)<(?P<path>[^>]*)>(?:, "(?P<data>[^"
 
 
 def tracing() -> str:
-    """Give the path of strace. Skips the test where there is none, or where it may not trace."""
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed")
+    """Return the path of strace. Skips the test where there is none, or where it may not trace."""
+    demand("strace")
+    strace = shutil.which("strace") or ""
     may_trace = subprocess.run([strace, "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
     if may_trace.returncode != 0:
-        pytest.skip(f"strace may not trace here: {may_trace.stderr.strip()}")
+        pytest.skip(f"strace may not trace here, which takes the capability SYS_PTRACE: {may_trace.stderr.strip()}")
     return strace
 
 

@@ -46,10 +46,16 @@ def outcome(arguments: list[str], *, user: str | int | None = None) -> list[str]
 
 @contextmanager
 def a_child() -> Iterator[None]:
-    """Have a child process that lives on and inherits every descriptor that children do."""
-    waiting = [sys.executable, "-c", "input()"]
-    with subprocess.Popen(waiting, stdin=subprocess.PIPE, close_fds=False) as child:
+    """Have a child process that lives on and inherits every descriptor that children do.
+
+    It is waited for until it speaks: `Popen` may return before the kernel has closed the descriptors that it does not
+    inherit.
+    """
+    waiting = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False) as child:
         try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"\n"
             yield
         finally:
             child.kill()

@@ -85,17 +85,19 @@ class Database:
 
         The pool's own check waits longer and longer after each that does not: all are broken when a server restarts.
         """
-        connection = await self.pool.getconn()
-        for _ in range(MAX_CONNECTIONS):
-            if await _answers(connection):
-                break
-            await self.pool.putconn(connection)  # which makes another one
+        for left in reversed(range(MAX_CONNECTIONS + 1)):
+            heard = _cancellations()
             connection = await self.pool.getconn()
-        try:
-            async with connection:
-                yield connection
-        finally:
-            await self.pool.putconn(connection)
+            try:
+                if _cancellations() > heard:
+                    raise asyncio.CancelledError
+                if left and not await _answers(connection):
+                    continue
+                async with connection:
+                    yield connection
+                return
+            finally:
+                await self.pool.putconn(connection)  # which makes another one where it is broken
 
     async def begin(self, connection: Connection, statement_timeout: str = STATEMENT_TIMEOUT) -> None:
         """Begin a transaction: its settings end with it."""
@@ -136,6 +138,15 @@ async def connected(address: Address, sql: Mapping[str, str]) -> AsyncIterator[D
     )
     async with pool:
         yield Database(address, pool, sql)
+
+
+def _cancellations() -> int:
+    """Return how often this task was cancelled: a cancellation that comes together with a connection may not be raised.
+
+    The pool waits with `asyncio.wait_for`, which loses it then on Python 3.11 (CPython's issue 86296, psycopg's 1413).
+    """
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 async def _configure(connection: Connection) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 from milepost.core.errors import StoreBusy, StoreRefused
 from milepost.stores.sqlite.identity import Inode, inode_of
 from milepost.stores.sqlite.permissions import LOCK, OWNER_ONLY, beside
+
+MAX_TRIES = 10
+PAUSE_SECONDS = 0.05
 
 
 @contextmanager
@@ -26,7 +30,7 @@ def exclusive(path: Path) -> Iterator[dict[Path, Inode]]:
         raise _impossible(path, error) from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except BlockingIOError as error:
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
             raise StoreBusy(
@@ -41,6 +45,19 @@ def exclusive(path: Path) -> Iterator[dict[Path, Inode]]:
         yield {lock_path: inode_of(os.fstat(descriptor))}
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Take the lock. Raises BlockingIOError if it is held for longer than an instant.
+
+    `is_held` takes it for an instant, and a child process has it from its fork until it has closed its descriptors.
+    """
+    for _ in range(MAX_TRIES - 1):
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(PAUSE_SECONDS)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _impossible(path: Path, error: OSError) -> StoreRefused:
