@@ -65,7 +65,7 @@ class Uncertain(MemoryStore):
 
 
 async def ran(parts: Shared, inbox: Inbox, slice_: Slice | None = None) -> Checkpoint:
-    async with parts.turns.taken(STREAM, parts.clock):
+    async with parts.turns.taken(STREAM):
         return await run_slice(parts, STREAM, inbox, slice_ or work(), Errands())
 
 

@@ -206,7 +206,7 @@ async def test_a_run_all_of_whose_commits_are_cut_stores_every_entry_once_and_te
     policy = Policy(batch_size=1, base_delay_seconds=0.01, max_delay_seconds=0.01)
     pauses = Pauses(clock, feed, floor_seconds=60.0)
     parts, signals = Shared(store, clock, feed, Stop(), policy, pauses, Turns(1)), heard(feed)
-    async with parts.turns.taken(STREAM, clock):
+    async with parts.turns.taken(STREAM):
         now = clock.now()
         slice_ = work(started_at=now, deadline_at=now + timedelta(minutes=2))
         checkpoint = await run_slice(parts, STREAM, inbox, slice_, Errands())

@@ -114,6 +114,6 @@ class Recorder:
         seconds = perf_counter() - began
         self._shared.pauses.learn(commit.checkpoint)
         self._shared.feed.publish(Recorded(commit.entries, answer, commit.checkpoint, seconds, fetch_seconds))
-        if record.events and self._patience.absence(self._shared.clock.now()):  # since this commit: it was settled
+        if record.events and self._patience.absence():  # since this commit: it was settled
             return await self._commit(commit.checkpoint, Record(()), run_id)
         return commit.checkpoint
