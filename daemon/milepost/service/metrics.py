@@ -69,7 +69,7 @@ class Metrics:
         self._codes: set[str] = set()
 
     def describe(self, interval_seconds: Callable[[], float], database: Path | None) -> None:
-        """Tell of the installation, too: how often streams are worked, its clock, and the room on a database file's disk."""
+        """Tell of the installation, too: how often streams are worked, its clock, the room on a database's disk."""
         interval = Gauge("milepost_sync_interval_seconds", "How often each stream is worked.", registry=self._registry)
         interval.set_function(interval_seconds)  # a reload may change it
         clock = Gauge("milepost_clock_timestamp_seconds", "The time by this machine's clock.", registry=self._registry)
