@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from kit.builders import APP_LIMIT, STREAM, refused
 from kit.memory_queue import Jobs, MemoryJournal, MemoryQueue
@@ -59,6 +61,7 @@ class Member:
     parts: Shared
     shares: dict[str, int]
     sources: dict[Stream, Inbox]
+    clock: VirtualClock
 
 
 @dataclass
@@ -77,8 +80,10 @@ class Crew:
         call_seconds: float = 1.0,
         concurrency: int = 16,
         before: Before | None = None,
+        ahead: timedelta = timedelta(),
     ) -> Member:
         clock, shares = VirtualClock(), dict[str, int]()
+        clock.set_by = ahead
         parts = shared(self.store, clock=clock, concurrency=concurrency)
         sources = {
             stream: Inbox(
@@ -95,7 +100,7 @@ class Crew:
         chronicle = Chronicle(MemoryJournal(self.store))  # type: ignore[arg-type]  # no more of an Archive is read
         await chronicle.begin()
         worker = Worker(parts, supervisor, queue, chronicle, Bell(), shares.__setitem__)
-        member = Member(worker, supervisor, queue, parts, shares, sources)
+        member = Member(worker, supervisor, queue, parts, shares, sources, clock)
         self.members.append(member)
         return member
 
@@ -296,3 +301,56 @@ async def test_a_stop_ends_the_turns_in_hand_and_gives_them_to_others_at_once(cr
     await crew.join(keys, batches=50)
     async with crew.at_work():
         await until(lambda: [crew.runs(stream) for stream in keys] == [2] * 4, seconds=3)
+
+
+# --- clocks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [timedelta(hours=-1), timedelta(days=1)], ids=["back by an hour", "forward by a day"])
+async def test_a_clock_that_is_set_neither_puts_off_nor_hastens_what_is_due(crew: Crew, step: timedelta) -> None:
+    keys = streams(4)
+    members = [await crew.join(keys) for _ in range(2)]
+    async with crew.at_work():
+        await asyncio.sleep(600)
+        for member in members:
+            member.clock.set_by += step
+        await asyncio.sleep(200)
+        assert [crew.sweeps(stream) for stream in keys] == [1] * 4
+        await asyncio.sleep(600)
+        assert [crew.sweeps(stream) for stream in keys] == [2] * 4
+
+
+async def test_workers_whose_clocks_differ_take_each_turn_once_and_say_so(crew: Crew) -> None:
+    keys = streams(4)
+    for ahead in (timedelta(), timedelta(hours=1)):
+        await crew.join(keys, concurrency=2, ahead=ahead)
+    with capture_logs() as logs:
+        async with crew.at_work():
+            await asyncio.sleep(5600)
+    assert min(crew.sweeps(stream) for stream in keys) >= 5
+    assert max(crew.sweeps(stream) for stream in keys) <= 12, "a worker that is behind the other takes its turns early"
+    told = [line for line in logs if line["event"] == "clocks differ between workers"]
+    assert [3590 < line["ahead_seconds"] < 3610 for line in told] == [True]
+
+
+async def test_a_sync_that_is_asked_for_by_a_clock_that_is_ahead_is_one_turn(crew: Crew) -> None:
+    await crew.join([STREAM])
+    asked = await crew.join([], ahead=timedelta(hours=1))
+    async with crew.at_work():
+        await until(lambda: crew.sweeps(STREAM) == 1)
+        await asyncio.sleep(100)
+        await asked.supervisor.ask(STREAM, SyncNow(ADA))
+        await asyncio.sleep(300)
+    assert crew.sweeps(STREAM) == 2
+
+
+async def test_a_stored_end_of_a_run_in_the_future_keeps_no_worker_waiting(crew: Crew) -> None:
+    keys = streams(4)
+    ahead = await crew.join(keys, ahead=timedelta(days=1))
+    async with crew.at_work():
+        await until(lambda: all(crew.sweeps(stream) for stream in keys))
+    crew.members.remove(ahead)
+    await crew.join(keys)
+    async with crew.at_work():
+        await asyncio.sleep(1200)
+    assert [crew.sweeps(stream) for stream in keys] == [2] * 4

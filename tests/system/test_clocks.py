@@ -111,7 +111,7 @@ async def everything_is_copied_by_a_date_that_is_wrong(
             for _ in range(2):
                 ended = await milepost(installation.folder, "sync", environment=environment)
                 assert ended.code == 0, ended
-        assert len(lines_with(ended.stderr, "clocks differ from the API's")) == 1, ended
+                assert len(lines_with(ended.stderr, "clocks differ from the API's")) == 1, ended
 
         installation.configure(simulator.base_url, *pages, sync=sync)
         world_time.now += timedelta(hours=1)

@@ -72,8 +72,7 @@ class SystemClock:
             await asyncio.sleep(min(seconds, MAX_NAP_SECONDS))
             self._notice_a_step()
 
-    @staticmethod
-    def _read() -> datetime:
+    def _read(self) -> datetime:
         return datetime.now(UTC)
 
     def _notice_a_step(self) -> None:
