@@ -1,15 +1,18 @@
 """What is made to happen to pages and tokens in the simulator, in its process and over HTTP."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Handler
 
+from kit.binary import until
 from kit.simulated import BAKERY, BICYCLES, Client, frozen_client
 from milepost.sources.simulator.control import Control
 
@@ -32,6 +35,47 @@ async def debugged(client: Client, token: str) -> dict[str, object]:
     _, body = await client.get("v26.0/debug_token", token=client.server.world.user_token, input_token=token)
     data: dict[str, object] = body["data"]
     return data
+
+
+class TestHolding:
+    async def test_the_world_stands_still_from_a_request_on_and_goes_on_when_it_is_released(
+        self, client: Client
+    ) -> None:
+        await client.act("hold", after=2)
+        assert [await client.code(LIST) for _ in range(2)] == [None, None]
+        held = asyncio.create_task(client.code(LIST))
+        await until(lambda: client.server.held == 1)
+        assert await client.code(OTHER_LIST, token=BICYCLES.token) is None, "each stream is counted by itself"
+        async with client.session.get(f"{client.server.base_url}/simulator/requests") as response:
+            assert (await response.json())["held"] == 1
+        assert not held.done()
+
+        await client.act("release")
+
+        assert await held is None
+        assert await client.code(LIST) is None
+        assert client.server.held == 0
+
+    async def test_a_later_hold_lets_go_of_what_it_does_not_concern(self, client: Client) -> None:
+        client.server.hold()
+        held = asyncio.create_task(client.code(LIST))
+        await until(lambda: client.server.held == 1)
+
+        client.server.hold(after=1)
+
+        assert await held is None
+        late = asyncio.create_task(client.code(LIST))
+        await until(lambda: client.server.held == 1)
+        client.server.release()
+        assert await late is None
+
+    async def test_what_is_held_does_not_hold_up_the_end(self, client: Client) -> None:
+        client.server.hold()
+        held = asyncio.create_task(client.code(LIST))
+        await until(lambda: client.server.held == 1)
+        await client.server.__aexit__(None, None, None)
+        with pytest.raises(aiohttp.ClientError):
+            await held
 
 
 class TestTokens:

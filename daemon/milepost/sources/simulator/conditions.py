@@ -1,5 +1,6 @@
-"""What lasts: rate limits, which end by themselves, and broken pages, which are mended by hand."""
+"""What lasts: rate limits, which end by themselves, and broken pages and holds, which are ended by hand."""
 
+import asyncio
 import math
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -108,3 +109,33 @@ class Conditions:
     def _limits_on(self, page_id: str | None, at: datetime) -> list[Limit]:
         self._limits = [limit for limit in self._limits if at < limit.until]
         return [limit for limit in self._limits if limit.page_id in (None, page_id)]
+
+
+class Hold:
+    """Keeps requests waiting, so that the world stands still while something else happens."""
+
+    def __init__(self) -> None:
+        self._after = math.inf
+        self._released = asyncio.Event()
+        self.waiting = 0
+        """How many requests wait now."""
+
+    def begin(self, after: int) -> None:
+        """Hold every request whose number in its stream is beyond `after`."""
+        self._after = after
+        self._released.set()  # those that wait look again: fewer may be held now
+        self._released.clear()
+
+    def end(self) -> None:
+        """Let go of all that wait, and hold nothing any more."""
+        self._after = math.inf
+        self._released.set()
+
+    async def passed(self, number: int) -> None:
+        """Wait for as long as the request of this number is held."""
+        while number > self._after:
+            self.waiting += 1
+            try:
+                await self._released.wait()
+            finally:
+                self.waiting -= 1

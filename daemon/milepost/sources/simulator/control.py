@@ -43,6 +43,8 @@ def _actions(server: "SimulatorServer") -> Mapping[str, Action]:
         "lift": server.lift,
         "break_page": server.break_page,
         "mend_page": server.mend_page,
+        "hold": server.hold,
+        "release": server.release,
         "usage": server.usage,
         "calm": server.calm,
     }
@@ -52,6 +54,7 @@ class Control:
     """The addresses under `/simulator`. None needs a token, and none that is only read tells one."""
 
     def __init__(self, server: "SimulatorServer", clock: Callable[[], datetime]) -> None:
+        self._server = server
         self._world: World = server.world
         self._requests: Traffic = server.requests
         self._actions = _actions(server)
@@ -84,6 +87,7 @@ class Control:
                 "too_fast": seen.too_fast,
                 "during_limit": seen.during_limit,
                 "max_calls_in_a_second": seen.max_calls_in_a_second,
+                "held": self._server.held,
                 "last": tuple(seen.last),
             }
         )

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from milepost.core.errors import MilepostError
 from milepost.sources.simulator import refusals
-from milepost.sources.simulator.conditions import Conditions, Limit, Told, drawn_limit
+from milepost.sources.simulator.conditions import Conditions, Hold, Limit, Told, drawn_limit
 from milepost.sources.simulator.control import Control
 from milepost.sources.simulator.faults import CALM, FaultPlan
 from milepost.sources.simulator.graph import GraphApi
@@ -55,6 +55,7 @@ class SimulatorServer:
         self._clock = clock
         self._api = GraphApi(self.world, app_secret, faults)
         self._conditions = Conditions()
+        self._hold = Hold()
         self._usage_percent = faults.usage_percent
         self._pace = Pace(faults.max_calls_per_second)
         self._runner: web.AppRunner | None = None
@@ -68,6 +69,11 @@ class SimulatorServer:
     def base_url(self) -> str:
         """Where the API is, to be used in place of https://graph.facebook.com."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @property
+    def held(self) -> int:
+        """How many requests wait for `release` now."""
+        return self._hold.waiting
 
     async def __aenter__(self) -> Self:
         application = web.Application()
@@ -125,6 +131,18 @@ class SimulatorServer:
         """End what `break_page` began."""
         self._conditions.broken.pop(page_id, None)
 
+    def hold(self, after: int = 0) -> None:
+        """Answer nothing until `release`, but for the first `after` requests of each stream.
+
+        Requests are counted as for faults: from the simulator's start, threads apart from lists. What is held may be
+        given up by who asked: it is no answer.
+        """
+        self._hold.begin(after)
+
+    def release(self) -> None:
+        """Answer what is held, and all that comes."""
+        self._hold.end()
+
     def usage(self, percent: float) -> None:
         """Say from now on in the headers of every answer that this much of each limit is used."""
         self._usage_percent = percent
@@ -143,6 +161,7 @@ class SimulatorServer:
         number = self.requests.next_number(stream)
         strike = self.faults.strike(stream, number, has_cursor="after" in asked.query)
         await asyncio.sleep(strike.wait_seconds)
+        await self._hold.passed(number)
         question = msgspec.structs.replace(asked, at=self._clock(), bend=_bend(strike), luck=strike.luck)
         reply = self._reply(question, page_id, strike, now_seconds())
         self.requests.note(_seen(asked, page_id, number, reply, during_limit=during_limit))
