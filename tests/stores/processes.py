@@ -1,7 +1,6 @@
 """Starts `stores.committing` in a process of its own, which can be killed, traced or lack rights."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.debian import demand
 from kit.postgres import ROLES_PASSWORD
 
 TESTS = Path(__file__).parent.parent
@@ -29,14 +29,12 @@ def injecting(fault: str) -> list[str]:
 
     Skips the test where there is no strace, or where it may not trace.
     """
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed")
-    may_trace = subprocess.run([strace, "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
+    demand("strace")
+    may_trace = subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
     if may_trace.returncode != 0:
-        pytest.skip(f"strace may not trace here: {may_trace.stderr.strip()}")
+        pytest.skip(f"strace may not trace here, which takes the capability SYS_PTRACE: {may_trace.stderr.strip()}")
     call = fault.split(":", 1)[0]
-    return [strace, "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={fault}"]
+    return ["strace", "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={fault}"]
 
 
 def environment() -> dict[str, str]:
@@ -54,10 +52,16 @@ def outcome(arguments: list[str], *, user: str | int | None = None) -> list[str]
 
 @contextmanager
 def a_child() -> Iterator[None]:
-    """Have a child process that lives on and inherits every descriptor that children do."""
-    waiting = [sys.executable, "-c", "input()"]
-    with subprocess.Popen(waiting, stdin=subprocess.PIPE, close_fds=False) as child:
+    """Have a child process that lives on and inherits every descriptor that children do.
+
+    It is waited for until it speaks: `Popen` may return before the kernel has closed the descriptors that it does not
+    inherit.
+    """
+    waiting = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False) as child:
         try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"\n"
             yield
         finally:
             child.kill()

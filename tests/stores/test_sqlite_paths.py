@@ -1,6 +1,8 @@
 """One Milepost for each database, whatever its path is called and by whatever path it is reached."""
 
+import fcntl
 import os
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -85,6 +87,17 @@ class TestASecondMilepost:
             with pytest.raises(StoreBusy):
                 async with open_sqlite(path):
                     pass
+
+    async def test_is_not_kept_out_by_who_only_looks_whether_there_is_one(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`milepost status` looks by taking the lock for an instant, which may be the one in which a daemon starts."""
+        with path.with_name(f"{path.name}.lock").open("w") as looking:
+            fcntl.flock(looking, fcntl.LOCK_SH)
+            monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+
+            async with open_sqlite(path):
+                pass
 
     async def test_that_only_reads_is_let_in(self, path: Path) -> None:
         async with open_sqlite(path) as store, open_sqlite_archive(path) as archive:

@@ -2,11 +2,15 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from milepost.core.errors import StoreBusy, StoreRefused
+
+MAX_TRIES = 10
+PAUSE_SECONDS = 0.05
 
 
 @contextmanager
@@ -22,7 +26,7 @@ def exclusive(path: Path) -> Iterator[None]:
         raise _impossible(path, error) from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except BlockingIOError as error:
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
             raise StoreBusy(
@@ -37,6 +41,19 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Take the lock. Raises BlockingIOError if it is held for longer than an instant.
+
+    `is_held` takes it for an instant, and a child process has it from its fork until it has closed its descriptors.
+    """
+    for _ in range(MAX_TRIES - 1):
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(PAUSE_SECONDS)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _impossible(path: Path, error: OSError) -> StoreRefused:
