@@ -27,11 +27,11 @@ class Line:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._ends: set[asyncio.StreamWriter] = set()
         self._talks: set[asyncio.Task[None]] = set()
         self._is_open = asyncio.Event()
         self._is_open.set()
         self.port = 0
+        self.clients = 0  # that were taken so far
         self._cuts: Iterator[Cut | None] = iter(())
         self.cuts = Counter[Cut]()  # those that were made
 
@@ -58,27 +58,30 @@ class Line:
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take a client."""
+        self.clients += 1
         self._talks.add(asyncio.ensure_future(self._talk(reader, writer)))
 
     async def hang_up(self) -> None:
         """Break every connection."""
-        for end in list(self._ends):
-            end.transport.abort()
-        await asyncio.gather(*self._talks)
+        talks, self._talks = self._talks, set()
+        for talk in talks:
+            talk.cancel()
+        await asyncio.gather(*talks, return_exceptions=True)
 
     async def _talk(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        from_server, to_server = await asyncio.open_connection("127.0.0.1", self._database.server.port)
-        ends = {to_client, to_server}
-        self._ends |= ends
+        ends = [to_client]
         is_lost = asyncio.Event()  # whatever the server answers from now on
-        with suppress(ConnectionError):
-            await asyncio.gather(
-                self._ask(from_client, to_client, to_server, is_lost),
-                self._answer(from_server, to_client, is_lost),
-            )
-        for end in ends:
-            end.transport.abort()
-        self._ends -= ends
+        try:
+            with suppress(ConnectionError):
+                from_server, to_server = await asyncio.open_connection("127.0.0.1", self._database.server.port)
+                ends.append(to_server)
+                await asyncio.gather(
+                    self._ask(from_client, to_client, to_server, is_lost),
+                    self._answer(from_server, to_client, is_lost),
+                )
+        finally:
+            for end in ends:
+                end.transport.abort()
 
     async def _ask(
         self,
@@ -126,7 +129,8 @@ async def breakable_line(database: Database) -> AsyncIterator[Line]:
     server = await asyncio.start_server(line.accept, "127.0.0.1", 0)
     async with server:
         line.port = server.sockets[0].getsockname()[1]
-        yield line
-        line.speak_again()
-        server.close()
-        await line.hang_up()
+        try:
+            yield line
+        finally:  # or the server waits for its connections for ever (from Python 3.12 on)
+            server.close()
+            await line.hang_up()

@@ -74,7 +74,7 @@ class Database:
             try:
                 async with self._sound() as connection:
                     if is_bounded:
-                        patience.enter_context(_answering_within(ANSWER_SECONDS, connection))
+                        patience.enter_context(answering_within(ANSWER_SECONDS, connection))
                     yield connection
             except PoolTimeout as error:
                 raise await self.why_away() from error
@@ -85,17 +85,19 @@ class Database:
 
         The pool's own check waits longer and longer after each that does not: all are broken when a server restarts.
         """
-        connection = await self.pool.getconn()
-        for _ in range(MAX_CONNECTIONS):
-            if await _answers(connection):
-                break
-            await self.pool.putconn(connection)  # which makes another one
+        for left in reversed(range(MAX_CONNECTIONS + 1)):
+            heard = _cancellations()
             connection = await self.pool.getconn()
-        try:
-            async with connection:
-                yield connection
-        finally:
-            await self.pool.putconn(connection)
+            try:
+                if _cancellations() > heard:
+                    raise asyncio.CancelledError
+                if left and not await _answers(connection):
+                    continue
+                async with connection:
+                    yield connection
+                return
+            finally:
+                await self.pool.putconn(connection)  # which makes another one where it is broken
 
     async def begin(self, connection: Connection, statement_timeout: str = STATEMENT_TIMEOUT) -> None:
         """Begin a transaction: its settings end with it."""
@@ -138,6 +140,15 @@ async def connected(address: Address, sql: Mapping[str, str]) -> AsyncIterator[D
         yield Database(address, pool, sql)
 
 
+def _cancellations() -> int:
+    """Return how often this task was cancelled: a cancellation that comes together with a connection may not be raised.
+
+    The pool waits with `asyncio.wait_for`, which loses it then on Python 3.11 (CPython's issue 86296, psycopg's 1413).
+    """
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
 async def _configure(connection: Connection) -> None:
     # Whatever the database's default is: what is read under a lock has to be what there is since it is held.
     await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
@@ -145,7 +156,7 @@ async def _configure(connection: Connection) -> None:
 
 async def _answers(connection: Connection) -> bool:
     try:
-        with _answering_within(CHECK_SECONDS, connection):
+        with answering_within(CHECK_SECONDS, connection):
             await AsyncConnectionPool.check_connection(connection)
     except psycopg.OperationalError:
         return False
@@ -153,7 +164,7 @@ async def _answers(connection: Connection) -> bool:
 
 
 @contextmanager
-def _answering_within(seconds: float, connection: Connection) -> Iterator[None]:
+def answering_within(seconds: float, connection: Connection) -> Iterator[None]:
     """Hang up on a server that has not answered by then: who waits for it hears that the connection broke."""
     hanging_up = asyncio.get_running_loop().call_later(seconds, _hang_up, connection)
     try:
