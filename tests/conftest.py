@@ -3,6 +3,7 @@
 import logging
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -14,6 +15,16 @@ from kit.postgres import Database, Server, Servers, fresh_database
 
 settings.register_profile("milepost", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("milepost")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell each reason for which tests were skipped once, with what would bring them back."""
+    skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
+    reasons = Counter(told[2].removeprefix("Skipped: ") for told in skipped if isinstance(told, tuple))
+    if reasons:
+        terminalreporter.section("skipped")
+    for reason, tests in reasons.most_common():
+        terminalreporter.write_line(f"SKIPPED [{tests}] {reason}")
 
 
 @pytest.fixture(autouse=True)

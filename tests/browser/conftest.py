@@ -7,7 +7,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
 
-from kit.browser import CHROMIUM, MISSING, PATIENCE_MS, chromium
+from kit.browser import CHROMIUM, PACKAGES, PATIENCE_MS, chromium
+from kit.debian import demand
 from kit.installation import Installation
 
 
@@ -18,8 +19,7 @@ def installation(tmp_path: Path) -> Installation:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip(MISSING)
+    demand(CHROMIUM, *PACKAGES)
     expect.set_options(timeout=PATIENCE_MS)
     async with chromium() as browser:
         yield browser

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_playwright
 
-CHROMIUM = shutil.which("chromium")
-MISSING = "there is no Chromium: apt-get install --no-install-recommends chromium fonts-dejavu-core"
+CHROMIUM = "chromium"
+PACKAGES = ("chromium", "fonts-dejavu-core", "libatomic1")  # the last for Playwright's own Node.js
 QUIET = (
     "--no-sandbox",  # which Chromium refuses to root
     "--disable-gpu",
@@ -20,7 +20,7 @@ QUIET = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE_MS = 15_000
+PATIENCE_MS = 60_000
 DESKTOP, PHONE = 1280, 360
 
 
@@ -68,7 +68,7 @@ class Visit:
 async def chromium() -> AsyncIterator[Browser]:
     """Start a browser."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        browser = await playwright.chromium.launch(executable_path=shutil.which(CHROMIUM), args=QUIET)
         try:
             yield browser
         finally:

@@ -6,7 +6,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from enum import Enum
 
 from aiohttp import web
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
+
+from kit.ports import unused_port
 
 Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -57,9 +59,11 @@ async def following(script: Script) -> AsyncIterator[str]:
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        released.set()
-        await asyncio.gather(*talks)
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:  # or the server waits for its connections for ever (from Python 3.12 on)
+            released.set()
+            await asyncio.gather(*talks)
 
 
 def sending(*pieces: bytes, aborts: bool = False, hangs: bool = False) -> AbstractAsyncContextManager[str]:

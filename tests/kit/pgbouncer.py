@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
-import pytest
-from aiohttp.test_utils import unused_port
 
+from kit.debian import needs
+from kit.ports import unused_port
 from kit.postgres import POLL_SECONDS, ROLE, START_SECONDS, Account, Database
 from milepost.stores.place import Place
 
@@ -29,9 +29,7 @@ default_pool_size = {pool_size}
 server_login_retry = 0.1
 """
 
-needs_pgbouncer = pytest.mark.skipif(
-    shutil.which("pgbouncer") is None, reason="PgBouncer is not installed (Debian's package `pgbouncer`)"
-)
+needs_pgbouncer = needs("pgbouncer")
 
 
 class PgBouncer:

@@ -22,12 +22,12 @@ from typing import Any, Literal
 
 import psycopg
 import pytest
-from aiohttp.test_utils import unused_port
 from msgspec import Struct
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 from psycopg.types.string import TextLoader
 
+from kit.ports import unused_port
 from kit.small_disk import small_disk
 from kit.unprivileged import NOBODY
 from milepost.core.chain import instant_text
@@ -43,7 +43,7 @@ SUPERUSER = "postgres"
 ROLE = "milepost"  # of no special rights: it owns its databases
 MIGRATED = "template_milepost"
 ROLES_PASSWORD = "an0rdinary-role"
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 POLL_SECONDS = 0.01
 STOPS: Mapping[Mode, signal.Signals] = {
     "smart": signal.SIGTERM,  # waits until every client is gone
@@ -67,7 +67,7 @@ def binaries(release: Release) -> Path:
     if release == "oldest":
         found = DEBIAN / str(OLDEST) / "bin"
         if not (found / "postgres").exists():
-            pytest.skip(f"PostgreSQL {OLDEST} is not installed")
+            pytest.skip(f"PostgreSQL {OLDEST} is missing: apt-get install --no-install-recommends postgresql-{OLDEST}")
         return found
     for found in _places():
         if (found / "postgres").exists():
@@ -212,18 +212,19 @@ class Server:
 
     def kill(self) -> None:
         """End it, and every process that serves a client, as the kernel would that has no memory left."""
-        assert self._process is not None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        self._process.send_signal(signal.SIGSTOP)  # it begets no more
+        process = self._process
+        assert process is not None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        process.send_signal(signal.SIGSTOP)
+        _until(lambda: _state(process.pid) == "T")  # it begets no more
         serving = [int(pid) for pid in children.read_text().split()]
-        self._process.kill()
+        process.kill()
         for pid in serving:
-            os.kill(pid, signal.SIGKILL)
-        self._process.wait(START_SECONDS)
+            with suppress(ProcessLookupError):  # its client has left meanwhile
+                os.kill(pid, signal.SIGKILL)
+        process.wait(START_SECONDS)
         self._process = None
-        ends_at = time.monotonic() + START_SECONDS
-        while any(map(_lives, serving)) and time.monotonic() < ends_at:  # it starts again when all have let go
-            time.sleep(POLL_SECONDS)
+        _until(lambda: all(_state(pid) in {None, "Z"} for pid in serving))  # it starts again when all have let go
 
     @property
     def is_running(self) -> bool:
@@ -290,10 +291,18 @@ class Server:
         return True
 
 
-def _lives(pid: int) -> bool:
+def _state(pid: int) -> str | None:
+    """Give the letter that the kernel has for the state of a process; None where there is none."""
     with suppress(FileNotFoundError, ProcessLookupError):
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    return False
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return None
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + START_SECONDS
+    while not condition():
+        assert time.monotonic() < ends_at, "the processes of PostgreSQL do not heed their signals"
+        time.sleep(POLL_SECONDS)
 
 
 @contextmanager

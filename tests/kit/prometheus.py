@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -10,20 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
-from aiohttp.test_utils import unused_port
+
+from kit.debian import needs
+from kit.ports import unused_port
 
 SHIPPED = Path(__file__).parents[2] / "monitoring" / "prometheus"
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 POLL_SECONDS = 0.05
 
-needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not installed (Debian's package `prometheus` has it)"
-)
-needs_prometheus = pytest.mark.skipif(
-    shutil.which("prometheus") is None or shutil.which("promtool") is None,
-    reason="Prometheus is not installed (Debian's package `prometheus`)",
-)
+needs_prometheus = needs("promtool", "prometheus")  # the one package has both
 
 
 def promtool(*arguments: str | Path, stdin: bytes = b"") -> None:

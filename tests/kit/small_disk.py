@@ -16,7 +16,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode != 0:
-        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+        pytest.skip(f"a small disk cannot be mounted here, which takes root: {mounted.stderr.strip()}")
     try:
         yield disk
     finally:

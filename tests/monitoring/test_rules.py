@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from kit.exposition import everything, families
-from kit.prometheus import needs_promtool, promtool
+from kit.prometheus import needs_prometheus, promtool
 from kit.promql import exported_by, unknown
 
 ROOT = Path(__file__).parents[2]
@@ -35,13 +35,13 @@ def looked_at(name: str) -> Iterator[dict[str, Any]]:
             yield from (look for look in test.get("alert_rule_test", []) if look["alertname"] == name)
 
 
-@needs_promtool
+@needs_prometheus
 def test_the_rules_and_the_example_of_a_scrape_are_valid() -> None:
     promtool("check", "rules", RULES / "recording.yml", RULES / "alerts.yml")
     promtool("check", "config", RULES / "prometheus.yml")
 
 
-@needs_promtool
+@needs_prometheus
 @pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.stem)
 def test_alerts_fire_and_clear_as_they_should(path: Path) -> None:
     promtool("test", "rules", path)

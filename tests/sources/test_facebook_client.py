@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import hmac
-import shutil
 import ssl
 import subprocess
 import tracemalloc
@@ -17,6 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
+from kit.debian import needs
 from kit.graph_answers import TOKEN
 from kit.loopback import nowhere, sending, serving
 from milepost.core.ports import Refused
@@ -400,7 +400,7 @@ class TestOversize:
         assert peak_bytes < 16 * MIB
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+@needs("openssl")
 async def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]

@@ -6,11 +6,11 @@ from contextlib import contextmanager, suppress
 
 import psycopg
 import pytest
-from aiohttp.test_utils import unused_port
 from msgspec import Struct
 
 from kit.builders import STREAM
 from kit.line import Cut, breakable_line
+from kit.ports import unused_port
 from kit.postgres import ROLE, Database, Server, fresh_database, on_both_releases
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, StoreRefused

@@ -4,7 +4,6 @@ import asyncio
 import os
 import resource
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from random import Random
 import pytest
 
 from kit.builders import NOON, STREAM
+from kit.small_disk import small_disk
 from kit.unprivileged import unprivileged
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import JournalDamaged, MilepostError, StoreAway, StoreRefused
@@ -240,15 +240,8 @@ class TestAFullDisk:
     @pytest.fixture
     def disk(self, tmp_path: Path) -> Iterator[Path]:
         """Mount a disk of a megabyte."""
-        disk = tmp_path / "disk"
-        disk.mkdir()
-        mounted = subprocess.run(
-            ["/bin/mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, text=True, check=False
-        )
-        if mounted.returncode != 0:
-            pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
-        yield disk
-        subprocess.run(["/bin/umount", "--lazy", disk], check=True)
+        with small_disk(tmp_path, "1m") as disk:
+            yield disk
 
     async def test_is_an_absence_until_there_is_room(self, disk: Path, migrated: Path) -> None:
         path = Path(shutil.copy(migrated, disk))
