@@ -1,12 +1,12 @@
 """The status page in a real browser, on the real daemon and a simulated world: what it shows, and what it does."""
 
 import pytest
-from aiohttp.test_utils import unused_port
 from playwright.async_api import Browser, Locator, Page, expect
 
 from kit.binary import started, until
 from kit.browser import Visit, visiting
 from kit.installation import Installation
+from kit.ports import unused_port
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
 from milepost.sources.simulator.plan import SimulatedPage
 
@@ -41,7 +41,8 @@ async def seqs(page: Page) -> list[int]:
 
 
 async def test_a_sync_shows_its_progress_and_its_end(installation: Installation, browser: Browser) -> None:
-    async with frozen_world(200, "latency=400ms", pages=(BICYCLES,)) as simulator:
+    async with frozen_world(200, pages=(BICYCLES,)) as simulator:
+        simulator.hold(after=3)
         installation.configure_for(simulator, sync=SMALL_BATCHES)
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
             page = visit.page
@@ -49,6 +50,7 @@ async def test_a_sync_shows_its_progress_and_its_end(installation: Installation,
             await expect(card(page)).to_contain_text("Full sweep")
             await expect(card(page).locator("progress")).not_to_have_attribute("value", "0")
             await expect(page.locator("#verdict")).to_have_text("The stream is syncing")
+            simulator.release()
             await expect(toast(page, "Complete")).to_be_visible()
             await up_to_date(page)
             await expect(page.locator("#verdict")).to_have_text("The stream is up to date")
@@ -253,7 +255,8 @@ async def test_a_refusal_is_told_in_words(installation: Installation, browser: B
 async def test_it_survives_a_killed_daemon_and_its_feed_goes_on_without_a_gap(
     installation: Installation, browser: Browser
 ) -> None:
-    async with frozen_world(400, "latency=100ms", pages=(BICYCLES,)) as simulator:
+    async with frozen_world(400, pages=(BICYCLES,)) as simulator:
+        simulator.hold(after=8)
         listen = f"127.0.0.1:{unused_port()}"
         installation.configure_for(simulator, sync=SMALL_BATCHES, http={"listen": listen})
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
@@ -263,6 +266,7 @@ async def test_it_survives_a_killed_daemon_and_its_feed_goes_on_without_a_gap(
             await daemon.kill()
             await expect(page.locator("#connection")).to_contain_text("Reconnecting")
             before = max(await seqs(page))
+            simulator.release()
             async with started(installation.folder, "run") as again:
                 await again.url()
                 await expect(page.locator("#connection")).to_contain_text("Live")

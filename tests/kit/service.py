@@ -3,8 +3,6 @@
 import fcntl
 import json
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +34,8 @@ OTHER_PAGE = made_up_page(1, 1)
 STREAM = Stream(Platform.MESSENGER, PAGE.id).key
 # Faster than what is shipped: a test need not wait for the delay that the world outside deserves.
 FAST = "[Service]\nRestartSec=100ms\n"
+
+INSTALL_SECONDS = 300.0
 
 Json = dict[str, Any]
 
@@ -81,11 +81,8 @@ class Service:
     def start(self) -> None:
         self.lab.run("systemctl", "start", "milepost")
 
-    def stop(self) -> float:
-        """Stop it, and say how many seconds that took."""
-        began = time.monotonic()
+    def stop(self) -> None:
         self.lab.run("systemctl", "stop", "milepost")
-        return time.monotonic() - began
 
     def shown(self, key: str) -> str:
         return self.lab.shown("milepost", key)
@@ -148,6 +145,14 @@ class Service:
         asked: list[Json] = json.loads(self.fetched(f"{BASE_URL}/simulator/requests"))["last"]
         return [request["after"] for request in asked if request["edge"] == "conversations"]
 
+    def act(self, action: str, **arguments: object) -> None:
+        """Make something happen in the simulated world: docs/simulator.md tells what there is."""
+        program = (
+            "import sys, urllib.request as web; web.urlopen(web.Request(sys.argv[1], sys.argv[2].encode(),"
+            " {'Content-Type': 'application/json'}), timeout=10)"
+        )
+        self.lab.run(PYTHON, "-c", program, f"{BASE_URL}/simulator/{action}", json.dumps(arguments))
+
     def fetched(self, url: str) -> str:
         program = (
             "import sys, urllib.request as web; sys.stdout.buffer.write(web.urlopen(sys.argv[1], timeout=10).read())"
@@ -181,7 +186,7 @@ def installed_service(folder: Path, layer: Path) -> Iterator[Service]:
 
 def install(lab: Lab, *arguments: str) -> str:
     """Run the script that installs, on what is in the lab."""
-    return lab.run("env", *OFFLINE, f"{SOURCE}/systemd/install.sh", *arguments)
+    return lab.run("env", *OFFLINE, f"{SOURCE}/systemd/install.sh", *arguments, seconds=INSTALL_SECONDS)
 
 
 def installed_layer(shared: Path) -> Path:
@@ -207,16 +212,25 @@ def installed_layer(shared: Path) -> Path:
 
 
 def _lacks_python() -> str | None:
+    reason = f"{PYTHON} is not 3.11 or newer with venv: apt-get install --no-install-recommends python3-venv"
     program = "import sys, ensurepip; sys.exit(sys.version_info < (3, 11))"
     tried = subprocess.run([PYTHON, "-c", program], capture_output=True, check=False) if Path(PYTHON).exists() else None
-    return None if tried is not None and tried.returncode == 0 else f"{PYTHON} is not 3.11 or newer, with venv"
+    return None if tried is not None and tried.returncode == 0 else reason
 
 
 def _fetch_wheels(folder: Path) -> None:
     """Fetch what install.sh installs, for the system's Python. Skips the test where that cannot be had."""
-    pip = [sys.executable, "-m", "pip", "--python", PYTHON, "--disable-pip-version-check"]
-    what = ["download", "--quiet", "--require-hashes", "-r", str(ROOT / "requirements.lock"), "-d", str(folder)]
-    fetched = subprocess.run([*pip, *what], capture_output=True, text=True, check=False, timeout=100)
+    pip = folder.with_name("pip")  # an environment of its own: the one that runs the tests need not have a pip
+    subprocess.run([PYTHON, "-m", "venv", pip], check=True, timeout=INSTALL_SECONDS)
+    command: list[str | Path] = [
+        pip / "bin" / "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--require-hashes",
+    ]
+    what: list[str | Path] = ["-r", ROOT / "requirements.lock", "-d", folder]
+    fetched = subprocess.run([*command, *what], capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS)
     if fetched.returncode != 0:
         pytest.skip(f"the dependencies cannot be fetched for {PYTHON}: {fetched.stderr[-500:]}")
 

@@ -72,6 +72,7 @@ def live_through(max_examples: int) -> tuple[int, Counter[str]]:
     return steps, seen
 
 
+@pytest.mark.timeout(600)  # it waits for nothing, and computes for twenty seconds and more
 def test_nothing_is_lost_doubled_or_aged_whatever_happens() -> None:
     steps, seen = live_through(max_examples=620)
 

@@ -54,11 +54,13 @@ async def reload(daemon: Running, *tells: str) -> None:
 async def test_a_new_token_in_its_file_heals_a_stopped_stream_which_goes_on_at_its_cursor(
     installation: Installation, token_file: Path
 ) -> None:
-    async with frozen_world(300, "latency=30ms", pages=(BAKERY, BICYCLES)) as simulator:
+    async with frozen_world(300, pages=(BAKERY, BICYCLES)) as simulator:
+        simulator.hold(after=2)
         installation.configure(simulator.base_url, by_file(BICYCLES, token_file), page_section(BAKERY))
         async with running(installation) as daemon:
             await until(lambda: len(installation.positions(STREAM)) >= 2)
             simulator.world.access.revoke(BICYCLES.id, 463)
+            simulator.release()
             await ended_as(installation, STREAM, "stopped")
             walked = installation.positions(STREAM)
             await asyncio.to_thread(token_file.write_text, simulator.world.access.renew(BICYCLES.id))
@@ -119,12 +121,14 @@ async def test_a_configuration_that_is_wrong_is_told_and_the_one_before_goes_on(
 async def test_a_removed_page_ends_after_its_batch_and_goes_on_there_when_it_is_back(
     installation: Installation,
 ) -> None:
-    async with frozen_world(500, "latency=30ms", pages=(BAKERY, BICYCLES)) as simulator:
+    async with frozen_world(500, pages=(BAKERY, BICYCLES)) as simulator:
+        simulator.hold(after=2)
         installation.configure_for(simulator, sync=OFTEN)
         async with running(installation) as daemon:
             await until(lambda: len(installation.positions(STREAM)) >= 2)
             installation.configure(simulator.base_url, page_section(BAKERY), sync=OFTEN)
             await reload(daemon, "stream removed", "configuration reloaded")
+            simulator.release()
             await ended_as(installation, STREAM, "paused")
             assert installation.endings(STREAM) == [("paused", "removed")]
             walked = installation.positions(STREAM)

@@ -2,19 +2,17 @@
 
 import asyncio
 import signal
-import time
 from collections import Counter
 from contextlib import suppress
 
 import aiohttp
-from aiohttp.test_utils import unused_port
 
 from kit.binary import started, until
 from kit.event_source import Heard, listening
 from kit.installation import Installation
+from kit.ports import unused_port
 from kit.simulated import BICYCLES, STREAMS, frozen_world
 
-MAX_STOP_SECONDS = 5.0
 FAULTS = "http_500=0.05,latency=10ms"
 RETRY = {"attempts": 20, "base_delay": "1ms", "max_delay": "10ms"}
 
@@ -50,7 +48,8 @@ async def test_whoever_follows_a_daemon_through_its_deaths_hears_every_entry_onc
     front_end = FrontEnd(f"http://{address}")
     async with frozen_world(400, FAULTS) as simulator:
         installation.configure_for(simulator, retry=RETRY, sync={"batch_size": 10}, http={"listen": address})
-        for _ in range(3):
+        for life in range(1, 4):
+            simulator.hold(after=12 * life)  # of each stream, which has 40 batches
             enough = len(front_end.entries) + 20
             async with started(installation.folder, "run") as daemon:
                 await daemon.says("started")
@@ -58,6 +57,7 @@ async def test_whoever_follows_a_daemon_through_its_deaths_hears_every_entry_onc
                     tasks.create_task(front_end.listen())
                     await until(lambda: len(front_end.entries) >= enough)  # noqa: B023  (waited for here)
                     await daemon.kill()
+        simulator.release()
         async with started(installation.folder, "run") as daemon:
             await daemon.says("started")
             async with asyncio.TaskGroup() as tasks:
@@ -79,7 +79,8 @@ async def test_whoever_follows_a_daemon_through_its_deaths_hears_every_entry_onc
 async def test_a_front_end_hears_of_the_shutdown_and_does_not_hold_it_up(installation: Installation) -> None:
     address = f"127.0.0.1:{unused_port()}"
     front_end = FrontEnd(f"http://{address}")
-    async with frozen_world(500, "latency=200ms", pages=(BICYCLES,)) as simulator:
+    async with frozen_world(500, pages=(BICYCLES,)) as simulator:
+        simulator.hold(after=2)
         installation.configure_for(simulator, http={"listen": address})
         async with started(installation.folder, "run") as daemon:
             await daemon.says("batch stored")
@@ -87,10 +88,8 @@ async def test_a_front_end_hears_of_the_shutdown_and_does_not_hold_it_up(install
                 tasks.create_task(front_end.listen())
                 await until(lambda: front_end.statuses["progress"])
                 daemon.signal(signal.SIGTERM)
-                began = time.monotonic()
             ended = await daemon.ended()
-            assert time.monotonic() - began < MAX_STOP_SECONDS
-    assert ended.code == 0, ended
+    assert ended.code == 0, f"it waited until its patience was over: {ended}"
     last = front_end.entries[-1].told
     assert (last["type"], last["status"]) == ("run_ended", "paused")
 

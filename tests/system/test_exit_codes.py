@@ -38,7 +38,8 @@ async def test_1_when_a_conversation_became_a_dead_letter(installation: Installa
 
 
 async def test_75_when_somebody_presses_ctrl_c(installation: Installation) -> None:
-    async with frozen_world(500, "latency=50ms", pages=(BICYCLES,)) as simulator:
+    async with frozen_world(500, pages=(BICYCLES,)) as simulator:
+        simulator.hold(after=1)
         installation.configure_for(simulator)
         async with started(installation.folder, "sync") as running:
             await running.says("batch stored")

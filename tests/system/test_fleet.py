@@ -23,6 +23,7 @@ PAGES = fleet_pages(4)
 CONVERSATIONS = 150
 SYNC = {"interval": "1h", "batch_size": 10, "concurrency": 2}
 SLOW = "latency=40ms"
+HEARD_WITHIN = timedelta(seconds=5)  # of the other worker's limit: at once, unless the machine is busy
 SEED = 20261128
 
 
@@ -46,12 +47,15 @@ async def test_workers_share_the_streams_and_copy_what_one_would(
     tmp_path: Path, database: Database, another: Database
 ) -> None:
     async with (
-        frozen_world(CONVERSATIONS, SLOW, pages=PAGES) as simulator,
+        frozen_world(CONVERSATIONS, pages=PAGES) as simulator,
         fleet(tmp_path, database, simulator) as workers,
     ):
+        simulator.hold(after=1)
         async with asyncio.TaskGroup() as joining:
             for _ in range(3):
                 joining.create_task(workers.join(sync=SYNC))
+        await until(lambda: len(_streams_at_work(database)) == 3 * 2)  # each has as many as it takes at once
+        simulator.release()
         await workers.complete(2 * len(PAGES))
         expected = await undisturbed(tmp_path, another, simulator)
 
@@ -61,19 +65,22 @@ async def test_workers_share_the_streams_and_copy_what_one_would(
     assert min(counts) > 0, f"a worker did nothing: {counts}"
 
 
-async def test_the_streams_of_a_killed_worker_are_taken_up_within_a_minute(
+@pytest.mark.timeout(300)  # half a minute, until the others take it for dead; and a busy machine
+async def test_the_streams_of_a_killed_worker_are_taken_up_by_the_others(
     tmp_path: Path, database: Database, another: Database
 ) -> None:
     async with (
-        frozen_world(CONVERSATIONS, SLOW, pages=PAGES) as simulator,
+        frozen_world(CONVERSATIONS, pages=PAGES) as simulator,
         fleet(tmp_path, database, simulator) as workers,
     ):
+        simulator.hold(after=1)
         doomed = await workers.join(sync=SYNC | {"concurrency": 2 * len(PAGES)})
         await until(lambda: len(_streams_at_work(database)) == 2 * len(PAGES))
         await workers.join(sync=SYNC)
         await doomed.kill()
+        simulator.release()
 
-        await workers.complete(2 * len(PAGES), seconds=60)
+        await workers.complete(2 * len(PAGES), seconds=200)
 
         assert workers.copied() == await undisturbed(tmp_path, another, simulator)
         assert workers.committed_twice() == {}
@@ -83,16 +90,18 @@ async def test_the_streams_of_a_killed_worker_are_taken_up_within_a_minute(
 
 async def test_a_worker_that_leaves_hands_its_streams_over_at_once(tmp_path: Path, database: Database) -> None:
     async with (
-        frozen_world(CONVERSATIONS, SLOW, pages=PAGES) as simulator,
+        frozen_world(CONVERSATIONS, pages=PAGES) as simulator,
         fleet(tmp_path, database, simulator) as workers,
     ):
+        simulator.hold(after=1)
         leaving = await workers.join(sync=SYNC | {"concurrency": 2 * len(PAGES)})
         await until(lambda: len(_streams_at_work(database)) == 2 * len(PAGES))
         await workers.join(sync=SYNC)
         leaving.signal(signal.SIGTERM)
         assert (await leaving.ended()).code == 0
+        simulator.release()
 
-        await workers.complete(2 * len(PAGES), seconds=30)
+        await workers.complete(2 * len(PAGES))
 
         assert database.sql("SELECT count(*) FROM runs WHERE status = 'interrupted'") == [(0,)]
 
@@ -100,9 +109,10 @@ async def test_a_worker_that_leaves_hands_its_streams_over_at_once(tmp_path: Pat
 async def test_any_worker_tells_of_all_and_takes_what_is_asked(tmp_path: Path, database: Database) -> None:
     """Events without a gap, whoever wrote them; a pause holds for the worker that is at work."""
     async with (
-        frozen_world(2 * CONVERSATIONS, "latency=100ms", pages=PAGES) as simulator,
+        frozen_world(2 * CONVERSATIONS, pages=PAGES) as simulator,
         fleet(tmp_path, database, simulator) as workers,
     ):
+        simulator.hold(after=2)
         await workers.join(sync=SYNC | {"concurrency": 2 * len(PAGES)})
         await until(lambda: len(_streams_at_work(database)) == 2 * len(PAGES))
         asked = await workers.join(sync=SYNC)
@@ -110,6 +120,7 @@ async def test_any_worker_tells_of_all_and_takes_what_is_asked(tmp_path: Path, d
             events = asyncio.create_task(_event_ids(session, until_seq=100))
             for stream in _streams_at_work(database):
                 await _post(session, f"/api/streams/{stream}/pause")
+            simulator.release()
             await until(lambda: not _streams_at_work(database))
             assert await _synced_beside(tmp_path, database, simulator) == 75
             assert workers.completed() == 0, "the pauses came too late: they prove little"
@@ -134,11 +145,11 @@ async def test_a_rate_limit_that_one_worker_meets_keeps_the_others_from_calling(
             await workers.join(sync=SYNC | {"concurrency": 4}, source={"rate_limit_floor": "1s"})
         await until(lambda: len(_streams_at_work(database)) >= 4)
         began_at = datetime.now(UTC)
-        simulator.limit(4, 5.0, told=Told.RETRY_AFTER)
-        await until(lambda: datetime.now(UTC) > began_at + timedelta(seconds=5))
+        simulator.limit(4, 10.0, told=Told.RETRY_AFTER)
+        await until(lambda: datetime.now(UTC) > began_at + timedelta(seconds=10))
 
         limited = [call for call in simulator.requests.last if call.during_limit]
-        late = [call for call in limited if call.at > began_at + timedelta(seconds=1)]
+        late = [call for call in limited if call.at > began_at + HEARD_WITHIN]
         assert late == []
         assert database.sql("SELECT count(*) FROM journal WHERE type = 'rate_limited'") >= [(1,)]
 

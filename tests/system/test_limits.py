@@ -1,6 +1,8 @@
 """Limits save the place: the next call goes on exactly there."""
 
-from kit.binary import started
+import asyncio
+
+from kit.binary import started, until
 from kit.installation import Installation, on_both_databases
 from kit.simulated import BICYCLES, frozen_world, taken_cursors
 
@@ -22,9 +24,14 @@ async def test_a_sync_at_its_batch_limit_exits_75_and_the_next_goes_on_there(ins
 
 
 async def test_a_sync_at_its_time_limit_exits_75_and_the_next_goes_on_there(installation: Installation) -> None:
-    async with frozen_world(50 * BATCHES, "latency=250ms", pages=(BICYCLES,)) as simulator:
-        installation.configure_for(simulator, sync={"max_run_duration": "1s"})
-        first = await installation.sync()
+    async with frozen_world(50 * BATCHES, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, sync={"max_run_duration": "3s"})
+        simulator.hold(after=3)
+        async with started(installation.folder, "sync") as running:
+            await until(lambda: simulator.held)
+            await asyncio.sleep(3)  # since the run began, it is longer
+            simulator.release()
+            first = await running.ended()
         place = installation.positions(STREAM)[-1]
         taken_cursors(simulator)
         await installation.sync_until_complete()
@@ -38,7 +45,7 @@ async def test_a_sync_at_its_time_limit_exits_75_and_the_next_goes_on_there(inst
 
 async def test_a_rate_limit_longer_than_the_run_exits_75_and_makes_no_dead_letter(installation: Installation) -> None:
     async with frozen_world(50, "rate_limit=first:1", pages=(BICYCLES,)) as simulator:
-        installation.configure_for(simulator, sync={"max_run_duration": "2s"})
+        installation.configure_for(simulator, sync={"max_run_duration": "20s"})
         limited = await installation.sync()
         assert limited.code == 75, limited
         assert "rate limit" in limited.stdout

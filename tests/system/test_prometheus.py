@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import unused_port
 
 from kit.binary import started
 from kit.dashboard import expressions
 from kit.installation import Installation, page_section
+from kit.ports import unused_port
 from kit.prometheus import Prometheus, needs_prometheus, prometheus, promtool
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
 

@@ -53,7 +53,7 @@ async def test_a_daemon_goes_on_from_the_copy_and_doubles_nothing(
     installation: Installation, another: Installation, database: Database, unmade: Database
 ) -> None:
     target = House(unmade.place, unmade)
-    async with frozen_world(BATCHES * 50, "latency=50ms", pages=(BICYCLES,)) as simulator:
+    async with frozen_world(BATCHES * 50, pages=(BICYCLES,)) as simulator:
         another.configure_for(simulator, store={"url": database.url, "password": database.password})
         assert (await another.sync()).code in (0, 1)  # 1: it meets texts that PostgreSQL does not take
         installation.configure_for(simulator, sync={"max_batches_per_run": 3})

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from kit.debian import needs
+
 ROOT = Path(__file__).parents[2]
 UNITS = ("milepost.service", "milepost@.service", "milepost-sync.service", "milepost-sync.timer")
 SERVICES = UNITS[:3]
 MAX_EXPOSURE = 1.5
 PROGRAM = "/opt/milepost/current/bin/milepost"
 
-pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+pytestmark = needs("systemd-analyze", "systemd")
 
 
 def analyzed(*arguments: str) -> subprocess.CompletedProcess[str]:
