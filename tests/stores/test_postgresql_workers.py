@@ -100,7 +100,7 @@ async def test_rows_that_two_streams_share_lock_nobody_in(database: Database, wo
             assert isinstance(await workers[number % WORKERS].commit(following), Committed)
             checkpoint = following.checkpoint
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await asyncio.gather(*(write(number) for number in range(2 * WORKERS)))
 
     assert database.sql("SELECT count(*) FROM conversations") == [(41,)]
@@ -127,7 +127,7 @@ async def test_a_rebuild_and_a_person_s_erasure_stand_in_no_worker_s_way(
 
 async def test_a_commit_is_heard_of_by_who_listens(database: Database, workers: list[PostgresqlStore]) -> None:
     told = asyncio.Event()
-    async with listening(database.place, told.set), asyncio.timeout(20):
+    async with listening(database.place, told.set), asyncio.timeout(60):
         await told.wait()  # at first: what was before is looked for
         told.clear()
 
