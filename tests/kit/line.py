@@ -31,6 +31,7 @@ class Line:
         self._is_open = asyncio.Event()
         self._is_open.set()
         self.port = 0
+        self.clients = 0  # that were taken so far
         self._cuts: Iterator[Cut | None] = iter(())
         self.cuts = Counter[Cut]()  # those that were made
 
@@ -57,6 +58,7 @@ class Line:
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take a client."""
+        self.clients += 1
         self._talks.add(asyncio.ensure_future(self._talk(reader, writer)))
 
     async def hang_up(self) -> None:

@@ -468,7 +468,7 @@ async def test_a_request_without_end_does_not_hold_up_the_stop() -> None:
                 await session.get(f"{url}/endless")
 
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(60),
         asyncio.TaskGroup() as tasks,
         serve("127.0.0.1", 0, [web.get("/endless", endless)]) as url,
     ):

@@ -59,7 +59,7 @@ def nobody_commits(database: Database) -> Iterator[None]:
 async def waiting(database: Database, *, backends: int = 1) -> None:
     """Wait until so many backends wait for a lock."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while database.sql(query)[0][0] < backends:  # noqa: ASYNC110  (another process)
             await asyncio.sleep(0.01)
 

@@ -7,12 +7,15 @@ from contextlib import AsyncExitStack
 import pytest
 
 from contracts.store_contract import some_rows
+from kit.binary import until
 from kit.builders import STREAM
+from kit.line import breakable_line
 from kit.postgres import Database
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.ports import Committed
 from milepost.stores.opening import forget
+from milepost.stores.postgresql import listening as hearing
 from milepost.stores.postgresql.archive import open_postgresql_archive
 from milepost.stores.postgresql.listening import listening
 from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
@@ -97,7 +100,7 @@ async def test_rows_that_two_streams_share_lock_nobody_in(database: Database, wo
             assert isinstance(await workers[number % WORKERS].commit(following), Committed)
             checkpoint = following.checkpoint
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await asyncio.gather(*(write(number) for number in range(2 * WORKERS)))
 
     assert database.sql("SELECT count(*) FROM conversations") == [(41,)]
@@ -124,7 +127,7 @@ async def test_a_rebuild_and_a_person_s_erasure_stand_in_no_worker_s_way(
 
 async def test_a_commit_is_heard_of_by_who_listens(database: Database, workers: list[PostgresqlStore]) -> None:
     told = asyncio.Event()
-    async with listening(database.place, told.set), asyncio.timeout(20):
+    async with listening(database.place, told.set), asyncio.timeout(60):
         await told.wait()  # at first: what was before is looked for
         told.clear()
 
@@ -134,3 +137,20 @@ async def test_a_commit_is_heard_of_by_who_listens(database: Database, workers: 
         database.terminate_backends()
         told.clear()
         await told.wait()  # it is heard again when the connection is there again
+
+
+async def test_who_listens_hangs_up_on_a_server_that_is_silent_even_when_asked(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LISTEN_SECONDS", "ANSWER_SECONDS", "RECONNECT_SECONDS"):
+        monkeypatch.setattr(hearing, name, 0.05)
+    told = asyncio.Event()
+    async with breakable_line(database) as line, listening(line.place, told.set), asyncio.timeout(60):
+        await told.wait()
+        line.fall_silent()
+        told.clear()
+        await until(lambda: line.clients > 1)
+
+        line.speak_again()
+
+        await told.wait()

@@ -101,7 +101,10 @@ def assert_nothing_was_lost(killings: Killings, whole: dict[str, Rows]) -> None:
 @on_both_databases
 @pytest.mark.parametrize(
     ("kills", "batch_size"),
-    [(6, 50), pytest.param(50, 20, marks=[pytest.mark.long, pytest.mark.timeout(600)])],
+    [
+        pytest.param(6, 50, marks=pytest.mark.timeout(300)),  # the program is started nine times
+        pytest.param(50, 20, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+    ],
     ids=["6 kills", "50 kills"],
 )
 async def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(

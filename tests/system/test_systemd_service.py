@@ -97,19 +97,19 @@ def test_killed_in_mid_sweep_it_is_restarted_and_goes_on_at_the_cursor(service: 
 
 
 def test_one_that_hangs_is_killed_by_the_watchdog_and_goes_on(service: Service) -> None:
-    service.change_unit("WatchdogSec=2s\n")
+    service.change_unit("WatchdogSec=3s\n")
     working(service)
     service.lab.run("systemctl", "kill", "--signal=STOP", "milepost")
     service.act("release")
     service.until_restarted()
-    service.until_logged("Watchdog timeout (limit 2s)!")
+    service.until_logged("Watchdog timeout (limit 3s)!")
     assert service.until_logged("Fatal Python error: Aborted"), "nobody can tell where it hung"
     service.until_complete()
     assert service.copied() == service.undisturbed()
 
 
 def test_one_that_works_for_longer_than_the_watchdog_waits_is_left_alone(service: Service) -> None:
-    service.change_unit("WatchdogSec=2s\n")
+    service.change_unit("WatchdogSec=3s\n")
     working(service)
     time.sleep(5)  # there is no fact to wait for: that nothing happens is the point
     service.act("release")

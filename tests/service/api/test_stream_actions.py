@@ -129,5 +129,5 @@ async def test_what_waits_for_the_batch_in_hand_is_accepted_and_goes_on() -> Non
         answer = {"stream": STREAM.key, "action": "sync", "outcome": "accepted"}
         assert await act(session, STREAM.key, "sync") == (202, answer)
         released.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await done.get() == SyncNow("API from 127.0.0.1")

@@ -74,7 +74,7 @@ class Database:
             try:
                 async with self._sound() as connection:
                     if is_bounded:
-                        patience.enter_context(_answering_within(ANSWER_SECONDS, connection))
+                        patience.enter_context(answering_within(ANSWER_SECONDS, connection))
                     yield connection
             except PoolTimeout as error:
                 raise await self.why_away() from error
@@ -156,7 +156,7 @@ async def _configure(connection: Connection) -> None:
 
 async def _answers(connection: Connection) -> bool:
     try:
-        with _answering_within(CHECK_SECONDS, connection):
+        with answering_within(CHECK_SECONDS, connection):
             await AsyncConnectionPool.check_connection(connection)
     except psycopg.OperationalError:
         return False
@@ -164,7 +164,7 @@ async def _answers(connection: Connection) -> bool:
 
 
 @contextmanager
-def _answering_within(seconds: float, connection: Connection) -> Iterator[None]:
+def answering_within(seconds: float, connection: Connection) -> Iterator[None]:
     """Hang up on a server that has not answered by then: who waits for it hears that the connection broke."""
     hanging_up = asyncio.get_running_loop().call_later(seconds, _hang_up, connection)
     try:

@@ -9,6 +9,7 @@ from psycopg import sql
 
 from milepost.stores.place import Place
 from milepost.stores.postgresql.address import Address, address_of
+from milepost.stores.postgresql.database import ANSWER_SECONDS, answering_within
 
 RECONNECT_SECONDS = 2.0
 POLL_SECONDS = 1.0  # through a pooler nobody can listen
@@ -54,4 +55,5 @@ async def _hear(address: Address, tell: Callable[[], None]) -> None:
         while True:
             async for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
                 tell()
-            await connection.execute("SELECT 1")
+            with answering_within(ANSWER_SECONDS, connection):
+                await connection.execute("SELECT 1")

@@ -14,6 +14,9 @@ from milepost.stores.sqlite.permissions import LOCK, OWNER_ONLY, beside
 MAX_TRIES = 10
 PAUSE_SECONDS = 0.05
 
+MAX_TRIES = 10
+PAUSE_SECONDS = 0.05
+
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[dict[Path, Inode]]:
