@@ -175,6 +175,11 @@ class Racing(MemoryStore):
         return await super().commit(commit)
 
 
+async def test_a_run_does_not_go_on_for_ever_where_a_store_speaks_of_a_writer_of_whom_nothing_is_to_be_seen() -> None:
+    with pytest.raises(VersionConflict, match="is said to have moved on, and has not"):
+        await ran(shared(Racing(1_000)), Inbox(3), Errands())
+
+
 async def test_an_errand_that_meets_another_writer_is_done_again() -> None:
     store = Racing(3)
 
