@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kit.builders import NOON
+from kit.builders import NOON, sweep_started, walking
 from kit.postgres import Server
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreRefused
+from milepost.core.events import BatchStored, Event, Mode, RunStarted, SweepCompleted, Tally
 from milepost.core.model import Changes, DataSource, Platform, Stream
 from milepost.place import SIMULATOR, Holding, demand_source, holdings, source_of
 from milepost.settings import Settings
@@ -23,6 +26,9 @@ META = "https://graph.facebook.com"
 PAGE_ID = "1234567890"
 INBOX = Stream(Platform.MESSENGER, PAGE_ID)
 DIRECT = Stream(Platform.INSTAGRAM, PAGE_ID)
+NUMBERS = count(1)
+STORED = BatchStored(walking("cursor"), Tally())
+COMPLETED = SweepCompleted(Mode.FULL, NOON, NOON, Tally())
 # An old inbox's thread ids are short, those of Instagram long: neither says who made it up.
 REAL = ("t_100123456789012", "t_1234567890123456789", "t_10")
 REAL_DIRECT = ("aWdfZAG06MTpJR01lc3NhZA2VUaHJlYWQ6MTc4NDE0MDAwMDAwMDAwMDE6MzQwMjgyMzY2ODQxNzEwMzAwOTQ5MTI4",)
@@ -48,10 +54,16 @@ def settings(house: House, kind: str = "facebook", base_url: str = META) -> Sett
     return Settings.model_validate(tree)
 
 
-async def opened(house: House, kind: str = "facebook", base_url: str = META) -> DataSource | None:
-    """Open the database for work, and give the source that is on record then."""
+async def opened(
+    house: House, kind: str = "facebook", base_url: str = META, *, brings: bool = True
+) -> DataSource | None:
+    """Open the database for work, bring something, and give the source that is on record then."""
     async with open_store(house.place) as store:
         await demand_source(store, settings(house, kind, base_url))
+        number = next(NUMBERS)
+        of = Stream(Platform.MESSENGER, f"{number}")
+        changes = Changes((conversation_row(f"t_{number}", of=of, contact_id=None),)) if brings else Changes()
+        await store.commit(commit_after(await store.recall(of.key), changes=changes))
         return await store.source()
 
 
@@ -93,6 +105,28 @@ class TestADatabaseRemembersItsSource:
         assert "store.url" in error.hint
         assert "`milepost store adopt`" in error.hint
         assert await opened(house) == DataSource("facebook", META), "nothing has changed"
+
+    async def test_what_brought_nothing_may_be_mended(self, house: House) -> None:
+        assert await opened(house, base_url="https://graph.facebok.example", brings=False) is None
+        assert await opened(house) == DataSource("facebook", META)
+
+    @pytest.mark.parametrize("event", [STORED, COMPLETED], ids=["batch", "sweep"])
+    async def test_a_place_that_moved_is_something_too(self, house: House, event: Event) -> None:
+        """The watermark of an empty inbox would hide what is older in another one."""
+        async with open_store(house.place) as store:
+            await demand_source(store, settings(house))
+            await store.commit(commit_after(Checkpoint(INBOX.key), RunStarted(NOON), sweep_started(), event))
+            assert await store.source() == DataSource("facebook", META)
+
+    async def test_a_worker_that_came_second_stores_nothing(self, on_postgresql: House) -> None:
+        async with open_store(on_postgresql.place) as one, open_store(on_postgresql.place) as other:
+            await demand_source(one, settings(on_postgresql))
+            await demand_source(other, settings(on_postgresql, base_url="https://graph.example"))
+            row = Changes((conversation_row("t_1", of=INBOX, contact_id=None),))
+            await one.commit(commit_after(Checkpoint(INBOX.key), changes=row))
+            with pytest.raises(StoreRefused, match="works for another source"):
+                await other.commit(commit_after(Checkpoint(DIRECT.key), changes=row))
+        assert on_postgresql.rows("SELECT DISTINCT stream FROM journal") == [(INBOX.key,)]
 
     @pytest.mark.parametrize(("one", "other"), [("facebook", "simulator"), ("simulator", "facebook")])
     async def test_another_kind_is_refused(self, house: House, one: str, other: str) -> None:

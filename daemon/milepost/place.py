@@ -11,6 +11,7 @@ from milepost.core.model import DataSource
 from milepost.settings import Settings
 from milepost.stores.opening import OpenStore
 from milepost.stores.place import Place
+from milepost.stores.provenance import demand_same
 
 SIMULATOR = DataSource("simulator")
 CHUNK_ROWS = 5_000
@@ -56,23 +57,18 @@ async def holdings(store: OpenStore) -> list[Holding]:
 
 
 async def demand_source(store: OpenStore, settings: Settings) -> None:
-    """Raise StoreRefused if what the database holds comes from another source; record the source where none is.
-
-    Workers that start at the same time record one of theirs, and all read back which.
-    """
+    """Raise StoreRefused if what the database holds comes from another source; have this one recorded where none is."""
     place, wanted = place_of(settings), source_of(settings)
     recorded = await store.source()
-    if recorded is None:  # a new database, or one from before it was recorded
-        _demand_agreement(place, wanted, await holdings(store))
-        await store.record_source(wanted)
-        recorded = await store.source()
-    if recorded is not None and recorded != wanted:
-        raise StoreRefused(
-            f"the database {place} works for another source: it holds what came from {recorded},"
-            f" and the configuration names {wanted}",
-            hint="give store.url another database; or keep this one: remove what is not to stay with"
-            " `milepost streams remove`, then let it change over with `milepost store adopt`",
-        )
+    if recorded is not None:
+        demand_same(place, recorded, wanted)
+        return
+    held = await holdings(store)
+    _demand_agreement(place, wanted, held)
+    if held:  # it is from before sources were recorded
+        await store.provenance.record(wanted)
+    else:
+        store.provenance.unrecorded = wanted
 
 
 def _demand_agreement(place: Place, wanted: DataSource, held: list[Holding]) -> None:

@@ -1,5 +1,5 @@
 -- Where all that is in here comes from: a database serves one source, so that real people and invented ones never meet.
--- The first start that works on it writes the row, `milepost store adopt` another one. It is no projection of the journal.
+-- The row comes before the first batch, and `milepost store adopt` changes it. It is no projection of the journal.
 
 CREATE TABLE source (
     place bigint PRIMARY KEY CHECK (place = 1), -- one only

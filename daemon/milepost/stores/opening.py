@@ -12,11 +12,17 @@ from milepost.core.ports import Store
 from milepost.stores.archive import Archive
 from milepost.stores.erasure import Forgotten
 from milepost.stores.place import Place
+from milepost.stores.provenance import Provenance
 from milepost.stores.removal import StreamRows
 
 
 class OpenStore(Store, Protocol):
     """A Store, and what a daemon asks of the whole of it."""
+
+    @property
+    def provenance(self) -> Provenance:
+        """What records the source, once something comes from it."""
+        ...
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Give where every stream stands that was ever worked, configured or not; ordered by stream."""
@@ -27,7 +33,7 @@ class OpenStore(Store, Protocol):
         ...
 
     async def source(self) -> DataSource | None:
-        """Return where the rows come from; None where no start has recorded it yet."""
+        """Return where the rows come from; None where that is not on record yet."""
         ...
 
     async def record_source(self, source: DataSource) -> None:

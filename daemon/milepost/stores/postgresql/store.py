@@ -33,6 +33,7 @@ from milepost.stores.postgresql.failures import (
 from milepost.stores.postgresql.migrate import migrate
 from milepost.stores.postgresql.refusals import refused_rows
 from milepost.stores.postgresql.writing import prepare, write
+from milepost.stores.provenance import Provenance
 from milepost.stores.queries import load
 
 MAX_CONTENTIONS = 5
@@ -61,6 +62,7 @@ class PostgresqlStore:
         self._codec = codec
         self._events_chunk_size = events_chunk_size
         self._grouping = Grouping(self._write_group)
+        self.provenance = Provenance(self, database.address.name)
 
     async def recall(self, stream: str) -> Checkpoint:
         """Give the stream's checkpoint: its snapshot, and the entries since."""
@@ -88,7 +90,7 @@ class PostgresqlStore:
         await self.database.rows("answers")
 
     async def source(self) -> DataSource | None:
-        """Return where the rows come from; None where no start has recorded it yet."""
+        """Return where the rows come from; None where that is not on record yet."""
         found = await self.database.rows("source")
         return DataSource(*found[0]) if found else None
 
@@ -107,6 +109,7 @@ class PostgresqlStore:
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
         """Store a commit durably and whole, together with those that wait at the same time, or nothing of it."""
+        await self.provenance.before(commit)
         return await self._grouping.commit(commit)
 
     async def watch(self) -> StoreLost:

@@ -21,6 +21,7 @@ from milepost.core.errors import MilepostError, RowsRejected, StoreAway, StoreLo
 from milepost.core.model import DataSource, Keys, Known
 from milepost.core.ports import Commit, Committed, DueLetter, Rejected
 from milepost.stores.grouping import GroupAnswer, Grouping
+from milepost.stores.provenance import Provenance
 from milepost.stores.queries import load
 from milepost.stores.sqlite.database import Database, connect, errors_of, real_path, transaction
 from milepost.stores.sqlite.exclusive import exclusive
@@ -98,6 +99,7 @@ class SqliteStore:
         self._events_chunk_size = events_chunk_size
         self._sql = load("sqlite")
         self._grouping = Grouping(self._write_group)
+        self.provenance = Provenance(self, database.path)
 
     async def recall(self, stream: str) -> Checkpoint:
         """Give the stream's checkpoint: its snapshot, and the entries since."""
@@ -125,7 +127,7 @@ class SqliteStore:
         await self._database.run(lambda connection: connection.execute(self._sql["answers"]).fetchone())
 
     async def source(self) -> DataSource | None:
-        """Return where the rows come from; None where no start has recorded it yet."""
+        """Return where the rows come from; None where that is not on record yet."""
         found = await self._database.run(lambda connection: connection.execute(self._sql["source"]).fetchone())
         return DataSource(*found) if found else None
 
@@ -150,6 +152,7 @@ class SqliteStore:
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
         """Store a commit durably and whole, together with those that wait at the same time, or nothing of it."""
+        await self.provenance.before(commit)
         return await self._grouping.commit(commit)
 
     async def settle(self, commit: Commit) -> Committed | None:
