@@ -2,12 +2,18 @@
 -- that SQLite has: instants as text. Every transaction begins with `settings`, and relies on nothing else.
 
 -- name: settings
+-- Plans have to hold for tables that grow and that nobody has analysed. Hence each execution is planned by itself: the
+-- plan that PostgreSQL keeps of a prepared statement fits the tables as they were at first, often empty, and walks through
+-- them whole. And no bitmap scans: without statistics a stream seems to have so few rows that to fetch and sort them all
+-- looks cheaper than to follow an index, in its order, to the limit.
 SELECT
     set_config('search_path', %(schema)s, true),
     set_config('TimeZone', 'UTC', true),
     set_config('statement_timeout', %(statement_timeout)s, true),
     set_config('lock_timeout', '15s', true),
-    set_config('idle_in_transaction_session_timeout', '10s', true);
+    set_config('idle_in_transaction_session_timeout', '10s', true),
+    set_config('plan_cache_mode', 'force_custom_plan', true),
+    set_config('enable_bitmapscan', 'off', true);
 
 -- name: lock_streams
 -- Whoever writes of a stream, or asks what became of a commit, does so one after the other.
@@ -179,27 +185,35 @@ ON CONFLICT (stream, conversation_id) DO NOTHING;
 -- name: mark_missed_as_deleted
 UPDATE conversations SET deleted_at = %s
 WHERE
-    conversation_id IN (SELECT conversation_id FROM missed_conversations WHERE stream = %s)
+    conversation_id = ANY (ARRAY(SELECT conversation_id FROM missed_conversations WHERE stream = %s))
     AND deleted_at IS NULL;
 
 -- name: drop_notes
 DELETE FROM missed_conversations WHERE stream = %s;
 
 -- name: known
--- All that a batch asks for, in one answer.
+-- All that a batch asks for, in one answer. A key at a time: OFFSET 0 keeps the planner from joining the other way round,
+-- which walks through all that a page has as long as the tables have never been analysed.
 SELECT json_build_object(
     'conversations', (
-        SELECT coalesce(json_agg(row_to_json(conversations)), '[]'::json)
-        FROM conversations WHERE conversation_id = ANY (%(conversations)s::text[])
+        SELECT coalesce(json_agg(row_to_json(stored)), '[]'::json)
+        FROM unnest(%(conversations)s::text[]) AS asked
+        CROSS JOIN LATERAL (SELECT * FROM conversations WHERE conversation_id = asked OFFSET 0) AS stored
     ),
     'contacts', (
-        SELECT coalesce(json_agg(row_to_json(contacts)), '[]'::json)
-        FROM contacts
-        WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = ANY (%(contacts)s::text[])
+        SELECT coalesce(json_agg(row_to_json(stored)), '[]'::json)
+        FROM unnest(%(contacts)s::text[]) AS asked
+        CROSS JOIN LATERAL (
+            SELECT *
+            FROM contacts
+            WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = asked
+            OFFSET 0
+        ) AS stored
     ),
     'interaction_events', (
-        SELECT coalesce(json_agg(event_id), '[]'::json)
-        FROM contact_interaction_events WHERE event_id = ANY (%(interaction_events)s::text[])
+        SELECT coalesce(json_agg(asked), '[]'::json)
+        FROM unnest(%(interaction_events)s::text[]) AS asked
+        CROSS JOIN LATERAL (SELECT 1 FROM contact_interaction_events WHERE event_id = asked OFFSET 0) AS stored
     ),
     'letters', (
         SELECT coalesce(
@@ -208,20 +222,27 @@ SELECT json_build_object(
                 ORDER BY opened_at, dead_letter_id
             ), '[]'::json
         )
-        FROM dead_letters
-        WHERE
-            stream = %(stream)s AND subject = ANY (%(subjects)s::text[])
-            AND (closed_at IS NULL OR resolution = 'discarded')
+        FROM unnest(%(subjects)s::text[]) AS asked
+        CROSS JOIN LATERAL (
+            SELECT *
+            FROM dead_letters
+            WHERE stream = %(stream)s AND subject = asked AND (closed_at IS NULL OR resolution = 'discarded')
+            OFFSET 0
+        ) AS stored
     ),
     'forgotten', (
-        SELECT coalesce(json_agg(id), '[]'::json)
-        FROM forgotten
-        WHERE
-            platform = %(platform)s AND page_id = %(page_id)s
-            AND (
-                kind = 'conversation' AND id = ANY (%(conversations)s::text[])
-                OR kind = 'contact' AND id = ANY (%(contacts)s::text[])
-            )
+        SELECT coalesce(json_agg(stored.id), '[]'::json)
+        FROM (
+            SELECT 'conversation' AS kind, unnest(%(conversations)s::text[]) AS id
+            UNION ALL
+            SELECT 'contact', unnest(%(contacts)s::text[])
+        ) AS asked
+        CROSS JOIN LATERAL (
+            SELECT id
+            FROM forgotten
+            WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = asked.kind AND id = asked.id
+            OFFSET 0
+        ) AS stored
     )
 )::text;
 
@@ -245,11 +266,14 @@ SELECT
             )
     ) ELSE 0 END,
     ARRAY(
-        SELECT conversation_id
-        FROM missed_conversations
-        WHERE
-            stream = %(stream)s AND sweep_started_at = %(sweep_started_at)s
-            AND conversation_id = ANY (%(conversations)s::text[])
+        SELECT asked
+        FROM unnest(%(conversations)s::text[]) AS asked
+        CROSS JOIN LATERAL (
+            SELECT 1
+            FROM missed_conversations
+            WHERE stream = %(stream)s AND conversation_id = asked AND sweep_started_at = %(sweep_started_at)s
+            OFFSET 0
+        ) AS stored
     ),
     (
         SELECT count(*) FROM missed_conversations
@@ -257,14 +281,18 @@ SELECT
     );
 
 -- name: forgotten_among
-SELECT id
-FROM forgotten
-WHERE
-    platform = %(platform)s AND page_id = %(page_id)s
-    AND (
-        kind = 'conversation' AND id = ANY (%(conversations)s::text[])
-        OR kind = 'contact' AND id = ANY (%(contacts)s::text[])
-    );
+SELECT stored.id
+FROM (
+    SELECT 'conversation' AS kind, unnest(%(conversations)s::text[]) AS id
+    UNION ALL
+    SELECT 'contact', unnest(%(contacts)s::text[])
+) AS asked
+CROSS JOIN LATERAL (
+    SELECT id
+    FROM forgotten
+    WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = asked.kind AND id = asked.id
+    OFFSET 0
+) AS stored;
 
 -- name: has_forgotten
 SELECT EXISTS (SELECT 1 FROM forgotten);

@@ -1,0 +1,285 @@
+"""What a statement reads stays the same while tables grow that nobody analyses.
+
+Counted are the pages that PostgreSQL touches, found in its memory or read, not time. Everything is of one stream:
+what a planner without statistics takes for a few rows of many streams is then the whole table.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from msgspec.structs import replace
+
+from kit.builders import NOON, STREAM, sweep_started, walking
+from kit.postgres import Database, Release, Server, fresh_database, on_both_releases, running
+from milepost.core.events import BatchStored, RunStarted, Tally
+from milepost.core.model import Changes, Keys, Stretch
+from milepost.stores.opening import open_store
+from milepost.stores.place import Place
+from milepost.stores.postgresql.database import NO_TIMEOUT
+from milepost.stores.queries import load
+from stores.lives import commit_after, contact_row, conversation_row, event_row
+from stores.test_postgresql_plans import READ_EVERYTHING
+
+# --- each statement, on tables of two sizes ---------------------------------------------------------------------------
+
+OF_A_COPY = {name: text for name, text in load("postgresql", "moving").items() if name.startswith(("read_", "remove_"))}
+SQL = load("postgresql") | OF_A_COPY
+# Reads what a page has because it is asked to: when a person is forgotten, and whether a payload is about one of them.
+READ_A_PAGE = {"forget_conversations", "is_about_forgotten"}
+WRITES_WHAT_IT_IS_GIVEN = {name for name, text in SQL.items() if "VALUES (%s" in text or "json_to_recordset" in text}
+HELD = sorted(SQL.keys() - READ_EVERYTHING - READ_A_PAGE - WRITES_WHAT_IT_IS_GIVEN - {"settings"})
+
+FEW, MANY = 4_000, 40_000
+NOTES = 100  # of the stream; all others are of another one, as all notes of a stream are asked for
+KEYS = 50
+# An index is a level higher on a larger table, and 50 keys lie on 50 pages of it, where they lay on a few before.
+MOST_MORE = 5 * KEYS
+GROWTH = f"""
+SET search_path TO milepost;
+ALTER TABLE journal DISABLE TRIGGER USER;
+CREATE TEMPORARY TABLE numbers AS SELECT generate_series({{first}}, {{last}}) AS n;
+INSERT INTO journal
+SELECT
+    n, 'messenger:1', n, 'run-' || to_char(n / 20, 'FM00000'), now(),
+    CASE WHEN n % 20 = 0 THEN 'run_started' ELSE 'batch_stored' END, '{{{{}}}}', ''
+FROM numbers;
+INSERT INTO conversations (conversation_id, platform, page_id, contact_id, updated_time, first_synced_at, synced_at)
+SELECT 't_' || n, 'messenger', '1', 'c_' || n, timestamptz '2026-03-01Z' - n * interval '1 minute', now(), now()
+FROM numbers;
+INSERT INTO contacts SELECT 'messenger', '1', 'c_' || n, NULL, NULL, now(), now(), now() FROM numbers;
+INSERT INTO contact_interaction_events
+SELECT 'm_' || n, 't_' || n, 'messenger', '1', 'c_' || n, 'in', 'message', NULL, NULL, now() FROM numbers;
+INSERT INTO runs
+SELECT
+    'run-' || to_char(n, 'FM00000'), 'messenger:1', NULL, 'complete', NULL, now(), now(), 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    NULL
+FROM numbers;
+INSERT INTO dead_letters (dead_letter_id, stream, stage, subject, reason, opened_at, closed_at, redrive_at)
+SELECT
+    'd_' || n, 'messenger:1', 'fetch', 't_' || n, '', timestamptz '2026-03-01Z' + n * interval '1 minute',
+    CASE WHEN n % 2 = 0 THEN now() END, now()
+FROM numbers;
+INSERT INTO dead_letter_payloads SELECT 'd_' || n, '{{{{}}}}' FROM numbers WHERE n % 2 = 1;
+INSERT INTO missed_conversations
+SELECT CASE WHEN n <= {NOTES} THEN 'messenger:1' ELSE 'messenger:2' END, 't_' || n, '2026-03-01Z' FROM numbers;
+INSERT INTO forgotten SELECT 'messenger', '1', 'contact', 'f_' || n FROM numbers;
+INSERT INTO checkpoints (stream, version, hash, open_dead_letters, state)
+SELECT 'messenger:' || n, 1, '', 0, '{{{{}}}}' FROM numbers;
+"""
+SWEEP_STARTED_AT = "2026-03-01T00:00:00Z"
+THREADS, LETTERS, RUNS = (
+    [f"{letter}{number:{width}}" for number in range(1, 2 * KEYS, 2)]
+    for letter, width in (("t_", ""), ("d_", ""), ("run-", "05"))
+)
+PEOPLE, MESSAGES = ([each.replace("t_", letter) for each in THREADS] for letter in ("c_", "m_"))
+NAMED: dict[str, object] = {
+    "stream": "messenger:1",
+    "streams": ["messenger:1"],
+    "platform": "messenger",
+    "page_id": "1",
+    "contact_id": "c_7",
+    "conversations": THREADS,
+    "contacts": PEOPLE,
+    "interaction_events": MESSAGES,
+    "subjects": THREADS,
+    "seen": THREADS,
+    "has_stretch": True,
+    "newer_than": "2026-02-28T22:00:00Z",
+    "older_than": "2026-02-28T23:00:00Z",
+    "sweep_started_at": SWEEP_STARTED_AT,
+    "before": "run-02000",
+    "limit": KEYS,
+    "open": True,
+    "closed": True,
+    "channel": "any",
+}
+IN_ORDER: dict[str, tuple[object, ...]] = {
+    "drop_found_notes": ("messenger:1", THREADS),
+    "drop_notes_of_other_sweeps": ("messenger:1", SWEEP_STARTED_AT),
+    "mark_missed_as_deleted": (SWEEP_STARTED_AT, "messenger:1"),
+    "drop_notes": ("messenger:1",),
+    "delete_payload": ("d_7",),
+    "dead_letter": ("d_7",),
+    "due_letters": ("messenger:1", "2036-03-01T00:00:00Z", KEYS),
+    "letters_with_payloads": (LETTERS,),
+    "checkpoint": ("messenger:1",),
+    "completed_with_errors": (RUNS,),
+    "recorded_at": (7,),
+    "stored_checkpoints": (["messenger:1"],),
+    "stored_runs": (RUNS,),
+    "stored_dead_letters": (LETTERS,),
+    "read_forgotten": ("messenger", "1", "contact", "f_7", KEYS),
+    "read_journal": (7, KEYS),
+    "read_contacts": ("messenger", "1", "c_7", KEYS),
+    "read_conversations": ("t_7", KEYS),
+    "read_contact_interaction_events": ("m_7", KEYS),
+    "read_dead_letter_payloads": ("d_7", KEYS),
+    "read_missed_conversations": ("messenger:1", "t_7", KEYS),
+    "remove_contacts": (["messenger"] * KEYS, ["1"] * KEYS, PEOPLE),
+    "remove_conversations": (THREADS,),
+    "remove_contact_interaction_events": (MESSAGES,),
+    "remove_dead_letter_payloads": (LETTERS,),
+    "remove_missed_conversations": (["messenger:1"] * KEYS, THREADS),
+}
+
+
+def parameters(name: str, size: int) -> dict[str, object] | tuple[object, ...]:
+    """Give what a statement is asked with; of a journal, the place where a reader is who follows it."""
+    newest = {"entry_at": ("messenger:1", size), "entries_since": ("messenger:1", size - 3)}
+    at_the_end = {
+        "version": size,
+        "after": f"d_{size // 2}" if name.endswith("letters_after") else size - 3,
+    }
+    named = re.findall(r"%\((\w+)\)s", SQL[name])
+    if named:
+        return {each: (NAMED | at_the_end)[each] for each in named}
+    return (IN_ORDER | newest)[name] if "%s" in SQL[name] else ()
+
+
+def pages_touched(database: Database, name: str, size: int) -> int:
+    """Run a statement as the store does, and count; what it has done is undone."""
+    asked = f"EXPLAIN (ANALYZE, BUFFERS, TIMING off, FORMAT JSON) {SQL[name].rstrip().rstrip(';')}"
+    with database.connect() as connection, connection.transaction(force_rollback=True):
+        connection.execute(SQL["settings"].encode(), {"schema": "milepost", "statement_timeout": NO_TIMEOUT})
+        ((told,),) = connection.execute(asked.encode(), parameters(name, size)).fetchall()
+    plan: dict[str, Any] = (json.loads(told) if isinstance(told, str) else told)[0]["Plan"]
+    return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
+
+
+@pytest.fixture
+def grown(postgres: Server) -> Iterator[dict[int, Database]]:
+    """Give two databases that were never analysed, of few rows and of many."""
+
+    def template(size: int) -> str:
+        async def grow(place: Place) -> None:
+            async with open_store(place):
+                pass
+            connection = await psycopg.AsyncConnection.connect(place.url, password=place.password, autocommit=True)
+            async with connection:
+                await connection.execute(GROWTH.format(first=1, last=size).encode())
+
+        return postgres.template(f"template_of_{size}", grow)
+
+    with (
+        fresh_database(postgres, template=template(FEW)) as few,
+        fresh_database(postgres, template=template(MANY)) as many,
+    ):
+        yield {FEW: few, MANY: many}
+
+
+@on_both_releases
+def test_no_statement_reads_more_where_tables_have_grown_and_were_never_analysed(grown: dict[int, Database]) -> None:
+    found = {name: [pages_touched(database, name, size) for size, database in grown.items()] for name in HELD}
+
+    assert {name: counts for name, counts in found.items() if counts[1] > counts[0] + MOST_MORE} == {}
+
+
+# --- the store, from its first batch ----------------------------------------------------------------------------------
+
+# A statement is prepared after some executions, and its plan kept after some more: by then there are a few rows.
+SMALL, SIZE, BATCHES = 20, 200, 100
+# Between the first and the second, and the third and the last of these batches it is counted.
+WINDOWS = (SMALL + 4, SMALL + 9, SMALL + BATCHES - 6, SMALL + BATCHES - 1)
+FEW_PAGES = 8
+LEAST_STATEMENTS = 8  # that ask or write tables which grow
+COUNTED = """
+SELECT regexp_replace(query, '\\s+', ' ', 'g'), calls, shared_blks_hit + shared_blks_read
+FROM public.pg_stat_statements AS told JOIN pg_database AS at ON at.oid = told.dbid
+WHERE datname = current_database() AND query ~ 'conversation|contact|journal|dead_letter|forgotten|runs|checkpoint'
+"""
+# From 2,000 rows to 20,000 an index grows by one level at most: from two pages a key to three.
+MOST_TIMES = 2.0
+
+
+@pytest.fixture
+def counting(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Give a server that counts for each statement which pages it touches."""
+    release: Release = request.param
+    with running(
+        release, shared_preload_libraries="pg_stat_statements", **{"pg_stat_statements.track": "all"}
+    ) as server:
+        yield server
+
+
+def batch_of(first: int, size: int) -> tuple[Keys, Changes]:
+    """Give a batch of a full sweep, and what it stores: conversations from newer to older."""
+    numbers = range(first, first + size)
+    threads = tuple(
+        replace(conversation_row(f"t_{n}", contact_id=f"c_{n}"), updated_time=NOON - timedelta(seconds=n))
+        for n in numbers
+    )
+    people = tuple(contact_row(f"c_{n}") for n in numbers)
+    messages = tuple(event_row(f"m_{n}", conversation_id=f"t_{n}") for n in numbers)
+    names = tuple(row.conversation_id for row in threads)
+    stretch = Stretch(NOON, threads[-1].updated_time, threads[0].updated_time, names)
+    keys = Keys(
+        STREAM,
+        names,
+        tuple(row.contact_id for row in people),
+        tuple(row.event_id for row in messages),
+        names,
+        full_sweep_at=NOON,
+        stretch=stretch,
+    )
+    return keys, Changes(threads, people, messages, missed=stretch)
+
+
+def counts(database: Database) -> dict[str, tuple[int, int]]:
+    """Give the calls of each statement until now, and the pages that they touched."""
+    return {query: (calls, pages) for query, calls, pages in database.sql(COUNTED)}
+
+
+def a_call(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> dict[str, float]:
+    """Give the pages that a call of each statement touched in between."""
+    came = {
+        query: (calls - before[query][0], pages - before[query][1])
+        for query, (calls, pages) in after.items()
+        if query in before
+    }
+    return {query: pages / calls for query, (calls, pages) in came.items() if calls}
+
+
+def most(pages: float) -> float:
+    """Give how many pages a statement may touch that touched so many at first."""
+    return MOST_TIMES * pages + FEW_PAGES
+
+
+async def synced(database: Database, *, is_analysed_once: bool) -> tuple[dict[str, float], dict[str, float]]:
+    """Store batches as a full sweep does, small ones first; give what the first large ones took, and the last."""
+    taken = []
+    async with open_store(database.place) as store:
+        database.sql("CREATE EXTENSION pg_stat_statements SCHEMA public")
+        checkpoint, first, before = await store.recall(STREAM.key), 0, counts(database)
+        for number in range(SMALL + BATCHES):
+            if is_analysed_once and number == SMALL:
+                database.sql("ANALYZE")
+            keys, changes = batch_of(first, 1 if number < SMALL else SIZE)
+            first += len(keys.conversations)
+            await store.known(keys)
+            begun = (RunStarted(NOON), sweep_started(walk_started_at=NOON)) if number == 0 else ()
+            stored = BatchStored(walking(f"cursor-{number}"), Tally(batches=1, inserted=len(keys.conversations)))
+            following = commit_after(checkpoint, *begun, stored, changes=changes)
+            await store.commit(following)
+            checkpoint = following.checkpoint
+            if number in WINDOWS:
+                before, until = counts(database), before
+                taken.append(a_call(until, before))
+    return taken[1], taken[3]
+
+
+@pytest.mark.parametrize("counting", ["newest", pytest.param("oldest", marks=pytest.mark.long)], indirect=True)
+@pytest.mark.parametrize("is_analysed_once", [False, True], ids=["never analysed", "analysed when it was tiny"])
+async def test_the_last_batch_of_twenty_thousand_conversations_reads_no_more_than_an_early_one(
+    counting: Server, *, is_analysed_once: bool
+) -> None:
+    with fresh_database(counting, template=None) as database:
+        early, last = await synced(database, is_analysed_once=is_analysed_once)
+
+    assert len(last) >= LEAST_STATEMENTS, "what a batch asks and writes is counted"
+    grew = {query: (early.get(query), pages) for query, pages in last.items() if pages > most(early.get(query, 0.0))}
+    assert grew == {}
