@@ -15,8 +15,6 @@ from random import Random
 from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.codec import Codec
-from milepost.core.decision import Record, prepare
 from milepost.core.events import (
     BatchStored,
     DeadLetterOpened,
@@ -34,11 +32,12 @@ from milepost.core.events import (
     SweepStarted,
     Tally,
 )
+from milepost.core.journal import Codec, dead_letter_after
 from milepost.core.ports import Commit
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.project import letter_after
+from milepost.core.records import Record, prepare
 from milepost.stores import rows
-from milepost.stores.queries import load
+from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.migrate import migrate
 
 BEGAN_AT = datetime(2025, 2, 1, tzinfo=UTC)  # after the newest row of the benchmark's inboxes
@@ -55,41 +54,41 @@ class RunEvents(Struct, frozen=True):
     groups: Sequence[tuple[Event, ...]]
 
 
-def _sweep(number: int, at: datetime, luck: Random, *, is_first: bool) -> Iterator[RunEvents]:
+def _sweep(number: int, at: datetime, jitter: Random, *, is_first: bool) -> Iterator[RunEvents]:
     """Give a sweep: one run that finds nothing, or several that read batches until the end."""
-    if not is_first and luck.randrange(SWEEPS_TO_A_BUSY_ONE):
+    if not is_first and jitter.randrange(SWEEPS_TO_A_BUSY_ONE):
         yield RunEvents(_run_id(number, 0), [(SweepCompleted(Mode.INCREMENTAL, at, at, NOTHING_NEW),)])
         return
     mode = Mode.FULL if is_first else Mode.INCREMENTAL
-    left = luck.randrange(2, 10 if is_first else 120)
+    left = jitter.randrange(2, 10 if is_first else 120)
     opening: tuple[Event, ...] = (RunStarted(at), SweepStarted(mode, at, at - timedelta(minutes=10)))
     for part in count():
-        groups = [_batch(luck) for _ in range(min(left, MAX_BATCHES_OF_A_RUN))]
+        groups = [_batch(jitter) for _ in range(min(left, MAX_BATCHES_OF_A_RUN))]
         left -= len(groups)
         ended: Event = SweepCompleted(mode, at, at, NOTHING_NEW)
         if left:
-            ended = RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, Position(Phase.WALK, _cursor(luck)))
+            ended = RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, Position(Phase.WALK, _cursor(jitter)))
         yield RunEvents(_run_id(number, part), [(*opening, *groups[0]), *groups[1:], (ended,)])
         if not left:
             return
         opening = (RunStarted(at),)
 
 
-def _batch(luck: Random) -> tuple[Event, ...]:
+def _batch(jitter: Random) -> tuple[Event, ...]:
     stored = BatchStored(
-        Position(Phase.WALK, _cursor(luck)), Tally(batches=1, inserted=50, contacts=50, interaction_events=320)
+        Position(Phase.WALK, _cursor(jitter)), Tally(batches=1, inserted=50, contacts=50, interaction_events=320)
     )
-    chance = luck.random()
+    chance = jitter.random()
     if chance < 0.05:
         return (FetchFailed(1, OUTAGE, BEGAN_AT), stored)
     if chance < 0.06:
-        letter = DeadLetterOpened(f"{luck.getrandbits(64):016x}", Stage.FETCH, "t_1", "updated_time is missing")
-        return (letter, stored)
+        dead_letter = DeadLetterOpened(f"{jitter.getrandbits(64):016x}", Stage.FETCH, "t_1", "updated_time is missing")
+        return (dead_letter, stored)
     return (stored,)
 
 
-def _cursor(luck: Random) -> str:
-    return f"QVFIUm{luck.getrandbits(512):x}"
+def _cursor(jitter: Random) -> str:
+    return f"QVFIUm{jitter.getrandbits(512):x}"
 
 
 def _run_id(number: int, part: int) -> str:
@@ -98,13 +97,13 @@ def _run_id(number: int, part: int) -> str:
 
 def _history(streams: Sequence[str]) -> Iterator[list[Commit]]:
     """Give what the store was handed over the years, sweep by sweep, without end."""
-    codec, luck = Codec(), Random(7)  # noqa: S311 -- the same history every time
+    codec, jitter = Codec(), Random(7)  # noqa: S311 -- the same history every time
     checkpoints = {stream: Checkpoint(stream) for stream in streams}
     for number in count():
         stream = streams[number % len(streams)]
         at = BEGAN_AT + timedelta(seconds=6 * number)
         commits = []
-        for run in _sweep(number, at, luck, is_first=number < len(streams)):
+        for run in _sweep(number, at, jitter, is_first=number < len(streams)):
             for group in run.groups:
                 commit = prepare(checkpoints[stream], Record(group), run.run_id, at, codec)
                 checkpoints[stream] = commit.checkpoint
@@ -115,7 +114,7 @@ def _history(streams: Sequence[str]) -> Iterator[list[Commit]]:
 def write_history(path: Path, entries: int, streams: Sequence[str]) -> None:
     """Make a database at `path` whose journal has so many entries, or as few more as complete the last sweep."""
     migrate(path)
-    sql, written = load("sqlite"), 0
+    sql, written = load_statements("sqlite"), 0
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = OFF")
@@ -135,7 +134,9 @@ def _write(connection: sqlite3.Connection, sql: dict[str, str], commits: list[Co
     runs = {run.run_id: (commit.checkpoint.stream, run) for commit in commits if (run := commit.run)}
     connection.executemany(sql["insert_entry"], map(rows.entry_tuple, entries))
     # None of them is ever closed.
-    letters = [letter for entry in entries if (letter := letter_after(entry, before=lambda _: None))]
-    connection.executemany(sql["upsert_dead_letter"], map(rows.dead_letter_tuple, letters))
+    dead_letters = [
+        dead_letter for entry in entries if (dead_letter := dead_letter_after(entry, before=lambda _: None))
+    ]
+    connection.executemany(sql["upsert_dead_letter"], map(rows.dead_letter_tuple, dead_letters))
     connection.executemany(sql["upsert_checkpoint"], map(rows.checkpoint_tuple, checkpoints.values()))
     connection.executemany(sql["upsert_run"], [rows.run_tuple(stream, run) for stream, run in runs.values()])

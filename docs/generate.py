@@ -9,15 +9,15 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from milepost.settings import Settings
-from milepost.settings.changes import is_live
+from milepost.settings.diff import is_live
 from milepost.settings.durations import format_duration
+from milepost.settings.messages import allowed, section_in
 from milepost.settings.model import Section, key_of
-from milepost.settings.wording import allowed, section_in
 
 PAGE = Path(__file__).parent / "configuration.md"
 BEGINNING, END = "<!-- generated from the model: begin -->", "<!-- generated from the model: end -->"
 HEAD = ("| key | type | default | allowed | change | meaning |", "|---|---|---|---|---|---|")
-# What people call the kinds of value of settings/values.py.
+# What people call the kinds of value of settings/types.py.
 TYPES = {
     "Whole": "number",
     "Number": "number",

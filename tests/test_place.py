@@ -10,17 +10,17 @@ import pytest
 
 from kit.builders import NOON, sweep_started, walking
 from kit.postgres import Server
+from milepost.app.database import SIMULATOR, Holding, demand_source, holdings, source_of
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreRefused
 from milepost.core.events import BatchStored, Event, Mode, RunStarted, SweepCompleted, Tally
 from milepost.core.model import Changes, DataSource, Platform, Stream
-from milepost.place import SIMULATOR, Holding, demand_source, holdings, source_of
 from milepost.settings import Settings
-from milepost.sources.simulator.plan import PLATFORMS, SimulatedPage, WorldPlan
-from milepost.sources.simulator.world import World
-from milepost.stores.opening import open_store
+from milepost.simulator.plan import PLATFORMS, SimulatedPage, WorldPlan
+from milepost.simulator.world import World
+from milepost.stores.open import open_store
+from stores.histories import commit_after, conversation_row
 from stores.houses import House, houses
-from stores.lives import commit_after, conversation_row
 
 META = "https://graph.facebook.com"
 PAGE_ID = "1234567890"
@@ -48,7 +48,7 @@ def on_postgresql(tmp_path: Path, postgres: Server) -> Iterator[House]:
 
 def settings(house: House, kind: str = "facebook", base_url: str = META) -> Settings:
     tree: dict[str, Any] = {
-        "store": {"url": house.place.url, "password": house.place.password},
+        "store": {"url": house.store_url.url, "password": house.store_url.password},
         "source": {"kind": kind, "base_url": base_url},
     }
     return Settings.model_validate(tree)
@@ -58,12 +58,12 @@ async def opened(
     house: House, kind: str = "facebook", base_url: str = META, *, brings: bool = True
 ) -> DataSource | None:
     """Open the database for work, bring something, and give the source that is on record then."""
-    async with open_store(house.place) as store:
+    async with open_store(house.store_url) as store:
         await demand_source(store, settings(house, kind, base_url))
         number = next(NUMBERS)
         of = Stream(Platform.MESSENGER, f"{number}")
         changes = Changes((conversation_row(f"t_{number}", of=of, contact_id=None),)) if brings else Changes()
-        await store.commit(commit_after(await store.recall(of.key), changes=changes))
+        await store.commit(commit_after(await store.load(of.key), changes=changes))
         return await store.source()
 
 
@@ -75,9 +75,9 @@ async def refused(house: House, kind: str = "facebook", base_url: str = META) ->
 
 async def fill(house: House, of: Stream, *conversation_ids: str) -> None:
     """Store conversations, as a Milepost did that recorded no source."""
-    async with open_store(house.place) as store:
+    async with open_store(house.store_url) as store:
         rows = tuple(conversation_row(each, of=of, contact_id=None) for each in conversation_ids)
-        await store.commit(commit_after(await store.recall(of.key), changes=Changes(rows)))
+        await store.commit(commit_after(await store.load(of.key), changes=Changes(rows)))
 
 
 def invented(of: Stream, conversations: int = 30) -> tuple[str, ...]:
@@ -113,13 +113,13 @@ class TestADatabaseRemembersItsSource:
     @pytest.mark.parametrize("event", [STORED, COMPLETED], ids=["batch", "sweep"])
     async def test_a_place_that_moved_is_something_too(self, house: House, event: Event) -> None:
         """The watermark of an empty inbox would hide what is older in another one."""
-        async with open_store(house.place) as store:
+        async with open_store(house.store_url) as store:
             await demand_source(store, settings(house))
             await store.commit(commit_after(Checkpoint(INBOX.key), RunStarted(NOON), sweep_started(), event))
             assert await store.source() == DataSource("facebook", META)
 
     async def test_a_worker_that_came_second_stores_nothing(self, on_postgresql: House) -> None:
-        async with open_store(on_postgresql.place) as one, open_store(on_postgresql.place) as other:
+        async with open_store(on_postgresql.store_url) as one, open_store(on_postgresql.store_url) as other:
             await demand_source(one, settings(on_postgresql))
             await demand_source(other, settings(on_postgresql, base_url="https://graph.example"))
             row = Changes((conversation_row("t_1", of=INBOX, contact_id=None),))
@@ -143,7 +143,7 @@ class TestADatabaseRemembersItsSource:
 
     async def test_one_that_changed_over_refuses_the_source_from_before(self, house: House) -> None:
         await opened(house, "simulator")
-        async with open_store(house.place) as store:
+        async with open_store(house.store_url) as store:
             await store.replace_source(source_of(settings(house)))
         assert await opened(house) == DataSource("facebook", META)
         await refused(house, "simulator")
@@ -208,8 +208,8 @@ class TestADatabaseFromBefore:
         assert "`milepost streams remove STREAM…`" in error.hint
 
     async def test_is_read_to_its_end_chunk_by_chunk(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("milepost.place.CHUNK_ROWS", 7)
+        monkeypatch.setattr("milepost.app.database.CHUNK_ROWS", 7)
         await fill(house, INBOX, *REAL, *invented(INBOX))
         await fill(house, DIRECT, *invented(DIRECT))
-        async with open_store(house.place) as store:
+        async with open_store(house.store_url) as store:
             assert await holdings(store) == [Holding(DIRECT.key, 30, 30), Holding(INBOX.key, 33, 30)]

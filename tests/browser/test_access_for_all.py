@@ -94,7 +94,7 @@ async def test_the_page_is_walked_through_by_keyboard(installation: Installation
         for name in (
             "Sync now",
             "Full sweep",
-            "Pause",
+            "RateLimit",
             "The same as a table",
             "Try again now",
             "Discard …",

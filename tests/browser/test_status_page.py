@@ -8,7 +8,7 @@ from kit.browser import Visit, visiting
 from kit.installation import Installation
 from kit.ports import unused_port
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
-from milepost.sources.simulator.plan import SimulatedPage
+from milepost.simulator.plan import SimulatedPage
 
 STREAM = f"messenger:{BICYCLES.id}"
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -23,7 +23,7 @@ def toast(page: Page, text: str) -> Locator:
     return page.locator(".toast", has_text=text)
 
 
-def letters(page: Page) -> Locator:
+def dead_letters(page: Page) -> Locator:
     return page.locator(".letter")
 
 
@@ -194,18 +194,18 @@ async def test_a_dead_letter_shows_its_payload_on_demand_and_is_redriven_by_clic
         installation.configure_for(simulator, sync=SMALL_BATCHES)
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
             page = visit.page
-            await expect(letters(page)).to_have_count(1)
-            await expect(letters(page).get_by_role("heading")).to_contain_text("could not be read")
+            await expect(dead_letters(page)).to_have_count(1)
+            await expect(dead_letters(page).get_by_role("heading")).to_contain_text("could not be read")
             await expect(page.locator("#figure-letters")).to_have_text("1")
-            await expect(letters(page).locator("pre")).to_be_hidden()
-            await letters(page).get_by_text("Payload").click()
-            await expect(letters(page).locator("pre")).to_contain_text(ill)
+            await expect(dead_letters(page).locator("pre")).to_be_hidden()
+            await dead_letters(page).get_by_text("Payload").click()
+            await expect(dead_letters(page).locator("pre")).to_contain_text(ill)
 
-            await letters(page).get_by_role("button", name="Try again now").click()
+            await dead_letters(page).get_by_role("button", name="Try again now").click()
             await expect(toast(page, "was tried in vain")).to_be_visible()
-            await expect(letters(page)).to_contain_text("1 try in vain")
+            await expect(dead_letters(page)).to_contain_text("1 try in vain")
             simulator.world.cure(ill)
-            await letters(page).get_by_role("button", name="Try again now").click()
+            await dead_letters(page).get_by_role("button", name="Try again now").click()
             await expect(toast(page, "is done with, and closed")).to_be_visible()
             await expect(page.locator("#letters-empty")).to_contain_text("None is open")
             await expect(page.locator("#figure-letters")).to_have_text("0")
@@ -218,7 +218,7 @@ async def test_a_dead_letter_is_discarded_with_a_reason(installation: Installati
         installation.configure_for(simulator, sync=SMALL_BATCHES)
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
             page = visit.page
-            discard = letters(page).get_by_role("button", name="Discard")
+            discard = dead_letters(page).get_by_role("button", name="Discard")
             dialog = page.get_by_role("dialog", name="Discard a dead letter")
             await discard.click()
             await page.keyboard.press("Escape")
@@ -232,8 +232,8 @@ async def test_a_dead_letter_is_discarded_with_a_reason(installation: Installati
             await expect(dialog).to_be_hidden()
             await expect(page.locator("#letters-empty")).to_be_visible()
             await page.get_by_label("Which dead letters").select_option("closed")
-            await expect(letters(page)).to_contain_text("Discarded")
-            await expect(letters(page)).to_contain_text("spam <b>thread</b>")
+            await expect(dead_letters(page)).to_contain_text("Discarded")
+            await expect(dead_letters(page)).to_contain_text("spam <b>thread</b>")
     assert installation.rows("SELECT resolution, note FROM dead_letters") == [("discarded", "spam <b>thread</b>")]
 
 

@@ -9,13 +9,13 @@ from pydantic import SecretStr
 
 from kit.loopback import nowhere
 from milepost.cli.config import command
-from milepost.cli.token_trial import try_tokens
+from milepost.cli.token_check import try_tokens
 from milepost.core.errors import BadConfiguration
-from milepost.core.summary import ExitCode
+from milepost.reporting.summary import ExitCode
 from milepost.settings import PageSettings, Settings, SourceSettings
-from milepost.sources.simulator.faults import CALM, FaultPlan, parse_faults
-from milepost.sources.simulator.plan import WorldPlan
-from milepost.sources.simulator.server import SimulatorServer
+from milepost.simulator.faults import CALM, FaultPlan, parse_faults
+from milepost.simulator.plan import WorldPlan
+from milepost.simulator.server import SimulatorServer
 
 SECRET = "EAAveryverysecretindeed123456"
 

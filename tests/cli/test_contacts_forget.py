@@ -15,9 +15,9 @@ from click.testing import CliRunner, Result
 
 from kit.builders import NOON, STREAM, entries
 from milepost.cli.contacts import command
-from milepost.core.checkpoint import fold
 from milepost.core.errors import StoreRefused
 from milepost.core.events import BatchStored, DeadLetterOpened, Position, Stage, Tally
+from milepost.core.evolve import fold
 from milepost.core.model import Changes, ContactRow, ConversationRow, DeadLetterPayload, InteractionEventRow
 from milepost.core.ports import Commit
 from milepost.stores.sqlite.store import open_sqlite
@@ -50,7 +50,7 @@ async def store(path: Path) -> None:
         (DeadLetterPayload(LETTER.dead_letter_id, '{"contacts":[{"contact_id":"ada"}]}'),),
     )
     async with open_sqlite(path, synchronous="normal") as sqlite:
-        before = await sqlite.recall(STREAM.key)
+        before = await sqlite.load(STREAM.key)
         appended = entries(*EVENTS, after=before)
         await sqlite.commit(Commit(appended, together, fold(appended, before), None))
 
@@ -129,7 +129,7 @@ async def test_it_works_beside_a_daemon(tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / "simulated.db"
     await store(path)
     async with open_sqlite(path, synchronous="normal") as sqlite:
-        await sqlite.recall(STREAM.key)
+        await sqlite.load(STREAM.key)
         result = await asyncio.to_thread(forget, *PAGE, "ada", "--yes")
         assert result.exit_code == 0, result.output
         await sqlite.answers()

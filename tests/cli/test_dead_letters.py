@@ -14,13 +14,14 @@ from milepost.cli import dead_letter_actions, dead_letter_choice
 from milepost.cli import dead_letters as module
 from milepost.cli.dead_letter_table import described, rendered
 from milepost.cli.dead_letters import command
-from milepost.core.checkpoint import DeadLetter, fold
+from milepost.core.checkpoint import DeadLetter
 from milepost.core.errors import StoreRefused
 from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Event, RedriveFailed, Resolution, Stage
+from milepost.core.evolve import fold
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
 from milepost.core.ports import Commit
-from milepost.core.summary import ExitCode
-from milepost.stores.sqlite.exclusive import exclusive
+from milepost.reporting.summary import ExitCode
+from milepost.stores.sqlite.lock import lock_database
 from milepost.stores.sqlite.store import open_sqlite
 
 OTHER = Stream(Platform.INSTAGRAM, "1234567890")
@@ -47,13 +48,13 @@ def store(path: Path, *events: Event, payloads: dict[str, str] | None = None) ->
 async def _store(path: Path, *events: Event, payloads: dict[str, str]) -> None:
     kept = tuple(DeadLetterPayload(*each) for each in payloads.items())
     async with open_sqlite(path, synchronous="normal") as sqlite:
-        before = await sqlite.recall(STREAM.key)
+        before = await sqlite.load(STREAM.key)
         appended = entries(*events, after=before)
         await sqlite.commit(Commit(appended, Changes(payloads=kept), fold(appended, before), None))
 
 
 @pytest.fixture
-def letters(database: Path) -> Path:
+def dead_letters(database: Path) -> Path:
     """Give a database with three open letters."""
     store(database, *OPENED, payloads=PAYLOADS)
     return database
@@ -73,7 +74,7 @@ def ids(*arguments: str) -> list[str]:
     return [each["dead_letter_id"] for each in objects(*arguments)]
 
 
-def letter(**fields: Any) -> DeadLetter:  # noqa: ANN401  fields of several types
+def dead_letter(**fields: Any) -> DeadLetter:  # noqa: ANN401  fields of several types
     known = {"stage": Stage.FETCH, "subject": "t_1", "reason": "it went wrong"}
     return DeadLetter("0123456789abcdef", STREAM.key, opened_at=NOON, **(known | fields))
 
@@ -81,7 +82,7 @@ def letter(**fields: Any) -> DeadLetter:  # noqa: ANN401  fields of several type
 # --- list -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("letters")
+@pytest.mark.usefixtures("dead_letters")
 def test_open_letters_are_listed_a_line_each() -> None:
     result = run("list")
     assert result.exit_code == 0
@@ -91,8 +92,10 @@ def test_open_letters_are_listed_a_line_each() -> None:
     assert "by command only" in lines[2]
 
 
-def test_closed_letters_are_listed_on_request_with_how_they_were(letters: Path) -> None:
-    record(letters, DeadLetterClosed(UNREAD, Resolution.RECOVERED), DeadLetterClosed(NAMELESS, Resolution.DISCARDED))
+def test_closed_letters_are_listed_on_request_with_how_they_were(dead_letters: Path) -> None:
+    record(
+        dead_letters, DeadLetterClosed(UNREAD, Resolution.RECOVERED), DeadLetterClosed(NAMELESS, Resolution.DISCARDED)
+    )
     assert ids() == [UNWRITTEN]
     assert ids("--all") == [UNREAD, UNWRITTEN, NAMELESS]
     text = run("list", "--all").stdout
@@ -101,9 +104,9 @@ def test_closed_letters_are_listed_on_request_with_how_they_were(letters: Path) 
     assert "recovered" not in run("list").stdout
 
 
-def test_json_has_every_key_in_every_state(letters: Path) -> None:
-    record(letters, RedriveFailed(UNREAD, 1, "it went wrong again", at(2700)))
-    record(letters, DeadLetterClosed(UNWRITTEN, Resolution.DISCARDED, reason="the page is sold"))
+def test_json_has_every_key_in_every_state(dead_letters: Path) -> None:
+    record(dead_letters, RedriveFailed(UNREAD, 1, "it went wrong again", at(2700)))
+    record(dead_letters, DeadLetterClosed(UNWRITTEN, Resolution.DISCARDED, reason="the page is sold"))
     unread, unwritten, _ = objects("--all")
     assert unread == {
         "dead_letter_id": UNREAD,
@@ -125,13 +128,13 @@ def test_json_has_every_key_in_every_state(letters: Path) -> None:
     assert not [key for key in unread if key not in text]
 
 
-def test_a_stream_is_listed_alone(letters: Path) -> None:
-    record(letters, DeadLetterOpened("cccc000000000004", Stage.FETCH, "t_9", "it went wrong"), stream=OTHER)
+def test_a_stream_is_listed_alone(dead_letters: Path) -> None:
+    record(dead_letters, DeadLetterOpened("cccc000000000004", Stage.FETCH, "t_9", "it went wrong"), stream=OTHER)
     assert ids("--stream", OTHER.key) == ["cccc000000000004"]
     assert ids("--stream", STREAM.key) == [UNREAD, UNWRITTEN, NAMELESS]
 
 
-@pytest.mark.usefixtures("letters")
+@pytest.mark.usefixtures("dead_letters")
 def test_a_stream_that_there_is_not_is_wrong_usage_that_lists_the_known_ones() -> None:
     result = run("list", "--stream", "messenger:1")
     assert result.exit_code == 2
@@ -168,22 +171,22 @@ def test_many_letters_are_listed_in_full_as_json_and_cut_off_for_people(
     assert lines[-1] == "… and 1,183 more: --json lists them all"
 
 
-def test_it_reads_beside_a_daemon(letters: Path) -> None:
-    with exclusive(letters):
+def test_it_reads_beside_a_daemon(dead_letters: Path) -> None:
+    with lock_database(dead_letters):
         assert ids() == [UNREAD, UNWRITTEN, NAMELESS]
         assert run("show", UNREAD).exit_code == 0
 
 
 def test_long_subjects_and_reasons_keep_their_ends() -> None:
     subject, reason = f"t_{'1' * 60}_end", f"begin {'x' * 400} end"
-    line = rendered([letter(subject=subject, reason=reason)], NOON).splitlines()[1]
+    line = rendered([dead_letter(subject=subject, reason=reason)], NOON).splitlines()[1]
     assert len(line) < 180
     for piece in ("t_111", "1_end", "begin xxx", "xxx end"):
         assert piece in line
 
 
 def test_no_text_of_others_reaches_the_terminal_as_a_command() -> None:
-    nasty = letter(subject="t_\x1b[2J1", reason="a\x1b]0;owned\x07\nb\u202e", note="\x1b[31m", redrive_at=at(60))
+    nasty = dead_letter(subject="t_\x1b[2J1", reason="a\x1b]0;owned\x07\nb\u202e", note="\x1b[31m", redrive_at=at(60))
     told = rendered([nasty], NOON) + described(nasty, '{"x": "\\u001b[2J \u202e\x7f"', NOON)
     told += described(nasty, '{"x": "\\u001b[2J \u202e"}', NOON)
     assert not [each for each in told if not each.isprintable() and each != "\n"]
@@ -192,7 +195,7 @@ def test_no_text_of_others_reaches_the_terminal_as_a_command() -> None:
 # --- show -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("letters")
+@pytest.mark.usefixtures("dead_letters")
 def test_all_that_is_known_of_a_letter_is_shown_with_its_payload() -> None:
     text = run("show", UNWRITTEN).stdout
     for piece in (UNWRITTEN, STREAM.key, "contact c_1", "the database did not take its row", "CHECK constraint failed"):
@@ -202,7 +205,7 @@ def test_all_that_is_known_of_a_letter_is_shown_with_its_payload() -> None:
     assert f"`milepost dead-letters redrive {UNWRITTEN}`" in text
 
 
-@pytest.mark.usefixtures("letters")
+@pytest.mark.usefixtures("dead_letters")
 def test_what_no_redrive_can_read_is_told_so() -> None:
     text = run("show", NAMELESS).stdout
     assert "no redrive can help" in text
@@ -210,8 +213,8 @@ def test_what_no_redrive_can_read_is_told_so() -> None:
     assert f"dead-letters discard {NAMELESS}" in text
 
 
-def test_a_closed_letter_shows_how_it_was_closed(letters: Path) -> None:
-    record(letters, DeadLetterClosed(UNWRITTEN, Resolution.DISCARDED, reason="the page is sold"))
+def test_a_closed_letter_shows_how_it_was_closed(dead_letters: Path) -> None:
+    record(dead_letters, DeadLetterClosed(UNWRITTEN, Resolution.DISCARDED, reason="the page is sold"))
     text = run("show", UNWRITTEN).stdout
     assert "discarded, " in text
     assert "the page is sold" in text
@@ -219,25 +222,25 @@ def test_a_closed_letter_shows_how_it_was_closed(letters: Path) -> None:
     assert "dead-letters redrive" not in text
 
 
-@pytest.mark.usefixtures("letters")
+@pytest.mark.usefixtures("dead_letters")
 def test_json_holds_the_payload_as_json() -> None:
     shown = json.loads(run("show", "--json", UNWRITTEN).stdout)
     assert shown["payload"] == {"contacts": [{"name": "Ada"}]}
     assert shown | {"payload": None} == objects()[1] | {"payload": None}
 
 
-def test_json_of_a_letter_without_a_payload_says_null(letters: Path) -> None:
-    record(letters, DeadLetterClosed(UNREAD, Resolution.FORGOTTEN))
+def test_json_of_a_letter_without_a_payload_says_null(dead_letters: Path) -> None:
+    record(dead_letters, DeadLetterClosed(UNREAD, Resolution.FORGOTTEN))
     assert json.loads(run("show", "--json", UNREAD).stdout)["payload"] is None
 
 
-@pytest.mark.usefixtures("letters")
+@pytest.mark.usefixtures("dead_letters")
 def test_an_id_may_be_shortened_to_what_tells_it_apart() -> None:
     assert json.loads(run("show", "--json", "b").stdout)["dead_letter_id"] == NAMELESS
     assert json.loads(run("show", "--json", UNREAD[:-1] + "1").stdout)["dead_letter_id"] == UNREAD
 
 
-@pytest.mark.usefixtures("letters")
+@pytest.mark.usefixtures("dead_letters")
 def test_an_ambiguous_id_names_the_candidates() -> None:
     result = run("show", "aaaa")
     assert result.exit_code == 2
@@ -249,7 +252,7 @@ def test_of_many_candidates_only_some_are_named(database: Path) -> None:
     assert run("show", "0").stderr.rstrip().endswith("0000000000000004, …")
 
 
-@pytest.mark.usefixtures("letters")
+@pytest.mark.usefixtures("dead_letters")
 def test_an_unknown_id_is_wrong_usage() -> None:
     result = run("show", "cc")
     assert result.exit_code == 2
@@ -259,7 +262,7 @@ def test_an_unknown_id_is_wrong_usage() -> None:
 # --- wrong usage of what acts -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("letters")
+@pytest.mark.usefixtures("dead_letters")
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -295,7 +298,7 @@ async def all_closed(*_: object) -> ExitCode:
     return ExitCode.COMPLETE
 
 
-@pytest.mark.usefixtures("letters")
+@pytest.mark.usefixtures("dead_letters")
 @pytest.mark.parametrize(("most", "code"), [(2, 75), (4, 0)])
 def test_where_more_are_open_than_fit_in_one_go_the_exit_code_says_so(
     most: int, code: int, monkeypatch: pytest.MonkeyPatch

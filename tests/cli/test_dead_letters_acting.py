@@ -17,22 +17,24 @@ from kit.builders import NOON, STREAM, at, entries, problem, run_started
 from kit.graph_answers import error, message, thread
 from kit.installation import Installation
 from kit.loopback import nowhere, sending, serving
-from milepost.core.checkpoint import DeadLetter, fold
+from milepost.core.checkpoint import DeadLetter
+from milepost.core.commands import DeadLetterCommand, Discard, Redrive
 from milepost.core.errors import MilepostError, StoreAway
 from milepost.core.events import DeadLetterOpened, Event, Reason, RunEnded, RunStatus, Stage
+from milepost.core.evolve import fold
 from milepost.core.model import Changes, ContactRow, DeadLetterPayload
-from milepost.core.ports import Commit, DueLetter
-from milepost.engine.errands import Discard, HeldBack, LetterErrand, Redrive
-from milepost.service.api.desk import open_desk
-from milepost.service.api.letter_actions import letter_actions
-from milepost.service.api.operations import routes_of
+from milepost.core.ports import Commit, DueDeadLetter
+from milepost.engine.mailbox import CommandDeferred
+from milepost.service.api.background import background_work
+from milepost.service.api.endpoint import routes_of
+from milepost.service.api.letter_actions import dead_letter_actions
 from milepost.service.http import serve
-from milepost.stores.sqlite.exclusive import exclusive
+from milepost.stores.sqlite.lock import lock_database
 from milepost.stores.sqlite.store import open_sqlite
 
 UNREAD, UNREAD_MESSAGES, UNWRITTEN = "aaaa000000000001", "aaaa000000000002", "bbbb000000000003"
 CONTACT = ContactRow("messenger", STREAM.page_id, "c_9", "Ada", None, NOON, NOON, NOON)
-LETTERS = {
+DEAD_LETTERS = {
     UNREAD: DeadLetterOpened(UNREAD, Stage.FETCH, "t_1", "it went wrong", at(900)),
     UNREAD_MESSAGES: DeadLetterOpened(UNREAD_MESSAGES, Stage.FETCH, "t_1/messages", "it went wrong", at(900)),
     UNWRITTEN: DeadLetterOpened(UNWRITTEN, Stage.STORE, "contact c_9", "CHECK constraint failed", at(900)),
@@ -59,8 +61,8 @@ async def store(installation: Installation, *dead_letter_ids: str, before: tuple
     """Make a database in which these letters are open."""
     payloads = tuple(DeadLetterPayload(each, PAYLOADS[each]) for each in dead_letter_ids)
     async with open_sqlite(installation.database, synchronous="normal") as sqlite:
-        checkpoint = await sqlite.recall(STREAM.key)
-        appended = entries(*before, *(LETTERS[each] for each in dead_letter_ids), after=checkpoint)
+        checkpoint = await sqlite.load(STREAM.key)
+        appended = entries(*before, *(DEAD_LETTERS[each] for each in dead_letter_ids), after=checkpoint)
         after = fold(appended, checkpoint)
         await sqlite.commit(Commit(appended, Changes(payloads=payloads), after, after.run))
 
@@ -206,19 +208,19 @@ class StandIn:
     """Stands in for the supervisor of a daemon: answers errands, and keeps them."""
 
     def __init__(self, answer: Callable[[DeadLetter], Awaitable[DeadLetter | None]]) -> None:
-        self.asked: list[LetterErrand] = []
+        self.asked: list[DeadLetterCommand] = []
         self._answer = answer
 
-    async def do(self, errand: LetterErrand) -> DeadLetter | None:
-        self.asked.append(errand)
-        return await self._answer(letter(errand.dead_letter_id))
+    async def do(self, command: DeadLetterCommand) -> DeadLetter | None:
+        self.asked.append(command)
+        return await self._answer(dead_letter(command.dead_letter_id))
 
-    async def find(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueLetter, ...]:
-        return tuple(DueLetter(letter(each), "{}") for each in dead_letter_ids)
+    async def find(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
+        return tuple(DueDeadLetter(dead_letter(each), "{}") for each in dead_letter_ids)
 
 
-def letter(dead_letter_id: str) -> DeadLetter:
-    opened = LETTERS[dead_letter_id]
+def dead_letter(dead_letter_id: str) -> DeadLetter:
+    opened = DEAD_LETTERS[dead_letter_id]
     return DeadLetter(dead_letter_id, STREAM.key, opened.stage, opened.subject, opened.reason, NOON)
 
 
@@ -231,10 +233,10 @@ async def daemon(
     installation: Installation, stand_in: StandIn, *, token: str = "", max_wait_seconds: float = 20.0
 ) -> AsyncIterator[None]:
     """Hold the database and listen as a daemon does, where config.yaml says."""
-    with exclusive(installation.database):
+    with lock_database(installation.database):
         async with (
-            open_desk(max_wait_seconds=max_wait_seconds) as desk,
-            serve("127.0.0.1", 0, routes_of(letter_actions(desk, stand_in.do, stand_in.find)), token=token) as url,
+            background_work(max_wait_seconds=max_wait_seconds) as desk,
+            serve("127.0.0.1", 0, routes_of(dead_letter_actions(desk, stand_in.do, stand_in.find)), token=token) as url,
         ):
             listening_at(installation, url, token=token)
             yield
@@ -280,7 +282,7 @@ async def test_what_the_daemon_redrives_in_vain_is_open_still(installation: Inst
 
 async def test_what_the_daemon_may_not_try_now_ends_with_75(installation: Installation) -> None:
     async def held(_: DeadLetter) -> DeadLetter:
-        raise HeldBack("a rate limit forbids to read it until noon")
+        raise CommandDeferred("a rate limit forbids to read it until noon")
 
     await store(installation, UNREAD)
     async with daemon(installation, StandIn(held)):
@@ -350,7 +352,7 @@ async def test_a_daemon_whose_database_is_away_is_not_asked_for_more(installatio
 
 async def test_a_letter_that_is_closed_meanwhile_counts_as_closed(installation: Installation) -> None:
     class Forgetful(StandIn):
-        async def find(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueLetter, ...]:
+        async def find(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
             assert dead_letter_ids == (UNREAD,)
             return ()
 
@@ -363,10 +365,10 @@ async def test_a_letter_that_is_closed_meanwhile_counts_as_closed(installation: 
 async def test_78_when_the_daemon_wants_another_token(installation: Installation) -> None:
     await store(installation, UNREAD)
     stand_in = StandIn(closing)
-    with exclusive(installation.database):
+    with lock_database(installation.database):
         async with (
-            open_desk() as desk,
-            serve("127.0.0.1", 0, routes_of(letter_actions(desk, stand_in.do, stand_in.find)), token=TOKEN) as url,
+            background_work() as desk,
+            serve("127.0.0.1", 0, routes_of(dead_letter_actions(desk, stand_in.do, stand_in.find)), token=TOKEN) as url,
         ):
             for token in ("", "another-token-than-that"):
                 listening_at(installation, url, token=token)
@@ -383,10 +385,10 @@ async def test_a_daemon_that_listens_everywhere_is_asked_on_loopback(
 ) -> None:
     await store(installation, UNREAD)
     stand_in = StandIn(closing)
-    with exclusive(installation.database):
+    with lock_database(installation.database):
         async with (
-            open_desk() as desk,
-            serve(listens_on, 0, routes_of(letter_actions(desk, stand_in.do, stand_in.find)), token=TOKEN) as url,
+            background_work() as desk,
+            serve(listens_on, 0, routes_of(dead_letter_actions(desk, stand_in.do, stand_in.find)), token=TOKEN) as url,
         ):
             listening_at(installation, url, host=host, token=TOKEN)
             done = await dead_letters(installation, "redrive")
@@ -397,7 +399,7 @@ async def test_a_daemon_that_listens_everywhere_is_asked_on_loopback(
 async def test_where_nobody_listens_it_says_where_and_what_that_may_be(installation: Installation) -> None:
     await store(installation, UNREAD)
     listening_at(installation, nowhere())
-    with exclusive(installation.database):
+    with lock_database(installation.database):
         done = await dead_letters(installation, "redrive")
     assert done.code == 75, done
     assert "another Milepost works on the database, and does not answer at http://127.0.0.1:" in done.stderr
@@ -409,7 +411,7 @@ async def test_where_nobody_listens_it_says_where_and_what_that_may_be(installat
 async def test_where_the_port_is_nobodys_guess_it_says_so(installation: Installation) -> None:
     await store(installation, UNREAD)
     installation.configure(nowhere(), PAGE)  # with port 0
-    with exclusive(installation.database):
+    with lock_database(installation.database):
         done = await dead_letters(installation, "redrive")
     assert done.code == 78, done
     assert "give http.listen a port, and restart the daemon" in done.stderr
@@ -432,7 +434,7 @@ async def test_another_program_at_the_port_is_told_as_such(
     await store(installation, UNREAD, UNREAD_MESSAGES)
     async with sending(answer) as url:
         listening_at(installation, url)
-        with exclusive(installation.database):
+        with lock_database(installation.database):
             done = await dead_letters(installation, "redrive")
     assert (done.code, done.stdout) == (1, ""), done
     assert told in done.stderr

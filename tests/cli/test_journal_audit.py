@@ -10,14 +10,16 @@ import pytest
 from kit.builders import NOON, STREAM, run_started, sweep_started, walking
 from kit.databases import record
 from milepost.core.events import BatchStored, DeadLetterOpened, Mode, Stage, SweepCompleted, Tally
-from milepost.stores.sqlite.exclusive import exclusive
+from milepost.stores.sqlite.lock import lock_database
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
     path = tmp_path / "simulated.db"
-    letter = DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str")
-    record(path, run_started(), sweep_started(), letter, BatchStored(walking("c1"), Tally(batches=1, dead_lettered=1)))
+    dead_letter = DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str")
+    record(
+        path, run_started(), sweep_started(), dead_letter, BatchStored(walking("c1"), Tally(batches=1, dead_lettered=1))
+    )
     record(path, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)), run_id="run-2")
     return path
 
@@ -72,7 +74,7 @@ def test_a_changed_entry_is_found_by_its_hash(database: Path) -> None:
 
 
 def test_nothing_is_rebuilt_beside_a_running_daemon(database: Path) -> None:
-    with exclusive(database):
+    with lock_database(database):
         refused = journal(database, "rebuild")
         assert refused.returncode == 75
         assert "another Milepost" in refused.stderr

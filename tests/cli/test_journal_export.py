@@ -16,16 +16,16 @@ from click.testing import CliRunner, Result
 
 from kit.builders import NOON, entries, run_started, sweep_started, walking
 from kit.databases import record
+from milepost.cli.atomic_file import OWNER_ONLY, whole_file
 from milepost.cli.journal import command
 from milepost.cli.journal_export import MAX_READ, write_out
-from milepost.cli.whole_file import OWNER_ONLY, whole_file
 from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import BatchStored, Mode, SweepCompleted, Tally
 from milepost.core.model import Platform, Stream
-from milepost.stores.archive import Placed
-from milepost.stores.sqlite.archive import SqliteArchive, open_sqlite_archive
+from milepost.stores.reader import StoredEntry
+from milepost.stores.sqlite.reader import SqliteReader, open_sqlite_reader
 
-PLACED = [Placed(number, entry) for number, entry in enumerate(entries(run_started(), sweep_started()), start=1)]
+PLACED = [StoredEntry(number, entry) for number, entry in enumerate(entries(run_started(), sweep_started()), start=1)]
 OTHER = Stream(Platform.INSTAGRAM, "1234567890")
 
 
@@ -140,8 +140,8 @@ def test_a_long_journal_is_read_a_page_at_a_time(database: Path) -> None:
 
     async def written() -> tuple[int, bytes]:
         out = BytesIO()
-        async with open_sqlite_archive(database) as archive:
-            return await write_out(archive, out, asyncio.Event()), out.getvalue()
+        async with open_sqlite_reader(database) as journal_reader:
+            return await write_out(journal_reader, out, asyncio.Event()), out.getvalue()
 
     number, text = asyncio.run(written())
     assert number == 4 + 2 * MAX_READ
@@ -151,17 +151,17 @@ def test_a_long_journal_is_read_a_page_at_a_time(database: Path) -> None:
 class GrowingArchive:
     """An archive to which an entry is added after the newest was asked for."""
 
-    async def latest(self, *, limit: int) -> list[Placed]:
+    async def latest(self, *, limit: int) -> list[StoredEntry]:
         assert limit == 1
         return PLACED[:1]
 
-    async def entries(self, *, after: int, limit: int) -> list[Placed]:
+    async def entries(self, *, after: int, limit: int) -> list[StoredEntry]:
         return [placed for placed in PLACED if placed.seq > after][:limit]
 
 
 async def test_the_writing_ends_at_the_entry_that_was_the_newest_when_it_began() -> None:
     out = BytesIO()
-    assert await write_out(cast("SqliteArchive", GrowingArchive()), out, asyncio.Event()) == 1
+    assert await write_out(cast("SqliteReader", GrowingArchive()), out, asyncio.Event()) == 1
     assert seqs(out.getvalue().decode()) == [1]
 
 
@@ -169,9 +169,9 @@ def test_a_stop_ends_the_writing(database: Path) -> None:
     async def stopped() -> None:
         event, out = asyncio.Event(), BytesIO()
         event.set()
-        async with open_sqlite_archive(database) as archive:
+        async with open_sqlite_reader(database) as journal_reader:
             with pytest.raises(click.Abort):
-                await write_out(archive, out, event)
+                await write_out(journal_reader, out, event)
         assert out.getvalue() == b""
 
     asyncio.run(stopped())

@@ -19,7 +19,6 @@ from kit.builders import (
     walking,
 )
 from milepost.cli.journal_line import as_json, as_text
-from milepost.core.chain import link
 from milepost.core.events import (
     TAGS,
     BatchFailed,
@@ -49,9 +48,10 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
+from milepost.core.journal import link
 from milepost.core.model import Detail, Scope, TokenHealth
 from milepost.core.problems import Problem, ProblemKind
-from milepost.stores.archive import Placed
+from milepost.stores.reader import StoredEntry
 
 BEFORE = "2026-03-01T11:59:00Z"
 STORED = Tally(batches=2, inserted=50, unchanged=1200, contacts=1, interaction_events=400)
@@ -142,9 +142,9 @@ WORDS: list[tuple[Event, str]] = [
 ]
 
 
-def placed(event: Event) -> Placed:
+def placed(event: Event) -> StoredEntry:
     (entry,) = entries(event)
-    return Placed(42, entry)
+    return StoredEntry(42, entry)
 
 
 @pytest.mark.parametrize(("event", "words"), WORDS, ids=lambda value: type(value).__name__)

@@ -20,8 +20,8 @@ from milepost.cli.journal_tail import follow
 from milepost.core.errors import StoreAway, StoreRefused
 from milepost.core.events import BatchStored, Mode, SweepCompleted, Tally
 from milepost.core.model import Platform, Stream
-from milepost.stores.archive import Placed
-from milepost.stores.sqlite.archive import SqliteArchive
+from milepost.stores.reader import StoredEntry
+from milepost.stores.sqlite.reader import SqliteReader
 
 OTHER = Stream(Platform.INSTAGRAM, "1234567890")
 
@@ -171,9 +171,9 @@ class BusyArchive:
     def __init__(self, stopped: asyncio.Event) -> None:
         self.asked_after: list[int] = []
         self._stopped = stopped
-        self._placed = [Placed(8, entry) for entry in entries(run_started())]
+        self._placed = [StoredEntry(8, entry) for entry in entries(run_started())]
 
-    async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[Placed]:
+    async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
         assert limit > 0
         assert stream is None
         self.asked_after.append(after)
@@ -186,8 +186,8 @@ class BusyArchive:
 
 async def test_following_survives_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milepost.cli.journal_tail.POLL_SECONDS", 0.001)
-    stopped, shown = asyncio.Event(), list[Placed]()
-    archive = BusyArchive(stopped)
-    await follow(cast("SqliteArchive", archive), 7, None, shown.append, stopped)
+    stopped, shown = asyncio.Event(), list[StoredEntry]()
+    journal_reader = BusyArchive(stopped)
+    await follow(cast("SqliteReader", journal_reader), 7, None, shown.append, stopped)
     assert [placed.seq for placed in shown] == [8]
-    assert archive.asked_after == [7, 7, 7, 8]
+    assert journal_reader.asked_after == [7, 7, 7, 8]

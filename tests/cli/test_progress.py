@@ -6,7 +6,7 @@ from datetime import timedelta
 from msgspec.structs import replace
 
 from kit.builders import NETWORK, NOON, RATE_LIMIT, STREAM, at, given, run_started, sweep_started, walking
-from kit.signals import recorded, usage_told
+from kit.notices import recorded, usage_told
 from milepost.cli.progress import BesideBars, Progress, line
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import (
@@ -22,8 +22,8 @@ from milepost.core.events import (
 )
 from milepost.core.model import Scope
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.standing import pauses_of
-from milepost.engine.feed import Passed, StoreRetried
+from milepost.engine.feed import StoreRetried, UnchangedRead
+from milepost.reporting.status import rate_limits_of
 
 LIMITED = RateLimited(Scope.APP, 1, NOON, at(7500), RATE_LIMIT)
 BATCH = BatchStored(walking("c"), Tally(batches=4, inserted=150, unchanged=50))
@@ -64,10 +64,10 @@ def test_the_end_is_told() -> None:
 
 def test_a_wait_for_a_limit_is_told_until_when() -> None:
     limited = given(run_started(), sweep_started(), BATCH, LIMITED)
-    assert line(limited, NOON, pauses_of([limited])).endswith("waits for the app's rate limit until 14:05 UTC")
+    assert line(limited, NOON, rate_limits_of([limited])).endswith("waits for the app's rate limit until 14:05 UTC")
     beyond_the_run = given(RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT), after=limited)
-    assert line(beyond_the_run, NOON, pauses_of([limited])).endswith("until 14:05 UTC")
-    assert line(limited, at(7500), pauses_of([limited])).endswith("walk")
+    assert line(beyond_the_run, NOON, rate_limits_of([limited])).endswith("until 14:05 UTC")
+    assert line(limited, at(7500), rate_limits_of([limited])).endswith("walk")
 
 
 def test_a_limit_that_one_stream_meets_is_told_on_the_lines_of_all_until_it_is_over() -> None:
@@ -98,7 +98,7 @@ def test_what_others_wrote_cannot_steer_the_terminal() -> None:
 def test_each_stream_has_a_line_of_its_own_on_the_terminal() -> None:
     out = io.StringIO()
     progress = Progress(lambda: NOON, out)
-    progress.read(Passed(given(run_started()), Tally(), 0.1))
+    progress.read(UnchangedRead(given(run_started()), Tally(), 0.1))
     progress.read(StoreRetried("instagram:9", 1, 4.0, 2.0, "disk full"))
     progress.close()
     assert "messenger:" in out.getvalue()

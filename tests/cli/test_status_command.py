@@ -25,10 +25,10 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.model import Platform, Scope, Stream
-from milepost.core.standing import State
+from milepost.reporting.status import State
 from milepost.service.stream_status import OpenSweep, Status, StreamStatus, Written
 from milepost.settings import PageSettings, Settings
-from milepost.stores.sqlite.exclusive import exclusive
+from milepost.stores.sqlite.lock import lock_database
 
 COMPLETE = SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, inserted=3))
 
@@ -122,7 +122,7 @@ def test_the_help_names_every_key_of_the_json() -> None:
 def test_who_holds_the_lock_is_at_work(database: Path) -> None:
     record(database, run_started(), sweep_started(), BatchStored(walking("c1"), Tally(batches=1)))
     assert told().streams[0].state is State.INTERRUPTED
-    with exclusive(database):
+    with lock_database(database):
         assert told().is_at_work
         assert told().streams[0].state is State.SYNCING
     assert not told().is_at_work
@@ -131,7 +131,7 @@ def test_who_holds_the_lock_is_at_work(database: Path) -> None:
 def test_looking_whether_somebody_is_at_work_leaves_the_lock_free(database: Path) -> None:
     record(database, COMPLETE)
     told()
-    with exclusive(database):
+    with lock_database(database):
         pass
 
 

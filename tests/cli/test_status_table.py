@@ -34,7 +34,7 @@ from milepost.core.events import (
 )
 from milepost.core.model import Detail, Platform, Scope, Stream
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.standing import OPEN_LETTERS, Surroundings, pauses_of
+from milepost.reporting.status import OPEN_DEAD_LETTERS, ConditionContext, rate_limits_of
 from milepost.service.stream_status import Status, statuses
 
 IDLE = Stream(Platform.MESSENGER, "61590023753730000")
@@ -44,7 +44,7 @@ STORED = BatchStored(walking("c1"), Tally(batches=12, inserted=600, contacts=590
 
 
 def text(*checkpoints: Checkpoint, at_work: bool = True, configured: Sequence[str] | None = None) -> str:
-    around = Surroundings(at(240), at_work, 240.0, 50, pauses_of(checkpoints))
+    around = ConditionContext(at(240), at_work, 240.0, 50, rate_limits_of(checkpoints))
     return rendered(Status(around.now, "milepost.db", at_work, statuses(checkpoints, around, configured, {})))
 
 
@@ -145,10 +145,10 @@ def test_a_failed_run_is_tried_again_and_says_what_to_look_at() -> None:
 
 
 def test_open_dead_letters_are_counted_and_explained() -> None:
-    letter = DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str")
-    told = text(after(*OPENED, letter, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, dead_lettered=1))))
+    dead_letter = DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str")
+    told = text(after(*OPENED, dead_letter, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, dead_lettered=1))))
     assert "complete with errors" in told
-    assert under(told) == [f"  → {OPEN_LETTERS}"]
+    assert under(told) == [f"  → {OPEN_DEAD_LETTERS}"]
     assert told.endswith(" 1")
 
 

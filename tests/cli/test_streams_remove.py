@@ -16,11 +16,11 @@ from kit.simulated import frozen_world
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import BatchStored, DeadLetterOpened, Position, RunStarted, Stage, Tally
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
-from milepost.stores.sqlite.exclusive import exclusive
+from milepost.stores.sqlite.lock import lock_database
 from milepost.stores.sqlite.store import open_sqlite
-from stores.kept import SqliteKept
-from stores.lives import commit_after, contact_row, conversation_row, event_row
+from stores.histories import commit_after, contact_row, conversation_row, event_row
 from stores.sqlite_files import names_in
+from stores.store_dump import SqliteDump
 
 OTHER = Stream(Platform.INSTAGRAM, "2")
 LETTER = DeadLetterOpened("d_1", Stage.FETCH, "t_9", "unreadable")
@@ -35,37 +35,37 @@ PAGES = (
 async def fill(path: Path) -> None:
     async with open_sqlite(path, synchronous="normal") as store:
         for of in (STREAM, OTHER):
-            letters, payloads = ((LETTER,), (DeadLetterPayload("d_1", "{}"),)) if of == STREAM else ((), ())
+            dead_letters, payloads = ((LETTER,), (DeadLetterPayload("d_1", "{}"),)) if of == STREAM else ((), ())
             rows = Changes(
                 (conversation_row(f"t_{of.page_id}", of=of),),
                 (contact_row(of=of),),
                 tuple(event_row(f"m_{of.page_id}_{number}", of=of) for number in range(2)),
                 payloads,
             )
-            events = (RunStarted(NOON), *letters, BatchStored(Position(), Tally(batches=1, inserted=1)))
+            events = (RunStarted(NOON), *dead_letters, BatchStored(Position(), Tally(batches=1, inserted=1)))
             await store.commit(commit_after(Checkpoint(of.key), *events, changes=rows, run_id=f"run of {of.key}"))
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> SqliteKept:
+def kept(tmp_path: Path) -> SqliteDump:
     """Give a database with two streams, and a configuration that names neither."""
     path = tmp_path / "milepost.db"
     (tmp_path / "config.yaml").write_text(STORE)
     asyncio.run(fill(path))
-    return SqliteKept(path)
+    return SqliteDump(path)
 
 
-def folder(kept: SqliteKept) -> Path:
+def folder(kept: SqliteDump) -> Path:
     return kept.path.parent
 
 
-def streams_in(kept: SqliteKept) -> set[str]:
+def streams_in(kept: SqliteDump) -> set[str]:
     """Name the streams that have rows."""
     found = kept.rows("SELECT DISTINCT platform || ':' || page_id FROM contact_interaction_events")
     return {key for (key,) in found}
 
 
-async def test_it_says_what_it_has_removed_and_what_it_cannot_reach(kept: SqliteKept) -> None:
+async def test_it_says_what_it_has_removed_and_what_it_cannot_reach(kept: SqliteDump) -> None:
     (folder(kept) / "config.yaml").write_text(PAGES)
 
     ended = await milepost(folder(kept), "streams", "remove", STREAM.key, "--yes")
@@ -79,7 +79,7 @@ async def test_it_says_what_it_has_removed_and_what_it_cannot_reach(kept: Sqlite
     assert (await milepost(folder(kept), "journal", "verify")).code == 0
 
 
-async def test_several_go_at_once_and_again_is_the_same(kept: SqliteKept) -> None:
+async def test_several_go_at_once_and_again_is_the_same(kept: SqliteDump) -> None:
     both = ("streams", "remove", STREAM.key, OTHER.key, STREAM.key, "--yes")
     first, second = [await milepost(folder(kept), *both) for _ in range(2)]
 
@@ -97,7 +97,7 @@ async def test_several_go_at_once_and_again_is_the_same(kept: SqliteKept) -> Non
 
 @pytest.mark.parametrize(("answer", "code", "left"), [("y\n", 0, {OTHER.key}), ("n\n", 1, {STREAM.key, OTHER.key})])
 def test_on_a_terminal_it_shows_what_there_is_and_asks(
-    kept: SqliteKept, answer: str, code: int, left: set[str]
+    kept: SqliteDump, answer: str, code: int, left: set[str]
 ) -> None:
     (folder(kept) / "config.yaml").write_text(PAGES)
     ours, theirs = pty.openpty()
@@ -137,7 +137,7 @@ def test_on_a_terminal_it_shows_what_there_is_and_asks(
     ],
 )
 async def test_what_it_cannot_do_is_refused_before_anything_is_removed(
-    kept: SqliteKept, arguments: tuple[str, ...], told: str
+    kept: SqliteDump, arguments: tuple[str, ...], told: str
 ) -> None:
     ended = await milepost(folder(kept), "streams", "remove", *arguments)
 
@@ -146,7 +146,7 @@ async def test_what_it_cannot_do_is_refused_before_anything_is_removed(
     assert streams_in(kept) == {STREAM.key, OTHER.key}
 
 
-async def test_a_stream_that_is_configured_and_was_never_worked_has_nothing_to_remove(kept: SqliteKept) -> None:
+async def test_a_stream_that_is_configured_and_was_never_worked_has_nothing_to_remove(kept: SqliteDump) -> None:
     (folder(kept) / "config.yaml").write_text(PAGES.replace(STREAM.page_id, "77"))
 
     ended = await milepost(folder(kept), "streams", "remove", "messenger:77")
@@ -154,8 +154,8 @@ async def test_a_stream_that_is_configured_and_was_never_worked_has_nothing_to_r
     assert (ended.code, ended.stdout) == (0, "Nothing is stored of messenger:77 (Corner Bakery)\n")
 
 
-async def test_while_a_daemon_works_it_is_refused_with_what_to_do(kept: SqliteKept) -> None:
-    with exclusive(kept.path):
+async def test_while_a_daemon_works_it_is_refused_with_what_to_do(kept: SqliteDump) -> None:
+    with lock_database(kept.path):
         ended = await milepost(folder(kept), "streams", "remove", STREAM.key)
 
     assert ended.code == 75, ended

@@ -7,7 +7,6 @@ import pytest
 
 from kit.builders import DEAD_TOKEN, NETWORK, NOON, RATE_LIMIT, STREAM, at, given, run_started, sweep_started, walking
 from milepost.cli.summary_table import rendered
-from milepost.core.advice import advice_on
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.events import (
     BatchFailed,
@@ -24,9 +23,10 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.model import Scope
+from milepost.core.ports import RunResult
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.standing import OPEN_LETTERS, Surroundings, pauses_of, standing
-from milepost.core.summary import Result
+from milepost.reporting.advice import advice_on
+from milepost.reporting.status import OPEN_DEAD_LETTERS, ConditionContext, condition, rate_limits_of
 
 DONE = Run(
     "r_1",
@@ -44,10 +44,10 @@ LIMITED = RateLimited(Scope.PAGE, 1, NOON, at(7500), RATE_LIMIT)
 
 def told(*checkpoints: Checkpoint, of_run: bool = True) -> list[str]:
     """Give the lines below the totals, for streams that stand at these checkpoints after a sync."""
-    around = Surroundings(NOON, False, 300.0, 50, pauses_of(checkpoints))
-    standings = {each.stream: standing(each, around) for each in checkpoints}
-    results = [Result(each.stream, each.run if of_run else None) for each in checkpoints]
-    lines = rendered(results, 1.0, standings, NOON).splitlines()
+    around = ConditionContext(NOON, False, 300.0, 50, rate_limits_of(checkpoints))
+    conditions = {each.stream: condition(each, around) for each in checkpoints}
+    results = [RunResult(each.stream, each.run if of_run else None) for each in checkpoints]
+    lines = rendered(results, 1.0, conditions, NOON).splitlines()
     return lines[lines.index("") + 3 :]
 
 
@@ -55,7 +55,7 @@ def after(*events: Event, stream: str = STREAM.key) -> Checkpoint:
     return given(*READ, *events, after=Checkpoint(stream))
 
 
-def table(*results: Result) -> list[str]:
+def table(*results: RunResult) -> list[str]:
     return rendered(results, 12.5, {}, NOON).splitlines()
 
 
@@ -64,7 +64,7 @@ def cells(line: str) -> list[str]:
 
 
 def test_a_stream_has_a_line_with_its_counts() -> None:
-    lines = table(Result("messenger:1", DONE))
+    lines = table(RunResult("messenger:1", DONE))
     assert cells(lines[1]) == ["messenger:1", "complete", "40", "2,000", "0", "50", "0", "3", "0", "12.3"]
     assert cells(lines[2]) == ["total", "40", "2,000", "0", "50", "0", "3", "0", "12.5"]
     assert "100.0% of batches succeeded" in lines
@@ -72,7 +72,7 @@ def test_a_stream_has_a_line_with_its_counts() -> None:
 
 
 def test_columns_are_aligned() -> None:
-    lines = table(Result("messenger:1", DONE), Result("instagram:12345", PAUSED))[:4]
+    lines = table(RunResult("messenger:1", DONE), RunResult("instagram:12345", PAUSED))[:4]
     assert len({len(line) for line in lines}) == 1
 
 
@@ -101,7 +101,7 @@ def test_what_is_complete_needs_no_words() -> None:
             ],
             [
                 f"{STREAM.key}: complete, but for some dead letters",
-                f"  → {OPEN_LETTERS}",
+                f"  → {OPEN_DEAD_LETTERS}",
             ],
         ),
         (
@@ -134,7 +134,7 @@ def test_a_stream_that_was_not_worked_because_another_met_a_limit_says_so() -> N
 
 
 def test_an_error_is_told_on_its_line() -> None:
-    lines = table(Result("messenger:3", None, error="the disk is full\n\x1b[2J(make room)"))
+    lines = table(RunResult("messenger:3", None, error="the disk is full\n\x1b[2J(make room)"))
     assert "messenger:3: the disk is full [2J(make room)" in lines
 
 

@@ -5,10 +5,10 @@ from random import Random
 
 from milepost.core.events import BatchStored
 from milepost.core.model import Stream
-from milepost.stores.opening import open_archive
-from stores.kept import Kept
-from stores.lives import rows_of_batch
+from milepost.stores.open import open_reader
+from stores.histories import rows_of_batch
 from stores.processes import committing, lines, running
+from stores.store_dump import StoreDump
 
 STREAMS = 24
 
@@ -19,17 +19,17 @@ def acknowledged(printed: Iterable[str]) -> dict[str, int]:
     return {stream: int(version) for _, stream, version in acks}
 
 
-async def lost(kept: Kept, acks: dict[str, int]) -> dict[str, int]:
+async def lost(kept: StoreDump, acks: dict[str, int]) -> dict[str, int]:
     """Give what was acknowledged and is not there: the last version of each stream that lacks it."""
-    async with open_archive(kept.place) as archive:
-        reached = {checkpoint.stream: checkpoint.version for checkpoint in await archive.checkpoints()}
+    async with open_reader(kept.store_url) as journal_reader:
+        reached = {checkpoint.stream: checkpoint.version for checkpoint in await journal_reader.checkpoints()}
     return {stream: version for stream, version in acks.items() if reached.get(stream, 0) < version}
 
 
-async def all_is_whole(kept: Kept, acks: dict[str, int]) -> None:
+async def all_is_whole(kept: StoreDump, acks: dict[str, int]) -> None:
     """Check that nothing acknowledged is missing, and that each batch has its rows, and rows their batch."""
-    async with open_archive(kept.place) as archive:
-        await archive.verify()
+    async with open_reader(kept.store_url) as journal_reader:
+        await journal_reader.verify()
     assert await lost(kept, acks) == {}
     tables = kept.tables()
     assert tables.checkpoints == tables.refold()
@@ -39,16 +39,18 @@ async def all_is_whole(kept: Kept, acks: dict[str, int]) -> None:
     assert set(tables.contacts.values()) == {row for batch in batches for row in batch.contacts}
     assert set(tables.interaction_events.values()) == {row for batch in batches for row in batch.interaction_events}
     assert set(tables.dead_letters) == {row.dead_letter_id for batch in batches for row in batch.payloads}
-    assert set(tables.payloads) == {key for key, letter in tables.dead_letters.items() if letter.closed_at is None}
+    assert set(tables.payloads) == {
+        key for key, dead_letter in tables.dead_letters.items() if dead_letter.closed_at is None
+    }
 
 
-async def kills_lose_nothing_acknowledged(kept: Kept, seeds: Iterable[int]) -> None:
+async def kills_lose_nothing_acknowledged(kept: StoreDump, seeds: Iterable[int]) -> None:
     """Let several lives go on in one database, each where the one before it was killed."""
     acks: dict[str, int] = {}
     for seed in seeds:
-        luck = Random(seed)  # noqa: S311  (repeatable)
-        with running(committing(kept.place.url, streams=STREAMS, commits=10_000)) as process:
-            printed = lines(process, luck.randrange(2, 200))
+        jitter = Random(seed)  # noqa: S311  (repeatable)
+        with running(committing(kept.store_url.url, streams=STREAMS, commits=10_000)) as process:
+            printed = lines(process, jitter.randrange(2, 200))
             process.kill()
             assert process.stdout is not None
             printed += process.stdout.read().splitlines()

@@ -12,9 +12,9 @@ from milepost.core.events import DeadLetterOpened, RunStarted, Stage
 from milepost.core.model import Changes, DeadLetterPayload
 from milepost.core.ports import Store
 from milepost.stores.erasure import Forgotten
-from milepost.stores.opening import forget, open_archive, open_store
-from stores.kept import Kept
-from stores.lives import commit_after, contact_row, conversation_row, event_row
+from milepost.stores.open import forget, open_reader, open_store
+from stores.histories import commit_after, contact_row, conversation_row, event_row
+from stores.store_dump import StoreDump
 
 SECRET = "Wq7-zebra"  # what only she said
 GONE = Forgotten(contacts=1, conversations=1, interaction_events=30, payloads=1)
@@ -33,21 +33,21 @@ def rows_of(person: str, words: str) -> Changes:
 
 
 async def keep(store: Store, person: str, words: str) -> None:
-    letter = DeadLetterOpened(f"d_{person}", Stage.FETCH, f"t_x_{person}", "id: expected str")
-    await store.commit(commit_after(await store.recall(STREAM.key), letter, changes=rows_of(person, words)))
+    dead_letter = DeadLetterOpened(f"d_{person}", Stage.FETCH, f"t_x_{person}", "id: expected str")
+    await store.commit(commit_after(await store.load(STREAM.key), dead_letter, changes=rows_of(person, words)))
 
 
 class ErasureContract:
-    async def test_while_a_daemon_runs_leaves_a_journal_that_verifies(self, kept: Kept) -> None:
-        async with open_store(kept.place) as store:
+    async def test_while_a_daemon_runs_leaves_a_journal_that_verifies(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
             await keep(store, "ada", SECRET)
 
-            assert await forget(kept.place, STREAM, "ada") == GONE
+            assert await forget(kept.store_url, STREAM, "ada") == GONE
 
-            async with open_archive(kept.place) as archive:
-                await archive.verify()
+            async with open_reader(kept.store_url) as journal_reader:
+                await journal_reader.verify()
 
-    async def test_a_daemon_at_work_brings_nothing_back(self, kept: Kept) -> None:
+    async def test_a_daemon_at_work_brings_nothing_back(self, kept: StoreDump) -> None:
         forgotten = asyncio.Event()
 
         async def write_again_and_again(store: Store) -> None:
@@ -56,31 +56,31 @@ class ErasureContract:
                 written_since += forgotten.is_set()
                 await keep(store, "ada", SECRET)
 
-        async with open_store(kept.place) as store, asyncio.TaskGroup() as group:
+        async with open_store(kept.store_url) as store, asyncio.TaskGroup() as group:
             group.create_task(write_again_and_again(store))
             await asyncio.sleep(0)
-            await forget(kept.place, STREAM, "ada")
+            await forget(kept.store_url, STREAM, "ada")
             forgotten.set()
 
         tables = kept.tables()
         assert (tables.conversations, tables.contacts, tables.interaction_events, tables.payloads) == ({}, {}, {}, {})
         assert tables.checkpoints == tables.refold()
 
-    async def test_is_whole_or_not_at_all(self, kept: Kept) -> None:
-        async with open_store(kept.place) as store:
+    async def test_is_whole_or_not_at_all(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
             await keep(store, "ada", SECRET)
         kept.refuse_deletes("dead_letter_payloads")
         before = kept.tables()
 
         with pytest.raises(Exception, match="not this one"):
-            await forget(kept.place, STREAM, "ada")
+            await forget(kept.store_url, STREAM, "ada")
 
         assert kept.tables() == before
-        async with open_store(kept.place) as store:
-            checkpoint = await store.recall(STREAM.key)
+        async with open_store(kept.store_url) as store:
+            checkpoint = await store.load(STREAM.key)
             await store.commit(commit_after(checkpoint, RunStarted(NOON), changes=rows_of("ada", "x")))
         assert [row.name for row in kept.tables().contacts.values()] == ["x"]
 
-    async def test_a_contact_without_an_id_is_nobody(self, kept: Kept) -> None:
+    async def test_a_contact_without_an_id_is_nobody(self, kept: StoreDump) -> None:
         with pytest.raises(ValueError, match="has an id"):
-            await forget(kept.place, STREAM, "")
+            await forget(kept.store_url, STREAM, "")

@@ -20,13 +20,13 @@ from milepost.core.model import (
     InteractionEventRow,
     Keys,
     Known,
-    KnownLetter,
+    KnownDeadLetter,
     Platform,
     Stream,
     Stretch,
 )
-from milepost.core.ports import DueLetter, Store
-from stores.lives import commit_after, contact_row, conversation_row, event_row
+from milepost.core.ports import DueDeadLetter, Store
+from stores.histories import commit_after, contact_row, conversation_row, event_row
 
 Forget = Callable[[Stream, str], Awaitable[tuple[int, int, int, int]]]
 
@@ -43,52 +43,54 @@ def opening(
     return DeadLetterOpened(key, Stage.FETCH, subject, "id: expected str", redrive_at, fingerprint)
 
 
-async def open_letters(store: Store, *letters: DeadLetterOpened, of: Stream = STREAM, payload: str = "{}") -> None:
-    payloads = tuple(DeadLetterPayload(each.dead_letter_id, payload) for each in letters)
-    await commit(store, *letters, changes=Changes(payloads=payloads), of=of)
+async def find_open_dead_letters(
+    store: Store, *dead_letters: DeadLetterOpened, of: Stream = STREAM, payload: str = "{}"
+) -> None:
+    payloads = tuple(DeadLetterPayload(each.dead_letter_id, payload) for each in dead_letters)
+    await commit(store, *dead_letters, changes=Changes(payloads=payloads), of=of)
 
 
 async def commit_at(store: Store, seconds: float, event: Event, *payloads: DeadLetterPayload) -> None:
-    checkpoint, changes = await store.recall(STREAM.key), Changes(payloads=payloads)
+    checkpoint, changes = await store.load(STREAM.key), Changes(payloads=payloads)
     await store.commit(commit_after(checkpoint, event, changes=changes, now=at(seconds)))
 
 
 async def due(store: Store, now: datetime = NOON, *, limit: int = 100, of: Stream = STREAM) -> list[str]:
-    return [each.letter.dead_letter_id for each in await store.due_letters(of.key, now, limit)]
+    return [each.dead_letter.dead_letter_id for each in await store.due_dead_letters(of.key, now, limit)]
 
 
-async def known_letters(store: Store, *subjects: str, of: Stream = STREAM) -> dict[str, KnownLetter]:
-    return (await store.known(Keys(of, subjects=subjects))).letters
+async def known_letters(store: Store, *subjects: str, of: Stream = STREAM) -> dict[str, KnownDeadLetter]:
+    return (await store.known(Keys(of, subjects=subjects))).dead_letters
 
 
 class LettersContract:
     async def test_an_open_letter_is_known_by_its_subject_and_given_with_its_payload(self, store: Store) -> None:
-        await open_letters(store, opening(redrive_at=at(60)), payload='{"id": 5}')
+        await find_open_dead_letters(store, opening(redrive_at=at(60)), payload='{"id": 5}')
 
-        letter = DeadLetter(
+        dead_letter = DeadLetter(
             "d_1", STREAM.key, Stage.FETCH, "t_bad", "id: expected str", NOON, 0, at(60), fingerprint="f_1"
         )
-        assert await known_letters(store, "t_bad", "t_good") == {"t_bad": KnownLetter("d_1", "f_1", is_open=True)}
+        assert await known_letters(store, "t_bad", "t_good") == {"t_bad": KnownDeadLetter("d_1", "f_1", is_open=True)}
         assert await known_letters(store, "t_good", "T_BAD", "d_1") == {}
-        assert await store.open_letters(("d_0", "d_1")) == (DueLetter(letter, '{"id": 5}'),)
+        assert await store.find_open_dead_letters(("d_0", "d_1")) == (DueDeadLetter(dead_letter, '{"id": 5}'),)
 
     async def test_letters_are_of_their_stream(self, store: Store) -> None:
-        await open_letters(store, opening("d_1", redrive_at=NOON))
-        await open_letters(store, opening("d_2", redrive_at=NOON), of=OTHER)
+        await find_open_dead_letters(store, opening("d_1", redrive_at=NOON))
+        await find_open_dead_letters(store, opening("d_2", redrive_at=NOON), of=OTHER)
 
-        assert await known_letters(store, "t_bad", of=OTHER) == {"t_bad": KnownLetter("d_2", "f_1", is_open=True)}
+        assert await known_letters(store, "t_bad", of=OTHER) == {"t_bad": KnownDeadLetter("d_2", "f_1", is_open=True)}
         assert await due(store) == ["d_1"]
         assert await due(store, of=OTHER) == ["d_2"]
 
     async def test_a_letter_is_due_from_its_instant_on_or_never_by_itself(self, store: Store) -> None:
-        await open_letters(store, opening("d_1", redrive_at=at(60)), opening("d_2", "t_2"))
+        await find_open_dead_letters(store, opening("d_1", redrive_at=at(60)), opening("d_2", "t_2"))
 
         assert await due(store, at(59.999)) == []
         assert await due(store, at(60)) == await due(store, at(10**9)) == ["d_1"]
 
     async def test_a_letter_that_is_further_ahead_than_any_redrive_is_put_off_is_due(self, store: Store) -> None:
         """The clock was ahead when it was put off."""
-        await open_letters(store, opening(redrive_at=at(86_400)))
+        await find_open_dead_letters(store, opening(redrive_at=at(86_400)))
 
         assert await due(store, NOON) == []
         assert await due(store, at(-1)) == ["d_1"]
@@ -102,13 +104,13 @@ class LettersContract:
         assert await due(store, at(100), limit=2) == ["d_1", "d_2"]
 
     async def test_a_redrive_in_vain_is_counted_and_puts_the_next_one_off(self, store: Store, look: Look) -> None:
-        await open_letters(store, opening(redrive_at=NOON))
+        await find_open_dead_letters(store, opening(redrive_at=NOON))
 
         await commit(store, RedriveFailed("d_1", 1, "still bad", at(60)))
 
         assert await due(store, at(59)) == []
-        (again,) = await store.due_letters(STREAM.key, at(60), 100)
-        assert (again.letter.attempts, again.letter.reason, again.payload) == (1, "still bad", "{}")
+        (again,) = await store.due_dead_letters(STREAM.key, at(60), 100)
+        assert (again.dead_letter.attempts, again.dead_letter.reason, again.payload) == (1, "still bad", "{}")
         await commit(store, RedriveFailed("d_1", 2, "given up"))
         assert await due(store, at(10**9)) == []
         assert (await look()).dead_letters["d_1"].attempts == 2
@@ -116,7 +118,7 @@ class LettersContract:
     async def test_a_closed_letter_loses_its_payload_and_is_neither_due_nor_open(
         self, store: Store, look: Look
     ) -> None:
-        await open_letters(store, opening("d_1", redrive_at=NOON), opening("d_2", "t_2", redrive_at=NOON))
+        await find_open_dead_letters(store, opening("d_1", redrive_at=NOON), opening("d_2", "t_2", redrive_at=NOON))
 
         await commit(store, DeadLetterClosed("d_1", Resolution.RECOVERED))
 
@@ -126,28 +128,30 @@ class LettersContract:
         assert tables.dead_letters["d_1"].closed_at == NOON
         assert tables.dead_letters["d_1"].redrive_at is None
         assert await due(store) == ["d_2"]
-        assert [each.letter.dead_letter_id for each in await store.open_letters(("d_1", "d_2"))] == ["d_2"]
+        assert [each.dead_letter.dead_letter_id for each in await store.find_open_dead_letters(("d_1", "d_2"))] == [
+            "d_2"
+        ]
 
     async def test_of_closed_letters_only_those_that_a_person_discarded_are_known(
         self, store: Store, look: Look
     ) -> None:
         for number, resolution in enumerate(Resolution):
-            await open_letters(store, opening(f"d_{number}", resolution.value))
+            await find_open_dead_letters(store, opening(f"d_{number}", resolution.value))
             await commit(store, DeadLetterClosed(f"d_{number}", resolution, reason="not needed"))
 
         found = await known_letters(store, *(each.value for each in Resolution))
 
         discarded = list(Resolution).index(Resolution.DISCARDED)
-        assert found == {"discarded": KnownLetter(f"d_{discarded}", "f_1", is_open=False)}
+        assert found == {"discarded": KnownDeadLetter(f"d_{discarded}", "f_1", is_open=False)}
         assert (await look()).dead_letters[f"d_{discarded}"].note == "not needed"
 
     async def test_the_latest_letter_about_a_subject_counts(self, store: Store) -> None:
         for number, key in enumerate(("d_9", "d_8", "d_7")):
             await commit_at(store, number, opening(key, fingerprint=key))
-            assert await known_letters(store, "t_bad") == {"t_bad": KnownLetter(key, key, is_open=True)}
+            assert await known_letters(store, "t_bad") == {"t_bad": KnownDeadLetter(key, key, is_open=True)}
 
             await commit_at(store, number, DeadLetterClosed(key, Resolution.DISCARDED))
-            assert await known_letters(store, "t_bad") == {"t_bad": KnownLetter(key, key, is_open=False)}
+            assert await known_letters(store, "t_bad") == {"t_bad": KnownDeadLetter(key, key, is_open=False)}
 
     async def test_a_letter_that_is_opened_and_closed_at_once_leaves_no_payload(self, store: Store, look: Look) -> None:
         payload = DeadLetterPayload("d_1", "{}")
@@ -407,31 +411,37 @@ class ForgettingContract:
         about_her = ("t_ada_0", "t_ada_0/messages", "t_ada_1/events/m_9", "contact ada")
         about_others = ("t_ada", "t_ada_00", "t_ada_00/messages", "contact adam", "sha256:1")
         for number, subject in enumerate((*about_her, *about_others)):
-            await open_letters(store, opening(f"d_{number}", subject))
-        await open_letters(store, opening("d_names", "t_9"), payload='{"participants": {"data": [{"id": "ada"}]}}')
-        await open_letters(store, opening("d_other", "t_ada_0"), of=OTHER, payload='{"id": "ada"}')
-        await open_letters(store, opening("d_namesake", "t_10"), payload='{"ids": ["adams", "canada", "1ada"]}')
+            await find_open_dead_letters(store, opening(f"d_{number}", subject))
+        await find_open_dead_letters(
+            store, opening("d_names", "t_9"), payload='{"participants": {"data": [{"id": "ada"}]}}'
+        )
+        await find_open_dead_letters(store, opening("d_other", "t_ada_0"), of=OTHER, payload='{"id": "ada"}')
+        await find_open_dead_letters(
+            store, opening("d_namesake", "t_10"), payload='{"ids": ["adams", "canada", "1ada"]}'
+        )
         await commit(store, DeadLetterClosed("d_0", Resolution.DISCARDED))
 
         assert await forget(STREAM, "ada") == (1, 2, 4, 4)
 
         left = {f"d_{number}" for number in range(4, 9)} | {"d_other", "d_namesake"}
         assert set((await look()).payloads) == left
-        erased = await store.due_letters(STREAM.key, NOON, 100)
-        assert {each.letter.dead_letter_id for each in erased} == {"d_1", "d_2", "d_3", "d_names"}
+        erased = await store.due_dead_letters(STREAM.key, NOON, 100)
+        assert {each.dead_letter.dead_letter_id for each in erased} == {"d_1", "d_2", "d_3", "d_names"}
         assert {each.payload for each in erased} == {None}
-        assert (await store.open_letters(("d_1",)))[0].payload is None
-        await commit(store, *(DeadLetterClosed(each.letter.dead_letter_id, Resolution.FORGOTTEN) for each in erased))
+        assert (await store.find_open_dead_letters(("d_1",)))[0].payload is None
+        await commit(
+            store, *(DeadLetterClosed(each.dead_letter.dead_letter_id, Resolution.FORGOTTEN) for each in erased)
+        )
         assert await due(store) == []
 
     async def test_no_letter_brings_a_payload_about_them_back(self, store: Store, look: Look, forget: Forget) -> None:
         await commit(store, changes=rows_of("ada"))
         await forget(STREAM, "ada")
 
-        await open_letters(
+        await find_open_dead_letters(
             store, opening("d_1", "t_ada_0/messages"), opening("d_2", "t_9"), opening("d_3", "contact ada")
         )
-        await open_letters(store, opening("d_4", "t_new"), payload='{"senders": ["ada"]}')
+        await find_open_dead_letters(store, opening("d_4", "t_new"), payload='{"senders": ["ada"]}')
 
         assert set((await look()).payloads) == {"d_2"}
         assert await due(store) == ["d_1", "d_3", "d_4"]
@@ -440,7 +450,7 @@ class ForgettingContract:
         self, store: Store, look: Look, forget: Forget
     ) -> None:
         await commit(store, changes=rows_of("ada"))
-        await open_letters(store, opening("d_1", "t_ada_0/row"))
+        await find_open_dead_letters(store, opening("d_1", "t_ada_0/row"))
         await forget(STREAM, "ada")
 
         await commit(store, changes=Changes(payloads=(DeadLetterPayload("d_1", '{"id": "t_ada_0"}'),)))

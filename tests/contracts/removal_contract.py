@@ -10,18 +10,18 @@ from contracts.store_contract import Tables
 from kit.builders import NOON, at
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Changes, Stream, Stretch
-from milepost.stores.opening import forget, open_archive, open_store, remove
+from milepost.stores.open import forget, open_reader, open_store, remove
 from milepost.stores.removal import StreamRows
-from stores.kept import Kept
-from stores.lives import commit_after, contact_row, conversation_row, event_row, life, live, stream
+from stores.histories import commit_after, contact_row, conversation_row, event_row, life, live, stream
+from stores.store_dump import StoreDump
 
 GONE, OTHER = stream(1), stream(2)
 BY = "a test"
 
 
-async def two_lives(kept: Kept) -> tuple[Checkpoint, Checkpoint]:
+async def two_lives(kept: StoreDump) -> tuple[Checkpoint, Checkpoint]:
     """Have two streams lived for a while, in an open run, with letters open and closed, and conversations missed."""
-    async with open_store(kept.place) as store:
+    async with open_store(kept.store_url) as store:
         checkpoints = []
         for each in (GONE, OTHER):
             checkpoint = await live(store, each, 23)
@@ -37,7 +37,9 @@ def of(tables: Tables, one: Stream) -> Tables:
     """Give what a stream has in the tables beside the journal."""
     page = (one.platform.value, one.page_id)
     run_ids = {row.run_id for row in tables.journal if row.stream == one.key}
-    letters = {key: letter for key, letter in tables.dead_letters.items() if letter.stream == one.key}
+    dead_letters = {
+        key: dead_letter for key, dead_letter in tables.dead_letters.items() if dead_letter.stream == one.key
+    }
     return Tables(
         (),
         {key: each for key, each in tables.checkpoints.items() if key == one.key},
@@ -45,27 +47,27 @@ def of(tables: Tables, one: Stream) -> Tables:
         {key: row for key, row in tables.conversations.items() if (row.platform, row.page_id) == page},
         {key: row for key, row in tables.contacts.items() if key[:2] == page},
         {key: row for key, row in tables.interaction_events.items() if (row.platform, row.page_id) == page},
-        letters,
-        {key: payload for key, payload in tables.payloads.items() if key in letters},
+        dead_letters,
+        {key: payload for key, payload in tables.payloads.items() if key in dead_letters},
     )
 
 
-async def rebuilt_equal(kept: Kept) -> None:
+async def rebuilt_equal(kept: StoreDump) -> None:
     """Check that the projections are what the journal says, and that a rebuild makes them again, byte for byte."""
     before = kept.projections()
-    async with open_archive(kept.place, alone=True) as archive:
-        verified = await archive.verify()
-        assert await archive.rebuild() == verified
+    async with open_reader(kept.store_url, alone=True) as journal_reader:
+        verified = await journal_reader.verify()
+        assert await journal_reader.rebuild() == verified
     assert kept.projections() == before
 
 
 class RemovalContract:
-    async def test_takes_all_of_the_stream_and_nothing_of_any_other(self, kept: Kept) -> None:
+    async def test_takes_all_of_the_stream_and_nothing_of_any_other(self, kept: StoreDump) -> None:
         gone, _ = await two_lives(kept)
         before = kept.tables()
         theirs = of(before, GONE)
 
-        removed = await remove(kept.place, GONE, BY, at(1_000))
+        removed = await remove(kept.store_url, GONE, BY, at(1_000))
 
         assert removed == StreamRows(
             len(theirs.contacts), len(theirs.conversations), len(theirs.interaction_events), gone.open_dead_letters
@@ -77,43 +79,43 @@ class RemovalContract:
         assert of(after, OTHER) == of(before, OTHER)
         assert kept.rows("SELECT DISTINCT stream FROM missed_conversations") == [(OTHER.key,)]
 
-    async def test_keeps_the_history_and_adds_who_asked(self, kept: Kept) -> None:
+    async def test_keeps_the_history_and_adds_who_asked(self, kept: StoreDump) -> None:
         gone, _ = await two_lives(kept)
         before = kept.tables().journal
 
-        await remove(kept.place, GONE, BY, NOON)
+        await remove(kept.store_url, GONE, BY, NOON)
 
         *history, entry = kept.tables().journal
         assert tuple(history) == before
         assert (entry.stream, entry.version, entry.run_id) == (GONE.key, gone.version + 1, None)
         assert (entry.type, entry.data) == ("stream_removed", '{"by":"a test"}')
 
-    async def test_is_what_a_rebuild_makes_of_the_journal(self, kept: Kept) -> None:
+    async def test_is_what_a_rebuild_makes_of_the_journal(self, kept: StoreDump) -> None:
         await two_lives(kept)
-        await remove(kept.place, GONE, BY, NOON)
+        await remove(kept.store_url, GONE, BY, NOON)
         await rebuilt_equal(kept)
 
-        async with open_store(kept.place) as store:
+        async with open_store(kept.store_url) as store:
             checkpoint = await live(store, GONE, 9)
         await rebuilt_equal(kept)
         assert kept.tables().checkpoints[GONE.key] == checkpoint
 
-        await remove(kept.place, GONE, BY, NOON)
-        await remove(kept.place, OTHER, BY, NOON)
+        await remove(kept.store_url, GONE, BY, NOON)
+        await remove(kept.store_url, OTHER, BY, NOON)
         await rebuilt_equal(kept)
         tables = kept.tables()
         assert tables == Tables(tables.journal, tables.checkpoints)
 
-    async def test_a_stream_that_is_worked_again_begins_anew(self, kept: Kept) -> None:
-        async with open_store(kept.place) as store:
+    async def test_a_stream_that_is_worked_again_begins_anew(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
             commits = list(life(GONE, 9))
             for each in commits:
                 await store.commit(each)
         first = of(kept.tables(), GONE)
-        await remove(kept.place, GONE, BY, NOON)
+        await remove(kept.store_url, GONE, BY, NOON)
 
-        async with open_store(kept.place) as store:
-            checkpoint = await store.recall(GONE.key)
+        async with open_store(kept.store_url) as store:
+            checkpoint = await store.load(GONE.key)
             for each in commits:
                 again = commit_after(
                     checkpoint,
@@ -133,52 +135,52 @@ class RemovalContract:
             commits[-1].checkpoint.open_dead_letters,
         )
 
-    async def test_who_was_forgotten_stays_forgotten(self, kept: Kept) -> None:
+    async def test_who_was_forgotten_stays_forgotten(self, kept: StoreDump) -> None:
         people = ("ada", "bob")
         rows = Changes(
             tuple(conversation_row(f"t_{each}", of=GONE, contact_id=each) for each in people),
             tuple(contact_row(each, of=GONE) for each in people),
             tuple(event_row(f"m_{each}", of=GONE, conversation_id=f"t_{each}") for each in people),
         )
-        async with open_store(kept.place) as store:
+        async with open_store(kept.store_url) as store:
             await store.commit(commit_after(Checkpoint(GONE.key), changes=rows))
-        await forget(kept.place, GONE, "ada")
-        await remove(kept.place, GONE, BY, NOON)
+        await forget(kept.store_url, GONE, "ada")
+        await remove(kept.store_url, GONE, BY, NOON)
 
-        async with open_store(kept.place) as store:
-            await store.commit(commit_after(await store.recall(GONE.key), changes=rows))
+        async with open_store(kept.store_url) as store:
+            await store.commit(commit_after(await store.load(GONE.key), changes=rows))
 
         tables = kept.tables()
         assert set(tables.conversations) == {"t_bob"}
         assert {contact_id for _, _, contact_id in tables.contacts} == {"bob"}
         assert set(tables.interaction_events) == {"m_bob"}
 
-    async def test_is_whole_or_not_at_all(self, kept: Kept) -> None:
+    async def test_is_whole_or_not_at_all(self, kept: StoreDump) -> None:
         await two_lives(kept)
         kept.refuse_deletes("contact_interaction_events")
         before = kept.tables()
 
         with pytest.raises(Exception, match="not this one"):
-            await remove(kept.place, GONE, BY, NOON)
+            await remove(kept.store_url, GONE, BY, NOON)
 
         assert kept.tables() == before
 
-    async def test_of_nothing_changes_nothing(self, kept: Kept) -> None:
+    async def test_of_nothing_changes_nothing(self, kept: StoreDump) -> None:
         await two_lives(kept)
-        await remove(kept.place, GONE, BY, NOON)
+        await remove(kept.store_url, GONE, BY, NOON)
         before = kept.tables()
 
-        assert await remove(kept.place, GONE, BY, NOON) is None
-        assert await remove(kept.place, stream(3), BY, NOON) is None
+        assert await remove(kept.store_url, GONE, BY, NOON) is None
+        assert await remove(kept.store_url, stream(3), BY, NOON) is None
 
         assert kept.tables() == before
 
-    async def test_what_is_stored_is_counted_before_it_goes(self, kept: Kept) -> None:
+    async def test_what_is_stored_is_counted_before_it_goes(self, kept: StoreDump) -> None:
         await two_lives(kept)
-        async with open_archive(kept.place) as archive:
-            counted = await archive.count_rows(GONE)
+        async with open_reader(kept.store_url) as journal_reader:
+            counted = await journal_reader.count_rows(GONE)
             assert counted.conversations > 0
-            assert await archive.count_rows(stream(3)) == StreamRows(0, 0, 0, 0)
-        assert await remove(kept.place, GONE, BY, NOON) == counted
-        async with open_archive(kept.place) as archive:
-            assert await archive.count_rows(GONE) == StreamRows(0, 0, 0, 0)
+            assert await journal_reader.count_rows(stream(3)) == StreamRows(0, 0, 0, 0)
+        assert await remove(kept.store_url, GONE, BY, NOON) == counted
+        async with open_reader(kept.store_url) as journal_reader:
+            assert await journal_reader.count_rows(GONE) == StreamRows(0, 0, 0, 0)

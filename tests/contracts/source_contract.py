@@ -34,7 +34,7 @@ class Inbox(Struct):
     calls: list[str]
 
 
-class WitnessGate(Struct):
+class RecordingGate(Struct):
     """A Gate that is closed on demand, or after so many calls, and keeps what it is told."""
 
     closed: bool = False
@@ -84,8 +84,8 @@ KINDS = {
 
 class SourceContract:
     @pytest.fixture
-    def gate(self) -> WitnessGate:
-        return WitnessGate()
+    def gate(self) -> RecordingGate:
+        return RecordingGate()
 
     @pytest.mark.parametrize("limit", [1, 3, 200])
     async def test_a_walk_by_cursors_reads_every_conversation_once_and_ends(self, inbox: Inbox, limit: int) -> None:
@@ -174,7 +174,7 @@ class SourceContract:
         assert outcome.problem.kind is ProblemKind.NONSENSE
         assert inbox.calls == []
 
-    async def test_behind_a_closed_gate_no_call_is_made(self, inbox: Inbox, gate: WitnessGate) -> None:
+    async def test_behind_a_closed_gate_no_call_is_made(self, inbox: Inbox, gate: RecordingGate) -> None:
         gate.closed = True
         for detail in Detail:
             assert await inbox.source.fetch(Request(None, 3, 2, detail=detail)) == Held()
@@ -186,7 +186,7 @@ class SourceContract:
 
     @pytest.mark.parametrize("faulty", list(Fault), indirect=True)
     async def test_a_fault_is_a_value_and_the_gate_is_told(
-        self, faulty: Source, gate: WitnessGate, request: pytest.FixtureRequest
+        self, faulty: Source, gate: RecordingGate, request: pytest.FixtureRequest
     ) -> None:
         fault = request.node.callspec.params["faulty"]
         for ask in (partial(faulty.fetch, Request(None, 3, 1)),) * 2 + (partial(faulty.reread, "t_1", 1),):

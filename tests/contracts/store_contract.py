@@ -22,11 +22,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kit.builders import NOON, STREAM, at, sweep_started
-from milepost.core.chain import check, instant_text
-from milepost.core.checkpoint import Checkpoint, DeadLetter, Run, evolve
-from milepost.core.codec import Codec
+from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import RowsRejected, VersionConflict
 from milepost.core.events import DeadLetterOpened, Entry, Event, RunStarted, Stage
+from milepost.core.evolve import evolve
+from milepost.core.journal import Codec, check_link, instant_text, project
 from milepost.core.model import (
     Changes,
     ContactRow,
@@ -40,9 +40,8 @@ from milepost.core.model import (
     Table,
 )
 from milepost.core.ports import Commit, Committed, Rejected, Store
-from milepost.core.project import project
 from stores.any_rows import any_changes
-from stores.lives import commit_after, contact_row, conversation_row, event_row, life, next_commit, stream
+from stores.histories import commit_after, contact_row, conversation_row, event_row, life, next_commit, stream
 
 
 class JournalRow(Struct, frozen=True):
@@ -80,7 +79,7 @@ class Tables(Struct, frozen=True):
         checkpoints: dict[str, Checkpoint] = {}
         for row in self.journal:
             before = checkpoints.get(row.stream, Checkpoint(row.stream))
-            check(before, row.entry())
+            check_link(before, row.entry())
             checkpoints[row.stream] = evolve(before, row.entry())
         return checkpoints
 
@@ -95,7 +94,7 @@ NO_CHANGES = Changes()
 
 async def commit(store: Store, *events: Event, changes: Changes = NO_CHANGES, of: Stream = STREAM) -> Commit:
     """Commit what follows in the stream."""
-    following = commit_after(await store.recall(of.key), *events, changes=changes)
+    following = commit_after(await store.load(of.key), *events, changes=changes)
     assert isinstance(await store.commit(following), Committed)
     return following
 
@@ -110,10 +109,10 @@ async def whole_or_not_at_all(commits: list[Commit], store: Store, look: Look) -
     """Check that of each of these first commits of their streams either everything is stored or nothing."""
     tables = await look()
     for each in commits:
-        recalled = await store.recall(each.checkpoint.stream)
-        assert recalled in (each.checkpoint, Checkpoint(each.checkpoint.stream))
-        is_stored = recalled.version > 0
-        assert sum(row.stream == recalled.stream for row in tables.journal) == recalled.version
+        loaded = await store.load(each.checkpoint.stream)
+        assert loaded in (each.checkpoint, Checkpoint(each.checkpoint.stream))
+        is_stored = loaded.version > 0
+        assert sum(row.stream == loaded.stream for row in tables.journal) == loaded.version
         for row in each.changes.conversations:
             assert (row.conversation_id in tables.conversations) == is_stored
         for event in each.changes.interaction_events:
@@ -130,13 +129,13 @@ class StoreContract:
     # --- the journal and its projections ---
 
     async def test_recalls_an_unknown_stream_as_one_without_a_past(self, store: Store) -> None:
-        assert await store.recall("messenger:never-seen") == Checkpoint("messenger:never-seen")
+        assert await store.load("messenger:never-seen") == Checkpoint("messenger:never-seen")
 
     async def test_recalls_what_was_committed(self, store: Store) -> None:
         for each in life(STREAM, 20):
             await store.commit(each)
 
-            assert await store.recall(STREAM.key) == each.checkpoint
+            assert await store.load(STREAM.key) == each.checkpoint
 
     async def test_keeps_streams_apart(self, store: Store) -> None:
         instagram = Stream(Platform.INSTAGRAM, STREAM.page_id)
@@ -144,8 +143,8 @@ class StoreContract:
         mine = await commit(store)
         theirs = await commit(store, of=instagram)
 
-        assert await store.recall(STREAM.key) == mine.checkpoint
-        assert await store.recall(instagram.key) == theirs.checkpoint
+        assert await store.load(STREAM.key) == mine.checkpoint
+        assert await store.load(instagram.key) == theirs.checkpoint
 
     async def test_numbers_the_entries_of_the_journal_without_a_gap(self, store: Store, look: Look) -> None:
         expected_seq = 1
@@ -178,12 +177,12 @@ class StoreContract:
         assert tables.runs == ended
         folded = project((row.entry() for row in tables.journal), {})
         assert tables.dead_letters == {each.dead_letter_id: each for each in folded if isinstance(each, DeadLetter)}
-        assert {letter.closed_at is None for letter in tables.dead_letters.values()} == {True, False}
+        assert {dead_letter.closed_at is None for dead_letter in tables.dead_letters.values()} == {True, False}
 
     # --- one writer a stream ---
 
     async def test_refuses_a_second_writer_and_stores_nothing_of_its_commit(self, store: Store, look: Look) -> None:
-        stale = await store.recall(STREAM.key)
+        stale = await store.load(STREAM.key)
         first = await commit(store)
         before = await look()
 
@@ -191,7 +190,7 @@ class StoreContract:
             await store.commit(commit_after(stale, RunStarted(at(1)), changes=some_rows("stale"), run_id="stale"))
 
         assert await look() == before
-        assert await store.recall(STREAM.key) == first.checkpoint
+        assert await store.load(STREAM.key) == first.checkpoint
 
     async def test_refuses_a_commit_that_leaves_out_a_version(self, store: Store, look: Look) -> None:
         unstored = commit_after(Checkpoint(STREAM.key), changes=some_rows("unstored"))
@@ -388,10 +387,10 @@ class StoreContract:
         answer = await store.commit(commit_after(Checkpoint(STREAM.key), changes=rows))
 
         assert names(answer) == bad
-        assert await store.recall(STREAM.key) == Checkpoint(STREAM.key)
+        assert await store.load(STREAM.key) == Checkpoint(STREAM.key)
 
     async def test_a_second_writer_hears_so_and_not_of_its_rows(self, store: Store, refuse: Refuse) -> None:
-        stale = await store.recall(STREAM.key)
+        stale = await store.load(STREAM.key)
         await commit(store)
         refuse(Table.CONTACTS, "c_stale")
 
@@ -402,7 +401,7 @@ class StoreContract:
 
     async def test_commits_of_many_streams_at_once_are_all_stored(self, store: Store, look: Look) -> None:
         async def live(number: int) -> tuple[Checkpoint, list[int]]:
-            checkpoint = await store.recall(stream(number).key)
+            checkpoint = await store.load(stream(number).key)
             seqs: list[int] = []
             for _ in range(6):
                 following = next_commit(checkpoint)
@@ -438,7 +437,7 @@ class StoreContract:
         for number, answer in enumerate(answers):
             if number not in doomed:
                 assert not isinstance(answer, BaseException), f"commit {number}: {answer!r}"
-                assert await store.recall(stream(number).key) == commits[number].checkpoint
+                assert await store.load(stream(number).key) == commits[number].checkpoint
         await commit(store)
         await whole_or_not_at_all(commits, store, look)
 
@@ -497,7 +496,7 @@ class CheckingStoreContract(StoreContract):
 
         assert {key for _, key in names(answer)} == bad
         assert await look() == before
-        assert await store.recall(STREAM.key) == first.checkpoint
+        assert await store.load(STREAM.key) == first.checkpoint
 
     @pytest.mark.parametrize("why", REFUSED_ROWS)
     async def test_says_why_a_row_is_refused_without_what_it_holds(self, store: Store, why: str) -> None:

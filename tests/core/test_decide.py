@@ -8,21 +8,20 @@ from kit.builders import (
     NOON,
     RATE_LIMIT,
     at,
+    budget,
     catching_up,
     checkpoint_of,
-    circumstances,
+    context,
     conversation,
     fetched,
     given,
     refused,
     walking,
-    work,
 )
 from kit.decisions import NEW, QUIET, events, knowing, passed, record, scanning
 from kit.decisions import walking as walking_since_noon
-from milepost.core.checkpoint import BatchPassed
+from milepost.core.checkpoint import BatchUnchanged
 from milepost.core.decide import decide
-from milepost.core.decision import prepare
 from milepost.core.events import (
     BatchStored,
     FetchFailed,
@@ -35,17 +34,17 @@ from milepost.core.events import (
     SweepStarted,
     Tally,
 )
-from milepost.core.plan import Policy
-from milepost.core.reach import EPOCH
+from milepost.core.plan import EPOCH, Policy
+from milepost.core.records import prepare
 
-IN_TWOS = circumstances(policy=Policy(batch_size=2))
+IN_TWOS = context(policy=Policy(batch_size=2))
 
 
 class TestTheFirstBatch:
     def test_begins_run_and_sweep_and_stores_its_rows(self) -> None:
         first = fetched(conversation("t_1"), next_cursor="after 1", asked_at=at(-2))
 
-        decision = record(decide(checkpoint_of(), first, circumstances()))
+        decision = record(decide(checkpoint_of(), first, context()))
 
         assert decision.events == (
             RunStarted(NOON),
@@ -60,45 +59,45 @@ class TestTheFirstBatch:
         decision = decide(
             before,
             fetched(conversation(updated_time=at(50)), next_cursor="x", asked_at=at(60)),
-            circumstances(at(60)),
+            context(at(60)),
         )
 
         assert events(decision)[1] == SweepStarted(Mode.INCREMENTAL, at(60), at(60 - 600), at(-600))
 
     def test_that_is_the_only_one_completes_the_sweep_in_one_entry(self) -> None:
-        decision = decide(checkpoint_of(), fetched(conversation(), asked_at=at(-2)), circumstances())
+        decision = decide(checkpoint_of(), fetched(conversation(), asked_at=at(-2)), context())
 
         assert events(decision) == (SweepCompleted(Mode.FULL, at(-2), NOON, NEW),)
 
     def test_of_an_empty_inbox_completes_the_sweep(self) -> None:
-        decision = decide(checkpoint_of(), fetched(), circumstances())
+        decision = decide(checkpoint_of(), fetched(), context())
 
         assert events(decision) == (SweepCompleted(Mode.FULL, EPOCH, NOON, Tally(batches=1)),)
 
     def test_that_is_known_is_passed_over(self) -> None:
         known = knowing(conversation("t_1"))
 
-        decision = decide(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), circumstances(), known)
+        decision = decide(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), context(), known)
 
-        assert isinstance(decision, BatchPassed)
+        assert isinstance(decision, BatchUnchanged)
         assert decision.tally == QUIET
         assert decision.sweep.position == walking("x", NOON)
 
     def test_that_is_empty_and_has_a_next_one_is_passed_over(self) -> None:
-        decision = decide(checkpoint_of(), fetched(next_cursor="x"), circumstances())
+        decision = decide(checkpoint_of(), fetched(next_cursor="x"), context())
 
-        assert isinstance(decision, BatchPassed)
+        assert isinstance(decision, BatchUnchanged)
         assert decision.sweep.position == walking("x")
 
 
 class TestAWalk:
     def test_goes_on_to_the_next_batch(self) -> None:
-        decision = decide(walking_since_noon(), fetched(conversation(), next_cursor="after 2"), circumstances())
+        decision = decide(walking_since_noon(), fetched(conversation(), next_cursor="after 2"), context())
 
         assert events(decision) == (BatchStored(walking("after 2", NOON), NEW),)
 
     def test_at_the_end_of_the_inbox_turns_to_the_catch_up_scan(self) -> None:
-        decision = decide(walking_since_noon(), fetched(conversation()), circumstances())
+        decision = decide(walking_since_noon(), fetched(conversation()), context())
 
         assert events(decision) == (BatchStored(catching_up(), NEW),)
 
@@ -134,29 +133,29 @@ class TestAWalk:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
         new, old = conversation("t_1", at(-3600)), conversation("t_2", at(-3601))
 
-        (stored,) = events(decide(before, fetched(new, old, next_cursor="x"), circumstances()))
+        (stored,) = events(decide(before, fetched(new, old, next_cursor="x"), context()))
 
         assert isinstance(stored, BatchStored)
         assert stored.position == replace(walking("x", at(-3601)), older=1)
 
     def test_to_the_watermark_goes_on_past_an_empty_batch(self) -> None:
-        decision = decide(walking_since_noon(mode=Mode.INCREMENTAL), fetched(next_cursor="x"), circumstances())
+        decision = decide(walking_since_noon(mode=Mode.INCREMENTAL), fetched(next_cursor="x"), context())
 
-        assert isinstance(decision, BatchPassed)
+        assert isinstance(decision, BatchUnchanged)
         assert decision.sweep.position == walking("x")
 
     def test_keeps_how_far_it_has_got_over_an_empty_batch(self) -> None:
         """What the next batch covers is told by it, and whether that is in order."""
         before = given(BatchStored(walking("after 1", at(-5)), NEW), after=walking_since_noon())
 
-        decision = decide(before, fetched(next_cursor="x"), circumstances())
+        decision = decide(before, fetched(next_cursor="x"), context())
 
-        assert isinstance(decision, BatchPassed)
+        assert isinstance(decision, BatchUnchanged)
         assert decision.sweep.position == walking("x", at(-5))
 
     def test_of_a_full_sweep_does_not_end_at_old_rows(self) -> None:
         decision = decide(
-            walking_since_noon(), fetched(conversation(updated_time=at(-1e8)), next_cursor="x"), circumstances()
+            walking_since_noon(), fetched(conversation(updated_time=at(-1e8)), next_cursor="x"), context()
         )
 
         (stored,) = events(decision)
@@ -165,9 +164,9 @@ class TestAWalk:
 
     def test_of_two_batches_of_which_one_was_passed_over_needs_its_catch_up_scan(self) -> None:
         known = knowing(conversation("t_1"))
-        before = passed(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), known, circumstances())
+        before = passed(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), known, context())
 
-        decision = decide(before, fetched(conversation("t_2")), circumstances())
+        decision = decide(before, fetched(conversation("t_2")), context())
 
         assert events(decision)[-1] == BatchStored(catching_up(), QUIET + NEW)
 
@@ -175,32 +174,32 @@ class TestAWalk:
         ended = RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("after 1"))
         before = given(ended, after=walking_since_noon())
 
-        decision = decide(before, fetched(conversation()), circumstances(during=work("run-2")))
+        decision = decide(before, fetched(conversation()), context(during=budget("run-2")))
 
         assert events(decision) == (RunStarted(NOON), BatchStored(catching_up(), NEW))
 
 
 class TestACatchUpScan:
     def test_goes_on_while_a_batch_has_something_younger_than_the_start_of_the_walk(self) -> None:
-        decision = decide(scanning(), fetched(conversation(updated_time=at(-600)), next_cursor="x"), circumstances())
+        decision = decide(scanning(), fetched(conversation(updated_time=at(-600)), next_cursor="x"), context())
 
         assert events(decision) == (BatchStored(catching_up("x", at(-600)), NEW),)
 
     def test_ends_the_sweep_at_a_batch_wholly_older(self) -> None:
-        one_by_one = circumstances(policy=Policy(batch_size=1))
+        one_by_one = context(policy=Policy(batch_size=1))
         decision = decide(scanning(), fetched(conversation(updated_time=at(-601)), next_cursor="x"), one_by_one)
 
         assert events(decision) == (SweepCompleted(Mode.FULL, NOON, NOON, NEW),)
 
     def test_ends_the_sweep_at_the_end_of_the_inbox(self) -> None:
-        decision = decide(scanning("x"), fetched(conversation()), circumstances())
+        decision = decide(scanning("x"), fetched(conversation()), context())
 
         assert events(decision) == (SweepCompleted(Mode.FULL, NOON, NOON, NEW),)
 
     def test_goes_on_past_an_empty_batch(self) -> None:
-        decision = decide(scanning(), fetched(next_cursor="x"), circumstances())
+        decision = decide(scanning(), fetched(next_cursor="x"), context())
 
-        assert isinstance(decision, BatchPassed)
+        assert isinstance(decision, BatchUnchanged)
         assert decision.sweep.position == catching_up("x")
 
 
@@ -209,18 +208,18 @@ class TestWhatWasPassedOver:
         known = knowing(conversation("t_1"))
         before = walking_since_noon()
         for cursor in ("after 2", "after 3"):
-            before = passed(before, fetched(conversation("t_1"), next_cursor=cursor), known, circumstances())
+            before = passed(before, fetched(conversation("t_1"), next_cursor=cursor), known, context())
 
-        decision = decide(before, fetched(conversation("t_2"), next_cursor="after 4"), circumstances())
+        decision = decide(before, fetched(conversation("t_2"), next_cursor="after 4"), context())
 
         assert events(decision) == (BatchStored(walking("after 4", NOON), QUIET + QUIET + NEW),)
 
     def test_brings_the_beginning_of_its_sweep_with_it(self) -> None:
         known = knowing(conversation("t_1"))
         first = fetched(conversation("t_1"), next_cursor="after 1", asked_at=at(-2))
-        before = passed(checkpoint_of(), first, known, circumstances())
+        before = passed(checkpoint_of(), first, known, context())
 
-        decision = decide(before, fetched(conversation("t_2"), next_cursor="after 2", asked_at=at(5)), circumstances())
+        decision = decide(before, fetched(conversation("t_2"), next_cursor="after 2", asked_at=at(5)), context())
 
         assert events(decision) == (
             RunStarted(NOON),
@@ -232,18 +231,18 @@ class TestWhatWasPassedOver:
         known = knowing(conversation("t_1"))
         checkpoint = checkpoint_of()
         for cursor in ("after 1", "after 2", None):  # the third batch is the last of the walk
-            checkpoint = passed(checkpoint, fetched(conversation("t_1"), next_cursor=cursor), known, circumstances())
+            checkpoint = passed(checkpoint, fetched(conversation("t_1"), next_cursor=cursor), known, context())
 
-        decision = decide(checkpoint, fetched(conversation("t_1", at(-601))), circumstances(), known)
+        decision = decide(checkpoint, fetched(conversation("t_1", at(-601))), context(), known)
 
         four = QUIET + QUIET + QUIET + QUIET
         assert events(decision) == (SweepCompleted(Mode.FULL, NOON, NOON, four),)
 
     def test_is_recorded_before_a_failure(self) -> None:
         known = knowing(conversation("t_1"))
-        before = passed(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), known, circumstances())
+        before = passed(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), known, context())
 
-        decision = decide(before, refused(NETWORK), circumstances())
+        decision = decide(before, refused(NETWORK), context())
 
         assert [type(event) for event in events(decision)] == [RunStarted, SweepStarted, BatchStored, FetchFailed]
         assert events(decision)[2] == BatchStored(walking("x", NOON), QUIET)
@@ -254,7 +253,7 @@ class TestAForcedFullSweep:
         decision = decide(
             walking_since_noon(mode=Mode.INCREMENTAL),
             fetched(conversation(), next_cursor="x", asked_at=at(60)),
-            circumstances(at(60), during=work("run-2", wants_full=True)),
+            context(at(60), during=budget("run-2", wants_full=True)),
         )
 
         assert events(decision) == (
@@ -265,7 +264,7 @@ class TestAForcedFullSweep:
 
     def test_of_a_single_batch_leaves_nothing_of_the_incremental_one(self) -> None:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
-        during = circumstances(at(60), during=work("run-2", wants_full=True))
+        during = context(at(60), during=budget("run-2", wants_full=True))
 
         decision = decide(before, fetched(conversation(), asked_at=at(60)), during)
 
@@ -275,7 +274,7 @@ class TestAForcedFullSweep:
     def test_that_is_refused_leaves_the_open_one_where_it_was(self) -> None:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
 
-        decision = decide(before, refused(RATE_LIMIT), circumstances(during=work("run-2", wants_full=True)))
+        decision = decide(before, refused(RATE_LIMIT), context(during=budget("run-2", wants_full=True)))
 
         assert given(*events(decision), after=before, run_id="run-2").sweep == before.sweep
 
@@ -283,7 +282,7 @@ class TestAForcedFullSweep:
 class TestPrepare:
     def test_seals_the_events_and_gives_the_projections_after_them(self) -> None:
         before = walking_since_noon()
-        decision = record(decide(before, fetched(conversation(), next_cursor="after 2"), circumstances()))
+        decision = record(decide(before, fetched(conversation(), next_cursor="after 2"), context()))
 
         commit = prepare(before, decision, "run-1", at(3), CODEC)
 

@@ -12,9 +12,10 @@ from kit.builders import (
     UNKNOWN,
     at,
     batch,
+    budget,
     catching_up,
     checkpoint_of,
-    circumstances,
+    context,
     conversation,
     fetched,
     given,
@@ -23,19 +24,18 @@ from kit.builders import (
     sweep_started,
     unreadable,
     walking,
-    work,
 )
 from kit.decisions import record, then
-from milepost.core.checkpoint import BatchPassed, Checkpoint
-from milepost.core.decide import decide, keys_for
-from milepost.core.decision import conclude
+from milepost.core.checkpoint import BatchUnchanged, Checkpoint
+from milepost.core.decide import decide, keys_to_look_up
 from milepost.core.events import BatchShrunk, BatchStored, Mode, Position, Reason, SweepCompleted, Tally
 from milepost.core.merge import difference
 from milepost.core.model import Detail, Keys, Known, Stretch
 from milepost.core.ports import Fetched
+from milepost.core.records import conclude
 
 WALKED_BEFORE = given(SweepCompleted(Mode.FULL, at(-86400), at(-86400), Tally(batches=1)), run_id="run-0")
-FORCED = circumstances(during=work(wants_full=True))
+FORCED = context(during=budget(wants_full=True))
 
 
 def sweeping(position: Position, tally: Tally | None = None) -> Checkpoint:
@@ -45,7 +45,7 @@ def sweeping(position: Position, tally: Tally | None = None) -> Checkpoint:
 
 
 def keys(checkpoint: Checkpoint, answer: Fetched) -> Keys:
-    return keys_for(checkpoint, answer, FORCED)
+    return keys_to_look_up(checkpoint, answer, FORCED)
 
 
 def stored(*ids_and_times: tuple[str, datetime]) -> Known:
@@ -89,14 +89,14 @@ class TestAStretch:
         assert keys(checkpoint, answer).stretch is None
 
     def test_is_none_of_an_incremental_sweep(self) -> None:
-        asked = keys_for(WALKED_BEFORE, fetched(conversation()), circumstances())
+        asked = keys_to_look_up(WALKED_BEFORE, fetched(conversation()), context())
 
         assert (asked.stretch, asked.full_sweep_at) == (None, None)
 
     def test_is_none_right_after_a_lost_cursor_is_tried_again(self) -> None:
         """How far the walk had got is lost with it, and what lies above would all be missed."""
         lost = then(sweeping(walking("after 2", at(-9))), refused(DEAD_CURSOR))
-        ending = conclude(lost, Reason.SHUTDOWN, work())
+        ending = conclude(lost, Reason.SHUTDOWN, budget())
         assert ending is not None
         again = given(*ending.events, after=lost)
         assert again.sweep is not None
@@ -120,7 +120,7 @@ class TestWhatIsNotSeen:
     def test_is_noted_once(self) -> None:
         known = stored(("t_3", at(-20)))
 
-        assert isinstance(decide(self.BEFORE, self.ANSWER, FORCED, known), BatchPassed)
+        assert isinstance(decide(self.BEFORE, self.ANSWER, FORCED, known), BatchUnchanged)
 
     def test_and_turns_up_after_all_is_struck_from_the_notes(self) -> None:
         known = replace(stored(("t_3", at(-20))), missed=frozenset({"t_3", "t_9"}), all_missed=2)
@@ -217,7 +217,7 @@ class TestTheEndOfAFullSweep:
 
 
 def test_an_incremental_sweep_marks_nothing() -> None:
-    decision = record(decide(WALKED_BEFORE, fetched(conversation("t_1", at(-99_999))), circumstances(), Known()))
+    decision = record(decide(WALKED_BEFORE, fetched(conversation("t_1", at(-99_999))), context(), Known()))
 
     (completed,) = decision.events
     assert isinstance(completed, SweepCompleted)

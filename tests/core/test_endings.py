@@ -6,16 +6,15 @@ from kit.builders import (
     NETWORK,
     NOON,
     at,
+    budget,
     catching_up,
     checkpoint_of,
     given,
     run_started,
     sweep_started,
     walking,
-    work,
 )
-from milepost.core.checkpoint import BatchPassed, Checkpoint, Sweep, pass_over
-from milepost.core.decision import Record, conclude, recover
+from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep
 from milepost.core.events import (
     BatchStored,
     FetchFailed,
@@ -28,6 +27,8 @@ from milepost.core.events import (
     SweepStarted,
     Tally,
 )
+from milepost.core.evolve import skip_unchanged
+from milepost.core.records import Record, conclude, recover
 
 QUIET = Tally(batches=1, unchanged=50)
 WALKING = (run_started(), sweep_started(), BatchStored(walking("after 1"), Tally(batches=1, inserted=50)))
@@ -35,22 +36,22 @@ WALKING = (run_started(), sweep_started(), BatchStored(walking("after 1"), Tally
 
 def passed(checkpoint: Checkpoint, cursor: str) -> Checkpoint:
     sweep = checkpoint.sweep or Sweep(Mode.FULL, NOON, at(-600))
-    return pass_over(checkpoint, BatchPassed(replace(sweep, position=walking(cursor)), QUIET))
+    return skip_unchanged(checkpoint, BatchUnchanged(replace(sweep, position=walking(cursor)), QUIET))
 
 
 class TestConclude:
     def test_saves_the_place_of_a_run_that_was_recorded(self) -> None:
-        record = conclude(given(*WALKING), Reason.BATCH_LIMIT, work())
+        record = conclude(given(*WALKING), Reason.BATCH_LIMIT, budget())
 
         assert record == Record((RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("after 1")),))
 
     def test_carries_what_was_passed_over(self) -> None:
-        record = conclude(passed(given(*WALKING), "after 2"), Reason.TIME_LIMIT, work())
+        record = conclude(passed(given(*WALKING), "after 2"), Reason.TIME_LIMIT, budget())
 
         assert record == Record((RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT, walking("after 2"), QUIET),))
 
     def test_records_a_run_that_only_passed_over_batches(self) -> None:
-        record = conclude(passed(passed(checkpoint_of(), "after 1"), "after 2"), Reason.SHUTDOWN, work())
+        record = conclude(passed(passed(checkpoint_of(), "after 1"), "after 2"), Reason.SHUTDOWN, budget())
 
         assert record == Record(
             (
@@ -63,7 +64,7 @@ class TestConclude:
     def test_keeps_the_place_of_a_catch_up_scan(self) -> None:
         checkpoint = given(run_started(), sweep_started(), BatchStored(catching_up("x"), Tally(batches=4)))
 
-        record = conclude(checkpoint, Reason.TIME_LIMIT, work())
+        record = conclude(checkpoint, Reason.TIME_LIMIT, budget())
 
         assert record is not None
         assert given(*record.events, after=checkpoint).sweep == checkpoint.sweep
@@ -71,14 +72,14 @@ class TestConclude:
     def test_ends_a_run_that_met_nothing_but_refusals(self) -> None:
         checkpoint = given(run_started(), FetchFailed(1, NETWORK, at(9)))
 
-        record = conclude(checkpoint, Reason.TIME_LIMIT, work())
+        record = conclude(checkpoint, Reason.TIME_LIMIT, budget())
 
         assert record == Record((RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT),))
 
     def test_records_nothing_of_a_run_that_read_nothing(self) -> None:
-        assert conclude(checkpoint_of(), Reason.SHUTDOWN, work()) is None
+        assert conclude(checkpoint_of(), Reason.SHUTDOWN, budget()) is None
         earlier = given(*WALKING, RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("after 1")))
-        assert conclude(earlier, Reason.SHUTDOWN, work("run-2")) is None
+        assert conclude(earlier, Reason.SHUTDOWN, budget("run-2")) is None
 
 
 class TestRecover:
@@ -95,7 +96,7 @@ class TestRecover:
         after = given(*record.events, after=checkpoint)
 
         assert after.sweep == checkpoint.sweep
-        assert after.trouble == checkpoint.trouble, "the next run goes on counting attempts"
+        assert after.retry == checkpoint.retry, "the next run goes on counting attempts"
         assert after.run is not None
         assert after.run.status is RunStatus.INTERRUPTED
 

@@ -18,17 +18,14 @@ from kit.builders import (
     walking,
 )
 from milepost.core.checkpoint import (
-    BatchPassed,
+    BatchUnchanged,
     Checkpoint,
     DeadLetter,
-    Pause,
-    Portion,
+    RateLimit,
+    ReducedRequest,
+    RetryState,
     Run,
     Sweep,
-    Trouble,
-    evolve,
-    fold,
-    pass_over,
 )
 from milepost.core.events import (
     BatchFailed,
@@ -53,8 +50,9 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
+from milepost.core.evolve import evolve, fold, skip_unchanged
+from milepost.core.journal import Projected, RunOf, dead_letter_after, project, since_removal
 from milepost.core.model import Detail, Scope
-from milepost.core.project import Projected, RunOf, letter_after, project, since_removal
 
 ONE = Tally(batches=1, inserted=2, contacts=2, interaction_events=5)
 TWO = Tally(batches=2, unchanged=3)
@@ -119,14 +117,14 @@ class TestBatchStored:
     def test_ends_the_trouble(self) -> None:
         after = given(run_started(), FetchFailed(1, NETWORK, at(2)), sweep_started(), BatchStored(walking("x"), ONE))
 
-        assert after.trouble is None
+        assert after.retry is None
 
 
 class TestFetchFailed:
     def test_is_the_trouble_at_this_place_and_a_retry_of_the_run(self) -> None:
         after = given(*WALKING, FetchFailed(1, NETWORK, at(2)), FetchFailed(2, NETWORK, at(6)))
 
-        assert after.trouble == Trouble(2, NETWORK, at(6))
+        assert after.retry == RetryState(2, NETWORK, at(6))
         assert after.run is not None
         assert after.run.retries == 2
         assert after.sweep == given(*WALKING).sweep
@@ -136,7 +134,7 @@ class TestBatchFailed:
     def test_counts_and_names_the_problem_of_the_run(self) -> None:
         after = given(*WALKING, FetchFailed(1, NETWORK, at(2)), BatchFailed(Stage.FETCH, 2, NETWORK))
 
-        assert after.trouble is None
+        assert after.retry is None
         assert after.run is not None
         assert (after.run.failed_batches, after.run.problem) == (1, NETWORK)
 
@@ -151,7 +149,7 @@ class TestDeadLetterOpened:
         """Of an outage the search finds no thread at fault, and the next run must not step over a healthy one."""
         after = given(*WALKING, BatchShrunk(1, Detail.POSITION, NETWORK), BatchFailed(Stage.FETCH, 2, NETWORK))
 
-        assert after.portion is None
+        assert after.reduced_request is None
 
 
 class TestRateLimited:
@@ -160,23 +158,23 @@ class TestRateLimited:
 
         after = given(RateLimited(Scope.APP, 3, NOON, at(240), RATE_LIMIT), after=before)
 
-        assert after.pause == Pause(Scope.APP, 3, NOON, at(240), RATE_LIMIT)
-        assert (after.sweep, after.run, after.trouble) == (before.sweep, before.run, before.trouble)
+        assert after.rate_limit == RateLimit(Scope.APP, 3, NOON, at(240), RATE_LIMIT)
+        assert (after.sweep, after.run, after.retry) == (before.sweep, before.run, before.retry)
 
 
 class TestBatchShrunk:
     def test_is_the_portion_and_ends_the_trouble(self) -> None:
         after = given(*WALKING, FetchFailed(1, NETWORK, at(2)), BatchShrunk(12, Detail.NESTED, NETWORK))
 
-        assert after.portion == Portion(12, Detail.NESTED, NETWORK)
-        assert after.trouble is None
+        assert after.reduced_request == ReducedRequest(12, Detail.NESTED, NETWORK)
+        assert after.retry is None
 
 
 class TestCursorLost:
     def test_takes_the_phase_to_its_head_and_remembers_the_cursor(self) -> None:
         after = given(*WALKING, FetchFailed(1, NETWORK, at(2)), CursorLost(NETWORK))
 
-        assert after.trouble is None
+        assert after.retry is None
         assert after.sweep is not None
         assert (after.sweep.position, after.sweep.lost_cursor, after.sweep.resets) == (walking(), "after 1", 1)
         assert after.sweep.tally == ONE
@@ -215,28 +213,36 @@ class TestDeadLetters:
             DeadLetterClosed("d_1", Resolution.DISCARDED, reason="a test thread"),
             recorded_at=at(7),
         )
-        letters: dict[str, DeadLetter] = {}
+        dead_letters: dict[str, DeadLetter] = {}
 
         states = []
         for entry in (opened, failed, closed):
-            letter = letter_after(entry, letters.get)
-            assert letter is not None
-            letters[letter.dead_letter_id] = letter
-            states.append((letter.attempts, letter.reason, letter.redrive_at, letter.resolution, letter.note))
+            dead_letter = dead_letter_after(entry, dead_letters.get)
+            assert dead_letter is not None
+            dead_letters[dead_letter.dead_letter_id] = dead_letter
+            states.append(
+                (
+                    dead_letter.attempts,
+                    dead_letter.reason,
+                    dead_letter.redrive_at,
+                    dead_letter.resolution,
+                    dead_letter.note,
+                )
+            )
 
         assert states == [
             (0, "bad", at(900), None, ""),
             (1, "still bad", at(2700), None, ""),
             (1, "still bad", None, Resolution.DISCARDED, "a test thread"),
         ]
-        assert letters["d_1"].closed_at == at(7)
+        assert dead_letters["d_1"].closed_at == at(7)
 
     def test_that_nobody_opened_are_not_projected(self) -> None:
         (closed,) = entries(DeadLetterClosed("d_9", Resolution.RECOVERED))
 
-        letters: dict[str, DeadLetter] = {}
+        dead_letters: dict[str, DeadLetter] = {}
 
-        assert letter_after(closed, letters.get) is None
+        assert dead_letter_after(closed, dead_letters.get) is None
 
 
 class TestSweepCompleted:
@@ -317,7 +323,7 @@ class TestRunEnded:
             *WALKING, BatchFailed(Stage.FETCH, 3, NETWORK), RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED)
         )
 
-        assert after.trouble is None
+        assert after.retry is None
         assert after.run is not None
         assert after.run.problem == NETWORK
 
@@ -334,7 +340,7 @@ class TestStoreReturned:
 
         after = given(StoreReturned(5.0, 2), after=before)
 
-        assert after.trouble == before.trouble
+        assert after.retry == before.retry
         assert (after.sweep, after.run, after.total) == (before.sweep, before.run, before.total)
 
 
@@ -352,7 +358,7 @@ class TestPassOver:
 
     def passed(self, before: Checkpoint, cursor: str) -> Checkpoint:
         assert before.sweep is not None
-        return pass_over(before, BatchPassed(replace(before.sweep, position=walking(cursor)), self.QUIET))
+        return skip_unchanged(before, BatchUnchanged(replace(before.sweep, position=walking(cursor)), self.QUIET))
 
     def test_moves_the_sweep_in_memory_and_remembers_what_is_not_recorded(self) -> None:
         before = given(*WALKING)
@@ -366,19 +372,19 @@ class TestPassOver:
         assert after.sweep_is_recorded
 
     def test_ends_the_trouble(self) -> None:
-        assert self.passed(given(*WALKING, FetchFailed(1, NETWORK, at(2))), "after 2").trouble is None
+        assert self.passed(given(*WALKING, FetchFailed(1, NETWORK, at(2))), "after 2").retry is None
 
     def test_of_a_new_sweep_knows_that_it_is_not_on_record(self) -> None:
-        passed = BatchPassed(Sweep(Mode.FULL, NOON, at(-600), position=walking("after 1")), self.QUIET)
+        passed = BatchUnchanged(Sweep(Mode.FULL, NOON, at(-600), position=walking("after 1")), self.QUIET)
 
-        assert not pass_over(checkpoint_of(), passed).sweep_is_recorded
-        assert not pass_over(pass_over(checkpoint_of(), passed), passed).sweep_is_recorded
+        assert not skip_unchanged(checkpoint_of(), passed).sweep_is_recorded
+        assert not skip_unchanged(skip_unchanged(checkpoint_of(), passed), passed).sweep_is_recorded
 
     def test_of_another_sweep_than_the_recorded_one_knows_that_it_is_not_on_record(self) -> None:
         recorded = given(run_started(), sweep_started(Mode.INCREMENTAL), BatchStored(walking("x"), ONE))
-        passed = BatchPassed(Sweep(Mode.FULL, at(60), at(-540), position=walking("after 1")), self.QUIET)
+        passed = BatchUnchanged(Sweep(Mode.FULL, at(60), at(-540), position=walking("after 1")), self.QUIET)
 
-        assert not pass_over(recorded, passed).sweep_is_recorded
+        assert not skip_unchanged(recorded, passed).sweep_is_recorded
 
 
 class TestTheNextEntry:
@@ -397,10 +403,10 @@ class TestTheNextEntry:
     def test_of_a_recorded_sweep(self, event: Event) -> None:
         recorded = given(*WALKING, FetchFailed(1, NETWORK, at(2)))
         assert recorded.sweep is not None
-        passed = BatchPassed(replace(recorded.sweep, position=walking("after 2")), self.QUIET)
+        passed = BatchUnchanged(replace(recorded.sweep, position=walking("after 2")), self.QUIET)
 
-        assert given(event, after=pass_over(recorded, passed)) == given(event, after=recorded)
-        assert given(event, after=recorded).trouble is None
+        assert given(event, after=skip_unchanged(recorded, passed)) == given(event, after=recorded)
+        assert given(event, after=recorded).retry is None
 
     @pytest.mark.parametrize(
         "events",
@@ -411,9 +417,9 @@ class TestTheNextEntry:
         ],
     )
     def test_of_a_sweep_that_was_not_on_record(self, events: tuple[Event, ...]) -> None:
-        passed = BatchPassed(Sweep(Mode.FULL, NOON, at(-600), position=walking("after 2")), self.QUIET)
+        passed = BatchUnchanged(Sweep(Mode.FULL, NOON, at(-600), position=walking("after 2")), self.QUIET)
 
-        assert given(*events, after=pass_over(checkpoint_of(), passed)) == given(*events)
+        assert given(*events, after=skip_unchanged(checkpoint_of(), passed)) == given(*events)
 
 
 class TestStreamRemoved:
@@ -435,17 +441,17 @@ class TestStreamRemoved:
     def test_leaves_a_rate_limit_in_force_because_it_may_hold_for_the_whole_app(self) -> None:
         limited = RateLimited(Scope.APP, 1, NOON, at(3600), RATE_LIMIT)
 
-        pause = given(*WALKING, limited, StreamRemoved("Ada")).pause
+        rate_limit = given(*WALKING, limited, StreamRemoved("Ada")).rate_limit
 
-        assert pause is not None
-        assert pause == given(*WALKING, limited).pause
+        assert rate_limit is not None
+        assert rate_limit == given(*WALKING, limited).rate_limit
 
     def test_is_over_with_the_next_entry(self) -> None:
         anew = given(*self.LIVED, StreamRemoved("Ada"), run_started(), sweep_started())
 
         assert anew.removed_at is None
         assert anew.run is not None
-        assert (anew.total, anew.watermark, anew.open_dead_letters, anew.on_hold) == (Tally(), None, 0, None)
+        assert (anew.total, anew.watermark, anew.open_dead_letters, anew.operator_pause) == (Tally(), None, 0, None)
 
     def test_leaves_no_run_and_no_dead_letter_of_before_in_any_projection(self) -> None:
         reopened = DeadLetterOpened("d_2", Stage.FETCH, "t_1", "unreadable")

@@ -12,10 +12,10 @@ import pytest
 from msgspec.structs import replace
 
 from kit.memory_store import JournalRow
-from milepost.core.chain import check
-from milepost.core.checkpoint import Checkpoint, Run, evolve
-from milepost.core.codec import Codec
+from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.events import TAGS, Entry, RunStatus
+from milepost.core.evolve import evolve
+from milepost.core.journal import Codec, check_link
 
 HERE = Path(__file__).parent
 CODEC = Codec()
@@ -48,7 +48,7 @@ def checkpoints(journal: list[Entry]) -> list[Checkpoint]:
     """Give the checkpoint after each entry."""
     checkpoints = [Checkpoint(journal[0].stream)]
     for entry in journal:
-        check(checkpoints[-1], entry)
+        check_link(checkpoints[-1], entry)
         checkpoints.append(evolve(checkpoints[-1], entry))
     return checkpoints[1:]
 
@@ -66,7 +66,7 @@ def test_it_means_what_it_always_meant(checkpoints: list[Checkpoint]) -> None:
         WITHOUT_REMOVALS + 1,
         "1d8a13c34057847f526c8c8de2214b712c75104e1d3cc962c4a20b99607cd316",
         datetime.fromisoformat("2026-03-01T13:30:00.250Z"),
-        pause=before.pause,
+        rate_limit=before.rate_limit,
         removed_at=datetime.fromisoformat("2026-03-01T13:30:00.250Z"),
     )
 
@@ -87,7 +87,7 @@ def test_its_beginning_means_what_it_meant_before_there_were_remedies(checkpoint
     """A checkpoint says more than it did then, and nothing else."""
     golden = msgspec.json.decode((HERE / "journal-format-1.checkpoint.json").read_bytes(), type=Checkpoint)
 
-    assert replace(checkpoints[WITHOUT_REMEDIES - 1], standstill=None) == golden
+    assert replace(checkpoints[WITHOUT_REMEDIES - 1], failure_streak=None) == golden
 
 
 def test_its_runs_ended_as_they_always_ended(checkpoints: list[Checkpoint]) -> None:

@@ -9,15 +9,15 @@ from kit.builders import (
     NOON,
     POLICY,
     at,
+    budget,
     catching_up,
     checkpoint_of,
     given,
     run_started,
     sweep_started,
     walking,
-    work,
 )
-from milepost.core.checkpoint import BatchPassed, Checkpoint, pass_over
+from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.events import (
     BatchStored,
     FetchFailed,
@@ -30,18 +30,30 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
-from milepost.core.plan import Fetch, Finish, Policy, Slice, Wait, batches_read, is_over, next_mode, plan, walk_limit
+from milepost.core.evolve import skip_unchanged
+from milepost.core.plan import (
+    Fetch,
+    Finish,
+    Policy,
+    RunBudget,
+    Wait,
+    batches_read,
+    is_over,
+    next_mode,
+    plan,
+    walk_limit,
+)
 from milepost.core.ports import Request
 
 HOUR = 3600.0
 DAY = 24 * HOUR
 
 
-def planned(checkpoint: Checkpoint, during: Slice, now: datetime = NOON) -> Fetch | Wait | Finish:
+def planned(checkpoint: Checkpoint, during: RunBudget, now: datetime = NOON) -> Fetch | Wait | Finish:
     return plan(checkpoint, now, during, POLICY)
 
 
-def requested(checkpoint: Checkpoint, during: Slice) -> Request:
+def requested(checkpoint: Checkpoint, during: RunBudget) -> Request:
     action = planned(checkpoint, during)
     assert isinstance(action, Fetch)
     return action.request
@@ -57,71 +69,71 @@ def read(batches: int) -> Checkpoint:
 
 class TestARequest:
     def test_begins_at_the_head_and_goes_to_the_end_where_nothing_is_known(self) -> None:
-        assert requested(checkpoint_of(), work()) == Request(None, 50, 20, until=None)
+        assert requested(checkpoint_of(), budget()) == Request(None, 50, 20, until=None)
 
     def test_begins_at_the_head_and_goes_to_the_watermark_less_the_overlap(self) -> None:
-        assert requested(given(completed()), work("run-2")) == Request(None, 50, 20, until=at(-600))
+        assert requested(given(completed()), budget("run-2")) == Request(None, 50, 20, until=at(-600))
 
     def test_goes_on_where_the_walk_stands(self) -> None:
         sweep = sweep_started(Mode.INCREMENTAL, at(0), walk_until=at(-HOUR))
         checkpoint = given(run_started(), sweep, BatchStored(walking("after 1"), Tally(batches=1)))
 
-        assert requested(checkpoint, work()) == Request("after 1", 50, 20, until=at(-HOUR))
+        assert requested(checkpoint, budget()) == Request("after 1", 50, 20, until=at(-HOUR))
 
     def test_goes_on_where_the_catch_up_scan_stands(self) -> None:
         sweep = sweep_started(Mode.INCREMENTAL, at(0), walk_until=at(-HOUR))
         checkpoint = given(run_started(), sweep, BatchStored(catching_up("after 1"), Tally(batches=3)))
 
-        assert requested(checkpoint, work()) == Request("after 1", 50, 20, until=at(-600))
+        assert requested(checkpoint, budget()) == Request("after 1", 50, 20, until=at(-600))
 
     def test_goes_on_from_batches_that_were_passed_over(self) -> None:
         checkpoint = read(1)
         assert checkpoint.sweep is not None
-        passed = pass_over(checkpoint, BatchPassed(checkpoint.sweep, Tally(batches=1)))
+        passed = skip_unchanged(checkpoint, BatchUnchanged(checkpoint.sweep, Tally(batches=1)))
 
-        assert requested(passed, work()).cursor == "x"
+        assert requested(passed, budget()).cursor == "x"
 
     def test_of_a_forced_full_sweep_leaves_the_open_incremental_one(self) -> None:
         sweep = sweep_started(Mode.INCREMENTAL, at(0), walk_until=at(-HOUR))
         checkpoint = given(run_started(), sweep, BatchStored(walking("after 1"), Tally(batches=1)))
 
-        assert requested(checkpoint, work(wants_full=True)) == Request(None, 50, 20, until=None)
+        assert requested(checkpoint, budget(wants_full=True)) == Request(None, 50, 20, until=None)
 
     def test_of_a_forced_full_sweep_goes_on_with_an_open_full_one(self) -> None:
-        assert requested(read(1), work(wants_full=True)).cursor == "x"
+        assert requested(read(1), budget(wants_full=True)).cursor == "x"
 
     def test_says_whether_it_is_the_last_of_the_run(self) -> None:
-        assert not requested(read(3), work(max_batches=5)).is_last
-        assert requested(read(4), work(max_batches=5)).is_last
+        assert not requested(read(3), budget(max_batches=5)).is_last
+        assert requested(read(4), budget(max_batches=5)).is_last
 
 
 class TestALimit:
     def test_of_batches_ends_the_run(self) -> None:
-        assert isinstance(planned(read(4), work(max_batches=5)), Fetch)
-        assert planned(read(5), work(max_batches=5)) == Finish(Reason.BATCH_LIMIT)
+        assert isinstance(planned(read(4), budget(max_batches=5)), Fetch)
+        assert planned(read(5), budget(max_batches=5)) == Finish(Reason.BATCH_LIMIT)
 
     def test_of_batches_counts_those_that_were_passed_over(self) -> None:
         checkpoint = read(4)
         assert checkpoint.sweep is not None
-        passed = pass_over(checkpoint, BatchPassed(checkpoint.sweep, Tally(batches=1)))
+        passed = skip_unchanged(checkpoint, BatchUnchanged(checkpoint.sweep, Tally(batches=1)))
 
-        assert batches_read(passed, work()) == 5
-        assert planned(passed, work(max_batches=5)) == Finish(Reason.BATCH_LIMIT)
+        assert batches_read(passed, budget()) == 5
+        assert planned(passed, budget(max_batches=5)) == Finish(Reason.BATCH_LIMIT)
 
     def test_of_batches_does_not_count_those_of_an_earlier_run(self) -> None:
-        assert batches_read(read(5), work("run-2")) == 0
+        assert batches_read(read(5), budget("run-2")) == 0
 
     def test_of_time_ends_the_run(self) -> None:
-        assert isinstance(planned(read(1), work(deadline_at=at(10)), now=at(9.999)), Fetch)
-        assert planned(read(1), work(deadline_at=at(10)), now=at(10)) == Finish(Reason.TIME_LIMIT)
+        assert isinstance(planned(read(1), budget(deadline_at=at(10)), now=at(9.999)), Fetch)
+        assert planned(read(1), budget(deadline_at=at(10)), now=at(10)) == Finish(Reason.TIME_LIMIT)
 
     def test_is_told_after_a_stop(self) -> None:
-        stopping = work(deadline_at=NOON, max_batches=1, stops_for=Reason.SHUTDOWN)
+        stopping = budget(deadline_at=NOON, max_batches=1, stops_for=Reason.SHUTDOWN)
 
         assert planned(read(1), stopping) == Finish(Reason.SHUTDOWN)
 
     def test_is_told_after_the_stream_was_removed(self) -> None:
-        assert planned(read(1), work(deadline_at=NOON, stops_for=Reason.REMOVED)) == Finish(Reason.REMOVED)
+        assert planned(read(1), budget(deadline_at=NOON, stops_for=Reason.REMOVED)) == Finish(Reason.REMOVED)
 
 
 class TestTrouble:
@@ -129,21 +141,21 @@ class TestTrouble:
         return given(run_started(), FetchFailed(1, NETWORK, retry_at))
 
     def test_is_waited_out(self) -> None:
-        assert planned(self.troubled(at(2)), work()) == Wait(at(2))
+        assert planned(self.troubled(at(2)), budget()) == Wait(at(2))
 
     def test_that_is_over_is_tried_again(self) -> None:
-        assert isinstance(planned(self.troubled(at(2)), work(), now=at(2)), Fetch)
+        assert isinstance(planned(self.troubled(at(2)), budget(), now=at(2)), Fetch)
 
     @pytest.mark.parametrize("retry_at", [at(10), at(11)])
     def test_that_lasts_beyond_the_deadline_ends_the_run_now(self, retry_at: datetime) -> None:
-        assert planned(self.troubled(retry_at), work(deadline_at=at(10))) == Finish(Reason.TIME_LIMIT)
+        assert planned(self.troubled(retry_at), budget(deadline_at=at(10))) == Finish(Reason.TIME_LIMIT)
 
 
 class TestAPause:
     """Whose calls a limit forbids is told in the tests of pauses; here is what a run does about it."""
 
     def held(self, until: datetime, *, now: datetime = NOON, checkpoint: Checkpoint | None = None) -> object:
-        return plan(checkpoint or read(1), now, work(deadline_at=at(270)), POLICY, until)
+        return plan(checkpoint or read(1), now, budget(deadline_at=at(270)), POLICY, until)
 
     def test_is_waited_out(self) -> None:
         assert self.held(at(60)) == Wait(at(60))
@@ -163,15 +175,15 @@ class TestAPause:
         assert self.held(at(120), checkpoint=troubled) == Wait(at(120))
 
     def test_forbids_no_stop_and_hides_no_limit(self) -> None:
-        assert plan(read(1), NOON, work(stops_for=Reason.SHUTDOWN), POLICY, at(3600)) == Finish(Reason.SHUTDOWN)
-        assert plan(read(5), NOON, work(max_batches=5), POLICY, at(3600)) == Finish(Reason.BATCH_LIMIT)
+        assert plan(read(1), NOON, budget(stops_for=Reason.SHUTDOWN), POLICY, at(3600)) == Finish(Reason.SHUTDOWN)
+        assert plan(read(5), NOON, budget(max_batches=5), POLICY, at(3600)) == Finish(Reason.BATCH_LIMIT)
 
 
 class TestTheNextMode:
     def next(
         self, checkpoint: Checkpoint, now: datetime = NOON, *, forced: bool = False, interval: float = DAY
     ) -> Mode:
-        return next_mode(checkpoint, now, work(wants_full=forced), Policy(full_sweep_interval_seconds=interval))
+        return next_mode(checkpoint, now, budget(wants_full=forced), Policy(full_sweep_interval_seconds=interval))
 
     def test_is_full_where_none_was_complete(self) -> None:
         assert self.next(checkpoint_of()) is Mode.FULL
@@ -211,25 +223,25 @@ class TestTheNextMode:
 
 class TestARunIsOver:
     def test_when_its_sweep_is_complete_or_it_ended(self) -> None:
-        assert is_over(given(completed()), work())
-        assert is_over(given(run_started(), RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT)), work())
+        assert is_over(given(completed()), budget())
+        assert is_over(given(run_started(), RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT)), budget())
 
     def test_not_while_it_works(self) -> None:
-        assert not is_over(read(1), work())
+        assert not is_over(read(1), budget())
 
     def test_not_because_an_earlier_one_is(self) -> None:
-        assert not is_over(given(completed()), work("run-2"))
-        assert not is_over(checkpoint_of(), work())
+        assert not is_over(given(completed()), budget("run-2"))
+        assert not is_over(checkpoint_of(), budget())
 
 
 class TestOnHold:
     def test_nothing_is_read_and_the_run_ends(self) -> None:
         checkpoint = given(run_started(), sweep_started(), StreamPaused("API"))
 
-        assert planned(checkpoint, work()) == Finish(Reason.REQUEST)
-        assert planned(given(StreamPaused("API")), work()) == Finish(Reason.REQUEST)
+        assert planned(checkpoint, budget()) == Finish(Reason.REQUEST)
+        assert planned(given(StreamPaused("API")), budget()) == Finish(Reason.REQUEST)
 
     def test_is_over_once_it_is_resumed(self) -> None:
         checkpoint = given(run_started(), sweep_started(), StreamPaused("API"), StreamResumed("API"))
 
-        assert isinstance(planned(checkpoint, work()), Fetch)
+        assert isinstance(planned(checkpoint, budget()), Fetch)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.builders import at
-from milepost.core.reach import EPOCH, older_in_a_row, overlap_before, reaches_back, walk_start
+from milepost.core.plan import EPOCH, older_in_a_row, overlap_before, reaches_back, walk_start
 
 UNTIL = at(0)
 

@@ -13,8 +13,9 @@ from kit.builders import (
     STREAM,
     at,
     batch,
-    circumstances,
+    budget,
     contact,
+    context,
     conversation,
     fetched,
     given,
@@ -22,13 +23,11 @@ from kit.builders import (
     refused,
     unreadable,
     walking,
-    work,
 )
 from kit.decisions import knowing, passed, record
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.decide import decide
-from milepost.core.decision import Record
 from milepost.core.events import (
     BatchStored,
     DeadLetterClosed,
@@ -39,9 +38,10 @@ from milepost.core.events import (
     Stage,
     Tally,
 )
-from milepost.core.model import Changes, ConversationRow, Known, KnownLetter, RefusedRow, Scope, Table
-from milepost.core.ports import DueLetter, Outcome
+from milepost.core.model import Changes, ConversationRow, Known, KnownDeadLetter, RefusedRow, Scope, Table
+from milepost.core.ports import DueDeadLetter, Outcome
 from milepost.core.problems import Problem
+from milepost.core.records import Record
 from milepost.core.redrive import discard, keys_for_redrive, redrive, to_reread
 from milepost.core.retry import redrive_seconds
 
@@ -50,27 +50,31 @@ READ = conversation("t_1", at(-5), of=contact("c_1"), messages=[message("m_1")])
 NEVER = None
 
 
-def due(stage: Stage = Stage.FETCH, subject: str = "t_1", payload: str | None = "{}", attempts: int = 0) -> DueLetter:
-    return DueLetter(DeadLetter("d_1", STREAM.key, stage, subject, "bad", at(-900), attempts), payload)
+def due(
+    stage: Stage = Stage.FETCH, subject: str = "t_1", payload: str | None = "{}", attempts: int = 0
+) -> DueDeadLetter:
+    return DueDeadLetter(DeadLetter("d_1", STREAM.key, stage, subject, "bad", at(-900), attempts), payload)
 
 
-def due_rows(stage: Stage, table: Table, key: str) -> DueLetter:
+def due_rows(stage: Stage, table: Table, key: str) -> DueDeadLetter:
     """Give the letter that a refused row of READ is kept in."""
-    around = circumstances(at(-900), refused_rows=[RefusedRow(table, key, "too long")])
+    around = context(at(-900), refused_rows=[RefusedRow(table, key, "too long")])
     decided = record(decide(walking_since_noon(), fetched(READ, next_cursor="x"), around))
-    (letter,) = (event for event in decided.events if isinstance(event, DeadLetterOpened))
+    (dead_letter,) = (event for event in decided.events if isinstance(event, DeadLetterOpened))
     (payload,) = decided.changes.payloads
-    return DueLetter(DeadLetter("d_1", STREAM.key, stage, letter.subject, "too long", at(-900)), payload.payload)
+    return DueDeadLetter(
+        DeadLetter("d_1", STREAM.key, stage, dead_letter.subject, "too long", at(-900)), payload.payload
+    )
 
 
 def redriven(
-    letter: DueLetter,
+    dead_letter: DueDeadLetter,
     outcome: Outcome | None = None,
     known: Known | None = None,
     now: datetime = NOON,
     refused_rows: tuple[RefusedRow, ...] = (),
 ) -> Record:
-    return redrive(BEFORE, letter, outcome, circumstances(now, refused_rows=refused_rows), known or Known())
+    return redrive(BEFORE, dead_letter, outcome, context(now, refused_rows=refused_rows), known or Known())
 
 
 ROW = due_rows(Stage.STORE, Table.CONVERSATIONS, "t_1")
@@ -84,7 +88,7 @@ class TestWhatIsReadAgain:
         assert to_reread(due(subject=subject)) == "t_1"
 
     @pytest.mark.parametrize(
-        "letter",
+        "dead_letter",
         [
             pytest.param(due(subject="sha256:abc"), id="nobody knows its id"),
             pytest.param(due(payload=None), id="the person was erased"),
@@ -92,8 +96,8 @@ class TestWhatIsReadAgain:
             pytest.param(CHUNK, id="its events are kept"),
         ],
     )
-    def test_is_nothing_where(self, letter: DueLetter) -> None:
-        assert to_reread(letter) is None
+    def test_is_nothing_where(self, dead_letter: DueDeadLetter) -> None:
+        assert to_reread(dead_letter) is None
 
 
 class TestARereading:
@@ -128,7 +132,7 @@ class TestARereading:
         ],
     )
     def test_that_fails_is_tried_again_later(self, outcome: Outcome, reason: str) -> None:
-        known = Known(letters={"t_1": KnownLetter("d_1", "", is_open=True)})
+        known = Known(dead_letters={"t_1": KnownDeadLetter("d_1", "", is_open=True)})
 
         decided = redriven(due(), outcome, known, now=at(7))
 
@@ -147,10 +151,10 @@ class TestARereading:
 
     def test_closes_other_letters_of_the_same_conversation(self) -> None:
         known = Known(
-            letters={
-                "t_1": KnownLetter("d_1", "", is_open=True),
-                "t_1/messages": KnownLetter("d_2", "", is_open=True),
-                "contact c_1": KnownLetter("d_3", "", is_open=True),
+            dead_letters={
+                "t_1": KnownDeadLetter("d_1", "", is_open=True),
+                "t_1/messages": KnownDeadLetter("d_2", "", is_open=True),
+                "contact c_1": KnownDeadLetter("d_3", "", is_open=True),
             }
         )
 
@@ -164,7 +168,7 @@ class TestARereading:
 
     def test_whose_row_the_store_refuses_leaves_the_row_to_its_own_letter(self) -> None:
         refused_rows = (RefusedRow(Table.CONVERSATIONS, "t_1", "too long"),)
-        known = Known(letters={"t_1/row": KnownLetter("d_2", "", is_open=True)})
+        known = Known(dead_letters={"t_1/row": KnownDeadLetter("d_2", "", is_open=True)})
 
         decided = redriven(due(), fetched(READ), known, refused_rows=refused_rows)
 
@@ -202,15 +206,15 @@ class TestARereading:
 
 class TestARowThatIsKept:
     @pytest.mark.parametrize(
-        ("letter", "tally"),
+        ("dead_letter", "tally"),
         [
             pytest.param(ROW, Tally(inserted=1), id="a conversation"),
             pytest.param(PERSON, Tally(contacts=1), id="a contact"),
             pytest.param(CHUNK, Tally(interaction_events=1), id="a chunk of events"),
         ],
     )
-    def test_is_written(self, letter: DueLetter, tally: Tally) -> None:
-        decided = redriven(letter)
+    def test_is_written(self, dead_letter: DueDeadLetter, tally: Tally) -> None:
+        decided = redriven(dead_letter)
 
         assert decided.events == (DeadLetterClosed("d_1", Resolution.REDRIVEN, tally),)
         changes = decided.changes
@@ -224,37 +228,37 @@ class TestARowThatIsKept:
         assert (person.last_interaction_at, person.first_seen_at, person.updated_at) == (at(-5), at(60), at(60))
 
     @pytest.mark.parametrize("seconds", [-5, 0])
-    @pytest.mark.parametrize("letter", [ROW, PERSON, CHUNK])
-    def test_is_not_written_over_one_as_new_or_newer(self, letter: DueLetter, seconds: float) -> None:
-        decided = redriven(letter, known=knowing(replace(READ, updated_time=at(seconds))))
+    @pytest.mark.parametrize("dead_letter", [ROW, PERSON, CHUNK])
+    def test_is_not_written_over_one_as_new_or_newer(self, dead_letter: DueDeadLetter, seconds: float) -> None:
+        decided = redriven(dead_letter, known=knowing(replace(READ, updated_time=at(seconds))))
 
         assert decided.changes == Changes()
         assert decided.events == (DeadLetterClosed("d_1", Resolution.REDRIVEN),)
 
-    @pytest.mark.parametrize("letter", [ROW, PERSON])
-    def test_is_written_over_an_older_one(self, letter: DueLetter) -> None:
-        decided = redriven(letter, known=knowing(replace(READ, updated_time=at(-6))))
+    @pytest.mark.parametrize("dead_letter", [ROW, PERSON])
+    def test_is_written_over_an_older_one(self, dead_letter: DueDeadLetter) -> None:
+        decided = redriven(dead_letter, known=knowing(replace(READ, updated_time=at(-6))))
 
         (closed,) = decided.events
         assert isinstance(closed, DeadLetterClosed)
         assert closed.tally in {Tally(updated=1), Tally(contacts=1)}
 
-    @pytest.mark.parametrize("letter", [ROW, PERSON, CHUNK])
-    def test_that_the_store_refuses_again_is_tried_again_later(self, letter: DueLetter) -> None:
-        decided = redriven(letter, refused_rows=(RefusedRow(Table.CONVERSATIONS, "t_1", "still too long"),))
+    @pytest.mark.parametrize("dead_letter", [ROW, PERSON, CHUNK])
+    def test_that_the_store_refuses_again_is_tried_again_later(self, dead_letter: DueDeadLetter) -> None:
+        decided = redriven(dead_letter, refused_rows=(RefusedRow(Table.CONVERSATIONS, "t_1", "still too long"),))
 
         assert decided == Record((RedriveFailed("d_1", 1, "still too long", at(1800)),))
 
-    @pytest.mark.parametrize("letter", [ROW, CHUNK])
-    def test_of_somebody_who_was_forgotten_is_not_written(self, letter: DueLetter) -> None:
+    @pytest.mark.parametrize("dead_letter", [ROW, CHUNK])
+    def test_of_somebody_who_was_forgotten_is_not_written(self, dead_letter: DueDeadLetter) -> None:
         for who in ("t_1", "c_1"):
-            assert redriven(letter, known=Known(forgotten=frozenset({who}))).changes == Changes()
+            assert redriven(dead_letter, known=Known(forgotten=frozenset({who}))).changes == Changes()
 
-    @pytest.mark.parametrize("letter", [ROW, PERSON, CHUNK])
-    def test_asks_for_what_is_stored_of_it(self, letter: DueLetter) -> None:
-        keys = keys_for_redrive(STREAM, letter, None)
+    @pytest.mark.parametrize("dead_letter", [ROW, PERSON, CHUNK])
+    def test_asks_for_what_is_stored_of_it(self, dead_letter: DueDeadLetter) -> None:
+        keys = keys_for_redrive(STREAM, dead_letter, None)
 
-        rows = msgspec.json.decode(letter.payload or "", type=Changes)
+        rows = msgspec.json.decode(dead_letter.payload or "", type=Changes)
         assert set(keys.conversations) >= {row.conversation_id for row in rows.conversations}
         assert set(keys.contacts) >= {"c_1"}
         assert set(keys.interaction_events) == {row.event_id for row in rows.interaction_events}
@@ -295,12 +299,12 @@ class TestWhatWasPassedOver:
     STORED = BatchStored(walking("after 2", NOON), Tally(batches=1, unchanged=1, without_contact=1))
 
     def test_is_recorded_before_a_redrive(self) -> None:
-        decided = redrive(self.QUIET, due(), fetched(READ), circumstances(), Known())
+        decided = redrive(self.QUIET, due(), fetched(READ), context(), Known())
 
         assert decided.events[0] == self.STORED
 
     def test_is_recorded_before_a_discard(self) -> None:
-        decided = discard(self.QUIET, due().letter, "a test thread", work())
+        decided = discard(self.QUIET, due().dead_letter, "a test thread", budget())
 
         assert decided.events == (
             self.STORED,
@@ -310,7 +314,7 @@ class TestWhatWasPassedOver:
 
 def test_rows_keep_what_the_batch_said() -> None:
     (row,) = redriven(ROW).changes.conversations
-    whole = record(decide(walking_since_noon(), fetched(READ), circumstances())).changes.conversations[0]
+    whole = record(decide(walking_since_noon(), fetched(READ), context())).changes.conversations[0]
 
     assert isinstance(row, ConversationRow)
     assert replace(row, first_synced_at=NOON, synced_at=NOON) == replace(whole, first_synced_at=NOON, synced_at=NOON)

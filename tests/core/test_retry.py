@@ -9,8 +9,8 @@ from milepost.core.retry import backoff_seconds
 LARGEST_LUCK = 1 - 2**-53  # random.random() gives no more
 
 
-def wait(attempt: int, luck: float, base: float = 2.0, largest: float = 32.0) -> float:
-    return backoff_seconds(attempt, luck, base_delay_seconds=base, max_delay_seconds=largest)
+def wait(attempt: int, jitter: float, base: float = 2.0, largest: float = 32.0) -> float:
+    return backoff_seconds(attempt, jitter, base_delay_seconds=base, max_delay_seconds=largest)
 
 
 @pytest.mark.parametrize(
@@ -26,13 +26,13 @@ def test_the_ceiling_doubles_up_to_the_largest_delay(attempt: int, ceiling: floa
 @settings(derandomize=True, deadline=None)
 @given(
     attempt=st.integers(1, 10**9),
-    luck=st.floats(0, LARGEST_LUCK),
+    jitter=st.floats(0, LARGEST_LUCK),
     base=st.floats(0.001, 3600),
     largest=st.floats(0.001, 86400),
 )
-def test_no_wait_is_negative_or_above_its_ceiling(attempt: int, luck: float, base: float, largest: float) -> None:
-    assert 0 <= wait(attempt, luck, base, largest) <= largest
-    assert wait(1, luck, base, largest) <= base
+def test_no_wait_is_negative_or_above_its_ceiling(attempt: int, jitter: float, base: float, largest: float) -> None:
+    assert 0 <= wait(attempt, jitter, base, largest) <= largest
+    assert wait(1, jitter, base, largest) <= base
 
 
 def test_luck_is_spread_over_the_whole_range() -> None:

@@ -10,13 +10,13 @@ from kit.builders import (
     TOO_HEAVY,
     UNKNOWN,
     at,
-    circumstances,
+    budget,
+    context,
     conversation,
     fetched,
     given,
     refused,
     walking,
-    work,
 )
 from kit.decisions import events, knowing, record, then
 from kit.decisions import walking as walking_since_noon
@@ -79,37 +79,37 @@ class TestTheLadder:
     def test_is_gone_down_without_a_wait_where_the_batch_is_too_heavy(self, problem: Problem) -> None:
         checkpoint = walking_since_noon()
         for size in LADDER[1:]:
-            assert events(decide(checkpoint, refused(problem), circumstances())) == (
+            assert events(decide(checkpoint, refused(problem), context())) == (
                 BatchShrunk(size.limit, size.detail, problem),
             )
             checkpoint = then(checkpoint, refused(problem))
             assert size_now(checkpoint, POLICY) == size
-            action = plan(checkpoint, at(0), work(), POLICY)
+            action = plan(checkpoint, at(0), budget(), POLICY)
             assert isinstance(action, Fetch)
             assert (action.request.limit, action.request.detail) == (size.limit, size.detail)
             assert action.request.cursor == "after 1"
 
     def test_is_gone_down_for_what_may_pass_after_the_retries_only(self) -> None:
         tried = then(walking_since_noon(), refused(UNKNOWN), refused(UNKNOWN))
-        assert tried.portion is None
-        assert tried.trouble is not None
+        assert tried.reduced_request is None
+        assert tried.retry is not None
 
         shrunk = then(tried, refused(UNKNOWN))
 
         assert size_now(shrunk, POLICY) == LADDER[1]
-        assert shrunk.trouble is None
+        assert shrunk.retry is None
         assert size_now(then(shrunk, refused(UNKNOWN)), POLICY) == LADDER[2], "the search is under way"
 
     def test_ends_in_a_failure_where_not_even_a_position_can_be_read(self) -> None:
-        decided = events(decide(shrunk_to(1, Detail.POSITION), refused(TOO_HEAVY), circumstances()))
+        decided = events(decide(shrunk_to(1, Detail.POSITION), refused(TOO_HEAVY), context()))
 
         assert [type(event) for event in decided] == [BatchFailed, RunEnded]
 
     def test_ends_in_retries_where_that_may_pass(self) -> None:
         bottom = shrunk_to(1, Detail.POSITION)
 
-        (first,) = events(decide(bottom, refused(UNKNOWN), circumstances()))
-        last = events(decide(then(bottom, refused(UNKNOWN), refused(UNKNOWN)), refused(UNKNOWN), circumstances()))
+        (first,) = events(decide(bottom, refused(UNKNOWN), context()))
+        last = events(decide(then(bottom, refused(UNKNOWN), refused(UNKNOWN)), refused(UNKNOWN), context()))
 
         assert isinstance(first, FetchFailed)
         assert [type(event) for event in last] == [BatchFailed, RunEnded]
@@ -117,7 +117,7 @@ class TestTheLadder:
     def test_is_not_gone_down_for_a_rate_limit_or_the_network(self) -> None:
         for problem in (RATE_LIMIT, NETWORK, Problem(ProblemKind.API, "service down", code=2)):
             after = then(walking_since_noon(), *[refused(problem)] * 5)
-            assert after.portion is None, problem
+            assert after.reduced_request is None, problem
 
     def test_keeps_its_rung_through_a_rate_limit(self) -> None:
         after = then(shrunk_to(6), refused(RATE_LIMIT))
@@ -127,7 +127,7 @@ class TestTheLadder:
     def test_is_told_after_what_was_passed_over(self) -> None:
         before = passed_over(walking_since_noon(), 1)
 
-        decided = events(decide(before, refused(TOO_HEAVY), circumstances()))
+        decided = events(decide(before, refused(TOO_HEAVY), context()))
 
         assert [type(event) for event in decided] == [BatchStored, BatchShrunk]
 
@@ -205,9 +205,9 @@ class TestAPoisonThread:
     def live(self, checkpoint: Checkpoint) -> tuple[Checkpoint, set[str], list[Size]]:
         read: set[str] = set()
         asked: list[Size] = []
-        around = circumstances(policy=Policy(base_delay_seconds=0.0))
+        around = context(policy=Policy(base_delay_seconds=0.0))
         for _ in range(200):
-            action = plan(checkpoint, at(0), work(), POLICY)
+            action = plan(checkpoint, at(0), budget(), POLICY)
             assert isinstance(action, Fetch)
             request = action.request
             asked.append(Size(request.limit, request.detail))

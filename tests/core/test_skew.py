@@ -5,7 +5,7 @@ from datetime import timedelta
 from msgspec.structs import replace
 
 from kit.builders import NOON, RATE_LIMIT, STREAM, at
-from milepost.core.checkpoint import Checkpoint, Pause, Run, Sweep
+from milepost.core.checkpoint import Checkpoint, RateLimit, Run, Sweep
 from milepost.core.events import Mode, RunStatus
 from milepost.core.model import Scope
 from milepost.core.skew import furthest_ahead, is_ahead
@@ -17,7 +17,7 @@ CHECKPOINT = Checkpoint(
     watermark=at(50),
     last_full_sweep_at=at(40),
     sweep=Sweep(Mode.FULL, at(30), at(20)),
-    pause=Pause(Scope.PAGE, 1, at(90), at(150), RATE_LIMIT),
+    rate_limit=RateLimit(Scope.PAGE, 1, at(90), at(150), RATE_LIMIT),
 )
 
 
@@ -46,5 +46,5 @@ def test_all_that_was_stored_by_a_clock_that_was_ahead_is_named_with_its_latest_
 
 
 def test_what_may_lie_in_the_future_is_not_named() -> None:
-    held = Checkpoint(STREAM.key, pause=Pause(Scope.PAGE, 1, NOON, at(86_400), RATE_LIMIT))
+    held = Checkpoint(STREAM.key, rate_limit=RateLimit(Scope.PAGE, 1, NOON, at(86_400), RATE_LIMIT))
     assert furthest_ahead([held], NOON) == {}

@@ -8,23 +8,23 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from kit.builders import NOON, RATE_LIMIT, at, problem, refused
+from kit.engine_doubles import FlakyStore, Inbox, engine, running, types
 from kit.memory_store import MemoryStore
-from kit.shell import FlakyStore, Inbox, running, shared, types
 from kit.virtual_time import VirtualClock
-from milepost.core.checkpoint import Checkpoint, Pause
+from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.events import FetchFailed, RateLimited, Reason, RunEnded
 from milepost.core.model import Platform, Scope, Stream
 from milepost.core.plan import Policy
 from milepost.core.ports import Outcome, Request
 from milepost.engine.clock import Anchor, Deadline, SystemClock
+from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed
-from milepost.engine.pauses import Pauses
-from milepost.engine.shared import Shared
-from milepost.engine.supervisor import MAX_LATENESS_SECONDS, Pace, Supervisor
+from milepost.engine.rate_limits import RateLimits
+from milepost.engine.supervisor import MAX_LATENESS_SECONDS, Schedule, Supervisor
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 STREAMS = [Stream(Platform.MESSENGER, str(number)) for number in range(4)]
-PACE = Pace(interval_seconds=60)
+PACE = Schedule(interval_seconds=60)
 UNKNOWN = problem(1, http_status=500)
 
 either_way = pytest.mark.parametrize("step", [-HOUR, DAY], ids=["back by an hour", "forward by a day"])
@@ -33,24 +33,28 @@ either_way = pytest.mark.parametrize("step", [-HOUR, DAY], ids=["back by an hour
 class World:
     """A supervisor of some streams, and their clock."""
 
-    def __init__(self, store: MemoryStore | None = None, *, pace: Pace = PACE, streams: int = 4) -> None:
+    def __init__(self, store: MemoryStore | None = None, *, schedule: Schedule = PACE, streams: int = 4) -> None:
         self.store = store or MemoryStore()
         self.clock = VirtualClock()
         self.streams = STREAMS[:streams]
-        self.parts: Shared = shared(self.store, clock=self.clock, policy=Policy(batch_size=1, attempts=9))
-        self.trouble: Outcome | None = None
+        self.parts: EngineContext = engine(self.store, clock=self.clock, policy=Policy(batch_size=1, attempts=9))
+        self.retry: Outcome | None = None
         self.call_seconds = 0.0
         self.sources = {
             stream: Inbox(
-                3, before=self._before, prefix=stream.page_id, gate=self.parts.pauses.gate(stream), clock=self.clock
+                3,
+                before=self._before,
+                prefix=stream.page_id,
+                gate=self.parts.rate_limits.gate(stream),
+                clock=self.clock,
             )
             for stream in self.streams
         }
-        self.supervisor = Supervisor(self.parts, self.sources, pace)
+        self.supervisor = Supervisor(self.parts, self.sources, schedule)
 
     async def _before(self, _: Request | str) -> Outcome | None:
         await asyncio.sleep(self.call_seconds)
-        return self.trouble
+        return self.retry
 
     def sweeps(self) -> list[int]:
         return [types(self.store, stream).count("sweep_completed") for stream in self.streams]
@@ -79,10 +83,10 @@ async def test_every_stream_goes_on_with_its_interval(step: timedelta) -> None:
 @either_way
 async def test_a_rate_limit_lasts_as_long_as_it_was_to_last(step: timedelta) -> None:
     world = World()
-    world.trouble = refused(replace(problem(4), wait_seconds=200.0))
+    world.retry = refused(replace(problem(4), wait_seconds=200.0))
     async with running(world.supervisor, world.parts.stop):
         await asyncio.sleep(10)
-        world.trouble = None
+        world.retry = None
         calls = world.calls()
         world.clock.set_by += step
         await asyncio.sleep(185)
@@ -94,11 +98,11 @@ async def test_a_rate_limit_lasts_as_long_as_it_was_to_last(step: timedelta) -> 
 @either_way
 async def test_a_batch_is_tried_again_as_soon_as_it_was_to_be(step: timedelta) -> None:
     world = World()
-    world.trouble = refused(UNKNOWN)
+    world.retry = refused(UNKNOWN)
     async with running(world.supervisor, world.parts.stop):
         await asyncio.sleep(0.5)
         assert any(isinstance(entry.event, FetchFailed) for entry in world.store.entries(STREAMS[0].key))
-        world.trouble = None
+        world.retry = None
         world.clock.set_by += step
         await asyncio.sleep(40)
         assert min(world.sweeps()) >= 1
@@ -106,7 +110,7 @@ async def test_a_batch_is_tried_again_as_soon_as_it_was_to_be(step: timedelta) -
 
 @either_way
 async def test_a_run_keeps_its_time_limit_and_does_not_count_as_stalled(step: timedelta) -> None:
-    world = World(pace=Pace(interval_seconds=60, max_run_seconds=100), streams=1)
+    world = World(schedule=Schedule(interval_seconds=60, max_run_seconds=100), streams=1)
     world.sources[STREAMS[0]].batches = 1000
     world.call_seconds = 10.0
     async with running(world.supervisor, world.parts.stop):
@@ -122,7 +126,7 @@ async def test_a_run_keeps_its_time_limit_and_does_not_count_as_stalled(step: ti
 
 
 async def test_a_run_that_does_not_end_counts_as_stalled_though_the_clock_was_set_back() -> None:
-    world = World(pace=Pace(interval_seconds=60, max_run_seconds=100), streams=1)
+    world = World(schedule=Schedule(interval_seconds=60, max_run_seconds=100), streams=1)
     world.call_seconds = 10_000.0
     async with running(world.supervisor, world.parts.stop):
         await asyncio.sleep(50)
@@ -133,7 +137,7 @@ async def test_a_run_that_does_not_end_counts_as_stalled_though_the_clock_was_se
 
 @either_way
 async def test_a_store_that_is_away_is_given_up_at_the_end_of_the_run(step: timedelta) -> None:
-    world = World(FlakyStore(10_000), pace=Pace(interval_seconds=60, max_run_seconds=100), streams=1)
+    world = World(FlakyStore(10_000), schedule=Schedule(interval_seconds=60, max_run_seconds=100), streams=1)
     syncing = asyncio.create_task(world.supervisor.sync(world.streams))
     await asyncio.sleep(20)
     world.clock.set_by += step
@@ -164,7 +168,7 @@ async def test_after_a_restart_no_stream_waits_for_the_instants_of_a_clock_that_
 
 async def test_a_rate_limit_of_the_future_counts_as_over() -> None:
     before = World()
-    before.trouble = refused(replace(problem(4), wait_seconds=200.0))
+    before.retry = refused(replace(problem(4), wait_seconds=200.0))
     store = await life_by_a_clock_that_is(DAY, before)
     assert any(isinstance(entry.event, RateLimited) for entry in store.entries(STREAMS[0].key))
     world = World(store)
@@ -175,14 +179,14 @@ async def test_a_rate_limit_of_the_future_counts_as_over() -> None:
 
 async def test_a_limit_that_was_recorded_before_the_step_is_not_believed_over_the_one_that_moved_along() -> None:
     clock = VirtualClock()
-    known = Pauses(clock, Feed(), floor_seconds=60)
-    recorded = Checkpoint(STREAMS[0].key, pause=Pause(Scope.PAGE, 1, NOON, at(60), RATE_LIMIT))
+    known = RateLimits(clock, Feed(), floor_seconds=60)
+    recorded = Checkpoint(STREAMS[0].key, rate_limit=RateLimit(Scope.PAGE, 1, NOON, at(60), RATE_LIMIT))
     known.learn(recorded)
     clock.set_by -= HOUR
     known.learn(recorded)
     assert known.held_until(STREAMS[0]) == at(60) - HOUR
-    later = Pause(Scope.PAGE, 2, NOON, at(7200), RATE_LIMIT)
-    known.learn(replace(recorded, pause=later))
+    later = RateLimit(Scope.PAGE, 2, NOON, at(7200), RATE_LIMIT)
+    known.learn(replace(recorded, rate_limit=later))
     assert known.held_until(STREAMS[0]) is None
 
 

@@ -3,26 +3,25 @@
 import asyncio
 
 from kit.builders import STREAM
+from kit.engine_doubles import Inbox, engine
 from kit.memory_store import MemoryStore
-from kit.shell import Inbox, shared
-from milepost.engine.feed import Feed, Recorded, Signal, StoreRetried
-from milepost.engine.readers import reading
-from milepost.engine.supervisor import Pace, Supervisor
+from milepost.engine.feed import Feed, Notice, Recorded, StoreRetried, reading
+from milepost.engine.supervisor import Schedule, Supervisor
 
 
-def signal(number: int) -> StoreRetried:
+def notice(number: int) -> StoreRetried:
     return StoreRetried("messenger:1", number, 0.0, 0.0, "away")
 
 
-def attempts(signals: list[Signal]) -> list[int]:
-    return [each.attempts for each in signals if isinstance(each, StoreRetried)]
+def attempts(notices: list[Notice]) -> list[int]:
+    return [each.attempts for each in notices if isinstance(each, StoreRetried)]
 
 
 async def test_a_reader_hears_everything_in_order_even_after_the_end_of_the_block() -> None:
-    feed, seen = Feed(), list[Signal]()
+    feed, seen = Feed(), list[Notice]()
     async with reading(feed, {"list": seen.append}):
         for number in range(100):
-            feed.publish(signal(number))
+            feed.publish(notice(number))
     assert attempts(seen) == list(range(100))
 
 
@@ -30,21 +29,21 @@ async def test_a_reader_that_falls_behind_loses_the_oldest_and_knows_how_many() 
     feed = Feed()
     subscription = feed.subscribe(max_held=3)
     for number in range(10):
-        feed.publish(signal(number))
+        feed.publish(notice(number))
     feed.close()
     assert attempts([each async for each in subscription]) == [7, 8, 9]
     assert subscription.lost == 7
 
 
 async def test_a_reader_that_breaks_breaks_neither_the_others_nor_the_work() -> None:
-    def breaks(_: Signal) -> None:
+    def breaks(_: Notice) -> None:
         msg = "a bug in a reader"
         raise RuntimeError(msg)
 
-    store, feed, seen = MemoryStore(), Feed(), list[Signal]()
-    parts = shared(store, feed=feed)
+    store, feed, seen = MemoryStore(), Feed(), list[Notice]()
+    parts = engine(store, feed=feed)
     async with reading(feed, {"broken": breaks, "list": seen.append}):
-        await Supervisor(parts, {STREAM: Inbox(3)}, Pace()).sync([STREAM])
+        await Supervisor(parts, {STREAM: Inbox(3)}, Schedule()).sync([STREAM])
         await asyncio.sleep(0)
     assert len(store.conversations) == 3
     assert sum(len(each.entries) for each in seen if isinstance(each, Recorded)) == len(store.journal)

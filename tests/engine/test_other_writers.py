@@ -6,30 +6,31 @@ from collections.abc import Awaitable, Callable
 import pytest
 from msgspec.structs import replace
 
-from kit.builders import CODEC, NOON, STREAM, fetched, unreadable, work
+from kit.builders import CODEC, NOON, STREAM, budget, fetched, unreadable
+from kit.engine_doubles import Inbox, cursor_of, engine, find_open_dead_letters, types
 from kit.memory_store import MemoryStore
-from kit.shell import Inbox, cursor_of, open_letters, shared, types
 from milepost.core.checkpoint import Checkpoint, Run
-from milepost.core.decision import Record, prepare
+from milepost.core.commands import PauseStream, SyncNow
 from milepost.core.errors import MilepostError, VersionConflict
 from milepost.core.events import Mode, Reason, RunStatus, StreamRemoved
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
-from milepost.engine.errands import Errands, PauseStream, SyncNow
-from milepost.engine.run import run_slice
-from milepost.engine.shared import Shared
-from milepost.engine.supervisor import Pace, Supervisor
+from milepost.core.records import Record, prepare
+from milepost.engine.context import EngineContext
+from milepost.engine.mailbox import Mailbox
+from milepost.engine.run import run_stream
+from milepost.engine.supervisor import Schedule, Supervisor
 
 ADA = "status page of another worker"
 
 
-async def ran(parts: Shared, inbox: Inbox, errands: Errands, run_id: str = "r_1") -> Checkpoint:
-    async with parts.turns.taken(STREAM):
-        return await run_slice(parts, STREAM, inbox, work(run_id), errands)
+async def ran(parts: EngineContext, inbox: Inbox, mailbox: Mailbox, run_id: str = "r_1") -> Checkpoint:
+    async with parts.slots.taken(STREAM):
+        return await run_stream(parts, STREAM, inbox, budget(run_id), mailbox)
 
 
 def elsewhere(store: MemoryStore) -> Supervisor:
     """Another process that knows the stream, and does not work it."""
-    return Supervisor(shared(store), {STREAM: Inbox(1)}, Pace())
+    return Supervisor(engine(store), {STREAM: Inbox(1)}, Schedule())
 
 
 def run_of(checkpoint: Checkpoint) -> Run:
@@ -48,7 +49,7 @@ async def test_a_run_goes_on_where_another_process_has_noted_something_about_its
         return None
 
     inbox = Inbox(6, before=before)
-    checkpoint = await ran(shared(store), inbox, Errands())
+    checkpoint = await ran(engine(store), inbox, Mailbox())
 
     assert run_of(checkpoint).status is RunStatus.COMPLETE
     assert set(store.conversations) == {f"t_{n}" for n in range(6)}
@@ -66,7 +67,7 @@ async def test_a_pause_by_another_process_ends_the_run_even_if_it_is_heard_of_by
             await elsewhere(store).ask(STREAM, PauseStream(ADA))
         return None
 
-    checkpoint = await ran(shared(store), Inbox(50, before=before), Errands())
+    checkpoint = await ran(engine(store), Inbox(50, before=before), Mailbox())
 
     assert (run_of(checkpoint).status, run_of(checkpoint).reason) == (RunStatus.PAUSED, Reason.REQUEST)
     assert asked <= 5  # the batch in hand, and what was looked ahead for
@@ -76,24 +77,24 @@ async def test_a_pause_by_another_process_ends_the_run_even_if_it_is_heard_of_by
 async def test_a_pause_that_is_heard_of_holds_though_nothing_is_written() -> None:
     """A walk without news commits nothing, and so meets no conflict."""
     store = MemoryStore()
-    await ran(shared(store), Inbox(30), Errands(), "r_0")
-    errands, asked = Errands(), 0
+    await ran(engine(store), Inbox(30), Mailbox(), "r_0")
+    mailbox, asked = Mailbox(), 0
 
     async def before(_: Request | str) -> Outcome | None:
         nonlocal asked
         asked += 1
         if asked == 3:
             await elsewhere(store).ask(STREAM, PauseStream(ADA))
-            errands.hear_of((await store.recall(STREAM.key)).version)
+            mailbox.note_version((await store.load(STREAM.key)).version)
         return None
 
-    parts = shared(store)
-    async with parts.turns.taken(STREAM):
-        checkpoint = await run_slice(
-            parts, STREAM, Inbox(30, before=before), replace(work("r_1"), wants_full=True), errands
+    parts = engine(store)
+    async with parts.slots.taken(STREAM):
+        checkpoint = await run_stream(
+            parts, STREAM, Inbox(30, before=before), replace(budget("r_1"), wants_full=True), mailbox
         )
 
-    assert checkpoint.on_hold is not None
+    assert checkpoint.operator_pause is not None
     assert asked <= 5
 
 
@@ -104,11 +105,11 @@ async def test_a_process_that_was_taken_for_dead_writes_nothing_more() -> None:
         nonlocal asked
         asked += 1
         if asked == 3:  # it hangs here, and another one takes the stream over and completes it
-            await ran(shared(store), Inbox(6), Errands(), "r_other")
+            await ran(engine(store), Inbox(6), Mailbox(), "r_other")
         return None
 
     with pytest.raises(VersionConflict, match="taken over by another Milepost"):
-        await ran(shared(store), Inbox(6, before=before), Errands())
+        await ran(engine(store), Inbox(6, before=before), Mailbox())
 
     entries = store.entries(STREAM.key)
     runs = [entry.run_id for entry in entries]
@@ -121,41 +122,41 @@ async def test_a_process_that_was_taken_for_dead_writes_nothing_more() -> None:
 
 async def test_it_writes_nothing_more_even_if_what_it_would_write_follows() -> None:
     """It has heard of the other's entries, and recalled the stream: the version alone would not keep it out."""
-    store, errands, asked = MemoryStore(), Errands(), 0
+    store, mailbox, asked = MemoryStore(), Mailbox(), 0
 
     async def before(_: Request | str) -> Outcome | None:
         nonlocal asked
         asked += 1
         if asked == 3:
-            await ran(shared(store), Inbox(6), Errands(), "r_other")
-            errands.hear_of((await store.recall(STREAM.key)).version)
+            await ran(engine(store), Inbox(6), Mailbox(), "r_other")
+            mailbox.note_version((await store.load(STREAM.key)).version)
         return None
 
     with pytest.raises(VersionConflict, match="taken over by another Milepost"):
-        await ran(shared(store), Inbox(6, before=before), errands)
+        await ran(engine(store), Inbox(6, before=before), mailbox)
 
     assert store.entries(STREAM.key)[-1].run_id == "r_other"
 
 
 async def test_a_run_ends_where_its_stream_is_removed_meanwhile_and_the_next_begins_anew() -> None:
-    store, errands, asked = MemoryStore(), Errands(), 0
+    store, mailbox, asked = MemoryStore(), Mailbox(), 0
 
     async def before(_: Request | str) -> Outcome | None:
         nonlocal asked
         asked += 1
         if asked == 1:
-            checkpoint = await store.recall(STREAM.key)
+            checkpoint = await store.load(STREAM.key)
             await store.commit(prepare(checkpoint, Record((StreamRemoved(ADA),)), None, NOON, CODEC))
-            errands.hear_of(checkpoint.version + 1)
+            mailbox.note_version(checkpoint.version + 1)
         return None
 
-    await ran(shared(store), Inbox(2), Errands(), "r_0")
+    await ran(engine(store), Inbox(2), Mailbox(), "r_0")
     with pytest.raises(VersionConflict, match="was removed meanwhile"):
-        await ran(shared(store), Inbox(6, before=before), errands)
+        await ran(engine(store), Inbox(6, before=before), mailbox)
     assert types(store, STREAM)[-1] == "stream_removed"
     assert (store.conversations, store.runs) == ({}, {})
 
-    checkpoint = await ran(shared(store), Inbox(6), Errands(), "r_2")
+    checkpoint = await ran(engine(store), Inbox(6), Mailbox(), "r_2")
 
     assert (checkpoint.total.inserted, run_of(checkpoint).mode) == (6, Mode.FULL)
     assert set(store.conversations) == {f"t_{n}" for n in range(6)}
@@ -177,7 +178,7 @@ class Racing(MemoryStore):
 
 async def test_a_run_does_not_go_on_for_ever_where_a_store_speaks_of_a_writer_of_whom_nothing_is_to_be_seen() -> None:
     with pytest.raises(VersionConflict, match="is said to have moved on, and has not"):
-        await ran(shared(Racing(1_000)), Inbox(3), Errands())
+        await ran(engine(Racing(1_000)), Inbox(3), Mailbox())
 
 
 async def test_an_errand_that_meets_another_writer_is_done_again() -> None:
@@ -201,12 +202,12 @@ class Interrupted(MemoryStore):
         super().__init__()
         self.meanwhile: Callable[[], Awaitable[None]] | None = None
 
-    async def recall(self, stream: str) -> Checkpoint:
-        recalled = await super().recall(stream)
+    async def load(self, stream: str) -> Checkpoint:
+        loaded = await super().load(stream)
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             await meanwhile()
-        return recalled
+        return loaded
 
 
 async def broken_off(store: MemoryStore, run_id: str, batches: int) -> None:
@@ -222,7 +223,7 @@ async def broken_off(store: MemoryStore, run_id: str, batches: int) -> None:
         return None
 
     with pytest.raises(RuntimeError, match="killed"):
-        await ran(shared(store), Inbox(6, before=break_off), Errands(), run_id)
+        await ran(engine(store), Inbox(6, before=break_off), Mailbox(), run_id)
 
 
 async def test_a_run_that_was_left_open_is_taken_over_even_if_somebody_asks_for_something_meanwhile() -> None:
@@ -230,7 +231,7 @@ async def test_a_run_that_was_left_open_is_taken_over_even_if_somebody_asks_for_
     await broken_off(store, "r_1", batches=3)
     store.meanwhile = lambda: elsewhere(store).ask(STREAM, SyncNow(ADA))
 
-    checkpoint = await ran(shared(store), Inbox(6), Errands(), "r_2")
+    checkpoint = await ran(engine(store), Inbox(6), Mailbox(), "r_2")
 
     assert run_of(checkpoint).status is RunStatus.COMPLETE
     assert types(store, STREAM).count("run_ended") == 1
@@ -243,7 +244,7 @@ async def test_a_run_that_another_process_was_faster_to_take_over_is_left_to_it(
     store.meanwhile = lambda: broken_off(store, "r_faster", batches=2)
 
     with pytest.raises(VersionConflict):
-        await ran(shared(store), Inbox(6), Errands(), "r_2")
+        await ran(engine(store), Inbox(6), Mailbox(), "r_2")
 
     assert store.entries(STREAM.key)[-1].run_id == "r_faster"
 
@@ -254,18 +255,18 @@ async def test_a_redrive_ends_for_now_where_another_process_writes_of_the_stream
     async def unreadable_at_the_second(asked: Request | str) -> Outcome | None:
         return fetched(unreadable("t_1"), next_cursor="2") if cursor_of(asked) == "1" else None
 
-    await Supervisor(shared(store), {STREAM: Inbox(3, before=unreadable_at_the_second)}, Pace()).sync([STREAM])
-    (letter,) = open_letters(store)
-    assert letter.redrive_at is not None
-    parts = shared(store)
+    await Supervisor(engine(store), {STREAM: Inbox(3, before=unreadable_at_the_second)}, Schedule()).sync([STREAM])
+    (dead_letter,) = find_open_dead_letters(store)
+    assert dead_letter.redrive_at is not None
+    parts = engine(store)
 
     async def before(asked: Request | str) -> Outcome | None:
         if isinstance(asked, str):
             await elsewhere(store).ask(STREAM, PauseStream(ADA))
         return None
 
-    await asyncio.sleep((letter.redrive_at - parts.clock.now()).total_seconds() + 1)
-    (result,) = await Supervisor(parts, {STREAM: Inbox(3, before=before)}, Pace()).sync([STREAM])
+    await asyncio.sleep((dead_letter.redrive_at - parts.clock.now()).total_seconds() + 1)
+    (result,) = await Supervisor(parts, {STREAM: Inbox(3, before=before)}, Schedule()).sync([STREAM])
 
     assert result.error is not None
     assert "paused it" in result.error

@@ -6,22 +6,22 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from kit.builders import BAD_VERSION, DEAD_TOKEN, RATE_LIMIT, STREAM, at, problem, refused, work
+from kit.builders import BAD_VERSION, DEAD_TOKEN, RATE_LIMIT, STREAM, at, budget, problem, refused
+from kit.engine_doubles import FlakyStore, Inbox, cursor_of, engine, find_open_dead_letters, heard, types
 from kit.memory_store import MemoryStore
-from kit.shell import FlakyStore, Inbox, cursor_of, heard, open_letters, shared, types
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import RowsRejected, StoreAway, VersionConflict
 from milepost.core.events import Reason, RunStatus, Stage, StoreReturned
 from milepost.core.model import Detail, RefusedRow, Table
-from milepost.core.plan import Policy, Slice
+from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.core.problems import Problem, ProblemKind
-from milepost.engine.errands import Errands
+from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed, Recorded, StoreRetried
-from milepost.engine.run import run_slice
-from milepost.engine.shared import Shared
-from milepost.engine.stop import Stop
+from milepost.engine.interrupt import Stop
+from milepost.engine.mailbox import Mailbox
+from milepost.engine.run import run_stream
 
 TOO_HEAVY = Problem(ProblemKind.API, "Please reduce the amount of data you're asking for", http_status=500, code=1)
 POLICY = Policy(batch_size=1, attempts=3, base_delay_seconds=2, max_delay_seconds=32)
@@ -41,14 +41,14 @@ def fails_at(cursor: str, times: int, answer: Outcome) -> Inbox:
     return Inbox(5, before=before)
 
 
-async def ran(parts: Shared, inbox: Inbox, slice_: Slice) -> Checkpoint:
+async def ran(parts: EngineContext, inbox: Inbox, slice_: RunBudget) -> Checkpoint:
     """Run the stream for the slice, in its turn."""
-    async with parts.turns.taken(STREAM):
-        return await run_slice(parts, STREAM, inbox, slice_, Errands())
+    async with parts.slots.taken(STREAM):
+        return await run_stream(parts, STREAM, inbox, slice_, Mailbox())
 
 
-async def finished(inbox: Inbox, store: MemoryStore, *, slice_: Slice | None = None) -> Checkpoint:
-    return await ran(shared(store, policy=POLICY), inbox, slice_ or work())
+async def finished(inbox: Inbox, store: MemoryStore, *, slice_: RunBudget | None = None) -> Checkpoint:
+    return await ran(engine(store, policy=POLICY), inbox, slice_ or budget())
 
 
 async def test_a_run_stores_the_whole_inbox_and_journals_every_batch() -> None:
@@ -59,7 +59,7 @@ async def test_a_run_stores_the_whole_inbox_and_journals_every_batch() -> None:
     assert types(store, STREAM) == ["run_started", "sweep_started", *["batch_stored"] * 4, "sweep_completed"]
     assert checkpoint.run is not None
     assert checkpoint.run.status is RunStatus.COMPLETE
-    assert checkpoint == await store.recall(STREAM.key)
+    assert checkpoint == await store.load(STREAM.key)
 
 
 async def test_each_batch_is_asked_for_once_and_the_catch_up_starts_at_the_head() -> None:
@@ -69,9 +69,9 @@ async def test_each_batch_is_asked_for_once_and_the_catch_up_starts_at_the_head(
 
 
 async def test_a_refused_batch_is_tried_again_after_a_jittered_wait() -> None:
-    store, clock = MemoryStore(), VirtualClock(luck=0.5)
+    store, clock = MemoryStore(), VirtualClock(jitter=0.5)
     inbox = fails_at("2", 2, refused())
-    checkpoint = await ran(shared(store, clock=clock, policy=POLICY), inbox, work())
+    checkpoint = await ran(engine(store, clock=clock, policy=POLICY), inbox, budget())
     assert clock.slept == pytest.approx([1.0, 2.0])  # half of 2 s, then half of 4 s
     assert checkpoint.run is not None
     assert (checkpoint.run.status, checkpoint.run.retries) == (RunStatus.COMPLETE, 2)
@@ -85,19 +85,19 @@ async def test_when_retries_are_used_up_the_run_fails_and_the_next_goes_on_at_th
     assert (failed.run.status, failed.run.reason) == (RunStatus.FAILED, Reason.RETRIES_EXHAUSTED)
     assert failed.run.failed_batches == 1
     again = Inbox(5)
-    await finished(again, store, slice_=work("r_2"))
+    await finished(again, store, slice_=budget("r_2"))
     assert again.cursors[0] == "2"
     assert len(store.conversations) == 5
 
 
 async def test_attempts_are_counted_across_runs_that_end_while_waiting_to_try_again() -> None:
-    store, clock = MemoryStore(), VirtualClock(luck=0.99)
+    store, clock = MemoryStore(), VirtualClock(jitter=0.99)
     patient = Policy(batch_size=1, attempts=3, base_delay_seconds=1000, max_delay_seconds=1000)
     endings = []
     for number in range(3):
         inbox = fails_at("2", 3, refused())
-        run = work(f"r_{number}", started_at=clock.now(), deadline_at=clock.now() + timedelta(seconds=270))
-        checkpoint = await ran(shared(store, clock=clock, policy=patient), inbox, run)
+        run = budget(f"r_{number}", started_at=clock.now(), deadline_at=clock.now() + timedelta(seconds=270))
+        checkpoint = await ran(engine(store, clock=clock, policy=patient), inbox, run)
         assert checkpoint.run is not None
         endings.append(checkpoint.run.reason)
         await asyncio.sleep(1000)
@@ -126,12 +126,12 @@ async def test_what_no_retry_mends_ends_the_run_at_once_with_its_place_saved(
 
 async def test_the_batch_limit_ends_the_run_and_the_next_goes_on_from_there() -> None:
     store, inbox = MemoryStore(), Inbox(5)
-    checkpoint = await finished(inbox, store, slice_=work(max_batches=2))
+    checkpoint = await finished(inbox, store, slice_=budget(max_batches=2))
     assert checkpoint.run is not None
     assert checkpoint.run.reason is Reason.BATCH_LIMIT
     assert inbox.cursors == [None, "1"], "nothing is fetched ahead beyond the limit"
     again = Inbox(5)
-    await finished(again, store, slice_=work("r_2"))
+    await finished(again, store, slice_=budget("r_2"))
     assert again.cursors == ["2", "3", "4", None]
 
 
@@ -154,9 +154,9 @@ async def test_a_stop_cuts_a_fetch_short_and_keeps_what_was_committed() -> None:
             await asyncio.Event().wait()
 
     inbox = Inbox(5, before=hang_at_the_third)
-    parts = shared(store, stop=stop, policy=POLICY)
+    parts = engine(store, stop=stop, policy=POLICY)
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-        run = tasks.create_task(ran(parts, inbox, work()))
+        run = tasks.create_task(ran(parts, inbox, budget()))
         await hangs.wait()
         stop.request()
     checkpoint = run.result()
@@ -177,7 +177,7 @@ async def test_a_stop_lets_the_commit_in_hand_finish() -> None:
             return await super().commit(commit)
 
     store = StopsInCommit()
-    checkpoint = await ran(shared(store, stop=stop, policy=POLICY), Inbox(5), work())
+    checkpoint = await ran(engine(store, stop=stop, policy=POLICY), Inbox(5), budget())
     assert set(store.conversations) == {"t_0"}
     assert checkpoint.run is not None
     assert checkpoint.run.reason is Reason.SHUTDOWN
@@ -186,7 +186,7 @@ async def test_a_stop_lets_the_commit_in_hand_finish() -> None:
 async def test_a_stop_before_anything_was_read_leaves_no_entry() -> None:
     store, stop = MemoryStore(), Stop()
     stop.request()
-    await ran(shared(store, stop=stop, policy=POLICY), Inbox(5), work())
+    await ran(engine(store, stop=stop, policy=POLICY), Inbox(5), budget())
     assert store.journal == []
 
 
@@ -202,10 +202,10 @@ async def test_a_run_that_a_dead_process_left_open_is_journaled_as_interrupted()
 
     with pytest.raises(Died):
         await finished(Inbox(5, before=die_at_the_third), store)
-    after = await finished(Inbox(5), store, slice_=work("r_2"))
+    after = await finished(Inbox(5), store, slice_=budget("r_2"))
     ended = [row for row in store.entries(STREAM.key) if row.type == "run_ended"]
     assert [(row.run_id, row.event.status) for row in ended] == [  # type: ignore[union-attr]  # a RunEnded, by its type
-        (work().run_id, RunStatus.INTERRUPTED)
+        (budget().run_id, RunStatus.INTERRUPTED)
     ]
     assert after.run is not None
     assert after.run.status is RunStatus.COMPLETE
@@ -214,11 +214,11 @@ async def test_a_run_that_a_dead_process_left_open_is_journaled_as_interrupted()
 
 async def test_while_the_store_is_away_readers_hear_of_it_and_the_next_commit_says_how_long() -> None:
     store, clock, feed = FlakyStore(absences=2), VirtualClock(), Feed()
-    signals = heard(feed)
-    await ran(shared(store, clock=clock, policy=POLICY, feed=feed), Inbox(3), work())
-    away = [signal for signal in signals if isinstance(signal, StoreRetried)]
-    assert [signal.attempts for signal in away] == [1, 2]
-    first = next(signal for signal in signals if isinstance(signal, Recorded))
+    notices = heard(feed)
+    await ran(engine(store, clock=clock, policy=POLICY, feed=feed), Inbox(3), budget())
+    away = [notice for notice in notices if isinstance(notice, StoreRetried)]
+    assert [notice.attempts for notice in away] == [1, 2]
+    first = next(notice for notice in notices if isinstance(notice, Recorded))
     assert [entry.type for entry in first.entries][:2] == ["store_returned", "run_started"]
     assert types(store, STREAM).count("store_returned") == 1
     assert store.entries(STREAM.key)[0].event.away_seconds == sum(clock.slept)  # type: ignore[union-attr]  # StoreReturned
@@ -234,7 +234,7 @@ async def test_a_second_absence_is_counted_anew() -> None:
             return answer
 
     store, clock = AwayTwice(absences=3), VirtualClock()
-    await ran(shared(store, clock=clock, policy=POLICY), Inbox(3), work())
+    await ran(engine(store, clock=clock, policy=POLICY), Inbox(3), budget())
     returned = [entry.event for entry in store.entries(STREAM.key) if entry.type == "store_returned"]
     assert returned == [StoreReturned(sum(clock.slept[:3]), 3), StoreReturned(clock.slept[3], 1)]
 
@@ -251,7 +251,7 @@ async def test_a_second_writer_ends_the_run_and_stores_nothing_of_it() -> None:
 
     async def another_writes(asked: Request | str) -> None:
         if cursor_of(asked) == "2":
-            await finished(Inbox(2, prefix="x"), store, slice_=work("r_other"))
+            await finished(Inbox(2, prefix="x"), store, slice_=budget("r_other"))
 
     with pytest.raises(VersionConflict):
         await finished(Inbox(5, before=another_writes), store)
@@ -260,9 +260,9 @@ async def test_a_second_writer_ends_the_run_and_stores_nothing_of_it() -> None:
 
 async def test_readers_hear_every_entry_after_its_commit_in_order() -> None:
     store, feed = MemoryStore(), Feed()
-    signals = heard(feed)
-    await ran(shared(store, policy=POLICY, feed=feed), Inbox(3), work())
-    versions = [entry.version for signal in signals if isinstance(signal, Recorded) for entry in signal.entries]
+    notices = heard(feed)
+    await ran(engine(store, policy=POLICY, feed=feed), Inbox(3), budget())
+    versions = [entry.version for notice in notices if isinstance(notice, Recorded) for entry in notice.entries]
     assert versions == list(range(1, len(store.journal) + 1))
 
 
@@ -284,7 +284,7 @@ async def test_a_batch_that_is_too_heavy_is_asked_for_in_halves_and_grows_back()
         return refused(TOO_HEAVY) if is_heavy else None
 
     store, inbox = MemoryStore(), Inbox(20, before=too_heavy)
-    checkpoint = await ran(shared(store, policy=Policy(batch_size=50)), inbox, work())
+    checkpoint = await ran(engine(store, policy=Policy(batch_size=50)), inbox, budget())
     limits = [asked.limit for asked in inbox.asked if isinstance(asked, Request)]
     assert limits[:5] == [50, 50, 25, 12, 12]
     assert limits[21] == 50, "that of the last batch of the walk"
@@ -299,10 +299,10 @@ async def test_a_thread_that_fails_alone_is_stepped_over_and_becomes_a_dead_lett
         return refused(problem(1, http_status=500)) if is_read else None
 
     store, inbox = MemoryStore(), Inbox(5, before=poisonous)
-    checkpoint = await ran(shared(store, policy=Policy(batch_size=4)), inbox, work())
-    (letter,) = open_letters(store)
-    assert (letter.subject, letter.stage) == ("t_2", Stage.FETCH)
-    assert "code 1" in letter.reason
+    checkpoint = await ran(engine(store, policy=Policy(batch_size=4)), inbox, budget())
+    (dead_letter,) = find_open_dead_letters(store)
+    assert (dead_letter.subject, dead_letter.stage) == ("t_2", Stage.FETCH)
+    assert "code 1" in dead_letter.reason
     assert set(store.conversations) == {"t_0", "t_1", "t_3", "t_4"}
     assert checkpoint.run is not None
     assert checkpoint.run.status is RunStatus.COMPLETE_WITH_ERRORS
@@ -312,7 +312,7 @@ async def test_a_row_that_the_store_refuses_becomes_a_dead_letter_and_the_others
     store = MemoryStore()
     store.refuses = {(Table.CONVERSATIONS, "t_2"), (Table.CONTACTS, "c_t_3")}
     checkpoint = await finished(Inbox(5), store)
-    assert {letter.subject for letter in open_letters(store)} == {"t_2/row", "contact c_t_3"}
+    assert {dead_letter.subject for dead_letter in find_open_dead_letters(store)} == {"t_2/row", "contact c_t_3"}
     assert set(store.conversations) == {"t_0", "t_1", "t_3", "t_4"}
     assert len(store.contacts) == 4
     assert checkpoint.run is not None
@@ -328,7 +328,7 @@ async def test_rows_that_the_store_refuses_one_after_the_other_are_all_found() -
     store = OneByOne()
     store.refuses = {(Table.CONVERSATIONS, "t_1"), (Table.CONTACTS, "c_t_1")}
     await finished(Inbox(3), store)
-    assert {letter.subject for letter in open_letters(store)} == {"t_1/row", "contact c_t_1"}
+    assert {dead_letter.subject for dead_letter in find_open_dead_letters(store)} == {"t_1/row", "contact c_t_1"}
     assert set(store.conversations) == {"t_0", "t_2"}
 
 
@@ -346,5 +346,5 @@ async def test_a_run_leaves_no_task_behind() -> None:
         if cursor_of(asked) == "2":
             await asyncio.Event().wait()
 
-    await finished(Inbox(5, before=hang, call_seconds=100), MemoryStore(), slice_=work(deadline_at=at(150)))
+    await finished(Inbox(5, before=hang, call_seconds=100), MemoryStore(), slice_=budget(deadline_at=at(150)))
     assert asyncio.all_tasks() == {asyncio.current_task()}

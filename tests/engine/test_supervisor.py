@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import DEAD_TOKEN, RATE_LIMIT, at, problem, refused
+from kit.engine_doubles import Before, FlakyStore, Inbox, cursor_of, engine, refusing, running
 from kit.memory_store import MemoryStore
-from kit.shell import Before, FlakyStore, Inbox, cursor_of, refusing, running, shared
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Reason, RunEnded, RunStatus
@@ -15,7 +15,7 @@ from milepost.core.model import Detail, Platform, Stream
 from milepost.core.plan import Policy
 from milepost.core.ports import Outcome, Request
 from milepost.core.problems import ProblemKind
-from milepost.engine.supervisor import Pace, Supervisor
+from milepost.engine.supervisor import Schedule, Supervisor
 
 POLICY = Policy(batch_size=1)
 OUTAGE = problem(kind=ProblemKind.NONSENSE, http_status=500)
@@ -34,7 +34,7 @@ def streams(count: int) -> list[Stream]:
 async def test_a_sync_gives_every_stream_one_turn_and_says_how_each_ended() -> None:
     store, keys = MemoryStore(), streams(5)
     sources = {stream: Inbox(3, prefix=stream.page_id) for stream in keys}
-    results = await Supervisor(shared(store), sources, Pace()).sync(keys)
+    results = await Supervisor(engine(store), sources, Schedule()).sync(keys)
     assert [result.stream for result in results] == [stream.key for stream in keys]
     assert [result.run.status for result in results if result.run] == [RunStatus.COMPLETE] * 5
     assert len(store.conversations) == 15
@@ -52,7 +52,7 @@ async def test_no_more_streams_are_at_work_than_the_concurrency_allows() -> None
 
     keys = streams(10)
     sources = {stream: Inbox(1, prefix=stream.page_id, before=count) for stream in keys}
-    results = await Supervisor(shared(MemoryStore(), concurrency=3), sources, Pace()).sync(keys)
+    results = await Supervisor(engine(MemoryStore(), concurrency=3), sources, Schedule()).sync(keys)
     assert len(results) == 10
     assert most == 3
 
@@ -72,7 +72,7 @@ async def test_a_stream_that_breaks_leaves_the_others_untouched() -> None:
         refusing: Inbox(3, before=refuse),
         healthy: Inbox(3, prefix="h"),
     }
-    results = await Supervisor(shared(store), sources, Pace()).sync(keys)
+    results = await Supervisor(engine(store), sources, Schedule()).sync(keys)
     assert results[0].error == "a bug in a source"
     assert results[1].run is not None
     assert results[1].run.status is RunStatus.FAILED
@@ -91,7 +91,7 @@ async def test_a_run_that_the_store_breaks_off_is_summed_up_by_what_it_had_recor
 
     (stream,) = streams(1)
     sources = {stream: Inbox(5, before=away_at_the_third)}
-    supervisor = Supervisor(shared(store, policy=POLICY), sources, Pace())
+    supervisor = Supervisor(engine(store, policy=POLICY), sources, Schedule())
     (result,) = await supervisor.sync([stream])
     assert result.error == "the disk is full (make room)"
     assert result.run is not None
@@ -106,37 +106,37 @@ async def test_a_run_that_the_store_breaks_off_is_summed_up_by_what_it_had_recor
 
 
 async def test_the_daemon_comes_back_to_a_stream_after_its_interval() -> None:
-    clock = VirtualClock(luck=0.5)
+    clock = VirtualClock(jitter=0.5)
     (stream,) = streams(1)
     inbox = Inbox(1, clock=clock)
-    parts = shared(MemoryStore(), clock=clock, policy=POLICY)
-    async with running(Supervisor(parts, {stream: inbox}, Pace(interval_seconds=300)), parts.stop):
+    parts = engine(MemoryStore(), clock=clock, policy=POLICY)
+    async with running(Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=300)), parts.stop):
         await asyncio.sleep(700)
     assert inbox.called_at == pytest.approx([0, 300, 600])
 
 
 async def test_a_stream_at_its_batch_limit_goes_on_at_once_behind_those_that_wait() -> None:
-    turns: list[str] = []
+    slots: list[str] = []
     long, short = streams(2)
     clock = VirtualClock()
 
     def noting(name: str) -> Inbox:
         async def note(asked: Request | str) -> None:
-            turns.append(f"{name}{cursor_of(asked) or 0}")
+            slots.append(f"{name}{cursor_of(asked) or 0}")
 
         return Inbox(4, prefix=name, before=note, clock=clock, call_seconds=1)
 
-    parts = shared(MemoryStore(), clock=clock, policy=POLICY, concurrency=1)
-    supervisor = Supervisor(parts, {long: noting("a"), short: noting("b")}, Pace(max_batches_per_run=1))
+    parts = engine(MemoryStore(), clock=clock, policy=POLICY, concurrency=1)
+    supervisor = Supervisor(parts, {long: noting("a"), short: noting("b")}, Schedule(max_batches_per_run=1))
     async with running(supervisor, parts.stop):
         await asyncio.sleep(6.5)
-    assert turns == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    assert slots == ["a0", "b0", "a1", "b1", "a2", "b2"]
 
 
 async def test_a_stop_ends_the_daemon_while_its_streams_sleep() -> None:
     (stream,) = streams(1)
-    parts = shared(MemoryStore())
-    async with running(Supervisor(parts, {stream: Inbox(1)}, Pace()), parts.stop):
+    parts = engine(MemoryStore())
+    async with running(Supervisor(parts, {stream: Inbox(1)}, Schedule()), parts.stop):
         await asyncio.sleep(100)
         stopped_at = parts.clock.now()
     assert parts.clock.now() == stopped_at
@@ -161,13 +161,15 @@ async def test_pages_in_trouble_leave_another_as_fast_as_alone() -> None:
 
     async def calls_of(healthy_beside: dict[Stream, Before]) -> list[float]:
         began = asyncio.get_running_loop().time()
-        parts = shared(MemoryStore(), policy=POLICY, concurrency=2)
+        parts = engine(MemoryStore(), policy=POLICY, concurrency=2)
         sources = {
-            stream: Inbox(5, prefix=stream.page_id, before=before, gate=parts.pauses.gate(stream), clock=parts.clock)
+            stream: Inbox(
+                5, prefix=stream.page_id, before=before, gate=parts.rate_limits.gate(stream), clock=parts.clock
+            )
             for stream, before in healthy_beside.items()
         }
         sources[healthy] = inbox = Inbox(20, prefix="h", clock=parts.clock, call_seconds=1)
-        async with running(Supervisor(parts, sources, Pace(interval_seconds=600)), parts.stop):
+        async with running(Supervisor(parts, sources, Schedule(interval_seconds=600)), parts.stop):
             await asyncio.sleep(1800)
         return [called_at - began for called_at in inbox.called_at]
 
@@ -178,17 +180,17 @@ async def test_pages_in_trouble_leave_another_as_fast_as_alone() -> None:
 
 async def test_what_keeps_a_stream_from_being_read_back_holds_up_no_other() -> None:
     class Bugged(MemoryStore):
-        async def recall(self, stream: str) -> Checkpoint:
+        async def load(self, stream: str) -> Checkpoint:
             if stream == broken.key:
                 msg = "a bug in a store"
                 raise RuntimeError(msg)
-            return await super().recall(stream)
+            return await super().load(stream)
 
     broken, healthy = streams(2)
     store = Bugged()
-    parts = shared(store)
+    parts = engine(store)
     sources = {broken: Inbox(1), healthy: Inbox(3, prefix="h", clock=parts.clock)}
-    async with running(Supervisor(parts, sources, Pace()), parts.stop):
+    async with running(Supervisor(parts, sources, Schedule()), parts.stop):
         await asyncio.sleep(1000)
         assert len(sources[healthy].called_at) > 5
     assert set(store.conversations) == {"h_0", "h_1", "h_2"}
@@ -205,9 +207,9 @@ async def test_a_stream_that_is_parked_is_tried_at_once_when_it_is_woken() -> No
         return refused(DEAD_TOKEN) if is_token_dead else None
 
     store = MemoryStore()
-    parts = shared(store, policy=POLICY)
+    parts = engine(store, policy=POLICY)
     inbox = Inbox(3, before=refuse_token, clock=parts.clock)
-    supervisor = Supervisor(parts, {stream: inbox}, Pace(interval_seconds=300))
+    supervisor = Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=300))
     async with running(supervisor, parts.stop):
         await asyncio.sleep(1000)
         assert inbox.called_at == [0], "it is probed slowly"
@@ -216,26 +218,26 @@ async def test_a_stream_that_is_parked_is_tried_at_once_when_it_is_woken() -> No
         await asyncio.sleep(1)
     assert inbox.called_at[1] == 1000
     assert len(store.conversations) == 3
-    assert (await store.recall(stream.key)).standstill is None
+    assert (await store.load(stream.key)).failure_streak is None
 
 
 async def test_a_stream_that_is_parked_heals_by_itself_with_the_next_probe() -> None:
     (stream,) = streams(1)
-    parts = shared(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore(), policy=POLICY)
     inbox = Inbox(3, before=refusing(DEAD_TOKEN, until=at(4000), clock=parts.clock), clock=parts.clock)
-    async with running(Supervisor(parts, {stream: inbox}, Pace(interval_seconds=300)), parts.stop):
+    async with running(Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=300)), parts.stop):
         await asyncio.sleep(7200)
     probes = [called_at for called_at in inbox.called_at if called_at < 4000]
     assert probes == pytest.approx([0, 1800, 3600], abs=10)
-    assert (await parts.store.recall(stream.key)).last_success_at is not None
+    assert (await parts.store.load(stream.key)).last_success_at is not None
 
 
 async def test_a_wish_that_comes_during_a_run_gets_a_turn_right_after_it() -> None:
     """The run under way may still use what has been mended."""
     (stream,) = streams(1)
-    parts = shared(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore(), policy=POLICY)
     inbox = Inbox(1, clock=parts.clock, call_seconds=10)
-    supervisor = Supervisor(parts, {stream: inbox}, Pace(interval_seconds=3600))
+    supervisor = Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=3600))
     async with running(supervisor, parts.stop):
         await asyncio.sleep(5)
         supervisor.wake(stream)
@@ -246,11 +248,11 @@ async def test_a_wish_that_comes_during_a_run_gets_a_turn_right_after_it() -> No
 
 async def test_a_stream_that_is_woken_inside_a_pause_calls_when_it_is_over() -> None:
     (stream,) = streams(1)
-    parts = shared(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore(), policy=POLICY)
     limit = replace(RATE_LIMIT, wait_seconds=3600.0)
-    gate = parts.pauses.gate(stream)
+    gate = parts.rate_limits.gate(stream)
     inbox = Inbox(1, before=refusing(limit, until=at(10), clock=parts.clock), gate=gate, clock=parts.clock)
-    supervisor = Supervisor(parts, {stream: inbox}, Pace(interval_seconds=300))
+    supervisor = Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=300))
     async with running(supervisor, parts.stop):
         for _ in range(10):
             await asyncio.sleep(100)
@@ -262,8 +264,8 @@ async def test_a_stream_that_is_woken_inside_a_pause_calls_when_it_is_over() -> 
 async def test_a_stream_that_is_admitted_while_the_daemon_works_is_worked_at_once() -> None:
     first, second = streams(2)
     store = MemoryStore()
-    parts = shared(store, policy=POLICY)
-    supervisor = Supervisor(parts, {first: Inbox(1, clock=parts.clock)}, Pace())
+    parts = engine(store, policy=POLICY)
+    supervisor = Supervisor(parts, {first: Inbox(1, clock=parts.clock)}, Schedule())
     later = Inbox(3, prefix="later", clock=parts.clock)
     async with running(supervisor, parts.stop):
         await asyncio.sleep(100)
@@ -276,8 +278,8 @@ async def test_a_stream_that_is_admitted_while_the_daemon_works_is_worked_at_onc
 
 async def test_a_stream_that_is_admitted_before_the_daemon_works_is_worked_with_the_others() -> None:
     first, second = streams(2)
-    parts = shared(MemoryStore(), policy=POLICY)
-    supervisor = Supervisor(parts, {first: Inbox(1)}, Pace())
+    parts = engine(MemoryStore(), policy=POLICY)
+    supervisor = Supervisor(parts, {first: Inbox(1)}, Schedule())
     supervisor.admit(second, other := Inbox(1, prefix="o"))
     async with running(supervisor, parts.stop):
         await asyncio.sleep(1)
@@ -290,18 +292,18 @@ async def test_a_stream_that_is_admitted_before_the_daemon_works_is_worked_with_
 async def test_a_stream_that_is_dismissed_ends_after_the_batch_in_hand_and_the_others_go_on() -> None:
     leaving, staying = streams(2)
     store = MemoryStore()
-    parts = shared(store, policy=POLICY)
+    parts = engine(store, policy=POLICY)
     inbox, other = (
         Inbox(100, prefix=stream.page_id, clock=parts.clock, call_seconds=10) for stream in (leaving, staying)
     )
-    supervisor = Supervisor(parts, {leaving: inbox, staying: other}, Pace())
+    supervisor = Supervisor(parts, {leaving: inbox, staying: other}, Schedule())
     async with running(supervisor, parts.stop):
         await asyncio.sleep(25)
         supervisor.dismiss(leaving)
         assert supervisor.streams == (staying,)
         await asyncio.sleep(500)
         assert keepers() == {f"stream {staying.key}"}
-    checkpoint = await store.recall(leaving.key)
+    checkpoint = await store.load(leaving.key)
     assert checkpoint.run is not None
     assert (checkpoint.run.status, checkpoint.run.reason) == (RunStatus.PAUSED, Reason.REMOVED)
     assert checkpoint.run.tally.batches == 3, "the third was under way"
@@ -312,8 +314,8 @@ async def test_a_stream_that_is_dismissed_ends_after_the_batch_in_hand_and_the_o
 async def test_a_stream_that_comes_back_goes_on_where_it_was() -> None:
     (stream,) = streams(1)
     store = MemoryStore()
-    parts = shared(store, policy=POLICY)
-    supervisor = Supervisor(parts, {stream: Inbox(10, clock=parts.clock, call_seconds=10)}, Pace())
+    parts = engine(store, policy=POLICY)
+    supervisor = Supervisor(parts, {stream: Inbox(10, clock=parts.clock, call_seconds=10)}, Schedule())
     async with running(supervisor, parts.stop):
         await asyncio.sleep(25)
         supervisor.dismiss(stream)
@@ -331,8 +333,8 @@ async def test_a_stream_that_comes_back_goes_on_where_it_was() -> None:
 async def test_a_stream_that_comes_back_at_once_is_worked_by_one_at_a_time(back_after_seconds: float) -> None:
     (stream,) = streams(1)
     store = MemoryStore()
-    parts = shared(store, policy=POLICY)
-    supervisor = Supervisor(parts, {stream: Inbox(10, clock=parts.clock, call_seconds=10)}, Pace())
+    parts = engine(store, policy=POLICY)
+    supervisor = Supervisor(parts, {stream: Inbox(10, clock=parts.clock, call_seconds=10)}, Schedule())
     async with running(supervisor, parts.stop):
         await asyncio.sleep(25)
         supervisor.dismiss(stream)
@@ -356,10 +358,10 @@ async def test_a_stream_is_dismissed_whatever_it_waits_for_without_another_call(
         return refusals.get(waiting_for)
 
     slow = Policy(batch_size=1, base_delay_seconds=1000, max_delay_seconds=1000)
-    parts = shared(MemoryStore(), policy=slow, concurrency=1 if waiting_for == "a turn" else 2)
+    parts = engine(MemoryStore(), policy=slow, concurrency=1 if waiting_for == "a turn" else 2)
     inbox = Inbox(3, before=before, clock=parts.clock)
     sources = {other: Inbox(3, prefix="o", call_seconds=10, clock=parts.clock), leaving: inbox}
-    supervisor = Supervisor(parts, sources, Pace(max_run_seconds=2000))
+    supervisor = Supervisor(parts, sources, Schedule(max_run_seconds=2000))
     async with running(supervisor, parts.stop):
         await asyncio.sleep(5)
         called = len(inbox.asked)
@@ -367,15 +369,15 @@ async def test_a_stream_is_dismissed_whatever_it_waits_for_without_another_call(
         await asyncio.sleep(100)
         assert keepers() == {f"stream {other.key}"}
     assert len(inbox.asked) == called
-    run = (await parts.store.recall(leaving.key)).run
+    run = (await parts.store.load(leaving.key)).run
     assert run is None or run.status is not RunStatus.RUNNING
 
 
 async def test_a_stream_that_is_dismissed_before_the_daemon_works_is_not_worked() -> None:
     (stream,) = streams(1)
-    parts = shared(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore(), policy=POLICY)
     inbox = Inbox(1)
-    supervisor = Supervisor(parts, {stream: inbox}, Pace())
+    supervisor = Supervisor(parts, {stream: inbox}, Schedule())
     supervisor.dismiss(stream)
     async with running(supervisor, parts.stop):
         await asyncio.sleep(1000)
@@ -387,36 +389,36 @@ async def test_a_stream_that_is_dismissed_before_the_daemon_works_is_not_worked(
 
 async def test_a_new_policy_holds_from_the_next_turn_on() -> None:
     (stream,) = streams(1)
-    parts = shared(MemoryStore(), policy=Policy(batch_size=7))
+    parts = engine(MemoryStore(), policy=Policy(batch_size=7))
     inbox = Inbox(4, clock=parts.clock, call_seconds=10)
-    supervisor = Supervisor(parts, {stream: inbox}, Pace(interval_seconds=300, max_batches_per_run=2))
+    supervisor = Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=300, max_batches_per_run=2))
     async with running(supervisor, parts.stop):
         await asyncio.sleep(5)
-        supervisor.adopt(Policy(batch_size=9), Pace(interval_seconds=300, max_batches_per_run=2), concurrency=16)
+        supervisor.adopt(Policy(batch_size=9), Schedule(interval_seconds=300, max_batches_per_run=2), concurrency=16)
         await asyncio.sleep(100)
     assert [asked.limit for asked in inbox.asked if isinstance(asked, Request)][:4] == [7, 7, 9, 9]
 
 
 async def test_a_shorter_interval_holds_for_those_that_rest_already() -> None:
     (stream,) = streams(1)
-    parts = shared(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore(), policy=POLICY)
     inbox = Inbox(1, clock=parts.clock)
-    supervisor = Supervisor(parts, {stream: inbox}, Pace(interval_seconds=86400))
+    supervisor = Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=86400))
     async with running(supervisor, parts.stop):
         await asyncio.sleep(1000)
-        supervisor.adopt(POLICY, Pace(interval_seconds=600), concurrency=16)
+        supervisor.adopt(POLICY, Schedule(interval_seconds=600), concurrency=16)
         await asyncio.sleep(1300)
     assert inbox.called_at == pytest.approx([0, 1000, 1600, 2200])
 
 
 async def test_a_longer_interval_holds_for_those_that_rest_already() -> None:
     (stream,) = streams(1)
-    parts = shared(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore(), policy=POLICY)
     inbox = Inbox(1, clock=parts.clock)
-    supervisor = Supervisor(parts, {stream: inbox}, Pace(interval_seconds=300))
+    supervisor = Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=300))
     async with running(supervisor, parts.stop):
         await asyncio.sleep(100)
-        supervisor.adopt(POLICY, Pace(interval_seconds=1000), concurrency=16)
+        supervisor.adopt(POLICY, Schedule(interval_seconds=1000), concurrency=16)
         await asyncio.sleep(1200)
     assert inbox.called_at == pytest.approx([0, 1000])
 
@@ -435,9 +437,9 @@ async def test_a_stop_cuts_every_wait_short(waiting_for: str) -> None:
     keys = streams(2)
     store = FlakyStore(absences=1_000_000 if waiting_for == "the store" else 0)
     slow = Policy(batch_size=1, base_delay_seconds=1000, max_delay_seconds=1000)
-    parts = shared(store, policy=slow, concurrency=1 if waiting_for == "a turn" else 2)
+    parts = engine(store, policy=slow, concurrency=1 if waiting_for == "a turn" else 2)
     sources = {stream: Inbox(3, prefix=stream.page_id, before=before) for stream in keys}
-    supervisor = Supervisor(parts, sources, Pace(max_run_seconds=2000))
+    supervisor = Supervisor(parts, sources, Schedule(max_run_seconds=2000))
     async with running(supervisor, parts.stop):
         await asyncio.sleep(10)
     assert asyncio.get_running_loop().time() == 10
@@ -445,7 +447,7 @@ async def test_a_stop_cuts_every_wait_short(waiting_for: str) -> None:
 
 
 async def test_a_cancelled_daemon_leaves_no_task_behind() -> None:
-    parts = shared(MemoryStore(), policy=POLICY, concurrency=1)
+    parts = engine(MemoryStore(), policy=POLICY, concurrency=1)
     limit = replace(RATE_LIMIT, wait_seconds=100.0)
     sources = {
         stream: Inbox(50, prefix=stream.page_id, call_seconds=1, before=before)
@@ -453,7 +455,7 @@ async def test_a_cancelled_daemon_leaves_no_task_behind() -> None:
             streams(3), (None, refusing(limit, until=at(100), clock=parts.clock), None), strict=True
         )
     }
-    daemon = asyncio.create_task(Supervisor(parts, sources, Pace()).run())
+    daemon = asyncio.create_task(Supervisor(parts, sources, Schedule()).run())
     await asyncio.sleep(10.5)
     daemon.cancel()
     await asyncio.wait({daemon})

@@ -9,21 +9,21 @@ from datetime import timedelta
 
 import pytest
 
-from kit.builders import STREAM, at, work
+from kit.builders import STREAM, at, budget
+from kit.engine_doubles import FlakyStore, Inbox, engine, heard, types
 from kit.memory_store import MemoryStore
-from kit.shell import FlakyStore, Inbox, heard, shared, types
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import OutcomeUnknown, StoreAway, VersionConflict
 from milepost.core.events import RunStatus, StoreReturned
 from milepost.core.model import Table
-from milepost.core.plan import Slice
+from milepost.core.plan import RunBudget
 from milepost.core.ports import Commit, Committed, Rejected
-from milepost.engine.errands import Errands
+from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed, Recorded, StoreRetried
-from milepost.engine.run import run_slice
-from milepost.engine.shared import Shared
-from milepost.engine.stop import Stop
+from milepost.engine.interrupt import Stop
+from milepost.engine.mailbox import Mailbox
+from milepost.engine.run import run_stream
 
 BATCHES = 3
 COMMITS = 4  # of an undisturbed run: three batches, and the end of the sweep
@@ -64,18 +64,18 @@ class Uncertain(MemoryStore):
         return await super().settle(commit)
 
 
-async def ran(parts: Shared, inbox: Inbox, slice_: Slice | None = None) -> Checkpoint:
-    async with parts.turns.taken(STREAM):
-        return await run_slice(parts, STREAM, inbox, slice_ or work(), Errands())
+async def ran(parts: EngineContext, inbox: Inbox, slice_: RunBudget | None = None) -> Checkpoint:
+    async with parts.slots.taken(STREAM):
+        return await run_stream(parts, STREAM, inbox, slice_ or budget(), Mailbox())
 
 
 def told(feed_heard: Sequence[object]) -> list[int]:
     """Give the seqs of the entries that readers heard of, in the order in which they did."""
     return [
-        signal.committed.first_seq + place
-        for signal in feed_heard
-        if isinstance(signal, Recorded)
-        for place in range(len(signal.entries))
+        notice.committed.first_seq + place
+        for notice in feed_heard
+        if isinstance(notice, Recorded)
+        for place in range(len(notice.entries))
     ]
 
 
@@ -87,13 +87,13 @@ def without_absences(store: MemoryStore) -> list[str]:
 @pytest.mark.parametrize("number", range(1, COMMITS + 1))
 async def test_whichever_commit_it_is_every_entry_is_stored_once_and_told_once(number: int, is_stored: bool) -> None:
     store, feed, inbox = Uncertain([number], is_stored=is_stored), Feed(), Inbox(BATCHES)
-    signals = heard(feed)
+    notices = heard(feed)
 
-    checkpoint = await ran(shared(store, feed=feed), inbox)
+    checkpoint = await ran(engine(store, feed=feed), inbox)
 
     assert without_absences(store) == UNDISTURBED
-    assert told(list(signals)) == list(range(1, len(store.journal) + 1))
-    assert checkpoint == await store.recall(STREAM.key)
+    assert told(list(notices)) == list(range(1, len(store.journal) + 1))
+    assert checkpoint == await store.load(STREAM.key)
     assert checkpoint.run is not None
     assert (checkpoint.run.status, checkpoint.run.tally.inserted) == (RunStatus.COMPLETE, BATCHES)
     assert inbox.cursors == [None, "1", "2", None], "nothing is read again"
@@ -103,7 +103,7 @@ async def test_whichever_commit_it_is_every_entry_is_stored_once_and_told_once(n
 async def test_it_is_settled_first_and_written_again_only_if_it_was_not_stored(is_stored: bool) -> None:
     store = Uncertain([2], is_stored=is_stored)
 
-    await ran(shared(store), Inbox(BATCHES))
+    await ran(engine(store), Inbox(BATCHES))
 
     first = store.asked.index(("settle", 4))
     assert store.asked[first - 1] == ("commit", 4)
@@ -114,26 +114,26 @@ async def test_it_is_settled_first_and_written_again_only_if_it_was_not_stored(i
 @STORED
 async def test_while_the_store_is_away_it_stays_unsettled_and_nothing_is_written(is_stored: bool) -> None:
     store, feed, clock = Uncertain([2], is_stored=is_stored, silent_for=3), Feed(), VirtualClock()
-    signals = heard(feed)
+    notices = heard(feed)
 
-    await ran(shared(store, feed=feed, clock=clock), Inbox(BATCHES))
+    await ran(engine(store, feed=feed, clock=clock), Inbox(BATCHES))
 
     first = store.asked.index(("settle", 4))
     assert store.asked[first : first + 4] == [("settle", 4)] * 4
-    assert [signal.attempts for signal in signals if isinstance(signal, StoreRetried)] == [1, 2, 3, 4]
+    assert [notice.attempts for notice in notices if isinstance(notice, StoreRetried)] == [1, 2, 3, 4]
     assert without_absences(store) == UNDISTURBED
-    assert told(list(signals)) == list(range(1, len(store.journal) + 1))
+    assert told(list(notices)) == list(range(1, len(store.journal) + 1))
 
 
 @STORED
 async def test_a_commit_that_is_lost_again_is_settled_again(is_stored: bool) -> None:
     store, feed = Uncertain([2, 3, 4], is_stored=is_stored), Feed()
-    signals = heard(feed)
+    notices = heard(feed)
 
-    await ran(shared(store, feed=feed), Inbox(BATCHES))
+    await ran(engine(store, feed=feed), Inbox(BATCHES))
 
     assert without_absences(store) == UNDISTURBED
-    assert told(list(signals)) == list(range(1, len(store.journal) + 1))
+    assert told(list(notices)) == list(range(1, len(store.journal) + 1))
 
 
 @STORED
@@ -144,7 +144,7 @@ async def test_how_long_the_store_was_away_is_on_record_even_where_the_commit_wa
     for number in range(1, COMMITS + 1):
         store, clock = Uncertain([number], is_stored=is_stored, silent_for=2), VirtualClock()
 
-        await ran(shared(store, clock=clock), Inbox(BATCHES))
+        await ran(engine(store, clock=clock), Inbox(BATCHES))
 
         returned = [entry.event for entry in store.entries(STREAM.key) if entry.type == "store_returned"]
         assert returned == [StoreReturned(sum(clock.slept), attempts=3)], f"commit {number}"
@@ -153,7 +153,7 @@ async def test_how_long_the_store_was_away_is_on_record_even_where_the_commit_wa
 async def test_a_line_that_breaks_at_every_commit_does_not_have_absences_recorded_for_ever() -> None:
     store = Uncertain(range(1, 1_000), is_stored=True)
 
-    await ran(shared(store), Inbox(BATCHES))
+    await ran(engine(store), Inbox(BATCHES))
 
     assert without_absences(store) == UNDISTURBED
     assert types(store, STREAM).count("store_returned") < 2 * COMMITS
@@ -163,7 +163,7 @@ async def test_an_absence_is_on_record_even_where_the_next_answer_is_that_a_row_
     store = FlakyStore(absences=2)
     store.refuses = {(Table.CONVERSATIONS, "t_0")}
 
-    await ran(shared(store), Inbox(BATCHES))
+    await ran(engine(store), Inbox(BATCHES))
 
     assert types(store, STREAM)[:2] == ["store_returned", "run_started"]
 
@@ -171,14 +171,14 @@ async def test_an_absence_is_on_record_even_where_the_next_answer_is_that_a_row_
 @STORED
 async def test_a_store_that_stays_away_ends_the_run_and_the_next_goes_on_from_what_is_stored(is_stored: bool) -> None:
     store, feed = Uncertain([2], is_stored=is_stored, silent_for=10_000), Feed()
-    signals = heard(feed)
+    notices = heard(feed)
     with pytest.raises(StoreAway):
-        await ran(shared(store, feed=feed), Inbox(BATCHES))
+        await ran(engine(store, feed=feed), Inbox(BATCHES))
     assert types(store, STREAM).count("batch_stored") == (2 if is_stored else 1)
-    assert told(list(signals)) == [1, 2, 3], "the first commit alone is known to be stored"
+    assert told(list(notices)) == [1, 2, 3], "the first commit alone is known to be stored"
 
     inbox = Inbox(BATCHES)
-    await ran(shared(store), inbox, work("run-2", deadline_at=at(100_000)))
+    await ran(engine(store), inbox, budget("run-2", deadline_at=at(100_000)))
 
     assert inbox.cursors == (["2", None] if is_stored else ["1", "2", None])
     assert types(store, STREAM).count("batch_stored") == BATCHES
@@ -193,7 +193,7 @@ async def test_a_stop_meanwhile_is_not_kept_waiting_and_the_next_run_goes_on_fro
     store, stop, clock = Uncertain([2], is_stored=is_stored, silent_for=10_000), Stop(), VirtualClock()
 
     async with asyncio.TaskGroup() as tasks:
-        run = tasks.create_task(broken_off(shared(store, stop=stop, clock=clock), Inbox(BATCHES)))
+        run = tasks.create_task(broken_off(engine(store, stop=stop, clock=clock), Inbox(BATCHES)))
         await clock.sleep_until(clock.now() + timedelta(seconds=30))
         assert not run.done()
         stop.request()
@@ -201,7 +201,7 @@ async def test_a_stop_meanwhile_is_not_kept_waiting_and_the_next_run_goes_on_fro
     assert clock.now() == before, "it waited no longer"
 
     inbox = Inbox(BATCHES)
-    checkpoint = await ran(shared(store), inbox, work("run-2"))
+    checkpoint = await ran(engine(store), inbox, budget("run-2"))
 
     assert inbox.cursors == (["2", None] if is_stored else ["1", "2", None])
     assert checkpoint.run is not None
@@ -209,7 +209,7 @@ async def test_a_stop_meanwhile_is_not_kept_waiting_and_the_next_run_goes_on_fro
     assert types(store, STREAM).count("batch_stored") == BATCHES
 
 
-async def broken_off(parts: Shared, inbox: Inbox) -> None:
+async def broken_off(parts: EngineContext, inbox: Inbox) -> None:
     with pytest.raises(StoreAway):
         await ran(parts, inbox)
 
@@ -221,14 +221,14 @@ async def test_what_another_process_wrote_in_its_place_is_not_taken_for_it() -> 
         async def settle(self, commit: Commit) -> Committed | None:
             if types(self, STREAM)[-1] != "sweep_completed":
                 self.lost = ()
-                await ran(shared(self), Inbox(BATCHES), work("run-other"))
+                await ran(engine(self), Inbox(BATCHES), budget("run-other"))
             return await super().settle(commit)
 
     store, feed = TakenOver([2], is_stored=False), Feed()
-    signals = heard(feed)
+    notices = heard(feed)
 
     with pytest.raises(VersionConflict, match="taken over by another Milepost"):
-        await ran(shared(store, feed=feed), Inbox(BATCHES))
+        await ran(engine(store, feed=feed), Inbox(BATCHES))
 
-    assert told(list(signals)) == [1, 2, 3], "its first commit alone was its own"
+    assert told(list(notices)) == [1, 2, 3], "its first commit alone was its own"
     assert store.entries(STREAM.key)[-1].run_id == "run-other"

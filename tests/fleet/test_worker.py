@@ -10,25 +10,25 @@ import pytest
 from structlog.testing import capture_logs
 
 from kit.builders import APP_LIMIT, STREAM, refused
-from kit.memory_queue import Jobs, MemoryJournal, MemoryQueue
+from kit.engine_doubles import Before, Inbox, engine, types
+from kit.memory_leases import Jobs, MemoryJournal, MemoryQueue
 from kit.memory_store import MemoryStore
-from kit.shell import Before, Inbox, shared, types
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.commands import PauseStream, ResumeStream, SyncNow
 from milepost.core.errors import StoreRefused
 from milepost.core.events import RunEnded, RunStatus
 from milepost.core.model import Platform, Stream
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
-from milepost.engine.errands import PauseStream, ResumeStream, SyncNow
-from milepost.engine.shared import Shared
-from milepost.engine.stop import Bell
-from milepost.engine.supervisor import Pace, Supervisor
-from milepost.fleet.chronicle import Chronicle
+from milepost.engine.context import EngineContext
+from milepost.engine.interrupt import Interrupt
+from milepost.engine.supervisor import Schedule, Supervisor
+from milepost.fleet.follower import JournalFollower
 from milepost.fleet.worker import HEARTBEAT_SECONDS, Worker
 from milepost.stores.postgresql.workers import ALIVE_SECONDS
 
 ADA = "Ada"
-PACE = Pace(interval_seconds=1000)
+PACE = Schedule(interval_seconds=1000)
 
 
 class Remote(MemoryStore):
@@ -39,9 +39,9 @@ class Remote(MemoryStore):
         self.refuses_all = False
         self.refusals = 0
 
-    async def recall(self, stream: str) -> Checkpoint:
+    async def load(self, stream: str) -> Checkpoint:
         await asyncio.sleep(0.01)
-        return await super().recall(stream)
+        return await super().load(stream)
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
         await asyncio.sleep(0.01)
@@ -58,7 +58,7 @@ class Member:
     worker: Worker
     supervisor: Supervisor
     queue: MemoryQueue
-    parts: Shared
+    parts: EngineContext
     shares: dict[str, int]
     sources: dict[Stream, Inbox]
     clock: VirtualClock
@@ -84,7 +84,7 @@ class Crew:
     ) -> Member:
         clock, shares = VirtualClock(), dict[str, int]()
         clock.set_by = ahead
-        parts = shared(self.store, clock=clock, concurrency=concurrency)
+        parts = engine(self.store, clock=clock, concurrency=concurrency)
         sources = {
             stream: Inbox(
                 batches,
@@ -92,14 +92,14 @@ class Crew:
                 clock=clock,
                 call_seconds=call_seconds,
                 before=before,
-                gate=parts.pauses.gate(stream),
+                gate=parts.rate_limits.gate(stream),
             )
             for stream in streams
         }
         supervisor, queue = Supervisor(parts, sources, PACE), MemoryQueue(self.jobs)
-        chronicle = Chronicle(MemoryJournal(self.store))  # type: ignore[arg-type]  # no more of an Archive is read
-        await chronicle.begin()
-        worker = Worker(parts, supervisor, queue, chronicle, Bell(), shares.__setitem__)
+        follower = JournalFollower(MemoryJournal(self.store))  # type: ignore[arg-type]  # no more of an Archive is read
+        await follower.begin()
+        worker = Worker(parts, supervisor, queue, follower, Interrupt(), shares.__setitem__)
         member = Member(worker, supervisor, queue, parts, shares, sources, clock)
         self.members.append(member)
         return member
@@ -172,20 +172,20 @@ async def test_a_sync_that_one_worker_is_asked_for_is_one_turn_whoever_gives_it(
     async with crew.at_work():
         await until(lambda: crew.sweeps(STREAM) == 1)
         await asyncio.sleep(100)
-        async with asked.parts.turns.taken(Stream(Platform.INSTAGRAM, "other")):
+        async with asked.parts.slots.taken(Stream(Platform.INSTAGRAM, "other")):
             await asked.supervisor.ask(STREAM, SyncNow(ADA, full=True))
             await until(lambda: crew.sweeps(STREAM) == 2)
             await asyncio.sleep(100)
         await asyncio.sleep(100)
     assert crew.sweeps(STREAM) == 2
-    assert busy.queue.jobs.turns == {}
+    assert busy.queue.jobs.slots == {}
 
 
 async def test_a_pause_and_a_resume_by_any_worker_hold_for_all(crew: Crew) -> None:
     """Both times the run goes on for as long as the batch in hand takes."""
     await crew.join([STREAM], batches=100)
     asked = await crew.join([STREAM], batches=100, concurrency=1)
-    async with asked.parts.turns.taken(Stream(Platform.INSTAGRAM, "other")), crew.at_work():
+    async with asked.parts.slots.taken(Stream(Platform.INSTAGRAM, "other")), crew.at_work():
         await until(lambda: len(crew.store.conversations) == 5)
         await asked.supervisor.ask(STREAM, PauseStream(ADA))
         await asyncio.sleep(4)
@@ -294,7 +294,7 @@ async def test_a_stop_ends_the_turns_in_hand_and_gives_them_to_others_at_once(cr
     leaving = await crew.join(keys, batches=50)
     async with crew.at_work():
         await until(lambda: all(crew.runs(stream) for stream in keys))
-    assert crew.jobs.turns == {}
+    assert crew.jobs.slots == {}
     assert crew.interrupted(keys) == 0
     assert leaving.parts.stop.is_requested
     crew.members = []

@@ -3,10 +3,7 @@
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from milepost.core.chain import seal
-from milepost.core.checkpoint import Checkpoint, fold
-from milepost.core.codec import Codec
-from milepost.core.decision import Circumstances
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import (
     Entry,
     Event,
@@ -19,6 +16,8 @@ from milepost.core.events import (
     SweepStarted,
     Tally,
 )
+from milepost.core.evolve import fold
+from milepost.core.journal import Codec, seal
 from milepost.core.model import (
     Batch,
     Contact,
@@ -30,9 +29,10 @@ from milepost.core.model import (
     Stream,
     Unreadable,
 )
-from milepost.core.plan import Policy, Slice
+from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import Fetched, Refused
 from milepost.core.problems import Problem, ProblemKind
+from milepost.core.records import Context
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STREAM = Stream(Platform.MESSENGER, "1234567890")
@@ -128,7 +128,7 @@ def refused(what: Problem = NETWORK, took: float = 0.1) -> Refused:
 # --- a run and its circumstances --------------------------------------------------------------------------------------
 
 
-def work(
+def budget(
     run_id: str = RUN_ID,
     *,
     started_at: datetime = NOON,
@@ -136,19 +136,19 @@ def work(
     max_batches: int = 500,
     wants_full: bool = False,
     stops_for: Reason | None = None,
-) -> Slice:
-    return Slice(run_id, started_at, deadline_at, max_batches, wants_full, stops_for)
+) -> RunBudget:
+    return RunBudget(run_id, started_at, deadline_at, max_batches, wants_full, stops_for)
 
 
-def circumstances(
+def context(
     now: datetime = NOON,
     *,
-    luck: float = 0.5,
-    during: Slice | None = None,
+    jitter: float = 0.5,
+    during: RunBudget | None = None,
     policy: Policy = POLICY,
     refused_rows: Sequence[RefusedRow] = (),
-) -> Circumstances:
-    return Circumstances(now, luck, during or work(), policy, tuple(refused_rows))
+) -> Context:
+    return Context(now, jitter, during or budget(), policy, tuple(refused_rows))
 
 
 # --- what a stream has behind it --------------------------------------------------------------------------------------

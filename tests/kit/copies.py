@@ -3,8 +3,8 @@
 from datetime import datetime
 
 from kit.installation import Installation
-from milepost.sources.simulator.inbox import Inbox
-from milepost.sources.simulator.world import World
+from milepost.simulator.inbox import Inbox
+from milepost.simulator.world import World
 
 
 def assert_copied(installation: Installation, world: World, at: datetime, *, was_frozen: bool) -> None:

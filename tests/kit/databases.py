@@ -5,8 +5,9 @@ from datetime import datetime
 from pathlib import Path
 
 from kit.builders import NOON, RUN_ID, STREAM, entries
-from milepost.core.checkpoint import Checkpoint, fold
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Event
+from milepost.core.evolve import fold
 from milepost.core.model import Changes, Stream
 from milepost.core.ports import Commit
 from milepost.stores.sqlite.store import open_sqlite
@@ -21,7 +22,7 @@ def record(
 
 async def _record(path: Path, *events: Event, stream: Stream, run_id: str, recorded_at: datetime) -> Checkpoint:
     async with open_sqlite(path, synchronous="normal") as store:
-        before = await store.recall(stream.key)
+        before = await store.load(stream.key)
         appended = entries(*events, after=before, run_id=run_id, recorded_at=recorded_at)
         after = fold(appended, before)
         if appended:

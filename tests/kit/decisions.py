@@ -8,19 +8,20 @@ from kit.builders import (
     at,
     catching_up,
     checkpoint_of,
-    circumstances,
+    context,
     fetched,
     given,
     run_started,
     sweep_started,
 )
 from kit.builders import walking as walking_at
-from milepost.core.checkpoint import BatchPassed, Checkpoint, pass_over
+from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.decide import decide
-from milepost.core.decision import Circumstances, Decision, Record
 from milepost.core.events import BatchStored, Event, Mode, Tally
+from milepost.core.evolve import skip_unchanged
 from milepost.core.model import Conversation, Known
 from milepost.core.ports import Outcome
+from milepost.core.records import Context, Decision, Record
 
 NEW = Tally(batches=1, inserted=1, without_contact=1)
 QUIET = Tally(batches=1, unchanged=1, without_contact=1)
@@ -40,7 +41,7 @@ def scanning(cursor: str | None = None) -> Checkpoint:
 
 def knowing(*conversations: Conversation, now: datetime = NOON) -> Known:
     """Give what the store knows once these conversations are stored."""
-    decision = decide(checkpoint_of(), fetched(*conversations), circumstances(now))
+    decision = decide(checkpoint_of(), fetched(*conversations), context(now))
     assert isinstance(decision, Record)
     changes = decision.changes
     return Known(
@@ -61,26 +62,26 @@ def events(decision: Decision) -> tuple[Event, ...]:
     return record(decision).events
 
 
-def passed(checkpoint: Checkpoint, outcome: Outcome, known: Known, during: Circumstances | None = None) -> Checkpoint:
+def passed(checkpoint: Checkpoint, outcome: Outcome, known: Known, during: Context | None = None) -> Checkpoint:
     """Insist on a batch that is passed over, and pass over it."""
-    decision = decide(checkpoint, outcome, during or circumstances(), known)
-    assert isinstance(decision, BatchPassed)
-    return pass_over(checkpoint, decision)
+    decision = decide(checkpoint, outcome, during or context(), known)
+    assert isinstance(decision, BatchUnchanged)
+    return skip_unchanged(checkpoint, decision)
 
 
 def then(
     checkpoint: Checkpoint,
     *outcomes: Outcome,
-    during: Circumstances | None = None,
+    during: Context | None = None,
     known: Known | None = None,
     run_id: str = RUN_ID,
 ) -> Checkpoint:
     """Give where the stream stands after these outcomes, each of them recorded or passed over."""
-    around = during or circumstances()
+    around = during or context()
     for outcome in outcomes:
         decision = decide(checkpoint, outcome, around, known or Known())
-        if isinstance(decision, BatchPassed):
-            checkpoint = pass_over(checkpoint, decision)
+        if isinstance(decision, BatchUnchanged):
+            checkpoint = skip_unchanged(checkpoint, decision)
         else:
             checkpoint = given(*decision.events, after=checkpoint, run_id=run_id, recorded_at=around.now)
     return checkpoint

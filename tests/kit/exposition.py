@@ -6,7 +6,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from kit.builders import NETWORK, NOON, RATE_LIMIT, at, run_started
-from kit.signals import recorded, store_retried, usage_told
+from kit.notices import recorded, store_retried, usage_told
 from milepost.core.events import (
     BatchFailed,
     DeadLetterClosed,
@@ -24,7 +24,7 @@ from milepost.core.events import (
 )
 from milepost.core.model import Scope, TokenHealth
 from milepost.core.ports import Usage
-from milepost.service.metrics import Metrics
+from milepost.service.metrics.collect import Metrics
 from milepost.service.wrong_tokens import WrongTokens
 
 KINDS = ("call_count", "total_time", "total_cputime")

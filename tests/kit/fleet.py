@@ -11,8 +11,8 @@ from typing import Any
 from kit.binary import Running, started
 from kit.installation import COPIED, Installation, Rows
 from kit.postgres import Database
-from milepost.sources.simulator.plan import SimulatedPage
-from milepost.sources.simulator.server import SimulatorServer
+from milepost.simulator.plan import SimulatedPage
+from milepost.simulator.server import SimulatorServer
 
 PATIENCE_SECONDS = 60.0
 
@@ -73,7 +73,7 @@ class Fleet:
             "SELECT stream, data -> 'position' ->> 'cursor' FROM journal"
             " WHERE type = 'batch_stored' AND data -> 'position' ->> 'phase' IS NULL"
         )
-        return {place: number for place, number in Counter(stored).items() if number > 1}
+        return {store_url: number for store_url, number in Counter(stored).items() if number > 1}
 
     async def end(self) -> None:
         """End all workers that are left, as systemd does."""

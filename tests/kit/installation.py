@@ -13,8 +13,8 @@ import yaml
 from kit.binary import Ended, milepost
 from kit.postgres import Database
 from milepost.core.checkpoint import Checkpoint
-from milepost.sources.simulator.plan import SimulatedPage
-from milepost.sources.simulator.server import SimulatorServer
+from milepost.simulator.plan import SimulatedPage
+from milepost.simulator.server import SimulatorServer
 
 PROJECTIONS = ("checkpoints", "runs", "dead_letters")
 # The tables that users come for, without the columns that Milepost's own clock fills.
@@ -115,11 +115,11 @@ class PostgresqlInstallation(Installation):
     def __init__(self, folder: Path, kept: Database) -> None:
         super().__init__(folder)
         self.kept = kept
-        self.place = kept.place  # what the program is told
+        self.store_url = kept.store_url  # what the program is told
 
     def configure(self, base_url: str, *pages: Section, **sections: Section | bool) -> None:
         """Write a config.yaml that names the database."""
-        store = {"url": self.place.url, "password": self.place.password}
+        store = {"url": self.store_url.url, "password": self.store_url.password}
         super().configure(base_url, *pages, **{"store": store, **sections})
 
     def rows(self, query: str, *parameters: object) -> Rows:

@@ -4,7 +4,7 @@ import asyncio
 from datetime import datetime
 
 from kit.builders import NOON
-from milepost.engine.stop import Stop
+from milepost.engine.interrupt import Stop
 
 
 class LeapingClock:
@@ -21,7 +21,7 @@ class LeapingClock:
     def steady(self) -> float:
         return (self.time - NOON).total_seconds()
 
-    def luck(self) -> float:
+    def random(self) -> float:
         return 0.5
 
     async def sleep_until(self, instant: datetime) -> None:

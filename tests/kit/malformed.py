@@ -42,7 +42,7 @@ CHUNKS = (
 
 def requests(seed: int, number: int) -> Iterator[bytes]:
     """Give so many requests, the same for the same seed. Few of them are well formed."""
-    luck = random.Random(seed)  # noqa: S311  (nothing to guess)
+    jitter = random.Random(seed)  # noqa: S311  (nothing to guess)
     kinds: tuple[Callable[[random.Random], bytes], ...] = (
         _mixed,
         _mixed,
@@ -53,53 +53,57 @@ def requests(seed: int, number: int) -> Iterator[bytes]:
         _cut_off,
     )
     for _ in range(number):
-        yield luck.choice(kinds)(luck)
+        yield jitter.choice(kinds)(jitter)
 
 
-def _head(luck: random.Random, *headers: str, method: str | None = None) -> bytes:
-    path = luck.choice(PATHS if method is None else TAKE_A_BODY)
-    if luck.random() < (0.5 if method is None else 0.1):
-        path += "?" + luck.choice(QUERIES)
-    if luck.random() < 0.1:
-        path = luck.choice(("*", "", "http://evil.example/", "//", "/..//../", "/%2e%2e/", "/\x00", "/\xff", "\\"))
-    line = f"{luck.choice(METHODS) if method is None else method} {path} {_mostly(luck, 'HTTP/1.1', VERSIONS)}"
-    chosen = luck.sample(HEADERS, luck.randrange(4))
-    host = ("Host: localhost",) if luck.random() < 0.8 else ()
+def _head(jitter: random.Random, *headers: str, method: str | None = None) -> bytes:
+    path = jitter.choice(PATHS if method is None else TAKE_A_BODY)
+    if jitter.random() < (0.5 if method is None else 0.1):
+        path += "?" + jitter.choice(QUERIES)
+    if jitter.random() < 0.1:
+        path = jitter.choice(("*", "", "http://evil.example/", "//", "/..//../", "/%2e%2e/", "/\x00", "/\xff", "\\"))
+    line = f"{jitter.choice(METHODS) if method is None else method} {path} {_mostly(jitter, 'HTTP/1.1', VERSIONS)}"
+    chosen = jitter.sample(HEADERS, jitter.randrange(4))
+    host = ("Host: localhost",) if jitter.random() < 0.8 else ()
     return "\r\n".join((line, *host, *chosen, *headers, "", "")).encode("latin-1")
 
 
-def _mostly(luck: random.Random, usual: str, others: tuple[str, ...]) -> str:
-    return usual if luck.random() < 0.7 else luck.choice(others)
+def _mostly(jitter: random.Random, usual: str, others: tuple[str, ...]) -> str:
+    return usual if jitter.random() < 0.7 else jitter.choice(others)
 
 
-def _mixed(luck: random.Random) -> bytes:
-    return _head(luck)
+def _mixed(jitter: random.Random) -> bytes:
+    return _head(jitter)
 
 
-def _with_body(luck: random.Random) -> bytes:
-    body = luck.choice(BODIES)
-    if luck.random() < 0.2:
-        body = json.dumps({luck.choice("ab\x00é") * luck.randrange(1, 50): [luck.random(), None, "\ud800"]}).encode()
-    length = len(body) + luck.choice((0, 0, 0, -1, 1, 1_000_000))
-    kind = _mostly(luck, "application/json", ("text/plain", "application/x-www-form-urlencoded", ""))
+def _with_body(jitter: random.Random) -> bytes:
+    body = jitter.choice(BODIES)
+    if jitter.random() < 0.2:
+        body = json.dumps(
+            {jitter.choice("ab\x00é") * jitter.randrange(1, 50): [jitter.random(), None, "\ud800"]}
+        ).encode()
+    length = len(body) + jitter.choice((0, 0, 0, -1, 1, 1_000_000))
+    kind = _mostly(jitter, "application/json", ("text/plain", "application/x-www-form-urlencoded", ""))
     head = _head(
-        luck, f"Content-Type: {kind}", f"Content-Length: {max(length, 0)}", method=_mostly(luck, "POST", METHODS)
+        jitter, f"Content-Type: {kind}", f"Content-Length: {max(length, 0)}", method=_mostly(jitter, "POST", METHODS)
     )
     return head + body
 
 
-def _in_chunks(luck: random.Random) -> bytes:
-    head = _head(luck, "Content-Type: application/json", "Transfer-Encoding: chunked", method="POST")
-    return head + luck.choice(CHUNKS)
+def _in_chunks(jitter: random.Random) -> bytes:
+    head = _head(jitter, "Content-Type: application/json", "Transfer-Encoding: chunked", method="POST")
+    return head + jitter.choice(CHUNKS)
 
 
-def _noise(luck: random.Random) -> bytes:
-    return luck.choice((b"", b"\x16\x03\x01", b"\r\n", b"GET ")) + luck.randbytes(luck.randrange(200)) + b"\r\n\r\n"
+def _noise(jitter: random.Random) -> bytes:
+    return (
+        jitter.choice((b"", b"\x16\x03\x01", b"\r\n", b"GET ")) + jitter.randbytes(jitter.randrange(200)) + b"\r\n\r\n"
+    )
 
 
-def _huge(luck: random.Random) -> bytes:
-    size = luck.choice((8_000, 20_000))
-    match luck.randrange(3):
+def _huge(jitter: random.Random) -> bytes:
+    size = jitter.choice((8_000, 20_000))
+    match jitter.randrange(3):
         case 0:
             return b"GET /" + b"a" * size + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
         case 1:
@@ -108,6 +112,6 @@ def _huge(luck: random.Random) -> bytes:
             return b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: a\r\n" * (size // 6) + b"\r\n"
 
 
-def _cut_off(luck: random.Random) -> bytes:
-    whole = luck.choice((_mixed, _with_body, _in_chunks))(luck)
-    return whole[: luck.randrange(1, len(whole))]
+def _cut_off(jitter: random.Random) -> bytes:
+    whole = jitter.choice((_mixed, _with_body, _in_chunks))(jitter)
+    return whole[: jitter.randrange(1, len(whole))]

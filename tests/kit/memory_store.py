@@ -11,11 +11,11 @@ from datetime import datetime
 import msgspec
 from msgspec.structs import replace
 
-from milepost.core.chain import check, instant_text
-from milepost.core.checkpoint import Checkpoint, DeadLetter, Run, evolve
-from milepost.core.codec import Codec
+from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Entry, Resolution, StreamRemoved
+from milepost.core.evolve import evolve
+from milepost.core.journal import Codec, check_link, dead_letter_after, instant_text
 from milepost.core.model import (
     Changes,
     ContactRow,
@@ -23,14 +23,13 @@ from milepost.core.model import (
     InteractionEventRow,
     Keys,
     Known,
-    KnownLetter,
+    KnownDeadLetter,
     RefusedRow,
     Stream,
     Stretch,
     Table,
 )
-from milepost.core.ports import Commit, Committed, DueLetter, Rejected
-from milepost.core.project import letter_after
+from milepost.core.ports import Commit, Committed, DueDeadLetter, Rejected
 from milepost.core.retry import latest_redrive
 
 ContactKey = tuple[str, str, str]
@@ -65,7 +64,7 @@ class MemoryStore:
         self.refuses: set[tuple[Table, str]] = set()
         self._codec = Codec()
 
-    async def recall(self, stream: str) -> Checkpoint:
+    async def load(self, stream: str) -> Checkpoint:
         """Give the stream's checkpoint, after checking it against a fold of the whole journal from scratch."""
         refolded = self.refold(stream)
         snapshot = self.checkpoints.get(stream)
@@ -99,12 +98,16 @@ class MemoryStore:
             all_missed=len(noted),
         )
 
-    def _known_letters(self, keys: Keys) -> dict[str, KnownLetter]:
+    def _known_letters(self, keys: Keys) -> dict[str, KnownDeadLetter]:
         return {
-            letter.subject: KnownLetter(letter.dead_letter_id, letter.fingerprint, letter.closed_at is None)
-            for letter in sorted(self.dead_letters.values(), key=lambda each: (each.opened_at, each.dead_letter_id))
-            if letter.stream == keys.stream.key and letter.subject in keys.subjects
-            if letter.closed_at is None or letter.resolution is Resolution.DISCARDED
+            dead_letter.subject: KnownDeadLetter(
+                dead_letter.dead_letter_id, dead_letter.fingerprint, dead_letter.closed_at is None
+            )
+            for dead_letter in sorted(
+                self.dead_letters.values(), key=lambda each: (each.opened_at, each.dead_letter_id)
+            )
+            if dead_letter.stream == keys.stream.key and dead_letter.subject in keys.subjects
+            if dead_letter.closed_at is None or dead_letter.resolution is Resolution.DISCARDED
         }
 
     def _unseen(self, stream: Stream, stretch: Stretch) -> set[str]:
@@ -118,20 +121,24 @@ class MemoryStore:
             and key not in stretch.seen
         }
 
-    async def due_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueLetter, ...]:
+    async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Give open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
         due = [
             each
-            for each in await self.open_letters(tuple(self.dead_letters))
-            if each.letter.stream == stream and (each.payload is None or _is_due(each.letter.redrive_at, now))
+            for each in await self.find_open_dead_letters(tuple(self.dead_letters))
+            if each.dead_letter.stream == stream and (each.payload is None or _is_due(each.dead_letter.redrive_at, now))
         ]
-        return tuple(sorted(due, key=lambda each: (each.letter.opened_at, each.letter.dead_letter_id))[:limit])
-
-    async def open_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueLetter, ...]:
-        """Give those of these dead letters that are open."""
-        letters = (self.dead_letters[key] for key in dead_letter_ids if key in self.dead_letters)
         return tuple(
-            DueLetter(each, self.payloads.get(each.dead_letter_id)) for each in letters if each.closed_at is None
+            sorted(due, key=lambda each: (each.dead_letter.opened_at, each.dead_letter.dead_letter_id))[:limit]
+        )
+
+    async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
+        """Give those of these dead letters that are open."""
+        dead_letters = (self.dead_letters[key] for key in dead_letter_ids if key in self.dead_letters)
+        return tuple(
+            DueDeadLetter(each, self.payloads.get(each.dead_letter_id))
+            for each in dead_letters
+            if each.closed_at is None
         )
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
@@ -172,9 +179,9 @@ class MemoryStore:
             self.journal.append(JournalRow(*columns))
             if isinstance(entry.event, StreamRemoved):
                 self._drop(Stream.parse(entry.stream))
-            letter = letter_after(entry, self.dead_letters.get)
-            if letter is not None:
-                self.dead_letters[letter.dead_letter_id] = letter
+            dead_letter = dead_letter_after(entry, self.dead_letters.get)
+            if dead_letter is not None:
+                self.dead_letters[dead_letter.dead_letter_id] = dead_letter
         self.checkpoints[commit.checkpoint.stream] = msgspec.json.encode(commit.checkpoint)
         if commit.run is not None:
             self.runs[commit.run.run_id] = commit.run
@@ -184,7 +191,7 @@ class MemoryStore:
         page = (stream.platform.value, stream.page_id)
         for run_id in [row.run_id for row in self.journal if row.stream == stream.key and row.run_id is not None]:
             self.runs.pop(run_id, None)
-        for key in [key for key, letter in self.dead_letters.items() if letter.stream == stream.key]:
+        for key in [key for key, dead_letter in self.dead_letters.items() if dead_letter.stream == stream.key]:
             self.payloads.pop(key, None)
             del self.dead_letters[key]
         for key in self._noted(stream):
@@ -244,11 +251,13 @@ class MemoryStore:
     def _write_payloads(self, commit: Commit) -> None:
         """Keep the payloads of open letters, unless they are about somebody who was forgotten."""
         for each in commit.changes.payloads:
-            letter = self.dead_letters.get(each.dead_letter_id)
-            if not self._is_about_forgotten(commit.checkpoint.stream, letter.subject if letter else "", each.payload):
+            dead_letter = self.dead_letters.get(each.dead_letter_id)
+            if not self._is_about_forgotten(
+                commit.checkpoint.stream, dead_letter.subject if dead_letter else "", each.payload
+            ):
                 self.payloads[each.dead_letter_id] = each.payload
-        for key, letter in self.dead_letters.items():
-            if letter.closed_at is not None:
+        for key, dead_letter in self.dead_letters.items():
+            if dead_letter.closed_at is not None:
                 self.payloads.pop(key, None)
 
     # --- forgetting a person ---
@@ -266,8 +275,8 @@ class MemoryStore:
         for key in [key for key, row in self.interaction_events.items() if self._is_theirs(row)]:
             del self.interaction_events[key]
         for key in [key for key in self.payloads if key in self.dead_letters]:
-            letter = self.dead_letters[key]
-            if self._is_about_forgotten(letter.stream, letter.subject, self.payloads[key]):
+            dead_letter = self.dead_letters[key]
+            if self._is_about_forgotten(dead_letter.stream, dead_letter.subject, self.payloads[key]):
                 del self.payloads[key]
         contacts, conversations, events, payloads = map(int.__sub__, before, self._counts())
         return contacts, conversations, events, payloads
@@ -298,7 +307,7 @@ class MemoryStore:
         """Fold the stream's journal from scratch, checking its hash chain on the way."""
         checkpoint = Checkpoint(stream)
         for entry in self.entries(stream):
-            check(checkpoint, entry)
+            check_link(checkpoint, entry)
             checkpoint = evolve(checkpoint, entry)
         return checkpoint
 

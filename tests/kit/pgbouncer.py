@@ -12,7 +12,7 @@ import psycopg
 from kit.debian import needs
 from kit.ports import unused_port
 from kit.postgres import POLL_SECONDS, ROLE, START_SECONDS, Account, Database
-from milepost.stores.place import Place
+from milepost.stores.url import StoreUrl
 
 CONFIGURATION = """
 [databases]
@@ -43,10 +43,10 @@ class PgBouncer:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
-    def place(self) -> Place:
+    def store_url(self) -> StoreUrl:
         """What a store opens that is to go through it."""
         url = f"postgresql://{ROLE}@127.0.0.1:{self.port}/{self.database.name}?pooler=transaction"
-        return Place(url, self.database.password)
+        return StoreUrl(url, self.database.password)
 
     def configure(self, pool_size: int) -> None:
         """Write its files. It keeps up to `pool_size` sessions of the server, which all its clients share."""
@@ -82,7 +82,9 @@ class PgBouncer:
 
     def _answers(self) -> bool:
         try:
-            psycopg.connect(self.place.url.partition("?")[0], password=self.place.password, connect_timeout=5).close()
+            psycopg.connect(
+                self.store_url.url.partition("?")[0], password=self.store_url.password, connect_timeout=5
+            ).close()
         except psycopg.OperationalError:
             return False
         return True

@@ -30,9 +30,9 @@ from psycopg.types.string import TextLoader
 from kit.ports import unused_port
 from kit.small_disk import small_disk
 from kit.unprivileged import NOBODY
-from milepost.core.chain import instant_text
-from milepost.stores.opening import open_store
-from milepost.stores.place import Place
+from milepost.core.journal import instant_text
+from milepost.stores.open import open_store
+from milepost.stores.url import StoreUrl
 
 Release = Literal["newest", "oldest"]
 Mode = Literal["smart", "fast", "immediate"]
@@ -276,11 +276,11 @@ class Server:
         """
         return len(self.sql(ending, database))
 
-    def template(self, name: str, fill: Callable[[Place], Coroutine[Any, Any, None]]) -> str:
+    def template(self, name: str, fill: Callable[[StoreUrl], Coroutine[Any, Any, None]]) -> str:
         """Make and fill a database that others are copied from, unless there is one; and give its name again."""
         if not self.sql("SELECT 1 FROM pg_database WHERE datname = %s", name):
             self.sql(f"CREATE DATABASE {name} OWNER {ROLE}")
-            asyncio.run(fill(Database(self, name).place))
+            asyncio.run(fill(Database(self, name).store_url))
         return name
 
     def _answers(self) -> bool:
@@ -348,9 +348,9 @@ class Database(Struct, frozen=True):
         return f"postgresql://{ROLE}@/{self.name}?host={self.server.folder}&port={self.server.port}"
 
     @property
-    def place(self) -> Place:
+    def store_url(self) -> StoreUrl:
         """What a store opens."""
-        return Place(self.url, self.password)
+        return StoreUrl(self.url, self.password)
 
     def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         """Connect to it as the superuser: tables are found without their schema, instants and JSON are texts."""
@@ -399,8 +399,8 @@ def fresh_database(server: Server, *, template: str | None = MIGRATED, options: 
         server.sql(f"DROP DATABASE {database.name} WITH (FORCE)")
 
 
-async def _migrate(place: Place) -> None:
-    async with open_store(place):
+async def _migrate(store_url: StoreUrl) -> None:
+    async with open_store(store_url):
         pass
 
 

@@ -147,11 +147,11 @@ class Disk:
         else:
             file.do(call)
 
-    def cut(self, onto: Path, luck: Random | None = None) -> Path:
+    def cut(self, onto: Path, jitter: Random | None = None) -> Path:
         """Give a new directory with what a power cut leaves: of what was not synced nothing, or what luck keeps."""
         onto.mkdir()
-        named = self._named if luck is None or luck.random() < 0.5 else self._files
+        named = self._named if jitter is None or jitter.random() < 0.5 else self._files
         for name, file in named.items():
-            kept = [] if luck is None else [change for change in file.unsynced if luck.random() < 0.5]
+            kept = [] if jitter is None else [change for change in file.unsynced if jitter.random() < 0.5]
             (onto / name).write_bytes(file.after(kept))
         return onto

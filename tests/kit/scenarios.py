@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from kit.setting import Scenario
-from kit.weather import Climate
-from kit.world import Habits
+from kit.fake_inbox import Habits
+from kit.fake_outages import Climate
+from kit.simulation_setting import Scenario
 from milepost.core.plan import Policy
 
 

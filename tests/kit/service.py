@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from kit.installation import COPIED, Rows
-from kit.lab import Lab, booted, why_not
+from kit.systemd_lab import Lab, booted, why_not
 from milepost.core.model import Platform, Stream
-from milepost.sources.simulator.plan import SimulatedPage, made_up_page
+from milepost.simulator.plan import SimulatedPage, made_up_page
 
 ROOT = Path(__file__).parents[2]
 SOURCE, WHEELS = "/usr/src/milepost", "/usr/src/wheels"
@@ -189,7 +189,7 @@ def install(lab: Lab, *arguments: str) -> str:
     return lab.run("env", *OFFLINE, f"{SOURCE}/systemd/install.sh", *arguments, seconds=INSTALL_SECONDS)
 
 
-def installed_layer(shared: Path) -> Path:
+def installed_layer(engine: Path) -> Path:
     """Install Milepost in a lab, and give a folder with what that leaves, to be laid over the root of others.
 
     It is made once, by the first of the processes that share a folder; the others wait for it.
@@ -197,13 +197,13 @@ def installed_layer(shared: Path) -> Path:
     reason = why_not() or _lacks_python()
     if reason is not None:
         pytest.skip(f"no systemd can be booted: {reason}")
-    layer = shared / "installed"
-    with (shared / "installed.lock").open("w") as lock:
+    layer = engine / "installed"
+    with (engine / "installed.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (layer / "opt").exists():
-            _fetch_wheels(shared / "wheels")
-            with booted(shared / "installing") as lab:
-                lab.put(shared / "wheels", WHEELS)
+            _fetch_wheels(engine / "wheels")
+            with booted(engine / "installing") as lab:
+                lab.put(engine / "wheels", WHEELS)
                 lab.put(ROOT, SOURCE, NOT_INSTALLED)
                 install(lab)
                 layer.mkdir()

@@ -9,10 +9,10 @@ from typing import Any
 
 import aiohttp
 
-from milepost.sources.simulator.faults import parse_faults
-from milepost.sources.simulator.plan import Platform, SimulatedPage, WorldPlan
-from milepost.sources.simulator.server import SimulatorServer
-from milepost.sources.simulator.world import TrueConversation
+from milepost.simulator.faults import parse_faults
+from milepost.simulator.plan import Platform, SimulatedPage, WorldPlan
+from milepost.simulator.server import SimulatorServer
+from milepost.simulator.world import TrueConversation
 
 NOW = datetime(2026, 2, 1, 12, 0, tzinfo=UTC)
 BAKERY = SimulatedPage(

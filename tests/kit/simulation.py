@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 
 from kit.life import Life
 from kit.memory_store import MemoryStore
-from kit.setting import Crashed, Decide, Scenario, Setting, settled
+from kit.simulation_setting import Crashed, Decide, Scenario, Setting, settled
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.decide import decide
 from milepost.core.model import Stream
-from milepost.core.plan import Slice
+from milepost.core.plan import RunBudget
 
 
 class Simulation:
@@ -33,21 +33,23 @@ class Simulation:
 
     def _live_and_die(self) -> None:
         """Let one process live until it dies, or the scenario is over."""
-        turns = {stream: life.turns() for stream, life in self._lives().items()}
+        slots = {stream: life.slots() for stream, life in self._lives().items()}
         due_at = dict.fromkeys(self.setting.streams, self.setting.now)
         try:
             while self.setting.steps < self.setting.scenario.steps:
                 stream = self._next(due_at)
-                due_at[stream] = next(turns[stream])
+                due_at[stream] = next(slots[stream])
         except Crashed:
             for stream in self.setting.streams:
-                self.setting.witness.disturbed(stream, "a crash")
+                self.setting.invariants.disturbed(stream, "a crash")
 
     def _lives(self) -> dict[Stream, Life]:
         """Begin a process: its streams share what they know of pauses, which is what the journal says of them."""
-        recalled = {stream: self._recalled(stream) for stream in self.setting.streams}
-        pauses = {stream: checkpoint.pause for stream, checkpoint in recalled.items() if checkpoint.pause is not None}
-        return {stream: Life(self.setting, stream, pauses) for stream in self.setting.streams}
+        loaded = {stream: self._loaded(stream) for stream in self.setting.streams}
+        rate_limits = {
+            stream: checkpoint.rate_limit for stream, checkpoint in loaded.items() if checkpoint.rate_limit is not None
+        }
+        return {stream: Life(self.setting, stream, rate_limits) for stream in self.setting.streams}
 
     def _next(self, due_at: dict[Stream, datetime]) -> Stream:
         """Choose one of those that are due, and wait for the first where none is."""
@@ -61,22 +63,22 @@ class Simulation:
         self.setting.is_calm = True
         self.setting.world.settle()
         self._sweep_all(times=2)
-        self.setting.witness.everything_is_safe()
+        self.setting.invariants.everything_is_safe()
         self.setting.store.refuses.clear()
         self.setting.world.heal()
         for life in self._lives().values():
             life.redrive_all()
         self._sweep_all(times=2, wants_full=True)
-        self.setting.witness.tables_equal_inboxes()
-        self.setting.witness.projections_are_the_fold()
-        before = {stream: self._recalled(stream).version for stream in self.setting.streams}
-        deleted = {stream: self.setting.witness.deleted(stream) for stream in self.setting.streams}
+        self.setting.invariants.tables_equal_inboxes()
+        self.setting.invariants.projections_are_the_fold()
+        before = {stream: self._loaded(stream).version for stream in self.setting.streams}
+        deleted = {stream: self.setting.invariants.deleted(stream) for stream in self.setting.streams}
         self._sweep_all(times=1)
-        self.setting.witness.tables_equal_inboxes()
+        self.setting.invariants.tables_equal_inboxes()
         for stream, version in before.items():
             # What is gone and shares its second with what is there may be marked by this sweep only: that is news.
-            is_news = self.setting.witness.deleted(stream) != deleted[stream]
-            is_one = self._recalled(stream).version == version + 1
+            is_news = self.setting.invariants.deleted(stream) != deleted[stream]
+            is_one = self._loaded(stream).version == version + 1
             assert is_one or is_news, "a sweep of an unchanged inbox is one entry"
 
     def _sweep_all(self, *, times: int, wants_full: bool = False) -> None:
@@ -84,10 +86,10 @@ class Simulation:
             limit = 10 * (len(self.setting.world.inboxes[stream].threads) + 10)
             life = self._lives()[stream]
             now = self.setting.now
-            work = Slice(self.setting.new_run_id(stream), now, now + timedelta(days=30), limit, wants_full)
-            for due_at in life.work(work):
+            budget = RunBudget(self.setting.new_run_id(stream), now, now + timedelta(days=30), limit, wants_full)
+            for due_at in life.budget(budget):
                 self.setting.wait_until(due_at)
-            assert self._recalled(stream).sweep is None, "a sweep without any trouble does not end"
+            assert self._loaded(stream).sweep is None, "a sweep without any trouble does not end"
 
-    def _recalled(self, stream: Stream) -> Checkpoint:
-        return settled(self.setting.store.recall(stream.key))
+    def _loaded(self, stream: Stream) -> Checkpoint:
+        return settled(self.setting.store.load(stream.key))

@@ -42,10 +42,10 @@ class VirtualClock:
     was slept, cut short or not.
     """
 
-    def __init__(self, luck: float = 0.5) -> None:
+    def __init__(self, jitter: float = 0.5) -> None:
         self.slept: list[float] = []
         self.set_by = timedelta()
-        self._luck = luck
+        self._luck = jitter
 
     def now(self) -> datetime:
         return NOON + self.set_by + timedelta(seconds=_loop().time())
@@ -53,7 +53,7 @@ class VirtualClock:
     def steady(self) -> float:
         return _loop().time()
 
-    def luck(self) -> float:
+    def random(self) -> float:
         _loop().draws += 1
         return self._luck + _loop().draws * 1e-9
 

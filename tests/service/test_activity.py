@@ -20,9 +20,7 @@ from kit.builders import (
     walking,
 )
 from kit.event_strategies import BY_KIND
-from kit.signals import passed, recorded, store_retried, usage_told
-from milepost.core.chain import seal
-from milepost.core.codec import Codec
+from kit.notices import passed, recorded, store_retried, usage_told
 from milepost.core.events import (
     TAGS,
     BatchFailed,
@@ -41,14 +39,15 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
+from milepost.core.journal import Codec, seal
 from milepost.service import activity as module
 from milepost.service.activity import BUCKETS, Activity, Counts, Past, counts, recent_activity
-from milepost.service.api.operations import routes_of
+from milepost.service.api.endpoint import routes_of
 from milepost.service.http import serve
-from milepost.stores.sqlite.archive import open_sqlite_archive
 from milepost.stores.sqlite.migrate import migrate
+from milepost.stores.sqlite.reader import open_sqlite_reader
 from service.events.journals import KEYS, STREAMS, write
-from stores.lives import commit_after, life
+from stores.histories import commit_after, life
 
 READ = Tally(batches=2, inserted=50, updated=3, unchanged=47, dead_lettered=9)
 COUNTED: dict[type[Event], tuple[Event, Counts]] = {
@@ -156,10 +155,10 @@ def test_a_thousand_streams_take_eight_megabytes_however_much_happens() -> None:
 # --- a start ----------------------------------------------------------------------------------------------------------
 
 
-async def recalled(path: Path, now: datetime) -> Activity:
+async def loaded(path: Path, now: datetime) -> Activity:
     activity = Activity(Time(now))
-    async with open_sqlite_archive(path) as archive:
-        await activity.recall(archive)
+    async with open_sqlite_reader(path) as journal_reader:
+        await activity.load(journal_reader)
     return activity
 
 
@@ -172,7 +171,7 @@ async def test_a_start_counts_the_last_hour_again(tmp_path: Path) -> None:
     for entry in (entry for commit in lived for entry in commit.entries):
         live._count(entry)
         last = max(last, entry.recorded_at)
-    again = await recalled(path, last)
+    again = await loaded(path, last)
     live._now = again._now
     assert (last - NOON) > timedelta(minutes=60)
     for key in (None, *KEYS):
@@ -186,12 +185,12 @@ async def test_a_start_reads_no_more_than_so_many_entries(tmp_path: Path, monkey
     migrate(path)
     events = [FetchFailed(1, NETWORK, NOON)] * 20
     write(path, commit_after(checkpoint_of(), *events))
-    assert sums((await recalled(path, NOON)).past()) == Counts(retries=7)
+    assert sums((await loaded(path, NOON)).past()) == Counts(retries=7)
 
 
 async def test_a_start_without_a_journal_has_nothing_to_count(tmp_path: Path) -> None:
     migrate(tmp_path / "milepost.db")
-    assert sums((await recalled(tmp_path / "milepost.db", NOON)).past()) == Counts()
+    assert sums((await loaded(tmp_path / "milepost.db", NOON)).past()) == Counts()
 
 
 # --- over HTTP --------------------------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from structlog.testing import capture_logs
 from kit.builders import STREAM, checkpoint_of
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import BadConfiguration, StoreAway
-from milepost.service.bounds import BoundedSite
 from milepost.service.http import HEADERS, MAX_BODY_BYTES, serve
-from milepost.service.metrics import Metrics
-from milepost.service.monitoring import exposition, probes
+from milepost.service.limits import BoundedSite
+from milepost.service.metrics.collect import Metrics
+from milepost.service.probes import exposition, probes
 
 TOKEN = "a-token-of-some-length"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -98,7 +98,7 @@ async def test_it_is_not_ready_when_the_work_stalls() -> None:
 
 async def test_metrics_are_served_as_prometheus_reads_them() -> None:
     metrics = Metrics()
-    metrics.recall(checkpoint_of())
+    metrics.load(checkpoint_of())
     async with client(exposition(metrics.expose)) as session, session.get("/metrics") as response:
         assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         assert f'milepost_stream_state{{state="never_synced",stream="{STREAM.key}"}} 1.0' in await response.text()
@@ -107,7 +107,7 @@ async def test_metrics_are_served_as_prometheus_reads_them() -> None:
 async def test_metrics_of_many_streams_are_compressed() -> None:
     metrics = Metrics()
     for number in range(400):
-        metrics.recall(Checkpoint(f"messenger:{number}"))
+        metrics.load(Checkpoint(f"messenger:{number}"))
     async with (
         serve("127.0.0.1", 0, exposition(metrics.expose)) as url,
         aiohttp.ClientSession(auto_decompress=False, headers={"Accept-Encoding": "gzip"}) as session,

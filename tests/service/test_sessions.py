@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 
 from kit.builders import NOON
-from milepost.service.admission import is_admitted
+from milepost.service.api.endpoint import routes_of
 from milepost.service.api.login import login
-from milepost.service.api.operations import routes_of
+from milepost.service.auth import is_admitted
 from milepost.service.http import serve
 from milepost.service.sessions import COOKIE, MAX_SECONDS, Sessions
 from milepost.service.wrong_tokens import MAX_TRIES, WrongTokens

@@ -12,7 +12,7 @@ from kit.builders import (
     sweep_started,
     walking,
 )
-from kit.signals import passed, recorded, store_retried
+from kit.notices import passed, recorded, store_retried
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import (
     BatchStored,
@@ -28,7 +28,7 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.model import Platform, Scope, Stream
-from milepost.core.standing import State
+from milepost.reporting.status import State
 from milepost.service.status_line import WORDS, StatusLine
 
 OTHER = Stream(Platform.MESSENGER, "2")
@@ -47,7 +47,7 @@ def line_of(*checkpoints: Checkpoint) -> StatusLine:
     streams = [Stream.parse(each.stream) for each in checkpoints]
     line = StatusLine(lambda: streams)
     for checkpoint in checkpoints:
-        line.recall(checkpoint)
+        line.load(checkpoint)
     return line
 
 
@@ -97,7 +97,7 @@ def test_it_follows_what_is_committed_and_what_is_passed_over() -> None:
 
 def test_it_counts_those_that_are_worked_whatever_is_recalled_of_others() -> None:
     line = StatusLine(list)
-    line.recall(standing_at(OTHER, *WALKING))
+    line.load(standing_at(OTHER, *WALKING))
     assert line.words(NOON) == "no streams to sync"
 
 

@@ -35,8 +35,8 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.model import Detail, Scope
-from milepost.core.pauses import PROBE_LEAD_SECONDS
-from milepost.core.standing import State, Surroundings, pauses_of
+from milepost.core.rate_limits import PROBE_LEAD_SECONDS
+from milepost.reporting.status import ConditionContext, State, rate_limits_of
 from milepost.service.stream_status import OpenSweep, StreamStatus, Written, statuses
 
 OPENED = (run_started(), sweep_started())
@@ -50,13 +50,13 @@ def completed(tally: Tally | None = None) -> SweepCompleted:
     return SweepCompleted(Mode.FULL, NOON, NOON, tally or Tally(batches=1))
 
 
-def around(now: datetime = NOON, *others: Checkpoint, at_work: bool = True) -> Surroundings:
-    return Surroundings(now, at_work, interval_seconds=300.0, batch_size=50, pauses=pauses_of(others))
+def around(now: datetime = NOON, *others: Checkpoint, at_work: bool = True) -> ConditionContext:
+    return ConditionContext(now, at_work, interval_seconds=300.0, batch_size=50, rate_limits=rate_limits_of(others))
 
 
 def status_of(
     checkpoint: Checkpoint,
-    surroundings: Surroundings | None = None,
+    surroundings: ConditionContext | None = None,
     configured: Sequence[str] | None = (STREAM.key,),
 ) -> StreamStatus:
     (status,) = statuses(
@@ -112,7 +112,7 @@ def test_what_goes_well_waits_for_nothing_and_asks_nothing_of_anybody() -> None:
 def test_a_stream_that_asks_for_less_is_remarked_on_by_the_configured_batch_size() -> None:
     shrunk = given(*WALKING, BatchShrunk(25, Detail.NESTED, problem(1)))
     assert status_of(shrunk).remark == "asks for 25 conversations at a time, because of this: it went wrong (code 1)"
-    small = Surroundings(NOON, is_at_work=True, interval_seconds=300.0, batch_size=25)
+    small = ConditionContext(NOON, is_at_work=True, interval_seconds=300.0, batch_size=25)
     assert status_of(shrunk, small).remark is None
 
 

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from kit.builders import at
 from kit.leaping_clock import LeapingClock
-from milepost.engine.stop import Stop
+from milepost.engine.interrupt import Stop
 from milepost.service import systemd
 from milepost.service.systemd import MAX_STATUS_LENGTH, Notifier, keep_told, starting
 

@@ -3,11 +3,12 @@
 from datetime import datetime, timedelta
 
 from kit.builders import NOON, STREAM, at, given, run_started, sweep_started, walking
-from milepost.core.checkpoint import BatchPassed, Checkpoint, pass_over
+from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.events import BatchStored, Mode, SweepCompleted, Tally
+from milepost.core.evolve import skip_unchanged
 from milepost.core.ports import Committed
-from milepost.core.standing import State, Surroundings
-from milepost.engine.feed import Passed, Recorded
+from milepost.engine.feed import Recorded, UnchangedRead
+from milepost.reporting.status import ConditionContext, State
 from milepost.service.stream_status import StreamStatus, status_of
 from milepost.service.underway import MAX_AGE, Underway
 
@@ -29,16 +30,16 @@ def passing(checkpoint: Checkpoint, batches: int = 1) -> Checkpoint:
     sweep = WALKING.sweep
     assert sweep is not None
     for _ in range(batches):
-        checkpoint = pass_over(checkpoint, BatchPassed(sweep, QUIET))
+        checkpoint = skip_unchanged(checkpoint, BatchUnchanged(sweep, QUIET))
     return checkpoint
 
 
 def hearing(underway: Underway, checkpoint: Checkpoint, batches: int = 1) -> None:
-    underway.read(Passed(passing(checkpoint, batches), QUIET, 0.1))
+    underway.read(UnchangedRead(passing(checkpoint, batches), QUIET, 0.1))
 
 
 def status(checkpoint: Checkpoint, now: datetime) -> StreamStatus:
-    around = Surroundings(now, is_at_work=True, interval_seconds=300.0, batch_size=50)
+    around = ConditionContext(now, is_at_work=True, interval_seconds=300.0, batch_size=50)
     return status_of(checkpoint, around, {}, is_configured=True)
 
 

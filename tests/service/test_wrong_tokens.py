@@ -16,11 +16,11 @@ from structlog.testing import capture_logs
 
 from milepost.service import wrong_tokens
 from milepost.service.allowance import MAX_CLIENTS, Allowance, client_of
+from milepost.service.api.endpoint import routes_of
 from milepost.service.api.login import login
-from milepost.service.api.operations import routes_of
 from milepost.service.http import serve
-from milepost.service.metrics import Metrics
-from milepost.service.monitoring import probes
+from milepost.service.metrics.collect import Metrics
+from milepost.service.probes import probes
 from milepost.service.sessions import COOKIE, MAX_SECONDS, Sessions
 from milepost.service.wrong_tokens import IN_SECONDS, MAX_TRIES, TELL_SECONDS, WrongTokens
 
@@ -135,8 +135,8 @@ async def test_the_way_in_and_health_are_open_to_who_has_guessed_too_often() -> 
 
 
 async def test_a_client_that_floods_the_way_in_leaves_it_open_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("milepost.service.bounds.MAX_REQUESTS", 5)
-    monkeypatch.setattr("milepost.service.bounds.IN_SECONDS", 3_000.0)
+    monkeypatch.setattr("milepost.service.limits.MAX_REQUESTS", 5)
+    monkeypatch.setattr("milepost.service.limits.IN_SECONDS", 3_000.0)
     async with served() as url, client(url, ATTACKER) as attacker, client(url, OWNER) as owner:
         assert [await asked(attacker, "/") for _ in range(6)] == [*[200] * 5, 429]
         assert await asked(owner, "/") == 200

@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from msgspec.structs import replace
 
 from kit.builders import NOON
+from kit.fake_inbox import Habits
 from kit.memory_store import MemoryStore
 from kit.scenarios import scenarios
-from kit.setting import Decide, Scenario
 from kit.simulation import Simulation
-from kit.world import Habits
-from milepost.core.checkpoint import BatchPassed, Checkpoint, DeadLetter, Pause, Sweep
+from kit.simulation_setting import Decide, Scenario
+from milepost.core.checkpoint import BatchUnchanged, Checkpoint, DeadLetter, RateLimit, Sweep
+from milepost.core.dead_letters import Failure, opened, recovered, unread, withhold
 from milepost.core.decide import _next_position, _stretch, decide
-from milepost.core.decision import Circumstances, Decision, Record, _place, beginnings
 from milepost.core.events import (
     NO_TALLY,
     BatchStored,
@@ -33,7 +33,6 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.events import Phase as SweepPhase
-from milepost.core.letters import Failure, opened, recovered, unread, withhold
 from milepost.core.merge import Difference, newer
 from milepost.core.model import (
     Batch,
@@ -46,9 +45,10 @@ from milepost.core.model import (
     Stream,
     Stretch,
 )
-from milepost.core.plan import Policy, Size, Slice, smaller
+from milepost.core.plan import Policy, RunBudget, Size, smaller
 from milepost.core.ports import Commit, Committed, Fetched, Outcome, Refused
 from milepost.core.problems import Problem
+from milepost.core.records import Context, Decision, Record, _place, beginnings
 from milepost.core.remedies import Remedy, Rule, rule_for
 
 MAX_EXAMPLES = 620  # as many as the sound core has to live through
@@ -63,20 +63,20 @@ class LargestAsWatermark:
     def __init__(self) -> None:
         self.largest = NOON
 
-    def __call__(self, checkpoint: Checkpoint, outcome: Outcome, luck: Circumstances, known: Known) -> Decision:
+    def __call__(self, checkpoint: Checkpoint, outcome: Outcome, jitter: Context, known: Known) -> Decision:
         if isinstance(outcome, Fetched):
             self.largest = max([self.largest, *(each.updated_time for each in outcome.batch.conversations)])
-        return with_watermark(decide(checkpoint, outcome, luck, known), self.largest)
+        return with_watermark(decide(checkpoint, outcome, jitter, known), self.largest)
 
 
-def end_as_watermark(checkpoint: Checkpoint, outcome: Outcome, luck: Circumstances, known: Known) -> Decision:
+def end_as_watermark(checkpoint: Checkpoint, outcome: Outcome, jitter: Context, known: Known) -> Decision:
     """Takes the instant at which the sweep ended for the watermark."""
-    decision = decide(checkpoint, outcome, luck, known)
+    decision = decide(checkpoint, outcome, jitter, known)
     return with_watermark(decision, outcome.asked_at) if isinstance(outcome, Fetched) else decision
 
 
 def with_watermark(decision: Decision, watermark: datetime) -> Decision:
-    if isinstance(decision, BatchPassed):
+    if isinstance(decision, BatchUnchanged):
         return decision
     return replace(decision, events=tuple(_with_watermark(event, watermark) for event in decision.events))
 
@@ -85,44 +85,46 @@ def _with_watermark(event: Event, watermark: datetime) -> Event:
     return replace(event, walk_started_at=watermark) if isinstance(event, SweepCompleted) else event
 
 
-def empty_is_the_end(checkpoint: Checkpoint, outcome: Outcome, luck: Circumstances, known: Known) -> Decision:
+def empty_is_the_end(checkpoint: Checkpoint, outcome: Outcome, jitter: Context, known: Known) -> Decision:
     """Takes an empty batch for the end of the inbox."""
     if isinstance(outcome, Fetched) and not outcome.batch.conversations and not outcome.batch.unreadable:
         outcome = replace(outcome, batch=replace(outcome.batch, next_cursor=None))
-    return decide(checkpoint, outcome, luck, known)
+    return decide(checkpoint, outcome, jitter, known)
 
 
-def refusal_is_the_end(checkpoint: Checkpoint, outcome: Outcome, luck: Circumstances, known: Known) -> Decision:
+def refusal_is_the_end(checkpoint: Checkpoint, outcome: Outcome, jitter: Context, known: Known) -> Decision:
     """Ends a sweep as a success when its source fails."""
     if isinstance(outcome, Refused) and checkpoint.sweep is not None:
         sweep = checkpoint.sweep
-        return Record((SweepCompleted(sweep.mode, sweep.walk_started_at, luck.work.started_at, checkpoint.unrecorded),))
-    return decide(checkpoint, outcome, luck, known)
+        return Record(
+            (SweepCompleted(sweep.mode, sweep.walk_started_at, jitter.budget.started_at, checkpoint.unrecorded),)
+        )
+    return decide(checkpoint, outcome, jitter, known)
 
 
-def older_wins(checkpoint: Checkpoint, outcome: Outcome, luck: Circumstances, known: Known) -> Decision:
+def older_wins(checkpoint: Checkpoint, outcome: Outcome, jitter: Context, known: Known) -> Decision:
     """Overwrites a row with whatever was read last."""
     rows = dict(known.conversations)
     for each in outcome.batch.conversations if isinstance(outcome, Fetched) else ():
         if each.conversation_id in rows:
             row = rows[each.conversation_id]
             rows[row.conversation_id] = replace(row, updated_time=min(row.updated_time, each.updated_time))
-    return decide(checkpoint, outcome, luck, replace(known, conversations=rows))
+    return decide(checkpoint, outcome, jitter, replace(known, conversations=rows))
 
 
-def unreadable_is_skipped(checkpoint: Checkpoint, outcome: Outcome, luck: Circumstances, known: Known) -> Decision:
+def unreadable_is_skipped(checkpoint: Checkpoint, outcome: Outcome, jitter: Context, known: Known) -> Decision:
     """Leaves out what it cannot read, without a dead letter."""
     if isinstance(outcome, Fetched):
         outcome = replace(outcome, batch=replace(outcome.batch, unreadable=()))
-    return decide(checkpoint, outcome, luck, known)
+    return decide(checkpoint, outcome, jitter, known)
 
 
-def quiet_is_told(checkpoint: Checkpoint, outcome: Outcome, luck: Circumstances, known: Known) -> Decision:
+def quiet_is_told(checkpoint: Checkpoint, outcome: Outcome, jitter: Context, known: Known) -> Decision:
     """Journals batches that changed nothing."""
-    decision = decide(checkpoint, outcome, luck, known)
+    decision = decide(checkpoint, outcome, jitter, known)
     if isinstance(decision, Record):
         return decision
-    opening = beginnings(checkpoint, decision.sweep, luck.work)
+    opening = beginnings(checkpoint, decision.sweep, jitter.budget)
     return Record((*opening, BatchStored(decision.sweep.position, decision.tally)))
 
 
@@ -145,15 +147,15 @@ def nobody_waits(problem: Problem, *, has_cursor: bool) -> Rule:
     return replace(rule, remedy=Remedy.RETRY) if rule.remedy is Remedy.WAIT else rule
 
 
-def own_pause_only(stream: Stream, pauses: Mapping[Stream, Pause]) -> datetime | None:
+def own_pause_only(stream: Stream, rate_limits: Mapping[Stream, RateLimit]) -> datetime | None:
     """Does not care what limit another stream of the page or the app has met."""
-    return pauses[stream].until if stream in pauses else None
+    return rate_limits[stream].until if stream in rate_limits else None
 
 
-def ended_with_all(checkpoint: Checkpoint, ended: RunEnded, work: Slice, *before: Event) -> Record:
+def ended_with_all(checkpoint: Checkpoint, ended: RunEnded, budget: RunBudget, *before: Event) -> Record:
     """Lets the end of a run carry what was passed over, after what ended it."""
     ended = replace(ended, position=_place(checkpoint), tally=checkpoint.unrecorded)
-    return Record((*beginnings(checkpoint, checkpoint.sweep, work), *before, ended))
+    return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *before, ended))
 
 
 def position_is_read(batch: Batch, detail: Detail, problem: Problem | None, known: Known) -> tuple[Failure, ...]:
@@ -170,16 +172,16 @@ def always_another(
     stream: Stream, failures: Iterable[Failure], known: Known, now: datetime
 ) -> tuple[tuple[DeadLetterOpened, ...], tuple[DeadLetterPayload, ...]]:
     """Opens a letter for each failure, whatever letters there are."""
-    return opened(stream, failures, replace(known, letters={}), now)
+    return opened(stream, failures, replace(known, dead_letters={}), now)
 
 
 def first_state_only(
     stream: Stream, failures: Iterable[Failure], known: Known, now: datetime
 ) -> tuple[tuple[DeadLetterOpened, ...], tuple[DeadLetterPayload, ...]]:
     """Leaves a letter that is open as it was."""
-    letters, payloads = opened(stream, failures, known, now)
-    fresh = {letter.dead_letter_id for letter in letters}
-    return letters, tuple(payload for payload in payloads if payload.dead_letter_id in fresh)
+    dead_letters, payloads = opened(stream, failures, known, now)
+    fresh = {dead_letter.dead_letter_id for dead_letter in dead_letters}
+    return dead_letters, tuple(payload for payload in payloads if payload.dead_letter_id in fresh)
 
 
 def itself(conversation_id: str) -> str:
@@ -224,9 +226,9 @@ def never_smaller(size: Size, policy: Policy) -> Size | None:
     return smaller(size, policy) if size.limit > 1 else Size(1, Detail.NESTED)
 
 
-def quietly_closed(letter: DeadLetter, reason: str, around: Circumstances, tally: Tally = NO_TALLY) -> DeadLetterClosed:
+def quietly_closed(dead_letter: DeadLetter, reason: str, around: Context, tally: Tally = NO_TALLY) -> DeadLetterClosed:
     """Closes a letter whose redrive failed."""
-    return DeadLetterClosed(letter.dead_letter_id, Resolution.REDRIVEN, tally)
+    return DeadLetterClosed(dead_letter.dead_letter_id, Resolution.REDRIVEN, tally)
 
 
 # --- stores gone wrong ------------------------------------------------------------------------------------------------
@@ -332,14 +334,14 @@ MUTANTS = {
     "an unreadable item is skipped": Mutant(f"{EITHER}|{UNSEEN}", decides=lambda: unreadable_is_skipped),
     "a quiet batch is journaled": Mutant("a quiet sweep wrote more than one entry", decides=lambda: quiet_is_told),
     "passed batches are forgotten": Mutant(
-        "is not the fold|ahead of", patches={"milepost.core.decision._passed": nothing}
+        "is not the fold|ahead of", patches={"milepost.core.records._passed": nothing}
     ),
     "a limit is tried again": Mutant(
-        "taken for a failure|inside the pause", patches={"milepost.core.refusals.rule_for": nobody_waits}
+        "taken for a failure|inside the pause", patches={"milepost.core.failures.rule_for": nobody_waits}
     ),
     "a limit of others is ignored": Mutant("inside the pause", patches={"kit.life.held_until": own_pause_only}),
     "a pause is over with its run": Mutant(
-        "inside the pause", patches={"milepost.core.refusals.ending": ended_with_all}
+        "inside the pause", patches={"milepost.core.failures.ending": ended_with_all}
     ),
     "a thread is stepped over in silence": Mutant(
         f"{EITHER}|{UNSEEN}", patches={"milepost.core.decide.unread": position_is_read}
@@ -351,7 +353,7 @@ MUTANTS = {
         "a second open letter about|opened again", patches={"milepost.core.decide.opened": always_another}
     ),
     "the letter of a row is that of its thread": Mutant(
-        f"{EITHER}|{UNSEEN}", patches={"milepost.core.letters.row_of": itself}, narrowed=to_double_trouble
+        f"{EITHER}|{UNSEEN}", patches={"milepost.core.dead_letters.row_of": itself}, narrowed=to_double_trouble
     ),
     "a letter keeps the row that it began with": Mutant(
         f"{EITHER}|{UNSEEN}", patches={"milepost.core.decide.opened": first_state_only}
@@ -380,7 +382,7 @@ MUTANTS = {
         MISCOUNT, patches={"milepost.core.merge.remembered": everybody_is_remembered}
     ),
     "a thread is asked for until it answers": Mutant(
-        "calls without end|does not end", patches={"milepost.core.refusals.smaller": never_smaller}
+        "calls without end|does not end", patches={"milepost.core.failures.smaller": never_smaller}
     ),
     "the checkpoint is stored before the rows": Mutant(TORN, store=CheckpointFirstStore),
     "the rows are stored before the checkpoint": Mutant(f"{TORN}|is opened again", store=RowsFirstStore),

@@ -1,6 +1,6 @@
 """The pure core through a hundred thousand steps of everything that goes wrong: nothing is lost.
 
-What is checked after every commit is told in kit.witness. A scenario that fails is printed by Hypothesis with its seed,
+What is checked after every commit is told in kit.invariants. A scenario that fails is printed with its seed,
 shrunk, and runs again by `Simulation(Scenario(...)).run()`.
 """
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from kit.scenarios import scenarios
-from kit.setting import Scenario
 from kit.simulation import Simulation
+from kit.simulation_setting import Scenario
 
 # What a simulation that proves anything must have met.
 ORDEALS = {
@@ -66,7 +66,7 @@ def live_through(max_examples: int) -> tuple[int, Counter[str]]:
         simulation = Simulation(scenario)
         simulation.run()
         steps += simulation.setting.steps
-        seen += simulation.setting.witness.seen
+        seen += simulation.setting.invariants.seen
 
     live()
     return steps, seen

@@ -11,9 +11,9 @@ from psycopg.types.string import TextLoader
 from kit.builders import at
 from kit.postgres import MIGRATED, Database, Server, fresh_database
 from milepost.core.model import Changes, Stream
-from milepost.stores.opening import open_store
-from milepost.stores.place import Place
-from stores.lives import commit_after, contact_row, conversation_row, live, stream
+from milepost.stores.open import open_store
+from milepost.stores.url import StoreUrl
+from stores.histories import commit_after, contact_row, conversation_row, live, stream
 from stores.sqlite_files import execute, rows_of
 
 Kind = Literal["sqlite", "postgresql"]
@@ -39,8 +39,8 @@ COMMITS = 9
 class House:
     """A database, empty at first."""
 
-    def __init__(self, place: Place, database: Database | None = None) -> None:
-        self.place = place
+    def __init__(self, store_url: StoreUrl, database: Database | None = None) -> None:
+        self.store_url = store_url
         self._database = database
 
     @property
@@ -49,8 +49,8 @@ class House:
 
     @property
     def file(self) -> Path:
-        assert self.place.file is not None
-        return self.place.file
+        assert self.store_url.file is not None
+        return self.store_url.file
 
     @property
     def database(self) -> Database:
@@ -86,10 +86,10 @@ class House:
 
     async def fill(self, commits: int = COMMITS) -> None:
         """Go on with the lives of a few streams, with rows in every table."""
-        async with open_store(self.place, synchronous="normal") as store:
+        async with open_store(self.store_url, synchronous="normal") as store:
             for number in range(STREAMS):
                 await live(store, stream(number), commits)
-            checkpoint = await store.recall(stream(0).key)
+            checkpoint = await store.load(stream(0).key)
             more = some_rows(stream(0), checkpoint.version)
             await store.commit(
                 commit_after(checkpoint, changes=more, run_id=f"rows-{checkpoint.version}", now=at(checkpoint.version))
@@ -130,10 +130,10 @@ class Builder:
     def build(self, kind: Kind, *, is_migrated: bool = True) -> House:
         self._built += 1
         if kind == "sqlite":
-            return House(Place(f"sqlite:///{self._folder}/{self._built}.db"))
+            return House(StoreUrl(f"sqlite:///{self._folder}/{self._built}.db"))
         template = MIGRATED if is_migrated else None
         database = self._stack.enter_context(fresh_database(self._postgres, template=template))
-        return House(database.place, database)
+        return House(database.store_url, database)
 
 
 def _as_in_sqlite(value: object) -> object:

@@ -1,4 +1,4 @@
-"""Starts `stores.committing` in a process of its own, which can be killed, traced or lack rights."""
+"""Starts `stores.commit_forever` in a process of its own, which can be killed, traced or lack rights."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def command(path: Path, *options: str, streams: int = 1, commits: int = 1) -> li
 
 
 def committing(url: str, *, streams: int = 1, commits: int = 1) -> list[str]:
-    return [sys.executable, "-m", "stores.committing", url, f"--streams={streams}", f"--commits={commits}"]
+    return [sys.executable, "-m", "stores.commit_forever", url, f"--streams={streams}", f"--commits={commits}"]
 
 
 def injecting(fault: str) -> list[str]:

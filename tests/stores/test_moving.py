@@ -20,14 +20,14 @@ from milepost.core.model import DataSource
 from milepost.stores.moving import TABLES, Table
 from milepost.stores.moving_house import Move, Moved, move
 from milepost.stores.moving_walk import Doing, Step
-from milepost.stores.opening import forget, open_archive, open_store
-from milepost.stores.place import Place
+from milepost.stores.open import forget, open_reader, open_store
 from milepost.stores.postgresql import moving
-from milepost.stores.queries import load
+from milepost.stores.sql import load_statements
 from milepost.stores.sqlite import migrate as migrating
+from milepost.stores.url import StoreUrl
 from stores.any_rows import any_changes
+from stores.histories import commit_after, live, stream
 from stores.houses import Builder, Everything, House, Kind, houses
-from stores.lives import commit_after, live, stream
 from stores.sqlite_files import DROP_TRIGGERS
 
 Tell = Callable[[Step], None]
@@ -40,7 +40,7 @@ def unheard(_: Step) -> None:
 
 
 async def moved(origin: House, target: House, tell: Tell = unheard, *, replaces_nul: bool = False) -> Moved:
-    return await move(Move(origin.place, target.place, replaces_nul=replaces_nul), NOON, tell)
+    return await move(Move(origin.store_url, target.store_url, replaces_nul=replaces_nul), NOON, tell)
 
 
 @pytest.fixture
@@ -113,14 +113,14 @@ async def test_the_copy_is_equal_and_open_to_all(origin: House, target: House) -
     assert all(target.everything().values()), "a table without rows proves nothing"
     assert target.mark() == []
     assert {each.table: each.rows for each in done.tables} == {each.table: each.written for each in done.tables}
-    async with open_archive(target.place) as archive:
-        assert await archive.verify() == done.audit
+    async with open_reader(target.store_url) as journal_reader:
+        assert await journal_reader.verify() == done.audit
 
 
 async def test_a_target_that_was_only_ever_opened_takes_over_the_source(origin: House, builder: Builder) -> None:
     for kind in ("sqlite", "postgresql"):
         target = builder.build(kind)
-        async with open_store(target.place) as store:
+        async with open_store(target.store_url) as store:
             await store.record_source(DataSource("simulator"))
         await moved(origin, target)
         assert target.rows("SELECT kind, base_url FROM source") == [("facebook", "https://a.example")]
@@ -144,7 +144,7 @@ async def test_there_and_back_is_the_same_and_goes_on(builder: Builder) -> None:
     await moved(second, third)
     assert third.everything() == first.everything()
     for house in (first, second, third):
-        async with open_store(house.place) as store:
+        async with open_store(house.store_url) as store:
             await live(store, stream(0), 5)
     assert third.everything() == first.everything() == second.everything()
 
@@ -153,7 +153,7 @@ async def test_there_and_back_is_the_same_and_goes_on(builder: Builder) -> None:
 async def test_a_pooler_may_lie_between(into_postgresql: Pair) -> None:
     origin, target = into_postgresql
     with pooled(target.database) as pooler:
-        through = House(pooler.place, target.database)
+        through = House(pooler.store_url, target.database)
         await moved(origin, through)
         assert target.everything() == origin.everything()
         assert target.mark() == []
@@ -164,7 +164,7 @@ class TestCutOff:
     async def test_goes_on_and_writes_only_what_is_missing(self, origin: House, target: House, table: str) -> None:
         with pytest.raises(Cut):
             await moved(origin, target, cut_at(table))
-        assert target.mark() == [(origin.place.url,)]
+        assert target.mark() == [(origin.store_url.url,)]
 
         done = await moved(origin, target)
 
@@ -190,10 +190,10 @@ class TestCutOff:
                 raise AssertionError("it was opened")
 
         for attempt in (
-            opened(open_store(target.place)),
-            opened(open_archive(target.place)),
-            opened(open_archive(target.place, alone=True)),
-            forget(target.place, stream(0), "c_1"),
+            opened(open_store(target.store_url)),
+            opened(open_reader(target.store_url)),
+            opened(open_reader(target.store_url, alone=True)),
+            forget(target.store_url, stream(0), "c_1"),
             moved(target, builder.build("sqlite")),
         ):
             with pytest.raises(StoreRefused, match=r"is not whole: a copy of .* is not finished") as refused:
@@ -223,7 +223,7 @@ class TestPeopleWhoWereForgotten:
         of_them = f"SELECT * FROM contacts WHERE contact_id = '{name}'"
         assert target.rows(of_them) != []
 
-        assert (await forget(origin.place, stream(0), name)).conversations == 1
+        assert (await forget(origin.store_url, stream(0), name)).conversations == 1
         await moved(origin, target)
 
         assert target.rows(of_them) == []
@@ -231,7 +231,7 @@ class TestPeopleWhoWereForgotten:
 
     async def test_in_a_copy_alone_are_not_brought_back(self, origin: House, target: House) -> None:
         await moved(origin, target)
-        await forget(target.place, stream(0), "somebody")
+        await forget(target.store_url, stream(0), "somebody")
         before = target.everything()
 
         with pytest.raises(StoreRefused, match=r"past of its own: forgotten .*'somebody'") as refused:
@@ -256,7 +256,7 @@ class TestPeopleWhoWereForgotten:
 
 class TestATargetOfItsOwn:
     async def test_with_another_journal_is_refused_and_left_alone(self, origin: House, target: House) -> None:
-        async with open_store(target.place) as store:
+        async with open_store(target.store_url) as store:
             await live(store, stream(7), 3)
         before = target.everything()
 
@@ -267,7 +267,7 @@ class TestATargetOfItsOwn:
 
     async def test_that_went_on_after_its_copy_is_refused(self, origin: House, target: House) -> None:
         await moved(origin, target)
-        async with open_store(target.place) as store:
+        async with open_store(target.store_url) as store:
             await live(store, stream(0), 1)
         before = target.everything()
 
@@ -277,7 +277,7 @@ class TestATargetOfItsOwn:
         assert (target.everything(), target.mark()) == (before, [])
 
     async def test_with_rows_and_no_journal_is_refused(self, origin: House, target: House) -> None:
-        async with open_store(target.place):
+        async with open_store(target.store_url):
             pass
         target.execute("INSERT INTO dead_letter_payloads VALUES ('d_1', 'mine')")
 
@@ -335,9 +335,9 @@ class TestWhatOneDatabaseTakesAndTheOtherDoesNot:
     @given(data=st.data())
     async def test_any_other_row_comes_there_and_back(self, there_and_back: list[House], data: st.DataObject) -> None:
         first, second, third = there_and_back
-        async with open_store(first.place, synchronous="normal") as store:
+        async with open_store(first.store_url, synchronous="normal") as store:
             for _ in range(25):
-                before = await store.recall(STREAM.key)
+                before = await store.load(STREAM.key)
                 changes = data.draw(any_changes(STREAM, with_nul=True))
                 await store.commit(commit_after(before, changes=changes, run_id=f"{before.version}"))
         first.execute("UPDATE contact_interaction_events SET attachments = NULL WHERE NOT json_valid(attachments)")
@@ -352,14 +352,14 @@ class TestWhatOneDatabaseTakesAndTheOtherDoesNot:
 class TestSomebodyAtWork:
     async def test_on_the_origin_is_told_and_nothing_is_begun(self, into_postgresql: Pair) -> None:
         origin, target = into_postgresql
-        async with open_store(origin.place):
+        async with open_store(origin.store_url):
             with pytest.raises(StoreBusy, match="works on the database"):
                 await moved(origin, target)
         assert not target.has_tables()
 
     async def test_on_a_target_in_a_file_is_told(self, into_sqlite: Pair) -> None:
         origin, target = into_sqlite
-        async with open_store(target.place):
+        async with open_store(target.store_url):
             with pytest.raises(StoreBusy, match="works on the database"):
                 await moved(origin, target)
         assert target.mark() == []
@@ -371,7 +371,7 @@ class TestSomebodyAtWork:
         origin, target = into_postgresql
         asked = count(1)
 
-        async def are_at_work(_: Place) -> bool:
+        async def are_at_work(_: StoreUrl) -> bool:
             return next(asked) >= since
 
         monkeypatch.setattr(moving, "are_at_work", are_at_work)
@@ -398,7 +398,7 @@ class TestSomebodyAtWork:
 
         async def another() -> None:
             try:
-                await moved(House(Place(f"sqlite:///{origin.file}-2")), target)
+                await moved(House(StoreUrl(f"sqlite:///{origin.file}-2")), target)
             except MilepostError as error:
                 refused.append(error)
 
@@ -463,7 +463,7 @@ class TestATargetThatFails:
         origin = builder.build("sqlite")
         await origin.fill(commits=60)
         with small_disk(tmp_path, "350k") as disk:
-            target = House(Place(f"sqlite:///{disk}/copy.db"))
+            target = House(StoreUrl(f"sqlite:///{disk}/copy.db"))
             with pytest.raises(StoreAway, match="disk is full") as full:
                 await moved(origin, target)
             assert "make room" in full.value.hint
@@ -533,7 +533,7 @@ async def test_a_target_whose_making_was_cut_short_is_made(into_sqlite: Pair, mo
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_a_chunk_is_read_in_the_order_of_its_key_s_index(database: Database, table: Table) -> None:
-    statement = load("postgresql", "moving")[f"read_{table.name}"]
+    statement = load_statements("postgresql", "moving")[f"read_{table.name}"]
     with database.connect() as connection:
         for costly in ("seqscan", "bitmapscan"):  # as they are on a table that is not empty
             connection.execute(f"SET enable_{costly} = off".encode())

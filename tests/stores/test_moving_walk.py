@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.core.errors import MilepostError, RowsRejected, StoreRefused
-from milepost.stores.archive import Archive
 from milepost.stores.moving import FORGOTTEN, JOURNAL, TABLES, Difference, Key, Row, Table, difference
 from milepost.stores.moving_walk import Doing, Passage, Step, check, copy, demand_common_past
+from milepost.stores.reader import JournalReader
 from milepost.stores.unfinished import Mark
 
 NOTES = Table("missed_conversations", ("stream", "conversation_id"))
@@ -56,7 +56,7 @@ class Shelf:
         raise NotImplementedError
 
     @property
-    def archive(self) -> Archive:
+    def journal_reader(self) -> JournalReader:
         raise NotImplementedError
 
 

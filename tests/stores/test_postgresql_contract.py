@@ -11,13 +11,13 @@ from kit.builders import NOON, STREAM
 from kit.postgres import Database, on_both_releases
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import DeadLetterOpened, Stage
-from milepost.core.model import Changes, Keys, KnownLetter, Stream, Table
+from milepost.core.model import Changes, Keys, KnownDeadLetter, Stream, Table
 from milepost.core.ports import Committed, Rejected
-from milepost.stores.opening import forget as forget_in
-from milepost.stores.opening import open_archive
+from milepost.stores.open import forget as forget_in
+from milepost.stores.open import open_reader
 from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
-from stores.kept import PostgresKept
-from stores.lives import commit_after, contact_row, conversation_row, event_row
+from stores.histories import commit_after, contact_row, conversation_row, event_row
+from stores.store_dump import PostgresDump
 
 KEYS = {
     Table.CONVERSATIONS: "conversation_id",
@@ -42,13 +42,13 @@ class TestPostgresqlStore(CheckingStoreContract, RemediesContract):
 
     @pytest.fixture
     async def store(self, database: Database) -> AsyncIterator[PostgresqlStore]:
-        async with open_postgresql(database.place) as store:
+        async with open_postgresql(database.store_url) as store:
             yield store
 
     @pytest.fixture
     def look(self, database: Database) -> Look:
         async def look() -> Tables:
-            return PostgresKept(database).tables()
+            return PostgresDump(database).tables()
 
         return look
 
@@ -62,7 +62,7 @@ class TestPostgresqlStore(CheckingStoreContract, RemediesContract):
     @pytest.fixture
     def forget(self, database: Database) -> Forget:
         async def forget(stream: Stream, contact_id: str) -> tuple[int, int, int, int]:
-            gone = await forget_in(database.place, stream, contact_id)
+            gone = await forget_in(database.store_url, stream, contact_id)
             return gone.contacts, gone.conversations, gone.interaction_events, gone.payloads
 
         return forget
@@ -93,12 +93,12 @@ class TestPostgresqlStore(CheckingStoreContract, RemediesContract):
         self, store: PostgresqlStore, database: Database
     ) -> None:
         """The journal says it as it was; a projection holds U+FFFD in its place, and still is the journal's fold."""
-        letter = DeadLetterOpened("d_1", Stage.STORE, "t\0bad", "text: a NUL: \0", NOON, "f_1")
-        await store.commit(commit_after(Checkpoint(STREAM.key), letter))
+        dead_letter = DeadLetterOpened("d_1", Stage.STORE, "t\0bad", "text: a NUL: \0", NOON, "f_1")
+        await store.commit(commit_after(Checkpoint(STREAM.key), dead_letter))
 
         known = await store.known(Keys(STREAM, subjects=("t\0bad",)))
-        assert known.letters == {"t\0bad": KnownLetter("d_1", "f_1", is_open=True)}
-        async with open_archive(database.place) as archive:
-            assert (await archive.verify()).dead_letters == 1
-            assert (await archive.rebuild()).dead_letters == 1
-            await archive.verify()
+        assert known.dead_letters == {"t\0bad": KnownDeadLetter("d_1", "f_1", is_open=True)}
+        async with open_reader(database.store_url) as journal_reader:
+            assert (await journal_reader.verify()).dead_letters == 1
+            assert (await journal_reader.rebuild()).dead_letters == 1
+            await journal_reader.verify()

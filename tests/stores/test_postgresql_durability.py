@@ -6,8 +6,8 @@ import pytest
 
 from contracts.durability_contract import STREAMS, acknowledged, all_is_whole, kills_lose_nothing_acknowledged
 from kit.postgres import Database, on_both_releases
-from stores.kept import PostgresKept
 from stores.processes import committing, lines, running
+from stores.store_dump import PostgresDump
 
 COMMITS = 40
 
@@ -18,7 +18,7 @@ pytestmark = on_both_releases
 async def test_a_process_killed_in_the_middle_of_group_commits_loses_nothing_acknowledged(
     database: Database, seeds: range
 ) -> None:
-    await kills_lose_nothing_acknowledged(PostgresKept(database), seeds)
+    await kills_lose_nothing_acknowledged(PostgresDump(database), seeds)
 
 
 @pytest.mark.parametrize("way", ["killed", "immediate", "fast", "sessions ended"])
@@ -44,4 +44,4 @@ async def test_a_server_that_goes_in_the_middle_of_group_commits_loses_nothing_a
     acks = acknowledged(printed)
     assert len(acks) == STREAMS
     assert sum(line.startswith("ack ") for line in printed) == STREAMS * COMMITS
-    await all_is_whole(PostgresKept(database), acks)
+    await all_is_whole(PostgresDump(database), acks)

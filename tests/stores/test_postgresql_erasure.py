@@ -6,15 +6,15 @@ from contracts.erasure_contract import SECRET, ErasureContract, keep
 from kit.builders import STREAM
 from kit.postgres import Database, Server, fresh_database
 from milepost.core.errors import StoreRefused
-from milepost.stores.opening import forget, open_store
-from stores.kept import Kept, PostgresKept
+from milepost.stores.open import forget, open_store
+from stores.store_dump import PostgresDump, StoreDump
 
 EVERYTHING = "SELECT string_agg(each::text, ' ') FROM {} AS each"
 
 
 @pytest.fixture
-def kept(database: Database) -> Kept:
-    return PostgresKept(database)
+def kept(database: Database) -> StoreDump:
+    return PostgresDump(database)
 
 
 class TestPostgresqlErasure(ErasureContract):
@@ -22,11 +22,11 @@ class TestPostgresqlErasure(ErasureContract):
 
 
 async def test_leaves_no_word_of_theirs_in_any_table(database: Database) -> None:
-    async with open_store(database.place) as store:
+    async with open_store(database.store_url) as store:
         for person in ("ada", "bob"):
             await keep(store, person, f"{SECRET} {person}")
 
-    await forget(database.place, STREAM, "ada")
+    await forget(database.store_url, STREAM, "ada")
 
     tables = [name for (name,) in database.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'milepost'")]
     said = " ".join(database.sql(EVERYTHING.format(table))[0][0] or "" for table in tables)
@@ -37,7 +37,7 @@ async def test_leaves_no_word_of_theirs_in_any_table(database: Database) -> None
 async def test_without_a_schema_of_this_program_is_refused(postgres: Server) -> None:
     with fresh_database(postgres, template=None) as database:
         with pytest.raises(StoreRefused, match="there is no schema"):
-            await forget(database.place, STREAM, "ada")
+            await forget(database.store_url, STREAM, "ada")
         assert database.sql("SELECT 1 FROM pg_namespace WHERE nspname = 'milepost'") == []
 
         database.sql("CREATE SCHEMA milepost AUTHORIZATION milepost")
@@ -45,4 +45,4 @@ async def test_without_a_schema_of_this_program_is_refused(postgres: Server) -> 
         database.sql("INSERT INTO schema_migrations VALUES ('0001_journal', now())")
         database.sql("ALTER TABLE schema_migrations OWNER TO milepost")
         with pytest.raises(StoreRefused, match="older Milepost"):
-            await forget(database.place, STREAM, "ada")
+            await forget(database.store_url, STREAM, "ada")

@@ -9,22 +9,22 @@ import pytest
 from msgspec import Struct
 
 from kit.builders import STREAM
-from kit.line import Cut, breakable_line
+from kit.flaky_proxy import Cut, breakable_line
 from kit.ports import unused_port
 from kit.postgres import ROLE, Database, Server, fresh_database, on_both_releases
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, StoreRefused
 from milepost.core.model import Changes, Keys
 from milepost.core.ports import Committed
-from milepost.stores.opening import has_database, open_store
-from milepost.stores.place import Place
-from milepost.stores.postgresql import address as addressing
-from milepost.stores.postgresql import database as connecting
+from milepost.stores.open import has_database, open_store
+from milepost.stores.postgresql import commit as commit_module
+from milepost.stores.postgresql import connection as connecting
+from milepost.stores.postgresql import dsn as addressing
 from milepost.stores.postgresql import store as storing
-from milepost.stores.postgresql import writing
 from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
-from stores.kept import PostgresKept
-from stores.lives import commit_after, contact_row, conversation_row, event_row, live, next_commit, stream
+from milepost.stores.url import StoreUrl
+from stores.histories import commit_after, contact_row, conversation_row, event_row, live, next_commit, stream
+from stores.store_dump import PostgresDump
 
 SECRET = "Wq7-zebra"  # what only a row says
 FIRST = Checkpoint(STREAM.key)
@@ -37,7 +37,7 @@ pytestmark = on_both_releases
 
 @pytest.fixture
 async def store(database: Database) -> AsyncIterator[PostgresqlStore]:
-    async with open_postgresql(database.place) as store:
+    async with open_postgresql(database.store_url) as store:
         yield store
 
 
@@ -81,7 +81,7 @@ def nothing_is_given_away(error: MilepostError, database: Database) -> None:
 class Fault(Struct, frozen=True):
     """Something that is wrong with a database: how it comes about, and what is told of it."""
 
-    arrange: Callable[[Database], Place | None]
+    arrange: Callable[[Database], StoreUrl | None]
     told_as: type[MilepostError]
     message: str
     hint: str
@@ -95,19 +95,19 @@ def sql(*statements: str) -> Callable[[Database], None]:
     return arrange
 
 
-def with_url(change: Callable[[str], str]) -> Callable[[Database], Place]:
-    return lambda database: Place(change(database.url), database.password)
+def with_url(change: Callable[[str], str]) -> Callable[[Database], StoreUrl]:
+    return lambda database: StoreUrl(change(database.url), database.password)
 
 
 ABSENCES = {
     "nobody listens": Fault(
-        lambda database: Place(f"postgresql://{ROLE}@127.0.0.1:{unused_port()}/{database.name}", database.password),
+        lambda database: StoreUrl(f"postgresql://{ROLE}@127.0.0.1:{unused_port()}/{database.name}", database.password),
         StoreAway,
         "refused",
         "check that the server runs",
     ),
     "there is no socket": Fault(
-        lambda database: Place(f"postgresql://{ROLE}@/{database.name}?host=/nonexistent", database.password),
+        lambda database: StoreUrl(f"postgresql://{ROLE}@/{database.name}?host=/nonexistent", database.password),
         StoreAway,
         "No such file or directory",
         "check that the server runs",
@@ -133,9 +133,14 @@ ABSENCES = {
 }
 REFUSALS = {
     "a wrong password": Fault(
-        lambda database: Place(database.url, "wr0ng"), StoreRefused, "password authentication failed", "store.password"
+        lambda database: StoreUrl(database.url, "wr0ng"),
+        StoreRefused,
+        "password authentication failed",
+        "store.password",
     ),
-    "no password": Fault(lambda database: Place(database.url), StoreRefused, "no password supplied", "store.password"),
+    "no password": Fault(
+        lambda database: StoreUrl(database.url), StoreRefused, "no password supplied", "store.password"
+    ),
     "an unknown user": Fault(
         with_url(lambda url: url.replace(f"{ROLE}@", "nobody@")),
         StoreRefused,
@@ -195,18 +200,18 @@ REFUSALS = {
 
 @pytest.mark.parametrize("fault", (ABSENCES | REFUSALS).values(), ids=ABSENCES | REFUSALS)
 async def test_a_fault_is_told_at_the_start_with_what_to_do(database: Database, fault: Fault) -> None:
-    place = fault.arrange(database) or database.place
+    store_url = fault.arrange(database) or database.store_url
     try:
         with pytest.raises(MilepostError) as told:
-            async with open_store(place) as store:
-                await store.recall(STREAM.key)
+            async with open_store(store_url) as store:
+                await store.load(STREAM.key)
     finally:
         database.server.sql("ALTER ROLE milepost CONNECTION LIMIT -1")
 
     assert type(told.value) is fault.told_as, told.value
     assert fault.message in told.value.message
     assert fault.hint in told.value.hint
-    assert str(place).partition("?")[0] in told.value.message
+    assert str(store_url).partition("?")[0] in told.value.message
     nothing_is_given_away(told.value, database)
 
 
@@ -229,7 +234,7 @@ async def test_a_server_that_shuts_down_is_an_absence(postgres: Server, database
 
 async def why_away(database: Database) -> StoreAway:
     try:
-        await has_database(database.place)
+        await has_database(database.store_url)
     except StoreAway as away:
         return away
     return StoreAway("it is there", hint="")
@@ -277,9 +282,9 @@ async def test_a_restart_is_an_absence_that_loses_nothing(
 
     nothing_is_given_away(told.value, database)
     await it_answers_again(store)
-    assert await store.recall(STREAM.key) == reached
+    assert await store.load(STREAM.key) == reached
     assert (await live(store, STREAM, 5)).version > reached.version
-    tables = PostgresKept(database).tables()
+    tables = PostgresDump(database).tables()
     assert tables.checkpoints == tables.refold()
 
 
@@ -288,7 +293,7 @@ async def test_a_database_that_turns_read_only_is_an_absence(database: Database,
     reached = await live(store, STREAM, 3)
 
     with database.read_only():
-        assert await store.recall(STREAM.key) == reached
+        assert await store.load(STREAM.key) == reached
         with pytest.raises(StoreAway, match="read-only") as told:
             await store.commit(next_commit(reached))
 
@@ -343,7 +348,7 @@ async def test_a_transaction_that_idles_too_long_is_an_absence(
     database: Database, store: PostgresqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine that was suspended, say: it must not hold its locks for ever."""
-    write = writing.write
+    write = commit_module.write
 
     async def late(*arguments: object) -> object:
         await ended(database)
@@ -374,7 +379,7 @@ async def ended(database: Database) -> None:
 async def test_a_deadlock_is_tried_again(database: Database, store: PostgresqlStore) -> None:
     """Somebody's own job takes the same rows the other way round; it is patient, and the store is who gives way."""
     assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
-    second = commit_after((await store.recall(STREAM.key)), changes=SECRETS)
+    second = commit_after((await store.load(STREAM.key)), changes=SECRETS)
 
     with database.connect() as other:
         other.execute("SET deadlock_timeout = '10s'; BEGIN; UPDATE contacts SET name = 'mine'")
@@ -395,12 +400,12 @@ async def test_a_stricter_isolation_by_default_does_no_harm(database: Database, 
     database.sql(f"ALTER DATABASE {database.name} SET default_transaction_isolation = '{isolation}'")
 
     async def lives(number: int) -> None:
-        async with open_postgresql(database.place) as store:
+        async with open_postgresql(database.store_url) as store:
             await asyncio.gather(*(live(store, stream(4 * number + each), 10) for each in range(4)))
 
     await asyncio.gather(*(lives(number) for number in range(3)))
 
-    tables = PostgresKept(database).tables()
+    tables = PostgresDump(database).tables()
     assert tables.checkpoints == tables.refold()
     assert len(tables.checkpoints) == 12
 
@@ -411,7 +416,7 @@ async def test_a_server_that_freezes_is_an_absence(
 ) -> None:
     """Its machine is suspended, or the network swallows everything: every wait has an end."""
     monkeypatch.setattr(addressing, "CONNECT_TIMEOUT_SECONDS", 1)
-    async with breakable_line(database) as line, open_postgresql(line.place) as store:
+    async with breakable_line(database) as line, open_postgresql(line.store_url) as store:
         reached = await live(store, STREAM, 2)
         store.database.pool.timeout = 0.3
         if froze == "between commits":
@@ -446,7 +451,7 @@ def on_small_disk(server: Server) -> Iterator[Database]:
 
 async def test_a_full_disk_is_an_absence_until_there_is_room(postgres: Server) -> None:
     with on_small_disk(postgres) as database:
-        async with open_postgresql(database.place) as store:
+        async with open_postgresql(database.store_url) as store:
             reached = await live(store, STREAM, 2)
             database.sql("CREATE TABLE ballast AS SELECT 1 AS n, repeat('x', 2000) AS t")
             fill_up(database)
@@ -455,8 +460,8 @@ async def test_a_full_disk_is_an_absence_until_there_is_room(postgres: Server) -
 
             assert "make room; nothing that was committed is lost" in told.value.hint
             nothing_is_given_away(told.value, database)
-            tables = PostgresKept(database).tables()
-            assert tables.checkpoints == tables.refold() == {STREAM.key: await store.recall(STREAM.key)}
+            tables = PostgresDump(database).tables()
+            assert tables.checkpoints == tables.refold() == {STREAM.key: await store.load(STREAM.key)}
 
             database.sql("DROP TABLE ballast")
             assert (await live(store, STREAM, 3)).version > reached.version

@@ -18,17 +18,21 @@ from kit.builders import NOON, STREAM, sweep_started, walking
 from kit.postgres import Database, Release, Server, fresh_database, on_both_releases, running
 from milepost.core.events import BatchStored, RunStarted, Tally
 from milepost.core.model import Changes, Keys, Stretch
-from milepost.stores.opening import open_store
-from milepost.stores.place import Place
-from milepost.stores.postgresql.database import NO_TIMEOUT
-from milepost.stores.queries import load
-from stores.lives import commit_after, contact_row, conversation_row, event_row
+from milepost.stores.open import open_store
+from milepost.stores.postgresql.connection import NO_TIMEOUT
+from milepost.stores.sql import load_statements
+from milepost.stores.url import StoreUrl
+from stores.histories import commit_after, contact_row, conversation_row, event_row
 from stores.test_postgresql_plans import READ_EVERYTHING
 
 # --- each statement, on tables of two sizes ---------------------------------------------------------------------------
 
-OF_A_COPY = {name: text for name, text in load("postgresql", "moving").items() if name.startswith(("read_", "remove_"))}
-SQL = load("postgresql") | OF_A_COPY
+OF_A_COPY = {
+    name: text
+    for name, text in load_statements("postgresql", "moving").items()
+    if name.startswith(("read_", "remove_"))
+}
+SQL = load_statements("postgresql") | OF_A_COPY
 # Reads what a page has because it is asked to: when a person is forgotten, and whether a payload is about one of them.
 READ_A_PAGE = {"forget_conversations", "is_about_forgotten"}
 WRITES_WHAT_IT_IS_GIVEN = {name for name, text in SQL.items() if "VALUES (%s" in text or "json_to_recordset" in text}
@@ -72,11 +76,11 @@ INSERT INTO checkpoints (stream, version, hash, open_dead_letters, state)
 SELECT 'messenger:' || n, 1, '', 0, '{{{{}}}}' FROM numbers;
 """
 SWEEP_STARTED_AT = "2026-03-01T00:00:00Z"
-THREADS, LETTERS, RUNS = (
-    [f"{letter}{number:{width}}" for number in range(1, 2 * KEYS, 2)]
-    for letter, width in (("t_", ""), ("d_", ""), ("run-", "05"))
+THREADS, DEAD_LETTERS, RUNS = (
+    [f"{dead_letter}{number:{width}}" for number in range(1, 2 * KEYS, 2)]
+    for dead_letter, width in (("t_", ""), ("d_", ""), ("run-", "05"))
 )
-PEOPLE, MESSAGES = ([each.replace("t_", letter) for each in THREADS] for letter in ("c_", "m_"))
+PEOPLE, MESSAGES = ([each.replace("t_", dead_letter) for each in THREADS] for dead_letter in ("c_", "m_"))
 NAMED: dict[str, object] = {
     "stream": "messenger:1",
     "streams": ["messenger:1"],
@@ -106,13 +110,13 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "delete_payload": ("d_7",),
     "dead_letter": ("d_7",),
     "due_letters": ("messenger:1", "2036-03-01T00:00:00Z", KEYS),
-    "letters_with_payloads": (LETTERS,),
+    "letters_with_payloads": (DEAD_LETTERS,),
     "checkpoint": ("messenger:1",),
     "completed_with_errors": (RUNS,),
     "recorded_at": (7,),
     "stored_checkpoints": (["messenger:1"],),
     "stored_runs": (RUNS,),
-    "stored_dead_letters": (LETTERS,),
+    "stored_dead_letters": (DEAD_LETTERS,),
     "read_forgotten": ("messenger", "1", "contact", "f_7", KEYS),
     "read_journal": (7, KEYS),
     "read_contacts": ("messenger", "1", "c_7", KEYS),
@@ -123,7 +127,7 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "remove_contacts": (["messenger"] * KEYS, ["1"] * KEYS, PEOPLE),
     "remove_conversations": (THREADS,),
     "remove_contact_interaction_events": (MESSAGES,),
-    "remove_dead_letter_payloads": (LETTERS,),
+    "remove_dead_letter_payloads": (DEAD_LETTERS,),
     "remove_missed_conversations": (["messenger:1"] * KEYS, THREADS),
 }
 
@@ -156,10 +160,12 @@ def grown(postgres: Server) -> Iterator[dict[int, Database]]:
     """Give two databases that were never analysed, of few rows and of many."""
 
     def template(size: int) -> str:
-        async def grow(place: Place) -> None:
-            async with open_store(place):
+        async def grow(store_url: StoreUrl) -> None:
+            async with open_store(store_url):
                 pass
-            connection = await psycopg.AsyncConnection.connect(place.url, password=place.password, autocommit=True)
+            connection = await psycopg.AsyncConnection.connect(
+                store_url.url, password=store_url.password, autocommit=True
+            )
             async with connection:
                 await connection.execute(GROWTH.format(first=1, last=size).encode())
 
@@ -252,9 +258,9 @@ def most(pages: float) -> float:
 async def synced(database: Database, *, is_analysed_once: bool) -> tuple[dict[str, float], dict[str, float]]:
     """Store batches as a full sweep does, small ones first; give what the first large ones took, and the last."""
     taken = []
-    async with open_store(database.place) as store:
+    async with open_store(database.store_url) as store:
         database.sql("CREATE EXTENSION pg_stat_statements SCHEMA public")
-        checkpoint, first, before = await store.recall(STREAM.key), 0, counts(database)
+        checkpoint, first, before = await store.load(STREAM.key), 0, counts(database)
         for number in range(SMALL + BATCHES):
             if is_analysed_once and number == SMALL:
                 database.sql("ANALYZE")

@@ -5,7 +5,7 @@ import pytest
 
 from kit.postgres import Database, on_both_releases
 from milepost.stores.postgresql.store import open_postgresql
-from stores.lives import live, stream
+from stores.histories import live, stream
 
 ENTRIES = "SELECT * FROM journal ORDER BY seq"
 COPIED = "INSERT INTO journal (seq, stream, version, run_id, recorded_at, type, data, hash) SELECT {seq}, stream, "
@@ -17,7 +17,7 @@ pytestmark = on_both_releases
 
 @pytest.fixture
 async def journal(database: Database) -> Database:
-    async with open_postgresql(database.place) as store:
+    async with open_postgresql(database.store_url) as store:
         await live(store, stream(1), 5)
     return database
 

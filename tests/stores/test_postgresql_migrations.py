@@ -9,18 +9,19 @@ import pytest
 
 from kit.builders import NOON, STREAM, at, entries
 from kit.postgres import Database, Server, fresh_database, on_both_releases
-from milepost.core.chain import instant_text
-from milepost.core.checkpoint import Checkpoint, fold
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreAway, StoreRefused
 from milepost.core.events import DeadLetterOpened, Stage
+from milepost.core.evolve import fold
+from milepost.core.journal import instant_text
 from milepost.stores import rows
-from milepost.stores.opening import has_database, open_archive, open_store
-from milepost.stores.place import Place
+from milepost.stores.open import has_database, open_reader, open_store
 from milepost.stores.postgresql import migrate as migrating
-from milepost.stores.postgresql.address import address_of
+from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.migrate import MIGRATIONS, migrate, shipped
-from stores.kept import PostgresKept
-from stores.lives import live
+from milepost.stores.url import StoreUrl
+from stores.histories import live
+from stores.store_dump import PostgresDump
 
 ROOT = Path(__file__).parent.parent.parent
 COLUMNS = """
@@ -47,7 +48,7 @@ def more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 async def migrated(database: Database) -> set[str]:
-    return await migrate(address_of(database.place))
+    return await migrate(dsn_of(database.store_url))
 
 
 def in_order(database: Database) -> list[str]:
@@ -57,12 +58,12 @@ def in_order(database: Database) -> list[str]:
 
 class TestMigrate:
     async def test_brings_an_empty_database_to_the_schema(self, empty: Database) -> None:
-        assert not await has_database(empty.place)
+        assert not await has_database(empty.store_url)
 
         assert await migrated(empty) == shipped()
 
         assert in_order(empty) == sorted(shipped())
-        assert await has_database(empty.place)
+        assert await has_database(empty.store_url)
 
     async def test_again_does_nothing(self, database: Database) -> None:
         before = database.sql("SELECT xmin::text, * FROM schema_migrations ORDER BY name")
@@ -94,12 +95,12 @@ class TestMigrate:
         """By somebody who gives it no right to make one."""
         empty.sql("CREATE SCHEMA crm AUTHORIZATION milepost")
         empty.sql(f"ALTER DATABASE {empty.name} OWNER TO postgres")
-        place = Place(f"{empty.url}?schema=crm", empty.password)
+        store_url = StoreUrl(f"{empty.url}?schema=crm", empty.password)
 
-        async with open_store(place) as store:
+        async with open_store(store_url) as store:
             await live(store, STREAM, 3)
-        async with open_archive(place) as archive:
-            assert (await archive.verify()).streams == 1
+        async with open_reader(store_url) as journal_reader:
+            assert (await journal_reader.verify()).streams == 1
 
         assert empty.sql("SELECT count(*) FROM crm.checkpoints") == [(1,)]
         assert empty.sql("SELECT 1 FROM pg_namespace WHERE nspname = 'milepost'") == []
@@ -120,7 +121,7 @@ class TestAnInterruptedMigration:
         assert empty.sql("SELECT to_regclass('half')") == [(None,)]
         bad.write_text("CREATE TABLE half (a text);")
         assert await migrated(empty) == {"0009_bad"}
-        async with open_store(empty.place) as store:
+        async with open_store(empty.store_url) as store:
             await live(store, STREAM, 3)
 
     @pytest.mark.parametrize("name", ["0001_journal", "0002_contacts", "0003_remedies", "0004_listings"])
@@ -144,7 +145,7 @@ class TestAnOlderDatabase:
         (more / "0009_new.sql").write_text("CREATE TABLE extra (one text);")
 
         with pytest.raises(StoreRefused, match=r"older Milepost.*milepost run"):
-            async with open_archive(database.place):
+            async with open_reader(database.store_url):
                 pass
 
     async def test_with_dead_letters_verifies_and_goes_on(self, empty: Database, more: Path) -> None:
@@ -155,14 +156,14 @@ class TestAnOlderDatabase:
         for each, script in newer.items():
             each.write_text(script)
 
-        async with open_store(empty.place) as store:
-            assert await store.due_letters(STREAM.key, at(10**9), 10) == ()
-            assert [due.payload for due in await store.open_letters(("d_0", "d_2"))] == ["{}", "{}"]
-        before = PostgresKept(empty).projections()
-        async with open_archive(empty.place) as archive:
-            assert (await archive.verify()).dead_letters == 3
-            await archive.rebuild()
-        assert PostgresKept(empty).projections() == before
+        async with open_store(empty.store_url) as store:
+            assert await store.due_dead_letters(STREAM.key, at(10**9), 10) == ()
+            assert [due.payload for due in await store.find_open_dead_letters(("d_0", "d_2"))] == ["{}", "{}"]
+        before = PostgresDump(empty).projections()
+        async with open_reader(empty.store_url) as journal_reader:
+            assert (await journal_reader.verify()).dead_letters == 3
+            await journal_reader.rebuild()
+        assert PostgresDump(empty).projections() == before
 
 
 def taken_away(migrations: Path, *, since: str) -> dict[Path, str]:
@@ -185,8 +186,15 @@ def as_it_was(database: Database, events: list[DeadLetterOpened]) -> None:
         checkpoint = rows.checkpoint_tuple(fold(appended, Checkpoint(STREAM.key)))
         connection.execute(f"INSERT INTO checkpoints VALUES ({holes})".encode(), checkpoint)
         for each in events:
-            letter = (each.dead_letter_id, STREAM.key, each.stage.value, each.subject, each.reason, instant_text(NOON))
-            connection.execute("INSERT INTO dead_letters VALUES (%s, %s, %s, %s, %s, %s)", letter)
+            dead_letter = (
+                each.dead_letter_id,
+                STREAM.key,
+                each.stage.value,
+                each.subject,
+                each.reason,
+                instant_text(NOON),
+            )
+            connection.execute("INSERT INTO dead_letters VALUES (%s, %s, %s, %s, %s, %s)", dead_letter)
             connection.execute("INSERT INTO dead_letter_payloads VALUES (%s, '{}')", (each.dead_letter_id,))
 
 

@@ -8,30 +8,30 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from kit.builders import STREAM, work
-from kit.line import Cut, Line, breakable_line
+from kit.builders import STREAM, budget
+from kit.engine_doubles import Inbox, heard
+from kit.flaky_proxy import Cut, Line, breakable_line
 from kit.postgres import Database
-from kit.shell import Inbox, heard
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import OutcomeUnknown, StoreAway
 from milepost.core.events import RunStatus
 from milepost.core.plan import Policy
 from milepost.core.ports import Commit, Committed, Rejected
 from milepost.engine.clock import SystemClock
-from milepost.engine.errands import Errands
+from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed, Recorded
-from milepost.engine.pauses import Pauses
-from milepost.engine.run import run_slice
-from milepost.engine.shared import Shared
-from milepost.engine.stop import Stop
-from milepost.engine.turns import Turns
-from milepost.stores.opening import OpenStore, open_store
+from milepost.engine.interrupt import Stop
+from milepost.engine.mailbox import Mailbox
+from milepost.engine.rate_limits import RateLimits
+from milepost.engine.run import run_stream
+from milepost.engine.slots import Slots
+from milepost.stores.open import OpenStore, open_store
+from milepost.stores.postgresql import commit as commit_module
 from milepost.stores.postgresql import store as storing
-from milepost.stores.postgresql import writing
-from milepost.stores.postgresql.database import Connection
-from milepost.stores.postgresql.database import Database as PostgresDatabase
-from stores.kept import PostgresKept
-from stores.lives import next_commit, stream
+from milepost.stores.postgresql.connection import Connection
+from milepost.stores.postgresql.connection import Database as PostgresDatabase
+from stores.histories import next_commit, stream
+from stores.store_dump import PostgresDump
 
 JOURNAL_LOCK = "SELECT pg_advisory_lock(hashtextextended('milepost journal', 0))"
 
@@ -44,7 +44,7 @@ async def line(database: Database) -> AsyncIterator[Line]:
 
 @pytest.fixture
 async def store(line: Line) -> AsyncIterator[OpenStore]:
-    async with open_store(line.place) as store:
+    async with open_store(line.store_url) as store:
         yield store
 
 
@@ -81,8 +81,8 @@ async def test_a_broken_connection_leaves_a_commit_whole_or_not_at_all_and_it_is
     settled = await store.settle(second)
     assert settled == (Committed(len(first.entries) + 1, 0.0, 0.0) if is_stored else None)
     stored = second if is_stored else first
-    assert await store.recall(STREAM.key) == stored.checkpoint
-    tables = PostgresKept(database).tables()
+    assert await store.load(STREAM.key) == stored.checkpoint
+    tables = PostgresDump(database).tables()
     assert tables.checkpoints == tables.refold() == {STREAM.key: stored.checkpoint}
     if not is_stored:
         assert isinstance(await store.commit(second), Committed)
@@ -107,7 +107,7 @@ async def test_all_of_a_group_hear_that_nobody_knows_and_each_is_settled(
     settled = [await store.settle(each) for each in commits]
     assert {each is not None for each in settled} == {cut is Cut.AFTER}
     if cut is Cut.AFTER:
-        seqs = {row.seq: row.hash for row in PostgresKept(database).tables().journal}
+        seqs = {row.seq: row.hash for row in PostgresDump(database).tables().journal}
         for each, where in zip(commits, settled, strict=True):
             assert where is not None
             assert seqs[where.first_seq] == each.entries[0].hash
@@ -131,7 +131,7 @@ async def test_a_transaction_that_has_not_ended_yet_is_waited_for(
             database.sql(f"{writer} AND mode = 'ExclusiveLock' AND pid IN (SELECT pid FROM pg_locks WHERE NOT granted)")
 
     assert (await settling is not None) == comes_through
-    assert (await store.recall(STREAM.key)).version == (commit.checkpoint.version if comes_through else 0)
+    assert (await store.load(STREAM.key)).version == (commit.checkpoint.version if comes_through else 0)
 
 
 async def test_a_connection_that_breaks_before_the_rows_are_written_is_an_absence(
@@ -156,7 +156,7 @@ async def test_a_connection_that_is_only_said_to_be_sound_leaves_the_outcome_ope
     """Its end is not read yet when psycopg has something of its own to complain of."""
 
     async def stored_and_then(*arguments: object) -> object:
-        await writing.write(*arguments)  # type: ignore[arg-type]
+        await commit_module.write(*arguments)  # type: ignore[arg-type]
         raise psycopg.OperationalError("cannot exit pipeline mode while busy")
 
     monkeypatch.setattr(storing, "write", stored_and_then)
@@ -175,7 +175,7 @@ async def test_an_error_of_a_statement_says_nothing_where_the_connection_is_gone
     """It may have come after the commit. No row is at fault, and none becomes a dead letter."""
 
     async def stored_and_then(database: PostgresDatabase, connection: Connection, *arguments: object) -> None:
-        await writing.write(database, connection, *arguments)  # type: ignore[arg-type]
+        await commit_module.write(database, connection, *arguments)  # type: ignore[arg-type]
         await connection.close()
         raise error("said by whoever ended the connection")
 
@@ -204,20 +204,20 @@ async def test_a_run_all_of_whose_commits_are_cut_stores_every_entry_once_and_te
     monkeypatch.setattr(store, "commit", commit_over_a_bad_line)
     clock, feed, inbox = SystemClock(), Feed(), Inbox(3)
     policy = Policy(batch_size=1, base_delay_seconds=0.01, max_delay_seconds=0.01)
-    pauses = Pauses(clock, feed, floor_seconds=60.0)
-    parts, signals = Shared(store, clock, feed, Stop(), policy, pauses, Turns(1)), heard(feed)
-    async with parts.turns.taken(STREAM):
+    rate_limits = RateLimits(clock, feed, floor_seconds=60.0)
+    parts, notices = EngineContext(store, clock, feed, Stop(), policy, rate_limits, Slots(1)), heard(feed)
+    async with parts.slots.taken(STREAM):
         now = clock.now()
-        slice_ = work(started_at=now, deadline_at=now + timedelta(minutes=2))
-        checkpoint = await run_slice(parts, STREAM, inbox, slice_, Errands())
+        slice_ = budget(started_at=now, deadline_at=now + timedelta(minutes=2))
+        checkpoint = await run_stream(parts, STREAM, inbox, slice_, Mailbox())
 
     assert line.cuts[cut] == len(cut_off) >= 4
     assert checkpoint.run is not None
     assert (checkpoint.run.status, checkpoint.run.tally.inserted) == (RunStatus.COMPLETE, 3)
     assert inbox.cursors == [None, "1", "2", None], "nothing is read again"
-    told = [signal for signal in signals if isinstance(signal, Recorded)]
-    journal = PostgresKept(database).tables().journal
-    assert [row.hash for row in journal] == [entry.hash for signal in told for entry in signal.entries]
-    assert [row.seq for row in journal if row.hash in {signal.entries[0].hash for signal in told}] == [
-        signal.committed.first_seq for signal in told
+    told = [notice for notice in notices if isinstance(notice, Recorded)]
+    journal = PostgresDump(database).tables().journal
+    assert [row.hash for row in journal] == [entry.hash for notice in told for entry in notice.entries]
+    assert [row.seq for row in journal if row.hash in {notice.entries[0].hash for notice in told}] == [
+        notice.committed.first_seq for notice in told
     ]

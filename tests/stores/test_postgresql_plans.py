@@ -9,11 +9,11 @@ import psycopg
 import pytest
 
 from kit.postgres import Database, Server, fresh_database
-from milepost.stores.opening import open_store
-from milepost.stores.place import Place
-from milepost.stores.queries import load
+from milepost.stores.open import open_store
+from milepost.stores.sql import load_statements
+from milepost.stores.url import StoreUrl
 
-SQL = load("postgresql")
+SQL = load_statements("postgresql")
 
 GROWING = {
     "contacts",
@@ -115,10 +115,10 @@ def _value(kind: str) -> object:
 def grown(postgres: Server) -> Iterator[Database]:
     """Give a database whose tables have grown to what a planner weighs: a hundred streams, and thousands of rows."""
 
-    async def grow(place: Place) -> None:
-        async with open_store(place):
+    async def grow(store_url: StoreUrl) -> None:
+        async with open_store(store_url):
             pass
-        connection = await psycopg.AsyncConnection.connect(place.url, password=place.password, autocommit=True)
+        connection = await psycopg.AsyncConnection.connect(store_url.url, password=store_url.password, autocommit=True)
         async with connection:
             await connection.execute(GROWTH)
 
@@ -134,19 +134,19 @@ def steps(database: Database, name: str) -> Iterator[Node]:
         connection.execute("SET enable_incremental_sort = off")
         asked = parameters(name, statement)
         if isinstance(asked, list):
-            asked = [_of_its_type(name, place, value) for place, value in enumerate(asked)]
+            asked = [_of_its_type(name, store_url, value) for store_url, value in enumerate(asked)]
         ((plan,),) = connection.execute(f"EXPLAIN (FORMAT JSON) {statement.rstrip(';')}".encode(), asked).fetchall()
     yield from _nodes((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
 
 
-def _of_its_type(name: str, place: int, value: object) -> object:
+def _of_its_type(name: str, store_url: int, value: object) -> object:
     instants = {
         ("due_letters", 1),
         ("due_letters", 2),
         ("mark_missed_as_deleted", 0),
         ("drop_notes_of_other_sweeps", 1),
     }
-    return INSTANT if (name, place) in instants else value
+    return INSTANT if (name, store_url) in instants else value
 
 
 def _nodes(node: Node) -> Iterator[Node]:

@@ -7,17 +7,17 @@ from contextlib import AsyncExitStack
 import pytest
 
 from kit.postgres import Database
-from milepost.stores.postgresql import database as connecting
-from milepost.stores.postgresql.address import address_of
-from milepost.stores.postgresql.database import MAX_CONNECTIONS, Connection, connected
-from milepost.stores.queries import load
+from milepost.stores.postgresql import connection as connecting
+from milepost.stores.postgresql.connection import MAX_CONNECTIONS, Connection, connected
+from milepost.stores.postgresql.dsn import dsn_of
+from milepost.stores.sql import load_statements
 
 STEPS = 40  # of the event loop, more than it takes to hand a connection over
 
 
 @pytest.fixture
 async def pooled(database: Database) -> AsyncIterator[connecting.Database]:
-    async with connected(address_of(database.place), load("postgresql")) as pooled:
+    async with connected(dsn_of(database.store_url), load_statements("postgresql")) as pooled:
         yield pooled
 
 

@@ -13,11 +13,11 @@ from kit.pgbouncer import PgBouncer, needs_pgbouncer, pooled
 from kit.postgres import Database, Server, fresh_database
 from milepost.core.errors import StoreAway
 from milepost.core.model import Stream, Table
-from milepost.stores.opening import forget as forget_in
-from milepost.stores.opening import open_archive, open_store
+from milepost.stores.open import forget as forget_in
+from milepost.stores.open import open_reader, open_store
 from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
-from stores.kept import PostgresKept
-from stores.lives import live, next_commit, stream
+from stores.histories import live, next_commit, stream
+from stores.store_dump import PostgresDump
 from stores.test_postgresql_contract import KEYS, REFUSING
 
 pytestmark = needs_pgbouncer
@@ -35,13 +35,13 @@ class TestThroughAPooler(CheckingStoreContract, RemediesContract):
 
     @pytest.fixture
     async def store(self, pooler: PgBouncer) -> AsyncIterator[PostgresqlStore]:
-        async with open_postgresql(pooler.place) as store:
+        async with open_postgresql(pooler.store_url) as store:
             yield store
 
     @pytest.fixture
     def look(self, database: Database) -> Look:
         async def look() -> Tables:
-            return PostgresKept(database).tables()
+            return PostgresDump(database).tables()
 
         return look
 
@@ -55,7 +55,7 @@ class TestThroughAPooler(CheckingStoreContract, RemediesContract):
     @pytest.fixture
     def forget(self, pooler: PgBouncer) -> Forget:
         async def forget(stream: Stream, contact_id: str) -> tuple[int, int, int, int]:
-            gone = await forget_in(pooler.place, stream, contact_id)
+            gone = await forget_in(pooler.store_url, stream, contact_id)
             return gone.contacts, gone.conversations, gone.interaction_events, gone.payloads
 
         return forget
@@ -66,24 +66,24 @@ async def test_everything_is_done_in_sessions_that_others_share(postgres: Server
     with fresh_database(postgres, template=None) as database, pooled(database, pool_size=2) as pooler:
 
         async def work(number: int) -> None:
-            async with open_store(pooler.place) as store:
+            async with open_store(pooler.store_url) as store:
                 await asyncio.gather(*(live(store, stream(6 * number + each), 8) for each in range(6)))
 
         await asyncio.gather(*(work(number) for number in range(3)))
 
-        async with open_archive(pooler.place) as archive:
-            assert (await archive.verify()).streams == 18
-            await archive.rebuild()
-            await archive.verify()
-        await forget_in(pooler.place, STREAM, "nobody")
-        tables = PostgresKept(database).tables()
+        async with open_reader(pooler.store_url) as journal_reader:
+            assert (await journal_reader.verify()).streams == 18
+            await journal_reader.rebuild()
+            await journal_reader.verify()
+        await forget_in(pooler.store_url, STREAM, "nobody")
+        tables = PostgresDump(database).tables()
         assert tables.checkpoints == tables.refold()
         settings = "SELECT name FROM pg_settings WHERE source = 'session' AND name = 'search_path'"
         assert database.server.sql(settings) == []
 
 
 async def test_a_restart_of_the_pooler_is_an_absence_that_loses_nothing(database: Database, pooler: PgBouncer) -> None:
-    async with open_postgresql(pooler.place) as store:
+    async with open_postgresql(pooler.store_url) as store:
         reached = await live(store, STREAM, 5)
         pooler.stop()
         store.database.pool.timeout = 0.2
@@ -98,14 +98,14 @@ async def test_a_restart_of_the_pooler_is_an_absence_that_loses_nothing(database
                     await store.answers()
                     break
 
-        assert await store.recall(STREAM.key) == reached
+        assert await store.load(STREAM.key) == reached
         assert (await live(store, STREAM, 5)).version > reached.version
 
 
 async def test_a_restart_of_the_server_behind_it_is_an_absence_that_loses_nothing(
     database: Database, pooler: PgBouncer
 ) -> None:
-    async with open_postgresql(pooler.place) as store:
+    async with open_postgresql(pooler.store_url) as store:
         reached = await live(store, STREAM, 5)
         await asyncio.to_thread(database.server.kill)
         database.server.start()
@@ -115,5 +115,5 @@ async def test_a_restart_of_the_server_behind_it_is_an_absence_that_loses_nothin
                     await store.answers()
                     break
 
-        assert await store.recall(STREAM.key) == reached
+        assert await store.load(STREAM.key) == reached
         assert (await live(store, STREAM, 5)).version > reached.version

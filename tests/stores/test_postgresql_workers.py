@@ -9,17 +9,17 @@ import pytest
 from contracts.store_contract import some_rows
 from kit.binary import until
 from kit.builders import STREAM
-from kit.line import breakable_line
+from kit.flaky_proxy import breakable_line
 from kit.postgres import Database
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.ports import Committed
-from milepost.stores.opening import forget
-from milepost.stores.postgresql import listening as hearing
-from milepost.stores.postgresql.archive import open_postgresql_archive
-from milepost.stores.postgresql.listening import listening
+from milepost.stores.open import forget
+from milepost.stores.postgresql import notify as hearing
+from milepost.stores.postgresql.notify import listening
+from milepost.stores.postgresql.reader import open_postgresql_reader
 from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
-from stores.lives import commit_after, next_commit, stream
+from stores.histories import commit_after, next_commit, stream
 
 WORKERS = 4
 STREAMS_EACH = 6
@@ -29,11 +29,11 @@ COMMITS_EACH = 8
 @pytest.fixture
 async def workers(database: Database) -> AsyncIterator[list[PostgresqlStore]]:
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(open_postgresql(database.place)) for _ in range(WORKERS)]
+        yield [await stack.enter_async_context(open_postgresql(database.store_url)) for _ in range(WORKERS)]
 
 
 async def live(store: PostgresqlStore, number: int) -> None:
-    checkpoint = await store.recall(stream(number).key)
+    checkpoint = await store.load(stream(number).key)
     for _ in range(COMMITS_EACH):
         following = next_commit(checkpoint)
         assert isinstance(await store.commit(following), Committed)
@@ -48,9 +48,9 @@ async def test_who_follows_the_journal_misses_no_entry_whoever_wrote_it(
     working = True
 
     async def follow() -> None:
-        async with open_postgresql_archive(database.place) as archive:
-            while working or await archive.entries(after=len(read), limit=1):
-                placed = await archive.entries(after=read[-1] if read else 0, limit=50)
+        async with open_postgresql_reader(database.store_url) as journal_reader:
+            while working or await journal_reader.entries(after=len(read), limit=1):
+                placed = await journal_reader.entries(after=read[-1] if read else 0, limit=50)
                 read.extend(each.seq for each in placed)
 
     async with asyncio.TaskGroup() as tasks:
@@ -83,10 +83,10 @@ async def test_of_workers_that_write_of_one_stream_one_is_first_and_the_others_h
 
 async def test_rows_that_two_streams_share_lock_nobody_in(database: Database, workers: list[PostgresqlStore]) -> None:
     """Nothing of the API says that a thread is of one page only. Writers take rows in one order, or try again."""
-    shared = [some_rows(f"{n}") for n in range(40)]
+    engine = [some_rows(f"{n}") for n in range(40)]
 
     async def write(number: int) -> None:
-        mine = shared if number % 2 else shared[::-1]
+        mine = engine if number % 2 else engine[::-1]
         changes = some_rows("none")
         for each in mine:
             changes = type(changes)(
@@ -110,24 +110,24 @@ async def test_a_rebuild_and_a_person_s_erasure_stand_in_no_worker_s_way(
     database: Database, workers: list[PostgresqlStore]
 ) -> None:
     async def disturb() -> None:
-        async with open_postgresql_archive(database.place) as archive:
+        async with open_postgresql_reader(database.store_url) as journal_reader:
             for number in range(6):
-                await archive.rebuild()
-                await forget(database.place, stream(number), "c_1")
-                await archive.verify()
+                await journal_reader.rebuild()
+                await forget(database.store_url, stream(number), "c_1")
+                await journal_reader.verify()
 
     async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         tasks.create_task(disturb())
         for number in range(WORKERS * STREAMS_EACH):
             tasks.create_task(live(workers[number % WORKERS], number))
 
-    async with open_postgresql_archive(database.place) as archive:
-        assert (await archive.verify()).streams == WORKERS * STREAMS_EACH
+    async with open_postgresql_reader(database.store_url) as journal_reader:
+        assert (await journal_reader.verify()).streams == WORKERS * STREAMS_EACH
 
 
 async def test_a_commit_is_heard_of_by_who_listens(database: Database, workers: list[PostgresqlStore]) -> None:
     told = asyncio.Event()
-    async with listening(database.place, told.set), asyncio.timeout(60):
+    async with listening(database.store_url, told.set), asyncio.timeout(60):
         await told.wait()  # at first: what was before is looked for
         told.clear()
 
@@ -145,7 +145,7 @@ async def test_who_listens_hangs_up_on_a_server_that_is_silent_even_when_asked(
     for name in ("LISTEN_SECONDS", "ANSWER_SECONDS", "RECONNECT_SECONDS"):
         monkeypatch.setattr(hearing, name, 0.05)
     told = asyncio.Event()
-    async with breakable_line(database) as line, listening(line.place, told.set), asyncio.timeout(60):
+    async with breakable_line(database) as line, listening(line.store_url, told.set), asyncio.timeout(60):
         await told.wait()
         line.fall_silent()
         told.clear()

@@ -10,9 +10,9 @@ import pytest
 
 from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.stores.sqlite import backup
-from milepost.stores.sqlite.archive import open_sqlite_archive
+from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
-from stores.lives import live, stream
+from stores.histories import live, stream
 from stores.sqlite_files import DROP_TRIGGERS, execute, names_in, raw, rows_of
 
 COUNT = "SELECT count(*) FROM contacts WHERE contact_id GLOB 'before*' OR contact_id GLOB 'meanwhile*'"
@@ -32,8 +32,8 @@ async def database(tmp_path: Path) -> Path:
 
 
 async def copy(database: Path, target: Path, tell: Callable[[int, int], None] = lambda _, __: None) -> None:
-    async with open_sqlite_archive(database) as archive:
-        await archive.copy_to(target, tell)
+    async with open_sqlite_reader(database) as journal_reader:
+        await journal_reader.copy_to(target, tell)
 
 
 async def test_a_copy_is_of_the_moment_when_it_began_however_much_is_committed_meanwhile(
@@ -88,23 +88,23 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 async def test_a_copy_is_one_file_that_can_be_read_without_another(database: Path, tmp_path: Path) -> None:
     (tmp_path / "alone").mkdir()
     await copy(database, tmp_path / "alone" / "copy.db")
-    async with open_sqlite_archive(tmp_path / "alone" / "copy.db") as copied:
+    async with open_sqlite_reader(tmp_path / "alone" / "copy.db") as copied:
         await copied.verify_whole()
         assert names_in(tmp_path / "alone") == {"copy.db"}
 
 
 async def test_a_file_that_cannot_be_written_is_told_as_the_one_at_fault(database: Path, tmp_path: Path) -> None:
     (tmp_path / "copy.db").mkdir()
-    async with open_sqlite_archive(database) as archive:
+    async with open_sqlite_reader(database) as journal_reader:
         with pytest.raises(MilepostError, match=r"copy\.db cannot be written: unable to open database file"):
-            await archive.copy_to(tmp_path / "copy.db", lambda _, __: None)
-        assert (await archive.verify()).entries > 20, "the connection is as good as before"
+            await journal_reader.copy_to(tmp_path / "copy.db", lambda _, __: None)
+        assert (await journal_reader.verify()).entries > 20, "the connection is as good as before"
 
 
 async def test_a_journal_that_was_tampered_with_is_found_in_the_copy(database: Path, tmp_path: Path) -> None:
     execute(database, f"{DROP_TRIGGERS}; UPDATE journal SET data = '{{}}' WHERE seq = 1")
     await copy(database, tmp_path / "copy.db")
-    async with open_sqlite_archive(tmp_path / "copy.db") as copied:
+    async with open_sqlite_reader(tmp_path / "copy.db") as copied:
         with pytest.raises(JournalDamaged):
             await copied.verify_whole()
 
@@ -118,7 +118,7 @@ async def test_a_page_that_is_damaged_is_found_though_the_journal_is_sound(datab
     with target.open("r+b") as file:
         file.seek((root - 1) * page_size)
         file.write(bytes(page_size))
-    async with open_sqlite_archive(target) as copied:
+    async with open_sqlite_reader(target) as copied:
         assert (await copied.verify()).entries > 20
         with pytest.raises(MilepostError, match="damaged"):
             await copied.verify_whole()

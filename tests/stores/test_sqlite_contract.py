@@ -10,8 +10,8 @@ from contracts.store_contract import CheckingStoreContract, Look, Refuse, Tables
 from milepost.core.model import Stream, Table
 from milepost.stores.sqlite.erasure import forget_in_sqlite as forget_in
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
-from stores.kept import tables_of
 from stores.sqlite_files import execute
+from stores.store_dump import tables_of
 
 KEYS = {
     Table.CONVERSATIONS: "conversation_id",

@@ -9,16 +9,16 @@ import pytest
 
 from contracts.durability_contract import acknowledged, all_is_whole, kills_lose_nothing_acknowledged, lost
 from kit.power_cut import Disk, recorded, recording
-from milepost.stores.opening import open_store
+from milepost.stores.open import open_store
 from milepost.stores.sqlite.store import open_sqlite
-from stores.kept import SqliteKept
 from stores.processes import command, injecting, outcome
+from stores.store_dump import SqliteDump
 
 
 class TestSigkill:
     @pytest.mark.parametrize("seeds", [range(start, start + 4) for start in range(0, 20, 4)], ids=str)
     async def test_in_the_middle_of_group_commits_loses_nothing_acknowledged(self, path: Path, seeds: range) -> None:
-        await kills_lose_nothing_acknowledged(SqliteKept(path), seeds)
+        await kills_lose_nothing_acknowledged(SqliteDump(path), seeds)
 
 
 class TestFailingDisk:
@@ -37,7 +37,7 @@ class TestFailingDisk:
         assert printed[-1] == "done"
         assert sum(line.startswith("away ") for line in printed) >= 4
         assert sum(line.startswith("ack ") for line in printed) == 4 * 12
-        await all_is_whole(SqliteKept(path), acknowledged(printed))
+        await all_is_whole(SqliteDump(path), acknowledged(printed))
 
 
 class TestPowerCut:
@@ -46,8 +46,8 @@ class TestPowerCut:
     STREAMS, COMMITS = 3, 6
 
     def cuts(
-        self, tmp_path: Path, synchronous: str, luck: Random | None = None
-    ) -> Iterator[tuple[SqliteKept, dict[str, int]]]:
+        self, tmp_path: Path, synchronous: str, jitter: Random | None = None
+    ) -> Iterator[tuple[SqliteDump, dict[str, int]]]:
         """Give what is left by a cut at each acknowledgement and sync, with what had been acknowledged by then."""
         directory, record = tmp_path / "before", tmp_path / "record"
         directory.mkdir()
@@ -56,21 +56,21 @@ class TestPowerCut:
         assert outcome([*recording(record), *life])[-1] == "done"
 
         disk, printed = Disk(directory), list[str]()
-        for place, call in enumerate(recorded(record)):
+        for store_url, call in enumerate(recorded(record)):
             disk.follow(call)
             if call.is_printed:
                 printed += call.data.decode().splitlines()
             if printed and (call.is_printed or call.is_sync):
-                after = tmp_path / f"after-{place}"
-                disk.cut(after, luck)
-                yield SqliteKept(after / "milepost.db"), acknowledged(printed)
+                after = tmp_path / f"after-{store_url}"
+                disk.cut(after, jitter)
+                yield SqliteDump(after / "milepost.db"), acknowledged(printed)
 
     @pytest.mark.parametrize("seed", [None, 1, 2], ids=["nothing unsynced is kept", "some is", "some other is"])
     async def test_loses_nothing_acknowledged(self, tmp_path: Path, seed: int | None) -> None:
-        luck = None if seed is None else Random(seed)  # noqa: S311  (repeatable)
+        jitter = None if seed is None else Random(seed)  # noqa: S311  (repeatable)
         acks: dict[str, int] = {}
-        for kept, acks in self.cuts(tmp_path, "full", luck):
-            async with open_store(kept.place):  # as the next start does
+        for kept, acks in self.cuts(tmp_path, "full", jitter):
+            async with open_store(kept.store_url):  # as the next start does
                 pass
             await all_is_whole(kept, acks)
         assert len(acks) == self.STREAMS
@@ -81,7 +81,7 @@ class TestPowerCut:
         """Which shows as well that a cut does take what was not synced."""
         losses = 0
         for kept, acks in self.cuts(tmp_path, "normal"):
-            async with open_store(kept.place):
+            async with open_store(kept.store_url):
                 pass
             await all_is_whole(kept, {})
             losses += bool(await lost(kept, acks))

@@ -7,17 +7,17 @@ import pytest
 from contracts.erasure_contract import GONE, SECRET, ErasureContract, keep
 from kit.builders import STREAM
 from milepost.core.errors import StoreRefused
-from milepost.stores.sqlite.archive import open_sqlite_archive
 from milepost.stores.sqlite.erasure import forget_in_sqlite as forget
 from milepost.stores.sqlite.migrate import MIGRATIONS
+from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
-from stores.kept import Kept, SqliteKept, tables_of
 from stores.sqlite_files import names_in, raw
+from stores.store_dump import SqliteDump, StoreDump, tables_of
 
 
 @pytest.fixture
-def kept(path: Path) -> Kept:
-    return SqliteKept(path)
+def kept(path: Path) -> StoreDump:
+    return SqliteDump(path)
 
 
 class TestSqliteErasure(ErasureContract):
@@ -49,8 +49,8 @@ async def test_leaves_no_word_of_theirs_while_a_daemon_runs(path: Path) -> None:
         assert await forget(path, STREAM, "ada") == GONE
 
         assert SECRET.encode() not in on_disk(path)
-        async with open_sqlite_archive(path) as archive:
-            await archive.verify()
+        async with open_sqlite_reader(path) as journal_reader:
+            await journal_reader.verify()
 
 
 async def test_a_reader_delays_what_is_in_the_wal_and_nothing_else(path: Path) -> None:

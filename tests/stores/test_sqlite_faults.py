@@ -18,13 +18,13 @@ from kit.unprivileged import unprivileged
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import JournalDamaged, MilepostError, StoreAway, StoreRefused
 from milepost.core.model import Keys, Stretch
-from milepost.stores.archive import LetterState
-from milepost.stores.sqlite.archive import open_sqlite_archive
+from milepost.stores.reader import DeadLetterState
+from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
-from stores.kept import tables_of
-from stores.lives import life, live, next_commit, stream
+from stores.histories import life, live, next_commit, stream
 from stores.processes import command, outcome
 from stores.sqlite_files import execute, raw
+from stores.store_dump import tables_of
 
 # Root may do anything: without rights it is nobody whom the program runs as.
 
@@ -38,13 +38,13 @@ async def use(path: Path) -> None:
         for number in range(3):
             asked = tuple(f"{stream(number).key}/{version}/0" for version in range(60))
             await store.known(Keys(stream(number), asked, asked, asked, asked, NOON, Stretch(NOON, NOON, None, asked)))
-            await store.due_letters(stream(number).key, NOON, 100)
+            await store.due_dead_letters(stream(number).key, NOON, 100)
             await live(store, stream(number), 3)
-    async with open_sqlite_archive(path) as archive:
-        await archive.verify()
-        await archive.entries(after=0, limit=10_000)
-        await archive.letters(LetterState.ALL, limit=10_000)
-        await archive.runs(limit=10_000)
+    async with open_sqlite_reader(path) as journal_reader:
+        await journal_reader.verify()
+        await journal_reader.entries(after=0, limit=10_000)
+        await journal_reader.dead_letters(DeadLetterState.ALL, limit=10_000)
+        await journal_reader.runs(limit=10_000)
 
 
 @pytest.fixture(scope="module")
@@ -144,16 +144,16 @@ class TestRights:
 
 def damaged(used: Path, directory: Path, seed: int) -> Path:
     """Copy a database and overwrite a few places in it."""
-    luck = Random(seed)  # noqa: S311  (repeatable)
+    jitter = Random(seed)  # noqa: S311  (repeatable)
     path = Path(shutil.copy(used, directory / f"{seed}.db"))
     with path.open("r+b") as file:
-        for _ in range(luck.choice((1, 1, 4))):
-            file.seek(luck.randrange(4096, path.stat().st_size))
-            file.write(luck.randbytes(luck.choice((1, 40, 4096))))
+        for _ in range(jitter.choice((1, 1, 4))):
+            file.seek(jitter.randrange(4096, path.stat().st_size))
+            file.write(jitter.randbytes(jitter.choice((1, 40, 4096))))
     return path
 
 
-def cut_short(used: Path, directory: Path, kept: float) -> Path:
+def interruptible(used: Path, directory: Path, kept: float) -> Path:
     """Copy a database without its end."""
     path = Path(shutil.copy(used, directory))
     os.truncate(path, int(kept * path.stat().st_size))
@@ -171,7 +171,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("kept", [0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
     async def test_of_a_file_cut_short_is_told(self, used: Path, tmp_path: Path, kept: float) -> None:
-        path = cut_short(used, tmp_path, kept)
+        path = interruptible(used, tmp_path, kept)
 
         with pytest.raises((StoreRefused, JournalDamaged)) as told:
             await use(path)
@@ -199,7 +199,7 @@ class TestDamage:
         torn(Path(f"{crashed}-wal"))
 
         async with open_sqlite(crashed) as store:
-            assert await store.recall(STREAM.key) == after
+            assert await store.load(STREAM.key) == after
 
 
 @contextmanager
@@ -215,7 +215,7 @@ def a_file_is_at_most(size: int) -> Iterator[None]:
 
 async def fill_up(store: SqliteStore) -> Checkpoint:
     """Commit until the store is away, and give where the stream stands then."""
-    checkpoint = await store.recall(STREAM.key)
+    checkpoint = await store.load(STREAM.key)
     for _ in range(2_000):
         following = next_commit(checkpoint)
         try:
@@ -227,13 +227,15 @@ async def fill_up(store: SqliteStore) -> Checkpoint:
 
 
 async def nothing_is_half_stored(path: Path, store: SqliteStore, reached: Checkpoint) -> None:
-    assert await store.recall(STREAM.key) == reached
+    assert await store.load(STREAM.key) == reached
     tables = tables_of(path)
     assert tables.checkpoints == tables.refold() == {STREAM.key: reached}
     stored = [each for each in life(STREAM, len(tables.journal)) if each.checkpoint.version <= reached.version]
     assert set(tables.conversations) == {row.conversation_id for each in stored for row in each.changes.conversations}
     assert set(tables.dead_letters) == {row.dead_letter_id for each in stored for row in each.changes.payloads}
-    assert set(tables.payloads) == {key for key, letter in tables.dead_letters.items() if letter.closed_at is None}
+    assert set(tables.payloads) == {
+        key for key, dead_letter in tables.dead_letters.items() if dead_letter.closed_at is None
+    }
 
 
 class TestAFullDisk:
@@ -254,8 +256,8 @@ class TestAFullDisk:
                 ballast.write_bytes(bytes(max(0, ballast.stat().st_size - 100_000)))
 
                 assert (await live(store, STREAM, 1)).version > reached.version
-        async with open_sqlite_archive(path) as archive:
-            await archive.verify()
+        async with open_sqlite_reader(path) as journal_reader:
+            await journal_reader.verify()
 
     @pytest.mark.parametrize("room", [0, 5_000, 30_000])
     async def test_at_the_start_is_told(self, disk: Path, migrated: Path, room: int) -> None:
@@ -296,7 +298,7 @@ class TestALockedDatabase:
                 other.execute("BEGIN EXCLUSIVE")
                 with pytest.raises(StoreAway, match="locked"):
                     await store.commit(next_commit(reached))
-                assert await store.recall(STREAM.key) == reached
+                assert await store.load(STREAM.key) == reached
                 other.execute("ROLLBACK")
 
             assert (await live(store, STREAM, 1)).version > reached.version
@@ -310,7 +312,7 @@ class TestALockedDatabase:
                 after = await live(store, STREAM, 50)
                 assert len(other.execute("SELECT * FROM journal").fetchall()) == before.version
 
-            assert await store.recall(STREAM.key) == after
+            assert await store.load(STREAM.key) == after
 
 
 async def test_a_database_whose_tables_are_gone_is_refused(path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from milepost.stores.sqlite.store import open_sqlite
-from stores.lives import live, stream
+from stores.histories import live, stream
 from stores.sqlite_files import raw, rows_of
 
 

@@ -13,13 +13,13 @@ import pytest
 from kit.builders import STREAM
 from milepost.core.errors import OutcomeUnknown, StoreAway, StoreBusy, StoreLost
 from milepost.core.model import Keys
-from milepost.stores.opening import forget
-from milepost.stores.place import Place
+from milepost.stores.open import forget
+from milepost.stores.sqlite import commit as commit_module
 from milepost.stores.sqlite import store as store_module
-from milepost.stores.sqlite import writing
-from milepost.stores.sqlite.archive import open_sqlite_archive
+from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
-from stores.lives import live, next_commit
+from milepost.stores.url import StoreUrl
+from stores.histories import live, next_commit
 from stores.sqlite_files import execute, raw, rows_of
 
 Harm = Callable[[Path], object]
@@ -107,7 +107,7 @@ def move(path: Path, to: Path) -> None:
 
 async def refuses(store: SqliteStore, told: str) -> None:
     """See that nothing is asked or committed any more."""
-    checks = [store.recall(STREAM.key), store.known(Keys(STREAM)), store.checkpoints(), store.answers()]
+    checks = [store.load(STREAM.key), store.known(Keys(STREAM)), store.checkpoints(), store.answers()]
     for asked in checks:
         with pytest.raises(StoreLost, match=told):
             await asked
@@ -157,7 +157,7 @@ class TestAFileThatIsGone:
     ) -> None:
         """It goes while the rows are written: the COMMIT succeeds, and nobody would find what it wrote."""
         harms, told = GONE[harm]
-        write = writing.write
+        write = commit_module.write
 
         def harmed(*arguments: object) -> object:
             committed = write(*arguments)  # type: ignore[arg-type]
@@ -177,7 +177,7 @@ class TestAFileThatIsGone:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Such as a directory that hangs: the commit is settled by reading, and not made twice."""
-        write, look = writing.write, Path.stat
+        write, look = commit_module.write, Path.stat
         async with open_sqlite(path) as store:
             reached = await live(store, STREAM, 2)
             commit = next_commit(reached)
@@ -206,9 +206,9 @@ class TestWhatIsCommitted:
             reached = await live(store, STREAM, 30)
             GONE[harm][0](path)
         async with open_sqlite(path) as store:
-            assert await store.recall(STREAM.key) == reached
-        async with open_sqlite_archive(path) as archive:
-            await archive.verify()
+            assert await store.load(STREAM.key) == reached
+        async with open_sqlite_reader(path) as journal_reader:
+            await journal_reader.verify()
 
     async def test_into_the_database_before_does_not_get_into_the_one_in_its_place(self, path: Path) -> None:
         other = other_database(path)
@@ -224,7 +224,7 @@ class TestWhatIsCommitted:
             move(path, path.with_name("away.db"))
         move(path.with_name("away.db"), path)
         async with open_sqlite(path) as store:
-            assert await store.recall(STREAM.key) == reached
+            assert await store.load(STREAM.key) == reached
 
 
 class TestASecondMilepost:
@@ -244,18 +244,18 @@ class TestASecondMilepost:
 class TestAReader:
     @pytest.mark.parametrize("harm", ["deleted", "replaced"])
     async def test_is_told_that_it_reads_what_nobody_finds(self, path: Path, harm: str) -> None:
-        async with open_sqlite_archive(path) as archive:
-            assert await archive.checkpoints() == []
+        async with open_sqlite_reader(path) as journal_reader:
+            assert await journal_reader.checkpoints() == []
             GONE[harm][0](path)
             with pytest.raises(StoreLost, match=GONE[harm][1]):
-                await archive.entries(after=0, limit=10)
+                await journal_reader.entries(after=0, limit=10)
 
     async def test_that_rebuilds_is_told_that_it_was_for_nothing(self, path: Path) -> None:
-        async with open_sqlite_archive(path, alone=True) as archive:
-            await archive.rebuild()
+        async with open_sqlite_reader(path, alone=True) as journal_reader:
+            await journal_reader.rebuild()
             beside(path, ".lock").unlink()
             with pytest.raises(StoreLost):
-                await archive.rebuild()
+                await journal_reader.rebuild()
 
 
 class TestNothingIsLost:
@@ -275,10 +275,10 @@ class TestNothingIsLost:
     async def test_by_a_backup_or_a_person_who_is_forgotten(self, path: Path, tmp_path: Path) -> None:
         async with open_sqlite(path) as store:
             reached = await live(store, STREAM, 10)
-            async with open_sqlite_archive(path) as archive:
-                await archive.copy_to(tmp_path / "copy.db", lambda _, __: None)
-            await forget(Place(f"sqlite:///{path}"), STREAM, "c_1")
-            assert await store.recall(STREAM.key) == reached
+            async with open_sqlite_reader(path) as journal_reader:
+                await journal_reader.copy_to(tmp_path / "copy.db", lambda _, __: None)
+            await forget(StoreUrl(f"sqlite:///{path}"), STREAM, "c_1")
+            assert await store.load(STREAM.key) == reached
 
     async def test_by_a_symlink_that_leads_elsewhere_later(self, path: Path, tmp_path: Path) -> None:
         link = tmp_path / "link.db"
@@ -292,8 +292,8 @@ class TestNothingIsLost:
         other = other_database(path)
         with closing(sqlite3.connect(other)) as connection:
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
-        async with open_sqlite_archive(other) as archive:
-            await archive.verify()
+        async with open_sqlite_reader(other) as journal_reader:
+            await journal_reader.verify()
 
 
 class TestADatabaseThatIsMissingAtTheStart:

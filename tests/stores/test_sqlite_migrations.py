@@ -6,21 +6,22 @@ from pathlib import Path
 import pytest
 
 from kit.builders import NOON, STREAM, at, entries
-from milepost.core.chain import instant_text
-from milepost.core.checkpoint import Checkpoint, fold
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreRefused
 from milepost.core.events import DeadLetterOpened, Stage
+from milepost.core.evolve import fold
+from milepost.core.journal import instant_text
 from milepost.stores import rows
 from milepost.stores.postgresql.migrate import MIGRATIONS as POSTGRESQL
-from milepost.stores.queries import load
+from milepost.stores.sql import load_statements
 from milepost.stores.sqlite import migrate as migrating
-from milepost.stores.sqlite.archive import open_sqlite_archive
 from milepost.stores.sqlite.migrate import MIGRATIONS, applied, migrate, pending, shipped
+from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
-from stores.kept import projections
-from stores.lives import live
+from stores.histories import live
 from stores.processes import command, injecting, outcome
 from stores.sqlite_files import execute, raw, rows_of
+from stores.store_dump import projections
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -85,12 +86,12 @@ class TestAnOlderDatabase:
             each.write_text(script)
 
         async with open_sqlite(path) as store:
-            assert await store.due_letters(STREAM.key, at(10**9), 10) == ()
-            assert [due.payload for due in await store.open_letters(("d_0", "d_2"))] == ["{}", "{}"]
+            assert await store.due_dead_letters(STREAM.key, at(10**9), 10) == ()
+            assert [due.payload for due in await store.find_open_dead_letters(("d_0", "d_2"))] == ["{}", "{}"]
         before = projections(path)
-        async with open_sqlite_archive(path, alone=True) as archive:
-            assert (await archive.verify()).dead_letters == 3
-            await archive.rebuild()
+        async with open_sqlite_reader(path, alone=True) as journal_reader:
+            assert (await journal_reader.verify()).dead_letters == 3
+            await journal_reader.rebuild()
         assert projections(path) == before
 
 
@@ -104,13 +105,13 @@ def taken_away(migrations: Path, *, since: str) -> dict[Path, str]:
 
 def as_it_was(path: Path, events: list[DeadLetterOpened]) -> None:
     """Write a journal and its projections into the tables before 0003_remedies.sql."""
-    appended, sql = entries(*events, recorded_at=NOON), load("sqlite")
+    appended, sql = entries(*events, recorded_at=NOON), load_statements("sqlite")
     with raw(path) as connection:
         connection.executemany(sql["insert_entry"], map(rows.entry_tuple, appended))
         connection.execute(sql["upsert_checkpoint"], rows.checkpoint_tuple(fold(appended, Checkpoint(STREAM.key))))
         for each in events:
-            letter = (each.dead_letter_id, STREAM.key, each.stage, each.subject, each.reason, instant_text(NOON))
-            connection.execute("INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?)", letter)
+            dead_letter = (each.dead_letter_id, STREAM.key, each.stage, each.subject, each.reason, instant_text(NOON))
+            connection.execute("INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?)", dead_letter)
             connection.execute("INSERT INTO dead_letter_payloads VALUES (?, '{}')", (each.dead_letter_id,))
 
 
@@ -118,7 +119,7 @@ class TestANewerDatabase:
     async def test_is_refused_with_the_names_of_what_is_unknown(self, path: Path) -> None:
         execute(path, "INSERT INTO schema_migrations VALUES ('0099_from_the_future', '2099-01-01')")
 
-        for opening in (open_sqlite(path), open_sqlite_archive(path), open_sqlite_archive(path, alone=True)):
+        for opening in (open_sqlite(path), open_sqlite_reader(path), open_sqlite_reader(path, alone=True)):
             with pytest.raises(StoreRefused, match="newer than this Milepost: it has had 0099_from_the_future"):
                 async with opening:
                     pass

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from milepost.core.model import Changes, Platform, Stream
 from milepost.stores.sqlite.store import open_sqlite
-from stores.lives import commit_after, conversation_row
+from stores.histories import commit_after, conversation_row
 
 INBOX = Stream(Platform.MESSENGER, "1")
 
@@ -18,7 +18,7 @@ INBOX = Stream(Platform.MESSENGER, "1")
 async def filled(path: Path, conversations: int) -> None:
     async with open_sqlite(path) as store:
         rows = tuple(conversation_row(f"t_{number}", of=INBOX, contact_id=None) for number in range(conversations))
-        await store.commit(commit_after(await store.recall(INBOX.key), changes=Changes(rows)))
+        await store.commit(commit_after(await store.load(INBOX.key), changes=Changes(rows)))
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -47,7 +47,7 @@ async def test_a_new_database_is_said_with_what_lies_beside_it(tmp_path: Path) -
 async def test_one_that_is_written_to_is_told_of_as_it_is_now(tmp_path: Path) -> None:
     async with open_sqlite(tmp_path / "busy.db") as store:
         row = conversation_row("t_1", of=INBOX, contact_id=None)
-        await store.commit(commit_after(await store.recall(INBOX.key), changes=Changes((row,))))
+        await store.commit(commit_after(await store.load(INBOX.key), changes=Changes((row,))))
         (told,) = await said_of(tmp_path / "new.db")
     assert told.startswith("busy.db holds 1 conversation, ")
 

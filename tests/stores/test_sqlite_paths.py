@@ -10,9 +10,9 @@ import pytest
 
 from kit.builders import STREAM
 from milepost.core.errors import StoreBusy
-from milepost.stores.sqlite.archive import open_sqlite_archive
+from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
-from stores.lives import live
+from stores.histories import live
 from stores.processes import a_child, command, lines, outcome, running
 from stores.sqlite_files import names_in
 
@@ -29,9 +29,9 @@ class TestAPath:
         async with open_sqlite(path) as store:
             after = await live(store, STREAM, 3)
         async with open_sqlite(path) as store:
-            assert await store.recall(STREAM.key) == after
-        async with open_sqlite_archive(path) as archive:
-            await archive.verify()
+            assert await store.load(STREAM.key) == after
+        async with open_sqlite_reader(path) as journal_reader:
+            await journal_reader.verify()
 
         assert names_in(directory) == {name, f"{name}.lock"}
         assert names_in(tmp_path) == {name}
@@ -44,7 +44,7 @@ class TestAPath:
             after = await live(store, STREAM, 3)
 
         async with open_sqlite(tmp_path / name) as store:
-            assert await store.recall(STREAM.key) == after
+            assert await store.load(STREAM.key) == after
 
 
 class TestASecondMilepost:
@@ -73,7 +73,7 @@ class TestASecondMilepost:
             process.wait()
 
         async with open_sqlite(path) as store:
-            assert (await store.recall("messenger:page-0")).version > 0
+            assert (await store.load("messenger:page-0")).version > 0
 
     async def test_is_refused_by_way_of_a_symlink(self, path: Path, tmp_path: Path) -> None:
         link = tmp_path / "elsewhere.db"
@@ -100,9 +100,9 @@ class TestASecondMilepost:
                 pass
 
     async def test_that_only_reads_is_let_in(self, path: Path) -> None:
-        async with open_sqlite(path) as store, open_sqlite_archive(path) as archive:
+        async with open_sqlite(path) as store, open_sqlite_reader(path) as journal_reader:
             after = await live(store, STREAM, 3)
-            assert await archive.checkpoints() == [after]
+            assert await journal_reader.checkpoints() == [after]
 
     async def test_does_not_get_the_lock_from_a_child_of_the_first(self, path: Path) -> None:
         """Programs that Milepost starts do not hold its database after it."""

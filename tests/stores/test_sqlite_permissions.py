@@ -12,10 +12,10 @@ import pytest
 
 from kit.builders import STREAM
 from kit.unprivileged import unprivileged
-from milepost.stores.sqlite.archive import open_sqlite_archive
 from milepost.stores.sqlite.moving import open_sqlite_target
+from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
-from stores.lives import live
+from stores.histories import live
 from stores.processes import command, outcome
 from stores.sqlite_files import raw
 
@@ -32,7 +32,7 @@ def modes_beside(path: Path) -> dict[str, str]:
     return {each.name: oct(stat.S_IMODE(each.stat().st_mode)) for each in path.parent.glob(f"{path.name}*")}
 
 
-def allow(path: Path, mode: int) -> None:
+def resize(path: Path, mode: int) -> None:
     path.chmod(mode)
 
 
@@ -84,13 +84,13 @@ class TestADatabaseThatOthersMayOpen:
                 await live(store, STREAM, 2)
 
     async def test_is_closed_by_a_rebuild(self, path: Path) -> None:
-        allow(path, 0o644)
-        async with open_sqlite_archive(path, alone=True) as archive:
-            await archive.rebuild()
+        resize(path, 0o644)
+        async with open_sqlite_reader(path, alone=True) as journal_reader:
+            await journal_reader.rebuild()
             assert modes_beside(path)[path.name] == "0o600"
 
     async def test_is_said_to_be_closed_once(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        allow(path, 0o640)
+        resize(path, 0o640)
         for _ in range(2):
             async with open_sqlite(path):
                 pass

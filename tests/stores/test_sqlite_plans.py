@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from milepost.stores.queries import load
+from milepost.stores.sql import load_statements
 from stores.sqlite_files import raw
 
-OF_A_COPY = {name: text for name, text in load("sqlite", "moving").items() if name.startswith(("read_", "remove_"))}
-SQL = load("sqlite") | OF_A_COPY
+OF_A_COPY = {
+    name: text for name, text in load_statements("sqlite", "moving").items() if name.startswith(("read_", "remove_"))
+}
+SQL = load_statements("sqlite") | OF_A_COPY
 
 # What reads everything does so because it is asked to: verify, rebuild, forget, remove, and `checkpoints` (a row for
 # each stream). An index by which to forget or remove would be written for every event, and used once in a year.

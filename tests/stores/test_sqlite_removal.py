@@ -12,12 +12,12 @@ from kit.builders import NOON
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreBusy, StoreRefused
 from milepost.core.model import Changes
-from milepost.stores.opening import remove
-from milepost.stores.place import Place
+from milepost.stores.open import remove
 from milepost.stores.sqlite.store import open_sqlite
-from stores.kept import Kept, SqliteKept
-from stores.lives import commit_after, event_row
+from milepost.stores.url import StoreUrl
+from stores.histories import commit_after, event_row
 from stores.sqlite_files import execute, names_in
+from stores.store_dump import SqliteDump, StoreDump
 
 SECRET = "Wq7-zebra"
 # Deleting the first message takes for ever: nobody lives to see the end of it.
@@ -45,8 +45,8 @@ def is_written(path: Path) -> bool:
 
 
 @pytest.fixture
-def kept(path: Path) -> Kept:
-    return SqliteKept(path)
+def kept(path: Path) -> StoreDump:
+    return SqliteDump(path)
 
 
 class TestSqliteRemoval(RemovalContract):
@@ -59,21 +59,21 @@ async def test_leaves_no_word_of_the_stream_on_the_disk(path: Path) -> None:
         await store.commit(commit_after(Checkpoint(GONE.key), changes=said))
     assert on_disk(path.parent).count(SECRET.encode()) > 1_000
 
-    await remove(Place(f"sqlite:///{path}"), GONE, BY, NOON)
+    await remove(StoreUrl(f"sqlite:///{path}"), GONE, BY, NOON)
 
     assert SECRET.encode() not in on_disk(path.parent)
 
 
-async def test_beside_a_daemon_is_refused(kept: SqliteKept) -> None:
+async def test_beside_a_daemon_is_refused(kept: SqliteDump) -> None:
     await two_lives(kept)
     before = kept.tables()
     async with open_sqlite(kept.path):
         with pytest.raises(StoreBusy, match="another Milepost"):
-            await remove(kept.place, GONE, BY, NOON)
+            await remove(kept.store_url, GONE, BY, NOON)
     assert kept.tables() == before
 
 
-async def test_a_kill_in_the_middle_leaves_the_stream_whole_and_the_next_try_removes_it(kept: SqliteKept) -> None:
+async def test_a_kill_in_the_middle_leaves_the_stream_whole_and_the_next_try_removes_it(kept: SqliteDump) -> None:
     await two_lives(kept)
     kept.execute(ENDLESS)
     before = kept.tables()
@@ -85,11 +85,11 @@ async def test_a_kill_in_the_middle_leaves_the_stream_whole_and_the_next_try_rem
 
     assert kept.tables() == before
     execute(kept.path, "DROP TRIGGER endless")
-    assert await remove(kept.place, GONE, BY, NOON) is not None
+    assert await remove(kept.store_url, GONE, BY, NOON) is not None
     await rebuilt_equal(kept)
 
 
 async def test_without_a_database_is_refused_and_makes_none(tmp_path: Path) -> None:
     with pytest.raises(StoreRefused, match="there is no database"):
-        await remove(Place(f"sqlite:///{tmp_path / 'milepost.db'}"), GONE, BY, NOON)
+        await remove(StoreUrl(f"sqlite:///{tmp_path / 'milepost.db'}"), GONE, BY, NOON)
     assert names_in(tmp_path) == set()

@@ -25,14 +25,14 @@ from milepost.core.events import (
 )
 from milepost.core.model import Changes, DeadLetterPayload, Keys, Platform, Stream, Stretch
 from milepost.core.ports import Committed, Store
-from milepost.stores.opening import forget, open_store
-from stores.kept import Kept, PostgresKept, SqliteKept
-from stores.lives import commit_after, contact_row, conversation_row, event_row
+from milepost.stores.open import forget, open_store
+from stores.histories import commit_after, contact_row, conversation_row, event_row
+from stores.store_dump import PostgresDump, SqliteDump, StoreDump
 
 STREAMS = (Stream(Platform.MESSENGER, "1"), Stream(Platform.MESSENGER, "2"), Stream(Platform.INSTAGRAM, "1"))
 PEOPLE = ("ada", "bob", "eve")
 SUBJECTS = ("1", "2", "3", "1/messages", "2/events/m_1", "contact ada", "contact bob", "sha256:1")
-LETTERS = tuple(f"d_{number}" for number in range(12))
+DEAD_LETTERS = tuple(f"d_{number}" for number in range(12))
 
 EMPTY = """
     ALTER TABLE journal DISABLE TRIGGER USER;
@@ -100,8 +100,8 @@ def notes(draw: st.DrawFn, of: Stream) -> Changes:
 
 
 @st.composite
-def letters(draw: st.DrawFn, of: Stream) -> Act:
-    key = draw(st.sampled_from(LETTERS))
+def dead_letters(draw: st.DrawFn, of: Stream) -> Act:
+    key = draw(st.sampled_from(DEAD_LETTERS))
     again_at = draw(st.none() | instants)
     events: tuple[Event, ...] = (
         DeadLetterOpened(key, Stage.FETCH, draw(st.sampled_from(SUBJECTS)), "bad", again_at, f"f_{again_at}"),
@@ -118,7 +118,7 @@ def acts(of: Stream) -> st.SearchStrategy[Act]:
     return st.one_of(
         st.builds(Act, st.just(of), changes=rows(of)),
         st.builds(Act, st.just(of), changes=notes(of)),
-        letters(of),
+        dead_letters(of),
         st.builds(Act, st.just(of), forgotten=people),
         st.builds(Act, st.just(of), event=st.just(StreamRemoved("somebody"))),
     )
@@ -126,7 +126,7 @@ def acts(of: Stream) -> st.SearchStrategy[Act]:
 
 async def act(store: Store, each: Act) -> Committed:
     events = () if each.event is None else (each.event,)
-    checkpoint = await store.recall(each.stream.key)
+    checkpoint = await store.load(each.stream.key)
     answer = await store.commit(commit_after(checkpoint, *events, changes=each.changes, now=at(each.seconds)))
     assert isinstance(answer, Committed)
     return answer
@@ -149,17 +149,19 @@ async def answer_the_same(store: Store, memory: MemoryStore, of: Stream) -> None
         events = tuple(f"m_{each}" for each in threads)
         keys = Keys(of, threads, PEOPLE, events, SUBJECTS, at(sweep), stretch)
         assert await store.known(keys) == await memory.known(keys)
-        assert await store.due_letters(of.key, at(sweep), 3) == await memory.due_letters(of.key, at(sweep), 3)
-    assert set(await store.open_letters(LETTERS)) == set(await memory.open_letters(LETTERS))
+        assert await store.due_dead_letters(of.key, at(sweep), 3) == await memory.due_dead_letters(of.key, at(sweep), 3)
+    assert set(await store.find_open_dead_letters(DEAD_LETTERS)) == set(
+        await memory.find_open_dead_letters(DEAD_LETTERS)
+    )
 
 
-async def are_one(kept: Kept, life: list[Act]) -> None:
+async def are_one(kept: StoreDump, life: list[Act]) -> None:
     opened: set[str] = set()
     memory = MemoryStore()
-    async with open_store(kept.place, synchronous="normal", events_chunk_size=2) as store:
+    async with open_store(kept.store_url, synchronous="normal", events_chunk_size=2) as store:
         for each in life:
             if each.forgotten is not None:
-                gone = await forget(kept.place, each.stream, each.forgotten)
+                gone = await forget(kept.store_url, each.stream, each.forgotten)
                 counted = (gone.contacts, gone.conversations, gone.interaction_events, gone.payloads)
                 assert counted == memory.forget(each.stream, each.forgotten)
             elif isinstance(each.event, DeadLetterOpened) and each.event.dead_letter_id in opened:
@@ -174,27 +176,27 @@ async def are_one(kept: Kept, life: list[Act]) -> None:
 
 
 lives = st.lists(st.sampled_from(STREAMS).flatmap(acts), max_size=25)
-shared = [HealthCheck.function_scoped_fixture]
+engine = [HealthCheck.function_scoped_fixture]
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=shared)
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=engine)
 @given(life=lives)
 async def test_sqlite_is_as_memory(migrated: Path, life: list[Act]) -> None:
     with TemporaryDirectory() as directory:
-        await are_one(SqliteKept(Path(shutil.copy(migrated, directory))), life)
+        await are_one(SqliteDump(Path(shutil.copy(migrated, directory))), life)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=shared)
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=engine)
 @given(life=lives)
 async def test_postgresql_is_as_memory(database: Database, life: list[Act]) -> None:
     database.sql(EMPTY)
-    await are_one(PostgresKept(database), life)
+    await are_one(PostgresDump(database), life)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=shared)
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=engine)
 @given(life=lives)
 async def test_postgresql_is_as_memory_over_many_lives(database: Database, life: list[Act]) -> None:
     database.sql(EMPTY)
-    await are_one(PostgresKept(database), life)
+    await are_one(PostgresDump(database), life)

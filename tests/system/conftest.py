@@ -9,7 +9,7 @@ import pytest
 from kit.installation import Installation, PostgresqlInstallation
 from kit.postgres import fresh_database
 from kit.service import Service, installed_layer, installed_service
-from milepost.sources.simulator.messages import Message
+from milepost.simulator.messages import Message
 
 
 @pytest.fixture

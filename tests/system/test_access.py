@@ -12,8 +12,8 @@ from kit.binary import Running, started, until
 from kit.installation import Installation, page_section
 from kit.leaks import leaks, left_behind
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world, taken_cursors
-from milepost.sources.simulator.access import USER
-from milepost.sources.simulator.plan import SimulatedPage
+from milepost.simulator.access import USER
+from milepost.simulator.plan import SimulatedPage
 
 STREAM = f"messenger:{BICYCLES.id}"
 OFTEN = {"interval": "1s"}
@@ -94,7 +94,7 @@ async def test_sighup_tries_a_stopped_stream_at_once_whose_permission_was_grante
         installation.configure_for(simulator)
         async with running(installation) as daemon:
             await ended_as(installation, STREAM, "stopped")
-            simulator.world.access.allow(BICYCLES.id)
+            simulator.world.access.resize(BICYCLES.id)
             await reload(daemon)
             await ended_as(installation, STREAM, "complete")
 

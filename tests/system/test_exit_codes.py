@@ -9,7 +9,7 @@ from kit.graph_answers import listed, message, thread
 from kit.installation import Installation, page_section
 from kit.loopback import serving
 from kit.simulated import BAKERY, BICYCLES, frozen_world
-from milepost.sources.simulator.plan import SimulatedPage
+from milepost.simulator.plan import SimulatedPage
 
 DEAD_TOKEN = page_section(BAKERY) | {"access_token": "EAADeadToken0000000000"}
 # The API knows no such page, which may pass: it is tried again, and then somebody has to look at the configuration.

@@ -7,9 +7,9 @@ from kit.binary import milepost
 from kit.copies import assert_copied
 from kit.installation import Installation, Section, on_both_databases
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
-from milepost.sources.simulator.faults import parse_faults
-from milepost.sources.simulator.plan import WorldPlan
-from milepost.sources.simulator.server import SimulatorServer
+from milepost.simulator.faults import parse_faults
+from milepost.simulator.plan import WorldPlan
+from milepost.simulator.server import SimulatorServer
 
 # Without rate limits, which last a minute, and with hangs that outlast the timeout below.
 FAULTS = "rough,rate_limit=0,hang=0.01@2s"

@@ -16,8 +16,8 @@ from kit.fleet import Fleet, copied, fleet, fleet_pages
 from kit.installation import Installation, Rows
 from kit.postgres import Database, Server, fresh_database
 from kit.simulated import frozen_world
-from milepost.sources.simulator.conditions import Told
-from milepost.sources.simulator.server import SimulatorServer
+from milepost.simulator.conditions import Told
+from milepost.simulator.server import SimulatorServer
 
 PAGES = fleet_pages(4)
 CONVERSATIONS = 150

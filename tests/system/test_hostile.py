@@ -14,14 +14,14 @@ from kit.binary import milepost, started, until
 from kit.installation import Installation
 from kit.leaks import leaks, left_behind
 from kit.simulated import BAKERY, BICYCLES
-from milepost.core.chain import instant_text
-from milepost.sources.simulator.ailments import Ailment
-from milepost.sources.simulator.conditions import Told
-from milepost.sources.simulator.faults import parse_faults
-from milepost.sources.simulator.plan import SimulatedPage, WorldPlan
-from milepost.sources.simulator.server import SimulatorServer
-from milepost.sources.simulator.traffic import SeenRequest
-from milepost.sources.simulator.world import TrueConversation
+from milepost.core.journal import instant_text
+from milepost.simulator.ailments import Ailment
+from milepost.simulator.conditions import Told
+from milepost.simulator.faults import parse_faults
+from milepost.simulator.plan import SimulatedPage, WorldPlan
+from milepost.simulator.server import SimulatorServer
+from milepost.simulator.traffic import SeenRequest
+from milepost.simulator.world import TrueConversation
 
 ZOE = SimulatedPage(
     id="61550000000000003", name="Café Zoë", token="EAACafe0Zoe0token", instagram_account_id="17841400000000003"
@@ -200,12 +200,12 @@ def assert_all_that_cannot_is_a_dead_letter(trial: Trial) -> None:
 def assert_limits_were_heeded_and_no_failures(trial: Trial) -> None:
     """No call was made inside a pause or faster than the pace, and no limit used up a retry or made a dead letter."""
     journaled = "SELECT stream, recorded_at, data FROM journal WHERE type = 'rate_limited'"
-    pauses = [
+    rate_limits = [
         (stream, datetime.fromisoformat(at), json.loads(data))
         for stream, at, data in trial.installation.rows(journaled)
     ]
-    assert {data["scope"] for _, _, data in pauses} == {"app", "page"}, "too few limits: they prove little"
-    for stream, recorded_at, data in pauses:
+    assert {data["scope"] for _, _, data in rate_limits} == {"app", "page"}, "too few limits: they prove little"
+    for stream, recorded_at, data in rate_limits:
         until_ = datetime.fromisoformat(data["until"])
         page_id = stream.partition(":")[2]
         concerned = [each for each in trial.asked if data["scope"] == "app" or each.owner == page_id]

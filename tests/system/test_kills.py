@@ -10,7 +10,7 @@ import pytest
 from kit.binary import started, until
 from kit.installation import COPIED, Installation, Rows, on_both_databases
 from kit.simulated import STREAMS, frozen_world, taken_cursors
-from milepost.sources.simulator.server import SimulatorServer
+from milepost.simulator.server import SimulatorServer
 
 CONVERSATIONS = 2000
 FAULTS = "http_500=0.03,truncated=0.02,empty_batch=0.02,latency=10ms"

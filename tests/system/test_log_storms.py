@@ -9,7 +9,7 @@ from kit.binary import started, until
 from kit.installation import Installation
 from kit.simulated import frozen_world
 from milepost.core.events import RunStatus
-from milepost.sources.simulator.plan import made_up_page
+from milepost.simulator.plan import made_up_page
 
 PAGES = tuple(made_up_page(1, number) for number in range(25))
 STREAMS = 50

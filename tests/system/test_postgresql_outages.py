@@ -7,10 +7,10 @@ from random import Random
 import pytest
 
 from kit.binary import Running, milepost, started, until
+from kit.flaky_proxy import Cut, breakable_line
 from kit.installation import COPIED, Installation, PostgresqlInstallation
-from kit.line import Cut, breakable_line
 from kit.simulated import frozen_world
-from milepost.sources.simulator.server import SimulatorServer
+from milepost.simulator.server import SimulatorServer
 
 CONVERSATIONS = 600
 SYNC = {"batch_size": 10}
@@ -52,7 +52,7 @@ async def test_commits_of_unknown_outcome_are_settled_and_the_copy_is_whole(
     installation: PostgresqlInstallation, another: Installation
 ) -> None:
     async with frozen_world(CONVERSATIONS) as simulator, breakable_line(installation.kept) as line:
-        installation.place = line.place
+        installation.store_url = line.store_url
         installation.configure_for(simulator, sync=SYNC, retry=RETRY)
         async with started(installation.folder, "sync") as running:
             await until(lambda: simulator.requests.total)

@@ -8,16 +8,16 @@ import pytest
 
 from kit.binary import command
 from kit.power_cut import Call, Disk, recorded, recording
-from milepost.stores.opening import open_store
-from milepost.stores.place import Place
-from stores.lives import live, stream
+from milepost.stores.open import open_store
+from milepost.stores.url import StoreUrl
+from stores.histories import live, stream
 
 
 @pytest.fixture
 async def config(tmp_path: Path) -> Path:
     """Give a configuration with a database of some entries."""
     database, config = tmp_path / "milepost.db", tmp_path / "config.yaml"
-    async with open_store(Place(f"sqlite:///{database}")) as store:
+    async with open_store(StoreUrl(f"sqlite:///{database}")) as store:
         await live(store, stream(0), 12)
     config.write_text(f"store:\n  url: sqlite:///{database}\n")
     return config
@@ -37,12 +37,12 @@ def test_a_file_is_whole_or_not_there_and_there_once_it_is_announced(
     assert whole
     assert calls[-1].descriptor in (1, 2), "it ends with the announcement"
     for seed in range(10):
-        luck = None if seed == 0 else Random(seed)  # noqa: S311  (repeatable)
+        jitter = None if seed == 0 else Random(seed)  # noqa: S311  (repeatable)
         disk = Disk(directory)
         for number, call in enumerate(calls):
             disk.follow(call)
             if call is calls[-1] or _is_of_interest(call):
-                left = disk.cut(tmp_path / f"{seed}-{number}", luck) / "file"
+                left = disk.cut(tmp_path / f"{seed}-{number}", jitter) / "file"
                 assert left.exists() or call is not calls[-1], "it was announced, and is not there"
                 assert not left.exists() or left.read_bytes() == whole, f"it is not whole after {call.name}"
 

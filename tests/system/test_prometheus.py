@@ -50,8 +50,8 @@ async def asked(address: str, path: str, **headers: str) -> bytes:
 
 
 async def redrive_all(address: str, installation: Installation) -> None:
-    for (letter_id,) in installation.rows("SELECT dead_letter_id FROM dead_letters WHERE closed_at IS NULL"):
-        url = f"http://{address}/api/dead-letters/{letter_id}/redrive"
+    for (dead_letter_id,) in installation.rows("SELECT dead_letter_id FROM dead_letters WHERE closed_at IS NULL"):
+        url = f"http://{address}/api/dead-letters/{dead_letter_id}/redrive"
         async with aiohttp.ClientSession() as session, session.post(url, json={}) as answer:
             assert (await answer.json())["outcome"] == "closed"
 

@@ -17,7 +17,7 @@ from kit.installation import Installation, Section, page_section
 from kit.leaks import leaks, left_behind
 from kit.loopback import serving
 from kit.simulated import frozen_world
-from milepost.sources.simulator.plan import SimulatedPage
+from milepost.simulator.plan import SimulatedPage
 
 # With every character that some encoding changes; the cores are what any excerpt of some length would contain.
 TOKEN_CORE, APP_SECRET_CORE = "V3ryD1st1nctTokenC0re", "V3ryD1st1nctAppS3cretC0re"

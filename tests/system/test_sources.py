@@ -12,7 +12,7 @@ from kit.binary import Ended, milepost, started
 from kit.installation import Installation, on_both_databases, page_section
 from kit.simulated import BICYCLES, frozen_world
 from milepost.cli import COMMANDS
-from milepost.sources.simulator.server import SimulatorServer
+from milepost.simulator.server import SimulatorServer
 
 STREAM = f"messenger:{BICYCLES.id}"
 INVENTED, REAL = 50, 120

@@ -15,7 +15,7 @@ from kit.installation import COPIED, Installation
 from kit.postgres import Database, Server, fresh_database
 from kit.simulated import BICYCLES, frozen_world, taken_cursors
 from kit.terminal import milepost_on_terminal
-from milepost.stores.place import Place
+from milepost.stores.url import StoreUrl
 from stores.houses import House
 
 STREAM = f"messenger:{BICYCLES.id}"
@@ -32,7 +32,7 @@ def unmade(postgres: Server) -> Iterator[Database]:
 
 
 def house(installation: Installation) -> House:
-    return House(Place(f"sqlite:///{installation.database}"))
+    return House(StoreUrl(f"sqlite:///{installation.database}"))
 
 
 def password(database: Database) -> dict[str, str]:
@@ -52,7 +52,7 @@ def copied_tables(of: House) -> dict[str, list[tuple[Any, ...]]]:
 async def test_a_daemon_goes_on_from_the_copy_and_doubles_nothing(
     installation: Installation, another: Installation, database: Database, unmade: Database
 ) -> None:
-    target = House(unmade.place, unmade)
+    target = House(unmade.store_url, unmade)
     async with frozen_world(BATCHES * 50, pages=(BICYCLES,)) as simulator:
         another.configure_for(simulator, store={"url": database.url, "password": database.password})
         assert (await another.sync()).code in (0, 1)  # 1: it meets texts that PostgreSQL does not take
@@ -65,18 +65,18 @@ async def test_a_daemon_goes_on_from_the_copy_and_doubles_nothing(
         assert f"{unmade.url} is a verified copy of milepost.db: " in done.stdout
         assert f"write into config.yaml, and then start Milepost:\n\nstore:\n  url: {unmade.url}\n" in done.stdout
         assert target.everything() == house(installation).everything()
-        (place,) = installation.positions(STREAM)[-1:]
+        (store_url,) = installation.positions(STREAM)[-1:]
         taken_cursors(simulator)
         installation.configure_for(simulator, store={"url": unmade.url, "password": "${PGPASSWORD}"})
         async with started(installation.folder, "run", environment=password(unmade)) as daemon:
             await daemon.says("sweep completed")
             daemon.signal(signal.SIGTERM)
             assert (await daemon.ended()).code == 0
-        assert taken_cursors(simulator)[STREAM][0] == place
-    assert copied_tables(target) == copied_tables(House(database.place, database))
+        assert taken_cursors(simulator)[STREAM][0] == store_url
+    assert copied_tables(target) == copied_tables(House(database.store_url, database))
     back = await copy(installation, "sqlite:///back.db", environment=password(unmade))
     assert back.code == 0, back
-    assert House(Place(f"sqlite:///{installation.folder}/back.db")).everything() == target.everything()
+    assert House(StoreUrl(f"sqlite:///{installation.folder}/back.db")).everything() == target.everything()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ async def test_kills_at_random_moments_are_made_good_by_running_it_again(
         await origin.fill(commits=80)
     installation.config.write_text("store:\n  url: sqlite:///milepost.db\n")
     with fresh_database(postgres, template=None) as database:
-        target = House(database.place, database)
+        target = House(database.store_url, database)
         await _killed(installation, database, lambda _: target.has_tables(), random.random() * 0.02)
         hits = 0
         for _ in range(kills - 1):
@@ -158,7 +158,7 @@ async def test_a_signal_ends_it_and_it_says_that_it_goes_on(
     assert ended.stderr.endswith("milepost: the copy was stopped before its end\n  → run it again, and it goes on\n")
     again = await copy(installation, unmade.url, environment=password(unmade))
     assert again.code == 0, again
-    assert House(unmade.place, unmade).everything() == origin.everything()
+    assert House(unmade.store_url, unmade).everything() == origin.everything()
 
 
 async def test_a_daemon_at_work_on_the_origin_keeps_it_off(installation: Installation, unmade: Database) -> None:
@@ -169,7 +169,7 @@ async def test_a_daemon_at_work_on_the_origin_keeps_it_off(installation: Install
             refused = await copy(installation, unmade.url, environment=password(unmade))
     assert refused.code == 75
     assert "works on the database" in refused.stderr
-    assert not House(unmade.place, unmade).has_tables()
+    assert not House(unmade.store_url, unmade).has_tables()
 
 
 async def test_a_daemon_at_work_on_a_server_keeps_it_off_in_both_directions(

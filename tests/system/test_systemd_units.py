@@ -49,6 +49,6 @@ def test_little_is_left_open(unit: str) -> None:
 def test_what_confines_the_service_confines_the_others_as_well(unit: str) -> None:
     own = {"ExecStart", "Description", "Type", "NotifyAccess", "ExecReload", "WatchdogSec", "WantedBy", "RestartSec"}
     own |= {"Restart", "RestartPreventExitStatus", "StartLimitIntervalSec"}
-    shared = [line for line in settings_of("milepost.service") if line.split("=")[0] not in own]
+    engine = [line for line in settings_of("milepost.service") if line.split("=")[0] not in own]
     found = [line.replace("milepost-%i", "milepost") for line in settings_of(unit)]
-    assert [line for line in shared if line not in found] == []
+    assert [line for line in engine if line not in found] == []

@@ -10,7 +10,7 @@ import click
 
 from milepost import __version__
 from milepost.core.errors import BadConfiguration, MilepostError, StoreBusy, StoreRefused
-from milepost.core.summary import ExitCode
+from milepost.reporting.summary import ExitCode
 
 COMMANDS = {
     "run": "Work every stream on its interval and serve HTTP, until SIGTERM.",

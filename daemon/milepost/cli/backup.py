@@ -10,14 +10,14 @@ from typing import Never
 import click
 from tqdm import tqdm
 
+from milepost.app.database import store_url_of
+from milepost.cli.atomic_file import whole_file
 from milepost.cli.options import config_option, load_settings
-from milepost.cli.stopping import aborted_by_sigterm
-from milepost.cli.whole_file import whole_file
+from milepost.cli.signals import aborted_by_sigterm
 from milepost.core.errors import BadConfiguration, JournalDamaged, MilepostError
-from milepost.place import place_of
-from milepost.service.phrases import counted
+from milepost.reporting.humanize import counted
 from milepost.stores.audit import Audit
-from milepost.stores.sqlite.archive import open_sqlite_archive
+from milepost.stores.sqlite.reader import open_sqlite_reader
 
 
 @click.command(name="backup")
@@ -31,11 +31,11 @@ def command(config: str | None, file: str, *, force: bool) -> None:
     read it. How to restore it: docs/operations.md.
     """
     began = perf_counter()
-    place = place_of(load_settings(config))
-    database = place.file
+    store_url = store_url_of(load_settings(config))
+    database = store_url.file
     if database is None:
         raise BadConfiguration(
-            f"`milepost backup` copies a SQLite database, and {place} is none",
+            f"`milepost backup` copies a SQLite database, and {store_url} is none",
             hint="back PostgreSQL up with its own means, such as pg_dump: docs/postgresql.md",
         )
     try:
@@ -51,10 +51,10 @@ def command(config: str | None, file: str, *, force: bool) -> None:
 
 async def _back_up(database: Path, target: Path) -> Audit:
     with aborted_by_sigterm():
-        async with open_sqlite_archive(database) as archive:
+        async with open_sqlite_reader(database) as journal_reader:
             with _progress() as bar:
-                await archive.copy_to(target, _shown_on(bar))
-        async with open_sqlite_archive(target) as copied:
+                await journal_reader.copy_to(target, _shown_on(bar))
+        async with open_sqlite_reader(target) as copied:
             try:
                 return await copied.verify_whole()
             except JournalDamaged as error:

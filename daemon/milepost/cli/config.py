@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
+from milepost.app.database import store_url_of
 from milepost.cli.options import config_option, load_settings
-from milepost.core.summary import ExitCode
-from milepost.place import place_of
-from milepost.service.phrases import in_columns
+from milepost.reporting.humanize import in_columns
+from milepost.reporting.summary import ExitCode
 from milepost.settings import SecretOrigin, Settings, default_path, secret_report, secrets
 
 
@@ -44,8 +44,8 @@ def check(config: str | None, *, online: bool) -> None:
 def _way(settings: Settings) -> str:
     """Say what is copied, and where to: a file that is valid may still not be what was meant."""
     if settings.source.kind == "simulator":
-        return f"It copies a simulated world, whose people are invented, into {place_of(settings)}"
-    return f"It copies from {settings.source.base_url} into {place_of(settings)}"
+        return f"It copies a simulated world, whose people are invented, into {store_url_of(settings)}"
+    return f"It copies from {settings.source.base_url} into {store_url_of(settings)}"
 
 
 def _told(origins: Sequence[SecretOrigin]) -> list[str]:
@@ -62,9 +62,9 @@ def _try_tokens(settings: Settings) -> ExitCode:
         click.echo("There is no token to try: the simulator brings its own")
         return ExitCode.COMPLETE
     # Imported here: whoever does not go online need not wait for an HTTP client to load.
-    from milepost.cli.token_trial import try_tokens  # noqa: PLC0415
-    from milepost.service.logs import logged  # noqa: PLC0415
-    from milepost.service.redaction import Redactor  # noqa: PLC0415
+    from milepost.cli.token_check import try_tokens  # noqa: PLC0415
+    from milepost.service.logs.output import logged  # noqa: PLC0415
+    from milepost.service.logs.redaction import Redactor  # noqa: PLC0415
 
     log = settings.log
     with logged(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ):

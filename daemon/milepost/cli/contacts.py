@@ -5,14 +5,14 @@ import sys
 
 import click
 
+from milepost.app.database import store_url_of
 from milepost.cli.known_streams import demand_known
 from milepost.cli.options import config_option, load_settings
 from milepost.core.model import Platform, Stream
-from milepost.place import place_of
-from milepost.service.phrases import in_columns, on_one_line
+from milepost.reporting.humanize import in_columns, on_one_line
 from milepost.settings import Settings
 from milepost.stores.erasure import Forgotten
-from milepost.stores.opening import forget, open_archive
+from milepost.stores.open import forget, open_reader
 
 RIGHT = frozenset({1})
 
@@ -56,9 +56,9 @@ def _confirm(stream: Stream, contact: str) -> None:
 
 
 async def _forget(settings: Settings, stream: Stream, contact: str) -> Forgotten:
-    async with open_archive(place_of(settings)) as archive:
-        await demand_known(stream.key, archive, settings, "PLATFORM PAGE")
-    return await forget(place_of(settings), stream, contact)
+    async with open_reader(store_url_of(settings)) as journal_reader:
+        await demand_known(stream.key, journal_reader, settings, "PLATFORM PAGE")
+    return await forget(store_url_of(settings), stream, contact)
 
 
 def _removed(forgotten: Forgotten, stream: Stream, contact: str) -> list[str]:
@@ -77,9 +77,9 @@ def _removed(forgotten: Forgotten, stream: Stream, contact: str) -> list[str]:
 
 def _left(settings: Settings) -> list[str]:
     """Say what becomes of them, and where else they may be."""
-    place = place_of(settings)
-    if place.file is not None:
-        log = f"{place}-wal, if another program was reading the database: run this again when it has ended"
+    store_url = store_url_of(settings)
+    if store_url.file is not None:
+        log = f"{store_url}-wal, if another program was reading the database: run this again when it has ended"
     else:
         log = "the server's own files, until it has vacuumed the tables, and its write-ahead log"
     return [

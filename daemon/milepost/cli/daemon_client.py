@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 import aiohttp
 import msgspec
 
+from milepost.core.commands import DeadLetterCommand, Discard, Redrive
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy
-from milepost.engine.errands import Discard, LetterErrand, Redrive
-from milepost.service.api.desk import MAX_WAIT_SECONDS
+from milepost.service.actor import COMMAND_LINE
+from milepost.service.api.background import MAX_WAIT_SECONDS
+from milepost.service.api.endpoint import Nothing
 from milepost.service.api.letter_actions import Discarding
-from milepost.service.api.operations import Nothing
-from milepost.service.asker import COMMAND_LINE
 from milepost.service.outcomes import Answer, closed, refused
 from milepost.settings import HttpSettings
 
@@ -28,7 +28,7 @@ class Daemon:
         self._session = session
         self._url = url
 
-    async def do(self, errand: LetterErrand) -> Answer:
+    async def do(self, command: DeadLetterCommand) -> Answer:
         """Have an errand done.
 
         Raises:
@@ -37,19 +37,19 @@ class Daemon:
             StoreAway: its database does not.
             MilepostError: what answers is no daemon of this version.
         """
-        action, body = _request(errand)
-        url = f"{self._url}/api/dead-letters/{errand.dead_letter_id}/{action}"
+        action, body = _request(command)
+        url = f"{self._url}/api/dead-letters/{command.dead_letter_id}/{action}"
         try:
             # A redirection would take the token along.
             async with self._session.post(url, data=msgspec.json.encode(body), allow_redirects=False) as response:
-                return self._understood(errand, response.status, await response.read())
+                return self._understood(command, response.status, await response.read())
         except (aiohttp.ClientError, TimeoutError) as error:
             raise StoreBusy(
                 f"another Milepost works on the database, and does not answer at {self._url}: {_why(error)}",
                 hint="if it is a sync, let it end; if it is the daemon, is http.listen what it was started with?",
             ) from error
 
-    def _understood(self, errand: LetterErrand, status: int, body: bytes) -> Answer:
+    def _understood(self, command: DeadLetterCommand, status: int, body: bytes) -> Answer:
         match status:
             case 200 | 202:
                 return self._answer(body)
@@ -59,9 +59,9 @@ class Daemon:
                     hint="set http.token (or token_file) to what the daemon was started with",
                 )
             case 404 if "no open dead letter" in _detail(body):  # it was open a moment ago
-                return closed(errand.dead_letter_id)
+                return closed(command.dead_letter_id)
             case 409:
-                return refused(errand.dead_letter_id, _detail(body))
+                return refused(command.dead_letter_id, _detail(body))
             case 503:
                 raise StoreAway(f"the daemon at {self._url} cannot do it now: {_detail(body)}")
             case _:
@@ -106,8 +106,8 @@ def _url(host: str, port: int) -> str:
     return f"http://{host}:{port}" if address.version == 4 else f"http://[{host}]:{port}"
 
 
-def _request(errand: LetterErrand) -> tuple[str, Nothing | Discarding]:
-    match errand:
+def _request(command: DeadLetterCommand) -> tuple[str, Nothing | Discarding]:
+    match command:
         case Redrive():
             return "redrive", Nothing()
         case Discard(reason=reason):

@@ -10,24 +10,24 @@ from typing import assert_never
 
 import click
 
-from milepost.assembly import Parts, assembled
+from milepost.app.build import Parts, assembled
+from milepost.app.database import store_url_of
 from milepost.cli.daemon_client import daemon_at
 from milepost.cli.dead_letter_table import MAX_SUBJECT, shortened
 from milepost.core.checkpoint import DeadLetter
+from milepost.core.commands import DeadLetterCommand
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.core.events import Reason
-from milepost.core.summary import ExitCode, most_serious
-from milepost.engine.errands import HeldBack, LetterErrand
-from milepost.engine.shutdown import stopping_on_signals
-from milepost.engine.stop import Stop
-from milepost.place import place_of
+from milepost.engine.interrupt import Stop, stopping_on_signals
+from milepost.engine.mailbox import CommandDeferred
+from milepost.reporting.humanize import ahead, on_one_line
+from milepost.reporting.summary import ExitCode, most_serious
 from milepost.service.outcomes import Answer, Outcome, accepted, closed, held, outcome_of, refused
-from milepost.service.phrases import ahead, on_one_line
 from milepost.settings import Settings
-from milepost.stores.opening import is_at_work, open_archive
+from milepost.stores.open import is_at_work, open_reader
 
-Work = Sequence[tuple[DeadLetter, LetterErrand]]
-Do = Callable[[DeadLetter, LetterErrand], Awaitable[Answer]]
+Work = Sequence[tuple[DeadLetter, DeadLetterCommand]]
+Do = Callable[[DeadLetter, DeadLetterCommand], Awaitable[Answer]]
 
 
 async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
@@ -37,14 +37,14 @@ async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
     """
     stop, answers = Stop(), list[Answer]()
     async with stopping_on_signals(stop), _performer(settings, stop) as do:
-        for number, (letter, errand) in enumerate(work, start=1):
+        for number, (dead_letter, command) in enumerate(work, start=1):
             if stop.is_requested:
                 break
-            answer = await do(letter, errand)
+            answer = await do(dead_letter, command)
             answers.append(answer)
-            place = f"[{number:,}/{len(work):,}] " if len(work) > 1 else ""
+            nth = f"[{number:,}/{len(work):,}] " if len(work) > 1 else ""
             click.echo(
-                f"{place}{letter.dead_letter_id}  {shortened(letter.subject, MAX_SUBJECT)}: {_told(answer, done)}"
+                f"{nth}{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}: {_told(answer, done)}"
             )
     if len(work) > 1:
         click.echo(f"{sum(answer.outcome is Outcome.CLOSED for answer in answers):,} of {len(work):,} {done}")
@@ -56,33 +56,33 @@ async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
 
 @asynccontextmanager
 async def _performer(settings: Settings, stop: Stop) -> AsyncIterator[Do]:
-    place = place_of(settings)
-    if place.file is None or not await is_at_work(place):  # in PostgreSQL anybody may write beside the workers
+    store_url = store_url_of(settings)
+    if store_url.file is None or not await is_at_work(store_url):  # in PostgreSQL anybody may write beside the workers
         async with assembled(settings, stop) as parts:
-            yield lambda _, errand: _here(parts, errand)
+            yield lambda _, command: _here(parts, command)
         return
     async with daemon_at(settings.http) as daemon:
 
-        async def ask(letter: DeadLetter, errand: LetterErrand) -> Answer:
-            async with stop.cut_short():
-                return await daemon.do(errand)
-            return accepted(letter)  # it goes on there, though nobody waits for it here
+        async def ask(dead_letter: DeadLetter, command: DeadLetterCommand) -> Answer:
+            async with stop.interruptible():
+                return await daemon.do(command)
+            return accepted(dead_letter)  # it goes on there, though nobody waits for it here
 
         yield ask
 
 
-async def _here(parts: Parts, errand: LetterErrand) -> Answer:
-    before = await parts.store.open_letters((errand.dead_letter_id,))
+async def _here(parts: Parts, command: DeadLetterCommand) -> Answer:
+    before = await parts.store.find_open_dead_letters((command.dead_letter_id,))
     if not before:  # closed meanwhile, by the redrive of another letter about the same conversation
-        return closed(errand.dead_letter_id)
+        return closed(command.dead_letter_id)
     try:
-        return outcome_of(before[0].letter, await parts.supervisor.do(errand))
-    except HeldBack as why:
-        return held(before[0].letter, why)
+        return outcome_of(before[0].dead_letter, await parts.supervisor.do(command))
+    except CommandDeferred as why:
+        return held(before[0].dead_letter, why)
     except (StoreAway, StoreRefused):
         raise
     except MilepostError as error:  # it keeps this letter alone from being redriven
-        return refused(errand.dead_letter_id, str(error))
+        return refused(command.dead_letter_id, str(error))
 
 
 # --- what came of it --------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def _told(answer: Answer, done: str) -> str:
 
 
 async def _exit_code(settings: Settings, work: Work, answers: Sequence[Answer]) -> ExitCode:
-    streams = {letter.dead_letter_id: letter.stream for letter, _ in work}
+    streams = {dead_letter.dead_letter_id: dead_letter.stream for dead_letter, _ in work}
     failed = {streams[answer.dead_letter_id] for answer in answers if answer.outcome is Outcome.FAILED}
     are_known = all(answer.outcome in {Outcome.CLOSED, Outcome.FAILED} for answer in answers)
     codes = set() if are_known and len(answers) == len(work) else {ExitCode.PROGRESS_SAVED}
@@ -117,7 +117,7 @@ async def _exit_code(settings: Settings, work: Work, answers: Sequence[Answer]) 
 async def _stops(settings: Settings, streams: set[str]) -> set[ExitCode]:
     """Say which of the streams somebody has to mend before anything of them can be read."""
     codes = {Reason.AUTHORIZATION: ExitCode.AUTHORIZATION, Reason.CONFIGURATION: ExitCode.CONFIGURATION}
-    async with open_archive(place_of(settings)) as archive:
-        checkpoints = await archive.checkpoints()
-    reasons = {each.standstill.reason for each in checkpoints if each.stream in streams and each.standstill}
+    async with open_reader(store_url_of(settings)) as journal_reader:
+        checkpoints = await journal_reader.checkpoints()
+    reasons = {each.failure_streak.reason for each in checkpoints if each.stream in streams and each.failure_streak}
     return {codes[reason] for reason in reasons if reason in codes}

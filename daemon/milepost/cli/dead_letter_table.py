@@ -7,9 +7,9 @@ from typing import assert_never
 import msgspec
 
 from milepost.core.checkpoint import DeadLetter
+from milepost.core.dead_letters import conversation_of
 from milepost.core.events import Stage
-from milepost.core.letters import conversation_of
-from milepost.service.phrases import ago, ahead, counted, in_columns, on_one_line
+from milepost.reporting.humanize import ago, ahead, counted, in_columns, on_one_line
 
 HEADINGS = ("id", "stream", "stage", "subject", "opened", "attempts", "next redrive", "reason")
 ATTEMPTS, NEXT = HEADINGS.index("attempts"), HEADINGS.index("next redrive")
@@ -23,24 +23,26 @@ MEANINGS = {
 }
 
 
-def rendered(letters: Sequence[DeadLetter], now: datetime) -> str:
+def rendered(dead_letters: Sequence[DeadLetter], now: datetime) -> str:
     """Write the letters as a table, a line each."""
     headings = list(HEADINGS)
-    if any(letter.closed_at is not None for letter in letters):
+    if any(dead_letter.closed_at is not None for dead_letter in dead_letters):
         headings[NEXT] += ", or closed"
-    return "\n".join(in_columns([headings, *(_row(letter, now) for letter in letters)], right=frozenset({ATTEMPTS})))
+    return "\n".join(
+        in_columns([headings, *(_row(dead_letter, now) for dead_letter in dead_letters)], right=frozenset({ATTEMPTS}))
+    )
 
 
-def _row(letter: DeadLetter, now: datetime) -> tuple[str, ...]:
+def _row(dead_letter: DeadLetter, now: datetime) -> tuple[str, ...]:
     return (
-        letter.dead_letter_id,
-        letter.stream,
-        letter.stage.value,
-        shortened(letter.subject, MAX_SUBJECT),
-        ago(letter.opened_at, now),
-        f"{letter.attempts:,}",
-        _next(letter, now),
-        shortened(letter.reason, MAX_REASON),
+        dead_letter.dead_letter_id,
+        dead_letter.stream,
+        dead_letter.stage.value,
+        shortened(dead_letter.subject, MAX_SUBJECT),
+        ago(dead_letter.opened_at, now),
+        f"{dead_letter.attempts:,}",
+        _next(dead_letter, now),
+        shortened(dead_letter.reason, MAX_REASON),
     )
 
 
@@ -53,56 +55,59 @@ def shortened(text: str, length: int) -> str:
     return f"{text[:head]}…{text[head + 1 - length :]}"
 
 
-def _next(letter: DeadLetter, now: datetime) -> str:
-    if letter.closed_at is not None:
-        return f"{letter.resolution} {ago(letter.closed_at, now)}"
-    return "by command only" if letter.redrive_at is None else ahead(letter.redrive_at, now)
+def _next(dead_letter: DeadLetter, now: datetime) -> str:
+    if dead_letter.closed_at is not None:
+        return f"{dead_letter.resolution} {ago(dead_letter.closed_at, now)}"
+    return "by command only" if dead_letter.redrive_at is None else ahead(dead_letter.redrive_at, now)
 
 
-def as_json(letter: DeadLetter, **more: object) -> bytes:
+def as_json(dead_letter: DeadLetter, **more: object) -> bytes:
     """Write a letter as a JSON object of one line, with every key; `more` are added."""
-    return msgspec.json.encode(msgspec.structs.asdict(letter) | more)
+    return msgspec.json.encode(msgspec.structs.asdict(dead_letter) | more)
 
 
 # --- one letter -------------------------------------------------------------------------------------------------------
 
 
-def described(letter: DeadLetter, payload: str | None, now: datetime) -> str:
+def described(dead_letter: DeadLetter, payload: str | None, now: datetime) -> str:
     """Write down all that is known of a letter, and where to look."""
     facts = [
-        ("dead letter", letter.dead_letter_id),
-        ("stream", letter.stream),
-        ("subject", on_one_line(letter.subject)),
-        ("stage", f"{letter.stage}: {MEANINGS[letter.stage]}"),
-        ("reason", on_one_line(letter.reason)),
-        ("opened", _instant(letter.opened_at, now)),
-        ("redrives", f"{counted(letter.attempts, 'failed redrive')} so far" if letter.attempts else "none so far"),
-        *_ending(letter, now),
+        ("dead letter", dead_letter.dead_letter_id),
+        ("stream", dead_letter.stream),
+        ("subject", on_one_line(dead_letter.subject)),
+        ("stage", f"{dead_letter.stage}: {MEANINGS[dead_letter.stage]}"),
+        ("reason", on_one_line(dead_letter.reason)),
+        ("opened", _instant(dead_letter.opened_at, now)),
+        (
+            "redrives",
+            f"{counted(dead_letter.attempts, 'failed redrive')} so far" if dead_letter.attempts else "none so far",
+        ),
+        *_ending(dead_letter, now),
     ]
     lines = in_columns(facts)
     if payload is None:
         lines += ["", "There is no payload: it is removed when the letter is closed, or a person is erased"]
     else:
         lines += ["", "The payload. It is personal data: mind where you keep and send it", pretty(payload)]
-    return "\n".join([*lines, "", *(f"→ {hint}" for hint in _hints(letter))])
+    return "\n".join([*lines, "", *(f"→ {hint}" for hint in _hints(dead_letter))])
 
 
-def _ending(letter: DeadLetter, now: datetime) -> list[tuple[str, str]]:
-    if letter.closed_at is None:
-        at = letter.redrive_at
+def _ending(dead_letter: DeadLetter, now: datetime) -> list[tuple[str, str]]:
+    if dead_letter.closed_at is None:
+        at = dead_letter.redrive_at
         return [("next redrive", "not by itself" if at is None else f"{ahead(at, now)}, at {_text(at)}")]
-    note = [("note", on_one_line(letter.note))] if letter.note else []
-    return [("closed", f"{letter.resolution}, {_instant(letter.closed_at, now)}"), *note]
+    note = [("note", on_one_line(dead_letter.note))] if dead_letter.note else []
+    return [("closed", f"{dead_letter.resolution}, {_instant(dead_letter.closed_at, now)}"), *note]
 
 
-def _hints(letter: DeadLetter) -> list[str]:
-    history = f"`milepost journal export | grep {letter.dead_letter_id}` gives its history"
-    if letter.closed_at is not None:
+def _hints(dead_letter: DeadLetter) -> list[str]:
+    history = f"`milepost journal export | grep {dead_letter.dead_letter_id}` gives its history"
+    if dead_letter.closed_at is not None:
         return [history]
-    redrive = f"`milepost dead-letters redrive {letter.dead_letter_id}`"
-    discard = f"`milepost dead-letters discard {letter.dead_letter_id} --reason …` gives it up"
-    conversation_id = conversation_of(letter.subject)
-    match letter.stage:
+    redrive = f"`milepost dead-letters redrive {dead_letter.dead_letter_id}`"
+    discard = f"`milepost dead-letters discard {dead_letter.dead_letter_id} --reason …` gives it up"
+    conversation_id = conversation_of(dead_letter.subject)
+    match dead_letter.stage:
         case Stage.FETCH if conversation_id is None:
             return ["it has no id to be read by, so that no redrive can help: look at the payload", discard, history]
         case Stage.FETCH:

@@ -9,18 +9,18 @@ from datetime import UTC, datetime
 import click
 import msgspec
 
-from milepost.cli.dead_letter_choice import MAX_AT_ONCE, chosen, letters_of, named
+from milepost.app.database import store_url_of
+from milepost.cli.dead_letter_choice import MAX_AT_ONCE, chosen, dead_letters_of, named
 from milepost.cli.dead_letter_table import MAX_SUBJECT, as_json, described, rendered, shortened
 from milepost.cli.known_streams import demand_known
 from milepost.cli.options import config_option, load_settings
 from milepost.core.checkpoint import DeadLetter
-from milepost.core.letters import MAX_REASON_CHARACTERS
-from milepost.core.summary import ExitCode
-from milepost.engine.errands import Discard, LetterErrand, Redrive
-from milepost.place import place_of
-from milepost.service.phrases import ago
+from milepost.core.commands import DeadLetterCommand, Discard, Redrive
+from milepost.core.dead_letters import MAX_REASON_CHARACTERS
+from milepost.reporting.humanize import ago
+from milepost.reporting.summary import ExitCode
 from milepost.settings import Settings, secrets
-from milepost.stores.opening import open_archive
+from milepost.stores.open import open_reader
 
 MAX_ROWS = 1_000
 
@@ -62,14 +62,14 @@ def list_(config: str | None, stream: str | None, *, lists_closed: bool, writes_
 async def _list(settings: Settings, stream: str | None, *, open_only: bool, writes_json: bool) -> None:
     rows: list[DeadLetter] = []
     number = 0
-    async with open_archive(place_of(settings)) as archive:
-        await demand_known(stream, archive, settings)
-        async for letter in letters_of(archive, stream, open_only=open_only):
+    async with open_reader(store_url_of(settings)) as journal_reader:
+        await demand_known(stream, journal_reader, settings)
+        async for dead_letter in dead_letters_of(journal_reader, stream, open_only=open_only):
             number += 1
             if writes_json:
-                click.echo(as_json(letter))
+                click.echo(as_json(dead_letter))
             elif number <= MAX_ROWS:
-                rows.append(letter)
+                rows.append(dead_letter)
     if writes_json:
         return
     if not rows:
@@ -95,19 +95,21 @@ def _none(stream: str | None, *, open_only: bool) -> str:
 @click.argument("dead_letter_id", metavar="ID")
 def show(config: str | None, dead_letter_id: str, *, writes_json: bool) -> None:
     """Show all that is known of a dead letter, with the payload that is kept for a redrive: it is personal data."""
-    letter, payload = asyncio.run(_shown(load_settings(config), dead_letter_id))
+    dead_letter, payload = asyncio.run(_shown(load_settings(config), dead_letter_id))
     if writes_json:
         click.echo(
-            msgspec.json.format(as_json(letter, payload=None if payload is None else msgspec.Raw(payload.encode())))
+            msgspec.json.format(
+                as_json(dead_letter, payload=None if payload is None else msgspec.Raw(payload.encode()))
+            )
         )
     else:
-        click.echo(described(letter, payload, datetime.now(UTC)))
+        click.echo(described(dead_letter, payload, datetime.now(UTC)))
 
 
 async def _shown(settings: Settings, beginning: str) -> tuple[DeadLetter, str | None]:
-    async with open_archive(place_of(settings)) as archive:
-        (letter,) = await named(archive, [beginning])
-        return await archive.letter(letter.dead_letter_id) or (letter, None)
+    async with open_reader(store_url_of(settings)) as journal_reader:
+        (dead_letter,) = await named(journal_reader, [beginning])
+        return await journal_reader.dead_letter(dead_letter.dead_letter_id) or (dead_letter, None)
 
 
 # --- acting -----------------------------------------------------------------------------------------------------------
@@ -129,12 +131,14 @@ def redrive(config: str | None, stream: str | None, ids: Sequence[str]) -> None:
     if ids and stream is not None:
         raise click.UsageError("--stream chooses among all open dead letters: leave it out, or the IDs")
     settings = load_settings(config)
-    letters = asyncio.run(chosen(settings, ids, stream))
-    if not letters and not ids:
+    dead_letters = asyncio.run(chosen(settings, ids, stream))
+    if not dead_letters and not ids:
         click.echo(_none(stream, open_only=True))
-    errands = [(letter, Redrive(letter.dead_letter_id, BY)) for letter in letters if _is_open(letter)]
-    code = _performed(settings, errands, "closed")
-    sys.exit(ExitCode.PROGRESS_SAVED if code is ExitCode.COMPLETE and len(letters) == MAX_AT_ONCE else code)
+    mailbox = [
+        (dead_letter, Redrive(dead_letter.dead_letter_id, BY)) for dead_letter in dead_letters if _is_open(dead_letter)
+    ]
+    code = _performed(settings, mailbox, "closed")
+    sys.exit(ExitCode.PROGRESS_SAVED if code is ExitCode.COMPLETE and len(dead_letters) == MAX_AT_ONCE else code)
 
 
 @command.command()
@@ -150,28 +154,34 @@ def discard(config: str | None, reason: str, ids: Sequence[str]) -> None:
     if not 1 <= len(reason) <= MAX_REASON_CHARACTERS:
         raise click.BadParameter(f"write 1 to {MAX_REASON_CHARACTERS} characters", param_hint="--reason")
     settings = load_settings(config)
-    letters = asyncio.run(chosen(settings, ids, None))
-    errands = [(letter, Discard(letter.dead_letter_id, reason, BY)) for letter in letters if _is_open(letter)]
-    sys.exit(_performed(settings, errands, "discarded"))
+    dead_letters = asyncio.run(chosen(settings, ids, None))
+    mailbox = [
+        (dead_letter, Discard(dead_letter.dead_letter_id, reason, BY))
+        for dead_letter in dead_letters
+        if _is_open(dead_letter)
+    ]
+    sys.exit(_performed(settings, mailbox, "discarded"))
 
 
-def _is_open(letter: DeadLetter) -> bool:
+def _is_open(dead_letter: DeadLetter) -> bool:
     """Whether anything is left to do; where nothing is, that is told."""
-    if letter.closed_at is not None:
-        how = f"{letter.resolution} {ago(letter.closed_at, datetime.now(UTC))}"
-        click.echo(f"{letter.dead_letter_id}  {shortened(letter.subject, MAX_SUBJECT)}: closed already, {how}")
-    return letter.closed_at is None
+    if dead_letter.closed_at is not None:
+        how = f"{dead_letter.resolution} {ago(dead_letter.closed_at, datetime.now(UTC))}"
+        click.echo(
+            f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}: closed already, {how}"
+        )
+    return dead_letter.closed_at is None
 
 
-def _performed(settings: Settings, errands: Sequence[tuple[DeadLetter, LetterErrand]], done: str) -> ExitCode:
+def _performed(settings: Settings, mailbox: Sequence[tuple[DeadLetter, DeadLetterCommand]], done: str) -> ExitCode:
     """Do the errands, and give what that comes to. `done` is what is said of a letter that is closed by it."""
-    if not errands:
+    if not mailbox:
         return ExitCode.COMPLETE
     # Imported here: who only looks need not wait for what works to load.
     from milepost.cli.dead_letter_actions import perform  # noqa: PLC0415
-    from milepost.service.logs import logged  # noqa: PLC0415
-    from milepost.service.redaction import Redactor  # noqa: PLC0415
+    from milepost.service.logs.output import logged  # noqa: PLC0415
+    from milepost.service.logs.redaction import Redactor  # noqa: PLC0415
 
     log = settings.log
     with logged(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ):
-        return asyncio.run(perform(settings, errands, done))
+        return asyncio.run(perform(settings, mailbox, done))

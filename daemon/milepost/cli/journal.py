@@ -10,20 +10,20 @@ from typing import BinaryIO
 
 import click
 
+from milepost.app.database import store_url_of
+from milepost.cli.atomic_file import whole_file
 from milepost.cli.journal_export import write_errors_told, write_out
 from milepost.cli.journal_line import as_json, as_text
 from milepost.cli.journal_tail import follow, newest
 from milepost.cli.known_streams import demand_known
 from milepost.cli.options import config_option, load_settings
-from milepost.cli.stopping import stop_at_closed_pipe, stopped_by_signals
-from milepost.cli.whole_file import whole_file
-from milepost.place import place_of
-from milepost.service.phrases import counted
+from milepost.cli.signals import stop_at_closed_pipe, stopped_by_signals
+from milepost.reporting.humanize import counted
 from milepost.settings import Settings
-from milepost.stores.archive import Placed
 from milepost.stores.audit import Audit
-from milepost.stores.opening import open_archive
-from milepost.stores.place import Place
+from milepost.stores.open import open_reader
+from milepost.stores.reader import StoredEntry
+from milepost.stores.url import StoreUrl
 
 MAX_LINES = 10_000
 
@@ -46,22 +46,22 @@ def tail(config: str | None, lines: int, stream: str | None, *, follows: bool, w
     settings = load_settings(config)
     write = as_json if writes_json else as_text
 
-    def show(placed: Placed) -> None:
+    def show(placed: StoredEntry) -> None:
         click.echo(write(placed), nl=False)
 
     asyncio.run(_tail(settings, lines, stream, show, follows=follows))
 
 
 async def _tail(
-    settings: Settings, lines: int, stream: str | None, show: Callable[[Placed], None], *, follows: bool
+    settings: Settings, lines: int, stream: str | None, show: Callable[[StoredEntry], None], *, follows: bool
 ) -> None:
-    async with open_archive(place_of(settings)) as archive:
-        await demand_known(stream, archive, settings)
-        after = await newest(archive, lines, stream, show)
+    async with open_reader(store_url_of(settings)) as journal_reader:
+        await demand_known(stream, journal_reader, settings)
+        after = await newest(journal_reader, lines, stream, show)
         if follows:
             stopped = stopped_by_signals()
             stop_at_closed_pipe(sys.stdout, stopped)
-            await follow(archive, after, stream, show, stopped)
+            await follow(journal_reader, after, stream, show, stopped)
 
 
 @command.command()
@@ -71,28 +71,28 @@ def verify(config: str | None) -> None:
 
     Exit codes: 0 all is sound · 1 something is damaged, and the message says where and what helps.
     """
-    audit, seconds = asyncio.run(_verify(place_of(load_settings(config))))
+    audit, seconds = asyncio.run(_verify(store_url_of(load_settings(config))))
     click.echo(f"The journal is sound: {_audited(audit)}, checked in {seconds:.1f} s")
 
 
-async def _verify(place: Place) -> tuple[Audit, float]:
-    async with open_archive(place) as archive:
+async def _verify(store_url: StoreUrl) -> tuple[Audit, float]:
+    async with open_reader(store_url) as journal_reader:
         began = perf_counter()
-        return await archive.verify(), perf_counter() - began
+        return await journal_reader.verify(), perf_counter() - began
 
 
 @command.command()
 @config_option
 def rebuild(config: str | None) -> None:
     """Make the projections (checkpoints, runs, dead letters) again from the journal; no daemon may run meanwhile."""
-    audit, seconds = asyncio.run(_rebuild(place_of(load_settings(config))))
+    audit, seconds = asyncio.run(_rebuild(store_url_of(load_settings(config))))
     click.echo(f"The projections are rebuilt from {_audited(audit)} in {seconds:.1f} s")
 
 
-async def _rebuild(place: Place) -> tuple[Audit, float]:
-    async with open_archive(place, alone=True) as archive:
+async def _rebuild(store_url: StoreUrl) -> tuple[Audit, float]:
+    async with open_reader(store_url, alone=True) as journal_reader:
         began = perf_counter()
-        return await archive.rebuild(), perf_counter() - began
+        return await journal_reader.rebuild(), perf_counter() - began
 
 
 def _audited(audit: Audit) -> str:
@@ -115,14 +115,14 @@ def export(config: str | None, file: str, *, force: bool) -> None:
 
     Each is an object with seq, stream, version, run_id, recorded_at, type, data (an object) and hash.
     """
-    place = place_of(load_settings(config))
+    store_url = store_url_of(load_settings(config))
     opened = nullcontext(sys.stdout.buffer) if file == "-" else whole_file(Path(file), force=force)
     with write_errors_told("stdout" if file == "-" else file), opened as out:
-        written = asyncio.run(_export(place, out))
+        written = asyncio.run(_export(store_url, out))
     if file != "-":
         click.echo(f"{counted(written, 'entry', 'entries')} written to {file}", err=True)
 
 
-async def _export(place: Place, out: BinaryIO) -> int:
-    async with open_archive(place) as archive:
-        return await write_out(archive, out, stopped_by_signals())
+async def _export(store_url: StoreUrl, out: BinaryIO) -> int:
+    async with open_reader(store_url) as journal_reader:
+        return await write_out(journal_reader, out, stopped_by_signals())

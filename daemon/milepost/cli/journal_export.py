@@ -10,19 +10,19 @@ import click
 
 from milepost.cli.journal_line import as_json
 from milepost.core.errors import MilepostError
-from milepost.stores.archive import Archive
+from milepost.stores.reader import JournalReader
 
 MAX_READ = 1_000
 
 
-async def write_out(archive: Archive, out: BinaryIO, stopped: asyncio.Event) -> int:
+async def write_out(journal_reader: JournalReader, out: BinaryIO, stopped: asyncio.Event) -> int:
     """Write every entry that there is now, and give their number. Raises click.Abort once `stopped` is set."""
-    newest = await archive.latest(limit=1)
+    newest = await journal_reader.latest(limit=1)
     last_seq, after, written = newest[-1].seq if newest else 0, 0, 0
     while after < last_seq:
         if stopped.is_set():
             raise click.Abort
-        placed = [each for each in await archive.entries(after=after, limit=MAX_READ) if each.seq <= last_seq]
+        placed = [each for each in await journal_reader.entries(after=after, limit=MAX_READ) if each.seq <= last_seq]
         out.write(b"".join(map(as_json, placed)))
         after = placed[-1].seq
         written += len(placed)

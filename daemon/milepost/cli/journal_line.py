@@ -6,7 +6,6 @@ from typing import assert_never
 import msgspec
 from msgspec import Struct
 
-from milepost.core.chain import instant_text
 from milepost.core.events import (
     BatchFailed,
     BatchShrunk,
@@ -32,10 +31,11 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
+from milepost.core.journal import instant_text
 from milepost.core.plan import Size
-from milepost.core.standing import limit_in_words, size_in_words, token_in_words
-from milepost.service.phrases import counted, in_words, lasting, on_one_line
-from milepost.stores.archive import Placed
+from milepost.reporting.humanize import counted, in_words, lasting, on_one_line
+from milepost.reporting.status import limit_in_words, size_in_words, token_in_words
+from milepost.stores.reader import StoredEntry
 
 _STREAM_WIDTH = len("instagram:17841400000000000")
 
@@ -53,7 +53,7 @@ class EntryObject(Struct, frozen=True):
     hash: str
 
 
-def as_json(placed: Placed) -> bytes:
+def as_json(placed: StoredEntry) -> bytes:
     """Write an entry as one line of JSON Lines."""
     entry = placed.entry
     columns = EntryObject(
@@ -69,7 +69,7 @@ def as_json(placed: Placed) -> bytes:
     return msgspec.json.encode(columns) + b"\n"
 
 
-def as_text(placed: Placed) -> str:
+def as_text(placed: StoredEntry) -> str:
     """Write an entry for people: when, where, its seq and its version in the stream, and what happened."""
     entry = placed.entry
     words = on_one_line(_happened(entry.event))

@@ -5,30 +5,32 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from milepost.core.errors import StoreAway
-from milepost.stores.archive import Archive, Placed
+from milepost.stores.reader import JournalReader, StoredEntry
 
 POLL_SECONDS = 0.5
 MAX_READ = 500
 
-Show = Callable[[Placed], None]
+Show = Callable[[StoredEntry], None]
 
 
-async def newest(archive: Archive, lines: int, stream: str | None, show: Show) -> int:
+async def newest(journal_reader: JournalReader, lines: int, stream: str | None, show: Show) -> int:
     """Show the newest entries, oldest first, and give the seq of the last one there is; 0 where there is none."""
-    placed = await archive.latest(limit=max(lines, 1), stream=stream)
+    placed = await journal_reader.latest(limit=max(lines, 1), stream=stream)
     for each in placed[:lines]:
         show(each)
     return placed[-1].seq if placed else 0
 
 
-async def follow(archive: Archive, after: int, stream: str | None, show: Show, stopped: asyncio.Event) -> None:
+async def follow(
+    journal_reader: JournalReader, after: int, stream: str | None, show: Show, stopped: asyncio.Event
+) -> None:
     """Show what is appended behind the seq `after`, until `stopped` is set.
 
     A database that does not answer is asked again, for as long as that takes.
     """
     while not stopped.is_set():
         try:
-            placed = await archive.entries(after=after, limit=MAX_READ, stream=stream)
+            placed = await journal_reader.entries(after=after, limit=MAX_READ, stream=stream)
         except StoreAway:
             placed = []
         for each in placed:

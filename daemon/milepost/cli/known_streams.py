@@ -6,7 +6,7 @@ import click
 
 from milepost.core.model import Platform, Stream
 from milepost.settings import Settings
-from milepost.stores.archive import Archive
+from milepost.stores.reader import JournalReader
 
 
 def configured_streams(settings: Settings) -> Sequence[str] | None:
@@ -16,12 +16,14 @@ def configured_streams(settings: Settings) -> Sequence[str] | None:
     return [Stream(Platform(platform), page.id).key for page in settings.pages for platform in page.platforms]
 
 
-async def demand_known(stream: str | None, archive: Archive, settings: Settings, given_as: str = "--stream") -> None:
+async def demand_known(
+    stream: str | None, journal_reader: JournalReader, settings: Settings, given_as: str = "--stream"
+) -> None:
     """Raise BadParameter for a stream that is neither journaled nor configured; None is all of them.
 
     One that was removed has its journal still, but nobody is told of it.
     """
-    checkpoints, configured = await archive.checkpoints(), {*(configured_streams(settings) or ())}
+    checkpoints, configured = await journal_reader.checkpoints(), {*(configured_streams(settings) or ())}
     if stream is not None and stream not in {checkpoint.stream for checkpoint in checkpoints} | configured:
         stored = {checkpoint.stream for checkpoint in checkpoints if checkpoint.removed_at is None}
         names = ", ".join(sorted(stored | configured)) or "none so far"

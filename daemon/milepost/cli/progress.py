@@ -8,13 +8,13 @@ from typing import Never, TextIO, assert_never
 
 from tqdm import tqdm
 
-from milepost.core.checkpoint import Checkpoint, Pause
+from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.events import NO_TALLY
 from milepost.core.model import Stream
-from milepost.core.pauses import by_page
-from milepost.core.standing import State, held_up, hold_on, pauses_of, state_of
-from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried, UsageTold
-from milepost.service.phrases import clock, in_words, on_one_line
+from milepost.core.rate_limits import by_page
+from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead, UsageReported
+from milepost.reporting.humanize import clock, in_words, on_one_line
+from milepost.reporting.status import State, held_up, limit_on, rate_limits_of, state_of
 
 
 class Progress:
@@ -26,18 +26,18 @@ class Progress:
         self._bars: dict[str, tqdm[Never]] = {}
         self._checkpoints: dict[str, Checkpoint] = {}
 
-    def read(self, signal: Signal) -> None:
+    def read(self, notice: Notice) -> None:
         """Bring the stream's line up to date, and those of all where a limit came or went that may hold up others."""
-        match signal:
-            case Recorded(checkpoint=checkpoint) | Passed(checkpoint=checkpoint):
+        match notice:
+            case Recorded(checkpoint=checkpoint) | UnchangedRead(checkpoint=checkpoint):
                 before = self._checkpoints.get(checkpoint.stream)
                 self._checkpoints[checkpoint.stream] = checkpoint
-                has_new_pause = checkpoint.pause != (before.pause if before is not None else None)
+                has_new_pause = checkpoint.rate_limit != (before.rate_limit if before is not None else None)
                 self._draw(self._checkpoints.values() if has_new_pause else [checkpoint])
             case StoreRetried(stream=stream, away_seconds=away_seconds):
-                reason = on_one_line(signal.reason)
+                reason = on_one_line(notice.reason)
                 self._show(stream, f"{stream}  the store has been away for {away_seconds:.0f} s: {reason}")
-            case UsageTold():
+            case UsageReported():
                 pass
             case unknown:
                 assert_never(unknown)
@@ -48,7 +48,7 @@ class Progress:
             bar.close()
 
     def _draw(self, checkpoints: Iterable[Checkpoint]) -> None:
-        now, near = self._now(), by_page(pauses_of(self._checkpoints.values()))
+        now, near = self._now(), by_page(rate_limits_of(self._checkpoints.values()))
         for checkpoint in checkpoints:
             self._show(checkpoint.stream, line(checkpoint, now, near(Stream.parse(checkpoint.stream))))
 
@@ -60,7 +60,7 @@ class Progress:
         self._bars[stream].set_description_str(text)
 
 
-def line(checkpoint: Checkpoint, now: datetime, pauses: Mapping[Stream, Pause]) -> str:
+def line(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, RateLimit]) -> str:
     """Say in one line how a stream's run comes along: batches, conversations, rate, retries, what it is at."""
     run, passed = checkpoint.run, checkpoint.unrecorded
     if run is not None and run.ended_at is not None and passed != NO_TALLY:
@@ -71,16 +71,16 @@ def line(checkpoint: Checkpoint, now: datetime, pauses: Mapping[Stream, Pause]) 
         return text
     seconds = ((run.ended_at or now) - run.started_at).total_seconds()
     rate = tally.conversations / seconds if seconds > 0 else 0.0
-    return f"{text} {rate:>7,.0f}/s {run.retries:>3} retries  {_at(checkpoint, now, pauses)}"
+    return f"{text} {rate:>7,.0f}/s {run.retries:>3} retries  {_at(checkpoint, now, rate_limits)}"
 
 
-def _at(checkpoint: Checkpoint, now: datetime, pauses: Mapping[Stream, Pause]) -> str:
+def _at(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, RateLimit]) -> str:
     state = state_of(checkpoint, is_at_work=True)
-    hold = hold_on(Stream.parse(checkpoint.stream), pauses, now)
+    hold = limit_on(Stream.parse(checkpoint.stream), rate_limits, now)
     if hold is not None and hold.until is not None and held_up(state) is State.RATE_LIMITED:
         return f"waits for {hold.waits_for} until {clock(hold.until, now)}"
-    if state is State.RETRYING and checkpoint.trouble is not None:
-        return f"retrying: {on_one_line(checkpoint.trouble.problem)}"
+    if state is State.RETRYING and checkpoint.retry is not None:
+        return f"retrying: {on_one_line(checkpoint.retry.problem)}"
     if state is State.SYNCING:
         return "starting" if checkpoint.sweep is None else checkpoint.sweep.position.phase.value.replace("_", "-")
     return in_words(state)

@@ -10,31 +10,30 @@ import click
 import structlog
 
 from milepost import __version__
-from milepost.assembly import Parts, assembled, labour_of
+from milepost.app.build import Parts, assembled, labour_of
+from milepost.app.database import store_url_of
+from milepost.app.serving import Shown, serving
+from milepost.app.upkeep import Configuration
 from milepost.cli.options import config_option, load_settings
-from milepost.cli.serving import Shown, serving
 from milepost.engine.bulkhead import bulkhead
-from milepost.engine.readers import Reader, reading
-from milepost.engine.shutdown import stopping_on_signals
-from milepost.engine.stop import Bell, Stop
-from milepost.place import place_of
+from milepost.engine.feed import Reader, reading
+from milepost.engine.interrupt import Interrupt, Stop, stopping_on_signals
 from milepost.service.activity import Activity, recent_activity
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.route import event_stream
-from milepost.service.journal_log import read as log_signal
-from milepost.service.logs import configure
-from milepost.service.metrics import Metrics
-from milepost.service.monitoring import exposition, probes
-from milepost.service.recoveries import Recoveries
-from milepost.service.redaction import Redactor
-from milepost.service.repeats import Repeats
+from milepost.service.logs.dedup import Deduplicator
+from milepost.service.logs.journal import read as log_signal
+from milepost.service.logs.output import configure
+from milepost.service.logs.recoveries import Recoveries
+from milepost.service.logs.redaction import Redactor
+from milepost.service.metrics.collect import Metrics
+from milepost.service.probes import exposition, probes
 from milepost.service.status_line import StatusLine
 from milepost.service.systemd import Notifier, keep_told, starting
 from milepost.service.underway import Underway
 from milepost.service.wrong_tokens import WrongTokens
 from milepost.settings import Settings, default_path, load_or_default, secrets
-from milepost.stores.opening import open_archive
-from milepost.upkeep import Configuration
+from milepost.stores.open import open_reader
 
 
 @click.command(name="run")
@@ -55,28 +54,28 @@ def command(config: str | None) -> None:
 
 
 async def _run(
-    settings: Settings, configuration: Configuration, redactor: Redactor, repeats: Repeats, systemd: Notifier
+    settings: Settings, configuration: Configuration, redactor: Redactor, repeats: Deduplicator, systemd: Notifier
 ) -> None:
-    stop, reload = Stop(), Bell()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.ring)
+    stop, reload = Stop(), Interrupt()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
     async with (
         repeats.told_in_time(),
         stopping_on_signals(stop),
         starting(systemd) as ready,
         assembled(settings, stop, redactor.learn) as parts,
-        open_archive(place_of(settings)) as archive,
-        labour_of(settings, parts, archive) as labour,
+        open_reader(store_url_of(settings)) as journal_reader,
+        labour_of(settings, parts, journal_reader) as labour,
     ):
         wrong_tokens = WrongTokens()
         metrics, status_line = Metrics(), StatusLine(lambda: parts.supervisor.streams)
-        metrics.describe(lambda: parts.upkeep.settings.sync.interval_seconds, place_of(settings).file)
+        metrics.describe(lambda: parts.upkeep.settings.sync.interval_seconds, store_url_of(settings).file)
         metrics.register(wrong_tokens)
         for stream in parts.supervisor.streams:
-            checkpoint = await parts.store.recall(stream.key)
-            metrics.recall(checkpoint)
-            status_line.recall(checkpoint)
-        broadcast, activity = Broadcast(archive, parts.clock.now), Activity(parts.clock.now)
-        await activity.recall(archive)
+            checkpoint = await parts.store.load(stream.key)
+            metrics.load(checkpoint)
+            status_line.load(checkpoint)
+        broadcast, activity = Broadcast(journal_reader, parts.clock.now), Activity(parts.clock.now)
+        await activity.load(journal_reader)
         underway = Underway(parts.clock.now)
         telling = [*event_stream(broadcast), *recent_activity(activity.past)]
         routes = [*probes(parts.store.answers, parts.supervisor.stalled), *exposition(metrics.expose)]
@@ -89,17 +88,17 @@ async def _run(
             "recoveries": Recoveries().read,
         }
         of_all: dict[str, Reader] = {"activity": activity.read}
-        if labour.chronicle is not parts.feed:  # others write, too
+        if labour.follower is not parts.feed:  # others write, too
             of_all |= {
                 "metrics of others": metrics.learn,
                 "events of others": broadcast.read,
                 "status line of all": status_line.read,
             }
         async with (
-            serving(settings, parts, Shown(archive, underway, telling), routes, wrong_tokens) as url,
+            serving(settings, parts, Shown(journal_reader, underway, telling), routes, wrong_tokens) as url,
             broadcast.running(),
             reading(parts.feed, readers),
-            reading(labour.chronicle, of_all),
+            reading(labour.follower, of_all),
             asyncio.TaskGroup() as tasks,
         ):
             ready()

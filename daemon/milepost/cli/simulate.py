@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from milepost.cli.stopping import stopped_by_signals
+from milepost.cli.signals import stopped_by_signals
 from milepost.core.errors import BadConfiguration
 from milepost.settings.files import read_text
-from milepost.sources.simulator.faults import parse_faults
-from milepost.sources.simulator.plan import SimulatedPage, WorldPlan
-from milepost.sources.simulator.server import SimulatorServer
+from milepost.simulator.faults import parse_faults
+from milepost.simulator.plan import SimulatedPage, WorldPlan
+from milepost.simulator.server import SimulatorServer
 
 MAX_SECRET_BYTES = 16 * 1024
 

@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 import click
 import msgspec
 
+from milepost.app.database import store_url_of
 from milepost.cli.known_streams import configured_streams
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.status_table import rendered
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.standing import Surroundings, pauses_of
-from milepost.place import place_of
+from milepost.reporting.status import ConditionContext, rate_limits_of
 from milepost.service.stream_status import Status, statuses
-from milepost.stores.opening import has_database, is_at_work, open_archive
-from milepost.stores.place import Place
+from milepost.stores.open import has_database, is_at_work, open_reader
+from milepost.stores.url import StoreUrl
 
 
 @click.command(name="status")
@@ -38,24 +38,24 @@ def command(config: str | None, *, as_json: bool) -> None:
     What does not apply is null.
     """
     settings = load_settings(config)
-    place = place_of(settings)
-    at_work, checkpoints = asyncio.run(_look(place))
-    around = Surroundings(
+    store_url = store_url_of(settings)
+    at_work, checkpoints = asyncio.run(_look(store_url))
+    around = ConditionContext(
         datetime.now(UTC),
         at_work,
         settings.sync.interval_seconds,
         settings.sync.batch_size,
-        pauses_of(checkpoints),
+        rate_limits_of(checkpoints),
     )
     page_names = {page.id: page.name for page in settings.pages}
     streams = statuses(checkpoints, around, configured_streams(settings), page_names)
-    status = Status(around.now, str(place), at_work, streams)
+    status = Status(around.now, str(store_url), at_work, streams)
     click.echo(msgspec.json.format(msgspec.json.encode(status)) if as_json else rendered(status))
 
 
-async def _look(place: Place) -> tuple[bool, Sequence[Checkpoint]]:
-    at_work = await is_at_work(place)  # asked first: a daemon that ends in between has recorded the end of its runs
-    if not await has_database(place):
+async def _look(store_url: StoreUrl) -> tuple[bool, Sequence[Checkpoint]]:
+    at_work = await is_at_work(store_url)  # asked first: a daemon that ends in between has recorded the end of its runs
+    if not await has_database(store_url):
         return at_work, ()
-    async with open_archive(place) as archive:
-        return at_work, await archive.checkpoints()
+    async with open_reader(store_url) as journal_reader:
+        return at_work, await journal_reader.checkpoints()

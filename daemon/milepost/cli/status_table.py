@@ -3,8 +3,8 @@
 from datetime import datetime
 
 from milepost.core.events import Phase, Reason
-from milepost.core.standing import State
-from milepost.service.phrases import ago, ahead, counted, in_columns, in_words, on_one_line, waiting
+from milepost.reporting.humanize import ago, ahead, counted, in_columns, in_words, on_one_line, waiting
+from milepost.reporting.status import State
 from milepost.service.stream_status import OpenSweep, Status, StreamStatus
 
 STANDING = ("stream", "state", "open sweep", "place saved", "last success", "next run")

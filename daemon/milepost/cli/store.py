@@ -11,18 +11,18 @@ from time import perf_counter
 import click
 from pydantic import ValidationError
 
+from milepost.app.database import Holding, holdings, source_of, store_url_of
 from milepost.cli.options import config_option, load_settings
-from milepost.cli.stopping import cut_short_by_signals
+from milepost.cli.signals import interruptible_by_signals
 from milepost.cli.store_progress import shown
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy, StoreRefused
 from milepost.core.model import DataSource
-from milepost.place import Holding, holdings, place_of, source_of
-from milepost.service.phrases import counted, in_columns
+from milepost.reporting.humanize import counted, in_columns
 from milepost.settings import Settings, StoreSettings, default_path
 from milepost.settings.files import read_text
 from milepost.stores.moving_house import Move, Moved, move
-from milepost.stores.opening import has_database, is_at_work, open_store
-from milepost.stores.place import Place
+from milepost.stores.open import has_database, is_at_work, open_store
+from milepost.stores.url import StoreUrl
 
 MAX_FILE_BYTES = 16 * 1024
 RIGHT = frozenset({1, 2})
@@ -49,14 +49,14 @@ def copy(config: str | None, url: str, password_file: str | None, *, replace_nul
     78 bad configuration, or a database that cannot be used.
     """
     began = perf_counter()
-    origin, target = place_of(load_settings(config)), _target(url, password_file)
+    origin, target = store_url_of(load_settings(config)), _target(url, password_file)
     moved = asyncio.run(_moved(Move(origin, target, replaces_nul=replace_nul)))
     click.echo(
         "\n".join([*_told(origin, target, moved, perf_counter() - began), "", *_next(config, target, password_file)])
     )
 
 
-def _target(url: str, password_file: str | None) -> Place:
+def _target(url: str, password_file: str | None) -> StoreUrl:
     """Read the options. What is wrong with the URL is told without it: it may hold a password."""
     try:
         url = StoreSettings.model_validate({"url": url}).url
@@ -66,15 +66,15 @@ def _target(url: str, password_file: str | None) -> Place:
             hint="give it as store.url has it, without a password: docs/moving.md",
         ) from None
     if password_file is None:
-        return Place(url)
+        return StoreUrl(url)
     password = read_text(Path(password_file), max_bytes=MAX_FILE_BYTES).rstrip("\r\n")
     if not password:
         raise BadConfiguration(f"{password_file}: is empty; it must hold the password")
-    return Place(url, password)
+    return StoreUrl(url, password)
 
 
 async def _moved(what: Move) -> Moved:
-    with shown() as tell, cut_short_by_signals(_stopped):
+    with shown() as tell, interruptible_by_signals(_stopped):
         try:
             return await move(what, datetime.now(UTC), tell)
         except StoreAway as error:  # a daemon tries again; here somebody has to
@@ -86,7 +86,7 @@ def _stopped() -> MilepostError:
     return MilepostError("the copy was stopped before its end", hint="run it again, and it goes on")
 
 
-def _told(origin: Place, target: Place, moved: Moved, seconds: float) -> list[str]:
+def _told(origin: StoreUrl, target: StoreUrl, moved: Moved, seconds: float) -> list[str]:
     rows = [
         ("table", "rows", "written"),
         *((each.table, f"{each.rows:,}", f"{each.written:,}") for each in moved.tables),
@@ -99,7 +99,7 @@ def _told(origin: Place, target: Place, moved: Moved, seconds: float) -> list[st
     ]
 
 
-def _next(config: str | None, target: Place, password_file: str | None) -> list[str]:
+def _next(config: str | None, target: StoreUrl, password_file: str | None) -> list[str]:
     """Say what makes Milepost work on the copy."""
     where = config or default_path() or "config.yaml"
     # A path that was given here is relative to this folder, one in the configuration to the configuration's.
@@ -137,27 +137,27 @@ def adopt(config: str | None, *, is_confirmed: bool) -> None:
 
 
 async def _adopted(settings: Settings, *, is_confirmed: bool) -> str:
-    place, wanted = place_of(settings), source_of(settings)
-    if not await has_database(place):
-        raise StoreRefused(f"there is no database at {place}", hint="the first start makes one, for its own source")
-    if await is_at_work(place):
-        raise StoreBusy(f"a Milepost works on the database {place}", hint="stop it first")
-    async with open_store(place) as store:
+    store_url, wanted = store_url_of(settings), source_of(settings)
+    if not await has_database(store_url):
+        raise StoreRefused(f"there is no database at {store_url}", hint="the first start makes one, for its own source")
+    if await is_at_work(store_url):
+        raise StoreBusy(f"a Milepost works on the database {store_url}", hint="stop it first")
+    async with open_store(store_url) as store:
         recorded = await store.source()
         if recorded == wanted:
-            return f"{place} works for {wanted} already"
+            return f"{store_url} works for {wanted} already"
         held = await holdings(store)
         if held:
-            click.echo("\n".join(_held(place, recorded, held)))
+            click.echo("\n".join(_held(store_url, recorded, held)))
             if not is_confirmed:
-                _confirm(place, wanted)
+                _confirm(store_url, wanted)
         await store.replace_source(wanted)
     # A watermark from before would hide what is older: complete at once, and most of it unread.
     whole = "; `milepost sync --full` reads the streams from before whole" if held else ""
-    return f"{place} works for {wanted} from now on{whole}"
+    return f"{store_url} works for {wanted} from now on{whole}"
 
 
-def _held(place: Place, recorded: DataSource | None, held: Sequence[Holding]) -> list[str]:
+def _held(store_url: StoreUrl, recorded: DataSource | None, held: Sequence[Holding]) -> list[str]:
     """Say what stays in the tables."""
     rows = [
         ("stream", "conversations", "of them invented"),
@@ -165,7 +165,7 @@ def _held(place: Place, recorded: DataSource | None, held: Sequence[Holding]) ->
     ]
     source = "" if recorded is None else f", from {recorded}"
     return [
-        f"{place} holds{source}:",
+        f"{store_url} holds{source}:",
         "",
         *in_columns(rows, RIGHT),
         "",
@@ -173,8 +173,8 @@ def _held(place: Place, recorded: DataSource | None, held: Sequence[Holding]) ->
     ]
 
 
-def _confirm(place: Place, wanted: DataSource) -> None:
+def _confirm(store_url: StoreUrl, wanted: DataSource) -> None:
     """Ask whether to do it. Raises UsageError where nobody can be asked, Abort where the answer is no."""
     if not sys.stdin.isatty():
         raise click.UsageError("stdin is not a terminal; pass --yes to confirm")
-    click.confirm(f"Let {place} work for {wanted}, beside all this?", abort=True)
+    click.confirm(f"Let {store_url} work for {wanted}, beside all this?", abort=True)

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 
 import click
 
+from milepost.app.database import store_url_of
 from milepost.cli.known_streams import configured_streams, demand_known
 from milepost.cli.options import config_option, load_settings
 from milepost.core.errors import StoreBusy
 from milepost.core.model import Stream
-from milepost.place import place_of
-from milepost.service.phrases import counted, in_columns, on_one_line
+from milepost.reporting.humanize import counted, in_columns, on_one_line
 from milepost.settings import Settings
-from milepost.stores.opening import is_at_work, open_archive, remove
+from milepost.stores.open import is_at_work, open_reader, remove
 from milepost.stores.removal import StreamRows
 
 BY = "command line"  # who asks, as the journal keeps it
@@ -52,7 +52,7 @@ def remove_(config: str | None, keys: Sequence[str], *, is_confirmed: bool) -> N
     if not is_confirmed:
         _confirm(stored, settings)
     for stream in stored:
-        removed = asyncio.run(remove(place_of(settings), stream, BY, datetime.now(UTC)))
+        removed = asyncio.run(remove(store_url_of(settings), stream, BY, datetime.now(UTC)))
         click.echo(_told(stream, removed, settings))
     click.echo("\n".join(["", *_left(list(stored), settings)]))
 
@@ -71,17 +71,17 @@ async def _stored(settings: Settings, streams: Sequence[Stream]) -> dict[Stream,
 
     Raises BadParameter for a stream that there never was, StoreBusy where a daemon would keep it from being removed.
     """
-    place = place_of(settings)
-    if place.file is not None and await is_at_work(place):
+    store_url = store_url_of(settings)
+    if store_url.file is not None and await is_at_work(store_url):
         raise StoreBusy(
-            f"another Milepost works on the database {place}, and has its streams in memory",
+            f"another Milepost works on the database {store_url}, and has its streams in memory",
             hint="stop it first; a page that is to stay away has to leave the configuration before the next start",
         )
-    async with open_archive(place) as archive:
+    async with open_reader(store_url) as journal_reader:
         for stream in streams:
-            await demand_known(stream.key, archive, settings, "STREAM")
-        kept = {each.stream for each in await archive.checkpoints() if each.removed_at is None}
-        return {stream: await archive.count_rows(stream) if stream.key in kept else None for stream in streams}
+            await demand_known(stream.key, journal_reader, settings, "STREAM")
+        kept = {each.stream for each in await journal_reader.checkpoints() if each.removed_at is None}
+        return {stream: await journal_reader.count_rows(stream) if stream.key in kept else None for stream in streams}
 
 
 def _confirm(stored: Mapping[Stream, StreamRows], settings: Settings) -> None:
@@ -119,9 +119,9 @@ def _told(stream: Stream, removed: StreamRows | None, settings: Settings) -> str
 
 def _left(streams: Sequence[Stream], settings: Settings) -> list[str]:
     """Say what becomes of them, and where else their rows may be."""
-    place = place_of(settings)
-    if place.file is not None:
-        where = f"{place}-wal, if another program was reading the database: it goes with the last one"
+    store_url = store_url_of(settings)
+    if store_url.file is not None:
+        where = f"{store_url}-wal, if another program was reading the database: it goes with the last one"
     else:
         where = "the server's own files, until it has vacuumed the tables, and its write-ahead log"
     return [

@@ -5,17 +5,18 @@ from datetime import datetime
 
 from milepost.core.checkpoint import Run
 from milepost.core.events import Reason, RunStatus, Tally
-from milepost.core.standing import Standing
-from milepost.core.summary import Result, Totals, totals
-from milepost.service.phrases import clock, in_words, on_one_line
+from milepost.core.ports import RunResult
+from milepost.reporting.humanize import clock, in_words, on_one_line
+from milepost.reporting.status import Condition
+from milepost.reporting.summary import Totals, totals
 
 HEADINGS = (
     "stream", "status", "batches", "inserted", "updated", "unchanged", "dead-lettered", "retries", "failed", "seconds",
 )  # fmt: skip
 
 
-def rendered(results: Sequence[Result], seconds: float, standings: Mapping[str, Standing], now: datetime) -> str:
-    """Write the summary of a sync that took `seconds`; `standings` say by stream what each waits for `now`."""
+def rendered(results: Sequence[RunResult], seconds: float, conditions: Mapping[str, Condition], now: datetime) -> str:
+    """Write the summary of a sync that took `seconds`; `conditions` say by stream what each waits for `now`."""
     whole = totals(results)
     table = [HEADINGS, *(_row(result) for result in results), _total_row(whole, seconds)]
     widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))]
@@ -26,11 +27,11 @@ def rendered(results: Sequence[Result], seconds: float, standings: Mapping[str, 
         f"written: {whole.tally.contacts:,} contacts, {whole.tally.interaction_events:,} interaction events",
     ]
     for result in results:
-        lines += _why(result, standings.get(result.stream), now)
+        lines += _why(result, conditions.get(result.stream), now)
     return "\n".join(lines)
 
 
-def _row(result: Result) -> tuple[str, ...]:
+def _row(result: RunResult) -> tuple[str, ...]:
     run = result.run
     if run is None:
         status = "not worked" if result.error is None else "failed"
@@ -67,19 +68,19 @@ def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join(texts).rstrip()
 
 
-def _why(result: Result, standing: Standing | None, now: datetime) -> list[str]:
+def _why(result: RunResult, condition: Condition | None, now: datetime) -> list[str]:
     """Say why a stream is not complete, until when, and what to do; nothing where it is complete."""
     if result.error is not None:
         return [f"{result.stream}: {on_one_line(result.error)}"]
-    what = _what(result.run, standing, now)
+    what = _what(result.run, condition, now)
     if what is None:
         return []
-    advice = standing.advice if standing is not None else None
+    advice = condition.advice if condition is not None else None
     return [f"{result.stream}: {what}", *([f"  → {advice}"] if advice is not None else [])]
 
 
-def _what(run: Run | None, standing: Standing | None, now: datetime) -> str | None:
-    wait = standing.wait if standing is not None else None
+def _what(run: Run | None, condition: Condition | None, now: datetime) -> str | None:
+    wait = condition.wait if condition is not None else None
     problem = f": {on_one_line(wait.problem)}" if wait is not None and wait.problem is not None else ""
     if run is not None and run.status is RunStatus.COMPLETE:
         return None

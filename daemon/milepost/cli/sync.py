@@ -12,25 +12,24 @@ from typing import TextIO, cast
 import click
 from msgspec import Struct
 
-from milepost.assembly import Parts, assembled
+from milepost.app.build import Parts, assembled
+from milepost.app.database import store_url_of
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.summary_table import rendered
 from milepost.core.errors import BadConfiguration, StoreBusy
 from milepost.core.model import Stream
-from milepost.core.ports import Held
+from milepost.core.ports import Held, RunResult
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy, rule_for
-from milepost.core.standing import Standing, Surroundings, pauses_of, standing
-from milepost.core.summary import ExitCode, Result, exit_code, most_serious
-from milepost.engine.readers import Reader, reading
-from milepost.engine.shutdown import stopping_on_signals
-from milepost.engine.stop import Stop
-from milepost.place import place_of
-from milepost.service.journal_log import read as log_signal
-from milepost.service.logs import logged
-from milepost.service.redaction import Redactor
+from milepost.engine.feed import Reader, reading
+from milepost.engine.interrupt import Stop, stopping_on_signals
+from milepost.reporting.status import Condition, ConditionContext, condition, rate_limits_of
+from milepost.reporting.summary import ExitCode, exit_code, most_serious
+from milepost.service.logs.journal import read as log_signal
+from milepost.service.logs.output import logged
+from milepost.service.logs.redaction import Redactor
 from milepost.settings import Settings, secrets
-from milepost.stores.opening import is_at_work
+from milepost.stores.open import is_at_work
 
 
 @click.command(name="sync")
@@ -48,16 +47,16 @@ def command(config: str | None, streams: tuple[str, ...], *, full: bool) -> None
     settings = load_settings(config)
     wanted = [_stream(text) for text in streams]
     synced = asyncio.run(_sync(settings, wanted, full=full))
-    click.echo(rendered(synced.results, synced.seconds, synced.standings, datetime.now(UTC)))
+    click.echo(rendered(synced.results, synced.seconds, synced.conditions, datetime.now(UTC)))
     sys.exit(most_serious({exit_code(synced.results), _code_of(synced.undiscovered)}))
 
 
 class _Synced(Struct, frozen=True):
     """What a sync came to, and how the streams stand after it."""
 
-    results: list[Result]
+    results: list[RunResult]
     seconds: float
-    standings: dict[str, Standing]
+    conditions: dict[str, Condition]
     undiscovered: Problem | Held | None
 
 
@@ -80,25 +79,27 @@ async def _sync(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> 
             streams = _chosen(wanted, parts)
             async with reading(parts.feed, reader):
                 results = await parts.supervisor.sync(streams, full=full)
-            standings = await _standings(settings, parts)
-    return _Synced(results, perf_counter() - began, standings, parts.undiscovered)
+            conditions = await _conditions(settings, parts)
+    return _Synced(results, perf_counter() - began, conditions, parts.undiscovered)
 
 
 async def _demand_alone(settings: Settings) -> None:
     """Raise StoreBusy where workers are at work: they do it, and better. SQLite's own lock tells so by itself."""
-    place = place_of(settings)
-    if place.file is None and await is_at_work(place):
+    store_url = store_url_of(settings)
+    if store_url.file is None and await is_at_work(store_url):
         raise StoreBusy(
-            f"workers are at work on the database {place}",
+            f"workers are at work on the database {store_url}",
             hint="stop them first, or let them do the work: `milepost status` shows what they do",
         )
 
 
-async def _standings(settings: Settings, parts: Parts) -> dict[str, Standing]:
+async def _conditions(settings: Settings, parts: Parts) -> dict[str, Condition]:
     checkpoints = await parts.store.checkpoints()
     sync = settings.sync
-    around = Surroundings(parts.clock.now(), False, sync.interval_seconds, sync.batch_size, pauses_of(checkpoints))
-    return {checkpoint.stream: standing(checkpoint, around) for checkpoint in checkpoints}
+    around = ConditionContext(
+        parts.clock.now(), False, sync.interval_seconds, sync.batch_size, rate_limits_of(checkpoints)
+    )
+    return {checkpoint.stream: condition(checkpoint, around) for checkpoint in checkpoints}
 
 
 def _code_of(undiscovered: Problem | Held | None) -> ExitCode:

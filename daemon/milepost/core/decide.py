@@ -3,8 +3,8 @@
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.checkpoint import BatchPassed, Checkpoint, Sweep
-from milepost.core.decision import Circumstances, Decision, Record, beginnings
+from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep
+from milepost.core.dead_letters import opened, recovered, subjects_of, unread, withhold
 from milepost.core.events import (
     BatchStored,
     DeadLetterClosed,
@@ -15,80 +15,88 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
-from milepost.core.letters import opened, recovered, subjects_of, unread, withhold
+from milepost.core.failures import refused
 from milepost.core.merge import difference, keys_of, order_violations
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, Stream, Stretch
-from milepost.core.plan import Policy, Slice, next_mode, open_sweep, size_now, walk_limit
+from milepost.core.plan import (
+    Policy,
+    RunBudget,
+    next_mode,
+    older_in_a_row,
+    open_sweep,
+    overlap_before,
+    reaches_back,
+    size_now,
+    walk_limit,
+    walk_start,
+)
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.reach import older_in_a_row, overlap_before, reaches_back, walk_start
-from milepost.core.refusals import refused
+from milepost.core.records import Context, Decision, Record, beginnings
 
 NOTHING_KNOWN = Known()
 LEAST_OLDER = 10  # conversations in a row at which a walk may end
 
 
-def decide(
-    checkpoint: Checkpoint, outcome: Outcome, circumstances: Circumstances, known: Known = NOTHING_KNOWN
-) -> Decision:
+def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context, known: Known = NOTHING_KNOWN) -> Decision:
     """Say what an outcome means. `known` is what the store holds of the rows in a Fetched outcome."""
     match outcome:
-        case Fetched() if problem := _loop(checkpoint, outcome.batch, circumstances.work):
-            return refused(checkpoint, problem, circumstances)
+        case Fetched() if problem := _loop(checkpoint, outcome.batch, context.budget):
+            return refused(checkpoint, problem, context)
         case Fetched():
-            return _fetched(checkpoint, outcome, circumstances, known)
+            return _fetched(checkpoint, outcome, context, known)
         case Refused(problem=problem):
-            return refused(checkpoint, problem, circumstances)
+            return refused(checkpoint, problem, context)
 
 
 # --- a batch was read -------------------------------------------------------------------------------------------------
 
 
-def keys_for(checkpoint: Checkpoint, fetched: Fetched, circumstances: Circumstances) -> Keys:
+def keys_to_look_up(checkpoint: Checkpoint, fetched: Fetched, context: Context) -> Keys:
     """List what has to be known of the store before a batch is decided on."""
     batch = fetched.batch
-    sweep = open_sweep(checkpoint, circumstances.work) or _new_sweep(checkpoint, fetched, circumstances)
-    size = size_now(checkpoint, circumstances.policy)
-    is_whole = not (batch.unreadable or circumstances.refused) and size.detail is Detail.NESTED
+    sweep = open_sweep(checkpoint, context.budget) or _new_sweep(checkpoint, fetched, context)
+    size = size_now(checkpoint, context.policy)
+    is_whole = not (batch.unreadable or context.refused) and size.detail is Detail.NESTED
     keys = keys_of(Stream.parse(checkpoint.stream), batch)
     return replace(
         keys,
-        subjects=() if is_whole and not checkpoint.open_dead_letters else subjects_of(batch, circumstances.refused),
+        subjects=() if is_whole and not checkpoint.open_dead_letters else subjects_of(batch, context.refused),
         full_sweep_at=sweep.walk_started_at if _notes_missed(checkpoint, sweep) else None,
         stretch=_stretch(checkpoint, sweep, batch),
     )
 
 
-def _fetched(checkpoint: Checkpoint, fetched: Fetched, circumstances: Circumstances, known: Known) -> Decision:
-    work, batch = circumstances.work, fetched.batch
-    sweep = open_sweep(checkpoint, work) or _new_sweep(checkpoint, fetched, circumstances)
-    found = _found(checkpoint, sweep, batch, circumstances, known)
+def _fetched(checkpoint: Checkpoint, fetched: Fetched, context: Context, known: Known) -> Decision:
+    budget, batch = context.budget, fetched.batch
+    sweep = open_sweep(checkpoint, budget) or _new_sweep(checkpoint, fetched, context)
+    found = _found(checkpoint, sweep, batch, context, known)
     tally = checkpoint.unrecorded + found.tally
-    position = _next_position(sweep, batch, circumstances.policy, read_batches=sweep.tally.batches + tally.batches)
+    position = _next_position(sweep, batch, context.policy, read_batches=sweep.tally.batches + tally.batches)
     if position is None:
-        return _completed(checkpoint, sweep, found, circumstances, known)
-    if found.changes == Changes() and not found.letters:
-        return BatchPassed(replace(sweep, position=position, lost_cursor=None), found.tally)
-    opening = beginnings(checkpoint, sweep, work)
-    return Record((*opening, *found.letters, BatchStored(position, tally)), found.changes)
+        return _completed(checkpoint, sweep, found, context, known)
+    if found.changes == Changes() and not found.dead_letters:
+        return BatchUnchanged(replace(sweep, position=position, lost_cursor=None), found.tally)
+    opening = beginnings(checkpoint, sweep, budget)
+    return Record((*opening, *found.dead_letters, BatchStored(position, tally)), found.changes)
 
 
 class _Found(Struct, frozen=True):
     """What a batch comes to: rows to write, letters that open or close, and the counts of both."""
 
     changes: Changes
-    letters: tuple[DeadLetterOpened | DeadLetterClosed, ...]
+    dead_letters: tuple[DeadLetterOpened | DeadLetterClosed, ...]
     tally: Tally
 
 
-def _found(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, circumstances: Circumstances, known: Known) -> _Found:
-    stream, now = Stream.parse(checkpoint.stream), circumstances.now
-    detail = size_now(checkpoint, circumstances.policy).detail
-    problem = checkpoint.portion.problem if checkpoint.portion else None
+def _found(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context, known: Known) -> _Found:
+    stream, now = Stream.parse(checkpoint.stream), context.now
+    detail = size_now(checkpoint, context.policy).detail
+    problem = checkpoint.reduced_request.problem if checkpoint.reduced_request else None
     readable = replace(batch, conversations=()) if detail is Detail.POSITION else batch
-    written, unwritten = withhold(difference(stream, readable, known, now), circumstances.refused)
+    written, unwritten = withhold(difference(stream, readable, known, now), context.refused)
     failures = (*unread(batch, detail, problem, known), *unwritten)
-    letters, payloads = opened(stream, failures, known, now)
+    dead_letters, payloads = opened(stream, failures, known, now)
     stretch = _stretch(checkpoint, sweep, batch)
     changes = replace(
         written.changes,
@@ -98,17 +106,17 @@ def _found(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, circumstances: Ci
     )
     tally = replace(
         written.tally,
-        dead_lettered=len(letters),
+        dead_lettered=len(dead_letters),
         unreadable=len(failures),
         order_violations=order_violations(batch.conversations, sweep.position.reached_at),
     )
-    return _Found(changes, (*letters, *recovered(readable, detail, failures, known)), tally)
+    return _Found(changes, (*dead_letters, *recovered(readable, detail, failures, known)), tally)
 
 
-def _new_sweep(checkpoint: Checkpoint, fetched: Fetched, circumstances: Circumstances) -> Sweep:
-    policy = circumstances.policy
+def _new_sweep(checkpoint: Checkpoint, fetched: Fetched, context: Context) -> Sweep:
+    policy = context.policy
     overlap_seconds = policy.watermark_overlap_seconds
-    mode = next_mode(checkpoint, circumstances.now, circumstances.work, policy)
+    mode = next_mode(checkpoint, context.now, context.budget, policy)
     times = (each.updated_time for each in fetched.batch.conversations)
     started_at = walk_start(fetched.asked_at, times, overlap_seconds, checkpoint.watermark)
     return Sweep(
@@ -136,21 +144,19 @@ def _next_position(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: 
     return Position(Phase.CATCH_UP) if phase is Phase.WALK and read_batches > 1 else None
 
 
-def _completed(
-    checkpoint: Checkpoint, sweep: Sweep, found: _Found, circumstances: Circumstances, known: Known
-) -> Record:
-    work = circumstances.work
+def _completed(checkpoint: Checkpoint, sweep: Sweep, found: _Found, context: Context, known: Known) -> Record:
+    budget = context.budget
     tally = checkpoint.unrecorded + found.tally
     changes = found.changes
     missed = known.all_missed + known.unseen - len(changes.found)
     if missed and _is_flawless(sweep.tally + tally):
         tally = replace(tally, deleted=missed)
-        changes = replace(changes, missed_are_deleted_at=circumstances.now)
+        changes = replace(changes, missed_are_deleted_at=context.now)
     elif known.all_missed or known.unseen:
         changes = replace(changes, forgets_missed=True)
-    completed = SweepCompleted(sweep.mode, sweep.walk_started_at, work.started_at, tally)
-    opening = beginnings(checkpoint, sweep, work) if found.letters else ()
-    return Record((*opening, *found.letters, completed), changes)
+    completed = SweepCompleted(sweep.mode, sweep.walk_started_at, budget.started_at, tally)
+    opening = beginnings(checkpoint, sweep, budget) if found.dead_letters else ()
+    return Record((*opening, *found.dead_letters, completed), changes)
 
 
 # --- what a full sweep does not see -----------------------------------------------------------------------------------
@@ -184,9 +190,9 @@ def _is_flawless(tally: Tally) -> bool:
     return not (tally.unreadable or tally.dead_lettered or tally.order_violations)
 
 
-def _loop(checkpoint: Checkpoint, batch: Batch, work: Slice) -> Problem | None:
+def _loop(checkpoint: Checkpoint, batch: Batch, budget: RunBudget) -> Problem | None:
     """Find the cursor that leads to itself: following it would never end."""
-    sweep = open_sweep(checkpoint, work)
+    sweep = open_sweep(checkpoint, budget)
     if sweep is None or sweep.position.cursor is None or batch.next_cursor != sweep.position.cursor:
         return None
     return Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next batch is the one just used")

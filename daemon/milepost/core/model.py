@@ -248,7 +248,7 @@ class Keys(Struct, frozen=True):
     stretch: Stretch | None = None
 
 
-class KnownLetter(Struct, frozen=True):
+class KnownDeadLetter(Struct, frozen=True):
     """The latest dead letter about a subject, which is open, or was discarded when it looked like `fingerprint`."""
 
     dead_letter_id: str
@@ -275,7 +275,7 @@ class RefusedRow(Struct, frozen=True):
 class Known(Struct, frozen=True):
     """What the store holds already of some keys.
 
-    `letters` are by subject. `forgotten` are the contacts and conversations among the keys that a person had
+    `dead_letters` are by subject. `forgotten` are the contacts and conversations among the keys that a person had
     erased. Of a full sweep: how many conversations in the stretch were not seen and are not noted as missed yet
     (`unseen`), which of the batch are noted (`missed`), and how many of the stream are (`all_missed`).
     """
@@ -283,7 +283,7 @@ class Known(Struct, frozen=True):
     conversations: dict[str, ConversationRow] = {}
     contacts: dict[str, ContactRow] = {}
     interaction_events: frozenset[str] = frozenset()
-    letters: dict[str, KnownLetter] = {}
+    dead_letters: dict[str, KnownDeadLetter] = {}
     forgotten: frozenset[str] = frozenset()
     unseen: int = 0
     missed: frozenset[str] = frozenset()

@@ -1,6 +1,7 @@
-"""What to do next: a pure function of where the stream stands, the time, and the limits of the run."""
+"""How far back in the inbox a walk has got, told by the `updated_time` of its conversations."""
 
-from datetime import datetime, timedelta
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
 
@@ -8,8 +9,59 @@ from milepost.core.checkpoint import Checkpoint, Sweep
 from milepost.core.events import Mode, Phase, Reason
 from milepost.core.model import Detail
 from milepost.core.ports import Request
-from milepost.core.reach import overlap_before
 from milepost.core.skew import is_ahead
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before any conversation
+
+
+def reaches_back(updated_times: Iterable[datetime], until: datetime | None) -> bool:
+    """Whether a batch is wholly older than `until`, which is where a walk to that instant may end.
+
+    One old row is not enough: the order of the edge is seen everywhere and promised nowhere. An empty batch says
+    nothing.
+    """
+    if until is None:
+        return False
+    seen = False
+    for updated_time in updated_times:
+        if updated_time >= until:
+            return False
+        seen = True
+    return seen
+
+
+def older_in_a_row(updated_times: Iterable[datetime], until: datetime | None, before: int) -> int:
+    """Count the last conversations, those of the batches `before` included, that are older than `until` in a row."""
+    older = before
+    for updated_time in updated_times:
+        older = older + 1 if until is not None and updated_time < until else 0
+    return older
+
+
+def overlap_before(instant: datetime, overlap_seconds: float) -> datetime:
+    """The instant from which rows are read again, to make up for clocks and order that are not exact."""
+    return instant - timedelta(seconds=overlap_seconds)
+
+
+def walk_start(
+    asked_at: datetime, updated_times: Iterable[datetime], overlap_seconds: float, watermark: datetime | None
+) -> datetime:
+    """Return the start of a walk as far as the clocks can be trusted: it may be too early, never too late.
+
+    The walk's start becomes the watermark, and what arrives afterwards has to be newer. `asked_at` is only a hint: the
+    clocks behind it may be ahead. What the platform says itself is not: whatever arrives after the first batch was read
+    is no older than the newest conversation in it. So the walk of the next sweep, which reaches back to the overlap
+    before the watermark, has to get there at least. With clocks that are right this costs nothing, because nothing lies
+    between the newest conversation and now.
+
+    A first batch without conversations says nothing about the time: the watermark stays where it was, or at EPOCH.
+    """
+    asked_at = max(asked_at, EPOCH)
+    newest = max(updated_times, default=None)
+    if newest is None:
+        return min(asked_at, watermark or EPOCH)
+    slack = timedelta(seconds=overlap_seconds + 1.0)  # instants of the API are whole seconds
+    return newest + slack if asked_at - slack > newest else asked_at
 
 
 class Policy(Struct, frozen=True):
@@ -25,7 +77,7 @@ class Policy(Struct, frozen=True):
     rate_limit_floor_seconds: float = 60.0
 
 
-class Slice(Struct, frozen=True):
+class RunBudget(Struct, frozen=True):
     """One run's share of the work. `stops_for` is why it is to end before the next batch, where it is."""
 
     run_id: str
@@ -58,24 +110,24 @@ Action = Fetch | Wait | Finish
 
 
 def plan(
-    checkpoint: Checkpoint, now: datetime, work: Slice, policy: Policy, held_until: datetime | None = None
+    checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy, held_until: datetime | None = None
 ) -> Action:
     """Say what the run does next. `held_until` is when the pause ends that forbids this stream to call, if one does."""
-    if work.stops_for is not None:
-        return Finish(work.stops_for)
-    if checkpoint.on_hold is not None:
+    if budget.stops_for is not None:
+        return Finish(budget.stops_for)
+    if checkpoint.operator_pause is not None:
         return Finish(Reason.REQUEST)
-    if batches_read(checkpoint, work) >= work.max_batches:
+    if batches_read(checkpoint, budget) >= budget.max_batches:
         return Finish(Reason.BATCH_LIMIT)
-    if now >= work.deadline_at:
+    if now >= budget.deadline_at:
         return Finish(Reason.TIME_LIMIT)
     retry_at = _retry_at(checkpoint, now, policy)
     reason, wait_until = Reason.TIME_LIMIT, retry_at
     if held_until is not None and held_until > retry_at:
         reason, wait_until = Reason.RATE_LIMIT, held_until
     if wait_until <= now:
-        return Fetch(_request(checkpoint, now, work, policy))
-    return Finish(reason) if wait_until >= work.deadline_at else Wait(wait_until)
+        return Fetch(_request(checkpoint, now, budget, policy))
+    return Finish(reason) if wait_until >= budget.deadline_at else Wait(wait_until)
 
 
 def _retry_at(checkpoint: Checkpoint, now: datetime, policy: Policy) -> datetime:
@@ -84,37 +136,37 @@ def _retry_at(checkpoint: Checkpoint, now: datetime, policy: Policy) -> datetime
     The clock was ahead when the attempt failed.
     """
     latest = now + timedelta(seconds=policy.max_delay_seconds)
-    retry_at = checkpoint.trouble.retry_at if checkpoint.trouble else now
+    retry_at = checkpoint.retry.retry_at if checkpoint.retry else now
     return now if retry_at > latest else retry_at
 
 
-def batches_read(checkpoint: Checkpoint, work: Slice) -> int:
+def batches_read(checkpoint: Checkpoint, budget: RunBudget) -> int:
     """Count the batches that this run has read, recorded or passed over."""
     run = checkpoint.run
-    recorded = run.tally.batches if run is not None and run.run_id == work.run_id else 0
+    recorded = run.tally.batches if run is not None and run.run_id == budget.run_id else 0
     return recorded + checkpoint.unrecorded.batches
 
 
-def is_over(checkpoint: Checkpoint, work: Slice) -> bool:
+def is_over(checkpoint: Checkpoint, budget: RunBudget) -> bool:
     """Whether the run has ended, completed or not."""
     run = checkpoint.run
-    return run is not None and run.run_id == work.run_id and run.ended_at is not None
+    return run is not None and run.run_id == budget.run_id and run.ended_at is not None
 
 
-def open_sweep(checkpoint: Checkpoint, work: Slice) -> Sweep | None:
+def open_sweep(checkpoint: Checkpoint, budget: RunBudget) -> Sweep | None:
     """Give the sweep to go on with: none where none is open, or where a full one is wanted and the open one is not."""
     sweep = checkpoint.sweep
-    if sweep is not None and work.wants_full and sweep.mode is not Mode.FULL:
+    if sweep is not None and budget.wants_full and sweep.mode is not Mode.FULL:
         return None
     return sweep
 
 
-def next_mode(checkpoint: Checkpoint, now: datetime, work: Slice, policy: Policy) -> Mode:
+def next_mode(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy) -> Mode:
     """Say which kind of sweep begins when a new one does.
 
     A watermark of the future is not believed, since nobody knows how far the inbox was read when it was set.
     """
-    if work.wants_full or checkpoint.watermark is None or checkpoint.last_full_sweep_at is None:
+    if budget.wants_full or checkpoint.watermark is None or checkpoint.last_full_sweep_at is None:
         return Mode.FULL
     if is_ahead(checkpoint.watermark, now):
         return Mode.FULL
@@ -133,15 +185,15 @@ def walk_limit(checkpoint: Checkpoint, mode: Mode, policy: Policy) -> datetime |
     return overlap_before(checkpoint.watermark, policy.watermark_overlap_seconds)
 
 
-def _request(checkpoint: Checkpoint, now: datetime, work: Slice, policy: Policy) -> Request:
-    sweep = open_sweep(checkpoint, work)
+def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy) -> Request:
+    sweep = open_sweep(checkpoint, budget)
     if sweep is None:
         cursor = None
-        until = walk_limit(checkpoint, next_mode(checkpoint, now, work, policy), policy)
+        until = walk_limit(checkpoint, next_mode(checkpoint, now, budget, policy), policy)
     else:
         cursor = sweep.position.cursor
         until = sweep.walk_until if sweep.position.phase is Phase.WALK else sweep.catch_up_until
-    is_last = batches_read(checkpoint, work) + 1 >= work.max_batches
+    is_last = batches_read(checkpoint, budget) + 1 >= budget.max_batches
     size = size_now(checkpoint, policy)
     return Request(cursor, size.limit, policy.messages_per_conversation, until, is_last, size.detail)
 
@@ -168,17 +220,17 @@ def size_now(checkpoint: Checkpoint, policy: Policy) -> Size:
 
     What is bare or stepped over is so for one batch only, because it makes dead letters.
     """
-    portion = checkpoint.portion
-    if portion is None:
+    reduced_request = checkpoint.reduced_request
+    if reduced_request is None:
         return whole(policy)
-    good = portion.good + checkpoint.unrecorded.batches
-    match portion.detail:
+    good = reduced_request.good + checkpoint.unrecorded.batches
+    match reduced_request.detail:
         case Detail.POSITION if good:
             return whole(policy)
         case Detail.BARE if good:
             limit, detail, good = 1, Detail.SEPARATE, good - 1
         case _:
-            limit, detail = portion.limit, portion.detail
+            limit, detail = reduced_request.limit, reduced_request.detail
     steps = min(good // GROW_AFTER, 16)  # 2**16 is more than any batch has
     if steps and detail is Detail.SEPARATE:
         steps, detail = steps - 1, Detail.NESTED

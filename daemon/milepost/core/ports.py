@@ -111,10 +111,10 @@ class Rejected(Struct, frozen=True):
     rows: tuple[RefusedRow, ...]
 
 
-class DueLetter(Struct, frozen=True):
+class DueDeadLetter(Struct, frozen=True):
     """An open dead letter with all that a redrive needs; `payload` is None where the person it is about was erased."""
 
-    letter: DeadLetter
+    dead_letter: DeadLetter
     payload: str | None
 
 
@@ -125,7 +125,7 @@ class Store(Protocol):
     be used at all.
     """
 
-    async def recall(self, stream: str) -> Checkpoint:
+    async def load(self, stream: str) -> Checkpoint:
         """Give the stream's checkpoint: its latest snapshot and the entries since."""
         ...
 
@@ -145,10 +145,41 @@ class Store(Protocol):
         """Say whether a commit was stored whose outcome is unknown; None where it was not, and will not be any more."""
         ...
 
-    async def due_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueLetter, ...]:
+    async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Give open dead letters of the stream whose redrive is due, or whose payload was erased; the oldest first."""
         ...
 
-    async def open_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueLetter, ...]:
+    async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Give those of these dead letters that are open."""
+        ...
+
+
+class RunResult(Struct, frozen=True):
+    """How a stream's turn ended: with a run, or with an `error` that kept the run's end from being recorded."""
+
+    stream: str
+    run: Run | None
+    error: str | None = None
+
+
+class Clock(Protocol):
+    """Where time and luck come from."""
+
+    def now(self) -> datetime:
+        """Return the time by the wall clock, in UTC."""
+        ...
+
+    def steady(self) -> float:
+        """Return seconds by the steady clock, which begins anywhere."""
+        ...
+
+    def random(self) -> float:
+        """Draw a number from [0, 1)."""
+        ...
+
+    async def sleep_until(self, instant: datetime) -> None:
+        """Return when as much time has passed as it is until `instant` now, or at once if that has passed.
+
+        Setting the wall clock meanwhile changes nothing.
+        """
         ...

@@ -1,28 +1,33 @@
-"""When to try again: exponential backoff with full jitter, whose luck is an argument."""
+"""When to try again: backoff with full jitter, the waits of rate limits and redrives, and when a stream is next due."""
 
 from datetime import datetime, timedelta
 
+from milepost.core.checkpoint import Run
+from milepost.core.events import Reason, RunStatus
 
-def backoff_seconds(attempt: int, luck: float, *, base_delay_seconds: float, max_delay_seconds: float) -> float:
+
+def backoff_seconds(attempt: int, jitter: float, *, base_delay_seconds: float, max_delay_seconds: float) -> float:
     """Give the wait after the attempt numbered `attempt` (1, 2, …) failed, for a `luck` in [0, 1).
 
     Full jitter draws from the whole of [0, ceiling), so that many clients which failed together don't return together
     (Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015).
     """
     doublings = min(attempt - 1, 63)  # 2.0**1024 overflows; no delay is that long
-    return luck * min(max_delay_seconds, base_delay_seconds * 2.0**doublings)
+    return jitter * min(max_delay_seconds, base_delay_seconds * 2.0**doublings)
 
 
-MAX_PAUSE_SECONDS = 900.0  # the floor grows up to this; what the server names may be longer
+MAX_FLOOR_SECONDS = 900.0  # the floor grows up to this; what the server names may be longer
 
 
-def pause_seconds(pauses: int, *, named_seconds: float | None, least_seconds: float, floor_seconds: float) -> float:
-    """Say how long to stay away after the rate limit that is the `pauses`th in a row (1, 2, …).
+def rate_limit_seconds(
+    rate_limits: int, *, named_seconds: float | None, least_seconds: float, floor_seconds: float
+) -> float:
+    """Say how long to stay away after the rate limit that is the `rate_limits`th in a row (1, 2, …).
 
     It is the largest of what the server named, what this kind of limit takes at least, and a floor that doubles:
     calling on during a limit prolongs it (Meta, "Rate limits"), and many limits name no time.
     """
-    floor = min(floor_seconds * 2.0 ** min(pauses - 1, 63), max(floor_seconds, MAX_PAUSE_SECONDS))
+    floor = min(floor_seconds * 2.0 ** min(rate_limits - 1, 63), max(floor_seconds, MAX_FLOOR_SECONDS))
     return max(named_seconds or 0.0, least_seconds, floor)
 
 
@@ -44,3 +49,44 @@ def redrive_seconds(failures: int) -> float | None:
     if failures > MAX_REDRIVES:
         return None
     return min(MAX_REDRIVE_SECONDS, REDRIVE_BASE_SECONDS * 2.0 ** (failures - 1))
+
+
+JITTER = 0.1  # of the interval, either way: streams that began together drift apart
+MAX_PARK_SECONDS = 900.0  # after a failure, however long the interval: an outage lasts about an hour
+AUTHORIZATION_PROBE_SECONDS = 1800.0
+CONFIGURATION_PROBE_SECONDS = 3600.0  # one such error was an incident of days at the provider's
+
+
+def next_turn_at(
+    run: Run | None, now: datetime, jitter: float, *, interval_seconds: float, held_until: datetime | None = None
+) -> datetime:
+    """Say when the stream is worked again after `run`, for a `luck` in [0, 1), and not inside a pause.
+
+    A run that got somewhere before it reached its time or batch limit goes on at once, behind the others that wait for
+    a turn. A stream that needs a person is probed slowly, one that failed is parked for minutes. Every other one comes
+    back an interval after its run started; one that started in the future, by a clock that was ahead, started now.
+    """
+    due_at = _due_at(run, now, jitter, interval_seconds)
+    return due_at if held_until is None else max(due_at, held_until)
+
+
+def _due_at(run: Run | None, now: datetime, jitter: float, interval_seconds: float) -> datetime:
+    if run is not None and run.tally.batches and run.reason in {Reason.TIME_LIMIT, Reason.BATCH_LIMIT}:
+        return now
+    if run is not None and run.reason is Reason.RATE_LIMIT:
+        return now  # or as soon as the pause is over
+    started_at = min(run.started_at, now) if run is not None else now
+    seconds = _seconds_after(run, interval_seconds) * (1 + JITTER * (2 * jitter - 1))
+    return max(now, started_at + timedelta(seconds=seconds))
+
+
+def _seconds_after(run: Run | None, interval_seconds: float) -> float:
+    match run:
+        case Run(status=RunStatus.STOPPED, reason=Reason.AUTHORIZATION):
+            return max(interval_seconds, AUTHORIZATION_PROBE_SECONDS)
+        case Run(status=RunStatus.STOPPED):
+            return max(interval_seconds, CONFIGURATION_PROBE_SECONDS)
+        case Run(status=RunStatus.FAILED | RunStatus.INTERRUPTED):
+            return min(interval_seconds, MAX_PARK_SECONDS)
+        case _:
+            return interval_seconds

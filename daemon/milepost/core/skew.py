@@ -1,7 +1,7 @@
 """Stored instants that lie in the future: the clock was ahead when they were written, or is behind now.
 
 None of them is waited for. Which rule mends which is told where it is compared: a walk's watermark and a full sweep in
-core/plan.py, a rate limit in core/pauses.py, the end of a run where turns are planned.
+core/plan.py, a rate limit in core/rate_limits.py, the end of a run where turns are planned.
 """
 
 from collections.abc import Iterable, Iterator
@@ -37,5 +37,5 @@ def _of_the_past(checkpoint: Checkpoint) -> Iterator[tuple[str, datetime | None]
         yield "the end of a run", checkpoint.run.ended_at
     if checkpoint.sweep is not None:
         yield "the start of a sweep", checkpoint.sweep.walk_started_at
-    if checkpoint.pause is not None:
-        yield "a rate limit", checkpoint.pause.since
+    if checkpoint.rate_limit is not None:
+        yield "a rate limit", checkpoint.rate_limit.since

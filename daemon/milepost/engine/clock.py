@@ -9,9 +9,10 @@ import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 
 import structlog
+
+from milepost.core.ports import Clock
 
 LEAST_STEP_SECONDS = 1.0  # what a clock is off by less does no harm, and adjusting it slowly is no step
 TOLD_STEP_SECONDS = 5.0
@@ -19,29 +20,6 @@ MAX_NAP_SECONDS = 30.0
 MAX_READINGS, MAX_READING_SECONDS = 10, 0.1  # between the two clocks: a process may be held up there for long
 
 log = structlog.get_logger("milepost")
-
-
-class Clock(Protocol):
-    """Where time and luck come from."""
-
-    def now(self) -> datetime:
-        """Return the time by the wall clock, in UTC."""
-        ...
-
-    def steady(self) -> float:
-        """Return seconds by the steady clock, which begins anywhere."""
-        ...
-
-    def luck(self) -> float:
-        """Draw a number from [0, 1)."""
-        ...
-
-    async def sleep_until(self, instant: datetime) -> None:
-        """Return when as much time has passed as it is until `instant` now, or at once if that has passed.
-
-        Setting the wall clock meanwhile changes nothing.
-        """
-        ...
 
 
 class SystemClock:
@@ -60,7 +38,7 @@ class SystemClock:
         """Return seconds by a clock that nobody can set. It counts the time for which the machine was suspended."""
         return time.clock_gettime(_STEADY)
 
-    def luck(self) -> float:
+    def random(self) -> float:
         """Draw a number from [0, 1)."""
         return self._random.random()
 

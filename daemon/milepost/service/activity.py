@@ -35,10 +35,10 @@ from milepost.core.events import (
     SyncRequested,
     TokenChecked,
 )
-from milepost.engine.feed import Recorded, Signal
-from milepost.service.api.operations import AnyOperation, Call, Operation, Reply
+from milepost.engine.feed import Notice, Recorded
+from milepost.service.api.endpoint import AnyOperation, Call, Operation, Reply
 from milepost.service.api.paging import StreamKey
-from milepost.stores.archive import Archive
+from milepost.stores.reader import JournalReader
 
 STEP_SECONDS = 15
 BUCKETS = 240
@@ -129,20 +129,20 @@ class Activity:
         self._now = now
         self._hours: defaultdict[str, _Hour] = defaultdict(_Hour)
 
-    async def recall(self, archive: Archive) -> None:
+    async def load(self, journal_reader: JournalReader) -> None:
         """Count the last hour of the journal, before anything is added to it."""
-        newest = max((each.seq for each in await archive.latest(limit=1)), default=0)
+        newest = max((each.seq for each in await journal_reader.latest(limit=1)), default=0)
         begins_at = self._now() - timedelta(seconds=STEP_SECONDS * BUCKETS)
-        seq = max(await archive.seq_before(begins_at), newest - MAX_RECALLED)
-        while placed := await archive.entries(after=seq, limit=PAGE):
+        seq = max(await journal_reader.seq_before(begins_at), newest - MAX_RECALLED)
+        while placed := await journal_reader.entries(after=seq, limit=PAGE):
             for each in placed:
                 self._count(each.entry)
             seq = placed[-1].seq
 
-    def read(self, signal: Signal) -> None:
+    def read(self, notice: Notice) -> None:
         """Count what a signal tells."""
-        if isinstance(signal, Recorded):
-            for entry in signal.entries:
+        if isinstance(notice, Recorded):
+            for entry in notice.entries:
                 self._count(entry)
 
     def past(self, stream: str | None = None) -> Past:

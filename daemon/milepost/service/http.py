@@ -19,8 +19,8 @@ from aiohttp.typedefs import Handler
 
 from milepost.core.errors import BadConfiguration
 from milepost.engine.bulkhead import bulkhead
-from milepost.service.admission import called_by_name, from_own_page, with_token
-from milepost.service.bounds import MAX_CONNECTIONS, BoundedSite, paced
+from milepost.service.auth import called_by_name, from_own_page, with_token
+from milepost.service.limits import MAX_CONNECTIONS, BoundedSite, paced
 from milepost.service.sessions import Sessions
 from milepost.service.wrong_tokens import WrongTokens
 

@@ -30,6 +30,6 @@ class Letter(Struct, frozen=True):
     fingerprint: str
 
 
-def letter_view(letter: DeadLetter) -> Letter:
+def dead_letter_view(dead_letter: DeadLetter) -> Letter:
     """Show a dead letter."""
-    return Letter(*astuple(letter))
+    return Letter(*astuple(dead_letter))

@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import DeadLetter
-from milepost.engine.errands import HeldBack
+from milepost.engine.mailbox import CommandDeferred
 
 
 class Outcome(StrEnum):
@@ -42,7 +42,7 @@ def outcome_of(before: DeadLetter, after: DeadLetter | None) -> Answer:
     return _unclosed(after, outcome, is_open=True)
 
 
-def held(before: DeadLetter, why: HeldBack) -> Answer:
+def held(before: DeadLetter, why: CommandDeferred) -> Answer:
     """Say why a letter was not tried, and until when it cannot be."""
     return replace(_unclosed(before, Outcome.HELD, is_open=True), reason=str(why))
 
@@ -52,9 +52,9 @@ def closed(dead_letter_id: str) -> Answer:
     return Answer(dead_letter_id, Outcome.CLOSED, is_open=False)
 
 
-def accepted(letter: DeadLetter) -> Answer:
+def accepted(dead_letter: DeadLetter) -> Answer:
     """Say that nobody waits any longer for what becomes of a letter."""
-    return _unclosed(letter, Outcome.ACCEPTED, is_open=None)
+    return _unclosed(dead_letter, Outcome.ACCEPTED, is_open=None)
 
 
 def refused(dead_letter_id: str, reason: str) -> Answer:
@@ -62,5 +62,7 @@ def refused(dead_letter_id: str, reason: str) -> Answer:
     return Answer(dead_letter_id, Outcome.FAILED, is_open=True, reason=reason)
 
 
-def _unclosed(letter: DeadLetter, outcome: Outcome, *, is_open: bool | None) -> Answer:
-    return Answer(letter.dead_letter_id, outcome, is_open, letter.reason, letter.attempts, letter.redrive_at)
+def _unclosed(dead_letter: DeadLetter, outcome: Outcome, *, is_open: bool | None) -> Answer:
+    return Answer(
+        dead_letter.dead_letter_id, outcome, is_open, dead_letter.reason, dead_letter.attempts, dead_letter.redrive_at
+    )

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 
-from milepost.core.checkpoint import Checkpoint, Pause
+from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.model import Stream
-from milepost.core.pauses import by_page, held_until, holder_of
-from milepost.core.standing import State, held_up, limit_in_words, pauses_of, state_of
-from milepost.engine.feed import Passed, Recorded, Signal
-from milepost.service.phrases import clock, counted
+from milepost.core.rate_limits import by_page, held_until, holder_of
+from milepost.engine.feed import Notice, Recorded, UnchangedRead
+from milepost.reporting.humanize import clock, counted
+from milepost.reporting.status import State, held_up, limit_in_words, rate_limits_of, state_of
 
 # In this order: first who works, then who waits, then who needs somebody.
 WORDS: Mapping[State, str] = {
@@ -33,16 +33,16 @@ class StatusLine:
         self._streams = streams
         self._checkpoints: dict[Stream, Checkpoint] = {}
 
-    def recall(self, checkpoint: Checkpoint) -> None:
+    def load(self, checkpoint: Checkpoint) -> None:
         """Take over where a stream stood at the start."""
         self._checkpoints[Stream.parse(checkpoint.stream)] = checkpoint
 
-    def read(self, signal: Signal) -> None:
+    def read(self, notice: Notice) -> None:
         """Take over where a stream stands, unless it is known to stand further on: a worker hears its work twice."""
-        if isinstance(signal, Recorded | Passed):
-            known = self._checkpoints.get(Stream.parse(signal.checkpoint.stream))
-            if known is None or signal.checkpoint.version >= known.version:
-                self.recall(signal.checkpoint)
+        if isinstance(notice, Recorded | UnchangedRead):
+            known = self._checkpoints.get(Stream.parse(notice.checkpoint.stream))
+            if known is None or notice.checkpoint.version >= known.version:
+                self.load(notice.checkpoint)
 
     def words(self, now: datetime) -> str:
         """Say it: `3 streams: 2 syncing, 1 waits for the page's rate limit until 14:05 UTC`."""
@@ -51,8 +51,8 @@ class StatusLine:
         return f"{counted(len(streams), 'stream')}: {told}" if told else "no streams to sync"
 
     def _told(self, streams: Iterable[Stream], now: datetime) -> Iterator[str]:
-        pauses = pauses_of(self._checkpoints.values())
-        near = by_page({holder: pause for holder, pause in pauses.items() if pause.until > now})
+        rate_limits = rate_limits_of(self._checkpoints.values())
+        near = by_page({holder: pause for holder, pause in rate_limits.items() if pause.until > now})
         states, limits, ends_at = Counter[State](), Counter[str](), dict[str, datetime]()
         for stream in streams:
             state = state_of(self._checkpoints.get(stream, Checkpoint(stream.key)), is_at_work=True)
@@ -68,7 +68,7 @@ class StatusLine:
             yield f"{number:,} {'waits' if number == 1 else 'wait'} for {limit} until {clock(ends_at[limit], now)}"
 
 
-def _hold_on(stream: Stream, pauses: Mapping[Stream, Pause]) -> tuple[str, datetime] | None:
+def _hold_on(stream: Stream, rate_limits: Mapping[Stream, RateLimit]) -> tuple[str, datetime] | None:
     """Say which limit holds a stream up, and until when."""
-    holder, until = holder_of(stream, pauses), held_until(stream, pauses)
-    return None if holder is None or until is None else (limit_in_words(pauses[holder].scope), until)
+    holder, until = holder_of(stream, rate_limits), held_until(stream, rate_limits)
+    return None if holder is None or until is None else (limit_in_words(rate_limits[holder].scope), until)

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
-from milepost.core.checkpoint import Checkpoint, Pause
+from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.model import Stream
-from milepost.core.pauses import by_page
-from milepost.core.standing import State, held_up, hold_on
+from milepost.core.rate_limits import by_page
+from milepost.reporting.status import State, held_up, limit_on
 
 
 class StreamStates:
@@ -14,8 +14,8 @@ class StreamStates:
 
     def __init__(self) -> None:
         self._states: dict[Stream, State] = {}
-        self._pauses: dict[Stream, Pause] = {}
-        self._near = by_page(self._pauses)
+        self._rate_limits: dict[Stream, RateLimit] = {}
+        self._near = by_page(self._rate_limits)
         self._as_of: datetime | None = None
 
     def learn(self, checkpoint: Checkpoint, state: State) -> Iterator[tuple[str, State]]:
@@ -24,13 +24,13 @@ class StreamStates:
         self._states[stream] = state
         if checkpoint.updated_at is not None:
             self._as_of = max(checkpoint.updated_at, self._as_of or checkpoint.updated_at)
-        if self._pauses.get(stream) == checkpoint.pause:
+        if self._rate_limits.get(stream) == checkpoint.rate_limit:
             return self._told([stream])
-        if checkpoint.pause is None:
-            del self._pauses[stream]
+        if checkpoint.rate_limit is None:
+            del self._rate_limits[stream]
         else:
-            self._pauses[stream] = checkpoint.pause
-        self._near = by_page(self._pauses)
+            self._rate_limits[stream] = checkpoint.rate_limit
+        self._near = by_page(self._rate_limits)
         return self._told(self._states)
 
     def forget(self, key: str) -> None:
@@ -40,5 +40,5 @@ class StreamStates:
     def _told(self, streams: Iterable[Stream]) -> Iterator[tuple[str, State]]:
         for stream in streams:
             state = self._states[stream]
-            is_held = self._as_of is not None and hold_on(stream, self._near(stream), self._as_of) is not None
+            is_held = self._as_of is not None and limit_on(stream, self._near(stream), self._as_of) is not None
             yield stream.key, held_up(state) if is_held else state

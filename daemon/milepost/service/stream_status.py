@@ -10,10 +10,10 @@ from datetime import datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.checkpoint import Checkpoint, OnHold
+from milepost.core.checkpoint import Checkpoint, OperatorPause
 from milepost.core.events import Mode, Phase, Reason
 from milepost.core.model import Platform, Stream
-from milepost.core.standing import State, Surroundings, standing
+from milepost.reporting.status import ConditionContext, State, condition
 from milepost.service.run_view import RunView, run_view
 
 
@@ -78,7 +78,7 @@ class StreamStatus(Struct, frozen=True):
     open_dead_letters: int
     next_run_at: datetime | None
     run: RunView | None
-    on_hold: OnHold | None
+    on_hold: OperatorPause | None
     token_is_valid: bool | None
     token_expires_at: datetime | None
 
@@ -94,7 +94,7 @@ class Status(Struct, frozen=True):
 
 def statuses(
     checkpoints: Iterable[Checkpoint],
-    around: Surroundings,
+    around: ConditionContext,
     configured: Sequence[str] | None,
     page_names: Mapping[str, str],
 ) -> tuple[StreamStatus, ...]:
@@ -120,13 +120,13 @@ def statuses(
 
 
 def status_of(
-    checkpoint: Checkpoint, around: Surroundings, page_names: Mapping[str, str], *, is_configured: bool | None
+    checkpoint: Checkpoint, around: ConditionContext, page_names: Mapping[str, str], *, is_configured: bool | None
 ) -> StreamStatus:
     """Say where one stream stands."""
     stream = Stream.parse(checkpoint.stream)
-    run, trouble, total, token = checkpoint.run, checkpoint.trouble, checkpoint.total, checkpoint.token
+    run, retry, total, token = checkpoint.run, checkpoint.retry, checkpoint.total, checkpoint.token
     is_worked = around.is_at_work and is_configured is not False
-    stands = standing(checkpoint, replace(around, is_at_work=is_worked))
+    stands = condition(checkpoint, replace(around, is_at_work=is_worked))
     wait = stands.wait
     return StreamStatus(
         stream=checkpoint.stream,
@@ -142,7 +142,7 @@ def status_of(
         problem=str(wait.problem) if wait is not None and wait.problem is not None else None,
         advice=stands.advice,
         remark=stands.remark,
-        retry_at=trouble.retry_at if trouble is not None and stands.state is State.RETRYING else None,
+        retry_at=retry.retry_at if retry is not None and stands.state is State.RETRYING else None,
         sweep=_open_sweep(checkpoint),
         updated_at=checkpoint.updated_at,
         last_success_at=checkpoint.last_success_at,
@@ -152,7 +152,7 @@ def status_of(
         open_dead_letters=checkpoint.open_dead_letters,
         next_run_at=stands.next_run_at,
         run=None if run is None else run_view(checkpoint.stream, run),
-        on_hold=checkpoint.on_hold,
+        on_hold=checkpoint.operator_pause,
         token_is_valid=token.is_valid if token is not None else None,
         token_expires_at=token.ends_at if token is not None else None,
     )

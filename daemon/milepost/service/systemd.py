@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from milepost.engine.clock import Clock
-from milepost.engine.stop import Stop
+from milepost.core.ports import Clock
+from milepost.engine.interrupt import Stop
 
 EXTENSION_SECONDS = 60.0  # what a start asks for at a time, beyond TimeoutStartSec
 TELLING_SECONDS = 5.0  # between two tellings of what the service is at
@@ -142,7 +142,7 @@ async def keep_told(
         if reason is None:
             notifier.alive()
         notifier.status(f"stalled: {reason}" if reason is not None else words(now))
-        async with stop.cut_short():
+        async with stop.interruptible():
             await clock.sleep_until(now + timedelta(seconds=seconds))
     notifier.stopping()
     notifier.status("stopping: the batches in hand are committed")

@@ -9,9 +9,8 @@ wording      what was found, what is allowed
 loading      all of that in order
 """
 
-from milepost.settings.changes import Changes, changes_between
-from milepost.settings.credentials import SecretOrigin, secret_files, secrets
-from milepost.settings.loading import default_path, load, load_or_default, secret_report
+from milepost.settings.diff import Changes, changes_between
+from milepost.settings.load import default_path, load, load_or_default, secret_report
 from milepost.settings.model import (
     HttpSettings,
     LogSettings,
@@ -22,6 +21,7 @@ from milepost.settings.model import (
     StoreSettings,
     SyncSettings,
 )
+from milepost.settings.secrets import SecretOrigin, secret_files, secrets
 
 __all__ = [
     "Changes",

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, fi
 from pydantic_core import PydanticCustomError
 
 from milepost.settings.durations import format_duration
-from milepost.settings.values import (
+from milepost.settings.types import (
     Address,
     BaseUrl,
     FilePath,
@@ -200,7 +200,7 @@ class LogSettings(Section):
 
 
 class Settings(Section):
-    """All of config.yaml. `Settings()` is what applies without one."""
+    """All of config.yaml. `Settings` is what applies without one."""
 
     store: StoreSettings = Field(default_factory=StoreSettings)
     """Where everything is kept."""

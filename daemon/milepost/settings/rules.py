@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from milepost.settings.credentials import written_pages
-from milepost.settings.document import Document, Problem
 from milepost.settings.scalars import as_if_written
+from milepost.settings.secrets import written_pages
+from milepost.settings.yaml import Document, Problem
 
 
 def broken_rules(document: Document) -> Iterator[Problem]:

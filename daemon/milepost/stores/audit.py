@@ -10,7 +10,7 @@ from msgspec import Struct
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.errors import JournalDamaged
 from milepost.core.events import Entry
-from milepost.core.project import Projected, RunOf, project
+from milepost.core.journal import Projected, RunOf, project
 from milepost.stores import rows
 
 Table = Literal["checkpoint", "run", "dead_letter"]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.stores.archive import Archive
+from milepost.stores.reader import JournalReader
 from milepost.stores.unfinished import Mark
 
 Row = tuple[Any, ...]
@@ -85,7 +85,7 @@ class Target(Origin, Protocol):
     """The database that becomes equal. Nobody else opens it while it is marked."""
 
     @property
-    def archive(self) -> Archive:
+    def journal_reader(self) -> JournalReader:
         """Its journal and projections, marked or not."""
         ...
 

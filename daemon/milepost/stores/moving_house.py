@@ -6,13 +6,13 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from milepost.core.chain import instant_text
 from milepost.core.errors import BadConfiguration, JournalDamaged, MilepostError, StoreBusy
+from milepost.core.journal import instant_text
 from milepost.stores.audit import Audit
 from milepost.stores.moving import FORGOTTEN, JOURNAL, TABLES, Origin, Row, Target
 from milepost.stores.moving_walk import Copied, Doing, Passage, Tell, audited, check, copy, demand_common_past
-from milepost.stores.place import Place
 from milepost.stores.unfinished import Mark
+from milepost.stores.url import StoreUrl
 
 NUL, REPLACEMENT = "\0", "\N{REPLACEMENT CHARACTER}"
 
@@ -20,8 +20,8 @@ NUL, REPLACEMENT = "\0", "\N{REPLACEMENT CHARACTER}"
 class Move(Struct, frozen=True):
     """What is copied where. `replaces_nul` writes U+FFFD where a person's text holds the NUL character."""
 
-    origin: Place
-    target: Place
+    origin: StoreUrl
+    target: StoreUrl
     replaces_nul: bool = False
 
 
@@ -78,10 +78,10 @@ async def _begin(what: Move, passage: Passage, mark: Mark) -> None:
 
 
 async def _demand_idle(what: Move, origin: Origin, target: Target) -> None:
-    for place, database in ((what.origin, origin), (what.target, target)):
+    for store_url, database in ((what.origin, origin), (what.target, target)):
         if await database.is_at_work():
             raise StoreBusy(
-                f"a Milepost works on the database {place}",
+                f"a Milepost works on the database {store_url}",
                 hint="stop it first, and leave it stopped until the copy is made",
             )
 
@@ -89,10 +89,10 @@ async def _demand_idle(what: Move, origin: Origin, target: Target) -> None:
 async def _proven(passage: Passage) -> Audit:
     """Make the projections of the target, and verify all of it: the forgotten last, who may grow meanwhile."""
     try:
-        await audited(passage, Doing.PROJECTING, passage.target.archive.rebuild)
+        await audited(passage, Doing.PROJECTING, passage.target.journal_reader.rebuild)
         for table in (*(each for each in TABLES if each is not FORGOTTEN), FORGOTTEN):
             await check(passage, table)
-        audit = await audited(passage, Doing.VERIFYING, passage.target.archive.verify)
+        audit = await audited(passage, Doing.VERIFYING, passage.target.journal_reader.verify)
     except JournalDamaged as error:
         raise MilepostError(
             f"the copy is not sound: {error.message}", hint="`milepost journal verify` tells how the database itself is"
@@ -111,28 +111,28 @@ def _without_nul(row: Row) -> Row:
 
 
 @asynccontextmanager
-async def _origin_at(place: Place) -> AsyncIterator[Origin]:
-    if place.file is not None:
+async def _origin_at(store_url: StoreUrl) -> AsyncIterator[Origin]:
+    if store_url.file is not None:
         from milepost.stores.sqlite.moving import open_sqlite_origin  # noqa: PLC0415
 
-        async with open_sqlite_origin(place.file) as origin:
+        async with open_sqlite_origin(store_url.file) as origin:
             yield origin
     else:
         from milepost.stores.postgresql.moving import open_postgresql_origin  # noqa: PLC0415
 
-        async with open_postgresql_origin(place) as origin:
+        async with open_postgresql_origin(store_url) as origin:
             yield origin
 
 
 @asynccontextmanager
-async def _target_at(place: Place) -> AsyncIterator[Target]:
-    if place.file is not None:
+async def _target_at(store_url: StoreUrl) -> AsyncIterator[Target]:
+    if store_url.file is not None:
         from milepost.stores.sqlite.moving import open_sqlite_target  # noqa: PLC0415
 
-        async with open_sqlite_target(place.file) as target:
+        async with open_sqlite_target(store_url.file) as target:
             yield target
     else:
         from milepost.stores.postgresql.moving import open_postgresql_target  # noqa: PLC0415
 
-        async with open_postgresql_target(place) as target:
+        async with open_postgresql_target(store_url) as target:
             yield target

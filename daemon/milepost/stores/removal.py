@@ -6,11 +6,11 @@ from typing import Any
 from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.codec import Codec
-from milepost.core.decision import prepare
+from milepost.core.commands import remove
+from milepost.core.journal import Codec
 from milepost.core.model import Stream
 from milepost.core.ports import Commit
-from milepost.core.requests import remove
+from milepost.core.records import prepare
 
 # Statements of either database, in order: the dead letters tell which payloads are the stream's. Who was forgotten
 # stays so, and the journal keeps its history.

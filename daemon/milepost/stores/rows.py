@@ -6,14 +6,12 @@ from typing import Any
 
 import msgspec
 
-from milepost.core.chain import instant_text
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
-from milepost.core.codec import Codec
 from milepost.core.errors import JournalDamaged, StoreRefused
 from milepost.core.events import Entry, Mode, Reason, Resolution, RunStatus, Stage, Tally
+from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow
 from milepost.core.problems import Problem
-from milepost.core.project import RunOf
 
 _encode = msgspec.json.Encoder().encode
 _decode_checkpoint = msgspec.json.Decoder(Checkpoint).decode
@@ -235,21 +233,21 @@ def run(columns: tuple[Any, ...]) -> RunOf:
         ) from error
 
 
-def dead_letter_tuple(letter: DeadLetter) -> tuple[Any, ...]:
+def dead_letter_tuple(dead_letter: DeadLetter) -> tuple[Any, ...]:
     """Give the columns of a dead letter's projection."""
     return (
-        letter.dead_letter_id,
-        letter.stream,
-        letter.stage.value,
-        letter.subject,
-        letter.reason,
-        instant_text(letter.opened_at),
-        letter.attempts,
-        _optional_text(letter.redrive_at),
-        _optional_text(letter.closed_at),
-        letter.resolution.value if letter.resolution else None,
-        letter.note,
-        letter.fingerprint,
+        dead_letter.dead_letter_id,
+        dead_letter.stream,
+        dead_letter.stage.value,
+        dead_letter.subject,
+        dead_letter.reason,
+        instant_text(dead_letter.opened_at),
+        dead_letter.attempts,
+        _optional_text(dead_letter.redrive_at),
+        _optional_text(dead_letter.closed_at),
+        dead_letter.resolution.value if dead_letter.resolution else None,
+        dead_letter.note,
+        dead_letter.fingerprint,
     )
 
 

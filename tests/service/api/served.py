@@ -8,9 +8,8 @@ from typing import Any
 import aiohttp
 
 from kit.builders import NETWORK, STREAM, at, entries, problem, run_started, sweep_started, walking
-from milepost.assembly import Parts, assembled
-from milepost.cli.serving import Shown, serving
-from milepost.core.checkpoint import fold
+from milepost.app.build import Parts, assembled
+from milepost.app.serving import Shown, serving
 from milepost.core.events import (
     BatchFailed,
     BatchStored,
@@ -24,16 +23,17 @@ from milepost.core.events import (
     Stage,
     Tally,
 )
+from milepost.core.evolve import fold
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
 from milepost.core.ports import Commit
-from milepost.engine.stop import Stop
+from milepost.engine.interrupt import Stop
 from milepost.service.activity import Activity, recent_activity
-from milepost.service.api.operations import AnyOperation
+from milepost.service.api.endpoint import AnyOperation
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.route import event_stream
 from milepost.service.underway import Underway
 from milepost.settings import Settings
-from milepost.stores.sqlite.archive import SqliteArchive, open_sqlite_archive
+from milepost.stores.sqlite.reader import SqliteReader, open_sqlite_reader
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 
 JSON = {"Content-Type": "application/json"}
@@ -45,7 +45,7 @@ RUNS = 6  # of each stream
 PAYLOAD = '{"id":"t_1","unread_count":12345678901234567890}'
 
 
-def letter_id(stream: Stream, run: int) -> str:
+def dead_letter_id(stream: Stream, run: int) -> str:
     """Name the dead letter that a run of a stream leaves."""
     return f"{run:08x}{STREAMS.index(stream):08x}"
 
@@ -65,17 +65,19 @@ async def served(
     )
     async with (
         assembled(settings, Stop()) as parts,
-        open_sqlite_archive(path) as archive,
-        serving(settings, parts, Shown(archive, Underway(parts.clock.now), telling(archive, parts))) as url,
+        open_sqlite_reader(path) as journal_reader,
+        serving(
+            settings, parts, Shown(journal_reader, Underway(parts.clock.now), telling(journal_reader, parts))
+        ) as url,
         aiohttp.ClientSession(url, headers=headers) as session,
     ):
         yield session, parts
 
 
-def telling(archive: SqliteArchive, parts: Parts) -> list[AnyOperation]:
+def telling(journal_reader: SqliteReader, parts: Parts) -> list[AnyOperation]:
     """Give the operations of readers of the feed, which is silent here."""
     now = parts.clock.now
-    return [*event_stream(Broadcast(archive, now)), *recent_activity(Activity(now).past)]
+    return [*event_stream(Broadcast(journal_reader, now)), *recent_activity(Activity(now).past)]
 
 
 async def told(session: aiohttp.ClientSession, path: str, **query: str | int) -> dict[str, Any]:
@@ -105,17 +107,17 @@ async def fill(path: Path) -> None:
 
 
 async def _work(store: SqliteStore, stream: Stream, run: int) -> None:
-    before, letter = await store.recall(stream.key), letter_id(stream, run)
+    before, dead_letter = await store.load(stream.key), dead_letter_id(stream, run)
     events: list[Event] = [
         run_started(at(60 * run)),
         *([sweep_started()] if before.sweep is None else []),
-        DeadLetterOpened(letter, Stage.FETCH, f"t_{run}", "it went wrong", at(10**9), "fp"),
+        DeadLetterOpened(dead_letter, Stage.FETCH, f"t_{run}", "it went wrong", at(10**9), "fp"),
         BatchStored(walking(f"c{run}", at(-60 * run)), Tally(batches=1, inserted=40, dead_lettered=1)),
         *([BatchFailed(Stage.FETCH, 3, NETWORK)] if run % 2 else []),
-        *([DeadLetterClosed(letter, Resolution.DISCARDED, reason="spam")] if run % 3 == 0 else []),
+        *([DeadLetterClosed(dead_letter, Resolution.DISCARDED, reason="spam")] if run % 3 == 0 else []),
         RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking(f"c{run}"), problem=problem(1) if run % 2 else None),
     ]
     appended = entries(*events, after=before, run_id=run_id(stream, run), recorded_at=at(60 * run))
     after = fold(appended, before)
-    payloads = () if run % 3 == 0 else (DeadLetterPayload(letter, PAYLOAD),)
+    payloads = () if run % 3 == 0 else (DeadLetterPayload(dead_letter, PAYLOAD),)
     await store.commit(Commit(appended, Changes(payloads=payloads), after, after.run))

@@ -21,8 +21,8 @@ from schemathesis.specs.openapi.checks import (
 from structlog.testing import capture_logs
 
 from kit.builders import STREAM
-from milepost.service import bounds, wrong_tokens
-from service.api.served import BEARER, TOKEN, letter_id, served
+from milepost.service import limits, wrong_tokens
+from service.api.served import BEARER, TOKEN, dead_letter_id, served
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 EXAMPLES = 12  # for each operation and each way to make them
@@ -62,7 +62,7 @@ class Daemon:
 @pytest.fixture
 def daemon(database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     """Give a daemon that takes on whatever it is asked, however fast."""
-    monkeypatch.setattr(bounds, "MAX_REQUESTS", MANY)
+    monkeypatch.setattr(limits, "MAX_REQUESTS", MANY)
     monkeypatch.setattr(wrong_tokens, "MAX_TRIES", MANY)
     with Daemon(database) as daemon:
         yield daemon
@@ -109,7 +109,12 @@ def test_every_operation_has_a_name_of_its_own_and_tells_what_it_answers(daemon:
 def test_whatever_is_asked_is_answered_as_it_is_described(daemon: Daemon, mode: GenerationMode) -> None:
     with capture_logs() as lines:
         for operation in operations_of(daemon):
-            for known in ({}, {"key": daemon.stream}, {"key": STREAM.key}, {"dead_letter_id": letter_id(STREAM, 1)}):
+            for known in (
+                {},
+                {"key": daemon.stream},
+                {"key": STREAM.key},
+                {"dead_letter_id": dead_letter_id(STREAM, 1)},
+            ):
                 if all(f"{{{name}}}" in operation.path for name in known) and can_be_asked(operation, mode, known):
                     ask(operation, daemon, mode, known)
     assert [line for line in lines if line["log_level"] in {"error", "critical"}] == []

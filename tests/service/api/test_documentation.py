@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from milepost.service import activity
-from milepost.service.api.desk import MAX_WAIT_SECONDS
-from milepost.service.bounds import IN_SECONDS, MAX_CONNECTIONS, MAX_REQUESTS
+from milepost.service.api.background import MAX_WAIT_SECONDS
 from milepost.service.http import MAX_BODY_BYTES, MAX_IDLE_SECONDS
+from milepost.service.limits import IN_SECONDS, MAX_CONNECTIONS, MAX_REQUESTS
 from milepost.service.sessions import MAX_SECONDS
 from milepost.service.wrong_tokens import MAX_TRIES, TELL_SECONDS
 from service.api.served import served, told

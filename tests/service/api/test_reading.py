@@ -11,17 +11,17 @@ import pytest
 
 from kit.builders import STREAM
 from milepost.cli.dead_letter_table import as_json
-from milepost.engine.errands import PauseStream
+from milepost.core.commands import PauseStream
 from milepost.service.stream_status import OpenSweep, StreamStatus
-from milepost.stores.archive import LetterState
-from milepost.stores.opening import remove
-from milepost.stores.place import Place
-from milepost.stores.sqlite.archive import open_sqlite_archive
+from milepost.stores.open import remove
+from milepost.stores.reader import DeadLetterState
+from milepost.stores.sqlite.reader import open_sqlite_reader
+from milepost.stores.url import StoreUrl
 from service.api.served import (
     PAYLOAD,
     RUNS,
     STREAMS,
-    letter_id,
+    dead_letter_id,
     refused,
     run_id,
     served,
@@ -41,15 +41,15 @@ async def paged(
 ) -> list[dict[str, Any]]:
     """Walk through a list page by page."""
     items: list[dict[str, Any]] = []
-    place: dict[str, str | int] = {}
+    store_url: dict[str, str | int] = {}
     while True:
-        page = await told(session, path, limit=limit, **query, **place)
+        page = await told(session, path, limit=limit, **query, **store_url)
         assert len(page[name]) <= limit
         items += page[name]
         if page["next"] is None or not page[name]:
             return items
         assert len(page[name]) == limit or path == "/api/journal"
-        place = {"after": page["next"]}
+        store_url = {"after": page["next"]}
 
 
 # --- paging -----------------------------------------------------------------------------------------------------------
@@ -62,8 +62,8 @@ LISTS = [
     ("/api/journal", "entries", {}),
     ("/api/journal", "entries", {"stream": STREAM.key}),
     ("/api/dead-letters", "dead_letters", {}),
-    *(("/api/dead-letters", "dead_letters", {"state": state.value}) for state in LetterState),
-    *(("/api/dead-letters", "dead_letters", {"state": state.value, "stream": STREAM.key}) for state in LetterState),
+    *(("/api/dead-letters", "dead_letters", {"state": state.value}) for state in DeadLetterState),
+    *(("/api/dead-letters", "dead_letters", {"state": state.value, "stream": STREAM.key}) for state in DeadLetterState),
 ]
 
 
@@ -190,8 +190,8 @@ async def test_the_journal_is_told_as_it_is_stored(session: aiohttp.ClientSessio
     page = await told(session, "/api/journal", after=3, limit=5)
     assert [entry["seq"] for entry in page["entries"]] == [4, 5, 6, 7, 8]
     assert page["next"] == 8
-    async with open_sqlite_archive(database) as archive:
-        for entry, placed in zip(page["entries"], await archive.entries(after=3, limit=5), strict=True):
+    async with open_sqlite_reader(database) as journal_reader:
+        for entry, placed in zip(page["entries"], await journal_reader.entries(after=3, limit=5), strict=True):
             stored = placed.entry
             assert entry["data"] == msgspec.json.decode(stored.data)
             assert (entry["stream"], entry["version"], entry["type"]) == (stored.stream, stored.version, stored.type)
@@ -200,12 +200,12 @@ async def test_the_journal_is_told_as_it_is_stored(session: aiohttp.ClientSessio
 
 async def test_the_journal_can_be_polled(database: Path) -> None:
     async with served(database) as (session, parts):
-        place = (await told(session, "/api/journal", limit=1000))["next"]
-        assert await told(session, "/api/journal", after=place) == {"entries": [], "next": None}
+        store_url = (await told(session, "/api/journal", limit=1000))["next"]
+        assert await told(session, "/api/journal", after=store_url) == {"entries": [], "next": None}
         await parts.supervisor.ask(STREAM, PauseStream("a test"))
-        page = await told(session, "/api/journal", after=place)
+        page = await told(session, "/api/journal", after=store_url)
         assert [(entry["type"], entry["data"]) for entry in page["entries"]] == [("stream_paused", {"by": "a test"})]
-        assert page["next"] == place + 1
+        assert page["next"] == store_url + 1
 
 
 # --- dead letters -----------------------------------------------------------------------------------------------------
@@ -214,27 +214,27 @@ async def test_the_journal_can_be_polled(database: Path) -> None:
 async def test_dead_letters_are_told_as_the_command_line_tells_them(
     session: aiohttp.ClientSession, database: Path
 ) -> None:
-    async with open_sqlite_archive(database) as archive:
-        for state in LetterState:
+    async with open_sqlite_reader(database) as journal_reader:
+        for state in DeadLetterState:
             page = await told(session, "/api/dead-letters", state=state.value)
-            stored = await archive.letters(state, limit=100)
-            assert page["dead_letters"] == [msgspec.json.decode(as_json(letter)) for letter in stored]
+            stored = await journal_reader.dead_letters(state, limit=100)
+            assert page["dead_letters"] == [msgspec.json.decode(as_json(dead_letter)) for dead_letter in stored]
     assert await told(session, "/api/dead-letters") == await told(session, "/api/dead-letters", state="open")
 
 
 async def test_a_payload_is_told_only_of_the_letter_that_is_asked_for(session: aiohttp.ClientSession) -> None:
     page = await told(session, "/api/dead-letters", state="all")
     assert "payload" not in str(page)
-    async with session.get(f"/api/dead-letters/{letter_id(STREAM, 1)}") as response:
+    async with session.get(f"/api/dead-letters/{dead_letter_id(STREAM, 1)}") as response:
         assert f'"payload":{PAYLOAD}' in await response.text(), "as it is stored, to the last digit"
-    closed = await told(session, f"/api/dead-letters/{letter_id(STREAM, 0)}")
+    closed = await told(session, f"/api/dead-letters/{dead_letter_id(STREAM, 0)}")
     assert (closed["resolution"], closed["note"], closed["payload"]) == ("discarded", "spam", None)
 
 
 async def test_an_unknown_letter_is_not_found(session: aiohttp.ClientSession) -> None:
     assert await refused(session, "/api/dead-letters/abcd") == (404, "there is no dead letter abcd")
-    for dead_letter_id in ("T_1", "f" * 65, "%00", "é", "..%2f.."):
-        assert (await refused(session, f"/api/dead-letters/{dead_letter_id}"))[0] == 404
+    for wrong_id in ("T_1", "f" * 65, "%00", "é", "..%2f.."):
+        assert (await refused(session, f"/api/dead-letters/{wrong_id}"))[0] == 404
 
 
 # --- what is asked wrongly --------------------------------------------------------------------------------------------
@@ -295,8 +295,8 @@ async def test_a_database_that_cannot_be_read_is_told_as_a_problem(database: Pat
 
 
 async def test_a_removed_stream_is_listed_no_more(database: Path) -> None:
-    place = Place(f"sqlite:///{database}")
-    assert await remove(place, STREAM, "a test", datetime.now(UTC)) is not None
+    store_url = StoreUrl(f"sqlite:///{database}")
+    assert await remove(store_url, STREAM, "a test", datetime.now(UTC)) is not None
 
     async with served(database) as (session, _):
         keys = [each["stream"] for each in await paged(session, "/api/streams", "streams", limit=100)]

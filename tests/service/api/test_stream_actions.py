@@ -8,12 +8,12 @@ import aiohttp
 import pytest
 
 from kit.builders import STREAM
+from milepost.core.commands import StreamCommand, SyncNow
 from milepost.core.model import Stream
-from milepost.engine.errands import StreamErrand, SyncNow
-from milepost.service.api.desk import open_desk
-from milepost.service.api.operations import routes_of
+from milepost.service.actor import COMMAND_LINE
+from milepost.service.api.background import background_work
+from milepost.service.api.endpoint import routes_of
 from milepost.service.api.stream_actions import stream_actions
-from milepost.service.asker import COMMAND_LINE
 from milepost.service.http import serve
 from service.api.served import JSON, served, told
 
@@ -115,14 +115,14 @@ async def test_what_is_asked_wrongly_does_nothing(tmp_path: Path, action: str, b
 
 
 async def test_what_waits_for_the_batch_in_hand_is_accepted_and_goes_on() -> None:
-    released, done = asyncio.Event(), asyncio.Queue[StreamErrand]()
+    released, done = asyncio.Event(), asyncio.Queue[StreamCommand]()
 
-    async def ask(_: Stream, errand: StreamErrand) -> None:
+    async def ask(_: Stream, command: StreamCommand) -> None:
         await released.wait()
-        done.put_nowait(errand)
+        done.put_nowait(command)
 
     async with (
-        open_desk(max_wait_seconds=0.05) as desk,
+        background_work(max_wait_seconds=0.05) as desk,
         serve("127.0.0.1", 0, routes_of(stream_actions(desk, ask, lambda: [STREAM.key]))) as url,
         aiohttp.ClientSession(url) as session,
     ):

@@ -7,10 +7,10 @@ from pathlib import Path
 from kit.memory_store import MemoryStore
 from milepost.core.ports import Commit
 from milepost.stores import rows
-from milepost.stores.queries import load
-from stores.lives import life, stream
+from milepost.stores.sql import load_statements
+from stores.histories import life, stream
 
-SQL = load("sqlite")
+SQL = load_statements("sqlite")
 STREAMS = tuple(stream(number) for number in range(3))
 KEYS = tuple(each.key for each in STREAMS)
 

@@ -14,32 +14,32 @@ from structlog.testing import capture_logs
 from kit.binary import until
 from kit.builders import STREAM, at
 from kit.event_source import Heard, listening
-from kit.signals import COMMIT_SECONDS, FETCH_SECONDS, passed, store_retried, usage_told
+from kit.notices import COMMIT_SECONDS, FETCH_SECONDS, passed, store_retried, usage_told
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreAway, StoreRefused
 from milepost.core.model import Stream
 from milepost.core.ports import Committed
 from milepost.engine.feed import Recorded
 from milepost.service import http as http_module
-from milepost.service.api.operations import routes_of
+from milepost.service.api.endpoint import routes_of
 from milepost.service.events import following as following_module
 from milepost.service.events import recent as recent_module
 from milepost.service.events.broadcast import Broadcast
-from milepost.service.events.message import Status
+from milepost.service.events.messages import Status
 from milepost.service.events.route import event_stream
 from milepost.service.http import serve
-from milepost.stores.archive import Placed
-from milepost.stores.sqlite.archive import SqliteArchive, open_sqlite_archive
+from milepost.stores.reader import StoredEntry
 from milepost.stores.sqlite.migrate import migrate
+from milepost.stores.sqlite.reader import SqliteReader, open_sqlite_reader
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 from service.events.journals import STREAMS, write_lives
-from stores.lives import next_commit
+from stores.histories import next_commit
 
 LONG = 1000  # commits of each stream: more entries than are kept for all readers
 ONE, ANOTHER, _ = STREAMS
 
 
-class WatchedArchive(SqliteArchive):
+class WatchedArchive(SqliteReader):
     """An archive that counts how often it is asked, and that is away where a test wants it so."""
 
     asked = 0
@@ -47,12 +47,12 @@ class WatchedArchive(SqliteArchive):
     is_broken = False
     takes_seconds = 0.0
 
-    async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[Placed]:
+    async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
         self._ask()
         await asyncio.sleep(self.takes_seconds)
         return await super().entries(after=after, limit=limit, stream=stream)
 
-    async def latest(self, *, limit: int, stream: str | None = None) -> list[Placed]:
+    async def latest(self, *, limit: int, stream: str | None = None) -> list[StoredEntry]:
         self._ask()
         return await super().latest(limit=limit, stream=stream)
 
@@ -67,8 +67,8 @@ class WatchedArchive(SqliteArchive):
 class Daemon:
     """What of a daemon the event stream needs: a store that is written, a feed that pokes, and the listener."""
 
-    def __init__(self, store: SqliteStore, archive: WatchedArchive, broadcast: Broadcast, url: str) -> None:
-        self.archive = archive
+    def __init__(self, store: SqliteStore, journal_reader: WatchedArchive, broadcast: Broadcast, url: str) -> None:
+        self.journal_reader = journal_reader
         self.broadcast = broadcast
         self.url = url
         self._store = store
@@ -78,7 +78,7 @@ class Daemon:
         """Let each stream commit once more, and give how many entries that made."""
         entries = 0
         for stream in streams:
-            checkpoint = self._checkpoints.get(stream.key) or await self._store.recall(stream.key)
+            checkpoint = self._checkpoints.get(stream.key) or await self._store.load(stream.key)
             commit = next_commit(checkpoint)
             committed = await self._store.commit(commit)
             assert isinstance(committed, Committed)
@@ -87,7 +87,7 @@ class Daemon:
             entries += len(commit.entries)
         return entries
 
-    async def attended(self, readers: int) -> None:
+    async def owned(self, readers: int) -> None:
         """Wait until so many listen."""
         await until(lambda: self.broadcast._readers == readers)
 
@@ -107,13 +107,15 @@ async def daemon_on(
 ) -> AsyncIterator[Daemon]:
     async with (
         open_sqlite(path, synchronous="normal") as store,
-        open_sqlite_archive(path) as opened,
+        open_sqlite_reader(path) as opened,
     ):
-        archive = WatchedArchive(opened._database, opened._codec)
-        broadcast = Broadcast(archive, lambda: at(0), heartbeat_seconds=heartbeat_seconds, max_readers=max_readers)
+        journal_reader = WatchedArchive(opened._database, opened._codec)
+        broadcast = Broadcast(
+            journal_reader, lambda: at(0), heartbeat_seconds=heartbeat_seconds, max_readers=max_readers
+        )
         routes = routes_of(event_stream(broadcast, max_write_seconds=max_write_seconds))
         async with serve("127.0.0.1", 0, routes) as url, broadcast.running():
-            yield Daemon(store, archive, broadcast, url)
+            yield Daemon(store, journal_reader, broadcast, url)
 
 
 @pytest.fixture
@@ -134,7 +136,7 @@ def long(tmp_path: Path, long_journal: tuple[Path, int]) -> Path:
 
 async def everything(daemon: Daemon) -> list[Heard]:
     """Listen from the very beginning to the newest entry."""
-    newest = (await daemon.archive.latest(limit=1))[-1].seq
+    newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
     async with listening(daemon.url, last_event_id="0") as source:
         return await source.events(newest)
 
@@ -148,7 +150,7 @@ def ids(events: Sequence[Heard]) -> list[int]:
 
 async def test_what_happens_comes_as_it_is_recorded_one_event_an_entry(short: Path) -> None:
     async with daemon_on(short) as daemon:
-        newest = (await daemon.archive.latest(limit=1))[-1].seq
+        newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
         live: list[Heard] = []
         async with listening(daemon.url) as source:
             for _ in range(5):
@@ -171,18 +173,18 @@ async def test_it_is_an_event_stream_that_nothing_may_keep_or_collect(short: Pat
 async def test_while_nobody_listens_nothing_is_read(short: Path) -> None:
     async with daemon_on(short, heartbeat_seconds=0.05) as daemon:
         async with listening(daemon.url):
-            await daemon.attended(1)
-        await daemon.attended(0)
-        asked = daemon.archive.asked
+            await daemon.owned(1)
+        await daemon.owned(0)
+        asked = daemon.journal_reader.asked
         await daemon.go_on(*STREAMS)
         daemon.broadcast.read(passed())
         await asyncio.sleep(0)
-        assert daemon.archive.asked == asked
+        assert daemon.journal_reader.asked == asked
 
 
 async def test_two_hundred_readers_all_hear_the_same_and_all_of_it(short: Path) -> None:
     async with daemon_on(short) as daemon, AsyncExitStack() as stack:
-        newest = (await daemon.archive.latest(limit=1))[-1].seq
+        newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
         sources = [await stack.enter_async_context(listening(daemon.url)) for _ in range(200)]
         entries = 0
         for _ in range(20):
@@ -215,7 +217,7 @@ async def test_who_reads_old_entries_while_more_than_is_kept_is_recorded_misses_
     monkeypatch.setattr(recent_module, "PAGE", 4)
     monkeypatch.setattr(following_module, "PAGE", 4)
     async with daemon_on(short) as daemon:
-        newest = (await daemon.archive.latest(limit=1))[-1].seq
+        newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
         async with listening(daemon.url, last_event_id="0") as source:
             more = sum([await daemon.go_on(*STREAMS) for _ in range(20)])
             assert ids(await source.events(newest + more)) == list(range(1, newest + more + 1))
@@ -252,7 +254,7 @@ async def test_the_place_of_who_comes_back_wins_over_how_many_are_asked_for(shor
 
 async def test_who_knows_a_longer_journal_begins_at_the_end_of_this_one(short: Path) -> None:
     async with daemon_on(short) as daemon:
-        newest = (await daemon.archive.latest(limit=1))[-1].seq
+        newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
         async with listening(daemon.url, last_event_id=str(newest + 1000)) as source:
             assert source.last_event_id == str(newest)
             assert ids(await source.events(await daemon.go_on(ONE)))[0] == newest + 1
@@ -293,7 +295,7 @@ async def test_who_wants_little_comes_back_to_where_it_was(short: Path) -> None:
         listening(daemon.url, ("stream", STREAM.key)) as source,
     ):
         await daemon.go_on(*STREAMS)
-        newest = (await daemon.archive.latest(limit=1))[-1].seq
+        newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
         while source.last_event_id != str(newest):
             await source.heartbeat()
 
@@ -349,18 +351,18 @@ async def test_heartbeats_come_however_short_connections_may_be_idle(
 
 async def test_a_database_that_was_away_is_asked_again(short: Path) -> None:
     async with daemon_on(short) as daemon, listening(daemon.url) as source:
-        daemon.archive.is_away = True
+        daemon.journal_reader.is_away = True
         entries = await daemon.go_on(ONE)
-        asked = daemon.archive.asked
-        await until(lambda: daemon.archive.asked > asked + 1)
-        daemon.archive.is_away = False
+        asked = daemon.journal_reader.asked
+        await until(lambda: daemon.journal_reader.asked > asked + 1)
+        daemon.journal_reader.is_away = False
         assert len(await source.events(entries)) == entries
 
 
 async def test_a_database_that_cannot_be_read_any_more_ends_it_for_all(short: Path) -> None:
     with capture_logs() as lines:
         async with daemon_on(short) as daemon, listening(daemon.url) as source:
-            daemon.archive.is_broken = True
+            daemon.journal_reader.is_broken = True
             await daemon.go_on(ONE)
             assert await source.events() == []
             async with aiohttp.ClientSession() as session, session.get(f"{daemon.url}/api/events") as response:
@@ -385,8 +387,8 @@ async def test_readers_hear_the_rest_even_where_it_takes_long_to_read(short: Pat
     async with AsyncExitStack() as readers:
         async with daemon_on(short, heartbeat_seconds=0.02) as daemon:
             source = await readers.enter_async_context(listening(daemon.url))
-            await daemon.attended(1)
-            daemon.archive.takes_seconds = 0.2  # readers look about many times meanwhile
+            await daemon.owned(1)
+            daemon.journal_reader.takes_seconds = 0.2  # readers look about many times meanwhile
             entries = await daemon.go_on(*STREAMS)
         assert len(await source.events()) == entries
 
@@ -411,13 +413,13 @@ async def test_who_takes_nothing_is_cut_off_and_fills_no_memory(long: Path) -> N
     readers = 20
     async with daemon_on(long, max_write_seconds=1.0, heartbeat_seconds=0.1) as daemon, AsyncExitStack() as stack:
         size = sum(len(event.data) for event in await everything(daemon))
-        await daemon.attended(0)
+        await daemon.owned(0)
         with capture_logs() as lines:
             tracemalloc.start()
             for _ in range(readers):
                 await stack.enter_async_context(deaf(daemon.url))
-            await daemon.attended(readers)
-            await daemon.attended(0)
+            await daemon.owned(readers)
+            await daemon.owned(0)
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
         assert [line["event"] for line in lines] == ["reader of events cut off"] * readers
@@ -436,7 +438,7 @@ async def test_there_is_room_for_so_many_readers_and_for_others_when_one_goes(sh
         ):
             assert (response.status, response.headers["Retry-After"]) == (503, "60")
             assert "2 readers listen already" in (await response.json(content_type=None))["detail"]
-        await daemon.attended(0)
+        await daemon.owned(0)
         async with listening(daemon.url):
             pass
 
@@ -486,8 +488,8 @@ async def test_the_head_of_an_endless_answer_cannot_be_asked_for(short: Path) ->
 
 async def test_a_database_that_does_not_answer_is_told(short: Path) -> None:
     async with daemon_on(short) as daemon, aiohttp.ClientSession() as session:
-        daemon.archive.is_away = True
+        daemon.journal_reader.is_away = True
         async with session.get(f"{daemon.url}/api/events") as response:
             assert response.status == 503
             assert "does not answer" in (await response.json(content_type=None))["detail"]
-        await daemon.attended(0)
+        await daemon.owned(0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from milepost.core.events import TAGS
 from milepost.service.events import broadcast, route
-from milepost.service.events.message import Message, Status
+from milepost.service.events.messages import Message, Status
 from milepost.service.events.route import EventsAsked
 from service.events.test_narration import CASES
 

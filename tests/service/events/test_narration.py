@@ -25,8 +25,7 @@ from kit.builders import (
     walking,
 )
 from kit.event_strategies import events
-from kit.signals import passed, store_retried
-from milepost.core.checkpoint import evolve
+from kit.notices import passed, store_retried
 from milepost.core.events import (
     TAGS,
     BatchFailed,
@@ -54,10 +53,11 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
+from milepost.core.evolve import evolve
 from milepost.core.model import Detail, Scope, TokenHealth
-from milepost.service.events.message import Message, Status
+from milepost.reporting.describe import CLOSINGS, ENDINGS, OPENINGS
+from milepost.service.events.messages import Message, Status
 from milepost.service.events.narration import narrate, narrate_live
-from milepost.service.events.wording import CLOSINGS, ENDINGS, OPENINGS
 
 # Two batches of nine conversations were stored, one was given up and a call was made again, in 30 seconds.
 BEFORE = given(

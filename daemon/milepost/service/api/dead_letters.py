@@ -8,10 +8,10 @@ from aiohttp import web
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
 
-from milepost.service.api.operations import AnyOperation, Call, Operation, Reply
+from milepost.service.api.endpoint import AnyOperation, Call, Operation, Reply
 from milepost.service.api.paging import FROM, Limit, StreamKey, page_of
-from milepost.service.letter_view import Letter, letter_view
-from milepost.stores.archive import Archive, LetterState
+from milepost.service.letter_view import Letter, dead_letter_view
+from milepost.stores.reader import DeadLetterState, JournalReader
 
 PATH = "/api/dead-letters"
 ONE = f"{PATH}/{{dead_letter_id}}"
@@ -23,7 +23,7 @@ class LettersAsked(Struct, frozen=True, forbid_unknown_fields=True):
     """Which letters are listed."""
 
     stream: StreamKey | None = None
-    state: Annotated[LetterState, Meta(description="only letters that are this")] = LetterState.OPEN
+    state: Annotated[DeadLetterState, Meta(description="only letters that are this")] = DeadLetterState.OPEN
     after: Annotated[str, Meta(pattern="^[0-9a-f]+$", max_length=64, description=FROM)] | None = None
     limit: Limit = 100
 
@@ -47,22 +47,24 @@ class LetterWithPayload(Letter, frozen=True):
     payload: Annotated[msgspec.Raw | None, Meta(description="any JSON")]
 
 
-def dead_letters(archive: Archive) -> Sequence[AnyOperation]:
+def dead_letters(journal_reader: JournalReader) -> Sequence[AnyOperation]:
     """Declare what can be asked about dead letters."""
 
     async def list_dead_letters(call: Call[LettersAsked, None]) -> Reply[Letters]:
         asked = call.asked
-        found = await archive.letters(asked.state, stream=asked.stream, after=asked.after, limit=asked.limit + 1)
-        page, following = page_of([letter_view(each) for each in found], asked.limit, _id_of)
+        found = await journal_reader.dead_letters(
+            asked.state, stream=asked.stream, after=asked.after, limit=asked.limit + 1
+        )
+        page, following = page_of([dead_letter_view(each) for each in found], asked.limit, _id_of)
         return Reply(Letters(page, following))
 
     async def show_dead_letter(call: Call[LetterAsked, None]) -> Reply[LetterWithPayload]:
-        found = await archive.letter(call.asked.dead_letter_id)
+        found = await journal_reader.dead_letter(call.asked.dead_letter_id)
         if found is None:
             raise web.HTTPNotFound(text=f"there is no dead letter {call.asked.dead_letter_id}")
-        letter, payload = found
+        dead_letter, payload = found
         shown = None if payload is None else _as_json(payload)
-        return Reply(LetterWithPayload(**asdict(letter), payload=shown))
+        return Reply(LetterWithPayload(**asdict(dead_letter), payload=shown))
 
     listing = Operation(
         "GET", PATH, "List dead letters, the oldest first", asked=LettersAsked, answer=Letters, handle=list_dead_letters
@@ -88,5 +90,5 @@ def _as_json(payload: str) -> msgspec.Raw:
     return msgspec.Raw(payload.encode())
 
 
-def _id_of(letter: Letter) -> str:
-    return letter.dead_letter_id
+def _id_of(dead_letter: Letter) -> str:
+    return dead_letter.dead_letter_id

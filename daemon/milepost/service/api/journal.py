@@ -7,9 +7,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from milepost.service.api.operations import AnyOperation, Call, Operation, Reply
+from milepost.service.api.endpoint import AnyOperation, Call, Operation, Reply
 from milepost.service.api.paging import Limit, StreamKey
-from milepost.stores.archive import Archive, Placed
+from milepost.stores.reader import JournalReader, StoredEntry
 
 MAX_SEQ = 2**63 - 1  # of SQLite's integers
 
@@ -45,12 +45,12 @@ class Entries(Struct, frozen=True):
     next: int | None
 
 
-def journal(archive: Archive) -> Sequence[AnyOperation]:
+def journal(journal_reader: JournalReader) -> Sequence[AnyOperation]:
     """Declare what can be asked about the journal."""
 
     async def list_entries(call: Call[EntriesAsked, None]) -> Reply[Entries]:
         asked = call.asked
-        found = await archive.entries(after=asked.after, limit=asked.limit, stream=asked.stream)
+        found = await journal_reader.entries(after=asked.after, limit=asked.limit, stream=asked.stream)
         return Reply(Entries(tuple(map(_shown, found)), found[-1].seq if found else None))
 
     return [
@@ -65,7 +65,7 @@ def journal(archive: Archive) -> Sequence[AnyOperation]:
     ]
 
 
-def _shown(placed: Placed) -> JournalEntry:
+def _shown(placed: StoredEntry) -> JournalEntry:
     entry = placed.entry
     data = msgspec.Raw(entry.data.encode())
     return JournalEntry(

@@ -6,16 +6,17 @@ from typing import Annotated, Any
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from milepost.core.letters import MAX_REASON_CHARACTERS
-from milepost.core.ports import DueLetter
-from milepost.engine.errands import Discard, HeldBack, LetterErrand, Performer, Redrive
+from milepost.core.commands import DeadLetterCommand, Discard, Redrive
+from milepost.core.dead_letters import MAX_REASON_CHARACTERS
+from milepost.core.ports import DueDeadLetter
+from milepost.engine.mailbox import CommandDeferred, ExecuteDeadLetterCommand
+from milepost.service.actor import actor_of
+from milepost.service.api.background import BackgroundWork, UnderWay
 from milepost.service.api.dead_letters import ONE, LetterAsked
-from milepost.service.api.desk import Desk, UnderWay
-from milepost.service.api.operations import AnyOperation, Call, Nothing, Operation, Reply
-from milepost.service.asker import asker_of
+from milepost.service.api.endpoint import AnyOperation, Call, Nothing, Operation, Reply
 from milepost.service.outcomes import Answer, accepted, held, outcome_of
 
-Find = Callable[[tuple[str, ...]], Awaitable[tuple[DueLetter, ...]]]
+Find = Callable[[tuple[str, ...]], Awaitable[tuple[DueDeadLetter, ...]]]
 
 
 class Discarding(Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,7 +25,7 @@ class Discarding(Struct, frozen=True, forbid_unknown_fields=True):
     reason: Annotated[str, Meta(min_length=1, max_length=MAX_REASON_CHARACTERS, pattern=r"\S")]
 
 
-def letter_actions(desk: Desk, do: Performer, find: Find) -> Sequence[AnyOperation]:
+def dead_letter_actions(desk: BackgroundWork, do: ExecuteDeadLetterCommand, find: Find) -> Sequence[AnyOperation]:
     """Declare what can be done about dead letters.
 
     Args:
@@ -33,24 +34,24 @@ def letter_actions(desk: Desk, do: Performer, find: Find) -> Sequence[AnyOperati
         find: gives those of some dead letters that are open.
     """
 
-    async def act(errand: LetterErrand) -> Reply[Answer]:
-        found = await desk.look_up(find((errand.dead_letter_id,)))
+    async def act(command: DeadLetterCommand) -> Reply[Answer]:
+        found = await desk.look_up(find((command.dead_letter_id,)))
         if not found:
-            raise web.HTTPNotFound(text=f"there is no open dead letter {errand.dead_letter_id}")
-        letter = found[0].letter
+            raise web.HTTPNotFound(text=f"there is no open dead letter {command.dead_letter_id}")
+        dead_letter = found[0].dead_letter
         try:
-            after = await desk.do(f"errand about {letter.dead_letter_id}", lambda: do(errand))
-        except HeldBack as why:
-            return Reply(held(letter, why))
+            after = await desk.do(f"errand about {dead_letter.dead_letter_id}", lambda: do(command))
+        except CommandDeferred as why:
+            return Reply(held(dead_letter, why))
         if isinstance(after, UnderWay):
-            return Reply(accepted(letter), status=202)
-        return Reply(outcome_of(letter, after))
+            return Reply(accepted(dead_letter), status=202)
+        return Reply(outcome_of(dead_letter, after))
 
     async def redrive(call: Call[LetterAsked, Nothing]) -> Reply[Answer]:
-        return await act(Redrive(call.asked.dead_letter_id, asker_of(call.request)))
+        return await act(Redrive(call.asked.dead_letter_id, actor_of(call.request)))
 
     async def discard(call: Call[LetterAsked, Discarding]) -> Reply[Answer]:
-        return await act(Discard(call.asked.dead_letter_id, call.body.reason.strip(), asker_of(call.request)))
+        return await act(Discard(call.asked.dead_letter_id, call.body.reason.strip(), actor_of(call.request)))
 
     told: dict[str, Any] = {
         "asked": LetterAsked,

@@ -8,7 +8,7 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from milepost.service.allowance import client_of, too_many
-from milepost.service.api.operations import AnyOperation, Call, Nothing, Operation
+from milepost.service.api.endpoint import AnyOperation, Call, Nothing, Operation
 from milepost.service.sessions import COOKIE, MAX_SECONDS, Sessions
 from milepost.service.wrong_tokens import WrongTokens
 

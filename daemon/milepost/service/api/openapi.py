@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from milepost import __version__
-from milepost.service.api.operations import AnyOperation, Call, Nothing, Operation, Reply, tag_of
+from milepost.service.api.endpoint import AnyOperation, Call, Nothing, Operation, Reply, tag_of
 from milepost.service.sessions import COOKIE
 
 PATH = "/api/openapi.json"

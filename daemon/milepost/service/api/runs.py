@@ -5,10 +5,10 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from milepost.service.api.operations import AnyOperation, Call, Operation, Reply
+from milepost.service.api.endpoint import AnyOperation, Call, Operation, Reply
 from milepost.service.api.paging import FROM, Limit, StreamKey, page_of
 from milepost.service.run_view import RunView, run_view
-from milepost.stores.archive import Archive
+from milepost.stores.reader import JournalReader
 
 
 class RunsAsked(Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,12 +26,12 @@ class Runs(Struct, frozen=True):
     next: str | None
 
 
-def runs(archive: Archive) -> Sequence[AnyOperation]:
+def runs(journal_reader: JournalReader) -> Sequence[AnyOperation]:
     """Declare what can be asked about runs."""
 
     async def list_runs(call: Call[RunsAsked, None]) -> Reply[Runs]:
         asked = call.asked
-        found = await archive.runs(before=asked.after, limit=asked.limit + 1, stream=asked.stream)
+        found = await journal_reader.runs(before=asked.after, limit=asked.limit + 1, stream=asked.stream)
         page, following = page_of([run_view(each.stream, each.run) for each in found], asked.limit, _id_of)
         return Reply(Runs(page, following))
 

@@ -7,14 +7,14 @@ from typing import Any
 from aiohttp import web
 from msgspec import Struct
 
+from milepost.core.commands import PauseStream, ResumeStream, StreamCommand, SyncNow
 from milepost.core.model import Stream
-from milepost.engine.errands import PauseStream, ResumeStream, StreamErrand, SyncNow
-from milepost.service.api.desk import Desk, UnderWay
-from milepost.service.api.operations import AnyOperation, Call, Nothing, Operation, Reply
+from milepost.service.actor import actor_of
+from milepost.service.api.background import BackgroundWork, UnderWay
+from milepost.service.api.endpoint import AnyOperation, Call, Nothing, Operation, Reply
 from milepost.service.api.streams import ONE, StreamAsked
-from milepost.service.asker import asker_of
 
-Ask = Callable[[Stream, StreamErrand], Awaitable[None]]
+Ask = Callable[[Stream, StreamCommand], Awaitable[None]]
 
 
 class StreamAction(StrEnum):
@@ -46,7 +46,7 @@ class Syncing(Struct, frozen=True, forbid_unknown_fields=True):
     full: bool = False
 
 
-def stream_actions(desk: Desk, ask: Ask, worked: Callable[[], Sequence[str]]) -> Sequence[AnyOperation]:
+def stream_actions(desk: BackgroundWork, ask: Ask, worked: Callable[[], Sequence[str]]) -> Sequence[AnyOperation]:
     """Declare what can be done about streams.
 
     Args:
@@ -55,23 +55,23 @@ def stream_actions(desk: Desk, ask: Ask, worked: Callable[[], Sequence[str]]) ->
         worked: gives the keys of the streams that this daemon works.
     """
 
-    async def act(call: Call[StreamAsked, Any], action: StreamAction, errand: StreamErrand) -> Reply[StreamAnswer]:
+    async def act(call: Call[StreamAsked, Any], action: StreamAction, command: StreamCommand) -> Reply[StreamAnswer]:
         key = call.asked.key
         if key not in worked():
             raise web.HTTPNotFound(text=f"this daemon works no stream {key}")
-        done = await desk.do(f"{action} of {key}", lambda: ask(Stream.parse(key), errand))
+        done = await desk.do(f"{action} of {key}", lambda: ask(Stream.parse(key), command))
         if isinstance(done, UnderWay):
             return Reply(StreamAnswer(key, action, StreamOutcome.ACCEPTED), status=202)
         return Reply(StreamAnswer(key, action, StreamOutcome.DONE))
 
     async def sync_stream(call: Call[StreamAsked, Syncing]) -> Reply[StreamAnswer]:
-        return await act(call, StreamAction.SYNC, SyncNow(asker_of(call.request), call.body.full))
+        return await act(call, StreamAction.SYNC, SyncNow(actor_of(call.request), call.body.full))
 
     async def pause_stream(call: Call[StreamAsked, Nothing]) -> Reply[StreamAnswer]:
-        return await act(call, StreamAction.PAUSE, PauseStream(asker_of(call.request)))
+        return await act(call, StreamAction.PAUSE, PauseStream(actor_of(call.request)))
 
     async def resume_stream(call: Call[StreamAsked, Nothing]) -> Reply[StreamAnswer]:
-        return await act(call, StreamAction.RESUME, ResumeStream(asker_of(call.request)))
+        return await act(call, StreamAction.RESUME, ResumeStream(actor_of(call.request)))
 
     told: dict[str, Any] = {
         "asked": StreamAsked,

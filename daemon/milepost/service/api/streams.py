@@ -10,16 +10,16 @@ from aiohttp import web
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from milepost.core.checkpoint import Checkpoint, Pause
+from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.model import Stream
-from milepost.core.pauses import by_page
-from milepost.core.standing import State, Surroundings, pauses_of
-from milepost.service.api.operations import AnyOperation, Call, Operation, Reply, tag_of
+from milepost.core.rate_limits import by_page
+from milepost.reporting.status import ConditionContext, State, rate_limits_of
+from milepost.service.api.endpoint import AnyOperation, Call, Operation, Reply, tag_of
 from milepost.service.api.paging import FROM, Limit, page_of
 from milepost.service.stream_status import StreamStatus, status_of
 from milepost.service.underway import Underway
 from milepost.settings import SyncSettings
-from milepost.stores.archive import Archive
+from milepost.stores.reader import JournalReader
 
 PATH = "/api/streams"
 ONE = f"{PATH}/{{key}}"
@@ -58,7 +58,7 @@ class Overview(Struct, frozen=True, eq=False):
     by their ids, and `sync` the settings that apply now.
     """
 
-    archive: Archive
+    journal_reader: JournalReader
     underway: Underway
     now: Callable[[], datetime]
     worked: Callable[[], Sequence[str]]
@@ -67,21 +67,21 @@ class Overview(Struct, frozen=True, eq=False):
 
     async def look(self) -> "View":
         """Look at them all: a limit that one of them has met may hold up others."""
-        checkpoints = {each.stream: self.underway.since(each) for each in await self.archive.checkpoints()}
+        checkpoints = {each.stream: self.underway.since(each) for each in await self.journal_reader.checkpoints()}
         sync = self.sync()
-        around = Surroundings(
+        around = ConditionContext(
             self.now(), is_at_work=True, interval_seconds=sync.interval_seconds, batch_size=sync.batch_size
         )
-        pauses = by_page(pauses_of(checkpoints.values()))
-        return View(around, checkpoints, pauses, frozenset(self.worked()), self.page_names())
+        rate_limits = by_page(rate_limits_of(checkpoints.values()))
+        return View(around, checkpoints, rate_limits, frozenset(self.worked()), self.page_names())
 
 
 class View(Struct, frozen=True, eq=False):
     """Where the streams stood at one instant. Each status is made when it is asked for."""
 
-    around: Surroundings
+    around: ConditionContext
     checkpoints: Mapping[str, Checkpoint]
-    pauses: Callable[[Stream], Mapping[Stream, Pause]]
+    rate_limits: Callable[[Stream], Mapping[Stream, RateLimit]]
     worked: frozenset[str]
     page_names: Mapping[str, str]
 
@@ -98,7 +98,7 @@ class View(Struct, frozen=True, eq=False):
     def status_of(self, key: str) -> StreamStatus:
         """Say where a stream stands."""
         checkpoint = self.checkpoints.get(key) or Checkpoint(key)
-        around = replace(self.around, pauses=self.pauses(Stream.parse(key)))
+        around = replace(self.around, rate_limits=self.rate_limits(Stream.parse(key)))
         return status_of(checkpoint, around, self.page_names, is_configured=key in self.worked)
 
     def page(self, asked: StreamsAsked) -> Reply[Streams]:

@@ -13,12 +13,12 @@ from typing import assert_never
 
 from milepost.core.errors import MilepostError, StoreAway
 from milepost.engine.bulkhead import bulkhead
-from milepost.engine.feed import Passed, Recorded, Signal, StoreRetried, UsageTold
+from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead, UsageReported
 from milepost.service.events.chronicle import Told, told
 from milepost.service.events.following import Following, Wanted
 from milepost.service.events.narration import narrate_live
 from milepost.service.events.recent import Recent
-from milepost.stores.archive import Archive
+from milepost.stores.reader import JournalReader
 
 BEAT_SECONDS = 0.2
 HEARTBEAT_SECONDS = 15.0
@@ -57,20 +57,20 @@ class Broadcast:
 
     def __init__(
         self,
-        archive: Archive,
+        journal_reader: JournalReader,
         now: Callable[[], datetime],
         *,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         max_readers: int = MAX_READERS,
     ) -> None:
-        self._archive = archive
+        self._journal_reader = journal_reader
         self._now = now
         self._heartbeat_seconds = heartbeat_seconds
         self._max_readers = max_readers
         self._readers = 0
         self._recent: Recent | None = None  # while somebody listens
         self._beginning, self._rereading = asyncio.Lock(), asyncio.Lock()
-        self._heard: dict[str, Passed | StoreRetried] = {}  # the latest of each stream, since the last beat
+        self._heard: dict[str, UnchangedRead | StoreRetried] = {}  # the latest of each stream, since the last beat
         self._poked = asyncio.Event()
         self._beat = Beat()
         self._ending = asyncio.Event()
@@ -78,18 +78,18 @@ class Broadcast:
 
     # --- what the daemon does ---
 
-    def read(self, signal: Signal) -> None:
+    def read(self, notice: Notice) -> None:
         """Hear that there is something new."""
         if not self._readers:
             return
-        match signal:
+        match notice:
             case Recorded(checkpoint=checkpoint):  # its entries tell more than what was heard without one
                 self._heard.pop(checkpoint.stream, None)
-            case Passed(checkpoint=checkpoint):
-                self._heard[checkpoint.stream] = signal
+            case UnchangedRead(checkpoint=checkpoint):
+                self._heard[checkpoint.stream] = notice
             case StoreRetried(stream=stream):
-                self._heard[stream] = signal
-            case UsageTold():
+                self._heard[stream] = notice
+            case UsageReported():
                 return
             case unknown:
                 assert_never(unknown)
@@ -130,7 +130,7 @@ class Broadcast:
                 self._strike(())
         except StoreAway:  # asked again at the next beat
             self._poked.set()
-        self._strike([told(narrate_live(signal, self._now())) for signal in heard.values()])
+        self._strike([told(narrate_live(notice, self._now())) for notice in heard.values()])
 
     def _strike(self, live: Sequence[Told]) -> None:
         beat, self._beat = self._beat, Beat()
@@ -145,7 +145,7 @@ class Broadcast:
         Unavailable before it gives anything, and a MilepostError any time where the database does not answer.
         """
         async with self._attended() as recent:
-            following = Following(self._archive, recent, wanted, self._rereading)
+            following = Following(self._journal_reader, recent, wanted, self._rereading)
             await following.begin()
             yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, following.place)
             due_at = self._next_heartbeat_at()
@@ -190,7 +190,7 @@ class Broadcast:
     async def _kept(self) -> Recent:
         async with self._beginning:
             if self._recent is None:
-                recent = Recent(self._archive)
+                recent = Recent(self._journal_reader)
                 await recent.begin()
                 self._recent = recent
                 self._poked.set()  # for what was recorded meanwhile

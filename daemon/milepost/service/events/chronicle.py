@@ -10,11 +10,12 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.checkpoint import Checkpoint, Run, evolve
+from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.events import Entry, RunStatus, SweepCompleted
-from milepost.service.events.message import Message, Status
+from milepost.core.evolve import evolve
+from milepost.service.events.messages import Message, Status
 from milepost.service.events.narration import narrate
-from milepost.stores.archive import Archive, Placed
+from milepost.stores.reader import JournalReader, StoredEntry
 
 _encode = msgspec.json.Encoder().encode
 
@@ -34,21 +35,21 @@ def told(message: Message, seq: int = 0) -> Told:
     return Told(seq, message.stream, message.status, b"%bdata: %b\n\n" % (place, _encode(message)))
 
 
-class Chronicle:
+class JournalFollower:
     """Tells the entries of some streams, leaving none out. Of a run that it comes into, it reads the beginning."""
 
-    def __init__(self, archive: Archive) -> None:
-        self._archive = archive
+    def __init__(self, journal_reader: JournalReader) -> None:
+        self._journal_reader = journal_reader
         self._checkpoints: dict[str, Checkpoint] = {}  # as far as the run tells that is open, or was the latest
 
-    async def tell(self, placed: Sequence[Placed]) -> list[Told]:
+    async def tell(self, placed: Sequence[StoredEntry]) -> list[Told]:
         """Tell entries that follow those told before."""
         unknown = {each.entry.stream: each.entry.version for each in reversed(placed)}
         unknown = {stream: version for stream, version in unknown.items() if stream not in self._checkpoints}
         if unknown:
-            self._checkpoints |= await self._archive.within_runs(unknown)
+            self._checkpoints |= await self._journal_reader.within_runs(unknown)
         completed = [each.entry.run_id or "" for each in placed if isinstance(each.entry.event, SweepCompleted)]
-        with_errors = await self._archive.completed_with_errors(completed) if completed else frozenset()
+        with_errors = await self._journal_reader.completed_with_errors(completed) if completed else frozenset()
         return [told(narrate(each.entry, self._run(each.entry, with_errors)), each.seq) for each in placed]
 
     def _run(self, entry: Entry, with_errors: frozenset[str]) -> Run | None:

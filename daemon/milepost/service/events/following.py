@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from milepost.service.events.chronicle import Chronicle, Told
-from milepost.service.events.message import Status
+from milepost.service.events.chronicle import JournalFollower, Told
+from milepost.service.events.messages import Status
 from milepost.service.events.recent import PAGE, Recent
-from milepost.stores.archive import Archive, Placed
+from milepost.stores.reader import JournalReader, StoredEntry
 
 
 class Wanted(Struct, frozen=True):
@@ -26,12 +26,12 @@ class Wanted(Struct, frozen=True):
 class Following:
     """A reader on its way. `turn` is given to one of them at a time: reading again what is old may hold up nobody."""
 
-    def __init__(self, archive: Archive, recent: Recent, wanted: Wanted, turn: asyncio.Lock) -> None:
-        self._archive = archive
+    def __init__(self, journal_reader: JournalReader, recent: Recent, wanted: Wanted, turn: asyncio.Lock) -> None:
+        self._journal_reader = journal_reader
         self._recent = recent
         self._wanted = wanted
         self._turn = turn
-        self._chronicle: Chronicle | None = None
+        self._follower: JournalFollower | None = None
         self.place = 0  # the seq of the last entry that the reader has had, or did not want
 
     async def begin(self) -> None:
@@ -39,9 +39,13 @@ class Following:
         wanted = self._wanted
         if wanted.after is not None:
             # Beyond the end is who knows a longer journal: this one was restored from a backup.
-            self.place = min(wanted.after, max((each.seq for each in await self._archive.latest(limit=1)), default=0))
+            self.place = min(
+                wanted.after, max((each.seq for each in await self._journal_reader.latest(limit=1)), default=0)
+            )
         elif wanted.last:
-            pages = [await self._archive.latest(limit=wanted.last, stream=each) for each in wanted.streams or (None,)]
+            pages = [
+                await self._journal_reader.latest(limit=wanted.last, stream=each) for each in wanted.streams or (None,)
+            ]
             newest = sorted(each.seq for page in pages for each in page)[-wanted.last :]
             self.place = newest[0] - 1 if newest else self._recent.end
         else:
@@ -53,7 +57,7 @@ class Following:
             if self.place < self._recent.begins_after:
                 told = await self._reread()
             else:
-                self._chronicle = None  # it would leave out what is read here
+                self._follower = None  # it would leave out what is read here
                 told = self._recent.after(self.place)
                 self.place = told[-1].seq
             if chosen := self.chosen(told):
@@ -71,16 +75,16 @@ class Following:
 
     async def _reread(self) -> list[Told]:
         """Read in the journal what is older than what is kept for all."""
-        self._chronicle = self._chronicle or Chronicle(self._archive)
+        self._follower = self._follower or JournalFollower(self._journal_reader)
         async with self._turn:
             placed, self.place = await self._page()
-            return await self._chronicle.tell(placed)
+            return await self._follower.tell(placed)
 
-    async def _page(self) -> tuple[list[Placed], int]:
+    async def _page(self) -> tuple[list[StoredEntry], int]:
         """Give entries of the streams that are wanted, and up to which seq these are all of them."""
         until = self._recent.end  # taken first: what is recorded while the streams are read comes with the next page
         pages = [
-            await self._archive.entries(after=self.place, limit=PAGE, stream=stream)
+            await self._journal_reader.entries(after=self.place, limit=PAGE, stream=stream)
             for stream in self._wanted.streams or (None,)
         ]
         until = min((page[-1].seq for page in pages if len(page) == PAGE), default=until)

@@ -32,11 +32,11 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
-from milepost.core.summary import Totals
-from milepost.engine.feed import Passed, StoreRetried
-from milepost.service.events.message import Message, Status
-from milepost.service.events.wording import happened, has_errors
-from milepost.service.phrases import ahead
+from milepost.engine.feed import StoreRetried, UnchangedRead
+from milepost.reporting.describe import happened, has_errors
+from milepost.reporting.humanize import ahead
+from milepost.reporting.summary import Totals
+from milepost.service.events.messages import Message, Status
 
 # Of the runs that end before their sweep does, and need nobody; all that are not listed are paused.
 ENDINGS = {
@@ -61,10 +61,10 @@ def narrate(entry: Entry, run: Run | None) -> Message:
     )
 
 
-def narrate_live(signal: Passed | StoreRetried, now: datetime) -> Message:
+def narrate_live(notice: UnchangedRead | StoreRetried, now: datetime) -> Message:
     """Tell of what has no entry: it is heard live, or never."""
-    match signal:
-        case Passed(checkpoint=checkpoint, tally=tally):
+    match notice:
+        case UnchangedRead(checkpoint=checkpoint, tally=tally):
             run, batch = checkpoint.run, checkpoint.unrecorded.batches
             if run is not None and run.ended_at is None:
                 batch += run.tally.batches

@@ -12,11 +12,11 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from milepost.core.errors import MilepostError
-from milepost.service.api.operations import AnyOperation, Call, Operation
+from milepost.service.api.endpoint import AnyOperation, Call, Operation
 from milepost.service.api.paging import StreamKey
 from milepost.service.events.broadcast import Broadcast, Unavailable
 from milepost.service.events.following import Wanted
-from milepost.service.events.message import Message, Status
+from milepost.service.events.messages import Message, Status
 
 MAX_LAST = 500
 MAX_STREAMS = 50  # that one reader names

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from milepost import __version__
-from milepost.service.admission import is_admitted
+from milepost.service.auth import is_admitted
 from milepost.service.page.document import Document, document
 
 # In the order in which they run: what a file does when it is read needs only what is before it.

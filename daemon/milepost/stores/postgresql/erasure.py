@@ -4,14 +4,14 @@ from contextlib import AsyncExitStack
 
 from milepost.core.model import Stream
 from milepost.stores.erasure import Forgotten
-from milepost.stores.place import Place
-from milepost.stores.postgresql.address import address_of
-from milepost.stores.postgresql.database import NO_TIMEOUT, connected
+from milepost.stores.postgresql.connection import NO_TIMEOUT, connected
+from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.migrate import demand_current
-from milepost.stores.queries import load
+from milepost.stores.sql import load_statements
+from milepost.stores.url import StoreUrl
 
 
-async def forget_in_postgresql(place: Place, stream: Stream, contact_id: str) -> Forgotten:
+async def forget_in_postgresql(store_url: StoreUrl, stream: Stream, contact_id: str) -> Forgotten:
     """Erase a contact of a page, with their conversations, messages and dead letters' payloads, and keep them out.
 
     Works beside running workers, whose commits wait meanwhile. A contact that is not stored is kept out, too. Of a dead
@@ -29,10 +29,10 @@ async def forget_in_postgresql(place: Place, stream: Stream, contact_id: str) ->
         "page_id": stream.page_id,
         "contact_id": contact_id,
     }
-    address = address_of(place)
-    await demand_current(address)
+    dsn = dsn_of(store_url)
+    await demand_current(dsn)
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(connected(address, load("postgresql")))
+        database = await stack.enter_async_context(connected(dsn, load_statements("postgresql")))
         await database.demand_finished()
         connection = await stack.enter_async_context(database.transaction(statement_timeout=NO_TIMEOUT))
 

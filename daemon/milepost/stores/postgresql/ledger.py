@@ -6,12 +6,12 @@ import psycopg
 from psycopg import IsolationLevel
 from psycopg.rows import TupleRow
 
-from milepost.core.codec import Codec
 from milepost.core.events import Entry
+from milepost.core.journal import Codec
 from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Row, Table
-from milepost.stores.postgresql.database import NO_TIMEOUT
-from milepost.stores.postgresql.texts import storable
+from milepost.stores.postgresql.connection import NO_TIMEOUT
+from milepost.stores.postgresql.encoding import storable
 
 ENTRIES_AT_ONCE = 2_000
 

@@ -10,9 +10,9 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 
 from milepost.core.errors import StoreRefused
-from milepost.stores.place import Place
-from milepost.stores.postgresql.address import Address, address_of
-from milepost.stores.postgresql.failures import errors_of
+from milepost.stores.postgresql.dsn import Dsn, dsn_of
+from milepost.stores.postgresql.errors import errors_of
+from milepost.stores.url import StoreUrl
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "postgresql"
 OLDEST_MAJOR = 15
@@ -34,9 +34,9 @@ CREATE TABLE IF NOT EXISTS schema_migrations (name text COLLATE "C" PRIMARY KEY,
 
 
 @asynccontextmanager
-async def _connection(address: Address) -> AsyncIterator[Connection]:
-    with errors_of(address.name):
-        async with await psycopg.AsyncConnection.connect(address.conninfo, **address.connect_kwargs()) as connection:
+async def _connection(dsn: Dsn) -> AsyncIterator[Connection]:
+    with errors_of(dsn.name):
+        async with await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs()) as connection:
             # Whatever the default is: who waited for another one's migration has to see it.
             await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
             yield connection
@@ -47,72 +47,72 @@ def shipped() -> set[str]:
     return {path.stem for path in MIGRATIONS.glob("*.sql")}
 
 
-async def has_schema(place: Place) -> bool:
+async def has_schema(store_url: StoreUrl) -> bool:
     """Whether there is a Milepost's schema. Raises StoreRefused or StoreAway where that cannot be told."""
-    address = address_of(place)
-    async with _connection(address) as connection:
-        return bool(await _applied(connection, address))
+    dsn = dsn_of(store_url)
+    async with _connection(dsn) as connection:
+        return bool(await _applied(connection, dsn))
 
 
-async def demand_current(address: Address) -> None:
+async def demand_current(dsn: Dsn) -> None:
     """Raise StoreRefused unless there is a schema, and it is this program's."""
-    async with _connection(address) as connection:
-        applied = await _applied(connection, address)
+    async with _connection(dsn) as connection:
+        applied = await _applied(connection, dsn)
     if not applied:
         raise StoreRefused(
-            f"there is no schema {address.schema} of Milepost in {address.name}",
+            f"there is no schema {dsn.schema} of Milepost in {dsn.name}",
             hint="`milepost run` or `milepost sync` makes it",
         )
-    if _pending(applied, address):
+    if _pending(applied, dsn):
         raise StoreRefused(
-            f"the schema {address.schema} in {address.name} is of an older Milepost",
+            f"the schema {dsn.schema} in {dsn.name} is of an older Milepost",
             hint="`milepost run` or `milepost sync` brings it up to date",
         )
 
 
-async def migrate(address: Address) -> set[str]:
+async def migrate(dsn: Dsn) -> set[str]:
     """Apply what is pending, in the order of the names, and name it. Who comes at the same time waits, and has it done.
 
     Raises StoreAway or StoreRefused; what had been applied before stays applied.
     """
     done: set[str] = set()
-    async with _connection(address) as connection:
-        await _demand_fit(connection, address)
-        pending = _pending(await _applied(connection, address), address)
+    async with _connection(dsn) as connection:
+        await _demand_fit(connection, dsn)
+        pending = _pending(await _applied(connection, dsn), dsn)
         await connection.commit()
         for name in sorted(pending):
-            if await _apply(connection, address, name):
+            if await _apply(connection, dsn, name):
                 done.add(name)
-        if address.has_views:
-            await _show_views(connection, address)
+        if dsn.has_views:
+            await _show_views(connection, dsn)
     if done:
         log = structlog.get_logger("milepost")
-        log.info("database migrated", schema=address.schema, applied=", ".join(sorted(done)))
+        log.info("database migrated", schema=dsn.schema, applied=", ".join(sorted(done)))
     return done
 
 
-async def _demand_fit(connection: Connection, address: Address) -> None:
+async def _demand_fit(connection: Connection, dsn: Dsn) -> None:
     """Raise StoreRefused for a server that is too old, or a database that cannot hold every text."""
     major = connection.info.server_version // 10_000
     if major < OLDEST_MAJOR:
         raise StoreRefused(
-            f"the server of {address.name} is PostgreSQL {major}", hint=f"PostgreSQL {OLDEST_MAJOR} or newer is needed"
+            f"the server of {dsn.name} is PostgreSQL {major}", hint=f"PostgreSQL {OLDEST_MAJOR} or newer is needed"
         )
     (encoding,) = await (await connection.execute("SHOW server_encoding")).fetchone() or ("",)
     if encoding != "UTF8":
         raise StoreRefused(
-            f"the database {address.name} is encoded in {encoding}, which cannot hold what people write",
+            f"the database {dsn.name} is encoded in {encoding}, which cannot hold what people write",
             hint="make one in UTF-8: createdb --encoding=UTF8 --template=template0",
         )
 
 
-async def _apply(connection: Connection, address: Address, name: str) -> bool:
+async def _apply(connection: Connection, dsn: Dsn, name: str) -> bool:
     """Apply one migration, unless somebody else has meanwhile."""
     script = (MIGRATIONS / f"{name}.sql").read_text(encoding="utf-8")
     async with connection.transaction():
-        await connection.execute(LOCK, (address.schema,))
-        await _make_schema(connection, address)
-        await connection.execute(SETTINGS, (address.schema,))
+        await connection.execute(LOCK, (dsn.schema,))
+        await _make_schema(connection, dsn)
+        await connection.execute(SETTINGS, (dsn.schema,))
         await connection.execute(RECORD)
         found = await connection.execute("SELECT 1 FROM schema_migrations WHERE name = %s", (name,))
         if await found.fetchone() is not None:
@@ -122,46 +122,46 @@ async def _apply(connection: Connection, address: Address, name: str) -> bool:
     return True
 
 
-async def _make_schema(connection: Connection, address: Address) -> None:
-    found = await connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (address.schema,))
+async def _make_schema(connection: Connection, dsn: Dsn) -> None:
+    found = await connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (dsn.schema,))
     if await found.fetchone() is None:  # where it is there, no right to make one is needed
-        await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(address.schema)))
+        await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(dsn.schema)))
 
 
-async def _show_views(connection: Connection, address: Address) -> None:
+async def _show_views(connection: Connection, dsn: Dsn) -> None:
     """Show the tables in `public`. Raises StoreRefused where something else has such a name there."""
     async with connection.transaction():
-        await connection.execute(LOCK, (address.schema,))
+        await connection.execute(LOCK, (dsn.schema,))
         for table in VIEWS:
             found = await connection.execute(VIEW, {"view": f"public.{table}", "table": table})
             is_free, definition = await found.fetchone() or (True, None)
-            if not is_free and f"FROM {address.schema}.{table}" not in (definition or ""):
+            if not is_free and f"FROM {dsn.schema}.{table}" not in (definition or ""):
                 raise StoreRefused(
-                    f"public.{table} in {address.name} is not Milepost's: views=public cannot make its view",
+                    f"public.{table} in {dsn.name} is not Milepost's: views=public cannot make its view",
                     hint="rename it, or leave `views` out of store.url",
                 )
             await connection.execute(
                 sql.SQL("CREATE OR REPLACE VIEW public.{} AS SELECT * FROM {}").format(
-                    sql.Identifier(table), sql.Identifier(address.schema, table)
+                    sql.Identifier(table), sql.Identifier(dsn.schema, table)
                 )
             )
 
 
-async def _applied(connection: Connection, address: Address) -> set[str]:
-    found = await connection.execute(HAS_RECORD, (f"{address.schema}.schema_migrations",))
+async def _applied(connection: Connection, dsn: Dsn) -> set[str]:
+    found = await connection.execute(HAS_RECORD, (f"{dsn.schema}.schema_migrations",))
     (has_record,) = await found.fetchone() or (False,)
     if not has_record:
         return set()
-    table = sql.Identifier(address.schema, "schema_migrations")
+    table = sql.Identifier(dsn.schema, "schema_migrations")
     names = await connection.execute(sql.SQL("SELECT name FROM {}").format(table))
     return {name for (name,) in await names.fetchall()}
 
 
-def _pending(applied: set[str], address: Address) -> set[str]:
+def _pending(applied: set[str], dsn: Dsn) -> set[str]:
     unknown = applied - shipped()
     if unknown:
         raise StoreRefused(
-            f"the schema {address.schema} in {address.name} is newer than this Milepost:"
+            f"the schema {dsn.schema} in {dsn.name} is newer than this Milepost:"
             f" it has had {', '.join(sorted(unknown))}",
             hint="run the newer version; migrations go forward only",
         )

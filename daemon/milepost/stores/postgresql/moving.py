@@ -3,73 +3,75 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from milepost.core.codec import Codec
 from milepost.core.errors import RowsRejected, StoreBusy, StoreRefused
+from milepost.core.journal import Codec
 from milepost.stores.moving import Key, Row, Table
-from milepost.stores.place import Place
-from milepost.stores.postgresql.address import address_of
-from milepost.stores.postgresql.archive import PostgresqlArchive
-from milepost.stores.postgresql.database import NO_TIMEOUT, Connection, Database, connected
-from milepost.stores.postgresql.failures import REFUSALS, errors_of, reason_of
+from milepost.stores.postgresql.connection import NO_TIMEOUT, Connection, Database, connected
+from milepost.stores.postgresql.dsn import dsn_of
+from milepost.stores.postgresql.errors import REFUSALS, errors_of, reason_of
 from milepost.stores.postgresql.migrate import demand_current, has_schema, migrate
+from milepost.stores.postgresql.reader import PostgresqlReader
 from milepost.stores.postgresql.workers import are_at_work
-from milepost.stores.queries import load
+from milepost.stores.sql import load_statements
 from milepost.stores.unfinished import Mark
+from milepost.stores.url import StoreUrl
 
 
 @asynccontextmanager
-async def open_postgresql_origin(place: Place) -> AsyncIterator["PostgresqlHouse"]:
+async def open_postgresql_origin(store_url: StoreUrl) -> AsyncIterator["PostgresqlHouse"]:
     """Open the database for being copied. Raises BadConfiguration, StoreRefused or StoreAway."""
-    await demand_current(address_of(place))
-    async with _opened(place) as house:
+    await demand_current(dsn_of(store_url))
+    async with _opened(store_url) as house:
         await house.database.demand_finished()
         yield house
 
 
 @asynccontextmanager
-async def open_postgresql_target(place: Place) -> AsyncIterator["PostgresqlHouse"]:
+async def open_postgresql_target(store_url: StoreUrl) -> AsyncIterator["PostgresqlHouse"]:
     """Open the database for being copied into, its schema made where there is none.
 
     Raises BadConfiguration, StoreBusy, StoreRefused or StoreAway.
     """
-    address = address_of(place)
-    async with _opened(place) as house:
-        if not await has_schema(place):
-            if await house.database.rows("has_relations", (address.schema,)):
-                what = f"the schema {address.schema} in {address.name} is not empty, and not Milepost's"
+    dsn = dsn_of(store_url)
+    async with _opened(store_url) as house:
+        if not await has_schema(store_url):
+            if await house.database.rows("has_relations", (dsn.schema,)):
+                what = f"the schema {dsn.schema} in {dsn.name} is not empty, and not Milepost's"
                 raise StoreRefused(what, hint="copy into another one: ?schema=name at the end of the URL")
-            await migrate(address)
+            await migrate(dsn)
         elif not await house.database.rows("has_entries"):
-            await migrate(address)
-        await demand_current(address)
+            await migrate(dsn)
+        await demand_current(dsn)
         async with house.held():
             yield house
 
 
 @asynccontextmanager
-async def _opened(place: Place) -> AsyncIterator["PostgresqlHouse"]:
-    async with connected(address_of(place), load("postgresql") | load("postgresql", "moving")) as database:
-        yield PostgresqlHouse(place, database)
+async def _opened(store_url: StoreUrl) -> AsyncIterator["PostgresqlHouse"]:
+    async with connected(
+        dsn_of(store_url), load_statements("postgresql") | load_statements("postgresql", "moving")
+    ) as database:
+        yield PostgresqlHouse(store_url, database)
 
 
 class PostgresqlHouse:
     """An Origin and a Target (see stores/moving.py). Made by `open_postgresql_origin` and `open_postgresql_target`."""
 
-    def __init__(self, place: Place, database: Database) -> None:
-        self.archive = PostgresqlArchive(database, Codec())
+    def __init__(self, store_url: StoreUrl, database: Database) -> None:
+        self.journal_reader = PostgresqlReader(database, Codec())
         self.database = database
-        self._place = place
+        self._store_url = store_url
         self._hold: Connection | None = None
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
         """Copy alone into it during the block. Raises StoreBusy where somebody else does."""
         async with self.database.transaction() as connection:
-            asked = {"schema": self.database.address.schema}
+            asked = {"schema": self.database.dsn.schema}
             cursor = await connection.execute(self.database.sql["hold"], asked)
             _, is_held = await cursor.fetchone() or ("", False)
             if not is_held:
-                raise StoreBusy(f"another copy into {self._place} is under way", hint="wait for its end")
+                raise StoreBusy(f"another copy into {self._store_url} is under way", hint="wait for its end")
             self._hold = connection
             yield
 
@@ -86,7 +88,7 @@ class PostgresqlHouse:
 
     async def is_at_work(self) -> bool:
         """Whether a Milepost works on it, though it should not."""
-        return await are_at_work(self._place)
+        return await are_at_work(self._store_url)
 
     async def write(self, table: Table, gone: Sequence[Key], new: Sequence[Row]) -> None:
         """Remove rows and then add some, in one transaction. Raises RowsRejected if one will not be taken."""
@@ -111,7 +113,7 @@ class PostgresqlHouse:
         if mark is not None:
             await self.database.rows("set_mark", (mark.source, mark.since))
         elif self._hold is not None:
-            with errors_of(self.database.address.name):
+            with errors_of(self.database.dsn.name):
                 await self._hold.execute(self.database.sql["remove_mark"])
                 await self._hold.commit()
 

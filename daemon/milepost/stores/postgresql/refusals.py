@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from milepost.core.model import Changes, RefusedRow, Table
-from milepost.stores.postgresql.database import Connection, Database
-from milepost.stores.postgresql.failures import REFUSALS, reason_of
-from milepost.stores.postgresql.writing import json_rows
+from milepost.stores.postgresql.commit import json_rows
+from milepost.stores.postgresql.connection import Connection, Database
+from milepost.stores.postgresql.errors import REFUSALS, reason_of
 
 
 async def refused_rows(database: Database, changes: Changes) -> tuple[RefusedRow, ...]:

@@ -5,19 +5,19 @@ from datetime import datetime
 
 from psycopg.rows import TupleRow
 
-from milepost.core.codec import Codec
+from milepost.core.journal import Codec
 from milepost.core.model import Changes, Stream
-from milepost.stores.place import Place
-from milepost.stores.postgresql.address import address_of
-from milepost.stores.postgresql.database import NO_TIMEOUT, Parameters, connected
-from milepost.stores.postgresql.lookups import recall
+from milepost.stores.postgresql.commit import Prepared, write
+from milepost.stores.postgresql.connection import NO_TIMEOUT, Parameters, connected
+from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.migrate import demand_current
-from milepost.stores.postgresql.writing import Prepared, write
-from milepost.stores.queries import load
+from milepost.stores.postgresql.queries import load
 from milepost.stores.removal import StreamRows, names_of, removal
+from milepost.stores.sql import load_statements
+from milepost.stores.url import StoreUrl
 
 
-async def remove_from_postgresql(place: Place, stream: Stream, by: str, now: datetime) -> StreamRows | None:
+async def remove_from_postgresql(store_url: StoreUrl, stream: Stream, by: str, now: datetime) -> StreamRows | None:
     """Remove a stream with all its rows and return how many there were; None where nothing is stored of it.
 
     Works beside workers: those of other streams go on, and one that works this stream finds at its next commit that the
@@ -25,10 +25,10 @@ async def remove_from_postgresql(place: Place, stream: Stream, by: str, now: dat
 
     Raises StoreRefused if there is no schema of this program's, StoreAway if the database does not answer.
     """
-    address = address_of(place)
-    await demand_current(address)
+    dsn = dsn_of(store_url)
+    await demand_current(dsn)
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(connected(address, load("postgresql")))
+        database = await stack.enter_async_context(connected(dsn, load_statements("postgresql")))
         await database.demand_finished()
         connection = await stack.enter_async_context(database.transaction(statement_timeout=NO_TIMEOUT))
 
@@ -36,7 +36,7 @@ async def remove_from_postgresql(place: Place, stream: Stream, by: str, now: dat
             return await (await connection.execute(database.sql[statement], parameters)).fetchall()
 
         await ask("lock_streams", {"streams": [stream.key]})  # so that nobody writes of it until this is committed
-        commit = removal(await recall(ask, Codec(), stream.key), by, now)
+        commit = removal(await load(ask, Codec(), stream.key), by, now)
         if commit is None:
             return None
         (counts,) = await ask("count_stream_rows", names_of(stream))

@@ -12,43 +12,36 @@ from datetime import datetime
 import psycopg
 
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.codec import Codec
 from milepost.core.errors import MilepostError, OutcomeUnknown, RowsRejected, StoreAway, StoreLost, VersionConflict
+from milepost.core.journal import Codec
 from milepost.core.model import DataSource, Keys, Known
-from milepost.core.ports import Commit, Committed, DueLetter, Rejected
+from milepost.core.ports import Commit, Committed, DueDeadLetter, Rejected
 from milepost.stores import rows
-from milepost.stores.grouping import GroupAnswer, Grouping
-from milepost.stores.place import Place
-from milepost.stores.postgresql import lookups
-from milepost.stores.postgresql.address import address_of
-from milepost.stores.postgresql.database import Database, connected
-from milepost.stores.postgresql.failures import (
-    REFUSALS,
-    is_broken,
-    is_contention,
-    is_of_statement,
-    reason_of,
-    translated,
-)
+from milepost.stores.group_commit import GroupAnswer, GroupCommit
+from milepost.stores.postgresql import queries as queries_module
+from milepost.stores.postgresql.commit import prepare, write
+from milepost.stores.postgresql.connection import Database, connected
+from milepost.stores.postgresql.dsn import dsn_of
+from milepost.stores.postgresql.errors import REFUSALS, is_broken, is_contention, is_of_statement, reason_of, translated
 from milepost.stores.postgresql.migrate import migrate
 from milepost.stores.postgresql.refusals import refused_rows
-from milepost.stores.postgresql.writing import prepare, write
 from milepost.stores.provenance import Provenance
-from milepost.stores.queries import load
+from milepost.stores.sql import load_statements
+from milepost.stores.url import StoreUrl
 
 MAX_CONTENTIONS = 5
 JOURNAL_KEYS = {"journal_stream_version_key", "journal_pkey"}  # of 0001_journal.sql
 
 
 @asynccontextmanager
-async def open_postgresql(place: Place, *, events_chunk_size: int = 500) -> AsyncIterator["PostgresqlStore"]:
+async def open_postgresql(store_url: StoreUrl, *, events_chunk_size: int = 500) -> AsyncIterator["PostgresqlStore"]:
     """Open the database, bring it to this program's schema, and close it in the end; others may work on it as well.
 
     Raises BadConfiguration, StoreRefused or StoreAway.
     """
-    address = address_of(place)
-    await migrate(address)
-    async with connected(address, load("postgresql")) as database:
+    dsn = dsn_of(store_url)
+    await migrate(dsn)
+    async with connected(dsn, load_statements("postgresql")) as database:
         await database.demand_finished()
         await database.rows("demand_writable")
         yield PostgresqlStore(database, Codec(), events_chunk_size)
@@ -61,12 +54,12 @@ class PostgresqlStore:
         self.database = database
         self._codec = codec
         self._events_chunk_size = events_chunk_size
-        self._grouping = Grouping(self._write_group)
-        self.provenance = Provenance(self, database.address.name)
+        self._grouping = GroupCommit(self._write_group)
+        self.provenance = Provenance(self, database.dsn.name)
 
-    async def recall(self, stream: str) -> Checkpoint:
+    async def load(self, stream: str) -> Checkpoint:
         """Give the stream's checkpoint: its snapshot, and the entries since."""
-        return await lookups.recall(self.database.rows, self._codec, stream)
+        return await queries_module.load(self.database.rows, self._codec, stream)
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Give where every stream stands that was ever worked, configured or not; ordered by stream."""
@@ -74,16 +67,16 @@ class PostgresqlStore:
 
     async def known(self, keys: Keys) -> Known:
         """Give what is stored already under the keys."""
-        return await lookups.known(self.database, keys)
+        return await queries_module.known(self.database, keys)
 
-    async def due_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueLetter, ...]:
+    async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Give open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
-        return await lookups.due_letters(self.database, stream, now, limit)
+        return await queries_module.due_dead_letters(self.database, stream, now, limit)
 
-    async def open_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueLetter, ...]:
+    async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Give those of these dead letters that are open."""
-        found = await lookups.letters_with_payloads(self.database, dead_letter_ids)
-        return tuple(due for due in found if due.letter.closed_at is None)
+        found = await queries_module.dead_letters_with_payloads(self.database, dead_letter_ids)
+        return tuple(due for due in found if due.dead_letter.closed_at is None)
 
     async def answers(self) -> None:
         """Ask the database for anything. Raises StoreAway or StoreRefused if it does not answer."""
@@ -181,7 +174,7 @@ class PostgresqlStore:
             except psycopg.Error as error:
                 if is_of_statement(error) and not is_broken(connection):
                     raise
-                away = translated(error, self.database.address.name)
+                away = translated(error, self.database.dsn.name)
                 raise OutcomeUnknown(
                     f"{away.message}, in the middle of a commit", hint="it is settled when the database answers"
                 ) from error

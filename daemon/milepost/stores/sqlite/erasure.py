@@ -9,8 +9,8 @@ from pathlib import Path
 from milepost.core.errors import StoreAway
 from milepost.core.model import Stream
 from milepost.stores.erasure import Forgotten
-from milepost.stores.queries import load
-from milepost.stores.sqlite.database import connect, real_path, transaction
+from milepost.stores.sql import load_statements
+from milepost.stores.sqlite.connection import connect, real_path, transaction
 from milepost.stores.sqlite.migrate import demand_current
 
 # A large commit or a checkpoint of the daemon may hold the database for seconds.
@@ -35,7 +35,7 @@ async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgo
     path = real_path(path)
     await asyncio.to_thread(demand_current, path)
     async with connect(path, {"secure_delete": "ON"}, timeout_seconds=TIMEOUT_SECONDS) as database:
-        forgotten = await database.write(partial(_forget, load("sqlite"), stream, contact_id))
+        forgotten = await database.write(partial(_forget, load_statements("sqlite"), stream, contact_id))
         with suppress(StoreAway):
             await database.run(empty_wal)
     return forgotten

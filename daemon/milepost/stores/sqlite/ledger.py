@@ -3,11 +3,11 @@
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 
-from milepost.core.codec import Codec
 from milepost.core.events import Entry
+from milepost.core.journal import Codec
 from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Row, Table
-from milepost.stores.sqlite.database import transaction
+from milepost.stores.sqlite.connection import transaction
 
 
 class SqliteLedger:

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from milepost.core.errors import StoreRefused
-from milepost.stores.sqlite.database import errors_of
+from milepost.stores.sqlite.connection import errors_of
 from milepost.stores.unfinished import Mark, refusal
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "sqlite"

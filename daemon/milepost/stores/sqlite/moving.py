@@ -7,18 +7,18 @@ from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 
-from milepost.core.codec import Codec
 from milepost.core.errors import RowsRejected, StoreRefused
+from milepost.core.journal import Codec
 from milepost.stores.moving import Key, Row, Table
-from milepost.stores.queries import load
-from milepost.stores.sqlite.archive import SqliteArchive
-from milepost.stores.sqlite.database import Database, connect, errors_of, real_path, transaction
-from milepost.stores.sqlite.exclusive import exclusive
+from milepost.stores.sql import load_statements
+from milepost.stores.sqlite.commit import REFUSALS, reason_of
+from milepost.stores.sqlite.connection import Database, connect, errors_of, real_path, transaction
 from milepost.stores.sqlite.identity import OpenFiles
+from milepost.stores.sqlite.lock import lock_database
 from milepost.stores.sqlite.migrate import applied, demand_current, mark_in, migrate
 from milepost.stores.sqlite.permissions import make_private
+from milepost.stores.sqlite.reader import SqliteReader
 from milepost.stores.sqlite.store import CACHE_KIB, WAL_PAGES
-from milepost.stores.sqlite.writing import REFUSALS, reason_of
 from milepost.stores.unfinished import Mark
 
 
@@ -28,7 +28,7 @@ async def open_sqlite_origin(path: Path) -> AsyncIterator["SqliteHouse"]:
     path = real_path(path)
     if not path.exists():  # before a lock is made beside it
         demand_current(path)
-    with exclusive(path) as lock:
+    with lock_database(path) as lock:
         await asyncio.to_thread(demand_current, path)
         pragmas: dict[str, str | int] = {"query_only": 1, "cache_size": -CACHE_KIB}
         async with connect(path, pragmas, files=OpenFiles(path, lock)) as database:
@@ -50,7 +50,7 @@ async def open_sqlite_target(path: Path) -> AsyncIterator["SqliteHouse"]:
         "cache_size": -CACHE_KIB,
         "secure_delete": "ON",  # who was forgotten since an earlier attempt is overwritten
     }
-    with exclusive(path) as lock:
+    with lock_database(path) as lock:
         await asyncio.to_thread(make_private, path)
         await asyncio.to_thread(_prepare, path)
         async with connect(path, pragmas, files=OpenFiles(path, lock)) as database:
@@ -73,9 +73,9 @@ class SqliteHouse:
     """An Origin and a Target (see stores/moving.py). Made by `open_sqlite_origin` and `open_sqlite_target`."""
 
     def __init__(self, database: Database) -> None:
-        self.archive = SqliteArchive(database, Codec())
+        self.journal_reader = SqliteReader(database, Codec())
         self._database = database
-        self._sql = load("sqlite", "moving")
+        self._sql = load_statements("sqlite", "moving")
 
     async def read(self, table: Table, after: Key, limit: int) -> list[Row]:
         """Give up to `limit` rows whose keys follow `after`, in the order of their keys."""

@@ -7,18 +7,18 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from milepost.core.codec import Codec
 from milepost.core.errors import StoreAway
+from milepost.core.journal import Codec
 from milepost.core.model import Stream
-from milepost.stores.queries import load
 from milepost.stores.removal import StreamRows, removal
-from milepost.stores.sqlite.database import connect, real_path, transaction
+from milepost.stores.sql import load_statements
+from milepost.stores.sqlite.commit import write
+from milepost.stores.sqlite.connection import connect, real_path, transaction
 from milepost.stores.sqlite.erasure import TIMEOUT_SECONDS, empty_wal
-from milepost.stores.sqlite.exclusive import exclusive
-from milepost.stores.sqlite.lookups import count_rows, recall
+from milepost.stores.sqlite.lock import lock_database
 from milepost.stores.sqlite.migrate import demand_current
+from milepost.stores.sqlite.queries import count_rows, load
 from milepost.stores.sqlite.store import CACHE_KIB
-from milepost.stores.sqlite.writing import write
 
 
 async def remove_from_sqlite(path: Path, stream: Stream, by: str, now: datetime) -> StreamRows | None:
@@ -33,10 +33,10 @@ async def remove_from_sqlite(path: Path, stream: Stream, by: str, now: datetime)
     path = real_path(path)
     await asyncio.to_thread(demand_current, path)
     pragmas: dict[str, str | int] = {"secure_delete": "ON", "synchronous": "FULL", "cache_size": -CACHE_KIB}
-    with exclusive(path):
+    with lock_database(path):
         async with connect(path, pragmas, timeout_seconds=TIMEOUT_SECONDS) as database:
             try:
-                removed = await database.run(partial(_remove, load("sqlite"), stream, by, now))
+                removed = await database.run(partial(_remove, load_statements("sqlite"), stream, by, now))
             except asyncio.CancelledError:
                 await database.interrupt()  # or the thread would go on, and commit what was given up
                 raise
@@ -49,7 +49,7 @@ def _remove(
     sql: dict[str, str], stream: Stream, by: str, now: datetime, connection: sqlite3.Connection
 ) -> StreamRows | None:
     with transaction(connection):
-        commit = removal(recall(sql, Codec(), stream.key, connection), by, now)
+        commit = removal(load(sql, Codec(), stream.key, connection), by, now)
         if commit is None:
             return None
         rows = count_rows(sql, stream, connection)

@@ -16,22 +16,22 @@ from typing import Literal
 import structlog
 
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.codec import Codec
 from milepost.core.errors import MilepostError, RowsRejected, StoreAway, StoreLost, VersionConflict
+from milepost.core.journal import Codec
 from milepost.core.model import DataSource, Keys, Known
-from milepost.core.ports import Commit, Committed, DueLetter, Rejected
-from milepost.stores.grouping import GroupAnswer, Grouping
+from milepost.core.ports import Commit, Committed, DueDeadLetter, Rejected
+from milepost.stores.group_commit import GroupAnswer, GroupCommit
 from milepost.stores.provenance import Provenance
-from milepost.stores.queries import load
-from milepost.stores.sqlite.database import Database, connect, errors_of, real_path, transaction
-from milepost.stores.sqlite.exclusive import exclusive
+from milepost.stores.sql import load_statements
+from milepost.stores.sqlite.commit import REFUSALS, reason_of, refused_rows, write
+from milepost.stores.sqlite.connection import Database, connect, errors_of, real_path, transaction
 from milepost.stores.sqlite.identity import OpenFiles, kept_open
-from milepost.stores.sqlite.lookups import checkpoints, due_letters, known, letters_with_payloads, recall
+from milepost.stores.sqlite.lock import lock_database
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
 from milepost.stores.sqlite.neighbours import tell_of_neighbours
 from milepost.stores.sqlite.permissions import LOCK, beside, make_private
-from milepost.stores.sqlite.writing import REFUSALS, reason_of, refused_rows, write
+from milepost.stores.sqlite.queries import checkpoints, dead_letters_with_payloads, due_dead_letters, known, load
 
 # Pages of WAL between two checkpoints: rewriting scattered pages into the file is what bounds the speed of inserts,
 # and a larger WAL rewrites each of them less often. 16,000 pages are 64 MB.
@@ -57,7 +57,7 @@ async def open_sqlite(
     }
     path = real_path(path)
     is_missing = not path.exists() and beside(path, LOCK).exists()
-    with exclusive(path) as lock:
+    with lock_database(path) as lock:
         await asyncio.to_thread(make_private, path)
         await asyncio.to_thread(demand_finished, path)
         is_new = not await asyncio.to_thread(applied_to, path)
@@ -97,13 +97,13 @@ class SqliteStore:
         self._database = database
         self._codec = codec
         self._events_chunk_size = events_chunk_size
-        self._sql = load("sqlite")
-        self._grouping = Grouping(self._write_group)
+        self._sql = load_statements("sqlite")
+        self._grouping = GroupCommit(self._write_group)
         self.provenance = Provenance(self, database.path)
 
-    async def recall(self, stream: str) -> Checkpoint:
+    async def load(self, stream: str) -> Checkpoint:
         """Give the stream's checkpoint: its snapshot, and the entries since."""
-        return await self._database.run(partial(recall, self._sql, self._codec, stream))
+        return await self._database.run(partial(load, self._sql, self._codec, stream))
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Give where every stream stands that was ever worked, configured or not; ordered by stream."""
@@ -113,14 +113,14 @@ class SqliteStore:
         """Give what is stored already under the keys."""
         return await self._database.run(partial(known, self._sql, keys))
 
-    async def due_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueLetter, ...]:
+    async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Give open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
-        return await self._database.run(partial(due_letters, self._sql, stream, now, limit))
+        return await self._database.run(partial(due_dead_letters, self._sql, stream, now, limit))
 
-    async def open_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueLetter, ...]:
+    async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Give those of these dead letters that are open."""
-        found = await self._database.run(partial(letters_with_payloads, self._sql, dead_letter_ids))
-        return tuple(due for due in found if due.letter.closed_at is None)
+        found = await self._database.run(partial(dead_letters_with_payloads, self._sql, dead_letter_ids))
+        return tuple(due for due in found if due.dead_letter.closed_at is None)
 
     async def answers(self) -> None:
         """Ask the database for anything. Raises StoreAway or StoreRefused if it does not answer."""

@@ -1,0 +1,183 @@
+"""From settings to the parts that work: the only file that knows every class."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from msgspec import Struct
+
+from milepost.app.database import demand_source, store_url_of
+from milepost.app.pages import Page, PageRegistry, configured_pages
+from milepost.app.token_watch import TokenWatch
+from milepost.app.upkeep import Upkeep
+from milepost.app.workings import Workings, policy_of, schedule_of
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.model import Platform
+from milepost.core.ports import Clock, Held
+from milepost.core.problems import Problem
+from milepost.core.skew import furthest_ahead
+from milepost.engine.clock import SystemClock
+from milepost.engine.context import EngineContext
+from milepost.engine.feed import Feed
+from milepost.engine.interrupt import Stop, stopping_when_lost
+from milepost.engine.rate_limits import RateLimits
+from milepost.engine.slots import Slots
+from milepost.engine.supervisor import Supervisor
+from milepost.facebook.client import GraphClient
+from milepost.settings import Settings
+from milepost.stores.open import OpenStore, open_store
+from milepost.stores.reader import JournalReader
+
+# The embedded world: large enough to see a sweep come along at two calls a second, small enough to see it end.
+SIMULATED_PAGES = 2
+SIMULATED_CONVERSATIONS = 500
+
+
+class Parts(Struct, frozen=True, eq=False):
+    """What an assembled Milepost consists of, as far as commands need to know.
+
+    `page_names` gives the names of the pages by their ids, as far as they are known by now. `undiscovered` is why the
+    pages could not be discovered; the others are worked nevertheless.
+    """
+
+    supervisor: Supervisor
+    engine: EngineContext
+    registry: PageRegistry
+    store: OpenStore
+    feed: Feed
+    clock: Clock
+    upkeep: Upkeep
+    token_watch: TokenWatch
+    page_names: Callable[[], Mapping[str, str]]
+    undiscovered: Problem | Held | None
+
+
+class _World(Struct, frozen=True):
+    """Where the Graph API is, whose pages are worked, and the token of the user whose pages are discovered."""
+
+    base_url: str
+    pages: list[Page]
+    manager_token: str
+
+
+@asynccontextmanager
+async def assembled(
+    settings: Settings, stop: Stop, learn_secret: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[Parts]:
+    """Open the store and the sources and put them together; close everything in the end.
+
+    `learn_secret` hears of tokens that no configuration names. The stop is asked for when the database is lost. Raises
+    BadConfiguration, StoreBusy, StoreRefused or StoreAway; StoreLost also after the block.
+    """
+    clock, feed = SystemClock(), Feed()
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(
+            open_store(
+                store_url_of(settings),
+                synchronous=settings.store.synchronous,
+                events_chunk_size=settings.sync.events_chunk_size,
+            )
+        )
+        await demand_source(store, settings)
+        await stack.enter_async_context(stopping_when_lost(store.watch, stop))
+        world = await stack.enter_async_context(_world(settings, clock))
+        client = await stack.enter_async_context(_client(settings, world.base_url, clock))
+        rate_limits = RateLimits(clock, feed, floor_seconds=settings.source.rate_limit_floor_seconds)
+        checkpoints = await store.checkpoints()
+        _tell_what_is_ahead(checkpoints, clock)
+        for checkpoint in checkpoints:
+            rate_limits.learn(checkpoint)  # before the first call: a limit outlives the process that met it
+        registry = PageRegistry(client, rate_limits, settings.source.calls_per_second, world.manager_token)
+        slots = Slots(settings.sync.concurrency)
+        engine = EngineContext(store, clock, feed, stop, policy_of(settings), rate_limits, slots)
+        supervisor = Supervisor(engine, registry.add(world.pages), schedule_of(settings))
+        upkeep = Upkeep(Workings(supervisor, registry, client, rate_limits), settings, learn_secret)
+        watch = TokenWatch(registry, supervisor)
+        yield Parts(
+            supervisor,
+            engine,
+            registry,
+            store,
+            feed,
+            clock,
+            upkeep,
+            watch,
+            registry.page_names,
+            await upkeep.discover(),
+        )
+
+
+def _tell_what_is_ahead(checkpoints: Iterable[Checkpoint], clock: Clock) -> None:
+    """Log one line if the clock was ahead when the journal was written, or is behind now."""
+    now = clock.now()
+    ahead = furthest_ahead(checkpoints, now)
+    if ahead:
+        structlog.get_logger("milepost").warning(
+            "the journal is ahead of the clock",
+            what=", ".join(ahead),
+            ahead_seconds=round((max(ahead.values()) - now).total_seconds()),
+            hint="none of it is waited for, and a sweep whose watermark cannot be believed is a full one;"
+            " check the machine's time synchronization (timedatectl)",
+        )
+
+
+class Labour(Struct, frozen=True, eq=False):
+    """How a daemon's streams are worked: `run` does it until a stop is asked for.
+
+    `follower` has every entry of the journal, whoever wrote it; the feed of the parts has this process's work.
+    """
+
+    run: Callable[[], Awaitable[None]]
+    follower: Feed
+
+
+@asynccontextmanager
+async def labour_of(settings: Settings, parts: Parts, journal_reader: JournalReader) -> AsyncIterator[Labour]:
+    """Have the supervisor work all streams, or share them with other workers where the database lets it."""
+    store_url = store_url_of(settings)
+    if store_url.file is not None:
+        yield Labour(parts.supervisor.run, parts.feed)
+        return
+    from milepost.fleet.worker import joined  # noqa: PLC0415
+
+    async with joined(store_url, parts.engine, parts.supervisor, journal_reader, parts.registry.share) as worker:
+        yield Labour(worker.run, worker.told)
+
+
+def _client(settings: Settings, base_url: str, clock: Clock) -> GraphClient:
+    source = settings.source
+    return GraphClient(
+        base_url,
+        source.version,
+        clock=clock.now,
+        app_secret=source.app_secret.get_secret_value(),
+        request_timeout_seconds=source.request_timeout_seconds,
+    )
+
+
+@asynccontextmanager
+async def _world(settings: Settings, clock: Clock) -> AsyncIterator[_World]:
+    """Give the world to work in; a simulated one is served during the block."""
+    source = settings.source
+    if source.kind == "simulator":
+        async with _simulated_world(settings, clock) as world:
+            yield world
+    else:
+        yield _World(source.base_url, configured_pages(settings), source.access_token.get_secret_value())
+
+
+@asynccontextmanager
+async def _simulated_world(settings: Settings, clock: Clock) -> AsyncIterator[_World]:
+    """Serve a simulated Graph API on loopback."""
+    # Imported here: who works real pages need not wait for a server to load.
+    from milepost.simulator.plan import WorldPlan  # noqa: PLC0415
+    from milepost.simulator.server import SimulatorServer  # noqa: PLC0415
+
+    plan = WorldPlan(conversations=SIMULATED_CONVERSATIONS, pages=SIMULATED_PAGES)
+    app_secret = settings.source.app_secret.get_secret_value()
+    async with SimulatorServer(plan, clock=clock.now, app_secret=app_secret) as simulator:
+        pages = [
+            Page(page.id, page.name, tuple(map(Platform, page.platforms)), page.token, page.instagram_account_id)
+            for page in simulator.pages
+        ]
+        yield _World(simulator.base_url, pages, simulator.world.user_token)

@@ -1,0 +1,96 @@
+"""From settings to the database that they name, which works for one source and refuses another."""
+
+from collections import Counter
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from milepost.core.errors import StoreRefused
+from milepost.core.model import DataSource
+from milepost.settings import Settings
+from milepost.stores.open import OpenStore
+from milepost.stores.provenance import demand_same
+from milepost.stores.url import StoreUrl
+
+SIMULATOR = DataSource("simulator")
+CHUNK_ROWS = 5_000
+MAX_NAMED = 4
+
+
+def store_url_of(settings: Settings) -> StoreUrl:
+    """Say where the database is, and how to get in."""
+    return StoreUrl(settings.store.url, settings.store.password.get_secret_value())
+
+
+def source_of(settings: Settings) -> DataSource:
+    """Return the source that the settings name, in the form in which a database remembers it."""
+    source = settings.source
+    if source.kind == SIMULATOR.kind:
+        return SIMULATOR
+    parts = urlsplit(source.base_url)
+    return DataSource(source.kind, parts._replace(netloc=parts.netloc.lower()).geturl())
+
+
+class Holding(Struct, frozen=True):
+    """How many conversations a database holds of a stream, and how many of them the embedded simulator made up."""
+
+    stream: str
+    conversations: int
+    invented: int
+
+
+async def holdings(store: OpenStore) -> list[Holding]:
+    """Read through the ids of all conversations, and count them by stream."""
+    # Imported here: it is asked for once in the life of a database.
+    from milepost.simulator.inbox import is_invented  # noqa: PLC0415
+
+    all_, invented = Counter[str](), Counter[str]()
+    last = ""
+    while chunk := await store.conversations_after(last, CHUNK_ROWS):
+        for conversation_id, platform, page_id in chunk:
+            stream = f"{platform}:{page_id}"
+            all_[stream] += 1
+            invented[stream] += is_invented(conversation_id, page_id, platform)
+        last = chunk[-1][0]
+    return [Holding(stream, count, invented[stream]) for stream, count in sorted(all_.items())]
+
+
+async def demand_source(store: OpenStore, settings: Settings) -> None:
+    """Raise StoreRefused if what the database holds comes from another source; have this one recorded where none is."""
+    store_url, wanted = store_url_of(settings), source_of(settings)
+    recorded = await store.source()
+    if recorded is not None:
+        demand_same(store_url, recorded, wanted)
+        return
+    held = await holdings(store)
+    _demand_agreement(store_url, wanted, held)
+    if held:  # it is from before sources were recorded
+        await store.provenance.record(wanted)
+    else:
+        store.provenance.unrecorded = wanted
+
+
+def _demand_agreement(store_url: StoreUrl, wanted: DataSource, held: list[Holding]) -> None:
+    """Raise StoreRefused if a database whose source is not recorded holds what cannot have come from this one."""
+    if wanted == SIMULATOR:
+        real = [each.stream for each in held if each.invented < each.conversations]
+        if real:
+            raise StoreRefused(
+                f"the database {store_url} holds real conversations, of {_named(real)}, and source.kind is simulator",
+                hint="set source.kind: facebook, or give store.url another database",
+            )
+        return
+    invented = [each.stream for each in held if each.invented]
+    if invented:
+        raise StoreRefused(
+            f"the database {store_url} holds people that the simulator invented, in {_named(invented)},"
+            f" and the configuration names {wanted}",
+            hint="give store.url another database, which is filled afresh; or keep this one: `milepost streams remove"
+            f" {' '.join(invented) if len(invented) <= MAX_NAMED else 'STREAM…'}`, then `milepost store adopt`",
+        )
+
+
+def _named(streams: Collection[str]) -> str:
+    more = len(streams) - MAX_NAMED
+    return ", ".join([*list(streams)[:MAX_NAMED], *([f"{more:,} more"] if more > 0 else [])])

@@ -1,0 +1,85 @@
+"""Rate limits: how long a limit is waited out, and whose calls it forbids meanwhile."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+
+from milepost.core.checkpoint import RateLimit
+from milepost.core.model import Scope, Stream
+from milepost.core.problems import Problem
+from milepost.core.remedies import Rule, rule_for
+from milepost.core.retry import rate_limit_seconds
+from milepost.core.skew import is_ahead
+
+PROBE_LEAD_SECONDS = 5.0
+
+
+def next_rate_limit(
+    before: RateLimit | None, problem: Problem, rule: Rule, now: datetime, *, floor_seconds: float
+) -> RateLimit:
+    """Say for how long a limit has to be waited out. `before` is the pause after which it was still there, if any."""
+    attempts, since = (before.attempts + 1, min(before.since, now)) if before else (1, now)
+    length = _length(attempts, problem, rule, floor_seconds)
+    return RateLimit(rule.scope, attempts, since, now + length, problem)
+
+
+def has_begun(rate_limit: RateLimit, now: datetime, *, floor_seconds: float) -> bool:
+    """Return whether the pause can have begun by now.
+
+    If not, the clock was ahead when it was met, and nobody knows when it ends: it counts as over; the next call tells.
+    """
+    rule = rule_for(rate_limit.problem, has_cursor=False)
+    return not is_ahead(rate_limit.until - _length(rate_limit.attempts, rate_limit.problem, rule, floor_seconds), now)
+
+
+def _length(attempts: int, problem: Problem, rule: Rule, floor_seconds: float) -> timedelta:
+    seconds = rate_limit_seconds(
+        attempts,
+        named_seconds=problem.wait_seconds,
+        least_seconds=rule.least_wait_seconds,
+        floor_seconds=floor_seconds,
+    )
+    return timedelta(seconds=seconds)
+
+
+def held_until(stream: Stream, rate_limits: Mapping[Stream, RateLimit]) -> datetime | None:
+    """Say when `stream` may call again, from the latest pause of every stream; None where nothing forbids it.
+
+    One stream alone tries whether the limit is over: the one whose pause ends last. The others of the scope follow a
+    little later, when its answer is known, or has prolonged the pause.
+    """
+    holder = holder_of(stream, rate_limits)
+    if holder is None:
+        return None
+    until = rate_limits[holder].until
+    return until if holder == stream else until + timedelta(seconds=PROBE_LEAD_SECONDS)
+
+
+def holder_of(stream: Stream, rate_limits: Mapping[Stream, RateLimit]) -> Stream | None:
+    """Say whose pause holds `stream`: of all that concern it, the one that ends last."""
+    concerned = [owner for owner, rate_limit in rate_limits.items() if _concerns(stream, owner, rate_limit)]
+    return max(concerned, key=lambda owner: (rate_limits[owner].until, owner.key), default=None)
+
+
+def by_page(rate_limits: Mapping[Stream, RateLimit]) -> Callable[[Stream], Mapping[Stream, RateLimit]]:
+    """Sort pauses so that those that may hold a stream are found at once: a thousand streams may have met one each.
+
+    Of those that concern all pages, the one that ends last is all that matters.
+    """
+    of_app = (stream for stream, rate_limit in rate_limits.items() if rate_limit.scope is Scope.APP)
+    latest = max(of_app, key=lambda stream: (rate_limits[stream].until, stream.key), default=None)
+    everywhere = {} if latest is None else {latest: rate_limits[latest]}
+    near: dict[str, dict[Stream, RateLimit]] = {}
+    for stream, rate_limit in rate_limits.items():
+        if rate_limit.scope is not Scope.APP:
+            near.setdefault(stream.page_id, dict(everywhere))[stream] = rate_limit
+    return lambda stream: near.get(stream.page_id, everywhere)
+
+
+def _concerns(stream: Stream, owner: Stream, rate_limit: RateLimit) -> bool:
+    match rate_limit.scope:
+        case Scope.APP:
+            return True
+        case Scope.PAGE:
+            return owner.page_id == stream.page_id
+        case Scope.STREAM:
+            return owner == stream

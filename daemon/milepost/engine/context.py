@@ -1,0 +1,22 @@
+"""What every run works with."""
+
+from msgspec import Struct
+
+from milepost.core.plan import Policy
+from milepost.core.ports import Clock, Store
+from milepost.engine.feed import Feed
+from milepost.engine.interrupt import Stop
+from milepost.engine.rate_limits import RateLimits
+from milepost.engine.slots import Slots
+
+
+class EngineContext(Struct, frozen=True, eq=False):
+    """The parts of the shell that all streams share."""
+
+    store: Store
+    clock: Clock
+    feed: Feed
+    stop: Stop
+    policy: Policy
+    rate_limits: RateLimits
+    slots: Slots

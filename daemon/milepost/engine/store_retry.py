@@ -1,0 +1,64 @@
+"""Waits while the store is away: the one thing that the journal cannot record while it lasts.
+
+Readers are told of each attempt without a seq, and the next commit that succeeds carries how long it lasted.
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from milepost.core.errors import StoreAway
+from milepost.core.events import StoreReturned
+from milepost.core.retry import backoff_seconds
+from milepost.engine.clock import Deadline
+from milepost.engine.context import EngineContext
+from milepost.engine.feed import StoreRetried
+
+Answer = TypeVar("Answer")
+
+
+class StoreRetry:
+    """One turn's patience with the store: it waits until `give_up_at`, or until a stop is asked for."""
+
+    def __init__(self, engine: EngineContext, stream: str, give_up_at: datetime) -> None:
+        self._engine = engine
+        self._stream = stream
+        self._deadline = Deadline(engine.clock, give_up_at)
+        self._away_since: float | None = None  # by the steady clock
+        self._attempts = 0
+
+    async def call(self, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Ask the store until it answers. Raises StoreAway if it stays away."""
+        while True:
+            try:
+                return await attempt()
+            except StoreAway as error:
+                await self._wait_or_give_up(error)
+
+    def absence(self) -> tuple[StoreReturned, ...]:
+        """Give what there is to record of an absence that is over with the commit at hand."""
+        if self._away_since is None:
+            return ()
+        return (StoreReturned(self._engine.clock.steady() - self._away_since, self._attempts),)
+
+    def is_recorded(self) -> None:
+        """Hear that the absence, if any, is on record."""
+        self._away_since, self._attempts = None, 0
+
+    async def _wait_or_give_up(self, error: StoreAway) -> None:
+        clock = self._engine.clock
+        now, steady = clock.now(), clock.steady()
+        self._away_since = steady if self._away_since is None else self._away_since
+        self._attempts += 1
+        if self._engine.stop.is_requested or self._deadline.has_passed:
+            raise error
+        wait_seconds = backoff_seconds(
+            self._attempts,
+            clock.random(),
+            base_delay_seconds=self._engine.policy.base_delay_seconds,
+            max_delay_seconds=self._engine.policy.max_delay_seconds,
+        )
+        away_seconds = steady - self._away_since
+        self._engine.feed.publish(StoreRetried(self._stream, self._attempts, away_seconds, wait_seconds, str(error)))
+        async with self._engine.stop.interruptible():
+            await clock.sleep_until(now + timedelta(seconds=wait_seconds))

@@ -1,0 +1,120 @@
+"""One stream's way to the store: read where it stands, commit what is decided, then tell the readers."""
+
+from collections.abc import Callable
+from time import perf_counter
+
+from milepost.core.checkpoint import BatchUnchanged, Checkpoint
+from milepost.core.errors import OutcomeUnknown, RowsRejected
+from milepost.core.evolve import skip_unchanged
+from milepost.core.journal import Codec
+from milepost.core.model import Keys, Known, RefusedRow, Stream
+from milepost.core.plan import RunBudget
+from milepost.core.ports import Commit, Committed, DueDeadLetter, Rejected
+from milepost.core.records import Context, Decision, Record, prepare
+from milepost.engine.context import EngineContext
+from milepost.engine.feed import Recorded, UnchangedRead
+from milepost.engine.store_retry import StoreRetry
+
+
+class StreamJournal:
+    """The journal of one stream during one turn. Its methods raise StoreAway if the store stays away."""
+
+    def __init__(self, engine: EngineContext, stream: Stream, budget: RunBudget) -> None:
+        self._engine = engine
+        self._store = engine.store
+        self._stream = stream
+        self._budget = budget
+        self._store_retry = StoreRetry(engine, stream.key, give_up_at=budget.deadline_at)
+        self._codec = Codec()
+
+    async def load(self) -> Checkpoint:
+        """Give where the stream stands."""
+        checkpoint = await self._store_retry.call(lambda: self._store.load(self._stream.key))
+        self._engine.rate_limits.learn(checkpoint)
+        return checkpoint
+
+    async def settle(
+        self,
+        checkpoint: Checkpoint,
+        decide: Callable[[Context, Known], Decision],
+        keys: Callable[[Context], Keys | None],
+        fetch_seconds: float | None = None,
+    ) -> Checkpoint:
+        """Decide and commit, until the store takes every row that is left; give where the stream stands then.
+
+        Raises VersionConflict if another writer was first, and RowsRejected if the store cannot say what it refuses.
+        """
+        refused: tuple[RefusedRow, ...] = ()
+        while True:
+            clock = self._engine.clock
+            context = Context(clock.now(), clock.random(), self._budget, self._engine.policy, refused)
+            decision = decide(context, await self._known(keys(context)))
+            if isinstance(decision, BatchUnchanged):
+                return self._skip_unchanged(checkpoint, decision, fetch_seconds or 0.0)
+            answer = await self._commit(checkpoint, decision, self._budget.run_id, fetch_seconds)
+            if isinstance(answer, Checkpoint):
+                return answer
+            if set(answer.rows) <= set(refused):
+                raise RowsRejected("the database refuses rows that it was not given", hint="please report this")
+            refused += answer.rows
+
+    async def record(self, checkpoint: Checkpoint, record: Record, run_id: str | None = None) -> Checkpoint:
+        """Commit what has no rows; give where the stream stands then. Raises as `settle` does."""
+        answer = await self._commit(checkpoint, record, run_id or self._budget.run_id)
+        if isinstance(answer, Rejected):
+            raise RowsRejected("the database refuses rows that it was not given", hint="please report this")
+        return answer
+
+    async def due_dead_letters(self, limit: int) -> tuple[DueDeadLetter, ...]:
+        """Give dead letters of the stream whose redrive is due."""
+        now = self._engine.clock.now()
+        return await self._store_retry.call(lambda: self._store.due_dead_letters(self._stream.key, now, limit))
+
+    async def find_open_dead_letter(self, dead_letter_id: str) -> DueDeadLetter | None:
+        """Give a dead letter if it is open."""
+        found = await self._store_retry.call(lambda: self._store.find_open_dead_letters((dead_letter_id,)))
+        return found[0] if found else None
+
+    async def _known(self, keys: Keys | None) -> Known:
+        return Known() if keys is None else await self._store_retry.call(lambda: self._store.known(keys))
+
+    def _skip_unchanged(self, checkpoint: Checkpoint, passed: BatchUnchanged, fetch_seconds: float) -> Checkpoint:
+        after = skip_unchanged(checkpoint, passed)
+        self._engine.rate_limits.learn(after)
+        self._engine.feed.publish(UnchangedRead(after, passed.tally, fetch_seconds))
+        return after
+
+    async def _commit(
+        self, checkpoint: Checkpoint, record: Record, run_id: str, fetch_seconds: float | None = None
+    ) -> Checkpoint | Rejected:
+        unsettled: Commit | None = None
+
+        async def attempt() -> tuple[Commit, Committed | Rejected]:
+            nonlocal unsettled
+            if unsettled is not None:
+                committed = await self._store.settle(unsettled)
+                if committed is not None:
+                    return unsettled, committed
+                unsettled = None
+            now = self._engine.clock.now()
+            events = (*self._store_retry.absence(), *record.events)
+            commit = prepare(checkpoint, Record(events, record.changes), run_id, now, self._codec)
+            try:
+                answer = await self._store.commit(commit)
+            except OutcomeUnknown:
+                unsettled = commit
+                raise
+            if isinstance(answer, Committed):
+                self._store_retry.is_recorded()
+            return commit, answer
+
+        began = perf_counter()
+        commit, answer = await self._store_retry.call(attempt)
+        if isinstance(answer, Rejected):
+            return answer
+        seconds = perf_counter() - began
+        self._engine.rate_limits.learn(commit.checkpoint)
+        self._engine.feed.publish(Recorded(commit.entries, answer, commit.checkpoint, seconds, fetch_seconds))
+        if record.events and self._store_retry.absence():  # since this commit: it was settled
+            return await self._commit(commit.checkpoint, Record(()), run_id)
+        return commit.checkpoint

@@ -1,0 +1,217 @@
+"""One HTTP session to the Graph API: bytes in bounded pieces, failures as values, the token in a header only."""
+
+import asyncio
+import hmac
+import os
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+import structlog
+from msgspec import Struct
+from yarl import URL
+
+from milepost import __version__
+from milepost.core.ports import Refused
+from milepost.core.problems import Problem, ProblemKind
+from milepost.core.skew import TOLERATED_SECONDS
+from milepost.facebook.dates import http_date
+
+MAX_BODY_BYTES = 32 * 2**20  # a batch of 200 threads with 20 messages each has about 4 MiB
+MAX_CONNECTIONS = 1000  # as many as streams that one daemon is expected to work at once
+MAX_HEADER_BYTES = 64 * 2**10  # X-Business-Use-Case-Usage has up to 32 ids with several entries each
+MAX_HOST_CHARACTERS = 253  # RFC 1035
+
+log = structlog.get_logger()
+
+
+class ConnectionLost(aiohttp.ClientError):
+    """A connection was lost before the answer. Not one of the errors after which aiohttp asks again by itself."""
+
+
+class Answer(Struct, frozen=True):
+    """An HTTP answer, whatever its status.
+
+    `asked_at` is the time of the request, or a little earlier: by our clock or the server's, whichever is behind.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    asked_at: datetime
+    took_seconds: float
+
+
+class GraphClient:
+    """Asks the Graph API at `base_url`, version `version` (`v26.0`). An async context manager.
+
+    With an app secret each call is signed (`appsecret_proof`; Meta, "Secure Graph API calls"). `clock` tells the time;
+    the server's Date is only a hint, and never makes it later. `request_timeout_seconds` may be changed at any time.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        version: str,
+        *,
+        clock: Callable[[], datetime],
+        app_secret: str = "",
+        request_timeout_seconds: float = 30.0,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        self.request_timeout_seconds = request_timeout_seconds
+        self._root = URL(base_url) / version
+        self._version = version
+        self._clock = clock
+        self._app_secret = app_secret
+        self._max_body_bytes = max_body_bytes
+        self._has_warned_of_version = False
+        self._has_warned_of_date = False
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": f"milepost/{__version__}"},
+            timeout=aiohttp.ClientTimeout(total=None),
+            max_field_size=MAX_HEADER_BYTES,
+            middlewares=(_once,),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    def url(self, path: str) -> URL:
+        """Give the whole URL of a path such as `1234567890/conversations`, which is quoted where it needs to be."""
+        return self._root.joinpath(path, encoded=True)
+
+    def renew(self, app_secret: str) -> None:
+        """Sign with another app secret from the next call on; with an empty one, no more."""
+        self._app_secret = app_secret
+
+    async def get(self, path: str, parameters: Mapping[str, str], access_token: str) -> Answer | Refused:
+        """Ask once. Whatever the server or the network does is told by the Refused; redirects are not followed."""
+        loop = asyncio.get_running_loop()
+        began_at, began = self._clock(), loop.time()
+        headers = {"Authorization": f"Bearer {access_token}"}
+        signed = self._signed(parameters, access_token)
+        try:
+            async with (
+                asyncio.timeout(self.request_timeout_seconds),
+                self._session.get(self.url(path), params=signed, headers=headers, allow_redirects=False) as response,
+            ):
+                problem, body = await self._read(response)
+        except TimeoutError:
+            waited = f"no answer within {self.request_timeout_seconds:g} s"
+            return Refused(Problem(ProblemKind.TIMEOUT, waited), loop.time() - began)
+        except (aiohttp.ClientError, OSError) as error:
+            return Refused(_problem_of(error, self._root.host), loop.time() - began)
+        took_seconds = loop.time() - began
+        if problem is not None:
+            return Refused(problem, took_seconds)
+        self._compare_version(response.headers.get("facebook-api-version"))
+        asked_at = began_at.replace(microsecond=0)
+        asked_by_its_clock = asked_by_server(response.headers.get("Date"), took_seconds)
+        if asked_by_its_clock is not None:
+            self._compare_clocks(began_at, asked_by_its_clock, took_seconds)
+            asked_at = min(asked_at, asked_by_its_clock)
+        return Answer(response.status, response.headers, body, asked_at, took_seconds)
+
+    def _signed(self, parameters: Mapping[str, str], access_token: str) -> Mapping[str, str]:
+        if not self._app_secret:
+            return parameters
+        proof = hmac.digest(self._app_secret.encode(), access_token.encode(), "sha256").hex()
+        return {**parameters, "appsecret_proof": proof}
+
+    async def _read(self, response: aiohttp.ClientResponse) -> tuple[Problem | None, bytes]:
+        """Read the body piece by piece; the declared length is not believed, only taken as a hint to stop at once."""
+        if 300 <= response.status < 400:
+            return _redirect(response), b""
+        body = bytearray()
+        if (response.content_length or 0) <= self._max_body_bytes:
+            async for piece in response.content.iter_any():
+                body += piece
+                if len(body) > self._max_body_bytes:
+                    break
+            else:
+                return None, bytes(body)
+        response.close()
+        message = f"the answer is larger than {self._max_body_bytes / 2**20:g} MiB"
+        return Problem(ProblemKind.OVERSIZE, message, http_status=response.status), b""
+
+    def _compare_version(self, answered: str | None) -> None:
+        differs = answered is not None and answered.isascii() and answered != self._version
+        if differs and not self._has_warned_of_version:
+            self._has_warned_of_version = True
+            log.warning("graph_api_version_differs", asked=self._version, answered=answered)
+
+    def _compare_clocks(self, began_at: datetime, asked_by_server: datetime, took_seconds: float) -> None:
+        """Log once that the clocks differ; again only after they have agreed meanwhile."""
+        ahead_seconds = (began_at - asked_by_server).total_seconds()
+        differ = abs(ahead_seconds) > TOLERATED_SECONDS + took_seconds
+        if differ and not self._has_warned_of_date:
+            behind = "ahead of" if ahead_seconds > 0 else "behind"
+            log.warning(
+                "clocks differ from the API's",
+                ours=f"{abs(ahead_seconds):.0f} s {behind} the server's Date",
+                hint="the one that is behind counts, so that nothing is missed, and more is read again; "
+                "check the machine's time synchronization (timedatectl)",
+            )
+        self._has_warned_of_date = differ
+
+
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Make one call of a call: a second one would be out of turn, and might fall into a pause."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise ConnectionLost from error
+
+
+def asked_by_server(date: str | None, took_seconds: float) -> datetime | None:
+    """Say when the server was asked by its own clock, from its Date header; None where that is missing or unreadable.
+
+    The time the whole request took is taken off and fractions are dropped, so that it errs to the early side.
+    """
+    said_at = http_date(date)
+    try:
+        return (said_at - timedelta(seconds=took_seconds)).replace(microsecond=0) if said_at else None
+    except OverflowError:
+        return None
+
+
+def _redirect(response: aiohttp.ClientResponse) -> Problem:
+    try:
+        host = URL(response.headers.get("Location", "")).raw_host or "the same host"
+    except ValueError:
+        host = "an unreadable place"
+    message = f"a redirect to {host[:MAX_HOST_CHARACTERS]}; the Graph API never redirects"
+    return Problem(ProblemKind.NONSENSE, message, http_status=response.status)
+
+
+def _problem_of(error: aiohttp.ClientError | OSError, host: str | None) -> Problem:
+    """Tell a failed exchange in words that hold no URL, for its query has the signature."""
+    cause = error.__cause__ if isinstance(error, ConnectionLost) else error
+    match cause:
+        case aiohttp.ClientResponseError():
+            return Problem(ProblemKind.NONSENSE, f"the answer of {host} is not HTTP")
+        case aiohttp.ClientConnectorCertificateError():
+            message = f"the certificate of {host} is not trusted"
+        case aiohttp.ClientConnectorDNSError():
+            message = f"the name {host} does not resolve"
+        case aiohttp.ClientPayloadError():
+            message = f"the answer of {host} broke off"
+        case aiohttp.ServerDisconnectedError():
+            message = f"{host} closed the connection without an answer"
+        case OSError(errno=int(number)) if number > 0:
+            message = f"no connection to {host}: {os.strerror(number)}"
+        case _:
+            message = f"no connection to {host} ({type(cause).__name__})"
+    return Problem(ProblemKind.NETWORK, message)

@@ -1,0 +1,84 @@
+"""Answers that are no batch, as problems: error envelopes, and what no Graph API sends."""
+
+import html
+import re
+from typing import Any
+
+from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
+from milepost.facebook.leniency import read_json
+from milepost.facebook.redaction import impersonal, redact
+
+MAX_EXCERPT_CHARACTERS = 200
+MAX_EXCERPT_BYTES = 4096
+MARKUP = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^<>]*>", re.IGNORECASE | re.DOTALL)
+UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\ufffd]+")
+
+
+def problem_of(body: bytes, http_status: int, access_token: str) -> Problem:
+    """Say what an answer that brought no batch means."""
+    try:
+        value = read_json(body)
+    except ValueError:
+        return _no_json(body, http_status, access_token)
+    if isinstance(value, dict) and value.get("error") is not None:
+        return error_of(value["error"], http_status, access_token)
+    return nonsense("the answer is JSON but neither a batch nor an error", http_status)
+
+
+def error_of(error: Any, http_status: int, access_token: str) -> Problem:  # noqa: ANN401 -- JSON of any shape
+    """Read the error of an envelope. Real ones lack fields, and give numbers as strings."""
+    fields = error if isinstance(error, dict) else {"message": error}
+    messages = (fields.get(name) for name in ("message", "error_user_msg", "error_user_title", "type"))
+    message = next((each for each in messages if isinstance(each, str) and each.strip()), "an error without a message")
+    return Problem(
+        ProblemKind.API,
+        impersonal(redact(message, access_token), MAX_MESSAGE_CHARACTERS),
+        http_status=http_status,
+        code=_number(fields.get("code")),
+        subcode=_number(fields.get("error_subcode")),
+        is_transient=_flag(fields.get("is_transient")),
+    )
+
+
+def nonsense(message: str, http_status: int) -> Problem:
+    """Name an answer that makes no sense. The message must hold nothing of the answer that was not redacted."""
+    return Problem(ProblemKind.NONSENSE, message[:MAX_MESSAGE_CHARACTERS], http_status=http_status)
+
+
+def is_gone(problem: Problem) -> bool:
+    """Whether the object that was asked for is not there any more (captured: code 100 with subcode 33)."""
+    return (problem.code, problem.subcode) == (100, 33)
+
+
+def _no_json(body: bytes, http_status: int, access_token: str) -> Problem:
+    if not body.strip():
+        return nonsense("the answer is empty", http_status)
+    if body.lstrip()[:1] in (b"{", b"["):
+        return nonsense("the answer is JSON cut short, malformed or nested too deeply", http_status)
+    if body.lstrip()[:1] != b"<":
+        return nonsense("the answer is no JSON", http_status)  # what it is instead might be part of a conversation
+    text = html.unescape(MARKUP.sub(" ", body[:MAX_EXCERPT_BYTES].decode(errors="replace")))
+    excerpt = impersonal(redact(UNPRINTABLE.sub(" ", text).strip(), access_token), MAX_EXCERPT_CHARACTERS)
+    return nonsense(f"the answer is no JSON: {excerpt}", http_status)
+
+
+def _number(value: object) -> int | None:
+    match value:
+        case bool():
+            return None
+        case int() if abs(value) < 2**63:
+            return value
+        case str() if value.isascii() and value.isdigit() and len(value) < 19:
+            return int(value)
+        case _:
+            return None
+
+
+def _flag(value: object) -> bool | None:
+    match value:
+        case bool():
+            return value
+        case "true" | "false":
+            return value == "true"
+        case _:
+            return None

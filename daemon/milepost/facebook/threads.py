@@ -1,0 +1,98 @@
+"""Threads as conversations: as they should be, or item by item where something in them is not."""
+
+import json
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+from msgspec import ValidationError
+
+from milepost.core.model import Contact, Conversation, Interaction, Unreadable
+from milepost.facebook.interactions import interaction, utc
+from milepost.facebook.leniency import lenient
+from milepost.facebook.redaction import scrub, unsigned
+from milepost.facebook.wire import NAMED_BY_CONTENT, Message, Thread, is_thread_id, kept_id
+
+MAX_PAYLOAD_CHARACTERS = 65536
+MAX_REASON_CHARACTERS = 200
+
+
+def conversation(thread: Thread, own_ids: frozenset[str]) -> Conversation:
+    """Read a thread. Raises ValidationError for an id that cannot be kept, OverflowError as `utc` does."""
+    if not is_thread_id(thread.id):
+        raise ValidationError("an id that a thread cannot be asked for by")
+    contact = _contact(thread, own_ids)
+    contact_id = contact.contact_id if contact else None
+    messages = thread.messages.data if thread.messages else ()
+    return Conversation(
+        thread.id,
+        utc(thread.updated_time),
+        contact,
+        thread.link,
+        unsigned(thread.snippet) if thread.snippet else thread.snippet,
+        thread.message_count,
+        thread.unread_count,
+        thread.can_reply,
+        tuple([interaction(message, own_ids, contact_id) for message in messages]),
+    )
+
+
+def _contact(thread: Thread, own_ids: frozenset[str]) -> Contact | None:
+    """Find the other side. Its place in the list means nothing; of a group it is the first that is not us."""
+    if thread.participants is None:
+        return None
+    for person in thread.participants.data:
+        if person.id and person.id not in own_ids:
+            return Contact(kept_id(person.id), person.name or None, person.username or None)
+    return None
+
+
+def read_item(item: Any, own_ids: frozenset[str], access_token: str) -> list[Conversation | Unreadable]:  # noqa: ANN401 -- JSON
+    """Read a conversation, and apart from it those of its messages that cannot be read."""
+    if not isinstance(item, dict):
+        return [_unreadable(None, "the item is no object", item, access_token)]
+    try:
+        thread = lenient({name: value for name, value in item.items() if name != "messages"}, Thread)
+        read = conversation(thread, own_ids)
+    except (ValidationError, OverflowError) as error:
+        return [_unreadable(item.get("id"), str(error), item, access_token)]
+    return with_messages(read, item.get("messages"), own_ids, access_token)
+
+
+def with_messages(
+    read: Conversation,
+    messages: Any,  # noqa: ANN401 -- JSON of any shape
+    own_ids: frozenset[str],
+    access_token: str,
+) -> list[Conversation | Unreadable]:
+    """Give a conversation the messages of its thread, and apart from it those that cannot be read."""
+    contact_id = read.contact.contact_id if read.contact else None
+    interactions: list[Interaction] = []
+    refused: list[Any] = []
+    for message in _elements(messages):
+        try:
+            interactions.append(interaction(lenient(message, Message), own_ids, contact_id))
+        except (ValidationError, OverflowError):
+            refused.append(message)
+    whole = msgspec.structs.replace(read, interactions=tuple(interactions))
+    if not refused:
+        return [whole]
+    reason = "messages without a time or an id that can be kept"
+    return [whole, _unreadable(f"{read.conversation_id}/messages", reason, refused, access_token)]
+
+
+def _elements(messages: Any) -> list[Any]:  # noqa: ANN401 -- JSON of any shape
+    """List the nested messages; what has no list of them is one thing that cannot be read."""
+    if not messages:
+        return []
+    data = (messages.get("data") or []) if isinstance(messages, dict) else None
+    return data if isinstance(data, list) else [messages]
+
+
+def _unreadable(subject: object, reason: str, item: Any, access_token: str) -> Unreadable:  # noqa: ANN401 -- JSON
+    payload = json.dumps(scrub(item, access_token), ensure_ascii=False)
+    if not isinstance(subject, str) or not is_thread_id(subject.removesuffix("/messages")):
+        subject = f"{NAMED_BY_CONTENT}{sha256(payload.encode()).hexdigest()}"
+    if len(payload) > MAX_PAYLOAD_CHARACTERS:
+        payload = json.dumps({"cut_short": payload[: MAX_PAYLOAD_CHARACTERS // 2]}, ensure_ascii=False)
+    return Unreadable(subject, reason[:MAX_REASON_CHARACTERS], payload)

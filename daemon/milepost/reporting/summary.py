@@ -1,0 +1,80 @@
+"""What a sync came to: one line a stream, the totals, and the exit code that scripts rely on."""
+
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+
+from msgspec import Struct
+
+from milepost.core.events import NO_TALLY, Reason, RunStatus, Tally
+from milepost.core.ports import RunResult
+
+
+class ExitCode(IntEnum):
+    """The exit codes of `milepost sync`."""
+
+    COMPLETE = 0
+    WITH_ERRORS = 1  # complete with dead letters, or a stream that could not be worked
+    USAGE = 2
+    PROGRESS_SAVED = 75  # at a time, batch or rate limit, or stopped by a signal
+    AUTHORIZATION = 77
+    CONFIGURATION = 78
+
+
+# The most serious first: with several streams it wins.
+SERIOUSNESS = (
+    ExitCode.CONFIGURATION,
+    ExitCode.AUTHORIZATION,
+    ExitCode.WITH_ERRORS,
+    ExitCode.PROGRESS_SAVED,
+    ExitCode.COMPLETE,
+)
+
+
+class Totals(Struct, frozen=True):
+    """What all streams came to."""
+
+    tally: Tally
+    retries: int
+    failed_batches: int
+
+    @property
+    def success_rate(self) -> float:
+        """The share of batches that were read and stored, from 0 to 1; 1 where there was nothing to do."""
+        tried = self.tally.batches + self.failed_batches
+        return self.tally.batches / tried if tried else 1.0
+
+
+def totals(results: Sequence[RunResult]) -> Totals:
+    """Add up the runs of all streams."""
+    runs = [result.run for result in results if result.run is not None]
+    return Totals(
+        sum((run.tally for run in runs), NO_TALLY),
+        sum(run.retries for run in runs),
+        sum(run.failed_batches for run in runs),
+    )
+
+
+def exit_code(results: Sequence[RunResult]) -> ExitCode:
+    """Give the exit code of the most serious result."""
+    return most_serious(_exit_code(result) for result in results)
+
+
+def most_serious(codes: Iterable[ExitCode]) -> ExitCode:
+    """Give the code that wins; of none at all, that nothing is the matter."""
+    return min(codes, key=SERIOUSNESS.index, default=ExitCode.COMPLETE)
+
+
+def _exit_code(result: RunResult) -> ExitCode:
+    if result.error is not None:
+        return ExitCode.WITH_ERRORS
+    if result.run is None:  # stopped before it read anything
+        return ExitCode.PROGRESS_SAVED
+    match result.run.status:
+        case RunStatus.COMPLETE:
+            return ExitCode.COMPLETE
+        case RunStatus.COMPLETE_WITH_ERRORS | RunStatus.FAILED | RunStatus.INTERRUPTED | RunStatus.RUNNING:
+            return ExitCode.WITH_ERRORS
+        case RunStatus.PAUSED:
+            return ExitCode.PROGRESS_SAVED
+        case RunStatus.STOPPED:
+            return ExitCode.AUTHORIZATION if result.run.reason is Reason.AUTHORIZATION else ExitCode.CONFIGURATION

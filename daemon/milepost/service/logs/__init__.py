@@ -1,0 +1,1 @@
+"""Logs: what a line is, where it goes, and what never gets into one."""

@@ -1,0 +1,87 @@
+"""config.yaml to frozen settings, or to an error that tells everything that is wrong with it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from milepost.core.errors import BadConfiguration
+from milepost.settings.messages import problems_in
+from milepost.settings.model import FACEBOOK_STORE, Settings, StoreSettings
+from milepost.settings.rules import broken_rules
+from milepost.settings.secrets import SecretOrigin, fill_in, origins
+from milepost.settings.yaml import Document, read_document
+
+DEFAULT_PATH = Path("config.yaml")
+SQLITE = "sqlite:///"
+
+
+def load(path: Path, environment: Mapping[str, str]) -> Settings:
+    """The settings in a file.
+
+    Raises:
+        BadConfiguration: the file cannot be read, or something in it is wrong; each problem is one line of the text.
+    """
+    document = _filled_in(path, environment)
+    settings = _validated(document)
+    if document.problems or settings is None:
+        raise BadConfiguration(document.told())
+    return settings.model_copy(update={"store": _placed(settings, path.parent)})
+
+
+def _placed(settings: Settings, folder: Path) -> StoreSettings:
+    """Return where the store is: a relative path is relative to the folder of the file; the default is by the source.
+
+    Nothing of real conversations is kept in the file that the simulated world has for itself.
+    """
+    store = settings.store
+    url = store.url
+    if "url" not in store.model_fields_set and settings.source.kind == "facebook":
+        url = FACEBOOK_STORE
+    if url.startswith(SQLITE):
+        url = f"{SQLITE}{folder / url.removeprefix(SQLITE)}"
+    return store.model_copy(update={"url": url})
+
+
+def load_or_default(path: Path | None, environment: Mapping[str, str]) -> Settings:
+    """The settings in the file that was named, else in ./config.yaml, else the built-in ones, which need no file.
+
+    Raises:
+        BadConfiguration: as of `load`; a file that was named must be there.
+    """
+    path = path or default_path()
+    return load(path, environment) if path else Settings()
+
+
+def default_path() -> Path | None:
+    """./config.yaml where there is one, if only a link that leads nowhere; None where the built-in settings apply."""
+    return DEFAULT_PATH if os.path.lexists(DEFAULT_PATH) else None
+
+
+def secret_report(path: Path, environment: Mapping[str, str]) -> tuple[SecretOrigin, ...]:
+    """Where each secret of a file comes from; never what it is.
+
+    Raises:
+        BadConfiguration: the file cannot be read or is not YAML. What else may be wrong with it, `load` tells.
+    """
+    return tuple(origins(_filled_in(path, environment)))
+
+
+def _filled_in(path: Path, environment: Mapping[str, str]) -> Document:
+    document = read_document(path, environment)
+    fill_in(document, environment)
+    return document
+
+
+def _validated(document: Document) -> Settings | None:
+    """The settings, or None and the reasons among the document's problems.
+
+    What pydantic raises ends here, and is not the cause of another error: it holds the values, secrets among them.
+    """
+    document.problems.extend(broken_rules(document))
+    try:
+        return Settings.model_validate(document.tree)
+    except ValidationError as error:
+        document.problems.extend(problems_in(document, error))
+        return None

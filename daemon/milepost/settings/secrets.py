@@ -1,0 +1,132 @@
+"""The secrets among the settings: taken from files and the environment, listed, and never shown."""
+
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from milepost.core.errors import BadConfiguration
+from milepost.settings.files import read_text
+from milepost.settings.model import Settings
+from milepost.settings.yaml import UNRESOLVED, Document, Problem, StoreUrl, shown
+
+MAX_FILE_BYTES = 16 * 1024
+APP_SECRET_VARIABLE = "MILEPOST_APP_SECRET"  # noqa: S105  # the name of the variable, not what it holds
+
+
+class SecretOrigin(msgspec.Struct, frozen=True):
+    """Where a secret comes from, for `milepost config check`; never what it is.
+
+    Attributes:
+        key: the way to its key, `pages[0].access_token`.
+        origin: `environment variable X`, `file Y`, `written in config.yaml` or `not set`.
+        warning: what is unsafe about that; empty if nothing is.
+    """
+
+    key: str
+    origin: str
+    warning: str = ""
+
+
+def secrets(settings: Settings) -> tuple[str, ...]:
+    """Every secret that the settings hold, for whatever blots them out of logs."""
+    held = [
+        settings.store.password,
+        settings.source.access_token,
+        settings.source.app_secret,
+        *(page.access_token for page in settings.pages),
+        settings.http.token,
+    ]
+    return tuple(secret.get_secret_value() for secret in held if secret)
+
+
+def secret_files(settings: Settings) -> tuple[Path, ...]:
+    """The files that secrets were read from, which may be written anew while the daemon runs."""
+    named = [
+        settings.store.password_file,
+        settings.source.access_token_file,
+        settings.source.app_secret_file,
+        *(page.access_token_file for page in settings.pages),
+        settings.http.token_file,
+    ]
+    return tuple(Path(name) for name in named if name)
+
+
+def written_pages(document: Document) -> Iterator[tuple[StoreUrl, dict[str, object]]]:
+    """Each item under `pages` that is a mapping, and its place."""
+    pages = document.tree.get("pages")
+    for index, page in enumerate(pages if isinstance(pages, tuple) else ()):
+        if isinstance(page, dict):
+            yield ("pages", index), page
+
+
+def fill_in(document: Document, environment: Mapping[str, str]) -> None:
+    """Give the tree the secrets that stand in files, and the app secret that the environment holds unasked.
+
+    A path is relative to the folder of the document, and stands so in the tree from then on. What cannot be read is
+    added to the document's problems, and its place marked so that nothing more is told of it.
+    """
+    for place, section, key in _secret_keys(document):
+        file_key = f"{key}_file"
+        file, given = section.get(file_key), section.get(key)
+        if not isinstance(file, str) or not file:
+            continue
+        if given is not None and given != "":
+            document.problems.append(Problem((*place, file_key), f"given beside {key}; allowed: one of the two"))
+            continue
+        path = document.path.parent / file
+        section[file_key] = str(path)
+        try:
+            section[key] = _secret_in(path)
+        except BadConfiguration as error:
+            document.problems.append(Problem((*place, file_key), error.message))
+            section[key] = UNRESOLVED
+    source = document.tree.get("source")
+    if isinstance(source, dict) and (secret := environment.get(APP_SECRET_VARIABLE)):
+        source.setdefault("app_secret", secret)
+
+
+def origins(document: Document) -> Iterator[SecretOrigin]:
+    """Where each secret of a document that was filled in comes from."""
+    for place, section, key in _secret_keys(document):
+        where = (*place, key)
+        name = shown(where)
+        file = section.get(f"{key}_file")
+        if not isinstance(section.get(key), str) or not section[key]:
+            yield SecretOrigin(name, "not set")
+        elif isinstance(file, str) and file:
+            yield SecretOrigin(name, f"file {file}", _exposure(Path(file)))
+        elif variables := document.answered.get(where):
+            yield SecretOrigin(name, f"environment variable {', '.join(variables)}")
+        elif where not in document.written:
+            yield SecretOrigin(name, f"environment variable {APP_SECRET_VARIABLE}")
+        else:
+            warning = f"move it into the environment or a file: ${{NAME}}, or {key}_file"
+            yield SecretOrigin(name, f"written in {document.path}", warning)
+
+
+def _secret_keys(document: Document) -> Iterator[tuple[StoreUrl, dict[str, object], str]]:
+    """Where a secret may stand: the place and the mapping of its section, and its key."""
+    sections = (("store", ("password",)), ("source", ("access_token", "app_secret")), ("http", ("token",)))
+    for name, keys in sections:
+        section = document.tree.get(name)
+        if isinstance(section, dict):
+            yield from (((name,), section, key) for key in keys)
+    for place, page in written_pages(document):
+        yield place, page, "access_token"
+
+
+def _secret_in(path: Path) -> str:
+    secret = read_text(path, max_bytes=MAX_FILE_BYTES).rstrip("\r\n")
+    if not secret:
+        raise BadConfiguration(f"{path}: is empty; it must hold the secret")
+    return secret
+
+
+def _exposure(path: Path) -> str:
+    try:
+        open_to_all = path.stat().st_mode & stat.S_IROTH
+    except OSError:
+        return ""  # it was read a moment ago; whoever took it away has closed it, too
+    return f"every user of this machine can read it: chmod o= {path}" if open_to_all else ""

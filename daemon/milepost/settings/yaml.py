@@ -1,0 +1,192 @@
+"""The YAML of config.yaml as plain values, with the place and the line of each.
+
+Nothing here knows which keys there are. What is wrong with single values (a key given twice, a variable that is not
+set) is collected, so that it can be told together with what the model finds; what leaves no document to speak of is
+raised at once.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from operator import itemgetter
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from milepost.core.errors import BadConfiguration
+from milepost.settings.files import read_text
+from milepost.settings.scalars import FromEnvironment, substitute, typed
+
+MAX_BYTES = 1024 * 1024
+MAX_DEPTH = 20
+
+StoreUrl = tuple[str | int, ...]
+"""The way to a value: `("pages", 1, "platforms", 0)`."""
+
+UNRESOLVED = object()
+"""Stands in the tree for a value that a problem has been told of already."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Something wrong at one place: what was found, and what is allowed."""
+
+    place: StoreUrl
+    text: str
+
+
+class Document(msgspec.Struct):
+    """A configuration file as read, while it is on its way to becoming settings.
+
+    Attributes:
+        path: the file.
+        tree: its values; lists are tuples, and FromEnvironment marks unquoted text out of the environment.
+        lines: the line, from 1, of every key and list item.
+        written: every single value as it stands in the file, before the environment was put in.
+        answered: the environment variables that a value was taken from.
+        problems: what is wrong with single values.
+    """
+
+    path: Path
+    tree: dict[str, object]
+    lines: dict[StoreUrl, int] = {}
+    written: dict[StoreUrl, str] = {}
+    answered: dict[StoreUrl, tuple[str, ...]] = {}
+    problems: list[Problem] = []
+
+    def at(self, place: StoreUrl) -> object:
+        """The value at a place of the tree, or None if there is none."""
+        value: object = self.tree
+        for step in place:
+            match value, step:
+                case dict(), _:
+                    value = value.get(step)
+                case tuple(), int() if step < len(value):
+                    value = value[step]
+                case _:
+                    return None
+        return value
+
+    def told(self) -> str:
+        """All problems in the order of the file, one to a line, each with its own line and place."""
+        told = sorted(((self._line_of(problem.place), problem) for problem in self.problems), key=itemgetter(0))
+        return "\n".join(f"{self.path}:{line}: {shown(problem.place)}: {problem.text}" for line, problem in told)
+
+    def _line_of(self, place: StoreUrl) -> int:
+        """The line of a place or of its `_file` form; of what is missing, that of what it is missing in."""
+        around = (place[:length] for length in range(len(place) - 1, 0, -1))
+        ways = (place, (*place[:-1], f"{place[-1]}_file"), *around)
+        return next((self.lines[way] for way in ways if way in self.lines), 1)
+
+
+def shown(place: StoreUrl) -> str:
+    """A place as people write it: `pages[1].platforms[0]`; a key that is not a word stands in quotes."""
+    path = ""
+    for step in place:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        else:
+            path += f".{step}" if re.fullmatch(r"[\w-]{1,60}", step) else f".{json.dumps(step[:60])}"
+    return path.removeprefix(".")
+
+
+def read_document(path: Path, environment: Mapping[str, str]) -> Document:
+    """Read a configuration file and put the environment in.
+
+    Raises:
+        BadConfiguration: the file cannot be read, is not YAML, is empty, or is not a mapping.
+    """
+    text = read_text(path, max_bytes=MAX_BYTES)
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        # The one message of PyYAML that repeats a piece of a value, which may be a secret that begins with "!".
+        what = re.sub(r"tag handle .*", "tag handle (put text that begins with ! in quotes)", what)
+        raise BadConfiguration(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML: {what}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise BadConfiguration(f"{path}:{line}: not valid YAML: control character U+{error.character:04X}") from None
+    if root is None:
+        raise BadConfiguration(f"{path}: is empty", hint="leave -c out to run with the built-in settings")
+    if not isinstance(root, yaml.MappingNode):
+        raise BadConfiguration(f"{path}:1: must be a mapping of sections, such as source: and sync:")
+    document = Document(path, {})
+    document.tree.update(_Reading(document, environment).mapping(root, ()))
+    return document
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader without anchors and aliases, whose expansion has no bound, and with a bound on depth.
+
+    In Python rather than libyaml: that one overruns the stack on a file of 100,000 brackets.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML's stubs
+        if event.anchor is not None:
+            problem = "anchors (&) and aliases (*) are not supported: write the value out, or text in quotes"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        if self.depth == MAX_DEPTH:
+            raise yaml.composer.ComposerError(None, None, "nested too deeply", event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class _Reading:
+    """One walk over the nodes of a file, which fills a document."""
+
+    def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
+        self._document = document
+        self._environment = environment
+
+    def mapping(self, node: yaml.MappingNode, place: StoreUrl) -> dict[str, object]:
+        values: dict[str, object] = {}
+        for key, value_node, line in self._items(node, place):
+            inner = (*place, key)
+            if key in values:
+                self._problem(inner, f"given twice, first on line {self._document.lines[inner]}; write it once")
+            else:
+                values[key] = self._value(value_node, inner)
+            self._document.lines[inner] = line
+        return values
+
+    def _items(self, node: yaml.MappingNode, place: StoreUrl) -> Iterator[tuple[str, yaml.Node, int]]:
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if isinstance(key_node, yaml.ScalarNode):
+                yield key_node.value, value_node, line
+            else:
+                self._document.lines[*place, "?"] = line
+                self._problem((*place, "?"), "a key must be a single word")
+
+    def _value(self, node: yaml.Node, place: StoreUrl) -> object:
+        self._document.lines.setdefault(place, node.start_mark.line + 1)
+        match node:
+            case yaml.MappingNode(tag="tag:yaml.org,2002:map"):
+                return self.mapping(node, place)
+            case yaml.SequenceNode(tag="tag:yaml.org,2002:seq"):
+                return tuple(self._value(item, (*place, index)) for index, item in enumerate(node.value))
+            case yaml.ScalarNode():
+                return self._scalar(node, place)
+            case _:
+                return self._problem(place, "tags (!) are not supported: put text that begins so in quotes")
+
+    def _scalar(self, node: yaml.ScalarNode, place: StoreUrl) -> object:
+        self._document.written[place] = node.value
+        try:
+            if "${" not in node.value:
+                return typed(node.tag, node.value)
+            text, self._document.answered[place] = substitute(node.value, self._environment)
+        except (LookupError, ValueError) as error:
+            return self._problem(place, str(error))
+        return FromEnvironment(text) if node.style is None else text
+
+    def _problem(self, place: StoreUrl, text: str) -> object:
+        self._document.problems.append(Problem(place, text))
+        return UNRESOLVED

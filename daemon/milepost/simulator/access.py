@@ -1,0 +1,135 @@
+"""Who may see what: the pages' tokens and the user's, which die and are renewed, permissions, and the user's pages."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import msgspec
+
+from milepost.core.errors import BadConfiguration
+from milepost.simulator import refusals
+from milepost.simulator.plan import SimulatedPage, WorldPlan, made_up_page, pages_of, token_of
+
+USER = "me"
+"""Who manages the pages, where a token's owner is named."""
+
+
+class Access:
+    """The pages of a world and the tokens that open them.
+
+    An owner of a token is named by the page's id, or `me` for the user. Methods raise KeyError where there is no such
+    page.
+
+    Raises:
+        BadConfiguration: two pages of the plan have the same id.
+    """
+
+    def __init__(self, plan: WorldPlan) -> None:
+        self._plan = plan
+        planned = pages_of(plan)
+        self._pages = {page.id: page for page in planned}
+        if len(self._pages) < len(planned):
+            raise BadConfiguration("two simulated pages have the same id", hint="give each page an id of its own")
+        self._user_token = token_of(plan.seed, "user")
+        self._owner_of_token = {self._user_token: USER} | {page.token: page.id for page in planned}
+        self._page_of_account = {page.instagram_account_id: page.id for page in planned}
+        self._unmanaged: set[str] = set()
+        self._revoked: dict[str, int] = {}
+        self._expiries: dict[str, datetime] = {}
+        self._forbidden: dict[str, int] = {}
+        self._renewals = 0
+
+    @property
+    def pages(self) -> tuple[SimulatedPage, ...]:
+        """All pages there are, with the tokens that they have now."""
+        return tuple(self._pages.values())
+
+    def managed_pages(self, start: int) -> Iterator[tuple[int, SimulatedPage]]:
+        """The pages that the user finds under `me/accounts`, from a place on; no page's place ever changes."""
+        return ((place, page) for place, page in enumerate(self.pages) if self._is_managed(page) and place >= start)
+
+    @property
+    def user_token(self) -> str:
+        """The token that the user has now."""
+        return self._user_token
+
+    def page(self, page_id: str) -> SimulatedPage:
+        """The page of this id."""
+        return self._pages[page_id]
+
+    def page_named(self, object_id: str) -> SimulatedPage | None:
+        """The page of this id or with this Instagram account, if there is one."""
+        return self._pages.get(self._page_of_account.get(object_id, object_id))
+
+    def page_of_token(self, token: str) -> SimulatedPage | None:
+        """The page that this token is or was given to, if it is a page's."""
+        return self._pages.get(self._owner_of_token.get(token, ""))
+
+    def check(self, token: str) -> None:
+        """See whether a token is anybody's.
+
+        Raises:
+            Refusal: it has died, or never was.
+        """
+        if token in self._revoked:
+            raise refusals.dead_token(self._revoked[token])
+        if token not in self._owner_of_token:
+            raise refusals.invalid_token()
+
+    def missing_permission(self, page_id: str) -> int | None:
+        """The code with which the page's conversations are refused, if they are."""
+        return self._forbidden.get(page_id)
+
+    def revoke(self, owner: str, subcode: int = 460) -> None:
+        """Let a token die, with the subcode that is to be told: 460 for a changed password, 463 for one expired."""
+        self._revoked[self._token(owner)] = subcode
+
+    def renew(self, owner: str) -> str:
+        """Give out a new token; the one before it is dead."""
+        self._revoked.setdefault(self._token(owner), 460)
+        self._renewals += 1
+        token = token_of(self._plan.seed, f"{owner} {self._renewals}")
+        self._owner_of_token[token] = owner
+        if owner == USER:
+            self._user_token = token
+        else:
+            self._pages[owner] = msgspec.structs.replace(self._pages[owner], token=token)
+        return token
+
+    def expire(self, owner: str, in_seconds: float, at: datetime) -> None:
+        """Say of a token, from `at` on, that it ends so much later. It does not die of that: `revoke` lets it."""
+        self._expiries[self._token(owner)] = at + timedelta(seconds=in_seconds)
+
+    def expiry(self, token: str) -> datetime | None:
+        """When a token ends; None where that is never."""
+        return self._expiries.get(token)
+
+    def forbid(self, page_id: str, code: int = 10) -> None:
+        """Take away the permission to read a page's conversations: they are refused with code 10, or 200 to 299."""
+        self._forbidden[self.page(page_id).id] = code
+
+    def resize(self, owner: str) -> None:
+        """Take back what `revoke` and `forbid` did: the token that the owner has now is good for everything."""
+        self._revoked.pop(self._token(owner), None)
+        self._forbidden.pop(owner, None)
+
+    def unmanage(self, page_id: str) -> None:
+        """Take a page off the user's list; its token stays good."""
+        self._unmanaged.add(self.page(page_id).id)
+
+    def manage(self, page_id: str) -> None:
+        """Put a page back on the user's list."""
+        self._unmanaged.discard(self.page(page_id).id)
+
+    def add(self) -> SimulatedPage:
+        """Make one page more, which the user manages."""
+        page = made_up_page(self._plan.seed, len(self._pages))
+        self._pages[page.id] = page
+        self._owner_of_token[page.token] = page.id
+        self._page_of_account[page.instagram_account_id] = page.id
+        return page
+
+    def _is_managed(self, page: SimulatedPage) -> bool:
+        return page.id not in self._unmanaged
+
+    def _token(self, owner: str) -> str:
+        return self._user_token if owner == USER else self.page(owner).token

@@ -1,0 +1,235 @@
+"""The threads of one page on one platform, computed when asked for.
+
+Instants in here are whole microseconds since 1970 (`…_us`).
+"""
+
+import math
+from collections.abc import Iterator
+from heapq import merge
+
+import msgspec
+
+from milepost.simulator import seeded, words
+from milepost.simulator.arrivals import Arrivals
+from milepost.simulator.instants import instant_us
+from milepost.simulator.plan import DEFAULT_SEED, Platform, SimulatedPage, WorldPlan
+
+MAX_DETAILED_MESSAGES = 20
+"""The Graph API gives details of a thread's newest 20 messages only."""
+
+_INDEX_BITS = 28
+
+
+class Position(msgspec.Struct, frozen=True, order=True):
+    """A place in an inbox's order, which is descending: the newest message's instant, then the thread's index."""
+
+    updated_us: int
+    index: int
+
+
+HEAD = Position(1 << 62, 0)
+"""Before every thread there can be."""
+
+
+class Contact(msgspec.Struct, frozen=True):
+    """The person on the other side of a conversation; Instagram shows `username`, Messenger `name`."""
+
+    id: str
+    name: str
+    username: str
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """One message of a thread: when it arrived, and the luck from which all else about it comes."""
+
+    id: str
+    at_us: int
+    seed: bytes
+
+
+class Thread(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation as it stands at an instant."""
+
+    id: str
+    page: SimulatedPage
+    platform: Platform
+    position: Position
+    contact: Contact
+    seed: bytes
+    """What never changes about the thread comes from here; what a message changes, from the newest moment's luck."""
+    message_count: int
+    newest: tuple[Moment, ...]
+    """Newest first, at most 20."""
+
+    @property
+    def shows_participants(self) -> bool:
+        """The API leaves the participants of a few conversations out."""
+        return self.seed[0] >= 5
+
+
+def is_invented(conversation_id: str, page_id: str, platform: str, seed: int = DEFAULT_SEED) -> bool:
+    """Return whether a world of this seed made up the conversation, whatever its plan was and whosever page it is.
+
+    Its id holds 32 bits that depend on seed, page and platform: an id of somebody else's has them once in 4e9 times.
+    """
+    opened = seeded.unsealed(conversation_id) if platform == "instagram" else conversation_id
+    digits = (opened or "")[-19:]
+    if not (len(digits) == 19 and digits.isascii() and digits.isdigit()):
+        return False
+    number = seeded.gathered(int(digits))
+    salt = seeded.number(seed, page_id, platform) % (1 << 32)
+    return number >> _INDEX_BITS == salt and seeded.scattered(number) == int(digits)
+
+
+class Inbox:
+    """The threads of one page on one platform."""
+
+    def __init__(self, page: SimulatedPage, platform: Platform, plan: WorldPlan) -> None:
+        self.page = page
+        self.platform: Platform = platform
+        self._seed = seeded.number(plan.seed, page.id, platform)
+        self.salt = self._seed % (1 << 32)
+        self._chapter_mean = 2 * plan.messages_per_conversation - 2
+        self._arrivals = Arrivals(
+            seed=self._seed,
+            conversations=plan.conversations,
+            gap_us=plan.gap_us,
+            anchor_us=instant_us(plan.anchor_at),
+            end_at_anchor=plan.is_frozen,
+        )
+        self._received: dict[int, list[int]] = {}
+        self._deleted: set[int] = set()
+        self._newcomers = 0
+
+    def threads(self, at_us: int, below: Position = HEAD) -> Iterator[Thread]:
+        """The threads after a position, in the order of the API: newest first."""
+        return (self._thread(position, at_us) for position in self._positions(at_us, below))
+
+    def find(self, conversation_id: str, at_us: int) -> Thread | None:
+        """The thread of this id, or None where it has been deleted or is of no such inbox."""
+        index = self.index_of(conversation_id)
+        if index is None or index in self._deleted:
+            return None
+        updated_us = self._updated_us(index, at_us)
+        return None if updated_us is None else self._thread(Position(updated_us, index), at_us)
+
+    def index_of(self, conversation_id: str) -> int | None:
+        """Which conversation of this inbox an id names, if any."""
+        opened = seeded.unsealed(conversation_id) if self.platform == "instagram" else conversation_id
+        digits = (opened or "")[-19:]
+        if not (digits.isascii() and digits.isdigit()):
+            return None
+        index = seeded.gathered(int(digits)) & ((1 << _INDEX_BITS) - 1)
+        known = index < self._arrivals.conversations or index in self._received
+        return index if known and self._conversation_id(index) == conversation_id else None
+
+    def receive(self, index: int | None, at_us: int) -> str:
+        """A message arrives in a conversation, or one that nobody has seen before; gives the conversation's id."""
+        if index is None:
+            index = self._arrivals.conversations + self._newcomers
+            self._newcomers += 1
+        self._deleted.discard(index)
+        self._received.setdefault(index, []).append(at_us)
+        return self._conversation_id(index)
+
+    def delete(self, index: int) -> None:
+        """The conversation vanishes without a trace, and what the formula has arriving in it with it."""
+        self._deleted.add(index)
+
+    def _positions(self, at_us: int, below: Position) -> Iterator[Position]:
+        untouched = (
+            position
+            for position in self._dealt_positions(at_us, below)
+            if position.index not in self._received and position.index not in self._deleted
+        )
+        if not self._received:
+            return untouched
+        touched = [
+            Position(updated_us, index)
+            for index in self._received
+            if index not in self._deleted and (updated_us := self._updated_us(index, at_us)) is not None
+        ]
+        return merge(untouched, sorted((p for p in touched if p < below), reverse=True), reverse=True)
+
+    def _dealt_positions(self, at_us: int, below: Position) -> Iterator[Position]:
+        arrivals = self._arrivals
+        latest = arrivals.slot_at(at_us)
+        start = (below.updated_us - arrivals.anchor_us) // arrivals.gap_us
+        for slot, index in arrivals.newest_slots(latest, start):
+            position = Position(arrivals.instant_of(slot), index)
+            if position < below:
+                yield position
+
+    def _updated_us(self, index: int, at_us: int) -> int | None:
+        instants = [instant for instant in self._received.get(index, ()) if instant <= at_us]
+        if index < self._arrivals.conversations:
+            slot = self._arrivals.newest_slot_of(index, self._arrivals.slot_at(at_us))
+            instants.append(self._arrivals.instant_of(slot))
+        return max(instants, default=None)
+
+    def _thread(self, position: Position, at_us: int) -> Thread:
+        index = position.index
+        dealt, earlier = self._dealt_moments(index, at_us)
+        received = [
+            self._moment(index, f"received {ordinal}", instant)
+            for ordinal, instant in enumerate(self._received.get(index, ()))
+            if instant <= at_us
+        ]
+        moments = dealt + received
+        if received:
+            moments.sort(key=lambda moment: moment.at_us, reverse=True)
+        return Thread(
+            id=self._conversation_id(index),
+            page=self.page,
+            platform=self.platform,
+            position=position,
+            contact=self._contact(index),
+            seed=seeded.draw(self._seed, index, "thread"),
+            message_count=len(moments) + earlier,
+            newest=tuple(moments[:MAX_DETAILED_MESSAGES]),
+        )
+
+    def _dealt_moments(self, index: int, at_us: int) -> tuple[list[Moment], int]:
+        """The newest messages that the formula has dealt, and how many there are before them."""
+        arrivals = self._arrivals
+        if index >= arrivals.conversations:
+            return [], 0
+        newest = arrivals.newest_slot_of(index, arrivals.slot_at(at_us))
+        round_ = newest // arrivals.conversations
+        count = self._messages_told(index, round_)
+        shown = min(count, MAX_DETAILED_MESSAGES)
+        slots = [newest, *(arrivals.slot_in_round(index, round_ - back) for back in range(1, shown))]
+        return [self._moment(index, slot, arrivals.instant_of(slot)) for slot in slots], count - shown
+
+    def _messages_told(self, index: int, round_: int) -> int:
+        """How many messages the thread has: it grows by one each round until its chapter ends, then begins anew.
+
+        The lengths of chapters are distributed exponentially (most threads are short, a few are long), so that the
+        average over all threads is the plan's.
+        """
+        chapter = 1 + round(-math.log(1 - seeded.share(self._seed, index, "chapter")) * self._chapter_mean)
+        return 1 + (round_ + seeded.number(self._seed, index, "phase")) % chapter
+
+    def _moment(self, index: int, which: int | str, at_us: int) -> Moment:
+        drawn = seeded.draw(self._seed, index, which)
+        return Moment(self._message_id(drawn), at_us, drawn)
+
+    def _message_id(self, drawn: bytes) -> str:
+        if self.platform == "messenger":
+            return "m_" + seeded.url_safe(drawn)
+        item = int.from_bytes(drawn[:16], "big")
+        return seeded.sealed(f"ig_dm_item:1:IGMessageID:{self.page.account_id('instagram')}:{item:039d}")
+
+    def _conversation_id(self, index: int) -> str:
+        number = seeded.scattered(self.salt << _INDEX_BITS | index)
+        if self.platform == "messenger":
+            return f"t_{number}"
+        return seeded.sealed(
+            f"ig_dm_thread:1:IGThreadID:{self.page.account_id('instagram')}:34028236684171030094{number}"
+        )
+
+    def _contact(self, index: int) -> Contact:
+        drawn = seeded.number(self._seed, index, "contact")
+        handle = f"{seeded.pick(words.HANDLES, drawn)}.{seeded.pick(words.HANDLES, drawn >> 16)}{drawn % 997}"
+        contact_id = seeded.scattered(self.salt << _INDEX_BITS | ((1 << _INDEX_BITS) - 1 - index))
+        return Contact(str(contact_id), seeded.pick(words.PEOPLE, drawn >> 32), handle)

@@ -1,0 +1,184 @@
+"""The error answers of the simulated Graph API."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from milepost.simulator import seeded
+
+ErrorKind = Literal["OAuthException", "GraphMethodException"]
+
+
+_MISSING_KEYS = (None, None, None, "type", "is_transient", "fbtrace_id")
+
+
+class Refusal(Exception):
+    """A question that is answered with an error: an HTTP status and what goes into the `error` object."""
+
+    def __init__(
+        self,
+        status: int,
+        code: int,
+        message: str,
+        *,
+        subcode: int | None = None,
+        kind: ErrorKind = "OAuthException",
+        is_transient: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.subcode = subcode
+        self.kind = kind
+        self.is_transient = is_transient
+
+    def body(self, trace_id: str, drawn: int) -> dict[str, object]:
+        """The envelope. As in the API one of the keys that are not promised is missing at times, by luck."""
+        error = {
+            "message": str(self),
+            "type": self.kind,
+            "code": self.code,
+            "error_subcode": self.subcode,
+            "is_transient": self.is_transient,
+            "fbtrace_id": trace_id,
+        }
+        missing = seeded.pick(_MISSING_KEYS, drawn >> 24)
+        return {"error": {key: value for key, value in error.items() if value is not None and key != missing}}
+
+
+def invalid_token() -> Refusal:
+    """The token is nobody's."""
+    return Refusal(400, 190, "Invalid OAuth access token - Cannot parse access token")
+
+
+def dead_token(subcode: int) -> Refusal:
+    """The token was somebody's: 460 for a changed password, 463 for one that expired, and so on."""
+    return Refusal(400, 190, "Error validating access token: it is no longer valid.", subcode=subcode)
+
+
+def permission_missing(code: int) -> Refusal:
+    """The token does not allow this: code 10 or one of 200 to 299."""
+    return Refusal(403, code, f"(#{code}) This endpoint requires the 'pages_messaging' permission")
+
+
+def no_token() -> Refusal:
+    """There is no token in the request."""
+    return Refusal(400, 104, "An access token is required to request this resource.")
+
+
+def page_token_required() -> Refusal:
+    """The token is somebody's, but not this page's."""
+    return Refusal(400, 210, "(#210) A page access token is required to request this resource.")
+
+
+def proof_missing() -> Refusal:
+    """The app demands that calls be signed."""
+    message = "API calls from the server require an appsecret_proof argument"
+    return Refusal(400, 100, message, kind="GraphMethodException")
+
+
+def proof_wrong() -> Refusal:
+    """The signature is not this token's with this app's secret."""
+    message = "Invalid appsecret_proof provided in the API argument"
+    return Refusal(400, 100, message, kind="GraphMethodException")
+
+
+def object_missing(object_id: str) -> Refusal:
+    """There is no such thing, or it has no such edge."""
+    message = (
+        f"Unsupported get request. Object with ID '{object_id}' does not exist, cannot be loaded due to missing "
+        "permissions, or does not support this operation. Please read the Graph API documentation at "
+        "https://developers.facebook.com/docs/graph-api"
+    )
+    return Refusal(400, 100, message, subcode=33, kind="GraphMethodException")
+
+
+def bad_parameter(message: str) -> Refusal:
+    """A parameter has a value that cannot be."""
+    return Refusal(400, 100, f"(#100) {message}")
+
+
+def bad_query(message: str) -> Refusal:
+    """The path or the fields cannot be read."""
+    return Refusal(400, 2500, message)
+
+
+def dead_cursor() -> Refusal:
+    """The cursor is none of this list's."""
+    return Refusal(400, 2642, "(#2642) Invalid cursors values")
+
+
+def service_down(drawn: int) -> Refusal:
+    """An outage, as the API admits it, in a language by luck."""
+    return Refusal(500, 2, seeded.pick(_SERVICE_DOWN, drawn >> 32), is_transient=True)
+
+
+def unknown_error(drawn: int) -> Refusal:
+    """An outage, as the API does not admit it, or a thread that it cannot show; in a language by luck."""
+    return Refusal(500, 1, seeded.pick(_UNKNOWN_ERROR, drawn >> 32))
+
+
+def too_heavy(drawn: int) -> Refusal:
+    """More is asked for than the API can gather: said in words or, if luck will have it, by the subcode."""
+    if drawn % 2:
+        return Refusal(500, 1, "An unknown error occurred", subcode=99)
+    return Refusal(500, 1, "Please reduce the amount of data you're asking for, then retry your request")
+
+
+def broken(code: int, subcode: int | None, is_transient: bool | None) -> Refusal:
+    """What a broken page answers everything with: any code, with the message that the API has for it."""
+    message = _BROKEN.get((code, subcode)) or _BROKEN.get((code, None), f"(#{code}) Something unheard of went wrong")
+    return Refusal(500 if code in (1, 2) else 400, code, message, subcode=subcode, is_transient=is_transient)
+
+
+_SERVICE_DOWN = (
+    "An unexpected error has occurred. Please retry your request later.",
+    "Ein unerwarteter Fehler ist aufgetreten. Bitte versuche es später noch einmal.",
+)
+_UNKNOWN_ERROR = ("An unknown error has occurred.", "Ein unbekannter Fehler ist aufgetreten.")
+
+_BROKEN: Mapping[tuple[int, int | None], str] = {
+    (1, None): _UNKNOWN_ERROR[0],
+    (2, None): _SERVICE_DOWN[0],
+    (3, None): "(#3) Application does not have the capability to make this API call.",
+    (12, None): "(#12) This endpoint is deprecated for this version",
+    (100, None): "(#100) Invalid parameter",
+    (100, 33): "Unsupported get request. The object does not exist or cannot be loaded due to missing permissions",
+    (102, None): "Session key invalid or no longer valid",
+    (104, None): "Incorrect signature",
+    (2500, None): "An active access token must be used to query information about the current user.",
+    (2635, None): "(#2635) You are calling a deprecated version of the API. Please update to the latest version.",
+}
+
+
+class _Limit(msgspec.Struct, frozen=True):
+    status: int
+    message: str
+    subcode: int | None = None
+    is_transient: bool | None = None
+
+
+_TOO_MANY = "There have been too many calls to this account. Wait a bit and try again."
+
+LIMITS: Mapping[int, _Limit] = {
+    4: _Limit(403, "Application request limit reached", is_transient=True),
+    17: _Limit(400, "User request limit reached", subcode=2446079, is_transient=False),
+    32: _Limit(403, "Page request limit reached", is_transient=False),
+    341: _Limit(400, "Feed action request limit reached", is_transient=True),
+    368: _Limit(400, "The action attempted has been deemed abusive or is otherwise disallowed", is_transient=False),
+    613: _Limit(400, "Calls to this api have exceeded the rate limit."),
+    **{code: _Limit(400, _TOO_MANY, is_transient=False) for code in (*range(80000, 80010), 80014)},
+    80001: _Limit(400, _TOO_MANY),
+    429: _Limit(429, "no envelope but HTML, or nothing"),
+}
+"""The rate limits by code; 429 stands for the HTTP status, which comes without one. Code 4 is the app's."""
+
+
+def limited(code: int, platform: str) -> Refusal:
+    """Too many calls. Messenger's own code 80006 is 80002 on Instagram."""
+    if code in (80002, 80006):
+        code = 80002 if platform == "instagram" else 80006
+    limit = LIMITS[code]
+    message = f"(#{code}) {limit.message}"
+    return Refusal(limit.status, code, message, subcode=limit.subcode, is_transient=limit.is_transient)

@@ -1,1 +1,0 @@
-"""Where conversations come from: the Graph API, and a simulator of it."""

@@ -1,0 +1,141 @@
+"""Opens whichever database a place names. What a database takes is imported only where it is used."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Literal, Protocol
+
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import StoreLost
+from milepost.core.model import DataSource, Stream
+from milepost.core.ports import Store
+from milepost.stores.erasure import Forgotten
+from milepost.stores.provenance import Provenance
+from milepost.stores.reader import JournalReader
+from milepost.stores.removal import StreamRows
+from milepost.stores.url import StoreUrl
+
+
+class OpenStore(Store, Protocol):
+    """A Store, and what a daemon asks of the whole of it."""
+
+    @property
+    def provenance(self) -> Provenance:
+        """What records the source, once something comes from it."""
+        ...
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Give where every stream stands that was ever worked, configured or not; ordered by stream."""
+        ...
+
+    async def answers(self) -> None:
+        """Ask the database for anything. Raises StoreAway or StoreRefused if it does not answer."""
+        ...
+
+    async def source(self) -> DataSource | None:
+        """Return where the rows come from; None where that is not on record yet."""
+        ...
+
+    async def record_source(self, source: DataSource) -> None:
+        """Record where the rows come from, unless that is on record."""
+        ...
+
+    async def replace_source(self, source: DataSource) -> None:
+        """Record where the rows come from, whatever was on record."""
+        ...
+
+    async def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
+        """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""
+
+    async def watch(self) -> StoreLost:
+        """Wait until a file of the database was deleted or replaced, and say so; for ever where a server keeps it."""
+        ...
+
+
+@asynccontextmanager
+async def open_store(
+    store_url: StoreUrl, *, synchronous: Literal["full", "normal"] = "full", events_chunk_size: int = 500
+) -> AsyncIterator[OpenStore]:
+    """Open the database for working, bring it to this program's schema, and close it in the end.
+
+    `synchronous` is for SQLite, which this process has for itself. Raises StoreBusy, StoreRefused or StoreAway.
+    """
+    if store_url.file is not None:
+        from milepost.stores.sqlite.store import open_sqlite  # noqa: PLC0415
+
+        async with open_sqlite(store_url.file, synchronous=synchronous, events_chunk_size=events_chunk_size) as store:
+            yield store
+    else:
+        from milepost.stores.postgresql.store import open_postgresql  # noqa: PLC0415
+
+        async with open_postgresql(store_url, events_chunk_size=events_chunk_size) as store:
+            yield store
+
+
+@asynccontextmanager
+async def open_reader(store_url: StoreUrl, *, alone: bool = False) -> AsyncIterator[JournalReader]:
+    """Open the database for reading; `alone` also for rebuilding, which no other writes beside.
+
+    Raises StoreRefused if there is no database of this program's schema, StoreBusy if `alone` and a daemon holds it,
+    StoreAway if it does not answer.
+    """
+    if store_url.file is not None:
+        from milepost.stores.sqlite.reader import open_sqlite_reader  # noqa: PLC0415
+
+        async with open_sqlite_reader(store_url.file, alone=alone) as journal_reader:
+            yield journal_reader
+    else:
+        from milepost.stores.postgresql.reader import open_postgresql_reader  # noqa: PLC0415
+
+        async with open_postgresql_reader(store_url) as journal_reader:
+            yield journal_reader
+
+
+async def forget(store_url: StoreUrl, stream: Stream, contact_id: str) -> Forgotten:
+    """Erase a contact of a page with all that is theirs, and keep them out. Works beside a running daemon.
+
+    Raises StoreRefused if there is no database of this program's schema, StoreAway if it does not answer.
+    """
+    if store_url.file is not None:
+        from milepost.stores.sqlite.erasure import forget_in_sqlite  # noqa: PLC0415
+
+        return await forget_in_sqlite(store_url.file, stream, contact_id)
+    from milepost.stores.postgresql.erasure import forget_in_postgresql  # noqa: PLC0415
+
+    return await forget_in_postgresql(store_url, stream, contact_id)
+
+
+async def remove(store_url: StoreUrl, stream: Stream, by: str, now: datetime) -> StreamRows | None:
+    """Remove a stream with all its rows and return how many there were; None where nothing is stored of it.
+
+    Raises StoreRefused if there is no database of this program's schema, StoreBusy if a daemon works on one of SQLite,
+    StoreAway if it does not answer.
+    """
+    if store_url.file is not None:
+        from milepost.stores.sqlite.removal import remove_from_sqlite  # noqa: PLC0415
+
+        return await remove_from_sqlite(store_url.file, stream, by, now)
+    from milepost.stores.postgresql.removal import remove_from_postgresql  # noqa: PLC0415
+
+    return await remove_from_postgresql(store_url, stream, by, now)
+
+
+async def has_database(store_url: StoreUrl) -> bool:
+    """Whether there is a Milepost's database at all. Raises StoreRefused or StoreAway where that cannot be told."""
+    if store_url.file is not None:
+        return store_url.file.exists()
+    from milepost.stores.postgresql.migrate import has_schema  # noqa: PLC0415
+
+    return await has_schema(store_url)
+
+
+async def is_at_work(store_url: StoreUrl) -> bool:
+    """Whether any Milepost works on the database now. Raises StoreRefused or StoreAway where that cannot be told."""
+    if store_url.file is not None:
+        from milepost.stores.sqlite.connection import real_path  # noqa: PLC0415
+        from milepost.stores.sqlite.lock import is_held  # noqa: PLC0415
+
+        return is_held(real_path(store_url.file))
+    from milepost.stores.postgresql.workers import are_at_work  # noqa: PLC0415
+
+    return await are_at_work(store_url)

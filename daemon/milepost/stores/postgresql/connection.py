@@ -1,0 +1,179 @@
+"""Connections to PostgreSQL, from a pool, and transactions on them which rely on nothing of a session."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from typing import Any
+
+import psycopg
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from milepost.core.errors import MilepostError, StoreAway
+from milepost.stores.postgresql.dsn import Dsn
+from milepost.stores.postgresql.errors import errors_of, translated
+from milepost.stores.unfinished import Mark, refusal
+
+Connection = psycopg.AsyncConnection[TupleRow]
+Parameters = Mapping[str, Any] | tuple[Any, ...]
+
+MAX_CONNECTIONS = 6
+POOL_TIMEOUT_SECONDS = 10.0
+MAX_IDLE_SECONDS = 120.0
+STATEMENT_TIMEOUT = "30s"
+NO_TIMEOUT = "0"
+# The server keeps its timeouts as long as it lives: these are for one that is frozen, or behind a line that is dead.
+ANSWER_SECONDS = 60.0
+CHECK_SECONDS = 3.0
+
+
+class Database:
+    """A database as one part of the program uses it. Made by `connected`."""
+
+    def __init__(self, dsn: Dsn, pool: AsyncConnectionPool[Connection], sql: Mapping[str, str]) -> None:
+        self.dsn = dsn
+        self.pool = pool
+        self.sql = sql
+
+    @asynccontextmanager
+    async def transaction(self, *, statement_timeout: str = STATEMENT_TIMEOUT) -> AsyncIterator[Connection]:
+        """Give a connection inside a transaction, which is committed in the end, or rolled back where the block raises.
+
+        Raises StoreAway or StoreRefused; what a row does is let through.
+        """
+        async with self.connection(is_bounded=statement_timeout != NO_TIMEOUT) as connection:
+            await self.begin(connection, statement_timeout)
+            yield connection
+
+    async def rows(self, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
+        """Ask one thing, in a transaction and a round trip of its own. Raises as `transaction` does."""
+        async with self.connection() as connection:
+            async with connection.pipeline():
+                await self.begin(connection)
+                cursor = await connection.execute(self.sql[statement], parameters)
+                await connection.commit()
+            return await cursor.fetchall() if cursor.description else []
+
+    async def mark(self) -> Mark | None:
+        """Give the mark of an unfinished copy into this database."""
+        found = await self.rows("unfinished_copy")
+        return Mark(*found[0]) if found else None
+
+    async def demand_finished(self) -> None:
+        """Raise StoreRefused if a copy into this database is not finished."""
+        mark = await self.mark()
+        if mark is not None:
+            raise refusal(self.dsn.name, mark)
+
+    @asynccontextmanager
+    async def connection(self, *, is_bounded: bool = True) -> AsyncIterator[Connection]:
+        """Give a connection. What is begun on it is committed in the end. Raises as `transaction` does."""
+        with errors_of(self.dsn.name), ExitStack() as patience:
+            try:
+                async with self._sound() as connection:
+                    if is_bounded:
+                        patience.enter_context(answering_within(ANSWER_SECONDS, connection))
+                    yield connection
+            except PoolTimeout as error:
+                raise await self.why_away() from error
+
+    @asynccontextmanager
+    async def _sound(self) -> AsyncIterator[Connection]:
+        """Give a connection of the pool that still answers.
+
+        The pool's own check waits longer and longer after each that does not: all are broken when a server restarts.
+        """
+        for left in reversed(range(MAX_CONNECTIONS + 1)):
+            heard = _cancellations()
+            connection = await self.pool.getconn()
+            try:
+                if _cancellations() > heard:
+                    raise asyncio.CancelledError
+                if left and not await _answers(connection):
+                    continue
+                async with connection:
+                    yield connection
+                return
+            finally:
+                await self.pool.putconn(connection)  # which makes another one where it is broken
+
+    async def begin(self, connection: Connection, statement_timeout: str = STATEMENT_TIMEOUT) -> None:
+        """Begin a transaction: its settings end with it."""
+        await connection.execute(
+            self.sql["settings"], {"schema": self.dsn.schema, "statement_timeout": statement_timeout}
+        )
+
+    async def why_away(self) -> MilepostError:
+        """Say why the pool gets no connection: it keeps that to itself."""
+        try:
+            async with await psycopg.AsyncConnection.connect(self.dsn.conninfo, **self.dsn.connect_kwargs()):
+                return StoreAway(
+                    f"the database {self.dsn.name} does not answer: no connection was free in time",
+                    hint="it is tried again",
+                )
+        except (psycopg.Error, OSError) as reason:
+            return translated(reason, self.dsn.name)
+
+
+@asynccontextmanager
+async def connected(dsn: Dsn, sql: Mapping[str, str]) -> AsyncIterator[Database]:
+    """Open a pool of connections, and close it in the end. Raises StoreAway or StoreRefused where there is none."""
+    with errors_of(dsn.name):
+        # One connection by itself first: what is wrong with it is told, which the pool does not.
+        async with await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs()):
+            pass
+    pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        dsn.conninfo,
+        kwargs=dsn.connect_kwargs(),
+        min_size=1,
+        max_size=MAX_CONNECTIONS,
+        max_idle=MAX_IDLE_SECONDS,
+        timeout=POOL_TIMEOUT_SECONDS,
+        reconnect_timeout=POOL_TIMEOUT_SECONDS,  # its waits double; who asks next has it begin anew
+        name=dsn.name,
+        open=False,
+        configure=_configure,
+    )
+    async with pool:
+        yield Database(dsn, pool, sql)
+
+
+def _cancellations() -> int:
+    """Return how often this task was cancelled: a cancellation that comes together with a connection may not be raised.
+
+    The pool waits with `asyncio.wait_for`, which loses it then on Python 3.11 (CPython's issue 86296, psycopg's 1413).
+    """
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+async def _configure(connection: Connection) -> None:
+    # Whatever the database's default is: what is read under a lock has to be what there is since it is held.
+    await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+
+
+async def _answers(connection: Connection) -> bool:
+    try:
+        with answering_within(CHECK_SECONDS, connection):
+            await AsyncConnectionPool.check_connection(connection)
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@contextmanager
+def answering_within(seconds: float, connection: Connection) -> Iterator[None]:
+    """Hang up on a server that has not answered by then: who waits for it hears that the connection broke."""
+    hanging_up = asyncio.get_running_loop().call_later(seconds, _hang_up, connection)
+    try:
+        yield
+    finally:
+        hanging_up.cancel()
+
+
+def _hang_up(connection: Connection) -> None:
+    if not connection.closed:
+        with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,335 @@
+"""What every archive has to do: what verify finds, what rebuild restores, what a follower sees.
+
+A subclass is named Test… and gives two fixtures: `empty`, a database of this program's schema, and `filled`, one in
+which three lives were lived.
+"""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from msgspec.structs import replace
+
+from kit.builders import NOON
+from milepost.core.checkpoint import Checkpoint, DeadLetter
+from milepost.core.errors import JournalDamaged
+from milepost.core.events import RunStatus
+from milepost.core.evolve import evolve
+from milepost.core.journal import RunOf
+from milepost.core.ports import Store
+from milepost.stores import rows
+from milepost.stores.open import open_reader, open_store
+from milepost.stores.reader import DeadLetterState, StoredEntry
+from stores.histories import live, stream
+from stores.store_dump import StoreDump
+
+KEYS = {"checkpoints": "stream", "runs": "run_id", "dead_letters": "dead_letter_id"}
+ONE_TOO_MANY = """
+    CREATE TEMP TABLE one AS SELECT * FROM {table} LIMIT 1;
+    UPDATE one SET {key} = 'extra';
+    INSERT INTO {table} SELECT * FROM one
+"""
+STREAMS = [stream(number) for number in range(3)]
+
+
+async def fill(store: Store) -> None:
+    """Live three lives side by side, so that their entries lie among each other's."""
+    await asyncio.gather(*(live(store, each, 23) for each in STREAMS))
+
+
+async def finds_a_changed_journal(kept: StoreDump, tampering: str) -> None:
+    before = kept.rows("SELECT * FROM journal")
+    kept.unguard()
+    kept.execute(tampering)
+    assert kept.rows("SELECT * FROM journal") != before
+
+    with pytest.raises(JournalDamaged):
+        await verify(kept)
+
+
+async def verify(kept: StoreDump) -> None:
+    async with open_reader(kept.store_url) as journal_reader:
+        await journal_reader.verify()
+
+
+async def rebuild(kept: StoreDump) -> None:
+    async with open_reader(kept.store_url, alone=True) as journal_reader:
+        await journal_reader.rebuild()
+
+
+class VerifyContract:
+    async def test_tells_what_it_went_through(self, filled: StoreDump) -> None:
+        async with open_reader(filled.store_url) as journal_reader:
+            audit = await journal_reader.verify()
+
+        tables = filled.tables()
+        assert (audit.entries, audit.streams) == (len(tables.journal), 3)
+        assert (audit.runs, audit.dead_letters) == (len(tables.runs), len(tables.dead_letters))
+        assert audit.last_recorded_at == tables.journal[-1].entry().recorded_at
+        assert audit.runs >= 12
+        assert audit.dead_letters >= 50
+
+    async def test_of_an_empty_journal_finds_nothing_wrong(self, empty: StoreDump) -> None:
+        async with open_reader(empty.store_url) as journal_reader:
+            audit = await journal_reader.verify()
+
+        assert (audit.entries, audit.streams, audit.last_recorded_at) == (0, 0, None)
+
+    @pytest.mark.parametrize(
+        "tampering",
+        [
+            "UPDATE journal SET hash = upper(hash) WHERE seq = 60",
+            "UPDATE journal SET run_id = 'another' WHERE seq = 60",
+            "UPDATE journal SET run_id = NULL WHERE seq = 60",
+            "UPDATE journal SET type = 'batch_lost' WHERE seq = 60",
+            "UPDATE journal SET version = version + 1000 WHERE seq = 60",
+            "UPDATE journal SET stream = 'messenger:elsewhere' WHERE seq = 60",
+            "DELETE FROM journal WHERE seq = 60",
+            "DELETE FROM journal WHERE seq = 1",
+            "DELETE FROM journal WHERE seq = (SELECT max(seq) FROM journal)",
+            "DELETE FROM journal WHERE stream = 'messenger:page-1'",
+            "DELETE FROM journal",
+            "UPDATE journal SET seq = -seq WHERE seq = 60",
+        ],
+    )
+    async def test_finds_a_journal_that_was_changed(self, filled: StoreDump, tampering: str) -> None:
+        await finds_a_changed_journal(filled, tampering)
+
+    @pytest.mark.parametrize("to_null", [False, True], ids=["to another value", "to NULL"])
+    @pytest.mark.parametrize(("table", "key"), KEYS.items())
+    async def test_finds_any_column_of_a_projection_that_was_changed(
+        self, filled: StoreDump, table: str, key: str, to_null: bool
+    ) -> None:
+        checked = 0
+        for column, value in filled.columns(table, only_nullable=to_null).items():
+            before = filled.projections()
+            put = "NULL" if to_null else value
+            filled.execute(f"UPDATE {table} SET {column} = {put} WHERE {key} = (SELECT max({key}) FROM {table})")
+            if filled.projections() != before:
+                checked += 1
+                with pytest.raises(JournalDamaged, match="journal rebuild"):
+                    await verify(filled)
+            await rebuild(filled)
+            assert filled.projections() == before
+        assert checked >= (1 if to_null else 5)
+
+    @pytest.mark.parametrize(
+        "tampering",
+        [
+            "DELETE FROM {table} WHERE {key} = (SELECT max({key}) FROM {table})",
+            "DELETE FROM {table}",
+            ONE_TOO_MANY,
+        ],
+        ids=["a row is missing", "all are missing", "one too many"],
+    )
+    @pytest.mark.parametrize(("table", "key"), KEYS.items())
+    async def test_finds_rows_too_many_or_too_few(
+        self, filled: StoreDump, tampering: str, table: str, key: str
+    ) -> None:
+        filled.execute(tampering.format(table=table, key=key))
+
+        with pytest.raises(JournalDamaged, match="journal rebuild"):
+            await verify(filled)
+
+    async def test_goes_on_beside_a_daemon_that_writes(self, filled: StoreDump) -> None:
+        async with open_store(filled.store_url) as store, asyncio.TaskGroup() as group:
+            writing = group.create_task(fill(store))
+            verified = 0
+            while not writing.done():
+                await verify(filled)
+                verified += 1
+        assert verified > 1
+        await verify(filled)
+
+
+class RebuildContract:
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            "DELETE FROM checkpoints; DELETE FROM runs; DELETE FROM dead_letters",
+            "UPDATE checkpoints SET state = '{}', version = 0; UPDATE runs SET status = '?', stream = 'x:y'",
+            "UPDATE runs SET run_id = 'x' || run_id; UPDATE dead_letters SET dead_letter_id = 'x' || dead_letter_id",
+            "UPDATE checkpoints SET stream = 'x' || stream",
+            "SELECT 1",
+        ],
+    )
+    async def test_makes_every_projection_again_byte_for_byte(self, filled: StoreDump, damage: str) -> None:
+        before = filled.projections()
+        filled.execute(damage)
+
+        await rebuild(filled)
+
+        assert filled.projections() == before
+        await verify(filled)
+
+    async def test_of_a_damaged_journal_changes_nothing(self, filled: StoreDump) -> None:
+        filled.unguard()
+        filled.execute("UPDATE journal SET hash = upper(hash) WHERE seq = 60; DELETE FROM runs")
+        before = filled.projections()
+
+        with pytest.raises(JournalDamaged):
+            await rebuild(filled)
+
+        assert filled.projections() == before
+
+    async def test_is_what_a_start_after_it_goes_on_from(self, filled: StoreDump) -> None:
+        filled.execute("DELETE FROM checkpoints; DELETE FROM runs; DELETE FROM dead_letters")
+        await rebuild(filled)
+
+        async with open_store(filled.store_url) as store:
+            await fill(store)
+
+        await verify(filled)
+
+
+class EntriesContract:
+    async def test_are_given_by_seq_with_and_without_a_stream(self, filled: StoreDump) -> None:
+        everything = [StoredEntry(row.seq, row.entry()) for row in filled.tables().journal]
+        async with open_reader(filled.store_url) as journal_reader:
+            for of in (None, *(each.key for each in STREAMS), "messenger:unknown"):
+                mine = [placed for placed in everything if of in (None, placed.entry.stream)]
+                for after in (-1, 0, 1, 2, 50, 51, 52, 53, everything[-1].seq - 1, everything[-1].seq, 10**9):
+                    for limit in (1, 7, 10_000):
+                        expected = [placed for placed in mine if placed.seq > after][:limit]
+                        assert await journal_reader.entries(after=after, limit=limit, stream=of) == expected
+                for limit in (1, 7, 10_000):
+                    assert await journal_reader.latest(limit=limit, stream=of) == mine[-limit:]
+
+    @pytest.mark.parametrize("followed", [None, STREAMS[1].key])
+    async def test_are_followed_without_a_gap_while_they_are_written(
+        self, empty: StoreDump, followed: str | None
+    ) -> None:
+        seen: list[StoredEntry] = []
+        async with (
+            open_store(empty.store_url) as store,
+            open_reader(empty.store_url) as journal_reader,
+            asyncio.TaskGroup() as group,
+        ):
+            writing = group.create_task(fill(store))
+            is_last_look = False
+            while not is_last_look:
+                is_last_look = writing.done()
+                while found := await journal_reader.entries(
+                    after=seen[-1].seq if seen else 0, limit=5, stream=followed
+                ):
+                    seen.extend(found)
+
+        written = [StoredEntry(row.seq, row.entry()) for row in empty.tables().journal]
+        assert seen == [placed for placed in written if followed in (None, placed.entry.stream)]
+
+    async def test_checkpoints_are_given_by_stream(self, filled: StoreDump) -> None:
+        async with open_reader(filled.store_url) as journal_reader:
+            found = await journal_reader.checkpoints()
+
+        assert [each.stream for each in found] == sorted(each.key for each in STREAMS)
+        assert {each.stream: each for each in found} == filled.tables().refold()
+
+    async def test_a_checkpoint_that_cannot_be_read_says_how_to_mend_it(self, filled: StoreDump) -> None:
+        filled.execute("UPDATE checkpoints SET state = '{}'")
+
+        async with open_reader(filled.store_url) as journal_reader:
+            with pytest.raises(JournalDamaged, match="journal rebuild"):
+                await journal_reader.checkpoints()
+
+
+class PlacesContract:
+    async def test_a_stream_is_folded_from_the_beginning_of_the_run_that_an_entry_is_in(
+        self, filled: StoreDump
+    ) -> None:
+        key = STREAMS[0].key
+        async with open_reader(filled.store_url) as journal_reader:
+            whole = Checkpoint(key)
+            for placed in await journal_reader.entries(after=0, limit=1000, stream=key):
+                within = (await journal_reader.within_runs({key: placed.entry.version}))[key]
+                assert within.version == whole.version
+                if whole.run is not None and whole.run.ended_at is None:
+                    assert within.run is not None
+                    assert replace(within.run, mode=None) == replace(whole.run, mode=None)  # which is the sweep's
+                whole = evolve(whole, placed.entry)
+
+    async def test_of_many_streams_each_is_folded_by_itself(self, filled: StoreDump) -> None:
+        async with open_reader(filled.store_url) as journal_reader:
+            found = await journal_reader.within_runs({each.key: 5 for each in STREAMS} | {"messenger:nobody": 1})
+        assert [found[each.key].version for each in STREAMS] == [4, 4, 4]
+        assert found["messenger:nobody"] == Checkpoint("messenger:nobody")
+
+    async def test_the_runs_that_completed_with_errors_are_told(self, filled: StoreDump) -> None:
+        async with open_reader(filled.store_url) as journal_reader:
+            runs = await journal_reader.runs(limit=1000)
+            with_errors = {each.run.run_id for each in runs if each.run.status is RunStatus.COMPLETE_WITH_ERRORS}
+            assert await journal_reader.completed_with_errors(each.run.run_id for each in runs) == with_errors
+        assert 0 < len(with_errors) < len(runs)
+
+    async def test_the_place_of_an_instant_is_found(self, filled: StoreDump) -> None:
+        async with open_reader(filled.store_url) as journal_reader:
+            instants = [each.entry.recorded_at for each in await journal_reader.entries(after=0, limit=1000)]
+            for instant in (NOON, NOON + timedelta(days=1), *instants[::10]):
+                seq = await journal_reader.seq_before(instant)
+                assert seq == 0 or instants[seq - 1] < instant
+                assert seq == len(instants) or instants[seq] >= instant
+
+
+class RunsContract:
+    async def test_are_given_a_page_at_a_time_the_newest_first(self, filled: StoreDump) -> None:
+        everything = [rows.run(each) for each in filled.rows("SELECT * FROM runs ORDER BY run_id DESC")]
+        assert len(everything) > 7
+        async with open_reader(filled.store_url) as journal_reader:
+            for of in (None, *(each.key for each in STREAMS), "messenger:unknown"):
+                found: list[RunOf] = []
+                while page := await journal_reader.runs(
+                    before=found[-1].run.run_id if found else None, limit=7, stream=of
+                ):
+                    assert len(page) <= 7
+                    found.extend(page)
+                assert found == [each for each in everything if of in (None, each.stream)]
+
+    async def test_one_that_cannot_be_read_says_how_to_mend_it(self, filled: StoreDump) -> None:
+        filled.execute("UPDATE runs SET status = 'lost'")
+
+        async with open_reader(filled.store_url) as journal_reader:
+            with pytest.raises(JournalDamaged, match="journal rebuild"):
+                await journal_reader.runs(limit=1)
+
+
+def is_in(dead_letter: DeadLetter, state: DeadLetterState) -> bool:
+    return state is DeadLetterState.ALL or (dead_letter.closed_at is None) is (state is DeadLetterState.OPEN)
+
+
+class LettersContract:
+    async def test_are_given_a_page_at_a_time_the_oldest_first(self, filled: StoreDump) -> None:
+        everything = sorted(
+            filled.tables().dead_letters.values(), key=lambda each: (each.opened_at, each.dead_letter_id)
+        )
+        async with open_reader(filled.store_url) as journal_reader:
+            for of in (None, *(each.key for each in STREAMS), "messenger:unknown"):
+                for state in DeadLetterState:
+                    expected = [each for each in everything if of in (None, each.stream) and is_in(each, state)]
+                    found: list[DeadLetter] = []
+                    while page := await journal_reader.dead_letters(
+                        state, stream=of, after=found[-1].dead_letter_id if found else None, limit=7
+                    ):
+                        assert len(page) <= 7
+                        found.extend(page)
+                    assert found == expected
+        assert 0 < sum(each.closed_at is not None for each in everything) < len(everything)
+
+    async def test_one_is_given_with_its_payload_as_long_as_it_is_open(self, filled: StoreDump) -> None:
+        tables = filled.tables()
+        async with open_reader(filled.store_url) as journal_reader:
+            for key, dead_letter in tables.dead_letters.items():
+                assert await journal_reader.dead_letter(key) == (
+                    dead_letter,
+                    "{}" if dead_letter.closed_at is None else None,
+                )
+            assert await journal_reader.dead_letter("unknown") is None
+
+    async def test_one_that_cannot_be_read_says_how_to_mend_it(self, filled: StoreDump) -> None:
+        filled.execute("UPDATE dead_letters SET resolution = 'lost'")
+
+        async with open_reader(filled.store_url) as journal_reader:
+            with pytest.raises(JournalDamaged, match="journal rebuild"):
+                await journal_reader.dead_letters(DeadLetterState.ALL, limit=1)
+
+
+class ArchiveContract(VerifyContract, RebuildContract, EntriesContract, PlacesContract, RunsContract, LettersContract):
+    """All of them."""

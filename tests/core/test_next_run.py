@@ -1,0 +1,94 @@
+"""schedule: when a stream's next turn is due."""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from kit.builders import NOON
+from milepost.core.checkpoint import Run
+from milepost.core.events import Reason, RunStatus, Tally
+from milepost.core.retry import next_turn_at
+
+MINUTE = timedelta(minutes=1)
+
+
+def due(
+    run: Run | None,
+    jitter: float = 0.5,
+    minutes_later: int = 1,
+    *,
+    interval_minutes: float = 5,
+    held_until: datetime | None = None,
+) -> float:
+    """Minutes from the run's start to the next turn, asked some minutes after that start."""
+    now = NOON + minutes_later * MINUTE
+    at = next_turn_at(run, now, jitter, interval_seconds=60 * interval_minutes, held_until=held_until)
+    return (at - NOON) / MINUTE
+
+
+def test_the_next_turn_comes_an_interval_after_the_last_one_started() -> None:
+    assert due(Run("r_1", NOON, status=RunStatus.COMPLETE)) == 5
+
+
+@pytest.mark.parametrize(("jitter", "minutes"), [(0.0, 4.5), (0.25, 4.75), (0.999999, 5.5)])
+def test_luck_moves_it_by_up_to_a_tenth_of_the_interval(jitter: float, minutes: float) -> None:
+    assert due(Run("r_1", NOON, status=RunStatus.COMPLETE), jitter) == pytest.approx(minutes, abs=1e-4)
+
+
+def test_a_run_longer_than_the_interval_is_followed_at_once() -> None:
+    assert due(Run("r_1", NOON, status=RunStatus.COMPLETE), minutes_later=20) == 20
+
+
+@pytest.mark.parametrize("reason", [Reason.TIME_LIMIT, Reason.BATCH_LIMIT])
+def test_a_run_at_its_limit_goes_on_at_once(reason: Reason) -> None:
+    assert due(Run("r_1", NOON, status=RunStatus.PAUSED, reason=reason, tally=Tally(batches=3))) == 1
+
+
+def test_a_run_at_its_limit_that_got_nowhere_waits_for_its_interval() -> None:
+    assert due(Run("r_1", NOON, status=RunStatus.PAUSED, reason=Reason.TIME_LIMIT, retries=1)) == 5
+
+
+def test_a_run_that_met_a_rate_limit_goes_on_as_soon_as_the_pause_is_over() -> None:
+    limited = Run("r_1", NOON, status=RunStatus.PAUSED, reason=Reason.RATE_LIMIT)
+
+    assert due(limited) == 1
+    assert due(limited, held_until=NOON + 19 * MINUTE) == 19
+
+
+def test_no_run_begins_inside_a_pause_and_none_is_hurried_by_one() -> None:
+    complete = Run("r_1", NOON, status=RunStatus.COMPLETE)
+
+    assert due(complete, held_until=NOON + 19 * MINUTE) == 19
+    assert due(complete, held_until=NOON + 2 * MINUTE) == 5
+    assert due(None, held_until=NOON + 19 * MINUTE) == 19
+
+
+@pytest.mark.parametrize(("interval_minutes", "minutes"), [(5, 5), (15, 15), (60, 15)])
+@pytest.mark.parametrize("status", [RunStatus.FAILED, RunStatus.INTERRUPTED])
+def test_a_run_that_failed_is_parked_for_minutes_however_long_the_interval(
+    status: RunStatus, interval_minutes: float, minutes: float
+) -> None:
+    assert due(Run("r_1", NOON, status=status), interval_minutes=interval_minutes) == minutes
+
+
+@pytest.mark.parametrize(
+    ("reason", "interval_minutes", "minutes"),
+    [
+        (Reason.AUTHORIZATION, 5, 30),
+        (Reason.CONFIGURATION, 5, 60),
+        (Reason.AUTHORIZATION, 120, 120),
+        (Reason.CONFIGURATION, 120, 120),
+    ],
+)
+def test_a_stream_that_needs_a_person_is_probed_slowly(reason: Reason, interval_minutes: float, minutes: float) -> None:
+    stopped = Run("r_1", NOON, status=RunStatus.STOPPED, reason=reason)
+
+    assert due(stopped, interval_minutes=interval_minutes) == minutes
+
+
+def test_a_turn_that_left_no_run_is_followed_an_interval_from_now() -> None:
+    assert due(None) == 6
+
+
+def test_a_run_that_started_in_the_future_counts_as_started_now() -> None:
+    assert due(Run("r_1", NOON + 60 * MINUTE, status=RunStatus.COMPLETE), minutes_later=1) == 6

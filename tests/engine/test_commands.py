@@ -1,0 +1,162 @@
+"""What people ask of a stream: pause it, resume it, sync it now. Who works it does it, and journals who asked."""
+
+import asyncio
+
+import pytest
+
+from kit.builders import STREAM, at, fetched, unreadable
+from kit.engine_doubles import Inbox, cursor_of, engine, find_open_dead_letters, running, types
+from kit.memory_store import MemoryStore
+from milepost.core.commands import Discard, PauseStream, RecordTokenHealth, Redrive, ResumeStream, SyncNow
+from milepost.core.errors import MilepostError
+from milepost.core.events import Mode, Reason, RunStatus
+from milepost.core.model import TokenHealth
+from milepost.core.ports import Outcome, Request
+from milepost.engine.context import EngineContext
+from milepost.engine.supervisor import Schedule, Supervisor
+
+ADA = "status page from 127.0.0.1"
+DAY = 86_400.0
+
+
+def supervisor(parts: EngineContext, inbox: Inbox) -> Supervisor:
+    return Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=100))
+
+
+async def test_a_stream_on_hold_makes_no_call_until_it_is_resumed_and_then_at_once() -> None:
+    parts = engine(store := MemoryStore())
+    inbox = Inbox(2, clock=parts.clock)
+    async with running(one := supervisor(parts, inbox), parts.stop):
+        await asyncio.sleep(10)
+        await one.ask(STREAM, PauseStream(ADA))
+        calls = len(inbox.called_at)
+        await asyncio.sleep(DAY)
+        assert len(inbox.called_at) == calls
+        entries = len(store.entries(STREAM.key))
+        await one.ask(STREAM, ResumeStream(ADA))
+        await asyncio.sleep(1)
+        assert inbox.called_at[calls] == 10 + DAY
+    assert types(store, STREAM)[entries - 1 : entries + 1] == ["stream_paused", "stream_resumed"]
+
+
+async def test_a_hold_ends_the_run_after_the_batch_in_hand_with_its_place_saved() -> None:
+    parts = engine(store := MemoryStore())
+    inbox = Inbox(50, call_seconds=1, clock=parts.clock)
+    async with running(one := supervisor(parts, inbox), parts.stop):
+        await asyncio.sleep(2.5)
+        await one.ask(STREAM, PauseStream(ADA))
+        await asyncio.sleep(1000)
+        checkpoint = await store.load(STREAM.key)
+        assert checkpoint.run is not None
+        assert (checkpoint.run.status, checkpoint.run.reason) == (RunStatus.PAUSED, Reason.REQUEST)
+        assert checkpoint.operator_pause is not None
+        assert (checkpoint.operator_pause.by, checkpoint.operator_pause.since) == (ADA, at(3))
+        assert checkpoint.sweep is not None
+        calls = len(inbox.asked)
+        await one.ask(STREAM, ResumeStream(ADA))
+        await asyncio.sleep(100)
+        assert inbox.cursors[calls] == checkpoint.sweep.position.cursor
+    assert len(store.conversations) == 50
+
+
+async def test_a_hold_outlives_the_process_that_was_asked_for_it() -> None:
+    parts = engine(store := MemoryStore())
+    await supervisor(parts, Inbox(2)).ask(STREAM, PauseStream(ADA))
+    parts = engine(store)
+    inbox = Inbox(2)
+    async with running(supervisor(parts, inbox), parts.stop):
+        await asyncio.sleep(DAY)
+    assert inbox.asked == []
+    assert types(store, STREAM) == ["stream_paused"], "however often its turn comes"
+
+
+async def test_what_changes_nothing_is_not_journaled() -> None:
+    parts = engine(store := MemoryStore())
+    one = supervisor(parts, Inbox(2))
+    await one.ask(STREAM, ResumeStream(ADA))
+    for _ in range(3):
+        await one.ask(STREAM, PauseStream(ADA))
+    for health in (TokenHealth(is_valid=True), TokenHealth(is_valid=True), TokenHealth(is_valid=False)):
+        await one.ask(STREAM, RecordTokenHealth(health))
+    assert types(store, STREAM) == ["stream_paused", "token_checked", "token_checked"]
+    assert (await store.load(STREAM.key)).token == TokenHealth(is_valid=False)
+
+
+async def test_a_sync_of_a_stream_on_hold_says_so_and_what_to_do() -> None:
+    parts = engine(store := MemoryStore())
+    one = supervisor(parts, inbox := Inbox(2))
+    await one.ask(STREAM, PauseStream(ADA))
+    (result,) = await one.sync([STREAM])
+    assert (result.run, result.error) == (None, f"it is on hold: {ADA} paused it, and it has to be resumed first")
+    with pytest.raises(MilepostError, match=rf"is on hold: {ADA} paused it \(resume it, which syncs it at once\)"):
+        await one.ask(STREAM, SyncNow(ADA))
+    assert inbox.asked == []
+    assert types(store, STREAM) == ["stream_paused"]
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_a_sync_that_is_asked_for_comes_at_once_and_as_it_was_asked_for(full: bool) -> None:
+    parts = engine(store := MemoryStore())
+    inbox = Inbox(3, clock=parts.clock)
+    async with running(one := Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=DAY)), parts.stop):
+        await asyncio.sleep(1000)
+        calls = len(inbox.asked)
+        await one.ask(STREAM, SyncNow(ADA, full=full))
+        await asyncio.sleep(10)
+        assert inbox.called_at[calls] == 1000
+        checkpoint = await store.load(STREAM.key)
+        assert checkpoint.run is not None
+        assert checkpoint.run.mode is (Mode.FULL if full else Mode.INCREMENTAL)
+        await asyncio.sleep(1000)
+        assert len(inbox.asked) == calls + (4 if full else 1), (
+            "once; a full walk of three batches and its catch-up scan"
+        )
+    assert "sync_requested" in types(store, STREAM)
+
+
+async def test_a_full_sweep_is_not_forgotten_for_another_wish_that_comes_after_it() -> None:
+    parts = engine(store := MemoryStore())
+    inbox = Inbox(1, clock=parts.clock, call_seconds=10)
+    async with running(one := Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=DAY)), parts.stop):
+        await asyncio.sleep(100)
+        await asyncio.gather(one.ask(STREAM, SyncNow(ADA, full=True)), one.ask(STREAM, SyncNow(ADA)))
+        await asyncio.sleep(100)
+    last = (await store.load(STREAM.key)).run
+    assert last is not None
+    assert last.mode is Mode.FULL
+
+
+async def test_no_letter_is_redriven_by_itself_on_hold_but_one_that_is_asked_for_is() -> None:
+    parts = engine(store := MemoryStore())
+    is_ill = True
+
+    async def unreadable_at_the_second(asked: Request | str) -> Outcome | None:
+        return fetched(unreadable("t_1"), next_cursor="2") if is_ill and cursor_of(asked) == "1" else None
+
+    inbox = Inbox(5, before=unreadable_at_the_second)
+    one = supervisor(parts, inbox)
+    await one.sync([STREAM])
+    (dead_letter,) = find_open_dead_letters(store)
+    await one.ask(STREAM, PauseStream(ADA))
+    async with running(one, parts.stop):
+        await asyncio.sleep(DAY)
+        assert find_open_dead_letters(store) == [dead_letter]
+        is_ill = False
+        assert await one.do(Redrive(dead_letter.dead_letter_id, ADA)) is None
+    assert "t_1" in store.conversations
+
+
+async def test_who_had_a_letter_redriven_or_discarded_is_journaled() -> None:
+    parts = engine(store := MemoryStore())
+
+    async def unreadable_twice(asked: Request | str) -> Outcome | None:
+        number = cursor_of(asked)
+        return fetched(unreadable(f"t_{number}"), next_cursor=str(int(number) + 1)) if number in {"1", "2"} else None
+
+    one = supervisor(parts, Inbox(5, before=unreadable_twice))
+    await one.sync([STREAM])
+    first, second = find_open_dead_letters(store)
+    await one.do(Redrive(first.dead_letter_id, ADA))
+    await one.do(Discard(second.dead_letter_id, "of no interest", "command line"))
+    closed = [entry.event for entry in store.entries(STREAM.key) if entry.type == "dead_letter_closed"]
+    assert [getattr(event, "by", None) for event in closed] == [ADA, "command line"]

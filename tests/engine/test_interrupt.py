@@ -1,0 +1,103 @@
+"""A stop is a change of plan: it cuts waits short, leaves everything else to finish, and has an end."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from milepost.engine.interrupt import Stop, StoppedHard, stopping_on_signals
+
+
+async def test_a_stop_cuts_short_every_block_that_is_open() -> None:
+    stop, ended = Stop(), 0
+
+    async def wait() -> None:
+        nonlocal ended
+        async with stop.interruptible():
+            await asyncio.Event().wait()
+        ended += 1
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        for _ in range(3):
+            tasks.create_task(wait())
+        await asyncio.sleep(0)
+        stop.request()
+    assert ended == 3
+
+
+async def test_asking_again_changes_nothing() -> None:
+    stop = Stop()
+
+    async def wait() -> None:
+        async with stop.interruptible():
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(wait())
+        await asyncio.sleep(0)
+        stop.request()
+        stop.request()
+
+
+async def test_after_a_stop_nothing_more_is_waited_for() -> None:
+    stop = Stop()
+    stop.request()
+    async with asyncio.timeout(10), stop.interruptible():
+        await asyncio.Event().wait()
+
+
+async def test_a_block_that_ends_by_itself_is_not_touched_by_a_later_stop() -> None:
+    stop = Stop()
+    async with stop.interruptible():
+        pass
+    stop.request()
+    await asyncio.sleep(0)
+
+
+async def test_a_timeout_of_the_block_itself_is_not_swallowed() -> None:
+    with pytest.raises(TimeoutError):
+        async with Stop().interruptible(), asyncio.timeout(0):
+            await asyncio.Event().wait()
+
+
+async def test_a_cancellation_passes_through() -> None:
+    async def wait() -> None:
+        async with Stop().interruptible():
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_the_first_signal_asks_for_a_stop() -> None:
+    stop = Stop()
+    async with asyncio.timeout(10), stopping_on_signals(stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+        await stop.wait()
+
+
+async def test_the_second_signal_cuts_everything_off() -> None:
+    async def two_signals() -> None:
+        stop = Stop()
+        async with asyncio.timeout(10), stopping_on_signals(stop):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await stop.wait()
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+
+    with pytest.raises(StoppedHard):
+        await two_signals()
+
+
+async def test_the_patience_after_the_first_signal_has_an_end() -> None:
+    async def never_ends() -> None:
+        async with asyncio.timeout(10), stopping_on_signals(Stop(), grace_seconds=0.01):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.Event().wait()
+
+    with pytest.raises(StoppedHard):
+        await never_ends()

@@ -1,0 +1,92 @@
+"""The next batch is ready in time, and is not asked for where it may not be wanted."""
+
+import asyncio
+from datetime import timedelta
+
+from kit.builders import NOON, refused
+from kit.engine_doubles import Inbox, cursor_of
+from milepost.core.ports import Fetched, Outcome, Request
+from milepost.engine.prefetch import prefetching
+
+
+async def let_run() -> None:
+    """Give tasks that are ready their turn."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def asks(cursor: str | None, **more: object) -> Request:
+    return Request(cursor, 1, 0, **more)  # type: ignore[arg-type]  # of the right types, by name
+
+
+async def test_the_next_batch_is_asked_for_before_it_is_wanted_and_only_once() -> None:
+    inbox = Inbox(3)
+    async with prefetching(inbox) as ahead:
+        await ahead.fetch(asks(None))
+        await let_run()
+        assert inbox.cursors == [None, "1"]
+        outcome = await ahead.fetch(asks("1"))
+        assert isinstance(outcome, Fetched)
+        assert outcome.batch.conversations[0].conversation_id == "t_1"
+        await let_run()
+        assert inbox.cursors == [None, "1", "2"]
+
+
+async def test_nothing_is_asked_for_ahead_at_the_end_of_the_inbox() -> None:
+    inbox = Inbox(1)
+    async with prefetching(inbox) as ahead:
+        await ahead.fetch(asks(None))
+        await let_run()
+    assert inbox.cursors == [None]
+
+
+async def test_nothing_is_asked_for_ahead_of_the_last_batch_that_the_run_may_read() -> None:
+    inbox = Inbox(3)
+    async with prefetching(inbox) as ahead:
+        await ahead.fetch(asks(None, is_last=True))
+        await let_run()
+    assert inbox.cursors == [None]
+
+
+async def test_nothing_is_asked_for_ahead_where_the_walk_has_reached_back_far_enough() -> None:
+    inbox = Inbox(3)
+    async with prefetching(inbox) as ahead:
+        await ahead.fetch(asks(None, until=NOON - timedelta(minutes=1)))
+        await let_run()
+    assert inbox.cursors == [None]
+
+
+async def test_nothing_is_asked_for_ahead_after_a_refusal() -> None:
+    async def refuse(_: Request | str) -> Outcome:
+        return refused()
+
+    inbox = Inbox(3, before=refuse)
+    async with prefetching(inbox) as ahead:
+        await ahead.fetch(asks("1"))
+        await let_run()
+    assert inbox.cursors == ["1"]
+
+
+async def test_another_batch_than_the_expected_one_is_asked_for_afresh() -> None:
+    inbox = Inbox(5)
+    async with prefetching(inbox) as ahead:
+        await ahead.fetch(asks(None))
+        outcome = await ahead.fetch(asks("3"))
+    assert isinstance(outcome, Fetched)
+    assert outcome.batch.conversations[0].conversation_id == "t_3"
+
+
+async def test_what_is_under_way_in_the_end_is_given_up() -> None:
+    ended = asyncio.Event()
+
+    async def hang(asked: Request | str) -> None:
+        if cursor_of(asked) == "1":
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+    async with prefetching(Inbox(3, before=hang)) as ahead:
+        await ahead.fetch(asks(None))
+        await let_run()
+    assert ended.is_set()

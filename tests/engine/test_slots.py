@@ -1,0 +1,193 @@
+"""Turns: so many at once, in the order of asking, and given back by whoever waits."""
+
+import asyncio
+
+import pytest
+from msgspec.structs import replace
+
+from kit.builders import NETWORK, RATE_LIMIT, at, refused
+from kit.engine_doubles import Before, Inbox, engine, refusing, running
+from kit.memory_store import MemoryStore
+from milepost.core.events import RunStatus
+from milepost.core.model import Platform, Stream
+from milepost.core.plan import Policy
+from milepost.core.ports import Outcome, Request
+from milepost.engine.slots import Slots
+from milepost.engine.supervisor import Schedule, Supervisor
+
+ONE, TWO, THREE, FOUR, FIVE = (Stream(Platform.MESSENGER, page_id) for page_id in "12345")
+
+
+async def test_turns_are_given_out_in_the_order_in_which_they_were_asked_for() -> None:
+    slots, order = Slots(1), list[Stream]()
+
+    async def take(stream: Stream) -> None:
+        async with slots.taken(stream):
+            order.append(stream)
+            await asyncio.sleep(1)
+
+    await asyncio.gather(*map(take, (ONE, TWO, THREE)))
+    assert order == [ONE, TWO, THREE]
+
+
+async def test_a_turn_that_was_given_back_is_taken_again_behind_those_that_wait() -> None:
+    slots, order = Slots(1), list[str]()
+
+    async def wait_inside() -> None:
+        async with slots.taken(ONE):
+            order.append("one")
+            async with slots.released(ONE):
+                await asyncio.sleep(1)
+            order.append("one again")
+
+    async def work(stream: Stream) -> None:
+        async with slots.taken(stream):
+            order.append(stream.page_id)
+            await asyncio.sleep(10)
+
+    await asyncio.gather(wait_inside(), work(TWO), work(THREE))
+    assert order == ["one", "2", "3", "one again"]
+
+
+async def test_a_turn_counts_from_when_it_was_taken_the_last_time() -> None:
+    slots = Slots(1)
+    async with slots.taken(ONE):
+        await asyncio.sleep(10)
+        assert slots.held_seconds() == {ONE: 10}
+        async with slots.released(ONE):
+            assert slots.held_seconds() == {}
+            await asyncio.sleep(100)
+        assert slots.held_seconds() == {ONE: 0}
+    assert slots.held_seconds() == {}
+
+
+async def test_a_turn_is_free_again_whatever_ended_it() -> None:
+    slots = Slots(1)
+
+    async def work() -> None:
+        async with slots.taken(ONE), slots.released(ONE):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    async with slots.taken(TWO):
+        assert asyncio.get_running_loop().time() == 1
+
+
+async def test_more_turns_are_there_at_once() -> None:
+    slots, held_since = Slots(1), list[float]()
+
+    async def take(stream: Stream) -> None:
+        async with slots.taken(stream):
+            held_since.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(10)
+
+    async with asyncio.TaskGroup() as tasks:
+        for stream in (ONE, TWO, THREE):
+            tasks.create_task(take(stream))
+        await asyncio.sleep(1)
+        slots.resize(3)
+    assert held_since == [0, 1, 1]
+
+
+async def test_where_fewer_turns_are_allowed_nobody_gets_one_until_so_many_have_ended() -> None:
+    slots, held_since = Slots(3), list[float]()
+
+    async def take(stream: Stream, seconds: float) -> None:
+        async with slots.taken(stream):
+            held_since.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(seconds)
+
+    async with asyncio.TaskGroup() as tasks:
+        for stream, seconds in ((ONE, 10), (TWO, 20), (THREE, 30)):
+            tasks.create_task(take(stream, seconds))
+        await asyncio.sleep(1)
+        slots.resize(1)
+        for stream in (FOUR, FIVE):
+            tasks.create_task(take(stream, 5))
+    assert held_since == [0, 0, 0, 30, 35]
+
+
+async def test_turns_that_are_free_are_not_taken_where_fewer_are_allowed() -> None:
+    slots, most = Slots(3), 0
+
+    async def take(stream: Stream) -> None:
+        nonlocal most
+        async with slots.taken(stream):
+            most = max(most, len(slots.held_seconds()))
+            await asyncio.sleep(1)
+
+    slots.resize(1)
+    slots.resize(2)
+    await asyncio.gather(*map(take, (ONE, TWO, THREE, FOUR, FIVE)))
+    assert most == 2
+
+
+# --- in the daemon ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("retry", ["a limit", "an outage"])
+async def test_a_stream_that_waits_leaves_the_only_turn_to_the_others(retry: str) -> None:
+    async def fail(_: Request | str) -> Outcome:
+        return refused(NETWORK)
+
+    async def sync_of(waiting: bool) -> float:
+        began = asyncio.get_running_loop().time()
+        policy = Policy(batch_size=1, base_delay_seconds=100, max_delay_seconds=100)
+        parts = engine(MemoryStore(), policy=policy, concurrency=1)
+        until = at(began + 3600)
+        limit: Before = refusing(replace(RATE_LIMIT, wait_seconds=200.0), until=until, clock=parts.clock)
+        bad = Inbox(3, before=limit if retry == "a limit" else fail, gate=parts.rate_limits.gate(ONE))
+        good = Inbox(10, prefix="g", call_seconds=1, clock=parts.clock)
+        sources = {ONE: bad, TWO: good} if waiting else {TWO: good}
+        async with running(Supervisor(parts, sources, Schedule()), parts.stop):
+            await asyncio.sleep(50)
+        return good.called_at[-1] - began
+
+    assert await sync_of(waiting=True) == await sync_of(waiting=False)
+
+
+# --- what stalls ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_that_comes_to_no_end_is_told() -> None:
+    async def hang(_: Request | str) -> None:
+        await asyncio.Event().wait()
+
+    parts = engine(MemoryStore())
+    one = Supervisor(parts, {ONE: Inbox(3, before=hang), TWO: Inbox(3, prefix="o")}, Schedule(max_run_seconds=270))
+    async with running(one, parts.stop):
+        await asyncio.sleep(380)
+        assert one.stalled() is None
+        await asyncio.sleep(20)
+        stalled = one.stalled()
+        assert stalled is not None
+        assert ONE.key in stalled
+        assert TWO.key not in stalled
+
+
+async def test_a_run_has_the_time_that_it_began_with_though_later_ones_have_less() -> None:
+    parts = engine(MemoryStore(), policy=Policy(batch_size=1))
+    one = Supervisor(parts, {ONE: Inbox(1_000, call_seconds=5, clock=parts.clock)}, Schedule(max_run_seconds=1_000))
+    async with running(one, parts.stop):
+        await asyncio.sleep(10)
+        one.adopt(parts.policy, Schedule(max_run_seconds=10), concurrency=16)
+        await asyncio.sleep(900)
+        assert one.stalled() is None
+
+
+async def test_a_run_that_waited_for_its_turn_beyond_its_time_has_not_stalled() -> None:
+    parts = engine(MemoryStore(), concurrency=1)
+    limit = refusing(replace(RATE_LIMIT, wait_seconds=10.0), until=at(5), clock=parts.clock)
+    sources = {stream: Inbox(1_000, prefix=stream.key, call_seconds=5) for stream in (TWO, THREE)}
+    one = Supervisor(parts, {ONE: Inbox(3, before=limit), **sources}, Schedule(max_run_seconds=270))
+    async with running(one, parts.stop):
+        for _ in range(60):
+            await asyncio.sleep(10)
+            assert one.stalled() is None
+    run = (await parts.store.load(ONE.key)).run
+    assert run is not None
+    assert run.status is not RunStatus.RUNNING

@@ -1,0 +1,54 @@
+"""What is taken out of texts and payloads, and what is left alone."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kit.graph_answers import TOKEN
+from milepost.facebook.redaction import redact, scrub, unsigned
+
+
+class TestUnsigned:
+    @pytest.mark.parametrize(
+        "host",
+        ["scontent.xx.fbcdn.net", "cdn.fbsbx.com", "lookaside.fbsbx.com", "lookaside.instagram.com", "FBCDN.NET:443",
+         "x.cdninstagram.com", "user@scontent.cdninstagram.com"],
+    )  # fmt: skip
+    def test_media_urls_lose_their_query(self, host: str) -> None:
+        assert unsigned(f"https://{host}/v/t1/a.jpg?oh=abc&oe=611F#x") == f"https://{host}/v/t1/a.jpg"
+
+    def test_every_media_url_in_a_text_does(self) -> None:
+        text = "a https://a.fbcdn.net/1?oh=x b\nHTTPS://b.fbcdn.net/2?oh=y"
+        assert unsigned(text) == "a https://a.fbcdn.net/1 b\nHTTPS://b.fbcdn.net/2"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "https://example.org/?q=fbcdn.net",
+            "https://notfbcdn.net/?q=1",
+            "https://fbcdn.net.example.org/?q=1",
+            "what? #1",
+        ],
+    )
+    def test_other_texts_stay(self, text: str) -> None:
+        assert unsigned(text) == text
+
+    def test_a_text_made_of_url_beginnings_takes_no_time(self) -> None:
+        text = "http://a" * 500_000
+        assert unsigned(text) == text
+
+
+class TestScrub:
+    def test_paging_goes_at_every_depth(self) -> None:
+        item = {"id": "t_1", "paging": {}, "messages": {"data": [{"paging": {"next": TOKEN}}], "paging": "x"}}
+        assert scrub(item, TOKEN) == {"id": "t_1", "messages": {"data": [{}]}}
+
+    def test_tokens_and_signatures_go_out_of_strings_and_names(self) -> None:
+        item = {TOKEN: ["https://a.fbcdn.net/1?oh=x", f"?access_token={TOKEN}&limit=1", 7, None, True]}
+        expected = {"[redacted]": ["https://a.fbcdn.net/1", "?access_token=[redacted]&limit=1", 7, None, True]}
+        assert scrub(item, TOKEN) == expected
+
+
+@given(st.text(), st.text(), st.text(min_size=12, alphabet="abcdefgh0123"))
+def test_the_token_in_use_never_remains(before: str, after: str, token: str) -> None:
+    assert token not in redact(before + token + after, token)

@@ -1,0 +1,83 @@
+"""How a token stands, as the API tells it: read leniently, and with no call inside a pause."""
+
+from datetime import UTC, datetime
+
+import pytest
+from aiohttp import web
+
+from contracts.source_contract import RecordingGate
+from kit.graph_answers import TOKEN, Json, error
+from kit.loopback import serving
+from milepost.core.model import TokenHealth
+from milepost.core.ports import Held
+from milepost.core.problems import Problem, ProblemKind
+from milepost.facebook.access import Access
+from milepost.facebook.client import GraphClient
+from milepost.facebook.rate_limiter import Budget, RateLimiter
+from milepost.facebook.token_health import token_health
+
+APRIL = datetime(2026, 4, 1, tzinfo=UTC)
+
+
+async def told(
+    answer: Json | bytes, status: int = 200, gate: RecordingGate | None = None
+) -> TokenHealth | Problem | Held:
+    asked: list[web.Request] = []
+
+    async def respond(request: web.Request) -> web.Response:
+        asked.append(request)
+        if isinstance(answer, bytes):
+            return web.Response(body=answer, status=status)
+        return web.json_response(answer, status=status)
+
+    async with (
+        serving(respond) as base_url,
+        GraphClient(base_url, "v26.0", clock=lambda: datetime.now(UTC)) as client,
+    ):
+        found = await token_health(client, Access(TOKEN), RateLimiter(0, Budget()), gate or RecordingGate())
+    assert [(each.path, dict(each.query)) for each in asked] == (
+        [] if isinstance(found, Held) else [("/v26.0/debug_token", {"input_token": TOKEN})]
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("facts", "health"),
+    [
+        ({"is_valid": True, "expires_at": 0, "data_access_expires_at": 0}, TokenHealth(True)),
+        ({"is_valid": True}, TokenHealth(True)),
+        ({"is_valid": True, "expires_at": int(APRIL.timestamp())}, TokenHealth(True, APRIL)),
+        ({"is_valid": True, "data_access_expires_at": int(APRIL.timestamp())}, TokenHealth(True, None, APRIL)),
+        ({"is_valid": False, "expires_at": int(APRIL.timestamp()), "scopes": []}, TokenHealth(False, APRIL)),
+        ({"is_valid": True, "expires_at": "soon", "data_access_expires_at": -1}, TokenHealth(True)),
+        ({"is_valid": True, "expires_at": 10**18}, TokenHealth(True)),
+    ],
+)
+async def test_what_the_api_says_is_read(facts: Json, health: TokenHealth) -> None:
+    assert await told({"data": facts}) == health
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"<html>down</html>", b"[]", {"data": []}, {"data": {}}, {"data": {"is_valid": "yes"}}]
+)
+async def test_what_makes_no_sense_is_a_problem(answer: Json | bytes) -> None:
+    found = await told(answer)
+    assert isinstance(found, Problem)
+    assert found.kind is ProblemKind.NONSENSE
+
+
+async def test_a_refusal_is_a_problem_without_the_token() -> None:
+    found = await told(error(code=100, message=f"You must provide an app access token, not {TOKEN}"), status=400)
+    assert isinstance(found, Problem)
+    assert found.code == 100
+    assert TOKEN not in str(found)
+
+
+async def test_no_call_is_made_inside_a_pause() -> None:
+    assert await told({"data": {"is_valid": True}}, gate=RecordingGate(closed=True)) == Held()
+
+
+def test_a_token_ends_with_whatever_ends_first() -> None:
+    later = APRIL.replace(month=5)
+    assert TokenHealth(True, later, APRIL).ends_at == TokenHealth(True, APRIL).ends_at == APRIL
+    assert TokenHealth(True).ends_at is None

@@ -1,0 +1,161 @@
+"""A shell to test: sources that follow a script, a store that fails, and what all streams share."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+
+import msgspec
+
+from kit.builders import NOON, contact, conversation, fetched, refused
+from kit.memory_store import MemoryStore
+from kit.virtual_time import VirtualClock
+from milepost.core.checkpoint import Checkpoint, DeadLetter
+from milepost.core.errors import StoreAway
+from milepost.core.model import Conversation, Stream
+from milepost.core.plan import Policy
+from milepost.core.ports import Answered, Clock, Commit, Committed, Gate, Held, Outcome, Refused, Rejected, Request
+from milepost.core.problems import Problem
+from milepost.engine.context import EngineContext
+from milepost.engine.feed import Feed, Notice
+from milepost.engine.interrupt import Stop
+from milepost.engine.rate_limits import RateLimits
+from milepost.engine.slots import Slots
+from milepost.engine.supervisor import Supervisor
+
+Before = Callable[[Request | str], Awaitable[Outcome | None]]
+
+
+class Inbox:
+    """A Source over a number of batches of one conversation each; cursors are the numbers of the batches.
+
+    `before` is awaited ahead of each answer and may answer in its place; it hears what was asked for: a batch, or a
+    conversation by its id. `gate` is asked before each call, and told of refusals. A call takes `call_seconds`.
+    """
+
+    def __init__(
+        self,
+        batches: int,
+        *,
+        before: Before | None = None,
+        prefix: str = "t",
+        clock: Clock | None = None,
+        gate: Gate | None = None,
+        call_seconds: float = 0.0,
+    ) -> None:
+        self.batches = batches
+        self.asked: list[Request | str] = []
+        self.called_at: list[float] = []
+        self._before = before
+        self._prefix = prefix
+        self._clock = clock
+        self._gate = gate
+        self._call_seconds = call_seconds
+
+    async def fetch(self, request: Request) -> Answered:
+        return await self._answer(request)
+
+    async def reread(self, conversation_id: str, messages: int) -> Answered:
+        return await self._answer(conversation_id)
+
+    async def _answer(self, asked: Request | str) -> Answered:
+        if self._gate is not None and self._gate.is_closed():
+            return Held()
+        self.asked.append(asked)
+        self.called_at.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(self._call_seconds)
+        outcome = await self._before(asked) if self._before is not None else None
+        if self._gate is not None and isinstance(outcome, Refused):
+            self._gate.refused(outcome.problem)
+        return outcome or self._good_answer(asked)
+
+    def _good_answer(self, asked: Request | str) -> Outcome:
+        asked_at = self._clock.now() if self._clock else NOON
+        if isinstance(asked, str):
+            return fetched(self._thread(int(asked.rpartition("_")[2])), asked_at=asked_at)
+        number = int(asked.cursor or 0)
+        following = str(number + 1) if number + 1 < self.batches else None
+        return fetched(self._thread(number), next_cursor=following, asked_at=asked_at)
+
+    def _thread(self, number: int) -> Conversation:
+        name = f"{self._prefix}_{number}"
+        return conversation(name, NOON - timedelta(hours=number + 1), of=contact(f"c_{name}"))
+
+    @property
+    def cursors(self) -> list[str | None]:
+        """The cursors of the batches that were asked for."""
+        return [asked.cursor for asked in self.asked if isinstance(asked, Request)]
+
+    @property
+    def reread_ids(self) -> list[str]:
+        """The conversations that were asked for by their ids."""
+        return [asked for asked in self.asked if isinstance(asked, str)]
+
+
+def cursor_of(asked: Request | str) -> str | None:
+    """Give the cursor of the batch that was asked for; None for the head of the inbox, and for a single thread."""
+    return asked.cursor if isinstance(asked, Request) else None
+
+
+def refusing(what: Problem, *, until: datetime, clock: Clock) -> Before:
+    """Refuse everything until then."""
+
+    async def before(_: Request | str) -> Outcome | None:
+        return refused(what) if clock.now() < until else None
+
+    return before
+
+
+class FlakyStore(MemoryStore):
+    """A store that is away for the next `absences` calls of commit."""
+
+    def __init__(self, absences: int = 0) -> None:
+        super().__init__()
+        self.absences = absences
+
+    async def commit(self, commit: Commit) -> Committed | Rejected:
+        if self.absences:
+            self.absences -= 1
+            raise StoreAway("the disk is full", hint="make room")
+        return await super().commit(commit)
+
+
+def engine(
+    store: MemoryStore,
+    *,
+    clock: Clock | None = None,
+    stop: Stop | None = None,
+    policy: Policy | None = None,
+    feed: Feed | None = None,
+    concurrency: int = 16,
+) -> EngineContext:
+    """Put together what streams share, as a process does that starts: it knows of the pauses in the journal."""
+    clock, feed, policy = clock or VirtualClock(), feed or Feed(), policy or Policy(batch_size=1)
+    rate_limits = RateLimits(clock, feed, floor_seconds=policy.rate_limit_floor_seconds)
+    for snapshot in store.checkpoints.values():
+        rate_limits.learn(msgspec.json.decode(snapshot, type=Checkpoint))
+    return EngineContext(store, clock, feed, stop or Stop(), policy, rate_limits, Slots(concurrency))
+
+
+@asynccontextmanager
+async def running(supervisor: Supervisor, stop: Stop) -> AsyncIterator[None]:
+    """Let the daemon work during the block."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(supervisor.run())
+        try:
+            yield
+        finally:
+            stop.request()
+
+
+def heard(feed: Feed) -> Collection[Notice]:
+    """Hold what is published from now on, without a task that reads it."""
+    return feed.subscribe()._held
+
+
+def types(store: MemoryStore, stream: Stream) -> list[str]:
+    return [entry.type for entry in store.entries(stream.key)]
+
+
+def find_open_dead_letters(store: MemoryStore) -> list[DeadLetter]:
+    return [dead_letter for dead_letter in store.dead_letters.values() if dead_letter.closed_at is None]

@@ -1,0 +1,355 @@
+"""Inboxes that live: threads that jump to the head while they are read, and an edge that answers as the real one does.
+
+All instants are the server's; `updated_time` and `asked_at` are whole seconds, as on the wire.
+"""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import Enum
+from random import Random
+
+from kit.fake_outages import UNKNOWN, Climate, Outages
+from milepost.core.model import Batch, Contact, Conversation, Detail, Direction, Interaction, Stream, Unreadable
+from milepost.core.ports import Fetched, Outcome, Refused, Request
+from milepost.core.problems import Problem, ProblemKind
+
+TOO_HEAVY = Problem(ProblemKind.API, "Please reduce the amount of data", http_status=500, code=1)
+OVERSIZE = Problem(ProblemKind.OVERSIZE, "more than any batch has")
+DEAD_CURSORS = (
+    Problem(ProblemKind.API, "invalid cursors values", http_status=400, code=2642),
+    Problem(ProblemKind.API, "an invalid parameter", http_status=400, code=100),
+)
+GONE = Problem(ProblemKind.API, "it does not exist", http_status=400, code=100, subcode=33)
+
+DETAILS = tuple(Detail)  # the most first
+
+
+class Health(Enum):
+    """How much of a thread the API can tell: its name is the most detail that any list which holds it may ask for."""
+
+    GOOD = Detail.NESTED
+    HEAVY = Detail.SEPARATE
+    MUTE = Detail.BARE
+    POISON = Detail.POSITION
+
+    def bears(self, detail: Detail) -> bool:
+        return DETAILS.index(detail) >= DETAILS.index(self.value)
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How inboxes behave. What is a chance lies in 0..1, per step or per fetch."""
+
+    arrival_chance: float = 0.3
+    new_thread_chance: float = 0.2
+    unreadable_chance: float = 0.0
+    sick_chance: float = 0.0
+    deletion_chance: float = 0.0
+    displaced_chance: float = 0.0
+    ghost_chance: float = 0.0
+    empty_chance: float = 0.0
+    dead_cursor_chance: float = 0.0
+    loop_chance: float = 0.0
+    max_messages: int = 10_000  # in one answer
+    counts_offsets: bool = False  # cursors are offsets, not places after an item
+    climate: Climate = field(default_factory=Climate)
+
+    @property
+    def may_shrink(self) -> bool:
+        return self.sick_chance > 0 or self.max_messages < 10_000 or self.climate.with_unknown_errors
+
+
+@dataclass
+class Thread:
+    """A conversation in its newest state."""
+
+    thread_id: str
+    updated_time: datetime
+    moved_at: datetime
+    messages: list[Interaction] = field(default_factory=list)
+    is_readable: bool = True
+    health: Health = Health.GOOD
+
+    @property
+    def contact_id(self) -> str:
+        return f"c_{self.thread_id}"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A line of the inbox: ranks fall from the head on. A ghost is a line that its thread has left behind."""
+
+    rank: float
+    thread: Thread
+    is_ghost: bool = False
+
+
+class Inbox:
+    """One stream's inbox."""
+
+    def __init__(self, world: "World", stream: Stream) -> None:
+        self.world = world
+        self.random = world.random
+        self.stream = stream
+        self.threads: dict[str, Thread] = {}
+        self.gone: dict[str, Thread] = {}
+        self.listing: list[Listed] = []  # head first
+        self._bad_cursors: dict[str, tuple[datetime, Problem | None]] = {}  # None: it leads to itself
+
+    @property
+    def habits(self) -> Habits:
+        return self.world.habits
+
+    @property
+    def now(self) -> datetime:
+        return self.world.now
+
+    # --- what happens in it ---
+
+    def stir(self) -> None:
+        """Let something arrive, or go."""
+        while self._happens(self.habits.arrival_chance):
+            self.world.pass_time(self.random.random())
+            known = [*self.threads.values(), *self.gone.values()]
+            if not known or self._happens(self.habits.new_thread_chance):
+                self.new_thread()
+            else:
+                self.message_for(self.random.choice(known))
+        if self.threads and self._happens(self.habits.deletion_chance) and not self.habits.counts_offsets:
+            self.delete(self.random.choice(list(self.threads.values())))
+        if self.threads and self._happens(self.habits.sick_chance):
+            self.random.choice(list(self.threads.values())).health = Health.GOOD
+
+    def new_thread(self) -> None:
+        thread = Thread(self.world.new_thread_id(), self.now, self.now)
+        self.message_for(thread)
+
+    def delete(self, thread: Thread) -> None:
+        self.gone[thread.thread_id] = self.threads.pop(thread.thread_id)
+        self.listing = [line for line in self.listing if line.thread.thread_id != thread.thread_id]
+
+    def message_for(self, thread: Thread) -> None:
+        """Let a message arrive: its thread jumps to the head, or nearly, and its health may change."""
+        left_behind = replace(thread, messages=list(thread.messages))
+        self.gone.pop(thread.thread_id, None)
+        self.threads[thread.thread_id] = thread
+        for index, line in enumerate(self.listing):
+            if line.thread is thread:
+                del self.listing[index]
+                if self._leaves_a_ghost(thread):
+                    self.listing.insert(index, Listed(line.rank, left_behind, is_ghost=True))
+                break
+        thread.is_readable = not self._happens(self.habits.unreadable_chance)
+        thread.health = self.random.choice(list(Health)[1:]) if self._happens(self.habits.sick_chance) else Health.GOOD
+        thread.moved_at = self.now
+        thread.updated_time = whole_second(self.now)
+        event_id = f"m_{thread.thread_id}_{len(thread.messages)}"
+        thread.messages.append(Interaction(event_id, Direction.IN, "message", self.now, text=event_id))
+        place = self._place_of_arrival()
+        self.listing.insert(place, Listed(self._rank_at(place), thread))
+
+    def settle(self) -> None:
+        """Leave nothing behind, and let every cursor lead to its place."""
+        self._bad_cursors.clear()
+        self.listing = [line for line in self.listing if not line.is_ghost]
+
+    def heal(self) -> None:
+        """Let every thread be read, in its place. All cursors are dead then."""
+        for thread in self.threads.values():
+            thread.is_readable, thread.health = True, Health.GOOD
+        in_order = sorted(self.threads.values(), key=lambda thread: thread.updated_time)
+        self.listing = [Listed(float(rank), thread) for rank, thread in enumerate(in_order)][::-1]
+
+    def _leaves_a_ghost(self, thread: Thread) -> bool:
+        return (
+            not self.habits.counts_offsets
+            and self._happens(self.habits.ghost_chance)
+            and thread.updated_time < whole_second(self.now)
+        )
+
+    def _place_of_arrival(self) -> int:
+        """Choose a place near the head: below lines within the slack, or below a single line of any age.
+
+        Below older lines only where every item tells its time, because a batch of old lines and an unreadable one looks
+        wholly old. Nowhere but at the head where cursors are offsets: a line that
+        sinks lifts others over them.
+        """
+        if not self.listing or self.habits.counts_offsets or not self._happens(self.habits.displaced_chance):
+            return 0
+        place = 0
+        oldest = whole_second(self.now) - self.world.slack
+        while place < min(3, len(self.listing)) and self.listing[place].thread.updated_time >= oldest:
+            place += 1
+        return place if self.habits.unreadable_chance else max(1, place)
+
+    def _rank_at(self, place: int) -> float:
+        if not self.listing:
+            return 0.0
+        if place == 0:
+            return self.listing[0].rank + 1.0
+        above = self.listing[place - 1].rank
+        below = self.listing[place].rank if place < len(self.listing) else above - 1.0
+        return (above + below) / 2
+
+    def _happens(self, chance: float) -> bool:
+        return self.random.random() < chance
+
+    # --- how it answers ---
+
+    def answer(self, request: Request) -> Outcome:
+        """Answer a call of the list edge."""
+        asked_at = whole_second(self.now) - timedelta(seconds=self.random.randrange(3))
+        took_seconds = self.random.random()
+        problem = self._bad_cursor(request.cursor) or self.world.outages.refusal(self.stream, self.now)
+        answer = problem or self._batch(request)
+        self.world.pass_time(took_seconds)
+        return Refused(answer, took_seconds) if isinstance(answer, Problem) else Fetched(answer, asked_at, took_seconds)
+
+    def reread(self, conversation_id: str, messages: int) -> Outcome:
+        """Answer a call for one conversation."""
+        asked_at, took_seconds = whole_second(self.now), self.random.random()
+        problem = self.world.outages.refusal(self.stream, self.now)
+        thread = self.threads.get(conversation_id)
+        self.world.pass_time(took_seconds)
+        if problem is None and thread is None:
+            problem = GONE
+        if problem is None and thread is not None and not thread.health.bears(self._detail(Detail.SEPARATE, messages)):
+            problem = UNKNOWN
+        if problem is not None or thread is None:
+            return Refused(problem or GONE, took_seconds)
+        return Fetched(Batch(*_told([thread], messages, None)), asked_at, took_seconds)
+
+    def _bad_cursor(self, cursor: str | None) -> Problem | None:
+        if cursor is None:
+            return None
+        until = self.now + timedelta(seconds=self.random.random() * 60)
+        if self._happens(self.habits.dead_cursor_chance):
+            self._bad_cursors.setdefault(cursor, (until, self.random.choice(DEAD_CURSORS)))
+        elif self._happens(self.habits.loop_chance):
+            self._bad_cursors.setdefault(cursor, (until, None))
+        if cursor in self._bad_cursors and self._bad_cursors[cursor][0] <= self.now:
+            del self._bad_cursors[cursor]
+        return self._bad_cursors[cursor][1] if cursor in self._bad_cursors else None
+
+    @staticmethod
+    def _detail(detail: Detail, messages: int) -> Detail:
+        """Give the detail that is truly asked for: no message is none, nested or not."""
+        return detail if messages or detail is Detail.POSITION else Detail.BARE
+
+    def _batch(self, request: Request) -> Batch | Problem:
+        start, hops = self._start(request.cursor)
+        if self._happens(self.habits.empty_chance):
+            lines, size = [], 0
+        else:
+            size = self.random.randint(min(2, request.limit), request.limit)
+            lines = self.listing[start : start + size]
+        threads = [line.thread for line in lines]
+        detail = self._detail(request.detail, request.messages)
+        if not all(thread.health.bears(detail) for thread in threads):
+            return TOO_HEAVY if all(thread.health in (Health.GOOD, Health.HEAVY) for thread in threads) else UNKNOWN
+        nested = sum(min(len(thread.messages), request.messages) for thread in threads)
+        if detail is Detail.NESTED and len(threads) > 1 and nested > self.habits.max_messages:
+            return OVERSIZE
+        has_more = start + size < len(self.listing) or (size == 0 and hops < 3)
+        if not has_more and self._happens(self.habits.empty_chance):
+            has_more = hops < 3  # the last batch is now and then followed by an empty one
+        next_cursor = self._cursor(start, lines, hops + 1) if has_more else None
+        if request.cursor in self._bad_cursors:
+            next_cursor = request.cursor
+        told_messages = request.messages if detail in (Detail.NESTED, Detail.SEPARATE) else 0
+        if detail is Detail.POSITION:
+            positions = tuple(Conversation(each.thread_id, each.updated_time) for each in threads)
+            return Batch(positions, next_cursor)
+        return Batch(*_told(threads, told_messages, next_cursor))
+
+    def _start(self, cursor: str | None) -> tuple[int, int]:
+        """Find where a cursor leads to, and how many empty answers led to it."""
+        if cursor is None:
+            return 0, 0
+        after, hops = cursor.split("/")
+        if self.habits.counts_offsets:
+            return int(after), int(hops)
+        start = next((index for index, line in enumerate(self.listing) if line.rank < float(after)), len(self.listing))
+        return start, int(hops)
+
+    def _cursor(self, start: int, lines: list[Listed], hops: int) -> str:
+        hops = 0 if lines else hops
+        if self.habits.counts_offsets:
+            return f"{start + len(lines)}/{hops}"
+        if lines:
+            return f"{lines[-1].rank!r}/{hops}"
+        after = self.listing[start - 1].rank if start else float("inf")
+        return f"{after!r}/{hops}"
+
+
+class World:
+    """The inboxes behind one API, and the weather over it."""
+
+    def __init__(self, random: Random, habits: Habits, now: datetime, slack_seconds: float) -> None:
+        self.random = random
+        self.habits = habits
+        self.now = now
+        self.slack = timedelta(seconds=slack_seconds)
+        self.outages = Outages(random, habits.climate)
+        self.inboxes: dict[Stream, Inbox] = {}
+        self._threads = 0
+
+    def add(self, stream: Stream) -> Inbox:
+        self.inboxes[stream] = Inbox(self, stream)
+        return self.inboxes[stream]
+
+    def new_thread_id(self) -> str:
+        self._threads += 1
+        return f"t_{self._threads:04}"  # none is the beginning of another
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def stir(self) -> None:
+        """Let some time pass, in which something may happen anywhere."""
+        self.pass_time(self.random.random())
+        for stream, inbox in self.inboxes.items():
+            inbox.stir()
+            self.outages.stir(stream, self.now)
+
+    def settle(self) -> None:
+        """Cease: nothing arrives any more, every call is answered, and what was left behind disappears."""
+        calm = Habits(arrival_chance=0.0)
+        self.habits = replace(calm, max_messages=self.habits.max_messages, counts_offsets=self.habits.counts_offsets)
+        self.outages.clear()
+        for inbox in self.inboxes.values():
+            inbox.settle()
+
+    def heal(self) -> None:
+        self.habits = replace(self.habits, max_messages=10_000)
+        for inbox in self.inboxes.values():
+            inbox.heal()
+
+
+def _told(
+    threads: list[Thread], messages: int, next_cursor: str | None
+) -> tuple[tuple[Conversation, ...], str | None, tuple[Unreadable, ...]]:
+    good = tuple(told(thread, messages) for thread in threads if thread.is_readable)
+    bad = tuple(
+        Unreadable(thread.thread_id, "link: expected str", f'{{"updated_time": "{thread.updated_time}"}}')
+        for thread in threads
+        if not thread.is_readable
+    )
+    return good, next_cursor, bad
+
+
+def told(thread: Thread, messages: int) -> Conversation:
+    """Give a thread as the API tells it, with its newest messages."""
+    newest_first = tuple(reversed(thread.messages))[:messages]
+    return Conversation(
+        thread.thread_id,
+        thread.updated_time,
+        contact=Contact(thread.contact_id, f"the contact of {thread.thread_id}"),
+        snippet=thread.messages[-1].text,
+        message_count=len(thread.messages),
+        interactions=newest_first,
+    )
+
+
+def whole_second(instant: datetime) -> datetime:
+    return instant.replace(microsecond=0)

@@ -1,0 +1,388 @@
+"""What must hold after every commit, whatever happened: the project's invariants, told against the true inboxes."""
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from kit.builders import removals, total
+from kit.fake_inbox import Inbox, Thread, World, told
+from kit.memory_store import MemoryStore
+from milepost.core.checkpoint import Checkpoint, DeadLetter, Run, Sweep
+from milepost.core.events import (
+    BatchStored,
+    DeadLetterClosed,
+    DeadLetterOpened,
+    Entry,
+    Event,
+    Phase,
+    RateLimited,
+    RedriveFailed,
+    RunEnded,
+    RunStarted,
+    Stage,
+    StoreReturned,
+    SweepCompleted,
+    SweepStarted,
+    Tally,
+)
+from milepost.core.evolve import evolve
+from milepost.core.journal import RunOf, check_link, dead_letter_after, project
+from milepost.core.model import Batch, Changes, Conversation, ConversationRow, Scope, Stream
+from milepost.core.plan import RunBudget
+from milepost.core.ports import Commit, DueDeadLetter, Fetched, Outcome, Refused
+from milepost.core.remedies import Remedy, rule_for
+
+HARMLESS = (RunStarted, SweepStarted, BatchStored, RateLimited, RunEnded, StoreReturned)
+NEVER = datetime.min.replace(tzinfo=UTC)
+MAX_VAIN_CALLS = 60  # in a row: the retries of three attempts on every rung of the ladder, and more
+
+
+class Sight:
+    """What the witness remembers of one stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.refolded = Checkpoint(stream.key)
+        self.dead_letters: dict[str, DeadLetter] = {}
+        self.letter_tally = Tally()
+        self.erased = Counter[str]()
+        self.walk_read_at: dict[datetime, datetime] = {}
+        self.sweep_being_read: datetime | None = None
+        self.version_before_run = 0
+        self.is_undisturbed = False
+        self.vain_calls = 0
+        self.given_up_at: dict[str, datetime] = {}  # by thread
+        self.given_up_events: set[str] = set()
+        self.held_until: dict[Scope, datetime] = {}
+
+
+class Invariants:
+    """Watches a simulation; every method that does not like what it sees raises AssertionError."""
+
+    def __init__(self, world: World, store: MemoryStore, messages: int) -> None:
+        self.world = world
+        self.store = store
+        self.messages = messages
+        self.seen: Counter[str] = Counter()
+        self.doubt = timedelta()
+        self.sights: dict[Stream, Sight] = {}
+        self._journal_read = 0
+
+    def watch(self, stream: Stream) -> None:
+        self.sights[stream] = Sight(stream)
+
+    # --- while it works ---
+
+    def run_begins(self, stream: Stream, checkpoint: Checkpoint, budget: RunBudget) -> None:
+        sight, sweep = self.sights[stream], checkpoint.sweep
+        sight.version_before_run = checkpoint.version
+        sight.is_undisturbed = sweep is None
+        sight.vain_calls = 0
+        if sweep is not None and budget.wants_full and sweep.walk_until is not None:
+            self.seen["a full sweep forced over an open incremental one"] += 1
+
+    def disturbed(self, stream: Stream, what: str) -> None:
+        self.seen[what] += 1
+        self.sights[stream].is_undisturbed = False
+
+    def calls(self, stream: Stream, now: datetime) -> None:
+        """No call is made inside a pause, and calls do not go round in circles."""
+        for other, sight in self.sights.items():
+            for scope, until in sight.held_until.items():
+                if _concerns(scope, other, stream):
+                    assert now >= until, f"a call of {stream.key} inside the pause of {other.key}"
+        self.sights[stream].vain_calls += 1
+        assert self.sights[stream].vain_calls <= MAX_VAIN_CALLS, "calls without end that bring nothing"
+
+    def batch_fetched(self, stream: Stream, sweep: Sweep | None, fetched: Fetched, sent_at: datetime) -> None:
+        """Remember when each sweep's walk last read: what moves after that may be left to the next sweep."""
+        sight = self.sights[stream]
+        sight.vain_calls = 0
+        sight.sweep_being_read = sweep.walk_started_at if sweep is not None else fetched.asked_at
+        if sweep is None or sweep.position.phase is Phase.WALK:
+            sight.walk_read_at[sight.sweep_being_read] = sent_at
+        else:
+            self.seen["a catch-up scan read a batch"] += 1
+
+    def batch_is_safe(self, stream: Stream, batch: Batch, sent_at: datetime) -> None:
+        """Nothing passes unseen: what a batch offered is stored or a dead letter by the time the sweep moves on."""
+        subjects = [item.subject for item in batch.unreadable]
+        for each in batch.conversations:
+            stored = self.store.conversations.get(each.conversation_id)
+            if stored is None or stored.updated_time < each.updated_time:
+                subjects.append(each.conversation_id)
+                continue
+            missing = self._missing_events(stream, each)
+            is_excused = self._is_excused(stream, each.conversation_id, sent_at)
+            assert not missing or is_excused, f"{missing} offered and not stored"
+        for subject in subjects:
+            has_letter = self._open_subjects(stream) & {subject, f"{subject}/row"}
+            assert has_letter or self._is_excused(stream, subject, sent_at), f"{subject} was offered and is not stored"
+
+    # --- at a commit ---
+
+    def about_to_commit(self, changes: Changes) -> None:
+        """Nothing is overwritten by something older, nothing is written twice."""
+        for row in changes.conversations:
+            stored = self.store.conversations.get(row.conversation_id)
+            assert stored is None or row.updated_time >= stored.updated_time, f"{row.conversation_id} becomes older"
+        events = [row.event_id for row in changes.interaction_events]
+        assert len(set(events)) == len(events), "an interaction event twice in one commit"
+        assert self.store.interaction_events.keys().isdisjoint(events), "an interaction event is written again"
+        dead_letters = [row.dead_letter_id for row in changes.payloads]
+        assert len(set(dead_letters)) == len(dead_letters), "a dead letter twice in one commit"
+
+    def committed(self, stream: Stream, commit: Commit, deleted_before: frozenset[str]) -> None:
+        """The journal is whole, and the checkpoint and the letters are its fold."""
+        sight = self.sights[stream]
+        fresh = [self.store._entry(row) for row in self.store.journal[self._journal_read :]]
+        self._journal_read = len(self.store.journal)
+        for entry in fresh:
+            assert entry.stream == stream.key, "an entry that no commit brought"
+            assert entry.version == sight.refolded.version + 1, "the versions of the stream have gaps or doubles"
+            check_link(sight.refolded, entry)
+            sight.refolded = evolve(sight.refolded, entry)
+            self._entry_is_sound(stream, entry)
+        after = commit.checkpoint
+        assert msgspec.json.encode(after) == msgspec.json.encode(sight.refolded), "the checkpoint is not the fold"
+        assert after.unrecorded == Tally(), "a stored checkpoint is ahead of its journal"
+        assert after.sweep_is_recorded, "a stored checkpoint has a sweep that is not in its journal"
+        if commit.changes.missed or commit.changes.found:
+            self.disturbed(stream, "a full sweep noted what it missed")
+        self._letters_agree(stream, after)
+        self._counts_agree(stream, after)
+        self._deletions_are_true(stream, fresh, deleted_before)
+        self._watermark_is_safe(stream, after)
+        if any(isinstance(entry.event, SweepCompleted) for entry in fresh):
+            assert commit.run is not None
+            self._sweep_completed(stream, after, commit.run)
+
+    def decided(self, outcome: Outcome | None, events: tuple[Event, ...]) -> None:
+        """A limit costs no retry and no dead letter."""
+        if not isinstance(outcome, Refused) or rule_for(outcome.problem, has_cursor=False).remedy is not Remedy.WAIT:
+            return
+        assert all(isinstance(event, HARMLESS) for event in events), f"a limit was taken for a failure: {events}"
+
+    def _entry_is_sound(self, stream: Stream, entry: Entry) -> None:
+        sight, event = self.sights[stream], entry.event
+        dead_letter = dead_letter_after(entry, sight.dead_letters.get)
+        if isinstance(event, DeadLetterOpened):
+            self.seen[f"a letter of {event.stage}"] += 1
+            assert event.dead_letter_id not in sight.dead_letters, "a dead letter is opened again"
+            is_open = any(each.subject == event.subject for each in self._open_dead_letters(stream))
+            assert not is_open, f"a second open letter about {event.subject}"
+        if isinstance(event, DeadLetterClosed):
+            assert sight.dead_letters[event.dead_letter_id].closed_at is None, "a letter is closed twice"
+            self.disturbed(stream, f"a letter was {event.resolution}")
+        if isinstance(event, DeadLetterClosed | RedriveFailed):
+            sight.letter_tally += event.tally
+        if isinstance(event, RateLimited):
+            sight.held_until = {event.scope: event.until}
+        if dead_letter is not None:
+            sight.dead_letters[dead_letter.dead_letter_id] = dead_letter
+
+    def _letters_agree(self, stream: Stream, after: Checkpoint) -> None:
+        dead_letters = self.sights[stream].dead_letters
+        stored = {key: each for key, each in self.store.dead_letters.items() if each.stream == stream.key}
+        assert dead_letters == stored, "the letters are not their fold"
+        open_now = {key for key, dead_letter in dead_letters.items() if dead_letter.closed_at is None}
+        assert after.open_dead_letters == len(open_now), "the journal does not count the open letters"
+        with_payload = dead_letters.keys() & self.store.payloads.keys()
+        assert with_payload <= open_now, "a closed letter has a payload"
+        if not self.sights[stream].erased["payloads"]:
+            assert with_payload == open_now, "an open letter has no payload"
+
+    def _counts_agree(self, stream: Stream, after: Checkpoint) -> None:
+        sight = self.sights[stream]
+        runs = [self.store.runs[key] for key in self.store.runs if key.startswith(f"{stream.key}/")]
+        assert after.total == total(run.tally for run in runs) + sight.letter_tally, "the runs do not add up"
+        of_stream = (stream.platform.value, stream.page_id)
+        rows = sum((row.platform, row.page_id) == of_stream for row in self.store.conversations.values())
+        events = sum((row.platform, row.page_id) == of_stream for row in self.store.interaction_events.values())
+        counted = (after.total.inserted, after.total.interaction_events, after.total.dead_lettered)
+        stored = (rows + sight.erased["conversations"], events + sight.erased["events"], len(sight.dead_letters))
+        assert counted == stored, "the journal does not count what the tables hold"
+
+    def _deletions_are_true(self, stream: Stream, fresh: list[Entry], deleted_before: frozenset[str]) -> None:
+        """Only a completed full sweep marks what is gone, and only what was gone while it walked."""
+        marked = self.deleted(stream) - deleted_before
+        completed = [entry.event for entry in fresh if isinstance(entry.event, SweepCompleted)]
+        assert len(marked) == sum(event.tally.deleted for event in completed), "deletions are not counted"
+        sight, threads = self.sights[stream], self.world.inboxes[stream].threads
+        for key in marked:
+            self.seen["a thread was marked as deleted"] += 1
+            thread = threads.get(key)
+            assert sight.sweep_being_read is not None
+            is_there = thread is not None and thread.moved_at <= sight.walk_read_at[sight.sweep_being_read]
+            assert not is_there, f"{key} is there and was marked as deleted"
+
+    def deleted(self, stream: Stream) -> frozenset[str]:
+        return frozenset(row.conversation_id for row in self._rows(stream) if row.deleted_at is not None)
+
+    def _watermark_is_safe(self, stream: Stream, after: Checkpoint) -> None:
+        """What is older than the watermark is stored; less the overlap, where nobody has a clock that is right."""
+        if after.watermark is None:
+            return
+        for thread in self.world.inboxes[stream].threads.values():
+            if thread.updated_time < after.watermark - self.doubt:
+                assert self._is_safe(stream, thread), f"the watermark passed {thread.thread_id}, which is not stored"
+
+    def _sweep_completed(self, stream: Stream, after: Checkpoint, run: Run) -> None:
+        sight = self.sights[stream]
+        self.seen["a sweep completed"] += 1
+        assert sight.sweep_being_read is not None, "a sweep completed that read nothing"
+        walk_read_at = sight.walk_read_at[sight.sweep_being_read]
+        for thread in self.world.inboxes[stream].threads.values():
+            if thread.moved_at <= walk_read_at:
+                assert self._is_safe(stream, thread), f"{thread.thread_id} moved during the walk and was missed"
+        if sight.is_undisturbed and not run.tally.has_changes:
+            self.seen["a quiet sweep"] += 1
+            if run.tally.batches > 1:
+                self.seen["a quiet sweep of several batches"] += 1
+            assert after.version - sight.version_before_run == 1, "a quiet sweep wrote more than one entry"
+
+    # --- what is safe ---
+
+    def _is_safe(self, stream: Stream, thread: Thread) -> bool:
+        """Whether a thread is stored in its newest state with its messages, or is a letter, or was given up."""
+        if self._is_excused(stream, thread.thread_id):
+            return True
+        subjects = self._open_subjects(stream)
+        if thread.thread_id in subjects:
+            return True
+        if self._stored_at(stream, thread.thread_id) < thread.updated_time:
+            return False
+        if f"{thread.thread_id}/messages" in subjects:
+            return True
+        return not self._missing_events(stream, told(thread, self.messages))
+
+    def _is_excused(self, stream: Stream, thread_id: str, as_of: datetime | None = None) -> bool:
+        """Whether its person had it erased, or somebody gave it up as it is, or as it was when it was read."""
+        inbox, given_up_at = self.world.inboxes[stream], self.sights[stream].given_up_at.get(thread_id)
+        if (stream.key, "contact", f"c_{thread_id}") in self.store.forgotten:
+            return True
+        thread = inbox.threads.get(thread_id)
+        if given_up_at is None or thread is None:
+            return given_up_at is not None
+        return thread.moved_at <= given_up_at or (as_of is not None and thread.moved_at > as_of)
+
+    def _stored_at(self, stream: Stream, thread_id: str) -> datetime:
+        """Say of what time the state is that is stored, or kept in the letter about its row."""
+        stored = self.store.conversations.get(thread_id)
+        times = [NEVER] if stored is None else [stored.updated_time]
+        for dead_letter in self._open_dead_letters(stream):
+            if dead_letter.subject == f"{thread_id}/row" and dead_letter.dead_letter_id in self.store.payloads:
+                rows = msgspec.json.decode(self.store.payloads[dead_letter.dead_letter_id], type=Changes).conversations
+                times += [row.updated_time for row in rows]
+        return max(times)
+
+    def _open_subjects(self, stream: Stream) -> set[str]:
+        return {dead_letter.subject for dead_letter in self._open_dead_letters(stream)}
+
+    def _open_dead_letters(self, stream: Stream) -> list[DeadLetter]:
+        return [
+            dead_letter for dead_letter in self.sights[stream].dead_letters.values() if dead_letter.closed_at is None
+        ]
+
+    def _missing_events(self, stream: Stream, read: Conversation) -> set[str]:
+        events = {event.event_id for event in read.interactions} - self.sights[stream].given_up_events
+        return events - self.store.interaction_events.keys() - self._events_in_letters(read.conversation_id)
+
+    def _events_in_letters(self, thread_id: str) -> set[str]:
+        prefix = f"{thread_id}/events/"
+        payloads = [
+            self.store.payloads[key]
+            for key, dead_letter in self.store.dead_letters.items()
+            if dead_letter.subject.startswith(prefix) and key in self.store.payloads
+        ]
+        rows = (msgspec.json.decode(payload, type=Changes).interaction_events for payload in payloads)
+        return {event.event_id for chunk in rows for event in chunk}
+
+    def _rows(self, stream: Stream) -> list[ConversationRow]:
+        of_stream = (stream.platform.value, stream.page_id)
+        return [row for row in self.store.conversations.values() if (row.platform, row.page_id) == of_stream]
+
+    def forgot(self, stream: Stream, thread_id: str, conversations: int, events: int) -> None:
+        self.seen["a person was forgotten"] += 1
+        self.sights[stream].erased.update(conversations=conversations, events=events, payloads=1)
+        self.nothing_is_left_of_the_forgotten()
+        self.sights[stream].given_up_at.pop(thread_id, None)
+
+    def gave_up(self, stream: Stream, due: DueDeadLetter) -> None:
+        """Hear that a letter is to be discarded: a thread is given up as it is now, a message for ever."""
+        if due.dead_letter.stage is Stage.EVENTS and due.payload is not None:
+            rows = msgspec.json.decode(due.payload, type=Changes).interaction_events
+            self.sights[stream].given_up_events |= {row.event_id for row in rows}
+        else:
+            self.sights[stream].given_up_at[due.dead_letter.subject.partition("/")[0]] = self.world.now
+
+    # --- at the end ---
+
+    def everything_is_safe(self) -> None:
+        for stream, inbox in self.world.inboxes.items():
+            for thread in inbox.threads.values():
+                assert self._is_safe(stream, thread), f"{thread.thread_id} is neither stored nor a dead letter"
+
+    def projections_are_the_fold(self) -> None:
+        """Every projection can be dropped and rebuilt equal from the journal alone."""
+        entries = [self.store._entry(row) for row in self.store.journal]
+        rebuilt = list(project(entries, removals(entries)))
+        dead_letters = {each.dead_letter_id: each for each in rebuilt if isinstance(each, DeadLetter)}
+        runs = {each.run.run_id: each.run for each in rebuilt if isinstance(each, RunOf)}
+        snapshots = {each.stream: msgspec.json.encode(each) for each in rebuilt if isinstance(each, Checkpoint)}
+        assert dead_letters == self.store.dead_letters, "the letters are not their fold"
+        assert runs == self.store.runs, "the runs are not their fold"
+        assert snapshots == self.store.checkpoints, "the checkpoints are not their fold"
+
+    def nothing_is_left_of_the_forgotten(self) -> None:
+        gone = {key for _, kind, key in self.store.forgotten if kind == "contact"}
+        kept = [
+            *(row.contact_id for row in self.store.conversations.values()),
+            *(row.contact_id for row in self.store.interaction_events.values()),
+            *(contact_id for _, _, contact_id in self.store.contacts),
+        ]
+        assert gone.isdisjoint(kept), "somebody was forgotten and is stored"
+        held = [key for key in gone if any(key in payload for payload in self.store.payloads.values())]
+        assert not held, "somebody was forgotten and is kept in a letter"
+
+    def tables_equal_inboxes(self) -> None:
+        """Every thread is stored in its newest state, what is gone is marked, and nothing else is stored."""
+        self.nothing_is_left_of_the_forgotten()
+        for stream, inbox in self.world.inboxes.items():
+            self._table_equals_inbox(stream, inbox)
+        for dead_letter in self.store.dead_letters.values():
+            thread_id = dead_letter.subject.removeprefix("contact c_").partition("/")[0]
+            is_here = thread_id in self.world.inboxes[Stream.parse(dead_letter.stream)].threads
+            assert dead_letter.closed_at is not None or not is_here, (
+                f"{dead_letter.subject} can be read and is a letter still"
+            )
+
+    def _table_equals_inbox(self, stream: Stream, inbox: Inbox) -> None:
+        rows = {row.conversation_id: row for row in self._rows(stream)}
+        assert rows.keys() <= inbox.threads.keys() | inbox.gone.keys()
+        for thread in inbox.threads.values():
+            if (stream.key, "contact", thread.contact_id) in self.store.forgotten:
+                continue
+            true, stored = told(thread, self.messages), rows[thread.thread_id]
+            assert stored.deleted_at is None, f"{thread.thread_id} is there and marked as deleted"
+            assert stored.updated_time == true.updated_time
+            assert (stored.snippet, stored.message_count) == (true.snippet, true.message_count)
+            assert {event.event_id for event in true.interactions} <= self.store.interaction_events.keys()
+        times = {thread.updated_time for thread in inbox.threads.values()}
+        for key in rows.keys() & inbox.gone.keys():
+            is_marked = rows[key].deleted_at is not None
+            assert is_marked or rows[key].updated_time in times, f"{key} is gone and not marked as deleted"
+        for key, row in self.store.interaction_events.items():
+            if row.conversation_id in rows:
+                thread = inbox.threads.get(row.conversation_id) or inbox.gone[row.conversation_id]
+                assert key in {event.event_id for event in thread.messages}
+
+
+def _concerns(scope: Scope, owner: Stream, stream: Stream) -> bool:
+    match scope:
+        case Scope.APP:
+            return True
+        case Scope.PAGE:
+            return owner.page_id == stream.page_id
+        case Scope.STREAM:
+            return owner == stream

@@ -1,0 +1,66 @@
+"""Signals of the feed: made up from events, or told by a run over scripted outcomes."""
+
+from collections.abc import Sequence
+
+from kit.builders import CODEC, RUN_ID, STREAM, budget, checkpoint_of, context, entries
+from kit.memory_store import MemoryStore
+from milepost.core.checkpoint import BatchUnchanged, Checkpoint
+from milepost.core.decide import decide, keys_to_look_up
+from milepost.core.events import Event, Tally
+from milepost.core.evolve import fold, skip_unchanged
+from milepost.core.model import Known, Scope, Stream
+from milepost.core.plan import RunBudget
+from milepost.core.ports import Committed, Fetched, Outcome, Usage
+from milepost.core.records import Record, prepare
+from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead, UsageReported
+
+ROWS_SECONDS, EVENTS_SECONDS, COMMIT_SECONDS, FETCH_SECONDS = 0.02, 0.04, 0.08, 0.4
+
+
+def recorded(
+    *events: Event, after: Checkpoint | None = None, run_id: str = RUN_ID, fetch_seconds: float | None = FETCH_SECONDS
+) -> Recorded:
+    """Record events of one run in one commit."""
+    before = after or checkpoint_of()
+    sealed = entries(*events, after=before, run_id=run_id)
+    committed = Committed(1, ROWS_SECONDS, EVENTS_SECONDS)
+    return Recorded(sealed, committed, fold(sealed, before), COMMIT_SECONDS, fetch_seconds)
+
+
+def passed(checkpoint: Checkpoint | None = None) -> UnchangedRead:
+    """Pass over a batch."""
+    return UnchangedRead(checkpoint or checkpoint_of(), Tally(batches=1, unchanged=2), FETCH_SECONDS)
+
+
+def store_retried(stream: Stream = STREAM, reason: str = "the disk is full") -> StoreRetried:
+    """Find the store away."""
+    return StoreRetried(stream.key, attempts=3, away_seconds=12.34, wait_seconds=4.0, reason=reason)
+
+
+def usage_told(*usages: Usage, stream: Stream = STREAM) -> UsageReported:
+    """Hear of budgets: half of the page's calls, where nothing else is said."""
+    return UsageReported(stream.key, usages or (Usage(Scope.PAGE, "call_count", 0.5),))
+
+
+async def told_by_a_run(
+    store: MemoryStore, outcomes: Sequence[Outcome], during: RunBudget | None = None, stream: Stream = STREAM
+) -> list[Notice]:
+    """Let the core settle outcomes one by one, as a run does, and give what readers hear of it."""
+    during, notices = during or budget(), list[Notice]()
+    checkpoint = await store.load(stream.key)
+    for outcome in outcomes:
+        around = context(during=during)
+        known = Known()
+        if isinstance(outcome, Fetched):
+            known = await store.known(keys_to_look_up(checkpoint, outcome, around))
+        match decide(checkpoint, outcome, around, known):
+            case BatchUnchanged() as passed_over:
+                checkpoint = skip_unchanged(checkpoint, passed_over)
+                notices.append(UnchangedRead(checkpoint, passed_over.tally, FETCH_SECONDS))
+            case Record() as record:
+                commit = prepare(checkpoint, record, during.run_id, around.now, CODEC)
+                committed = await store.commit(commit)
+                assert isinstance(committed, Committed)
+                checkpoint = commit.checkpoint
+                notices.append(Recorded(commit.entries, committed, checkpoint, COMMIT_SECONDS, FETCH_SECONDS))
+    return notices

@@ -1,0 +1,122 @@
+"""What a person is told to do about each problem, beside what Milepost does about it."""
+
+import pytest
+
+from kit.builders import STREAM, problem
+from milepost.core.model import Platform, Stream
+from milepost.core.problems import Problem, ProblemKind
+from milepost.core.remedies import BAD_SIGNATURE, RULES, Remedy, rule_for
+from milepost.reporting.advice import ADVICE, PERMISSIONS, advice_on
+
+INSTAGRAM = Stream(Platform.INSTAGRAM, "77")
+CODES = (*range(500), 613, 2500, 2635, 2642, *range(80000, 80015))
+STOPS = {Remedy.STOP_AUTHORIZATION, Remedy.STOP_CONFIGURATION}
+
+
+def said(what: Problem, message: str) -> Problem:
+    return Problem(what.kind, message, what.http_status, what.code, what.subcode)
+
+
+@pytest.mark.parametrize(
+    ("subcode", "words"),
+    [
+        (None, "not valid"),
+        (458, "removed the app"),
+        (459, "log in at facebook.com"),
+        (460, "changed the password"),
+        (463, "expired"),
+        (464, "log in at facebook.com"),
+        (467, "invalidated"),
+        (492, "a role on page 1234567890"),
+    ],
+)
+def test_each_way_in_which_a_token_dies_asks_for_a_new_one_and_says_where_it_goes(
+    subcode: int | None, words: str
+) -> None:
+    advice = advice_on(problem(190, subcode=subcode), STREAM)
+    assert words in advice
+    assert "give page 1234567890 a new access_token" in advice
+    assert "access_token_file" in advice
+    assert "without a restart" in advice
+
+
+@pytest.mark.parametrize("code", [3, 10, 200, 230, 299])
+def test_a_missing_permission_is_named_for_the_platform(code: int) -> None:
+    assert "pages_messaging, pages_manage_metadata and pages_read_engagement" in advice_on(problem(code), STREAM)
+    advice = advice_on(problem(code), INSTAGRAM)
+    assert "instagram_basic, instagram_manage_messages" in advice
+    assert "pages_messaging" not in advice
+    assert "page 77" in advice
+
+
+@pytest.mark.parametrize("code", [102, 190, 492, *range(200, 300), 3, 10])
+def test_whatever_stops_for_authorization_speaks_of_the_token(code: int) -> None:
+    assert "new access_token" in advice_on(problem(code), STREAM)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        (problem(104), "source.app_secret"),
+        (said(problem(100), f"API calls require an {BAD_SIGNATURE} argument"), "source.app_secret"),
+        (problem(12), "source.version"),
+        (problem(2635), "source.version"),
+        (problem(100, subcode=33), "whether page 1234567890 still exists"),
+        (problem(100), "report"),
+        (problem(2500), "report"),
+        (problem(368), "support inbox of page 1234567890"),
+        (problem(kind=ProblemKind.MISCONFIGURED), "config.yaml"),
+        (problem(kind=ProblemKind.NOT_MANAGED), "source.access_token manages page 1234567890 no more"),
+        (problem(kind=ProblemKind.NETWORK), "network and source.base_url"),
+        (problem(kind=ProblemKind.TIMEOUT), "source.request_timeout"),
+        (problem(kind=ProblemKind.CURSOR_LOOP), "report"),
+        (problem(2642), "begins again at the head"),
+        (problem(2), "metastatus.com"),
+    ],
+)
+def test_the_advice_names_what_to_look_at(what: Problem, words: str) -> None:
+    assert words in advice_on(what, STREAM)
+
+
+def problems() -> list[Problem]:
+    """Give every code with and without what the rules look at, and every kind without a code."""
+    return [
+        *(problem(code, subcode=subcode) for code in CODES for subcode in (None, 33, 99, 463)),
+        *(problem(kind=kind, http_status=status) for kind in ProblemKind for status in (None, 429, 500)),
+    ]
+
+
+def test_whatever_stops_a_stream_calls_for_a_person_and_nothing_else_tells_one_to_act_at_once() -> None:
+    for each in problems():
+        rule = rule_for(each, has_cursor=True)
+        advice = advice_on(each, STREAM)
+        mends_itself = advice.startswith("nothing to do")
+        if rule.remedy in STOPS:
+            assert not mends_itself, (each, advice)
+        elif rule.remedy is Remedy.WAIT:
+            assert mends_itself or "by itself" in advice, (each, advice)
+        elif rule.then not in STOPS and each.code != 100:
+            assert mends_itself, (each, advice)
+
+
+def test_whoever_waits_for_a_limit_is_told_not_to_call_on() -> None:
+    for rule in RULES:
+        for code in rule.codes or ():
+            if rule.remedy is Remedy.WAIT and code != 368:
+                assert "calling on would prolong it" in advice_on(problem(code), STREAM)
+    assert "calling on would prolong it" in advice_on(problem(http_status=429), STREAM)
+
+
+def test_advice_is_one_sentence_without_placeholders_on_either_platform() -> None:
+    for row in ADVICE:
+        for platform, permissions in PERMISSIONS.items():
+            sentence = row.sentence.format(page="1", permissions=permissions)
+            assert sentence == sentence.strip()
+            assert not sentence.endswith(".")
+            assert "\n" not in sentence
+            assert "{" not in sentence, platform
+
+
+def test_what_the_server_said_is_not_repeated() -> None:
+    """It is told beside the advice, and could hold anything."""
+    assert "hunter2" not in advice_on(said(problem(190), "hunter2"), STREAM)

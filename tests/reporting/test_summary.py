@@ -1,0 +1,71 @@
+"""summary: what a sync came to, and the exit code that scripts rely on."""
+
+import pytest
+
+from kit.builders import NOON
+from milepost.core.checkpoint import Run
+from milepost.core.events import Reason, RunStatus, Tally
+from milepost.core.ports import RunResult
+from milepost.reporting.summary import ExitCode, exit_code, totals
+
+
+def result(status: RunStatus, reason: Reason | None = None, **counts: int) -> RunResult:
+    return RunResult("messenger:1", Run("r_1", NOON, status=status, reason=reason, **counts))  # type: ignore[arg-type]
+
+
+COMPLETE = result(RunStatus.COMPLETE)
+WITH_ERRORS = result(RunStatus.COMPLETE_WITH_ERRORS)
+PAUSED = result(RunStatus.PAUSED, Reason.TIME_LIMIT)
+FAILED = result(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED)
+NO_TOKEN = result(RunStatus.STOPPED, Reason.AUTHORIZATION)
+WRONG_SETTING = result(RunStatus.STOPPED, Reason.CONFIGURATION)
+NOT_WORKED = RunResult("messenger:1", None)
+BROKEN = RunResult("messenger:1", None, error="the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("one", "code"),
+    [
+        (COMPLETE, ExitCode.COMPLETE),
+        (WITH_ERRORS, ExitCode.WITH_ERRORS),
+        (FAILED, ExitCode.WITH_ERRORS),
+        (BROKEN, ExitCode.WITH_ERRORS),
+        (PAUSED, ExitCode.PROGRESS_SAVED),
+        (NOT_WORKED, ExitCode.PROGRESS_SAVED),
+        (NO_TOKEN, ExitCode.AUTHORIZATION),
+        (WRONG_SETTING, ExitCode.CONFIGURATION),
+    ],
+)
+def test_each_ending_has_its_exit_code(one: RunResult, code: ExitCode) -> None:
+    assert exit_code([one]) is code
+
+
+@pytest.mark.parametrize(
+    ("several", "code"),
+    [
+        ([COMPLETE, PAUSED], 75),
+        ([COMPLETE, PAUSED, WITH_ERRORS], 1),
+        ([PAUSED, FAILED, NO_TOKEN], 77),
+        ([NO_TOKEN, BROKEN, WRONG_SETTING], 78),
+        ([], 0),
+    ],
+)
+def test_of_several_streams_the_most_serious_wins(several: list[RunResult], code: int) -> None:
+    assert exit_code(several) == code
+    assert exit_code(several[::-1]) == code
+
+
+def test_totals_add_up_all_runs() -> None:
+    runs = [
+        RunResult("a", Run("r_1", NOON, tally=Tally(batches=8, inserted=5), retries=2)),
+        RunResult("b", Run("r_2", NOON, tally=Tally(batches=1, updated=3), retries=1, failed_batches=1)),
+        BROKEN,
+    ]
+    whole = totals(runs)
+    assert whole.tally == Tally(batches=9, inserted=5, updated=3)
+    assert (whole.retries, whole.failed_batches) == (3, 1)
+    assert whole.success_rate == 0.9
+
+
+def test_where_nothing_was_to_do_nothing_failed() -> None:
+    assert totals([]).success_rate == 1.0

@@ -1,0 +1,370 @@
+"""Redriving and discarding over real HTTP, with a stand-in for the supervisor."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from msgspec.structs import replace
+from structlog.testing import capture_logs
+
+from kit.builders import STREAM, at
+from milepost.core.checkpoint import DeadLetter
+from milepost.core.commands import DeadLetterCommand, Discard, Redrive
+from milepost.core.errors import MilepostError, StoreAway, StoreRefused
+from milepost.core.events import Stage
+from milepost.core.ports import DueDeadLetter
+from milepost.service.api import background as desk_module
+from milepost.service.api import parsing
+from milepost.service.api.background import background_work
+from milepost.service.api.endpoint import routes_of
+from milepost.service.api.letter_actions import dead_letter_actions
+from milepost.service.http import MAX_BODY_BYTES, serve
+
+ID = "0123456789abcdef"
+LETTER = DeadLetter(ID, STREAM.key, Stage.FETCH, "t_1", "it went wrong", at(0), attempts=2, redrive_at=at(900))
+TRIED_AGAIN = replace(LETTER, attempts=3, reason="it went wrong again", redrive_at=at(1800))
+JSON = {"Content-Type": "application/json"}
+BY = "API from 127.0.0.1"
+
+
+class Supervisor:
+    """Does what it is told with one open dead letter, and keeps what it was asked."""
+
+    def __init__(self, what: Callable[[], Awaitable[DeadLetter | None]]) -> None:
+        self.asked: list[DeadLetterCommand] = []
+        self._what = what
+
+    async def do(self, command: DeadLetterCommand) -> DeadLetter | None:
+        self.asked.append(command)
+        return await self._what()
+
+    async def find(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
+        return (DueDeadLetter(LETTER, "{}"),) if dead_letter_ids == (ID,) else ()
+
+
+def giving(answer: DeadLetter | None) -> Supervisor:
+    async def give() -> DeadLetter | None:
+        return answer
+
+    return Supervisor(give)
+
+
+def failing(error: Exception) -> Supervisor:
+    async def fail() -> DeadLetter | None:
+        raise error
+
+    return Supervisor(fail)
+
+
+@asynccontextmanager
+async def client(supervisor: Supervisor, *, max_wait_seconds: float = 20.0) -> AsyncIterator[aiohttp.ClientSession]:
+    async with (
+        background_work(max_wait_seconds=max_wait_seconds) as desk,
+        serve("127.0.0.1", 0, routes_of(dead_letter_actions(desk, supervisor.do, supervisor.find))) as url,
+        aiohttp.ClientSession(url) as session,
+    ):
+        yield session
+
+
+async def post(
+    session: aiohttp.ClientSession, action: str, body: str | bytes = b"", dead_letter_id: str = ID
+) -> tuple[int, dict[str, Any]]:
+    url = f"/api/dead-letters/{dead_letter_id}/{action}"
+    async with session.post(url, data=body, headers=JSON) as response:
+        expected = "application/json" if response.ok else "application/problem+json"
+        assert response.content_type == expected
+        return response.status, json.loads(await response.read())
+
+
+def detail(problem: dict[str, Any]) -> str:
+    text = problem["detail"]
+    assert isinstance(text, str)
+    return text
+
+
+# --- what an action comes to ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", ["", "{}", " {} "])
+async def test_a_redrive_that_succeeds_tells_that_the_letter_is_closed(body: str) -> None:
+    supervisor = giving(None)
+    async with client(supervisor) as session:
+        status, answer = await post(session, "redrive", body)
+    assert (status, answer["dead_letter_id"], answer["outcome"], answer["is_open"]) == (200, ID, "closed", False)
+    assert supervisor.asked == [Redrive(ID, BY)]
+
+
+async def test_a_redrive_in_vain_tells_why_and_when_it_is_tried_again() -> None:
+    async with client(giving(TRIED_AGAIN)) as session:
+        status, answer = await post(session, "redrive")
+    assert status == 200
+    assert answer == {
+        "dead_letter_id": ID,
+        "outcome": "failed",
+        "is_open": True,
+        "reason": "it went wrong again",
+        "attempts": 3,
+        "redrive_at": "2026-03-01T12:30:00Z",
+    }
+
+
+async def test_a_letter_that_was_not_even_tried_is_told_apart() -> None:
+    async with client(giving(LETTER)) as session:
+        status, answer = await post(session, "redrive")
+    assert (status, answer["outcome"], answer["is_open"], answer["attempts"]) == (200, "held", True, 2)
+
+
+async def test_a_discard_hands_the_reason_on() -> None:
+    supervisor = giving(None)
+    async with client(supervisor) as session:
+        status, answer = await post(session, "discard", '{"reason": " the page is sold \\n"}')
+    assert (status, answer["outcome"]) == (200, "closed")
+    assert supervisor.asked == [Discard(ID, "the page is sold", BY)]
+
+
+@pytest.mark.parametrize("length", [1, 500])
+async def test_a_reason_may_be_as_long_as_the_journal_takes(length: int) -> None:
+    async with client(giving(None)) as session:
+        status, _ = await post(session, "discard", json.dumps({"reason": "ü" * length}))
+    assert status == 200
+
+
+# --- what takes long --------------------------------------------------------------------------------------------------
+
+
+async def test_what_takes_long_is_accepted_and_goes_on() -> None:
+    released, finished = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> DeadLetter | None:
+        await released.wait()
+        finished.set()
+        return None
+
+    async with client(Supervisor(slow), max_wait_seconds=0.05) as session:
+        status, answer = await post(session, "redrive")
+        assert (status, answer["outcome"], answer["is_open"], answer["reason"]) == (
+            202,
+            "accepted",
+            None,
+            "it went wrong",
+        )
+        released.set()
+        async with asyncio.timeout(60):
+            await finished.wait()
+
+
+async def test_what_is_under_way_at_the_end_is_cancelled_and_leaves_no_task() -> None:
+    ended: list[str] = []
+
+    async def endless() -> DeadLetter | None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
+        return None
+
+    before = asyncio.all_tasks()
+    async with client(Supervisor(endless), max_wait_seconds=0.05) as session:
+        assert (await post(session, "redrive"))[0] == 202
+        assert not ended
+    assert ended == ["cancelled"]
+    assert asyncio.all_tasks() == before
+
+
+async def test_what_fails_after_it_was_accepted_is_nobodys_lost_exception(caplog: pytest.LogCaptureFixture) -> None:
+    failed = asyncio.Event()
+
+    async def fail_late() -> DeadLetter | None:
+        await asyncio.sleep(0.1)
+        failed.set()
+        raise ZeroDivisionError
+
+    with capture_logs() as lines:
+        async with client(Supervisor(fail_late), max_wait_seconds=0.02) as session:
+            assert (await post(session, "redrive"))[0] == 202
+            async with asyncio.timeout(60):
+                await failed.wait()
+    assert [(line["log_level"], line["part"]) for line in lines] == [("error", f"errand about {ID}")]
+    assert "never retrieved" not in caplog.text
+
+
+async def test_the_actions_under_way_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "MAX_UNDER_WAY", 2)
+
+    async def endless() -> DeadLetter | None:
+        await asyncio.Event().wait()
+        return None
+
+    supervisor = Supervisor(endless)
+    async with client(supervisor, max_wait_seconds=0.02) as session:
+        statuses = [(await post(session, "redrive"))[0] for _ in range(3)]
+    assert statuses == [202, 202, 503]
+    assert len(supervisor.asked) == 2
+
+
+async def test_a_store_that_does_not_answer_is_not_waited_for() -> None:
+    class Mute(Supervisor):
+        async def find(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
+            await asyncio.Event().wait()
+            return await super().find(dead_letter_ids)
+
+    async def never() -> DeadLetter | None:
+        raise AssertionError
+
+    async with client(Mute(never), max_wait_seconds=0.02) as session:
+        status, problem = await post(session, "redrive")
+    assert (status, detail(problem)) == (503, "the database did not answer in time")
+
+
+# --- what cannot be done ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["redrive", "discard"])
+async def test_a_letter_that_is_not_open_is_not_found(action: str) -> None:
+    supervisor = giving(None)
+    async with client(supervisor) as session:
+        status, problem = await post(session, action, '{"reason": "x"}' if action == "discard" else "", "f" * 16)
+    assert (status, detail(problem)) == (404, f"there is no open dead letter {'f' * 16}")
+    assert supervisor.asked == []
+
+
+@pytest.mark.parametrize("dead_letter_id", ["T_1", "f" * 65, "..%2f..", "%00", "é"])
+async def test_what_can_be_no_id_is_not_found(dead_letter_id: str) -> None:
+    async with client(giving(None)) as session:
+        assert (await post(session, "redrive", dead_letter_id=dead_letter_id))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (MilepostError("messenger:1 is not configured: there is no token to read it with"), 409),
+        (StoreAway("the database does not answer: it is locked", hint="it is tried again"), 503),
+        (StoreRefused("the database cannot be used"), 503),
+    ],
+)
+async def test_what_keeps_an_errand_from_being_done_is_told(error: MilepostError, status: int) -> None:
+    with capture_logs() as lines:
+        async with client(failing(error)) as session:
+            told, problem = await post(session, "redrive")
+    assert (told, detail(problem)) == (status, str(error))
+    assert lines == []
+
+
+async def test_a_bug_is_logged_and_told_without_its_particulars() -> None:
+    with capture_logs() as lines:
+        async with client(failing(ZeroDivisionError("a secret particular"))) as session:
+            status, problem = await post(session, "redrive")
+    assert status == 500
+    assert "particular" not in str(problem)
+    assert [line["log_level"] for line in lines] == ["error"]
+
+
+@pytest.mark.parametrize(
+    ("action", "body", "status"),
+    [
+        ("redrive", '{"reason": "x"}', 422),
+        ("redrive", "[]", 422),
+        ("redrive", "{", 400),
+        ("discard", "", 422),
+        ("discard", "{}", 422),
+        ("discard", '{"reason": ""}', 422),
+        ("discard", '{"reason": " \\n\\t "}', 422),
+        ("discard", '{"reason": 5}', 422),
+        ("discard", '{"reason": "x", "force": true}', 422),
+        ("discard", json.dumps({"reason": "x" * 501}), 422),
+        ("discard", "reason=x", 400),
+        ("discard", b'{"reason": "\xff"}', 400),
+        ("discard", b'{"reason": "\\ud800"}', 400),
+        ("discard", b'{"reason": ' + b"[" * 60_000, 422),
+        ("discard", json.dumps({"reason": "x" * MAX_BODY_BYTES}), 413),
+    ],
+)
+async def test_a_body_that_is_not_as_it_should_be_does_nothing(action: str, body: str | bytes, status: int) -> None:
+    supervisor = giving(None)
+    with capture_logs() as lines:
+        async with client(supervisor) as session:
+            assert (await post(session, action, body))[0] == status
+    assert supervisor.asked == []
+    assert lines == []
+
+
+async def test_a_body_in_a_broken_encoding_is_the_callers_fault(caplog: pytest.LogCaptureFixture) -> None:
+    supervisor = giving(None)
+    with capture_logs() as lines:
+        async with (
+            client(supervisor) as session,
+            session.post(
+                f"/api/dead-letters/{ID}/redrive", data=b"no gzip", headers={**JSON, "Content-Encoding": "gzip"}
+            ) as response,
+        ):
+            assert response.status == 400
+    assert supervisor.asked == []
+    assert lines == []
+    assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
+async def test_a_caller_who_goes_away_in_the_middle_of_a_body_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    supervisor = giving(None)
+    with capture_logs() as lines:
+        async with client(supervisor) as session:
+            _, writer = await sent_half(session)
+            writer.close()
+            await writer.wait_closed()
+            assert (await post(session, "redrive"))[0] == 200  # the one before is over
+    assert supervisor.asked == [Redrive(ID, BY)]
+    assert lines == []
+    assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
+async def sent_half(session: aiohttp.ClientSession) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Begin to redrive, and keep the end of the body back."""
+    url = session._base_url
+    assert url is not None
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    head = f"POST /api/dead-letters/{ID}/redrive HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Content-Length: 2\r\n\r\n{{".encode())
+    await writer.drain()
+    return reader, writer
+
+
+async def test_a_body_that_never_comes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing, "MAX_BODY_SECONDS", 0.05)
+    async with client(giving(None)) as session:
+        reader, writer = await sent_half(session)
+        async with asyncio.timeout(60):
+            assert b" 408 Request Timeout" in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+
+
+# --- who may act ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ({}, 415),
+        (JSON | {"Origin": "http://evil.example"}, 403),
+        (JSON | {"Origin": "null"}, 403),
+        (JSON | {"Sec-Fetch-Site": "cross-site"}, 403),
+        (JSON | {"Sec-Fetch-Site": "same-site"}, 403),
+        (JSON | {"Host": "evil.example"}, 421),
+    ],
+)
+async def test_nothing_is_done_for_a_page_of_another_site(headers: dict[str, str], status: int) -> None:
+    supervisor = giving(None)
+    async with (
+        client(supervisor) as session,
+        session.post(
+            f"/api/dead-letters/{ID}/redrive", headers=headers, skip_auto_headers=["Content-Type"]
+        ) as response,
+    ):
+        assert response.status == status
+        assert response.content_type == "application/problem+json"
+    assert supervisor.asked == []

@@ -1,0 +1,161 @@
+"""Databases as anybody finds them: read, dumped and tampered with beside the store, whichever database it is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from contracts.store_contract import JournalRow, Tables
+from kit.postgres import Database
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.model import InteractionEventRow
+from milepost.stores import rows
+from milepost.stores.url import StoreUrl
+from stores.sqlite_files import DROP_TRIGGERS, execute, raw
+
+PROJECTIONS = ("checkpoints", "runs", "dead_letters")
+
+Rows = list[tuple[Any, ...]]
+Ask = Callable[[str], Rows]
+
+
+class StoreDump(ABC):
+    """A database and what is kept in it. Instants are texts, and so is JSON."""
+
+    def __init__(self, store_url: StoreUrl) -> None:
+        self.store_url = store_url
+
+    @abstractmethod
+    def execute(self, statements: str) -> None:
+        """Run statements beside the store."""
+
+    @abstractmethod
+    def asking(self) -> AbstractContextManager[Ask]:
+        """Ask beside the store, again and again."""
+
+    @abstractmethod
+    def unguard(self) -> None:
+        """Let the journal be changed."""
+
+    @abstractmethod
+    def refuse_deletes(self, table: str) -> None:
+        """Let no row of a table be deleted any more: `not this one`."""
+
+    @abstractmethod
+    def columns(self, table: str, *, only_nullable: bool) -> dict[str, str]:
+        """Name the columns of a table, each with a value that is hardly in it, as SQL."""
+
+    def rows(self, query: str) -> Rows:
+        """Ask beside the store."""
+        with self.asking() as ask:
+            return ask(query)
+
+    def projections(self) -> dict[str, Rows]:
+        """Dump the projections, each table in the order of its key."""
+        with self.asking() as ask:
+            return {table: ask(f"SELECT * FROM {table} ORDER BY 1") for table in PROJECTIONS}
+
+    def tables(self) -> Tables:
+        """Read everything."""
+        with self.asking() as ask:
+            contacts = [rows.contact_row(each) for each in ask("SELECT * FROM contacts")]
+            conversations = [rows.conversation_row(each) for each in ask("SELECT * FROM conversations")]
+            events = [_interaction_event(each) for each in ask("SELECT * FROM contact_interaction_events")]
+            dead_letters = [rows.dead_letter(each) for each in ask("SELECT * FROM dead_letters")]
+            states = ask("SELECT stream, state FROM checkpoints")
+            return Tables(
+                tuple(JournalRow(*each) for each in ask("SELECT * FROM journal ORDER BY seq")),
+                {key: msgspec.json.decode(state, type=Checkpoint) for key, state in states},
+                {each[0]: rows.run(each).run for each in ask("SELECT * FROM runs")},
+                {row.conversation_id: row for row in conversations},
+                {(row.platform, row.page_id, row.contact_id): row for row in contacts},
+                {row.event_id: row for row in events},
+                {dead_letter.dead_letter_id: dead_letter for dead_letter in dead_letters},
+                dict(ask("SELECT dead_letter_id, payload FROM dead_letter_payloads")),
+            )
+
+
+class SqliteDump(StoreDump):
+    """A file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(StoreUrl(f"sqlite:///{path}"))
+        self.path = path
+
+    def execute(self, statements: str) -> None:
+        execute(self.path, statements)
+
+    @contextmanager
+    def asking(self) -> Iterator[Ask]:
+        with raw(self.path) as connection:
+            yield lambda query: connection.execute(query).fetchall()
+
+    def unguard(self) -> None:
+        self.execute(DROP_TRIGGERS)
+
+    def refuse_deletes(self, table: str) -> None:
+        raising = "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+        self.execute(f"CREATE TRIGGER refuses BEFORE DELETE ON {table} {raising}")
+
+    def columns(self, table: str, *, only_nullable: bool) -> dict[str, str]:
+        found = self.rows(f"PRAGMA table_info({table})")
+        return {name: "7" for _, name, _, is_not_null, _, _ in found if not (only_nullable and is_not_null)}
+
+
+class PostgresDump(StoreDump):
+    """A database of a server."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database.store_url)
+        self.database = database
+
+    def execute(self, statements: str) -> None:
+        self.database.sql(statements)
+
+    @contextmanager
+    def asking(self) -> Iterator[Ask]:
+        with self.database.connect() as connection:
+            yield lambda query: connection.execute(query.encode()).fetchall()
+
+    def unguard(self) -> None:
+        self.execute("ALTER TABLE journal DISABLE TRIGGER USER")
+
+    def refuse_deletes(self, table: str) -> None:
+        self.execute(
+            "CREATE FUNCTION refuses() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " RAISE EXCEPTION 'not this one' USING ERRCODE = 'restrict_violation'; END $$;"
+            f"CREATE TRIGGER refuses BEFORE DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION refuses()"
+        )
+
+    def columns(self, table: str, *, only_nullable: bool) -> dict[str, str]:
+        found = self.rows(
+            "SELECT column_name, is_nullable = 'YES', data_type LIKE 'timestamp%' FROM information_schema.columns "
+            f"WHERE table_schema = 'milepost' AND table_name = '{table}'"
+        )
+        return {
+            name: "'2001-01-01'" if is_instant else "'7'"
+            for name, is_nullable, is_instant in found
+            if is_nullable or not only_nullable
+        }
+
+
+def tables_of(path: Path) -> Tables:
+    """Read everything in a SQLite database."""
+    return SqliteDump(path).tables()
+
+
+def projections(path: Path) -> dict[str, Rows]:
+    """Dump the projections of a SQLite database."""
+    return SqliteDump(path).projections()
+
+
+def _interaction_event(columns: tuple[Any, ...]) -> InteractionEventRow:
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, at = columns
+    at = datetime.fromisoformat(at)
+    return InteractionEventRow(
+        event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, at
+    )
