@@ -43,9 +43,8 @@ async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
             answer = await do(dead_letter, command)
             answers.append(answer)
             nth = f"[{number:,}/{len(work):,}] " if len(work) > 1 else ""
-            click.echo(
-                f"{nth}{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}: {_told(answer, done)}"
-            )
+            what = f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}"
+            click.echo(f"{nth}{what}: {_told(answer, done)}")
     if len(work) > 1:
         click.echo(f"{sum(answer.outcome is Outcome.CLOSED for answer in answers):,} of {len(work):,} {done}")
     return await _exit_code(settings, work, answers)
