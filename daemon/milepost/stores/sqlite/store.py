@@ -129,9 +129,9 @@ class SqliteStore:
         return await self._database.run(partial(self._settle, commit))
 
     async def watch(self) -> StoreLost:
-        """Wait until a file of the database is not the one that was opened any more, and say so.
+        """Wait until a file of the database was deleted or replaced, and return what happened.
 
-        In a thread of its own: that of the connection may wait for a lock.
+        It looks in another thread than the connection's, which may wait for a lock.
         """
         while True:
             await asyncio.sleep(WATCH_SECONDS)
