@@ -1,8 +1,8 @@
 """Wrong tokens: limited per client, counted, and logged.
 
 The right token is always accepted, whatever wrong ones came from the same address: behind a proxy everybody has that
-address, and whoever guesses must not lock out the owner, a scrape or a command. So what keeps a token from being guessed
-is not the limit but its length, at least 16 characters, which the settings demand.
+address, and whoever guesses must not lock out the owner, a scrape or a command. So what keeps a token from being
+guessed is not the limit but its length, at least 16 characters, which the settings demand.
 """
 
 import asyncio
