@@ -24,7 +24,7 @@ from milepost.stores.sqlite.exclusive import exclusive
 from milepost.stores.sqlite.identity import OpenFiles
 from milepost.stores.sqlite.lookups import AFTER_ALL, checkpoints, letters_with_payloads, seq_before, within_runs
 from milepost.stores.sqlite.migrate import demand_current
-from milepost.stores.sqlite.permissions import make_private
+from milepost.stores.sqlite.permissions import close_to_others
 
 
 @asynccontextmanager
@@ -37,7 +37,7 @@ async def open_sqlite_archive(path: Path, *, alone: bool = False) -> AsyncIterat
     await asyncio.to_thread(demand_current, path)
     if alone:
         with exclusive(path) as lock:
-            await asyncio.to_thread(make_private, path)
+            await asyncio.to_thread(close_to_others, path)
             async with connect(path, {"synchronous": "FULL"}, files=OpenFiles(path, lock)) as database:
                 yield SqliteArchive(database, Codec())
     else:

@@ -28,7 +28,7 @@ from milepost.stores.sqlite.exclusive import exclusive
 from milepost.stores.sqlite.identity import OpenFiles, kept_open
 from milepost.stores.sqlite.lookups import checkpoints, due_letters, known, letters_with_payloads
 from milepost.stores.sqlite.migrate import demand_finished, migrate
-from milepost.stores.sqlite.permissions import LOCK, beside, make_private
+from milepost.stores.sqlite.permissions import LOCK, beside, close_to_others, create_private
 from milepost.stores.sqlite.writing import REFUSALS, reason_of, refused_rows, write
 
 # Pages of WAL between two checkpoints: rewriting scattered pages into the file is what bounds the speed of inserts,
@@ -56,7 +56,7 @@ async def open_sqlite(
     path = real_path(path)
     is_missing = not path.exists() and beside(path, LOCK).exists()
     with exclusive(path) as lock:
-        await asyncio.to_thread(make_private, path)
+        await asyncio.to_thread(create_private, path)
         await asyncio.to_thread(demand_finished, path)
         applied = await asyncio.to_thread(migrate, path)
         if is_missing:
@@ -72,6 +72,7 @@ async def open_sqlite(
         with kept_open(path) as descriptor:
             async with connect(path, pragmas, files=OpenFiles(path, lock, descriptor)) as database:
                 await database.run(_demand_writable)
+                await asyncio.to_thread(close_to_others, path)  # only now: it is ours, and can be used
                 yield SqliteStore(database, Codec(), events_chunk_size)
                 await asyncio.to_thread(database.files.demand_same)  # or the work in the block was for nothing
 
