@@ -33,7 +33,7 @@ from milepost.stores.sqlite.lookups import (
     within_runs,
 )
 from milepost.stores.sqlite.migrate import demand_current
-from milepost.stores.sqlite.permissions import make_private
+from milepost.stores.sqlite.permissions import close_to_others
 
 
 @asynccontextmanager
@@ -46,7 +46,7 @@ async def open_sqlite_archive(path: Path, *, alone: bool = False) -> AsyncIterat
     await asyncio.to_thread(demand_current, path)
     if alone:
         with exclusive(path) as lock:
-            await asyncio.to_thread(make_private, path)
+            await asyncio.to_thread(close_to_others, path)
             async with connect(path, {"synchronous": "FULL"}, files=OpenFiles(path, lock)) as database:
                 yield SqliteArchive(database, Codec())
     else:
