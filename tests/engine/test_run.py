@@ -266,6 +266,13 @@ async def test_readers_hear_every_entry_after_its_commit_in_order() -> None:
     assert versions == list(range(1, len(store.journal) + 1))
 
 
+async def test_readers_hear_how_long_each_answer_took() -> None:
+    feed = Feed()
+    signals = heard(feed)
+    await ran(shared(MemoryStore(), policy=POLICY, feed=feed), Inbox(3), work())
+    assert [signal.fetch_seconds for signal in signals if isinstance(signal, Recorded)] == [0.1] * 4
+
+
 # --- remedies ---------------------------------------------------------------------------------------------------------
 
 
