@@ -20,6 +20,8 @@ from kit.builders import (
 from kit.engine_doubles import Inbox, cursor_of, engine, find_open_dead_letters, running
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.commands import Redrive
+from milepost.core.errors import MilepostError
 from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Reason, RedriveFailed, Resolution, Stage
 from milepost.core.evolve import fold
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream, Table
@@ -185,3 +187,36 @@ async def test_a_stop_cuts_a_redrive_short_and_leaves_the_letter_as_it_was() -> 
     assert asyncio.get_running_loop().time() == FIRST_REDRIVE + 1
     assert len(inbox.reread_ids) == 1
     assert find_open_dead_letters(store) == before
+
+
+async def test_a_stream_that_is_dismissed_redrives_nothing_more() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    inbox = Poisonous(parts, 1, good_from=0)
+    supervisor = Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=2 * FIRST_REDRIVE))
+
+    async def leave(asked: Request | str) -> Outcome | None:
+        if len(inbox.asked) == 2:  # the second run, at whose end the letter is due
+            supervisor.dismiss(STREAM)
+        return await poison(asked)
+
+    poison, inbox._before = inbox._poison, leave
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(3 * FIRST_REDRIVE)
+
+    assert len(find_open_dead_letters(store)) == 1
+    assert len(inbox.asked) == 2
+    assert inbox.reread_ids == []
+
+
+async def test_a_stream_that_was_dismissed_has_no_source_to_read_a_letter_with() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    supervisor = Supervisor(parts, {STREAM: Poisonous(parts, 1, good_from=0)}, Schedule())
+    await supervisor.sync([STREAM])
+    (dead_letter,) = find_open_dead_letters(store)
+
+    supervisor.dismiss(STREAM)
+
+    with pytest.raises(MilepostError, match="is not configured"):
+        await supervisor.do(Redrive(dead_letter.dead_letter_id, by="Ada"))

@@ -266,6 +266,13 @@ async def test_readers_hear_every_entry_after_its_commit_in_order() -> None:
     assert versions == list(range(1, len(store.journal) + 1))
 
 
+async def test_readers_hear_how_long_each_answer_took() -> None:
+    feed = Feed()
+    notices = heard(feed)
+    await ran(engine(MemoryStore(), policy=POLICY, feed=feed), Inbox(3), budget())
+    assert [notice.fetch_seconds for notice in notices if isinstance(notice, Recorded)] == [0.1] * 4
+
+
 # --- remedies ---------------------------------------------------------------------------------------------------------
 
 

@@ -384,6 +384,19 @@ async def test_a_stream_that_is_dismissed_before_the_daemon_works_is_not_worked(
     assert inbox.asked == []
 
 
+async def test_a_stream_that_is_admitted_after_the_daemon_has_worked_begins_nothing() -> None:
+    first, late = streams(2)
+    parts = engine(MemoryStore(), policy=POLICY)
+    supervisor = Supervisor(parts, {first: Inbox(1)}, Schedule())
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(10)
+
+    supervisor.admit(late, inbox := Inbox(1, prefix="l"))
+
+    await asyncio.sleep(10)
+    assert inbox.asked == []
+
+
 # --- settings change --------------------------------------------------------------------------------------------------
 
 

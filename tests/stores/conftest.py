@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from milepost.stores.sqlite.migrate import migrate
-from milepost.stores.sqlite.permissions import make_private
+from milepost.stores.sqlite.permissions import create_private
 
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give an empty database of this program's schema, to be copied: each migration waits for the disk."""
     path = tmp_path_factory.mktemp("migrated") / "milepost.db"
-    make_private(path)
+    create_private(path)
     migrate(path)
     return path
 

@@ -97,6 +97,8 @@ async def test_no_secret_leaves_however_it_is_given_and_whatever_goes_wrong(
         assert simulator.requests.by_status[502] > 0, done
     async with serving(telling_all) as base_url:
         configure(installation, base_url, given)
+        adopted = await milepost(installation.folder, "store", "adopt", "--yes", environment=given.environment)
+        assert adopted.code == 0, adopted
         refused = await milepost(installation.folder, "sync", environment=given.environment)
         assert refused.code == 77, refused
         tried = await milepost(installation.folder, "config", "check", "--online", environment=given.environment)

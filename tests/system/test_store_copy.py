@@ -32,6 +32,9 @@ def unmade(postgres: Server) -> Iterator[Database]:
 
 
 def house(installation: Installation) -> House:
+    """Give the database of the installation, which is configured for it unless it is configured already."""
+    if not installation.config.exists():
+        installation.config.write_text("store:\n  url: sqlite:///milepost.db\n")
     return House(StoreUrl(f"sqlite:///{installation.database}"))
 
 
@@ -88,7 +91,6 @@ async def test_kills_at_random_moments_are_made_good_by_running_it_again(
     origin, random = house(installation), Random(kills)  # noqa: S311  (a seed, so that it happens again)
     for _ in range(4):
         await origin.fill(commits=80)
-    installation.config.write_text("store:\n  url: sqlite:///milepost.db\n")
     with fresh_database(postgres, template=None) as database:
         target = House(database.store_url, database)
         await _killed(installation, database, lambda _: target.has_tables(), random.random() * 0.02)

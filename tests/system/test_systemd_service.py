@@ -10,7 +10,8 @@ from kit.service import CONFIG, DATABASE, OTHER_PAGE, PAGE, PYTHON, STREAM, TOKE
 BATCH_SIZE = 20
 # The first of them installs Milepost for all, and the others wait for that.
 pytestmark = pytest.mark.timeout(600)
-# Holds the database so that the next start has to wait, as for a long migration.
+# Holds the database so that the next start has to wait, as for a long migration: shorter than SQLite waits itself,
+# longer than TimeoutStartSec, which has to be long enough for a busy machine to load the program.
 HOLD_LOCKED = """
 import sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -133,13 +134,13 @@ def test_a_stop_in_mid_batch_pauses_the_run_and_the_next_start_goes_on_there(ser
 
 
 def test_a_start_that_takes_longer_than_systemd_would_wait_is_waited_for(service: Service) -> None:
-    service.change_unit("TimeoutStartSec=2s\n")
+    service.change_unit("TimeoutStartSec=4s\n")
     service.simulate(10)
     service.configure()
     service.hand_over_token()
     service.start()
     service.stop()
-    hold = ["systemd-run", "--quiet", "--unit=holder", PYTHON, "-c", HOLD_LOCKED, DATABASE, "4.5"]
+    hold = ["systemd-run", "--quiet", "--unit=holder", PYTHON, "-c", HOLD_LOCKED, DATABASE, "5.2"]
     service.lab.run(*hold)
     service.lab.until(lambda: "locked" in service.lab.run("journalctl", "-u", "holder", "-o", "cat"), "a lock")
     service.start()

@@ -69,7 +69,7 @@ class Stop(Interrupt):
 
 
 GRACE_SECONDS = 20.0
-LINGER_SECONDS = 2.0  # in which who asks is told that the database is lost, before there is nobody to ask
+LINGER_SECONDS = 2.0  # in which probes and API answer 503, with the reason, before nobody answers at all
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -116,9 +116,9 @@ async def stopping_on_signals(stop: Stop, *, grace_seconds: float = GRACE_SECOND
 
 @asynccontextmanager
 async def stopping_when_lost(watch: Callable[[], Awaitable[MilepostError]], stop: Stop) -> AsyncIterator[None]:
-    """Say that the database is lost when `watch` gives why, and ask for the stop a moment later.
+    """Log that the database is lost once `watch` returns why, and request the stop LINGER_SECONDS later.
 
-    Until then the store refuses all that is asked of it, and so nothing is recorded any more.
+    In between the store refuses every call, so that nothing more is recorded.
     """
 
     async def end() -> None:

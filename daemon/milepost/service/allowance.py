@@ -1,4 +1,4 @@
-"""What each client may ask for in a while, so that whatever one of them uses up is not missing to the others."""
+"""Rate limits per client, so that none of them uses up what the others need."""
 
 import ipaddress
 import math
@@ -12,9 +12,9 @@ _TOLERANCE_SECONDS = 1e-6  # of the sums of floats
 
 
 class Allowance:
-    """`most` at once, and then one every `seconds / most`, for each client (the generic cell rate algorithm).
+    """A limit for each client: `most` at once, then one every `seconds / most` (the generic cell rate algorithm).
 
-    One number is kept of a client, and of MAX_CLIENTS at most: the one that has been quiet for longest is forgotten.
+    It keeps one number per client, for MAX_CLIENTS at most: the one that has been quiet for longest is forgotten.
     `clock` gives seconds that only grow.
     """
 
@@ -37,15 +37,15 @@ class Allowance:
 
 
 def too_many(what: str, wait_seconds: float) -> web.HTTPTooManyRequests:
-    """Return the refusal of one that is too many, with when to come back."""
+    """Return the error for one request too many; it says when to come back."""
     seconds = max(1, math.ceil(wait_seconds - _TOLERANCE_SECONDS))
     return web.HTTPTooManyRequests(text=f"{what}: try again in {seconds} s", headers={"Retry-After": str(seconds)})
 
 
 def client_of(request: web.Request) -> str:
-    """Return the address that a request comes from; of IPv6 its network of 64 bits, all of which one client has.
+    """Return the address that a request comes from; for IPv6 its /64 network, all of which one client usually has.
 
-    `X-Forwarded-For` is not believed, because anybody can write it: behind a proxy all are one client.
+    `X-Forwarded-For` is not trusted, because anybody can write it: behind a proxy, all clients are one.
     """
     try:
         address = ipaddress.ip_address((request.remote or "").partition("%")[0])

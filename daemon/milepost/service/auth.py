@@ -62,7 +62,7 @@ def _brings_token(request: web.Request, sessions: Sessions) -> bool:
 
 
 def _brings_wrong_one(request: web.Request, sessions: Sessions) -> bool:
-    """Whether what was brought is a guess, made in a header or sealed into a cookie. That a session ends is none."""
+    """Whether the request carries a guess, in a header or as a forged cookie. A session that has ended is none."""
     cookie = request.cookies.get(COOKIE, "")
     return "Authorization" in request.headers or (cookie != "" and not sessions.has_sealed(cookie))
 

@@ -22,9 +22,9 @@ _CROWDED = (
 
 
 def paced() -> Middleware:
-    """Take on so many requests in a while: of all who may see something, and of each client who may see nothing.
+    """Limit the rate of requests: of all who are admitted together, and of each other client for itself.
 
-    Who may see nothing takes nothing from those who may, nor from others who want to log in.
+    So clients without a token take nothing from those who have it, nor from others who want to log in.
     """
     known, unknown = Allowance(MAX_REQUESTS, IN_SECONDS), Allowance(MAX_REQUESTS, IN_SECONDS)
 

@@ -42,7 +42,7 @@ class Sessions:
         return 0 < left_seconds <= MAX_SECONDS + MAX_SKEW_SECONDS
 
     def has_sealed(self, value: str) -> bool:
-        """Whether a cookie of this value is of a session, open or ended; to make one takes the token, or luck."""
+        """Whether this is the cookie of a session, open or ended; making one takes the token."""
         match = _VALUE.fullmatch(value)
         return match is not None and hmac.compare_digest(match[2], self._seal(match[1]))
 

@@ -1,8 +1,8 @@
-"""Wrong tokens: bounded for each client, counted, and told of in the log.
+"""Wrong tokens: limited per client, counted, and logged.
 
-The right token is always let in, whatever wrong ones came from the same address: behind a proxy that address is
-everybody's, and who guesses must not keep out the owner, a scrape or a command. So it is not the bound that keeps a
-token from being guessed, but its length, 16 characters or more, which the settings demand.
+The right token is always accepted, whatever wrong ones came from the same address: behind a proxy everybody has that
+address, and whoever guesses must not lock out the owner, a scrape or a command. So what keeps a token from being
+guessed is not the limit but its length, at least 16 characters, which the settings demand.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ LOOK_SECONDS = 1.0  # between two looks at what there is to tell
 
 
 class _Client:
-    """What is not told yet of a client."""
+    """The tries of a client that are not logged yet, and when the next line about it may be."""
 
     def __init__(self, now: float) -> None:
         self.tell_at = now
@@ -39,9 +39,9 @@ class WrongTokens(Collector):
         self._total = 0
 
     def count(self, client: str) -> float:
-        """Count a wrong token of a client; return 0, or where it is one too many, the seconds until there is room.
+        """Count a wrong token of a client; return 0, or the seconds to wait where it is one too many.
 
-        The first is told at once. Where too many clients are at it, the oldest is told of and forgotten.
+        The first is logged at once. Where there are too many clients, the oldest is logged and forgotten.
         """
         self._total += 1
         if client not in self._clients and len(self._clients) >= MAX_CLIENTS:
@@ -54,7 +54,7 @@ class WrongTokens(Collector):
         return self._allowance.take(client)
 
     def tell_due(self) -> None:
-        """Tell of those who have gone on since they were told of, and forget those who have not."""
+        """Log the clients that went on since their last line, and forget those that did not."""
         now = self._clock()
         for client, known in [each for each in self._clients.items() if each[1].tell_at <= now]:
             if known.tries:
@@ -64,7 +64,7 @@ class WrongTokens(Collector):
 
     @asynccontextmanager
     async def told_in_time(self) -> AsyncIterator[None]:
-        """During the block, tell of what is due; in the end tell the rest."""
+        """Log what is due during the block, and the rest at its end."""
         looking = asyncio.create_task(self._look(), name="wrong tokens")
         try:
             yield

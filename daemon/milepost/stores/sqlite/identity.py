@@ -1,8 +1,8 @@
-"""Whether the files of a SQLite database are still those that were opened.
+"""Whether the paths of a SQLite database still lead to the files that were opened.
 
-SQLite does not look: it goes on with files that nobody finds any more, says that all is well, and everything is gone
-with the process. So each file is compared with what its path names, by device and inode, which the kernel gives to no
-other file as long as it is open.
+SQLite does not check: it goes on with files that were deleted or replaced, reports success, and everything is gone with
+the process. So each file is compared with what its path names, by device and inode, which the kernel gives to no other
+file as long as this one is open.
 """
 
 import os
@@ -38,8 +38,8 @@ def inode_of(found: os.stat_result) -> Inode:
 class OpenFiles:
     """The files of the database at `path`. Safe to call from any thread.
 
-    `others` are files beside it that have to stay, such as the lock. `descriptor` is the database, opened for reading:
-    with it, a file that is overwritten is noticed as well.
+    `others` are files beside it that have to stay, such as the lock. `descriptor` is the database, opened for reading,
+    to notice that it is overwritten as well.
     """
 
     def __init__(self, path: Path, others: Mapping[Path, Inode] | None = None, descriptor: int | None = None) -> None:
@@ -62,9 +62,9 @@ class OpenFiles:
         self.demand_same()
 
     def demand_same(self) -> None:
-        """Raise StoreLost if a file is not the one that was opened, and from then on for ever; StoreAway if none tells.
+        """Raise StoreLost if a path leads to another file than was opened; StoreAway if that cannot be told.
 
-        What was once lost may have been written to by others, whatever the paths name later.
+        Once lost, it stays lost: meanwhile others may have written, and callers were told so.
         """
         self._lost = self._lost or self._loss()
         if self._lost is not None:
@@ -106,10 +106,10 @@ class OpenFiles:
 
 @contextmanager
 def kept_open(path: Path) -> Iterator[int]:
-    """Open the database at `path` for reading during the block.
+    """Open the database at `path` for reading during the block. Raises StoreAway where it cannot be opened.
 
-    It has to outlast the connections of this process: closing any descriptor of a file drops all the locks that the
-    process has on it, those of SQLite, too (fcntl_locking(2)). Raises StoreAway where it cannot be opened.
+    The block has to outlast the process's connections: closing any descriptor of a file drops all locks that the
+    process holds on it, SQLite's included (fcntl_locking(2)).
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

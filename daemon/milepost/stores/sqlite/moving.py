@@ -16,7 +16,7 @@ from milepost.stores.sqlite.connection import Database, connect, errors_of, real
 from milepost.stores.sqlite.identity import OpenFiles
 from milepost.stores.sqlite.lock import lock_database
 from milepost.stores.sqlite.migrate import applied, demand_current, mark_in, migrate
-from milepost.stores.sqlite.permissions import make_private
+from milepost.stores.sqlite.permissions import close_to_others, create_private
 from milepost.stores.sqlite.reader import SqliteReader
 from milepost.stores.sqlite.store import CACHE_KIB, WAL_PAGES
 from milepost.stores.unfinished import Mark
@@ -51,8 +51,9 @@ async def open_sqlite_target(path: Path) -> AsyncIterator["SqliteHouse"]:
         "secure_delete": "ON",  # who was forgotten since an earlier attempt is overwritten
     }
     with lock_database(path) as lock:
-        await asyncio.to_thread(make_private, path)
+        await asyncio.to_thread(create_private, path)
         await asyncio.to_thread(_prepare, path)
+        await asyncio.to_thread(close_to_others, path)
         async with connect(path, pragmas, files=OpenFiles(path, lock)) as database:
             yield SqliteHouse(database)
 

@@ -24,7 +24,7 @@ from milepost.stores.sqlite.connection import Database, connect, real_path
 from milepost.stores.sqlite.identity import OpenFiles
 from milepost.stores.sqlite.lock import lock_database
 from milepost.stores.sqlite.migrate import demand_current
-from milepost.stores.sqlite.permissions import make_private
+from milepost.stores.sqlite.permissions import close_to_others
 from milepost.stores.sqlite.queries import (
     AFTER_ALL,
     checkpoints,
@@ -45,7 +45,7 @@ async def open_sqlite_reader(path: Path, *, alone: bool = False) -> AsyncIterato
     await asyncio.to_thread(demand_current, path)
     if alone:
         with lock_database(path) as lock:
-            await asyncio.to_thread(make_private, path)
+            await asyncio.to_thread(close_to_others, path)
             async with connect(path, {"synchronous": "FULL"}, files=OpenFiles(path, lock)) as database:
                 yield SqliteReader(database, Codec())
     else:

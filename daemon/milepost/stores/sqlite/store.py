@@ -30,7 +30,7 @@ from milepost.stores.sqlite.lock import lock_database
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
 from milepost.stores.sqlite.neighbours import tell_of_neighbours
-from milepost.stores.sqlite.permissions import LOCK, beside, make_private
+from milepost.stores.sqlite.permissions import LOCK, beside, close_to_others, create_private
 from milepost.stores.sqlite.queries import checkpoints, dead_letters_with_payloads, due_dead_letters, known, load
 
 # Pages of WAL between two checkpoints: rewriting scattered pages into the file is what bounds the speed of inserts,
@@ -58,7 +58,7 @@ async def open_sqlite(
     path = real_path(path)
     is_missing = not path.exists() and beside(path, LOCK).exists()
     with lock_database(path) as lock:
-        await asyncio.to_thread(make_private, path)
+        await asyncio.to_thread(create_private, path)
         await asyncio.to_thread(demand_finished, path)
         is_new = not await asyncio.to_thread(applied_to, path)
         applied = await asyncio.to_thread(migrate, path)
@@ -77,6 +77,7 @@ async def open_sqlite(
         with kept_open(path) as descriptor:
             async with connect(path, pragmas, files=OpenFiles(path, lock, descriptor)) as database:
                 await database.run(_demand_writable)
+                await asyncio.to_thread(close_to_others, path)  # only now: it is ours, and can be used
                 yield SqliteStore(database, Codec(), events_chunk_size)
                 await asyncio.to_thread(database.files.demand_same)  # or the work in the block was for nothing
 
@@ -160,9 +161,9 @@ class SqliteStore:
         return await self._database.run(partial(self._settle, commit))
 
     async def watch(self) -> StoreLost:
-        """Wait until a file of the database is not the one that was opened any more, and say so.
+        """Wait until a file of the database was deleted or replaced, and return what happened.
 
-        In a thread of its own: that of the connection may wait for a lock.
+        It looks in another thread than the connection's, which may wait for a lock.
         """
         while True:
             await asyncio.sleep(WATCH_SECONDS)
