@@ -215,7 +215,7 @@ SELECT json_build_object(
         FROM unnest(%(interaction_events)s::text[]) AS asked
         CROSS JOIN LATERAL (SELECT 1 FROM contact_interaction_events WHERE event_id = asked OFFSET 0) AS stored
     ),
-    'letters', (
+    'dead_letters', (
         SELECT coalesce(
             json_agg(
                 json_build_array(subject, dead_letter_id, fingerprint, closed_at IS NULL)
