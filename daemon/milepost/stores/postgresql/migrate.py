@@ -13,16 +13,18 @@ from milepost.core.errors import StoreRefused
 from milepost.stores.place import Place
 from milepost.stores.postgresql.address import Address, address_of
 from milepost.stores.postgresql.failures import errors_of
+from milepost.stores.postgresql.rights import kept_private
+from milepost.stores.postgresql.views import show_views
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "postgresql"
 OLDEST_MAJOR = 15
-VIEWS = ("contacts", "conversations", "contact_interaction_events", "checkpoints", "runs", "dead_letters")
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s || ' migrations', 0))"
 SETTINGS = "SELECT set_config('search_path', %s, true), set_config('lock_timeout', '60s', true)"
 HAS_RECORD = "SELECT to_regclass(%s) IS NOT NULL"
+RECORD = "SELECT to_regclass(%s) IS NOT NULL"
 VIEW = """
 SELECT
     to_regclass(%(view)s) IS NULL,
@@ -83,8 +85,9 @@ async def migrate(address: Address) -> set[str]:
         for name in sorted(pending):
             if await _apply(connection, address, name):
                 done.add(name)
-        if address.has_views:
-            await _show_views(connection, address)
+        async with connection.transaction():
+            await connection.execute(LOCK, (address.schema,))
+            await show_views(connection, address)
     if done:
         log = structlog.get_logger("milepost")
         log.info("database migrated", schema=address.schema, applied=", ".join(sorted(done)))
@@ -111,14 +114,15 @@ async def _apply(connection: Connection, address: Address, name: str) -> bool:
     script = (MIGRATIONS / f"{name}.sql").read_text(encoding="utf-8")
     async with connection.transaction():
         await connection.execute(LOCK, (address.schema,))
-        await _make_schema(connection, address)
-        await connection.execute(SETTINGS, (address.schema,))
-        await connection.execute(RECORD)
-        found = await connection.execute("SELECT 1 FROM schema_migrations WHERE name = %s", (name,))
-        if await found.fetchone() is not None:
-            return False
-        await connection.execute(script)
-        await connection.execute("INSERT INTO schema_migrations VALUES (%s, now())", (name,))
+        async with kept_private(connection, address.schema):
+            await _make_schema(connection, address)
+            await connection.execute(SETTINGS, (address.schema,))
+            await connection.execute(RECORD)
+            found = await connection.execute("SELECT 1 FROM schema_migrations WHERE name = %s", (name,))
+            if await found.fetchone() is not None:
+                return False
+            await connection.execute(script)
+            await connection.execute("INSERT INTO schema_migrations VALUES (%s, now())", (name,))
     return True
 
 
@@ -126,25 +130,6 @@ async def _make_schema(connection: Connection, address: Address) -> None:
     found = await connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (address.schema,))
     if await found.fetchone() is None:  # where it is there, no right to make one is needed
         await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(address.schema)))
-
-
-async def _show_views(connection: Connection, address: Address) -> None:
-    """Show the tables in `public`. Raises StoreRefused where something else has such a name there."""
-    async with connection.transaction():
-        await connection.execute(LOCK, (address.schema,))
-        for table in VIEWS:
-            found = await connection.execute(VIEW, {"view": f"public.{table}", "table": table})
-            is_free, definition = await found.fetchone() or (True, None)
-            if not is_free and f"FROM {address.schema}.{table}" not in (definition or ""):
-                raise StoreRefused(
-                    f"public.{table} in {address.name} is not Milepost's: views=public cannot make its view",
-                    hint="rename it, or leave `views` out of store.url",
-                )
-            await connection.execute(
-                sql.SQL("CREATE OR REPLACE VIEW public.{} AS SELECT * FROM {}").format(
-                    sql.Identifier(table), sql.Identifier(address.schema, table)
-                )
-            )
 
 
 async def _applied(connection: Connection, address: Address) -> set[str]:
