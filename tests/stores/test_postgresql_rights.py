@@ -137,7 +137,7 @@ async def test_what_an_earlier_milepost_left_open_is_closed(hosted: Place, postg
     database.sql(f"SET ROLE {ROLE}; CREATE TABLE public.theirs (a int)")
     database.sql(MAKE_ROLE.format("crm_reader"))
     database.sql(f"GRANT SELECT ON {schema}.contacts TO crm_reader")
-    database.sql(f"DELETE FROM {schema}.schema_migrations WHERE name = '0006_rights'")
+    database.sql(f"DELETE FROM {schema}.schema_migrations WHERE name = '0007_rights'")
 
     await at_work(hosted)
 

@@ -34,7 +34,7 @@ BEGIN
                 bare IN (
                     'journal', 'checkpoints', 'runs', 'dead_letters', 'dead_letter_payloads', 'contacts',
                     'conversations', 'contact_interaction_events', 'missed_conversations', 'forgotten',
-                    'unfinished_copy', 'schema_migrations', 'journal_refuses_gaps', 'journal_refuses_change',
+                    'unfinished_copy', 'source', 'schema_migrations', 'journal_refuses_gaps', 'journal_refuses_change',
                     'instant_text'
                 )
                 OR starts_with(bare, 'procrastinate_')
