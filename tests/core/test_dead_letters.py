@@ -22,11 +22,10 @@ from kit.builders import (
     unreadable,
     walking,
 )
-from kit.decisions import events, knowing, record, then
+from kit.decisions import decision_on, events, knowing, looked_up, record, then
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.dead_letters import MAX_REASON_CHARACTERS
-from milepost.core.decide import decide, keys_to_look_up
 from milepost.core.events import (
     BatchShrunk,
     BatchStored,
@@ -92,7 +91,7 @@ def asking(detail: Detail) -> Checkpoint:
 
 class TestAnUnreadableItem:
     def test_becomes_a_dead_letter_in_the_same_record(self) -> None:
-        decided = record(decide(walking_since_noon(), fetched(unreadable(), next_cursor="x"), context()))
+        decided = record(decision_on(walking_since_noon(), fetched(unreadable(), next_cursor="x"), context()))
 
         (dead_letter,) = opened(decided)
         assert (dead_letter.stage, dead_letter.subject, dead_letter.reason) == (
@@ -106,12 +105,12 @@ class TestAnUnreadableItem:
         assert (payload.dead_letter_id, payload.payload) == (dead_letter.dead_letter_id, "{}")
 
     def test_without_an_id_is_never_redriven_by_itself(self) -> None:
-        decided = record(decide(checkpoint_of(), fetched(unreadable("sha256:abc")), context()))
+        decided = record(decision_on(checkpoint_of(), fetched(unreadable("sha256:abc")), context()))
 
         assert opened(decided)[0].redrive_at is None
 
     def test_in_a_sweep_of_one_batch_brings_its_beginning_and_ends_with_errors(self) -> None:
-        decided = record(decide(checkpoint_of(), fetched(unreadable()), context()))
+        decided = record(decision_on(checkpoint_of(), fetched(unreadable()), context()))
 
         assert [type(event) for event in decided.events] == [RunStarted, SweepStarted, DeadLetterOpened, SweepCompleted]
         after = given(*decided.events)
@@ -122,13 +121,13 @@ class TestAnUnreadableItem:
     def test_whose_letter_is_open_is_passed_over_and_counted(self) -> None:
         answer = fetched(unreadable(), next_cursor="x")
 
-        decision = decide(checkpoint_of(), answer, context(), find_open_dead_letter("t_bad"))
+        decision = decision_on(checkpoint_of(), answer, context(), find_open_dead_letter("t_bad"))
 
         assert isinstance(decision, BatchUnchanged)
         assert decision.tally == Tally(batches=1, unreadable=1)
 
     def test_twice_in_one_batch_is_one_letter(self) -> None:
-        decided = record(decide(checkpoint_of(), fetched(unreadable(), unreadable()), context()))
+        decided = record(decision_on(checkpoint_of(), fetched(unreadable(), unreadable()), context()))
 
         assert len(opened(decided)) == len(decided.changes.payloads) == 1
 
@@ -137,7 +136,7 @@ class TestAnUnreadableItem:
         answer = fetched(unreadable())
 
         keys = {
-            opened(record(decide(checkpoint, answer, context(now))))[0].dead_letter_id
+            opened(record(decision_on(checkpoint, answer, context(now))))[0].dead_letter_id
             for checkpoint in (checkpoint_of(), instagram)
             for now in (NOON, at(1))
         }
@@ -145,34 +144,34 @@ class TestAnUnreadableItem:
         assert len(keys) == 4
 
     def test_has_its_subject_looked_up(self) -> None:
-        assert "t_bad" in keys_to_look_up(checkpoint_of(), fetched(unreadable()), context()).subjects
+        assert "t_bad" in looked_up(checkpoint_of(), fetched(unreadable()), context()).subjects
 
 
 class TestADiscardedLetter:
     @staticmethod
     def discarded(answer: Fetched) -> Known:
         dead_letters = Letters()
-        dead_letters.take(record(decide(checkpoint_of(), answer, context())))
+        dead_letters.take(record(decision_on(checkpoint_of(), answer, context())))
         dead_letters.discard_all()
         return dead_letters.on_top_of(Known())
 
     def test_is_not_opened_again_for_the_same(self) -> None:
         answer = fetched(unreadable("t_bad", payload="{}"), next_cursor="x")
 
-        assert isinstance(decide(checkpoint_of(), answer, context(at(60)), self.discarded(answer)), BatchUnchanged)
+        assert isinstance(decision_on(checkpoint_of(), answer, context(at(60)), self.discarded(answer)), BatchUnchanged)
 
     def test_is_followed_by_another_where_it_looks_different(self) -> None:
         known = self.discarded(fetched(unreadable("t_bad", payload="{}"), next_cursor="x"))
         answer = fetched(unreadable("t_bad", payload='{"id": 5}'), next_cursor="x")
 
-        assert len(opened(record(decide(checkpoint_of(), answer, context(at(60)), known)))) == 1
+        assert len(opened(record(decision_on(checkpoint_of(), answer, context(at(60)), known)))) == 1
 
 
 class TestAThreadThatIsSteppedOver:
     ANSWER = fetched(conversation("t_1", at(-5), of=contact()), next_cursor="after 2")
 
     def test_becomes_a_letter_with_its_id_and_error_and_nothing_of_it_is_written(self) -> None:
-        decided = record(decide(asking(Detail.POSITION), self.ANSWER, context()))
+        decided = record(decision_on(asking(Detail.POSITION), self.ANSWER, context()))
 
         (dead_letter,) = opened(decided)
         assert (dead_letter.stage, dead_letter.subject, dead_letter.reason) == (
@@ -188,13 +187,13 @@ class TestAThreadThatIsSteppedOver:
         """It was read by itself: a letter would be opened and closed again in every sweep."""
         known = knowing(conversation("t_1", at(-5), of=contact()))
 
-        assert isinstance(decide(asking(Detail.POSITION), self.ANSWER, context(at(60)), known), BatchUnchanged)
+        assert isinstance(decision_on(asking(Detail.POSITION), self.ANSWER, context(at(60)), known), BatchUnchanged)
 
     def test_has_a_letter_where_it_is_back_after_it_was_marked_as_deleted(self) -> None:
         known = knowing(conversation("t_1", at(-5), of=contact()))
         gone = {key: replace(row, deleted_at=at(0)) for key, row in known.conversations.items()}
 
-        decision = decide(asking(Detail.POSITION), self.ANSWER, context(), replace(known, conversations=gone))
+        decision = decision_on(asking(Detail.POSITION), self.ANSWER, context(), replace(known, conversations=gone))
 
         assert [dead_letter.subject for dead_letter in opened(record(decision))] == ["t_1"]
 
@@ -206,7 +205,7 @@ class TestAThreadThatIsSteppedOver:
         assert (after.reduced_request, after.open_dead_letters) == (None, 1)
 
     def test_is_passed_over_while_its_letter_is_open(self) -> None:
-        decision = decide(asking(Detail.POSITION), self.ANSWER, context(), find_open_dead_letter("t_1"))
+        decision = decision_on(asking(Detail.POSITION), self.ANSWER, context(), find_open_dead_letter("t_1"))
 
         assert isinstance(decision, BatchUnchanged)
         assert decision.tally == Tally(batches=1, unreadable=1)
@@ -214,30 +213,30 @@ class TestAThreadThatIsSteppedOver:
     def test_has_a_letter_beside_that_of_its_row(self) -> None:
         """A redrive of the row brings the state that was refused, and this one says that there is a newer one."""
         (dead_letter,) = opened(
-            record(decide(asking(Detail.POSITION), self.ANSWER, context(), find_open_dead_letter("t_1/row")))
+            record(decision_on(asking(Detail.POSITION), self.ANSWER, context(), find_open_dead_letter("t_1/row")))
         )
 
         assert dead_letter.subject == "t_1"
 
     def test_that_somebody_gave_up_stays_given_up_until_it_moves(self) -> None:
         dead_letters = Letters()
-        dead_letters.take(record(decide(asking(Detail.POSITION), self.ANSWER, context())))
+        dead_letters.take(record(decision_on(asking(Detail.POSITION), self.ANSWER, context())))
         dead_letters.discard_all()
         known = dead_letters.on_top_of(Known())
         moved = fetched(conversation("t_1", at(30)), next_cursor="after 2")
 
-        assert isinstance(decide(asking(Detail.POSITION), self.ANSWER, context(at(60)), known), BatchUnchanged)
-        assert len(opened(record(decide(asking(Detail.POSITION), moved, context(at(60)), known)))) == 1
+        assert isinstance(decision_on(asking(Detail.POSITION), self.ANSWER, context(at(60)), known), BatchUnchanged)
+        assert len(opened(record(decision_on(asking(Detail.POSITION), moved, context(at(60)), known)))) == 1
 
     def test_has_its_letter_looked_up(self) -> None:
-        assert "t_1" in keys_to_look_up(asking(Detail.POSITION), self.ANSWER, context()).subjects
+        assert "t_1" in looked_up(asking(Detail.POSITION), self.ANSWER, context()).subjects
 
 
 class TestAThreadWithoutItsMessages:
     ANSWER = fetched(conversation("t_1", at(-5), of=contact()), next_cursor="after 2")
 
     def test_is_written_and_its_messages_become_a_letter(self) -> None:
-        decided = record(decide(asking(Detail.BARE), self.ANSWER, context()))
+        decided = record(decision_on(asking(Detail.BARE), self.ANSWER, context()))
 
         (dead_letter,) = opened(decided)
         assert (dead_letter.stage, dead_letter.subject) == (Stage.FETCH, "t_1/messages")
@@ -249,7 +248,7 @@ class TestAThreadWithoutItsMessages:
     def test_that_says_nothing_new_misses_nothing(self) -> None:
         known = knowing(conversation("t_1", at(-5), of=contact()))
 
-        assert isinstance(decide(asking(Detail.BARE), self.ANSWER, context(), known), BatchUnchanged)
+        assert isinstance(decision_on(asking(Detail.BARE), self.ANSWER, context(), known), BatchUnchanged)
 
 
 class TestARowThatTheStoreRefuses:
@@ -258,7 +257,7 @@ class TestARowThatTheStoreRefuses:
 
     def decided(self, *refused_rows: RefusedRow, known: Known | None = None, seconds: float = 0.0) -> Record:
         around = context(at(seconds), refused_rows=refused_rows)
-        return record(decide(walking_since_noon(), self.ANSWER, around, known or Known()))
+        return record(decision_on(walking_since_noon(), self.ANSWER, around, known or Known()))
 
     @pytest.mark.parametrize(
         ("row", "stage", "subject"),
@@ -317,7 +316,7 @@ class TestARowThatTheStoreRefuses:
         moved = fetched(conversation("t_1", at(50), of=contact("c_1", "Augusta")), next_cursor="after 2")
 
         same = self.decided(row, known=known, seconds=60)
-        newer = record(decide(walking_since_noon(), moved, again, known))
+        newer = record(decision_on(walking_since_noon(), moved, again, known))
 
         assert not opened(same)
         assert not same.changes.payloads
@@ -344,7 +343,7 @@ class TestARowThatTheStoreRefuses:
     def test_has_its_letters_looked_up(self) -> None:
         row = RefusedRow(Table.INTERACTION_EVENTS, "m_1", "x")
 
-        asked = keys_to_look_up(walking_since_noon(), self.ANSWER, context(refused_rows=[row]))
+        asked = looked_up(walking_since_noon(), self.ANSWER, context(refused_rows=[row]))
 
         assert {"t_1/row", "contact c_1", "t_1/events/m_1"} <= set(asked.subjects)
 
@@ -360,7 +359,9 @@ class TestALetterIsClosed:
     @pytest.mark.parametrize("subject", ["t_1", "t_1/row", "t_1/messages", "contact c_1"])
     def test_by_a_sweep_that_reads_what_it_is_about(self, subject: str) -> None:
         decided = events(
-            decide(walking_since_noon(), fetched(self.READ, next_cursor="x"), context(), find_open_dead_letter(subject))
+            decision_on(
+                walking_since_noon(), fetched(self.READ, next_cursor="x"), context(), find_open_dead_letter(subject)
+            )
         )
 
         assert decided[0] == DeadLetterClosed("d_1", Resolution.RECOVERED)
@@ -369,12 +370,12 @@ class TestALetterIsClosed:
     def test_even_where_the_rows_are_known_already(self) -> None:
         known = replace(knowing(self.READ), dead_letters=find_open_dead_letter("t_1").dead_letters)
 
-        decided = record(decide(walking_since_noon(), fetched(self.READ, next_cursor="x"), context(), known))
+        decided = record(decision_on(walking_since_noon(), fetched(self.READ, next_cursor="x"), context(), known))
 
         assert closed(decided) == ["d_1"]
 
     def test_not_by_its_position(self) -> None:
-        decision = decide(
+        decision = decision_on(
             asking(Detail.POSITION), fetched(self.READ, next_cursor="x"), context(), find_open_dead_letter("t_1")
         )
 
@@ -383,7 +384,7 @@ class TestALetterIsClosed:
     @pytest.mark.parametrize(("detail", "closes"), [(Detail.BARE, False), (Detail.SEPARATE, True)])
     def test_about_messages_where_they_were_read(self, detail: Detail, closes: bool) -> None:
         decided = record(
-            decide(
+            decision_on(
                 asking(detail), fetched(self.READ, next_cursor="x"), context(), find_open_dead_letter("t_1/messages")
             )
         )
@@ -395,17 +396,21 @@ class TestALetterIsClosed:
 
         known = find_open_dead_letter("t_1/row")
 
-        assert not closed(record(decide(walking_since_noon(), fetched(self.READ, next_cursor="x"), around, known)))
+        assert not closed(record(decision_on(walking_since_noon(), fetched(self.READ, next_cursor="x"), around, known)))
 
     def test_of_events_by_a_redrive_only(self) -> None:
         known = find_open_dead_letter("t_1/events/m_1")
 
-        assert not closed(record(decide(walking_since_noon(), fetched(self.READ, next_cursor="x"), context(), known)))
+        assert not closed(
+            record(decision_on(walking_since_noon(), fetched(self.READ, next_cursor="x"), context(), known))
+        )
 
     def test_that_was_discarded_not_again(self) -> None:
         known = Known(dead_letters={"t_1": KnownDeadLetter("d_1", "", is_open=False)})
 
-        assert not closed(record(decide(walking_since_noon(), fetched(self.READ, next_cursor="x"), context(), known)))
+        assert not closed(
+            record(decision_on(walking_since_noon(), fetched(self.READ, next_cursor="x"), context(), known))
+        )
 
 
 class TestSomebodyWhoWasForgotten:
@@ -420,18 +425,18 @@ class TestSomebodyWhoWasForgotten:
         ],
     )
     def test_leaves_no_letter_behind(self, checkpoint: Checkpoint, answer: Fetched) -> None:
-        assert "t_1" in keys_to_look_up(checkpoint, answer, context()).conversations
-        assert isinstance(decide(checkpoint, answer, context(), self.KNOWN), BatchUnchanged)
+        assert "t_1" in looked_up(checkpoint, answer, context()).conversations
+        assert isinstance(decision_on(checkpoint, answer, context(), self.KNOWN), BatchUnchanged)
 
 
 def test_no_letter_is_looked_up_where_none_can_be() -> None:
-    assert keys_to_look_up(walking_since_noon(), fetched(conversation()), context()).subjects == ()
+    assert looked_up(walking_since_noon(), fetched(conversation()), context()).subjects == ()
 
 
 def test_letters_are_looked_up_while_some_are_open() -> None:
     before = given(DeadLetterOpened("d_1", Stage.FETCH, "t_1", "bad"), after=walking_since_noon())
 
-    assert "t_1" in keys_to_look_up(before, fetched(conversation("t_1")), context()).subjects
+    assert "t_1" in looked_up(before, fetched(conversation("t_1")), context()).subjects
 
 
 def test_the_payload_of_a_letter_is_no_part_of_the_journal() -> None:
@@ -439,7 +444,7 @@ def test_the_payload_of_a_letter_is_no_part_of_the_journal() -> None:
     read = conversation("t_1", of=contact(name="Ada Lovelace"), messages=[message(text="a secret")])
     around = context(refused_rows=[RefusedRow(Table.CONVERSATIONS, "t_1", "x")])
 
-    told = str(record(decide(checkpoint_of(), fetched(secret, read), around)).events)
+    told = str(record(decision_on(checkpoint_of(), fetched(secret, read), around)).events)
 
     assert "secret" not in told
     assert "Ada" not in told

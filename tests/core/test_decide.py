@@ -18,10 +18,9 @@ from kit.builders import (
     refused,
     walking,
 )
-from kit.decisions import NEW, QUIET, events, knowing, passed, record, scanning
+from kit.decisions import NEW, QUIET, decision_on, events, knowing, passed, record, scanning
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import BatchUnchanged
-from milepost.core.decide import decide
 from milepost.core.events import (
     BatchStored,
     FetchFailed,
@@ -44,7 +43,7 @@ class TestTheFirstBatch:
     def test_begins_run_and_sweep_and_stores_its_rows(self) -> None:
         first = fetched(conversation("t_1"), next_cursor="after 1", asked_at=at(-2))
 
-        decision = record(decide(checkpoint_of(), first, context()))
+        decision = record(decision_on(checkpoint_of(), first, context()))
 
         assert decision.events == (
             RunStarted(NOON),
@@ -56,7 +55,7 @@ class TestTheFirstBatch:
     def test_of_an_incremental_sweep_says_how_far_it_walks(self) -> None:
         before = given(SweepCompleted(Mode.FULL, NOON, NOON, NEW), run_id="run-0")
 
-        decision = decide(
+        decision = decision_on(
             before,
             fetched(conversation(updated_time=at(50)), next_cursor="x", asked_at=at(60)),
             context(at(60)),
@@ -65,26 +64,26 @@ class TestTheFirstBatch:
         assert events(decision)[1] == SweepStarted(Mode.INCREMENTAL, at(60), at(60 - 600), at(-600))
 
     def test_that_is_the_only_one_completes_the_sweep_in_one_entry(self) -> None:
-        decision = decide(checkpoint_of(), fetched(conversation(), asked_at=at(-2)), context())
+        decision = decision_on(checkpoint_of(), fetched(conversation(), asked_at=at(-2)), context())
 
         assert events(decision) == (SweepCompleted(Mode.FULL, at(-2), NOON, NEW),)
 
     def test_of_an_empty_inbox_completes_the_sweep(self) -> None:
-        decision = decide(checkpoint_of(), fetched(), context())
+        decision = decision_on(checkpoint_of(), fetched(), context())
 
         assert events(decision) == (SweepCompleted(Mode.FULL, EPOCH, NOON, Tally(batches=1)),)
 
     def test_that_is_known_is_passed_over(self) -> None:
         known = knowing(conversation("t_1"))
 
-        decision = decide(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), context(), known)
+        decision = decision_on(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), context(), known)
 
         assert isinstance(decision, BatchUnchanged)
         assert decision.tally == QUIET
         assert decision.sweep.position == walking("x", NOON)
 
     def test_that_is_empty_and_has_a_next_one_is_passed_over(self) -> None:
-        decision = decide(checkpoint_of(), fetched(next_cursor="x"), context())
+        decision = decision_on(checkpoint_of(), fetched(next_cursor="x"), context())
 
         assert isinstance(decision, BatchUnchanged)
         assert decision.sweep.position == walking("x")
@@ -92,12 +91,12 @@ class TestTheFirstBatch:
 
 class TestAWalk:
     def test_goes_on_to_the_next_batch(self) -> None:
-        decision = decide(walking_since_noon(), fetched(conversation(), next_cursor="after 2"), context())
+        decision = decision_on(walking_since_noon(), fetched(conversation(), next_cursor="after 2"), context())
 
         assert events(decision) == (BatchStored(walking("after 2", NOON), NEW),)
 
     def test_at_the_end_of_the_inbox_turns_to_the_catch_up_scan(self) -> None:
-        decision = decide(walking_since_noon(), fetched(conversation()), context())
+        decision = decision_on(walking_since_noon(), fetched(conversation()), context())
 
         assert events(decision) == (BatchStored(catching_up(), NEW),)
 
@@ -105,7 +104,7 @@ class TestAWalk:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
         old, older = conversation("t_1", at(-3601)), conversation("t_2", at(-3602))
 
-        assert events(decide(before, fetched(old, older, next_cursor="x"), IN_TWOS)) == (
+        assert events(decision_on(before, fetched(old, older, next_cursor="x"), IN_TWOS)) == (
             BatchStored(catching_up(), NEW + Tally(inserted=1, without_contact=1)),
         )
 
@@ -115,7 +114,7 @@ class TestAWalk:
             fetched(conversation("t_1", at(-3601)), next_cursor="x"),
         )
 
-        (stored,) = events(decide(before, answer, IN_TWOS))
+        (stored,) = events(decision_on(before, answer, IN_TWOS))
 
         assert isinstance(stored, BatchStored)
         assert stored.position == replace(walking("x", at(-3601)), older=1)
@@ -124,7 +123,7 @@ class TestAWalk:
         position = replace(walking("x", at(-3601)), older=1)
         before = given(BatchStored(position, NEW), after=walking_since_noon(mode=Mode.INCREMENTAL))
 
-        (stored,) = events(decide(before, fetched(conversation("t_2", at(-3602)), next_cursor="y"), IN_TWOS))
+        (stored,) = events(decision_on(before, fetched(conversation("t_2", at(-3602)), next_cursor="y"), IN_TWOS))
 
         assert isinstance(stored, BatchStored)
         assert stored.position == catching_up()
@@ -133,13 +132,13 @@ class TestAWalk:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
         new, old = conversation("t_1", at(-3600)), conversation("t_2", at(-3601))
 
-        (stored,) = events(decide(before, fetched(new, old, next_cursor="x"), context()))
+        (stored,) = events(decision_on(before, fetched(new, old, next_cursor="x"), context()))
 
         assert isinstance(stored, BatchStored)
         assert stored.position == replace(walking("x", at(-3601)), older=1)
 
     def test_to_the_watermark_goes_on_past_an_empty_batch(self) -> None:
-        decision = decide(walking_since_noon(mode=Mode.INCREMENTAL), fetched(next_cursor="x"), context())
+        decision = decision_on(walking_since_noon(mode=Mode.INCREMENTAL), fetched(next_cursor="x"), context())
 
         assert isinstance(decision, BatchUnchanged)
         assert decision.sweep.position == walking("x")
@@ -148,13 +147,13 @@ class TestAWalk:
         """What the next batch covers is told by it, and whether that is in order."""
         before = given(BatchStored(walking("after 1", at(-5)), NEW), after=walking_since_noon())
 
-        decision = decide(before, fetched(next_cursor="x"), context())
+        decision = decision_on(before, fetched(next_cursor="x"), context())
 
         assert isinstance(decision, BatchUnchanged)
         assert decision.sweep.position == walking("x", at(-5))
 
     def test_of_a_full_sweep_does_not_end_at_old_rows(self) -> None:
-        decision = decide(
+        decision = decision_on(
             walking_since_noon(), fetched(conversation(updated_time=at(-1e8)), next_cursor="x"), context()
         )
 
@@ -166,7 +165,7 @@ class TestAWalk:
         known = knowing(conversation("t_1"))
         before = passed(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), known, context())
 
-        decision = decide(before, fetched(conversation("t_2")), context())
+        decision = decision_on(before, fetched(conversation("t_2")), context())
 
         assert events(decision)[-1] == BatchStored(catching_up(), QUIET + NEW)
 
@@ -174,30 +173,30 @@ class TestAWalk:
         ended = RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("after 1"))
         before = given(ended, after=walking_since_noon())
 
-        decision = decide(before, fetched(conversation()), context(during=budget("run-2")))
+        decision = decision_on(before, fetched(conversation()), context(during=budget("run-2")))
 
         assert events(decision) == (RunStarted(NOON), BatchStored(catching_up(), NEW))
 
 
 class TestACatchUpScan:
     def test_goes_on_while_a_batch_has_something_younger_than_the_start_of_the_walk(self) -> None:
-        decision = decide(scanning(), fetched(conversation(updated_time=at(-600)), next_cursor="x"), context())
+        decision = decision_on(scanning(), fetched(conversation(updated_time=at(-600)), next_cursor="x"), context())
 
         assert events(decision) == (BatchStored(catching_up("x", at(-600)), NEW),)
 
     def test_ends_the_sweep_at_a_batch_wholly_older(self) -> None:
         one_by_one = context(policy=Policy(batch_size=1))
-        decision = decide(scanning(), fetched(conversation(updated_time=at(-601)), next_cursor="x"), one_by_one)
+        decision = decision_on(scanning(), fetched(conversation(updated_time=at(-601)), next_cursor="x"), one_by_one)
 
         assert events(decision) == (SweepCompleted(Mode.FULL, NOON, NOON, NEW),)
 
     def test_ends_the_sweep_at_the_end_of_the_inbox(self) -> None:
-        decision = decide(scanning("x"), fetched(conversation()), context())
+        decision = decision_on(scanning("x"), fetched(conversation()), context())
 
         assert events(decision) == (SweepCompleted(Mode.FULL, NOON, NOON, NEW),)
 
     def test_goes_on_past_an_empty_batch(self) -> None:
-        decision = decide(scanning(), fetched(next_cursor="x"), context())
+        decision = decision_on(scanning(), fetched(next_cursor="x"), context())
 
         assert isinstance(decision, BatchUnchanged)
         assert decision.sweep.position == catching_up("x")
@@ -210,7 +209,7 @@ class TestWhatWasPassedOver:
         for cursor in ("after 2", "after 3"):
             before = passed(before, fetched(conversation("t_1"), next_cursor=cursor), known, context())
 
-        decision = decide(before, fetched(conversation("t_2"), next_cursor="after 4"), context())
+        decision = decision_on(before, fetched(conversation("t_2"), next_cursor="after 4"), context())
 
         assert events(decision) == (BatchStored(walking("after 4", NOON), QUIET + QUIET + NEW),)
 
@@ -219,7 +218,7 @@ class TestWhatWasPassedOver:
         first = fetched(conversation("t_1"), next_cursor="after 1", asked_at=at(-2))
         before = passed(checkpoint_of(), first, known, context())
 
-        decision = decide(before, fetched(conversation("t_2"), next_cursor="after 2", asked_at=at(5)), context())
+        decision = decision_on(before, fetched(conversation("t_2"), next_cursor="after 2", asked_at=at(5)), context())
 
         assert events(decision) == (
             RunStarted(NOON),
@@ -233,7 +232,7 @@ class TestWhatWasPassedOver:
         for cursor in ("after 1", "after 2", None):  # the third batch is the last of the walk
             checkpoint = passed(checkpoint, fetched(conversation("t_1"), next_cursor=cursor), known, context())
 
-        decision = decide(checkpoint, fetched(conversation("t_1", at(-601))), context(), known)
+        decision = decision_on(checkpoint, fetched(conversation("t_1", at(-601))), context(), known)
 
         four = QUIET + QUIET + QUIET + QUIET
         assert events(decision) == (SweepCompleted(Mode.FULL, NOON, NOON, four),)
@@ -242,7 +241,7 @@ class TestWhatWasPassedOver:
         known = knowing(conversation("t_1"))
         before = passed(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), known, context())
 
-        decision = decide(before, refused(NETWORK), context())
+        decision = decision_on(before, refused(NETWORK), context())
 
         assert [type(event) for event in events(decision)] == [RunStarted, SweepStarted, BatchStored, FetchFailed]
         assert events(decision)[2] == BatchStored(walking("x", NOON), QUIET)
@@ -250,7 +249,7 @@ class TestWhatWasPassedOver:
 
 class TestAForcedFullSweep:
     def test_replaces_the_open_incremental_one(self) -> None:
-        decision = decide(
+        decision = decision_on(
             walking_since_noon(mode=Mode.INCREMENTAL),
             fetched(conversation(), next_cursor="x", asked_at=at(60)),
             context(at(60), during=budget("run-2", wants_full=True)),
@@ -266,7 +265,7 @@ class TestAForcedFullSweep:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
         during = context(at(60), during=budget("run-2", wants_full=True))
 
-        decision = decide(before, fetched(conversation(), asked_at=at(60)), during)
+        decision = decision_on(before, fetched(conversation(), asked_at=at(60)), during)
 
         assert events(decision) == (SweepCompleted(Mode.FULL, at(60), NOON, NEW),)
         assert given(*events(decision), after=before, run_id="run-2").sweep is None
@@ -274,7 +273,7 @@ class TestAForcedFullSweep:
     def test_that_is_refused_leaves_the_open_one_where_it_was(self) -> None:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
 
-        decision = decide(before, refused(RATE_LIMIT), context(during=budget("run-2", wants_full=True)))
+        decision = decision_on(before, refused(RATE_LIMIT), context(during=budget("run-2", wants_full=True)))
 
         assert given(*events(decision), after=before, run_id="run-2").sweep == before.sweep
 
@@ -282,7 +281,7 @@ class TestAForcedFullSweep:
 class TestPrepare:
     def test_seals_the_events_and_gives_the_projections_after_them(self) -> None:
         before = walking_since_noon()
-        decision = record(decide(before, fetched(conversation(), next_cursor="after 2"), context()))
+        decision = record(decision_on(before, fetched(conversation(), next_cursor="after 2"), context()))
 
         commit = prepare(before, decision, "run-1", at(3), CODEC)
 

@@ -25,9 +25,8 @@ from kit.builders import (
     unreadable,
     walking,
 )
-from kit.decisions import record, then
+from kit.decisions import decision_on, looked_up, record, then
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
-from milepost.core.decide import decide, keys_to_look_up
 from milepost.core.events import BatchShrunk, BatchStored, Mode, Position, Reason, SweepCompleted, Tally
 from milepost.core.merge import difference
 from milepost.core.model import Detail, Keys, Known, Stretch
@@ -45,7 +44,7 @@ def sweeping(position: Position, tally: Tally | None = None) -> Checkpoint:
 
 
 def keys(checkpoint: Checkpoint, answer: Fetched) -> Keys:
-    return keys_to_look_up(checkpoint, answer, FORCED)
+    return looked_up(checkpoint, answer, FORCED)
 
 
 def stored(*ids_and_times: tuple[str, datetime]) -> Known:
@@ -89,7 +88,7 @@ class TestAStretch:
         assert keys(checkpoint, answer).stretch is None
 
     def test_is_none_of_an_incremental_sweep(self) -> None:
-        asked = keys_to_look_up(WALKED_BEFORE, fetched(conversation()), context())
+        asked = looked_up(WALKED_BEFORE, fetched(conversation()), context())
 
         assert (asked.stretch, asked.full_sweep_at) == (None, None)
 
@@ -112,7 +111,7 @@ class TestWhatIsNotSeen:
     def test_is_noted_with_the_batch(self) -> None:
         known = replace(stored(("t_3", at(-20))), unseen=1)
 
-        decision = record(decide(self.BEFORE, self.ANSWER, FORCED, known))
+        decision = record(decision_on(self.BEFORE, self.ANSWER, FORCED, known))
 
         assert decision.changes.missed == Stretch(NOON, at(-9), at(-20), ("t_3",))
         assert decision.changes.missed_are_deleted_at is None
@@ -120,12 +119,12 @@ class TestWhatIsNotSeen:
     def test_is_noted_once(self) -> None:
         known = stored(("t_3", at(-20)))
 
-        assert isinstance(decide(self.BEFORE, self.ANSWER, FORCED, known), BatchUnchanged)
+        assert isinstance(decision_on(self.BEFORE, self.ANSWER, FORCED, known), BatchUnchanged)
 
     def test_and_turns_up_after_all_is_struck_from_the_notes(self) -> None:
         known = replace(stored(("t_3", at(-20))), missed=frozenset({"t_3", "t_9"}), all_missed=2)
 
-        decision = record(decide(self.BEFORE, self.ANSWER, FORCED, known))
+        decision = record(decision_on(self.BEFORE, self.ANSWER, FORCED, known))
 
         assert decision.changes.found == ("t_3",)
 
@@ -136,7 +135,7 @@ class TestTheEndOfAFullSweep:
     KNOWN = stored(("t_1", at(-700)))
 
     def test_marks_what_is_still_missed(self) -> None:
-        decision = record(decide(self.SCAN, self.LAST, FORCED, replace(self.KNOWN, all_missed=2)))
+        decision = record(decision_on(self.SCAN, self.LAST, FORCED, replace(self.KNOWN, all_missed=2)))
 
         assert decision.changes.missed_are_deleted_at == NOON
         assert not decision.changes.forgets_missed
@@ -147,7 +146,7 @@ class TestTheEndOfAFullSweep:
     def test_does_not_mark_what_its_last_batch_found(self) -> None:
         known = replace(self.KNOWN, all_missed=2, missed=frozenset({"t_1"}))
 
-        decision = record(decide(self.SCAN, self.LAST, FORCED, known))
+        decision = record(decision_on(self.SCAN, self.LAST, FORCED, known))
 
         assert decision.changes.found == ("t_1",)
         completed = decision.events[-1]
@@ -155,7 +154,7 @@ class TestTheEndOfAFullSweep:
         assert completed.tally.deleted == 1
 
     def test_of_a_single_batch_marks_what_it_does_not_see(self) -> None:
-        decision = record(decide(WALKED_BEFORE, self.LAST, FORCED, replace(self.KNOWN, unseen=3)))
+        decision = record(decision_on(WALKED_BEFORE, self.LAST, FORCED, replace(self.KNOWN, unseen=3)))
 
         assert decision.changes.missed is not None
         assert decision.changes.missed_are_deleted_at == NOON
@@ -174,7 +173,7 @@ class TestTheEndOfAFullSweep:
     def test_marks_nothing_after_a_flaw_anywhere_in_it(self, flaw: Tally) -> None:
         scan = sweeping(catching_up(), flaw)
 
-        decision = record(decide(scan, self.LAST, FORCED, replace(self.KNOWN, all_missed=2)))
+        decision = record(decision_on(scan, self.LAST, FORCED, replace(self.KNOWN, all_missed=2)))
 
         assert decision.changes.missed_are_deleted_at is None
         assert decision.changes.forgets_missed
@@ -190,7 +189,7 @@ class TestTheEndOfAFullSweep:
         ],
     )
     def test_marks_nothing_after_a_flaw_in_its_last_batch(self, last: Fetched) -> None:
-        decision = record(decide(self.SCAN, last, FORCED, replace(self.KNOWN, all_missed=2)))
+        decision = record(decision_on(self.SCAN, last, FORCED, replace(self.KNOWN, all_missed=2)))
 
         assert decision.changes.missed_are_deleted_at is None
         assert decision.changes.forgets_missed
@@ -198,26 +197,26 @@ class TestTheEndOfAFullSweep:
     def test_marks_nothing_after_a_thread_was_stepped_over(self) -> None:
         stepping = given(BatchShrunk(1, Detail.POSITION, UNKNOWN), after=self.SCAN)
 
-        decision = record(decide(stepping, self.LAST, FORCED, Known(all_missed=2)))
+        decision = record(decision_on(stepping, self.LAST, FORCED, Known(all_missed=2)))
 
         assert decision.changes.missed_are_deleted_at is None
 
     def test_marks_them_though_a_thread_was_stepped_over_that_is_stored_as_new_as_it_is(self) -> None:
         stepping = given(BatchShrunk(1, Detail.POSITION, UNKNOWN), after=self.SCAN)
 
-        decision = record(decide(stepping, self.LAST, FORCED, replace(self.KNOWN, all_missed=2)))
+        decision = record(decision_on(stepping, self.LAST, FORCED, replace(self.KNOWN, all_missed=2)))
 
         assert decision.changes.missed_are_deleted_at is not None
 
     def test_says_nothing_where_nothing_was_missed(self) -> None:
-        decision = record(decide(self.SCAN, self.LAST, FORCED, self.KNOWN))
+        decision = record(decision_on(self.SCAN, self.LAST, FORCED, self.KNOWN))
 
         assert decision.changes.missed_are_deleted_at is None
         assert not decision.changes.forgets_missed
 
 
 def test_an_incremental_sweep_marks_nothing() -> None:
-    decision = record(decide(WALKED_BEFORE, fetched(conversation("t_1", at(-99_999))), context(), Known()))
+    decision = record(decision_on(WALKED_BEFORE, fetched(conversation("t_1", at(-99_999))), context(), Known()))
 
     (completed,) = decision.events
     assert isinstance(completed, SweepCompleted)

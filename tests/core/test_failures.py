@@ -24,10 +24,9 @@ from kit.builders import (
     run_started,
     walking,
 )
-from kit.decisions import QUIET, events, knowing, passed, scanning, then
+from kit.decisions import QUIET, decision_on, events, knowing, passed, scanning, then
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import Checkpoint, FailureStreak
-from milepost.core.decide import decide
 from milepost.core.events import (
     BatchFailed,
     BatchStored,
@@ -60,24 +59,26 @@ def walked_on(before: Checkpoint, cursor: str = "after 2") -> Checkpoint:
 
 class TestARefusalThatMayPass:
     def test_is_tried_again_after_a_wait(self) -> None:
-        decision = decide(walking_since_noon(), refused(NETWORK), context(jitter=0.5))
+        decision = decision_on(walking_since_noon(), refused(NETWORK), context(jitter=0.5))
 
         assert events(decision) == (FetchFailed(1, NETWORK, at(1)),)
 
     def test_of_the_first_batch_begins_the_run_and_no_sweep(self) -> None:
-        decision = decide(checkpoint_of(), refused(NETWORK), context(jitter=0.5))
+        decision = decision_on(checkpoint_of(), refused(NETWORK), context(jitter=0.5))
 
         assert events(decision) == (RunStarted(NOON), FetchFailed(1, NETWORK, at(1)))
 
     def test_is_waited_for_longer_each_time(self) -> None:
         before = given(FetchFailed(1, NETWORK, at(1)), after=walking_since_noon())
 
-        assert events(decide(before, refused(NETWORK), context(at(1), jitter=0.5))) == (FetchFailed(2, NETWORK, at(3)),)
+        assert events(decision_on(before, refused(NETWORK), context(at(1), jitter=0.5))) == (
+            FetchFailed(2, NETWORK, at(3)),
+        )
 
     def test_is_given_up_for_this_run_after_the_last_attempt(self) -> None:
         before = given(FetchFailed(2, NETWORK, at(1)), after=walking_since_noon())
 
-        decision = decide(before, refused(NETWORK), context(at(1)))
+        decision = decision_on(before, refused(NETWORK), context(at(1)))
 
         assert events(decision) == (
             BatchFailed(Stage.FETCH, 3, NETWORK),
@@ -85,25 +86,27 @@ class TestARefusalThatMayPass:
         )
 
     def test_is_given_up_at_once_where_one_attempt_is_all(self) -> None:
-        decision = decide(checkpoint_of(), refused(NETWORK), context(policy=Policy(attempts=1)))
+        decision = decision_on(checkpoint_of(), refused(NETWORK), context(policy=Policy(attempts=1)))
 
         assert [type(event) for event in events(decision)] == [RunStarted, BatchFailed, RunEnded]
 
     def test_begins_to_count_anew_after_a_batch_was_read(self) -> None:
         before = walked_on(given(FetchFailed(2, NETWORK, at(1)), after=walking_since_noon()))
 
-        assert events(decide(before, refused(NETWORK), context()))[-1] == FetchFailed(1, NETWORK, at(1))
+        assert events(decision_on(before, refused(NETWORK), context()))[-1] == FetchFailed(1, NETWORK, at(1))
 
 
 class TestARateLimit:
     def test_that_ends_within_the_run_is_waited_out_in_it(self) -> None:
-        decision = decide(walking_since_noon(), refused(RATE_LIMIT), context())
+        decision = decision_on(walking_since_noon(), refused(RATE_LIMIT), context())
 
         assert events(decision) == (RateLimited(Scope.PAGE, 1, NOON, at(60), RATE_LIMIT),)
 
     @pytest.mark.parametrize("deadline", [3600, 3599])
     def test_that_lasts_to_the_deadline_or_beyond_ends_the_run_with_its_place_saved(self, deadline: float) -> None:
-        decision = decide(walking_since_noon(), refused(HOUR_LIMIT), context(during=budget(deadline_at=at(deadline))))
+        decision = decision_on(
+            walking_since_noon(), refused(HOUR_LIMIT), context(during=budget(deadline_at=at(deadline)))
+        )
 
         assert events(decision) == (
             RateLimited(Scope.PAGE, 1, NOON, at(3600), HOUR_LIMIT),
@@ -145,7 +148,7 @@ class TestARateLimit:
         """The pause is in the journal, so that no restart can forget it."""
         before = walked_on(walking_since_noon())
 
-        decision = decide(before, refused(HOUR_LIMIT), context())
+        decision = decision_on(before, refused(HOUR_LIMIT), context())
 
         assert events(decision) == (
             BatchStored(walking("after 2", NOON), QUIET),
@@ -160,7 +163,7 @@ class TestARateLimit:
         assert after.sweep.tally.batches == 2
 
     def test_ends_a_run_that_only_passed_over_batches_with_its_beginning(self) -> None:
-        decision = decide(walked_on(checkpoint_of()), refused(HOUR_LIMIT), context())
+        decision = decision_on(walked_on(checkpoint_of()), refused(HOUR_LIMIT), context())
 
         assert [type(event) for event in events(decision)] == [
             RunStarted,
@@ -181,7 +184,7 @@ class TestWhatNeedsAPerson:
         ("problem", "reason"), [(DEAD_TOKEN, Reason.AUTHORIZATION), (BAD_VERSION, Reason.CONFIGURATION)]
     )
     def test_stops_the_run_with_its_place_saved(self, problem: Problem, reason: Reason) -> None:
-        decision = decide(walking_since_noon(), refused(problem), context())
+        decision = decision_on(walking_since_noon(), refused(problem), context())
 
         assert events(decision) == (RunEnded(RunStatus.STOPPED, reason, walking("after 1"), problem=problem),)
 
@@ -193,7 +196,7 @@ class TestWhatNeedsAPerson:
         assert (after.run.retries, after.run.failed_batches, after.open_dead_letters) == (0, 0, 0)
 
     def test_at_the_first_batch_is_a_run_without_a_place(self) -> None:
-        decision = decide(checkpoint_of(), refused(DEAD_TOKEN), context())
+        decision = decision_on(checkpoint_of(), refused(DEAD_TOKEN), context())
 
         assert events(decision) == (
             RunStarted(NOON),
@@ -201,7 +204,7 @@ class TestWhatNeedsAPerson:
         )
 
     def test_is_told_after_what_was_passed_over(self) -> None:
-        *_, stored, ended = events(decide(walked_on(walking_since_noon()), refused(DEAD_TOKEN), context()))
+        *_, stored, ended = events(decision_on(walked_on(walking_since_noon()), refused(DEAD_TOKEN), context()))
 
         assert stored == BatchStored(walking("after 2", NOON), QUIET)
         assert ended == RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, walking("after 2", NOON), problem=DEAD_TOKEN)
@@ -212,7 +215,7 @@ class TestWhatNeedsAPerson:
         assert tried.retry is not None
         assert tried.retry.attempts == 2
 
-        (ended,) = events(decide(tried, refused(gone), context()))
+        (ended,) = events(decision_on(tried, refused(gone), context()))
 
         assert isinstance(ended, RunEnded)
         assert (ended.status, ended.reason) == (RunStatus.STOPPED, Reason.CONFIGURATION)
@@ -268,7 +271,7 @@ class TestADeadCursor:
     def test_begins_again_at_the_head_of_the_same_sweep(self, said: Problem) -> None:
         before = walking_since_noon()
 
-        decision = decide(before, refused(said), context())
+        decision = decision_on(before, refused(said), context())
 
         assert events(decision) == (CursorLost(said),)
         after = given(*events(decision), after=before)
@@ -285,7 +288,7 @@ class TestADeadCursor:
         assert after.sweep.position == catching_up()
 
     def test_is_told_after_what_was_passed_over(self) -> None:
-        decision = decide(walked_on(walking_since_noon()), refused(DEAD_CURSOR), context())
+        decision = decision_on(walked_on(walking_since_noon()), refused(DEAD_CURSOR), context())
 
         assert events(decision) == (BatchStored(walking("after 2", NOON), QUIET), CursorLost(DEAD_CURSOR))
 
@@ -296,7 +299,7 @@ class TestADeadCursor:
             fetched(conversation("t_2"), next_cursor="after 2"),
         )
 
-        decision = decide(again, refused(DEAD_CURSOR), context())
+        decision = decision_on(again, refused(DEAD_CURSOR), context())
 
         assert events(decision) == (
             BatchFailed(Stage.FETCH, 1, DEAD_CURSOR),
@@ -318,7 +321,7 @@ class TestADeadCursor:
         )
         next_run = given(run_started(), after=given(ended, after=again), run_id="run-2")
 
-        decision = decide(next_run, refused(DEAD_CURSOR), context(during=budget("run-2")))
+        decision = decision_on(next_run, refused(DEAD_CURSOR), context(during=budget("run-2")))
 
         assert events(decision) == (CursorLost(DEAD_CURSOR),)
 
@@ -326,7 +329,7 @@ class TestADeadCursor:
         """Then nothing shows that the cursor was at fault: the stream stops, and the cursor is kept for the probe."""
         lost = then(walking_since_noon(), refused(self.OTHER_WORDS))
 
-        (ended,) = events(decide(lost, refused(self.OTHER_WORDS), context()))
+        (ended,) = events(decision_on(lost, refused(self.OTHER_WORDS), context()))
 
         assert ended == RunEnded(RunStatus.STOPPED, Reason.CONFIGURATION, walking("after 1"), problem=self.OTHER_WORDS)
 
@@ -352,7 +355,7 @@ class TestADeadCursor:
             assert ended.position == walking("after 5", NOON)
 
     def test_is_said_of_the_query_where_no_cursor_was_sent(self) -> None:
-        decision = decide(checkpoint_of(), refused(self.OTHER_WORDS), context())
+        decision = decision_on(checkpoint_of(), refused(self.OTHER_WORDS), context())
 
         assert events(decision)[-1] == RunEnded(RunStatus.STOPPED, Reason.CONFIGURATION, problem=self.OTHER_WORDS)
 
@@ -360,7 +363,7 @@ class TestADeadCursor:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
         forced = context(during=budget(wants_full=True))
 
-        (ended,) = events(decide(before, refused(self.OTHER_WORDS), forced))
+        (ended,) = events(decision_on(before, refused(self.OTHER_WORDS), forced))
 
         assert isinstance(ended, RunEnded)
         assert ended.status is RunStatus.STOPPED
@@ -372,14 +375,14 @@ class TestACursorThatLeadsToItself:
     ANSWER = fetched(conversation(), next_cursor="after 1")
 
     def test_is_a_refusal_that_may_pass(self) -> None:
-        decision = decide(walking_since_noon(), self.ANSWER, context(jitter=0.5))
+        decision = decision_on(walking_since_noon(), self.ANSWER, context(jitter=0.5))
 
         assert decision == Record((FetchFailed(1, self.LOOP, at(1)),))
 
     def test_that_stays_one_is_given_up_for_the_head(self) -> None:
         before = given(FetchFailed(2, self.LOOP, at(1)), after=walking_since_noon())
 
-        assert events(decide(before, self.ANSWER, context())) == (CursorLost(self.LOOP),)
+        assert events(decision_on(before, self.ANSWER, context())) == (CursorLost(self.LOOP),)
 
     def test_that_is_met_again_fails_and_is_never_silent(self) -> None:
         before = then(
@@ -396,7 +399,7 @@ class TestACursorThatLeadsToItself:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
         forced = context(during=budget("run-2", wants_full=True))
 
-        decision = decide(before, self.ANSWER, forced)
+        decision = decision_on(before, self.ANSWER, forced)
 
         assert [type(event) for event in events(decision)] == [RunStarted, SweepStarted, BatchStored]
 

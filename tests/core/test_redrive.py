@@ -24,10 +24,9 @@ from kit.builders import (
     unreadable,
     walking,
 )
-from kit.decisions import knowing, passed, record
+from kit.decisions import decision_on, knowing, passed, record
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import DeadLetter
-from milepost.core.decide import decide
 from milepost.core.events import (
     BatchStored,
     DeadLetterClosed,
@@ -38,11 +37,11 @@ from milepost.core.events import (
     Stage,
     Tally,
 )
-from milepost.core.model import Changes, ConversationRow, Known, KnownDeadLetter, RefusedRow, Scope, Table
+from milepost.core.model import Changes, ConversationRow, Keys, Known, KnownDeadLetter, RefusedRow, Scope, Table
 from milepost.core.ports import DueDeadLetter, Outcome
 from milepost.core.problems import Problem
 from milepost.core.records import Record
-from milepost.core.redrive import discard, keys_for_redrive, redrive, to_reread
+from milepost.core.redrive import discard, redrive, to_reread
 from milepost.core.retry import redrive_seconds
 
 BEFORE = given(DeadLetterOpened("d_1", Stage.FETCH, "t_1", "bad"), after=walking_since_noon())
@@ -59,7 +58,7 @@ def due(
 def due_rows(stage: Stage, table: Table, key: str) -> DueDeadLetter:
     """Give the letter that a refused row of READ is kept in."""
     around = context(at(-900), refused_rows=[RefusedRow(table, key, "too long")])
-    decided = record(decide(walking_since_noon(), fetched(READ, next_cursor="x"), around))
+    decided = record(decision_on(walking_since_noon(), fetched(READ, next_cursor="x"), around))
     (dead_letter,) = (event for event in decided.events if isinstance(event, DeadLetterOpened))
     (payload,) = decided.changes.payloads
     return DueDeadLetter(
@@ -74,7 +73,14 @@ def redriven(
     now: datetime = NOON,
     refused_rows: tuple[RefusedRow, ...] = (),
 ) -> Record:
-    return redrive(BEFORE, dead_letter, outcome, context(now, refused_rows=refused_rows), known or Known())
+    during = context(now, refused_rows=refused_rows)
+    return record(redrive(BEFORE, dead_letter, outcome, during).record(known or Known()))
+
+
+def keys_looked_up(dead_letter: DueDeadLetter, outcome: Outcome | None) -> Keys:
+    keys = redrive(BEFORE, dead_letter, outcome, context()).keys
+    assert keys is not None
+    return keys
 
 
 ROW = due_rows(Stage.STORE, Table.CONVERSATIONS, "t_1")
@@ -198,7 +204,7 @@ class TestARereading:
         assert closed.resolution is Resolution.FORGOTTEN
 
     def test_asks_for_all_that_it_may_touch(self) -> None:
-        keys = keys_for_redrive(STREAM, due(), fetched(READ))
+        keys = keys_looked_up(due(), fetched(READ))
 
         assert (keys.conversations, keys.contacts, keys.interaction_events) == (("t_1",), ("c_1",), ("m_1",))
         assert set(keys.subjects) == {"t_1", "t_1/row", "t_1/messages", "contact c_1"}
@@ -256,7 +262,7 @@ class TestARowThatIsKept:
 
     @pytest.mark.parametrize("dead_letter", [ROW, PERSON, CHUNK])
     def test_asks_for_what_is_stored_of_it(self, dead_letter: DueDeadLetter) -> None:
-        keys = keys_for_redrive(STREAM, dead_letter, None)
+        keys = keys_looked_up(dead_letter, None)
 
         rows = msgspec.json.decode(dead_letter.payload or "", type=Changes)
         assert set(keys.conversations) >= {row.conversation_id for row in rows.conversations}
@@ -299,7 +305,7 @@ class TestWhatWasPassedOver:
     STORED = BatchStored(walking("after 2", NOON), Tally(batches=1, unchanged=1, without_contact=1))
 
     def test_is_recorded_before_a_redrive(self) -> None:
-        decided = redrive(self.QUIET, due(), fetched(READ), context(), Known())
+        decided = record(redrive(self.QUIET, due(), fetched(READ), context()).record(Known()))
 
         assert decided.events[0] == self.STORED
 
@@ -314,7 +320,7 @@ class TestWhatWasPassedOver:
 
 def test_rows_keep_what_the_batch_said() -> None:
     (row,) = redriven(ROW).changes.conversations
-    whole = record(decide(walking_since_noon(), fetched(READ), context())).changes.conversations[0]
+    whole = record(decision_on(walking_since_noon(), fetched(READ), context())).changes.conversations[0]
 
     assert isinstance(row, ConversationRow)
     assert replace(row, first_synced_at=NOON, synced_at=NOON) == replace(whole, first_synced_at=NOON, synced_at=NOON)

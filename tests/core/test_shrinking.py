@@ -18,10 +18,9 @@ from kit.builders import (
     refused,
     walking,
 )
-from kit.decisions import events, knowing, record, then
+from kit.decisions import decision_on, events, knowing, record, then
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.decide import decide
 from milepost.core.events import (
     BatchFailed,
     BatchShrunk,
@@ -79,7 +78,7 @@ class TestTheLadder:
     def test_is_gone_down_without_a_wait_where_the_batch_is_too_heavy(self, problem: Problem) -> None:
         checkpoint = walking_since_noon()
         for size in LADDER[1:]:
-            assert events(decide(checkpoint, refused(problem), context())) == (
+            assert events(decision_on(checkpoint, refused(problem), context())) == (
                 BatchShrunk(size.limit, size.detail, problem),
             )
             checkpoint = then(checkpoint, refused(problem))
@@ -101,15 +100,15 @@ class TestTheLadder:
         assert size_now(then(shrunk, refused(UNKNOWN)), POLICY) == LADDER[2], "the search is under way"
 
     def test_ends_in_a_failure_where_not_even_a_position_can_be_read(self) -> None:
-        decided = events(decide(shrunk_to(1, Detail.POSITION), refused(TOO_HEAVY), context()))
+        decided = events(decision_on(shrunk_to(1, Detail.POSITION), refused(TOO_HEAVY), context()))
 
         assert [type(event) for event in decided] == [BatchFailed, RunEnded]
 
     def test_ends_in_retries_where_that_may_pass(self) -> None:
         bottom = shrunk_to(1, Detail.POSITION)
 
-        (first,) = events(decide(bottom, refused(UNKNOWN), context()))
-        last = events(decide(then(bottom, refused(UNKNOWN), refused(UNKNOWN)), refused(UNKNOWN), context()))
+        (first,) = events(decision_on(bottom, refused(UNKNOWN), context()))
+        last = events(decision_on(then(bottom, refused(UNKNOWN), refused(UNKNOWN)), refused(UNKNOWN), context()))
 
         assert isinstance(first, FetchFailed)
         assert [type(event) for event in last] == [BatchFailed, RunEnded]
@@ -127,7 +126,7 @@ class TestTheLadder:
     def test_is_told_after_what_was_passed_over(self) -> None:
         before = passed_over(walking_since_noon(), 1)
 
-        decided = events(decide(before, refused(TOO_HEAVY), context()))
+        decided = events(decision_on(before, refused(TOO_HEAVY), context()))
 
         assert [type(event) for event in decided] == [BatchStored, BatchShrunk]
 
@@ -219,7 +218,9 @@ class TestAPoisonThread:
                 continue
             end = start + len(chosen)
             answer = fetched(*chosen, next_cursor=str(end) if end < len(self.THREADS) else None)
-            read |= {row.conversation_id for row in record(decide(checkpoint, answer, around)).changes.conversations}
+            read |= {
+                row.conversation_id for row in record(decision_on(checkpoint, answer, around)).changes.conversations
+            }
             checkpoint = then(checkpoint, answer, during=around)
             if end == len(self.THREADS):
                 return checkpoint, read, asked

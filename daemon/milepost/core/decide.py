@@ -15,12 +15,11 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
-from milepost.core.failures import refused
+from milepost.core.failures import on_refusal
 from milepost.core.merge import difference, keys_of, order_violations
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, Stream, Stretch
 from milepost.core.plan import (
     Policy,
-    RunBudget,
     next_mode,
     older_in_a_row,
     open_sweep,
@@ -32,85 +31,110 @@ from milepost.core.plan import (
 )
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.records import Context, Decision, Record, beginnings
+from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
 
-NOTHING_KNOWN = Known()
 LEAST_OLDER = 10  # conversations in a row at which a walk may end
 
 
-def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context, known: Known = NOTHING_KNOWN) -> Decision:
-    """Say what an outcome means. `known` is what the store holds of the rows in a Fetched outcome."""
+def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pending:
+    """Decide what an outcome means, as far as that can be told without the store."""
     match outcome:
-        case Fetched() if problem := _loop(checkpoint, outcome.batch, context.budget):
-            return refused(checkpoint, problem, context)
-        case Fetched():
-            return _fetched(checkpoint, outcome, context, known)
+        case Fetched(batch=batch):
+            sweep = open_sweep(checkpoint, context.budget)
+            if problem := _cursor_loop(sweep, batch):
+                return Decided(on_refusal(checkpoint, problem, context))
+            return _pending_batch(checkpoint, sweep or _new_sweep(checkpoint, outcome, context), batch, context)
         case Refused(problem=problem):
-            return refused(checkpoint, problem, context)
+            return Decided(on_refusal(checkpoint, problem, context))
+
+
+def _cursor_loop(sweep: Sweep | None, batch: Batch) -> Problem | None:
+    """Find the cursor that leads to itself: following it would never end."""
+    if sweep is None or sweep.position.cursor is None or batch.next_cursor != sweep.position.cursor:
+        return None
+    return Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next batch is the one just used")
 
 
 # --- a batch was read -------------------------------------------------------------------------------------------------
 
 
-def keys_to_look_up(checkpoint: Checkpoint, fetched: Fetched, context: Context) -> Keys:
-    """List what has to be known of the store before a batch is decided on."""
-    batch = fetched.batch
-    sweep = open_sweep(checkpoint, context.budget) or _new_sweep(checkpoint, fetched, context)
-    size = size_now(checkpoint, context.policy)
-    is_whole = not (batch.unreadable or context.refused) and size.detail is Detail.NESTED
-    keys = keys_of(Stream.parse(checkpoint.stream), batch)
-    return replace(
-        keys,
-        subjects=() if is_whole and not checkpoint.open_dead_letters else subjects_of(batch, context.refused),
-        full_sweep_at=sweep.walk_started_at if _notes_missed(checkpoint, sweep) else None,
-        stretch=_stretch(checkpoint, sweep, batch),
-    )
+class PendingBatch(Struct, frozen=True):
+    """A batch that was read, before the stored rows that it meets are known. `sweep` is the one that it belongs to."""
+
+    checkpoint: Checkpoint
+    sweep: Sweep
+    batch: Batch
+    detail: Detail
+    context: Context
+    keys: Keys
+
+    def record(self, known: Known) -> Decision:
+        """Record what the batch brought, and where its sweep goes on; or skip a batch that changes nothing."""
+        checkpoint, sweep, context = self.checkpoint, self.sweep, self.context
+        yields = self._compare(known)
+        tally = checkpoint.unrecorded + yields.tally
+        read_batches = sweep.tally.batches + tally.batches
+        position = _next_position(sweep, self.batch, context.policy, read_batches=read_batches)
+        if position is None:
+            return self._complete(yields, known)
+        if yields.changes == Changes() and not yields.dead_letters:
+            return BatchUnchanged(replace(sweep, position=position, lost_cursor=None), yields.tally)
+        opening = beginnings(checkpoint, sweep, context.budget)
+        return Record((*opening, *yields.dead_letters, BatchStored(position, tally)), yields.changes)
+
+    def _compare(self, known: Known) -> "_Yield":
+        stream, batch, now = self.keys.stream, self.batch, self.context.now
+        reduced = self.checkpoint.reduced_request
+        readable = replace(batch, conversations=()) if self.detail is Detail.POSITION else batch
+        written, unwritten = withhold(difference(stream, readable, known, now), self.context.refused)
+        failures = (*unread(batch, self.detail, reduced.problem if reduced else None, known), *unwritten)
+        dead_letters, payloads = opened(stream, failures, known, now)
+        changes = replace(
+            written.changes,
+            payloads=payloads,
+            missed=self.keys.stretch if known.unseen else None,
+            found=tuple(each.conversation_id for each in batch.conversations if each.conversation_id in known.missed),
+        )
+        tally = replace(
+            written.tally,
+            dead_lettered=len(dead_letters),
+            unreadable=len(failures),
+            order_violations=order_violations(batch.conversations, self.sweep.position.reached_at),
+        )
+        return _Yield(changes, (*dead_letters, *recovered(readable, self.detail, failures, known)), tally)
+
+    def _complete(self, yields: "_Yield", known: Known) -> Record:
+        sweep, budget = self.sweep, self.context.budget
+        tally, changes = self.checkpoint.unrecorded + yields.tally, yields.changes
+        missed = known.all_missed + known.unseen - len(changes.found)
+        if missed and _is_flawless(sweep.tally + tally):
+            tally = replace(tally, deleted=missed)
+            changes = replace(changes, missed_are_deleted_at=self.context.now)
+        elif known.all_missed or known.unseen:
+            changes = replace(changes, forgets_missed=True)
+        completed = SweepCompleted(sweep.mode, sweep.walk_started_at, budget.started_at, tally)
+        opening = beginnings(self.checkpoint, sweep, budget) if yields.dead_letters else ()
+        return Record((*opening, *yields.dead_letters, completed), changes)
 
 
-def _fetched(checkpoint: Checkpoint, fetched: Fetched, context: Context, known: Known) -> Decision:
-    budget, batch = context.budget, fetched.batch
-    sweep = open_sweep(checkpoint, budget) or _new_sweep(checkpoint, fetched, context)
-    found = _found(checkpoint, sweep, batch, context, known)
-    tally = checkpoint.unrecorded + found.tally
-    position = _next_position(sweep, batch, context.policy, read_batches=sweep.tally.batches + tally.batches)
-    if position is None:
-        return _completed(checkpoint, sweep, found, context, known)
-    if found.changes == Changes() and not found.dead_letters:
-        return BatchUnchanged(replace(sweep, position=position, lost_cursor=None), found.tally)
-    opening = beginnings(checkpoint, sweep, budget)
-    return Record((*opening, *found.dead_letters, BatchStored(position, tally)), found.changes)
-
-
-class _Found(Struct, frozen=True):
-    """What a batch comes to: rows to write, letters that open or close, and the counts of both."""
+class _Yield(Struct, frozen=True):
+    """What a batch brings: rows to write, dead letters that open or close, and the counts of both."""
 
     changes: Changes
     dead_letters: tuple[DeadLetterOpened | DeadLetterClosed, ...]
     tally: Tally
 
 
-def _found(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context, known: Known) -> _Found:
-    stream, now = Stream.parse(checkpoint.stream), context.now
+def _pending_batch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context) -> PendingBatch:
     detail = size_now(checkpoint, context.policy).detail
-    problem = checkpoint.reduced_request.problem if checkpoint.reduced_request else None
-    readable = replace(batch, conversations=()) if detail is Detail.POSITION else batch
-    written, unwritten = withhold(difference(stream, readable, known, now), context.refused)
-    failures = (*unread(batch, detail, problem, known), *unwritten)
-    dead_letters, payloads = opened(stream, failures, known, now)
-    stretch = _stretch(checkpoint, sweep, batch)
-    changes = replace(
-        written.changes,
-        payloads=payloads,
-        missed=stretch if known.unseen else None,
-        found=tuple(each.conversation_id for each in batch.conversations if each.conversation_id in known.missed),
+    is_whole = not (batch.unreadable or context.refused) and detail is Detail.NESTED
+    keys = replace(
+        keys_of(Stream.parse(checkpoint.stream), batch),
+        subjects=() if is_whole and not checkpoint.open_dead_letters else subjects_of(batch, context.refused),
+        full_sweep_at=sweep.walk_started_at if _notes_missed(checkpoint, sweep) else None,
+        stretch=_stretch(checkpoint, sweep, batch),
     )
-    tally = replace(
-        written.tally,
-        dead_lettered=len(dead_letters),
-        unreadable=len(failures),
-        order_violations=order_violations(batch.conversations, sweep.position.reached_at),
-    )
-    return _Found(changes, (*dead_letters, *recovered(readable, detail, failures, known)), tally)
+    return PendingBatch(checkpoint, sweep, batch, detail, context, keys)
 
 
 def _new_sweep(checkpoint: Checkpoint, fetched: Fetched, context: Context) -> Sweep:
@@ -144,21 +168,6 @@ def _next_position(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: 
     return Position(Phase.CATCH_UP) if phase is Phase.WALK and read_batches > 1 else None
 
 
-def _completed(checkpoint: Checkpoint, sweep: Sweep, found: _Found, context: Context, known: Known) -> Record:
-    budget = context.budget
-    tally = checkpoint.unrecorded + found.tally
-    changes = found.changes
-    missed = known.all_missed + known.unseen - len(changes.found)
-    if missed and _is_flawless(sweep.tally + tally):
-        tally = replace(tally, deleted=missed)
-        changes = replace(changes, missed_are_deleted_at=context.now)
-    elif known.all_missed or known.unseen:
-        changes = replace(changes, forgets_missed=True)
-    completed = SweepCompleted(sweep.mode, sweep.walk_started_at, budget.started_at, tally)
-    opening = beginnings(checkpoint, sweep, budget) if found.dead_letters else ()
-    return Record((*opening, *found.dead_letters, completed), changes)
-
-
 # --- what a full sweep does not see -----------------------------------------------------------------------------------
 
 
@@ -188,11 +197,3 @@ def _stretch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | No
 def _is_flawless(tally: Tally) -> bool:
     """Whether a sweep saw all there is, in order: only then is what it did not see gone."""
     return not (tally.unreadable or tally.dead_lettered or tally.order_violations)
-
-
-def _loop(checkpoint: Checkpoint, batch: Batch, budget: RunBudget) -> Problem | None:
-    """Find the cursor that leads to itself: following it would never end."""
-    sweep = open_sweep(checkpoint, budget)
-    if sweep is None or sweep.position.cursor is None or batch.next_cursor != sweep.position.cursor:
-        return None
-    return Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next batch is the one just used")

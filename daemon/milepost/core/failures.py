@@ -22,7 +22,7 @@ from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.retry import backoff_seconds
 
 
-def refused(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
+def on_refusal(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
     """Say what to record of a batch that could not be read."""
     sweep = open_sweep(checkpoint, context.budget)
     rule = rule_for(problem, has_cursor=sweep is not None and sweep.position.cursor is not None)

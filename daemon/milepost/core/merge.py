@@ -49,6 +49,25 @@ def keys_of(stream: Stream, batch: Batch) -> Keys:
     )
 
 
+def keys_of_rows(stream: Stream, rows: Changes) -> Keys:
+    """List the keys of rows, and of the people that they name."""
+    conversation_ids = [
+        *(row.conversation_id for row in rows.conversations),
+        *(row.conversation_id for row in rows.interaction_events),
+    ]
+    contact_ids = [
+        *(row.contact_id for row in rows.contacts),
+        *(row.contact_id for row in rows.conversations if row.contact_id),
+        *(row.contact_id for row in rows.interaction_events if row.contact_id),
+    ]
+    return Keys(
+        stream,
+        conversations=tuple(dict.fromkeys(conversation_ids)),
+        contacts=tuple(dict.fromkeys(contact_ids)),
+        interaction_events=tuple(row.event_id for row in rows.interaction_events),
+    )
+
+
 def _people(batch: Batch) -> Iterable[str]:
     for each in batch.conversations:
         contact_id = each.contact.contact_id if each.contact else None

@@ -1,6 +1,7 @@
 """What a decision is: events and rows for one commit; and how runs and sweeps begin and end on record."""
 
 from datetime import datetime
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,7 +20,7 @@ from milepost.core.events import (
 )
 from milepost.core.evolve import fold
 from milepost.core.journal import Codec, seal
-from milepost.core.model import Changes, RefusedRow
+from milepost.core.model import Changes, Keys, Known, RefusedRow
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import Commit
 
@@ -35,6 +36,30 @@ class Record(Struct, frozen=True):
 
 
 Decision = Record | BatchUnchanged
+
+
+class Pending(Protocol):
+    """A decision in its first half: it lacks what the store holds of `keys` (None: nothing has to be looked up)."""
+
+    @property
+    def keys(self) -> Keys | None:
+        """The rows to look up."""
+        ...
+
+    def record(self, known: Known) -> Decision:
+        """Return what to record and what to store, together. `known` is what the store holds of `keys`."""
+        ...
+
+
+class Decided(Struct, frozen=True):
+    """A Pending that needs nothing from the store."""
+
+    decision: Decision
+    keys: None = None
+
+    def record(self, known: Known) -> Decision:
+        """Return the decision."""
+        return self.decision
 
 
 class Context(Struct, frozen=True):
