@@ -100,7 +100,9 @@ class TestAnUnreadableItem:
             "id: expected str",
         )
         assert dead_letter.redrive_at == at(SECONDS_TO_REDRIVE)
-        assert decided.events[1:] == (BatchStored(walking("x"), Tally(batches=1, dead_lettered=1, unreadable=1)),)
+        assert decided.events[1:] == (
+            BatchStored(walking("x"), Tally(batches=1, dead_lettered=1, unreadable=1), batch=2),
+        )
         (payload,) = decided.changes.payloads
         assert (payload.dead_letter_id, payload.payload) == (dead_letter.dead_letter_id, "{}")
 
@@ -242,7 +244,9 @@ class TestAThreadWithoutItsMessages:
         assert (dead_letter.stage, dead_letter.subject) == (Stage.FETCH, "t_1/messages")
         assert [row.conversation_id for row in decided.changes.conversations] == ["t_1"]
         assert decided.events[-1] == BatchStored(
-            walking("after 2", at(-5)), Tally(batches=1, inserted=1, contacts=1, dead_lettered=1, unreadable=1)
+            walking("after 2", at(-5)),
+            Tally(batches=1, inserted=1, contacts=1, dead_lettered=1, unreadable=1),
+            batch=2,
         )
 
     def test_that_says_nothing_new_misses_nothing(self) -> None:

@@ -16,6 +16,7 @@ from kit.builders import (
     fetched,
     given,
     refused,
+    unreadable,
     walking,
 )
 from kit.decisions import NEW, QUIET, decision_on, events, knowing, passed, record, scanning
@@ -48,7 +49,7 @@ class TestTheFirstBatch:
         assert decision.events == (
             RunStarted(NOON),
             SweepStarted(Mode.FULL, at(-2), at(-602)),
-            BatchStored(walking("after 1", NOON), NEW),
+            BatchStored(walking("after 1", NOON), NEW, batch=1),
         )
         assert [row.conversation_id for row in decision.changes.conversations] == ["t_1"]
 
@@ -93,19 +94,19 @@ class TestAWalk:
     def test_goes_on_to_the_next_batch(self) -> None:
         decision = decision_on(walking_since_noon(), fetched(conversation(), next_cursor="after 2"), context())
 
-        assert events(decision) == (BatchStored(walking("after 2", NOON), NEW),)
+        assert events(decision) == (BatchStored(walking("after 2", NOON), NEW, batch=2),)
 
     def test_at_the_end_of_the_inbox_turns_to_the_catch_up_scan(self) -> None:
         decision = decision_on(walking_since_noon(), fetched(conversation()), context())
 
-        assert events(decision) == (BatchStored(catching_up(), NEW),)
+        assert events(decision) == (BatchStored(catching_up(), NEW, batch=2),)
 
     def test_to_the_watermark_turns_at_a_batch_wholly_older(self) -> None:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
         old, older = conversation("t_1", at(-3601)), conversation("t_2", at(-3602))
 
         assert events(decision_on(before, fetched(old, older, next_cursor="x"), IN_TWOS)) == (
-            BatchStored(catching_up(), NEW + Tally(inserted=1, without_contact=1)),
+            BatchStored(catching_up(), NEW + Tally(inserted=1, without_contact=1), batch=2),
         )
 
     def test_to_the_watermark_goes_on_past_a_small_batch_wholly_older_whose_rows_may_be_out_of_order(self) -> None:
@@ -167,7 +168,7 @@ class TestAWalk:
 
         decision = decision_on(before, fetched(conversation("t_2")), context())
 
-        assert events(decision)[-1] == BatchStored(catching_up(), QUIET + NEW)
+        assert events(decision)[-1] == BatchStored(catching_up(), QUIET + NEW, batch=2)
 
     def test_that_is_resumed_at_its_last_batch_needs_its_catch_up_scan(self) -> None:
         ended = RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("after 1"))
@@ -175,14 +176,14 @@ class TestAWalk:
 
         decision = decision_on(before, fetched(conversation()), context(during=budget("run-2")))
 
-        assert events(decision) == (RunStarted(NOON), BatchStored(catching_up(), NEW))
+        assert events(decision) == (RunStarted(NOON), BatchStored(catching_up(), NEW, batch=1))
 
 
 class TestACatchUpScan:
     def test_goes_on_while_a_batch_has_something_younger_than_the_start_of_the_walk(self) -> None:
         decision = decision_on(scanning(), fetched(conversation(updated_time=at(-600)), next_cursor="x"), context())
 
-        assert events(decision) == (BatchStored(catching_up("x", at(-600)), NEW),)
+        assert events(decision) == (BatchStored(catching_up("x", at(-600)), NEW, batch=3),)
 
     def test_ends_the_sweep_at_a_batch_wholly_older(self) -> None:
         one_by_one = context(policy=Policy(batch_size=1))
@@ -202,6 +203,30 @@ class TestACatchUpScan:
         assert decision.sweep.position == catching_up("x")
 
 
+class TestTheEndOfASweep:
+    OLD = fetched(conversation("t_1", at(-601)))
+
+    def test_is_with_errors_where_an_earlier_batch_left_a_dead_letter(self) -> None:
+        before = given(BatchStored(catching_up("x"), Tally(batches=1, dead_lettered=1)), after=scanning())
+
+        (completed,) = events(decision_on(before, self.OLD, context()))
+
+        assert isinstance(completed, SweepCompleted)
+        assert completed.has_errors
+
+    def test_is_with_errors_where_its_last_batch_leaves_a_dead_letter(self) -> None:
+        *_, completed = events(decision_on(checkpoint_of(), fetched(unreadable()), context()))
+
+        assert isinstance(completed, SweepCompleted)
+        assert completed.has_errors
+
+    def test_is_without_errors_where_no_dead_letter_was_opened(self) -> None:
+        (completed,) = events(decision_on(scanning(), self.OLD, context()))
+
+        assert isinstance(completed, SweepCompleted)
+        assert not completed.has_errors
+
+
 class TestWhatWasPassedOver:
     def test_is_carried_by_the_next_entry(self) -> None:
         known = knowing(conversation("t_1"))
@@ -211,7 +236,7 @@ class TestWhatWasPassedOver:
 
         decision = decision_on(before, fetched(conversation("t_2"), next_cursor="after 4"), context())
 
-        assert events(decision) == (BatchStored(walking("after 4", NOON), QUIET + QUIET + NEW),)
+        assert events(decision) == (BatchStored(walking("after 4", NOON), QUIET + QUIET + NEW, batch=4),)
 
     def test_brings_the_beginning_of_its_sweep_with_it(self) -> None:
         known = knowing(conversation("t_1"))
@@ -223,7 +248,7 @@ class TestWhatWasPassedOver:
         assert events(decision) == (
             RunStarted(NOON),
             SweepStarted(Mode.FULL, at(-2), at(-602)),
-            BatchStored(walking("after 2", NOON), QUIET + NEW),
+            BatchStored(walking("after 2", NOON), QUIET + NEW, batch=2),
         )
 
     def test_and_nothing_else_is_a_sweep_of_one_entry(self) -> None:
@@ -244,7 +269,7 @@ class TestWhatWasPassedOver:
         decision = decision_on(before, refused(NETWORK), context())
 
         assert [type(event) for event in events(decision)] == [RunStarted, SweepStarted, BatchStored, FetchFailed]
-        assert events(decision)[2] == BatchStored(walking("x", NOON), QUIET)
+        assert events(decision)[2] == BatchStored(walking("x", NOON), QUIET, batch=1)
 
 
 class TestAForcedFullSweep:
@@ -258,7 +283,7 @@ class TestAForcedFullSweep:
         assert events(decision) == (
             RunStarted(NOON),
             SweepStarted(Mode.FULL, at(60), at(-540)),
-            BatchStored(walking("x", NOON), NEW),
+            BatchStored(walking("x", NOON), NEW, batch=1),
         )
 
     def test_of_a_single_batch_leaves_nothing_of_the_incremental_one(self) -> None:

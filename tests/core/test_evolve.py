@@ -290,6 +290,12 @@ class TestSweepCompleted:
         assert after.run is not None
         assert after.run.status is RunStatus.COMPLETE_WITH_ERRORS
 
+    def test_with_errors_in_a_past_that_is_not_folded_ends_its_run_with_errors(self) -> None:
+        after = given(replace(completed(ONE), has_errors=True), run_id="run-2")
+
+        assert after.run is not None
+        assert after.run.status is RunStatus.COMPLETE_WITH_ERRORS
+
     def test_does_not_tell_of_dead_letters_of_another_sweep(self) -> None:
         with_dead_letter = Tally(batches=1, dead_lettered=1)
         abandoned = given(

@@ -151,7 +151,7 @@ class TestARateLimit:
         decision = decision_on(before, refused(HOUR_LIMIT), context())
 
         assert events(decision) == (
-            BatchStored(walking("after 2", NOON), QUIET),
+            BatchStored(walking("after 2", NOON), QUIET, batch=2),
             RateLimited(Scope.PAGE, 1, NOON, at(3600), HOUR_LIMIT),
             RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, walking("after 2", NOON), problem=HOUR_LIMIT),
         )
@@ -206,7 +206,7 @@ class TestWhatNeedsAPerson:
     def test_is_told_after_what_was_passed_over(self) -> None:
         *_, stored, ended = events(decision_on(walked_on(walking_since_noon()), refused(DEAD_TOKEN), context()))
 
-        assert stored == BatchStored(walking("after 2", NOON), QUIET)
+        assert stored == BatchStored(walking("after 2", NOON), QUIET, batch=2)
         assert ended == RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, walking("after 2", NOON), problem=DEAD_TOKEN)
 
     def test_is_a_setting_where_the_object_stays_away(self) -> None:
@@ -290,7 +290,7 @@ class TestADeadCursor:
     def test_is_told_after_what_was_passed_over(self) -> None:
         decision = decision_on(walked_on(walking_since_noon()), refused(DEAD_CURSOR), context())
 
-        assert events(decision) == (BatchStored(walking("after 2", NOON), QUIET), CursorLost(DEAD_CURSOR))
+        assert events(decision) == (BatchStored(walking("after 2", NOON), QUIET, batch=2), CursorLost(DEAD_CURSOR))
 
     def test_fails_the_second_time_in_a_run(self) -> None:
         again = then(

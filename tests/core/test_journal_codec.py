@@ -70,6 +70,9 @@ class TestEncoding:
     def test_leaves_defaults_out(self) -> None:
         assert Codec().encode(BatchStored(walking("x"), Tally(batches=1))) == ("batch_stored", STORED)
 
+    def test_reads_an_entry_that_was_written_before_its_batches_were_numbered(self) -> None:
+        assert Codec().decode("batch_stored", STORED) == BatchStored(walking("x"), Tally(batches=1), batch=0)
+
     def test_keeps_instants_to_the_microsecond(self) -> None:
         instant = NOON.replace(microsecond=123_456)
 

@@ -302,7 +302,7 @@ class TestTheNextTry:
 
 class TestWhatWasPassedOver:
     QUIET = passed(BEFORE, fetched(conversation("t_2"), next_cursor="after 2"), knowing(conversation("t_2")))
-    STORED = BatchStored(walking("after 2", NOON), Tally(batches=1, unchanged=1, without_contact=1))
+    STORED = BatchStored(walking("after 2", NOON), Tally(batches=1, unchanged=1, without_contact=1), batch=2)
 
     def test_is_recorded_before_a_redrive(self) -> None:
         decided = record(redrive(self.QUIET, due(), fetched(READ), context()).record(Known()))

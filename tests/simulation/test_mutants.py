@@ -166,7 +166,7 @@ def first_old_row_is_the_end(updated_times: list[datetime], until: datetime | No
     return until is not None and any(updated_time < until for updated_time in updated_times)
 
 
-def nothing(checkpoint: Checkpoint) -> tuple[Event, ...]:
+def nothing(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, ...]:
     return ()
 
 

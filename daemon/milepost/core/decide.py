@@ -20,6 +20,7 @@ from milepost.core.merge import difference, keys_of, order_violations
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, Stream, Stretch
 from milepost.core.plan import (
     Policy,
+    batches_read,
     next_mode,
     older_in_a_row,
     open_sweep,
@@ -80,7 +81,8 @@ class PendingBatch(Struct, frozen=True):
         if yields.changes == Changes() and not yields.dead_letters:
             return BatchUnchanged(replace(sweep, position=position, lost_cursor=None), yields.tally)
         opening = beginnings(checkpoint, sweep, context.budget)
-        return Record((*opening, *yields.dead_letters, BatchStored(position, tally)), yields.changes)
+        stored = BatchStored(position, tally, batches_read(checkpoint, context.budget) + yields.tally.batches)
+        return Record((*opening, *yields.dead_letters, stored), yields.changes)
 
     def _compare(self, known: Known) -> "_Yield":
         stream, batch, now = self.keys.stream, self.batch, self.context.now
@@ -106,13 +108,16 @@ class PendingBatch(Struct, frozen=True):
     def _complete(self, yields: "_Yield", known: Known) -> Record:
         sweep, budget = self.sweep, self.context.budget
         tally, changes = self.checkpoint.unrecorded + yields.tally, yields.changes
+        whole = sweep.tally + tally
         missed = known.all_missed + known.unseen - len(changes.found)
-        if missed and _is_flawless(sweep.tally + tally):
+        if missed and _is_flawless(whole):
             tally = replace(tally, deleted=missed)
             changes = replace(changes, missed_are_deleted_at=self.context.now)
         elif known.all_missed or known.unseen:
             changes = replace(changes, forgets_missed=True)
-        completed = SweepCompleted(sweep.mode, sweep.walk_started_at, budget.started_at, tally)
+        completed = SweepCompleted(
+            sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=whole.dead_lettered > 0
+        )
         opening = beginnings(self.checkpoint, sweep, budget) if yields.dead_letters else ()
         return Record((*opening, *yields.dead_letters, completed), changes)
 

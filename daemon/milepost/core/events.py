@@ -168,10 +168,14 @@ class SweepStarted(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
 
 class BatchStored(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Batches were stored, the last of them with this entry; the sweep goes on at `position`."""
+    """Batches were stored, the last of them with this entry; the sweep goes on at `position`.
+
+    `batch` is the number of the last one in its run; 0 in an entry written before the number was kept.
+    """
 
     position: Position
     tally: Tally
+    batch: int = 0
 
 
 class FetchFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -262,12 +266,15 @@ class SweepCompleted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     """The sweep reached its end and so did its run; `walk_started_at` is the new watermark.
 
     It carries all that a short sweep has to say, so that a sweep of one batch, quiet or not, is this one entry.
+    `has_errors` says that the sweep opened dead letters, in this run or an earlier one; an entry written before that
+    was kept does not say so.
     """
 
     mode: Mode
     walk_started_at: datetime
     run_started_at: datetime
     tally: Tally
+    has_errors: bool = False
 
 
 class RunEnded(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -172,8 +172,10 @@ def _sweep_completed(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted
     if run is None or run.run_id != entry.run_id:  # the whole run is this one entry
         run = Run(entry.run_id or "", event.run_started_at)
     tally = run.tally + event.tally
-    before = checkpoint.sweep.tally if checkpoint.sweep and is_same_sweep(checkpoint.sweep, event) else NO_TALLY
-    status = RunStatus.COMPLETE_WITH_ERRORS if (before + event.tally).dead_lettered else RunStatus.COMPLETE
+    sweep = checkpoint.sweep
+    before = sweep.tally if sweep is not None and is_same_sweep(sweep, event) else NO_TALLY
+    has_errors = event.has_errors or (before + event.tally).dead_lettered  # which an older entry does not say
+    status = RunStatus.COMPLETE_WITH_ERRORS if has_errors else RunStatus.COMPLETE
     return replace(
         checkpoint,
         sweep=None,

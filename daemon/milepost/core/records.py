@@ -21,7 +21,7 @@ from milepost.core.events import (
 from milepost.core.evolve import fold
 from milepost.core.journal import Codec, seal
 from milepost.core.model import Changes, Keys, Known, RefusedRow
-from milepost.core.plan import Policy, RunBudget
+from milepost.core.plan import Policy, RunBudget, batches_read
 from milepost.core.ports import Commit
 
 
@@ -115,13 +115,13 @@ def beginnings(checkpoint: Checkpoint, sweep: Sweep | None, budget: RunBudget) -
 
 def unchanged_before(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, ...]:
     """Give what has to be on record before something else is: the batches that were passed over, if there are any."""
-    passed = _unchanged(checkpoint)
+    passed = _unchanged(checkpoint, budget)
     return (*beginnings(checkpoint, checkpoint.sweep, budget), *passed) if passed else ()
 
 
 def recorded(checkpoint: Checkpoint, budget: RunBudget, event: Event) -> Record:
     """Record what happened on the way, after whatever was passed over."""
-    return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *_unchanged(checkpoint), event))
+    return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *_unchanged(checkpoint, budget), event))
 
 
 def ending(checkpoint: Checkpoint, ended: RunEnded, budget: RunBudget, *before: Event) -> Record:
@@ -130,7 +130,7 @@ def ending(checkpoint: Checkpoint, ended: RunEnded, budget: RunBudget, *before: 
     What was passed over comes first: batches that were read end whatever was the matter before them, not this.
     """
     ended = replace(ended, position=_place(checkpoint))
-    return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *_unchanged(checkpoint), *before, ended))
+    return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *_unchanged(checkpoint, budget), *before, ended))
 
 
 def _place(checkpoint: Checkpoint) -> Position | None:
@@ -141,8 +141,8 @@ def _place(checkpoint: Checkpoint) -> Position | None:
     return sweep.position if sweep.lost_cursor is None else replace(sweep.position, cursor=sweep.lost_cursor)
 
 
-def _unchanged(checkpoint: Checkpoint) -> tuple[Event, ...]:
+def _unchanged(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, ...]:
     """Record the batches that were passed over, before something is recorded that does not carry them itself."""
     if checkpoint.unrecorded == NO_TALLY or checkpoint.sweep is None:
         return ()
-    return (BatchStored(checkpoint.sweep.position, checkpoint.unrecorded),)
+    return (BatchStored(checkpoint.sweep.position, checkpoint.unrecorded, batches_read(checkpoint, budget)),)
