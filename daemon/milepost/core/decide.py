@@ -1,4 +1,4 @@
-"""What an outcome means: what to record and what to store, together."""
+"""Decide what an outcome means: what to record and what to store, together."""
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -34,11 +34,11 @@ from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
 
-LEAST_OLDER = 10  # conversations in a row at which a walk may end
+LEAST_OLDER = 10  # older conversations in a row before a walk may end
 
 
 def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pending:
-    """Decide what an outcome means, as far as that can be told without the store."""
+    """Decide what an outcome means, as far as that is possible without the store."""
     match outcome:
         case Fetched(batch=batch):
             sweep = open_sweep(checkpoint, context.budget)
@@ -50,7 +50,7 @@ def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pendin
 
 
 def _cursor_loop(sweep: Sweep | None, batch: Batch) -> Problem | None:
-    """Find the cursor that leads to itself: following it would never end."""
+    """Return the problem of a cursor that points to itself: following it would never end."""
     if sweep is None or sweep.position.cursor is None or batch.next_cursor != sweep.position.cursor:
         return None
     return Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next batch is the one just used")
@@ -60,7 +60,7 @@ def _cursor_loop(sweep: Sweep | None, batch: Batch) -> Problem | None:
 
 
 class PendingBatch(Struct, frozen=True):
-    """A batch that was read, before the stored rows that it meets are known. `sweep` is the one that it belongs to."""
+    """A batch whose stored rows are not known yet. `sweep` is the one it belongs to."""
 
     checkpoint: Checkpoint
     sweep: Sweep
@@ -70,21 +70,21 @@ class PendingBatch(Struct, frozen=True):
     keys: Keys
 
     def record(self, known: Known) -> Decision:
-        """Record what the batch brought, and where its sweep goes on; or skip a batch that changes nothing."""
+        """Record the batch and where its sweep continues, or skip a batch that changes nothing."""
         checkpoint, sweep, context = self.checkpoint, self.sweep, self.context
-        yields = self._compare(known)
-        tally = checkpoint.unrecorded + yields.tally
+        result = self._compare(known)
+        tally = checkpoint.unrecorded + result.tally
         read_batches = sweep.tally.batches + tally.batches
         position = _next_position(sweep, self.batch, context.policy, read_batches=read_batches)
         if position is None:
-            return self._complete(yields, known)
-        if yields.changes == Changes() and not yields.dead_letters:
-            return BatchUnchanged(replace(sweep, position=position, lost_cursor=None), yields.tally)
+            return self._complete(result, known)
+        if result.changes == Changes() and not result.dead_letters:
+            return BatchUnchanged(replace(sweep, position=position, lost_cursor=None), result.tally)
         opening = beginnings(checkpoint, sweep, context.budget)
-        stored = BatchStored(position, tally, batches_read(checkpoint, context.budget) + yields.tally.batches)
-        return Record((*opening, *yields.dead_letters, stored), yields.changes)
+        stored = BatchStored(position, tally, batches_read(checkpoint, context.budget) + result.tally.batches)
+        return Record((*opening, *result.dead_letters, stored), result.changes)
 
-    def _compare(self, known: Known) -> "_Yield":
+    def _compare(self, known: Known) -> "_BatchResult":
         stream, batch, now = self.keys.stream, self.batch, self.context.now
         reduced = self.checkpoint.reduced_request
         readable = replace(batch, conversations=()) if self.detail is Detail.POSITION else batch
@@ -103,11 +103,11 @@ class PendingBatch(Struct, frozen=True):
             unreadable=len(failures),
             order_violations=order_violations(batch.conversations, self.sweep.position.reached_at),
         )
-        return _Yield(changes, (*dead_letters, *recovered(readable, self.detail, failures, known)), tally)
+        return _BatchResult(changes, (*dead_letters, *recovered(readable, self.detail, failures, known)), tally)
 
-    def _complete(self, yields: "_Yield", known: Known) -> Record:
+    def _complete(self, result: "_BatchResult", known: Known) -> Record:
         sweep, budget = self.sweep, self.context.budget
-        tally, changes = self.checkpoint.unrecorded + yields.tally, yields.changes
+        tally, changes = self.checkpoint.unrecorded + result.tally, result.changes
         whole = sweep.tally + tally
         missed = known.all_missed + known.unseen - len(changes.found)
         if missed and _is_flawless(whole):
@@ -118,12 +118,12 @@ class PendingBatch(Struct, frozen=True):
         completed = SweepCompleted(
             sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=whole.dead_lettered > 0
         )
-        opening = beginnings(self.checkpoint, sweep, budget) if yields.dead_letters else ()
-        return Record((*opening, *yields.dead_letters, completed), changes)
+        opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters else ()
+        return Record((*opening, *result.dead_letters, completed), changes)
 
 
-class _Yield(Struct, frozen=True):
-    """What a batch brings: rows to write, dead letters that open or close, and the counts of both."""
+class _BatchResult(Struct, frozen=True):
+    """The result of a batch: rows to write, dead letters to open or close, and their counts."""
 
     changes: Changes
     dead_letters: tuple[DeadLetterOpened | DeadLetterClosed, ...]
@@ -157,15 +157,15 @@ def _new_sweep(checkpoint: Checkpoint, fetched: Fetched, context: Context) -> Sw
 
 
 def _next_position(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: int) -> Position | None:
-    """Say where the sweep goes on after a batch; None where that was its last.
+    """Return where the sweep continues after a batch; None after its last.
 
-    A walk that took a single batch saw the inbox at one instant: nothing can have moved behind it, so that it needs no
-    catch-up scan.
+    A walk of a single batch saw the inbox at one instant: nothing can have moved behind it, so it needs no catch-up
+    scan.
     """
     phase, times = sweep.position.phase, [each.updated_time for each in batch.conversations]
     until = sweep.walk_until if phase is Phase.WALK else sweep.catch_up_until
     older = older_in_a_row(times, until, sweep.position.older)
-    # Of batches that were made small, one that is wholly older says little: its rows may just be out of order.
+    # A small batch that is wholly older proves little: its rows may just be out of order.
     is_back = reaches_back(times, until) and older >= min(policy.batch_size, LEAST_OLDER)
     if batch.next_cursor is not None and not is_back:
         reached_at = times[-1] if times else sweep.position.reached_at
@@ -173,18 +173,18 @@ def _next_position(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: 
     return Position(Phase.CATCH_UP) if phase is Phase.WALK and read_batches > 1 else None
 
 
-# --- what a full sweep does not see -----------------------------------------------------------------------------------
+# --- deletions: what a full sweep no longer sees ----------------------------------------------------------------------
 
 
 def _notes_missed(checkpoint: Checkpoint, sweep: Sweep) -> bool:
-    """Whether a sweep can tell what was deleted: a full one of an inbox that was walked whole before."""
+    """Return whether a sweep can detect deletions: a full one, of an inbox that was walked completely before."""
     return sweep.mode is Mode.FULL and checkpoint.watermark is not None
 
 
 def _stretch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | None:
-    """Say what a batch covers of the inbox, whose order is that of `updated_time`, the newest first.
+    """Return the stretch of the inbox that a batch covers; the inbox is ordered by `updated_time`, newest first.
 
-    None where that is nothing, or cannot be told: not even by how far the walk had got when it took its cursor.
+    None if it covers nothing, or if that is unknown because the checkpoint does not say how far the walk had got.
     """
     position = sweep.position
     is_silent = not batch.conversations and batch.next_cursor is not None
@@ -200,5 +200,5 @@ def _stretch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | No
 
 
 def _is_flawless(tally: Tally) -> bool:
-    """Whether a sweep saw all there is, in order: only then is what it did not see gone."""
+    """Return whether a sweep saw everything, in order: only then is what it did not see deleted."""
     return not (tally.unreadable or tally.dead_lettered or tally.order_violations)

@@ -1,4 +1,4 @@
-"""What a decision is: events and rows for one commit; and how runs and sweeps begin and end on record."""
+"""Decisions: the events and rows of one commit, and how runs and sweeps start and end in the journal."""
 
 from datetime import datetime
 from typing import Protocol
@@ -26,9 +26,9 @@ from milepost.core.ports import Commit
 
 
 class Record(Struct, frozen=True):
-    """Store these rows and append these events, in one transaction.
+    """Rows to store and events to append, in one transaction.
 
-    Rows that the store refuses go back to `decide`, as part of the circumstances.
+    Rows that the store refuses go back to `decide` as part of its context.
     """
 
     events: tuple[Event, ...]
@@ -39,7 +39,7 @@ Decision = Record | BatchUnchanged
 
 
 class Pending(Protocol):
-    """A decision in its first half: it lacks what the store holds of `keys` (None: nothing has to be looked up)."""
+    """The first half of a decision: it still needs what the store holds under `keys` (None: nothing)."""
 
     @property
     def keys(self) -> Keys | None:
@@ -47,7 +47,7 @@ class Pending(Protocol):
         ...
 
     def record(self, known: Known) -> Decision:
-        """Return what to record and what to store, together. `known` is what the store holds of `keys`."""
+        """Return what to record and what to store, together. `known` is what the store holds under `keys`."""
         ...
 
 
@@ -63,9 +63,9 @@ class Decided(Struct, frozen=True):
 
 
 class Context(Struct, frozen=True):
-    """What a decision depends on beside the stream: the time, a luck in [0, 1), the run and the settings.
+    """Inputs to a decision besides the checkpoint: the time, a random draw in [0, 1), the run's budget and the policy.
 
-    `refused` are the rows that the store would not take when the same outcome was decided before.
+    `refused` are the rows that the store refused when this outcome was decided before.
     """
 
     now: datetime
@@ -76,14 +76,14 @@ class Context(Struct, frozen=True):
 
 
 def prepare(checkpoint: Checkpoint, record: Record, run_id: str | None, now: datetime, codec: Codec) -> Commit:
-    """Turn a decision into what the store writes: sealed entries, rows, and the projections after them."""
+    """Return the commit of a decision: sealed entries, rows, and the projections after them."""
     entries = seal(checkpoint, record.events, run_id, now, codec)
     after = fold(entries, checkpoint)
     return Commit(entries, record.changes, after, after.run)
 
 
 def conclude(checkpoint: Checkpoint, reason: Reason, budget: RunBudget) -> Record | None:
-    """End a run before its sweep is complete. None where it has nothing to record: it read nothing."""
+    """End a run before its sweep is complete. None if it read nothing, and so has nothing to record."""
     has_started = checkpoint.run is not None and checkpoint.run.run_id == budget.run_id
     if not has_started and checkpoint.unrecorded == NO_TALLY:
         return None
@@ -92,9 +92,9 @@ def conclude(checkpoint: Checkpoint, reason: Reason, budget: RunBudget) -> Recor
 
 
 def recover(checkpoint: Checkpoint, own_run_id: str | None = None) -> Record | None:
-    """Close the run that was left open. None where there is none.
+    """Close a run that was left open. None if there is none.
 
-    `own_run_id` is the latest run of this process on the stream: any other one was left by a process that died.
+    `own_run_id` is this process's latest run of the stream: any other was left open by a process that died.
     """
     run = checkpoint.run
     if run is None or run.ended_at is not None:
@@ -104,7 +104,7 @@ def recover(checkpoint: Checkpoint, own_run_id: str | None = None) -> Record | N
 
 
 def beginnings(checkpoint: Checkpoint, sweep: Sweep | None, budget: RunBudget) -> tuple[Event, ...]:
-    """Give the beginnings that are not yet on record: of the run, and of the sweep."""
+    """Return the starts of run and sweep that are not journaled yet."""
     missing: list[Event] = []
     if checkpoint.run is None or checkpoint.run.run_id != budget.run_id:
         missing.append(RunStarted(budget.started_at))
@@ -114,27 +114,27 @@ def beginnings(checkpoint: Checkpoint, sweep: Sweep | None, budget: RunBudget) -
 
 
 def unchanged_before(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, ...]:
-    """Give what has to be on record before something else is: the batches that were passed over, if there are any."""
-    passed = _unchanged(checkpoint, budget)
-    return (*beginnings(checkpoint, checkpoint.sweep, budget), *passed) if passed else ()
+    """Return the events that must precede any other: those of unchanged batches, if there are any."""
+    unchanged = _unchanged(checkpoint, budget)
+    return (*beginnings(checkpoint, checkpoint.sweep, budget), *unchanged) if unchanged else ()
 
 
 def recorded(checkpoint: Checkpoint, budget: RunBudget, event: Event) -> Record:
-    """Record what happened on the way, after whatever was passed over."""
+    """Record an event of an open run, after the unchanged batches before it."""
     return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *_unchanged(checkpoint, budget), event))
 
 
 def ending(checkpoint: Checkpoint, ended: RunEnded, budget: RunBudget, *before: Event) -> Record:
-    """End the run with its place saved, for the reason that `before` tells.
+    """End the run with its position saved, after the events `before` that explain why.
 
-    What was passed over comes first: batches that were read end whatever was the matter before them, not this.
+    Unchanged batches come first: they end the problems that preceded them, not this one.
     """
     ended = replace(ended, position=_place(checkpoint))
     return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *_unchanged(checkpoint, budget), *before, ended))
 
 
 def _place(checkpoint: Checkpoint) -> Position | None:
-    """Say where the next run goes on; a lost cursor is tried once more, as long as the sweep has not got on without."""
+    """Return where the next run continues. A lost cursor is tried again unless the sweep has moved on without it."""
     sweep = checkpoint.sweep
     if sweep is None:
         return None
@@ -142,7 +142,7 @@ def _place(checkpoint: Checkpoint) -> Position | None:
 
 
 def _unchanged(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, ...]:
-    """Record the batches that were passed over, before something is recorded that does not carry them itself."""
+    """Return an entry for the unchanged batches, to precede an event that does not count them itself."""
     if checkpoint.unrecorded == NO_TALLY or checkpoint.sweep is None:
         return ()
     return (BatchStored(checkpoint.sweep.position, checkpoint.unrecorded, batches_read(checkpoint, budget)),)

@@ -1,4 +1,4 @@
-"""What a redrive of a dead letter means: it is closed with the rows that it brings, or tried again later."""
+"""Decide what a redrive means: the dead letter is closed with the rows it yields, or retried later."""
 
 import msgspec
 from msgspec import Struct
@@ -37,7 +37,7 @@ _decode_rows = msgspec.json.Decoder(Changes).decode
 
 
 def to_reread(due: DueDeadLetter) -> str | None:
-    """Give the conversation that has to be read for the redrive; None where the payload has all that it needs."""
+    """Return the conversation that a redrive has to read; None if the payload has all it needs."""
     return (
         conversation_of(due.dead_letter.subject)
         if due.dead_letter.stage is Stage.FETCH and due.payload is not None
@@ -48,9 +48,9 @@ def to_reread(due: DueDeadLetter) -> str | None:
 def redrive(
     checkpoint: Checkpoint, due: DueDeadLetter, outcome: Outcome | None, context: Context, *, by: str = ""
 ) -> Pending:
-    """Decide what a redrive came to. `outcome` is that of reading again, None where nothing had to be read.
+    """Decide what a redrive means. `outcome` is that of reading the conversation again, None if that was not needed.
 
-    `by` is who asked for it; empty where nobody had to.
+    `by` is who requested it; empty for an automatic redrive.
     """
     stream, rows = Stream.parse(checkpoint.stream), _rows(due)
     keys: Keys | None = None
@@ -65,7 +65,7 @@ def redrive(
 
 
 class PendingRedrive(Struct, frozen=True):
-    """A redrive, before the stored rows that it meets are known. `rows` are those of the payload."""
+    """A redrive whose stored rows are not known yet. `rows` are those of the payload."""
 
     checkpoint: Checkpoint
     due: DueDeadLetter
@@ -76,20 +76,20 @@ class PendingRedrive(Struct, frozen=True):
     keys: Keys | None
 
     def record(self, known: Known) -> Record:
-        """Record that the dead letter is closed or has failed again, with the rows that this brings."""
-        record = self._settle(known)
+        """Record that the dead letter is closed or has failed again, with the rows to write."""
+        record = self._result(known)
         events = tuple(self._attribute(event) for event in record.events) if self.by else record.events
         return Record((*unchanged_before(self.checkpoint, self.context.budget), *events), record.changes)
 
     def _attribute(self, event: Event) -> Event:
-        """Name who asked, in the event of this dead letter: not in those of others that came to light on the way."""
+        """Add who requested it to the events of this dead letter, not to those of others that were found on the way."""
         is_its_own = (
             isinstance(event, DeadLetterClosed | RedriveFailed)
             and event.dead_letter_id == self.due.dead_letter.dead_letter_id
         )
         return replace(event, by=self.by) if is_its_own else event
 
-    def _settle(self, known: Known) -> Record:
+    def _result(self, known: Known) -> Record:
         match self.outcome:
             case Fetched(batch=batch):
                 return _reread(self.checkpoint, self.due, batch, self.context, known)
@@ -102,7 +102,7 @@ class PendingRedrive(Struct, frozen=True):
                 return self._rewrite(known)
 
     def _rewrite(self, known: Known) -> Record:
-        """Write the rows of the payload, which the store refused before."""
+        """Write the rows of the payload, which the store once refused."""
         dead_letter, context = self.due.dead_letter, self.context
         if self.due.payload is None:
             return Record((DeadLetterClosed(dead_letter.dead_letter_id, Resolution.FORGOTTEN),))
@@ -116,13 +116,13 @@ class PendingRedrive(Struct, frozen=True):
 
 
 def discard(checkpoint: Checkpoint, dead_letter: DeadLetter, reason: str, budget: RunBudget, *, by: str = "") -> Record:
-    """Give a dead letter up. `by` is who asked for it."""
+    """Discard a dead letter. `by` is who requested it."""
     closed = DeadLetterClosed(dead_letter.dead_letter_id, Resolution.DISCARDED, reason=reason, by=by)
     return Record((*unchanged_before(checkpoint, budget), closed))
 
 
 def _rows(due: DueDeadLetter) -> Changes:
-    """Read the rows of a payload that holds some."""
+    """Decode the rows of a payload; there are none in that of an unread item."""
     return Changes() if due.payload is None or due.dead_letter.stage is Stage.FETCH else _decode_rows(due.payload)
 
 
@@ -133,7 +133,7 @@ def _failure(dead_letter: DeadLetter, reason: str, context: Context, tally: Tall
 
 
 def _reread(checkpoint: Checkpoint, due: DueDeadLetter, batch: Batch, context: Context, known: Known) -> Record:
-    """Take what was read like a batch: it may close other letters of the same conversation, and open some."""
+    """Treat what was read like a batch: it may also close or open other dead letters of the conversation."""
     dead_letter, now = due.dead_letter, context.now
     stream = Stream.parse(checkpoint.stream)
     found, unwritten = withhold(difference(stream, batch, known, now), context.refused)
