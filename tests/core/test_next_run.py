@@ -7,7 +7,7 @@ import pytest
 from kit.builders import NOON
 from milepost.core.checkpoint import Run
 from milepost.core.events import Reason, RunStatus, Tally
-from milepost.core.retry import next_turn_at
+from milepost.core.retry import next_run_at
 
 MINUTE = timedelta(minutes=1)
 
@@ -22,7 +22,7 @@ def due(
 ) -> float:
     """Minutes from the run's start to the next turn, asked some minutes after that start."""
     now = NOON + minutes_later * MINUTE
-    at = next_turn_at(run, now, jitter, interval_seconds=60 * interval_minutes, held_until=held_until)
+    at = next_run_at(run, now, jitter, interval_seconds=60 * interval_minutes, held_until=held_until)
     return (at - NOON) / MINUTE
 
 

@@ -22,7 +22,7 @@ from milepost.core.rate_limits import held_until
 from milepost.core.records import Context, Pending, Record, conclude, prepare, recover
 from milepost.core.redrive import discard, redrive, to_reread
 from milepost.core.remedies import rule_for
-from milepost.core.retry import next_turn_at
+from milepost.core.retry import next_run_at
 
 MAX_REDRIVES_IN_A_TURN = 5
 
@@ -54,7 +54,7 @@ class Life:
             except BrokeOff:
                 self.invariants.disturbed(self.stream, "a run broke off, because the store stayed away")
             self.own_run_id = budget.run_id
-            yield self._next_turn_at()
+            yield self._next_run_at()
 
     def budget(self, budget: RunBudget) -> Iterator[datetime]:
         """Work the stream for one run, then redrive what is due."""
@@ -95,8 +95,8 @@ class Life:
         stored = self.store.checkpoints.get(self.stream.key)
         return Checkpoint(self.stream.key) if stored is None else msgspec.json.decode(stored, type=Checkpoint)
 
-    def _next_turn_at(self) -> datetime:
-        return next_turn_at(
+    def _next_run_at(self) -> datetime:
+        return next_run_at(
             self._snapshot().run,
             self.setting.now,
             self.setting.random.random(),

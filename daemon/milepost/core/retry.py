@@ -57,7 +57,7 @@ AUTHORIZATION_PROBE_SECONDS = 1800.0
 CONFIGURATION_PROBE_SECONDS = 3600.0  # one such error was an incident at the platform that lasted for days
 
 
-def next_turn_at(
+def next_run_at(
     run: Run | None, now: datetime, jitter: float, *, interval_seconds: float, held_until: datetime | None = None
 ) -> datetime:
     """Return when the stream's next run is due after `run`, for a `jitter` in [0, 1), and not before `held_until`.
