@@ -40,7 +40,9 @@ def is_at_its_end(checkpoint: Checkpoint, phase: Phase) -> bool:
 
 @pytest.mark.parametrize("phase", PHASES)
 @drawn(st.lists(st.integers(0, ENOUGH - 1), min_size=1, max_size=6), st.lists(st.integers(1, 12), max_size=40))
-def test_fewer_than_ten_older_ones_in_a_row_end_nothing(phase: Phase, handfuls: list[int], sizes: list[int]) -> None:
+def test_fewer_than_ten_older_conversations_in_a_row_do_not_end_a_walk(
+    phase: Phase, handfuls: list[int], sizes: list[int]
+) -> None:
     ages = [age for handful in handfuls for age in (*[OLD] * handful, YOUNG)]
     checkpoint, left = PHASES[phase], len(ages)
 
@@ -55,7 +57,7 @@ def test_fewer_than_ten_older_ones_in_a_row_end_nothing(phase: Phase, handfuls: 
 
 @pytest.mark.parametrize("size", [1, 2, 5, ENOUGH])
 @pytest.mark.parametrize("phase", PHASES)
-def test_ten_in_a_row_end_it_in_batches_of_any_size(phase: Phase, size: int) -> None:
+def test_ten_older_conversations_in_a_row_end_a_walk_in_batches_of_any_size(phase: Phase, size: int) -> None:
     checkpoint, read = PHASES[phase], 0
 
     for batch in in_batches(numbered([OLD] * 40), [size] * 40):
@@ -68,7 +70,7 @@ def test_ten_in_a_row_end_it_in_batches_of_any_size(phase: Phase, size: int) -> 
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_batch_with_a_younger_one_ends_nothing_however_many_older_ones_follow_it(phase: Phase) -> None:
+def test_a_batch_with_a_newer_conversation_does_not_end_a_walk_however_many_older_ones_follow(phase: Phase) -> None:
     checkpoint = then(PHASES[phase], fetched(*numbered([YOUNG, *[OLD] * 49]), next_cursor="after 49"))
 
     assert not is_at_its_end(checkpoint, phase)

@@ -40,17 +40,17 @@ def passed(checkpoint: Checkpoint, cursor: str) -> Checkpoint:
 
 
 class TestConclude:
-    def test_saves_the_place_of_a_run_that_was_recorded(self) -> None:
+    def test_the_end_of_a_recorded_run_saves_its_position(self) -> None:
         record = conclude(given(*WALKING), Reason.BATCH_LIMIT, budget())
 
         assert record == Record((RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("after 1")),))
 
-    def test_carries_what_was_passed_over(self) -> None:
+    def test_the_end_of_a_run_counts_unchanged_batches(self) -> None:
         record = conclude(passed(given(*WALKING), "after 2"), Reason.TIME_LIMIT, budget())
 
         assert record == Record((RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT, walking("after 2"), QUIET),))
 
-    def test_records_a_run_that_only_passed_over_batches(self) -> None:
+    def test_a_run_of_unchanged_batches_is_recorded(self) -> None:
         record = conclude(passed(passed(checkpoint_of(), "after 1"), "after 2"), Reason.SHUTDOWN, budget())
 
         assert record == Record(
@@ -61,7 +61,7 @@ class TestConclude:
             )
         )
 
-    def test_keeps_the_place_of_a_catch_up_scan(self) -> None:
+    def test_the_end_of_a_run_keeps_the_position_of_a_catch_up_scan(self) -> None:
         checkpoint = given(run_started(), sweep_started(), BatchStored(catching_up("x"), Tally(batches=4)))
 
         record = conclude(checkpoint, Reason.TIME_LIMIT, budget())
@@ -69,26 +69,26 @@ class TestConclude:
         assert record is not None
         assert given(*record.events, after=checkpoint).sweep == checkpoint.sweep
 
-    def test_ends_a_run_that_met_nothing_but_refusals(self) -> None:
+    def test_a_run_with_nothing_but_refusals_is_ended(self) -> None:
         checkpoint = given(run_started(), FetchFailed(1, NETWORK, at(9)))
 
         record = conclude(checkpoint, Reason.TIME_LIMIT, budget())
 
         assert record == Record((RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT),))
 
-    def test_records_nothing_of_a_run_that_read_nothing(self) -> None:
+    def test_a_run_that_read_nothing_is_not_recorded(self) -> None:
         assert conclude(checkpoint_of(), Reason.SHUTDOWN, budget()) is None
         earlier = given(*WALKING, RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("after 1")))
         assert conclude(earlier, Reason.SHUTDOWN, budget("run-2")) is None
 
 
 class TestRecover:
-    def test_closes_the_run_that_a_dead_process_left_open(self) -> None:
+    def test_recovery_closes_the_run_that_a_dead_process_left_open(self) -> None:
         record = recover(given(*WALKING))
 
         assert record == Record((RunEnded(RunStatus.INTERRUPTED, Reason.PROCESS_DIED),))
 
-    def test_leaves_the_sweep_where_its_last_entry_put_it(self) -> None:
+    def test_recovery_leaves_the_sweep_where_its_last_entry_put_it(self) -> None:
         checkpoint = given(*WALKING, FetchFailed(1, NETWORK, at(9)))
         record = recover(checkpoint)
         assert record is not None
@@ -100,12 +100,12 @@ class TestRecover:
         assert after.run is not None
         assert after.run.status is RunStatus.INTERRUPTED
 
-    def test_has_nothing_to_do_where_no_run_is_open(self) -> None:
+    def test_recovery_does_nothing_if_no_run_is_open(self) -> None:
         assert recover(checkpoint_of()) is None
         assert recover(given(*WALKING, RunEnded(RunStatus.PAUSED, Reason.SHUTDOWN, walking("after 1")))) is None
         assert recover(given(SweepCompleted(Mode.FULL, NOON, NOON, QUIET))) is None
 
-    def test_is_done_once(self) -> None:
+    def test_recovery_is_done_once(self) -> None:
         checkpoint = given(*WALKING)
         record = recover(checkpoint)
         assert record is not None

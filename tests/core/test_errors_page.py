@@ -27,13 +27,13 @@ def problems_in(answer: str) -> list[Problem]:
 
 
 @pytest.mark.parametrize(("answer", "remedy"), ROWS)
-def test_each_code_has_the_remedy_that_the_page_tells(answer: str, remedy: str) -> None:
+def test_each_code_has_the_remedy_on_the_page(answer: str, remedy: str) -> None:
     problems = problems_in(answer)
     assert problems
     for problem in problems:
         assert rule_for(problem, has_cursor="cursor" in answer).remedy.value.startswith(remedy), problem
 
 
-def test_the_page_tells_of_every_code_that_the_table_knows() -> None:
+def test_the_page_has_every_code_of_the_table() -> None:
     told = {problem.code for answer, _ in ROWS for problem in problems_in(answer)}
     assert {code for rule in RULES for code in rule.codes or ()} <= told

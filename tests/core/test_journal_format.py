@@ -53,12 +53,12 @@ def checkpoints(journal: list[Entry]) -> list[Checkpoint]:
     return checkpoints[1:]
 
 
-def test_it_holds_every_type_of_entry(journal: list[Entry]) -> None:
+def test_the_recorded_journal_has_every_type_of_entry(journal: list[Entry]) -> None:
     """A new type of event is written down here by appending an entry of it."""
     assert {entry.type for entry in journal} == set(TAGS.values())
 
 
-def test_it_means_what_it_always_meant(checkpoints: list[Checkpoint]) -> None:
+def test_an_old_journal_means_what_it_always_meant(checkpoints: list[Checkpoint]) -> None:
     before, removed = checkpoints[-2:]
 
     assert removed == Checkpoint(
@@ -71,26 +71,26 @@ def test_it_means_what_it_always_meant(checkpoints: list[Checkpoint]) -> None:
     )
 
 
-def test_its_beginning_means_what_it_meant_before_any_stream_could_be_removed(checkpoints: list[Checkpoint]) -> None:
+def test_its_start_means_what_it_meant_before_streams_could_be_removed(checkpoints: list[Checkpoint]) -> None:
     golden = msgspec.json.decode((HERE / "journal-format-1.requests.checkpoint.json").read_bytes(), type=Checkpoint)
 
     assert checkpoints[WITHOUT_REMOVALS - 1] == golden
 
 
-def test_its_beginning_means_what_it_meant_before_anything_could_be_asked(checkpoints: list[Checkpoint]) -> None:
+def test_its_start_means_what_it_meant_before_there_were_commands(checkpoints: list[Checkpoint]) -> None:
     golden = msgspec.json.decode((HERE / "journal-format-1.remedies.checkpoint.json").read_bytes(), type=Checkpoint)
 
     assert checkpoints[WITHOUT_REQUESTS - 1] == golden
 
 
-def test_its_beginning_means_what_it_meant_before_there_were_remedies(checkpoints: list[Checkpoint]) -> None:
+def test_its_start_means_what_it_meant_before_there_were_remedies(checkpoints: list[Checkpoint]) -> None:
     """A checkpoint says more than it did then, and nothing else."""
     golden = msgspec.json.decode((HERE / "journal-format-1.checkpoint.json").read_bytes(), type=Checkpoint)
 
     assert replace(checkpoints[WITHOUT_REMEDIES - 1], failure_streak=None) == golden
 
 
-def test_its_runs_ended_as_they_always_ended(checkpoints: list[Checkpoint]) -> None:
+def test_the_runs_of_an_old_journal_ended_as_they_always_did(checkpoints: list[Checkpoint]) -> None:
     runs: dict[str, Run] = {after.run.run_id: after.run for after in checkpoints if after.run is not None}
 
     assert {run_id: run.status for run_id, run in runs.items()} == {
@@ -106,6 +106,6 @@ def test_its_runs_ended_as_they_always_ended(checkpoints: list[Checkpoint]) -> N
     }
 
 
-def test_its_events_are_written_in_a_form_that_reads_the_same(journal: list[Entry]) -> None:
+def test_the_events_of_an_old_journal_are_encoded_so_that_they_decode_the_same(journal: list[Entry]) -> None:
     for entry in journal:
         assert CODEC.decode(*CODEC.encode(entry.event)) == entry.event

@@ -7,7 +7,7 @@ import pytest
 from kit.builders import NOON
 from milepost.core.checkpoint import Run
 from milepost.core.events import Reason, RunStatus, Tally
-from milepost.core.retry import next_turn_at
+from milepost.core.retry import next_run_at
 
 MINUTE = timedelta(minutes=1)
 
@@ -22,16 +22,16 @@ def due(
 ) -> float:
     """Minutes from the run's start to the next turn, asked some minutes after that start."""
     now = NOON + minutes_later * MINUTE
-    at = next_turn_at(run, now, jitter, interval_seconds=60 * interval_minutes, held_until=held_until)
+    at = next_run_at(run, now, jitter, interval_seconds=60 * interval_minutes, held_until=held_until)
     return (at - NOON) / MINUTE
 
 
-def test_the_next_turn_comes_an_interval_after_the_last_one_started() -> None:
+def test_the_next_run_is_due_an_interval_after_the_last_one_started() -> None:
     assert due(Run("r_1", NOON, status=RunStatus.COMPLETE)) == 5
 
 
 @pytest.mark.parametrize(("jitter", "minutes"), [(0.0, 4.5), (0.25, 4.75), (0.999999, 5.5)])
-def test_luck_moves_it_by_up_to_a_tenth_of_the_interval(jitter: float, minutes: float) -> None:
+def test_jitter_moves_it_by_up_to_a_tenth_of_the_interval(jitter: float, minutes: float) -> None:
     assert due(Run("r_1", NOON, status=RunStatus.COMPLETE), jitter) == pytest.approx(minutes, abs=1e-4)
 
 
@@ -40,22 +40,22 @@ def test_a_run_longer_than_the_interval_is_followed_at_once() -> None:
 
 
 @pytest.mark.parametrize("reason", [Reason.TIME_LIMIT, Reason.BATCH_LIMIT])
-def test_a_run_at_its_limit_goes_on_at_once(reason: Reason) -> None:
+def test_a_run_at_its_limit_continues_at_once(reason: Reason) -> None:
     assert due(Run("r_1", NOON, status=RunStatus.PAUSED, reason=reason, tally=Tally(batches=3))) == 1
 
 
-def test_a_run_at_its_limit_that_got_nowhere_waits_for_its_interval() -> None:
+def test_a_run_at_its_limit_without_progress_waits_for_its_interval() -> None:
     assert due(Run("r_1", NOON, status=RunStatus.PAUSED, reason=Reason.TIME_LIMIT, retries=1)) == 5
 
 
-def test_a_run_that_met_a_rate_limit_goes_on_as_soon_as_the_pause_is_over() -> None:
+def test_a_rate_limited_run_continues_as_soon_as_the_limit_is_over() -> None:
     limited = Run("r_1", NOON, status=RunStatus.PAUSED, reason=Reason.RATE_LIMIT)
 
     assert due(limited) == 1
     assert due(limited, held_until=NOON + 19 * MINUTE) == 19
 
 
-def test_no_run_begins_inside_a_pause_and_none_is_hurried_by_one() -> None:
+def test_no_run_starts_during_a_rate_limit_and_none_is_hurried_by_one() -> None:
     complete = Run("r_1", NOON, status=RunStatus.COMPLETE)
 
     assert due(complete, held_until=NOON + 19 * MINUTE) == 19
@@ -80,13 +80,15 @@ def test_a_run_that_failed_is_parked_for_minutes_however_long_the_interval(
         (Reason.CONFIGURATION, 120, 120),
     ],
 )
-def test_a_stream_that_needs_a_person_is_probed_slowly(reason: Reason, interval_minutes: float, minutes: float) -> None:
+def test_a_stream_that_needs_an_operator_is_probed_slowly(
+    reason: Reason, interval_minutes: float, minutes: float
+) -> None:
     stopped = Run("r_1", NOON, status=RunStatus.STOPPED, reason=reason)
 
     assert due(stopped, interval_minutes=interval_minutes) == minutes
 
 
-def test_a_turn_that_left_no_run_is_followed_an_interval_from_now() -> None:
+def test_the_next_run_is_due_an_interval_from_now_if_there_was_none() -> None:
     assert due(None) == 6
 
 

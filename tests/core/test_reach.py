@@ -43,15 +43,17 @@ def test_a_walk_to_the_end_of_the_inbox_reaches_back_nowhere() -> None:
         pytest.param((0,), 3, 0, id="the boundary itself is not older"),
     ],
 )
-def test_older_ones_are_counted_in_a_row_over_batches(seconds: tuple[float, ...], before: int, older: int) -> None:
+def test_older_conversations_are_counted_in_a_row_across_batches(
+    seconds: tuple[float, ...], before: int, older: int
+) -> None:
     assert older_in_a_row([at(second) for second in seconds], UNTIL, before) == older
 
 
-def test_none_is_older_than_a_walk_to_the_end_of_the_inbox_goes_back() -> None:
+def test_no_conversation_is_older_than_a_walk_to_the_end_of_the_inbox() -> None:
     assert older_in_a_row([at(-10_000)], None, 0) == 0
 
 
-def test_the_overlap_lies_before_the_instant() -> None:
+def test_the_overlap_is_before_the_instant() -> None:
     assert overlap_before(at(0), 600.0) == at(-600)
 
 

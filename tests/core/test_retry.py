@@ -30,12 +30,12 @@ def test_the_ceiling_doubles_up_to_the_largest_delay(attempt: int, ceiling: floa
     base=st.floats(0.001, 3600),
     largest=st.floats(0.001, 86400),
 )
-def test_no_wait_is_negative_or_above_its_ceiling(attempt: int, jitter: float, base: float, largest: float) -> None:
+def test_no_delay_is_negative_or_above_its_ceiling(attempt: int, jitter: float, base: float, largest: float) -> None:
     assert 0 <= wait(attempt, jitter, base, largest) <= largest
     assert wait(1, jitter, base, largest) <= base
 
 
-def test_luck_is_spread_over_the_whole_range() -> None:
+def test_jitter_is_spread_over_the_whole_range() -> None:
     waits = [wait(3, number / 1000) for number in range(1000)]
 
     assert sum(waits) / len(waits) == pytest.approx(4.0, rel=0.01)

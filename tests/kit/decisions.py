@@ -19,12 +19,24 @@ from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.decide import decide
 from milepost.core.events import BatchStored, Event, Mode, Tally
 from milepost.core.evolve import skip_unchanged
-from milepost.core.model import Conversation, Known
+from milepost.core.model import Conversation, Keys, Known
 from milepost.core.ports import Outcome
 from milepost.core.records import Context, Decision, Record
 
 NEW = Tally(batches=1, inserted=1, without_contact=1)
 QUIET = Tally(batches=1, unchanged=1, without_contact=1)
+
+
+def decision_on(checkpoint: Checkpoint, outcome: Outcome, during: Context, known: Known | None = None) -> Decision:
+    """Return what an outcome means where the store holds what is `known`."""
+    return decide(checkpoint, outcome, during).record(known or Known())
+
+
+def looked_up(checkpoint: Checkpoint, outcome: Outcome, during: Context) -> Keys:
+    """Return what has to be known of the store before an outcome is decided on."""
+    keys = decide(checkpoint, outcome, during).keys
+    assert keys is not None
+    return keys
 
 
 def walking(*, batches: int = 1, cursor: str = "after 1", mode: Mode = Mode.FULL) -> Checkpoint:
@@ -41,7 +53,7 @@ def scanning(cursor: str | None = None) -> Checkpoint:
 
 def knowing(*conversations: Conversation, now: datetime = NOON) -> Known:
     """Give what the store knows once these conversations are stored."""
-    decision = decide(checkpoint_of(), fetched(*conversations), context(now))
+    decision = decision_on(checkpoint_of(), fetched(*conversations), context(now))
     assert isinstance(decision, Record)
     changes = decision.changes
     return Known(
@@ -64,7 +76,7 @@ def events(decision: Decision) -> tuple[Event, ...]:
 
 def passed(checkpoint: Checkpoint, outcome: Outcome, known: Known, during: Context | None = None) -> Checkpoint:
     """Insist on a batch that is passed over, and pass over it."""
-    decision = decide(checkpoint, outcome, during or context(), known)
+    decision = decision_on(checkpoint, outcome, during or context(), known)
     assert isinstance(decision, BatchUnchanged)
     return skip_unchanged(checkpoint, decision)
 
@@ -79,7 +91,7 @@ def then(
     """Give where the stream stands after these outcomes, each of them recorded or passed over."""
     around = during or context()
     for outcome in outcomes:
-        decision = decide(checkpoint, outcome, around, known or Known())
+        decision = decision_on(checkpoint, outcome, around, known)
         if isinstance(decision, BatchUnchanged):
             checkpoint = skip_unchanged(checkpoint, decision)
         else:

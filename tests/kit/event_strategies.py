@@ -57,7 +57,7 @@ problems = st.builds(
 BY_KIND: dict[type[Event], st.SearchStrategy[Event]] = {
     RunStarted: st.builds(RunStarted, instants),
     SweepStarted: st.builds(SweepStarted, st.sampled_from(Mode), instants, instants, st.none() | instants),
-    BatchStored: st.builds(BatchStored, positions, tallies),
+    BatchStored: st.builds(BatchStored, positions, tallies, counts),
     FetchFailed: st.builds(FetchFailed, counts, problems, instants),
     BatchFailed: st.builds(BatchFailed, st.sampled_from(Stage), counts, problems),
     RateLimited: st.builds(RateLimited, st.sampled_from(Scope), counts, instants, instants, problems),
@@ -68,7 +68,7 @@ BY_KIND: dict[type[Event], st.SearchStrategy[Event]] = {
     ),
     RedriveFailed: st.builds(RedriveFailed, texts, counts, texts, st.none() | instants, tallies, texts),
     DeadLetterClosed: st.builds(DeadLetterClosed, texts, st.sampled_from(Resolution), tallies, texts, texts),
-    SweepCompleted: st.builds(SweepCompleted, st.sampled_from(Mode), instants, instants, tallies),
+    SweepCompleted: st.builds(SweepCompleted, st.sampled_from(Mode), instants, instants, tallies, st.booleans()),
     RunEnded: st.builds(
         RunEnded,
         st.sampled_from(RunStatus),
