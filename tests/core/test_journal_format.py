@@ -1,7 +1,7 @@
-"""A journal as its first format wrote it, and what it means. The files are history: add to them, never change them.
+"""A journal in its first format, and what it means. The files are history: add to them, never change them.
 
-The first 22 entries are those of a Milepost that knew no remedies, the first 42 of one of which nothing could be asked,
-the first 52 of one that could remove no stream.
+The first 22 entries are from a Milepost without remedies, the first 42 from one without commands, and the first 52 from
+one that could not remove streams.
 """
 
 from datetime import datetime
@@ -45,7 +45,7 @@ def journal() -> list[Entry]:
 
 @pytest.fixture(scope="module")
 def checkpoints(journal: list[Entry]) -> list[Checkpoint]:
-    """Give the checkpoint after each entry."""
+    """Return the checkpoint after each entry."""
     checkpoints = [Checkpoint(journal[0].stream)]
     for entry in journal:
         check_link(checkpoints[-1], entry)
@@ -54,7 +54,7 @@ def checkpoints(journal: list[Entry]) -> list[Checkpoint]:
 
 
 def test_the_recorded_journal_has_every_type_of_entry(journal: list[Entry]) -> None:
-    """A new type of event is written down here by appending an entry of it."""
+    """For a new type of event, append an entry of it."""
     assert {entry.type for entry in journal} == set(TAGS.values())
 
 
@@ -84,7 +84,7 @@ def test_its_start_means_what_it_meant_before_there_were_commands(checkpoints: l
 
 
 def test_its_start_means_what_it_meant_before_there_were_remedies(checkpoints: list[Checkpoint]) -> None:
-    """A checkpoint says more than it did then, and nothing else."""
+    """A checkpoint has more fields than it had then, and no other difference."""
     golden = msgspec.json.decode((HERE / "journal-format-1.checkpoint.json").read_bytes(), type=Checkpoint)
 
     assert replace(checkpoints[WITHOUT_REMEDIES - 1], failure_streak=None) == golden

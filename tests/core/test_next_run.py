@@ -1,4 +1,4 @@
-"""schedule: when a stream's next turn is due."""
+"""retry.next_run_at: when a stream's next run is due."""
 
 from datetime import datetime, timedelta
 
@@ -20,7 +20,7 @@ def due(
     interval_minutes: float = 5,
     held_until: datetime | None = None,
 ) -> float:
-    """Minutes from the run's start to the next turn, asked some minutes after that start."""
+    """Return the minutes from a run's start to the next one, as computed some minutes after that start."""
     now = NOON + minutes_later * MINUTE
     at = next_run_at(run, now, jitter, interval_seconds=60 * interval_minutes, held_until=held_until)
     return (at - NOON) / MINUTE

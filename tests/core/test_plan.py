@@ -1,4 +1,4 @@
-"""plan.plan: what a run does next."""
+"""plan.plan: the next action of a run."""
 
 from datetime import datetime
 
@@ -89,9 +89,9 @@ class TestRequest:
     def test_a_request_continues_after_unchanged_batches(self) -> None:
         checkpoint = read(1)
         assert checkpoint.sweep is not None
-        passed = skip_unchanged(checkpoint, BatchUnchanged(checkpoint.sweep, Tally(batches=1)))
+        after = skip_unchanged(checkpoint, BatchUnchanged(checkpoint.sweep, Tally(batches=1)))
 
-        assert requested(passed, budget()).cursor == "x"
+        assert requested(after, budget()).cursor == "x"
 
     def test_a_request_of_a_forced_full_sweep_leaves_the_open_incremental_one(self) -> None:
         sweep = sweep_started(Mode.INCREMENTAL, at(0), walk_until=at(-HOUR))
@@ -115,10 +115,10 @@ class TestLimits:
     def test_the_batch_limit_counts_unchanged_batches(self) -> None:
         checkpoint = read(4)
         assert checkpoint.sweep is not None
-        passed = skip_unchanged(checkpoint, BatchUnchanged(checkpoint.sweep, Tally(batches=1)))
+        after = skip_unchanged(checkpoint, BatchUnchanged(checkpoint.sweep, Tally(batches=1)))
 
-        assert batches_read(passed, budget()) == 5
-        assert planned(passed, budget(max_batches=5)) == Finish(Reason.BATCH_LIMIT)
+        assert batches_read(after, budget()) == 5
+        assert planned(after, budget(max_batches=5)) == Finish(Reason.BATCH_LIMIT)
 
     def test_the_batch_limit_does_not_count_an_earlier_run(self) -> None:
         assert batches_read(read(5), budget("run-2")) == 0
@@ -137,22 +137,22 @@ class TestLimits:
 
 
 class TestRetryState:
-    def troubled(self, retry_at: datetime) -> Checkpoint:
+    def retrying(self, retry_at: datetime) -> Checkpoint:
         return given(run_started(), FetchFailed(1, NETWORK, retry_at))
 
     def test_a_retry_is_waited_out(self) -> None:
-        assert planned(self.troubled(at(2)), budget()) == Wait(at(2))
+        assert planned(self.retrying(at(2)), budget()) == Wait(at(2))
 
     def test_a_retry_that_is_due_is_made(self) -> None:
-        assert isinstance(planned(self.troubled(at(2)), budget(), now=at(2)), Fetch)
+        assert isinstance(planned(self.retrying(at(2)), budget(), now=at(2)), Fetch)
 
     @pytest.mark.parametrize("retry_at", [at(10), at(11)])
     def test_a_retry_due_after_the_deadline_ends_the_run_now(self, retry_at: datetime) -> None:
-        assert planned(self.troubled(retry_at), budget(deadline_at=at(10))) == Finish(Reason.TIME_LIMIT)
+        assert planned(self.retrying(retry_at), budget(deadline_at=at(10))) == Finish(Reason.TIME_LIMIT)
 
 
 class TestRateLimit:
-    """Whose calls a limit forbids is told in the tests of pauses; here is what a run does about it."""
+    """What a run does about a rate limit; whose calls it holds is tested in test_rate_limits.py."""
 
     def held(self, until: datetime, *, now: datetime = NOON, checkpoint: Checkpoint | None = None) -> object:
         return plan(checkpoint or read(1), now, budget(deadline_at=at(270)), POLICY, until)
@@ -169,10 +169,10 @@ class TestRateLimit:
         assert self.held(at(seconds)) == Finish(Reason.RATE_LIMIT)
 
     def test_a_retry_that_outlasts_the_rate_limit_is_waited_for(self) -> None:
-        troubled = given(run_started(), FetchFailed(1, NETWORK, at(30)))
+        retrying = given(run_started(), FetchFailed(1, NETWORK, at(30)))
 
-        assert self.held(at(20), checkpoint=troubled) == Wait(at(30))
-        assert self.held(at(120), checkpoint=troubled) == Wait(at(120))
+        assert self.held(at(20), checkpoint=retrying) == Wait(at(30))
+        assert self.held(at(120), checkpoint=retrying) == Wait(at(120))
 
     def test_a_rate_limit_prevents_no_stop_and_hides_no_limit(self) -> None:
         assert plan(read(1), NOON, budget(stops_for=Reason.SHUTDOWN), POLICY, at(3600)) == Finish(Reason.SHUTDOWN)

@@ -1,4 +1,4 @@
-"""checkpoint.reaches_back: where a walk may end."""
+"""plan.reaches_back and plan.walk_start: where a walk may end, and where it starts."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -15,7 +15,7 @@ UNTIL = at(0)
 @pytest.mark.parametrize(
     ("seconds", "answer"),
     [
-        pytest.param((), False, id="an empty batch says nothing"),
+        pytest.param((), False, id="an empty batch proves nothing"),
         pytest.param((-1, -2), True, id="all older"),
         pytest.param((1, -2), False, id="the first is newer"),
         pytest.param((-1, 2), False, id="the last is newer, against the order"),
@@ -38,7 +38,7 @@ def test_a_walk_to_the_end_of_the_inbox_reaches_back_nowhere() -> None:
     [
         pytest.param((), 3, 3, id="an empty batch changes nothing"),
         pytest.param((-1, -2), 3, 5, id="all older"),
-        pytest.param((1, -2), 3, 1, id="a newer one begins the count anew"),
+        pytest.param((1, -2), 3, 1, id="a newer one restarts the count"),
         pytest.param((-1, 2), 3, 0, id="the last is newer"),
         pytest.param((0,), 3, 0, id="the boundary itself is not older"),
     ],
@@ -61,17 +61,17 @@ OVERLAP = 600.0
 
 
 @pytest.mark.parametrize(
-    ("asked", "newest", "start"),
+    ("started", "newest", "start"),
     [
-        pytest.param(0, -5, 0, id="a busy inbox says that the clock may be right"),
-        pytest.param(0, -601, 0, id="a quiet one, too, as far as the overlap reaches"),
-        pytest.param(0, -3600, -3600 + 601, id="a very quiet one is all that is believed"),
-        pytest.param(30 * 86400, -5, -5 + 601, id="a clock that is ahead is not believed"),
+        pytest.param(0, -5, 0, id="a busy inbox agrees with the clock"),
+        pytest.param(0, -601, 0, id="a quiet inbox agrees with it up to the overlap"),
+        pytest.param(0, -3600, -3600 + 601, id="a very quiet inbox overrides the clock"),
+        pytest.param(30 * 86400, -5, -5 + 601, id="a clock that is ahead is not trusted"),
         pytest.param(-86400, -5, -86400, id="a clock that is behind costs no more than reading again"),
     ],
 )
-def test_a_walk_starts_no_later_than_the_newest_conversation_allows(asked: int, newest: int, start: int) -> None:
-    assert walk_start(at(asked), [at(newest - 7), at(newest), at(newest - 3)], OVERLAP, None) == at(start)
+def test_a_walk_starts_no_later_than_the_newest_conversation_allows(started: int, newest: int, start: int) -> None:
+    assert walk_start(at(started), [at(newest - 7), at(newest), at(newest - 3)], OVERLAP, None) == at(start)
 
 
 def test_a_first_batch_without_conversations_leaves_the_watermark_where_it_was() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from milepost.core.retry import backoff_seconds
 
-LARGEST_LUCK = 1 - 2**-53  # random.random() gives no more
+LARGEST_JITTER = 1 - 2**-53  # the largest value of random.random()
 
 
 def wait(attempt: int, jitter: float, base: float = 2.0, largest: float = 32.0) -> float:
@@ -19,14 +19,14 @@ def wait(attempt: int, jitter: float, base: float = 2.0, largest: float = 32.0) 
 def test_the_ceiling_doubles_up_to_the_largest_delay(attempt: int, ceiling: float) -> None:
     assert wait(attempt, 0.0) == 0.0
     assert wait(attempt, 0.5) == ceiling / 2
-    assert wait(attempt, LARGEST_LUCK) == pytest.approx(ceiling)
-    assert wait(attempt, LARGEST_LUCK) < ceiling
+    assert wait(attempt, LARGEST_JITTER) == pytest.approx(ceiling)
+    assert wait(attempt, LARGEST_JITTER) < ceiling
 
 
 @settings(derandomize=True, deadline=None)
 @given(
     attempt=st.integers(1, 10**9),
-    jitter=st.floats(0, LARGEST_LUCK),
+    jitter=st.floats(0, LARGEST_JITTER),
     base=st.floats(0.001, 3600),
     largest=st.floats(0.001, 86400),
 )
