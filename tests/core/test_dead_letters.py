@@ -1,4 +1,4 @@
-"""Dead letters: what of a batch opens them, and what closes them."""
+"""dead_letters: what in a batch opens a dead letter, and what closes it."""
 
 from dataclasses import dataclass, field
 
@@ -47,8 +47,8 @@ SECONDS_TO_REDRIVE = 900
 
 
 @dataclass
-class Letters:
-    """The letters that there are by now, as a store would know them."""
+class KnownDeadLetters:
+    """The dead letters so far, as a store would know them."""
 
     known: dict[str, KnownDeadLetter] = field(default_factory=dict)
 
@@ -84,8 +84,8 @@ def find_open_dead_letter(subject: str, key: str = "d_1") -> Known:
     return Known(dead_letters={subject: KnownDeadLetter(key, "", is_open=True)})
 
 
-def asking(detail: Detail) -> Checkpoint:
-    """Give a walk that asks for one conversation, with so much detail."""
+def reduced_to(detail: Detail) -> Checkpoint:
+    """Return a walk whose next request is for one conversation, with this detail."""
     return given(BatchShrunk(1, detail, UNKNOWN), after=walking_since_noon())
 
 
@@ -152,7 +152,7 @@ class TestUnreadableItems:
 class TestDiscardedDeadLetters:
     @staticmethod
     def discarded(answer: Fetched) -> Known:
-        dead_letters = Letters()
+        dead_letters = KnownDeadLetters()
         dead_letters.take(record(decision_on(checkpoint_of(), answer, context())))
         dead_letters.discard_all()
         return dead_letters.on_top_of(Known())
@@ -173,7 +173,7 @@ class TestThreadsSteppedOver:
     ANSWER = fetched(conversation("t_1", at(-5), of=contact()), next_cursor="after 2")
 
     def test_a_thread_stepped_over_becomes_a_dead_letter_with_its_id_and_error(self) -> None:
-        decided = record(decision_on(asking(Detail.POSITION), self.ANSWER, context()))
+        decided = record(decision_on(reduced_to(Detail.POSITION), self.ANSWER, context()))
 
         (dead_letter,) = opened(decided)
         assert (dead_letter.stage, dead_letter.subject, dead_letter.reason) == (
@@ -186,59 +186,59 @@ class TestThreadsSteppedOver:
         assert msgspec.json.decode(decided.changes.payloads[0].payload)["id"] == "t_1"
 
     def test_a_thread_stepped_over_that_is_stored_as_new_gets_no_dead_letter(self) -> None:
-        """It was read by itself: a letter would be opened and closed again in every sweep."""
+        """It was read alone: a dead letter would be opened and closed again in every sweep."""
         known = knowing(conversation("t_1", at(-5), of=contact()))
 
-        assert isinstance(decision_on(asking(Detail.POSITION), self.ANSWER, context(at(60)), known), BatchUnchanged)
+        assert isinstance(decision_on(reduced_to(Detail.POSITION), self.ANSWER, context(at(60)), known), BatchUnchanged)
 
     def test_a_thread_stepped_over_that_was_marked_deleted_gets_a_dead_letter(self) -> None:
         known = knowing(conversation("t_1", at(-5), of=contact()))
         gone = {key: replace(row, deleted_at=at(0)) for key, row in known.conversations.items()}
 
-        decision = decision_on(asking(Detail.POSITION), self.ANSWER, context(), replace(known, conversations=gone))
+        decision = decision_on(reduced_to(Detail.POSITION), self.ANSWER, context(), replace(known, conversations=gone))
 
         assert [dead_letter.subject for dead_letter in opened(record(decision))] == ["t_1"]
 
     def test_the_sweep_continues_after_a_thread_stepped_over(self) -> None:
-        after = then(asking(Detail.POSITION), self.ANSWER)
+        after = then(reduced_to(Detail.POSITION), self.ANSWER)
 
         assert after.sweep is not None
         assert after.sweep.position == walking("after 2", at(-5))
         assert (after.reduced_request, after.open_dead_letters) == (None, 1)
 
     def test_a_thread_stepped_over_is_skipped_while_its_dead_letter_is_open(self) -> None:
-        decision = decision_on(asking(Detail.POSITION), self.ANSWER, context(), find_open_dead_letter("t_1"))
+        decision = decision_on(reduced_to(Detail.POSITION), self.ANSWER, context(), find_open_dead_letter("t_1"))
 
         assert isinstance(decision, BatchUnchanged)
         assert decision.tally == Tally(batches=1, unreadable=1)
 
     def test_a_thread_stepped_over_gets_a_dead_letter_besides_that_of_its_row(self) -> None:
-        """A redrive of the row brings the state that was refused, and this one says that there is a newer one."""
+        """A redrive of the row writes the state that was refused; this dead letter is about a newer one."""
         (dead_letter,) = opened(
-            record(decision_on(asking(Detail.POSITION), self.ANSWER, context(), find_open_dead_letter("t_1/row")))
+            record(decision_on(reduced_to(Detail.POSITION), self.ANSWER, context(), find_open_dead_letter("t_1/row")))
         )
 
         assert dead_letter.subject == "t_1"
 
     def test_a_discarded_thread_stays_discarded_until_it_moves(self) -> None:
-        dead_letters = Letters()
-        dead_letters.take(record(decision_on(asking(Detail.POSITION), self.ANSWER, context())))
+        dead_letters = KnownDeadLetters()
+        dead_letters.take(record(decision_on(reduced_to(Detail.POSITION), self.ANSWER, context())))
         dead_letters.discard_all()
         known = dead_letters.on_top_of(Known())
         moved = fetched(conversation("t_1", at(30)), next_cursor="after 2")
 
-        assert isinstance(decision_on(asking(Detail.POSITION), self.ANSWER, context(at(60)), known), BatchUnchanged)
-        assert len(opened(record(decision_on(asking(Detail.POSITION), moved, context(at(60)), known)))) == 1
+        assert isinstance(decision_on(reduced_to(Detail.POSITION), self.ANSWER, context(at(60)), known), BatchUnchanged)
+        assert len(opened(record(decision_on(reduced_to(Detail.POSITION), moved, context(at(60)), known)))) == 1
 
     def test_a_thread_stepped_over_has_its_dead_letter_looked_up(self) -> None:
-        assert "t_1" in looked_up(asking(Detail.POSITION), self.ANSWER, context()).subjects
+        assert "t_1" in looked_up(reduced_to(Detail.POSITION), self.ANSWER, context()).subjects
 
 
 class TestThreadsWithoutMessages:
     ANSWER = fetched(conversation("t_1", at(-5), of=contact()), next_cursor="after 2")
 
     def test_a_thread_without_its_messages_is_written_and_its_messages_become_a_dead_letter(self) -> None:
-        decided = record(decision_on(asking(Detail.BARE), self.ANSWER, context()))
+        decided = record(decision_on(reduced_to(Detail.BARE), self.ANSWER, context()))
 
         (dead_letter,) = opened(decided)
         assert (dead_letter.stage, dead_letter.subject) == (Stage.FETCH, "t_1/messages")
@@ -252,7 +252,7 @@ class TestThreadsWithoutMessages:
     def test_a_thread_without_its_messages_that_has_no_news_gets_no_dead_letter(self) -> None:
         known = knowing(conversation("t_1", at(-5), of=contact()))
 
-        assert isinstance(decision_on(asking(Detail.BARE), self.ANSWER, context(), known), BatchUnchanged)
+        assert isinstance(decision_on(reduced_to(Detail.BARE), self.ANSWER, context(), known), BatchUnchanged)
 
 
 class TestRefusedRows:
@@ -313,7 +313,7 @@ class TestRefusedRows:
         "row", [RefusedRow(Table.CONVERSATIONS, "t_1", "x"), RefusedRow(Table.CONTACTS, "c_1", "x")]
     )
     def test_an_open_dead_letter_keeps_the_newest_state_of_a_refused_row(self, row: RefusedRow) -> None:
-        dead_letters = Letters()
+        dead_letters = KnownDeadLetters()
         dead_letters.take(self.decided(row))
         known = dead_letters.on_top_of(Known())
         again = context(at(60), refused_rows=[row])
@@ -338,7 +338,7 @@ class TestRefusedRows:
         ],
     )
     def test_a_discarded_refused_row_stays_discarded(self, row: RefusedRow) -> None:
-        dead_letters = Letters()
+        dead_letters = KnownDeadLetters()
         dead_letters.take(self.decided(row))
         dead_letters.discard_all()
 
@@ -347,9 +347,9 @@ class TestRefusedRows:
     def test_a_refused_row_has_its_dead_letters_looked_up(self) -> None:
         row = RefusedRow(Table.INTERACTION_EVENTS, "m_1", "x")
 
-        asked = looked_up(walking_since_noon(), self.ANSWER, context(refused_rows=[row]))
+        keys = looked_up(walking_since_noon(), self.ANSWER, context(refused_rows=[row]))
 
-        assert {"t_1/row", "contact c_1", "t_1/events/m_1"} <= set(asked.subjects)
+        assert {"t_1/row", "contact c_1", "t_1/events/m_1"} <= set(keys.subjects)
 
     def test_the_reason_of_a_refused_row_is_cut_to_its_limit(self) -> None:
         (dead_letter,) = opened(self.decided(RefusedRow(Table.CONVERSATIONS, "t_1", "x" * 10_000)))
@@ -380,7 +380,7 @@ class TestRecoveredDeadLetters:
 
     def test_reading_only_its_position_closes_no_dead_letter(self) -> None:
         decision = decision_on(
-            asking(Detail.POSITION), fetched(self.READ, next_cursor="x"), context(), find_open_dead_letter("t_1")
+            reduced_to(Detail.POSITION), fetched(self.READ, next_cursor="x"), context(), find_open_dead_letter("t_1")
         )
 
         assert isinstance(decision, BatchUnchanged)
@@ -389,7 +389,10 @@ class TestRecoveredDeadLetters:
     def test_a_dead_letter_about_messages_is_closed_once_they_are_read(self, detail: Detail, closes: bool) -> None:
         decided = record(
             decision_on(
-                asking(detail), fetched(self.READ, next_cursor="x"), context(), find_open_dead_letter("t_1/messages")
+                reduced_to(detail),
+                fetched(self.READ, next_cursor="x"),
+                context(),
+                find_open_dead_letter("t_1/messages"),
             )
         )
 
@@ -423,8 +426,8 @@ class TestForgottenPeople:
     @pytest.mark.parametrize(
         ("checkpoint", "answer"),
         [
-            (asking(Detail.POSITION), fetched(conversation("t_1"), next_cursor="x")),
-            (asking(Detail.BARE), fetched(conversation("t_1"), next_cursor="x")),
+            (reduced_to(Detail.POSITION), fetched(conversation("t_1"), next_cursor="x")),
+            (reduced_to(Detail.BARE), fetched(conversation("t_1"), next_cursor="x")),
             (walking_since_noon(), fetched(unreadable("t_1"), next_cursor="x")),
         ],
     )

@@ -19,7 +19,7 @@ from kit.builders import (
     unreadable,
     walking,
 )
-from kit.decisions import NEW, QUIET, decision_on, events, knowing, passed, record, scanning
+from kit.decisions import NEW, QUIET, decision_on, events, knowing, record, scanning, skipped
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import BatchUnchanged
 from milepost.core.events import (
@@ -145,7 +145,7 @@ class TestWalk:
         assert decision.sweep.position == walking("x")
 
     def test_an_empty_batch_keeps_how_far_the_walk_has_got(self) -> None:
-        """What the next batch covers is told by it, and whether that is in order."""
+        """It shows what the next batch covers, and whether that is in order."""
         before = given(BatchStored(walking("after 1", at(-5)), NEW), after=walking_since_noon())
 
         decision = decision_on(before, fetched(next_cursor="x"), context())
@@ -164,7 +164,7 @@ class TestWalk:
 
     def test_a_walk_of_two_batches_needs_its_catch_up_scan_even_if_one_was_skipped(self) -> None:
         known = knowing(conversation("t_1"))
-        before = passed(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), known, context())
+        before = skipped(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), known, context())
 
         decision = decision_on(before, fetched(conversation("t_2")), context())
 
@@ -232,7 +232,7 @@ class TestUnchangedBatches:
         known = knowing(conversation("t_1"))
         before = walking_since_noon()
         for cursor in ("after 2", "after 3"):
-            before = passed(before, fetched(conversation("t_1"), next_cursor=cursor), known, context())
+            before = skipped(before, fetched(conversation("t_1"), next_cursor=cursor), known, context())
 
         decision = decision_on(before, fetched(conversation("t_2"), next_cursor="after 4"), context())
 
@@ -241,7 +241,7 @@ class TestUnchangedBatches:
     def test_the_entry_after_unchanged_batches_records_the_start_of_their_sweep(self) -> None:
         known = knowing(conversation("t_1"))
         first = fetched(conversation("t_1"), next_cursor="after 1", asked_at=at(-2))
-        before = passed(checkpoint_of(), first, known, context())
+        before = skipped(checkpoint_of(), first, known, context())
 
         decision = decision_on(before, fetched(conversation("t_2"), next_cursor="after 2", asked_at=at(5)), context())
 
@@ -255,7 +255,7 @@ class TestUnchangedBatches:
         known = knowing(conversation("t_1"))
         checkpoint = checkpoint_of()
         for cursor in ("after 1", "after 2", None):  # the third batch is the last of the walk
-            checkpoint = passed(checkpoint, fetched(conversation("t_1"), next_cursor=cursor), known, context())
+            checkpoint = skipped(checkpoint, fetched(conversation("t_1"), next_cursor=cursor), known, context())
 
         decision = decision_on(checkpoint, fetched(conversation("t_1", at(-601))), context(), known)
 
@@ -264,7 +264,7 @@ class TestUnchangedBatches:
 
     def test_unchanged_batches_are_recorded_before_a_failure(self) -> None:
         known = knowing(conversation("t_1"))
-        before = passed(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), known, context())
+        before = skipped(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), known, context())
 
         decision = decision_on(before, refused(NETWORK), context())
 

@@ -1,4 +1,4 @@
-"""What a full sweep does not see: noted on the way, and marked as deleted at the end of a whole and flawless one."""
+"""Deletions: what a full sweep misses is noted, and marked as deleted at its end if it saw everything."""
 
 from datetime import datetime
 
@@ -38,7 +38,7 @@ FORCED = context(during=budget(wants_full=True))
 
 
 def sweeping(position: Position, tally: Tally | None = None) -> Checkpoint:
-    """Give an inbox that was walked whole before, in the midst of another full sweep."""
+    """Return a stream in the middle of a full sweep, with a complete one behind it."""
     begun = given(run_started(), sweep_started(), after=WALKED_BEFORE)
     return given(BatchStored(position, tally or Tally(batches=1, unchanged=1)), after=begun)
 
@@ -67,10 +67,10 @@ class TestStretch:
         )
 
     def test_the_last_stretch_reaches_to_the_end_of_the_inbox(self) -> None:
-        asked = keys(sweeping(walking("after 2", at(-9))), fetched(conversation("t_3", at(-20))))
+        found = keys(sweeping(walking("after 2", at(-9))), fetched(conversation("t_3", at(-20))))
         nothing_left = keys(sweeping(walking("after 2", at(-9))), fetched())
 
-        assert asked.stretch == Stretch(NOON, at(-9), None, ("t_3",))
+        assert found.stretch == Stretch(NOON, at(-9), None, ("t_3",))
         assert nothing_left.stretch == Stretch(NOON, at(-9), None, ())
 
     @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ class TestStretch:
             pytest.param(sweeping(catching_up()), fetched(conversation()), id="a catch-up scan"),
             pytest.param(sweeping(walking("x", NOON)), fetched(next_cursor="y"), id="an empty batch"),
             pytest.param(
-                sweeping(walking("x")), fetched(conversation()), id="nobody knows how far it got before the cursor"
+                sweeping(walking("x")), fetched(conversation()), id="how far it got before the cursor is unknown"
             ),
         ],
     )
@@ -88,12 +88,12 @@ class TestStretch:
         assert keys(checkpoint, answer).stretch is None
 
     def test_there_is_no_stretch_in_an_incremental_sweep(self) -> None:
-        asked = looked_up(WALKED_BEFORE, fetched(conversation()), context())
+        found = looked_up(WALKED_BEFORE, fetched(conversation()), context())
 
-        assert (asked.stretch, asked.full_sweep_at) == (None, None)
+        assert (found.stretch, found.full_sweep_at) == (None, None)
 
     def test_there_is_no_stretch_right_after_a_lost_cursor_is_tried_again(self) -> None:
-        """How far the walk had got is lost with it, and what lies above would all be missed."""
+        """How far the walk had got is lost with the cursor, and everything before that would be missed."""
         lost = then(sweeping(walking("after 2", at(-9))), refused(DEAD_CURSOR))
         ending = conclude(lost, Reason.SHUTDOWN, budget())
         assert ending is not None

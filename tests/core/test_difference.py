@@ -15,7 +15,7 @@ LATER = at(3600)
 
 
 def stored(read: Batch, known: Known = NOTHING) -> Known:
-    """Give what the store knows of a batch once it is stored on top of what it knew."""
+    """Return what the store knows once a batch is stored in addition to what it knew."""
     changes = difference(STREAM, read, known, NOON).changes
     return Known(
         known.conversations | {row.conversation_id: row for row in changes.conversations},
@@ -227,8 +227,8 @@ class TestForgottenPeople:
         assert found.tally == Tally(batches=1, inserted=1, without_contact=1)
 
     def test_nothing_of_a_forgotten_person_in_a_group_is_written(self) -> None:
-        spoken = replace(message("m_1"), contact_id="c_9")
-        read = batch(conversation("t_1", of=contact("c_1"), messages=[spoken, message("m_2")]))
+        sent = replace(message("m_1"), contact_id="c_9")
+        read = batch(conversation("t_1", of=contact("c_1"), messages=[sent, message("m_2")]))
 
         found = difference(STREAM, read, Known(forgotten=frozenset({"c_9"})), NOON)
 
@@ -270,7 +270,7 @@ STATES = [
 @settings(derandomize=True, deadline=None)
 @given(st.lists(st.sampled_from(STATES)))
 def test_reading_again_in_any_order_ends_in_the_same_tables(before: list[Batch]) -> None:
-    """Whatever was read, in whatever order and how often: what decides is the newest state of each."""
+    """Whatever is read, in any order and however often, the newest state of each row wins."""
     known = NOTHING
     for read in [*before, *reversed(STATES)]:
         known = stored(read, known)

@@ -1,4 +1,4 @@
-"""checkpoint.evolve: what each event means for where a stream stands."""
+"""evolve.evolve: what each event does to the checkpoint."""
 
 import pytest
 from msgspec.structs import replace
@@ -146,7 +146,7 @@ class TestDeadLetterOpened:
         assert after.open_dead_letters == 3
 
     def test_batch_failed_resets_the_reduced_request(self) -> None:
-        """Of an outage the search finds no thread at fault, and the next run must not step over a healthy one."""
+        """In an outage the search finds no faulty thread, and the next run must not step over a healthy one."""
         after = given(*WALKING, BatchShrunk(1, Detail.POSITION, NETWORK), BatchFailed(Stage.FETCH, 2, NETWORK))
 
         assert after.reduced_request is None
@@ -362,14 +362,14 @@ class TestFold:
 class TestSkipUnchanged:
     QUIET = Tally(batches=1, unchanged=2)
 
-    def passed(self, before: Checkpoint, cursor: str) -> Checkpoint:
+    def skip(self, before: Checkpoint, cursor: str) -> Checkpoint:
         assert before.sweep is not None
         return skip_unchanged(before, BatchUnchanged(replace(before.sweep, position=walking(cursor)), self.QUIET))
 
     def test_an_unchanged_batch_moves_the_sweep_in_memory_and_is_kept_as_unrecorded(self) -> None:
         before = given(*WALKING)
 
-        after = self.passed(self.passed(before, "after 2"), "after 3")
+        after = self.skip(self.skip(before, "after 2"), "after 3")
 
         assert after.sweep is not None
         assert after.sweep.position == walking("after 3")
@@ -378,23 +378,23 @@ class TestSkipUnchanged:
         assert after.sweep_is_recorded
 
     def test_an_unchanged_batch_ends_the_retry_state(self) -> None:
-        assert self.passed(given(*WALKING, FetchFailed(1, NETWORK, at(2))), "after 2").retry is None
+        assert self.skip(given(*WALKING, FetchFailed(1, NETWORK, at(2))), "after 2").retry is None
 
     def test_a_new_sweep_of_unchanged_batches_is_not_recorded(self) -> None:
-        passed = BatchUnchanged(Sweep(Mode.FULL, NOON, at(-600), position=walking("after 1")), self.QUIET)
+        unchanged = BatchUnchanged(Sweep(Mode.FULL, NOON, at(-600), position=walking("after 1")), self.QUIET)
 
-        assert not skip_unchanged(checkpoint_of(), passed).sweep_is_recorded
-        assert not skip_unchanged(skip_unchanged(checkpoint_of(), passed), passed).sweep_is_recorded
+        assert not skip_unchanged(checkpoint_of(), unchanged).sweep_is_recorded
+        assert not skip_unchanged(skip_unchanged(checkpoint_of(), unchanged), unchanged).sweep_is_recorded
 
     def test_another_sweep_than_the_recorded_one_is_not_recorded(self) -> None:
         recorded = given(run_started(), sweep_started(Mode.INCREMENTAL), BatchStored(walking("x"), ONE))
-        passed = BatchUnchanged(Sweep(Mode.FULL, at(60), at(-540), position=walking("after 1")), self.QUIET)
+        unchanged = BatchUnchanged(Sweep(Mode.FULL, at(60), at(-540), position=walking("after 1")), self.QUIET)
 
-        assert not skip_unchanged(recorded, passed).sweep_is_recorded
+        assert not skip_unchanged(recorded, unchanged).sweep_is_recorded
 
 
 class TestNextEntry:
-    """Brings a checkpoint that was ahead of the journal to what the journal alone says."""
+    """It brings a checkpoint that was ahead of the journal to what the journal alone says."""
 
     QUIET = Tally(batches=1, unchanged=2)
 
@@ -409,9 +409,9 @@ class TestNextEntry:
     def test_the_next_entry_of_a_recorded_sweep_counts_unchanged_batches(self, event: Event) -> None:
         recorded = given(*WALKING, FetchFailed(1, NETWORK, at(2)))
         assert recorded.sweep is not None
-        passed = BatchUnchanged(replace(recorded.sweep, position=walking("after 2")), self.QUIET)
+        unchanged = BatchUnchanged(replace(recorded.sweep, position=walking("after 2")), self.QUIET)
 
-        assert given(event, after=skip_unchanged(recorded, passed)) == given(event, after=recorded)
+        assert given(event, after=skip_unchanged(recorded, unchanged)) == given(event, after=recorded)
         assert given(event, after=recorded).retry is None
 
     @pytest.mark.parametrize(
@@ -423,9 +423,9 @@ class TestNextEntry:
         ],
     )
     def test_the_next_entry_records_a_sweep_of_unchanged_batches(self, events: tuple[Event, ...]) -> None:
-        passed = BatchUnchanged(Sweep(Mode.FULL, NOON, at(-600), position=walking("after 2")), self.QUIET)
+        unchanged = BatchUnchanged(Sweep(Mode.FULL, NOON, at(-600), position=walking("after 2")), self.QUIET)
 
-        assert given(*events, after=skip_unchanged(checkpoint_of(), passed)) == given(*events)
+        assert given(*events, after=skip_unchanged(checkpoint_of(), unchanged)) == given(*events)
 
 
 class TestStreamRemoved:
@@ -461,17 +461,17 @@ class TestStreamRemoved:
 
     def test_removal_leaves_no_earlier_run_or_dead_letter_in_any_projection(self) -> None:
         reopened = DeadLetterOpened("d_2", Stage.FETCH, "t_1", "unreadable")
-        told = entries(*self.LIVED, StreamRemoved("Ada"), run_started(), reopened)
+        sealed = entries(*self.LIVED, StreamRemoved("Ada"), run_started(), reopened)
 
-        projected: list[Projected] = list(project(told, {told[0].stream: len(self.LIVED) + 1}))
+        projected: list[Projected] = list(project(sealed, {sealed[0].stream: len(self.LIVED) + 1}))
 
         assert [each.dead_letter_id for each in projected if isinstance(each, DeadLetter)] == ["d_2"]
         assert [each.run.tally for each in projected if isinstance(each, RunOf)] == [Tally()]
         assert projected[-1] == given(*self.LIVED, StreamRemoved("Ada"), run_started(), reopened)
 
     def test_removal_splits_the_entries_of_a_commit(self) -> None:
-        told = entries(run_started(), StreamRemoved("Ada"), sweep_started())
+        sealed = entries(run_started(), StreamRemoved("Ada"), sweep_started())
 
-        assert since_removal(told) == told[2:]
-        assert since_removal(told[:1]) == told[:1]
-        assert since_removal(told[:2]) == ()
+        assert since_removal(sealed) == sealed[2:]
+        assert since_removal(sealed[:1]) == sealed[:1]
+        assert since_removal(sealed[:2]) == ()

@@ -1,4 +1,4 @@
-"""decide.decide: what a refusal comes to, by its remedy. Shrinking has a file of its own."""
+"""decide.decide: what a refusal means, by its remedy. Shrinking has a file of its own."""
 
 import pytest
 from msgspec.structs import replace
@@ -24,7 +24,7 @@ from kit.builders import (
     run_started,
     walking,
 )
-from kit.decisions import QUIET, decision_on, events, knowing, passed, scanning, then
+from kit.decisions import QUIET, decision_on, events, knowing, scanning, skipped, then
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import Checkpoint, FailureStreak
 from milepost.core.events import (
@@ -53,8 +53,8 @@ KNOWN = knowing(conversation("t_1"))
 
 
 def walked_on(before: Checkpoint, cursor: str = "after 2") -> Checkpoint:
-    """Pass over a batch that changes nothing."""
-    return passed(before, fetched(conversation("t_1"), next_cursor=cursor), KNOWN)
+    """Skip a batch that changes nothing."""
+    return skipped(before, fetched(conversation("t_1"), next_cursor=cursor), KNOWN)
 
 
 class TestTransientRefusals:
@@ -145,7 +145,7 @@ class TestRateLimit:
         assert then(limited, fetched(conversation("t_2"), next_cursor="after 2")).rate_limit is None
 
     def test_a_rate_limit_outlives_the_end_of_its_run_even_after_unchanged_batches(self) -> None:
-        """The pause is in the journal, so that no restart can forget it."""
+        """The rate limit is in the journal, so that no restart can forget it."""
         before = walked_on(walking_since_noon())
 
         decision = decision_on(before, refused(HOUR_LIMIT), context())
@@ -240,7 +240,7 @@ class TestFailureStreak:
 
     def test_a_failure_streak_restarts_in_a_run_that_made_progress(self) -> None:
         stood = self.stopped(walking_since_noon(), "run-1", 1)
-        got_on = passed(
+        got_on = skipped(
             stood,
             fetched(conversation("t_1"), next_cursor="after 2"),
             KNOWN,
@@ -267,7 +267,7 @@ class TestFailureStreak:
 
 
 class TestDeadCursor:
-    OTHER_WORDS = problem(100)  # what is also said of a dead cursor
+    OTHER_WORDS = problem(100)  # also returned for a dead cursor
 
     @pytest.mark.parametrize("said", [DEAD_CURSOR, OTHER_WORDS])
     def test_a_dead_cursor_restarts_the_same_sweep_at_the_head(self, said: Problem) -> None:
@@ -328,7 +328,7 @@ class TestDeadCursor:
         assert events(decision) == (CursorLost(DEAD_CURSOR),)
 
     def test_a_refusal_at_the_head_too_is_about_the_query(self) -> None:
-        """Then nothing shows that the cursor was at fault: the stream stops, and the cursor is kept for the probe."""
+        """Nothing shows then that the cursor was at fault: the stream stops, and the cursor is kept for the probe."""
         lost = then(walking_since_noon(), refused(self.OTHER_WORDS))
 
         (ended,) = events(decision_on(lost, refused(self.OTHER_WORDS), context()))

@@ -1,4 +1,4 @@
-"""chain.seal and chain.check: no entry can be changed, removed or moved unseen."""
+"""journal.seal and journal.check_link: no entry can be changed, removed or moved unnoticed."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
@@ -49,7 +49,7 @@ class TestSeal:
         assert instant_text(entry.recorded_at) == "2026-03-01T12:00:00.999Z"
 
     def test_sealing_yields_the_documented_hash(self) -> None:
-        """The hash as anybody can compute it with `sha256sum`; it stays like this for ever."""
+        """Anyone can compute the hash with `sha256sum`; it never changes."""
         columns = ("messenger:1", 1, None, "2026-03-01T12:00:00.000Z", "store_returned", "{}")
 
         assert link("", columns) == "fb7e4bda86b88b1c6b35f0f2a36275fa70535c66747d03f47271f92f0018478d"
@@ -105,7 +105,7 @@ class TestCheckLink:
             verify([first, replace(third, version=2), replace(second, version=3), fourth])
 
     def test_the_check_finds_a_resealed_entry_by_its_successor(self) -> None:
-        """Whoever changes an entry has to seal all after it again: the last hash is what to keep elsewhere."""
+        """Whoever changes an entry has to seal all later ones again: the last hash is the one to keep elsewhere."""
         first = entries(run_started(at(1)))
 
         with pytest.raises(JournalDamaged, match=r"entry 2 .* its hash"):

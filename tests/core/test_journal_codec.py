@@ -1,4 +1,4 @@
-"""codec.Codec: events written down and read back, in every format that there ever was."""
+"""journal.Codec: events encoded and decoded, in every format there has been."""
 
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kit.builders import NOON, walking
-from kit.event_strategies import BY_KIND, events
+from kit.event_strategies import BY_TYPE, events
 from milepost.core.errors import JournalDamaged
 from milepost.core.events import TAGS, BatchStored, Event, Mode, RunStarted, SweepStarted, Tally
 from milepost.core.journal import Codec, Upcast
@@ -20,7 +20,7 @@ STORED = '{"position":{"cursor":"x"},"tally":{"batches":1}}'
 class TestTags:
     def test_tags_cover_every_type_of_event(self) -> None:
         assert set(TAGS) == set(get_args(Event))
-        assert set(BY_KIND) == set(get_args(Event)), "kit.event_strategies draws every kind"
+        assert set(BY_TYPE) == set(get_args(Event)), "kit.event_strategies draws every type"
 
     def test_tags_are_distinct_and_never_change(self) -> None:
         assert sorted(TAGS.values()) == [
@@ -95,7 +95,7 @@ class TestDamage:
             pytest.param("batch_stored", "null", id="null"),
             pytest.param("batch_stored", '{"v":2,' + STORED[1:], id="a newer format"),
             pytest.param("batch_stored", '{"v":0,' + STORED[1:], id="a format below the first"),
-            pytest.param("batch_stored", '{"v":"2",' + STORED[1:], id="a format that is no number"),
+            pytest.param("batch_stored", '{"v":"2",' + STORED[1:], id="a format that is not a number"),
             pytest.param("run_started", '{"started_at":"noon"}', id="no instant"),
         ],
     )

@@ -1,8 +1,10 @@
-"""plan.plan: what a run does next."""
+"""plan: the next action of a run, and where walks start and end."""
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 
 from kit.builders import (
     NETWORK,
@@ -32,6 +34,7 @@ from milepost.core.events import (
 )
 from milepost.core.evolve import skip_unchanged
 from milepost.core.plan import (
+    EPOCH,
     Fetch,
     Finish,
     Policy,
@@ -40,13 +43,19 @@ from milepost.core.plan import (
     batches_read,
     is_over,
     next_mode,
+    older_in_a_row,
+    overlap_before,
     plan,
+    reaches_back,
     walk_limit,
+    walk_start,
 )
 from milepost.core.ports import Request
 
 HOUR = 3600.0
 DAY = 24 * HOUR
+UNTIL = at(0)
+OVERLAP = 600.0
 
 
 def planned(checkpoint: Checkpoint, during: RunBudget, now: datetime = NOON) -> Fetch | Wait | Finish:
@@ -89,9 +98,9 @@ class TestRequest:
     def test_a_request_continues_after_unchanged_batches(self) -> None:
         checkpoint = read(1)
         assert checkpoint.sweep is not None
-        passed = skip_unchanged(checkpoint, BatchUnchanged(checkpoint.sweep, Tally(batches=1)))
+        after = skip_unchanged(checkpoint, BatchUnchanged(checkpoint.sweep, Tally(batches=1)))
 
-        assert requested(passed, budget()).cursor == "x"
+        assert requested(after, budget()).cursor == "x"
 
     def test_a_request_of_a_forced_full_sweep_leaves_the_open_incremental_one(self) -> None:
         sweep = sweep_started(Mode.INCREMENTAL, at(0), walk_until=at(-HOUR))
@@ -115,10 +124,10 @@ class TestLimits:
     def test_the_batch_limit_counts_unchanged_batches(self) -> None:
         checkpoint = read(4)
         assert checkpoint.sweep is not None
-        passed = skip_unchanged(checkpoint, BatchUnchanged(checkpoint.sweep, Tally(batches=1)))
+        after = skip_unchanged(checkpoint, BatchUnchanged(checkpoint.sweep, Tally(batches=1)))
 
-        assert batches_read(passed, budget()) == 5
-        assert planned(passed, budget(max_batches=5)) == Finish(Reason.BATCH_LIMIT)
+        assert batches_read(after, budget()) == 5
+        assert planned(after, budget(max_batches=5)) == Finish(Reason.BATCH_LIMIT)
 
     def test_the_batch_limit_does_not_count_an_earlier_run(self) -> None:
         assert batches_read(read(5), budget("run-2")) == 0
@@ -137,22 +146,22 @@ class TestLimits:
 
 
 class TestRetryState:
-    def troubled(self, retry_at: datetime) -> Checkpoint:
+    def retrying(self, retry_at: datetime) -> Checkpoint:
         return given(run_started(), FetchFailed(1, NETWORK, retry_at))
 
     def test_a_retry_is_waited_out(self) -> None:
-        assert planned(self.troubled(at(2)), budget()) == Wait(at(2))
+        assert planned(self.retrying(at(2)), budget()) == Wait(at(2))
 
     def test_a_retry_that_is_due_is_made(self) -> None:
-        assert isinstance(planned(self.troubled(at(2)), budget(), now=at(2)), Fetch)
+        assert isinstance(planned(self.retrying(at(2)), budget(), now=at(2)), Fetch)
 
     @pytest.mark.parametrize("retry_at", [at(10), at(11)])
     def test_a_retry_due_after_the_deadline_ends_the_run_now(self, retry_at: datetime) -> None:
-        assert planned(self.troubled(retry_at), budget(deadline_at=at(10))) == Finish(Reason.TIME_LIMIT)
+        assert planned(self.retrying(retry_at), budget(deadline_at=at(10))) == Finish(Reason.TIME_LIMIT)
 
 
 class TestRateLimit:
-    """Whose calls a limit forbids is told in the tests of pauses; here is what a run does about it."""
+    """What a run does about a rate limit; whose calls it holds is tested in test_rate_limits.py."""
 
     def held(self, until: datetime, *, now: datetime = NOON, checkpoint: Checkpoint | None = None) -> object:
         return plan(checkpoint or read(1), now, budget(deadline_at=at(270)), POLICY, until)
@@ -169,10 +178,10 @@ class TestRateLimit:
         assert self.held(at(seconds)) == Finish(Reason.RATE_LIMIT)
 
     def test_a_retry_that_outlasts_the_rate_limit_is_waited_for(self) -> None:
-        troubled = given(run_started(), FetchFailed(1, NETWORK, at(30)))
+        retrying = given(run_started(), FetchFailed(1, NETWORK, at(30)))
 
-        assert self.held(at(20), checkpoint=troubled) == Wait(at(30))
-        assert self.held(at(120), checkpoint=troubled) == Wait(at(120))
+        assert self.held(at(20), checkpoint=retrying) == Wait(at(30))
+        assert self.held(at(120), checkpoint=retrying) == Wait(at(120))
 
     def test_a_rate_limit_prevents_no_stop_and_hides_no_limit(self) -> None:
         assert plan(read(1), NOON, budget(stops_for=Reason.SHUTDOWN), POLICY, at(3600)) == Finish(Reason.SHUTDOWN)
@@ -245,3 +254,83 @@ class TestOperatorPause:
         checkpoint = given(run_started(), sweep_started(), StreamPaused("API"), StreamResumed("API"))
 
         assert isinstance(planned(checkpoint, budget()), Fetch)
+
+
+# --- where walks start and end ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "answer"),
+    [
+        pytest.param((), False, id="an empty batch proves nothing"),
+        pytest.param((-1, -2), True, id="all older"),
+        pytest.param((1, -2), False, id="the first is newer"),
+        pytest.param((-1, 2), False, id="the last is newer, against the order"),
+        pytest.param((-1, 2, -3), False, id="one old row is not enough"),
+        pytest.param((0,), False, id="the boundary itself is not older"),
+        pytest.param((0, -1), False, id="the boundary and older ones"),
+        pytest.param((-0.001,), True, id="a millisecond older"),
+    ],
+)
+def test_a_walk_ends_at_a_batch_wholly_older(seconds: tuple[float, ...], answer: bool) -> None:
+    assert reaches_back([at(second) for second in seconds], UNTIL) is answer
+
+
+def test_a_walk_to_the_end_of_the_inbox_reaches_back_nowhere() -> None:
+    assert not reaches_back([at(-10_000)], None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "before", "older"),
+    [
+        pytest.param((), 3, 3, id="an empty batch changes nothing"),
+        pytest.param((-1, -2), 3, 5, id="all older"),
+        pytest.param((1, -2), 3, 1, id="a newer one restarts the count"),
+        pytest.param((-1, 2), 3, 0, id="the last is newer"),
+        pytest.param((0,), 3, 0, id="the boundary itself is not older"),
+    ],
+)
+def test_older_conversations_are_counted_in_a_row_across_batches(
+    seconds: tuple[float, ...], before: int, older: int
+) -> None:
+    assert older_in_a_row([at(second) for second in seconds], UNTIL, before) == older
+
+
+def test_no_conversation_is_older_than_a_walk_to_the_end_of_the_inbox() -> None:
+    assert older_in_a_row([at(-10_000)], None, 0) == 0
+
+
+def test_the_overlap_is_before_the_instant() -> None:
+    assert overlap_before(at(0), 600.0) == at(-600)
+
+
+@pytest.mark.parametrize(
+    ("started", "newest", "start"),
+    [
+        pytest.param(0, -5, 0, id="a busy inbox agrees with the clock"),
+        pytest.param(0, -601, 0, id="a quiet inbox agrees with it up to the overlap"),
+        pytest.param(0, -3600, -3600 + 601, id="a very quiet inbox overrides the clock"),
+        pytest.param(30 * 86400, -5, -5 + 601, id="a clock that is ahead is not trusted"),
+        pytest.param(-86400, -5, -86400, id="a clock that is behind costs no more than reading again"),
+    ],
+)
+def test_a_walk_starts_no_later_than_the_newest_conversation_allows(started: int, newest: int, start: int) -> None:
+    assert walk_start(at(started), [at(newest - 7), at(newest), at(newest - 3)], OVERLAP, None) == at(start)
+
+
+def test_a_first_batch_without_conversations_leaves_the_watermark_where_it_was() -> None:
+    assert walk_start(at(0), [], OVERLAP, None) == EPOCH
+    assert walk_start(at(0), [], OVERLAP, at(-50)) == at(-50)
+    assert walk_start(at(0), [], OVERLAP, at(50)) == at(0)
+
+
+instants = st.datetimes(EPOCH.replace(tzinfo=None), timezones=st.just(UTC))
+
+
+@drawn(instants, st.lists(instants, min_size=1), st.floats(0, 7 * 86400.0))
+def test_whatever_the_clocks_say_the_next_walk_reaches_back_to_the_newest_conversation(
+    asked_at: datetime, times: list[datetime], overlap_seconds: float
+) -> None:
+    start = walk_start(asked_at, times, overlap_seconds, None)
+    assert start <= asked_at
+    assert overlap_before(start, overlap_seconds) <= max(times) + timedelta(seconds=1.001)

@@ -1,4 +1,4 @@
-"""pauses and retry.pause_seconds: how long a limit is waited out, and whose calls it forbids."""
+"""rate_limits and retry.rate_limit_seconds: how long to wait, and whose calls are held."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""redrive.redrive: dead letters tried again, by themselves or because somebody asks."""
+"""redrive.redrive: dead letters retried, automatically or on request."""
 
 from datetime import datetime
 
@@ -24,7 +24,7 @@ from kit.builders import (
     unreadable,
     walking,
 )
-from kit.decisions import decision_on, knowing, passed, record
+from kit.decisions import decision_on, knowing, record, skipped
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.events import (
@@ -56,7 +56,7 @@ def due(
 
 
 def due_rows(stage: Stage, table: Table, key: str) -> DueDeadLetter:
-    """Give the letter that a refused row of READ is kept in."""
+    """Return the dead letter that keeps a refused row of READ."""
     around = context(at(-900), refused_rows=[RefusedRow(table, key, "too long")])
     decided = record(decision_on(walking_since_noon(), fetched(READ, next_cursor="x"), around))
     (dead_letter,) = (event for event in decided.events if isinstance(event, DeadLetterOpened))
@@ -96,7 +96,7 @@ class TestToReread:
     @pytest.mark.parametrize(
         "dead_letter",
         [
-            pytest.param(due(subject="sha256:abc"), id="nobody knows its id"),
+            pytest.param(due(subject="sha256:abc"), id="its id is unknown"),
             pytest.param(due(payload=None), id="the person was erased"),
             pytest.param(ROW, id="its row is kept"),
             pytest.param(CHUNK, id="its events are kept"),
@@ -303,7 +303,7 @@ class TestNextRedrive:
 
 
 class TestUnchangedBatches:
-    QUIET = passed(BEFORE, fetched(conversation("t_2"), next_cursor="after 2"), knowing(conversation("t_2")))
+    QUIET = skipped(BEFORE, fetched(conversation("t_2"), next_cursor="after 2"), knowing(conversation("t_2")))
     STORED = BatchStored(walking("after 2", NOON), Tally(batches=1, unchanged=1, without_contact=1), batch=2)
 
     def test_unchanged_batches_are_recorded_before_a_redrive(self) -> None:

@@ -1,4 +1,4 @@
-"""remedies.rule_for: what each answer of the Graph API calls for."""
+"""remedies.rule_for: the remedy for each response of the Graph API."""
 
 import pytest
 from msgspec import Struct
@@ -18,7 +18,7 @@ UNSIGNED = "Invalid appsecret_proof provided in the API argument"
 
 
 class Answer(Struct, frozen=True):
-    """What comes back, as the wire says it."""
+    """An error response as it comes over the wire."""
 
     code: int | None = None
     subcode: int | None = None
@@ -36,7 +36,7 @@ def remedy(what: Problem, *, has_cursor: bool = True) -> Remedy:
     return rule_for(what, has_cursor=has_cursor).remedy
 
 
-# What is known of the API's errors, in the order of the facts: the answer, its remedy, and what follows it.
+# What is known of the API's errors: the response, its remedy, and what follows that.
 FACTS = [
     # --- it may pass ---
     (Answer(1), RETRY, SHRINK),
@@ -53,7 +53,7 @@ FACTS = [
     (Answer(1, message=HEAVY, http_status=200), SHRINK, RETRY),
     (Answer(1, 99, http_status=500), SHRINK, RETRY),
     (Answer(1, 99, message=LOCALISED), SHRINK, RETRY),
-    # --- a person is needed ---
+    # --- an operator is needed ---
     *((Answer(190, subcode), AUTHORIZATION, RETRY) for subcode in (None, 458, 459, 460, 463, 464, 467)),
     *((Answer(code), AUTHORIZATION, RETRY) for code in (102, 492, 3, 10, *range(200, 300))),
     (Answer(190, is_transient=True), AUTHORIZATION, RETRY),
@@ -177,7 +177,7 @@ def test_every_row_matches_some_fact_and_names_its_source() -> None:
 
 
 def test_the_text_of_a_problem_has_its_numbers() -> None:
-    told = str(Problem(ProblemKind.API, "the token has expired", http_status=400, code=190, subcode=463))
+    text = str(Problem(ProblemKind.API, "the token has expired", http_status=400, code=190, subcode=463))
 
-    assert told == "the token has expired (HTTP 400, code 190, subcode 463)"
+    assert text == "the token has expired (HTTP 400, code 190, subcode 463)"
     assert str(Problem(ProblemKind.NETWORK, "connection reset")) == "connection reset"

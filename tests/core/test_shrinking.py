@@ -1,4 +1,4 @@
-"""How much one request asks for: less and less where that is too much, and slowly more again."""
+"""The size of a request: smaller and smaller where it is too large, and slowly larger again."""
 
 from collections.abc import Callable
 
@@ -52,13 +52,13 @@ def shrunk_to(limit: int, detail: Detail = Detail.NESTED) -> Checkpoint:
 
 
 def stored(checkpoint: Checkpoint, batches: int) -> Checkpoint:
-    """Give the checkpoint after so many batches that were each recorded."""
+    """Return the checkpoint after so many batches, each recorded."""
     for _ in range(batches):
         checkpoint = given(BatchStored(walking("x"), Tally(batches=1, inserted=1)), after=checkpoint)
     return checkpoint
 
 
-def passed_over(checkpoint: Checkpoint, batches: int) -> Checkpoint:
+def skipped(checkpoint: Checkpoint, batches: int) -> Checkpoint:
     answers = [fetched(conversation("t_1"), next_cursor=f"after {number + 2}") for number in range(batches)]
     return then(checkpoint, *answers, known=knowing(conversation("t_1")))
 
@@ -124,7 +124,7 @@ class TestSmallerRequests:
         assert size_now(after, POLICY) == Size(6, Detail.NESTED)
 
     def test_shrinking_is_recorded_after_unchanged_batches(self) -> None:
-        before = passed_over(walking_since_noon(), 1)
+        before = skipped(walking_since_noon(), 1)
 
         decided = events(decision_on(before, refused(TOO_HEAVY), context()))
 
@@ -132,7 +132,7 @@ class TestSmallerRequests:
 
 
 class TestFailedRun:
-    """An outage looks like a poison thread on the way down: the next run has to look anew."""
+    """While shrinking, an outage looks like a poison thread: the next run has to search again."""
 
     def test_a_failed_run_resets_the_reduced_request(self) -> None:
         down = then(shrunk_to(1, Detail.POSITION), *[refused(UNKNOWN)] * 3)
@@ -158,11 +158,11 @@ class TestGrowth:
             assert size_now(stored(shrunk_to(6), batches), POLICY) == Size(limit, Detail.NESTED), batches
 
     def test_growth_counts_unchanged_batches(self) -> None:
-        assert size_now(passed_over(shrunk_to(6), GROW_AFTER - 1), POLICY).limit == 6
-        assert size_now(passed_over(shrunk_to(6), GROW_AFTER), POLICY).limit == 12
+        assert size_now(skipped(shrunk_to(6), GROW_AFTER - 1), POLICY).limit == 6
+        assert size_now(skipped(shrunk_to(6), GROW_AFTER), POLICY).limit == 12
 
     def test_growth_counts_across_runs(self) -> None:
-        ended = then(passed_over(shrunk_to(6), 3), refused(Problem(ProblemKind.API, "expired", code=190)))
+        ended = then(skipped(shrunk_to(6), 3), refused(Problem(ProblemKind.API, "expired", code=190)))
 
         assert size_now(stored(ended, 2), POLICY).limit == 12
 
@@ -178,7 +178,7 @@ class TestGrowth:
         assert size_now(stored(separate, GROW_AFTER), POLICY) == Size(1, Detail.NESTED)
         assert size_now(stored(separate, 2 * GROW_AFTER), POLICY) == Size(2, Detail.NESTED)
 
-    @pytest.mark.parametrize("read", [stored, passed_over])
+    @pytest.mark.parametrize("read", [stored, skipped])
     def test_messages_are_left_out_for_one_batch_only(self, read: Callable[[Checkpoint, int], Checkpoint]) -> None:
         assert size_now(read(shrunk_to(1, Detail.BARE), 1), POLICY) == Size(1, Detail.SEPARATE)
         assert size_now(stored(shrunk_to(1, Detail.BARE), 1 + GROW_AFTER), POLICY) == Size(1, Detail.NESTED)
@@ -196,20 +196,20 @@ class TestGrowth:
 
 
 class TestPoisonThread:
-    """Every list that holds it fails like an outage; its neighbours are all read."""
+    """Every list with it fails like an outage; its neighbours are all read."""
 
     THREADS = tuple(conversation(f"t_{number}", at(-number)) for number in range(1, 121))
     POISON = 70
 
     def live(self, checkpoint: Checkpoint) -> tuple[Checkpoint, set[str], list[Size]]:
         read: set[str] = set()
-        asked: list[Size] = []
+        requested: list[Size] = []
         around = context(policy=Policy(base_delay_seconds=0.0))
         for _ in range(200):
             action = plan(checkpoint, at(0), budget(), POLICY)
             assert isinstance(action, Fetch)
             request = action.request
-            asked.append(Size(request.limit, request.detail))
+            requested.append(Size(request.limit, request.detail))
             start = int(request.cursor or 0)
             chosen = self.THREADS[start : start + request.limit]
             is_spoilt = any(each.conversation_id == f"t_{self.POISON}" for each in chosen)
@@ -223,17 +223,17 @@ class TestPoisonThread:
             }
             checkpoint = then(checkpoint, answer, during=around)
             if end == len(self.THREADS):
-                return checkpoint, read, asked
+                return checkpoint, read, requested
         raise AssertionError("the walk does not end")
 
     def test_a_poison_thread_in_a_batch_is_found_and_all_others_are_read(self) -> None:
         start = given(BatchStored(walking("0"), Tally(batches=1)), after=walking_since_noon())
 
-        after, read, asked = self.live(start)
+        after, read, requested = self.live(start)
 
         assert read == {each.conversation_id for each in self.THREADS} - {f"t_{self.POISON}"}
         assert after.open_dead_letters == 1
-        assert asked.count(Size(1, Detail.POSITION)) == 1
-        assert asked[-1] == WHOLE
+        assert requested.count(Size(1, Detail.POSITION)) == 1
+        assert requested[-1] == WHOLE
         assert after.run is not None
         assert after.run.failed_batches == 0

@@ -1,4 +1,4 @@
-"""What is stored with instants of the future is found, and named."""
+"""skew: stored instants in the future are found and named."""
 
 from datetime import timedelta
 

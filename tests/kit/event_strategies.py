@@ -1,4 +1,4 @@
-"""Events drawn at random: whatever the types allow, for every kind of event."""
+"""Hypothesis strategies for events: whatever the types allow, for every type of event."""
 
 from datetime import UTC, datetime
 
@@ -54,7 +54,7 @@ problems = st.builds(
     wait_seconds=st.none() | durations,
 )
 
-BY_KIND: dict[type[Event], st.SearchStrategy[Event]] = {
+BY_TYPE: dict[type[Event], st.SearchStrategy[Event]] = {
     RunStarted: st.builds(RunStarted, instants),
     SweepStarted: st.builds(SweepStarted, st.sampled_from(Mode), instants, instants, st.none() | instants),
     BatchStored: st.builds(BatchStored, positions, tallies, counts),
@@ -87,4 +87,4 @@ BY_KIND: dict[type[Event], st.SearchStrategy[Event]] = {
     ),
 }
 
-events: st.SearchStrategy[Event] = st.one_of(*BY_KIND.values())
+events: st.SearchStrategy[Event] = st.one_of(*BY_TYPE.values())

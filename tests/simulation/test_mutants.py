@@ -49,7 +49,7 @@ from milepost.core.model import (
 from milepost.core.plan import Policy, RunBudget, Size, smaller
 from milepost.core.ports import Commit, Committed, Fetched, Outcome, Refused
 from milepost.core.problems import Problem
-from milepost.core.records import Context, Decided, Decision, Pending, Record, _place, beginnings
+from milepost.core.records import Context, Decided, Decision, Pending, Record, _saved_position, beginnings
 from milepost.core.remedies import Remedy, Rule, rule_for
 
 MAX_EXAMPLES = 620  # as many as the sound core has to live through
@@ -183,7 +183,7 @@ def own_pause_only(stream: Stream, rate_limits: Mapping[Stream, RateLimit]) -> d
 
 def ended_with_all(checkpoint: Checkpoint, ended: RunEnded, budget: RunBudget, *before: Event) -> Record:
     """Lets the end of a run carry what was passed over, after what ended it."""
-    ended = replace(ended, position=_place(checkpoint), tally=checkpoint.unrecorded)
+    ended = replace(ended, position=_saved_position(checkpoint), tally=checkpoint.unrecorded)
     return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *before, ended))
 
 

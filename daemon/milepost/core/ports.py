@@ -42,7 +42,7 @@ class Refused(Struct, frozen=True):
 
 
 class Held(Struct, frozen=True):
-    """No call was made: a rate limit was hit in its scope while it waited for a slot."""
+    """No call was made: a rate limit was hit in its scope while it waited to be sent."""
 
 
 Outcome = Fetched | Refused
@@ -126,7 +126,7 @@ class Store(Protocol):
     """
 
     async def load(self, stream: str) -> Checkpoint:
-        """Return the stream's checkpoint."""
+        """Return the stream's checkpoint: its latest snapshot and the entries since."""
         ...
 
     async def known(self, keys: Keys) -> Known:

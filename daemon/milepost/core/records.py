@@ -87,7 +87,7 @@ def conclude(checkpoint: Checkpoint, reason: Reason, budget: RunBudget) -> Recor
     has_started = checkpoint.run is not None and checkpoint.run.run_id == budget.run_id
     if not has_started and checkpoint.unrecorded == NO_TALLY:
         return None
-    ended = RunEnded(RunStatus.PAUSED, reason, _place(checkpoint), checkpoint.unrecorded)
+    ended = RunEnded(RunStatus.PAUSED, reason, _saved_position(checkpoint), checkpoint.unrecorded)
     return Record((*beginnings(checkpoint, checkpoint.sweep, budget), ended))
 
 
@@ -129,12 +129,12 @@ def ending(checkpoint: Checkpoint, ended: RunEnded, budget: RunBudget, *before: 
 
     Unchanged batches come first: they end the problems that preceded them, not this one.
     """
-    ended = replace(ended, position=_place(checkpoint))
+    ended = replace(ended, position=_saved_position(checkpoint))
     return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *_unchanged(checkpoint, budget), *before, ended))
 
 
-def _place(checkpoint: Checkpoint) -> Position | None:
-    """Return where the next run continues. A lost cursor is tried again unless the sweep has moved on without it."""
+def _saved_position(checkpoint: Checkpoint) -> Position | None:
+    """Return where the next run continues; a lost cursor is tried again unless the sweep has moved on without it."""
     sweep = checkpoint.sweep
     if sweep is None:
         return None

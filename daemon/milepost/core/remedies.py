@@ -45,7 +45,7 @@ RULES: tuple[Rule, ...] = (
     # --- too much at once ---
     Rule(Remedy.SHRINK, "captured: HTTP 500, code 1", codes=any_of(1), phrase=TOO_MUCH_DATA),
     Rule(Remedy.SHRINK, "captured: HTTP 500, code 1 with subcode 99", codes=any_of(1), subcode=99),
-    Rule(Remedy.SHRINK, "an answer that no batch has", kind=ProblemKind.OVERSIZE),
+    Rule(Remedy.SHRINK, "a response larger than any batch", kind=ProblemKind.OVERSIZE),
     # --- it may pass ---
     # Some Instagram chats make every list with them fail like an outage (seen in 2026-09): shrinking finds them.
     Rule(Remedy.RETRY, "Handle errors: API Unknown", codes=any_of(1), then=Remedy.SHRINK),
@@ -62,18 +62,18 @@ RULES: tuple[Rule, ...] = (
     Rule(Remedy.STOP_AUTHORIZATION, "discovery: no longer managed", kind=ProblemKind.NOT_MANAGED),
     Rule(Remedy.STOP_CONFIGURATION, "Secure Graph API calls", codes=any_of(104)),
     Rule(Remedy.STOP_CONFIGURATION, "Secure Graph API calls", codes=any_of(100), phrase=BAD_SIGNATURE),
-    Rule(Remedy.STOP_CONFIGURATION, "no such query, or a dead version", codes=any_of(12, 2500, 2635)),
-    Rule(Remedy.STOP_CONFIGURATION, "what was read shows it", kind=ProblemKind.MISCONFIGURED),
+    Rule(Remedy.STOP_CONFIGURATION, "no such query, or a retired version", codes=any_of(12, 2500, 2635)),
+    Rule(Remedy.STOP_CONFIGURATION, "the response shows a wrong setting", kind=ProblemKind.MISCONFIGURED),
     # --- a dead cursor, or what looks like one ---
     Rule(Remedy.RETRY, "captured: the object is gone, or a hidden limit", codes=any_of(100), subcode=33,
          then=Remedy.STOP_CONFIGURATION),
     Rule(Remedy.RETRY, "reported: a cursor that leads to itself", kind=ProblemKind.CURSOR_LOOP, then=Remedy.RESET),
     Rule(Remedy.RESET, "captured: invalid cursors values", codes=any_of(2642)),
-    Rule(Remedy.RESET, "reported: also said of cursors", codes=any_of(100)),
+    Rule(Remedy.RESET, "reported: also returned for cursors", codes=any_of(100)),
     # --- no known code ---
     Rule(Remedy.WAIT, "RFC 6585", http_status=429, scope=Scope.PAGE),
     Rule(Remedy.RETRY, "Handle errors: is_transient", is_transient=True),
-    Rule(Remedy.RETRY, "network, outage, nonsense, and codes that nobody has met"),
+    Rule(Remedy.RETRY, "network, outage, an invalid response, an unknown code"),
 )
 # fmt: on
 

@@ -20,14 +20,14 @@ MAX_FLOOR_SECONDS = 900.0  # the floor grows up to this; a wait that the server 
 
 
 def rate_limit_seconds(
-    rate_limits: int, *, named_seconds: float | None, least_seconds: float, floor_seconds: float
+    attempts: int, *, named_seconds: float | None, least_seconds: float, floor_seconds: float
 ) -> float:
-    """Return how long to wait after `rate_limits` rate limits in a row (1, 2, …).
+    """Return how long to wait after `attempts` rate limits in a row (1, 2, …).
 
     It is the longest of what the server named, the least for this kind of limit, and a floor that doubles each time:
     calls during a rate limit prolong it (Meta, "Rate limits"), and many limits name no time.
     """
-    floor = min(floor_seconds * 2.0 ** min(rate_limits - 1, 63), max(floor_seconds, MAX_FLOOR_SECONDS))
+    floor = min(floor_seconds * 2.0 ** min(attempts - 1, 63), max(floor_seconds, MAX_FLOOR_SECONDS))
     return max(named_seconds or 0.0, least_seconds, floor)
 
 

@@ -1,4 +1,4 @@
-"""model.Stream: the key under which everything of a stream is kept."""
+"""model.Stream: the key of a stream."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""decide.conclude and decide.recover: how runs end that no outcome ends."""
+"""records.conclude and records.recover: the ends of runs that no outcome ends."""
 
 from msgspec.structs import replace
 
@@ -34,7 +34,7 @@ QUIET = Tally(batches=1, unchanged=50)
 WALKING = (run_started(), sweep_started(), BatchStored(walking("after 1"), Tally(batches=1, inserted=50)))
 
 
-def passed(checkpoint: Checkpoint, cursor: str) -> Checkpoint:
+def skipped(checkpoint: Checkpoint, cursor: str) -> Checkpoint:
     sweep = checkpoint.sweep or Sweep(Mode.FULL, NOON, at(-600))
     return skip_unchanged(checkpoint, BatchUnchanged(replace(sweep, position=walking(cursor)), QUIET))
 
@@ -46,12 +46,12 @@ class TestConclude:
         assert record == Record((RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("after 1")),))
 
     def test_the_end_of_a_run_counts_unchanged_batches(self) -> None:
-        record = conclude(passed(given(*WALKING), "after 2"), Reason.TIME_LIMIT, budget())
+        record = conclude(skipped(given(*WALKING), "after 2"), Reason.TIME_LIMIT, budget())
 
         assert record == Record((RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT, walking("after 2"), QUIET),))
 
     def test_a_run_of_unchanged_batches_is_recorded(self) -> None:
-        record = conclude(passed(passed(checkpoint_of(), "after 1"), "after 2"), Reason.SHUTDOWN, budget())
+        record = conclude(skipped(skipped(checkpoint_of(), "after 1"), "after 2"), Reason.SHUTDOWN, budget())
 
         assert record == Record(
             (
