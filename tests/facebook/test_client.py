@@ -21,7 +21,8 @@ from kit.graph_answers import TOKEN
 from kit.loopback import nowhere, sending, serving
 from milepost.core.ports import Refused
 from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
-from milepost.facebook.client import Answer, GraphClient, asked_by_server
+from milepost.facebook.client import GraphClient, GraphResponse
+from milepost.facebook.headers import asked_by_server
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 APP_SECRET = "5ca1ab1e"
@@ -43,7 +44,7 @@ async def client_of(
         yield client
 
 
-async def asked(base_url: str, **options: float) -> Answer | Refused:
+async def asked(base_url: str, **options: float) -> GraphResponse | Refused:
     async with client_of(base_url, **options) as client:  # type: ignore[arg-type] # numbers only, and mypy joins them
         return await client.get("1161/conversations", {"limit": "25"}, TOKEN)
 
@@ -97,7 +98,7 @@ class TestRequest:
 
         async with serving(answer) as base_url, client_of(base_url) as client:
             await client.get("1161", {}, TOKEN)
-            client.renew(APP_SECRET)
+            client.rotate_app_secret(APP_SECRET)
             await client.get("1161", {}, TOKEN)
         assert proofs == [None, hmac.new(APP_SECRET.encode(), TOKEN.encode(), "sha256").hexdigest()]
 
@@ -121,10 +122,20 @@ class TestAnswer:
 
         async with serving(answer) as base_url:
             outcome = await asked(base_url)
-        assert isinstance(outcome, Answer)
+        assert isinstance(outcome, GraphResponse)
         assert (outcome.status, outcome.body) == (403, b'{"error":{}}')
         assert outcome.headers["x-app-usage"] == '{"call_count":28}'
         assert 0 <= outcome.took_seconds < 20
+
+    async def test_the_body_has_no_token(self) -> None:
+        async def answer(request: web.Request) -> web.Response:
+            return web.Response(text=f"{request.headers['Authorization']} {request.url}?access_token={TOKEN}")
+
+        async with serving(answer) as base_url:
+            outcome = await asked(base_url)
+        assert isinstance(outcome, GraphResponse)
+        assert outcome.body.startswith(b"Bearer [redacted] ")
+        assert TOKEN.encode() not in outcome.body
 
     async def test_a_compressed_body_is_unpacked(self) -> None:
         async def answer(_: web.Request) -> web.Response:
@@ -132,7 +143,7 @@ class TestAnswer:
 
         async with serving(answer) as base_url:
             outcome = await asked(base_url)
-        assert isinstance(outcome, Answer)
+        assert isinstance(outcome, GraphResponse)
         assert outcome.body == b'{"data":[]}'
 
     async def test_usage_headers_of_many_businesses_fit(self) -> None:
@@ -141,7 +152,7 @@ class TestAnswer:
 
         async with serving(answer) as base_url:
             outcome = await asked(base_url)
-        assert isinstance(outcome, Answer)
+        assert isinstance(outcome, GraphResponse)
         assert len(outcome.headers["X-Business-Use-Case-Usage"]) == 30_000
 
     async def test_another_api_version_is_warned_of_once(self) -> None:
@@ -161,7 +172,7 @@ class TestAnswer:
         start = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nfacebook-api-version: " + version + b"\r\n\r\n{}"
         async with sending(start) as base_url:
             with capture_logs() as logs:
-                assert isinstance(await asked(base_url), Answer)
+                assert isinstance(await asked(base_url), GraphResponse)
         assert logs == []
 
 
@@ -172,14 +183,14 @@ class TestServerClock:
 
         async with serving(answer) as base_url:
             outcome = await asked(base_url)
-        assert isinstance(outcome, Answer)
+        assert isinstance(outcome, GraphResponse)
         assert outcome.asked_at == datetime(2026, 2, 1, 7, 59, 59, tzinfo=UTC)
 
     @pytest.mark.parametrize("date", [b"", b"Date: yesterday\r\n", b"Date: \r\n"])
     async def test_without_a_date_our_clock_does(self, date: bytes) -> None:
         async with sending(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", date, b"\r\n{}") as base_url:
             outcome = await asked(base_url)
-        assert isinstance(outcome, Answer)
+        assert isinstance(outcome, GraphResponse)
         assert outcome.asked_at == NOW.replace(microsecond=0)
 
     @pytest.mark.parametrize("date", ["Tue, 31 Mar 2026 12:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"])
@@ -189,7 +200,7 @@ class TestServerClock:
 
         async with serving(answer) as base_url:
             outcome = await asked(base_url)
-        assert isinstance(outcome, Answer)
+        assert isinstance(outcome, GraphResponse)
         assert outcome.asked_at == NOW.replace(microsecond=0)
 
     async def test_clocks_that_differ_are_told_once_until_they_agree_again(self) -> None:
@@ -299,7 +310,7 @@ class TestNetwork:
             port = server.sockets[0].getsockname()[1]
             async with client_of(f"http://127.0.0.1:{port}") as client:
                 first, second = [await client.get("1161", {}, TOKEN) for _ in range(2)]
-        assert isinstance(first, Answer)
+        assert isinstance(first, GraphResponse)
         assert isinstance(second, Refused)
         assert second.problem.kind is ProblemKind.NETWORK
         assert "closed the connection" in second.problem.message
@@ -339,7 +350,7 @@ class TestTimeout:
     async def test_silence(self) -> None:
         async with sending(hangs=True) as base_url:
             problem = await problem_at(base_url, timeout_seconds=0.1)
-        assert problem == Problem(ProblemKind.TIMEOUT, "no answer within 0.1 s")
+        assert problem == Problem(ProblemKind.TIMEOUT, "no response within 0.1 s")
 
     async def test_a_body_that_only_trickles(self) -> None:
         async def answer(request: web.Request) -> web.StreamResponse:
@@ -369,7 +380,7 @@ class TestTimeout:
             with pytest.raises(asyncio.CancelledError):
                 await call
             hangs = False
-            assert isinstance(await client.get("1161", {}, TOKEN), Answer)
+            assert isinstance(await client.get("1161", {}, TOKEN), GraphResponse)
 
 
 class TestOversize:
@@ -395,7 +406,7 @@ class TestOversize:
         async with sending(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b" " * MIB) as base_url:
             outcome = await asked(base_url)
         match outcome:  # what comes behind spoils the answer only if it comes with it
-            case Answer():
+            case GraphResponse():
                 assert outcome.body == b"{}"
             case Refused():
                 assert outcome.problem.kind is ProblemKind.NONSENSE
@@ -405,7 +416,7 @@ class TestOversize:
             return web.Response(body=b"x" * 1000)
 
         async with serving(answer) as base_url:
-            assert isinstance(await asked(base_url, max_body_bytes=1000), Answer)
+            assert isinstance(await asked(base_url, max_body_bytes=1000), GraphResponse)
             assert (await problem_at(base_url, max_body_bytes=999)).kind is ProblemKind.OVERSIZE
 
     async def test_a_gzip_bomb_does_not_go_off(self) -> None:

@@ -13,7 +13,7 @@ from contracts.source_contract import Fault, Inbox, RecordingGate, SourceContrac
 from kit.graph_answers import PAGE, PAGE_ID, TOKEN, error, listed, message, thread
 from kit.loopback import Answering, nowhere, sending, serving
 from milepost.core.model import Platform, Stream
-from milepost.facebook.access import Access
+from milepost.facebook.calls import Access
 from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
 from milepost.facebook.rate_limiter import Budget, RateLimiter
@@ -132,4 +132,4 @@ async def opened(
 ) -> FacebookInbox:
     client = GraphClient(base_url, "v26.0", clock=clock, request_timeout_seconds=timeout_seconds, max_body_bytes=2**19)
     await world.enter_async_context(client)
-    return FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), Access(TOKEN), RateLimiter(0, Budget()), gate)
+    return FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), Access(TOKEN, RateLimiter(0, Budget())), gate)

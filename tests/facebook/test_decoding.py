@@ -35,13 +35,13 @@ GOOD = thread("t_good")
 
 
 def read(body: bytes) -> Batch:
-    batch = decode(body, 200, MAILBOX, TOKEN)
+    batch = decode(body, 200, MAILBOX)
     assert isinstance(batch, Batch), batch
     return batch
 
 
 def refused(body: bytes) -> Problem:
-    problem = decode(body, 200, MAILBOX, TOKEN)
+    problem = decode(body, 200, MAILBOX)
     assert isinstance(problem, Problem), problem
     return problem
 
@@ -475,7 +475,7 @@ class TestNoBatch:
     @pytest.mark.parametrize("depth", [100, 300, 500, 900, 990])
     def test_an_item_nested_to_any_depth_raises_nothing(self, depth: int) -> None:
         body = b'{"data":[{"id":"t_1","updated_time":"","x":' + b"[" * depth + b"]" * depth + b"}]}"
-        assert isinstance(decode(body, 200, MAILBOX, TOKEN), Batch | Problem)
+        assert isinstance(decode(body, 200, MAILBOX), Batch | Problem)
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -495,7 +495,7 @@ PLAUSIBLE = st.recursive(
 class TestAnything:
     @given(JSON | st.dictionaries(st.sampled_from(("data", "paging", "error")), PLAUSIBLE))
     def test_any_json_is_a_batch_or_a_problem(self, value: object) -> None:
-        outcome = decode(encoded(value), 200, MAILBOX, TOKEN)
+        outcome = decode(encoded(value), 200, MAILBOX)
         assert isinstance(outcome, Batch | Problem)
 
     @given(st.lists(PLAUSIBLE, max_size=5))
@@ -507,7 +507,7 @@ class TestAnything:
 
     @given(st.binary())
     def test_any_bytes_are_a_batch_or_a_problem(self, body: bytes) -> None:
-        assert isinstance(decode(body, 200, MAILBOX, TOKEN), Batch | Problem)
+        assert isinstance(decode(body, 200, MAILBOX), Batch | Problem)
 
     @given(st.text(st.characters(exclude_categories=())), st.booleans())
     def test_any_text_comes_through_whole_and_storable(self, text: str, escaped: bool) -> None:

@@ -30,7 +30,7 @@ from kit.loopback import serving
 from milepost.core.model import Batch, Contact, Detail, Platform, Scope, Stream
 from milepost.core.ports import Answered, Fetched, Held, Refused, Request, Usage
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.access import Access
+from milepost.facebook.calls import Access
 from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
 from milepost.facebook.rate_limiter import Budget, RateLimiter
@@ -84,18 +84,17 @@ def messenger(
     gate: RecordingGate | None = None,
     rate_limiter: RateLimiter | None = None,
 ) -> FacebookInbox:
-    return FacebookInbox(
-        client,
-        Stream(Platform.MESSENGER, PAGE_ID),
-        access or Access(TOKEN),
-        rate_limiter or RateLimiter(0, Budget()),
-        gate or RecordingGate(),
-    )
+    access = access or access_of(TOKEN, rate_limiter=rate_limiter)
+    return FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), access, gate or RecordingGate())
+
+
+def access_of(token: str, problem: Problem | None = None, rate_limiter: RateLimiter | None = None) -> Access:
+    return Access(token, rate_limiter or RateLimiter(0, Budget()), problem)
 
 
 def instagram(client: GraphClient, account_id: str | None = None, gate: RecordingGate | None = None) -> FacebookInbox:
     stream = Stream(Platform.INSTAGRAM, PAGE_ID)
-    return FacebookInbox(client, stream, Access(TOKEN), RateLimiter(0, Budget()), gate or RecordingGate(), account_id)
+    return FacebookInbox(client, stream, Access(TOKEN, RateLimiter(0, Budget())), gate or RecordingGate(), account_id)
 
 
 def edge(platform: str, fields: str, limit: int, **more: str) -> URL:
@@ -370,7 +369,7 @@ class TestReread:
 
 class TestAccess:
     async def test_a_new_token_is_used_from_the_next_call_on(self) -> None:
-        threads, access = Threads(thread("t_1")), Access("token one")
+        threads, access = Threads(thread("t_1")), access_of("token one")
         async with asking(threads, access=access) as inbox:
             await inbox.fetch(Request(None, 1, 0))
             access.token = "token two"
@@ -379,7 +378,7 @@ class TestAccess:
 
     async def test_while_the_page_is_lost_that_is_the_answer_and_no_call_is_made(self) -> None:
         lost = Problem(ProblemKind.NOT_MANAGED, "the page is not managed any more")
-        threads, access, gate = Threads(thread("t_1")), Access(TOKEN, lost), RecordingGate()
+        threads, access, gate = Threads(thread("t_1")), access_of(TOKEN, lost), RecordingGate()
         async with asking(threads, access=access, gate=gate) as inbox:
             assert refused(await inbox.fetch(Request(None, 1, 0))) == lost
             assert refused(await inbox.reread("t_1", 0)) == lost
@@ -388,7 +387,7 @@ class TestAccess:
             assert fetched(await inbox.fetch(Request(None, 1, 0))).conversations
 
     async def test_the_token_that_was_used_stays_out_of_the_answer_though_there_is_a_new_one(self) -> None:
-        threads, access = Threads(), Access("s3cret-token-one")
+        threads, access = Threads(), access_of("s3cret-token-one")
         threads.refused[f"{PAGE_ID}/conversations"] = error(190, "bad token s3cret-token-one")
 
         async def renew() -> None:
@@ -399,7 +398,7 @@ class TestAccess:
             assert "s3cret" not in refused(await inbox.fetch(Request(None, 1, 0))).message
 
     def test_nothing_secret_is_in_a_repr(self) -> None:
-        assert TOKEN not in repr(Access(TOKEN))
+        assert TOKEN not in repr(access_of(TOKEN))
 
 
 LIMITS = {

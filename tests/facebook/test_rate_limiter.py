@@ -11,8 +11,8 @@ from milepost.core.model import Scope
 from milepost.core.ports import Usage
 from milepost.facebook import rate_limiter as module
 from milepost.facebook.rate_limiter import (
-    HEARD_LATELY_SECONDS,
     MAX_SLOWDOWN_SECONDS,
+    RECENT_SECONDS,
     Budget,
     RateLimiter,
     slowdown_seconds,
@@ -32,7 +32,7 @@ async def called_at(*paces: RateLimiter) -> list[float]:
     instants: list[float] = []
 
     async def call(rate_limiter: RateLimiter) -> None:
-        await rate_limiter.turn()
+        await rate_limiter.wait()
         instants.append(loop.time())
 
     await asyncio.gather(*map(call, paces))
@@ -62,21 +62,21 @@ class TestSlowdown:
 class TestBudget:
     def test_what_was_heard_last_counts(self) -> None:
         budget = Budget()
-        budget.hear("one", 1.0, now=0)
-        budget.hear("one", 0.9, now=1)
+        budget.report("one", 1.0, now=0)
+        budget.report("one", 0.9, now=1)
         assert budget.slowdown_seconds(now=2) == slowdown_seconds(0.9)
 
     def test_of_several_who_tell_the_fullest_counts(self) -> None:
         budget = Budget()
-        budget.hear("one", 0.9, now=0)
-        budget.hear("other", 0.2, now=1)
+        budget.report("one", 0.9, now=0)
+        budget.report("other", 0.2, now=1)
         assert budget.slowdown_seconds(now=2) == slowdown_seconds(0.9)
 
     def test_what_was_heard_long_ago_is_forgotten(self) -> None:
         budget = Budget()
-        budget.hear("one", 1.0, now=0)
-        assert budget.slowdown_seconds(now=HEARD_LATELY_SECONDS - 1) == MAX_SLOWDOWN_SECONDS
-        assert budget.slowdown_seconds(now=HEARD_LATELY_SECONDS) == 0
+        budget.report("one", 1.0, now=0)
+        assert budget.slowdown_seconds(now=RECENT_SECONDS - 1) == MAX_SLOWDOWN_SECONDS
+        assert budget.slowdown_seconds(now=RECENT_SECONDS) == 0
 
 
 class TestPace:
@@ -101,14 +101,14 @@ class TestPace:
     @pytest.mark.parametrize("scope", [Scope.APP, Scope.PAGE])
     async def test_a_budget_at_its_end_spaces_calls(self, scope: Scope, calls_per_second: float) -> None:
         rate_limiter = RateLimiter(calls_per_second, Budget())
-        rate_limiter.heed("messenger", used(1.0, scope))
+        rate_limiter.update("messenger", used(1.0, scope))
         instants = await called_at(*[rate_limiter] * 3)
         assert all(space >= SLOWDOWN_SECONDS - 0.001 for space in spaces(instants))
 
     @pytest.mark.usefixtures("short_slowdowns")
     async def test_the_first_call_after_a_rest_need_not_wait(self) -> None:
         rate_limiter = RateLimiter(0, Budget())
-        rate_limiter.heed("messenger", used(1.0))
+        rate_limiter.update("messenger", used(1.0))
         began = asyncio.get_running_loop().time()
         (first,) = await called_at(rate_limiter)
         assert first - began < SLOWDOWN_SECONDS
@@ -117,47 +117,47 @@ class TestPace:
     async def test_the_apps_budget_slows_every_page_and_a_pages_only_itself(self) -> None:
         app = Budget()
         one, other = RateLimiter(0, app), RateLimiter(0, app)
-        one.heed("messenger", used(1.0, Scope.PAGE))
+        one.update("messenger", used(1.0, Scope.PAGE))
         assert spaces(await called_at(other, other))[0] < SLOWDOWN_SECONDS
-        one.heed("messenger", used(1.0, Scope.APP))
+        one.update("messenger", used(1.0, Scope.APP))
         assert spaces(await called_at(other, other))[0] >= SLOWDOWN_SECONDS - 0.001
 
     @pytest.mark.usefixtures("short_slowdowns")
     async def test_a_slow_down_that_is_heard_of_while_a_call_waits_counts_for_it(self) -> None:
         app = Budget()
         rate_limiter, other = RateLimiter(0, app), RateLimiter(0, app)
-        rate_limiter.heed("messenger", used(0.98))
-        await rate_limiter.turn()
+        rate_limiter.update("messenger", used(0.98))
+        await rate_limiter.wait()
         began = asyncio.get_running_loop().time()
-        waiting = asyncio.ensure_future(rate_limiter.turn())
+        waiting = asyncio.ensure_future(rate_limiter.wait())
         await asyncio.sleep(0)
-        other.heed("messenger", used(1.0, Scope.APP))
+        other.update("messenger", used(1.0, Scope.APP))
         await waiting
         assert asyncio.get_running_loop().time() - began >= SLOWDOWN_SECONDS - 0.005
 
     @pytest.mark.usefixtures("short_slowdowns")
     async def test_nobody_overtakes_when_the_slow_down_ends(self) -> None:
         rate_limiter = RateLimiter(0, Budget())
-        rate_limiter.heed("messenger", used(1.0))
-        await rate_limiter.turn()
-        waiting = asyncio.ensure_future(rate_limiter.turn())
+        rate_limiter.update("messenger", used(1.0))
+        await rate_limiter.wait()
+        waiting = asyncio.ensure_future(rate_limiter.wait())
         await asyncio.sleep(0)
-        rate_limiter.heed("messenger", used(0.1))
-        await rate_limiter.turn()
+        rate_limiter.update("messenger", used(0.1))
+        await rate_limiter.wait()
         assert waiting.done()
 
     @pytest.mark.usefixtures("short_slowdowns")
     async def test_an_answer_that_says_nothing_of_a_budget_changes_nothing(self) -> None:
         rate_limiter = RateLimiter(0, Budget())
-        rate_limiter.heed("messenger", used(1.0))
-        rate_limiter.heed("messenger", ())
+        rate_limiter.update("messenger", used(1.0))
+        rate_limiter.update("messenger", ())
         assert spaces(await called_at(rate_limiter, rate_limiter))[0] >= SLOWDOWN_SECONDS - 0.001
 
     async def test_one_that_is_cancelled_while_it_waits_holds_up_nobody(self) -> None:
         rate_limiter = RateLimiter(50, Budget())
-        waiting = [asyncio.ensure_future(rate_limiter.turn()) for _ in range(3)]
+        waiting = [asyncio.ensure_future(rate_limiter.wait()) for _ in range(3)]
         await asyncio.sleep(0)
         waiting[1].cancel()
         async with asyncio.timeout(5):
-            await asyncio.gather(waiting[0], waiting[2], rate_limiter.turn())
+            await asyncio.gather(waiting[0], waiting[2], rate_limiter.wait())
         assert waiting[1].cancelled()

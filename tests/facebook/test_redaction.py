@@ -1,11 +1,17 @@
 """What is taken out of texts and payloads, and what is left alone."""
 
+import html
+import json
+from urllib.parse import quote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.graph_answers import TOKEN
-from milepost.facebook.redaction import redact, scrub, unsigned
+from milepost.facebook.redaction import MIN_TOKEN_CHARACTERS, scrub, unsigned, without_token
+
+AWKWARD_TOKEN = "EAAtoken/+%=&~\"'\\<0123456789"
 
 
 class TestUnsigned:
@@ -41,14 +47,28 @@ class TestUnsigned:
 class TestScrub:
     def test_paging_goes_at_every_depth(self) -> None:
         item = {"id": "t_1", "paging": {}, "messages": {"data": [{"paging": {"next": TOKEN}}], "paging": "x"}}
-        assert scrub(item, TOKEN) == {"id": "t_1", "messages": {"data": [{}]}}
+        assert scrub(item) == {"id": "t_1", "messages": {"data": [{}]}}
 
     def test_tokens_and_signatures_go_out_of_strings_and_names(self) -> None:
         item = {TOKEN: ["https://a.fbcdn.net/1?oh=x", f"?access_token={TOKEN}&limit=1", 7, None, True]}
         expected = {"[redacted]": ["https://a.fbcdn.net/1", "?access_token=[redacted]&limit=1", 7, None, True]}
-        assert scrub(item, TOKEN) == expected
+        assert scrub(item) == expected
 
 
-@given(st.text(), st.text(), st.text(min_size=12, alphabet="abcdefgh0123"))
-def test_the_token_in_use_never_remains(before: str, after: str, token: str) -> None:
-    assert token not in redact(before + token + after, token)
+class TestWithoutToken:
+    @pytest.mark.parametrize(
+        "spelling",
+        [AWKWARD_TOKEN, json.dumps(AWKWARD_TOKEN)[1:-1], json.dumps(AWKWARD_TOKEN)[1:-1].replace("/", r"\/"),
+         quote(AWKWARD_TOKEN, safe=""), html.escape(AWKWARD_TOKEN)],
+    )  # fmt: skip
+    def test_the_token_goes_however_it_is_spelled(self, spelling: str) -> None:
+        assert without_token(f"<{spelling}|{spelling}>".encode(), AWKWARD_TOKEN) == b"<[redacted]|[redacted]>"
+
+    @pytest.mark.parametrize("token", ["", "id", "1" * (MIN_TOKEN_CHARACTERS - 1)])
+    def test_a_text_that_is_too_short_for_a_token_spoils_no_answer(self, token: str) -> None:
+        body = b'{"id":"1111111111111111"}'
+        assert without_token(body, token) == body
+
+    @given(st.text(), st.text(), st.text(min_size=MIN_TOKEN_CHARACTERS, alphabet="abcdefgh0123"))
+    def test_the_token_in_use_never_remains(self, before: str, after: str, token: str) -> None:
+        assert token.encode() not in without_token((before + token + after).encode(), token)

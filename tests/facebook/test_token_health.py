@@ -11,10 +11,10 @@ from kit.loopback import serving
 from milepost.core.model import TokenHealth
 from milepost.core.ports import Held
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.access import Access
+from milepost.facebook.calls import Access
 from milepost.facebook.client import GraphClient
 from milepost.facebook.rate_limiter import Budget, RateLimiter
-from milepost.facebook.token_health import token_health
+from milepost.facebook.token_health import fetch_token_health
 
 APRIL = datetime(2026, 4, 1, tzinfo=UTC)
 
@@ -34,7 +34,7 @@ async def told(
         serving(respond) as base_url,
         GraphClient(base_url, "v26.0", clock=lambda: datetime.now(UTC)) as client,
     ):
-        found = await token_health(client, Access(TOKEN), RateLimiter(0, Budget()), gate or RecordingGate())
+        found = await fetch_token_health(client, Access(TOKEN, RateLimiter(0, Budget())), gate or RecordingGate())
     assert [(each.path, dict(each.query)) for each in asked] == (
         [] if isinstance(found, Held) else [("/v26.0/debug_token", {"input_token": TOKEN})]
     )

@@ -11,14 +11,15 @@ from structlog.testing import capture_logs
 from contracts.source_contract import RecordingGate
 from kit.graph_answers import ACCOUNT_ID, PAGE_ID, TOKEN, Json, error, listed
 from kit.loopback import nowhere, serving
+from milepost.core.model import Platform
 from milepost.core.ports import Held, Usage
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.access import Access
+from milepost.facebook.calls import Access
 from milepost.facebook.client import GraphClient
-from milepost.facebook.managed_pages import MAX_BATCHES, ManagedPage, managed_pages
+from milepost.facebook.pages import MAX_BATCHES, Page, fetch_managed_pages
 from milepost.facebook.rate_limiter import Budget, RateLimiter
 
-Found = tuple[ManagedPage, ...] | Problem | Held
+Found = tuple[Page, ...] | Problem | Held
 NEXT_URL = f"https://evil.example.org/v26.0/me/accounts?access_token={TOKEN}&after=elsewhere"
 
 
@@ -54,7 +55,7 @@ async def client_of(base_url: str) -> AsyncIterator[GraphClient]:
 
 async def found(accounts: Accounts, gate: RecordingGate | None = None) -> Found:
     async with serving(accounts.answer) as base_url, client_of(base_url) as client:
-        return await managed_pages(client, Access(TOKEN), RateLimiter(0, Budget()), gate or RecordingGate())
+        return await fetch_managed_pages(client, Access(TOKEN, RateLimiter(0, Budget())), gate or RecordingGate())
 
 
 async def pages_of(*answers: Json | bytes) -> list[str]:
@@ -73,8 +74,14 @@ class TestPages:
     async def test_a_page_is_read_with_its_token_and_its_account(self) -> None:
         accounts = Accounts(listed(page(instagram_business_account={"id": ACCOUNT_ID}), page("77")))
         assert await found(accounts) == (
-            ManagedPage(PAGE_ID, "Corner Bakery", f"token-of-{PAGE_ID}", ACCOUNT_ID),
-            ManagedPage("77", "Corner Bakery", "token-of-77"),
+            Page(
+                PAGE_ID,
+                "Corner Bakery",
+                (Platform.MESSENGER, Platform.INSTAGRAM),
+                f"token-of-{PAGE_ID}",
+                ACCOUNT_ID,
+            ),
+            Page("77", "Corner Bakery", (Platform.MESSENGER,), "token-of-77"),
         )
         assert accounts.asked == [{"fields": "id,name,access_token,instagram_business_account", "limit": "100"}]
         assert accounts.tokens == [TOKEN]
@@ -108,7 +115,7 @@ class TestPages:
         assert await pages_of(listed(page(), page())) == [PAGE_ID]
 
     def test_nothing_secret_is_in_a_repr(self) -> None:
-        assert "secret" not in repr(ManagedPage(PAGE_ID, "name", "secret"))
+        assert "secret" not in repr(Page(PAGE_ID, "name", (), "secret"))
 
 
 class TestPaging:
@@ -157,7 +164,7 @@ class TestProblems:
     async def test_no_connection(self) -> None:
         gate = RecordingGate()
         async with client_of(nowhere()) as client:
-            outcome = await managed_pages(client, Access(TOKEN), RateLimiter(0, Budget()), gate)
+            outcome = await fetch_managed_pages(client, Access(TOKEN, RateLimiter(0, Budget())), gate)
         assert isinstance(outcome, Problem)
         assert outcome.kind is ProblemKind.NETWORK
         assert gate.refusals == [outcome]
