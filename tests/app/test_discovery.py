@@ -60,7 +60,7 @@ async def test_with_an_invalid_token_discovery_is_slow_and_succeeds_once_it_is_v
         problem = await trial.discovery.discover()
         assert isinstance(problem, Problem)
         assert problem.code == 190
-        trial.simulator.world.access.resize(USER)
+        trial.simulator.world.access.allow(USER)
         await trial.run_discovery(DISCOVERY_SECONDS + 60)
         assert trial.discoveries == 2
         assert OF_BICYCLES in trial.supervisor.streams

@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler
 
 from kit.binary import until
 from kit.simulated import BAKERY, BICYCLES, Client, frozen_client
+from milepost.simulator.conditions import Hold
 from milepost.simulator.control import Control
 
 LIST = f"v26.0/{BAKERY.id}/conversations"
@@ -88,7 +89,7 @@ class TestTokens:
             assert (body["error"]["code"], body["error"]["error_subcode"]) == (190, subcode)
         assert not (await debugged(client, BAKERY.token))["is_valid"]
         assert await client.code(OTHER_LIST, token=BICYCLES.token) is None
-        client.server.world.access.resize(BAKERY.id)
+        client.server.world.access.allow(BAKERY.id)
         assert await client.code(LIST) is None
         assert (await debugged(client, BAKERY.token))["is_valid"]
 
@@ -128,12 +129,12 @@ class TestTokens:
         facts = await debugged(client, BAKERY.token)
         assert facts["is_valid"]
         assert "pages_messaging" not in str(facts["scopes"])
-        client.server.world.access.resize(BAKERY.id)
+        client.server.world.access.allow(BAKERY.id)
         assert await client.code(LIST) is None
 
     def test_who_does_not_exist_has_no_token(self, client: Client) -> None:
         access = client.server.world.access
-        for change in (access.revoke, access.renew, access.forbid, access.resize, access.manage, access.unmanage):
+        for change in (access.revoke, access.renew, access.forbid, access.allow, access.manage, access.unmanage):
             with pytest.raises(KeyError):
                 change("1")
 
@@ -309,7 +310,7 @@ class TestOverHttp:
             return await handler(request.clone(remote=address))
 
         application = web.Application(middlewares=[from_there])
-        Control(client.server, client.clock).add_to(application.router)
+        Control(client.server.world, client.server.requests, Hold(), {}, client.clock).add_to(application.router)
         async with (
             TestServer(application) as server,
             client.session.post(server.make_url("/simulator/kill_cursors"), json={}) as response,

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from kit.simulated import BAKERY, BICYCLES, Client, frozen_client
-from milepost.simulator.conditions import Told
+from milepost.simulator.conditions import WaitHint
 from milepost.simulator.traffic import Traffic
 
 LIST = f"v26.0/{BAKERY.id}/conversations"
@@ -54,7 +54,7 @@ class TestScopeAndTime:
 
     async def test_calling_on_prolongs_it_where_that_is_the_rule(self) -> None:
         async with frozen_client(faults="prolong=30s") as client:
-            client.server.limit(613, 90, BAKERY.id, Told.RETRY_AFTER)
+            client.server.limit(613, 90, BAKERY.id, WaitHint.RETRY_AFTER)
             told = []
             for _ in range(3):
                 response, _ = await asked(client)
@@ -123,7 +123,7 @@ class TestKinds:
         assert await client.code(LIST, platform="instagram") == 80002
 
     async def test_http_429_comes_with_html_or_nothing(self, client: Client) -> None:
-        client.server.limit(429, 60, BAKERY.id, Told.RETRY_AFTER)
+        client.server.limit(429, 60, BAKERY.id, WaitHint.RETRY_AFTER)
         answers = [await asked(client) for _ in range(20)]
         assert {(response.status, response.headers["Retry-After"]) for response, _ in answers} == {(429, "60")}
         assert {body[:6] for _, body in answers} == {b"", b"<html>"}
@@ -131,7 +131,7 @@ class TestKinds:
 
 class TestTelling:
     async def test_the_right_entry_is_among_wrong_ones(self, client: Client) -> None:
-        client.server.limit(80006, 19 * 60, BAKERY.id, Told.USAGE)
+        client.server.limit(80006, 19 * 60, BAKERY.id, WaitHint.USAGE)
         client.clock.now += timedelta(seconds=61)
         response, _ = await asked(client)
         usage = json.loads(response.headers["X-Business-Use-Case-Usage"])
@@ -143,7 +143,7 @@ class TestTelling:
         assert "Retry-After" not in response.headers
 
     async def test_seconds_are_told_by_retry_after(self, client: Client) -> None:
-        client.server.limit(17, 90, BAKERY.id, Told.RETRY_AFTER)
+        client.server.limit(17, 90, BAKERY.id, WaitHint.RETRY_AFTER)
         client.clock.now += timedelta(seconds=29.5)
         response, _ = await asked(client)
         assert response.headers["Retry-After"] == "61"
@@ -151,14 +151,14 @@ class TestTelling:
 
     async def test_it_may_be_told_in_odd_forms(self) -> None:
         async with frozen_client(faults="odd_usage=1") as client:
-            client.server.limit(80006, 19 * 60, BAKERY.id, Told.USAGE)
+            client.server.limit(80006, 19 * 60, BAKERY.id, WaitHint.USAGE)
             told = [(await asked(client))[0].headers["X-Business-Use-Case-Usage"] for _ in range(60)]
         assert "" in told
         twice = next(each for each in told if each.count(f'"{BAKERY.id}"') == 2)
         assert json.loads(twice)[BAKERY.id][0]["estimated_time_to_regain_access"] == 19
 
     async def test_nothing_may_be_told(self, client: Client) -> None:
-        client.server.limit(17, 90, BAKERY.id, Told.NOTHING)
+        client.server.limit(17, 90, BAKERY.id, WaitHint.NOTHING)
         response, _ = await asked(client)
         assert "Retry-After" not in response.headers
         assert '"estimated_time_to_regain_access":0' in response.headers["X-Business-Use-Case-Usage"]

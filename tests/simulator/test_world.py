@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.core.errors import BadConfiguration
-from milepost.simulator.arrivals import Arrivals
+from milepost.simulator.arrivals import Arrivals, instant_us
 from milepost.simulator.fields import parse_fields
 from milepost.simulator.inbox import Inbox, is_invented
-from milepost.simulator.instants import instant_us
 from milepost.simulator.messages import Link, Message, message_node
 from milepost.simulator.plan import PLATFORMS, SimulatedPage
 from milepost.simulator.world import TrueConversation, World, WorldPlan

@@ -20,7 +20,7 @@ MAX_REASON_CHARACTERS = 200
 def conversation(thread: Thread, own_ids: frozenset[str]) -> Conversation:
     """Convert a thread. Raises ValidationError for an id that cannot be kept, OverflowError as `utc` does."""
     if not is_thread_id(thread.id):
-        raise ValidationError("an id that a thread cannot be asked for by")
+        raise ValidationError("an id that a thread cannot be requested by")
     contact = _contact(thread, own_ids)
     contact_id = contact.contact_id if contact else None
     messages = thread.messages.data if thread.messages else ()
