@@ -102,7 +102,7 @@ class TestRequest:
             await client.get("1161", {}, TOKEN)
         assert proofs == [None, hmac.new(APP_SECRET.encode(), TOKEN.encode(), "sha256").hexdigest()]
 
-    async def test_a_quoted_path_is_asked_for_as_it_is(self) -> None:
+    async def test_a_quoted_path_is_requested_unchanged(self) -> None:
         async with client_of("http://127.0.0.1:1") as client:
             assert str(client.url("aWd%2F%2B%3D")) == "http://127.0.0.1:1/v26.0/aWd%2F%2B%3D"
 
@@ -115,8 +115,8 @@ class TestRequest:
             assert APP_SECRET not in repr(client)
 
 
-class TestAnswer:
-    async def test_an_answer_is_given_back_whatever_its_status(self) -> None:
+class TestResponse:
+    async def test_a_response_is_returned_whatever_its_status(self) -> None:
         async def answer(_: web.Request) -> web.Response:
             return web.Response(status=403, body=b'{"error":{}}', headers={"X-App-Usage": '{"call_count":28}'})
 
@@ -127,7 +127,7 @@ class TestAnswer:
         assert outcome.headers["x-app-usage"] == '{"call_count":28}'
         assert 0 <= outcome.took_seconds < 20
 
-    async def test_the_body_has_no_token(self) -> None:
+    async def test_the_token_is_redacted_from_the_body(self) -> None:
         async def answer(request: web.Request) -> web.Response:
             return web.Response(text=f"{request.headers['Authorization']} {request.url}?access_token={TOKEN}")
 
@@ -137,7 +137,7 @@ class TestAnswer:
         assert outcome.body.startswith(b"Bearer [redacted] ")
         assert TOKEN.encode() not in outcome.body
 
-    async def test_a_compressed_body_is_unpacked(self) -> None:
+    async def test_a_compressed_body_is_decompressed(self) -> None:
         async def answer(_: web.Request) -> web.Response:
             return web.Response(body=gzip.compress(b'{"data":[]}'), headers={"Content-Encoding": "gzip"})
 
@@ -155,7 +155,7 @@ class TestAnswer:
         assert isinstance(outcome, GraphResponse)
         assert len(outcome.headers["X-Business-Use-Case-Usage"]) == 30_000
 
-    async def test_another_api_version_is_warned_of_once(self) -> None:
+    async def test_another_api_version_is_warned_about_once(self) -> None:
         async def answer(_: web.Request) -> web.Response:
             return web.Response(headers={"facebook-api-version": "v27.0", "Date": "Sun, 01 Mar 2026 12:00:00 GMT"})
 
@@ -168,7 +168,7 @@ class TestAnswer:
         ]
 
     @pytest.mark.parametrize("version", [b"v26.0", b"v\xff"])
-    async def test_the_version_that_was_asked_for_and_nonsense_are_not_worth_a_word(self, version: bytes) -> None:
+    async def test_the_requested_version_and_a_malformed_one_cause_no_warning(self, version: bytes) -> None:
         start = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nfacebook-api-version: " + version + b"\r\n\r\n{}"
         async with sending(start) as base_url:
             with capture_logs() as logs:
@@ -177,7 +177,7 @@ class TestAnswer:
 
 
 class TestServerClock:
-    async def test_the_servers_clock_says_when_it_was_asked(self) -> None:
+    async def test_the_request_is_dated_by_the_servers_clock(self) -> None:
         async def answer(_: web.Request) -> web.Response:
             return web.Response(headers={"Date": "Sun, 01 Feb 2026 08:00:00 GMT"})
 
@@ -187,14 +187,14 @@ class TestServerClock:
         assert outcome.asked_at == datetime(2026, 2, 1, 7, 59, 59, tzinfo=UTC)
 
     @pytest.mark.parametrize("date", [b"", b"Date: yesterday\r\n", b"Date: \r\n"])
-    async def test_without_a_date_our_clock_does(self, date: bytes) -> None:
+    async def test_without_a_date_the_request_is_dated_by_our_clock(self, date: bytes) -> None:
         async with sending(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", date, b"\r\n{}") as base_url:
             outcome = await asked(base_url)
         assert isinstance(outcome, GraphResponse)
         assert outcome.asked_at == NOW.replace(microsecond=0)
 
     @pytest.mark.parametrize("date", ["Tue, 31 Mar 2026 12:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"])
-    async def test_a_date_that_is_ahead_of_our_clock_is_not_believed(self, date: str) -> None:
+    async def test_a_date_that_is_ahead_of_our_clock_is_ignored(self, date: str) -> None:
         async def answer(_: web.Request) -> web.Response:
             return web.Response(headers={"Date": date})
 
@@ -203,7 +203,7 @@ class TestServerClock:
         assert isinstance(outcome, GraphResponse)
         assert outcome.asked_at == NOW.replace(microsecond=0)
 
-    async def test_clocks_that_differ_are_told_once_until_they_agree_again(self) -> None:
+    async def test_differing_clocks_are_warned_about_once_until_they_agree_again(self) -> None:
         dates = ["Sun, 01 Mar 2026 12:00:00 GMT", *["Sun, 01 Mar 2026 11:00:00 GMT"] * 3]
 
         async def answer(_: web.Request) -> web.Response:
@@ -218,10 +218,10 @@ class TestServerClock:
         assert (line["event"], line["log_level"]) == ("clocks differ from the API's", "warning")
         assert "ahead of the server's Date" in line["ours"]
 
-    def test_what_the_request_took_is_taken_off_and_fractions_are_dropped(self) -> None:
+    def test_the_duration_is_subtracted_from_the_date_and_fractions_are_dropped(self) -> None:
         assert asked_by_server("Sun, 01 Feb 2026 08:00:00 GMT", 2.5) == datetime(2026, 2, 1, 7, 59, 57, tzinfo=UTC)
 
-    def test_another_zone_is_brought_to_utc(self) -> None:
+    def test_a_date_in_another_zone_is_converted_to_utc(self) -> None:
         expected = datetime(2026, 2, 1, 8, tzinfo=timezone(timedelta(hours=2)))
         found = asked_by_server("Sun, 01 Feb 2026 08:00:00 +0200", 0.0)
         assert found == expected
@@ -230,12 +230,12 @@ class TestServerClock:
     @pytest.mark.parametrize(
         "date", [None, "", "nonsense", "Fri, 31 Dec 9999 23:59:59 -0100", "Sun, 99 Feb 2026 08:00:00"]
     )
-    def test_an_unreadable_date_is_none(self, date: str | None) -> None:
+    def test_an_invalid_date_is_none(self, date: str | None) -> None:
         assert asked_by_server(date, 1.0) is None
 
 
 class TestRedirect:
-    async def test_a_redirect_is_not_followed_but_told_without_its_query(self) -> None:
+    async def test_a_redirect_is_not_followed_but_reported_without_its_query(self) -> None:
         async def answer(_: web.Request) -> web.Response:
             return web.Response(status=302, headers={"Location": "https://evil.example.org/login?access_token=abc"})
 
@@ -245,7 +245,7 @@ class TestRedirect:
         assert "evil.example.org" in problem.message
         assert "access_token" not in problem.message
 
-    async def test_an_endless_redirect_is_asked_once(self) -> None:
+    async def test_an_endless_redirect_causes_one_request(self) -> None:
         hits = 0
 
         async def answer(request: web.Request) -> web.Response:
@@ -262,7 +262,7 @@ class TestRedirect:
         "location",
         [b"", b"http://[::1", b"//user:password@host/", b"//\xff\xfe/", b"//xn--\xff/", b"//" + b"a" * 9000, b"//a b"],
     )
-    async def test_a_redirect_to_nowhere_is_one_too(self, location: bytes) -> None:
+    async def test_a_redirect_without_a_valid_location_is_reported_too(self, location: bytes) -> None:
         async with sending(b"HTTP/1.1 307 Temporary Redirect\r\nLocation: " + location + b"\r\n\r\n") as base_url:
             problem = await problem_at(base_url)
         assert (problem.kind, problem.http_status) == (ProblemKind.NONSENSE, 307)
@@ -271,29 +271,29 @@ class TestRedirect:
 
 
 class TestNetwork:
-    async def test_a_server_that_is_not_there(self) -> None:
+    async def test_an_unreachable_server_is_a_network_problem(self) -> None:
         problem = await problem_at(nowhere())
         assert problem.kind is ProblemKind.NETWORK
         assert "127.0.0.1" in problem.message
 
-    async def test_a_name_that_does_not_resolve(self) -> None:
+    async def test_a_name_that_does_not_resolve_is_a_network_problem(self) -> None:
         problem = await problem_at("http://graph.invalid")
         assert problem.kind is ProblemKind.NETWORK
         assert "graph.invalid" in problem.message
 
-    async def test_a_reset(self) -> None:
+    async def test_a_reset_is_a_network_problem(self) -> None:
         async with sending(aborts=True) as base_url:
             assert (await problem_at(base_url)).kind is ProblemKind.NETWORK
 
-    async def test_a_reset_in_the_middle_of_the_body(self) -> None:
+    async def test_a_reset_in_the_middle_of_the_body_is_a_network_problem(self) -> None:
         async with sending(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", aborts=True) as base_url:
             assert (await problem_at(base_url)).kind is ProblemKind.NETWORK
 
-    async def test_a_connection_that_closes_without_an_answer(self) -> None:
+    async def test_a_connection_that_closes_without_a_response_is_a_network_problem(self) -> None:
         async with sending() as base_url:
             assert (await problem_at(base_url)).kind is ProblemKind.NETWORK
 
-    async def test_a_call_on_a_connection_that_was_dropped_is_not_made_twice(self) -> None:
+    async def test_a_call_on_a_dropped_connection_is_not_repeated(self) -> None:
         hits = 0
 
         async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -325,7 +325,7 @@ class TestNetwork:
         ],
         ids=["shorter than declared", "chunk cut off", "not compressed"],
     )
-    async def test_a_body_that_breaks_off_or_does_not_unpack(self, start: bytes) -> None:
+    async def test_a_body_that_breaks_off_or_does_not_decompress_is_a_network_problem(self, start: bytes) -> None:
         async with sending(start) as base_url:
             assert (await problem_at(base_url)).kind is ProblemKind.NETWORK
 
@@ -341,18 +341,18 @@ class TestNetwork:
         ],
         ids=["SSH", "no header", "endless header", "length in words", "chunk without a size", "binary"],
     )
-    async def test_what_is_not_http_is_nonsense(self, start: bytes) -> None:
+    async def test_a_response_that_is_not_http_is_invalid(self, start: bytes) -> None:
         async with sending(start) as base_url:
             assert (await problem_at(base_url)).kind is ProblemKind.NONSENSE
 
 
 class TestTimeout:
-    async def test_silence(self) -> None:
+    async def test_silence_is_a_timeout(self) -> None:
         async with sending(hangs=True) as base_url:
             problem = await problem_at(base_url, timeout_seconds=0.1)
         assert problem == Problem(ProblemKind.TIMEOUT, "no response within 0.1 s")
 
-    async def test_a_body_that_only_trickles(self) -> None:
+    async def test_a_body_that_only_trickles_is_a_timeout(self) -> None:
         async def answer(request: web.Request) -> web.StreamResponse:
             response = web.StreamResponse()
             await response.prepare(request)
@@ -385,7 +385,7 @@ class TestTimeout:
 
 class TestOversize:
     @pytest.mark.parametrize("declared", [True, False])
-    async def test_a_gigabyte_is_given_up_early(self, declared: bool) -> None:
+    async def test_reading_a_gigabyte_is_given_up_early(self, declared: bool) -> None:
         sent = 0
 
         async def answer(request: web.Request) -> web.StreamResponse:
@@ -411,7 +411,7 @@ class TestOversize:
             case Refused():
                 assert outcome.problem.kind is ProblemKind.NONSENSE
 
-    async def test_a_body_of_just_the_limit_is_read(self) -> None:
+    async def test_a_body_of_exactly_the_limit_is_read(self) -> None:
         async def answer(_: web.Request) -> web.Response:
             return web.Response(body=b"x" * 1000)
 
@@ -419,7 +419,7 @@ class TestOversize:
             assert isinstance(await asked(base_url, max_body_bytes=1000), GraphResponse)
             assert (await problem_at(base_url, max_body_bytes=999)).kind is ProblemKind.OVERSIZE
 
-    async def test_a_gzip_bomb_does_not_go_off(self) -> None:
+    async def test_a_gzip_bomb_is_oversize(self) -> None:
         bomb = gzip.compress(bytes(256 * MIB), compresslevel=1)
 
         async def answer(_: web.Request) -> web.Response:
@@ -437,7 +437,7 @@ class TestOversize:
 
 
 @needs("openssl")
-async def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path) -> None:
+async def test_an_untrusted_certificate_is_refused(tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
     await asyncio.to_thread(

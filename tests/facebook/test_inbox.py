@@ -42,7 +42,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 THREAD_FIELDS = "id,updated_time,link,snippet,message_count,unread_count,can_reply,participants"
 
 
-class Told(ClientResponse):
+class SimpleResponse(ClientResponse):
     """An answer made by aioresponses 0.7, which does not know what aiohttp 3.14 asks for."""
 
     def __init__(self, *positional: object, **named: object) -> None:
@@ -56,7 +56,7 @@ class Api:
         self._mocked = mocked
 
     def tells(self, url: URL, payload: dict[str, object], status: int = 200) -> None:
-        self._mocked.get(url, payload=payload, status=status, response_class=Told)
+        self._mocked.get(url, payload=payload, status=status, response_class=SimpleResponse)
 
     def breaks_at(self, url: URL) -> None:
         self._mocked.get(url, exception=ClientConnectionError())
@@ -107,13 +107,13 @@ def contact_of(outcome: Answered) -> Contact | None:
 
 
 class TestRequest:
-    async def test_messenger_is_asked_for_conversations_and_messages(self, api: Api, client: GraphClient) -> None:
+    async def test_messenger_requests_have_conversations_and_messages(self, api: Api, client: GraphClient) -> None:
         nested = "messages.limit(20){id,created_time,from,message,sticker,attachments,shares}"
         api.tells(edge("messenger", f"{THREAD_FIELDS},{nested}", 50), listed(thread()))
         outcome = await messenger(client).fetch(Request(None, 50, 20))
         assert contact_of(outcome) == Contact("26508222372100001", "Nora Villaseñor")
 
-    async def test_instagram_is_asked_for_stories_too(self, api: Api, client: GraphClient) -> None:
+    async def test_instagram_requests_have_stories_too(self, api: Api, client: GraphClient) -> None:
         nested = "messages.limit(5){id,created_time,from,message,attachments,shares,story,is_unsupported}"
         people = {"data": [ACCOUNT, instagram_person()]}
         api.tells(edge("instagram", f"{THREAD_FIELDS},{nested}", 50), listed(thread(participants=people)))
@@ -131,22 +131,24 @@ class TestRequest:
             (Detail.POSITION, "id,updated_time"),
         ],
     )
-    async def test_less_detail_asks_for_less(self, detail: Detail, fields: str, api: Api, client: GraphClient) -> None:
+    async def test_less_detail_requests_fewer_fields(
+        self, detail: Detail, fields: str, api: Api, client: GraphClient
+    ) -> None:
         api.tells(edge("messenger", fields, 1), listed(thread()))
         assert isinstance(await messenger(client).fetch(Request(None, 1, 20, detail=detail)), Fetched)
 
     @pytest.mark.parametrize("cursor", ["QVFIUlNEN1BWay1jWVVfN05", "a+b/c==&limit=1 %41 ☃"])
-    async def test_a_cursor_is_sent_as_it_came(self, cursor: str, api: Api, client: GraphClient) -> None:
+    async def test_a_cursor_is_sent_unchanged(self, cursor: str, api: Api, client: GraphClient) -> None:
         api.tells(edge("messenger", THREAD_FIELDS, 1, after=cursor), listed(thread()))
         assert isinstance(await messenger(client).fetch(Request(cursor, 1, 0)), Fetched)
 
-    async def test_an_error_of_the_api_is_refused_with_its_numbers(self, api: Api, client: GraphClient) -> None:
+    async def test_an_api_error_is_refused_with_its_numbers(self, api: Api, client: GraphClient) -> None:
         api.tells(edge("messenger", THREAD_FIELDS, 1), error(190, error_subcode=463), status=400)
         outcome = await messenger(client).fetch(Request(None, 1, 0))
         assert isinstance(outcome, Refused)
         assert (outcome.problem.code, outcome.problem.subcode, outcome.problem.http_status) == (190, 463, 400)
 
-    async def test_a_batch_with_an_error_status_is_no_batch(self, api: Api, client: GraphClient) -> None:
+    async def test_a_batch_with_an_error_status_is_refused(self, api: Api, client: GraphClient) -> None:
         api.tells(edge("messenger", THREAD_FIELDS, 1), listed(thread()), status=500)
         outcome = await messenger(client).fetch(Request(None, 1, 0))
         assert isinstance(outcome, Refused)
@@ -160,7 +162,7 @@ class TestInstagramAccount:
     EDGE = edge("instagram", THREAD_FIELDS, 1)
     THREAD = thread(participants={"data": [ACCOUNT, instagram_person()]})
 
-    async def test_it_is_asked_for_once(self, api: Api, client: GraphClient) -> None:
+    async def test_the_account_is_fetched_once(self, api: Api, client: GraphClient) -> None:
         api.tells(PAGE_URL, {"instagram_business_account": {"id": ACCOUNT_ID}, "id": PAGE_ID})
         api.tells(self.EDGE, listed(self.THREAD))
         api.tells(self.EDGE, listed(self.THREAD))
@@ -168,12 +170,12 @@ class TestInstagramAccount:
         for _ in range(2):
             assert contact_of(await inbox.fetch(Request(None, 1, 0))) == Contact("6543210987654321", None, "nora.v")
 
-    async def test_it_is_not_asked_for_where_it_is_given(self, api: Api, client: GraphClient) -> None:
+    async def test_a_configured_account_is_not_fetched(self, api: Api, client: GraphClient) -> None:
         api.tells(self.EDGE, listed(self.THREAD))
         await instagram(client, ACCOUNT_ID).fetch(Request(None, 1, 0))
         assert api.calls == [EDGE_URL.path]
 
-    async def test_a_refusal_is_told_and_the_next_fetch_asks_again(self, api: Api, client: GraphClient) -> None:
+    async def test_a_refusal_is_returned_and_the_next_fetch_tries_again(self, api: Api, client: GraphClient) -> None:
         api.tells(PAGE_URL, error(4, "(#4) Application request limit reached"), status=403)
         api.breaks_at(PAGE_URL)
         api.tells(PAGE_URL, {"instagram_business_account": {"id": ACCOUNT_ID}, "id": PAGE_ID})
@@ -186,7 +188,7 @@ class TestInstagramAccount:
         assert broken.problem.kind is ProblemKind.NETWORK
         assert isinstance(read, Fetched)
 
-    async def test_a_page_without_one_says_what_to_do(self, api: Api, client: GraphClient) -> None:
+    async def test_a_page_without_an_account_is_refused_with_a_remedy(self, api: Api, client: GraphClient) -> None:
         api.tells(PAGE_URL, {"id": PAGE_ID})
         outcome = await instagram(client).fetch(Request(None, 1, 0))
         assert isinstance(outcome, Refused)
@@ -194,13 +196,15 @@ class TestInstagramAccount:
         assert "instagram_account_id" in outcome.problem.message
 
     @pytest.mark.parametrize("payload", [{}, {"id": PAGE_ID, "instagram_business_account": "odd"}])
-    async def test_an_odd_answer_is_nonsense(self, payload: dict[str, object], api: Api, client: GraphClient) -> None:
+    async def test_an_unexpected_response_is_invalid(
+        self, payload: dict[str, object], api: Api, client: GraphClient
+    ) -> None:
         api.tells(PAGE_URL, payload)
         outcome = await instagram(client).fetch(Request(None, 1, 0))
         assert isinstance(outcome, Refused)
         assert outcome.problem.kind is ProblemKind.NONSENSE
 
-    async def test_a_closed_gate_forbids_that_call_too(self, api: Api, client: GraphClient) -> None:
+    async def test_a_closed_gate_forbids_fetching_the_account(self, api: Api, client: GraphClient) -> None:
         assert await instagram(client, gate=RecordingGate(closed=True)).fetch(Request(None, 1, 0)) == Held()
         assert api.calls == []
 
@@ -256,7 +260,7 @@ ODD_IDS = ["aWdfZG06MTpJR0/VzYWdlVGhyZWFk+jE3ODQxNA==", "a?b#c", "../me", "//gra
 
 
 class TestSeparateMessages:
-    async def test_each_thread_is_asked_for_its_messages(self) -> None:
+    async def test_the_messages_of_each_thread_are_fetched(self) -> None:
         threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
         async with asking(threads) as inbox:
             batch = fetched(await inbox.fetch(SEPARATE))
@@ -268,7 +272,7 @@ class TestSeparateMessages:
         ]
         assert [event.event_id for each in batch.conversations for event in each.interactions] == ["m_1", "m_2"]
 
-    async def test_messages_that_cannot_be_read_are_set_aside(self) -> None:
+    async def test_messages_that_cannot_be_read_are_unreadable(self) -> None:
         threads = Threads(thread("t_1", message("m_1"), {"id": "m_bad"}), thread("t_2"))
         async with asking(threads) as inbox:
             batch = fetched(await inbox.fetch(SEPARATE))
@@ -281,14 +285,14 @@ class TestSeparateMessages:
             batch = fetched(await inbox.fetch(SEPARATE))
         assert batch.conversations[0].interactions[0].contact_id == "26508222372100001"
 
-    async def test_a_thread_that_is_gone_meanwhile_stays_without_messages(self) -> None:
+    async def test_a_thread_that_disappears_meanwhile_has_no_messages(self) -> None:
         threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
         threads.refused["t_1"] = error(100, error_subcode=33)
         async with asking(threads) as inbox:
             batch = fetched(await inbox.fetch(SEPARATE))
         assert [len(each.interactions) for each in batch.conversations] == [0, 1]
 
-    async def test_a_refusal_on_the_way_is_the_answer(self) -> None:
+    async def test_a_refusal_on_the_way_is_the_outcome(self) -> None:
         gate = RecordingGate()
         threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")), thread("t_3"))
         threads.refused["t_2"] = error(1)
@@ -299,13 +303,13 @@ class TestSeparateMessages:
         assert len(threads.asked) == 3
 
     @pytest.mark.parametrize("calls", [0, 1, 2])
-    async def test_a_gate_that_closes_on_the_way_ends_it(self, calls: int) -> None:
+    async def test_a_gate_that_closes_on_the_way_ends_the_fetch(self, calls: int) -> None:
         threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
         async with asking(threads, gate=RecordingGate(calls_left=calls)) as inbox:
             assert await inbox.fetch(SEPARATE) == Held()
         assert len(threads.asked) == calls
 
-    async def test_what_all_the_calls_took_is_summed_up(self) -> None:
+    async def test_the_durations_of_all_calls_are_added_up(self) -> None:
         threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
         threads.meanwhile = partial(asyncio.sleep, 0.02)
         async with asking(threads) as inbox:
@@ -327,14 +331,14 @@ class TestReread:
         assert fields.startswith(f"{THREAD_FIELDS},messages.limit(5){{id,")
 
     @pytest.mark.parametrize("no_id", ["", ".", "..", "a\0b", "a\nb", "\ud800", "i" * 1000, "sha256:" + "0" * 64])
-    async def test_what_can_be_no_id_is_not_asked_for(self, no_id: str) -> None:
+    async def test_a_text_that_cannot_be_an_id_is_not_requested(self, no_id: str) -> None:
         threads, gate = Threads(), RecordingGate()
         async with asking(threads, gate=gate) as inbox:
             problem = refused(await inbox.reread(no_id, 5))
         assert problem.kind is ProblemKind.NONSENSE
         assert (threads.asked, gate.refusals) == ([], [])
 
-    async def test_messages_that_cannot_be_read_are_set_aside(self) -> None:
+    async def test_messages_that_cannot_be_read_are_unreadable(self) -> None:
         async with asking(Threads(thread("t_1", message("m_1"), {"id": "m_bad"}))) as inbox:
             batch = fetched(await inbox.reread("t_1", 5))
         assert [event.event_id for event in batch.conversations[0].interactions] == ["m_1"]
@@ -346,7 +350,7 @@ class TestReread:
         assert batch.conversations == ()
         assert [each.subject for each in batch.unreadable] == ["t_1"]
 
-    async def test_one_that_is_gone_is_refused(self) -> None:
+    async def test_a_thread_that_is_gone_is_refused(self) -> None:
         threads = Threads()
         threads.refused["t_1"] = error(100, error_subcode=33)
         async with asking(threads) as inbox:
@@ -354,7 +358,7 @@ class TestReread:
         assert (problem.code, problem.subcode) == (100, 33)
 
     @pytest.mark.parametrize("node", [{"id": 7}, {"id": "t_1", "error": {"code": 2}}])
-    async def test_what_is_no_thread_is_refused(self, node: Json) -> None:
+    async def test_an_object_that_is_not_a_thread_is_refused(self, node: Json) -> None:
         threads = Threads()
         threads.nodes["t_1"] = node
         async with asking(threads) as inbox:
@@ -376,7 +380,7 @@ class TestAccess:
             await inbox.fetch(Request(None, 1, 0))
         assert threads.tokens == ["token one", "token two"]
 
-    async def test_while_the_page_is_lost_that_is_the_answer_and_no_call_is_made(self) -> None:
+    async def test_a_suspended_page_is_refused_without_a_call(self) -> None:
         lost = Problem(ProblemKind.NOT_MANAGED, "the page is not managed any more")
         threads, access, gate = Threads(thread("t_1")), access_of(TOKEN, lost), RecordingGate()
         async with asking(threads, access=access, gate=gate) as inbox:
@@ -386,7 +390,7 @@ class TestAccess:
             access.problem = None
             assert fetched(await inbox.fetch(Request(None, 1, 0))).conversations
 
-    async def test_the_token_that_was_used_stays_out_of_the_answer_though_there_is_a_new_one(self) -> None:
+    async def test_the_token_in_use_is_redacted_even_after_a_rotation(self) -> None:
         threads, access = Threads(), access_of("s3cret-token-one")
         threads.refused[f"{PAGE_ID}/conversations"] = error(190, "bad token s3cret-token-one")
 
@@ -409,7 +413,7 @@ LIMITS = {
 }
 
 
-class PausingGate(RecordingGate):
+class ClosingGate(RecordingGate):
     """Closes at the first refusal."""
 
     def refused(self, problem: Problem) -> None:
@@ -418,7 +422,7 @@ class PausingGate(RecordingGate):
 
 class TestLimits:
     @pytest.mark.parametrize("is_refused", [False, True])
-    async def test_the_gate_hears_of_the_budgets_from_every_answer(self, is_refused: bool) -> None:
+    async def test_the_gate_gets_the_usage_of_every_response(self, is_refused: bool) -> None:
         threads, gate = Threads(thread("t_1")), RecordingGate()
         threads.headers = LIMITS
         if is_refused:
@@ -428,7 +432,7 @@ class TestLimits:
         assert Usage(Scope.APP, "call_count", 0.28) in gate.usages
         assert Usage(Scope.PAGE, "call_count", 1.01) in gate.usages
 
-    async def test_a_refusal_says_how_long_to_stay_away(self) -> None:
+    async def test_a_refusal_has_the_servers_wait(self) -> None:
         threads, gate = Threads(), RecordingGate()
         threads.headers = LIMITS
         threads.refused[f"{PAGE_ID}/conversations"] = error(80006)
@@ -437,14 +441,14 @@ class TestLimits:
         assert problem.wait_seconds == 19 * 60
         assert gate.refusals == [problem]
 
-    async def test_a_refusal_that_says_nothing_of_it_has_no_wait(self) -> None:
+    async def test_a_refusal_without_wait_headers_has_no_wait(self) -> None:
         threads = Threads()
         threads.refused[f"{PAGE_ID}/conversations"] = error(80006)
         async with asking(threads) as inbox:
             assert refused(await inbox.fetch(Request(None, 1, 0))).wait_seconds is None
 
-    async def test_a_call_that_waited_while_another_was_refused_is_not_made(self) -> None:
-        gate, threads = PausingGate(), Threads()
+    async def test_a_call_that_waited_while_another_was_rate_limited_is_not_made(self) -> None:
+        gate, threads = ClosingGate(), Threads()
         threads.refused[f"{PAGE_ID}/conversations"] = error(4)
         async with asking(threads, gate=gate, rate_limiter=RateLimiter(5, Budget())) as inbox:
             outcomes = await asyncio.gather(*(inbox.fetch(Request(None, 1, 0)) for _ in range(4)))
@@ -452,7 +456,7 @@ class TestLimits:
         assert outcomes[1:] == [Held()] * 3
         assert len(threads.asked) == 1
 
-    async def test_the_pace_hears_of_the_budgets(self) -> None:
+    async def test_the_rate_limiter_gets_the_usage(self) -> None:
         threads, app = Threads(thread("t_1")), Budget()
         threads.headers = {"X-App-Usage": '{"call_count":90}'}
         async with asking(threads, rate_limiter=RateLimiter(0, app)) as inbox:

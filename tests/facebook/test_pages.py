@@ -102,7 +102,7 @@ class TestPages:
             None,
         ],
     )
-    async def test_one_that_cannot_be_worked_is_left_out_and_told_of(self, item: object) -> None:
+    async def test_a_page_that_cannot_be_synced_is_left_out_with_a_warning(self, item: object) -> None:
         with capture_logs() as logs:
             assert await pages_of(listed(item, page("77"))) == ["77"]
         assert [(entry["event"], entry["count"]) for entry in logs] == [("managed_pages_unreadable", 1)]
@@ -119,7 +119,7 @@ class TestPages:
 
 
 class TestPaging:
-    async def test_it_goes_on_while_there_is_a_next_and_never_follows_it(self) -> None:
+    async def test_paging_continues_by_cursor_while_there_is_a_next(self) -> None:
         accounts = Accounts(
             listed(page("1"), next_url=NEXT_URL, after="c_1"),
             listed(next_url=NEXT_URL, after="c_2"),
@@ -130,14 +130,14 @@ class TestPaging:
         assert [each.id for each in outcome] == ["1", "2"]
         assert [asked.get("after") for asked in accounts.asked] == [None, "c_1", "c_2"]
 
-    async def test_no_pages_at_all_is_an_answer(self) -> None:
+    async def test_an_empty_list_is_valid(self) -> None:
         assert await pages_of({"data": []}) == []
 
-    async def test_a_cursor_that_comes_again_is_a_problem(self) -> None:
+    async def test_a_repeated_cursor_is_a_problem(self) -> None:
         again = listed(page(), next_url=NEXT_URL, after="c_1")
         assert (await problem_of(again)).kind is ProblemKind.CURSOR_LOOP
 
-    async def test_a_list_without_an_end_is_given_up(self) -> None:
+    async def test_an_endless_list_is_given_up(self) -> None:
         endless = Accounts(*(listed(next_url=NEXT_URL, after=f"c_{number}") for number in range(MAX_BATCHES + 10)))
         outcome = await found(endless)
         assert isinstance(outcome, Problem)
@@ -145,12 +145,12 @@ class TestPaging:
         assert len(endless.asked) == MAX_BATCHES
 
     @pytest.mark.parametrize("paging", [{"next": NEXT_URL}, "odd", 7])
-    async def test_a_list_that_does_not_say_how_it_goes_on_is_a_problem(self, paging: object) -> None:
+    async def test_a_list_without_a_usable_cursor_is_a_problem(self, paging: object) -> None:
         assert (await problem_of({"data": [page()], "paging": paging})).kind is ProblemKind.NONSENSE
 
 
 class TestProblems:
-    async def test_an_error_of_the_api(self) -> None:
+    async def test_an_api_error_is_a_problem(self) -> None:
         gate = RecordingGate()
         outcome = await found(Accounts(error(190, error_subcode=463), status=400), gate)
         assert isinstance(outcome, Problem)
@@ -158,10 +158,10 @@ class TestProblems:
         assert gate.refusals == [outcome]
 
     @pytest.mark.parametrize("answer", [error(2), {"data": None}, {}, b"", b"[]", b'{"data":[', b"<html>Sorry</html>"])
-    async def test_an_answer_that_is_no_list(self, answer: Json | bytes) -> None:
+    async def test_a_response_that_is_not_a_list_is_a_problem(self, answer: Json | bytes) -> None:
         assert (await problem_of(answer)).http_status == 200
 
-    async def test_no_connection(self) -> None:
+    async def test_a_failed_connection_is_a_problem(self) -> None:
         gate = RecordingGate()
         async with client_of(nowhere()) as client:
             outcome = await fetch_managed_pages(client, Access(TOKEN, RateLimiter(0, Budget())), gate)
@@ -175,7 +175,7 @@ class TestProblems:
         assert await found(accounts, RecordingGate(calls_left=calls)) == Held()
         assert len(accounts.asked) == calls
 
-    async def test_the_gate_hears_of_the_budgets(self) -> None:
+    async def test_the_gate_gets_the_usage(self) -> None:
         gate = RecordingGate()
         await found(Accounts(listed(page())), gate)
         assert [type(usage) for usage in gate.usages] == [Usage]

@@ -17,7 +17,7 @@ class TestErrorEnvelope:
             ProblemKind.API, "Too Many API Calls", http_status=400, code=17, subcode=2446079, is_transient=False
         )
 
-    def test_an_envelope_with_nothing_but_a_code_will_do(self) -> None:
+    def test_an_envelope_needs_only_a_code(self) -> None:
         problem = problem_of(b'{"error":{"code":1}}', 500)
         assert (problem.code, problem.subcode, problem.is_transient) == (1, None, None)
         assert problem.message
@@ -26,7 +26,7 @@ class TestErrorEnvelope:
         ("code", "expected"),
         [("190", 190), (190, 190), (None, None), ("", None), ("x", None), (True, None), (1.5, None), ([4], None)],
     )
-    def test_odd_codes_are_read_where_they_can_be(self, code: object, expected: int | None) -> None:
+    def test_codes_of_a_wrong_type_are_read_where_possible(self, code: object, expected: int | None) -> None:
         assert problem_of(encoded(error(code)), 400).code == expected
 
     @pytest.mark.parametrize("code", [10**40, -(10**40), "9" * 40, "४"])
@@ -34,11 +34,11 @@ class TestErrorEnvelope:
         assert problem_of(encoded(error(code)), 400).code is None
 
     @pytest.mark.parametrize(("sent", "expected"), [(True, True), ("true", True), ("false", False), (1, None)])
-    def test_transience_may_be_a_word(self, sent: object, expected: bool | None) -> None:
+    def test_transience_may_be_a_string(self, sent: object, expected: bool | None) -> None:
         assert problem_of(encoded(error(2, is_transient=sent)), 500).is_transient is expected
 
     @pytest.mark.parametrize("envelope", ["invalid_request", 7, [], ["x"], True])
-    def test_an_error_that_is_no_object_is_still_an_error(self, envelope: object) -> None:
+    def test_an_error_that_is_not_an_object_is_still_an_error(self, envelope: object) -> None:
         problem = problem_of(encoded({"error": envelope}), 400)
         assert problem.kind is ProblemKind.API
         assert problem.message
@@ -66,11 +66,11 @@ class TestErrorEnvelope:
         found = problem_of(encoded(error(100, f"User <{address}> (or {address}), see {address}: no")), 400)
         assert found.message == "User <[redacted]> (or [redacted]), see [redacted]: no"
 
-    def test_nor_half_of_one_where_it_is_cut(self) -> None:
+    def test_a_message_holds_no_half_of_an_email_address_where_it_is_cut(self) -> None:
         found = problem_of(encoded(error(100, f"{'x' * (MAX_MESSAGE_CHARACTERS - 5)} nora.v@example.org")), 400)
         assert "nora" not in found.message
 
-    def test_half_a_surrogate_pair_does_not_leave_the_source(self) -> None:
+    def test_a_message_holds_no_lone_surrogate(self) -> None:
         body = rb'{"error":{"message":"bad \ud83d thing","code":1}}'
         assert problem_of(body, 500).message == "bad \ufffd thing"
 
@@ -105,12 +105,12 @@ class TestNoEnvelope:
         assert problem_of(body, 502).message == "the response is not JSON: Ask [redacted]"
 
     @pytest.mark.parametrize("body", [b"", b"  \r\n"])
-    def test_an_empty_body(self, body: bytes) -> None:
+    def test_an_empty_body_is_an_invalid_response(self, body: bytes) -> None:
         problem = problem_of(body, 500)
         assert (problem.kind, problem.message) == (ProblemKind.NONSENSE, "the response is empty")
 
     @pytest.mark.parametrize("body", [b'{"error":{"code":190', b'{"error":' + b"[" * 100_000, b'{"a":NaN}'])
-    def test_json_cut_short_nested_or_malformed(self, body: bytes) -> None:
+    def test_malformed_json_is_an_invalid_response(self, body: bytes) -> None:
         assert problem_of(body, 400).kind is ProblemKind.NONSENSE
 
     @pytest.mark.parametrize("body", [b"", b"<html>slow down</html>", b"{}"])
