@@ -29,7 +29,7 @@ DIRECT = Stream(Platform.INSTAGRAM, PAGE_ID)
 NUMBERS = count(1)
 STORED = BatchStored(walking("cursor"), Tally())
 COMPLETED = SweepCompleted(Mode.FULL, NOON, NOON, Tally())
-# An old inbox's thread ids are short, those of Instagram long: neither says who made it up.
+# An old inbox's thread ids are short, those of Instagram long: neither shows who invented it.
 REAL = ("t_100123456789012", "t_1234567890123456789", "t_10")
 REAL_DIRECT = ("aWdfZAG06MTpJR01lc3NhZA2VUaHJlYWQ6MTc4NDE0MDAwMDAwMDAwMDE6MzQwMjgyMzY2ODQxNzEwMzAwOTQ5MTI4",)
 

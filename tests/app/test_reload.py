@@ -23,7 +23,7 @@ from milepost.settings.diff import is_live
 
 @pytest.fixture(autouse=True)
 def fresh_logging() -> Iterator[None]:
-    """Put back the level, which a reload sets."""
+    """Restore the log level, which a reload sets."""
     level = logging.getLogger().level
     yield
     logging.getLogger().setLevel(level)

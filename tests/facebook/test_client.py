@@ -1,4 +1,4 @@
-"""The client against real servers on the loopback interface that misbehave in every way that is known."""
+"""The client against real servers on the loopback interface that misbehave in every known way."""
 
 import asyncio
 import gzip
@@ -44,13 +44,13 @@ async def client_of(
         yield client
 
 
-async def asked(base_url: str, **options: float) -> GraphResponse | Refused:
+async def fetched(base_url: str, **options: float) -> GraphResponse | Refused:
     async with client_of(base_url, **options) as client:  # type: ignore[arg-type] # numbers only, and mypy joins them
         return await client.get("1161/conversations", {"limit": "25"}, TOKEN)
 
 
 async def problem_at(base_url: str, **options: float) -> Problem:
-    outcome = await asked(base_url, **options)
+    outcome = await fetched(base_url, **options)
     assert isinstance(outcome, Refused), outcome
     assert TOKEN not in repr(outcome)
     return outcome.problem
@@ -60,12 +60,12 @@ class TestRequest:
     async def test_the_token_travels_in_a_header_and_never_in_the_url(self) -> None:
         seen: list[web.Request] = []
 
-        async def answer(request: web.Request) -> web.Response:
+        async def respond(request: web.Request) -> web.Response:
             seen.append(request)
             return web.Response(body=b"{}")
 
-        async with serving(answer) as base_url:
-            await asked(base_url)
+        async with serving(respond) as base_url:
+            await fetched(base_url)
         assert seen[0].headers["Authorization"] == f"Bearer {TOKEN}"
         assert TOKEN not in str(seen[0].url)
         assert seen[0].path_qs == "/v26.0/1161/conversations?limit=25"
@@ -74,15 +74,15 @@ class TestRequest:
     async def test_with_an_app_secret_every_call_is_signed(self) -> None:
         proofs: list[str | None] = []
 
-        async def answer(request: web.Request) -> web.Response:
+        async def respond(request: web.Request) -> web.Response:
             proofs.append(request.query.get("appsecret_proof"))
             return web.Response(body=b"{}")
 
-        async with serving(answer) as base_url:
+        async with serving(respond) as base_url:
             async with client_of(base_url, app_secret=APP_SECRET) as client:
                 await client.get("1161", {"fields": "id"}, TOKEN)
                 await client.get("1161/conversations", {}, "another token")
-            await asked(base_url)
+            await fetched(base_url)
         assert proofs == [
             hmac.new(APP_SECRET.encode(), TOKEN.encode(), "sha256").hexdigest(),
             hmac.new(APP_SECRET.encode(), b"another token", "sha256").hexdigest(),
@@ -92,11 +92,11 @@ class TestRequest:
     async def test_a_new_app_secret_signs_from_the_next_call_on(self) -> None:
         proofs: list[str | None] = []
 
-        async def answer(request: web.Request) -> web.Response:
+        async def respond(request: web.Request) -> web.Response:
             proofs.append(request.query.get("appsecret_proof"))
             return web.Response(body=b"{}")
 
-        async with serving(answer) as base_url, client_of(base_url) as client:
+        async with serving(respond) as base_url, client_of(base_url) as client:
             await client.get("1161", {}, TOKEN)
             client.rotate_app_secret(APP_SECRET)
             await client.get("1161", {}, TOKEN)
@@ -117,49 +117,49 @@ class TestRequest:
 
 class TestResponse:
     async def test_a_response_is_returned_whatever_its_status(self) -> None:
-        async def answer(_: web.Request) -> web.Response:
+        async def respond(_: web.Request) -> web.Response:
             return web.Response(status=403, body=b'{"error":{}}', headers={"X-App-Usage": '{"call_count":28}'})
 
-        async with serving(answer) as base_url:
-            outcome = await asked(base_url)
+        async with serving(respond) as base_url:
+            outcome = await fetched(base_url)
         assert isinstance(outcome, GraphResponse)
         assert (outcome.status, outcome.body) == (403, b'{"error":{}}')
         assert outcome.headers["x-app-usage"] == '{"call_count":28}'
         assert 0 <= outcome.took_seconds < 20
 
     async def test_the_token_is_redacted_from_the_body(self) -> None:
-        async def answer(request: web.Request) -> web.Response:
+        async def respond(request: web.Request) -> web.Response:
             return web.Response(text=f"{request.headers['Authorization']} {request.url}?access_token={TOKEN}")
 
-        async with serving(answer) as base_url:
-            outcome = await asked(base_url)
+        async with serving(respond) as base_url:
+            outcome = await fetched(base_url)
         assert isinstance(outcome, GraphResponse)
         assert outcome.body.startswith(b"Bearer [redacted] ")
         assert TOKEN.encode() not in outcome.body
 
     async def test_a_compressed_body_is_decompressed(self) -> None:
-        async def answer(_: web.Request) -> web.Response:
+        async def respond(_: web.Request) -> web.Response:
             return web.Response(body=gzip.compress(b'{"data":[]}'), headers={"Content-Encoding": "gzip"})
 
-        async with serving(answer) as base_url:
-            outcome = await asked(base_url)
+        async with serving(respond) as base_url:
+            outcome = await fetched(base_url)
         assert isinstance(outcome, GraphResponse)
         assert outcome.body == b'{"data":[]}'
 
     async def test_usage_headers_of_many_businesses_fit(self) -> None:
-        async def answer(_: web.Request) -> web.Response:
+        async def respond(_: web.Request) -> web.Response:
             return web.Response(headers={"X-Business-Use-Case-Usage": "u" * 30_000})
 
-        async with serving(answer) as base_url:
-            outcome = await asked(base_url)
+        async with serving(respond) as base_url:
+            outcome = await fetched(base_url)
         assert isinstance(outcome, GraphResponse)
         assert len(outcome.headers["X-Business-Use-Case-Usage"]) == 30_000
 
     async def test_another_api_version_is_warned_about_once(self) -> None:
-        async def answer(_: web.Request) -> web.Response:
+        async def respond(_: web.Request) -> web.Response:
             return web.Response(headers={"facebook-api-version": "v27.0", "Date": "Sun, 01 Mar 2026 12:00:00 GMT"})
 
-        async with serving(answer) as base_url, client_of(base_url) as client:
+        async with serving(respond) as base_url, client_of(base_url) as client:
             with capture_logs() as logs:
                 await client.get("1161", {}, TOKEN)
                 await client.get("1161", {}, TOKEN)
@@ -172,45 +172,45 @@ class TestResponse:
         start = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nfacebook-api-version: " + version + b"\r\n\r\n{}"
         async with sending(start) as base_url:
             with capture_logs() as logs:
-                assert isinstance(await asked(base_url), GraphResponse)
+                assert isinstance(await fetched(base_url), GraphResponse)
         assert logs == []
 
 
 class TestServerClock:
     async def test_the_request_is_dated_by_the_servers_clock(self) -> None:
-        async def answer(_: web.Request) -> web.Response:
+        async def respond(_: web.Request) -> web.Response:
             return web.Response(headers={"Date": "Sun, 01 Feb 2026 08:00:00 GMT"})
 
-        async with serving(answer) as base_url:
-            outcome = await asked(base_url)
+        async with serving(respond) as base_url:
+            outcome = await fetched(base_url)
         assert isinstance(outcome, GraphResponse)
         assert outcome.asked_at == datetime(2026, 2, 1, 7, 59, 59, tzinfo=UTC)
 
     @pytest.mark.parametrize("date", [b"", b"Date: yesterday\r\n", b"Date: \r\n"])
     async def test_without_a_date_the_request_is_dated_by_our_clock(self, date: bytes) -> None:
         async with sending(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", date, b"\r\n{}") as base_url:
-            outcome = await asked(base_url)
+            outcome = await fetched(base_url)
         assert isinstance(outcome, GraphResponse)
         assert outcome.asked_at == NOW.replace(microsecond=0)
 
     @pytest.mark.parametrize("date", ["Tue, 31 Mar 2026 12:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"])
     async def test_a_date_that_is_ahead_of_our_clock_is_ignored(self, date: str) -> None:
-        async def answer(_: web.Request) -> web.Response:
+        async def respond(_: web.Request) -> web.Response:
             return web.Response(headers={"Date": date})
 
-        async with serving(answer) as base_url:
-            outcome = await asked(base_url)
+        async with serving(respond) as base_url:
+            outcome = await fetched(base_url)
         assert isinstance(outcome, GraphResponse)
         assert outcome.asked_at == NOW.replace(microsecond=0)
 
     async def test_differing_clocks_are_warned_about_once_until_they_agree_again(self) -> None:
         dates = ["Sun, 01 Mar 2026 12:00:00 GMT", *["Sun, 01 Mar 2026 11:00:00 GMT"] * 3]
 
-        async def answer(_: web.Request) -> web.Response:
+        async def respond(_: web.Request) -> web.Response:
             return web.Response(headers={"Date": dates[0]})
 
         with capture_logs() as logs:
-            async with serving(answer) as base_url, client_of(base_url) as client:
+            async with serving(respond) as base_url, client_of(base_url) as client:
                 while dates:
                     await client.get("1161/conversations", {}, TOKEN)
                     dates.pop(0)
@@ -236,10 +236,10 @@ class TestServerClock:
 
 class TestRedirect:
     async def test_a_redirect_is_not_followed_but_reported_without_its_query(self) -> None:
-        async def answer(_: web.Request) -> web.Response:
+        async def respond(_: web.Request) -> web.Response:
             return web.Response(status=302, headers={"Location": "https://evil.example.org/login?access_token=abc"})
 
-        async with serving(answer) as base_url:
+        async with serving(respond) as base_url:
             problem = await problem_at(base_url)
         assert (problem.kind, problem.http_status) == (ProblemKind.NONSENSE, 302)
         assert "evil.example.org" in problem.message
@@ -248,12 +248,12 @@ class TestRedirect:
     async def test_an_endless_redirect_causes_one_request(self) -> None:
         hits = 0
 
-        async def answer(request: web.Request) -> web.Response:
+        async def respond(request: web.Request) -> web.Response:
             nonlocal hits
             hits += 1
             return web.Response(status=301, headers={"Location": request.path_qs})
 
-        async with serving(answer) as base_url:
+        async with serving(respond) as base_url:
             problem = await problem_at(base_url)
         assert hits == 1
         assert "the same host" in problem.message
@@ -353,27 +353,27 @@ class TestTimeout:
         assert problem == Problem(ProblemKind.TIMEOUT, "no response within 0.1 s")
 
     async def test_a_body_that_only_trickles_is_a_timeout(self) -> None:
-        async def answer(request: web.Request) -> web.StreamResponse:
+        async def respond(request: web.Request) -> web.StreamResponse:
             response = web.StreamResponse()
             await response.prepare(request)
             while True:
                 await response.write(b" ")
                 await asyncio.sleep(0.01)
 
-        async with serving(answer) as base_url:
+        async with serving(respond) as base_url:
             assert (await problem_at(base_url, timeout_seconds=0.2)).kind is ProblemKind.TIMEOUT
 
     async def test_cancellation_passes_through_and_the_client_works_on(self) -> None:
         asked_for = asyncio.Event()
         hangs = True
 
-        async def answer(_: web.Request) -> web.Response:
+        async def respond(_: web.Request) -> web.Response:
             asked_for.set()
             if hangs:
                 await asyncio.Event().wait()
             return web.Response(body=b"{}")
 
-        async with serving(answer) as base_url, client_of(base_url) as client:
+        async with serving(respond) as base_url, client_of(base_url) as client:
             call = asyncio.ensure_future(client.get("1161", {}, TOKEN))
             await asked_for.wait()
             call.cancel()
@@ -388,7 +388,7 @@ class TestOversize:
     async def test_reading_a_gigabyte_is_given_up_early(self, declared: bool) -> None:
         sent = 0
 
-        async def answer(request: web.Request) -> web.StreamResponse:
+        async def respond(request: web.Request) -> web.StreamResponse:
             nonlocal sent
             response = web.StreamResponse(headers={"Content-Length": str(1024 * MIB)} if declared else {})
             await response.prepare(request)
@@ -397,14 +397,14 @@ class TestOversize:
                 sent += MIB
             return response
 
-        async with serving(answer) as base_url:
+        async with serving(respond) as base_url:
             problem = await problem_at(base_url)
         assert (problem.kind, problem.http_status) == (ProblemKind.OVERSIZE, 200)
         assert sent < 64 * MIB
 
     async def test_nothing_is_read_beyond_the_declared_length(self) -> None:
         async with sending(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b" " * MIB) as base_url:
-            outcome = await asked(base_url)
+            outcome = await fetched(base_url)
         match outcome:  # what comes behind spoils the answer only if it comes with it
             case GraphResponse():
                 assert outcome.body == b"{}"
@@ -412,20 +412,20 @@ class TestOversize:
                 assert outcome.problem.kind is ProblemKind.NONSENSE
 
     async def test_a_body_of_exactly_the_limit_is_read(self) -> None:
-        async def answer(_: web.Request) -> web.Response:
+        async def respond(_: web.Request) -> web.Response:
             return web.Response(body=b"x" * 1000)
 
-        async with serving(answer) as base_url:
-            assert isinstance(await asked(base_url, max_body_bytes=1000), GraphResponse)
+        async with serving(respond) as base_url:
+            assert isinstance(await fetched(base_url, max_body_bytes=1000), GraphResponse)
             assert (await problem_at(base_url, max_body_bytes=999)).kind is ProblemKind.OVERSIZE
 
     async def test_a_gzip_bomb_is_oversize(self) -> None:
         bomb = gzip.compress(bytes(256 * MIB), compresslevel=1)
 
-        async def answer(_: web.Request) -> web.Response:
+        async def respond(_: web.Request) -> web.Response:
             return web.Response(body=bomb, headers={"Content-Encoding": "gzip"})
 
-        async with serving(answer) as base_url:
+        async with serving(respond) as base_url:
             tracemalloc.start()
             try:
                 problem = await problem_at(base_url, max_body_bytes=MIB)
@@ -447,12 +447,12 @@ async def test_an_untrusted_certificate_is_refused(tmp_path: Path) -> None:
     context.load_cert_chain(certificate, key)
     seen: list[web.BaseRequest] = []
 
-    async def answer(request: web.Request) -> web.Response:
+    async def respond(request: web.Request) -> web.Response:
         seen.append(request)
         return web.Response()
 
     application = web.Application()
-    application.router.add_get("/{path:.*}", answer)
+    application.router.add_get("/{path:.*}", respond)
     server = TestServer(application, scheme="https", host="127.0.0.1")
     await server.start_server(ssl=context)
     try:

@@ -1,4 +1,4 @@
-"""Answers as batches: what is read, what is forgiven, what becomes unreadable, and what is no answer at all."""
+"""Responses as batches: what is read, what is treated leniently, what is unreadable, and what is a problem."""
 
 import json
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""What is read out of the usage headers, in all the forms that they come in, and what of them is passed over."""
+"""The usage and wait headers, in all the forms in which they come, and what of them is ignored."""
 
 import json
 
@@ -27,9 +27,9 @@ def business(value: object) -> dict[str, str]:
 
 
 def ratios(headers: dict[str, str]) -> dict[tuple[Scope, str], float]:
-    told = usages(CIMultiDict(headers), OWN_IDS)
-    assert len({(usage.scope, usage.kind) for usage in told}) == len(told)
-    return {(usage.scope, usage.kind): usage.ratio for usage in told}
+    found = usages(CIMultiDict(headers), OWN_IDS)
+    assert len({(usage.scope, usage.kind) for usage in found}) == len(found)
+    return {(usage.scope, usage.kind): usage.ratio for usage in found}
 
 
 def wait(headers: dict[str, str], code: int | None = None) -> float | None:

@@ -1,4 +1,4 @@
-"""What the source asks of the API, how it learns our Instagram id, and with which token."""
+"""The requests of the source, how it finds our Instagram id, and which token it uses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -43,14 +43,14 @@ THREAD_FIELDS = "id,updated_time,link,snippet,message_count,unread_count,can_rep
 
 
 class SimpleResponse(ClientResponse):
-    """An answer made by aioresponses 0.7, which does not know what aiohttp 3.14 asks for."""
+    """A response made by aioresponses 0.7, which lacks what aiohttp 3.14 requires."""
 
     def __init__(self, *positional: object, **named: object) -> None:
         super().__init__(*positional, stream_writer=Mock(), **named)  # type: ignore[arg-type] # passed on as they come
 
 
 class Api:
-    """The Graph API, made of answers that are given one after the other."""
+    """The Graph API as a series of prepared responses."""
 
     def __init__(self, mocked: aioresponses) -> None:
         self._mocked = mocked
@@ -120,7 +120,7 @@ class TestRequest:
         outcome = await instagram(client, ACCOUNT_ID).fetch(Request(None, 50, 5))
         assert contact_of(outcome) == Contact("6543210987654321", None, "nora.v")
 
-    async def test_no_messages_are_asked_for_where_none_are_wanted(self, api: Api, client: GraphClient) -> None:
+    async def test_no_messages_are_requested_if_none_are_wanted(self, api: Api, client: GraphClient) -> None:
         api.tells(edge("messenger", THREAD_FIELDS, 1), listed(thread()))
         assert isinstance(await messenger(client).fetch(Request(None, 1, 0)), Fetched)
 
@@ -210,20 +210,20 @@ class TestInstagramAccount:
 
 
 class Threads:
-    """A small list edge and its threads, told apart by the end of the path, with what it was asked."""
+    """A small list edge and its threads, distinguished by the end of the path; records the requests."""
 
     def __init__(self, *nodes: Json) -> None:
         self.nodes = {str(node["id"]): node for node in nodes}
         self.refused: dict[str, Json] = {}
         self.headers: dict[str, str] = {}
-        self.asked: list[tuple[str, str]] = []
+        self.requested: list[tuple[str, str]] = []
         self.tokens: list[str] = []
         self.meanwhile: Callable[[], Awaitable[None]] | None = None
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def respond(self, request: web.Request) -> web.Response:
         if self.meanwhile is not None:
             await self.meanwhile()
-        self.asked.append((request.rel_url.raw_path, request.query["fields"]))
+        self.requested.append((request.rel_url.raw_path, request.query["fields"]))
         self.tokens.append(request.headers["Authorization"].removeprefix("Bearer "))
         node_id = request.path.removeprefix("/v26.0/")
         if node_id in self.refused:
@@ -235,13 +235,13 @@ class Threads:
 
 
 @asynccontextmanager
-async def asking(
+async def inbox_of(
     threads: Threads,
     access: Access | None = None,
     gate: RecordingGate | None = None,
     rate_limiter: RateLimiter | None = None,
 ) -> AsyncIterator[FacebookInbox]:
-    async with serving(threads.answer) as base_url, GraphClient(base_url, "v26.0", clock=lambda: NOW) as client:
+    async with serving(threads.respond) as base_url, GraphClient(base_url, "v26.0", clock=lambda: NOW) as client:
         yield messenger(client, access, gate, rate_limiter)
 
 
@@ -262,10 +262,10 @@ ODD_IDS = ["aWdfZG06MTpJR0/VzYWdlVGhyZWFk+jE3ODQxNA==", "a?b#c", "../me", "//gra
 class TestSeparateMessages:
     async def test_the_messages_of_each_thread_are_fetched(self) -> None:
         threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             batch = fetched(await inbox.fetch(SEPARATE))
         nested = "id,updated_time,messages.limit(2){id,created_time,from,message,sticker,attachments,shares}"
-        assert threads.asked == [
+        assert threads.requested == [
             (EDGE_URL.path, THREAD_FIELDS),
             ("/v26.0/t_1", nested),
             ("/v26.0/t_2", nested),
@@ -274,21 +274,21 @@ class TestSeparateMessages:
 
     async def test_messages_that_cannot_be_read_are_unreadable(self) -> None:
         threads = Threads(thread("t_1", message("m_1"), {"id": "m_bad"}), thread("t_2"))
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             batch = fetched(await inbox.fetch(SEPARATE))
         assert [event.event_id for event in batch.conversations[0].interactions] == ["m_1"]
         assert [each.subject for each in batch.unreadable] == ["t_1/messages"]
 
     async def test_our_own_messages_go_to_the_contact_that_the_list_named(self) -> None:
         threads = Threads(thread("t_1", message("m_1", ACCOUNT | {"id": PAGE_ID})))
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             batch = fetched(await inbox.fetch(SEPARATE))
         assert batch.conversations[0].interactions[0].contact_id == "26508222372100001"
 
     async def test_a_thread_that_disappears_meanwhile_has_no_messages(self) -> None:
         threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
         threads.refused["t_1"] = error(100, error_subcode=33)
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             batch = fetched(await inbox.fetch(SEPARATE))
         assert [len(each.interactions) for each in batch.conversations] == [0, 1]
 
@@ -296,23 +296,23 @@ class TestSeparateMessages:
         gate = RecordingGate()
         threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")), thread("t_3"))
         threads.refused["t_2"] = error(1)
-        async with asking(threads, gate=gate) as inbox:
+        async with inbox_of(threads, gate=gate) as inbox:
             problem = refused(await inbox.fetch(SEPARATE))
         assert problem.code == 1
         assert gate.refusals == [problem]
-        assert len(threads.asked) == 3
+        assert len(threads.requested) == 3
 
     @pytest.mark.parametrize("calls", [0, 1, 2])
     async def test_a_gate_that_closes_on_the_way_ends_the_fetch(self, calls: int) -> None:
         threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
-        async with asking(threads, gate=RecordingGate(calls_left=calls)) as inbox:
+        async with inbox_of(threads, gate=RecordingGate(calls_left=calls)) as inbox:
             assert await inbox.fetch(SEPARATE) == Held()
-        assert len(threads.asked) == calls
+        assert len(threads.requested) == calls
 
     async def test_the_durations_of_all_calls_are_added_up(self) -> None:
         threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
         threads.meanwhile = partial(asyncio.sleep, 0.02)
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             outcome = await inbox.fetch(SEPARATE)
         assert isinstance(outcome, Fetched)
         assert outcome.took_seconds >= 0.06
@@ -322,10 +322,10 @@ class TestReread:
     @pytest.mark.parametrize("conversation_id", ODD_IDS)
     async def test_any_id_is_one_segment_of_the_path(self, conversation_id: str) -> None:
         threads = Threads(thread(conversation_id, message()))
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             (read,) = fetched(await inbox.reread(conversation_id, 5)).conversations
         assert (read.conversation_id, len(read.interactions)) == (conversation_id, 1)
-        (path, fields) = threads.asked[0]
+        (path, fields) = threads.requested[0]
         assert path.count("/") == 2
         assert unquote(path) == f"/v26.0/{conversation_id}"
         assert fields.startswith(f"{THREAD_FIELDS},messages.limit(5){{id,")
@@ -333,19 +333,19 @@ class TestReread:
     @pytest.mark.parametrize("no_id", ["", ".", "..", "a\0b", "a\nb", "\ud800", "i" * 1000, "sha256:" + "0" * 64])
     async def test_a_text_that_cannot_be_an_id_is_not_requested(self, no_id: str) -> None:
         threads, gate = Threads(), RecordingGate()
-        async with asking(threads, gate=gate) as inbox:
+        async with inbox_of(threads, gate=gate) as inbox:
             problem = refused(await inbox.reread(no_id, 5))
         assert problem.kind is ProblemKind.NONSENSE
-        assert (threads.asked, gate.refusals) == ([], [])
+        assert (threads.requested, gate.refusals) == ([], [])
 
     async def test_messages_that_cannot_be_read_are_unreadable(self) -> None:
-        async with asking(Threads(thread("t_1", message("m_1"), {"id": "m_bad"}))) as inbox:
+        async with inbox_of(Threads(thread("t_1", message("m_1"), {"id": "m_bad"}))) as inbox:
             batch = fetched(await inbox.reread("t_1", 5))
         assert [event.event_id for event in batch.conversations[0].interactions] == ["m_1"]
         assert [each.subject for each in batch.unreadable] == ["t_1/messages"]
 
     async def test_a_thread_that_cannot_be_read_is_unreadable(self) -> None:
-        async with asking(Threads(thread("t_1", updated_time="yesterday"))) as inbox:
+        async with inbox_of(Threads(thread("t_1", updated_time="yesterday"))) as inbox:
             batch = fetched(await inbox.reread("t_1", 5))
         assert batch.conversations == ()
         assert [each.subject for each in batch.unreadable] == ["t_1"]
@@ -353,7 +353,7 @@ class TestReread:
     async def test_a_thread_that_is_gone_is_refused(self) -> None:
         threads = Threads()
         threads.refused["t_1"] = error(100, error_subcode=33)
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             problem = refused(await inbox.reread("t_1", 5))
         assert (problem.code, problem.subcode) == (100, 33)
 
@@ -361,20 +361,20 @@ class TestReread:
     async def test_an_object_that_is_not_a_thread_is_refused(self, node: Json) -> None:
         threads = Threads()
         threads.nodes["t_1"] = node
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             assert refused(await inbox.reread("t_1", 5)).http_status == 200
 
-    async def test_no_messages_are_asked_for_where_none_are_wanted(self) -> None:
+    async def test_no_messages_are_requested_if_none_are_wanted(self) -> None:
         threads = Threads(thread("t_1"))
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             await inbox.reread("t_1", 0)
-        assert threads.asked == [("/v26.0/t_1", THREAD_FIELDS)]
+        assert threads.requested == [("/v26.0/t_1", THREAD_FIELDS)]
 
 
 class TestAccess:
     async def test_a_new_token_is_used_from_the_next_call_on(self) -> None:
         threads, access = Threads(thread("t_1")), access_of("token one")
-        async with asking(threads, access=access) as inbox:
+        async with inbox_of(threads, access=access) as inbox:
             await inbox.fetch(Request(None, 1, 0))
             access.token = "token two"
             await inbox.fetch(Request(None, 1, 0))
@@ -383,10 +383,10 @@ class TestAccess:
     async def test_a_suspended_page_is_refused_without_a_call(self) -> None:
         lost = Problem(ProblemKind.NOT_MANAGED, "the page is not managed any more")
         threads, access, gate = Threads(thread("t_1")), access_of(TOKEN, lost), RecordingGate()
-        async with asking(threads, access=access, gate=gate) as inbox:
+        async with inbox_of(threads, access=access, gate=gate) as inbox:
             assert refused(await inbox.fetch(Request(None, 1, 0))) == lost
             assert refused(await inbox.reread("t_1", 0)) == lost
-            assert (threads.asked, gate.refusals) == ([], [])
+            assert (threads.requested, gate.refusals) == ([], [])
             access.problem = None
             assert fetched(await inbox.fetch(Request(None, 1, 0))).conversations
 
@@ -394,11 +394,11 @@ class TestAccess:
         threads, access = Threads(), access_of("s3cret-token-one")
         threads.refused[f"{PAGE_ID}/conversations"] = error(190, "bad token s3cret-token-one")
 
-        async def renew() -> None:
+        async def rotate() -> None:
             access.token = "token two"
 
-        threads.meanwhile = renew
-        async with asking(threads, access=access) as inbox:
+        threads.meanwhile = rotate
+        async with inbox_of(threads, access=access) as inbox:
             assert "s3cret" not in refused(await inbox.fetch(Request(None, 1, 0))).message
 
     def test_nothing_secret_is_in_a_repr(self) -> None:
@@ -427,7 +427,7 @@ class TestLimits:
         threads.headers = LIMITS
         if is_refused:
             threads.refused[f"{PAGE_ID}/conversations"] = error(80006)
-        async with asking(threads, gate=gate) as inbox:
+        async with inbox_of(threads, gate=gate) as inbox:
             await inbox.fetch(Request(None, 1, 0))
         assert Usage(Scope.APP, "call_count", 0.28) in gate.usages
         assert Usage(Scope.PAGE, "call_count", 1.01) in gate.usages
@@ -436,7 +436,7 @@ class TestLimits:
         threads, gate = Threads(), RecordingGate()
         threads.headers = LIMITS
         threads.refused[f"{PAGE_ID}/conversations"] = error(80006)
-        async with asking(threads, gate=gate) as inbox:
+        async with inbox_of(threads, gate=gate) as inbox:
             problem = refused(await inbox.fetch(Request(None, 1, 0)))
         assert problem.wait_seconds == 19 * 60
         assert gate.refusals == [problem]
@@ -444,21 +444,21 @@ class TestLimits:
     async def test_a_refusal_without_wait_headers_has_no_wait(self) -> None:
         threads = Threads()
         threads.refused[f"{PAGE_ID}/conversations"] = error(80006)
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             assert refused(await inbox.fetch(Request(None, 1, 0))).wait_seconds is None
 
     async def test_a_call_that_waited_while_another_was_rate_limited_is_not_made(self) -> None:
         gate, threads = ClosingGate(), Threads()
         threads.refused[f"{PAGE_ID}/conversations"] = error(4)
-        async with asking(threads, gate=gate, rate_limiter=RateLimiter(5, Budget())) as inbox:
+        async with inbox_of(threads, gate=gate, rate_limiter=RateLimiter(5, Budget())) as inbox:
             outcomes = await asyncio.gather(*(inbox.fetch(Request(None, 1, 0)) for _ in range(4)))
         assert refused(outcomes[0]).code == 4
         assert outcomes[1:] == [Held()] * 3
-        assert len(threads.asked) == 1
+        assert len(threads.requested) == 1
 
     async def test_the_rate_limiter_gets_the_usage(self) -> None:
         threads, app = Threads(thread("t_1")), Budget()
         threads.headers = {"X-App-Usage": '{"call_count":90}'}
-        async with asking(threads, rate_limiter=RateLimiter(0, app)) as inbox:
+        async with inbox_of(threads, rate_limiter=RateLimiter(0, app)) as inbox:
             await inbox.fetch(Request(None, 1, 0))
         assert app.slowdown_seconds(asyncio.get_running_loop().time()) > 0

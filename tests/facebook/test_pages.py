@@ -1,4 +1,4 @@
-"""Which pages a token manages: read to the end of the list, leniently, and by our own means."""
+"""The pages that a token manages: read to the end of the list, leniently, and within pace and limits."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,17 +28,17 @@ def page(page_id: str = PAGE_ID, **fields: object) -> Json:
 
 
 class Accounts:
-    """Gives one answer after the other, the last again and again, and keeps what it was asked."""
+    """Sends one response after the other, the last again and again, and records the requests."""
 
     def __init__(self, *answers: Json | bytes, status: int = 200) -> None:
         self._answers = list(answers)
         self._status = status
-        self.asked: list[dict[str, str]] = []
+        self.queries: list[dict[str, str]] = []
         self.tokens: list[str] = []
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def respond(self, request: web.Request) -> web.Response:
         assert request.path == "/v26.0/me/accounts"
-        self.asked.append(dict(request.query))
+        self.queries.append(dict(request.query))
         self.tokens.append(request.headers["Authorization"].removeprefix("Bearer "))
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         headers = {"X-App-Usage": '{"call_count":28}'}
@@ -54,7 +54,7 @@ async def client_of(base_url: str) -> AsyncIterator[GraphClient]:
 
 
 async def found(accounts: Accounts, gate: RecordingGate | None = None) -> Found:
-    async with serving(accounts.answer) as base_url, client_of(base_url) as client:
+    async with serving(accounts.respond) as base_url, client_of(base_url) as client:
         return await fetch_managed_pages(client, Access(TOKEN, RateLimiter(0, Budget())), gate or RecordingGate())
 
 
@@ -83,7 +83,7 @@ class TestPages:
             ),
             Page("77", "Corner Bakery", (Platform.MESSENGER,), "token-of-77"),
         )
-        assert accounts.asked == [{"fields": "id,name,access_token,instagram_business_account", "limit": "100"}]
+        assert accounts.queries == [{"fields": "id,name,access_token,instagram_business_account", "limit": "100"}]
         assert accounts.tokens == [TOKEN]
 
     @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ class TestPaging:
         outcome = await found(accounts)
         assert isinstance(outcome, tuple)
         assert [each.id for each in outcome] == ["1", "2"]
-        assert [asked.get("after") for asked in accounts.asked] == [None, "c_1", "c_2"]
+        assert [query.get("after") for query in accounts.queries] == [None, "c_1", "c_2"]
 
     async def test_an_empty_list_is_valid(self) -> None:
         assert await pages_of({"data": []}) == []
@@ -142,7 +142,7 @@ class TestPaging:
         outcome = await found(endless)
         assert isinstance(outcome, Problem)
         assert outcome.kind is ProblemKind.MISCONFIGURED
-        assert len(endless.asked) == MAX_BATCHES
+        assert len(endless.queries) == MAX_BATCHES
 
     @pytest.mark.parametrize("paging", [{"next": NEXT_URL}, "odd", 7])
     async def test_a_list_without_a_usable_cursor_is_a_problem(self, paging: object) -> None:
@@ -173,7 +173,7 @@ class TestProblems:
     async def test_behind_a_closed_gate_no_call_is_made(self, calls: int) -> None:
         accounts = Accounts(listed(page(), next_url=NEXT_URL, after="c_1"), listed(page("77")))
         assert await found(accounts, RecordingGate(calls_left=calls)) == Held()
-        assert len(accounts.asked) == calls
+        assert len(accounts.queries) == calls
 
     async def test_the_gate_gets_the_usage(self) -> None:
         gate = RecordingGate()

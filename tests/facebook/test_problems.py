@@ -1,4 +1,4 @@
-"""Error bodies in the shapes that the Graph API sends them, and bodies that it never would."""
+"""Error bodies in the forms that the Graph API sends, and bodies that it never would."""
 
 import pytest
 from hypothesis import given

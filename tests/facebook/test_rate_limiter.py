@@ -27,7 +27,7 @@ def short_slowdowns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def called_at(*paces: RateLimiter) -> list[float]:
-    """Have a turn at each, all at once, and give when each came, in order."""
+    """Call through each at once, and return the instants of the calls, in order."""
     loop = asyncio.get_running_loop()
     instants: list[float] = []
 

@@ -1,4 +1,4 @@
-"""What is taken out of texts and payloads, and what is left alone."""
+"""What is removed from texts and payloads, and what is left alone."""
 
 import html
 import json

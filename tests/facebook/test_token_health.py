@@ -1,4 +1,4 @@
-"""How a token stands, as the API tells it: read leniently, and with no call inside a pause."""
+"""The health of a token: read leniently, and not requested during a rate limit."""
 
 from datetime import UTC, datetime
 
@@ -20,22 +20,22 @@ APRIL = datetime(2026, 4, 1, tzinfo=UTC)
 
 
 async def fetched_health(
-    answer: Json | bytes, status: int = 200, gate: RecordingGate | None = None
+    body: Json | bytes, status: int = 200, gate: RecordingGate | None = None
 ) -> TokenHealth | Problem | Held:
-    asked: list[web.Request] = []
+    seen: list[web.Request] = []
 
     async def respond(request: web.Request) -> web.Response:
-        asked.append(request)
-        if isinstance(answer, bytes):
-            return web.Response(body=answer, status=status)
-        return web.json_response(answer, status=status)
+        seen.append(request)
+        if isinstance(body, bytes):
+            return web.Response(body=body, status=status)
+        return web.json_response(body, status=status)
 
     async with (
         serving(respond) as base_url,
         GraphClient(base_url, "v26.0", clock=lambda: datetime.now(UTC)) as client,
     ):
         found = await fetch_token_health(client, Access(TOKEN, RateLimiter(0, Budget())), gate or RecordingGate())
-    assert [(each.path, dict(each.query)) for each in asked] == (
+    assert [(each.path, dict(each.query)) for each in seen] == (
         [] if isinstance(found, Held) else [("/v26.0/debug_token", {"input_token": TOKEN})]
     )
     return found
@@ -58,10 +58,10 @@ async def test_the_health_of_a_token_is_read(facts: Json, health: TokenHealth) -
 
 
 @pytest.mark.parametrize(
-    "answer", [b"", b"<html>down</html>", b"[]", {"data": []}, {"data": {}}, {"data": {"is_valid": "yes"}}]
+    "body", [b"", b"<html>down</html>", b"[]", {"data": []}, {"data": {}}, {"data": {"is_valid": "yes"}}]
 )
-async def test_an_invalid_response_is_a_problem(answer: Json | bytes) -> None:
-    found = await fetched_health(answer)
+async def test_an_invalid_response_is_a_problem(body: Json | bytes) -> None:
+    found = await fetched_health(body)
     assert isinstance(found, Problem)
     assert found.kind is ProblemKind.NONSENSE
 

@@ -1,4 +1,4 @@
-"""What is made to happen to pages and tokens in the simulator, in its process and over HTTP."""
+"""Manual changes to pages and tokens in the simulator, in its process and over HTTP."""
 
 import asyncio
 import json
@@ -186,7 +186,7 @@ class TestDiscovery:
     async def test_pages_can_be_added_and_removed(self, client: Client) -> None:
         client.server.world.access.unmanage(BAKERY.id)
         assert await managed(client) == [BICYCLES.id]
-        assert await client.code(LIST) is None, "the token stays good"
+        assert await client.code(LIST) is None, "the token stays valid"
         page_id = client.server.world.add_page()
         assert await managed(client) == [BICYCLES.id, page_id]
         page = client.server.world.access.page(page_id)
@@ -259,7 +259,7 @@ class TestOverHttp:
         assert await managed(client) == [BAKERY.id, BICYCLES.id, page_id]
 
     @pytest.mark.parametrize(
-        ("action", "body", "status", "told"),
+        ("action", "body", "status", "reason"),
         [
             ("explode", "{}", 404, "no such action"),
             ("limit", "{}", 400, "missing a required argument: 'code'"),
@@ -275,16 +275,16 @@ class TestOverHttp:
         ],
     )
     async def test_an_impossible_action_is_refused_with_the_reason(
-        self, client: Client, action: str, body: str, status: int, told: str
+        self, client: Client, action: str, body: str, status: int, reason: str
     ) -> None:
         address = f"{client.server.base_url}/simulator/{action}"
         async with client.session.post(address, data=body, headers={"Content-Type": "application/json"}) as response:
             assert response.status == status
-            assert told in await response.text()
+            assert reason in await response.text()
 
     async def test_every_action_is_documented(self, client: Client) -> None:
         page = (Path(__file__).parents[2] / "docs/simulator.md").read_text()
-        section = page.partition("\n## What is made to happen\n")[2].partition("\n## ")[0]
+        section = page.partition("\n## Actions\n")[2].partition("\n## ")[0]
         first_cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
         documented = {name.strip("`") for cell in first_cells for name in cell.split(", ")}
         async with client.session.post(f"{client.server.base_url}/simulator/what") as response:

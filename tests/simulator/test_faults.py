@@ -1,4 +1,4 @@
-"""What goes wrong in the simulator: drawn from a seed, and written as a person would."""
+"""The faults of the simulator: drawn from a seed, and parsed from text."""
 
 import re
 from pathlib import Path
@@ -132,7 +132,7 @@ class TestParsing:
         assert [fault for fault in plan.faults if isinstance(fault, RateLimited)] == [RateLimited(Share(0.005))]
 
     @pytest.mark.parametrize(
-        ("text", "told"),
+        ("text", "message"),
         [
             ("roug", "known are calm, rough"),
             ("http_5000=0.1", "known are"),
@@ -150,11 +150,11 @@ class TestParsing:
             ("limit=0.1", "like 50ms"),
         ],
     )
-    def test_an_invalid_item_is_refused_with_what_is_allowed(self, text: str, told: str) -> None:
+    def test_an_invalid_item_is_refused_with_what_is_allowed(self, text: str, message: str) -> None:
         with pytest.raises(BadConfiguration) as refused:
             parse_faults(text)
         assert text in refused.value.message
-        assert told in refused.value.hint
+        assert message in refused.value.hint
 
 
 class TestPace:

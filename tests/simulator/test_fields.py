@@ -1,4 +1,4 @@
-"""The `fields` parameter as the simulator reads it."""
+"""The `fields` parameter as the simulator parses it."""
 
 import pytest
 from hypothesis import given

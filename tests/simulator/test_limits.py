@@ -1,4 +1,4 @@
-"""Rate limits that last in the simulator, the headers that tell of them, and who called in spite of one."""
+"""Lasting rate limits in the simulator, their headers, and the calls made during one."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ async def client() -> AsyncIterator[Client]:
         yield client
 
 
-async def asked(client: Client, path: str = LIST, token: str = BAKERY.token) -> tuple[aiohttp.ClientResponse, bytes]:
+async def get(client: Client, path: str = LIST, token: str = BAKERY.token) -> tuple[aiohttp.ClientResponse, bytes]:
     headers = {"Authorization": f"Bearer {token}"}
     async with client.session.get(f"{client.server.base_url}/{path}", headers=headers) as response:
         return response, await response.read()
@@ -55,17 +55,17 @@ class TestScopeAndTime:
     async def test_calls_prolong_a_limit_if_the_rule_is_set(self) -> None:
         async with frozen_client(faults="prolong=30s") as client:
             client.server.limit(613, 90, BAKERY.id, WaitHint.RETRY_AFTER)
-            told = []
+            waits = []
             for _ in range(3):
-                response, _ = await asked(client)
-                told.append(response.headers["Retry-After"])
+                response, _ = await get(client)
+                waits.append(response.headers["Retry-After"])
                 await asyncio.sleep(0.15)  # a client is given a tenth of a second to hear of it
             client.clock.now += timedelta(seconds=149)
             assert await client.code(OTHER_LIST, token=BICYCLES.token) is None
             assert client.server.requests.during_limit == {BAKERY.id: 2}
             client.clock.now += timedelta(seconds=1)
             assert await client.code(LIST) is None
-        assert told == ["90", "120", "150"]
+        assert waits == ["90", "120", "150"]
 
     async def test_a_limit_can_be_lifted(self, client: Client) -> None:
         client.server.limit(4, 3600)
@@ -124,7 +124,7 @@ class TestKinds:
 
     async def test_http_429_comes_with_html_or_nothing(self, client: Client) -> None:
         client.server.limit(429, 60, BAKERY.id, WaitHint.RETRY_AFTER)
-        answers = [await asked(client) for _ in range(20)]
+        answers = [await get(client) for _ in range(20)]
         assert {(response.status, response.headers["Retry-After"]) for response, _ in answers} == {(429, "60")}
         assert {body[:6] for _, body in answers} == {b"", b"<html>"}
 
@@ -133,7 +133,7 @@ class TestWaitHints:
     async def test_the_relevant_usage_entry_is_among_irrelevant_ones(self, client: Client) -> None:
         client.server.limit(80006, 19 * 60, BAKERY.id, WaitHint.USAGE)
         client.clock.now += timedelta(seconds=61)
-        response, _ = await asked(client)
+        response, _ = await get(client)
         usage = json.loads(response.headers["X-Business-Use-Case-Usage"])
         minutes = "estimated_time_to_regain_access"
         assert max(entry[minutes] for entry in usage[BAKERY.id]) == 18
@@ -145,21 +145,21 @@ class TestWaitHints:
     async def test_retry_after_gives_the_seconds(self, client: Client) -> None:
         client.server.limit(17, 90, BAKERY.id, WaitHint.RETRY_AFTER)
         client.clock.now += timedelta(seconds=29.5)
-        response, _ = await asked(client)
+        response, _ = await get(client)
         assert response.headers["Retry-After"] == "61"
         assert '"estimated_time_to_regain_access":0' in response.headers["X-Business-Use-Case-Usage"]
 
     async def test_the_usage_of_a_limit_may_have_odd_forms(self) -> None:
         async with frozen_client(faults="odd_usage=1") as client:
             client.server.limit(80006, 19 * 60, BAKERY.id, WaitHint.USAGE)
-            told = [(await asked(client))[0].headers["X-Business-Use-Case-Usage"] for _ in range(60)]
-        assert "" in told
-        twice = next(each for each in told if each.count(f'"{BAKERY.id}"') == 2)
+            headers = [(await get(client))[0].headers["X-Business-Use-Case-Usage"] for _ in range(60)]
+        assert "" in headers
+        twice = next(each for each in headers if each.count(f'"{BAKERY.id}"') == 2)
         assert json.loads(twice)[BAKERY.id][0]["estimated_time_to_regain_access"] == 19
 
     async def test_a_limit_may_give_no_duration(self, client: Client) -> None:
         client.server.limit(17, 90, BAKERY.id, WaitHint.NOTHING)
-        response, _ = await asked(client)
+        response, _ = await get(client)
         assert "Retry-After" not in response.headers
         assert '"estimated_time_to_regain_access":0' in response.headers["X-Business-Use-Case-Usage"]
 
@@ -167,10 +167,10 @@ class TestWaitHints:
 class TestDrawn:
     async def test_a_limit_begins_with_the_request_that_is_struck(self) -> None:
         async with frozen_client(faults="limit=first:1@90s") as client:
-            first, _ = await asked(client)
+            first, _ = await get(client)
             assert first.status >= 400
             client.clock.now += timedelta(seconds=89)
-            assert (await asked(client))[0].status == first.status
+            assert (await get(client))[0].status == first.status
             client.clock.now += timedelta(seconds=1)
             assert await client.code(LIST) is None
             assert client.server.requests.by_fault == {"limit": 2}
@@ -179,7 +179,7 @@ class TestDrawn:
         kinds: set[tuple[int, object]] = set()
         async with frozen_client(faults="limit=1@5s") as client:
             for _ in range(200):
-                response, body = await asked(client)
+                response, body = await get(client)
                 kinds.add((response.status, json.loads(body)["error"]["code"] if response.status != 429 else None))
                 assert response.headers.get("Retry-After") in (None, "5")
                 assert '"estimated_time_to_regain_access":0' in response.headers["X-Business-Use-Case-Usage"]
@@ -204,8 +204,8 @@ class TestCountingCalls:
         assert client.server.requests.during_limit == {BAKERY.id: 2}
         client.clock.now += timedelta(seconds=90)
         await client.code(LIST)
-        _, told = await client.get("simulator/requests", token="")
-        assert told["during_limit"] == {BAKERY.id: 2}
+        _, seen = await client.get("simulator/requests", token="")
+        assert seen["during_limit"] == {BAKERY.id: 2}
 
     async def test_a_longer_limit_that_no_client_knows_excuses_no_call(self, client: Client) -> None:
         client.server.limit(17, 60, BAKERY.id)
@@ -233,8 +233,8 @@ class TestCountingCalls:
 
     async def test_calls_for_threads_count_for_their_page(self, client: Client) -> None:
         await asyncio.gather(*(client.code(f"v26.0/{row.id}") for row in client.truth()[:5]), client.code(LIST))
-        _, told = await client.get("simulator/requests", token="")
-        assert 2 <= told["max_calls_in_a_second"][BAKERY.id] <= 6
+        _, seen = await client.get("simulator/requests", token="")
+        assert 2 <= seen["max_calls_in_a_second"][BAKERY.id] <= 6
 
 
 class TestUsage:
@@ -254,7 +254,7 @@ class TestUsage:
 
     async def test_usage_comes_in_odd_forms(self) -> None:
         async with frozen_client(faults="odd_usage=1,usage=85") as client:
-            answers = [(await asked(client))[0] for _ in range(60)]
+            answers = [(await get(client))[0] for _ in range(60)]
         assert {answer.status for answer in answers} == {200}
         headers = [answer.headers for answer in answers]
         assert any(each["X-App-Usage"] == "42%" for each in headers)

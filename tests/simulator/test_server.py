@@ -1,4 +1,4 @@
-"""The simulator over HTTP: it answers as the Graph API does, fails as it does, and tells what it was asked."""
+"""The simulator over HTTP: it responds and fails as the Graph API does, and records its requests."""
 
 import asyncio
 import hashlib
@@ -53,7 +53,7 @@ class Start(Protocol):
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Starts simulators, and ends them with the test."""
+    """Starts simulators, and stops them at the end of the test."""
     async with aiohttp.ClientSession() as session:
         servers: list[SimulatorServer] = []
 

@@ -1,4 +1,4 @@
-"""What the simulator refuses for what is asked: ill threads, heavy lists, cursors that died or lead nowhere."""
+"""Requests that the simulator refuses: ill threads, heavy lists, cursors that expired or loop."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta

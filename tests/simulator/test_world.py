@@ -263,7 +263,7 @@ class TestPlan:
         assert "tok-1" not in repr(Link("https://graph.example", "v26.0", "tok-1"))
 
 
-# --- what it made up is known again -----------------------------------------------------------------------------------
+# --- invented conversations are recognized ----------------------------------------------------------------------------
 
 
 @given(st.integers(0, 10**6), st.from_regex(r"[1-9][0-9]{5,16}", fullmatch=True))
@@ -271,11 +271,11 @@ def test_an_invented_conversation_is_recognized_by_its_seed_on_any_page(seed: in
     world = World(WorldPlan(seed=seed, pages=(SimulatedPage(id=page_id, name="", token="x"),), conversations=3))
     for platform in PLATFORMS:
         world.receive(page_id, platform, NOON)
-        told = world.truth(page_id, platform, LATER)
-        assert len(told) == 4
-        assert all(is_invented(each.id, page_id, platform, seed) for each in told)
-        assert not any(is_invented(each.id, page_id, platform, seed + 1) for each in told)
-        assert not any(is_invented(each.id, f"{page_id}1", platform, seed) for each in told)
+        conversations = world.truth(page_id, platform, LATER)
+        assert len(conversations) == 4
+        assert all(is_invented(each.id, page_id, platform, seed) for each in conversations)
+        assert not any(is_invented(each.id, page_id, platform, seed + 1) for each in conversations)
+        assert not any(is_invented(each.id, f"{page_id}1", platform, seed) for each in conversations)
 
 
 @given(st.one_of(st.text(), st.integers(0, 10**20).map("t_{}".format), st.from_regex(r"aWdf[A-Za-z0-9_-]*")))
