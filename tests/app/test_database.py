@@ -1,4 +1,4 @@
-"""A database works for one source: it records the first, refuses another, and tells invented people from real ones."""
+"""A database holds one source: it records the first, refuses another, and distinguishes invented people."""
 
 import asyncio
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ DIRECT = Stream(Platform.INSTAGRAM, PAGE_ID)
 NUMBERS = count(1)
 STORED = BatchStored(walking("cursor"), Tally())
 COMPLETED = SweepCompleted(Mode.FULL, NOON, NOON, Tally())
-# An old inbox's thread ids are short, those of Instagram long: neither says who made it up.
+# An old inbox's thread ids are short, those of Instagram long: neither shows who invented it.
 REAL = ("t_100123456789012", "t_1234567890123456789", "t_10")
 REAL_DIRECT = ("aWdfZAG06MTpJR01lc3NhZA2VUaHJlYWQ6MTc4NDE0MDAwMDAwMDAwMDE6MzQwMjgyMzY2ODQxNzEwMzAwOTQ5MTI4",)
 
@@ -57,7 +57,7 @@ def settings(house: House, kind: str = "facebook", base_url: str = META) -> Sett
 async def opened(
     house: House, kind: str = "facebook", base_url: str = META, *, brings: bool = True
 ) -> DataSource | None:
-    """Open the database for work, bring something, and give the source that is on record then."""
+    """Open the database for work, store something, and return the source that is recorded then."""
     async with open_store(house.store_url) as store:
         await demand_source(store, settings(house, kind, base_url))
         number = next(NUMBERS)
@@ -74,14 +74,14 @@ async def refused(house: House, kind: str = "facebook", base_url: str = META) ->
 
 
 async def fill(house: House, of: Stream, *conversation_ids: str) -> None:
-    """Store conversations, as a Milepost did that recorded no source."""
+    """Store conversations as a version of Milepost that recorded no source."""
     async with open_store(house.store_url) as store:
         rows = tuple(conversation_row(each, of=of, contact_id=None) for each in conversation_ids)
         await store.commit(commit_after(await store.load(of.key), changes=Changes(rows)))
 
 
 def invented(of: Stream, conversations: int = 30) -> tuple[str, ...]:
-    """Name the conversations that the embedded world made up where a page of this id was configured."""
+    """Return the ids of the conversations that the embedded world invented for a page of this id."""
     page = SimulatedPage(id=of.page_id, name="", token="x")
     world = World(WorldPlan(pages=(page,), conversations=conversations))
     (platform,) = (each for each in PLATFORMS if each == of.platform)
@@ -89,15 +89,15 @@ def invented(of: Stream, conversations: int = 30) -> tuple[str, ...]:
 
 
 class TestADatabaseRemembersItsSource:
-    async def test_a_new_one_records_the_first(self, house: House) -> None:
+    async def test_a_new_database_records_the_first_source(self, house: House) -> None:
         assert await opened(house) == DataSource("facebook", META)
         assert await opened(house) == DataSource("facebook", META)
 
-    async def test_of_the_embedded_simulator_the_kind_alone_counts(self, house: House) -> None:
+    async def test_only_the_kind_of_the_embedded_simulator_counts(self, house: House) -> None:
         assert await opened(house, "simulator") == SIMULATOR
         assert await opened(house, "simulator", "https://graph.instagram.com") == SIMULATOR
 
-    async def test_another_base_url_is_refused_in_words_that_name_both(self, house: House) -> None:
+    async def test_another_base_url_is_refused_and_both_are_named(self, house: House) -> None:
         await opened(house)
         error = await refused(house, base_url="https://graph.instagram.com")
         assert f"what came from facebook at {META}," in error.message
@@ -106,19 +106,19 @@ class TestADatabaseRemembersItsSource:
         assert "`milepost store adopt`" in error.hint
         assert await opened(house) == DataSource("facebook", META), "nothing has changed"
 
-    async def test_what_brought_nothing_may_be_mended(self, house: House) -> None:
+    async def test_a_source_that_brought_nothing_may_be_changed(self, house: House) -> None:
         assert await opened(house, base_url="https://graph.facebok.example", brings=False) is None
         assert await opened(house) == DataSource("facebook", META)
 
     @pytest.mark.parametrize("event", [STORED, COMPLETED], ids=["batch", "sweep"])
-    async def test_a_place_that_moved_is_something_too(self, house: House, event: Event) -> None:
+    async def test_a_checkpoint_that_moved_records_the_source_too(self, house: House, event: Event) -> None:
         """The watermark of an empty inbox would hide what is older in another one."""
         async with open_store(house.store_url) as store:
             await demand_source(store, settings(house))
             await store.commit(commit_after(Checkpoint(INBOX.key), RunStarted(NOON), sweep_started(), event))
             assert await store.source() == DataSource("facebook", META)
 
-    async def test_a_worker_that_came_second_stores_nothing(self, on_postgresql: House) -> None:
+    async def test_a_second_worker_with_another_source_stores_nothing(self, on_postgresql: House) -> None:
         async with open_store(on_postgresql.store_url) as one, open_store(on_postgresql.store_url) as other:
             await demand_source(one, settings(on_postgresql))
             await demand_source(other, settings(on_postgresql, base_url="https://graph.example"))
@@ -129,28 +129,26 @@ class TestADatabaseRemembersItsSource:
         assert on_postgresql.rows("SELECT DISTINCT stream FROM journal") == [(INBOX.key,)]
 
     @pytest.mark.parametrize(("one", "other"), [("facebook", "simulator"), ("simulator", "facebook")])
-    async def test_another_kind_is_refused(self, house: House, one: str, other: str) -> None:
+    async def test_a_source_of_another_kind_is_refused(self, house: House, one: str, other: str) -> None:
         await opened(house, one)
         error = await refused(house, other)
         assert "from the embedded simulator" in error.message or "names the embedded simulator" in error.message
 
-    async def test_the_case_of_a_host_is_no_other_source(self, house: House) -> None:
+    async def test_the_case_of_a_host_does_not_matter(self, house: House) -> None:
         await opened(house, base_url="https://graph.example/API")
         assert await opened(house, base_url="https://Graph.Example/API") == DataSource(
             "facebook", "https://graph.example/API"
         )
         await refused(house, base_url="https://graph.example/api")
 
-    async def test_one_that_changed_over_refuses_the_source_from_before(self, house: House) -> None:
+    async def test_a_database_with_a_replaced_source_refuses_the_previous_one(self, house: House) -> None:
         await opened(house, "simulator")
         async with open_store(house.store_url) as store:
             await store.replace_source(source_of(settings(house)))
         assert await opened(house) == DataSource("facebook", META)
         await refused(house, "simulator")
 
-    async def test_of_workers_that_start_at_once_with_different_sources_one_kind_stays(
-        self, on_postgresql: House
-    ) -> None:
+    async def test_of_workers_that_start_at_once_with_different_sources_one_wins(self, on_postgresql: House) -> None:
         urls = [f"https://graph.example/{number}" for number in range(3)] * 3
         found = await asyncio.gather(*(opened(on_postgresql, base_url=url) for url in urls), return_exceptions=True)
         recorded = {each for each in found if isinstance(each, DataSource)}
@@ -159,21 +157,21 @@ class TestADatabaseRemembersItsSource:
         assert await opened(on_postgresql, base_url=recorded.pop().base_url)
 
 
-class TestADatabaseFromBefore:
-    """It has rows, and no source is on record."""
+class TestADatabaseWithoutARecordedSource:
+    """It has rows, because it is older than the record of sources."""
 
-    async def test_with_real_conversations_goes_on_silently(self, house: House) -> None:
+    async def test_a_database_with_real_conversations_is_accepted_silently(self, house: House) -> None:
         await fill(house, INBOX, *REAL)
         await fill(house, DIRECT, *REAL_DIRECT)
         assert await opened(house) == DataSource("facebook", META)
 
-    async def test_of_the_simulated_world_goes_on_silently(self, house: House) -> None:
+    async def test_a_database_of_the_simulated_world_is_accepted_silently(self, house: House) -> None:
         await fill(house, INBOX, *invented(INBOX))
         await fill(house, DIRECT, *invented(DIRECT))
         assert await opened(house, "simulator") == SIMULATOR
 
     @pytest.mark.parametrize("stream", [INBOX, DIRECT])
-    async def test_with_invented_people_is_refused_and_the_way_back_is_told(self, house: House, stream: Stream) -> None:
+    async def test_a_database_with_invented_people_is_refused_with_a_remedy(self, house: House, stream: Stream) -> None:
         await fill(house, stream, *invented(stream))
         error = await refused(house)
         assert (
@@ -182,24 +180,24 @@ class TestADatabaseFromBefore:
         assert f"`milepost streams remove {stream.key}`, then `milepost store adopt`" in error.hint
         assert "store.url" in error.hint
 
-    async def test_where_real_and_invented_people_have_met_is_refused_to_both(self, house: House) -> None:
+    async def test_a_database_that_mixes_real_and_invented_people_is_refused_to_both(self, house: House) -> None:
         await fill(house, INBOX, *REAL, invented(INBOX)[0])
         assert INBOX.key in (await refused(house)).message
         assert INBOX.key in (await refused(house, "simulator")).message
 
-    async def test_with_real_conversations_is_refused_to_the_simulator(self, house: House) -> None:
+    async def test_a_database_with_real_conversations_is_refused_to_the_simulator(self, house: House) -> None:
         await fill(house, INBOX, *REAL)
         error = await refused(house, "simulator")
         assert f"holds real conversations, of {INBOX.key}, and source.kind is simulator" in error.message
         assert "source.kind: facebook" in error.hint
 
-    async def test_goes_on_once_what_was_invented_is_removed(self, house: House) -> None:
+    async def test_a_database_is_accepted_once_the_invented_people_are_removed(self, house: House) -> None:
         await fill(house, INBOX, *invented(INBOX))
         await refused(house)
         house.execute("DELETE FROM conversations")
         assert await opened(house) == DataSource("facebook", META)
 
-    async def test_of_many_streams_a_few_are_named(self, house: House) -> None:
+    async def test_only_a_few_of_many_streams_are_named(self, house: House) -> None:
         streams = [Stream(Platform.MESSENGER, str(number)) for number in range(6)]
         for stream in streams:
             await fill(house, stream, *invented(stream, 1))
@@ -207,7 +205,9 @@ class TestADatabaseFromBefore:
         assert "messenger:0, messenger:1, messenger:2, messenger:3, 2 more" in error.message
         assert "`milepost streams remove STREAM…`" in error.hint
 
-    async def test_is_read_to_its_end_chunk_by_chunk(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_database_is_read_to_its_end_chunk_by_chunk(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("milepost.app.database.CHUNK_ROWS", 7)
         await fill(house, INBOX, *REAL, *invented(INBOX))
         await fill(house, DIRECT, *invented(DIRECT))

@@ -1,4 +1,4 @@
-"""What is read out of the usage headers, in all the forms that they come in, and what of them is passed over."""
+"""The usage and wait headers, in all the forms in which they come, and what of them is ignored."""
 
 import json
 
@@ -9,7 +9,7 @@ from multidict import CIMultiDict
 
 from milepost.core.model import Scope
 from milepost.core.ports import Usage
-from milepost.facebook.usage import MAX_WAIT_SECONDS, usages, wait_seconds
+from milepost.facebook.headers import MAX_WAIT_SECONDS, usages, wait_seconds
 
 PAGE_ID, ACCOUNT_ID, BUSINESS_ID = "1161721903600000", "17841400000000000", "66782684"
 OWN_IDS = frozenset({PAGE_ID, ACCOUNT_ID})
@@ -27,9 +27,9 @@ def business(value: object) -> dict[str, str]:
 
 
 def ratios(headers: dict[str, str]) -> dict[tuple[Scope, str], float]:
-    told = usages(CIMultiDict(headers), OWN_IDS)
-    assert len({(usage.scope, usage.kind) for usage in told}) == len(told)
-    return {(usage.scope, usage.kind): usage.ratio for usage in told}
+    found = usages(CIMultiDict(headers), OWN_IDS)
+    assert len({(usage.scope, usage.kind) for usage in found}) == len(found)
+    return {(usage.scope, usage.kind): usage.ratio for usage in found}
 
 
 def wait(headers: dict[str, str], code: int | None = None) -> float | None:
@@ -37,7 +37,7 @@ def wait(headers: dict[str, str], code: int | None = None) -> float | None:
 
 
 class TestUsages:
-    def test_the_apps_and_the_pages_are_told_apart(self) -> None:
+    def test_usage_of_the_app_and_of_the_page_are_distinguished(self) -> None:
         headers = {
             "x-app-usage": '{"call_count":28,"total_time":25,"total_cputime":15}',
             "X-Page-Usage": '{"call_count":144}',
@@ -49,25 +49,25 @@ class TestUsages:
             Usage(Scope.PAGE, "call_count", 1.44),
         )
 
-    def test_of_several_the_fullest_counts(self) -> None:
+    def test_the_fullest_of_several_budgets_counts(self) -> None:
         own = {PAGE_ID: [entry(call_count=7), entry("messenger", call_count=90)], ACCOUNT_ID: [entry(call_count=50)]}
         headers = {"X-Page-Usage": '{"call_count":60,"total_time":95}'} | business(own)
         assert ratios(headers) == {(Scope.PAGE, "call_count"): 0.9, (Scope.PAGE, "total_time"): 0.95}
 
-    def test_beside_our_own_ids_others_do_not_count(self) -> None:
+    def test_entries_of_other_ids_do_not_count_beside_our_own(self) -> None:
         assert ratios(business({BUSINESS_ID: [entry(call_count=99)], PAGE_ID: [entry(call_count=1)]})) == {
             (Scope.PAGE, "call_count"): 0.01
         }
 
-    def test_without_our_own_ids_all_may_concern_us(self) -> None:
+    def test_all_entries_count_if_none_is_our_own(self) -> None:
         others = {str(number): [entry(call_count=number)] for number in range(32)}
         assert ratios(business(others)) == {(Scope.PAGE, "call_count"): 0.31}
 
-    def test_an_id_that_comes_twice_counts_twice(self) -> None:
+    def test_both_entries_of_a_repeated_id_count(self) -> None:
         text = f'{{"{PAGE_ID}":[{json.dumps(entry(call_count=97))}],"{PAGE_ID}":[{json.dumps(entry(call_count=2))}]}}'
         assert ratios({"X-Business-Use-Case-Usage": text}) == {(Scope.PAGE, "call_count"): 0.97}
 
-    def test_an_entry_may_stand_without_its_list(self) -> None:
+    def test_an_entry_outside_a_list_counts(self) -> None:
         assert ratios(business({PAGE_ID: entry(call_count=5)})) == {(Scope.PAGE, "call_count"): 0.05}
 
     @pytest.mark.parametrize("value", [17, 17.0, "17", "17%", " 17 % "])
@@ -100,7 +100,7 @@ class TestUsages:
             '{"1161721903600000":[7,null,"x",[]],"x":null}',
         ],
     )
-    def test_what_cannot_be_read_is_passed_over(self, text: str) -> None:
+    def test_what_cannot_be_parsed_is_ignored(self, text: str) -> None:
         headers = dict.fromkeys(("X-App-Usage", "X-Page-Usage", "X-Business-Use-Case-Usage"), text)
         assert ratios(headers) == {}
         assert wait(headers, 80001) is None
@@ -112,37 +112,37 @@ class TestUsages:
 
 
 class TestWait:
-    def test_minutes_to_regain_access(self) -> None:
+    def test_the_wait_is_the_time_to_regain_access(self) -> None:
         assert wait(business({PAGE_ID: [entry(regain=19)]}), 80001) == 19 * 60
 
-    def test_the_longest_of_all_that_is_said_counts(self) -> None:
+    def test_the_longest_of_all_waits_counts(self) -> None:
         headers = business({PAGE_ID: [entry(regain=1), entry("messenger", regain="2")]})
         assert wait(headers) == 120
         assert wait(headers | {"Retry-After": "121"}) == 121
         assert wait(headers | {"Retry-After": "119"}) == 120
 
-    def test_our_own_entry_is_meant_not_the_longest(self) -> None:
+    def test_our_own_entry_counts_even_if_another_is_longer(self) -> None:
         assert wait(business({BUSINESS_ID: [entry(regain=60)], ACCOUNT_ID: [entry(regain=3)]}), 17) == 180
 
     @pytest.mark.parametrize(("code", "minutes"), [(80001, 1), (80002, 2), (80006, 6), (17, 7), (80014, 7), (None, 7)])
-    def test_the_code_says_which_of_ours_is_meant(self, code: int | None, minutes: int) -> None:
+    def test_the_code_selects_the_entry_by_its_type(self, code: int | None, minutes: int) -> None:
         own = [("pages", 1), ("instagram", 2), ("messenger", 6), ("ads_insights", 7)]
         assert wait(business({PAGE_ID: [entry(kind, regain) for kind, regain in own]}), code) == minutes * 60
 
-    def test_an_entry_of_another_kind_will_do_where_there_is_none_of_the_kind(self) -> None:
+    def test_an_entry_of_another_type_counts_if_none_has_the_type(self) -> None:
         assert wait(business({PAGE_ID: [entry("pages", 4)]}), 80006) == 240
 
-    def test_a_business_entry_of_the_kind_is_meant_where_no_id_is_ours(self) -> None:
+    def test_a_business_entry_of_the_type_counts_if_no_id_is_ours(self) -> None:
         headers = business({BUSINESS_ID: [entry("messenger", 2)], "77": [entry("ads_management", 50)]})
         assert wait(headers, 80006) == 120
 
     @pytest.mark.parametrize(
         "headers", [{}, business({PAGE_ID: [entry(regain=0)]}), {"Retry-After": "0"}, {"Retry-After": "soon"}]
     )
-    def test_nothing_said_is_none(self, headers: dict[str, str]) -> None:
+    def test_without_a_wait_in_any_header_there_is_none(self, headers: dict[str, str]) -> None:
         assert wait(headers, 80001) is None
 
-    def test_an_instant_counts_from_the_servers_own_clock(self) -> None:
+    def test_a_retry_after_instant_is_relative_to_the_servers_clock(self) -> None:
         assert wait({"Retry-After": "Sun, 01 Feb 2026 08:02:30 GMT", "Date": DATE}) == 150
 
     @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ class TestWait:
             {"Retry-After": "-5", "Date": DATE},
         ],
     )
-    def test_an_instant_that_is_past_or_cannot_be_placed_is_none(self, headers: dict[str, str]) -> None:
+    def test_a_retry_after_instant_that_is_past_or_invalid_is_ignored(self, headers: dict[str, str]) -> None:
         assert wait(headers) is None
 
     @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ TEXTS = st.text() | st.builds(json.dumps, VALUES)
 
 
 @given(TEXTS, TEXTS, TEXTS, st.sampled_from([None, 4, 80001, 80006]))
-def test_any_header_is_read_or_passed_over(usage: str, retry_after: str, date: str, code: int | None) -> None:
+def test_any_header_is_parsed_or_ignored(usage: str, retry_after: str, date: str, code: int | None) -> None:
     names = ("X-App-Usage", "X-Page-Usage", "X-Business-Use-Case-Usage")
     headers = dict.fromkeys(names, usage) | {"Retry-After": retry_after, "Date": date}
     assert all(ratio >= 0 for ratio in ratios(headers).values())

@@ -1,4 +1,4 @@
-"""Which pages a token manages: read to the end of the list, leniently, and by our own means."""
+"""The pages that a token manages: read to the end of the list, leniently, and within pace and limits."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,14 +11,15 @@ from structlog.testing import capture_logs
 from contracts.source_contract import RecordingGate
 from kit.graph_answers import ACCOUNT_ID, PAGE_ID, TOKEN, Json, error, listed
 from kit.loopback import nowhere, serving
+from milepost.core.model import Platform
 from milepost.core.ports import Held, Usage
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.access import Access
+from milepost.facebook.calls import Access
 from milepost.facebook.client import GraphClient
-from milepost.facebook.managed_pages import MAX_BATCHES, ManagedPage, managed_pages
+from milepost.facebook.pages import MAX_BATCHES, Page, fetch_managed_pages
 from milepost.facebook.rate_limiter import Budget, RateLimiter
 
-Found = tuple[ManagedPage, ...] | Problem | Held
+Found = tuple[Page, ...] | Problem | Held
 NEXT_URL = f"https://evil.example.org/v26.0/me/accounts?access_token={TOKEN}&after=elsewhere"
 
 
@@ -27,17 +28,17 @@ def page(page_id: str = PAGE_ID, **fields: object) -> Json:
 
 
 class Accounts:
-    """Gives one answer after the other, the last again and again, and keeps what it was asked."""
+    """Sends one response after the other, the last again and again, and records the requests."""
 
     def __init__(self, *answers: Json | bytes, status: int = 200) -> None:
         self._answers = list(answers)
         self._status = status
-        self.asked: list[dict[str, str]] = []
+        self.queries: list[dict[str, str]] = []
         self.tokens: list[str] = []
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def respond(self, request: web.Request) -> web.Response:
         assert request.path == "/v26.0/me/accounts"
-        self.asked.append(dict(request.query))
+        self.queries.append(dict(request.query))
         self.tokens.append(request.headers["Authorization"].removeprefix("Bearer "))
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         headers = {"X-App-Usage": '{"call_count":28}'}
@@ -53,8 +54,8 @@ async def client_of(base_url: str) -> AsyncIterator[GraphClient]:
 
 
 async def found(accounts: Accounts, gate: RecordingGate | None = None) -> Found:
-    async with serving(accounts.answer) as base_url, client_of(base_url) as client:
-        return await managed_pages(client, Access(TOKEN), RateLimiter(0, Budget()), gate or RecordingGate())
+    async with serving(accounts.respond) as base_url, client_of(base_url) as client:
+        return await fetch_managed_pages(client, Access(TOKEN, RateLimiter(0, Budget())), gate or RecordingGate())
 
 
 async def pages_of(*answers: Json | bytes) -> list[str]:
@@ -73,10 +74,16 @@ class TestPages:
     async def test_a_page_is_read_with_its_token_and_its_account(self) -> None:
         accounts = Accounts(listed(page(instagram_business_account={"id": ACCOUNT_ID}), page("77")))
         assert await found(accounts) == (
-            ManagedPage(PAGE_ID, "Corner Bakery", f"token-of-{PAGE_ID}", ACCOUNT_ID),
-            ManagedPage("77", "Corner Bakery", "token-of-77"),
+            Page(
+                PAGE_ID,
+                "Corner Bakery",
+                (Platform.MESSENGER, Platform.INSTAGRAM),
+                f"token-of-{PAGE_ID}",
+                ACCOUNT_ID,
+            ),
+            Page("77", "Corner Bakery", (Platform.MESSENGER,), "token-of-77"),
         )
-        assert accounts.asked == [{"fields": "id,name,access_token,instagram_business_account", "limit": "100"}]
+        assert accounts.queries == [{"fields": "id,name,access_token,instagram_business_account", "limit": "100"}]
         assert accounts.tokens == [TOKEN]
 
     @pytest.mark.parametrize(
@@ -95,7 +102,7 @@ class TestPages:
             None,
         ],
     )
-    async def test_one_that_cannot_be_worked_is_left_out_and_told_of(self, item: object) -> None:
+    async def test_a_page_that_cannot_be_synced_is_left_out_with_a_warning(self, item: object) -> None:
         with capture_logs() as logs:
             assert await pages_of(listed(item, page("77"))) == ["77"]
         assert [(entry["event"], entry["count"]) for entry in logs] == [("managed_pages_unreadable", 1)]
@@ -108,11 +115,11 @@ class TestPages:
         assert await pages_of(listed(page(), page())) == [PAGE_ID]
 
     def test_nothing_secret_is_in_a_repr(self) -> None:
-        assert "secret" not in repr(ManagedPage(PAGE_ID, "name", "secret"))
+        assert "secret" not in repr(Page(PAGE_ID, "name", (), "secret"))
 
 
 class TestPaging:
-    async def test_it_goes_on_while_there_is_a_next_and_never_follows_it(self) -> None:
+    async def test_paging_continues_by_cursor_while_there_is_a_next(self) -> None:
         accounts = Accounts(
             listed(page("1"), next_url=NEXT_URL, after="c_1"),
             listed(next_url=NEXT_URL, after="c_2"),
@@ -121,29 +128,29 @@ class TestPaging:
         outcome = await found(accounts)
         assert isinstance(outcome, tuple)
         assert [each.id for each in outcome] == ["1", "2"]
-        assert [asked.get("after") for asked in accounts.asked] == [None, "c_1", "c_2"]
+        assert [query.get("after") for query in accounts.queries] == [None, "c_1", "c_2"]
 
-    async def test_no_pages_at_all_is_an_answer(self) -> None:
+    async def test_an_empty_list_is_valid(self) -> None:
         assert await pages_of({"data": []}) == []
 
-    async def test_a_cursor_that_comes_again_is_a_problem(self) -> None:
+    async def test_a_repeated_cursor_is_a_problem(self) -> None:
         again = listed(page(), next_url=NEXT_URL, after="c_1")
         assert (await problem_of(again)).kind is ProblemKind.CURSOR_LOOP
 
-    async def test_a_list_without_an_end_is_given_up(self) -> None:
+    async def test_an_endless_list_is_given_up(self) -> None:
         endless = Accounts(*(listed(next_url=NEXT_URL, after=f"c_{number}") for number in range(MAX_BATCHES + 10)))
         outcome = await found(endless)
         assert isinstance(outcome, Problem)
         assert outcome.kind is ProblemKind.MISCONFIGURED
-        assert len(endless.asked) == MAX_BATCHES
+        assert len(endless.queries) == MAX_BATCHES
 
     @pytest.mark.parametrize("paging", [{"next": NEXT_URL}, "odd", 7])
-    async def test_a_list_that_does_not_say_how_it_goes_on_is_a_problem(self, paging: object) -> None:
+    async def test_a_list_without_a_usable_cursor_is_a_problem(self, paging: object) -> None:
         assert (await problem_of({"data": [page()], "paging": paging})).kind is ProblemKind.NONSENSE
 
 
 class TestProblems:
-    async def test_an_error_of_the_api(self) -> None:
+    async def test_an_api_error_is_a_problem(self) -> None:
         gate = RecordingGate()
         outcome = await found(Accounts(error(190, error_subcode=463), status=400), gate)
         assert isinstance(outcome, Problem)
@@ -151,13 +158,13 @@ class TestProblems:
         assert gate.refusals == [outcome]
 
     @pytest.mark.parametrize("answer", [error(2), {"data": None}, {}, b"", b"[]", b'{"data":[', b"<html>Sorry</html>"])
-    async def test_an_answer_that_is_no_list(self, answer: Json | bytes) -> None:
+    async def test_a_response_that_is_not_a_list_is_a_problem(self, answer: Json | bytes) -> None:
         assert (await problem_of(answer)).http_status == 200
 
-    async def test_no_connection(self) -> None:
+    async def test_a_failed_connection_is_a_problem(self) -> None:
         gate = RecordingGate()
         async with client_of(nowhere()) as client:
-            outcome = await managed_pages(client, Access(TOKEN), RateLimiter(0, Budget()), gate)
+            outcome = await fetch_managed_pages(client, Access(TOKEN, RateLimiter(0, Budget())), gate)
         assert isinstance(outcome, Problem)
         assert outcome.kind is ProblemKind.NETWORK
         assert gate.refusals == [outcome]
@@ -166,9 +173,9 @@ class TestProblems:
     async def test_behind_a_closed_gate_no_call_is_made(self, calls: int) -> None:
         accounts = Accounts(listed(page(), next_url=NEXT_URL, after="c_1"), listed(page("77")))
         assert await found(accounts, RecordingGate(calls_left=calls)) == Held()
-        assert len(accounts.asked) == calls
+        assert len(accounts.queries) == calls
 
-    async def test_the_gate_hears_of_the_budgets(self) -> None:
+    async def test_the_gate_gets_the_usage(self) -> None:
         gate = RecordingGate()
         await found(Accounts(listed(page())), gate)
         assert [type(usage) for usage in gate.usages] == [Usage]
