@@ -22,9 +22,8 @@ from milepost.service.activity import Activity, recent_activity
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.route import event_stream
 from milepost.service.logs.dedup import Deduplicator
-from milepost.service.logs.journal import read as log_signal
+from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.output import configure
-from milepost.service.logs.recoveries import Recoveries
 from milepost.service.logs.redaction import Redactor
 from milepost.service.metrics.collect import Metrics
 from milepost.service.probes import exposition, probes
@@ -81,11 +80,10 @@ async def _run(
         routes = [*probes(parts.store.answers, parts.supervisor.stalled), *exposition(metrics.expose)]
         readers = {
             "metrics": metrics.read,
-            "log": log_signal,
+            "log": JournalLog().read,
             "events": broadcast.read,
             "underway": underway.read,
             "status line": status_line.read,
-            "recoveries": Recoveries().read,
         }
         of_all: dict[str, Reader] = {"activity": activity.read}
         if labour.follower is not parts.feed:  # others write, too

@@ -19,7 +19,7 @@ from milepost.service.logs.dedup import (
 )
 
 Line = dict[str, Any]
-AWAY = {"event": "store away", "level": "warning", "reason": "the disk is full"}
+AWAY = {"event": "database unavailable, retrying", "level": "warning", "reason": "the disk is full"}
 STOPPED = {"event": "run stopped", "level": "error", "problem": "the token is dead"}
 
 
@@ -87,13 +87,17 @@ def test_the_line_is_told_with_whatever_is_logged_next_where_nobody_looked(log: 
     log.line(AWAY)
     log.seconds = FIRST_WINDOW_SECONDS
     log.line({"event": "batch stored", "level": "info"})
-    assert [line["event"] for line in log.taken()] == ["store away", "store away", "batch stored"]
+    assert [line["event"] for line in log.taken()] == [
+        "database unavailable, retrying",
+        "database unavailable, retrying",
+        "batch stored",
+    ]
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        {**AWAY, "event": "batch not read"},
+        {**AWAY, "event": "fetch failed, retrying"},
         {**AWAY, "level": "error"},
         {**AWAY, "reason": "the database is locked"},
         {**AWAY, "problem": "no connection"},
@@ -114,7 +118,7 @@ def test_what_is_no_trouble_or_the_last_that_a_process_says_is_never_held(log: L
     assert counts(log.taken()) == [0, 0, 0]
 
 
-@pytest.mark.parametrize("event", ["store returned", "reads again"])
+@pytest.mark.parametrize("event", ["database available again", "stream recovered"])
 def test_the_end_of_a_trouble_is_told_once_however_many_had_it(log: Log, event: str) -> None:
     log.streams({"event": event, "level": "info"}, range(50))
     log.pass_on(FIRST_WINDOW_SECONDS)
@@ -214,7 +218,11 @@ def test_of_endlessly_many_kinds_the_most_are_counted_by_their_level(log: Log) -
     assert len(log.repeats._kinds) == MAX_KINDS + 1
     log.pass_on(FIRST_WINDOW_SECONDS)
     (rest,) = log.taken()
-    assert (rest["level"], rest["event"], rest["repeated"]) == ("warning", "store away", 10_000 - MAX_KINDS - 1)
+    assert (rest["level"], rest["event"], rest["repeated"]) == (
+        "warning",
+        "database unavailable, retrying",
+        10_000 - MAX_KINDS - 1,
+    )
     assert "reason" not in rest
 
 

@@ -25,7 +25,7 @@ MAX_KINDS = 100  # at a time; what goes beyond is of one kind with its level
 LOOK_SECONDS = 1.0  # between two looks at the windows
 
 _LEVELS = frozenset({"warning", "error"})
-_RECOVERIES = frozenset({"store returned", "reads again"})  # where one ends, it ends for many
+_RECOVERIES = frozenset({"database available again", "stream recovered"})  # where one ends, it ends for many
 _REASONS = ("status", "reason", "problem", "error", "found", "exception", "client")
 
 
