@@ -58,7 +58,7 @@ async def _run(
     stop, reload = Stop(), Interrupt()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
     async with (
-        repeats.told_in_time(),
+        repeats.flushing(),
         stopping_on_signals(stop),
         starting(systemd) as ready,
         assembled(settings, stop, redactor.learn) as parts,
