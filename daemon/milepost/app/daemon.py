@@ -31,8 +31,7 @@ from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.route import event_stream
 from milepost.service.http import serve
 from milepost.service.logs.dedup import Deduplicator
-from milepost.service.logs.journal import read as log_signal
-from milepost.service.logs.recoveries import Recoveries
+from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.redaction import Redactor
 from milepost.service.metrics.collect import Metrics
 from milepost.service.page.pages import pages
@@ -61,7 +60,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
     stop, reload_requested = Stop(), Interrupt()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_requested.set)
     async with (
-        logging.dedup.told_in_time(),
+        logging.dedup.flushing(),
         stopping_on_signals(stop),
         starting(systemd) as ready,
         assembled(settings, stop, logging.redactor.learn) as parts,
@@ -146,11 +145,10 @@ class _Observers(Struct, frozen=True, eq=False):
         """Return the readers of what this process does."""
         return {
             "metrics": self.metrics.read,
-            "log": log_signal,
+            "log": JournalLog().read,
             "events": self.broadcast.read,
             "underway": self.shown.underway.read,
             "status line": self.status_line.read,
-            "recoveries": Recoveries().read,
         }
 
     def of_the_journal(self, *, is_shared: bool) -> Mapping[str, Reader]:
