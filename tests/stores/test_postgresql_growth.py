@@ -109,8 +109,8 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "drop_notes": ("messenger:1",),
     "delete_payload": ("d_7",),
     "dead_letter": ("d_7",),
-    "due_letters": ("messenger:1", "2036-03-01T00:00:00Z", KEYS),
-    "letters_with_payloads": (DEAD_LETTERS,),
+    "due_dead_letters": ("messenger:1", "2036-03-01T00:00:00Z", KEYS),
+    "dead_letters_with_payloads": (DEAD_LETTERS,),
     "checkpoint": ("messenger:1",),
     "completed_with_errors": (RUNS,),
     "recorded_at": (7,),
@@ -137,7 +137,7 @@ def parameters(name: str, size: int) -> dict[str, object] | tuple[object, ...]:
     newest = {"entry_at": ("messenger:1", size), "entries_since": ("messenger:1", size - 3)}
     at_the_end = {
         "version": size,
-        "after": f"d_{size // 2}" if name.endswith("letters_after") else size - 3,
+        "after": f"d_{size // 2}" if name.endswith("dead_letters_after") else size - 3,
     }
     named = re.findall(r"%\((\w+)\)s", SQL[name])
     if named:

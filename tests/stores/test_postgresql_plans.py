@@ -95,7 +95,7 @@ VALUES: dict[str, object] = {
     "rows": "[]",
     "entries": "[]",
 }
-TEXT_AFTER = {"letters_after", "stream_letters_after"}
+TEXT_AFTER = {"dead_letters_after", "stream_dead_letters_after"}
 Node = dict[str, Any]
 
 
@@ -141,8 +141,8 @@ def steps(database: Database, name: str) -> Iterator[Node]:
 
 def _of_its_type(name: str, store_url: int, value: object) -> object:
     instants = {
-        ("due_letters", 1),
-        ("due_letters", 2),
+        ("due_dead_letters", 1),
+        ("due_dead_letters", 2),
         ("mark_missed_as_deleted", 0),
         ("drop_notes_of_other_sweeps", 1),
     }
@@ -182,7 +182,7 @@ def test_stops_after_a_few_rows(grown: Database, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted({"journal", "entries_after", "runs_before", "stream_runs_before", "due_letters"})
+    "name", sorted({"journal", "entries_after", "runs_before", "stream_runs_before", "due_dead_letters"})
 )
 def test_what_is_in_order_is_not_sorted(grown: Database, name: str) -> None:
     assert not any(node["Node Type"] == "Sort" for node in steps(grown, name))

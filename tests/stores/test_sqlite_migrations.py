@@ -107,7 +107,7 @@ def as_it_was(path: Path, events: list[DeadLetterOpened]) -> None:
     """Write a journal and its projections into the tables before 0003_remedies.sql."""
     appended, sql = entries(*events, recorded_at=NOON), load_statements("sqlite")
     with raw(path) as connection:
-        connection.executemany(sql["insert_entry"], map(rows.entry_tuple, appended))
+        connection.executemany(sql["insert_entries"], map(rows.entry_tuple, appended))
         connection.execute(sql["upsert_checkpoint"], rows.checkpoint_tuple(fold(appended, Checkpoint(STREAM.key))))
         for each in events:
             dead_letter = (each.dead_letter_id, STREAM.key, each.stage, each.subject, each.reason, instant_text(NOON))

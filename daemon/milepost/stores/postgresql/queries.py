@@ -104,11 +104,11 @@ def stretch_of(stream: Stream, stretch: Stretch) -> dict[str, Any]:
 async def due_dead_letters(database: Database, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
     """Give open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
     times = instant_text(now), instant_text(latest_redrive(now))
-    found = await database.rows("due_letters", (stream, *times, limit))
+    found = await database.rows("due_dead_letters", (stream, *times, limit))
     return tuple(DueDeadLetter(rows.dead_letter(columns[:-1]), columns[-1]) for columns in found)
 
 
 async def dead_letters_with_payloads(database: Database, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:
     """Give these dead letters, open or closed."""
-    found = await database.rows("letters_with_payloads", (askable(dead_letter_ids),))
+    found = await database.rows("dead_letters_with_payloads", (askable(dead_letter_ids),))
     return tuple(DueDeadLetter(rows.dead_letter(columns[:-1]), columns[-1]) for columns in found)

@@ -109,7 +109,7 @@ class PostgresqlReader:
             "after": after or "",
             "limit": limit,
         }
-        query = "letters_after" if stream is None else "stream_letters_after"
+        query = "dead_letters_after" if stream is None else "stream_dead_letters_after"
         return [rows.dead_letter(columns[:-1]) for columns in await self._database.rows(query, asked)]
 
     async def dead_letter(self, dead_letter_id: str) -> tuple[DeadLetter, str | None] | None:

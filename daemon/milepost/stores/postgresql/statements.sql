@@ -215,7 +215,7 @@ SELECT json_build_object(
         FROM unnest(%(interaction_events)s::text[]) AS asked
         CROSS JOIN LATERAL (SELECT 1 FROM contact_interaction_events WHERE event_id = asked OFFSET 0) AS stored
     ),
-    'letters', (
+    'dead_letters', (
         SELECT coalesce(
             json_agg(
                 json_build_array(subject, dead_letter_id, fingerprint, closed_at IS NULL)
@@ -321,26 +321,26 @@ SELECT
 FROM dead_letters
 WHERE dead_letter_id = %s;
 
--- name: due_letters
+-- name: due_dead_letters
 -- What is due after the second instant was put off by a clock that was ahead.
 SELECT
-    letter.dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
+    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
     resolution, note, fingerprint, payload
-FROM dead_letters AS letter
-LEFT JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
+FROM dead_letters
+LEFT JOIN dead_letter_payloads USING (dead_letter_id)
 WHERE stream = %s AND closed_at IS NULL AND (redrive_at <= %s OR redrive_at > %s OR payload IS NULL)
-ORDER BY letter.opened_at, letter.dead_letter_id
+ORDER BY dead_letters.opened_at, dead_letter_id
 LIMIT %s;
 
--- name: letters_with_payloads
+-- name: dead_letters_with_payloads
 SELECT
-    letter.dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
+    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
     resolution, note, fingerprint, payload
-FROM dead_letters AS letter
-LEFT JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
-WHERE letter.dead_letter_id = ANY (%s::text[]);
+FROM dead_letters
+LEFT JOIN dead_letter_payloads USING (dead_letter_id)
+WHERE dead_letter_id = ANY (%s::text[]);
 
--- name: letters_after
+-- name: dead_letters_after
 -- The oldest first. Any letter marks a place among them; one that went with its stream marks the beginning.
 (
     SELECT
@@ -372,7 +372,7 @@ UNION ALL
 ORDER BY age, dead_letter_id
 LIMIT %(limit)s;
 
--- name: stream_letters_after
+-- name: stream_dead_letters_after
 (
     SELECT
         dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
@@ -615,9 +615,9 @@ WHERE
 DELETE FROM dead_letter_payloads
 WHERE
     dead_letter_id IN (
-        SELECT letter.dead_letter_id
-        FROM dead_letters AS letter
-        JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
+        SELECT dead_letter_id
+        FROM dead_letters
+        JOIN dead_letter_payloads USING (dead_letter_id)
         JOIN forgotten ON platform = %(platform)s AND page_id = %(page_id)s
         WHERE
             stream = %(stream)s

@@ -27,10 +27,10 @@ def write(sql: dict[str, str], events_chunk_size: int, commit: Commit, connectio
         for statement in DELETIONS:
             cursor.execute(sql[statement], names_of(stream))
     for entry in commit.entries:
-        cursor.execute(sql["insert_entry"], rows.entry_tuple(entry))
+        cursor.execute(sql["insert_entries"], rows.entry_tuple(entry))
     last_seq = cursor.lastrowid or 0
-    cursor.executemany(sql["upsert_conversation"], map(rows.conversation_tuple, changes.conversations))
-    cursor.executemany(sql["upsert_contact"], map(rows.contact_tuple, changes.contacts))
+    cursor.executemany(sql["upsert_conversations"], map(rows.conversation_tuple, changes.conversations))
+    cursor.executemany(sql["upsert_contacts"], map(rows.contact_tuple, changes.contacts))
     _write_notes(sql, stream, changes, cursor)
     _write_letters(sql, stream, commit, cursor)
     cursor.execute(sql["upsert_checkpoint"], rows.checkpoint_tuple(commit.checkpoint))
@@ -47,7 +47,7 @@ def _write_events(
 ) -> None:
     for start in range(0, len(events), chunk_size):
         chunk = events[start : start + chunk_size]
-        cursor.executemany(sql["insert_interaction_event"], map(rows.interaction_event_tuple, chunk))
+        cursor.executemany(sql["insert_interaction_events"], map(rows.interaction_event_tuple, chunk))
 
 
 def _write_notes(sql: dict[str, str], stream: Stream, changes: Changes, cursor: sqlite3.Cursor) -> None:
@@ -120,12 +120,12 @@ def _alone(
 ) -> Iterator[tuple[Table, str, str, Callable[[], tuple[str | int | None, ...]]]]:
     for conversation in changes.conversations:
         columns = partial(rows.conversation_tuple, conversation)
-        yield Table.CONVERSATIONS, conversation.conversation_id, sql["upsert_conversation"], columns
+        yield Table.CONVERSATIONS, conversation.conversation_id, sql["upsert_conversations"], columns
     for contact in changes.contacts:
-        yield Table.CONTACTS, contact.contact_id, sql["upsert_contact"], partial(rows.contact_tuple, contact)
+        yield Table.CONTACTS, contact.contact_id, sql["upsert_contacts"], partial(rows.contact_tuple, contact)
     for event in changes.interaction_events:
         columns = partial(rows.interaction_event_tuple, event)
-        yield Table.INTERACTION_EVENTS, event.event_id, sql["insert_interaction_event"], columns
+        yield Table.INTERACTION_EVENTS, event.event_id, sql["insert_interaction_events"], columns
 
 
 def reason_of(error: Exception) -> str:

@@ -57,7 +57,7 @@ def known(sql: dict[str, str], keys: Keys, connection: sqlite3.Connection) -> Kn
 
 
 def _letters(sql: dict[str, str], keys: Keys, connection: sqlite3.Connection) -> dict[str, KnownDeadLetter]:
-    found = connection.execute(sql["known_letters"], (keys.stream.key, rows.json_list(keys.subjects)))
+    found = connection.execute(sql["known_dead_letters"], (keys.stream.key, rows.json_list(keys.subjects)))
     oldest_first = sorted(found, key=lambda columns: columns[1:3])
     return {
         subject: KnownDeadLetter(dead_letter_id, fingerprint, bool(is_open))
@@ -111,7 +111,7 @@ def due_dead_letters(
 ) -> tuple[DueDeadLetter, ...]:
     """Give open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
     times = {"now": instant_text(now), "latest": instant_text(latest_redrive(now))}
-    found = connection.execute(sql["due_letters"], {"stream": stream, "limit": limit, **times})
+    found = connection.execute(sql["due_dead_letters"], {"stream": stream, "limit": limit, **times})
     return tuple(DueDeadLetter(rows.dead_letter(columns), payload) for *columns, payload in found)
 
 
@@ -119,7 +119,7 @@ def dead_letters_with_payloads(
     sql: dict[str, str], dead_letter_ids: Iterable[str], connection: sqlite3.Connection
 ) -> tuple[DueDeadLetter, ...]:
     """Give these dead letters, open or closed."""
-    found = connection.execute(sql["letters_with_payloads"], (rows.json_list(dead_letter_ids),))
+    found = connection.execute(sql["dead_letters_with_payloads"], (rows.json_list(dead_letter_ids),))
     return tuple(DueDeadLetter(rows.dead_letter(columns), payload) for *columns, payload in found)
 
 

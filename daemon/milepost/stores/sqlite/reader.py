@@ -111,7 +111,7 @@ class SqliteReader:
             "after": after or "",
             "limit": limit,
         }
-        query = self._sql["letters_after" if stream is None else "stream_letters_after"]
+        query = self._sql["dead_letters_after" if stream is None else "stream_dead_letters_after"]
         return await self._database.run(
             lambda connection: list(map(rows.dead_letter, connection.execute(query, asked)))
         )

@@ -1,9 +1,9 @@
 -- Every statement of the SQLite store, by name. The columns are in the order of the structs in core/model.py.
 
--- name: insert_entry
+-- name: insert_entries
 INSERT INTO journal (stream, version, run_id, recorded_at, type, data, hash) VALUES (?, ?, ?, ?, ?, ?, ?);
 
--- name: upsert_contact
+-- name: upsert_contacts
 INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (platform, page_id, contact_id) DO UPDATE SET
@@ -12,7 +12,7 @@ ON CONFLICT (platform, page_id, contact_id) DO UPDATE SET
     last_interaction_at = excluded.last_interaction_at,
     updated_at = excluded.updated_at;
 
--- name: upsert_conversation
+-- name: upsert_conversations
 INSERT INTO conversations (
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
     updated_time, first_synced_at, synced_at, deleted_at
@@ -29,7 +29,7 @@ ON CONFLICT (conversation_id) DO UPDATE SET
     synced_at = excluded.synced_at,
     deleted_at = excluded.deleted_at;
 
--- name: insert_interaction_event
+-- name: insert_interaction_events
 -- A conversation may be offered twice in a group of commits; its events are written once and never changed.
 INSERT INTO contact_interaction_events (
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at
@@ -144,7 +144,7 @@ WHERE platform = ? AND page_id = ? AND contact_id IN (SELECT value FROM json_eac
 -- name: known_interaction_events
 SELECT event_id FROM contact_interaction_events WHERE event_id IN (SELECT value FROM json_each(?));
 
--- name: known_letters
+-- name: known_dead_letters
 SELECT subject, opened_at, dead_letter_id, fingerprint, closed_at IS NULL
 FROM dead_letters
 WHERE
@@ -209,26 +209,26 @@ SELECT
 FROM dead_letters
 WHERE dead_letter_id = ?;
 
--- name: due_letters
+-- name: due_dead_letters
 -- What is due after :latest was put off by a clock that was ahead.
 SELECT
-    letter.dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution,
+    dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution,
     note, fingerprint, payload
-FROM dead_letters AS letter
-LEFT JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
+FROM dead_letters
+LEFT JOIN dead_letter_payloads USING (dead_letter_id)
 WHERE stream = :stream AND closed_at IS NULL AND (redrive_at <= :now OR redrive_at > :latest OR payload IS NULL)
-ORDER BY opened_at, letter.dead_letter_id
+ORDER BY opened_at, dead_letter_id
 LIMIT :limit;
 
--- name: letters_with_payloads
+-- name: dead_letters_with_payloads
 SELECT
-    letter.dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution,
+    dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution,
     note, fingerprint, payload
-FROM dead_letters AS letter
-LEFT JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
-WHERE letter.dead_letter_id IN (SELECT value FROM json_each(?));
+FROM dead_letters
+LEFT JOIN dead_letter_payloads USING (dead_letter_id)
+WHERE dead_letter_id IN (SELECT value FROM json_each(?));
 
--- name: letters_after
+-- name: dead_letters_after
 -- The oldest first. Any letter marks a place among them; one that went with its stream marks the beginning.
 SELECT
     dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
@@ -250,7 +250,7 @@ WHERE
 ORDER BY opened_at, dead_letter_id
 LIMIT :limit;
 
--- name: stream_letters_after
+-- name: stream_dead_letters_after
 SELECT
     dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
     fingerprint
@@ -465,9 +465,9 @@ WHERE
 DELETE FROM dead_letter_payloads
 WHERE
     dead_letter_id IN (
-        SELECT letter.dead_letter_id
-        FROM dead_letters AS letter
-        JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
+        SELECT dead_letter_id
+        FROM dead_letters
+        JOIN dead_letter_payloads USING (dead_letter_id)
         JOIN forgotten ON platform = :platform AND page_id = :page_id
         WHERE
             stream = :stream
