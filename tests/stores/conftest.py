@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from milepost.stores.sqlite.files import make_private
 from milepost.stores.sqlite.migrate import migrate
-from milepost.stores.sqlite.permissions import make_private
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,12 @@ import pytest
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.ports import Commit
-from milepost.stores.group_commit import GroupAnswer, GroupCommit
+from milepost.stores.group_commit import GroupCommit, GroupResult
 from stores.histories import next_commit, stream
 
 
 async def test_whoever_waits_for_a_commit_is_cancelled_when_its_writing_is() -> None:
-    async def write(commits: list[Commit]) -> list[GroupAnswer]:
+    async def write(commits: list[Commit]) -> list[GroupResult]:
         await asyncio.Event().wait()
         raise AssertionError(commits)
 

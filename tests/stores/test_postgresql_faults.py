@@ -17,10 +17,9 @@ from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, Store
 from milepost.core.model import Changes, Keys
 from milepost.core.ports import Committed
 from milepost.stores.open import has_database, open_store
-from milepost.stores.postgresql import commit as commit_module
 from milepost.stores.postgresql import connection as connecting
 from milepost.stores.postgresql import dsn as addressing
-from milepost.stores.postgresql import store as storing
+from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
 from milepost.stores.url import StoreUrl
 from stores.histories import commit_after, contact_row, conversation_row, event_row, live, next_commit, stream
@@ -348,17 +347,17 @@ async def test_a_transaction_that_idles_too_long_is_an_absence(
     database: Database, store: PostgresqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine that was suspended, say: it must not hold its locks for ever."""
-    write = commit_module.write
+    write = PostgresqlWriter.write
 
     async def late(*arguments: object) -> object:
         await ended(database)
         return await write(*arguments)  # type: ignore[arg-type]
 
     hurry(store, "idle_in_transaction_session_timeout", "50ms")
-    monkeypatch.setattr(storing, "write", late)
+    monkeypatch.setattr(PostgresqlWriter, "write", late)
     with pytest.raises(StoreAway) as told:
         await store.commit(commit_after(FIRST, changes=SECRETS))
-    monkeypatch.setattr(storing, "write", write)
+    monkeypatch.setattr(PostgresqlWriter, "write", write)
 
     nothing_is_given_away(told.value, database)
     assert await store.settle(commit_after(FIRST, changes=SECRETS)) is None

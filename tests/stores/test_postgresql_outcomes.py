@@ -26,10 +26,7 @@ from milepost.engine.rate_limits import RateLimits
 from milepost.engine.run import run_stream
 from milepost.engine.slots import Slots
 from milepost.stores.open import OpenStore, open_store
-from milepost.stores.postgresql import commit as commit_module
-from milepost.stores.postgresql import store as storing
-from milepost.stores.postgresql.connection import Connection
-from milepost.stores.postgresql.connection import Database as PostgresDatabase
+from milepost.stores.postgresql.commit import PostgresqlWriter
 from stores.histories import next_commit, stream
 from stores.store_dump import PostgresDump
 
@@ -154,12 +151,13 @@ async def test_a_connection_that_is_only_said_to_be_sound_leaves_the_outcome_ope
     store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its end is not read yet when psycopg has something of its own to complain of."""
+    write = PostgresqlWriter.write
 
     async def stored_and_then(*arguments: object) -> object:
-        await commit_module.write(*arguments)  # type: ignore[arg-type]
+        await write(*arguments)  # type: ignore[arg-type]
         raise psycopg.OperationalError("cannot exit pipeline mode while busy")
 
-    monkeypatch.setattr(storing, "write", stored_and_then)
+    monkeypatch.setattr(PostgresqlWriter, "write", stored_and_then)
     commit = next_commit(Checkpoint(STREAM.key))
 
     with pytest.raises(OutcomeUnknown):
@@ -173,13 +171,14 @@ async def test_an_error_of_a_statement_says_nothing_where_the_connection_is_gone
     store: OpenStore, monkeypatch: pytest.MonkeyPatch, error: type[psycopg.Error]
 ) -> None:
     """It may have come after the commit. No row is at fault, and none becomes a dead letter."""
+    write = PostgresqlWriter.write
 
-    async def stored_and_then(database: PostgresDatabase, connection: Connection, *arguments: object) -> None:
-        await commit_module.write(database, connection, *arguments)  # type: ignore[arg-type]
-        await connection.close()
+    async def stored_and_then(writer: PostgresqlWriter, *arguments: object) -> None:
+        await write(writer, *arguments)  # type: ignore[arg-type]
+        await writer.connection.close()
         raise error("said by whoever ended the connection")
 
-    monkeypatch.setattr(storing, "write", stored_and_then)
+    monkeypatch.setattr(PostgresqlWriter, "write", stored_and_then)
     commit = next_commit(Checkpoint(STREAM.key))
 
     with pytest.raises(OutcomeUnknown):

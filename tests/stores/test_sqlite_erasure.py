@@ -7,7 +7,7 @@ import pytest
 from contracts.erasure_contract import GONE, SECRET, ErasureContract, keep
 from kit.builders import STREAM
 from milepost.core.errors import StoreRefused
-from milepost.stores.sqlite.erasure import forget_in_sqlite as forget
+from milepost.stores.sqlite.erase import forget_in_sqlite as forget
 from milepost.stores.sqlite.migrate import MIGRATIONS
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite

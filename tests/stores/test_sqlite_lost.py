@@ -14,8 +14,8 @@ from kit.builders import STREAM
 from milepost.core.errors import OutcomeUnknown, StoreAway, StoreBusy, StoreLost
 from milepost.core.model import Keys
 from milepost.stores.open import forget
-from milepost.stores.sqlite import commit as commit_module
 from milepost.stores.sqlite import store as store_module
+from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 from milepost.stores.url import StoreUrl
@@ -157,7 +157,7 @@ class TestAFileThatIsGone:
     ) -> None:
         """It goes while the rows are written: the COMMIT succeeds, and nobody would find what it wrote."""
         harms, told = GONE[harm]
-        write = commit_module.write
+        write = SqliteWriter.write
 
         def harmed(*arguments: object) -> object:
             committed = write(*arguments)  # type: ignore[arg-type]
@@ -169,7 +169,7 @@ class TestAFileThatIsGone:
             if harm == "replaced":
                 other = other_database(path)
                 harms = other.rename
-            monkeypatch.setattr(store_module, "write", harmed)
+            monkeypatch.setattr(SqliteWriter, "write", harmed)
             with pytest.raises(StoreLost, match=told):
                 await store.commit(next_commit(reached))
 
@@ -177,7 +177,7 @@ class TestAFileThatIsGone:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Such as a directory that hangs: the commit is settled by reading, and not made twice."""
-        write, look = commit_module.write, Path.stat
+        write, look = SqliteWriter.write, Path.stat
         async with open_sqlite(path) as store:
             reached = await live(store, STREAM, 2)
             commit = next_commit(reached)
@@ -190,7 +190,7 @@ class TestAFileThatIsGone:
                 monkeypatch.setattr(Path, "stat", fail)
                 return committed
 
-            monkeypatch.setattr(store_module, "write", harmed)
+            monkeypatch.setattr(SqliteWriter, "write", harmed)
             with pytest.raises(OutcomeUnknown, match="Permission denied"):
                 await store.commit(commit)
             with pytest.raises(StoreAway):
@@ -305,7 +305,7 @@ class TestADatabaseThatIsMissingAtTheStart:
         move(path, path.with_name("away.db"))
         async with open_sqlite(path):
             pass
-        assert "database missing, a new one made" in capsys.readouterr().out + caplog.text
+        assert "database missing, a new one was created" in capsys.readouterr().out + caplog.text
 
     async def test_is_made_without_a_word_where_there_never_was_one(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

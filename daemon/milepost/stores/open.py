@@ -9,10 +9,9 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreLost
 from milepost.core.model import DataSource, Stream
 from milepost.core.ports import Store
-from milepost.stores.erasure import Forgotten
+from milepost.stores.erasure import Forgotten, StreamRows
 from milepost.stores.provenance import Provenance
 from milepost.stores.reader import JournalReader
-from milepost.stores.removal import StreamRows
 from milepost.stores.url import StoreUrl
 
 
@@ -97,10 +96,10 @@ async def forget(store_url: StoreUrl, stream: Stream, contact_id: str) -> Forgot
     Raises StoreRefused if there is no database of this program's schema, StoreAway if it does not answer.
     """
     if store_url.file is not None:
-        from milepost.stores.sqlite.erasure import forget_in_sqlite  # noqa: PLC0415
+        from milepost.stores.sqlite.erase import forget_in_sqlite  # noqa: PLC0415
 
         return await forget_in_sqlite(store_url.file, stream, contact_id)
-    from milepost.stores.postgresql.erasure import forget_in_postgresql  # noqa: PLC0415
+    from milepost.stores.postgresql.erase import forget_in_postgresql  # noqa: PLC0415
 
     return await forget_in_postgresql(store_url, stream, contact_id)
 
@@ -112,10 +111,10 @@ async def remove(store_url: StoreUrl, stream: Stream, by: str, now: datetime) ->
     StoreAway if it does not answer.
     """
     if store_url.file is not None:
-        from milepost.stores.sqlite.removal import remove_from_sqlite  # noqa: PLC0415
+        from milepost.stores.sqlite.erase import remove_from_sqlite  # noqa: PLC0415
 
         return await remove_from_sqlite(store_url.file, stream, by, now)
-    from milepost.stores.postgresql.removal import remove_from_postgresql  # noqa: PLC0415
+    from milepost.stores.postgresql.erase import remove_from_postgresql  # noqa: PLC0415
 
     return await remove_from_postgresql(store_url, stream, by, now)
 
@@ -132,10 +131,9 @@ async def has_database(store_url: StoreUrl) -> bool:
 async def is_at_work(store_url: StoreUrl) -> bool:
     """Whether any Milepost works on the database now. Raises StoreRefused or StoreAway where that cannot be told."""
     if store_url.file is not None:
-        from milepost.stores.sqlite.connection import real_path  # noqa: PLC0415
-        from milepost.stores.sqlite.lock import is_held  # noqa: PLC0415
+        from milepost.stores.sqlite.connection import is_held, real_path  # noqa: PLC0415
 
         return is_held(real_path(store_url.file))
-    from milepost.stores.postgresql.workers import are_at_work  # noqa: PLC0415
+    from milepost.stores.postgresql.notify import are_at_work  # noqa: PLC0415
 
     return await are_at_work(store_url)

@@ -1,8 +1,8 @@
-"""Whether the files of a SQLite database are still those that were opened.
+"""Checks that the files of a SQLite database are still those that were opened.
 
-SQLite does not look: it goes on with files that nobody finds any more, says that all is well, and everything is gone
-with the process. So each file is compared with what its path names, by device and inode, which the kernel gives to no
-other file as long as it is open.
+SQLite does not: it goes on writing to files that no path names any more, reports success, and everything is lost with
+the process. So each file is compared with what its path names, by device and inode, which the kernel gives to no other
+file as long as it is open.
 """
 
 import os
@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from milepost.core.errors import StoreAway, StoreLost
-from milepost.stores.sqlite.permissions import SHM, WAL, beside
+from milepost.stores.sqlite.files import SHM, WAL, beside
 
 Inode = tuple[int, int]
-"""A file, whatever it is called: its device and its number there."""
+"""A file, whatever its name: its device and its number there."""
 
 # The magic string, the page size and the versions of the format, which tell WAL from other modes ("Database File
 # Format"). They stay as they are while the file is open.
@@ -31,14 +31,14 @@ START_AGAIN = (
 
 
 def inode_of(found: os.stat_result) -> Inode:
-    """Return which file was found."""
+    """Return the device and inode of a file."""
     return found.st_dev, found.st_ino
 
 
 class OpenFiles:
-    """The files of the database at `path`. Safe to call from any thread.
+    """The files of the database at `path`. Safe to use from any thread.
 
-    `others` are files beside it that have to stay, such as the lock. `descriptor` is the database, opened for reading:
+    `others` are files beside it that must stay, such as the lock. `descriptor` is the database, opened for reading:
     with it, a file that is overwritten is noticed as well.
     """
 
@@ -62,9 +62,10 @@ class OpenFiles:
         self.demand_same()
 
     def demand_same(self) -> None:
-        """Raise StoreLost if a file is not the one that was opened, and from then on for ever; StoreAway if none tells.
+        """Raise StoreLost, from then on always, if a file is not the one that was opened.
 
-        What was once lost may have been written to by others, whatever the paths name later.
+        What was lost once may have been written to by others, whatever the paths name later. Raises StoreAway where
+        that cannot be looked up.
         """
         self._lost = self._lost or self._loss()
         if self._lost is not None:
@@ -72,14 +73,14 @@ class OpenFiles:
             raise StoreLost(message, hint=hint)
 
     def _loss(self) -> tuple[str, str] | None:
-        """Say what was lost, if anything is, and what to do."""
-        if (how := self._change(self._path, self._database)) is not None:
-            return f"the database {self._path} was {how} while it was open", RESTORE
+        """Return what was lost, if anything, and what to do."""
+        if (change := self._change(self._path, self._database)) is not None:
+            return f"the database {self._path} was {change} while it was open", RESTORE
         if self._read_header() != self._header:
             return f"the database {self._path} was overwritten while it was open", RESTORE
         for path, inode in self._others.items():
-            if (how := self._change(path, inode)) is not None:
-                return f"{path}, which the database needs, was {how} while it was open", START_AGAIN
+            if (change := self._change(path, inode)) is not None:
+                return f"{path}, which the database needs, was {change} while it was open", START_AGAIN
         return None
 
     def _change(self, path: Path, opened: Inode | None) -> str | None:
@@ -89,7 +90,7 @@ class OpenFiles:
         return None if named == opened else "replaced by another file"
 
     def _named(self, path: Path) -> Inode | None:
-        """Return which file a path names now, if any. Raises StoreAway where that cannot be looked up."""
+        """Return the file that a path names now, if any. Raises StoreAway where that cannot be looked up."""
         try:
             return inode_of(path.stat())
         except (FileNotFoundError, NotADirectoryError):
@@ -97,7 +98,7 @@ class OpenFiles:
         except OSError as error:
             raise StoreAway(
                 f"the database {self._path} does not answer: {path}: {error.strerror}",
-                hint="look at the system's log, and at the rights to its directory",
+                hint="see the system log, and check the permissions of its directory",
             ) from error
 
     def _read_header(self) -> bytes:
@@ -106,15 +107,17 @@ class OpenFiles:
 
 @contextmanager
 def kept_open(path: Path) -> Iterator[int]:
-    """Open the database at `path` for reading during the block.
+    """Open the database at `path` for reading during the block. Raises StoreAway if it cannot be opened.
 
-    It has to outlast the connections of this process: closing any descriptor of a file drops all the locks that the
-    process has on it, those of SQLite, too (fcntl_locking(2)). Raises StoreAway where it cannot be opened.
+    The descriptor has to outlast the connections of this process: closing any descriptor of a file drops all locks that
+    the process has on it, those of SQLite as well (fcntl_locking(2)).
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise StoreAway(f"the database {path} does not answer: {error.strerror}", hint="look at its rights") from error
+        raise StoreAway(
+            f"the database {path} does not answer: {error.strerror}", hint="check its permissions"
+        ) from error
     try:
         yield descriptor
     finally:

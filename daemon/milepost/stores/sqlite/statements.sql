@@ -309,9 +309,9 @@ ORDER BY version;
 -- name: entries_after
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash
 FROM journal
-WHERE seq > ?
+WHERE seq > :after
 ORDER BY seq
-LIMIT ?;
+LIMIT :limit;
 
 -- name: stream_entries_after
 -- Within a stream, versions are in the order of seq: the key of (stream, version) finds the place from the newest back.
@@ -326,14 +326,14 @@ ORDER BY version
 LIMIT :limit;
 
 -- name: latest_entries
-SELECT seq, stream, version, run_id, recorded_at, type, data, hash FROM journal ORDER BY seq DESC LIMIT ?;
+SELECT seq, stream, version, run_id, recorded_at, type, data, hash FROM journal ORDER BY seq DESC LIMIT :limit;
 
 -- name: latest_stream_entries
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash
 FROM journal
-WHERE stream = ?
+WHERE stream = :stream
 ORDER BY version DESC
-LIMIT ?;
+LIMIT :limit;
 
 -- name: entries_of_run_before
 -- From the beginning of the run that was the latest before this version, or from its end where that is all there is.
