@@ -555,7 +555,7 @@ SELECT 1 FROM journal LIMIT 1;
 SELECT source, instant_text(since) FROM unfinished_copy;
 
 -- name: demand_writable
--- Right at the start it is found out that nothing may be written, not at the first commit.
+-- Finds out at the start, not at the first commit, that nothing may be written.
 UPDATE checkpoints SET version = version WHERE false;
 
 -- name: source

@@ -411,6 +411,10 @@ SELECT count(*) FROM dead_letters;
 -- name: answers
 SELECT 1 FROM journal LIMIT 1;
 
+-- name: demand_writable
+-- Finds out at the start, not at the first commit, that the file is read-only.
+UPDATE checkpoints SET version = version WHERE false;
+
 -- name: source
 SELECT kind, base_url FROM source WHERE place = 1;
 

@@ -86,10 +86,9 @@ def _bring_up_to_date(path: Path, *, is_missing: bool) -> None:
 
 
 def _demand_writable(connection: sqlite3.Connection) -> None:
-    """Find out at the start, not at the first commit, that the file is read-only."""
     connection.execute("BEGIN IMMEDIATE")  # on a read-only file, this begins to read, and succeeds
     try:
-        connection.execute("UPDATE checkpoints SET version = version WHERE false")
+        connection.execute(load_statements("sqlite")["demand_writable"])
     finally:
         connection.execute("ROLLBACK")
 
