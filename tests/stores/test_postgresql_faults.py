@@ -13,16 +13,16 @@ from kit.flaky_proxy import Cut, breakable_line
 from kit.ports import unused_port
 from kit.postgres import ROLE, Database, Server, fresh_database, on_both_releases
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, StoreRefused
+from milepost.core.errors import MilepostError, OutcomeUnknown, RowsRejected, StoreAway, StoreRefused
 from milepost.core.model import Changes, Keys
 from milepost.core.ports import Committed
 from milepost.stores.open import has_database, open_store
 from milepost.stores.postgresql import connection as connecting
 from milepost.stores.postgresql import dsn as addressing
-from milepost.stores.postgresql.commit import PostgresqlWriter
+from milepost.stores.postgresql.commit import PostgresqlWriter, Prepared
 from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
 from milepost.stores.url import StoreUrl
-from stores.histories import commit_after, contact_row, conversation_row, event_row, live, next_commit, stream
+from stores.histories import commit_after, contact_row, conversation_row, event_row, life, live, next_commit, stream
 from stores.store_dump import PostgresDump
 
 SECRET = "Wq7-zebra"  # what only a row says
@@ -370,6 +370,30 @@ async def ended(database: Database) -> None:
     async with asyncio.timeout(60):
         while database.sql(f"{query} AND datname = %s", database.name):  # noqa: ASYNC110  (another process)
             await asyncio.sleep(0.01)
+
+
+async def test_a_fault_while_a_group_is_written_one_by_one_is_raised_only_to_those_it_hit(
+    store: PostgresqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them is refused, so that each is written by itself; what is stored by then is reported as stored."""
+    opening, stored, refused, hit = (next(life(stream(number), 1)) for number in range(4))
+
+    write = PostgresqlWriter.write
+
+    async def write_or_fail(writer: PostgresqlWriter, group: list[Prepared], events_chunk_size: int) -> list[Committed]:
+        commits = [each.commit for each in group]
+        if refused in commits:
+            raise psycopg.errors.CheckViolation("not this one")
+        if hit in commits:
+            raise psycopg.errors.DiskFull("no space left")
+        return await write(writer, group, events_chunk_size)
+
+    monkeypatch.setattr(PostgresqlWriter, "write", write_or_fail)
+    commits = (opening, stored, refused, hit)
+    answers = await asyncio.gather(*(store.commit(each) for each in commits), return_exceptions=True)
+
+    assert [type(answer) for answer in answers] == [Committed, Committed, RowsRejected, StoreAway]
+    assert await store.load(stream(1).key) == stored.checkpoint
 
 
 # --- other sessions in the way ----------------------------------------------------------------------------------------

@@ -70,3 +70,13 @@ def test_takes_the_next(journal: Database) -> None:
     journal.sql(COPIED.format(seq=NEXT_SEQ, version=NEXT_VERSION))
 
     assert len(journal.sql(ENTRIES)) == len(before) + 1
+
+
+async def test_tells_where_a_stream_stands_even_where_its_checkpoint_is_gone(journal: Database) -> None:
+    async with open_postgresql(journal.store_url) as store:
+        before = await store.load(stream(1).key)
+    journal.sql("DELETE FROM checkpoints")
+
+    async with open_postgresql(journal.store_url) as store:
+        assert before.version > 0
+        assert await store.load(stream(1).key) == before

@@ -4,6 +4,7 @@ import asyncio
 import os
 import resource
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ from kit.builders import NOON, STREAM
 from kit.small_disk import small_disk
 from kit.unprivileged import unprivileged
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.errors import JournalDamaged, MilepostError, StoreAway, StoreRefused
+from milepost.core.errors import JournalDamaged, MilepostError, RowsRejected, StoreAway, StoreRefused
 from milepost.core.model import Keys, Stretch
+from milepost.core.ports import Commit, Committed
 from milepost.stores.reader import DeadLetterState
+from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 from stores.histories import life, live, next_commit, stream
@@ -320,3 +323,29 @@ async def test_a_database_whose_tables_are_gone_is_refused(path: Path) -> None:
 
     with pytest.raises(StoreRefused, match="no such table"):
         await use(path)
+
+
+async def test_a_fault_while_a_group_is_written_one_by_one_is_raised_only_to_those_it_hit(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them is refused, so that each is written by itself; what is stored by then is reported as stored."""
+    opening, stored, refused, hit = (next(life(stream(number), 1)) for number in range(4))
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorname = "SQLITE_FULL"
+
+    write = SqliteWriter.write
+
+    def write_or_fail(writer: SqliteWriter, group: list[Commit], events_chunk_size: int) -> list[Committed]:
+        if refused in group:
+            raise sqlite3.IntegrityError("not this one")
+        if hit in group:
+            raise full
+        return write(writer, group, events_chunk_size)
+
+    monkeypatch.setattr(SqliteWriter, "write", write_or_fail)
+    async with open_sqlite(path) as store:
+        commits = (opening, stored, refused, hit)
+        answers = await asyncio.gather(*(store.commit(each) for each in commits), return_exceptions=True)
+
+        assert [type(answer) for answer in answers] == [Committed, Committed, RowsRejected, StoreAway]
+        assert await store.load(stream(1).key) == stored.checkpoint

@@ -60,3 +60,14 @@ def test_refuses_to_put_the_next_entry_in_the_place_of_another(journal: Path) ->
         )
 
     assert rows_of(journal, "SELECT * FROM journal") == before
+
+
+async def test_tells_where_a_stream_stands_even_where_its_checkpoint_is_gone(journal: Path) -> None:
+    async with open_sqlite(journal) as store:
+        before = await store.load(stream(1).key)
+    with raw(journal) as connection:
+        connection.execute("DELETE FROM checkpoints")
+
+    async with open_sqlite(journal) as store:
+        assert before.version > 0
+        assert await store.load(stream(1).key) == before

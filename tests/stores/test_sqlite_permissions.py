@@ -12,6 +12,7 @@ import pytest
 
 from kit.builders import STREAM
 from kit.unprivileged import unprivileged
+from milepost.core.errors import StoreRefused
 from milepost.stores.sqlite.moving import open_sqlite_target
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
@@ -108,10 +109,21 @@ class TestADatabaseThatOthersMayOpen:
             assert stat.S_IMODE(theirs.stat().st_mode) == 0o666
 
 
-async def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["# my notes", "# my notes\n" * 1_000])
+async def test_a_file_that_is_no_database_of_milepost_is_left_as_it_is(tmp_path: Path, text: str) -> None:
+    notes = tmp_path / "milepost.db"
+    notes.write_text(text)
+    resize(notes, 0o644)
+    with pytest.raises(StoreRefused):
+        async with open_sqlite(notes):
+            pass
+    assert modes_beside(notes)[notes.name] == "0o644"
+
+
+async def test_a_folder_is_left_as_it_is(tmp_path: Path) -> None:
     folder = tmp_path / "milepost.db"
     folder.mkdir(mode=0o755)
-    with pytest.raises(Exception, match="unable to open"):
+    with pytest.raises(StoreRefused, match="unable to open"):
         async with open_sqlite(folder):
             pass
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+    assert modes_beside(folder)[folder.name] == "0o755"

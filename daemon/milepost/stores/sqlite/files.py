@@ -6,7 +6,7 @@ Others beside a new one may mean that its path is a slip.
 import os
 import sqlite3
 import stat
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import structlog
@@ -25,42 +25,42 @@ def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def make_private(path: Path) -> None:
-    """Close the database at `path`, with its -wal and -shm, to everybody but their owner. The caller holds its lock.
+def create_private(path: Path) -> None:
+    """Create an empty database at `path` for its owner alone, unless there is a file. The caller holds its lock.
 
-    A database that does not exist is created empty, so that there is no moment at which others may open it: SQLite
-    would create it as the umask says. The -wal and -shm that SQLite creates get the permissions of the database.
+    SQLite would create it as the umask says, and others could open it until somebody changes that. The -wal and -shm
+    that SQLite creates get the permissions of the database.
     """
-    try:
+    with suppress(OSError):  # it exists, or cannot be created: then SQLite fails as well, and says why
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY))
-    except OSError:  # it exists, or cannot be created: then SQLite fails, too, and says why
-        for suffix in ("", WAL, SHM):  # the database first: files created from now on follow it
-            _close_to_others(beside(path, suffix))
 
 
-def _close_to_others(path: Path) -> None:
-    try:
-        found = path.lstat()
-        is_open = stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) & ~stat.S_IRWXU
-        if not is_open:
-            return
-        path.chmod(stat.S_IMODE(found.st_mode) & OWNER_ONLY)
-    except FileNotFoundError:
+def close_to_others(path: Path) -> None:
+    """Close the database at `path`, its -wal and its -shm to everybody but their owner. It must be Milepost's."""
+    log = structlog.get_logger("milepost")
+    files = [beside(path, suffix) for suffix in ("", WAL, SHM)]  # the database first: files created later follow it
+    open_ones = [each for each in files if _is_open_to_others(each)]
+    if not open_ones:
         return
-    except OSError as error:  # it belongs to somebody else
-        structlog.get_logger("milepost").warning(
-            "database open to other users",
-            path=str(path),
-            error=os.strerror(error.errno or 0),
-            hint=f"it holds people's messages: let this user own it, or chmod 600 {path}",
-        )
+    names = ", ".join(each.name for each in open_ones)
+    try:
+        for each in open_ones:
+            each.chmod(stat.S_IMODE(each.stat().st_mode) & OWNER_ONLY)
+    except OSError as error:  # they belong to somebody else
+        reason = os.strerror(error.errno or 0)
+        hint = f"it holds people's messages: let this user own it, or chmod 600 {path}"
+        log.warning("database open to other users", path=str(path), files=names, error=reason, hint=hint)
     else:
-        structlog.get_logger("milepost").warning(
-            "database closed to other users",
-            path=str(path),
-            mode=f"{stat.S_IMODE(found.st_mode):04o}",
-            hint="it holds people's messages; docs/operations.md says how others may read them",
-        )
+        hint = "it holds people's messages; docs/operations.md says how others may read them"
+        log.warning("database closed to other users", path=str(path), files=names, hint=hint)
+
+
+def _is_open_to_others(path: Path) -> bool:
+    try:
+        mode = path.lstat().st_mode
+    except OSError:  # there is none
+        return False
+    return stat.S_ISREG(mode) and bool(stat.S_IMODE(mode) & (stat.S_IRWXG | stat.S_IRWXO))
 
 
 def warn_of_others_beside(path: Path) -> None:

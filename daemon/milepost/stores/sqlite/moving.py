@@ -13,7 +13,7 @@ from milepost.stores.moving import Key, Row, Table
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import REFUSALS, reason_of
 from milepost.stores.sqlite.connection import Database, connect, errors_of, lock_database, real_path, transaction
-from milepost.stores.sqlite.files import make_private
+from milepost.stores.sqlite.files import close_to_others, create_private
 from milepost.stores.sqlite.identity import OpenFiles
 from milepost.stores.sqlite.migrate import applied, demand_current, mark_in, migrate
 from milepost.stores.sqlite.reader import SqliteReader
@@ -50,8 +50,9 @@ async def open_sqlite_target(path: Path) -> AsyncIterator["SqliteHouse"]:
         "secure_delete": "ON",  # who was forgotten since an earlier attempt is overwritten
     }
     with lock_database(path) as lock:
-        await asyncio.to_thread(make_private, path)
+        await asyncio.to_thread(create_private, path)
         await asyncio.to_thread(_prepare, path)
+        await asyncio.to_thread(close_to_others, path)
         async with connect(path, pragmas, files=OpenFiles(path, lock)) as database:
             yield SqliteHouse(database)
 

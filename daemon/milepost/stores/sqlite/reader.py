@@ -21,7 +21,7 @@ from milepost.stores.reader import DeadLetterState, StoredEntry
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite import backup
 from milepost.stores.sqlite.connection import Database, connect, lock_database, real_path, transaction
-from milepost.stores.sqlite.files import make_private
+from milepost.stores.sqlite.files import close_to_others
 from milepost.stores.sqlite.identity import OpenFiles
 from milepost.stores.sqlite.migrate import demand_current
 from milepost.stores.sqlite.queries import SqliteSession
@@ -39,7 +39,7 @@ async def open_sqlite_reader(path: Path, *, alone: bool = False) -> AsyncIterato
     await asyncio.to_thread(demand_current, path)
     if alone:
         with lock_database(path) as lock:
-            await asyncio.to_thread(make_private, path)
+            await asyncio.to_thread(close_to_others, path)
             async with connect(path, {"synchronous": "FULL"}, files=OpenFiles(path, lock)) as database:
                 yield SqliteReader(database, Codec())
     else:

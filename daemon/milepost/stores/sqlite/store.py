@@ -25,7 +25,7 @@ from milepost.stores.provenance import Provenance
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import REFUSALS, SqliteWriter, reason_of
 from milepost.stores.sqlite.connection import Database, connect, errors_of, lock_database, real_path, transaction
-from milepost.stores.sqlite.files import LOCK, beside, make_private, warn_of_others_beside
+from milepost.stores.sqlite.files import LOCK, beside, close_to_others, create_private, warn_of_others_beside
 from milepost.stores.sqlite.identity import OpenFiles, kept_open
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
@@ -62,6 +62,7 @@ async def open_sqlite(
         with kept_open(path) as descriptor:
             async with connect(path, pragmas, files=OpenFiles(path, lock, descriptor)) as database:
                 await database.run(_demand_writable)
+                await asyncio.to_thread(close_to_others, path)  # only now: it is ours, and can be used
                 yield SqliteStore(database, Codec(), events_chunk_size)
                 await asyncio.to_thread(database.files.demand_same)  # or the work in the block was for nothing
 
@@ -69,7 +70,7 @@ async def open_sqlite(
 def _bring_up_to_date(path: Path, *, is_missing: bool) -> None:
     """Create the database where there is none, migrate it, and log what is unusual about that."""
     log = structlog.get_logger("milepost")
-    make_private(path)
+    create_private(path)
     demand_finished(path)
     is_new = not applied_to(path)
     applied = migrate(path)
