@@ -127,7 +127,7 @@ ABSENCES = {
         sql("ALTER DATABASE {database} SET default_transaction_read_only = on"),
         StoreAway,
         "read-only transaction",
-        "takes no writes",
+        "accepts no writes",
     ),
 }
 REFUSALS = {

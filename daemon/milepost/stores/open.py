@@ -1,4 +1,4 @@
-"""Opens whichever database a place names. What a database takes is imported only where it is used."""
+"""Opens whichever database a URL names. A database's driver is imported only where it is used."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,23 +16,23 @@ from milepost.stores.url import StoreUrl
 
 
 class OpenStore(Store, Protocol):
-    """A Store, and what a daemon asks of the whole of it."""
+    """A Store, and what the daemon asks of the whole of it."""
 
     @property
     def provenance(self) -> Provenance:
-        """What records the source, once something comes from it."""
+        """Records the source before the first commit that brings something."""
         ...
 
     async def checkpoints(self) -> list[Checkpoint]:
-        """Give where every stream stands that was ever worked, configured or not; ordered by stream."""
+        """Return the checkpoint of every stream that was ever worked, configured or not; ordered by stream."""
         ...
 
     async def answers(self) -> None:
-        """Ask the database for anything. Raises StoreAway or StoreRefused if it does not answer."""
+        """Read anything. Raises StoreAway or StoreRefused if the database does not answer."""
         ...
 
     async def source(self) -> DataSource | None:
-        """Return where the rows come from; None where that is not on record yet."""
+        """Return where the rows come from; None until that is on record."""
         ...
 
     async def record_source(self, source: DataSource) -> None:
@@ -45,9 +45,10 @@ class OpenStore(Store, Protocol):
 
     async def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
         """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""
+        ...
 
     async def watch(self) -> StoreLost:
-        """Wait until a file of the database was deleted or replaced, and say so; for ever where a server keeps it."""
+        """Wait until a file of the database is deleted or replaced, and return the error; for ever with a server."""
         ...
 
 
@@ -55,9 +56,9 @@ class OpenStore(Store, Protocol):
 async def open_store(
     store_url: StoreUrl, *, synchronous: Literal["full", "normal"] = "full", events_chunk_size: int = 500
 ) -> AsyncIterator[OpenStore]:
-    """Open the database for working, bring it to this program's schema, and close it in the end.
+    """Open the database for work, migrate it, and close it at the end of the block.
 
-    `synchronous` is for SQLite, which this process has for itself. Raises StoreBusy, StoreRefused or StoreAway.
+    `synchronous` is for SQLite, which this process holds alone. Raises StoreBusy, StoreRefused or StoreAway.
     """
     if store_url.file is not None:
         from milepost.stores.sqlite.store import open_sqlite  # noqa: PLC0415
@@ -73,7 +74,7 @@ async def open_store(
 
 @asynccontextmanager
 async def open_reader(store_url: StoreUrl, *, alone: bool = False) -> AsyncIterator[JournalReader]:
-    """Open the database for reading; `alone` also for rebuilding, which no other writes beside.
+    """Open the database for reading; with `alone` also for rebuilding, which excludes other writers.
 
     Raises StoreRefused if there is no database of this program's schema, StoreBusy if `alone` and a daemon holds it,
     StoreAway if it does not answer.
@@ -120,7 +121,7 @@ async def remove(store_url: StoreUrl, stream: Stream, by: str, now: datetime) ->
 
 
 async def has_database(store_url: StoreUrl) -> bool:
-    """Whether there is a Milepost's database at all. Raises StoreRefused or StoreAway where that cannot be told."""
+    """Return whether there is a database of Milepost. Raises StoreRefused or StoreAway if that cannot be determined."""
     if store_url.file is not None:
         return store_url.file.exists()
     from milepost.stores.postgresql.migrate import has_schema  # noqa: PLC0415
@@ -129,7 +130,7 @@ async def has_database(store_url: StoreUrl) -> bool:
 
 
 async def is_at_work(store_url: StoreUrl) -> bool:
-    """Whether any Milepost works on the database now. Raises StoreRefused or StoreAway where that cannot be told."""
+    """Return whether a Milepost works on the database now. Raises StoreRefused or StoreAway if nobody can tell."""
     if store_url.file is not None:
         from milepost.stores.sqlite.connection import is_held, real_path  # noqa: PLC0415
 

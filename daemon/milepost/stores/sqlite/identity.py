@@ -1,8 +1,8 @@
-"""Checks that the files of a SQLite database are still those that were opened.
+"""Whether the paths of a SQLite database still lead to the files that were opened.
 
-SQLite does not: it goes on writing to files that no path names any more, reports success, and everything is lost with
+SQLite does not check: it goes on with files that were deleted or replaced, reports success, and everything is gone with
 the process. So each file is compared with what its path names, by device and inode, which the kernel gives to no other
-file as long as it is open.
+file as long as this one is open.
 """
 
 import os
@@ -36,10 +36,10 @@ def inode_of(found: os.stat_result) -> Inode:
 
 
 class OpenFiles:
-    """The files of the database at `path`. Safe to use from any thread.
+    """The files of the database at `path`. Safe to call from any thread.
 
-    `others` are files beside it that must stay, such as the lock. `descriptor` is the database, opened for reading:
-    with it, a file that is overwritten is noticed as well.
+    `others` are files beside it that have to stay, such as the lock. `descriptor` is the database, opened for reading,
+    to notice that it is overwritten as well.
     """
 
     def __init__(self, path: Path, others: Mapping[Path, Inode] | None = None, descriptor: int | None = None) -> None:
@@ -62,10 +62,9 @@ class OpenFiles:
         self.demand_same()
 
     def demand_same(self) -> None:
-        """Raise StoreLost, from then on always, if a file is not the one that was opened.
+        """Raise StoreLost if a path leads to another file than was opened; StoreAway if that cannot be told.
 
-        What was lost once may have been written to by others, whatever the paths name later. Raises StoreAway where
-        that cannot be looked up.
+        Once lost, it stays lost: meanwhile others may have written, and callers were told so.
         """
         self._lost = self._lost or self._loss()
         if self._lost is not None:
@@ -107,17 +106,15 @@ class OpenFiles:
 
 @contextmanager
 def kept_open(path: Path) -> Iterator[int]:
-    """Open the database at `path` for reading during the block. Raises StoreAway if it cannot be opened.
+    """Open the database at `path` for reading during the block. Raises StoreAway where it cannot be opened.
 
-    The descriptor has to outlast the connections of this process: closing any descriptor of a file drops all locks that
-    the process has on it, those of SQLite as well (fcntl_locking(2)).
+    The block has to outlast the process's connections: closing any descriptor of a file drops all locks that the
+    process holds on it, SQLite's included (fcntl_locking(2)).
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise StoreAway(
-            f"the database {path} does not answer: {error.strerror}", hint="check its permissions"
-        ) from error
+        raise StoreAway(f"the database {path} does not answer: {error.strerror}", hint="see its permissions") from error
     try:
         yield descriptor
     finally:

@@ -66,7 +66,7 @@ def demand_finished(path: Path) -> None:
 def demand_current(path: Path) -> None:
     """Raise StoreRefused unless there is a database of this program's schema at `path`, and it is whole."""
     if not path.exists():
-        raise StoreRefused(f"there is no database at {path}", hint="`milepost run` or `milepost sync` makes it")
+        raise StoreRefused(f"there is no database at {path}", hint="`milepost run` or `milepost sync` creates it")
     if pending(path):
         raise StoreRefused(
             f"the database {path} is of an older Milepost",
