@@ -153,22 +153,22 @@ REFUSALS = {
         sql("REVOKE CONNECT ON DATABASE {database} FROM public; ALTER DATABASE {database} OWNER TO postgres"),
         StoreRefused,
         "permission denied",
-        "rights",
+        "privileges",
     ),
     "no right to the schema": Fault(
         sql("ALTER SCHEMA milepost OWNER TO postgres; ALTER DATABASE {database} OWNER TO postgres"),
         StoreRefused,
         "permission denied",
-        "rights",
+        "privileges",
     ),
     "no right to the tables": Fault(
-        sql("ALTER TABLE checkpoints OWNER TO postgres"), StoreRefused, "permission denied", "rights"
+        sql("ALTER TABLE checkpoints OWNER TO postgres"), StoreRefused, "permission denied", "privileges"
     ),
     "no right to make the schema": Fault(
         sql("DROP SCHEMA milepost CASCADE; ALTER DATABASE {database} OWNER TO postgres"),
         StoreRefused,
         "permission denied",
-        "rights",
+        "privileges",
     ),
     "a newer schema": Fault(
         sql("INSERT INTO schema_migrations VALUES ('0099_from_the_future', now())"),
@@ -183,10 +183,10 @@ REFUSALS = {
         ),
         StoreRefused,
         "already exists",
-        "not those of Milepost",
+        "not Milepost's",
     ),
     "tables that are gone": Fault(
-        sql("DROP TABLE checkpoints"), StoreRefused, "does not exist", "not those of Milepost"
+        sql("DROP TABLE checkpoints"), StoreRefused, "does not exist", "not Milepost's"
     ),
     "no TLS where it is demanded": Fault(
         with_url(lambda url: f"{url}?sslmode=require"), StoreRefused, "does not support SSL", "sslmode"
@@ -227,7 +227,7 @@ async def test_a_server_that_shuts_down_is_an_absence(postgres: Server, database
         await stopping
         postgres.start()
 
-    assert "restarts" in told.hint
+    assert "restarting" in told.hint
     nothing_is_given_away(told, database)
 
 

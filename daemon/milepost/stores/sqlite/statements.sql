@@ -1,4 +1,5 @@
--- Every statement of the SQLite store, by name. The columns are in the order of the structs in core/model.py.
+-- The statements of the SQLite store, by name. The columns are in the order of the structs in core/model.py.
+-- Those that write rows take one row at a time.
 
 -- name: insert_entries
 INSERT INTO journal (stream, version, run_id, recorded_at, type, data, hash) VALUES (?, ?, ?, ?, ?, ?, ?);
@@ -30,7 +31,7 @@ ON CONFLICT (conversation_id) DO UPDATE SET
     deleted_at = excluded.deleted_at;
 
 -- name: insert_interaction_events
--- A conversation may be offered twice in a group of commits; its events are written once and never changed.
+-- A conversation may come twice in a group of commits; its events are written once and never changed.
 INSERT INTO contact_interaction_events (
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at
 )
@@ -106,7 +107,7 @@ DELETE FROM dead_letter_payloads WHERE dead_letter_id = ?;
 DELETE FROM missed_conversations WHERE stream = ? AND conversation_id IN (SELECT value FROM json_each(?));
 
 -- name: drop_notes_of_other_sweeps
--- A sweep may be given up for another one. So at its end, all notes of a stream are of one sweep.
+-- A sweep may be abandoned for another one. This way all notes of a stream are of one sweep when it ends.
 DELETE FROM missed_conversations WHERE stream = ? AND sweep_started_at <> ?;
 
 -- name: note_missed
@@ -191,7 +192,7 @@ WHERE
     AND kind = 'contact' AND id IN (SELECT value FROM json_each(:contacts));
 
 -- name: is_about_forgotten
--- Of a payload, about its subject: a contact's id anywhere in it is enough, if it is not a part of a longer one.
+-- By the subject, or by a contact's id anywhere in the payload, unless it is a part of a longer one.
 SELECT 1
 FROM forgotten
 WHERE
@@ -210,7 +211,7 @@ FROM dead_letters
 WHERE dead_letter_id = ?;
 
 -- name: due_dead_letters
--- What is due after :latest was put off by a clock that was ahead.
+-- What is due after :latest was postponed by a clock that was ahead.
 SELECT
     dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution,
     note, fingerprint, payload
@@ -229,7 +230,7 @@ LEFT JOIN dead_letter_payloads USING (dead_letter_id)
 WHERE dead_letter_id IN (SELECT value FROM json_each(?));
 
 -- name: dead_letters_after
--- The oldest first. Any letter marks a place among them; one that went with its stream marks the beginning.
+-- Oldest first. Any dead letter marks a position; one that was removed with its stream marks the beginning.
 SELECT
     dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
     fingerprint
@@ -272,7 +273,7 @@ ORDER BY opened_at, dead_letter_id
 LIMIT :limit;
 
 -- name: runs_before
--- The newest first: run ids sort by the time of their start.
+-- Newest first: run ids sort by the time of their start.
 SELECT
     run_id, stream, mode, status, reason, started_at, ended_at, batches, inserted, updated, unchanged, dead_lettered,
     contacts, interaction_events, retries, failed_batches, problem
@@ -300,7 +301,7 @@ SELECT state FROM checkpoints ORDER BY stream;
 SELECT seq, hash FROM journal WHERE stream = ? AND version = ?;
 
 -- name: entries_since
--- What a start folds into its snapshot: nothing, unless the snapshot is behind.
+-- What is folded into the snapshot at the start: nothing, unless the snapshot is behind.
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash
 FROM journal
 WHERE stream = ? AND version > ?
@@ -314,7 +315,7 @@ ORDER BY seq
 LIMIT :limit;
 
 -- name: stream_entries_after
--- Within a stream, versions are in the order of seq: the key of (stream, version) finds the place from the newest back.
+-- Within a stream, versions follow the order of seq: the key (stream, version) finds the position from the newest back.
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash
 FROM journal
 WHERE
@@ -336,7 +337,7 @@ ORDER BY version DESC
 LIMIT :limit;
 
 -- name: entries_of_run_before
--- From the beginning of the run that was the latest before this version, or from its end where that is all there is.
+-- From the beginning of the latest run before this version, or from its end if that is all there is.
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash
 FROM journal
 WHERE
@@ -366,7 +367,7 @@ SELECT recorded_at FROM journal WHERE seq = ?;
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash FROM journal ORDER BY seq;
 
 -- name: removals
--- A stream's latest removal is the end of all its runs and dead letters before it.
+-- A stream's latest removal ends all its earlier runs and dead letters.
 SELECT stream, max(version) FROM journal WHERE type = 'stream_removed' GROUP BY stream;
 
 -- name: clear_checkpoints
@@ -465,7 +466,7 @@ WHERE
     );
 
 -- name: erase_payloads
--- Of those, in the words of is_about_forgotten, that are about anybody of this page who is forgotten.
+-- Those about anybody of this page who is forgotten, by the rule of is_about_forgotten.
 DELETE FROM dead_letter_payloads
 WHERE
     dead_letter_id IN (
