@@ -38,7 +38,7 @@ async def keep(store: Store, person: str, words: str) -> None:
 
 
 class ErasureContract:
-    async def test_while_a_daemon_runs_leaves_a_journal_that_verifies(self, kept: StoreDump) -> None:
+    async def test_an_erasure_beside_a_daemon_leaves_a_journal_that_verifies(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await keep(store, "ada", SECRET)
 
@@ -66,7 +66,7 @@ class ErasureContract:
         assert (tables.conversations, tables.contacts, tables.interaction_events, tables.payloads) == ({}, {}, {}, {})
         assert tables.checkpoints == tables.refold()
 
-    async def test_is_whole_or_not_at_all(self, kept: StoreDump) -> None:
+    async def test_an_erasure_is_complete_or_does_nothing(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await keep(store, "ada", SECRET)
         kept.refuse_deletes("dead_letter_payloads")
@@ -81,6 +81,6 @@ class ErasureContract:
             await store.commit(commit_after(checkpoint, RunStarted(NOON), changes=rows_of("ada", "x")))
         assert [row.name for row in kept.tables().contacts.values()] == ["x"]
 
-    async def test_a_contact_without_an_id_is_nobody(self, kept: StoreDump) -> None:
+    async def test_a_contact_without_an_id_is_refused(self, kept: StoreDump) -> None:
         with pytest.raises(ValueError, match="has an id"):
             await forget(kept.store_url, STREAM, "")

@@ -10,7 +10,7 @@ from milepost.stores.group_commit import GroupCommit, GroupResult
 from stores.histories import next_commit, stream
 
 
-async def test_whoever_waits_for_a_commit_is_cancelled_when_its_writing_is() -> None:
+async def test_callers_that_wait_for_a_commit_are_cancelled_when_its_write_is() -> None:
     async def write(commits: list[Commit]) -> list[GroupResult]:
         await asyncio.Event().wait()
         raise AssertionError(commits)

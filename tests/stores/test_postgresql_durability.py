@@ -22,7 +22,7 @@ async def test_a_process_killed_in_the_middle_of_group_commits_loses_nothing_ack
 
 
 @pytest.mark.parametrize("way", ["killed", "immediate", "fast", "sessions ended"])
-async def test_a_server_that_goes_in_the_middle_of_group_commits_loses_nothing_acknowledged(
+async def test_a_server_killed_in_the_middle_of_group_commits_loses_nothing_acknowledged(
     database: Database, way: str
 ) -> None:
     """The process goes on with each commit, once it is settled what became of it."""

@@ -66,7 +66,7 @@ async def it_answers_again(store: PostgresqlStore) -> None:
                 return await store.answers()
 
 
-def nothing_is_given_away(error: MilepostError, database: Database) -> None:
+def reveals_nothing(error: MilepostError, database: Database) -> None:
     told = f"{error} {error.message} {error.hint} {error!r}"
     assert error.hint
     assert database.password not in told
@@ -81,7 +81,7 @@ class Fault(Struct, frozen=True):
     """Something that is wrong with a database: how it comes about, and what is told of it."""
 
     arrange: Callable[[Database], StoreUrl | None]
-    told_as: type[MilepostError]
+    raises: type[MilepostError]
     message: str
     hint: str
 
@@ -185,9 +185,7 @@ REFUSALS = {
         "already exists",
         "not Milepost's",
     ),
-    "tables that are gone": Fault(
-        sql("DROP TABLE checkpoints"), StoreRefused, "does not exist", "not Milepost's"
-    ),
+    "tables that are gone": Fault(sql("DROP TABLE checkpoints"), StoreRefused, "does not exist", "not Milepost's"),
     "no TLS where it is demanded": Fault(
         with_url(lambda url: f"{url}?sslmode=require"), StoreRefused, "does not support SSL", "sslmode"
     ),
@@ -198,20 +196,20 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("fault", (ABSENCES | REFUSALS).values(), ids=ABSENCES | REFUSALS)
-async def test_a_fault_is_told_at_the_start_with_what_to_do(database: Database, fault: Fault) -> None:
+async def test_a_fault_at_the_start_is_reported_with_what_to_do(database: Database, fault: Fault) -> None:
     store_url = fault.arrange(database) or database.store_url
     try:
-        with pytest.raises(MilepostError) as told:
+        with pytest.raises(MilepostError) as raised:
             async with open_store(store_url) as store:
                 await store.load(STREAM.key)
     finally:
         database.server.sql("ALTER ROLE milepost CONNECTION LIMIT -1")
 
-    assert type(told.value) is fault.told_as, told.value
-    assert fault.message in told.value.message
-    assert fault.hint in told.value.hint
-    assert str(store_url).partition("?")[0] in told.value.message
-    nothing_is_given_away(told.value, database)
+    assert type(raised.value) is fault.raises, raised.value
+    assert fault.message in raised.value.message
+    assert fault.hint in raised.value.hint
+    assert str(store_url).partition("?")[0] in raised.value.message
+    reveals_nothing(raised.value, database)
 
 
 async def test_a_server_that_shuts_down_is_an_absence(postgres: Server, database: Database) -> None:
@@ -228,7 +226,7 @@ async def test_a_server_that_shuts_down_is_an_absence(postgres: Server, database
         postgres.start()
 
     assert "restarting" in told.hint
-    nothing_is_given_away(told, database)
+    reveals_nothing(told, database)
 
 
 async def why_away(database: Database) -> StoreAway:
@@ -242,7 +240,9 @@ async def why_away(database: Database) -> StoreAway:
 # --- at work ----------------------------------------------------------------------------------------------------------
 
 
-async def test_sessions_that_are_ended_between_commits_go_unnoticed(database: Database, store: PostgresqlStore) -> None:
+async def test_sessions_that_are_terminated_between_commits_go_unnoticed(
+    database: Database, store: PostgresqlStore
+) -> None:
     reached = await live(store, STREAM, 3)
 
     assert database.terminate_backends() >= 1
@@ -250,7 +250,7 @@ async def test_sessions_that_are_ended_between_commits_go_unnoticed(database: Da
     assert (await live(store, STREAM, 3)).version > reached.version
 
 
-async def test_a_session_that_is_ended_in_the_middle_of_a_commit_is_an_absence(
+async def test_a_session_that_is_terminated_in_the_middle_of_a_commit_is_an_absence(
     database: Database, store: PostgresqlStore
 ) -> None:
     with database.connect() as other:
@@ -259,10 +259,10 @@ async def test_a_session_that_is_ended_in_the_middle_of_a_commit_is_an_absence(
         await waiting(database)
         store_backends = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'milepost'"
         database.sql(store_backends)
-        with pytest.raises(OutcomeUnknown) as told:
+        with pytest.raises(OutcomeUnknown) as raised:
             await committing
 
-    nothing_is_given_away(told.value, database)
+    reveals_nothing(raised.value, database)
     assert await store.settle(commit_after(FIRST, changes=SECRETS)) is None
     assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
 
@@ -275,11 +275,11 @@ async def test_a_restart_is_an_absence_that_loses_nothing(
 
     await asyncio.to_thread(postgres.kill if mode == "killed" else lambda: postgres.stop(mode))  # type: ignore[arg-type]
     store.database.pool.timeout = 0.2
-    with pytest.raises(StoreAway) as told:
+    with pytest.raises(StoreAway) as raised:
         await store.commit(next_commit(reached))
     postgres.start()
 
-    nothing_is_given_away(told.value, database)
+    reveals_nothing(raised.value, database)
     await it_answers_again(store)
     assert await store.load(STREAM.key) == reached
     assert (await live(store, STREAM, 5)).version > reached.version
@@ -293,11 +293,11 @@ async def test_a_database_that_turns_read_only_is_an_absence(database: Database,
 
     with database.read_only():
         assert await store.load(STREAM.key) == reached
-        with pytest.raises(StoreAway, match="read-only") as told:
+        with pytest.raises(StoreAway, match="read-only") as raised:
             await store.commit(next_commit(reached))
 
-    assert "replica" in told.value.hint
-    nothing_is_given_away(told.value, database)
+    assert "replica" in raised.value.hint
+    reveals_nothing(raised.value, database)
     assert (await live(store, STREAM, 3)).version > reached.version
 
 
@@ -307,11 +307,11 @@ async def test_too_many_connections_are_an_absence(database: Database, store: Po
     database.terminate_backends()
     store.database.pool.timeout = 0.2
 
-    with pytest.raises(StoreAway, match="too many connections") as told:
+    with pytest.raises(StoreAway, match="too many connections") as raised:
         await store.commit(next_commit(FIRST))
 
-    assert "max_connections" in told.value.hint
-    nothing_is_given_away(told.value, database)
+    assert "max_connections" in raised.value.hint
+    reveals_nothing(raised.value, database)
     database.sql(f"ALTER DATABASE {database.name} CONNECTION LIMIT -1")
     await it_answers_again(store)
     assert isinstance(await store.commit(next_commit(FIRST)), Committed)
@@ -321,11 +321,11 @@ async def test_a_lock_that_is_held_too_long_is_an_absence(database: Database, st
     hurry(store, "lock_timeout", "50ms")
     with database.connect() as other:
         other.execute("BEGIN; LOCK TABLE contacts")
-        with pytest.raises(StoreAway, match="lock timeout") as told:
+        with pytest.raises(StoreAway, match="lock timeout") as raised:
             await store.commit(commit_after(FIRST, changes=SECRETS))
 
-    assert "another session holds a lock" in told.value.hint
-    nothing_is_given_away(told.value, database)
+    assert "another session holds a lock" in raised.value.hint
+    reveals_nothing(raised.value, database)
     assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
 
 
@@ -335,11 +335,11 @@ async def test_a_statement_that_takes_too_long_is_an_absence(database: Database,
         committing = asyncio.ensure_future(store.commit(commit_after(FIRST, changes=SECRETS)))
         pid = await waiting(database)
         database.sql("SELECT pg_cancel_backend(%s)", pid)
-        with pytest.raises(StoreAway, match="canceling statement") as told:
+        with pytest.raises(StoreAway, match="canceling statement") as raised:
             await committing
 
-    assert "took too long" in told.value.hint
-    nothing_is_given_away(told.value, database)
+    assert "took too long" in raised.value.hint
+    reveals_nothing(raised.value, database)
     assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
 
 
@@ -355,11 +355,11 @@ async def test_a_transaction_that_idles_too_long_is_an_absence(
 
     hurry(store, "idle_in_transaction_session_timeout", "50ms")
     monkeypatch.setattr(PostgresqlWriter, "write", late)
-    with pytest.raises(StoreAway) as told:
+    with pytest.raises(StoreAway) as raised:
         await store.commit(commit_after(FIRST, changes=SECRETS))
     monkeypatch.setattr(PostgresqlWriter, "write", write)
 
-    nothing_is_given_away(told.value, database)
+    reveals_nothing(raised.value, database)
     assert await store.settle(commit_after(FIRST, changes=SECRETS)) is None
     assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
 
@@ -399,7 +399,7 @@ async def test_a_fault_while_a_group_is_written_one_by_one_is_raised_only_to_tho
 # --- other sessions in the way ----------------------------------------------------------------------------------------
 
 
-async def test_a_deadlock_is_tried_again(database: Database, store: PostgresqlStore) -> None:
+async def test_a_deadlock_is_retried(database: Database, store: PostgresqlStore) -> None:
     """Somebody's own job takes the same rows the other way round; it is patient, and the store is who gives way."""
     assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
     second = commit_after((await store.load(STREAM.key)), changes=SECRETS)
@@ -451,10 +451,10 @@ async def test_a_server_that_freezes_is_an_absence(
             impatient.setattr(connecting, "ANSWER_SECONDS", 0.5)
             impatient.setattr(connecting, "CHECK_SECONDS", 0.5)
             async with asyncio.timeout(60):
-                with pytest.raises(StoreAway) as told:
+                with pytest.raises(StoreAway) as raised:
                     await store.commit(next_commit(reached))
-        assert isinstance(told.value, OutcomeUnknown) == (froze == "in the middle of one")
-        nothing_is_given_away(told.value, database)
+        assert isinstance(raised.value, OutcomeUnknown) == (froze == "in the middle of one")
+        reveals_nothing(raised.value, database)
 
         line.speak_again()
         await line.hang_up()
@@ -478,11 +478,11 @@ async def test_a_full_disk_is_an_absence_until_there_is_room(postgres: Server) -
             reached = await live(store, STREAM, 2)
             database.sql("CREATE TABLE ballast AS SELECT 1 AS n, repeat('x', 2000) AS t")
             fill_up(database)
-            with pytest.raises(StoreAway) as told:
+            with pytest.raises(StoreAway) as raised:
                 await live(store, STREAM, 2_000)
 
-            assert "make room; nothing that was committed is lost" in told.value.hint
-            nothing_is_given_away(told.value, database)
+            assert "make room; nothing that was committed is lost" in raised.value.hint
+            reveals_nothing(raised.value, database)
             tables = PostgresDump(database).tables()
             assert tables.checkpoints == tables.refold() == {STREAM.key: await store.load(STREAM.key)}
 

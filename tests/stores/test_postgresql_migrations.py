@@ -57,7 +57,7 @@ def in_order(database: Database) -> list[str]:
 
 
 class TestMigrate:
-    async def test_brings_an_empty_database_to_the_schema(self, empty: Database) -> None:
+    async def test_an_empty_database_gets_the_schema(self, empty: Database) -> None:
         assert not await has_database(empty.store_url)
 
         assert await migrated(empty) == shipped()
@@ -65,14 +65,16 @@ class TestMigrate:
         assert in_order(empty) == sorted(shipped())
         assert await has_database(empty.store_url)
 
-    async def test_again_does_nothing(self, database: Database) -> None:
+    async def test_migrating_again_does_nothing(self, database: Database) -> None:
         before = database.sql("SELECT xmin::text, * FROM schema_migrations ORDER BY name")
 
         assert await migrated(database) == set()
 
         assert database.sql("SELECT xmin::text, * FROM schema_migrations ORDER BY name") == before
 
-    async def test_applies_only_what_is_lacking_in_the_order_of_the_names(self, database: Database, more: Path) -> None:
+    async def test_only_missing_migrations_are_applied_in_the_order_of_their_names(
+        self, database: Database, more: Path
+    ) -> None:
         (more / "0010_third.sql").write_text("ALTER TABLE extra RENAME COLUMN two TO three;")
         (more / "0009_second.sql").write_text("ALTER TABLE extra RENAME COLUMN one TO two;")
         (more / "0008_first.sql").write_text("CREATE TABLE extra (one text); -- 50% of it")
@@ -82,7 +84,7 @@ class TestMigrate:
         assert [name for _, name, *_ in database.sql(COLUMNS) if name in ("one", "two", "three")] == ["three"]
 
     @pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
-    async def test_of_many_that_start_at_once_one_migrates_and_the_others_wait(
+    async def test_one_of_many_simultaneous_starts_migrates_and_the_others_wait(
         self, empty: Database, isolation: str
     ) -> None:
         empty.sql(f"ALTER DATABASE {empty.name} SET default_transaction_isolation = '{isolation}'")
@@ -91,7 +93,7 @@ class TestMigrate:
 
         assert sorted(name for each in done for name in each) == sorted(shipped())
 
-    async def test_takes_a_schema_that_was_made_for_it(self, empty: Database) -> None:
+    async def test_a_schema_that_was_created_for_it_is_used(self, empty: Database) -> None:
         """By somebody who gives it no right to make one."""
         empty.sql("CREATE SCHEMA crm AUTHORIZATION milepost")
         empty.sql(f"ALTER DATABASE {empty.name} OWNER TO postgres")
@@ -107,7 +109,7 @@ class TestMigrate:
 
 
 class TestAnInterruptedMigration:
-    async def test_that_fails_leaves_what_was_there_and_goes_on_once_it_is_mended(
+    async def test_a_failed_migration_changes_nothing_and_succeeds_once_it_is_repaired(
         self, empty: Database, more: Path
     ) -> None:
         before = shipped()
@@ -125,7 +127,7 @@ class TestAnInterruptedMigration:
             await live(store, STREAM, 3)
 
     @pytest.mark.parametrize("name", ["0001_journal", "0002_contacts", "0003_remedies", "0004_listings"])
-    async def test_that_is_cut_off_is_finished_by_the_next_start(
+    async def test_a_migration_that_is_cut_off_is_finished_by_the_next_start(
         self, empty: Database, database: Database, more: Path, name: str
     ) -> None:
         script = (more / f"{name}.sql").read_text()
@@ -141,14 +143,16 @@ class TestAnInterruptedMigration:
 
 
 class TestAnOlderDatabase:
-    async def test_is_refused_by_who_only_reads(self, database: Database, more: Path) -> None:
+    async def test_a_reader_refuses_an_older_database(self, database: Database, more: Path) -> None:
         (more / "0009_new.sql").write_text("CREATE TABLE extra (one text);")
 
         with pytest.raises(StoreRefused, match=r"older Milepost.*milepost run"):
             async with open_reader(database.store_url):
                 pass
 
-    async def test_with_dead_letters_verifies_and_goes_on(self, empty: Database, more: Path) -> None:
+    async def test_an_older_database_with_dead_letters_verifies_and_continues(
+        self, empty: Database, more: Path
+    ) -> None:
         """Whose letters say neither when they are redriven nor what they looked like."""
         newer = taken_away(more, since="0003")
         await migrated(empty)
@@ -201,8 +205,8 @@ def as_it_was(database: Database, events: list[DeadLetterOpened]) -> None:
 async def test_a_database_that_cannot_hold_every_text_is_refused(postgres: Server) -> None:
     latin = "TEMPLATE template0 ENCODING LATIN1 LOCALE 'C'"
     with fresh_database(postgres, template=None, options=latin) as database:
-        with pytest.raises(StoreRefused, match="encoded in LATIN1") as told:
+        with pytest.raises(StoreRefused, match="encoded in LATIN1") as raised:
             await migrated(database)
 
-        assert "--encoding=UTF8" in told.value.hint
+        assert "--encoding=UTF8" in raised.value.hint
         assert database.sql("SELECT 1 FROM pg_namespace WHERE nspname = 'milepost'") == []

@@ -62,7 +62,7 @@ async def waiting(database: Database, *, backends: int = 1) -> None:
 
 
 @pytest.mark.parametrize(("cut", "is_stored"), [(Cut.BEFORE, False), (Cut.AFTER, True)])
-async def test_a_broken_connection_leaves_a_commit_whole_or_not_at_all_and_it_is_told_which(
+async def test_a_commit_over_a_broken_connection_is_stored_whole_or_not_at_all_and_can_be_settled(
     database: Database, line: Line, store: OpenStore, cut: Cut, is_stored: bool
 ) -> None:
     first = next_commit(Checkpoint(STREAM.key))
@@ -70,11 +70,11 @@ async def test_a_broken_connection_leaves_a_commit_whole_or_not_at_all_and_it_is
     second = next_commit(first.checkpoint)
 
     line.cut_next_commit(cut)
-    with pytest.raises(OutcomeUnknown) as told:
+    with pytest.raises(OutcomeUnknown) as raised:
         await store.commit(second)
 
-    assert "in the middle of a commit" in told.value.message
-    assert database.password not in str(told.value)
+    assert "in the middle of a commit" in raised.value.message
+    assert database.password not in str(raised.value)
     settled = await store.settle(second)
     assert settled == (Committed(len(first.entries) + 1, 0.0, 0.0) if is_stored else None)
     stored = second if is_stored else first
@@ -86,7 +86,7 @@ async def test_a_broken_connection_leaves_a_commit_whole_or_not_at_all_and_it_is
 
 
 @pytest.mark.parametrize("cut", [Cut.BEFORE, Cut.AFTER])
-async def test_all_of_a_group_hear_that_nobody_knows_and_each_is_settled(
+async def test_the_outcome_is_unknown_to_a_whole_group_and_each_commit_is_settled(
     database: Database, line: Line, store: OpenStore, cut: Cut
 ) -> None:
     commits = [next_commit(Checkpoint(stream(number).key)) for number in range(30)]
@@ -140,14 +140,14 @@ async def test_a_connection_that_breaks_before_the_rows_are_written_is_an_absenc
         committing = asyncio.ensure_future(store.commit(next_commit(Checkpoint(STREAM.key))))
         await waiting(database)
         await line.hang_up()
-        with pytest.raises(StoreAway) as told:
+        with pytest.raises(StoreAway) as raised:
             await committing
 
-    assert not isinstance(told.value, OutcomeUnknown)
+    assert not isinstance(raised.value, OutcomeUnknown)
     assert isinstance(await store.commit(next_commit(Checkpoint(STREAM.key))), Committed)
 
 
-async def test_a_connection_that_is_only_said_to_be_sound_leaves_the_outcome_open(
+async def test_the_outcome_is_unknown_if_a_connection_only_seems_sound(
     store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its end is not read yet when psycopg has something of its own to complain of."""
@@ -167,7 +167,7 @@ async def test_a_connection_that_is_only_said_to_be_sound_leaves_the_outcome_ope
 
 
 @pytest.mark.parametrize("error", [psycopg.errors.AdminShutdown, psycopg.errors.UniqueViolation, psycopg.DataError])
-async def test_an_error_of_a_statement_says_nothing_where_the_connection_is_gone(
+async def test_an_error_of_a_statement_proves_nothing_once_the_connection_is_gone(
     store: OpenStore, monkeypatch: pytest.MonkeyPatch, error: type[psycopg.Error]
 ) -> None:
     """It may have come after the commit. No row is at fault, and none becomes a dead letter."""
@@ -188,7 +188,7 @@ async def test_an_error_of_a_statement_says_nothing_where_the_connection_is_gone
 
 
 @pytest.mark.parametrize("cut", [Cut.BEFORE, Cut.AFTER, Cut.MEANWHILE])
-async def test_a_run_all_of_whose_commits_are_cut_stores_every_entry_once_and_tells_of_it_once(
+async def test_a_run_whose_commits_are_all_cut_off_stores_and_reports_every_entry_once(
     database: Database, line: Line, store: OpenStore, cut: Cut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit, cut_off = store.commit, set[int]()

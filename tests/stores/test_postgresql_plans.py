@@ -169,12 +169,12 @@ ASKED = {name for name, statement in SQL.items() if "set_config" not in statemen
 
 
 @pytest.mark.parametrize("name", sorted(ASKED - READ_EVERYTHING - ARE_LIMITED))
-def test_finds_its_rows_by_a_key(grown: Database, name: str) -> None:
+def test_a_statement_finds_its_rows_by_a_key(grown: Database, name: str) -> None:
     assert walks(list(steps(grown, name))) == []
 
 
 @pytest.mark.parametrize("name", sorted(ARE_LIMITED))
-def test_stops_after_a_few_rows(grown: Database, name: str) -> None:
+def test_a_limited_statement_stops_after_a_few_rows(grown: Database, name: str) -> None:
     found = list(steps(grown, name))
 
     assert any(node["Node Type"] == "Limit" or node.get("Subplan Name") for node in found)
@@ -184,9 +184,9 @@ def test_stops_after_a_few_rows(grown: Database, name: str) -> None:
 @pytest.mark.parametrize(
     "name", sorted({"journal", "entries_after", "runs_before", "stream_runs_before", "due_dead_letters"})
 )
-def test_what_is_in_order_is_not_sorted(grown: Database, name: str) -> None:
+def test_rows_that_an_index_orders_are_not_sorted(grown: Database, name: str) -> None:
     assert not any(node["Node Type"] == "Sort" for node in steps(grown, name))
 
 
-def test_what_reads_everything_exists() -> None:
+def test_the_statements_that_read_everything_exist() -> None:
     assert SQL.keys() >= READ_EVERYTHING | ARE_LIMITED

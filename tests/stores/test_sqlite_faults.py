@@ -71,26 +71,26 @@ class TestAFile:
         assert str(path) in refusal.value.message
         assert refusal.value.hint
 
-    async def test_in_a_directory_that_is_missing_is_refused(self, tmp_path: Path) -> None:
+    async def test_a_file_in_a_missing_directory_is_refused(self, tmp_path: Path) -> None:
         await self.refused(tmp_path / "missing" / "milepost.db", "No such file or directory")
 
-    async def test_that_is_a_directory_is_refused(self, tmp_path: Path) -> None:
+    async def test_a_directory_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "milepost.db").mkdir()
         await self.refused(tmp_path / "milepost.db", "unable to open")
 
-    async def test_whose_lock_is_a_directory_is_refused(self, path: Path) -> None:
+    async def test_a_file_whose_lock_is_a_directory_is_refused(self, path: Path) -> None:
         path.with_name("milepost.db.lock").mkdir()
         await self.refused(path, "Is a directory")
 
-    async def test_whose_directory_is_a_file_is_refused(self, path: Path) -> None:
+    async def test_a_file_whose_directory_is_a_file_is_refused(self, path: Path) -> None:
         await self.refused(path / "milepost.db", "Not a directory")
 
-    async def test_that_leads_to_itself_is_refused(self, tmp_path: Path) -> None:
+    async def test_a_symlink_to_itself_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "milepost.db").symlink_to("milepost.db")
         await self.refused(tmp_path / "milepost.db", "unable to open|symbolic links")
 
     @pytest.mark.parametrize("text", ["# my notes\n" * 1_000, "# notes"], ids=["long", "short"])
-    async def test_that_is_no_database_is_refused_and_left_alone(self, tmp_path: Path, text: str) -> None:
+    async def test_a_file_that_is_not_a_database_is_refused_and_left_alone(self, tmp_path: Path, text: str) -> None:
         path = tmp_path / "milepost.db"
         path.write_text(text)
 
@@ -98,7 +98,7 @@ class TestAFile:
 
         assert path.read_text() == text
 
-    async def test_without_a_byte_becomes_a_database(self, tmp_path: Path) -> None:
+    async def test_an_empty_file_becomes_a_database(self, tmp_path: Path) -> None:
         path = tmp_path / "milepost.db"
         path.touch()
 
@@ -119,16 +119,16 @@ class TestRights:
     def told(self, path: Path) -> str:
         return outcome(command(path), user=unprivileged())[-1]
 
-    def test_that_are_enough_are_enough(self, ours: Path) -> None:
+    def test_the_permissions_that_are_needed_suffice(self, ours: Path) -> None:
         assert self.told(ours) == "done"
 
     @pytest.mark.parametrize("mode", [0o000, 0o222, 0o444], ids=oct)
-    def test_to_the_file_that_are_lacking_are_named(self, ours: Path, mode: int) -> None:
+    def test_missing_permissions_for_the_file_are_named(self, ours: Path, mode: int) -> None:
         ours.chmod(mode)
 
         assert self.told(ours).startswith(f"StoreRefused the database {ours} cannot be used: ")
 
-    def test_to_the_directory_that_are_lacking_are_named(self, ours: Path) -> None:
+    def test_missing_permissions_for_the_directory_are_named(self, ours: Path) -> None:
         ours.parent.chmod(0o555)
 
         told = self.told(ours)
@@ -136,7 +136,7 @@ class TestRights:
         assert told.startswith(f"StoreRefused the database {ours} cannot be locked: Permission denied")
         assert "this user may write there" in told
 
-    def test_to_the_directory_that_are_lacking_once_it_was_locked_are_named(self, ours: Path) -> None:
+    def test_permissions_for_the_directory_that_are_missing_once_it_was_locked_are_named(self, ours: Path) -> None:
         """SQLite needs files beside the database, too."""
         ours.with_name(ours.name + ".lock").touch()
         ours.with_name(ours.name + ".lock").chmod(0o666)
@@ -173,15 +173,15 @@ class TestDamage:
     """Never a traceback, never a wrong answer: StoreRefused, JournalDamaged, or nothing of it was hit."""
 
     @pytest.mark.parametrize("kept", [0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
-    async def test_of_a_file_cut_short_is_told(self, used: Path, tmp_path: Path, kept: float) -> None:
+    async def test_a_truncated_file_is_reported(self, used: Path, tmp_path: Path, kept: float) -> None:
         path = interruptible(used, tmp_path, kept)
 
-        with pytest.raises((StoreRefused, JournalDamaged)) as told:
+        with pytest.raises((StoreRefused, JournalDamaged)) as raised:
             await use(path)
 
-        assert "backup" in told.value.hint or "no SQLite database" in told.value.hint
+        assert "backup" in raised.value.hint or "no SQLite database" in raised.value.hint
 
-    async def test_of_pages_in_the_middle_is_told(self, used: Path, tmp_path: Path) -> None:
+    async def test_damaged_pages_are_reported(self, used: Path, tmp_path: Path) -> None:
         told = [await self._told(damaged(used, tmp_path, seed)) for seed in range(25)]
 
         assert sum(error is not None for error in told) >= 10
@@ -193,7 +193,7 @@ class TestDamage:
             return error
         return None
 
-    async def test_of_the_wal_loses_what_was_never_acknowledged_only(self, path: Path, tmp_path: Path) -> None:
+    async def test_a_damaged_wal_loses_only_what_was_never_acknowledged(self, path: Path, tmp_path: Path) -> None:
         crashed = tmp_path / "crashed.db"
         async with open_sqlite(path) as store:
             after = await live(store, STREAM, 5)
@@ -248,7 +248,7 @@ class TestAFullDisk:
         with small_disk(tmp_path, "1m") as disk:
             yield disk
 
-    async def test_is_an_absence_until_there_is_room(self, disk: Path, migrated: Path) -> None:
+    async def test_a_full_disk_is_an_absence_until_there_is_room(self, disk: Path, migrated: Path) -> None:
         path = Path(shutil.copy(migrated, disk))
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(300_000))
@@ -263,7 +263,7 @@ class TestAFullDisk:
             await journal_reader.verify()
 
     @pytest.mark.parametrize("room", [0, 5_000, 30_000])
-    async def test_at_the_start_is_told(self, disk: Path, migrated: Path, room: int) -> None:
+    async def test_a_full_disk_at_the_start_is_reported(self, disk: Path, migrated: Path, room: int) -> None:
         path = Path(shutil.copy(migrated, disk))
         (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - room))
 
@@ -274,7 +274,9 @@ class TestAFullDisk:
         await use(path)
 
     @pytest.mark.parametrize("room", [0, 8_192, 20_480, 57_344, 90_112, 122_880])
-    async def test_for_a_new_database_is_told_and_mended_by_room(self, disk: Path, room: int) -> None:
+    async def test_a_disk_too_full_for_a_new_database_is_reported_until_there_is_room(
+        self, disk: Path, room: int
+    ) -> None:
         """Wherever in the migrations it becomes full."""
         (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - room))
 
@@ -284,7 +286,7 @@ class TestAFullDisk:
         (disk / "ballast").unlink()
         await use(disk / "milepost.db")
 
-    async def test_by_a_limit_is_the_same(self, path: Path) -> None:
+    async def test_a_quota_counts_as_a_full_disk(self, path: Path) -> None:
         async with open_sqlite(path) as store:
             with a_file_is_at_most(400_000):
                 reached = await fill_up(store)
@@ -293,7 +295,7 @@ class TestAFullDisk:
 
 
 class TestALockedDatabase:
-    async def test_is_an_absence_after_the_timeout_until_it_is_let_go(self, path: Path) -> None:
+    async def test_a_locked_database_is_an_absence_from_the_timeout_until_it_is_unlocked(self, path: Path) -> None:
         async with open_sqlite(path) as store:
             reached = await live(store, STREAM, 2)
             await store._database.run(lambda connection: connection.execute("PRAGMA busy_timeout = 50"))
@@ -306,7 +308,7 @@ class TestALockedDatabase:
 
             assert (await live(store, STREAM, 1)).version > reached.version
 
-    async def test_by_a_reader_holds_up_nothing(self, path: Path) -> None:
+    async def test_a_reader_s_lock_delays_nothing(self, path: Path) -> None:
         async with open_sqlite(path) as store:
             before = await live(store, STREAM, 2)
             with raw(path) as other:

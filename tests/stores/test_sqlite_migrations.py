@@ -43,20 +43,20 @@ def more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class TestMigrate:
-    def test_brings_a_new_database_to_the_schema(self, tmp_path: Path) -> None:
+    def test_a_new_database_gets_the_schema(self, tmp_path: Path) -> None:
         path = tmp_path / "milepost.db"
 
         assert migrate(path) == shipped() == applied(path)
         assert pending(path) == set()
         assert in_order(path) == sorted(shipped())
 
-    def test_again_does_nothing(self, path: Path) -> None:
+    def test_migrating_again_does_nothing(self, path: Path) -> None:
         before = path.read_bytes()
 
         assert migrate(path) == set()
         assert path.read_bytes() == before
 
-    def test_applies_only_what_is_lacking_in_the_order_of_the_names(self, path: Path, more: Path) -> None:
+    def test_only_missing_migrations_are_applied_in_the_order_of_their_names(self, path: Path, more: Path) -> None:
         (more / "0010_third.sql").write_text("ALTER TABLE extra RENAME COLUMN two TO three;")
         (more / "0009_second.sql").write_text("ALTER TABLE extra RENAME COLUMN one TO two;")
         (more / "0008_first.sql").write_text("CREATE TABLE extra (one TEXT);")
@@ -66,17 +66,17 @@ class TestMigrate:
         assert in_order(path) == sorted(shipped())
         assert [name for _, name, *_ in rows_of(path, "PRAGMA table_info(extra)")] == ["three"]
 
-    def test_ships_with_the_package(self) -> None:
+    def test_the_migrations_ship_with_the_package(self) -> None:
         assert MIGRATIONS.resolve() == ROOT / "migrations" / "sqlite"
         assert {"0001_journal", "0002_contacts", "0003_remedies", "0004_listings"} <= shipped()
 
-    def test_have_the_names_of_postgresql_s(self) -> None:
+    def test_both_databases_have_migrations_of_the_same_names(self) -> None:
         assert POSTGRESQL.resolve() == ROOT / "migrations" / "postgresql"
         assert {path.stem for path in POSTGRESQL.glob("*.sql")} >= shipped()
 
 
 class TestAnOlderDatabase:
-    async def test_with_dead_letters_verifies_and_goes_on(self, tmp_path: Path, more: Path) -> None:
+    async def test_an_older_database_with_dead_letters_verifies_and_continues(self, tmp_path: Path, more: Path) -> None:
         """Whose letters say neither when they are redriven nor what they looked like."""
         path = tmp_path / "milepost.db"
         newer = taken_away(more, since="0003")
@@ -116,7 +116,7 @@ def as_it_was(path: Path, events: list[DeadLetterOpened]) -> None:
 
 
 class TestANewerDatabase:
-    async def test_is_refused_with_the_names_of_what_is_unknown(self, path: Path) -> None:
+    async def test_a_newer_database_is_refused_with_the_names_of_unknown_migrations(self, path: Path) -> None:
         execute(path, "INSERT INTO schema_migrations VALUES ('0099_from_the_future', '2099-01-01')")
 
         for opening in (open_sqlite(path), open_sqlite_reader(path), open_sqlite_reader(path, alone=True)):
@@ -126,7 +126,7 @@ class TestANewerDatabase:
 
 
 class TestADatabaseOfAnotherProgram:
-    async def test_is_refused_and_left_alone(self, tmp_path: Path) -> None:
+    async def test_a_database_of_another_program_is_refused_and_left_alone(self, tmp_path: Path) -> None:
         path = tmp_path / "crm.db"
         execute(path, "CREATE TABLE contacts (name); INSERT INTO contacts VALUES ('Ada'); CREATE TABLE journal (day)")
         before = schema(path)
@@ -140,7 +140,7 @@ class TestADatabaseOfAnotherProgram:
 
 
 class TestAnInterruptedMigration:
-    async def test_that_fails_leaves_what_was_there_and_goes_on_once_it_is_mended(
+    async def test_a_failed_migration_changes_nothing_and_succeeds_once_it_is_repaired(
         self, tmp_path: Path, more: Path
     ) -> None:
         path = tmp_path / "milepost.db"
@@ -159,7 +159,7 @@ class TestAnInterruptedMigration:
             await live(store, STREAM, 3)
 
     @pytest.mark.parametrize("write", [1, 6, 11, 16, 21, 26, 31, 36])
-    def test_that_is_killed_is_finished_by_the_next_start(self, tmp_path: Path, migrated: Path, write: int) -> None:
+    def test_a_killed_migration_is_finished_by_the_next_start(self, tmp_path: Path, migrated: Path, write: int) -> None:
         """Killed at the given write to the disk, before it is done."""
         path = tmp_path / "milepost.db"
         killing = injecting(f"pwrite64:signal=KILL:when={write}")

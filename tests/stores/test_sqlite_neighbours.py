@@ -33,7 +33,7 @@ async def said_of(path: Path) -> list[str]:
     return [each["beside"] for each in logs if each["log_level"] == "warning"]
 
 
-async def test_a_new_database_is_said_with_what_lies_beside_it(tmp_path: Path) -> None:
+async def test_a_new_database_beside_others_is_warned_about(tmp_path: Path) -> None:
     await filled(tmp_path / "milepost.db", 3)
     before = files(tmp_path)
     new = tmp_path / "simulated.db"
@@ -44,7 +44,7 @@ async def test_a_new_database_is_said_with_what_lies_beside_it(tmp_path: Path) -
     assert await said_of(new) == [], "it is new no more"
 
 
-async def test_one_that_is_written_to_is_told_of_as_it_is_now(tmp_path: Path) -> None:
+async def test_the_warning_counts_what_another_database_holds_now(tmp_path: Path) -> None:
     async with open_sqlite(tmp_path / "busy.db") as store:
         row = conversation_row("t_1", of=INBOX, contact_id=None)
         await store.commit(commit_after(await store.load(INBOX.key), changes=Changes((row,))))
@@ -53,7 +53,7 @@ async def test_one_that_is_written_to_is_told_of_as_it_is_now(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", [b"", b"no database", b"SQLite format 3\0" + b"x" * 200])
-async def test_what_is_no_database_of_milepost_is_passed_over(tmp_path: Path, content: bytes) -> None:
+async def test_other_files_are_skipped(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "other.db").write_bytes(content)
     (tmp_path / "folder.db").mkdir()
     (tmp_path / "nowhere.db").symlink_to("gone.db")
@@ -64,7 +64,7 @@ async def test_what_is_no_database_of_milepost_is_passed_over(tmp_path: Path, co
     assert (tmp_path / "other.db").read_bytes() == content
 
 
-async def test_of_many_the_latest_few_are_told(tmp_path: Path) -> None:
+async def test_only_the_latest_few_of_many_are_named(tmp_path: Path) -> None:
     for number in range(5):
         await filled(tmp_path / f"{number}.db", 1)
         os.utime(tmp_path / f"{number}.db", (number, number))

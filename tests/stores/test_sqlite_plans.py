@@ -51,7 +51,7 @@ READS_NOTHING = {"demand_writable"}
 
 
 @pytest.mark.parametrize("name", sorted(SQL.keys() - READ_EVERYTHING - ARE_LIMITED - READS_NOTHING))
-def test_finds_its_rows_by_a_key(path: Path, name: str) -> None:
+def test_a_statement_finds_its_rows_by_a_key(path: Path, name: str) -> None:
     steps = plan(path, SQL[name])
 
     walks = [step for step in steps if step.startswith("SCAN") and not STEPS_OVER_PARAMETERS.match(step)]
@@ -60,11 +60,11 @@ def test_finds_its_rows_by_a_key(path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ARE_LIMITED))
-def test_stops_after_a_few_rows(path: Path, name: str) -> None:
+def test_a_limited_statement_stops_after_a_few_rows(path: Path, name: str) -> None:
     assert "LIMIT" in SQL[name]
     assert not any("TEMP B-TREE" in step for step in plan(path, SQL[name]))
 
 
 @pytest.mark.parametrize("name", sorted(READ_EVERYTHING))
-def test_what_reads_everything_exists_and_needs_no_sorting(path: Path, name: str) -> None:
+def test_the_statements_that_read_everything_exist_and_sort_nothing(path: Path, name: str) -> None:
     assert not any("TEMP B-TREE" in step for step in plan(path, SQL[name]))

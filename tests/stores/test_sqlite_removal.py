@@ -53,7 +53,7 @@ class TestSqliteRemoval(RemovalContract):
     """In a file."""
 
 
-async def test_leaves_no_word_of_the_stream_on_the_disk(path: Path) -> None:
+async def test_a_removal_leaves_no_word_of_the_stream_on_the_disk(path: Path) -> None:
     async with open_sqlite(path) as store:
         said = Changes(interaction_events=tuple(event_row(f"m_{n}", of=GONE, text=SECRET * 50) for n in range(30)))
         await store.commit(commit_after(Checkpoint(GONE.key), changes=said))
@@ -64,7 +64,7 @@ async def test_leaves_no_word_of_the_stream_on_the_disk(path: Path) -> None:
     assert SECRET.encode() not in on_disk(path.parent)
 
 
-async def test_beside_a_daemon_is_refused(kept: SqliteDump) -> None:
+async def test_a_removal_beside_a_daemon_is_refused(kept: SqliteDump) -> None:
     await two_lives(kept)
     before = kept.tables()
     async with open_sqlite(kept.path):
@@ -73,7 +73,9 @@ async def test_beside_a_daemon_is_refused(kept: SqliteDump) -> None:
     assert kept.tables() == before
 
 
-async def test_a_kill_in_the_middle_leaves_the_stream_whole_and_the_next_try_removes_it(kept: SqliteDump) -> None:
+async def test_a_kill_in_the_middle_of_a_removal_leaves_the_stream_whole_and_a_second_attempt_removes_it(
+    kept: SqliteDump,
+) -> None:
     await two_lives(kept)
     kept.execute(ENDLESS)
     before = kept.tables()
@@ -89,7 +91,7 @@ async def test_a_kill_in_the_middle_leaves_the_stream_whole_and_the_next_try_rem
     await rebuilt_equal(kept)
 
 
-async def test_without_a_database_is_refused_and_makes_none(tmp_path: Path) -> None:
+async def test_a_removal_without_a_database_is_refused_and_creates_none(tmp_path: Path) -> None:
     with pytest.raises(StoreRefused, match="there is no database"):
         await remove(StoreUrl(f"sqlite:///{tmp_path / 'milepost.db'}"), GONE, BY, NOON)
     assert names_in(tmp_path) == set()
