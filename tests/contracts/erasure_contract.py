@@ -1,6 +1,6 @@
-"""What forgetting a person has to do, whatever keeps the tables, beside a daemon that works on them.
+"""What erasing a person must do in any database, beside a daemon that works on it.
 
-A subclass is named Test… and gives the fixture `kept`: an empty database of this program's schema.
+A subclass is named Test… and has the fixture `kept`: an empty database of this program's schema.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from milepost.stores.open import forget, open_reader, open_store
 from stores.histories import commit_after, contact_row, conversation_row, event_row
 from stores.store_dump import StoreDump
 
-SECRET = "Wq7-zebra"  # what only she said
+SECRET = "Wq7-zebra"  # what only she wrote
 GONE = Forgotten(contacts=1, conversations=1, interaction_events=30, payloads=1)
 
 
 def rows_of(person: str, words: str) -> Changes:
-    """Give rows large enough to lie on many pages."""
+    """Return rows large enough to lie on many pages."""
     thread = f"t_{person}"
     events = (event_row(f"m_{person}_{n}", conversation_id=thread, text=words * 50) for n in range(30))
     return Changes(

@@ -1,7 +1,7 @@
-"""What every archive has to do: what verify finds, what rebuild restores, what a follower sees.
+"""What every JournalReader must do: what verify detects, what rebuild restores, what a follower sees.
 
-A subclass is named Test… and gives two fixtures: `empty`, a database of this program's schema, and `filled`, one in
-which three lives were lived.
+A subclass is named Test… and has two fixtures: `empty`, a database of this program's schema, and `filled`, one with
+the lives of three streams.
 """
 
 import asyncio

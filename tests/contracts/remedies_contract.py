@@ -1,6 +1,6 @@
 """What every Store has to do for the remedies: dead letters, notes of what a full sweep misses, forgotten people.
 
-Beside the fixtures of store_contract.py, a subclass gives `forget`: an async function that erases a contact of a
+Beside the fixtures of store_contract.py, a subclass has `forget`: an async function that erases a contact of a
 stream, and counts the contacts, conversations, interaction events and payloads that it removed.
 """
 
@@ -317,7 +317,7 @@ class SweepNotesContract:
 
 
 def rows_of(person: str, *, of: Stream = STREAM) -> Changes:
-    """Give a person's rows: a contact, two conversations, and an event of either side in each."""
+    """Return a person's rows: a contact, two conversations, and an event of either side in each."""
     threads = [f"t_{person}_{n}" for n in range(2)]
     return Changes(
         tuple(conversation_row(each, of=of, contact_id=person) for each in threads),

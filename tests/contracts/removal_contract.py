@@ -1,6 +1,6 @@
-"""What removing a stream has to do, whatever keeps the tables.
+"""What removing a stream must do in any database.
 
-A subclass is named Test… and gives the fixture `kept`: an empty database of this program's schema.
+A subclass is named Test… and has the fixture `kept`: an empty database of this program's schema.
 """
 
 import pytest
@@ -20,7 +20,7 @@ BY = "a test"
 
 
 async def two_lives(kept: StoreDump) -> tuple[Checkpoint, Checkpoint]:
-    """Have two streams lived for a while, in an open run, with letters open and closed, and conversations missed."""
+    """Commit two streams' lives so far: an open run, dead letters open and closed, and missed conversations."""
     async with open_store(kept.store_url) as store:
         checkpoints = []
         for each in (GONE, OTHER):
@@ -34,7 +34,7 @@ async def two_lives(kept: StoreDump) -> tuple[Checkpoint, Checkpoint]:
 
 
 def of(tables: Tables, one: Stream) -> Tables:
-    """Give what a stream has in the tables beside the journal."""
+    """Return a stream's rows in the tables beside the journal."""
     page = (one.platform.value, one.page_id)
     run_ids = {row.run_id for row in tables.journal if row.stream == one.key}
     dead_letters = {

@@ -1,6 +1,6 @@
 """What every Source has to do, whatever it reads from.
 
-A subclass is named Test… and gives three fixtures, whose sources ask and tell the fixture `gate`:
+A subclass is named Test… and has three fixtures, whose sources use the fixture `gate`:
 
 - `inbox`: an Inbox that does not change while it is read;
 - `gapped_inbox`: an Inbox that answers with an empty batch and a next cursor now and then;
@@ -35,7 +35,7 @@ class Inbox(Struct):
 
 
 class RecordingGate(Struct):
-    """A Gate that is closed on demand, or after so many calls, and keeps what it is told."""
+    """A Gate that is closed on demand, or after so many calls, and records what it is passed."""
 
     closed: bool = False
     calls_left: int | None = None

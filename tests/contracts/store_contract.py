@@ -1,9 +1,9 @@
 """What every Store has to do, whatever keeps its tables.
 
-A subclass is named Test… and gives three fixtures:
+A subclass is named Test… and has three fixtures:
 
 - `store`: a Store whose tables are empty;
-- `look`: an async function that gives the Tables as they are, from beside the port;
+- `look`: an async function that returns the Tables as they are, from beside the port;
 - `refuse`: a function that makes the store refuse a row from now on, by its table and key.
 
 A store that looks at what rows hold (every database does) passes CheckingStoreContract, too. What stores do for the

@@ -54,7 +54,7 @@ instants = naive.map(lambda at: at.replace(microsecond=at.microsecond // 1000 * 
 
 
 def any_changes(of: Stream, *, with_nul: bool) -> st.SearchStrategy[Changes]:
-    """Give a few rows of a stream, no key twice."""
+    """Return a few rows of a stream, no key twice."""
     platform, page_id = st.just(of.platform.value), st.just(of.page_id)
     words = texts(with_nul=with_nul)
     said, counted = perhaps(words), perhaps(numbers)

@@ -39,11 +39,11 @@ class StoreDump(ABC):
 
     @abstractmethod
     def unguard(self) -> None:
-        """Let the journal be changed."""
+        """Allow changes of the journal."""
 
     @abstractmethod
     def refuse_deletes(self, table: str) -> None:
-        """Let no row of a table be deleted any more: `not this one`."""
+        """Refuse to delete rows of a table from now on: `not this one`."""
 
     @abstractmethod
     def columns(self, table: str, *, only_nullable: bool) -> dict[str, str]:

@@ -24,7 +24,7 @@ ONLY_IN_POSTGRESQL = {
     "lock_streams": "SQLite has one writer at a time, who holds the whole file",
     "lock_journal": "likewise",
     "lock_commits": "likewise",
-    "announce": "SQLite has no other worker who could be told",
+    "announce": "SQLite has no other worker to notify",
     "unfinished_copy": "SQLite's is read before the database is opened, by sqlite/migrate.py",
 }
 # PostgreSQL's statements wait for their rows (`ask`) or not (`execute`), and a group's are pipelined: what has to be

@@ -24,7 +24,7 @@ KEYS = {
     Table.CONTACTS: "contact_id",
     Table.INTERACTION_EVENTS: "event_id",
 }
-# Its words are what a user's own trigger may say: they are told nowhere.
+# What a user's own trigger may say is shown nowhere.
 REFUSING = """
 CREATE FUNCTION refuses_{key}() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -92,7 +92,7 @@ class TestPostgresqlStore(CheckingStoreContract, RemediesContract):
     async def test_the_texts_of_a_dead_letter_are_stored_without_nul(
         self, store: PostgresqlStore, database: Database
     ) -> None:
-        """The journal says it as it was; a projection holds U+FFFD in its place, and still is the journal's fold."""
+        """The journal keeps it as it was; a projection holds U+FFFD instead, and is still the journal's fold."""
         dead_letter = DeadLetterOpened("d_1", Stage.STORE, "t\0bad", "text: a NUL: \0", NOON, "f_1")
         await store.commit(commit_after(Checkpoint(STREAM.key), dead_letter))
 

@@ -1,4 +1,4 @@
-"""What the user is told when PostgreSQL is not as it should be, and what is left afterwards."""
+"""What the user sees when PostgreSQL has a fault, and what is left afterwards."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -41,7 +41,7 @@ async def store(database: Database) -> AsyncIterator[PostgresqlStore]:
 
 
 async def waiting(database: Database) -> int:
-    """Wait until the store waits for a lock, and give the process id of its backend."""
+    """Wait until the store waits for a lock, and return the process id of its backend."""
     query = "SELECT pid FROM pg_stat_activity WHERE usename = 'milepost' AND datname = current_database()"
     async with asyncio.timeout(60):
         while not (found := database.sql(f"{query} AND wait_event_type = 'Lock'")):  # noqa: ASYNC110  (another process)
@@ -67,18 +67,18 @@ async def it_answers_again(store: PostgresqlStore) -> None:
 
 
 def reveals_nothing(error: MilepostError, database: Database) -> None:
-    told = f"{error} {error.message} {error.hint} {error!r}"
+    text = f"{error} {error.message} {error.hint} {error!r}"
     assert error.hint
-    assert database.password not in told
-    assert SECRET not in told
-    assert "\n" not in told
+    assert database.password not in text
+    assert SECRET not in text
+    assert "\n" not in text
 
 
 # --- at the start -----------------------------------------------------------------------------------------------------
 
 
 class Fault(Struct, frozen=True):
-    """Something that is wrong with a database: how it comes about, and what is told of it."""
+    """Something that is wrong with a database: how it comes about, and what the user sees."""
 
     arrange: Callable[[Database], StoreUrl | None]
     raises: type[MilepostError]
@@ -213,20 +213,20 @@ async def test_a_fault_at_the_start_is_reported_with_what_to_do(database: Databa
 
 
 async def test_a_server_that_shuts_down_is_an_absence(postgres: Server, database: Database) -> None:
-    """A smart shutdown lets in nobody any more, and waits for who is there."""
+    """A smart shutdown accepts no new session, and waits for those that exist."""
     other = database.connect()
     stopping = asyncio.create_task(asyncio.to_thread(postgres.stop, "smart"))
     try:
         async with asyncio.timeout(60):
-            while "shutting down" not in str(told := await why_away(database)):
+            while "shutting down" not in str(error := await why_away(database)):
                 pass
     finally:
         other.close()
         await stopping
         postgres.start()
 
-    assert "restarting" in told.hint
-    reveals_nothing(told, database)
+    assert "restarting" in error.hint
+    reveals_nothing(error, database)
 
 
 async def why_away(database: Database) -> StoreAway:
@@ -400,7 +400,7 @@ async def test_a_fault_while_a_group_is_written_one_by_one_is_raised_only_to_tho
 
 
 async def test_a_deadlock_is_retried(database: Database, store: PostgresqlStore) -> None:
-    """Somebody's own job takes the same rows the other way round; it is patient, and the store is who gives way."""
+    """Somebody's own job takes the same rows in the opposite order, and is patient: it is the store that yields."""
     assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
     second = commit_after((await store.load(STREAM.key)), changes=SECRETS)
 
@@ -467,7 +467,7 @@ async def test_a_server_that_freezes_is_an_absence(
 
 @contextmanager
 def on_small_disk(server: Server) -> Iterator[Database]:
-    """Give a database whose tables are on a disk of their own, a small one."""
+    """Yield a database whose tables are on a disk of their own, a small one."""
     with server.small_tablespace("20m") as space, fresh_database(server, options=f"TABLESPACE {space}") as database:
         yield database
 

@@ -133,7 +133,7 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
 
 
 def parameters(name: str, size: int) -> dict[str, object] | tuple[object, ...]:
-    """Give what a statement is asked with; of a journal, the place where a reader is who follows it."""
+    """Return what a statement is asked with; of a journal, the place where a reader is who follows it."""
     newest = {"entry_at": ("messenger:1", size), "entries_since": ("messenger:1", size - 3)}
     at_the_end = {
         "version": size,
@@ -150,14 +150,14 @@ def pages_touched(database: Database, name: str, size: int) -> int:
     asked = f"EXPLAIN (ANALYZE, BUFFERS, TIMING off, FORMAT JSON) {SQL[name].rstrip().rstrip(';')}"
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute(SQL["settings"].encode(), {"schema": "milepost", "statement_timeout": NO_TIMEOUT})
-        ((told,),) = connection.execute(asked.encode(), parameters(name, size)).fetchall()
-    plan: dict[str, Any] = (json.loads(told) if isinstance(told, str) else told)[0]["Plan"]
+        ((plan_as_json,),) = connection.execute(asked.encode(), parameters(name, size)).fetchall()
+    plan: dict[str, Any] = (json.loads(plan_as_json) if isinstance(plan_as_json, str) else plan_as_json)[0]["Plan"]
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
 
 
 @pytest.fixture
 def grown(postgres: Server) -> Iterator[dict[int, Database]]:
-    """Give two databases that were never analysed, of few rows and of many."""
+    """Yield two databases that were never analysed, of few rows and of many."""
 
     def template(size: int) -> str:
         async def grow(store_url: StoreUrl) -> None:
@@ -195,7 +195,7 @@ FEW_PAGES = 8
 LEAST_STATEMENTS = 8  # that ask or write tables which grow
 COUNTED = """
 SELECT regexp_replace(query, '\\s+', ' ', 'g'), calls, shared_blks_hit + shared_blks_read
-FROM public.pg_stat_statements AS told JOIN pg_database AS at ON at.oid = told.dbid
+FROM public.pg_stat_statements AS stats JOIN pg_database AS at ON at.oid = stats.dbid
 WHERE datname = current_database() AND query ~ 'conversation|contact|journal|dead_letter|forgotten|runs|checkpoint'
 """
 # From 2,000 rows to 20,000 an index grows by one level at most: from two pages a key to three.
@@ -204,7 +204,7 @@ MOST_TIMES = 2.0
 
 @pytest.fixture
 def counting(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Give a server that counts for each statement which pages it touches."""
+    """Yield a server that counts for each statement which pages it touches."""
     release: Release = request.param
     with running(
         release, shared_preload_libraries="pg_stat_statements", **{"pg_stat_statements.track": "all"}
@@ -213,7 +213,7 @@ def counting(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 def batch_of(first: int, size: int) -> tuple[Keys, Changes]:
-    """Give a batch of a full sweep, and what it stores: conversations from newer to older."""
+    """Return a batch of a full sweep, and what it stores: conversations from newer to older."""
     numbers = range(first, first + size)
     threads = tuple(
         replace(conversation_row(f"t_{n}", contact_id=f"c_{n}"), updated_time=NOON - timedelta(seconds=n))
@@ -236,12 +236,12 @@ def batch_of(first: int, size: int) -> tuple[Keys, Changes]:
 
 
 def counts(database: Database) -> dict[str, tuple[int, int]]:
-    """Give the calls of each statement until now, and the pages that they touched."""
+    """Return the calls of each statement until now, and the pages that they touched."""
     return {query: (calls, pages) for query, calls, pages in database.sql(COUNTED)}
 
 
 def a_call(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> dict[str, float]:
-    """Give the pages that a call of each statement touched in between."""
+    """Return the pages that a call of each statement touched in between."""
     came = {
         query: (calls - before[query][0], pages - before[query][1])
         for query, (calls, pages) in after.items()
@@ -251,12 +251,12 @@ def a_call(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]
 
 
 def most(pages: float) -> float:
-    """Give how many pages a statement may touch that touched so many at first."""
+    """Return how many pages a statement may touch that touched so many at first."""
     return MOST_TIMES * pages + FEW_PAGES
 
 
 async def synced(database: Database, *, is_analysed_once: bool) -> tuple[dict[str, float], dict[str, float]]:
-    """Store batches as a full sweep does, small ones first; give what the first large ones took, and the last."""
+    """Store batches as a full sweep does, small ones first; return what the first large ones took, and the last."""
     taken = []
     async with open_store(database.store_url) as store:
         database.sql("CREATE EXTENSION pg_stat_statements SCHEMA public")

@@ -55,7 +55,7 @@ def test_every_version_but_the_next_is_refused(journal: Database, version: str) 
 
 @pytest.mark.parametrize("seq", ["1", "max(seq)", "max(seq) + 2", "0", "-1", "NULL"])
 def test_every_seq_but_the_next_is_refused(journal: Database, seq: str) -> None:
-    """A gap would have every follower of the journal wait, and a place before the end would not be seen."""
+    """A gap would make every follower of the journal wait, and a seq before the end would go unseen."""
     before = journal.sql(ENTRIES)
 
     with pytest.raises(psycopg.IntegrityError):

@@ -34,14 +34,14 @@ pytestmark = on_both_releases
 
 @pytest.fixture
 def empty(postgres: Server) -> Iterator[Database]:
-    """Give a database without a schema of ours."""
+    """Yield a database without a schema of ours."""
     with fresh_database(postgres, template=None) as database:
         yield database
 
 
 @pytest.fixture
 def more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a copy of the shipped migrations, to which some can be added."""
+    """Return a copy of the shipped migrations, to which some can be added."""
     copied = Path(shutil.copytree(MIGRATIONS, tmp_path / "migrations [50%]"))
     monkeypatch.setattr(migrating, "MIGRATIONS", copied)
     return copied
@@ -94,7 +94,7 @@ class TestMigrate:
         assert sorted(name for each in done for name in each) == sorted(shipped())
 
     async def test_a_schema_that_was_created_for_it_is_used(self, empty: Database) -> None:
-        """By somebody who gives it no right to make one."""
+        """By somebody who does not allow it to create one."""
         empty.sql("CREATE SCHEMA crm AUTHORIZATION milepost")
         empty.sql(f"ALTER DATABASE {empty.name} OWNER TO postgres")
         store_url = StoreUrl(f"{empty.url}?schema=crm", empty.password)
@@ -153,7 +153,7 @@ class TestAnOlderDatabase:
     async def test_an_older_database_with_dead_letters_verifies_and_continues(
         self, empty: Database, more: Path
     ) -> None:
-        """Whose letters say neither when they are redriven nor what they looked like."""
+        """Its dead letters have neither the time of their redrive nor a fingerprint."""
         newer = taken_away(more, since="0003")
         await migrated(empty)
         as_it_was(empty, [DeadLetterOpened(f"d_{n}", Stage.FETCH, f"t_{n}", "id: expected str") for n in range(3)])
@@ -171,7 +171,7 @@ class TestAnOlderDatabase:
 
 
 def taken_away(migrations: Path, *, since: str) -> dict[Path, str]:
-    """Take away the migrations from that one on, and give what was in them."""
+    """Take away the migrations from that one on, and return what was in them."""
     newer = {each: each.read_text() for each in migrations.iterdir() if each.name >= since}
     for each in newer:
         each.unlink()

@@ -114,7 +114,7 @@ async def test_the_outcome_is_unknown_to_a_whole_group_and_each_commit_is_settle
 async def test_a_transaction_that_has_not_ended_yet_is_waited_for(
     database: Database, line: Line, store: OpenStore, comes_through: bool
 ) -> None:
-    """The server goes on with a commit whose client is gone; who asks then hears what becomes of it."""
+    """The server goes on with a commit whose client is gone; settling it waits for the outcome."""
     commit = next_commit(Checkpoint(STREAM.key))
     with nobody_commits(database):
         line.cut_next_commit(Cut.MEANWHILE)
@@ -214,9 +214,9 @@ async def test_a_run_whose_commits_are_all_cut_off_stores_and_reports_every_entr
     assert checkpoint.run is not None
     assert (checkpoint.run.status, checkpoint.run.tally.inserted) == (RunStatus.COMPLETE, 3)
     assert inbox.cursors == [None, "1", "2", None], "nothing is read again"
-    told = [notice for notice in notices if isinstance(notice, Recorded)]
+    recorded = [notice for notice in notices if isinstance(notice, Recorded)]
     journal = PostgresDump(database).tables().journal
-    assert [row.hash for row in journal] == [entry.hash for notice in told for entry in notice.entries]
-    assert [row.seq for row in journal if row.hash in {notice.entries[0].hash for notice in told}] == [
-        notice.committed.first_seq for notice in told
+    assert [row.hash for row in journal] == [entry.hash for notice in recorded for entry in notice.entries]
+    assert [row.seq for row in journal if row.hash in {notice.entries[0].hash for notice in recorded}] == [
+        notice.committed.first_seq for notice in recorded
     ]

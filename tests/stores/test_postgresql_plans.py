@@ -113,7 +113,7 @@ def _value(kind: str) -> object:
 
 @pytest.fixture
 def grown(postgres: Server) -> Iterator[Database]:
-    """Give a database whose tables have grown to what a planner weighs: a hundred streams, and thousands of rows."""
+    """Yield a database whose tables have grown to what a planner weighs: a hundred streams, and thousands of rows."""
 
     async def grow(store_url: StoreUrl) -> None:
         async with open_store(store_url):
@@ -127,7 +127,7 @@ def grown(postgres: Server) -> Iterator[Database]:
 
 
 def steps(database: Database, name: str) -> Iterator[Node]:
-    """Plan a statement where whatever an index can do is done by one, and give the nodes of the plan."""
+    """Plan a statement where whatever an index can do is done by one, and return the nodes of the plan."""
     statement = SQL[name]
     with database.connect() as connection:
         connection.execute("SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off")

@@ -126,17 +126,17 @@ async def test_a_rebuild_and_an_erasure_only_delay_workers(database: Database, w
 
 
 async def test_a_listener_is_called_for_a_commit(database: Database, workers: list[PostgresqlStore]) -> None:
-    told = asyncio.Event()
-    async with listening(database.store_url, told.set), asyncio.timeout(60):
-        await told.wait()  # at first: what was before is looked for
-        told.clear()
+    called = asyncio.Event()
+    async with listening(database.store_url, called.set), asyncio.timeout(60):
+        await called.wait()  # once at first: to look for earlier commits
+        called.clear()
 
         await live(workers[0], 1)
-        await told.wait()
+        await called.wait()
 
         database.terminate_backends()
-        told.clear()
-        await told.wait()  # it is heard again when the connection is there again
+        called.clear()
+        await called.wait()  # again when the connection is back
 
 
 async def test_a_listener_hangs_up_on_a_server_that_does_not_answer(
@@ -144,13 +144,13 @@ async def test_a_listener_hangs_up_on_a_server_that_does_not_answer(
 ) -> None:
     for name in ("LISTEN_SECONDS", "ANSWER_SECONDS", "RECONNECT_SECONDS"):
         monkeypatch.setattr(hearing, name, 0.05)
-    told = asyncio.Event()
-    async with breakable_line(database) as line, listening(line.store_url, told.set), asyncio.timeout(60):
-        await told.wait()
+    called = asyncio.Event()
+    async with breakable_line(database) as line, listening(line.store_url, called.set), asyncio.timeout(60):
+        await called.wait()
         line.fall_silent()
-        told.clear()
+        called.clear()
         await until(lambda: line.clients > 1)
 
         line.speak_again()
 
-        await told.wait()
+        await called.wait()

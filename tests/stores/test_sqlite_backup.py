@@ -31,9 +31,9 @@ async def database(tmp_path: Path) -> Path:
     return path
 
 
-async def copy(database: Path, target: Path, tell: Callable[[int, int], None] = lambda _, __: None) -> None:
+async def copy(database: Path, target: Path, progress: Callable[[int, int], None] = lambda _, __: None) -> None:
     async with open_sqlite_reader(database) as journal_reader:
-        await journal_reader.copy_to(target, tell)
+        await journal_reader.copy_to(target, progress)
 
 
 async def test_a_copy_is_of_the_moment_when_it_began_however_much_is_committed_meanwhile(
@@ -82,7 +82,7 @@ async def test_an_abandoned_copy_ends_at_the_next_step(
 
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
-    await asyncio.sleep(0)  # it hears of it now
+    await asyncio.sleep(0)  # it notices now
 
 
 async def test_a_copy_is_one_file_that_can_be_read_by_itself(database: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the user is told when the database or its disk is not as it should be, and what is left afterwards."""
+"""What the user sees when the database or its disk has a fault, and what is left afterwards."""
 
 import asyncio
 import os
@@ -52,7 +52,7 @@ async def use(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Path:
-    """Give a database of some size, closed and to be copied."""
+    """Return a database of some size, closed and to be copied."""
     path = Path(shutil.copy(migrated, tmp_path_factory.mktemp("used")))
 
     async def lived() -> None:
@@ -108,7 +108,7 @@ class TestAFile:
 class TestRights:
     @pytest.fixture
     def ours(self, used: Path) -> Iterator[Path]:
-        """Give a database in a directory that everybody may reach."""
+        """Yield a database in a directory that everybody may reach."""
         with tempfile.TemporaryDirectory() as directory:
             Path(directory).chmod(0o777)
             path = Path(shutil.copy(used, directory))
@@ -116,25 +116,25 @@ class TestRights:
             yield path
             Path(directory).chmod(0o777)
 
-    def told(self, path: Path) -> str:
+    def outcome_for(self, path: Path) -> str:
         return outcome(command(path), user=unprivileged())[-1]
 
     def test_the_permissions_that_are_needed_suffice(self, ours: Path) -> None:
-        assert self.told(ours) == "done"
+        assert self.outcome_for(ours) == "done"
 
     @pytest.mark.parametrize("mode", [0o000, 0o222, 0o444], ids=oct)
     def test_missing_permissions_for_the_file_are_named(self, ours: Path, mode: int) -> None:
         ours.chmod(mode)
 
-        assert self.told(ours).startswith(f"StoreRefused the database {ours} cannot be used: ")
+        assert self.outcome_for(ours).startswith(f"StoreRefused the database {ours} cannot be used: ")
 
     def test_missing_permissions_for_the_directory_are_named(self, ours: Path) -> None:
         ours.parent.chmod(0o555)
 
-        told = self.told(ours)
+        outcome = self.outcome_for(ours)
 
-        assert told.startswith(f"StoreRefused the database {ours} cannot be locked: Permission denied")
-        assert "this user may write there" in told
+        assert outcome.startswith(f"StoreRefused the database {ours} cannot be locked: Permission denied")
+        assert "this user may write there" in outcome
 
     def test_permissions_for_the_directory_that_are_missing_once_it_was_locked_are_named(self, ours: Path) -> None:
         """SQLite needs files beside the database, too."""
@@ -142,7 +142,7 @@ class TestRights:
         ours.with_name(ours.name + ".lock").chmod(0o666)
         ours.parent.chmod(0o555)
 
-        assert self.told(ours).startswith(f"StoreRefused the database {ours} cannot be used: ")
+        assert self.outcome_for(ours).startswith(f"StoreRefused the database {ours} cannot be used: ")
 
 
 def damaged(used: Path, directory: Path, seed: int) -> Path:
@@ -182,11 +182,11 @@ class TestDamage:
         assert "backup" in raised.value.hint or "no SQLite database" in raised.value.hint
 
     async def test_damaged_pages_are_reported(self, used: Path, tmp_path: Path) -> None:
-        told = [await self._told(damaged(used, tmp_path, seed)) for seed in range(25)]
+        errors = [await self._error_of(damaged(used, tmp_path, seed)) for seed in range(25)]
 
-        assert sum(error is not None for error in told) >= 10
+        assert sum(error is not None for error in errors) >= 10
 
-    async def _told(self, path: Path) -> MilepostError | None:
+    async def _error_of(self, path: Path) -> MilepostError | None:
         try:
             await use(path)
         except (StoreRefused, JournalDamaged) as error:
@@ -207,7 +207,7 @@ class TestDamage:
 
 @contextmanager
 def a_file_is_at_most(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond so many bytes."""
+    """Limit the files of this process to so many bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -217,7 +217,7 @@ def a_file_is_at_most(size: int) -> Iterator[None]:
 
 
 async def fill_up(store: SqliteStore) -> Checkpoint:
-    """Commit until the store is away, and give where the stream stands then."""
+    """Commit until the store is away, and return the stream's checkpoint then."""
     checkpoint = await store.load(STREAM.key)
     for _ in range(2_000):
         following = next_commit(checkpoint)

@@ -1,4 +1,4 @@
-"""The files of a database that are deleted, replaced or overwritten while it is open: nothing is told as committed."""
+"""The files of a database that are deleted, replaced or overwritten while it is open: no commit to them counts."""
 
 import asyncio
 import os
@@ -83,15 +83,15 @@ each_harm = pytest.mark.parametrize("harm", GONE)
 
 @pytest.fixture
 def path(tmp_path: Path, migrated: Path) -> Path:
-    """Give a database in a folder that may be moved."""
+    """Return a database in a folder that may be moved."""
     (tmp_path / "here").mkdir()
     return Path(shutil.copy(migrated, tmp_path / "here"))
 
 
 @asynccontextmanager
-async def opened_in_vain(path: Path, told: str) -> AsyncIterator[SqliteStore]:
-    """Open the database; after the block it has to be told that it was lost."""
-    with pytest.raises(StoreLost, match=told) as lost:
+async def opened_in_vain(path: Path, message: str) -> AsyncIterator[SqliteStore]:
+    """Open the database, and check that its loss is reported after the block."""
+    with pytest.raises(StoreLost, match=message) as lost:
         async with open_sqlite(path) as store:
             yield store
     assert lost.value.hint
@@ -105,11 +105,11 @@ def move(path: Path, to: Path) -> None:
     path.rename(to)
 
 
-async def refuses(store: SqliteStore, told: str) -> None:
+async def refuses(store: SqliteStore, message: str) -> None:
     """See that nothing is asked or committed any more."""
     checks = [store.load(STREAM.key), store.known(Keys(STREAM)), store.checkpoints(), store.answers()]
     for asked in checks:
-        with pytest.raises(StoreLost, match=told):
+        with pytest.raises(StoreLost, match=message):
             await asked
 
 
@@ -118,20 +118,20 @@ class TestAFileThatIsGone:
     async def test_a_lost_file_is_reported_to_queries_and_commits_and_after_the_block(
         self, path: Path, harm: str
     ) -> None:
-        harms, told = GONE[harm]
-        async with opened_in_vain(path, told) as store:
+        harms, message = GONE[harm]
+        async with opened_in_vain(path, message) as store:
             reached = await live(store, STREAM, 2)
             harms(path)
-            with pytest.raises(StoreLost, match=told):
+            with pytest.raises(StoreLost, match=message):
                 await store.commit(next_commit(reached))
-            await refuses(store, told)
+            await refuses(store, message)
 
     @each_harm
     async def test_a_lost_file_is_reported_after_the_block_although_nothing_was_asked(
         self, path: Path, harm: str
     ) -> None:
-        harms, told = GONE[harm]
-        async with opened_in_vain(path, told) as store:
+        harms, message = GONE[harm]
+        async with opened_in_vain(path, message) as store:
             await live(store, STREAM, 2)
             harms(path)
 
@@ -140,15 +140,15 @@ class TestAFileThatIsGone:
         self, path: Path, harm: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(store_module, "WATCH_SECONDS", 0.01)
-        harms, told = GONE[harm]
-        async with opened_in_vain(path, told) as store:
+        harms, message = GONE[harm]
+        async with opened_in_vain(path, message) as store:
             await live(store, STREAM, 2)
             watching = asyncio.create_task(store.watch())
             harms(path)
             assert "while it was open" in (await watching).message
 
     async def test_a_lost_file_stays_lost_when_it_is_put_back(self, path: Path) -> None:
-        """Meanwhile others may have made another one, and who asked was told that it is gone."""
+        """Meanwhile others may have made another one, and callers got the error."""
         away = path.with_name("away.db")
         async with opened_in_vain(path, "while it was open") as store:
             move(path, away)
@@ -162,7 +162,7 @@ class TestAFileThatIsGone:
         self, path: Path, harm: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It goes while the rows are written: the COMMIT succeeds, and nobody would find what it wrote."""
-        harms, told = GONE[harm]
+        harms, message = GONE[harm]
         write = SqliteWriter.write
 
         def harmed(*arguments: object) -> object:
@@ -170,13 +170,13 @@ class TestAFileThatIsGone:
             harms(path)
             return committed
 
-        async with opened_in_vain(path, told) as store:
+        async with opened_in_vain(path, message) as store:
             reached = await live(store, STREAM, 2)
             if harm == "replaced":
                 other = other_database(path)
                 harms = other.rename
             monkeypatch.setattr(SqliteWriter, "write", harmed)
-            with pytest.raises(StoreLost, match=told):
+            with pytest.raises(StoreLost, match=message):
                 await store.commit(next_commit(reached))
 
     async def test_the_outcome_of_a_commit_is_unknown_if_the_files_cannot_be_checked(

@@ -36,7 +36,7 @@ def in_order(path: Path) -> list[str]:
 
 @pytest.fixture
 def more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a copy of the shipped migrations, to which some can be added."""
+    """Return a copy of the shipped migrations, to which some can be added."""
     copied = Path(shutil.copytree(MIGRATIONS, tmp_path / "migrations [50%]"))
     monkeypatch.setattr(migrating, "MIGRATIONS", copied)
     return copied
@@ -77,7 +77,7 @@ class TestMigrate:
 
 class TestAnOlderDatabase:
     async def test_an_older_database_with_dead_letters_verifies_and_continues(self, tmp_path: Path, more: Path) -> None:
-        """Whose letters say neither when they are redriven nor what they looked like."""
+        """Its dead letters have neither the time of their redrive nor a fingerprint."""
         path = tmp_path / "milepost.db"
         newer = taken_away(more, since="0003")
         migrate(path)
@@ -96,7 +96,7 @@ class TestAnOlderDatabase:
 
 
 def taken_away(migrations: Path, *, since: str) -> dict[Path, str]:
-    """Take away the migrations from that one on, and give what was in them."""
+    """Take away the migrations from that one on, and return what was in them."""
     newer = {each: each.read_text() for each in migrations.iterdir() if each.name >= since}
     for each in newer:
         each.unlink()

@@ -29,7 +29,7 @@ def usual_umask() -> Iterator[None]:
 
 
 def modes_beside(path: Path) -> dict[str, str]:
-    """Give the permissions of a database and of each file beside it."""
+    """Return the permissions of a database and of each file beside it."""
     return {each.name: oct(stat.S_IMODE(each.stat().st_mode)) for each in path.parent.glob(f"{path.name}*")}
 
 
@@ -107,9 +107,9 @@ class TestADatabaseThatOthersMayOpen:
             Path(directory).chmod(0o777)
             theirs = Path(shutil.copy(path, directory))
             theirs.chmod(0o666)
-            told = outcome(command(theirs), user=user)
-            assert told[-1] == "done"
-            assert any("database open to other users" in line for line in told)
+            printed = outcome(command(theirs), user=user)
+            assert printed[-1] == "done"
+            assert any("database open to other users" in line for line in printed)
             assert stat.S_IMODE(theirs.stat().st_mode) == 0o666
 
 

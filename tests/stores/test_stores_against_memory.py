@@ -165,7 +165,7 @@ async def are_one(kept: StoreDump, life: list[Act]) -> None:
                 counted = (gone.contacts, gone.conversations, gone.interaction_events, gone.payloads)
                 assert counted == memory.forget(each.stream, each.forgotten)
             elif isinstance(each.event, DeadLetterOpened) and each.event.dead_letter_id in opened:
-                continue  # a letter is opened once
+                continue  # a dead letter is opened once
             else:
                 if isinstance(each.event, DeadLetterOpened):
                     opened.add(each.event.dead_letter_id)
