@@ -1,4 +1,4 @@
-"""What was acknowledged is there, and whole."""
+"""What was acknowledged is stored, and complete."""
 
 from collections.abc import Iterable
 from random import Random

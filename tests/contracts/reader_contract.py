@@ -33,7 +33,7 @@ STREAMS = [stream(number) for number in range(3)]
 
 
 async def fill(store: Store) -> None:
-    """Live three lives side by side, so that their entries lie among each other's."""
+    """Commit the lives of three streams at the same time, so that their entries interleave."""
     await asyncio.gather(*(live(store, each, 23) for each in STREAMS))
 
 
@@ -334,4 +334,4 @@ class DeadLettersContract:
 class JournalReaderContract(
     VerifyContract, RebuildContract, EntriesContract, PositionsContract, RunsContract, DeadLettersContract
 ):
-    """All of them."""
+    """All contracts of a JournalReader."""

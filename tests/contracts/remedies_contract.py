@@ -1,4 +1,4 @@
-"""What every Store has to do for the remedies: dead letters, notes of what a full sweep misses, forgotten people.
+"""What every Store must do for the remedies: dead letters, notes of what a full sweep misses, forgotten people.
 
 Beside the fixtures of store_contract.py, a subclass has `forget`: an async function that erases a contact of a
 stream, and counts the contacts, conversations, interaction events and payloads that it removed.
@@ -95,7 +95,7 @@ class DeadLettersContract:
     async def test_a_dead_letter_is_due_if_it_is_further_ahead_than_any_redrive_is_postponed(
         self, store: Store
     ) -> None:
-        """The clock was ahead when it was put off."""
+        """The clock was ahead when it was postponed."""
         await find_open_dead_letters(store, opening(redrive_at=at(86_400)))
 
         assert await due(store, NOON) == []
@@ -195,7 +195,7 @@ async def asked(
 
 
 async def counts(store: Store, about: Stretch | None = None, *, sweep: datetime = SWEEP) -> tuple[int, int]:
-    """Count what is not seen and not noted, and what is noted."""
+    """Return how many conversations are neither seen nor noted, and how many are noted."""
     known = await asked(store, about, sweep=sweep)
     return known.unseen, known.all_missed
 
@@ -282,7 +282,7 @@ class SweepNotesContract:
     async def test_the_last_batch_is_written_found_noted_and_then_the_sweep_ended(
         self, store: Store, look: Look
     ) -> None:
-        """All in one commit: what the batch brings is not missed, what it does not show is."""
+        """All in one commit: what the batch contains is not missed, what it lacks is."""
         await commit(store, changes=Changes(tuple(lying_at(f"t_{n}", n) for n in range(6))))
         await commit(store, changes=Changes(missed=stretch(None, at(3))))
         back, moved = lying_at("t_4", 4), lying_at("t_1", 100)
@@ -317,7 +317,7 @@ class SweepNotesContract:
 
 
 def rows_of(person: str, *, of: Stream = STREAM) -> Changes:
-    """Return a person's rows: a contact, two conversations, and an event of either side in each."""
+    """Return a person's rows: a contact, two conversations, and an event of each side in both."""
     threads = [f"t_{person}_{n}" for n in range(2)]
     return Changes(
         tuple(conversation_row(each, of=of, contact_id=person) for each in threads),
@@ -481,4 +481,4 @@ class ForgettingContract:
 
 
 class RemediesContract(DeadLettersContract, SweepNotesContract, ForgettingContract):
-    """All of them."""
+    """All contracts of the remedies."""

@@ -53,7 +53,7 @@ def of(tables: Tables, one: Stream) -> Tables:
 
 
 async def rebuilt_equal(kept: StoreDump) -> None:
-    """Check that the projections are what the journal says, and that a rebuild makes them again, byte for byte."""
+    """Check that the projections equal their fold, and that a rebuild restores them byte for byte."""
     before = kept.projections()
     async with open_reader(kept.store_url, alone=True) as journal_reader:
         verified = await journal_reader.verify()

@@ -1,4 +1,4 @@
-"""What every Source has to do, whatever it reads from.
+"""What every Source must do, whatever it reads from.
 
 A subclass is named Test… and has three fixtures, whose sources use the fixture `gate`:
 
@@ -59,10 +59,10 @@ class Fault(StrEnum):
     """What goes wrong between a source and what it reads from."""
 
     UNREACHABLE = "unreachable"  # nothing listens
-    SILENT = "silent"  # the connection stands and no answer comes
-    RESET = "reset"  # the connection is reset without an answer
-    CUT_SHORT = "cut_short"  # the connection ends in the middle of the answer
-    TRUNCATED_JSON = "truncated_json"  # the answer is whole and its JSON is not
+    SILENT = "silent"  # the connection is open, and no response comes
+    RESET = "reset"  # the connection is reset without a response
+    CUT_SHORT = "cut_short"  # the connection ends in the middle of the response
+    TRUNCATED_JSON = "truncated_json"  # the response is complete, and its JSON is not
     HTML = "html"  # an HTML page with status 502
     REDIRECT = "redirect"  # to another host
     OVERSIZE = "oversize"  # more bytes than the source accepts

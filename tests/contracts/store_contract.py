@@ -1,4 +1,4 @@
-"""What every Store has to do, whatever keeps its tables.
+"""What every Store must do, in any database.
 
 A subclass is named Test… and has three fixtures:
 
@@ -63,7 +63,7 @@ class JournalRow(Struct, frozen=True):
 
 
 class Tables(Struct, frozen=True):
-    """Everything that a store keeps."""
+    """Everything that a store holds."""
 
     journal: tuple[JournalRow, ...] = ()
     checkpoints: dict[str, Checkpoint] = {}
@@ -87,26 +87,26 @@ class Tables(Struct, frozen=True):
 Look = Callable[[], Awaitable[Tables]]
 Refuse = Callable[[Table, str], None]
 
-# The store lives through all examples, on purpose: what they write meets what is there. The suite has several heirs.
+# On purpose, one store is used for all examples: what they write meets what is there. The suite has several subclasses.
 SHARED_BY_SUBCLASSES = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
 NO_CHANGES = Changes()
 
 
 async def commit(store: Store, *events: Event, changes: Changes = NO_CHANGES, of: Stream = STREAM) -> Commit:
-    """Commit what follows in the stream."""
+    """Commit the next entry of the stream."""
     following = commit_after(await store.load(of.key), *events, changes=changes)
     assert isinstance(await store.commit(following), Committed)
     return following
 
 
 def names(answer: object) -> set[tuple[Table, str]]:
-    """Name the rows that a store refused."""
+    """Return the tables and keys of the rows that a store refused."""
     assert isinstance(answer, Rejected)
     return {(row.table, row.key) for row in answer.rows}
 
 
 async def whole_or_not_at_all(commits: list[Commit], store: Store, look: Look) -> None:
-    """Check that of each of these first commits of their streams either everything is stored or nothing."""
+    """Check that each of these first commits of their streams is stored completely or not at all."""
     tables = await look()
     for each in commits:
         loaded = await store.load(each.checkpoint.stream)
@@ -124,7 +124,7 @@ async def whole_or_not_at_all(commits: list[Commit], store: Store, look: Look) -
 
 class StoreContract:
     takes_nul: ClassVar = True
-    """Whether a text may hold a NUL: PostgreSQL takes none."""
+    """Whether a text may hold a NUL: PostgreSQL accepts none."""
 
     # --- the journal and its projections ---
 
@@ -179,7 +179,7 @@ class StoreContract:
         assert tables.dead_letters == {each.dead_letter_id: each for each in folded if isinstance(each, DeadLetter)}
         assert {dead_letter.closed_at is None for dead_letter in tables.dead_letters.values()} == {True, False}
 
-    # --- one writer a stream ---
+    # --- one writer for each stream ---
 
     async def test_a_second_writer_is_refused_and_nothing_of_its_commit_is_stored(
         self, store: Store, look: Look
@@ -222,7 +222,7 @@ class StoreContract:
         assert sum(isinstance(answer, VersionConflict) for answer in answers) == 39
         assert set((await look()).conversations) == {row.conversation_id for row in winners[0].changes.conversations}
 
-    # --- what became of a commit ---
+    # --- the outcome of a commit ---
 
     async def test_settling_a_stored_commit_returns_its_seq(self, store: Store) -> None:
         first = await commit(store, RunStarted(NOON), sweep_started())
@@ -423,7 +423,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("finished", [0, 1, 33])
     async def test_a_cancelled_commit_harms_no_other(self, store: Store, look: Look, finished: int) -> None:
-        """Whoever is cancelled, and when: before anything is stored, in the middle, or on behalf of others."""
+        """Whichever is cancelled, and when: before anything is stored, in the middle, or while it commits others."""
         commits = [next(life(stream(number), 1)) for number in range(120)]
         tasks = [asyncio.ensure_future(store.commit(each)) for each in commits]
         await asyncio.gather(*tasks[:finished])
@@ -447,7 +447,7 @@ class StoreContract:
     async def test_the_outcome_of_a_cancelled_commit_can_be_settled(
         self, store: Store, look: Look, finished: int
     ) -> None:
-        """Its stream can go on at once: nothing is stored later, behind the back of whoever recalls it now."""
+        """Its stream can continue at once: nothing is stored later, after somebody has loaded it."""
         tasks = [asyncio.ensure_future(store.commit(next(life(stream(number), 1)))) for number in range(60)]
         await asyncio.gather(*tasks[:finished])
         for _ in range(3):
@@ -554,7 +554,7 @@ def some_rows(name: str) -> Changes:
 
 
 def _as_first_seen(changes: Changes, known: Known) -> Changes:
-    """Offer rows that are stored already as a writer does: with the instants at which they were seen first."""
+    """Return rows that are stored already as a writer would: with the instants at which they were first seen."""
     conversations = (
         replace(row, first_synced_at=known.conversations.get(row.conversation_id, row).first_synced_at)
         for row in changes.conversations

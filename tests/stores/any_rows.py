@@ -43,7 +43,7 @@ def texts(*, with_nul: bool) -> st.SearchStrategy[str]:
     return st.text(whole, max_size=40) | st.sampled_from([each for each in ODD_TEXTS if "\0" not in each])
 
 
-# No NUL in an id: SQLite's json_each ends a text there, and PostgreSQL takes none.
+# No NUL in an id: SQLite's json_each ends a text there, and PostgreSQL accepts none.
 ids = st.sampled_from(ODD_IDS) | st.text(
     st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=110
 )

@@ -106,7 +106,7 @@ def event_row(
 
 
 def next_commit(checkpoint: Checkpoint) -> Commit:
-    """Go on with a life: a run of a few batches that ends at a limit; every third completes its sweep.
+    """Continue a life: a run of a few batches that ends at a limit; every third completes its sweep.
 
     Each batch leaves a dead letter over. At the end of a run, one is tried again in vain, and another one closed.
     """

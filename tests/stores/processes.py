@@ -1,4 +1,4 @@
-"""Starts `stores.commit_forever` in a process of its own, which can be killed, traced or lack rights."""
+"""Starts `stores.commit_forever` in a process of its own, which can be killed, traced or lack permissions."""
 
 import os
 import subprocess
@@ -63,7 +63,7 @@ def a_child() -> Iterator[None]:
 
 @contextmanager
 def running(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """Run until the block is left; then it is killed."""
+    """Run until the end of the block, then kill it."""
     with subprocess.Popen(arguments, env=environment(), cwd="/", stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process

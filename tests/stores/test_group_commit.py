@@ -1,4 +1,4 @@
-"""The end of an event loop that cancels every task, those inside a store, too."""
+"""The end of an event loop, which cancels every task, those inside a store as well."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The PostgreSQL store makes the promises of a Store."""
+"""The PostgreSQL store keeps the contract of a Store."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""Forgetting a person in PostgreSQL, beside workers."""
+"""Erasing a person from PostgreSQL, beside workers."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def kept(database: Database) -> StoreDump:
 
 
 class TestPostgresqlErasure(ErasureContract):
-    """In a database of a server."""
+    """In PostgreSQL."""
 
 
 async def test_an_erasure_leaves_no_word_of_the_person_in_any_table(database: Database) -> None:

@@ -25,7 +25,7 @@ from milepost.stores.url import StoreUrl
 from stores.histories import commit_after, contact_row, conversation_row, event_row, life, live, next_commit, stream
 from stores.store_dump import PostgresDump
 
-SECRET = "Wq7-zebra"  # what only a row says
+SECRET = "Wq7-zebra"  # only a row holds it
 FIRST = Checkpoint(STREAM.key)
 SECRETS = Changes(
     (conversation_row("t_1", snippet=SECRET),), (contact_row("c_1", name=SECRET),), (event_row("m_1", text=SECRET),)
@@ -58,7 +58,7 @@ def hurry(store: PostgresqlStore, setting: str, timeout: str) -> None:
 
 
 async def it_answers_again(store: PostgresqlStore) -> None:
-    """Wait until the pool has found its server again."""
+    """Wait until the pool is connected again."""
     store.database.pool.timeout = 10.0
     async with asyncio.timeout(60):
         while True:
@@ -173,7 +173,7 @@ REFUSALS = {
     "a newer schema": Fault(
         sql("INSERT INTO schema_migrations VALUES ('0099_from_the_future', now())"),
         StoreRefused,
-        "newer than this Milepost: it has had 0099_from_the_future",
+        "newer than this Milepost: its migrations include 0099_from_the_future",
         "run the newer version",
     ),
     "a schema of another program": Fault(
@@ -346,7 +346,7 @@ async def test_a_statement_that_takes_too_long_is_an_absence(database: Database,
 async def test_a_transaction_that_idles_too_long_is_an_absence(
     database: Database, store: PostgresqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine that was suspended, say: it must not hold its locks for ever."""
+    """Say of a machine that was suspended: it must not hold its locks for ever."""
     write = PostgresqlWriter.write
 
     async def late(*arguments: object) -> object:
@@ -396,7 +396,7 @@ async def test_a_fault_while_a_group_is_written_one_by_one_is_raised_only_to_tho
     assert await store.load(stream(1).key) == stored.checkpoint
 
 
-# --- other sessions in the way ----------------------------------------------------------------------------------------
+# --- conflicts with other sessions ------------------------------------------------------------------------------------
 
 
 async def test_a_deadlock_is_retried(database: Database, store: PostgresqlStore) -> None:
@@ -419,7 +419,7 @@ async def test_a_deadlock_is_retried(database: Database, store: PostgresqlStore)
 
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
 async def test_a_stricter_isolation_by_default_does_no_harm(database: Database, isolation: str) -> None:
-    """A database may be set to it for the sake of its other programs."""
+    """A database may be configured so for its other programs."""
     database.sql(f"ALTER DATABASE {database.name} SET default_transaction_isolation = '{isolation}'")
 
     async def lives(number: int) -> None:

@@ -33,15 +33,15 @@ OF_A_COPY = {
     if name.startswith(("read_", "remove_"))
 }
 SQL = load_statements("postgresql") | OF_A_COPY
-# Reads what a page has because it is asked to: when a person is forgotten, and whether a payload is about one of them.
+# They read what a page has on purpose: when a person is erased, and to see whether a payload is about one who was.
 READ_A_PAGE = {"forget_conversations", "is_about_forgotten"}
 WRITES_WHAT_IT_IS_GIVEN = {name for name, text in SQL.items() if "VALUES (%s" in text or "json_to_recordset" in text}
 HELD = sorted(SQL.keys() - READ_EVERYTHING - READ_A_PAGE - WRITES_WHAT_IT_IS_GIVEN - {"settings"})
 
 FEW, MANY = 4_000, 40_000
-NOTES = 100  # of the stream; all others are of another one, as all notes of a stream are asked for
+NOTES = 100  # of the stream; all others are of another one, as all notes of a stream are read
 KEYS = 50
-# An index is a level higher on a larger table, and 50 keys lie on 50 pages of it, where they lay on a few before.
+# On a larger table an index is a level higher, and 50 keys lie on 50 of its pages instead of on a few.
 MOST_MORE = 5 * KEYS
 GROWTH = f"""
 SET search_path TO milepost;
@@ -133,7 +133,7 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
 
 
 def parameters(name: str, size: int) -> dict[str, object] | tuple[object, ...]:
-    """Return what a statement is asked with; of a journal, the place where a reader is who follows it."""
+    """Return a statement's parameters; for a journal, the position of a reader who follows it."""
     newest = {"entry_at": ("messenger:1", size), "entries_since": ("messenger:1", size - 3)}
     at_the_end = {
         "version": size,
@@ -146,7 +146,7 @@ def parameters(name: str, size: int) -> dict[str, object] | tuple[object, ...]:
 
 
 def pages_touched(database: Database, name: str, size: int) -> int:
-    """Run a statement as the store does, and count; what it has done is undone."""
+    """Run a statement as the store does, count its pages, and roll it back."""
     asked = f"EXPLAIN (ANALYZE, BUFFERS, TIMING off, FORMAT JSON) {SQL[name].rstrip().rstrip(';')}"
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute(SQL["settings"].encode(), {"schema": "milepost", "statement_timeout": NO_TIMEOUT})
@@ -189,22 +189,22 @@ def test_no_statement_reads_more_where_tables_have_grown_and_were_never_analysed
 
 # A statement is prepared after some executions, and its plan kept after some more: by then there are a few rows.
 SMALL, SIZE, BATCHES = 20, 200, 100
-# Between the first and the second, and the third and the last of these batches it is counted.
+# Pages are counted between the first and the second, and the third and the last of these batches.
 WINDOWS = (SMALL + 4, SMALL + 9, SMALL + BATCHES - 6, SMALL + BATCHES - 1)
 FEW_PAGES = 8
-LEAST_STATEMENTS = 8  # that ask or write tables which grow
+LEAST_STATEMENTS = 8  # that read or write growing tables
 COUNTED = """
 SELECT regexp_replace(query, '\\s+', ' ', 'g'), calls, shared_blks_hit + shared_blks_read
 FROM public.pg_stat_statements AS stats JOIN pg_database AS at ON at.oid = stats.dbid
 WHERE datname = current_database() AND query ~ 'conversation|contact|journal|dead_letter|forgotten|runs|checkpoint'
 """
-# From 2,000 rows to 20,000 an index grows by one level at most: from two pages a key to three.
+# From 2,000 rows to 20,000 an index grows by one level at most: from two pages for each key to three.
 MOST_TIMES = 2.0
 
 
 @pytest.fixture
 def counting(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Yield a server that counts for each statement which pages it touches."""
+    """Yield a server that counts the pages that each statement touches."""
     release: Release = request.param
     with running(
         release, shared_preload_libraries="pg_stat_statements", **{"pg_stat_statements.track": "all"}
@@ -236,7 +236,7 @@ def batch_of(first: int, size: int) -> tuple[Keys, Changes]:
 
 
 def counts(database: Database) -> dict[str, tuple[int, int]]:
-    """Return the calls of each statement until now, and the pages that they touched."""
+    """Return the calls of each statement so far, and the pages that they touched."""
     return {query: (calls, pages) for query, calls, pages in database.sql(COUNTED)}
 
 

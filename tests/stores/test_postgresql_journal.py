@@ -1,4 +1,4 @@
-"""The journal's table takes entries and keeps them, whoever asks otherwise."""
+"""The journal's table is append-only, whoever tries otherwise."""
 
 import psycopg
 import pytest

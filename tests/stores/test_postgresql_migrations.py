@@ -1,4 +1,4 @@
-"""Bringing a schema to this program's: once, forward only, and whole however it is interrupted."""
+"""Migrating a schema: once, forward only, and whole however it is interrupted."""
 
 import asyncio
 import shutil
@@ -52,7 +52,7 @@ async def migrated(database: Database) -> set[str]:
 
 
 def in_order(database: Database) -> list[str]:
-    """Name what was applied, in the order in which it was."""
+    """Return the names of what was applied, in that order."""
     return [name for (name,) in database.sql("SELECT name FROM schema_migrations ORDER BY applied_at, name")]
 
 
@@ -171,7 +171,7 @@ class TestAnOlderDatabase:
 
 
 def taken_away(migrations: Path, *, since: str) -> dict[Path, str]:
-    """Take away the migrations from that one on, and return what was in them."""
+    """Delete the migrations from that one on, and return their texts."""
     newer = {each: each.read_text() for each in migrations.iterdir() if each.name >= since}
     for each in newer:
         each.unlink()

@@ -1,4 +1,4 @@
-"""A connection that breaks in the middle of a commit: what became of it is settled by reading."""
+"""A connection that breaks in the middle of a commit: the outcome is settled by reading."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -150,7 +150,7 @@ async def test_a_connection_that_breaks_before_the_rows_are_written_is_an_absenc
 async def test_the_outcome_is_unknown_if_a_connection_only_seems_sound(
     store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its end is not read yet when psycopg has something of its own to complain of."""
+    """Psycopg may raise an error of its own before it has read the end of the connection."""
     write = PostgresqlWriter.write
 
     async def stored_and_then(*arguments: object) -> object:

@@ -1,4 +1,4 @@
-"""No statement that runs for every batch, start or poll walks through a table that grows."""
+"""No statement that runs for every batch, start or poll scans a table that grows."""
 
 import json
 import re
@@ -26,8 +26,8 @@ GROWING = {
     "missed_conversations",
     "forgotten",
 }
-# What reads everything does so because it is asked to: verify, rebuild, forget, remove, and `checkpoints` (a row for
-# each stream). An index by which to forget or remove would be written for every event, and used once in a year.
+# These read everything on purpose: verify, rebuild, forget, remove, and `checkpoints` (a row for each stream). An index
+# for forget or remove would be written for every event, and used once in a year.
 READ_EVERYTHING = {
     "count_stream_rows",
     "removals",
@@ -46,7 +46,7 @@ READ_EVERYTHING = {
     "clear_runs",
     "clear_dead_letters",
 }
-# Reads one row, or the newest few, in the order of the key.
+# These read one row, or the newest few, in the order of the key.
 ARE_LIMITED = {"latest_entries", "answers", "last_seq", "has_forgotten", "insert_entries"}
 GROWTH = """
 SET search_path TO milepost;
@@ -75,7 +75,7 @@ INSERT INTO forgotten SELECT 'messenger', n % 100, 'contact', 'c_' || n FROM gen
 ANALYZE;
 """
 INSTANT = "2026-03-01T12:00:00.000Z"
-# Of the type that the statement wants; NULL would have the planner leave out the whole question.
+# Of the type that the statement wants; with NULL the planner would drop the whole condition.
 VALUES: dict[str, object] = {
     "after": 7,
     "limit": 7,
@@ -113,7 +113,7 @@ def _value(kind: str) -> object:
 
 @pytest.fixture
 def grown(postgres: Server) -> Iterator[Database]:
-    """Yield a database whose tables have grown to what a planner weighs: a hundred streams, and thousands of rows."""
+    """Yield a database whose tables are large enough for a planner: a hundred streams, and thousands of rows."""
 
     async def grow(store_url: StoreUrl) -> None:
         async with open_store(store_url):
@@ -127,7 +127,7 @@ def grown(postgres: Server) -> Iterator[Database]:
 
 
 def steps(database: Database, name: str) -> Iterator[Node]:
-    """Plan a statement where whatever an index can do is done by one, and return the nodes of the plan."""
+    """Plan a statement with everything left to indexes that they can do, and yield the nodes of the plan."""
     statement = SQL[name]
     with database.connect() as connection:
         connection.execute("SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off")
@@ -156,7 +156,7 @@ def _nodes(node: Node) -> Iterator[Node]:
 
 
 def walks(found: list[Node]) -> list[str]:
-    """Name the growing tables that are walked through: by a scan of all, or along an index without a beginning."""
+    """Return the scans of growing tables: of a whole table, or along an index without a beginning."""
     return [
         f"{node['Node Type']} of {node['Relation Name']}"
         for node in found
@@ -164,7 +164,7 @@ def walks(found: list[Node]) -> list[str]:
     ]
 
 
-# One that writes a row of values finds it by the key of its ON CONFLICT.
+# A statement that writes a row of values finds it by the key of its ON CONFLICT.
 ASKED = {name for name, statement in SQL.items() if "set_config" not in statement and "VALUES (%s" not in statement}
 
 

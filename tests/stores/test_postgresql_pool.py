@@ -1,4 +1,4 @@
-"""The pool of connections: who waits for one can be cancelled at any moment, and no connection is lost by that."""
+"""The pool of connections: a task that waits for one can be cancelled at any moment, and no connection is lost."""
 
 import asyncio
 from collections.abc import AsyncIterator

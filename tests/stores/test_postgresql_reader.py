@@ -25,7 +25,7 @@ def empty(database: Database) -> StoreDump:
 
 
 def _lived(server: Server) -> str:
-    """Name the database of the server in which three lives were lived; let them be, where there is none yet."""
+    """Return the name of a template with the lives of three streams, which is created once for each server."""
 
     async def live(store_url: StoreUrl) -> None:
         async with open_store(store_url) as store:

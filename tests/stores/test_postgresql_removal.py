@@ -20,7 +20,7 @@ def kept(database: Database) -> StoreDump:
 
 
 class TestPostgresqlRemoval(RemovalContract):
-    """In a database of a server."""
+    """In PostgreSQL."""
 
 
 async def test_a_worker_of_the_removed_stream_writes_nothing_more_of_it(kept: PostgresDump) -> None:

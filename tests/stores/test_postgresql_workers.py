@@ -1,4 +1,4 @@
-"""Several workers on one PostgreSQL: one order of the journal, one writer a stream, and nobody in another's way."""
+"""Several workers on one PostgreSQL: one order of the journal, one writer for each stream, and no deadlocks."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -84,7 +84,7 @@ async def test_one_of_many_workers_of_a_stream_commits_and_the_others_get_a_conf
 async def test_rows_that_two_streams_share_cause_no_deadlock(
     database: Database, workers: list[PostgresqlStore]
 ) -> None:
-    """Nothing of the API says that a thread is of one page only. Writers take rows in one order, or try again."""
+    """The API does not promise that a thread belongs to one page only. Writers take rows in one order, or retry."""
     engine = [some_rows(f"{n}") for n in range(40)]
 
     async def write(number: int) -> None:

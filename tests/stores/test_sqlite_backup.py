@@ -1,4 +1,4 @@
-"""A copy of the database: of one moment, whatever is committed meanwhile, and in the way of nobody."""
+"""A copy of the database: as of one moment, whatever is committed meanwhile, and without delaying anybody."""
 
 import asyncio
 import sqlite3

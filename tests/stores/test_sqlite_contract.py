@@ -1,4 +1,4 @@
-"""The SQLite store makes the promises of a Store."""
+"""The SQLite store keeps the contract of a Store."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What was acknowledged is there, whenever the process dies and whatever the disk refuses."""
+"""What was acknowledged is stored, whenever the process dies and whatever the disk refuses."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +43,7 @@ class TestFailingDisk:
 
 
 class TestPowerCut:
-    """Every cut is made in the record of one process, which began in an empty directory and ended as it should."""
+    """Every cut is made in the record of one process, which began in an empty directory and ended normally."""
 
     STREAMS, COMMITS = 3, 6
 
@@ -80,7 +80,7 @@ class TestPowerCut:
     async def test_a_power_cut_with_synchronous_normal_takes_the_last_commits_and_leaves_the_rest_whole(
         self, tmp_path: Path
     ) -> None:
-        """Which shows as well that a cut does take what was not synced."""
+        """This also shows that a cut does take what was not synced."""
         losses = 0
         for kept, acks in self.cuts(tmp_path, "normal"):
             async with open_store(kept.store_url):
@@ -93,7 +93,7 @@ class TestPowerCut:
     async def test_the_connection_is_configured_for_power_cuts(
         self, path: Path, synchronous: Literal["full", "normal"], level: int
     ) -> None:
-        """The setting that the others put to the proof, for machines without strace."""
+        """The setting that the other tests prove, for machines without strace."""
         async with open_sqlite(path, synchronous=synchronous) as store:
             found = await store._database.run(lambda connection: connection.execute("PRAGMA synchronous").fetchone())
         assert found == (level,)

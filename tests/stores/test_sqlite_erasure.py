@@ -1,4 +1,4 @@
-"""Forgetting a person beside a daemon: nothing of them is left on the disk, and the daemon brings nothing back."""
+"""Erasing a person beside a daemon: nothing of them is left on the disk, and the daemon brings nothing back."""
 
 from pathlib import Path
 
@@ -21,11 +21,11 @@ def kept(path: Path) -> StoreDump:
 
 
 class TestSqliteErasure(ErasureContract):
-    """In a file."""
+    """In SQLite."""
 
 
 def on_disk(path: Path) -> bytes:
-    """Read the database and its WAL as they lie there."""
+    """Return the bytes of the database and its WAL."""
     wal = path.with_name(f"{path.name}-wal")
     return path.read_bytes() + (wal.read_bytes() if wal.exists() else b"")
 

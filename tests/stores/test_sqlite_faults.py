@@ -29,7 +29,7 @@ from stores.processes import command, outcome
 from stores.sqlite_files import execute, raw
 from stores.store_dump import tables_of
 
-# Root may do anything: without rights it is nobody whom the program runs as.
+# Root may do anything: to lack permissions, the program runs as nobody.
 
 
 DISK_FULL = "nothing that was committed is lost"
@@ -137,7 +137,7 @@ class TestRights:
         assert "this user may write there" in outcome
 
     def test_permissions_for_the_directory_that_are_missing_once_it_was_locked_are_named(self, ours: Path) -> None:
-        """SQLite needs files beside the database, too."""
+        """SQLite needs files beside the database as well."""
         ours.with_name(ours.name + ".lock").touch()
         ours.with_name(ours.name + ".lock").chmod(0o666)
         ours.parent.chmod(0o555)
@@ -164,13 +164,13 @@ def interruptible(used: Path, directory: Path, kept: float) -> Path:
 
 
 def torn(wal: Path) -> None:
-    """Leave at the end of a WAL what a crash may: a write that was not finished."""
+    """Leave an unfinished write at the end of a WAL, as a crash may."""
     with wal.open("ab") as file:
         file.write(bytes(range(256)) * 20)
 
 
 class TestDamage:
-    """Never a traceback, never a wrong answer: StoreRefused, JournalDamaged, or nothing of it was hit."""
+    """Never a traceback, never a wrong result: StoreRefused, JournalDamaged, or the damage hit nothing."""
 
     @pytest.mark.parametrize("kept", [0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
     async def test_a_truncated_file_is_reported(self, used: Path, tmp_path: Path, kept: float) -> None:
@@ -277,7 +277,7 @@ class TestAFullDisk:
     async def test_a_disk_too_full_for_a_new_database_is_reported_until_there_is_room(
         self, disk: Path, room: int
     ) -> None:
-        """Wherever in the migrations it becomes full."""
+        """At whichever migration it becomes full."""
         (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - room))
 
         with pytest.raises(StoreAway, match="disk"):

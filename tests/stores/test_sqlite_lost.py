@@ -106,7 +106,7 @@ def move(path: Path, to: Path) -> None:
 
 
 async def refuses(store: SqliteStore, message: str) -> None:
-    """See that nothing is asked or committed any more."""
+    """Check that every query and commit is refused."""
     checks = [store.load(STREAM.key), store.known(Keys(STREAM)), store.checkpoints(), store.answers()]
     for asked in checks:
         with pytest.raises(StoreLost, match=message):
@@ -161,7 +161,7 @@ class TestAFileThatIsGone:
     async def test_a_commit_to_a_file_that_is_lost_meanwhile_does_not_count(
         self, path: Path, harm: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It goes while the rows are written: the COMMIT succeeds, and nobody would find what it wrote."""
+        """It is lost while the rows are written: the COMMIT succeeds, and nobody would find what it wrote."""
         harms, message = GONE[harm]
         write = SqliteWriter.write
 

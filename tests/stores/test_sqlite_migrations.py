@@ -1,4 +1,4 @@
-"""Bringing a database to this program's schema: once, forward only, and whole however it is interrupted."""
+"""Migrating a database: once, forward only, and whole however it is interrupted."""
 
 import shutil
 from pathlib import Path
@@ -96,7 +96,7 @@ class TestAnOlderDatabase:
 
 
 def taken_away(migrations: Path, *, since: str) -> dict[Path, str]:
-    """Take away the migrations from that one on, and return what was in them."""
+    """Delete the migrations from that one on, and return their texts."""
     newer = {each: each.read_text() for each in migrations.iterdir() if each.name >= since}
     for each in newer:
         each.unlink()
@@ -120,7 +120,9 @@ class TestANewerDatabase:
         execute(path, "INSERT INTO schema_migrations VALUES ('0099_from_the_future', '2099-01-01')")
 
         for opening in (open_sqlite(path), open_sqlite_reader(path), open_sqlite_reader(path, alone=True)):
-            with pytest.raises(StoreRefused, match="newer than this Milepost: it has had 0099_from_the_future"):
+            with pytest.raises(
+                StoreRefused, match="newer than this Milepost: its migrations include 0099_from_the_future"
+            ):
                 async with opening:
                     pass
 

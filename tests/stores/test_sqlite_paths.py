@@ -1,4 +1,4 @@
-"""One Milepost for each database, whatever its path is called and by whatever path it is reached."""
+"""One Milepost for each database, by whatever path it is reached."""
 
 import fcntl
 import os
@@ -89,7 +89,7 @@ class TestASecondMilepost:
                     pass
 
     async def test_checking_the_lock_keeps_nobody_out(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """`milepost status` looks by taking the lock for an instant, which may be the one in which a daemon starts."""
+        """`milepost status` checks by taking the lock for a moment, in which a daemon may start."""
         with path.with_name(f"{path.name}.lock").open("w") as looking:
             fcntl.flock(looking, fcntl.LOCK_SH)
             monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))

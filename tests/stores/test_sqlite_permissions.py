@@ -1,4 +1,4 @@
-"""Who may open the files of a database: nobody but their owner, whatever the umask and whatever was there before."""
+"""Who may open the files of a database: only their owner, whatever the umask and whatever was there before."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""No statement that runs for every batch, start or poll walks through a table that grows."""
+"""No statement that runs for every batch, start or poll scans a table that grows."""
 
 import re
 from pathlib import Path
@@ -13,8 +13,8 @@ OF_A_COPY = {
 }
 SQL = load_statements("sqlite") | OF_A_COPY
 
-# What reads everything does so because it is asked to: verify, rebuild, forget, remove, and `checkpoints` (a row for
-# each stream). An index by which to forget or remove would be written for every event, and used once in a year.
+# These read everything on purpose: verify, rebuild, forget, remove, and `checkpoints` (a row for each stream). An index
+# for forget or remove would be written for every event, and used once in a year.
 READ_EVERYTHING = {
     "count_stream_rows",
     "removals",
@@ -33,7 +33,7 @@ READ_EVERYTHING = {
     "clear_dead_letters",
     "remove_mark",
 }
-# Reads one row, or the newest few, in the order of the key.
+# These read one row, or the newest few, in the order of the key.
 ARE_LIMITED = {"latest_entries", "answers"}
 STEPS_OVER_PARAMETERS = re.compile(r"SCAN json_each VIRTUAL TABLE INDEX \d+:")
 

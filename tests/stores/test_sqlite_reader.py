@@ -1,4 +1,4 @@
-"""Reading the journal of a SQLite database, beside the daemon that has the file for itself."""
+"""Reading the journal of a SQLite database, beside the daemon that holds the file alone."""
 
 import asyncio
 import shutil

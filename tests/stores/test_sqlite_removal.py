@@ -20,7 +20,7 @@ from stores.sqlite_files import execute, names_in
 from stores.store_dump import SqliteDump, StoreDump
 
 SECRET = "Wq7-zebra"
-# Deleting the first message takes for ever: nobody lives to see the end of it.
+# Deleting the first message takes for ever.
 ENDLESS = """
     CREATE TRIGGER endless BEFORE DELETE ON contact_interaction_events BEGIN
         SELECT count(*) FROM (WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n);
@@ -29,12 +29,12 @@ ENDLESS = """
 
 
 def on_disk(folder: Path) -> bytes:
-    """Read all that lies there: the database, its WAL and its lock."""
+    """Return the bytes of the database, its WAL and its lock."""
     return b"".join(each.read_bytes() for each in folder.iterdir())
 
 
 def is_written(path: Path) -> bool:
-    """Whether somebody is in the middle of a transaction that writes."""
+    """Return whether a transaction that writes is under way."""
     with closing(sqlite3.connect(path, isolation_level=None, timeout=0.0)) as connection:
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -50,7 +50,7 @@ def kept(path: Path) -> StoreDump:
 
 
 class TestSqliteRemoval(RemovalContract):
-    """In a file."""
+    """In SQLite."""
 
 
 async def test_a_removal_leaves_no_word_of_the_stream_on_the_disk(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whatever is committed, missed, closed, forgotten and removed: all stores answer the same and hold the same."""
+"""Whatever is committed, missed, closed, forgotten and removed: all stores return and hold the same."""
 
 import shutil
 from pathlib import Path

@@ -232,7 +232,7 @@ def _entries_as_json(entries: Sequence[Entry]) -> str:
     return json_rows(
         [
             {
-                "place": place,
+                "ordinal": ordinal,
                 "stream": entry.stream,
                 "version": entry.version,
                 "run_id": entry.run_id,
@@ -241,7 +241,7 @@ def _entries_as_json(entries: Sequence[Entry]) -> str:
                 "data": entry.data,
                 "hash": entry.hash,
             }
-            for place, entry in enumerate(entries, start=1)
+            for ordinal, entry in enumerate(entries, start=1)
         ]
     )
 

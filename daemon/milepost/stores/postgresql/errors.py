@@ -19,7 +19,7 @@ _CONTENTION = (errors.DeadlockDetected, errors.SerializationFailure)
 # Errors that do not pass, by the beginning of their SQLSTATE, with what to do about each.
 _REFUSED = {
     "28": "check the user in store.url and its password: store.password, store.password_file or ~/.pgpass",
-    "3D": "check the database's name in store.url, or make it: createdb",
+    "3D": "check the database's name in store.url, or create it: createdb",
     "3F": "check `schema` in store.url",
     "42501": "docs/postgresql.md lists the privileges that the user in store.url needs",
     "42": "the tables are not Milepost's: check store.url and its `schema`, or restore a backup",

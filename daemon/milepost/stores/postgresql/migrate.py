@@ -162,7 +162,7 @@ def _pending(applied: set[str], dsn: Dsn) -> set[str]:
     if unknown:
         raise StoreRefused(
             f"the schema {dsn.schema} in {dsn.name} is newer than this Milepost:"
-            f" it has had {', '.join(sorted(unknown))}",
+            f" its migrations include {', '.join(sorted(unknown))}",
             hint="run the newer version; migrations go forward only",
         )
     return shipped() - applied

@@ -34,12 +34,12 @@ SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' commits', 0)
 -- name: insert_entries
 INSERT INTO journal (seq, stream, version, run_id, recorded_at, type, data, hash)
 SELECT
-    (SELECT coalesce(max(seq), 0) FROM journal) + row_number() OVER (ORDER BY place),
+    (SELECT coalesce(max(seq), 0) FROM journal) + row_number() OVER (ORDER BY ordinal),
     stream, version, run_id, recorded_at, type, data::json, hash
 FROM json_to_recordset(%(entries)s::json) AS entry (
-    place bigint, stream text, version bigint, run_id text, recorded_at timestamptz, type text, data text, hash text
+    ordinal bigint, stream text, version bigint, run_id text, recorded_at timestamptz, type text, data text, hash text
 )
-ORDER BY place
+ORDER BY ordinal
 RETURNING seq;
 
 -- name: announce
@@ -197,23 +197,23 @@ DELETE FROM missed_conversations WHERE stream = %s;
 SELECT json_build_object(
     'conversations', (
         SELECT coalesce(json_agg(row_to_json(stored)), '[]'::json)
-        FROM unnest(%(conversations)s::text[]) AS asked
-        CROSS JOIN LATERAL (SELECT * FROM conversations WHERE conversation_id = asked OFFSET 0) AS stored
+        FROM unnest(%(conversations)s::text[]) AS wanted
+        CROSS JOIN LATERAL (SELECT * FROM conversations WHERE conversation_id = wanted OFFSET 0) AS stored
     ),
     'contacts', (
         SELECT coalesce(json_agg(row_to_json(stored)), '[]'::json)
-        FROM unnest(%(contacts)s::text[]) AS asked
+        FROM unnest(%(contacts)s::text[]) AS wanted
         CROSS JOIN LATERAL (
             SELECT *
             FROM contacts
-            WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = asked
+            WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = wanted
             OFFSET 0
         ) AS stored
     ),
     'interaction_events', (
-        SELECT coalesce(json_agg(asked), '[]'::json)
-        FROM unnest(%(interaction_events)s::text[]) AS asked
-        CROSS JOIN LATERAL (SELECT 1 FROM contact_interaction_events WHERE event_id = asked OFFSET 0) AS stored
+        SELECT coalesce(json_agg(wanted), '[]'::json)
+        FROM unnest(%(interaction_events)s::text[]) AS wanted
+        CROSS JOIN LATERAL (SELECT 1 FROM contact_interaction_events WHERE event_id = wanted OFFSET 0) AS stored
     ),
     'dead_letters', (
         SELECT coalesce(
@@ -222,11 +222,11 @@ SELECT json_build_object(
                 ORDER BY opened_at, dead_letter_id
             ), '[]'::json
         )
-        FROM unnest(%(subjects)s::text[]) AS asked
+        FROM unnest(%(subjects)s::text[]) AS wanted
         CROSS JOIN LATERAL (
             SELECT *
             FROM dead_letters
-            WHERE stream = %(stream)s AND subject = asked AND (closed_at IS NULL OR resolution = 'discarded')
+            WHERE stream = %(stream)s AND subject = wanted AND (closed_at IS NULL OR resolution = 'discarded')
             OFFSET 0
         ) AS stored
     ),
@@ -236,11 +236,11 @@ SELECT json_build_object(
             SELECT 'conversation' AS kind, unnest(%(conversations)s::text[]) AS id
             UNION ALL
             SELECT 'contact', unnest(%(contacts)s::text[])
-        ) AS asked
+        ) AS wanted
         CROSS JOIN LATERAL (
             SELECT id
             FROM forgotten
-            WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = asked.kind AND id = asked.id
+            WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = wanted.kind AND id = wanted.id
             OFFSET 0
         ) AS stored
     )
@@ -266,12 +266,12 @@ SELECT
             )
     ) ELSE 0 END,
     ARRAY(
-        SELECT asked
-        FROM unnest(%(conversations)s::text[]) AS asked
+        SELECT wanted
+        FROM unnest(%(conversations)s::text[]) AS wanted
         CROSS JOIN LATERAL (
             SELECT 1
             FROM missed_conversations
-            WHERE stream = %(stream)s AND conversation_id = asked AND sweep_started_at = %(sweep_started_at)s
+            WHERE stream = %(stream)s AND conversation_id = wanted AND sweep_started_at = %(sweep_started_at)s
             OFFSET 0
         ) AS stored
     ),
@@ -286,11 +286,11 @@ FROM (
     SELECT 'conversation' AS kind, unnest(%(conversations)s::text[]) AS id
     UNION ALL
     SELECT 'contact', unnest(%(contacts)s::text[])
-) AS asked
+) AS wanted
 CROSS JOIN LATERAL (
     SELECT id
     FROM forgotten
-    WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = asked.kind AND id = asked.id
+    WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = wanted.kind AND id = wanted.id
     OFFSET 0
 ) AS stored;
 
@@ -316,16 +316,16 @@ SELECT EXISTS (
 
 -- name: dead_letter
 SELECT
-    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
-    resolution, note, fingerprint
+    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
+    instant_text(closed_at), resolution, note, fingerprint
 FROM dead_letters
 WHERE dead_letter_id = %s;
 
 -- name: due_dead_letters
 -- What is due after the second instant was postponed by a clock that was ahead.
 SELECT
-    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
-    resolution, note, fingerprint, payload
+    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
+    instant_text(closed_at), resolution, note, fingerprint, payload
 FROM dead_letters
 LEFT JOIN dead_letter_payloads USING (dead_letter_id)
 WHERE stream = %s AND closed_at IS NULL AND (redrive_at <= %s OR redrive_at > %s OR payload IS NULL)
@@ -334,8 +334,8 @@ LIMIT %s;
 
 -- name: dead_letters_with_payloads
 SELECT
-    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
-    resolution, note, fingerprint, payload
+    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
+    instant_text(closed_at), resolution, note, fingerprint, payload
 FROM dead_letters
 LEFT JOIN dead_letter_payloads USING (dead_letter_id)
 WHERE dead_letter_id = ANY (%s::text[]);
@@ -344,8 +344,8 @@ WHERE dead_letter_id = ANY (%s::text[]);
 -- Oldest first. Any dead letter marks a position; one that was removed with its stream marks the beginning.
 (
     SELECT
-        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
-        resolution, note, fingerprint, opened_at AS age
+        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
+        instant_text(closed_at), resolution, note, fingerprint, opened_at AS age
     FROM dead_letters
     WHERE
         %(open)s AND closed_at IS NULL
@@ -358,8 +358,8 @@ WHERE dead_letter_id = ANY (%s::text[]);
 UNION ALL
 (
     SELECT
-        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
-        resolution, note, fingerprint, opened_at AS age
+        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
+        instant_text(closed_at), resolution, note, fingerprint, opened_at AS age
     FROM dead_letters
     WHERE
         %(closed)s AND closed_at IS NOT NULL
@@ -375,8 +375,8 @@ LIMIT %(limit)s;
 -- name: stream_dead_letters_after
 (
     SELECT
-        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
-        resolution, note, fingerprint, opened_at AS age
+        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
+        instant_text(closed_at), resolution, note, fingerprint, opened_at AS age
     FROM dead_letters
     WHERE
         %(open)s AND stream = %(stream)s AND closed_at IS NULL
@@ -389,8 +389,8 @@ LIMIT %(limit)s;
 UNION ALL
 (
     SELECT
-        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
-        resolution, note, fingerprint, opened_at AS age
+        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
+        instant_text(closed_at), resolution, note, fingerprint, opened_at AS age
     FROM dead_letters
     WHERE
         %(closed)s AND stream = %(stream)s AND closed_at IS NOT NULL
@@ -406,8 +406,8 @@ LIMIT %(limit)s;
 -- name: runs_before
 -- Newest first: run ids sort by the time of their start.
 SELECT
-    run_id, stream, mode, status, reason, instant_text(started_at), instant_text(ended_at), batches, inserted, updated, unchanged,
-    dead_lettered, contacts, interaction_events, retries, failed_batches, problem::text
+    run_id, stream, mode, status, reason, instant_text(started_at), instant_text(ended_at), batches, inserted, updated,
+    unchanged, dead_lettered, contacts, interaction_events, retries, failed_batches, problem::text
 FROM runs
 WHERE run_id < %(before)s
 ORDER BY run_id DESC
@@ -415,8 +415,8 @@ LIMIT %(limit)s;
 
 -- name: stream_runs_before
 SELECT
-    run_id, stream, mode, status, reason, instant_text(started_at), instant_text(ended_at), batches, inserted, updated, unchanged,
-    dead_lettered, contacts, interaction_events, retries, failed_batches, problem::text
+    run_id, stream, mode, status, reason, instant_text(started_at), instant_text(ended_at), batches, inserted, updated,
+    unchanged, dead_lettered, contacts, interaction_events, retries, failed_batches, problem::text
 FROM runs
 WHERE stream = %(stream)s AND run_id < %(before)s
 ORDER BY run_id DESC
@@ -520,22 +520,22 @@ DELETE FROM dead_letters;
 
 -- name: stored_checkpoints
 SELECT
-    stream, version, hash, mode, phase, cursor, instant_text(watermark), instant_text(last_success_at), instant_text(last_full_sweep_at),
-    open_dead_letters, instant_text(updated_at), state::text
+    stream, version, hash, mode, phase, cursor, instant_text(watermark), instant_text(last_success_at),
+    instant_text(last_full_sweep_at), open_dead_letters, instant_text(updated_at), state::text
 FROM checkpoints
 WHERE stream = ANY (%s::text[]);
 
 -- name: stored_runs
 SELECT
-    run_id, stream, mode, status, reason, instant_text(started_at), instant_text(ended_at), batches, inserted, updated, unchanged,
-    dead_lettered, contacts, interaction_events, retries, failed_batches, problem::text
+    run_id, stream, mode, status, reason, instant_text(started_at), instant_text(ended_at), batches, inserted, updated,
+    unchanged, dead_lettered, contacts, interaction_events, retries, failed_batches, problem::text
 FROM runs
 WHERE run_id = ANY (%s::text[]);
 
 -- name: stored_dead_letters
 SELECT
-    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
-    resolution, note, fingerprint
+    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
+    instant_text(closed_at), resolution, note, fingerprint
 FROM dead_letters
 WHERE dead_letter_id = ANY (%s::text[]);
 

@@ -22,7 +22,7 @@ HEADER_BYTES = 20
 
 RESTORE = (
     "nothing is written any more; put the file back or restore a backup while Milepost is stopped, as"
-    " docs/operations.md tells: where there is no file, a start makes a new, empty database"
+    " docs/operations.md says: without a file, a start creates a new, empty database"
 )
 START_AGAIN = (
     "nothing is written any more; what was committed is safe: see that nothing removes files beside the database,"

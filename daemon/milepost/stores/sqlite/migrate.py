@@ -41,7 +41,7 @@ def pending(path: Path) -> set[str]:
     unknown = has - shipped()
     if unknown:
         raise StoreRefused(
-            f"the database {path} is newer than this Milepost: it has had {', '.join(sorted(unknown))}",
+            f"the database {path} is newer than this Milepost: its migrations include {', '.join(sorted(unknown))}",
             hint="run the newer version; migrations go forward only",
         )
     return shipped() - has

@@ -1,4 +1,4 @@
-"""A new database beside others: what lies there is said once, and is not touched."""
+"""A new database beside others: they are named once in a warning, and not touched."""
 
 import os
 import sqlite3
