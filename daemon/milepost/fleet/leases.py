@@ -19,8 +19,8 @@ from procrastinate.schema import SchemaManager
 from milepost.core.errors import MilepostError, StoreAway
 from milepost.stores.postgresql.connection import Database
 from milepost.stores.postgresql.errors import translated
+from milepost.stores.postgresql.notify import ALIVE_SECONDS
 from milepost.stores.postgresql.rights import kept_private
-from milepost.stores.postgresql.workers import ALIVE_SECONDS
 
 TASK = "milepost.turn"
 

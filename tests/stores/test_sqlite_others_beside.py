@@ -1,4 +1,4 @@
-"""A new database beside others: what lies there is said once, and is not touched."""
+"""A new database beside others: they are named once in a warning, and not touched."""
 
 import os
 import sqlite3
@@ -25,49 +25,49 @@ def files(folder: Path) -> dict[str, int]:
     return {each.name: each.stat().st_mtime_ns for each in folder.iterdir()}
 
 
-async def said_of(path: Path) -> list[str]:
-    """Open the database, and give what is said to lie beside it."""
+async def warning_of(path: Path) -> list[str]:
+    """Open the database, and return what the warning names beside it."""
     with capture_logs() as logs:
         async with open_sqlite(path):
             pass
     return [each["beside"] for each in logs if each["log_level"] == "warning"]
 
 
-async def test_a_new_database_is_said_with_what_lies_beside_it(tmp_path: Path) -> None:
+async def test_a_new_database_beside_others_is_warned_about(tmp_path: Path) -> None:
     await filled(tmp_path / "milepost.db", 3)
     before = files(tmp_path)
     new = tmp_path / "simulated.db"
 
-    assert await said_of(new) == ["milepost.db holds 3 conversations, last written at 2026-03-01T12:00:00.000Z"]
+    assert await warning_of(new) == ["milepost.db holds 3 conversations, last written at 2026-03-01T12:00:00.000Z"]
 
     assert {name: at for name, at in files(tmp_path).items() if not name.startswith(new.name)} == before
-    assert await said_of(new) == [], "it is new no more"
+    assert await warning_of(new) == [], "it is new no more"
 
 
-async def test_one_that_is_written_to_is_told_of_as_it_is_now(tmp_path: Path) -> None:
+async def test_the_warning_counts_what_another_database_holds_now(tmp_path: Path) -> None:
     async with open_sqlite(tmp_path / "busy.db") as store:
         row = conversation_row("t_1", of=INBOX, contact_id=None)
         await store.commit(commit_after(await store.load(INBOX.key), changes=Changes((row,))))
-        (told,) = await said_of(tmp_path / "new.db")
-    assert told.startswith("busy.db holds 1 conversation, ")
+        (named,) = await warning_of(tmp_path / "new.db")
+    assert named.startswith("busy.db holds 1 conversation, ")
 
 
 @pytest.mark.parametrize("content", [b"", b"no database", b"SQLite format 3\0" + b"x" * 200])
-async def test_what_is_no_database_of_milepost_is_passed_over(tmp_path: Path, content: bytes) -> None:
+async def test_other_files_are_skipped(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "other.db").write_bytes(content)
     (tmp_path / "folder.db").mkdir()
     (tmp_path / "nowhere.db").symlink_to("gone.db")
     with closing(sqlite3.connect(tmp_path / "crm.db")) as connection:
         connection.execute("CREATE TABLE conversations (id)")
     await filled(tmp_path / "empty.db", 0)
-    assert await said_of(tmp_path / "milepost.db") == []
+    assert await warning_of(tmp_path / "milepost.db") == []
     assert (tmp_path / "other.db").read_bytes() == content
 
 
-async def test_of_many_the_latest_few_are_told(tmp_path: Path) -> None:
+async def test_only_the_latest_few_of_many_are_named(tmp_path: Path) -> None:
     for number in range(5):
         await filled(tmp_path / f"{number}.db", 1)
         os.utime(tmp_path / f"{number}.db", (number, number))
-    (told,) = await said_of(tmp_path / "new.db")
-    assert len(told.split("; ")) == 3
-    assert told.startswith("4.db holds")
+    (named,) = await warning_of(tmp_path / "new.db")
+    assert len(named.split("; ")) == 3
+    assert named.startswith("4.db holds")
