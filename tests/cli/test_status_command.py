@@ -26,7 +26,7 @@ from milepost.core.events import (
 )
 from milepost.core.model import Platform, Scope, Stream
 from milepost.reporting.status import State
-from milepost.service.stream_status import OpenSweep, Status, StreamStatus, Written
+from milepost.reporting.views import OpenSweep, Status, StreamStatus, Written
 from milepost.settings import PageSettings, Settings
 from milepost.stores.sqlite.lock import lock_database
 

@@ -35,7 +35,7 @@ from milepost.core.events import (
 from milepost.core.model import Detail, Platform, Scope, Stream
 from milepost.core.problems import Problem, ProblemKind
 from milepost.reporting.status import OPEN_DEAD_LETTERS, ConditionContext, rate_limits_of
-from milepost.service.stream_status import Status, statuses
+from milepost.reporting.views import Status, statuses
 
 IDLE = Stream(Platform.MESSENGER, "61590023753730000")
 BUSY = Stream(Platform.INSTAGRAM, "61590023753730000")

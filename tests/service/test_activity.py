@@ -180,7 +180,7 @@ async def test_a_start_counts_the_last_hour_again(tmp_path: Path) -> None:
 
 
 async def test_a_start_reads_no_more_than_so_many_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_RECALLED", 7)
+    monkeypatch.setattr(module, "MAX_LOADED", 7)
     path = tmp_path / "milepost.db"
     migrate(path)
     events = [FetchFailed(1, NETWORK, NOON)] * 20

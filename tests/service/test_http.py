@@ -12,11 +12,12 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from kit.builders import STREAM, checkpoint_of
+from kit.builders import NOON, STREAM, checkpoint_of
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import BadConfiguration, StoreAway
+from milepost.reporting.live import LiveStreams
 from milepost.service.http import HEADERS, MAX_BODY_BYTES, serve
-from milepost.service.limits import BoundedSite
+from milepost.service.limits import LimitedSite
 from milepost.service.metrics.collect import Metrics
 from milepost.service.probes import exposition, probes
 
@@ -36,7 +37,7 @@ def unmoved() -> str | None:
 def all_routes(
     answers: Callable[[], Awaitable[None]] = well, stalled: Callable[[], str | None] = unmoved
 ) -> list[web.AbstractRouteDef]:
-    return [*probes(answers, stalled, max_answer_seconds=0.05), *exposition(lambda: b"up 1\n")]
+    return [*probes(answers, stalled, max_store_seconds=0.05), *exposition(lambda: b"up 1\n")]
 
 
 @asynccontextmanager
@@ -97,19 +98,19 @@ async def test_it_is_not_ready_when_the_work_stalls() -> None:
 
 
 async def test_metrics_are_served_as_prometheus_reads_them() -> None:
-    metrics = Metrics()
-    metrics.load(checkpoint_of())
-    async with client(exposition(metrics.expose)) as session, session.get("/metrics") as response:
+    live = LiveStreams(lambda: NOON)
+    live.load(checkpoint_of())
+    async with client(exposition(Metrics(live).expose)) as session, session.get("/metrics") as response:
         assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         assert f'milepost_stream_state{{state="never_synced",stream="{STREAM.key}"}} 1.0' in await response.text()
 
 
 async def test_metrics_of_many_streams_are_compressed() -> None:
-    metrics = Metrics()
+    live = LiveStreams(lambda: NOON)
     for number in range(400):
-        metrics.load(Checkpoint(f"messenger:{number}"))
+        live.load(Checkpoint(f"messenger:{number}"))
     async with (
-        serve("127.0.0.1", 0, exposition(metrics.expose)) as url,
+        serve("127.0.0.1", 0, exposition(Metrics(live).expose)) as url,
         aiohttp.ClientSession(auto_decompress=False, headers={"Accept-Encoding": "gzip"}) as session,
         session.get(f"{url}/metrics") as response,
     ):
@@ -210,7 +211,7 @@ async def changed(_: web.Request) -> web.Response:
 
 
 CHANGING = [web.route(method, "/thing", changed) for method in ("POST", "PUT", "PATCH", "DELETE")]
-OTHERS_SITE = "a page of another site may change nothing here"
+OTHERS_SITE = "a page of another site must not change anything here"
 
 
 async def asked(headers: dict[str, str], *, method: str = "POST", token: str = "") -> tuple[int, str]:
@@ -421,10 +422,10 @@ async def test_an_address_of_another_machine_is_refused_with_a_hint(host: str, w
 
 
 async def test_a_port_that_needs_privileges_is_refused_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refuse(_: BoundedSite) -> None:
+    async def refuse(_: LimitedSite) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(BoundedSite, "start", refuse)
+    monkeypatch.setattr(LimitedSite, "start", refuse)
     with pytest.raises(BadConfiguration, match=r"cannot listen on 127\.0\.0\.1:80: permission denied") as caught:
         async with serve("127.0.0.1", 80, []):
             pass

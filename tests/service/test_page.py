@@ -11,8 +11,7 @@ import pytest
 
 from milepost import __version__
 from milepost.service.http import serve
-from milepost.service.page.document import FILES, Document
-from milepost.service.page.pages import LOGIN_SCRIPTS, STATUS_SCRIPTS, login_page, pages, status_page
+from milepost.service.page.pages import FILES, LOGIN_SCRIPTS, STATUS_SCRIPTS, Document, login_page, pages, status_page
 
 TOKEN = "a-token-of-some-length"
 PAGES = {"status": status_page(is_signed_in=False), "login": login_page()}

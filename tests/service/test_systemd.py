@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from kit.builders import at
 from kit.leaping_clock import LeapingClock
 from milepost.engine.interrupt import Stop
 from milepost.service import systemd
-from milepost.service.systemd import MAX_STATUS_LENGTH, Notifier, keep_told, starting
+from milepost.service.systemd import MAX_STATUS_LENGTH, Notifier, keep_notified, starting
 
 
 class Listener:
@@ -55,7 +54,7 @@ def well() -> str | None:
     return None
 
 
-def up_to_date(_: datetime) -> str:
+def up_to_date() -> str:
     return "all is up to date"
 
 
@@ -64,10 +63,10 @@ def up_to_date(_: datetime) -> str:
 
 def test_each_verb_is_a_message_of_the_protocol(listener: Listener) -> None:
     notifier = listener.notifier(WATCHDOG_USEC="2000000", WATCHDOG_PID=str(os.getpid()))
-    notifier.extend(1.5)
+    notifier.extend_timeout(1.5)
     notifier.ready()
     notifier.status("3 streams: 3 syncing")
-    notifier.alive()
+    notifier.ping_watchdog()
     notifier.stopping()
     assert listener.heard() == [
         "EXTEND_TIMEOUT_USEC=1500000",
@@ -106,16 +105,16 @@ def test_a_status_is_one_line_of_bounded_length_and_is_not_repeated(listener: Li
 def test_no_sign_of_life_is_given_where_this_process_owes_none(listener: Listener, environment: dict[str, str]) -> None:
     notifier = listener.notifier(**environment)
     assert notifier.watchdog_seconds is None
-    notifier.alive()
+    notifier.ping_watchdog()
     assert listener.heard() == []
 
 
 async def test_without_a_systemd_nothing_is_told_and_nothing_waits() -> None:
     notifier, stop = Notifier({}), Stop()
-    assert not notifier.is_heard
+    assert not notifier.is_enabled
     async with starting(notifier) as ready:
         ready()
-    await keep_told(notifier, up_to_date, well, LeapingClock(stop), stop)
+    await keep_notified(notifier, up_to_date, well, LeapingClock(stop), stop)
     assert not stop.is_requested
 
 
@@ -123,7 +122,7 @@ def test_a_systemd_that_has_gone_away_is_logged_and_breaks_nothing(tmp_path: Pat
     with capture_logs() as logs:
         Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready()
     assert [(line["event"], line["what"], line["error"]) for line in logs] == [
-        ("systemd not told", "READY=1", "No such file or directory")
+        ("systemd not notified", "READY=1", "No such file or directory")
     ]
 
 
@@ -154,7 +153,7 @@ async def test_a_long_start_asks_for_more_time_until_it_is_ready(
     messages: list[str] = []
     async with starting(listener.notifier()) as ready:
         await until_heard(listener, messages, lambda: messages.count("EXTEND_TIMEOUT_USEC=10000") >= 3)
-        assert messages[0] == "STATUS=starting: opens the database and recalls every stream"
+        assert messages[0] == "STATUS=starting: opening the database and loading every stream"
         ready()
         await until_heard(listener, messages, lambda: "READY=1" in messages)
         await asyncio.sleep(0.05)  # ten times as long as it would take to ask again
@@ -178,11 +177,11 @@ async def test_it_is_told_alive_three_times_as_often_as_asked_and_in_the_end_tha
     stop = Stop()
     clock = LeapingClock(stop)
     clock.ends_at = at(6)
-    await keep_told(listener.notifier(WATCHDOG_USEC="6000000"), up_to_date, well, clock, stop)
+    await keep_notified(listener.notifier(WATCHDOG_USEC="6000000"), up_to_date, well, clock, stop)
     heard = listener.heard()
     assert heard.count("WATCHDOG=1") == 3
     assert heard[1] == "STATUS=all is up to date"
-    assert heard[-2:] == ["STOPPING=1", "STATUS=stopping: the batches in hand are committed"]
+    assert heard[-2:] == ["STOPPING=1", "STATUS=stopping: committing the batches in hand"]
 
 
 async def test_a_stalled_service_gives_no_sign_of_life_and_says_why(listener: Listener) -> None:
@@ -190,7 +189,7 @@ async def test_a_stalled_service_gives_no_sign_of_life_and_says_why(listener: Li
     clock = LeapingClock(stop)
     clock.ends_at = at(60)
     notifier = listener.notifier(WATCHDOG_USEC="6000000")
-    await keep_told(notifier, up_to_date, lambda: "no end of the runs of messenger:1", clock, stop)
+    await keep_notified(notifier, up_to_date, lambda: "no end of the runs of messenger:1", clock, stop)
     heard = listener.heard()
     assert "WATCHDOG=1" not in heard
     assert heard[0] == "STATUS=stalled: no end of the runs of messenger:1"

@@ -14,15 +14,16 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from structlog.testing import capture_logs
 
+from milepost.reporting.live import LiveStreams
 from milepost.service import wrong_tokens
-from milepost.service.allowance import MAX_CLIENTS, Allowance, client_of
 from milepost.service.api.endpoint import routes_of
 from milepost.service.api.login import login
+from milepost.service.auth import COOKIE, MAX_SESSION_SECONDS, Sessions
 from milepost.service.http import serve
+from milepost.service.limits import MAX_CLIENTS, Allowance, client_of
 from milepost.service.metrics.collect import Metrics
 from milepost.service.probes import probes
-from milepost.service.sessions import COOKIE, MAX_SECONDS, Sessions
-from milepost.service.wrong_tokens import IN_SECONDS, MAX_TRIES, TELL_SECONDS, WrongTokens
+from milepost.service.wrong_tokens import IN_SECONDS, LOG_SECONDS, MAX_TRIES, WrongTokens
 
 TOKEN = "a-token-of-some-length"
 RIGHT, WRONG = {"Authorization": f"Bearer {TOKEN}"}, {"Authorization": "Bearer a-guess"}
@@ -119,7 +120,7 @@ async def test_logins_and_headers_and_cookies_are_guesses_of_one_client() -> Non
 
 
 async def test_who_brings_nothing_or_a_session_that_has_ended_does_not_guess() -> None:
-    ended = Sessions(TOKEN).open(now() - timedelta(seconds=MAX_SECONDS + 1))
+    ended = Sessions(TOKEN).open(now() - timedelta(seconds=MAX_SESSION_SECONDS + 1))
     async with served() as url, client(url, OWNER) as owner:
         for _ in range(2 * MAX_TRIES):
             assert await asked(owner) == 401
@@ -165,7 +166,7 @@ class Guessed:
 
     def after(self, seconds: float) -> None:
         self.time.seconds += seconds
-        self.wrong.tell_due()
+        self.wrong.log_due()
 
 
 def told(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
@@ -180,11 +181,11 @@ def test_the_first_is_told_at_once_and_the_others_once_a_minute() -> None:
             guessed.wrong.count("192.0.2.7")
         guessed.wrong.count("192.0.2.8")
         assert told(lines) == [("192.0.2.7", 1), ("192.0.2.8", 1)]
-        guessed.after(TELL_SECONDS - 1)
+        guessed.after(LOG_SECONDS - 1)
         assert len(lines) == 2
         guessed.after(1)
         assert told(lines)[2:] == [("192.0.2.7", 19_999)]
-        guessed.after(10 * TELL_SECONDS)
+        guessed.after(10 * LOG_SECONDS)
         assert len(lines) == 3
         guessed.wrong.count("192.0.2.7")
         assert told(lines)[3:] == [("192.0.2.7", 1)]
@@ -198,13 +199,13 @@ async def test_what_is_not_told_yet_is_told_at_the_end() -> None:
 
 
 async def test_what_is_due_is_told_while_nobody_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wrong_tokens, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(wrong_tokens, "CHECK_SECONDS", 0.001)
     guessed = Guessed()
     with capture_logs() as lines:
-        async with guessed.wrong.told_in_time():
+        async with guessed.wrong.logging():
             guessed.wrong.count("192.0.2.7")
             guessed.wrong.count("192.0.2.7")
-            guessed.time.seconds += TELL_SECONDS
+            guessed.time.seconds += LOG_SECONDS
             async with asyncio.timeout(60):
                 while len(lines) < 2:  # noqa: ASYNC110  (a task of the code under test writes it)
                     await asyncio.sleep(0.001)
@@ -217,12 +218,12 @@ def test_none_of_many_clients_is_forgotten_untold() -> None:
         for number in range(2 * MAX_CLIENTS):
             guessed.wrong.count(str(number))
             guessed.wrong.count(str(number))
-        guessed.after(TELL_SECONDS)
+        guessed.after(LOG_SECONDS)
     assert sum(tries for _, tries in told(lines)) == 4 * MAX_CLIENTS
 
 
 def test_the_metric_counts_them_all() -> None:
-    guessed, metrics = Guessed(), Metrics()
+    guessed, metrics = Guessed(), Metrics(LiveStreams(now))
     metrics.register(guessed.wrong)
     assert "milepost_wrong_tokens_total 0.0\n" in metrics.expose().decode()
     for _ in range(50):

@@ -7,20 +7,18 @@ from aiohttp import web
 from msgspec import Struct
 
 from milepost.app.build import Parts
+from milepost.reporting.live import LiveStreams
 from milepost.service.api.background import BackgroundWork, background_work
-from milepost.service.api.dead_letters import dead_letters
+from milepost.service.api.dead_letters import dead_letter_actions, dead_letters
 from milepost.service.api.endpoint import AnyOperation, routes_of
 from milepost.service.api.journal import journal
-from milepost.service.api.letter_actions import dead_letter_actions
 from milepost.service.api.login import login
 from milepost.service.api.openapi import described
 from milepost.service.api.runs import runs
-from milepost.service.api.stream_actions import stream_actions
-from milepost.service.api.streams import Overview, streams
+from milepost.service.api.streams import Overview, stream_actions, streams
+from milepost.service.auth import Sessions
 from milepost.service.http import serve
 from milepost.service.page.pages import pages
-from milepost.service.sessions import Sessions
-from milepost.service.underway import Underway
 from milepost.service.wrong_tokens import WrongTokens
 from milepost.settings import Settings
 from milepost.stores.reader import JournalReader
@@ -30,7 +28,7 @@ class Shown(Struct, frozen=True, eq=False):
     """What the API shows of the work: the journal, what streams are at, and what other readers of the feed tell."""
 
     journal_reader: JournalReader
-    underway: Underway
+    live: LiveStreams
     telling: Sequence[AnyOperation]
 
 
@@ -73,6 +71,6 @@ def _about_streams(parts: Parts, shown: Shown, desk: BackgroundWork) -> list[Any
         return [stream.key for stream in supervisor.streams]
 
     overview = Overview(
-        shown.journal_reader, shown.underway, parts.clock.now, worked, parts.page_names, lambda: upkeep.settings.sync
+        shown.journal_reader, shown.live, parts.clock.now, worked, parts.page_names, lambda: upkeep.settings.sync
     )
     return [*streams(overview), *stream_actions(desk, supervisor.ask, worked)]

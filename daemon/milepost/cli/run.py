@@ -18,6 +18,7 @@ from milepost.cli.options import config_option, load_settings
 from milepost.engine.bulkhead import bulkhead
 from milepost.engine.feed import Reader, reading
 from milepost.engine.interrupt import Interrupt, Stop, stopping_on_signals
+from milepost.reporting.live import LiveStreams
 from milepost.service.activity import Activity, recent_activity
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.route import event_stream
@@ -28,9 +29,7 @@ from milepost.service.logs.recoveries import Recoveries
 from milepost.service.logs.redaction import Redactor
 from milepost.service.metrics.collect import Metrics
 from milepost.service.probes import exposition, probes
-from milepost.service.status_line import StatusLine
-from milepost.service.systemd import Notifier, keep_told, starting
-from milepost.service.underway import Underway
+from milepost.service.systemd import Notifier, keep_notified, starting
 from milepost.service.wrong_tokens import WrongTokens
 from milepost.settings import Settings, default_path, load_or_default, secrets
 from milepost.stores.open import open_reader
@@ -67,35 +66,35 @@ async def _run(
         labour_of(settings, parts, journal_reader) as labour,
     ):
         wrong_tokens = WrongTokens()
-        metrics, status_line = Metrics(), StatusLine(lambda: parts.supervisor.streams)
-        metrics.describe(lambda: parts.upkeep.settings.sync.interval_seconds, store_url_of(settings).file)
+        live = LiveStreams(parts.clock.now)
+        metrics = Metrics(live)
+        metrics.add_installation(lambda: parts.upkeep.settings.sync.interval_seconds, store_url_of(settings).file)
         metrics.register(wrong_tokens)
         for stream in parts.supervisor.streams:
-            checkpoint = await parts.store.load(stream.key)
-            metrics.load(checkpoint)
-            status_line.load(checkpoint)
+            live.load(await parts.store.load(stream.key))
         broadcast, activity = Broadcast(journal_reader, parts.clock.now), Activity(parts.clock.now)
         await activity.load(journal_reader)
-        underway = Underway(parts.clock.now)
         telling = [*event_stream(broadcast), *recent_activity(activity.past)]
         routes = [*probes(parts.store.answers, parts.supervisor.stalled), *exposition(metrics.expose)]
         readers = {
             "metrics": metrics.read,
             "log": log_signal,
             "events": broadcast.read,
-            "underway": underway.read,
-            "status line": status_line.read,
+            "live view": live.read,
             "recoveries": Recoveries().read,
         }
         of_all: dict[str, Reader] = {"activity": activity.read}
         if labour.follower is not parts.feed:  # others write, too
             of_all |= {
-                "metrics of others": metrics.learn,
                 "events of others": broadcast.read,
-                "status line of all": status_line.read,
+                "live view of others": live.read,
             }
+
+        def status() -> str:
+            return live.status_line(parts.supervisor.streams)
+
         async with (
-            serving(settings, parts, Shown(journal_reader, underway, telling), routes, wrong_tokens) as url,
+            serving(settings, parts, Shown(journal_reader, live, telling), routes, wrong_tokens) as url,
             broadcast.running(),
             reading(parts.feed, readers),
             reading(labour.follower, of_all),
@@ -106,7 +105,7 @@ async def _run(
             beside = {
                 "upkeep": parts.upkeep.run(configuration, reload, parts.clock, stop),
                 "token watch": parts.token_watch.run(parts.clock, stop),
-                "systemd": keep_told(systemd, status_line.words, parts.supervisor.stalled, parts.clock, stop),
+                "systemd": keep_notified(systemd, status, parts.supervisor.stalled, parts.clock, stop),
             }
             for name, work in beside.items():
                 tasks.create_task(bulkhead(name, work), name=name)

@@ -27,11 +27,11 @@ from milepost.core.evolve import fold
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
 from milepost.core.ports import Commit
 from milepost.engine.interrupt import Stop
+from milepost.reporting.live import LiveStreams
 from milepost.service.activity import Activity, recent_activity
 from milepost.service.api.endpoint import AnyOperation
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.route import event_stream
-from milepost.service.underway import Underway
 from milepost.settings import Settings
 from milepost.stores.sqlite.reader import SqliteReader, open_sqlite_reader
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
@@ -67,7 +67,7 @@ async def served(
         assembled(settings, Stop()) as parts,
         open_sqlite_reader(path) as journal_reader,
         serving(
-            settings, parts, Shown(journal_reader, Underway(parts.clock.now), telling(journal_reader, parts))
+            settings, parts, Shown(journal_reader, LiveStreams(parts.clock.now), telling(journal_reader, parts))
         ) as url,
         aiohttp.ClientSession(url, headers=headers) as session,
     ):

@@ -17,11 +17,10 @@ from milepost.core.commands import DeadLetterCommand, Discard, Redrive
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.core.events import Stage
 from milepost.core.ports import DueDeadLetter
-from milepost.service.api import background as desk_module
-from milepost.service.api import parsing
+from milepost.service.api import background, endpoint
 from milepost.service.api.background import background_work
+from milepost.service.api.dead_letters import dead_letter_actions
 from milepost.service.api.endpoint import routes_of
-from milepost.service.api.letter_actions import dead_letter_actions
 from milepost.service.http import MAX_BODY_BYTES, serve
 
 ID = "0123456789abcdef"
@@ -63,8 +62,8 @@ def failing(error: Exception) -> Supervisor:
 @asynccontextmanager
 async def client(supervisor: Supervisor, *, max_wait_seconds: float = 20.0) -> AsyncIterator[aiohttp.ClientSession]:
     async with (
-        background_work(max_wait_seconds=max_wait_seconds) as desk,
-        serve("127.0.0.1", 0, routes_of(dead_letter_actions(desk, supervisor.do, supervisor.find))) as url,
+        background_work(max_wait_seconds=max_wait_seconds) as work,
+        serve("127.0.0.1", 0, routes_of(dead_letter_actions(work, supervisor.do, supervisor.find))) as url,
         aiohttp.ClientSession(url) as session,
     ):
         yield session
@@ -188,12 +187,12 @@ async def test_what_fails_after_it_was_accepted_is_nobodys_lost_exception(caplog
             assert (await post(session, "redrive"))[0] == 202
             async with asyncio.timeout(60):
                 await failed.wait()
-    assert [(line["log_level"], line["part"]) for line in lines] == [("error", f"errand about {ID}")]
+    assert [(line["log_level"], line["part"]) for line in lines] == [("error", f"action on dead letter {ID}")]
     assert "never retrieved" not in caplog.text
 
 
 async def test_the_actions_under_way_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk_module, "MAX_UNDER_WAY", 2)
+    monkeypatch.setattr(background, "MAX_RUNNING", 2)
 
     async def endless() -> DeadLetter | None:
         await asyncio.Event().wait()
@@ -332,7 +331,7 @@ async def sent_half(session: aiohttp.ClientSession) -> tuple[asyncio.StreamReade
 
 
 async def test_a_body_that_never_comes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parsing, "MAX_BODY_SECONDS", 0.05)
+    monkeypatch.setattr(endpoint, "MAX_BODY_SECONDS", 0.05)
     async with client(giving(None)) as session:
         reader, writer = await sent_half(session)
         async with asyncio.timeout(60):

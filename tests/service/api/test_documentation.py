@@ -8,10 +8,10 @@ import pytest
 
 from milepost.service import activity
 from milepost.service.api.background import MAX_WAIT_SECONDS
+from milepost.service.auth import MAX_SESSION_SECONDS
 from milepost.service.http import MAX_BODY_BYTES, MAX_IDLE_SECONDS
 from milepost.service.limits import IN_SECONDS, MAX_CONNECTIONS, MAX_REQUESTS
-from milepost.service.sessions import MAX_SECONDS
-from milepost.service.wrong_tokens import MAX_TRIES, TELL_SECONDS
+from milepost.service.wrong_tokens import LOG_SECONDS, MAX_TRIES
 from service.api.served import served, told
 
 PAGE = (Path(__file__).parents[3] / "docs" / "http-api.md").read_text()
@@ -81,13 +81,13 @@ def test_every_problem_is_told(document: dict[str, Any]) -> None:
 def test_the_bounds_are_told_as_they_are() -> None:
     rate = f"{MAX_REQUESTS / IN_SECONDS:,.0f} requests a second, {MAX_REQUESTS:,} at once"
     assert f"{rate}, {'ten' if MAX_TRIES == 10 else MAX_TRIES} wrong tokens of a client a minute" in PAGE
-    assert TELL_SECONDS == 60.0
+    assert LOG_SECONDS == 60.0
     assert "a line for each client and minute" in PAGE
     assert f"{MAX_CONNECTIONS} connections at a time" in PAGE
     assert f"closed after {MAX_IDLE_SECONDS:.0f} s" in PAGE
     assert f"larger than {MAX_BODY_BYTES // 1024} KiB" in PAGE
     assert f"longer than {MAX_WAIT_SECONDS:.0f} s" in PAGE
     assert f"{activity.BUCKETS} buckets of {activity.STEP_SECONDS} seconds" in PAGE
-    assert f"up to {activity.MAX_RECALLED:,}" in PAGE
-    assert MAX_SECONDS == 12 * 3600
+    assert f"up to {activity.MAX_LOADED:,}" in PAGE
+    assert MAX_SESSION_SECONDS == 12 * 3600
     assert "good for twelve hours" in PAGE

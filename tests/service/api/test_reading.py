@@ -12,7 +12,7 @@ import pytest
 from kit.builders import STREAM
 from milepost.cli.dead_letter_table import as_json
 from milepost.core.commands import PauseStream
-from milepost.service.stream_status import OpenSweep, StreamStatus
+from milepost.reporting.views import OpenSweep, StreamStatus
 from milepost.stores.open import remove
 from milepost.stores.reader import DeadLetterState
 from milepost.stores.sqlite.reader import open_sqlite_reader
@@ -268,17 +268,17 @@ async def test_a_parameter_that_does_not_fit_is_named(
 ) -> None:
     status, detail = await refused(session, path, **{name: value})
     assert status == 400
-    assert detail.startswith(f"the query is not as it should be: {name}: ")
+    assert detail.startswith(f"invalid query: {name}: ")
 
 
 async def test_a_parameter_that_is_given_twice_is_named(session: aiohttp.ClientSession) -> None:
     status, detail = await refused(session, "/api/runs?limit=1&limit=2")
-    assert (status, detail) == (400, "the query is not as it should be: limit: it is given more than once")
+    assert (status, detail) == (400, "invalid query: limit: given more than once")
 
 
 async def test_an_unknown_parameter_is_told_with_those_that_are_known(session: aiohttp.ClientSession) -> None:
     _, detail = await refused(session, "/api/dead-letters", open_only="1")
-    assert detail.endswith("open_only: it is not known; what can be given: after, limit, state, stream")
+    assert detail.endswith("open_only: unknown parameter; allowed: after, limit, state, stream")
 
 
 async def test_a_stream_without_anything_has_empty_lists(session: aiohttp.ClientSession) -> None:

@@ -10,10 +10,10 @@ import pytest
 from kit.builders import STREAM
 from milepost.core.commands import StreamCommand, SyncNow
 from milepost.core.model import Stream
-from milepost.service.actor import COMMAND_LINE
 from milepost.service.api.background import background_work
 from milepost.service.api.endpoint import routes_of
-from milepost.service.api.stream_actions import stream_actions
+from milepost.service.api.streams import stream_actions
+from milepost.service.auth import COMMAND_LINE
 from milepost.service.http import serve
 from service.api.served import JSON, served, told
 
@@ -122,8 +122,8 @@ async def test_what_waits_for_the_batch_in_hand_is_accepted_and_goes_on() -> Non
         done.put_nowait(command)
 
     async with (
-        background_work(max_wait_seconds=0.05) as desk,
-        serve("127.0.0.1", 0, routes_of(stream_actions(desk, ask, lambda: [STREAM.key]))) as url,
+        background_work(max_wait_seconds=0.05) as work,
+        serve("127.0.0.1", 0, routes_of(stream_actions(work, ask, lambda: [STREAM.key]))) as url,
         aiohttp.ClientSession(url) as session,
     ):
         answer = {"stream": STREAM.key, "action": "sync", "outcome": "accepted"}

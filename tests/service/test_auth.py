@@ -13,9 +13,8 @@ from aiohttp import web
 from kit.builders import NOON
 from milepost.service.api.endpoint import routes_of
 from milepost.service.api.login import login
-from milepost.service.auth import is_admitted
+from milepost.service.auth import COOKIE, MAX_SESSION_SECONDS, Sessions, is_admitted
 from milepost.service.http import serve
-from milepost.service.sessions import COOKIE, MAX_SECONDS, Sessions
 from milepost.service.wrong_tokens import MAX_TRIES, WrongTokens
 
 TOKEN = "a-token-of-some-length"
@@ -61,21 +60,21 @@ async def status_of(
 def test_a_session_that_was_opened_while_the_clock_was_ahead_does_not_outlive_its_half_day() -> None:
     sessions = Sessions(TOKEN)
     cookie = sessions.open(NOON + timedelta(days=30))
-    assert sessions.knows(cookie, NOON + timedelta(days=30))
-    assert sessions.knows(cookie, NOON + timedelta(days=30, seconds=-1))
-    assert not sessions.knows(cookie, NOON)
+    assert sessions.is_open(cookie, NOON + timedelta(days=30))
+    assert sessions.is_open(cookie, NOON + timedelta(days=30, seconds=-1))
+    assert not sessions.is_open(cookie, NOON)
 
 
 def test_a_session_is_known_until_it_ends() -> None:
     value = Sessions(TOKEN).open(NOON)
-    assert Sessions(TOKEN).knows(value, NOON), "also by the daemon after a restart"
-    assert Sessions(TOKEN).knows(value, NOON + timedelta(seconds=MAX_SECONDS - 1))
-    assert not Sessions(TOKEN).knows(value, NOON + timedelta(seconds=MAX_SECONDS))
+    assert Sessions(TOKEN).is_open(value, NOON), "also by the daemon after a restart"
+    assert Sessions(TOKEN).is_open(value, NOON + timedelta(seconds=MAX_SESSION_SECONDS - 1))
+    assert not Sessions(TOKEN).is_open(value, NOON + timedelta(seconds=MAX_SESSION_SECONDS))
 
 
 def test_a_session_dies_with_its_token_and_does_not_tell_it() -> None:
     value = Sessions(TOKEN).open(NOON)
-    assert not Sessions("another-token-than-that").knows(value, NOON)
+    assert not Sessions("another-token-than-that").is_open(value, NOON)
     assert TOKEN not in value
 
 
@@ -91,7 +90,7 @@ def test_what_was_not_made_here_is_no_session() -> None:
         f"{ends_at}.{seal}0",
         f"{ends_at}.é",
     ):
-        assert not Sessions(TOKEN).knows(value, NOON)
+        assert not Sessions(TOKEN).is_open(value, NOON)
 
 
 # --- over HTTP --------------------------------------------------------------------------------------------------------
@@ -104,7 +103,7 @@ async def test_who_brings_the_token_gets_a_cookie_and_is_let_in_by_it() -> None:
             assert (response.status, await response.read()) == (204, b"")
             cookie = SimpleCookie(response.headers["Set-Cookie"])[COOKIE]
         assert (cookie["httponly"], cookie["samesite"], cookie["path"]) == (True, "Strict", "/")
-        assert cookie["max-age"] == str(MAX_SECONDS)
+        assert cookie["max-age"] == str(MAX_SESSION_SECONDS)
         assert cookie["domain"] == ""
         assert await status_of(session, "GET", "/secret") == 200
         assert await status_of(session, "POST", "/secret", "{}", JSON) == 200
@@ -114,13 +113,13 @@ async def test_who_brings_the_token_gets_a_cookie_and_is_let_in_by_it() -> None:
 
 def test_a_session_that_has_ended_was_a_session_all_the_same() -> None:
     value = Sessions(TOKEN).open(NOON)
-    assert Sessions(TOKEN).has_sealed(value)
-    assert not Sessions("another-token-than-that").has_sealed(value)
-    assert not Sessions(TOKEN).has_sealed("")
+    assert Sessions(TOKEN).is_signed(value)
+    assert not Sessions("another-token-than-that").is_signed(value)
+    assert not Sessions(TOKEN).is_signed("")
 
 
 async def test_a_session_that_has_ended_lets_nobody_in() -> None:
-    ended = Sessions(TOKEN).open(datetime.now(UTC) - timedelta(seconds=MAX_SECONDS + 1))
+    ended = Sessions(TOKEN).open(datetime.now(UTC) - timedelta(seconds=MAX_SESSION_SECONDS + 1))
     async with client() as session:
         assert await status_of(session, "GET", "/secret", headers={"Cookie": f"{COOKIE}={ended}"}) == 401
 

@@ -37,7 +37,7 @@ from milepost.core.events import (
 from milepost.core.model import Detail, Scope
 from milepost.core.rate_limits import PROBE_LEAD_SECONDS
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
-from milepost.service.stream_status import OpenSweep, StreamStatus, Written, statuses
+from milepost.reporting.views import OpenSweep, StreamStatus, Written, statuses
 
 OPENED = (run_started(), sweep_started())
 STORED = BatchStored(
