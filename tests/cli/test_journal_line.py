@@ -134,7 +134,7 @@ WORDS: list[tuple[Event, str]] = [
     (StreamResumed("API from 127.0.0.1"), "resumed (API from 127.0.0.1)"),
     (SyncRequested("command line"), "a sync was asked for (command line)"),
     (SyncRequested("command line", full=True), "a full sweep was asked for (command line)"),
-    (TokenChecked(TokenHealth(is_valid=False)), "the token is not valid any more"),
+    (TokenChecked(TokenHealth(is_valid=False)), "the token is no longer valid"),
     (TokenChecked(TokenHealth(is_valid=True)), "the token is valid, and never expires"),
     (TokenChecked(TokenHealth(True, at(0), at(-86400))), "the token is valid until 2026-02-28"),
     (StreamRemoved("command line"), "removed with all its rows (command line)"),

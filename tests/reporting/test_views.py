@@ -1,4 +1,4 @@
-"""Where a stream stands, told from its checkpoint, the time and whether a Milepost is at work."""
+"""The status of a stream as API and CLI show it, from its checkpoint, the time and whether a Milepost is at work."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -50,17 +50,17 @@ def completed(tally: Tally | None = None) -> SweepCompleted:
     return SweepCompleted(Mode.FULL, NOON, NOON, tally or Tally(batches=1))
 
 
-def around(now: datetime = NOON, *others: Checkpoint, at_work: bool = True) -> ConditionContext:
+def context_at(now: datetime = NOON, *others: Checkpoint, at_work: bool = True) -> ConditionContext:
     return ConditionContext(now, at_work, interval_seconds=300.0, batch_size=50, rate_limits=rate_limits_of(others))
 
 
 def status_of(
     checkpoint: Checkpoint,
-    surroundings: ConditionContext | None = None,
+    context: ConditionContext | None = None,
     configured: Sequence[str] | None = (STREAM.key,),
 ) -> StreamStatus:
     (status,) = statuses(
-        [checkpoint], surroundings or around(NOON, checkpoint), configured, {STREAM.page_id: "Corner Bakery"}
+        [checkpoint], context or context_at(NOON, checkpoint), configured, {STREAM.page_id: "Corner Bakery"}
     )
     return status
 
@@ -72,24 +72,24 @@ def test_a_stream_without_a_run_was_never_synced() -> None:
     assert status.last_success_at is None
 
 
-def test_no_retry_is_told_of_where_no_milepost_is_at_work() -> None:
-    status = status_of(given(*WALKING, FetchFailed(1, NETWORK, at(4))), around(at_work=False))
+def test_no_retry_is_shown_if_no_milepost_is_at_work() -> None:
+    status = status_of(given(*WALKING, FetchFailed(1, NETWORK, at(4))), context_at(at_work=False))
     assert (status.state, status.retry_at) == (State.INTERRUPTED, None)
 
 
-def test_a_retry_tells_when_and_why() -> None:
+def test_a_retry_shows_when_and_why() -> None:
     status = status_of(given(*WALKING, FetchFailed(1, NETWORK, at(4))))
     assert (status.retry_at, status.problem) == (at(4), "it went wrong")
 
 
-def test_a_stopped_stream_tells_what_it_waits_for_why_and_what_to_do() -> None:
+def test_a_stopped_stream_shows_what_it_waits_for_why_and_what_to_do() -> None:
     status = status_of(given(*WALKING, RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN)))
     assert (status.state, status.reason, status.problem) == (
         State.STOPPED,
         Reason.AUTHORIZATION,
         "it went wrong (code 190)",
     )
-    assert status.waits_for == "somebody to mend the token or a permission"
+    assert status.waits_for == "the token or a permission to be fixed"
     assert (status.since, status.until, status.next_run_at) == (NOON, at(1800), at(1800))
     assert status.advice is not None
     assert "access_token" in status.advice
@@ -98,25 +98,25 @@ def test_a_stopped_stream_tells_what_it_waits_for_why_and_what_to_do() -> None:
 def test_a_limit_that_another_stream_met_is_waited_for() -> None:
     limit = RateLimited(Scope.APP, 1, NOON, at(3600), RATE_LIMIT)
     other = given(*OPENED, limit, after=Checkpoint("messenger:2"))
-    status = status_of(given(*WALKING), around(NOON, other))
-    assert (status.state, status.waits_for) == (State.RATE_LIMITED, "the app's rate limit (which messenger:2 met)")
+    status = status_of(given(*WALKING), context_at(NOON, other))
+    assert (status.state, status.waits_for) == (State.RATE_LIMITED, "the app's rate limit (met by messenger:2)")
     assert (status.since, status.until) == (NOON, at(3600 + PROBE_LEAD_SECONDS))
 
 
-def test_what_goes_well_waits_for_nothing_and_asks_nothing_of_anybody() -> None:
+def test_a_healthy_stream_waits_for_nothing_and_needs_nobody() -> None:
     status = status_of(given(*WALKING))
-    told = (status.waits_for, status.since, status.until, status.problem, status.advice, status.remark)
-    assert told == (None,) * 6
+    shown = (status.waits_for, status.since, status.until, status.problem, status.advice, status.remark)
+    assert shown == (None,) * 6
 
 
-def test_a_stream_that_asks_for_less_is_remarked_on_by_the_configured_batch_size() -> None:
+def test_a_smaller_request_is_remarked_on_by_the_configured_batch_size() -> None:
     shrunk = given(*WALKING, BatchShrunk(25, Detail.NESTED, problem(1)))
-    assert status_of(shrunk).remark == "asks for 25 conversations at a time, because of this: it went wrong (code 1)"
+    assert status_of(shrunk).remark == "requests 25 conversations at a time, because of this: it went wrong (code 1)"
     small = ConditionContext(NOON, is_at_work=True, interval_seconds=300.0, batch_size=25)
     assert status_of(shrunk, small).remark is None
 
 
-def test_the_open_sweep_is_told_with_its_phase_and_how_far_it_is() -> None:
+def test_the_open_sweep_is_shown_with_its_phase_and_progress() -> None:
     assert status_of(given(*WALKING)).sweep == OpenSweep(Mode.FULL, Phase.WALK, 1, NOON, at(-60), 50, None, None)
     scanning = given(*WALKING, BatchStored(catching_up(), Tally(batches=2, unchanged=7)))
     assert status_of(scanning).sweep == OpenSweep(Mode.FULL, Phase.CATCH_UP, 3, NOON, None, 57, None, None)
@@ -144,7 +144,7 @@ def sweep_of(checkpoint: Checkpoint) -> OpenSweep:
 def test_the_page_is_named_and_so_is_its_platform() -> None:
     status = status_of(Checkpoint(STREAM.key))
     assert (status.platform, status.page_id, status.page_name) == (STREAM.platform, STREAM.page_id, "Corner Bakery")
-    (unnamed,) = statuses([], around(), ["messenger:9"], {})
+    (unnamed,) = statuses([], context_at(), ["messenger:9"], {})
     assert unnamed.page_name == ""
 
 
@@ -162,34 +162,34 @@ def test_what_was_written_covers_all_runs() -> None:
 
 
 def test_the_next_run_is_an_interval_after_the_start_of_the_last_one() -> None:
-    assert status_of(given(*WALKING, completed()), around(at(60))).next_run_at == at(300)
+    assert status_of(given(*WALKING, completed()), context_at(at(60))).next_run_at == at(300)
 
 
-def test_a_run_that_reached_its_limit_goes_on_now() -> None:
+def test_a_run_that_reached_its_limit_is_due_now() -> None:
     paused = given(*WALKING, RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking_at("c1")))
-    assert status_of(paused, around(at(60))).next_run_at == at(60)
+    assert status_of(paused, context_at(at(60))).next_run_at == at(60)
 
 
 def test_a_rate_limit_is_over_before_the_next_run() -> None:
     limit = RateLimited(Scope.PAGE, 1, NOON, at(3600), RATE_LIMIT)
     limited = given(*WALKING, limit, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, problem=RATE_LIMIT))
-    assert status_of(limited, around(at(60), limited)).next_run_at == at(3600)
-    assert status_of(limited, around(at(3700), limited)).next_run_at == at(3700)
+    assert status_of(limited, context_at(at(60), limited)).next_run_at == at(3600)
+    assert status_of(limited, context_at(at(3700), limited)).next_run_at == at(3700)
 
 
 def test_an_overdue_run_is_due_now() -> None:
-    assert status_of(given(*WALKING, completed()), around(at(9000))).next_run_at == at(9000)
+    assert status_of(given(*WALKING, completed()), context_at(at(9000))).next_run_at == at(9000)
 
 
-def test_no_next_run_is_promised_while_one_is_under_way_or_where_none_will_come() -> None:
+def test_no_next_run_is_promised_during_a_run_or_if_none_will_come() -> None:
     assert status_of(given(*WALKING)).next_run_at is None
-    assert status_of(given(*WALKING, completed()), around(at_work=False)).next_run_at is None
+    assert status_of(given(*WALKING, completed()), context_at(at_work=False)).next_run_at is None
     assert status_of(given(*WALKING, completed()), configured=[]).next_run_at is None
 
 
 def test_configured_streams_come_first_and_in_their_order() -> None:
     names = ["messenger:9", "messenger:1", "instagram:1"]
-    found = statuses([Checkpoint("messenger:1"), Checkpoint("messenger:5")], around(), names, {})
+    found = statuses([Checkpoint("messenger:1"), Checkpoint("messenger:5")], context_at(), names, {})
     assert [(status.stream, status.is_configured) for status in found] == [
         ("messenger:9", True),
         ("messenger:1", True),
@@ -198,16 +198,16 @@ def test_configured_streams_come_first_and_in_their_order() -> None:
     ]
 
 
-def test_a_removed_stream_is_shown_where_it_is_configured_as_one_without_a_past() -> None:
+def test_a_removed_stream_is_shown_only_if_it_is_configured_and_then_without_a_past() -> None:
     removed = given(*WALKING, completed(), StreamRemoved("Ada"))
 
-    assert statuses([removed], around(), [], {}) == ()
-    assert statuses([removed], around(), None, {}) == ()
-    (status,) = statuses([removed], around(), [removed.stream], {})
+    assert statuses([removed], context_at(), [], {}) == ()
+    assert statuses([removed], context_at(), None, {}) == ()
+    (status,) = statuses([removed], context_at(), [removed.stream], {})
     assert (status.state, status.run, status.last_success_at) == (State.NEVER_SYNCED, None, None)
 
 
-def test_where_the_simulator_names_the_streams_those_of_the_journal_are_shown() -> None:
+def test_if_the_simulator_names_the_streams_those_of_the_journal_are_shown() -> None:
     status = status_of(given(*WALKING, completed()), configured=None)
     assert status.is_configured is None
     assert status.next_run_at == at(300)

@@ -231,7 +231,7 @@ CASES: list[tuple[Event, str, str, dict[str, Any]]] = [
     (
         TokenChecked(TokenHealth(is_valid=False)),
         "progress",
-        "The token is not valid any more",
+        "The token is no longer valid",
         SO_FAR,
     ),
     (StreamRemoved(BY), "progress", f"Removed with all its rows (asked for by {BY})", {}),

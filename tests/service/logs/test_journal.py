@@ -165,7 +165,7 @@ def test_a_rate_limit_is_a_warning_with_its_scope_its_length_and_that_nothing_ne
         "until": "2026-03-01T12:02:00+00:00",
         "wait_seconds": 120.0,
         "problem": "it went wrong (code 613)",
-        "hint": "nothing to do: it goes on by itself when the limit is over; calling on would prolong it",
+        "hint": "nothing to do: it continues when the limit is over; further calls would prolong it",
     }
 
 
@@ -308,7 +308,7 @@ def test_what_people_ask_for_is_told_with_who_asked() -> None:
 def test_a_token_that_is_not_valid_is_worth_a_warning() -> None:
     valid, invalid = (line_of(TokenChecked(TokenHealth(is_valid))) for is_valid in (True, False))
     assert (valid["event"], valid["log_level"]) == ("token checked", "info")
-    assert (invalid["log_level"], invalid["found"]) == ("warning", "the token is not valid any more")
+    assert (invalid["log_level"], invalid["found"]) == ("warning", "the token is no longer valid")
 
 
 async def test_nothing_personal_is_in_any_line() -> None:
