@@ -1,4 +1,4 @@
-"""What happened in the last hour: counted live, and read again from the journal by a start, to the same numbers."""
+"""The activity of the last hour: counted live, and read again from the journal by a start, to the same numbers."""
 
 import tracemalloc
 from datetime import datetime, timedelta
@@ -82,12 +82,12 @@ def sums(past: Past) -> Counts:
 
 
 @pytest.mark.parametrize(("event", "added"), COUNTED.values())
-def test_what_an_entry_adds(event: Event, added: Counts) -> None:
+def test_an_entry_adds_its_counts(event: Event, added: Counts) -> None:
     assert counts(entries(event)[0]) == added
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TAGS if kind not in COUNTED])
-def test_the_others_add_nothing(kind: type[Event]) -> None:
+def test_every_other_event_adds_nothing(kind: type[Event]) -> None:
     @drawn(BY_KIND[kind])
     def adds_nothing(event: Event) -> None:
         assert counts(entries(event)[0]) is None
@@ -95,7 +95,7 @@ def test_the_others_add_nothing(kind: type[Event]) -> None:
     adds_nothing()
 
 
-def test_it_tells_an_hour_in_steps_of_15_seconds_the_empty_ones_included() -> None:
+def test_an_hour_has_buckets_of_15_seconds_the_empty_ones_included() -> None:
     now = Time(at(7))
     activity = Activity(now)
     activity.read(recorded(run_started(), sweep_started(), BatchStored(walking("a"), READ)))
@@ -108,7 +108,7 @@ def test_it_tells_an_hour_in_steps_of_15_seconds_the_empty_ones_included() -> No
     assert [(bucket.at, bucket.conversations) for bucket in past.buckets if bucket.conversations] == [(NOON, 100)]
 
 
-def test_streams_are_told_by_themselves_and_together() -> None:
+def test_activity_is_counted_for_each_stream_and_for_all_together() -> None:
     activity = Activity(Time())
     for stream in STREAMS[:2]:
         commit = commit_after(checkpoint_of(stream), FetchFailed(1, NETWORK, NOON))
@@ -119,7 +119,7 @@ def test_streams_are_told_by_themselves_and_together() -> None:
     assert sums(activity.past()) == Counts(retries=2)
 
 
-def test_what_is_older_than_an_hour_is_forgotten() -> None:
+def test_activity_older_than_an_hour_is_forgotten() -> None:
     now = Time()
     activity = Activity(now)
     activity.read(recorded(FetchFailed(1, NETWORK, NOON)))
@@ -132,7 +132,7 @@ def test_what_is_older_than_an_hour_is_forgotten() -> None:
     assert sums(activity.past()) == Counts(retries=1), "and its place is taken"
 
 
-def test_what_has_no_entry_is_counted_when_it_has_one() -> None:
+def test_unchanged_batches_are_counted_when_an_entry_covers_them() -> None:
     activity = Activity(Time())
     for signal in (passed(), store_retried(), usage_told()):
         activity.read(signal)
@@ -162,7 +162,7 @@ async def loaded(path: Path, now: datetime) -> Activity:
     return activity
 
 
-async def test_a_start_counts_the_last_hour_again(tmp_path: Path) -> None:
+async def test_a_start_loads_the_last_hour_from_the_journal(tmp_path: Path) -> None:
     path = tmp_path / "milepost.db"
     migrate(path)
     live, last = Activity(Time()), NOON
@@ -179,7 +179,7 @@ async def test_a_start_counts_the_last_hour_again(tmp_path: Path) -> None:
     assert sums(again.past()).conversations > 0
 
 
-async def test_a_start_reads_no_more_than_so_many_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_start_reads_a_bounded_number_of_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_LOADED", 7)
     path = tmp_path / "milepost.db"
     migrate(path)
@@ -196,7 +196,7 @@ async def test_a_start_without_a_journal_has_nothing_to_count(tmp_path: Path) ->
 # --- over HTTP --------------------------------------------------------------------------------------------------------
 
 
-async def test_it_is_served_for_all_streams_and_for_one() -> None:
+async def test_the_api_serves_the_activity_of_all_streams_and_of_one() -> None:
     activity = Activity(Time(at(40)))
     activity.read(recorded(FetchFailed(1, NETWORK, NOON)))
     async with (

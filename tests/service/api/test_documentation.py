@@ -1,4 +1,4 @@
-"""docs/http-api.md tells of the operations as they are declared."""
+"""docs/http-api.md documents the operations as they are declared."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ from service.api.served import served, told
 
 PAGE = (Path(__file__).parents[3] / "docs" / "http-api.md").read_text()
 SECTIONS = dict(re.findall(r"^### `(\w+ [^`]+)`\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
-# What is said once for several operations.
+# What is documented once for several operations.
 CHAPTERS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 
 
@@ -27,12 +27,12 @@ async def document(tmp_path: Path) -> dict[str, Any]:
 
 
 def names_in(text: str) -> set[str]:
-    """Give the words that are written as code."""
+    """Return the words that are formatted as code."""
     return {word for code in re.findall(r"`([^`]+)`", text) for word in re.findall(r"\w+", code)}
 
 
 def fields_of(document: dict[str, Any], schema: dict[str, Any]) -> set[str]:
-    """Name the fields of an answer or a body, and those of what is in it."""
+    """Return the fields of a response or a body, nested ones included."""
     if "$ref" in schema:
         return fields_of(document, document["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
     named = set(schema.get("properties", ()))
@@ -47,7 +47,7 @@ def test_every_operation_has_a_section_and_every_section_an_operation(document: 
     assert SECTIONS.keys() == declared
 
 
-def test_every_parameter_and_every_field_of_a_body_is_told_in_its_section(document: dict[str, Any]) -> None:
+def test_every_parameter_and_every_field_of_a_body_is_documented_in_its_section(document: dict[str, Any]) -> None:
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             section = names_in(SECTIONS[f"{method.upper()} {path}"])
@@ -56,7 +56,7 @@ def test_every_parameter_and_every_field_of_a_body_is_told_in_its_section(docume
             assert asked | fields_of(document, body) <= section, (method, path)
 
 
-def test_every_field_of_an_answer_is_told_in_its_chapter(document: dict[str, Any]) -> None:
+def test_every_field_of_a_response_is_documented_in_its_chapter(document: dict[str, Any]) -> None:
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             heading = f"### `{method.upper()} {path}`"
@@ -66,7 +66,7 @@ def test_every_field_of_an_answer_is_told_in_its_chapter(document: dict[str, Any
             assert unsaid <= {"is_transient", "wait_seconds"}, (method, path)
 
 
-def test_every_problem_is_told(document: dict[str, Any]) -> None:
+def test_every_problem_is_documented(document: dict[str, Any]) -> None:
     rows = set(re.findall(r"^\| (\d{3}) \|", PAGE, re.MULTILINE))
     declared = {
         status
@@ -78,7 +78,7 @@ def test_every_problem_is_told(document: dict[str, Any]) -> None:
     assert rows == declared | {"405"}
 
 
-def test_the_bounds_are_told_as_they_are() -> None:
+def test_the_limits_are_documented_as_they_are() -> None:
     rate = f"{MAX_REQUESTS / IN_SECONDS:,.0f} requests a second, {MAX_REQUESTS:,} at once"
     assert f"{rate}, {'ten' if MAX_TRIES == 10 else MAX_TRIES} wrong tokens of a client a minute" in PAGE
     assert LOG_SECONDS == 60.0

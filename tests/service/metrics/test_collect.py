@@ -1,4 +1,4 @@
-"""Metrics: what they count, what they show, and that docs/metrics.md tells of them as they are."""
+"""Metrics: what they count and show, and that docs/metrics.md documents them as they are."""
 
 import math
 import os
@@ -66,11 +66,11 @@ DOCUMENTATION = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
 KEY = STREAM.key
 OTHER = Stream(Platform.MESSENGER, "2")
 ONE_BATCH = Tally(batches=1)
-MUCH_BYTES = 1_000_000_000  # what others may free meanwhile
+MUCH_BYTES = 1_000_000_000  # that other processes may free meanwhile
 
 
 def values(exposition: Exposition, name: str, by: str = "") -> dict[str, float]:
-    """Read a metric's samples that are not 0, by the value of one label (and of one stream where it has any)."""
+    """Return a metric's samples that are not 0, by the value of one label (and of one stream if it has any)."""
     samples = [
         sample
         for family in families(exposition.expose())
@@ -87,7 +87,7 @@ def after(*notices: Notice) -> Exposition:
 
 
 def states(exposition: Exposition) -> dict[str, str]:
-    """Give the state of every stream."""
+    """Return the state of every stream."""
     return {
         sample.labels["stream"]: sample.labels["state"]
         for family in families(exposition.expose())
@@ -96,7 +96,7 @@ def states(exposition: Exposition) -> dict[str, str]:
     }
 
 
-def refusal(of: Problem, status: RunStatus, reason: Reason) -> Recorded:
+def stopped_for(of: Problem, status: RunStatus, reason: Reason) -> Recorded:
     return recorded(run_started(), RunEnded(status, reason, problem=of))
 
 
@@ -118,7 +118,7 @@ INTERRUPTED = RunEnded(RunStatus.INTERRUPTED, Reason.PROCESS_DIED)
 # --- counts -----------------------------------------------------------------------------------------------------------
 
 
-async def test_what_runs_read_is_counted_as_the_journal_has_it() -> None:
+async def test_the_counts_of_runs_equal_those_of_the_journal() -> None:
     store, exposition = MemoryStore(), Exposition()
     ada = conversation("t_1", at(-10), of=contact(), messages=[message("m_1"), message("m_2")])
     bob = conversation("t_2", at(-20))
@@ -163,34 +163,34 @@ async def test_what_runs_read_is_counted_as_the_journal_has_it() -> None:
         (Tally(batches=3, unchanged=150, without_contact=2, order_violations=1), 0),
     ],
 )
-def test_of_the_batches_that_an_entry_covers_only_the_last_can_have_been_stored(tally: Tally, stored: int) -> None:
+def test_only_the_last_batch_that_an_entry_covers_can_have_changes(tally: Tally, stored: int) -> None:
     exposition = after(recorded(completed(tally)))
     outcomes = values(exposition, "batches_total", "outcome")
     assert outcomes == {"stored": stored, "unchanged": 3 - stored} if stored else {"unchanged": 3}
     assert values(exposition, "batch_duration_seconds_count", "stage").get("store", 0) == stored
 
 
-def test_a_batch_that_was_passed_over_is_counted_when_an_entry_covers_it() -> None:
+def test_an_unchanged_batch_is_counted_when_an_entry_covers_it() -> None:
     exposition = after(passed(), passed())
     assert values(exposition, "batches_total", "outcome") == {}
     exposition.read(recorded(completed(Tally(batches=3))))
     assert values(exposition, "batches_total", "outcome") == {"unchanged": 3}
 
 
-def test_retries_tell_the_stage_and_the_reason() -> None:
+def test_retries_are_counted_by_stage_and_reason() -> None:
     exposition = after(recorded(run_started(), RETRIED), store_retried(), store_retried())
     assert values(exposition, "retries_total", "stage") == {"fetch": 1, "store": 2}
     assert values(exposition, "retries_total", "reason") == {"network": 1, "away": 2}
 
 
-def test_a_batch_that_is_given_up_is_failed() -> None:
+def test_a_batch_whose_retries_are_used_up_has_failed() -> None:
     exposition = after(recorded(run_started(), *GIVEN_UP))
     assert values(exposition, "batches_total", "outcome") == {"failed": 1}
     assert values(exposition, "failed_batches_total", "stage") == {"fetch": 1}
     assert values(exposition, "runs_total", "status") == {"failed": 1}
 
 
-def test_a_batch_whose_rows_the_store_refused_in_part_is_stored_and_failed_where_it_was_refused() -> None:
+def test_a_batch_that_the_store_refused_in_part_is_stored_and_failed_at_that_stage() -> None:
     dead_letters = (
         dead_letter("a", Stage.STORE),
         dead_letter("b", Stage.STORE),
@@ -204,7 +204,7 @@ def test_a_batch_whose_rows_the_store_refused_in_part_is_stored_and_failed_where
     assert values(exposition, "conversations_total", "result") == {"inserted": 2, "dead_lettered": 4}
 
 
-def test_what_a_redrive_opens_is_no_failed_batch_but_a_dead_letter() -> None:
+def test_a_dead_letter_that_a_redrive_opens_is_no_failed_batch() -> None:
     unchanged_before = BatchStored(walking("a"), Tally(batches=2, unchanged=9))
     exposition = after(
         recorded(unchanged_before, dead_letter("b", Stage.STORE), RedriveFailed("a", 1, "still refused"))
@@ -214,7 +214,7 @@ def test_what_a_redrive_opens_is_no_failed_batch_but_a_dead_letter() -> None:
     assert values(exposition, "conversations_total", "result") == {"unchanged": 9, "dead_lettered": 1}
 
 
-def test_redrives_are_counted_by_result_and_what_they_wrote_as_written() -> None:
+def test_redrives_are_counted_by_result_and_their_rows_as_written() -> None:
     wrote = Tally(inserted=1, interaction_events=3)
     exposition = after(
         recorded(*(dead_letter(each) for each in "abcde")),
@@ -233,7 +233,7 @@ def test_conversations_that_a_full_sweep_misses_are_counted_as_deleted() -> None
     assert values(exposition, "conversations_total", "result") == {"unchanged": 7, "deleted": 2}
 
 
-def test_the_planned_length_of_each_pause_is_added_up_by_scope() -> None:
+def test_the_planned_waits_for_rate_limits_are_added_up_by_scope() -> None:
     app = RateLimited(Scope.APP, 2, at(-60), at(30), RATE_LIMIT)
     exposition = after(recorded(run_started(), LIMITED), recorded(run_started(), LIMITED), recorded(app))
     assert values(exposition, "rate_limit_wait_seconds_total", "scope") == {"page": 180, "app": 30}
@@ -266,8 +266,8 @@ def test_entries_are_counted_by_type() -> None:
         (recorded(run_started(), LIMITED, OUT_OF_REACH), "613", "wait"),
         (recorded(run_started(), BatchShrunk(25, Detail.NESTED, problem(1))), "1", "shrink"),
         (recorded(run_started(), CursorLost(problem(2642))), "2642", "reset"),
-        (refusal(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), "190", "stop_authorization"),
-        (refusal(BAD_VERSION, RunStatus.STOPPED, Reason.CONFIGURATION), "2635", "stop_configuration"),
+        (stopped_for(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), "190", "stop_authorization"),
+        (stopped_for(BAD_VERSION, RunStatus.STOPPED, Reason.CONFIGURATION), "2635", "stop_configuration"),
     ],
 )
 def test_each_error_of_the_api_is_counted_once_with_its_remedy(notice: Notice, code: str, remedy: str) -> None:
@@ -276,20 +276,20 @@ def test_each_error_of_the_api_is_counted_once_with_its_remedy(notice: Notice, c
     assert values(exposition, "api_errors_total", "remedy") == {remedy: 1}
 
 
-def test_a_server_that_makes_up_codes_does_not_make_series_without_end() -> None:
+def test_a_server_that_makes_up_codes_creates_a_bounded_number_of_series() -> None:
     exposition = after(*(recorded(FetchFailed(1, problem(10_000 + code), at(2))) for code in range(3 * MAX_CODES)))
     codes = values(exposition, "api_errors_total", "code")
     assert len(codes) == MAX_CODES + 1
     assert codes["other"] == 2 * MAX_CODES
 
 
-def test_streams_are_counted_apart() -> None:
+def test_streams_are_counted_separately() -> None:
     other = Checkpoint("instagram:2")
     exposition = after(recorded(completed(Tally(batches=5)), after=other), recorded(completed()))
     assert values(exposition, "batches_total", "outcome") == {"unchanged": 1}
 
 
-def test_every_series_of_a_stream_is_there_before_its_first_count() -> None:
+def test_every_series_of_a_stream_exists_before_its_first_count() -> None:
     exposition = Exposition()
     exposition.load(checkpoint_of())
     before = [
@@ -305,7 +305,7 @@ def test_every_series_of_a_stream_is_there_before_its_first_count() -> None:
 # --- durations --------------------------------------------------------------------------------------------------------
 
 
-def test_durations_of_a_stored_batch_are_those_of_the_signal() -> None:
+def test_the_durations_of_a_stored_batch_are_those_of_its_notice() -> None:
     exposition = after(
         recorded(run_started(), sweep_started(), BatchStored(walking("a"), Tally(batches=1, inserted=1)))
     )
@@ -313,7 +313,7 @@ def test_durations_of_a_stored_batch_are_those_of_the_signal() -> None:
     assert values(exposition, "journal_append_duration_seconds_sum") == {"": 0.08}
 
 
-def test_an_entry_that_came_of_no_fetch_has_no_fetch_duration() -> None:
+def test_an_entry_without_a_fetch_has_no_fetch_duration() -> None:
     exposition = after(recorded(run_started(), INTERRUPTED, fetch_seconds=None), passed())
     assert values(exposition, "batch_duration_seconds_count", "stage") == {"fetch": 1}
 
@@ -329,10 +329,10 @@ def test_an_interrupted_run_is_counted_but_not_timed() -> None:
     assert values(exposition, "run_duration_seconds_count", "status") == {}
 
 
-# --- where streams stand ----------------------------------------------------------------------------------------------
+# --- the gauges of streams --------------------------------------------------------------------------------------------
 
 
-def test_gauges_are_set_from_checkpoints_at_the_start() -> None:
+def test_gauges_show_the_checkpoints_from_the_start() -> None:
     exposition = Exposition()
     exposition.load(given(completed(Tally(batches=1)), recorded_at=at(5)))
     assert values(exposition, "last_success_timestamp_seconds") == {"": at(5).timestamp()}
@@ -348,28 +348,28 @@ def test_a_stream_without_a_past_has_never_succeeded() -> None:
     assert values(exposition, "stream_state", "state") == {"never_synced": 1}
 
 
-def test_a_stop_is_told_with_its_reason_until_the_stream_is_read_again() -> None:
-    stopped = refusal(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION)
+def test_a_stop_is_shown_with_its_reason_until_the_stream_is_read_again() -> None:
+    stopped = stopped_for(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION)
     exposition = after(recorded(completed()), stopped)
     assert values(exposition, "stream_stopped", "reason") == {"authorization": 1}
     probe = recorded(run_started(), after=stopped.checkpoint)
     exposition.read(probe)
-    assert values(exposition, "stream_stopped", "reason") == {"authorization": 1}, "a probe mends nothing by itself"
+    assert values(exposition, "stream_stopped", "reason") == {"authorization": 1}, "a probe alone fixes nothing"
     exposition.read(recorded(completed(), after=probe.checkpoint))
     assert values(exposition, "stream_stopped", "reason") == {}
 
 
-def test_a_stop_is_told_from_the_start() -> None:
+def test_a_stop_is_shown_from_the_start() -> None:
     exposition = Exposition()
-    exposition.load(refusal(BAD_VERSION, RunStatus.STOPPED, Reason.CONFIGURATION).checkpoint)
+    exposition.load(stopped_for(BAD_VERSION, RunStatus.STOPPED, Reason.CONFIGURATION).checkpoint)
     assert values(exposition, "stream_stopped", "reason") == {"configuration": 1}
 
 
-def test_retries_that_are_used_up_stop_no_stream() -> None:
+def test_a_failed_run_does_not_stop_the_stream() -> None:
     assert values(after(recorded(run_started(), *GIVEN_UP)), "stream_stopped", "reason") == {}
 
 
-def test_a_run_that_a_dead_process_left_open_is_not_shown_as_work() -> None:
+def test_a_run_that_a_dead_process_left_open_is_interrupted() -> None:
     exposition = Exposition()
     exposition.load(given(run_started(), sweep_started()))
     assert values(exposition, "stream_state", "state") == {"interrupted": 1}
@@ -389,15 +389,15 @@ def test_a_run_that_a_dead_process_left_open_is_not_shown_as_work() -> None:
         (recorded(run_started(), RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT)), "paused"),
         (recorded(run_started(), INTERRUPTED), "interrupted"),
         (recorded(run_started(), *GIVEN_UP), "failed"),
-        (refusal(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), "stopped"),
+        (stopped_for(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), "stopped"),
     ],
 )
-def test_a_stream_is_in_one_state(notice: Notice, state: str) -> None:
-    exposition = after(recorded(completed()), refusal(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), notice)
+def test_a_stream_is_in_exactly_one_state(notice: Notice, state: str) -> None:
+    exposition = after(recorded(completed()), stopped_for(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), notice)
     assert values(exposition, "stream_state", "state") == {state: 1}
 
 
-def test_the_apps_limit_is_told_of_every_stream_that_has_more_to_read() -> None:
+def test_the_apps_rate_limit_holds_every_stream_that_has_more_to_read() -> None:
     reading, done = Checkpoint("messenger:2"), Checkpoint("messenger:3")
     exposition = after(recorded(run_started(), sweep_started(), after=reading), recorded(completed(), after=done))
     app = RateLimited(Scope.APP, 1, NOON, at(90), RATE_LIMIT)
@@ -408,7 +408,7 @@ def test_the_apps_limit_is_told_of_every_stream_that_has_more_to_read() -> None:
     assert states(exposition) == {KEY: "syncing", "messenger:2": "syncing", "messenger:3": "complete"}
 
 
-def test_a_limit_that_nobody_probes_any_more_holds_others_no_longer_than_it_lasts() -> None:
+def test_a_rate_limit_that_is_over_holds_no_other_stream() -> None:
     app = RateLimited(Scope.APP, 1, at(-600), at(-300), RATE_LIMIT)
     exposition = after(
         recorded(run_started(), sweep_started(), app), recorded(run_started(), after=checkpoint_of(OTHER))
@@ -419,7 +419,7 @@ def test_a_limit_that_nobody_probes_any_more_holds_others_no_longer_than_it_last
 # --- budgets ----------------------------------------------------------------------------------------------------------
 
 
-def test_of_each_budget_the_fullest_page_is_shown_as_it_was_told_last() -> None:
+def test_each_budget_shows_the_latest_ratio_of_the_fullest_page() -> None:
     calls, time = (Usage(Scope.PAGE, kind, ratio) for kind, ratio in (("call_count", 0.9), ("total_time", 0.2)))
     exposition = after(usage_told(calls, time), usage_told(Usage(Scope.PAGE, "call_count", 0.4), stream=OTHER))
     assert values(exposition, "rate_limit_usage_ratio", "kind") == {"call_count": 0.9, "total_time": 0.2}
@@ -438,7 +438,7 @@ def test_two_streams_of_a_page_share_its_budget_and_all_streams_the_apps() -> No
     assert values(exposition, "rate_limit_usage_ratio", "scope") == {"page": 0.1, "app": 1.2}
 
 
-def test_a_removed_stream_is_shown_no_more_until_there_is_something_of_it_again() -> None:
+def test_a_removed_stream_disappears_until_it_has_entries_again() -> None:
     exposition = after(recorded(completed()))
     others = after(recorded(completed(), after=Checkpoint(OTHER.key)))
     exposition.read(recorded(completed(), after=Checkpoint(OTHER.key)))
@@ -449,7 +449,7 @@ def test_a_removed_stream_is_shown_no_more_until_there_is_something_of_it_again(
 
     limited = RateLimited(Scope.APP, 1, NOON, at(3600), problem(4))
     exposition.read(recorded(run_started(), sweep_started(), limited, after=Checkpoint(OTHER.key)))
-    assert set(states(exposition)) == {OTHER.key}, "a limit of the app is not told of it"
+    assert set(states(exposition)) == {OTHER.key}, "it is not held by the app's rate limit"
 
     exposition.read(recorded(completed(), StreamRemoved("Ada"), run_started()))
     assert states(exposition)[KEY] == "rate_limited"
@@ -488,7 +488,7 @@ def test_a_token_that_becomes_invalid_loses_its_expiry() -> None:
 
 
 def documented() -> dict[str, tuple[str, set[str]]]:
-    """Read the type and the labels of each metric in the tables of the documentation."""
+    """Return the type and the labels of each metric in the tables of the documentation."""
     rows = re.findall(r"^\| `(milepost_\w+)` \| (\w+) \| ([^|]*) \| [^|]+ \|$", DOCUMENTATION, re.MULTILINE)
     return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
@@ -512,7 +512,7 @@ def test_the_documentation_names_the_values_of_labels() -> None:
         assert f"`{remedy}`" in DOCUMENTATION, remedy
 
 
-def test_the_conventions_of_prometheus_are_kept() -> None:
+def test_the_metrics_follow_the_conventions_of_prometheus() -> None:
     """They are those that `promtool check metrics` looks for."""
     for family in families(everything().expose()):
         assert family.documentation, family.name
@@ -524,13 +524,13 @@ def test_the_conventions_of_prometheus_are_kept() -> None:
     assert "_created" not in everything().expose().decode()
 
 
-def test_the_process_and_the_version_are_told() -> None:
+def test_the_process_and_the_version_are_exposed() -> None:
     exposed = Exposition().expose().decode()
     assert f'milepost_build_info{{version="{__version__}"}} 1.0' in exposed
     assert "process_resident_memory_bytes" in exposed
 
 
-def test_the_interval_and_the_room_on_the_disk_are_told(tmp_path: Path) -> None:
+def test_the_interval_and_the_space_on_the_disk_are_exposed(tmp_path: Path) -> None:
     exposition = Exposition()
     exposition.metrics.add_installation(lambda: 90.0, tmp_path / "milepost.db")
     assert values(exposition, "sync_interval_seconds") == {"": 90}
@@ -540,14 +540,14 @@ def test_the_interval_and_the_room_on_the_disk_are_told(tmp_path: Path) -> None:
     assert 0 < free <= room.f_bfree * room.f_frsize + MUCH_BYTES, "what is reserved for root counts as taken"
 
 
-def test_a_disk_that_cannot_be_asked_hides_nothing_but_its_own_metrics(tmp_path: Path) -> None:
+def test_a_disk_that_cannot_be_queried_hides_only_its_own_metrics(tmp_path: Path) -> None:
     exposition = Exposition()
     exposition.metrics.add_installation(lambda: 90.0, tmp_path / "away" / "milepost.db")
     assert values(exposition, "store_disk_free_bytes") == {}
     assert values(exposition, "sync_interval_seconds") == {"": 90}
 
 
-def test_two_of_them_share_nothing() -> None:
+def test_two_instances_share_nothing() -> None:
     one, other = Exposition(), Exposition()
     one.read(recorded(completed()))
     assert values(one, "runs_total")
