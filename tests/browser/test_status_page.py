@@ -131,8 +131,8 @@ async def test_the_last_hour_is_shown_as_a_chart_and_in_numbers(installation: In
             )
             await page.get_by_text("Show as a table").click()
             await expect(page.locator("#chart-table tbody tr")).to_have_count(12)
-            told = await page.locator("#chart-table tbody td:nth-child(2)").all_inner_texts()
-            assert sum(map(int, told)) == 80
+            counts = await page.locator("#chart-table tbody td:nth-child(2)").all_inner_texts()
+            assert sum(map(int, counts)) == 80
 
 
 async def test_of_many_streams_few_are_shown_and_any_can_be_found(installation: Installation, browser: Browser) -> None:

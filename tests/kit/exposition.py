@@ -9,22 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kit.builders import NETWORK, NOON, RATE_LIMIT, at, run_started
 from kit.notices import recorded, store_retried, usage_told
+from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import (
-    BatchFailed,
-    DeadLetterClosed,
-    FetchFailed,
-    Mode,
-    RateLimited,
-    Reason,
-    Resolution,
-    RunEnded,
-    RunStatus,
-    Stage,
-    SweepCompleted,
-    Tally,
-    TokenChecked,
-)
 from milepost.core.model import Scope, TokenHealth
 from milepost.core.ports import Usage
 from milepost.engine.feed import Notice, Recorded, UnchangedRead
@@ -76,23 +62,23 @@ class Exposition:
 
 def everything() -> Exposition:
     """Return an exposition in which every metric has a value."""
-    tally = Tally(
+    tally = events.Tally(
         batches=2, inserted=1, updated=1, unchanged=1, dead_lettered=1, interaction_events=1, order_violations=1
     )
     exposition = Exposition()
     exposition.metrics.add_installation(lambda: 300.0, Path("milepost.db"))
     exposition.metrics.register(WrongTokens())
     exposition.read(
-        recorded(run_started(), FetchFailed(1, NETWORK, at(2))),
+        recorded(run_started(), events.FetchFailed(1, NETWORK, at(2))),
         recorded(
             run_started(),
-            BatchFailed(Stage.FETCH, 3, NETWORK),
-            RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=NETWORK),
+            events.BatchFailed(events.Stage.FETCH, 3, NETWORK),
+            events.RunEnded(events.RunStatus.FAILED, events.Reason.RETRIES_EXHAUSTED, problem=NETWORK),
         ),
-        recorded(SweepCompleted(Mode.FULL, NOON, at(-90), tally)),
-        recorded(run_started(), RateLimited(Scope.PAGE, 1, NOON, at(90), RATE_LIMIT)),
-        recorded(DeadLetterClosed("a", Resolution.REDRIVEN)),
-        recorded(TokenChecked(TokenHealth(is_valid=True, expires_at=NOON))),
+        recorded(events.SweepCompleted(events.Mode.FULL, NOON, at(-90), tally)),
+        recorded(run_started(), events.RateLimited(Scope.PAGE, 1, NOON, at(90), RATE_LIMIT)),
+        recorded(events.DeadLetterClosed("a", events.Resolution.REDRIVEN)),
+        recorded(events.TokenChecked(TokenHealth(is_valid=True, expires_at=NOON))),
         store_retried(),
         usage_told(*(Usage(scope, kind, 0.5) for scope in Scope for kind in KINDS)),
     )

@@ -4,21 +4,8 @@ from datetime import datetime, timedelta
 
 from kit.builders import DEAD_TOKEN, NETWORK, NOON, RATE_LIMIT, STREAM, at, given, run_started, sweep_started, walking
 from kit.notices import passed, store_retried
+from milepost.core import events
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
-from milepost.core.events import (
-    BatchStored,
-    Event,
-    FetchFailed,
-    Mode,
-    RateLimited,
-    Reason,
-    RunEnded,
-    RunStatus,
-    StreamPaused,
-    StreamRemoved,
-    SweepCompleted,
-    Tally,
-)
 from milepost.core.evolve import skip_unchanged
 from milepost.core.model import Platform, Scope, Stream
 from milepost.core.ports import Committed
@@ -30,10 +17,10 @@ from milepost.reporting.views import StreamStatus, status_of
 OTHER = Stream(Platform.MESSENGER, "2")
 THIRD = Stream(Platform.MESSENGER, "3")
 SIBLING = Stream(Platform.INSTAGRAM, STREAM.page_id)
-STARTED = (run_started(), sweep_started(), BatchStored(walking("c1"), Tally(batches=1, inserted=50)))
-COMPLETED = SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=4, inserted=200))
-LIMITED = RateLimited(Scope.PAGE, 1, NOON, at(7500), RATE_LIMIT)
-QUIET = Tally(batches=1, unchanged=50)
+STARTED = (run_started(), sweep_started(), events.BatchStored(walking("c1"), events.Tally(batches=1, inserted=50)))
+COMPLETED = events.SweepCompleted(events.Mode.FULL, NOON, NOON, events.Tally(batches=4, inserted=200))
+LIMITED = events.RateLimited(Scope.PAGE, 1, NOON, at(7500), RATE_LIMIT)
+QUIET = events.Tally(batches=1, unchanged=50)
 WALKING = given(*STARTED)
 COMPLETE = given(COMPLETED)
 
@@ -46,8 +33,8 @@ class Clock:
         return self.now
 
 
-def checkpoint_of(stream: Stream, *events: Event) -> Checkpoint:
-    return given(*events, after=Checkpoint(stream.key))
+def checkpoint_of(stream: Stream, *history: events.Event) -> Checkpoint:
+    return given(*history, after=Checkpoint(stream.key))
 
 
 def recorded(checkpoint: Checkpoint) -> Recorded:
@@ -160,8 +147,8 @@ def test_a_stream_is_retrying_from_when_the_store_is_away_until_it_gets_on() -> 
 
 
 def test_a_removed_stream_has_no_state_but_its_rate_limit_still_holds_others() -> None:
-    app = RateLimited(Scope.APP, 1, NOON, at(7500), RATE_LIMIT)
-    live = live_view(checkpoint_of(STREAM, *STARTED, app, StreamRemoved("Ada")), checkpoint_of(OTHER, *STARTED))
+    app = events.RateLimited(Scope.APP, 1, NOON, at(7500), RATE_LIMIT)
+    live = live_view(checkpoint_of(STREAM, *STARTED, app, events.StreamRemoved("Ada")), checkpoint_of(OTHER, *STARTED))
     assert states(live) == {OTHER.key: State.RATE_LIMITED}
     assert live.removed() == [STREAM.key]
 
@@ -192,11 +179,11 @@ def test_a_stream_with_nothing_left_to_read_waits_for_no_limit() -> None:
 
 
 def test_the_line_names_streams_that_need_a_person_after_those_that_work() -> None:
-    stopped = RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN)
+    stopped = events.RunEnded(events.RunStatus.STOPPED, events.Reason.AUTHORIZATION, problem=DEAD_TOKEN)
     line = line_of(
         checkpoint_of(OTHER, *STARTED, stopped),
-        checkpoint_of(SIBLING, *STARTED, FetchFailed(1, NETWORK, at(2))),
-        checkpoint_of(STREAM, StreamPaused("ada")),
+        checkpoint_of(SIBLING, *STARTED, events.FetchFailed(1, NETWORK, at(2))),
+        checkpoint_of(STREAM, events.StreamPaused("ada")),
         Checkpoint(THIRD.key),
     )
     assert line == (

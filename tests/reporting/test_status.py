@@ -19,25 +19,8 @@ from kit.builders import (
     sweep_started,
     walking,
 )
+from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, RateLimit
-from milepost.core.events import (
-    BatchFailed,
-    BatchShrunk,
-    BatchStored,
-    DeadLetterOpened,
-    Event,
-    FetchFailed,
-    Mode,
-    RateLimited,
-    Reason,
-    RunEnded,
-    RunStatus,
-    Stage,
-    StreamPaused,
-    StreamResumed,
-    SweepCompleted,
-    Tally,
-)
 from milepost.core.model import Detail, Platform, Scope, Stream
 from milepost.core.rate_limits import PROBE_LEAD_SECONDS
 from milepost.core.retry import AUTHORIZATION_PROBE_SECONDS, CONFIGURATION_PROBE_SECONDS, MAX_PARK_SECONDS
@@ -45,15 +28,18 @@ from milepost.reporting.status import Condition, ConditionContext, State, Wait, 
 
 OTHER = Stream(Platform.MESSENGER, "2")
 SIBLING = Stream(Platform.INSTAGRAM, STREAM.page_id)
-WALKING = (run_started(), sweep_started(), BatchStored(walking("c1"), Tally(batches=1, inserted=50)))
-COMPLETED = SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1))
-LETTER = DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str")
-LIMITED = RateLimited(Scope.PAGE, 2, at(-60), at(120), RATE_LIMIT)
-GIVEN_UP = (BatchFailed(Stage.FETCH, 3, NETWORK), RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=NETWORK))
-UNAUTHORIZED = RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN)
-MISCONFIGURED = RunEnded(RunStatus.STOPPED, Reason.CONFIGURATION, problem=BAD_VERSION)
-OUT_OF_TIME = RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT, walking("c1"))
-INTERRUPTED = RunEnded(RunStatus.INTERRUPTED, Reason.PROCESS_DIED)
+WALKING = (run_started(), sweep_started(), events.BatchStored(walking("c1"), events.Tally(batches=1, inserted=50)))
+COMPLETED = events.SweepCompleted(events.Mode.FULL, NOON, NOON, events.Tally(batches=1))
+LETTER = events.DeadLetterOpened("dl_1", events.Stage.FETCH, "t_bad", "id: expected str")
+LIMITED = events.RateLimited(Scope.PAGE, 2, at(-60), at(120), RATE_LIMIT)
+GIVEN_UP = (
+    events.BatchFailed(events.Stage.FETCH, 3, NETWORK),
+    events.RunEnded(events.RunStatus.FAILED, events.Reason.RETRIES_EXHAUSTED, problem=NETWORK),
+)
+UNAUTHORIZED = events.RunEnded(events.RunStatus.STOPPED, events.Reason.AUTHORIZATION, problem=DEAD_TOKEN)
+MISCONFIGURED = events.RunEnded(events.RunStatus.STOPPED, events.Reason.CONFIGURATION, problem=BAD_VERSION)
+OUT_OF_TIME = events.RunEnded(events.RunStatus.PAUSED, events.Reason.TIME_LIMIT, walking("c1"))
+INTERRUPTED = events.RunEnded(events.RunStatus.INTERRUPTED, events.Reason.PROCESS_DIED)
 
 
 def context_at(
@@ -62,9 +48,9 @@ def context_at(
     return ConditionContext(now, at_work, interval_seconds=300.0, batch_size=50, rate_limits=rate_limits or {})
 
 
-def condition_after(*events: Event, now: datetime = NOON, at_work: bool = True) -> Condition:
+def condition_after(*history: events.Event, now: datetime = NOON, at_work: bool = True) -> Condition:
     """Return the condition after events recorded at noon, with no other stream than this one."""
-    return condition_of(given(*events), now, at_work=at_work)
+    return condition_of(given(*history), now, at_work=at_work)
 
 
 def condition_of(checkpoint: Checkpoint, now: datetime = NOON, *others: Checkpoint, at_work: bool = True) -> Condition:
@@ -73,7 +59,7 @@ def condition_of(checkpoint: Checkpoint, now: datetime = NOON, *others: Checkpoi
 
 def limited(stream: Stream, scope: Scope, seconds: float = 120) -> Checkpoint:
     """Return a stream that met a rate limit at noon."""
-    event = RateLimited(scope, 1, NOON, at(seconds), RATE_LIMIT)
+    event = events.RateLimited(scope, 1, NOON, at(seconds), RATE_LIMIT)
     return given(run_started(), sweep_started(), event, after=Checkpoint(stream.key))
 
 
@@ -81,26 +67,32 @@ def limited(stream: Stream, scope: Scope, seconds: float = 120) -> Checkpoint:
 
 
 @pytest.mark.parametrize(
-    ("events", "state"),
+    ("history", "state"),
     [
         (WALKING, State.SYNCING),
-        ((*WALKING, FetchFailed(1, NETWORK, at(4))), State.RETRYING),
+        ((*WALKING, events.FetchFailed(1, NETWORK, at(4))), State.RETRYING),
         ((*WALKING, LIMITED), State.RATE_LIMITED),
-        ((*WALKING, LIMITED, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, problem=RATE_LIMIT)), State.RATE_LIMITED),
+        (
+            (*WALKING, LIMITED, events.RunEnded(events.RunStatus.PAUSED, events.Reason.RATE_LIMIT, problem=RATE_LIMIT)),
+            State.RATE_LIMITED,
+        ),
         ((*WALKING, COMPLETED), State.COMPLETE),
-        ((*WALKING, LETTER, SweepCompleted(Mode.FULL, NOON, NOON, Tally(dead_lettered=1))), State.COMPLETE_WITH_ERRORS),
+        (
+            (*WALKING, LETTER, events.SweepCompleted(events.Mode.FULL, NOON, NOON, events.Tally(dead_lettered=1))),
+            State.COMPLETE_WITH_ERRORS,
+        ),
         ((*WALKING, OUT_OF_TIME), State.PAUSED),
         ((*WALKING, *GIVEN_UP), State.FAILED),
         ((*WALKING, UNAUTHORIZED), State.STOPPED),
         ((*WALKING, INTERRUPTED), State.INTERRUPTED),
     ],
 )
-def test_the_state_is_what_the_last_entries_say(events: Sequence[Event], state: State) -> None:
-    assert condition_after(*events).state is state
+def test_the_state_is_what_the_last_entries_say(history: Sequence[events.Event], state: State) -> None:
+    assert condition_after(*history).state is state
 
 
 def test_every_status_of_a_run_that_ended_is_a_state() -> None:
-    ended = {status.value for status in RunStatus} - {RunStatus.RUNNING.value}
+    ended = {status.value for status in events.RunStatus} - {events.RunStatus.RUNNING.value}
     assert ended <= {state.value for state in State}
 
 
@@ -109,18 +101,20 @@ def test_a_stream_without_a_past_waits_for_nothing_but_its_first_run() -> None:
     assert condition_of(Checkpoint(STREAM.key), at_work=False).next_run_at is None
 
 
-@pytest.mark.parametrize("events", [WALKING, (*WALKING, FetchFailed(1, NETWORK, at(4))), (*WALKING, LIMITED)])
-def test_a_run_that_is_open_where_no_milepost_is_at_work_is_interrupted(events: Sequence[Event]) -> None:
-    assert condition_after(*events, at_work=False).state is State.INTERRUPTED
+@pytest.mark.parametrize("history", [WALKING, (*WALKING, events.FetchFailed(1, NETWORK, at(4))), (*WALKING, LIMITED)])
+def test_a_run_that_is_open_where_no_milepost_is_at_work_is_interrupted(history: Sequence[events.Event]) -> None:
+    assert condition_after(*history, at_work=False).state is State.INTERRUPTED
 
 
 @pytest.mark.parametrize("ended", [OUT_OF_TIME, INTERRUPTED])
-def test_a_stream_with_more_to_read_that_must_not_call_is_rate_limited(ended: RunEnded) -> None:
+def test_a_stream_with_more_to_read_that_must_not_call_is_rate_limited(ended: events.RunEnded) -> None:
     assert condition_after(*WALKING, LIMITED, ended).state is State.RATE_LIMITED
 
 
 def test_a_limit_that_is_over_holds_up_no_stream() -> None:
-    paused = given(*WALKING, LIMITED, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, problem=RATE_LIMIT))
+    paused = given(
+        *WALKING, LIMITED, events.RunEnded(events.RunStatus.PAUSED, events.Reason.RATE_LIMIT, problem=RATE_LIMIT)
+    )
     found = condition_of(paused, at(120))
     assert (found.state, found.next_run_at) == (State.PAUSED, at(120))
 
@@ -133,7 +127,7 @@ def test_a_run_that_progresses_waits_for_nothing() -> None:
 
 
 def test_a_retry_waits_from_the_failure_to_the_next_attempt() -> None:
-    found = condition_after(*WALKING, FetchFailed(1, NETWORK, at(4)))
+    found = condition_after(*WALKING, events.FetchFailed(1, NETWORK, at(4)))
     assert found.wait == Wait("the next attempt at a batch that could not be read", NOON, at(4), NETWORK)
     assert found.advice is not None
     assert found.advice.startswith("nothing to do: it is retried automatically")
@@ -148,7 +142,9 @@ def test_a_limit_is_waited_for_since_it_was_first_met() -> None:
 
 
 def test_the_next_run_does_not_begin_before_a_rate_limit_ends() -> None:
-    found = condition_after(*WALKING, LIMITED, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, problem=RATE_LIMIT))
+    found = condition_after(
+        *WALKING, LIMITED, events.RunEnded(events.RunStatus.PAUSED, events.Reason.RATE_LIMIT, problem=RATE_LIMIT)
+    )
     assert found.next_run_at == at(120)
 
 
@@ -174,7 +170,9 @@ def test_a_complete_stream_waits_for_a_limit_only_if_that_delays_its_next_run() 
 
 
 def test_a_limit_is_shown_even_if_no_milepost_is_at_work_because_a_sync_would_meet_it() -> None:
-    paused = given(*WALKING, LIMITED, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, problem=RATE_LIMIT))
+    paused = given(
+        *WALKING, LIMITED, events.RunEnded(events.RunStatus.PAUSED, events.Reason.RATE_LIMIT, problem=RATE_LIMIT)
+    )
     found = condition_of(paused, at_work=False)
     assert (found.state, found.next_run_at) == (State.RATE_LIMITED, None)
     assert limit_on(STREAM, rate_limits_of([paused]), at(119)) == found.wait
@@ -190,7 +188,7 @@ def test_a_limit_is_shown_even_if_no_milepost_is_at_work_because_a_sync_would_me
     ],
 )
 def test_a_stopped_stream_waits_since_it_first_stopped_until_it_is_probed(
-    ended: RunEnded, waits_for: str, probe_seconds: float
+    ended: events.RunEnded, waits_for: str, probe_seconds: float
 ) -> None:
     first = given(*WALKING, ended)
     again = given(run_started(at(1800)), ended, after=first, run_id="run-2", recorded_at=at(1801))
@@ -212,19 +210,19 @@ def test_a_failed_stream_waits_for_the_next_attempt_and_counts_the_runs() -> Non
 
 
 def test_a_failed_stream_is_parked_for_minutes_however_long_the_interval() -> None:
-    surroundings = ConditionContext(NOON, is_at_work=True, interval_seconds=86400.0, batch_size=50)
-    assert condition(given(*WALKING, *GIVEN_UP), surroundings).next_run_at == at(MAX_PARK_SECONDS)
+    context = ConditionContext(NOON, is_at_work=True, interval_seconds=86400.0, batch_size=50)
+    assert condition(given(*WALKING, *GIVEN_UP), context).next_run_at == at(MAX_PARK_SECONDS)
 
 
 @pytest.mark.parametrize("ended", [UNAUTHORIZED, *GIVEN_UP[1:], OUT_OF_TIME])
-def test_the_end_of_a_wait_is_unknown_if_no_milepost_is_at_work(ended: RunEnded) -> None:
+def test_the_end_of_a_wait_is_unknown_if_no_milepost_is_at_work(ended: events.RunEnded) -> None:
     found = condition_after(*WALKING, ended, at_work=False)
     assert found.wait is not None
     assert (found.wait.since, found.wait.until, found.next_run_at) == (NOON, None, None)
 
 
 @pytest.mark.parametrize("ended", [OUT_OF_TIME, INTERRUPTED])
-def test_a_run_that_ended_early_waits_for_the_next_one(ended: RunEnded) -> None:
+def test_a_run_that_ended_early_waits_for_the_next_one(ended: events.RunEnded) -> None:
     wait = condition_after(*WALKING, ended).wait
     assert wait is not None
     assert wait.waits_for == "the next run, which continues where the last one ended"
@@ -232,13 +230,13 @@ def test_a_run_that_ended_early_waits_for_the_next_one(ended: RunEnded) -> None:
 
 
 def test_a_run_that_ended_between_two_attempts_still_shows_the_problem() -> None:
-    wait = condition_after(*WALKING, FetchFailed(1, NETWORK, at(4)), OUT_OF_TIME).wait
+    wait = condition_after(*WALKING, events.FetchFailed(1, NETWORK, at(4)), OUT_OF_TIME).wait
     assert wait is not None
     assert wait.problem == NETWORK
 
 
 def test_a_good_batch_ends_the_wait_of_a_stopped_stream() -> None:
-    recovered = (*WALKING, UNAUTHORIZED, BatchStored(walking("c2"), Tally(batches=1)), COMPLETED)
+    recovered = (*WALKING, UNAUTHORIZED, events.BatchStored(walking("c2"), events.Tally(batches=1)), COMPLETED)
     assert condition_after(*recovered) == Condition(State.COMPLETE, None, None, None, at(300))
 
 
@@ -256,18 +254,18 @@ def test_a_good_batch_ends_the_wait_of_a_stopped_stream() -> None:
     ],
 )
 def test_a_stream_with_smaller_requests_says_how_small_and_why(limit: int, detail: Detail, words: str) -> None:
-    found = condition_after(*WALKING, BatchShrunk(limit, detail, problem(1)))
+    found = condition_after(*WALKING, events.BatchShrunk(limit, detail, problem(1)))
     assert found.remark is not None
     assert words in found.remark
 
 
 def test_the_remark_follows_the_request_size_and_ends_with_the_whole_batch() -> None:
-    shrunk = given(*WALKING, BatchShrunk(25, Detail.NESTED, problem(1)))
-    four = given(BatchStored(walking("c2"), Tally(batches=4)), after=shrunk)
+    shrunk = given(*WALKING, events.BatchShrunk(25, Detail.NESTED, problem(1)))
+    four = given(events.BatchStored(walking("c2"), events.Tally(batches=4)), after=shrunk)
     remark = condition_of(four).remark
     assert remark is not None
     assert "25 conversations" in remark
-    assert condition_of(given(BatchStored(walking("c3"), Tally(batches=1)), after=four)).remark is None
+    assert condition_of(given(events.BatchStored(walking("c3"), events.Tally(batches=1)), after=four)).remark is None
 
 
 def test_open_dead_letters_are_explained_unless_something_is_worse() -> None:
@@ -281,7 +279,7 @@ def test_open_dead_letters_are_explained_unless_something_is_worse() -> None:
 
 class TestOnHold:
     def test_a_paused_stream_waits_for_an_operator_and_says_who_paused_it_and_how_to_resume_it(self) -> None:
-        operator_pause = condition_after(COMPLETED, StreamPaused("API from 10.0.0.7"))
+        operator_pause = condition_after(COMPLETED, events.StreamPaused("API from 10.0.0.7"))
 
         assert operator_pause.state is State.ON_HOLD
         assert operator_pause.wait == Wait("an operator to resume it", NOON, None)
@@ -291,8 +289,8 @@ class TestOnHold:
         assert operator_pause.next_run_at is None
 
     def test_a_paused_stream_hides_every_other_problem_until_it_is_resumed(self) -> None:
-        events = (*WALKING, LIMITED, StreamPaused("API"))
+        history = (*WALKING, LIMITED, events.StreamPaused("API"))
 
-        assert condition_after(*events).state is State.ON_HOLD
-        assert condition_after(*events, at_work=False).state is State.ON_HOLD
-        assert condition_after(*events, StreamResumed("API")).state is State.RATE_LIMITED
+        assert condition_after(*history).state is State.ON_HOLD
+        assert condition_after(*history, at_work=False).state is State.ON_HOLD
+        assert condition_after(*history, events.StreamResumed("API")).state is State.RATE_LIMITED

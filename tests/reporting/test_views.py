@@ -18,36 +18,23 @@ from kit.builders import (
     sweep_started,
 )
 from kit.builders import walking as walking_at
+from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import (
-    BatchShrunk,
-    BatchStored,
-    FetchFailed,
-    Mode,
-    Phase,
-    Position,
-    RateLimited,
-    Reason,
-    RunEnded,
-    RunStatus,
-    StreamRemoved,
-    SweepCompleted,
-    Tally,
-)
 from milepost.core.model import Detail, Scope
 from milepost.core.rate_limits import PROBE_LEAD_SECONDS
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
 from milepost.reporting.views import OpenSweep, StreamStatus, Written, statuses
 
 OPENED = (run_started(), sweep_started())
-STORED = BatchStored(
-    Position(Phase.WALK, "c1", at(-60)), Tally(batches=1, inserted=50, contacts=49, interaction_events=200)
+STORED = events.BatchStored(
+    events.Position(events.Phase.WALK, "c1", at(-60)),
+    events.Tally(batches=1, inserted=50, contacts=49, interaction_events=200),
 )
 WALKING = (*OPENED, STORED)
 
 
-def completed(tally: Tally | None = None) -> SweepCompleted:
-    return SweepCompleted(Mode.FULL, NOON, NOON, tally or Tally(batches=1))
+def completed(tally: events.Tally | None = None) -> events.SweepCompleted:
+    return events.SweepCompleted(events.Mode.FULL, NOON, NOON, tally or events.Tally(batches=1))
 
 
 def context_at(now: datetime = NOON, *others: Checkpoint, at_work: bool = True) -> ConditionContext:
@@ -73,20 +60,22 @@ def test_a_stream_without_a_run_was_never_synced() -> None:
 
 
 def test_no_retry_is_shown_if_no_milepost_is_at_work() -> None:
-    status = status_of(given(*WALKING, FetchFailed(1, NETWORK, at(4))), context_at(at_work=False))
+    status = status_of(given(*WALKING, events.FetchFailed(1, NETWORK, at(4))), context_at(at_work=False))
     assert (status.state, status.retry_at) == (State.INTERRUPTED, None)
 
 
 def test_a_retry_shows_when_and_why() -> None:
-    status = status_of(given(*WALKING, FetchFailed(1, NETWORK, at(4))))
+    status = status_of(given(*WALKING, events.FetchFailed(1, NETWORK, at(4))))
     assert (status.retry_at, status.problem) == (at(4), "it went wrong")
 
 
 def test_a_stopped_stream_shows_what_it_waits_for_why_and_what_to_do() -> None:
-    status = status_of(given(*WALKING, RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN)))
+    status = status_of(
+        given(*WALKING, events.RunEnded(events.RunStatus.STOPPED, events.Reason.AUTHORIZATION, problem=DEAD_TOKEN))
+    )
     assert (status.state, status.reason, status.problem) == (
         State.STOPPED,
-        Reason.AUTHORIZATION,
+        events.Reason.AUTHORIZATION,
         "it went wrong (code 190)",
     )
     assert status.waits_for == "the token or a permission to be fixed"
@@ -96,7 +85,7 @@ def test_a_stopped_stream_shows_what_it_waits_for_why_and_what_to_do() -> None:
 
 
 def test_a_limit_that_another_stream_met_is_waited_for() -> None:
-    limit = RateLimited(Scope.APP, 1, NOON, at(3600), RATE_LIMIT)
+    limit = events.RateLimited(Scope.APP, 1, NOON, at(3600), RATE_LIMIT)
     other = given(*OPENED, limit, after=Checkpoint("messenger:2"))
     status = status_of(given(*WALKING), context_at(NOON, other))
     assert (status.state, status.waits_for) == (State.RATE_LIMITED, "the app's rate limit (met by messenger:2)")
@@ -110,28 +99,32 @@ def test_a_healthy_stream_waits_for_nothing_and_needs_nobody() -> None:
 
 
 def test_a_smaller_request_is_remarked_on_by_the_configured_batch_size() -> None:
-    shrunk = given(*WALKING, BatchShrunk(25, Detail.NESTED, problem(1)))
+    shrunk = given(*WALKING, events.BatchShrunk(25, Detail.NESTED, problem(1)))
     assert status_of(shrunk).remark == "requests 25 conversations at a time, because of this: it went wrong (code 1)"
     small = ConditionContext(NOON, is_at_work=True, interval_seconds=300.0, batch_size=25)
     assert status_of(shrunk, small).remark is None
 
 
 def test_the_open_sweep_is_shown_with_its_phase_and_progress() -> None:
-    assert status_of(given(*WALKING)).sweep == OpenSweep(Mode.FULL, Phase.WALK, 1, NOON, at(-60), 50, None, None)
-    scanning = given(*WALKING, BatchStored(catching_up(), Tally(batches=2, unchanged=7)))
-    assert status_of(scanning).sweep == OpenSweep(Mode.FULL, Phase.CATCH_UP, 3, NOON, None, 57, None, None)
+    assert status_of(given(*WALKING)).sweep == OpenSweep(
+        events.Mode.FULL, events.Phase.WALK, 1, NOON, at(-60), 50, None, None
+    )
+    scanning = given(*WALKING, events.BatchStored(catching_up(), events.Tally(batches=2, unchanged=7)))
+    assert status_of(scanning).sweep == OpenSweep(
+        events.Mode.FULL, events.Phase.CATCH_UP, 3, NOON, None, 57, None, None
+    )
     assert status_of(given(*WALKING, completed())).sweep is None
 
 
 def test_a_full_sweep_is_expected_to_read_as_many_conversations_as_are_known() -> None:
-    first = given(*WALKING, completed(Tally(batches=1, inserted=10, deleted=3)))
+    first = given(*WALKING, completed(events.Tally(batches=1, inserted=10, deleted=3)))
     again = given(run_started(), sweep_started(), after=first, run_id="run-2")
     assert sweep_of(again).expected == 57
 
 
 def test_an_incremental_sweep_goes_as_far_as_its_walk_has_to() -> None:
     first = given(*WALKING, completed())
-    again = given(run_started(), sweep_started(Mode.INCREMENTAL, at(300), at(-600)), after=first, run_id="run-2")
+    again = given(run_started(), sweep_started(events.Mode.INCREMENTAL, at(300), at(-600)), after=first, run_id="run-2")
     assert (sweep_of(again).expected, sweep_of(again).walk_until) == (None, at(-600))
 
 
@@ -151,13 +144,19 @@ def test_the_page_is_named_and_so_is_its_platform() -> None:
 def test_the_latest_run_is_shown_with_its_counts() -> None:
     run = status_of(given(*WALKING)).run
     assert run is not None
-    assert (run.run_id, run.status, run.batches, run.inserted, run.contacts) == (RUN_ID, RunStatus.RUNNING, 1, 50, 49)
+    assert (run.run_id, run.status, run.batches, run.inserted, run.contacts) == (
+        RUN_ID,
+        events.RunStatus.RUNNING,
+        1,
+        50,
+        49,
+    )
     assert status_of(Checkpoint(STREAM.key)).run is None
 
 
 def test_what_was_written_covers_all_runs() -> None:
     first = given(*WALKING, completed())
-    second = given(completed(Tally(batches=1, inserted=1, updated=2, contacts=3)), after=first, run_id="run-2")
+    second = given(completed(events.Tally(batches=1, inserted=1, updated=2, contacts=3)), after=first, run_id="run-2")
     assert status_of(second).written == Written(51, 2, 52, 200)
 
 
@@ -166,13 +165,15 @@ def test_the_next_run_is_an_interval_after_the_start_of_the_last_one() -> None:
 
 
 def test_a_run_that_reached_its_limit_is_due_now() -> None:
-    paused = given(*WALKING, RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking_at("c1")))
+    paused = given(*WALKING, events.RunEnded(events.RunStatus.PAUSED, events.Reason.BATCH_LIMIT, walking_at("c1")))
     assert status_of(paused, context_at(at(60))).next_run_at == at(60)
 
 
 def test_a_rate_limit_is_over_before_the_next_run() -> None:
-    limit = RateLimited(Scope.PAGE, 1, NOON, at(3600), RATE_LIMIT)
-    limited = given(*WALKING, limit, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, problem=RATE_LIMIT))
+    limit = events.RateLimited(Scope.PAGE, 1, NOON, at(3600), RATE_LIMIT)
+    limited = given(
+        *WALKING, limit, events.RunEnded(events.RunStatus.PAUSED, events.Reason.RATE_LIMIT, problem=RATE_LIMIT)
+    )
     assert status_of(limited, context_at(at(60), limited)).next_run_at == at(3600)
     assert status_of(limited, context_at(at(3700), limited)).next_run_at == at(3700)
 
@@ -199,7 +200,7 @@ def test_configured_streams_come_first_and_in_their_order() -> None:
 
 
 def test_a_removed_stream_is_shown_only_if_it_is_configured_and_then_without_a_past() -> None:
-    removed = given(*WALKING, completed(), StreamRemoved("Ada"))
+    removed = given(*WALKING, completed(), events.StreamRemoved("Ada"))
 
     assert statuses([removed], context_at(), [], {}) == ()
     assert statuses([removed], context_at(), None, {}) == ()

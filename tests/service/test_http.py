@@ -214,21 +214,21 @@ CHANGING = [web.route(method, "/thing", changed) for method in ("POST", "PUT", "
 OTHERS_SITE = "a page of another site must not change anything here"
 
 
-async def asked(headers: dict[str, str], *, method: str = "POST", token: str = "") -> tuple[int, str]:
+async def try_change(headers: dict[str, str], *, method: str = "POST", token: str = "") -> tuple[int, str]:
     """Try to change something; return the status and the detail of the problem."""
     async with client(CHANGING, token=token) as session:
         named = {name: value.replace("PORT", str(port_of(session))) for name, value in headers.items()}
         async with session.request(method, "/thing", headers=named, skip_auto_headers=["Content-Type"]) as response:
-            told = "" if response.ok else (await problem_of(response))["detail"]
-            return response.status, told
+            detail = "" if response.ok else (await problem_of(response))["detail"]
+            return response.status, detail
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 async def test_without_json_nothing_is_changed(method: str) -> None:
     for headers in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "application/json-patch+json"}):
-        status, told = await asked(headers, method=method)
+        status, detail = await try_change(headers, method=method)
         assert status == 415
-        assert "application/json" in told
+        assert "application/json" in detail
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ async def test_without_json_nothing_is_changed(method: str) -> None:
     ],
 )
 async def test_requests_that_come_from_no_other_site_may_change_things(headers: dict[str, str]) -> None:
-    assert await asked({**JSON, **headers}) == (200, "")
+    assert await try_change({**JSON, **headers}) == (200, "")
 
 
 @pytest.mark.parametrize(
@@ -264,9 +264,9 @@ async def test_requests_that_come_from_no_other_site_may_change_things(headers: 
     ],
 )
 async def test_a_page_of_another_site_changes_nothing(headers: dict[str, str]) -> None:
-    assert await asked({**JSON, **headers}) == (403, OTHERS_SITE)
+    assert await try_change({**JSON, **headers}) == (403, OTHERS_SITE)
     # The token does not help a page that has got hold of it by a proxy or a plug-in.
-    assert await asked({**JSON, **BEARER, **headers}, token=TOKEN) == (403, OTHERS_SITE)
+    assert await try_change({**JSON, **BEARER, **headers}, token=TOKEN) == (403, OTHERS_SITE)
 
 
 async def test_reading_is_allowed_from_any_origin() -> None:
@@ -436,10 +436,10 @@ async def test_a_port_that_needs_privileges_is_refused_with_a_hint(monkeypatch: 
 
 
 async def test_an_open_request_is_answered_when_the_listener_closes() -> None:
-    asked, released = asyncio.Event(), asyncio.Event()
+    arrived, released = asyncio.Event(), asyncio.Event()
 
     async def slow(_: web.Request) -> web.Response:
-        asked.set()
+        arrived.set()
         await released.wait()
         return web.Response(text="in time")
 
@@ -450,16 +450,16 @@ async def test_an_open_request_is_answered_when_the_listener_closes() -> None:
     async with asyncio.TaskGroup() as tasks:
         async with serve("127.0.0.1", 0, [web.get("/slow", slow)]) as url:
             answer = tasks.create_task(ask(url))
-            await asked.wait()
+            await arrived.wait()
             asyncio.get_running_loop().call_later(0.05, released.set)
         assert await answer == "in time"
 
 
 async def test_an_endless_request_does_not_hold_up_the_shutdown() -> None:
-    asked = asyncio.Event()
+    arrived = asyncio.Event()
 
     async def endless(_: web.Request) -> web.Response:
-        asked.set()
+        arrived.set()
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -474,7 +474,7 @@ async def test_an_endless_request_does_not_hold_up_the_shutdown() -> None:
         serve("127.0.0.1", 0, [web.get("/endless", endless)]) as url,
     ):
         tasks.create_task(ask(url))
-        await asked.wait()
+        await arrived.wait()
 
 
 async def test_the_port_is_free_again_afterwards() -> None:

@@ -82,17 +82,17 @@ async def test_connections_are_limited_and_freed_again(monkeypatch: pytest.Monke
     monkeypatch.setattr(http, "MAX_CONNECTIONS", 3)
     async with serve("127.0.0.1", 0, [web.get("/thing", thing)]) as url:
         port = int(url.rpartition(":")[2])
-        held = [await asked(port) for _ in range(3)]
+        held = [await open_request(port) for _ in range(3)]
         assert [await first_line(reader) for reader, _ in held] == ["HTTP/1.1 200 OK"] * 3
-        reader, writer = await asked(port)
-        told = (await reader.read()).decode()
-        assert told.startswith("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n")
-        assert told.endswith("\r\n\r\ntoo many connections\r\n")
+        reader, writer = await open_request(port)
+        text = (await reader.read()).decode()
+        assert text.startswith("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n")
+        assert text.endswith("\r\n\r\ntoo many connections\r\n")
         await ended(writer)
         await ended(held[0][1])
         async with asyncio.timeout(60):
             while True:  # the server has to hear of the end
-                reader, writer = await asked(port)
+                reader, writer = await open_request(port)
                 line = await first_line(reader)
                 await ended(writer)
                 if line == "HTTP/1.1 200 OK":
@@ -101,7 +101,7 @@ async def test_connections_are_limited_and_freed_again(monkeypatch: pytest.Monke
             await ended(writer)
 
 
-async def asked(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def open_request(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Open a connection, and ask for something."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /thing HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -59,7 +59,7 @@ async def client(url: str, address: str) -> AsyncIterator[aiohttp.ClientSession]
         yield session
 
 
-async def asked(session: aiohttp.ClientSession, path: str = "/thing", **headers: str) -> int:
+async def get_status(session: aiohttp.ClientSession, path: str = "/thing", **headers: str) -> int:
     async with session.get(path, headers=headers) as response:
         await response.read()
         return response.status
@@ -72,7 +72,7 @@ async def logged_in(session: aiohttp.ClientSession, token: str) -> int:
 
 
 async def guess(session: aiohttp.ClientSession, times: int, **headers: str) -> Counter[int]:
-    return Counter([await asked(session, **(headers or WRONG)) for _ in range(times)])
+    return Counter([await get_status(session, **(headers or WRONG)) for _ in range(times)])
 
 
 # --- responses --------------------------------------------------------------------------------------------------------
@@ -92,18 +92,18 @@ async def test_a_client_that_guesses_locks_out_nobody_else() -> None:
     async with served() as url, client(url, ATTACKER) as attacker, client(url, OWNER) as owner:
         await guess(attacker, MAX_TRIES + 1)
         assert [await logged_in(attacker, "a-guess") for _ in range(2)] == [429, 429]
-        assert await asked(owner, **WRONG) == 401
+        assert await get_status(owner, **WRONG) == 401
         assert await logged_in(owner, "mistyped") == 403
         assert await logged_in(owner, TOKEN) == 204
-        assert await asked(owner, **RIGHT) == 200
+        assert await get_status(owner, **RIGHT) == 200
 
 
 async def test_the_right_token_is_accepted_whatever_wrong_ones_came_from_the_same_address() -> None:
     """Behind a proxy all have one address: a guesser must not lock out the owner or a scrape."""
     async with served() as url, client(url, ATTACKER) as everybody:
         await guess(everybody, 2 * MAX_TRIES)
-        assert await asked(everybody, **RIGHT) == 200
-        assert await asked(everybody, Cookie=f"{COOKIE}={Sessions(TOKEN).open(now())}") == 200
+        assert await get_status(everybody, **RIGHT) == 200
+        assert await get_status(everybody, Cookie=f"{COOKIE}={Sessions(TOKEN).open(now())}") == 200
         assert await logged_in(everybody, TOKEN) == 204
 
 
@@ -115,32 +115,32 @@ async def test_logins_headers_and_cookies_count_as_guesses_of_one_client() -> No
         assert await guess(attacker, 3, Cookie=f"{COOKIE}={forged}") == {401: 3}
         assert [await logged_in(attacker, "a-guess") for _ in range(MAX_TRIES - 7)] == [403] * (MAX_TRIES - 7)
         assert await logged_in(attacker, "a-guess") == 429
-        assert await asked(attacker, Cookie=f"{COOKIE}={forged}") == 429
-        assert await asked(attacker, Authorization="Basic YTpi") == 429
+        assert await get_status(attacker, Cookie=f"{COOKIE}={forged}") == 429
+        assert await get_status(attacker, Authorization="Basic YTpi") == 429
 
 
 async def test_no_token_and_an_ended_session_are_not_guesses() -> None:
     ended = Sessions(TOKEN).open(now() - timedelta(seconds=MAX_SESSION_SECONDS + 1))
     async with served() as url, client(url, OWNER) as owner:
         for _ in range(2 * MAX_TRIES):
-            assert await asked(owner) == 401
-            assert await asked(owner, Cookie=f"{COOKIE}={ended}") == 401
-        assert await asked(owner, **WRONG) == 401
+            assert await get_status(owner) == 401
+            assert await get_status(owner, Cookie=f"{COOKIE}={ended}") == 401
+        assert await get_status(owner, **WRONG) == 401
 
 
 async def test_the_login_page_and_health_stay_open_after_too_many_guesses() -> None:
     async with served() as url, client(url, OWNER) as owner:
         assert await guess(owner, MAX_TRIES + 1, Cookie=f"{COOKIE}=of-the-token-before") == {401: MAX_TRIES, 429: 1}
-        assert await asked(owner, "/", Cookie=f"{COOKIE}=of-the-token-before") == 200
-        assert await asked(owner, "/healthz", **WRONG) == 200
+        assert await get_status(owner, "/", Cookie=f"{COOKIE}=of-the-token-before") == 200
+        assert await get_status(owner, "/healthz", **WRONG) == 200
 
 
 async def test_a_client_that_floods_the_login_page_leaves_it_open_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milepost.service.limits.MAX_REQUESTS", 5)
     monkeypatch.setattr("milepost.service.limits.IN_SECONDS", 3_000.0)
     async with served() as url, client(url, ATTACKER) as attacker, client(url, OWNER) as owner:
-        assert [await asked(attacker, "/") for _ in range(6)] == [*[200] * 5, 429]
-        assert await asked(owner, "/") == 200
+        assert [await get_status(attacker, "/") for _ in range(6)] == [*[200] * 5, 429]
+        assert await get_status(owner, "/") == 200
         assert await logged_in(owner, TOKEN) == 204
 
 

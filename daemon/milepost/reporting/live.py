@@ -42,7 +42,7 @@ class _Live(Struct, frozen=True):
     recorded: Checkpoint
     unchanged: Checkpoint | None = None
     unchanged_at: datetime | None = None
-    is_at_work: bool = False  # False: loaded at the start, and not heard of since
+    is_at_work: bool = False  # False: loaded at startup, and no notice of it since
     is_store_away: bool = False
 
     def fresh(self, now: datetime) -> Checkpoint | None:
@@ -63,7 +63,7 @@ class _Live(Struct, frozen=True):
 
     @property
     def version(self) -> int:
-        """The latest version that was heard of."""
+        """The latest version in any notice."""
         return max(self.recorded.version, 0 if self.unchanged is None else self.unchanged.version)
 
 
@@ -82,7 +82,7 @@ class LiveStreams:
         self._streams[checkpoint.stream] = _Live(checkpoint)
 
     def read(self, notice: Notice) -> None:
-        """Take a notice in. One that is older than what is known is ignored: a worker hears of its own work twice."""
+        """Take in a notice. An older one is ignored: a worker gets its own work from the follower, too."""
         match notice:
             case Recorded(checkpoint=checkpoint):
                 known = self._streams.get(checkpoint.stream)

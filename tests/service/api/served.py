@@ -10,19 +10,7 @@ import aiohttp
 from kit.builders import NETWORK, STREAM, at, entries, problem, run_started, sweep_started, walking
 from milepost.app.build import Parts, assembled
 from milepost.app.serving import Shown, serving
-from milepost.core.events import (
-    BatchFailed,
-    BatchStored,
-    DeadLetterClosed,
-    DeadLetterOpened,
-    Event,
-    Reason,
-    Resolution,
-    RunEnded,
-    RunStatus,
-    Stage,
-    Tally,
-)
+from milepost.core import events
 from milepost.core.evolve import fold
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
 from milepost.core.ports import Commit
@@ -80,7 +68,7 @@ def feed_operations(journal_reader: SqliteReader, parts: Parts) -> list[AnyOpera
     return [*event_stream(Broadcast(journal_reader, now)), *recent_activity(Activity(now).past)]
 
 
-async def told(session: aiohttp.ClientSession, path: str, **query: str | int) -> dict[str, Any]:
+async def get_json(session: aiohttp.ClientSession, path: str, **query: str | int) -> dict[str, Any]:
     """Get something that exists."""
     async with session.get(path, params=query) as response:
         assert response.status == 200, await response.text()
@@ -108,16 +96,21 @@ async def fill(path: Path) -> None:
 
 async def _work(store: SqliteStore, stream: Stream, run: int) -> None:
     before, dead_letter = await store.load(stream.key), dead_letter_id(stream, run)
-    events: list[Event] = [
+    history: list[events.Event] = [
         run_started(at(60 * run)),
         *([sweep_started()] if before.sweep is None else []),
-        DeadLetterOpened(dead_letter, Stage.FETCH, f"t_{run}", "it went wrong", at(10**9), "fp"),
-        BatchStored(walking(f"c{run}", at(-60 * run)), Tally(batches=1, inserted=40, dead_lettered=1)),
-        *([BatchFailed(Stage.FETCH, 3, NETWORK)] if run % 2 else []),
-        *([DeadLetterClosed(dead_letter, Resolution.DISCARDED, reason="spam")] if run % 3 == 0 else []),
-        RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking(f"c{run}"), problem=problem(1) if run % 2 else None),
+        events.DeadLetterOpened(dead_letter, events.Stage.FETCH, f"t_{run}", "it went wrong", at(10**9), "fp"),
+        events.BatchStored(walking(f"c{run}", at(-60 * run)), events.Tally(batches=1, inserted=40, dead_lettered=1)),
+        *([events.BatchFailed(events.Stage.FETCH, 3, NETWORK)] if run % 2 else []),
+        *([events.DeadLetterClosed(dead_letter, events.Resolution.DISCARDED, reason="spam")] if run % 3 == 0 else []),
+        events.RunEnded(
+            events.RunStatus.PAUSED,
+            events.Reason.BATCH_LIMIT,
+            walking(f"c{run}"),
+            problem=problem(1) if run % 2 else None,
+        ),
     ]
-    appended = entries(*events, after=before, run_id=run_id(stream, run), recorded_at=at(60 * run))
+    appended = entries(*history, after=before, run_id=run_id(stream, run), recorded_at=at(60 * run))
     after = fold(appended, before)
     payloads = () if run % 3 == 0 else (DeadLetterPayload(dead_letter, PAYLOAD),)
     await store.commit(Commit(appended, Changes(payloads=payloads), after, after.run))

@@ -248,8 +248,8 @@ async def test_an_impossible_id_is_not_found(dead_letter_id: str) -> None:
 async def test_an_error_that_prevents_an_action_is_answered(error: MilepostError, status: int) -> None:
     with capture_logs() as lines:
         async with client(failing(error)) as session:
-            told, problem = await post(session, "redrive")
-    assert (told, detail(problem)) == (status, str(error))
+            found, problem = await post(session, "redrive")
+    assert (found, detail(problem)) == (status, str(error))
     assert lines == []
 
 

@@ -95,10 +95,10 @@ def test_the_document_describes_exactly_the_routes(daemon: Daemon) -> None:
 
 
 def test_every_operation_has_a_unique_name_and_describes_its_responses(daemon: Daemon) -> None:
-    told = [each for methods in document_of(daemon)["paths"].values() for each in methods.values()]
-    names = [each["operationId"] for each in told]
+    described = [each for methods in document_of(daemon)["paths"].values() for each in methods.values()]
+    names = [each["operationId"] for each in described]
     assert len(set(names)) == len(names)
-    for each in told:
+    for each in described:
         assert each["summary"]
         assert {"400", "401", "429", "503"} <= each["responses"].keys()
         for parameter in each["parameters"]:

@@ -12,7 +12,7 @@ from milepost.service.auth import MAX_SESSION_SECONDS
 from milepost.service.http import MAX_BODY_BYTES, MAX_IDLE_SECONDS
 from milepost.service.limits import IN_SECONDS, MAX_CONNECTIONS, MAX_REQUESTS
 from milepost.service.wrong_tokens import LOG_SECONDS, MAX_TRIES
-from service.api.served import served, told
+from service.api.served import get_json, served
 
 PAGE = (Path(__file__).parents[3] / "docs" / "http-api.md").read_text()
 SECTIONS = dict(re.findall(r"^### `(\w+ [^`]+)`\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
@@ -23,7 +23,7 @@ CHAPTERS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE
 @pytest.fixture
 async def document(tmp_path: Path) -> dict[str, Any]:
     async with served(tmp_path / "milepost.db") as (session, _):
-        return await told(session, "/api/openapi.json")
+        return await get_json(session, "/api/openapi.json")
 
 
 def names_in(text: str) -> set[str]:

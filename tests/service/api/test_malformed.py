@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kit.malformed import requests
-from service.api.served import served, told
+from service.api.served import get_json, served
 
 MALFORMED = 10_000
 AT_ONCE = 50
@@ -31,7 +31,7 @@ async def test_ten_thousand_malformed_requests_leave_the_daemon_serving(
             assert url is not None
             assert url.port is not None
             await asyncio.gather(*(send(url.port) for _ in range(AT_ONCE)))
-            assert (await told(session, "/api/streams"))["streams"], "it still serves"
+            assert (await get_json(session, "/api/streams"))["streams"], "it still serves"
     assert {400, 404, 405, 413, 415, 421, 422, 200} <= statuses, "they reached every kind of response"
     assert not {status for status in statuses if status >= 500}
     assert [line for line in lines if line["log_level"] in {"error", "critical"}] == []

@@ -22,10 +22,10 @@ from service.api.served import (
     RUNS,
     STREAMS,
     dead_letter_id,
+    get_json,
     refused,
     run_id,
     served,
-    told,
 )
 from stores.sqlite_files import execute
 
@@ -43,7 +43,7 @@ async def paged(
     items: list[dict[str, Any]] = []
     cursor: dict[str, str | int] = {}
     while True:
-        page = await told(session, path, limit=limit, **query, **cursor)
+        page = await get_json(session, path, limit=limit, **query, **cursor)
         assert len(page[name]) <= limit
         items += page[name]
         if page["next"] is None or not page[name]:
@@ -72,23 +72,23 @@ LISTS = [
 async def test_pages_contain_every_item_once_and_in_order(
     session: aiohttp.ClientSession, path: str, name: str, query: dict[str, str], limit: int
 ) -> None:
-    at_once = (await told(session, path, limit=1000, **query))[name]
+    at_once = (await get_json(session, path, limit=1000, **query))[name]
     assert at_once
     assert timeless(await paged(session, path, name, limit=limit, **query)) == timeless(at_once)
 
 
 async def test_the_last_page_says_that_it_is_the_last_even_if_it_is_full(session: aiohttp.ClientSession) -> None:
-    page = await told(session, "/api/runs", limit=RUNS, stream=STREAM.key)
+    page = await get_json(session, "/api/runs", limit=RUNS, stream=STREAM.key)
     assert (len(page["runs"]), page["next"]) == (RUNS, None)
 
 
 async def test_items_added_meanwhile_shift_no_page(database: Path) -> None:
     """Runs are added at the head of their list: the pages behind it stay as they were."""
     async with served(database) as (session, parts):
-        first = await told(session, "/api/runs", limit=2)
+        first = await get_json(session, "/api/runs", limit=2)
         await parts.supervisor.sync([parts.supervisor.streams[0]])
-        second = await told(session, "/api/runs", limit=2, after=first["next"])
-        everything = (await told(session, "/api/runs", limit=1000))["runs"]
+        second = await get_json(session, "/api/runs", limit=2, after=first["next"])
+        everything = (await get_json(session, "/api/runs", limit=1000))["runs"]
     ids = [run["run_id"] for run in everything if run["run_id"].startswith("20260301")]
     assert [run["run_id"] for run in (*first["runs"], *second["runs"])] == ids[:4]
     assert len(everything) > len(ids)
@@ -103,7 +103,7 @@ def timeless(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 async def test_streams_are_listed_with_every_field_of_their_status(session: aiohttp.ClientSession) -> None:
-    page = await told(session, "/api/streams", limit=1000)
+    page = await get_json(session, "/api/streams", limit=1000)
     assert set(page) == {"at", "is_at_work", "streams", "next"}
     assert page["is_at_work"] is True
     keys = [stream["stream"] for stream in page["streams"]]
@@ -120,17 +120,17 @@ async def test_streams_are_listed_with_every_field_of_their_status(session: aioh
 async def test_a_stream_that_is_worked_has_the_name_of_its_page(database: Path) -> None:
     async with served(database) as (session, parts):
         stream = parts.supervisor.streams[0]
-        status = await told(session, f"/api/streams/{stream.key}")
+        status = await get_json(session, f"/api/streams/{stream.key}")
         assert (status["stream"], status["state"], status["is_configured"]) == (stream.key, "never_synced", True)
         assert (status["platform"], status["page_id"]) == (stream.platform, stream.page_id)
         assert status["page_name"] == parts.page_names()[stream.page_id] != ""
 
 
 async def test_a_single_stream_is_shown_as_in_the_list(session: aiohttp.ClientSession) -> None:
-    page = await told(session, "/api/streams", limit=1000)
+    page = await get_json(session, "/api/streams", limit=1000)
     for listed in page["streams"]:
         if listed["state"] == "paused":
-            one = await told(session, f"/api/streams/{listed['stream']}")
+            one = await get_json(session, f"/api/streams/{listed['stream']}")
             assert timeless([one]) == timeless([listed])
 
 
@@ -163,7 +163,7 @@ async def test_a_client_that_has_the_streams_gets_a_304_until_something_changes(
 
 
 async def test_runs_are_listed_newest_first_with_their_counts(session: aiohttp.ClientSession) -> None:
-    page = await told(session, "/api/runs", stream=STREAM.key)
+    page = await get_json(session, "/api/runs", stream=STREAM.key)
     assert [run["run_id"] for run in page["runs"]] == [run_id(STREAM, number) for number in reversed(range(RUNS))]
     assert page["runs"][0] == {
         "run_id": run_id(STREAM, RUNS - 1),
@@ -187,7 +187,7 @@ async def test_runs_are_listed_newest_first_with_their_counts(session: aiohttp.C
 
 
 async def test_the_journal_is_listed_as_it_is_stored(session: aiohttp.ClientSession, database: Path) -> None:
-    page = await told(session, "/api/journal", after=3, limit=5)
+    page = await get_json(session, "/api/journal", after=3, limit=5)
     assert [entry["seq"] for entry in page["entries"]] == [4, 5, 6, 7, 8]
     assert page["next"] == 8
     async with open_sqlite_reader(database) as journal_reader:
@@ -200,10 +200,10 @@ async def test_the_journal_is_listed_as_it_is_stored(session: aiohttp.ClientSess
 
 async def test_the_journal_can_be_polled(database: Path) -> None:
     async with served(database) as (session, parts):
-        cursor = (await told(session, "/api/journal", limit=1000))["next"]
-        assert await told(session, "/api/journal", after=cursor) == {"entries": [], "next": None}
+        cursor = (await get_json(session, "/api/journal", limit=1000))["next"]
+        assert await get_json(session, "/api/journal", after=cursor) == {"entries": [], "next": None}
         await parts.supervisor.ask(STREAM, PauseStream("a test"))
-        page = await told(session, "/api/journal", after=cursor)
+        page = await get_json(session, "/api/journal", after=cursor)
         assert [(entry["type"], entry["data"]) for entry in page["entries"]] == [("stream_paused", {"by": "a test"})]
         assert page["next"] == cursor + 1
 
@@ -214,18 +214,18 @@ async def test_the_journal_can_be_polled(database: Path) -> None:
 async def test_dead_letters_are_listed_as_on_the_command_line(session: aiohttp.ClientSession, database: Path) -> None:
     async with open_sqlite_reader(database) as journal_reader:
         for state in DeadLetterState:
-            page = await told(session, "/api/dead-letters", state=state.value)
+            page = await get_json(session, "/api/dead-letters", state=state.value)
             stored = await journal_reader.dead_letters(state, limit=100)
             assert page["dead_letters"] == [msgspec.json.decode(as_json(dead_letter)) for dead_letter in stored]
-    assert await told(session, "/api/dead-letters") == await told(session, "/api/dead-letters", state="open")
+    assert await get_json(session, "/api/dead-letters") == await get_json(session, "/api/dead-letters", state="open")
 
 
 async def test_a_payload_is_shown_only_with_a_single_dead_letter(session: aiohttp.ClientSession) -> None:
-    page = await told(session, "/api/dead-letters", state="all")
+    page = await get_json(session, "/api/dead-letters", state="all")
     assert "payload" not in str(page)
     async with session.get(f"/api/dead-letters/{dead_letter_id(STREAM, 1)}") as response:
         assert f'"payload":{PAYLOAD}' in await response.text(), "as it is stored, to the last digit"
-    closed = await told(session, f"/api/dead-letters/{dead_letter_id(STREAM, 0)}")
+    closed = await get_json(session, f"/api/dead-letters/{dead_letter_id(STREAM, 0)}")
     assert (closed["resolution"], closed["note"], closed["payload"]) == ("discarded", "spam", None)
 
 
@@ -279,7 +279,7 @@ async def test_an_unknown_parameter_is_named_with_the_known_ones(session: aiohtt
 
 async def test_a_stream_without_anything_has_empty_lists(session: aiohttp.ClientSession) -> None:
     for path, name in (("/api/runs", "runs"), ("/api/journal", "entries"), ("/api/dead-letters", "dead_letters")):
-        assert await told(session, path, stream="messenger:404") == {name: [], "next": None}
+        assert await get_json(session, path, stream="messenger:404") == {name: [], "next": None}
 
 
 async def test_a_database_that_cannot_be_read_is_answered_with_a_problem(database: Path) -> None:

@@ -15,7 +15,7 @@ from milepost.service.api.endpoint import routes_of
 from milepost.service.api.streams import stream_actions
 from milepost.service.auth import COMMAND_LINE
 from milepost.service.http import serve
-from service.api.served import JSON, served, told
+from service.api.served import JSON, get_json, served
 
 
 async def act(
@@ -28,7 +28,7 @@ async def act(
 
 async def actions(session: aiohttp.ClientSession) -> list[tuple[str, dict[str, Any]]]:
     """Return the actions of people as the journal records them."""
-    page = await told(session, "/api/journal", limit=1000)
+    page = await get_json(session, "/api/journal", limit=1000)
     kinds = {"stream_paused", "stream_resumed", "sync_requested"}
     return [(entry["type"], entry["data"]) for entry in page["entries"] if entry["type"] in kinds]
 
@@ -40,12 +40,12 @@ async def test_a_stream_is_paused_and_resumed_and_the_journal_says_by_whom(tmp_p
     async with served(tmp_path / "milepost.db") as (session, parts):
         key = parts.supervisor.streams[0].key
         assert await act(session, key, "pause") == (200, {"stream": key, "action": "pause", "outcome": "done"})
-        status = await told(session, f"/api/streams/{key}")
+        status = await get_json(session, f"/api/streams/{key}")
         assert (status["state"], status["on_hold"]["by"]) == ("on_hold", "API from 127.0.0.1")
-        listed = await told(session, "/api/streams", state="on_hold")
+        listed = await get_json(session, "/api/streams", state="on_hold")
         assert [stream["stream"] for stream in listed["streams"]] == [key]
         assert await act(session, key, "resume") == (200, {"stream": key, "action": "resume", "outcome": "done"})
-        assert (await told(session, f"/api/streams/{key}"))["on_hold"] is None
+        assert (await get_json(session, f"/api/streams/{key}"))["on_hold"] is None
         by = {"by": "API from 127.0.0.1"}
         assert await actions(session) == [("stream_paused", by), ("stream_resumed", by)]
 

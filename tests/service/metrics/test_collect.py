@@ -33,28 +33,8 @@ from kit.exposition import Exposition, everything, families
 from kit.memory_store import MemoryStore
 from kit.notices import passed, recorded, store_retried, told_by_a_run, usage_told
 from milepost import __version__
+from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import (
-    BatchFailed,
-    BatchShrunk,
-    BatchStored,
-    CursorLost,
-    DeadLetterClosed,
-    DeadLetterOpened,
-    FetchFailed,
-    Mode,
-    RateLimited,
-    Reason,
-    RedriveFailed,
-    Resolution,
-    RunEnded,
-    RunStatus,
-    Stage,
-    StreamRemoved,
-    SweepCompleted,
-    Tally,
-    TokenChecked,
-)
 from milepost.core.model import Detail, Platform, Scope, Stream, TokenHealth
 from milepost.core.ports import Outcome, Usage
 from milepost.core.problems import Problem
@@ -65,7 +45,7 @@ from milepost.service.metrics.counters import MAX_CODES
 DOCUMENTATION = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
 KEY = STREAM.key
 OTHER = Stream(Platform.MESSENGER, "2")
-ONE_BATCH = Tally(batches=1)
+ONE_BATCH = events.Tally(batches=1)
 MUCH_BYTES = 1_000_000_000  # that other processes may free meanwhile
 
 
@@ -96,23 +76,26 @@ def states(exposition: Exposition) -> dict[str, str]:
     }
 
 
-def stopped_for(of: Problem, status: RunStatus, reason: Reason) -> Recorded:
-    return recorded(run_started(), RunEnded(status, reason, problem=of))
+def stopped_for(of: Problem, status: events.RunStatus, reason: events.Reason) -> Recorded:
+    return recorded(run_started(), events.RunEnded(status, reason, problem=of))
 
 
-def completed(tally: Tally = ONE_BATCH) -> SweepCompleted:
-    return SweepCompleted(Mode.FULL, NOON, at(-90), tally)
+def completed(tally: events.Tally = ONE_BATCH) -> events.SweepCompleted:
+    return events.SweepCompleted(events.Mode.FULL, NOON, at(-90), tally)
 
 
-def dead_letter(dead_letter_id: str, stage: Stage = Stage.FETCH) -> DeadLetterOpened:
-    return DeadLetterOpened(dead_letter_id, stage, f"t_{dead_letter_id}", "refused")
+def dead_letter(dead_letter_id: str, stage: events.Stage = events.Stage.FETCH) -> events.DeadLetterOpened:
+    return events.DeadLetterOpened(dead_letter_id, stage, f"t_{dead_letter_id}", "refused")
 
 
-RETRIED = FetchFailed(1, NETWORK, at(2))
-GIVEN_UP = (BatchFailed(Stage.FETCH, 3, NETWORK), RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=NETWORK))
-LIMITED = RateLimited(Scope.PAGE, 1, NOON, at(90), RATE_LIMIT)
-OUT_OF_REACH = RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, problem=RATE_LIMIT)
-INTERRUPTED = RunEnded(RunStatus.INTERRUPTED, Reason.PROCESS_DIED)
+RETRIED = events.FetchFailed(1, NETWORK, at(2))
+GIVEN_UP = (
+    events.BatchFailed(events.Stage.FETCH, 3, NETWORK),
+    events.RunEnded(events.RunStatus.FAILED, events.Reason.RETRIES_EXHAUSTED, problem=NETWORK),
+)
+LIMITED = events.RateLimited(Scope.PAGE, 1, NOON, at(90), RATE_LIMIT)
+OUT_OF_REACH = events.RunEnded(events.RunStatus.PAUSED, events.Reason.RATE_LIMIT, problem=RATE_LIMIT)
+INTERRUPTED = events.RunEnded(events.RunStatus.INTERRUPTED, events.Reason.PROCESS_DIED)
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------
@@ -154,16 +137,16 @@ async def test_the_counts_of_runs_equal_those_of_the_journal() -> None:
 @pytest.mark.parametrize(
     ("tally", "stored"),
     [
-        (Tally(batches=3, inserted=1), 1),
-        (Tally(batches=3, updated=1), 1),
-        (Tally(batches=3, dead_lettered=1), 1),
-        (Tally(batches=3, contacts=1), 1),
-        (Tally(batches=3, interaction_events=1), 1),
-        (Tally(batches=3, deleted=1), 1),
-        (Tally(batches=3, unchanged=150, without_contact=2, order_violations=1), 0),
+        (events.Tally(batches=3, inserted=1), 1),
+        (events.Tally(batches=3, updated=1), 1),
+        (events.Tally(batches=3, dead_lettered=1), 1),
+        (events.Tally(batches=3, contacts=1), 1),
+        (events.Tally(batches=3, interaction_events=1), 1),
+        (events.Tally(batches=3, deleted=1), 1),
+        (events.Tally(batches=3, unchanged=150, without_contact=2, order_violations=1), 0),
     ],
 )
-def test_only_the_last_batch_that_an_entry_covers_can_have_changes(tally: Tally, stored: int) -> None:
+def test_only_the_last_batch_that_an_entry_covers_can_have_changes(tally: events.Tally, stored: int) -> None:
     exposition = after(recorded(completed(tally)))
     outcomes = values(exposition, "batches_total", "outcome")
     assert outcomes == {"stored": stored, "unchanged": 3 - stored} if stored else {"unchanged": 3}
@@ -173,7 +156,7 @@ def test_only_the_last_batch_that_an_entry_covers_can_have_changes(tally: Tally,
 def test_an_unchanged_batch_is_counted_when_an_entry_covers_it() -> None:
     exposition = after(passed(), passed())
     assert values(exposition, "batches_total", "outcome") == {}
-    exposition.read(recorded(completed(Tally(batches=3))))
+    exposition.read(recorded(completed(events.Tally(batches=3))))
     assert values(exposition, "batches_total", "outcome") == {"unchanged": 3}
 
 
@@ -192,12 +175,12 @@ def test_a_batch_whose_retries_are_used_up_has_failed() -> None:
 
 def test_a_batch_that_the_store_refused_in_part_is_stored_and_failed_at_that_stage() -> None:
     dead_letters = (
-        dead_letter("a", Stage.STORE),
-        dead_letter("b", Stage.STORE),
-        dead_letter("c", Stage.EVENTS),
-        dead_letter("d", Stage.FETCH),
+        dead_letter("a", events.Stage.STORE),
+        dead_letter("b", events.Stage.STORE),
+        dead_letter("c", events.Stage.EVENTS),
+        dead_letter("d", events.Stage.FETCH),
     )
-    stored = BatchStored(walking("a"), Tally(batches=1, inserted=2, dead_lettered=4))
+    stored = events.BatchStored(walking("a"), events.Tally(batches=1, inserted=2, dead_lettered=4))
     exposition = after(recorded(run_started(), sweep_started(), *dead_letters, stored))
     assert values(exposition, "failed_batches_total", "stage") == {"store": 1, "events": 1}
     assert values(exposition, "batches_total", "outcome") == {"stored": 1}
@@ -205,9 +188,9 @@ def test_a_batch_that_the_store_refused_in_part_is_stored_and_failed_at_that_sta
 
 
 def test_a_dead_letter_that_a_redrive_opens_is_no_failed_batch() -> None:
-    unchanged_before = BatchStored(walking("a"), Tally(batches=2, unchanged=9))
+    unchanged_before = events.BatchStored(walking("a"), events.Tally(batches=2, unchanged=9))
     exposition = after(
-        recorded(unchanged_before, dead_letter("b", Stage.STORE), RedriveFailed("a", 1, "still refused"))
+        recorded(unchanged_before, dead_letter("b", events.Stage.STORE), events.RedriveFailed("a", 1, "still refused"))
     )
     assert values(exposition, "failed_batches_total", "stage") == {}
     assert values(exposition, "batches_total", "outcome") == {"unchanged": 2}
@@ -215,12 +198,18 @@ def test_a_dead_letter_that_a_redrive_opens_is_no_failed_batch() -> None:
 
 
 def test_redrives_are_counted_by_result_and_their_rows_as_written() -> None:
-    wrote = Tally(inserted=1, interaction_events=3)
+    wrote = events.Tally(inserted=1, interaction_events=3)
     exposition = after(
         recorded(*(dead_letter(each) for each in "abcde")),
-        recorded(RedriveFailed("a", 1, "still refused")),
-        recorded(DeadLetterClosed("a", Resolution.REDRIVEN, wrote)),
-        recorded(*(DeadLetterClosed(each.value, each) for each in Resolution if each is not Resolution.REDRIVEN)),
+        recorded(events.RedriveFailed("a", 1, "still refused")),
+        recorded(events.DeadLetterClosed("a", events.Resolution.REDRIVEN, wrote)),
+        recorded(
+            *(
+                events.DeadLetterClosed(each.value, each)
+                for each in events.Resolution
+                if each is not events.Resolution.REDRIVEN
+            )
+        ),
     )
     assert values(exposition, "redrives_total", "result") == {"failed": 1, "redriven": 1}
     assert values(exposition, "conversations_total", "result") == {"inserted": 1, "dead_lettered": 5}
@@ -229,12 +218,12 @@ def test_redrives_are_counted_by_result_and_their_rows_as_written() -> None:
 
 
 def test_conversations_that_a_full_sweep_misses_are_counted_as_deleted() -> None:
-    exposition = after(recorded(completed(Tally(batches=1, unchanged=7, deleted=2))))
+    exposition = after(recorded(completed(events.Tally(batches=1, unchanged=7, deleted=2))))
     assert values(exposition, "conversations_total", "result") == {"unchanged": 7, "deleted": 2}
 
 
 def test_the_planned_waits_for_rate_limits_are_added_up_by_scope() -> None:
-    app = RateLimited(Scope.APP, 2, at(-60), at(30), RATE_LIMIT)
+    app = events.RateLimited(Scope.APP, 2, at(-60), at(30), RATE_LIMIT)
     exposition = after(recorded(run_started(), LIMITED), recorded(run_started(), LIMITED), recorded(app))
     assert values(exposition, "rate_limit_wait_seconds_total", "scope") == {"page": 180, "app": 30}
 
@@ -259,15 +248,15 @@ def test_entries_are_counted_by_type() -> None:
 @pytest.mark.parametrize(
     ("notice", "code", "remedy"),
     [
-        (recorded(run_started(), FetchFailed(1, problem(1), at(2))), "1", "retry"),
+        (recorded(run_started(), events.FetchFailed(1, problem(1), at(2))), "1", "retry"),
         (recorded(run_started(), RETRIED), "network", "retry"),
         (recorded(run_started(), *GIVEN_UP), "network", "retry"),
         (recorded(run_started(), LIMITED), "613", "wait"),
         (recorded(run_started(), LIMITED, OUT_OF_REACH), "613", "wait"),
-        (recorded(run_started(), BatchShrunk(25, Detail.NESTED, problem(1))), "1", "shrink"),
-        (recorded(run_started(), CursorLost(problem(2642))), "2642", "reset"),
-        (stopped_for(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), "190", "stop_authorization"),
-        (stopped_for(BAD_VERSION, RunStatus.STOPPED, Reason.CONFIGURATION), "2635", "stop_configuration"),
+        (recorded(run_started(), events.BatchShrunk(25, Detail.NESTED, problem(1))), "1", "shrink"),
+        (recorded(run_started(), events.CursorLost(problem(2642))), "2642", "reset"),
+        (stopped_for(DEAD_TOKEN, events.RunStatus.STOPPED, events.Reason.AUTHORIZATION), "190", "stop_authorization"),
+        (stopped_for(BAD_VERSION, events.RunStatus.STOPPED, events.Reason.CONFIGURATION), "2635", "stop_configuration"),
     ],
 )
 def test_each_error_of_the_api_is_counted_once_with_its_remedy(notice: Notice, code: str, remedy: str) -> None:
@@ -277,7 +266,9 @@ def test_each_error_of_the_api_is_counted_once_with_its_remedy(notice: Notice, c
 
 
 def test_a_server_that_makes_up_codes_creates_a_bounded_number_of_series() -> None:
-    exposition = after(*(recorded(FetchFailed(1, problem(10_000 + code), at(2))) for code in range(3 * MAX_CODES)))
+    exposition = after(
+        *(recorded(events.FetchFailed(1, problem(10_000 + code), at(2))) for code in range(3 * MAX_CODES))
+    )
     codes = values(exposition, "api_errors_total", "code")
     assert len(codes) == MAX_CODES + 1
     assert codes["other"] == 2 * MAX_CODES
@@ -285,7 +276,7 @@ def test_a_server_that_makes_up_codes_creates_a_bounded_number_of_series() -> No
 
 def test_streams_are_counted_separately() -> None:
     other = Checkpoint("instagram:2")
-    exposition = after(recorded(completed(Tally(batches=5)), after=other), recorded(completed()))
+    exposition = after(recorded(completed(events.Tally(batches=5)), after=other), recorded(completed()))
     assert values(exposition, "batches_total", "outcome") == {"unchanged": 1}
 
 
@@ -307,7 +298,7 @@ def test_every_series_of_a_stream_exists_before_its_first_count() -> None:
 
 def test_the_durations_of_a_stored_batch_are_those_of_its_notice() -> None:
     exposition = after(
-        recorded(run_started(), sweep_started(), BatchStored(walking("a"), Tally(batches=1, inserted=1)))
+        recorded(run_started(), sweep_started(), events.BatchStored(walking("a"), events.Tally(batches=1, inserted=1)))
     )
     assert values(exposition, "batch_duration_seconds_sum", "stage") == {"fetch": 0.4, "store": 0.02, "events": 0.04}
     assert values(exposition, "journal_append_duration_seconds_sum") == {"": 0.08}
@@ -334,7 +325,7 @@ def test_an_interrupted_run_is_counted_but_not_timed() -> None:
 
 def test_gauges_show_the_checkpoints_from_the_start() -> None:
     exposition = Exposition()
-    exposition.load(given(completed(Tally(batches=1)), recorded_at=at(5)))
+    exposition.load(given(completed(events.Tally(batches=1)), recorded_at=at(5)))
     assert values(exposition, "last_success_timestamp_seconds") == {"": at(5).timestamp()}
     assert values(exposition, "checkpoint_timestamp_seconds") == {"": at(5).timestamp()}
     assert values(exposition, "stream_state", "state") == {"complete": 1}
@@ -349,7 +340,7 @@ def test_a_stream_without_a_past_has_never_succeeded() -> None:
 
 
 def test_a_stop_is_shown_with_its_reason_until_the_stream_is_read_again() -> None:
-    stopped = stopped_for(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION)
+    stopped = stopped_for(DEAD_TOKEN, events.RunStatus.STOPPED, events.Reason.AUTHORIZATION)
     exposition = after(recorded(completed()), stopped)
     assert values(exposition, "stream_stopped", "reason") == {"authorization": 1}
     probe = recorded(run_started(), after=stopped.checkpoint)
@@ -361,7 +352,7 @@ def test_a_stop_is_shown_with_its_reason_until_the_stream_is_read_again() -> Non
 
 def test_a_stop_is_shown_from_the_start() -> None:
     exposition = Exposition()
-    exposition.load(stopped_for(BAD_VERSION, RunStatus.STOPPED, Reason.CONFIGURATION).checkpoint)
+    exposition.load(stopped_for(BAD_VERSION, events.RunStatus.STOPPED, events.Reason.CONFIGURATION).checkpoint)
     assert values(exposition, "stream_stopped", "reason") == {"configuration": 1}
 
 
@@ -383,33 +374,37 @@ def test_a_run_that_a_dead_process_left_open_is_interrupted() -> None:
         (recorded(run_started(), RETRIED), "retrying"),
         (store_retried(), "retrying"),
         (recorded(completed()), "complete"),
-        (recorded(completed(Tally(batches=1, dead_lettered=1))), "complete_with_errors"),
+        (recorded(completed(events.Tally(batches=1, dead_lettered=1))), "complete_with_errors"),
         (recorded(run_started(), LIMITED), "rate_limited"),
         (recorded(run_started(), LIMITED, OUT_OF_REACH), "rate_limited"),
-        (recorded(run_started(), RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT)), "paused"),
+        (recorded(run_started(), events.RunEnded(events.RunStatus.PAUSED, events.Reason.TIME_LIMIT)), "paused"),
         (recorded(run_started(), INTERRUPTED), "interrupted"),
         (recorded(run_started(), *GIVEN_UP), "failed"),
-        (stopped_for(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), "stopped"),
+        (stopped_for(DEAD_TOKEN, events.RunStatus.STOPPED, events.Reason.AUTHORIZATION), "stopped"),
     ],
 )
 def test_a_stream_is_in_exactly_one_state(notice: Notice, state: str) -> None:
-    exposition = after(recorded(completed()), stopped_for(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), notice)
+    exposition = after(
+        recorded(completed()), stopped_for(DEAD_TOKEN, events.RunStatus.STOPPED, events.Reason.AUTHORIZATION), notice
+    )
     assert values(exposition, "stream_state", "state") == {state: 1}
 
 
 def test_the_apps_rate_limit_holds_every_stream_that_has_more_to_read() -> None:
     reading, done = Checkpoint("messenger:2"), Checkpoint("messenger:3")
     exposition = after(recorded(run_started(), sweep_started(), after=reading), recorded(completed(), after=done))
-    app = RateLimited(Scope.APP, 1, NOON, at(90), RATE_LIMIT)
+    app = events.RateLimited(Scope.APP, 1, NOON, at(90), RATE_LIMIT)
     limited = recorded(run_started(), sweep_started(), app)
     exposition.read(limited)
     assert states(exposition) == {KEY: "rate_limited", "messenger:2": "rate_limited", "messenger:3": "complete"}
-    exposition.read(recorded(BatchStored(walking("a"), Tally(batches=1, inserted=1)), after=limited.checkpoint))
+    exposition.read(
+        recorded(events.BatchStored(walking("a"), events.Tally(batches=1, inserted=1)), after=limited.checkpoint)
+    )
     assert states(exposition) == {KEY: "syncing", "messenger:2": "syncing", "messenger:3": "complete"}
 
 
 def test_a_rate_limit_that_is_over_holds_no_other_stream() -> None:
-    app = RateLimited(Scope.APP, 1, at(-600), at(-300), RATE_LIMIT)
+    app = events.RateLimited(Scope.APP, 1, at(-600), at(-300), RATE_LIMIT)
     exposition = after(
         recorded(run_started(), sweep_started(), app), recorded(run_started(), after=checkpoint_of(OTHER))
     )
@@ -443,15 +438,15 @@ def test_a_removed_stream_disappears_until_it_has_entries_again() -> None:
     others = after(recorded(completed(), after=Checkpoint(OTHER.key)))
     exposition.read(recorded(completed(), after=Checkpoint(OTHER.key)))
 
-    exposition.follow(recorded(completed(), StreamRemoved("Ada")))
+    exposition.follow(recorded(completed(), events.StreamRemoved("Ada")))
     assert f'stream="{KEY}"' not in exposition.expose().decode()
     assert states(exposition) == states(others)
 
-    limited = RateLimited(Scope.APP, 1, NOON, at(3600), problem(4))
+    limited = events.RateLimited(Scope.APP, 1, NOON, at(3600), problem(4))
     exposition.read(recorded(run_started(), sweep_started(), limited, after=Checkpoint(OTHER.key)))
     assert set(states(exposition)) == {OTHER.key}, "it is not held by the app's rate limit"
 
-    exposition.read(recorded(completed(), StreamRemoved("Ada"), run_started()))
+    exposition.read(recorded(completed(), events.StreamRemoved("Ada"), run_started()))
     assert states(exposition)[KEY] == "rate_limited"
     assert values(exposition, "last_success_timestamp_seconds") == {}
 
@@ -469,7 +464,7 @@ def test_a_removed_stream_disappears_until_it_has_entries_again() -> None:
     ids=["what ends first", "never", "invalid"],
 )
 def test_a_token_has_an_expiry_only_while_it_is_valid(health: TokenHealth, expiry: dict[str, float]) -> None:
-    exposition = after(recorded(TokenChecked(health)))
+    exposition = after(recorded(events.TokenChecked(health)))
     assert values(exposition, "token_expiry_timestamp_seconds") == expiry
     assert f'milepost_token_valid{{stream="{KEY}"}} {float(health.is_valid)}' in exposition.expose().decode()
 
@@ -482,7 +477,8 @@ def test_nothing_is_exposed_of_a_token_that_nobody_has_checked() -> None:
 
 def test_a_token_that_becomes_invalid_loses_its_expiry() -> None:
     exposition = after(
-        recorded(TokenChecked(TokenHealth(True, at(100)))), recorded(TokenChecked(TokenHealth(False, at(100))))
+        recorded(events.TokenChecked(TokenHealth(True, at(100)))),
+        recorded(events.TokenChecked(TokenHealth(False, at(100)))),
     )
     assert "token_expiry_timestamp_seconds{" not in exposition.expose().decode()
 

@@ -93,7 +93,7 @@ class Overview(Struct, frozen=True, eq=False):
 
 
 class Snapshot(Struct, frozen=True, eq=False):
-    """Where all streams stood at one instant. A status is computed when it is asked for."""
+    """Where all streams stood at one instant. A status is computed on demand."""
 
     context: ConditionContext
     checkpoints: Mapping[str, Checkpoint]
