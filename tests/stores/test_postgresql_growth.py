@@ -33,8 +33,15 @@ OF_A_COPY = {
     if name.startswith(("read_", "remove_"))
 }
 SQL = load_statements("postgresql") | OF_A_COPY
-# They read what a page has on purpose: when a person is erased, and to see whether a payload is about one who was.
-READ_A_PAGE = {"forget_conversations", "is_about_forgotten"}
+# They read what a page has on purpose: when a person is erased, to see whether a payload is about one who was, and when
+# a stream is removed.
+READ_A_PAGE = {
+    "forget_conversations",
+    "is_about_forgotten",
+    "remove_stream_contacts",
+    "remove_stream_conversations",
+    "remove_stream_runs",
+}
 WRITES_WHAT_IT_IS_GIVEN = {name for name, text in SQL.items() if "VALUES (%s" in text or "json_to_recordset" in text}
 HELD = sorted(SQL.keys() - READ_EVERYTHING - READ_A_PAGE - WRITES_WHAT_IT_IS_GIVEN - {"settings"})
 
@@ -109,7 +116,7 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "drop_notes": ("messenger:1",),
     "delete_payload": ("d_7",),
     "dead_letter": ("d_7",),
-    "due_dead_letters": ("messenger:1", "2036-03-01T00:00:00Z", KEYS),
+    "due_dead_letters": ("messenger:1", "2036-03-01T00:00:00Z", "2036-03-02T00:00:00Z", KEYS),
     "dead_letters_with_payloads": (DEAD_LETTERS,),
     "checkpoint": ("messenger:1",),
     "completed_with_errors": (RUNS,),
@@ -118,8 +125,13 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "stored_runs": (RUNS,),
     "stored_dead_letters": (DEAD_LETTERS,),
     "read_forgotten": ("messenger", "1", "contact", "f_7", KEYS),
+    "read_source": (0, KEYS),
+    "remove_source": (["1"],),
+    "record_source": ("facebook", ""),
+    "replace_source": ("facebook", ""),
     "read_journal": (7, KEYS),
     "read_contacts": ("messenger", "1", "c_7", KEYS),
+    "conversations_after": ("t_7", KEYS),
     "read_conversations": ("t_7", KEYS),
     "read_contact_interaction_events": ("m_7", KEYS),
     "read_dead_letter_payloads": ("d_7", KEYS),

@@ -35,6 +35,17 @@ READ_EVERYTHING = {
 }
 # These read one row, or the newest few, in the order of the key.
 ARE_LIMITED = {"latest_entries", "answers"}
+# Keys of several columns: by a prefix, a statement would scan all that a page or stream has.
+WHOLE_KEYS = {
+    "known_contacts": "(platform=? AND page_id=? AND contact_id=?)",
+    "known_dead_letters": "(stream=? AND subject=?)",
+    "missed_among": "(stream=? AND conversation_id=?)",
+    "drop_found_notes": "(stream=? AND conversation_id=?)",
+    "forgotten_among": "(platform=? AND page_id=? AND kind=? AND id=?)",
+    "count_unseen": "(platform=? AND page_id=? AND updated_time>? AND updated_time<?)",
+    "note_missed": "(platform=? AND page_id=? AND updated_time>? AND updated_time<?)",
+    "entries_of_run_before": "(stream=? AND version>? AND version<?)",
+}
 STEPS_OVER_PARAMETERS = re.compile(r"SCAN json_each VIRTUAL TABLE INDEX \d+:")
 
 
@@ -68,3 +79,16 @@ def test_a_limited_statement_stops_after_a_few_rows(path: Path, name: str) -> No
 @pytest.mark.parametrize("name", sorted(READ_EVERYTHING))
 def test_the_statements_that_read_everything_exist_and_sort_nothing(path: Path, name: str) -> None:
     assert not any("TEMP B-TREE" in step for step in plan(path, SQL[name]))
+
+
+@pytest.mark.parametrize("name", sorted(WHOLE_KEYS))
+def test_a_key_of_several_columns_is_used_whole(path: Path, name: str) -> None:
+    assert any(WHOLE_KEYS[name] in step for step in plan(path, SQL[name]))
+
+
+def test_plans_depend_on_the_schema_alone_because_no_statistics_are_kept(path: Path) -> None:
+    """So that they hold whatever is in the tables; SQLite plans by statistics only where somebody has run ANALYZE."""
+    with raw(path) as connection:
+        kept = connection.execute("SELECT name FROM sqlite_schema WHERE name GLOB 'sqlite_stat*'").fetchall()
+
+    assert kept == []

@@ -12,22 +12,18 @@ from psycopg.rows import TupleRow
 from milepost.core.errors import StoreRefused
 from milepost.stores.postgresql.dsn import Dsn, dsn_of
 from milepost.stores.postgresql.errors import errors_of
+from milepost.stores.postgresql.rights import kept_private
+from milepost.stores.postgresql.views import show_views
 from milepost.stores.url import StoreUrl
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "postgresql"
 OLDEST_MAJOR = 15
-VIEWS = ("contacts", "conversations", "contact_interaction_events", "checkpoints", "runs", "dead_letters")
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s || ' migrations', 0))"
 SETTINGS = "SELECT set_config('search_path', %s, true), set_config('lock_timeout', '60s', true)"
 HAS_RECORD = "SELECT to_regclass(%s) IS NOT NULL"
-VIEW = """
-SELECT
-    to_regclass(%(view)s) IS NULL,
-    (SELECT definition FROM pg_views WHERE schemaname = 'public' AND viewname = %(table)s)
-"""
 RECORD = """
 CREATE TABLE IF NOT EXISTS schema_migrations (name text COLLATE "C" PRIMARY KEY, applied_at timestamptz(3) NOT NULL)
 """
@@ -83,8 +79,9 @@ async def migrate(dsn: Dsn) -> set[str]:
         for name in sorted(pending):
             if await _apply(connection, dsn, name):
                 done.add(name)
-        if dsn.has_views:
-            await _show_views(connection, dsn)
+        async with connection.transaction():
+            await connection.execute(LOCK, (dsn.schema,))
+            await show_views(connection, dsn)
     if done:
         log = structlog.get_logger("milepost")
         log.info("database migrated", schema=dsn.schema, applied=", ".join(sorted(done)))
@@ -111,14 +108,15 @@ async def _apply(connection: Connection, dsn: Dsn, name: str) -> bool:
     script = (MIGRATIONS / f"{name}.sql").read_text(encoding="utf-8")
     async with connection.transaction():
         await connection.execute(LOCK, (dsn.schema,))
-        await _make_schema(connection, dsn)
-        await connection.execute(SETTINGS, (dsn.schema,))
-        await connection.execute(RECORD)
-        found = await connection.execute("SELECT 1 FROM schema_migrations WHERE name = %s", (name,))
-        if await found.fetchone() is not None:
-            return False
-        await connection.execute(script)
-        await connection.execute("INSERT INTO schema_migrations VALUES (%s, now())", (name,))
+        async with kept_private(connection, dsn.schema):
+            await _make_schema(connection, dsn)
+            await connection.execute(SETTINGS, (dsn.schema,))
+            await connection.execute(RECORD)
+            found = await connection.execute("SELECT 1 FROM schema_migrations WHERE name = %s", (name,))
+            if await found.fetchone() is not None:
+                return False
+            await connection.execute(script)
+            await connection.execute("INSERT INTO schema_migrations VALUES (%s, now())", (name,))
     return True
 
 
@@ -126,25 +124,6 @@ async def _make_schema(connection: Connection, dsn: Dsn) -> None:
     found = await connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (dsn.schema,))
     if await found.fetchone() is None:  # if it exists, no privilege to create one is needed
         await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(dsn.schema)))
-
-
-async def _show_views(connection: Connection, dsn: Dsn) -> None:
-    """Create views of the tables in `public`. Raises StoreRefused if something else has such a name there."""
-    async with connection.transaction():
-        await connection.execute(LOCK, (dsn.schema,))
-        for table in VIEWS:
-            found = await connection.execute(VIEW, {"view": f"public.{table}", "table": table})
-            is_free, definition = await found.fetchone() or (True, None)
-            if not is_free and f"FROM {dsn.schema}.{table}" not in (definition or ""):
-                raise StoreRefused(
-                    f"public.{table} in {dsn.name} is not Milepost's: views=public cannot create its view",
-                    hint="rename it, or leave `views` out of store.url",
-                )
-            await connection.execute(
-                sql.SQL("CREATE OR REPLACE VIEW public.{} AS SELECT * FROM {}").format(
-                    sql.Identifier(table), sql.Identifier(dsn.schema, table)
-                )
-            )
 
 
 async def _applied(connection: Connection, dsn: Dsn) -> set[str]:
