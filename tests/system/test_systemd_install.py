@@ -60,7 +60,7 @@ def test_the_script_says_what_to_fill_in_and_that_a_simulated_world_is_none(serv
     assert "next: 1. fill in pages in /etc/milepost/config.yaml" in said
     assert "simulated" not in said
     service.lab.run("sed", "-i", "s/^  kind: facebook$/  kind: simulator/", CONFIG)
-    assert "config.yaml is for the simulated world, whose people are invented: set source.kind" in install(service.lab)
+    assert "config.yaml uses the simulator, whose people are invented: set source.kind" in install(service.lab)
     assert service.shown("ActiveState") == "inactive"
 
 
