@@ -1,4 +1,4 @@
-"""Bad configurations and bad databases: each is told plainly, with the right exit code, and nothing is lost."""
+"""Bad configurations and bad databases: each is reported clearly, with the right exit code, and nothing is lost."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ def assert_told(ended: Ended, code: int, *told: str) -> None:
 
 @pytest.fixture
 def reachable() -> Iterator[Installation]:
-    """Give an installation in a directory that everybody may reach."""
+    """Return an installation in a directory that everybody can reach."""
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         folder.chmod(0o777)
@@ -57,19 +57,19 @@ def reachable() -> Iterator[Installation]:
 
 
 @pytest.mark.parametrize("kind", BAD_CONFIGURATIONS)
-async def test_a_bad_configuration_is_told_with_its_place(installation: Installation, kind: str) -> None:
+async def test_a_bad_configuration_is_reported_with_file_and_line(installation: Installation, kind: str) -> None:
     text, told = BAD_CONFIGURATIONS[kind]
     installation.config.write_text(text)
     assert_told(await installation.sync(), 78, *told)
     assert not installation.database.exists()
 
 
-async def test_a_configuration_that_is_not_there_or_no_file_is_told(installation: Installation) -> None:
+async def test_a_configuration_that_is_missing_or_not_a_file_is_reported(installation: Installation) -> None:
     assert_told(await installation.sync("-c", "absent.yaml"), 78, "absent.yaml: there is no such file")
     assert_told(await installation.sync("-c", "."), 78, ".: is a directory, not a file")
 
 
-async def test_a_configuration_that_may_not_be_read_is_told(reachable: Installation) -> None:
+async def test_a_configuration_without_read_permission_is_reported(reachable: Installation) -> None:
     reachable.config.write_text(PAGE)
     reachable.config.chmod(0o000)
     ended = await milepost(reachable.folder, "sync", user=unprivileged())
@@ -103,7 +103,7 @@ def corrupt(database: Path) -> None:
         (corrupt, "restore the database from a backup"),
     ],
 )
-async def test_a_database_that_cannot_be_used_is_told_and_left_as_it_is(
+async def test_an_unusable_database_is_reported_and_left_unchanged(
     installation: Installation, spoil: Callable[[Path], None], told: str
 ) -> None:
     database = installation.database
@@ -122,13 +122,13 @@ async def test_a_database_that_cannot_be_used_is_told_and_left_as_it_is(
             assert database.read_bytes() == before
 
 
-async def test_a_database_in_a_directory_that_is_not_there_is_told(installation: Installation) -> None:
+async def test_a_database_in_a_missing_directory_is_reported(installation: Installation) -> None:
     installation.configure("http://127.0.0.1:1", page_section(BICYCLES), store={"url": "sqlite:///absent/milepost.db"})
     assert_told(await installation.sync(), 78, "check store.url, that its directory exists")
 
 
 @pytest.mark.parametrize("which", ["file", "directory"])
-async def test_a_read_only_database_is_told(reachable: Installation, which: str) -> None:
+async def test_a_read_only_database_is_reported(reachable: Installation, which: str) -> None:
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
         reachable.configure_for(simulator)
         assert (await milepost(reachable.folder, "sync", user=unprivileged())).code == 0

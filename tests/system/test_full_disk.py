@@ -1,4 +1,4 @@
-"""A disk that is full in the middle of a sync: the work waits for room, and goes on."""
+"""A disk that fills up during a sync: the sync waits for space, and continues."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ ROOM_BYTES = 3 * 2**19
 
 @pytest.fixture
 def on_small_disk(tmp_path: Path) -> Iterator[Installation]:
-    """Install on a disk that a ballast fills up to a megabyte and a half."""
+    """Return an installation on a disk with ballast that leaves a megabyte and a half."""
     with small_disk(tmp_path, "64m") as disk:
         (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - ROOM_BYTES))
         installation = Installation(tmp_path)
@@ -25,7 +25,7 @@ def on_small_disk(tmp_path: Path) -> Iterator[Installation]:
         yield installation
 
 
-async def test_a_full_disk_is_waited_for_and_the_sync_completes_when_there_is_room(on_small_disk: Installation) -> None:
+async def test_a_sync_waits_for_a_full_disk_and_completes_when_there_is_space(on_small_disk: Installation) -> None:
     async with frozen_world(600) as simulator:
         on_small_disk.configure_for(simulator, store={"url": f"sqlite:///{on_small_disk.database}"})
         async with started(on_small_disk.folder, "sync") as running:
@@ -41,7 +41,7 @@ async def test_a_full_disk_is_waited_for_and_the_sync_completes_when_there_is_ro
     assert verified.code == 0, verified
 
 
-async def test_a_disk_that_stays_full_ends_the_sync_and_the_next_goes_on_when_there_is_room(
+async def test_a_disk_that_stays_full_ends_the_sync_and_the_next_one_continues_when_there_is_space(
     on_small_disk: Installation,
 ) -> None:
     async with frozen_world(600) as simulator:

@@ -1,4 +1,4 @@
-"""A database whose file is deleted, replaced or overwritten under the real program: it says so, and ends."""
+"""A database file that is deleted, replaced or overwritten under the real program: it logs that and exits."""
 
 import asyncio
 import shutil
@@ -18,7 +18,7 @@ from kit.installation import Installation
 from kit.simulated import BICYCLES, frozen_world
 
 MAX_SECONDS = 5.0
-IN_HAND = 3  # requests that were under way, or fetched ahead, when the database was lost
+IN_HAND = 3  # requests in flight or prefetched when the database was lost
 Harm = Callable[[Path], object]
 
 
@@ -47,13 +47,17 @@ HARMS: dict[str, tuple[Harm, str]] = {
     "wal deleted": (delete("-wal"), "milepost.db-wal, which the database needs, was deleted"),
     "lock deleted": (delete(".lock"), "milepost.db.lock, which the database needs, was deleted"),
 }
-UNREADABLE = {"deleted", "replaced", "wal deleted"}  # for the API, which reads by itself; the others it reads well
+UNREADABLE = {
+    "deleted",
+    "replaced",
+    "wal deleted",
+}  # for the API, which has a connection of its own; the other cases leave it readable
 each_harm = pytest.mark.parametrize("harm", HARMS)
 
 
 @asynccontextmanager
 async def held_still(daemon: Running) -> AsyncIterator[None]:
-    """Let the daemon do nothing during the block."""
+    """Freeze the daemon during the block."""
     daemon.signal(signal.SIGSTOP)
     try:
         yield
@@ -71,7 +75,7 @@ def assert_told(ended: Ended, told: str) -> None:
 
 
 async def statuses(session: aiohttp.ClientSession, path: str, found: list[int]) -> None:
-    """Ask again and again, until nobody answers any more."""
+    """Send requests until nothing answers any more."""
     with suppress(aiohttp.ClientError):
         while True:
             async with session.get(path) as response:
@@ -88,7 +92,7 @@ async def heard_ids(url: str, heard: list[int]) -> None:
 
 
 @each_harm
-async def test_a_daemon_at_work_says_it_refuses_everybody_and_ends_with_nothing_told_afterwards(
+async def test_a_working_daemon_logs_it_refuses_requests_and_exits_without_publishing_more_events(
     installation: Installation, harm: str
 ) -> None:
     harms, told = HARMS[harm]
@@ -120,7 +124,7 @@ async def test_a_daemon_at_work_says_it_refuses_everybody_and_ends_with_nothing_
 
 
 @pytest.mark.parametrize("harm", ["deleted", "replaced", "wal deleted"])
-async def test_a_daemon_that_is_idle_says_it_and_ends_within_seconds(installation: Installation, harm: str) -> None:
+async def test_an_idle_daemon_logs_it_and_exits_within_seconds(installation: Installation, harm: str) -> None:
     harms, told = HARMS[harm]
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)
@@ -133,7 +137,7 @@ async def test_a_daemon_that_is_idle_says_it_and_ends_within_seconds(installatio
             assert_told(await daemon.ended(), told)
 
 
-async def test_a_daemon_that_is_stopped_just_then_does_not_say_that_all_is_well(installation: Installation) -> None:
+async def test_a_daemon_that_is_just_shutting_down_does_not_report_success(installation: Installation) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)
         async with started(installation.folder, "run") as daemon:
@@ -144,7 +148,7 @@ async def test_a_daemon_that_is_stopped_just_then_does_not_say_that_all_is_well(
             assert_told(await daemon.ended(), HARMS["deleted"][1])
 
 
-async def test_a_sync_says_it_and_prints_no_summary(installation: Installation) -> None:
+async def test_a_sync_reports_a_lost_database_and_prints_no_summary(installation: Installation) -> None:
     async with frozen_world(5_000, "latency=50ms", pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync={"batch_size": 10})
         async with started(installation.folder, "sync") as sync:
@@ -155,7 +159,7 @@ async def test_a_sync_says_it_and_prints_no_summary(installation: Installation) 
     assert ended.stdout == ""
 
 
-async def test_a_sync_that_waits_for_the_api_says_it_too(installation: Installation) -> None:
+async def test_a_sync_that_waits_for_the_api_reports_a_lost_database_too(installation: Installation) -> None:
     async with frozen_world(20, "latency=10s", pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)
         async with started(installation.folder, "sync") as sync:
@@ -168,7 +172,7 @@ async def test_a_sync_that_waits_for_the_api_says_it_too(installation: Installat
 
 
 @pytest.mark.parametrize("harm", ["wal deleted", "lock deleted"])
-async def test_what_was_committed_is_there_at_the_next_start_where_only_a_file_beside_it_went(
+async def test_commits_survive_if_only_a_file_beside_the_database_was_lost(
     installation: Installation, harm: str
 ) -> None:
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
@@ -182,7 +186,7 @@ async def test_what_was_committed_is_there_at_the_next_start_where_only_a_file_b
         assert (await installation.sync()).code == 0
 
 
-async def test_a_journal_that_is_followed_is_not_followed_into_nowhere(installation: Installation) -> None:
+async def test_following_the_journal_ends_when_the_database_is_lost(installation: Installation) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)
         assert (await installation.sync()).code == 0

@@ -1,4 +1,4 @@
-"""What people and scripts see of the program."""
+"""The program's output for people and scripts."""
 
 import asyncio
 import subprocess
@@ -52,7 +52,7 @@ async def test_a_terminal_shows_progress_and_stdout_stays_clean(installation: In
     assert not set("\x1b\r\b") & set(done.stdout)
 
 
-async def test_it_works_where_nobody_listens(installation: Installation) -> None:
+async def test_a_sync_works_with_closed_standard_streams(installation: Installation) -> None:
     async with frozen_world(20) as simulator:
         installation.configure_for(simulator)
         process = await asyncio.create_subprocess_exec(
@@ -62,7 +62,7 @@ async def test_it_works_where_nobody_listens(installation: Installation) -> None
     assert installation.rows("SELECT count(*) FROM conversations") == [(60,)]
 
 
-async def test_help_and_version_are_told_without_a_configuration(installation: Installation) -> None:
+async def test_help_and_version_need_no_configuration(installation: Installation) -> None:
     version = await milepost(installation.folder, "--version")
     assert (version.code, version.stdout) == (0, f"milepost, version {__version__}\n")
     told = await milepost(installation.folder, "--help")
