@@ -14,7 +14,7 @@ RETRY: Section = {"attempts": 2, "base_delay": "1ms", "max_delay": "1ms"}
 # A response is judged at its end, however long a busy machine takes to read it; silence ends with the timeout.
 PATIENT: Mapping[str, Section] = {"source": {"request_timeout": "60s"}, "retry": RETRY, "sync": {"concurrency": 50}}
 IMPATIENT: Mapping[str, Section] = {"source": {"request_timeout": "1s"}, "retry": RETRY}
-SILENCES = {name: kind for name, kind in NONSENSE.items() if kind.told == "no answer within"}
+SILENCES = {name: kind for name, kind in NONSENSE.items() if kind.told == "no response within"}
 ANSWERS = {name: kind for name, kind in NONSENSE.items() if name not in SILENCES}
 SENSE = Nonsense(lambda: [http(encoded(listed(thread("t_1", message()))))], "")
 # The program itself takes about 80 MB, and each endless response may take 32 before it is cut off.
