@@ -38,12 +38,12 @@ class Visit:
         """Expect the daemon to respond with this error status, which the browser logs as well."""
         self.expected = f"the server responded with a status of {status}"
 
-    def hear(self, message: ConsoleMessage) -> None:
+    def on_console(self, message: ConsoleMessage) -> None:
         is_expected = self.expected in message.text or (self.is_away and "net::ERR_" in message.text)
         if message.type in {"error", "warning"} and not is_expected:
             self.complaints.append(f"console: {message.text}")
 
-    def see(self, request: Request) -> None:
+    def on_request(self, request: Request) -> None:
         parts = urlsplit(request.url)
         if parts.scheme != "data" and parts.netloc != self.host:
             self.complaints.append(f"request to {request.url}")
@@ -84,9 +84,9 @@ async def visiting(browser: Browser, url: str) -> AsyncIterator[Visit]:
     context.set_default_timeout(PATIENCE_MS)
     page = await context.new_page()
     visit = Visit(page, urlsplit(url).netloc)
-    page.on("console", visit.hear)
+    page.on("console", visit.on_console)
     page.on("pageerror", lambda error: visit.complaints.append(f"script: {error}"))
-    page.on("request", visit.see)
+    page.on("request", visit.on_request)
     await page.goto(url)
     try:
         yield visit

@@ -39,7 +39,7 @@ def message(message_id: str = "m_1", sender: Json | None = None, **fields: objec
 
 
 def thread(thread_id: str = "t_1038486335310001", *messages: Json, **fields: object) -> Json:
-    told = {
+    conversation = {
         "id": thread_id,
         "updated_time": "2026-06-26T01:13:24+0000",
         "link": f"/{PAGE_ID}/inbox/2582605345287947/",
@@ -49,7 +49,7 @@ def thread(thread_id: str = "t_1038486335310001", *messages: Json, **fields: obj
         "can_reply": True,
         "participants": {"data": [person(), PAGE]},
     }
-    return told | ({"messages": listed(*messages, next_url=NEXT_URL)} if messages else {}) | fields
+    return conversation | ({"messages": listed(*messages, next_url=NEXT_URL)} if messages else {}) | fields
 
 
 def error(code: object, message: str = "An unknown error has occurred.", **fields: object) -> Json:

@@ -8,7 +8,7 @@ import pytest
 
 from kit.installation import Installation, PostgresqlInstallation
 from kit.postgres import fresh_database
-from kit.service import Service, installed_layer, installed_service
+from kit.systemd_service import Service, installed_layer, installed_service
 from milepost.simulator.messages import Message
 
 

@@ -72,7 +72,7 @@ async def test_a_new_token_in_its_file_restarts_a_stopped_stream_at_its_cursor(
     assert installation.rows("SELECT count(*) FROM conversations WHERE page_id = ?", BICYCLES.id) == [(300,)]
     assert installation.rows("SELECT count(*) FROM dead_letters") == [(0,)]
     for stream in (f"messenger:{BAKERY.id}", f"instagram:{BAKERY.id}"):
-        assert installation.endings(stream) == [("complete", None)], "the others hear nothing of it"
+        assert installation.endings(stream) == [("complete", None)], "the others are not affected"
 
 
 async def test_sighup_applies_new_tokens_and_new_pages_of_the_configuration(installation: Installation) -> None:

@@ -6,17 +6,17 @@ from pathlib import Path
 from kit.binary import Ended, started, until
 from kit.graph_answers import encoded, listed, message, thread
 from kit.installation import Installation, Section, page_section
+from kit.invalid_responses import KINDS, Kind, http, talking
 from kit.loopback import nowhere
-from kit.nonsense_server import NONSENSE, Nonsense, http, talking
 from kit.simulated import BICYCLES, NOW, frozen_world
 
 RETRY: Section = {"attempts": 2, "base_delay": "1ms", "max_delay": "1ms"}
 # A response is judged at its end, however long a busy machine takes to read it; silence ends with the timeout.
 PATIENT: Mapping[str, Section] = {"source": {"request_timeout": "60s"}, "retry": RETRY, "sync": {"concurrency": 50}}
 IMPATIENT: Mapping[str, Section] = {"source": {"request_timeout": "1s"}, "retry": RETRY}
-SILENCES = {name: kind for name, kind in NONSENSE.items() if kind.told == "no response within"}
-ANSWERS = {name: kind for name, kind in NONSENSE.items() if name not in SILENCES}
-SENSE = Nonsense(lambda: [http(encoded(listed(thread("t_1", message()))))], "")
+SILENCES = {name: kind for name, kind in KINDS.items() if kind.expected == "no response within"}
+ANSWERS = {name: kind for name, kind in KINDS.items() if name not in SILENCES}
+SENSE = Kind(lambda: [http(encoded(listed(thread("t_1", message()))))], "")
 # The program itself takes about 80 MB, and each endless response may take 32 before it is cut off.
 MAX_RESIDENT_BYTES = 300 * 2**20
 
@@ -31,24 +31,24 @@ async def peak_resident_bytes(pid: int) -> int:
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         except (FileNotFoundError, ProcessLookupError):  # it has ended and was reaped
             return True
-        told = next((line for line in lines if line.startswith("VmHWM")), None)  # an ended process has no memory
-        peak = int(told.split()[1]) * 1024 if told else peak
-        return told is None
+        line = next((line for line in lines if line.startswith("VmHWM")), None)  # an ended process has no memory
+        peak = int(line.split()[1]) * 1024 if line else peak
+        return line is None
 
     await until(has_ended)
     return peak
 
 
-def pages_of(kinds: Collection[Nonsense]) -> list[dict[str, object]]:
+def pages_of(kinds: Collection[Kind]) -> list[dict[str, object]]:
     """Return a page for each kind: page 0 gets the first."""
     return [{"id": str(page), "platforms": ["messenger"], "access_token": "EAAx"} for page in range(len(kinds))]
 
 
-def wrongly_told(ended: Ended, kinds: Mapping[str, Nonsense]) -> dict[str, str]:
+def wrongly_told(ended: Ended, kinds: Mapping[str, Kind]) -> dict[str, str]:
     """Return the kinds that are not reported as expected, with what is reported."""
     whys = dict(line.split(": retries exhausted: ") for line in ended.stdout.splitlines() if "exhausted" in line)
-    told = {name: whys.get(f"messenger:{page}", "nothing") for page, name in enumerate(kinds)}
-    return {name: told[name] for name, kind in kinds.items() if kind.told not in told[name]}
+    reported = {name: whys.get(f"messenger:{page}", "nothing") for page, name in enumerate(kinds)}
+    return {name: reported[name] for name, kind in kinds.items() if kind.expected not in reported[name]}
 
 
 async def test_every_kind_of_invalid_response_is_reported_costs_little_and_holds_up_no_other_stream(
@@ -67,7 +67,7 @@ async def test_every_kind_of_invalid_response_is_reported_costs_little_and_holds
         "SELECT status, retries, failed_batches, count(*) FROM runs GROUP BY 1, 2, 3 ORDER BY 1, 2"
     )
     too_large = sum(
-        kind.told == "larger than" for kind in ANSWERS.values()
+        kind.expected == "larger than" for kind in ANSWERS.values()
     )  # batches shrink, down to a single conversation
     assert ends == [("complete", 0, 0, 1), ("failed", 0, 1, too_large), ("failed", 1, 1, len(ANSWERS) - too_large)]
     assert installation.rows("SELECT conversation_id, page_id FROM conversations") == [("t_1", str(len(ANSWERS)))]

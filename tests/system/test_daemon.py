@@ -89,7 +89,7 @@ async def test_a_second_signal_does_not_wait_for_the_current_batch(installation:
         "  → what was committed is safe; the next start goes on there\n"
     )
     assert "Traceback" not in ended.stderr
-    assert installation.rows("SELECT status FROM runs") == [("running",)], "the next start tells of the interruption"
+    assert installation.rows("SELECT status FROM runs") == [("running",)], "the next start journals the interruption"
 
 
 async def test_a_second_daemon_on_the_same_database_is_refused(installation: Installation) -> None:
@@ -101,9 +101,9 @@ async def test_a_second_daemon_on_the_same_database_is_refused(installation: Ins
                 refused = await second.ended()
             assert not daemon.has_ended
     assert refused.code == 75
-    told, hint = refused.stderr.splitlines()
-    assert told.startswith(f"milepost: another Milepost (process {daemon.pid}) works on the database ")
-    assert told.endswith("milepost.db")
+    error, hint = refused.stderr.splitlines()
+    assert error.startswith(f"milepost: another Milepost (process {daemon.pid}) works on the database ")
+    assert error.endswith("milepost.db")
     assert hint == "  → stop it first, or let it do the work: `milepost status` shows what it does"
 
 

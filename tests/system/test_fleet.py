@@ -129,10 +129,10 @@ async def test_any_worker_reports_all_events_and_accepts_commands_for_any_stream
             for page in PAGES:
                 await _post(session, f"/api/streams/messenger:{page.id}/resume")
             await workers.complete(len(PAGES))
-            heard = await events
+            ids = await events
 
         assert workers.completed() == len(PAGES)
-        assert heard == list(range(heard[0], heard[-1] + 1))
+        assert ids == list(range(ids[0], ids[-1] + 1))
         assert workers.committed_twice() == {}
         (journal,) = database.sql("SELECT count(*), max(seq) FROM journal")
         assert journal[0] == journal[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kit.binary import milepost, started
-from kit.copies import assert_copied
+from kit.copied_tables import assert_copied
 from kit.installation import Installation
 from kit.simulated import NOW, frozen_world
 from kit.small_disk import small_disk
@@ -29,10 +29,10 @@ async def test_a_sync_waits_for_a_full_disk_and_completes_when_there_is_space(on
     async with frozen_world(600) as simulator:
         on_small_disk.configure_for(simulator, store={"url": f"sqlite:///{on_small_disk.database}"})
         async with started(on_small_disk.folder, "sync") as running:
-            told = await running.says("database unavailable, retrying")
+            line = await running.says("database unavailable, retrying")
             (on_small_disk.database.parent / "ballast").unlink()
             ended = await running.ended()
-        assert "the disk is full: make room; nothing that was committed is lost" in told
+        assert "the disk is full: make room; nothing that was committed is lost" in line
         assert ended.code == 0, ended
         assert "database available again" in ended.stderr
         assert_copied(on_small_disk, simulator.world, NOW, was_frozen=True)

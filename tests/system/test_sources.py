@@ -23,9 +23,9 @@ def real_api(conversations: int = REAL) -> SimulatorServer:
     return frozen_world(conversations, pages=(BICYCLES,), seed=7)
 
 
-def refused(ended: Ended, *told: str) -> None:
+def refused(ended: Ended, *expected: str) -> None:
     assert ended.code == 78, ended
-    assert [each for each in told if each not in ended.stderr] == [], ended
+    assert [each for each in expected if each not in ended.stderr] == [], ended
 
 
 def conversations(installation: Installation) -> set[str]:

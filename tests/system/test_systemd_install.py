@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kit.service import BASE_URL, CONFIG, DATABASE, NOT_INSTALLED, PAGE, ROOT, SOURCE, Service, install
+from kit.systemd_service import BASE_URL, CONFIG, DATABASE, NOT_INSTALLED, PAGE, ROOT, SOURCE, Service, install
 
 # The first one installs Milepost for all, and the others wait for that.
 pytestmark = pytest.mark.timeout(600)

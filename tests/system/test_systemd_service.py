@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from kit.service import CONFIG, DATABASE, OTHER_PAGE, PAGE, PYTHON, STREAM, TOKEN, Service
+from kit.systemd_service import CONFIG, DATABASE, OTHER_PAGE, PAGE, PYTHON, STREAM, TOKEN, Service
 
 BATCH_SIZE = 20
 # The first one installs Milepost for all, and the others wait for that.

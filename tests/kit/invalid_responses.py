@@ -1,4 +1,4 @@
-"""A server whose responses are invalid, in a different way for each page."""
+"""A server with invalid responses, of a different kind for each page."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,11 +13,11 @@ GIGABYTE, MEGABYTE = 2**30, 2**20
 SPACES = b" " * MEGABYTE
 
 
-class Nonsense(Struct, frozen=True):
+class Kind(Struct, frozen=True):
     """A kind of invalid response: its pieces, how the connection ends, and part of the error that the user must see."""
 
     says: Callable[[], Iterable[bytes]]
-    told: str
+    expected: str
     ending: Ending = Ending.CLOSE
 
 
@@ -46,34 +46,34 @@ def _packed_gigabyte() -> Iterable[bytes]:
     yield piece * (GIGABYTE // MEGABYTE)
 
 
-NONSENSE: dict[str, Nonsense] = {
-    "HTML": Nonsense(lambda: [http(b"<html><h1>It works!</h1></html>", Content_Type="text/html")], "It works!"),
-    "no JSON": Nonsense(lambda: [http(b"OK")], "the response is not JSON"),
-    "half of it": Nonsense(lambda: [http(b'{"data": [{"id": "t_1"')], "cut short"),
-    "nothing": Nonsense(lambda: [http(b"")], "the response is empty"),
-    "wrong types": Nonsense(lambda: [http(b'{"data": {"id": 7}, "paging": []}')], "neither a batch nor an error"),
-    "a list": Nonsense(lambda: [http(b"[1, 2, 3]")], "neither a batch nor an error"),
-    "deep nesting": Nonsense(lambda: [http(b"[" * 100_000)], "nested too deeply"),
-    "a gigabyte": Nonsense(_gigabyte, "larger than"),
-    "a gigabyte, packed": Nonsense(_packed_gigabyte, "larger than"),
-    "a length that lies": Nonsense(
+KINDS: dict[str, Kind] = {
+    "HTML": Kind(lambda: [http(b"<html><h1>It works!</h1></html>", Content_Type="text/html")], "It works!"),
+    "no JSON": Kind(lambda: [http(b"OK")], "the response is not JSON"),
+    "half of it": Kind(lambda: [http(b'{"data": [{"id": "t_1"')], "cut short"),
+    "nothing": Kind(lambda: [http(b"")], "the response is empty"),
+    "wrong types": Kind(lambda: [http(b'{"data": {"id": 7}, "paging": []}')], "neither a batch nor an error"),
+    "a list": Kind(lambda: [http(b"[1, 2, 3]")], "neither a batch nor an error"),
+    "deep nesting": Kind(lambda: [http(b"[" * 100_000)], "nested too deeply"),
+    "a gigabyte": Kind(_gigabyte, "larger than"),
+    "a gigabyte, packed": Kind(_packed_gigabyte, "larger than"),
+    "a length that lies": Kind(
         lambda: [b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999\r\n\r\n{"], "larger than", Ending.HANG
     ),
-    "endless redirects": Nonsense(lambda: [http(b"", "302 Found", Location="/again")], "a redirect to the same host"),
-    "another host": Nonsense(
+    "endless redirects": Kind(lambda: [http(b"", "302 Found", Location="/again")], "a redirect to the same host"),
+    "another host": Kind(
         lambda: [http(b"", "301 Moved Permanently", Location="http://elsewhere.invalid/")],
         "a redirect to elsewhere.invalid",
     ),
-    "garbage": Nonsense(lambda: [bytes(range(256)) * 64], "is not HTTP"),
-    "another protocol": Nonsense(lambda: [b"SSH-2.0-OpenSSH_9.9\r\n"], "is not HTTP", Ending.HANG),
-    "silence": Nonsense(list, "no response within", Ending.HANG),
-    "a pause for ever": Nonsense(lambda: [http(b"{}" * 50)[:-9]], "no response within", Ending.HANG),
-    "a closed connection": Nonsense(list, "closed the connection"),
-    "a reset": Nonsense(lambda: [http(b"{}" * 50)[:-9]], "broke off", Ending.RESET),
+    "garbage": Kind(lambda: [bytes(range(256)) * 64], "is not HTTP"),
+    "another protocol": Kind(lambda: [b"SSH-2.0-OpenSSH_9.9\r\n"], "is not HTTP", Ending.HANG),
+    "silence": Kind(list, "no response within", Ending.HANG),
+    "a pause for ever": Kind(lambda: [http(b"{}" * 50)[:-9]], "no response within", Ending.HANG),
+    "a closed connection": Kind(list, "closed the connection"),
+    "a reset": Kind(lambda: [http(b"{}" * 50)[:-9]], "broke off", Ending.RESET),
 }
 
 
-def talking(kinds: Sequence[Nonsense]) -> AbstractAsyncContextManager[str]:
+def talking(kinds: Sequence[Kind]) -> AbstractAsyncContextManager[str]:
     """Serve on loopback, page 0 with the first kind, page 1 with the second and so on; yields the base URL."""
 
     def script(request: bytes) -> tuple[Iterable[bytes], Ending]:
