@@ -87,7 +87,10 @@ CASES: list[tuple[events.Event, Description]] = [
     (
         events.BatchStored(catching_up(), Tally(batches=1, unchanged=50)),
         Description(
-            "batch unchanged", "Batch 3: nothing new; the catch-up scan starts", DEBUG, fields={"unchanged": 50}
+            "batch unchanged",
+            "Batch 3: nothing new, 50 unchanged; the catch-up scan starts",
+            DEBUG,
+            fields={"unchanged": 50},
         ),
     ),
     (
@@ -229,7 +232,7 @@ CASES: list[tuple[events.Event, Description]] = [
         events.RedriveFailed("d_1", 10, "still refused", by=BY),
         Description(
             "redrive failed",
-            f"A dead letter could not be redriven (attempt 10 by {BY}), no automatic redrive: still refused",
+            f"A dead letter could not be redriven (attempt 10 via {BY}), no automatic redrive: still refused",
             WARNING,
             {"dead_letter": "d_1", "attempts": 10, "reason": "still refused"},
             "it is not redriven automatically: see `milepost dead-letters show d_1`",
@@ -258,7 +261,7 @@ CASES: list[tuple[events.Event, Description]] = [
         events.DeadLetterClosed("d_1", Resolution.DISCARDED, reason="Ada asked for it", by=BY),
         Description(
             "dead letter closed",
-            f"A dead letter was discarded by {BY}",
+            f"A dead letter was discarded via {BY}",
             fields={"dead_letter": "d_1", "resolution": "discarded"},
             note="Ada asked for it",
         ),
@@ -351,20 +354,20 @@ CASES: list[tuple[events.Event, Description]] = [
         events.StreamPaused(BY),
         Description(
             "stream paused",
-            f"Paused by {BY} until it is resumed",
+            f"Paused via {BY} until it is resumed",
             WARNING,
             {"by": BY},
             "no run starts until it is resumed",
         ),
     ),
-    (events.StreamResumed(BY), Description("stream resumed", f"Resumed by {BY}", fields={"by": BY})),
+    (events.StreamResumed(BY), Description("stream resumed", f"Resumed via {BY}", fields={"by": BY})),
     (
         events.SyncRequested(BY),
-        Description("sync requested", f"Sync requested by {BY}", fields={"by": BY, "full": False}),
+        Description("sync requested", f"Sync requested via {BY}", fields={"by": BY, "full": False}),
     ),
     (
         events.SyncRequested(BY, full=True),
-        Description("sync requested", f"Full sweep requested by {BY}", fields={"by": BY, "full": True}),
+        Description("sync requested", f"Full sweep requested via {BY}", fields={"by": BY, "full": True}),
     ),
     (
         events.TokenChecked(TokenHealth(is_valid=False)),
@@ -395,7 +398,7 @@ CASES: list[tuple[events.Event, Description]] = [
         events.StreamRemoved("command line"),
         Description(
             "stream removed",
-            "Removed by command line with all rows",
+            "Removed via command line with all rows",
             WARNING,
             {"by": "command line"},
             "its rows are deleted; if it is configured again, it starts from scratch",
