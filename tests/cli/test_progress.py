@@ -8,25 +8,16 @@ from msgspec.structs import replace
 from kit.builders import NETWORK, NOON, RATE_LIMIT, STREAM, at, given, run_started, sweep_started, walking
 from kit.notices import recorded, usage_told
 from milepost.cli.progress import BesideBars, Progress, line
+from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import (
-    BatchStored,
-    FetchFailed,
-    Mode,
-    RateLimited,
-    Reason,
-    RunEnded,
-    RunStatus,
-    SweepCompleted,
-    Tally,
-)
+from milepost.core.events import Mode, Reason, RunEnded, RunStatus, Tally
 from milepost.core.model import Scope
 from milepost.core.problems import Problem, ProblemKind
 from milepost.engine.feed import StoreRetried, UnchangedRead
 from milepost.reporting.status import rate_limits_of
 
-LIMITED = RateLimited(Scope.APP, 1, NOON, at(7500), RATE_LIMIT)
-BATCH = BatchStored(walking("c"), Tally(batches=4, inserted=150, unchanged=50))
+LIMITED = events.RateLimited(Scope.APP, 1, NOON, at(7500), RATE_LIMIT)
+BATCH = events.BatchStored(walking("c"), Tally(batches=4, inserted=150, unchanged=50))
 
 
 def drawn(progress: Progress, stream: str) -> str:
@@ -47,18 +38,18 @@ def test_unchanged_batches_count_before_they_are_recorded() -> None:
 
 
 def test_unchanged_batches_do_not_count_towards_the_previous_run() -> None:
-    ended = given(run_started(), sweep_started(), BATCH, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
+    ended = given(run_started(), sweep_started(), BATCH, events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
     checkpoint = replace(ended, unrecorded=Tally(batches=2, unchanged=100))
     assert line(checkpoint, at(3600), {}).split() == [checkpoint.stream, "2", "batches", "100", "conversations"]
 
 
 def test_a_retry_is_shown_with_its_reason() -> None:
-    checkpoint = given(run_started(), sweep_started(), FetchFailed(1, NETWORK, NOON + timedelta(seconds=2)))
+    checkpoint = given(run_started(), sweep_started(), events.FetchFailed(1, NETWORK, NOON + timedelta(seconds=2)))
     assert line(checkpoint, NOON, {}).endswith("1 retries  retrying: it went wrong")
 
 
 def test_the_end_of_a_run_is_shown() -> None:
-    done = given(run_started(), sweep_started(), BATCH, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
+    done = given(run_started(), sweep_started(), BATCH, events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
     assert line(done, NOON, {}).endswith("complete")
 
 
@@ -91,7 +82,7 @@ def test_notices_without_a_checkpoint_draw_no_line() -> None:
 
 def test_foreign_text_cannot_control_the_terminal() -> None:
     foul = Problem(ProblemKind.API, "first\n\x1b[2Jsecond")
-    checkpoint = given(run_started(), sweep_started(), FetchFailed(1, foul, NOON + timedelta(seconds=2)))
+    checkpoint = given(run_started(), sweep_started(), events.FetchFailed(1, foul, NOON + timedelta(seconds=2)))
     assert line(checkpoint, NOON, {}).isprintable()
 
 

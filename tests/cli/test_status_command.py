@@ -12,25 +12,16 @@ from kit.builders import NOON, RATE_LIMIT, STREAM, run_started, sweep_started, w
 from kit.databases import record
 from milepost.cli.options import configured_streams
 from milepost.cli.status import command
+from milepost.core import events
 from milepost.core.errors import BadConfiguration, StoreRefused
-from milepost.core.events import (
-    BatchStored,
-    Mode,
-    RateLimited,
-    Reason,
-    RunEnded,
-    RunStatus,
-    StreamRemoved,
-    SweepCompleted,
-    Tally,
-)
+from milepost.core.events import Mode, Reason, RunEnded, RunStatus, Tally
 from milepost.core.model import Platform, Scope, Stream
 from milepost.reporting.status import State
 from milepost.service.stream_status import OpenSweep, Status, StreamStatus, Written
 from milepost.settings import PageSettings, Settings
 from milepost.stores.sqlite.lock import lock_database
 
-COMPLETE = SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, inserted=3))
+COMPLETE = events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, inserted=3))
 
 
 @pytest.fixture
@@ -82,7 +73,7 @@ def test_streams_in_the_journal_are_shown(database: Path) -> None:
 
 
 def test_a_removed_stream_is_no_longer_shown(database: Path) -> None:
-    record(database, COMPLETE, StreamRemoved("somebody"))
+    record(database, COMPLETE, events.StreamRemoved("somebody"))
     assert STREAM.key not in status().output
     configure(STREAM)
     (stream,) = read_status().streams
@@ -100,7 +91,7 @@ def test_json_holds_the_same_as_the_journal(database: Path) -> None:
 
 def test_a_rate_limit_of_the_app_is_shown_for_all_of_its_streams(database: Path) -> None:
     until = datetime.now(UTC) + timedelta(hours=1)
-    limited = RateLimited(Scope.APP, 1, NOON, until, RATE_LIMIT)
+    limited = events.RateLimited(Scope.APP, 1, NOON, until, RATE_LIMIT)
     record(database, run_started(), sweep_started(), limited, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT))
     paused = RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT)
     record(database, run_started(), sweep_started(), paused, stream=Stream(Platform.MESSENGER, "2"))
@@ -126,7 +117,7 @@ def test_the_help_names_every_key_of_the_json() -> None:
 
 
 def test_the_holder_of_the_lock_is_at_work(database: Path) -> None:
-    record(database, run_started(), sweep_started(), BatchStored(walking("c1"), Tally(batches=1)))
+    record(database, run_started(), sweep_started(), events.BatchStored(walking("c1"), Tally(batches=1)))
     assert read_status().streams[0].state is State.INTERRUPTED
     with lock_database(database):
         assert read_status().is_at_work

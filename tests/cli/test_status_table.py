@@ -16,22 +16,9 @@ from kit.builders import (
     walking,
 )
 from milepost.cli.status import rendered
+from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import (
-    BatchShrunk,
-    BatchStored,
-    DeadLetterOpened,
-    Event,
-    FetchFailed,
-    Mode,
-    RateLimited,
-    Reason,
-    RunEnded,
-    RunStatus,
-    Stage,
-    SweepCompleted,
-    Tally,
-)
+from milepost.core.events import Mode, Reason, RunEnded, RunStatus, Stage, Tally
 from milepost.core.model import Detail, Platform, Scope, Stream
 from milepost.core.problems import Problem, ProblemKind
 from milepost.reporting.status import OPEN_DEAD_LETTERS, ConditionContext, rate_limits_of
@@ -40,7 +27,7 @@ from milepost.service.stream_status import Status, statuses
 IDLE = Stream(Platform.MESSENGER, "61590023753730000")
 BUSY = Stream(Platform.INSTAGRAM, "61590023753730000")
 OPENED = (run_started(), sweep_started())
-STORED = BatchStored(walking("c1"), Tally(batches=12, inserted=600, contacts=590, interaction_events=2400))
+STORED = events.BatchStored(walking("c1"), Tally(batches=12, inserted=600, contacts=590, interaction_events=2400))
 
 
 def text(*checkpoints: Checkpoint, at_work: bool = True, configured: Sequence[str] | None = None) -> str:
@@ -55,12 +42,12 @@ def under(table: str, stream: Stream = IDLE) -> list[str]:
     return list(takewhile(lambda line: line.startswith("  "), below))
 
 
-def after(*events: Event, stream: Stream = IDLE) -> Checkpoint:
-    return given(*events, after=Checkpoint(stream.key))
+def after(*happened: events.Event, stream: Stream = IDLE) -> Checkpoint:
+    return given(*happened, after=Checkpoint(stream.key))
 
 
 def test_the_table_reads_like_this() -> None:
-    complete = after(SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, inserted=1234, updated=5)))
+    complete = after(events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, inserted=1234, updated=5)))
     syncing = after(*OPENED, STORED, stream=BUSY)
     assert text(complete, syncing).splitlines() == [
         "stream                       state                 open sweep        place saved    last success   next run",
@@ -79,7 +66,9 @@ def test_the_widest_row_fits_120_columns() -> None:
 
 
 def test_a_retry_is_shown_with_its_time_and_reason() -> None:
-    table = text(after(*OPENED, STORED, FetchFailed(1, Problem(ProblemKind.TIMEOUT, "no answer within 30 s"), at(252))))
+    table = text(
+        after(*OPENED, STORED, events.FetchFailed(1, Problem(ProblemKind.TIMEOUT, "no answer within 30 s"), at(252)))
+    )
     assert "retrying in 12 seconds" in table
     waits, problem, _ = under(table)
     attempt = "the next attempt at a batch that could not be read"
@@ -88,7 +77,7 @@ def test_a_retry_is_shown_with_its_time_and_reason() -> None:
 
 
 def test_a_rate_limit_is_shown_with_its_start_its_end_and_that_nothing_is_to_do() -> None:
-    limited = after(*OPENED, STORED, RateLimited(Scope.APP, 2, at(-60), at(2100), RATE_LIMIT))
+    limited = after(*OPENED, STORED, events.RateLimited(Scope.APP, 2, at(-60), at(2100), RATE_LIMIT))
     table = text(limited, after(*OPENED, STORED, stream=BUSY))
     assert table.count("rate limited ") == 2
     reasons = [
@@ -145,15 +134,19 @@ def test_a_failed_run_is_retried_and_says_what_to_check() -> None:
 
 
 def test_open_dead_letters_are_counted_and_explained() -> None:
-    dead_letter = DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str")
-    table = text(after(*OPENED, dead_letter, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, dead_lettered=1))))
+    dead_letter = events.DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str")
+    table = text(
+        after(*OPENED, dead_letter, events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, dead_lettered=1)))
+    )
     assert "complete with errors" in table
     assert under(table) == [f"  → {OPEN_DEAD_LETTERS}"]
     assert table.endswith(" 1")
 
 
 def test_a_stream_with_a_reduced_request_says_so() -> None:
-    table = text(after(*OPENED, STORED, BatchShrunk(6, Detail.NESTED, Problem(ProblemKind.API, "too\nmuch", code=1))))
+    table = text(
+        after(*OPENED, STORED, events.BatchShrunk(6, Detail.NESTED, Problem(ProblemKind.API, "too\nmuch", code=1)))
+    )
     assert under(table) == ["  asks for 6 conversations at a time, because of this: too much (code 1)"]
 
 
@@ -164,7 +157,7 @@ def test_a_problem_stays_on_its_line() -> None:
 
 
 def test_streams_wait_for_the_daemon_or_for_nothing() -> None:
-    checkpoint = after(SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
+    checkpoint = after(events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
     assert "when the daemon runs" in text(checkpoint, at_work=False)
     assert "not configured" in text(checkpoint, configured=[BUSY.key])
 

@@ -7,21 +7,9 @@ import pytest
 
 from kit.builders import DEAD_TOKEN, NETWORK, NOON, RATE_LIMIT, STREAM, at, given, run_started, sweep_started, walking
 from milepost.cli.sync import rendered
+from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, Run
-from milepost.core.events import (
-    BatchFailed,
-    BatchStored,
-    DeadLetterOpened,
-    Event,
-    Mode,
-    RateLimited,
-    Reason,
-    RunEnded,
-    RunStatus,
-    Stage,
-    SweepCompleted,
-    Tally,
-)
+from milepost.core.events import Mode, Reason, RunEnded, RunStatus, Stage, Tally
 from milepost.core.model import Scope
 from milepost.core.ports import RunResult
 from milepost.core.problems import Problem, ProblemKind
@@ -38,8 +26,8 @@ DONE = Run(
 )
 PAUSED = Run("r_2", NOON, status=RunStatus.PAUSED, reason=Reason.BATCH_LIMIT, ended_at=NOON, tally=Tally(batches=10))
 
-READ = (run_started(), sweep_started(), BatchStored(walking("c1"), Tally(batches=1, inserted=50)))
-LIMITED = RateLimited(Scope.PAGE, 1, NOON, at(7500), RATE_LIMIT)
+READ = (run_started(), sweep_started(), events.BatchStored(walking("c1"), Tally(batches=1, inserted=50)))
+LIMITED = events.RateLimited(Scope.PAGE, 1, NOON, at(7500), RATE_LIMIT)
 
 
 def explanations(*checkpoints: Checkpoint, of_run: bool = True) -> list[str]:
@@ -51,8 +39,8 @@ def explanations(*checkpoints: Checkpoint, of_run: bool = True) -> list[str]:
     return lines[lines.index("") + 3 :]
 
 
-def after(*events: Event, stream: str = STREAM.key) -> Checkpoint:
-    return given(*READ, *events, after=Checkpoint(stream))
+def after(*happened: events.Event, stream: str = STREAM.key) -> Checkpoint:
+    return given(*READ, *happened, after=Checkpoint(stream))
 
 
 def table(*results: RunResult) -> list[str]:
@@ -77,11 +65,11 @@ def test_columns_are_aligned() -> None:
 
 
 def test_a_complete_stream_has_no_explanation() -> None:
-    assert explanations(after(SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))) == []
+    assert explanations(after(events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))) == []
 
 
 @pytest.mark.parametrize(
-    ("events", "lines"),
+    ("happened", "lines"),
     [
         (
             [RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("c1"))],
@@ -96,8 +84,8 @@ def test_a_complete_stream_has_no_explanation() -> None:
         ),
         (
             [
-                DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str"),
-                SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, dead_lettered=1)),
+                events.DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str"),
+                events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, dead_lettered=1)),
             ],
             [
                 f"{STREAM.key}: complete, but with dead letters",
@@ -106,7 +94,7 @@ def test_a_complete_stream_has_no_explanation() -> None:
         ),
         (
             [
-                BatchFailed(Stage.FETCH, 3, NETWORK),
+                events.BatchFailed(Stage.FETCH, 3, NETWORK),
                 RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=NETWORK),
             ],
             [
@@ -117,8 +105,10 @@ def test_a_complete_stream_has_no_explanation() -> None:
     ],
     ids=["batch limit", "rate limit", "dead letters", "failed"],
 )
-def test_an_incomplete_stream_says_why_until_when_and_what_to_do(events: Sequence[Event], lines: list[str]) -> None:
-    assert explanations(after(*events)) == lines
+def test_an_incomplete_stream_says_why_until_when_and_what_to_do(
+    happened: Sequence[events.Event], lines: list[str]
+) -> None:
+    assert explanations(after(*happened)) == lines
 
 
 def test_a_stopped_stream_says_what_has_to_be_fixed() -> None:
