@@ -25,7 +25,7 @@ from milepost.core.model import Platform, Stream
 from milepost.stores.reader import StoredEntry
 from milepost.stores.sqlite.reader import SqliteReader, open_sqlite_reader
 
-PLACED = [StoredEntry(number, entry) for number, entry in enumerate(entries(run_started(), sweep_started()), start=1)]
+STORED = [StoredEntry(number, entry) for number, entry in enumerate(entries(run_started(), sweep_started()), start=1)]
 OTHER = Stream(Platform.INSTAGRAM, "1234567890")
 
 
@@ -153,10 +153,10 @@ class GrowingArchive:
 
     async def latest(self, *, limit: int) -> list[StoredEntry]:
         assert limit == 1
-        return PLACED[:1]
+        return STORED[:1]
 
     async def entries(self, *, after: int, limit: int) -> list[StoredEntry]:
-        return [placed for placed in PLACED if placed.seq > after][:limit]
+        return [stored for stored in STORED if stored.seq > after][:limit]
 
 
 async def test_an_export_ends_at_the_entry_that_was_the_newest_when_it_began() -> None:

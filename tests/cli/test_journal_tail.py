@@ -171,7 +171,7 @@ class BusyArchive:
     def __init__(self, stopped: asyncio.Event) -> None:
         self.asked_after: list[int] = []
         self._stopped = stopped
-        self._placed = [StoredEntry(8, entry) for entry in entries(run_started())]
+        self._stored = [StoredEntry(8, entry) for entry in entries(run_started())]
 
     async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
         assert limit > 0
@@ -181,7 +181,7 @@ class BusyArchive:
             raise StoreAway("the database is locked")
         if len(self.asked_after) == 4:
             self._stopped.set()
-        return [placed for placed in self._placed if placed.seq > after]
+        return [stored for stored in self._stored if stored.seq > after]
 
 
 async def test_following_survives_an_unavailable_database(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,5 +189,5 @@ async def test_following_survives_an_unavailable_database(monkeypatch: pytest.Mo
     stopped, shown = asyncio.Event(), list[StoredEntry]()
     journal_reader = BusyArchive(stopped)
     await follow(cast("SqliteReader", journal_reader), 7, None, shown.append, stopped)
-    assert [placed.seq for placed in shown] == [8]
+    assert [stored.seq for stored in shown] == [8]
     assert journal_reader.asked_after == [7, 7, 7, 8]
