@@ -187,6 +187,6 @@ async def test_a_journal_that_is_followed_is_not_followed_into_nowhere(installat
         installation.configure_for(simulator)
         assert (await installation.sync()).code == 0
     async with started(installation.folder, "journal", "tail", "-f") as tail:
-        await until(lambda: "full sweep complete" in tail._stdout.read_text())
+        await until(lambda: "Full sweep complete" in tail._stdout.read_text())
         copied(installation.database).rename(installation.database)
         assert_told(await tail.ended(), HARMS["replaced"][1])
