@@ -101,7 +101,7 @@ class TestJournal:
     ) -> None:
         repeats = configured_deduplicator("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
         for number in range(8):
-            log.warning("store away", stream=f"messenger:{number}", run=f"run-{number}", reason="the disk is full")
+            log.warning("rate limited", stream=f"messenger:{number}", run=f"run-{number}", reason="the disk is full")
         self.entry(journald)
         repeats.flush()
         entry = self.entry(journald)
@@ -112,10 +112,10 @@ class TestJournal:
             "SYSLOG_IDENTIFIER": "milepost",
             "CODE_FILE": __file__,
             "CODE_FUNC": "test_a_line_for_many_repeats_is_found_by_each_of_its_streams",
-            "MESSAGE": "store away repeated=7"
+            "MESSAGE": "rate limited repeated=7"
             " streams='messenger:1 messenger:2 messenger:3 messenger:4 messenger:5 and 2 more'"
             f" reason='the disk is full' since={since}",
-            "MILEPOST_EVENT": "store away",
+            "MILEPOST_EVENT": "rate limited",
             "MILEPOST_STREAM": " | ".join(f"messenger:{number}" for number in range(1, 8)),
             "MILEPOST_REASON": "the disk is full",
             "MILEPOST_REPEATED": "7",
@@ -127,7 +127,7 @@ class TestJournal:
         repeats = configured_deduplicator("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
         structlog.contextvars.bind_contextvars(stream="messenger:123", run="01J")
         for attempts in range(3):
-            log.warning("store away", reason="the disk is full", attempts=attempts)
+            log.warning("rate limited", reason="the disk is full", attempts=attempts)
         structlog.contextvars.bind_contextvars(stream="messenger:456", run="another's")
         self.entry(journald)
         repeats.flush()

@@ -101,12 +101,12 @@ class TestRepeats:
         stream = io.StringIO()
         repeats = configured_deduplicator(stream=stream)
         for number in range(3):
-            log.warning("store away", stream=f"messenger:{number}", reason="the disk is full")
+            log.warning("rate limited", stream=f"messenger:{number}", reason="the disk is full")
         repeats.flush()
         first, rest = text(stream).splitlines()
-        assert first[19:] == " warn  store away     stream=messenger:0 reason='the disk is full'"
+        assert first[19:] == " warn  rate limited   stream=messenger:0 reason='the disk is full'"
         assert rest[19:].partition(" since=")[0] == (
-            " warn  store away     repeated=2 streams='messenger:1 messenger:2' reason='the disk is full'"
+            " warn  rate limited   repeated=2 streams='messenger:1 messenger:2' reason='the disk is full'"
         )
 
     def test_repeats_of_a_command_are_logged_at_its_end_however_it_ends(self) -> None:
@@ -158,7 +158,7 @@ class TestRepeats:
         repeats = configured_deduplicator("json", stream=stream)
         set_level("error")
         for _ in range(3):
-            log.warning("store away")
+            log.warning("rate limited")
         log.error("run stopped")
         repeats.flush()
         set_level("debug")
