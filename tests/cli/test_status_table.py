@@ -50,7 +50,7 @@ def test_the_table_reads_like_this() -> None:
     complete = after(events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, inserted=1234, updated=5)))
     syncing = after(*OPENED, STORED, stream=BUSY)
     assert text(complete, syncing).splitlines() == [
-        "stream                       state                 open sweep        place saved    last success   next run",
+        "stream                       state                 open sweep        last saved     last success   next run",
         "messenger:61590023753730000  complete              -                 4 minutes ago  4 minutes ago  now",
         "instagram:61590023753730000  syncing, at batch 13  full, 12 batches  4 minutes ago  never          under way",
         "",

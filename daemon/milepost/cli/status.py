@@ -17,7 +17,7 @@ from milepost.service.stream_status import OpenSweep, Status, StreamStatus, stat
 from milepost.stores.open import has_database, is_at_work, open_reader
 from milepost.stores.url import StoreUrl
 
-CONDITION = ("stream", "state", "open sweep", "place saved", "last success", "next run")
+CONDITION = ("stream", "state", "open sweep", "last saved", "last success", "next run")
 WRITTEN = ("stream", "conversations", "updates", "contacts", "events", "open dead letters")
 
 
