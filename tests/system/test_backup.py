@@ -88,8 +88,8 @@ async def test_a_damaged_database_makes_no_backup_and_keeps_the_previous_one(ins
     backup.write_text("the one from before")
     refused = await back_up(installation, "--force", "backup.db")
     assert refused.code == 1
-    assert "no backup was made, because the copy is not sound: " in refused.stderr
-    assert "`milepost journal verify` tells how the database itself is" in refused.stderr
+    assert "no backup was made, because the copy is damaged: " in refused.stderr
+    assert "run `milepost journal verify` to check the database itself" in refused.stderr
     assert backup.read_text() == "the one from before"
     assert left_beside(installation) == {"backup.db"}
 

@@ -46,7 +46,7 @@ async def test_sync_exits_75_after_ctrl_c(installation: Installation) -> None:
             running.signal(signal.SIGINT)
             done = await running.ended()
     assert done.code == 75, done
-    assert "shutdown; the next sync goes on there" in done.stdout
+    assert "shutdown; the next sync continues there" in done.stdout
     assert "Traceback" not in done.stderr
     assert installation.endings(f"messenger:{BICYCLES.id}") == [("paused", "shutdown")]
 
