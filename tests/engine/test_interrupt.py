@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from milepost.engine.interrupt import Stop, StoppedHard, stopping_on_signals
+from milepost.engine.interrupt import Interrupt, Stop, StoppedHard, stopping_on_signals
 
 
 async def test_a_stop_cuts_short_every_block_that_is_open() -> None:
@@ -38,6 +38,21 @@ async def test_asking_again_changes_nothing() -> None:
         await asyncio.sleep(0)
         stop.request()
         stop.request()
+
+
+async def test_setting_it_again_while_a_block_is_about_to_end_changes_nothing() -> None:
+    interrupt = Interrupt()
+
+    async def wait() -> None:
+        async with interrupt.interruptible():
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(wait())
+        for _ in range(4):  # one of them comes when the block is cancelled and has not ended yet
+            await asyncio.sleep(0)
+            interrupt.set()
+            interrupt.clear()
 
 
 async def test_after_a_stop_nothing_more_is_waited_for() -> None:

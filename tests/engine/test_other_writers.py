@@ -177,7 +177,7 @@ class Racing(MemoryStore):
 
 
 async def test_a_run_does_not_go_on_for_ever_where_a_store_speaks_of_a_writer_of_whom_nothing_is_to_be_seen() -> None:
-    with pytest.raises(VersionConflict, match="is said to have moved on, and has not"):
+    with pytest.raises(VersionConflict, match="was reported to have moved on, and has not"):
         await ran(engine(Racing(1_000)), Inbox(3), Mailbox())
 
 

@@ -8,7 +8,9 @@ from datetime import datetime, timedelta
 from enum import Enum
 from random import Random
 
+from kit.builders import NOON
 from kit.fake_outages import UNKNOWN, Climate, Outages
+from kit.virtual_time import VirtualTime
 from milepost.core.model import Batch, Contact, Conversation, Detail, Direction, Interaction, Stream, Unreadable
 from milepost.core.ports import Fetched, Outcome, Refused, Request
 from milepost.core.problems import Problem, ProblemKind
@@ -202,7 +204,6 @@ class Inbox:
         took_seconds = self.random.random()
         problem = self._bad_cursor(request.cursor) or self.world.outages.refusal(self.stream, self.now)
         answer = problem or self._batch(request)
-        self.world.pass_time(took_seconds)
         return Refused(answer, took_seconds) if isinstance(answer, Problem) else Fetched(answer, asked_at, took_seconds)
 
     def reread(self, conversation_id: str, messages: int) -> Outcome:
@@ -210,7 +211,6 @@ class Inbox:
         asked_at, took_seconds = whole_second(self.now), self.random.random()
         problem = self.world.outages.refusal(self.stream, self.now)
         thread = self.threads.get(conversation_id)
-        self.world.pass_time(took_seconds)
         if problem is None and thread is None:
             problem = GONE
         if problem is None and thread is not None and not thread.health.bears(self._detail(Detail.SEPARATE, messages)):
@@ -285,14 +285,19 @@ class Inbox:
 class World:
     """The inboxes behind one API, and the weather over it."""
 
-    def __init__(self, random: Random, habits: Habits, now: datetime, slack_seconds: float) -> None:
+    def __init__(self, random: Random, habits: Habits, time: VirtualTime, slack_seconds: float) -> None:
         self.random = random
         self.habits = habits
-        self.now = now
+        self.time = time
         self.slack = timedelta(seconds=slack_seconds)
         self.outages = Outages(random, habits.climate)
         self.inboxes: dict[Stream, Inbox] = {}
         self._threads = 0
+
+    @property
+    def now(self) -> datetime:
+        """The server's clock."""
+        return NOON + timedelta(seconds=self.time.seconds)
 
     def add(self, stream: Stream) -> Inbox:
         self.inboxes[stream] = Inbox(self, stream)
@@ -303,7 +308,7 @@ class World:
         return f"t_{self._threads:04}"  # none is the beginning of another
 
     def pass_time(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
+        self.time.seconds += seconds
 
     def stir(self) -> None:
         """Let some time pass, in which something may happen anywhere."""

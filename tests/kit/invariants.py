@@ -1,6 +1,7 @@
 """What must hold after every commit, whatever happened: the project's invariants, told against the true inboxes."""
 
 from collections import Counter
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -15,25 +16,33 @@ from milepost.core.events import (
     DeadLetterOpened,
     Entry,
     Event,
+    Mode,
     Phase,
     RateLimited,
     RedriveFailed,
+    Resolution,
     RunEnded,
     RunStarted,
     Stage,
     StoreReturned,
+    StreamPaused,
+    StreamResumed,
     SweepCompleted,
     SweepStarted,
+    SyncRequested,
     Tally,
+    TokenChecked,
 )
 from milepost.core.evolve import evolve
 from milepost.core.journal import RunOf, check_link, dead_letter_after, project
-from milepost.core.model import Batch, Changes, Conversation, ConversationRow, Scope, Stream
+from milepost.core.model import Changes, Conversation, ConversationRow, Scope, Stream
 from milepost.core.plan import RunBudget
-from milepost.core.ports import Commit, DueDeadLetter, Fetched, Outcome, Refused
+from milepost.core.ports import Commit, Fetched, Outcome, Refused
 from milepost.core.remedies import Remedy, rule_for
 
+RIVAL = "another process"
 HARMLESS = (RunStarted, SweepStarted, BatchStored, RateLimited, RunEnded, StoreReturned)
+SweepKey = tuple[Mode | None, datetime]  # its mode, and when its walk started; None before its first batch is settled
 NEVER = datetime.min.replace(tzinfo=UTC)
 MAX_VAIN_CALLS = 60  # in a row: the retries of three attempts on every rung of the ladder, and more
 
@@ -46,14 +55,34 @@ class Sight:
         self.dead_letters: dict[str, DeadLetter] = {}
         self.letter_tally = Tally()
         self.erased = Counter[str]()
-        self.walk_read_at: dict[datetime, datetime] = {}
-        self.sweep_being_read: datetime | None = None
+        self.walk_read_at: dict[SweepKey, datetime] = {}
+        self.sweep_being_read: SweepKey | None = None
         self.version_before_run = 0
         self.is_undisturbed = False
         self.vain_calls = 0
         self.given_up_at: dict[str, datetime] = {}  # by thread
         self.given_up_events: set[str] = set()
         self.held_until: dict[Scope, datetime] = {}
+        self.stored_once: set[str] = set()  # conversations, whatever became of them since
+        self.run_ids: set[str] = set()
+        self.ended_runs: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A batch that a run read, as part of a sweep that was open or None."""
+
+    stream: Stream
+    sweep: Sweep | None
+    fetched: Fetched
+    sent_at: datetime
+    budget: RunBudget
+
+
+def leads_to_itself(sweep: Sweep | None, fetched: Fetched) -> bool:
+    """Whether an answer is a refusal in disguise, which reads nothing: its cursor is the one just used."""
+    cursor = sweep.position.cursor if sweep is not None else None
+    return cursor is not None and fetched.batch.next_cursor == cursor
 
 
 class Invariants:
@@ -73,13 +102,12 @@ class Invariants:
 
     # --- while it works ---
 
-    def run_begins(self, stream: Stream, checkpoint: Checkpoint, budget: RunBudget) -> None:
-        sight, sweep = self.sights[stream], checkpoint.sweep
+    def loaded(self, stream: Stream, checkpoint: Checkpoint) -> None:
+        """Expect a run to begin where the stream stands."""
+        sight, run = self.sights[stream], checkpoint.run
         sight.version_before_run = checkpoint.version
-        sight.is_undisturbed = sweep is None
+        sight.is_undisturbed = checkpoint.sweep is None and (run is None or run.ended_at is not None)
         sight.vain_calls = 0
-        if sweep is not None and budget.wants_full and sweep.walk_until is not None:
-            self.seen["a full sweep forced over an open incremental one"] += 1
 
     def disturbed(self, stream: Stream, what: str) -> None:
         self.seen[what] += 1
@@ -89,23 +117,24 @@ class Invariants:
         """No call is made inside a pause, and calls do not go round in circles."""
         for other, sight in self.sights.items():
             for scope, until in sight.held_until.items():
-                if _concerns(scope, other, stream):
+                if concerns(scope, other, stream):
                     assert now >= until, f"a call of {stream.key} inside the pause of {other.key}"
         self.sights[stream].vain_calls += 1
         assert self.sights[stream].vain_calls <= MAX_VAIN_CALLS, "calls without end that bring nothing"
 
-    def batch_fetched(self, stream: Stream, sweep: Sweep | None, fetched: Fetched, sent_at: datetime) -> None:
+    def batch_fetched(self, reading: Reading) -> None:
         """Remember when each sweep's walk last read: what moves after that may be left to the next sweep."""
-        sight = self.sights[stream]
+        sight, sweep = self.sights[reading.stream], reading.sweep
         sight.vain_calls = 0
-        sight.sweep_being_read = sweep.walk_started_at if sweep is not None else fetched.asked_at
+        sight.sweep_being_read = (sweep.mode, sweep.walk_started_at) if sweep else (None, reading.fetched.asked_at)
         if sweep is None or sweep.position.phase is Phase.WALK:
-            sight.walk_read_at[sight.sweep_being_read] = sent_at
+            sight.walk_read_at[sight.sweep_being_read] = reading.sent_at
         else:
             self.seen["a catch-up scan read a batch"] += 1
 
-    def batch_is_safe(self, stream: Stream, batch: Batch, sent_at: datetime) -> None:
+    def batch_is_safe(self, reading: Reading, after: Checkpoint) -> None:
         """Nothing passes unseen: what a batch offered is stored or a dead letter by the time the sweep moves on."""
+        stream, batch, sent_at = reading.stream, reading.fetched.batch, reading.sent_at
         subjects = [item.subject for item in batch.unreadable]
         for each in batch.conversations:
             stored = self.store.conversations.get(each.conversation_id)
@@ -118,11 +147,18 @@ class Invariants:
         for subject in subjects:
             has_letter = self._open_subjects(stream) & {subject, f"{subject}/row"}
             assert has_letter or self._is_excused(stream, subject, sent_at), f"{subject} was offered and is not stored"
+        run = self.store.runs.get(reading.budget.run_id)
+        read = (run.tally.batches if run else 0) + after.unrecorded.batches
+        assert read <= reading.budget.max_batches, "more batches than the run may read"
 
     # --- at a commit ---
 
-    def about_to_commit(self, changes: Changes) -> None:
+    def about_to_commit(self, stream: Stream, commit: Commit) -> None:
         """Nothing is overwritten by something older, nothing is written twice."""
+        changes = commit.changes
+        for event in (entry.event for entry in commit.entries):
+            if isinstance(event, DeadLetterClosed) and event.resolution is Resolution.DISCARDED:
+                self._gives_up(stream, self.store.dead_letters[event.dead_letter_id])
         for row in changes.conversations:
             stored = self.store.conversations.get(row.conversation_id)
             assert stored is None or row.updated_time >= stored.updated_time, f"{row.conversation_id} becomes older"
@@ -141,6 +177,8 @@ class Invariants:
             assert entry.stream == stream.key, "an entry that no commit brought"
             assert entry.version == sight.refolded.version + 1, "the versions of the stream have gaps or doubles"
             check_link(sight.refolded, entry)
+            self._run_is_alone(stream, entry, sight.refolded)
+            self._note_what_happened(stream, entry, sight.refolded)
             sight.refolded = evolve(sight.refolded, entry)
             self._entry_is_sound(stream, entry)
         after = commit.checkpoint
@@ -150,6 +188,7 @@ class Invariants:
         if commit.changes.missed or commit.changes.found:
             self.disturbed(stream, "a full sweep noted what it missed")
         self._letters_agree(stream, after)
+        self._count_forgotten(stream, commit.changes)
         self._counts_agree(stream, after)
         self._deletions_are_true(stream, fresh, deleted_before)
         self._watermark_is_safe(stream, after)
@@ -162,6 +201,39 @@ class Invariants:
         if not isinstance(outcome, Refused) or rule_for(outcome.problem, has_cursor=False).remedy is not Remedy.WAIT:
             return
         assert all(isinstance(event, HARMLESS) for event in events), f"a limit was taken for a failure: {events}"
+
+    def _run_is_alone(self, stream: Stream, entry: Entry, before: Checkpoint) -> None:
+        """A stream has one run at a time, and a run that has ended goes no further."""
+        sight, open_run = self.sights[stream], before.run
+        if not isinstance(entry.event, RunStarted | SweepStarted | BatchStored | SweepCompleted | RunEnded):
+            return
+        assert entry.run_id is not None
+        assert entry.run_id not in sight.ended_runs, "a run goes on that has ended"
+        is_other = open_run is not None and open_run.ended_at is None and open_run.run_id != entry.run_id
+        assert not is_other, "two runs of a stream at once"
+        sight.run_ids.add(entry.run_id)
+        if isinstance(entry.event, SweepCompleted | RunEnded):
+            sight.ended_runs.add(entry.run_id)
+
+    def _note_what_happened(self, stream: Stream, entry: Entry, before: Checkpoint) -> None:
+        run = before.run
+        match entry.event:
+            case RunEnded(reason=reason):
+                self.disturbed(stream, f"a run ended: {reason}")
+            case SweepStarted(mode=Mode.FULL) if before.sweep is not None and before.sweep.walk_until is not None:
+                self.seen["a full sweep forced over an open incremental one"] += 1
+            case StoreReturned():
+                self.disturbed(stream, "the store was away")
+            case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked():
+                self.disturbed(stream, f"a command: {entry.type}")
+                if run is not None and run.ended_at is None:
+                    self.seen["a command between two batches"] += 1
+            case DeadLetterClosed(by=by, resolution=Resolution.DISCARDED) if by:
+                self.disturbed(stream, "somebody discarded a letter")
+            case DeadLetterClosed(by=by) | RedriveFailed(by=by) if by:
+                self.disturbed(stream, "somebody had a letter redriven")
+            case _:
+                pass
 
     def _entry_is_sound(self, stream: Stream, entry: Entry) -> None:
         sight, event = self.sights[stream], entry.event
@@ -192,9 +264,24 @@ class Invariants:
         if not self.sights[stream].erased["payloads"]:
             assert with_payload == open_now, "an open letter has no payload"
 
+    def _count_forgotten(self, stream: Stream, changes: Changes) -> None:
+        """Count what was decided on before its person was forgotten, and not stored for it."""
+        sight, store = self.sights[stream], self.store
+        for row in changes.conversations:
+            if row.conversation_id not in sight.stored_once and store.is_forgotten(row):
+                sight.erased["conversations"] += 1
+            sight.stored_once.add(row.conversation_id)
+        lost = [row for row in changes.interaction_events if row.event_id not in store.interaction_events]
+        sight.erased["events"] += sum(
+            store.is_forgotten(row) or row.conversation_id in self._forgotten_in(changes) for row in lost
+        )
+
+    def _forgotten_in(self, changes: Changes) -> set[str]:
+        return {row.conversation_id for row in changes.conversations if self.store.is_forgotten(row)}
+
     def _counts_agree(self, stream: Stream, after: Checkpoint) -> None:
         sight = self.sights[stream]
-        runs = [self.store.runs[key] for key in self.store.runs if key.startswith(f"{stream.key}/")]
+        runs = [self.store.runs[key] for key in self.store.runs.keys() & sight.run_ids]
         assert after.total == total(run.tally for run in runs) + sight.letter_tally, "the runs do not add up"
         of_stream = (stream.platform.value, stream.page_id)
         rows = sum((row.platform, row.page_id) == of_stream for row in self.store.conversations.values())
@@ -308,13 +395,14 @@ class Invariants:
         self.nothing_is_left_of_the_forgotten()
         self.sights[stream].given_up_at.pop(thread_id, None)
 
-    def gave_up(self, stream: Stream, due: DueDeadLetter) -> None:
-        """Hear that a letter is to be discarded: a thread is given up as it is now, a message for ever."""
-        if due.dead_letter.stage is Stage.EVENTS and due.payload is not None:
-            rows = msgspec.json.decode(due.payload, type=Changes).interaction_events
+    def _gives_up(self, stream: Stream, dead_letter: DeadLetter) -> None:
+        """Note that a dead letter is discarded: a thread is given up as it is now, a message for ever."""
+        payload = self.store.payloads.get(dead_letter.dead_letter_id)
+        if dead_letter.stage is Stage.EVENTS and payload is not None:
+            rows = msgspec.json.decode(payload, type=Changes).interaction_events
             self.sights[stream].given_up_events |= {row.event_id for row in rows}
         else:
-            self.sights[stream].given_up_at[due.dead_letter.subject.partition("/")[0]] = self.world.now
+            self.sights[stream].given_up_at[dead_letter.subject.partition("/")[0]] = self.world.now
 
     # --- at the end ---
 
@@ -378,7 +466,7 @@ class Invariants:
                 assert key in {event.event_id for event in thread.messages}
 
 
-def _concerns(scope: Scope, owner: Stream, stream: Stream) -> bool:
+def concerns(scope: Scope, owner: Stream, stream: Stream) -> bool:
     match scope:
         case Scope.APP:
             return True

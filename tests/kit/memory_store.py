@@ -213,7 +213,7 @@ class MemoryStore:
         """Keep when rows were first seen, interaction events as they are, and out who was forgotten."""
         gone: set[str] = set()
         for conversation in changes.conversations:
-            if self._is_theirs(conversation):
+            if self.is_forgotten(conversation):
                 gone.add(conversation.conversation_id)
                 continue
             known = self.conversations.get(conversation.conversation_id, conversation)
@@ -225,7 +225,7 @@ class MemoryStore:
             if (f"{contact.platform}:{contact.page_id}", "contact", contact.contact_id) not in self.forgotten:
                 self.contacts[key] = replace(contact, first_seen_at=first_seen_at)
         for event in changes.interaction_events:
-            if event.conversation_id not in gone and not self._is_theirs(event):
+            if event.conversation_id not in gone and not self.is_forgotten(event):
                 self.interaction_events.setdefault(event.event_id, event)
 
     def _write_notes(self, stream: Stream, changes: Changes) -> None:
@@ -266,13 +266,13 @@ class MemoryStore:
         """Erase a contact and keep them out; count their contacts, conversations, interaction events and payloads."""
         before = self._counts()
         self.forgotten.add((stream.key, "contact", contact_id))
-        theirs = {key for key, row in self.conversations.items() if self._is_theirs(row)}
+        theirs = {key for key, row in self.conversations.items() if self.is_forgotten(row)}
         self.forgotten |= {(stream.key, "conversation", key) for key in theirs}
         for key in theirs:
             del self.conversations[key]
             self.missed.pop(key, None)
         self.contacts.pop((stream.platform.value, stream.page_id, contact_id), None)
-        for key in [key for key, row in self.interaction_events.items() if self._is_theirs(row)]:
+        for key in [key for key, row in self.interaction_events.items() if self.is_forgotten(row)]:
             del self.interaction_events[key]
         for key in [key for key in self.payloads if key in self.dead_letters]:
             dead_letter = self.dead_letters[key]
@@ -284,7 +284,8 @@ class MemoryStore:
     def _counts(self) -> tuple[int, int, int, int]:
         return len(self.contacts), len(self.conversations), len(self.interaction_events), len(self.payloads)
 
-    def _is_theirs(self, row: ConversationRow | InteractionEventRow) -> bool:
+    def is_forgotten(self, row: ConversationRow | InteractionEventRow) -> bool:
+        """Whether it is about somebody who was forgotten."""
         key = f"{row.platform}:{row.page_id}"
         return not self.forgotten.isdisjoint(
             {(key, "conversation", row.conversation_id), (key, "contact", row.contact_id or "")}

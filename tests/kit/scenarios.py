@@ -17,7 +17,7 @@ def chance(*often: float) -> st.SearchStrategy[float]:
 
 climates = st.builds(
     Climate,
-    limit_chance=chance(0.005, 0.02),
+    limit_chance=chance(0.01, 0.03),
     outage_chance=chance(0.01, 0.05),
     stop_chance=chance(0.005, 0.02),
     longest_seconds=st.sampled_from((10.0, 300.0, 3600.0)),
@@ -70,6 +70,7 @@ scenarios = st.builds(
     steps=st.integers(20, 250),
     streams=st.integers(1, 3),
     threads=st.integers(0, 12),
+    concurrency=st.sampled_from((1, 2, 3)),
     habits=habits,
     policy=policies,
     max_batches=st.sampled_from((1, 2, 5, 50)),
@@ -83,7 +84,9 @@ scenarios = st.builds(
     full_chance=chance(0.1, 0.5),
     refused_row_chance=chance(0.05, 0.2),
     away_chance=chance(0.02, 0.1),
-    errand_chance=chance(0.05, 0.2),
-    hold_chance=chance(0.02, 0.1),
+    unknown_chance=chance(0.02, 0.1),
+    command_chance=chance(0.05, 0.2),
+    pause_chance=chance(0.02, 0.1),
+    reload_chance=chance(0.02, 0.05),
     forget_chance=chance(0.01, 0.05),
 ).map(without_contradictions)

@@ -7,32 +7,39 @@ from datetime import datetime, timedelta
 from kit.builders import NOON
 
 
+class VirtualTime:
+    """Seconds since the loop began. A test may let them pass, too, as if the process had been held up."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+
 class _Selector(selectors.DefaultSelector):
     """Waits for nothing: where nothing has come, the loop's time leaps to the next timer."""
 
-    def __init__(self) -> None:
+    def __init__(self, time: VirtualTime) -> None:
         super().__init__()
-        self.time = 0.0
+        self.time = time
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         events = super().select(0)
         if not events and timeout is None:
             raise AssertionError("everybody waits, and nothing will ever happen")
         if not events and timeout is not None:
-            self.time += timeout
+            self.time.seconds += timeout
         return events
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop in virtual time, which begins at 0."""
+    """An event loop in virtual time, which begins at 0 unless another time is shared with it."""
 
-    def __init__(self) -> None:
-        self.draws = 0  # of luck
-        self._own_selector = _Selector()
-        super().__init__(self._own_selector)
+    def __init__(self, time: VirtualTime | None = None) -> None:
+        self.draws = 0  # of random numbers
+        self._time = time or VirtualTime()
+        super().__init__(_Selector(self._time))
 
     def time(self) -> float:
-        return self._own_selector.time
+        return self._time.seconds
 
 
 class VirtualClock:

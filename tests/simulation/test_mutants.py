@@ -1,7 +1,7 @@
 """Negative controls: a core that is wrong in a way that others are wrong must not live through the simulation."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,7 +17,7 @@ from kit.memory_store import MemoryStore
 from kit.scenarios import scenarios
 from kit.simulation import Simulation
 from kit.simulation_setting import Decide, Scenario
-from milepost.core.checkpoint import BatchUnchanged, Checkpoint, DeadLetter, RateLimit, Sweep
+from milepost.core.checkpoint import BatchUnchanged, Checkpoint, DeadLetter, RateLimit, Run, Sweep
 from milepost.core.dead_letters import Failure, opened, recovered, unread, withhold
 from milepost.core.decide import _next_position, _stretch, decide
 from milepost.core.events import (
@@ -45,13 +45,13 @@ from milepost.core.model import (
     Stream,
     Stretch,
 )
-from milepost.core.plan import Policy, RunBudget, Size, smaller
+from milepost.core.plan import Fetch, Interruptions, Policy, RunBudget, SettleRefusal, Size, Step, next_step, smaller
 from milepost.core.ports import Commit, Committed, Fetched, Outcome, Refused
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Decision, Record, _place, beginnings
 from milepost.core.remedies import Remedy, Rule, rule_for
 
-MAX_EXAMPLES = 620  # as many as the sound core has to live through
+MAX_EXAMPLES = 500  # as many as the sound core has to live through
 
 
 # --- decisions gone wrong ---------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def nobody_waits(problem: Problem, *, has_cursor: bool) -> Rule:
     return replace(rule, remedy=Remedy.RETRY) if rule.remedy is Remedy.WAIT else rule
 
 
-def own_pause_only(stream: Stream, rate_limits: Mapping[Stream, RateLimit]) -> datetime | None:
+def own_limit_only(stream: Stream, rate_limits: Mapping[Stream, RateLimit]) -> datetime | None:
     """Does not care what limit another stream of the page or the app has met."""
     return rate_limits[stream].until if stream in rate_limits else None
 
@@ -231,7 +231,65 @@ def quietly_closed(dead_letter: DeadLetter, reason: str, around: Context, tally:
     return DeadLetterClosed(dead_letter.dead_letter_id, Resolution.REDRIVEN, tally)
 
 
+# --- loops gone wrong -------------------------------------------------------------------------------------------------
+
+
+def nobody_stops(
+    checkpoint: Checkpoint,
+    now: datetime,
+    budget: RunBudget,
+    policy: Policy,
+    held_until: datetime | None,
+    interruptions: Interruptions,
+) -> Step:
+    """Goes on after a stop, and with a stream that was removed."""
+    return next_step(checkpoint, now, replace(budget, stops_for=None), policy, held_until, interruptions)
+
+
+def overlooking(**nothing: object) -> Callable[..., Step]:
+    """Overlooks something that has come up since the last step."""
+
+    def step(
+        checkpoint: Checkpoint,
+        now: datetime,
+        budget: RunBudget,
+        policy: Policy,
+        held_until: datetime | None,
+        interruptions: Interruptions,
+    ) -> Step:
+        return next_step(checkpoint, now, budget, policy, held_until, replace(interruptions, **nothing))
+
+    return step
+
+
+def commands_first(
+    checkpoint: Checkpoint,
+    now: datetime,
+    budget: RunBudget,
+    policy: Policy,
+    held_until: datetime | None,
+    interruptions: Interruptions,
+) -> Step:
+    """Executes commands, and follows the plan, before it settles a refusal that came ahead."""
+    step = next_step(checkpoint, now, budget, policy, held_until, replace(interruptions, refused=None))
+    return (
+        step if interruptions.refused is None or not isinstance(step, Fetch) else SettleRefusal(interruptions.refused)
+    )
+
+
+def whoever_it_is(run: object, checkpoint: Checkpoint, run_before: Run | None) -> None:
+    """Goes on with a stream that another process has taken over."""
+
+
+def unheard(rate_limits: object, stream: Stream, problem: Problem) -> None:
+    """Takes no notice of a rate limit before it is on record."""
+
+
 # --- stores gone wrong ------------------------------------------------------------------------------------------------
+
+
+async def simply() -> None:
+    pass
 
 
 class SplitStore(MemoryStore):
@@ -239,14 +297,14 @@ class SplitStore(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.interrupt: Callable[[], None] = lambda: None
+        self.interrupt: Callable[[], Awaitable[None]] = simply
 
 
 class CheckpointFirstStore(SplitStore):
     async def commit(self, commit: Commit) -> Committed:
         self.refuse_stale(commit)
         self.write_entries(commit)
-        self.interrupt()
+        await self.interrupt()
         self.write_rows(commit)
         return Committed(len(self.journal), 0.0, 0.0)
 
@@ -255,7 +313,7 @@ class RowsFirstStore(SplitStore):
     async def commit(self, commit: Commit) -> Committed:
         self.refuse_stale(commit)
         self.write_rows(commit)
-        self.interrupt()
+        await self.interrupt()
         self.write_entries(commit)
         return Committed(len(self.journal), 0.0, 0.0)
 
@@ -288,7 +346,7 @@ def to_lost_cursors(scenario: Scenario) -> Scenario:
 def to_double_trouble(scenario: Scenario) -> Scenario:
     """Let threads that cannot be read be the ones that the store refuses."""
     habits = Habits(sick_chance=0.3, arrival_chance=0.5, new_thread_chance=0.0)
-    return dataclasses.replace(scenario, habits=habits, refused_row_chance=0.3, threads=4, errand_chance=0.2)
+    return dataclasses.replace(scenario, habits=habits, refused_row_chance=0.3, threads=4, command_chance=0.2)
 
 
 def to_disorder(scenario: Scenario) -> Scenario:
@@ -334,12 +392,14 @@ MUTANTS = {
     "an unreadable item is skipped": Mutant(f"{EITHER}|{UNSEEN}", decides=lambda: unreadable_is_skipped),
     "a quiet batch is journaled": Mutant("a quiet sweep wrote more than one entry", decides=lambda: quiet_is_told),
     "passed batches are forgotten": Mutant(
-        "is not the fold|ahead of", patches={"milepost.core.records._passed": nothing}
+        "is not the fold|ahead of", patches={"milepost.core.records._unchanged": nothing}
     ),
     "a limit is tried again": Mutant(
         "taken for a failure|inside the pause", patches={"milepost.core.failures.rule_for": nobody_waits}
     ),
-    "a limit of others is ignored": Mutant("inside the pause", patches={"kit.life.held_until": own_pause_only}),
+    "a limit of others is ignored": Mutant(
+        "inside the pause", patches={"milepost.engine.rate_limits.held_until": own_limit_only}
+    ),
     "a pause is over with its run": Mutant(
         "inside the pause", patches={"milepost.core.failures.ending": ended_with_all}
     ),
@@ -384,6 +444,25 @@ MUTANTS = {
     "a thread is asked for until it answers": Mutant(
         "calls without end|does not end", patches={"milepost.core.failures.smaller": never_smaller}
     ),
+    "a stop is overlooked": Mutant(
+        "a call after the stop|a call for a removed stream", patches={"milepost.engine.run.next_step": nobody_stops}
+    ),
+    "what another process wrote is overlooked": Mutant(
+        "calls go on after another process paused",
+        patches={"milepost.engine.run.next_step": overlooking(is_outdated=False)},
+    ),
+    "commands wait until the run has ended": Mutant(
+        "calls go on while a command waits", patches={"milepost.engine.run.next_step": overlooking(has_commands=False)}
+    ),
+    "a refusal that came ahead waits until it is wanted": Mutant(
+        "a rate limit that it met is not on record", patches={"milepost.engine.run.next_step": commands_first}
+    ),
+    "a run goes on that another process took over": Mutant(
+        "two runs of a stream|goes on that has ended", patches={"milepost.engine.run._Run._demand_ours": whoever_it_is}
+    ),
+    "a rate limit holds nobody before it is on record": Mutant(
+        "inside the limit that .* just met", patches={"milepost.engine.rate_limits.RateLimits.hear": unheard}
+    ),
     "the checkpoint is stored before the rows": Mutant(TORN, store=CheckpointFirstStore),
     "the rows are stored before the checkpoint": Mutant(f"{TORN}|is opened again", store=RowsFirstStore),
     "a second writer is not refused": Mutant("the versions of the stream|is not the fold", store=UncheckedStore),
@@ -403,7 +482,7 @@ def live_through(mutant: Mutant) -> None:
     def live(scenario: Scenario) -> None:
         simulation = Simulation(scenario, mutant.decides(), store := mutant.store())
         if isinstance(store, SplitStore):
-            store.interrupt = simulation.setting.crash
+            store.interrupt = simulation.reach
         simulation.run()
 
     with ExitStack() as patched:

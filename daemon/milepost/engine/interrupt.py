@@ -29,7 +29,8 @@ class Interrupt:
             return
         self._rings.set()
         for scope in self._scopes:
-            scope.reschedule(asyncio.get_running_loop().time())
+            if not scope.expired():  # one that is about to end cannot be rescheduled
+                scope.reschedule(asyncio.get_running_loop().time())
 
     def clear(self) -> None:
         """Stop ringing: what begins from now on runs its course."""

@@ -42,16 +42,16 @@ class Prefetch:
         """Read one conversation, which is never known ahead."""
         return await self._source.reread(conversation_id, messages)
 
+    @property
     def refusal(self) -> Refused | None:
-        """Take the refusal of what is not wanted yet, if it has come: what it tells holds from now on."""
+        """The refusal of the request that was sent ahead, if it has come: it counts from now on."""
         ahead = self._ahead
-        if ahead is None or not ahead.outcome.done():
-            return None
-        outcome = ahead.outcome.result()
-        if not isinstance(outcome, Refused):
-            return None
+        outcome = ahead.outcome.result() if ahead is not None and ahead.outcome.done() else None
+        return outcome if isinstance(outcome, Refused) else None
+
+    def forget(self) -> None:
+        """Forget what was answered ahead: it is settled."""
         self._ahead = None
-        return outcome
 
     async def give_up(self) -> None:
         """End what is under way, and wait until it has ended."""

@@ -22,14 +22,14 @@ class StreamJournal:
     def __init__(self, engine: EngineContext, stream: Stream, budget: RunBudget) -> None:
         self._engine = engine
         self._store = engine.store
-        self._stream = stream
+        self.stream = stream
         self._budget = budget
         self._store_retry = StoreRetry(engine, stream.key, give_up_at=budget.deadline_at)
         self._codec = Codec()
 
     async def load(self) -> Checkpoint:
         """Give where the stream stands."""
-        checkpoint = await self._store_retry.call(lambda: self._store.load(self._stream.key))
+        checkpoint = await self._store_retry.call(lambda: self._store.load(self.stream.key))
         self._engine.rate_limits.learn(checkpoint)
         return checkpoint
 
@@ -68,7 +68,7 @@ class StreamJournal:
     async def due_dead_letters(self, limit: int) -> tuple[DueDeadLetter, ...]:
         """Give dead letters of the stream whose redrive is due."""
         now = self._engine.clock.now()
-        return await self._store_retry.call(lambda: self._store.due_dead_letters(self._stream.key, now, limit))
+        return await self._store_retry.call(lambda: self._store.due_dead_letters(self.stream.key, now, limit))
 
     async def find_open_dead_letter(self, dead_letter_id: str) -> DueDeadLetter | None:
         """Give a dead letter if it is open."""
