@@ -367,6 +367,14 @@ def to_ghosts(scenario: Scenario) -> Scenario:
     return dataclasses.replace(scenario, habits=Habits(ghost_chance=0.3, arrival_chance=0.3), refused_row_chance=0.0)
 
 
+def to_rivals(scenario: Scenario) -> Scenario:
+    """Let other processes write of streams whose long walks find nothing new."""
+    quiet = Habits(arrival_chance=0.05)
+    return dataclasses.replace(
+        scenario, habits=quiet, rival_chance=0.3, threads=12, max_batches=50, run_seconds=270.0, full_chance=0.5
+    )
+
+
 LOSS = "the watermark passed t_[0-9]+, which is not stored"
 UNSEEN = "was offered and is not stored|offered and not stored"
 MISSED = "t_[0-9]+ moved during the walk and was missed"
@@ -450,6 +458,7 @@ MUTANTS = {
     "what another process wrote is overlooked": Mutant(
         "calls go on after another process paused",
         patches={"milepost.engine.run.next_step": overlooking(is_outdated=False)},
+        narrowed=to_rivals,
     ),
     "commands wait until the run has ended": Mutant(
         "calls go on while a command waits", patches={"milepost.engine.run.next_step": overlooking(has_commands=False)}
@@ -458,7 +467,9 @@ MUTANTS = {
         "a rate limit that it met is not on record", patches={"milepost.engine.run.next_step": commands_first}
     ),
     "a run goes on that another process took over": Mutant(
-        "two runs of a stream|goes on that has ended", patches={"milepost.engine.run._Run._demand_ours": whoever_it_is}
+        "two runs of a stream|goes on that has ended",
+        patches={"milepost.engine.run._Run._demand_ours": whoever_it_is},
+        narrowed=to_rivals,
     ),
     "a rate limit holds nobody before it is on record": Mutant(
         "inside the limit that .* just met", patches={"milepost.engine.rate_limits.RateLimits.hear": unheard}

@@ -16,7 +16,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self._rings = asyncio.Event()
-        self._scopes: set[asyncio.Timeout] = set()
+        self._scopes: dict[asyncio.Timeout, None] = {}  # in the order in which they were entered
 
     @property
     def is_set(self) -> bool:
@@ -28,7 +28,7 @@ class Interrupt:
         if self._rings.is_set():
             return
         self._rings.set()
-        for scope in self._scopes:
+        for scope in tuple(self._scopes):
             if not scope.expired():  # one that is about to end cannot be rescheduled
                 scope.reschedule(asyncio.get_running_loop().time())
 
@@ -46,11 +46,11 @@ class Interrupt:
         scope = asyncio.timeout(0 if self.is_set else None)
         try:
             async with scope:
-                self._scopes.add(scope)
+                self._scopes[scope] = None
                 try:
                     yield
                 finally:
-                    self._scopes.discard(scope)
+                    self._scopes.pop(scope, None)
         except TimeoutError:
             if not scope.expired():  # the block's own
                 raise
