@@ -303,7 +303,7 @@ async def test_with_a_dead_token_they_are_looked_for_slowly_and_found_once_it_is
 async def test_no_discovery_is_made_inside_a_pause_of_the_app_whoever_met_it() -> None:
     async with upkeep_of() as trial:
         rate_limit = RateLimit(Scope.APP, 1, NOON, NOON + timedelta(hours=1), replace(APP_LIMIT, wait_seconds=3600.0))
-        trial.engine.rate_limits.learn(Checkpoint(OF_BICYCLES.key, rate_limit=rate_limit))
+        trial.engine.rate_limits.observe(Checkpoint(OF_BICYCLES.key, rate_limit=rate_limit))
         assert await trial.upkeep.discover() == Held()
         await trial.let_pass(3500)
         assert trial.discoveries == 0

@@ -181,12 +181,12 @@ async def test_a_limit_that_was_recorded_before_the_step_is_not_believed_over_th
     clock = VirtualClock()
     known = RateLimits(clock, Feed(), floor_seconds=60)
     recorded = Checkpoint(STREAMS[0].key, rate_limit=RateLimit(Scope.PAGE, 1, NOON, at(60), RATE_LIMIT))
-    known.learn(recorded)
+    known.observe(recorded)
     clock.set_by -= HOUR
-    known.learn(recorded)
+    known.observe(recorded)
     assert known.held_until(STREAMS[0]) == at(60) - HOUR
     later = RateLimit(Scope.PAGE, 2, NOON, at(7200), RATE_LIMIT)
-    known.learn(replace(recorded, rate_limit=later))
+    known.observe(replace(recorded, rate_limit=later))
     assert known.held_until(STREAMS[0]) is None
 
 

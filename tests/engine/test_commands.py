@@ -87,8 +87,8 @@ async def test_a_sync_of_a_stream_on_hold_says_so_and_what_to_do() -> None:
     one = supervisor(parts, inbox := Inbox(2))
     await one.ask(STREAM, PauseStream(ADA))
     (result,) = await one.sync([STREAM])
-    assert (result.run, result.error) == (None, f"it is on hold: {ADA} paused it, and it has to be resumed first")
-    with pytest.raises(MilepostError, match=rf"is on hold: {ADA} paused it \(resume it, which syncs it at once\)"):
+    assert (result.run, result.error) == (None, f"it is paused (by {ADA}) and has to be resumed first")
+    with pytest.raises(MilepostError, match=rf"is paused \(by {ADA}\) \(resume it, which also syncs it at once\)"):
         await one.ask(STREAM, SyncNow(ADA))
     assert inbox.asked == []
     assert types(store, STREAM) == ["stream_paused"]

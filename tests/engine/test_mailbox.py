@@ -16,7 +16,7 @@ from milepost.core.model import Table
 from milepost.core.plan import Policy
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.engine.context import EngineContext
-from milepost.engine.mailbox import Answer, CommandDeferred, Mailbox
+from milepost.engine.mailbox import CommandDeferred, CommandResult, Mailbox
 from milepost.engine.supervisor import Schedule, Supervisor
 
 LONG_LIMIT = replace(RATE_LIMIT, wait_seconds=3600.0)
@@ -389,7 +389,7 @@ async def test_a_stream_that_is_admitted_during_an_errand_begins_after_it() -> N
 async def test_who_asks_between_two_attendants_is_answered_by_the_second() -> None:
     mailbox = Mailbox()
 
-    async def do(_: Command) -> Answer:
+    async def do(_: Command) -> CommandResult:
         return None
 
     async def attend_second() -> None:

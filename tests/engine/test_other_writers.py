@@ -24,7 +24,7 @@ ADA = "status page of another worker"
 
 
 async def ran(parts: EngineContext, inbox: Inbox, mailbox: Mailbox, run_id: str = "r_1") -> Checkpoint:
-    async with parts.slots.taken(STREAM):
+    async with parts.slots.hold(STREAM):
         return await run_stream(parts, STREAM, inbox, budget(run_id), mailbox)
 
 
@@ -85,11 +85,11 @@ async def test_a_pause_that_is_heard_of_holds_though_nothing_is_written() -> Non
         asked += 1
         if asked == 3:
             await elsewhere(store).ask(STREAM, PauseStream(ADA))
-            mailbox.note_version((await store.load(STREAM.key)).version)
+            mailbox.observe_version((await store.load(STREAM.key)).version)
         return None
 
     parts = engine(store)
-    async with parts.slots.taken(STREAM):
+    async with parts.slots.hold(STREAM):
         checkpoint = await run_stream(
             parts, STREAM, Inbox(30, before=before), replace(budget("r_1"), wants_full=True), mailbox
         )
@@ -129,7 +129,7 @@ async def test_it_writes_nothing_more_even_if_what_it_would_write_follows() -> N
         asked += 1
         if asked == 3:
             await ran(engine(store), Inbox(6), Mailbox(), "r_other")
-            mailbox.note_version((await store.load(STREAM.key)).version)
+            mailbox.observe_version((await store.load(STREAM.key)).version)
         return None
 
     with pytest.raises(VersionConflict, match="taken over by another Milepost"):
@@ -147,7 +147,7 @@ async def test_a_run_ends_where_its_stream_is_removed_meanwhile_and_the_next_beg
         if asked == 1:
             checkpoint = await store.load(STREAM.key)
             await store.commit(prepare(checkpoint, Record((StreamRemoved(ADA),)), None, NOON, CODEC))
-            mailbox.note_version(checkpoint.version + 1)
+            mailbox.observe_version(checkpoint.version + 1)
         return None
 
     await ran(engine(store), Inbox(2), Mailbox(), "r_0")
@@ -190,7 +190,7 @@ async def test_an_errand_that_meets_another_writer_is_done_again() -> None:
 
 
 async def test_an_errand_that_meets_others_all_the_time_is_given_up_and_says_so() -> None:
-    with pytest.raises(MilepostError, match="written of by others all the time"):
+    with pytest.raises(MilepostError, match="other processes keep writing to"):
         async with asyncio.timeout(5):
             await elsewhere(Racing(1_000)).ask(STREAM, PauseStream(ADA))
 
@@ -269,5 +269,5 @@ async def test_a_redrive_ends_for_now_where_another_process_writes_of_the_stream
     (result,) = await Supervisor(parts, {STREAM: Inbox(3, before=before)}, Schedule()).sync([STREAM])
 
     assert result.error is not None
-    assert "paused it" in result.error
+    assert "it is paused (by " in result.error
     assert types(store, STREAM)[-1] == "stream_paused"

@@ -74,13 +74,13 @@ async def test_what_was_heard_last_holds_until_it_is_recorded() -> None:
     parts = engine(store)
     known, checkpoint = parts.rate_limits, await store.load(MESSENGER.key)
     limit = RateLimit(Scope.PAGE, 1, at(0), at(60), PAGE_LIMIT)
-    known.learn(replace(checkpoint, rate_limit=limit))
+    known.observe(replace(checkpoint, rate_limit=limit))
     await asyncio.sleep(61)
     known.gate(MESSENGER).refused(PAGE_LIMIT)
-    known.learn(replace(checkpoint, rate_limit=limit))
+    known.observe(replace(checkpoint, rate_limit=limit))
     assert closed(ALL, known) == {MESSENGER, INSTAGRAM}
-    known.learn(replace(checkpoint, rate_limit=replace(limit, attempts=2, until=at(61 + 120))))
-    known.learn(replace(checkpoint, rate_limit=None))
+    known.observe(replace(checkpoint, rate_limit=replace(limit, attempts=2, until=at(61 + 120))))
+    known.observe(replace(checkpoint, rate_limit=None))
     assert closed(ALL, known) == set()
 
 
@@ -88,7 +88,7 @@ async def test_what_is_heard_holds_as_long_as_what_will_be_recorded_of_it() -> N
     """A limit that is still there after a pause is waited out for longer."""
     store = MemoryStore()
     known, checkpoint = rate_limits(), await store.load(MESSENGER.key)
-    known.learn(replace(checkpoint, rate_limit=RateLimit(Scope.PAGE, 1, at(0), at(60), PAGE_LIMIT)))
+    known.observe(replace(checkpoint, rate_limit=RateLimit(Scope.PAGE, 1, at(0), at(60), PAGE_LIMIT)))
     await asyncio.sleep(60)
     known.gate(MESSENGER).refused(PAGE_LIMIT)
     assert known.held_until(MESSENGER) == at(60 + 120)

@@ -26,7 +26,7 @@ from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream, Ta
 from milepost.core.plan import Policy
 from milepost.core.ports import Commit, Outcome, Request
 from milepost.engine.context import EngineContext
-from milepost.engine.redrive import LEAST_REDRIVE_SECONDS, MAX_REDRIVES_IN_A_TURN
+from milepost.engine.redrive import MAX_REDRIVES_PER_RUN, MIN_REDRIVE_SECONDS
 from milepost.engine.supervisor import Schedule, Supervisor
 
 STREAM = Stream(Platform.MESSENGER, "1")
@@ -114,7 +114,7 @@ async def test_a_turn_redrives_a_bounded_number_of_letters() -> None:
     one = Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=FIRST_REDRIVE * 1.2))
     async with running(one, parts.stop):
         await asyncio.sleep(FIRST_REDRIVE * 1.5)
-        assert len(inbox.reread_ids) == MAX_REDRIVES_IN_A_TURN
+        assert len(inbox.reread_ids) == MAX_REDRIVES_PER_RUN
 
 
 async def test_redrives_end_with_the_time_of_their_run() -> None:
@@ -137,7 +137,7 @@ async def test_a_run_that_ends_at_its_time_limit_redrives_for_a_moment_so_that_a
     (result,) = await Supervisor(parts, {STREAM: inbox}, Schedule(max_run_seconds=100)).sync([STREAM], full=True)
     assert result.run is not None
     assert result.run.reason is Reason.TIME_LIMIT
-    assert len(inbox.reread_ids) == LEAST_REDRIVE_SECONDS / 10
+    assert len(inbox.reread_ids) == MIN_REDRIVE_SECONDS / 10
 
 
 async def test_a_limit_that_a_redrive_meets_ends_the_redrives_and_costs_the_letter_nothing() -> None:

@@ -43,7 +43,7 @@ def fails_at(cursor: str, times: int, answer: Outcome) -> Inbox:
 
 async def ran(parts: EngineContext, inbox: Inbox, slice_: RunBudget) -> Checkpoint:
     """Run the stream for the slice, in its turn."""
-    async with parts.slots.taken(STREAM):
+    async with parts.slots.hold(STREAM):
         return await run_stream(parts, STREAM, inbox, slice_, Mailbox())
 
 

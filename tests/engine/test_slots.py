@@ -22,7 +22,7 @@ async def test_turns_are_given_out_in_the_order_in_which_they_were_asked_for() -
     slots, order = Slots(1), list[Stream]()
 
     async def take(stream: Stream) -> None:
-        async with slots.taken(stream):
+        async with slots.hold(stream):
             order.append(stream)
             await asyncio.sleep(1)
 
@@ -34,14 +34,14 @@ async def test_a_turn_that_was_given_back_is_taken_again_behind_those_that_wait(
     slots, order = Slots(1), list[str]()
 
     async def wait_inside() -> None:
-        async with slots.taken(ONE):
+        async with slots.hold(ONE):
             order.append("one")
             async with slots.released(ONE):
                 await asyncio.sleep(1)
             order.append("one again")
 
     async def work(stream: Stream) -> None:
-        async with slots.taken(stream):
+        async with slots.hold(stream):
             order.append(stream.page_id)
             await asyncio.sleep(10)
 
@@ -51,7 +51,7 @@ async def test_a_turn_that_was_given_back_is_taken_again_behind_those_that_wait(
 
 async def test_a_turn_counts_from_when_it_was_taken_the_last_time() -> None:
     slots = Slots(1)
-    async with slots.taken(ONE):
+    async with slots.hold(ONE):
         await asyncio.sleep(10)
         assert slots.held_seconds() == {ONE: 10}
         async with slots.released(ONE):
@@ -65,7 +65,7 @@ async def test_a_turn_is_free_again_whatever_ended_it() -> None:
     slots = Slots(1)
 
     async def work() -> None:
-        async with slots.taken(ONE), slots.released(ONE):
+        async with slots.hold(ONE), slots.released(ONE):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(work())
@@ -73,7 +73,7 @@ async def test_a_turn_is_free_again_whatever_ended_it() -> None:
     task.cancel()
     await asyncio.wait({task})
     assert task.cancelled()
-    async with slots.taken(TWO):
+    async with slots.hold(TWO):
         assert asyncio.get_running_loop().time() == 1
 
 
@@ -81,7 +81,7 @@ async def test_more_turns_are_there_at_once() -> None:
     slots, held_since = Slots(1), list[float]()
 
     async def take(stream: Stream) -> None:
-        async with slots.taken(stream):
+        async with slots.hold(stream):
             held_since.append(asyncio.get_running_loop().time())
             await asyncio.sleep(10)
 
@@ -97,7 +97,7 @@ async def test_where_fewer_turns_are_allowed_nobody_gets_one_until_so_many_have_
     slots, held_since = Slots(3), list[float]()
 
     async def take(stream: Stream, seconds: float) -> None:
-        async with slots.taken(stream):
+        async with slots.hold(stream):
             held_since.append(asyncio.get_running_loop().time())
             await asyncio.sleep(seconds)
 
@@ -116,7 +116,7 @@ async def test_turns_that_are_free_are_not_taken_where_fewer_are_allowed() -> No
 
     async def take(stream: Stream) -> None:
         nonlocal most
-        async with slots.taken(stream):
+        async with slots.hold(stream):
             most = max(most, len(slots.held_seconds()))
             await asyncio.sleep(1)
 

@@ -65,7 +65,7 @@ class Uncertain(MemoryStore):
 
 
 async def ran(parts: EngineContext, inbox: Inbox, slice_: RunBudget | None = None) -> Checkpoint:
-    async with parts.slots.taken(STREAM):
+    async with parts.slots.hold(STREAM):
         return await run_stream(parts, STREAM, inbox, slice_ or budget(), Mailbox())
 
 

@@ -133,7 +133,7 @@ def engine(
     clock, feed, policy = clock or VirtualClock(), feed or Feed(), policy or Policy(batch_size=1)
     rate_limits = RateLimits(clock, feed, floor_seconds=policy.rate_limit_floor_seconds)
     for snapshot in store.checkpoints.values():
-        rate_limits.learn(msgspec.json.decode(snapshot, type=Checkpoint))
+        rate_limits.observe(msgspec.json.decode(snapshot, type=Checkpoint))
     return EngineContext(store, clock, feed, stop or Stop(), policy, rate_limits, Slots(concurrency))
 
 

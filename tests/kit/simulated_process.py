@@ -79,7 +79,7 @@ class Process:
         floor_seconds = self.setting.scenario.policy.rate_limit_floor_seconds
         rate_limits = RateLimits(SimulatedClock(self), Feed(), floor_seconds=floor_seconds)
         for stream in self.setting.streams:
-            rate_limits.learn(self.setting.snapshot(stream))
+            rate_limits.observe(self.setting.snapshot(stream))
         return rate_limits
 
     # --- its life and death ---
@@ -155,7 +155,7 @@ class Process:
             is_notified = version is not None and setting.random.random() < 0.5
             self.sources[stream].calls_since_notified = 0 if is_notified else None
             if version is not None and is_notified:
-                self.supervisor.note_version(stream, version)
+                self.supervisor.observe_version(stream, version)
         stream = setting.random.choice(setting.streams)
         self._give_commands(stream)
         if setting.happens(scenario.reload_chance):

@@ -472,7 +472,7 @@ MUTANTS = {
         narrowed=to_rivals,
     ),
     "a rate limit holds nobody before it is on record": Mutant(
-        "inside the limit that .* just met", patches={"milepost.engine.rate_limits.RateLimits.hear": unheard}
+        "inside the limit that .* just met", patches={"milepost.engine.rate_limits.RateLimits.observe_refusal": unheard}
     ),
     "the checkpoint is stored before the rows": Mutant(TORN, store=CheckpointFirstStore),
     "the rows are stored before the checkpoint": Mutant(f"{TORN}|is opened again", store=RowsFirstStore),

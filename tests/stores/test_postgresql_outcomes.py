@@ -206,7 +206,7 @@ async def test_a_run_all_of_whose_commits_are_cut_stores_every_entry_once_and_te
     policy = Policy(batch_size=1, base_delay_seconds=0.01, max_delay_seconds=0.01)
     rate_limits = RateLimits(clock, feed, floor_seconds=60.0)
     parts, notices = EngineContext(store, clock, feed, Stop(), policy, rate_limits, Slots(1)), heard(feed)
-    async with parts.slots.taken(STREAM):
+    async with parts.slots.hold(STREAM):
         now = clock.now()
         slice_ = budget(started_at=now, deadline_at=now + timedelta(minutes=2))
         checkpoint = await run_stream(parts, STREAM, inbox, slice_, Mailbox())

@@ -62,7 +62,7 @@ async def test_a_clock_that_is_set_under_the_daemon_silences_no_stream(
             ended = await daemon.ended()
     assert ended.code == 0, ended
     assert len(lines_with(ended.stderr, "clock set back" if seconds < 0 else "clock set forward")) == 1, ended
-    assert "part failed" not in ended.stderr, ended
+    assert "task failed" not in ended.stderr, ended
 
 
 @needs_faketime

@@ -82,7 +82,7 @@ async def test_a_second_signal_does_not_wait_for_the_end_of_the_work(installatio
     assert ended.code == 1, ended
     assert ended.stderr.endswith(
         "milepost: stopped before the work in hand was finished\n"
-        "  → what was committed is safe; the next start goes on there\n"
+        "  → what was committed is safe; the next start continues from there\n"
     )
     assert "Traceback" not in ended.stderr
     assert installation.rows("SELECT status FROM runs") == [("running",)], "the next start tells of the interruption"
