@@ -10,7 +10,7 @@ from milepost.engine.prefetch import prefetching
 
 
 async def let_run() -> None:
-    """Give tasks that are ready their turn."""
+    """Let the tasks that are ready run."""
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -19,7 +19,7 @@ def asks(cursor: str | None, **more: object) -> Request:
     return Request(cursor, 1, 0, **more)  # type: ignore[arg-type]  # of the right types, by name
 
 
-async def test_the_next_batch_is_asked_for_before_it_is_wanted_and_only_once() -> None:
+async def test_the_next_batch_is_requested_ahead_and_only_once() -> None:
     inbox = Inbox(3)
     async with prefetching(inbox) as ahead:
         await ahead.fetch(asks(None))
@@ -32,7 +32,7 @@ async def test_the_next_batch_is_asked_for_before_it_is_wanted_and_only_once() -
         assert inbox.cursors == [None, "1", "2"]
 
 
-async def test_nothing_is_asked_for_ahead_at_the_end_of_the_inbox() -> None:
+async def test_nothing_is_requested_ahead_at_the_end_of_the_inbox() -> None:
     inbox = Inbox(1)
     async with prefetching(inbox) as ahead:
         await ahead.fetch(asks(None))
@@ -40,7 +40,7 @@ async def test_nothing_is_asked_for_ahead_at_the_end_of_the_inbox() -> None:
     assert inbox.cursors == [None]
 
 
-async def test_nothing_is_asked_for_ahead_of_the_last_batch_that_the_run_may_read() -> None:
+async def test_nothing_is_requested_ahead_after_the_last_batch_of_the_run() -> None:
     inbox = Inbox(3)
     async with prefetching(inbox) as ahead:
         await ahead.fetch(asks(None, is_last=True))
@@ -48,7 +48,7 @@ async def test_nothing_is_asked_for_ahead_of_the_last_batch_that_the_run_may_rea
     assert inbox.cursors == [None]
 
 
-async def test_nothing_is_asked_for_ahead_where_the_walk_has_reached_back_far_enough() -> None:
+async def test_nothing_is_requested_ahead_if_the_walk_reaches_back_far_enough() -> None:
     inbox = Inbox(3)
     async with prefetching(inbox) as ahead:
         await ahead.fetch(asks(None, until=NOON - timedelta(minutes=1)))
@@ -56,7 +56,7 @@ async def test_nothing_is_asked_for_ahead_where_the_walk_has_reached_back_far_en
     assert inbox.cursors == [None]
 
 
-async def test_nothing_is_asked_for_ahead_after_a_refusal() -> None:
+async def test_nothing_is_requested_ahead_after_a_refusal() -> None:
     async def refuse(_: Request | str) -> Outcome:
         return refused()
 
@@ -67,7 +67,7 @@ async def test_nothing_is_asked_for_ahead_after_a_refusal() -> None:
     assert inbox.cursors == ["1"]
 
 
-async def test_another_batch_than_the_expected_one_is_asked_for_afresh() -> None:
+async def test_a_batch_other_than_the_expected_one_is_requested_anew() -> None:
     inbox = Inbox(5)
     async with prefetching(inbox) as ahead:
         await ahead.fetch(asks(None))
@@ -76,7 +76,7 @@ async def test_another_batch_than_the_expected_one_is_asked_for_afresh() -> None
     assert outcome.batch.conversations[0].conversation_id == "t_3"
 
 
-async def test_what_is_under_way_in_the_end_is_given_up() -> None:
+async def test_a_request_in_flight_is_cancelled_at_the_end() -> None:
     ended = asyncio.Event()
 
     async def hang(asked: Request | str) -> None:

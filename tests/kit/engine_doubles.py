@@ -148,7 +148,7 @@ async def running(supervisor: Supervisor, stop: Stop) -> AsyncIterator[None]:
             stop.request()
 
 
-def heard(feed: Feed) -> Collection[Notice]:
+def subscribed(feed: Feed) -> Collection[Notice]:
     """Hold what is published from now on, without a task that reads it."""
     return feed.subscribe()._held
 

@@ -503,7 +503,7 @@ def live_through(mutant: Mutant) -> None:
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_is_caught(name: str) -> None:
+def test_the_mutant_is_caught(name: str) -> None:
     mutant = MUTANTS[name]
     with pytest.raises(AssertionError, match=mutant.caught_by):
         live_through(mutant)
