@@ -65,7 +65,7 @@ class MemoryStore:
         self._codec = Codec()
 
     async def load(self, stream: str) -> Checkpoint:
-        """Give the stream's checkpoint, after checking it against a fold of the whole journal from scratch."""
+        """Return the stream's checkpoint, after checking it against a fold of the whole journal from scratch."""
         refolded = self.refold(stream)
         snapshot = self.checkpoints.get(stream)
         if snapshot is None:
@@ -76,7 +76,7 @@ class MemoryStore:
         return checkpoint
 
     async def known(self, keys: Keys) -> Known:
-        """Give what is stored already under the keys."""
+        """Return what is stored under the keys."""
         stream = keys.stream
         contacts = {
             contact_id: self.contacts[key]
@@ -88,7 +88,7 @@ class MemoryStore:
             {key: self.conversations[key] for key in keys.conversations if key in self.conversations},
             contacts,
             frozenset(key for key in keys.interaction_events if key in self.interaction_events),
-            self._known_letters(keys),
+            self._known_dead_letters(keys),
             frozenset(
                 {key for key in keys.conversations if (stream.key, "conversation", key) in self.forgotten}
                 | {key for key in keys.contacts if (stream.key, "contact", key) in self.forgotten}
@@ -98,7 +98,7 @@ class MemoryStore:
             all_missed=len(noted),
         )
 
-    def _known_letters(self, keys: Keys) -> dict[str, KnownDeadLetter]:
+    def _known_dead_letters(self, keys: Keys) -> dict[str, KnownDeadLetter]:
         return {
             dead_letter.subject: KnownDeadLetter(
                 dead_letter.dead_letter_id, dead_letter.fingerprint, dead_letter.closed_at is None
@@ -122,7 +122,7 @@ class MemoryStore:
         }
 
     async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
-        """Give open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
+        """Return open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
         due = [
             each
             for each in await self.find_open_dead_letters(tuple(self.dead_letters))
@@ -133,7 +133,7 @@ class MemoryStore:
         )
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
-        """Give those of these dead letters that are open."""
+        """Return those of these dead letters that are open."""
         dead_letters = (self.dead_letters[key] for key in dead_letter_ids if key in self.dead_letters)
         return tuple(
             DueDeadLetter(each, self.payloads.get(each.dead_letter_id))
@@ -157,7 +157,7 @@ class MemoryStore:
         return Committed(first_seq, rows_seconds=0.0, events_seconds=0.0)
 
     async def settle(self, commit: Commit) -> Committed | None:
-        """Say whether a commit was stored."""
+        """Return the commit if it was stored."""
         first = commit.entries[0]
         for seq, row in enumerate(self.journal, start=1):
             if (row.stream, row.version) == (first.stream, first.version):
@@ -249,7 +249,7 @@ class MemoryStore:
         return [key for key, (of, _) in self.missed.items() if of == stream.key]
 
     def _write_payloads(self, commit: Commit) -> None:
-        """Keep the payloads of open letters, unless they are about somebody who was forgotten."""
+        """Keep the payloads of open dead letters, unless they are about somebody who was forgotten."""
         for each in commit.changes.payloads:
             dead_letter = self.dead_letters.get(each.dead_letter_id)
             if not self._is_about_forgotten(

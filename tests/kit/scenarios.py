@@ -1,4 +1,4 @@
-"""Scenarios drawn at random: each turns on a few of the world's faults, so that rare ones meet in pairs."""
+"""Random scenarios: each enables a few of the possible faults, so that rare ones meet in pairs."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from milepost.core.plan import Policy
 
 
 def chance(*often: float) -> st.SearchStrategy[float]:
-    """Draw how often something happens: never, in half of the scenarios."""
+    """Draw a chance, which is 0 in half of the scenarios."""
     return st.one_of(st.just(0.0), st.sampled_from(often))
 
 
@@ -54,9 +54,9 @@ policies = st.builds(
 
 
 def without_contradictions(scenario: Scenario) -> Scenario:
-    """A line that its thread has left behind says of that thread what is no longer so.
+    """Leave out ghosts, which show a thread in an older state, where they would contradict the checks.
 
-    Where threads may be sick or rows refused, reading it would close the letter about their newest state.
+    Where threads may be sick or rows refused, reading one would close the dead letter about the newest state.
     """
     habits = scenario.habits
     if habits.may_shrink or habits.unreadable_chance or scenario.refused_row_chance:

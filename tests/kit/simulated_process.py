@@ -75,16 +75,16 @@ class Process:
         self._unsettled: dict[Stream, tuple[Record, Reading]] = {}
 
     def _rate_limits(self) -> RateLimits:
-        """Know of the rate limits in the journal, as a process does that starts."""
+        """Return the rate limits in the journal, as a process does that starts."""
         floor_seconds = self.setting.scenario.policy.rate_limit_floor_seconds
         rate_limits = RateLimits(SimulatedClock(self), Feed(), floor_seconds=floor_seconds)
         for stream in self.setting.streams:
             rate_limits.observe(self.setting.snapshot(stream))
         return rate_limits
 
-    # --- its life and death ---
+    # --- its start and its end ---
 
-    async def live(self, work: Callable[[Supervisor], Coroutine[Any, Any, Any]]) -> None:
+    async def run(self, work: Callable[[Supervisor], Coroutine[Any, Any, Any]]) -> None:
         """Run until `work` has ended or the process died. Raises what must never happen, if it did."""
         config = structlog.get_config()
         structlog.configure(processors=[self._on_log], cache_logger_on_first_use=False)
@@ -110,9 +110,9 @@ class Process:
 
     async def reach(self) -> None:
         """Reach an await point, which the process may not survive."""
-        if self.setting.is_over:
+        if not self.is_dead and self.setting.is_over:
             self._die()
-        elif self.setting.happens(self.setting.scenario.crash_chance):
+        elif not self.is_dead and self.setting.happens(self.setting.scenario.crash_chance):
             for stream in self.setting.streams:
                 self.invariants.disturbed(stream, "a crash")
             self._die()
@@ -147,8 +147,10 @@ class Process:
     def step(self, stream: Stream) -> None:
         """Let the world move on by a step, and people and other processes act on any of its streams."""
         setting, scenario = self.setting, self.setting.scenario
+        if self.is_dead:
+            return
         setting.step()
-        if setting.is_calm or self.is_dead:
+        if setting.is_calm:
             return
         if setting.happens(scenario.rival_chance):
             version = self._rivals.write(stream)
@@ -223,7 +225,7 @@ class Process:
     # --- what it decides and commits ---
 
     def decide(self, checkpoint: Checkpoint, outcome: Outcome, context: Context, known: Known) -> Decision:
-        """Decide as the engine does, and check what can be told from the decision."""
+        """Decide as the engine does, and check what the decision shows."""
         stream = Stream.parse(checkpoint.stream)
         self._unsettled.pop(stream, None)
         source = self.sources[stream]
@@ -313,7 +315,7 @@ class SimulatedSource:
 
     async def reread(self, conversation_id: str, messages: int) -> Answered:
         answered = await self._call(lambda: self._inbox.reread(conversation_id, messages), is_batch=False)
-        self._process.invariants.sights[self._stream].vain_calls = 0
+        self._process.invariants.observed[self._stream].vain_calls = 0
         return answered
 
     async def _call(self, answer: Callable[[], Outcome], *, is_batch: bool) -> Answered:

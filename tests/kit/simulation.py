@@ -49,7 +49,7 @@ class Simulation:
         scenario = setting.scenario
         schedule = Schedule(scenario.interval_seconds, scenario.run_seconds, scenario.max_batches)
         while not setting.is_over:
-            await self._process(schedule).live(Supervisor.run)
+            await self._process(schedule).run(Supervisor.run)
         await self._come_to_rest()
 
     async def reach(self) -> None:
@@ -110,7 +110,7 @@ class Simulation:
             for stream in self.setting.streams:
                 await supervisor.ask(stream, ResumeStream("an operator"))
 
-        await self._process(Schedule()).live(resume)
+        await self._process(Schedule()).run(resume)
 
     async def _redrive_all(self) -> None:
         async def redrive(supervisor: Supervisor) -> None:
@@ -118,13 +118,13 @@ class Simulation:
                 for due in self.setting.open_dead_letters(stream):
                     await supervisor.do(Redrive(due.dead_letter.dead_letter_id))
 
-        await self._process(Schedule(max_run_seconds=CALM_SECONDS)).live(redrive)
+        await self._process(Schedule(max_run_seconds=CALM_SECONDS)).run(redrive)
 
     async def _sweep_all(self, *, times: int, full: bool = False) -> None:
         longest = max(len(inbox.threads) for inbox in self.setting.world.inboxes.values())
         schedule = Schedule(max_run_seconds=CALM_SECONDS, max_batches_per_run=10 * (longest + 10))
         for _ in range(times):
-            await self._process(schedule).live(lambda supervisor: supervisor.sync(self.setting.streams, full=full))
+            await self._process(schedule).run(lambda supervisor: supervisor.sync(self.setting.streams, full=full))
             for stream in self.setting.streams:
                 assert self._load(stream).sweep is None, "a sweep without any trouble does not end"
 

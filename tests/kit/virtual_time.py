@@ -15,7 +15,7 @@ class VirtualTime:
 
 
 class _Selector(selectors.DefaultSelector):
-    """Waits for nothing: where nothing has come, the loop's time leaps to the next timer."""
+    """Never waits: if nothing is ready, the loop's time leaps to the next timer."""
 
     def __init__(self, time: VirtualTime) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class _Selector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         events = super().select(0)
         if not events and timeout is None:
-            raise AssertionError("everybody waits, and nothing will ever happen")
+            raise AssertionError("deadlock: all tasks wait, and no timer is set")
         if not events and timeout is not None:
             self.time.seconds += timeout
         return events
@@ -45,14 +45,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 class VirtualClock:
     """A Clock of the running loop's time; it is noon when the loop begins. `set_by` is how far a test has set it since.
 
-    Its luck hardly changes, but never repeats, not even where a loop has several clocks. `slept` lists in seconds what
-    was slept, cut short or not.
+    Its random numbers hardly change, but never repeat, not even where a loop has several clocks. `slept` lists the
+    sleeps in seconds, interrupted or not.
     """
 
     def __init__(self, jitter: float = 0.5) -> None:
         self.slept: list[float] = []
         self.set_by = timedelta()
-        self._luck = jitter
+        self._jitter = jitter
 
     def now(self) -> datetime:
         return NOON + self.set_by + timedelta(seconds=_loop().time())
@@ -62,7 +62,7 @@ class VirtualClock:
 
     def random(self) -> float:
         _loop().draws += 1
-        return self._luck + _loop().draws * 1e-9
+        return self._jitter + _loop().draws * 1e-9
 
     async def sleep_until(self, instant: datetime) -> None:
         seconds = max(0.0, (instant - self.now()).total_seconds())

@@ -1,4 +1,4 @@
-"""Negative controls: a core that is wrong in a way that others are wrong must not live through the simulation."""
+"""Negative controls: an engine that is wrong the way others are wrong does not survive the simulation."""
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -51,7 +51,7 @@ from milepost.core.problems import Problem
 from milepost.core.records import Context, Decision, Record, _place, beginnings
 from milepost.core.remedies import Remedy, Rule, rule_for
 
-MAX_EXAMPLES = 500  # as many as the sound core has to live through
+MAX_EXAMPLES = 500  # as many as the sound core has to survive
 
 
 # --- decisions gone wrong ---------------------------------------------------------------------------------------------
@@ -164,21 +164,21 @@ def position_is_read(batch: Batch, detail: Detail, problem: Problem | None, know
 
 
 def refused_is_dropped(found: Difference, refused: tuple[RefusedRow, ...]) -> tuple[Difference, tuple[Failure, ...]]:
-    """Leaves out the rows that the store refuses, without a letter."""
+    """Leaves out the rows that the store refuses, without a dead letter."""
     return withhold(found, refused)[0], ()
 
 
 def always_another(
     stream: Stream, failures: Iterable[Failure], known: Known, now: datetime
 ) -> tuple[tuple[DeadLetterOpened, ...], tuple[DeadLetterPayload, ...]]:
-    """Opens a letter for each failure, whatever letters there are."""
+    """Opens a dead letter for each failure, whatever others there are."""
     return opened(stream, failures, replace(known, dead_letters={}), now)
 
 
 def first_state_only(
     stream: Stream, failures: Iterable[Failure], known: Known, now: datetime
 ) -> tuple[tuple[DeadLetterOpened, ...], tuple[DeadLetterPayload, ...]]:
-    """Leaves a letter that is open as it was."""
+    """Leaves a dead letter that is open as it was."""
     dead_letters, payloads = opened(stream, failures, known, now)
     fresh = {dead_letter.dead_letter_id for dead_letter in dead_letters}
     return dead_letters, tuple(payload for payload in payloads if payload.dead_letter_id in fresh)
@@ -191,12 +191,12 @@ def itself(conversation_id: str) -> str:
 def everything_recovers(
     batch: Batch, detail: Detail, failures: Iterable[Failure], known: Known
 ) -> tuple[DeadLetterClosed, ...]:
-    """Closes the letters about a thread as soon as it is seen."""
+    """Closes the dead letters about a thread as soon as it is seen."""
     return recovered(batch, Detail.NESTED, (), known)
 
 
 def kept_rows_win(rows: Changes, known: Known, now: datetime) -> Difference:
-    """Writes the rows of a letter over whatever is stored."""
+    """Writes the rows of a dead letter over whatever is stored."""
     return newer(rows, replace(known, conversations={}, contacts={}), now)
 
 
@@ -227,7 +227,7 @@ def never_smaller(size: Size, policy: Policy) -> Size | None:
 
 
 def quietly_closed(dead_letter: DeadLetter, reason: str, around: Context, tally: Tally = NO_TALLY) -> DeadLetterClosed:
-    """Closes a letter whose redrive failed."""
+    """Closes a dead letter whose redrive failed."""
     return DeadLetterClosed(dead_letter.dead_letter_id, Resolution.REDRIVEN, tally)
 
 
@@ -281,7 +281,7 @@ def whoever_it_is(run: object, checkpoint: Checkpoint, run_before: Run | None) -
     """Goes on with a stream that another process has taken over."""
 
 
-def unheard(rate_limits: object, stream: Stream, problem: Problem) -> None:
+def unobserved(rate_limits: object, stream: Stream, problem: Problem) -> None:
     """Takes no notice of a rate limit before it is on record."""
 
 
@@ -325,7 +325,7 @@ class UncheckedStore(MemoryStore):
         pass
 
 
-# --- and none of them lives -------------------------------------------------------------------------------------------
+# --- and none of them survives ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -343,7 +343,7 @@ def to_lost_cursors(scenario: Scenario) -> Scenario:
     return dataclasses.replace(scenario, habits=habits, run_seconds=3.0, full_chance=0.5, threads=12, stop_chance=0.05)
 
 
-def to_double_trouble(scenario: Scenario) -> Scenario:
+def to_double_faults(scenario: Scenario) -> Scenario:
     """Let threads that cannot be read be the ones that the store refuses."""
     habits = Habits(sick_chance=0.3, arrival_chance=0.5, new_thread_chance=0.0)
     return dataclasses.replace(scenario, habits=habits, refused_row_chance=0.3, threads=4, command_chance=0.2)
@@ -403,13 +403,13 @@ MUTANTS = {
         "is not the fold|ahead of", patches={"milepost.core.records._unchanged": nothing}
     ),
     "a limit is tried again": Mutant(
-        "taken for a failure|inside the pause", patches={"milepost.core.failures.rule_for": nobody_waits}
+        "taken for a failure|during the rate limit", patches={"milepost.core.failures.rule_for": nobody_waits}
     ),
     "a limit of others is ignored": Mutant(
-        "inside the pause", patches={"milepost.engine.rate_limits.held_until": own_limit_only}
+        "during the rate limit", patches={"milepost.engine.rate_limits.held_until": own_limit_only}
     ),
-    "a pause is over with its run": Mutant(
-        "inside the pause", patches={"milepost.core.failures.ending": ended_with_all}
+    "a rate limit is over with its run": Mutant(
+        "during the rate limit", patches={"milepost.core.failures.ending": ended_with_all}
     ),
     "a thread is stepped over in silence": Mutant(
         f"{EITHER}|{UNSEEN}", patches={"milepost.core.decide.unread": position_is_read}
@@ -417,22 +417,22 @@ MUTANTS = {
     "a refused row is dropped": Mutant(
         f"{EITHER}|{UNSEEN}", patches={"milepost.core.decide.withhold": refused_is_dropped}
     ),
-    "a letter is opened again": Mutant(
-        "a second open letter about|opened again", patches={"milepost.core.decide.opened": always_another}
+    "a dead letter is opened again": Mutant(
+        "a second open dead letter about|opened again", patches={"milepost.core.decide.opened": always_another}
     ),
-    "the letter of a row is that of its thread": Mutant(
-        f"{EITHER}|{UNSEEN}", patches={"milepost.core.dead_letters.row_of": itself}, narrowed=to_double_trouble
+    "the dead letter of a row is that of its thread": Mutant(
+        f"{EITHER}|{UNSEEN}", patches={"milepost.core.dead_letters.row_of": itself}, narrowed=to_double_faults
     ),
-    "a letter keeps the row that it began with": Mutant(
+    "a dead letter keeps the row that it began with": Mutant(
         f"{EITHER}|{UNSEEN}", patches={"milepost.core.decide.opened": first_state_only}
     ),
-    "a letter is closed at sight": Mutant(
+    "a dead letter is closed at sight": Mutant(
         f"{EITHER}|{UNSEEN}", patches={"milepost.core.decide.recovered": everything_recovers}
     ),
-    "the rows of a letter win": Mutant(
+    "the rows of a dead letter win": Mutant(
         f"becomes older|{MISCOUNT}", patches={"milepost.core.redrive.newer": kept_rows_win}
     ),
-    "a redrive that fails closes its letter": Mutant(
+    "a redrive that fails closes its dead letter": Mutant(
         EITHER, patches={"milepost.core.redrive._failure": quietly_closed}
     ),
     "a flawed sweep marks deletions": Mutant(
@@ -472,7 +472,8 @@ MUTANTS = {
         narrowed=to_rivals,
     ),
     "a rate limit holds nobody before it is on record": Mutant(
-        "inside the limit that .* just met", patches={"milepost.engine.rate_limits.RateLimits.observe_refusal": unheard}
+        "inside the limit that .* just met",
+        patches={"milepost.engine.rate_limits.RateLimits.observe_refusal": unobserved},
     ),
     "the checkpoint is stored before the rows": Mutant(TORN, store=CheckpointFirstStore),
     "the rows are stored before the checkpoint": Mutant(f"{TORN}|is opened again", store=RowsFirstStore),
@@ -480,7 +481,7 @@ MUTANTS = {
 }
 
 
-def live_through(mutant: Mutant) -> None:
+def survive(mutant: Mutant) -> None:
     @settings(
         max_examples=MAX_EXAMPLES,
         derandomize=True,
@@ -490,7 +491,7 @@ def live_through(mutant: Mutant) -> None:
         suppress_health_check=list(HealthCheck),
     )
     @given(scenarios.map(mutant.narrowed))
-    def live(scenario: Scenario) -> None:
+    def play(scenario: Scenario) -> None:
         simulation = Simulation(scenario, mutant.decides(), store := mutant.store())
         if isinstance(store, SplitStore):
             store.interrupt = simulation.reach
@@ -499,11 +500,11 @@ def live_through(mutant: Mutant) -> None:
     with ExitStack() as patched:
         for target, replacement in mutant.patches.items():
             patched.enter_context(patch(target, replacement))
-        live()
+        play()
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_mutant_is_caught(name: str) -> None:
     mutant = MUTANTS[name]
     with pytest.raises(AssertionError, match=mutant.caught_by):
-        live_through(mutant)
+        survive(mutant)

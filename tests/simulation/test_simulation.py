@@ -30,13 +30,13 @@ ORDEALS = {
     "a cursor loop",
     "a full sweep forced over an open incremental one",
     "a full sweep noted what it missed",
-    "a letter of events",
-    "a letter of fetch",
-    "a letter of store",
-    "a letter was discarded",
-    "a letter was forgotten",
-    "a letter was recovered",
-    "a letter was redriven",
+    "a dead letter of events",
+    "a dead letter of fetch",
+    "a dead letter of store",
+    "a dead letter was discarded",
+    "a dead letter was forgotten",
+    "a dead letter was recovered",
+    "a dead letter was redriven",
     "a person was forgotten",
     "a quiet sweep",
     "a quiet sweep of several batches",
@@ -61,35 +61,35 @@ ORDEALS = {
     "a thread was marked as deleted",
     "another process took the stream over",
     "another process wrote of the stream",
-    "somebody discarded a letter",
-    "somebody had a letter redriven",
+    "an operator discarded a dead letter",
+    "an operator redrove a dead letter",
     "the configuration was changed",
     "the store refused rows",
     "the store was away",
 }
 
 
-def live_through(max_examples: int) -> tuple[int, Counter[str]]:
-    """Run that many scenarios; give how many steps they took and what they met."""
+def play(max_examples: int) -> tuple[int, Counter[str]]:
+    """Run that many scenarios. Returns how many steps they took, and what they met."""
     steps = 0
     seen: Counter[str] = Counter()
 
     @settings(max_examples=max_examples, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(scenarios)
-    def live(scenario: Scenario) -> None:
+    def play_one(scenario: Scenario) -> None:
         nonlocal steps, seen
         simulation = Simulation(scenario)
         simulation.run()
         steps += simulation.setting.steps
         seen += simulation.setting.invariants.seen
 
-    live()
+    play_one()
     return steps, seen
 
 
 @pytest.mark.timeout(600)  # it waits for nothing, and computes for thirty seconds and more
 def test_nothing_is_lost_doubled_or_aged_whatever_happens() -> None:
-    steps, seen = live_through(max_examples=500)
+    steps, seen = play(max_examples=500)
 
     assert steps >= 100_000
     assert seen.keys() >= ORDEALS
@@ -98,7 +98,7 @@ def test_nothing_is_lost_doubled_or_aged_whatever_happens() -> None:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_doubled_or_aged_in_a_million_steps() -> None:
-    steps, seen = live_through(max_examples=5_000)
+    steps, seen = play(max_examples=5_000)
 
     assert steps >= 1_000_000
     assert seen.keys() >= ORDEALS
