@@ -1,4 +1,4 @@
-"""Debian's Chromium, and visits with it that fail on any console error or request to another host."""
+"""A real browser, Debian's Chromium, and visits with it in which nothing may go wrong unseen."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_p
 CHROMIUM = "chromium"
 PACKAGES = ("chromium", "fonts-dejavu-core", "libatomic1")  # the last for Playwright's own Node.js
 QUIET = (
-    "--no-sandbox",  # Chromium's sandbox does not work as root
+    "--no-sandbox",  # which Chromium refuses to root
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -26,16 +26,16 @@ DESKTOP, PHONE = 1280, 360
 
 @dataclass
 class Visit:
-    """A visited page and its complaints: console errors, and requests to other hosts."""
+    """A page that is looked at, and what there is to complain of: what the console tells, and requests elsewhere."""
 
     page: Page
     host: str
     complaints: list[str] = field(default_factory=list)
-    is_away: bool = False  # whether the daemon is down, which makes the browser log network errors
+    is_away: bool = False  # whether the daemon is down just now, which a browser tells in its console
     expected: str = "nothing of the kind"
 
     def expects(self, status: str) -> None:
-        """Expect the daemon to respond with this error status, which the browser logs as well."""
+        """Expect that the daemon says no with this status, which a browser tells in its console, too."""
         self.expected = f"the server responded with a status of {status}"
 
     def hear(self, message: ConsoleMessage) -> None:
@@ -49,7 +49,7 @@ class Visit:
             self.complaints.append(f"request to {request.url}")
 
     async def faults(self) -> list[str]:
-        """Return the serious and critical accessibility findings of axe-core."""
+        """Let axe-core look for what shuts people out, and give its serious and critical findings."""
         await self.page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text())
         found = await self.page.evaluate("axe.run({resultTypes: ['violations']})")
         return [
@@ -77,7 +77,7 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def visiting(browser: Browser, url: str) -> AsyncIterator[Visit]:
-    """Visit a page with a fresh profile. Fails the test if there are complaints at the end."""
+    """Look at a page, as somebody new. At the end of the visit there must be nothing to complain of."""
     context = await browser.new_context(
         color_scheme="light", viewport={"width": DESKTOP, "height": 900}, reduced_motion="reduce"
     )

@@ -1,4 +1,4 @@
-"""Responses of the conversations edge, in the Graph API's shapes, built from a few values."""
+"""Answers of the conversations edge in the shapes that the Graph API gives them, made up from a few words."""
 
 import json
 
@@ -23,7 +23,7 @@ ACCOUNT = instagram_person(ACCOUNT_ID, "corner.bakery")
 
 
 def listed(*elements: object, next_url: str | None = None, after: str | None = None) -> Json:
-    """Wrap elements the way each level of a response does. The cursors are there even without a next page."""
+    """Wrap elements as each level of an answer wraps them. The cursors are there without a next page, too."""
     paging: Json = {"cursors": {"before": "before-cursor", "after": after or "after-cursor"}}
     return {"data": list(elements), "paging": paging | ({"next": next_url} if next_url else {})}
 

@@ -1,4 +1,4 @@
-"""A server whose responses are invalid, in a different way for each page."""
+"""A server that talks nonsense: to each page that asks, nonsense of another kind."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -14,7 +14,7 @@ SPACES = b" " * MEGABYTE
 
 
 class Nonsense(Struct, frozen=True):
-    """A kind of invalid response: its pieces, how the connection ends, and part of the error that the user must see."""
+    """A kind of nonsense: what is said, piece by piece; how it ends; and part of what the user has to be told."""
 
     says: Callable[[], Iterable[bytes]]
     told: str
@@ -22,20 +22,20 @@ class Nonsense(Struct, frozen=True):
 
 
 def http(body: bytes, status: str = "200 OK", **headers: str) -> bytes:
-    """Return an HTTP response. It announces the end of the connection; otherwise the next call might reuse a dying one."""
+    """Write an HTTP answer. It says that the connection ends, or the next call could be given a dying one."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def _gigabyte() -> Iterable[bytes]:
-    """Stream JSON without announcing its length."""
+    """Stream JSON without saying how long it will be."""
     yield b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
     yield from repeat(SPACES, GIGABYTE // MEGABYTE)
 
 
 def _packed_gigabyte() -> Iterable[bytes]:
-    """Stream the same in about a megabyte: every piece decompresses to a thousand times its size."""
+    """Stream the same in about a megabyte: every piece unpacks to a thousand times its size."""
     packing = compressobj(wbits=31)  # gzip
     beginning = packing.compress(b"") + packing.flush(Z_FULL_FLUSH)
     piece = packing.compress(SPACES) + packing.flush(Z_FULL_FLUSH)
@@ -71,7 +71,7 @@ NONSENSE: dict[str, Nonsense] = {
 
 
 def talking(kinds: Sequence[Nonsense]) -> AbstractAsyncContextManager[str]:
-    """Serve on loopback, page 0 with the first kind, page 1 with the second and so on; yields the base URL."""
+    """Serve on loopback, page 0 with the first kind, page 1 with the second and so on; gives the base URL."""
 
     def script(request: bytes) -> tuple[Iterable[bytes], Ending]:
         kind = kinds[int(request.split(b"/")[2])]  # GET /v26.0/<page>/conversations

@@ -1,11 +1,11 @@
-"""Checks PromQL expressions against the metrics that the daemon exports."""
+"""Expressions of PromQL, held against what the daemon exports."""
 
 from collections.abc import Iterable, Mapping
 
 import promql_parser as promql
 from prometheus_client import Metric
 
-# All values of these labels are known in advance; others name streams, codes, versions or buckets.
+# Of these labels all values are known beforehand; others name streams, codes, versions or buckets.
 CLOSED = {"kind", "outcome", "reason", "result", "scope", "stage", "state", "status"}
 OF_THE_SCRAPE = {"job", "instance"}
 
@@ -14,7 +14,7 @@ Exported = Mapping[str, Mapping[str, set[str]]]
 
 
 def exported_by(families: Iterable[Metric]) -> dict[str, dict[str, set[str]]]:
-    """Return the metrics of an exposition with their labels and values, and what Prometheus adds."""
+    """Collect names, labels and values from an exposition, and what Prometheus adds by itself."""
     exported: dict[str, dict[str, set[str]]] = {"up": {}}
     for sample in (sample for family in families for sample in family.samples):
         labels = exported.setdefault(sample.name, {})
@@ -24,10 +24,7 @@ def exported_by(families: Iterable[Metric]) -> dict[str, dict[str, set[str]]]:
 
 
 def unknown(expression: str, exported: Exported) -> list[str]:
-    """Return a complaint for each metric or label in an expression that is not exported.
-
-    Raises ValueError if the expression is not PromQL.
-    """
+    """Say what an expression asks for that nobody exports. Raises ValueError for what is no PromQL."""
     found: list[str] = []
     known: set[str] = set(OF_THE_SCRAPE)
     joined: set[str] = set()
