@@ -6,6 +6,7 @@ from datetime import timedelta
 from kit.builders import NOON, refused
 from kit.engine_doubles import Inbox, cursor_of
 from milepost.core.ports import Fetched, Outcome, Request
+from milepost.engine.interrupt import Stop
 from milepost.engine.prefetch import prefetching
 
 
@@ -90,3 +91,20 @@ async def test_a_request_in_flight_is_cancelled_at_the_end() -> None:
         await ahead.fetch(asks(None))
         await let_run()
     assert ended.is_set()
+
+
+async def test_a_refusal_that_comes_together_with_a_stop_is_not_lost() -> None:
+    stop = Stop()
+
+    async def refused_at_the_second(asked: Request | str) -> Outcome | None:
+        if cursor_of(asked) != "1":
+            return None
+        await asyncio.sleep(1)
+        stop.request()
+        return refused()
+
+    async with prefetching(Inbox(3, before=refused_at_the_second)) as prefetch:
+        await prefetch.fetch(Request(None, 1, 20))
+        async with stop.interruptible():
+            await prefetch.fetch(Request("1", 1, 20))
+        assert prefetch.refusal == refused()

@@ -27,9 +27,9 @@ class Prefetch:
     async def fetch(self, request: Request) -> Answered:
         """Return the batch, which may be ready, and request the next."""
         ahead = self._ahead
-        if ahead is not None and _is_same(ahead.request, request):
-            self._ahead = None
+        if ahead is not None and _is_same(ahead.request, request) and not ahead.outcome.cancelled():
             outcome = await ahead.outcome
+            self._ahead = None  # not before: a stop that comes together with a refusal must not lose it
         else:
             await self.cancel()
             outcome = await self._source.fetch(request)
@@ -46,7 +46,9 @@ class Prefetch:
     def refusal(self) -> Refused | None:
         """The refusal of the request that was sent ahead, if it has arrived: a limit holds from then on."""
         ahead = self._ahead
-        outcome = ahead.outcome.result() if ahead is not None and ahead.outcome.done() else None
+        if ahead is None or not ahead.outcome.done() or ahead.outcome.cancelled():
+            return None
+        outcome = ahead.outcome.result()
         return outcome if isinstance(outcome, Refused) else None
 
     def forget(self) -> None:
