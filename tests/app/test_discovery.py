@@ -69,7 +69,7 @@ async def test_with_an_invalid_token_discovery_is_slow_and_succeeds_once_it_is_v
 async def test_no_discovery_runs_during_an_app_rate_limit_whoever_met_it() -> None:
     async with trial_of() as trial:
         rate_limit = RateLimit(Scope.APP, 1, NOON, NOON + timedelta(hours=1), replace(APP_LIMIT, wait_seconds=3600.0))
-        trial.engine.rate_limits.learn(Checkpoint(OF_BICYCLES.key, rate_limit=rate_limit))
+        trial.engine.rate_limits.observe(Checkpoint(OF_BICYCLES.key, rate_limit=rate_limit))
         assert await trial.discovery.discover() == Held()
         await trial.run_discovery(3500)
         assert trial.discoveries == 0

@@ -137,7 +137,7 @@ async def test_it_exits_with_75_when_a_rate_limit_prevents_the_redrive(installat
     async with graph(installation, error(613, "Calls to this API have exceeded the rate limit."), 400) as asked:
         done = await dead_letters(installation, "redrive")
     assert done.code == 75, done
-    assert done.stdout.count("not tried: a rate limit forbids to read") == 2
+    assert done.stdout.count("not tried: a rate limit holds") == 2
     assert len(asked) == 1, "no call is made inside a pause"
     assert installation.rows("SELECT DISTINCT attempts FROM dead_letters") == [(0,)]
 

@@ -1,4 +1,4 @@
-"""A wall clock that is set while Milepost works: nothing waits longer for it, nothing ends sooner, and it is told."""
+"""The wall clock is set while Milepost runs: no wait becomes longer or shorter, and the step is logged."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -67,7 +67,7 @@ class World:
 
 
 @either_way
-async def test_every_stream_goes_on_with_its_interval(step: timedelta) -> None:
+async def test_a_clock_step_changes_no_streams_interval(step: timedelta) -> None:
     world = World()
     async with running(world.supervisor, world.parts.stop):
         await asyncio.sleep(30)
@@ -81,7 +81,7 @@ async def test_every_stream_goes_on_with_its_interval(step: timedelta) -> None:
 
 
 @either_way
-async def test_a_rate_limit_lasts_as_long_as_it_was_to_last(step: timedelta) -> None:
+async def test_a_clock_step_changes_no_rate_limits_length(step: timedelta) -> None:
     world = World()
     world.retry = refused(replace(problem(4), wait_seconds=200.0))
     async with running(world.supervisor, world.parts.stop):
@@ -96,7 +96,7 @@ async def test_a_rate_limit_lasts_as_long_as_it_was_to_last(step: timedelta) -> 
 
 
 @either_way
-async def test_a_batch_is_tried_again_as_soon_as_it_was_to_be(step: timedelta) -> None:
+async def test_a_clock_step_delays_no_retry(step: timedelta) -> None:
     world = World()
     world.retry = refused(UNKNOWN)
     async with running(world.supervisor, world.parts.stop):
@@ -109,7 +109,7 @@ async def test_a_batch_is_tried_again_as_soon_as_it_was_to_be(step: timedelta) -
 
 
 @either_way
-async def test_a_run_keeps_its_time_limit_and_does_not_count_as_stalled(step: timedelta) -> None:
+async def test_a_clock_step_changes_no_runs_time_limit_and_does_not_stall_it(step: timedelta) -> None:
     world = World(schedule=Schedule(interval_seconds=60, max_run_seconds=100), streams=1)
     world.sources[STREAMS[0]].batches = 1000
     world.call_seconds = 10.0
@@ -125,7 +125,7 @@ async def test_a_run_keeps_its_time_limit_and_does_not_count_as_stalled(step: ti
         assert world.supervisor.stalled() is None
 
 
-async def test_a_run_that_does_not_end_counts_as_stalled_though_the_clock_was_set_back() -> None:
+async def test_a_run_that_never_ends_counts_as_stalled_even_if_the_clock_was_set_back() -> None:
     world = World(schedule=Schedule(interval_seconds=60, max_run_seconds=100), streams=1)
     world.call_seconds = 10_000.0
     async with running(world.supervisor, world.parts.stop):
@@ -136,7 +136,7 @@ async def test_a_run_that_does_not_end_counts_as_stalled_though_the_clock_was_se
 
 
 @either_way
-async def test_a_store_that_is_away_is_given_up_at_the_end_of_the_run(step: timedelta) -> None:
+async def test_a_clock_step_does_not_prolong_the_wait_for_an_unavailable_store(step: timedelta) -> None:
     world = World(FlakyStore(10_000), schedule=Schedule(interval_seconds=60, max_run_seconds=100), streams=1)
     syncing = asyncio.create_task(world.supervisor.sync(world.streams))
     await asyncio.sleep(20)
@@ -151,7 +151,7 @@ async def test_a_store_that_is_away_is_given_up_at_the_end_of_the_run(step: time
 
 
 async def life_by_a_clock_that_is(ahead: timedelta, world: World) -> MemoryStore:
-    """Let a process with such a clock work for a while, and give what it leaves."""
+    """Run a process with such a clock for a while, and return what it leaves."""
     world.clock.set_by = ahead
     async with running(world.supervisor, world.parts.stop):
         await asyncio.sleep(30)
@@ -166,7 +166,7 @@ async def test_after_a_restart_no_stream_waits_for_the_instants_of_a_clock_that_
         assert world.sweeps() == [3, 3, 3, 3]
 
 
-async def test_a_rate_limit_of_the_future_counts_as_over() -> None:
+async def test_a_rate_limit_that_begins_in_the_future_counts_as_over() -> None:
     before = World()
     before.retry = refused(replace(problem(4), wait_seconds=200.0))
     store = await life_by_a_clock_that_is(DAY, before)
@@ -177,16 +177,16 @@ async def test_a_rate_limit_of_the_future_counts_as_over() -> None:
         assert world.sweeps() == [1, 1, 1, 1]
 
 
-async def test_a_limit_that_was_recorded_before_the_step_is_not_believed_over_the_one_that_moved_along() -> None:
+async def test_a_limit_recorded_before_the_step_does_not_replace_the_shifted_one() -> None:
     clock = VirtualClock()
     known = RateLimits(clock, Feed(), floor_seconds=60)
     recorded = Checkpoint(STREAMS[0].key, rate_limit=RateLimit(Scope.PAGE, 1, NOON, at(60), RATE_LIMIT))
-    known.learn(recorded)
+    known.observe(recorded)
     clock.set_by -= HOUR
-    known.learn(recorded)
+    known.observe(recorded)
     assert known.held_until(STREAMS[0]) == at(60) - HOUR
     later = RateLimit(Scope.PAGE, 2, NOON, at(7200), RATE_LIMIT)
-    known.learn(replace(recorded, rate_limit=later))
+    known.observe(replace(recorded, rate_limit=later))
     assert known.held_until(STREAMS[0]) is None
 
 
@@ -194,7 +194,7 @@ async def test_a_limit_that_was_recorded_before_the_step_is_not_believed_over_th
 
 
 class Machine(SystemClock):
-    """A machine whose clocks a test turns."""
+    """A machine whose clocks a test sets."""
 
     def __init__(self) -> None:
         self.wall, self.uptime = NOON, 100.0
@@ -216,7 +216,7 @@ def machine() -> Machine:
     return Machine()
 
 
-def test_a_step_is_told_once_with_how_far_and_what_to_do(machine: Machine) -> None:
+def test_a_clock_step_is_logged_once_with_its_size_and_a_hint(machine: Machine) -> None:
     with capture_logs() as logs:
         machine.pass_time(10_000)
         machine.now()
@@ -233,7 +233,7 @@ def test_a_step_is_told_once_with_how_far_and_what_to_do(machine: Machine) -> No
     assert "time synchronization" in logs[0]["hint"]
 
 
-def test_a_clock_that_is_adjusted_slowly_takes_no_step(machine: Machine) -> None:
+def test_slewing_the_clock_is_no_step(machine: Machine) -> None:
     with capture_logs() as logs:
         for _ in range(1000):
             machine.pass_time(30)
@@ -242,7 +242,7 @@ def test_a_clock_that_is_adjusted_slowly_takes_no_step(machine: Machine) -> None
     assert logs == []
 
 
-def test_a_machine_that_was_suspended_has_taken_no_step(machine: Machine) -> None:
+def test_a_suspension_of_the_machine_is_no_step(machine: Machine) -> None:
     with capture_logs() as logs:
         machine.pass_time(8 * 3600)
         machine.now()
@@ -277,13 +277,13 @@ async def test_a_sleep_through_a_suspension_ends_with_the_nap(
     assert sum(naps) <= 30
 
 
-def test_the_real_clock_tells_utc_and_its_steady_time_goes_on() -> None:
+def test_the_system_clock_returns_utc_and_its_steady_time_advances() -> None:
     clock = SystemClock()
     assert clock.now().tzinfo is UTC
     assert clock.steady() <= clock.steady()
 
 
-def test_an_anchor_tells_by_how_much_the_clock_was_set_since(machine: Machine) -> None:
+def test_an_anchor_measures_by_how_much_the_clock_was_set(machine: Machine) -> None:
     anchor = Anchor(machine)
     machine.pass_time(5000)
     assert anchor.moved() == timedelta()
@@ -293,7 +293,7 @@ def test_an_anchor_tells_by_how_much_the_clock_was_set_since(machine: Machine) -
     assert anchor.moved() == timedelta()
 
 
-def test_a_deadline_moves_along_with_the_clock(machine: Machine) -> None:
+def test_a_deadline_shifts_with_the_clock(machine: Machine) -> None:
     deadline = Deadline(machine, at(100))
     machine.wall -= HOUR
     assert deadline.at == at(100) - HOUR

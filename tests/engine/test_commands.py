@@ -1,4 +1,4 @@
-"""What people ask of a stream: pause it, resume it, sync it now. Who works it does it, and journals who asked."""
+"""Commands for a stream: pause, resume, sync now. Its task executes them, and journals who gave them."""
 
 import asyncio
 
@@ -23,7 +23,7 @@ def supervisor(parts: EngineContext, inbox: Inbox) -> Supervisor:
     return Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=100))
 
 
-async def test_a_stream_on_hold_makes_no_call_until_it_is_resumed_and_then_at_once() -> None:
+async def test_a_paused_stream_makes_no_call_until_it_is_resumed_and_then_at_once() -> None:
     parts = engine(store := MemoryStore())
     inbox = Inbox(2, clock=parts.clock)
     async with running(one := supervisor(parts, inbox), parts.stop):
@@ -39,7 +39,7 @@ async def test_a_stream_on_hold_makes_no_call_until_it_is_resumed_and_then_at_on
     assert types(store, STREAM)[entries - 1 : entries + 1] == ["stream_paused", "stream_resumed"]
 
 
-async def test_a_hold_ends_the_run_after_the_batch_in_hand_with_its_place_saved() -> None:
+async def test_a_pause_ends_the_run_after_the_current_batch_with_its_position_saved() -> None:
     parts = engine(store := MemoryStore())
     inbox = Inbox(50, call_seconds=1, clock=parts.clock)
     async with running(one := supervisor(parts, inbox), parts.stop):
@@ -59,7 +59,7 @@ async def test_a_hold_ends_the_run_after_the_batch_in_hand_with_its_place_saved(
     assert len(store.conversations) == 50
 
 
-async def test_a_hold_outlives_the_process_that_was_asked_for_it() -> None:
+async def test_a_pause_survives_the_process_that_recorded_it() -> None:
     parts = engine(store := MemoryStore())
     await supervisor(parts, Inbox(2)).ask(STREAM, PauseStream(ADA))
     parts = engine(store)
@@ -67,10 +67,10 @@ async def test_a_hold_outlives_the_process_that_was_asked_for_it() -> None:
     async with running(supervisor(parts, inbox), parts.stop):
         await asyncio.sleep(DAY)
     assert inbox.asked == []
-    assert types(store, STREAM) == ["stream_paused"], "however often its turn comes"
+    assert types(store, STREAM) == ["stream_paused"], "however often it runs"
 
 
-async def test_what_changes_nothing_is_not_journaled() -> None:
+async def test_a_command_that_changes_nothing_is_not_journaled() -> None:
     parts = engine(store := MemoryStore())
     one = supervisor(parts, Inbox(2))
     await one.ask(STREAM, ResumeStream(ADA))
@@ -82,20 +82,20 @@ async def test_what_changes_nothing_is_not_journaled() -> None:
     assert (await store.load(STREAM.key)).token == TokenHealth(is_valid=False)
 
 
-async def test_a_sync_of_a_stream_on_hold_says_so_and_what_to_do() -> None:
+async def test_a_sync_of_a_paused_stream_is_refused_with_a_hint() -> None:
     parts = engine(store := MemoryStore())
     one = supervisor(parts, inbox := Inbox(2))
     await one.ask(STREAM, PauseStream(ADA))
     (result,) = await one.sync([STREAM])
-    assert (result.run, result.error) == (None, f"it is on hold: {ADA} paused it, and it has to be resumed first")
-    with pytest.raises(MilepostError, match=rf"is on hold: {ADA} paused it \(resume it, which syncs it at once\)"):
+    assert (result.run, result.error) == (None, f"it is paused (by {ADA}) and has to be resumed first")
+    with pytest.raises(MilepostError, match=rf"is paused \(by {ADA}\) \(resume it, which also syncs it at once\)"):
         await one.ask(STREAM, SyncNow(ADA))
     assert inbox.asked == []
     assert types(store, STREAM) == ["stream_paused"]
 
 
 @pytest.mark.parametrize("full", [False, True])
-async def test_a_sync_that_is_asked_for_comes_at_once_and_as_it_was_asked_for(full: bool) -> None:
+async def test_a_requested_sync_starts_at_once_in_the_requested_mode(full: bool) -> None:
     parts = engine(store := MemoryStore())
     inbox = Inbox(3, clock=parts.clock)
     async with running(one := Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=DAY)), parts.stop):
@@ -114,7 +114,7 @@ async def test_a_sync_that_is_asked_for_comes_at_once_and_as_it_was_asked_for(fu
     assert "sync_requested" in types(store, STREAM)
 
 
-async def test_a_full_sweep_is_not_forgotten_for_another_wish_that_comes_after_it() -> None:
+async def test_a_later_request_does_not_cancel_a_requested_full_sweep() -> None:
     parts = engine(store := MemoryStore())
     inbox = Inbox(1, clock=parts.clock, call_seconds=10)
     async with running(one := Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=DAY)), parts.stop):
@@ -126,7 +126,7 @@ async def test_a_full_sweep_is_not_forgotten_for_another_wish_that_comes_after_i
     assert last.mode is Mode.FULL
 
 
-async def test_no_letter_is_redriven_by_itself_on_hold_but_one_that_is_asked_for_is() -> None:
+async def test_a_paused_stream_redrives_only_the_dead_letters_that_a_command_names() -> None:
     parts = engine(store := MemoryStore())
     is_ill = True
 
@@ -146,7 +146,7 @@ async def test_no_letter_is_redriven_by_itself_on_hold_but_one_that_is_asked_for
     assert "t_1" in store.conversations
 
 
-async def test_who_had_a_letter_redriven_or_discarded_is_journaled() -> None:
+async def test_the_journal_names_who_redrove_or_discarded_a_dead_letter() -> None:
     parts = engine(store := MemoryStore())
 
     async def unreadable_twice(asked: Request | str) -> Outcome | None:

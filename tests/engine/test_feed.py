@@ -1,4 +1,4 @@
-"""Readers hear what was committed, each at its own pace, and none can break the work."""
+"""Readers get what was committed, each at its own pace, and none can break the work."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ def attempts(notices: list[Notice]) -> list[int]:
     return [each.attempts for each in notices if isinstance(each, StoreRetried)]
 
 
-async def test_a_reader_hears_everything_in_order_even_after_the_end_of_the_block() -> None:
+async def test_a_reader_gets_every_notice_in_order_even_after_the_end_of_the_block() -> None:
     feed, seen = Feed(), list[Notice]()
     async with reading(feed, {"list": seen.append}):
         for number in range(100):
@@ -25,7 +25,7 @@ async def test_a_reader_hears_everything_in_order_even_after_the_end_of_the_bloc
     assert attempts(seen) == list(range(100))
 
 
-async def test_a_reader_that_falls_behind_loses_the_oldest_and_knows_how_many() -> None:
+async def test_a_reader_that_falls_behind_loses_the_oldest_notices_which_are_counted() -> None:
     feed = Feed()
     subscription = feed.subscribe(max_held=3)
     for number in range(10):
@@ -35,7 +35,7 @@ async def test_a_reader_that_falls_behind_loses_the_oldest_and_knows_how_many() 
     assert subscription.lost == 7
 
 
-async def test_a_reader_that_breaks_breaks_neither_the_others_nor_the_work() -> None:
+async def test_a_reader_that_fails_stops_neither_the_others_nor_the_work() -> None:
     def breaks(_: Notice) -> None:
         msg = "a bug in a reader"
         raise RuntimeError(msg)

@@ -6,10 +6,10 @@ import signal
 
 import pytest
 
-from milepost.engine.interrupt import Stop, StoppedHard, stopping_on_signals
+from milepost.engine.interrupt import Interrupt, Stop, StoppedHard, stopping_on_signals
 
 
-async def test_a_stop_cuts_short_every_block_that_is_open() -> None:
+async def test_a_stop_interrupts_every_open_block() -> None:
     stop, ended = Stop(), 0
 
     async def wait() -> None:
@@ -26,7 +26,7 @@ async def test_a_stop_cuts_short_every_block_that_is_open() -> None:
     assert ended == 3
 
 
-async def test_asking_again_changes_nothing() -> None:
+async def test_requesting_a_stop_again_changes_nothing() -> None:
     stop = Stop()
 
     async def wait() -> None:
@@ -40,14 +40,29 @@ async def test_asking_again_changes_nothing() -> None:
         stop.request()
 
 
-async def test_after_a_stop_nothing_more_is_waited_for() -> None:
+async def test_setting_it_again_while_a_block_is_about_to_end_changes_nothing() -> None:
+    interrupt = Interrupt()
+
+    async def wait() -> None:
+        async with interrupt.interruptible():
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(wait())
+        for _ in range(4):  # one of them comes when the block is cancelled and has not ended yet
+            await asyncio.sleep(0)
+            interrupt.set()
+            interrupt.clear()
+
+
+async def test_a_block_that_begins_after_a_stop_ends_at_once() -> None:
     stop = Stop()
     stop.request()
     async with asyncio.timeout(10), stop.interruptible():
         await asyncio.Event().wait()
 
 
-async def test_a_block_that_ends_by_itself_is_not_touched_by_a_later_stop() -> None:
+async def test_a_stop_does_not_affect_a_block_that_has_ended() -> None:
     stop = Stop()
     async with stop.interruptible():
         pass
@@ -73,14 +88,14 @@ async def test_a_cancellation_passes_through() -> None:
         await task
 
 
-async def test_the_first_signal_asks_for_a_stop() -> None:
+async def test_the_first_signal_requests_a_stop() -> None:
     stop = Stop()
     async with asyncio.timeout(10), stopping_on_signals(stop):
         os.kill(os.getpid(), signal.SIGTERM)
         await stop.wait()
 
 
-async def test_the_second_signal_cuts_everything_off() -> None:
+async def test_the_second_signal_cancels_the_work() -> None:
     async def two_signals() -> None:
         stop = Stop()
         async with asyncio.timeout(10), stopping_on_signals(stop):
@@ -93,7 +108,7 @@ async def test_the_second_signal_cuts_everything_off() -> None:
         await two_signals()
 
 
-async def test_the_patience_after_the_first_signal_has_an_end() -> None:
+async def test_the_work_is_cancelled_when_the_grace_period_is_over() -> None:
     async def never_ends() -> None:
         async with asyncio.timeout(10), stopping_on_signals(Stop(), grace_seconds=0.01):
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What is wanted of a stream out of turn is done by whoever works it, wherever it stands, and always answered."""
+"""A command is executed by the task that works its stream, whatever that is doing, and always gets a result."""
 
 import asyncio
 
@@ -16,14 +16,14 @@ from milepost.core.model import Table
 from milepost.core.plan import Policy
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.engine.context import EngineContext
-from milepost.engine.mailbox import Answer, CommandDeferred, Mailbox
+from milepost.engine.mailbox import CommandDeferred, CommandResult, Mailbox
 from milepost.engine.supervisor import Schedule, Supervisor
 
 LONG_LIMIT = replace(RATE_LIMIT, wait_seconds=3600.0)
 
 
 async def with_letter(stage: Stage, store: MemoryStore | None = None) -> tuple[MemoryStore, str]:
-    """Give a store with one open dead letter, about the thread t_1 of five."""
+    """Return a store with one open dead letter, about the thread t_1 of five."""
     store = store or MemoryStore()
 
     async def unreadable_at_the_second(asked: Request | str) -> Outcome | None:
@@ -40,7 +40,7 @@ async def with_letter(stage: Stage, store: MemoryStore | None = None) -> tuple[M
 
 
 def supervisor(parts: EngineContext, inbox: Inbox | None = None) -> Supervisor:
-    """Give a supervisor whose one stream has nothing new for a long time."""
+    """Return a supervisor whose one stream has nothing new for a long time."""
     return Supervisor(parts, {STREAM: inbox or Inbox(5)}, Schedule(interval_seconds=86_400))
 
 
@@ -55,7 +55,7 @@ async def paused(store: MemoryStore, seconds: float = 3600.0) -> None:
 # --- where nobody works the stream ------------------------------------------------------------------------------------
 
 
-async def test_a_letter_is_redriven_by_the_asker_where_nobody_works_the_stream() -> None:
+async def test_a_redrive_is_executed_by_its_caller_if_no_task_works_the_stream() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     inbox = Inbox(5)
     assert await supervisor(engine(store), inbox).do(Redrive(dead_letter_id)) is None
@@ -64,7 +64,7 @@ async def test_a_letter_is_redriven_by_the_asker_where_nobody_works_the_stream()
     assert not find_open_dead_letters(store)
 
 
-async def test_what_fails_again_is_given_back_with_its_reason() -> None:
+async def test_a_redrive_that_fails_returns_the_dead_letter_with_its_reason() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
 
     async def fail(_: Request | str) -> Outcome:
@@ -75,21 +75,21 @@ async def test_what_fails_again_is_given_back_with_its_reason() -> None:
     assert (after.attempts, after.reason) == (1, str(NETWORK))
 
 
-async def test_a_letter_is_discarded_with_the_reason_that_was_given() -> None:
+async def test_a_dead_letter_is_discarded_with_the_given_reason() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     assert await supervisor(engine(store)).do(Discard(dead_letter_id, "of no interest")) is None
     assert store.dead_letters[dead_letter_id].resolution is Resolution.DISCARDED
     assert store.dead_letters[dead_letter_id].note == "of no interest"
 
 
-async def test_a_letter_that_is_closed_is_answered_with_none() -> None:
+async def test_a_command_for_a_closed_dead_letter_returns_none() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     one = supervisor(engine(store))
     await one.do(Discard(dead_letter_id, "of no interest"))
     assert await one.do(Redrive(dead_letter_id)) is None
 
 
-async def test_a_letter_that_is_closed_while_its_errand_waits_is_answered_with_none() -> None:
+async def test_a_command_returns_none_if_its_dead_letter_is_closed_while_it_waits() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     inbox = Inbox(5, call_seconds=1)
     one = supervisor(engine(store), inbox)
@@ -98,20 +98,20 @@ async def test_a_letter_that_is_closed_while_its_errand_waits_is_answered_with_n
     assert inbox.reread_ids == ["t_1"], "one at a time: the others found it closed"
 
 
-async def test_what_needs_no_call_is_redriven_without_a_source() -> None:
+async def test_a_redrive_without_a_call_needs_no_source() -> None:
     store, dead_letter_id = await with_letter(Stage.STORE)
     assert await Supervisor(engine(store), {}, Schedule()).do(Redrive(dead_letter_id)) is None
     assert "t_1" in store.conversations
 
 
-async def test_what_has_to_be_read_cannot_be_redriven_without_a_source() -> None:
+async def test_a_redrive_that_needs_a_call_fails_without_a_source() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     with pytest.raises(MilepostError, match=f"{STREAM.key} is not configured"):
         await Supervisor(engine(store), {}, Schedule()).do(Redrive(dead_letter_id))
     assert await Supervisor(engine(store), {}, Schedule()).do(Discard(dead_letter_id, "gone")) is None
 
 
-async def test_no_letter_is_read_inside_a_pause_and_the_asker_hears_until_when() -> None:
+async def test_a_redrive_that_needs_a_call_is_deferred_to_the_end_of_a_rate_limit() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     await paused(store)
     parts = engine(store)
@@ -123,13 +123,13 @@ async def test_no_letter_is_read_inside_a_pause_and_the_asker_hears_until_when()
     assert store.dead_letters[dead_letter_id].attempts == 0
 
 
-async def test_what_needs_no_call_is_redriven_inside_a_pause() -> None:
+async def test_a_redrive_without_a_call_is_executed_during_a_rate_limit() -> None:
     store, dead_letter_id = await with_letter(Stage.STORE)
     await paused(store)
     assert await supervisor(engine(store)).do(Redrive(dead_letter_id)) is None
 
 
-async def test_a_letter_is_read_when_the_pause_is_over() -> None:
+async def test_a_redrive_makes_its_call_once_the_rate_limit_is_over() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     await paused(store, seconds=100)
     parts = engine(store)
@@ -137,7 +137,7 @@ async def test_a_letter_is_read_when_the_pause_is_over() -> None:
     assert await supervisor(parts, Inbox(5, gate=parts.rate_limits.gate(STREAM))).do(Redrive(dead_letter_id)) is None
 
 
-async def test_a_limit_that_a_redrive_meets_is_told_and_holds_from_then_on() -> None:
+async def test_a_limit_that_a_redrive_meets_is_reported_and_holds_from_then_on() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store)
     inbox = Inbox(
@@ -152,7 +152,7 @@ async def test_a_limit_that_a_redrive_meets_is_told_and_holds_from_then_on() -> 
     assert store.dead_letters[dead_letter_id].attempts == 0
 
 
-async def test_a_store_that_stays_away_is_told_to_every_asker_as_what_it_is() -> None:
+async def test_every_command_fails_with_store_away_if_the_store_stays_unavailable() -> None:
     store = FlakyStore()
     _, dead_letter_id = await with_letter(Stage.FETCH, store)
     store.absences = 1_000_000
@@ -165,7 +165,7 @@ async def test_a_store_that_stays_away_is_told_to_every_asker_as_what_it_is() ->
 # --- where the stream is worked ---------------------------------------------------------------------------------------
 
 
-async def test_at_rest_an_errand_is_done_at_once() -> None:
+async def test_a_command_between_runs_is_executed_at_once() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store)
     async with running(supervisor(parts), parts.stop):
@@ -177,7 +177,7 @@ async def test_at_rest_an_errand_is_done_at_once() -> None:
         assert asyncio.get_running_loop().time() == 100
 
 
-async def test_inside_a_run_an_errand_is_done_between_two_batches() -> None:
+async def test_a_command_during_a_run_is_executed_between_two_batches() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store)
     one = supervisor(parts, Inbox(50, call_seconds=1, clock=parts.clock))
@@ -191,7 +191,7 @@ async def test_inside_a_run_an_errand_is_done_between_two_batches() -> None:
     assert result.run.status is RunStatus.COMPLETE
 
 
-async def test_while_a_run_waits_to_try_again_an_errand_is_done_at_once() -> None:
+async def test_a_command_is_executed_at_once_while_a_run_waits_to_retry() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     policy = Policy(batch_size=1, base_delay_seconds=200, max_delay_seconds=200)
     parts = engine(store, policy=policy)
@@ -207,7 +207,7 @@ async def test_while_a_run_waits_to_try_again_an_errand_is_done_at_once() -> Non
 
 
 @pytest.mark.parametrize("rate_limit_seconds", [200.0, 3600.0], ids=["inside the run", "beyond the run"])
-async def test_inside_a_pause_only_what_needs_a_call_is_held_back(rate_limit_seconds: float) -> None:
+async def test_a_rate_limit_defers_only_commands_that_need_a_call(rate_limit_seconds: float) -> None:
     store, to_read = await with_letter(Stage.FETCH)
     store.refuses = {(Table.CONVERSATIONS, "t_2")}
     parts = engine(store)
@@ -229,8 +229,8 @@ async def test_inside_a_pause_only_what_needs_a_call_is_held_back(rate_limit_sec
     assert len(inbox.asked) == 1
 
 
-async def test_an_errand_does_not_wait_for_a_turn_that_another_stream_has() -> None:
-    """The waiting run has given its turn back, and needs none to write."""
+async def test_a_command_does_not_wait_for_a_slot_that_another_stream_holds() -> None:
+    """The waiting run has released its slot, and needs none to write."""
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store, concurrency=1)
     refuse = refusing(replace(RATE_LIMIT, wait_seconds=200.0), until=at(200), clock=parts.clock)
@@ -246,7 +246,7 @@ async def test_an_errand_does_not_wait_for_a_turn_that_another_stream_has() -> N
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
-async def test_a_stream_that_cannot_be_recalled_answers_every_errand_and_goes_on_resting() -> None:
+async def test_every_command_gets_a_result_if_the_checkpoint_cannot_be_loaded() -> None:
     class Damaged(MemoryStore):
         is_damaged = False
         recalls = 0
@@ -270,7 +270,7 @@ async def test_a_stream_that_cannot_be_recalled_answers_every_errand_and_goes_on
         assert store.recalls - before <= 3, "it is not tried over and over"
 
 
-async def test_an_asker_that_has_gone_leaves_the_others_their_answers() -> None:
+async def test_a_cancelled_command_leaves_the_others_their_results() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store)
     inbox = Inbox(5, call_seconds=1, clock=parts.clock)
@@ -285,7 +285,7 @@ async def test_an_asker_that_has_gone_leaves_the_others_their_answers() -> None:
     assert inbox.reread_ids == ["t_1"]
 
 
-async def test_too_many_errands_are_refused() -> None:
+async def test_too_many_commands_are_refused() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store)
     one = supervisor(parts, Inbox(5, call_seconds=1))
@@ -301,7 +301,7 @@ async def test_too_many_errands_are_refused() -> None:
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
-async def test_at_the_end_of_the_daemon_every_errand_is_answered() -> None:
+async def test_every_command_gets_a_result_at_shutdown() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store)
 
@@ -322,7 +322,7 @@ async def test_at_the_end_of_the_daemon_every_errand_is_answered() -> None:
     assert inbox.reread_ids == ["t_1"]
 
 
-async def test_an_errand_asked_for_during_a_shutdown_does_not_write_beside_the_run() -> None:
+async def test_a_command_during_shutdown_does_not_write_beside_the_run() -> None:
     class Slow(MemoryStore):
         writers = most = 0
 
@@ -346,7 +346,7 @@ async def test_an_errand_asked_for_during_a_shutdown_does_not_write_beside_the_r
     assert store.most == 1
 
 
-async def test_the_askers_own_redrive_and_the_beginning_daemon_take_turns() -> None:
+async def test_a_callers_redrive_and_a_starting_daemon_do_not_overlap() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store)
     inbox = Inbox(5, call_seconds=10, clock=parts.clock)
@@ -362,7 +362,7 @@ async def test_the_askers_own_redrive_and_the_beginning_daemon_take_turns() -> N
     assert checkpoint.last_success_at > at(10), "the run began after the redrive and was not overtaken"
 
 
-async def test_a_stream_that_is_admitted_during_an_errand_begins_after_it() -> None:
+async def test_a_stream_that_is_admitted_during_a_command_starts_after_it() -> None:
     class Slow(MemoryStore):
         async def commit(self, commit: Commit) -> Committed | Rejected:
             await asyncio.sleep(5)
@@ -386,10 +386,10 @@ async def test_a_stream_that_is_admitted_during_an_errand_begins_after_it() -> N
     assert checkpoint.run.reason is None
 
 
-async def test_who_asks_between_two_attendants_is_answered_by_the_second() -> None:
+async def test_a_command_that_comes_between_two_owners_is_executed_by_the_second() -> None:
     mailbox = Mailbox()
 
-    async def do(_: Command) -> Answer:
+    async def do(_: Command) -> CommandResult:
         return None
 
     async def attend_second() -> None:
@@ -406,7 +406,7 @@ async def test_who_asks_between_two_attendants_is_answered_by_the_second() -> No
     assert not mailbox.has_owner
 
 
-async def test_what_nobody_waits_for_any_more_is_not_done() -> None:
+async def test_a_command_that_nobody_waits_for_is_not_executed() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store)
     one = supervisor(parts, Inbox(5, call_seconds=10, clock=parts.clock))

@@ -24,7 +24,7 @@ ADA = "status page of another worker"
 
 
 async def ran(parts: EngineContext, inbox: Inbox, mailbox: Mailbox, run_id: str = "r_1") -> Checkpoint:
-    async with parts.slots.taken(STREAM):
+    async with parts.slots.hold(STREAM):
         return await run_stream(parts, STREAM, inbox, budget(run_id), mailbox)
 
 
@@ -38,7 +38,7 @@ def run_of(checkpoint: Checkpoint) -> Run:
     return checkpoint.run
 
 
-async def test_a_run_goes_on_where_another_process_has_noted_something_about_its_stream() -> None:
+async def test_a_run_goes_on_after_another_process_recorded_a_command() -> None:
     store, asked = MemoryStore(), 0
 
     async def before(_: Request | str) -> Outcome | None:
@@ -57,7 +57,7 @@ async def test_a_run_goes_on_where_another_process_has_noted_something_about_its
     assert types(store, STREAM).count("sync_requested") == 1
 
 
-async def test_a_pause_by_another_process_ends_the_run_even_if_it_is_heard_of_by_a_conflict_only() -> None:
+async def test_a_pause_by_another_process_ends_the_run_even_if_only_a_conflict_reveals_it() -> None:
     store, asked = MemoryStore(), 0
 
     async def before(_: Request | str) -> Outcome | None:
@@ -74,7 +74,7 @@ async def test_a_pause_by_another_process_ends_the_run_even_if_it_is_heard_of_by
     assert len(store.conversations) == types(store, STREAM).count("batch_stored")
 
 
-async def test_a_pause_that_is_heard_of_holds_though_nothing_is_written() -> None:
+async def test_a_pause_that_is_reported_holds_even_if_nothing_is_written() -> None:
     """A walk without news commits nothing, and so meets no conflict."""
     store = MemoryStore()
     await ran(engine(store), Inbox(30), Mailbox(), "r_0")
@@ -85,11 +85,11 @@ async def test_a_pause_that_is_heard_of_holds_though_nothing_is_written() -> Non
         asked += 1
         if asked == 3:
             await elsewhere(store).ask(STREAM, PauseStream(ADA))
-            mailbox.note_version((await store.load(STREAM.key)).version)
+            mailbox.observe_version((await store.load(STREAM.key)).version)
         return None
 
     parts = engine(store)
-    async with parts.slots.taken(STREAM):
+    async with parts.slots.hold(STREAM):
         checkpoint = await run_stream(
             parts, STREAM, Inbox(30, before=before), replace(budget("r_1"), wants_full=True), mailbox
         )
@@ -120,8 +120,8 @@ async def test_a_process_that_was_taken_for_dead_writes_nothing_more() -> None:
     assert set(store.conversations) == {f"t_{n}" for n in range(6)}
 
 
-async def test_it_writes_nothing_more_even_if_what_it_would_write_follows() -> None:
-    """It has heard of the other's entries, and recalled the stream: the version alone would not keep it out."""
+async def test_a_process_that_was_taken_for_dead_writes_nothing_even_if_it_would_follow() -> None:
+    """It was notified of the other's entries, and has reloaded: the version alone would not keep it out."""
     store, mailbox, asked = MemoryStore(), Mailbox(), 0
 
     async def before(_: Request | str) -> Outcome | None:
@@ -129,7 +129,7 @@ async def test_it_writes_nothing_more_even_if_what_it_would_write_follows() -> N
         asked += 1
         if asked == 3:
             await ran(engine(store), Inbox(6), Mailbox(), "r_other")
-            mailbox.note_version((await store.load(STREAM.key)).version)
+            mailbox.observe_version((await store.load(STREAM.key)).version)
         return None
 
     with pytest.raises(VersionConflict, match="taken over by another Milepost"):
@@ -138,7 +138,7 @@ async def test_it_writes_nothing_more_even_if_what_it_would_write_follows() -> N
     assert store.entries(STREAM.key)[-1].run_id == "r_other"
 
 
-async def test_a_run_ends_where_its_stream_is_removed_meanwhile_and_the_next_begins_anew() -> None:
+async def test_a_run_ends_if_its_stream_is_removed_and_the_next_begins_anew() -> None:
     store, mailbox, asked = MemoryStore(), Mailbox(), 0
 
     async def before(_: Request | str) -> Outcome | None:
@@ -147,7 +147,7 @@ async def test_a_run_ends_where_its_stream_is_removed_meanwhile_and_the_next_beg
         if asked == 1:
             checkpoint = await store.load(STREAM.key)
             await store.commit(prepare(checkpoint, Record((StreamRemoved(ADA),)), None, NOON, CODEC))
-            mailbox.note_version(checkpoint.version + 1)
+            mailbox.observe_version(checkpoint.version + 1)
         return None
 
     await ran(engine(store), Inbox(2), Mailbox(), "r_0")
@@ -176,12 +176,12 @@ class Racing(MemoryStore):
         return await super().commit(commit)
 
 
-async def test_a_run_does_not_go_on_for_ever_where_a_store_speaks_of_a_writer_of_whom_nothing_is_to_be_seen() -> None:
-    with pytest.raises(VersionConflict, match="is said to have moved on, and has not"):
+async def test_a_conflict_without_another_writers_entry_ends_the_run() -> None:
+    with pytest.raises(VersionConflict, match="was reported to have moved on, and has not"):
         await ran(engine(Racing(1_000)), Inbox(3), Mailbox())
 
 
-async def test_an_errand_that_meets_another_writer_is_done_again() -> None:
+async def test_a_command_that_meets_another_writer_is_executed_again() -> None:
     store = Racing(3)
 
     await elsewhere(store).ask(STREAM, PauseStream(ADA))
@@ -189,8 +189,8 @@ async def test_an_errand_that_meets_another_writer_is_done_again() -> None:
     assert types(store, STREAM) == ["stream_paused"]
 
 
-async def test_an_errand_that_meets_others_all_the_time_is_given_up_and_says_so() -> None:
-    with pytest.raises(MilepostError, match="written of by others all the time"):
+async def test_a_command_that_always_meets_another_writer_fails() -> None:
+    with pytest.raises(MilepostError, match="other processes keep writing to"):
         async with asyncio.timeout(5):
             await elsewhere(Racing(1_000)).ask(STREAM, PauseStream(ADA))
 
@@ -226,7 +226,7 @@ async def broken_off(store: MemoryStore, run_id: str, batches: int) -> None:
         await ran(engine(store), Inbox(6, before=break_off), Mailbox(), run_id)
 
 
-async def test_a_run_that_was_left_open_is_taken_over_even_if_somebody_asks_for_something_meanwhile() -> None:
+async def test_an_open_run_is_taken_over_even_if_a_command_is_recorded_meanwhile() -> None:
     store = Interrupted()
     await broken_off(store, "r_1", batches=3)
     store.meanwhile = lambda: elsewhere(store).ask(STREAM, SyncNow(ADA))
@@ -238,7 +238,7 @@ async def test_a_run_that_was_left_open_is_taken_over_even_if_somebody_asks_for_
     assert set(store.conversations) == {f"t_{n}" for n in range(6)}
 
 
-async def test_a_run_that_another_process_was_faster_to_take_over_is_left_to_it() -> None:
+async def test_an_open_run_is_left_to_the_process_that_takes_it_over_first() -> None:
     store = Interrupted()
     await broken_off(store, "r_1", batches=3)
     store.meanwhile = lambda: broken_off(store, "r_faster", batches=2)
@@ -249,7 +249,7 @@ async def test_a_run_that_another_process_was_faster_to_take_over_is_left_to_it(
     assert store.entries(STREAM.key)[-1].run_id == "r_faster"
 
 
-async def test_a_redrive_ends_for_now_where_another_process_writes_of_the_stream_meanwhile() -> None:
+async def test_redrives_end_for_now_if_another_process_writes_to_the_stream() -> None:
     store = MemoryStore()
 
     async def unreadable_at_the_second(asked: Request | str) -> Outcome | None:
@@ -269,5 +269,5 @@ async def test_a_redrive_ends_for_now_where_another_process_writes_of_the_stream
     (result,) = await Supervisor(parts, {STREAM: Inbox(3, before=before)}, Schedule()).sync([STREAM])
 
     assert result.error is not None
-    assert "paused it" in result.error
+    assert "it is paused (by " in result.error
     assert types(store, STREAM)[-1] == "stream_paused"

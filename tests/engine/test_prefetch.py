@@ -6,11 +6,12 @@ from datetime import timedelta
 from kit.builders import NOON, refused
 from kit.engine_doubles import Inbox, cursor_of
 from milepost.core.ports import Fetched, Outcome, Request
+from milepost.engine.interrupt import Stop
 from milepost.engine.prefetch import prefetching
 
 
 async def let_run() -> None:
-    """Give tasks that are ready their turn."""
+    """Let the tasks that are ready run."""
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -19,7 +20,7 @@ def asks(cursor: str | None, **more: object) -> Request:
     return Request(cursor, 1, 0, **more)  # type: ignore[arg-type]  # of the right types, by name
 
 
-async def test_the_next_batch_is_asked_for_before_it_is_wanted_and_only_once() -> None:
+async def test_the_next_batch_is_requested_ahead_and_only_once() -> None:
     inbox = Inbox(3)
     async with prefetching(inbox) as ahead:
         await ahead.fetch(asks(None))
@@ -32,7 +33,7 @@ async def test_the_next_batch_is_asked_for_before_it_is_wanted_and_only_once() -
         assert inbox.cursors == [None, "1", "2"]
 
 
-async def test_nothing_is_asked_for_ahead_at_the_end_of_the_inbox() -> None:
+async def test_nothing_is_requested_ahead_at_the_end_of_the_inbox() -> None:
     inbox = Inbox(1)
     async with prefetching(inbox) as ahead:
         await ahead.fetch(asks(None))
@@ -40,7 +41,7 @@ async def test_nothing_is_asked_for_ahead_at_the_end_of_the_inbox() -> None:
     assert inbox.cursors == [None]
 
 
-async def test_nothing_is_asked_for_ahead_of_the_last_batch_that_the_run_may_read() -> None:
+async def test_nothing_is_requested_ahead_after_the_last_batch_of_the_run() -> None:
     inbox = Inbox(3)
     async with prefetching(inbox) as ahead:
         await ahead.fetch(asks(None, is_last=True))
@@ -48,7 +49,7 @@ async def test_nothing_is_asked_for_ahead_of_the_last_batch_that_the_run_may_rea
     assert inbox.cursors == [None]
 
 
-async def test_nothing_is_asked_for_ahead_where_the_walk_has_reached_back_far_enough() -> None:
+async def test_nothing_is_requested_ahead_if_the_walk_reaches_back_far_enough() -> None:
     inbox = Inbox(3)
     async with prefetching(inbox) as ahead:
         await ahead.fetch(asks(None, until=NOON - timedelta(minutes=1)))
@@ -56,7 +57,7 @@ async def test_nothing_is_asked_for_ahead_where_the_walk_has_reached_back_far_en
     assert inbox.cursors == [None]
 
 
-async def test_nothing_is_asked_for_ahead_after_a_refusal() -> None:
+async def test_nothing_is_requested_ahead_after_a_refusal() -> None:
     async def refuse(_: Request | str) -> Outcome:
         return refused()
 
@@ -67,7 +68,7 @@ async def test_nothing_is_asked_for_ahead_after_a_refusal() -> None:
     assert inbox.cursors == ["1"]
 
 
-async def test_another_batch_than_the_expected_one_is_asked_for_afresh() -> None:
+async def test_a_batch_other_than_the_expected_one_is_requested_anew() -> None:
     inbox = Inbox(5)
     async with prefetching(inbox) as ahead:
         await ahead.fetch(asks(None))
@@ -76,7 +77,7 @@ async def test_another_batch_than_the_expected_one_is_asked_for_afresh() -> None
     assert outcome.batch.conversations[0].conversation_id == "t_3"
 
 
-async def test_what_is_under_way_in_the_end_is_given_up() -> None:
+async def test_a_request_in_flight_is_cancelled_at_the_end() -> None:
     ended = asyncio.Event()
 
     async def hang(asked: Request | str) -> None:
@@ -90,3 +91,20 @@ async def test_what_is_under_way_in_the_end_is_given_up() -> None:
         await ahead.fetch(asks(None))
         await let_run()
     assert ended.is_set()
+
+
+async def test_a_refusal_that_comes_together_with_a_stop_is_not_lost() -> None:
+    stop = Stop()
+
+    async def refused_at_the_second(asked: Request | str) -> Outcome | None:
+        if cursor_of(asked) != "1":
+            return None
+        await asyncio.sleep(1)
+        stop.request()
+        return refused()
+
+    async with prefetching(Inbox(3, before=refused_at_the_second)) as prefetch:
+        await prefetch.fetch(Request(None, 1, 20))
+        async with stop.interruptible():
+            await prefetch.fetch(Request("1", 1, 20))
+        assert prefetch.refusal == refused()

@@ -1,4 +1,4 @@
-"""No call is made inside a pause, one stream alone tries whether it is over, and waiting costs nothing."""
+"""No call is made during a rate limit, one stream alone probes whether it is over, and waiting costs nothing."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import at, problem, refused
-from kit.engine_doubles import Before, Inbox, cursor_of, engine, heard, refusing, running
+from kit.engine_doubles import Before, Inbox, cursor_of, engine, refusing, running, subscribed
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import RateLimit
@@ -52,13 +52,13 @@ def closed(among: Sequence[Stream], of: RateLimits) -> set[Stream]:
     [(APP_LIMIT, {*ALL}), (PAGE_LIMIT, {MESSENGER, INSTAGRAM}), (STREAM_TROUBLE, set())],
     ids=["app", "page", "none"],
 )
-async def test_a_limit_holds_its_scope_from_the_answer_on(met: Problem, held: set[Stream]) -> None:
+async def test_a_limit_holds_its_scope_from_the_response_that_reports_it(met: Problem, held: set[Stream]) -> None:
     known = rate_limits()
     known.gate(MESSENGER).refused(met)
     assert closed(ALL, known) == held
 
 
-async def test_the_one_whose_pause_ends_last_tries_first_and_the_others_a_little_later() -> None:
+async def test_the_stream_whose_limit_ends_last_probes_first_and_the_others_follow() -> None:
     known = rate_limits()
     known.gate(MESSENGER).refused(replace(APP_LIMIT, wait_seconds=100.0))
     known.gate(OTHER).refused(replace(APP_LIMIT, wait_seconds=200.0))
@@ -68,35 +68,35 @@ async def test_the_one_whose_pause_ends_last_tries_first_and_the_others_a_little
     assert closed(ALL, known) == set()
 
 
-async def test_what_was_heard_last_holds_until_it_is_recorded() -> None:
-    """An entry that is committed meanwhile may still tell of the pause before."""
+async def test_a_limit_that_was_reported_holds_until_it_is_recorded() -> None:
+    """An entry that is committed meanwhile may still hold the limit before it."""
     store = MemoryStore()
     parts = engine(store)
     known, checkpoint = parts.rate_limits, await store.load(MESSENGER.key)
     limit = RateLimit(Scope.PAGE, 1, at(0), at(60), PAGE_LIMIT)
-    known.learn(replace(checkpoint, rate_limit=limit))
+    known.observe(replace(checkpoint, rate_limit=limit))
     await asyncio.sleep(61)
     known.gate(MESSENGER).refused(PAGE_LIMIT)
-    known.learn(replace(checkpoint, rate_limit=limit))
+    known.observe(replace(checkpoint, rate_limit=limit))
     assert closed(ALL, known) == {MESSENGER, INSTAGRAM}
-    known.learn(replace(checkpoint, rate_limit=replace(limit, attempts=2, until=at(61 + 120))))
-    known.learn(replace(checkpoint, rate_limit=None))
+    known.observe(replace(checkpoint, rate_limit=replace(limit, attempts=2, until=at(61 + 120))))
+    known.observe(replace(checkpoint, rate_limit=None))
     assert closed(ALL, known) == set()
 
 
-async def test_what_is_heard_holds_as_long_as_what_will_be_recorded_of_it() -> None:
-    """A limit that is still there after a pause is waited out for longer."""
+async def test_a_reported_limit_holds_as_long_as_the_recorded_one() -> None:
+    """A limit that is met again right after the last one is waited out for longer."""
     store = MemoryStore()
     known, checkpoint = rate_limits(), await store.load(MESSENGER.key)
-    known.learn(replace(checkpoint, rate_limit=RateLimit(Scope.PAGE, 1, at(0), at(60), PAGE_LIMIT)))
+    known.observe(replace(checkpoint, rate_limit=RateLimit(Scope.PAGE, 1, at(0), at(60), PAGE_LIMIT)))
     await asyncio.sleep(60)
     known.gate(MESSENGER).refused(PAGE_LIMIT)
     assert known.held_until(MESSENGER) == at(60 + 120)
 
 
-async def test_what_answers_tell_of_budgets_is_told_to_the_readers() -> None:
+async def test_reported_usage_reaches_the_readers() -> None:
     feed = Feed()
-    notices = heard(feed)
+    notices = subscribed(feed)
     gate = RateLimits(VirtualClock(), feed, floor_seconds=60).gate(MESSENGER)
     usage = Usage(Scope.PAGE, "call_count", 0.85)
     gate.used(())
@@ -126,7 +126,7 @@ async def test_a_limit_of_an_hour_costs_one_call_per_probe_and_nothing_else(
     limited = [row for row in store.journal if row.type == "rate_limited"]
     assert len(inside) == len(limited), "every refusal is on record"
     under_way, probes = inside[: len(held)], inside[len(held) :]
-    assert set(under_way) == {under_way[0]}, "they all had asked before the first heard of it"
+    assert set(under_way) == {under_way[0]}, "they had all called before the first response came"
     since = [probe - under_way[0] for probe in probes]
     assert since == pytest.approx([60, 180, 420, 900, 1800, 2700], abs=1), "waits double up to a quarter of an hour"
     for stream in ALL:
@@ -139,7 +139,7 @@ async def test_a_limit_of_an_hour_costs_one_call_per_probe_and_nothing_else(
         assert max(later - earlier for earlier, later in pairwise(sources[OTHER].called_at)) < 70
 
 
-async def test_a_pause_survives_the_process() -> None:
+async def test_a_rate_limit_survives_the_process() -> None:
     store = MemoryStore()
     first = engine(store, policy=POLICY)
     limit = replace(APP_LIMIT, wait_seconds=HOUR)
@@ -177,7 +177,7 @@ async def test_a_sync_ends_at_a_limit_that_lasts_longer() -> None:
     assert asyncio.get_running_loop().time() == 0
 
 
-async def test_a_pause_that_somebody_else_recorded_meanwhile_is_kept() -> None:
+async def test_a_limit_that_another_process_recorded_is_kept() -> None:
     """As after a commit that was durable, but whose answer never came."""
     store = MemoryStore()
     parts = engine(store, policy=POLICY)
@@ -190,7 +190,7 @@ async def test_a_pause_that_somebody_else_recorded_meanwhile_is_kept() -> None:
     assert inbox.asked == []
 
 
-async def test_a_batch_that_goes_well_ends_the_counting_even_where_it_brings_nothing() -> None:
+async def test_an_unchanged_batch_resets_the_count_of_limits() -> None:
     store = MemoryStore()
     parts = engine(store, policy=POLICY)
     limited_at = {None: 0.0, "2": 60.0}
@@ -209,7 +209,7 @@ async def test_a_batch_that_goes_well_ends_the_counting_even_where_it_brings_not
 
 
 @pytest.mark.parametrize("named_seconds", [30.0, HOUR], ids=["inside the run", "beyond the run"])
-async def test_a_limit_met_by_looking_ahead_is_recorded_before_anything_is_waited_for(named_seconds: float) -> None:
+async def test_a_limit_met_ahead_is_recorded_before_any_wait(named_seconds: float) -> None:
     class Slow(MemoryStore):
         async def known(self, keys: Keys) -> Known:
             await asyncio.sleep(1)  # long enough for the next batch to be refused
@@ -226,7 +226,7 @@ async def test_a_limit_met_by_looking_ahead_is_recorded_before_anything_is_waite
     (result,) = await Supervisor(parts, {OTHER: inbox}, Schedule()).sync([OTHER])
     checkpoint = await store.load(OTHER.key)
     (limited,) = [row.event for row in store.entries(OTHER.key) if isinstance(row.event, RateLimited)]
-    assert limited.until == at(1 + named_seconds), "from when it was heard, not from when it was wanted"
+    assert limited.until == at(1 + named_seconds), "from when it was met, not from when it was settled"
     assert result.run is not None
     if named_seconds == HOUR:
         assert checkpoint.rate_limit is not None
@@ -236,7 +236,7 @@ async def test_a_limit_met_by_looking_ahead_is_recorded_before_anything_is_waite
         assert inbox.called_at[2] == pytest.approx(1 + named_seconds)
 
 
-async def test_what_is_refused_ahead_of_a_stop_is_on_record_when_the_process_ends() -> None:
+async def test_a_refusal_before_a_stop_is_on_record_when_the_process_ends() -> None:
     class Stopping(MemoryStore):
         async def known(self, keys: Keys) -> Known:
             await asyncio.sleep(1)
@@ -256,8 +256,8 @@ async def test_what_is_refused_ahead_of_a_stop_is_on_record_when_the_process_end
     assert checkpoint.run.reason is Reason.SHUTDOWN
 
 
-async def test_a_call_that_was_held_is_made_after_the_pause_and_not_tried_in_between() -> None:
-    """The other platform of the page meets a limit while the next batch waits for its turn."""
+async def test_a_held_call_is_made_only_after_the_limit() -> None:
+    """The other platform of the page meets a limit before the next batch is requested."""
     store = MemoryStore()
     parts = engine(store, policy=POLICY)
 

@@ -1,4 +1,4 @@
-"""Dead letters are redriven by themselves when they are due, in the turn of their stream."""
+"""Dead letters are redriven when they are due, at the end of their stream's run."""
 
 import asyncio
 
@@ -28,13 +28,13 @@ from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream, Ta
 from milepost.core.plan import Policy
 from milepost.core.ports import Commit, Outcome, Request
 from milepost.engine.context import EngineContext
-from milepost.engine.redrive import LEAST_REDRIVE_SECONDS, MAX_REDRIVES_IN_A_TURN
+from milepost.engine.redrive import MAX_REDRIVES_PER_RUN, MIN_REDRIVE_SECONDS
 from milepost.engine.supervisor import Schedule, Supervisor
 
 STREAM = Stream(Platform.MESSENGER, "1")
 NEW = Checkpoint(STREAM.key)
 POLICY = Policy(batch_size=1)
-FIRST_REDRIVE = 900.0  # seconds after a letter was opened
+FIRST_REDRIVE = 900.0  # seconds after a dead letter was opened
 
 
 class Poisonous(Inbox):
@@ -63,7 +63,7 @@ def failures(store: MemoryStore) -> list[RedriveFailed]:
     return [row.event for row in store.entries(STREAM.key) if isinstance(row.event, RedriveFailed)]
 
 
-async def test_a_letter_is_redriven_by_itself_at_growing_intervals_until_it_succeeds() -> None:
+async def test_a_dead_letter_is_redriven_at_growing_intervals_until_it_succeeds() -> None:
     store = MemoryStore()
     parts = engine(store, policy=POLICY)
     inbox = Poisonous(parts, 1, good_from=4000)
@@ -76,7 +76,7 @@ async def test_a_letter_is_redriven_by_itself_at_growing_intervals_until_it_succ
     assert tried_at == pytest.approx([900, 2700, 6300], abs=100)
 
 
-async def test_a_redrive_that_closes_another_letter_that_is_due_leaves_that_to_itself() -> None:
+async def test_a_dead_letter_that_another_redrive_closed_is_not_redriven() -> None:
     store = MemoryStore()
     subjects = ("t_0", "t_0/messages")
     dead_letters = entries(*(DeadLetterOpened(each, Stage.FETCH, each, "", at(0)) for each in subjects), after=NEW)
@@ -93,7 +93,7 @@ async def test_a_redrive_that_closes_another_letter_that_is_due_leaves_that_to_i
     assert (await store.load(STREAM.key)).open_dead_letters == 0
 
 
-async def test_rows_that_the_store_takes_after_all_are_written_without_a_call() -> None:
+async def test_refused_rows_that_the_store_now_takes_are_written_without_a_call() -> None:
     store = MemoryStore()
     store.refuses = {(Table.CONVERSATIONS, "t_0")}
     parts = engine(store, policy=POLICY)
@@ -109,14 +109,14 @@ async def test_rows_that_the_store_takes_after_all_are_written_without_a_call() 
     assert inbox.reread_ids == []
 
 
-async def test_a_turn_redrives_a_bounded_number_of_letters() -> None:
+async def test_a_run_redrives_a_bounded_number_of_dead_letters() -> None:
     store = MemoryStore()
     parts = engine(store, policy=POLICY)
     inbox = Poisonous(parts, 50, good_from=0)
     one = Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=FIRST_REDRIVE * 1.2))
     async with running(one, parts.stop):
         await asyncio.sleep(FIRST_REDRIVE * 1.5)
-        assert len(inbox.reread_ids) == MAX_REDRIVES_IN_A_TURN
+        assert len(inbox.reread_ids) == MAX_REDRIVES_PER_RUN
 
 
 async def test_redrives_end_with_the_time_of_their_run() -> None:
@@ -139,10 +139,10 @@ async def test_a_run_that_ends_at_its_time_limit_redrives_for_a_moment_so_that_a
     (result,) = await Supervisor(parts, {STREAM: inbox}, Schedule(max_run_seconds=100)).sync([STREAM], full=True)
     assert result.run is not None
     assert result.run.reason is Reason.TIME_LIMIT
-    assert len(inbox.reread_ids) == LEAST_REDRIVE_SECONDS / 10
+    assert len(inbox.reread_ids) == MIN_REDRIVE_SECONDS / 10
 
 
-async def test_a_limit_that_a_redrive_meets_ends_the_redrives_and_costs_the_letter_nothing() -> None:
+async def test_a_limit_ends_the_redrives_and_does_not_count_as_an_attempt() -> None:
     store = MemoryStore()
     parts = engine(store, policy=POLICY)
     limited = refused(replace(RATE_LIMIT, wait_seconds=600.0))
@@ -155,7 +155,7 @@ async def test_a_limit_that_a_redrive_meets_ends_the_redrives_and_costs_the_lett
     assert resolutions(store) == [Resolution.REDRIVEN] * 5
 
 
-async def test_a_stream_that_stands_still_redrives_nothing() -> None:
+async def test_a_failing_stream_redrives_nothing() -> None:
     store = MemoryStore()
     parts = engine(store, policy=POLICY)
     await Supervisor(parts, {STREAM: Poisonous(parts, 1, good_from=0)}, Schedule()).sync([STREAM])
@@ -170,7 +170,7 @@ async def test_a_stream_that_stands_still_redrives_nothing() -> None:
     assert inbox.reread_ids == []
 
 
-async def test_a_stop_cuts_a_redrive_short_and_leaves_the_letter_as_it_was() -> None:
+async def test_a_stop_interrupts_a_redrive_and_leaves_the_dead_letter_as_it_was() -> None:
     store = MemoryStore()
     parts = engine(store, policy=POLICY)
     await Supervisor(parts, {STREAM: Poisonous(parts, 3, good_from=0)}, Schedule()).sync([STREAM])

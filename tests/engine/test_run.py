@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import BAD_VERSION, DEAD_TOKEN, RATE_LIMIT, STREAM, at, budget, problem, refused
-from kit.engine_doubles import FlakyStore, Inbox, cursor_of, engine, find_open_dead_letters, heard, types
+from kit.engine_doubles import FlakyStore, Inbox, cursor_of, engine, find_open_dead_letters, subscribed, types
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
@@ -41,14 +41,14 @@ def fails_at(cursor: str, times: int, answer: Outcome) -> Inbox:
     return Inbox(5, before=before)
 
 
-async def ran(parts: EngineContext, inbox: Inbox, slice_: RunBudget) -> Checkpoint:
-    """Run the stream for the slice, in its turn."""
-    async with parts.slots.taken(STREAM):
-        return await run_stream(parts, STREAM, inbox, slice_, Mailbox())
+async def ran(parts: EngineContext, inbox: Inbox, within: RunBudget) -> Checkpoint:
+    """Run the stream within the budget, in a slot."""
+    async with parts.slots.hold(STREAM):
+        return await run_stream(parts, STREAM, inbox, within, Mailbox())
 
 
-async def finished(inbox: Inbox, store: MemoryStore, *, slice_: RunBudget | None = None) -> Checkpoint:
-    return await ran(engine(store, policy=POLICY), inbox, slice_ or budget())
+async def finished(inbox: Inbox, store: MemoryStore, *, within: RunBudget | None = None) -> Checkpoint:
+    return await ran(engine(store, policy=POLICY), inbox, within or budget())
 
 
 async def test_a_run_stores_the_whole_inbox_and_journals_every_batch() -> None:
@@ -62,13 +62,13 @@ async def test_a_run_stores_the_whole_inbox_and_journals_every_batch() -> None:
     assert checkpoint == await store.load(STREAM.key)
 
 
-async def test_each_batch_is_asked_for_once_and_the_catch_up_starts_at_the_head() -> None:
+async def test_each_batch_is_requested_once_and_the_catch_up_starts_at_the_head() -> None:
     inbox = Inbox(4)
     await finished(inbox, MemoryStore())
     assert inbox.cursors == [None, "1", "2", "3", None]
 
 
-async def test_a_refused_batch_is_tried_again_after_a_jittered_wait() -> None:
+async def test_a_refused_batch_is_retried_after_a_jittered_wait() -> None:
     store, clock = MemoryStore(), VirtualClock(jitter=0.5)
     inbox = fails_at("2", 2, refused())
     checkpoint = await ran(engine(store, clock=clock, policy=POLICY), inbox, budget())
@@ -78,14 +78,14 @@ async def test_a_refused_batch_is_tried_again_after_a_jittered_wait() -> None:
     assert len(store.conversations) == 5
 
 
-async def test_when_retries_are_used_up_the_run_fails_and_the_next_goes_on_at_the_same_batch() -> None:
+async def test_a_run_fails_when_its_retries_are_used_up_and_the_next_continues_at_the_same_batch() -> None:
     store = MemoryStore()
     failed = await finished(fails_at("2", 3, refused()), store)
     assert failed.run is not None
     assert (failed.run.status, failed.run.reason) == (RunStatus.FAILED, Reason.RETRIES_EXHAUSTED)
     assert failed.run.failed_batches == 1
     again = Inbox(5)
-    await finished(again, store, slice_=budget("r_2"))
+    await finished(again, store, within=budget("r_2"))
     assert again.cursors[0] == "2"
     assert len(store.conversations) == 5
 
@@ -112,7 +112,7 @@ async def test_attempts_are_counted_across_runs_that_end_while_waiting_to_try_ag
         (BAD_VERSION, RunStatus.STOPPED, Reason.CONFIGURATION),
     ],
 )
-async def test_what_no_retry_mends_ends_the_run_at_once_with_its_place_saved(
+async def test_a_problem_that_no_retry_solves_ends_the_run_with_its_position_saved(
     what: Problem, status: RunStatus, reason: Reason
 ) -> None:
     store, inbox = MemoryStore(), fails_at("2", 1, refused(what))
@@ -126,16 +126,16 @@ async def test_what_no_retry_mends_ends_the_run_at_once_with_its_place_saved(
 
 async def test_the_batch_limit_ends_the_run_and_the_next_goes_on_from_there() -> None:
     store, inbox = MemoryStore(), Inbox(5)
-    checkpoint = await finished(inbox, store, slice_=budget(max_batches=2))
+    checkpoint = await finished(inbox, store, within=budget(max_batches=2))
     assert checkpoint.run is not None
     assert checkpoint.run.reason is Reason.BATCH_LIMIT
     assert inbox.cursors == [None, "1"], "nothing is fetched ahead beyond the limit"
     again = Inbox(5)
-    await finished(again, store, slice_=budget("r_2"))
+    await finished(again, store, within=budget("r_2"))
     assert again.cursors == ["2", "3", "4", None]
 
 
-async def test_the_time_limit_ends_the_run_with_its_place_saved() -> None:
+async def test_the_time_limit_ends_the_run_with_its_position_saved() -> None:
     store, inbox = MemoryStore(), Inbox(50, call_seconds=100)
     checkpoint = await finished(inbox, store)
     assert checkpoint.run is not None
@@ -144,7 +144,7 @@ async def test_the_time_limit_ends_the_run_with_its_place_saved() -> None:
     assert checkpoint.sweep.position.cursor == str(len(store.conversations))
 
 
-async def test_a_stop_cuts_a_fetch_short_and_keeps_what_was_committed() -> None:
+async def test_a_stop_interrupts_a_fetch_and_keeps_what_was_committed() -> None:
     store, stop = MemoryStore(), Stop()
     hangs = asyncio.Event()
 
@@ -167,7 +167,7 @@ async def test_a_stop_cuts_a_fetch_short_and_keeps_what_was_committed() -> None:
     assert checkpoint.sweep.position.cursor == "2"
 
 
-async def test_a_stop_lets_the_commit_in_hand_finish() -> None:
+async def test_a_stop_lets_the_current_commit_finish() -> None:
     stop = Stop()
 
     class StopsInCommit(MemoryStore):
@@ -202,7 +202,7 @@ async def test_a_run_that_a_dead_process_left_open_is_journaled_as_interrupted()
 
     with pytest.raises(Died):
         await finished(Inbox(5, before=die_at_the_third), store)
-    after = await finished(Inbox(5), store, slice_=budget("r_2"))
+    after = await finished(Inbox(5), store, within=budget("r_2"))
     ended = [row for row in store.entries(STREAM.key) if row.type == "run_ended"]
     assert [(row.run_id, row.event.status) for row in ended] == [  # type: ignore[union-attr]  # a RunEnded, by its type
         (budget().run_id, RunStatus.INTERRUPTED)
@@ -212,9 +212,9 @@ async def test_a_run_that_a_dead_process_left_open_is_journaled_as_interrupted()
     assert len(store.conversations) == 5
 
 
-async def test_while_the_store_is_away_readers_hear_of_it_and_the_next_commit_says_how_long() -> None:
+async def test_readers_are_notified_of_an_outage_and_the_next_commit_records_its_length() -> None:
     store, clock, feed = FlakyStore(absences=2), VirtualClock(), Feed()
-    notices = heard(feed)
+    notices = subscribed(feed)
     await ran(engine(store, clock=clock, policy=POLICY, feed=feed), Inbox(3), budget())
     away = [notice for notice in notices if isinstance(notice, StoreRetried)]
     assert [notice.attempts for notice in away] == [1, 2]
@@ -225,7 +225,7 @@ async def test_while_the_store_is_away_readers_hear_of_it_and_the_next_commit_sa
     assert len(store.conversations) == 3
 
 
-async def test_a_second_absence_is_counted_anew() -> None:
+async def test_a_second_outage_is_counted_anew() -> None:
     class AwayTwice(FlakyStore):
         async def commit(self, commit: Commit) -> Committed | Rejected:
             answer = await super().commit(commit)
@@ -239,7 +239,7 @@ async def test_a_second_absence_is_counted_anew() -> None:
     assert returned == [StoreReturned(sum(clock.slept[:3]), 3), StoreReturned(clock.slept[3], 1)]
 
 
-async def test_a_store_that_stays_away_is_given_up_at_the_end_of_the_slice() -> None:
+async def test_a_run_gives_up_an_unavailable_store_at_its_deadline() -> None:
     store = FlakyStore(absences=10_000)
     with pytest.raises(StoreAway):
         await finished(Inbox(3), store)
@@ -251,24 +251,24 @@ async def test_a_second_writer_ends_the_run_and_stores_nothing_of_it() -> None:
 
     async def another_writes(asked: Request | str) -> None:
         if cursor_of(asked) == "2":
-            await finished(Inbox(2, prefix="x"), store, slice_=budget("r_other"))
+            await finished(Inbox(2, prefix="x"), store, within=budget("r_other"))
 
     with pytest.raises(VersionConflict):
         await finished(Inbox(5, before=another_writes), store)
     assert "t_2" not in store.conversations
 
 
-async def test_readers_hear_every_entry_after_its_commit_in_order() -> None:
+async def test_readers_get_every_entry_after_its_commit_in_order() -> None:
     store, feed = MemoryStore(), Feed()
-    notices = heard(feed)
+    notices = subscribed(feed)
     await ran(engine(store, policy=POLICY, feed=feed), Inbox(3), budget())
     versions = [entry.version for notice in notices if isinstance(notice, Recorded) for entry in notice.entries]
     assert versions == list(range(1, len(store.journal) + 1))
 
 
-async def test_readers_hear_how_long_each_answer_took() -> None:
+async def test_readers_learn_how_long_each_fetch_took() -> None:
     feed = Feed()
-    notices = heard(feed)
+    notices = subscribed(feed)
     await ran(engine(MemoryStore(), policy=POLICY, feed=feed), Inbox(3), budget())
     assert [notice.fetch_seconds for notice in notices if isinstance(notice, Recorded)] == [0.1] * 4
 
@@ -285,7 +285,7 @@ async def test_a_dead_cursor_begins_the_walk_anew_and_stores_nothing_twice() -> 
     assert (checkpoint.run.status, checkpoint.run.tally.inserted) == (RunStatus.COMPLETE, 5)
 
 
-async def test_a_batch_that_is_too_heavy_is_asked_for_in_halves_and_grows_back() -> None:
+async def test_a_batch_that_is_too_heavy_is_halved_and_grows_back() -> None:
     async def too_heavy(asked: Request | str) -> Outcome | None:
         is_heavy = isinstance(asked, Request) and asked.cursor == "1" and asked.limit > 12
         return refused(TOO_HEAVY) if is_heavy else None
@@ -353,5 +353,5 @@ async def test_a_run_leaves_no_task_behind() -> None:
         if cursor_of(asked) == "2":
             await asyncio.Event().wait()
 
-    await finished(Inbox(5, before=hang, call_seconds=100), MemoryStore(), slice_=budget(deadline_at=at(150)))
+    await finished(Inbox(5, before=hang, call_seconds=100), MemoryStore(), within=budget(deadline_at=at(150)))
     assert asyncio.all_tasks() == {asyncio.current_task()}

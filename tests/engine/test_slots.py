@@ -18,11 +18,11 @@ from milepost.engine.supervisor import Schedule, Supervisor
 ONE, TWO, THREE, FOUR, FIVE = (Stream(Platform.MESSENGER, page_id) for page_id in "12345")
 
 
-async def test_turns_are_given_out_in_the_order_in_which_they_were_asked_for() -> None:
+async def test_slots_are_granted_in_the_order_of_the_requests() -> None:
     slots, order = Slots(1), list[Stream]()
 
     async def take(stream: Stream) -> None:
-        async with slots.taken(stream):
+        async with slots.hold(stream):
             order.append(stream)
             await asyncio.sleep(1)
 
@@ -30,18 +30,18 @@ async def test_turns_are_given_out_in_the_order_in_which_they_were_asked_for() -
     assert order == [ONE, TWO, THREE]
 
 
-async def test_a_turn_that_was_given_back_is_taken_again_behind_those_that_wait() -> None:
+async def test_a_released_slot_is_acquired_again_behind_those_that_wait() -> None:
     slots, order = Slots(1), list[str]()
 
     async def wait_inside() -> None:
-        async with slots.taken(ONE):
+        async with slots.hold(ONE):
             order.append("one")
             async with slots.released(ONE):
                 await asyncio.sleep(1)
             order.append("one again")
 
     async def work(stream: Stream) -> None:
-        async with slots.taken(stream):
+        async with slots.hold(stream):
             order.append(stream.page_id)
             await asyncio.sleep(10)
 
@@ -49,9 +49,9 @@ async def test_a_turn_that_was_given_back_is_taken_again_behind_those_that_wait(
     assert order == ["one", "2", "3", "one again"]
 
 
-async def test_a_turn_counts_from_when_it_was_taken_the_last_time() -> None:
+async def test_a_slot_counts_from_when_it_was_last_acquired() -> None:
     slots = Slots(1)
-    async with slots.taken(ONE):
+    async with slots.hold(ONE):
         await asyncio.sleep(10)
         assert slots.held_seconds() == {ONE: 10}
         async with slots.released(ONE):
@@ -61,11 +61,11 @@ async def test_a_turn_counts_from_when_it_was_taken_the_last_time() -> None:
     assert slots.held_seconds() == {}
 
 
-async def test_a_turn_is_free_again_whatever_ended_it() -> None:
+async def test_a_slot_is_free_again_however_its_block_ended() -> None:
     slots = Slots(1)
 
     async def work() -> None:
-        async with slots.taken(ONE), slots.released(ONE):
+        async with slots.hold(ONE), slots.released(ONE):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(work())
@@ -73,15 +73,15 @@ async def test_a_turn_is_free_again_whatever_ended_it() -> None:
     task.cancel()
     await asyncio.wait({task})
     assert task.cancelled()
-    async with slots.taken(TWO):
+    async with slots.hold(TWO):
         assert asyncio.get_running_loop().time() == 1
 
 
-async def test_more_turns_are_there_at_once() -> None:
+async def test_added_slots_are_available_at_once() -> None:
     slots, held_since = Slots(1), list[float]()
 
     async def take(stream: Stream) -> None:
-        async with slots.taken(stream):
+        async with slots.hold(stream):
             held_since.append(asyncio.get_running_loop().time())
             await asyncio.sleep(10)
 
@@ -93,11 +93,11 @@ async def test_more_turns_are_there_at_once() -> None:
     assert held_since == [0, 1, 1]
 
 
-async def test_where_fewer_turns_are_allowed_nobody_gets_one_until_so_many_have_ended() -> None:
+async def test_no_slot_is_granted_until_the_surplus_ones_have_been_released() -> None:
     slots, held_since = Slots(3), list[float]()
 
     async def take(stream: Stream, seconds: float) -> None:
-        async with slots.taken(stream):
+        async with slots.hold(stream):
             held_since.append(asyncio.get_running_loop().time())
             await asyncio.sleep(seconds)
 
@@ -111,12 +111,12 @@ async def test_where_fewer_turns_are_allowed_nobody_gets_one_until_so_many_have_
     assert held_since == [0, 0, 0, 30, 35]
 
 
-async def test_turns_that_are_free_are_not_taken_where_fewer_are_allowed() -> None:
+async def test_free_slots_are_withdrawn_first() -> None:
     slots, most = Slots(3), 0
 
     async def take(stream: Stream) -> None:
         nonlocal most
-        async with slots.taken(stream):
+        async with slots.hold(stream):
             most = max(most, len(slots.held_seconds()))
             await asyncio.sleep(1)
 
@@ -130,7 +130,7 @@ async def test_turns_that_are_free_are_not_taken_where_fewer_are_allowed() -> No
 
 
 @pytest.mark.parametrize("retry", ["a limit", "an outage"])
-async def test_a_stream_that_waits_leaves_the_only_turn_to_the_others(retry: str) -> None:
+async def test_a_stream_that_waits_leaves_the_only_slot_to_the_others(retry: str) -> None:
     async def fail(_: Request | str) -> Outcome:
         return refused(NETWORK)
 
@@ -153,7 +153,7 @@ async def test_a_stream_that_waits_leaves_the_only_turn_to_the_others(retry: str
 # --- what stalls ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_run_that_comes_to_no_end_is_told() -> None:
+async def test_a_run_that_never_ends_is_reported_as_stalled() -> None:
     async def hang(_: Request | str) -> None:
         await asyncio.Event().wait()
 
@@ -169,7 +169,7 @@ async def test_a_run_that_comes_to_no_end_is_told() -> None:
         assert TWO.key not in stalled
 
 
-async def test_a_run_has_the_time_that_it_began_with_though_later_ones_have_less() -> None:
+async def test_a_run_keeps_the_time_limit_that_it_began_with() -> None:
     parts = engine(MemoryStore(), policy=Policy(batch_size=1))
     one = Supervisor(parts, {ONE: Inbox(1_000, call_seconds=5, clock=parts.clock)}, Schedule(max_run_seconds=1_000))
     async with running(one, parts.stop):
@@ -179,7 +179,7 @@ async def test_a_run_has_the_time_that_it_began_with_though_later_ones_have_less
         assert one.stalled() is None
 
 
-async def test_a_run_that_waited_for_its_turn_beyond_its_time_has_not_stalled() -> None:
+async def test_a_run_that_waited_long_for_its_slot_has_not_stalled() -> None:
     parts = engine(MemoryStore(), concurrency=1)
     limit = refusing(replace(RATE_LIMIT, wait_seconds=10.0), until=at(5), clock=parts.clock)
     sources = {stream: Inbox(1_000, prefix=stream.key, call_seconds=5) for stream in (TWO, THREE)}

@@ -1,4 +1,4 @@
-"""Many streams at once: apart from each other, in fair turns, a bounded number at work."""
+"""Many streams at once: independent of each other, first come, first served, a bounded number running."""
 
 import asyncio
 
@@ -23,7 +23,7 @@ UNKNOWN = problem(1, http_status=500)
 
 
 def keepers() -> set[str]:
-    """Give the names of the tasks that keep streams."""
+    """Return the names of the tasks that work streams."""
     return {task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("stream ")}
 
 
@@ -31,7 +31,7 @@ def streams(count: int) -> list[Stream]:
     return [Stream(Platform.MESSENGER, str(number)) for number in range(count)]
 
 
-async def test_a_sync_gives_every_stream_one_turn_and_says_how_each_ended() -> None:
+async def test_a_sync_runs_every_stream_once_and_returns_how_each_run_ended() -> None:
     store, keys = MemoryStore(), streams(5)
     sources = {stream: Inbox(3, prefix=stream.page_id) for stream in keys}
     results = await Supervisor(engine(store), sources, Schedule()).sync(keys)
@@ -40,7 +40,7 @@ async def test_a_sync_gives_every_stream_one_turn_and_says_how_each_ended() -> N
     assert len(store.conversations) == 15
 
 
-async def test_no_more_streams_are_at_work_than_the_concurrency_allows() -> None:
+async def test_no_more_streams_run_than_the_concurrency_allows() -> None:
     at_work, most = 0, 0
 
     async def count(_: Request | str) -> None:
@@ -57,7 +57,7 @@ async def test_no_more_streams_are_at_work_than_the_concurrency_allows() -> None
     assert most == 3
 
 
-async def test_a_stream_that_breaks_leaves_the_others_untouched() -> None:
+async def test_a_stream_that_fails_leaves_the_others_untouched() -> None:
     async def break_down(_: Request | str) -> None:
         msg = "a bug in a source"
         raise RuntimeError(msg)
@@ -81,7 +81,7 @@ async def test_a_stream_that_breaks_leaves_the_others_untouched() -> None:
     assert set(store.conversations) == {"h_0", "h_1", "h_2"}
 
 
-async def test_a_run_that_the_store_breaks_off_is_summed_up_by_what_it_had_recorded() -> None:
+async def test_the_result_of_a_run_that_the_store_ended_is_what_it_had_recorded() -> None:
     store = FlakyStore()
     is_disk_full = True
 
@@ -105,7 +105,7 @@ async def test_a_run_that_the_store_breaks_off_is_summed_up_by_what_it_had_recor
     assert endings == [Reason.BROKE_OFF], "the process did not die"
 
 
-async def test_the_daemon_comes_back_to_a_stream_after_its_interval() -> None:
+async def test_the_daemon_runs_a_stream_again_after_its_interval() -> None:
     clock = VirtualClock(jitter=0.5)
     (stream,) = streams(1)
     inbox = Inbox(1, clock=clock)
@@ -115,7 +115,7 @@ async def test_the_daemon_comes_back_to_a_stream_after_its_interval() -> None:
     assert inbox.called_at == pytest.approx([0, 300, 600])
 
 
-async def test_a_stream_at_its_batch_limit_goes_on_at_once_behind_those_that_wait() -> None:
+async def test_a_stream_at_its_batch_limit_continues_at_once_behind_those_that_wait() -> None:
     slots: list[str] = []
     long, short = streams(2)
     clock = VirtualClock()
@@ -145,7 +145,7 @@ async def test_a_stop_ends_the_daemon_while_its_streams_sleep() -> None:
 # --- each to itself ---------------------------------------------------------------------------------------------------
 
 
-async def test_pages_in_trouble_leave_another_as_fast_as_alone() -> None:
+async def test_failing_pages_slow_down_no_other_page() -> None:
     """A dead token, a poison thread and an endless outage beside it: the same calls at the same instants."""
     dead, poison, away, healthy = streams(4)
 
@@ -178,7 +178,7 @@ async def test_pages_in_trouble_leave_another_as_fast_as_alone() -> None:
     assert beside == pytest.approx(alone, abs=0.01), "but for the jitter of later sweeps"
 
 
-async def test_what_keeps_a_stream_from_being_read_back_holds_up_no_other() -> None:
+async def test_a_checkpoint_that_cannot_be_loaded_holds_up_no_other_stream() -> None:
     class Bugged(MemoryStore):
         async def load(self, stream: str) -> Checkpoint:
             if stream == broken.key:
@@ -199,7 +199,7 @@ async def test_what_keeps_a_stream_from_being_read_back_holds_up_no_other() -> N
 # --- streams come and heal --------------------------------------------------------------------------------------------
 
 
-async def test_a_stream_that_is_parked_is_tried_at_once_when_it_is_woken() -> None:
+async def test_a_parked_stream_runs_at_once_when_it_is_woken() -> None:
     (stream,) = streams(1)
     is_token_dead = True
 
@@ -221,7 +221,7 @@ async def test_a_stream_that_is_parked_is_tried_at_once_when_it_is_woken() -> No
     assert (await store.load(stream.key)).failure_streak is None
 
 
-async def test_a_stream_that_is_parked_heals_by_itself_with_the_next_probe() -> None:
+async def test_a_parked_stream_recovers_with_its_next_probe() -> None:
     (stream,) = streams(1)
     parts = engine(MemoryStore(), policy=POLICY)
     inbox = Inbox(3, before=refusing(DEAD_TOKEN, until=at(4000), clock=parts.clock), clock=parts.clock)
@@ -232,7 +232,7 @@ async def test_a_stream_that_is_parked_heals_by_itself_with_the_next_probe() -> 
     assert (await parts.store.load(stream.key)).last_success_at is not None
 
 
-async def test_a_wish_that_comes_during_a_run_gets_a_turn_right_after_it() -> None:
+async def test_a_request_during_a_run_is_followed_by_another_run() -> None:
     """The run under way may still use what has been mended."""
     (stream,) = streams(1)
     parts = engine(MemoryStore(), policy=POLICY)
@@ -246,7 +246,7 @@ async def test_a_wish_that_comes_during_a_run_gets_a_turn_right_after_it() -> No
     assert inbox.called_at == [0, 10]
 
 
-async def test_a_stream_that_is_woken_inside_a_pause_calls_when_it_is_over() -> None:
+async def test_a_stream_that_is_woken_during_a_rate_limit_calls_after_it() -> None:
     (stream,) = streams(1)
     parts = engine(MemoryStore(), policy=POLICY)
     limit = replace(RATE_LIMIT, wait_seconds=3600.0)
@@ -261,7 +261,7 @@ async def test_a_stream_that_is_woken_inside_a_pause_calls_when_it_is_over() -> 
     assert inbox.called_at[:2] == pytest.approx([0, 3600])
 
 
-async def test_a_stream_that_is_admitted_while_the_daemon_works_is_worked_at_once() -> None:
+async def test_a_stream_that_is_admitted_to_a_running_daemon_runs_at_once() -> None:
     first, second = streams(2)
     store = MemoryStore()
     parts = engine(store, policy=POLICY)
@@ -276,7 +276,7 @@ async def test_a_stream_that_is_admitted_while_the_daemon_works_is_worked_at_onc
     assert "later_2" in store.conversations
 
 
-async def test_a_stream_that_is_admitted_before_the_daemon_works_is_worked_with_the_others() -> None:
+async def test_a_stream_that_is_admitted_before_the_start_runs_with_the_others() -> None:
     first, second = streams(2)
     parts = engine(MemoryStore(), policy=POLICY)
     supervisor = Supervisor(parts, {first: Inbox(1)}, Schedule())
@@ -289,7 +289,7 @@ async def test_a_stream_that_is_admitted_before_the_daemon_works_is_worked_with_
 # --- streams go -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_stream_that_is_dismissed_ends_after_the_batch_in_hand_and_the_others_go_on() -> None:
+async def test_a_dismissed_stream_ends_after_the_current_batch_and_the_others_go_on() -> None:
     leaving, staying = streams(2)
     store = MemoryStore()
     parts = engine(store, policy=POLICY)
@@ -311,7 +311,7 @@ async def test_a_stream_that_is_dismissed_ends_after_the_batch_in_hand_and_the_o
     assert max(other.called_at) > 500
 
 
-async def test_a_stream_that_comes_back_goes_on_where_it_was() -> None:
+async def test_a_stream_that_is_admitted_again_continues_where_it_was() -> None:
     (stream,) = streams(1)
     store = MemoryStore()
     parts = engine(store, policy=POLICY)
@@ -330,7 +330,9 @@ async def test_a_stream_that_comes_back_goes_on_where_it_was() -> None:
 
 
 @pytest.mark.parametrize("back_after_seconds", [0, 1, 4.999, 5, 6])
-async def test_a_stream_that_comes_back_at_once_is_worked_by_one_at_a_time(back_after_seconds: float) -> None:
+async def test_a_stream_that_is_admitted_again_at_once_is_worked_by_one_task_at_a_time(
+    back_after_seconds: float,
+) -> None:
     (stream,) = streams(1)
     store = MemoryStore()
     parts = engine(store, policy=POLICY)
@@ -349,16 +351,16 @@ async def test_a_stream_that_comes_back_at_once_is_worked_by_one_at_a_time(back_
     }
 
 
-@pytest.mark.parametrize("waiting_for", ["a retry", "a pause", "a turn", "the interval"])
+@pytest.mark.parametrize("waiting_for", ["a retry", "a rate limit", "a slot", "the interval"])
 async def test_a_stream_is_dismissed_whatever_it_waits_for_without_another_call(waiting_for: str) -> None:
     leaving, other = streams(2)
-    refusals = {"a retry": refused(), "a pause": refused(replace(RATE_LIMIT, wait_seconds=100.0))}
+    refusals = {"a retry": refused(), "a rate limit": refused(replace(RATE_LIMIT, wait_seconds=100.0))}
 
     async def before(_: Request | str) -> Outcome | None:
         return refusals.get(waiting_for)
 
     slow = Policy(batch_size=1, base_delay_seconds=1000, max_delay_seconds=1000)
-    parts = engine(MemoryStore(), policy=slow, concurrency=1 if waiting_for == "a turn" else 2)
+    parts = engine(MemoryStore(), policy=slow, concurrency=1 if waiting_for == "a slot" else 2)
     inbox = Inbox(3, before=before, clock=parts.clock)
     sources = {other: Inbox(3, prefix="o", call_seconds=10, clock=parts.clock), leaving: inbox}
     supervisor = Supervisor(parts, sources, Schedule(max_run_seconds=2000))
@@ -373,7 +375,7 @@ async def test_a_stream_is_dismissed_whatever_it_waits_for_without_another_call(
     assert run is None or run.status is not RunStatus.RUNNING
 
 
-async def test_a_stream_that_is_dismissed_before_the_daemon_works_is_not_worked() -> None:
+async def test_a_stream_that_is_dismissed_before_the_start_does_not_run() -> None:
     (stream,) = streams(1)
     parts = engine(MemoryStore(), policy=POLICY)
     inbox = Inbox(1)
@@ -400,7 +402,7 @@ async def test_a_stream_that_is_admitted_after_the_daemon_has_worked_begins_noth
 # --- settings change --------------------------------------------------------------------------------------------------
 
 
-async def test_a_new_policy_holds_from_the_next_turn_on() -> None:
+async def test_a_new_policy_takes_effect_with_the_next_run() -> None:
     (stream,) = streams(1)
     parts = engine(MemoryStore(), policy=Policy(batch_size=7))
     inbox = Inbox(4, clock=parts.clock, call_seconds=10)
@@ -412,7 +414,7 @@ async def test_a_new_policy_holds_from_the_next_turn_on() -> None:
     assert [asked.limit for asked in inbox.asked if isinstance(asked, Request)][:4] == [7, 7, 9, 9]
 
 
-async def test_a_shorter_interval_holds_for_those_that_rest_already() -> None:
+async def test_a_shorter_interval_takes_effect_for_streams_that_already_wait() -> None:
     (stream,) = streams(1)
     parts = engine(MemoryStore(), policy=POLICY)
     inbox = Inbox(1, clock=parts.clock)
@@ -424,7 +426,7 @@ async def test_a_shorter_interval_holds_for_those_that_rest_already() -> None:
     assert inbox.called_at == pytest.approx([0, 1000, 1600, 2200])
 
 
-async def test_a_longer_interval_holds_for_those_that_rest_already() -> None:
+async def test_a_longer_interval_takes_effect_for_streams_that_already_wait() -> None:
     (stream,) = streams(1)
     parts = engine(MemoryStore(), policy=POLICY)
     inbox = Inbox(1, clock=parts.clock)
@@ -439,18 +441,18 @@ async def test_a_longer_interval_holds_for_those_that_rest_already() -> None:
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("waiting_for", ["a call", "a retry", "a pause", "the store", "a turn", "the interval"])
-async def test_a_stop_cuts_every_wait_short(waiting_for: str) -> None:
+@pytest.mark.parametrize("waiting_for", ["a call", "a retry", "a rate limit", "the store", "a slot", "the interval"])
+async def test_a_stop_interrupts_every_wait(waiting_for: str) -> None:
     async def before(_: Request | str) -> Outcome | None:
-        if waiting_for in {"a call", "a turn"}:
+        if waiting_for in {"a call", "a slot"}:
             await asyncio.Event().wait()
-        answers = {"a retry": refused(), "a pause": refused(replace(RATE_LIMIT, wait_seconds=100.0))}
+        answers = {"a retry": refused(), "a rate limit": refused(replace(RATE_LIMIT, wait_seconds=100.0))}
         return answers.get(waiting_for)
 
     keys = streams(2)
     store = FlakyStore(absences=1_000_000 if waiting_for == "the store" else 0)
     slow = Policy(batch_size=1, base_delay_seconds=1000, max_delay_seconds=1000)
-    parts = engine(store, policy=slow, concurrency=1 if waiting_for == "a turn" else 2)
+    parts = engine(store, policy=slow, concurrency=1 if waiting_for == "a slot" else 2)
     sources = {stream: Inbox(3, prefix=stream.page_id, before=before) for stream in keys}
     supervisor = Supervisor(parts, sources, Schedule(max_run_seconds=2000))
     async with running(supervisor, parts.stop):

@@ -1,6 +1,6 @@
 """Commits of which nobody knows what became of them: each is settled by reading before anything else is written.
 
-Whatever was the truth, in the end every entry is stored once, and every reader has heard of it once.
+Whatever happened to the commit, in the end every entry is stored once and published once.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from kit.builders import STREAM, at, budget
-from kit.engine_doubles import FlakyStore, Inbox, engine, heard, types
+from kit.engine_doubles import FlakyStore, Inbox, engine, subscribed, types
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
@@ -32,7 +32,7 @@ STORED = pytest.mark.parametrize("is_stored", [True, False], ids=["it was stored
 
 
 class Uncertain(MemoryStore):
-    """A store whose line breaks at chosen commits, `lost` by number: they are stored or not, and nobody is told.
+    """A store whose connection fails at chosen commits, `lost` by number: they are stored or not, and nobody knows.
 
     `silent_for` questions after that find it away. `asked` lists what it was asked to write and to settle.
     """
@@ -64,16 +64,16 @@ class Uncertain(MemoryStore):
         return await super().settle(commit)
 
 
-async def ran(parts: EngineContext, inbox: Inbox, slice_: RunBudget | None = None) -> Checkpoint:
-    async with parts.slots.taken(STREAM):
-        return await run_stream(parts, STREAM, inbox, slice_ or budget(), Mailbox())
+async def ran(parts: EngineContext, inbox: Inbox, within: RunBudget | None = None) -> Checkpoint:
+    async with parts.slots.hold(STREAM):
+        return await run_stream(parts, STREAM, inbox, within or budget(), Mailbox())
 
 
-def told(feed_heard: Sequence[object]) -> list[int]:
-    """Give the seqs of the entries that readers heard of, in the order in which they did."""
+def published(notices: Sequence[object]) -> list[int]:
+    """Return the seqs of the entries that readers got, in that order."""
     return [
         notice.committed.first_seq + place
-        for notice in feed_heard
+        for notice in notices
         if isinstance(notice, Recorded)
         for place in range(len(notice.entries))
     ]
@@ -85,14 +85,16 @@ def without_absences(store: MemoryStore) -> list[str]:
 
 @STORED
 @pytest.mark.parametrize("number", range(1, COMMITS + 1))
-async def test_whichever_commit_it_is_every_entry_is_stored_once_and_told_once(number: int, is_stored: bool) -> None:
+async def test_every_entry_is_stored_and_published_once_whichever_commit_is_unknown(
+    number: int, is_stored: bool
+) -> None:
     store, feed, inbox = Uncertain([number], is_stored=is_stored), Feed(), Inbox(BATCHES)
-    notices = heard(feed)
+    notices = subscribed(feed)
 
     checkpoint = await ran(engine(store, feed=feed), inbox)
 
     assert without_absences(store) == UNDISTURBED
-    assert told(list(notices)) == list(range(1, len(store.journal) + 1))
+    assert published(list(notices)) == list(range(1, len(store.journal) + 1))
     assert checkpoint == await store.load(STREAM.key)
     assert checkpoint.run is not None
     assert (checkpoint.run.status, checkpoint.run.tally.inserted) == (RunStatus.COMPLETE, BATCHES)
@@ -100,7 +102,7 @@ async def test_whichever_commit_it_is_every_entry_is_stored_once_and_told_once(n
 
 
 @STORED
-async def test_it_is_settled_first_and_written_again_only_if_it_was_not_stored(is_stored: bool) -> None:
+async def test_an_unknown_commit_is_settled_first_and_repeated_only_if_it_was_not_stored(is_stored: bool) -> None:
     store = Uncertain([2], is_stored=is_stored)
 
     await ran(engine(store), Inbox(BATCHES))
@@ -112,9 +114,9 @@ async def test_it_is_settled_first_and_written_again_only_if_it_was_not_stored(i
 
 
 @STORED
-async def test_while_the_store_is_away_it_stays_unsettled_and_nothing_is_written(is_stored: bool) -> None:
+async def test_an_unknown_commit_stays_unsettled_while_the_store_is_unavailable(is_stored: bool) -> None:
     store, feed, clock = Uncertain([2], is_stored=is_stored, silent_for=3), Feed(), VirtualClock()
-    notices = heard(feed)
+    notices = subscribed(feed)
 
     await ran(engine(store, feed=feed, clock=clock), Inbox(BATCHES))
 
@@ -122,25 +124,25 @@ async def test_while_the_store_is_away_it_stays_unsettled_and_nothing_is_written
     assert store.asked[first : first + 4] == [("settle", 4)] * 4
     assert [notice.attempts for notice in notices if isinstance(notice, StoreRetried)] == [1, 2, 3, 4]
     assert without_absences(store) == UNDISTURBED
-    assert told(list(notices)) == list(range(1, len(store.journal) + 1))
+    assert published(list(notices)) == list(range(1, len(store.journal) + 1))
 
 
 @STORED
 async def test_a_commit_that_is_lost_again_is_settled_again(is_stored: bool) -> None:
     store, feed = Uncertain([2, 3, 4], is_stored=is_stored), Feed()
-    notices = heard(feed)
+    notices = subscribed(feed)
 
     await ran(engine(store, feed=feed), Inbox(BATCHES))
 
     assert without_absences(store) == UNDISTURBED
-    assert told(list(notices)) == list(range(1, len(store.journal) + 1))
+    assert published(list(notices)) == list(range(1, len(store.journal) + 1))
 
 
 @STORED
-async def test_how_long_the_store_was_away_is_on_record_even_where_the_commit_was_stored_before(
+async def test_an_outage_is_on_record_even_if_the_commit_was_stored_before_it(
     is_stored: bool,
 ) -> None:
-    """What was stored cannot tell of the absence that followed it: the next entry does."""
+    """The stored commit cannot record the outage that followed it: the next entry does."""
     for number in range(1, COMMITS + 1):
         store, clock = Uncertain([number], is_stored=is_stored, silent_for=2), VirtualClock()
 
@@ -150,7 +152,7 @@ async def test_how_long_the_store_was_away_is_on_record_even_where_the_commit_wa
         assert returned == [StoreReturned(sum(clock.slept), attempts=3)], f"commit {number}"
 
 
-async def test_a_line_that_breaks_at_every_commit_does_not_have_absences_recorded_for_ever() -> None:
+async def test_a_connection_that_fails_at_every_commit_records_a_bounded_number_of_outages() -> None:
     store = Uncertain(range(1, 1_000), is_stored=True)
 
     await ran(engine(store), Inbox(BATCHES))
@@ -159,7 +161,7 @@ async def test_a_line_that_breaks_at_every_commit_does_not_have_absences_recorde
     assert types(store, STREAM).count("store_returned") < 2 * COMMITS
 
 
-async def test_an_absence_is_on_record_even_where_the_next_answer_is_that_a_row_is_refused() -> None:
+async def test_an_outage_is_on_record_even_if_the_store_then_refuses_a_row() -> None:
     store = FlakyStore(absences=2)
     store.refuses = {(Table.CONVERSATIONS, "t_0")}
 
@@ -169,13 +171,13 @@ async def test_an_absence_is_on_record_even_where_the_next_answer_is_that_a_row_
 
 
 @STORED
-async def test_a_store_that_stays_away_ends_the_run_and_the_next_goes_on_from_what_is_stored(is_stored: bool) -> None:
+async def test_an_unavailable_store_ends_the_run_and_the_next_continues_from_what_is_stored(is_stored: bool) -> None:
     store, feed = Uncertain([2], is_stored=is_stored, silent_for=10_000), Feed()
-    notices = heard(feed)
+    notices = subscribed(feed)
     with pytest.raises(StoreAway):
         await ran(engine(store, feed=feed), Inbox(BATCHES))
     assert types(store, STREAM).count("batch_stored") == (2 if is_stored else 1)
-    assert told(list(notices)) == [1, 2, 3], "the first commit alone is known to be stored"
+    assert published(list(notices)) == [1, 2, 3], "the first commit alone is known to be stored"
 
     inbox = Inbox(BATCHES)
     await ran(engine(store), inbox, budget("run-2", deadline_at=at(100_000)))
@@ -187,7 +189,7 @@ async def test_a_store_that_stays_away_ends_the_run_and_the_next_goes_on_from_wh
 
 
 @STORED
-async def test_a_stop_meanwhile_is_not_kept_waiting_and_the_next_run_goes_on_from_what_is_stored(
+async def test_a_stop_does_not_wait_for_the_store_and_the_next_run_continues_from_what_is_stored(
     is_stored: bool,
 ) -> None:
     store, stop, clock = Uncertain([2], is_stored=is_stored, silent_for=10_000), Stop(), VirtualClock()
@@ -214,7 +216,7 @@ async def broken_off(parts: EngineContext, inbox: Inbox) -> None:
         await ran(parts, inbox)
 
 
-async def test_what_another_process_wrote_in_its_place_is_not_taken_for_it() -> None:
+async def test_an_entry_of_another_process_is_not_taken_for_the_unknown_commit() -> None:
     """The connection broke, the other took the stream over: the version is there, and is not ours."""
 
     class TakenOver(Uncertain):
@@ -225,10 +227,10 @@ async def test_what_another_process_wrote_in_its_place_is_not_taken_for_it() -> 
             return await super().settle(commit)
 
     store, feed = TakenOver([2], is_stored=False), Feed()
-    notices = heard(feed)
+    notices = subscribed(feed)
 
     with pytest.raises(VersionConflict, match="taken over by another Milepost"):
         await ran(engine(store, feed=feed), Inbox(BATCHES))
 
-    assert told(list(notices)) == [1, 2, 3], "its first commit alone was its own"
+    assert published(list(notices)) == [1, 2, 3], "its first commit alone was its own"
     assert store.entries(STREAM.key)[-1].run_id == "run-other"

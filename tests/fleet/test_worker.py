@@ -172,7 +172,7 @@ async def test_a_sync_that_one_worker_is_asked_for_is_one_turn_whoever_gives_it(
     async with crew.at_work():
         await until(lambda: crew.sweeps(STREAM) == 1)
         await asyncio.sleep(100)
-        async with asked.parts.slots.taken(Stream(Platform.INSTAGRAM, "other")):
+        async with asked.parts.slots.hold(Stream(Platform.INSTAGRAM, "other")):
             await asked.supervisor.ask(STREAM, SyncNow(ADA, full=True))
             await until(lambda: crew.sweeps(STREAM) == 2)
             await asyncio.sleep(100)
@@ -185,7 +185,7 @@ async def test_a_pause_and_a_resume_by_any_worker_hold_for_all(crew: Crew) -> No
     """Both times the run goes on for as long as the batch in hand takes."""
     await crew.join([STREAM], batches=100)
     asked = await crew.join([STREAM], batches=100, concurrency=1)
-    async with asked.parts.slots.taken(Stream(Platform.INSTAGRAM, "other")), crew.at_work():
+    async with asked.parts.slots.hold(Stream(Platform.INSTAGRAM, "other")), crew.at_work():
         await until(lambda: len(crew.store.conversations) == 5)
         await asked.supervisor.ask(STREAM, PauseStream(ADA))
         await asyncio.sleep(4)

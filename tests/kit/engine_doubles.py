@@ -1,4 +1,4 @@
-"""A shell to test: sources that follow a script, a store that fails, and what all streams share."""
+"""An engine to test: scripted sources, a store that fails, and the context that all streams share."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -29,8 +29,8 @@ Before = Callable[[Request | str], Awaitable[Outcome | None]]
 class Inbox:
     """A Source over a number of batches of one conversation each; cursors are the numbers of the batches.
 
-    `before` is awaited ahead of each answer and may answer in its place; it hears what was asked for: a batch, or a
-    conversation by its id. `gate` is asked before each call, and told of refusals. A call takes `call_seconds`.
+    `before` is awaited ahead of each answer and may answer in its place; its argument is the request, or the id of the
+    conversation to read. `gate` is checked before each call, and notified of refusals. A call takes `call_seconds`.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Inbox:
 
 
 def cursor_of(asked: Request | str) -> str | None:
-    """Give the cursor of the batch that was asked for; None for the head of the inbox, and for a single thread."""
+    """Return the cursor of a request; None for the head of the inbox, and for a single thread."""
     return asked.cursor if isinstance(asked, Request) else None
 
 
@@ -129,17 +129,17 @@ def engine(
     feed: Feed | None = None,
     concurrency: int = 16,
 ) -> EngineContext:
-    """Put together what streams share, as a process does that starts: it knows of the pauses in the journal."""
+    """Build the context of a process that has just started: it knows the rate limits in the journal."""
     clock, feed, policy = clock or VirtualClock(), feed or Feed(), policy or Policy(batch_size=1)
     rate_limits = RateLimits(clock, feed, floor_seconds=policy.rate_limit_floor_seconds)
     for snapshot in store.checkpoints.values():
-        rate_limits.learn(msgspec.json.decode(snapshot, type=Checkpoint))
+        rate_limits.observe(msgspec.json.decode(snapshot, type=Checkpoint))
     return EngineContext(store, clock, feed, stop or Stop(), policy, rate_limits, Slots(concurrency))
 
 
 @asynccontextmanager
 async def running(supervisor: Supervisor, stop: Stop) -> AsyncIterator[None]:
-    """Let the daemon work during the block."""
+    """Run the daemon during the block."""
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(supervisor.run())
         try:
@@ -148,8 +148,8 @@ async def running(supervisor: Supervisor, stop: Stop) -> AsyncIterator[None]:
             stop.request()
 
 
-def heard(feed: Feed) -> Collection[Notice]:
-    """Hold what is published from now on, without a task that reads it."""
+def subscribed(feed: Feed) -> Collection[Notice]:
+    """Return the notices that are published from now on, without a task that reads them."""
     return feed.subscribe()._held
 
 

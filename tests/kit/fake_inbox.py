@@ -1,4 +1,4 @@
-"""Inboxes that live: threads that jump to the head while they are read, and an edge that answers as the real one does.
+"""Inboxes in motion: threads jump to the head while they are read, and the edge answers as the real one does.
 
 All instants are the server's; `updated_time` and `asked_at` are whole seconds, as on the wire.
 """
@@ -8,7 +8,9 @@ from datetime import datetime, timedelta
 from enum import Enum
 from random import Random
 
+from kit.builders import NOON
 from kit.fake_outages import UNKNOWN, Climate, Outages
+from kit.virtual_time import VirtualTime
 from milepost.core.model import Batch, Contact, Conversation, Detail, Direction, Interaction, Stream, Unreadable
 from milepost.core.ports import Fetched, Outcome, Refused, Request
 from milepost.core.problems import Problem, ProblemKind
@@ -25,7 +27,7 @@ DETAILS = tuple(Detail)  # the most first
 
 
 class Health(Enum):
-    """How much of a thread the API can tell: its name is the most detail that any list which holds it may ask for."""
+    """How much of a thread the API can serve: the most detail that a request may ask for which lists it."""
 
     GOOD = Detail.NESTED
     HEAVY = Detail.SEPARATE
@@ -170,9 +172,8 @@ class Inbox:
     def _place_of_arrival(self) -> int:
         """Choose a place near the head: below lines within the slack, or below a single line of any age.
 
-        Below older lines only where every item tells its time, because a batch of old lines and an unreadable one looks
-        wholly old. Nowhere but at the head where cursors are offsets: a line that
-        sinks lifts others over them.
+        Below older lines only where every item has its time, because a batch of old lines and an unreadable one looks
+        wholly old. Only at the head where cursors are offsets: a line that sinks lifts others over them.
         """
         if not self.listing or self.habits.counts_offsets or not self._happens(self.habits.displaced_chance):
             return 0
@@ -202,7 +203,6 @@ class Inbox:
         took_seconds = self.random.random()
         problem = self._bad_cursor(request.cursor) or self.world.outages.refusal(self.stream, self.now)
         answer = problem or self._batch(request)
-        self.world.pass_time(took_seconds)
         return Refused(answer, took_seconds) if isinstance(answer, Problem) else Fetched(answer, asked_at, took_seconds)
 
     def reread(self, conversation_id: str, messages: int) -> Outcome:
@@ -210,14 +210,13 @@ class Inbox:
         asked_at, took_seconds = whole_second(self.now), self.random.random()
         problem = self.world.outages.refusal(self.stream, self.now)
         thread = self.threads.get(conversation_id)
-        self.world.pass_time(took_seconds)
         if problem is None and thread is None:
             problem = GONE
         if problem is None and thread is not None and not thread.health.bears(self._detail(Detail.SEPARATE, messages)):
             problem = UNKNOWN
         if problem is not None or thread is None:
             return Refused(problem or GONE, took_seconds)
-        return Fetched(Batch(*_told([thread], messages, None)), asked_at, took_seconds)
+        return Fetched(Batch(*_as_listed([thread], messages, None)), asked_at, took_seconds)
 
     def _bad_cursor(self, cursor: str | None) -> Problem | None:
         if cursor is None:
@@ -233,7 +232,7 @@ class Inbox:
 
     @staticmethod
     def _detail(detail: Detail, messages: int) -> Detail:
-        """Give the detail that is truly asked for: no message is none, nested or not."""
+        """Return the effective detail: without messages it makes no difference how they would be read."""
         return detail if messages or detail is Detail.POSITION else Detail.BARE
 
     def _batch(self, request: Request) -> Batch | Problem:
@@ -256,11 +255,11 @@ class Inbox:
         next_cursor = self._cursor(start, lines, hops + 1) if has_more else None
         if request.cursor in self._bad_cursors:
             next_cursor = request.cursor
-        told_messages = request.messages if detail in (Detail.NESTED, Detail.SEPARATE) else 0
+        listed_messages = request.messages if detail in (Detail.NESTED, Detail.SEPARATE) else 0
         if detail is Detail.POSITION:
             positions = tuple(Conversation(each.thread_id, each.updated_time) for each in threads)
             return Batch(positions, next_cursor)
-        return Batch(*_told(threads, told_messages, next_cursor))
+        return Batch(*_as_listed(threads, listed_messages, next_cursor))
 
     def _start(self, cursor: str | None) -> tuple[int, int]:
         """Find where a cursor leads to, and how many empty answers led to it."""
@@ -283,16 +282,21 @@ class Inbox:
 
 
 class World:
-    """The inboxes behind one API, and the weather over it."""
+    """The inboxes behind one API, and its outages."""
 
-    def __init__(self, random: Random, habits: Habits, now: datetime, slack_seconds: float) -> None:
+    def __init__(self, random: Random, habits: Habits, time: VirtualTime, slack_seconds: float) -> None:
         self.random = random
         self.habits = habits
-        self.now = now
+        self.time = time
         self.slack = timedelta(seconds=slack_seconds)
         self.outages = Outages(random, habits.climate)
         self.inboxes: dict[Stream, Inbox] = {}
         self._threads = 0
+
+    @property
+    def now(self) -> datetime:
+        """The server's clock."""
+        return NOON + timedelta(seconds=self.time.seconds)
 
     def add(self, stream: Stream) -> Inbox:
         self.inboxes[stream] = Inbox(self, stream)
@@ -303,7 +307,7 @@ class World:
         return f"t_{self._threads:04}"  # none is the beginning of another
 
     def pass_time(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
+        self.time.seconds += seconds
 
     def stir(self) -> None:
         """Let some time pass, in which something may happen anywhere."""
@@ -326,10 +330,10 @@ class World:
             inbox.heal()
 
 
-def _told(
+def _as_listed(
     threads: list[Thread], messages: int, next_cursor: str | None
 ) -> tuple[tuple[Conversation, ...], str | None, tuple[Unreadable, ...]]:
-    good = tuple(told(thread, messages) for thread in threads if thread.is_readable)
+    good = tuple(as_listed(thread, messages) for thread in threads if thread.is_readable)
     bad = tuple(
         Unreadable(thread.thread_id, "link: expected str", f'{{"updated_time": "{thread.updated_time}"}}')
         for thread in threads
@@ -338,8 +342,8 @@ def _told(
     return good, next_cursor, bad
 
 
-def told(thread: Thread, messages: int) -> Conversation:
-    """Give a thread as the API tells it, with its newest messages."""
+def as_listed(thread: Thread, messages: int) -> Conversation:
+    """Return a thread as the API lists it, with its newest messages."""
     newest_first = tuple(reversed(thread.messages))[:messages]
     return Conversation(
         thread.thread_id,

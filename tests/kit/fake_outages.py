@@ -1,4 +1,4 @@
-"""What comes over the API for a while: limits, outages, and tokens and settings that somebody has to mend."""
+"""Temporary failures of the API: limits, outages, and tokens and settings that a person has to repair."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -35,7 +35,7 @@ STOPS = (
 
 @dataclass(frozen=True)
 class Climate:
-    """How often something comes over a stream, per step, and how long it stays at most."""
+    """How often a stream is affected, per step, and for how long at most."""
 
     limit_chance: float = 0.0
     outage_chance: float = 0.0
@@ -46,7 +46,7 @@ class Climate:
 
 @dataclass(frozen=True)
 class Spell:
-    """One thing that has come over a stream, or over all that share its page or app."""
+    """One failure of a stream, or of all that share its page or app."""
 
     scope: Scope
     stream: Stream
@@ -64,7 +64,7 @@ class Spell:
 
 
 class Outages:
-    """All that is over the streams now."""
+    """All failures that are in effect."""
 
     def __init__(self, random: Random, climate: Climate) -> None:
         self._random = random
@@ -72,12 +72,12 @@ class Outages:
         self._spells: list[Spell] = []
 
     def clear(self) -> None:
-        """Let the sun shine for ever."""
+        """End all failures for good."""
         self._climate = Climate()
         self._spells = []
 
     def stir(self, stream: Stream, now: datetime) -> None:
-        """Let something come over a stream, or nothing."""
+        """Let a failure of the stream begin, or none."""
         climate, random = self._climate, self._random
         until = now + timedelta(seconds=random.random() * climate.longest_seconds)
         if random.random() < climate.limit_chance:
@@ -89,7 +89,7 @@ class Outages:
             self._spells.append(Spell(Scope.STREAM, stream, until, random.choice(STOPS)))
 
     def _limit(self, stream: Stream, now: datetime, until: datetime) -> Spell:
-        """Let a limit be reached; what it says of its length is the truth, too little, or nothing."""
+        """Let a limit be reached. The wait that it names is right, too short, or missing."""
         left_seconds = (until - now).total_seconds()
         named = self._random.choice((None, left_seconds, left_seconds / 3))
         if self._random.random() < 0.3:
@@ -98,6 +98,6 @@ class Outages:
         return Spell(Scope.PAGE, stream, until, replace(problem, wait_seconds=named))
 
     def refusal(self, stream: Stream, now: datetime) -> Problem | None:
-        """Say what a call of a stream meets; None where it is answered."""
+        """Return what a call of the stream is refused with; None if it is answered."""
         self._spells = [spell for spell in self._spells if spell.until > now]
         return next((spell.problem for spell in self._spells if spell.concerns(stream)), None)

@@ -1,12 +1,13 @@
-"""What must hold after every commit, whatever happened: the project's invariants, told against the true inboxes."""
+"""What must hold after every commit, whatever happened: the project's invariants, checked against the true inboxes."""
 
 from collections import Counter
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from kit.builders import removals, total
-from kit.fake_inbox import Inbox, Thread, World, told
+from kit.fake_inbox import Inbox, Thread, World, as_listed
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run, Sweep
 from milepost.core.events import (
@@ -15,49 +16,77 @@ from milepost.core.events import (
     DeadLetterOpened,
     Entry,
     Event,
+    Mode,
     Phase,
     RateLimited,
     RedriveFailed,
+    Resolution,
     RunEnded,
     RunStarted,
     Stage,
     StoreReturned,
+    StreamPaused,
+    StreamResumed,
     SweepCompleted,
     SweepStarted,
+    SyncRequested,
     Tally,
+    TokenChecked,
 )
 from milepost.core.evolve import evolve
 from milepost.core.journal import RunOf, check_link, dead_letter_after, project
-from milepost.core.model import Batch, Changes, Conversation, ConversationRow, Scope, Stream
+from milepost.core.model import Changes, Conversation, ConversationRow, Scope, Stream
 from milepost.core.plan import RunBudget
-from milepost.core.ports import Commit, DueDeadLetter, Fetched, Outcome, Refused
+from milepost.core.ports import Commit, Fetched, Outcome, Refused
 from milepost.core.remedies import Remedy, rule_for
 
+RIVAL = "another process"
 HARMLESS = (RunStarted, SweepStarted, BatchStored, RateLimited, RunEnded, StoreReturned)
+SweepKey = tuple[Mode | None, datetime]  # its mode, and when its walk started; None before its first batch is settled
 NEVER = datetime.min.replace(tzinfo=UTC)
 MAX_VAIN_CALLS = 60  # in a row: the retries of three attempts on every rung of the ladder, and more
 
 
-class Sight:
-    """What the witness remembers of one stream."""
+class Observed:
+    """What was observed of one stream."""
 
     def __init__(self, stream: Stream) -> None:
         self.refolded = Checkpoint(stream.key)
         self.dead_letters: dict[str, DeadLetter] = {}
-        self.letter_tally = Tally()
+        self.redrive_tally = Tally()
         self.erased = Counter[str]()
-        self.walk_read_at: dict[datetime, datetime] = {}
-        self.sweep_being_read: datetime | None = None
+        self.walk_read_at: dict[SweepKey, datetime] = {}
+        self.sweep_being_read: SweepKey | None = None
         self.version_before_run = 0
         self.is_undisturbed = False
         self.vain_calls = 0
         self.given_up_at: dict[str, datetime] = {}  # by thread
         self.given_up_events: set[str] = set()
         self.held_until: dict[Scope, datetime] = {}
+        self.stored_once: set[str] = set()  # conversations, whatever became of them since
+        self.run_ids: set[str] = set()
+        self.ended_runs: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A batch that a run read, as part of a sweep that was open or None."""
+
+    stream: Stream
+    sweep: Sweep | None
+    fetched: Fetched
+    sent_at: datetime
+    budget: RunBudget
+
+
+def leads_to_itself(sweep: Sweep | None, fetched: Fetched) -> bool:
+    """Whether an answer is a refusal in disguise, which reads nothing: its cursor is the one just used."""
+    cursor = sweep.position.cursor if sweep is not None else None
+    return cursor is not None and fetched.batch.next_cursor == cursor
 
 
 class Invariants:
-    """Watches a simulation; every method that does not like what it sees raises AssertionError."""
+    """Checks a simulation as it runs. Its methods raise AssertionError where an invariant does not hold."""
 
     def __init__(self, world: World, store: MemoryStore, messages: int) -> None:
         self.world = world
@@ -65,47 +94,47 @@ class Invariants:
         self.messages = messages
         self.seen: Counter[str] = Counter()
         self.doubt = timedelta()
-        self.sights: dict[Stream, Sight] = {}
+        self.observed: dict[Stream, Observed] = {}
         self._journal_read = 0
 
     def watch(self, stream: Stream) -> None:
-        self.sights[stream] = Sight(stream)
+        self.observed[stream] = Observed(stream)
 
     # --- while it works ---
 
-    def run_begins(self, stream: Stream, checkpoint: Checkpoint, budget: RunBudget) -> None:
-        sight, sweep = self.sights[stream], checkpoint.sweep
-        sight.version_before_run = checkpoint.version
-        sight.is_undisturbed = sweep is None
-        sight.vain_calls = 0
-        if sweep is not None and budget.wants_full and sweep.walk_until is not None:
-            self.seen["a full sweep forced over an open incremental one"] += 1
+    def loaded(self, stream: Stream, checkpoint: Checkpoint) -> None:
+        """Expect a run to begin at this checkpoint."""
+        observed, run = self.observed[stream], checkpoint.run
+        observed.version_before_run = checkpoint.version
+        observed.is_undisturbed = checkpoint.sweep is None and (run is None or run.ended_at is not None)
+        observed.vain_calls = 0
 
     def disturbed(self, stream: Stream, what: str) -> None:
         self.seen[what] += 1
-        self.sights[stream].is_undisturbed = False
+        self.observed[stream].is_undisturbed = False
 
     def calls(self, stream: Stream, now: datetime) -> None:
-        """No call is made inside a pause, and calls do not go round in circles."""
-        for other, sight in self.sights.items():
-            for scope, until in sight.held_until.items():
-                if _concerns(scope, other, stream):
-                    assert now >= until, f"a call of {stream.key} inside the pause of {other.key}"
-        self.sights[stream].vain_calls += 1
-        assert self.sights[stream].vain_calls <= MAX_VAIN_CALLS, "calls without end that bring nothing"
+        """No call is made during a rate limit, and calls do not go round in circles."""
+        for other, observed in self.observed.items():
+            for scope, until in observed.held_until.items():
+                if concerns(scope, other, stream):
+                    assert now >= until, f"a call of {stream.key} during the rate limit of {other.key}"
+        self.observed[stream].vain_calls += 1
+        assert self.observed[stream].vain_calls <= MAX_VAIN_CALLS, "calls without end that bring nothing"
 
-    def batch_fetched(self, stream: Stream, sweep: Sweep | None, fetched: Fetched, sent_at: datetime) -> None:
+    def batch_fetched(self, reading: Reading) -> None:
         """Remember when each sweep's walk last read: what moves after that may be left to the next sweep."""
-        sight = self.sights[stream]
-        sight.vain_calls = 0
-        sight.sweep_being_read = sweep.walk_started_at if sweep is not None else fetched.asked_at
+        observed, sweep = self.observed[reading.stream], reading.sweep
+        observed.vain_calls = 0
+        observed.sweep_being_read = (sweep.mode, sweep.walk_started_at) if sweep else (None, reading.fetched.asked_at)
         if sweep is None or sweep.position.phase is Phase.WALK:
-            sight.walk_read_at[sight.sweep_being_read] = sent_at
+            observed.walk_read_at[observed.sweep_being_read] = reading.sent_at
         else:
             self.seen["a catch-up scan read a batch"] += 1
 
-    def batch_is_safe(self, stream: Stream, batch: Batch, sent_at: datetime) -> None:
+    def batch_is_safe(self, reading: Reading, after: Checkpoint) -> None:
         """Nothing passes unseen: what a batch offered is stored or a dead letter by the time the sweep moves on."""
+        stream, batch, sent_at = reading.stream, reading.fetched.batch, reading.sent_at
         subjects = [item.subject for item in batch.unreadable]
         for each in batch.conversations:
             stored = self.store.conversations.get(each.conversation_id)
@@ -118,11 +147,18 @@ class Invariants:
         for subject in subjects:
             has_letter = self._open_subjects(stream) & {subject, f"{subject}/row"}
             assert has_letter or self._is_excused(stream, subject, sent_at), f"{subject} was offered and is not stored"
+        run = self.store.runs.get(reading.budget.run_id)
+        read = (run.tally.batches if run else 0) + after.unrecorded.batches
+        assert read <= reading.budget.max_batches, "more batches than the run may read"
 
     # --- at a commit ---
 
-    def about_to_commit(self, changes: Changes) -> None:
+    def about_to_commit(self, stream: Stream, commit: Commit) -> None:
         """Nothing is overwritten by something older, nothing is written twice."""
+        changes = commit.changes
+        for event in (entry.event for entry in commit.entries):
+            if isinstance(event, DeadLetterClosed) and event.resolution is Resolution.DISCARDED:
+                self._gives_up(stream, self.store.dead_letters[event.dead_letter_id])
         for row in changes.conversations:
             stored = self.store.conversations.get(row.conversation_id)
             assert stored is None or row.updated_time >= stored.updated_time, f"{row.conversation_id} becomes older"
@@ -133,23 +169,26 @@ class Invariants:
         assert len(set(dead_letters)) == len(dead_letters), "a dead letter twice in one commit"
 
     def committed(self, stream: Stream, commit: Commit, deleted_before: frozenset[str]) -> None:
-        """The journal is whole, and the checkpoint and the letters are its fold."""
-        sight = self.sights[stream]
+        """The journal is whole, and the checkpoint and the dead letters are its fold."""
+        observed = self.observed[stream]
         fresh = [self.store._entry(row) for row in self.store.journal[self._journal_read :]]
         self._journal_read = len(self.store.journal)
         for entry in fresh:
             assert entry.stream == stream.key, "an entry that no commit brought"
-            assert entry.version == sight.refolded.version + 1, "the versions of the stream have gaps or doubles"
-            check_link(sight.refolded, entry)
-            sight.refolded = evolve(sight.refolded, entry)
+            assert entry.version == observed.refolded.version + 1, "the versions of the stream have gaps or doubles"
+            check_link(observed.refolded, entry)
+            self._run_is_alone(stream, entry, observed.refolded)
+            self._note_what_happened(stream, entry, observed.refolded)
+            observed.refolded = evolve(observed.refolded, entry)
             self._entry_is_sound(stream, entry)
         after = commit.checkpoint
-        assert msgspec.json.encode(after) == msgspec.json.encode(sight.refolded), "the checkpoint is not the fold"
+        assert msgspec.json.encode(after) == msgspec.json.encode(observed.refolded), "the checkpoint is not the fold"
         assert after.unrecorded == Tally(), "a stored checkpoint is ahead of its journal"
         assert after.sweep_is_recorded, "a stored checkpoint has a sweep that is not in its journal"
         if commit.changes.missed or commit.changes.found:
             self.disturbed(stream, "a full sweep noted what it missed")
-        self._letters_agree(stream, after)
+        self._dead_letters_agree(stream, after)
+        self._count_forgotten(stream, commit.changes)
         self._counts_agree(stream, after)
         self._deletions_are_true(stream, fresh, deleted_before)
         self._watermark_is_safe(stream, after)
@@ -163,44 +202,96 @@ class Invariants:
             return
         assert all(isinstance(event, HARMLESS) for event in events), f"a limit was taken for a failure: {events}"
 
-    def _entry_is_sound(self, stream: Stream, entry: Entry) -> None:
-        sight, event = self.sights[stream], entry.event
-        dead_letter = dead_letter_after(entry, sight.dead_letters.get)
-        if isinstance(event, DeadLetterOpened):
-            self.seen[f"a letter of {event.stage}"] += 1
-            assert event.dead_letter_id not in sight.dead_letters, "a dead letter is opened again"
-            is_open = any(each.subject == event.subject for each in self._open_dead_letters(stream))
-            assert not is_open, f"a second open letter about {event.subject}"
-        if isinstance(event, DeadLetterClosed):
-            assert sight.dead_letters[event.dead_letter_id].closed_at is None, "a letter is closed twice"
-            self.disturbed(stream, f"a letter was {event.resolution}")
-        if isinstance(event, DeadLetterClosed | RedriveFailed):
-            sight.letter_tally += event.tally
-        if isinstance(event, RateLimited):
-            sight.held_until = {event.scope: event.until}
-        if dead_letter is not None:
-            sight.dead_letters[dead_letter.dead_letter_id] = dead_letter
+    def _run_is_alone(self, stream: Stream, entry: Entry, before: Checkpoint) -> None:
+        """A stream has one run at a time, and a run that has ended goes no further."""
+        observed, open_run = self.observed[stream], before.run
+        if not isinstance(entry.event, RunStarted | SweepStarted | BatchStored | SweepCompleted | RunEnded):
+            return
+        assert entry.run_id is not None
+        assert entry.run_id not in observed.ended_runs, "a run goes on that has ended"
+        is_other = open_run is not None and open_run.ended_at is None and open_run.run_id != entry.run_id
+        assert not is_other, "two runs of a stream at once"
+        observed.run_ids.add(entry.run_id)
+        if isinstance(entry.event, SweepCompleted | RunEnded):
+            observed.ended_runs.add(entry.run_id)
 
-    def _letters_agree(self, stream: Stream, after: Checkpoint) -> None:
-        dead_letters = self.sights[stream].dead_letters
+    def _note_what_happened(self, stream: Stream, entry: Entry, before: Checkpoint) -> None:
+        run = before.run
+        match entry.event:
+            case RunEnded(reason=reason):
+                self.disturbed(stream, f"a run ended: {reason}")
+            case SweepStarted(mode=Mode.FULL) if before.sweep is not None and before.sweep.walk_until is not None:
+                self.seen["a full sweep forced over an open incremental one"] += 1
+            case StoreReturned():
+                self.disturbed(stream, "the store was away")
+            case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked():
+                self.disturbed(stream, f"a command: {entry.type}")
+                if run is not None and run.ended_at is None:
+                    self.seen["a command between two batches"] += 1
+            case DeadLetterClosed(by=by, resolution=Resolution.DISCARDED) if by:
+                self.disturbed(stream, "an operator discarded a dead letter")
+            case DeadLetterClosed(by=by) | RedriveFailed(by=by) if by:
+                self.disturbed(stream, "an operator redrove a dead letter")
+            case _:
+                pass
+
+    def _entry_is_sound(self, stream: Stream, entry: Entry) -> None:
+        observed, event = self.observed[stream], entry.event
+        dead_letter = dead_letter_after(entry, observed.dead_letters.get)
+        if isinstance(event, DeadLetterOpened):
+            self.seen[f"a dead letter of {event.stage}"] += 1
+            assert event.dead_letter_id not in observed.dead_letters, "a dead letter is opened again"
+            is_open = any(each.subject == event.subject for each in self._open_dead_letters(stream))
+            assert not is_open, f"a second open dead letter about {event.subject}"
+        if isinstance(event, DeadLetterClosed):
+            assert observed.dead_letters[event.dead_letter_id].closed_at is None, "a dead letter is closed twice"
+            self.disturbed(stream, f"a dead letter was {event.resolution}")
+        if isinstance(event, DeadLetterClosed | RedriveFailed):
+            observed.redrive_tally += event.tally
+        if isinstance(event, RateLimited):
+            observed.held_until = {event.scope: event.until}
+        if dead_letter is not None:
+            observed.dead_letters[dead_letter.dead_letter_id] = dead_letter
+
+    def _dead_letters_agree(self, stream: Stream, after: Checkpoint) -> None:
+        dead_letters = self.observed[stream].dead_letters
         stored = {key: each for key, each in self.store.dead_letters.items() if each.stream == stream.key}
-        assert dead_letters == stored, "the letters are not their fold"
+        assert dead_letters == stored, "the dead letters are not their fold"
         open_now = {key for key, dead_letter in dead_letters.items() if dead_letter.closed_at is None}
-        assert after.open_dead_letters == len(open_now), "the journal does not count the open letters"
+        assert after.open_dead_letters == len(open_now), "the journal does not count the open dead letters"
         with_payload = dead_letters.keys() & self.store.payloads.keys()
-        assert with_payload <= open_now, "a closed letter has a payload"
-        if not self.sights[stream].erased["payloads"]:
-            assert with_payload == open_now, "an open letter has no payload"
+        assert with_payload <= open_now, "a closed dead letter has a payload"
+        if not self.observed[stream].erased["payloads"]:
+            assert with_payload == open_now, "an open dead letter has no payload"
+
+    def _count_forgotten(self, stream: Stream, changes: Changes) -> None:
+        """Count what was decided on before its person was forgotten, and not stored for it."""
+        observed, store = self.observed[stream], self.store
+        for row in changes.conversations:
+            if row.conversation_id not in observed.stored_once and store.is_forgotten(row):
+                observed.erased["conversations"] += 1
+            observed.stored_once.add(row.conversation_id)
+        lost = [row for row in changes.interaction_events if row.event_id not in store.interaction_events]
+        observed.erased["events"] += sum(
+            store.is_forgotten(row) or row.conversation_id in self._forgotten_in(changes) for row in lost
+        )
+
+    def _forgotten_in(self, changes: Changes) -> set[str]:
+        return {row.conversation_id for row in changes.conversations if self.store.is_forgotten(row)}
 
     def _counts_agree(self, stream: Stream, after: Checkpoint) -> None:
-        sight = self.sights[stream]
-        runs = [self.store.runs[key] for key in self.store.runs if key.startswith(f"{stream.key}/")]
-        assert after.total == total(run.tally for run in runs) + sight.letter_tally, "the runs do not add up"
+        observed = self.observed[stream]
+        runs = [self.store.runs[key] for key in self.store.runs.keys() & observed.run_ids]
+        assert after.total == total(run.tally for run in runs) + observed.redrive_tally, "the runs do not add up"
         of_stream = (stream.platform.value, stream.page_id)
         rows = sum((row.platform, row.page_id) == of_stream for row in self.store.conversations.values())
         events = sum((row.platform, row.page_id) == of_stream for row in self.store.interaction_events.values())
         counted = (after.total.inserted, after.total.interaction_events, after.total.dead_lettered)
-        stored = (rows + sight.erased["conversations"], events + sight.erased["events"], len(sight.dead_letters))
+        stored = (
+            rows + observed.erased["conversations"],
+            events + observed.erased["events"],
+            len(observed.dead_letters),
+        )
         assert counted == stored, "the journal does not count what the tables hold"
 
     def _deletions_are_true(self, stream: Stream, fresh: list[Entry], deleted_before: frozenset[str]) -> None:
@@ -208,12 +299,12 @@ class Invariants:
         marked = self.deleted(stream) - deleted_before
         completed = [entry.event for entry in fresh if isinstance(entry.event, SweepCompleted)]
         assert len(marked) == sum(event.tally.deleted for event in completed), "deletions are not counted"
-        sight, threads = self.sights[stream], self.world.inboxes[stream].threads
+        observed, threads = self.observed[stream], self.world.inboxes[stream].threads
         for key in marked:
             self.seen["a thread was marked as deleted"] += 1
             thread = threads.get(key)
-            assert sight.sweep_being_read is not None
-            is_there = thread is not None and thread.moved_at <= sight.walk_read_at[sight.sweep_being_read]
+            assert observed.sweep_being_read is not None
+            is_there = thread is not None and thread.moved_at <= observed.walk_read_at[observed.sweep_being_read]
             assert not is_there, f"{key} is there and was marked as deleted"
 
     def deleted(self, stream: Stream) -> frozenset[str]:
@@ -228,23 +319,23 @@ class Invariants:
                 assert self._is_safe(stream, thread), f"the watermark passed {thread.thread_id}, which is not stored"
 
     def _sweep_completed(self, stream: Stream, after: Checkpoint, run: Run) -> None:
-        sight = self.sights[stream]
+        observed = self.observed[stream]
         self.seen["a sweep completed"] += 1
-        assert sight.sweep_being_read is not None, "a sweep completed that read nothing"
-        walk_read_at = sight.walk_read_at[sight.sweep_being_read]
+        assert observed.sweep_being_read is not None, "a sweep completed that read nothing"
+        walk_read_at = observed.walk_read_at[observed.sweep_being_read]
         for thread in self.world.inboxes[stream].threads.values():
             if thread.moved_at <= walk_read_at:
                 assert self._is_safe(stream, thread), f"{thread.thread_id} moved during the walk and was missed"
-        if sight.is_undisturbed and not run.tally.has_changes:
+        if observed.is_undisturbed and not run.tally.has_changes:
             self.seen["a quiet sweep"] += 1
             if run.tally.batches > 1:
                 self.seen["a quiet sweep of several batches"] += 1
-            assert after.version - sight.version_before_run == 1, "a quiet sweep wrote more than one entry"
+            assert after.version - observed.version_before_run == 1, "a quiet sweep wrote more than one entry"
 
     # --- what is safe ---
 
     def _is_safe(self, stream: Stream, thread: Thread) -> bool:
-        """Whether a thread is stored in its newest state with its messages, or is a letter, or was given up."""
+        """Whether a thread is stored in its newest state with its messages, or is a dead letter, or was given up."""
         if self._is_excused(stream, thread.thread_id):
             return True
         subjects = self._open_subjects(stream)
@@ -254,11 +345,11 @@ class Invariants:
             return False
         if f"{thread.thread_id}/messages" in subjects:
             return True
-        return not self._missing_events(stream, told(thread, self.messages))
+        return not self._missing_events(stream, as_listed(thread, self.messages))
 
     def _is_excused(self, stream: Stream, thread_id: str, as_of: datetime | None = None) -> bool:
-        """Whether its person had it erased, or somebody gave it up as it is, or as it was when it was read."""
-        inbox, given_up_at = self.world.inboxes[stream], self.sights[stream].given_up_at.get(thread_id)
+        """Whether its person had it erased, or an operator discarded it as it is, or as it was when it was read."""
+        inbox, given_up_at = self.world.inboxes[stream], self.observed[stream].given_up_at.get(thread_id)
         if (stream.key, "contact", f"c_{thread_id}") in self.store.forgotten:
             return True
         thread = inbox.threads.get(thread_id)
@@ -267,7 +358,7 @@ class Invariants:
         return thread.moved_at <= given_up_at or (as_of is not None and thread.moved_at > as_of)
 
     def _stored_at(self, stream: Stream, thread_id: str) -> datetime:
-        """Say of what time the state is that is stored, or kept in the letter about its row."""
+        """Return the time of the state that is stored, or kept in the dead letter about its row."""
         stored = self.store.conversations.get(thread_id)
         times = [NEVER] if stored is None else [stored.updated_time]
         for dead_letter in self._open_dead_letters(stream):
@@ -281,14 +372,14 @@ class Invariants:
 
     def _open_dead_letters(self, stream: Stream) -> list[DeadLetter]:
         return [
-            dead_letter for dead_letter in self.sights[stream].dead_letters.values() if dead_letter.closed_at is None
+            dead_letter for dead_letter in self.observed[stream].dead_letters.values() if dead_letter.closed_at is None
         ]
 
     def _missing_events(self, stream: Stream, read: Conversation) -> set[str]:
-        events = {event.event_id for event in read.interactions} - self.sights[stream].given_up_events
-        return events - self.store.interaction_events.keys() - self._events_in_letters(read.conversation_id)
+        events = {event.event_id for event in read.interactions} - self.observed[stream].given_up_events
+        return events - self.store.interaction_events.keys() - self._events_in_dead_letters(read.conversation_id)
 
-    def _events_in_letters(self, thread_id: str) -> set[str]:
+    def _events_in_dead_letters(self, thread_id: str) -> set[str]:
         prefix = f"{thread_id}/events/"
         payloads = [
             self.store.payloads[key]
@@ -304,17 +395,18 @@ class Invariants:
 
     def forgot(self, stream: Stream, thread_id: str, conversations: int, events: int) -> None:
         self.seen["a person was forgotten"] += 1
-        self.sights[stream].erased.update(conversations=conversations, events=events, payloads=1)
+        self.observed[stream].erased.update(conversations=conversations, events=events, payloads=1)
         self.nothing_is_left_of_the_forgotten()
-        self.sights[stream].given_up_at.pop(thread_id, None)
+        self.observed[stream].given_up_at.pop(thread_id, None)
 
-    def gave_up(self, stream: Stream, due: DueDeadLetter) -> None:
-        """Hear that a letter is to be discarded: a thread is given up as it is now, a message for ever."""
-        if due.dead_letter.stage is Stage.EVENTS and due.payload is not None:
-            rows = msgspec.json.decode(due.payload, type=Changes).interaction_events
-            self.sights[stream].given_up_events |= {row.event_id for row in rows}
+    def _gives_up(self, stream: Stream, dead_letter: DeadLetter) -> None:
+        """Note that a dead letter is discarded: a thread is given up as it is now, a message for ever."""
+        payload = self.store.payloads.get(dead_letter.dead_letter_id)
+        if dead_letter.stage is Stage.EVENTS and payload is not None:
+            rows = msgspec.json.decode(payload, type=Changes).interaction_events
+            self.observed[stream].given_up_events |= {row.event_id for row in rows}
         else:
-            self.sights[stream].given_up_at[due.dead_letter.subject.partition("/")[0]] = self.world.now
+            self.observed[stream].given_up_at[dead_letter.subject.partition("/")[0]] = self.world.now
 
     # --- at the end ---
 
@@ -330,7 +422,7 @@ class Invariants:
         dead_letters = {each.dead_letter_id: each for each in rebuilt if isinstance(each, DeadLetter)}
         runs = {each.run.run_id: each.run for each in rebuilt if isinstance(each, RunOf)}
         snapshots = {each.stream: msgspec.json.encode(each) for each in rebuilt if isinstance(each, Checkpoint)}
-        assert dead_letters == self.store.dead_letters, "the letters are not their fold"
+        assert dead_letters == self.store.dead_letters, "the dead letters are not their fold"
         assert runs == self.store.runs, "the runs are not their fold"
         assert snapshots == self.store.checkpoints, "the checkpoints are not their fold"
 
@@ -343,7 +435,7 @@ class Invariants:
         ]
         assert gone.isdisjoint(kept), "somebody was forgotten and is stored"
         held = [key for key in gone if any(key in payload for payload in self.store.payloads.values())]
-        assert not held, "somebody was forgotten and is kept in a letter"
+        assert not held, "somebody was forgotten and is kept in a dead letter"
 
     def tables_equal_inboxes(self) -> None:
         """Every thread is stored in its newest state, what is gone is marked, and nothing else is stored."""
@@ -354,7 +446,7 @@ class Invariants:
             thread_id = dead_letter.subject.removeprefix("contact c_").partition("/")[0]
             is_here = thread_id in self.world.inboxes[Stream.parse(dead_letter.stream)].threads
             assert dead_letter.closed_at is not None or not is_here, (
-                f"{dead_letter.subject} can be read and is a letter still"
+                f"{dead_letter.subject} can be read and is a dead letter still"
             )
 
     def _table_equals_inbox(self, stream: Stream, inbox: Inbox) -> None:
@@ -363,7 +455,7 @@ class Invariants:
         for thread in inbox.threads.values():
             if (stream.key, "contact", thread.contact_id) in self.store.forgotten:
                 continue
-            true, stored = told(thread, self.messages), rows[thread.thread_id]
+            true, stored = as_listed(thread, self.messages), rows[thread.thread_id]
             assert stored.deleted_at is None, f"{thread.thread_id} is there and marked as deleted"
             assert stored.updated_time == true.updated_time
             assert (stored.snippet, stored.message_count) == (true.snippet, true.message_count)
@@ -378,7 +470,7 @@ class Invariants:
                 assert key in {event.event_id for event in thread.messages}
 
 
-def _concerns(scope: Scope, owner: Stream, stream: Stream) -> bool:
+def concerns(scope: Scope, owner: Stream, stream: Stream) -> bool:
     match scope:
         case Scope.APP:
             return True

@@ -1,4 +1,4 @@
-"""A clock for what only sleeps and looks: its time leaps."""
+"""A clock for loops that only sleep and check: its time leaps."""
 
 import asyncio
 from datetime import datetime
@@ -8,7 +8,7 @@ from milepost.engine.interrupt import Stop
 
 
 class LeapingClock:
-    """A clock that moves only when somebody sleeps, and then at once; at the end of its time it asks for the stop."""
+    """A clock that moves only when somebody sleeps, and then at once; at `ends_at` it requests the stop."""
 
     def __init__(self, stop: Stop) -> None:
         self.time = NOON

@@ -65,7 +65,7 @@ class MemoryStore:
         self._codec = Codec()
 
     async def load(self, stream: str) -> Checkpoint:
-        """Give the stream's checkpoint, after checking it against a fold of the whole journal from scratch."""
+        """Return the stream's checkpoint, after checking it against a fold of the whole journal from scratch."""
         refolded = self.refold(stream)
         snapshot = self.checkpoints.get(stream)
         if snapshot is None:
@@ -76,7 +76,7 @@ class MemoryStore:
         return checkpoint
 
     async def known(self, keys: Keys) -> Known:
-        """Give what is stored already under the keys."""
+        """Return what is stored under the keys."""
         stream = keys.stream
         contacts = {
             contact_id: self.contacts[key]
@@ -88,7 +88,7 @@ class MemoryStore:
             {key: self.conversations[key] for key in keys.conversations if key in self.conversations},
             contacts,
             frozenset(key for key in keys.interaction_events if key in self.interaction_events),
-            self._known_letters(keys),
+            self._known_dead_letters(keys),
             frozenset(
                 {key for key in keys.conversations if (stream.key, "conversation", key) in self.forgotten}
                 | {key for key in keys.contacts if (stream.key, "contact", key) in self.forgotten}
@@ -98,7 +98,7 @@ class MemoryStore:
             all_missed=len(noted),
         )
 
-    def _known_letters(self, keys: Keys) -> dict[str, KnownDeadLetter]:
+    def _known_dead_letters(self, keys: Keys) -> dict[str, KnownDeadLetter]:
         return {
             dead_letter.subject: KnownDeadLetter(
                 dead_letter.dead_letter_id, dead_letter.fingerprint, dead_letter.closed_at is None
@@ -122,7 +122,7 @@ class MemoryStore:
         }
 
     async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
-        """Give open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
+        """Return open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
         due = [
             each
             for each in await self.find_open_dead_letters(tuple(self.dead_letters))
@@ -133,7 +133,7 @@ class MemoryStore:
         )
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
-        """Give those of these dead letters that are open."""
+        """Return those of these dead letters that are open."""
         dead_letters = (self.dead_letters[key] for key in dead_letter_ids if key in self.dead_letters)
         return tuple(
             DueDeadLetter(each, self.payloads.get(each.dead_letter_id))
@@ -157,7 +157,7 @@ class MemoryStore:
         return Committed(first_seq, rows_seconds=0.0, events_seconds=0.0)
 
     async def settle(self, commit: Commit) -> Committed | None:
-        """Say whether a commit was stored."""
+        """Return the commit if it was stored."""
         first = commit.entries[0]
         for seq, row in enumerate(self.journal, start=1):
             if (row.stream, row.version) == (first.stream, first.version):
@@ -213,7 +213,7 @@ class MemoryStore:
         """Keep when rows were first seen, interaction events as they are, and out who was forgotten."""
         gone: set[str] = set()
         for conversation in changes.conversations:
-            if self._is_theirs(conversation):
+            if self.is_forgotten(conversation):
                 gone.add(conversation.conversation_id)
                 continue
             known = self.conversations.get(conversation.conversation_id, conversation)
@@ -225,7 +225,7 @@ class MemoryStore:
             if (f"{contact.platform}:{contact.page_id}", "contact", contact.contact_id) not in self.forgotten:
                 self.contacts[key] = replace(contact, first_seen_at=first_seen_at)
         for event in changes.interaction_events:
-            if event.conversation_id not in gone and not self._is_theirs(event):
+            if event.conversation_id not in gone and not self.is_forgotten(event):
                 self.interaction_events.setdefault(event.event_id, event)
 
     def _write_notes(self, stream: Stream, changes: Changes) -> None:
@@ -249,7 +249,7 @@ class MemoryStore:
         return [key for key, (of, _) in self.missed.items() if of == stream.key]
 
     def _write_payloads(self, commit: Commit) -> None:
-        """Keep the payloads of open letters, unless they are about somebody who was forgotten."""
+        """Keep the payloads of open dead letters, unless they are about somebody who was forgotten."""
         for each in commit.changes.payloads:
             dead_letter = self.dead_letters.get(each.dead_letter_id)
             if not self._is_about_forgotten(
@@ -266,13 +266,13 @@ class MemoryStore:
         """Erase a contact and keep them out; count their contacts, conversations, interaction events and payloads."""
         before = self._counts()
         self.forgotten.add((stream.key, "contact", contact_id))
-        theirs = {key for key, row in self.conversations.items() if self._is_theirs(row)}
+        theirs = {key for key, row in self.conversations.items() if self.is_forgotten(row)}
         self.forgotten |= {(stream.key, "conversation", key) for key in theirs}
         for key in theirs:
             del self.conversations[key]
             self.missed.pop(key, None)
         self.contacts.pop((stream.platform.value, stream.page_id, contact_id), None)
-        for key in [key for key, row in self.interaction_events.items() if self._is_theirs(row)]:
+        for key in [key for key, row in self.interaction_events.items() if self.is_forgotten(row)]:
             del self.interaction_events[key]
         for key in [key for key in self.payloads if key in self.dead_letters]:
             dead_letter = self.dead_letters[key]
@@ -284,7 +284,8 @@ class MemoryStore:
     def _counts(self) -> tuple[int, int, int, int]:
         return len(self.contacts), len(self.conversations), len(self.interaction_events), len(self.payloads)
 
-    def _is_theirs(self, row: ConversationRow | InteractionEventRow) -> bool:
+    def is_forgotten(self, row: ConversationRow | InteractionEventRow) -> bool:
+        """Whether it is about somebody who was forgotten."""
         key = f"{row.platform}:{row.page_id}"
         return not self.forgotten.isdisjoint(
             {(key, "conversation", row.conversation_id), (key, "contact", row.contact_id or "")}

@@ -1,4 +1,4 @@
-"""Signals of the feed: made up from events, or told by a run over scripted outcomes."""
+"""Notices of the feed: made from events, or published by a run over scripted outcomes."""
 
 from collections.abc import Sequence
 
@@ -30,25 +30,25 @@ def recorded(
 
 
 def passed(checkpoint: Checkpoint | None = None) -> UnchangedRead:
-    """Read a batch that changes nothing."""
+    """Return the notice of an unchanged batch."""
     tally = Tally(batches=1, unchanged=2)
     return UnchangedRead(replace(checkpoint or checkpoint_of(), unrecorded=tally), tally, FETCH_SECONDS)
 
 
 def store_retried(stream: Stream = STREAM, reason: str = "the disk is full") -> StoreRetried:
-    """Find the store away."""
+    """Return the notice of an unavailable store."""
     return StoreRetried(stream.key, attempts=3, away_seconds=12.34, wait_seconds=4.0, reason=reason)
 
 
 def usage_told(*usages: Usage, stream: Stream = STREAM) -> UsageReported:
-    """Hear of budgets: half of the page's calls, where nothing else is said."""
+    """Return the notice of reported usage: by default, half of the page's calls."""
     return UsageReported(stream.key, usages or (Usage(Scope.PAGE, "call_count", 0.5),))
 
 
 async def told_by_a_run(
     store: MemoryStore, outcomes: Sequence[Outcome], during: RunBudget | None = None, stream: Stream = STREAM
 ) -> list[Notice]:
-    """Let the core settle outcomes one by one, as a run does, and give what readers hear of it."""
+    """Settle outcomes one by one, as a run does, and return the notices."""
     during, notices = during or budget(), list[Notice]()
     checkpoint = await store.load(stream.key)
     for outcome in outcomes:

@@ -1,4 +1,4 @@
-"""Scenarios drawn at random: each turns on a few of the world's faults, so that rare ones meet in pairs."""
+"""Random scenarios: each enables a few of the possible faults, so that rare ones meet in pairs."""
 
 from dataclasses import replace
 
@@ -11,13 +11,13 @@ from milepost.core.plan import Policy
 
 
 def chance(*often: float) -> st.SearchStrategy[float]:
-    """Draw how often something happens: never, in half of the scenarios."""
+    """Draw a chance, which is 0 in half of the scenarios."""
     return st.one_of(st.just(0.0), st.sampled_from(often))
 
 
 climates = st.builds(
     Climate,
-    limit_chance=chance(0.005, 0.02),
+    limit_chance=chance(0.01, 0.03),
     outage_chance=chance(0.01, 0.05),
     stop_chance=chance(0.005, 0.02),
     longest_seconds=st.sampled_from((10.0, 300.0, 3600.0)),
@@ -54,9 +54,9 @@ policies = st.builds(
 
 
 def without_contradictions(scenario: Scenario) -> Scenario:
-    """A line that its thread has left behind says of that thread what is no longer so.
+    """Leave out ghosts, which show a thread in an older state, where they would contradict the checks.
 
-    Where threads may be sick or rows refused, reading it would close the letter about their newest state.
+    Where threads may be sick or rows refused, reading one would close the dead letter about the newest state.
     """
     habits = scenario.habits
     if habits.may_shrink or habits.unreadable_chance or scenario.refused_row_chance:
@@ -70,6 +70,7 @@ scenarios = st.builds(
     steps=st.integers(20, 250),
     streams=st.integers(1, 3),
     threads=st.integers(0, 12),
+    concurrency=st.sampled_from((1, 2, 3)),
     habits=habits,
     policy=policies,
     max_batches=st.sampled_from((1, 2, 5, 50)),
@@ -83,7 +84,9 @@ scenarios = st.builds(
     full_chance=chance(0.1, 0.5),
     refused_row_chance=chance(0.05, 0.2),
     away_chance=chance(0.02, 0.1),
-    errand_chance=chance(0.05, 0.2),
-    hold_chance=chance(0.02, 0.1),
+    unknown_chance=chance(0.02, 0.1),
+    command_chance=chance(0.05, 0.2),
+    pause_chance=chance(0.02, 0.1),
+    reload_chance=chance(0.02, 0.05),
     forget_chance=chance(0.01, 0.05),
 ).map(without_contradictions)

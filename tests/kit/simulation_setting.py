@@ -1,4 +1,4 @@
-"""All that the lives of a simulation share: the world, the store, the witness, and what gets in their way."""
+"""What the processes of a simulation share: the scenario, the fake API, the store and the invariants."""
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -6,15 +6,17 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any, TypeVar
 
-from kit.builders import NOON
+import msgspec
+
 from kit.fake_inbox import Habits, World
 from kit.invariants import Invariants
 from kit.memory_store import MemoryStore
+from kit.virtual_time import VirtualTime
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.decide import decide
 from milepost.core.model import Platform, Stream, Table
-from milepost.core.plan import Policy, RunBudget
-from milepost.core.ports import Outcome
+from milepost.core.plan import Policy
+from milepost.core.ports import Commit, Committed, DueDeadLetter, Outcome, Rejected
 from milepost.core.records import Context, Pending
 
 Decide = Callable[[Checkpoint, Outcome, Context], Pending]
@@ -29,7 +31,7 @@ STREAMS = (
 
 @dataclass(frozen=True)
 class Scenario:
-    """All that a simulation depends on. What is a chance lies in 0..1, per step."""
+    """All that a simulation depends on. What is a chance lies in 0..1, per step or per commit."""
 
     seed: int = 0
     steps: int = 100
@@ -37,6 +39,7 @@ class Scenario:
     threads: int = 8
     habits: Habits = field(default_factory=Habits)
     policy: Policy = field(default_factory=Policy)
+    concurrency: int = 3
     max_batches: int = 50
     run_seconds: float = 270.0
     interval_seconds: float = 60.0
@@ -48,13 +51,11 @@ class Scenario:
     full_chance: float = 0.0
     refused_row_chance: float = 0.0
     away_chance: float = 0.0
-    errand_chance: float = 0.0
+    unknown_chance: float = 0.0
+    command_chance: float = 0.0
+    pause_chance: float = 0.0
+    reload_chance: float = 0.0
     forget_chance: float = 0.0
-    hold_chance: float = 0.0
-
-
-class Crashed(Exception):
-    """The process died: what was in memory only is lost."""
 
 
 class Setting:
@@ -64,29 +65,63 @@ class Setting:
         self.scenario = scenario
         self.decides = decides
         self.random = Random(scenario.seed)  # noqa: S311  (no secret)
-        self.world = World(self.random, scenario.habits, NOON, scenario.policy.watermark_overlap_seconds)
+        self.time = VirtualTime()
+        self.world = World(self.random, scenario.habits, self.time, scenario.policy.watermark_overlap_seconds)
         self.store = store or MemoryStore()
         self.invariants = Invariants(self.world, self.store, scenario.policy.messages_per_conversation)
         if min(scenario.skew_seconds, scenario.date_skew_seconds) > 0:
             self.invariants.doubt = timedelta(seconds=scenario.policy.watermark_overlap_seconds + 1.0)
         self.steps = 0
-        self.runs = 0
         self.is_calm = False
+        self.store_returns_at = self.now
         self.streams = STREAMS[: scenario.streams]
         for stream in self.streams:
             self.world.add(stream)
             self.invariants.watch(stream)
+
+    @property
+    def now(self) -> datetime:
+        """Our own clock, which is not the server's."""
+        return self.world.now + timedelta(seconds=self.scenario.skew_seconds)
+
+    @property
+    def is_over(self) -> bool:
+        return not self.is_calm and self.steps >= self.scenario.steps
+
+    def happens(self, chance: float) -> bool:
+        return not self.is_calm and self.random.random() < chance
+
+    def snapshot(self, stream: Stream) -> Checkpoint:
+        """Return the checkpoint that is stored, which was checked to be the fold when it was committed."""
+        stored = self.store.checkpoints.get(stream.key)
+        return Checkpoint(stream.key) if stored is None else msgspec.json.decode(stored, type=Checkpoint)
+
+    def open_dead_letters(self, stream: Stream) -> tuple[DueDeadLetter, ...]:
+        ids = tuple(key for key, each in self.store.dead_letters.items() if each.stream == stream.key)
+        return settled(self.store.find_open_dead_letters(ids))
 
     def step(self) -> None:
         """Let the world move on by a step, and the store and the people with it."""
         self.steps += 1
         self.world.stir()
         if self.happens(self.scenario.refused_row_chance):
-            self._trouble_the_store()
+            self._refuse_a_row()
         if self.happens(self.scenario.forget_chance):
             self._forget_somebody()
 
-    def _trouble_the_store(self) -> None:
+    async def commit(self, stream: Stream, commit: Commit) -> Committed | Rejected:
+        """Commit, whoever does it, and check all that must hold before and after."""
+        deleted_before = self.invariants.deleted(stream)
+        if commit.entries[0].version == self.snapshot(stream).version + 1:  # else it is refused
+            self.invariants.about_to_commit(stream, commit)
+        answer = await self.store.commit(commit)
+        if isinstance(answer, Rejected):
+            self.invariants.disturbed(stream, "the store refused rows")
+        else:
+            self.invariants.committed(stream, commit, deleted_before)
+        return answer
+
+    def _refuse_a_row(self) -> None:
         """Let the store begin to refuse a row, or cease to."""
         inbox = self.world.inboxes[self.random.choice(self.streams)]
         if self.store.refuses and self.random.random() < 0.5:
@@ -109,31 +144,6 @@ class Setting:
             thread = self.random.choice(list(inbox.threads.values()))
             _, conversations, events, _ = self.store.forget(stream, thread.contact_id)
             self.invariants.forgot(stream, thread.thread_id, conversations, events)
-
-    def wait_until(self, at: datetime) -> None:
-        """Let time pass, if it is not that late already."""
-        self.world.pass_time(max(0.0, (at - self.now).total_seconds()))
-
-    def crash(self) -> None:
-        if self.happens(self.scenario.crash_chance):
-            raise Crashed
-
-    def happens(self, chance: float) -> bool:
-        return not self.is_calm and self.random.random() < chance
-
-    def new_budget(self, stream: Stream) -> RunBudget:
-        wants_full = self.happens(self.scenario.full_chance)
-        deadline_at = self.now + timedelta(seconds=self.scenario.run_seconds)
-        return RunBudget(self.new_run_id(stream), self.now, deadline_at, self.scenario.max_batches, wants_full)
-
-    def new_run_id(self, stream: Stream) -> str:
-        self.runs += 1
-        return f"{stream.key}/run-{self.runs}"
-
-    @property
-    def now(self) -> datetime:
-        """Our own clock, which is not the server's."""
-        return self.world.now + timedelta(seconds=self.scenario.skew_seconds)
 
 
 def settled(coroutine: Coroutine[Any, Any, Result]) -> Result:

@@ -7,45 +7,52 @@ from datetime import datetime, timedelta
 from kit.builders import NOON
 
 
-class _Selector(selectors.DefaultSelector):
-    """Waits for nothing: where nothing has come, the loop's time leaps to the next timer."""
+class VirtualTime:
+    """Seconds since the loop began. A test may let them pass, too, as if the process had been held up."""
 
     def __init__(self) -> None:
+        self.seconds = 0.0
+
+
+class _Selector(selectors.DefaultSelector):
+    """Never waits: if nothing is ready, the loop's time leaps to the next timer."""
+
+    def __init__(self, time: VirtualTime) -> None:
         super().__init__()
-        self.time = 0.0
+        self.time = time
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         events = super().select(0)
         if not events and timeout is None:
-            raise AssertionError("everybody waits, and nothing will ever happen")
+            raise AssertionError("deadlock: all tasks wait, and no timer is set")
         if not events and timeout is not None:
-            self.time += timeout
+            self.time.seconds += timeout
         return events
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop in virtual time, which begins at 0."""
+    """An event loop in virtual time, which begins at 0 unless another time is shared with it."""
 
-    def __init__(self) -> None:
-        self.draws = 0  # of luck
-        self._own_selector = _Selector()
-        super().__init__(self._own_selector)
+    def __init__(self, time: VirtualTime | None = None) -> None:
+        self.draws = 0  # of random numbers
+        self._time = time or VirtualTime()
+        super().__init__(_Selector(self._time))
 
     def time(self) -> float:
-        return self._own_selector.time
+        return self._time.seconds
 
 
 class VirtualClock:
     """A Clock of the running loop's time; it is noon when the loop begins. `set_by` is how far a test has set it since.
 
-    Its luck hardly changes, but never repeats, not even where a loop has several clocks. `slept` lists in seconds what
-    was slept, cut short or not.
+    Its random numbers hardly change, but never repeat, not even where a loop has several clocks. `slept` lists the
+    sleeps in seconds, interrupted or not.
     """
 
     def __init__(self, jitter: float = 0.5) -> None:
         self.slept: list[float] = []
         self.set_by = timedelta()
-        self._luck = jitter
+        self._jitter = jitter
 
     def now(self) -> datetime:
         return NOON + self.set_by + timedelta(seconds=_loop().time())
@@ -55,7 +62,7 @@ class VirtualClock:
 
     def random(self) -> float:
         _loop().draws += 1
-        return self._luck + _loop().draws * 1e-9
+        return self._jitter + _loop().draws * 1e-9
 
     async def sleep_until(self, instant: datetime) -> None:
         seconds = max(0.0, (instant - self.now()).total_seconds())

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from kit.builders import STREAM, budget
-from kit.engine_doubles import Inbox, heard
+from kit.engine_doubles import Inbox, subscribed
 from kit.flaky_proxy import Cut, Line, breakable_line
 from kit.postgres import Database
 from milepost.core.checkpoint import Checkpoint
@@ -204,8 +204,8 @@ async def test_a_run_whose_commits_are_all_cut_off_stores_and_reports_every_entr
     clock, feed, inbox = SystemClock(), Feed(), Inbox(3)
     policy = Policy(batch_size=1, base_delay_seconds=0.01, max_delay_seconds=0.01)
     rate_limits = RateLimits(clock, feed, floor_seconds=60.0)
-    parts, notices = EngineContext(store, clock, feed, Stop(), policy, rate_limits, Slots(1)), heard(feed)
-    async with parts.slots.taken(STREAM):
+    parts, notices = EngineContext(store, clock, feed, Stop(), policy, rate_limits, Slots(1)), subscribed(feed)
+    async with parts.slots.hold(STREAM):
         now = clock.now()
         slice_ = budget(started_at=now, deadline_at=now + timedelta(minutes=2))
         checkpoint = await run_stream(parts, STREAM, inbox, slice_, Mailbox())

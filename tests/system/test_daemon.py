@@ -86,7 +86,7 @@ async def test_a_second_signal_does_not_wait_for_the_current_batch(installation:
     assert ended.code == 1, ended
     assert ended.stderr.endswith(
         "milepost: stopped before the work in hand was finished\n"
-        "  → what was committed is safe; the next start goes on there\n"
+        "  → what was committed is safe; the next start continues from there\n"
     )
     assert "Traceback" not in ended.stderr
     assert installation.rows("SELECT status FROM runs") == [("running",)], "the next start journals the interruption"

@@ -78,7 +78,7 @@ async def assembled(
         checkpoints = await store.checkpoints()
         _warn_of_skew(checkpoints, clock)
         for checkpoint in checkpoints:
-            rate_limits.learn(checkpoint)  # before the first call: a rate limit outlives the process that met it
+            rate_limits.observe(checkpoint)  # before the first call: a limit outlives the process that met it
         registry = PageRegistry(client, rate_limits, settings.source.calls_per_second, world.manager_token)
         slots = Slots(settings.sync.concurrency)
         engine = EngineContext(store, clock, feed, stop, policy_of(settings), rate_limits, slots)

@@ -8,7 +8,7 @@ from msgspec import Struct
 from milepost.core.checkpoint import Checkpoint, Sweep
 from milepost.core.events import Mode, Phase, Reason
 from milepost.core.model import Detail
-from milepost.core.ports import Request
+from milepost.core.ports import Refused, Request
 from milepost.core.skew import is_ahead
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before any conversation
@@ -128,6 +128,52 @@ def plan(
     if wait_until <= now:
         return Fetch(_request(checkpoint, now, budget, policy))
     return Finish(reason) if wait_until >= budget.deadline_at else Wait(wait_until)
+
+
+class Reload(Struct, frozen=True):
+    """Load the checkpoint again: somebody else has written to the stream."""
+
+
+class SettleRefusal(Struct, frozen=True):
+    """Settle the refusal of a request that was sent ahead."""
+
+    refused: Refused
+
+
+class RunCommands(Struct, frozen=True):
+    """Execute the commands that wait in the stream's mailbox."""
+
+
+class Interruptions(Struct, frozen=True):
+    """What has come up since the last step of a run."""
+
+    is_outdated: bool = False
+    refused: Refused | None = None  # a request that was sent ahead
+    has_commands: bool = False
+
+
+Step = Reload | SettleRefusal | RunCommands | Action
+
+
+def next_step(
+    checkpoint: Checkpoint,
+    now: datetime,
+    budget: RunBudget,
+    policy: Policy,
+    held_until: datetime | None,
+    interruptions: Interruptions,
+) -> Step:
+    """Return what a run does next: settle what has come up, the most urgent first, or else follow the plan.
+
+    A refusal goes on record before any command, because a rate limit has to outlive this process.
+    """
+    if interruptions.is_outdated:
+        return Reload()
+    if interruptions.refused is not None:
+        return SettleRefusal(interruptions.refused)
+    if interruptions.has_commands:
+        return RunCommands()
+    return plan(checkpoint, now, budget, policy, held_until)
 
 
 def _retry_at(checkpoint: Checkpoint, now: datetime, policy: Policy) -> datetime:

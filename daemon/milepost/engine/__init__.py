@@ -1,1 +1,1 @@
-"""The shell: it feeds the core, does what the core asks, and tells readers what was committed."""
+"""The engine: runs every stream on its schedule, through the ports of the core and nothing else."""

@@ -1,4 +1,4 @@
-"""The one place that catches everything, so that what goes wrong in one part holds up no other."""
+"""The one place that catches every exception, so that a failing task stops no other."""
 
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -7,17 +7,17 @@ import structlog
 
 from milepost.core.errors import MilepostError
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-async def bulkhead(part: str, work: Awaitable[Answer]) -> Answer | Exception:
-    """Await `work`; what it raises is logged and given back. Cancellation passes through."""
+async def bulkhead(part: str, work: Awaitable[Result]) -> Result | Exception:
+    """Await `work` and return its result, or the exception that it raised, which is logged. Cancellation passes."""
     log = structlog.get_logger("milepost")
     try:
         return await work
     except MilepostError as error:
-        log.error("part failed", part=part, error=error.message, hint=error.hint)  # noqa: TRY400  (nothing to trace)
+        log.error("task failed", part=part, error=error.message, hint=error.hint)  # noqa: TRY400  (nothing to trace)
         return error
     except Exception as error:
-        log.exception("part failed unexpectedly", part=part, hint="this is a bug in Milepost: please report it")
+        log.exception("task failed unexpectedly", part=part, hint="this is a bug in Milepost: please report it")
         return error

@@ -1,7 +1,7 @@
-"""Time and luck, handed to whoever needs them, so that hours can be tested in milliseconds.
+"""Time and randomness as a dependency, so that hours can be tested in milliseconds.
 
-There are two times. The wall clock dates what is recorded, and may be set at any moment. What is waited for goes by the
-steady clock, which nobody can set.
+There are two clocks. The wall clock dates what is recorded, and may be set at any moment. Waits go by the steady clock,
+which nobody can set.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ import structlog
 
 from milepost.core.ports import Clock
 
-LEAST_STEP_SECONDS = 1.0  # what a clock is off by less does no harm, and adjusting it slowly is no step
-TOLD_STEP_SECONDS = 5.0
+MIN_STEP_SECONDS = 1.0  # a smaller offset does no harm, and slewing the clock is no step
+LOGGED_STEP_SECONDS = 5.0
 MAX_NAP_SECONDS = 30.0
-MAX_READINGS, MAX_READING_SECONDS = 10, 0.1  # between the two clocks: a process may be held up there for long
+MAX_READINGS, MAX_READING_SECONDS = 10, 0.1  # of both clocks: the process may be suspended in between
 
 log = structlog.get_logger("milepost")
 
@@ -31,60 +31,60 @@ class SystemClock:
 
     def now(self) -> datetime:
         """Return the time by the wall clock, in UTC."""
-        self._notice_a_step()
+        self._check_for_step()
         return self._read()
 
     def steady(self) -> float:
-        """Return seconds by a clock that nobody can set. It counts the time for which the machine was suspended."""
+        """Return seconds by a clock that nobody can set. It includes the time for which the machine was suspended."""
         return time.clock_gettime(_STEADY)
 
     def random(self) -> float:
-        """Draw a number from [0, 1)."""
+        """Return a random number in [0, 1)."""
         return self._random.random()
 
     async def sleep_until(self, instant: datetime) -> None:
-        """Sleep for as long as it is until `instant` now, in naps: the event loop's clock knows of no suspension."""
+        """Sleep for as long as it is until `instant` now, in naps: the event loop's clock stops during a suspension."""
         ends = self.steady() + (instant - self.now()).total_seconds()
         await asyncio.sleep(0)
         while (seconds := ends - self.steady()) > 0:
             await asyncio.sleep(min(seconds, MAX_NAP_SECONDS))
-            self._notice_a_step()
+            self._check_for_step()
 
     def _read(self) -> datetime:
         return datetime.now(UTC)
 
-    def _notice_a_step(self) -> None:
+    def _check_for_step(self) -> None:
         before, self._offset_seconds = self._offset_seconds, _offset_seconds(self._read, self.steady)
         seconds = self._offset_seconds - before
-        if abs(seconds) >= TOLD_STEP_SECONDS:
+        if abs(seconds) >= LOGGED_STEP_SECONDS:
             log.warning(
                 "clock set back" if seconds < 0 else "clock set forward",
                 seconds=round(abs(seconds)),
-                hint="nothing waits longer for it; check the machine's time synchronization (timedatectl)",
+                hint="waits are not affected; check the machine's time synchronization (timedatectl)",
             )
 
 
 class Anchor:
-    """Knows by how much the wall clock was set since this was made, so that instants in memory can move along."""
+    """Measures by how much the wall clock was set since it was made, so that instants in memory can be shifted."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._offset_seconds = _offset_seconds(clock.now, clock.steady)
 
     def moved(self) -> timedelta:
-        """Return by how much the wall clock was set; forward is positive, and zero where it was not."""
+        """Return by how much the wall clock was set, forward being positive."""
         seconds = _offset_seconds(self._clock.now, self._clock.steady) - self._offset_seconds
-        return timedelta(seconds=seconds) if abs(seconds) >= LEAST_STEP_SECONDS else timedelta()
+        return timedelta(seconds=seconds) if abs(seconds) >= MIN_STEP_SECONDS else timedelta()
 
     def take_moved(self) -> timedelta:
-        """Return by how much the wall clock was set since this was last asked for."""
+        """Return by how much the wall clock was set since the last call."""
         moved = self.moved()
         self._offset_seconds += moved.total_seconds()
         return moved
 
 
 class Deadline:
-    """When something ends: so long from now on, however the wall clock is set meanwhile."""
+    """An instant that comes after a fixed time, however the wall clock is set meanwhile."""
 
     def __init__(self, clock: Clock, at: datetime) -> None:
         self._clock = clock
@@ -93,12 +93,12 @@ class Deadline:
 
     @property
     def at(self) -> datetime:
-        """The instant, by the wall clock as it goes now."""
+        """The instant by the wall clock as it is set now."""
         return self._at + self._anchor.moved()
 
     @property
     def has_passed(self) -> bool:
-        """Whether it has come."""
+        """Whether the instant has passed."""
         return self._clock.now() >= self.at
 
 

@@ -1,4 +1,4 @@
-"""Does what is asked for of a stream, in the name of one turn: it alone writes of the stream."""
+"""Execution of the commands for a stream, within the run or between runs."""
 
 from typing import assert_never
 
@@ -17,7 +17,7 @@ from milepost.core.commands import (
 from milepost.core.errors import MilepostError, VersionConflict
 from milepost.core.plan import RunBudget
 from milepost.core.records import Record
-from milepost.engine.mailbox import Answer, Mailbox
+from milepost.engine.mailbox import CommandResult, Mailbox
 from milepost.engine.redrive import Redriver
 from milepost.engine.stream_journal import StreamJournal
 
@@ -25,7 +25,7 @@ MAX_CONFLICTS = 10
 
 
 class CommandHandler:
-    """Runs the errands of a stream, one after the other."""
+    """Executes the commands of a stream, one after the other."""
 
     def __init__(self, mailbox: Mailbox, redriver: Redriver, stream_journal: StreamJournal, budget: RunBudget) -> None:
         self._mailbox = mailbox
@@ -34,48 +34,48 @@ class CommandHandler:
         self._budget = budget
 
     async def run_commands(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Do all that waits; give where the stream stands then. Raises what keeps all of it from being done."""
+        """Execute all commands that wait. Returns the checkpoint after them. Raises what prevents all of them."""
 
-        async def do(command: Command) -> Answer:
+        async def execute(command: Command) -> CommandResult:
             nonlocal checkpoint
             for _ in range(MAX_CONFLICTS):
                 try:
-                    checkpoint, answer = await self._attempt(checkpoint, command)
-                except VersionConflict:  # somebody else has written of the stream: it is decided anew
+                    checkpoint, result = await self._attempt(checkpoint, command)
+                except VersionConflict:  # another process wrote to the stream: decide again
                     checkpoint = await self._stream_journal.load()
                 else:
-                    return answer
-            raise MilepostError(f"{checkpoint.stream} is written of by others all the time", hint="try again")
+                    return result
+            raise MilepostError(f"other processes keep writing to {checkpoint.stream}", hint="try again")
 
-        await self._mailbox.run(do)
+        await self._mailbox.run(execute)
         return checkpoint
 
-    async def _attempt(self, checkpoint: Checkpoint, command: Command) -> tuple[Checkpoint, Answer]:
+    async def _attempt(self, checkpoint: Checkpoint, command: Command) -> tuple[Checkpoint, CommandResult]:
         match command:
             case Redrive() | Discard():
                 return await self._redriver.do(checkpoint, command)
             case _:
                 return await self._do(checkpoint, command)
 
-    async def _do(self, checkpoint: Checkpoint, command: StreamCommand) -> tuple[Checkpoint, Answer]:
+    async def _do(self, checkpoint: Checkpoint, command: StreamCommand) -> tuple[Checkpoint, CommandResult]:
         if isinstance(command, SyncNow) and checkpoint.operator_pause is not None:
-            why = f"{checkpoint.stream} is on hold: {checkpoint.operator_pause.by} paused it"
-            return checkpoint, MilepostError(why, hint="resume it, which syncs it at once")
-        record = self._asked(checkpoint, command)
+            why = f"{checkpoint.stream} is paused (by {checkpoint.operator_pause.by})"
+            return checkpoint, MilepostError(why, hint="resume it, which also syncs it at once")
+        record = self._record(checkpoint, command)
         if record is not None:
             checkpoint = await self._stream_journal.record(checkpoint, record)
         match command:
             case ResumeStream():
-                self._mailbox.request_turn()
+                self._mailbox.request_run()
             case SyncNow(full=full):
-                self._mailbox.request_turn(full=full)
+                self._mailbox.request_run(full=full)
             case PauseStream() | RecordTokenHealth():
                 pass
             case unknown:
                 assert_never(unknown)
         return checkpoint, None
 
-    def _asked(self, checkpoint: Checkpoint, command: StreamCommand) -> Record | None:
+    def _record(self, checkpoint: Checkpoint, command: StreamCommand) -> Record | None:
         match command:
             case PauseStream(by=by):
                 return commands.pause(checkpoint, by, self._budget)

@@ -1,4 +1,4 @@
-"""What every run works with."""
+"""What all runs share."""
 
 from msgspec import Struct
 
@@ -11,7 +11,7 @@ from milepost.engine.slots import Slots
 
 
 class EngineContext(Struct, frozen=True, eq=False):
-    """The parts of the shell that all streams share."""
+    """The parts of the engine that all streams share."""
 
     store: Store
     clock: Clock

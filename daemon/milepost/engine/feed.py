@@ -1,4 +1,4 @@
-"""Notices of what was committed, published after the commit, in order; and the readers that consume them.
+"""Notices of what was committed, published in order after the commit, and the readers that consume them.
 
 Metrics, log lines, progress bars and server-sent events are small readers of the feed. Each reads at its own pace from
 a bounded queue; none can break the work or slow it down.
@@ -18,10 +18,10 @@ from milepost.engine.bulkhead import bulkhead
 
 
 class Recorded(Struct, frozen=True):
-    """Entries were committed; `checkpoint` is where the stream stands after them.
+    """Entries were committed; `checkpoint` is the stream's after them.
 
-    `fetch_seconds` is how long the source took, where the entries came of a fetch; `commit_seconds` how long the commit
-    took, waiting for its turn included.
+    `fetch_seconds` is how long the source took, if the entries are the outcome of a fetch; `commit_seconds` how long
+    the commit took, including the wait for the database connection.
     """
 
     entries: tuple[Entry, ...]
@@ -32,7 +32,7 @@ class Recorded(Struct, frozen=True):
 
 
 class UnchangedRead(Struct, frozen=True):
-    """A batch changed nothing and was passed over. It has no entry; a later one will count it."""
+    """A batch changed nothing. It has no entry of its own; a later one will count it."""
 
     checkpoint: Checkpoint
     tally: Tally
@@ -40,7 +40,7 @@ class UnchangedRead(Struct, frozen=True):
 
 
 class StoreRetried(Struct, frozen=True):
-    """The store is away; another attempt follows in `wait_seconds`. It has no entry: the journal cannot be reached."""
+    """The database is unavailable until the next attempt, in `wait_seconds`; so there can be no entry."""
 
     stream: str
     attempts: int
@@ -50,7 +50,7 @@ class StoreRetried(Struct, frozen=True):
 
 
 class UsageReported(Struct, frozen=True):
-    """An answer told how much of the budgets is used up. It has no entry: it only slows calls down."""
+    """A response reported how much of the rate budgets is used. It has no entry: it only slows calls down."""
 
     stream: str
     usages: tuple[Usage, ...]
@@ -60,7 +60,7 @@ Notice = Recorded | UnchangedRead | StoreRetried | UsageReported
 
 
 class Subscription:
-    """The signals for one reader. Where it falls `max_held` behind, the oldest are lost and counted."""
+    """The notices for one reader. If it falls `max_held` behind, the oldest are lost and counted."""
 
     def __init__(self, max_held: int) -> None:
         self._held: deque[Notice] = deque(maxlen=max_held)
@@ -69,19 +69,19 @@ class Subscription:
         self.lost = 0
 
     def offer(self, notice: Notice) -> None:
-        """Put a signal into the queue."""
+        """Queue a notice."""
         if len(self._held) == self._held.maxlen:
             self.lost += 1
         self._held.append(notice)
         self._arrived.set()
 
     def close(self) -> None:
-        """Let the reader end when it has read what is there."""
+        """End the reader once it has read what is queued."""
         self._is_closed = True
         self._arrived.set()
 
     async def __aiter__(self) -> AsyncIterator[Notice]:
-        """Give the signals as they come, until the feed is closed."""
+        """Yield the notices as they come, until the feed is closed."""
         while self._held or not self._is_closed:
             await self._arrived.wait()
             self._arrived.clear()
@@ -90,24 +90,24 @@ class Subscription:
 
 
 class Feed:
-    """Hands every signal to every subscription."""
+    """Hands every notice to every subscription."""
 
     def __init__(self) -> None:
         self._subscriptions: list[Subscription] = []
 
     def subscribe(self, max_held: int = 10_000) -> Subscription:
-        """Open a subscription; it hears what is published from now on."""
+        """Return a subscription to what is published from now on."""
         subscription = Subscription(max_held)
         self._subscriptions.append(subscription)
         return subscription
 
     def publish(self, notice: Notice) -> None:
-        """Tell all readers."""
+        """Hand a notice to all subscriptions."""
         for subscription in self._subscriptions:
             subscription.offer(notice)
 
     def close(self) -> None:
-        """Let all readers end when they have read what is there."""
+        """End all readers once they have read what is queued."""
         for subscription in self._subscriptions:
             subscription.close()
 
@@ -117,7 +117,7 @@ Reader = Callable[[Notice], None]
 
 @asynccontextmanager
 async def reading(feed: Feed, readers: Mapping[str, Reader]) -> AsyncIterator[None]:
-    """Let the readers, by name, hear all that is published in the block; in the end they read what is left."""
+    """Run the readers, by name, during the block; at its end they read what is left."""
     async with asyncio.TaskGroup() as tasks:
         for name, reader in readers.items():
             tasks.create_task(bulkhead(f"reader {name}", _read(feed.subscribe(), reader)), name=f"reader {name}")

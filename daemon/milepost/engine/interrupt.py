@@ -1,4 +1,4 @@
-"""Interrupts waits and fetches, never a commit: a change of plan, not a cancellation; and shutdown by signals."""
+"""Interruption of waits and fetches, never of a commit: a change of plan, not a cancellation; and shutdown."""
 
 import asyncio
 import signal
@@ -12,59 +12,60 @@ from milepost.engine.bulkhead import bulkhead
 
 
 class Interrupt:
-    """While it rings, everything under `interruptible` ends at once."""
+    """An event that interrupts every `interruptible()` block while it is set."""
 
     def __init__(self) -> None:
-        self._rings = asyncio.Event()
-        self._scopes: set[asyncio.Timeout] = set()
+        self._event = asyncio.Event()
+        self._scopes: dict[asyncio.Timeout, None] = {}  # in the order in which they were entered
 
     @property
     def is_set(self) -> bool:
-        """Whether it was rung and not silenced since."""
-        return self._rings.is_set()
+        """Whether it is set."""
+        return self._event.is_set()
 
     def set(self) -> None:
-        """Begin to ring. Ringing again changes nothing."""
-        if self._rings.is_set():
+        """Set it, which ends all blocks at once. Setting it again changes nothing."""
+        if self._event.is_set():
             return
-        self._rings.set()
-        for scope in self._scopes:
-            scope.reschedule(asyncio.get_running_loop().time())
+        self._event.set()
+        for scope in tuple(self._scopes):
+            if not scope.expired():  # one that is about to end cannot be rescheduled
+                scope.reschedule(asyncio.get_running_loop().time())
 
     def clear(self) -> None:
-        """Stop ringing: what begins from now on runs its course."""
-        self._rings.clear()
+        """Clear it: blocks that begin from now on are not interrupted."""
+        self._event.clear()
 
     async def wait(self) -> None:
-        """Wait until it rings."""
-        await self._rings.wait()
+        """Wait until it is set."""
+        await self._event.wait()
 
     @asynccontextmanager
     async def interruptible(self) -> AsyncIterator[None]:
-        """Run the block until it ends or the bell rings, whichever comes first."""
+        """Run the block until it ends or this is set, whichever comes first."""
         scope = asyncio.timeout(0 if self.is_set else None)
         try:
             async with scope:
-                self._scopes.add(scope)
+                self._scopes[scope] = None
                 try:
                     yield
                 finally:
-                    self._scopes.discard(scope)
+                    self._scopes.pop(scope, None)
         except TimeoutError:
             if not scope.expired():  # the block's own
                 raise
 
 
 class Stop(Interrupt):
-    """The stop that is asked for, once and for all."""
+    """The request to shut down, which is final."""
 
     @property
     def is_requested(self) -> bool:
-        """Whether the stop was asked for."""
+        """Whether shutdown was requested."""
         return self.is_set
 
     def request(self) -> None:
-        """Ask for the stop. Asking again changes nothing."""
+        """Request shutdown. Requesting it again changes nothing."""
         self.set()
 
 
@@ -74,43 +75,43 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StoppedHard(MilepostError):
-    """The work in hand was cut off; what was committed is safe."""
+    """The current work was cancelled; what was committed is safe."""
 
 
 @asynccontextmanager
 async def stopping_on_signals(stop: Stop, *, grace_seconds: float = GRACE_SECONDS) -> AsyncIterator[None]:
-    """Ask for the stop at the first SIGTERM or SIGINT; cancel the block at the second, or `grace_seconds` later.
+    """Request shutdown at the first SIGTERM or SIGINT; cancel the block at the second, or `grace_seconds` later.
 
-    Raises StoppedHard where the block had to be cancelled.
+    Raises StoppedHard if the block had to be cancelled.
     """
     log = structlog.get_logger("milepost")
     loop = asyncio.get_running_loop()
-    patience = asyncio.timeout(None)
+    grace = asyncio.timeout(None)
 
-    def heard(number: signal.Signals) -> None:
+    def on_signal(number: signal.Signals) -> None:
         if stop.is_requested:
             log.warning("stopping at once", signal=number.name)
-            patience.reschedule(loop.time())
+            grace.reschedule(loop.time())
             return
         log.info("stopping", signal=number.name, patience_seconds=grace_seconds, again="stops at once")
         stop.request()
-        patience.reschedule(loop.time() + grace_seconds)
+        grace.reschedule(loop.time() + grace_seconds)
 
     try:
-        async with patience:
+        async with grace:
             for number in SIGNALS:
-                loop.add_signal_handler(number, heard, number)
+                loop.add_signal_handler(number, on_signal, number)
             try:
                 yield
             finally:
                 for number in SIGNALS:
                     loop.remove_signal_handler(number)
     except TimeoutError as error:
-        if not patience.expired():
+        if not grace.expired():
             raise
         raise StoppedHard(
-            "stopped before the work in hand was finished",
-            hint="what was committed is safe; the next start goes on there",
+            "stopped before the current work was finished",
+            hint="what was committed is safe; the next start continues from there",
         ) from error
 
 

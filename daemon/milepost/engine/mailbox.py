@@ -1,4 +1,4 @@
-"""What is wanted of a stream out of turn, handed to whoever works the stream: it alone may write of it."""
+"""Commands for a stream, handed to the task that works it, which alone writes to the stream."""
 
 import asyncio
 from collections import deque
@@ -18,148 +18,148 @@ MAX_WAITING = 1_000
 
 
 class CommandDeferred(MilepostError):
-    """An errand was not tried, because no call may be made now. `until` is when one may; None where nobody can tell."""
+    """A command was not tried, because no call may be made now. `until` is when one may; None if that is unknown."""
 
     def __init__(self, message: str, *, hint: str = "", until: datetime | None = None) -> None:
         super().__init__(message, hint=hint)
         self.until = until
 
 
-# The letter as it stands if the errand is about one and it is still open, or what kept the errand from being done.
-Answer = DeadLetter | MilepostError | None
+# The dead letter that the command names, if it is still open; or why the command was not executed.
+CommandResult = DeadLetter | MilepostError | None
 
 
 class ExecuteDeadLetterCommand(Protocol):
-    """Does an errand about a dead letter and gives the letter if it is still open."""
+    """Executes a command for a dead letter."""
 
     async def __call__(self, command: DeadLetterCommand, /) -> DeadLetter | None:
-        """Do it. Raises MilepostError where that is impossible."""
+        """Return the dead letter if it is still open. Raises MilepostError if the command cannot be executed."""
         ...
 
 
 class ExecuteCommand(Protocol):
-    """Does an errand for somebody who works the stream."""
+    """Executes a command for the task that works the stream."""
 
-    async def __call__(self, command: Command, /) -> Answer:
-        """Do it. Raises what keeps the others from being done as well."""
+    async def __call__(self, command: Command, /) -> CommandResult:
+        """Return its result. Raises what keeps the other commands from being executed as well."""
         ...
 
 
-class TurnRequest(Struct, frozen=True):
-    """A turn is wanted at once, and of it a `full` sweep or whichever is due."""
+class RunRequest(Struct, frozen=True):
+    """A run is wanted at once, with a `full` sweep or whichever is due."""
 
     full: bool = False
 
 
 class Mailbox:
-    """The errands of one stream, and whether a turn is wanted at once. The bell rings while anything waits.
+    """The commands that wait for one stream, and whether a run is wanted at once. `interrupt` is set while any waits.
 
-    A stream `is_dismissed` while whoever works it is to end that after the batch in hand.
+    A stream `is_dismissed` if its task is to end after the current batch.
     """
 
     def __init__(self) -> None:
         self.is_dismissed = False
         self._version = self._noted_version = 0
-        self._waiting: deque[tuple[Command, asyncio.Future[Answer]]] = deque()
-        self._wanted: TurnRequest | None = None
-        self._alone = asyncio.Lock()
+        self._waiting: deque[tuple[Command, asyncio.Future[CommandResult]]] = deque()
+        self._wanted: RunRequest | None = None
+        self._lock = asyncio.Lock()
         self._owners = 0
         self.interrupt = Interrupt()
 
-    def request_turn(self, *, full: bool = False) -> None:
-        """Ask for a turn at once, whenever the next is due."""
+    def request_run(self, *, full: bool = False) -> None:
+        """Request a run at once, whenever the next is due."""
         before = self._wanted is not None and self._wanted.full
-        self._wanted = TurnRequest(full or before)
+        self._wanted = RunRequest(full or before)
         self.interrupt.set()
 
     def set_version(self, version: int) -> None:
-        """Hear where the stream stands for whoever works it."""
+        """Note the version that the current run is at."""
         self._version = version
 
-    def note_version(self, version: int) -> None:
-        """Hear where it stands in the journal. An entry that somebody else wrote is looked at before the next batch."""
+    def observe_version(self, version: int) -> None:
+        """Note the version in the journal. An entry that another process wrote is loaded before the next batch."""
         self._noted_version = max(self._noted_version, version)
         if self.is_outdated and self.has_owner:
             self.interrupt.set()
 
     @property
     def is_outdated(self) -> bool:
-        """Whether somebody else has written of the stream."""
+        """Whether another process has written to the stream."""
         return self._noted_version > self._version
 
     def dismiss(self) -> None:
-        """Have the work on the stream ended."""
+        """Have the stream's task end after the current batch."""
         self.is_dismissed = True
         self.interrupt.set()
 
     @property
-    def turn_requested(self) -> bool:
-        """Whether a turn was asked for, and not given yet."""
+    def run_requested(self) -> bool:
+        """Whether a run was requested and has not begun."""
         return self._wanted is not None
 
-    def take_turn_request(self) -> TurnRequest | None:
-        """Give the turn that was asked for, if one was: from now on it counts as given."""
+    def take_run_request(self) -> RunRequest | None:
+        """Return the run that was requested, if one was, and clear the request."""
         wanted, self._wanted = self._wanted, None
         return wanted
 
     @property
     def has_owner(self) -> bool:
-        """Whether somebody works the stream, and so does what is asked for."""
+        """Whether a task works the stream, and so executes its commands."""
         return self._owners > 0
 
     @asynccontextmanager
     async def owned(self) -> AsyncIterator[None]:
-        """Be the one who works the stream during the block, after any other has ended.
+        """Work the stream during the block, after any other task has finished.
 
-        What still waits when nobody follows is answered: it is not done any more.
+        Commands that still wait when no other task follows are deferred.
         """
         self._owners += 1
         try:
-            async with self._alone:
+            async with self._lock:
                 yield
         finally:
             self._owners -= 1
             if not self.has_owner:
                 why = "the page is being removed" if self.is_dismissed else "Milepost is stopping"
-                self.give_up(CommandDeferred(why, hint="ask again when it runs"))
+                self.fail_all(CommandDeferred(why, hint="try again when it is running"))
 
-    def ask(self, command: Command) -> asyncio.Future[Answer]:
-        """Have an errand done by whoever attends. Raises MilepostError where too many wait."""
+    def ask(self, command: Command) -> asyncio.Future[CommandResult]:
+        """Queue a command for the stream's task. Raises MilepostError if too many wait."""
         if len(self._waiting) >= MAX_WAITING:
-            raise MilepostError("too many dead letters wait to be redriven already", hint="try again in a minute")
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((command, answer))
+            raise MilepostError("too many commands are waiting", hint="try again in a minute")
+        result: asyncio.Future[CommandResult] = asyncio.get_running_loop().create_future()
+        self._waiting.append((command, result))
         self.interrupt.set()
-        return answer
+        return result
 
-    async def run(self, do: ExecuteCommand) -> None:
-        """Do all errands that wait. What `do` raises is told to the asker, and raised."""
+    async def run(self, execute: ExecuteCommand) -> None:
+        """Execute all commands that wait. What `execute` raises is the command's result, and is raised."""
         while self._waiting:
-            command, asker = self._waiting.popleft()
-            if asker.cancelled():  # nobody wants it any more
+            command, result = self._waiting.popleft()
+            if result.cancelled():  # nobody waits for it any more
                 continue
-            answer: Answer = broken_off()
+            outcome: CommandResult = aborted()
             try:
-                answer = await do(command)
+                outcome = await execute(command)
             except MilepostError as error:
-                answer = error
+                outcome = error
                 raise
             finally:
-                _tell(asker, answer)
+                _resolve(result, outcome)
         self.interrupt.clear()
 
-    def give_up(self, error: MilepostError) -> None:
-        """Answer all that wait with what keeps them from being done."""
+    def fail_all(self, error: MilepostError) -> None:
+        """Fail all commands that wait."""
         while self._waiting:
-            _tell(self._waiting.popleft()[1], error)
+            _resolve(self._waiting.popleft()[1], error)
         self.interrupt.clear()
 
 
-def broken_off() -> MilepostError:
-    """Say that what kept an errand from being done is a bug, or the end of the process."""
-    return MilepostError("the work on the stream broke off", hint="see the log")
+def aborted() -> MilepostError:
+    """Return the error of a command that a bug or the end of the process kept from being executed."""
+    return MilepostError("the command was aborted", hint="see the log")
 
 
-def _tell(asker: asyncio.Future[Answer], answer: Answer) -> None:
-    if not asker.cancelled():
-        asker.set_result(answer)
+def _resolve(result: asyncio.Future[CommandResult], outcome: CommandResult) -> None:
+    if not result.cancelled():
+        result.set_result(outcome)

@@ -1,4 +1,4 @@
-"""A source round a source that has the next batch ready: the network works while the store commits."""
+"""A Source around a Source that requests the next batch ahead, so that network and database work in parallel."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,43 +18,45 @@ class _Prefetched(Struct, frozen=True):
 
 
 class Prefetch:
-    """A Source that asks for one batch more than it was asked for, where that is sure to be wanted."""
+    """A Source that requests one batch ahead where the run is sure to want it."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._ahead: _Prefetched | None = None
 
     async def fetch(self, request: Request) -> Answered:
-        """Give the batch, which may be ready, and ask for the next."""
+        """Return the batch, which may be ready, and request the next."""
         ahead = self._ahead
-        if ahead is not None and _is_same(ahead.request, request):
-            self._ahead = None
+        if ahead is not None and _is_same(ahead.request, request) and not ahead.outcome.cancelled():
             outcome = await ahead.outcome
+            self._ahead = None  # not before: a stop that comes together with a refusal must not lose it
         else:
-            await self.give_up()
+            await self.cancel()
             outcome = await self._source.fetch(request)
-        following = _following(request, outcome)
-        if following is not None:
-            self._ahead = _Prefetched(following, asyncio.create_task(self._source.fetch(following)))
+        next_request = _next_request(request, outcome)
+        if next_request is not None:
+            self._ahead = _Prefetched(next_request, asyncio.create_task(self._source.fetch(next_request)))
         return outcome
 
     async def reread(self, conversation_id: str, messages: int) -> Answered:
-        """Read one conversation, which is never known ahead."""
+        """Read one conversation. These are never requested ahead."""
         return await self._source.reread(conversation_id, messages)
 
+    @property
     def refusal(self) -> Refused | None:
-        """Take the refusal of what is not wanted yet, if it has come: what it tells holds from now on."""
+        """The refusal of the request that was sent ahead, if it has arrived: a limit holds from then on."""
         ahead = self._ahead
-        if ahead is None or not ahead.outcome.done():
+        if ahead is None or not ahead.outcome.done() or ahead.outcome.cancelled():
             return None
         outcome = ahead.outcome.result()
-        if not isinstance(outcome, Refused):
-            return None
-        self._ahead = None
-        return outcome
+        return outcome if isinstance(outcome, Refused) else None
 
-    async def give_up(self) -> None:
-        """End what is under way, and wait until it has ended."""
+    def forget(self) -> None:
+        """Drop what was answered ahead: it is being settled."""
+        self._ahead = None
+
+    async def cancel(self) -> None:
+        """Cancel the request that was sent ahead, and wait until it has ended."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             ahead.outcome.cancel()
@@ -63,12 +65,12 @@ class Prefetch:
 
 @asynccontextmanager
 async def prefetching(source: Source) -> AsyncIterator[Prefetch]:
-    """Wrap a source for one run; what is under way in the end is given up."""
+    """Wrap a source for one run. A request that is still in flight at the end is cancelled."""
     ahead = Prefetch(source)
     try:
         yield ahead
     finally:
-        await ahead.give_up()
+        await ahead.cancel()
 
 
 def _is_same(one: Request, other: Request) -> bool:
@@ -80,10 +82,10 @@ def _is_same(one: Request, other: Request) -> bool:
     )
 
 
-def _following(request: Request, outcome: Answered) -> Request | None:
-    """Give the request that is sure to come after this outcome; None where the walk, or the run, may be at its end."""
+def _next_request(request: Request, outcome: Answered) -> Request | None:
+    """Return the request that is sure to follow this outcome; None if the walk or the run may end here."""
     if request.is_last or request.detail is not Detail.NESTED or not isinstance(outcome, Fetched):
-        return None  # where less was asked for, the next batch may be asked for in another way
+        return None  # after a reduced request, the next may be of another size
     cursor = outcome.batch.next_cursor
     times = (each.updated_time for each in outcome.batch.conversations)
     if cursor is None or cursor == request.cursor or reaches_back(times, request.until):

@@ -1,4 +1,4 @@
-"""The pauses of all streams, so that none calls into a limit that another has met."""
+"""The rate limits of all streams, so that none calls into a limit that another has met."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -16,12 +16,12 @@ from milepost.engine.feed import Feed, UsageReported
 
 
 class RateLimits:
-    """What the checkpoints say of pauses, and what was heard so lately that no checkpoint says it yet.
+    """The rate limits in the checkpoints, and those too recent to be in a checkpoint.
 
-    A limit holds from the answer on that tells of it: its entry is committed a moment later, and a call of another
-    stream, or one that is looked ahead for, could slip into that moment.
+    A limit holds from the response that reports it: its entry is committed a moment later, and a call of another
+    stream, or one that is sent ahead, could slip into that moment.
 
-    A pause lasts as long as it was to last when it was met, however the wall clock is set meanwhile. One of the future
+    A limit lasts as long as it was to last when it was met, however the wall clock is set meanwhile. One in the future
     was met by another process while the clock was ahead: it counts as over.
 
     `floor_seconds` is the least wait after a limit that names no time.
@@ -32,56 +32,54 @@ class RateLimits:
         self._clock = clock
         self._feed = feed
         self._recorded: dict[Stream, RateLimit] = {}
-        self._heard: dict[Stream, RateLimit] = {}
+        self._met: dict[Stream, RateLimit] = {}
         self._anchor = Anchor(clock)
 
-    def learn(self, checkpoint: Checkpoint) -> None:
-        """Take over where a stream stands."""
-        self._move_along()
+    def observe(self, checkpoint: Checkpoint) -> None:
+        """Take over the rate limit in a stream's checkpoint, or that there is none."""
+        self._shift()
         stream, rate_limit = Stream.parse(checkpoint.stream), checkpoint.rate_limit
         if rate_limit is None:
             self._recorded.pop(stream, None)
             return
         if not has_begun(rate_limit, self._clock.now(), floor_seconds=self.floor_seconds):
             known = self._recorded.get(stream)
-            if (
-                known is not None and replace(rate_limit, until=known.until) != known
-            ):  # else it is that one, moved along
+            if known is not None and replace(rate_limit, until=known.until) != known:  # else it is the same, shifted
                 del self._recorded[stream]
             return
         self._recorded[stream] = rate_limit
-        heard = self._heard.get(stream)
-        if heard is not None and heard.until <= rate_limit.until:  # it is that one, or is covered by it
-            del self._heard[stream]
+        met = self._met.get(stream)
+        if met is not None and met.until <= rate_limit.until:  # it is the same, or shorter
+            del self._met[stream]
 
     def held_until(self, stream: Stream) -> datetime | None:
-        """Say until when `stream` may not call; None, or an instant that has passed, where it may."""
-        self._move_along()
-        return held_until(stream, self._recorded | self._heard)
+        """Return until when `stream` may not call; None or an instant in the past if it may."""
+        self._shift()
+        return held_until(stream, self._recorded | self._met)
 
     def holds(self) -> Callable[[Stream], datetime | None]:
-        """Give `held_until` as it is now, for asking about many streams."""
-        self._move_along()
-        near = by_page(self._recorded | self._heard)
+        """Return `held_until` as of now, for lookups of many streams."""
+        self._shift()
+        near = by_page(self._recorded | self._met)
         return lambda stream: held_until(stream, near(stream))
 
-    def hear(self, stream: Stream, problem: Problem) -> None:
-        """Hear of a refusal right when it comes."""
+    def observe_refusal(self, stream: Stream, problem: Problem) -> None:
+        """Take over the rate limit that a response reports, if it reports one."""
         rule = rule_for(problem, has_cursor=False)
         if rule.remedy is Remedy.WAIT:
-            self._move_along()
+            self._shift()
             before, now = self._recorded.get(stream), self._clock.now()
-            self._heard[stream] = next_rate_limit(before, problem, rule, now, floor_seconds=self.floor_seconds)
+            self._met[stream] = next_rate_limit(before, problem, rule, now, floor_seconds=self.floor_seconds)
 
     def gate(self, stream: Stream) -> "StreamGate":
-        """Give the gate that the stream's source asks before each call."""
+        """Return the gate that the stream's source checks before each call."""
         return StreamGate(self, self._clock, self._feed, stream)
 
-    def _move_along(self) -> None:
-        """Move all pauses as far as the wall clock was set since this was last called."""
+    def _shift(self) -> None:
+        """Shift all limits by as much as the wall clock was set since the last call."""
         moved = self._anchor.take_moved()
         if moved:
-            for rate_limits in (self._recorded, self._heard):
+            for rate_limits in (self._recorded, self._met):
                 rate_limits.update(
                     {
                         stream: replace(rate_limit, until=rate_limit.until + moved)
@@ -91,7 +89,7 @@ class RateLimits:
 
 
 class StreamGate:
-    """A Gate (see core/ports.py): one stream's view of the pauses."""
+    """A Gate (see core/ports.py): one stream's view of the rate limits."""
 
     def __init__(self, rate_limits: RateLimits, clock: Clock, feed: Feed, stream: Stream) -> None:
         self._rate_limits = rate_limits
@@ -100,15 +98,15 @@ class StreamGate:
         self._stream = stream
 
     def is_closed(self) -> bool:
-        """Whether a pause forbids a call now."""
+        """Whether a rate limit forbids a call now."""
         until = self._rate_limits.held_until(self._stream)
         return until is not None and until > self._clock.now()
 
     def refused(self, problem: Problem) -> None:
-        """Hear of a refusal."""
-        self._rate_limits.hear(self._stream, problem)
+        """Report a refusal, before anything is decided about it."""
+        self._rate_limits.observe_refusal(self._stream, problem)
 
     def used(self, usages: tuple[Usage, ...]) -> None:
-        """Hear what an answer's headers say of the budgets."""
+        """Report the usage that a response's headers name."""
         if usages:
             self._feed.publish(UsageReported(self._stream.key, usages))

@@ -1,4 +1,4 @@
-"""Redrives of one stream's dead letters: those that are due by themselves, and those that somebody asks for."""
+"""Redrives of one stream's dead letters: those that are due, and those that a command names."""
 
 from datetime import timedelta
 from functools import partial
@@ -12,15 +12,15 @@ from milepost.core.ports import Answered, DueDeadLetter, Fetched, Held, Outcome,
 from milepost.core.redrive import discard, redrive, to_reread
 from milepost.engine.clock import Deadline
 from milepost.engine.context import EngineContext
-from milepost.engine.mailbox import Answer, CommandDeferred
+from milepost.engine.mailbox import CommandDeferred, CommandResult
 from milepost.engine.stream_journal import StreamJournal
 
-MAX_REDRIVES_IN_A_TURN = 20
-LEAST_REDRIVE_SECONDS = 30.0  # even of a run at its time limit: a long sweep takes many of those, one after the other
+MAX_REDRIVES_PER_RUN = 20
+MIN_REDRIVE_SECONDS = 30.0  # even after a run that used up its time, as every run of a long sweep does
 
 
 class Redriver:
-    """Redrives dead letters in the name of one turn. `source` is None where the stream is not configured."""
+    """Redrives dead letters within one run. `source` is None if the stream is not configured."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Redriver:
         self._deadline = Deadline(engine.clock, budget.deadline_at)
 
     async def redrive_due(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Redrive what is due, unless the stream is on hold or has troubles of its own; give where it stands then."""
+        """Redrive what is due, unless the stream is paused or failing. Returns the checkpoint after it."""
         if (
             not checkpoint.open_dead_letters
             or checkpoint.failure_streak is not None
@@ -46,25 +46,25 @@ class Redriver:
         ):
             return checkpoint
         clock = self._engine.clock
-        least = Deadline(clock, clock.now() + timedelta(seconds=LEAST_REDRIVE_SECONDS))
-        for due in await self._stream_journal.due_dead_letters(MAX_REDRIVES_IN_A_TURN):
+        least = Deadline(clock, clock.now() + timedelta(seconds=MIN_REDRIVE_SECONDS))
+        for due in await self._stream_journal.due_dead_letters(MAX_REDRIVES_PER_RUN):
             if self._deadline.has_passed and least.has_passed:
                 break
             if await self._stream_journal.find_open_dead_letter(due.dead_letter.dead_letter_id) is None:
-                continue  # another one's redrive read it, too
+                continue  # another redrive of this run has closed it
             try:
                 after = await self._redrive(checkpoint, due)
-            except VersionConflict:  # another process has written of the stream: the letters are still due next time
+            except VersionConflict:  # another process wrote to the stream: what is left is due in the next run
                 return await self._stream_journal.load()
             if isinstance(after, MilepostError):
                 break
             checkpoint = after
         return checkpoint
 
-    async def do(self, checkpoint: Checkpoint, command: DeadLetterCommand) -> tuple[Checkpoint, Answer]:
-        """Do what was asked for; give where the stream stands then, and the answer."""
+    async def do(self, checkpoint: Checkpoint, command: DeadLetterCommand) -> tuple[Checkpoint, CommandResult]:
+        """Execute a command. Returns the checkpoint after it, and its result."""
         due = await self._stream_journal.find_open_dead_letter(command.dead_letter_id)
-        if due is None:  # it was closed while the errand waited
+        if due is None:  # it was closed while the command waited
             return checkpoint, None
         match command:
             case Discard(reason=reason, by=by):
@@ -78,10 +78,10 @@ class Redriver:
                 if found is None:
                     return after, None
                 was_tried = found.dead_letter.attempts > due.dead_letter.attempts
-                return after, found.dead_letter if was_tried else self._hindrance() or found.dead_letter
+                return after, found.dead_letter if was_tried else self._deferral() or found.dead_letter
 
     async def _redrive(self, checkpoint: Checkpoint, due: DueDeadLetter, by: str = "") -> Checkpoint | MilepostError:
-        """Redrive a letter; give where the stream stands then, or what keeps the letter from being read."""
+        """Redrive a dead letter. Returns the checkpoint after it, or why it cannot be read now."""
         outcome: Outcome | None = None
         conversation_id = to_reread(due)
         if conversation_id is not None:
@@ -93,24 +93,24 @@ class Redriver:
 
     async def _reread(self, conversation_id: str) -> Outcome | MilepostError:
         if self._source is None:
-            return MilepostError(f"{self._stream.key} is not configured: there is no token to read it with")
+            return MilepostError(f"{self._stream.key} is not configured, so there is no token to read it with")
         answer: Answered = Held()
-        if self._hindrance() is None:
+        if self._deferral() is None:
             async with self._engine.stop.interruptible():
                 answer = await self._source.reread(conversation_id, self._engine.policy.messages_per_conversation)
         if isinstance(answer, Fetched | Refused):
             return answer
-        return self._hindrance() or CommandDeferred("a rate limit forbade to read it just now", hint="try again")
+        return self._deferral() or CommandDeferred("a rate limit prevented the call", hint="try again")
 
-    def _hindrance(self) -> CommandDeferred | None:
-        """Say why no call may be made now, if that is so."""
+    def _deferral(self) -> CommandDeferred | None:
+        """Return why no call may be made now; None if one may."""
         if self._engine.stop.is_requested:
-            return CommandDeferred("Milepost is stopping", hint="ask again when it runs")
+            return CommandDeferred("Milepost is stopping", hint="try again when it is running")
         until = self._engine.rate_limits.held_until(self._stream)
         if until is None or until <= self._engine.clock.now():
             return None
         return CommandDeferred(
-            f"a rate limit forbids to read {self._stream.key} until {until:%Y-%m-%d %H:%M:%S} UTC",
-            hint="`milepost status` tells which",
+            f"a rate limit holds {self._stream.key} until {until:%Y-%m-%d %H:%M:%S} UTC",
+            hint="`milepost status` shows which",
             until=until,
         )

@@ -1,7 +1,7 @@
-"""One run of one stream: ask the core, do what it says, commit what it decides. Not one decision is made here."""
+"""One run of one stream: take the step that the core plans, and commit what it decides. Nothing is decided here."""
 
+from datetime import datetime
 from functools import partial
-from typing import assert_never
 
 from msgspec.structs import replace
 
@@ -10,7 +10,19 @@ from milepost.core.decide import decide
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
 from milepost.core.model import Stream
-from milepost.core.plan import Fetch, Finish, RunBudget, Wait, is_over, plan
+from milepost.core.plan import (
+    Fetch,
+    Finish,
+    Interruptions,
+    Reload,
+    RunBudget,
+    RunCommands,
+    SettleRefusal,
+    Step,
+    Wait,
+    is_over,
+    next_step,
+)
 from milepost.core.ports import Answered, Held, Outcome, Request, Source
 from milepost.core.records import conclude, recover
 from milepost.engine.clock import Deadline
@@ -30,110 +42,121 @@ async def run_stream(
     mailbox: Mailbox,
     own_run_id: str | None = None,
 ) -> Checkpoint:
-    """Work a stream until its sweep is complete or the slice is used up, redrive what is due, and say where it stands.
+    """Run the stream until its sweep is complete or the budget is used up, then redrive what is due.
 
-    The stream has its turn. Errands are done between batches; a stream that is dismissed goes no further. `own_run_id`
-    is the run that this process gave the stream before, if any.
+    The caller holds the stream's slot. Commands are executed between batches; a stream that is dismissed ends its run.
+    `own_run_id` is this process's previous run of the stream, if any. Returns the checkpoint after the run.
 
-    Raises StoreAway, StoreRefused, RowsRejected or VersionConflict where the journal cannot be written.
+    Raises StoreAway, StoreRefused, RowsRejected or VersionConflict if the journal cannot be written.
     """
     stream_journal = StreamJournal(engine, stream, budget)
     redriver = Redriver(engine, stream, source, stream_journal, budget)
-    command_handler = CommandHandler(mailbox, redriver, stream_journal, budget)
-    async with prefetching(source) as ahead:
-        checkpoint = await _Run(engine, stream, ahead, stream_journal, budget).complete(
-            command_handler, mailbox, own_run_id
-        )
+    commands = CommandHandler(mailbox, redriver, stream_journal, budget)
+    async with prefetching(source) as prefetch:
+        checkpoint = await _Run(engine, stream_journal, prefetch, commands, mailbox, budget).complete(own_run_id)
     return checkpoint if mailbox.is_dismissed else await redriver.redrive_due(checkpoint)
 
 
 async def run_commands_only(
     engine: EngineContext, stream: Stream, source: Source | None, budget: RunBudget, mailbox: Mailbox
 ) -> Checkpoint:
-    """Do the errands that wait for a stream that is not at work. Raises as `run_stream` does."""
+    """Execute the commands that wait for a stream without a run. Raises as `run_stream` does."""
     stream_journal = StreamJournal(engine, stream, budget)
     redriver = Redriver(engine, stream, source, stream_journal, budget)
     return await CommandHandler(mailbox, redriver, stream_journal, budget).run_commands(await stream_journal.load())
 
 
 class _Run:
-    """A run under way. The checkpoint is handed from step to step."""
+    """A run in progress."""
 
     def __init__(
-        self, engine: EngineContext, stream: Stream, source: Prefetch, stream_journal: StreamJournal, budget: RunBudget
+        self,
+        engine: EngineContext,
+        stream_journal: StreamJournal,
+        prefetch: Prefetch,
+        commands: CommandHandler,
+        mailbox: Mailbox,
+        budget: RunBudget,
     ) -> None:
         self._engine = engine
-        self._stream = stream
-        self._source = source
         self._stream_journal = stream_journal
+        self._stream = stream_journal.stream
+        self._prefetch = prefetch
+        self._commands = commands
+        self._mailbox = mailbox
         self._budget = budget
         self._deadline = Deadline(engine.clock, budget.deadline_at)
 
-    async def complete(self, command_handler: CommandHandler, mailbox: Mailbox, own_run_id: str | None) -> Checkpoint:
-        """Plan and do, until the run is over. The attendant does the errands."""
-        checkpoint = await self._take_over(await self._stream_journal.load(), own_run_id)
+    async def complete(self, own_run_id: str | None) -> Checkpoint:
+        """Take step after step until the run is over. Returns the checkpoint after it."""
+        checkpoint = await self._take_over(own_run_id)
         run_before = checkpoint.run
         while not is_over(checkpoint, self._budget):
             self._demand_ours(checkpoint, run_before)
-            mailbox.set_version(checkpoint.version)
+            self._mailbox.set_version(checkpoint.version)
             try:
-                after = await self._step(checkpoint, command_handler, mailbox)
+                match self._next_step(checkpoint):
+                    case Fetch(request=request):
+                        checkpoint = await self._fetch(checkpoint, request)
+                    case SettleRefusal(refused=refused):
+                        self._prefetch.forget()
+                        checkpoint = await self._settle(checkpoint, refused)
+                    case RunCommands():
+                        checkpoint = await self._commands.run_commands(checkpoint)
+                    case Reload():
+                        checkpoint = await self._reload(checkpoint)
+                    case Wait(until=until):
+                        checkpoint = await self._wait(checkpoint, until)
+                    case Finish(reason=reason) if ending := conclude(checkpoint, reason, self._budget):
+                        checkpoint = await self._stream_journal.record(checkpoint, ending)
+                    case Finish():
+                        break
             except VersionConflict:
-                after = await self._rejoin(checkpoint)
-            if after is None:
-                break
-            checkpoint = after
+                checkpoint = await self._reload(checkpoint)
         return checkpoint
 
-    async def _step(
-        self, checkpoint: Checkpoint, command_handler: CommandHandler, mailbox: Mailbox
-    ) -> Checkpoint | None:
-        """Do what is next; give where the stream stands then, or None where the run ends without an entry."""
-        engine = self._engine
-        if mailbox.is_outdated:
-            return await self._rejoin(checkpoint)
-        refused_ahead = self._source.refusal()
-        if refused_ahead is not None:  # on record before anything else: a limit has to outlive this process
-            return await self._settle(checkpoint, refused_ahead)
-        done = await command_handler.run_commands(checkpoint)
-        if done is not checkpoint:
-            return done
+    def _next_step(self, checkpoint: Checkpoint) -> Step:
+        engine, mailbox, stops_for = self._engine, self._mailbox, self._budget.stops_for
         if engine.stop.is_requested:
-            self._budget = replace(self._budget, stops_for=Reason.SHUTDOWN)
+            stops_for = Reason.SHUTDOWN
         elif mailbox.is_dismissed:
-            self._budget = replace(self._budget, stops_for=Reason.REMOVED)
+            stops_for = Reason.REMOVED
+        budget = replace(self._budget, deadline_at=self._deadline.at, stops_for=stops_for)
         held_until = engine.rate_limits.held_until(self._stream)
-        budget = replace(self._budget, deadline_at=self._deadline.at)
-        match plan(checkpoint, engine.clock.now(), budget, engine.policy, held_until):
-            case Fetch(request=request):
-                return await self._fetch(checkpoint, request)
-            case Wait(until=until):
-                async with engine.slots.released(self._stream):
-                    async with engine.stop.interruptible(), mailbox.interrupt.interruptible():
-                        await engine.clock.sleep_until(until)
-                    return await command_handler.run_commands(checkpoint)  # which takes no turn
-            case Finish(reason=reason):
-                ending = conclude(checkpoint, reason, self._budget)
-                return None if ending is None else await self._stream_journal.record(checkpoint, ending)
-            case unknown:
-                assert_never(unknown)
+        interruptions = Interruptions(mailbox.is_outdated, self._prefetch.refusal, mailbox.interrupt.is_set)
+        return next_step(checkpoint, engine.clock.now(), budget, engine.policy, held_until, interruptions)
 
-    async def _rejoin(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Go on from where the stream stands after somebody else has written of it: an errand, as anybody may.
+    async def _fetch(self, checkpoint: Checkpoint, request: Request) -> Checkpoint:
+        """Fetch a batch and settle it. Nothing changes if a stop or a rate limit comes first."""
+        answer: Answered = Held()
+        async with self._engine.stop.interruptible():
+            answer = await self._prefetch.fetch(request)
+        return checkpoint if isinstance(answer, Held) else await self._settle(checkpoint, answer)
 
-        Quiet batches that have no entry are read again.
+    async def _wait(self, checkpoint: Checkpoint, until: datetime) -> Checkpoint:
+        """Wait without a slot. Commands that interrupt it are executed at once, before there is a slot again."""
+        engine = self._engine
+        async with engine.slots.released(self._stream):
+            async with engine.stop.interruptible(), self._mailbox.interrupt.interruptible():
+                await engine.clock.sleep_until(until)
+            return await self._commands.run_commands(checkpoint)
+
+    async def _reload(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return the checkpoint after what somebody else wrote: a command, which any process may record.
+
+        Unchanged batches that no entry counts yet are read again.
         """
         loaded = await self._stream_journal.load()
         if loaded.version <= checkpoint.version:
             raise VersionConflict(
-                f"{self._stream.key} is said to have moved on, and has not", hint="please report this"
+                f"{self._stream.key} was reported to have moved on, and has not", hint="please report this"
             )
         return loaded
 
     def _demand_ours(self, checkpoint: Checkpoint, run_before: Run | None) -> None:
-        """Raise VersionConflict where somebody took this process for dead, and the stream over.
+        """Raise VersionConflict if another process took this one for dead and took the stream over.
 
-        Whatever else was written of it, nothing more may be, however well it would follow.
+        Nothing more may be written then, even where it would follow.
         """
         run = checkpoint.run
         if checkpoint.removed_at is not None and run_before is not None:
@@ -143,27 +166,24 @@ class _Run:
                 f"{self._stream.key} was taken over by another Milepost", hint="that one goes on from the last batch"
             )
 
-    async def _take_over(self, checkpoint: Checkpoint, own_run_id: str | None) -> Checkpoint:
-        """Close the run that was left open, in that run's name, unless another process was faster to take it over."""
+    async def _take_over(self, own_run_id: str | None) -> Checkpoint:
+        """Load the checkpoint, and end the run that was left open, in its own name.
+
+        Raises VersionConflict if another process takes the stream over at the same time.
+        """
+        checkpoint = await self._stream_journal.load()
         left = checkpoint.run
         while (abandoned := recover(checkpoint, own_run_id)) is not None and left is not None:
             try:
                 return await self._stream_journal.record(checkpoint, abandoned, left.run_id)
             except VersionConflict:
-                checkpoint = await self._rejoin(checkpoint)
+                checkpoint = await self._reload(checkpoint)
                 if checkpoint.run is None or checkpoint.run.run_id != left.run_id:
                     raise
         return checkpoint
 
-    async def _fetch(self, checkpoint: Checkpoint, request: Request) -> Checkpoint:
-        """Read a batch and settle what it means; nothing has happened where a stop or a pause keeps it from that."""
-        answer: Answered = Held()
-        async with self._engine.stop.interruptible():
-            answer = await self._source.fetch(request)
-        return checkpoint if isinstance(answer, Held) else await self._settle(checkpoint, answer)
-
     async def _settle(self, checkpoint: Checkpoint, outcome: Outcome) -> Checkpoint:
-        """Store and record what an outcome means; give where the stream stands then."""
+        """Decide what an outcome means, and commit that."""
         return await self._stream_journal.settle(
             checkpoint, partial(decide, checkpoint, outcome), fetch_seconds=outcome.took_seconds
         )

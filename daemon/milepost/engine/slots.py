@@ -1,4 +1,4 @@
-"""The turns of streams: so many at once, given out in the order in which they were asked for."""
+"""The slots of running streams: a resizable semaphore, first come, first served."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -8,26 +8,26 @@ from milepost.core.model import Stream
 
 
 class Slots:
-    """`concurrency` streams are at work at once. One that waits gives its turn back: it must not hold up others."""
+    """`concurrency` streams run at once. A run that waits releases its slot, so that it holds up no other stream."""
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
-        self._surplus = 0  # turns that are not to be taken any more
+        self._surplus = 0  # slots to withdraw as they become free
         self._free = asyncio.Semaphore(concurrency)
         self._held_since: dict[Stream, float] = {}  # by the event loop's clock, which stands still with the process
 
     def held_seconds(self) -> Mapping[Stream, float]:
-        """Return who has a turn, and for how long without a break."""
+        """Return for how long each stream has held its slot without a break."""
         now = asyncio.get_running_loop().time()
         return {stream: now - held_since for stream, held_since in self._held_since.items()}
 
     @property
     def all_taken(self) -> bool:
-        """Whether whoever asks for a turn has to wait."""
+        """Whether a stream that asks for a slot has to wait."""
         return self._free.locked() or self._surplus > 0
 
     def resize(self, concurrency: int) -> None:
-        """Let so many be at work from now on. Where more are, nobody gets a turn until that many have ended theirs."""
+        """Change how many streams run at once. Surplus runs go on; their slots are withdrawn when they end."""
         self._surplus += self._concurrency - concurrency
         self._concurrency = concurrency
         while self._surplus < 0:
@@ -35,9 +35,9 @@ class Slots:
             self._free.release()
 
     @asynccontextmanager
-    async def taken(self, stream: Stream) -> AsyncIterator[None]:
-        """Have a turn during the block."""
-        await self._take()
+    async def hold(self, stream: Stream) -> AsyncIterator[None]:
+        """Hold a slot during the block."""
+        await self._acquire()
         try:
             self._held_since[stream] = asyncio.get_running_loop().time()
             yield
@@ -47,17 +47,17 @@ class Slots:
 
     @asynccontextmanager
     async def released(self, stream: Stream) -> AsyncIterator[None]:
-        """Inside a turn: let others have it during the block."""
+        """Within `hold`: release the slot during the block."""
         del self._held_since[stream]
         self._free.release()
         try:
             yield
         finally:
-            await self._take()
+            await self._acquire()
             self._held_since[stream] = asyncio.get_running_loop().time()
 
-    async def _take(self) -> None:
+    async def _acquire(self) -> None:
         await self._free.acquire()
-        while self._surplus > 0:  # this one is not to be taken: wait for another
+        while self._surplus > 0:  # withdraw this one, and wait for another
             self._surplus -= 1
             await self._free.acquire()

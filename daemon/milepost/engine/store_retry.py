@@ -1,6 +1,6 @@
-"""Waits while the store is away: the one thing that the journal cannot record while it lasts.
+"""Retries while the database is unavailable: the one condition that the journal cannot record while it lasts.
 
-Readers are told of each attempt without a seq, and the next commit that succeeds carries how long it lasted.
+Readers get a notice of each attempt, without a seq; the next commit that succeeds records how long it lasted.
 """
 
 from collections.abc import Awaitable, Callable
@@ -14,11 +14,11 @@ from milepost.engine.clock import Deadline
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import StoreRetried
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class StoreRetry:
-    """One turn's patience with the store: it waits until `give_up_at`, or until a stop is asked for."""
+    """Retries the store calls of one run until `give_up_at`, or until shutdown."""
 
     def __init__(self, engine: EngineContext, stream: str, give_up_at: datetime) -> None:
         self._engine = engine
@@ -27,22 +27,22 @@ class StoreRetry:
         self._away_since: float | None = None  # by the steady clock
         self._attempts = 0
 
-    async def call(self, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Ask the store until it answers. Raises StoreAway if it stays away."""
+    async def call(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """Call the store until it answers. Raises StoreAway if it stays unavailable."""
         while True:
             try:
                 return await attempt()
             except StoreAway as error:
                 await self._wait_or_give_up(error)
 
-    def absence(self) -> tuple[StoreReturned, ...]:
-        """Give what there is to record of an absence that is over with the commit at hand."""
+    def outage(self) -> tuple[StoreReturned, ...]:
+        """Return the event that the next commit has to record: none if the store was available."""
         if self._away_since is None:
             return ()
         return (StoreReturned(self._engine.clock.steady() - self._away_since, self._attempts),)
 
-    def is_recorded(self) -> None:
-        """Hear that the absence, if any, is on record."""
+    def reset(self) -> None:
+        """Forget the outage: it is on record."""
         self._away_since, self._attempts = None, 0
 
     async def _wait_or_give_up(self, error: StoreAway) -> None:

@@ -1,4 +1,4 @@
-"""One stream's way to the store: read where it stands, commit what is decided, then tell the readers."""
+"""One stream's journal during a run: load the checkpoint, decide and commit, then publish to the feed."""
 
 from collections.abc import Callable
 from time import perf_counter
@@ -17,20 +17,20 @@ from milepost.engine.store_retry import StoreRetry
 
 
 class StreamJournal:
-    """The journal of one stream during one turn. Its methods raise StoreAway if the store stays away."""
+    """The journal of one stream during one run. Its methods raise StoreAway if the store stays unavailable."""
 
     def __init__(self, engine: EngineContext, stream: Stream, budget: RunBudget) -> None:
         self._engine = engine
         self._store = engine.store
-        self._stream = stream
+        self.stream = stream
         self._budget = budget
         self._store_retry = StoreRetry(engine, stream.key, give_up_at=budget.deadline_at)
         self._codec = Codec()
 
     async def load(self) -> Checkpoint:
-        """Give where the stream stands."""
-        checkpoint = await self._store_retry.call(lambda: self._store.load(self._stream.key))
-        self._engine.rate_limits.learn(checkpoint)
+        """Return the stream's checkpoint."""
+        checkpoint = await self._store_retry.call(lambda: self._store.load(self.stream.key))
+        self._engine.rate_limits.observe(checkpoint)
         return checkpoint
 
     async def settle(
@@ -39,9 +39,9 @@ class StreamJournal:
         decide: Callable[[Context], Pending],
         fetch_seconds: float | None = None,
     ) -> Checkpoint:
-        """Decide and commit, until the store takes every row that is left; give where the stream stands then.
+        """Decide and commit, again without the rows that the store refuses. Returns the checkpoint after it.
 
-        Raises VersionConflict if another writer was first, and RowsRejected if the store cannot say what it refuses.
+        Raises VersionConflict if another writer was first, and RowsRejected if the store cannot name what it refuses.
         """
         refused: tuple[RefusedRow, ...] = ()
         while True:
@@ -59,19 +59,19 @@ class StreamJournal:
             refused += answer.rows
 
     async def record(self, checkpoint: Checkpoint, record: Record, run_id: str | None = None) -> Checkpoint:
-        """Commit what has no rows; give where the stream stands then. Raises as `settle` does."""
+        """Commit events without rows and return the checkpoint after them. Raises as `settle` does."""
         answer = await self._commit(checkpoint, record, run_id or self._budget.run_id)
         if isinstance(answer, Rejected):
             raise RowsRejected("the database refuses rows that it was not given", hint="please report this")
         return answer
 
     async def due_dead_letters(self, limit: int) -> tuple[DueDeadLetter, ...]:
-        """Give dead letters of the stream whose redrive is due."""
+        """Return dead letters of the stream whose redrive is due, at most `limit`."""
         now = self._engine.clock.now()
-        return await self._store_retry.call(lambda: self._store.due_dead_letters(self._stream.key, now, limit))
+        return await self._store_retry.call(lambda: self._store.due_dead_letters(self.stream.key, now, limit))
 
     async def find_open_dead_letter(self, dead_letter_id: str) -> DueDeadLetter | None:
-        """Give a dead letter if it is open."""
+        """Return a dead letter if it is open."""
         found = await self._store_retry.call(lambda: self._store.find_open_dead_letters((dead_letter_id,)))
         return found[0] if found else None
 
@@ -80,7 +80,7 @@ class StreamJournal:
 
     def _skip_unchanged(self, checkpoint: Checkpoint, passed: BatchUnchanged, fetch_seconds: float) -> Checkpoint:
         after = skip_unchanged(checkpoint, passed)
-        self._engine.rate_limits.learn(after)
+        self._engine.rate_limits.observe(after)
         self._engine.feed.publish(UnchangedRead(after, passed.tally, fetch_seconds))
         return after
 
@@ -97,7 +97,7 @@ class StreamJournal:
                     return unsettled, committed
                 unsettled = None
             now = self._engine.clock.now()
-            events = (*self._store_retry.absence(), *record.events)
+            events = (*self._store_retry.outage(), *record.events)
             commit = prepare(checkpoint, Record(events, record.changes), run_id, now, self._codec)
             try:
                 answer = await self._store.commit(commit)
@@ -105,7 +105,7 @@ class StreamJournal:
                 unsettled = commit
                 raise
             if isinstance(answer, Committed):
-                self._store_retry.is_recorded()
+                self._store_retry.reset()
             return commit, answer
 
         began = perf_counter()
@@ -113,8 +113,8 @@ class StreamJournal:
         if isinstance(answer, Rejected):
             return answer
         seconds = perf_counter() - began
-        self._engine.rate_limits.learn(commit.checkpoint)
+        self._engine.rate_limits.observe(commit.checkpoint)
         self._engine.feed.publish(Recorded(commit.entries, answer, commit.checkpoint, seconds, fetch_seconds))
-        if record.events and self._store_retry.absence():  # since this commit: it was settled
+        if record.events and self._store_retry.outage():  # since this commit, whose outcome was unknown at first
             return await self._commit(commit.checkpoint, Record(()), run_id)
         return commit.checkpoint

@@ -106,9 +106,9 @@ class Worker:
             if before is None or not self._is_to_be_worked(stream, before):
                 return
             self._share_page_of(stream)
-            wanted = self._supervisor.take_turn_request(stream)
+            wanted = self._supervisor.take_run_request(stream)
             is_full = self._schedule.wants_full(stream) or (wanted is not None and wanted.full)
-            await self._supervisor.turn(stream, full=is_full)
+            await self._supervisor.run_once(stream, full=is_full)
             await self._tolerated("journal", self._follower.read_on(self._hear))
             self._put_off_what_came_to_nothing(stream, before)
         finally:
@@ -134,7 +134,7 @@ class Worker:
         holds, schedule = self._engine.rate_limits.holds(), self._supervisor.schedule
 
         def due(stream: Stream, checkpoint: Checkpoint | None) -> datetime | None:
-            if self._supervisor.turn_requested(stream):  # what was wrong with it is mended
+            if self._supervisor.run_requested(stream):  # what was wrong with it is mended
                 return now
             return self._schedule.due_at(stream, now, schedule, holds(stream), checkpoint)
 
@@ -184,12 +184,12 @@ class Worker:
 
     def _hear(self, notice: Recorded) -> None:
         stream = Stream.parse(notice.checkpoint.stream)
-        self._engine.rate_limits.learn(notice.checkpoint)
-        self._supervisor.note_version(stream, notice.checkpoint.version)
+        self._engine.rate_limits.observe(notice.checkpoint)
+        self._supervisor.observe_version(stream, notice.checkpoint.version)
         self._schedule.hear(notice.entries)
         self._tell_of_skew(max(entry.recorded_at for entry in notice.entries))
         if any(isinstance(entry.event, SyncRequested | StreamResumed) for entry in notice.entries):
-            self._supervisor.take_turn_request(stream)  # the agenda knows of it, as that of every worker
+            self._supervisor.take_run_request(stream)  # the agenda knows of it, as that of every worker
         self._share_page_of(stream)
         self.told.publish(notice)
         if not self._is_open(stream):

@@ -1,0 +1,88 @@
+"""Other processes that write of the streams of a simulated one, whether they may or not."""
+
+from datetime import timedelta
+
+from kit.builders import CODEC
+from kit.invariants import RIVAL, Reading, leads_to_itself
+from kit.simulation_setting import Setting, settled
+from milepost.core import commands
+from milepost.core.checkpoint import BatchUnchanged, Checkpoint
+from milepost.core.errors import VersionConflict
+from milepost.core.model import Known, Stream
+from milepost.core.plan import Fetch, RunBudget, open_sweep, plan
+from milepost.core.ports import Committed, Fetched
+from milepost.core.records import Context, Record, prepare, recover
+
+
+class Rivals:
+    """Write of a stream behind the back of the process that works it."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._remembered: dict[Stream, Checkpoint] = {}
+
+    def write(self, stream: Stream) -> int | None:
+        """Write something; return the version of the stream then, None where it stayed as it was."""
+        checkpoint = self._setting.snapshot(stream)
+        remembered = self._remembered.setdefault(stream, checkpoint)
+        match self._setting.random.randrange(3):
+            case 0 if remembered.version != checkpoint.version:
+                del self._remembered[stream]
+                return self._work(stream, remembered)
+            case 1:
+                return self._command(stream, checkpoint)
+            case 2 if checkpoint.run is not None and checkpoint.run.ended_at is None:
+                return self._take_over(stream, checkpoint)
+            case _:
+                return None
+
+    def _command(self, stream: Stream, checkpoint: Checkpoint) -> int | None:
+        """Record what an operator asked of another process."""
+        budget = self._budget()
+        record: Record | None = commands.request_sync(checkpoint, RIVAL, budget, full=False)
+        if self._setting.random.random() < 0.5:
+            is_paused = checkpoint.operator_pause is not None
+            command = commands.resume if is_paused else commands.pause
+            record = command(checkpoint, RIVAL, budget)
+        self._setting.invariants.disturbed(stream, "another process wrote of the stream")
+        return None if record is None else self._commit(stream, checkpoint, record, budget.run_id)
+
+    def _take_over(self, stream: Stream, checkpoint: Checkpoint) -> int | None:
+        """Take the process that works the stream for dead: close its run, and read the next batch in another."""
+        record = recover(checkpoint)
+        assert record is not None
+        assert checkpoint.run is not None
+        version = self._commit(stream, checkpoint, record, checkpoint.run.run_id)
+        self._setting.invariants.disturbed(stream, "another process took the stream over")
+        return self._work(stream, self._setting.snapshot(stream)) or version
+
+    def _work(self, stream: Stream, checkpoint: Checkpoint) -> int | None:
+        """Read a batch and commit what it means, as a process does that believes the stream to be at `checkpoint`."""
+        setting, budget = self._setting, self._budget()
+        action = plan(checkpoint, setting.now, budget, setting.scenario.policy)
+        if not isinstance(action, Fetch):
+            return None
+        sent_at, outcome = setting.world.now, setting.world.inboxes[stream].answer(action.request)
+        context = Context(setting.now, setting.random.random(), budget, setting.scenario.policy)
+        pending = setting.decides(checkpoint, outcome, context)
+        decision = pending.record(Known() if pending.keys is None else settled(setting.store.known(pending.keys)))
+        if isinstance(decision, BatchUnchanged):
+            return None
+        sweep = open_sweep(checkpoint, budget)
+        is_read = isinstance(outcome, Fetched) and not leads_to_itself(sweep, outcome)
+        if isinstance(outcome, Fetched) and is_read and checkpoint.version == setting.snapshot(stream).version:
+            setting.invariants.batch_fetched(Reading(stream, sweep, outcome, sent_at, budget))
+        return self._commit(stream, checkpoint, decision, budget.run_id)
+
+    def _commit(self, stream: Stream, checkpoint: Checkpoint, record: Record, run_id: str) -> int | None:
+        commit = prepare(checkpoint, record, run_id, self._setting.now, CODEC)
+        try:
+            answer = settled(self._setting.commit(stream, commit))
+        except VersionConflict:
+            self._setting.invariants.seen["a second writer was refused"] += 1
+            return None
+        return commit.checkpoint.version if isinstance(answer, Committed) else None
+
+    def _budget(self) -> RunBudget:
+        now, draw = self._setting.now, self._setting.random.random()
+        return RunBudget(f"rival-{draw}", now, now + timedelta(hours=1), max_batches=10)
