@@ -85,4 +85,4 @@ class Rivals:
 
     def _budget(self) -> RunBudget:
         now, draw = self._setting.now, self._setting.random.random()
-        return RunBudget(f"rival-{draw}", now, now + timedelta(hours=1), max_batches=10)
+        return RunBudget(f"{RIVAL} {draw}", now, now + timedelta(hours=1), max_batches=10)

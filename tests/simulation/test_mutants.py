@@ -52,7 +52,7 @@ from milepost.core.problems import Problem
 from milepost.core.records import Context, Decided, Decision, Pending, Record, _saved_position, beginnings
 from milepost.core.remedies import Remedy, Rule, rule_for
 
-MAX_EXAMPLES = 500  # as many as the sound core has to survive
+MAX_EXAMPLES = 540  # as many as the sound core has to survive
 
 
 # --- decisions gone wrong ---------------------------------------------------------------------------------------------
