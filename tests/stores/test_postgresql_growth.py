@@ -27,12 +27,7 @@ from stores.test_postgresql_plans import READ_EVERYTHING
 
 # --- each statement, on tables of two sizes ---------------------------------------------------------------------------
 
-OF_A_COPY = {
-    name: text
-    for name, text in load_statements("postgresql", "moving").items()
-    if name.startswith(("read_", "remove_"))
-}
-SQL = load_statements("postgresql") | OF_A_COPY
+SQL = load_statements("postgresql")
 # Reads what a page has because it is asked to: when a person is forgotten, and whether a payload is about one of them.
 READ_A_PAGE = {"forget_conversations", "is_about_forgotten"}
 WRITES_WHAT_IT_IS_GIVEN = {name for name, text in SQL.items() if "VALUES (%s" in text or "json_to_recordset" in text}
@@ -117,18 +112,6 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "stored_checkpoints": (["messenger:1"],),
     "stored_runs": (RUNS,),
     "stored_dead_letters": (DEAD_LETTERS,),
-    "read_forgotten": ("messenger", "1", "contact", "f_7", KEYS),
-    "read_journal": (7, KEYS),
-    "read_contacts": ("messenger", "1", "c_7", KEYS),
-    "read_conversations": ("t_7", KEYS),
-    "read_contact_interaction_events": ("m_7", KEYS),
-    "read_dead_letter_payloads": ("d_7", KEYS),
-    "read_missed_conversations": ("messenger:1", "t_7", KEYS),
-    "remove_contacts": (["messenger"] * KEYS, ["1"] * KEYS, PEOPLE),
-    "remove_conversations": (THREADS,),
-    "remove_contact_interaction_events": (MESSAGES,),
-    "remove_dead_letter_payloads": (DEAD_LETTERS,),
-    "remove_missed_conversations": (["messenger:1"] * KEYS, THREADS),
 }
 
 

@@ -18,7 +18,7 @@ COMMANDS = {
     "status": "Show where every stream stands.",
     "journal": "Follow, check, rebuild or export the journal.",
     "backup": "Copy the database, beside a daemon that goes on working.",
-    "store": "Copy the database into another one, or let it change over to another source.",
+    "store": "Copy the database into another one, or switch it to another source.",
     "dead-letters": "List, show, redrive or discard what could not be read or written.",
     "streams": "Remove streams that are given up, with their rows.",
     "contacts": "Erase a person who asks for it.",
