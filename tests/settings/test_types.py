@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from milepost.app.database import store_url_of
 from milepost.core.errors import BadConfiguration
 from milepost.settings import RetrySettings, Settings, SyncSettings, load, load_or_default
-from milepost.settings.scalars import substitute
+from milepost.settings.yaml import substitute
 
 
 def loaded(file: Path, text: str, **environment: str) -> Settings:

@@ -21,7 +21,7 @@ from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, Sto
 from milepost.core.model import DataSource
 from milepost.reporting.humanize import counted, in_columns
 from milepost.settings import Settings, StoreSettings, default_path
-from milepost.settings.files import read_text
+from milepost.settings.yaml import read_text
 from milepost.stores.copy import CopyJob, CopyResult, Progress, Report, copy_store
 from milepost.stores.open import has_database, is_at_work, open_store
 from milepost.stores.url import StoreUrl

@@ -28,7 +28,7 @@ _WORLD = ("source.kind", "source.base_url")
 _OF_THE_WORLD = ("source.", "pages", "discover_pages")
 _MADE_BY_THE_SIMULATOR = ("source.app_secret",)
 
-_Place = tuple[str, ...]
+_AttributePath = tuple[str, ...]
 """The attributes that lead to the value of a key."""
 
 
@@ -62,7 +62,7 @@ def changes_between(running: Settings, wanted: Settings) -> Changes:
     return Changes(settings, live, takes_restart)
 
 
-def _is_tied(key: str, running: Settings, changed: dict[str, _Place]) -> bool:
+def _is_tied(key: str, running: Settings, changed: dict[str, _AttributePath]) -> bool:
     """Whether a key goes with the API that was there at the start: no token may be sent to another one's.
 
     The simulator makes its pages and their tokens when it starts.
@@ -72,7 +72,7 @@ def _is_tied(key: str, running: Settings, changed: dict[str, _Place]) -> bool:
     return key.startswith((*tied, *made))
 
 
-def _places(settings: Settings) -> Iterator[_Place]:
+def _places(settings: Settings) -> Iterator[_AttributePath]:
     """Every key outside of lists; a list is one key."""
     for name, value in settings:
         if isinstance(value, Section):
@@ -81,15 +81,15 @@ def _places(settings: Settings) -> Iterator[_Place]:
             yield (name,)
 
 
-def _key(place: _Place) -> str:
+def _key(place: _AttributePath) -> str:
     return ".".join(map(key_of, place))
 
 
-def _value(settings: Settings, place: _Place) -> object:
+def _value(settings: Settings, place: _AttributePath) -> object:
     return reduce(getattr, place, settings)
 
 
-def _with(settings: Settings, place: _Place, value: object) -> Settings:
+def _with(settings: Settings, place: _AttributePath, value: object) -> Settings:
     name, *inner = place
     if inner:
         value = getattr(settings, name).model_copy(update={inner[0]: value})

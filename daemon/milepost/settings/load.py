@@ -1,7 +1,7 @@
 """config.yaml to frozen settings, or to an error that tells everything that is wrong with it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -9,9 +9,8 @@ from pydantic import ValidationError
 from milepost.core.errors import BadConfiguration
 from milepost.settings.messages import problems_in
 from milepost.settings.model import FACEBOOK_STORE, Settings, StoreSettings
-from milepost.settings.rules import broken_rules
-from milepost.settings.secrets import SecretOrigin, fill_in, origins
-from milepost.settings.yaml import Document, read_document
+from milepost.settings.secrets import SecretOrigin, fill_in, origins, written_pages
+from milepost.settings.yaml import Document, Problem, as_if_written, read_document
 
 DEFAULT_PATH = Path("config.yaml")
 SQLITE = "sqlite:///"
@@ -79,9 +78,64 @@ def _validated(document: Document) -> Settings | None:
 
     What pydantic raises ends here, and is not the cause of another error: it holds the values, secrets among them.
     """
-    document.problems.extend(broken_rules(document))
+    document.problems.extend(_broken_rules(document))
     try:
         return Settings.model_validate(document.tree)
     except ValidationError as error:
         document.problems.extend(problems_in(document, error))
         return None
+
+
+# --- what must hold between sections ----------------------------------------------------------------------------------
+
+
+def _broken_rules(document: Document) -> Iterator[Problem]:
+    """The rules that a document breaks whose secrets are filled in."""
+    yield from _repeated_ids(document)
+    kind = _kind(document)
+    if kind == "facebook":
+        yield from _unmet_by_facebook(document)
+    elif kind == "simulator":
+        yield from _foreign_to_the_simulator(document)
+
+
+def _kind(document: Document) -> object:
+    """Return the source that applies; None where what is written names none."""
+    source = document.at(("source",))
+    if source is None:
+        return "simulator"
+    return source.get("kind", "simulator") if isinstance(source, dict) else None
+
+
+def _foreign_to_the_simulator(document: Document) -> Iterator[Problem]:
+    """Real pages and tokens in a simulated world: whoever fills them in means the real one."""
+    found = "source.kind is simulator" if document.at(("source", "kind")) else "source.kind is not set: it is simulator"
+    remedy = "set source.kind: facebook to copy real conversations"
+    if isinstance(pages := document.at(("pages",)), tuple) and pages:
+        yield Problem(("pages",), f"{found}, whose world brings pages of its own; {remedy}, or remove pages")
+    if document.at(("source", "access_token")) not in (None, ""):
+        yield Problem(("source", "access_token"), f"{found}, whose world brings tokens of its own; {remedy}")
+
+
+def _repeated_ids(document: Document) -> Iterator[Problem]:
+    first: dict[object, str] = {}
+    for place, page in written_pages(document):
+        id_ = page.get("id")
+        if isinstance(id_, str) and first.setdefault(id_, f"pages[{place[-1]}]") != f"pages[{place[-1]}]":
+            yield Problem((*place, "id"), f"{first[id_]} has this id, too; allowed: each page once")
+
+
+def _unmet_by_facebook(document: Document) -> Iterator[Problem]:
+    if _discovers(document) and document.at(("source", "access_token")) in (None, ""):
+        need = "access_token or access_token_file, whose pages discover_pages: true asks for"
+        yield Problem(("source", "access_token"), f"missing; allowed: {need}")
+    if document.at(("pages",)) in (None, ()) and not _discovers(document):
+        yield Problem(("pages",), "missing; allowed: one page or more, which source.kind: facebook needs")
+    for place, page in written_pages(document):
+        if page.get("access_token") in (None, ""):
+            need = "access_token or access_token_file, which source.kind: facebook needs for each page"
+            yield Problem((*place, "access_token"), f"missing; allowed: {need}")
+
+
+def _discovers(document: Document) -> bool:
+    return as_if_written(document.at(("discover_pages",))) is True

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from milepost.settings.model import Section, Settings, key_of
 from milepost.settings.types import Allowed
-from milepost.settings.yaml import UNRESOLVED, Document, Problem, StoreUrl
+from milepost.settings.yaml import UNRESOLVED, Document, KeyPath, Problem
 
 _MAX_SHOWN = 60
 _MIN_SECRET = 25  # an app secret is a word of 32 hexadecimal digits; what else is written here has shorter words
@@ -57,7 +57,7 @@ def section_in(field: FieldInfo) -> type[Section] | None:
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
-def _words(document: Document, place: StoreUrl, details: ErrorDetails) -> str:
+def _words(document: Document, place: KeyPath, details: ErrorDetails) -> str:
     section, field = _look_up(place)
     if field is None:
         keys = keys_of(section)
@@ -72,7 +72,7 @@ def _words(document: Document, place: StoreUrl, details: ErrorDetails) -> str:
             return f"found {_found(document, place, field)}; allowed: {allowed(field)}"
 
 
-def _look_up(place: StoreUrl) -> tuple[type[Section], FieldInfo | None]:
+def _look_up(place: KeyPath) -> tuple[type[Section], FieldInfo | None]:
     """The section that a place is in and the field that it is; of an unknown key, only the section."""
     inner: type[Section] | None = Settings
     section: type[Section] = Settings
@@ -85,7 +85,7 @@ def _look_up(place: StoreUrl) -> tuple[type[Section], FieldInfo | None]:
     return section, field
 
 
-def _found(document: Document, place: StoreUrl, field: FieldInfo) -> str:
+def _found(document: Document, place: KeyPath, field: FieldInfo) -> str:
     """What stands at a place, in a form that gives no secret away.
 
     The value of an environment variable is shown only if it looks like a number: it may be a secret in the wrong place.

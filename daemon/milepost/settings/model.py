@@ -8,7 +8,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from milepost.settings.durations import format_duration
 from milepost.settings.types import (
     Address,
     BaseUrl,
@@ -24,6 +23,7 @@ from milepost.settings.types import (
     Text,
     Version,
     Whole,
+    format_duration,
     is_loopback,
     split_address,
 )

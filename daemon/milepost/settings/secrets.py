@@ -7,9 +7,8 @@ from pathlib import Path
 import msgspec
 
 from milepost.core.errors import BadConfiguration
-from milepost.settings.files import read_text
 from milepost.settings.model import Settings
-from milepost.settings.yaml import UNRESOLVED, Document, Problem, StoreUrl, shown
+from milepost.settings.yaml import UNRESOLVED, Document, KeyPath, Problem, read_text, shown
 
 MAX_FILE_BYTES = 16 * 1024
 APP_SECRET_VARIABLE = "MILEPOST_APP_SECRET"  # noqa: S105  # the name of the variable, not what it holds
@@ -53,7 +52,7 @@ def secret_files(settings: Settings) -> tuple[Path, ...]:
     return tuple(Path(name) for name in named if name)
 
 
-def written_pages(document: Document) -> Iterator[tuple[StoreUrl, dict[str, object]]]:
+def written_pages(document: Document) -> Iterator[tuple[KeyPath, dict[str, object]]]:
     """Each item under `pages` that is a mapping, and its place."""
     pages = document.tree.get("pages")
     for index, page in enumerate(pages if isinstance(pages, tuple) else ()):
@@ -106,7 +105,7 @@ def origins(document: Document) -> Iterator[SecretOrigin]:
             yield SecretOrigin(name, f"written in {document.path}", warning)
 
 
-def _secret_keys(document: Document) -> Iterator[tuple[StoreUrl, dict[str, object], str]]:
+def _secret_keys(document: Document) -> Iterator[tuple[KeyPath, dict[str, object], str]]:
     """Where a secret may stand: the place and the mapping of its section, and its key."""
     sections = (("store", ("password",)), ("source", ("access_token", "app_secret")), ("http", ("token",)))
     for name, keys in sections:

@@ -15,14 +15,13 @@ import msgspec
 import yaml
 
 from milepost.core.errors import BadConfiguration
-from milepost.settings.files import read_text
-from milepost.settings.scalars import FromEnvironment, substitute, typed
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 20
+_REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
 
-StoreUrl = tuple[str | int, ...]
-"""The way to a value: `("pages", 1, "platforms", 0)`."""
+KeyPath = tuple[str | int, ...]
+"""The keys and indexes that lead to a value: `("pages", 1, "platforms", 0)`."""
 
 UNRESOLVED = object()
 """Stands in the tree for a value that a problem has been told of already."""
@@ -31,7 +30,7 @@ UNRESOLVED = object()
 class Problem(msgspec.Struct, frozen=True):
     """Something wrong at one place: what was found, and what is allowed."""
 
-    place: StoreUrl
+    place: KeyPath
     text: str
 
 
@@ -49,12 +48,12 @@ class Document(msgspec.Struct):
 
     path: Path
     tree: dict[str, object]
-    lines: dict[StoreUrl, int] = {}
-    written: dict[StoreUrl, str] = {}
-    answered: dict[StoreUrl, tuple[str, ...]] = {}
+    lines: dict[KeyPath, int] = {}
+    written: dict[KeyPath, str] = {}
+    answered: dict[KeyPath, tuple[str, ...]] = {}
     problems: list[Problem] = []
 
-    def at(self, place: StoreUrl) -> object:
+    def at(self, place: KeyPath) -> object:
         """The value at a place of the tree, or None if there is none."""
         value: object = self.tree
         for step in place:
@@ -72,14 +71,14 @@ class Document(msgspec.Struct):
         told = sorted(((self._line_of(problem.place), problem) for problem in self.problems), key=itemgetter(0))
         return "\n".join(f"{self.path}:{line}: {shown(problem.place)}: {problem.text}" for line, problem in told)
 
-    def _line_of(self, place: StoreUrl) -> int:
+    def _line_of(self, place: KeyPath) -> int:
         """The line of a place or of its `_file` form; of what is missing, that of what it is missing in."""
         around = (place[:length] for length in range(len(place) - 1, 0, -1))
         ways = (place, (*place[:-1], f"{place[-1]}_file"), *around)
         return next((self.lines[way] for way in ways if way in self.lines), 1)
 
 
-def shown(place: StoreUrl) -> str:
+def shown(place: KeyPath) -> str:
     """A place as people write it: `pages[1].platforms[0]`; a key that is not a word stands in quotes."""
     path = ""
     for step in place:
@@ -145,7 +144,7 @@ class _Reading:
         self._document = document
         self._environment = environment
 
-    def mapping(self, node: yaml.MappingNode, place: StoreUrl) -> dict[str, object]:
+    def mapping(self, node: yaml.MappingNode, place: KeyPath) -> dict[str, object]:
         values: dict[str, object] = {}
         for key, value_node, line in self._items(node, place):
             inner = (*place, key)
@@ -156,7 +155,7 @@ class _Reading:
             self._document.lines[inner] = line
         return values
 
-    def _items(self, node: yaml.MappingNode, place: StoreUrl) -> Iterator[tuple[str, yaml.Node, int]]:
+    def _items(self, node: yaml.MappingNode, place: KeyPath) -> Iterator[tuple[str, yaml.Node, int]]:
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if isinstance(key_node, yaml.ScalarNode):
@@ -165,7 +164,7 @@ class _Reading:
                 self._document.lines[*place, "?"] = line
                 self._problem((*place, "?"), "a key must be a single word")
 
-    def _value(self, node: yaml.Node, place: StoreUrl) -> object:
+    def _value(self, node: yaml.Node, place: KeyPath) -> object:
         self._document.lines.setdefault(place, node.start_mark.line + 1)
         match node:
             case yaml.MappingNode(tag="tag:yaml.org,2002:map"):
@@ -177,7 +176,7 @@ class _Reading:
             case _:
                 return self._problem(place, "tags (!) are not supported: put text that begins so in quotes")
 
-    def _scalar(self, node: yaml.ScalarNode, place: StoreUrl) -> object:
+    def _scalar(self, node: yaml.ScalarNode, place: KeyPath) -> object:
         self._document.written[place] = node.value
         try:
             if "${" not in node.value:
@@ -187,6 +186,102 @@ class _Reading:
             return self._problem(place, str(error))
         return FromEnvironment(text) if node.style is None else text
 
-    def _problem(self, place: StoreUrl, text: str) -> object:
+    def _problem(self, place: KeyPath, text: str) -> object:
         self._document.problems.append(Problem(place, text))
         return UNRESOLVED
+
+
+# --- single values ----------------------------------------------------------------------------------------------------
+
+
+class FromEnvironment(str):
+    """An unquoted value with a part out of the environment: its type is that of the field that it is for.
+
+    A page id stays text even if it is all digits; a batch size becomes the number that it would be had it been written.
+    """
+
+    __slots__ = ()
+
+
+def substitute(text: str, environment: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    """The text with each `${NAME}` and `${NAME:-default}` replaced, and the names that the environment answered.
+
+    As in a shell, the default stands in for a variable that is unset or empty. `$${` is a plain `${`, and what a
+    variable holds is not looked through again.
+
+    Raises:
+        LookupError: a variable without a default is not set; the text names it.
+        ValueError: a `${` does not begin a reference.
+    """
+    answered: list[str] = []
+
+    def replacement(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        if match[0] == "$${":
+            return "${"
+        if name is None:
+            raise ValueError("${ begins ${NAME} or ${NAME:-default}; write $${ for the two characters themselves")
+        value = environment.get(name)
+        if value is None and default is None:
+            raise LookupError(f"environment variable {name} is not set")
+        if value or default is None:
+            answered.append(name)
+            return value or ""
+        return str(default)
+
+    return _REFERENCE.sub(replacement, text), tuple(answered)
+
+
+def typed(tag: str, text: str) -> object:
+    """The value of a scalar with this YAML tag; a date stays text, because no key holds one.
+
+    Raises:
+        ValueError: the tag is none of text, number, true/false and null, or the text is not of its type.
+    """
+    kind = tag.removeprefix("tag:yaml.org,2002:")
+    if kind in {"str", "timestamp", "value"}:
+        return text
+    if kind not in {"null", "bool", "int", "float"}:
+        raise ValueError("tags (!) and merge keys (<<) are not supported: put text that begins so in quotes")
+    try:
+        return yaml.constructor.SafeConstructor().construct_object(yaml.ScalarNode(tag, text))
+    except (ValueError, KeyError, IndexError) as error:
+        raise ValueError(f"not a YAML {kind}") from error
+
+
+def as_if_written(value: object) -> object:
+    """What an unquoted value out of the environment would be had it been written in the file; others as they are."""
+    if not isinstance(value, FromEnvironment):
+        return value
+    tag = yaml.resolver.Resolver().resolve(yaml.ScalarNode, value, (True, False))  # type: ignore[no-untyped-call]  # PyYAML's stubs
+    return typed(tag, str(value))
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def read_text(path: Path, *, max_bytes: int) -> str:
+    """The text of a file.
+
+    Raises:
+        BadConfiguration: the file is missing, not to be read, too large, or not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except FileNotFoundError:
+        raise BadConfiguration(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise BadConfiguration(f"{path}: is a directory, not a file") from None
+    except PermissionError:
+        raise BadConfiguration(f"{path}: permission to read it is denied") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadConfiguration(f"{path!s}: cannot be read: {reason}") from None
+    if len(content) > max_bytes:
+        raise BadConfiguration(f"{path}: is larger than {max_bytes} bytes")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise BadConfiguration(f"{path}:{line}: is not UTF-8 text") from None
