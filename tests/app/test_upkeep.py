@@ -81,7 +81,7 @@ class Trial:
             "streams": supervisor.streams,
             "calls": (registry.calls_per_second, client.request_timeout_seconds, client._app_secret),
             "manager": registry._manager.token,
-            "discovers": self.upkeep.settings.discover_pages,
+            "discovers": self.upkeep.settings.source.discover_pages,
             "floor": self.engine.rate_limits.floor_seconds,
             "level": logging.getLogger().level,
         }
@@ -121,8 +121,8 @@ def settings_with(
         }
         for page in pages
     )
-    sections = {"discover_pages": discover_pages, "source": {"kind": "facebook", **source}}
-    return Settings.model_validate({**sections, "pages": listed})
+    keys = {"kind": "facebook", "discover_pages": discover_pages, **source}
+    return Settings.model_validate({"source": keys, "pages": listed})
 
 
 def manager_of(simulator: SimulatorServer) -> dict[str, object]:
@@ -149,7 +149,7 @@ def fresh_logging() -> Iterator[None]:
 async def test_pages_that_are_listed_no_more_are_worked_no_more_and_the_others_are() -> None:
     async with upkeep_of(page_of(BAKERY), page_of(BICYCLES)) as trial:
         reloaded = await trial.reload(page_of(BICYCLES))
-        assert reloaded == Reload(live=("pages", "discover_pages"))
+        assert reloaded == Reload(live=("source.discover_pages", "pages"))
         assert trial.supervisor.streams == (OF_BICYCLES,)
 
 

@@ -42,7 +42,7 @@ def test_of_many_keys_those_that_are_live_change_and_the_others_stay() -> None:
 
 @pytest.mark.parametrize("key", ["source.kind", "source.base_url"])
 def test_with_another_api_come_other_pages_and_tokens_which_the_one_that_runs_must_not_see(key: str) -> None:
-    tied = ("source.access_token", "source.app_secret", "source.calls_per_second", "pages", "discover_pages")
+    tied = ("source.access_token", "source.app_secret", "source.calls_per_second", "pages", "source.discover_pages")
     found = changes_between(settings(), settings(key, *tied, "sync.interval"))
     assert set(found.takes_restart) == {key, *tied}
     assert found.live == ("sync.interval",)

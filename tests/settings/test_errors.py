@@ -26,6 +26,7 @@ source:
   version: 26.0
   app_secret: [hidden-3]
   calls_per_second: fast
+  discover_pages: maybe
 sync:
   interval: 300
   batch_size: 500
@@ -47,7 +48,7 @@ pages:
 http:
   listen: 0.0.0.0:9464
   token: hidden-7
-discover_pages: maybe
+discover_pages: true
 logs: {}
 """
 
@@ -61,29 +62,29 @@ config.yaml:7: source.version: found 26.0; allowed: a version of the Graph API, 
 config.yaml:8: source.app_secret: found a list; allowed: printable ASCII characters without spaces; in quotes if all \
 are digits
 config.yaml:9: source.calls_per_second: found "fast"; allowed: a number from 0 to 1000
-config.yaml:12: sync.batch_size: found 500; allowed: a whole number from 1 to 200
-config.yaml:13: sync.batchsize: unknown key; did you mean batch_size? allowed: interval, batch_size, \
+config.yaml:10: source.discover_pages: found "maybe"; allowed: true or false
+config.yaml:13: sync.batch_size: found 500; allowed: a whole number from 1 to 200
+config.yaml:14: sync.batchsize: unknown key; did you mean batch_size? allowed: interval, batch_size, \
 messages_per_conversation, max_run_duration, max_batches_per_run, concurrency, events_chunk_size, watermark_overlap, \
 full_sweep_interval
-config.yaml:14: sync.interval: given twice, first on line 11; write it once
-config.yaml:15: retry.max_delay: found 32s; allowed: at least retry.base_delay, which is 1m
-config.yaml:18: pages[0].id: found 1234567890; allowed: the digits of the id; write it in quotes: "1234567890"
-config.yaml:19: pages[0].platforms[1]: found "whatsapp"; allowed: [messenger], [instagram] or [messenger, instagram]
-config.yaml:20: pages[0].access_token: found a value that is not shown here; allowed: printable ASCII characters \
+config.yaml:15: sync.interval: given twice, first on line 12; write it once
+config.yaml:16: retry.max_delay: found 32s; allowed: at least retry.base_delay, which is 1m
+config.yaml:19: pages[0].id: found 1234567890; allowed: the digits of the id; write it in quotes: "1234567890"
+config.yaml:20: pages[0].platforms[1]: found "whatsapp"; allowed: [messenger], [instagram] or [messenger, instagram]
+config.yaml:21: pages[0].access_token: found a value that is not shown here; allowed: printable ASCII characters \
 without spaces; in quotes if all are digits
-config.yaml:21: pages[1].id: missing; allowed: the digits of the id; write it in quotes: "1234567890"
-config.yaml:22: pages[1].access_token: environment variable BAKERY_TOKEN is not set
-config.yaml:23: pages[2].access_token: missing; allowed: access_token or access_token_file, which source.kind: \
+config.yaml:22: pages[1].id: missing; allowed: the digits of the id; write it in quotes: "1234567890"
+config.yaml:23: pages[1].access_token: environment variable BAKERY_TOKEN is not set
+config.yaml:24: pages[2].access_token: missing; allowed: access_token or access_token_file, which source.kind: \
 facebook needs for each page
-config.yaml:24: pages[2].acces_token: unknown key; did you mean access_token? allowed: id, name, platforms, \
+config.yaml:25: pages[2].acces_token: unknown key; did you mean access_token? allowed: id, name, platforms, \
 access_token, access_token_file, instagram_account_id
-config.yaml:25: pages[3].id: pages[2] has this id, too; allowed: each page once
-config.yaml:27: pages[3].access_token_file: given beside access_token; allowed: one of the two
-config.yaml:30: http.token: found a shorter one; allowed: a token of 16 characters or more, as http.listen is open to \
+config.yaml:26: pages[3].id: pages[2] has this id, too; allowed: each page once
+config.yaml:28: pages[3].access_token_file: given beside access_token; allowed: one of the two
+config.yaml:31: http.token: found a shorter one; allowed: a token of 16 characters or more, as http.listen is open to \
 other machines
-config.yaml:31: discover_pages: found "maybe"; allowed: true or false
-config.yaml:32: logs: unknown key; did you mean log? allowed: store, source, pages, discover_pages, sync, retry, http, \
-log
+config.yaml:32: discover_pages: moved into source; write it there: source.discover_pages
+config.yaml:33: logs: unknown key; did you mean log? allowed: store, source, pages, sync, retry, http, log
 """
 
 

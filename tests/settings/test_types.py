@@ -12,6 +12,7 @@ from milepost.app.database import store_url_of
 from milepost.core.errors import BadConfiguration
 from milepost.settings import RetrySettings, Settings, SyncSettings, load, load_or_default
 from milepost.settings.yaml import substitute
+from milepost.stores.url import StoreUrl
 
 
 def loaded(file: Path, text: str, **environment: str) -> Settings:
@@ -151,16 +152,51 @@ class TestText:
         [
             "postgresql://milepost@db.example/milepost",
             "postgresql://db.example:5433/milepost",
-            "postgresql://postgres.project@pooler.example:6543/postgres?pooler=transaction&sslmode=verify-full",
-            "postgresql://milepost@/milepost?host=/run/postgresql&schema=inbox&views=public",
+            "postgresql://postgres.project@pooler.example:6543/postgres?sslmode=verify-full",
+            "postgresql://milepost@/milepost?host=/run/postgresql",
             "postgresql://milepost@[::1]:5432/milepost",
             "postgresql://milepost@one.example:5432,two.example/milepost?target_session_attrs=read-write",
         ],
     )
     def test_a_store_is_a_postgresql_database(self, file: Path, url: str) -> None:
-        place = store_url_of(loaded(file, f"store:\n  url: '{url}'\n  password: hidden"))
-        assert (place.url, place.password, place.file) == (url, "hidden", None)
-        assert "hidden" not in repr(place)
+        store_url = store_url_of(loaded(file, f"store:\n  url: '{url}'\n  password: hidden"))
+        assert store_url == StoreUrl(url, "hidden", "milepost", is_pooled=False, views="")
+        assert store_url.file is None
+        assert "hidden" not in repr(store_url)
+
+    def test_a_postgresql_database_has_a_schema_a_pooler_and_views(self, file: Path) -> None:
+        text = "store: {url: 'postgresql://me@db/x', schema: inbox, pooler: transaction, views: public}"
+        store_url = store_url_of(loaded(file, text))
+        assert store_url == StoreUrl("postgresql://me@db/x", "", "inbox", is_pooled=True, views="public")
+
+    @pytest.mark.parametrize("name", ["Inbox", "pg_inbox", "1st", "a-b", "a b", "é", "x" * 64])
+    def test_a_schema_has_a_plain_name(self, file: Path, name: str) -> None:
+        for key in ("schema", "views"):
+            assert f"store.{key}: found " in refused(file, f"store: {{{key}: '{name}'}}")
+        assert "store.schema: found " in refused(file, "store: {schema: ''}")
+
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ("schema=inbox", "schema cannot be in the URL any more; remove it there and write store.schema: inbox"),
+            (
+                "sslmode=require&pooler=transaction&views=public",
+                (
+                    "pooler and views cannot be in the URL any more; "
+                    "remove them there and write store.pooler: transaction, store.views: public"
+                ),
+            ),
+            (
+                "schema=a_secret_that_somebody_pasted",
+                "schema cannot be in the URL any more; remove it there and write store.schema: …",
+            ),
+        ],
+    )
+    def test_what_was_a_parameter_of_the_url_is_refused_with_the_key_to_write(
+        self, file: Path, query: str, expected: str
+    ) -> None:
+        text = refused(file, f"store:\n  url: postgresql://me@db/x?{query}")
+        assert text == f"config.yaml:2: store.url: {expected}"
 
     @pytest.mark.parametrize(
         "url",
@@ -171,10 +207,6 @@ class TestText:
             "postgresql://me@db",
             "postgresql://me@db/",
             "postgresql://me@db/x/y",
-            "postgresql://me@db/x?schema=Inbox",
-            "postgresql://me@db/x?schema=pg_inbox",
-            "postgresql://me@db/x?pooler=yes",
-            "postgresql://me@db/x?views=mine",
             "postgresql://me@db/x?sslmode=on",
             "postgresql://me@db/x?options=-c%20a=b",
             "postgres://me@db/x",
@@ -269,7 +301,7 @@ class TestPages:
     @pytest.mark.parametrize("key", ["access_token", "access_token_file"])
     def test_the_simulator_refuses_a_real_token(self, file: Path, key: str) -> None:
         file.with_name("token").write_text("x")
-        text = refused(file, f"discover_pages: true\nsource:\n  {key}: {file.parent}/token")
+        text = refused(file, f"source:\n  discover_pages: true\n  {key}: {file.parent}/token")
         assert text.startswith("config.yaml:3: source.access_token: source.kind is not set: it is simulator, ")
 
     @pytest.mark.parametrize("pages", ["", "pages: []"])
@@ -288,22 +320,26 @@ class TestPages:
     @pytest.mark.parametrize("true", ["true", "${X:-true}"])
     def test_discovery_needs_a_token_and_no_pages(self, file: Path, true: str) -> None:
         expected = "config.yaml:1: source.access_token: missing; allowed: access_token or access_token_file"
-        assert refused(file, f"source: {{kind: facebook}}\ndiscover_pages: {true}").startswith(expected)
-        settings = loaded(file, f"source: {{kind: facebook, access_token: x}}\ndiscover_pages: {true}")
-        assert (settings.discover_pages, settings.pages) == (True, ())
+        assert refused(file, f"source:\n  kind: facebook\n  discover_pages: {true}").startswith(expected)
+        settings = loaded(file, f"source:\n  kind: facebook\n  access_token: x\n  discover_pages: {true}")
+        assert (settings.source.discover_pages, settings.pages) == (True, ())
+
+    @pytest.mark.parametrize("value", ["true", "false", "${X:-true}"])
+    def test_the_place_that_discovery_had_before_is_refused_with_the_key_to_write(self, file: Path, value: str) -> None:
+        expected = "config.yaml:2: discover_pages: moved into source; write it there: source.discover_pages"
+        assert refused(file, f"source: {{kind: simulator}}\ndiscover_pages: {value}") == expected
 
 
 class TestEnvironment:
     def test_a_value_without_quotes_has_the_type_that_its_key_wants(self, file: Path) -> None:
         text = """
-            discover_pages: ${FLAG}
-            source: {calls_per_second: "${QUOTED:-x}"}
+            source: {discover_pages: "${FLAG}", calls_per_second: "${QUOTED:-x}"}
             """
         assert 'source.calls_per_second: found "x"' in refused(file, text, FLAG="false")
         settings = loaded(
             file,
-            "discover_pages: ${FLAG}\n"
-            "source:\n  calls_per_second: ${PACE}\n  app_secret: ${DIGITS}\n  kind: ${KIND}\n"
+            "source:\n  discover_pages: ${FLAG}\n  calls_per_second: ${PACE}\n"
+            "  app_secret: ${DIGITS}\n  kind: ${KIND}\n"
             "sync:\n  batch_size: ${SIZE:-50}\n  interval: ${N}m\n  full_sweep_interval: ${ZERO}\n"
             "pages:\n- id: ${DIGITS}\n  name: ${DIGITS}\n  platforms: ['${P}']\n  access_token: x",
             FLAG="false",
@@ -314,7 +350,7 @@ class TestEnvironment:
             ZERO="0",
             P="messenger",
         )
-        assert (settings.discover_pages, settings.source.calls_per_second) == (False, 0.5)
+        assert (settings.source.discover_pages, settings.source.calls_per_second) == (False, 0.5)
         assert settings.source.app_secret.get_secret_value() == "0123"
         assert (settings.sync.batch_size, settings.sync.interval_seconds) == (50, 120)
         assert settings.sync.full_sweep_interval_seconds == 0

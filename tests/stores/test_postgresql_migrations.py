@@ -95,7 +95,7 @@ class TestMigrate:
         """By somebody who gives it no right to make one."""
         empty.sql("CREATE SCHEMA crm AUTHORIZATION milepost")
         empty.sql(f"ALTER DATABASE {empty.name} OWNER TO postgres")
-        store_url = StoreUrl(f"{empty.url}?schema=crm", empty.password)
+        store_url = StoreUrl(empty.url, empty.password, schema="crm")
 
         async with open_store(store_url) as store:
             await live(store, STREAM, 3)
@@ -104,6 +104,13 @@ class TestMigrate:
 
         assert empty.sql("SELECT count(*) FROM crm.checkpoints") == [(1,)]
         assert empty.sql("SELECT 1 FROM pg_namespace WHERE nspname = 'milepost'") == []
+
+    async def test_the_tables_are_shown_as_views_in_the_schema_that_is_named(self, empty: Database) -> None:
+        empty.sql("CREATE SCHEMA shown AUTHORIZATION milepost")
+        async with open_store(StoreUrl(empty.url, empty.password, views="shown")) as store:
+            await live(store, STREAM, 3)
+        assert empty.sql("SELECT count(*) FROM shown.runs") == empty.sql("SELECT count(*) FROM milepost.runs")
+        assert empty.sql("SELECT viewname FROM pg_views WHERE schemaname = 'public'") == []
 
 
 class TestAnInterruptedMigration:

@@ -184,8 +184,8 @@ async def test_pages_are_discovered_taken_up_when_they_come_and_parked_when_they
     async with frozen_world(20, pages=(BAKERY, BICYCLES)) as simulator:
         access = simulator.world.access
         access.unmanage(BAKERY.id)
-        manager = {"access_token": access.user_token}
-        installation.configure(simulator.base_url, discover_pages=True, source=manager)
+        manager = {"access_token": access.user_token, "discover_pages": True}
+        installation.configure(simulator.base_url, source=manager)
         async with running(installation) as daemon:
             await ended_as(installation, STREAM, "complete")
             assert list(installation.checkpoints()) == [STREAM]
@@ -211,7 +211,7 @@ async def test_a_manager_whose_token_is_dead_is_told_and_healed_while_configured
         access = simulator.world.access
         pages = (page_section(BAKERY),)
         installation.configure(
-            simulator.base_url, *pages, discover_pages=True, source={"access_token": access.user_token}
+            simulator.base_url, *pages, source={"access_token": access.user_token, "discover_pages": True}
         )
         access.revoke(USER, 460)
         synced = await installation.sync()
@@ -220,7 +220,7 @@ async def test_a_manager_whose_token_is_dead_is_told_and_healed_while_configured
         assert installation.endings(f"messenger:{BAKERY.id}") == [("complete", None)]
         async with running(installation) as daemon:
             await daemon.says("pages could not be discovered")
-            renewed = {"access_token": access.renew(USER)}
-            installation.configure(simulator.base_url, *pages, discover_pages=True, source=renewed)
+            renewed = {"access_token": access.renew(USER), "discover_pages": True}
+            installation.configure(simulator.base_url, *pages, source=renewed)
             await reload(daemon, "configuration reloaded", "stream added")
             await ended_as(installation, STREAM, "complete")

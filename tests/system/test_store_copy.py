@@ -238,6 +238,24 @@ class TestThePassword:
         assert told in refused.stderr
 
 
+async def test_a_schema_of_another_name_is_an_option_and_no_part_of_the_url(
+    installation: Installation, unmade: Database
+) -> None:
+    source = database_of(installation)
+    await source.fill(commits=2)
+    refused = await copy(installation, f"{unmade.url}?schema=crm", environment=password(unmade))
+    assert refused.code == 78
+    assert "--to: schema cannot be in the URL any more" in refused.stderr
+    assert "the options --schema and --pooler" in refused.stderr
+
+    done = await copy(installation, unmade.url, "--schema", "crm", environment=password(unmade))
+
+    assert done.code == 0, done
+    assert f"store:\n  url: {unmade.url}\n  schema: crm\n" in done.stdout
+    assert unmade.sql("SELECT count(*) FROM crm.journal") == source.rows("SELECT count(*) FROM journal")
+    assert (await copy(installation, unmade.url, "--pooler", "none")).code == 2
+
+
 async def test_a_server_that_is_away_is_told_with_what_helps(
     installation: Installation, unmade: Database, postgres: Server
 ) -> None:

@@ -109,7 +109,7 @@ class Upkeep:
 
     async def discover(self) -> Problem | Held | None:
         """Ask which pages there are, take up new ones and park lost ones. Gives what prevents it."""
-        if not self._settings.discover_pages:
+        if not self._settings.source.discover_pages:
             return None
         found = await self._registry.managed()
         self._seconds_to_discovery = DISCOVERY_RETRY_SECONDS if _may_pass(found) else DISCOVERY_SECONDS
@@ -142,7 +142,7 @@ class Upkeep:
     def _drop_all_but(self, pages: Sequence[Page]) -> None:
         """Work no page any more but these and, while pages are discovered, those that were."""
         listed = {page.id for page in pages}
-        self._discovered = self._discovered - listed if self._settings.discover_pages else frozenset()
+        self._discovered = self._discovered - listed if self._settings.source.discover_pages else frozenset()
         for stream in self._registry.keep(pages, besides=self._discovered):
             log.info("stream removed", stream=stream.key, hint="it ends after the batch in hand; what it copied stays")
             self._supervisor.dismiss(stream)

@@ -11,7 +11,7 @@ from milepost.stores.reader import JournalReader
 
 def configured_streams(settings: Settings) -> Sequence[str] | None:
     """Name the streams that the configuration lists; None where it leaves that to discovery or the simulator."""
-    if settings.discover_pages or not settings.pages:
+    if settings.source.discover_pages or not settings.pages:
         return None
     return [Stream(Platform(platform), page.id).key for page in settings.pages for platform in page.platforms]
 

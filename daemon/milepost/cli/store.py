@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,18 @@ from time import monotonic, perf_counter
 from typing import Never
 
 import click
+from msgspec.structs import replace
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from milepost.app.database import Holding, holdings, source_of, store_url_of
+from milepost.app.database import Holding, holdings, source_of, store_url_in, store_url_of
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.signals import interruptible_by_signals
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy, StoreRefused
 from milepost.core.model import DataSource
 from milepost.reporting.humanize import counted, in_columns
 from milepost.settings import Settings, StoreSettings, default_path
+from milepost.settings.model import key_of
 from milepost.settings.yaml import read_text
 from milepost.stores.copy import CopyJob, CopyResult, Progress, Report, copy_store
 from milepost.stores.open import has_database, is_at_work, open_store
@@ -39,10 +41,12 @@ def command() -> None:
 @config_option
 @click.option("--to", "url", metavar="URL", required=True, help="The database to copy into, written as store.url is.")
 @click.option("--password-file", metavar="FILE", help="The file with the password for URL.")
+@click.option("--schema", metavar="NAME", help="The schema to copy into, as store.schema (PostgreSQL only).")
+@click.option("--pooler", metavar="MODE", help="session or transaction, as store.pooler (PostgreSQL only).")
 @click.option(
     "--replace-nul", is_flag=True, help="Write U+FFFD for the character NUL, which PostgreSQL does not accept."
 )
-def copy(config: str | None, url: str, password_file: str | None, *, replace_nul: bool) -> None:
+def copy(config: str | None, url: str, password_file: str | None, *, replace_nul: bool, **keys: str | None) -> None:
     """Copy the database of the configuration into an empty one, and verify the copy.
 
     Stop Milepost first. The target gets all of it or nothing: if the copy fails or is stopped, run it again.
@@ -52,27 +56,38 @@ def copy(config: str | None, url: str, password_file: str | None, *, replace_nul
     78 bad configuration, or a database that cannot be used.
     """
     began = perf_counter()
-    source, target = store_url_of(load_settings(config)), _target(url, password_file)
+    source, store = store_url_of(load_settings(config)), _target(url, keys)
+    target = replace(store_url_in(store), password=_password_in(password_file))
     result = asyncio.run(_copy(CopyJob(source, target, replaces_nul=replace_nul)))
     summary = _summary(source, target, result, perf_counter() - began)
-    click.echo("\n".join([*summary, "", *_next_step(config, target, password_file)]))
+    click.echo("\n".join([*summary, "", *_next_step(config, target, store, password_file)]))
 
 
-def _target(url: str, password_file: str | None) -> StoreUrl:
-    """Read the options. An error does not repeat the URL, which may hold a password."""
+def _target(url: str, keys: Mapping[str, str | None]) -> StoreSettings:
+    """Validate the options as the keys of `store`. An error does not repeat the URL, which may hold a password."""
+    given = {key: value for key, value in keys.items() if value is not None}
     try:
-        url = StoreSettings.model_validate({"url": url}).url
-    except ValidationError:
-        raise BadConfiguration(
-            "--to is not the URL of a database",
-            hint="write it as store.url is, without a password: docs/migrate.md",
-        ) from None
-    if password_file is None:
-        return StoreUrl(url)
-    password = read_text(Path(password_file), max_bytes=MAX_FILE_BYTES).rstrip("\r\n")
+        return StoreSettings.model_validate({"url": url, **given})
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)[0]
+        if details["loc"] != ("url",):
+            raise click.UsageError(f"--{details['loc'][0]} is none that store.{details['loc'][0]} allows") from None
+        if details["type"] == "rule":  # it says what to write in the configuration
+            hint = "here the options --schema and --pooler do the same"
+            raise BadConfiguration(f"--to: {details['msg']}", hint=hint) from None
+    raise BadConfiguration(
+        "--to is not the URL of a database",
+        hint="write it as store.url is, without a password: docs/migrate.md",
+    )
+
+
+def _password_in(file: str | None) -> str:
+    if file is None:
+        return ""
+    password = read_text(Path(file), max_bytes=MAX_FILE_BYTES).rstrip("\r\n")
     if not password:
-        raise BadConfiguration(f"{password_file}: is empty; it must hold the password")
-    return StoreUrl(url, password)
+        raise BadConfiguration(f"{file}: is empty; it must hold the password")
+    return password
 
 
 async def _copy(job: CopyJob) -> CopyResult:
@@ -99,12 +114,13 @@ def _summary(source: StoreUrl, target: StoreUrl, result: CopyResult, seconds: fl
     ]
 
 
-def _next_step(config: str | None, target: StoreUrl, password_file: str | None) -> list[str]:
+def _next_step(config: str | None, target: StoreUrl, store: StoreSettings, password_file: str | None) -> list[str]:
     """Return the lines that switch the configuration to the copy."""
     where = config or default_path() or "config.yaml"
     # A path given here is relative to the working directory, one in the configuration to the configuration.
     url = target.url if target.file is None else f"sqlite:///{target.file.absolute()}"
     lines = [f"To switch to it, write into {where}, then start Milepost:", "", "store:", f"  url: {url}"]
+    lines += [f"  {key_of(name)}: {getattr(store, name)}" for name in sorted(store.model_fields_set - {"url"})]
     if password_file is not None:
         lines.append(f"  password_file: {_as_written(Path(password_file).absolute())}")
     return lines

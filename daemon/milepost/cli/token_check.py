@@ -45,9 +45,9 @@ async def try_tokens(settings: Settings, say: Callable[[str], None]) -> ExitCode
             text, code = _verdict(place, page, answer)
             say(f"page {page.id}{f' ({page.name})' if page.name else ''}: {text}")
             codes.add(code)
-        if settings.discover_pages:
+        if settings.source.discover_pages:
             text, code = _findings(await _managed(client, settings))
-            say(f"discover_pages: {text}")
+            say(f"source.discover_pages: {text}")
             codes.add(code)
     return most_serious(codes)
 

@@ -14,6 +14,9 @@ TAKES_RESTART = frozenset(
         "store.password",
         "store.password_file",
         "store.synchronous",
+        "store.schema",
+        "store.pooler",
+        "store.views",
         "source.kind",
         "source.base_url",
         "source.version",
@@ -25,7 +28,7 @@ TAKES_RESTART = frozenset(
     }
 )
 _WORLD = ("source.kind", "source.base_url")
-_OF_THE_WORLD = ("source.", "pages", "discover_pages")
+_OF_THE_WORLD = ("source.", "pages")
 _MADE_BY_THE_SIMULATOR = ("source.app_secret",)
 
 _AttributePath = tuple[str, ...]

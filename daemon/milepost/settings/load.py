@@ -92,6 +92,8 @@ def _validated(document: Document) -> Settings | None:
 def _broken_rules(document: Document) -> Iterator[Problem]:
     """The rules that a document breaks whose secrets are filled in."""
     yield from _repeated_ids(document)
+    if "discover_pages" in document.tree:
+        yield Problem(("discover_pages",), "moved into source; write it there: source.discover_pages")
     kind = _kind(document)
     if kind == "facebook":
         yield from _unmet_by_facebook(document)
@@ -127,7 +129,7 @@ def _repeated_ids(document: Document) -> Iterator[Problem]:
 
 def _unmet_by_facebook(document: Document) -> Iterator[Problem]:
     if _discovers(document) and document.at(("source", "access_token")) in (None, ""):
-        need = "access_token or access_token_file, whose pages discover_pages: true asks for"
+        need = "access_token or access_token_file, whose pages source.discover_pages: true asks for"
         yield Problem(("source", "access_token"), f"missing; allowed: {need}")
     if document.at(("pages",)) in (None, ()) and not _discovers(document):
         yield Problem(("pages",), "missing; allowed: one page or more, which source.kind: facebook needs")
@@ -138,4 +140,4 @@ def _unmet_by_facebook(document: Document) -> Iterator[Problem]:
 
 
 def _discovers(document: Document) -> bool:
-    return as_if_written(document.at(("discover_pages",))) is True
+    return as_if_written(document.at(("source", "discover_pages"))) is True

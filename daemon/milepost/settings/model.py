@@ -17,11 +17,13 @@ from milepost.settings.types import (
     Number,
     OptionalGraphId,
     Platforms,
+    SchemaName,
     Seconds,
     Secret,
     StoreUrl,
     Text,
     Version,
+    ViewsSchema,
     Whole,
     format_duration,
     is_loopback,
@@ -37,8 +39,8 @@ FACEBOOK_STORE = "sqlite:///milepost.db"  # the default of store.url with kind: 
 
 
 def key_of(attribute: str) -> str:
-    """The key in config.yaml: that of `interval_seconds` is `interval`, whose value carries its unit."""
-    return attribute.removesuffix("_seconds")
+    """Return the key in config.yaml: `interval` for `interval_seconds`, and `schema` for `schema_`."""
+    return attribute.removesuffix("_seconds").removesuffix("_")
 
 
 class Section(BaseModel):
@@ -67,6 +69,14 @@ class StoreSettings(Section):
     synchronous: Literal["full", "normal"] = "full"
     """SQLite only: `full` loses no commit in a power cut; `normal` is faster and may lose the last ones, which are
     then read again."""
+    schema_: SchemaName = "milepost"  # `schema` is a method of pydantic's models
+    """PostgreSQL only: the schema that holds everything. Avoid `public`, which is open to others in many databases, on
+    some hosts over an API as well."""
+    pooler: Literal["session", "transaction"] = "session"
+    """PostgreSQL only: `transaction` where the URL leads to a pooler in transaction mode, such as PgBouncer or
+    Supabase's port 6543: no prepared statements and no LISTEN."""
+    views: ViewsSchema = ""
+    """PostgreSQL only: a schema in which to show the tables as views (docs/postgresql.md)."""
 
 
 class SourceSettings(Section):
@@ -92,6 +102,8 @@ class SourceSettings(Section):
     """How long one call may take."""
     rate_limit_floor_seconds: Seconds = Field(60.0, ge=0.1, le=DAY)
     """The least wait after a rate limit that names no time."""
+    discover_pages: Flag = False
+    """Copy every page that `source.access_token` manages, beside those listed; looked for every 15 minutes."""
 
 
 class PageSettings(Section):
@@ -208,8 +220,6 @@ class Settings(Section):
     """Where conversations come from."""
     pages: tuple[PageSettings, ...] = ()
     """The pages to copy; with `kind: facebook` at least one, with `kind: simulator` none: its world brings its own."""
-    discover_pages: Flag = False
-    """Copy every page that `source.access_token` manages, beside those listed; asked again every 15 minutes."""
     sync: SyncSettings = Field(default_factory=SyncSettings)
     """How streams are worked."""
     retry: RetrySettings = Field(default_factory=RetrySettings)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_core import PydanticCustomError
 
 from milepost.settings.yaml import as_if_written
 
@@ -56,11 +57,8 @@ def _one_line(secret: SecretStr) -> SecretStr:
 
 
 _ANY = r"[^\s&#]+"
-# What may stand in the query of a PostgreSQL URL: what is ours, then what libpq takes that has no place elsewhere.
+# What libpq takes in the query of its URL, unless it belongs elsewhere.
 _PARAMETERS = {
-    "schema": r"(?!pg_)[a-z_][a-z0-9_]{0,62}",
-    "pooler": "transaction|session",
-    "views": "public",
     "sslmode": "disable|allow|prefer|require|verify-ca|verify-full",
     "target_session_attrs": "any|read-write|primary",
     **dict.fromkeys(("host", "hostaddr", "port", "sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile"), _ANY),
@@ -70,18 +68,45 @@ _HOST = r"([^:@/?#\s,\[\]]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?"
 _POSTGRESQL = re.compile(rf"postgresql://([^:@/?#\s]+@)?({_HOST}(,{_HOST})*)?/[^@/?#\s]+(\?[^#\s]+)?")
 
 
+# Parameters of the first versions, which libpq does not know.
+_MOVED_PARAMETERS = ("schema", "pooler", "views")
+
+
 def _store_url(url: str) -> str:
     if re.fullmatch(r"sqlite:///[^?#]*[^?#/]", url) and not url.endswith("/:memory:"):
         return url
-    if _POSTGRESQL.fullmatch(url) and all(map(_is_parameter, urlsplit(url).query.split("&"))):
-        return url
+    if _POSTGRESQL.fullmatch(url):
+        parameters = urlsplit(url).query.split("&")
+        _refuse_moved(parameters)
+        if all(map(_is_parameter, parameters)):
+            return url
     raise ValueError("not the URL of a store")
+
+
+def _refuse_moved(parameters: list[str]) -> None:
+    """Raise the error that says which keys to write in place of parameters."""
+    moved = [written.partition("=") for written in parameters if written.partition("=")[0] in _MOVED_PARAMETERS]
+    if moved:
+        # A value that is as long as a secret is not repeated.
+        keys = (
+            f"store.{key}: {value if re.fullmatch('[a-z_][a-z0-9_]{0,23}', value) else '…'}" for key, _, value in moved
+        )
+        parameter = " and ".join(key for key, _, _ in moved)
+        them = "it" if len(moved) == 1 else "them"
+        text = f"{parameter} cannot be in the URL any more; remove {them} there and write {', '.join(keys)}"
+        raise PydanticCustomError("rule", "{text}", {"text": text})
 
 
 def _is_parameter(written: str) -> bool:
     """Whether it may stand in the query of a PostgreSQL URL; nothing at all may."""
     key, _, value = written.partition("=")
     return not written or (key in _PARAMETERS and re.fullmatch(_PARAMETERS[key], value) is not None)
+
+
+def _schema(name: str) -> str:
+    if re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", name):
+        return name
+    raise ValueError("not the name of a schema")
 
 
 def is_loopback(host: str) -> bool:
@@ -150,6 +175,9 @@ StoreUrl = Annotated[
     AfterValidator(_store_url),
     Allowed("sqlite:///relative/path, sqlite:////absolute/path, or postgresql://user@host/database (no password)"),
 ]
+_SCHEMA = "a name of up to 63 small letters, digits and _, which begins with neither a digit nor pg_"
+SchemaName = Annotated[str, AfterValidator(_schema), Allowed(_SCHEMA)]
+ViewsSchema = Annotated[str, AfterValidator(lambda name: name and _schema(name)), Allowed(f'"" or {_SCHEMA}')]
 BaseUrl = Annotated[
     str,
     AfterValidator(_base_url),

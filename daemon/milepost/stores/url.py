@@ -1,4 +1,4 @@
-"""Where a database is: what its URL says."""
+"""Where a database is."""
 
 from pathlib import Path
 
@@ -8,10 +8,17 @@ _SQLITE = "sqlite:///"
 
 
 class StoreUrl(Struct, frozen=True):
-    """A database, by the URL that config.yaml gives it. The password is not part of the URL, and never shown."""
+    """A database, by the keys of `store` in config.yaml. The password is not part of the URL, and never shown.
+
+    For PostgreSQL also the schema, whether the URL leads to a pooler in transaction mode, and the schema in which the
+    tables are shown as views, if any.
+    """
 
     url: str
     password: str = ""
+    schema: str = "milepost"
+    is_pooled: bool = False
+    views: str = ""
 
     @property
     def file(self) -> Path | None:
@@ -22,4 +29,4 @@ class StoreUrl(Struct, frozen=True):
         return self.url if self.file is None else str(self.file)
 
     def __repr__(self) -> str:
-        return f"Place({self.url!r})"
+        return f"StoreUrl({self.url!r})"

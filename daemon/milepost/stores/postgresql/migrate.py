@@ -26,7 +26,7 @@ HAS_RECORD = "SELECT to_regclass(%s) IS NOT NULL"
 VIEW = """
 SELECT
     to_regclass(%(view)s) IS NULL,
-    (SELECT definition FROM pg_views WHERE schemaname = 'public' AND viewname = %(table)s)
+    (SELECT definition FROM pg_views WHERE schemaname = %(schema)s AND viewname = %(table)s)
 """
 RECORD = """
 CREATE TABLE IF NOT EXISTS schema_migrations (name text COLLATE "C" PRIMARY KEY, applied_at timestamptz(3) NOT NULL)
@@ -83,7 +83,7 @@ async def migrate(dsn: Dsn) -> set[str]:
         for name in sorted(pending):
             if await _apply(connection, dsn, name):
                 done.add(name)
-        if dsn.has_views:
+        if dsn.views:
             await _show_views(connection, dsn)
     if done:
         log = structlog.get_logger("milepost")
@@ -129,20 +129,22 @@ async def _make_schema(connection: Connection, dsn: Dsn) -> None:
 
 
 async def _show_views(connection: Connection, dsn: Dsn) -> None:
-    """Show the tables in `public`. Raises StoreRefused where something else has such a name there."""
+    """Show the tables as views. Raises StoreRefused where something else has such a name there."""
     async with connection.transaction():
         await connection.execute(LOCK, (dsn.schema,))
         for table in VIEWS:
-            found = await connection.execute(VIEW, {"view": f"public.{table}", "table": table})
+            found = await connection.execute(
+                VIEW, {"view": f"{dsn.views}.{table}", "table": table, "schema": dsn.views}
+            )
             is_free, definition = await found.fetchone() or (True, None)
             if not is_free and f"FROM {dsn.schema}.{table}" not in (definition or ""):
                 raise StoreRefused(
-                    f"public.{table} in {dsn.name} is not Milepost's: views=public cannot make its view",
-                    hint="rename it, or leave `views` out of store.url",
+                    f"{dsn.views}.{table} in {dsn.name} is not Milepost's, and so cannot be shown as a view",
+                    hint="rename it, or name another schema in store.views",
                 )
             await connection.execute(
-                sql.SQL("CREATE OR REPLACE VIEW public.{} AS SELECT * FROM {}").format(
-                    sql.Identifier(table), sql.Identifier(dsn.schema, table)
+                sql.SQL("CREATE OR REPLACE VIEW {} AS SELECT * FROM {}").format(
+                    sql.Identifier(dsn.views, table), sql.Identifier(dsn.schema, table)
                 )
             )
 
