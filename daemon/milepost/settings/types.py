@@ -1,4 +1,4 @@
-"""The kinds of value that settings have, beyond those of pydantic: what is accepted, and the words for it."""
+"""The types of setting values beyond pydantic's: what is accepted, and the words for it."""
 
 import ipaddress
 import re
@@ -18,10 +18,10 @@ _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
 
 
 def parse_duration(written: object) -> float:
-    """The seconds of a written duration; a plain 0 needs no unit.
+    """Return a written duration in seconds; a plain 0 needs no unit.
 
     Raises:
-        ValueError: it is anything else, a number without its unit among them.
+        ValueError: it is anything else, such as a number without a unit.
     """
     if isinstance(written, str) and (match := _DURATION.fullmatch(written)):
         number, unit = match.groups()
@@ -32,7 +32,7 @@ def parse_duration(written: object) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The same duration in the largest unit that divides it: 300.0 is `5m`; zero is `0`."""
+    """Return a duration in the largest unit that divides it: 300.0 is `5m`; zero is `0`."""
     if seconds == 0:
         return "0"
     unit = next((unit for unit, size in _SECONDS.items() if seconds % size == 0), "ms")
@@ -43,14 +43,14 @@ def format_duration(seconds: float) -> str:
 
 
 class Allowed(NamedTuple):
-    """What a field allows, in words; `{low}` and `{high}` stand for its bounds, which `bound` writes."""
+    """What a field allows, in words; `{low}` and `{high}` are its bounds, formatted by `bound`."""
 
     text: str
     bound: Callable[[Any], str] = str
 
 
 def _one_line(secret: SecretStr) -> SecretStr:
-    """Secrets travel in HTTP headers, which end at a line break."""
+    """Refuse what HTTP headers cannot carry: they end at a line break."""
     if re.fullmatch(r"[!-~]*", secret.get_secret_value()):
         return secret
     raise ValueError("not printable ASCII")
@@ -84,7 +84,7 @@ def _store_url(url: str) -> str:
 
 
 def _refuse_moved(parameters: list[str]) -> None:
-    """Raise the error that says which keys to write in place of parameters."""
+    """Raise an error that says which keys replace parameters of earlier versions."""
     moved = [written.partition("=") for written in parameters if written.partition("=")[0] in _MOVED_PARAMETERS]
     if moved:
         # A value that is as long as a secret is not repeated.
@@ -98,7 +98,7 @@ def _refuse_moved(parameters: list[str]) -> None:
 
 
 def _is_parameter(written: str) -> bool:
-    """Whether it may stand in the query of a PostgreSQL URL; nothing at all may."""
+    """Whether a PostgreSQL URL may have this parameter; an empty query is fine."""
     key, _, value = written.partition("=")
     return not written or (key in _PARAMETERS and re.fullmatch(_PARAMETERS[key], value) is not None)
 
@@ -110,7 +110,7 @@ def _schema(name: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the host."""
+    """Whether the host is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -126,10 +126,10 @@ def _base_url(url: str) -> str:
 
 
 def split_address(listen: str) -> tuple[str, int]:
-    """The host and the port of `host:port`, where an IPv6 host stands in brackets.
+    """Return the host and port of `host:port`; an IPv6 host is written in brackets.
 
     Raises:
-        ValueError: it is not of that form, or the port is above 65535.
+        ValueError: it has another form, or the port is above 65535.
     """
     match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", listen)
     if match is None or int(match[3]) > 65535:

@@ -267,6 +267,20 @@ def _without_nul(row: Row) -> Row:
     return tuple(value.replace(NUL, REPLACEMENT) if isinstance(value, str) else value for value in row)
 
 
+class UnfinishedCopy(Struct, frozen=True):
+    """The mark that an earlier Milepost left in a target: the source's URL, and since when, as text."""
+
+    source: str
+    since: str
+
+    def refusal(self, name: object) -> StoreRefused:
+        """Return why the database of that name is not opened."""
+        return StoreRefused(
+            f"the database {name} is not whole: a copy of {self.source} into it, begun at {self.since}, was cut off",
+            hint="run `milepost store copy` into it again, which begins anew; or drop this database",
+        )
+
+
 def require_empty(name: object, tables_with_rows: Iterable[str]) -> None:
     """Raise StoreRefused for a target that holds anything; a source on record alone is left by any start."""
     held = [table for table in tables_with_rows if table != SOURCE.name]

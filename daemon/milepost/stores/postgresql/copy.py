@@ -14,7 +14,7 @@ from milepost.core.errors import RowsRejected, StoreBusy, StoreRefused
 from milepost.core.journal import Codec
 from milepost.stores import audit
 from milepost.stores.audit import Audit
-from milepost.stores.copy import CHUNK_ROWS, NUL, Row, Table, require_empty
+from milepost.stores.copy import CHUNK_ROWS, NUL, Row, Table, UnfinishedCopy, require_empty
 from milepost.stores.postgresql.connection import NO_TIMEOUT
 from milepost.stores.postgresql.dsn import Dsn, dsn_of
 from milepost.stores.postgresql.errors import REFUSALS, errors_of, reason_of
@@ -22,7 +22,6 @@ from milepost.stores.postgresql.ledger import PostgresqlLedger
 from milepost.stores.postgresql.migrate import demand_current, has_schema, migrate
 from milepost.stores.postgresql.workers import ALIVE_SECONDS
 from milepost.stores.sql import load_statements
-from milepost.stores.unfinished import Mark, refusal
 from milepost.stores.url import StoreUrl
 
 Connection = psycopg.Connection[TupleRow]
@@ -42,7 +41,7 @@ def open_postgresql_source(store_url: StoreUrl) -> Iterator["PostgresqlCopySourc
         source.require_idle()
         mark = source.mark()
         if mark is not None:
-            raise refusal(dsn.name, mark)
+            raise mark.refusal(dsn.name)
         source.refresh()
         yield source
 
@@ -109,10 +108,10 @@ class _Side:
                     hint="stop it first, and leave it stopped until the copy is made",
                 )
 
-    def mark(self) -> Mark | None:
+    def mark(self) -> UnfinishedCopy | None:
         """Return the mark of an unfinished copy into this database."""
         found = self._ask("unfinished_copy")
-        return Mark(*found) if found else None
+        return UnfinishedCopy(*found) if found else None
 
     def interrupt(self) -> None:
         """Hang up: whoever waits for the server learns that the connection broke. Called from another thread."""
