@@ -141,7 +141,7 @@ async def labour_of(settings: Settings, parts: Parts, journal_reader: JournalRea
     from milepost.fleet.worker import joined  # noqa: PLC0415
 
     async with joined(store_url, parts.engine, parts.supervisor, journal_reader, parts.registry.share) as worker:
-        yield Labour(worker.run, worker.told)
+        yield Labour(worker.run, worker.feed)
 
 
 def _client(settings: Settings, base_url: str, clock: Clock) -> GraphClient:
