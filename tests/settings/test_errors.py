@@ -1,4 +1,4 @@
-"""What a user is told of a file that is wrong."""
+"""The messages about a file that is wrong."""
 
 from pathlib import Path
 
@@ -88,7 +88,7 @@ config.yaml:33: logs: unknown key; did you mean log? allowed: store, source, pag
 """
 
 
-def test_every_problem_is_told_at_once_in_the_order_of_the_file(file: Path) -> None:
+def test_every_problem_is_reported_at_once_in_the_order_of_the_file(file: Path) -> None:
     assert refused(file, EVERYTHING_WRONG).splitlines() == EVERY_LINE.splitlines()
 
 
@@ -99,14 +99,14 @@ def test_lines_are_counted_as_an_editor_does(file: Path, indentation: int) -> No
 
 
 class TestKeys:
-    def test_a_section_without_keys_is_told_its_keys(self, file: Path) -> None:
+    def test_an_error_about_a_section_lists_its_keys(self, file: Path) -> None:
         assert refused(file, "log:\n") == "config.yaml:1: log: found nothing; allowed: the keys format, level"
         assert 'config.yaml:1: log: found "info"; allowed: the keys' in refused(file, "log: info")
         assert "pages: found a mapping; allowed: a list, each item" in refused(file, "pages: {id: '1'}")
         assert 'pages[0]: found "x"; allowed: a list, each item' in refused(file, "pages: [x]")
 
     @pytest.mark.parametrize("key", ["interval_seconds", "Interval", "intervall"])
-    def test_an_unknown_key_is_told_the_nearest(self, file: Path, key: str) -> None:
+    def test_an_error_about_an_unknown_key_suggests_the_nearest(self, file: Path, key: str) -> None:
         assert f"config.yaml:2: sync.{key}: unknown key; did you mean interval?" in refused(file, f"sync:\n  {key}: 5m")
 
     @pytest.mark.parametrize("key", ["1", "true", "null", "2026-01-01", "<<"])
@@ -131,7 +131,7 @@ class TestFiles:
             (b"\xef\xbb\xbflog:\n", "config.yaml:1: log: found nothing; allowed: the keys format, level"),
         ],
     )
-    def test_what_is_no_configuration_at_all(self, file: Path, content: str | bytes, expected: str) -> None:
+    def test_a_file_that_is_no_configuration_is_refused(self, file: Path, content: str | bytes, expected: str) -> None:
         assert refused(file, content) == expected
 
     @pytest.mark.parametrize(
@@ -144,28 +144,28 @@ class TestFiles:
             ("log:\n  - a\n  level: b", 3, "while parsing a block collection"),
         ],
     )
-    def test_a_syntax_error_is_told_with_its_line(self, file: Path, content: str, line: int, expected: str) -> None:
+    def test_a_syntax_error_is_reported_with_its_line(self, file: Path, content: str, line: int, expected: str) -> None:
         text = refused(file, content)
         assert text.startswith(f"config.yaml:{line}: not valid YAML: ")
         assert expected in text
 
-    def test_a_missing_file(self, file: Path) -> None:
+    def test_a_missing_file_is_refused(self, file: Path) -> None:
         with pytest.raises(BadConfiguration, match=r"config\.yaml: there is no such file"):
             load(file, {})
 
-    def test_a_directory(self, tmp_path: Path) -> None:
+    def test_a_directory_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(BadConfiguration, match="is a directory, not a file"):
             load(tmp_path, {})
 
-    def test_a_file_that_may_not_be_read(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def denied(*_: object) -> None:  # not by its mode, which does not bind root
+    def test_an_unreadable_file_is_refused(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def denied(*_: object) -> None:  # not by file mode, which does not bind root
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(Path, "open", denied)
         with pytest.raises(BadConfiguration, match="permission to read it is denied"):
             load(file, {})
 
-    def test_other_reasons_are_told_in_the_systems_words(self, tmp_path: Path) -> None:
+    def test_other_reasons_are_reported_in_the_words_of_the_system(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(BadConfiguration, match="cannot be read: Not a directory"):
             load(tmp_path / "file" / "config.yaml", {})

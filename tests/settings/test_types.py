@@ -1,4 +1,4 @@
-"""Which values a file may hold, and what becomes of them."""
+"""Which values a file may hold, and what they become."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ class TestBounds:
             ("retry.max_delay", "2s 1d", "0 2d"),
         ],
     )
-    def test_the_least_and_the_most_are_allowed_and_nothing_beyond(
+    def test_the_lowest_and_the_highest_value_are_allowed_and_nothing_beyond(
         self, file: Path, key: str, inside: str, outside: str
     ) -> None:
         section, name = key.split(".")
@@ -94,7 +94,7 @@ class TestText:
     @pytest.mark.parametrize(
         "url", ["https://graph.facebook.com", "https://h:8443/x", "http://127.0.0.1:9", "http://[::1]:9"]
     )
-    def test_base_urls_that_are_safe(self, file: Path, url: str) -> None:
+    def test_a_safe_base_url_is_accepted(self, file: Path, url: str) -> None:
         assert loaded(file, f"source:\n  base_url: {url}/").source.base_url == url
 
     @pytest.mark.parametrize(
@@ -113,13 +113,13 @@ class TestText:
             "ftp://graph.facebook.com",
         ],
     )
-    def test_base_urls_that_are_not(self, file: Path, url: str) -> None:
+    def test_an_unsafe_base_url_is_refused(self, file: Path, url: str) -> None:
         text = refused(file, f'source:\n  base_url: "{url}"')
         assert "source.base_url: found " in text
         assert "hidden" not in text
 
     @pytest.mark.parametrize("version", ["v26.0", "v100.12"])
-    def test_versions(self, file: Path, version: str) -> None:
+    def test_a_version_is_accepted(self, file: Path, version: str) -> None:
         assert loaded(file, f"source: {{version: {version}}}").source.version == version
 
     @pytest.mark.parametrize("version", ["26.0", "v26", "V26.0", "v26.0/x", "'v26.0\\n'", '"v26.0\\n"', "v٢٦.0", "''"])
@@ -249,7 +249,7 @@ class TestText:
         assert "http.token: found a shorter one; allowed: a token of 16 characters or more, as it must not be" in text
         assert loaded(file, f"{section}\n  token: sixteen--letters").http.token
 
-    def test_the_choices_of_log(self, file: Path) -> None:
+    def test_the_choices_of_log_are_checked(self, file: Path) -> None:
         assert loaded(file, "log: {format: json, level: warning}").log.level == "warning"
         assert 'log.level: found "loud"; allowed: debug or info or warning or error' in refused(
             file, "log:\n  level: loud"
@@ -257,7 +257,7 @@ class TestText:
 
 
 class TestPages:
-    def test_an_id_is_text_and_a_number_is_told_to_be_quoted(self, file: Path) -> None:
+    def test_an_id_is_text_and_an_error_about_a_number_asks_for_quotes(self, file: Path) -> None:
         text = "config.yaml:2: pages[0].id: found 9007199254740993; allowed: the digits of the id; write it in quotes:"
         assert refused(file, f"pages:\n- id: 9007199254740993\n{REAL}").startswith(text)
         assert loaded(file, f"pages:\n- id: '9007199254740993'\n{REAL}").pages[0].id == "9007199254740993"
@@ -294,7 +294,7 @@ class TestPages:
         assert "set source.kind: facebook" in text
 
     @pytest.mark.parametrize("source", ["", "source:", "source: {version: v26.0}"])
-    def test_pages_with_the_kind_forgotten_are_refused_and_told_so(self, file: Path, source: str) -> None:
+    def test_pages_with_the_kind_forgotten_are_refused_with_that_reason(self, file: Path, source: str) -> None:
         text = refused(file, f"pages:\n- id: '1'\n  access_token: x\n{source}")
         assert "config.yaml:1: pages: source.kind is not set: it is simulator, " in text
 
@@ -368,7 +368,7 @@ class TestEnvironment:
     def test_a_quoted_number_stays_text(self, file: Path) -> None:
         assert "sync.batch_size: found 50 (from ${N})" in refused(file, 'sync:\n  batch_size: "${N}"', N="50")
 
-    def test_every_variable_that_is_not_set_is_told_with_its_line(self, file: Path) -> None:
+    def test_every_unset_variable_is_reported_with_its_line(self, file: Path) -> None:
         text = "store:\n  url: sqlite:///${DIR}/x.db\npages:\n- id: '1'\n  access_token: ${BAKERY_TOKEN}\n"
         text += "source: {kind: facebook}\n"
         assert refused(file, text).splitlines() == [

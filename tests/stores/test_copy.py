@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -182,7 +181,7 @@ async def test_a_copy_works_through_a_pooler_both_ways(into_postgresql: Pair, ma
     assert target.everything() == source.everything() == back.everything()
 
 
-class TestACopyThatIsCutOff:
+class TestCutOff:
     @pytest.mark.parametrize(
         ("phase", "table"),
         [
@@ -193,7 +192,7 @@ class TestACopyThatIsCutOff:
             (Phase.COMPARING, "source"),
         ],
     )
-    async def test_it_leaves_nothing_and_is_begun_again(
+    async def test_a_copy_that_is_cut_off_leaves_nothing_and_starts_over(
         self, source: AnyDatabase, target: AnyDatabase, phase: Phase, table: str
     ) -> None:
         with pytest.raises(Cut):
@@ -203,7 +202,7 @@ class TestACopyThatIsCutOff:
         await copied(source, target)
         assert target.everything() == source.everything()
 
-    async def test_a_file_that_was_left_by_a_kill_is_in_nobodys_way(self, into_sqlite: Pair) -> None:
+    async def test_a_file_left_by_a_killed_copy_is_overwritten(self, into_sqlite: Pair) -> None:
         source, target = into_sqlite
         execute(Path(f"{target.file}-copy"), "CREATE TABLE half (a)")
         await copied(source, target)
@@ -211,7 +210,7 @@ class TestACopyThatIsCutOff:
         names = {each.name for each in target.file.parent.iterdir() if each.name.startswith(target.file.name)}
         assert not {name for name in names if "copy" in name}
 
-    async def test_a_cancellation_ends_it_at_once_and_leaves_nothing(
+    async def test_a_cancellation_ends_a_long_statement_at_once(
         self, into_postgresql: Pair, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         source, target = into_postgresql
@@ -231,7 +230,7 @@ class TestACopyThatIsCutOff:
         target.database.terminate_backends()
         assert holds_nothing(target)
 
-    async def test_a_cancellation_ends_it_between_two_chunks(self, pair: Pair) -> None:
+    async def test_a_cancellation_ends_the_copy_between_two_chunks(self, pair: Pair) -> None:
         source, target = pair
         loop = asyncio.get_running_loop()
 
@@ -245,8 +244,8 @@ class TestACopyThatIsCutOff:
         assert holds_nothing(target)
 
 
-class TestACopyUnderWay:
-    async def test_whoever_opens_the_database_on_a_server_waits_for_the_end(self, into_postgresql: Pair) -> None:
+class TestUnderWay:
+    async def test_readers_of_a_target_on_a_server_wait_for_the_end(self, into_postgresql: Pair) -> None:
         source, target = into_postgresql
         waited: list[str] = []
 
@@ -262,14 +261,16 @@ class TestACopyUnderWay:
         assert waited
         assert target.everything() == source.everything()
 
-    async def test_nobody_sees_half_of_it_in_a_file(self, into_sqlite: Pair) -> None:
+    async def test_a_target_in_a_file_does_not_exist_before_the_end(self, into_sqlite: Pair) -> None:
         source, target = into_sqlite
         seen: list[bool] = []
         await copied(source, target, lambda _: seen.append(target.file.exists()))
         assert set(seen) == {False}
         assert target.file.exists()
 
-    async def test_a_change_of_the_source_is_noticed(self, source: AnyDatabase, target: AnyDatabase) -> None:
+    async def test_a_source_that_changes_meanwhile_is_not_copied(
+        self, source: AnyDatabase, target: AnyDatabase
+    ) -> None:
         def forget_somebody() -> None:
             source.execute("INSERT INTO forgotten VALUES ('messenger', 'page-0', 'contact', 'just now')")
 
@@ -298,8 +299,10 @@ class TestACopyUnderWay:
         assert target.everything() == source.everything()
 
 
-class TestATargetThatIsNotEmpty:
-    async def test_with_a_journal_is_refused_and_left_alone(self, source: AnyDatabase, target: AnyDatabase) -> None:
+class TestNotEmpty:
+    async def test_a_target_with_a_journal_is_refused_and_left_alone(
+        self, source: AnyDatabase, target: AnyDatabase
+    ) -> None:
         async with open_store(target.store_url) as store:
             await live(store, stream(7), 3)
         before = target.everything()
@@ -310,7 +313,7 @@ class TestATargetThatIsNotEmpty:
         assert "drop that one first" in refused.value.hint
         assert target.everything() == before
 
-    async def test_with_rows_and_no_journal_is_refused(self, source: AnyDatabase, target: AnyDatabase) -> None:
+    async def test_a_target_with_rows_and_no_journal_is_refused(self, source: AnyDatabase, target: AnyDatabase) -> None:
         async with open_store(target.store_url):
             pass
         target.execute("INSERT INTO dead_letter_payloads VALUES ('d_1', 'mine')")
@@ -320,19 +323,19 @@ class TestATargetThatIsNotEmpty:
 
         assert target.rows("SELECT * FROM dead_letter_payloads") == [("d_1", "mine")]
 
-    async def test_that_is_a_copy_of_before_is_refused(self, source: AnyDatabase, target: AnyDatabase) -> None:
+    async def test_a_target_that_is_an_earlier_copy_is_refused(self, source: AnyDatabase, target: AnyDatabase) -> None:
         await copied(source, target)
         with pytest.raises(StoreRefused, match="is not empty"):
             await copied(source, target)
         assert target.everything() == source.everything()
 
-    async def test_that_is_the_source_itself_is_refused(self, source: AnyDatabase) -> None:
+    async def test_a_target_that_is_the_source_itself_is_refused(self, source: AnyDatabase) -> None:
         before = source.everything()
         with pytest.raises(BadConfiguration, match="is the database to be copied"):
             await copied(source, source)
         assert source.everything() == before
 
-    async def test_of_another_program_in_a_file_is_refused(self, into_sqlite: Pair) -> None:
+    async def test_a_file_of_another_program_is_refused(self, into_sqlite: Pair) -> None:
         source, target = into_sqlite
         target.execute("CREATE TABLE customers (name)")
         before = target.file.read_bytes()
@@ -340,7 +343,7 @@ class TestATargetThatIsNotEmpty:
             await copied(source, target)
         assert target.file.read_bytes() == before
 
-    async def test_of_another_program_on_a_server_is_refused(self, into_postgresql: Pair) -> None:
+    async def test_a_schema_of_another_program_is_refused(self, into_postgresql: Pair) -> None:
         source, target = into_postgresql
         target.execute(f"CREATE SCHEMA milepost AUTHORIZATION {ROLE}")
         target.execute("CREATE TABLE milepost.contacts (name text)")
@@ -348,7 +351,7 @@ class TestATargetThatIsNotEmpty:
             await copied(source, target)
         assert target.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'milepost'") == [("contacts",)]
 
-    async def test_but_whose_making_was_cut_short_is_made(
+    async def test_a_target_whose_migration_was_cut_off_is_migrated(
         self, into_sqlite: Pair, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         source, target = into_sqlite
@@ -359,8 +362,8 @@ class TestATargetThatIsNotEmpty:
         assert target.everything() == source.everything()
 
 
-class TestWhatAnEarlierMilepostLeftUnfinished:
-    """It copied step by step, and marked the target until it was verified."""
+class TestUnfinishedCopiesOfEarlierVersions:
+    """They copied step by step, and marked the target until it was verified."""
 
     @pytest.fixture
     def marked(self, target: AnyDatabase) -> AnyDatabase:
@@ -368,13 +371,13 @@ class TestWhatAnEarlierMilepostLeftUnfinished:
         target.execute("INSERT INTO unfinished_copy VALUES (1, 'sqlite:///old.db', '2026-03-01T12:00:00.000Z')")
         return target
 
-    async def test_is_emptied_and_filled_anew(self, source: AnyDatabase, marked: AnyDatabase) -> None:
+    async def test_a_marked_target_is_emptied_and_filled_anew(self, source: AnyDatabase, marked: AnyDatabase) -> None:
         marked.execute("INSERT INTO dead_letter_payloads VALUES ('d_1', 'of the copy that was cut off')")
         await copied(source, marked)
         assert marked.everything() == source.everything()
         assert marked.mark() == []
 
-    async def test_is_opened_by_nobody(self, marked: AnyDatabase, maker: Databases) -> None:
+    async def test_a_marked_database_is_opened_by_nobody(self, marked: AnyDatabase, maker: Databases) -> None:
         before = marked.everything()
 
         async def opened(opening: AbstractAsyncContextManager[object]) -> None:
@@ -393,15 +396,15 @@ class TestWhatAnEarlierMilepostLeftUnfinished:
             assert "milepost store copy" in refused.value.hint
         assert marked.everything() == before
 
-    async def test_and_the_journal_of_the_copy_is_append_only_again(self, into_postgresql: Pair) -> None:
+    async def test_the_journal_of_a_copy_is_append_only(self, into_postgresql: Pair) -> None:
         source, target = into_postgresql
         await copied(source, target)
         with pytest.raises(psycopg.errors.RestrictViolation):
             target.execute("TRUNCATE journal")
 
 
-class TestRowsThatOnlyOneDatabaseAccepts:
-    async def test_end_the_copy_with_the_table_and_the_key_and_none_of_the_text(self, into_postgresql: Pair) -> None:
+class TestRejectedRows:
+    async def test_a_rejected_row_is_named_by_table_and_key_without_its_text(self, into_postgresql: Pair) -> None:
         source, target = into_postgresql
         source.execute("UPDATE conversations SET snippet = 'secret' || char(0) WHERE conversation_id LIKE '%/3/1'")
 
@@ -415,7 +418,7 @@ class TestRowsThatOnlyOneDatabaseAccepts:
         assert "--replace-nul" in refused.value.hint
         assert holds_nothing(target)
 
-    async def test_are_changed_when_that_is_asked_for(self, into_postgresql: Pair) -> None:
+    async def test_nul_is_replaced_on_request(self, into_postgresql: Pair) -> None:
         source, target = into_postgresql
         source.execute("UPDATE conversations SET snippet = 'a' || char(0) || 'b' WHERE conversation_id LIKE '%/3/1'")
 
@@ -424,8 +427,8 @@ class TestRowsThatOnlyOneDatabaseAccepts:
         ((snippet,),) = target.rows("SELECT snippet FROM conversations WHERE conversation_id = 'messenger:page-0/3/1'")
         assert snippet == "a\N{REPLACEMENT CHARACTER}b"
 
-    async def test_are_never_taken_for_equal(self, into_postgresql: Pair) -> None:
-        """An instant that is not written as Milepost writes it comes back differently."""
+    async def test_a_row_that_the_target_stores_differently_is_not_verified(self, into_postgresql: Pair) -> None:
+        """An instant that is not in Milepost's format comes back differently."""
         source, target = into_postgresql
         source.execute("UPDATE contacts SET updated_at = '2026-03-01T12:00:00Z' WHERE contact_id LIKE '%/3/1'")
 
@@ -435,7 +438,7 @@ class TestRowsThatOnlyOneDatabaseAccepts:
 
     @settings(max_examples=2, suppress_health_check=list(HealthCheck))
     @given(data=st.data())
-    async def test_are_the_only_ones_that_do_not_come_there_and_back(
+    async def test_any_row_without_nul_survives_a_copy_there_and_back(
         self, there_and_back: list[AnyDatabase], data: st.DataObject
     ) -> None:
         first, second, third = there_and_back
@@ -518,16 +521,16 @@ payloads = st.lists(st.tuples(st.text(max_size=2), st.integers(0, 2)), unique_by
 chunk_sizes = st.integers(1, 4)
 
 
-class TestWhateverTheRows:
+class TestAnyRows:
     @given(payloads, chunk_sizes)
-    def test_all_of_them_are_copied(self, rows: list[Row], chunk_rows: int) -> None:
+    def test_all_rows_are_copied(self, rows: list[Row], chunk_rows: int) -> None:
         source, target = Memory(rows), Memory()
         copy_in_memory(source, target, chunk_rows)
         assert target.is_published
         assert sorted(target.rows) == sorted(rows)
 
     @given(payloads.filter(bool), chunk_sizes, st.sampled_from(["lost", "changed", "added"]))
-    def test_a_target_that_keeps_them_otherwise_is_not_published(
+    def test_a_target_that_loses_changes_or_adds_a_row_is_not_published(
         self, rows: list[Row], chunk_rows: int, fault: str
     ) -> None:
         odd = rows[0]
@@ -539,7 +542,7 @@ class TestWhateverTheRows:
         assert not target.is_published
 
     @given(payloads.filter(bool), chunk_sizes, st.data())
-    def test_the_one_that_is_refused_is_named(self, rows: list[Row], chunk_rows: int, data: st.DataObject) -> None:
+    def test_the_rejected_row_is_named(self, rows: list[Row], chunk_rows: int, data: st.DataObject) -> None:
         odd = data.draw(st.sampled_from(rows))
         target = Memory(refused=odd)
         with pytest.raises(MilepostError) as refused:
@@ -549,19 +552,20 @@ class TestWhateverTheRows:
         assert not target.is_published
 
 
-class TestATargetThatFails:
-    @pytest.mark.parametrize("side", [SqliteCopyTarget, PostgresqlCopyTarget])
-    async def test_to_keep_its_projections_is_not_published(
-        self, source: AnyDatabase, target: AnyDatabase, monkeypatch: pytest.MonkeyPatch, side: type[Any]
+class TestFailingTargets:
+    async def test_a_target_without_projections_is_not_published(
+        self, source: AnyDatabase, target: AnyDatabase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(side, "rebuild", lambda _: Audit(0, 0, 0, 0, None))
-        if (side is SqliteCopyTarget) == (target.kind == "sqlite"):
-            with pytest.raises(MilepostError, match="the copy is not sound"):
-                await copied(source, target)
-            assert holds_nothing(target)
+        for side in (SqliteCopyTarget, PostgresqlCopyTarget):
+            monkeypatch.setattr(side, "rebuild", lambda _: Audit(0, 0, 0, 0, None))
+        with pytest.raises(MilepostError, match="the copy is not sound"):
+            await copied(source, target)
+        assert holds_nothing(target)
 
     @pytest.mark.parametrize("mode", ["fast", "immediate"])
-    async def test_by_a_restart_ends_the_copy_and_takes_the_next(self, into_postgresql: Pair, mode: Mode) -> None:
+    async def test_a_restart_of_the_server_ends_the_copy_and_the_next_one_succeeds(
+        self, into_postgresql: Pair, mode: Mode
+    ) -> None:
         source, target = into_postgresql
         with pytest.raises(StoreAway):
             await copied(source, target, once(Phase.COPYING, "contacts", lambda: target.database.server.restart(mode)))
@@ -569,7 +573,7 @@ class TestATargetThatFails:
         await copied(source, target)
         assert target.everything() == source.everything()
 
-    async def test_for_its_disk_is_full_ends_the_copy_and_takes_the_next_when_there_is_room(
+    async def test_a_full_disk_ends_the_copy_and_the_next_one_succeeds_when_there_is_room(
         self, maker: Databases, tmp_path: Path
     ) -> None:
         source = maker.build("sqlite")
@@ -585,14 +589,14 @@ class TestATargetThatFails:
             assert target.everything() == source.everything()
 
 
-class TestASourceThatIsNotFit:
-    async def test_because_there_is_none_is_refused(self, maker: Databases) -> None:
+class TestUnusable:
+    async def test_a_missing_source_is_refused(self, maker: Databases) -> None:
         source, target = maker.build("sqlite"), maker.build("sqlite")
         with pytest.raises(StoreRefused, match="there is no database at"):
             await copied(source, target)
         assert not target.file.exists()
 
-    async def test_because_it_is_older_is_refused_and_left_as_it_is(self, into_postgresql: Pair) -> None:
+    async def test_a_source_of_an_older_version_is_refused_and_not_migrated(self, into_postgresql: Pair) -> None:
         source, target = into_postgresql
         source.execute("DROP TABLE unfinished_copy")
         source.execute("DELETE FROM schema_migrations WHERE name = '0005_unfinished_copy'")
@@ -604,7 +608,7 @@ class TestASourceThatIsNotFit:
         assert source.rows("SELECT name FROM sqlite_master WHERE name = 'unfinished_copy'") == []
         assert not target.has_tables()
 
-    async def test_because_its_journal_is_damaged_gives_no_copy(self, into_postgresql: Pair) -> None:
+    async def test_a_source_with_a_damaged_journal_is_not_copied(self, into_postgresql: Pair) -> None:
         source, target = into_postgresql
         source.execute(f"{DROP_TRIGGERS}; UPDATE journal SET data = '{{}}' WHERE seq = 2")
 
@@ -614,14 +618,14 @@ class TestASourceThatIsNotFit:
         assert "milepost journal verify" in unsound.value.hint
         assert holds_nothing(target)
 
-    async def test_because_a_daemon_works_on_it_is_refused_and_nothing_is_begun(self, into_postgresql: Pair) -> None:
+    async def test_a_source_in_use_is_refused_before_anything_is_created(self, into_postgresql: Pair) -> None:
         source, target = into_postgresql
         async with open_store(source.store_url):
             with pytest.raises(StoreBusy, match="works on the database"):
                 await copied(source, target)
         assert not target.has_tables()
 
-    async def test_nor_is_a_target_that_a_daemon_works_on(self, into_sqlite: Pair) -> None:
+    async def test_a_target_in_use_is_refused(self, into_sqlite: Pair) -> None:
         source, target = into_sqlite
         async with open_store(target.store_url):
             with pytest.raises(StoreBusy, match="works on the database"):

@@ -20,7 +20,7 @@ from stores.databases import AnyDatabase
 
 STREAM = f"messenger:{BICYCLES.id}"
 BATCHES = 8
-# What a copy says when it is done with a table, but for the last.
+# What a copy prints when it is done with a table.
 DONE = ("copying forgotten", "copying journal", "copying contacts", "copying conversations", "comparing journal")
 
 
@@ -52,7 +52,7 @@ def copied_tables(of: AnyDatabase) -> dict[str, list[tuple[Any, ...]]]:
     return {table: of.rows(f"SELECT {columns} FROM {table} ORDER BY 1, 2, 3") for table, columns in COPIED.items()}
 
 
-async def test_a_daemon_goes_on_from_the_copy_and_doubles_nothing(
+async def test_a_daemon_continues_from_the_copy_and_duplicates_nothing(
     installation: Installation, another: Installation, database: Database, unmade: Database
 ) -> None:
     target = AnyDatabase(unmade.store_url, unmade)
@@ -119,7 +119,7 @@ def _says(text: str) -> Callable[[str], bool]:
 async def _killed(
     installation: Installation, database: Database, is_due: Callable[[str], bool], grace_seconds: float
 ) -> None:
-    """Kill a copy a moment after it has said something, and wait until the server has seen it."""
+    """Kill a copy a moment after it has printed something, and wait until the server has noticed."""
     arguments = ("store", "copy", "--to", database.url)
     async with started(installation.folder, *arguments, environment=password(database)) as running:
         await until(lambda: running.has_ended or is_due(running.said))
@@ -151,7 +151,7 @@ async def test_what_an_earlier_milepost_left_unfinished_is_refused_by_every_comm
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_ends_it_and_nothing_was_copied(
+async def test_a_signal_ends_the_copy_and_nothing_was_copied(
     installation: Installation, unmade: Database, number: signal.Signals
 ) -> None:
     source, target = database_of(installation), AnyDatabase(unmade.store_url, unmade)
@@ -169,7 +169,7 @@ async def test_a_signal_ends_it_and_nothing_was_copied(
     assert target.everything() == source.everything()
 
 
-async def test_a_daemon_at_work_on_the_source_keeps_it_off(installation: Installation, unmade: Database) -> None:
+async def test_a_source_in_use_is_not_copied(installation: Installation, unmade: Database) -> None:
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)
         async with started(installation.folder, "run") as daemon:
@@ -180,9 +180,7 @@ async def test_a_daemon_at_work_on_the_source_keeps_it_off(installation: Install
     assert not AnyDatabase(unmade.store_url, unmade).has_tables()
 
 
-async def test_a_daemon_at_work_on_a_server_keeps_it_off_in_both_directions(
-    installation: Installation, database: Database
-) -> None:
+async def test_a_server_in_use_is_neither_source_nor_target(installation: Installation, database: Database) -> None:
     files = installation.folder / "files.yaml"
     files.write_text("store:\n  url: sqlite:///milepost.db\n")
     await database_of(installation).fill(commits=2)
@@ -198,8 +196,8 @@ async def test_a_daemon_at_work_on_a_server_keeps_it_off_in_both_directions(
     assert database.sql("SELECT count(*) FROM unfinished_copy") == [(0,)]
 
 
-class TestThePassword:
-    async def test_comes_from_a_file_and_is_never_shown(self, installation: Installation, unmade: Database) -> None:
+class TestPassword:
+    async def test_a_password_from_a_file_is_never_shown(self, installation: Installation, unmade: Database) -> None:
         await database_of(installation).fill(commits=2)
         secret = installation.folder / "secret"
         secret.write_text(f"{unmade.password}\n")
@@ -213,14 +211,18 @@ class TestThePassword:
         again = await copy(installation, "sqlite:///copy.db", "--password-file", "secret", environment=as_service)
         assert "  password_file: ${CREDENTIALS_DIRECTORY}/secret\n" in again.stdout
 
-    async def test_in_the_url_is_refused_and_not_said_again(self, installation: Installation, unmade: Database) -> None:
+    async def test_a_password_in_the_url_is_refused_and_not_repeated(
+        self, installation: Installation, unmade: Database
+    ) -> None:
         await database_of(installation).fill(commits=2)
         refused = await copy(installation, unmade.url.replace("@", ":hunter2@"))
         assert refused.code == 78
         assert "--to is not the URL of a database" in refused.stderr
         assert "hunter2" not in refused.stderr
 
-    async def test_that_is_wrong_is_told(self, installation: Installation, unmade: Database) -> None:
+    async def test_a_wrong_password_is_reported_and_not_repeated(
+        self, installation: Installation, unmade: Database
+    ) -> None:
         await database_of(installation).fill(commits=2)
         refused = await copy(installation, unmade.url, environment={"PGPASSWORD": "hunter2"})
         assert refused.code == 78
@@ -228,7 +230,7 @@ class TestThePassword:
         assert "hunter2" not in refused.stderr
 
     @pytest.mark.parametrize(("content", "told"), [(None, "there is no such file"), ("\n", "is empty")])
-    async def test_in_a_file_that_holds_none_is_told(
+    async def test_a_password_file_that_is_missing_or_empty_is_refused(
         self, installation: Installation, unmade: Database, content: str | None, told: str
     ) -> None:
         if content is not None:
@@ -256,7 +258,7 @@ async def test_a_schema_of_another_name_is_an_option_and_no_part_of_the_url(
     assert (await copy(installation, unmade.url, "--pooler", "none")).code == 2
 
 
-async def test_a_server_that_is_away_is_told_with_what_helps(
+async def test_an_unreachable_server_is_reported_with_what_to_do(
     installation: Installation, unmade: Database, postgres: Server
 ) -> None:
     await database_of(installation).fill(commits=2)
@@ -270,7 +272,7 @@ async def test_a_server_that_is_away_is_told_with_what_helps(
     assert again.code == 0, again
 
 
-async def test_a_row_that_is_refused_is_an_error_with_its_way_out(installation: Installation, unmade: Database) -> None:
+async def test_a_rejected_row_is_an_error_with_a_way_out(installation: Installation, unmade: Database) -> None:
     source = database_of(installation)
     await source.fill(commits=3)
     source.execute("UPDATE contacts SET name = 'Ada' || char(0) WHERE contact_id LIKE '%/3/1'")
@@ -283,7 +285,7 @@ async def test_a_row_that_is_refused_is_an_error_with_its_way_out(installation: 
     assert taken.code == 0, taken
 
 
-async def test_on_a_terminal_it_draws_a_bar_and_nothing_stays_of_it(installation: Installation) -> None:
+async def test_a_progress_bar_on_a_terminal_leaves_nothing_behind(installation: Installation) -> None:
     await database_of(installation).fill(commits=5)
     ended = await milepost_on_terminal(installation.folder, "store", "copy", "--to", "sqlite:///copy.db")
     assert ended.code == 0, ended
@@ -292,7 +294,7 @@ async def test_on_a_terminal_it_draws_a_bar_and_nothing_stays_of_it(installation
     assert "\n" not in ended.stderr.replace("\r\n", "\n").strip("\n"), "every line was drawn over"
 
 
-async def test_without_a_database_there_is_nothing_to_copy(installation: Installation) -> None:
+async def test_a_missing_source_is_refused(installation: Installation) -> None:
     refused = await copy(installation, "sqlite:///copy.db")
     assert refused.code == 78
     assert "there is no database at" in refused.stderr
