@@ -18,7 +18,7 @@ from kit.builders import NOON, entries, run_started, sweep_started, walking
 from kit.databases import record
 from milepost.cli.atomic_file import OWNER_ONLY, whole_file
 from milepost.cli.journal import command
-from milepost.cli.journal_export import MAX_READ, write_out
+from milepost.cli.journal_lines import EXPORT_PAGE, write_out
 from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import BatchStored, Mode, SweepCompleted, Tally
 from milepost.core.model import Platform, Stream
@@ -136,7 +136,7 @@ def test_a_directory_that_is_not_there_is_told() -> None:
 
 
 def test_a_long_journal_is_read_a_page_at_a_time(database: Path) -> None:
-    record(database, *(BatchStored(walking("c1"), Tally(batches=1)) for _ in range(2 * MAX_READ)))
+    record(database, *(BatchStored(walking("c1"), Tally(batches=1)) for _ in range(2 * EXPORT_PAGE)))
 
     async def written() -> tuple[int, bytes]:
         out = BytesIO()
@@ -144,7 +144,7 @@ def test_a_long_journal_is_read_a_page_at_a_time(database: Path) -> None:
             return await write_out(journal_reader, out, asyncio.Event()), out.getvalue()
 
     number, text = asyncio.run(written())
-    assert number == 4 + 2 * MAX_READ
+    assert number == 4 + 2 * EXPORT_PAGE
     assert seqs(text.decode()) == list(range(1, number + 1))
 
 

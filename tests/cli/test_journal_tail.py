@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from kit.builders import NOON, entries, run_started, sweep_started, walking
 from kit.databases import record
 from milepost.cli.journal import command
-from milepost.cli.journal_tail import follow
+from milepost.cli.journal_lines import follow
 from milepost.core.errors import StoreAway, StoreRefused
 from milepost.core.events import BatchStored, Mode, SweepCompleted, Tally
 from milepost.core.model import Platform, Stream
@@ -65,7 +65,7 @@ def test_one_stream_is_shown_alone() -> None:
 @pytest.mark.usefixtures("database")
 def test_people_get_a_line_an_entry() -> None:
     (line,) = tail("-n", "1").stdout.splitlines()
-    assert line.endswith("#13 v1  full sweep complete: 1 batch")
+    assert line.endswith("#13 v1  Full sweep complete: 1 batch, nothing")
 
 
 @pytest.mark.usefixtures("database")
@@ -185,7 +185,7 @@ class BusyArchive:
 
 
 async def test_following_survives_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("milepost.cli.journal_tail.POLL_SECONDS", 0.001)
+    monkeypatch.setattr("milepost.cli.journal_lines.POLL_SECONDS", 0.001)
     stopped, shown = asyncio.Event(), list[StoredEntry]()
     journal_reader = BusyArchive(stopped)
     await follow(cast("SqliteReader", journal_reader), 7, None, shown.append, stopped)

@@ -28,7 +28,7 @@ from milepost.core.model import Platform, Scope, Stream
 from milepost.reporting.status import State
 from milepost.service.stream_status import OpenSweep, Status, StreamStatus, Written
 from milepost.settings import PageSettings, Settings
-from milepost.stores.sqlite.lock import lock_database
+from milepost.stores.sqlite.connection import lock_database
 
 COMPLETE = SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, inserted=3))
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from kit.builders import CODEC, RUN_ID, STREAM, budget, checkpoint_of, context, entries
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
-from milepost.core.decide import decide, keys_to_look_up
+from milepost.core.decide import decide
 from milepost.core.events import Event, Tally
 from milepost.core.evolve import fold, skip_unchanged
 from milepost.core.model import Known, Scope, Stream
 from milepost.core.plan import RunBudget
-from milepost.core.ports import Committed, Fetched, Outcome, Usage
+from milepost.core.ports import Committed, Outcome, Usage
 from milepost.core.records import Record, prepare
 from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead, UsageReported
 
@@ -50,10 +50,9 @@ async def told_by_a_run(
     checkpoint = await store.load(stream.key)
     for outcome in outcomes:
         around = context(during=during)
-        known = Known()
-        if isinstance(outcome, Fetched):
-            known = await store.known(keys_to_look_up(checkpoint, outcome, around))
-        match decide(checkpoint, outcome, around, known):
+        pending = decide(checkpoint, outcome, around)
+        known = Known() if pending.keys is None else await store.known(pending.keys)
+        match pending.record(known):
             case BatchUnchanged() as passed_over:
                 checkpoint = skip_unchanged(checkpoint, passed_over)
                 notices.append(UnchangedRead(checkpoint, passed_over.tally, FETCH_SECONDS))

@@ -19,7 +19,7 @@ from kit.builders import (
     sweep_started,
     walking,
 )
-from kit.event_strategies import BY_KIND
+from kit.event_strategies import BY_TYPE
 from kit.notices import passed, recorded, store_retried, usage_told
 from milepost.core.events import (
     TAGS,
@@ -88,7 +88,7 @@ def test_what_an_entry_adds(event: Event, added: Counts) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in TAGS if kind not in COUNTED])
 def test_the_others_add_nothing(kind: type[Event]) -> None:
-    @drawn(BY_KIND[kind])
+    @drawn(BY_TYPE[kind])
     def adds_nothing(event: Event) -> None:
         assert counts(entries(event)[0]) is None
 

@@ -29,12 +29,12 @@ async def test_a_full_disk_is_waited_for_and_the_sync_completes_when_there_is_ro
     async with frozen_world(600) as simulator:
         on_small_disk.configure_for(simulator, store={"url": f"sqlite:///{on_small_disk.database}"})
         async with started(on_small_disk.folder, "sync") as running:
-            told = await running.says("store away")
+            told = await running.says("database unavailable, retrying")
             (on_small_disk.database.parent / "ballast").unlink()
             ended = await running.ended()
         assert "the disk is full: make room; nothing that was committed is lost" in told
         assert ended.code == 0, ended
-        assert "store returned" in ended.stderr
+        assert "database available again" in ended.stderr
         assert_copied(on_small_disk, simulator.world, NOW, was_frozen=True)
     assert on_small_disk.rows("SELECT count(*) > 0 FROM journal WHERE type = 'store_returned'") == [(1,)]
     verified = await milepost(on_small_disk.folder, "journal", "verify")

@@ -51,10 +51,10 @@ async def test_an_outage_of_fifty_streams_takes_few_lines_and_all_are_counted(in
     assert max(written.values()) <= MAX_LINES_OF_A_KIND
     count = counted(troubles)
     assert count["run failed"] == sum(ended(RunStatus.FAILED).values())
-    assert count["batch not read"] == journaled(installation, "fetch_failed")
+    assert count["fetch failed, retrying"] == journaled(installation, "fetch_failed")
     assert count["batch given up"] == journaled(installation, "batch_failed")
 
-    recoveries = [line for line in lines if line["event"] == "reads again"]
+    recoveries = [line for line in lines if line["event"] == "stream recovered"]
     assert len(recoveries) <= 3
     named = [name for line in recoveries for name in line.get("streams", [line.get("stream")])]
     assert len(set(named)) == STREAMS

@@ -78,7 +78,7 @@ async def test_a_server_that_dies_again_and_again_is_waited_for_and_the_copy_is_
                 server.start()
             ended = await running.ended()
         assert ended.code == 0, f"{ended}"
-        assert "store returned" in ended.stderr
+        assert "database available again" in ended.stderr
         await assert_whole(installation, another, simulator)
 
 

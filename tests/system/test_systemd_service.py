@@ -189,7 +189,7 @@ def test_the_journal_is_searched_by_stream_run_event_and_priority(service: Servi
     service.until_complete()
     service.until_logged("sweep completed")
     warnings = service.log(f"MILEPOST_STREAM={STREAM}", "--priority=warning")
-    assert [entry["MILEPOST_EVENT"] for entry in warnings] == ["batch not read"] * 2
+    assert [entry["MILEPOST_EVENT"] for entry in warnings] == ["fetch failed, retrying"] * 2
     for entry in warnings:
         assert entry["PRIORITY"] == "4"
         assert entry["SYSLOG_IDENTIFIER"] == "milepost"

@@ -12,9 +12,7 @@ import click
 
 from milepost.app.database import store_url_of
 from milepost.cli.atomic_file import whole_file
-from milepost.cli.journal_export import write_errors_told, write_out
-from milepost.cli.journal_line import as_json, as_text
-from milepost.cli.journal_tail import follow, newest
+from milepost.cli.journal_lines import as_json, as_text, follow, reported_write_errors, show_newest, write_out
 from milepost.cli.known_streams import demand_known
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.signals import stop_at_closed_pipe, stopped_by_signals
@@ -46,8 +44,8 @@ def tail(config: str | None, lines: int, stream: str | None, *, follows: bool, w
     settings = load_settings(config)
     write = as_json if writes_json else as_text
 
-    def show(placed: StoredEntry) -> None:
-        click.echo(write(placed), nl=False)
+    def show(stored: StoredEntry) -> None:
+        click.echo(write(stored), nl=False)
 
     asyncio.run(_tail(settings, lines, stream, show, follows=follows))
 
@@ -57,7 +55,7 @@ async def _tail(
 ) -> None:
     async with open_reader(store_url_of(settings)) as journal_reader:
         await demand_known(stream, journal_reader, settings)
-        after = await newest(journal_reader, lines, stream, show)
+        after = await show_newest(journal_reader, lines, stream, show)
         if follows:
             stopped = stopped_by_signals()
             stop_at_closed_pipe(sys.stdout, stopped)
@@ -117,7 +115,7 @@ def export(config: str | None, file: str, *, force: bool) -> None:
     """
     store_url = store_url_of(load_settings(config))
     opened = nullcontext(sys.stdout.buffer) if file == "-" else whole_file(Path(file), force=force)
-    with write_errors_told("stdout" if file == "-" else file), opened as out:
+    with reported_write_errors("stdout" if file == "-" else file), opened as out:
         written = asyncio.run(_export(store_url, out))
     if file != "-":
         click.echo(f"{counted(written, 'entry', 'entries')} written to {file}", err=True)

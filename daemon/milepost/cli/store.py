@@ -95,7 +95,7 @@ async def _copy(job: CopyJob) -> CopyResult:
         try:
             return await copy_store(job, report)
         except StoreAway as error:  # a daemon tries again; here somebody has to
-            hint = error.hint.removesuffix("it is tried again").rstrip("; ")
+            hint = error.hint.removesuffix("retrying").rstrip("; ")
             raise StoreAway(error.message, hint=f"{hint}; then run the copy again".lstrip("; ")) from error
 
 

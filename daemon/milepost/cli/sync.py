@@ -25,7 +25,7 @@ from milepost.engine.feed import Reader, reading
 from milepost.engine.interrupt import Stop, stopping_on_signals
 from milepost.reporting.status import Condition, ConditionContext, condition, rate_limits_of
 from milepost.reporting.summary import ExitCode, exit_code, most_serious
-from milepost.service.logs.journal import read as log_signal
+from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.output import logged
 from milepost.service.logs.redaction import Redactor
 from milepost.settings import Settings, secrets
@@ -124,14 +124,14 @@ def _reader(settings: Settings, redactor: Redactor, stack: ExitStack) -> dict[st
     level, stream = settings.log.level, sys.stderr
     if not sys.stderr.isatty():
         stack.enter_context(logged(settings.log.format, level, redactor, stream=stream, environment=os.environ))
-        return {"log": log_signal}
+        return {"log": JournalLog().read}
     # Imported here: nobody else needs tqdm.
     from milepost.cli.progress import BesideBars, progress_on_terminal  # noqa: PLC0415
 
     progress = stack.enter_context(progress_on_terminal(sys.stderr))
     above_bars = cast("TextIO", BesideBars(sys.stderr))  # typeshed: a TextIOBase is no TextIO
     stack.enter_context(logged(settings.log.format, "warning", redactor, stream=above_bars, environment=os.environ))
-    return {"progress": progress.read, "log": log_signal}
+    return {"progress": progress.read, "log": JournalLog().read}
 
 
 def _chosen(wanted: Sequence[Stream], parts: Parts) -> Sequence[Stream]:

@@ -1,62 +1,74 @@
-"""What an entry of the journal says to people: a sentence in plain English, which names no person.
+"""The one description of a journal entry: what the log, the event stream and `milepost journal tail` say of it.
 
-What an entry holds may be told, but the reason that somebody gave for a discard may not: nobody knows what it says of
-whom.
+A description names no person. What an operator wrote when discarding a dead letter may name one, so it is kept apart in
+`note`, which is for the operator's own terminal only.
 """
 
-from datetime import UTC, datetime
-from typing import assert_never
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from typing import Any, assert_never
 
+from msgspec import Struct, to_builtins
+from msgspec.structs import replace
+
+from milepost.core import events
 from milepost.core.checkpoint import Run
-from milepost.core.events import (
-    NO_TALLY,
-    BatchFailed,
-    BatchShrunk,
-    BatchStored,
-    CursorLost,
-    DeadLetterClosed,
-    DeadLetterOpened,
-    Entry,
-    FetchFailed,
-    Mode,
-    RateLimited,
-    Reason,
-    RedriveFailed,
-    Resolution,
-    RunEnded,
-    RunStarted,
-    RunStatus,
-    Stage,
-    StoreReturned,
-    StreamEvent,
-    StreamPaused,
-    StreamRemoved,
-    StreamResumed,
-    SweepCompleted,
-    SweepStarted,
-    SyncRequested,
-    Tally,
-    TokenChecked,
-)
+from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
 from milepost.core.model import Stream
 from milepost.core.plan import Size
 from milepost.reporting.advice import advice_on
-from milepost.reporting.humanize import ahead, counted, lasting, on_one_line
+from milepost.reporting.humanize import counted, lasting, on_one_line
 from milepost.reporting.status import limit_in_words, size_in_words, token_in_words
 
-SWEEPS = {Mode.FULL: "Full sweep", Mode.INCREMENTAL: "Sweep"}
+
+class Level(IntEnum):
+    """How much attention an entry deserves. The numbers are those of the logging module.
+
+    Routine work is debug or info; what recovers by itself is a warning, once, where it begins; what needs a person is
+    an error.
+    """
+
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+
+
+class Description(Struct, frozen=True):
+    """An entry in words: its `title` in a few, `sentence` in full, and its facts as plain values in `fields`."""
+
+    title: str
+    sentence: str
+    level: Level = Level.INFO
+    fields: dict[str, Any] = {}
+    hint: str | None = None
+    note: str = ""
+
+
+class Ending(Struct, frozen=True):
+    """How a run ended before its sweep did, and what happens next."""
+
+    what: str
+    next: str
+
+
 ENDINGS = {
-    Reason.TIME_LIMIT: "The run has reached its time limit: the next one goes on there",
-    Reason.BATCH_LIMIT: "The run has reached its batch limit: the next one goes on there",
-    Reason.SHUTDOWN: "Paused for a shutdown: the next start goes on there",
-    Reason.REQUEST: "Paused, as somebody asked for it: it goes on there when the stream is resumed",
-    Reason.REMOVED: "Paused, as its page is configured no more: it goes on there when the page is back",
-    Reason.RATE_LIMIT: "Paused for a rate limit: it goes on there when the limit is over",
-    Reason.RETRIES_EXHAUSTED: "Paused, as all attempts have failed: the next run tries again",
-    Reason.AUTHORIZATION: "Stopped: the token or a permission has to be mended",
-    Reason.CONFIGURATION: "Stopped: the configuration has to be mended",
-    Reason.PROCESS_DIED: "The run before was interrupted: it goes on from the last stored batch",
-    Reason.BROKE_OFF: "The run broke off: it goes on from the last stored batch",
+    Reason.TIME_LIMIT: Ending("Stopped at the time limit of a run", "the next run continues there"),
+    Reason.BATCH_LIMIT: Ending("Stopped at the batch limit of a run", "the next run continues there"),
+    Reason.SHUTDOWN: Ending("Stopped for a shutdown", "the next start continues there"),
+    Reason.REQUEST: Ending("Stopped because the stream was paused", "it continues there when the stream is resumed"),
+    Reason.REMOVED: Ending(
+        "Stopped because the page is no longer configured", "it continues there when the page is back"
+    ),
+    Reason.RATE_LIMIT: Ending("Stopped at a rate limit", "it continues there when the limit is over"),
+    Reason.RETRIES_EXHAUSTED: Ending("Failed after all attempts", "the next run tries again"),
+    Reason.AUTHORIZATION: Ending("Stopped for authorization", "the token or a permission must be fixed"),
+    Reason.CONFIGURATION: Ending("Stopped for the configuration", "it must be fixed"),
+    Reason.PROCESS_DIED: Ending("The previous run was interrupted", "work continues from the last stored batch"),
+    Reason.BROKE_OFF: Ending(
+        "The run ended unexpectedly",
+        "work continues from the last stored batch; an earlier log line says what happened",
+    ),
 }
 OPENINGS = {
     Stage.FETCH: "A conversation could not be read",
@@ -64,101 +76,241 @@ OPENINGS = {
     Stage.EVENTS: "Messages of a conversation could not be stored",
 }
 CLOSINGS = {
-    Resolution.REDRIVEN: "A dead letter was tried again, and is settled",
-    Resolution.RECOVERED: "A sweep has read what could not be read before: its dead letter is settled",
+    Resolution.REDRIVEN: "A dead letter was redriven successfully",
+    Resolution.RECOVERED: "A dead letter was closed: a sweep read and stored what it was about",
     Resolution.DISCARDED: "A dead letter was discarded",
-    Resolution.FORGOTTEN: "A dead letter was erased, with the person that it was about",
+    Resolution.FORGOTTEN: "A dead letter was erased together with the person it was about",
 }
 
 
-def happened(entry: Entry, run: Run | None) -> str:  # noqa: PLR0911  (one line for each kind of event)
-    """Say what happened. `run` is how the entry's run stands after it; None where it belongs to none."""
+def describe(entry: Entry, run: Run | None = None) -> Description:  # noqa: C901, PLR0911  (one case for each kind of event)
+    """Describe an entry. `run` is its run as it stands after it; None where it has none, or that is not known."""
+    now = entry.recorded_at
     match entry.event:
-        case RunStarted():
-            return "Run started"
-        case SweepStarted(mode=mode, walk_until=until):
-            back = "all conversations are read" if until is None else f"back to {_clock(until, entry.recorded_at)}"
-            return f"{SWEEPS[mode]} started: {back}"
-        case BatchStored(tally=tally):
-            return _stored(tally, run)
-        case FetchFailed() | BatchFailed() | RateLimited() | BatchShrunk() | CursorLost() as event:
-            return _refused(event, run, entry.recorded_at)
-        case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed() as event:
-            return _befell(event, entry.recorded_at)
-        case SweepCompleted() | RunEnded() as event:
-            return _ended(event, run, entry)
-        case StoreReturned(away_seconds=seconds, attempts=attempts):
-            return f"The database answers again, after {lasting(seconds)} and {counted(attempts, 'attempt')}"
-        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | StreamRemoved() as event:
-            return _asked(event)
+        case events.RunStarted():
+            return Description("run started", "Run started", Level.DEBUG)
+        case events.SweepStarted() as event:
+            return _sweep_started(event, now)
+        case events.BatchStored() as event:
+            return _batch_stored(event, run)
+        case events.FetchFailed() | events.BatchFailed() | events.BatchShrunk() as event:
+            return _batch_refused(event, run, now)
+        case events.RateLimited() | events.CursorLost() as event:
+            return _stream_refused(event, Stream.parse(entry.stream), now)
+        case events.DeadLetterOpened() | events.RedriveFailed() | events.DeadLetterClosed() as event:
+            return _dead_letter(event, now)
+        case events.SweepCompleted() as event:
+            return _sweep_completed(event, run)
+        case events.RunEnded() as event:
+            return _run_ended(event, run, Stream.parse(entry.stream))
+        case events.StoreReturned() as event:
+            return _store_returned(event)
+        case (
+            events.StreamPaused()
+            | events.StreamResumed()
+            | events.SyncRequested()
+            | events.TokenChecked()
+            | events.StreamRemoved() as event
+        ):
+            return _stream_changed(event)
         case unknown:
             assert_never(unknown)
 
 
-def _stored(tally: Tally, run: Run | None) -> str:
-    last = run.tally.batches if run is not None else 0
+# --- sweeps and batches -----------------------------------------------------------------------------------------------
+
+
+def _sweep_started(event: events.SweepStarted, now: datetime) -> Description:
+    until = event.walk_until
+    reach = "reading all conversations" if until is None else f"reading back to {_clock(until, now)}"
+    fields = {"mode": event.mode.value, "back_to": "the oldest" if until is None else until.isoformat()}
+    return Description("sweep started", f"{_sweep(event.mode)} started: {reach}", fields=fields)
+
+
+def _batch_stored(event: events.BatchStored, run: Run | None) -> Description:
+    tally, position = event.tally, event.position
+    fields = _counts(replace(tally, batches=0))
+    if position.reached_at is not None:
+        fields["reached"] = position.reached_at.isoformat()
+    is_turn = position.phase is events.Phase.CATCH_UP and position.cursor is None
+    then = "; the catch-up scan starts" if is_turn else ""
+    subject = _batches(tally, run)
+    if tally.has_changes:
+        return Description("batch stored", f"{subject} stored: {in_brief(tally)}{then}", fields=fields)
+    return Description("batch unchanged", f"{subject}: nothing new{then}", Level.DEBUG, fields)
+
+
+def _batches(tally: Tally, run: Run | None) -> str:
+    """Name the batches that a tally covers by their numbers in the run."""
+    if run is None or not run.tally.batches:
+        return counted(tally.batches, "batch", "batches")
+    last = run.tally.batches
     first = last - tally.batches + 1
-    subject = f"Batches {first:,} to {last:,}" if 0 < first < last else _batch(last)
-    return f"{subject} stored: {brought(tally)}" if tally.has_changes else f"{subject}: nothing new"
+    return f"Batches {first:,} to {last:,}" if 0 < first < last else f"Batch {last:,}"
 
 
-def _refused(
-    event: FetchFailed | BatchFailed | RateLimited | BatchShrunk | CursorLost, run: Run | None, now: datetime
-) -> str:
-    subject, problem = _batch(run.tally.batches + 1 if run is not None else 0), on_one_line(event.problem)
+def _sweep_completed(event: events.SweepCompleted, run: Run | None) -> Description:
+    tally = event.tally if run is None else run.tally
+    how = "complete with dead letters" if has_errors(run) else "complete"
+    sentence = f"{_sweep(event.mode)} {how}: {_batches_in_brief(tally)}"
+    return Description("sweep completed", sentence, fields={"mode": event.mode.value, **_summary(run)})
+
+
+def _sweep(mode: events.Mode) -> str:
+    return f"{mode.value.capitalize()} sweep"
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+def _batch_refused(
+    event: events.FetchFailed | events.BatchFailed | events.BatchShrunk, run: Run | None, now: datetime
+) -> Description:
+    batch = "A batch" if run is None else f"Batch {run.tally.batches + 1:,}"
+    problem, why = {"problem": str(event.problem)}, on_one_line(event.problem)
     match event:
-        case FetchFailed(attempt=attempt, retry_at=retry_at):
-            again = f"attempt {attempt:,}; tried again {ahead(retry_at, now)}"
-            return f"{subject} could not be read ({again}): {problem}"
-        case BatchFailed(attempts=attempts):
-            return f"{subject} given up for this run after {counted(attempts, 'attempt')}: {problem}"
-        case RateLimited(scope=scope, until=until):
-            return f"Met {limit_in_words(scope)}: waiting until {_clock(until, now)}"
-        case BatchShrunk(limit=limit, detail=detail):
-            return f"{subject} is asked for again, {size_in_words(Size(limit, detail))}: {problem}"
-        case CursorLost():
-            return f"The place in the inbox was refused, and the walk begins again at the head: {problem}"
+        case events.FetchFailed(attempt=attempt, retry_at=retry_at):
+            return Description(
+                "fetch failed, retrying",
+                f"{batch} could not be read (attempt {attempt:,}), next attempt at {_clock(retry_at, now)}: {why}",
+                Level.WARNING,
+                {"attempt": attempt, "wait_seconds": _seconds(retry_at - now)} | problem,
+            )
+        case events.BatchFailed(stage=stage, attempts=attempts):
+            return Description(
+                "batch given up",
+                f"{batch} was given up for this run after {counted(attempts, 'attempt')}: {why}",
+                Level.WARNING,
+                {"stage": stage.value, "attempts": attempts} | problem,
+            )
+        case events.BatchShrunk(limit=limit, detail=detail):
+            size = size_in_words(Size(limit, detail))
+            sentence = f"{batch} is requested again, {size}: {why}"
+            return Description("batch size reduced", sentence, fields={"asked_for": size} | problem)
 
 
-def _befell(event: DeadLetterOpened | RedriveFailed | DeadLetterClosed, now: datetime) -> str:
+def _stream_refused(event: events.RateLimited | events.CursorLost, stream: Stream, now: datetime) -> Description:
+    why = on_one_line(event.problem)
     match event:
-        case DeadLetterOpened(stage=stage, reason=reason):
-            return f"{OPENINGS[stage]}, and is kept as a dead letter: {on_one_line(reason)}"
-        case RedriveFailed(attempts=attempts, reason=reason, redrive_at=redrive_at):
-            again = "not tried again by itself" if redrive_at is None else f"tried again {ahead(redrive_at, now)}"
-            return f"A dead letter could not be settled (attempt {attempts:,}; {again}): {on_one_line(reason)}"
-        case DeadLetterClosed(resolution=resolution):
-            return CLOSINGS[resolution]
+        case events.RateLimited(scope=scope, attempts=attempts, since=since, until=until):
+            times = "" if attempts == 1 else f" {counted(attempts, 'time')} since {_clock(since, now)}"
+            fields = {
+                "scope": scope.value,
+                "attempts": attempts,
+                "since": since.isoformat(),
+                "until": until.isoformat(),
+                "wait_seconds": _seconds(until - now),
+                "problem": str(event.problem),
+            }
+            sentence = f"Reached {limit_in_words(scope)}{times}, no calls until {_clock(until, now)}: {why}"
+            return Description("rate limited", sentence, Level.WARNING, fields, advice_on(event.problem, stream))
+        case events.CursorLost():
+            sentence = f"The cursor was refused, the walk restarts at the head of the inbox: {why}"
+            hint = "the walk restarts at the head of the inbox"
+            return Description("cursor refused", sentence, Level.WARNING, {"problem": str(event.problem)}, hint)
 
 
-def _ended(event: SweepCompleted | RunEnded, run: Run | None, entry: Entry) -> str:
+# --- dead letters -----------------------------------------------------------------------------------------------------
+
+
+def _dead_letter(
+    event: events.DeadLetterOpened | events.RedriveFailed | events.DeadLetterClosed, now: datetime
+) -> Description:
+    fields: dict[str, Any] = {"dead_letter": event.dead_letter_id}
     match event:
-        case SweepCompleted(mode=mode):
-            tally = run.tally if run is not None else NO_TALLY
-            how = "complete, with dead letters" if has_errors(run) else "complete"
-            return f"{SWEEPS[mode]} {how}: {counted(tally.batches, 'batch', 'batches')}, {brought(tally)}"
-        case RunEnded(reason=reason, status=status, problem=problem):
-            if problem is None:
-                return ENDINGS[reason]
-            words = f"{ENDINGS[reason]}: {on_one_line(problem)}"
-            if status is not RunStatus.STOPPED:
-                return words
-            return f"{words}. What to do: {advice_on(problem, Stream.parse(entry.stream))}"
+        case events.DeadLetterOpened(stage=stage, subject=subject, reason=reason, redrive_at=redrive_at):
+            return Description(
+                "dead letter opened",
+                f"{OPENINGS[stage]} and became a dead letter, {_next_attempt(redrive_at, now)}: {on_one_line(reason)}",
+                Level.WARNING,
+                fields | {"stage": stage.value, "subject": subject, "reason": reason},
+                f"its payload is kept; {_redrive_hint(event)}",
+            )
+        case events.RedriveFailed(attempts=attempts, reason=reason, redrive_at=redrive_at):
+            attempt, why = f"attempt {attempts:,}{_by(event.by)}", on_one_line(reason)
+            return Description(
+                "redrive failed",
+                f"A dead letter could not be redriven ({attempt}), {_next_attempt(redrive_at, now)}: {why}",
+                Level.WARNING,
+                fields | {"attempts": attempts, "reason": reason},
+                _redrive_hint(event),
+            )
+        case events.DeadLetterClosed(resolution=resolution, tally=tally, reason=reason):
+            brought = f": {in_brief(tally)}" if tally.has_changes else ""
+            return Description(
+                "dead letter closed",
+                f"{CLOSINGS[resolution]}{_by(event.by)}{brought}",
+                fields=fields | {"resolution": resolution.value, **_counts(tally)},
+                note=reason,
+            )
 
 
-def _asked(event: StreamEvent) -> str:
+def _next_attempt(redrive_at: datetime | None, now: datetime) -> str:
+    return "no automatic redrive" if redrive_at is None else f"next attempt at {_clock(redrive_at, now)}"
+
+
+def _redrive_hint(event: events.DeadLetterOpened | events.RedriveFailed) -> str:
+    if event.redrive_at is not None:
+        return f"it is redriven automatically at {event.redrive_at.isoformat()}"
+    return f"it is not redriven automatically: see `milepost dead-letters show {event.dead_letter_id}`"
+
+
+def _by(actor: str) -> str:
+    return f" by {on_one_line(actor)}" if actor else ""
+
+
+# --- runs and streams -------------------------------------------------------------------------------------------------
+
+
+def _run_ended(event: events.RunEnded, run: Run | None, stream: Stream) -> Description:
+    ending, problem = ENDINGS[event.reason], event.problem
+    tally = event.tally if run is None else run.tally
+    words = f"{ending.what} ({_batches_in_brief(tally)})" if tally.batches else ending.what
+    title = "run ended early" if event.status is RunStatus.PAUSED else f"run {event.status.value}"
+    fields = {"reason": event.reason.value, **_summary(run)}
+    if problem is None:
+        return Description(title, f"{words}; {ending.next}", _level(event), fields, ending.next)
+    advice = advice_on(problem, stream)
+    words = f"{words}: {on_one_line(problem)}"
+    is_stopped = event.status is RunStatus.STOPPED
+    sentence = f"{words}. What to do: {advice}" if is_stopped else f"{words}; {ending.next}"
+    return Description(title, sentence, _level(event), fields | {"problem": str(problem)}, advice)
+
+
+def _level(ended: events.RunEnded) -> Level:
+    if ended.status in {RunStatus.FAILED, RunStatus.STOPPED}:
+        return Level.ERROR
+    if ended.reason in {Reason.PROCESS_DIED, Reason.BROKE_OFF}:
+        return Level.WARNING
+    return Level.INFO
+
+
+def _store_returned(event: events.StoreReturned) -> Description:
+    after = f"{lasting(event.away_seconds)} and {counted(event.attempts, 'attempt')}"
+    fields = {"away_seconds": round(event.away_seconds, 1), "attempts": event.attempts}
+    return Description("database available again", f"The database is available again after {after}", fields=fields)
+
+
+def _stream_changed(event: events.StreamEvent) -> Description:
     match event:
-        case StreamPaused(by=by):
-            return f"Paused until somebody resumes it (asked for by {on_one_line(by)})"
-        case StreamResumed(by=by):
-            return f"Resumed (asked for by {on_one_line(by)})"
-        case SyncRequested(by=by, full=full):
-            return f"{'A full sweep' if full else 'A sync'} begins (asked for by {on_one_line(by)})"
-        case TokenChecked(health=health):
+        case events.StreamPaused(by=by):
+            hint = "no run starts until it is resumed"
+            return Description("stream paused", f"Paused{_by(by)} until it is resumed", Level.WARNING, {"by": by}, hint)
+        case events.StreamResumed(by=by):
+            return Description("stream resumed", f"Resumed{_by(by)}", fields={"by": by})
+        case events.SyncRequested(by=by, full=full):
+            sentence = f"{'Full sweep' if full else 'Sync'} requested{_by(by)}"
+            return Description("sync requested", sentence, fields={"by": by, "full": full})
+        case events.TokenChecked(health=health):
             words = token_in_words(health)
-            return f"{words[0].upper()}{words[1:]}"
-        case StreamRemoved(by=by):
-            return f"Removed with all its rows (asked for by {on_one_line(by)})"
+            level = Level.INFO if health.is_valid else Level.WARNING
+            return Description("token checked", f"{words[0].upper()}{words[1:]}", level, {"found": words})
+        case events.StreamRemoved(by=by):
+            hint = "its rows are deleted; if it is configured again, it starts from scratch"
+            return Description("stream removed", f"Removed{_by(by)} with all rows", Level.WARNING, {"by": by}, hint)
+
+
+# --- counts and times -------------------------------------------------------------------------------------------------
 
 
 def has_errors(run: Run | None) -> bool:
@@ -166,8 +318,8 @@ def has_errors(run: Run | None) -> bool:
     return run is not None and run.status is RunStatus.COMPLETE_WITH_ERRORS
 
 
-def brought(tally: Tally) -> str:
-    """Say what batches brought, and nothing of what they did not."""
+def in_brief(tally: Tally) -> str:
+    """Return the counts that matter to everyone and are not 0, or `nothing`."""
     counts = (
         (tally.inserted, f"{tally.inserted:,} new"),
         (tally.updated, f"{tally.updated:,} updated"),
@@ -178,11 +330,28 @@ def brought(tally: Tally) -> str:
     return ", ".join(words for number, words in counts if number) or "nothing"
 
 
-def _batch(number: int) -> str:
-    return f"Batch {number:,}" if number > 0 else "A batch"
+def _batches_in_brief(tally: Tally) -> str:
+    return f"{counted(tally.batches, 'batch', 'batches')}, {in_brief(tally)}"
+
+
+def _summary(run: Run | None) -> dict[str, Any]:
+    """Return what an ended run came to: its status, its seconds, and the counts that are not 0."""
+    if run is None or run.ended_at is None:
+        return {}
+    return {"status": run.status.value, "seconds": _seconds(run.ended_at - run.started_at), **_counts(run.tally)}
+
+
+def _counts(tally: Tally) -> dict[str, Any]:
+    """Return all counts that are not 0."""
+    counts: dict[str, Any] = to_builtins(tally)
+    return counts
+
+
+def _seconds(duration: timedelta) -> float:
+    return round(max(0.0, duration.total_seconds()), 1)  # the clock may have been set back meanwhile
 
 
 def _clock(instant: datetime, now: datetime) -> str:
-    """Tell an instant to the second, with the date where it is not today's."""
+    """Return an instant to the second, with its date where that is not today's."""
     utc = instant.astimezone(UTC)
     return f"{utc:%H:%M:%S} UTC" if utc.date() == now.astimezone(UTC).date() else f"{utc:%Y-%m-%d %H:%M:%S} UTC"

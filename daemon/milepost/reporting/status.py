@@ -17,7 +17,7 @@ from milepost.core.model import Detail, Scope, Stream, TokenHealth
 from milepost.core.plan import Policy, Size, size_now, whole
 from milepost.core.problems import Problem
 from milepost.core.rate_limits import held_until, holder_of
-from milepost.core.retry import next_turn_at
+from milepost.core.retry import next_run_at
 from milepost.reporting.advice import advice_on
 
 MEAN_JITTER = 0.5  # nobody can tell the jitter of the next turn
@@ -142,7 +142,7 @@ def _next_run_at(run: Run | None, hold: Wait | None, around: ConditionContext) -
     held_until = hold.until if hold is not None else None
     if run is None:  # its first turn is about to come
         return held_until or around.now
-    return next_turn_at(run, around.now, MEAN_JITTER, interval_seconds=around.interval_seconds, held_until=held_until)
+    return next_run_at(run, around.now, MEAN_JITTER, interval_seconds=around.interval_seconds, held_until=held_until)
 
 
 def _wait(checkpoint: Checkpoint, state: State, hold: Wait | None, next_run_at: datetime | None) -> Wait | None:

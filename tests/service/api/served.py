@@ -9,7 +9,7 @@ import aiohttp
 
 from kit.builders import NETWORK, STREAM, at, entries, problem, run_started, sweep_started, walking
 from milepost.app.build import Parts, assembled
-from milepost.app.serving import Shown, serving
+from milepost.app.daemon import Shown, serving
 from milepost.core.events import (
     BatchFailed,
     BatchStored,

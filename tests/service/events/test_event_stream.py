@@ -22,8 +22,7 @@ from milepost.core.ports import Committed
 from milepost.engine.feed import Recorded
 from milepost.service import http as http_module
 from milepost.service.api.endpoint import routes_of
-from milepost.service.events import following as following_module
-from milepost.service.events import recent as recent_module
+from milepost.service.events import buffer
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.messages import Status
 from milepost.service.events.route import event_stream
@@ -39,25 +38,25 @@ LONG = 1000  # commits of each stream: more entries than are kept for all reader
 ONE, ANOTHER, _ = STREAMS
 
 
-class WatchedArchive(SqliteReader):
-    """An archive that counts how often it is asked, and that is away where a test wants it so."""
+class WatchedReader(SqliteReader):
+    """A journal reader that counts its queries, and that fails or is slow where a test wants it so."""
 
-    asked = 0
+    queries = 0
     is_away = False
     is_broken = False
     takes_seconds = 0.0
 
     async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
-        self._ask()
+        self._count()
         await asyncio.sleep(self.takes_seconds)
         return await super().entries(after=after, limit=limit, stream=stream)
 
     async def latest(self, *, limit: int, stream: str | None = None) -> list[StoredEntry]:
-        self._ask()
+        self._count()
         return await super().latest(limit=limit, stream=stream)
 
-    def _ask(self) -> None:
-        self.asked += 1
+    def _count(self) -> None:
+        self.queries += 1
         if self.is_away:
             raise StoreAway("the database does not answer: it is locked")
         if self.is_broken:
@@ -65,17 +64,17 @@ class WatchedArchive(SqliteReader):
 
 
 class Daemon:
-    """What of a daemon the event stream needs: a store that is written, a feed that pokes, and the listener."""
+    """The parts of a daemon that the event stream needs: a store to commit to, the broadcast, and its listener."""
 
-    def __init__(self, store: SqliteStore, journal_reader: WatchedArchive, broadcast: Broadcast, url: str) -> None:
+    def __init__(self, store: SqliteStore, journal_reader: WatchedReader, broadcast: Broadcast, url: str) -> None:
         self.journal_reader = journal_reader
         self.broadcast = broadcast
         self.url = url
         self._store = store
         self._checkpoints: dict[str, Checkpoint] = {}
 
-    async def go_on(self, *streams: Stream) -> int:
-        """Let each stream commit once more, and give how many entries that made."""
+    async def commit(self, *streams: Stream, is_announced: bool = True) -> int:
+        """Commit once more for each stream, as another worker where not announced; return the number of entries."""
         entries = 0
         for stream in streams:
             checkpoint = self._checkpoints.get(stream.key) or await self._store.load(stream.key)
@@ -83,12 +82,15 @@ class Daemon:
             committed = await self._store.commit(commit)
             assert isinstance(committed, Committed)
             self._checkpoints[stream.key] = commit.checkpoint
-            self.broadcast.read(Recorded(commit.entries, committed, commit.checkpoint, COMMIT_SECONDS, FETCH_SECONDS))
+            if is_announced:
+                self.broadcast.read(
+                    Recorded(commit.entries, committed, commit.checkpoint, COMMIT_SECONDS, FETCH_SECONDS)
+                )
             entries += len(commit.entries)
         return entries
 
-    async def owned(self, readers: int) -> None:
-        """Wait until so many listen."""
+    async def has_readers(self, readers: int) -> None:
+        """Wait until that many readers are connected."""
         await until(lambda: self.broadcast._readers == readers)
 
 
@@ -97,7 +99,7 @@ def long_journal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     path = tmp_path_factory.mktemp("long") / "milepost.db"
     migrate(path)
     entries = write_lives(path, LONG)
-    assert entries > 2 * recent_module.MAX_KEPT
+    assert entries > 2 * buffer.MAX_KEPT
     return path, entries
 
 
@@ -109,7 +111,7 @@ async def daemon_on(
         open_sqlite(path, synchronous="normal") as store,
         open_sqlite_reader(path) as opened,
     ):
-        journal_reader = WatchedArchive(opened._database, opened._codec)
+        journal_reader = WatchedReader(opened._database, opened._codec)
         broadcast = Broadcast(
             journal_reader, lambda: at(0), heartbeat_seconds=heartbeat_seconds, max_readers=max_readers
         )
@@ -154,7 +156,7 @@ async def test_what_happens_comes_as_it_is_recorded_one_event_an_entry(short: Pa
         live: list[Heard] = []
         async with listening(daemon.url) as source:
             for _ in range(5):
-                live += await source.events(await daemon.go_on(*STREAMS))
+                live += await source.events(await daemon.commit(*STREAMS))
         assert ids(live) == list(range(newest + 1, newest + len(live) + 1))
         assert {event.told["stream"] for event in live} == {stream.key for stream in STREAMS}
         assert (await everything(daemon))[newest:] == live
@@ -170,16 +172,37 @@ async def test_it_is_an_event_stream_that_nothing_may_keep_or_collect(short: Pat
         assert source.retry == 3000
 
 
+async def test_committed_entries_are_sent_from_memory_without_reading_the_journal(short: Path) -> None:
+    async with daemon_on(short) as daemon, listening(daemon.url) as source:
+        queries = daemon.journal_reader.queries
+        for _ in range(10):
+            entries = await daemon.commit(*STREAMS)
+            assert len(await source.events(entries)) == entries
+        assert daemon.journal_reader.queries == queries
+
+
+async def test_what_another_worker_committed_comes_in_its_order(short: Path) -> None:
+    async with daemon_on(short) as daemon:
+        newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
+        live: list[Heard] = []
+        async with listening(daemon.url) as source:
+            for _ in range(5):
+                entries = await daemon.commit(ANOTHER, is_announced=False) + await daemon.commit(ONE)
+                live += await source.events(entries)
+        assert ids(live) == list(range(newest + 1, newest + len(live) + 1))
+        assert (await everything(daemon))[newest:] == live
+
+
 async def test_while_nobody_listens_nothing_is_read(short: Path) -> None:
     async with daemon_on(short, heartbeat_seconds=0.05) as daemon:
         async with listening(daemon.url):
-            await daemon.owned(1)
-        await daemon.owned(0)
-        asked = daemon.journal_reader.asked
-        await daemon.go_on(*STREAMS)
+            await daemon.has_readers(1)
+        await daemon.has_readers(0)
+        asked = daemon.journal_reader.queries
+        await daemon.commit(*STREAMS)
         daemon.broadcast.read(passed())
         await asyncio.sleep(0)
-        assert daemon.journal_reader.asked == asked
+        assert daemon.journal_reader.queries == asked
 
 
 async def test_two_hundred_readers_all_hear_the_same_and_all_of_it(short: Path) -> None:
@@ -188,7 +211,7 @@ async def test_two_hundred_readers_all_hear_the_same_and_all_of_it(short: Path) 
         sources = [await stack.enter_async_context(listening(daemon.url)) for _ in range(200)]
         entries = 0
         for _ in range(20):
-            entries += await daemon.go_on(*STREAMS)
+            entries += await daemon.commit(*STREAMS)
             await asyncio.sleep(0.01)
         heard = await asyncio.gather(*(source.events(entries) for source in sources))
         assert ids(heard[0]) == list(range(newest + 1, newest + entries + 1))
@@ -204,7 +227,7 @@ async def test_who_comes_back_hears_what_was_missed_without_gap_or_double(long: 
         whole = await everything(daemon)
         after = int(place if place >= 1 or place == 0 else len(whole) + place if place < 0 else len(whole) * place)
         async with listening(daemon.url, last_event_id=str(after)) as source:
-            more = await daemon.go_on(*STREAMS)
+            more = await daemon.commit(*STREAMS)
             heard = await source.events(len(whole) - after + more)
         assert ids(heard) == list(range(after + 1, len(whole) + more + 1))
         assert heard[: len(whole) - after] == whole[after:]
@@ -213,13 +236,12 @@ async def test_who_comes_back_hears_what_was_missed_without_gap_or_double(long: 
 async def test_who_reads_old_entries_while_more_than_is_kept_is_recorded_misses_none(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recent_module, "MAX_KEPT", 10)
-    monkeypatch.setattr(recent_module, "PAGE", 4)
-    monkeypatch.setattr(following_module, "PAGE", 4)
+    monkeypatch.setattr(buffer, "MAX_KEPT", 10)
+    monkeypatch.setattr(buffer, "PAGE", 4)
     async with daemon_on(short) as daemon:
         newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
         async with listening(daemon.url, last_event_id="0") as source:
-            more = sum([await daemon.go_on(*STREAMS) for _ in range(20)])
+            more = sum([await daemon.commit(*STREAMS) for _ in range(20)])
             assert ids(await source.events(newest + more)) == list(range(1, newest + more + 1))
 
 
@@ -239,7 +261,7 @@ async def test_where_there_is_less_than_is_asked_for_all_is_told(tmp_path: Path)
     async with daemon_on(tmp_path / "milepost.db") as daemon:
         async with listening(daemon.url, ("last", "500")) as source:
             assert source.last_event_id == "0"
-            entries = await daemon.go_on(ONE)
+            entries = await daemon.commit(ONE)
             assert ids(await source.events(entries)) == list(range(1, entries + 1))
         async with listening(daemon.url, ("last", "500")) as source:
             assert ids(await source.events(entries)) == list(range(1, entries + 1))
@@ -257,14 +279,14 @@ async def test_who_knows_a_longer_journal_begins_at_the_end_of_this_one(short: P
         newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
         async with listening(daemon.url, last_event_id=str(newest + 1000)) as source:
             assert source.last_event_id == str(newest)
-            assert ids(await source.events(await daemon.go_on(ONE)))[0] == newest + 1
+            assert ids(await source.events(await daemon.commit(ONE)))[0] == newest + 1
 
 
 async def test_the_place_is_known_before_the_first_event(short: Path) -> None:
     async with daemon_on(short) as daemon:
         async with listening(daemon.url) as source:
             place = source.last_event_id
-        entries = await daemon.go_on(ONE)
+        entries = await daemon.commit(ONE)
         async with listening(daemon.url, last_event_id=place) as source:
             assert ids(await source.events(entries))[0] == int(place) + 1
 
@@ -294,7 +316,7 @@ async def test_who_wants_little_comes_back_to_where_it_was(short: Path) -> None:
         daemon_on(short, heartbeat_seconds=0.05) as daemon,
         listening(daemon.url, ("stream", STREAM.key)) as source,
     ):
-        await daemon.go_on(*STREAMS)
+        await daemon.commit(*STREAMS)
         newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
         while source.last_event_id != str(newest):
             await source.heartbeat()
@@ -323,7 +345,7 @@ async def test_of_many_batches_without_entries_the_latest_of_each_stream_is_told
             daemon.broadcast.read(passed(Checkpoint(ONE.key)))
             daemon.broadcast.read(store_retried(ANOTHER))
         daemon.broadcast.read(usage_told())
-        entries = await daemon.go_on(ANOTHER)  # which tells more
+        entries = await daemon.commit(ANOTHER)  # which tells more
         heard = await source.events(entries + 1)
         assert [event.id != "" for event in heard] == [True] * entries + [False]
         assert heard[-1].told["stream"] == ONE.key
@@ -346,15 +368,15 @@ async def test_heartbeats_come_however_short_connections_may_be_idle(
     async with daemon_on(short, heartbeat_seconds=0.05) as daemon, listening(daemon.url) as source:
         for _ in range(5):
             await source.heartbeat()
-        assert len(await source.events(await daemon.go_on(ONE))) > 0
+        assert len(await source.events(await daemon.commit(ONE))) > 0
 
 
 async def test_a_database_that_was_away_is_asked_again(short: Path) -> None:
     async with daemon_on(short) as daemon, listening(daemon.url) as source:
         daemon.journal_reader.is_away = True
-        entries = await daemon.go_on(ONE)
-        asked = daemon.journal_reader.asked
-        await until(lambda: daemon.journal_reader.asked > asked + 1)
+        entries = await daemon.commit(ANOTHER, is_announced=False) + await daemon.commit(ONE)
+        asked = daemon.journal_reader.queries
+        await until(lambda: daemon.journal_reader.queries > asked + 1)
         daemon.journal_reader.is_away = False
         assert len(await source.events(entries)) == entries
 
@@ -363,7 +385,8 @@ async def test_a_database_that_cannot_be_read_any_more_ends_it_for_all(short: Pa
     with capture_logs() as lines:
         async with daemon_on(short) as daemon, listening(daemon.url) as source:
             daemon.journal_reader.is_broken = True
-            await daemon.go_on(ONE)
+            await daemon.commit(ANOTHER, is_announced=False)
+            await daemon.commit(ONE)
             assert await source.events() == []
             async with aiohttp.ClientSession() as session, session.get(f"{daemon.url}/api/events") as response:
                 assert response.status == 503
@@ -376,8 +399,8 @@ async def test_readers_hear_the_rest_and_end_when_the_daemon_does(short: Path) -
     async with AsyncExitStack() as readers:
         async with daemon_on(short) as daemon:
             sources = [await readers.enter_async_context(listening(daemon.url)) for _ in range(3)]
-            await sources[0].events(await daemon.go_on(ONE))  # so that the next ones are not told at once
-            entries = await daemon.go_on(*STREAMS)
+            await sources[0].events(await daemon.commit(ONE))  # so that the next ones are not told at once
+            entries = await daemon.commit(*STREAMS)
             began = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - began < http_module.GRACE_SECONDS
         assert len(await sources[0].events()) == entries
@@ -387,9 +410,9 @@ async def test_readers_hear_the_rest_even_where_it_takes_long_to_read(short: Pat
     async with AsyncExitStack() as readers:
         async with daemon_on(short, heartbeat_seconds=0.02) as daemon:
             source = await readers.enter_async_context(listening(daemon.url))
-            await daemon.owned(1)
-            daemon.journal_reader.takes_seconds = 0.2  # readers look about many times meanwhile
-            entries = await daemon.go_on(*STREAMS)
+            await daemon.has_readers(1)
+            daemon.journal_reader.takes_seconds = 0.2  # readers look for events many times meanwhile
+            entries = await daemon.commit(ANOTHER, is_announced=False) + await daemon.commit(*STREAMS)
         assert len(await source.events()) == entries
 
 
@@ -413,19 +436,19 @@ async def test_who_takes_nothing_is_cut_off_and_fills_no_memory(long: Path) -> N
     readers = 20
     async with daemon_on(long, max_write_seconds=1.0, heartbeat_seconds=0.1) as daemon, AsyncExitStack() as stack:
         size = sum(len(event.data) for event in await everything(daemon))
-        await daemon.owned(0)
+        await daemon.has_readers(0)
         with capture_logs() as lines:
             tracemalloc.start()
             for _ in range(readers):
                 await stack.enter_async_context(deaf(daemon.url))
-            await daemon.owned(readers)
-            await daemon.owned(0)
+            await daemon.has_readers(readers)
+            await daemon.has_readers(0)
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
-        assert [line["event"] for line in lines] == ["reader of events cut off"] * readers
+        assert [line["event"] for line in lines] == ["event reader disconnected"] * readers
         assert peak < readers * 0.4 * 2**20 < readers * size / 3
         async with listening(daemon.url) as source:  # the others go on
-            assert await source.events(await daemon.go_on(ONE))
+            assert await source.events(await daemon.commit(ONE))
 
 
 async def test_there_is_room_for_so_many_readers_and_for_others_when_one_goes(short: Path) -> None:
@@ -437,8 +460,8 @@ async def test_there_is_room_for_so_many_readers_and_for_others_when_one_goes(sh
             session.get(f"{daemon.url}/api/events") as response,
         ):
             assert (response.status, response.headers["Retry-After"]) == (503, "60")
-            assert "2 readers listen already" in (await response.json(content_type=None))["detail"]
-        await daemon.owned(0)
+            assert "2 readers are connected already" in (await response.json(content_type=None))["detail"]
+        await daemon.has_readers(0)
         async with listening(daemon.url):
             pass
 
@@ -492,4 +515,4 @@ async def test_a_database_that_does_not_answer_is_told(short: Path) -> None:
         async with session.get(f"{daemon.url}/api/events") as response:
             assert response.status == 503
             assert "does not answer" in (await response.json(content_type=None))["detail"]
-        await daemon.owned(0)
+        await daemon.has_readers(0)

@@ -7,7 +7,7 @@ from milepost.core.events import TAGS
 from milepost.service.events import broadcast, route
 from milepost.service.events.messages import Message, Status
 from milepost.service.events.route import EventsAsked
-from service.events.test_narration import CASES
+from service.events.test_messages import CASES
 
 PAGE = (Path(__file__).parents[3] / "docs/events.md").read_text()
 

@@ -1,10 +1,11 @@
-"""The journal as log lines: what operators read, how loud it is, and what it tells them to do."""
+"""The journal as log lines: a line an entry as it is described, the number of its batch, and recoveries."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import structlog
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from kit.builders import (
@@ -17,6 +18,7 @@ from kit.builders import (
     at,
     contact,
     conversation,
+    entries,
     fetched,
     given,
     message,
@@ -29,41 +31,24 @@ from kit.builders import (
 )
 from kit.memory_store import MemoryStore
 from kit.notices import passed, recorded, store_retried, told_by_a_run, usage_told
-from milepost.core.events import (
-    BatchFailed,
-    BatchShrunk,
-    BatchStored,
-    CursorLost,
-    DeadLetterClosed,
-    DeadLetterOpened,
-    Event,
-    FetchFailed,
-    Mode,
-    Phase,
-    Position,
-    RateLimited,
-    Reason,
-    RedriveFailed,
-    Resolution,
-    RunEnded,
-    RunStatus,
-    Stage,
-    StoreReturned,
-    StreamPaused,
-    StreamRemoved,
-    StreamResumed,
-    SweepCompleted,
-    SyncRequested,
-    Tally,
-    TokenChecked,
-)
-from milepost.core.model import Detail, Scope, TokenHealth
+from milepost.core import events
+from milepost.core.events import Mode, Reason, Resolution, RunEnded, RunStatus, Stage, Tally
+from milepost.core.model import Detail, Scope
 from milepost.core.ports import Outcome
 from milepost.engine.feed import Notice
-from milepost.reporting.advice import advice_on
-from milepost.service.logs.journal import HINTS, read
+from milepost.reporting.describe import describe
+from milepost.service.logs.journal import JournalLog
+from reporting.test_describe import CASES
 
 Line = dict[str, Any]
+
+# Two batches were stored.
+BEFORE = given(run_started(), sweep_started(), events.BatchStored(walking("a"), Tally(batches=2, inserted=9)))
+
+FAILED = RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=NETWORK)
+STOPPED = RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN)
+STORED = events.BatchStored(walking("a"), Tally(batches=1, inserted=1))
+COMPLETED = events.SweepCompleted(Mode.FULL, NOON, NOON, Tally())
 
 
 @pytest.fixture(autouse=True)
@@ -74,202 +59,47 @@ def fresh_logging() -> Iterator[None]:
 
 
 def lines(*notices: Notice) -> list[Line]:
+    log = JournalLog()
     with capture_logs() as captured:
         for notice in notices:
-            read(notice)
+            log.read(notice)
     return [dict(line) for line in captured]
 
 
-def line_of(*events: Event) -> Line:
-    """Give the line of the last of these events, which are recorded in a run that has stored two batches."""
-    before = given(run_started(), sweep_started(), BatchStored(walking("a"), Tally(batches=2, inserted=9)))
-    line = lines(recorded(*events, after=before))[-1]
-    assert (line.pop("stream"), line.pop("run")) == (STREAM.key, RUN_ID)
-    return line
+def line_of(*happened: events.Event) -> Line:
+    """Return the last line of a commit of these events."""
+    return lines(recorded(*happened, after=BEFORE))[-1]
 
 
-def completed(tally: Tally) -> SweepCompleted:
-    return SweepCompleted(Mode.FULL, NOON, NOON, tally)
+# --- a line an entry --------------------------------------------------------------------------------------------------
 
 
-def test_each_entry_has_a_line_of_its_own_in_their_order() -> None:
-    stored = BatchStored(walking("a"), Tally(batches=1, inserted=1))
-    told = lines(recorded(run_started(), sweep_started(), stored))
-    assert [line["event"] for line in told] == ["run started", "sweep started", "batch stored"]
+@pytest.mark.parametrize("event", [event for event, _ in CASES], ids=lambda value: type(value).__name__)
+def test_an_entry_has_a_line_with_its_description(event: events.Event) -> None:
+    notice = recorded(event, after=BEFORE)
+    description = describe(notice.entries[0], notice.checkpoint.run)
+    (line,) = lines(notice)
+    line.pop("batch", None)
+    assert line == {
+        "event": description.title,
+        "log_level": description.level.name.lower(),
+        "stream": STREAM.key,
+        "run": RUN_ID,
+        **description.fields,
+    } | ({} if description.hint is None else {"hint": description.hint})
 
 
-def test_what_has_no_entry_and_is_no_trouble_has_no_line() -> None:
+def test_the_lines_of_a_commit_keep_the_order_of_its_entries() -> None:
+    stored = events.BatchStored(walking("a"), Tally(batches=1, inserted=1))
+    written = lines(recorded(run_started(), sweep_started(), stored))
+    assert [line["event"] for line in written] == ["run started", "sweep started", "batch stored"]
+
+
+def test_notices_without_an_entry_have_no_line_but_for_an_unavailable_database() -> None:
     assert lines(passed(), usage_told()) == []
-
-
-def test_a_stored_batch_tells_its_number_in_the_run_and_what_it_brought() -> None:
-    tally = Tally(batches=2, inserted=3, updated=2, unchanged=45, contacts=3, interaction_events=17)
-    assert line_of(BatchStored(walking("b"), tally)) == {
-        "event": "batch stored",
-        "log_level": "info",
-        "batch": 4,
-        "inserted": 3,
-        "updated": 2,
-        "unchanged": 45,
-        "contacts": 3,
-        "interaction_events": 17,
-    }
-
-
-def test_batches_that_changed_nothing_are_not_called_stored() -> None:
-    line = line_of(BatchStored(walking("b"), Tally(batches=2, unchanged=100)))
-    assert line == {"event": "batch unchanged", "log_level": "debug", "batch": 4, "unchanged": 100}
-
-
-def test_a_batch_tells_how_far_back_it_reached() -> None:
-    reached = Position(Phase.WALK, "b", at(-60))
-    assert line_of(BatchStored(reached, Tally(batches=1, inserted=1)))["reached"] == "2026-03-01T11:59:00+00:00"
-
-
-def test_a_sweep_tells_how_far_back_it_goes() -> None:
-    assert line_of(sweep_started())["back_to"] == "the oldest"
-    until_noon = line_of(sweep_started(Mode.INCREMENTAL, walk_until=NOON))
-    assert (until_noon["mode"], until_noon["back_to"]) == ("incremental", "2026-03-01T12:00:00+00:00")
-
-
-def test_a_completed_sweep_sums_up_its_run() -> None:
-    line = line_of(completed(Tally(batches=1, updated=4)))
-    expected = {"mode": "full", "status": "complete", "seconds": 0.0, "batches": 3, "inserted": 9, "updated": 4}
-    assert line == {"event": "sweep completed", "log_level": "info"} | expected
-
-
-def test_a_failed_attempt_tells_which_batch_and_when_it_is_tried_again() -> None:
-    assert line_of(FetchFailed(2, NETWORK, at(4.25))) == {
-        "event": "batch not read",
-        "log_level": "warning",
-        "batch": 3,
-        "attempt": 2,
-        "wait_seconds": 4.2,
-        "problem": "it went wrong",
-    }
-
-
-def test_a_batch_given_up_is_a_warning_as_the_error_follows() -> None:
-    line = line_of(BatchFailed(Stage.FETCH, 3, NETWORK))
-    assert (line["event"], line["log_level"], line["batch"], line["attempts"]) == ("batch given up", "warning", 3, 3)
-
-
-def test_a_rate_limit_is_a_warning_with_its_scope_its_length_and_that_nothing_need_be_done() -> None:
-    assert line_of(RateLimited(Scope.APP, 2, at(-60), at(120), RATE_LIMIT)) == {
-        "event": "rate limited",
-        "log_level": "warning",
-        "batch": 3,
-        "scope": "app",
-        "attempts": 2,
-        "since": "2026-03-01T11:59:00+00:00",
-        "until": "2026-03-01T12:02:00+00:00",
-        "wait_seconds": 120.0,
-        "problem": "it went wrong (code 613)",
-        "hint": "nothing to do: it goes on by itself when the limit is over; calling on would prolong it",
-    }
-
-
-def test_the_end_of_a_run_at_a_limit_does_not_warn_again() -> None:
-    limited = RateLimited(Scope.PAGE, 1, NOON, at(3600), RATE_LIMIT)
-    ended = RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, problem=RATE_LIMIT)
-    assert [line["log_level"] for line in lines(recorded(limited, ended))] == ["warning", "info"]
-
-
-def test_a_shrink_tells_what_is_asked_for_now_and_why() -> None:
-    assert line_of(BatchShrunk(25, Detail.NESTED, problem(1))) == {
-        "event": "asks for less",
-        "log_level": "info",
-        "batch": 3,
-        "asked_for": "25 conversations at a time",
-        "problem": "it went wrong (code 1)",
-    }
-
-
-def test_a_reset_says_that_the_walk_begins_again() -> None:
-    line = line_of(CursorLost(problem(2642)))
-    assert (line["event"], line["log_level"], line["problem"]) == (
-        "cursor refused",
-        "warning",
-        "it went wrong (code 2642)",
-    )
-    assert "begins again at the head" in line["hint"]
-
-
-def test_a_dead_letter_says_what_and_why_and_when_it_is_tried_again() -> None:
-    line = line_of(DeadLetterOpened("abc123", Stage.FETCH, "t_7", "id: expected str", at(900)))
-    assert (line["event"], line["log_level"]) == ("dead letter opened", "warning")
-    assert (line["dead_letter"], line["subject"], line["reason"]) == ("abc123", "t_7", "id: expected str")
-    assert line["hint"] == "its payload is kept; it is tried again by itself at 2026-03-01T12:15:00+00:00"
-
-
-def test_a_redrive_that_failed_tells_its_number_and_when_the_next_is() -> None:
-    assert line_of(RedriveFailed("abc123", 2, "still refused", at(1800))) == {
-        "event": "redrive failed",
-        "log_level": "warning",
-        "dead_letter": "abc123",
-        "attempts": 2,
-        "reason": "still refused",
-        "hint": "it is tried again by itself at 2026-03-01T12:30:00+00:00",
-    }
-
-
-def test_a_dead_letter_that_nobody_tries_again_names_the_command_that_shows_it() -> None:
-    line = line_of(RedriveFailed("abc123", 10, "still refused"))
-    assert line["hint"] == "it is not tried again by itself: see `milepost dead-letters show abc123`"
-
-
-def test_a_dead_letter_that_is_closed_says_how_and_what_was_written() -> None:
-    assert line_of(DeadLetterClosed("abc123", Resolution.REDRIVEN, Tally(inserted=1, interaction_events=4))) == {
-        "event": "dead letter closed",
-        "log_level": "info",
-        "dead_letter": "abc123",
-        "resolution": "redriven",
-        "inserted": 1,
-        "interaction_events": 4,
-    }
-
-
-def test_what_a_person_wrote_of_a_discarded_letter_is_in_no_line() -> None:
-    line = line_of(DeadLetterClosed("abc123", Resolution.DISCARDED, reason="Ada asked for it"))
-    assert line["resolution"] == "discarded"
-    assert "Ada" not in str(line)
-
-
-@pytest.mark.parametrize(
-    ("ended", "level", "words"),
-    [
-        (RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT), "info", "run paused"),
-        (RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT), "info", "run paused"),
-        (RunEnded(RunStatus.PAUSED, Reason.SHUTDOWN), "info", "run paused"),
-        (RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, problem=RATE_LIMIT), "info", "run paused"),
-        (RunEnded(RunStatus.INTERRUPTED, Reason.PROCESS_DIED), "warning", "run interrupted"),
-        (RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=NETWORK), "error", "run failed"),
-        (RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN), "error", "run stopped"),
-        (RunEnded(RunStatus.STOPPED, Reason.CONFIGURATION, problem=DEAD_TOKEN), "error", "run stopped"),
-    ],
-)
-def test_a_run_that_ends_is_as_loud_as_it_needs_a_person(ended: RunEnded, level: str, words: str) -> None:
-    line = line_of(ended)
-    assert (line["event"], line["log_level"], line["reason"]) == (words, level, ended.reason.value)
-    assert (line["status"], line["batches"], line["inserted"]) == (ended.status.value, 2, 9)
-    assert line["hint"] == (advice_on(ended.problem, STREAM) if ended.problem else HINTS[ended.reason])
-    assert line.get("problem") == (str(ended.problem) if ended.problem else None)
-
-
-def test_every_reason_has_a_hint() -> None:
-    assert HINTS.keys() == set(Reason)
-
-
-def test_a_stopped_run_says_what_to_do() -> None:
-    stopped = line_of(RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN))
-    assert "give page 1234567890 a new access_token" in stopped["hint"]
-    assert stopped["problem"] == "it went wrong (code 190)"
-
-
-def test_a_store_that_is_away_and_returns_is_told() -> None:
     assert lines(store_retried()) == [
         {
-            "event": "store away",
+            "event": "database unavailable, retrying",
             "log_level": "warning",
             "stream": STREAM.key,
             "attempts": 3,
@@ -278,37 +108,44 @@ def test_a_store_that_is_away_and_returns_is_told() -> None:
             "reason": "the disk is full",
         }
     ]
-    returned = line_of(StoreReturned(61.04, 5))
-    assert returned == {"event": "store returned", "log_level": "info", "away_seconds": 61.0, "attempts": 5}
 
 
-def test_what_people_ask_for_is_told_with_who_asked() -> None:
-    by = "API from 127.0.0.1"
-    assert line_of(StreamPaused(by)) == {
-        "event": "stream paused",
-        "log_level": "warning",
-        "by": by,
-        "hint": "it is not worked until somebody resumes it",
-    }
-    assert line_of(StreamResumed(by)) == {"event": "stream resumed", "log_level": "info", "by": by}
-    assert line_of(SyncRequested(by, full=True)) == {
-        "event": "sync asked for",
-        "log_level": "info",
-        "by": by,
-        "full": True,
-    }
-    assert line_of(StreamRemoved("command line")) == {
-        "event": "stream removed",
-        "log_level": "warning",
-        "by": "command line",
-        "hint": "its rows are gone; if it is worked again, it begins anew",
-    }
+@pytest.mark.parametrize(
+    ("event", "batch"),
+    [
+        (events.BatchStored(walking("b"), Tally(batches=2, inserted=3)), 4),
+        (events.BatchStored(walking("b"), Tally(batches=2, unchanged=100)), 4),
+        (events.FetchFailed(2, NETWORK, at(4.25)), 3),
+        (events.BatchFailed(Stage.FETCH, 3, NETWORK), 3),
+        (events.BatchShrunk(25, Detail.NESTED, problem(1)), 3),
+        (events.RateLimited(Scope.APP, 2, at(-60), at(120), RATE_LIMIT), 3),
+        (events.CursorLost(problem(2642)), 3),
+        (events.DeadLetterOpened("d_1", Stage.FETCH, "t_7", "id: expected str", at(900)), 2),
+        (events.RedriveFailed("d_1", 2, "still refused", at(1800)), None),
+        (COMPLETED, None),
+        (FAILED, None),
+    ],
+)
+def test_a_line_has_the_number_in_its_run_of_the_batch_it_is_about(event: events.Event, batch: int | None) -> None:
+    assert line_of(event).get("batch") == batch
 
 
-def test_a_token_that_is_not_valid_is_worth_a_warning() -> None:
-    valid, invalid = (line_of(TokenChecked(TokenHealth(is_valid))) for is_valid in (True, False))
-    assert (valid["event"], valid["log_level"]) == ("token checked", "info")
-    assert (invalid["log_level"], invalid["found"]) == ("warning", "the token is not valid any more")
+def test_a_dead_letter_has_the_number_of_the_batch_it_was_committed_with() -> None:
+    opened = events.DeadLetterOpened("d_1", Stage.FETCH, "t_7", "id: expected str", at(900))
+    written = lines(recorded(opened, events.BatchStored(walking("b"), Tally(1, 1, dead_lettered=1)), after=BEFORE))
+    assert [line["batch"] for line in written] == [3, 3]
+
+
+def test_the_end_of_a_run_at_a_rate_limit_does_not_warn_again() -> None:
+    limited = events.RateLimited(Scope.PAGE, 1, NOON, at(3600), RATE_LIMIT)
+    ended = RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, problem=RATE_LIMIT)
+    assert [line["log_level"] for line in lines(recorded(limited, ended))] == ["warning", "info"]
+
+
+def test_what_an_operator_wrote_about_a_discarded_dead_letter_is_in_no_line() -> None:
+    line = line_of(events.DeadLetterClosed("abc123", Resolution.DISCARDED, reason="Ada asked for it"))
+    assert line["resolution"] == "discarded"
+    assert "Ada" not in str(line)
 
 
 async def test_nothing_personal_is_in_any_line() -> None:
@@ -317,11 +154,55 @@ async def test_nothing_personal_is_in_any_line() -> None:
     ])  # fmt: skip
     bad = unreadable(payload='{"name": "Bea Personal"}')
     outcomes: list[Outcome] = [fetched(ada, bad, next_cursor="cursor"), refused(NETWORK), fetched(ada), fetched(ada)]
-    told = lines(*await told_by_a_run(MemoryStore(), outcomes))
-    assert {line["event"] for line in told} >= {
+    written = lines(*await told_by_a_run(MemoryStore(), outcomes))
+    assert {line["event"] for line in written} >= {
         "batch stored",
         "dead letter opened",
-        "batch not read",
+        "fetch failed, retrying",
         "sweep completed",
     }
-    assert "personal" not in str(told).lower()
+    assert "personal" not in str(written).lower()
+
+
+# --- recoveries -------------------------------------------------------------------------------------------------------
+
+
+def recoveries(*happened: events.Event) -> list[str]:
+    """Return the streams that are reported as recovered when these events are committed one by one."""
+    written = lines(*(recorded(event, after=BEFORE) for event in happened))
+    return [line["stream"] for line in written if line["event"] == "stream recovered"]
+
+
+@pytest.mark.parametrize("error", [FAILED, STOPPED])
+@pytest.mark.parametrize("progress", [STORED, COMPLETED])
+def test_the_first_progress_after_an_error_is_a_recovery_and_later_progress_is_not(
+    error: events.Event, progress: events.Event
+) -> None:
+    assert recoveries(error, progress, progress) == [STREAM.key]
+
+
+def test_a_stream_that_failed_many_times_recovers_once() -> None:
+    assert recoveries(FAILED, FAILED, FAILED, STORED, STORED) == [STREAM.key]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        events.FetchFailed(1, NETWORK, at(2)),
+        RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT),
+        RunEnded(RunStatus.INTERRUPTED, Reason.BROKE_OFF),
+    ],
+)
+def test_progress_after_what_was_no_error_is_no_recovery(before: events.Event) -> None:
+    assert recoveries(before, STORED) == []
+
+
+def test_another_failure_is_no_recovery() -> None:
+    assert recoveries(FAILED, events.FetchFailed(1, NETWORK, at(2)), FAILED) == []
+
+
+def test_a_recovery_says_in_which_run_and_after_how_long() -> None:
+    later = replace(recorded(STORED, after=BEFORE), entries=entries(STORED, after=BEFORE, recorded_at=at(90)))
+    line = lines(recorded(FAILED, after=BEFORE), passed(), later)[-1]
+    assert (line["event"], line["log_level"]) == ("stream recovered", "info")
+    assert (line["run"], line["after_seconds"]) == (RUN_ID, 90.0)

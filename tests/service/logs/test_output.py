@@ -38,8 +38,8 @@ TOKEN = "tok|en/with+signs"
 log = structlog.get_logger()
 
 
-def opened(
-    format: Format = "console",  # noqa: A002  # as `configure` has it
+def configured(
+    format: Format = "console",  # noqa: A002  # the name of the setting
     *,
     level: str = "info",
     redactor: Redactor | None = None,
@@ -51,14 +51,14 @@ def opened(
     return stream
 
 
-def opened_to_repeat(
-    format: Format = "console",  # noqa: A002  # as `configure` has it
+def configured_deduplicator(
+    format: Format = "console",  # noqa: A002  # the name of the setting
     *,
     redactor: Redactor | None = None,
     stream: TextIO,
     **environment: str,
 ) -> Deduplicator:
-    """Open as `opened` does, and give what holds repeats."""
+    """Configure as `configured` does, and return the deduplicator."""
     return configure(format, "info", redactor or Redactor([TOKEN]), stream=stream, environment=environment)
 
 
@@ -82,7 +82,7 @@ def fail(message: str) -> NoReturn:
 
 class TestConsole:
     def test_a_line_reads_time_level_event_and_keys_with_the_stream_first(self) -> None:
-        stream = opened()
+        stream = configured()
         structlog.contextvars.bind_contextvars(run="01J", batch=7, stream="messenger:123")
         log.info("batch stored", inserted=50)
         stamp, rest = text(stream)[:19], text(stream)[19:]
@@ -92,7 +92,7 @@ class TestConsole:
     def test_the_time_is_utc(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TZ", "Pacific/Kiritimati")
         time.tzset()
-        stream = opened()
+        stream = configured()
         try:
             log.info("now")
         finally:
@@ -102,18 +102,18 @@ class TestConsole:
         assert abs((datetime.now(UTC) - shown).total_seconds()) < 60
 
     def test_an_event_without_keys_ends_with_its_name(self) -> None:
-        stream = opened()
+        stream = configured()
         log.warning("stopping")
         assert text(stream)[19:] == " warn  stopping\n"
 
     def test_values_that_could_be_misread_are_quoted(self) -> None:
-        stream = opened()
+        stream = configured()
         log.info("x", empty="", words="two words", pair="a=b", path="a\\b", ids=[1, 2], none=None, yes=True)
         expected = r"empty='' words='two words' pair='a=b' path='a\\b' ids=[1,2] none=null yes=true"
         assert text(stream).split(maxsplit=4)[4] == expected + "\n"
 
-    def test_a_traceback_stands_below_its_line_and_set_in(self) -> None:
-        stream = opened()
+    def test_a_traceback_is_indented_below_its_line(self) -> None:
+        stream = configured()
         try:
             fail("first\n2026-11-23 21:40:01 error forged\x1b[2J")
         except ValueError:
@@ -125,94 +125,94 @@ class TestConsole:
         assert all(line.startswith("    ") for line in below)
 
     def test_an_error_as_a_value_has_no_traceback(self) -> None:
-        stream = opened()
+        stream = configured()
         log.error("batch failed", error=TimeoutError("30 s"))
         assert text(stream).endswith("error batch failed   error='TimeoutError: 30 s'\n")
 
     def test_below_the_level_nothing_is_written(self) -> None:
-        stream = opened(level="warning")
+        stream = configured(level="warning")
         log.info("quiet")
         logging.getLogger("aiohttp").info("quiet")
         assert text(stream) == ""
         log.warning("loud")
         assert "loud" in text(stream)
 
-    def test_the_rows_that_the_database_is_given_are_told_at_no_level(self) -> None:
-        stream = opened(level="debug")
+    def test_the_rows_given_to_the_database_are_logged_at_no_level(self) -> None:
+        stream = configured(level="debug")
         logging.getLogger("aiosqlite").debug("executing %s", "a row with a name and a text")
         assert text(stream) == ""
 
 
 class TestRepeats:
-    def test_are_not_meant_where_a_line_tells_a_number_of_streams(self) -> None:
-        stream = opened()
+    def test_a_line_with_a_number_of_streams_is_no_repeat(self) -> None:
+        stream = configured()
         log.info("started", streams=4)
         assert text(stream)[19:] == " info  started        streams=4\n"
 
-    def test_are_told_as_one_line_with_their_number_and_since_when(self) -> None:
+    def test_repeats_are_summed_up_in_one_line_with_their_number_and_since_when(self) -> None:
         stream = io.StringIO()
-        repeats = opened_to_repeat(stream=stream)
+        repeats = configured_deduplicator(stream=stream)
         for number in range(3):
             log.warning("store away", stream=f"messenger:{number}", reason="the disk is full")
-        repeats.tell_all()
+        repeats.flush()
         first, rest = text(stream).splitlines()
         assert first[19:] == " warn  store away     stream=messenger:0 reason='the disk is full'"
         assert rest[19:].partition(" since=")[0] == (
             " warn  store away     repeated=2 streams='messenger:1 messenger:2' reason='the disk is full'"
         )
 
-    def test_of_a_command_are_told_in_its_end_however_it_ends(self) -> None:
+    def test_repeats_of_a_command_are_logged_at_its_end_however_it_ends(self) -> None:
         stream = io.StringIO()
         with suppress(ValueError), logged("console", "info", Redactor([]), stream=stream, environment={}):
             for _ in range(3):
-                log.error("part failed", part="errands", error="the disk is full")
+                log.error("part failed", part="mailbox", error="the disk is full")
             fail("it broke off")
         assert [line[20:].partition(" part=")[0] for line in text(stream).splitlines()] == [
             "error part failed   ",
             "error part failed    repeated=2",
         ]
 
-    def test_are_told_to_machines_with_every_stream_and_a_time_of_their_own(self) -> None:
+    def test_repeats_in_json_have_every_stream_and_a_time_of_their_own(self) -> None:
         stream = io.StringIO()
-        repeats = opened_to_repeat("json", stream=stream)
+        repeats = configured_deduplicator("json", stream=stream)
         for number in range(10):
             log.error("run stopped", stream="messenger:1", attempt=number, problem=f"{TOKEN} is dead")
-        repeats.tell_all()
+        repeats.flush()
         first, rest = objects(stream)
         assert first["timestamp"] < rest["since"] < rest["timestamp"]
         assert (rest["level"], rest["stream"], rest["repeated"]) == ("error", "messenger:1", 9)
         assert rest["problem"] == f"{BLOT} is dead"
 
-    def test_of_a_bug_has_the_traceback_that_they_share(self) -> None:
+    def test_repeats_of_a_bug_have_the_traceback_that_they_share(self) -> None:
         stream = io.StringIO()
-        repeats = opened_to_repeat("json", stream=stream)
+        repeats = configured_deduplicator("json", stream=stream)
         for number in range(3):
             try:
                 fail("a bug")
             except ValueError:
                 log.exception("part failed unexpectedly", part=f"http GET /{number}")
-        repeats.tell_all()
+        repeats.flush()
         _, rest = objects(stream)
         assert rest["repeated"] == 2
         assert rest["exception"].endswith("ValueError: a bug")
         assert "part" not in rest
 
-    def test_of_the_standard_library_are_counted_too(self) -> None:
+    def test_repeats_of_the_standard_library_are_counted_too(self) -> None:
         stream = io.StringIO()
-        repeats = opened_to_repeat("json", stream=stream)
+        repeats = configured_deduplicator("json", stream=stream)
         for _ in range(1_000):
             logging.getLogger("aiohttp").error("Unhandled exception")
-        repeats.tell_all()
+        repeats.flush()
         assert [line.get("repeated") for line in objects(stream)] == [None, 999]
 
-    def test_leave_the_level_alone(self) -> None:
+    def test_repeats_leave_the_level_alone(self) -> None:
         stream = io.StringIO()
-        repeats = opened_to_repeat("json", stream=stream)
+        repeats = configured_deduplicator("json", stream=stream)
         set_level("error")
         for _ in range(3):
             log.warning("store away")
         log.error("run stopped")
-        repeats.tell_all()
+        repeats.flush()
         set_level("debug")
         log.debug("run started")
         logging.getLogger("aiohttp").debug("a request")
@@ -223,8 +223,8 @@ class TestOneEventIsOneLine:
     NASTY = "a\nb\r\x1b[31m\x1b]0;title\x07\u202e\u2066\u2028\u2029\x85\x0b\x00\x9b\ud800"
 
     @pytest.mark.parametrize("format", ["console", "json"])
-    def test_whatever_event_keys_and_values_hold(self, format: Format) -> None:  # noqa: A002
-        stream = opened(format)
+    def test_an_event_is_one_line_whatever_its_keys_and_values_hold(self, format: Format) -> None:  # noqa: A002
+        stream = configured(format)
         log.info(
             self.NASTY,
             **{self.NASTY: self.NASTY},
@@ -238,8 +238,8 @@ class TestOneEventIsOneLine:
 
     @given(event=st.text(), value=st.recursive(st.text() | st.binary() | st.floats() | st.integers(), st.lists))
     @pytest.mark.parametrize("format", ["console", "json"])
-    def test_any_text_and_value(self, format: Format, event: str, value: object) -> None:  # noqa: A002
-        stream = opened(format)
+    def test_an_event_is_one_line_with_any_text_and_value(self, format: Format, event: str, value: object) -> None:  # noqa: A002
+        stream = configured(format)
         log.info(event, value=value)
         assert text(stream).endswith("\n")
         assert text(stream)[:-1].isprintable()
@@ -249,13 +249,13 @@ class TestWhereItGoes:
     def test_a_terminal_gets_colours(self) -> None:
         ours, theirs = pty.openpty()
         with os.fdopen(theirs, "w", encoding="utf-8") as terminal:
-            opened("auto", stream=terminal, TERM="xterm")
+            configured("auto", stream=terminal, TERM="xterm")
             log.error("away")
             seen = os.read(ours, 1000).decode()
-            opened("auto", stream=terminal, TERM="xterm", NO_COLOR="1")
+            configured("auto", stream=terminal, TERM="xterm", NO_COLOR="1")
             log.error("away")
             seen_without = os.read(ours, 1000).decode()
-            opened("auto", stream=terminal, TERM="dumb")
+            configured("auto", stream=terminal, TERM="dumb")
             log.error("away")
             seen_without += os.read(ours, 1000).decode()
         os.close(ours)
@@ -264,13 +264,13 @@ class TestWhereItGoes:
 
     def test_a_file_gets_plain_lines(self, tmp_path: Path) -> None:
         with (tmp_path / "log").open("w", encoding="utf-8") as file:
-            opened("auto", stream=file, JOURNAL_STREAM="9:1234567")
+            configured("auto", stream=file, JOURNAL_STREAM="9:1234567")
             log.error("Müller 👋")
             assert (tmp_path / "log").read_text("utf-8")[19:] == " error Müller 👋\n"
 
     def test_an_encoding_that_lacks_a_sign_gets_its_escape(self, tmp_path: Path) -> None:
         with (tmp_path / "log").open("w", encoding="ascii") as file:
-            opened(stream=file)
+            configured(stream=file)
             log.error("Müller")
             assert (tmp_path / "log").read_text("ascii").endswith("M\\xfcller\n")
 
@@ -286,7 +286,7 @@ class TestWhereItGoes:
 
 class TestJson:
     def test_one_object_a_line_with_a_utc_time(self) -> None:
-        stream = opened("json")
+        stream = configured("json")
         structlog.contextvars.bind_contextvars(stream="messenger:123", run="01J", batch=7)
         log.info("batch stored", inserted=50)
         log.warning("next")
@@ -297,7 +297,7 @@ class TestJson:
         assert second["level"] == "warning"
 
     def test_a_traceback_is_one_field(self) -> None:
-        stream = opened("json")
+        stream = configured("json")
         try:
             fail("two\nlines")
         except ValueError:
@@ -306,7 +306,7 @@ class TestJson:
         assert event["exception"].startswith("Traceback")
         assert event["exception"].endswith("ValueError: two\nlines")
 
-    def test_odd_values_are_told_as_well_as_can_be(self) -> None:
+    def test_odd_values_are_logged_as_well_as_can_be(self) -> None:
         class Unshowable:
             def __repr__(self) -> str:
                 raise RuntimeError("no")
@@ -317,7 +317,7 @@ class TestJson:
 
         circle: list[object] = []
         circle.append(circle)
-        stream = opened("json")
+        stream = configured("json")
         log.info(
             "odd",
             bytes=b"a\xff",
@@ -346,7 +346,7 @@ class TestJson:
         assert event["keys"] == {"(1, 2)": None, "None": 1}
 
     def test_everything_has_a_bound(self) -> None:
-        stream = opened("json")
+        stream = configured("json")
         log.info("big", text="a" * 10**6 + "end", many=list(range(10**5)), keys=dict.fromkeys(range(10**5)))
         (event,) = objects(stream)
         assert MAX_TEXT_LENGTH < len(event["text"]) < MAX_TEXT_LENGTH + 50
@@ -356,8 +356,8 @@ class TestJson:
 
 
 class TestStandardLibrary:
-    def test_its_records_take_the_same_way_with_the_name_of_their_logger(self) -> None:
-        stream = opened("json")
+    def test_records_of_the_standard_library_take_the_same_way_with_the_name_of_their_logger(self) -> None:
+        stream = configured("json")
         structlog.contextvars.bind_contextvars(stream="messenger:123")
         logging.getLogger("aiohttp.client").warning("slow %s", TOKEN)
         (event,) = objects(stream)
@@ -369,13 +369,13 @@ class TestStandardLibrary:
             "logger": "aiohttp.client",
         }
 
-    def test_levels_of_their_own_and_wrong_arguments_are_no_trouble(self) -> None:
+    def test_custom_levels_and_wrong_arguments_do_no_harm(self) -> None:
         class Unshowable:
             def __repr__(self) -> str:
                 raise AttributeError("half made")
 
         long = "0123456789" * 20
-        stream = opened("json", redactor=Redactor([long]))
+        stream = configured("json", redactor=Redactor([long]))
         logging.getLogger("x").log(25, "count %d", long)
         logging.getLogger("x").warning("see %s", Unshowable())
         logging.getLogger("x").warning(Unshowable())
@@ -387,7 +387,7 @@ class TestStandardLibrary:
         assert "Unshowable" in bare["event"]
         assert (bad["level"], bad["event"]) == ("critical", "very bad")
 
-    def test_a_task_whose_error_nobody_took_is_told(self) -> None:
+    def test_a_task_error_that_nobody_retrieved_is_logged(self) -> None:
         async def fails() -> None:
             raise ValueError(TOKEN)
 
@@ -397,7 +397,7 @@ class TestStandardLibrary:
             del task
             gc.collect()
 
-        stream = opened("json")
+        stream = configured("json")
         asyncio.run(leaves_it(), debug=True)
         # On a busy machine the debug mode tells of slow steps as well.
         (event,) = (each for each in objects(stream) if each["event"].startswith("Task exception was never retrieved"))
@@ -406,7 +406,7 @@ class TestStandardLibrary:
         assert TOKEN not in text(stream)
 
     def test_warnings_are_events(self) -> None:
-        stream = opened("json")
+        stream = configured("json")
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.warn(f"old {TOKEN}", DeprecationWarning, stacklevel=1)
@@ -423,7 +423,7 @@ class TestStandardLibrary:
             def __del__(self) -> None:
                 raise ValueError(TOKEN)
 
-        stream = opened("json")
+        stream = configured("json")
         thread = threading.Thread(target=fails)
         thread.start()
         thread.join()
@@ -459,7 +459,7 @@ class TestSecrets:
             ),
         ],
     )
-    def test_are_blotted_out_of_texts(self, said: str, left: str) -> None:
+    def test_secrets_are_blotted_out_of_texts(self, said: str, left: str) -> None:
         assert Redactor([TOKEN]).redact(said) == left
 
     @pytest.mark.parametrize(
@@ -472,7 +472,7 @@ class TestSecrets:
             "2026-11-23 21:40:01 info",
         ],
     )
-    def test_prose_about_them_is_left_alone(self, said: str) -> None:
+    def test_prose_about_secrets_is_left_alone(self, said: str) -> None:
         assert Redactor([TOKEN]).redact(said) == said
 
     @pytest.mark.parametrize(
@@ -487,27 +487,27 @@ class TestSecrets:
             (r"pä'\ssword", r"pä'\\ssword"),
         ],
     )
-    def test_are_known_as_urls_json_and_reprs_spell_them(self, secret: str, spelt: str) -> None:
+    def test_secrets_are_recognised_as_urls_json_and_reprs_spell_them(self, secret: str, spelt: str) -> None:
         assert Redactor([secret]).redact(f"({spelt})") == f"({BLOT})"
 
-    def test_short_ones_are_ignored(self) -> None:
+    def test_short_secrets_are_ignored(self) -> None:
         assert Redactor(["", "   ", "abcde"]).redact("abcde  fghij") == "abcde  fghij"
 
-    def test_the_longer_of_two_leaves_no_rest(self) -> None:
+    def test_a_secret_that_contains_another_leaves_no_rest(self) -> None:
         assert Redactor(["secret", "secret-and-more"]).redact("secret-and-more secret") == f"{BLOT} {BLOT}"
 
-    def test_one_learnt_later_is_blotted_out_and_the_old_one_still(self) -> None:
+    def test_a_secret_learnt_later_is_blotted_out_and_so_is_the_old_one(self) -> None:
         redactor = Redactor([TOKEN])
-        stream = opened(redactor=redactor)
+        stream = configured(redactor=redactor)
         redactor.learn("brand-new-token")
         log.info("reloaded", old=TOKEN, new="brand-new-token")
         assert text(stream).endswith(f"old={BLOT} new={BLOT}\n")
 
-    def test_the_redactor_does_not_tell_them_itself(self) -> None:
+    def test_the_repr_of_the_redactor_shows_no_secret(self) -> None:
         assert TOKEN not in repr(Redactor([TOKEN]))
 
     @given(secret=st.text(min_size=6).map(str.strip).filter(lambda secret: len(secret) >= 6))
-    def test_any_secret_goes_from_any_place(self, secret: str) -> None:
+    def test_any_secret_is_blotted_out_anywhere(self, secret: str) -> None:
         class Holder(msgspec.Struct):
             token: str
 
@@ -519,8 +519,8 @@ class TestSecrets:
             assert secret not in str(left)
 
     @pytest.mark.parametrize("format", ["console", "json"])
-    def test_no_value_key_or_traceback_has_one(self, format: Format) -> None:  # noqa: A002
-        stream = opened(format)
+    def test_no_value_key_or_traceback_holds_a_secret(self, format: Format) -> None:  # noqa: A002
+        stream = configured(format)
         structlog.contextvars.bind_contextvars(stream=TOKEN)
         log.info("event %s", TOKEN, **{TOKEN: 1}, nested={"a": [{TOKEN: (TOKEN, {TOKEN})}]}, raw=TOKEN.encode())
         log.info("headers", headers={"Authorization": "Bearer x", "token": "short", "access_token": b"short"})
@@ -538,7 +538,7 @@ class TestSecrets:
         assert text(stream).count(BLOT) >= 12
 
     @pytest.mark.parametrize("format", ["auto", "console", "json"])
-    def test_nothing_that_a_process_leaves_behind_has_one(self, format: Format, tmp_path: Path) -> None:  # noqa: A002
+    def test_nothing_that_a_process_leaves_behind_holds_a_secret(self, format: Format, tmp_path: Path) -> None:  # noqa: A002
         secret = "0123456789-very-secret-token"
         program = """
 import asyncio, gc, logging, os, sys, threading, warnings
@@ -586,19 +586,19 @@ asyncio.run(main(), debug=True)
 
 
 class TestAStreamThatFails:
-    def test_when_closed_is_not_the_work_s_trouble(self, tmp_path: Path) -> None:
+    def test_a_closed_stream_does_not_break_the_work(self, tmp_path: Path) -> None:
         for stream in (io.StringIO(), (tmp_path / "log").open("w", encoding="utf-8")):
-            opened(stream=stream)
+            configured(stream=stream)
             stream.close()
             log.error("lost")
             logging.getLogger("x").error("lost")
-            opened("auto", stream=stream)
+            configured("auto", stream=stream)
             log.error("lost")
 
-    def test_a_closed_one_s_descriptor_is_not_written_to(self, tmp_path: Path) -> None:
+    def test_the_descriptor_of_a_closed_stream_is_not_written_to(self, tmp_path: Path) -> None:
         stream = (tmp_path / "log").open("w", encoding="utf-8")
         number = stream.fileno()
-        opened(stream=stream)
+        configured(stream=stream)
         log.error("written")
         stream.close()
         with (tmp_path / "database").open("wb") as database:
@@ -606,23 +606,23 @@ class TestAStreamThatFails:
             log.error("lost")
         assert (tmp_path / "database").read_bytes() == b""
 
-    def test_when_its_reader_has_gone_is_not_the_work_s_trouble(self) -> None:
+    def test_a_stream_whose_reader_is_gone_does_not_break_the_work(self) -> None:
         reading, writing = os.pipe()
         os.close(reading)
         with os.fdopen(writing, "w", encoding="utf-8") as stream:
-            opened(stream=stream)
+            configured(stream=stream)
             log.error("lost")
             logging.getLogger("x").error("lost")
 
-    def test_when_its_disk_is_full_is_not_the_work_s_trouble(self) -> None:
+    def test_a_stream_whose_disk_is_full_does_not_break_the_work(self) -> None:
         with Path("/dev/full").open("w", encoding="utf-8") as stream:
-            opened(stream=stream)
+            configured(stream=stream)
             log.error("lost")
 
-    def test_when_its_reader_sleeps_loses_lines_and_tells_how_many(self) -> None:
+    def test_a_stream_whose_reader_sleeps_loses_lines_and_counts_them(self) -> None:
         reading, writing = os.pipe()
         with os.fdopen(writing, "w", encoding="utf-8") as stream:
-            opened("json", stream=stream)
+            configured("json", stream=stream)
             log.info("first")
             while select.select([], [writing], [], 0)[1]:
                 os.write(writing, b"\n" * select.PIPE_BUF)
@@ -642,7 +642,7 @@ class TestAStreamThatFails:
     def test_a_torn_line_does_not_spoil_the_next(self) -> None:
         reading, writing = os.pipe()
         with os.fdopen(writing, "w", encoding="utf-8") as stream:
-            opened("json", stream=stream)
+            configured("json", stream=stream)
             log.info("torn", long=["x" * 10_000] * 50)
             torn = os.read(reading, 1 << 20)
             log.info("whole")
@@ -652,14 +652,14 @@ class TestAStreamThatFails:
         assert after.startswith(b"\n{")
         assert json.loads(after)["event"] == "whole"
 
-    def test_a_finalizer_that_logs_amid_a_write_does_not_lock_up(self) -> None:
+    def test_a_finalizer_that_logs_during_a_write_does_not_deadlock(self) -> None:
         class Reentrant(io.StringIO):
             def write(self, line: str) -> int:
                 if "outer" in line:
                     log.info("inner")
                 return super().write(line)
 
-        stream = opened(stream=Reentrant())
+        stream = configured(stream=Reentrant())
         writer = threading.Thread(target=log.info, args=("outer",), daemon=True)
         writer.start()
         writer.join(timeout=10)
@@ -681,7 +681,7 @@ class TestJournal:
     def stderr(self, tmp_path: Path) -> Iterator[TextIO]:
         with (tmp_path / "stderr").open("w+", encoding="utf-8") as stream:
             found = os.fstat(stream.fileno())
-            opened("auto", stream=stream, JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
+            configured("auto", stream=stream, JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
             yield stream
 
     @staticmethod
@@ -731,14 +731,14 @@ class TestJournal:
     )
     def test_levels_become_priorities(self, journald: socket.socket, stderr: TextIO, level: str, priority: str) -> None:
         found = os.fstat(stderr.fileno())
-        opened("auto", level="debug", stream=stderr, JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
+        configured("auto", level="debug", stream=stderr, JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
         getattr(log, level)("x")
         assert self.entry(journald)["PRIORITY"] == priority
 
     def test_a_number_of_streams_is_a_field_of_its_own_and_names_none(
         self, journald: socket.socket, stderr: TextIO
     ) -> None:
-        opened("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
+        configured("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
         log.info("started", streams=4)
         entry = self.entry(journald)
         assert (entry["MESSAGE"], entry["MILEPOST_STREAMS"]) == ("started streams=4", "4")
@@ -747,11 +747,11 @@ class TestJournal:
     def test_a_line_for_many_repeats_is_found_by_each_of_its_streams(
         self, journald: socket.socket, stderr: TextIO
     ) -> None:
-        repeats = opened_to_repeat("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
+        repeats = configured_deduplicator("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
         for number in range(8):
             log.warning("store away", stream=f"messenger:{number}", run=f"run-{number}", reason="the disk is full")
         self.entry(journald)
-        repeats.tell_all()
+        repeats.flush()
         entry = self.entry(journald)
         assert int(entry.pop("CODE_LINE")) > 0
         since = entry.pop("MILEPOST_SINCE")
@@ -772,36 +772,36 @@ class TestJournal:
     def test_a_line_for_the_repeats_of_one_run_has_its_stream_and_run(
         self, journald: socket.socket, stderr: TextIO
     ) -> None:
-        repeats = opened_to_repeat("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
+        repeats = configured_deduplicator("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
         structlog.contextvars.bind_contextvars(stream="messenger:123", run="01J")
         for attempts in range(3):
             log.warning("store away", reason="the disk is full", attempts=attempts)
         structlog.contextvars.bind_contextvars(stream="messenger:456", run="another's")
         self.entry(journald)
-        repeats.tell_all()
+        repeats.flush()
         entry = self.entry(journald)
         assert (entry["MILEPOST_STREAM"], entry["MILEPOST_RUN"]) == ("messenger:123", "01J")
         assert "MILEPOST_ATTEMPTS" not in entry, "which differs"
 
-    def test_a_line_for_many_kinds_has_no_place_in_the_code(self, journald: socket.socket, stderr: TextIO) -> None:
-        repeats = opened_to_repeat("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
+    def test_a_line_for_many_kinds_has_no_call_site(self, journald: socket.socket, stderr: TextIO) -> None:
+        repeats = configured_deduplicator("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
         for number in range(MAX_KINDS + 1):
             log.warning("from here", number=number, reason=number)
             self.entry(journald)
         log.warning("from there", reason="another")
         log.warning("from elsewhere", reason="another")
-        repeats.tell_all()
+        repeats.flush()
         entry = self.entry(journald)
         assert "CODE_LINE" not in entry
         assert entry["MILEPOST_EVENT"] == "more of many kinds"
 
-    def test_a_record_of_the_standard_library_keeps_its_place_in_the_code(
+    def test_a_record_of_the_standard_library_keeps_its_call_site(
         self, journald: socket.socket, stderr: TextIO
     ) -> None:
         logging.getLogger("aiohttp").warning("slow")
         entry = self.entry(journald)
         assert entry["CODE_FILE"] == __file__
-        assert entry["CODE_FUNC"] == "test_a_record_of_the_standard_library_keeps_its_place_in_the_code"
+        assert entry["CODE_FUNC"] == "test_a_record_of_the_standard_library_keeps_its_call_site"
         assert entry["MILEPOST_LOGGER"] == "aiohttp"
 
     def test_no_value_can_forge_a_field_and_no_field_has_a_secret(
@@ -861,10 +861,10 @@ class TestJournal:
             log.info("back")
             assert self.entry(receiver)["MESSAGE"] == "back"
 
-    def test_lines_lost_on_both_ways_are_told_once(self, journald: socket.socket, tmp_path: Path) -> None:
+    def test_lines_lost_on_both_ways_are_counted_once(self, journald: socket.socket, tmp_path: Path) -> None:
         with Path("/dev/full").open("w", encoding="utf-8") as stderr:
             found = os.fstat(stderr.fileno())
-            opened("auto", stream=stderr, JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
+            configured("auto", stream=stderr, JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
             (tmp_path / "socket").rename(tmp_path / "away")
             log.info("lost")
             (tmp_path / "away").rename(tmp_path / "socket")
@@ -877,10 +877,10 @@ class TestJournal:
         log.info("x", **{"k" * 100: 1})
         assert max(map(len, self.entry(journald))) == 64
 
-    def test_asking_for_json_or_console_is_heeded(
+    def test_json_and_console_are_used_where_they_are_set(
         self, journald: socket.socket, stderr: TextIO, tmp_path: Path
     ) -> None:
         found = os.fstat(stderr.fileno())
-        opened("json", stream=stderr, JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
+        configured("json", stream=stderr, JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
         log.info("x")
         assert json.loads((tmp_path / "stderr").read_text("utf-8"))["event"] == "x"

@@ -1,1 +1,1 @@
-"""Server-sent events: the journal, told as it is written to whoever listens."""
+"""Server-sent events: the journal, sent to readers as it is written."""

@@ -1,8 +1,8 @@
-"""Hands the events of the journal to any number of readers, at little more than the cost of writing to each.
+"""Sends the events of the journal to any number of readers, at little more than the cost of writing to each.
 
-The feed only pokes: what there is, and in which order, comes from the journal. One task reads it, for all; a reader is
-no more than a place in it. While nobody listens, nothing is read. Readers are woken a few times a second at the most,
-so that a sync at full speed costs each of them a few writes, not hundreds.
+One task encodes what was committed, for all readers; a reader is no more than a position among those events. While
+there are no readers, nothing is encoded or read. Readers wake up a few times a second at most, so that a sync at full
+speed costs each of them a few writes, not hundreds.
 """
 
 import asyncio
@@ -14,10 +14,8 @@ from typing import assert_never
 from milepost.core.errors import MilepostError, StoreAway
 from milepost.engine.bulkhead import bulkhead
 from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead, UsageReported
-from milepost.service.events.chronicle import Told, told
-from milepost.service.events.following import Following, Wanted
-from milepost.service.events.narration import narrate_live
-from milepost.service.events.recent import Recent
+from milepost.service.events.buffer import EventQuery, EventReader, RecentEvents
+from milepost.service.events.messages import EncodedEvent, encoded, live_message
 from milepost.stores.reader import JournalReader
 
 BEAT_SECONDS = 0.2
@@ -27,29 +25,29 @@ RETRY_MILLISECONDS = 3_000
 
 
 class Unavailable(MilepostError):
-    """Nobody can listen now: there are too many readers, or the daemon stops."""
+    """No reader is accepted now: there are too many, or the daemon is shutting down."""
 
 
 class Beat:
-    """A moment at which readers look what is new. `live` is what they hear then that has no entry."""
+    """A moment at which readers look for new events. `live` are events without an entry, for those who are waiting."""
 
     def __init__(self) -> None:
-        self.live: Sequence[Told] = ()
-        self._came = asyncio.Event()
+        self.live: Sequence[EncodedEvent] = ()
+        self._struck = asyncio.Event()
 
     @property
-    def has_come(self) -> bool:
-        """Whether it is over."""
-        return self._came.is_set()
+    def is_over(self) -> bool:
+        """Whether it has been struck."""
+        return self._struck.is_set()
 
     async def wait(self) -> None:
-        """Wait for it."""
-        await self._came.wait()
+        """Wait until it is struck."""
+        await self._struck.wait()
 
-    def come(self, live: Sequence[Told]) -> None:
-        """Wake all who wait for it."""
+    def strike(self, live: Sequence[EncodedEvent]) -> None:
+        """Wake everyone who waits for it."""
         self.live = live
-        self._came.set()
+        self._struck.set()
 
 
 class Broadcast:
@@ -68,130 +66,127 @@ class Broadcast:
         self._heartbeat_seconds = heartbeat_seconds
         self._max_readers = max_readers
         self._readers = 0
-        self._recent: Recent | None = None  # while somebody listens
+        self._recent: RecentEvents | None = None  # while there are readers
         self._beginning, self._rereading = asyncio.Lock(), asyncio.Lock()
-        self._heard: dict[str, UnchangedRead | StoreRetried] = {}  # the latest of each stream, since the last beat
-        self._poked = asyncio.Event()
+        self._unrecorded: dict[str, UnchangedRead | StoreRetried] = {}  # each stream's latest since the last beat
+        self._has_news = asyncio.Event()
         self._beat = Beat()
         self._ending = asyncio.Event()
         self._is_over = False
 
-    # --- what the daemon does ---
+    # --- the daemon's side ---
 
     def read(self, notice: Notice) -> None:
-        """Hear that there is something new."""
-        if not self._readers:
+        """Take a notice for the next beat."""
+        if self._recent is None:
             return
         match notice:
-            case Recorded(checkpoint=checkpoint):  # its entries tell more than what was heard without one
-                self._heard.pop(checkpoint.stream, None)
+            case Recorded(checkpoint=checkpoint):  # its entries say more than a notice without one
+                self._unrecorded.pop(checkpoint.stream, None)
+                self._recent.announce(notice)
             case UnchangedRead(checkpoint=checkpoint):
-                self._heard[checkpoint.stream] = notice
+                self._unrecorded[checkpoint.stream] = notice
             case StoreRetried(stream=stream):
-                self._heard[stream] = notice
+                self._unrecorded[stream] = notice
             case UsageReported():
                 return
             case unknown:
                 assert_never(unknown)
-        self._poked.set()
+        self._has_news.set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Tell what happens during the block; at its end, readers hear what is left of it, and end."""
+        """Broadcast during the block; at its end, readers get what is left, and end."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(bulkhead("events", self._tell()), name="events")
+            tasks.create_task(bulkhead("events", self._run()), name="events")
             try:
                 yield
             finally:
                 self._ending.set()
-                self._poked.set()
+                self._has_news.set()
 
-    async def _tell(self) -> None:
+    async def _run(self) -> None:
         try:
             is_last = False
             while not is_last:
-                await self._poked.wait()
-                self._poked.clear()
+                await self._has_news.wait()
+                self._has_news.clear()
                 is_last = self._ending.is_set()
-                await self._read_on()
+                await self._encode_news()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(BEAT_SECONDS):
                         await self._ending.wait()
         finally:
-            self._is_over = True  # not before the rest was read, or readers would not hear it
+            self._is_over = True  # only after the rest was encoded, or readers would miss it
             self._strike(())
 
-    async def _read_on(self) -> None:
-        recent, heard, self._heard = self._recent, self._heard, {}
-        if recent is None:
+    async def _encode_news(self) -> None:
+        recent, unrecorded, self._unrecorded = self._recent, self._unrecorded, {}
+        if recent is None or not recent.has_begun:
             return
         try:
-            while await recent.read_on():
+            while await recent.advance():
                 self._strike(())
-        except StoreAway:  # asked again at the next beat
-            self._poked.set()
-        self._strike([told(narrate_live(notice, self._now())) for notice in heard.values()])
+        except StoreAway:  # tried again at the next beat
+            self._has_news.set()
+        self._strike([encoded(live_message(notice, self._now())) for notice in unrecorded.values()])
 
-    def _strike(self, live: Sequence[Told]) -> None:
+    def _strike(self, live: Sequence[EncodedEvent]) -> None:
         beat, self._beat = self._beat, Beat()
-        beat.come(live)
+        beat.strike(live)
 
-    # --- what a reader does ---
+    # --- a reader's side ---
 
-    async def follow(self, wanted: Wanted) -> AsyncGenerator[bytes, None]:
-        """Give what is written to a reader, until the daemon ends.
+    async def follow(self, query: EventQuery) -> AsyncGenerator[bytes, None]:
+        """Yield what is sent to a reader, until the daemon ends.
 
-        It begins with how to come back, so that a browser knows its place even before the first event. Raises
-        Unavailable before it gives anything, and a MilepostError any time where the database does not answer.
+        The first piece says how to reconnect, so that a browser knows its position even before the first event. Raises
+        Unavailable before it yields anything, and a MilepostError any time where the database is unavailable.
         """
-        async with self._attended() as recent:
-            following = Following(self._journal_reader, recent, wanted, self._rereading)
-            await following.begin()
-            yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, following.place)
+        async with self._recent_events() as recent:
+            reader = EventReader(self._journal_reader, recent, query, self._rereading)
+            await reader.begin()
+            yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, reader.seq)
             due_at = self._next_heartbeat_at()
-            live: Sequence[Told] = ()
+            live: Sequence[EncodedEvent] = ()
             while True:
                 beat = self._beat
-                while (news := await following.news()) is not None:
-                    yield news
-                if chosen := following.chosen(live):
-                    yield chosen
+                while (chunk := await reader.next_chunk()) is not None:
+                    yield chunk
+                if chunk := reader.matching(live):
+                    yield chunk
                 if self._is_over:
                     return
-                is_late = beat.has_come  # what has no entry is for those who keep up
+                is_late = beat.is_over  # events without an entry are for those who keep up
                 try:
                     async with asyncio.timeout_at(due_at):
                         await beat.wait()
                     live = () if is_late else beat.live
                 except TimeoutError:
-                    # With its place: who wants little comes back to where it was, not to the last that it wanted.
-                    yield b": alive\nid: %d\n\n" % following.place
+                    # With the seq, so that a reader who wants little reconnects where it was, not at its last event.
+                    yield b": alive\nid: %d\n\n" % reader.seq
                     due_at, live = self._next_heartbeat_at(), ()
 
     def _next_heartbeat_at(self) -> float:
         return asyncio.get_running_loop().time() + self._heartbeat_seconds
 
     @asynccontextmanager
-    async def _attended(self) -> AsyncIterator[Recent]:
-        """Keep the newest events for as long as there is anybody who listens."""
+    async def _recent_events(self) -> AsyncIterator[RecentEvents]:
+        """Keep the newest events for as long as there is any reader."""
         if self._is_over:
-            raise Unavailable("events are not told any more: the daemon stops, or its log says what happened")
+            raise Unavailable("the event stream has ended: the daemon is shutting down, or its log says what happened")
         if self._readers >= self._max_readers:
-            raise Unavailable(f"{self._max_readers} readers listen already: try again in a minute")
+            raise Unavailable(f"{self._max_readers} readers are connected already: try again in a minute")
         self._readers += 1
+        self._recent = recent = self._recent or RecentEvents(self._journal_reader)
         try:
-            yield await self._kept()
+            async with self._beginning:
+                if not recent.has_begun:
+                    await recent.begin()
+                    self._has_news.set()  # for what was committed meanwhile
+            yield recent
         finally:
             self._readers -= 1
             if not self._readers:
                 self._recent = None
-                self._heard.clear()
-
-    async def _kept(self) -> Recent:
-        async with self._beginning:
-            if self._recent is None:
-                recent = Recent(self._journal_reader)
-                await recent.begin()
-                self._recent = recent
-                self._poked.set()  # for what was recorded meanwhile
-            return self._recent
+                self._unrecorded.clear()

@@ -1,9 +1,27 @@
-"""What an event tells: the `data` of a server-sent event, in the words that front ends know."""
+"""The `data` of a server-sent event, made from a journal entry or a live notice, and encoded once for all readers.
 
-from datetime import datetime
+What a message says of its run is folded from the entries of that run, so that it is the same, byte for byte, whether it
+is sent live or read again years later, from any seq on.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any, assert_never
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
+
+from milepost.core import events
+from milepost.core.checkpoint import Checkpoint, Run
+from milepost.core.events import NO_TALLY, Entry, Event, Reason, RunStatus, Stage, Tally
+from milepost.core.evolve import evolve
+from milepost.engine.feed import StoreRetried, UnchangedRead
+from milepost.reporting.describe import describe, has_errors
+from milepost.reporting.humanize import ahead
+from milepost.reporting.summary import Totals
+from milepost.stores.reader import JournalReader, StoredEntry
 
 RENAMED = {"failed_batches": "failedBatches", "success_rate": "successRate"}  # as front ends have always read them
 
@@ -13,15 +31,15 @@ class Status(StrEnum):
 
     STARTED = "started"
     PROGRESS = "progress"
-    RETRYING = "retrying"  # the source failed; the same is tried again
-    DB_RETRYING = "db_retrying"  # the database failed; the same is tried again
+    RETRYING = "retrying"  # the source failed and is tried again
+    DB_RETRYING = "db_retrying"  # the database failed and is tried again
     BATCH_FAILED = "batch_failed"  # a batch, or something in it, could not be read
-    BATCH_DB_FAILED = "batch_db_failed"  # something of a batch could not be stored
+    BATCH_DB_FAILED = "batch_db_failed"  # something in a batch could not be stored
     RATE_LIMITED = "rate_limited"
-    TIMEOUT_WARNING = "timeout_warning"  # the run reached its time limit; the next one goes on there
+    TIMEOUT_WARNING = "timeout_warning"  # the run reached its time limit; the next one continues there
     BATCH_LIMIT_WARNING = "batch_limit_warning"  # the same, for the batches of a run
     PAUSED = "paused"
-    STOPPED = "stopped"  # somebody has to mend a token, a permission or a setting
+    STOPPED = "stopped"  # somebody has to fix a token, a permission or a setting
     COMPLETE = "complete"
     COMPLETE_WITH_ERRORS = "complete_with_errors"  # with dead letters on the way
 
@@ -29,8 +47,8 @@ class Status(StrEnum):
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=RENAMED):
     """An event, as JSON. What does not apply is left out.
 
-    `type` is the tag of the journal entry; an event without one is live only, and has no place in the journal. Of a
-    batch, `inserted`, `updated`, `skipped` (unchanged) and `dead_lettered` are its own; of the end of a run, the run's.
+    `type` is the tag of the journal entry; an event without one is live only and not in the journal. Of a batch,
+    `inserted`, `updated`, `skipped` (unchanged) and `dead_lettered` are its own; of the end of a run, the run's.
     `batches`, `failed_batches`, `success_rate` (per cent) and `duration` (seconds) are those of the run so far.
     """
 
@@ -50,3 +68,192 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=RENA
     success_rate: float | None = None
     duration: float | None = None
     until: datetime | None = None
+
+
+# Of the runs that end before their sweep does and need nobody; all others are `paused`.
+_LIMITS = {
+    Reason.TIME_LIMIT: Status.TIMEOUT_WARNING,
+    Reason.BATCH_LIMIT: Status.BATCH_LIMIT_WARNING,
+    Reason.RATE_LIMIT: Status.RATE_LIMITED,
+}
+
+
+def message_of(entry: Entry, run: Run | None) -> Message:
+    """Return the message of an entry. `run` is its run as it stands after it; None where it has none, or was over."""
+    return Message(
+        status=_status(entry.event, run),
+        message=describe(entry, run).sentence,
+        stream=entry.stream,
+        at=entry.recorded_at,
+        type=entry.type,
+        run=entry.run_id,
+        until=_until(entry.event),
+        **_figures(entry.event, run),
+        **_so_far(run, entry),
+    )
+
+
+def live_message(notice: UnchangedRead | StoreRetried, now: datetime) -> Message:
+    """Return the message of a notice that has no entry: readers get it live or never."""
+    match notice:
+        case UnchangedRead(checkpoint=checkpoint, tally=tally):
+            run, batch = checkpoint.run, checkpoint.unrecorded.batches
+            if run is not None and run.ended_at is None:
+                batch += run.tally.batches
+            words = f"Batch {batch:,}: nothing new"
+            return Message(
+                status=Status.PROGRESS, message=words, stream=checkpoint.stream, at=now, batch=batch, **_counts(tally)
+            )
+        case StoreRetried(stream=stream, wait_seconds=wait_seconds):
+            until = now + timedelta(seconds=wait_seconds)
+            words = f"The database is unavailable, next attempt {ahead(until, now)}"
+            return Message(status=Status.DB_RETRYING, message=words, stream=stream, at=now, until=until)
+
+
+def _status(event: Event, run: Run | None) -> Status:  # noqa: PLR0911  (one line for each status)
+    match event:
+        case events.RunStarted():
+            return Status.STARTED
+        case (
+            events.SweepStarted()
+            | events.BatchStored()
+            | events.StoreReturned()
+            | events.DeadLetterClosed()
+            | events.StreamResumed()
+            | events.SyncRequested()
+            | events.TokenChecked()
+            | events.StreamRemoved()
+        ):
+            return Status.PROGRESS
+        case events.StreamPaused():
+            return Status.PAUSED
+        case events.FetchFailed() | events.BatchShrunk() | events.CursorLost() | events.RedriveFailed():
+            return Status.RETRYING
+        case events.RateLimited():
+            return Status.RATE_LIMITED
+        case events.BatchFailed():
+            return Status.BATCH_FAILED
+        case events.DeadLetterOpened(stage=stage):
+            return Status.BATCH_FAILED if stage is Stage.FETCH else Status.BATCH_DB_FAILED
+        case events.SweepCompleted():
+            return Status.COMPLETE_WITH_ERRORS if has_errors(run) else Status.COMPLETE
+        case events.RunEnded(status=status, reason=reason):
+            return Status.STOPPED if status is RunStatus.STOPPED else _LIMITS.get(reason, Status.PAUSED)
+        case unknown:
+            assert_never(unknown)
+
+
+def _until(event: Event) -> datetime | None:
+    """Return when a wait ends that the event begins."""
+    match event:
+        case (
+            events.FetchFailed(retry_at=until)
+            | events.RateLimited(until=until)
+            | events.RedriveFailed(redrive_at=until)
+        ):
+            return until
+        case _:
+            return None
+
+
+def _figures(event: Event, run: Run | None) -> dict[str, Any]:
+    """Return the number of the batch that an event is about, and the counts of that batch, or of the run at its end."""
+    match event:
+        case events.BatchStored(tally=tally):
+            return _counts(tally) | ({"batch": run.tally.batches} if run is not None else {})
+        case events.FetchFailed() | events.BatchFailed() | events.BatchShrunk() | events.DeadLetterOpened() if (
+            run is not None
+        ):
+            return {"batch": run.tally.batches + 1}
+        case events.RedriveFailed(tally=tally) | events.DeadLetterClosed(tally=tally) if tally != NO_TALLY:
+            return _counts(tally)
+        case events.SweepCompleted() | events.RunEnded() if run is not None:
+            return _counts(run.tally)
+        case _:
+            return {}
+
+
+def _counts(tally: Tally) -> dict[str, Any]:
+    return {
+        "inserted": tally.inserted,
+        "updated": tally.updated,
+        "skipped": tally.unchanged,
+        "dead_lettered": tally.dead_lettered,
+    }
+
+
+def _so_far(run: Run | None, entry: Entry) -> dict[str, Any]:
+    """Return what the run came to up to this entry."""
+    if run is None:
+        return {}
+    totals = Totals(run.tally, run.retries, run.failed_batches)
+    figures = {
+        "batches": run.tally.batches,
+        "failed_batches": run.failed_batches,
+        "success_rate": round(100 * totals.success_rate, 1),
+    }
+    if run.status is RunStatus.INTERRUPTED:  # nobody saw when that one ended
+        return figures
+    return figures | {"duration": round(max(0.0, (entry.recorded_at - run.started_at).total_seconds()), 1)}
+
+
+# --- on the wire ------------------------------------------------------------------------------------------------------
+
+_encode = msgspec.json.Encoder().encode
+
+
+class EncodedEvent(Struct, frozen=True):
+    """An event as it is sent: its seq (0 where it is live only), what readers filter by, and the bytes."""
+
+    seq: int
+    stream: str
+    status: Status
+    wire: bytes
+
+
+def encoded(message: Message, seq: int = 0) -> EncodedEvent:
+    """Encode a message as a server-sent event (WHATWG HTML, "Server-sent events"); JSON holds no line break."""
+    event_id = b"id: %d\n" % seq if seq else b""
+    return EncodedEvent(seq, message.stream, message.status, b"%bdata: %b\n\n" % (event_id, _encode(message)))
+
+
+class EntryEncoder:
+    """Encodes consecutive entries of some streams; where it starts inside a run, it reads how that began."""
+
+    def __init__(self, journal_reader: JournalReader) -> None:
+        self._journal_reader = journal_reader
+        self._checkpoints: dict[str, Checkpoint] = {}  # as far as the open or latest run tells
+
+    async def encode(self, stored: Sequence[StoredEntry], latest: Run | None = None) -> list[EncodedEvent]:
+        """Encode entries that follow those encoded before. `latest` is a run whose outcome is known."""
+        unknown = {each.entry.stream: each.entry.version for each in reversed(stored)}
+        unknown = {stream: version for stream, version in unknown.items() if stream not in self._checkpoints}
+        if unknown:
+            self._checkpoints |= await self._journal_reader.within_runs(unknown)
+        with_errors = await self._completed_with_errors(stored, latest)
+        return [encoded(message_of(each.entry, self._run_after(each.entry, with_errors)), each.seq) for each in stored]
+
+    async def _completed_with_errors(self, stored: Sequence[StoredEntry], latest: Run | None) -> frozenset[str]:
+        """Return which of the runs completed a sweep with dead letters.
+
+        A sweep takes many runs. Whether one of the earlier ones left dead letters, only its whole past can tell.
+        """
+        completed = {each.entry.run_id or "" for each in stored if isinstance(each.entry.event, events.SweepCompleted)}
+        known = frozenset[str]()
+        if latest is not None and latest.run_id in completed:
+            completed.remove(latest.run_id)
+            known = frozenset({latest.run_id} if has_errors(latest) else ())
+        return known | await self._journal_reader.completed_with_errors(completed) if completed else known
+
+    def _run_after(self, entry: Entry, with_errors: frozenset[str]) -> Run | None:
+        """Fold an entry, and return its run as it stands after it; None where none was open."""
+        before = self._checkpoints[entry.stream].run
+        after = self._checkpoints[entry.stream] = evolve(self._checkpoints[entry.stream], entry)
+        run = after.run
+        if run is None or run.run_id != entry.run_id:
+            return None
+        if isinstance(entry.event, events.SweepCompleted):
+            has_left_errors = entry.run_id in with_errors
+            return replace(run, status=RunStatus.COMPLETE_WITH_ERRORS if has_left_errors else RunStatus.COMPLETE)
+        was_over = before is not None and before.run_id == entry.run_id and before.ended_at is not None
+        return None if was_over else run

@@ -15,57 +15,57 @@ from milepost.core.errors import MilepostError
 from milepost.service.api.endpoint import AnyOperation, Call, Operation
 from milepost.service.api.paging import StreamKey
 from milepost.service.events.broadcast import Broadcast, Unavailable
-from milepost.service.events.following import Wanted
+from milepost.service.events.buffer import EventQuery
 from milepost.service.events.messages import Message, Status
 
 MAX_LAST = 500
-MAX_STREAMS = 50  # that one reader names
-MAX_WRITE_SECONDS = 20.0  # until a reader who takes nothing is cut off: it comes back with its place
-SEND_BUFFER_BYTES = 64 * 1024  # for a reader who is slow; the kernel would take megabytes for each
+MAX_STREAMS = 50  # that one reader may name
+MAX_WRITE_SECONDS = 20.0  # until a reader that takes nothing is disconnected; it resumes from its last id
+SEND_BUFFER_BYTES = 64 * 1024  # for a slow reader; the kernel would take megabytes for each
 MEDIA_TYPE = "text/event-stream"
 HEADERS = {
     "Content-Type": MEDIA_TYPE,
     "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",  # nginx would collect events until a buffer is full
+    "X-Accel-Buffering": "no",  # or nginx would hold events back until a buffer is full
 }
 
 
 class EventsAsked(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which events are told."""
+    """Which events to send."""
 
     stream: Annotated[
         tuple[StreamKey, ...], Meta(max_length=MAX_STREAMS, description="only events of these streams")
     ] = ()
     status: Annotated[tuple[Status, ...], Meta(description="only events with these statuses")] = ()
-    last: Annotated[int, Meta(ge=0, le=MAX_LAST, description="begin with so many of the newest entries")] = 0
+    last: Annotated[int, Meta(ge=0, le=MAX_LAST, description="begin with this many of the newest entries")] = 0
 
 
 def event_stream(broadcast: Broadcast, *, max_write_seconds: float = MAX_WRITE_SECONDS) -> Sequence[AnyOperation]:
     """Declare the event stream.
 
-    It is written with aiohttp's own response: aiohttp-sse encodes each event for each reader anew, and keeps a task for
-    each reader's heartbeat.
+    It uses aiohttp's own response: aiohttp-sse encodes each event anew for each reader, and keeps a task for each
+    reader's heartbeat.
     """
 
     async def follow_events(call: Call[EventsAsked, None]) -> web.StreamResponse:
         request = call.request
-        if request.method == "HEAD":  # which aiohttp takes for a GET: it would never end
+        if request.method == "HEAD":  # aiohttp treats it as a GET, which would never end
             raise web.HTTPMethodNotAllowed("HEAD", ["GET"])
-        async with aclosing(broadcast.follow(_wanted(call))) as pieces:
+        async with aclosing(broadcast.follow(_query(call))) as pieces:
             try:
-                opening = await anext(pieces)
+                first = await anext(pieces)
             except Unavailable as error:
                 raise web.HTTPServiceUnavailable(text=error.message, headers={"Retry-After": "60"}) from error
             response = web.StreamResponse(headers=HEADERS)
             await response.prepare(request)
-            await _write(request, response, opening, pieces, max_write_seconds)
+            await _write(request, response, first, pieces, max_write_seconds)
         return response
 
     return [
         Operation(
             "GET",
             "/api/events",
-            "Follow what happens, as server-sent events; each is a message, its id the entry's seq",
+            "Follow what happens, as server-sent events: each is a message, and its id is the entry's seq",
             asked=EventsAsked,
             answer=Message,
             handle=follow_events,
@@ -75,23 +75,23 @@ def event_stream(broadcast: Broadcast, *, max_write_seconds: float = MAX_WRITE_S
     ]
 
 
-def _wanted(call: Call[EventsAsked, None]) -> Wanted:
-    """Say what is wanted from where on. Raises HTTPBadRequest for a place that is none."""
+def _query(call: Call[EventsAsked, None]) -> EventQuery:
+    """Return what the reader wants, and from where. Raises HTTPBadRequest for a Last-Event-ID that is not a number."""
     asked, last_id = call.asked, call.request.headers.get("Last-Event-ID", "")
     if last_id and not re.fullmatch(r"[0-9]{1,18}", last_id):
-        raise web.HTTPBadRequest(text="the header Last-Event-ID is not the id of an event: these are numbers")
+        raise web.HTTPBadRequest(text="the header Last-Event-ID is not the id of an event, which is a number")
     streams = tuple(dict.fromkeys(asked.stream))
-    return Wanted(streams, frozenset(asked.status), int(last_id) if last_id else None, asked.last)
+    return EventQuery(streams, frozenset(asked.status), int(last_id) if last_id else None, asked.last)
 
 
 async def _write(
     request: web.Request,
     response: web.StreamResponse,
-    opening: bytes,
+    first: bytes,
     pieces: AsyncIterator[bytes],
     max_write_seconds: float,
 ) -> None:
-    """Write until the reader goes, is too slow, or the daemon ends."""
+    """Write until the reader disconnects, is too slow, or the daemon ends."""
     transport = request.transport
     if transport is None:
         return
@@ -99,15 +99,15 @@ async def _write(
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     log = structlog.get_logger("milepost")
     try:
-        await response.write(opening)
+        await response.write(first)
         async for piece in pieces:
             async with asyncio.timeout(max_write_seconds):
                 await response.write(piece)
-    except ConnectionError:  # it has gone
+    except ConnectionError:  # it has disconnected
         pass
     except TimeoutError:
-        log.info("reader of events cut off", seconds=max_write_seconds, hint="it took nothing; it may come back")
+        log.info("event reader disconnected", seconds=max_write_seconds, hint="it took nothing; it may reconnect")
         transport.abort()
     except MilepostError as error:
-        log.warning("reader of events cut off", reason=error.message, hint="it comes back by itself")
+        log.warning("event reader disconnected", reason=error.message, hint="it reconnects by itself")
         transport.abort()

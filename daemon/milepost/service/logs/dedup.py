@@ -1,12 +1,12 @@
-"""Troubles that repeat are counted, not repeated: nobody reads a line a stream and second.
+"""Repeated warnings and errors are counted instead of logged: nobody reads a line per stream and second.
 
-Lines are of one kind where level, event and reason (or client) are the same. The first of a kind is told at once; of
+Lines are of one kind where level, event and reason (or client) are the same. The first of a kind is logged at once; of
 errors, which may need a person, the first of each stream, for up to ten streams. What repeats within the window is
-held, and told in its end as one line, which has what all of it has in common, and says how often it was, since when and
-of which streams. Windows grow while there are repeats. A kind that was not repeated in its window is forgotten: its
-next line is a first.
+held, and logged at its end as one summary: what all of the lines have in common, how many there were, since when, and
+for which streams. Windows grow while there are repeats. A kind that was not repeated within its window is forgotten, so
+that its next line is a first one.
 
-What is left out of the log is in the journal, entry by entry.
+What the log leaves out is in the journal, entry by entry.
 """
 
 import asyncio
@@ -20,32 +20,32 @@ from structlog.typing import EventDict, WrappedLogger
 FIRST_WINDOW_SECONDS = 10.0
 MAX_WINDOW_SECONDS = 300.0
 MAX_ERRORS_APART = 10
-MAX_STREAMS = 100  # in one line; more of them take another
-MAX_KINDS = 100  # at a time; what goes beyond is of one kind with its level
-LOOK_SECONDS = 1.0  # between two looks at the windows
+MAX_STREAMS = 100  # in one summary; more of them take another
+MAX_KINDS = 100  # at a time; beyond that, all lines of a level are one kind
+POLL_SECONDS = 1.0  # between two looks at the windows
 
 _LEVELS = frozenset({"warning", "error"})
-_RECOVERIES = frozenset({"store returned", "reads again"})  # where one ends, it ends for many
+_RECOVERIES = frozenset({"database available again", "stream recovered"})  # what ends for one stream ends for many
 _REASONS = ("status", "reason", "problem", "error", "found", "exception", "client")
 
 
 class Deduplicator:
-    """A processor of structlog, which drops repeats, and hands the lines that stand for them to `tell`.
+    """A structlog processor that drops repeats, and passes their summaries to `emit`.
 
-    `clock` gives seconds that only grow. Events have a level and a timestamp. Safe to call from any thread.
+    `clock` returns monotonic seconds. Events have a level and a timestamp. Safe to call from any thread.
     """
 
-    def __init__(self, tell: Callable[[EventDict], None], clock: Callable[[], float]) -> None:
-        self._tell = tell
+    def __init__(self, emit: Callable[[EventDict], None], clock: Callable[[], float]) -> None:
+        self._emit = emit
         self._clock = clock
         self._kinds: dict[Hashable, _Kind] = {}
-        # Reentrant, because a finalizer may log in the midst of it.
+        # Reentrant, because a finalizer may log while it is held.
         self._lock = threading.RLock()
 
     def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        """Let the event pass, or hold it. Raises DropEvent for what is held."""
+        """Let the event pass, or hold it and raise DropEvent."""
         with self._lock:
-            self.tell_due()
+            self.flush_due()
             if event["level"] not in _LEVELS and event["event"] not in _RECOVERIES:
                 return event
             key = _key(event)
@@ -54,71 +54,71 @@ class Deduplicator:
             kind = self._kinds.get(key)
             if kind is None:
                 kind = self._kinds[key] = _Kind(self._clock() + FIRST_WINDOW_SECONDS)
-            if kind.is_told_apart(event):
+            if kind.passes(event):
                 return event
             kind.hold(event)
             if len(kind.streams) >= MAX_STREAMS:
-                self._tell(kind.take())
+                self._emit(kind.take())
         raise DropEvent
 
-    def tell_due(self) -> None:
-        """Tell what was held in windows that have ended."""
+    def flush_due(self) -> None:
+        """Emit the summaries of windows that have ended."""
         with self._lock:
             now = self._clock()
             for key, kind in [each for each in self._kinds.items() if each[1].ends_at <= now]:
                 if kind.repeated:
-                    self._tell(kind.take())
-                    kind.go_on(now)
+                    self._emit(kind.take())
+                    kind.extend(now)
                 else:
                     del self._kinds[key]
 
-    def tell_all(self) -> None:
-        """Tell all that was held, and forget it."""
+    def flush(self) -> None:
+        """Emit the summaries of all that is held, and forget it."""
         with self._lock:
             held = [kind for kind in self._kinds.values() if kind.repeated]
             self._kinds.clear()
             for kind in held:
-                self._tell(kind.take())
+                self._emit(kind.take())
 
     @asynccontextmanager
-    async def told_in_time(self) -> AsyncIterator[None]:
-        """During the block, tell what was held when its window ends; in the end tell the rest."""
-        looking = asyncio.create_task(self._look(), name="repeats")
+    async def flushing(self) -> AsyncIterator[None]:
+        """Emit each summary when its window ends, and the rest at the end of the block."""
+        task = asyncio.create_task(self._poll(), name="log summaries")
         try:
             yield
         finally:
-            looking.cancel()
-            await asyncio.wait({looking})
-            self.tell_all()
+            task.cancel()
+            await asyncio.wait({task})
+            self.flush()
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            self.tell_due()
+            await asyncio.sleep(POLL_SECONDS)
+            self.flush_due()
 
 
 class _Kind:
-    """The lines of one kind: who was told of apart, and what is held."""
+    """The lines of one kind: which streams were logged, and what is held."""
 
     def __init__(self, ends_at: float) -> None:
         self.ends_at = ends_at
         self.repeated = 0
         self.streams: dict[object, None] = {}  # in the order in which they came
         self._window_seconds = FIRST_WINDOW_SECONDS
-        self._told: set[object] = set()
+        self._logged: set[object] = set()
         self._common: EventDict = {}
         self._since = ""
 
-    def is_told_apart(self, event: EventDict) -> bool:
-        """Whether this line is to be told: the first, or that of a stream that was told nothing so far."""
+    def passes(self, event: EventDict) -> bool:
+        """Whether this line is logged: the first one, or of errors the first of its stream."""
         most = MAX_ERRORS_APART if event["level"] == "error" else 1
-        if len(self._told) >= most or event.get("stream") in self._told:
+        if len(self._logged) >= most or event.get("stream") in self._logged:
             return False
-        self._told.add(event.get("stream"))
+        self._logged.add(event.get("stream"))
         return True
 
     def hold(self, event: EventDict) -> None:
-        """Count the line, and keep of it what it has in common with the others."""
+        """Count the line, and keep what it has in common with the others."""
         if self.repeated:
             self._common = {key: value for key, value in self._common.items() if event.get(key) == value}
         else:
@@ -129,15 +129,15 @@ class _Kind:
             self.streams[event["stream"]] = None
 
     def take(self) -> EventDict:
-        """Give the one line for all that was held."""
+        """Return the summary of what was held, and hold nothing."""
         event = {"event": "more of many kinds", **self._common, "repeated": self.repeated, "since": self._since}
         if self.streams and "stream" not in event:
             event["streams"] = list(self.streams)
         self.repeated, self.streams = 0, {}
         return event
 
-    def go_on(self, now: float) -> None:
-        """Begin another window, a longer one."""
+    def extend(self, now: float) -> None:
+        """Start another, longer window."""
         self._window_seconds = min(2 * self._window_seconds, MAX_WINDOW_SECONDS)
         self.ends_at = now + self._window_seconds
 

@@ -1,24 +1,22 @@
 """Logs: one event a line, for a person, for a machine, or for the journal of systemd; never a secret.
 
-Every event, of structlog's loggers and of the standard library's, goes through one list of functions and one way out:
+Every event, from structlog's loggers and the standard library's, goes through one list of processors to one output:
 
-    bound context, level, time, traceback, count of lost lines → Repeats → Redactor → a renderer → Lines or Journal
+    bound context, level, time, traceback, lost lines → Deduplicator → Redactor → renderer → LineOutput | JournaldOutput
 
-A line that cannot be written is counted and left: logging neither holds up nor breaks the work.
+A line that cannot be written is counted and dropped: logging neither delays nor breaks the work.
 """
 
-import json
 import logging
 import os
-import re
 import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal, NamedTuple, TextIO
+from typing import Literal, TextIO
 
 import structlog
 from logging_journald import JournaldTransport  # type: ignore[import-untyped]  # annotated, but ships no py.typed
@@ -27,29 +25,12 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from milepost.service.logs.dedup import Deduplicator
 from milepost.service.logs.redaction import Plain, Redactor
+from milepost.service.logs.render import CALLSITE, console_line, journal_fields, json_line, painter
 
 Format = Literal["auto", "console", "json"]
 
 MAX_WAIT_SECONDS = 0.1
-MAX_NAMES = 5  # of streams, in a line for people
 _LEADING = ("timestamp", "level", "event", "repeated", "stream", "streams", "run", "batch")
-_CALLSITE = {"pathname": "CODE_FILE", "lineno": "CODE_LINE", "func_name": "CODE_FUNC"}
-_MAX_FIELD_NAME_LENGTH = 64  # journald drops a field with a longer name
-
-
-class _Level(NamedTuple):
-    priority: int  # of syslog(3)
-    word: str
-    colour: str  # an ANSI SGR code
-
-
-_LEVELS: Mapping[str, _Level] = {
-    "debug": _Level(7, "debug", "2"),
-    "info": _Level(6, "info", "32"),
-    "warning": _Level(4, "warn", "33"),
-    "error": _Level(3, "error", "31"),
-    "critical": _Level(2, "fatal", "1;31"),
-}
 
 
 def configure(
@@ -60,46 +41,46 @@ def configure(
     stream: TextIO,
     environment: Mapping[str, str],
 ) -> Deduplicator:
-    """Send all logs of the process to the stream, and what nobody catches as well; give what holds repeated lines.
+    """Send all logs of the process and its uncaught errors to the stream; return what holds repeated lines.
 
     Args:
         format: `auto` is journald's own protocol where the stream leads to the journal, else `console`.
-        level: the least that is logged: `debug`, `info`, `warning`, `error` or `critical`.
-        redactor: what it knows, or learns later, is in no line.
-        stream: stderr. One with a descriptor is written to directly, past its buffer.
-        environment: of the process; `JOURNAL_STREAM` (systemd.exec(5)), `NO_COLOR` and `TERM` are read.
+        level: the lowest level that is logged: `debug`, `info`, `warning`, `error` or `critical`.
+        redactor: no line holds a secret that it knows or learns later.
+        stream: stderr. If it has a descriptor, that is written to directly, past the buffer.
+        environment: of the process: `JOURNAL_STREAM` (systemd.exec(5)), `NO_COLOR` and `TERM` are read.
     """
-    lines = Lines(stream)
-    outlet: Lines | Journal = lines
+    lines = LineOutput(stream)
+    outlet: LineOutput | JournaldOutput = lines
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     gather: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         stamp,
         structlog.processors.format_exc_info,
-        partial(_told_of_losses, lines),
+        partial(_count_losses, lines),
     ]
-    render: Processor = _json_line
+    render: Processor = json_line
     if format == "auto" and _leads_to_journal(stream, environment):
-        outlet = Journal(lines)
-        gather.append(CallsiteParameterAdder([CallsiteParameter(name) for name in _CALLSITE], [__name__]))
-        render = _journal_fields
+        outlet = JournaldOutput(lines)
+        gather.append(CallsiteParameterAdder([CallsiteParameter(name) for name in CALLSITE], [__name__]))
+        render = journal_fields
     elif format != "json":
-        render = partial(_console_line, paint=_painter(stream, environment))
-    clean: Processor = partial(_cleaned, redactor)
-    aside = structlog.wrap_logger(outlet, [stamp, clean, render], wrapper_class=structlog.BoundLogger)
-    repeats = Deduplicator(lambda event: aside.log(**event), time.monotonic)
+        render = partial(console_line, paint=painter(stream, environment))
+    clean: Processor = partial(_redact, redactor)
+    summaries = structlog.wrap_logger(outlet, [stamp, clean, render], wrapper_class=structlog.BoundLogger)
+    deduplicator = Deduplicator(lambda event: summaries.log(**event), time.monotonic)
     structlog.configure(
-        processors=[*gather, repeats, clean, render],
+        processors=[*gather, deduplicator, clean, render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=lambda *_: outlet,
     )
     logging.basicConfig(handlers=[StandardRecords()], level=level.upper(), force=True)
-    logging.getLogger("aiosqlite").setLevel(logging.WARNING)  # at debug it tells every row: names and texts of people
-    logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # what it warns of, the store raises
+    logging.getLogger("aiosqlite").setLevel(logging.WARNING)  # at debug it logs every row: names and texts of people
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # the store raises what it warns of
     logging.captureWarnings(True)
-    _log_what_nobody_catches()
-    return repeats
+    _log_uncaught_errors()
+    return deduplicator
 
 
 @contextmanager
@@ -111,23 +92,23 @@ def logged(
     stream: TextIO,
     environment: Mapping[str, str],
 ) -> Iterator[None]:
-    """Log a command that comes to its end: as of `configure`, and what is held of repeats is told after the block."""
-    repeats = configure(format, level, redactor, stream=stream, environment=environment)
+    """Configure logging for the block, and write the repeats that are still held at its end."""
+    deduplicator = configure(format, level, redactor, stream=stream, environment=environment)
     try:
         yield
     finally:
-        repeats.tell_all()
+        deduplicator.flush()
 
 
 def set_level(level: str) -> None:
-    """Log this and what is above it from now on; `level` as of `configure`."""
+    """Change the lowest level that is logged; `level` is as for `configure`."""
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
     logging.getLogger().setLevel(number)
 
 
 class StandardRecords(logging.Handler):
-    """Hands the records of the standard library's loggers (aiohttp, asyncio, aiosqlite, warnings) to structlog."""
+    """Passes the records of the standard library's loggers (aiohttp, asyncio, aiosqlite, warnings) to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log the record with the name of its logger."""
@@ -135,18 +116,18 @@ class StandardRecords(logging.Handler):
         try:
             message = record.getMessage().rstrip()
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-            # The arguments do not fit, or one has a broken repr; what there is goes on as it is.
+            # The arguments do not fit, or one has a broken repr: log them as they are.
             message = record.msg
             fields["args"] = record.args
         known_level = max(logging.DEBUG, min(logging.CRITICAL, record.levelno // 10 * 10))
         structlog.get_logger().log(known_level, message, **fields)
 
 
-class Lines:
-    """Writes whole lines to a stream; never waits long for it, and never raises.
+class LineOutput:
+    """Writes whole lines to a stream, never waits long for it, and never raises.
 
     Attributes:
-        lost: how many lines could not be written since the last one that could.
+        lost: the number of lines that could not be written since the last one that was.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -157,7 +138,7 @@ class Lines:
         self._lock = threading.RLock()
 
     def write(self, line: str) -> None:
-        """Write the line, or count it as lost: the stream is closed, its reader gone or asleep, the disk full."""
+        """Write the line, or count it as lost: a closed stream, a reader that is gone or asleep, a full disk."""
         with self._lock:
             try:
                 self._put(f"{line}\n")
@@ -174,7 +155,7 @@ class Lines:
             self._stream.write(text)
             self._stream.flush()
             return
-        # The stream's own buffer would keep a line that it cannot write, and fail with it again at every later one.
+        # The stream's own buffer would keep a line that it cannot write, and fail again with every later one.
         text = f"\n{text}" if self._torn else text
         rest = memoryview(text.encode(self._stream.encoding or "utf-8", "backslashreplace"))
         while rest:
@@ -185,14 +166,14 @@ class Lines:
             self._torn = bool(rest)
 
 
-class Journal:
-    """Sends events to journald with their fields, or writes lines that begin with `<N>` where it does not answer.
+class JournaldOutput:
+    """Sends events to journald with their fields; while it is unavailable, writes lines that begin with `<N>`.
 
     journald reads the priority of a line from that prefix (sd-daemon(3)).
     """
 
-    def __init__(self, fallback: Lines) -> None:
-        # Addressing each datagram, as libsystemd does, outlives a restart of journald.
+    def __init__(self, fallback: LineOutput) -> None:
+        # Addressing each datagram, as libsystemd does, survives a restart of journald.
         self._transport = JournaldTransport(connected=False)
         self._transport.socket.setblocking(False)
         self._fallback = fallback
@@ -201,9 +182,9 @@ class Journal:
         self._transport.socket.close()
 
     def send(self, **fields: str | list[str]) -> None:
-        """Send the fields as one entry; one with several values is there several times (systemd.journal-fields(7))."""
+        """Send the fields as one entry, a field with several values several times (systemd.journal-fields(7))."""
         try:
-            self._transport.send(_each(fields))
+            self._transport.send(_values(fields))
         except OSError:
             prefix = f"<{fields['PRIORITY']}>"
             self._fallback.write("\n".join(f"{prefix}{line}" for line in str(fields["MESSAGE"]).splitlines()))
@@ -213,13 +194,13 @@ class Journal:
     log = debug = info = warning = error = critical = send
 
 
-def _told_of_losses(lines: Lines, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
+def _count_losses(lines: LineOutput, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
     if lines.lost:
         event["log_lines_lost"] = lines.lost
     return event
 
 
-def _cleaned(redactor: Redactor, _: WrappedLogger, __: str, event: EventDict) -> dict[str, Plain]:
+def _redact(redactor: Redactor, _: WrappedLogger, __: str, event: EventDict) -> dict[str, Plain]:
     cleaned = redactor.clean_fields(event)
     return {key: cleaned[key] for key in sorted(cleaned, key=_place)}
 
@@ -228,79 +209,9 @@ def _place(key: str) -> int:
     return _LEADING.index(key) if key in _LEADING else len(_LEADING)
 
 
-def _json_line(_: WrappedLogger, __: str, event: EventDict) -> str:
-    return json.dumps(event)  # in ASCII: nothing in it can break a line or drive a terminal
-
-
-def _console_line(_: WrappedLogger, __: str, event: EventDict, *, paint: Callable[[str, str], str]) -> str:
-    level = _LEVELS[event.pop("level")]
-    time = event.pop("timestamp")[:19].replace("T", " ")
-    exception = event.pop("exception", None)
-    name = _printable(_shown(event.pop("event")))
-    pairs = " ".join(f"{paint('36', key)}={value}" for key, value in _pairs(event))
-    head = f"{paint('2', time)} {paint(level.colour, f'{level.word:5}')} {paint('1', f'{name:14}' if pairs else name)}"
-    return f"{head} {pairs}".rstrip() + _below(exception)
-
-
-def _journal_fields(_: WrappedLogger, __: str, event: EventDict) -> dict[str, str | list[str]]:
-    del event["timestamp"]  # journald has its own
-    fields: dict[str, str | list[str]] = {
-        "PRIORITY": str(_LEVELS[event.pop("level")].priority),
-        "SYSLOG_IDENTIFIER": "milepost",
-        **{field: _shown(event.pop(key)) for key, field in _CALLSITE.items() if key in event},
-    }
-    fields |= {_field_name(key): _shown(value) for key, value in event.items() if value is not None}
-    names = event.get("streams")
-    if isinstance(names, list):  # so that each of them is found by MILEPOST_STREAM
-        del fields[_field_name("streams")]
-        fields[_field_name("stream")] = names
-    exception = event.pop("exception", None)
-    name = _printable(_shown(event.pop("event")))
-    fields["MESSAGE"] = " ".join([name, *(f"{key}={value}" for key, value in _pairs(event))]) + _below(exception)
-    return fields
-
-
-def _each(fields: Mapping[str, str | list[str]]) -> Iterator[tuple[str, str]]:
+def _values(fields: Mapping[str, str | list[str]]) -> Iterator[tuple[str, str]]:
     for name, value in fields.items():
         yield from ((name, each) for each in (value if isinstance(value, list) else [value]))
-
-
-def _field_name(key: str) -> str:
-    return f"MILEPOST_{re.sub('[^A-Z0-9_]', '_', key.upper())}"[:_MAX_FIELD_NAME_LENGTH]
-
-
-def _pairs(event: EventDict) -> Iterator[tuple[str, str]]:
-    for key, value in event.items():
-        text = _some(value) if key == "streams" and isinstance(value, list) else _shown(value)
-        plain = text.isprintable() and text and not set(text) & set(" ='\"\\")
-        yield _printable(key), text if plain else repr(text)  # repr escapes all that is not printable
-
-
-def _shown(value: Plain) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _some(names: list[str]) -> str:
-    rest = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return f"{' '.join(names[:MAX_NAMES])}{rest}"
-
-
-def _printable(text: str) -> str:
-    """Escape line ends, controls, ANSI sequences and bidirectional overrides, which could forge what a reader sees."""
-    if text.isprintable():
-        return text
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
-
-
-def _below(exception: str | None) -> str:
-    """Give a traceback for the lines below its event, set in so that none of them can pass for an event."""
-    return "".join(f"\n    {_printable(line)}" for line in exception.splitlines()) if exception else ""
-
-
-def _painter(stream: TextIO, environment: Mapping[str, str]) -> Callable[[str, str], str]:
-    if not stream.closed and stream.isatty() and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb":
-        return lambda colour, text: f"\x1b[{colour}m{text}\x1b[0m"
-    return lambda _, text: text
 
 
 def _leads_to_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
@@ -314,7 +225,7 @@ def _leads_to_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
 def _descriptor(stream: TextIO) -> int | None:
     try:
         return stream.fileno()
-    except (OSError, ValueError):  # a stream of the program's own, or a closed one
+    except (OSError, ValueError):  # not a file, or closed
         return None
 
 
@@ -324,8 +235,8 @@ def _ready(descriptor: int, wait_seconds: float) -> bool:
     return bool(poll.poll(wait_seconds * 1000))
 
 
-def _log_what_nobody_catches() -> None:
-    """Take the place of the interpreter's own reports, which would print an error's text with whatever stands in it."""
+def _log_uncaught_errors() -> None:
+    """Replace the interpreter's own reports, which would print an error's text with whatever secrets it holds."""
     log = structlog.get_logger()
 
     def crashed(kind: type[BaseException], error: BaseException, trace: object) -> None:

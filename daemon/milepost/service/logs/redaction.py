@@ -17,8 +17,8 @@ Plain: TypeAlias = "str | int | float | bool | list[Plain] | dict[str, Plain] | 
 """What JSON can say, without NaN, lone surrogates and integers that other readers would round."""
 
 BLOT = "[secret]"
-_MARK = "\ufdd0"  # never a character (Unicode, 23.7): it holds the place, as a secret may be a part of BLOT
-MIN_SECRET_LENGTH = 6  # a shorter one stands in half of all words, and blotting those out would tell it
+_MARK = "\ufdd0"  # a noncharacter (Unicode, 23.7), because a secret may be a part of BLOT
+MIN_SECRET_LENGTH = 6  # a shorter one is part of half of all words, and blotting those out would reveal it
 MAX_TEXT_LENGTH = 16_384
 MAX_ITEMS = 100
 MAX_DEPTH = 6
@@ -31,8 +31,8 @@ _SECRET_KEYS = frozenset(
 )
 _SECRET_FIELDS = _SECRET_KEYS | {"token", "password", "authorization"}
 
-# A secret that nobody has told us of is known by what stands before it. A bare `access_token: …` is left alone: that is
-# how prose about a key of config.yaml looks.
+# An unknown secret is recognised by what stands before it. A bare `access_token: …` is left alone: that is how prose
+# about a key of config.yaml looks.
 _ANNOUNCED = re.compile(
     rf"""(
         (?:{"|".join(sorted(_SECRET_KEYS))}) (?: (?:=|%3D) \\*["']? | \\*["']\s*:\s*\\*["'] )
@@ -43,15 +43,15 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _PASSWORD_IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s@]+(?=@)")
-# The Graph API's tokens begin so; /me/accounts hands out ones that no configuration names.
+# How the Graph API's tokens begin; /me/accounts returns some that are in no configuration.
 _GRAPH_TOKEN = re.compile(r"\b(?:EAA|IGAA|IGQV)[A-Za-z0-9_-]{24,}")
 
 
 class Redactor:
-    """Knows the secrets, and takes them out of texts and values.
+    """Knows the secrets, and removes them from texts and values.
 
-    It is the one object that holds all secrets, so no repr shows them, and it only ever learns more: a token that
-    a reload has replaced is still a secret in the lines about the old one.
+    It is the one object that holds all secrets, so its repr shows none, and it never forgets one: a token that a reload
+    has replaced is still a secret in the lines about the old one.
     """
 
     __slots__ = ("_spellings",)
@@ -62,7 +62,7 @@ class Redactor:
             self.learn(secret)
 
     def learn(self, secret: str) -> None:
-        """Blot this out from now on, and the ways in which a URL, JSON or a repr would spell it.
+        """Blot out a secret from now on, also as a URL, JSON or a repr would spell it.
 
         One with fewer than six characters is ignored.
         """
@@ -78,13 +78,13 @@ class Redactor:
             json.dumps(secret, ensure_ascii=False)[1:-1],
             repr(secret)[1:-1],
         }
-        # The longest first: where one secret holds another, no rest of it may stay behind.
+        # Longest first: where one secret contains another, none of it may be left.
         self._spellings = tuple(
             sorted(spellings.union(self._spellings), key=lambda spelling: (-len(spelling), spelling))
         )
 
     def redact(self, text: str) -> str:
-        """Give the text with `[secret]` for every secret that is known, or known by what stands before it."""
+        """Return the text with `[secret]` for every secret that is known, or recognised by what stands before it."""
         for spelling in self._spellings:
             text = text.replace(spelling, _MARK)
         text = text.replace(_MARK, BLOT)
@@ -93,9 +93,9 @@ class Redactor:
         return _GRAPH_TOKEN.sub(BLOT, text)
 
     def clean(self, value: object, *, depth: int = 0) -> Plain:
-        """Give any value at all as plain data without secrets, whatever its repr does.
+        """Return any value as plain data without secrets, whatever its repr does.
 
-        Texts, collections and nesting are cut to a bound, after the redaction: half a secret would not be recognised.
+        Texts, collections and nesting are bounded after the redaction: half a secret would not be recognised.
         """
         match value:
             case None | bool():
@@ -114,7 +114,7 @@ class Redactor:
                 return self._clean_text(_text(value))
 
     def clean_fields(self, fields: Mapping[Any, object], *, depth: int = 1) -> dict[str, Plain]:
-        """Give the fields as plain data without secrets; one whose name says that it holds a secret is blotted out."""
+        """Return the fields as plain data without secrets; one with the name of a secret is blotted out."""
         cleaned: dict[str, Plain] = {}
         for key, value in islice(fields.items(), MAX_ITEMS):
             name = self._clean_text(_text(key))

@@ -18,9 +18,9 @@ from milepost.stores.copy import CHUNK_ROWS, NUL, Row, Table, UnfinishedCopy, re
 from milepost.stores.postgresql.connection import NO_TIMEOUT
 from milepost.stores.postgresql.dsn import Dsn, dsn_of
 from milepost.stores.postgresql.errors import REFUSALS, errors_of, reason_of
-from milepost.stores.postgresql.ledger import PostgresqlLedger
 from milepost.stores.postgresql.migrate import demand_current, has_schema, migrate
-from milepost.stores.postgresql.workers import ALIVE_SECONDS
+from milepost.stores.postgresql.notify import ALIVE_SECONDS
+from milepost.stores.postgresql.reader import PostgresqlLedger
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 
@@ -195,7 +195,7 @@ class PostgresqlCopyTarget(_Side):
             raise StoreBusy(f"another copy into {self._dsn.name} is under way", hint="wait for its end")
 
     def _ledger(self) -> PostgresqlLedger:
-        return PostgresqlLedger(self._sql, Codec(), self._connection)
+        return PostgresqlLedger(self._sql, Codec(), self._connection, self._dsn.schema)
 
 
 def _rejected(error: Exception, rows: list[Row]) -> RowsRejected:

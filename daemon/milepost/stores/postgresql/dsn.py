@@ -9,15 +9,15 @@ from msgspec import Struct
 from milepost.stores.url import StoreUrl
 
 CONNECT_TIMEOUT_SECONDS = 10
-# A server that is gone without a word is found out within about half a minute.
+# So a server that vanished is noticed within about half a minute.
 KEEPALIVES = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 
 
 class Dsn(Struct, frozen=True, repr_omit_defaults=True):
     """A database and the schema in it.
 
-    `is_pooled`: the URL leads to a pooler that gives each transaction another session, so nothing may rely on one.
-    `views`: a schema in which the tables are shown as views, if any. `name` is for messages.
+    With `is_pooled` the URL leads to a pooler that gives each transaction another session, so that nothing of a session
+    can be relied on. `views` is a schema in which the tables are shown as views, if any. `name` is for messages.
     """
 
     conninfo: str
@@ -32,14 +32,14 @@ class Dsn(Struct, frozen=True, repr_omit_defaults=True):
 
     @property
     def channel(self) -> str:
-        """The channel on which commits are announced: of this schema, and short enough for any."""
+        """The channel on which commits to this schema are announced; its name is short enough for any schema."""
         return f"milepost_{sha256(self.schema.encode()).hexdigest()[:16]}"
 
     def connect_kwargs(self) -> dict[str, Any]:
         """Return what psycopg takes besides the conninfo."""
         kwargs: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "milepost"}
         if self.is_pooled:
-            kwargs["prepare_threshold"] = None  # a statement is prepared in one session and asked for in another
+            kwargs["prepare_threshold"] = None  # or it would be prepared in one session and executed in another
         if self.password:
             kwargs["password"] = self.password
         return KEEPALIVES | kwargs

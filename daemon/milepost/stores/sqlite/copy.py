@@ -13,12 +13,12 @@ from milepost.stores.audit import Audit
 from milepost.stores.copy import Row, Table, require_empty
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import REFUSALS, reason_of
-from milepost.stores.sqlite.connection import errors_of, real_path, transaction
+from milepost.stores.sqlite.connection import errors_of, lock_database, real_path, transaction
+from milepost.stores.sqlite.files import SHM, WAL, beside, create_private
 from milepost.stores.sqlite.identity import OpenFiles
-from milepost.stores.sqlite.ledger import SqliteLedger
-from milepost.stores.sqlite.lock import lock_database
 from milepost.stores.sqlite.migrate import applied, demand_current, mark_in, migrate
-from milepost.stores.sqlite.permissions import SHM, WAL, beside, create_private
+from milepost.stores.sqlite.queries import SqliteSession
+from milepost.stores.sqlite.reader import SqliteLedger
 from milepost.stores.sqlite.store import CACHE_KIB
 
 UNFINISHED = "-copy"
@@ -145,7 +145,7 @@ class SqliteCopyTarget:
         self._unfinished = unfinished
         self._connection = connection
         self._sql = load_statements("sqlite", "copy")
-        self._ledger = SqliteLedger(load_statements("sqlite"), Codec(), connection)
+        self._ledger = SqliteLedger(SqliteSession(load_statements("sqlite"), Codec(), connection))
 
     def add(self, table: Table, rows: list[Row]) -> None:
         """Add rows, all or none. Raises RowsRejected if one is not accepted."""

@@ -1,0 +1,472 @@
+"""Every kind of entry is described once: in a title, a sentence, a level, fields and a hint."""
+
+import pytest
+from hypothesis import given as drawn
+from hypothesis import strategies as st
+
+from kit.builders import (
+    APP_LIMIT,
+    DEAD_TOKEN,
+    NETWORK,
+    NOON,
+    RATE_LIMIT,
+    at,
+    catching_up,
+    entries,
+    given,
+    problem,
+    run_started,
+    sweep_started,
+    walking,
+)
+from kit.event_strategies import events as any_event
+from milepost.core import events
+from milepost.core.checkpoint import Run
+from milepost.core.events import Mode, Phase, Position, Reason, Resolution, RunEnded, RunStatus, Stage, Tally
+from milepost.core.evolve import evolve
+from milepost.core.model import Detail, Scope, TokenHealth
+from milepost.core.problems import Problem, ProblemKind
+from milepost.reporting.describe import CLOSINGS, ENDINGS, OPENINGS, Description, Level, describe
+
+# Two batches of nine conversations were stored, one was given up and a fetch was retried, in 30 seconds.
+BEFORE = given(
+    run_started(),
+    sweep_started(),
+    events.BatchStored(walking("a"), Tally(batches=2, inserted=9)),
+    events.FetchFailed(1, NETWORK, at(2)),
+    events.BatchFailed(Stage.FETCH, 3, NETWORK),
+)
+TALLY = Tally(batches=1, inserted=50, updated=3, unchanged=2, dead_lettered=1)
+COUNTS = {"inserted": 50, "updated": 3, "unchanged": 2, "dead_lettered": 1}
+IN_ALL = {"seconds": 30.0, "batches": 3, "inserted": 59, "updated": 3, "unchanged": 2, "dead_lettered": 1}
+IN_BRIEF = "3 batches, 59 new, 3 updated, 2 unchanged, 1 dead letter"
+BY = "API from 127.0.0.1"
+DEBUG, INFO, WARNING, ERROR = Level
+WENT_WRONG = {"problem": "it went wrong"}
+WAIT = "nothing to do: it goes on by itself when the limit is over; calling on would prolong it"
+NEW_TOKEN = (
+    "the token is not valid: give page 1234567890 a new access_token (in config.yaml or its access_token_file; in "
+    "source.access_token where pages are discovered), which is picked up without a restart"
+)
+
+CASES: list[tuple[events.Event, Description]] = [
+    (run_started(NOON), Description("run started", "Run started", DEBUG)),
+    # --- sweeps and batches ---
+    (
+        sweep_started(),
+        Description(
+            "sweep started",
+            "Full sweep started: reading all conversations",
+            fields={"mode": "full", "back_to": "the oldest"},
+        ),
+    ),
+    (
+        sweep_started(Mode.INCREMENTAL, walk_until=at(-600)),
+        Description(
+            "sweep started",
+            "Incremental sweep started: reading back to 11:50:00 UTC",
+            fields={"mode": "incremental", "back_to": "2026-03-01T11:50:00+00:00"},
+        ),
+    ),
+    (
+        events.BatchStored(Position(Phase.WALK, "b", at(-60)), TALLY),
+        Description(
+            "batch stored",
+            "Batch 3 stored: 50 new, 3 updated, 2 unchanged, 1 dead letter",
+            fields=COUNTS | {"reached": "2026-03-01T11:59:00+00:00"},
+        ),
+    ),
+    (
+        events.BatchStored(walking("b"), Tally(batches=3, updated=1, unchanged=1249, contacts=1, interaction_events=4)),
+        Description(
+            "batch stored",
+            "Batches 3 to 5 stored: 1 updated, 1,249 unchanged",
+            fields={"updated": 1, "unchanged": 1249, "contacts": 1, "interaction_events": 4},
+        ),
+    ),
+    (
+        events.BatchStored(catching_up(), Tally(batches=1, unchanged=50)),
+        Description(
+            "batch unchanged", "Batch 3: nothing new; the catch-up scan starts", DEBUG, fields={"unchanged": 50}
+        ),
+    ),
+    (
+        events.BatchStored(catching_up("c2"), Tally(batches=1, order_violations=2)),
+        Description("batch unchanged", "Batch 3: nothing new", DEBUG, fields={"order_violations": 2}),
+    ),
+    (
+        events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, unchanged=2, deleted=4, unreadable=2)),
+        Description(
+            "sweep completed",
+            "Full sweep complete: 3 batches, 9 new, 2 unchanged, 4 deleted",
+            fields={
+                "mode": "full",
+                "status": "complete",
+                "seconds": 30.0,
+                "batches": 3,
+                "inserted": 9,
+                "unchanged": 2,
+                "deleted": 4,
+                "unreadable": 2,
+            },
+        ),
+    ),
+    (
+        events.SweepCompleted(Mode.FULL, NOON, NOON, TALLY),
+        Description(
+            "sweep completed",
+            f"Full sweep complete with dead letters: {IN_BRIEF}",
+            fields={"mode": "full", "status": "complete_with_errors"} | IN_ALL,
+        ),
+    ),
+    # --- failures ---
+    (
+        events.FetchFailed(2, NETWORK, at(34.25)),
+        Description(
+            "fetch failed, retrying",
+            "Batch 3 could not be read (attempt 2), next attempt at 12:00:34 UTC: it went wrong",
+            WARNING,
+            {"attempt": 2, "wait_seconds": 4.2} | WENT_WRONG,
+        ),
+    ),
+    (
+        events.BatchFailed(Stage.FETCH, 3, NETWORK),
+        Description(
+            "batch given up",
+            "Batch 3 was given up for this run after 3 attempts: it went wrong",
+            WARNING,
+            {"stage": "fetch", "attempts": 3} | WENT_WRONG,
+        ),
+    ),
+    (
+        events.BatchShrunk(25, Detail.NESTED, problem(1)),
+        Description(
+            "batch size reduced",
+            "Batch 3 is requested again, 25 conversations at a time: it went wrong (code 1)",
+            fields={"asked_for": "25 conversations at a time", "problem": "it went wrong (code 1)"},
+        ),
+    ),
+    (
+        events.RateLimited(Scope.APP, 1, at(30), at(7500), APP_LIMIT),
+        Description(
+            "rate limited",
+            "Reached the app's rate limit, no calls until 14:05:00 UTC: it went wrong (code 4)",
+            WARNING,
+            {
+                "scope": "app",
+                "attempts": 1,
+                "since": "2026-03-01T12:00:30+00:00",
+                "until": "2026-03-01T14:05:00+00:00",
+                "wait_seconds": 7470.0,
+                "problem": "it went wrong (code 4)",
+            },
+            WAIT,
+        ),
+    ),
+    (
+        events.RateLimited(Scope.PAGE, 3, at(-60), at(86400), RATE_LIMIT),
+        Description(
+            "rate limited",
+            "Reached the page's rate limit 3 times since 11:59:00 UTC, no calls until 2026-03-02 12:00:00 UTC: "
+            "it went wrong (code 613)",
+            WARNING,
+            {
+                "scope": "page",
+                "attempts": 3,
+                "since": "2026-03-01T11:59:00+00:00",
+                "until": "2026-03-02T12:00:00+00:00",
+                "wait_seconds": 86370.0,
+                "problem": "it went wrong (code 613)",
+            },
+            WAIT,
+        ),
+    ),
+    (
+        events.CursorLost(problem(2642)),
+        Description(
+            "cursor refused",
+            "The cursor was refused, the walk restarts at the head of the inbox: it went wrong (code 2642)",
+            WARNING,
+            {"problem": "it went wrong (code 2642)"},
+            "the walk restarts at the head of the inbox",
+        ),
+    ),
+    # --- dead letters ---
+    *(
+        (
+            events.DeadLetterOpened("d_1", stage, "t_1", "id: expected\nstr", at(900)),
+            Description(
+                "dead letter opened",
+                f"{OPENINGS[stage]} and became a dead letter, next attempt at 12:15:00 UTC: id: expected str",
+                WARNING,
+                {"dead_letter": "d_1", "stage": stage.value, "subject": "t_1", "reason": "id: expected\nstr"},
+                "its payload is kept; it is redriven automatically at 2026-03-01T12:15:00+00:00",
+            ),
+        )
+        for stage in Stage
+    ),
+    (
+        events.DeadLetterOpened("d_1", Stage.STORE, "t_1/row", "NUL in a text"),
+        Description(
+            "dead letter opened",
+            "A row could not be stored and became a dead letter, no automatic redrive: NUL in a text",
+            WARNING,
+            {"dead_letter": "d_1", "stage": "store", "subject": "t_1/row", "reason": "NUL in a text"},
+            "its payload is kept; it is not redriven automatically: see `milepost dead-letters show d_1`",
+        ),
+    ),
+    (
+        events.RedriveFailed("d_1", 2, "still refused", at(330), Tally(batches=1, inserted=1)),
+        Description(
+            "redrive failed",
+            "A dead letter could not be redriven (attempt 2), next attempt at 12:05:30 UTC: still refused",
+            WARNING,
+            {"dead_letter": "d_1", "attempts": 2, "reason": "still refused"},
+            "it is redriven automatically at 2026-03-01T12:05:30+00:00",
+        ),
+    ),
+    (
+        events.RedriveFailed("d_1", 10, "still refused", by=BY),
+        Description(
+            "redrive failed",
+            f"A dead letter could not be redriven (attempt 10 by {BY}), no automatic redrive: still refused",
+            WARNING,
+            {"dead_letter": "d_1", "attempts": 10, "reason": "still refused"},
+            "it is not redriven automatically: see `milepost dead-letters show d_1`",
+        ),
+    ),
+    *(
+        (
+            events.DeadLetterClosed("d_1", resolution),
+            Description(
+                "dead letter closed",
+                CLOSINGS[resolution],
+                fields={"dead_letter": "d_1", "resolution": resolution.value},
+            ),
+        )
+        for resolution in Resolution
+    ),
+    (
+        events.DeadLetterClosed("d_1", Resolution.REDRIVEN, Tally(inserted=1, interaction_events=4)),
+        Description(
+            "dead letter closed",
+            "A dead letter was redriven successfully: 1 new",
+            fields={"dead_letter": "d_1", "resolution": "redriven", "inserted": 1, "interaction_events": 4},
+        ),
+    ),
+    (
+        events.DeadLetterClosed("d_1", Resolution.DISCARDED, reason="Ada asked for it", by=BY),
+        Description(
+            "dead letter closed",
+            f"A dead letter was discarded by {BY}",
+            fields={"dead_letter": "d_1", "resolution": "discarded"},
+            note="Ada asked for it",
+        ),
+    ),
+    # --- ends of runs ---
+    *(
+        (
+            RunEnded(RunStatus.PAUSED, reason, walking("b"), TALLY),
+            Description(
+                "run ended early",
+                f"{ENDINGS[reason].what} ({IN_BRIEF}); {ENDINGS[reason].next}",
+                INFO,
+                {"reason": reason.value, "status": "paused"} | IN_ALL,
+                ENDINGS[reason].next,
+            ),
+        )
+        for reason in (Reason.TIME_LIMIT, Reason.BATCH_LIMIT, Reason.SHUTDOWN, Reason.REQUEST, Reason.REMOVED)
+    ),
+    (
+        RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, walking("b"), TALLY, RATE_LIMIT),
+        Description(
+            "run ended early",
+            f"Stopped at a rate limit ({IN_BRIEF}): it went wrong (code 613); {ENDINGS[Reason.RATE_LIMIT].next}",
+            INFO,  # the limit itself was a warning
+            {"reason": "rate_limit", "status": "paused"} | IN_ALL | {"problem": "it went wrong (code 613)"},
+            WAIT,
+        ),
+    ),
+    (
+        RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, walking("b"), problem=NETWORK),
+        Description(
+            "run failed",
+            "Failed after all attempts (2 batches, 9 new): it went wrong; the next run tries again",
+            ERROR,
+            {"reason": "retries_exhausted", "status": "failed", "seconds": 30.0, "batches": 2, "inserted": 9}
+            | WENT_WRONG,
+            "nothing to do, as it is tried again by itself; if it lasts, look at the network and source.base_url",
+        ),
+    ),
+    *(
+        (
+            RunEnded(RunStatus.INTERRUPTED, reason),
+            Description(
+                "run interrupted",
+                f"{ENDINGS[reason].what} (2 batches, 9 new); {ENDINGS[reason].next}",
+                WARNING,
+                {"reason": reason.value, "status": "interrupted", "seconds": 30.0, "batches": 2, "inserted": 9},
+                ENDINGS[reason].next,
+            ),
+        )
+        for reason in (Reason.PROCESS_DIED, Reason.BROKE_OFF)
+    ),
+    (
+        RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN),
+        Description(
+            "run stopped",
+            f"Stopped for authorization (2 batches, 9 new): it went wrong (code 190). What to do: {NEW_TOKEN}",
+            ERROR,
+            {
+                "reason": "authorization",
+                "status": "stopped",
+                "seconds": 30.0,
+                "batches": 2,
+                "inserted": 9,
+                "problem": "it went wrong (code 190)",
+            },
+            NEW_TOKEN,
+        ),
+    ),
+    (
+        RunEnded(RunStatus.STOPPED, Reason.CONFIGURATION),
+        Description(
+            "run stopped",
+            "Stopped for the configuration (2 batches, 9 new); it must be fixed",
+            ERROR,
+            {"reason": "configuration", "status": "stopped", "seconds": 30.0, "batches": 2, "inserted": 9},
+            "it must be fixed",
+        ),
+    ),
+    # --- the store and the stream ---
+    (
+        events.StoreReturned(61.04, 5),
+        Description(
+            "database available again",
+            "The database is available again after 61 seconds and 5 attempts",
+            fields={"away_seconds": 61.0, "attempts": 5},
+        ),
+    ),
+    (
+        events.StreamPaused(BY),
+        Description(
+            "stream paused",
+            f"Paused by {BY} until it is resumed",
+            WARNING,
+            {"by": BY},
+            "no run starts until it is resumed",
+        ),
+    ),
+    (events.StreamResumed(BY), Description("stream resumed", f"Resumed by {BY}", fields={"by": BY})),
+    (
+        events.SyncRequested(BY),
+        Description("sync requested", f"Sync requested by {BY}", fields={"by": BY, "full": False}),
+    ),
+    (
+        events.SyncRequested(BY, full=True),
+        Description("sync requested", f"Full sweep requested by {BY}", fields={"by": BY, "full": True}),
+    ),
+    (
+        events.TokenChecked(TokenHealth(is_valid=False)),
+        Description(
+            "token checked",
+            "The token is not valid any more",
+            WARNING,
+            {"found": "the token is not valid any more"},
+        ),
+    ),
+    (
+        events.TokenChecked(TokenHealth(is_valid=True)),
+        Description(
+            "token checked",
+            "The token is valid, and never expires",
+            fields={"found": "the token is valid, and never expires"},
+        ),
+    ),
+    (
+        events.TokenChecked(TokenHealth(True, at(0), at(-86400))),
+        Description(
+            "token checked",
+            "The token is valid until 2026-02-28",
+            fields={"found": "the token is valid until 2026-02-28"},
+        ),
+    ),
+    (
+        events.StreamRemoved("command line"),
+        Description(
+            "stream removed",
+            "Removed by command line with all rows",
+            WARNING,
+            {"by": "command line"},
+            "its rows are deleted; if it is configured again, it starts from scratch",
+        ),
+    ),
+]
+
+
+def described(event: events.Event, *, is_in_a_run: bool = True) -> Description:
+    (entry,) = entries(event, after=BEFORE, recorded_at=at(30))
+    return describe(entry, evolve(BEFORE, entry).run if is_in_a_run else None)
+
+
+@pytest.mark.parametrize(("event", "description"), CASES, ids=lambda value: type(value).__name__)
+def test_an_entry_is_described_by_its_event_and_its_run(event: events.Event, description: Description) -> None:
+    assert described(event) == description
+
+
+def test_every_kind_of_event_and_every_reason_is_in_the_table() -> None:
+    assert {type(event) for event, _ in CASES} == set(events.TAGS)
+    assert {event.reason for event, _ in CASES if isinstance(event, RunEnded)} == set(Reason) == ENDINGS.keys()
+
+
+@pytest.mark.parametrize(
+    ("event", "sentence"),
+    [
+        (
+            events.BatchStored(walking("b"), Tally(batches=2, inserted=50, unchanged=1200)),
+            "2 batches stored: 50 new, 1,200 unchanged",
+        ),
+        (events.BatchStored(walking("b"), Tally(batches=1)), "1 batch: nothing new"),
+        (
+            events.BatchFailed(Stage.FETCH, 3, NETWORK),
+            "A batch was given up for this run after 3 attempts: it went wrong",
+        ),
+        (
+            events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, updated=3)),
+            "Full sweep complete: 1 batch, 3 updated",
+        ),
+        (RunEnded(RunStatus.PAUSED, Reason.SHUTDOWN), "Stopped for a shutdown; the next start continues there"),
+        (
+            RunEnded(RunStatus.PAUSED, Reason.SHUTDOWN, None, Tally(batches=2, unchanged=100)),
+            "Stopped for a shutdown (2 batches, 100 unchanged); the next start continues there",
+        ),
+    ],
+)
+def test_where_the_run_is_not_known_an_entry_is_described_by_itself(event: events.Event, sentence: str) -> None:
+    assert described(event, is_in_a_run=False).sentence == sentence
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_wait() -> None:
+    assert described(events.FetchFailed(1, NETWORK, at(2))).fields["wait_seconds"] == 0.0
+    (entry,) = entries(RunEnded(RunStatus.PAUSED, Reason.SHUTDOWN), after=BEFORE, recorded_at=at(-30))
+    run = evolve(BEFORE, entry).run
+    assert isinstance(run, Run)
+    assert describe(entry, run).fields["seconds"] == 0.0
+
+
+def test_foreign_text_stays_on_one_line() -> None:
+    hostile = events.FetchFailed(1, Problem(ProblemKind.API, "first\nsecond\x1b[2J"), at(4))
+    assert described(hostile).sentence.endswith(": first second [2J")
+
+
+@drawn(event=any_event, is_in_a_run=st.booleans())
+def test_every_sentence_is_one_printable_line_without_what_an_operator_wrote(
+    event: events.Event, *, is_in_a_run: bool
+) -> None:
+    description = described(event, is_in_a_run=is_in_a_run)
+
+    assert description.sentence
+    assert description.sentence.isprintable()
+    if isinstance(event, events.DeadLetterClosed) and len(event.reason) > 3:
+        assert event.reason not in f"{description.sentence}{description.hint}{description.fields}"
+        assert description.note == event.reason

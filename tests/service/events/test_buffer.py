@@ -1,0 +1,136 @@
+"""Committed entries become events in memory, in the order of their seqs, and the same as from the journal."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from milepost.core.ports import Commit, Committed
+from milepost.engine.feed import Recorded
+from milepost.service.events import buffer
+from milepost.service.events.buffer import RecentEvents
+from milepost.service.events.messages import EncodedEvent
+from milepost.stores.reader import StoredEntry
+from milepost.stores.sqlite.migrate import migrate
+from milepost.stores.sqlite.reader import SqliteReader, open_sqlite_reader
+from service.events.journals import STREAMS, write
+from stores.histories import life
+
+
+class CountingReader(SqliteReader):
+    """A journal reader that counts how often entries are read."""
+
+    reads = 0
+
+    async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
+        self.reads += 1
+        return await super().entries(after=after, limit=limit, stream=stream)
+
+
+@pytest.fixture
+async def journal_reader(tmp_path: Path) -> AsyncIterator[CountingReader]:
+    migrate(tmp_path / "milepost.db")
+    async with open_sqlite_reader(tmp_path / "milepost.db") as opened:
+        yield CountingReader(opened._database, opened._codec)
+
+
+def commits(path: Path, number: int = 30) -> list[Recorded]:
+    """Commit for each stream in turn, and return the notices."""
+    made: list[Commit] = [each for row in zip(*(life(each, number) for each in STREAMS), strict=True) for each in row]
+    notices, seq = list[Recorded](), 1
+    for commit in made:
+        notices.append(Recorded(commit.entries, Committed(seq, 0.0, 0.0), commit.checkpoint, 0.0, None))
+        seq += write(path, commit)
+    return notices
+
+
+async def from_journal(journal_reader: CountingReader) -> list[EncodedEvent]:
+    recent = RecentEvents(journal_reader)
+    await recent.begin()
+    return events_of(recent)
+
+
+def events_of(recent: RecentEvents) -> list[EncodedEvent]:
+    found: list[EncodedEvent] = []
+    while page := recent.after(found[-1].seq if found else 0):
+        found += page
+    return found
+
+
+async def advance(recent: RecentEvents) -> None:
+    while await recent.advance():
+        pass
+
+
+async def test_events_from_memory_equal_those_of_the_journal_and_read_none_of_it(
+    journal_reader: CountingReader, tmp_path: Path
+) -> None:
+    recent = RecentEvents(journal_reader)
+    await recent.begin()
+    for notice in commits(tmp_path / "milepost.db"):
+        recent.announce(notice)
+        await advance(recent)
+    assert journal_reader.reads == 0
+    assert events_of(recent) == await from_journal(journal_reader)
+
+
+async def test_commits_that_are_announced_out_of_order_are_put_in_order(
+    journal_reader: CountingReader, tmp_path: Path
+) -> None:
+    recent = RecentEvents(journal_reader)
+    await recent.begin()
+    for notice in reversed(commits(tmp_path / "milepost.db")):
+        recent.announce(notice)
+    await advance(recent)
+    assert journal_reader.reads == 0
+    assert events_of(recent) == await from_journal(journal_reader)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+async def test_commits_that_are_never_announced_are_read_from_the_journal(
+    journal_reader: CountingReader, tmp_path: Path, missing: int
+) -> None:
+    recent = RecentEvents(journal_reader)
+    await recent.begin()
+    *announced, last = commits(tmp_path / "milepost.db")
+    for notice in [*(each for n, each in enumerate(announced) if n % 3 != missing), last]:
+        recent.announce(notice)
+        await advance(recent)
+    assert journal_reader.reads > 0
+    assert events_of(recent) == await from_journal(journal_reader)
+
+
+async def test_a_commit_that_is_announced_again_or_was_read_already_makes_no_second_event(
+    journal_reader: CountingReader, tmp_path: Path
+) -> None:
+    notices = commits(tmp_path / "milepost.db")
+    recent = RecentEvents(journal_reader)
+    await recent.begin()
+    for notice in (*notices, *notices[-5:]):
+        recent.announce(notice)
+        await advance(recent)
+    assert journal_reader.reads == 0
+    assert events_of(recent) == await from_journal(journal_reader)
+
+
+async def test_commits_beyond_what_is_held_are_read_from_the_journal(
+    journal_reader: CountingReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buffer, "MAX_HELD", 10)
+    recent = RecentEvents(journal_reader)
+    await recent.begin()
+    for notice in commits(tmp_path / "milepost.db"):
+        recent.announce(notice)
+    await advance(recent)
+    assert journal_reader.reads > 0
+    assert events_of(recent) == await from_journal(journal_reader)
+
+
+async def test_an_announced_commit_that_the_journal_does_not_have_is_not_waited_for(
+    journal_reader: CountingReader, tmp_path: Path
+) -> None:
+    *_, last = commits(tmp_path / "milepost.db")
+    recent = RecentEvents(journal_reader)
+    await recent.begin()
+    recent.announce(Recorded(last.entries, Committed(recent.end + 1000, 0.0, 0.0), last.checkpoint, 0.0, None))
+    assert not await recent.advance()
