@@ -21,8 +21,8 @@ from milepost.core.errors import BadConfiguration, MilepostError, RowsRejected, 
 from milepost.core.model import DataSource
 from milepost.stores import copy as copying
 from milepost.stores.audit import Audit
-from milepost.stores.copy import TABLES, CopyJob, CopyResult, Phase, Progress, Report, Row, Table, copy_store
-from milepost.stores.open import forget, open_reader, open_store
+from milepost.stores.copy import TABLES, CopyJob, CopyResult, Phase, Progress, Report, Row, Table, copy_between
+from milepost.stores.open import copy_store, forget, open_reader, open_store
 from milepost.stores.postgresql.copy import PostgresqlCopyTarget
 from milepost.stores.sqlite import migrate as migrating
 from milepost.stores.sqlite.copy import SqliteCopyTarget
@@ -505,6 +505,10 @@ class Memory:
         pass
 
 
+SCHEMAS = CopyJob(StoreUrl("postgresql://one/x"), StoreUrl("postgresql://one/x", schema="other"))
+"""Two schemas of one database are two databases."""
+
+
 def copy_in_memory(source: Memory, target: Memory, chunk_rows: int) -> None:
     @contextmanager
     def opened(database: Memory) -> Iterator[Memory]:
@@ -512,9 +516,7 @@ def copy_in_memory(source: Memory, target: Memory, chunk_rows: int) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(copying, "CHUNK_ROWS", chunk_rows)
-        patch.setattr(copying, "_open_source", lambda _: opened(source))
-        patch.setattr(copying, "_open_target", lambda _: opened(target))
-        asyncio.run(copy_store(CopyJob(StoreUrl("one"), StoreUrl("other")), ignore))
+        asyncio.run(copy_between(SCHEMAS, opened(source), opened(target), ignore))
 
 
 payloads = st.lists(st.tuples(st.text(max_size=2), st.integers(0, 2)), unique_by=lambda row: row[0], max_size=8)

@@ -24,8 +24,8 @@ from milepost.reporting.humanize import counted, in_columns
 from milepost.settings import Settings, StoreSettings, default_path
 from milepost.settings.model import key_of
 from milepost.settings.yaml import read_text
-from milepost.stores.copy import CopyJob, CopyResult, Progress, Report, copy_store
-from milepost.stores.open import has_database, is_at_work, open_store
+from milepost.stores.copy import CopyJob, CopyResult, Progress, Report
+from milepost.stores.open import copy_store, has_database, is_at_work, open_store
 from milepost.stores.url import StoreUrl
 
 MAX_FILE_BYTES = 16 * 1024

@@ -136,18 +136,17 @@ class Progress(Struct, frozen=True):
     is_done: bool
 
 
+Opening = AbstractContextManager
 Report = Callable[[Progress], None]
 """Receives the progress, in the thread that copies. What it raises ends the copy."""
 
 
-async def copy_store(job: CopyJob, report: Report) -> CopyResult:
-    """Copy a database into an empty one, and verify the copy.
-
-    Raises StoreBusy if anybody works on one of them, BadConfiguration or StoreRefused if one cannot be used, StoreAway
-    if one does not answer, and MilepostError if a row is rejected or the copy is not equal; then nothing was copied.
-    """
+async def copy_between(
+    job: CopyJob, source: Opening[CopySource], target: Opening[CopyTarget], report: Report
+) -> CopyResult:
+    """Copy between databases that are opened and closed in the thread that copies. Raises as `copy_store` does."""
     _require_two(job)
-    copying = _Copying(job, report)
+    copying = _Copying(job, source, target, report)
     task = asyncio.create_task(asyncio.to_thread(copying.run))
     try:
         return await asyncio.shield(task)
@@ -161,15 +160,18 @@ async def copy_store(job: CopyJob, report: Report) -> CopyResult:
 
 def _require_two(job: CopyJob) -> None:
     source, target = job.source.file, job.target.file
-    if job.source.url == job.target.url or (source and target and source.resolve() == target.resolve()):
+    is_same = (job.source.url, job.source.schema) == (job.target.url, job.target.schema)
+    if is_same or (source and target and source.resolve() == target.resolve()):
         raise BadConfiguration(f"{job.target} is the database to be copied", hint="copy it into another one")
 
 
 class _Copying:
     """One copy, in a thread of its own."""
 
-    def __init__(self, job: CopyJob, report: Report) -> None:
+    def __init__(self, job: CopyJob, source: Opening[CopySource], target: Opening[CopyTarget], report: Report) -> None:
         self._job = job
+        self._source = source
+        self._target = target
         self._report = report
         self._is_cancelled = threading.Event()
         self._databases: list[CopySource | CopyTarget] = []
@@ -183,9 +185,9 @@ class _Copying:
     def run(self) -> CopyResult:
         """Copy, compare, and only then publish."""
         with ExitStack() as stack:
-            source = stack.enter_context(_open_source(self._job.source))
+            source = stack.enter_context(self._source)
             self._databases.append(source)
-            target = stack.enter_context(_open_target(self._job.target))
+            target = stack.enter_context(self._target)
             self._databases.append(target)
             counts = source.counts()
             for table in TABLES:
@@ -289,23 +291,3 @@ def require_empty(name: object, tables_with_rows: Iterable[str]) -> None:
             f"the target {name} is not empty: it has rows in {', '.join(held)}",
             hint="copy into a new database, or drop that one first",
         )
-
-
-def _open_source(store_url: StoreUrl) -> AbstractContextManager[CopySource]:
-    if store_url.file is not None:
-        from milepost.stores.sqlite.copy import open_sqlite_source  # noqa: PLC0415
-
-        return open_sqlite_source(store_url.file)
-    from milepost.stores.postgresql.copy import open_postgresql_source  # noqa: PLC0415
-
-    return open_postgresql_source(store_url)
-
-
-def _open_target(store_url: StoreUrl) -> AbstractContextManager[CopyTarget]:
-    if store_url.file is not None:
-        from milepost.stores.sqlite.copy import open_sqlite_target  # noqa: PLC0415
-
-        return open_sqlite_target(store_url.file)
-    from milepost.stores.postgresql.copy import open_postgresql_target  # noqa: PLC0415
-
-    return open_postgresql_target(store_url)
