@@ -26,7 +26,7 @@ from milepost.core.events import (
 )
 from milepost.core.model import Platform, Scope, Stream
 from milepost.reporting.status import State
-from milepost.service.stream_status import OpenSweep, Status, StreamStatus, Written
+from milepost.reporting.views import OpenSweep, Status, StreamStatus, Written
 from milepost.settings import PageSettings, Settings
 from milepost.stores.sqlite.connection import lock_database
 
@@ -102,7 +102,7 @@ def test_a_limit_of_the_app_that_one_stream_met_is_told_of_the_others(database: 
     assert (one.state, other.state) == (State.RATE_LIMITED, State.RATE_LIMITED)
     assert (one.waits_for, other.waits_for) == (
         "the app's rate limit",
-        f"the app's rate limit (which {STREAM.key} met)",
+        f"the app's rate limit (met by {STREAM.key})",
     )
     assert "nothing to do" in status().output
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from kit.builders import CODEC, RUN_ID, STREAM, budget, checkpoint_of, context, entries
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
@@ -28,8 +30,9 @@ def recorded(
 
 
 def passed(checkpoint: Checkpoint | None = None) -> UnchangedRead:
-    """Pass over a batch."""
-    return UnchangedRead(checkpoint or checkpoint_of(), Tally(batches=1, unchanged=2), FETCH_SECONDS)
+    """Read a batch that changes nothing."""
+    tally = Tally(batches=1, unchanged=2)
+    return UnchangedRead(replace(checkpoint or checkpoint_of(), unrecorded=tally), tally, FETCH_SECONDS)
 
 
 def store_retried(stream: Stream = STREAM, reason: str = "the disk is full") -> StoreRetried:

@@ -32,7 +32,7 @@ def test_the_dashboard_leads_from_the_overview_to_streams_and_errors() -> None:
 
 def test_every_metric_of_streams_is_on_a_panel() -> None:
     asked = " ".join(expression for _, expression in expressions(ANYTHING))
-    for family in everything()._every.of_streams.all:
+    for family in everything().metrics._instruments.of_streams.all:
         assert family.name in asked, family.name
 
 

@@ -16,17 +16,17 @@ from milepost.app.reload import Configuration
 from milepost.engine.bulkhead import bulkhead
 from milepost.engine.feed import Feed, Reader, reading
 from milepost.engine.interrupt import Interrupt, Stop, stopping_on_signals
+from milepost.reporting.live import LiveStreams
 from milepost.service.activity import Activity, recent_activity
 from milepost.service.api.background import BackgroundWork, background_work
-from milepost.service.api.dead_letters import dead_letters
+from milepost.service.api.dead_letters import dead_letter_actions, dead_letters
 from milepost.service.api.endpoint import AnyOperation, routes_of
 from milepost.service.api.journal import journal
-from milepost.service.api.letter_actions import dead_letter_actions
 from milepost.service.api.login import login
 from milepost.service.api.openapi import described
 from milepost.service.api.runs import runs
-from milepost.service.api.stream_actions import stream_actions
-from milepost.service.api.streams import Overview, streams
+from milepost.service.api.streams import Overview, stream_actions, streams
+from milepost.service.auth import Sessions
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.route import event_stream
 from milepost.service.http import serve
@@ -36,10 +36,7 @@ from milepost.service.logs.redaction import Redactor
 from milepost.service.metrics.collect import Metrics
 from milepost.service.page.pages import pages
 from milepost.service.probes import exposition, probes
-from milepost.service.sessions import Sessions
-from milepost.service.status_line import StatusLine
-from milepost.service.systemd import Notifier, keep_told, starting
-from milepost.service.underway import Underway
+from milepost.service.systemd import Notifier, keep_notified, starting
 from milepost.service.wrong_tokens import WrongTokens
 from milepost.settings import Settings
 from milepost.stores.open import open_reader
@@ -81,7 +78,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
                 "reload": parts.reloader.run(configuration, reload_requested, parts.clock, stop),
                 "discovery": parts.discovery.run(parts.clock, stop),
                 "token watch": parts.token_watch.run(parts.clock, stop),
-                "systemd": keep_told(systemd, observers.status_line.words, parts.supervisor.stalled, parts.clock, stop),
+                "systemd": keep_notified(systemd, observers.status_line, parts.supervisor.stalled, parts.clock, stop),
             }
             for name, work in background.items():
                 tasks.create_task(bulkhead(name, work), name=name)
@@ -126,7 +123,7 @@ class Shown(Struct, frozen=True, eq=False):
     """What the API shows: the journal, what the streams are doing, and the operations of other observers."""
 
     journal_reader: JournalReader
-    underway: Underway
+    live: LiveStreams
     operations: Sequence[AnyOperation]
 
 
@@ -134,7 +131,7 @@ class _Observers(Struct, frozen=True, eq=False):
     """The readers of the feeds, and what HTTP serves of them."""
 
     metrics: Metrics
-    status_line: StatusLine
+    status_line: Callable[[], str]
     broadcast: Broadcast
     activity: Activity
     shown: Shown
@@ -147,8 +144,7 @@ class _Observers(Struct, frozen=True, eq=False):
             "metrics": self.metrics.read,
             "log": JournalLog().read,
             "events": self.broadcast.read,
-            "underway": self.shown.underway.read,
-            "status line": self.status_line.read,
+            "live view": self.shown.live.read,
         }
 
     def of_the_journal(self, *, is_shared: bool) -> Mapping[str, Reader]:
@@ -156,9 +152,8 @@ class _Observers(Struct, frozen=True, eq=False):
         readers: dict[str, Reader] = {"activity": self.activity.read}
         if is_shared:
             readers |= {
-                "metrics of others": self.metrics.learn,
                 "events of others": self.broadcast.read,
-                "status line of all": self.status_line.read,
+                "live view of others": self.shown.live.read,
             }
         return readers
 
@@ -166,18 +161,21 @@ class _Observers(Struct, frozen=True, eq=False):
 async def _observers(settings: Settings, parts: Parts, journal_reader: JournalReader) -> _Observers:
     """Make the observers, and bring them up to the journal's end."""
     wrong_tokens, now = WrongTokens(), parts.clock.now
-    metrics, status_line = Metrics(), StatusLine(lambda: parts.supervisor.streams)
-    metrics.describe(lambda: parts.reloader.settings.sync.interval_seconds, store_url_of(settings).file)
+    live = LiveStreams(now)
+    metrics = Metrics(live)
+    metrics.add_installation(lambda: parts.reloader.settings.sync.interval_seconds, store_url_of(settings).file)
     metrics.register(wrong_tokens)
     for stream in parts.supervisor.streams:
-        checkpoint = await parts.store.load(stream.key)
-        metrics.load(checkpoint)
-        status_line.load(checkpoint)
+        live.load(await parts.store.load(stream.key))
     broadcast, activity = Broadcast(journal_reader, now), Activity(now)
     await activity.load(journal_reader)
     operations = [*event_stream(broadcast), *recent_activity(activity.past)]
     routes = [*probes(parts.store.answers, parts.supervisor.stalled), *exposition(metrics.expose)]
-    shown = Shown(journal_reader, Underway(now), operations)
+    shown = Shown(journal_reader, live, operations)
+
+    def status_line() -> str:
+        return live.status_line(parts.supervisor.streams)
+
     return _Observers(metrics, status_line, broadcast, activity, shown, routes, wrong_tokens)
 
 
@@ -223,6 +221,6 @@ def _stream_operations(parts: Parts, shown: Shown, background: BackgroundWork) -
         return [stream.key for stream in supervisor.streams]
 
     overview = Overview(
-        shown.journal_reader, shown.underway, parts.clock.now, keys, parts.page_names, lambda: reloader.settings.sync
+        shown.journal_reader, shown.live, parts.clock.now, keys, parts.page_names, lambda: reloader.settings.sync
     )
     return [*streams(overview), *stream_actions(background, supervisor.ask, keys)]

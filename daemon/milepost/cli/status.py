@@ -13,7 +13,7 @@ from milepost.cli.options import config_option, load_settings
 from milepost.cli.status_table import rendered
 from milepost.core.checkpoint import Checkpoint
 from milepost.reporting.status import ConditionContext, rate_limits_of
-from milepost.service.stream_status import Status, statuses
+from milepost.reporting.views import Status, statuses
 from milepost.stores.open import has_database, is_at_work, open_reader
 from milepost.stores.url import StoreUrl
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from milepost.core.events import Phase, Reason
 from milepost.reporting.humanize import ago, ahead, counted, in_columns, in_words, on_one_line, waiting
 from milepost.reporting.status import State
-from milepost.service.stream_status import OpenSweep, Status, StreamStatus
+from milepost.reporting.views import OpenSweep, Status, StreamStatus
 
 STANDING = ("stream", "state", "open sweep", "place saved", "last success", "next run")
 WRITTEN = ("stream", "conversations", "updates", "contacts", "events", "open dead letters")

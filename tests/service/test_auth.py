@@ -1,4 +1,4 @@
-"""Logging in and out: who has brought the token once is let in by a cookie, for a while."""
+"""Logging in and out: whoever has sent the token once is admitted by a cookie, for a while."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,9 +13,8 @@ from aiohttp import web
 from kit.builders import NOON
 from milepost.service.api.endpoint import routes_of
 from milepost.service.api.login import login
-from milepost.service.auth import is_admitted
+from milepost.service.auth import COOKIE, MAX_SESSION_SECONDS, Sessions, is_admitted
 from milepost.service.http import serve
-from milepost.service.sessions import COOKIE, MAX_SECONDS, Sessions
 from milepost.service.wrong_tokens import MAX_TRIES, WrongTokens
 
 TOKEN = "a-token-of-some-length"
@@ -61,25 +60,25 @@ async def status_of(
 def test_a_session_that_was_opened_while_the_clock_was_ahead_does_not_outlive_its_half_day() -> None:
     sessions = Sessions(TOKEN)
     cookie = sessions.open(NOON + timedelta(days=30))
-    assert sessions.knows(cookie, NOON + timedelta(days=30))
-    assert sessions.knows(cookie, NOON + timedelta(days=30, seconds=-1))
-    assert not sessions.knows(cookie, NOON)
+    assert sessions.is_open(cookie, NOON + timedelta(days=30))
+    assert sessions.is_open(cookie, NOON + timedelta(days=30, seconds=-1))
+    assert not sessions.is_open(cookie, NOON)
 
 
-def test_a_session_is_known_until_it_ends() -> None:
+def test_a_session_is_open_until_it_ends() -> None:
     value = Sessions(TOKEN).open(NOON)
-    assert Sessions(TOKEN).knows(value, NOON), "also by the daemon after a restart"
-    assert Sessions(TOKEN).knows(value, NOON + timedelta(seconds=MAX_SECONDS - 1))
-    assert not Sessions(TOKEN).knows(value, NOON + timedelta(seconds=MAX_SECONDS))
+    assert Sessions(TOKEN).is_open(value, NOON), "also by the daemon after a restart"
+    assert Sessions(TOKEN).is_open(value, NOON + timedelta(seconds=MAX_SESSION_SECONDS - 1))
+    assert not Sessions(TOKEN).is_open(value, NOON + timedelta(seconds=MAX_SESSION_SECONDS))
 
 
-def test_a_session_dies_with_its_token_and_does_not_tell_it() -> None:
+def test_a_session_ends_with_its_token_and_does_not_reveal_it() -> None:
     value = Sessions(TOKEN).open(NOON)
-    assert not Sessions("another-token-than-that").knows(value, NOON)
+    assert not Sessions("another-token-than-that").is_open(value, NOON)
     assert TOKEN not in value
 
 
-def test_what_was_not_made_here_is_no_session() -> None:
+def test_a_forged_cookie_is_no_session() -> None:
     ends_at, _, seal = Sessions(TOKEN).open(NOON).partition(".")
     later = str(int(ends_at) + 1)
     for value in (
@@ -91,20 +90,20 @@ def test_what_was_not_made_here_is_no_session() -> None:
         f"{ends_at}.{seal}0",
         f"{ends_at}.é",
     ):
-        assert not Sessions(TOKEN).knows(value, NOON)
+        assert not Sessions(TOKEN).is_open(value, NOON)
 
 
 # --- over HTTP --------------------------------------------------------------------------------------------------------
 
 
-async def test_who_brings_the_token_gets_a_cookie_and_is_let_in_by_it() -> None:
+async def test_the_token_opens_a_session_whose_cookie_admits() -> None:
     async with client() as session:
         assert await status_of(session, "GET", "/secret") == 401
         async with session.post("/login", data=RIGHT, headers=JSON) as response:
             assert (response.status, await response.read()) == (204, b"")
             cookie = SimpleCookie(response.headers["Set-Cookie"])[COOKIE]
         assert (cookie["httponly"], cookie["samesite"], cookie["path"]) == (True, "Strict", "/")
-        assert cookie["max-age"] == str(MAX_SECONDS)
+        assert cookie["max-age"] == str(MAX_SESSION_SECONDS)
         assert cookie["domain"] == ""
         assert await status_of(session, "GET", "/secret") == 200
         assert await status_of(session, "POST", "/secret", "{}", JSON) == 200
@@ -112,15 +111,15 @@ async def test_who_brings_the_token_gets_a_cookie_and_is_let_in_by_it() -> None:
         assert await status_of(session, "GET", "/secret") == 401
 
 
-def test_a_session_that_has_ended_was_a_session_all_the_same() -> None:
+def test_an_ended_session_is_still_signed() -> None:
     value = Sessions(TOKEN).open(NOON)
-    assert Sessions(TOKEN).has_sealed(value)
-    assert not Sessions("another-token-than-that").has_sealed(value)
-    assert not Sessions(TOKEN).has_sealed("")
+    assert Sessions(TOKEN).is_signed(value)
+    assert not Sessions("another-token-than-that").is_signed(value)
+    assert not Sessions(TOKEN).is_signed("")
 
 
-async def test_a_session_that_has_ended_lets_nobody_in() -> None:
-    ended = Sessions(TOKEN).open(datetime.now(UTC) - timedelta(seconds=MAX_SECONDS + 1))
+async def test_an_ended_session_admits_nobody() -> None:
+    ended = Sessions(TOKEN).open(datetime.now(UTC) - timedelta(seconds=MAX_SESSION_SECONDS + 1))
     async with client() as session:
         assert await status_of(session, "GET", "/secret", headers={"Cookie": f"{COOKIE}={ended}"}) == 401
 
@@ -128,7 +127,7 @@ async def test_a_session_that_has_ended_lets_nobody_in() -> None:
 @pytest.mark.parametrize(
     "cookie", ["", "=", ";;;", f"{COOKIE}", f"{COOKIE}=a; {COOKIE}=b", f'{COOKIE}="\\"', "\xff=\xfe"]
 )
-async def test_a_broken_cookie_lets_nobody_in(cookie: str) -> None:
+async def test_a_malformed_cookie_admits_nobody(cookie: str) -> None:
     async with client() as session:
         assert await status_of(session, "GET", "/secret", headers={"Cookie": cookie}) == 401
 
@@ -142,7 +141,7 @@ async def test_a_wrong_token_opens_no_session() -> None:
                 assert response.content_type == "application/problem+json"
 
 
-async def test_the_body_of_a_login_is_checked_and_never_told_back() -> None:
+async def test_the_body_of_a_login_is_validated_and_never_echoed() -> None:
     async with client() as session:
         for body, status in (
             ("", 422),
@@ -156,7 +155,7 @@ async def test_the_body_of_a_login_is_checked_and_never_told_back() -> None:
                 assert TOKEN not in await response.text()
 
 
-async def test_wrong_logins_are_bounded_and_told_when_to_come_back() -> None:
+async def test_wrong_logins_are_limited_and_told_when_to_retry() -> None:
     async with client() as session:
         for _ in range(MAX_TRIES):
             assert await status_of(session, "POST", "/login", '{"token": "wrong"}', JSON) == 403
@@ -164,11 +163,11 @@ async def test_wrong_logins_are_bounded_and_told_when_to_come_back() -> None:
             assert response.status == 429
             assert 1 <= int(response.headers["Retry-After"]) <= 60
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        assert await status_of(session, "GET", "/secret", headers=headers) == 200, "nobody is kept out by it"
+        assert await status_of(session, "GET", "/secret", headers=headers) == 200, "nobody is locked out by it"
         assert await status_of(session, "POST", "/login", RIGHT, JSON) == 204, "nor the owner, who mistyped it"
 
 
-async def test_the_page_is_told_who_may_see_it() -> None:
+async def test_the_page_depends_on_who_is_admitted() -> None:
     async with client() as session:
         async with session.get("/") as response:
             assert (response.status, await response.text()) == (200, "log in\n")
@@ -178,7 +177,7 @@ async def test_the_page_is_told_who_may_see_it() -> None:
             assert await response.text() == "the page\n"
 
 
-async def test_where_no_token_is_asked_for_everybody_sees_the_page_and_nobody_logs_in() -> None:
+async def test_without_a_token_everybody_sees_the_page_and_nobody_logs_in() -> None:
     async with client(token="") as session:
         async with session.get("/") as response:
             assert await response.text() == "the page\n"
@@ -198,7 +197,7 @@ async def test_a_page_of_another_site_can_neither_use_a_session_nor_open_one() -
         assert await status_of(session, "POST", "/secret", "{}", {"Content-Type": "text/plain"}) == 415
 
 
-async def test_many_who_log_in_at_once_are_all_let_in() -> None:
+async def test_many_logins_at_once_are_all_accepted() -> None:
     async with client() as session:
         statuses = await asyncio.gather(
             *(status_of(session, "POST", "/login", RIGHT, JSON) for _ in range(3 * MAX_TRIES))
