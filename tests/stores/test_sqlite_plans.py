@@ -36,7 +36,7 @@ ARE_LIMITED = {"latest_entries", "answers"}
 # Of several columns: a prefix would walk through all that a page or stream has.
 WHOLE_KEYS = {
     "known_contacts": "(platform=? AND page_id=? AND contact_id=?)",
-    "known_letters": "(stream=? AND subject=?)",
+    "known_dead_letters": "(stream=? AND subject=?)",
     "missed_among": "(stream=? AND conversation_id=?)",
     "drop_found_notes": "(stream=? AND conversation_id=?)",
     "forgotten_among": "(platform=? AND page_id=? AND kind=? AND id=?)",
