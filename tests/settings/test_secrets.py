@@ -78,9 +78,9 @@ class TestFiles:
         if content is not None:
             file.with_name("token").write_bytes(content)
         text = f"source: {{kind: facebook}}\npages:\n- id: '1'\n  access_token_file: {file.parent}/token"
-        told = refused(file, text)
-        assert f"config.yaml:4: pages[0].access_token_file: {file.parent}/{expected}" in told
-        assert told.count("pages[0]") == 1
+        text = refused(file, text)
+        assert f"config.yaml:4: pages[0].access_token_file: {file.parent}/{expected}" in text
+        assert text.count("pages[0]") == 1
 
     def test_a_directory_in_place_of_a_secret_file_is_refused(self, file: Path) -> None:
         assert "http.token_file: / is a directory" in refused(file, "http: {token_file: /}").replace("/:", "/")
@@ -115,8 +115,8 @@ class TestSilence:
     def test_no_setting_shows_a_secret_in_its_text(self, file: Path) -> None:
         text = f"source: {{kind: facebook, app_secret: {SECRET}, access_token: {SECRET}}}\nhttp: {{token: {SECRET}}}\n"
         settings = loaded(file, f"{text}pages: [{{id: '1', access_token: {SECRET}}}]")
-        for told in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):
-            assert SECRET not in told
+        for text in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):
+            assert SECRET not in text
 
     @pytest.mark.parametrize("key", ["access_token", "acces_token", "id", "name", "platforms", "instagram_account_id"])
     @pytest.mark.parametrize("value", ["${T}", "'${T}'", "x${T}x", "['${T}']", "{'a': '${T}'}"])

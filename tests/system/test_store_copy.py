@@ -1,4 +1,4 @@
-"""`milepost store copy`, the real program: it leaves a whole copy or none, and a daemon goes on from it."""
+"""`milepost store copy`, the real program: it leaves a whole copy or none, and a daemon continues from it."""
 
 import asyncio
 import signal
@@ -229,15 +229,15 @@ class TestPassword:
         assert "password authentication failed" in refused.stderr
         assert "hunter2" not in refused.stderr
 
-    @pytest.mark.parametrize(("content", "told"), [(None, "there is no such file"), ("\n", "is empty")])
+    @pytest.mark.parametrize(("content", "expected"), [(None, "there is no such file"), ("\n", "is empty")])
     async def test_a_password_file_that_is_missing_or_empty_is_refused(
-        self, installation: Installation, unmade: Database, content: str | None, told: str
+        self, installation: Installation, unmade: Database, content: str | None, expected: str
     ) -> None:
         if content is not None:
             (installation.folder / "secret").write_text(content)
         refused = await copy(installation, unmade.url, "--password-file", "secret")
         assert refused.code == 78
-        assert told in refused.stderr
+        assert expected in refused.stderr
 
 
 async def test_a_schema_of_another_name_is_an_option_and_no_part_of_the_url(

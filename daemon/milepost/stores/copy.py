@@ -54,19 +54,11 @@ TABLES = (
 )
 
 
-class CopySource(Protocol):
-    """A database that is copied, at one moment. Methods raise StoreAway and StoreRefused as those of a Store do."""
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of rows of each table."""
-        ...
+class CopySide(Protocol):
+    """One of the two databases. Methods raise StoreAway and StoreRefused as those of a Store do."""
 
     def read(self, table: Table) -> Iterator[Row]:
         """Yield the rows of a table in the order of its key."""
-        ...
-
-    def refresh(self) -> None:
-        """Go on to what the database holds now."""
         ...
 
     def interrupt(self) -> None:
@@ -74,15 +66,23 @@ class CopySource(Protocol):
         ...
 
 
-class CopyTarget(Protocol):
+class CopySource(CopySide, Protocol):
+    """A database that is copied, at one moment."""
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of rows of each table."""
+        ...
+
+    def refresh(self) -> None:
+        """Go on to what the database holds now."""
+        ...
+
+
+class CopyTarget(CopySide, Protocol):
     """An empty database. What is written is seen by nobody else before `publish`, and is gone without it."""
 
     def add(self, table: Table, rows: list[Row]) -> None:
         """Add rows, all or none. Raises RowsRejected if one is not accepted."""
-        ...
-
-    def read(self, table: Table) -> Iterator[Row]:
-        """Yield the rows of a table in the order of its key."""
         ...
 
     def rebuild(self) -> Audit:
@@ -95,10 +95,6 @@ class CopyTarget(Protocol):
 
     def publish(self) -> None:
         """Keep what was written, durably, for all to see."""
-        ...
-
-    def interrupt(self) -> None:
-        """Make what is under way fail soon. Called from another thread."""
         ...
 
 
@@ -174,7 +170,7 @@ class _Copying:
         self._target = target
         self._report = report
         self._is_cancelled = threading.Event()
-        self._databases: list[CopySource | CopyTarget] = []
+        self._databases: list[CopySide] = []
 
     def cancel(self) -> None:
         """End the copy soon. Called from another thread."""

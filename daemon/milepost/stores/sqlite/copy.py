@@ -88,8 +88,8 @@ def _require_replaceable(path: Path) -> None:
 
 def _tables_with_rows(connection: sqlite3.Connection) -> list[str]:
     """Name the tables of Milepost that hold rows; an old database may not have all of them."""
-    found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'schema_migrations'")
-    names = [name for (name,) in found]
+    found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    names = [name for (name,) in found if name != "schema_migrations" and not name.startswith("sqlite_")]
     return [name for name in names if connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()]  # noqa: S608
 
 
@@ -99,24 +99,36 @@ def _remove(path: Path) -> None:
         beside(path, suffix).unlink(missing_ok=True)
 
 
-class SqliteCopySource:
-    """A CopySource. Made by `open_sqlite_source`."""
+class _Side:
+    """What both sides of a copy do."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, files: OpenFiles) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path = path
         self._connection = connection
-        self._files = files
         self._sql = load_statements("sqlite", "copy")
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of rows of each table."""
-        with errors_of(self._path):
-            return dict(self._connection.execute(self._sql["counts"]).fetchall())
 
     def read(self, table: Table) -> Iterator[Row]:
         """Yield the rows of a table in the order of its key."""
         with errors_of(self._path):
             yield from self._connection.execute(self._sql[f"read_{table.name}"])
+
+    def interrupt(self) -> None:
+        """Make what is under way fail soon. Called from another thread."""
+        with suppress(sqlite3.ProgrammingError):  # it is closed already
+            self._connection.interrupt()
+
+
+class SqliteCopySource(_Side):
+    """A CopySource. Made by `open_sqlite_source`."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, files: OpenFiles) -> None:
+        super().__init__(path, connection)
+        self._files = files
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of rows of each table."""
+        with errors_of(self._path):
+            return dict(self._connection.execute(self._sql["counts"]).fetchall())
 
     def begin(self) -> None:
         """Take the snapshot."""
@@ -132,19 +144,13 @@ class SqliteCopySource:
             self._connection.execute("ROLLBACK")
         self._files.demand_same()
 
-    def interrupt(self) -> None:
-        """Make what is under way fail soon. Called from another thread."""
-        _interrupt(self._connection)
 
-
-class SqliteCopyTarget:
+class SqliteCopyTarget(_Side):
     """A CopyTarget. Made by `open_sqlite_target`."""
 
     def __init__(self, path: Path, unfinished: Path, connection: sqlite3.Connection) -> None:
-        self._path = path
+        super().__init__(path, connection)
         self._unfinished = unfinished
-        self._connection = connection
-        self._sql = load_statements("sqlite", "copy")
         self._ledger = SqliteLedger(SqliteSession(load_statements("sqlite"), Codec(), connection))
 
     def add(self, table: Table, rows: list[Row]) -> None:
@@ -154,11 +160,6 @@ class SqliteCopyTarget:
                 self._connection.executemany(self._sql[f"add_{table.name}"], rows)
         except REFUSALS as error:
             raise RowsRejected(reason_of(error), hint="mend that row in the source, and run the copy again") from None
-
-    def read(self, table: Table) -> Iterator[Row]:
-        """Yield the rows of a table in the order of its key."""
-        with errors_of(self._path):
-            yield from self._connection.execute(self._sql[f"read_{table.name}"])
 
     def rebuild(self) -> Audit:
         """Make the projections from the journal. Raises JournalDamaged."""
@@ -183,15 +184,6 @@ class SqliteCopyTarget:
                 f"the database {self._path} cannot be written: {error.strerror}",
                 hint="look at the system's log, and run the copy again",
             ) from error
-
-    def interrupt(self) -> None:
-        """Make what is under way fail soon. Called from another thread."""
-        _interrupt(self._connection)
-
-
-def _interrupt(connection: sqlite3.Connection) -> None:
-    with suppress(sqlite3.ProgrammingError):  # it is closed already
-        connection.interrupt()
 
 
 def _sync(path: Path, flags: int) -> None:
