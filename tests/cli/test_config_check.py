@@ -41,7 +41,7 @@ def check(*arguments: str) -> Result:
     return CliRunner().invoke(command, ["check", *arguments])
 
 
-def test_a_valid_file_is_called_so_and_each_secret_is_traced(directory: Path) -> None:
+def test_a_valid_file_is_reported_with_the_origin_of_each_secret(directory: Path) -> None:
     (directory / "config.yaml").write_text(GOOD)
     result = check()
     assert result.exit_code == 0
@@ -55,7 +55,7 @@ def test_a_valid_file_is_called_so_and_each_secret_is_traced(directory: Path) ->
     ]
 
 
-def test_what_is_copied_and_where_to_is_said(directory: Path) -> None:
+def test_the_source_and_the_target_of_the_copy_are_shown(directory: Path) -> None:
     (directory / "config.yaml").write_text(GOOD)
     assert "It copies from https://graph.facebook.com into milepost.db" in check().stdout.splitlines()
     (directory / "config.yaml").write_text("sync: {interval: 1m}")
@@ -63,7 +63,7 @@ def test_what_is_copied_and_where_to_is_said(directory: Path) -> None:
     assert simulated in check("--online").stdout.splitlines()
 
 
-def test_pages_with_the_kind_forgotten_are_not_valid_online_either(directory: Path) -> None:
+def test_pages_without_the_kind_of_source_are_not_valid_online_either(directory: Path) -> None:
     (directory / "config.yaml").write_text('pages: [{id: "1", access_token: "${BAKERY_TOKEN}"}]')
     for options in ((), ("--online",)):
         error = check(*options).exception
@@ -77,16 +77,16 @@ def test_no_secret_is_ever_shown(directory: Path) -> None:
     assert SECRET not in check().output
 
 
-def test_the_file_that_is_named_is_checked(directory: Path) -> None:
+def test_the_given_file_is_checked(directory: Path) -> None:
     (directory / "other.yaml").write_text("{sync: {interval: 1m}}")
     assert check("-c", "other.yaml").stdout.startswith("other.yaml is valid")
 
 
 def test_without_a_file_the_built_in_settings_are_named() -> None:
-    assert check().stdout == "There is no config.yaml here: the built-in settings apply, and the simulator\n"
+    assert check().stdout == "There is no config.yaml here: the built-in settings apply, with the simulator\n"
 
 
-def test_everything_that_is_wrong_is_told(directory: Path) -> None:
+def test_everything_that_is_wrong_is_reported(directory: Path) -> None:
     (directory / "config.yaml").write_text("sync: {batch_size: 0, batchsize: 1}")
     error = check().exception
     assert isinstance(error, BadConfiguration)
@@ -98,7 +98,7 @@ def test_the_simulator_has_no_token_to_try() -> None:
     result = check("--online")
     assert (result.exit_code, result.stdout.splitlines()[-1]) == (
         0,
-        "There is no token to try: the simulator brings its own",
+        "There is no token to try: the simulator has its own",
     )
 
 
@@ -131,7 +131,7 @@ async def tried(settings: Settings) -> tuple[ExitCode, list[str]]:
     return code, "\n".join(lines).splitlines()
 
 
-async def test_tokens_that_work_are_said_to() -> None:
+async def test_working_tokens_are_reported_as_working() -> None:
     async with simulator() as server:
         pages = [page(each.id, each.token, "Bakery") for each in server.pages]
         code, lines = await tried(settings(server.base_url, *pages))
@@ -148,40 +148,40 @@ async def test_calls_are_signed_with_the_app_secret() -> None:
     assert unsigned is not ExitCode.COMPLETE
 
 
-async def test_a_refused_token_tells_which_to_mend() -> None:
+async def test_a_refused_token_is_reported_with_its_key() -> None:
     async with simulator() as server:
         first, second = server.pages
         pages = (page(first.id, first.token), page(second.id, SECRET))
         code, lines = await tried(settings(server.base_url, *pages))
     assert code is ExitCode.AUTHORIZATION
     assert "code 190" in lines[1]
-    assert lines[2] == "  → give pages[1].access_token a new token, with its permissions"
+    assert lines[2] == "  → set pages[1].access_token to a new token with the required permissions"
     assert SECRET not in "\n".join(lines)
 
 
-async def test_the_token_of_another_page_is_found_out() -> None:
+async def test_the_token_of_another_page_is_recognised() -> None:
     async with simulator() as server:
         first, second = server.pages
         code, lines = await tried(settings(server.base_url, page(first.id, second.token)))
     assert code is ExitCode.CONFIGURATION
-    assert f"not of this page, but of {second.name} ({second.id})" in lines[0]
+    assert f"the token belongs to {second.name} ({second.id}), not to this page" in lines[0]
     assert second.token not in "\n".join(lines)
 
 
-async def test_an_api_that_does_not_answer_says_nothing_of_the_token() -> None:
+async def test_an_unavailable_api_proves_nothing_about_the_token() -> None:
     code, lines = await tried(settings(nowhere(), page("1", SECRET)))
     assert code is ExitCode.WITH_ERRORS
     assert lines[1] == "  → the token could not be tried; try again later"
 
 
 @pytest.mark.parametrize("fault", ["html_502=1", "truncated=1", "rate_limit=1"])
-async def test_an_api_in_trouble_says_nothing_of_the_token(fault: str) -> None:
+async def test_a_failing_api_proves_nothing_about_the_token(fault: str) -> None:
     async with simulator(parse_faults(fault)) as server:
         code, _ = await tried(settings(server.base_url, page(server.pages[0].id, server.pages[0].token)))
     assert code is ExitCode.WITH_ERRORS
 
 
-async def test_the_pages_that_would_be_discovered_are_named() -> None:
+async def test_the_pages_that_would_be_discovered_are_listed() -> None:
     async with simulator() as server:
         code, lines = await tried(settings(server.base_url, manager_token=server.world.user_token))
         names = ", ".join(f"{each.id} ({each.name})" for each in server.pages)
@@ -189,7 +189,7 @@ async def test_the_pages_that_would_be_discovered_are_named() -> None:
     assert lines == [f"source.discover_pages: source.access_token manages 2 pages: {names}"]
 
 
-async def test_a_manager_without_pages_is_told() -> None:
+async def test_a_manager_without_pages_is_reported() -> None:
     async with simulator() as server:
         for each in server.pages:
             server.world.access.unmanage(each.id)
@@ -198,15 +198,15 @@ async def test_a_manager_without_pages_is_told() -> None:
     assert lines == ["source.discover_pages: source.access_token works, but manages no page"]
 
 
-async def test_a_dead_token_of_the_manager_is_told() -> None:
+async def test_a_dead_token_of_the_manager_is_reported() -> None:
     async with simulator() as server:
         code, lines = await tried(settings(server.base_url, manager_token=SECRET))
     assert code is ExitCode.AUTHORIZATION
     assert "code 190" in lines[0]
-    assert lines[1] == "  → give source.access_token a new token, with its permissions"
+    assert lines[1] == "  → set source.access_token to a new token with the required permissions"
 
 
-async def test_the_most_serious_answer_decides() -> None:
+async def test_the_most_serious_result_decides_the_exit_code() -> None:
     async with simulator() as server:
         first, second = server.pages
         pages = (page(first.id, second.token), page(second.id, SECRET))

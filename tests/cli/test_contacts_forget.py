@@ -1,4 +1,4 @@
-"""`milepost contacts forget`: who is erased, what is asked first and what is told afterwards."""
+"""`milepost contacts forget`: who is erased, what is asked first and what is reported afterwards."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ TABLES = ("contacts", "conversations", "contact_interaction_events", "dead_lette
 
 
 def of(contact_id: str) -> Changes:
-    """Give what is stored of a person."""
+    """Return what is stored of a person."""
     thread = f"t_{contact_id}"
     row = ConversationRow(thread, *PAGE, contact_id, None, f"hello from {contact_id}", 2, 0, True, NOON, NOON, NOON)
     messages = [
@@ -57,7 +57,7 @@ async def store(path: Path) -> None:
 
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a database with two people: the built-in settings apply in its directory."""
+    """Return a database with two people; the built-in settings apply in its directory."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "simulated.db"
     asyncio.run(store(path))
@@ -81,7 +81,7 @@ def journal(path: Path) -> list[tuple[Any, ...]]:
     return rows(path, "SELECT * FROM journal ORDER BY seq")
 
 
-def test_everything_of_the_person_is_removed_and_of_nobody_else(database: Path) -> None:
+def test_everything_of_the_person_is_removed_and_nothing_of_anyone_else(database: Path) -> None:
     before = journal(database)
     result = forget(*PAGE, "ada", "--yes")
     assert result.exit_code == 0, result.output
@@ -92,31 +92,31 @@ def test_everything_of_the_person_is_removed_and_of_nobody_else(database: Path) 
 
 
 @pytest.mark.usefixtures("database")
-def test_it_says_how_many_rows_of_each_table_are_gone_and_what_may_be_left() -> None:
+def test_the_removed_rows_of_each_table_are_counted_and_the_rest_is_explained() -> None:
     text = forget(*PAGE, "ada", "--yes").stdout
     assert f"Erased contact ada of {STREAM.key}" in text
-    told = [tuple(line.split()) for line in text.splitlines() if line.startswith(TABLES)]
-    assert told == list(zip(TABLES, ("1", "1", "2", "1"), strict=True))
-    for what in ("Later sweeps keep them out", "journal is untouched", "backups", "simulated.db-wal"):
+    table = [tuple(line.split()) for line in text.splitlines() if line.startswith(TABLES)]
+    assert table == list(zip(TABLES, ("1", "1", "2", "1"), strict=True))
+    for what in ("Later sweeps keep them out", "journal is unchanged", "backups", "simulated.db-wal"):
         assert what in text
 
 
-def test_who_comes_back_with_a_later_sweep_is_kept_out(database: Path) -> None:
+def test_a_person_whom_a_later_sweep_reads_again_is_kept_out(database: Path) -> None:
     forget(*PAGE, "ada", "--yes")
     asyncio.run(store(database))
     assert people(database) == {"bob"}
     assert rows(database, "SELECT conversation_id FROM conversations") == [("t_bob",)]
 
 
-def test_who_is_not_stored_is_kept_out_too(database: Path) -> None:
+def test_a_person_who_is_not_stored_is_kept_out_too(database: Path) -> None:
     result = forget(*PAGE, "cay", "--yes")
     assert result.exit_code == 0
-    assert f"Nothing was stored of contact cay of {STREAM.key}; it is on record that they stay out" in result.stdout
+    assert f"Nothing was stored for contact cay of {STREAM.key}; they are recorded to be kept out" in result.stdout
     assert rows(database, "SELECT id FROM forgotten") == [("cay",)]
     assert people(database) == {"ada", "bob"}
 
 
-def test_again_is_the_same(database: Path) -> None:
+def test_forgetting_a_person_twice_is_the_same_as_once(database: Path) -> None:
     forget(*PAGE, "ada", "--yes")
     result = forget(*PAGE, "ada", "--yes")
     assert result.exit_code == 0
@@ -124,7 +124,7 @@ def test_again_is_the_same(database: Path) -> None:
     assert people(database) == {"bob"}
 
 
-async def test_it_works_beside_a_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_person_is_forgotten_while_a_daemon_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "simulated.db"
     await store(path)
@@ -139,7 +139,7 @@ async def test_it_works_beside_a_daemon(tmp_path: Path, monkeypatch: pytest.Monk
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_where_nobody_can_be_asked_it_is_refused_without_yes(database: Path) -> None:
+def test_without_a_terminal_it_is_refused_unless_yes_is_given(database: Path) -> None:
     result = forget(*PAGE, "ada")
     assert result.exit_code == 2
     assert "--yes" in result.stderr
@@ -147,23 +147,23 @@ def test_where_nobody_can_be_asked_it_is_refused_without_yes(database: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "error"),
     [
         (("messenger", "77", "ada"), f"there is no stream messenger:77; known are {STREAM.key}"),
         (("instagram", STREAM.page_id, "ada"), f"there is no stream instagram:{STREAM.page_id}"),
         (("telegram", STREAM.page_id, "ada"), "'telegram' is not one of"),
-        ((*PAGE, ""), "at least one character"),
+        ((*PAGE, ""), "not empty and has only printable"),
         ((*PAGE, "a\0"), "printable"),
     ],
 )
-def test_what_names_nobody_is_wrong_usage(database: Path, arguments: tuple[str, ...], told: str) -> None:
+def test_arguments_that_name_no_contact_are_wrong_usage(database: Path, arguments: tuple[str, ...], error: str) -> None:
     result = forget(*arguments, "--yes")
     assert result.exit_code == 2
-    assert told in result.stderr
+    assert error in result.stderr
     assert rows(database, "SELECT * FROM forgotten") == []
 
 
-def test_a_configured_page_may_forget_before_it_was_ever_synced(database: Path) -> None:
+def test_a_person_is_forgotten_before_the_page_was_ever_synced(database: Path) -> None:
     Path("config.yaml").write_text(
         'pages: [{id: "77", access_token: x}]\nsource: {kind: facebook}\nstore: {url: sqlite:///simulated.db}\n'
     )
@@ -171,7 +171,7 @@ def test_a_configured_page_may_forget_before_it_was_ever_synced(database: Path) 
     assert rows(database, "SELECT page_id, id FROM forgotten") == [("77", "ada")]
 
 
-def test_without_a_database_it_says_what_makes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_database_it_says_what_creates_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert isinstance(forget(*PAGE, "ada", "--yes").exception, StoreRefused)
     assert not list(tmp_path.iterdir())
@@ -181,7 +181,7 @@ def test_without_a_database_it_says_what_makes_one(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [("y\n", 0, {"bob"}), ("n\n", 1, {"ada", "bob"})])
-def test_on_a_terminal_it_asks_first(database: Path, answer: str, code: int, left: set[str]) -> None:
+def test_on_a_terminal_it_asks_for_confirmation(database: Path, answer: str, code: int, left: set[str]) -> None:
     ours, theirs = pty.openpty()
     try:
         os.write(ours, answer.encode())

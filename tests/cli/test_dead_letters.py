@@ -1,4 +1,4 @@
-"""`milepost dead-letters list` and `show`: what is told of letters, and which are meant by what is written."""
+"""`milepost dead-letters list` and `show`: what is shown of dead letters, and which an id or prefix means."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from kit.builders import NOON, STREAM, at, entries
 from kit.databases import record
-from milepost.cli import dead_letter_actions, dead_letter_choice
+from milepost.cli import dead_letter_actions
 from milepost.cli import dead_letters as module
 from milepost.cli.dead_letter_table import described, rendered
 from milepost.cli.dead_letters import command
@@ -55,7 +55,7 @@ async def _store(path: Path, *events: Event, payloads: dict[str, str]) -> None:
 
 @pytest.fixture
 def dead_letters(database: Path) -> Path:
-    """Give a database with three open letters."""
+    """Return a database with three open dead letters."""
     store(database, *OPENED, payloads=PAYLOADS)
     return database
 
@@ -83,7 +83,7 @@ def dead_letter(**fields: Any) -> DeadLetter:  # noqa: ANN401  fields of several
 
 
 @pytest.mark.usefixtures("dead_letters")
-def test_open_letters_are_listed_a_line_each() -> None:
+def test_open_dead_letters_are_listed_a_line_each() -> None:
     result = run("list")
     assert result.exit_code == 0
     headings, *lines = result.stdout.splitlines()
@@ -92,7 +92,7 @@ def test_open_letters_are_listed_a_line_each() -> None:
     assert "by command only" in lines[2]
 
 
-def test_closed_letters_are_listed_on_request_with_how_they_were(dead_letters: Path) -> None:
+def test_closed_dead_letters_are_listed_on_request_with_their_resolution(dead_letters: Path) -> None:
     record(
         dead_letters, DeadLetterClosed(UNREAD, Resolution.RECOVERED), DeadLetterClosed(NAMELESS, Resolution.DISCARDED)
     )
@@ -128,20 +128,20 @@ def test_json_has_every_key_in_every_state(dead_letters: Path) -> None:
     assert not [key for key in unread if key not in text]
 
 
-def test_a_stream_is_listed_alone(dead_letters: Path) -> None:
+def test_the_dead_letters_of_one_stream_are_listed_alone(dead_letters: Path) -> None:
     record(dead_letters, DeadLetterOpened("cccc000000000004", Stage.FETCH, "t_9", "it went wrong"), stream=OTHER)
     assert ids("--stream", OTHER.key) == ["cccc000000000004"]
     assert ids("--stream", STREAM.key) == [UNREAD, UNWRITTEN, NAMELESS]
 
 
 @pytest.mark.usefixtures("dead_letters")
-def test_a_stream_that_there_is_not_is_wrong_usage_that_lists_the_known_ones() -> None:
+def test_an_unknown_stream_is_wrong_usage_that_lists_the_known_ones() -> None:
     result = run("list", "--stream", "messenger:1")
     assert result.exit_code == 2
     assert f"there is no stream messenger:1; known are {STREAM.key}" in result.stderr
 
 
-def test_where_none_is_open_it_says_so_and_where_the_closed_ones_are(database: Path) -> None:
+def test_without_an_open_dead_letter_it_says_how_to_list_closed_ones(database: Path) -> None:
     record(database, OPENED[0], DeadLetterClosed(UNREAD, Resolution.REDRIVEN))
     result = run("list")
     assert result.exit_code == 0
@@ -149,17 +149,17 @@ def test_where_none_is_open_it_says_so_and_where_the_closed_ones_are(database: P
     assert ids() == []
 
 
-def test_where_there_never_was_one_it_says_so(database: Path) -> None:
+def test_without_any_dead_letter_it_says_so(database: Path) -> None:
     record(database)
-    assert run("list", "--all").stdout == "There never was a dead letter\n"
+    assert run("list", "--all").stdout == "There has never been a dead letter\n"
 
 
 @pytest.mark.usefixtures("database")
-def test_without_a_database_it_says_what_makes_one() -> None:
+def test_without_a_database_it_says_what_creates_one() -> None:
     assert isinstance(run("list").exception, StoreRefused)
 
 
-def test_many_letters_are_listed_in_full_as_json_and_cut_off_for_people(
+def test_many_dead_letters_are_listed_in_full_as_json_and_cut_off_for_people(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_ROWS", 20)
@@ -171,7 +171,7 @@ def test_many_letters_are_listed_in_full_as_json_and_cut_off_for_people(
     assert lines[-1] == "… and 1,183 more: --json lists them all"
 
 
-def test_it_reads_beside_a_daemon(dead_letters: Path) -> None:
+def test_dead_letters_are_listed_while_a_daemon_runs(dead_letters: Path) -> None:
     with lock_database(dead_letters):
         assert ids() == [UNREAD, UNWRITTEN, NAMELESS]
         assert run("show", UNREAD).exit_code == 0
@@ -185,7 +185,7 @@ def test_long_subjects_and_reasons_keep_their_ends() -> None:
         assert piece in line
 
 
-def test_no_text_of_others_reaches_the_terminal_as_a_command() -> None:
+def test_foreign_text_cannot_control_the_terminal() -> None:
     nasty = dead_letter(subject="t_\x1b[2J1", reason="a\x1b]0;owned\x07\nb\u202e", note="\x1b[31m", redrive_at=at(60))
     told = rendered([nasty], NOON) + described(nasty, '{"x": "\\u001b[2J \u202e\x7f"', NOON)
     told += described(nasty, '{"x": "\\u001b[2J \u202e"}', NOON)
@@ -196,9 +196,9 @@ def test_no_text_of_others_reaches_the_terminal_as_a_command() -> None:
 
 
 @pytest.mark.usefixtures("dead_letters")
-def test_all_that_is_known_of_a_letter_is_shown_with_its_payload() -> None:
+def test_a_dead_letter_is_shown_in_full_with_its_payload() -> None:
     text = run("show", UNWRITTEN).stdout
-    for piece in (UNWRITTEN, STREAM.key, "contact c_1", "the database did not take its row", "CHECK constraint failed"):
+    for piece in (UNWRITTEN, STREAM.key, "contact c_1", "the database refused its row", "CHECK constraint failed"):
         assert piece in text
     assert '"name": "Ada"' in text
     assert "personal data" in text
@@ -206,14 +206,14 @@ def test_all_that_is_known_of_a_letter_is_shown_with_its_payload() -> None:
 
 
 @pytest.mark.usefixtures("dead_letters")
-def test_what_no_redrive_can_read_is_told_so() -> None:
+def test_a_dead_letter_that_no_redrive_can_read_says_so() -> None:
     text = run("show", NAMELESS).stdout
-    assert "no redrive can help" in text
+    assert "a redrive cannot help" in text
     assert f"dead-letters redrive {NAMELESS}" not in text
     assert f"dead-letters discard {NAMELESS}" in text
 
 
-def test_a_closed_letter_shows_how_it_was_closed(dead_letters: Path) -> None:
+def test_a_closed_dead_letter_shows_how_it_was_closed(dead_letters: Path) -> None:
     record(dead_letters, DeadLetterClosed(UNWRITTEN, Resolution.DISCARDED, reason="the page is sold"))
     text = run("show", UNWRITTEN).stdout
     assert "discarded, " in text
@@ -229,13 +229,13 @@ def test_json_holds_the_payload_as_json() -> None:
     assert shown | {"payload": None} == objects()[1] | {"payload": None}
 
 
-def test_json_of_a_letter_without_a_payload_says_null(dead_letters: Path) -> None:
+def test_json_of_a_dead_letter_without_a_payload_says_null(dead_letters: Path) -> None:
     record(dead_letters, DeadLetterClosed(UNREAD, Resolution.FORGOTTEN))
     assert json.loads(run("show", "--json", UNREAD).stdout)["payload"] is None
 
 
 @pytest.mark.usefixtures("dead_letters")
-def test_an_id_may_be_shortened_to_what_tells_it_apart() -> None:
+def test_an_id_may_be_shortened_to_a_unique_prefix() -> None:
     assert json.loads(run("show", "--json", "b").stdout)["dead_letter_id"] == NAMELESS
     assert json.loads(run("show", "--json", UNREAD[:-1] + "1").stdout)["dead_letter_id"] == UNREAD
 
@@ -244,10 +244,10 @@ def test_an_id_may_be_shortened_to_what_tells_it_apart() -> None:
 def test_an_ambiguous_id_names_the_candidates() -> None:
     result = run("show", "aaaa")
     assert result.exit_code == 2
-    assert f"'aaaa' begins 2 dead letters: {UNREAD}, {UNWRITTEN}" in result.stderr
+    assert f"'aaaa' matches 2 dead letters: {UNREAD}, {UNWRITTEN}" in result.stderr
 
 
-def test_of_many_candidates_only_some_are_named(database: Path) -> None:
+def test_an_ambiguous_id_names_only_some_of_many_candidates(database: Path) -> None:
     record(database, *(DeadLetterOpened(f"{number:016x}", Stage.FETCH, f"t_{number}", "x") for number in range(9)))
     assert run("show", "0").stderr.rstrip().endswith("0000000000000004, …")
 
@@ -266,7 +266,7 @@ def test_an_unknown_id_is_wrong_usage() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["redrive", UNREAD, "--stream", STREAM.key], "--stream chooses among all"),
+        (["redrive", UNREAD, "--stream", STREAM.key], "--stream and IDs exclude each other"),
         (["redrive", "--stream", "messenger:1"], "there is no stream messenger:1"),
         (["redrive", "cc"], "no dead letter begins with 'cc'"),
         (["discard", UNREAD], "--reason"),
@@ -283,7 +283,7 @@ def test_wrong_usage_does_nothing(arguments: list[str], told: str) -> None:
     assert ids() == [UNREAD, UNWRITTEN, NAMELESS]
 
 
-def test_where_nothing_is_open_there_is_nothing_to_redrive(database: Path) -> None:
+def test_without_an_open_dead_letter_there_is_nothing_to_redrive(database: Path) -> None:
     record(database, OPENED[0], DeadLetterClosed(UNREAD, Resolution.REDRIVEN))
     result = run("redrive")
     assert result.exit_code == 0
@@ -291,7 +291,7 @@ def test_where_nothing_is_open_there_is_nothing_to_redrive(database: Path) -> No
     for arguments in (["redrive", UNREAD], ["discard", UNREAD, "--reason", "x"]):
         result = run(*arguments)
         assert result.exit_code == 0
-        assert f"{UNREAD}  t_1/messages: closed already, redriven" in result.stdout
+        assert f"{UNREAD}  t_1/messages: already closed, redriven" in result.stdout
 
 
 async def all_closed(*_: object) -> ExitCode:
@@ -300,12 +300,11 @@ async def all_closed(*_: object) -> ExitCode:
 
 @pytest.mark.usefixtures("dead_letters")
 @pytest.mark.parametrize(("most", "code"), [(2, 75), (4, 0)])
-def test_where_more_are_open_than_fit_in_one_go_the_exit_code_says_so(
+def test_the_exit_code_says_that_more_are_open_than_are_taken_at_once(
     most: int, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for where in (module, dead_letter_choice):
-        monkeypatch.setattr(where, "MAX_AT_ONCE", most)
+    monkeypatch.setattr(module, "MAX_AT_ONCE", most)
     monkeypatch.setattr(dead_letter_actions, "perform", all_closed)
     result = run("redrive")
     assert result.exit_code == code
-    assert ("More than 2 are open: the oldest come first" in result.stderr) == (code == 75)
+    assert ("More than 2 are open: run it again for the newest" in result.stderr) == (code == 75)

@@ -58,7 +58,7 @@ def installation(tmp_path: Path) -> Installation:
 
 
 async def store(installation: Installation, *dead_letter_ids: str, before: tuple[Event, ...] = ()) -> None:
-    """Make a database in which these letters are open."""
+    """Create a database in which these dead letters are open."""
     payloads = tuple(DeadLetterPayload(each, PAYLOADS[each]) for each in dead_letter_ids)
     async with open_sqlite(installation.database, synchronous="normal") as sqlite:
         checkpoint = await sqlite.load(STREAM.key)
@@ -81,7 +81,7 @@ async def dead_letters(installation: Installation, *arguments: str) -> Ended:
 
 @asynccontextmanager
 async def graph(installation: Installation, answer: object, status: int = 200) -> AsyncIterator[list[str]]:
-    """Let the Graph API answer every question so; gives the paths that were asked for."""
+    """Serve this answer to every request to the Graph API; return the requested paths."""
     asked: list[str] = []
 
     async def reply(request: web.Request) -> web.Response:
@@ -93,7 +93,7 @@ async def graph(installation: Installation, answer: object, status: int = 200) -
         yield asked
 
 
-async def test_0_when_every_letter_is_closed(installation: Installation) -> None:
+async def test_it_exits_with_0_when_every_dead_letter_is_closed(installation: Installation) -> None:
     await store(installation, UNREAD, UNREAD_MESSAGES, UNWRITTEN)
     async with graph(installation, thread("t_1", message())) as asked:
         done = await dead_letters(installation, "redrive")
@@ -111,7 +111,7 @@ async def test_0_when_every_letter_is_closed(installation: Installation) -> None
     ]
 
 
-async def test_the_letters_that_are_named_are_redriven_and_no_others(installation: Installation) -> None:
+async def test_only_the_given_dead_letters_are_redriven(installation: Installation) -> None:
     await store(installation, UNREAD, UNREAD_MESSAGES, UNWRITTEN)
     async with graph(installation, thread("t_1", message())) as asked:
         done = await dead_letters(installation, "redrive", "b")
@@ -120,19 +120,19 @@ async def test_the_letters_that_are_named_are_redriven_and_no_others(installatio
     assert asked == []
 
 
-async def test_1_when_one_is_open_still_with_the_reason(installation: Installation) -> None:
+async def test_it_exits_with_1_and_the_reason_when_one_is_still_open(installation: Installation) -> None:
     await store(installation, UNREAD, UNWRITTEN)
     async with graph(installation, error(2, "Service temporarily unavailable"), 500):
         done = await dead_letters(installation, "redrive", "--stream", STREAM.key)
     assert done.code == 1, done
     assert still_open(installation) == [UNREAD]
     assert (
-        f"{UNREAD}  t_1: still open: Service temporarily unavailable (HTTP 500, code 2); tried again in" in done.stdout
+        f"{UNREAD}  t_1: still open: Service temporarily unavailable (HTTP 500, code 2); next attempt in" in done.stdout
     )
     assert "1 of 2 closed" in done.stdout
 
 
-async def test_75_when_a_rate_limit_keeps_it_from_being_tried(installation: Installation) -> None:
+async def test_it_exits_with_75_when_a_rate_limit_prevents_the_redrive(installation: Installation) -> None:
     await store(installation, UNREAD, UNREAD_MESSAGES)
     async with graph(installation, error(613, "Calls to this API have exceeded the rate limit."), 400) as asked:
         done = await dead_letters(installation, "redrive")
@@ -142,7 +142,7 @@ async def test_75_when_a_rate_limit_keeps_it_from_being_tried(installation: Inst
     assert installation.rows("SELECT DISTINCT attempts FROM dead_letters") == [(0,)]
 
 
-async def test_77_when_the_stream_is_stopped_for_authorization(installation: Installation) -> None:
+async def test_it_exits_with_77_when_the_stream_is_stopped_for_authorization(installation: Installation) -> None:
     ended = RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=problem(190))
     await store(installation, UNREAD, before=(run_started(), ended))
     async with graph(installation, error(190, "Error validating access token"), 400):
@@ -151,13 +151,13 @@ async def test_77_when_the_stream_is_stopped_for_authorization(installation: Ins
     assert "still open: Error validating access token" in done.stdout
 
 
-async def test_78_when_the_configuration_is_bad(installation: Installation) -> None:
+async def test_it_exits_with_78_when_the_configuration_is_bad(installation: Installation) -> None:
     await store(installation, UNREAD)
     installation.config.write_text("sync: {intervall: 5m}\n")
     assert (await dead_letters(installation, "redrive")).code == 78
 
 
-async def test_75_when_somebody_presses_ctrl_c(installation: Installation) -> None:
+async def test_it_exits_with_75_after_ctrl_c(installation: Installation) -> None:
     await store(installation, UNREAD, UNREAD_MESSAGES)
     asked = asyncio.Event()
 
@@ -178,7 +178,7 @@ async def test_75_when_somebody_presses_ctrl_c(installation: Installation) -> No
     assert still_open(installation) == [UNREAD, UNREAD_MESSAGES]
 
 
-async def test_what_is_discarded_is_closed_for_good_with_the_reason_on_record(installation: Installation) -> None:
+async def test_a_discarded_dead_letter_is_closed_for_good_with_the_reason_on_record(installation: Installation) -> None:
     await store(installation, UNREAD, UNWRITTEN)
     async with graph(installation, {}) as asked:
         done = await dead_letters(installation, "discard", "a", UNWRITTEN, "--reason", " the page is sold ")
@@ -191,7 +191,7 @@ async def test_what_is_discarded_is_closed_for_good_with_the_reason_on_record(in
     assert asked == []
 
 
-async def test_what_is_of_a_page_that_is_gone_can_be_discarded(installation: Installation) -> None:
+async def test_a_dead_letter_of_a_page_that_is_gone_can_be_discarded(installation: Installation) -> None:
     await store(installation, UNREAD)
     installation.configure(nowhere(), PAGE | {"id": "77"})
     done = await dead_letters(installation, "redrive")
@@ -205,7 +205,7 @@ async def test_what_is_of_a_page_that_is_gone_can_be_discarded(installation: Ins
 
 
 class StandIn:
-    """Stands in for the supervisor of a daemon: answers errands, and keeps them."""
+    """A double of a daemon's supervisor, which answers commands and records them."""
 
     def __init__(self, answer: Callable[[DeadLetter], Awaitable[DeadLetter | None]]) -> None:
         self.asked: list[DeadLetterCommand] = []
@@ -247,7 +247,7 @@ def listening_at(installation: Installation, url: str, *, host: str = "127.0.0.1
 
 
 @pytest.mark.parametrize("token", ["", TOKEN])
-async def test_the_daemon_is_asked_to_redrive(installation: Installation, token: str) -> None:
+async def test_the_daemon_redrives_on_request(installation: Installation, token: str) -> None:
     await store(installation, UNREAD, UNWRITTEN)
     stand_in = StandIn(closing)
     async with daemon(installation, stand_in, token=token):
@@ -261,7 +261,7 @@ async def test_the_daemon_is_asked_to_redrive(installation: Installation, token:
     ]
 
 
-async def test_the_daemon_is_asked_to_discard(installation: Installation) -> None:
+async def test_the_daemon_discards_on_request(installation: Installation) -> None:
     await store(installation, UNREAD)
     stand_in = StandIn(closing)
     async with daemon(installation, stand_in):
@@ -270,7 +270,7 @@ async def test_the_daemon_is_asked_to_discard(installation: Installation) -> Non
     assert stand_in.asked == [Discard(UNREAD, "ünlesbar", BY)]
 
 
-async def test_what_the_daemon_redrives_in_vain_is_open_still(installation: Installation) -> None:
+async def test_a_dead_letter_that_the_daemon_cannot_redrive_is_still_open(installation: Installation) -> None:
     async def in_vain(before: DeadLetter) -> DeadLetter:
         return replace(before, attempts=1, reason="it went wrong again")
 
@@ -280,7 +280,7 @@ async def test_what_the_daemon_redrives_in_vain_is_open_still(installation: Inst
     assert (done.code, done.stdout) == (1, f"{UNREAD}  t_1: still open: it went wrong again\n")
 
 
-async def test_what_the_daemon_may_not_try_now_ends_with_75(installation: Installation) -> None:
+async def test_it_exits_with_75_when_the_daemon_may_not_redrive_now(installation: Installation) -> None:
     async def held(_: DeadLetter) -> DeadLetter:
         raise CommandDeferred("a rate limit forbids to read it until noon")
 
@@ -291,7 +291,7 @@ async def test_what_the_daemon_may_not_try_now_ends_with_75(installation: Instal
     assert "not tried: a rate limit forbids to read it until noon" in done.stdout
 
 
-async def test_what_takes_the_daemon_long_ends_with_75_and_goes_on(installation: Installation) -> None:
+async def test_it_exits_with_75_when_the_daemon_takes_long_and_continues(installation: Installation) -> None:
     async def slow(_: DeadLetter) -> DeadLetter | None:
         await asyncio.Event().wait()
         return None
@@ -299,7 +299,7 @@ async def test_what_takes_the_daemon_long_ends_with_75_and_goes_on(installation:
     await store(installation, UNREAD)
     async with daemon(installation, StandIn(slow), max_wait_seconds=0.05):
         done = await dead_letters(installation, "redrive")
-    assert (done.code, done.stdout) == (75, f"{UNREAD}  t_1: it takes long, and the daemon goes on with it\n")
+    assert (done.code, done.stdout) == (75, f"{UNREAD}  t_1: it takes long; the daemon continues with it\n")
 
 
 async def test_ctrl_c_does_not_wait_for_the_daemon(installation: Installation) -> None:
@@ -319,11 +319,11 @@ async def test_ctrl_c_does_not_wait_for_the_daemon(installation: Installation) -
         running.signal(signal.SIGINT)
         done = await running.ended()
     assert done.code == 75, done
-    assert "the daemon goes on with it" in done.stdout
+    assert "the daemon continues with it" in done.stdout
     assert "Traceback" not in done.stderr
 
 
-async def test_what_the_daemon_refuses_for_one_letter_holds_up_no_other(installation: Installation) -> None:
+async def test_a_refusal_for_one_dead_letter_holds_up_no_other(installation: Installation) -> None:
     async def some(before: DeadLetter) -> DeadLetter | None:
         if before.dead_letter_id == UNREAD:
             raise MilepostError(f"{STREAM.key} is not configured")
@@ -337,7 +337,7 @@ async def test_what_the_daemon_refuses_for_one_letter_holds_up_no_other(installa
     assert f"{UNWRITTEN}  contact c_9: closed\n" in done.stdout
 
 
-async def test_a_daemon_whose_database_is_away_is_not_asked_for_more(installation: Installation) -> None:
+async def test_a_daemon_whose_database_is_unavailable_gets_no_further_requests(installation: Installation) -> None:
     async def away(_: DeadLetter) -> DeadLetter | None:
         raise StoreAway("the disk is full", hint="make room")
 
@@ -350,7 +350,7 @@ async def test_a_daemon_whose_database_is_away_is_not_asked_for_more(installatio
     assert len(stand_in.asked) == 1
 
 
-async def test_a_letter_that_is_closed_meanwhile_counts_as_closed(installation: Installation) -> None:
+async def test_a_dead_letter_that_is_closed_meanwhile_counts_as_closed(installation: Installation) -> None:
     class Forgetful(StandIn):
         async def find(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
             assert dead_letter_ids == (UNREAD,)
@@ -362,7 +362,7 @@ async def test_a_letter_that_is_closed_meanwhile_counts_as_closed(installation: 
     assert (done.code, done.stdout) == (0, f"{UNREAD}  t_1: closed\n")
 
 
-async def test_78_when_the_daemon_wants_another_token(installation: Installation) -> None:
+async def test_it_exits_with_78_when_the_daemon_requires_another_token(installation: Installation) -> None:
     await store(installation, UNREAD)
     stand_in = StandIn(closing)
     with lock_database(installation.database):
@@ -380,7 +380,7 @@ async def test_78_when_the_daemon_wants_another_token(installation: Installation
 
 
 @pytest.mark.parametrize(("host", "listens_on"), EVERYWHERE)
-async def test_a_daemon_that_listens_everywhere_is_asked_on_loopback(
+async def test_a_daemon_that_listens_on_all_addresses_is_reached_on_loopback(
     installation: Installation, host: str, listens_on: str
 ) -> None:
     await store(installation, UNREAD)
@@ -396,25 +396,25 @@ async def test_a_daemon_that_listens_everywhere_is_asked_on_loopback(
     assert stand_in.asked == [Redrive(UNREAD, f"command line from {'::1' if ':' in listens_on else '127.0.0.1'}")]
 
 
-async def test_where_nobody_listens_it_says_where_and_what_that_may_be(installation: Installation) -> None:
+async def test_where_no_daemon_listens_it_says_where_and_why_that_may_be(installation: Installation) -> None:
     await store(installation, UNREAD)
     listening_at(installation, nowhere())
     with lock_database(installation.database):
         done = await dead_letters(installation, "redrive")
     assert done.code == 75, done
-    assert "another Milepost works on the database, and does not answer at http://127.0.0.1:" in done.stderr
+    assert "another Milepost is using the database and does not answer at http://127.0.0.1:" in done.stderr
     assert ": connection refused\n" in done.stderr
-    assert "if it is a sync, let it end" in done.stderr
+    assert "if it is a sync, let it finish" in done.stderr
     assert still_open(installation) == [UNREAD]
 
 
-async def test_where_the_port_is_nobodys_guess_it_says_so(installation: Installation) -> None:
+async def test_a_port_that_is_not_known_is_reported(installation: Installation) -> None:
     await store(installation, UNREAD)
     installation.configure(nowhere(), PAGE)  # with port 0
     with lock_database(installation.database):
         done = await dead_letters(installation, "redrive")
     assert done.code == 78, done
-    assert "give http.listen a port, and restart the daemon" in done.stderr
+    assert "set a port in http.listen, and restart the daemon" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -422,13 +422,13 @@ async def test_where_the_port_is_nobodys_guess_it_says_so(installation: Installa
     [
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
-            "answers something that no Milepost of this version says",
+            "answers with something that is not an answer of this version",
         ),
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "answers HTTP 404: no reason given"),
         (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", "answers HTTP 302"),
     ],
 )
-async def test_another_program_at_the_port_is_told_as_such(
+async def test_another_program_at_the_port_is_reported_as_such(
     installation: Installation, answer: bytes, told: str
 ) -> None:
     await store(installation, UNREAD, UNREAD_MESSAGES)

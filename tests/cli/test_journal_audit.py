@@ -49,7 +49,7 @@ def test_a_sound_journal_is_counted(database: Path) -> None:
     assert result.stdout.startswith("The journal is sound: 5 entries, 1 stream, 2 runs, 1 dead letter, checked in ")
 
 
-def test_a_projection_that_is_not_its_fold_is_found_and_rebuilt(database: Path) -> None:
+def test_a_projection_that_differs_from_its_fold_is_found_and_rebuilt(database: Path) -> None:
     alter(database, "UPDATE checkpoints SET watermark = NULL", "DELETE FROM runs")
     found = journal(database, "verify")
     assert found.returncode == 1
@@ -73,7 +73,7 @@ def test_a_changed_entry_is_found_by_its_hash(database: Path) -> None:
     assert "Traceback" not in found.stderr
 
 
-def test_nothing_is_rebuilt_beside_a_running_daemon(database: Path) -> None:
+def test_nothing_is_rebuilt_while_a_daemon_runs(database: Path) -> None:
     with lock_database(database):
         refused = journal(database, "rebuild")
         assert refused.returncode == 75

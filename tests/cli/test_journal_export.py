@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from kit.builders import NOON, entries, run_started, sweep_started, walking
 from kit.databases import record
-from milepost.cli.atomic_file import OWNER_ONLY, whole_file
+from milepost.cli.atomic_file import OWNER_ONLY, atomic_file
 from milepost.cli.journal import command
 from milepost.cli.journal_lines import EXPORT_PAGE, write_out
 from milepost.core.errors import JournalDamaged, MilepostError
@@ -25,7 +25,7 @@ from milepost.core.model import Platform, Stream
 from milepost.stores.reader import StoredEntry
 from milepost.stores.sqlite.reader import SqliteReader, open_sqlite_reader
 
-PLACED = [StoredEntry(number, entry) for number, entry in enumerate(entries(run_started(), sweep_started()), start=1)]
+STORED = [StoredEntry(number, entry) for number, entry in enumerate(entries(run_started(), sweep_started()), start=1)]
 OTHER = Stream(Platform.INSTAGRAM, "1234567890")
 
 
@@ -66,7 +66,7 @@ def test_every_entry_goes_to_a_file(database: Path) -> None:
 
 
 @pytest.mark.usefixtures("database")
-def test_a_file_that_is_there_is_overwritten_only_by_force() -> None:
+def test_an_existing_file_is_overwritten_only_by_force() -> None:
     file = Path("journal.jsonl")
     file.write_text("precious")
     refused = export("journal.jsonl")
@@ -87,9 +87,9 @@ def test_a_link_stays_a_link() -> None:
 
 
 @pytest.mark.usefixtures("database")
-def test_what_is_no_regular_file_is_never_replaced() -> None:
+def test_only_a_regular_file_is_ever_replaced() -> None:
     os.mkfifo("pipe")
-    assert "no regular file" in export("--force", "pipe").stderr
+    assert "not a regular file" in export("--force", "pipe").stderr
     assert Path("pipe").is_fifo()
 
 
@@ -106,7 +106,7 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> Non
     target = tmp_path / "journal.jsonl"
 
     def write() -> None:
-        with whole_file(target, force=False) as file:
+        with atomic_file(target, force=False) as file:
             file.write(b"ours")
             target.write_text("theirs")
 
@@ -117,9 +117,9 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("error", [JournalDamaged("an entry cannot be read"), KeyboardInterrupt()])
-def test_whatever_breaks_the_writing_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+def test_an_export_that_fails_for_whatever_reason_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     def write() -> None:
-        with whole_file(tmp_path / "journal.jsonl", force=False) as file:
+        with atomic_file(tmp_path / "journal.jsonl", force=False) as file:
             file.write(b"half")
             raise error
 
@@ -129,7 +129,7 @@ def test_whatever_breaks_the_writing_leaves_nothing(tmp_path: Path, error: BaseE
 
 
 @pytest.mark.usefixtures("database")
-def test_a_directory_that_is_not_there_is_told() -> None:
+def test_a_missing_directory_is_reported() -> None:
     error = export("missing/journal.jsonl").exception
     assert isinstance(error, MilepostError)
     assert error.message == "missing/journal.jsonl cannot be written: No such file or directory"
@@ -149,23 +149,23 @@ def test_a_long_journal_is_read_a_page_at_a_time(database: Path) -> None:
 
 
 class GrowingArchive:
-    """An archive to which an entry is added after the newest was asked for."""
+    """A journal reader to which an entry is added after the newest was read."""
 
     async def latest(self, *, limit: int) -> list[StoredEntry]:
         assert limit == 1
-        return PLACED[:1]
+        return STORED[:1]
 
     async def entries(self, *, after: int, limit: int) -> list[StoredEntry]:
-        return [placed for placed in PLACED if placed.seq > after][:limit]
+        return [stored for stored in STORED if stored.seq > after][:limit]
 
 
-async def test_the_writing_ends_at_the_entry_that_was_the_newest_when_it_began() -> None:
+async def test_an_export_ends_at_the_entry_that_was_the_newest_when_it_began() -> None:
     out = BytesIO()
     assert await write_out(cast("SqliteReader", GrowingArchive()), out, asyncio.Event()) == 1
     assert seqs(out.getvalue().decode()) == [1]
 
 
-def test_a_stop_ends_the_writing(database: Path) -> None:
+def test_a_stop_ends_the_export(database: Path) -> None:
     async def stopped() -> None:
         event, out = asyncio.Event(), BytesIO()
         event.set()
@@ -193,7 +193,7 @@ def test_a_pipe_that_nobody_reads_leaves_no_traceback(database: Path) -> None:
 
 
 @pytest.mark.usefixtures("database")
-def test_a_full_disk_is_told() -> None:
+def test_a_full_disk_is_reported() -> None:
     with Path("/dev/full").open("wb") as full:
         result = subprocess.run(
             [sys.executable, "-m", "milepost", "journal", "export"],
@@ -208,11 +208,11 @@ def test_a_full_disk_is_told() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_a_file_is_for_its_owner_alone_from_its_first_moment_on(tmp_path: Path) -> None:
+def test_only_the_owner_may_ever_open_the_file(tmp_path: Path) -> None:
     target = tmp_path / "journal.jsonl"
     before = os.umask(0)
     try:
-        with whole_file(target, force=False) as file:
+        with atomic_file(target, force=False) as file:
             assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == OWNER_ONLY
         assert stat.S_IMODE(target.stat().st_mode) == OWNER_ONLY
     finally:

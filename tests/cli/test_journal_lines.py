@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kit.builders import DEAD_TOKEN, NETWORK, STREAM, at, entries, sweep_started, walking
+from kit.builders import DEAD_TOKEN, NETWORK, NOON, STREAM, at, entries, sweep_started, walking
 from milepost.cli.journal_lines import as_json, as_text
 from milepost.core import events
 from milepost.core.events import Mode, Phase, Position, Reason, Resolution, RunEnded, RunStatus, Stage, Tally
@@ -49,7 +49,15 @@ def test_a_line_has_the_sentence_of_its_entry_and_is_one_line(event: events.Even
         ),
         (
             events.BatchStored(walking("c1"), Tally(batches=1, unchanged=3, without_contact=2, order_violations=2)),
-            "1 batch: nothing new  without_contact=2  order_violations=2",
+            "1 batch: nothing new, 3 unchanged  without_contact=2  order_violations=2",
+        ),
+        (
+            events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, updated=3, unreadable=2, contacts=1)),
+            "Full sweep complete: 1 batch, 3 updated  contacts=1  unreadable=2",
+        ),
+        (
+            RunEnded(RunStatus.PAUSED, Reason.SHUTDOWN, None, Tally(batches=2, unchanged=100, without_contact=1)),
+            "Stopped for a shutdown (2 batches, 100 unchanged); the next start continues there  without_contact=1",
         ),
         (
             events.BatchFailed(Stage.FETCH, 3, NETWORK),
@@ -68,7 +76,7 @@ def test_a_line_has_the_sentence_of_its_entry_and_is_one_line(event: events.Even
         ),
         (
             events.DeadLetterClosed("dl_1", Resolution.DISCARDED, reason="a test\nthread", by="API from 127.0.0.1"),
-            "A dead letter was discarded by API from 127.0.0.1  dead_letter=dl_1  note=a test thread",
+            "A dead letter was discarded via API from 127.0.0.1  dead_letter=dl_1  note=a test thread",
         ),
         (
             RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN),

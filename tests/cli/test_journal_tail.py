@@ -1,4 +1,4 @@
-"""`milepost journal tail`: what is there, what comes, and how it ends."""
+"""`milepost journal tail`: the newest entries, the entries that follow, and how it ends."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ OTHER = Stream(Platform.INSTAGRAM, "1234567890")
 
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a journal of twelve entries of one stream and one of another: seq 1 to 12, and 13."""
+    """Return a journal of twelve entries of one stream and one of another: seq 1 to 12, and 13."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "simulated.db"
     stored = [BatchStored(walking(f"c{number}"), Tally(batches=1, inserted=number)) for number in range(10)]
@@ -51,32 +51,32 @@ def test_the_newest_ten_entries_are_shown_oldest_first() -> None:
 
 
 @pytest.mark.usefixtures("database")
-def test_as_many_entries_are_shown_as_asked_for() -> None:
+def test_the_requested_number_of_entries_is_shown() -> None:
     assert seqs(tail("--json", "-n", "2")) == [12, 13]
     assert seqs(tail("--json", "-n", "100")) == list(range(1, 14))
     assert tail("-n", "0").stdout == ""
 
 
 @pytest.mark.usefixtures("database")
-def test_one_stream_is_shown_alone() -> None:
+def test_the_entries_of_one_stream_are_shown_alone() -> None:
     assert seqs(tail("--json", "--stream", OTHER.key)) == [13]
 
 
 @pytest.mark.usefixtures("database")
-def test_people_get_a_line_an_entry() -> None:
+def test_people_get_one_line_for_each_entry() -> None:
     (line,) = tail("-n", "1").stdout.splitlines()
     assert line.endswith("#13 v1  Full sweep complete: 1 batch, nothing")
 
 
 @pytest.mark.usefixtures("database")
-def test_a_stream_that_there_is_not_is_wrong_usage_that_lists_the_known_ones() -> None:
+def test_an_unknown_stream_is_wrong_usage_that_lists_the_known_ones() -> None:
     result = tail("--stream", "messenger:1")
     assert result.exit_code == 2
     assert "there is no stream messenger:1; known are instagram:1234567890, messenger:1234567890" in result.stderr
 
 
 @pytest.mark.usefixtures("database")
-def test_a_configured_stream_may_be_waited_for() -> None:
+def test_a_configured_stream_without_entries_is_accepted() -> None:
     Path("config.yaml").write_text(
         'pages: [{id: "77", access_token: x}]\nsource: {kind: facebook}\nstore: {url: sqlite:///simulated.db}\n'
     )
@@ -85,11 +85,11 @@ def test_a_configured_stream_may_be_waited_for() -> None:
 
 
 @pytest.mark.parametrize("lines", ["-1", "10001", "x"])
-def test_a_number_of_lines_that_cannot_be_is_wrong_usage(lines: str) -> None:
+def test_an_impossible_number_of_lines_is_wrong_usage(lines: str) -> None:
     assert tail("-n", lines).exit_code == 2
 
 
-def test_without_a_database_it_says_what_makes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_database_it_says_what_creates_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert isinstance(tail().exception, StoreRefused)
 
@@ -114,7 +114,7 @@ def line_of(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-def test_what_is_appended_is_shown(database: Path) -> None:
+def test_appended_entries_are_shown(database: Path) -> None:
     with following(database.parent, "-n", "1", "--json") as process:
         assert json.loads(line_of(process))["seq"] == 13
         record(database, BatchStored(walking("c10"), Tally(batches=1)))
@@ -130,7 +130,7 @@ def test_a_followed_stream_is_shown_alone(database: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_following_ends_in_silence_when_asked(database: Path, number: signal.Signals) -> None:
+def test_following_ends_silently_on_a_signal(database: Path, number: signal.Signals) -> None:
     with following(database.parent, "-n", "1") as process:
         line_of(process)
         record(database, BatchStored(walking("c10"), Tally(batches=1)))
@@ -140,7 +140,7 @@ def test_following_ends_in_silence_when_asked(database: Path, number: signal.Sig
         assert process.returncode == 0
 
 
-def test_following_ends_in_silence_when_nobody_reads_any_more(database: Path) -> None:
+def test_following_ends_silently_when_nobody_reads_any_more(database: Path) -> None:
     with following(database.parent, "-n", "1") as process:
         line_of(process)
         assert process.stdout is not None
@@ -166,12 +166,12 @@ def test_a_pipe_that_closes_while_it_is_written_to_leaves_no_traceback(database:
 
 
 class BusyArchive:
-    """An archive whose database is away for the first two questions."""
+    """A journal reader whose database is unavailable for the first two reads."""
 
     def __init__(self, stopped: asyncio.Event) -> None:
         self.asked_after: list[int] = []
         self._stopped = stopped
-        self._placed = [StoredEntry(8, entry) for entry in entries(run_started())]
+        self._stored = [StoredEntry(8, entry) for entry in entries(run_started())]
 
     async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
         assert limit > 0
@@ -181,13 +181,13 @@ class BusyArchive:
             raise StoreAway("the database is locked")
         if len(self.asked_after) == 4:
             self._stopped.set()
-        return [placed for placed in self._placed if placed.seq > after]
+        return [stored for stored in self._stored if stored.seq > after]
 
 
-async def test_following_survives_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_following_survives_an_unavailable_database(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milepost.cli.journal_lines.POLL_SECONDS", 0.001)
     stopped, shown = asyncio.Event(), list[StoredEntry]()
     journal_reader = BusyArchive(stopped)
     await follow(cast("SqliteReader", journal_reader), 7, None, shown.append, stopped)
-    assert [placed.seq for placed in shown] == [8]
+    assert [stored.seq for stored in shown] == [8]
     assert journal_reader.asked_after == [7, 7, 7, 8]

@@ -1,4 +1,4 @@
-"""The line that a stream has in the live display of a sync."""
+"""The line of a stream in the live display of a sync."""
 
 import io
 from datetime import timedelta
@@ -8,61 +8,52 @@ from msgspec.structs import replace
 from kit.builders import NETWORK, NOON, RATE_LIMIT, STREAM, at, given, run_started, sweep_started, walking
 from kit.notices import recorded, usage_told
 from milepost.cli.progress import BesideBars, Progress, line
+from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import (
-    BatchStored,
-    FetchFailed,
-    Mode,
-    RateLimited,
-    Reason,
-    RunEnded,
-    RunStatus,
-    SweepCompleted,
-    Tally,
-)
+from milepost.core.events import Mode, Reason, RunEnded, RunStatus, Tally
 from milepost.core.model import Scope
 from milepost.core.problems import Problem, ProblemKind
 from milepost.engine.feed import StoreRetried, UnchangedRead
 from milepost.reporting.status import rate_limits_of
 
-LIMITED = RateLimited(Scope.APP, 1, NOON, at(7500), RATE_LIMIT)
-BATCH = BatchStored(walking("c"), Tally(batches=4, inserted=150, unchanged=50))
+LIMITED = events.RateLimited(Scope.APP, 1, NOON, at(7500), RATE_LIMIT)
+BATCH = events.BatchStored(walking("c"), Tally(batches=4, inserted=150, unchanged=50))
 
 
 def drawn(progress: Progress, stream: str) -> str:
-    """Give the line of a stream as it is now."""
+    """Return the current line of a stream."""
     return progress._bars[stream].desc
 
 
-def test_a_line_tells_batches_conversations_rate_and_retries() -> None:
+def test_a_line_shows_batches_conversations_rate_and_retries() -> None:
     checkpoint = given(run_started(), sweep_started(), BATCH)
     assert line(checkpoint, NOON + timedelta(seconds=2), {}).split() == [
         checkpoint.stream, "4", "batches", "200", "conversations", "100/s", "0", "retries", "walk",
     ]  # fmt: skip
 
 
-def test_batches_that_changed_nothing_count_before_they_are_recorded() -> None:
+def test_unchanged_batches_count_before_they_are_recorded() -> None:
     checkpoint = replace(given(run_started(), sweep_started(), BATCH), unrecorded=Tally(batches=2, unchanged=100))
     assert " 6 batches      300 conversations" in line(checkpoint, NOON + timedelta(seconds=1), {})
 
 
-def test_nor_are_they_counted_to_the_run_before_which_has_ended() -> None:
-    ended = given(run_started(), sweep_started(), BATCH, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
+def test_unchanged_batches_do_not_count_towards_the_previous_run() -> None:
+    ended = given(run_started(), sweep_started(), BATCH, events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
     checkpoint = replace(ended, unrecorded=Tally(batches=2, unchanged=100))
     assert line(checkpoint, at(3600), {}).split() == [checkpoint.stream, "2", "batches", "100", "conversations"]
 
 
-def test_a_retry_is_told_with_its_reason() -> None:
-    checkpoint = given(run_started(), sweep_started(), FetchFailed(1, NETWORK, NOON + timedelta(seconds=2)))
+def test_a_retry_is_shown_with_its_reason() -> None:
+    checkpoint = given(run_started(), sweep_started(), events.FetchFailed(1, NETWORK, NOON + timedelta(seconds=2)))
     assert line(checkpoint, NOON, {}).endswith("1 retries  retrying: it went wrong")
 
 
-def test_the_end_is_told() -> None:
-    done = given(run_started(), sweep_started(), BATCH, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
+def test_the_end_of_a_run_is_shown() -> None:
+    done = given(run_started(), sweep_started(), BATCH, events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
     assert line(done, NOON, {}).endswith("complete")
 
 
-def test_a_wait_for_a_limit_is_told_until_when() -> None:
+def test_a_wait_for_a_rate_limit_is_shown_with_its_end() -> None:
     limited = given(run_started(), sweep_started(), BATCH, LIMITED)
     assert line(limited, NOON, rate_limits_of([limited])).endswith("waits for the app's rate limit until 14:05 UTC")
     beyond_the_run = given(RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT), after=limited)
@@ -70,7 +61,7 @@ def test_a_wait_for_a_limit_is_told_until_when() -> None:
     assert line(limited, at(7500), rate_limits_of([limited])).endswith("walk")
 
 
-def test_a_limit_that_one_stream_meets_is_told_on_the_lines_of_all_until_it_is_over() -> None:
+def test_a_limit_that_one_stream_reaches_is_shown_on_all_lines_until_it_ends() -> None:
     out = io.StringIO()
     progress = Progress(lambda: NOON, out)
     progress.read(recorded(run_started(), sweep_started(), after=Checkpoint("messenger:2")))
@@ -83,15 +74,15 @@ def test_a_limit_that_one_stream_meets_is_told_on_the_lines_of_all_until_it_is_o
     progress.close()
 
 
-def test_signals_without_a_checkpoint_draw_no_line() -> None:
+def test_notices_without_a_checkpoint_draw_no_line() -> None:
     out = io.StringIO()
     Progress(lambda: NOON, out).read(usage_told())
     assert out.getvalue() == ""
 
 
-def test_what_others_wrote_cannot_steer_the_terminal() -> None:
+def test_foreign_text_cannot_control_the_terminal() -> None:
     foul = Problem(ProblemKind.API, "first\n\x1b[2Jsecond")
-    checkpoint = given(run_started(), sweep_started(), FetchFailed(1, foul, NOON + timedelta(seconds=2)))
+    checkpoint = given(run_started(), sweep_started(), events.FetchFailed(1, foul, NOON + timedelta(seconds=2)))
     assert line(checkpoint, NOON, {}).isprintable()
 
 
@@ -102,7 +93,7 @@ def test_each_stream_has_a_line_of_its_own_on_the_terminal() -> None:
     progress.read(StoreRetried("instagram:9", 1, 4.0, 2.0, "disk full"))
     progress.close()
     assert "messenger:" in out.getvalue()
-    assert "the store has been away for 4 s: disk full" in out.getvalue()
+    assert "the database has been unavailable for 4 s: disk full" in out.getvalue()
 
 
 def test_log_lines_go_above_the_bars() -> None:

@@ -1,4 +1,4 @@
-"""`milepost simulate`: a server that says how to use it, until it is told to end."""
+"""`milepost simulate`: a server that explains its use, until a signal ends it."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def milepost(*arguments: str, directory: Path) -> subprocess.CompletedProcess[st
 
 @contextmanager
 def simulating(directory: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run the simulator with one page; gives the process and the configuration that it wrote."""
+    """Run the simulator with one page; return the process and the configuration that it wrote."""
     with subprocess.Popen(
         [sys.executable, "-m", "milepost", "simulate", "--port", "0", "--pages", "1", *arguments],
         cwd=directory,
@@ -55,7 +55,7 @@ def _until_the_last_line(process: subprocess.Popen[str]) -> Iterator[str]:
             return
 
 
-def test_what_it_writes_is_a_configuration_that_works(tmp_path: Path) -> None:
+def test_the_configuration_that_it_writes_works(tmp_path: Path) -> None:
     (tmp_path / "app-secret").write_text("s3cret\n")
     config = tmp_path / "simulated.yaml"
     with simulating(tmp_path, "--conversations", "3", "--app-secret-file", "app-secret") as (_, text):
@@ -72,20 +72,20 @@ def test_what_it_writes_is_a_configuration_that_works(tmp_path: Path) -> None:
     assert page.access_token.get_secret_value().startswith("EAASimulated")
 
 
-def test_it_says_that_its_tokens_are_made_up(tmp_path: Path) -> None:
+def test_the_configuration_says_that_its_tokens_are_made_up(tmp_path: Path) -> None:
     with simulating(tmp_path) as (_, text):
         assert "made up" in text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_in_silence_when_asked(tmp_path: Path, number: signal.Signals) -> None:
+def test_the_simulator_ends_silently_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
     with simulating(tmp_path) as (process, _):
         process.send_signal(number)
         assert process.communicate(timeout=20) == ("", "")
         assert process.returncode == 0
 
 
-def test_it_can_be_told_what_is_to_happen_and_tells_what_it_was_asked(tmp_path: Path) -> None:
+def test_the_simulator_takes_actions_and_lists_the_requests_it_got(tmp_path: Path) -> None:
     with simulating(tmp_path, "--faults", "hostile,hang=0@1s,reset=0") as (_, text):
         found = re.search(r"POST http://127\.0\.0\.1:(\d+)/simulator/", text)
         page = re.search(r'- id: "(\d+)"', text)
@@ -99,12 +99,12 @@ def test_it_can_be_told_what_is_to_happen_and_tells_what_it_was_asked(tmp_path: 
 
             assert answered("POST", "/simulator/limit", '{"code": 4, "seconds": 60}') == {"result": None}
             assert answered("GET", f"/v26.0/{page[1]}/conversations")["error"]["code"] == 4
-            told = answered("GET", "/simulator/requests")
-    assert told["by_page"] == {page[1]: 1}
-    assert [(each["page_id"], each["fault"]) for each in told["last"]] == [(page[1], "limit")]
+            requests = answered("GET", "/simulator/requests")
+    assert requests["by_page"] == {page[1]: 1}
+    assert [(each["page_id"], each["fault"]) for each in requests["last"]] == [(page[1], "limit")]
 
 
-def test_the_same_seed_shows_the_same_world(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_world(tmp_path: Path) -> None:
     def pages(seed: str) -> str:
         with simulating(tmp_path, "--seed", seed) as (_, text):
             return text[text.index("pages:") :]
@@ -112,7 +112,7 @@ def test_the_same_seed_shows_the_same_world(tmp_path: Path) -> None:
     assert pages("7") == pages("7") != pages("8")
 
 
-def test_who_listens_everywhere_is_called_on_this_machine(tmp_path: Path) -> None:
+def test_a_simulator_on_all_addresses_is_called_on_loopback(tmp_path: Path) -> None:
     with simulating(tmp_path, "--host", "0.0.0.0") as (_, text):  # noqa: S104  # as in a container
         assert "base_url: http://127.0.0.1:" in text
 
@@ -129,13 +129,13 @@ def test_who_listens_everywhere_is_called_on_this_machine(tmp_path: Path) -> Non
         ("--port", "x"),
     ],
 )
-def test_what_cannot_be_simulated_is_wrong_usage(arguments: tuple[str, str]) -> None:
+def test_impossible_options_are_wrong_usage(arguments: tuple[str, str]) -> None:
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 2
     assert arguments[0].removeprefix("--").split("_")[0][:5] in result.stderr
 
 
-def test_a_port_that_is_taken_is_told() -> None:
+def test_a_port_that_is_taken_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         error = CliRunner().invoke(command, ["--port", port]).exception
@@ -143,7 +143,7 @@ def test_a_port_that_is_taken_is_told() -> None:
     assert f"cannot listen on 127.0.0.1:{port}" in error.message
 
 
-def test_a_secret_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_secret_file_is_reported(tmp_path: Path) -> None:
     error = CliRunner().invoke(command, ["--app-secret-file", str(tmp_path / "missing")]).exception
     assert isinstance(error, BadConfiguration)
     (tmp_path / "empty").touch()

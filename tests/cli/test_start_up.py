@@ -11,7 +11,7 @@ OF_POSTGRESQL = {"procrastinate", "psycopg", "psycopg_pool"}
 
 
 @pytest.mark.parametrize("name", ["status", "journal", "config"])
-def test_commands_that_only_look_load_nothing_heavy(name: str) -> None:
+def test_commands_that_only_read_load_nothing_heavy(name: str) -> None:
     program = f"import sys, milepost.cli.{name}; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
@@ -21,7 +21,7 @@ def test_commands_that_only_look_load_nothing_heavy(name: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "sync", "status"])
-def test_with_sqlite_nothing_is_loaded_that_postgresql_takes(tmp_path: Path, command: str) -> None:
+def test_with_sqlite_nothing_for_postgresql_is_loaded(tmp_path: Path, command: str) -> None:
     """Looked at when it works: on its way it might load what it has not at its start."""
     (tmp_path / "config.yaml").write_text("source: {calls_per_second: 0}\nhttp: {listen: '127.0.0.1:0'}")
     program = f"""

@@ -1,4 +1,4 @@
-"""`milepost streams remove`, with the real program: what it asks, refuses and says, and that a sync brings all back."""
+"""`milepost streams remove`, with the real program: what it asks, refuses and reports; a sync copies all again."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ from stores.store_dump import SqliteDump
 
 OTHER = Stream(Platform.INSTAGRAM, "2")
 LETTER = DeadLetterOpened("d_1", Stage.FETCH, "t_9", "unreadable")
-TOLD = f"{STREAM.key} (Corner Bakery): 1 contact, 1 conversation, 2 messages, 1 open dead letter"
+REMOVED = f"{STREAM.key} (Corner Bakery): 1 contact, 1 conversation, 2 messages, 1 open dead letter"
 STORE = "store: {url: 'sqlite:///milepost.db'}\n"
 PAGES = (
     f"{STORE}source: {{kind: facebook}}\n"
@@ -48,7 +48,7 @@ async def fill(path: Path) -> None:
 
 @pytest.fixture
 def kept(tmp_path: Path) -> SqliteDump:
-    """Give a database with two streams, and a configuration that names neither."""
+    """Return a database with two streams, and a configuration that names neither."""
     path = tmp_path / "milepost.db"
     (tmp_path / "config.yaml").write_text(STORE)
     asyncio.run(fill(path))
@@ -60,18 +60,18 @@ def folder(kept: SqliteDump) -> Path:
 
 
 def streams_in(kept: SqliteDump) -> set[str]:
-    """Name the streams that have rows."""
+    """Return the streams that have rows."""
     found = kept.rows("SELECT DISTINCT platform || ':' || page_id FROM contact_interaction_events")
     return {key for (key,) in found}
 
 
-async def test_it_says_what_it_has_removed_and_what_it_cannot_reach(kept: SqliteDump) -> None:
+async def test_it_reports_what_is_removed_and_what_it_cannot_reach(kept: SqliteDump) -> None:
     (folder(kept) / "config.yaml").write_text(PAGES)
 
     ended = await milepost(folder(kept), "streams", "remove", STREAM.key, "--yes")
 
     assert ended.code == 0, ended
-    assert f"Removed {TOLD}" in ended.stdout
+    assert f"Removed {REMOVED}" in ended.stdout
     assert "is still configured: its next run copies it again" in ended.stdout
     assert "backups" in ended.stdout
     assert streams_in(kept) == {OTHER.key}
@@ -79,24 +79,24 @@ async def test_it_says_what_it_has_removed_and_what_it_cannot_reach(kept: Sqlite
     assert (await milepost(folder(kept), "journal", "verify")).code == 0
 
 
-async def test_several_go_at_once_and_again_is_the_same(kept: SqliteDump) -> None:
+async def test_several_streams_are_removed_at_once_and_twice_is_the_same_as_once(kept: SqliteDump) -> None:
     both = ("streams", "remove", STREAM.key, OTHER.key, STREAM.key, "--yes")
     first, second = [await milepost(folder(kept), *both) for _ in range(2)]
 
     assert (first.code, len(re.findall("^Removed ", first.stdout, re.MULTILINE))) == (0, 2)
     assert (second.code, second.stdout.splitlines()) == (
         0,
-        [f"Nothing is stored of {STREAM.key}", f"Nothing is stored of {OTHER.key}"],
+        [f"Nothing is stored for {STREAM.key}", f"Nothing is stored for {OTHER.key}"],
     )
     assert streams_in(kept) == set()
     status = await milepost(folder(kept), "status")
     assert STREAM.key not in status.stdout
     history = await milepost(folder(kept), "journal", "tail", "--stream", STREAM.key)
-    assert history.stdout.splitlines()[-1].endswith("removed with all its rows (command line)")
+    assert history.stdout.splitlines()[-1].endswith("Removed via command line with all rows")
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [("y\n", 0, {OTHER.key}), ("n\n", 1, {STREAM.key, OTHER.key})])
-def test_on_a_terminal_it_shows_what_there_is_and_asks(
+def test_on_a_terminal_it_shows_what_is_stored_and_asks_for_confirmation(
     kept: SqliteDump, answer: str, code: int, left: set[str]
 ) -> None:
     (folder(kept) / "config.yaml").write_text(PAGES)
@@ -126,7 +126,7 @@ def test_on_a_terminal_it_shows_what_there_is_and_asks(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "error"),
     [
         ((STREAM.key,), "--yes"),
         (("messenger:77", "--yes"), f"there is no stream messenger:77; known are {OTHER.key}, {STREAM.key}"),
@@ -136,42 +136,42 @@ def test_on_a_terminal_it_shows_what_there_is_and_asks(
         ((), "Missing argument"),
     ],
 )
-async def test_what_it_cannot_do_is_refused_before_anything_is_removed(
-    kept: SqliteDump, arguments: tuple[str, ...], told: str
+async def test_wrong_usage_is_refused_before_anything_is_removed(
+    kept: SqliteDump, arguments: tuple[str, ...], error: str
 ) -> None:
     ended = await milepost(folder(kept), "streams", "remove", *arguments)
 
     assert ended.code == 2, ended
-    assert told in ended.stderr
+    assert error in ended.stderr
     assert streams_in(kept) == {STREAM.key, OTHER.key}
 
 
-async def test_a_stream_that_is_configured_and_was_never_worked_has_nothing_to_remove(kept: SqliteDump) -> None:
+async def test_a_configured_stream_that_was_never_synced_has_nothing_to_remove(kept: SqliteDump) -> None:
     (folder(kept) / "config.yaml").write_text(PAGES.replace(STREAM.page_id, "77"))
 
     ended = await milepost(folder(kept), "streams", "remove", "messenger:77")
 
-    assert (ended.code, ended.stdout) == (0, "Nothing is stored of messenger:77 (Corner Bakery)\n")
+    assert (ended.code, ended.stdout) == (0, "Nothing is stored for messenger:77 (Corner Bakery)\n")
 
 
-async def test_while_a_daemon_works_it_is_refused_with_what_to_do(kept: SqliteDump) -> None:
+async def test_while_a_daemon_runs_it_is_refused_with_what_to_do(kept: SqliteDump) -> None:
     with lock_database(kept.path):
         ended = await milepost(folder(kept), "streams", "remove", STREAM.key)
 
     assert ended.code == 75, ended
-    assert "another Milepost works on the database" in ended.stderr
+    assert "another Milepost is using the database" in ended.stderr
     assert "stop it first" in ended.stderr
     assert streams_in(kept) == {STREAM.key, OTHER.key}
 
 
-async def test_without_a_database_it_is_refused(tmp_path: Path) -> None:
+async def test_without_a_database_removal_is_refused(tmp_path: Path) -> None:
     ended = await milepost(tmp_path, "streams", "remove", STREAM.key, "--yes")
 
     assert ended.code == 78, ended
     assert names_in(tmp_path) == {"said"}
 
 
-async def test_a_sync_brings_all_of_it_back(tmp_path: Path) -> None:
+async def test_a_sync_copies_a_removed_stream_again(tmp_path: Path) -> None:
     async with frozen_world(conversations=30) as simulator:
         installation = Installation(tmp_path)
         installation.configure_for(simulator)

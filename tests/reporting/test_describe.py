@@ -10,6 +10,7 @@ from kit.builders import (
     NETWORK,
     NOON,
     RATE_LIMIT,
+    STREAM,
     at,
     catching_up,
     entries,
@@ -26,6 +27,7 @@ from milepost.core.events import Mode, Phase, Position, Reason, Resolution, RunE
 from milepost.core.evolve import evolve
 from milepost.core.model import Detail, Scope, TokenHealth
 from milepost.core.problems import Problem, ProblemKind
+from milepost.reporting.advice import advice_on
 from milepost.reporting.describe import CLOSINGS, ENDINGS, OPENINGS, Description, Level, describe
 
 # Two batches of nine conversations were stored, one was given up and a fetch was retried, in 30 seconds.
@@ -43,11 +45,8 @@ IN_BRIEF = "3 batches, 59 new, 3 updated, 2 unchanged, 1 dead letter"
 BY = "API from 127.0.0.1"
 DEBUG, INFO, WARNING, ERROR = Level
 WENT_WRONG = {"problem": "it went wrong"}
-WAIT = "nothing to do: it goes on by itself when the limit is over; calling on would prolong it"
-NEW_TOKEN = (
-    "the token is not valid: give page 1234567890 a new access_token (in config.yaml or its access_token_file; in "
-    "source.access_token where pages are discovered), which is picked up without a restart"
-)
+WAIT = advice_on(RATE_LIMIT, STREAM)
+NEW_TOKEN = advice_on(DEAD_TOKEN, STREAM)
 
 CASES: list[tuple[events.Event, Description]] = [
     (run_started(NOON), Description("run started", "Run started", DEBUG)),
@@ -87,7 +86,10 @@ CASES: list[tuple[events.Event, Description]] = [
     (
         events.BatchStored(catching_up(), Tally(batches=1, unchanged=50)),
         Description(
-            "batch unchanged", "Batch 3: nothing new; the catch-up scan starts", DEBUG, fields={"unchanged": 50}
+            "batch unchanged",
+            "Batch 3: nothing new, 50 unchanged; the catch-up scan starts",
+            DEBUG,
+            fields={"unchanged": 50},
         ),
     ),
     (
@@ -229,7 +231,7 @@ CASES: list[tuple[events.Event, Description]] = [
         events.RedriveFailed("d_1", 10, "still refused", by=BY),
         Description(
             "redrive failed",
-            f"A dead letter could not be redriven (attempt 10 by {BY}), no automatic redrive: still refused",
+            f"A dead letter could not be redriven (attempt 10 via {BY}), no automatic redrive: still refused",
             WARNING,
             {"dead_letter": "d_1", "attempts": 10, "reason": "still refused"},
             "it is not redriven automatically: see `milepost dead-letters show d_1`",
@@ -258,7 +260,7 @@ CASES: list[tuple[events.Event, Description]] = [
         events.DeadLetterClosed("d_1", Resolution.DISCARDED, reason="Ada asked for it", by=BY),
         Description(
             "dead letter closed",
-            f"A dead letter was discarded by {BY}",
+            f"A dead letter was discarded via {BY}",
             fields={"dead_letter": "d_1", "resolution": "discarded"},
             note="Ada asked for it",
         ),
@@ -295,7 +297,7 @@ CASES: list[tuple[events.Event, Description]] = [
             ERROR,
             {"reason": "retries_exhausted", "status": "failed", "seconds": 30.0, "batches": 2, "inserted": 9}
             | WENT_WRONG,
-            "nothing to do, as it is tried again by itself; if it lasts, look at the network and source.base_url",
+            advice_on(NETWORK, STREAM),
         ),
     ),
     *(
@@ -351,20 +353,20 @@ CASES: list[tuple[events.Event, Description]] = [
         events.StreamPaused(BY),
         Description(
             "stream paused",
-            f"Paused by {BY} until it is resumed",
+            f"Paused via {BY} until it is resumed",
             WARNING,
             {"by": BY},
             "no run starts until it is resumed",
         ),
     ),
-    (events.StreamResumed(BY), Description("stream resumed", f"Resumed by {BY}", fields={"by": BY})),
+    (events.StreamResumed(BY), Description("stream resumed", f"Resumed via {BY}", fields={"by": BY})),
     (
         events.SyncRequested(BY),
-        Description("sync requested", f"Sync requested by {BY}", fields={"by": BY, "full": False}),
+        Description("sync requested", f"Sync requested via {BY}", fields={"by": BY, "full": False}),
     ),
     (
         events.SyncRequested(BY, full=True),
-        Description("sync requested", f"Full sweep requested by {BY}", fields={"by": BY, "full": True}),
+        Description("sync requested", f"Full sweep requested via {BY}", fields={"by": BY, "full": True}),
     ),
     (
         events.TokenChecked(TokenHealth(is_valid=False)),
@@ -395,7 +397,7 @@ CASES: list[tuple[events.Event, Description]] = [
         events.StreamRemoved("command line"),
         Description(
             "stream removed",
-            "Removed by command line with all rows",
+            "Removed via command line with all rows",
             WARNING,
             {"by": "command line"},
             "its rows are deleted; if it is configured again, it starts from scratch",

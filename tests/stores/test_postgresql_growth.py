@@ -28,8 +28,8 @@ from stores.test_postgresql_plans import READ_EVERYTHING
 # --- each statement, on tables of two sizes ---------------------------------------------------------------------------
 
 SQL = load_statements("postgresql")
-# Reads what a page has because it is asked to: when a person is forgotten, whether a payload is about one of them, and
-# when a stream is removed.
+# They read what a page has on purpose: when a person is erased, to see whether a payload is about one who was, and when
+# a stream is removed.
 READ_A_PAGE = {
     "forget_conversations",
     "is_about_forgotten",

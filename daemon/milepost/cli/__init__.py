@@ -1,4 +1,4 @@
-"""The command line: a file a command, imported when it is asked for, so that each starts as fast as it can."""
+"""The command line: a module for each command, imported only when it runs, so that each starts fast."""
 
 import os
 import sys
@@ -13,22 +13,22 @@ from milepost.core.errors import BadConfiguration, MilepostError, StoreBusy, Sto
 from milepost.reporting.summary import ExitCode
 
 COMMANDS = {
-    "run": "Work every stream on its interval and serve HTTP, until SIGTERM.",
-    "sync": "Work the streams now, until each sweep is complete or a limit is hit.",
-    "status": "Show where every stream stands.",
-    "journal": "Follow, check, rebuild or export the journal.",
-    "backup": "Copy the database, beside a daemon that goes on working.",
+    "run": "Run the daemon: sync every stream on its interval and serve HTTP, until SIGTERM.",
+    "sync": "Sync the streams now, until each sweep is complete or a limit is reached.",
+    "status": "Show the state of every stream.",
+    "journal": "Follow, verify, rebuild or export the journal.",
+    "backup": "Copy the database while the daemon keeps running.",
     "store": "Copy the database into another one, or switch it to another source.",
     "dead-letters": "List, show, redrive or discard what could not be read or written.",
-    "streams": "Remove streams that are given up, with their rows.",
-    "contacts": "Erase a person who asks for it.",
+    "streams": "Remove streams with their rows.",
+    "contacts": "Erase a person on request.",
     "config": "Check the configuration.",
-    "simulate": "Serve a simulated Graph API, for trying things.",
+    "simulate": "Serve a simulated Graph API, for trying things out.",
 }
 
 
 class _Lazy(click.Group):
-    """Imports `milepost.cli.<name>` for the command of that name, and nothing for the others."""
+    """Imports `milepost.cli.<name>` for the command of that name, and for no other."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -51,7 +51,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line. What a user can cause ends in one line on stderr and an exit code, never a traceback."""
+    """Run the command line. An error that a user can cause is a line on stderr and an exit code, never a traceback."""
     _replace_closed_streams()
     try:
         cli(prog_name="milepost")
@@ -60,29 +60,29 @@ def main() -> None:
         if error.hint:
             click.echo(f"  → {error.hint}", err=True)
         _end(_exit_code(error))
-    except OSError as error:  # of stdout or a file that an argument names; the parts that work have errors of their own
+    except OSError as error:  # of stdout or a file that an argument names; all other parts raise MilepostError
         where = f": {error.filename}" if error.filename else ""
         click.echo(f"milepost: {error.strerror or error}{where}", err=True)
         _end(ExitCode.WITH_ERRORS)
 
 
 def _end(code: ExitCode) -> NoReturn:
-    """Exit; what stdout will not take is given up, or Python fails over it once more, with an exit code of its own."""
+    """Exit, and drop what stdout does not take: Python would fail on it again, with an exit code of its own."""
     try:
         sys.stdout.flush()
     except OSError:
-        sys.stdout = _nowhere()
+        sys.stdout = _devnull()
     sys.exit(code)
 
 
 def _replace_closed_streams() -> None:
-    """Write to nowhere where stdout or stderr was closed before the start: that nobody listens is no error."""
+    """Write to /dev/null where stdout or stderr was closed before the start, which is no error."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, _nowhere())
+            setattr(sys, name, _devnull())
 
 
-def _nowhere() -> TextIO:
+def _devnull() -> TextIO:
     return Path(os.devnull).open("w", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""`milepost config`: whether the configuration is right, before anything depends on it."""
+"""`milepost config`: checks the configuration before anything depends on it."""
 
 import asyncio
 import os
@@ -22,33 +22,32 @@ def command() -> None:
 
 @command.command()
 @config_option
-@click.option("--online", is_flag=True, help="Also try the tokens on the API.")
+@click.option("--online", is_flag=True, help="Also try the tokens against the API.")
 def check(config: str | None, *, online: bool) -> None:
-    """Say what is wrong with the configuration, or where each secret comes from; never what it is.
+    """Check the configuration, and show where each secret comes from, but never its value.
 
-    Exit codes: 0 all is well · 78 something is wrong · and with --online, 77 a token is refused · 1 the API does not
-    answer
+    Exit codes: 0 valid · 78 invalid · with --online also 77 a token was refused · 1 the API is unavailable
     """
     settings = load_settings(config)
     path = default_path() if config is None else Path(config)
     if path is None:
-        click.echo("There is no config.yaml here: the built-in settings apply, and the simulator")
+        click.echo("There is no config.yaml here: the built-in settings apply, with the simulator")
     else:
         click.echo(f"{path} is valid")
-        click.echo(_way(settings))
-        click.echo("\n".join(["", *_told(secret_report(path, os.environ))]))
+        click.echo(_purpose(settings))
+        click.echo("\n".join(["", *_origins(secret_report(path, os.environ))]))
     if online:
         sys.exit(_try_tokens(settings))
 
 
-def _way(settings: Settings) -> str:
-    """Say what is copied, and where to: a file that is valid may still not be what was meant."""
+def _purpose(settings: Settings) -> str:
+    """Return what is copied where: a valid file may still not be what was meant."""
     if settings.source.kind == "simulator":
         return f"It copies a simulated world, whose people are invented, into {store_url_of(settings)}"
     return f"It copies from {settings.source.base_url} into {store_url_of(settings)}"
 
 
-def _told(origins: Sequence[SecretOrigin]) -> list[str]:
+def _origins(origins: Sequence[SecretOrigin]) -> list[str]:
     lines = in_columns([(origin.key, origin.origin) for origin in origins])
     return [
         f"{line}\n  → {origin.warning}" if origin.warning else line for line, origin in zip(lines, origins, strict=True)
@@ -56,12 +55,12 @@ def _told(origins: Sequence[SecretOrigin]) -> list[str]:
 
 
 def _try_tokens(settings: Settings) -> ExitCode:
-    """Try every page's token, say how each did, and give the exit code of the most serious answer."""
+    """Try the token of every page, report each, and return the exit code of the most serious result."""
     click.echo()
     if settings.source.kind == "simulator":
-        click.echo("There is no token to try: the simulator brings its own")
+        click.echo("There is no token to try: the simulator has its own")
         return ExitCode.COMPLETE
-    # Imported here: whoever does not go online need not wait for an HTTP client to load.
+    # Imported here: without --online nobody needs to wait for an HTTP client to load.
     from milepost.cli.token_check import try_tokens  # noqa: PLC0415
     from milepost.service.logs.output import logged  # noqa: PLC0415
     from milepost.service.logs.redaction import Redactor  # noqa: PLC0415

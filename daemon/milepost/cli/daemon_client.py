@@ -1,4 +1,4 @@
-"""Asks the daemon that holds the database to act, over its HTTP service."""
+"""A client of the daemon's HTTP service, for commands that the daemon has to perform."""
 
 import ipaddress
 import os
@@ -17,42 +17,42 @@ from milepost.service.api.endpoint import Nothing
 from milepost.service.auth import COMMAND_LINE
 from milepost.settings import HttpSettings
 
-# The daemon looks the letter up, and then waits for it.
-PATIENCE = aiohttp.ClientTimeout(total=2 * MAX_WAIT_SECONDS + 5.0, sock_connect=5.0)
+# The daemon looks the dead letter up, and then waits for its redrive.
+TIMEOUT = aiohttp.ClientTimeout(total=2 * MAX_WAIT_SECONDS + 5.0, sock_connect=5.0)
 
 
 class Daemon:
-    """The HTTP service of a daemon at `url`. Made by `daemon_at`."""
+    """The HTTP service of a daemon at `url`, opened by `daemon_at`."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
         self._url = url
 
     async def do(self, command: DeadLetterCommand) -> ActionResult:
-        """Have an errand done.
+        """Have the daemon perform a command.
 
         Raises:
-            BadConfiguration: the daemon wants another token.
+            BadConfiguration: the daemon requires another token.
             StoreBusy: it does not answer.
-            StoreAway: its database does not.
-            MilepostError: what answers is no daemon of this version.
+            StoreAway: its database is unavailable.
+            MilepostError: the server is not a daemon of this version.
         """
         action, body = _request(command)
         url = f"{self._url}/api/dead-letters/{command.dead_letter_id}/{action}"
         try:
-            # A redirection would take the token along.
+            # A redirect would take the token along.
             async with self._session.post(url, data=msgspec.json.encode(body), allow_redirects=False) as response:
-                return self._understood(command, response.status, await response.read())
+                return self._parse(command, response.status, await response.read())
         except (aiohttp.ClientError, TimeoutError) as error:
             raise StoreBusy(
-                f"another Milepost works on the database, and does not answer at {self._url}: {_why(error)}",
-                hint="if it is a sync, let it end; if it is the daemon, is http.listen what it was started with?",
+                f"another Milepost is using the database and does not answer at {self._url}: {_why(error)}",
+                hint="if it is a sync, let it finish; if it is the daemon, check that http.listen is still the same",
             ) from error
 
-    def _understood(self, command: DeadLetterCommand, status: int, body: bytes) -> ActionResult:
+    def _parse(self, command: DeadLetterCommand, status: int, body: bytes) -> ActionResult:
         match status:
             case 200 | 202:
-                return self._answer(body)
+                return self._decode(body)
             case 401:
                 raise BadConfiguration(
                     f"the daemon at {self._url} refuses the token",
@@ -65,38 +65,38 @@ class Daemon:
             case 503:
                 raise StoreAway(f"the daemon at {self._url} cannot do it now: {_detail(body)}")
             case _:
-                raise self._strange(f"HTTP {status}: {_detail(body) or 'no reason given'}")
+                raise self._unexpected(f"HTTP {status}: {_detail(body) or 'no reason given'}")
 
-    def _answer(self, body: bytes) -> ActionResult:
+    def _decode(self, body: bytes) -> ActionResult:
         try:
             return msgspec.json.decode(body, type=ActionResult)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise self._strange("something that no Milepost of this version says") from error
+            raise self._unexpected("with something that is not an answer of this version") from error
 
-    def _strange(self, what: str) -> MilepostError:
+    def _unexpected(self, what: str) -> MilepostError:
         return MilepostError(
-            f"{self._url} answers {what}", hint="does another program, or an older Milepost, listen at http.listen?"
+            f"{self._url} answers {what}", hint="check whether another program, or another version, is at http.listen"
         )
 
 
 @asynccontextmanager
 async def daemon_at(http: HttpSettings) -> AsyncIterator[Daemon]:
-    """Give the daemon that listens where the settings say. Raises BadConfiguration where they do not say a port."""
+    """Open the daemon that listens where the settings say. Raises BadConfiguration where they name no port."""
     if http.port == 0:
         raise BadConfiguration(
-            "the daemon holds the database, and where it listens is not known: the port of http.listen is 0",
-            hint="give http.listen a port, and restart the daemon",
+            "the daemon is using the database, and its address is not known: the port of http.listen is 0",
+            hint="set a port in http.listen, and restart the daemon",
         )
     token = http.token.get_secret_value()
     headers = {"Content-Type": "application/json", "User-Agent": COMMAND_LINE} | (
         {"Authorization": f"Bearer {token}"} if token else {}
     )
-    async with aiohttp.ClientSession(headers=headers, timeout=PATIENCE) as session:
+    async with aiohttp.ClientSession(headers=headers, timeout=TIMEOUT) as session:
         yield Daemon(session, _url(http.host, http.port))
 
 
 def _url(host: str, port: int) -> str:
-    """Where to ask for who listens on a host: for who listens on every address, this machine's loopback."""
+    """Return the URL of a server that listens on a host; for all addresses, that of this machine's loopback."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -106,7 +106,7 @@ def _url(host: str, port: int) -> str:
     return f"http://{host}:{port}" if address.version == 4 else f"http://[{host}]:{port}"
 
 
-def _request(command: DeadLetterCommand) -> tuple[str, Nothing | DiscardBody]:
+def _request(command: DeadLetterCommand) -> tuple[str, Nothing | Discarding]:
     match command:
         case Redrive():
             return "redrive", Nothing()
@@ -114,22 +114,22 @@ def _request(command: DeadLetterCommand) -> tuple[str, Nothing | DiscardBody]:
             return "discard", DiscardBody(reason)
 
 
-class _Told(msgspec.Struct):
-    """A problem as far as it is told (RFC 9457)."""
+class _ProblemDetails(msgspec.Struct):
+    """The part of a problem that is shown (RFC 9457)."""
 
     detail: str = ""
 
 
 def _detail(body: bytes) -> str:
     try:
-        return msgspec.json.decode(body, type=_Told).detail
+        return msgspec.json.decode(body, type=_ProblemDetails).detail
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
 
 
 def _why(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return "no answer in time"
+        return "timed out"
     if isinstance(error, aiohttp.ClientConnectorError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
-    return "the connection broke off"
+    return "the connection was lost"

@@ -1,6 +1,6 @@
-"""Redrives and discards dead letters: by the daemon where one holds the database, and in this process where none does.
+"""Redrives and discards dead letters: through the daemon where one is using the database, else in this process.
 
-Only who works a stream may write of it, and a daemon works them all.
+Only the process that works a stream may write to its journal, and a daemon works them all.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -22,7 +22,7 @@ from milepost.engine.interrupt import Stop, stopping_on_signals
 from milepost.engine.mailbox import CommandDeferred
 from milepost.reporting.humanize import ahead, on_one_line
 from milepost.reporting.summary import ExitCode, most_serious
-from milepost.reporting.views import ActionOutcome, ActionResult, accepted, closed, held, refused, result_of
+from milepost.reporting.views import ActionOutcome, ActionResult, accepted, closed, held, outcome_of, refused
 from milepost.settings import Settings
 from milepost.stores.open import is_at_work, open_reader
 
@@ -31,9 +31,9 @@ Do = Callable[[DeadLetter, DeadLetterCommand], Awaitable[ActionResult]]
 
 
 async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
-    """Do the errands one after the other, tell what came of each, and give the exit code.
+    """Perform the commands one after the other, print each result, and return the exit code.
 
-    `done` is what is said of a letter that is closed. Raises MilepostError for what concerns more than one letter.
+    `done` describes a closed dead letter. Raises MilepostError for what concerns more than one of them.
     """
     stop, answers = Stop(), list[ActionResult]()
     async with stopping_on_signals(stop), _performer(settings, stop) as do:
@@ -44,61 +44,61 @@ async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
             answers.append(answer)
             nth = f"[{number:,}/{len(work):,}] " if len(work) > 1 else ""
             what = f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}"
-            click.echo(f"{nth}{what}: {_told(answer, done)}")
+            click.echo(f"{nth}{what}: {_words(answer, done)}")
     if len(work) > 1:
         click.echo(f"{sum(answer.outcome is ActionOutcome.CLOSED for answer in answers):,} of {len(work):,} {done}")
     return await _exit_code(settings, work, answers)
 
 
-# --- who does it ------------------------------------------------------------------------------------------------------
+# --- performing -------------------------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
 async def _performer(settings: Settings, stop: Stop) -> AsyncIterator[Do]:
     store_url = store_url_of(settings)
-    if store_url.file is None or not await is_at_work(store_url):  # in PostgreSQL anybody may write beside the workers
+    if store_url.file is None or not await is_at_work(store_url):  # in PostgreSQL anyone may write beside the workers
         async with assembled(settings, stop) as parts:
             yield lambda _, command: _here(parts, command)
         return
     async with daemon_at(settings.http) as daemon:
 
-        async def ask(dead_letter: DeadLetter, command: DeadLetterCommand) -> ActionResult:
+        async def request(dead_letter: DeadLetter, command: DeadLetterCommand) -> ActionResult:
             async with stop.interruptible():
                 return await daemon.do(command)
-            return accepted(dead_letter)  # it goes on there, though nobody waits for it here
+            return accepted(dead_letter)  # the daemon continues, although nobody waits for it here
 
-        yield ask
+        yield request
 
 
 async def _here(parts: Parts, command: DeadLetterCommand) -> ActionResult:
     before = await parts.store.find_open_dead_letters((command.dead_letter_id,))
-    if not before:  # closed meanwhile, by the redrive of another letter about the same conversation
+    if not before:  # closed meanwhile, by the redrive of another dead letter of the same conversation
         return closed(command.dead_letter_id)
     try:
-        return result_of(before[0].dead_letter, await parts.supervisor.do(command))
+        return outcome_of(before[0].dead_letter, await parts.supervisor.do(command))
     except CommandDeferred as why:
         return held(before[0].dead_letter, why)
     except (StoreAway, StoreRefused):
         raise
-    except MilepostError as error:  # it keeps this letter alone from being redriven
+    except MilepostError as error:  # it concerns this dead letter only
         return refused(command.dead_letter_id, str(error))
 
 
-# --- what came of it --------------------------------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------------------------
 
 
-def _told(answer: ActionResult, done: str) -> str:
+def _words(answer: ActionResult, done: str) -> str:
     match answer.outcome:
         case ActionOutcome.CLOSED:
             return done
         case ActionOutcome.FAILED:
             at = answer.redrive_at
-            again = "" if at is None else f"; tried again {ahead(at, datetime.now(UTC))}"
+            again = "" if at is None else f"; next attempt {ahead(at, datetime.now(UTC))}"
             return f"still open: {on_one_line(answer.reason or 'no reason was given')}{again}"
         case ActionOutcome.HELD:
             return f"not tried: {on_one_line(answer.reason or 'no reason was given')}"
         case ActionOutcome.ACCEPTED:
-            return "it takes long, and the daemon goes on with it"
+            return "it takes long; the daemon continues with it"
         case unknown:
             assert_never(unknown)
 
@@ -114,7 +114,7 @@ async def _exit_code(settings: Settings, work: Work, answers: Sequence[ActionRes
 
 
 async def _stops(settings: Settings, streams: set[str]) -> set[ExitCode]:
-    """Say which of the streams somebody has to mend before anything of them can be read."""
+    """Return the exit codes of those streams that need a person before anything can be read."""
     codes = {Reason.AUTHORIZATION: ExitCode.AUTHORIZATION, Reason.CONFIGURATION: ExitCode.CONFIGURATION}
     async with open_reader(store_url_of(settings)) as journal_reader:
         checkpoints = await journal_reader.checkpoints()

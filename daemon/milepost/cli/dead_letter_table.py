@@ -1,4 +1,4 @@
-"""Dead letters for people: a table of many, and all that is known of one."""
+"""Dead letters for people: a table of many, or everything about one."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,13 +18,13 @@ MAX_SUBJECT = 32
 MAX_REASON = 60
 MEANINGS = {
     Stage.FETCH: "it could not be read",
-    Stage.STORE: "the database did not take its row",
-    Stage.EVENTS: "the database did not take its interaction events",
+    Stage.STORE: "the database refused its row",
+    Stage.EVENTS: "the database refused its interaction events",
 }
 
 
 def rendered(dead_letters: Sequence[DeadLetter], now: datetime) -> str:
-    """Write the letters as a table, a line each."""
+    """Return the dead letters as a table, a line each."""
     headings = list(HEADINGS)
     if any(dead_letter.closed_at is not None for dead_letter in dead_letters):
         headings[NEXT] += ", or closed"
@@ -47,7 +47,7 @@ def _row(dead_letter: DeadLetter, now: datetime) -> tuple[str, ...]:
 
 
 def shortened(text: str, length: int) -> str:
-    """Cut the middle out of a text that is too long: ids differ at their ends."""
+    """Shorten a text in its middle: ids differ at their ends."""
     text = on_one_line(text)
     if len(text) <= length:
         return text
@@ -62,15 +62,15 @@ def _next(dead_letter: DeadLetter, now: datetime) -> str:
 
 
 def as_json(dead_letter: DeadLetter, **more: object) -> bytes:
-    """Write a letter as a JSON object of one line, with every key; `more` are added."""
+    """Return a dead letter as a JSON object of one line, with every key and those of `more`."""
     return msgspec.json.encode(msgspec.structs.asdict(dead_letter) | more)
 
 
-# --- one letter -------------------------------------------------------------------------------------------------------
+# --- one dead letter --------------------------------------------------------------------------------------------------
 
 
 def described(dead_letter: DeadLetter, payload: str | None, now: datetime) -> str:
-    """Write down all that is known of a letter, and where to look."""
+    """Return everything about a dead letter, and what to do about it."""
     facts = [
         ("dead letter", dead_letter.dead_letter_id),
         ("stream", dead_letter.stream),
@@ -86,42 +86,42 @@ def described(dead_letter: DeadLetter, payload: str | None, now: datetime) -> st
     ]
     lines = in_columns(facts)
     if payload is None:
-        lines += ["", "There is no payload: it is removed when the letter is closed, or a person is erased"]
+        lines += ["", "There is no payload: it is removed when the dead letter is closed or its person is erased"]
     else:
-        lines += ["", "The payload. It is personal data: mind where you keep and send it", pretty(payload)]
+        lines += ["", "The payload. It is personal data: take care where you keep and send it", pretty(payload)]
     return "\n".join([*lines, "", *(f"→ {hint}" for hint in _hints(dead_letter))])
 
 
 def _ending(dead_letter: DeadLetter, now: datetime) -> list[tuple[str, str]]:
     if dead_letter.closed_at is None:
         at = dead_letter.redrive_at
-        return [("next redrive", "not by itself" if at is None else f"{ahead(at, now)}, at {_text(at)}")]
+        return [("next redrive", "not automatic" if at is None else f"{ahead(at, now)}, at {_text(at)}")]
     note = [("note", on_one_line(dead_letter.note))] if dead_letter.note else []
     return [("closed", f"{dead_letter.resolution}, {_instant(dead_letter.closed_at, now)}"), *note]
 
 
 def _hints(dead_letter: DeadLetter) -> list[str]:
-    history = f"`milepost journal export | grep {dead_letter.dead_letter_id}` gives its history"
+    history = f"`milepost journal export | grep {dead_letter.dead_letter_id}` shows its history"
     if dead_letter.closed_at is not None:
         return [history]
     redrive = f"`milepost dead-letters redrive {dead_letter.dead_letter_id}`"
-    discard = f"`milepost dead-letters discard {dead_letter.dead_letter_id} --reason …` gives it up"
+    discard = f"`milepost dead-letters discard {dead_letter.dead_letter_id} --reason …` discards it"
     conversation_id = conversation_of(dead_letter.subject)
     match dead_letter.stage:
         case Stage.FETCH if conversation_id is None:
-            return ["it has no id to be read by, so that no redrive can help: look at the payload", discard, history]
+            return ["it has no id to read it by, so a redrive cannot help: look at the payload", discard, history]
         case Stage.FETCH:
             return [f"{redrive} reads conversation {on_one_line(conversation_id or '')} again", discard, history]
         case Stage.STORE | Stage.EVENTS:
-            return [f"mend what the reason names; then {redrive} writes it again", discard, history]
+            return [f"fix what the reason names; then {redrive} writes it again", discard, history]
         case unknown:
             assert_never(unknown)
 
 
 def pretty(payload: str) -> str:
-    """Write a payload with an item a line, without anything that a terminal would obey."""
+    """Return a payload with an item a line, without anything that a terminal would interpret."""
     try:
-        # Decoded and encoded again: control characters and the like are escaped in strings, and nowhere else.
+        # Decoded and encoded again, so that control characters and the like are escaped in strings, and only there.
         text = msgspec.json.format(msgspec.json.encode(msgspec.json.decode(payload))).decode()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return on_one_line(payload)

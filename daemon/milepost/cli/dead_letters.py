@@ -3,58 +3,54 @@
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 
 import click
 import msgspec
 
 from milepost.app.database import store_url_of
-from milepost.cli.dead_letter_choice import MAX_AT_ONCE, chosen, dead_letters_of, named
 from milepost.cli.dead_letter_table import MAX_SUBJECT, as_json, described, rendered, shortened
-from milepost.cli.known_streams import demand_known
-from milepost.cli.options import config_option, load_settings
+from milepost.cli.options import BY, config_option, demand_known, load_settings, stream_option
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import DeadLetterCommand, Discard, Redrive
 from milepost.core.dead_letters import MAX_REASON_CHARACTERS
-from milepost.reporting.humanize import ago
+from milepost.reporting.humanize import ago, counted
 from milepost.reporting.summary import ExitCode
 from milepost.settings import Settings, secrets
 from milepost.stores.open import open_reader
+from milepost.stores.reader import DeadLetterState, JournalReader
 
 MAX_ROWS = 1_000
-
-stream_option = click.option(
-    "--stream", metavar="STREAM", help="Only this stream: messenger:<page id> or instagram:<page id>."
-)
-
-BY = "command line"  # who asks, as the journal keeps it
+MAX_AT_ONCE = 10_000
+MAX_CANDIDATES = 5
+PAGE = 500
 
 
 @click.group(name="dead-letters")
 def command() -> None:
-    """List, show, redrive or discard dead letters: what could not be read or written, kept for another try.
+    """List, show, redrive or discard dead letters: what could not be read or written, kept for a redrive.
 
-    An ID may be shortened to as many characters as tell it from the others.
+    An ID may be shortened to any unique prefix.
     """
 
 
-# --- looking ----------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 @command.command(name="list")
 @config_option
-@click.option("--all", "lists_closed", is_flag=True, help="Also those that are closed, and how they were.")
+@click.option("--all", "lists_closed", is_flag=True, help="Include closed ones, and how they were closed.")
 @stream_option
 @click.option(
-    "--json", "writes_json", is_flag=True, help="Write JSON Lines: an object a letter, with times in ISO 8601."
+    "--json", "writes_json", is_flag=True, help="Write JSON Lines: one object for each, with times in ISO 8601."
 )
 def list_(config: str | None, stream: str | None, *, lists_closed: bool, writes_json: bool) -> None:
-    """List the open dead letters, the oldest first.
+    """List the open dead letters, oldest first.
 
     The objects of --json have dead_letter_id, stream, stage (fetch, store or events), subject, reason, opened_at,
-    attempts, redrive_at (when it is tried again by itself), closed_at, resolution (redriven, recovered, discarded or
-    forgotten), note (why it was discarded) and fingerprint. What does not apply is null.
+    attempts, redrive_at (when it is redriven automatically), closed_at, resolution (redriven, recovered, discarded or
+    forgotten), note (why it was discarded) and fingerprint. Fields that do not apply are null.
     """
     asyncio.run(_list(load_settings(config), stream, open_only=not lists_closed, writes_json=writes_json))
 
@@ -64,7 +60,7 @@ async def _list(settings: Settings, stream: str | None, *, open_only: bool, writ
     number = 0
     async with open_reader(store_url_of(settings)) as journal_reader:
         await demand_known(stream, journal_reader, settings)
-        async for dead_letter in dead_letters_of(journal_reader, stream, open_only=open_only):
+        async for dead_letter in _dead_letters_of(journal_reader, stream, open_only=open_only):
             number += 1
             if writes_json:
                 click.echo(as_json(dead_letter))
@@ -83,19 +79,19 @@ async def _list(settings: Settings, stream: str | None, *, open_only: bool, writ
 def _none(stream: str | None, *, open_only: bool) -> str:
     where = "" if stream is None else f" of {stream}"
     if open_only:
-        return f"No dead letter{where} is open; `milepost dead-letters list --all` lists those that were closed"
-    return f"There never was a dead letter{where}"
+        return f"No dead letter{where} is open; `milepost dead-letters list --all` lists closed ones"
+    return f"There has never been a dead letter{where}"
 
 
 @command.command()
 @config_option
 @click.option(
-    "--json", "writes_json", is_flag=True, help="Write one JSON object: that of `list --json`, and the payload."
+    "--json", "writes_json", is_flag=True, help="Write one JSON object: that of `list --json`, with the payload."
 )
 @click.argument("dead_letter_id", metavar="ID")
 def show(config: str | None, dead_letter_id: str, *, writes_json: bool) -> None:
-    """Show all that is known of a dead letter, with the payload that is kept for a redrive: it is personal data."""
-    dead_letter, payload = asyncio.run(_shown(load_settings(config), dead_letter_id))
+    """Show a dead letter with the payload that is kept for its redrive, which is personal data."""
+    dead_letter, payload = asyncio.run(_read(load_settings(config), dead_letter_id))
     if writes_json:
         click.echo(
             msgspec.json.format(
@@ -106,9 +102,9 @@ def show(config: str | None, dead_letter_id: str, *, writes_json: bool) -> None:
         click.echo(described(dead_letter, payload, datetime.now(UTC)))
 
 
-async def _shown(settings: Settings, beginning: str) -> tuple[DeadLetter, str | None]:
+async def _read(settings: Settings, beginning: str) -> tuple[DeadLetter, str | None]:
     async with open_reader(store_url_of(settings)) as journal_reader:
-        (dead_letter,) = await named(journal_reader, [beginning])
+        (dead_letter,) = await _find(journal_reader, [beginning])
         return await journal_reader.dead_letter(dead_letter.dead_letter_id) or (dead_letter, None)
 
 
@@ -120,33 +116,33 @@ async def _shown(settings: Settings, beginning: str) -> tuple[DeadLetter, str | 
 @stream_option
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 def redrive(config: str | None, stream: str | None, ids: Sequence[str]) -> None:
-    """Try dead letters again now: those that are named, or all that are open.
+    """Redrive dead letters now: the given ones, or all open ones.
 
-    A daemon that holds the database is asked to do it, over its HTTP service.
+    If a daemon is using the database, it does the work, at the request of this command over its HTTP service.
 
-    Exit codes: 0 all are closed · 1 some are open still · 75 a rate limit or a stop kept some from being tried, they
-    take long, or there are more than fit in one go · 77 their stream is stopped for authorization · 78 bad
-    configuration · 2 wrong usage
+    Exit codes: 0 all are closed · 1 some are still open · 75 some were not tried (a rate limit, a stop, too many at
+    once), or are still running in the daemon · 77 their stream is stopped for authorization · 78 bad configuration ·
+    2 wrong usage
     """
     if ids and stream is not None:
-        raise click.UsageError("--stream chooses among all open dead letters: leave it out, or the IDs")
+        raise click.UsageError("--stream and IDs exclude each other: --stream selects among all open dead letters")
     settings = load_settings(config)
-    dead_letters = asyncio.run(chosen(settings, ids, stream))
+    dead_letters = asyncio.run(_choose(settings, ids, stream))
     if not dead_letters and not ids:
         click.echo(_none(stream, open_only=True))
-    mailbox = [
+    work = [
         (dead_letter, Redrive(dead_letter.dead_letter_id, BY)) for dead_letter in dead_letters if _is_open(dead_letter)
     ]
-    code = _performed(settings, mailbox, "closed")
+    code = _perform(settings, work, "closed")
     sys.exit(ExitCode.PROGRESS_SAVED if code is ExitCode.COMPLETE and len(dead_letters) == MAX_AT_ONCE else code)
 
 
 @command.command()
 @config_option
-@click.option("--reason", metavar="TEXT", required=True, help="Why; without names or texts, as it is journaled.")
+@click.option("--reason", metavar="TEXT", required=True, help="Why. It is journaled: write no names or message texts.")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 def discard(config: str | None, reason: str, ids: Sequence[str]) -> None:
-    """Give dead letters up. What they are about is kept out until it changes, and their payload is removed.
+    """Discard dead letters: their payload is removed, and their subject is skipped until it changes.
 
     The exit codes are those of redrive.
     """
@@ -154,34 +150,92 @@ def discard(config: str | None, reason: str, ids: Sequence[str]) -> None:
     if not 1 <= len(reason) <= MAX_REASON_CHARACTERS:
         raise click.BadParameter(f"write 1 to {MAX_REASON_CHARACTERS} characters", param_hint="--reason")
     settings = load_settings(config)
-    dead_letters = asyncio.run(chosen(settings, ids, None))
-    mailbox = [
+    dead_letters = asyncio.run(_choose(settings, ids, None))
+    work = [
         (dead_letter, Discard(dead_letter.dead_letter_id, reason, BY))
         for dead_letter in dead_letters
         if _is_open(dead_letter)
     ]
-    sys.exit(_performed(settings, mailbox, "discarded"))
+    sys.exit(_perform(settings, work, "discarded"))
 
 
 def _is_open(dead_letter: DeadLetter) -> bool:
-    """Whether anything is left to do; where nothing is, that is told."""
+    """Whether a dead letter is open; one that is not is reported."""
     if dead_letter.closed_at is not None:
         how = f"{dead_letter.resolution} {ago(dead_letter.closed_at, datetime.now(UTC))}"
         click.echo(
-            f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}: closed already, {how}"
+            f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}: already closed, {how}"
         )
     return dead_letter.closed_at is None
 
 
-def _performed(settings: Settings, mailbox: Sequence[tuple[DeadLetter, DeadLetterCommand]], done: str) -> ExitCode:
-    """Do the errands, and give what that comes to. `done` is what is said of a letter that is closed by it."""
-    if not mailbox:
+def _perform(settings: Settings, work: Sequence[tuple[DeadLetter, DeadLetterCommand]], done: str) -> ExitCode:
+    """Perform the commands and return the exit code. `done` describes a dead letter that was closed by its command."""
+    if not work:
         return ExitCode.COMPLETE
-    # Imported here: who only looks need not wait for what works to load.
+    # Imported here: listing need not wait for the engine to load.
     from milepost.cli.dead_letter_actions import perform  # noqa: PLC0415
     from milepost.service.logs.output import logged  # noqa: PLC0415
     from milepost.service.logs.redaction import Redactor  # noqa: PLC0415
 
     log = settings.log
     with logged(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ):
-        return asyncio.run(perform(settings, mailbox, done))
+        return asyncio.run(perform(settings, work, done))
+
+
+# --- which ones -------------------------------------------------------------------------------------------------------
+
+
+async def _dead_letters_of(
+    journal_reader: JournalReader, stream: str | None, *, open_only: bool
+) -> AsyncIterator[DeadLetter]:
+    """Yield the dead letters of a stream, or of all streams, oldest first."""
+    state, after = DeadLetterState.OPEN if open_only else DeadLetterState.ALL, None
+    while dead_letters := await journal_reader.dead_letters(state, stream=stream, after=after, limit=PAGE):
+        for dead_letter in dead_letters:
+            yield dead_letter
+        after = dead_letters[-1].dead_letter_id
+
+
+async def _choose(settings: Settings, ids: Sequence[str], stream: str | None) -> Sequence[DeadLetter]:
+    """Return the dead letters with these ids, or else the open ones, oldest first."""
+    async with open_reader(store_url_of(settings)) as journal_reader:
+        if ids:
+            return await _find(journal_reader, ids)
+        await demand_known(stream, journal_reader, settings)
+        dead_letters: list[DeadLetter] = []
+        async for dead_letter in _dead_letters_of(journal_reader, stream, open_only=True):
+            if len(dead_letters) == MAX_AT_ONCE:
+                click.echo(f"More than {MAX_AT_ONCE:,} are open: run it again for the newest", err=True)
+                break
+            dead_letters.append(dead_letter)
+        return dead_letters
+
+
+async def _find(journal_reader: JournalReader, prefixes: Sequence[str]) -> Sequence[DeadLetter]:
+    """Return the dead letter of each id or prefix. Raises BadParameter for one that does not match exactly one."""
+    found: dict[str, DeadLetter] = {}
+    for prefix in prefixes:
+        exact = await journal_reader.dead_letter(prefix)
+        dead_letter = exact[0] if exact is not None else await _find_prefix(journal_reader, prefix)
+        found[dead_letter.dead_letter_id] = dead_letter
+    return list(found.values())
+
+
+async def _find_prefix(journal_reader: JournalReader, prefix: str) -> DeadLetter:
+    candidates: list[DeadLetter] = []
+    async for dead_letter in _dead_letters_of(journal_reader, None, open_only=False):
+        if dead_letter.dead_letter_id.startswith(prefix):
+            candidates.append(dead_letter)
+            if len(candidates) > MAX_CANDIDATES:
+                break
+    match candidates:
+        case [dead_letter]:
+            return dead_letter
+        case []:
+            problem = f"no dead letter begins with {prefix!r}; `milepost dead-letters list --all` lists them"
+        case _:
+            ids = ", ".join(dead_letter.dead_letter_id for dead_letter in candidates[:MAX_CANDIDATES])
+            more = ", …" if len(candidates) > MAX_CANDIDATES else ""
+            problem = f"{prefix!r} matches {counted(len(candidates), 'dead letter')}: {ids}{more}"
+    raise click.BadParameter(problem, param_hint="ID")

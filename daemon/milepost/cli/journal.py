@@ -1,4 +1,4 @@
-"""`milepost journal`: follow, check, rebuild or export the record of all that happened."""
+"""`milepost journal`: follow, verify, rebuild or export the journal."""
 
 import asyncio
 import sys
@@ -11,10 +11,9 @@ from typing import BinaryIO
 import click
 
 from milepost.app.database import store_url_of
-from milepost.cli.atomic_file import whole_file
+from milepost.cli.atomic_file import atomic_file
 from milepost.cli.journal_lines import as_json, as_text, follow, reported_write_errors, show_newest, write_out
-from milepost.cli.known_streams import demand_known
-from milepost.cli.options import config_option, load_settings
+from milepost.cli.options import config_option, demand_known, load_settings, stream_option
 from milepost.cli.signals import stop_at_closed_pipe, stopped_by_signals
 from milepost.reporting.humanize import counted
 from milepost.settings import Settings
@@ -28,16 +27,22 @@ MAX_LINES = 10_000
 
 @click.group(name="journal")
 def command() -> None:
-    """Follow, check, rebuild or export the journal: the append-only record of all that happened."""
+    """Follow, verify, rebuild or export the journal: the append-only record of everything that happened."""
 
 
 @command.command()
 @config_option
-@click.option("-f", "--follow", "follows", is_flag=True, help="Go on with what is appended, until Ctrl-C.")
+@click.option("-f", "--follow", "follows", is_flag=True, help="Keep showing new entries, until Ctrl-C.")
 @click.option(
-    "-n", "--lines", metavar="N", type=click.IntRange(0, MAX_LINES), default=10, show_default=True, help="How many."
+    "-n",
+    "--lines",
+    metavar="N",
+    type=click.IntRange(0, MAX_LINES),
+    default=10,
+    show_default=True,
+    help="How many entries.",
 )
-@click.option("--stream", metavar="STREAM", help="Only this stream: messenger:<page id> or instagram:<page id>.")
+@stream_option
 @click.option("--json", "writes_json", is_flag=True, help="Write JSON Lines, as export does.")
 def tail(config: str | None, lines: int, stream: str | None, *, follows: bool, writes_json: bool) -> None:
     """Show the newest entries, oldest first."""
@@ -65,9 +70,9 @@ async def _tail(
 @command.command()
 @config_option
 def verify(config: str | None) -> None:
-    """Check every hash chain, and that every projection equals the fold of its entries.
+    """Verify every hash chain, and that every projection equals the fold of its entries.
 
-    Exit codes: 0 all is sound · 1 something is damaged, and the message says where and what helps.
+    Exit codes: 0 all is sound · 1 something is damaged, and the message says where and what to do.
     """
     audit, seconds = asyncio.run(_verify(store_url_of(load_settings(config))))
     click.echo(f"The journal is sound: {_audited(audit)}, checked in {seconds:.1f} s")
@@ -82,7 +87,7 @@ async def _verify(store_url: StoreUrl) -> tuple[Audit, float]:
 @command.command()
 @config_option
 def rebuild(config: str | None) -> None:
-    """Make the projections (checkpoints, runs, dead letters) again from the journal; no daemon may run meanwhile."""
+    """Rebuild the projections (checkpoints, runs, dead letters) from the journal. Stop the daemon first."""
     audit, seconds = asyncio.run(_rebuild(store_url_of(load_settings(config))))
     click.echo(f"The projections are rebuilt from {_audited(audit)} in {seconds:.1f} s")
 
@@ -109,12 +114,12 @@ def _audited(audit: Audit) -> str:
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @click.argument("file", default="-", type=click.Path(dir_okay=False, allow_dash=True))
 def export(config: str | None, file: str, *, force: bool) -> None:
-    """Write the journal to FILE, or to stdout, as JSON Lines: an entry a line, oldest first.
+    """Write the journal to FILE, or to stdout, as JSON Lines, oldest entry first.
 
-    Each is an object with seq, stream, version, run_id, recorded_at, type, data (an object) and hash.
+    Each line is an object with seq, stream, version, run_id, recorded_at, type, data (an object) and hash.
     """
     store_url = store_url_of(load_settings(config))
-    opened = nullcontext(sys.stdout.buffer) if file == "-" else whole_file(Path(file), force=force)
+    opened = nullcontext(sys.stdout.buffer) if file == "-" else atomic_file(Path(file), force=force)
     with reported_write_errors("stdout" if file == "-" else file), opened as out:
         written = asyncio.run(_export(store_url, out))
     if file != "-":

@@ -1,4 +1,4 @@
-"""The live display of a sync: one line a stream, drawn by tqdm on a terminal."""
+"""The live display of a sync: one line for each stream, drawn by tqdm on a terminal."""
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ from milepost.reporting.status import State, held_up, limit_on, rate_limits_of, 
 
 
 class Progress:
-    """A reader of the feed that keeps one line for each stream it hears of."""
+    """A reader of the feed that keeps one line for each stream."""
 
     def __init__(self, now: Callable[[], datetime], out: TextIO) -> None:
         self._now = now
@@ -27,16 +27,16 @@ class Progress:
         self._checkpoints: dict[str, Checkpoint] = {}
 
     def read(self, notice: Notice) -> None:
-        """Bring the stream's line up to date, and those of all where a limit came or went that may hold up others."""
+        """Update the line of the stream, and all lines where a rate limit begins or ends that may hold up others."""
         match notice:
             case Recorded(checkpoint=checkpoint) | UnchangedRead(checkpoint=checkpoint):
                 before = self._checkpoints.get(checkpoint.stream)
                 self._checkpoints[checkpoint.stream] = checkpoint
-                has_new_pause = checkpoint.rate_limit != (before.rate_limit if before is not None else None)
-                self._draw(self._checkpoints.values() if has_new_pause else [checkpoint])
+                has_new_limit = checkpoint.rate_limit != (before.rate_limit if before is not None else None)
+                self._draw(self._checkpoints.values() if has_new_limit else [checkpoint])
             case StoreRetried(stream=stream, away_seconds=away_seconds):
                 reason = on_one_line(notice.reason)
-                self._show(stream, f"{stream}  the store has been away for {away_seconds:.0f} s: {reason}")
+                self._show(stream, f"{stream}  the database has been unavailable for {away_seconds:.0f} s: {reason}")
             case UsageReported():
                 pass
             case unknown:
@@ -61,20 +61,20 @@ class Progress:
 
 
 def line(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, RateLimit]) -> str:
-    """Say in one line how a stream's run comes along: batches, conversations, rate, retries, what it is at."""
+    """Return the progress of a stream's run in one line: batches, conversations, rate, retries, state."""
     run, passed = checkpoint.run, checkpoint.unrecorded
     if run is not None and run.ended_at is not None and passed != NO_TALLY:
-        run = None  # that one has ended, and the one under way is not on record yet
+        run = None  # it has ended, and the current one is not on record yet
     tally = passed + (run.tally if run is not None else NO_TALLY)
     text = f"{checkpoint.stream:<32} {tally.batches:>5} batches {tally.conversations:>8,} conversations"
     if run is None:
         return text
     seconds = ((run.ended_at or now) - run.started_at).total_seconds()
     rate = tally.conversations / seconds if seconds > 0 else 0.0
-    return f"{text} {rate:>7,.0f}/s {run.retries:>3} retries  {_at(checkpoint, now, rate_limits)}"
+    return f"{text} {rate:>7,.0f}/s {run.retries:>3} retries  {_state(checkpoint, now, rate_limits)}"
 
 
-def _at(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, RateLimit]) -> str:
+def _state(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, RateLimit]) -> str:
     state = state_of(checkpoint, is_at_work=True)
     hold = limit_on(Stream.parse(checkpoint.stream), rate_limits, now)
     if hold is not None and hold.until is not None and held_up(state) is State.RATE_LIMITED:
@@ -87,7 +87,7 @@ def _at(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, Rate
 
 
 class BesideBars(io.TextIOBase):
-    """Stands in for stderr while bars are drawn: what is written goes above them. It has no descriptor of its own."""
+    """Replaces stderr while bars are drawn: what is written goes above them. It has no descriptor of its own."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -98,13 +98,13 @@ class BesideBars(io.TextIOBase):
         return len(text)
 
     def isatty(self) -> bool:
-        """Colours are as welcome as on the terminal itself."""
+        """Return whether the terminal takes colours."""
         return self._out.isatty()
 
 
 @contextmanager
 def progress_on_terminal(out: TextIO) -> Iterator[Progress]:
-    """Draw on `out` until the end of the block."""
+    """Draw the progress on `out` during the block."""
     tqdm.monitor_interval = 0  # no thread of its own
     progress = Progress(lambda: datetime.now(UTC), out)
     try:

@@ -19,10 +19,10 @@ from milepost.settings import default_path, load_or_default, secrets
 @click.command(name="run")
 @config_option
 def command(config: str | None) -> None:
-    """Work every stream on its interval and serve HTTP, until SIGTERM.
+    """Run the daemon: sync every stream on its interval and serve HTTP, until SIGTERM.
 
-    The first SIGTERM or Ctrl-C lets the batch in hand be committed; a second one stops at once. SIGHUP reads the
-    configuration again, as is done when config.yaml or a file with a token changes, and tries every stream.
+    The first SIGTERM or Ctrl-C lets the current batch be committed; a second one stops at once. SIGHUP reloads the
+    configuration, as a change of config.yaml or of a token file does, and tries every stream.
     """
     settings = load_settings(config)
     redactor = Redactor(secrets(settings))

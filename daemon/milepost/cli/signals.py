@@ -1,4 +1,4 @@
-"""Ends what would go on for ever: at Ctrl-C or SIGTERM, or when nobody reads any more."""
+"""Stops what would run for ever: at Ctrl-C or SIGTERM, or when nobody reads any more."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ import click
 
 
 def stopped_by_signals() -> asyncio.Event:
-    """Give an event that SIGINT and SIGTERM set, for as long as the running loop lasts."""
+    """Return an event that SIGINT and SIGTERM set, for as long as the running loop lasts."""
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -20,19 +20,19 @@ def stopped_by_signals() -> asyncio.Event:
 
 
 def stop_at_closed_pipe(out: TextIO, stopped: asyncio.Event) -> None:
-    """Set the event when `out` is a pipe whose reader goes away: who writes little would not notice for long."""
+    """Set the event when `out` is a pipe whose reader exits, which rare writes would be slow to notice."""
     try:
         descriptor = out.fileno()
-    except OSError:  # no file at all
+    except OSError:  # not a file
         return
     if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-        # The writing end becomes readable by an error only.
+        # The writing end only becomes readable by an error.
         asyncio.get_running_loop().add_reader(descriptor, stopped.set)
 
 
 @contextmanager
 def aborted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM cut the running task short as Ctrl-C does: what is left unfinished is cleared away."""
+    """Let SIGTERM cancel the running task as Ctrl-C does, so that it cleans up."""
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -44,7 +44,7 @@ def aborted_by_sigterm() -> Iterator[None]:
 
 @contextmanager
 def interruptible_by_signals(error: Callable[[], Exception]) -> Iterator[None]:
-    """Let SIGINT and SIGTERM cut the running task short; what is left unfinished is cleared away, and `error` told."""
+    """Let SIGINT and SIGTERM cancel the running task, so that it cleans up, and raise `error`."""
     task = asyncio.current_task()
     if task is not None:
         for number in (signal.SIGINT, signal.SIGTERM):

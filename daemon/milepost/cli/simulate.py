@@ -21,26 +21,38 @@ MAX_SECRET_BYTES = 16 * 1024
 
 @click.command(name="simulate")
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Where to listen. Milepost calls simulators on this machine."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Where to listen. Milepost only calls local simulators.",
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=9470, show_default=True, help="0 takes a free one.")
-@click.option("--pages", type=click.IntRange(1), default=2, show_default=True, help="Each is on both platforms.")
-@click.option("--conversations", type=int, default=1000, show_default=True, help="In each inbox.")
+@click.option("--port", type=click.IntRange(0, 65535), default=9470, show_default=True, help="0 picks a free port.")
+@click.option("--pages", type=click.IntRange(1), default=2, show_default=True, help="Pages, each on both platforms.")
+@click.option("--conversations", type=int, default=1000, show_default=True, help="Conversations in each inbox.")
 @click.option(
-    "--arrivals", "arrivals_per_minute", type=float, default=6, show_default=True, help="Messages a minute, each inbox."
+    "--arrivals",
+    "arrivals_per_minute",
+    type=float,
+    default=6,
+    show_default=True,
+    help="Messages per minute and inbox.",
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="The same seed shows the same world.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same world.")
 @click.option(
-    "--faults", metavar="PLAN", default="calm", show_default=True, help="Such as hostile,latency=50ms,pace=2."
+    "--faults",
+    metavar="PLAN",
+    default="calm",
+    show_default=True,
+    help="For example hostile,latency=50ms,pace=2.",
 )
-@click.option("--app-secret-file", metavar="FILE", help="Demand calls that are signed with the secret in this file.")
+@click.option("--app-secret-file", metavar="FILE", help="Require calls that are signed with the secret in this file.")
 def command(host: str, port: int, faults: str, app_secret_file: str | None, **world: object) -> None:
-    """Serve a simulated Graph API, and write a configuration for it to stdout, until Ctrl-C.
+    """Serve a simulated Graph API until Ctrl-C, and write a configuration for it to stdout.
 
-    A fault plan begins with calm, rough or hostile. What else can be written in one, and what POST /simulator/<action>
-    makes happen while the simulator runs, stands in docs/simulator.md.
+    A fault plan begins with calm, rough or hostile. docs/simulator.md explains what else it may hold, and what
+    POST /simulator/<action> does while the simulator runs.
 
-    The ids and tokens in it are made up: they open nothing but this simulator.
+    The ids and tokens are made up: they work with this simulator only.
     """
     try:
         plan = msgspec.convert(world, WorldPlan)
@@ -75,17 +87,17 @@ async def _serve(server: SimulatorServer, app_secret_file: str | None) -> None:
 
 
 def _configuration(server: SimulatorServer, app_secret_file: str | None) -> Iterator[str]:
-    """Write a config.yaml, with what there is to know as comments."""
-    # Who listens everywhere is to be called somewhere.
+    """Yield the lines of a config.yaml for the simulator, explained in comments."""
+    # A server that listens on all addresses is called at one of them.
     base_url = server.base_url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-    yield f"# The simulated Graph API listens at {base_url} until Ctrl-C."
-    yield "# This is a configuration for it. Put it into a file, and work it with `milepost sync -c FILE`."
-    yield "# The ids and tokens are made up: they open nothing but this simulator."
-    yield f"# What is true: {base_url}/simulator/truth · what was asked: {base_url}/simulator/requests"
-    yield f"# What is to happen: POST {base_url}/simulator/<action>; docs/simulator.md lists the actions."
+    yield f"# The simulated Graph API is at {base_url} until Ctrl-C."
+    yield "# This is a configuration for it. Save it to a file, and run `milepost sync -c FILE`."
+    yield "# The ids and tokens are made up: they work with this simulator only."
+    yield f"# The truth: {base_url}/simulator/truth · the requests so far: {base_url}/simulator/requests"
+    yield f"# To make things happen: POST {base_url}/simulator/<action>; docs/simulator.md lists the actions."
     yield f"# The user who manages the pages (me/accounts) has the token {server.world.user_token}"
     yield "store:"
-    yield f"  url: sqlite:///simulated-{server.port}.db"  # of its own: a database works for one source
+    yield f"  url: sqlite:///simulated-{server.port}.db"  # its own database: each holds the rows of one source
     yield "source:"
     yield "  kind: facebook"
     yield f"  base_url: {base_url}"
@@ -106,5 +118,5 @@ def _page(page: SimulatedPage) -> Iterator[str]:
 
 
 def _quoted(text: str) -> str:
-    """Write text in quotes as YAML takes it, which JSON's are."""
+    """Return a quoted string for YAML, which takes JSON's."""
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""`milepost status`: where every stream stands."""
+"""`milepost status`: the state of every stream, as tables for people or as JSON."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,34 +8,36 @@ import click
 import msgspec
 
 from milepost.app.database import store_url_of
-from milepost.cli.known_streams import configured_streams
-from milepost.cli.options import config_option, load_settings
-from milepost.cli.status_table import rendered
+from milepost.cli.options import config_option, configured_streams, load_settings
 from milepost.core.checkpoint import Checkpoint
-from milepost.reporting.status import ConditionContext, rate_limits_of
-from milepost.reporting.views import Status, statuses
+from milepost.core.events import Phase, Reason
+from milepost.reporting.humanize import ago, ahead, counted, in_columns, in_words, on_one_line, waiting
+from milepost.reporting.status import ConditionContext, State, rate_limits_of
+from milepost.reporting.views import OpenSweep, Status, StreamStatus, statuses
 from milepost.stores.open import has_database, is_at_work, open_reader
 from milepost.stores.url import StoreUrl
+
+CONDITION = ("stream", "state", "open sweep", "last saved", "last success", "next run")
+WRITTEN = ("stream", "conversations", "updates", "contacts", "events", "open dead letters")
 
 
 @click.command(name="status")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object, with times in ISO 8601.")
 def command(config: str | None, *, as_json: bool) -> None:
-    """Show where every stream stands: what it is at and waits for, what it has brought, and when it is worked next.
+    """Show every stream: its state, what it waits for, what was written, and when its next run is.
 
-    It reads the database only, and so answers whether the daemon runs or not. "next run" is an estimate;
-    "conversations" are those that were new, "contacts" and "events" the rows that were written.
+    This reads only the database, so it works whether the daemon is running or not. "next run" is an estimate;
+    "conversations" counts new ones, "contacts" and "events" count rows written.
 
-    The object of --json has at, database, is_at_work (whether a Milepost holds the database) and streams. Each of these
-    has stream, platform, page_id, page_name, state (never_synced, syncing, retrying, rate_limited, complete,
-    complete_with_errors, paused, failed, stopped or interrupted), is_configured, waits_for (what keeps it from going
-    on, in words), since, until, reason and problem (why it is not complete), advice (what a person can do), remark,
-    retry_at, sweep (of an open one: mode, phase, batches, walk_started_at, reached_at, conversations, expected,
-    walk_until), updated_at, last_success_at, last_full_sweep_at, watermark, written (conversations_inserted,
-    conversations_updated, contacts, interaction_events), open_dead_letters, next_run_at, run (the latest one), on_hold
-    (since and by, where somebody paused it), token_is_valid and token_expires_at.
-    What does not apply is null.
+    The object of --json has at, database, is_at_work (whether a Milepost is using the database) and streams. Each of
+    these has stream, platform, page_id, page_name, state (never_synced, syncing, retrying, rate_limited, complete,
+    complete_with_errors, paused, failed, stopped, interrupted or on_hold), is_configured, waits_for (in words), since,
+    until, reason and problem (why it is not complete), advice (what a person can do), remark, retry_at, sweep (an open
+    one: mode, phase, batches, walk_started_at, reached_at, conversations, expected, walk_until), updated_at,
+    last_success_at, last_full_sweep_at, watermark, written (conversations_inserted, conversations_updated, contacts,
+    interaction_events), open_dead_letters, next_run_at, run (the latest one), on_hold (since and by, where an operator
+    paused it), token_is_valid and token_expires_at. Fields that do not apply are null.
     """
     settings = load_settings(config)
     store_url = store_url_of(settings)
@@ -54,8 +56,92 @@ def command(config: str | None, *, as_json: bool) -> None:
 
 
 async def _look(store_url: StoreUrl) -> tuple[bool, Sequence[Checkpoint]]:
-    at_work = await is_at_work(store_url)  # asked first: a daemon that ends in between has recorded the end of its runs
+    at_work = await is_at_work(store_url)  # first: a daemon that ends in between has recorded the end of its runs
     if not await has_database(store_url):
         return at_work, ()
     async with open_reader(store_url) as journal_reader:
         return at_work, await journal_reader.checkpoints()
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+
+def rendered(status: Status) -> str:
+    """Return the status as two tables for people, with what each stream waits for and what to do."""
+    if not status.streams:
+        return "No stream has been synced yet: start with `milepost sync` or `milepost run`."
+    head, *rows = in_columns([CONDITION, *(_condition(stream, status) for stream in status.streams)])
+    lines = [head]
+    for stream, row in zip(status.streams, rows, strict=True):
+        lines += row, *(f"  {line}" for line in _waiting(stream, status.at))
+    written = in_columns([WRITTEN, *map(_written, status.streams)], right=frozenset(range(1, len(WRITTEN))))
+    return "\n".join([*lines, "", *written])
+
+
+def _condition(stream: StreamStatus, status: Status) -> tuple[str, ...]:
+    return (
+        stream.stream,
+        _state(stream, status.at),
+        _sweep(stream.sweep),
+        ago(stream.updated_at, status.at),
+        ago(stream.last_success_at, status.at),
+        _next_run(stream, status),
+    )
+
+
+def _written(stream: StreamStatus) -> tuple[str, ...]:
+    written = stream.written
+    counts = (
+        written.conversations_inserted,
+        written.conversations_updated,
+        written.contacts,
+        written.interaction_events,
+        stream.open_dead_letters,
+    )
+    return (stream.stream, *(f"{count:,}" for count in counts))
+
+
+def _state(stream: StreamStatus, now: datetime) -> str:
+    words = in_words(stream.state)
+    match stream.state:
+        case State.SYNCING if stream.sweep is not None:
+            return f"{words}, at batch {stream.sweep.batches + 1:,}"
+        case State.RETRYING if stream.retry_at is not None:
+            return f"{words} {ahead(stream.retry_at, now)}"
+        case State.PAUSED | State.STOPPED if stream.reason is not None:
+            return f"{words}: {in_words(stream.reason)}"
+        case State.INTERRUPTED if stream.reason is not Reason.BROKE_OFF:
+            return f"{words}: process died"
+        case _:
+            return words
+
+
+def _sweep(sweep: OpenSweep | None) -> str:
+    if sweep is None:
+        return "-"
+    phase = " catch-up" if sweep.phase is Phase.CATCH_UP else ""
+    return f"{sweep.mode}{phase}, {counted(sweep.batches, 'batch', 'batches')}"
+
+
+def _next_run(stream: StreamStatus, status: Status) -> str:
+    if stream.is_configured is False:
+        return "not configured"
+    if not status.is_at_work:
+        return "when the daemon runs"
+    if stream.next_run_at is None:
+        return "under way"
+    return ahead(stream.next_run_at, status.at)
+
+
+def _waiting(stream: StreamStatus, now: datetime) -> list[str]:
+    """Return what a stream waits for, why, and what to do; nothing where it only waits for its next run."""
+    lines = []
+    if stream.waits_for is not None:
+        lines.append(waiting(stream.waits_for, stream.since, stream.until, now))
+    if stream.problem is not None:
+        lines.append(f"cause: {on_one_line(stream.problem)}")
+    if stream.advice is not None:
+        lines.append(f"→ {stream.advice}")
+    if stream.remark is not None:
+        lines.append(on_one_line(stream.remark))
+    return lines

@@ -1,9 +1,9 @@
-"""`milepost sync`: one turn for every stream, with progress, a summary and an exit code for scripts."""
+"""`milepost sync`: one run for every stream, with progress, a summary and an exit code for scripts."""
 
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from time import perf_counter
@@ -14,59 +14,56 @@ from msgspec import Struct
 
 from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
-from milepost.cli.options import config_option, load_settings
-from milepost.cli.summary_table import rendered
+from milepost.cli.options import config_option, load_settings, parse_stream
+from milepost.core.checkpoint import Run
 from milepost.core.errors import BadConfiguration, StoreBusy
+from milepost.core.events import Reason, RunStatus, Tally
 from milepost.core.model import Stream
 from milepost.core.ports import Held, RunResult
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy, rule_for
 from milepost.engine.feed import Reader, reading
 from milepost.engine.interrupt import Stop, stopping_on_signals
+from milepost.reporting.humanize import clock, in_words, on_one_line
 from milepost.reporting.status import Condition, ConditionContext, condition, rate_limits_of
-from milepost.reporting.summary import ExitCode, exit_code, most_serious
+from milepost.reporting.summary import ExitCode, Totals, exit_code, most_serious, totals
 from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.output import logged
 from milepost.service.logs.redaction import Redactor
 from milepost.settings import Settings, secrets
 from milepost.stores.open import is_at_work
 
+HEADINGS = (
+    "stream", "status", "batches", "inserted", "updated", "unchanged", "dead-lettered", "retries", "failed", "seconds",
+)  # fmt: skip
+
 
 @click.command(name="sync")
 @config_option
-@click.option("--full", is_flag=True, help="Walk the whole inbox again, not only to the watermark.")
+@click.option("--full", is_flag=True, help="Read the whole inbox again, not only to the watermark.")
 @click.argument("streams", metavar="[STREAM]...", nargs=-1)
 def command(config: str | None, streams: tuple[str, ...], *, full: bool) -> None:
-    """Work the streams now, until each sweep is complete or a limit is hit.
+    """Sync the streams now, until each sweep is complete or a limit is reached.
 
-    A STREAM is written messenger:<page id> or instagram:<page id>; without any, all are worked.
+    A STREAM is messenger:<page id> or instagram:<page id>. Default: all streams.
 
     Exit codes: 0 every sweep complete · 1 complete with errors · 75 stopped at a limit, progress saved ·
     77 stopped for authorization · 78 bad configuration · 2 wrong usage
     """
     settings = load_settings(config)
-    wanted = [_stream(text) for text in streams]
+    wanted = [parse_stream(key) for key in streams]
     synced = asyncio.run(_sync(settings, wanted, full=full))
     click.echo(rendered(synced.results, synced.seconds, synced.conditions, datetime.now(UTC)))
     sys.exit(most_serious({exit_code(synced.results), _code_of(synced.undiscovered)}))
 
 
 class _Synced(Struct, frozen=True):
-    """What a sync came to, and how the streams stand after it."""
+    """The results of a sync, and the condition of the streams after it."""
 
     results: list[RunResult]
     seconds: float
     conditions: dict[str, Condition]
     undiscovered: Problem | Held | None
-
-
-def _stream(text: str) -> Stream:
-    try:
-        return Stream.parse(text)
-    except ValueError as error:
-        raise click.BadParameter(
-            f"{text!r} is not a stream; write messenger:<page id> or instagram:<page id>", param_hint="STREAM"
-        ) from error
 
 
 async def _sync(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> _Synced:
@@ -84,12 +81,12 @@ async def _sync(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> 
 
 
 async def _demand_alone(settings: Settings) -> None:
-    """Raise StoreBusy where workers are at work: they do it, and better. SQLite's own lock tells so by itself."""
+    """Raise StoreBusy where workers are using the database. For SQLite the lock of the database does that."""
     store_url = store_url_of(settings)
     if store_url.file is None and await is_at_work(store_url):
         raise StoreBusy(
-            f"workers are at work on the database {store_url}",
-            hint="stop them first, or let them do the work: `milepost status` shows what they do",
+            f"workers are using the database {store_url}",
+            hint="stop them first, or let them sync the streams: `milepost status` shows what they do",
         )
 
 
@@ -103,7 +100,7 @@ async def _conditions(settings: Settings, parts: Parts) -> dict[str, Condition]:
 
 
 def _code_of(undiscovered: Problem | Held | None) -> ExitCode:
-    """Say what it means for the exit code that the pages could not be discovered."""
+    """Return the exit code for pages that could not be discovered."""
     if undiscovered is None:
         return ExitCode.COMPLETE
     if isinstance(undiscovered, Held):
@@ -120,7 +117,7 @@ def _code_of(undiscovered: Problem | Held | None) -> ExitCode:
 
 
 def _reader(settings: Settings, redactor: Redactor, stack: ExitStack) -> dict[str, Reader]:
-    """Show the progress where a person looks on; write plain log lines elsewhere."""
+    """Show the progress on a terminal; write plain log lines elsewhere."""
     level, stream = settings.log.level, sys.stderr
     if not sys.stderr.isatty():
         stack.enter_context(logged(settings.log.format, level, redactor, stream=stream, environment=os.environ))
@@ -135,11 +132,11 @@ def _reader(settings: Settings, redactor: Redactor, stack: ExitStack) -> dict[st
 
 
 def _chosen(wanted: Sequence[Stream], parts: Parts) -> Sequence[Stream]:
-    """Give the streams to work. Raises BadConfiguration for one that there is not, or where there are none at all."""
+    """Return the streams to sync. Raises BadConfiguration for an unknown one, or where there are none at all."""
     if not parts.supervisor.streams and parts.undiscovered is None:
         raise BadConfiguration(
             "there is nothing to sync: source.access_token manages no page",
-            hint="give its owner a role on a page, or name pages in config.yaml",
+            hint="give its owner a role on a page, or list pages in config.yaml",
         )
     unknown = [stream.key for stream in wanted if stream not in parts.supervisor.streams]
     if unknown:
@@ -148,3 +145,91 @@ def _chosen(wanted: Sequence[Stream], parts: Parts) -> Sequence[Stream]:
             hint=f"the configured streams are {', '.join(stream.key for stream in parts.supervisor.streams)}",
         )
     return wanted or parts.supervisor.streams
+
+
+# --- the summary ------------------------------------------------------------------------------------------------------
+
+
+def rendered(results: Sequence[RunResult], seconds: float, conditions: Mapping[str, Condition], now: datetime) -> str:
+    """Return the summary of a sync that took `seconds`: a line a stream, the totals, and what to do about failures.
+
+    `conditions` say by stream what each waits for at `now`.
+    """
+    whole = totals(results)
+    table = [HEADINGS, *(_row(result) for result in results), _total_row(whole, seconds)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))]
+    lines = [_aligned(row, widths) for row in table]
+    lines += [
+        "",
+        f"{whole.success_rate:.1%} of batches succeeded",
+        f"written: {whole.tally.contacts:,} contacts, {whole.tally.interaction_events:,} interaction events",
+    ]
+    for result in results:
+        lines += _why(result, conditions.get(result.stream), now)
+    return "\n".join(lines)
+
+
+def _row(result: RunResult) -> tuple[str, ...]:
+    run = result.run
+    if run is None:
+        status = "not synced" if result.error is None else "failed"
+        return (result.stream, status, *_counts(Tally()), "0", "0", "")
+    return (
+        result.stream,
+        "failed" if result.error is not None else in_words(run.status),
+        *_counts(run.tally),
+        f"{run.retries:,}",
+        f"{run.failed_batches:,}",
+        f"{_seconds(run):.1f}",
+    )
+
+
+def _total_row(whole: Totals, seconds: float) -> tuple[str, ...]:
+    return ("total", "", *_counts(whole.tally), f"{whole.retries:,}", f"{whole.failed_batches:,}", f"{seconds:.1f}")
+
+
+def _counts(tally: Tally) -> tuple[str, ...]:
+    counts = (tally.batches, tally.inserted, tally.updated, tally.unchanged, tally.dead_lettered)
+    return tuple(f"{count:,}" for count in counts)
+
+
+def _seconds(run: Run) -> float:
+    seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at is not None else 0.0
+    return max(0.0, seconds)  # the clock may have been set back meanwhile
+
+
+def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
+    texts = [
+        cell.ljust(width) if column < 2 else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    return "  ".join(texts).rstrip()
+
+
+def _why(result: RunResult, condition: Condition | None, now: datetime) -> list[str]:
+    """Return why a stream is not complete, until when, and what to do; nothing where it is complete."""
+    if result.error is not None:
+        return [f"{result.stream}: {on_one_line(result.error)}"]
+    what = _what(result.run, condition, now)
+    if what is None:
+        return []
+    advice = condition.advice if condition is not None else None
+    return [f"{result.stream}: {what}", *([f"  → {advice}"] if advice is not None else [])]
+
+
+def _what(run: Run | None, condition: Condition | None, now: datetime) -> str | None:
+    wait = condition.wait if condition is not None else None
+    problem = f": {on_one_line(wait.problem)}" if wait is not None and wait.problem is not None else ""
+    if run is not None and run.status is RunStatus.COMPLETE:
+        return None
+    if wait is not None and wait.until is not None:
+        return f"waits for {wait.waits_for} until {clock(wait.until, now)}{problem}"
+    match run:
+        case Run(status=RunStatus.COMPLETE_WITH_ERRORS):
+            return "complete, but with dead letters"
+        case Run(status=RunStatus.PAUSED, reason=Reason() as reason):
+            return f"{in_words(reason)}; the next sync continues there"
+        case Run(reason=Reason() as reason):
+            return f"{in_words(reason)}{problem}"
+        case _:
+            return None

@@ -1,4 +1,4 @@
-"""Tries tokens on the API: whether each page's works and is its own, and which pages the manager's token finds."""
+"""Tries tokens against the API: whether each page's works and is its own, and which pages a manager's token finds."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -22,14 +22,14 @@ from milepost.settings import PageSettings, Settings
 
 
 class Owner(Struct):
-    """Whose token it is: the answer to `GET /me` (Meta, "Graph API: User", "Page")."""
+    """The owner of a token: the response to `GET /me` (Meta, "Graph API: User", "Page")."""
 
     id: str
     name: str = ""
 
 
-async def try_tokens(settings: Settings, say: Callable[[str], None]) -> ExitCode:
-    """Ask `GET /me` with every page's token, then for the pages to be discovered, and say what came of each."""
+async def try_tokens(settings: Settings, report: Callable[[str], None]) -> ExitCode:
+    """Call `GET /me` with the token of every page, then discover pages, and report each result."""
     source = settings.source
     client = GraphClient(
         source.base_url,
@@ -40,14 +40,14 @@ async def try_tokens(settings: Settings, say: Callable[[str], None]) -> ExitCode
     )
     codes = set()
     async with client:
-        for place, page in enumerate(settings.pages):
+        for index, page in enumerate(settings.pages):
             answer = await _owner(client, page.access_token.get_secret_value())
-            text, code = _verdict(place, page, answer)
-            say(f"page {page.id}{f' ({page.name})' if page.name else ''}: {text}")
+            text, code = _verdict(index, page, answer)
+            report(f"page {page.id}{f' ({page.name})' if page.name else ''}: {text}")
             codes.add(code)
         if settings.source.discover_pages:
             text, code = _findings(await _managed(client, settings))
-            say(f"source.discover_pages: {text}")
+            report(f"source.discover_pages: {text}")
             codes.add(code)
     return most_serious(codes)
 
@@ -72,8 +72,8 @@ def _findings(found: tuple[Page, ...] | Problem | Held) -> tuple[str, ExitCode]:
     match found:
         case Problem():
             return _refusal("source.access_token", found)
-        case Held():  # no pause is known here
-            return "not asked for", ExitCode.WITH_ERRORS
+        case Held():  # no rate limit is known here
+            return "not checked", ExitCode.WITH_ERRORS
         case ():
             return "source.access_token works, but manages no page", ExitCode.WITH_ERRORS
         case pages:
@@ -81,24 +81,24 @@ def _findings(found: tuple[Page, ...] | Problem | Held) -> tuple[str, ExitCode]:
             return f"source.access_token manages {counted(len(pages), 'page')}: {names}", ExitCode.COMPLETE
 
 
-def _verdict(place: int, page: PageSettings, answer: Owner | Problem) -> tuple[str, ExitCode]:
+def _verdict(index: int, page: PageSettings, answer: Owner | Problem) -> tuple[str, ExitCode]:
     match answer:
-        # Where only Instagram is copied the token may be of the account, whose id here is another one.
+        # Where only Instagram is copied, the token may be that of the account, whose id is another one.
         case Owner() if answer.id == page.id or "messenger" not in page.platforms:
             return "the token works", ExitCode.COMPLETE
         case Owner():
-            text = f"the token is not of this page, but of {on_one_line(answer.name)} ({answer.id})"
-            return f"{text}\n  → give pages[{place}] the access_token of its own page", ExitCode.CONFIGURATION
+            text = f"the token belongs to {on_one_line(answer.name)} ({answer.id}), not to this page"
+            return f"{text}\n  → set the access_token of pages[{index}] to that of its own page", ExitCode.CONFIGURATION
         case Problem():
-            return _refusal(f"pages[{place}].access_token", answer)
+            return _refusal(f"pages[{index}].access_token", answer)
 
 
 def _refusal(key: str, problem: Problem) -> tuple[str, ExitCode]:
     text = on_one_line(problem)
     match rule_for(problem, has_cursor=False).remedy:
         case Remedy.STOP_AUTHORIZATION:
-            return f"{text}\n  → give {key} a new token, with its permissions", ExitCode.AUTHORIZATION
+            return f"{text}\n  → set {key} to a new token with the required permissions", ExitCode.AUTHORIZATION
         case Remedy.STOP_CONFIGURATION:
-            return f"{text}\n  → look at source.version and source.app_secret", ExitCode.CONFIGURATION
+            return f"{text}\n  → check source.version and source.app_secret", ExitCode.CONFIGURATION
         case Remedy.RETRY | Remedy.WAIT | Remedy.SHRINK | Remedy.RESET:
             return f"{text}\n  → the token could not be tried; try again later", ExitCode.WITH_ERRORS

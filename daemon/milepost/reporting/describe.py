@@ -132,12 +132,13 @@ def _batch_stored(event: events.BatchStored, run: Run | None) -> Description:
     fields = _counts(replace(tally, batches=0))
     if position.reached_at is not None:
         fields["reached"] = position.reached_at.isoformat()
-    is_turn = position.phase is events.Phase.CATCH_UP and position.cursor is None
-    then = "; the catch-up scan starts" if is_turn else ""
+    starts_scan = position.phase is events.Phase.CATCH_UP and position.cursor is None
+    then = "; the catch-up scan starts" if starts_scan else ""
     subject = _batches(tally, run)
     if tally.has_changes:
         return Description("batch stored", f"{subject} stored: {in_brief(tally)}{then}", fields=fields)
-    return Description("batch unchanged", f"{subject}: nothing new{then}", Level.DEBUG, fields)
+    unchanged = f", {tally.unchanged:,} unchanged" if tally.unchanged else ""
+    return Description("batch unchanged", f"{subject}: nothing new{unchanged}{then}", Level.DEBUG, fields)
 
 
 def _batches(tally: Tally, run: Run | None) -> str:
@@ -153,7 +154,7 @@ def _sweep_completed(event: events.SweepCompleted, run: Run | None) -> Descripti
     tally = event.tally if run is None else run.tally
     how = "complete with dead letters" if has_errors(run) else "complete"
     sentence = f"{_sweep(event.mode)} {how}: {_batches_in_brief(tally)}"
-    return Description("sweep completed", sentence, fields={"mode": event.mode.value, **_summary(run)})
+    return Description("sweep completed", sentence, fields={"mode": event.mode.value, **_summary(event, run)})
 
 
 def _sweep(mode: events.Mode) -> str:
@@ -227,7 +228,7 @@ def _dead_letter(
                 f"its payload is kept; {_redrive_hint(event)}",
             )
         case events.RedriveFailed(attempts=attempts, reason=reason, redrive_at=redrive_at):
-            attempt, why = f"attempt {attempts:,}{_by(event.by)}", on_one_line(reason)
+            attempt, why = f"attempt {attempts:,}{_via(event.by)}", on_one_line(reason)
             return Description(
                 "redrive failed",
                 f"A dead letter could not be redriven ({attempt}), {_next_attempt(redrive_at, now)}: {why}",
@@ -239,7 +240,7 @@ def _dead_letter(
             brought = f": {in_brief(tally)}" if tally.has_changes else ""
             return Description(
                 "dead letter closed",
-                f"{CLOSINGS[resolution]}{_by(event.by)}{brought}",
+                f"{CLOSINGS[resolution]}{_via(event.by)}{brought}",
                 fields=fields | {"resolution": resolution.value, **_counts(tally)},
                 note=reason,
             )
@@ -255,8 +256,8 @@ def _redrive_hint(event: events.DeadLetterOpened | events.RedriveFailed) -> str:
     return f"it is not redriven automatically: see `milepost dead-letters show {event.dead_letter_id}`"
 
 
-def _by(actor: str) -> str:
-    return f" by {on_one_line(actor)}" if actor else ""
+def _via(actor: str) -> str:
+    return f" via {on_one_line(actor)}" if actor else ""
 
 
 # --- runs and streams -------------------------------------------------------------------------------------------------
@@ -267,7 +268,7 @@ def _run_ended(event: events.RunEnded, run: Run | None, stream: Stream) -> Descr
     tally = event.tally if run is None else run.tally
     words = f"{ending.what} ({_batches_in_brief(tally)})" if tally.batches else ending.what
     title = "run ended early" if event.status is RunStatus.PAUSED else f"run {event.status.value}"
-    fields = {"reason": event.reason.value, **_summary(run)}
+    fields = {"reason": event.reason.value, **_summary(event, run)}
     if problem is None:
         return Description(title, f"{words}; {ending.next}", _level(event), fields, ending.next)
     advice = advice_on(problem, stream)
@@ -295,11 +296,13 @@ def _stream_changed(event: events.StreamEvent) -> Description:
     match event:
         case events.StreamPaused(by=by):
             hint = "no run starts until it is resumed"
-            return Description("stream paused", f"Paused{_by(by)} until it is resumed", Level.WARNING, {"by": by}, hint)
+            return Description(
+                "stream paused", f"Paused{_via(by)} until it is resumed", Level.WARNING, {"by": by}, hint
+            )
         case events.StreamResumed(by=by):
-            return Description("stream resumed", f"Resumed{_by(by)}", fields={"by": by})
+            return Description("stream resumed", f"Resumed{_via(by)}", fields={"by": by})
         case events.SyncRequested(by=by, full=full):
-            sentence = f"{'Full sweep' if full else 'Sync'} requested{_by(by)}"
+            sentence = f"{'Full sweep' if full else 'Sync'} requested{_via(by)}"
             return Description("sync requested", sentence, fields={"by": by, "full": full})
         case events.TokenChecked(health=health):
             words = token_in_words(health)
@@ -307,7 +310,7 @@ def _stream_changed(event: events.StreamEvent) -> Description:
             return Description("token checked", f"{words[0].upper()}{words[1:]}", level, {"found": words})
         case events.StreamRemoved(by=by):
             hint = "its rows are deleted; if it is configured again, it starts from scratch"
-            return Description("stream removed", f"Removed{_by(by)} with all rows", Level.WARNING, {"by": by}, hint)
+            return Description("stream removed", f"Removed{_via(by)} with all rows", Level.WARNING, {"by": by}, hint)
 
 
 # --- counts and times -------------------------------------------------------------------------------------------------
@@ -334,10 +337,10 @@ def _batches_in_brief(tally: Tally) -> str:
     return f"{counted(tally.batches, 'batch', 'batches')}, {in_brief(tally)}"
 
 
-def _summary(run: Run | None) -> dict[str, Any]:
-    """Return what an ended run came to: its status, its seconds, and the counts that are not 0."""
+def _summary(event: events.SweepCompleted | events.RunEnded, run: Run | None) -> dict[str, Any]:
+    """Return the status, the seconds and the counts of an ended run; where it is not known, the counts of the event."""
     if run is None or run.ended_at is None:
-        return {}
+        return _counts(event.tally)
     return {"status": run.status.value, "seconds": _seconds(run.ended_at - run.started_at), **_counts(run.tally)}
 
 

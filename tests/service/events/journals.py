@@ -1,4 +1,4 @@
-"""Databases whose journals were lived through elsewhere: in a simulation, or in the lives that tests of stores live."""
+"""Databases whose journals come from elsewhere: from a simulation, or from the histories of the tests of stores."""
 
 import sqlite3
 from contextlib import closing
@@ -30,13 +30,13 @@ def write_simulated(path: Path, store: MemoryStore) -> None:
 
 
 def write_lives(path: Path, commits: int) -> int:
-    """Let three streams live in turns, that many commits each; give how many entries that made."""
-    lived = [each for turn in zip(*(life(each, commits) for each in STREAMS), strict=True) for each in turn]
-    return write(path, *lived)
+    """Write that many commits of three streams, in turn; return the number of entries."""
+    made = [each for row in zip(*(life(each, commits) for each in STREAMS), strict=True) for each in row]
+    return write(path, *made)
 
 
 def write(path: Path, *commits: Commit) -> int:
-    """Write the entries and the runs of commits, without their rows; give how many entries these are."""
+    """Write the entries and the runs of commits, without their rows; return the number of entries."""
     with closing(sqlite3.connect(path)) as connection, connection:
         for commit in commits:
             connection.executemany(SQL["insert_entries"], map(rows.entry_tuple, commit.entries))

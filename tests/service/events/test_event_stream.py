@@ -1,4 +1,4 @@
-"""`GET /api/events` over real connections: what comes, in which order, from where on, and who is cut off."""
+"""`GET /api/events` over real connections: what is sent, in which order, from where on, and who is disconnected."""
 
 import asyncio
 import socket
@@ -122,7 +122,7 @@ async def daemon_on(
 
 @pytest.fixture
 def short(tmp_path: Path) -> Path:
-    """Give a database in which each stream has lived a little."""
+    """Return a database with a short history of each stream."""
     path = tmp_path / "milepost.db"
     migrate(path)
     write_lives(path, commits=5)
@@ -137,7 +137,7 @@ def long(tmp_path: Path, long_journal: tuple[Path, int]) -> Path:
 
 
 async def everything(daemon: Daemon) -> list[Heard]:
-    """Listen from the very beginning to the newest entry."""
+    """Return all events, from the first to the newest entry."""
     newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
     async with listening(daemon.url, last_event_id="0") as source:
         return await source.events(newest)
@@ -147,10 +147,10 @@ def ids(events: Sequence[Heard]) -> list[int]:
     return [int(event.id) for event in events]
 
 
-# --- what comes -------------------------------------------------------------------------------------------------------
+# --- what is sent -----------------------------------------------------------------------------------------------------
 
 
-async def test_what_happens_comes_as_it_is_recorded_one_event_an_entry(short: Path) -> None:
+async def test_each_committed_entry_is_sent_as_one_event(short: Path) -> None:
     async with daemon_on(short) as daemon:
         newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
         live: list[Heard] = []
@@ -162,7 +162,7 @@ async def test_what_happens_comes_as_it_is_recorded_one_event_an_entry(short: Pa
         assert (await everything(daemon))[newest:] == live
 
 
-async def test_it_is_an_event_stream_that_nothing_may_keep_or_collect(short: Path) -> None:
+async def test_the_response_is_an_event_stream_that_no_proxy_may_cache_or_buffer(short: Path) -> None:
     async with daemon_on(short) as daemon, listening(daemon.url) as source:
         headers = source.response.headers
         assert headers["Content-Type"] == "text/event-stream"
@@ -193,7 +193,7 @@ async def test_what_another_worker_committed_comes_in_its_order(short: Path) -> 
         assert (await everything(daemon))[newest:] == live
 
 
-async def test_while_nobody_listens_nothing_is_read(short: Path) -> None:
+async def test_without_readers_nothing_is_read(short: Path) -> None:
     async with daemon_on(short, heartbeat_seconds=0.05) as daemon:
         async with listening(daemon.url):
             await daemon.has_readers(1)
@@ -205,7 +205,7 @@ async def test_while_nobody_listens_nothing_is_read(short: Path) -> None:
         assert daemon.journal_reader.queries == asked
 
 
-async def test_two_hundred_readers_all_hear_the_same_and_all_of_it(short: Path) -> None:
+async def test_two_hundred_readers_all_get_the_same_events(short: Path) -> None:
     async with daemon_on(short) as daemon, AsyncExitStack() as stack:
         newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
         sources = [await stack.enter_async_context(listening(daemon.url)) for _ in range(200)]
@@ -213,27 +213,29 @@ async def test_two_hundred_readers_all_hear_the_same_and_all_of_it(short: Path) 
         for _ in range(20):
             entries += await daemon.commit(*STREAMS)
             await asyncio.sleep(0.01)
-        heard = await asyncio.gather(*(source.events(entries) for source in sources))
-        assert ids(heard[0]) == list(range(newest + 1, newest + entries + 1))
-        assert all(events == heard[0] for events in heard)
+        received = await asyncio.gather(*(source.events(entries) for source in sources))
+        assert ids(received[0]) == list(range(newest + 1, newest + entries + 1))
+        assert all(events == received[0] for events in received)
 
 
 # --- from where on ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", [0, 1, 57, 1500, -1001, -1000, -999, -1, 0.5])
-async def test_who_comes_back_hears_what_was_missed_without_gap_or_double(long: Path, place: float) -> None:
+async def test_a_reader_that_reconnects_gets_what_it_missed_without_gaps_or_duplicates(
+    long: Path, place: float
+) -> None:
     async with daemon_on(long) as daemon:
         whole = await everything(daemon)
         after = int(place if place >= 1 or place == 0 else len(whole) + place if place < 0 else len(whole) * place)
         async with listening(daemon.url, last_event_id=str(after)) as source:
             more = await daemon.commit(*STREAMS)
-            heard = await source.events(len(whole) - after + more)
-        assert ids(heard) == list(range(after + 1, len(whole) + more + 1))
-        assert heard[: len(whole) - after] == whole[after:]
+            received = await source.events(len(whole) - after + more)
+        assert ids(received) == list(range(after + 1, len(whole) + more + 1))
+        assert received[: len(whole) - after] == whole[after:]
 
 
-async def test_who_reads_old_entries_while_more_than_is_kept_is_recorded_misses_none(
+async def test_a_reader_of_old_entries_misses_none_while_more_than_is_kept_is_committed(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(buffer, "MAX_KEPT", 10)
@@ -245,7 +247,7 @@ async def test_who_reads_old_entries_while_more_than_is_kept_is_recorded_misses_
             assert ids(await source.events(newest + more)) == list(range(1, newest + more + 1))
 
 
-async def test_it_begins_with_the_newest_entries_that_are_asked_for(long: Path) -> None:
+async def test_a_reader_begins_with_the_requested_number_of_newest_entries(long: Path) -> None:
     async with daemon_on(long) as daemon:
         whole = await everything(daemon)
         for last in (1, 7, 500):
@@ -256,7 +258,7 @@ async def test_it_begins_with_the_newest_entries_that_are_asked_for(long: Path) 
                 assert await source.events(min(last, len(of_one))) == of_one[-last:]
 
 
-async def test_where_there_is_less_than_is_asked_for_all_is_told(tmp_path: Path) -> None:
+async def test_a_reader_gets_all_entries_where_there_are_fewer_than_requested(tmp_path: Path) -> None:
     migrate(tmp_path / "milepost.db")
     async with daemon_on(tmp_path / "milepost.db") as daemon:
         async with listening(daemon.url, ("last", "500")) as source:
@@ -267,14 +269,14 @@ async def test_where_there_is_less_than_is_asked_for_all_is_told(tmp_path: Path)
             assert ids(await source.events(entries)) == list(range(1, entries + 1))
 
 
-async def test_the_place_of_who_comes_back_wins_over_how_many_are_asked_for(short: Path) -> None:
+async def test_the_last_event_id_wins_over_the_requested_number(short: Path) -> None:
     async with daemon_on(short) as daemon:
         whole = await everything(daemon)
         async with listening(daemon.url, ("last", "500"), last_event_id=str(len(whole) - 2)) as source:
             assert await source.events(2) == whole[-2:]
 
 
-async def test_who_knows_a_longer_journal_begins_at_the_end_of_this_one(short: Path) -> None:
+async def test_a_reader_of_a_longer_journal_begins_at_the_end_of_this_one(short: Path) -> None:
     async with daemon_on(short) as daemon:
         newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
         async with listening(daemon.url, last_event_id=str(newest + 1000)) as source:
@@ -282,7 +284,7 @@ async def test_who_knows_a_longer_journal_begins_at_the_end_of_this_one(short: P
             assert ids(await source.events(await daemon.commit(ONE)))[0] == newest + 1
 
 
-async def test_the_place_is_known_before_the_first_event(short: Path) -> None:
+async def test_the_last_event_id_is_known_before_the_first_event(short: Path) -> None:
     async with daemon_on(short) as daemon:
         async with listening(daemon.url) as source:
             place = source.last_event_id
@@ -291,10 +293,10 @@ async def test_the_place_is_known_before_the_first_event(short: Path) -> None:
             assert ids(await source.events(entries))[0] == int(place) + 1
 
 
-# --- what is wanted ---------------------------------------------------------------------------------------------------
+# --- filters ----------------------------------------------------------------------------------------------------------
 
 
-async def test_only_what_is_wanted_comes_live_and_again(long: Path) -> None:
+async def test_only_wanted_events_are_sent_whether_old_or_new(long: Path) -> None:
     async with daemon_on(long) as daemon:
         whole = await everything(daemon)
         for query in (
@@ -311,7 +313,7 @@ async def test_only_what_is_wanted_comes_live_and_again(long: Path) -> None:
                 assert await source.events(len(wanted)) == wanted
 
 
-async def test_who_wants_little_comes_back_to_where_it_was(short: Path) -> None:
+async def test_a_reader_that_wants_little_reconnects_where_it_was(short: Path) -> None:
     async with (
         daemon_on(short, heartbeat_seconds=0.05) as daemon,
         listening(daemon.url, ("stream", STREAM.key)) as source,
@@ -322,10 +324,10 @@ async def test_who_wants_little_comes_back_to_where_it_was(short: Path) -> None:
             await source.heartbeat()
 
 
-# --- what has no entry ------------------------------------------------------------------------------------------------
+# --- notices without an entry -----------------------------------------------------------------------------------------
 
 
-async def test_what_has_no_entry_comes_without_an_id_to_who_keeps_up(short: Path) -> None:
+async def test_a_notice_without_an_entry_is_sent_without_an_id_to_readers_that_keep_up(short: Path) -> None:
     async with daemon_on(short) as daemon, listening(daemon.url) as source:
         place = source.last_event_id
         daemon.broadcast.read(passed(Checkpoint(ONE.key)))
@@ -339,29 +341,29 @@ async def test_what_has_no_entry_comes_without_an_id_to_who_keeps_up(short: Path
             assert (await another.events(1))[0].id == place
 
 
-async def test_of_many_batches_without_entries_the_latest_of_each_stream_is_told(short: Path) -> None:
+async def test_of_many_notices_without_entries_the_latest_of_each_stream_is_sent(short: Path) -> None:
     async with daemon_on(short) as daemon, listening(daemon.url) as source:
         for _ in range(1000):
             daemon.broadcast.read(passed(Checkpoint(ONE.key)))
             daemon.broadcast.read(store_retried(ANOTHER))
         daemon.broadcast.read(usage_told())
         entries = await daemon.commit(ANOTHER)  # which tells more
-        heard = await source.events(entries + 1)
-        assert [event.id != "" for event in heard] == [True] * entries + [False]
-        assert heard[-1].told["stream"] == ONE.key
+        received = await source.events(entries + 1)
+        assert [event.id != "" for event in received] == [True] * entries + [False]
+        assert received[-1].told["stream"] == ONE.key
 
 
-async def test_what_has_no_entry_is_chosen_like_all_else(short: Path) -> None:
+async def test_a_notice_without_an_entry_is_filtered_like_all_events(short: Path) -> None:
     async with daemon_on(short) as daemon, listening(daemon.url, ("status", "db_retrying")) as source:
         daemon.broadcast.read(passed(Checkpoint(ONE.key)))
         daemon.broadcast.read(store_retried(ANOTHER))
         assert [event.told["status"] for event in await source.events(1)] == ["db_retrying"]
 
 
-# --- as long as it takes ----------------------------------------------------------------------------------------------
+# --- through failures and the end -------------------------------------------------------------------------------------
 
 
-async def test_heartbeats_come_however_short_connections_may_be_idle(
+async def test_heartbeats_come_however_briefly_connections_may_be_idle(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_module, "MAX_IDLE_SECONDS", 0.01)
@@ -371,7 +373,7 @@ async def test_heartbeats_come_however_short_connections_may_be_idle(
         assert len(await source.events(await daemon.commit(ONE))) > 0
 
 
-async def test_a_database_that_was_away_is_asked_again(short: Path) -> None:
+async def test_an_unavailable_database_is_read_again(short: Path) -> None:
     async with daemon_on(short) as daemon, listening(daemon.url) as source:
         daemon.journal_reader.is_away = True
         entries = await daemon.commit(ANOTHER, is_announced=False) + await daemon.commit(ONE)
@@ -381,7 +383,7 @@ async def test_a_database_that_was_away_is_asked_again(short: Path) -> None:
         assert len(await source.events(entries)) == entries
 
 
-async def test_a_database_that_cannot_be_read_any_more_ends_it_for_all(short: Path) -> None:
+async def test_a_damaged_database_ends_the_stream_for_all_readers(short: Path) -> None:
     with capture_logs() as lines:
         async with daemon_on(short) as daemon, listening(daemon.url) as source:
             daemon.journal_reader.is_broken = True
@@ -395,18 +397,18 @@ async def test_a_database_that_cannot_be_read_any_more_ends_it_for_all(short: Pa
     ]
 
 
-async def test_readers_hear_the_rest_and_end_when_the_daemon_does(short: Path) -> None:
+async def test_readers_get_the_rest_and_end_when_the_daemon_does(short: Path) -> None:
     async with AsyncExitStack() as readers:
         async with daemon_on(short) as daemon:
             sources = [await readers.enter_async_context(listening(daemon.url)) for _ in range(3)]
-            await sources[0].events(await daemon.commit(ONE))  # so that the next ones are not told at once
+            await sources[0].events(await daemon.commit(ONE))  # so that the next ones are not sent at once
             entries = await daemon.commit(*STREAMS)
             began = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - began < http_module.GRACE_SECONDS
         assert len(await sources[0].events()) == entries
 
 
-async def test_readers_hear_the_rest_even_where_it_takes_long_to_read(short: Path) -> None:
+async def test_readers_get_the_rest_even_where_it_takes_long_to_read(short: Path) -> None:
     async with AsyncExitStack() as readers:
         async with daemon_on(short, heartbeat_seconds=0.02) as daemon:
             source = await readers.enter_async_context(listening(daemon.url))
@@ -416,12 +418,12 @@ async def test_readers_hear_the_rest_even_where_it_takes_long_to_read(short: Pat
         assert len(await source.events()) == entries
 
 
-# --- who is cut off ---------------------------------------------------------------------------------------------------
+# --- who is disconnected ----------------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
-async def deaf(url: str) -> AsyncIterator[socket.socket]:
-    """Ask for everything, and take nothing of it."""
+async def unread_connection(url: str) -> AsyncIterator[socket.socket]:
+    """Open a connection that requests everything and reads nothing."""
     loop = asyncio.get_running_loop()
     with socket.socket() as connection:
         connection.setblocking(False)
@@ -432,7 +434,7 @@ async def deaf(url: str) -> AsyncIterator[socket.socket]:
         yield connection
 
 
-async def test_who_takes_nothing_is_cut_off_and_fills_no_memory(long: Path) -> None:
+async def test_a_reader_that_takes_nothing_is_disconnected_and_fills_no_memory(long: Path) -> None:
     readers = 20
     async with daemon_on(long, max_write_seconds=1.0, heartbeat_seconds=0.1) as daemon, AsyncExitStack() as stack:
         size = sum(len(event.data) for event in await everything(daemon))
@@ -440,7 +442,7 @@ async def test_who_takes_nothing_is_cut_off_and_fills_no_memory(long: Path) -> N
         with capture_logs() as lines:
             tracemalloc.start()
             for _ in range(readers):
-                await stack.enter_async_context(deaf(daemon.url))
+                await stack.enter_async_context(unread_connection(daemon.url))
             await daemon.has_readers(readers)
             await daemon.has_readers(0)
             _, peak = tracemalloc.get_traced_memory()
@@ -451,7 +453,7 @@ async def test_who_takes_nothing_is_cut_off_and_fills_no_memory(long: Path) -> N
             assert await source.events(await daemon.commit(ONE))
 
 
-async def test_there_is_room_for_so_many_readers_and_for_others_when_one_goes(short: Path) -> None:
+async def test_readers_beyond_the_limit_are_refused_until_one_disconnects(short: Path) -> None:
     async with daemon_on(short, heartbeat_seconds=0.05, max_readers=2) as daemon:
         async with (
             listening(daemon.url),
@@ -467,7 +469,7 @@ async def test_there_is_room_for_so_many_readers_and_for_others_when_one_goes(sh
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "parameter"),
     [
         ("last=501", "last"),
         ("last=-1", "last"),
@@ -479,18 +481,18 @@ async def test_there_is_room_for_so_many_readers_and_for_others_when_one_goes(sh
         ("streams=messenger:1", "streams"),
     ],
 )
-async def test_a_query_that_cannot_be_is_refused_and_told(short: Path, query: str, told: str) -> None:
+async def test_an_invalid_query_is_refused_with_its_parameter(short: Path, query: str, parameter: str) -> None:
     async with (
         daemon_on(short) as daemon,
         aiohttp.ClientSession() as session,
         session.get(f"{daemon.url}/api/events?{query}") as response,
     ):
         assert response.status == 400
-        assert f" {told}: " in (await response.json(content_type=None))["detail"]
+        assert f" {parameter}: " in (await response.json(content_type=None))["detail"]
 
 
 @pytest.mark.parametrize("place", ["x", "-1", "1.5", "9" * 30, "१"])
-async def test_a_place_that_cannot_be_is_refused_and_told(short: Path, place: str) -> None:
+async def test_an_invalid_last_event_id_is_refused(short: Path, place: str) -> None:
     async with (
         daemon_on(short) as daemon,
         aiohttp.ClientSession(headers={"Last-Event-ID": place}) as session,
@@ -500,7 +502,7 @@ async def test_a_place_that_cannot_be_is_refused_and_told(short: Path, place: st
         assert "Last-Event-ID" in (await response.json(content_type=None))["detail"]
 
 
-async def test_the_head_of_an_endless_answer_cannot_be_asked_for(short: Path) -> None:
+async def test_a_head_request_is_refused(short: Path) -> None:
     async with (
         daemon_on(short) as daemon,
         aiohttp.ClientSession() as session,
@@ -509,7 +511,7 @@ async def test_the_head_of_an_endless_answer_cannot_be_asked_for(short: Path) ->
         assert (response.status, response.headers["Allow"]) == (405, "GET")
 
 
-async def test_a_database_that_does_not_answer_is_told(short: Path) -> None:
+async def test_an_unavailable_database_is_reported(short: Path) -> None:
     async with daemon_on(short) as daemon, aiohttp.ClientSession() as session:
         daemon.journal_reader.is_away = True
         async with session.get(f"{daemon.url}/api/events") as response:

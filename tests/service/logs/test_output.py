@@ -1,6 +1,5 @@
 """Logs: one event a line, for a person, a machine or journald; never a secret; never in the way of the work."""
 
-import array
 import asyncio
 import gc
 import io
@@ -10,74 +9,23 @@ import os
 import pty
 import re
 import select
-import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
 
-import msgspec
 import pytest
 import structlog
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
-from logging_journald import JournaldTransport  # type: ignore[import-untyped]  # annotated, but ships no py.typed
 
-from milepost.service.logs.dedup import MAX_KINDS, Deduplicator
-from milepost.service.logs.output import Format, configure, logged, set_level
+from milepost.service.logs.output import Format, logged, set_level
 from milepost.service.logs.redaction import BLOT, MAX_ITEMS, MAX_TEXT_LENGTH, Redactor
-
-TOKEN = "tok|en/with+signs"
-log = structlog.get_logger()
-
-
-def configured(
-    format: Format = "console",  # noqa: A002  # the name of the setting
-    *,
-    level: str = "info",
-    redactor: Redactor | None = None,
-    stream: TextIO | None = None,
-    **environment: str,
-) -> TextIO:
-    stream = stream or io.StringIO()
-    configure(format, level, redactor or Redactor([TOKEN]), stream=stream, environment=environment)
-    return stream
-
-
-def configured_deduplicator(
-    format: Format = "console",  # noqa: A002  # the name of the setting
-    *,
-    redactor: Redactor | None = None,
-    stream: TextIO,
-    **environment: str,
-) -> Deduplicator:
-    """Configure as `configured` does, and return the deduplicator."""
-    return configure(format, "info", redactor or Redactor([TOKEN]), stream=stream, environment=environment)
-
-
-def journal_stream(stream: TextIO) -> str:
-    found = os.fstat(stream.fileno())
-    return f"{found.st_dev}:{found.st_ino}"
-
-
-def text(stream: TextIO) -> str:
-    assert isinstance(stream, io.StringIO)
-    return stream.getvalue()
-
-
-def objects(stream: TextIO) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text(stream).splitlines()]
-
-
-def fail(message: str) -> NoReturn:
-    raise ValueError(message)
+from service.logs.configured import TOKEN, configured, configured_deduplicator, fail, log, objects, text
 
 
 class TestConsole:
@@ -153,12 +101,12 @@ class TestRepeats:
         stream = io.StringIO()
         repeats = configured_deduplicator(stream=stream)
         for number in range(3):
-            log.warning("store away", stream=f"messenger:{number}", reason="the disk is full")
+            log.warning("rate limited", stream=f"messenger:{number}", reason="the disk is full")
         repeats.flush()
         first, rest = text(stream).splitlines()
-        assert first[19:] == " warn  store away     stream=messenger:0 reason='the disk is full'"
+        assert first[19:] == " warn  rate limited   stream=messenger:0 reason='the disk is full'"
         assert rest[19:].partition(" since=")[0] == (
-            " warn  store away     repeated=2 streams='messenger:1 messenger:2' reason='the disk is full'"
+            " warn  rate limited   repeated=2 streams='messenger:1 messenger:2' reason='the disk is full'"
         )
 
     def test_repeats_of_a_command_are_logged_at_its_end_however_it_ends(self) -> None:
@@ -210,7 +158,7 @@ class TestRepeats:
         repeats = configured_deduplicator("json", stream=stream)
         set_level("error")
         for _ in range(3):
-            log.warning("store away")
+            log.warning("rate limited")
         log.error("run stopped")
         repeats.flush()
         set_level("debug")
@@ -436,87 +384,12 @@ class TestStandardLibrary:
 
 
 class TestSecrets:
-    @pytest.mark.parametrize(
-        ("said", "left"),
-        [
-            (f"token {TOKEN}!", f"token {BLOT}!"),
-            ("after=tok%7Cen%2Fwith%2Bsigns&x=1", f"after={BLOT}&x=1"),
-            ("after=tok%7Cen/with%2Bsigns", f"after={BLOT}"),
-            ("https://h/x?access_token=unknown&a=1", f"https://h/x?access_token={BLOT}&a=1"),
-            ("next%3Faccess_token%3Dunknown", f"next%3Faccess_token%3D{BLOT}"),
-            ("?appsecret_proof=00ff", f"?appsecret_proof={BLOT}"),
-            ('{"access_token":"unknown","id":"1"}', f'{{"access_token":"{BLOT}","id":"1"}}'),
-            ('{\\"access_token\\":\\"unknown\\"}', f'{{\\"access_token\\":\\"{BLOT}\\"}}'),
-            ("Authorization: Bearer abc", f"Authorization: Bearer {BLOT}"),
-            ("<CIMultiDict('Authorization': 'Bearer abc')>", f"<CIMultiDict('Authorization': 'Bearer {BLOT}')>"),
-            ("(b'Authorization', b'Bearer abc')", f"(b'Authorization', b'Bearer {BLOT}')"),
-            ("sent Bearer 0123456789abcdef", f"sent Bearer {BLOT}"),
-            ("postgresql://milepost:pw@db/x", f"postgresql://milepost:{BLOT}@db/x"),
-            ("a EAABsbCS1iHgBAKZC0123456789abcdef b", f"a {BLOT} b"),
-            (
-                "https://scontent.fbcdn.net/v/1.jpg?x=1&oh=00_AfA&oe=65",
-                f"https://scontent.fbcdn.net/v/1.jpg?x=1&oh={BLOT}&oe=65",
-            ),
-        ],
-    )
-    def test_secrets_are_blotted_out_of_texts(self, said: str, left: str) -> None:
-        assert Redactor([TOKEN]).redact(said) == left
-
-    @pytest.mark.parametrize(
-        "said",
-        [
-            "pages[0].access_token: is empty; it must hold the secret",
-            "stopped for authorization: the token has expired",
-            "a Bearer token is missing",
-            "postgresql://db:5432/x",
-            "2026-11-23 21:40:01 info",
-        ],
-    )
-    def test_prose_about_secrets_is_left_alone(self, said: str) -> None:
-        assert Redactor([TOKEN]).redact(said) == said
-
-    @pytest.mark.parametrize(
-        ("secret", "spelt"),
-        [
-            ("from-a-file\n", "from-a-file"),
-            ("pass word", "pass+word"),
-            ("pass word", "pass%20word"),
-            ("a/b c/d", "a%2Fb%20c%2Fd"),
-            ('pä"ssword', r"p\u00e4\"ssword"),
-            ('pä"ssword', r"pä\"ssword"),
-            (r"pä'\ssword", r"pä'\\ssword"),
-        ],
-    )
-    def test_secrets_are_recognised_as_urls_json_and_reprs_spell_them(self, secret: str, spelt: str) -> None:
-        assert Redactor([secret]).redact(f"({spelt})") == f"({BLOT})"
-
-    def test_short_secrets_are_ignored(self) -> None:
-        assert Redactor(["", "   ", "abcde"]).redact("abcde  fghij") == "abcde  fghij"
-
-    def test_a_secret_that_contains_another_leaves_no_rest(self) -> None:
-        assert Redactor(["secret", "secret-and-more"]).redact("secret-and-more secret") == f"{BLOT} {BLOT}"
-
     def test_a_secret_learnt_later_is_blotted_out_and_so_is_the_old_one(self) -> None:
         redactor = Redactor([TOKEN])
         stream = configured(redactor=redactor)
         redactor.learn("brand-new-token")
         log.info("reloaded", old=TOKEN, new="brand-new-token")
         assert text(stream).endswith(f"old={BLOT} new={BLOT}\n")
-
-    def test_the_repr_of_the_redactor_shows_no_secret(self) -> None:
-        assert TOKEN not in repr(Redactor([TOKEN]))
-
-    @given(secret=st.text(min_size=6).map(str.strip).filter(lambda secret: len(secret) >= 6))
-    def test_any_secret_is_blotted_out_anywhere(self, secret: str) -> None:
-        class Holder(msgspec.Struct):
-            token: str
-
-        assume(secret not in f"x {BLOT} y")
-        cleaned = Redactor([secret]).clean([f"x {secret} y", {secret: 1}, secret.encode(), Holder(secret)])
-        assert isinstance(cleaned, list)
-        for left in cleaned:
-            assert BLOT in str(left)
-            assert secret not in str(left)
 
     @pytest.mark.parametrize("format", ["console", "json"])
     def test_no_value_key_or_traceback_holds_a_secret(self, format: Format) -> None:  # noqa: A002
@@ -665,222 +538,3 @@ class TestAStreamThatFails:
         writer.join(timeout=10)
         assert not writer.is_alive()
         assert [line.split()[-1] for line in text(stream).splitlines()] == ["inner", "outer"]
-
-
-class TestJournal:
-    @pytest.fixture
-    def journald(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-        path = tmp_path / "socket"
-        monkeypatch.setattr(JournaldTransport, "SOCKET_PATH", path)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-            receiver.bind(str(path))
-            receiver.settimeout(5)
-            yield receiver
-
-    @pytest.fixture
-    def stderr(self, tmp_path: Path) -> Iterator[TextIO]:
-        with (tmp_path / "stderr").open("w+", encoding="utf-8") as stream:
-            found = os.fstat(stream.fileno())
-            configured("auto", stream=stream, JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
-            yield stream
-
-    @staticmethod
-    def entry(receiver: socket.socket) -> dict[str, str]:
-        """Read one entry as journald would (systemd.io, "Native Journal Protocol")."""
-        size = array.array("i").itemsize
-        data, ancillary, _, _ = receiver.recvmsg(1 << 20, socket.CMSG_SPACE(size))
-        for _, _, raw in ancillary:
-            with os.fdopen(struct.unpack("i", raw[:size])[0], "rb") as sealed:
-                sealed.seek(0)
-                data = sealed.read()
-        fields: dict[str, str] = {}
-        while data:
-            line, _, data = data.partition(b"\n")
-            name, equals, value = line.partition(b"=")
-            if not equals:
-                (length,) = struct.unpack("<Q", data[:8])
-                value, data = data[8 : 8 + length], data[8 + length + 1 :]
-            before = fields.get(name.decode())
-            fields[name.decode()] = value.decode() if before is None else f"{before} | {value.decode()}"
-        return fields
-
-    def test_an_entry_has_its_fields(self, journald: socket.socket, stderr: TextIO) -> None:
-        structlog.contextvars.bind_contextvars(stream="messenger:123", run="01J", batch=7)
-        log.warning("batch failed", inserted=0, error=TimeoutError("30 s"), ids=["a", 1], nothing=None)
-        entry = self.entry(journald)
-        assert int(entry.pop("CODE_LINE")) > 0
-        assert entry == {
-            "PRIORITY": "4",
-            "SYSLOG_IDENTIFIER": "milepost",
-            "CODE_FILE": __file__,
-            "CODE_FUNC": "test_an_entry_has_its_fields",
-            "MESSAGE": "batch failed stream=messenger:123 run=01J batch=7 inserted=0 error='TimeoutError: 30 s'"
-            """ ids='["a",1]' nothing=null""",
-            "MILEPOST_EVENT": "batch failed",
-            "MILEPOST_STREAM": "messenger:123",
-            "MILEPOST_RUN": "01J",
-            "MILEPOST_BATCH": "7",
-            "MILEPOST_INSERTED": "0",
-            "MILEPOST_ERROR": "TimeoutError: 30 s",
-            "MILEPOST_IDS": '["a",1]',
-        }
-        assert stderr.read() == ""
-
-    @pytest.mark.parametrize(
-        ("level", "priority"), [("debug", "7"), ("info", "6"), ("warning", "4"), ("error", "3"), ("critical", "2")]
-    )
-    def test_levels_become_priorities(self, journald: socket.socket, stderr: TextIO, level: str, priority: str) -> None:
-        found = os.fstat(stderr.fileno())
-        configured("auto", level="debug", stream=stderr, JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
-        getattr(log, level)("x")
-        assert self.entry(journald)["PRIORITY"] == priority
-
-    def test_a_number_of_streams_is_a_field_of_its_own_and_names_none(
-        self, journald: socket.socket, stderr: TextIO
-    ) -> None:
-        configured("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
-        log.info("started", streams=4)
-        entry = self.entry(journald)
-        assert (entry["MESSAGE"], entry["MILEPOST_STREAMS"]) == ("started streams=4", "4")
-        assert "MILEPOST_STREAM" not in entry
-
-    def test_a_line_for_many_repeats_is_found_by_each_of_its_streams(
-        self, journald: socket.socket, stderr: TextIO
-    ) -> None:
-        repeats = configured_deduplicator("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
-        for number in range(8):
-            log.warning("store away", stream=f"messenger:{number}", run=f"run-{number}", reason="the disk is full")
-        self.entry(journald)
-        repeats.flush()
-        entry = self.entry(journald)
-        assert int(entry.pop("CODE_LINE")) > 0
-        since = entry.pop("MILEPOST_SINCE")
-        assert entry == {
-            "PRIORITY": "4",
-            "SYSLOG_IDENTIFIER": "milepost",
-            "CODE_FILE": __file__,
-            "CODE_FUNC": "test_a_line_for_many_repeats_is_found_by_each_of_its_streams",
-            "MESSAGE": "store away repeated=7"
-            " streams='messenger:1 messenger:2 messenger:3 messenger:4 messenger:5 and 2 more'"
-            f" reason='the disk is full' since={since}",
-            "MILEPOST_EVENT": "store away",
-            "MILEPOST_STREAM": " | ".join(f"messenger:{number}" for number in range(1, 8)),
-            "MILEPOST_REASON": "the disk is full",
-            "MILEPOST_REPEATED": "7",
-        }
-
-    def test_a_line_for_the_repeats_of_one_run_has_its_stream_and_run(
-        self, journald: socket.socket, stderr: TextIO
-    ) -> None:
-        repeats = configured_deduplicator("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
-        structlog.contextvars.bind_contextvars(stream="messenger:123", run="01J")
-        for attempts in range(3):
-            log.warning("store away", reason="the disk is full", attempts=attempts)
-        structlog.contextvars.bind_contextvars(stream="messenger:456", run="another's")
-        self.entry(journald)
-        repeats.flush()
-        entry = self.entry(journald)
-        assert (entry["MILEPOST_STREAM"], entry["MILEPOST_RUN"]) == ("messenger:123", "01J")
-        assert "MILEPOST_ATTEMPTS" not in entry, "which differs"
-
-    def test_a_line_for_many_kinds_has_no_call_site(self, journald: socket.socket, stderr: TextIO) -> None:
-        repeats = configured_deduplicator("auto", stream=stderr, JOURNAL_STREAM=journal_stream(stderr))
-        for number in range(MAX_KINDS + 1):
-            log.warning("from here", number=number, reason=number)
-            self.entry(journald)
-        log.warning("from there", reason="another")
-        log.warning("from elsewhere", reason="another")
-        repeats.flush()
-        entry = self.entry(journald)
-        assert "CODE_LINE" not in entry
-        assert entry["MILEPOST_EVENT"] == "more of many kinds"
-
-    def test_a_record_of_the_standard_library_keeps_its_call_site(
-        self, journald: socket.socket, stderr: TextIO
-    ) -> None:
-        logging.getLogger("aiohttp").warning("slow")
-        entry = self.entry(journald)
-        assert entry["CODE_FILE"] == __file__
-        assert entry["CODE_FUNC"] == "test_a_record_of_the_standard_library_keeps_its_call_site"
-        assert entry["MILEPOST_LOGGER"] == "aiohttp"
-
-    def test_no_value_can_forge_a_field_and_no_field_has_a_secret(
-        self, journald: socket.socket, stderr: TextIO
-    ) -> None:
-        log.error("a\nPRIORITY=0\n%s", TOKEN, **{"odd key=é\n": f"x\nMILEPOST_RUN=forged\n{TOKEN}"})
-        entry = self.entry(journald)
-        assert entry["PRIORITY"] == "3"
-        assert "MILEPOST_RUN" not in entry
-        assert entry["MILEPOST_ODD_KEY___"] == f"x\nMILEPOST_RUN=forged\n{BLOT}"
-        assert "\n" not in entry["MESSAGE"]
-        assert TOKEN not in str(entry)
-
-    def test_a_traceback_is_part_of_the_message_and_a_field(self, journald: socket.socket, stderr: TextIO) -> None:
-        try:
-            fail("x")
-        except ValueError:
-            log.exception("bug")
-        entry = self.entry(journald)
-        assert entry["MESSAGE"].splitlines()[:2] == ["bug", "    Traceback (most recent call last):"]
-        assert entry["MILEPOST_EXCEPTION"].endswith("ValueError: x")
-
-    def test_an_entry_too_large_for_a_datagram_arrives(self, journald: socket.socket, stderr: TextIO) -> None:
-        log.info("large", items=["x" * 10_000] * 90)
-        assert len(self.entry(journald)["MILEPOST_ITEMS"]) > 900_000
-
-    def test_without_journald_lines_have_the_priority_before_them(
-        self, journald: socket.socket, stderr: TextIO, tmp_path: Path
-    ) -> None:
-        journald.close()
-        try:
-            fail("x")
-        except ValueError:
-            log.exception("bug", batch=7)
-        log.info("next")
-        lines = (tmp_path / "stderr").read_text("utf-8").splitlines()
-        assert lines[:2] == ["<3>bug batch=7", "<3>    Traceback (most recent call last):"]
-        assert lines[-2:] == ["<3>    ValueError: x", "<6>next"]
-
-    def test_with_journald_asleep_the_work_goes_on(
-        self, journald: socket.socket, stderr: TextIO, tmp_path: Path
-    ) -> None:
-        for number in range(5000):
-            log.info("burst", number=number)
-        written = (tmp_path / "stderr").read_text("utf-8").splitlines()
-        assert written[-1] == "<6>burst number=4999"
-        assert self.entry(journald)["MILEPOST_NUMBER"] == "0"
-
-    def test_a_journald_that_comes_back_is_used_again(
-        self, journald: socket.socket, stderr: TextIO, tmp_path: Path
-    ) -> None:
-        journald.close()
-        (tmp_path / "socket").unlink()
-        log.info("away")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-            receiver.bind(str(tmp_path / "socket"))
-            log.info("back")
-            assert self.entry(receiver)["MESSAGE"] == "back"
-
-    def test_lines_lost_on_both_ways_are_counted_once(self, journald: socket.socket, tmp_path: Path) -> None:
-        with Path("/dev/full").open("w", encoding="utf-8") as stderr:
-            found = os.fstat(stderr.fileno())
-            configured("auto", stream=stderr, JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
-            (tmp_path / "socket").rename(tmp_path / "away")
-            log.info("lost")
-            (tmp_path / "away").rename(tmp_path / "socket")
-            log.info("told")
-            log.info("healed")
-        assert self.entry(journald)["MILEPOST_LOG_LINES_LOST"] == "1"
-        assert "MILEPOST_LOG_LINES_LOST" not in self.entry(journald)
-
-    def test_no_field_has_a_name_too_long_for_journald(self, journald: socket.socket, stderr: TextIO) -> None:
-        log.info("x", **{"k" * 100: 1})
-        assert max(map(len, self.entry(journald))) == 64
-
-    def test_json_and_console_are_used_where_they_are_set(
-        self, journald: socket.socket, stderr: TextIO, tmp_path: Path
-    ) -> None:
-        found = os.fstat(stderr.fileno())
-        configured("json", stream=stderr, JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
-        log.info("x")
-        assert json.loads((tmp_path / "stderr").read_text("utf-8"))["event"] == "x"

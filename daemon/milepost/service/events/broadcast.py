@@ -127,6 +127,7 @@ class Broadcast:
         try:
             while await recent.advance():
                 self._strike(())
+                await asyncio.sleep(0)  # encoding from memory never waits, and must not hold up the work
         except StoreAway:  # tried again at the next beat
             self._has_news.set()
         self._strike([encoded(live_message(notice, self._now())) for notice in unrecorded.values()])

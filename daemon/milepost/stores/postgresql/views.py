@@ -1,7 +1,7 @@
 """Views of the tables in another schema, for whoever may read the tables, and for nobody else.
 
-A view of ours is told apart by the catalog: it has one of our names, belongs to whom the table belongs, and selects all
-of its columns, in their order, from that table and from no other.
+A view of ours is recognised by the catalog: it has one of our names and the owner of the table, and selects all of its
+columns, in their order, from that table and no other.
 """
 
 import psycopg
@@ -19,7 +19,7 @@ SHOWN = ("contacts", "conversations", "contact_interaction_events", "runs")
 SHOWN_BEFORE = ("checkpoints", "dead_letters")  # by earlier versions
 DEFAULT_SCHEMA = "public"  # the only one in earlier versions
 
-# What has such a name, whether it is ours, and whether it reads with the rights of whoever asks it.
+# What has such a name, whether it is ours, and whether it reads with the privileges of whoever queries it.
 FOUND = """
 SELECT
     relname,
@@ -37,23 +37,23 @@ SELECT
     ),
     'security_invoker=true' = ANY (coalesce(reloptions, '{}'))
 FROM pg_class CROSS JOIN LATERAL (SELECT to_regclass(format('%%I.%%I', %(schema)s::text, relname))::oid AS oid) AS shown
-WHERE relnamespace = to_regnamespace(%(place)s) AND relname = ANY (%(names)s)
+WHERE relnamespace = to_regnamespace(%(view_schema)s) AND relname = ANY (%(names)s)
 """
 
 
 async def show_views(connection: Connection, dsn: Dsn) -> None:
-    """Show the tables in the schema `store.views`, and take away our views that are not wanted there or in `public`.
+    """Create the views in the schema `store.views`, and drop those of ours that are not wanted there or in `public`.
 
-    Runs inside a transaction. Raises StoreRefused where something else has such a name.
+    The caller begins the transaction and ends it. Raises StoreRefused if something else has such a name.
     """
     for schema in {dsn.views, DEFAULT_SCHEMA} - {"", dsn.schema}:
-        asked = {"schema": dsn.schema, "place": schema, "names": [*SHOWN, *SHOWN_BEFORE]}
-        found = await connection.execute(FOUND, asked)
+        parameters = {"schema": dsn.schema, "view_schema": schema, "names": [*SHOWN, *SHOWN_BEFORE]}
+        found = await connection.execute(FOUND, parameters)
         there = {name: (bool(is_ours), bool(is_safe)) for name, is_ours, is_safe in await found.fetchall()}
         shown = SHOWN if schema == dsn.views else ()
         for name, (is_ours, _) in there.items():
             if is_ours and name not in shown:
-                await _take_away(connection, schema, name)
+                await _drop(connection, schema, name)
         for name in shown:
             is_ours, is_safe = there.get(name, (True, False))
             if not is_ours:
@@ -61,21 +61,21 @@ async def show_views(connection: Connection, dsn: Dsn) -> None:
                     f"{schema}.{name} in {dsn.name} is not Milepost's, and so cannot be shown as a view",
                     hint="rename it, or name another schema in store.views",
                 )
-            await _show(connection, dsn, name, is_new=not is_safe)
+            await _create(connection, dsn, name, is_new=not is_safe)
 
 
-async def _show(connection: Connection, dsn: Dsn, name: str, *, is_new: bool) -> None:
-    """Make a view, or make it anew, as its table may have more columns by now; the grants of a safe one stay."""
-    make = sql.SQL("CREATE OR REPLACE VIEW {} WITH (security_invoker = true) AS SELECT * FROM {}").format(
+async def _create(connection: Connection, dsn: Dsn, name: str, *, is_new: bool) -> None:
+    """Create or replace a view, as its table may have more columns by now; the grants of a safe one stay."""
+    statement = sql.SQL("CREATE OR REPLACE VIEW {} WITH (security_invoker = true) AS SELECT * FROM {}").format(
         sql.Identifier(dsn.views, name), sql.Identifier(dsn.schema, name)
     )
-    await connection.execute(make)
+    await connection.execute(statement)
     if is_new:
         await make_private(connection, dsn.views, name)
 
 
-async def _take_away(connection: Connection, schema: str, name: str) -> None:
-    """Drop a view; where others are made of it, have it give nothing to anybody who may not read the table."""
+async def _drop(connection: Connection, schema: str, name: str) -> None:
+    """Drop a view or, if others depend on it, close it to everybody who may not read the table."""
     view = sql.Identifier(schema, name)
     try:
         async with connection.transaction():

@@ -6,22 +6,10 @@ from datetime import timedelta
 import pytest
 
 from kit.builders import DEAD_TOKEN, NETWORK, NOON, RATE_LIMIT, STREAM, at, given, run_started, sweep_started, walking
-from milepost.cli.summary_table import rendered
+from milepost.cli.sync import rendered
+from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, Run
-from milepost.core.events import (
-    BatchFailed,
-    BatchStored,
-    DeadLetterOpened,
-    Event,
-    Mode,
-    RateLimited,
-    Reason,
-    RunEnded,
-    RunStatus,
-    Stage,
-    SweepCompleted,
-    Tally,
-)
+from milepost.core.events import Mode, Reason, RunEnded, RunStatus, Stage, Tally
 from milepost.core.model import Scope
 from milepost.core.ports import RunResult
 from milepost.core.problems import Problem, ProblemKind
@@ -38,12 +26,12 @@ DONE = Run(
 )
 PAUSED = Run("r_2", NOON, status=RunStatus.PAUSED, reason=Reason.BATCH_LIMIT, ended_at=NOON, tally=Tally(batches=10))
 
-READ = (run_started(), sweep_started(), BatchStored(walking("c1"), Tally(batches=1, inserted=50)))
-LIMITED = RateLimited(Scope.PAGE, 1, NOON, at(7500), RATE_LIMIT)
+READ = (run_started(), sweep_started(), events.BatchStored(walking("c1"), Tally(batches=1, inserted=50)))
+LIMITED = events.RateLimited(Scope.PAGE, 1, NOON, at(7500), RATE_LIMIT)
 
 
-def told(*checkpoints: Checkpoint, of_run: bool = True) -> list[str]:
-    """Give the lines below the totals, for streams that stand at these checkpoints after a sync."""
+def explanations(*checkpoints: Checkpoint, of_run: bool = True) -> list[str]:
+    """Return the lines below the totals, for streams with these checkpoints after a sync."""
     around = ConditionContext(NOON, False, 300.0, 50, rate_limits_of(checkpoints))
     conditions = {each.stream: condition(each, around) for each in checkpoints}
     results = [RunResult(each.stream, each.run if of_run else None) for each in checkpoints]
@@ -51,8 +39,8 @@ def told(*checkpoints: Checkpoint, of_run: bool = True) -> list[str]:
     return lines[lines.index("") + 3 :]
 
 
-def after(*events: Event, stream: str = STREAM.key) -> Checkpoint:
-    return given(*READ, *events, after=Checkpoint(stream))
+def after(*happened: events.Event, stream: str = STREAM.key) -> Checkpoint:
+    return given(*READ, *happened, after=Checkpoint(stream))
 
 
 def table(*results: RunResult) -> list[str]:
@@ -76,37 +64,37 @@ def test_columns_are_aligned() -> None:
     assert len({len(line) for line in lines}) == 1
 
 
-def test_what_is_complete_needs_no_words() -> None:
-    assert told(after(SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))) == []
+def test_a_complete_stream_has_no_explanation() -> None:
+    assert explanations(after(events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))) == []
 
 
 @pytest.mark.parametrize(
-    ("events", "lines"),
+    ("happened", "lines"),
     [
         (
             [RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("c1"))],
-            [f"{STREAM.key}: batch limit; the next sync goes on there"],
+            [f"{STREAM.key}: batch limit; the next sync continues there"],
         ),
         (
             [LIMITED, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, walking("c1"), problem=RATE_LIMIT)],
             [
                 f"{STREAM.key}: waits for the page's rate limit until 14:05 UTC: it went wrong (code 613)",
-                "  → nothing to do: it continues when the limit is over; further calls would prolong it",
+                "  → nothing to do: it goes on by itself when the limit is over; calling on would prolong it",
             ],
         ),
         (
             [
-                DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str"),
-                SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, dead_lettered=1)),
+                events.DeadLetterOpened("dl_1", Stage.FETCH, "t_bad", "id: expected str"),
+                events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, dead_lettered=1)),
             ],
             [
-                f"{STREAM.key}: complete, but for some dead letters",
+                f"{STREAM.key}: complete, but with dead letters",
                 f"  → {OPEN_DEAD_LETTERS}",
             ],
         ),
         (
             [
-                BatchFailed(Stage.FETCH, 3, NETWORK),
+                events.BatchFailed(Stage.FETCH, 3, NETWORK),
                 RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=NETWORK),
             ],
             [
@@ -117,28 +105,30 @@ def test_what_is_complete_needs_no_words() -> None:
     ],
     ids=["batch limit", "rate limit", "dead letters", "failed"],
 )
-def test_what_is_not_complete_says_why_until_when_and_what_to_do(events: Sequence[Event], lines: list[str]) -> None:
-    assert told(after(*events)) == lines
+def test_an_incomplete_stream_says_why_until_when_and_what_to_do(
+    happened: Sequence[events.Event], lines: list[str]
+) -> None:
+    assert explanations(after(*happened)) == lines
 
 
-def test_a_stopped_stream_says_what_has_to_be_mended() -> None:
-    why, advice = told(after(RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN)))
+def test_a_stopped_stream_says_what_has_to_be_fixed() -> None:
+    why, advice = explanations(after(RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN)))
     assert why == f"{STREAM.key}: authorization: it went wrong (code 190)"
     assert "give page 1234567890 a new access_token" in advice
 
 
-def test_a_stream_that_was_not_worked_because_another_met_a_limit_says_so() -> None:
+def test_a_stream_held_up_by_the_limit_of_another_says_so() -> None:
     limited = after(LIMITED, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT))
-    lines = told(limited, Checkpoint(f"instagram:{STREAM.page_id}"), of_run=False)
-    assert f"instagram:{STREAM.page_id}: waits for the page's rate limit (met by {STREAM.key}) until" in lines[2]
+    lines = explanations(limited, Checkpoint(f"instagram:{STREAM.page_id}"), of_run=False)
+    assert f"instagram:{STREAM.page_id}: waits for the page's rate limit (which {STREAM.key} met) until" in lines[2]
 
 
-def test_an_error_is_told_on_its_line() -> None:
+def test_an_error_is_shown_on_its_line() -> None:
     lines = table(RunResult("messenger:3", None, error="the disk is full\n\x1b[2J(make room)"))
     assert "messenger:3: the disk is full [2J(make room)" in lines
 
 
-def test_what_others_wrote_stays_on_its_line() -> None:
+def test_foreign_text_stays_on_its_line() -> None:
     foul = Problem(ProblemKind.API, "first\n\x1b[31msecond", code=190)
-    lines = told(after(RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=foul)))
+    lines = explanations(after(RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=foul)))
     assert lines[0] == f"{STREAM.key}: authorization: first [31msecond (code 190)"
