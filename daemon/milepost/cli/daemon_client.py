@@ -106,7 +106,7 @@ def _url(host: str, port: int) -> str:
     return f"http://{host}:{port}" if address.version == 4 else f"http://[{host}]:{port}"
 
 
-def _request(command: DeadLetterCommand) -> tuple[str, Nothing | Discarding]:
+def _request(command: DeadLetterCommand) -> tuple[str, Nothing | DiscardBody]:
     match command:
         case Redrive():
             return "redrive", Nothing()

@@ -22,7 +22,7 @@ from milepost.engine.interrupt import Stop, stopping_on_signals
 from milepost.engine.mailbox import CommandDeferred
 from milepost.reporting.humanize import ahead, on_one_line
 from milepost.reporting.summary import ExitCode, most_serious
-from milepost.reporting.views import ActionOutcome, ActionResult, accepted, closed, held, outcome_of, refused
+from milepost.reporting.views import ActionOutcome, ActionResult, accepted, closed, held, refused, result_of
 from milepost.settings import Settings
 from milepost.stores.open import is_at_work, open_reader
 
@@ -75,7 +75,7 @@ async def _here(parts: Parts, command: DeadLetterCommand) -> ActionResult:
     if not before:  # closed meanwhile, by the redrive of another dead letter of the same conversation
         return closed(command.dead_letter_id)
     try:
-        return outcome_of(before[0].dead_letter, await parts.supervisor.do(command))
+        return result_of(before[0].dead_letter, await parts.supervisor.do(command))
     except CommandDeferred as why:
         return held(before[0].dead_letter, why)
     except (StoreAway, StoreRefused):
