@@ -10,9 +10,9 @@ from pydantic.fields import FieldInfo
 
 from milepost.settings import Settings
 from milepost.settings.diff import is_live
-from milepost.settings.durations import format_duration
 from milepost.settings.messages import allowed, section_in
 from milepost.settings.model import Section, key_of
+from milepost.settings.types import format_duration
 
 PAGE = Path(__file__).parent / "configuration.md"
 BEGINNING, END = "<!-- generated from the model: begin -->", "<!-- generated from the model: end -->"

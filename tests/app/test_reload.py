@@ -33,7 +33,7 @@ def fresh_logging() -> Iterator[None]:
 async def test_a_page_that_is_no_longer_listed_is_dropped_and_the_others_stay() -> None:
     async with trial_of(page_of(BAKERY), page_of(BICYCLES)) as trial:
         reloaded = await trial.reload(page_of(BICYCLES))
-        assert reloaded == Reload(live=("pages", "discover_pages"))
+        assert reloaded == Reload(live=("source.discover_pages", "pages"))
         assert trial.supervisor.streams == (OF_BICYCLES,)
 
 

@@ -67,7 +67,7 @@ class Trial:
             "streams": supervisor.streams,
             "calls": (registry.calls_per_second, client.request_timeout_seconds, client._app_secret),
             "manager": registry._manager.token,
-            "discovers": self.reloader.settings.discover_pages,
+            "discovers": self.reloader.settings.source.discover_pages,
             "floor": self.engine.rate_limits.floor_seconds,
             "level": logging.getLogger().level,
         }
@@ -109,8 +109,8 @@ def settings_with(
         }
         for page in pages
     )
-    sections = {"discover_pages": discover_pages, "source": {"kind": "facebook", **source}}
-    return Settings.model_validate({**sections, "pages": listed})
+    keys = {"kind": "facebook", "discover_pages": discover_pages, **source}
+    return Settings.model_validate({"source": keys, "pages": listed})
 
 
 def manager_of(simulator: SimulatorServer) -> dict[str, object]:

@@ -112,9 +112,13 @@ def simulator(faults: FaultPlan = CALM, app_secret: str = "") -> SimulatorServer
 
 def settings(base_url: str, *pages: PageSettings, app_secret: str = "", manager_token: str = "") -> Settings:
     source = SourceSettings(
-        kind="facebook", base_url=base_url, app_secret=SecretStr(app_secret), access_token=SecretStr(manager_token)
+        kind="facebook",
+        base_url=base_url,
+        app_secret=SecretStr(app_secret),
+        access_token=SecretStr(manager_token),
+        discover_pages=bool(manager_token),
     )
-    return Settings(source=source, pages=pages, discover_pages=bool(manager_token))
+    return Settings(source=source, pages=pages)
 
 
 def page(id_: str, token: str, name: str = "") -> PageSettings:
@@ -182,7 +186,7 @@ async def test_the_pages_that_would_be_discovered_are_listed() -> None:
         code, lines = await tried(settings(server.base_url, manager_token=server.world.user_token))
         names = ", ".join(f"{each.id} ({each.name})" for each in server.pages)
     assert code is ExitCode.COMPLETE
-    assert lines == [f"discover_pages: source.access_token manages 2 pages: {names}"]
+    assert lines == [f"source.discover_pages: source.access_token manages 2 pages: {names}"]
 
 
 async def test_a_manager_without_pages_is_reported() -> None:
@@ -191,7 +195,7 @@ async def test_a_manager_without_pages_is_reported() -> None:
             server.world.access.unmanage(each.id)
         code, lines = await tried(settings(server.base_url, manager_token=server.world.user_token))
     assert code is ExitCode.WITH_ERRORS
-    assert lines == ["discover_pages: source.access_token works, but manages no page"]
+    assert lines == ["source.discover_pages: source.access_token works, but manages no page"]
 
 
 async def test_a_dead_token_of_the_manager_is_reported() -> None:

@@ -1,4 +1,4 @@
-"""The queue of turns, on a real server: each is one worker's, and none stays with a worker that is gone."""
+"""Leases on a real server: each belongs to one worker, and none stays with a worker that is gone."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ import pytest
 from kit.pgbouncer import needs_pgbouncer, pooled
 from kit.postgres import Database
 from milepost.core.errors import StoreAway
-from milepost.fleet.leases import Lease, StreamLeases, open_queue
+from milepost.fleet.leases import Lease, StreamLeases, open_leases
 from milepost.stores.postgresql.connection import connected
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.notify import ALIVE_SECONDS, are_at_work
@@ -21,34 +21,34 @@ BOTH = (BAKERY, BICYCLES)
 
 
 @asynccontextmanager
-async def queue_of(store_url: StoreUrl) -> AsyncIterator[StreamLeases]:
+async def leases_of(store_url: StoreUrl) -> AsyncIterator[StreamLeases]:
     """Join as a worker would."""
     sql = load_statements("postgresql") | load_statements("postgresql", "queue")
-    async with connected(dsn_of(store_url), sql) as database, open_queue(database) as queue:
-        yield queue
+    async with connected(dsn_of(store_url), sql) as database, open_leases(database) as leases:
+        yield leases
 
 
 @pytest.fixture
 async def ours(database: Database) -> AsyncIterator[StreamLeases]:
-    async with queue_of(database.store_url) as queue:
-        yield queue
+    async with leases_of(database.store_url) as leases:
+        yield leases
 
 
 @pytest.fixture
 async def theirs(database: Database, ours: StreamLeases) -> AsyncIterator[StreamLeases]:
-    del ours  # joins first, and so made the tables
-    async with queue_of(database.store_url) as queue:
-        yield queue
+    del ours  # joins first, and so creates the tables
+    async with leases_of(database.store_url) as leases:
+        yield leases
 
 
-async def taken(queue: StreamLeases, *streams: str) -> Lease:
-    lease = await queue.take(streams)
+async def taken(leases: StreamLeases, *streams: str) -> Lease:
+    lease = await leases.take(streams)
     assert lease is not None
     return lease
 
 
 def fall_silent(database: Database, lease: Lease) -> None:
-    """Let the worker that has the turn have given no sign of life for too long."""
+    """Age the last heartbeat of the worker that has the lease."""
     database.sql(
         "UPDATE procrastinate_workers SET last_heartbeat = now() - make_interval(secs => %s) WHERE id = %s",
         ALIVE_SECONDS + 1,
@@ -61,7 +61,7 @@ def jobs(database: Database) -> list[tuple[str, str]]:
     return [(stream, status) for stream, status in found]
 
 
-async def test_a_stream_that_is_offered_by_several_is_one_turn_of_one_worker(
+async def test_a_stream_offered_by_several_is_leased_once_to_one_worker(
     ours: StreamLeases, theirs: StreamLeases
 ) -> None:
     await asyncio.gather(*(queue.offer(BOTH) for queue in (ours, theirs, ours, theirs)))
@@ -73,7 +73,7 @@ async def test_a_stream_that_is_offered_by_several_is_one_turn_of_one_worker(
     assert await ours.take(BOTH) is None
 
 
-async def test_nothing_is_left_of_a_turn_that_is_over_and_the_stream_has_another(
+async def test_nothing_is_left_of_an_ended_lease_and_the_stream_can_have_another(
     database: Database, ours: StreamLeases, theirs: StreamLeases
 ) -> None:
     await ours.offer([BAKERY])
@@ -83,13 +83,13 @@ async def test_nothing_is_left_of_a_turn_that_is_over_and_the_stream_has_another
     assert (await taken(ours, BAKERY)).stream == BAKERY
 
 
-async def test_a_worker_takes_only_streams_that_it_knows_and_is_free_for(ours: StreamLeases) -> None:
+async def test_a_worker_takes_only_the_streams_that_it_names(ours: StreamLeases) -> None:
     await ours.offer([BAKERY])
     assert await ours.take([BICYCLES]) is None
     assert await ours.take([]) is None
 
 
-async def test_the_turns_of_a_worker_that_fell_silent_are_given_to_others(
+async def test_the_leases_of_a_silent_worker_are_released_to_others(
     database: Database, ours: StreamLeases, theirs: StreamLeases
 ) -> None:
     await ours.offer(BOTH)
@@ -101,7 +101,7 @@ async def test_the_turns_of_a_worker_that_fell_silent_are_given_to_others(
     assert (await taken(theirs, BAKERY)).job_id == lost.job_id
 
 
-async def test_who_was_taken_for_dead_comes_back_as_another_and_ends_no_turn_of_others(
+async def test_a_worker_declared_dead_returns_under_a_new_id_and_ends_no_lease_of_others(
     database: Database, ours: StreamLeases, theirs: StreamLeases
 ) -> None:
     await ours.offer(BOTH)
@@ -117,7 +117,7 @@ async def test_who_was_taken_for_dead_comes_back_as_another_and_ends_no_turn_of_
     assert (await taken(ours, BICYCLES)).worker_id not in {lost.worker_id, new.worker_id}
 
 
-async def test_a_turn_is_given_to_others_even_if_another_turn_of_its_stream_waits(
+async def test_a_lease_is_released_even_if_another_job_of_its_stream_is_queued(
     database: Database, ours: StreamLeases, theirs: StreamLeases
 ) -> None:
     """Two workers may have looked at the same time which streams have none."""
@@ -135,34 +135,34 @@ async def test_a_turn_is_given_to_others_even_if_another_turn_of_its_stream_wait
     assert (await taken(theirs, BAKERY)).job_id != lost.job_id
 
 
-async def test_a_turn_that_a_worker_has_without_knowing_is_given_back(
+async def test_a_lease_held_without_knowing_is_released(
     database: Database, ours: StreamLeases, theirs: StreamLeases
 ) -> None:
-    """The answer of the database was lost: it says whose turn it is, or that it is over."""
+    """The answer of the database was lost."""
     await ours.offer(BOTH)
     known, unknown = await taken(ours, BAKERY), await taken(ours, BICYCLES)
 
-    await ours.give_back_all_but({known.job_id})
+    await ours.release_all_but({known.job_id})
 
     assert jobs(database) == [(BICYCLES, "todo"), (BAKERY, "doing")]
     assert (await taken(theirs, *BOTH)).job_id == unknown.job_id
 
 
-async def test_a_worker_counts_as_at_work_as_long_as_it_gives_signs_of_life(database: Database) -> None:
+async def test_a_worker_counts_as_at_work_as_long_as_it_sends_heartbeats(database: Database) -> None:
     assert not await are_at_work(database.store_url)
-    async with queue_of(database.store_url) as queue:
+    async with leases_of(database.store_url) as leases:
         assert await are_at_work(database.store_url)
-        await queue.offer([BAKERY])
-        fall_silent(database, await taken(queue, BAKERY))
+        await leases.offer([BAKERY])
+        fall_silent(database, await taken(leases, BAKERY))
         assert not await are_at_work(database.store_url)
-        await queue.keep_alive()
+        await leases.keep_alive()
         assert await are_at_work(database.store_url)
     assert not await are_at_work(database.store_url)
 
 
 async def test_many_that_join_a_new_database_at_once_make_the_tables_once(database: Database) -> None:
     async with AsyncExitStack() as stack:
-        joining = [stack.enter_async_context(queue_of(database.store_url)) for _ in range(4)]
+        joining = [stack.enter_async_context(leases_of(database.store_url)) for _ in range(4)]
         for queue in [await each for each in joining]:
             await queue.offer([BAKERY])
     assert jobs(database) == [(BAKERY, "todo")]
@@ -170,23 +170,23 @@ async def test_many_that_join_a_new_database_at_once_make_the_tables_once(databa
 
 async def test_a_worker_leaves_even_if_the_database_is_away(database: Database) -> None:
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(queue_of(database.store_url))
+        await stack.enter_async_context(leases_of(database.store_url))
         with database.read_only():
             await stack.aclose()
 
 
-async def test_a_queue_whose_database_is_away_says_so(database: Database, ours: StreamLeases) -> None:
+async def test_a_queue_whose_database_is_away_raises_store_away(database: Database, ours: StreamLeases) -> None:
     with database.read_only(), pytest.raises(StoreAway):
         await ours.offer([BAKERY])
     await ours.offer([BAKERY])
 
 
 @needs_pgbouncer
-async def test_turns_are_shared_through_a_pooler(database: Database) -> None:
+async def test_leases_are_shared_through_a_pooler(database: Database) -> None:
     with pooled(database) as pooler:
-        async with queue_of(pooler.store_url) as ours, queue_of(pooler.store_url) as theirs:
+        async with leases_of(pooler.store_url) as ours, leases_of(pooler.store_url) as theirs:
             await asyncio.gather(ours.offer(BOTH), theirs.offer(BOTH))
-            slots = await asyncio.gather(taken(ours, *BOTH), taken(theirs, *BOTH))
+            taken_leases = await asyncio.gather(taken(ours, *BOTH), taken(theirs, *BOTH))
             await asyncio.gather(ours.keep_alive(), theirs.keep_alive(), ours.recover(), theirs.recover())
-            await asyncio.gather(*(queue.end(lease) for queue, lease in zip((ours, theirs), slots, strict=True)))
+            await asyncio.gather(*(queue.end(lease) for queue, lease in zip((ours, theirs), taken_leases, strict=True)))
     assert jobs(database) == []

@@ -1,4 +1,4 @@
-"""What a worker knows of what is wanted: turns that people ask for, and turns that came to nothing."""
+"""What a worker knows of requests: runs that people ask for, and runs that left nothing in the journal."""
 
 from datetime import timedelta
 
@@ -28,20 +28,20 @@ PACE = Schedule(interval_seconds=1000)
 COMPLETE = (RunStarted(NOON), SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
 
 
-class Heard:
-    """An agenda, and the journal that it hears."""
+class Followed:
+    """A schedule, and the journal that it reads."""
 
     def __init__(self, *events: Event) -> None:
         self.checkpoint = Checkpoint(STREAM.key)
         self.clock = LeapingClock(Stop())
         self.schedule = FleetSchedule(lambda: {STREAM.key: self.checkpoint}, self.clock)
-        self.hear(*events)
+        self.append(*events)
 
-    def hear(self, *events: Event, seconds: float = 0.0, run_id: str = "r_1") -> None:
+    def append(self, *events: Event, seconds: float = 0.0, run_id: str = "r_1") -> None:
         appended = entries(*events, after=self.checkpoint, recorded_at=at(seconds), run_id=run_id)
         self.checkpoint = fold(appended, self.checkpoint)
         self.clock.time = at(seconds)
-        self.schedule.hear(appended)
+        self.schedule.on_entries(appended)
 
     def is_due(self, seconds: float, held_seconds: float | None = None) -> bool:
         self.clock.time = now = at(seconds)
@@ -50,80 +50,82 @@ class Heard:
         return due is not None and due <= now
 
 
-def test_a_stream_that_somebody_wants_synced_is_due_at_once_until_a_run_has_begun() -> None:
-    heard = Heard(*COMPLETE)
-    assert not heard.is_due(20)
-    heard.hear(SyncRequested("Ada", full=True), seconds=10)
-    assert heard.is_due(20)
-    assert heard.schedule.wants_full(STREAM)
-    heard.hear(RunStarted(at(21)), seconds=21, run_id="r_2")
-    assert not heard.is_due(22)
-    assert not heard.schedule.wants_full(STREAM)
+def test_a_stream_with_a_requested_sync_is_due_at_once_until_a_run_has_begun() -> None:
+    followed = Followed(*COMPLETE)
+    assert not followed.is_due(20)
+    followed.append(SyncRequested("Ada", full=True), seconds=10)
+    assert followed.is_due(20)
+    assert followed.schedule.wants_full(STREAM)
+    followed.append(RunStarted(at(21)), seconds=21, run_id="r_2")
+    assert not followed.is_due(22)
+    assert not followed.schedule.wants_full(STREAM)
 
 
-def test_a_turn_that_is_wanted_waits_for_the_end_of_a_limit() -> None:
-    heard = Heard(*COMPLETE)
-    heard.hear(SyncRequested("Ada"), seconds=10)
-    assert not heard.is_due(20, held_seconds=50)
-    assert heard.is_due(50, held_seconds=50)
+def test_a_requested_run_waits_for_the_end_of_a_rate_limit() -> None:
+    followed = Followed(*COMPLETE)
+    followed.append(SyncRequested("Ada"), seconds=10)
+    assert not followed.is_due(20, held_seconds=50)
+    assert followed.is_due(50, held_seconds=50)
 
 
 def test_a_stream_that_is_resumed_is_due_at_once_and_one_that_is_paused_is_not() -> None:
-    heard = Heard(*COMPLETE)
-    heard.hear(StreamPaused("Ada"), seconds=10)
-    assert not heard.is_due(100_000)
-    heard.hear(SyncRequested("Ada"), seconds=11)
-    assert not heard.is_due(20)
-    heard.hear(StreamResumed("Ada"), seconds=12)
-    assert heard.is_due(20)
+    followed = Followed(*COMPLETE)
+    followed.append(StreamPaused("Ada"), seconds=10)
+    assert not followed.is_due(100_000)
+    followed.append(SyncRequested("Ada"), seconds=11)
+    assert not followed.is_due(20)
+    followed.append(StreamResumed("Ada"), seconds=12)
+    assert followed.is_due(20)
 
 
-def test_a_run_that_is_under_way_is_not_interrupted_by_what_is_wanted() -> None:
-    heard = Heard(RunStarted(NOON))
-    heard.hear(SyncRequested("Ada"), seconds=10)
-    assert not heard.is_due(20)
+def test_a_run_under_way_is_not_interrupted_by_a_request() -> None:
+    followed = Followed(RunStarted(NOON))
+    followed.append(SyncRequested("Ada"), seconds=10)
+    assert not followed.is_due(20)
 
 
-def test_a_turn_that_came_to_nothing_is_not_followed_by_another_at_once() -> None:
-    heard = Heard()
-    assert heard.is_due(1)
-    heard.schedule.put_off(STREAM, at(100))
-    assert not heard.is_due(99)
-    assert heard.is_due(100)
+def test_a_run_that_left_nothing_is_not_repeated_at_once() -> None:
+    followed = Followed()
+    assert followed.is_due(1)
+    followed.schedule.postpone(STREAM, at(100))
+    assert not followed.is_due(99)
+    assert followed.is_due(100)
 
 
 # --- clocks -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_ended_in_the_future_counts_as_ended_when_it_was_heard_of() -> None:
-    heard = Heard()
-    heard.hear(RunStarted(at(3600)), SweepCompleted(Mode.FULL, NOON, at(3600), Tally(batches=1)), seconds=3700)
-    assert not heard.is_due(0)
-    assert not heard.is_due(700)
-    assert heard.is_due(1100), "an interval after it began"
+def test_a_run_that_ended_in_the_future_counts_as_ended_when_it_was_first_read() -> None:
+    followed = Followed()
+    followed.append(RunStarted(at(3600)), SweepCompleted(Mode.FULL, NOON, at(3600), Tally(batches=1)), seconds=3700)
+    assert not followed.is_due(0)
+    assert not followed.is_due(700)
+    assert followed.is_due(1100), "an interval after it began"
 
 
-def test_an_entry_that_follows_does_not_bring_the_future_back() -> None:
-    heard = Heard()
-    heard.hear(RunStarted(at(3600)), SweepCompleted(Mode.FULL, NOON, at(3600), Tally(batches=1)), seconds=3700)
-    heard.hear(TokenChecked(TokenHealth(is_valid=True)), seconds=0)
-    assert heard.is_due(1100) or not heard.is_due(0)
-    assert heard.is_due(2200)
+def test_a_later_entry_does_not_bring_the_future_back() -> None:
+    followed = Followed()
+    followed.append(RunStarted(at(3600)), SweepCompleted(Mode.FULL, NOON, at(3600), Tally(batches=1)), seconds=3700)
+    followed.append(TokenChecked(TokenHealth(is_valid=True)), seconds=0)
+    assert followed.is_due(1100) or not followed.is_due(0)
+    assert followed.is_due(2200)
 
 
-def test_what_another_worker_whose_clock_is_ahead_was_asked_for_is_one_turn() -> None:
-    heard = Heard(*COMPLETE)
-    appended = entries(SyncRequested("Ada"), after=heard.checkpoint, recorded_at=at(3600))
-    heard.clock.time = at(10)
-    heard.checkpoint = fold(appended, heard.checkpoint)
-    heard.schedule.hear(appended)
-    assert heard.is_due(20)
-    heard.hear(RunStarted(at(20)), SweepCompleted(Mode.FULL, NOON, at(20), Tally(batches=1)), seconds=21, run_id="r_2")
-    assert not heard.is_due(30)
+def test_a_request_recorded_by_a_worker_whose_clock_is_ahead_is_one_run() -> None:
+    followed = Followed(*COMPLETE)
+    appended = entries(SyncRequested("Ada"), after=followed.checkpoint, recorded_at=at(3600))
+    followed.clock.time = at(10)
+    followed.checkpoint = fold(appended, followed.checkpoint)
+    followed.schedule.on_entries(appended)
+    assert followed.is_due(20)
+    followed.append(
+        RunStarted(at(20)), SweepCompleted(Mode.FULL, NOON, at(20), Tally(batches=1)), seconds=21, run_id="r_2"
+    )
+    assert not followed.is_due(30)
 
 
 class Stepping(LeapingClock):
-    """A clock that is set, beside going on."""
+    """A clock that can be set."""
 
     set_by = timedelta()
 
@@ -136,16 +138,16 @@ class Stepping(LeapingClock):
 
 
 @pytest.mark.parametrize("step", [timedelta(hours=-1), timedelta(days=1)], ids=["back by an hour", "forward by a day"])
-def test_a_step_of_the_clock_neither_puts_off_nor_hastens_what_is_due(step: timedelta) -> None:
-    heard = Heard(*COMPLETE)
-    heard.clock = clock = Stepping(Stop())
-    heard.schedule = FleetSchedule(lambda: {STREAM.key: heard.checkpoint}, clock)
+def test_a_step_of_the_clock_neither_delays_nor_hastens_a_run(step: timedelta) -> None:
+    followed = Followed(*COMPLETE)
+    followed.clock = clock = Stepping(Stop())
+    followed.schedule = FleetSchedule(lambda: {STREAM.key: followed.checkpoint}, clock)
     by = step.total_seconds()
-    assert not heard.is_due(100)
+    assert not followed.is_due(100)
     clock.step(step)
-    assert not heard.is_due(800 + by)
-    assert heard.is_due(1101 + by)
-    heard.schedule.put_off(STREAM, clock.time + timedelta(seconds=100))
+    assert not followed.is_due(800 + by)
+    assert followed.is_due(1101 + by)
+    followed.schedule.postpone(STREAM, clock.time + timedelta(seconds=100))
     clock.step(step)
-    assert not heard.is_due(1200 + 2 * by)
-    assert heard.is_due(1202 + 2 * by)
+    assert not followed.is_due(1200 + 2 * by)
+    assert followed.is_due(1202 + 2 * by)

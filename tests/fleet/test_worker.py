@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from kit.builders import APP_LIMIT, STREAM, refused
 from kit.engine_doubles import Before, Inbox, engine, types
-from kit.memory_leases import Jobs, MemoryJournal, MemoryQueue
+from kit.memory_leases import Jobs, MemoryJournal, MemoryLeases
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
@@ -32,7 +32,7 @@ PACE = Schedule(interval_seconds=1000)
 
 
 class Remote(MemoryStore):
-    """A store that takes its time, as a server does, and that refuses all commits if told so."""
+    """A store with the latency of a server, which refuses all commits while `refuses_all` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,11 +53,11 @@ class Remote(MemoryStore):
 
 @dataclass
 class Member:
-    """A worker, and what belongs to it."""
+    """A worker with its parts."""
 
     worker: Worker
     supervisor: Supervisor
-    queue: MemoryQueue
+    leases: MemoryLeases
     parts: EngineContext
     shares: dict[str, int]
     sources: dict[Stream, Inbox]
@@ -96,11 +96,11 @@ class Crew:
             )
             for stream in streams
         }
-        supervisor, queue = Supervisor(parts, sources, PACE), MemoryQueue(self.jobs)
-        follower = JournalFollower(MemoryJournal(self.store))  # type: ignore[arg-type]  # no more of an Archive is read
+        supervisor, leases = Supervisor(parts, sources, PACE), MemoryLeases(self.jobs)
+        follower = JournalFollower(MemoryJournal(self.store))  # type: ignore[arg-type]  # it reads no more of a JournalReader
         await follower.begin()
-        worker = Worker(parts, supervisor, queue, follower, Interrupt(), shares.__setitem__)
-        member = Member(worker, supervisor, queue, parts, shares, sources, clock)
+        worker = Worker(parts, supervisor, leases, follower, Interrupt(), shares.__setitem__)
+        member = Member(worker, supervisor, leases, parts, shares, sources, clock)
         self.members.append(member)
         return member
 
@@ -109,7 +109,7 @@ class Crew:
         async with asyncio.TaskGroup() as tasks:
             for member in self.members:
                 tasks.create_task(member.worker.run())
-                await asyncio.sleep(0.7)  # nobody's clockwork goes like another's
+                await asyncio.sleep(0.7)  # no two are in step
             try:
                 yield
             finally:
@@ -120,7 +120,7 @@ class Crew:
         return types(self.store, stream).count("run_started")
 
     def sweeps(self, stream: Stream) -> int:
-        """Count those that are complete; of one that found nothing new there is no more in the journal."""
+        """Count complete sweeps: one that found nothing new leaves no more than that in the journal."""
         return types(self.store, stream).count("sweep_completed")
 
     def interrupted(self, streams: Iterable[Stream]) -> int:
@@ -146,7 +146,7 @@ async def until(condition: Callable[[], bool], seconds: float = 100.0) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_all_streams_are_worked_once_and_again_after_their_interval(crew: Crew) -> None:
+async def test_all_streams_run_once_and_again_after_their_interval(crew: Crew) -> None:
     keys = streams(12)
     for _ in range(3):
         await crew.join(keys, concurrency=2)
@@ -158,16 +158,16 @@ async def test_all_streams_are_worked_once_and_again_after_their_interval(crew: 
     assert crew.interrupted(keys) == 0
 
 
-async def test_a_worker_takes_no_more_turns_than_it_has_room_for(crew: Crew) -> None:
+async def test_a_worker_takes_no_more_leases_than_it_has_slots(crew: Crew) -> None:
     keys = streams(12)
     for _ in range(2):
         await crew.join(keys, concurrency=2)
     async with crew.at_work():
         await until(lambda: all(crew.runs(stream) for stream in keys))
-    assert [member.queue.most for member in crew.members] == [2, 2]
+    assert [member.leases.most for member in crew.members] == [2, 2]
 
 
-async def test_a_sync_that_one_worker_is_asked_for_is_one_turn_whoever_gives_it(crew: Crew) -> None:
+async def test_a_requested_sync_is_one_run_whichever_worker_runs_it(crew: Crew) -> None:
     busy, asked = await crew.join([STREAM]), await crew.join([STREAM], concurrency=1)
     async with crew.at_work():
         await until(lambda: crew.sweeps(STREAM) == 1)
@@ -178,11 +178,11 @@ async def test_a_sync_that_one_worker_is_asked_for_is_one_turn_whoever_gives_it(
             await asyncio.sleep(100)
         await asyncio.sleep(100)
     assert crew.sweeps(STREAM) == 2
-    assert busy.queue.jobs.slots == {}
+    assert busy.leases.jobs.leases == {}
 
 
 async def test_a_pause_and_a_resume_by_any_worker_hold_for_all(crew: Crew) -> None:
-    """Both times the run goes on for as long as the batch in hand takes."""
+    """Both times the run continues until the batch under way is done."""
     await crew.join([STREAM], batches=100)
     asked = await crew.join([STREAM], batches=100, concurrency=1)
     async with asked.parts.slots.hold(Stream(Platform.INSTAGRAM, "other")), crew.at_work():
@@ -199,7 +199,7 @@ async def test_a_pause_and_a_resume_by_any_worker_hold_for_all(crew: Crew) -> No
 
 
 async def test_a_pause_by_another_worker_holds_even_where_nothing_is_written(crew: Crew) -> None:
-    """A walk that finds nothing new meets no conflict: the worker has to hear of it."""
+    """A sweep that finds nothing new meets no conflict: the worker has to learn of it from the journal."""
     walking, asked = await crew.join([STREAM], batches=30), await crew.join([], concurrency=1)
     async with crew.at_work():
         await until(lambda: crew.sweeps(STREAM) == 1)
@@ -212,7 +212,7 @@ async def test_a_pause_by_another_worker_holds_even_where_nothing_is_written(cre
     assert crew.sweeps(STREAM) == 1
 
 
-async def test_a_limit_of_the_app_that_one_worker_meets_keeps_the_others_from_calling(crew: Crew) -> None:
+async def test_a_rate_limit_of_the_app_met_by_one_worker_stops_the_others_from_calling(crew: Crew) -> None:
     first, second = streams(2)
     limits = 0
 
@@ -231,15 +231,15 @@ async def test_a_limit_of_the_app_that_one_worker_meets_keeps_the_others_from_ca
         assert len(spared.sources[second].asked) == calls
 
 
-async def test_a_turn_whose_end_was_lost_does_not_keep_its_stream_from_the_next(crew: Crew) -> None:
+async def test_a_lease_whose_end_was_lost_does_not_block_the_next_run(crew: Crew) -> None:
     member = await crew.join([STREAM])
-    member.queue.losses = 1
+    member.leases.losses = 1
     async with crew.at_work():
         await asyncio.sleep(1500)
     assert crew.sweeps(STREAM) == 2
 
 
-async def test_a_turn_that_cannot_be_recorded_is_not_tried_again_and_again(crew: Crew) -> None:
+async def test_a_run_that_cannot_be_recorded_is_not_repeated_at_once(crew: Crew) -> None:
     member = await crew.join([STREAM])
     async with crew.at_work():
         await until(lambda: crew.sweeps(STREAM) == 1)
@@ -253,9 +253,9 @@ async def test_a_turn_that_cannot_be_recorded_is_not_tried_again_and_again(crew:
     assert crew.sweeps(STREAM) >= 2
 
 
-async def test_the_streams_of_a_worker_that_fell_silent_are_taken_up_well_within_a_minute(crew: Crew) -> None:
+async def test_the_streams_of_a_silent_worker_are_reassigned_well_within_a_minute(crew: Crew) -> None:
     keys = streams(4)
-    silent = MemoryQueue(crew.jobs)
+    silent = MemoryLeases(crew.jobs)
     await silent.offer(stream.key for stream in keys)
     for stream in keys:
         await silent.take([stream.key])
@@ -264,8 +264,8 @@ async def test_the_streams_of_a_worker_that_fell_silent_are_taken_up_well_within
         await until(lambda: all(crew.runs(stream) for stream in keys), seconds=45)
 
 
-async def test_an_outage_of_the_database_takes_no_turn_from_anybody(crew: Crew) -> None:
-    """Right after it all have been silent for too long, and each is alive."""
+async def test_an_outage_of_the_database_takes_no_lease_from_anybody(crew: Crew) -> None:
+    """Right after it, all heartbeats are too old, and every worker is alive."""
     keys = streams(6)
     for _ in range(3):
         await crew.join(keys, batches=100, concurrency=4)
@@ -279,7 +279,7 @@ async def test_an_outage_of_the_database_takes_no_turn_from_anybody(crew: Crew) 
     assert [crew.runs(stream) for stream in keys] == [1] * 6
 
 
-async def test_a_page_whose_other_stream_is_worked_elsewhere_is_called_at_half_the_pace(crew: Crew) -> None:
+async def test_a_page_whose_other_stream_runs_elsewhere_is_called_at_half_the_pace(crew: Crew) -> None:
     messenger, instagram = Stream(Platform.MESSENGER, "7"), Stream(Platform.INSTAGRAM, "7")
     ours, theirs = await crew.join([messenger], batches=30), await crew.join([instagram], batches=10)
     async with crew.at_work():
@@ -289,12 +289,12 @@ async def test_a_page_whose_other_stream_is_worked_elsewhere_is_called_at_half_t
         assert (ours.shares["7"], theirs.shares["7"]) == (1, 1)
 
 
-async def test_a_stop_ends_the_turns_in_hand_and_gives_them_to_others_at_once(crew: Crew) -> None:
+async def test_a_stop_ends_the_runs_under_way_and_others_continue_them_at_once(crew: Crew) -> None:
     keys = streams(4)
     leaving = await crew.join(keys, batches=50)
     async with crew.at_work():
         await until(lambda: all(crew.runs(stream) for stream in keys))
-    assert crew.jobs.slots == {}
+    assert crew.jobs.leases == {}
     assert crew.interrupted(keys) == 0
     assert leaving.parts.stop.is_requested
     crew.members = []
@@ -307,7 +307,7 @@ async def test_a_stop_ends_the_turns_in_hand_and_gives_them_to_others_at_once(cr
 
 
 @pytest.mark.parametrize("step", [timedelta(hours=-1), timedelta(days=1)], ids=["back by an hour", "forward by a day"])
-async def test_a_clock_that_is_set_neither_puts_off_nor_hastens_what_is_due(crew: Crew, step: timedelta) -> None:
+async def test_a_step_of_the_clock_neither_delays_nor_hastens_any_run(crew: Crew, step: timedelta) -> None:
     keys = streams(4)
     members = [await crew.join(keys) for _ in range(2)]
     async with crew.at_work():
@@ -320,7 +320,7 @@ async def test_a_clock_that_is_set_neither_puts_off_nor_hastens_what_is_due(crew
         assert [crew.sweeps(stream) for stream in keys] == [2] * 4
 
 
-async def test_workers_whose_clocks_differ_take_each_turn_once_and_say_so(crew: Crew) -> None:
+async def test_workers_whose_clocks_differ_run_each_stream_once_and_log_it(crew: Crew) -> None:
     keys = streams(4)
     for ahead in (timedelta(), timedelta(hours=1)):
         await crew.join(keys, concurrency=2, ahead=ahead)
@@ -329,11 +329,11 @@ async def test_workers_whose_clocks_differ_take_each_turn_once_and_say_so(crew: 
             await asyncio.sleep(5600)
     assert min(crew.sweeps(stream) for stream in keys) >= 5
     assert max(crew.sweeps(stream) for stream in keys) <= 12, "a worker that is behind the other takes its turns early"
-    told = [line for line in logs if line["event"] == "clocks differ between workers"]
-    assert [3590 < line["ahead_seconds"] < 3610 for line in told] == [True]
+    lines = [line for line in logs if line["event"] == "clocks differ between workers"]
+    assert [3590 < line["ahead_seconds"] < 3610 for line in lines] == [True]
 
 
-async def test_a_sync_that_is_asked_for_by_a_clock_that_is_ahead_is_one_turn(crew: Crew) -> None:
+async def test_a_sync_requested_by_a_worker_whose_clock_is_ahead_is_one_run(crew: Crew) -> None:
     await crew.join([STREAM])
     asked = await crew.join([], ahead=timedelta(hours=1))
     async with crew.at_work():
@@ -344,7 +344,7 @@ async def test_a_sync_that_is_asked_for_by_a_clock_that_is_ahead_is_one_turn(cre
     assert crew.sweeps(STREAM) == 2
 
 
-async def test_a_stored_end_of_a_run_in_the_future_keeps_no_worker_waiting(crew: Crew) -> None:
+async def test_a_recorded_end_in_the_future_keeps_no_worker_waiting(crew: Crew) -> None:
     keys = streams(4)
     ahead = await crew.join(keys, ahead=timedelta(days=1))
     async with crew.at_work():

@@ -1,4 +1,4 @@
-"""The queue of turns in memory, for workers in one process, and a journal to follow."""
+"""The queue of leases in memory, for workers in one process, and a journal to follow."""
 
 import asyncio
 from collections.abc import Collection, Iterable
@@ -18,22 +18,22 @@ ROUND_TRIP_SECONDS = 0.001
 
 
 class Jobs:
-    """What is in the database: who has which stream's turn (0 is nobody yet), and when workers gave a sign of life."""
+    """The database: which worker has the lease of a stream (0: nobody yet), and the last heartbeats."""
 
     def __init__(self) -> None:
-        self.slots: dict[str, tuple[int, int]] = {}  # by stream: the job and the worker
+        self.leases: dict[str, tuple[int, int]] = {}  # by stream: the job and the worker
         self.alive_at: dict[int, datetime] = {}
         self.is_away = False
         self.numbers = iter(range(1, 1_000_000))
 
 
-class MemoryQueue:
-    """A Queue of one worker. The answers to the next `losses` calls of `end` are lost, and so is what they do."""
+class MemoryLeases:
+    """Leases of one worker. The next `losses` calls of `end` fail without effect."""
 
     def __init__(self, jobs: Jobs) -> None:
         self.jobs = jobs
         self.losses = 0
-        self.most = 0  # turns that it ever had at once
+        self.most = 0  # leases that it ever had at once
         self._clock = VirtualClock()
         self.worker_id = next(jobs.numbers)
         jobs.alive_at[self.worker_id] = self._clock.now()
@@ -49,22 +49,22 @@ class MemoryQueue:
         silent_since = self._clock.now() - timedelta(seconds=ALIVE_SECONDS)
         for worker_id in [each for each, at in self.jobs.alive_at.items() if at < silent_since]:
             del self.jobs.alive_at[worker_id]
-        slots = self.jobs.slots
-        left = [stream for stream, (_, by) in slots.items() if by and by not in self.jobs.alive_at]
-        slots.update({stream: (slots[stream][0], 0) for stream in left})
+        leases = self.jobs.leases
+        left = [stream for stream, (_, by) in leases.items() if by and by not in self.jobs.alive_at]
+        leases.update({stream: (leases[stream][0], 0) for stream in left})
         return left
 
     async def offer(self, streams: Iterable[str]) -> None:
         await self._answer()
         for stream in streams:
-            self.jobs.slots.setdefault(stream, (next(self.jobs.numbers), 0))
+            self.jobs.leases.setdefault(stream, (next(self.jobs.numbers), 0))
 
     async def take(self, streams: Collection[str]) -> Lease | None:
         await self._answer()
-        for stream, (job_id, by) in self.jobs.slots.items():
+        for stream, (job_id, by) in self.jobs.leases.items():
             if stream in streams and not by:
-                self.jobs.slots[stream] = job_id, self.worker_id
-                self.most = max(self.most, sum(each == self.worker_id for _, each in self.jobs.slots.values()))
+                self.jobs.leases[stream] = job_id, self.worker_id
+                self.most = max(self.most, sum(each == self.worker_id for _, each in self.jobs.leases.values()))
                 return Lease(stream, job_id, self.worker_id)
         return None
 
@@ -73,14 +73,14 @@ class MemoryQueue:
         if self.losses:
             self.losses -= 1
             raise StoreAway("the server restarts")
-        if self.jobs.slots.get(lease.stream) == (lease.job_id, lease.worker_id):
-            del self.jobs.slots[lease.stream]
+        if self.jobs.leases.get(lease.stream) == (lease.job_id, lease.worker_id):
+            del self.jobs.leases[lease.stream]
 
-    async def give_back_all_but(self, job_ids: Collection[int]) -> None:
+    async def release_all_but(self, job_ids: Collection[int]) -> None:
         await self._answer()
-        for stream, (job_id, by) in self.jobs.slots.items():
+        for stream, (job_id, by) in self.jobs.leases.items():
             if by == self.worker_id and job_id not in job_ids:
-                self.jobs.slots[stream] = job_id, 0
+                self.jobs.leases[stream] = job_id, 0
 
     async def _answer(self) -> None:
         await asyncio.sleep(ROUND_TRIP_SECONDS)
@@ -89,7 +89,7 @@ class MemoryQueue:
 
 
 class MemoryJournal:
-    """What a chronicle reads of a store."""
+    """What a follower reads of a store."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store

@@ -45,8 +45,8 @@ class PgBouncer:
     @property
     def store_url(self) -> StoreUrl:
         """The URL of the database through the pooler."""
-        url = f"postgresql://{ROLE}@127.0.0.1:{self.port}/{self.database.name}?pooler=transaction"
-        return StoreUrl(url, self.database.password)
+        url = f"postgresql://{ROLE}@127.0.0.1:{self.port}/{self.database.name}"
+        return StoreUrl(url, self.database.password, is_pooled=True)
 
     def configure(self, pool_size: int) -> None:
         """Write its files. All clients share up to `pool_size` sessions of the server."""

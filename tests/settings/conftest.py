@@ -1,4 +1,4 @@
-"""Where the tests write the configuration that they load."""
+"""The file that tests write and load."""
 
 from pathlib import Path
 

@@ -30,12 +30,12 @@ def every_key(section: type[Section], prefix: str = "") -> Iterator[tuple[str, F
 
 
 def with_facebook_block(text: str) -> str:
-    """The shipped file as its comments say: kind changed, the lines with no single space after their # uncommented."""
+    """Return the shipped file as its comments say: kind changed, lines without a single space after # uncommented."""
     return re.sub(r"^#(?! \S|$)", "", text.replace("kind: simulator ", "kind: facebook "), flags=re.MULTILINE)
 
 
 def documented_defaults() -> dict[str, list[str]]:
-    """The lines `key: default` of every section of the documentation."""
+    """Return the lines `key: default` of every section of the documentation."""
     sections = defaultdict(list)
     for key, default, _ in KEY_ROW.findall(DOCUMENTATION):
         section, _, name = key.rpartition(".")

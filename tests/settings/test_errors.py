@@ -1,4 +1,4 @@
-"""What a user is told of a file that is wrong."""
+"""The messages about a file that is wrong."""
 
 from pathlib import Path
 
@@ -26,6 +26,7 @@ source:
   version: 26.0
   app_secret: [hidden-3]
   calls_per_second: fast
+  discover_pages: maybe
 sync:
   interval: 300
   batch_size: 500
@@ -47,7 +48,7 @@ pages:
 http:
   listen: 0.0.0.0:9464
   token: hidden-7
-discover_pages: maybe
+discover_pages: true
 logs: {}
 """
 
@@ -61,33 +62,33 @@ config.yaml:7: source.version: found 26.0; allowed: a version of the Graph API, 
 config.yaml:8: source.app_secret: found a list; allowed: printable ASCII characters without spaces; in quotes if all \
 are digits
 config.yaml:9: source.calls_per_second: found "fast"; allowed: a number from 0 to 1000
-config.yaml:12: sync.batch_size: found 500; allowed: a whole number from 1 to 200
-config.yaml:13: sync.batchsize: unknown key; did you mean batch_size? allowed: interval, batch_size, \
+config.yaml:10: source.discover_pages: found "maybe"; allowed: true or false
+config.yaml:13: sync.batch_size: found 500; allowed: a whole number from 1 to 200
+config.yaml:14: sync.batchsize: unknown key; did you mean batch_size? allowed: interval, batch_size, \
 messages_per_conversation, max_run_duration, max_batches_per_run, concurrency, events_chunk_size, watermark_overlap, \
 full_sweep_interval
-config.yaml:14: sync.interval: given twice, first on line 11; write it once
-config.yaml:15: retry.max_delay: found 32s; allowed: at least retry.base_delay, which is 1m
-config.yaml:18: pages[0].id: found 1234567890; allowed: the digits of the id; write it in quotes: "1234567890"
-config.yaml:19: pages[0].platforms[1]: found "whatsapp"; allowed: [messenger], [instagram] or [messenger, instagram]
-config.yaml:20: pages[0].access_token: found a value that is not shown here; allowed: printable ASCII characters \
+config.yaml:15: sync.interval: given twice, first on line 12; write it once
+config.yaml:16: retry.max_delay: found 32s; allowed: at least retry.base_delay, which is 1m
+config.yaml:19: pages[0].id: found 1234567890; allowed: the digits of the id; write it in quotes: "1234567890"
+config.yaml:20: pages[0].platforms[1]: found "whatsapp"; allowed: [messenger], [instagram] or [messenger, instagram]
+config.yaml:21: pages[0].access_token: found a value that is not shown here; allowed: printable ASCII characters \
 without spaces; in quotes if all are digits
-config.yaml:21: pages[1].id: missing; allowed: the digits of the id; write it in quotes: "1234567890"
-config.yaml:22: pages[1].access_token: environment variable BAKERY_TOKEN is not set
-config.yaml:23: pages[2].access_token: missing; allowed: access_token or access_token_file, which source.kind: \
+config.yaml:22: pages[1].id: missing; allowed: the digits of the id; write it in quotes: "1234567890"
+config.yaml:23: pages[1].access_token: environment variable BAKERY_TOKEN is not set
+config.yaml:24: pages[2].access_token: missing; allowed: access_token or access_token_file, which source.kind: \
 facebook needs for each page
-config.yaml:24: pages[2].acces_token: unknown key; did you mean access_token? allowed: id, name, platforms, \
+config.yaml:25: pages[2].acces_token: unknown key; did you mean access_token? allowed: id, name, platforms, \
 access_token, access_token_file, instagram_account_id
-config.yaml:25: pages[3].id: pages[2] has this id, too; allowed: each page once
-config.yaml:27: pages[3].access_token_file: given beside access_token; allowed: one of the two
-config.yaml:30: http.token: found a shorter one; allowed: a token of 16 characters or more, as http.listen is open to \
+config.yaml:26: pages[3].id: pages[2] has this id, too; allowed: each page once
+config.yaml:28: pages[3].access_token_file: given beside access_token; allowed: one of the two
+config.yaml:31: http.token: found a shorter one; allowed: a token of 16 characters or more, as http.listen is open to \
 other machines
-config.yaml:31: discover_pages: found "maybe"; allowed: true or false
-config.yaml:32: logs: unknown key; did you mean log? allowed: store, source, pages, discover_pages, sync, retry, http, \
-log
+config.yaml:32: discover_pages: moved into source; write it there: source.discover_pages
+config.yaml:33: logs: unknown key; did you mean log? allowed: store, source, pages, sync, retry, http, log
 """
 
 
-def test_every_problem_is_told_at_once_in_the_order_of_the_file(file: Path) -> None:
+def test_every_problem_is_reported_at_once_in_the_order_of_the_file(file: Path) -> None:
     assert refused(file, EVERYTHING_WRONG).splitlines() == EVERY_LINE.splitlines()
 
 
@@ -98,14 +99,14 @@ def test_lines_are_counted_as_an_editor_does(file: Path, indentation: int) -> No
 
 
 class TestKeys:
-    def test_a_section_without_keys_is_told_its_keys(self, file: Path) -> None:
+    def test_an_error_about_a_section_lists_its_keys(self, file: Path) -> None:
         assert refused(file, "log:\n") == "config.yaml:1: log: found nothing; allowed: the keys format, level"
         assert 'config.yaml:1: log: found "info"; allowed: the keys' in refused(file, "log: info")
         assert "pages: found a mapping; allowed: a list, each item" in refused(file, "pages: {id: '1'}")
         assert 'pages[0]: found "x"; allowed: a list, each item' in refused(file, "pages: [x]")
 
     @pytest.mark.parametrize("key", ["interval_seconds", "Interval", "intervall"])
-    def test_an_unknown_key_is_told_the_nearest(self, file: Path, key: str) -> None:
+    def test_an_error_about_an_unknown_key_suggests_the_nearest(self, file: Path, key: str) -> None:
         assert f"config.yaml:2: sync.{key}: unknown key; did you mean interval?" in refused(file, f"sync:\n  {key}: 5m")
 
     @pytest.mark.parametrize("key", ["1", "true", "null", "2026-01-01", "<<"])
@@ -130,7 +131,7 @@ class TestFiles:
             (b"\xef\xbb\xbflog:\n", "config.yaml:1: log: found nothing; allowed: the keys format, level"),
         ],
     )
-    def test_what_is_no_configuration_at_all(self, file: Path, content: str | bytes, expected: str) -> None:
+    def test_a_file_that_is_no_configuration_is_refused(self, file: Path, content: str | bytes, expected: str) -> None:
         assert refused(file, content) == expected
 
     @pytest.mark.parametrize(
@@ -143,28 +144,28 @@ class TestFiles:
             ("log:\n  - a\n  level: b", 3, "while parsing a block collection"),
         ],
     )
-    def test_a_syntax_error_is_told_with_its_line(self, file: Path, content: str, line: int, expected: str) -> None:
+    def test_a_syntax_error_is_reported_with_its_line(self, file: Path, content: str, line: int, expected: str) -> None:
         text = refused(file, content)
         assert text.startswith(f"config.yaml:{line}: not valid YAML: ")
         assert expected in text
 
-    def test_a_missing_file(self, file: Path) -> None:
+    def test_a_missing_file_is_refused(self, file: Path) -> None:
         with pytest.raises(BadConfiguration, match=r"config\.yaml: there is no such file"):
             load(file, {})
 
-    def test_a_directory(self, tmp_path: Path) -> None:
+    def test_a_directory_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(BadConfiguration, match="is a directory, not a file"):
             load(tmp_path, {})
 
-    def test_a_file_that_may_not_be_read(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def denied(*_: object) -> None:  # not by its mode, which does not bind root
+    def test_an_unreadable_file_is_refused(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def denied(*_: object) -> None:  # not by file mode, which does not bind root
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(Path, "open", denied)
         with pytest.raises(BadConfiguration, match="permission to read it is denied"):
             load(file, {})
 
-    def test_other_reasons_are_told_in_the_systems_words(self, tmp_path: Path) -> None:
+    def test_other_reasons_are_reported_in_the_words_of_the_system(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(BadConfiguration, match="cannot be read: Not a directory"):
             load(tmp_path / "file" / "config.yaml", {})

@@ -23,7 +23,7 @@ def loaded(file: Path, text: str, **environment: str) -> Settings:
 
 
 def refused(file: Path, text: str, **environment: str) -> str:
-    """All that the error may carry to a terminal or a log: its text, its causes and their contexts."""
+    """Return all that the error may carry to a terminal or a log: its text, its causes and their contexts."""
     file.write_text(text)
     with pytest.raises(BadConfiguration) as error:
         load(file, environment)
@@ -74,23 +74,21 @@ class TestFiles:
             (b"x" * 20_000, "token: is larger than 16384 bytes"),
         ],
     )
-    def test_a_secret_file_that_does_not_do_is_told_once(
-        self, file: Path, content: bytes | None, expected: str
-    ) -> None:
+    def test_an_unusable_secret_file_is_reported_once(self, file: Path, content: bytes | None, expected: str) -> None:
         if content is not None:
             file.with_name("token").write_bytes(content)
         text = f"source: {{kind: facebook}}\npages:\n- id: '1'\n  access_token_file: {file.parent}/token"
-        told = refused(file, text)
-        assert f"config.yaml:4: pages[0].access_token_file: {file.parent}/{expected}" in told
-        assert told.count("pages[0]") == 1
+        text = refused(file, text)
+        assert f"config.yaml:4: pages[0].access_token_file: {file.parent}/{expected}" in text
+        assert text.count("pages[0]") == 1
 
-    def test_a_directory_in_place_of_a_secret(self, file: Path) -> None:
+    def test_a_directory_in_place_of_a_secret_file_is_refused(self, file: Path) -> None:
         assert "http.token_file: / is a directory" in refused(file, "http: {token_file: /}").replace("/:", "/")
 
     def test_a_path_with_a_nul_is_refused(self, file: Path) -> None:
         assert "http.token_file: " in refused(file, 'http: {token_file: "a\\0b"}')
 
-    def test_what_a_file_holds_is_checked_at_the_line_of_the_file_key(self, file: Path) -> None:
+    def test_the_content_of_a_file_is_reported_at_the_line_of_its_key(self, file: Path) -> None:
         file.with_name("token").write_text(f"{SECRET} {SECRET}")
         text = refused(file, f"http:\n  # a token\n  token_file: {file.parent}/token")
         assert "config.yaml:3: http.token: found a value that is not shown here; allowed: printable ASCII" in text
@@ -117,8 +115,8 @@ class TestSilence:
     def test_no_setting_shows_a_secret_in_its_text(self, file: Path) -> None:
         text = f"source: {{kind: facebook, app_secret: {SECRET}, access_token: {SECRET}}}\nhttp: {{token: {SECRET}}}\n"
         settings = loaded(file, f"{text}pages: [{{id: '1', access_token: {SECRET}}}]")
-        for told in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):
-            assert SECRET not in told
+        for text in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):
+            assert SECRET not in text
 
     @pytest.mark.parametrize("key", ["access_token", "acces_token", "id", "name", "platforms", "instagram_account_id"])
     @pytest.mark.parametrize("value", ["${T}", "'${T}'", "x${T}x", "['${T}']", "{'a': '${T}'}"])
@@ -187,7 +185,7 @@ class TestSilence:
 
 
 class TestReport:
-    def test_it_tells_where_each_secret_comes_from_and_never_what_it_is(self, file: Path) -> None:
+    def test_the_report_names_the_origin_of_each_secret_and_never_its_value(self, file: Path) -> None:
         token = file.with_name("token")
         token.write_text(SECRET)
         token.chmod(0o600)
@@ -217,7 +215,7 @@ pages:
         )
         assert SECRET not in str(report)
 
-    def test_it_warns_of_a_file_that_every_user_can_read(self, file: Path) -> None:
+    def test_the_report_warns_of_a_file_that_every_user_can_read(self, file: Path) -> None:
         token = file.with_name("token")
         token.write_text(SECRET)
         token.chmod(0o604)
@@ -226,13 +224,13 @@ pages:
             f"every user of this machine can read it: chmod o= {token}"
         ]
 
-    def test_it_names_the_variable_that_gives_the_app_secret_unasked(self, file: Path) -> None:
+    def test_the_report_names_the_variable_that_supplies_the_app_secret_by_default(self, file: Path) -> None:
         file.write_text("source: {}")
         assert secret_report(file, {"MILEPOST_APP_SECRET": SECRET})[1] == SecretOrigin(
             "source.app_secret", "environment variable MILEPOST_APP_SECRET"
         )
 
-    def test_it_knows_every_secret_of_the_model(self, file: Path) -> None:
+    def test_the_report_has_every_secret_of_the_model(self, file: Path) -> None:
         def secret_keys(section: type[Section], prefix: str) -> set[str]:
             own = {f"{prefix}{name}" for name, field in section.model_fields.items() if field.annotation is SecretStr}
             for name, field in section.model_fields.items():

@@ -1,4 +1,4 @@
-"""Which values a file may hold, and what becomes of them."""
+"""Which values a file may hold, and what they become."""
 
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from milepost.app.database import store_url_of
 from milepost.core.errors import BadConfiguration
 from milepost.settings import RetrySettings, Settings, SyncSettings, load, load_or_default
-from milepost.settings.scalars import substitute
+from milepost.settings.yaml import substitute
+from milepost.stores.url import StoreUrl
 
 
 def loaded(file: Path, text: str, **environment: str) -> Settings:
@@ -51,7 +52,7 @@ class TestBounds:
             ("retry.max_delay", "2s 1d", "0 2d"),
         ],
     )
-    def test_the_least_and_the_most_are_allowed_and_nothing_beyond(
+    def test_the_lowest_and_the_highest_value_are_allowed_and_nothing_beyond(
         self, file: Path, key: str, inside: str, outside: str
     ) -> None:
         section, name = key.split(".")
@@ -93,7 +94,7 @@ class TestText:
     @pytest.mark.parametrize(
         "url", ["https://graph.facebook.com", "https://h:8443/x", "http://127.0.0.1:9", "http://[::1]:9"]
     )
-    def test_base_urls_that_are_safe(self, file: Path, url: str) -> None:
+    def test_a_safe_base_url_is_accepted(self, file: Path, url: str) -> None:
         assert loaded(file, f"source:\n  base_url: {url}/").source.base_url == url
 
     @pytest.mark.parametrize(
@@ -112,13 +113,13 @@ class TestText:
             "ftp://graph.facebook.com",
         ],
     )
-    def test_base_urls_that_are_not(self, file: Path, url: str) -> None:
+    def test_an_unsafe_base_url_is_refused(self, file: Path, url: str) -> None:
         text = refused(file, f'source:\n  base_url: "{url}"')
         assert "source.base_url: found " in text
         assert "hidden" not in text
 
     @pytest.mark.parametrize("version", ["v26.0", "v100.12"])
-    def test_versions(self, file: Path, version: str) -> None:
+    def test_a_version_is_accepted(self, file: Path, version: str) -> None:
         assert loaded(file, f"source: {{version: {version}}}").source.version == version
 
     @pytest.mark.parametrize("version", ["26.0", "v26", "V26.0", "v26.0/x", "'v26.0\\n'", '"v26.0\\n"', "v٢٦.0", "''"])
@@ -151,16 +152,51 @@ class TestText:
         [
             "postgresql://milepost@db.example/milepost",
             "postgresql://db.example:5433/milepost",
-            "postgresql://postgres.project@pooler.example:6543/postgres?pooler=transaction&sslmode=verify-full",
-            "postgresql://milepost@/milepost?host=/run/postgresql&schema=inbox&views=public",
+            "postgresql://postgres.project@pooler.example:6543/postgres?sslmode=verify-full",
+            "postgresql://milepost@/milepost?host=/run/postgresql",
             "postgresql://milepost@[::1]:5432/milepost",
             "postgresql://milepost@one.example:5432,two.example/milepost?target_session_attrs=read-write",
         ],
     )
     def test_a_store_is_a_postgresql_database(self, file: Path, url: str) -> None:
-        place = store_url_of(loaded(file, f"store:\n  url: '{url}'\n  password: hidden"))
-        assert (place.url, place.password, place.file) == (url, "hidden", None)
-        assert "hidden" not in repr(place)
+        store_url = store_url_of(loaded(file, f"store:\n  url: '{url}'\n  password: hidden"))
+        assert store_url == StoreUrl(url, "hidden", "milepost", is_pooled=False, views="")
+        assert store_url.file is None
+        assert "hidden" not in repr(store_url)
+
+    def test_a_postgresql_database_has_a_schema_a_pooler_and_views(self, file: Path) -> None:
+        text = "store: {url: 'postgresql://me@db/x', schema: inbox, pooler: transaction, views: public}"
+        store_url = store_url_of(loaded(file, text))
+        assert store_url == StoreUrl("postgresql://me@db/x", "", "inbox", is_pooled=True, views="public")
+
+    @pytest.mark.parametrize("name", ["Inbox", "pg_inbox", "1st", "a-b", "a b", "é", "x" * 64])
+    def test_a_schema_has_a_plain_name(self, file: Path, name: str) -> None:
+        for key in ("schema", "views"):
+            assert f"store.{key}: found " in refused(file, f"store: {{{key}: '{name}'}}")
+        assert "store.schema: found " in refused(file, "store: {schema: ''}")
+
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ("schema=inbox", "schema cannot be in the URL any more; remove it there and write store.schema: inbox"),
+            (
+                "sslmode=require&pooler=transaction&views=public",
+                (
+                    "pooler and views cannot be in the URL any more; "
+                    "remove them there and write store.pooler: transaction, store.views: public"
+                ),
+            ),
+            (
+                "schema=a_secret_that_somebody_pasted",
+                "schema cannot be in the URL any more; remove it there and write store.schema: …",
+            ),
+        ],
+    )
+    def test_what_was_a_parameter_of_the_url_is_refused_with_the_key_to_write(
+        self, file: Path, query: str, expected: str
+    ) -> None:
+        text = refused(file, f"store:\n  url: postgresql://me@db/x?{query}")
+        assert text == f"config.yaml:2: store.url: {expected}"
 
     @pytest.mark.parametrize(
         "url",
@@ -171,10 +207,6 @@ class TestText:
             "postgresql://me@db",
             "postgresql://me@db/",
             "postgresql://me@db/x/y",
-            "postgresql://me@db/x?schema=Inbox",
-            "postgresql://me@db/x?schema=pg_inbox",
-            "postgresql://me@db/x?pooler=yes",
-            "postgresql://me@db/x?views=mine",
             "postgresql://me@db/x?sslmode=on",
             "postgresql://me@db/x?options=-c%20a=b",
             "postgres://me@db/x",
@@ -217,7 +249,7 @@ class TestText:
         assert "http.token: found a shorter one; allowed: a token of 16 characters or more, as it must not be" in text
         assert loaded(file, f"{section}\n  token: sixteen--letters").http.token
 
-    def test_the_choices_of_log(self, file: Path) -> None:
+    def test_the_choices_of_log_are_checked(self, file: Path) -> None:
         assert loaded(file, "log: {format: json, level: warning}").log.level == "warning"
         assert 'log.level: found "loud"; allowed: debug or info or warning or error' in refused(
             file, "log:\n  level: loud"
@@ -225,7 +257,7 @@ class TestText:
 
 
 class TestPages:
-    def test_an_id_is_text_and_a_number_is_told_to_be_quoted(self, file: Path) -> None:
+    def test_an_id_is_text_and_an_error_about_a_number_asks_for_quotes(self, file: Path) -> None:
         text = "config.yaml:2: pages[0].id: found 9007199254740993; allowed: the digits of the id; write it in quotes:"
         assert refused(file, f"pages:\n- id: 9007199254740993\n{REAL}").startswith(text)
         assert loaded(file, f"pages:\n- id: '9007199254740993'\n{REAL}").pages[0].id == "9007199254740993"
@@ -262,14 +294,14 @@ class TestPages:
         assert "set source.kind: facebook" in text
 
     @pytest.mark.parametrize("source", ["", "source:", "source: {version: v26.0}"])
-    def test_pages_with_the_kind_forgotten_are_refused_and_told_so(self, file: Path, source: str) -> None:
+    def test_pages_with_the_kind_forgotten_are_refused_with_that_reason(self, file: Path, source: str) -> None:
         text = refused(file, f"pages:\n- id: '1'\n  access_token: x\n{source}")
         assert "config.yaml:1: pages: source.kind is not set: it is simulator, " in text
 
     @pytest.mark.parametrize("key", ["access_token", "access_token_file"])
     def test_the_simulator_refuses_a_real_token(self, file: Path, key: str) -> None:
         file.with_name("token").write_text("x")
-        text = refused(file, f"discover_pages: true\nsource:\n  {key}: {file.parent}/token")
+        text = refused(file, f"source:\n  discover_pages: true\n  {key}: {file.parent}/token")
         assert text.startswith("config.yaml:3: source.access_token: source.kind is not set: it is simulator, ")
 
     @pytest.mark.parametrize("pages", ["", "pages: []"])
@@ -288,22 +320,26 @@ class TestPages:
     @pytest.mark.parametrize("true", ["true", "${X:-true}"])
     def test_discovery_needs_a_token_and_no_pages(self, file: Path, true: str) -> None:
         expected = "config.yaml:1: source.access_token: missing; allowed: access_token or access_token_file"
-        assert refused(file, f"source: {{kind: facebook}}\ndiscover_pages: {true}").startswith(expected)
-        settings = loaded(file, f"source: {{kind: facebook, access_token: x}}\ndiscover_pages: {true}")
-        assert (settings.discover_pages, settings.pages) == (True, ())
+        assert refused(file, f"source:\n  kind: facebook\n  discover_pages: {true}").startswith(expected)
+        settings = loaded(file, f"source:\n  kind: facebook\n  access_token: x\n  discover_pages: {true}")
+        assert (settings.source.discover_pages, settings.pages) == (True, ())
+
+    @pytest.mark.parametrize("value", ["true", "false", "${X:-true}"])
+    def test_the_place_that_discovery_had_before_is_refused_with_the_key_to_write(self, file: Path, value: str) -> None:
+        expected = "config.yaml:2: discover_pages: moved into source; write it there: source.discover_pages"
+        assert refused(file, f"source: {{kind: simulator}}\ndiscover_pages: {value}") == expected
 
 
 class TestEnvironment:
     def test_a_value_without_quotes_has_the_type_that_its_key_wants(self, file: Path) -> None:
         text = """
-            discover_pages: ${FLAG}
-            source: {calls_per_second: "${QUOTED:-x}"}
+            source: {discover_pages: "${FLAG}", calls_per_second: "${QUOTED:-x}"}
             """
         assert 'source.calls_per_second: found "x"' in refused(file, text, FLAG="false")
         settings = loaded(
             file,
-            "discover_pages: ${FLAG}\n"
-            "source:\n  calls_per_second: ${PACE}\n  app_secret: ${DIGITS}\n  kind: ${KIND}\n"
+            "source:\n  discover_pages: ${FLAG}\n  calls_per_second: ${PACE}\n"
+            "  app_secret: ${DIGITS}\n  kind: ${KIND}\n"
             "sync:\n  batch_size: ${SIZE:-50}\n  interval: ${N}m\n  full_sweep_interval: ${ZERO}\n"
             "pages:\n- id: ${DIGITS}\n  name: ${DIGITS}\n  platforms: ['${P}']\n  access_token: x",
             FLAG="false",
@@ -314,7 +350,7 @@ class TestEnvironment:
             ZERO="0",
             P="messenger",
         )
-        assert (settings.discover_pages, settings.source.calls_per_second) == (False, 0.5)
+        assert (settings.source.discover_pages, settings.source.calls_per_second) == (False, 0.5)
         assert settings.source.app_secret.get_secret_value() == "0123"
         assert (settings.sync.batch_size, settings.sync.interval_seconds) == (50, 120)
         assert settings.sync.full_sweep_interval_seconds == 0
@@ -332,7 +368,7 @@ class TestEnvironment:
     def test_a_quoted_number_stays_text(self, file: Path) -> None:
         assert "sync.batch_size: found 50 (from ${N})" in refused(file, 'sync:\n  batch_size: "${N}"', N="50")
 
-    def test_every_variable_that_is_not_set_is_told_with_its_line(self, file: Path) -> None:
+    def test_every_unset_variable_is_reported_with_its_line(self, file: Path) -> None:
         text = "store:\n  url: sqlite:///${DIR}/x.db\npages:\n- id: '1'\n  access_token: ${BAKERY_TOKEN}\n"
         text += "source: {kind: facebook}\n"
         assert refused(file, text).splitlines() == [

@@ -27,12 +27,7 @@ from stores.test_postgresql_plans import READ_EVERYTHING
 
 # --- each statement, on tables of two sizes ---------------------------------------------------------------------------
 
-OF_A_COPY = {
-    name: text
-    for name, text in load_statements("postgresql", "moving").items()
-    if name.startswith(("read_", "remove_"))
-}
-SQL = load_statements("postgresql") | OF_A_COPY
+SQL = load_statements("postgresql")
 # They read what a page has on purpose: when a person is erased, to see whether a payload is about one who was, and when
 # a stream is removed.
 READ_A_PAGE = {
@@ -124,23 +119,9 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "stored_checkpoints": (["messenger:1"],),
     "stored_runs": (RUNS,),
     "stored_dead_letters": (DEAD_LETTERS,),
-    "read_forgotten": ("messenger", "1", "contact", "f_7", KEYS),
-    "read_source": (0, KEYS),
-    "remove_source": (["1"],),
     "record_source": ("facebook", ""),
     "replace_source": ("facebook", ""),
-    "read_journal": (7, KEYS),
-    "read_contacts": ("messenger", "1", "c_7", KEYS),
     "conversations_after": ("t_7", KEYS),
-    "read_conversations": ("t_7", KEYS),
-    "read_contact_interaction_events": ("m_7", KEYS),
-    "read_dead_letter_payloads": ("d_7", KEYS),
-    "read_missed_conversations": ("messenger:1", "t_7", KEYS),
-    "remove_contacts": (["messenger"] * KEYS, ["1"] * KEYS, PEOPLE),
-    "remove_conversations": (THREADS,),
-    "remove_contact_interaction_events": (MESSAGES,),
-    "remove_dead_letter_payloads": (DEAD_LETTERS,),
-    "remove_missed_conversations": (["messenger:1"] * KEYS, THREADS),
 }
 
 

@@ -97,7 +97,7 @@ class TestMigrate:
         """By somebody who does not allow it to create one."""
         empty.sql("CREATE SCHEMA crm AUTHORIZATION milepost")
         empty.sql(f"ALTER DATABASE {empty.name} OWNER TO postgres")
-        store_url = StoreUrl(f"{empty.url}?schema=crm", empty.password)
+        store_url = StoreUrl(empty.url, empty.password, schema="crm")
 
         async with open_store(store_url) as store:
             await live(store, STREAM, 3)

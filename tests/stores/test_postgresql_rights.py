@@ -8,7 +8,7 @@ import pytest
 from contracts.store_contract import commit
 from kit.postgres import ROLE, Database, Server, fresh_database, on_both_releases
 from milepost.core.model import Changes
-from milepost.fleet.leases import open_queue
+from milepost.fleet.leases import open_leases
 from milepost.stores.open import open_store
 from milepost.stores.postgresql.connection import connected
 from milepost.stores.postgresql.dsn import dsn_of
@@ -42,12 +42,12 @@ SELECT proname FROM pg_proc WHERE pronamespace IN (to_regnamespace('milepost'), 
 pytestmark = on_both_releases
 
 
-@pytest.fixture(params=["?views=public", "?schema=public"], ids=["a schema of its own", "all in public"])
+@pytest.fixture(params=[{"views": "public"}, {"schema": "public"}], ids=["a schema of its own", "all in public"])
 def hosted(request: pytest.FixtureRequest, postgres: Server) -> Iterator[StoreUrl]:
     """Yield the URL of a database whose host grants its roles everything, in `public` and by a global default."""
     with fresh_database(postgres, template=None) as database:
         grant_by_default(database)
-        yield StoreUrl(f"{database.url}{request.param}", database.password)
+        yield StoreUrl(database.url, database.password, **request.param)
         for role in API_ROLES:
             database.sql(f"DROP OWNED BY {role}")
 
@@ -70,7 +70,7 @@ async def at_work(store_url: StoreUrl) -> None:
         changes = Changes((conversation_row(),), (contact_row(),), (event_row(),))
         await commit(store, changes=changes)
         sql = load_statements("postgresql") | load_statements("postgresql", "queue")
-        async with connected(dsn_of(store_url), sql) as database, open_queue(database) as queue:
+        async with connected(dsn_of(store_url), sql) as database, open_leases(database) as queue:
             await queue.offer(["messenger:1"])
 
 

@@ -1,4 +1,4 @@
-"""The views of `?views=public`: for whoever may read the tables, and for nobody else."""
+"""The views of `store.views`: for whoever may read the tables, and for nobody else."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,15 +56,15 @@ def reader(database: Database) -> Iterator[psycopg.Connection]:
         database.sql(f"DROP ROLE {name}")
 
 
-async def opened(database: Database, *, views: str = "?views=public") -> None:
+async def opened(database: Database, *, views: str = "public") -> None:
     """Open the store once."""
-    async with open_store(StoreUrl(f"{database.url}{views}", database.password)):
+    async with open_store(StoreUrl(database.url, database.password, views=views)):
         pass
 
 
 async def filled(database: Database) -> None:
     """Store two people."""
-    async with open_store(StoreUrl(f"{database.url}?views=public", database.password)) as store:
+    async with open_store(StoreUrl(database.url, database.password, views="public")) as store:
         await commit(store, changes=Changes(contacts=(contact_row("c_1"), contact_row("c_2", name="Eve"))))
 
 
@@ -188,3 +188,11 @@ async def test_a_view_of_the_same_role_with_other_columns_is_left_alone(empty: D
 
     with pytest.raises(StoreRefused, match=r"public.contacts in .* is not Milepost's"):
         await opened(empty)
+
+
+async def test_the_views_move_to_the_schema_that_is_named(empty: Database) -> None:
+    empty.sql(f"CREATE SCHEMA shown AUTHORIZATION {ROLE}")
+    await filled(empty)
+    await opened(empty, views="shown")
+    assert empty.sql("SELECT name FROM shown.contacts ORDER BY 1") == [("Ada",), ("Eve",)]
+    assert shown(empty) == set()

@@ -13,7 +13,7 @@ import pytest
 from kit.builders import STREAM
 from kit.unprivileged import unprivileged
 from milepost.core.errors import StoreRefused
-from milepost.stores.sqlite.moving import open_sqlite_target
+from milepost.stores.sqlite.copy import open_sqlite_target
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
 from stores.histories import live
@@ -68,10 +68,12 @@ class TestANewDatabase:
         assert seen
         assert all(modes[path.name] == "0o600" for modes in seen)
 
-    async def test_the_target_of_a_copy_is_private_as_well(self, tmp_path: Path) -> None:
+    def test_the_target_of_a_copy_is_private_as_well(self, tmp_path: Path) -> None:
         path = tmp_path / "copy.db"
-        async with open_sqlite_target(path):
-            assert modes_beside(path) == closed(path, *WHILE_OPEN)
+        with open_sqlite_target(path) as target:
+            assert modes_beside(path) == {"copy.db-copy": "0o600", "copy.db.lock": "0o600"}
+            target.publish()
+        assert modes_beside(path) == closed(path, ".lock")
 
 
 class TestADatabaseThatOthersMayOpen:

@@ -8,9 +8,7 @@ import pytest
 from milepost.stores.sql import load_statements
 from stores.sqlite_files import raw
 
-OF_A_COPY = {
-    name: text for name, text in load_statements("sqlite", "moving").items() if name.startswith(("read_", "remove_"))
-}
+OF_A_COPY = {name: text for name, text in load_statements("sqlite", "copy").items() if name.startswith("read_")}
 SQL = load_statements("sqlite") | OF_A_COPY
 
 # These read everything on purpose: verify, rebuild, forget, remove, and `checkpoints` (a row for each stream). An index
@@ -31,7 +29,7 @@ READ_EVERYTHING = {
     "clear_checkpoints",
     "clear_runs",
     "clear_dead_letters",
-    "remove_mark",
+    *OF_A_COPY,
 }
 # These read one row, or the newest few, in the order of the key.
 ARE_LIMITED = {"latest_entries", "answers"}

@@ -190,8 +190,8 @@ async def test_discovered_pages_are_added_when_they_come_and_suspended_when_they
     async with frozen_world(20, pages=(BAKERY, BICYCLES)) as simulator:
         access = simulator.world.access
         access.unmanage(BAKERY.id)
-        manager = {"access_token": access.user_token}
-        installation.configure(simulator.base_url, discover_pages=True, source=manager)
+        manager = {"access_token": access.user_token, "discover_pages": True}
+        installation.configure(simulator.base_url, source=manager)
         async with running(installation) as daemon:
             await ended_as(installation, STREAM, "complete")
             assert list(installation.checkpoints()) == [STREAM]
@@ -217,7 +217,7 @@ async def test_a_dead_manager_token_is_logged_and_replaced_while_configured_page
         access = simulator.world.access
         pages = (page_section(BAKERY),)
         installation.configure(
-            simulator.base_url, *pages, discover_pages=True, source={"access_token": access.user_token}
+            simulator.base_url, *pages, source={"access_token": access.user_token, "discover_pages": True}
         )
         access.revoke(USER, 460)
         synced = await installation.sync()
@@ -226,7 +226,7 @@ async def test_a_dead_manager_token_is_logged_and_replaced_while_configured_page
         assert installation.endings(f"messenger:{BAKERY.id}") == [("complete", None)]
         async with running(installation) as daemon:
             await daemon.says("pages could not be discovered")
-            renewed = {"access_token": access.renew(USER)}
-            installation.configure(simulator.base_url, *pages, discover_pages=True, source=renewed)
+            renewed = {"access_token": access.renew(USER), "discover_pages": True}
+            installation.configure(simulator.base_url, *pages, source=renewed)
             await reload(daemon, "configuration reloaded", "stream added")
             await ended_as(installation, STREAM, "complete")

@@ -98,8 +98,8 @@ async def test_sync_exits_78_for_a_stream_that_is_not_configured(installation: I
 async def test_sync_exits_78_when_the_manager_has_no_page(installation: Installation) -> None:
     async with frozen_world(10, pages=(BICYCLES,)) as simulator:
         simulator.world.access.unmanage(BICYCLES.id)
-        manager = {"access_token": simulator.world.access.user_token}
-        installation.configure(simulator.base_url, discover_pages=True, source=manager)
+        manager = {"access_token": simulator.world.access.user_token, "discover_pages": True}
+        installation.configure(simulator.base_url, source=manager)
         done = await installation.sync()
     assert done.code == 78, done
     assert "source.access_token manages no page" in done.stderr
@@ -108,8 +108,8 @@ async def test_sync_exits_78_when_the_manager_has_no_page(installation: Installa
 async def test_sync_exits_75_when_a_rate_limit_prevents_page_discovery(installation: Installation) -> None:
     async with frozen_world(10, pages=(BICYCLES,)) as simulator:
         simulator.limit(4, seconds=600)
-        manager = {"access_token": simulator.world.access.user_token}
-        installation.configure(simulator.base_url, discover_pages=True, source=manager)
+        manager = {"access_token": simulator.world.access.user_token, "discover_pages": True}
+        installation.configure(simulator.base_url, source=manager)
         done = await installation.sync()
     assert done.code == 75, done
 

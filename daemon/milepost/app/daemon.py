@@ -113,7 +113,7 @@ async def _driver(settings: Settings, parts: Parts, journal_reader: JournalReade
     from milepost.fleet.worker import joined  # noqa: PLC0415
 
     async with joined(store_url, parts.engine, parts.supervisor, journal_reader, parts.registry.share) as worker:
-        yield _Driver(worker.run, worker.told)
+        yield _Driver(worker.run, worker.feed)
 
 
 # --- who observes them ------------------------------------------------------------------------------------------------

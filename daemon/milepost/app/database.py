@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from milepost.core.errors import StoreRefused
 from milepost.core.model import DataSource
-from milepost.settings import Settings
+from milepost.settings import Settings, StoreSettings
 from milepost.stores.open import OpenStore
 from milepost.stores.provenance import demand_same
 from milepost.stores.url import StoreUrl
@@ -19,8 +19,19 @@ MAX_NAMED = 4
 
 
 def store_url_of(settings: Settings) -> StoreUrl:
-    """Return the database's URL with its password."""
-    return StoreUrl(settings.store.url, settings.store.password.get_secret_value())
+    """Return where the database is, and how to get in."""
+    return store_url_in(settings.store)
+
+
+def store_url_in(store: StoreSettings) -> StoreUrl:
+    """Return the database that a section of settings names."""
+    return StoreUrl(
+        store.url,
+        store.password.get_secret_value(),
+        schema=store.schema_,
+        is_pooled=store.pooler == "transaction",
+        views=store.views,
+    )
 
 
 def source_of(settings: Settings) -> DataSource:

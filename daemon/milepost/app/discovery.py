@@ -73,7 +73,7 @@ class PageDiscovery:
         An answer that settings overtook is discarded as held: it may be another token's.
         """
         settings = self._settings
-        if not settings.discover_pages:
+        if not settings.source.discover_pages:
             return None
         found = await self._registry.fetch_managed()
         if self._settings is not settings:
@@ -110,7 +110,7 @@ class PageDiscovery:
     def _retain(self, pages: Sequence[Page]) -> None:
         """Drop every page but these and, while discovery is on, the discovered ones."""
         listed = {page.id for page in pages}
-        self._discovered = self._discovered - listed if self._settings.discover_pages else frozenset()
+        self._discovered = self._discovered - listed if self._settings.source.discover_pages else frozenset()
         for stream in self._registry.retain(pages, besides=self._discovered):
             log.info("stream removed", stream=stream.key, hint="it ends after the current batch; copied rows stay")
             self._supervisor.dismiss(stream)

@@ -56,7 +56,7 @@ def confirm(question: str, shown: Sequence[str] = ()) -> None:
 
 def configured_streams(settings: Settings) -> Sequence[str] | None:
     """Return the streams that the configuration lists; None where it leaves that to discovery or the simulator."""
-    if settings.discover_pages or not settings.pages:
+    if settings.source.discover_pages or not settings.pages:
         return None
     return [Stream(Platform(platform), page.id).key for page in settings.pages for platform in page.platforms]
 

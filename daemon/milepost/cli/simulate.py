@@ -11,7 +11,7 @@ import msgspec
 
 from milepost.cli.signals import stopped_by_signals
 from milepost.core.errors import BadConfiguration
-from milepost.settings.files import read_text
+from milepost.settings.yaml import read_text
 from milepost.simulator.faults import parse_faults
 from milepost.simulator.plan import SimulatedPage, WorldPlan
 from milepost.simulator.server import SimulatorServer

@@ -3,108 +3,124 @@
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
+from typing import Never
 
 import click
+from msgspec.structs import replace
 from pydantic import ValidationError
+from tqdm import tqdm
 
-from milepost.app.database import Holding, holdings, source_of, store_url_of
+from milepost.app.database import Holding, holdings, source_of, store_url_in, store_url_of
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.signals import interruptible_by_signals
-from milepost.cli.store_progress import shown
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy, StoreRefused
 from milepost.core.model import DataSource
 from milepost.reporting.humanize import counted, in_columns
 from milepost.settings import Settings, StoreSettings, default_path
-from milepost.settings.files import read_text
-from milepost.stores.moving_house import Move, Moved, move
-from milepost.stores.open import has_database, is_at_work, open_store
+from milepost.settings.model import key_of
+from milepost.settings.yaml import read_text
+from milepost.stores.copy import CopyJob, CopyResult, Progress, Report
+from milepost.stores.open import copy_store, has_database, is_at_work, open_store
 from milepost.stores.url import StoreUrl
 
 MAX_FILE_BYTES = 16 * 1024
-RIGHT = frozenset({1, 2})
+LINE_SECONDS = 10.0
 
 
 @click.group(name="store")
 def command() -> None:
-    """Copy the database into another one, or let it change over to another source."""
+    """Copy the database into another one, or switch it to another source."""
 
 
 @command.command()
 @config_option
-@click.option("--to", "url", metavar="URL", required=True, help="The database to copy into, as store.url has it.")
+@click.option("--to", "url", metavar="URL", required=True, help="The database to copy into, written as store.url is.")
 @click.option("--password-file", metavar="FILE", help="The file with the password for URL.")
-@click.option("--replace-nul", is_flag=True, help="Write U+FFFD for the character NUL, which PostgreSQL does not take.")
-def copy(config: str | None, url: str, password_file: str | None, *, replace_nul: bool) -> None:
-    """Copy all that store.url of the configuration holds into another database, and verify the copy.
+@click.option("--schema", metavar="NAME", help="The schema to copy into, as store.schema (PostgreSQL only).")
+@click.option("--pooler", metavar="MODE", help="session or transaction, as store.pooler (PostgreSQL only).")
+@click.option(
+    "--replace-nul", is_flag=True, help="Write U+FFFD for the character NUL, which PostgreSQL does not accept."
+)
+def copy(config: str | None, url: str, password_file: str | None, *, replace_nul: bool, **keys: str | None) -> None:
+    """Copy the database of the configuration into an empty one, and verify the copy.
 
-    Nobody may work on either meanwhile. What was cut off goes on when it is run again; until the copy is verified,
-    nothing else opens the target. PostgreSQL's password comes from FILE, or from where libpq finds it: PGPASSWORD or
-    ~/.pgpass. Step by step: docs/moving.md.
+    Stop Milepost first. The target gets all of it or nothing: if the copy fails or is stopped, run it again.
+    PostgreSQL's password comes from FILE, PGPASSWORD or ~/.pgpass. Step by step: docs/migrate.md.
 
-    Exit codes: 0 copied and verified · 1 not, and the message says why · 75 somebody works on one of the databases ·
+    Exit codes: 0 copied and verified · 1 not copied, and the message says why · 75 a database is in use ·
     78 bad configuration, or a database that cannot be used.
     """
     began = perf_counter()
-    origin, target = store_url_of(load_settings(config)), _target(url, password_file)
-    moved = asyncio.run(_moved(Move(origin, target, replaces_nul=replace_nul)))
-    click.echo(
-        "\n".join([*_told(origin, target, moved, perf_counter() - began), "", *_next(config, target, password_file)])
+    source, store = store_url_of(load_settings(config)), _target(url, keys)
+    target = replace(store_url_in(store), password=_password_in(password_file))
+    result = asyncio.run(_copy(CopyJob(source, target, replaces_nul=replace_nul)))
+    summary = _summary(source, target, result, perf_counter() - began)
+    click.echo("\n".join([*summary, "", *_next_step(config, target, store, password_file)]))
+
+
+def _target(url: str, keys: Mapping[str, str | None]) -> StoreSettings:
+    """Validate the options as the keys of `store`. An error does not repeat the URL, which may hold a password."""
+    given = {key: value for key, value in keys.items() if value is not None}
+    try:
+        return StoreSettings.model_validate({"url": url, **given})
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)[0]
+        if details["loc"] != ("url",):
+            raise click.UsageError(f"--{details['loc'][0]} is none that store.{details['loc'][0]} allows") from None
+        if details["type"] == "rule":  # it says what to write in the configuration
+            hint = "here the options --schema and --pooler do the same"
+            raise BadConfiguration(f"--to: {details['msg']}", hint=hint) from None
+    raise BadConfiguration(
+        "--to is not the URL of a database",
+        hint="write it as store.url is, without a password: docs/migrate.md",
     )
 
 
-def _target(url: str, password_file: str | None) -> StoreUrl:
-    """Read the options. What is wrong with the URL is told without it: it may hold a password."""
-    try:
-        url = StoreSettings.model_validate({"url": url}).url
-    except ValidationError:
-        raise BadConfiguration(
-            "--to is not the URL of a database",
-            hint="give it as store.url has it, without a password: docs/moving.md",
-        ) from None
-    if password_file is None:
-        return StoreUrl(url)
-    password = read_text(Path(password_file), max_bytes=MAX_FILE_BYTES).rstrip("\r\n")
+def _password_in(file: str | None) -> str:
+    if file is None:
+        return ""
+    password = read_text(Path(file), max_bytes=MAX_FILE_BYTES).rstrip("\r\n")
     if not password:
-        raise BadConfiguration(f"{password_file}: is empty; it must hold the password")
-    return StoreUrl(url, password)
+        raise BadConfiguration(f"{file}: is empty; it must hold the password")
+    return password
 
 
-async def _moved(what: Move) -> Moved:
-    with shown() as tell, interruptible_by_signals(_stopped):
+async def _copy(job: CopyJob) -> CopyResult:
+    with _progress() as report, interruptible_by_signals(_stopped):
         try:
-            return await move(what, datetime.now(UTC), tell)
+            return await copy_store(job, report)
         except StoreAway as error:  # a daemon tries again; here somebody has to
-            hint = error.hint.removesuffix("it is tried again").rstrip("; ")
-            raise StoreAway(error.message, hint=f"{hint}; then run it again, and it goes on".lstrip("; ")) from error
+            hint = error.hint.removesuffix("retrying").rstrip("; ")
+            raise StoreAway(error.message, hint=f"{hint}; then run the copy again".lstrip("; ")) from error
 
 
 def _stopped() -> MilepostError:
-    return MilepostError("the copy was stopped before its end", hint="run it again, and it goes on")
+    return MilepostError("the copy was stopped, and nothing was copied", hint="run it again")
 
 
-def _told(origin: StoreUrl, target: StoreUrl, moved: Moved, seconds: float) -> list[str]:
-    rows = [
-        ("table", "rows", "written"),
-        *((each.table, f"{each.rows:,}", f"{each.written:,}") for each in moved.tables),
-    ]
-    entries = counted(moved.audit.entries, "journal entry", "journal entries")
+def _summary(source: StoreUrl, target: StoreUrl, result: CopyResult, seconds: float) -> list[str]:
+    entries = counted(result.audit.entries, "journal entry", "journal entries")
     return [
-        f"{target} is a verified copy of {origin}: {entries}, in {seconds:.1f} s",
+        f"{target} is a verified copy of {source}: {entries}, in {seconds:.1f} s",
         "",
-        *in_columns(rows, RIGHT),
+        *in_columns(
+            [("table", "rows"), *((table, f"{rows:,}") for table, rows in result.rows.items())], frozenset({1})
+        ),
     ]
 
 
-def _next(config: str | None, target: StoreUrl, password_file: str | None) -> list[str]:
-    """Say what makes Milepost work on the copy."""
+def _next_step(config: str | None, target: StoreUrl, store: StoreSettings, password_file: str | None) -> list[str]:
+    """Return the lines that switch the configuration to the copy."""
     where = config or default_path() or "config.yaml"
-    # A path that was given here is relative to this folder, one in the configuration to the configuration's.
+    # A path given here is relative to the working directory, one in the configuration to the configuration.
     url = target.url if target.file is None else f"sqlite:///{target.file.absolute()}"
-    lines = [f"To work on it, write into {where}, and then start Milepost:", "", "store:", f"  url: {url}"]
+    lines = [f"To switch to it, write into {where}, then start Milepost:", "", "store:", f"  url: {url}"]
+    lines += [f"  {key_of(name)}: {getattr(store, name)}" for name in sorted(store.model_fields_set - {"url"})]
     if password_file is not None:
         lines.append(f"  password_file: {_as_written(Path(password_file).absolute())}")
     return lines
@@ -118,28 +134,64 @@ def _as_written(path: Path) -> str:
     return str(path)
 
 
+@contextmanager
+def _progress() -> Iterator[Report]:
+    """Show the progress on stderr: a bar for each table on a terminal, lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    tqdm.monitor_interval = 0  # no thread of its own
+    with tqdm(unit=" rows", file=sys.stderr, leave=False, delay=0) as bar:
+        yield partial(_show_on, bar)
+
+
+def _show_on(bar: "tqdm[Never]", progress: Progress) -> None:
+    if progress.rows < bar.n or progress.is_done:  # another table begins, or one is complete
+        bar.reset(progress.total)
+    bar.set_description(f"{progress.phase} {progress.table}", refresh=False)
+    bar.total = progress.total
+    bar.update(progress.rows - bar.n)
+    bar.refresh()
+
+
+class _Lines:
+    """A line for each table that is done, and now and then for one that takes long."""
+
+    def __init__(self) -> None:
+        self._last_line_at = monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        now = monotonic()
+        if progress.is_done or now - self._last_line_at >= LINE_SECONDS:
+            self._last_line_at = now
+            rows = f"{progress.rows:,} of {progress.total:,} rows"
+            click.echo(f"{progress.phase} {progress.table}: {rows}", err=True)
+
+
 # --- adopt ------------------------------------------------------------------------------------------------------------
 
 
 @command.command()
 @config_option
-@click.option("--yes", "is_confirmed", is_flag=True, help="Don't ask whether to do it.")
+@click.option("--yes", "is_confirmed", is_flag=True, help="Don't ask for confirmation.")
 def adopt(config: str | None, *, is_confirmed: bool) -> None:
-    """Let the database change over to the source that the configuration names.
+    """Switch the database to the source that the configuration names.
 
-    A database remembers where its rows come from, and refuses another source: real conversations and invented ones must
-    not meet by a slip. This is the word that lets it. What it holds stays in the tables, and is shown before;
-    `milepost streams remove` removes the streams that are not to stay. Nobody may work on it meanwhile.
+    A database remembers where its rows come from and refuses another source, so that real and invented conversations
+    never mix by accident. This command overrides that. It first shows what the database holds, all of which stays;
+    `milepost streams remove` removes streams that should not. Stop Milepost first.
 
-    Exit codes: 0 done · 75 somebody works on the database · 78 bad configuration, or a database that cannot be used.
+    Exit codes: 0 done · 75 the database is in use · 78 bad configuration, or a database that cannot be used.
     """
-    click.echo(asyncio.run(_adopted(load_settings(config), is_confirmed=is_confirmed)))
+    click.echo(asyncio.run(_adopt(load_settings(config), is_confirmed=is_confirmed)))
 
 
-async def _adopted(settings: Settings, *, is_confirmed: bool) -> str:
+async def _adopt(settings: Settings, *, is_confirmed: bool) -> str:
     store_url, wanted = store_url_of(settings), source_of(settings)
     if not await has_database(store_url):
-        raise StoreRefused(f"there is no database at {store_url}", hint="the first start makes one, for its own source")
+        raise StoreRefused(
+            f"there is no database at {store_url}", hint="the first start creates one, for its own source"
+        )
     if await is_at_work(store_url):
         raise StoreBusy(f"a Milepost works on the database {store_url}", hint="stop it first")
     async with open_store(store_url) as store:
@@ -148,7 +200,7 @@ async def _adopted(settings: Settings, *, is_confirmed: bool) -> str:
             return f"{store_url} works for {wanted} already"
         held = await holdings(store)
         if held:
-            click.echo("\n".join(_held(store_url, recorded, held)))
+            click.echo("\n".join(_holdings_table(store_url, recorded, held)))
             if not is_confirmed:
                 _confirm(store_url, wanted)
         await store.replace_source(wanted)
@@ -157,8 +209,8 @@ async def _adopted(settings: Settings, *, is_confirmed: bool) -> str:
     return f"{store_url} works for {wanted} from now on{whole}"
 
 
-def _held(store_url: StoreUrl, recorded: DataSource | None, held: Sequence[Holding]) -> list[str]:
-    """Say what stays in the tables."""
+def _holdings_table(store_url: StoreUrl, recorded: DataSource | None, held: Sequence[Holding]) -> list[str]:
+    """Return what stays in the tables, as lines."""
     rows = [
         ("stream", "conversations", "of them invented"),
         *((each.stream, f"{each.conversations:,}", f"{each.invented:,}") for each in held),
@@ -167,14 +219,14 @@ def _held(store_url: StoreUrl, recorded: DataSource | None, held: Sequence[Holdi
     return [
         f"{store_url} holds{source}:",
         "",
-        *in_columns(rows, RIGHT),
+        *in_columns(rows, frozenset({1, 2})),
         "",
         "All of it stays, and so does each stream's place",
     ]
 
 
 def _confirm(store_url: StoreUrl, wanted: DataSource) -> None:
-    """Ask whether to do it. Raises UsageError where nobody can be asked, Abort where the answer is no."""
+    """Ask for confirmation. Raises UsageError if stdin is not a terminal, Abort if the user declines."""
     if not sys.stdin.isatty():
         raise click.UsageError("stdin is not a terminal; pass --yes to confirm")
     click.confirm(f"Let {store_url} work for {wanted}, beside all this?", abort=True)

@@ -45,9 +45,9 @@ async def try_tokens(settings: Settings, report: Callable[[str], None]) -> ExitC
             text, code = _verdict(index, page, answer)
             report(f"page {page.id}{f' ({page.name})' if page.name else ''}: {text}")
             codes.add(code)
-        if settings.discover_pages:
+        if settings.source.discover_pages:
             text, code = _findings(await _managed(client, settings))
-            report(f"discover_pages: {text}")
+            report(f"source.discover_pages: {text}")
             codes.add(code)
     return most_serious(codes)
 

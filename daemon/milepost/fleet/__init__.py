@@ -1,1 +1,1 @@
-"""Many workers on one PostgreSQL: who works which stream, and what the others have written."""
+"""Several workers on one PostgreSQL: which of them runs which stream, and what the others have written."""

@@ -1,4 +1,4 @@
-"""What the journal says, whoever wrote it: every entry is heard in the order of seq, and folded."""
+"""Follows the journal, whoever writes it: every entry in the order of seq, folded into checkpoints."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ ENTRIES_AT_ONCE = 500
 
 
 class JournalFollower:
-    """Follows the journal from where it stood when this worker began."""
+    """Follows the journal from its end at the start of this worker."""
 
     def __init__(self, journal_reader: JournalReader) -> None:
         self._journal_reader = journal_reader
@@ -25,26 +25,26 @@ class JournalFollower:
 
     @property
     def checkpoints(self) -> Mapping[str, Checkpoint]:
-        """Where every stream stood after the last entry that was heard."""
+        """The checkpoint of every stream as of the last entry read."""
         return self._checkpoints
 
     async def begin(self) -> None:
-        """Take over where all streams stand."""
+        """Load the checkpoints of all streams."""
         self._seq = max((each.seq for each in await self._journal_reader.latest(limit=1)), default=0)
-        # Read after the seq, so that nothing is missed in between; what is read twice is no news then.
+        # Loaded after the seq, so that nothing in between is missed; an entry that is read twice changes nothing.
         self._checkpoints = {each.stream: each for each in await self._journal_reader.checkpoints()}
 
-    async def read_on(self, hear: Callable[[Recorded], None]) -> None:
-        """Have all that is new heard. Raises StoreAway or StoreRefused."""
+    async def catch_up(self, on_commit: Callable[[Recorded], None]) -> None:
+        """Read all new entries and report them as commits. Raises StoreAway or StoreRefused."""
         async with self._reading:
-            while placed := await self._journal_reader.entries(after=self._seq, limit=ENTRIES_AT_ONCE):
-                for notice in self._notices(placed):
-                    hear(notice)
-                self._seq = placed[-1].seq
+            while stored := await self._journal_reader.entries(after=self._seq, limit=ENTRIES_AT_ONCE):
+                for notice in self._commits(stored):
+                    on_commit(notice)
+                self._seq = stored[-1].seq
 
-    def _notices(self, placed: Iterable[StoredEntry]) -> Iterator[Recorded]:
-        """Tell entries of one stream that lie together as one commit."""
-        for stream, group in groupby(placed, key=lambda each: each.entry.stream):
+    def _commits(self, stored: Iterable[StoredEntry]) -> Iterator[Recorded]:
+        """Yield consecutive entries of one stream as one commit."""
+        for stream, group in groupby(stored, key=lambda each: each.entry.stream):
             together = list(group)
             checkpoint = self._checkpoints.get(stream) or Checkpoint(stream)
             for each in together:

@@ -1,7 +1,7 @@
-"""The turns of streams as jobs of Procrastinate: a job a stream and turn, with the stream as its lock.
+"""Leases on streams as jobs of Procrastinate: one job for each run of a stream, with the stream as its lock.
 
-Procrastinate gives each job to one worker, holds back a stream's second job while the first is done, and knows which
-workers are alive. What is due is not in it: that is in the journal, so that no chain of jobs can break.
+Procrastinate gives each job to one worker, holds back a stream's second job while the first runs, and knows which
+workers are alive. The schedule is not in the queue but in the journal, so that no chain of jobs can break.
 """
 
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator
@@ -22,11 +22,11 @@ from milepost.stores.postgresql.errors import translated
 from milepost.stores.postgresql.notify import ALIVE_SECONDS
 from milepost.stores.postgresql.rights import kept_private
 
-TASK = "milepost.turn"
+TASK = "milepost.turn"  # stored in the queue: it stays
 
 
 class Lease(Struct, frozen=True):
-    """A stream that is this worker's to work. `worker_id` is who it was given to."""
+    """A stream that this worker may run, as the worker `worker_id`."""
 
     stream: str
     job_id: int
@@ -34,42 +34,42 @@ class Lease(Struct, frozen=True):
 
 
 class Leases(Protocol):
-    """The queue as one worker uses it. Its methods raise StoreAway or StoreRefused."""
+    """The queue as one worker sees it. Its methods raise StoreAway or StoreRefused."""
 
     async def keep_alive(self) -> None:
-        """Say that this worker is alive; it joins where it has not, or was taken for dead."""
+        """Send a heartbeat; join first if this worker has not joined, or was declared dead."""
         ...
 
     async def recover(self) -> list[str]:
-        """Have the streams of dead workers worked by others, and name them. One worker at a time looks for them."""
+        """Release the leases of dead workers and return their streams. One worker at a time does this."""
         ...
 
     async def offer(self, streams: Iterable[str]) -> None:
-        """Have each of these streams worked once, by whoever is free; one that has a job already is left alone."""
+        """Queue a job for each of these streams, unless it has one."""
         ...
 
     async def take(self, streams: Collection[str]) -> Lease | None:
-        """Take the turn of one of these streams, if one waits."""
+        """Take the lease of one of these streams, if one is queued."""
         ...
 
-    async def give_back_all_but(self, job_ids: Collection[int]) -> None:
-        """Have others work the streams whose turns are this worker's without its knowing: an answer was lost."""
+    async def release_all_but(self, job_ids: Collection[int]) -> None:
+        """Release leases that this worker holds without knowing, because an answer of the database was lost."""
         ...
 
     async def end(self, lease: Lease) -> None:
-        """Say that the turn is over. Of a worker that was taken for dead meanwhile it is another one's by now."""
+        """End a lease. If this worker was declared dead meanwhile, the lease belongs to another one and stays."""
         ...
 
 
 class _Connector(PsycopgConnector):
-    """Procrastinate's queries, each in a transaction that brings its settings: nothing of a session is relied on."""
+    """Runs each query of Procrastinate in a transaction with its own settings, independent of any session."""
 
     def __init__(self, database: Database) -> None:
         super().__init__()
         self._database = database
 
-    async def execute_query_async(self, query: str, **arguments: Any) -> None:  # noqa: ANN401  (as Procrastinate has it)
-        await self.execute_query_all_async(query, **arguments)  # all of its statements give rows, if only empty ones
+    async def execute_query_async(self, query: str, **arguments: Any) -> None:  # noqa: ANN401  (Procrastinate's signature)
+        await self.execute_query_all_async(query, **arguments)  # all of its statements return rows, if only empty ones
 
     async def execute_query_one_async(self, query: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401
         async with self._database.transaction() as connection:
@@ -84,7 +84,7 @@ class _Connector(PsycopgConnector):
 
 
 class StreamLeases:
-    """A Queue in PostgreSQL. Made by `open_queue`."""
+    """Leases in PostgreSQL. Made by `open_leases`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -92,20 +92,20 @@ class StreamLeases:
         self._worker_id: int | None = None
 
     async def join(self) -> int:
-        """Count as a worker that is alive, from now on. Who was taken for dead comes back as another one."""
+        """Register as a live worker. A worker that was declared dead returns under a new id."""
         with self._errors():
             self._worker_id = await self._jobs.register_worker()
         return self._worker_id
 
     async def leave(self) -> None:
-        """Count as a worker no more. Where the database does not answer, silence tells the others."""
+        """Deregister. If the database is unavailable, the missing heartbeat does the same."""
         worker_id, self._worker_id = self._worker_id, None
         if worker_id is not None:
             with suppress(MilepostError), self._errors():
                 await self._jobs.unregister_worker(worker_id)
 
     async def keep_alive(self) -> None:
-        """Say that this worker is alive; it joins where it has not, or was taken for dead."""
+        """Send a heartbeat; join first if this worker has not joined, or was declared dead."""
         worker_id = self._worker_id
         if worker_id is None or not await self._is_known(worker_id):
             await self.join()
@@ -114,7 +114,7 @@ class StreamLeases:
             await self._jobs.update_heartbeat(worker_id)
 
     async def recover(self) -> list[str]:
-        """Have the streams of dead workers worked by others, and name them. One worker at a time looks for them."""
+        """Release the leases of dead workers and return their streams. One worker at a time does this."""
         async with self._database.transaction() as connection:
             locked = await connection.execute(self._database.sql["try_lock_recovery"])
             if await locked.fetchone() != (True,):
@@ -122,26 +122,26 @@ class StreamLeases:
             with self._errors():
                 stalled = list(await self._jobs.get_stalled_jobs(seconds_since_heartbeat=ALIVE_SECONDS))
                 for job in stalled:
-                    await self._give_back(job)
+                    await self._release(job)
                 await self._jobs.prune_stalled_workers(ALIVE_SECONDS)
         return [job.queue for job in stalled]
 
     async def offer(self, streams: Iterable[str]) -> None:
-        """Have each of these streams worked once, by whoever is free; one that has a job already is left alone."""
+        """Queue a job for each of these streams, unless it has one."""
         wanted = set(streams)
         if not wanted:
             return
         with self._errors():
-            busy = {job.queue for job in await self._jobs.list_jobs_async(task=TASK)}
-            for stream in sorted(wanted - busy):
+            queued = {job.queue for job in await self._jobs.list_jobs_async(task=TASK)}
+            for stream in sorted(wanted - queued):
                 job = Job(queue=stream, lock=stream, queueing_lock=stream, task_name=TASK)
                 try:
                     await self._jobs.defer_job_async(job)
-                except exceptions.AlreadyEnqueued:  # by another worker, just now
+                except exceptions.AlreadyEnqueued:  # by another worker, meanwhile
                     continue
 
     async def take(self, streams: Collection[str]) -> Lease | None:
-        """Take the turn of one of these streams, if one waits."""
+        """Take the lease of one of these streams, if one is queued."""
         worker_id = self._worker_id
         if worker_id is None or not streams:
             return None
@@ -149,26 +149,26 @@ class StreamLeases:
             job = await self._jobs.fetch_job(queues=list(streams), worker_id=worker_id)
         return None if job is None or job.id is None else Lease(job.queue, job.id, worker_id)
 
-    async def give_back_all_but(self, job_ids: Collection[int]) -> None:
-        """Have others work the streams whose turns are this worker's without its knowing: an answer was lost."""
+    async def release_all_but(self, job_ids: Collection[int]) -> None:
+        """Release leases that this worker holds without knowing, because an answer of the database was lost."""
         if self._worker_id is None:
             return
         with self._errors():
             ours = await self._jobs.list_jobs_async(task=TASK, status=Status.DOING.value, worker_id=self._worker_id)
             for job in ours:
                 if job.id not in job_ids:
-                    await self._give_back(job)
+                    await self._release(job)
 
     async def end(self, lease: Lease) -> None:
-        """Say that the turn is over. Of a worker that was taken for dead meanwhile it is another one's by now."""
+        """End a lease. If this worker was declared dead meanwhile, the lease belongs to another one and stays."""
         with self._errors():
             if await self._jobs.list_jobs_async(id=lease.job_id, worker_id=lease.worker_id):
                 await self._jobs.finish_job_by_id_async(lease.job_id, Status.SUCCEEDED, delete_job=True)
 
-    async def _give_back(self, job: Job) -> None:
+    async def _release(self, job: Job) -> None:
         try:
             await self._jobs.retry_job(job)
-        except exceptions.UniqueViolation:  # another job waits for the stream already
+        except exceptions.UniqueViolation:  # another job for the stream is queued already
             await self._jobs.finish_job(job, Status.ABORTED, delete_job=True)
 
     async def _is_known(self, worker_id: int) -> bool:
@@ -179,33 +179,33 @@ class StreamLeases:
         try:
             yield
         except exceptions.ConnectorException as error:
-            raise _meaning(error.__cause__ or error, self._database.dsn.name) from error
+            raise _translated(error.__cause__ or error, self._database.dsn.name) from error
 
 
-def _meaning(error: BaseException, name: str) -> MilepostError:
+def _translated(error: BaseException, name: str) -> MilepostError:
     match error:
         case psycopg.errors.ForeignKeyViolation():
-            return StoreAway("this worker was taken for dead", hint="it joins the others again")
+            return StoreAway("this worker was declared dead", hint="it rejoins")
         case psycopg.errors.RaiseException():
-            return StoreAway("a turn was ended by another worker just now", hint="it is looked at again")
+            return StoreAway("another worker has ended this lease", hint="it is retried")
         case psycopg.Error() | OSError():
             return translated(error, name)
         case _:
-            return StoreAway(f"the queue in {name} does not answer: {error}", hint="it is tried again")
+            return StoreAway(f"the queue in {name} does not answer: {error}", hint="it is retried")
 
 
 @asynccontextmanager
-async def open_queue(database: Database) -> AsyncIterator[StreamLeases]:
-    """Make Procrastinate's tables where they are missing, and leave the queue in the end."""
+async def open_leases(database: Database) -> AsyncIterator[StreamLeases]:
+    """Create Procrastinate's tables if missing, join, and leave in the end."""
     async with database.transaction() as connection:
         await connection.execute(database.sql["lock_queue_schema"])
         found = await connection.execute(database.sql["has_queue_schema"])
         if await found.fetchone() == (False,):
             async with kept_private(connection, database.dsn.schema):
                 await connection.execute(SchemaManager.get_schema())
-    queue = StreamLeases(database)
-    await queue.join()
+    leases = StreamLeases(database)
+    await leases.join()
     try:
-        yield queue
+        yield leases
     finally:
-        await queue.leave()
+        await leases.leave()

@@ -1,4 +1,4 @@
-"""One worker of a fleet: offers what is due, takes turns, works them, and hears what the others write."""
+"""One worker of a fleet: queues streams that are due, takes leases, runs them, and follows the journal."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +18,7 @@ from milepost.engine.feed import Feed, Recorded
 from milepost.engine.interrupt import Interrupt
 from milepost.engine.supervisor import Supervisor
 from milepost.fleet.follower import JournalFollower
-from milepost.fleet.leases import Lease, Leases, open_queue
+from milepost.fleet.leases import Lease, Leases, open_leases
 from milepost.fleet.schedule import FleetSchedule
 from milepost.stores.postgresql.connection import connected
 from milepost.stores.postgresql.dsn import dsn_of
@@ -28,144 +28,144 @@ from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 
 HEARTBEAT_SECONDS = 5.0
-LOOK_SECONDS = 2.0  # at the queue, for what others have offered, and at the journal, should an announcement be lost
-LEAST_SECONDS = 0.05  # between two looks
-RETRY_SECONDS = 2.0  # while the database does not answer
-GRACE_SECONDS = 10.0  # for the others to give a sign of life, after the database was away: all were silent then
+POLL_SECONDS = 2.0  # of the queue, for what others have offered, and of the journal, in case a notification is lost
+MIN_POLL_SECONDS = 0.05
+RETRY_SECONDS = 2.0  # while the database is unavailable
+GRACE_SECONDS = 10.0  # for the others' heartbeats after an outage of the database: nobody could send any
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 Share = Callable[[str, int], None]
 
 log = structlog.get_logger("milepost")
 
 
 class Worker:
-    """Works the supervisor's streams as far as they are given to it.
+    """Runs those of the supervisor's streams that it has leases for.
 
-    `news` rings when somebody has written into the journal. `told` has every entry, whoever wrote it. `share` hears by
-    how many workers a page is called for.
+    `announced` is set when somebody has written to the journal. `feed` has every commit, whoever wrote it. `share` is
+    called with the number of workers that call the API for a page.
     """
 
     def __init__(
         self,
         engine: EngineContext,
         supervisor: Supervisor,
-        queue: Leases,
+        leases: Leases,
         follower: JournalFollower,
-        news: Interrupt,
+        announced: Interrupt,
         share: Share,
     ) -> None:
-        self.told = Feed()
+        self.feed = Feed()
         self._engine = engine
         self._supervisor = supervisor
-        self._queue = queue
+        self._leases = leases
         self._follower = follower
-        self._news = news
+        self._announced = announced
         self._share = share
         self._schedule = FleetSchedule(lambda: follower.checkpoints, engine.clock)
-        self._look = Interrupt()  # rings when there may be something to offer or to take
-        self._in_hand: dict[Stream, Lease] = {}
-        self._has_told_of_skew = False
+        self._wake = Interrupt()  # set when there may be something to offer or to take
+        self._held: dict[Stream, Lease] = {}
+        self._has_reported_skew = False
 
     async def run(self) -> None:
-        """Work until a stop is asked for, and then end the turns in hand."""
+        """Work until a stop is requested, then finish the runs under way."""
         async with asyncio.TaskGroup() as beside:
             tasks = [
-                beside.create_task(self._kept("heartbeat", self._beat), name="heartbeat"),
-                beside.create_task(self._kept("journal", self._follow), name="follower"),
+                beside.create_task(self._repeated("heartbeat", self._send_heartbeats), name="heartbeat"),
+                beside.create_task(self._repeated("journal", self._follow_journal), name="follower"),
             ]
             async with asyncio.TaskGroup() as slots:
                 while not self._engine.stop.is_requested:
-                    self._look.clear()
-                    await self._tolerated("queue", self._offer_and_take(slots))
+                    self._wake.clear()
+                    await self._unless_away("queue", self._offer_and_take(slots))
                     await self._rest()
-            for task in tasks:  # not before the turns have ended: who is silent counts as dead
+            for task in tasks:  # after the last run has ended: a worker without heartbeats is declared dead
                 task.cancel()
 
-    # --- turns ---
+    # --- runs ---
 
     async def _offer_and_take(self, slots: asyncio.TaskGroup) -> None:
-        """Offer every stream that is due, and take as many turns as there is room for."""
-        await self._queue.give_back_all_but({lease.job_id for lease in self._in_hand.values()})
+        """Queue every stream that is due, and take as many leases as there are free slots."""
+        await self._leases.release_all_but({lease.job_id for lease in self._held.values()})
         now, idle = self._engine.clock.now(), self._idle()
         due = self._due(now)
-        await self._queue.offer(stream.key for stream in idle if (at := due(stream, None)) is not None and at <= now)
+        await self._leases.offer(stream.key for stream in idle if (at := due(stream, None)) is not None and at <= now)
         while not (self._engine.stop.is_requested or self._engine.slots.all_taken):
-            lease = await self._queue.take([stream.key for stream in self._idle()])
+            lease = await self._leases.take([stream.key for stream in self._idle()])
             if lease is None:
                 return
             stream = Stream.parse(lease.stream)
-            self._in_hand[stream] = lease
-            before = await self._tolerated("store", self._engine.store.load(lease.stream))
-            slots.create_task(self._work(stream, lease, before), name=f"turn of {lease.stream}")
-            await asyncio.sleep(0)  # it takes its place, so that `all_taken` knows of it
+            self._held[stream] = lease
+            before = await self._unless_away("store", self._engine.store.load(lease.stream))
+            slots.create_task(self._work(stream, lease, before), name=f"run of {lease.stream}")
+            await asyncio.sleep(0)  # it takes its slot, so that `all_taken` is up to date
 
     async def _work(self, stream: Stream, lease: Lease, before: Checkpoint | None) -> None:
-        """Work a stream's turn, unless it is not due any more: another worker may have been faster."""
+        """Run a stream, unless it is no longer due: another worker may have been faster."""
         try:
-            if before is None or not self._is_to_be_worked(stream, before):
+            if before is None or not self._is_still_due(stream, before):
                 return
             self._share_page_of(stream)
-            wanted = self._supervisor.take_run_request(stream)
-            is_full = self._schedule.wants_full(stream) or (wanted is not None and wanted.full)
+            request = self._supervisor.take_run_request(stream)
+            is_full = self._schedule.wants_full(stream) or (request is not None and request.full)
             await self._supervisor.run_once(stream, full=is_full)
-            await self._tolerated("journal", self._follower.read_on(self._hear))
-            self._put_off_what_came_to_nothing(stream, before)
+            await self._unless_away("journal", self._follower.catch_up(self._on_commit))
+            self._postpone_if_nothing_happened(stream, before)
         finally:
-            await self._tolerated("queue", self._queue.end(lease))
-            del self._in_hand[stream]
+            await self._unless_away("queue", self._leases.end(lease))
+            del self._held[stream]
             self._share_page_of(stream)
-            self._look.set()
+            self._wake.set()
 
-    def _is_to_be_worked(self, stream: Stream, checkpoint: Checkpoint) -> bool:
-        """Look again, with the turn in hand. A run that is open then was left by a worker that died."""
-        if stream not in self._supervisor.streams:  # its page was dropped just now
+    def _is_still_due(self, stream: Stream, checkpoint: Checkpoint) -> bool:
+        """Check again, with the lease held. A run that is open then was left by a worker that died."""
+        if stream not in self._supervisor.streams:  # its page was removed meanwhile
             return False
         now, run = self._engine.clock.now(), checkpoint.run
         at = self._due(now)(stream, checkpoint)
-        is_left = run is not None and run.ended_at is None and checkpoint.operator_pause is None
-        return is_left or (at is not None and at <= now)
+        is_abandoned = run is not None and run.ended_at is None and checkpoint.operator_pause is None
+        return is_abandoned or (at is not None and at <= now)
 
     def _idle(self) -> list[Stream]:
-        return [stream for stream in self._supervisor.streams if stream not in self._in_hand]
+        return [stream for stream in self._supervisor.streams if stream not in self._held]
 
     def _due(self, now: datetime) -> Callable[[Stream, Checkpoint | None], datetime | None]:
-        """Give the question when a stream is to be worked, for asking about many."""
+        """Return a function that tells when a stream is due, at one moment for many streams."""
         holds, schedule = self._engine.rate_limits.holds(), self._supervisor.schedule
 
         def due(stream: Stream, checkpoint: Checkpoint | None) -> datetime | None:
-            if self._supervisor.run_requested(stream):  # what was wrong with it is mended
+            if self._supervisor.run_requested(stream):  # what stopped it was fixed
                 return now
             return self._schedule.due_at(stream, now, schedule, holds(stream), checkpoint)
 
         return due
 
-    def _put_off_what_came_to_nothing(self, stream: Stream, before: Checkpoint) -> None:
-        """A turn that has left nothing in the journal must not be followed by the next one at once.
+    def _postpone_if_nothing_happened(self, stream: Stream, before: Checkpoint) -> None:
+        """Keep a run that left nothing in the journal from being repeated at once.
 
-        Nothing could be recorded, or there was nothing to do. What a limit holds goes on when that is over.
+        Nothing could be recorded, or there was nothing to do. A stream under a rate limit continues when that ends.
         """
         now, after = self._engine.clock.now(), self._follower.checkpoints.get(stream.key)
         held_until = self._engine.rate_limits.held_until(stream)
         is_held = held_until is not None and held_until > now
         if not is_held and (after is None or after.version <= before.version):
-            self._schedule.put_off(stream, now + timedelta(seconds=self._supervisor.schedule.interval_seconds))
+            self._schedule.postpone(stream, now + timedelta(seconds=self._supervisor.schedule.interval_seconds))
 
     async def _rest(self) -> None:
-        """Wait until something is due, or may be; no longer than it takes others to offer something."""
-        await asyncio.sleep(LEAST_SECONDS)
+        """Wait until a stream may be due, at most until the next poll of the queue."""
+        await asyncio.sleep(MIN_POLL_SECONDS)
         now = self._engine.clock.now()
         due = self._due(now)
         next_at = min((at for stream in self._idle() if (at := due(stream, None)) is not None), default=None)
-        seconds = LOOK_SECONDS if next_at is None or next_at <= now else (next_at - now).total_seconds()
-        async with self._engine.stop.interruptible(), self._look.interruptible():
-            await self._engine.clock.sleep_until(now + timedelta(seconds=min(seconds, LOOK_SECONDS)))
+        seconds = POLL_SECONDS if next_at is None or next_at <= now else (next_at - now).total_seconds()
+        async with self._engine.stop.interruptible(), self._wake.interruptible():
+            await self._engine.clock.sleep_until(now + timedelta(seconds=min(seconds, POLL_SECONDS)))
 
     def _share_page_of(self, stream: Stream) -> None:
-        """The platform's pace is of a page: while its other stream is worked elsewhere, each has half of it."""
+        """Halve the pace of a page while another worker runs its other stream: the platform's rule is for the page."""
         siblings = [Stream(platform, stream.page_id) for platform in Platform]
-        is_here = any(each in self._in_hand for each in siblings)
-        is_elsewhere = any(self._is_open(each) for each in siblings if each not in self._in_hand)
+        is_here = any(each in self._held for each in siblings)
+        is_elsewhere = any(self._is_open(each) for each in siblings if each not in self._held)
         self._share(stream.page_id, 2 if is_here and is_elsewhere else 1)
 
     def _is_open(self, stream: Stream) -> bool:
@@ -175,67 +175,67 @@ class Worker:
 
     # --- the journal ---
 
-    async def _follow(self) -> None:
+    async def _follow_journal(self) -> None:
         while True:
-            self._news.clear()
-            await self._follower.read_on(self._hear)
-            async with self._news.interruptible():
-                await asyncio.sleep(LOOK_SECONDS)
+            self._announced.clear()
+            await self._follower.catch_up(self._on_commit)
+            async with self._announced.interruptible():
+                await asyncio.sleep(POLL_SECONDS)
 
-    def _hear(self, notice: Recorded) -> None:
+    def _on_commit(self, notice: Recorded) -> None:
         stream = Stream.parse(notice.checkpoint.stream)
         self._engine.rate_limits.observe(notice.checkpoint)
         self._supervisor.observe_version(stream, notice.checkpoint.version)
-        self._schedule.hear(notice.entries)
-        self._tell_of_skew(max(entry.recorded_at for entry in notice.entries))
+        self._schedule.on_entries(notice.entries)
+        self._report_skew(max(entry.recorded_at for entry in notice.entries))
         if any(isinstance(entry.event, SyncRequested | StreamResumed) for entry in notice.entries):
-            self._supervisor.take_run_request(stream)  # the agenda knows of it, as that of every worker
+            self._supervisor.take_run_request(stream)  # the schedule has it, as that of every worker does
         self._share_page_of(stream)
-        self.told.publish(notice)
+        self.feed.publish(notice)
         if not self._is_open(stream):
-            self._look.set()
+            self._wake.set()
 
-    def _tell_of_skew(self, recorded_at: datetime) -> None:
-        """Tell once that another worker's clock is ahead of ours."""
+    def _report_skew(self, recorded_at: datetime) -> None:
+        """Log once that another worker's clock is ahead of ours."""
         now = self._engine.clock.now()
-        if self._has_told_of_skew or not is_ahead(recorded_at, now):
+        if self._has_reported_skew or not is_ahead(recorded_at, now):
             return
-        self._has_told_of_skew = True
+        self._has_reported_skew = True
         log.warning(
             "clocks differ between workers",
             ahead_seconds=round((recorded_at - now).total_seconds()),
             hint="nothing waits longer for it; check time synchronization (timedatectl) on every worker's machine",
         )
 
-    # --- staying alive ---
+    # --- heartbeats ---
 
-    async def _beat(self) -> None:
-        watches_from = self._engine.clock.steady() + GRACE_SECONDS
+    async def _send_heartbeats(self) -> None:
+        recovers_from = self._engine.clock.steady() + GRACE_SECONDS
         while True:
-            await self._queue.keep_alive()
-            if self._engine.clock.steady() >= watches_from:
+            await self._leases.keep_alive()
+            if self._engine.clock.steady() >= recovers_from:
                 await self._recover()
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _recover(self) -> None:
-        recovered = await self._queue.recover()
+        recovered = await self._leases.recover()
         for stream in recovered:
-            log.warning("stream given to others", stream=stream, hint="the worker that had it is dead, or hangs")
+            log.warning("stream reassigned", stream=stream, hint="the worker that ran it is dead or hangs")
         if recovered:
-            self._look.set()
+            self._wake.set()
 
-    async def _kept(self, name: str, part: Callable[[], Awaitable[None]]) -> None:
-        """Keep a part going, however often the database is away."""
+    async def _repeated(self, name: str, part: Callable[[], Awaitable[None]]) -> None:
+        """Repeat a part, however often the database is unavailable."""
         while True:
-            await self._tolerated(name, part())
+            await self._unless_away(name, part())
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _tolerated(self, name: str, work: Awaitable[Answer]) -> Answer | None:
-        """Await what may fail because the database is away: whoever calls tries it again, sooner or later."""
+    async def _unless_away(self, name: str, work: Awaitable[Result]) -> Result | None:
+        """Return the result, or None if the database is unavailable: the caller retries sooner or later."""
         try:
             return await work
         except MilepostError as error:
-            log.warning("fleet waits", part=name, reason=error.message)
+            log.warning("database unavailable, retrying", part=name, reason=error.message)
             return None
 
 
@@ -243,14 +243,14 @@ class Worker:
 async def joined(
     store_url: StoreUrl, engine: EngineContext, supervisor: Supervisor, journal_reader: JournalReader, share: Share
 ) -> AsyncIterator[Worker]:
-    """Join the workers on a PostgreSQL database; leave them in the end. Raises StoreRefused or StoreAway."""
-    news, follower = Interrupt(), JournalFollower(journal_reader)
+    """Join the workers on a PostgreSQL database, and leave in the end. Raises StoreRefused or StoreAway."""
+    announced, follower = Interrupt(), JournalFollower(journal_reader)
     async with (
         connected(
             dsn_of(store_url), load_statements("postgresql") | load_statements("postgresql", "queue")
         ) as database,
-        open_queue(database) as queue,
-        listening(store_url, news.set),
+        open_leases(database) as leases,
+        listening(store_url, announced.set),
     ):
         await follower.begin()
-        yield Worker(engine, supervisor, queue, follower, news, share)
+        yield Worker(engine, supervisor, leases, follower, announced, share)

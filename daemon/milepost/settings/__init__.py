@@ -1,12 +1,11 @@
 """Milepost's configuration: config.yaml as frozen values.
 
-document     YAML with places and lines, the environment put in  (scalars, files)
-credentials  secrets out of files; where each comes from
-model        every key, default and bound                        (values, durations)
-rules        what must hold between sections
-changes      what a file that was read again changes, and which of it takes a restart
-wording      what was found, what is allowed
-loading      all of that in order
+yaml         the file as plain values with their lines, the environment put in
+secrets      secrets from files; where each comes from
+model        every key, its default and bounds      (types)
+messages     what was found, what is allowed
+load         all of that in order, and the rules between sections
+diff         what a reload changes, and which of it needs a restart
 """
 
 from milepost.settings.diff import Changes, changes_between

@@ -1,4 +1,4 @@
-"""What a new configuration changes in the one that a daemon runs by, and which of it holds without a restart."""
+"""What a new configuration changes in a running daemon, and which of it applies without a restart."""
 
 from collections.abc import Iterator
 from functools import reduce
@@ -7,13 +7,16 @@ import msgspec
 
 from milepost.settings.model import Section, Settings, key_of
 
-# What is opened, or listened on, once.
+# What is opened or bound once, at the start.
 TAKES_RESTART = frozenset(
     {
         "store.url",
         "store.password",
         "store.password_file",
         "store.synchronous",
+        "store.schema",
+        "store.pooler",
+        "store.views",
         "source.kind",
         "source.base_url",
         "source.version",
@@ -25,20 +28,20 @@ TAKES_RESTART = frozenset(
     }
 )
 _WORLD = ("source.kind", "source.base_url")
-_OF_THE_WORLD = ("source.", "pages", "discover_pages")
+_OF_THE_WORLD = ("source.", "pages")
 _MADE_BY_THE_SIMULATOR = ("source.app_secret",)
 
-_Place = tuple[str, ...]
-"""The attributes that lead to the value of a key."""
+_AttributePath = tuple[str, ...]
+"""The attributes that lead to a value."""
 
 
 class Changes(msgspec.Struct, frozen=True):
     """What a new configuration changes.
 
     Attributes:
-        settings: what to go on with: the new values, but for those that take a restart.
-        live: the keys whose new values those are.
-        takes_restart: the keys whose old values stay.
+        settings: the settings to continue with: the new values, except those that need a restart.
+        live: the keys whose new values apply.
+        takes_restart: the keys that keep their old values.
     """
 
     settings: Settings
@@ -47,12 +50,12 @@ class Changes(msgspec.Struct, frozen=True):
 
 
 def is_live(key: str) -> bool:
-    """Whether a change of a key holds without a restart, as long as the API stays the same."""
+    """Whether a changed key applies without a restart, as long as the API stays the same."""
     return key not in TAKES_RESTART
 
 
 def changes_between(running: Settings, wanted: Settings) -> Changes:
-    """Compare the settings that a daemon runs by with those of a file that was read again."""
+    """Compare the running settings with those of a reloaded file."""
     changed = {_key(place): place for place in _places(running) if _value(running, place) != _value(wanted, place)}
     live = tuple(key for key in changed if is_live(key) and not _is_tied(key, running, changed))
     takes_restart = tuple(key for key in changed if key not in live)
@@ -62,18 +65,18 @@ def changes_between(running: Settings, wanted: Settings) -> Changes:
     return Changes(settings, live, takes_restart)
 
 
-def _is_tied(key: str, running: Settings, changed: dict[str, _Place]) -> bool:
-    """Whether a key goes with the API that was there at the start: no token may be sent to another one's.
+def _is_tied(key: str, running: Settings, changed: dict[str, _AttributePath]) -> bool:
+    """Whether a key belongs to the API of the start: no token may be sent to another API.
 
-    The simulator makes its pages and their tokens when it starts.
+    The simulator makes its pages and tokens when it starts.
     """
     tied = _OF_THE_WORLD if any(each in changed for each in _WORLD) else ()
     made = _MADE_BY_THE_SIMULATOR if running.source.kind == "simulator" else ()
     return key.startswith((*tied, *made))
 
 
-def _places(settings: Settings) -> Iterator[_Place]:
-    """Every key outside of lists; a list is one key."""
+def _places(settings: Settings) -> Iterator[_AttributePath]:
+    """Yield every key outside of lists; a list is one key."""
     for name, value in settings:
         if isinstance(value, Section):
             yield from ((name, attribute) for attribute in type(value).model_fields)
@@ -81,15 +84,15 @@ def _places(settings: Settings) -> Iterator[_Place]:
             yield (name,)
 
 
-def _key(place: _Place) -> str:
+def _key(place: _AttributePath) -> str:
     return ".".join(map(key_of, place))
 
 
-def _value(settings: Settings, place: _Place) -> object:
+def _value(settings: Settings, place: _AttributePath) -> object:
     return reduce(getattr, place, settings)
 
 
-def _with(settings: Settings, place: _Place, value: object) -> Settings:
+def _with(settings: Settings, place: _AttributePath, value: object) -> Settings:
     name, *inner = place
     if inner:
         value = getattr(settings, name).model_copy(update={inner[0]: value})

@@ -1,7 +1,7 @@
-"""config.yaml to frozen settings, or to an error that tells everything that is wrong with it."""
+"""Loads config.yaml into frozen settings, or raises one error that names everything wrong with it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -9,16 +9,15 @@ from pydantic import ValidationError
 from milepost.core.errors import BadConfiguration
 from milepost.settings.messages import problems_in
 from milepost.settings.model import FACEBOOK_STORE, Settings, StoreSettings
-from milepost.settings.rules import broken_rules
-from milepost.settings.secrets import SecretOrigin, fill_in, origins
-from milepost.settings.yaml import Document, read_document
+from milepost.settings.secrets import SecretOrigin, fill_in, origins, written_pages
+from milepost.settings.yaml import Document, Problem, as_if_written, read_document
 
 DEFAULT_PATH = Path("config.yaml")
 SQLITE = "sqlite:///"
 
 
 def load(path: Path, environment: Mapping[str, str]) -> Settings:
-    """The settings in a file.
+    """Return the settings in a file.
 
     Raises:
         BadConfiguration: the file cannot be read, or something in it is wrong; each problem is one line of the text.
@@ -26,14 +25,14 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
     document = _filled_in(path, environment)
     settings = _validated(document)
     if document.problems or settings is None:
-        raise BadConfiguration(document.told())
-    return settings.model_copy(update={"store": _placed(settings, path.parent)})
+        raise BadConfiguration(document.describe_problems())
+    return settings.model_copy(update={"store": _located(settings, path.parent)})
 
 
-def _placed(settings: Settings, folder: Path) -> StoreSettings:
-    """Return where the store is: a relative path is relative to the folder of the file; the default is by the source.
+def _located(settings: Settings, folder: Path) -> StoreSettings:
+    """Return the store with its path resolved against the folder of the file, and the default for its source.
 
-    Nothing of real conversations is kept in the file that the simulated world has for itself.
+    Real conversations are never kept in the default file of the simulated world.
     """
     store = settings.store
     url = store.url
@@ -45,25 +44,25 @@ def _placed(settings: Settings, folder: Path) -> StoreSettings:
 
 
 def load_or_default(path: Path | None, environment: Mapping[str, str]) -> Settings:
-    """The settings in the file that was named, else in ./config.yaml, else the built-in ones, which need no file.
+    """Return the settings of the given file, else of ./config.yaml, else the built-in ones.
 
     Raises:
-        BadConfiguration: as of `load`; a file that was named must be there.
+        BadConfiguration: as `load` does; a given file must exist.
     """
     path = path or default_path()
     return load(path, environment) if path else Settings()
 
 
 def default_path() -> Path | None:
-    """./config.yaml where there is one, if only a link that leads nowhere; None where the built-in settings apply."""
+    """Return ./config.yaml if it exists, even as a broken link; None if the built-in settings apply."""
     return DEFAULT_PATH if os.path.lexists(DEFAULT_PATH) else None
 
 
 def secret_report(path: Path, environment: Mapping[str, str]) -> tuple[SecretOrigin, ...]:
-    """Where each secret of a file comes from; never what it is.
+    """Return where each secret of a file comes from; never its value.
 
     Raises:
-        BadConfiguration: the file cannot be read or is not YAML. What else may be wrong with it, `load` tells.
+        BadConfiguration: the file cannot be read or is not YAML. `load` finds what else may be wrong.
     """
     return tuple(origins(_filled_in(path, environment)))
 
@@ -75,13 +74,70 @@ def _filled_in(path: Path, environment: Mapping[str, str]) -> Document:
 
 
 def _validated(document: Document) -> Settings | None:
-    """The settings, or None and the reasons among the document's problems.
+    """Return the settings; None if the document is invalid, with the reasons added to its problems.
 
-    What pydantic raises ends here, and is not the cause of another error: it holds the values, secrets among them.
+    pydantic's error ends here and never becomes a cause: it holds the values, secrets among them.
     """
-    document.problems.extend(broken_rules(document))
+    document.problems.extend(_broken_rules(document))
     try:
         return Settings.model_validate(document.tree)
     except ValidationError as error:
         document.problems.extend(problems_in(document, error))
         return None
+
+
+# --- what must hold between sections ----------------------------------------------------------------------------------
+
+
+def _broken_rules(document: Document) -> Iterator[Problem]:
+    """Yield the rules that a document breaks, once its secrets are filled in."""
+    yield from _repeated_ids(document)
+    if "discover_pages" in document.tree:
+        yield Problem(("discover_pages",), "moved into source; write it there: source.discover_pages")
+    kind = _kind(document)
+    if kind == "facebook":
+        yield from _missing_for_facebook(document)
+    elif kind == "simulator":
+        yield from _real_in_the_simulator(document)
+
+
+def _kind(document: Document) -> object:
+    """Return the kind of source that applies; None if what is written is not one."""
+    source = document.at(("source",))
+    if source is None:
+        return "simulator"
+    return source.get("kind", "simulator") if isinstance(source, dict) else None
+
+
+def _real_in_the_simulator(document: Document) -> Iterator[Problem]:
+    """Yield real pages and tokens in a simulated world: whoever fills them in means the real one."""
+    found = "source.kind is simulator" if document.at(("source", "kind")) else "source.kind is not set: it is simulator"
+    remedy = "set source.kind: facebook to copy real conversations"
+    if isinstance(pages := document.at(("pages",)), tuple) and pages:
+        yield Problem(("pages",), f"{found}, whose world brings pages of its own; {remedy}, or remove pages")
+    if document.at(("source", "access_token")) not in (None, ""):
+        yield Problem(("source", "access_token"), f"{found}, whose world brings tokens of its own; {remedy}")
+
+
+def _repeated_ids(document: Document) -> Iterator[Problem]:
+    first: dict[object, str] = {}
+    for key_path, page in written_pages(document):
+        id_ = page.get("id")
+        if isinstance(id_, str) and first.setdefault(id_, f"pages[{key_path[-1]}]") != f"pages[{key_path[-1]}]":
+            yield Problem((*key_path, "id"), f"{first[id_]} has this id, too; allowed: each page once")
+
+
+def _missing_for_facebook(document: Document) -> Iterator[Problem]:
+    if _discovers(document) and document.at(("source", "access_token")) in (None, ""):
+        need = "access_token or access_token_file, whose pages source.discover_pages: true asks for"
+        yield Problem(("source", "access_token"), f"missing; allowed: {need}")
+    if document.at(("pages",)) in (None, ()) and not _discovers(document):
+        yield Problem(("pages",), "missing; allowed: one page or more, which source.kind: facebook needs")
+    for key_path, page in written_pages(document):
+        if page.get("access_token") in (None, ""):
+            need = "access_token or access_token_file, which source.kind: facebook needs for each page"
+            yield Problem((*key_path, "access_token"), f"missing; allowed: {need}")
+
+
+def _discovers(document: Document) -> bool:
+    return as_if_written(document.at(("source", "discover_pages"))) is True

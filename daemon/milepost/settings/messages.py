@@ -1,6 +1,6 @@
-"""The words for what the model refuses: what was found, and what is allowed.
+"""Words for what the model refuses: what was found, and what is allowed.
 
-The bounds in the words are those of the model, so that the two cannot differ; docs/configuration.md has the same words.
+The bounds come from the model, so that the two cannot differ; docs/configuration.md has the same words.
 """
 
 import difflib
@@ -16,25 +16,25 @@ from pydantic_core import ErrorDetails
 
 from milepost.settings.model import Section, Settings, key_of
 from milepost.settings.types import Allowed
-from milepost.settings.yaml import UNRESOLVED, Document, Problem, StoreUrl
+from milepost.settings.yaml import UNRESOLVED, Document, KeyPath, Problem
 
 _MAX_SHOWN = 60
 _MIN_SECRET = 25  # an app secret is a word of 32 hexadecimal digits; what else is written here has shorter words
 
 
 def problems_in(document: Document, error: ValidationError) -> Iterator[Problem]:
-    """What the model refuses, except where something has been told of already."""
-    told = {problem.place for problem in document.problems}
+    """Yield what the model refuses, except where a problem is known already."""
+    known = {problem.key_path for problem in document.problems}
     for details in error.errors(include_url=False, include_input=False):
-        place = details["loc"]
+        key_path = details["loc"]
         if details["type"] != "extra_forbidden":  # pydantic names a default that breaks a rule by its attribute
-            place = tuple(step if isinstance(step, int) else key_of(step) for step in place)
-        if place not in told and document.at(place) is not UNRESOLVED:
-            yield Problem(place, _words(document, place, details))
+            key_path = tuple(step if isinstance(step, int) else key_of(step) for step in key_path)
+        if key_path not in known and document.at(key_path) is not UNRESOLVED:
+            yield Problem(key_path, _words(document, key_path, details))
 
 
 def allowed(field: FieldInfo) -> str:
-    """What a field allows, in words."""
+    """Return what a field allows, in words."""
     if (section := section_in(field)) is not None:
         keys = f"the keys {', '.join(keys_of(section))}"
         return keys if field.annotation is section else f"a list, each item of which has {keys}"
@@ -47,21 +47,21 @@ def allowed(field: FieldInfo) -> str:
 
 
 def keys_of(section: type[Section]) -> list[str]:
-    """The keys of a section, in the order of the model."""
+    """Return the keys of a section, in the order of the model."""
     return [key_of(name) for name in section.model_fields]
 
 
 def section_in(field: FieldInfo) -> type[Section] | None:
-    """The section that a field holds, itself or as the items of a list."""
+    """Return the section that a field holds, itself or as the items of a list."""
     kinds = (field.annotation, *get_args(field.annotation))
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
-def _words(document: Document, place: StoreUrl, details: ErrorDetails) -> str:
-    section, field = _look_up(place)
+def _words(document: Document, key_path: KeyPath, details: ErrorDetails) -> str:
+    section, field = _look_up(key_path)
     if field is None:
         keys = keys_of(section)
-        nearest = difflib.get_close_matches(str(place[-1]), keys, n=1, cutoff=0)
+        nearest = difflib.get_close_matches(str(key_path[-1]), keys, n=1, cutoff=0)
         return f"unknown key; did you mean {nearest[0]}? allowed: {', '.join(keys)}"
     match details["type"]:
         case "rule":
@@ -69,15 +69,15 @@ def _words(document: Document, place: StoreUrl, details: ErrorDetails) -> str:
         case "missing":
             return f"missing; allowed: {allowed(field)}"
         case _:
-            return f"found {_found(document, place, field)}; allowed: {allowed(field)}"
+            return f"found {_found(document, key_path, field)}; allowed: {allowed(field)}"
 
 
-def _look_up(place: StoreUrl) -> tuple[type[Section], FieldInfo | None]:
-    """The section that a place is in and the field that it is; of an unknown key, only the section."""
+def _look_up(key_path: KeyPath) -> tuple[type[Section], FieldInfo | None]:
+    """Return the section and the field of a path; only the section if the key is unknown."""
     inner: type[Section] | None = Settings
     section: type[Section] = Settings
     field: FieldInfo | None = None
-    for step in place:
+    for step in key_path:
         if isinstance(step, str) and inner is not None:
             section = inner
             field = next((field for name, field in section.model_fields.items() if key_of(name) == step), None)
@@ -85,19 +85,19 @@ def _look_up(place: StoreUrl) -> tuple[type[Section], FieldInfo | None]:
     return section, field
 
 
-def _found(document: Document, place: StoreUrl, field: FieldInfo) -> str:
-    """What stands at a place, in a form that gives no secret away.
+def _found(document: Document, key_path: KeyPath, field: FieldInfo) -> str:
+    """Return what was found, in a form that gives no secret away.
 
-    The value of an environment variable is shown only if it looks like a number: it may be a secret in the wrong place.
+    The value of an environment variable is shown only if it looks like a number: it may be a misplaced secret.
     """
-    value, written = document.at(place), document.written.get(place, "")
+    value, written = document.at(key_path), document.written.get(key_path, "")
     if value is None:
         return "nothing"
     if isinstance(value, dict | tuple):
         return "a mapping" if isinstance(value, dict) else "a list"
     if field.annotation is SecretStr:
         return "a value that is not shown here"
-    if document.answered.get(place):
+    if document.answered.get(key_path):
         number_like = re.fullmatch(r"-?[0-9.]{1,12}[a-z]{0,2}", str(value))
         return (
             f"{value} (from {_clipped(written)})"
@@ -110,12 +110,12 @@ def _found(document: Document, place: StoreUrl, field: FieldInfo) -> str:
 
 
 def _without_secrets(text: str) -> str:
-    """A URL without what may hold a password or a token; other text with words cut that are as long as secrets."""
+    """Return a URL without passwords and tokens; in other text, words as long as secrets are cut."""
     text = re.sub(rf"(\w{{12}})\w{{{_MIN_SECRET - 12},}}", r"\1…", text)
     text = re.sub(r"^([a-z+]+://)?.*@", r"\1***@", text, flags=re.DOTALL)
     return re.sub(r"(://[^?#]*[?#]).+", r"\1***", text, flags=re.DOTALL)
 
 
 def _clipped(text: str) -> str:
-    """Long text is cut so short that a token in the wrong place is of no use to who reads it."""
+    """Cut long text, so that a misplaced token is of no use to the reader."""
     return text if len(text) <= _MAX_SHOWN else f"{text[:12]}…"

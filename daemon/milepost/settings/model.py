@@ -1,4 +1,4 @@
-"""What can be set: every key of config.yaml, its default and its bounds.
+"""Every key of config.yaml with its default and bounds.
 
 The text under a key is its meaning in docs/configuration.md, which `python docs/generate.py` writes.
 """
@@ -8,7 +8,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from milepost.settings.durations import format_duration
 from milepost.settings.types import (
     Address,
     BaseUrl,
@@ -18,12 +17,15 @@ from milepost.settings.types import (
     Number,
     OptionalGraphId,
     Platforms,
+    SchemaName,
     Seconds,
     Secret,
     StoreUrl,
     Text,
     Version,
+    ViewsSchema,
     Whole,
+    format_duration,
     is_loopback,
     split_address,
 )
@@ -37,12 +39,12 @@ FACEBOOK_STORE = "sqlite:///milepost.db"  # the default of store.url with kind: 
 
 
 def key_of(attribute: str) -> str:
-    """The key in config.yaml: that of `interval_seconds` is `interval`, whose value carries its unit."""
-    return attribute.removesuffix("_seconds")
+    """Return the key in config.yaml: `interval` for `interval_seconds`, and `schema` for `schema_`."""
+    return attribute.removesuffix("_seconds").removesuffix("_")
 
 
 class Section(BaseModel):
-    """Frozen settings that refuse unknown keys and wrong types; made from the keys and values of config.yaml."""
+    """Frozen settings that refuse unknown keys and wrong types; validated from the keys of config.yaml."""
 
     model_config = ConfigDict(
         alias_generator=key_of,
@@ -55,18 +57,26 @@ class Section(BaseModel):
 
 
 class StoreSettings(Section):
-    """Where everything is kept."""
+    """The database."""
 
     url: StoreUrl = "sqlite:///simulated.db"
     """The database: `sqlite:///` and a path, relative to the configuration file, or a PostgreSQL URL without password
     (docs/postgresql.md). With `kind: facebook` the default is `sqlite:///milepost.db`."""
     password: Secret = SecretStr("")
-    """PostgreSQL only: the password; without it those that libpq knows of hold, such as `~/.pgpass`."""
+    """PostgreSQL only: the password; without one, libpq's own sources apply, such as `~/.pgpass`."""
     password_file: FilePath = ""
-    """The file that holds it."""
+    """A file that holds it."""
     synchronous: Literal["full", "normal"] = "full"
     """SQLite only: `full` loses no commit in a power cut; `normal` is faster and may lose the last ones, which are
     then read again."""
+    schema_: SchemaName = "milepost"  # `schema` is a method of pydantic's models
+    """PostgreSQL only: the schema that holds everything. Avoid `public`, which is open to others in many databases, on
+    some hosts over an API as well."""
+    pooler: Literal["session", "transaction"] = "session"
+    """PostgreSQL only: `transaction` where the URL leads to a pooler in transaction mode, such as PgBouncer or
+    Supabase's port 6543: no prepared statements and no LISTEN."""
+    views: ViewsSchema = ""
+    """PostgreSQL only: a schema in which to show the tables as views (docs/postgresql.md)."""
 
 
 class SourceSettings(Section):
@@ -81,69 +91,71 @@ class SourceSettings(Section):
     access_token: Secret = SecretStr("")
     """The token of the user who manages the pages, for `discover_pages` only."""
     access_token_file: FilePath = ""
-    """The file that holds it."""
+    """A file that holds it."""
     app_secret: Secret = SecretStr("")
-    """The app's secret, which signs each call; without it calls are not signed."""
+    """The app secret, which signs each call; without it, calls are not signed."""
     app_secret_file: FilePath = ""
-    """The file that holds it."""
+    """A file that holds it."""
     calls_per_second: Number = Field(2.0, ge=0, le=1000)
-    """The pace of each page, and the platform's rule; `0` is no pacing."""
+    """The pace for each page, by the platform's rule; `0` means no pacing."""
     request_timeout_seconds: Seconds = Field(30.0, ge=0.1, le=10 * MINUTE)
-    """How long one call may take."""
+    """The timeout of one call."""
     rate_limit_floor_seconds: Seconds = Field(60.0, ge=0.1, le=DAY)
-    """The least wait after a rate limit that names no time."""
+    """The shortest wait after a rate limit that names no time."""
+    discover_pages: Flag = False
+    """Copy every page that `source.access_token` manages, beside those listed; looked for every 15 minutes."""
 
 
 class PageSettings(Section):
     """A Facebook Page or an Instagram professional account."""
 
     id: GraphId
-    """The id of the page; each page once."""
+    """The page's id; each page once."""
     name: Text = ""
-    """What people call it."""
+    """A name for people, shown in place of the id."""
     platforms: Platforms = ("messenger", "instagram")
     """What to copy; each is a stream of its own."""
     access_token: Secret = SecretStr("")
     """The page's token; required with `kind: facebook`."""
     access_token_file: FilePath = ""
-    """The file that holds it."""
+    """A file that holds it."""
     instagram_account_id: OptionalGraphId = None
-    """The Instagram account of the page; asked of the API when missing."""
+    """The Instagram account of the page; looked up in the API if missing."""
 
 
 class SyncSettings(Section):
-    """How streams are worked."""
+    """How streams are synced."""
 
     interval_seconds: Seconds = Field(5 * MINUTE, ge=1, le=30 * DAY)
-    """How often each stream is worked."""
+    """How often each stream is synced."""
     batch_size: Whole = Field(50, ge=1, le=200)
-    """How many conversations are asked for at once."""
+    """The number of conversations requested at once."""
     messages_per_conversation: Whole = Field(20, ge=0, le=20)
-    """How many of the newest messages come with each; `0` copies contacts and conversations only."""
+    """How many of the newest messages come with each conversation; `0` copies contacts and conversations only."""
     max_run_duration_seconds: Seconds = Field(270.0, ge=1, le=30 * DAY)
-    """A run that reaches it saves its place, and the next one goes on."""
+    """A run that lasts this long saves its position, and the next one continues."""
     max_batches_per_run: Whole = Field(500, ge=1, le=1_000_000)
-    """A run that has read so many saves its place, too."""
+    """A run that has read this many batches saves its position, too."""
     concurrency: Whole = Field(16, ge=1, le=1000)
-    """How many streams are worked at once."""
+    """How many streams are synced at once."""
     events_chunk_size: Whole = Field(500, ge=1, le=10_000)
     """How many interaction events are written at once."""
     watermark_overlap_seconds: Seconds = Field(10 * MINUTE, ge=0, le=30 * DAY)
-    """How far behind its watermark a sweep reads on, for clocks that differ."""
+    """How far behind its watermark a sweep reads, to allow for clock skew."""
     full_sweep_interval_seconds: Seconds = Field(7 * DAY, ge=0, le=365 * DAY)
-    """How often a stream is walked to its end, which alone finds deletions; `0` is never again."""
+    """How often a stream is read to its end, which is the only way to find deletions; `0` means never again."""
 
 
 class RetrySettings(Section):
-    """How often, and after what waits, a failure is tried again."""
+    """How often, and after what delays, a failure is retried."""
 
     attempts: Whole = Field(3, ge=1, le=100)
-    """How often a batch is tried; waiting for a rate limit uses none up."""
+    """How often a batch is tried; waiting for a rate limit does not count."""
     base_delay_seconds: Seconds = Field(2.0, ge=0.001, le=HOUR)
-    """The first wait; it doubles with every attempt."""
-    # Validated even if it is the default: a base_delay may be set above it. Written, as only what is written is valid.
+    """The first delay; it doubles with every attempt."""
+    # Validated even as the default, as base_delay may be set above it; so it is written as in a file.
     max_delay_seconds: Seconds = Field("32s", ge=0.001, le=DAY, validate_default=True)
-    """Where it stops doubling; not below `base_delay`."""
+    """The longest delay; not below `base_delay`."""
 
     @field_validator("max_delay_seconds", mode="after")
     @classmethod
@@ -159,27 +171,26 @@ class HttpSettings(Section):
     """The HTTP service."""
 
     listen: Address = "127.0.0.1:9464"
-    """Where status page, metrics and API are; port `0` takes a free one."""
+    """The address of status page, metrics and API; port `0` picks a free one."""
     token: Secret = Field(SecretStr(""), validate_default=True)
-    """Asked of callers for everything but `/healthz`, 16 characters or more; required where `listen` is not
-    loopback."""
+    """The bearer token for everything but `/healthz`, at least 16 characters; required if `listen` is not loopback."""
     token_file: FilePath = ""
-    """The file that holds it."""
+    """A file that holds it."""
 
     @property
     def host(self) -> str:
-        """The host to listen on, an IPv6 one without brackets."""
+        """Return the host to listen on; an IPv6 host without brackets."""
         return split_address(self.listen)[0]
 
     @property
     def port(self) -> int:
-        """The port to listen on; 0 takes a free one."""
+        """Return the port to listen on; 0 picks a free one."""
         return split_address(self.listen)[1]
 
     @field_validator("token", mode="after")
     @classmethod
     def _hard_to_guess(cls, token: SecretStr, info: ValidationInfo) -> SecretStr:
-        """The right token is let in however many wrong ones came before it: its length is what keeps others out."""
+        """Require a long token: its length protects, as a right one is let in after any number of wrong ones."""
         listen = info.data.get("listen")
         is_open = listen is not None and not is_loopback(split_address(listen)[0])
         if len(token) >= MIN_HTTP_TOKEN_LENGTH or not (token or is_open):
@@ -194,26 +205,24 @@ class LogSettings(Section):
     """What is logged to stderr, and how."""
 
     format: Literal["auto", "console", "json"] = "auto"
-    """`auto` is console on a terminal and journald fields under systemd."""
+    """`auto` means console on a terminal and journald fields under systemd."""
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least that is logged."""
+    """The lowest level that is logged."""
 
 
 class Settings(Section):
-    """All of config.yaml. `Settings` is what applies without one."""
+    """All of config.yaml; `Settings()` applies without one."""
 
     store: StoreSettings = Field(default_factory=StoreSettings)
-    """Where everything is kept."""
+    """The database."""
     source: SourceSettings = Field(default_factory=SourceSettings)
     """Where conversations come from."""
     pages: tuple[PageSettings, ...] = ()
-    """The pages to copy; with `kind: facebook` at least one, with `kind: simulator` none: its world brings its own."""
-    discover_pages: Flag = False
-    """Copy every page that `source.access_token` manages, beside those listed; asked again every 15 minutes."""
+    """The pages to copy: with `kind: facebook` at least one, with `kind: simulator` none, as it brings its own."""
     sync: SyncSettings = Field(default_factory=SyncSettings)
-    """How streams are worked."""
+    """How streams are synced."""
     retry: RetrySettings = Field(default_factory=RetrySettings)
-    """How failures are tried again."""
+    """How failures are retried."""
     http: HttpSettings = Field(default_factory=HttpSettings)
     """The HTTP service."""
     log: LogSettings = Field(default_factory=LogSettings)

@@ -1,4 +1,4 @@
-"""The secrets among the settings: taken from files and the environment, listed, and never shown."""
+"""Secrets among the settings: read from files and the environment, listed, and never shown."""
 
 import stat
 from collections.abc import Iterator, Mapping
@@ -7,9 +7,8 @@ from pathlib import Path
 import msgspec
 
 from milepost.core.errors import BadConfiguration
-from milepost.settings.files import read_text
 from milepost.settings.model import Settings
-from milepost.settings.yaml import UNRESOLVED, Document, Problem, StoreUrl, shown
+from milepost.settings.yaml import UNRESOLVED, Document, KeyPath, Problem, format_key_path, read_text
 
 MAX_FILE_BYTES = 16 * 1024
 APP_SECRET_VARIABLE = "MILEPOST_APP_SECRET"  # noqa: S105  # the name of the variable, not what it holds
@@ -19,9 +18,9 @@ class SecretOrigin(msgspec.Struct, frozen=True):
     """Where a secret comes from, for `milepost config check`; never what it is.
 
     Attributes:
-        key: the way to its key, `pages[0].access_token`.
+        key: its key, such as `pages[0].access_token`.
         origin: `environment variable X`, `file Y`, `written in config.yaml` or `not set`.
-        warning: what is unsafe about that; empty if nothing is.
+        warning: what is unsafe about it, if anything.
     """
 
     key: str
@@ -30,7 +29,7 @@ class SecretOrigin(msgspec.Struct, frozen=True):
 
 
 def secrets(settings: Settings) -> tuple[str, ...]:
-    """Every secret that the settings hold, for whatever blots them out of logs."""
+    """Return every secret in the settings, for log redaction."""
     held = [
         settings.store.password,
         settings.source.access_token,
@@ -42,7 +41,7 @@ def secrets(settings: Settings) -> tuple[str, ...]:
 
 
 def secret_files(settings: Settings) -> tuple[Path, ...]:
-    """The files that secrets were read from, which may be written anew while the daemon runs."""
+    """Return the files that secrets were read from, which may change while the daemon runs."""
     named = [
         settings.store.password_file,
         settings.source.access_token_file,
@@ -53,8 +52,8 @@ def secret_files(settings: Settings) -> tuple[Path, ...]:
     return tuple(Path(name) for name in named if name)
 
 
-def written_pages(document: Document) -> Iterator[tuple[StoreUrl, dict[str, object]]]:
-    """Each item under `pages` that is a mapping, and its place."""
+def written_pages(document: Document) -> Iterator[tuple[KeyPath, dict[str, object]]]:
+    """Yield each item under `pages` that is a mapping, with its path."""
     pages = document.tree.get("pages")
     for index, page in enumerate(pages if isinstance(pages, tuple) else ()):
         if isinstance(page, dict):
@@ -62,25 +61,25 @@ def written_pages(document: Document) -> Iterator[tuple[StoreUrl, dict[str, obje
 
 
 def fill_in(document: Document, environment: Mapping[str, str]) -> None:
-    """Give the tree the secrets that stand in files, and the app secret that the environment holds unasked.
+    """Fill in the secrets kept in files, and the app secret from its environment variable.
 
-    A path is relative to the folder of the document, and stands so in the tree from then on. What cannot be read is
-    added to the document's problems, and its place marked so that nothing more is told of it.
+    File paths are resolved against the folder of the document. What cannot be read becomes a problem of the document,
+    and its value UNRESOLVED, so that no second problem is reported.
     """
-    for place, section, key in _secret_keys(document):
+    for key_path, section, key in _secret_keys(document):
         file_key = f"{key}_file"
         file, given = section.get(file_key), section.get(key)
         if not isinstance(file, str) or not file:
             continue
         if given is not None and given != "":
-            document.problems.append(Problem((*place, file_key), f"given beside {key}; allowed: one of the two"))
+            document.problems.append(Problem((*key_path, file_key), f"given beside {key}; allowed: one of the two"))
             continue
         path = document.path.parent / file
         section[file_key] = str(path)
         try:
             section[key] = _secret_in(path)
         except BadConfiguration as error:
-            document.problems.append(Problem((*place, file_key), error.message))
+            document.problems.append(Problem((*key_path, file_key), error.message))
             section[key] = UNRESOLVED
     source = document.tree.get("source")
     if isinstance(source, dict) and (secret := environment.get(APP_SECRET_VARIABLE)):
@@ -88,10 +87,10 @@ def fill_in(document: Document, environment: Mapping[str, str]) -> None:
 
 
 def origins(document: Document) -> Iterator[SecretOrigin]:
-    """Where each secret of a document that was filled in comes from."""
-    for place, section, key in _secret_keys(document):
-        where = (*place, key)
-        name = shown(where)
+    """Yield where each secret of a filled-in document comes from."""
+    for key_path, section, key in _secret_keys(document):
+        where = (*key_path, key)
+        name = format_key_path(where)
         file = section.get(f"{key}_file")
         if not isinstance(section.get(key), str) or not section[key]:
             yield SecretOrigin(name, "not set")
@@ -106,15 +105,15 @@ def origins(document: Document) -> Iterator[SecretOrigin]:
             yield SecretOrigin(name, f"written in {document.path}", warning)
 
 
-def _secret_keys(document: Document) -> Iterator[tuple[StoreUrl, dict[str, object], str]]:
-    """Where a secret may stand: the place and the mapping of its section, and its key."""
+def _secret_keys(document: Document) -> Iterator[tuple[KeyPath, dict[str, object], str]]:
+    """Yield every possible secret: the path and the mapping of its section, and its key."""
     sections = (("store", ("password",)), ("source", ("access_token", "app_secret")), ("http", ("token",)))
     for name, keys in sections:
         section = document.tree.get(name)
         if isinstance(section, dict):
             yield from (((name,), section, key) for key in keys)
-    for place, page in written_pages(document):
-        yield place, page, "access_token"
+    for key_path, page in written_pages(document):
+        yield key_path, page, "access_token"
 
 
 def _secret_in(path: Path) -> str:
@@ -128,5 +127,5 @@ def _exposure(path: Path) -> str:
     try:
         open_to_all = path.stat().st_mode & stat.S_IROTH
     except OSError:
-        return ""  # it was read a moment ago; whoever took it away has closed it, too
+        return ""  # it was readable a moment ago; whoever removed it has closed it, too
     return f"every user of this machine can read it: chmod o= {path}" if open_to_all else ""

@@ -1,4 +1,4 @@
-"""The kinds of value that settings have, beyond those of pydantic: what is accepted, and the words for it."""
+"""The types of setting values beyond pydantic's: what is accepted, and the words for it."""
 
 import ipaddress
 import re
@@ -7,31 +7,58 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_core import PydanticCustomError
 
-from milepost.settings.durations import format_duration, parse_duration
-from milepost.settings.scalars import as_if_written
+from milepost.settings.yaml import as_if_written
+
+# --- durations: `250ms`, `270s`, `4.5m`, `1h`, `7d` -------------------------------------------------------------------
+
+_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
+
+
+def parse_duration(written: object) -> float:
+    """Return a written duration in seconds; a plain 0 needs no unit.
+
+    Raises:
+        ValueError: it is anything else, such as a number without a unit.
+    """
+    if isinstance(written, str) and (match := _DURATION.fullmatch(written)):
+        number, unit = match.groups()
+        return float(number) / 1000 if unit == "ms" else float(number) * _SECONDS[unit]
+    if written == "0" or (type(written) is int and written == 0):
+        return 0.0
+    raise ValueError("not a duration")
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in the largest unit that divides it: 300.0 is `5m`; zero is `0`."""
+    if seconds == 0:
+        return "0"
+    unit = next((unit for unit, size in _SECONDS.items() if seconds % size == 0), "ms")
+    return f"{seconds / _SECONDS[unit]:g}{unit}"
+
+
+# --- what is accepted -------------------------------------------------------------------------------------------------
 
 
 class Allowed(NamedTuple):
-    """What a field allows, in words; `{low}` and `{high}` stand for its bounds, which `bound` writes."""
+    """What a field allows, in words; `{low}` and `{high}` are its bounds, formatted by `bound`."""
 
     text: str
     bound: Callable[[Any], str] = str
 
 
 def _one_line(secret: SecretStr) -> SecretStr:
-    """Secrets travel in HTTP headers, which end at a line break."""
+    """Refuse what HTTP headers cannot carry: they end at a line break."""
     if re.fullmatch(r"[!-~]*", secret.get_secret_value()):
         return secret
     raise ValueError("not printable ASCII")
 
 
 _ANY = r"[^\s&#]+"
-# What may stand in the query of a PostgreSQL URL: what is ours, then what libpq takes that has no place elsewhere.
+# What libpq takes in the query of its URL, unless it belongs elsewhere.
 _PARAMETERS = {
-    "schema": r"(?!pg_)[a-z_][a-z0-9_]{0,62}",
-    "pooler": "transaction|session",
-    "views": "public",
     "sslmode": "disable|allow|prefer|require|verify-ca|verify-full",
     "target_session_attrs": "any|read-write|primary",
     **dict.fromkeys(("host", "hostaddr", "port", "sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile"), _ANY),
@@ -41,22 +68,49 @@ _HOST = r"([^:@/?#\s,\[\]]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?"
 _POSTGRESQL = re.compile(rf"postgresql://([^:@/?#\s]+@)?({_HOST}(,{_HOST})*)?/[^@/?#\s]+(\?[^#\s]+)?")
 
 
+# Parameters of the first versions, which libpq does not know.
+_MOVED_PARAMETERS = ("schema", "pooler", "views")
+
+
 def _store_url(url: str) -> str:
     if re.fullmatch(r"sqlite:///[^?#]*[^?#/]", url) and not url.endswith("/:memory:"):
         return url
-    if _POSTGRESQL.fullmatch(url) and all(map(_is_parameter, urlsplit(url).query.split("&"))):
-        return url
+    if _POSTGRESQL.fullmatch(url):
+        parameters = urlsplit(url).query.split("&")
+        _refuse_moved(parameters)
+        if all(map(_is_parameter, parameters)):
+            return url
     raise ValueError("not the URL of a store")
 
 
+def _refuse_moved(parameters: list[str]) -> None:
+    """Raise an error that says which keys replace parameters of earlier versions."""
+    moved = [written.partition("=") for written in parameters if written.partition("=")[0] in _MOVED_PARAMETERS]
+    if moved:
+        # A value that is as long as a secret is not repeated.
+        keys = (
+            f"store.{key}: {value if re.fullmatch('[a-z_][a-z0-9_]{0,23}', value) else '…'}" for key, _, value in moved
+        )
+        parameter = " and ".join(key for key, _, _ in moved)
+        them = "it" if len(moved) == 1 else "them"
+        text = f"{parameter} cannot be in the URL any more; remove {them} there and write {', '.join(keys)}"
+        raise PydanticCustomError("rule", "{text}", {"text": text})
+
+
 def _is_parameter(written: str) -> bool:
-    """Whether it may stand in the query of a PostgreSQL URL; nothing at all may."""
+    """Whether a PostgreSQL URL may have this parameter; an empty query is fine."""
     key, _, value = written.partition("=")
     return not written or (key in _PARAMETERS and re.fullmatch(_PARAMETERS[key], value) is not None)
 
 
+def _schema(name: str) -> str:
+    if re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", name):
+        return name
+    raise ValueError("not the name of a schema")
+
+
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the host."""
+    """Whether the host is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -72,10 +126,10 @@ def _base_url(url: str) -> str:
 
 
 def split_address(listen: str) -> tuple[str, int]:
-    """The host and the port of `host:port`, where an IPv6 host stands in brackets.
+    """Return the host and port of `host:port`; an IPv6 host is written in brackets.
 
     Raises:
-        ValueError: it is not of that form, or the port is above 65535.
+        ValueError: it has another form, or the port is above 65535.
     """
     match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", listen)
     if match is None or int(match[3]) > 65535:
@@ -121,6 +175,9 @@ StoreUrl = Annotated[
     AfterValidator(_store_url),
     Allowed("sqlite:///relative/path, sqlite:////absolute/path, or postgresql://user@host/database (no password)"),
 ]
+_SCHEMA = "a name of up to 63 small letters, digits and _, which begins with neither a digit nor pg_"
+SchemaName = Annotated[str, AfterValidator(_schema), Allowed(_SCHEMA)]
+ViewsSchema = Annotated[str, AfterValidator(lambda name: name and _schema(name)), Allowed(f'"" or {_SCHEMA}')]
 BaseUrl = Annotated[
     str,
     AfterValidator(_base_url),

@@ -1,8 +1,7 @@
-"""The YAML of config.yaml as plain values, with the place and the line of each.
+"""Reads YAML into plain values, with the path and line of each, and the environment put in.
 
-Nothing here knows which keys there are. What is wrong with single values (a key given twice, a variable that is not
-set) is collected, so that it can be told together with what the model finds; what leaves no document to speak of is
-raised at once.
+This module knows no keys. Problems with single values (a duplicate key, an unset variable) are collected, to be
+reported together with what the model finds; an error that leaves no document is raised at once.
 """
 
 import json
@@ -15,49 +14,48 @@ import msgspec
 import yaml
 
 from milepost.core.errors import BadConfiguration
-from milepost.settings.files import read_text
-from milepost.settings.scalars import FromEnvironment, substitute, typed
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 20
+_REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
 
-StoreUrl = tuple[str | int, ...]
-"""The way to a value: `("pages", 1, "platforms", 0)`."""
+KeyPath = tuple[str | int, ...]
+"""The keys and indexes that lead to a value: `("pages", 1, "platforms", 0)`."""
 
 UNRESOLVED = object()
-"""Stands in the tree for a value that a problem has been told of already."""
+"""Replaces a value in the tree whose problem is known already."""
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Something wrong at one place: what was found, and what is allowed."""
+    """Something wrong with one value: what was found, and what is allowed."""
 
-    place: StoreUrl
+    key_path: KeyPath
     text: str
 
 
 class Document(msgspec.Struct):
-    """A configuration file as read, while it is on its way to becoming settings.
+    """A configuration file on its way to becoming settings.
 
     Attributes:
         path: the file.
-        tree: its values; lists are tuples, and FromEnvironment marks unquoted text out of the environment.
+        tree: its values; lists are tuples, and FromEnvironment marks unquoted text from the environment.
         lines: the line, from 1, of every key and list item.
-        written: every single value as it stands in the file, before the environment was put in.
-        answered: the environment variables that a value was taken from.
+        written: every scalar as written in the file, before the environment was put in.
+        answered: the environment variables that supplied a value.
         problems: what is wrong with single values.
     """
 
     path: Path
     tree: dict[str, object]
-    lines: dict[StoreUrl, int] = {}
-    written: dict[StoreUrl, str] = {}
-    answered: dict[StoreUrl, tuple[str, ...]] = {}
+    lines: dict[KeyPath, int] = {}
+    written: dict[KeyPath, str] = {}
+    answered: dict[KeyPath, tuple[str, ...]] = {}
     problems: list[Problem] = []
 
-    def at(self, place: StoreUrl) -> object:
-        """The value at a place of the tree, or None if there is none."""
+    def at(self, key_path: KeyPath) -> object:
+        """Return the value at a path, or None."""
         value: object = self.tree
-        for step in place:
+        for step in key_path:
             match value, step:
                 case dict(), _:
                     value = value.get(step)
@@ -67,31 +65,33 @@ class Document(msgspec.Struct):
                     return None
         return value
 
-    def told(self) -> str:
-        """All problems in the order of the file, one to a line, each with its own line and place."""
-        told = sorted(((self._line_of(problem.place), problem) for problem in self.problems), key=itemgetter(0))
-        return "\n".join(f"{self.path}:{line}: {shown(problem.place)}: {problem.text}" for line, problem in told)
+    def describe_problems(self) -> str:
+        """Return all problems in the order of the file, one to a line, each with its line number and key."""
+        ordered = sorted(((self._line_of(problem.key_path), problem) for problem in self.problems), key=itemgetter(0))
+        return "\n".join(
+            f"{self.path}:{line}: {format_key_path(problem.key_path)}: {problem.text}" for line, problem in ordered
+        )
 
-    def _line_of(self, place: StoreUrl) -> int:
-        """The line of a place or of its `_file` form; of what is missing, that of what it is missing in."""
-        around = (place[:length] for length in range(len(place) - 1, 0, -1))
-        ways = (place, (*place[:-1], f"{place[-1]}_file"), *around)
-        return next((self.lines[way] for way in ways if way in self.lines), 1)
+    def _line_of(self, key_path: KeyPath) -> int:
+        """Return the line of a key or of its `_file` form; for a missing key, the line of its section."""
+        sections = (key_path[:length] for length in range(len(key_path) - 1, 0, -1))
+        candidates = (key_path, (*key_path[:-1], f"{key_path[-1]}_file"), *sections)
+        return next((self.lines[each] for each in candidates if each in self.lines), 1)
 
 
-def shown(place: StoreUrl) -> str:
-    """A place as people write it: `pages[1].platforms[0]`; a key that is not a word stands in quotes."""
-    path = ""
-    for step in place:
+def format_key_path(key_path: KeyPath) -> str:
+    """Format a path as people write it: `pages[1].platforms[0]`; a key that is not a word is quoted."""
+    text = ""
+    for step in key_path:
         if isinstance(step, int):
-            path += f"[{step}]"
+            text += f"[{step}]"
         else:
-            path += f".{step}" if re.fullmatch(r"[\w-]{1,60}", step) else f".{json.dumps(step[:60])}"
-    return path.removeprefix(".")
+            text += f".{step}" if re.fullmatch(r"[\w-]{1,60}", step) else f".{json.dumps(step[:60])}"
+    return text.removeprefix(".")
 
 
 def read_document(path: Path, environment: Mapping[str, str]) -> Document:
-    """Read a configuration file and put the environment in.
+    """Read a configuration file and substitute environment variables.
 
     Raises:
         BadConfiguration: the file cannot be read, is not YAML, is empty, or is not a mapping.
@@ -118,9 +118,9 @@ def read_document(path: Path, environment: Mapping[str, str]) -> Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without anchors and aliases, whose expansion has no bound, and with a bound on depth.
+    """PyYAML's safe loader without anchors and aliases, whose expansion is unbounded, and with a limit on depth.
 
-    In Python rather than libyaml: that one overruns the stack on a file of 100,000 brackets.
+    In Python rather than libyaml, which overruns the stack on a file of 100,000 brackets.
     """
 
     depth = 0
@@ -139,16 +139,16 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Reading:
-    """One walk over the nodes of a file, which fills a document."""
+    """Fills a document in one walk over the nodes of a file."""
 
     def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
         self._document = document
         self._environment = environment
 
-    def mapping(self, node: yaml.MappingNode, place: StoreUrl) -> dict[str, object]:
+    def mapping(self, node: yaml.MappingNode, key_path: KeyPath) -> dict[str, object]:
         values: dict[str, object] = {}
-        for key, value_node, line in self._items(node, place):
-            inner = (*place, key)
+        for key, value_node, line in self._items(node, key_path):
+            inner = (*key_path, key)
             if key in values:
                 self._problem(inner, f"given twice, first on line {self._document.lines[inner]}; write it once")
             else:
@@ -156,37 +156,133 @@ class _Reading:
             self._document.lines[inner] = line
         return values
 
-    def _items(self, node: yaml.MappingNode, place: StoreUrl) -> Iterator[tuple[str, yaml.Node, int]]:
+    def _items(self, node: yaml.MappingNode, key_path: KeyPath) -> Iterator[tuple[str, yaml.Node, int]]:
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if isinstance(key_node, yaml.ScalarNode):
                 yield key_node.value, value_node, line
             else:
-                self._document.lines[*place, "?"] = line
-                self._problem((*place, "?"), "a key must be a single word")
+                self._document.lines[*key_path, "?"] = line
+                self._problem((*key_path, "?"), "a key must be a single word")
 
-    def _value(self, node: yaml.Node, place: StoreUrl) -> object:
-        self._document.lines.setdefault(place, node.start_mark.line + 1)
+    def _value(self, node: yaml.Node, key_path: KeyPath) -> object:
+        self._document.lines.setdefault(key_path, node.start_mark.line + 1)
         match node:
             case yaml.MappingNode(tag="tag:yaml.org,2002:map"):
-                return self.mapping(node, place)
+                return self.mapping(node, key_path)
             case yaml.SequenceNode(tag="tag:yaml.org,2002:seq"):
-                return tuple(self._value(item, (*place, index)) for index, item in enumerate(node.value))
+                return tuple(self._value(item, (*key_path, index)) for index, item in enumerate(node.value))
             case yaml.ScalarNode():
-                return self._scalar(node, place)
+                return self._scalar(node, key_path)
             case _:
-                return self._problem(place, "tags (!) are not supported: put text that begins so in quotes")
+                return self._problem(key_path, "tags (!) are not supported: put text that begins so in quotes")
 
-    def _scalar(self, node: yaml.ScalarNode, place: StoreUrl) -> object:
-        self._document.written[place] = node.value
+    def _scalar(self, node: yaml.ScalarNode, key_path: KeyPath) -> object:
+        self._document.written[key_path] = node.value
         try:
             if "${" not in node.value:
                 return typed(node.tag, node.value)
-            text, self._document.answered[place] = substitute(node.value, self._environment)
+            text, self._document.answered[key_path] = substitute(node.value, self._environment)
         except (LookupError, ValueError) as error:
-            return self._problem(place, str(error))
+            return self._problem(key_path, str(error))
         return FromEnvironment(text) if node.style is None else text
 
-    def _problem(self, place: StoreUrl, text: str) -> object:
-        self._document.problems.append(Problem(place, text))
+    def _problem(self, key_path: KeyPath, text: str) -> object:
+        self._document.problems.append(Problem(key_path, text))
         return UNRESOLVED
+
+
+# --- single values ----------------------------------------------------------------------------------------------------
+
+
+class FromEnvironment(str):
+    """An unquoted value from the environment: it takes the type of its field.
+
+    A page id stays text even if it is all digits; a batch size becomes the number that it would be if written.
+    """
+
+    __slots__ = ()
+
+
+def substitute(text: str, environment: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    """Replace each `${NAME}` and `${NAME:-default}`; return the text and the names found in the environment.
+
+    As in a shell, the default replaces a variable that is unset or empty. `$${` is a plain `${`, and values are not
+    substituted again.
+
+    Raises:
+        LookupError: a variable without a default is not set; the message names it.
+        ValueError: a `${` does not begin a reference.
+    """
+    answered: list[str] = []
+
+    def replacement(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        if match[0] == "$${":
+            return "${"
+        if name is None:
+            raise ValueError("${ begins ${NAME} or ${NAME:-default}; write $${ for the two characters themselves")
+        value = environment.get(name)
+        if value is None and default is None:
+            raise LookupError(f"environment variable {name} is not set")
+        if value or default is None:
+            answered.append(name)
+            return value or ""
+        return str(default)
+
+    return _REFERENCE.sub(replacement, text), tuple(answered)
+
+
+def typed(tag: str, text: str) -> object:
+    """Return the value of a scalar with this YAML tag; a date stays text, as no key holds one.
+
+    Raises:
+        ValueError: the tag is not one of text, number, true/false and null, or the text is not of its type.
+    """
+    kind = tag.removeprefix("tag:yaml.org,2002:")
+    if kind in {"str", "timestamp", "value"}:
+        return text
+    if kind not in {"null", "bool", "int", "float"}:
+        raise ValueError("tags (!) and merge keys (<<) are not supported: put text that begins so in quotes")
+    try:
+        return yaml.constructor.SafeConstructor().construct_object(yaml.ScalarNode(tag, text))
+    except (ValueError, KeyError, IndexError) as error:
+        raise ValueError(f"not a YAML {kind}") from error
+
+
+def as_if_written(value: object) -> object:
+    """Return an unquoted value from the environment as if written in the file; others unchanged."""
+    if not isinstance(value, FromEnvironment):
+        return value
+    tag = yaml.resolver.Resolver().resolve(yaml.ScalarNode, value, (True, False))  # type: ignore[no-untyped-call]  # PyYAML's stubs
+    return typed(tag, str(value))
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def read_text(path: Path, *, max_bytes: int) -> str:
+    """Return the text of a small file, such as the configuration or a secret.
+
+    Raises:
+        BadConfiguration: the file is missing, unreadable, too large, or not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except FileNotFoundError:
+        raise BadConfiguration(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise BadConfiguration(f"{path}: is a directory, not a file") from None
+    except PermissionError:
+        raise BadConfiguration(f"{path}: permission to read it is denied") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadConfiguration(f"{path!s}: cannot be read: {reason}") from None
+    if len(content) > max_bytes:
+        raise BadConfiguration(f"{path}: is larger than {max_bytes} bytes")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise BadConfiguration(f"{path}:{line}: is not UTF-8 text") from None

@@ -1,7 +1,7 @@
 """Opens whichever database a URL names. A database's driver is imported only where it is used."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -9,6 +9,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreLost
 from milepost.core.model import DataSource, Stream
 from milepost.core.ports import Store
+from milepost.stores.copy import CopyJob, CopyResult, CopySource, CopyTarget, Report, copy_between
 from milepost.stores.erasure import Forgotten, StreamRows
 from milepost.stores.provenance import Provenance
 from milepost.stores.reader import JournalReader
@@ -118,6 +119,35 @@ async def remove(store_url: StoreUrl, stream: Stream, by: str, now: datetime) ->
     from milepost.stores.postgresql.erase import remove_from_postgresql  # noqa: PLC0415
 
     return await remove_from_postgresql(store_url, stream, by, now)
+
+
+async def copy_store(job: CopyJob, report: Report) -> CopyResult:
+    """Copy a database into an empty one, and verify the copy.
+
+    Raises StoreBusy if anybody works on one of them, BadConfiguration or StoreRefused if one cannot be used, StoreAway
+    if one does not answer, and MilepostError if a row is rejected or the copy is not equal; then nothing was copied.
+    """
+    return await copy_between(job, _copy_source(job.source), _copy_target(job.target), report)
+
+
+def _copy_source(store_url: StoreUrl) -> AbstractContextManager[CopySource]:
+    if store_url.file is not None:
+        from milepost.stores.sqlite.copy import open_sqlite_source  # noqa: PLC0415
+
+        return open_sqlite_source(store_url.file)
+    from milepost.stores.postgresql.copy import open_postgresql_source  # noqa: PLC0415
+
+    return open_postgresql_source(store_url)
+
+
+def _copy_target(store_url: StoreUrl) -> AbstractContextManager[CopyTarget]:
+    if store_url.file is not None:
+        from milepost.stores.sqlite.copy import open_sqlite_target  # noqa: PLC0415
+
+        return open_sqlite_target(store_url.file)
+    from milepost.stores.postgresql.copy import open_postgresql_target  # noqa: PLC0415
+
+    return open_postgresql_target(store_url)
 
 
 async def has_database(store_url: StoreUrl) -> bool:

@@ -1,4 +1,4 @@
-"""The URL of a database."""
+"""Where a database is."""
 
 from pathlib import Path
 
@@ -8,14 +8,21 @@ _SQLITE = "sqlite:///"
 
 
 class StoreUrl(Struct, frozen=True):
-    """The URL of a database, as in config.yaml. The password is not part of it, and never shown."""
+    """A database, by the keys of `store` in config.yaml. The password is not part of the URL, and never shown.
+
+    For PostgreSQL also the schema, whether the URL leads to a pooler in transaction mode, and the schema in which the
+    tables are shown as views, if any.
+    """
 
     url: str
     password: str = ""
+    schema: str = "milepost"
+    is_pooled: bool = False
+    views: str = ""
 
     @property
     def file(self) -> Path | None:
-        """The file that holds it; None for a server."""
+        """The file that all of it is in; None where a server keeps it."""
         return Path(self.url.removeprefix(_SQLITE)) if self.url.startswith(_SQLITE) else None
 
     def __str__(self) -> str:

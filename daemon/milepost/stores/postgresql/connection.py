@@ -12,9 +12,9 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from milepost.core.errors import MilepostError, StoreAway
+from milepost.stores.copy import UnfinishedCopy
 from milepost.stores.postgresql.dsn import Dsn
 from milepost.stores.postgresql.errors import errors_of, translated
-from milepost.stores.unfinished import Mark, refusal
 
 Connection = psycopg.AsyncConnection[TupleRow]
 Parameters = Mapping[str, Any] | tuple[Any, ...]
@@ -61,16 +61,16 @@ class Database:
         cursor = await connection.execute(self.sql[statement], parameters)
         return await cursor.fetchall() if cursor.description else []
 
-    async def mark(self) -> Mark | None:
+    async def mark(self) -> UnfinishedCopy | None:
         """Give the mark of an unfinished copy into this database."""
         found = await self.rows("unfinished_copy")
-        return Mark(*found[0]) if found else None
+        return UnfinishedCopy(*found[0]) if found else None
 
     async def demand_finished(self) -> None:
         """Raise StoreRefused if a copy into this database is not finished."""
         mark = await self.mark()
         if mark is not None:
-            raise refusal(self.dsn.name, mark)
+            raise mark.refusal(self.dsn.name)
 
     @asynccontextmanager
     async def connection(self, *, is_bounded: bool = True) -> AsyncIterator[Connection]:

@@ -20,9 +20,9 @@ _CONTENTION = (errors.DeadlockDetected, errors.SerializationFailure)
 _REFUSED = {
     "28": "check the user in store.url and its password: store.password, store.password_file or ~/.pgpass",
     "3D": "check the database's name in store.url, or create it: createdb",
-    "3F": "check `schema` in store.url",
+    "3F": "check store.schema",
     "42501": "docs/postgresql.md lists the privileges that the user in store.url needs",
-    "42": "the tables are not Milepost's: check store.url and its `schema`, or restore a backup",
+    "42": "the tables are not Milepost's: check store.url and store.schema, or restore a backup",
     "XX001": "restore the database from a backup, then start again: the journal knows where to continue",
     "XX002": "rebuild the index (REINDEX), or restore the database from a backup",
 }

@@ -10,8 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 from milepost.core.errors import StoreRefused
+from milepost.stores.copy import UnfinishedCopy
 from milepost.stores.sqlite.connection import errors_of
-from milepost.stores.unfinished import Mark, refusal
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "sqlite"
 
@@ -47,20 +47,20 @@ def pending(path: Path) -> set[str]:
     return shipped() - has
 
 
-def mark_in(path: Path) -> Mark | None:
+def mark_in(path: Path) -> UnfinishedCopy | None:
     """Give the mark of an unfinished copy into the database at `path`; None where there is no database yet."""
     if "0005_unfinished_copy" not in applied(path):
         return None
     with errors_of(path), closing(sqlite3.connect(path, timeout=5.0)) as connection:
         found = connection.execute("SELECT source, since FROM unfinished_copy").fetchone()
-        return Mark(*found) if found else None
+        return UnfinishedCopy(*found) if found else None
 
 
 def demand_finished(path: Path) -> None:
     """Raise StoreRefused if a copy into the database at `path` is not finished."""
     mark = mark_in(path)
     if mark is not None:
-        raise refusal(path, mark)
+        raise mark.refusal(path)
 
 
 def demand_current(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Databases of either kind as anybody finds them: filled, changed and read beside the stores, all that is in them."""
+"""Databases of either kind, filled through their stores, and read and changed beside them."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -36,7 +36,7 @@ STREAMS = 2
 COMMITS = 9
 
 
-class House:
+class AnyDatabase:
     """A database, empty at first."""
 
     def __init__(self, store_url: StoreUrl, database: Database | None = None) -> None:
@@ -65,7 +65,7 @@ class House:
             self._database.sql(statement)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """Ask; instants come as text, and truth as a number, as SQLite has them."""
+        """Return rows with instants as text and booleans as numbers, as SQLite has them."""
         if self._database is None:
             return rows_of(self.file, query)
         with self._database.connect() as connection:
@@ -73,7 +73,7 @@ class House:
             return [tuple(map(_as_in_sqlite, row)) for row in connection.execute(query.encode()).fetchall()]
 
     def everything(self) -> Everything:
-        """Give all rows of all tables, in the order of their keys."""
+        """Return all rows of all tables, in the order of their keys."""
         return {table: sorted(self.rows(f"SELECT * FROM {table}"), key=str) for table in KEYS}
 
     def has_tables(self) -> bool:
@@ -85,7 +85,7 @@ class House:
         return self.rows("SELECT source FROM unfinished_copy")
 
     async def fill(self, commits: int = COMMITS) -> None:
-        """Go on with the lives of a few streams, with rows in every table."""
+        """Add commits of a few streams, and rows to every table."""
         async with open_store(self.store_url, synchronous="normal") as store:
             for number in range(STREAMS):
                 await live(store, stream(number), commits)
@@ -102,7 +102,7 @@ class House:
 
 
 def some_rows(of: Stream, version: int) -> Changes:
-    """Give rows with what texts and their absence may be."""
+    """Return rows with every kind of text, and without."""
     texts = (None, "", "a\tb\n\\N\\.\r", "👩‍👩‍👧 é e\u0301", '"{}, NULL')
     return Changes(
         tuple(
@@ -114,26 +114,26 @@ def some_rows(of: Stream, version: int) -> Changes:
 
 
 @contextmanager
-def houses(folder: Path, postgres: Server) -> Iterator["Builder"]:
-    """Give what builds databases, which are torn down in the end."""
+def databases(folder: Path, postgres: Server) -> Iterator["Databases"]:
+    """Yield a maker of databases, which are dropped in the end."""
     with ExitStack() as stack:
-        yield Builder(folder, postgres, stack)
+        yield Databases(folder, postgres, stack)
 
 
-class Builder:
+class Databases:
     def __init__(self, folder: Path, postgres: Server, stack: ExitStack) -> None:
         self._folder = folder
         self._postgres = postgres
         self._stack = stack
         self._built = 0
 
-    def build(self, kind: Kind, *, is_migrated: bool = True) -> House:
+    def build(self, kind: Kind, *, is_migrated: bool = True) -> AnyDatabase:
         self._built += 1
         if kind == "sqlite":
-            return House(StoreUrl(f"sqlite:///{self._folder}/{self._built}.db"))
+            return AnyDatabase(StoreUrl(f"sqlite:///{self._folder}/{self._built}.db"))
         template = MIGRATED if is_migrated else None
         database = self._stack.enter_context(fresh_database(self._postgres, template=template))
-        return House(database.store_url, database)
+        return AnyDatabase(database.store_url, database)
 
 
 def _as_in_sqlite(value: object) -> object:

@@ -1,0 +1,205 @@
+"""PostgreSQL schemas as the two sides of a copy: see stores/copy.py."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+
+import psycopg
+from psycopg import IsolationLevel
+from psycopg.rows import TupleRow
+
+from milepost.core.errors import RowsRejected, StoreBusy, StoreRefused
+from milepost.core.journal import Codec
+from milepost.stores import audit
+from milepost.stores.audit import Audit
+from milepost.stores.copy import CHUNK_ROWS, NUL, Row, Table, UnfinishedCopy, require_empty
+from milepost.stores.postgresql.connection import NO_TIMEOUT
+from milepost.stores.postgresql.dsn import Dsn, dsn_of
+from milepost.stores.postgresql.errors import REFUSALS, errors_of, reason_of
+from milepost.stores.postgresql.migrate import demand_current, has_schema, migrate
+from milepost.stores.postgresql.notify import ALIVE_SECONDS
+from milepost.stores.postgresql.reader import PostgresqlLedger
+from milepost.stores.sql import load_statements
+from milepost.stores.url import StoreUrl
+
+Connection = psycopg.Connection[TupleRow]
+
+
+@contextmanager
+def open_postgresql_source(store_url: StoreUrl) -> Iterator["PostgresqlCopySource"]:
+    """Open the database, on which no worker is at work. Raises StoreBusy, StoreRefused or StoreAway.
+
+    Called in a thread without an event loop.
+    """
+    dsn = dsn_of(store_url)
+    asyncio.run(demand_current(dsn))
+    with _connect(dsn) as connection:
+        connection.isolation_level, connection.read_only = IsolationLevel.REPEATABLE_READ, True
+        source = PostgresqlCopySource(dsn, connection)
+        source.require_idle()
+        mark = source.mark()
+        if mark is not None:
+            raise mark.refusal(dsn.name)
+        source.refresh()
+        yield source
+
+
+@contextmanager
+def open_postgresql_target(store_url: StoreUrl) -> Iterator["PostgresqlCopyTarget"]:
+    """Begin the one transaction that fills the database, its schema made where there is none.
+
+    Called in a thread without an event loop. Raises BadConfiguration, StoreBusy, StoreRefused or StoreAway.
+    """
+    dsn = dsn_of(store_url)
+    is_made = asyncio.run(has_schema(store_url))
+    with _connect(dsn) as connection:
+        # Committed by others is seen once its lock is held, whatever the default of the database is.
+        connection.isolation_level = IsolationLevel.READ_COMMITTED
+        target = PostgresqlCopyTarget(dsn, connection)
+        if target.may_be_migrated(is_made=is_made):
+            asyncio.run(migrate(dsn))
+        asyncio.run(demand_current(dsn))
+        target.begin()
+        yield target
+
+
+@contextmanager
+def _connect(dsn: Dsn) -> Iterator[Connection]:
+    """Open a connection, which is rolled back in the end unless it was committed."""
+    with errors_of(dsn.name):
+        connection = psycopg.connect(dsn.conninfo, **dsn.connect_kwargs())
+    with closing(connection):
+        yield connection
+
+
+class _Side:
+    """What both sides of a copy do, in a transaction that is as long as the copy."""
+
+    def __init__(self, dsn: Dsn, connection: Connection) -> None:
+        self._dsn = dsn
+        self._connection = connection
+        self._sql = (
+            load_statements("postgresql")
+            | load_statements("postgresql", "queue")
+            | load_statements("postgresql", "copy")
+        )
+        self._settings: Mapping[str, str] = {"schema": dsn.schema, "statement_timeout": NO_TIMEOUT}
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of rows of each table."""
+        with errors_of(self._dsn.name):
+            return dict(self._connection.execute(self._sql["counts"]).fetchall())
+
+    def read(self, table: Table) -> Iterator[Row]:
+        """Yield the rows of a table in the order of its key."""
+        with errors_of(self._dsn.name), self._connection.cursor(name=f"copy_{table.name}") as cursor:
+            cursor.itersize = CHUNK_ROWS
+            yield from cursor.execute(self._sql[f"read_{table.name}"])
+
+    def require_idle(self) -> None:
+        """Raise StoreBusy if a worker is at work."""
+        with errors_of(self._dsn.name):
+            self._begin()
+            if self._ask("has_queue_schema") == (True,) and self._ask("workers_at_work", (ALIVE_SECONDS,)) != (0,):
+                raise StoreBusy(
+                    f"a Milepost works on the database {self._dsn.name}",
+                    hint="stop it first, and leave it stopped until the copy is made",
+                )
+
+    def mark(self) -> UnfinishedCopy | None:
+        """Return the mark of an unfinished copy into this database."""
+        found = self._ask("unfinished_copy")
+        return UnfinishedCopy(*found) if found else None
+
+    def interrupt(self) -> None:
+        """Hang up: whoever waits for the server learns that the connection broke. Called from another thread."""
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self._connection.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
+
+    def _begin(self) -> None:
+        self._connection.execute(self._sql["settings"], self._settings)
+        self._connection.execute(self._sql["begin_copy"])
+
+    def _ask(self, statement: str, parameters: tuple[object, ...] = ()) -> TupleRow | None:
+        return self._connection.execute(self._sql[statement], parameters).fetchone()
+
+
+class PostgresqlCopySource(_Side):
+    """A CopySource. Made by `open_postgresql_source`."""
+
+    def refresh(self) -> None:
+        """Go on to what the database holds now."""
+        with errors_of(self._dsn.name):
+            self._connection.rollback()
+            self._begin()
+
+
+class PostgresqlCopyTarget(_Side):
+    """A CopyTarget. Made by `open_postgresql_target`."""
+
+    def may_be_migrated(self, *, is_made: bool) -> bool:
+        """Whether the schema is new or empty. Raises StoreRefused where another program has its name."""
+        with errors_of(self._dsn.name):
+            self._begin()
+            self._require_alone()
+            if not is_made and self._ask("has_relations", (self._dsn.schema,)):
+                what = f"the schema {self._dsn.schema} in {self._dsn.name} is not empty, and not Milepost's"
+                raise StoreRefused(what, hint="copy into another schema or database")
+            is_empty = not is_made or not self._ask("answers")
+            self._connection.rollback()
+            return is_empty
+
+    def begin(self) -> None:
+        """Hide the tables from everybody else and empty them. Raises StoreBusy or StoreRefused if they are in use."""
+        self.require_idle()
+        with errors_of(self._dsn.name):
+            self._require_alone()
+            self._connection.execute(self._sql["hide_target"])
+            if self.mark() is None:
+                require_empty(self._dsn.name, (table for table, count in self.counts().items() if count))
+            self._connection.execute(self._sql["empty_target"])
+
+    def add(self, table: Table, rows: list[Row]) -> None:
+        """Add rows, all or none. Raises RowsRejected if one is not accepted."""
+        try:
+            with (
+                errors_of(self._dsn.name),
+                self._connection.transaction(),  # a savepoint
+                self._connection.cursor() as cursor,
+                cursor.copy(self._sql[f"add_{table.name}"]) as copy,
+            ):
+                for row in rows:
+                    copy.write_row(row)
+        except REFUSALS as error:
+            raise _rejected(error, rows) from None
+
+    def rebuild(self) -> Audit:
+        """Make the projections from the journal. Raises JournalDamaged."""
+        with errors_of(self._dsn.name):
+            return audit.rebuild(self._ledger())
+
+    def verify(self) -> Audit:
+        """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""
+        with errors_of(self._dsn.name):
+            return audit.verify(self._ledger())
+
+    def publish(self) -> None:
+        """Commit."""
+        with errors_of(self._dsn.name):
+            self._connection.commit()
+
+    def _require_alone(self) -> None:
+        if self._ask("lock_target", (self._dsn.schema,)) != (True,):
+            raise StoreBusy(f"another copy into {self._dsn.name} is under way", hint="wait for its end")
+
+    def _ledger(self) -> PostgresqlLedger:
+        return PostgresqlLedger(self._sql, Codec(), self._connection, self._dsn.schema)
+
+
+def _rejected(error: Exception, rows: list[Row]) -> RowsRejected:
+    if any(NUL in value for row in rows for value in row if isinstance(value, str)):
+        what = "a text in it holds a NUL character, which PostgreSQL does not accept"
+        return RowsRejected(what, hint="--replace-nul writes U+FFFD in its place")
+    return RowsRejected(reason_of(error), hint="mend that row in the source, and run the copy again")

@@ -1,0 +1,111 @@
+-- What `milepost store copy` reads and writes. The columns are those of stores/rows.py; each table is read in the
+-- order of its key, byte by byte.
+
+-- name: counts
+SELECT 'forgotten', count(*) FROM forgotten
+UNION ALL SELECT 'journal', count(*) FROM journal
+UNION ALL SELECT 'contacts', count(*) FROM contacts
+UNION ALL SELECT 'conversations', count(*) FROM conversations
+UNION ALL SELECT 'contact_interaction_events', count(*) FROM contact_interaction_events
+UNION ALL SELECT 'dead_letter_payloads', count(*) FROM dead_letter_payloads
+UNION ALL SELECT 'missed_conversations', count(*) FROM missed_conversations
+UNION ALL SELECT 'source', count(*) FROM source;
+
+-- name: read_forgotten
+SELECT platform, page_id, kind, id
+FROM forgotten
+ORDER BY platform, page_id, kind, id;
+
+-- name: read_journal
+SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash
+FROM journal
+ORDER BY seq;
+
+-- name: read_contacts
+SELECT
+    platform, page_id, contact_id, name, username, instant_text(first_seen_at), instant_text(last_interaction_at),
+    instant_text(updated_at)
+FROM contacts
+ORDER BY platform, page_id, contact_id;
+
+-- name: read_conversations
+SELECT
+    conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
+    instant_text(updated_time), instant_text(first_synced_at), instant_text(synced_at), instant_text(deleted_at)
+FROM conversations
+ORDER BY conversation_id;
+
+-- name: read_contact_interaction_events
+SELECT
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments::text,
+    instant_text(occurred_at)
+FROM contact_interaction_events
+ORDER BY event_id;
+
+-- name: read_dead_letter_payloads
+SELECT dead_letter_id, payload FROM dead_letter_payloads ORDER BY dead_letter_id;
+
+-- name: read_missed_conversations
+SELECT stream, conversation_id, instant_text(sweep_started_at)
+FROM missed_conversations
+ORDER BY stream, conversation_id;
+
+-- name: read_source
+SELECT place, kind, base_url FROM source ORDER BY place;
+
+-- name: add_forgotten
+COPY forgotten (platform, page_id, kind, id) FROM STDIN;
+
+-- name: add_journal
+COPY journal (seq, stream, version, run_id, recorded_at, type, data, hash) FROM STDIN;
+
+-- name: add_contacts
+COPY contacts (
+    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at
+) FROM STDIN;
+
+-- name: add_conversations
+COPY conversations (
+    conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
+    updated_time, first_synced_at, synced_at, deleted_at
+) FROM STDIN;
+
+-- name: add_contact_interaction_events
+COPY contact_interaction_events (
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at
+) FROM STDIN;
+
+-- name: add_dead_letter_payloads
+COPY dead_letter_payloads (dead_letter_id, payload) FROM STDIN;
+
+-- name: add_missed_conversations
+COPY missed_conversations (stream, conversation_id, sweep_started_at) FROM STDIN;
+
+-- name: add_source
+COPY source (place, kind, base_url) FROM STDIN;
+
+-- name: has_relations
+SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = %s LIMIT 1;
+
+-- name: begin_copy
+-- The transaction is as long as the copy, over a pooler as well.
+SELECT set_config('idle_in_transaction_session_timeout', '0', true);
+
+-- name: lock_target
+-- One copy into a schema at a time.
+SELECT pg_try_advisory_xact_lock(hashtextextended(%s || ' copy', 0));
+
+-- name: hide_target
+-- Who opens the database before the copy is committed waits, and then finds all of it.
+LOCK TABLE
+    forgotten, journal, checkpoints, runs, dead_letters, contacts, conversations, contact_interaction_events,
+    dead_letter_payloads, missed_conversations, source, unfinished_copy
+IN ACCESS EXCLUSIVE MODE;
+
+-- name: empty_target
+-- What a copy of Milepost's first versions left unfinished, and its mark, or the source that a start recorded.
+ALTER TABLE journal DISABLE TRIGGER journal_refuses_truncate;
+TRUNCATE
+    forgotten, journal, checkpoints, runs, dead_letters, contacts, conversations, contact_interaction_events,
+    dead_letter_payloads, missed_conversations, source, unfinished_copy;
+ALTER TABLE journal ENABLE TRIGGER journal_refuses_truncate;

@@ -1,0 +1,194 @@
+"""SQLite databases as the two sides of a copy: see stores/copy.py."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from milepost.core.errors import RowsRejected, StoreAway, StoreRefused
+from milepost.core.journal import Codec
+from milepost.stores import audit
+from milepost.stores.audit import Audit
+from milepost.stores.copy import Row, Table, require_empty
+from milepost.stores.sql import load_statements
+from milepost.stores.sqlite.commit import REFUSALS, reason_of
+from milepost.stores.sqlite.connection import errors_of, lock_database, real_path, transaction
+from milepost.stores.sqlite.files import SHM, WAL, beside, create_private
+from milepost.stores.sqlite.identity import OpenFiles
+from milepost.stores.sqlite.migrate import applied, demand_current, mark_in, migrate
+from milepost.stores.sqlite.queries import SqliteSession
+from milepost.stores.sqlite.reader import SqliteLedger
+from milepost.stores.sqlite.store import CACHE_KIB
+
+UNFINISHED = "-copy"
+"""What the name of a target ends in until it is verified."""
+
+
+@contextmanager
+def open_sqlite_source(path: Path) -> Iterator["SqliteCopySource"]:
+    """Open the database at `path`, which no daemon works on meanwhile. Raises StoreBusy, StoreRefused or StoreAway."""
+    path = real_path(path)
+    if not path.exists():  # before a lock is made beside it
+        demand_current(path)
+    with lock_database(path) as lock:
+        demand_current(path)
+        files = OpenFiles(path, lock)
+        files.opening()
+        with _connected(path, {"query_only": 1}) as connection:
+            source = SqliteCopySource(path, connection, files)
+            source.begin()
+            yield source
+
+
+@contextmanager
+def open_sqlite_target(path: Path) -> Iterator["SqliteCopyTarget"]:
+    """Make a database that is at `path` once it is published. Raises StoreBusy, StoreRefused or StoreAway."""
+    path = real_path(path)
+    unfinished = beside(path, UNFINISHED)
+    with lock_database(path):
+        _require_replaceable(path)
+        _remove(unfinished)  # of a copy that was killed
+        try:
+            create_private(unfinished)
+            migrate(unfinished)
+            # Nobody else opens it, and a power cut leaves nothing that counts.
+            with _connected(unfinished, {"journal_mode": "MEMORY", "synchronous": "OFF"}) as connection:
+                yield SqliteCopyTarget(path, unfinished, connection)
+        finally:
+            _remove(unfinished)
+
+
+@contextmanager
+def _connected(path: Path, pragmas: dict[str, str | int]) -> Iterator[sqlite3.Connection]:
+    with errors_of(path):
+        # Another thread may interrupt it.
+        connection = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
+    with closing(connection):
+        with errors_of(path):
+            for name, value in {"cache_size": -CACHE_KIB, **pragmas}.items():
+                connection.execute(f"PRAGMA {name} = {value}")
+        yield connection
+
+
+def _require_replaceable(path: Path) -> None:
+    """Raise StoreRefused unless `path` is free or empty.
+
+    What an earlier Milepost left of a copy that was cut off is marked, and counts for nothing.
+    """
+    if not path.exists():
+        return
+    with _connected(path, {}) as connection, errors_of(path):
+        if not applied(path):
+            if connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None:
+                raise StoreRefused(f"{path} is the database of another program", hint="copy into a new file")
+        elif mark_in(path) is None:
+            require_empty(path, _tables_with_rows(connection))
+
+
+def _tables_with_rows(connection: sqlite3.Connection) -> list[str]:
+    """Name the tables of Milepost that hold rows; an old database may not have all of them."""
+    found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    names = [name for (name,) in found if name != "schema_migrations" and not name.startswith("sqlite_")]
+    return [name for name in names if connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()]  # noqa: S608
+
+
+def _remove(path: Path) -> None:
+    """Remove a database; first itself, because SQLite ignores a -wal beside a file that is missing or empty."""
+    for suffix in ("", WAL, SHM, "-journal"):
+        beside(path, suffix).unlink(missing_ok=True)
+
+
+class _Side:
+    """What both sides of a copy do."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path = path
+        self._connection = connection
+        self._sql = load_statements("sqlite", "copy")
+
+    def read(self, table: Table) -> Iterator[Row]:
+        """Yield the rows of a table in the order of its key."""
+        with errors_of(self._path):
+            yield from self._connection.execute(self._sql[f"read_{table.name}"])
+
+    def interrupt(self) -> None:
+        """Make what is under way fail soon. Called from another thread."""
+        with suppress(sqlite3.ProgrammingError):  # it is closed already
+            self._connection.interrupt()
+
+
+class SqliteCopySource(_Side):
+    """A CopySource. Made by `open_sqlite_source`."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, files: OpenFiles) -> None:
+        super().__init__(path, connection)
+        self._files = files
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of rows of each table."""
+        with errors_of(self._path):
+            return dict(self._connection.execute(self._sql["counts"]).fetchall())
+
+    def begin(self) -> None:
+        """Take the snapshot."""
+        with errors_of(self._path):
+            (mode,) = self._connection.execute("PRAGMA journal_mode").fetchone()
+            self._connection.execute("BEGIN")
+            self._connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()  # BEGIN alone reads nothing yet
+        self._files.opened(has_wal=mode == "wal")
+
+    def refresh(self) -> None:
+        """Go on to what the database holds now. Raises StoreLost if it was deleted or replaced."""
+        with errors_of(self._path):
+            self._connection.execute("ROLLBACK")
+        self._files.demand_same()
+
+
+class SqliteCopyTarget(_Side):
+    """A CopyTarget. Made by `open_sqlite_target`."""
+
+    def __init__(self, path: Path, unfinished: Path, connection: sqlite3.Connection) -> None:
+        super().__init__(path, connection)
+        self._unfinished = unfinished
+        self._ledger = SqliteLedger(SqliteSession(load_statements("sqlite"), Codec(), connection))
+
+    def add(self, table: Table, rows: list[Row]) -> None:
+        """Add rows, all or none. Raises RowsRejected if one is not accepted."""
+        try:
+            with errors_of(self._path), transaction(self._connection):
+                self._connection.executemany(self._sql[f"add_{table.name}"], rows)
+        except REFUSALS as error:
+            raise RowsRejected(reason_of(error), hint="mend that row in the source, and run the copy again") from None
+
+    def rebuild(self) -> Audit:
+        """Make the projections from the journal. Raises JournalDamaged."""
+        with errors_of(self._path), transaction(self._connection):
+            return audit.rebuild(self._ledger)
+
+    def verify(self) -> Audit:
+        """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""
+        with errors_of(self._path):
+            return audit.verify(self._ledger)
+
+    def publish(self) -> None:
+        """Bring the file to the disk and give it its name."""
+        self._connection.close()
+        try:
+            _sync(self._unfinished, os.O_RDONLY)
+            _remove(self._path)
+            self._unfinished.replace(self._path)
+            _sync(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise StoreAway(
+                f"the database {self._path} cannot be written: {error.strerror}",
+                hint="look at the system's log, and run the copy again",
+            ) from error
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

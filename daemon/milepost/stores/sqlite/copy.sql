@@ -1,0 +1,80 @@
+-- What `milepost store copy` reads and writes. The columns are those of stores/rows.py; each table is read in the
+-- order of its key, byte by byte.
+
+-- name: counts
+SELECT 'forgotten', count(*) FROM forgotten
+UNION ALL SELECT 'journal', count(*) FROM journal
+UNION ALL SELECT 'contacts', count(*) FROM contacts
+UNION ALL SELECT 'conversations', count(*) FROM conversations
+UNION ALL SELECT 'contact_interaction_events', count(*) FROM contact_interaction_events
+UNION ALL SELECT 'dead_letter_payloads', count(*) FROM dead_letter_payloads
+UNION ALL SELECT 'missed_conversations', count(*) FROM missed_conversations
+UNION ALL SELECT 'source', count(*) FROM source;
+
+-- name: read_forgotten
+SELECT platform, page_id, kind, id
+FROM forgotten
+ORDER BY platform, page_id, kind, id;
+
+-- name: read_journal
+SELECT seq, stream, version, run_id, recorded_at, type, data, hash FROM journal ORDER BY seq;
+
+-- name: read_contacts
+SELECT platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at
+FROM contacts
+ORDER BY platform, page_id, contact_id;
+
+-- name: read_conversations
+SELECT
+    conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
+    updated_time, first_synced_at, synced_at, deleted_at
+FROM conversations
+ORDER BY conversation_id;
+
+-- name: read_contact_interaction_events
+SELECT event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at
+FROM contact_interaction_events
+ORDER BY event_id;
+
+-- name: read_dead_letter_payloads
+SELECT dead_letter_id, payload FROM dead_letter_payloads ORDER BY dead_letter_id;
+
+-- name: read_missed_conversations
+SELECT stream, conversation_id, sweep_started_at
+FROM missed_conversations
+ORDER BY stream, conversation_id;
+
+-- name: read_source
+SELECT place, kind, base_url FROM source ORDER BY place;
+
+-- name: add_forgotten
+INSERT INTO forgotten (platform, page_id, kind, id) VALUES (?, ?, ?, ?);
+
+-- name: add_journal
+INSERT INTO journal (seq, stream, version, run_id, recorded_at, type, data, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: add_contacts
+INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: add_conversations
+INSERT INTO conversations (
+    conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
+    updated_time, first_synced_at, synced_at, deleted_at
+)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: add_contact_interaction_events
+INSERT INTO contact_interaction_events (
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at
+)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: add_dead_letter_payloads
+INSERT INTO dead_letter_payloads (dead_letter_id, payload) VALUES (?, ?);
+
+-- name: add_missed_conversations
+INSERT INTO missed_conversations (stream, conversation_id, sweep_started_at) VALUES (?, ?, ?);
+
+-- name: add_source
+INSERT INTO source (place, kind, base_url) VALUES (?, ?, ?);
