@@ -121,7 +121,7 @@ def test_a_service_that_works_for_longer_than_the_watchdogs_timeout_is_left_alon
 def test_a_stop_in_mid_batch_pauses_the_run_and_the_next_start_continues_there(service: Service) -> None:
     working(service)
     service.stop()  # it does not wait for the response, which never comes: otherwise it would be killed, and fail
-    assert (service.shown("RunResult"), service.shown("ExecMainStatus")) == ("success", "0")
+    assert (service.shown("Result"), service.shown("ExecMainStatus")) == ("success", "0")
     assert service.rows("SELECT status, reason FROM runs") == [("paused", "shutdown")]
     conversations = service.rows("SELECT count(*) FROM conversations")
     assert conversations == [(service.batches() * BATCH_SIZE,)], "a part of a batch is stored"
@@ -153,7 +153,7 @@ def test_a_service_with_a_bad_configuration_fails_once(service: Service) -> None
     service.lab.write(CONFIG, "sync: {batch_size: 5000}\n")
     started = service.lab.tried("systemctl", "start", "milepost")
     assert started.returncode != 0
-    assert [service.shown(key) for key in ("ActiveState", "RunResult", "ExecMainStatus", "NRestarts")] == [
+    assert [service.shown(key) for key in ("ActiveState", "Result", "ExecMainStatus", "NRestarts")] == [
         "failed",
         "exit-code",
         "78",
@@ -239,7 +239,7 @@ def test_the_timer_syncs_on_a_schedule_instead_of_a_daemon(service: Service) -> 
     service.lab.run("systemctl", "start", "milepost-sync.timer")
     service.until_complete()
     service.lab.until(lambda: service.lab.shown("milepost-sync", "ActiveState") == "inactive", "the end of the sync")
-    assert service.lab.shown("milepost-sync", "RunResult") == "success"
+    assert service.lab.shown("milepost-sync", "Result") == "success"
     assert service.copied() == service.undisturbed()
     service.start()  # the daemon finds all its files accessible
     service.lab.until(lambda: service.shown("StatusText") == "1 stream: 1 up to date", "the status in words")
