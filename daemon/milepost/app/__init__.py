@@ -1,1 +1,1 @@
-"""The composition root: settings become the parts that work, and the parts a daemon."""
+"""The composition root: builds the parts from the settings, and the daemon from the parts."""
