@@ -132,7 +132,7 @@ def _write(connection: sqlite3.Connection, sql: dict[str, str], commits: list[Co
     entries = [entry for commit in commits for entry in commit.entries]
     checkpoints = {commit.checkpoint.stream: commit.checkpoint for commit in commits}
     runs = {run.run_id: (commit.checkpoint.stream, run) for commit in commits if (run := commit.run)}
-    connection.executemany(sql["insert_entry"], map(rows.entry_tuple, entries))
+    connection.executemany(sql["insert_entries"], map(rows.entry_tuple, entries))
     # None of them is ever closed.
     dead_letters = [
         dead_letter for entry in entries if (dead_letter := dead_letter_after(entry, before=lambda _: None))

@@ -11,7 +11,7 @@ CREATE TABLE journal (
     -- json, not jsonb: the hash is of the text as it was written.
     data json NOT NULL,
     hash text NOT NULL,
-    -- One writer a stream: the second to append version n is refused by this key.
+    -- One writer for each stream: the second to append version n is refused by this key.
     UNIQUE (stream, version)
 );
 
@@ -53,7 +53,7 @@ CREATE FUNCTION instant_text(instant timestamptz) RETURNS text LANGUAGE sql STAB
     SELECT to_char(instant AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
 $$;
 
--- Its projections, there to be queried: `milepost journal rebuild` drops them and makes them again, equal.
+-- Its projections, there to be queried: `milepost journal rebuild` drops them and writes them again, equal.
 
 CREATE TABLE checkpoints (
     stream text COLLATE "C" PRIMARY KEY,
@@ -67,7 +67,7 @@ CREATE TABLE checkpoints (
     last_full_sweep_at timestamptz(3),
     open_dead_letters bigint NOT NULL,
     updated_at timestamptz(3),
-    -- The whole checkpoint as JSON: what a start reads instead of folding the journal.
+    -- The whole checkpoint as JSON, read at the start instead of folding the journal.
     state json NOT NULL
 );
 

@@ -9,11 +9,11 @@ CREATE TABLE journal (
     type TEXT NOT NULL,
     data TEXT NOT NULL,
     hash TEXT NOT NULL,
-    -- One writer a stream: the second to append version n is refused by this key.
+    -- One writer for each stream: the second to append version n is refused by this key.
     UNIQUE (stream, version)
 ) STRICT;
 
--- Not even an INSERT OR REPLACE, which asks no other trigger, gets past an entry or leaves one out.
+-- Not even INSERT OR REPLACE, which fires no other trigger, replaces an entry or leaves one out.
 CREATE TRIGGER journal_refuses_gaps BEFORE INSERT ON journal
 WHEN
     new.version <> 1 + coalesce((SELECT max(version) FROM journal WHERE stream = new.stream), 0)
@@ -32,7 +32,7 @@ BEGIN
     SELECT RAISE(ABORT, 'the journal is append-only: entries are never deleted');
 END;
 
--- Its projections, there to be queried: `milepost journal rebuild` drops them and makes them again, equal.
+-- Its projections, there to be queried: `milepost journal rebuild` drops them and writes them again, equal.
 
 CREATE TABLE checkpoints (
     stream TEXT PRIMARY KEY,
@@ -46,7 +46,7 @@ CREATE TABLE checkpoints (
     last_full_sweep_at TEXT,
     open_dead_letters INTEGER NOT NULL,
     updated_at TEXT,
-    -- The whole checkpoint as JSON: what a start reads instead of folding the journal.
+    -- The whole checkpoint as JSON, read at the start instead of folding the journal.
     state TEXT NOT NULL
 ) STRICT;
 

@@ -1,5 +1,5 @@
--- What every error's remedy needs: dead letters that are redriven and closed, notes of what a full sweep misses,
--- and people who had themselves erased.
+-- What the remedies of errors need: dead letters that are redriven and closed, notes of what a full sweep misses,
+-- and the people who were erased.
 
 ALTER TABLE dead_letters ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE dead_letters ADD COLUMN redrive_at TEXT;
@@ -14,10 +14,10 @@ CREATE INDEX dead_letters_open ON dead_letters (stream, opened_at, dead_letter_i
 CREATE INDEX dead_letters_by_subject ON dead_letters (stream, subject)
 WHERE closed_at IS NULL OR resolution = 'discarded';
 
--- A full sweep asks which conversations lie in the stretch of the inbox that it has just read.
+-- For a full sweep, which asks for the conversations in the stretch of the inbox that it has just read.
 CREATE INDEX conversations_by_updated_time ON conversations (platform, page_id, updated_time);
 
--- The conversations that a full sweep has not seen where they should lie. Its end marks them as deleted.
+-- The conversations that a full sweep has not seen where they should be. When it ends, they are marked as deleted.
 CREATE TABLE missed_conversations (
     stream TEXT NOT NULL,
     conversation_id TEXT NOT NULL,
@@ -25,7 +25,7 @@ CREATE TABLE missed_conversations (
     PRIMARY KEY (stream, conversation_id)
 ) STRICT, WITHOUT ROWID;
 
--- Who had themselves erased. Every commit asks it, and leaves out what is theirs.
+-- The people who were erased. Every commit looks here, and leaves out what is theirs.
 CREATE TABLE forgotten (
     platform TEXT NOT NULL,
     page_id TEXT NOT NULL,

@@ -1,10 +1,9 @@
--- What is listed over HTTP, page by page: each listing is in the order of an index, so that a page costs the same
--- whatever there is beside it.
+-- For the listings over HTTP: each is in the order of an index, so that a page costs the same however much is stored.
 
 -- Run ids sort by the time of their start.
 CREATE INDEX runs_by_stream ON runs (stream, run_id);
 
--- Open letters and closed ones lie apart: a listing of both merges the two.
+-- Open dead letters and closed ones are indexed apart: a listing of both merges the two.
 DROP INDEX dead_letters_by_age;
 CREATE INDEX dead_letters_open_by_age ON dead_letters (opened_at, dead_letter_id) WHERE closed_at IS NULL;
 CREATE INDEX dead_letters_closed_by_age ON dead_letters (opened_at, dead_letter_id) WHERE closed_at IS NOT NULL;

@@ -1,5 +1,5 @@
--- Where all that is in here comes from: a database serves one source, so that real people and invented ones never meet.
--- The row comes before the first batch, and `milepost store adopt` changes it. It is no projection of the journal.
+-- The source of all rows: a database serves one, so that real people and invented ones never meet. It is recorded
+-- before the first batch, and `milepost store adopt` changes it. It is not a projection of the journal.
 
 CREATE TABLE source (
     place INTEGER PRIMARY KEY CHECK (place = 1), -- one only

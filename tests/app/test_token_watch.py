@@ -1,4 +1,4 @@
-"""Tokens are asked about once a day, the new ones soon, and what is told is in the journal."""
+"""Tokens are checked once a day, new ones soon, and their health is recorded in the journal."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from kit.engine_doubles import engine, types
 from kit.leaping_clock import LeapingClock
 from kit.memory_store import MemoryStore
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
-from milepost.app.pages import Page, PageRegistry
+from milepost.app.pages import PageRegistry
 from milepost.app.token_watch import CHECK_AGAIN_SECONDS, CHECK_SECONDS, LOOK_SECONDS, TokenWatch
 from milepost.core.model import Platform, Stream, TokenHealth
 from milepost.core.ports import Held
@@ -22,6 +22,7 @@ from milepost.engine.context import EngineContext
 from milepost.engine.interrupt import Stop
 from milepost.engine.supervisor import Schedule, Supervisor
 from milepost.facebook.client import GraphClient
+from milepost.facebook.pages import Page
 from milepost.simulator.plan import SimulatedPage
 from milepost.simulator.server import SimulatorServer
 
@@ -39,13 +40,13 @@ class Trial:
     watch: TokenWatch
     clock: LeapingClock
 
-    async def look(self, after_seconds: float = 0.0) -> None:
-        """Look at the tokens, so much later."""
+    async def check(self, after_seconds: float = 0.0) -> None:
+        """Check the tokens that are due so much later."""
         self.clock.time += timedelta(seconds=after_seconds)
-        await self.watch.look(self.clock)
+        await self.watch.check_due(self.clock)
 
     @property
-    def questions(self) -> int:
+    def requests(self) -> int:
         return sum(request.owner == "debug_token" for request in self.simulator.requests.last)
 
     async def health_of(self, stream: Stream) -> TokenHealth | None:
@@ -70,77 +71,77 @@ def page_of(page: SimulatedPage, token: str | None = None) -> Page:
     return Page(page.id, page.name, tuple(map(Platform, page.platforms)), token or page.token)
 
 
-async def test_every_stream_of_a_page_knows_how_its_token_stands() -> None:
+async def test_every_stream_of_a_page_learns_the_health_of_its_token() -> None:
     async with trial_of(page_of(BAKERY), page_of(BICYCLES)) as trial:
         trial.simulator.world.access.expire(BICYCLES.id, 7200.0, NOW)
-        await trial.look()
+        await trial.check()
         assert [await trial.health_of(stream) for stream in OF_BAKERY] == [HEALTH, HEALTH]
         assert await trial.health_of(OF_BICYCLES) == replace(HEALTH, expires_at=NOW + timedelta(hours=2))
-        assert trial.questions == 2, "one for a page, however many streams it has"
+        assert trial.requests == 2, "one per page, however many streams it has"
 
 
-async def test_a_token_is_asked_about_once_a_day_and_only_what_is_news_is_journaled() -> None:
+async def test_a_token_is_checked_once_a_day_and_only_changes_are_journaled() -> None:
     async with trial_of(page_of(BICYCLES)) as trial:
         for _ in range(4):
-            await trial.look(CHECK_SECONDS / 2)
-        assert trial.questions == 2
+            await trial.check(CHECK_SECONDS / 2)
+        assert trial.requests == 2
         assert types(trial.store, OF_BICYCLES) == ["token_checked"]
 
 
-async def test_a_new_token_is_asked_about_with_the_next_look() -> None:
+async def test_a_new_token_is_checked_at_the_next_look() -> None:
     async with trial_of(page_of(BICYCLES)) as trial:
-        await trial.look()
-        trial.registry.renew([page_of(BICYCLES, trial.simulator.world.access.renew(BICYCLES.id))])
+        await trial.check()
+        trial.registry.rotate_tokens([page_of(BICYCLES, trial.simulator.world.access.renew(BICYCLES.id))])
         trial.simulator.world.access.expire(BICYCLES.id, 60.0, NOW)
-        await trial.look(LOOK_SECONDS)
-        assert trial.questions == 2
+        await trial.check(LOOK_SECONDS)
+        assert trial.requests == 2
         assert await trial.health_of(OF_BICYCLES) == replace(HEALTH, expires_at=NOW + timedelta(minutes=1))
 
 
-async def test_what_is_not_answered_changes_nothing_and_is_asked_again_within_hours() -> None:
+async def test_a_failed_check_changes_nothing_and_is_repeated_within_hours() -> None:
     async with trial_of(page_of(BICYCLES, "nobodys-token"), page_of(BAKERY)) as trial:
-        await trial.look()
+        await trial.check()
         assert await trial.health_of(OF_BICYCLES) is None
         assert await trial.health_of(OF_BAKERY[0]) == HEALTH, "one page's token holds up no other"
-        await trial.look(CHECK_AGAIN_SECONDS - 1)
-        assert trial.questions == 2
-        await trial.look(1)
-        assert trial.questions == 3
+        await trial.check(CHECK_AGAIN_SECONDS - 1)
+        assert trial.requests == 2
+        await trial.check(1)
+        assert trial.requests == 3
 
 
-async def test_no_question_is_asked_for_a_page_that_is_parked() -> None:
+async def test_the_token_of_a_suspended_page_is_not_checked() -> None:
     async with trial_of(page_of(BICYCLES)) as trial:
         trial.registry.suspend([BICYCLES.id])
-        await trial.look()
-        assert trial.questions == 0
+        await trial.check()
+        assert trial.requests == 0
 
 
-async def test_a_page_that_is_dropped_while_it_is_asked_about_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_page_that_is_dropped_during_its_check_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     async with trial_of(page_of(BICYCLES), page_of(BAKERY)) as trial:
-        ask = trial.registry.token_health
+        fetch = trial.registry.fetch_token_health
 
         async def drop_meanwhile(page_id: str) -> TokenHealth | Problem | Held:
-            answer = await ask(page_id)
-            trial.registry.keep([page_of(BAKERY)], besides=())
-            return answer
+            found = await fetch(page_id)
+            trial.registry.retain([page_of(BAKERY)], besides=())
+            return found
 
-        monkeypatch.setattr(trial.registry, "token_health", drop_meanwhile)
-        await trial.look()
+        monkeypatch.setattr(trial.registry, "fetch_token_health", drop_meanwhile)
+        await trial.check()
         assert await trial.health_of(OF_BICYCLES) is None
         assert await trial.health_of(OF_BAKERY[0]) == HEALTH
 
 
-async def test_a_page_that_is_dropped_before_it_is_asked_about_is_not_asked_about() -> None:
+async def test_a_page_that_is_dropped_before_its_check_is_not_checked() -> None:
     async with trial_of(page_of(BICYCLES)) as trial:
-        look = asyncio.create_task(trial.look())
+        check = asyncio.create_task(trial.check())
         await asyncio.sleep(0)
-        trial.registry.keep([], besides=())
-        await look
-        assert trial.questions == 0
+        trial.registry.retain([], besides=())
+        await check
+        assert trial.requests == 0
 
 
-async def test_the_watch_looks_again_and_again_until_a_stop_is_asked_for() -> None:
+async def test_tokens_are_checked_again_and_again_until_a_stop_is_requested() -> None:
     async with trial_of(page_of(BICYCLES)) as trial:
         trial.clock.ends_at = trial.clock.time + timedelta(seconds=3 * CHECK_SECONDS)
         await trial.watch.run(trial.clock, trial.engine.stop)
-        assert trial.questions == 3
+        assert trial.requests == 3

@@ -1,4 +1,4 @@
-"""The status page for everybody: in the light and in the dark, by keyboard, with a screen reader, on a phone."""
+"""Accessibility of the status page: light and dark, by keyboard, with a screen reader, on a phone."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @asynccontextmanager
-async def troubled(installation: Installation, browser: Browser) -> AsyncIterator[Visit]:
-    """Visit a daemon that has something of everything: streams in several states, and a dead letter."""
+async def visiting_issues(installation: Installation, browser: Browser) -> AsyncIterator[Visit]:
+    """Visit a daemon with streams in several states and a dead letter."""
     async with frozen_world(30, pages=(BAKERY, BICYCLES)) as simulator:
         simulator.world.poison(simulator.world.truth(BAKERY.id, "instagram", NOW)[5].id)
         simulator.world.access.revoke(BICYCLES.id)
@@ -28,23 +28,25 @@ async def troubled(installation: Installation, browser: Browser) -> AsyncIterato
             started(installation.folder, "run") as daemon,
             visiting(browser, await daemon.url()) as visit,
         ):
-            await expect(visit.page.locator(".letter")).to_have_count(1)
+            await expect(visit.page.locator(".dead-letter")).to_have_count(1)
             await expect(visit.page.locator("#verdict")).to_have_text("1 of 3 streams needs you")
             await expect(visit.page.locator("#feed li").first).to_be_attached()
             yield visit
 
 
-async def test_nobody_is_shut_out(installation: Installation, browser: Browser) -> None:
-    async with troubled(installation, browser) as visit:
-        await visit.page.get_by_text("The same as a table").click()
-        await visit.page.locator(".letter").get_by_text("Payload").click()
-        await everybody_can_use_it(visit)
-        await visit.page.locator(".letter").get_by_role("button", name="Discard").click()
-        await everybody_can_use_it(visit)
+async def test_the_status_page_has_no_serious_accessibility_faults(
+    installation: Installation, browser: Browser
+) -> None:
+    async with visiting_issues(installation, browser) as visit:
+        await visit.page.get_by_text("Show as a table").click()
+        await visit.page.locator(".dead-letter").get_by_text("Payload").click()
+        await assert_accessible(visit)
+        await visit.page.locator(".dead-letter").get_by_role("button", name="Discard").click()
+        await assert_accessible(visit)
 
 
-async def everybody_can_use_it(visit: Visit) -> None:
-    """Look at the page on a desk and on a phone, in the light and in the dark."""
+async def assert_accessible(visit: Visit) -> None:
+    """Check the page on a desktop and on a phone, in light and dark."""
     for width in (DESKTOP, PHONE):
         await visit.page.set_viewport_size({"width": width, "height": 800})
         assert not await visit.scrolls_sideways(), width
@@ -53,28 +55,28 @@ async def everybody_can_use_it(visit: Visit) -> None:
             assert await visit.faults() == [], (width, scheme)
 
 
-async def test_the_search_for_faults_finds_one(installation: Installation, browser: Browser) -> None:
-    async with troubled(installation, browser) as visit:
+async def test_the_accessibility_check_finds_a_fault(installation: Installation, browser: Browser) -> None:
+    async with visiting_issues(installation, browser) as visit:
         await visit.page.evaluate("document.querySelector('#find').labels[0].querySelector('span').remove()")
         await visit.page.evaluate("document.querySelector('#find').placeholder = ''")
         assert [fault for fault in await visit.faults() if fault.startswith("label: ")]
 
 
-async def stand_still(page: Page) -> None:
-    """Let the page get no more answers, so that nothing on it changes under the keys."""
+async def freeze(page: Page) -> None:
+    """Hold back all further responses, so that nothing on the page changes under the keys."""
 
     async def hold(_: Route) -> None:
         pass
 
     await page.route("**/api/streams*", hold)
-    async with page.expect_request("**/api/streams*"):  # by then it shows all that it had asked for before
+    async with page.expect_request("**/api/streams*"):  # by then it shows everything that it had requested before
         await page.get_by_label("Which dead letters").dispatch_event("change")
 
 
-async def test_the_page_is_walked_through_by_keyboard(installation: Installation, browser: Browser) -> None:
-    async with troubled(installation, browser) as visit:
+async def test_the_whole_page_is_reachable_by_keyboard(installation: Installation, browser: Browser) -> None:
+    async with visiting_issues(installation, browser) as visit:
         page = visit.page
-        await stand_still(page)
+        await freeze(page)
         await page.keyboard.press("Tab")
         await expect(page.get_by_role("link", name="Skip to the streams")).to_be_focused()
         await expect(page.get_by_role("link", name="Skip to the streams")).to_be_in_viewport()
@@ -94,17 +96,19 @@ async def test_the_page_is_walked_through_by_keyboard(installation: Installation
         for name in (
             "Sync now",
             "Full sweep",
-            "RateLimit",
-            "The same as a table",
-            "Try again now",
+            "Pause",
+            "Show as a table",
+            "Retry now",
             "Discard …",
             "Problems",
         ):
             assert name in reached
 
 
-async def test_a_screen_reader_hears_the_parts_and_the_verdict(installation: Installation, browser: Browser) -> None:
-    async with troubled(installation, browser) as visit:
+async def test_a_screen_reader_finds_the_landmarks_and_the_verdict(
+    installation: Installation, browser: Browser
+) -> None:
+    async with visiting_issues(installation, browser) as visit:
         page = visit.page
         for role in ("banner", "main", "contentinfo", "navigation", "search"):
             await expect(page.get_by_role(role)).to_have_count(1)
@@ -114,7 +118,7 @@ async def test_a_screen_reader_hears_the_parts_and_the_verdict(installation: Ins
 
 
 async def test_the_theme_is_the_systems_until_the_reader_chooses(installation: Installation, browser: Browser) -> None:
-    async with troubled(installation, browser) as visit:
+    async with visiting_issues(installation, browser) as visit:
         page = visit.page
         await page.emulate_media(color_scheme="dark")
         ground = "getComputedStyle(document.body).backgroundColor"
@@ -127,12 +131,12 @@ async def test_the_theme_is_the_systems_until_the_reader_chooses(installation: I
         assert await page.evaluate(ground) != dark
 
 
-# --- where a token is asked for ---------------------------------------------------------------------------------------
+# --- if a token is required -------------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
 async def guarded(installation: Installation, browser: Browser) -> AsyncIterator[Visit]:
-    """Visit a daemon that asks for a token."""
+    """Visit a daemon that requires a token."""
     async with frozen_world(5, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, http={"token": TOKEN})
         async with (
@@ -142,13 +146,13 @@ async def guarded(installation: Installation, browser: Browser) -> AsyncIterator
             yield visit
 
 
-async def test_nobody_is_shut_out_of_signing_in(installation: Installation, browser: Browser) -> None:
+async def test_the_login_page_has_no_serious_accessibility_faults(installation: Installation, browser: Browser) -> None:
     async with guarded(installation, browser) as visit:
         await expect(visit.page.get_by_label("Token")).to_be_focused()
-        await everybody_can_use_it(visit)
+        await assert_accessible(visit)
 
 
-async def test_the_token_lets_in_a_wrong_one_is_told_and_one_can_sign_out(
+async def test_the_token_signs_in_a_wrong_one_is_refused_and_one_can_sign_out(
     installation: Installation, browser: Browser
 ) -> None:
     async with guarded(installation, browser) as visit:
@@ -156,19 +160,19 @@ async def test_the_token_lets_in_a_wrong_one_is_told_and_one_can_sign_out(
         visit.expects("403")
         await page.get_by_label("Token").fill("not the token at all")
         await page.keyboard.press("Enter")
-        await expect(page.get_by_role("alert")).to_contain_text("That is not the token")
+        await expect(page.get_by_role("alert")).to_contain_text("Wrong token")
         await page.get_by_label("Token").fill(TOKEN)
         await page.get_by_role("button", name="Sign in").click()
         await expect(page.locator(".card .state")).to_have_text("Up to date")
         await expect(page.locator("#connection")).to_contain_text("Live")
         (cookie,) = await page.context.cookies()
         assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
-        visit.expects("401")  # of what the page asks for just then
+        visit.expects("401")  # for what the page requests just then
         await page.get_by_role("button", name="Sign out").click()
         await expect(page.get_by_label("Token")).to_be_visible()
 
 
-async def test_who_is_signed_out_elsewhere_is_led_to_sign_in_again(
+async def test_a_reader_who_was_signed_out_elsewhere_sees_the_login_page(
     installation: Installation, browser: Browser
 ) -> None:
     async with guarded(installation, browser) as visit:

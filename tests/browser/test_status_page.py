@@ -24,7 +24,7 @@ def toast(page: Page, text: str) -> Locator:
 
 
 def dead_letters(page: Page) -> Locator:
-    return page.locator(".letter")
+    return page.locator(".dead-letter")
 
 
 async def up_to_date(page: Page, stream: str = STREAM) -> None:
@@ -32,12 +32,12 @@ async def up_to_date(page: Page, stream: str = STREAM) -> None:
 
 
 async def seqs(page: Page) -> list[int]:
-    """Give the places of the events in the feed, the newest first."""
+    """Return the seqs of the events in the feed, newest first."""
     found = await page.locator("#feed li[data-seq]").evaluate_all("rows => rows.map(row => Number(row.dataset.seq))")
     return [int(seq) for seq in found]
 
 
-# --- what it is doing -------------------------------------------------------------------------------------------------
+# --- what is shown ----------------------------------------------------------------------------------------------------
 
 
 async def test_a_sync_shows_its_progress_and_its_end(installation: Installation, browser: Browser) -> None:
@@ -57,7 +57,7 @@ async def test_a_sync_shows_its_progress_and_its_end(installation: Installation,
             await expect(card(page)).to_contain_text("Last success")
 
 
-async def test_how_far_a_full_sweep_is_shows_as_a_part_of_what_is_known(
+async def test_a_full_sweep_shows_its_progress_as_a_share_of_the_known_conversations(
     installation: Installation, browser: Browser
 ) -> None:
     async with frozen_world(200, "latency=50ms", pages=(BICYCLES,)) as simulator:
@@ -65,19 +65,19 @@ async def test_how_far_a_full_sweep_is_shows_as_a_part_of_what_is_known(
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
             page = visit.page
             await up_to_date(page)
-            places = len(installation.positions(STREAM))
+            positions = len(installation.positions(STREAM))
             for thread in simulator.world.truth(BICYCLES.id, "messenger", NOW):
                 simulator.world.receive(BICYCLES.id, "messenger", NOW, thread.id)
             await card(page).get_by_role("button", name="Full sweep").click()
-            await until(lambda: len(installation.positions(STREAM)) > places)
+            await until(lambda: len(installation.positions(STREAM)) > positions)
             simulator.limit(613, seconds=120, page_id=BICYCLES.id)
-            await expect(card(page).locator(".state")).to_have_text("Waits for a limit")
+            await expect(card(page).locator(".state")).to_have_text("Rate limited")
             await expect(card(page).locator(".doing")).to_contain_text("of about 200 · ")
             bar = card(page).get_by_role("progressbar", name="Progress of the sweep")
             assert 0 < float(await bar.get_attribute("value") or 0) < 1
 
 
-async def test_retries_and_limits_are_told_in_toasts_and_in_the_feed(
+async def test_retries_and_rate_limits_appear_in_toasts_and_in_the_feed(
     installation: Installation, browser: Browser
 ) -> None:
     async with frozen_world(60, "latency=100ms", pages=(BICYCLES,)) as simulator:
@@ -95,7 +95,7 @@ async def test_retries_and_limits_are_told_in_toasts_and_in_the_feed(
             simulator.mend_page(BICYCLES.id)
             simulator.limit(613, seconds=120, page_id=BICYCLES.id)
             await card(page).get_by_role("button", name="Full sweep").click()
-            await expect(card(page).locator(".state")).to_have_text("Waits for a limit")
+            await expect(card(page).locator(".state")).to_have_text("Rate limited")
             await expect(card(page).locator(".waits")).to_contain_text("(in 1")
             await expect(page.locator('#toasts-calm [data-tone="waiting"]')).to_contain_text("limit")
             await page.get_by_role("radio", name="Problems").check()
@@ -103,7 +103,7 @@ async def test_retries_and_limits_are_told_in_toasts_and_in_the_feed(
             await expect(page.locator('#feed [data-status="rate_limited"]').first).to_be_visible()
 
 
-async def test_a_stream_that_needs_somebody_says_so_first_and_what_to_do(
+async def test_a_stream_that_needs_a_person_comes_first_and_says_what_to_do(
     installation: Installation, browser: Browser
 ) -> None:
     async with frozen_world(20, pages=(BAKERY, BICYCLES)) as simulator:
@@ -118,7 +118,7 @@ async def test_a_stream_that_needs_somebody_says_so_first_and_what_to_do(
             await expect(page).to_have_title("1 of 3 streams needs you · Milepost")
 
 
-async def test_the_last_hour_is_drawn_and_told_in_numbers(installation: Installation, browser: Browser) -> None:
+async def test_the_last_hour_is_shown_as_a_chart_and_in_numbers(installation: Installation, browser: Browser) -> None:
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync=SMALL_BATCHES)
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
@@ -129,10 +129,10 @@ async def test_the_last_hour_is_drawn_and_told_in_numbers(installation: Installa
             await expect(page.locator("#chart-summary")).to_have_text(
                 "80 conversations read, 0 retries, 0 failed batches in the last hour."
             )
-            await page.get_by_text("The same as a table").click()
+            await page.get_by_text("Show as a table").click()
             await expect(page.locator("#chart-table tbody tr")).to_have_count(12)
-            told = await page.locator("#chart-table tbody td:nth-child(2)").all_inner_texts()
-            assert sum(map(int, told)) == 80
+            counts = await page.locator("#chart-table tbody td:nth-child(2)").all_inner_texts()
+            assert sum(map(int, counts)) == 80
 
 
 async def test_of_many_streams_few_are_shown_and_any_can_be_found(installation: Installation, browser: Browser) -> None:
@@ -154,10 +154,10 @@ async def test_of_many_streams_few_are_shown_and_any_can_be_found(installation: 
             await expect(page.locator(".card")).to_have_count(1)
             await expect(page.locator("#streams-count")).to_have_text("1 of 60")
             await page.get_by_label("Find a page").fill("no such page")
-            await expect(page.locator("#streams-empty")).to_contain_text("No stream is like that")
+            await expect(page.locator("#streams-empty")).to_contain_text("No stream matches")
 
 
-# --- what people do ---------------------------------------------------------------------------------------------------
+# --- actions ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_stream_is_paused_and_resumed_by_click_and_synced_by_keyboard(
@@ -169,7 +169,7 @@ async def test_a_stream_is_paused_and_resumed_by_click_and_synced_by_keyboard(
             page = visit.page
             await up_to_date(page)
             await card(page).get_by_role("button", name="Pause").click()
-            await expect(card(page).locator(".state")).to_have_text("On hold")
+            await expect(card(page).locator(".state")).to_have_text("Paused")
             await expect(card(page).locator(".waits")).to_contain_text("by status page from 127.0.0.1")
             await expect(card(page).get_by_role("button", name="Sync now")).to_be_hidden()
             resume = card(page).get_by_role("button", name="Resume")
@@ -196,19 +196,19 @@ async def test_a_dead_letter_shows_its_payload_on_demand_and_is_redriven_by_clic
             page = visit.page
             await expect(dead_letters(page)).to_have_count(1)
             await expect(dead_letters(page).get_by_role("heading")).to_contain_text("could not be read")
-            await expect(page.locator("#figure-letters")).to_have_text("1")
+            await expect(page.locator("#figure-dead-letters")).to_have_text("1")
             await expect(dead_letters(page).locator("pre")).to_be_hidden()
             await dead_letters(page).get_by_text("Payload").click()
             await expect(dead_letters(page).locator("pre")).to_contain_text(ill)
 
-            await dead_letters(page).get_by_role("button", name="Try again now").click()
-            await expect(toast(page, "was tried in vain")).to_be_visible()
-            await expect(dead_letters(page)).to_contain_text("1 try in vain")
+            await dead_letters(page).get_by_role("button", name="Retry now").click()
+            await expect(toast(page, "failed again")).to_be_visible()
+            await expect(dead_letters(page)).to_contain_text("1 failed retry")
             simulator.world.cure(ill)
-            await dead_letters(page).get_by_role("button", name="Try again now").click()
-            await expect(toast(page, "is done with, and closed")).to_be_visible()
-            await expect(page.locator("#letters-empty")).to_contain_text("None is open")
-            await expect(page.locator("#figure-letters")).to_have_text("0")
+            await dead_letters(page).get_by_role("button", name="Retry now").click()
+            await expect(toast(page, "is resolved and closed")).to_be_visible()
+            await expect(page.locator("#dead-letters-empty")).to_contain_text("None open")
+            await expect(page.locator("#figure-dead-letters")).to_have_text("0")
     assert installation.rows("SELECT resolution FROM dead_letters") == [("redriven",)]
 
 
@@ -230,14 +230,14 @@ async def test_a_dead_letter_is_discarded_with_a_reason(installation: Installati
             await dialog.get_by_label("Why?").fill("spam <b>thread</b>")
             await dialog.get_by_role("button", name="Discard it").press("Enter")
             await expect(dialog).to_be_hidden()
-            await expect(page.locator("#letters-empty")).to_be_visible()
+            await expect(page.locator("#dead-letters-empty")).to_be_visible()
             await page.get_by_label("Which dead letters").select_option("closed")
             await expect(dead_letters(page)).to_contain_text("Discarded")
             await expect(dead_letters(page)).to_contain_text("spam <b>thread</b>")
     assert installation.rows("SELECT resolution, note FROM dead_letters") == [("discarded", "spam <b>thread</b>")]
 
 
-async def test_a_refusal_is_told_in_words(installation: Installation, browser: Browser) -> None:
+async def test_a_failed_action_says_why(installation: Installation, browser: Browser) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync=SMALL_BATCHES)
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
@@ -246,13 +246,13 @@ async def test_a_refusal_is_told_in_words(installation: Installation, browser: B
             visit.is_away = True
             await daemon.kill()
             await card(page).get_by_role("button", name="Sync now").click()
-            await expect(toast(page, "That was not done: the daemon is not reachable")).to_be_visible()
+            await expect(toast(page, "Action failed: the daemon is unreachable")).to_be_visible()
 
 
-# --- when the daemon goes ---------------------------------------------------------------------------------------------
+# --- when the daemon is down------------------------------------------------------------------------------------------
 
 
-async def test_it_survives_a_killed_daemon_and_its_feed_goes_on_without_a_gap(
+async def test_the_page_survives_a_killed_daemon_and_its_feed_continues_without_a_gap(
     installation: Installation, browser: Browser
 ) -> None:
     async with frozen_world(400, pages=(BICYCLES,)) as simulator:
@@ -285,7 +285,7 @@ async def feed_has_all(installation: Installation, visit: Visit) -> None:
     await expect(visit.page.locator(f'#feed li[data-seq="{last}"]')).to_be_visible()
 
 
-async def test_a_daemon_that_stays_away_is_told_with_the_time_and_what_to_do(
+async def test_a_daemon_that_stays_down_is_shown_with_the_time_and_what_to_do(
     installation: Installation, browser: Browser
 ) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
@@ -298,7 +298,7 @@ async def test_a_daemon_that_stays_away_is_told_with_the_time_and_what_to_do(
             await expect(page.locator("#connection")).to_contain_text("Reconnecting")
             await page.clock.install()
             await page.clock.fast_forward("00:11")
-            await expect(page.locator("#verdict")).to_have_text("The daemon is not reachable")
-            await expect(page.locator("#connection")).to_contain_text("Not reachable since")
+            await expect(page.locator("#verdict")).to_have_text("The daemon is unreachable")
+            await expect(page.locator("#connection")).to_contain_text("Unreachable since")
             await expect(page.locator("#verdict-more")).to_contain_text("The stream is up to date")
             await expect(page.locator("#notice")).to_contain_text("systemctl status milepost")

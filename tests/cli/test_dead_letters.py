@@ -21,7 +21,7 @@ from milepost.core.evolve import fold
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
 from milepost.core.ports import Commit
 from milepost.reporting.summary import ExitCode
-from milepost.stores.sqlite.lock import lock_database
+from milepost.stores.sqlite.connection import lock_database
 from milepost.stores.sqlite.store import open_sqlite
 
 OTHER = Stream(Platform.INSTAGRAM, "1234567890")

@@ -26,10 +26,10 @@ from milepost.core.model import Changes, ContactRow, DeadLetterPayload
 from milepost.core.ports import Commit, DueDeadLetter
 from milepost.engine.mailbox import CommandDeferred
 from milepost.service.api.background import background_work
+from milepost.service.api.dead_letters import dead_letter_actions
 from milepost.service.api.endpoint import routes_of
-from milepost.service.api.letter_actions import dead_letter_actions
 from milepost.service.http import serve
-from milepost.stores.sqlite.lock import lock_database
+from milepost.stores.sqlite.connection import lock_database
 from milepost.stores.sqlite.store import open_sqlite
 
 UNREAD, UNREAD_MESSAGES, UNWRITTEN = "aaaa000000000001", "aaaa000000000002", "bbbb000000000003"

@@ -10,7 +10,7 @@ import pytest
 from kit.builders import NOON, STREAM, run_started, sweep_started, walking
 from kit.databases import record
 from milepost.core.events import BatchStored, DeadLetterOpened, Mode, Stage, SweepCompleted, Tally
-from milepost.stores.sqlite.lock import lock_database
+from milepost.stores.sqlite.connection import lock_database
 
 
 @pytest.fixture

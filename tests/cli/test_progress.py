@@ -67,7 +67,7 @@ def test_a_limit_that_one_stream_reaches_is_shown_on_all_lines_until_it_ends() -
     progress.read(recorded(run_started(), sweep_started(), after=Checkpoint("messenger:2")))
     limited = recorded(run_started(), sweep_started(), LIMITED)
     progress.read(limited)
-    waits = f"waits for the app's rate limit (which {STREAM.key} met) until 14:05 UTC"
+    waits = f"waits for the app's rate limit (met by {STREAM.key}) until 14:05 UTC"
     assert waits in drawn(progress, "messenger:2")
     progress.read(recorded(BATCH, after=limited.checkpoint))
     assert drawn(progress, "messenger:2").endswith("walk")

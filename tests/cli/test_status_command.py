@@ -17,9 +17,9 @@ from milepost.core.errors import BadConfiguration, StoreRefused
 from milepost.core.events import Mode, Reason, RunEnded, RunStatus, Tally
 from milepost.core.model import Platform, Scope, Stream
 from milepost.reporting.status import State
-from milepost.service.stream_status import OpenSweep, Status, StreamStatus, Written
+from milepost.reporting.views import OpenSweep, Status, StreamStatus, Written
 from milepost.settings import PageSettings, Settings
-from milepost.stores.sqlite.lock import lock_database
+from milepost.stores.sqlite.connection import lock_database
 
 COMPLETE = events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, inserted=3))
 
@@ -99,7 +99,7 @@ def test_a_rate_limit_of_the_app_is_shown_for_all_of_its_streams(database: Path)
     assert (one.state, other.state) == (State.RATE_LIMITED, State.RATE_LIMITED)
     assert (one.waits_for, other.waits_for) == (
         "the app's rate limit",
-        f"the app's rate limit (which {STREAM.key} met)",
+        f"the app's rate limit (met by {STREAM.key})",
     )
     assert "nothing to do" in status().output
 

@@ -16,7 +16,7 @@ from kit.simulated import frozen_world
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import BatchStored, DeadLetterOpened, Position, RunStarted, Stage, Tally
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
-from milepost.stores.sqlite.lock import lock_database
+from milepost.stores.sqlite.connection import lock_database
 from milepost.stores.sqlite.store import open_sqlite
 from stores.histories import commit_after, contact_row, conversation_row, event_row
 from stores.sqlite_files import names_in

@@ -1,4 +1,4 @@
-"""What was acknowledged is there, and whole."""
+"""What was acknowledged is stored, and complete."""
 
 from collections.abc import Iterable
 from random import Random
@@ -14,13 +14,13 @@ STREAMS = 24
 
 
 def acknowledged(printed: Iterable[str]) -> dict[str, int]:
-    """Give the last version of every stream that was acknowledged."""
+    """Return the last version of every stream that was acknowledged."""
     acks = (line.split() for line in printed if line.startswith("ack "))
     return {stream: int(version) for _, stream, version in acks}
 
 
 async def lost(kept: StoreDump, acks: dict[str, int]) -> dict[str, int]:
-    """Give what was acknowledged and is not there: the last version of each stream that lacks it."""
+    """Return what was acknowledged and is missing: the last version of each stream that lacks it."""
     async with open_reader(kept.store_url) as journal_reader:
         reached = {checkpoint.stream: checkpoint.version for checkpoint in await journal_reader.checkpoints()}
     return {stream: version for stream, version in acks.items() if reached.get(stream, 0) < version}
@@ -45,7 +45,7 @@ async def all_is_whole(kept: StoreDump, acks: dict[str, int]) -> None:
 
 
 async def kills_lose_nothing_acknowledged(kept: StoreDump, seeds: Iterable[int]) -> None:
-    """Let several lives go on in one database, each where the one before it was killed."""
+    """Run several processes on one database, each after the one before was killed."""
     acks: dict[str, int] = {}
     for seed in seeds:
         jitter = Random(seed)  # noqa: S311  (repeatable)

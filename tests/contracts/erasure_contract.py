@@ -1,6 +1,6 @@
-"""What forgetting a person has to do, whatever keeps the tables, beside a daemon that works on them.
+"""What erasing a person must do in any database, beside a daemon that works on it.
 
-A subclass is named Test… and gives the fixture `kept`: an empty database of this program's schema.
+A subclass is named Test… and has the fixture `kept`: an empty database of this program's schema.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from milepost.stores.open import forget, open_reader, open_store
 from stores.histories import commit_after, contact_row, conversation_row, event_row
 from stores.store_dump import StoreDump
 
-SECRET = "Wq7-zebra"  # what only she said
+SECRET = "Wq7-zebra"  # what only she wrote
 GONE = Forgotten(contacts=1, conversations=1, interaction_events=30, payloads=1)
 
 
 def rows_of(person: str, words: str) -> Changes:
-    """Give rows large enough to lie on many pages."""
+    """Return rows large enough to lie on many pages."""
     thread = f"t_{person}"
     events = (event_row(f"m_{person}_{n}", conversation_id=thread, text=words * 50) for n in range(30))
     return Changes(
@@ -38,7 +38,7 @@ async def keep(store: Store, person: str, words: str) -> None:
 
 
 class ErasureContract:
-    async def test_while_a_daemon_runs_leaves_a_journal_that_verifies(self, kept: StoreDump) -> None:
+    async def test_an_erasure_beside_a_daemon_leaves_a_journal_that_verifies(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await keep(store, "ada", SECRET)
 
@@ -66,7 +66,7 @@ class ErasureContract:
         assert (tables.conversations, tables.contacts, tables.interaction_events, tables.payloads) == ({}, {}, {}, {})
         assert tables.checkpoints == tables.refold()
 
-    async def test_is_whole_or_not_at_all(self, kept: StoreDump) -> None:
+    async def test_an_erasure_is_complete_or_does_nothing(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await keep(store, "ada", SECRET)
         kept.refuse_deletes("dead_letter_payloads")
@@ -81,6 +81,6 @@ class ErasureContract:
             await store.commit(commit_after(checkpoint, RunStarted(NOON), changes=rows_of("ada", "x")))
         assert [row.name for row in kept.tables().contacts.values()] == ["x"]
 
-    async def test_a_contact_without_an_id_is_nobody(self, kept: StoreDump) -> None:
+    async def test_a_contact_without_an_id_is_refused(self, kept: StoreDump) -> None:
         with pytest.raises(ValueError, match="has an id"):
             await forget(kept.store_url, STREAM, "")

@@ -1,7 +1,7 @@
-"""What every archive has to do: what verify finds, what rebuild restores, what a follower sees.
+"""What every JournalReader must do: what verify detects, what rebuild restores, what a follower sees.
 
-A subclass is named Test… and gives two fixtures: `empty`, a database of this program's schema, and `filled`, one in
-which three lives were lived.
+A subclass is named Test… and has two fixtures: `empty`, a database of this program's schema, and `filled`, one with
+the lives of three streams.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ STREAMS = [stream(number) for number in range(3)]
 
 
 async def fill(store: Store) -> None:
-    """Live three lives side by side, so that their entries lie among each other's."""
+    """Commit the lives of three streams at the same time, so that their entries interleave."""
     await asyncio.gather(*(live(store, each, 23) for each in STREAMS))
 
 
@@ -58,7 +58,7 @@ async def rebuild(kept: StoreDump) -> None:
 
 
 class VerifyContract:
-    async def test_tells_what_it_went_through(self, filled: StoreDump) -> None:
+    async def test_verify_reports_what_it_has_read(self, filled: StoreDump) -> None:
         async with open_reader(filled.store_url) as journal_reader:
             audit = await journal_reader.verify()
 
@@ -69,7 +69,7 @@ class VerifyContract:
         assert audit.runs >= 12
         assert audit.dead_letters >= 50
 
-    async def test_of_an_empty_journal_finds_nothing_wrong(self, empty: StoreDump) -> None:
+    async def test_verify_accepts_an_empty_journal(self, empty: StoreDump) -> None:
         async with open_reader(empty.store_url) as journal_reader:
             audit = await journal_reader.verify()
 
@@ -92,12 +92,12 @@ class VerifyContract:
             "UPDATE journal SET seq = -seq WHERE seq = 60",
         ],
     )
-    async def test_finds_a_journal_that_was_changed(self, filled: StoreDump, tampering: str) -> None:
+    async def test_verify_detects_a_changed_journal(self, filled: StoreDump, tampering: str) -> None:
         await finds_a_changed_journal(filled, tampering)
 
     @pytest.mark.parametrize("to_null", [False, True], ids=["to another value", "to NULL"])
     @pytest.mark.parametrize(("table", "key"), KEYS.items())
-    async def test_finds_any_column_of_a_projection_that_was_changed(
+    async def test_verify_detects_any_changed_column_of_a_projection(
         self, filled: StoreDump, table: str, key: str, to_null: bool
     ) -> None:
         checked = 0
@@ -123,7 +123,7 @@ class VerifyContract:
         ids=["a row is missing", "all are missing", "one too many"],
     )
     @pytest.mark.parametrize(("table", "key"), KEYS.items())
-    async def test_finds_rows_too_many_or_too_few(
+    async def test_verify_detects_surplus_and_missing_rows(
         self, filled: StoreDump, tampering: str, table: str, key: str
     ) -> None:
         filled.execute(tampering.format(table=table, key=key))
@@ -131,7 +131,7 @@ class VerifyContract:
         with pytest.raises(JournalDamaged, match="journal rebuild"):
             await verify(filled)
 
-    async def test_goes_on_beside_a_daemon_that_writes(self, filled: StoreDump) -> None:
+    async def test_verify_works_beside_a_daemon_that_writes(self, filled: StoreDump) -> None:
         async with open_store(filled.store_url) as store, asyncio.TaskGroup() as group:
             writing = group.create_task(fill(store))
             verified = 0
@@ -153,7 +153,7 @@ class RebuildContract:
             "SELECT 1",
         ],
     )
-    async def test_makes_every_projection_again_byte_for_byte(self, filled: StoreDump, damage: str) -> None:
+    async def test_rebuild_restores_every_projection_byte_for_byte(self, filled: StoreDump, damage: str) -> None:
         before = filled.projections()
         filled.execute(damage)
 
@@ -162,7 +162,7 @@ class RebuildContract:
         assert filled.projections() == before
         await verify(filled)
 
-    async def test_of_a_damaged_journal_changes_nothing(self, filled: StoreDump) -> None:
+    async def test_rebuild_changes_nothing_if_the_journal_is_damaged(self, filled: StoreDump) -> None:
         filled.unguard()
         filled.execute("UPDATE journal SET hash = upper(hash) WHERE seq = 60; DELETE FROM runs")
         before = filled.projections()
@@ -172,7 +172,7 @@ class RebuildContract:
 
         assert filled.projections() == before
 
-    async def test_is_what_a_start_after_it_goes_on_from(self, filled: StoreDump) -> None:
+    async def test_a_start_continues_from_what_was_rebuilt(self, filled: StoreDump) -> None:
         filled.execute("DELETE FROM checkpoints; DELETE FROM runs; DELETE FROM dead_letters")
         await rebuild(filled)
 
@@ -183,7 +183,7 @@ class RebuildContract:
 
 
 class EntriesContract:
-    async def test_are_given_by_seq_with_and_without_a_stream(self, filled: StoreDump) -> None:
+    async def test_entries_are_read_by_seq_with_and_without_a_stream(self, filled: StoreDump) -> None:
         everything = [StoredEntry(row.seq, row.entry()) for row in filled.tables().journal]
         async with open_reader(filled.store_url) as journal_reader:
             for of in (None, *(each.key for each in STREAMS), "messenger:unknown"):
@@ -196,7 +196,7 @@ class EntriesContract:
                     assert await journal_reader.latest(limit=limit, stream=of) == mine[-limit:]
 
     @pytest.mark.parametrize("followed", [None, STREAMS[1].key])
-    async def test_are_followed_without_a_gap_while_they_are_written(
+    async def test_a_follower_misses_no_entry_while_entries_are_written(
         self, empty: StoreDump, followed: str | None
     ) -> None:
         seen: list[StoredEntry] = []
@@ -217,14 +217,14 @@ class EntriesContract:
         written = [StoredEntry(row.seq, row.entry()) for row in empty.tables().journal]
         assert seen == [placed for placed in written if followed in (None, placed.entry.stream)]
 
-    async def test_checkpoints_are_given_by_stream(self, filled: StoreDump) -> None:
+    async def test_checkpoints_are_ordered_by_stream(self, filled: StoreDump) -> None:
         async with open_reader(filled.store_url) as journal_reader:
             found = await journal_reader.checkpoints()
 
         assert [each.stream for each in found] == sorted(each.key for each in STREAMS)
         assert {each.stream: each for each in found} == filled.tables().refold()
 
-    async def test_a_checkpoint_that_cannot_be_read_says_how_to_mend_it(self, filled: StoreDump) -> None:
+    async def test_an_unreadable_checkpoint_says_how_to_repair_it(self, filled: StoreDump) -> None:
         filled.execute("UPDATE checkpoints SET state = '{}'")
 
         async with open_reader(filled.store_url) as journal_reader:
@@ -232,7 +232,7 @@ class EntriesContract:
                 await journal_reader.checkpoints()
 
 
-class PlacesContract:
+class PositionsContract:
     async def test_a_stream_is_folded_from_the_beginning_of_the_run_that_an_entry_is_in(
         self, filled: StoreDump
     ) -> None:
@@ -247,20 +247,20 @@ class PlacesContract:
                     assert replace(within.run, mode=None) == replace(whole.run, mode=None)  # which is the sweep's
                 whole = evolve(whole, placed.entry)
 
-    async def test_of_many_streams_each_is_folded_by_itself(self, filled: StoreDump) -> None:
+    async def test_each_of_many_streams_is_folded_by_itself(self, filled: StoreDump) -> None:
         async with open_reader(filled.store_url) as journal_reader:
             found = await journal_reader.within_runs({each.key: 5 for each in STREAMS} | {"messenger:nobody": 1})
         assert [found[each.key].version for each in STREAMS] == [4, 4, 4]
         assert found["messenger:nobody"] == Checkpoint("messenger:nobody")
 
-    async def test_the_runs_that_completed_with_errors_are_told(self, filled: StoreDump) -> None:
+    async def test_runs_that_completed_with_errors_are_found(self, filled: StoreDump) -> None:
         async with open_reader(filled.store_url) as journal_reader:
             runs = await journal_reader.runs(limit=1000)
             with_errors = {each.run.run_id for each in runs if each.run.status is RunStatus.COMPLETE_WITH_ERRORS}
             assert await journal_reader.completed_with_errors(each.run.run_id for each in runs) == with_errors
         assert 0 < len(with_errors) < len(runs)
 
-    async def test_the_place_of_an_instant_is_found(self, filled: StoreDump) -> None:
+    async def test_the_last_seq_before_an_instant_is_found(self, filled: StoreDump) -> None:
         async with open_reader(filled.store_url) as journal_reader:
             instants = [each.entry.recorded_at for each in await journal_reader.entries(after=0, limit=1000)]
             for instant in (NOON, NOON + timedelta(days=1), *instants[::10]):
@@ -270,7 +270,7 @@ class PlacesContract:
 
 
 class RunsContract:
-    async def test_are_given_a_page_at_a_time_the_newest_first(self, filled: StoreDump) -> None:
+    async def test_runs_are_listed_page_by_page_newest_first(self, filled: StoreDump) -> None:
         everything = [rows.run(each) for each in filled.rows("SELECT * FROM runs ORDER BY run_id DESC")]
         assert len(everything) > 7
         async with open_reader(filled.store_url) as journal_reader:
@@ -283,7 +283,7 @@ class RunsContract:
                     found.extend(page)
                 assert found == [each for each in everything if of in (None, each.stream)]
 
-    async def test_one_that_cannot_be_read_says_how_to_mend_it(self, filled: StoreDump) -> None:
+    async def test_an_unreadable_run_says_how_to_repair_it(self, filled: StoreDump) -> None:
         filled.execute("UPDATE runs SET status = 'lost'")
 
         async with open_reader(filled.store_url) as journal_reader:
@@ -295,8 +295,8 @@ def is_in(dead_letter: DeadLetter, state: DeadLetterState) -> bool:
     return state is DeadLetterState.ALL or (dead_letter.closed_at is None) is (state is DeadLetterState.OPEN)
 
 
-class LettersContract:
-    async def test_are_given_a_page_at_a_time_the_oldest_first(self, filled: StoreDump) -> None:
+class DeadLettersContract:
+    async def test_dead_letters_are_listed_page_by_page_oldest_first(self, filled: StoreDump) -> None:
         everything = sorted(
             filled.tables().dead_letters.values(), key=lambda each: (each.opened_at, each.dead_letter_id)
         )
@@ -313,7 +313,7 @@ class LettersContract:
                     assert found == expected
         assert 0 < sum(each.closed_at is not None for each in everything) < len(everything)
 
-    async def test_one_is_given_with_its_payload_as_long_as_it_is_open(self, filled: StoreDump) -> None:
+    async def test_a_dead_letter_has_its_payload_while_it_is_open(self, filled: StoreDump) -> None:
         tables = filled.tables()
         async with open_reader(filled.store_url) as journal_reader:
             for key, dead_letter in tables.dead_letters.items():
@@ -323,7 +323,7 @@ class LettersContract:
                 )
             assert await journal_reader.dead_letter("unknown") is None
 
-    async def test_one_that_cannot_be_read_says_how_to_mend_it(self, filled: StoreDump) -> None:
+    async def test_an_unreadable_dead_letter_says_how_to_repair_it(self, filled: StoreDump) -> None:
         filled.execute("UPDATE dead_letters SET resolution = 'lost'")
 
         async with open_reader(filled.store_url) as journal_reader:
@@ -331,5 +331,7 @@ class LettersContract:
                 await journal_reader.dead_letters(DeadLetterState.ALL, limit=1)
 
 
-class ArchiveContract(VerifyContract, RebuildContract, EntriesContract, PlacesContract, RunsContract, LettersContract):
-    """All of them."""
+class JournalReaderContract(
+    VerifyContract, RebuildContract, EntriesContract, PositionsContract, RunsContract, DeadLettersContract
+):
+    """All contracts of a JournalReader."""

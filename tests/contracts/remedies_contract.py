@@ -1,6 +1,6 @@
-"""What every Store has to do for the remedies: dead letters, notes of what a full sweep misses, forgotten people.
+"""What every Store must do for the remedies: dead letters, notes of what a full sweep misses, forgotten people.
 
-Beside the fixtures of store_contract.py, a subclass gives `forget`: an async function that erases a contact of a
+Beside the fixtures of store_contract.py, a subclass has `forget`: an async function that erases a contact of a
 stream, and counts the contacts, conversations, interaction events and payloads that it removed.
 """
 
@@ -59,43 +59,49 @@ async def due(store: Store, now: datetime = NOON, *, limit: int = 100, of: Strea
     return [each.dead_letter.dead_letter_id for each in await store.due_dead_letters(of.key, now, limit)]
 
 
-async def known_letters(store: Store, *subjects: str, of: Stream = STREAM) -> dict[str, KnownDeadLetter]:
+async def known_dead_letters(store: Store, *subjects: str, of: Stream = STREAM) -> dict[str, KnownDeadLetter]:
     return (await store.known(Keys(of, subjects=subjects))).dead_letters
 
 
-class LettersContract:
-    async def test_an_open_letter_is_known_by_its_subject_and_given_with_its_payload(self, store: Store) -> None:
+class DeadLettersContract:
+    async def test_an_open_dead_letter_is_known_by_its_subject_and_found_with_its_payload(self, store: Store) -> None:
         await find_open_dead_letters(store, opening(redrive_at=at(60)), payload='{"id": 5}')
 
         dead_letter = DeadLetter(
             "d_1", STREAM.key, Stage.FETCH, "t_bad", "id: expected str", NOON, 0, at(60), fingerprint="f_1"
         )
-        assert await known_letters(store, "t_bad", "t_good") == {"t_bad": KnownDeadLetter("d_1", "f_1", is_open=True)}
-        assert await known_letters(store, "t_good", "T_BAD", "d_1") == {}
+        assert await known_dead_letters(store, "t_bad", "t_good") == {
+            "t_bad": KnownDeadLetter("d_1", "f_1", is_open=True)
+        }
+        assert await known_dead_letters(store, "t_good", "T_BAD", "d_1") == {}
         assert await store.find_open_dead_letters(("d_0", "d_1")) == (DueDeadLetter(dead_letter, '{"id": 5}'),)
 
-    async def test_letters_are_of_their_stream(self, store: Store) -> None:
+    async def test_dead_letters_belong_to_their_stream(self, store: Store) -> None:
         await find_open_dead_letters(store, opening("d_1", redrive_at=NOON))
         await find_open_dead_letters(store, opening("d_2", redrive_at=NOON), of=OTHER)
 
-        assert await known_letters(store, "t_bad", of=OTHER) == {"t_bad": KnownDeadLetter("d_2", "f_1", is_open=True)}
+        assert await known_dead_letters(store, "t_bad", of=OTHER) == {
+            "t_bad": KnownDeadLetter("d_2", "f_1", is_open=True)
+        }
         assert await due(store) == ["d_1"]
         assert await due(store, of=OTHER) == ["d_2"]
 
-    async def test_a_letter_is_due_from_its_instant_on_or_never_by_itself(self, store: Store) -> None:
+    async def test_a_dead_letter_is_due_from_its_instant_on_or_never_by_itself(self, store: Store) -> None:
         await find_open_dead_letters(store, opening("d_1", redrive_at=at(60)), opening("d_2", "t_2"))
 
         assert await due(store, at(59.999)) == []
         assert await due(store, at(60)) == await due(store, at(10**9)) == ["d_1"]
 
-    async def test_a_letter_that_is_further_ahead_than_any_redrive_is_put_off_is_due(self, store: Store) -> None:
-        """The clock was ahead when it was put off."""
+    async def test_a_dead_letter_is_due_if_it_is_further_ahead_than_any_redrive_is_postponed(
+        self, store: Store
+    ) -> None:
+        """The clock was ahead when it was postponed."""
         await find_open_dead_letters(store, opening(redrive_at=at(86_400)))
 
         assert await due(store, NOON) == []
         assert await due(store, at(-1)) == ["d_1"]
 
-    async def test_the_oldest_of_many_due_letters_come_first(self, store: Store) -> None:
+    async def test_the_oldest_due_dead_letters_come_first(self, store: Store) -> None:
         for n in (5, 3, 4, 1, 2):
             payload = DeadLetterPayload(f"d_{n}", "{}")
             await commit_at(store, n, opening(f"d_{n}", f"t_{n}", redrive_at=at(100 - n)), payload)
@@ -103,7 +109,7 @@ class LettersContract:
         assert await due(store, at(100)) == ["d_1", "d_2", "d_3", "d_4", "d_5"]
         assert await due(store, at(100), limit=2) == ["d_1", "d_2"]
 
-    async def test_a_redrive_in_vain_is_counted_and_puts_the_next_one_off(self, store: Store, look: Look) -> None:
+    async def test_a_failed_redrive_is_counted_and_postpones_the_next_one(self, store: Store, look: Look) -> None:
         await find_open_dead_letters(store, opening(redrive_at=NOON))
 
         await commit(store, RedriveFailed("d_1", 1, "still bad", at(60)))
@@ -115,7 +121,7 @@ class LettersContract:
         assert await due(store, at(10**9)) == []
         assert (await look()).dead_letters["d_1"].attempts == 2
 
-    async def test_a_closed_letter_loses_its_payload_and_is_neither_due_nor_open(
+    async def test_a_closed_dead_letter_loses_its_payload_and_is_neither_due_nor_open(
         self, store: Store, look: Look
     ) -> None:
         await find_open_dead_letters(store, opening("d_1", redrive_at=NOON), opening("d_2", "t_2", redrive_at=NOON))
@@ -132,28 +138,30 @@ class LettersContract:
             "d_2"
         ]
 
-    async def test_of_closed_letters_only_those_that_a_person_discarded_are_known(
+    async def test_only_those_closed_dead_letters_are_known_that_a_person_discarded(
         self, store: Store, look: Look
     ) -> None:
         for number, resolution in enumerate(Resolution):
             await find_open_dead_letters(store, opening(f"d_{number}", resolution.value))
             await commit(store, DeadLetterClosed(f"d_{number}", resolution, reason="not needed"))
 
-        found = await known_letters(store, *(each.value for each in Resolution))
+        found = await known_dead_letters(store, *(each.value for each in Resolution))
 
         discarded = list(Resolution).index(Resolution.DISCARDED)
         assert found == {"discarded": KnownDeadLetter(f"d_{discarded}", "f_1", is_open=False)}
         assert (await look()).dead_letters[f"d_{discarded}"].note == "not needed"
 
-    async def test_the_latest_letter_about_a_subject_counts(self, store: Store) -> None:
+    async def test_the_latest_dead_letter_about_a_subject_counts(self, store: Store) -> None:
         for number, key in enumerate(("d_9", "d_8", "d_7")):
             await commit_at(store, number, opening(key, fingerprint=key))
-            assert await known_letters(store, "t_bad") == {"t_bad": KnownDeadLetter(key, key, is_open=True)}
+            assert await known_dead_letters(store, "t_bad") == {"t_bad": KnownDeadLetter(key, key, is_open=True)}
 
             await commit_at(store, number, DeadLetterClosed(key, Resolution.DISCARDED))
-            assert await known_letters(store, "t_bad") == {"t_bad": KnownDeadLetter(key, key, is_open=False)}
+            assert await known_dead_letters(store, "t_bad") == {"t_bad": KnownDeadLetter(key, key, is_open=False)}
 
-    async def test_a_letter_that_is_opened_and_closed_at_once_leaves_no_payload(self, store: Store, look: Look) -> None:
+    async def test_a_dead_letter_that_is_opened_and_closed_at_once_leaves_no_payload(
+        self, store: Store, look: Look
+    ) -> None:
         payload = DeadLetterPayload("d_1", "{}")
 
         await commit(
@@ -187,13 +195,13 @@ async def asked(
 
 
 async def counts(store: Store, about: Stretch | None = None, *, sweep: datetime = SWEEP) -> tuple[int, int]:
-    """Count what is not seen and not noted, and what is noted."""
+    """Return how many conversations are neither seen nor noted, and how many are noted."""
     known = await asked(store, about, sweep=sweep)
     return known.unseen, known.all_missed
 
 
 class SweepNotesContract:
-    async def test_counts_the_conversations_between_the_ends_of_a_stretch(self, store: Store) -> None:
+    async def test_unseen_conversations_are_counted_between_the_ends_of_a_stretch(self, store: Store) -> None:
         rows = tuple(lying_at(f"t_{n}", n) for n in range(10))
         await commit(store, changes=Changes(rows))
 
@@ -205,14 +213,14 @@ class SweepNotesContract:
         assert await counts(store, stretch(at(3), at(3))) == await counts(store, stretch(at(3), at(4))) == (0, 0)
         assert await counts(store) == (0, 0)
 
-    async def test_tells_instants_apart_by_the_millisecond(self, store: Store) -> None:
+    async def test_the_ends_of_a_stretch_differ_by_the_millisecond(self, store: Store) -> None:
         await commit(store, changes=Changes((lying_at("t_1", 5), lying_at("t_2", 5.001), lying_at("t_3", 5.1))))
 
         assert await counts(store, stretch(at(5.1), at(5))) == (1, 0)
         assert await counts(store, stretch(at(6), at(5.001))) == (1, 0)
         assert await counts(store, stretch(at(5.1), at(4))) == (2, 0)
 
-    async def test_leaves_out_other_pages_and_what_is_deleted(self, store: Store) -> None:
+    async def test_unseen_conversations_are_not_those_of_other_pages_or_deleted_ones(self, store: Store) -> None:
         await commit(store, changes=Changes((replace(lying_at("t_1", 1), deleted_at=NOON), lying_at("t_2", 2))))
         await commit(store, changes=Changes((lying_at("t_3", 3, of=OTHER),)), of=OTHER)
         elsewhere = Stream(STREAM.platform, "elsewhere")
@@ -223,7 +231,7 @@ class SweepNotesContract:
         known = await asked(store, stretch(), "t_1", "t_2", "t_3", "t_4")
         assert known == Known(conversations=known.conversations, missed=frozenset({"t_2"}), all_missed=1)
 
-    async def test_notes_what_is_missed_once_and_by_the_name_of_its_sweep(self, store: Store) -> None:
+    async def test_a_missed_conversation_is_noted_once_and_for_its_sweep(self, store: Store) -> None:
         await commit(store, changes=Changes(tuple(lying_at(f"t_{n}", n) for n in range(10))))
 
         await commit(store, changes=Changes(missed=stretch(at(5), None, "t_2")))
@@ -236,7 +244,7 @@ class SweepNotesContract:
         assert (await asked(store, None, "t_1", of=OTHER)).missed == frozenset()
         assert await store.known(Keys(STREAM, subjects=("t_1",))) == Known()
 
-    async def test_what_is_found_is_not_missed_any_more(self, store: Store) -> None:
+    async def test_a_conversation_that_is_found_is_no_longer_missed(self, store: Store) -> None:
         await commit(store, changes=Changes(tuple(lying_at(f"t_{n}", n) for n in range(5))))
         await commit(store, changes=Changes(missed=stretch()))
 
@@ -274,7 +282,7 @@ class SweepNotesContract:
     async def test_the_last_batch_is_written_found_noted_and_then_the_sweep_ended(
         self, store: Store, look: Look
     ) -> None:
-        """All in one commit: what the batch brings is not missed, what it does not show is."""
+        """All in one commit: what the batch contains is not missed, what it lacks is."""
         await commit(store, changes=Changes(tuple(lying_at(f"t_{n}", n) for n in range(6))))
         await commit(store, changes=Changes(missed=stretch(None, at(3))))
         back, moved = lying_at("t_4", 4), lying_at("t_1", 100)
@@ -292,7 +300,7 @@ class SweepNotesContract:
         stored = (await look()).conversations
         assert {key for key, row in stored.items() if row.deleted_at is not None} == {"t_2", "t_5"}
 
-    async def test_a_sweep_that_was_given_up_has_no_part_in_the_end_of_another(self, store: Store, look: Look) -> None:
+    async def test_an_abandoned_sweep_has_no_part_in_the_end_of_another(self, store: Store, look: Look) -> None:
         await commit(store, changes=Changes(tuple(lying_at(f"t_{n}", n) for n in range(5))))
         await commit(store, changes=Changes(missed=stretch(None, at(2))))
 
@@ -309,7 +317,7 @@ class SweepNotesContract:
 
 
 def rows_of(person: str, *, of: Stream = STREAM) -> Changes:
-    """Give a person's rows: a contact, two conversations, and an event of either side in each."""
+    """Return a person's rows: a contact, two conversations, and an event of each side in both."""
     threads = [f"t_{person}_{n}" for n in range(2)]
     return Changes(
         tuple(conversation_row(each, of=of, contact_id=person) for each in threads),
@@ -327,7 +335,7 @@ def said_by(person: str | None, event_id: str, conversation_id: str) -> Interact
 
 
 class ForgettingContract:
-    async def test_removes_all_of_a_person_and_nothing_of_others(
+    async def test_forgetting_removes_all_of_a_person_and_nothing_of_others(
         self, store: Store, look: Look, forget: Forget
     ) -> None:
         await commit(store, changes=rows_of("ada"))
@@ -349,7 +357,9 @@ class ForgettingContract:
         assert tables.journal == before.journal
         assert tables.checkpoints == before.checkpoints == tables.refold()
 
-    async def test_is_known_of_the_person_and_their_conversations(self, store: Store, forget: Forget) -> None:
+    async def test_the_person_and_their_conversations_are_known_as_forgotten(
+        self, store: Store, forget: Forget
+    ) -> None:
         await commit(store, changes=rows_of("ada"))
         await commit(store, changes=rows_of("bob"))
         await forget(STREAM, "ada")
@@ -359,7 +369,7 @@ class ForgettingContract:
         assert (await store.known(Keys(STREAM, people, threads))).forgotten == frozenset()
         assert (await store.known(Keys(OTHER, threads, people))).forgotten == frozenset()
 
-    async def test_again_finds_nothing_more(self, store: Store, look: Look, forget: Forget) -> None:
+    async def test_forgetting_again_finds_nothing_more(self, store: Store, look: Look, forget: Forget) -> None:
         await commit(store, changes=rows_of("ada"))
         await forget(STREAM, "ada")
         before = await look()
@@ -394,7 +404,7 @@ class ForgettingContract:
         assert set(tables.contacts.values()) == set(bobs.contacts)
         assert set(tables.interaction_events.values()) == set(bobs.interaction_events)
 
-    async def test_somebody_who_never_wrote_is_kept_out_too(self, store: Store, look: Look, forget: Forget) -> None:
+    async def test_somebody_who_never_wrote_is_kept_out_as_well(self, store: Store, look: Look, forget: Forget) -> None:
         assert await forget(STREAM, "ada") == (0, 0, 0, 0)
 
         await commit(store, changes=rows_of("ada"))
@@ -404,7 +414,7 @@ class ForgettingContract:
         assert {row.platform for row in tables.conversations.values()} == {OTHER.platform}
         assert set(tables.contacts.values()) == {contact_row("ada", of=OTHER)}
 
-    async def test_takes_the_payloads_about_them_and_leaves_their_letters_due(
+    async def test_forgetting_deletes_the_payloads_about_them_and_leaves_their_dead_letters_due(
         self, store: Store, look: Look, forget: Forget
     ) -> None:
         await commit(store, changes=rows_of("ada"))
@@ -434,7 +444,9 @@ class ForgettingContract:
         )
         assert await due(store) == []
 
-    async def test_no_letter_brings_a_payload_about_them_back(self, store: Store, look: Look, forget: Forget) -> None:
+    async def test_no_dead_letter_brings_back_a_payload_about_them(
+        self, store: Store, look: Look, forget: Forget
+    ) -> None:
         await commit(store, changes=rows_of("ada"))
         await forget(STREAM, "ada")
 
@@ -446,7 +458,7 @@ class ForgettingContract:
         assert set((await look()).payloads) == {"d_2"}
         assert await due(store) == ["d_1", "d_3", "d_4"]
 
-    async def test_a_newer_payload_of_an_old_letter_does_not_come_back_either(
+    async def test_a_newer_payload_of_an_old_dead_letter_does_not_come_back_either(
         self, store: Store, look: Look, forget: Forget
     ) -> None:
         await commit(store, changes=rows_of("ada"))
@@ -457,7 +469,7 @@ class ForgettingContract:
 
         assert (await look()).payloads == {}
 
-    async def test_a_full_sweep_does_not_miss_them(self, store: Store, forget: Forget) -> None:
+    async def test_a_full_sweep_does_not_miss_a_forgotten_person(self, store: Store, forget: Forget) -> None:
         await commit(store, changes=rows_of("ada"))
         await commit(store, changes=rows_of("bob"))
         await commit(store, changes=Changes(missed=stretch()))
@@ -468,5 +480,5 @@ class ForgettingContract:
         assert await counts(store, stretch()) == (0, 2)
 
 
-class RemediesContract(LettersContract, SweepNotesContract, ForgettingContract):
-    """All of them."""
+class RemediesContract(DeadLettersContract, SweepNotesContract, ForgettingContract):
+    """All contracts of the remedies."""

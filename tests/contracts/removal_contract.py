@@ -1,6 +1,6 @@
-"""What removing a stream has to do, whatever keeps the tables.
+"""What removing a stream must do in any database.
 
-A subclass is named Test… and gives the fixture `kept`: an empty database of this program's schema.
+A subclass is named Test… and has the fixture `kept`: an empty database of this program's schema.
 """
 
 import pytest
@@ -10,8 +10,8 @@ from contracts.store_contract import Tables
 from kit.builders import NOON, at
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Changes, Stream, Stretch
+from milepost.stores.erasure import StreamRows
 from milepost.stores.open import forget, open_reader, open_store, remove
-from milepost.stores.removal import StreamRows
 from stores.histories import commit_after, contact_row, conversation_row, event_row, life, live, stream
 from stores.store_dump import StoreDump
 
@@ -20,7 +20,7 @@ BY = "a test"
 
 
 async def two_lives(kept: StoreDump) -> tuple[Checkpoint, Checkpoint]:
-    """Have two streams lived for a while, in an open run, with letters open and closed, and conversations missed."""
+    """Commit two streams' lives so far: an open run, dead letters open and closed, and missed conversations."""
     async with open_store(kept.store_url) as store:
         checkpoints = []
         for each in (GONE, OTHER):
@@ -34,7 +34,7 @@ async def two_lives(kept: StoreDump) -> tuple[Checkpoint, Checkpoint]:
 
 
 def of(tables: Tables, one: Stream) -> Tables:
-    """Give what a stream has in the tables beside the journal."""
+    """Return a stream's rows in the tables beside the journal."""
     page = (one.platform.value, one.page_id)
     run_ids = {row.run_id for row in tables.journal if row.stream == one.key}
     dead_letters = {
@@ -53,7 +53,7 @@ def of(tables: Tables, one: Stream) -> Tables:
 
 
 async def rebuilt_equal(kept: StoreDump) -> None:
-    """Check that the projections are what the journal says, and that a rebuild makes them again, byte for byte."""
+    """Check that the projections equal their fold, and that a rebuild restores them byte for byte."""
     before = kept.projections()
     async with open_reader(kept.store_url, alone=True) as journal_reader:
         verified = await journal_reader.verify()
@@ -62,7 +62,7 @@ async def rebuilt_equal(kept: StoreDump) -> None:
 
 
 class RemovalContract:
-    async def test_takes_all_of_the_stream_and_nothing_of_any_other(self, kept: StoreDump) -> None:
+    async def test_a_removal_deletes_all_of_the_stream_and_nothing_of_another(self, kept: StoreDump) -> None:
         gone, _ = await two_lives(kept)
         before = kept.tables()
         theirs = of(before, GONE)
@@ -79,7 +79,7 @@ class RemovalContract:
         assert of(after, OTHER) == of(before, OTHER)
         assert kept.rows("SELECT DISTINCT stream FROM missed_conversations") == [(OTHER.key,)]
 
-    async def test_keeps_the_history_and_adds_who_asked(self, kept: StoreDump) -> None:
+    async def test_a_removal_keeps_the_history_and_adds_who_asked(self, kept: StoreDump) -> None:
         gone, _ = await two_lives(kept)
         before = kept.tables().journal
 
@@ -90,7 +90,7 @@ class RemovalContract:
         assert (entry.stream, entry.version, entry.run_id) == (GONE.key, gone.version + 1, None)
         assert (entry.type, entry.data) == ("stream_removed", '{"by":"a test"}')
 
-    async def test_is_what_a_rebuild_makes_of_the_journal(self, kept: StoreDump) -> None:
+    async def test_a_rebuild_after_a_removal_changes_nothing(self, kept: StoreDump) -> None:
         await two_lives(kept)
         await remove(kept.store_url, GONE, BY, NOON)
         await rebuilt_equal(kept)
@@ -106,7 +106,7 @@ class RemovalContract:
         tables = kept.tables()
         assert tables == Tables(tables.journal, tables.checkpoints)
 
-    async def test_a_stream_that_is_worked_again_begins_anew(self, kept: StoreDump) -> None:
+    async def test_a_removed_stream_that_is_worked_again_starts_over(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             commits = list(life(GONE, 9))
             for each in commits:
@@ -135,7 +135,7 @@ class RemovalContract:
             commits[-1].checkpoint.open_dead_letters,
         )
 
-    async def test_who_was_forgotten_stays_forgotten(self, kept: StoreDump) -> None:
+    async def test_a_forgotten_person_stays_forgotten_after_a_removal(self, kept: StoreDump) -> None:
         people = ("ada", "bob")
         rows = Changes(
             tuple(conversation_row(f"t_{each}", of=GONE, contact_id=each) for each in people),
@@ -155,7 +155,7 @@ class RemovalContract:
         assert {contact_id for _, _, contact_id in tables.contacts} == {"bob"}
         assert set(tables.interaction_events) == {"m_bob"}
 
-    async def test_is_whole_or_not_at_all(self, kept: StoreDump) -> None:
+    async def test_a_removal_is_complete_or_does_nothing(self, kept: StoreDump) -> None:
         await two_lives(kept)
         kept.refuse_deletes("contact_interaction_events")
         before = kept.tables()
@@ -165,7 +165,7 @@ class RemovalContract:
 
         assert kept.tables() == before
 
-    async def test_of_nothing_changes_nothing(self, kept: StoreDump) -> None:
+    async def test_removing_an_unknown_stream_changes_nothing(self, kept: StoreDump) -> None:
         await two_lives(kept)
         await remove(kept.store_url, GONE, BY, NOON)
         before = kept.tables()
@@ -175,7 +175,7 @@ class RemovalContract:
 
         assert kept.tables() == before
 
-    async def test_what_is_stored_is_counted_before_it_goes(self, kept: StoreDump) -> None:
+    async def test_the_rows_of_a_stream_are_counted_before_its_removal(self, kept: StoreDump) -> None:
         await two_lives(kept)
         async with open_reader(kept.store_url) as journal_reader:
             counted = await journal_reader.count_rows(GONE)

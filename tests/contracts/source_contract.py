@@ -1,6 +1,6 @@
-"""What every Source has to do, whatever it reads from.
+"""What every Source must do, whatever it reads from.
 
-A subclass is named Test… and gives three fixtures, whose sources ask and tell the fixture `gate`:
+A subclass is named Test… and has three fixtures, whose sources use the fixture `gate`:
 
 - `inbox`: an Inbox that does not change while it is read;
 - `gapped_inbox`: an Inbox that answers with an empty batch and a next cursor now and then;
@@ -35,7 +35,7 @@ class Inbox(Struct):
 
 
 class RecordingGate(Struct):
-    """A Gate that is closed on demand, or after so many calls, and keeps what it is told."""
+    """A Gate that is closed on demand, or after so many calls, and records what it is passed."""
 
     closed: bool = False
     calls_left: int | None = None
@@ -59,10 +59,10 @@ class Fault(StrEnum):
     """What goes wrong between a source and what it reads from."""
 
     UNREACHABLE = "unreachable"  # nothing listens
-    SILENT = "silent"  # the connection stands and no answer comes
-    RESET = "reset"  # the connection is reset without an answer
-    CUT_SHORT = "cut_short"  # the connection ends in the middle of the answer
-    TRUNCATED_JSON = "truncated_json"  # the answer is whole and its JSON is not
+    SILENT = "silent"  # the connection is open, and no response comes
+    RESET = "reset"  # the connection is reset without a response
+    CUT_SHORT = "cut_short"  # the connection ends in the middle of the response
+    TRUNCATED_JSON = "truncated_json"  # the response is complete, and its JSON is not
     HTML = "html"  # an HTML page with status 502
     REDIRECT = "redirect"  # to another host
     OVERSIZE = "oversize"  # more bytes than the source accepts
@@ -108,12 +108,12 @@ class SourceContract:
         assert await batch_of(inbox.source, second) == await batch_of(inbox.source, second)
         assert await batch_of(inbox.source, Request(None, 3, 2)) == first
 
-    async def test_a_walk_does_not_depend_on_being_the_only_one(self, inbox: Inbox) -> None:
+    async def test_a_walk_is_independent_of_other_walks(self, inbox: Inbox) -> None:
         walks = await asyncio.gather(*(walk(inbox.source, limit) for limit in (1, 2, 3)))
         assert [tuple(ids(batches)) for batches in walks] == [inbox.conversation_ids] * 3
 
     @pytest.mark.parametrize("messages", [0, 1, 20])
-    async def test_no_more_messages_come_than_were_asked_for(self, inbox: Inbox, messages: int) -> None:
+    async def test_no_more_messages_come_than_were_requested(self, inbox: Inbox, messages: int) -> None:
         counts = {len(each.interactions) for each in conversations(await walk(inbox.source, 200, messages))}
         assert max(counts) <= messages
         assert messages == 0 or max(counts) > 0
@@ -129,13 +129,13 @@ class SourceContract:
         assert len(set(events)) == len(events)
         assert all(each.conversation_id for each in read)
 
-    async def test_an_answer_says_when_it_was_asked_for_and_how_long_it_took(self, inbox: Inbox) -> None:
+    async def test_a_response_has_the_time_of_its_request_and_its_duration(self, inbox: Inbox) -> None:
         fetched = await inbox.source.fetch(Request(None, 1, 0))
         assert isinstance(fetched, Fetched)
         assert fetched.asked_at.utcoffset() == timedelta(0)
         assert fetched.took_seconds >= 0
 
-    async def test_a_cursor_that_never_was_harms_nothing(self, inbox: Inbox) -> None:
+    async def test_an_unknown_cursor_harms_nothing(self, inbox: Inbox) -> None:
         outcome = await inbox.source.fetch(Request("no such cursor & = ? / \u2603", 3, 0))
         assert isinstance(outcome, Fetched | Refused)
         assert tuple(ids(await walk(inbox.source, 3))) == inbox.conversation_ids
@@ -147,11 +147,11 @@ class SourceContract:
         nested = conversations(await walk(inbox.source, 3, 2))
         assert [each.updated_time for each in read] == [each.updated_time for each in nested]
 
-    async def test_to_step_over_a_conversation_nothing_else_of_it_is_read(self, inbox: Inbox) -> None:
+    async def test_stepping_over_a_conversation_reads_nothing_else_of_it(self, inbox: Inbox) -> None:
         for each in conversations(await walk(inbox.source, 3, 2, Detail.POSITION)):
             assert each == Conversation(each.conversation_id, each.updated_time)
 
-    async def test_messages_that_are_asked_for_separately_are_the_same(self, inbox: Inbox) -> None:
+    async def test_messages_that_are_requested_separately_are_the_same(self, inbox: Inbox) -> None:
         assert await walk(inbox.source, 3, 2, Detail.SEPARATE) == await walk(inbox.source, 3, 2)
 
     async def test_without_its_messages_a_conversation_is_the_same(self, inbox: Inbox) -> None:
@@ -165,10 +165,10 @@ class SourceContract:
             assert outcome.batch == Batch((each,), None)
             assert outcome.asked_at.utcoffset() == timedelta(0)
 
-    async def test_a_conversation_that_is_not_there_is_refused(self, inbox: Inbox) -> None:
+    async def test_rereading_a_missing_conversation_is_refused(self, inbox: Inbox) -> None:
         assert isinstance(await inbox.source.reread("t_of_nobody", 2), Refused)
 
-    async def test_what_has_no_id_cannot_be_reread(self, inbox: Inbox) -> None:
+    async def test_a_conversation_without_an_id_cannot_be_reread(self, inbox: Inbox) -> None:
         outcome = await inbox.source.reread(f"sha256:{'0' * 64}", 2)
         assert isinstance(outcome, Refused)
         assert outcome.problem.kind is ProblemKind.NONSENSE
@@ -185,7 +185,7 @@ class SourceContract:
         assert inbox.calls
 
     @pytest.mark.parametrize("faulty", list(Fault), indirect=True)
-    async def test_a_fault_is_a_value_and_the_gate_is_told(
+    async def test_a_fault_is_a_value_and_is_reported_to_the_gate(
         self, faulty: Source, gate: RecordingGate, request: pytest.FixtureRequest
     ) -> None:
         fault = request.node.callspec.params["faulty"]

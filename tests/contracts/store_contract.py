@@ -1,9 +1,9 @@
-"""What every Store has to do, whatever keeps its tables.
+"""What every Store must do, in any database.
 
-A subclass is named Test… and gives three fixtures:
+A subclass is named Test… and has three fixtures:
 
 - `store`: a Store whose tables are empty;
-- `look`: an async function that gives the Tables as they are, from beside the port;
+- `look`: an async function that returns the Tables as they are, from beside the port;
 - `refuse`: a function that makes the store refuse a row from now on, by its table and key.
 
 A store that looks at what rows hold (every database does) passes CheckingStoreContract, too. What stores do for the
@@ -63,7 +63,7 @@ class JournalRow(Struct, frozen=True):
 
 
 class Tables(Struct, frozen=True):
-    """Everything that a store keeps."""
+    """Everything that a store holds."""
 
     journal: tuple[JournalRow, ...] = ()
     checkpoints: dict[str, Checkpoint] = {}
@@ -87,26 +87,26 @@ class Tables(Struct, frozen=True):
 Look = Callable[[], Awaitable[Tables]]
 Refuse = Callable[[Table, str], None]
 
-# The store lives through all examples, on purpose: what they write meets what is there. The suite has several heirs.
+# On purpose, one store is used for all examples: what they write meets what is there. The suite has several subclasses.
 SHARED_BY_SUBCLASSES = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
 NO_CHANGES = Changes()
 
 
 async def commit(store: Store, *events: Event, changes: Changes = NO_CHANGES, of: Stream = STREAM) -> Commit:
-    """Commit what follows in the stream."""
+    """Commit the next entry of the stream."""
     following = commit_after(await store.load(of.key), *events, changes=changes)
     assert isinstance(await store.commit(following), Committed)
     return following
 
 
 def names(answer: object) -> set[tuple[Table, str]]:
-    """Name the rows that a store refused."""
+    """Return the tables and keys of the rows that a store refused."""
     assert isinstance(answer, Rejected)
     return {(row.table, row.key) for row in answer.rows}
 
 
 async def whole_or_not_at_all(commits: list[Commit], store: Store, look: Look) -> None:
-    """Check that of each of these first commits of their streams either everything is stored or nothing."""
+    """Check that each of these first commits of their streams is stored completely or not at all."""
     tables = await look()
     for each in commits:
         loaded = await store.load(each.checkpoint.stream)
@@ -124,20 +124,20 @@ async def whole_or_not_at_all(commits: list[Commit], store: Store, look: Look) -
 
 class StoreContract:
     takes_nul: ClassVar = True
-    """Whether a text may hold a NUL: PostgreSQL takes none."""
+    """Whether a text may hold a NUL: PostgreSQL accepts none."""
 
     # --- the journal and its projections ---
 
-    async def test_recalls_an_unknown_stream_as_one_without_a_past(self, store: Store) -> None:
+    async def test_an_unknown_stream_loads_as_an_empty_checkpoint(self, store: Store) -> None:
         assert await store.load("messenger:never-seen") == Checkpoint("messenger:never-seen")
 
-    async def test_recalls_what_was_committed(self, store: Store) -> None:
+    async def test_a_committed_checkpoint_is_loaded_again(self, store: Store) -> None:
         for each in life(STREAM, 20):
             await store.commit(each)
 
             assert await store.load(STREAM.key) == each.checkpoint
 
-    async def test_keeps_streams_apart(self, store: Store) -> None:
+    async def test_streams_are_kept_apart(self, store: Store) -> None:
         instagram = Stream(Platform.INSTAGRAM, STREAM.page_id)
 
         mine = await commit(store)
@@ -146,7 +146,7 @@ class StoreContract:
         assert await store.load(STREAM.key) == mine.checkpoint
         assert await store.load(instagram.key) == theirs.checkpoint
 
-    async def test_numbers_the_entries_of_the_journal_without_a_gap(self, store: Store, look: Look) -> None:
+    async def test_entries_are_numbered_without_a_gap(self, store: Store, look: Look) -> None:
         expected_seq = 1
         for each in life(STREAM, 10):
             committed = await store.commit(each)
@@ -156,7 +156,7 @@ class StoreContract:
             expected_seq += len(each.entries)
         assert [row.seq for row in (await look()).journal] == list(range(1, expected_seq))
 
-    async def test_keeps_every_entry_as_it_was_sealed(self, store: Store, look: Look) -> None:
+    async def test_every_entry_is_stored_as_it_was_sealed(self, store: Store, look: Look) -> None:
         commits = list(life(STREAM, 10))
         for each in commits:
             await store.commit(each)
@@ -179,9 +179,11 @@ class StoreContract:
         assert tables.dead_letters == {each.dead_letter_id: each for each in folded if isinstance(each, DeadLetter)}
         assert {dead_letter.closed_at is None for dead_letter in tables.dead_letters.values()} == {True, False}
 
-    # --- one writer a stream ---
+    # --- one writer for each stream ---
 
-    async def test_refuses_a_second_writer_and_stores_nothing_of_its_commit(self, store: Store, look: Look) -> None:
+    async def test_a_second_writer_is_refused_and_nothing_of_its_commit_is_stored(
+        self, store: Store, look: Look
+    ) -> None:
         stale = await store.load(STREAM.key)
         first = await commit(store)
         before = await look()
@@ -192,7 +194,7 @@ class StoreContract:
         assert await look() == before
         assert await store.load(STREAM.key) == first.checkpoint
 
-    async def test_refuses_a_commit_that_leaves_out_a_version(self, store: Store, look: Look) -> None:
+    async def test_a_commit_that_skips_a_version_is_refused(self, store: Store, look: Look) -> None:
         unstored = commit_after(Checkpoint(STREAM.key), changes=some_rows("unstored"))
 
         with pytest.raises(VersionConflict):
@@ -200,7 +202,7 @@ class StoreContract:
 
         assert (await look()).conversations == {}
 
-    async def test_refuses_the_same_commit_twice(self, store: Store, look: Look) -> None:
+    async def test_the_same_commit_is_refused_the_second_time(self, store: Store, look: Look) -> None:
         once = await commit(store, changes=some_rows("once"))
         before = await look()
 
@@ -209,7 +211,7 @@ class StoreContract:
 
         assert await look() == before
 
-    async def test_of_many_writers_at_once_one_is_first(self, store: Store, look: Look) -> None:
+    async def test_one_of_many_simultaneous_writers_wins(self, store: Store, look: Look) -> None:
         unborn = Checkpoint(STREAM.key)
         rivals = [commit_after(unborn, changes=some_rows(f"{n}"), run_id=f"run-{n}") for n in range(40)]
 
@@ -220,22 +222,22 @@ class StoreContract:
         assert sum(isinstance(answer, VersionConflict) for answer in answers) == 39
         assert set((await look()).conversations) == {row.conversation_id for row in winners[0].changes.conversations}
 
-    # --- what became of a commit ---
+    # --- the outcome of a commit ---
 
-    async def test_tells_that_a_commit_was_stored_and_where(self, store: Store) -> None:
+    async def test_settling_a_stored_commit_returns_its_seq(self, store: Store) -> None:
         first = await commit(store, RunStarted(NOON), sweep_started())
         second = await commit(store)
 
         assert await store.settle(first) == Committed(1, 0.0, 0.0)
         assert await store.settle(second) == Committed(1 + len(first.entries), 0.0, 0.0)
 
-    async def test_tells_that_a_commit_was_not_stored(self, store: Store) -> None:
+    async def test_settling_a_commit_that_was_not_stored_returns_none(self, store: Store) -> None:
         stored = await commit(store)
         unstored = commit_after(stored.checkpoint)
 
         assert await store.settle(unstored) is None
 
-    async def test_another_writer_s_commit_is_not_taken_for_it(self, store: Store) -> None:
+    async def test_another_writer_s_commit_is_not_mistaken_for_the_one_to_settle(self, store: Store) -> None:
         unborn = Checkpoint(STREAM.key)
         mine, theirs = (commit_after(unborn, RunStarted(NOON), run_id=run_id) for run_id in ("mine", "theirs"))
         await store.commit(theirs)
@@ -246,7 +248,7 @@ class StoreContract:
 
     @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=SHARED_BY_SUBCLASSES)
     @given(data=st.data())
-    async def test_gives_back_any_row_that_was_committed(self, store: Store, look: Look, data: st.DataObject) -> None:
+    async def test_any_committed_row_is_read_back(self, store: Store, look: Look, data: st.DataObject) -> None:
         changes = data.draw(any_changes(STREAM, with_nul=self.takes_nul))
         asked = Keys(
             STREAM,
@@ -268,7 +270,7 @@ class StoreContract:
         for payload in changes.payloads:
             assert payload.dead_letter_id in tables.payloads
 
-    async def test_knows_nothing_of_keys_that_it_was_never_given(self, store: Store) -> None:
+    async def test_keys_that_were_never_stored_are_unknown(self, store: Store) -> None:
         await commit(store, changes=some_rows("a"))
 
         asked = Keys(STREAM, ("t_x", "", "T_A"), ("c_x", "C_A"), ("m_x", "M_A"), ("d_x", "D_A"), NOON)
@@ -276,7 +278,7 @@ class StoreContract:
         assert await store.known(asked) == Known()
         assert await store.known(Keys(STREAM)) == Known()
 
-    async def test_contacts_are_of_their_page_and_platform(self, store: Store) -> None:
+    async def test_contacts_belong_to_their_page_and_platform(self, store: Store) -> None:
         other_page, other_platform = Stream(STREAM.platform, "other"), Stream(Platform.INSTAGRAM, STREAM.page_id)
         mine, theirs = contact_row(name="Ada"), contact_row(name="Grace", of=other_page)
 
@@ -286,7 +288,7 @@ class StoreContract:
         assert (await store.known(Keys(other_page, contacts=("c_1",)))).contacts == {"c_1": theirs}
         assert (await store.known(Keys(other_platform, contacts=("c_1",)))).contacts == {}
 
-    async def test_answers_for_as_many_keys_as_the_largest_batch_has(self, store: Store) -> None:
+    async def test_as_many_keys_as_the_largest_batch_has_can_be_looked_up(self, store: Store) -> None:
         rows = Changes(
             tuple(conversation_row(f"t_{n}") for n in range(200)),
             tuple(contact_row(f"c_{n}") for n in range(200)),
@@ -321,7 +323,7 @@ class StoreContract:
         assert known.conversations == {"t_1": conversation}
         assert known.contacts == {"c_1": contact}
 
-    async def test_remembers_when_a_row_was_first_seen(self, store: Store) -> None:
+    async def test_a_row_keeps_when_it_was_first_seen(self, store: Store) -> None:
         await commit(store, changes=Changes((conversation_row(),), (contact_row(),)))
 
         await commit(store, changes=Changes((conversation_row(synced_at=at(9)),), (contact_row(updated_at=at(9)),)))
@@ -332,7 +334,7 @@ class StoreContract:
         assert known.contacts["c_1"].first_seen_at == NOON
         assert known.contacts["c_1"].updated_at == at(9)
 
-    async def test_never_changes_an_interaction_event(self, store: Store, look: Look) -> None:
+    async def test_an_interaction_event_never_changes(self, store: Store, look: Look) -> None:
         first = event_row(text="hello")
         await commit(store, changes=Changes(interaction_events=(first,)))
 
@@ -340,7 +342,7 @@ class StoreContract:
 
         assert (await look()).interaction_events == {"m_1": first, "m_2": event_row("m_2")}
 
-    async def test_keeps_the_payload_of_a_dead_letter_out_of_the_journal(self, store: Store, look: Look) -> None:
+    async def test_the_payload_of_a_dead_letter_stays_out_of_the_journal(self, store: Store, look: Look) -> None:
         opened = DeadLetterOpened("d_1", Stage.FETCH, "t_bad", "id: expected str")
         payload = DeadLetterPayload("d_1", '{"id": 5, "snippet": "a secret"}')
 
@@ -353,7 +355,7 @@ class StoreContract:
     # --- rows that are refused ---
 
     @pytest.mark.parametrize("table", Table)
-    async def test_names_the_row_that_it_refuses_and_takes_the_others_without_it(
+    async def test_a_refused_row_is_named_and_the_others_are_stored_without_it(
         self, store: Store, look: Look, refuse: Refuse, table: Table
     ) -> None:
         bad, good = some_rows("bad"), some_rows("good")
@@ -373,7 +375,7 @@ class StoreContract:
         await commit(store, changes=good)
         assert set((await look()).conversations) == {"t_good"}
 
-    async def test_names_all_rows_that_it_refuses(self, store: Store, refuse: Refuse) -> None:
+    async def test_all_refused_rows_are_named(self, store: Store, refuse: Refuse) -> None:
         rows = Changes(
             tuple(conversation_row(f"t_{n}") for n in range(20)),
             tuple(contact_row(f"c_{n}") for n in range(20)),
@@ -389,7 +391,7 @@ class StoreContract:
         assert names(answer) == bad
         assert await store.load(STREAM.key) == Checkpoint(STREAM.key)
 
-    async def test_a_second_writer_hears_so_and_not_of_its_rows(self, store: Store, refuse: Refuse) -> None:
+    async def test_a_second_writer_gets_a_conflict_and_no_refused_rows(self, store: Store, refuse: Refuse) -> None:
         stale = await store.load(STREAM.key)
         await commit(store)
         refuse(Table.CONTACTS, "c_stale")
@@ -421,7 +423,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("finished", [0, 1, 33])
     async def test_a_cancelled_commit_harms_no_other(self, store: Store, look: Look, finished: int) -> None:
-        """Whoever is cancelled, and when: before anything is stored, in the middle, or on behalf of others."""
+        """Whichever is cancelled, and when: before anything is stored, in the middle, or while it commits others."""
         commits = [next(life(stream(number), 1)) for number in range(120)]
         tasks = [asyncio.ensure_future(store.commit(each)) for each in commits]
         await asyncio.gather(*tasks[:finished])
@@ -442,10 +444,10 @@ class StoreContract:
         await whole_or_not_at_all(commits, store, look)
 
     @pytest.mark.parametrize("finished", [0, 1])
-    async def test_once_a_commit_is_cancelled_it_is_settled_what_became_of_it(
+    async def test_the_outcome_of_a_cancelled_commit_can_be_settled(
         self, store: Store, look: Look, finished: int
     ) -> None:
-        """Its stream can go on at once: nothing is stored later, behind the back of whoever recalls it now."""
+        """Its stream can continue at once: nothing is stored later, after somebody has loaded it."""
         tasks = [asyncio.ensure_future(store.commit(next(life(stream(number), 1)))) for number in range(60)]
         await asyncio.gather(*tasks[:finished])
         for _ in range(3):
@@ -485,7 +487,9 @@ class CheckingStoreContract(StoreContract):
     }
 
     @pytest.mark.parametrize("why", REFUSED_ROWS)
-    async def test_stores_nothing_of_a_commit_whose_rows_are_refused(self, store: Store, look: Look, why: str) -> None:
+    async def test_nothing_is_stored_of_a_commit_whose_rows_are_refused(
+        self, store: Store, look: Look, why: str
+    ) -> None:
         opened = DeadLetterOpened("d_1", Stage.FETCH, "t_bad", "id: expected str")
         rows, bad = self.REFUSED_ROWS[why]
         refused = replace(rows, payloads=(DeadLetterPayload("d_1", "{}"),))
@@ -499,7 +503,7 @@ class CheckingStoreContract(StoreContract):
         assert await store.load(STREAM.key) == first.checkpoint
 
     @pytest.mark.parametrize("why", REFUSED_ROWS)
-    async def test_says_why_a_row_is_refused_without_what_it_holds(self, store: Store, why: str) -> None:
+    async def test_the_reason_of_a_refusal_does_not_quote_the_row(self, store: Store, why: str) -> None:
         rows, _ = self.REFUSED_ROWS[why]
 
         answer = await store.commit(commit_after(Checkpoint(STREAM.key), changes=rows))
@@ -535,7 +539,7 @@ class CheckingStoreContract(StoreContract):
 
         assert await look() == before
 
-    async def test_an_id_with_a_nul_is_not_taken_for_its_beginning(self, store: Store) -> None:
+    async def test_an_id_with_a_nul_is_not_mistaken_for_its_beginning(self, store: Store) -> None:
         await commit(store, changes=Changes((conversation_row("t"),), (contact_row("c"),), (event_row("m"),)))
 
         known = await store.known(Keys(STREAM, ("t\0bad",), ("c\0bad",), ("m\0bad",), ("d\0bad",), NOON))
@@ -550,7 +554,7 @@ def some_rows(name: str) -> Changes:
 
 
 def _as_first_seen(changes: Changes, known: Known) -> Changes:
-    """Offer rows that are stored already as a writer does: with the instants at which they were seen first."""
+    """Return rows that are stored already as a writer would: with the instants at which they were first seen."""
     conversations = (
         replace(row, first_synced_at=known.conversations.get(row.conversation_id, row).first_synced_at)
         for row in changes.conversations

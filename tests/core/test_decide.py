@@ -16,12 +16,12 @@ from kit.builders import (
     fetched,
     given,
     refused,
+    unreadable,
     walking,
 )
-from kit.decisions import NEW, QUIET, events, knowing, passed, record, scanning
+from kit.decisions import NEW, QUIET, decision_on, events, knowing, record, scanning, skipped
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import BatchUnchanged
-from milepost.core.decide import decide
 from milepost.core.events import (
     BatchStored,
     FetchFailed,
@@ -40,23 +40,23 @@ from milepost.core.records import prepare
 IN_TWOS = context(policy=Policy(batch_size=2))
 
 
-class TestTheFirstBatch:
-    def test_begins_run_and_sweep_and_stores_its_rows(self) -> None:
+class TestFirstBatch:
+    def test_the_first_batch_starts_run_and_sweep_and_stores_its_rows(self) -> None:
         first = fetched(conversation("t_1"), next_cursor="after 1", asked_at=at(-2))
 
-        decision = record(decide(checkpoint_of(), first, context()))
+        decision = record(decision_on(checkpoint_of(), first, context()))
 
         assert decision.events == (
             RunStarted(NOON),
             SweepStarted(Mode.FULL, at(-2), at(-602)),
-            BatchStored(walking("after 1", NOON), NEW),
+            BatchStored(walking("after 1", NOON), NEW, batch=1),
         )
         assert [row.conversation_id for row in decision.changes.conversations] == ["t_1"]
 
-    def test_of_an_incremental_sweep_says_how_far_it_walks(self) -> None:
+    def test_the_first_batch_of_an_incremental_sweep_records_how_far_it_walks(self) -> None:
         before = given(SweepCompleted(Mode.FULL, NOON, NOON, NEW), run_id="run-0")
 
-        decision = decide(
+        decision = decision_on(
             before,
             fetched(conversation(updated_time=at(50)), next_cursor="x", asked_at=at(60)),
             context(at(60)),
@@ -64,97 +64,97 @@ class TestTheFirstBatch:
 
         assert events(decision)[1] == SweepStarted(Mode.INCREMENTAL, at(60), at(60 - 600), at(-600))
 
-    def test_that_is_the_only_one_completes_the_sweep_in_one_entry(self) -> None:
-        decision = decide(checkpoint_of(), fetched(conversation(), asked_at=at(-2)), context())
+    def test_a_single_batch_completes_the_sweep_in_one_entry(self) -> None:
+        decision = decision_on(checkpoint_of(), fetched(conversation(), asked_at=at(-2)), context())
 
         assert events(decision) == (SweepCompleted(Mode.FULL, at(-2), NOON, NEW),)
 
-    def test_of_an_empty_inbox_completes_the_sweep(self) -> None:
-        decision = decide(checkpoint_of(), fetched(), context())
+    def test_the_first_batch_of_an_empty_inbox_completes_the_sweep(self) -> None:
+        decision = decision_on(checkpoint_of(), fetched(), context())
 
         assert events(decision) == (SweepCompleted(Mode.FULL, EPOCH, NOON, Tally(batches=1)),)
 
-    def test_that_is_known_is_passed_over(self) -> None:
+    def test_a_first_batch_without_news_is_skipped(self) -> None:
         known = knowing(conversation("t_1"))
 
-        decision = decide(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), context(), known)
+        decision = decision_on(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), context(), known)
 
         assert isinstance(decision, BatchUnchanged)
         assert decision.tally == QUIET
         assert decision.sweep.position == walking("x", NOON)
 
-    def test_that_is_empty_and_has_a_next_one_is_passed_over(self) -> None:
-        decision = decide(checkpoint_of(), fetched(next_cursor="x"), context())
+    def test_an_empty_first_batch_with_a_next_cursor_is_skipped(self) -> None:
+        decision = decision_on(checkpoint_of(), fetched(next_cursor="x"), context())
 
         assert isinstance(decision, BatchUnchanged)
         assert decision.sweep.position == walking("x")
 
 
-class TestAWalk:
-    def test_goes_on_to_the_next_batch(self) -> None:
-        decision = decide(walking_since_noon(), fetched(conversation(), next_cursor="after 2"), context())
+class TestWalk:
+    def test_a_walk_continues_with_the_next_batch(self) -> None:
+        decision = decision_on(walking_since_noon(), fetched(conversation(), next_cursor="after 2"), context())
 
-        assert events(decision) == (BatchStored(walking("after 2", NOON), NEW),)
+        assert events(decision) == (BatchStored(walking("after 2", NOON), NEW, batch=2),)
 
-    def test_at_the_end_of_the_inbox_turns_to_the_catch_up_scan(self) -> None:
-        decision = decide(walking_since_noon(), fetched(conversation()), context())
+    def test_a_walk_at_the_end_of_the_inbox_is_followed_by_the_catch_up_scan(self) -> None:
+        decision = decision_on(walking_since_noon(), fetched(conversation()), context())
 
-        assert events(decision) == (BatchStored(catching_up(), NEW),)
+        assert events(decision) == (BatchStored(catching_up(), NEW, batch=2),)
 
-    def test_to_the_watermark_turns_at_a_batch_wholly_older(self) -> None:
+    def test_a_walk_to_the_watermark_ends_at_a_batch_wholly_older(self) -> None:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
         old, older = conversation("t_1", at(-3601)), conversation("t_2", at(-3602))
 
-        assert events(decide(before, fetched(old, older, next_cursor="x"), IN_TWOS)) == (
-            BatchStored(catching_up(), NEW + Tally(inserted=1, without_contact=1)),
+        assert events(decision_on(before, fetched(old, older, next_cursor="x"), IN_TWOS)) == (
+            BatchStored(catching_up(), NEW + Tally(inserted=1, without_contact=1), batch=2),
         )
 
-    def test_to_the_watermark_goes_on_past_a_small_batch_wholly_older_whose_rows_may_be_out_of_order(self) -> None:
+    def test_a_walk_to_the_watermark_goes_past_a_small_older_batch_that_may_be_out_of_order(self) -> None:
         before, answer = (
             walking_since_noon(mode=Mode.INCREMENTAL),
             fetched(conversation("t_1", at(-3601)), next_cursor="x"),
         )
 
-        (stored,) = events(decide(before, answer, IN_TWOS))
+        (stored,) = events(decision_on(before, answer, IN_TWOS))
 
         assert isinstance(stored, BatchStored)
         assert stored.position == replace(walking("x", at(-3601)), older=1)
 
-    def test_to_the_watermark_turns_where_enough_are_older_in_a_row_over_several_batches(self) -> None:
+    def test_a_walk_to_the_watermark_ends_after_enough_older_rows_in_several_batches(self) -> None:
         position = replace(walking("x", at(-3601)), older=1)
         before = given(BatchStored(position, NEW), after=walking_since_noon(mode=Mode.INCREMENTAL))
 
-        (stored,) = events(decide(before, fetched(conversation("t_2", at(-3602)), next_cursor="y"), IN_TWOS))
+        (stored,) = events(decision_on(before, fetched(conversation("t_2", at(-3602)), next_cursor="y"), IN_TWOS))
 
         assert isinstance(stored, BatchStored)
         assert stored.position == catching_up()
 
-    def test_to_the_watermark_goes_on_past_a_single_old_row(self) -> None:
+    def test_a_walk_to_the_watermark_goes_past_a_single_old_row(self) -> None:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
         new, old = conversation("t_1", at(-3600)), conversation("t_2", at(-3601))
 
-        (stored,) = events(decide(before, fetched(new, old, next_cursor="x"), context()))
+        (stored,) = events(decision_on(before, fetched(new, old, next_cursor="x"), context()))
 
         assert isinstance(stored, BatchStored)
         assert stored.position == replace(walking("x", at(-3601)), older=1)
 
-    def test_to_the_watermark_goes_on_past_an_empty_batch(self) -> None:
-        decision = decide(walking_since_noon(mode=Mode.INCREMENTAL), fetched(next_cursor="x"), context())
+    def test_a_walk_to_the_watermark_goes_past_an_empty_batch(self) -> None:
+        decision = decision_on(walking_since_noon(mode=Mode.INCREMENTAL), fetched(next_cursor="x"), context())
 
         assert isinstance(decision, BatchUnchanged)
         assert decision.sweep.position == walking("x")
 
-    def test_keeps_how_far_it_has_got_over_an_empty_batch(self) -> None:
-        """What the next batch covers is told by it, and whether that is in order."""
+    def test_an_empty_batch_keeps_how_far_the_walk_has_got(self) -> None:
+        """It shows what the next batch covers, and whether that is in order."""
         before = given(BatchStored(walking("after 1", at(-5)), NEW), after=walking_since_noon())
 
-        decision = decide(before, fetched(next_cursor="x"), context())
+        decision = decision_on(before, fetched(next_cursor="x"), context())
 
         assert isinstance(decision, BatchUnchanged)
         assert decision.sweep.position == walking("x", at(-5))
 
-    def test_of_a_full_sweep_does_not_end_at_old_rows(self) -> None:
-        decision = decide(
+    def test_a_walk_of_a_full_sweep_does_not_end_at_old_rows(self) -> None:
+        decision = decision_on(
             walking_since_noon(), fetched(conversation(updated_time=at(-1e8)), next_cursor="x"), context()
         )
 
@@ -162,95 +162,119 @@ class TestAWalk:
         assert isinstance(stored, BatchStored)
         assert stored.position == walking("x", at(-1e8))
 
-    def test_of_two_batches_of_which_one_was_passed_over_needs_its_catch_up_scan(self) -> None:
+    def test_a_walk_of_two_batches_needs_its_catch_up_scan_even_if_one_was_skipped(self) -> None:
         known = knowing(conversation("t_1"))
-        before = passed(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), known, context())
+        before = skipped(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), known, context())
 
-        decision = decide(before, fetched(conversation("t_2")), context())
+        decision = decision_on(before, fetched(conversation("t_2")), context())
 
-        assert events(decision)[-1] == BatchStored(catching_up(), QUIET + NEW)
+        assert events(decision)[-1] == BatchStored(catching_up(), QUIET + NEW, batch=2)
 
-    def test_that_is_resumed_at_its_last_batch_needs_its_catch_up_scan(self) -> None:
+    def test_a_walk_resumed_at_its_last_batch_needs_its_catch_up_scan(self) -> None:
         ended = RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("after 1"))
         before = given(ended, after=walking_since_noon())
 
-        decision = decide(before, fetched(conversation()), context(during=budget("run-2")))
+        decision = decision_on(before, fetched(conversation()), context(during=budget("run-2")))
 
-        assert events(decision) == (RunStarted(NOON), BatchStored(catching_up(), NEW))
+        assert events(decision) == (RunStarted(NOON), BatchStored(catching_up(), NEW, batch=1))
 
 
-class TestACatchUpScan:
-    def test_goes_on_while_a_batch_has_something_younger_than_the_start_of_the_walk(self) -> None:
-        decision = decide(scanning(), fetched(conversation(updated_time=at(-600)), next_cursor="x"), context())
+class TestCatchUpScan:
+    def test_a_catch_up_scan_continues_while_a_batch_has_rows_newer_than_the_start_of_the_walk(self) -> None:
+        decision = decision_on(scanning(), fetched(conversation(updated_time=at(-600)), next_cursor="x"), context())
 
-        assert events(decision) == (BatchStored(catching_up("x", at(-600)), NEW),)
+        assert events(decision) == (BatchStored(catching_up("x", at(-600)), NEW, batch=3),)
 
-    def test_ends_the_sweep_at_a_batch_wholly_older(self) -> None:
+    def test_a_catch_up_scan_ends_the_sweep_at_a_batch_wholly_older(self) -> None:
         one_by_one = context(policy=Policy(batch_size=1))
-        decision = decide(scanning(), fetched(conversation(updated_time=at(-601)), next_cursor="x"), one_by_one)
+        decision = decision_on(scanning(), fetched(conversation(updated_time=at(-601)), next_cursor="x"), one_by_one)
 
         assert events(decision) == (SweepCompleted(Mode.FULL, NOON, NOON, NEW),)
 
-    def test_ends_the_sweep_at_the_end_of_the_inbox(self) -> None:
-        decision = decide(scanning("x"), fetched(conversation()), context())
+    def test_a_catch_up_scan_ends_the_sweep_at_the_end_of_the_inbox(self) -> None:
+        decision = decision_on(scanning("x"), fetched(conversation()), context())
 
         assert events(decision) == (SweepCompleted(Mode.FULL, NOON, NOON, NEW),)
 
-    def test_goes_on_past_an_empty_batch(self) -> None:
-        decision = decide(scanning(), fetched(next_cursor="x"), context())
+    def test_a_catch_up_scan_goes_past_an_empty_batch(self) -> None:
+        decision = decision_on(scanning(), fetched(next_cursor="x"), context())
 
         assert isinstance(decision, BatchUnchanged)
         assert decision.sweep.position == catching_up("x")
 
 
-class TestWhatWasPassedOver:
-    def test_is_carried_by_the_next_entry(self) -> None:
+class TestEndOfASweep:
+    OLD = fetched(conversation("t_1", at(-601)))
+
+    def test_a_sweep_ends_with_errors_if_an_earlier_batch_opened_a_dead_letter(self) -> None:
+        before = given(BatchStored(catching_up("x"), Tally(batches=1, dead_lettered=1)), after=scanning())
+
+        (completed,) = events(decision_on(before, self.OLD, context()))
+
+        assert isinstance(completed, SweepCompleted)
+        assert completed.has_errors
+
+    def test_a_sweep_ends_with_errors_if_its_last_batch_opens_a_dead_letter(self) -> None:
+        *_, completed = events(decision_on(checkpoint_of(), fetched(unreadable()), context()))
+
+        assert isinstance(completed, SweepCompleted)
+        assert completed.has_errors
+
+    def test_a_sweep_ends_without_errors_if_no_dead_letter_was_opened(self) -> None:
+        (completed,) = events(decision_on(scanning(), self.OLD, context()))
+
+        assert isinstance(completed, SweepCompleted)
+        assert not completed.has_errors
+
+
+class TestUnchangedBatches:
+    def test_the_next_entry_counts_unchanged_batches(self) -> None:
         known = knowing(conversation("t_1"))
         before = walking_since_noon()
         for cursor in ("after 2", "after 3"):
-            before = passed(before, fetched(conversation("t_1"), next_cursor=cursor), known, context())
+            before = skipped(before, fetched(conversation("t_1"), next_cursor=cursor), known, context())
 
-        decision = decide(before, fetched(conversation("t_2"), next_cursor="after 4"), context())
+        decision = decision_on(before, fetched(conversation("t_2"), next_cursor="after 4"), context())
 
-        assert events(decision) == (BatchStored(walking("after 4", NOON), QUIET + QUIET + NEW),)
+        assert events(decision) == (BatchStored(walking("after 4", NOON), QUIET + QUIET + NEW, batch=4),)
 
-    def test_brings_the_beginning_of_its_sweep_with_it(self) -> None:
+    def test_the_entry_after_unchanged_batches_records_the_start_of_their_sweep(self) -> None:
         known = knowing(conversation("t_1"))
         first = fetched(conversation("t_1"), next_cursor="after 1", asked_at=at(-2))
-        before = passed(checkpoint_of(), first, known, context())
+        before = skipped(checkpoint_of(), first, known, context())
 
-        decision = decide(before, fetched(conversation("t_2"), next_cursor="after 2", asked_at=at(5)), context())
+        decision = decision_on(before, fetched(conversation("t_2"), next_cursor="after 2", asked_at=at(5)), context())
 
         assert events(decision) == (
             RunStarted(NOON),
             SweepStarted(Mode.FULL, at(-2), at(-602)),
-            BatchStored(walking("after 2", NOON), QUIET + NEW),
+            BatchStored(walking("after 2", NOON), QUIET + NEW, batch=2),
         )
 
-    def test_and_nothing_else_is_a_sweep_of_one_entry(self) -> None:
+    def test_a_sweep_of_unchanged_batches_is_one_entry(self) -> None:
         known = knowing(conversation("t_1"))
         checkpoint = checkpoint_of()
         for cursor in ("after 1", "after 2", None):  # the third batch is the last of the walk
-            checkpoint = passed(checkpoint, fetched(conversation("t_1"), next_cursor=cursor), known, context())
+            checkpoint = skipped(checkpoint, fetched(conversation("t_1"), next_cursor=cursor), known, context())
 
-        decision = decide(checkpoint, fetched(conversation("t_1", at(-601))), context(), known)
+        decision = decision_on(checkpoint, fetched(conversation("t_1", at(-601))), context(), known)
 
         four = QUIET + QUIET + QUIET + QUIET
         assert events(decision) == (SweepCompleted(Mode.FULL, NOON, NOON, four),)
 
-    def test_is_recorded_before_a_failure(self) -> None:
+    def test_unchanged_batches_are_recorded_before_a_failure(self) -> None:
         known = knowing(conversation("t_1"))
-        before = passed(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), known, context())
+        before = skipped(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), known, context())
 
-        decision = decide(before, refused(NETWORK), context())
+        decision = decision_on(before, refused(NETWORK), context())
 
         assert [type(event) for event in events(decision)] == [RunStarted, SweepStarted, BatchStored, FetchFailed]
-        assert events(decision)[2] == BatchStored(walking("x", NOON), QUIET)
+        assert events(decision)[2] == BatchStored(walking("x", NOON), QUIET, batch=1)
 
 
-class TestAForcedFullSweep:
-    def test_replaces_the_open_incremental_one(self) -> None:
-        decision = decide(
+class TestForcedFullSweep:
+    def test_a_forced_full_sweep_replaces_the_open_incremental_one(self) -> None:
+        decision = decision_on(
             walking_since_noon(mode=Mode.INCREMENTAL),
             fetched(conversation(), next_cursor="x", asked_at=at(60)),
             context(at(60), during=budget("run-2", wants_full=True)),
@@ -259,30 +283,30 @@ class TestAForcedFullSweep:
         assert events(decision) == (
             RunStarted(NOON),
             SweepStarted(Mode.FULL, at(60), at(-540)),
-            BatchStored(walking("x", NOON), NEW),
+            BatchStored(walking("x", NOON), NEW, batch=1),
         )
 
-    def test_of_a_single_batch_leaves_nothing_of_the_incremental_one(self) -> None:
+    def test_a_forced_full_sweep_of_one_batch_leaves_nothing_of_the_incremental_one(self) -> None:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
         during = context(at(60), during=budget("run-2", wants_full=True))
 
-        decision = decide(before, fetched(conversation(), asked_at=at(60)), during)
+        decision = decision_on(before, fetched(conversation(), asked_at=at(60)), during)
 
         assert events(decision) == (SweepCompleted(Mode.FULL, at(60), NOON, NEW),)
         assert given(*events(decision), after=before, run_id="run-2").sweep is None
 
-    def test_that_is_refused_leaves_the_open_one_where_it_was(self) -> None:
+    def test_a_refused_forced_full_sweep_leaves_the_open_one_where_it_was(self) -> None:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
 
-        decision = decide(before, refused(RATE_LIMIT), context(during=budget("run-2", wants_full=True)))
+        decision = decision_on(before, refused(RATE_LIMIT), context(during=budget("run-2", wants_full=True)))
 
         assert given(*events(decision), after=before, run_id="run-2").sweep == before.sweep
 
 
 class TestPrepare:
-    def test_seals_the_events_and_gives_the_projections_after_them(self) -> None:
+    def test_prepare_seals_the_events_and_returns_the_projections_after_them(self) -> None:
         before = walking_since_noon()
-        decision = record(decide(before, fetched(conversation(), next_cursor="after 2"), context()))
+        decision = record(decision_on(before, fetched(conversation(), next_cursor="after 2"), context()))
 
         commit = prepare(before, decision, "run-1", at(3), CODEC)
 

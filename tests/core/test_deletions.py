@@ -1,4 +1,4 @@
-"""What a full sweep does not see: noted on the way, and marked as deleted at the end of a whole and flawless one."""
+"""Deletions: what a full sweep misses is noted, and marked as deleted at its end if it saw everything."""
 
 from datetime import datetime
 
@@ -25,9 +25,8 @@ from kit.builders import (
     unreadable,
     walking,
 )
-from kit.decisions import record, then
+from kit.decisions import decision_on, looked_up, record, then
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
-from milepost.core.decide import decide, keys_to_look_up
 from milepost.core.events import BatchShrunk, BatchStored, Mode, Position, Reason, SweepCompleted, Tally
 from milepost.core.merge import difference
 from milepost.core.model import Detail, Keys, Known, Stretch
@@ -39,13 +38,13 @@ FORCED = context(during=budget(wants_full=True))
 
 
 def sweeping(position: Position, tally: Tally | None = None) -> Checkpoint:
-    """Give an inbox that was walked whole before, in the midst of another full sweep."""
+    """Return a stream in the middle of a full sweep, with a complete one behind it."""
     begun = given(run_started(), sweep_started(), after=WALKED_BEFORE)
     return given(BatchStored(position, tally or Tally(batches=1, unchanged=1)), after=begun)
 
 
 def keys(checkpoint: Checkpoint, answer: Fetched) -> Keys:
-    return keys_to_look_up(checkpoint, answer, FORCED)
+    return looked_up(checkpoint, answer, FORCED)
 
 
 def stored(*ids_and_times: tuple[str, datetime]) -> Known:
@@ -54,24 +53,24 @@ def stored(*ids_and_times: tuple[str, datetime]) -> Known:
     return Known({row.conversation_id: row for row in rows})
 
 
-class TestAStretch:
-    def test_of_a_whole_inbox_has_no_limits(self) -> None:
+class TestStretch:
+    def test_the_stretch_of_a_whole_inbox_has_no_bounds(self) -> None:
         answer = fetched(conversation("t_1", at(-5)), conversation("t_2", at(-9)), asked_at=at(-1))
 
         assert keys(WALKED_BEFORE, answer).stretch == Stretch(at(-1), None, None, ("t_1", "t_2"))
 
-    def test_lies_between_the_batch_before_and_its_own_end(self) -> None:
+    def test_a_stretch_lies_between_the_previous_batch_and_its_own_end(self) -> None:
         answer = fetched(conversation("t_3", at(-20)), conversation("t_4", at(-30)), next_cursor="after 4")
 
         assert keys(sweeping(walking("after 2", at(-9))), answer).stretch == Stretch(
             NOON, at(-9), at(-30), ("t_3", "t_4")
         )
 
-    def test_at_the_end_of_the_inbox_reaches_to_its_end(self) -> None:
-        asked = keys(sweeping(walking("after 2", at(-9))), fetched(conversation("t_3", at(-20))))
+    def test_the_last_stretch_reaches_to_the_end_of_the_inbox(self) -> None:
+        found = keys(sweeping(walking("after 2", at(-9))), fetched(conversation("t_3", at(-20))))
         nothing_left = keys(sweeping(walking("after 2", at(-9))), fetched())
 
-        assert asked.stretch == Stretch(NOON, at(-9), None, ("t_3",))
+        assert found.stretch == Stretch(NOON, at(-9), None, ("t_3",))
         assert nothing_left.stretch == Stretch(NOON, at(-9), None, ())
 
     @pytest.mark.parametrize(
@@ -81,20 +80,20 @@ class TestAStretch:
             pytest.param(sweeping(catching_up()), fetched(conversation()), id="a catch-up scan"),
             pytest.param(sweeping(walking("x", NOON)), fetched(next_cursor="y"), id="an empty batch"),
             pytest.param(
-                sweeping(walking("x")), fetched(conversation()), id="nobody knows how far it got before the cursor"
+                sweeping(walking("x")), fetched(conversation()), id="how far it got before the cursor is unknown"
             ),
         ],
     )
-    def test_is_none_of(self, checkpoint: Checkpoint, answer: Fetched) -> None:
+    def test_there_is_no_stretch_in(self, checkpoint: Checkpoint, answer: Fetched) -> None:
         assert keys(checkpoint, answer).stretch is None
 
-    def test_is_none_of_an_incremental_sweep(self) -> None:
-        asked = keys_to_look_up(WALKED_BEFORE, fetched(conversation()), context())
+    def test_there_is_no_stretch_in_an_incremental_sweep(self) -> None:
+        found = looked_up(WALKED_BEFORE, fetched(conversation()), context())
 
-        assert (asked.stretch, asked.full_sweep_at) == (None, None)
+        assert (found.stretch, found.full_sweep_at) == (None, None)
 
-    def test_is_none_right_after_a_lost_cursor_is_tried_again(self) -> None:
-        """How far the walk had got is lost with it, and what lies above would all be missed."""
+    def test_there_is_no_stretch_right_after_a_lost_cursor_is_tried_again(self) -> None:
+        """How far the walk had got is lost with the cursor, and everything before that would be missed."""
         lost = then(sweeping(walking("after 2", at(-9))), refused(DEAD_CURSOR))
         ending = conclude(lost, Reason.SHUTDOWN, budget())
         assert ending is not None
@@ -105,38 +104,38 @@ class TestAStretch:
         assert keys(again, fetched(conversation("t_3", at(-20)), next_cursor="x")).stretch is None
 
 
-class TestWhatIsNotSeen:
+class TestMissedConversations:
     ANSWER = fetched(conversation("t_3", at(-20)), next_cursor="after 3")
     BEFORE = sweeping(walking("after 2", at(-9)))
 
-    def test_is_noted_with_the_batch(self) -> None:
+    def test_missed_conversations_are_noted_with_the_batch(self) -> None:
         known = replace(stored(("t_3", at(-20))), unseen=1)
 
-        decision = record(decide(self.BEFORE, self.ANSWER, FORCED, known))
+        decision = record(decision_on(self.BEFORE, self.ANSWER, FORCED, known))
 
         assert decision.changes.missed == Stretch(NOON, at(-9), at(-20), ("t_3",))
         assert decision.changes.missed_are_deleted_at is None
 
-    def test_is_noted_once(self) -> None:
+    def test_missed_conversations_are_noted_once(self) -> None:
         known = stored(("t_3", at(-20)))
 
-        assert isinstance(decide(self.BEFORE, self.ANSWER, FORCED, known), BatchUnchanged)
+        assert isinstance(decision_on(self.BEFORE, self.ANSWER, FORCED, known), BatchUnchanged)
 
-    def test_and_turns_up_after_all_is_struck_from_the_notes(self) -> None:
+    def test_a_missed_conversation_that_is_seen_later_is_removed_from_the_notes(self) -> None:
         known = replace(stored(("t_3", at(-20))), missed=frozenset({"t_3", "t_9"}), all_missed=2)
 
-        decision = record(decide(self.BEFORE, self.ANSWER, FORCED, known))
+        decision = record(decision_on(self.BEFORE, self.ANSWER, FORCED, known))
 
         assert decision.changes.found == ("t_3",)
 
 
-class TestTheEndOfAFullSweep:
+class TestEndOfAFullSweep:
     SCAN = sweeping(catching_up(), Tally(batches=3, unchanged=3))
     LAST = fetched(conversation("t_1", at(-700)))
     KNOWN = stored(("t_1", at(-700)))
 
-    def test_marks_what_is_still_missed(self) -> None:
-        decision = record(decide(self.SCAN, self.LAST, FORCED, replace(self.KNOWN, all_missed=2)))
+    def test_a_full_sweep_marks_what_is_still_missed_as_deleted(self) -> None:
+        decision = record(decision_on(self.SCAN, self.LAST, FORCED, replace(self.KNOWN, all_missed=2)))
 
         assert decision.changes.missed_are_deleted_at == NOON
         assert not decision.changes.forgets_missed
@@ -144,18 +143,18 @@ class TestTheEndOfAFullSweep:
         assert isinstance(completed, SweepCompleted)
         assert completed.tally.deleted == 2
 
-    def test_does_not_mark_what_its_last_batch_found(self) -> None:
+    def test_a_full_sweep_does_not_mark_what_its_last_batch_found(self) -> None:
         known = replace(self.KNOWN, all_missed=2, missed=frozenset({"t_1"}))
 
-        decision = record(decide(self.SCAN, self.LAST, FORCED, known))
+        decision = record(decision_on(self.SCAN, self.LAST, FORCED, known))
 
         assert decision.changes.found == ("t_1",)
         completed = decision.events[-1]
         assert isinstance(completed, SweepCompleted)
         assert completed.tally.deleted == 1
 
-    def test_of_a_single_batch_marks_what_it_does_not_see(self) -> None:
-        decision = record(decide(WALKED_BEFORE, self.LAST, FORCED, replace(self.KNOWN, unseen=3)))
+    def test_a_full_sweep_of_one_batch_marks_what_it_does_not_see(self) -> None:
+        decision = record(decision_on(WALKED_BEFORE, self.LAST, FORCED, replace(self.KNOWN, unseen=3)))
 
         assert decision.changes.missed is not None
         assert decision.changes.missed_are_deleted_at == NOON
@@ -171,10 +170,10 @@ class TestTheEndOfAFullSweep:
             Tally(batches=3, order_violations=1),
         ],
     )
-    def test_marks_nothing_after_a_flaw_anywhere_in_it(self, flaw: Tally) -> None:
+    def test_a_full_sweep_with_a_flaw_marks_nothing(self, flaw: Tally) -> None:
         scan = sweeping(catching_up(), flaw)
 
-        decision = record(decide(scan, self.LAST, FORCED, replace(self.KNOWN, all_missed=2)))
+        decision = record(decision_on(scan, self.LAST, FORCED, replace(self.KNOWN, all_missed=2)))
 
         assert decision.changes.missed_are_deleted_at is None
         assert decision.changes.forgets_missed
@@ -189,35 +188,35 @@ class TestTheEndOfAFullSweep:
             pytest.param(fetched(conversation("t_1", at(-700)), conversation("t_2", at(-699))), id="a wrong order"),
         ],
     )
-    def test_marks_nothing_after_a_flaw_in_its_last_batch(self, last: Fetched) -> None:
-        decision = record(decide(self.SCAN, last, FORCED, replace(self.KNOWN, all_missed=2)))
+    def test_a_full_sweep_with_a_flaw_in_its_last_batch_marks_nothing(self, last: Fetched) -> None:
+        decision = record(decision_on(self.SCAN, last, FORCED, replace(self.KNOWN, all_missed=2)))
 
         assert decision.changes.missed_are_deleted_at is None
         assert decision.changes.forgets_missed
 
-    def test_marks_nothing_after_a_thread_was_stepped_over(self) -> None:
+    def test_a_full_sweep_that_stepped_over_a_thread_marks_nothing(self) -> None:
         stepping = given(BatchShrunk(1, Detail.POSITION, UNKNOWN), after=self.SCAN)
 
-        decision = record(decide(stepping, self.LAST, FORCED, Known(all_missed=2)))
+        decision = record(decision_on(stepping, self.LAST, FORCED, Known(all_missed=2)))
 
         assert decision.changes.missed_are_deleted_at is None
 
-    def test_marks_them_though_a_thread_was_stepped_over_that_is_stored_as_new_as_it_is(self) -> None:
+    def test_a_full_sweep_that_stepped_over_a_thread_stored_as_new_still_marks(self) -> None:
         stepping = given(BatchShrunk(1, Detail.POSITION, UNKNOWN), after=self.SCAN)
 
-        decision = record(decide(stepping, self.LAST, FORCED, replace(self.KNOWN, all_missed=2)))
+        decision = record(decision_on(stepping, self.LAST, FORCED, replace(self.KNOWN, all_missed=2)))
 
         assert decision.changes.missed_are_deleted_at is not None
 
-    def test_says_nothing_where_nothing_was_missed(self) -> None:
-        decision = record(decide(self.SCAN, self.LAST, FORCED, self.KNOWN))
+    def test_a_full_sweep_that_missed_nothing_marks_nothing(self) -> None:
+        decision = record(decision_on(self.SCAN, self.LAST, FORCED, self.KNOWN))
 
         assert decision.changes.missed_are_deleted_at is None
         assert not decision.changes.forgets_missed
 
 
 def test_an_incremental_sweep_marks_nothing() -> None:
-    decision = record(decide(WALKED_BEFORE, fetched(conversation("t_1", at(-99_999))), context(), Known()))
+    decision = record(decision_on(WALKED_BEFORE, fetched(conversation("t_1", at(-99_999))), context(), Known()))
 
     (completed,) = decision.events
     assert isinstance(completed, SweepCompleted)

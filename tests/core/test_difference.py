@@ -15,7 +15,7 @@ LATER = at(3600)
 
 
 def stored(read: Batch, known: Known = NOTHING) -> Known:
-    """Give what the store knows of a batch once it is stored on top of what it knew."""
+    """Return what the store knows once a batch is stored in addition to what it knew."""
     changes = difference(STREAM, read, known, NOON).changes
     return Known(
         known.conversations | {row.conversation_id: row for row in changes.conversations},
@@ -28,8 +28,8 @@ def again(read: Batch, known: Known) -> Difference:
     return difference(STREAM, read, known, LATER)
 
 
-class TestAConversationNeverSeen:
-    def test_is_inserted_with_its_contact_and_messages(self) -> None:
+class TestNewConversations:
+    def test_a_new_conversation_is_inserted_with_its_contact_and_messages(self) -> None:
         read = conversation("t_1", at(-5), of=contact("c_1", "Ada"), messages=[message("m_1"), message("m_2")])
 
         found = difference(STREAM, batch(read), NOTHING, NOON)
@@ -47,7 +47,7 @@ class TestAConversationNeverSeen:
         assert [event.event_id for event in found.changes.interaction_events] == ["m_1", "m_2"]
         assert found.tally == Tally(batches=1, inserted=1, contacts=1, interaction_events=2)
 
-    def test_without_participants_keeps_the_conversation_and_leaves_its_contact_open(self) -> None:
+    def test_a_new_conversation_without_participants_is_kept_without_a_contact(self) -> None:
         found = difference(STREAM, batch(conversation(of=None, messages=[message()])), NOTHING, NOON)
 
         assert found.changes.conversations[0].contact_id is None
@@ -55,7 +55,7 @@ class TestAConversationNeverSeen:
         assert found.changes.contacts == ()
         assert found.tally.without_contact == 1
 
-    def test_twice_in_one_batch_is_inserted_once_in_its_newest_state(self) -> None:
+    def test_a_new_conversation_twice_in_one_batch_is_inserted_once_in_its_newest_state(self) -> None:
         newer = conversation("t_1", at(9), snippet="new", messages=[message("m_1"), message("m_2")])
         older = conversation("t_1", at(0), snippet="old", messages=[message("m_1")])
 
@@ -69,8 +69,8 @@ class TestAConversationNeverSeen:
             assert found.tally.interaction_events == 2
 
 
-class TestAConversationReadAgain:
-    def test_that_says_the_same_changes_nothing(self) -> None:
+class TestConversationsReadAgain:
+    def test_a_conversation_read_again_unchanged_changes_nothing(self) -> None:
         read = batch(conversation(of=contact(), messages=[message()], snippet="hello", message_count=1))
 
         found = again(read, stored(read))
@@ -79,7 +79,7 @@ class TestAConversationReadAgain:
         assert found.changes == Changes()
         assert found.tally == Tally(batches=1, unchanged=1)
 
-    def test_in_a_newer_state_is_updated(self) -> None:
+    def test_a_conversation_in_a_newer_state_is_updated(self) -> None:
         known = stored(batch(conversation(of=contact(), snippet="hello", message_count=1)))
 
         found = again(batch(conversation(updated_time=at(9), of=contact(), snippet="bye", message_count=2)), known)
@@ -89,7 +89,7 @@ class TestAConversationReadAgain:
         assert (row.first_synced_at, row.synced_at) == (NOON, LATER)
         assert found.tally == Tally(batches=1, updated=1, contacts=1)
 
-    def test_in_an_older_state_leaves_the_row_as_it_is(self) -> None:
+    def test_a_conversation_in_an_older_state_leaves_the_row_alone(self) -> None:
         known = stored(batch(conversation(updated_time=at(9), snippet="new", of=contact(name="Ada"))))
 
         found = again(batch(conversation(updated_time=at(8), snippet="old", of=contact(name="Augusta"))), known)
@@ -97,21 +97,21 @@ class TestAConversationReadAgain:
         assert found.changes == Changes()
         assert found.tally == Tally(batches=1, unchanged=1)
 
-    def test_in_an_older_state_still_brings_messages_that_are_missing(self) -> None:
+    def test_a_conversation_in_an_older_state_still_adds_missing_messages(self) -> None:
         known = stored(batch(conversation(updated_time=at(9), messages=[message("m_2")])))
 
         found = again(batch(conversation(updated_time=at(8), messages=[message("m_1")])), known)
 
         assert [event.event_id for event in found.changes.interaction_events] == ["m_1"]
 
-    def test_at_the_same_updated_time_takes_what_is_said_now(self) -> None:
+    def test_a_conversation_with_the_same_updated_time_takes_the_latest_values(self) -> None:
         known = stored(batch(conversation(updated_time=NOON, message_count=1)))
 
         found = again(batch(conversation(updated_time=NOON, message_count=2)), known)
 
         assert found.changes.conversations[0].message_count == 2
 
-    def test_that_leaves_fields_out_keeps_what_was_said_before(self) -> None:
+    def test_fields_that_the_api_leaves_out_keep_their_values(self) -> None:
         known = stored(batch(conversation(of=contact("c_1", "Ada"), snippet="hello", message_count=3)))
 
         found = again(batch(conversation(updated_time=at(9), of=contact("c_1", None))), known)
@@ -120,7 +120,7 @@ class TestAConversationReadAgain:
         assert (row.snippet, row.message_count, row.contact_id) == ("hello", 3, "c_1")
         assert found.changes.contacts[0].name == "Ada"
 
-    def test_updates_every_field_that_it_says_and_keeps_every_one_that_it_leaves_out(self) -> None:
+    def test_every_field_is_updated_if_it_is_there_and_kept_if_it_is_not(self) -> None:
         first = Conversation("t_1", NOON, contact("c_1", "Ada", "ada"), "/one", "hello", 1, 1, can_reply=True)
         second = Conversation("t_1", at(9), contact("c_2", "Bea", "bea"), "/two", "bye", 2, 0, can_reply=False)
         silent = Conversation("t_1", at(10), contact("c_2"))
@@ -131,7 +131,7 @@ class TestAConversationReadAgain:
         assert (row.contact_id, row.link, row.snippet, row.message_count) == ("c_2", "/two", "bye", 2)
         assert (row.unread_count, row.can_reply, row.updated_time) == (0, False, at(10))
 
-    def test_updates_and_keeps_the_names_of_its_contact_alike(self) -> None:
+    def test_the_names_of_a_contact_are_updated_and_kept_in_the_same_way(self) -> None:
         first = conversation(of=contact("c_1", "Ada", "ada"))
         renamed = conversation(updated_time=at(9), of=contact("c_1", None, "countess"))
 
@@ -139,7 +139,7 @@ class TestAConversationReadAgain:
 
         assert (person.name, person.username, person.last_interaction_at) == ("Ada", "countess", at(9))
 
-    def test_without_its_contact_keeps_the_contact_for_new_messages_too(self) -> None:
+    def test_a_conversation_without_its_contact_keeps_it_for_new_messages_too(self) -> None:
         known = stored(batch(conversation(of=contact("c_1"))))
 
         found = again(batch(conversation(updated_time=at(9), of=None, messages=[message("m_2")])), known)
@@ -147,7 +147,7 @@ class TestAConversationReadAgain:
         assert found.changes.conversations[0].contact_id == "c_1"
         assert found.changes.interaction_events[0].contact_id == "c_1"
 
-    def test_is_no_longer_deleted(self) -> None:
+    def test_a_conversation_read_again_is_no_longer_deleted(self) -> None:
         known = stored(batch(conversation("t_1")))
         row = known.conversations["t_1"]
         gone = Known({"t_1": replace(row, deleted_at=NOON)})
@@ -159,7 +159,7 @@ class TestAConversationReadAgain:
 
 
 class TestInteractionEvents:
-    def test_are_written_once_and_never_changed(self) -> None:
+    def test_interaction_events_are_written_once_and_never_changed(self) -> None:
         known = stored(batch(conversation(messages=[message("m_1", text="hello")])))
 
         found = again(batch(conversation(updated_time=at(9), messages=[message("m_1", text="deleted")])), known)
@@ -169,7 +169,7 @@ class TestInteractionEvents:
 
 
 class TestContacts:
-    def test_of_several_threads_are_one_row_with_the_latest_interaction(self) -> None:
+    def test_a_contact_of_several_threads_is_one_row_with_the_latest_interaction(self) -> None:
         one, other = conversation("t_1", at(5), of=contact("c_1")), conversation("t_2", at(9), of=contact("c_1"))
 
         for items in ((one, other), (other, one)):
@@ -179,7 +179,7 @@ class TestContacts:
             assert person.last_interaction_at == at(9)
             assert found.tally.contacts == 1
 
-    def test_that_rename_themselves_without_writing_are_updated(self) -> None:
+    def test_contacts_that_change_their_names_without_writing_are_updated(self) -> None:
         known = stored(batch(conversation(of=contact("c_1", "Ada"))))
 
         found = again(batch(conversation(of=contact("c_1", "Augusta"))), known)
@@ -188,7 +188,7 @@ class TestContacts:
         assert (person.name, person.first_seen_at, person.updated_at) == ("Augusta", NOON, LATER)
 
     @pytest.mark.parametrize("newest_first", [True, False])
-    def test_keep_a_name_that_only_their_older_thread_tells(self, newest_first: bool) -> None:
+    def test_contacts_keep_a_name_that_only_their_older_thread_has(self, newest_first: bool) -> None:
         newer = conversation("t_new", at(9), of=contact("c_1", name=None, username="ada"))
         older = conversation("t_old", at(1), of=contact("c_1", name="Ada"))
         threads = (newer, older) if newest_first else (older, newer)
@@ -202,22 +202,22 @@ class TestOrder:
     @pytest.mark.parametrize(
         ("seconds", "violations"), [((9, 8, 7), 0), ((9, 9, 9), 0), ((9, 7, 8), 1), ((7, 8, 9), 2), ((), 0)]
     )
-    def test_violations_are_counted(self, seconds: tuple[int, ...], violations: int) -> None:
+    def test_order_violations_are_counted(self, seconds: tuple[int, ...], violations: int) -> None:
         items = [conversation(f"t_{index}", at(second)) for index, second in enumerate(seconds)]
 
         assert order_violations(items, None) == violations
 
     @pytest.mark.parametrize(("before", "violations"), [(10, 0), (9, 0), (8, 1)])
-    def test_violations_are_counted_across_batches(self, before: float, violations: int) -> None:
+    def test_order_violations_are_counted_across_batches(self, before: float, violations: int) -> None:
         items = [conversation("t_1", at(9)), conversation("t_2", at(7))]
 
         assert order_violations(items, at(before)) == violations
         assert order_violations([], at(before)) == 0
 
 
-class TestSomebodyWhoWasForgotten:
+class TestForgottenPeople:
     @pytest.mark.parametrize("forgotten", ["t_1", "c_1"])
-    def test_leaves_nothing_behind(self, forgotten: str) -> None:
+    def test_nothing_of_a_forgotten_person_is_written(self, forgotten: str) -> None:
         read = batch(conversation("t_1", of=contact("c_1"), messages=[message("m_1")]), conversation("t_2"))
 
         found = difference(STREAM, read, Known(forgotten=frozenset({forgotten})), NOON)
@@ -226,16 +226,16 @@ class TestSomebodyWhoWasForgotten:
         assert (found.changes.contacts, found.changes.interaction_events) == ((), ())
         assert found.tally == Tally(batches=1, inserted=1, without_contact=1)
 
-    def test_leaves_nothing_behind_in_a_group_either(self) -> None:
-        spoken = replace(message("m_1"), contact_id="c_9")
-        read = batch(conversation("t_1", of=contact("c_1"), messages=[spoken, message("m_2")]))
+    def test_nothing_of_a_forgotten_person_in_a_group_is_written(self) -> None:
+        sent = replace(message("m_1"), contact_id="c_9")
+        read = batch(conversation("t_1", of=contact("c_1"), messages=[sent, message("m_2")]))
 
         found = difference(STREAM, read, Known(forgotten=frozenset({"c_9"})), NOON)
 
         assert [event.event_id for event in found.changes.interaction_events] == ["m_2"]
 
 
-def test_keys_of_a_batch_name_every_row_that_it_may_touch() -> None:
+def test_the_keys_of_a_batch_name_every_row_that_it_may_touch() -> None:
     other = replace(message("m_3"), contact_id="c_9")
     read = batch(
         conversation("t_1", of=contact("c_1"), messages=[message("m_1")]),
@@ -269,8 +269,8 @@ STATES = [
 
 @settings(derandomize=True, deadline=None)
 @given(st.lists(st.sampled_from(STATES)))
-def test_reading_again_in_whatever_order_ends_in_the_same_tables(before: list[Batch]) -> None:
-    """Whatever was read, in whatever order and how often: what decides is the newest state of each."""
+def test_reading_again_in_any_order_ends_in_the_same_tables(before: list[Batch]) -> None:
+    """Whatever is read, in any order and however often, the newest state of each row wins."""
     known = NOTHING
     for read in [*before, *reversed(STATES)]:
         known = stored(read, known)

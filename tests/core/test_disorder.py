@@ -1,7 +1,7 @@
-"""decide._next_position: older conversations out of order end no walk and no scan, however small the batches are.
+"""decide._next_position: older conversations out of order end neither walk nor scan, however small the batches are.
 
-An inbox that is too heavy is read in small batches, and a handful of older rows fills one of them: as long as fewer
-than ten came in a row, younger ones may follow.
+A batch that is too large is read in small ones, and a handful of older rows fills one of them: as long as fewer than
+ten came in a row, newer ones may follow.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from milepost.core.events import Mode, Phase
 from milepost.core.model import Conversation
 
 ENOUGH = 10
-YOUNG, OLD = -60.0, -7200.0  # the walk goes back to one hour before noon, the scan to ten minutes before
+NEW, OLD = -60.0, -7200.0  # the walk goes back to one hour before noon, the scan to ten minutes before
 PHASES = {Phase.WALK: walking(mode=Mode.INCREMENTAL), Phase.CATCH_UP: scanning("after 1")}
 
 
@@ -26,7 +26,7 @@ def numbered(ages: Sequence[float]) -> list[Conversation]:
 
 
 def in_batches(threads: Sequence[Conversation], sizes: Sequence[int]) -> Iterator[Sequence[Conversation]]:
-    """Cut a list into batches of these sizes, and the rest into batches of one."""
+    """Yield batches of these sizes, then batches of one."""
     start = 0
     for size in [*sizes, *([1] * len(threads))]:
         if start < len(threads):
@@ -40,8 +40,10 @@ def is_at_its_end(checkpoint: Checkpoint, phase: Phase) -> bool:
 
 @pytest.mark.parametrize("phase", PHASES)
 @drawn(st.lists(st.integers(0, ENOUGH - 1), min_size=1, max_size=6), st.lists(st.integers(1, 12), max_size=40))
-def test_fewer_than_ten_older_ones_in_a_row_end_nothing(phase: Phase, handfuls: list[int], sizes: list[int]) -> None:
-    ages = [age for handful in handfuls for age in (*[OLD] * handful, YOUNG)]
+def test_fewer_than_ten_older_conversations_in_a_row_do_not_end_a_walk(
+    phase: Phase, handfuls: list[int], sizes: list[int]
+) -> None:
+    ages = [age for handful in handfuls for age in (*[OLD] * handful, NEW)]
     checkpoint, left = PHASES[phase], len(ages)
 
     for batch in in_batches(numbered(ages), sizes):
@@ -55,7 +57,7 @@ def test_fewer_than_ten_older_ones_in_a_row_end_nothing(phase: Phase, handfuls: 
 
 @pytest.mark.parametrize("size", [1, 2, 5, ENOUGH])
 @pytest.mark.parametrize("phase", PHASES)
-def test_ten_in_a_row_end_it_in_batches_of_any_size(phase: Phase, size: int) -> None:
+def test_ten_older_conversations_in_a_row_end_a_walk_in_batches_of_any_size(phase: Phase, size: int) -> None:
     checkpoint, read = PHASES[phase], 0
 
     for batch in in_batches(numbered([OLD] * 40), [size] * 40):
@@ -68,7 +70,7 @@ def test_ten_in_a_row_end_it_in_batches_of_any_size(phase: Phase, size: int) -> 
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_batch_with_a_younger_one_ends_nothing_however_many_older_ones_follow_it(phase: Phase) -> None:
-    checkpoint = then(PHASES[phase], fetched(*numbered([YOUNG, *[OLD] * 49]), next_cursor="after 49"))
+def test_a_batch_with_a_newer_conversation_does_not_end_a_walk_however_many_older_ones_follow(phase: Phase) -> None:
+    checkpoint = then(PHASES[phase], fetched(*numbered([NEW, *[OLD] * 49]), next_cursor="after 49"))
 
     assert not is_at_its_end(checkpoint, phase)

@@ -1,4 +1,4 @@
-"""checkpoint.evolve: what each event means for where a stream stands."""
+"""evolve.evolve: what each event does to the checkpoint."""
 
 import pytest
 from msgspec.structs import replace
@@ -64,14 +64,14 @@ def completed(tally: Tally, mode: Mode = Mode.FULL) -> SweepCompleted:
 
 
 class TestEveryEntry:
-    def test_gives_the_checkpoint_its_version_hash_and_time(self) -> None:
+    def test_every_entry_sets_the_version_hash_and_time_of_the_checkpoint(self) -> None:
         (entry,) = entries(StoreReturned(5.0, 2), recorded_at=at(7))
 
         after = evolve(checkpoint_of(), entry)
 
         assert (after.version, after.hash, after.updated_at) == (1, entry.hash, at(7))
 
-    def test_leaves_the_checkpoint_before_it_as_it_was(self) -> None:
+    def test_no_entry_changes_the_checkpoint_before_it(self) -> None:
         before = given(*WALKING)
 
         given(completed(ONE), after=before)
@@ -80,10 +80,10 @@ class TestEveryEntry:
 
 
 class TestRunStarted:
-    def test_opens_the_run(self) -> None:
+    def test_run_started_opens_the_run(self) -> None:
         assert given(run_started(at(-1))).run == Run(RUN_ID, at(-1))
 
-    def test_takes_the_mode_of_the_sweep_that_it_goes_on_with(self) -> None:
+    def test_run_started_takes_the_mode_of_the_open_sweep(self) -> None:
         paused = given(*WALKING, RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("after 1")))
 
         after = given(run_started(at(9)), after=paused, run_id="run-2")
@@ -92,21 +92,21 @@ class TestRunStarted:
 
 
 class TestSweepStarted:
-    def test_begins_at_the_head_and_sets_the_mode_of_the_run(self) -> None:
+    def test_sweep_started_starts_at_the_head_and_sets_the_mode_of_the_run(self) -> None:
         after = given(run_started(), sweep_started(Mode.INCREMENTAL, at(0), at(-3600)))
 
         assert after.sweep == Sweep(Mode.INCREMENTAL, NOON, at(-600), at(-3600))
         assert after.run is not None
         assert after.run.mode is Mode.INCREMENTAL
 
-    def test_replaces_the_sweep_that_was_open(self) -> None:
+    def test_sweep_started_replaces_the_open_sweep(self) -> None:
         after = given(*WALKING, sweep_started(Mode.FULL, at(60)))
 
         assert after.sweep == Sweep(Mode.FULL, at(60), at(-540))
 
 
 class TestBatchStored:
-    def test_moves_the_sweep_and_counts_for_sweep_run_and_stream(self) -> None:
+    def test_batch_stored_moves_the_sweep_and_counts_for_sweep_run_and_stream(self) -> None:
         after = given(*WALKING, BatchStored(catching_up(), TWO))
 
         assert after.sweep is not None
@@ -114,14 +114,14 @@ class TestBatchStored:
         assert after.run is not None
         assert after.sweep.tally == after.run.tally == after.total == ONE + TWO
 
-    def test_ends_the_trouble(self) -> None:
+    def test_batch_stored_ends_the_retry_state(self) -> None:
         after = given(run_started(), FetchFailed(1, NETWORK, at(2)), sweep_started(), BatchStored(walking("x"), ONE))
 
         assert after.retry is None
 
 
 class TestFetchFailed:
-    def test_is_the_trouble_at_this_place_and_a_retry_of_the_run(self) -> None:
+    def test_fetch_failed_sets_the_retry_state_and_counts_a_retry_of_the_run(self) -> None:
         after = given(*WALKING, FetchFailed(1, NETWORK, at(2)), FetchFailed(2, NETWORK, at(6)))
 
         assert after.retry == RetryState(2, NETWORK, at(6))
@@ -131,7 +131,7 @@ class TestFetchFailed:
 
 
 class TestBatchFailed:
-    def test_counts_and_names_the_problem_of_the_run(self) -> None:
+    def test_batch_failed_is_counted_and_sets_the_problem_of_the_run(self) -> None:
         after = given(*WALKING, FetchFailed(1, NETWORK, at(2)), BatchFailed(Stage.FETCH, 2, NETWORK))
 
         assert after.retry is None
@@ -140,20 +140,20 @@ class TestBatchFailed:
 
 
 class TestDeadLetterOpened:
-    def test_is_counted_as_open(self) -> None:
+    def test_an_opened_dead_letter_is_counted_as_open(self) -> None:
         after = given(*(DeadLetterOpened(str(number), Stage.FETCH, "t", "bad") for number in range(3)))
 
         assert after.open_dead_letters == 3
 
-    def test_forgets_that_less_was_asked_for(self) -> None:
-        """Of an outage the search finds no thread at fault, and the next run must not step over a healthy one."""
+    def test_batch_failed_resets_the_reduced_request(self) -> None:
+        """In an outage the search finds no faulty thread, and the next run must not step over a healthy one."""
         after = given(*WALKING, BatchShrunk(1, Detail.POSITION, NETWORK), BatchFailed(Stage.FETCH, 2, NETWORK))
 
         assert after.reduced_request is None
 
 
 class TestRateLimited:
-    def test_is_the_pause_and_changes_nothing_else(self) -> None:
+    def test_rate_limited_sets_the_rate_limit_and_changes_nothing_else(self) -> None:
         before = given(*WALKING, FetchFailed(1, NETWORK, at(2)))
 
         after = given(RateLimited(Scope.APP, 3, NOON, at(240), RATE_LIMIT), after=before)
@@ -163,7 +163,7 @@ class TestRateLimited:
 
 
 class TestBatchShrunk:
-    def test_is_the_portion_and_ends_the_trouble(self) -> None:
+    def test_batch_shrunk_sets_the_reduced_request_and_ends_the_retry_state(self) -> None:
         after = given(*WALKING, FetchFailed(1, NETWORK, at(2)), BatchShrunk(12, Detail.NESTED, NETWORK))
 
         assert after.reduced_request == ReducedRequest(12, Detail.NESTED, NETWORK)
@@ -171,7 +171,7 @@ class TestBatchShrunk:
 
 
 class TestCursorLost:
-    def test_takes_the_phase_to_its_head_and_remembers_the_cursor(self) -> None:
+    def test_cursor_lost_restarts_the_phase_at_its_head_and_keeps_the_cursor(self) -> None:
         after = given(*WALKING, FetchFailed(1, NETWORK, at(2)), CursorLost(NETWORK))
 
         assert after.retry is None
@@ -179,7 +179,7 @@ class TestCursorLost:
         assert (after.sweep.position, after.sweep.lost_cursor, after.sweep.resets) == (walking(), "after 1", 1)
         assert after.sweep.tally == ONE
 
-    def test_of_a_cursor_is_over_once_a_batch_was_read(self) -> None:
+    def test_a_lost_cursor_is_dropped_once_a_batch_was_read(self) -> None:
         after = given(*WALKING, CursorLost(NETWORK), BatchStored(walking("x"), ONE))
 
         assert after.sweep is not None
@@ -189,7 +189,7 @@ class TestCursorLost:
 class TestDeadLetters:
     OPENED = DeadLetterOpened("d_1", Stage.FETCH, "t_1", "bad", at(900), "fingerprint")
 
-    def test_are_counted_while_they_are_open(self) -> None:
+    def test_dead_letters_are_counted_while_they_are_open(self) -> None:
         tally = Tally(inserted=1, interaction_events=3)
 
         opened = given(self.OPENED)
@@ -199,14 +199,14 @@ class TestDeadLetters:
         assert [each.open_dead_letters for each in (opened, failed, closed)] == [1, 1, 0]
         assert closed.total == tally + Tally(contacts=1)
 
-    def test_are_no_part_of_any_run(self) -> None:
+    def test_redrives_count_for_no_run(self) -> None:
         before = given(*WALKING)
 
         after = given(self.OPENED, DeadLetterClosed("d_1", Resolution.RECOVERED), after=before)
 
         assert (after.run, after.sweep) == (before.run, before.sweep)
 
-    def test_are_projected_from_their_entries(self) -> None:
+    def test_dead_letters_are_projected_from_their_entries(self) -> None:
         opened, failed, closed = entries(
             self.OPENED,
             RedriveFailed("d_1", 1, "still bad", at(2700)),
@@ -237,7 +237,7 @@ class TestDeadLetters:
         ]
         assert dead_letters["d_1"].closed_at == at(7)
 
-    def test_that_nobody_opened_are_not_projected(self) -> None:
+    def test_dead_letters_that_were_never_opened_are_not_projected(self) -> None:
         (closed,) = entries(DeadLetterClosed("d_9", Resolution.RECOVERED))
 
         dead_letters: dict[str, DeadLetter] = {}
@@ -246,7 +246,7 @@ class TestDeadLetters:
 
 
 class TestSweepCompleted:
-    def test_ends_sweep_and_run_and_sets_the_watermark_to_the_start_of_the_walk(self) -> None:
+    def test_sweep_completed_ends_sweep_and_run_and_sets_the_watermark_to_the_start_of_the_walk(self) -> None:
         after = given(*WALKING)
 
         after = given(completed(TWO), after=after, recorded_at=at(30))
@@ -258,12 +258,12 @@ class TestSweepCompleted:
         assert after.run is not None
         assert (after.run.status, after.run.ended_at, after.run.tally) == (RunStatus.COMPLETE, at(30), ONE + TWO)
 
-    def test_alone_is_a_whole_run(self) -> None:
+    def test_a_lone_sweep_completed_is_a_whole_run(self) -> None:
         after = given(completed(TWO, Mode.INCREMENTAL), run_id="run-2")
 
         assert after.run == Run("run-2", at(-1), RunStatus.COMPLETE, Mode.INCREMENTAL, ended_at=NOON, tally=TWO)
 
-    def test_alone_is_a_run_of_its_own_after_an_earlier_one(self) -> None:
+    def test_a_lone_sweep_completed_is_a_run_of_its_own_after_an_earlier_one(self) -> None:
         earlier = given(completed(ONE), run_id="run-1")
 
         after = given(completed(TWO), after=earlier, run_id="run-2")
@@ -272,7 +272,7 @@ class TestSweepCompleted:
         assert (after.run.run_id, after.run.tally) == ("run-2", TWO)
         assert after.total == ONE + TWO
 
-    def test_of_an_incremental_sweep_is_no_full_one(self) -> None:
+    def test_completing_an_incremental_sweep_completes_no_full_one(self) -> None:
         after = given(completed(ONE))
 
         after = given(completed(ONE, Mode.INCREMENTAL), after=after, run_id="run-2", recorded_at=at(60))
@@ -280,7 +280,7 @@ class TestSweepCompleted:
         assert after.last_full_sweep_at == NOON
         assert after.last_success_at == at(60)
 
-    def test_tells_of_dead_letters_anywhere_in_the_sweep(self) -> None:
+    def test_a_sweep_with_dead_letters_in_any_of_its_runs_is_complete_with_errors(self) -> None:
         with_dead_letter = Tally(batches=1, dead_lettered=1)
         paused = RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("x"))
         first_run = given(run_started(), sweep_started(), BatchStored(walking("x"), with_dead_letter), paused)
@@ -290,7 +290,13 @@ class TestSweepCompleted:
         assert after.run is not None
         assert after.run.status is RunStatus.COMPLETE_WITH_ERRORS
 
-    def test_does_not_tell_of_dead_letters_of_another_sweep(self) -> None:
+    def test_a_sweep_completed_with_errors_says_so_without_its_past(self) -> None:
+        after = given(replace(completed(ONE), has_errors=True), run_id="run-2")
+
+        assert after.run is not None
+        assert after.run.status is RunStatus.COMPLETE_WITH_ERRORS
+
+    def test_dead_letters_of_another_sweep_do_not_count(self) -> None:
         with_dead_letter = Tally(batches=1, dead_lettered=1)
         abandoned = given(
             run_started(), sweep_started(Mode.INCREMENTAL), BatchStored(walking("x"), with_dead_letter), run_id="run-1"
@@ -303,7 +309,7 @@ class TestSweepCompleted:
 
 
 class TestRunEnded:
-    def test_saves_the_place_and_what_was_passed(self) -> None:
+    def test_run_ended_saves_the_position_and_counts_unchanged_batches(self) -> None:
         after = given(*WALKING, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, walking("after 3"), TWO, RATE_LIMIT))
 
         assert after.sweep is not None
@@ -313,12 +319,12 @@ class TestRunEnded:
         assert after.run.problem == RATE_LIMIT
         assert after.sweep.tally == after.run.tally == after.total == ONE + TWO
 
-    def test_without_a_position_leaves_the_sweep_where_it_was(self) -> None:
+    def test_run_ended_without_a_position_leaves_the_sweep_where_it_was(self) -> None:
         after = given(*WALKING, RunEnded(RunStatus.INTERRUPTED, Reason.PROCESS_DIED))
 
         assert after.sweep == given(*WALKING).sweep
 
-    def test_ends_the_trouble_and_keeps_the_problem_that_was_told_before(self) -> None:
+    def test_run_ended_ends_the_retry_state_and_keeps_the_earlier_problem(self) -> None:
         after = given(
             *WALKING, BatchFailed(Stage.FETCH, 3, NETWORK), RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED)
         )
@@ -327,7 +333,7 @@ class TestRunEnded:
         assert after.run is not None
         assert after.run.problem == NETWORK
 
-    def test_does_not_move_the_watermark(self) -> None:
+    def test_run_ended_does_not_move_the_watermark(self) -> None:
         after = given(*WALKING, RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("x")))
 
         assert after.watermark is None
@@ -335,7 +341,7 @@ class TestRunEnded:
 
 
 class TestStoreReturned:
-    def test_changes_nothing_but_the_place_in_the_journal(self) -> None:
+    def test_store_returned_changes_nothing_but_the_version(self) -> None:
         before = given(*WALKING, FetchFailed(1, NETWORK, at(2)))
 
         after = given(StoreReturned(5.0, 2), after=before)
@@ -345,7 +351,7 @@ class TestStoreReturned:
 
 
 class TestFold:
-    def test_in_two_halves_is_the_fold_of_the_whole(self) -> None:
+    def test_folding_two_halves_is_folding_the_whole(self) -> None:
         all_entries = entries(*WALKING, FetchFailed(1, NETWORK, at(2)), BatchStored(catching_up(), TWO), completed(ONE))
 
         for cut in range(len(all_entries) + 1):
@@ -353,17 +359,17 @@ class TestFold:
             assert fold(all_entries[cut:], half) == fold(all_entries, checkpoint_of())
 
 
-class TestPassOver:
+class TestSkipUnchanged:
     QUIET = Tally(batches=1, unchanged=2)
 
-    def passed(self, before: Checkpoint, cursor: str) -> Checkpoint:
+    def skip(self, before: Checkpoint, cursor: str) -> Checkpoint:
         assert before.sweep is not None
         return skip_unchanged(before, BatchUnchanged(replace(before.sweep, position=walking(cursor)), self.QUIET))
 
-    def test_moves_the_sweep_in_memory_and_remembers_what_is_not_recorded(self) -> None:
+    def test_an_unchanged_batch_moves_the_sweep_in_memory_and_is_kept_as_unrecorded(self) -> None:
         before = given(*WALKING)
 
-        after = self.passed(self.passed(before, "after 2"), "after 3")
+        after = self.skip(self.skip(before, "after 2"), "after 3")
 
         assert after.sweep is not None
         assert after.sweep.position == walking("after 3")
@@ -371,24 +377,24 @@ class TestPassOver:
         assert (after.version, after.total, after.run) == (before.version, before.total, before.run)
         assert after.sweep_is_recorded
 
-    def test_ends_the_trouble(self) -> None:
-        assert self.passed(given(*WALKING, FetchFailed(1, NETWORK, at(2))), "after 2").retry is None
+    def test_an_unchanged_batch_ends_the_retry_state(self) -> None:
+        assert self.skip(given(*WALKING, FetchFailed(1, NETWORK, at(2))), "after 2").retry is None
 
-    def test_of_a_new_sweep_knows_that_it_is_not_on_record(self) -> None:
-        passed = BatchUnchanged(Sweep(Mode.FULL, NOON, at(-600), position=walking("after 1")), self.QUIET)
+    def test_a_new_sweep_of_unchanged_batches_is_not_recorded(self) -> None:
+        unchanged = BatchUnchanged(Sweep(Mode.FULL, NOON, at(-600), position=walking("after 1")), self.QUIET)
 
-        assert not skip_unchanged(checkpoint_of(), passed).sweep_is_recorded
-        assert not skip_unchanged(skip_unchanged(checkpoint_of(), passed), passed).sweep_is_recorded
+        assert not skip_unchanged(checkpoint_of(), unchanged).sweep_is_recorded
+        assert not skip_unchanged(skip_unchanged(checkpoint_of(), unchanged), unchanged).sweep_is_recorded
 
-    def test_of_another_sweep_than_the_recorded_one_knows_that_it_is_not_on_record(self) -> None:
+    def test_another_sweep_than_the_recorded_one_is_not_recorded(self) -> None:
         recorded = given(run_started(), sweep_started(Mode.INCREMENTAL), BatchStored(walking("x"), ONE))
-        passed = BatchUnchanged(Sweep(Mode.FULL, at(60), at(-540), position=walking("after 1")), self.QUIET)
+        unchanged = BatchUnchanged(Sweep(Mode.FULL, at(60), at(-540), position=walking("after 1")), self.QUIET)
 
-        assert not skip_unchanged(recorded, passed).sweep_is_recorded
+        assert not skip_unchanged(recorded, unchanged).sweep_is_recorded
 
 
-class TestTheNextEntry:
-    """Brings a checkpoint that was ahead of the journal to what the journal alone says."""
+class TestNextEntry:
+    """It brings a checkpoint that was ahead of the journal to what the journal alone says."""
 
     QUIET = Tally(batches=1, unchanged=2)
 
@@ -400,12 +406,12 @@ class TestTheNextEntry:
             RunEnded(RunStatus.PAUSED, Reason.SHUTDOWN, walking("after 2"), QUIET),
         ],
     )
-    def test_of_a_recorded_sweep(self, event: Event) -> None:
+    def test_the_next_entry_of_a_recorded_sweep_counts_unchanged_batches(self, event: Event) -> None:
         recorded = given(*WALKING, FetchFailed(1, NETWORK, at(2)))
         assert recorded.sweep is not None
-        passed = BatchUnchanged(replace(recorded.sweep, position=walking("after 2")), self.QUIET)
+        unchanged = BatchUnchanged(replace(recorded.sweep, position=walking("after 2")), self.QUIET)
 
-        assert given(event, after=skip_unchanged(recorded, passed)) == given(event, after=recorded)
+        assert given(event, after=skip_unchanged(recorded, unchanged)) == given(event, after=recorded)
         assert given(event, after=recorded).retry is None
 
     @pytest.mark.parametrize(
@@ -416,10 +422,10 @@ class TestTheNextEntry:
             (run_started(), sweep_started(), RunEnded(RunStatus.PAUSED, Reason.SHUTDOWN, walking("after 2"), QUIET)),
         ],
     )
-    def test_of_a_sweep_that_was_not_on_record(self, events: tuple[Event, ...]) -> None:
-        passed = BatchUnchanged(Sweep(Mode.FULL, NOON, at(-600), position=walking("after 2")), self.QUIET)
+    def test_the_next_entry_records_a_sweep_of_unchanged_batches(self, events: tuple[Event, ...]) -> None:
+        unchanged = BatchUnchanged(Sweep(Mode.FULL, NOON, at(-600), position=walking("after 2")), self.QUIET)
 
-        assert given(*events, after=skip_unchanged(checkpoint_of(), passed)) == given(*events)
+        assert given(*events, after=skip_unchanged(checkpoint_of(), unchanged)) == given(*events)
 
 
 class TestStreamRemoved:
@@ -430,7 +436,7 @@ class TestStreamRemoved:
         SweepCompleted(Mode.FULL, NOON, NOON, TWO),
     )
 
-    def test_takes_the_stream_back_to_its_beginning_and_its_chain_on(self) -> None:
+    def test_removal_resets_the_stream_and_continues_its_chain(self) -> None:
         checkpoint = given(*self.LIVED)
         removed, (entry,) = given(*self.LIVED, StreamRemoved("Ada")), entries(StreamRemoved("Ada"), after=checkpoint)
 
@@ -438,7 +444,7 @@ class TestStreamRemoved:
             checkpoint.stream, checkpoint.version + 1, entry.hash, entry.recorded_at, removed_at=entry.recorded_at
         )
 
-    def test_leaves_a_rate_limit_in_force_because_it_may_hold_for_the_whole_app(self) -> None:
+    def test_removal_leaves_a_rate_limit_in_force_because_it_may_hold_the_whole_app(self) -> None:
         limited = RateLimited(Scope.APP, 1, NOON, at(3600), RATE_LIMIT)
 
         rate_limit = given(*WALKING, limited, StreamRemoved("Ada")).rate_limit
@@ -446,26 +452,26 @@ class TestStreamRemoved:
         assert rate_limit is not None
         assert rate_limit == given(*WALKING, limited).rate_limit
 
-    def test_is_over_with_the_next_entry(self) -> None:
+    def test_removal_is_over_with_the_next_entry(self) -> None:
         anew = given(*self.LIVED, StreamRemoved("Ada"), run_started(), sweep_started())
 
         assert anew.removed_at is None
         assert anew.run is not None
         assert (anew.total, anew.watermark, anew.open_dead_letters, anew.operator_pause) == (Tally(), None, 0, None)
 
-    def test_leaves_no_run_and_no_dead_letter_of_before_in_any_projection(self) -> None:
+    def test_removal_leaves_no_earlier_run_or_dead_letter_in_any_projection(self) -> None:
         reopened = DeadLetterOpened("d_2", Stage.FETCH, "t_1", "unreadable")
-        told = entries(*self.LIVED, StreamRemoved("Ada"), run_started(), reopened)
+        sealed = entries(*self.LIVED, StreamRemoved("Ada"), run_started(), reopened)
 
-        projected: list[Projected] = list(project(told, {told[0].stream: len(self.LIVED) + 1}))
+        projected: list[Projected] = list(project(sealed, {sealed[0].stream: len(self.LIVED) + 1}))
 
         assert [each.dead_letter_id for each in projected if isinstance(each, DeadLetter)] == ["d_2"]
         assert [each.run.tally for each in projected if isinstance(each, RunOf)] == [Tally()]
         assert projected[-1] == given(*self.LIVED, StreamRemoved("Ada"), run_started(), reopened)
 
-    def test_parts_the_entries_of_a_commit(self) -> None:
-        told = entries(run_started(), StreamRemoved("Ada"), sweep_started())
+    def test_removal_splits_the_entries_of_a_commit(self) -> None:
+        sealed = entries(run_started(), StreamRemoved("Ada"), sweep_started())
 
-        assert since_removal(told) == told[2:]
-        assert since_removal(told[:1]) == told[:1]
-        assert since_removal(told[:2]) == ()
+        assert since_removal(sealed) == sealed[2:]
+        assert since_removal(sealed[:1]) == sealed[:1]
+        assert since_removal(sealed[:2]) == ()

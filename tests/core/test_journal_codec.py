@@ -1,4 +1,4 @@
-"""codec.Codec: events written down and read back, in every format that there ever was."""
+"""journal.Codec: events encoded and decoded, in every format there has been."""
 
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kit.builders import NOON, walking
-from kit.event_strategies import BY_KIND, events
+from kit.event_strategies import BY_TYPE, events
 from milepost.core.errors import JournalDamaged
 from milepost.core.events import TAGS, BatchStored, Event, Mode, RunStarted, SweepStarted, Tally
 from milepost.core.journal import Codec, Upcast
@@ -18,11 +18,11 @@ STORED = '{"position":{"cursor":"x"},"tally":{"batches":1}}'
 
 
 class TestTags:
-    def test_cover_every_kind_of_event(self) -> None:
+    def test_tags_cover_every_type_of_event(self) -> None:
         assert set(TAGS) == set(get_args(Event))
-        assert set(BY_KIND) == set(get_args(Event)), "kit.event_strategies draws every kind"
+        assert set(BY_TYPE) == set(get_args(Event)), "kit.event_strategies draws every type"
 
-    def test_are_distinct_and_stay_for_ever(self) -> None:
+    def test_tags_are_distinct_and_never_change(self) -> None:
         assert sorted(TAGS.values()) == [
             "batch_failed",
             "batch_shrunk",
@@ -53,7 +53,7 @@ class TestTags:
 class TestEncoding:
     @settings(derandomize=True, deadline=None, max_examples=1000)
     @given(events)
-    def test_and_decoding_gives_the_same_event(self, event: Event) -> None:
+    def test_encoding_and_decoding_yields_the_same_event(self, event: Event) -> None:
         tag, data = Codec().encode(event)
 
         assert tag == TAGS[type(event)]
@@ -61,16 +61,19 @@ class TestEncoding:
 
     @settings(derandomize=True, deadline=None, max_examples=300)
     @given(events)
-    def test_of_what_was_decoded_gives_an_event_that_folds_the_same(self, event: Event) -> None:
+    def test_encoding_a_decoded_event_yields_the_same_event(self, event: Event) -> None:
         codec = Codec()
         tag, data = codec.encode(event)
 
         assert codec.decode(*codec.encode(codec.decode(tag, data))) == event
 
-    def test_leaves_defaults_out(self) -> None:
+    def test_encoding_leaves_defaults_out(self) -> None:
         assert Codec().encode(BatchStored(walking("x"), Tally(batches=1))) == ("batch_stored", STORED)
 
-    def test_keeps_instants_to_the_microsecond(self) -> None:
+    def test_an_entry_older_than_batch_numbers_is_decoded(self) -> None:
+        assert Codec().decode("batch_stored", STORED) == BatchStored(walking("x"), Tally(batches=1), batch=0)
+
+    def test_encoding_keeps_instants_to_the_microsecond(self) -> None:
         instant = NOON.replace(microsecond=123_456)
 
         assert Codec().encode(RunStarted(instant)) == ("run_started", '{"started_at":"2026-03-01T12:00:00.123456Z"}')
@@ -92,11 +95,11 @@ class TestDamage:
             pytest.param("batch_stored", "null", id="null"),
             pytest.param("batch_stored", '{"v":2,' + STORED[1:], id="a newer format"),
             pytest.param("batch_stored", '{"v":0,' + STORED[1:], id="a format below the first"),
-            pytest.param("batch_stored", '{"v":"2",' + STORED[1:], id="a format that is no number"),
+            pytest.param("batch_stored", '{"v":"2",' + STORED[1:], id="a format that is not a number"),
             pytest.param("run_started", '{"started_at":"noon"}', id="no instant"),
         ],
     )
-    def test_is_told(self, tag: str, data: str) -> None:
+    def test_damage_is_reported(self, tag: str, data: str) -> None:
         with pytest.raises(JournalDamaged, match=tag) as raised:
             Codec().decode(tag, data)
 
@@ -104,11 +107,11 @@ class TestDamage:
 
     @settings(derandomize=True, deadline=None, max_examples=300)
     @given(tag=st.sampled_from(sorted(TAGS.values())), data=st.text())
-    def test_is_told_whatever_it_looks_like(self, tag: str, data: str) -> None:
+    def test_damage_of_any_form_is_reported(self, tag: str, data: str) -> None:
         with pytest.raises(JournalDamaged):
             Codec().decode(tag, data)
 
-    def test_is_not_seen_in_a_text_that_looks_like_a_format(self) -> None:
+    def test_a_text_that_looks_like_a_format_is_no_damage(self) -> None:
         event = BatchStored(walking('{"v":2}'), Tally())
 
         assert Codec().decode(*Codec().encode(event)) == event
@@ -141,10 +144,10 @@ class TestUpcasts:
             '{"v":3,"mode":"full","walk_started_at":"2026-03-01T12:00:00Z","catch_up_until":"2026-03-01T12:00:00Z"}',
         ],
     )
-    def test_bring_every_earlier_format_to_this_one(self, codec: Codec, data: str) -> None:
+    def test_upcasts_convert_every_earlier_format_to_this_one(self, codec: Codec, data: str) -> None:
         assert codec.decode("sweep_started", data) == SweepStarted(Mode.FULL, NOON, NOON)
 
-    def test_mark_new_entries_with_their_format(self, codec: Codec) -> None:
+    def test_upcasts_mark_new_entries_with_their_format(self, codec: Codec) -> None:
         event = SweepStarted(Mode.INCREMENTAL, NOON, NOON, NOON)
 
         tag, data = codec.encode(event)
@@ -152,10 +155,10 @@ class TestUpcasts:
         assert msgspec.json.decode(data)["v"] == 3
         assert codec.decode(tag, data) == event
 
-    def test_leave_other_events_alone(self, codec: Codec) -> None:
+    def test_upcasts_leave_other_events_alone(self, codec: Codec) -> None:
         assert codec.encode(RunStarted(NOON)) == Codec().encode(RunStarted(NOON))
 
-    def test_do_not_excuse_damage(self, codec: Codec) -> None:
+    def test_upcasts_do_not_excuse_damage(self, codec: Codec) -> None:
         with pytest.raises(JournalDamaged):
             codec.decode("sweep_started", '{"v":4,"mode":"full"}')
         with pytest.raises(JournalDamaged):

@@ -1,7 +1,7 @@
-"""A journal as its first format wrote it, and what it means. The files are history: add to them, never change them.
+"""A journal in its first format, and what it means. The files are history: add to them, never change them.
 
-The first 22 entries are those of a Milepost that knew no remedies, the first 42 of one of which nothing could be asked,
-the first 52 of one that could remove no stream.
+The first 22 entries are from a Milepost without remedies, the first 42 from one without commands, the first 52 from one
+that could not remove streams, and the first 53 from one that did not number batches.
 """
 
 from datetime import datetime
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from kit.memory_store import JournalRow
 from milepost.core.checkpoint import Checkpoint, Run
-from milepost.core.events import TAGS, Entry, RunStatus
+from milepost.core.events import TAGS, BatchStored, Entry, RunStatus, SweepCompleted
 from milepost.core.evolve import evolve
 from milepost.core.journal import Codec, check_link
 
@@ -22,6 +22,7 @@ CODEC = Codec()
 WITHOUT_REMEDIES = 22
 WITHOUT_REQUESTS = 42
 WITHOUT_REMOVALS = 52
+WITHOUT_NUMBERS = 53
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def journal() -> list[Entry]:
 
 @pytest.fixture(scope="module")
 def checkpoints(journal: list[Entry]) -> list[Checkpoint]:
-    """Give the checkpoint after each entry."""
+    """Return the checkpoint after each entry."""
     checkpoints = [Checkpoint(journal[0].stream)]
     for entry in journal:
         check_link(checkpoints[-1], entry)
@@ -53,13 +54,13 @@ def checkpoints(journal: list[Entry]) -> list[Checkpoint]:
     return checkpoints[1:]
 
 
-def test_it_holds_every_type_of_entry(journal: list[Entry]) -> None:
-    """A new type of event is written down here by appending an entry of it."""
+def test_the_recorded_journal_has_every_type_of_entry(journal: list[Entry]) -> None:
+    """For a new type of event, append an entry of it."""
     assert {entry.type for entry in journal} == set(TAGS.values())
 
 
-def test_it_means_what_it_always_meant(checkpoints: list[Checkpoint]) -> None:
-    before, removed = checkpoints[-2:]
+def test_an_old_journal_means_what_it_always_meant(checkpoints: list[Checkpoint]) -> None:
+    before, removed = checkpoints[WITHOUT_REMOVALS - 1 : WITHOUT_NUMBERS]
 
     assert removed == Checkpoint(
         before.stream,
@@ -71,26 +72,26 @@ def test_it_means_what_it_always_meant(checkpoints: list[Checkpoint]) -> None:
     )
 
 
-def test_its_beginning_means_what_it_meant_before_any_stream_could_be_removed(checkpoints: list[Checkpoint]) -> None:
+def test_its_start_means_what_it_meant_before_streams_could_be_removed(checkpoints: list[Checkpoint]) -> None:
     golden = msgspec.json.decode((HERE / "journal-format-1.requests.checkpoint.json").read_bytes(), type=Checkpoint)
 
     assert checkpoints[WITHOUT_REMOVALS - 1] == golden
 
 
-def test_its_beginning_means_what_it_meant_before_anything_could_be_asked(checkpoints: list[Checkpoint]) -> None:
+def test_its_start_means_what_it_meant_before_there_were_commands(checkpoints: list[Checkpoint]) -> None:
     golden = msgspec.json.decode((HERE / "journal-format-1.remedies.checkpoint.json").read_bytes(), type=Checkpoint)
 
     assert checkpoints[WITHOUT_REQUESTS - 1] == golden
 
 
-def test_its_beginning_means_what_it_meant_before_there_were_remedies(checkpoints: list[Checkpoint]) -> None:
-    """A checkpoint says more than it did then, and nothing else."""
+def test_its_start_means_what_it_meant_before_there_were_remedies(checkpoints: list[Checkpoint]) -> None:
+    """A checkpoint has more fields than it had then, and no other difference."""
     golden = msgspec.json.decode((HERE / "journal-format-1.checkpoint.json").read_bytes(), type=Checkpoint)
 
     assert replace(checkpoints[WITHOUT_REMEDIES - 1], failure_streak=None) == golden
 
 
-def test_its_runs_ended_as_they_always_ended(checkpoints: list[Checkpoint]) -> None:
+def test_the_runs_of_an_old_journal_ended_as_they_always_did(checkpoints: list[Checkpoint]) -> None:
     runs: dict[str, Run] = {after.run.run_id: after.run for after in checkpoints if after.run is not None}
 
     assert {run_id: run.status for run_id, run in runs.items()} == {
@@ -103,9 +104,19 @@ def test_its_runs_ended_as_they_always_ended(checkpoints: list[Checkpoint]) -> N
         "r7": RunStatus.PAUSED,
         "r8": RunStatus.COMPLETE_WITH_ERRORS,
         "r9": RunStatus.PAUSED,
+        "r15": RunStatus.COMPLETE_WITH_ERRORS,
     }
 
 
-def test_its_events_are_written_in_a_form_that_reads_the_same(journal: list[Entry]) -> None:
+def test_the_events_of_an_old_journal_are_encoded_so_that_they_decode_the_same(journal: list[Entry]) -> None:
     for entry in journal:
         assert CODEC.decode(*CODEC.encode(entry.event)) == entry.event
+
+
+def test_old_entries_neither_number_their_batches_nor_say_whether_their_sweep_has_errors(journal: list[Entry]) -> None:
+    old, new = journal[:WITHOUT_NUMBERS], journal[WITHOUT_NUMBERS:]
+
+    assert {entry.event.batch for entry in old if isinstance(entry.event, BatchStored)} == {0}
+    assert {entry.event.has_errors for entry in old if isinstance(entry.event, SweepCompleted)} == {False}
+    assert [entry.event.batch for entry in new if isinstance(entry.event, BatchStored)] == [1]
+    assert [entry.event.has_errors for entry in new if isinstance(entry.event, SweepCompleted)] == [True]

@@ -1,4 +1,4 @@
-"""pauses and retry.pause_seconds: how long a limit is waited out, and whose calls it forbids."""
+"""rate_limits and retry.rate_limit_seconds: how long to wait, and whose calls are held."""
 
 from datetime import timedelta
 
@@ -32,8 +32,8 @@ def following(before: RateLimit | None, what: Problem, now: float = 0.0) -> Rate
     return next_rate_limit(before, what, rule_for(what, has_cursor=False), at(now), floor_seconds=60.0)
 
 
-class TestTheLength:
-    def test_grows_from_the_floor_to_a_quarter_of_an_hour(self) -> None:
+class TestLength:
+    def test_the_wait_grows_from_the_floor_to_fifteen_minutes(self) -> None:
         assert [seconds(rate_limits) for rate_limits in (1, 2, 3, 4, 5, 6, 10_000)] == [
             60,
             120,
@@ -44,16 +44,16 @@ class TestTheLength:
             900,
         ]
 
-    def test_is_what_the_server_names_where_that_is_longer(self) -> None:
+    def test_the_wait_is_what_the_server_names_if_that_is_longer(self) -> None:
         assert seconds(1, named=1140.0) == 1140
         assert seconds(1, named=5.0) == 60
         assert seconds(5, named=86_400.0) == 86_400
 
-    def test_is_an_hour_at_least_for_who_was_blocked(self) -> None:
+    def test_the_wait_is_at_least_an_hour_for_a_block(self) -> None:
         assert seconds(1, least=3600.0) == 3600
         assert seconds(1, named=7200.0, least=3600.0) == 7200
 
-    def test_keeps_a_floor_that_is_higher_than_the_largest(self) -> None:
+    def test_a_floor_above_the_largest_wait_is_kept(self) -> None:
         assert [seconds(rate_limits, floor=3600.0) for rate_limits in (1, 2, 9)] == [3600, 3600, 3600]
 
     @settings(derandomize=True, deadline=None)
@@ -63,7 +63,7 @@ class TestTheLength:
         st.sampled_from((0.0, 3600.0)),
         st.floats(0.1, 7200),
     )
-    def test_is_never_shorter_than_anything_that_is_asked_for(
+    def test_the_wait_is_never_shorter_than_any_of_its_minimums(
         self, rate_limits: int, named: float | None, least: float, floor: float
     ) -> None:
         length = seconds(rate_limits, named, least, floor)
@@ -71,7 +71,7 @@ class TestTheLength:
         assert length >= max(named or 0.0, least, floor)
         assert length <= max(named or 0.0, least, floor, 900.0)
 
-    def test_of_an_hour_that_no_server_names_takes_few_probes(self) -> None:
+    def test_an_unnamed_limit_of_an_hour_takes_few_probes(self) -> None:
         now, before, probes = 0.0, None, 0
         while now < 3600:
             before = following(before, RATE_LIMIT, now)
@@ -81,36 +81,36 @@ class TestTheLength:
         assert probes <= 8
 
 
-class TestTheNextPause:
-    def test_begins_now_in_the_scope_of_its_rule(self) -> None:
+class TestNextRateLimit:
+    def test_a_rate_limit_begins_now_in_the_scope_of_its_rule(self) -> None:
         assert following(None, APP_LIMIT) == RateLimit(Scope.APP, 1, NOON, at(60), APP_LIMIT)
         assert following(None, problem(80_006, wait_seconds=300.0)).until == at(300)
 
-    def test_after_another_is_longer_and_tells_since_when(self) -> None:
+    def test_a_repeated_rate_limit_is_longer_and_keeps_its_start(self) -> None:
         second = following(following(None, RATE_LIMIT), RATE_LIMIT, now=60.0)
 
         assert (second.attempts, second.since, second.until) == (2, NOON, at(60 + 120))
 
-    def test_is_an_hour_for_a_block(self) -> None:
+    def test_a_block_is_a_rate_limit_of_an_hour(self) -> None:
         assert following(None, problem(368)).until == NOON + timedelta(hours=1)
 
 
-class TestAPauseOfTheFuture:
-    def test_has_begun_where_it_ends_no_later_than_if_it_began_now(self) -> None:
+class TestHasBegun:
+    def test_a_rate_limit_has_begun_if_it_ends_no_later_than_one_that_begins_now(self) -> None:
         rate_limit = following(None, RATE_LIMIT)
 
         assert has_begun(rate_limit, NOON, floor_seconds=60.0)
         assert has_begun(rate_limit, at(3600), floor_seconds=60.0)
 
     @pytest.mark.parametrize("wait_seconds", [None, 7200.0])
-    def test_has_not_begun_where_the_clock_was_set_back_since(self, wait_seconds: float | None) -> None:
+    def test_a_rate_limit_has_not_begun_if_the_clock_was_set_back_since(self, wait_seconds: float | None) -> None:
         rate_limit = following(following(None, problem(613)), problem(613, wait_seconds=wait_seconds))
 
         assert has_begun(rate_limit, at(-59), floor_seconds=60.0)
         assert not has_begun(rate_limit, at(-61), floor_seconds=60.0)
 
 
-class TestWhoIsHeld:
+class TestHolder:
     @pytest.mark.parametrize(
         ("scope", "held"),
         [
@@ -119,43 +119,43 @@ class TestWhoIsHeld:
             (Scope.STREAM, {MESSENGER}),
         ],
     )
-    def test_by_a_limit_are_all_in_its_scope(self, scope: Scope, held: set[Stream]) -> None:
+    def test_a_rate_limit_holds_all_streams_in_its_scope(self, scope: Scope, held: set[Stream]) -> None:
         rate_limits = {MESSENGER: rate_limit(60, scope)}
 
         assert {stream for stream in STREAMS if held_until(stream, rate_limits) is not None} == held
         assert {stream for stream in STREAMS if holder_of(stream, rate_limits) == MESSENGER} == held
 
-    def test_is_nobody_without_a_pause(self) -> None:
+    def test_no_stream_is_held_without_a_rate_limit(self) -> None:
         assert held_until(MESSENGER, {}) is None
         assert holder_of(MESSENGER, {}) is None
 
-    def test_for_the_longest_is_so_by_the_pause_that_ends_last(self) -> None:
+    def test_the_rate_limit_that_ends_last_holds_a_stream(self) -> None:
         rate_limits = {MESSENGER: rate_limit(60), OTHER_PAGE: rate_limit(600, Scope.APP)}
 
         assert holder_of(MESSENGER, rate_limits) == OTHER_PAGE
         assert held_until(OTHER_PAGE, rate_limits) == at(600)
 
 
-class TestTheProbe:
+class TestProbe:
     @pytest.mark.parametrize("untils", [(60, 50, 40), (40, 50, 60), (60, 60, 60)])
-    def test_is_one_stream_alone_and_the_others_follow(self, untils: tuple[float, ...]) -> None:
+    def test_one_stream_probes_a_limit_and_the_others_follow(self, untils: tuple[float, ...]) -> None:
         rate_limits = {stream: rate_limit(until, Scope.APP) for stream, until in zip(STREAMS, untils, strict=True)}
 
         instants = sorted(until for stream in STREAMS if (until := held_until(stream, rate_limits)) is not None)
 
         assert instants == [at(60), *[at(60 + PROBE_LEAD_SECONDS)] * 2]
 
-    def test_that_prolongs_the_pause_holds_the_others_too(self) -> None:
+    def test_a_probe_that_prolongs_the_limit_holds_the_others_too(self) -> None:
         rate_limits = {MESSENGER: rate_limit(60 + 120, Scope.APP), INSTAGRAM: rate_limit(50, Scope.APP)}
 
         assert held_until(INSTAGRAM, rate_limits) == at(180 + PROBE_LEAD_SECONDS)
         assert held_until(OTHER_PAGE, rate_limits) == at(180 + PROBE_LEAD_SECONDS)
 
 
-class TestSortedByPage:
+class TestByPage:
     @settings(derandomize=True, deadline=None, max_examples=500)
     @given(st.lists(st.builds(rate_limit, st.integers(-60, 60), st.sampled_from(Scope)) | st.none(), max_size=6))
-    def test_the_same_ones_hold_each_stream(self, rate_limits: list[RateLimit | None]) -> None:
+    def test_the_lookup_by_page_finds_the_same_holders(self, rate_limits: list[RateLimit | None]) -> None:
         streams = [Stream(platform, page) for page in ("1", "2", "3") for platform in Platform]
         known = {stream: each for stream, each in zip(streams, rate_limits, strict=False) if each is not None}
         near = by_page(known)

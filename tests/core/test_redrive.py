@@ -1,4 +1,4 @@
-"""redrive.redrive: dead letters tried again, by themselves or because somebody asks."""
+"""redrive.redrive: dead letters retried, automatically or on request."""
 
 from datetime import datetime
 
@@ -24,10 +24,9 @@ from kit.builders import (
     unreadable,
     walking,
 )
-from kit.decisions import knowing, passed, record
+from kit.decisions import decision_on, knowing, record, skipped
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import DeadLetter
-from milepost.core.decide import decide
 from milepost.core.events import (
     BatchStored,
     DeadLetterClosed,
@@ -38,11 +37,11 @@ from milepost.core.events import (
     Stage,
     Tally,
 )
-from milepost.core.model import Changes, ConversationRow, Known, KnownDeadLetter, RefusedRow, Scope, Table
+from milepost.core.model import Changes, ConversationRow, Keys, Known, KnownDeadLetter, RefusedRow, Scope, Table
 from milepost.core.ports import DueDeadLetter, Outcome
 from milepost.core.problems import Problem
 from milepost.core.records import Record
-from milepost.core.redrive import discard, keys_for_redrive, redrive, to_reread
+from milepost.core.redrive import discard, redrive, to_reread
 from milepost.core.retry import redrive_seconds
 
 BEFORE = given(DeadLetterOpened("d_1", Stage.FETCH, "t_1", "bad"), after=walking_since_noon())
@@ -57,9 +56,9 @@ def due(
 
 
 def due_rows(stage: Stage, table: Table, key: str) -> DueDeadLetter:
-    """Give the letter that a refused row of READ is kept in."""
+    """Return the dead letter that keeps a refused row of READ."""
     around = context(at(-900), refused_rows=[RefusedRow(table, key, "too long")])
-    decided = record(decide(walking_since_noon(), fetched(READ, next_cursor="x"), around))
+    decided = record(decision_on(walking_since_noon(), fetched(READ, next_cursor="x"), around))
     (dead_letter,) = (event for event in decided.events if isinstance(event, DeadLetterOpened))
     (payload,) = decided.changes.payloads
     return DueDeadLetter(
@@ -74,7 +73,14 @@ def redriven(
     now: datetime = NOON,
     refused_rows: tuple[RefusedRow, ...] = (),
 ) -> Record:
-    return redrive(BEFORE, dead_letter, outcome, context(now, refused_rows=refused_rows), known or Known())
+    during = context(now, refused_rows=refused_rows)
+    return record(redrive(BEFORE, dead_letter, outcome, during).record(known or Known()))
+
+
+def keys_looked_up(dead_letter: DueDeadLetter, outcome: Outcome | None) -> Keys:
+    keys = redrive(BEFORE, dead_letter, outcome, context()).keys
+    assert keys is not None
+    return keys
 
 
 ROW = due_rows(Stage.STORE, Table.CONVERSATIONS, "t_1")
@@ -82,27 +88,27 @@ PERSON = due_rows(Stage.STORE, Table.CONTACTS, "c_1")
 CHUNK = due_rows(Stage.EVENTS, Table.INTERACTION_EVENTS, "m_1")
 
 
-class TestWhatIsReadAgain:
+class TestToReread:
     @pytest.mark.parametrize("subject", ["t_1", "t_1/messages"])
-    def test_is_the_conversation_that_could_not_be_read(self, subject: str) -> None:
+    def test_a_redrive_reads_the_conversation_that_could_not_be_read(self, subject: str) -> None:
         assert to_reread(due(subject=subject)) == "t_1"
 
     @pytest.mark.parametrize(
         "dead_letter",
         [
-            pytest.param(due(subject="sha256:abc"), id="nobody knows its id"),
+            pytest.param(due(subject="sha256:abc"), id="its id is unknown"),
             pytest.param(due(payload=None), id="the person was erased"),
             pytest.param(ROW, id="its row is kept"),
             pytest.param(CHUNK, id="its events are kept"),
         ],
     )
-    def test_is_nothing_where(self, dead_letter: DueDeadLetter) -> None:
+    def test_a_redrive_reads_nothing_if(self, dead_letter: DueDeadLetter) -> None:
         assert to_reread(dead_letter) is None
 
 
-class TestARereading:
+class TestReread:
     @pytest.mark.parametrize("subject", ["t_1", "t_1/messages"])
-    def test_closes_the_letter_and_writes_what_was_read(self, subject: str) -> None:
+    def test_a_reread_closes_the_dead_letter_and_writes_what_was_read(self, subject: str) -> None:
         decided = redriven(due(subject=subject), fetched(READ))
 
         assert decided.events == (
@@ -110,13 +116,13 @@ class TestARereading:
         )
         assert [row.conversation_id for row in decided.changes.conversations] == ["t_1"]
 
-    def test_that_is_older_than_what_is_stored_leaves_the_row_alone(self) -> None:
+    def test_a_reread_older_than_the_stored_row_leaves_it_alone(self) -> None:
         decided = redriven(due(), fetched(READ), knowing(replace(READ, updated_time=at(9), snippet="newer")))
 
         assert decided.changes == Changes()
         assert decided.events == (DeadLetterClosed("d_1", Resolution.REDRIVEN, Tally(unchanged=1)),)
 
-    def test_is_counted_for_the_stream_and_not_as_a_batch(self) -> None:
+    def test_a_reread_counts_for_the_stream_and_not_as_a_batch(self) -> None:
         after = given(*redriven(due(), fetched(READ)).events, after=BEFORE)
 
         assert after.open_dead_letters == BEFORE.open_dead_letters - 1
@@ -131,25 +137,25 @@ class TestARereading:
             (fetched(), "it was not in the answer"),
         ],
     )
-    def test_that_fails_is_tried_again_later(self, outcome: Outcome, reason: str) -> None:
+    def test_a_failed_reread_is_retried_later(self, outcome: Outcome, reason: str) -> None:
         known = Known(dead_letters={"t_1": KnownDeadLetter("d_1", "", is_open=True)})
 
         decided = redriven(due(), outcome, known, now=at(7))
 
         assert decided.events == (RedriveFailed("d_1", 1, reason, at(7 + 1800)),)
 
-    def test_that_fails_at_length_keeps_the_beginning_of_the_reason(self) -> None:
+    def test_the_reason_of_a_failed_reread_is_cut_to_its_limit(self) -> None:
         (failed,) = redriven(due(), refused(Problem(NETWORK.kind, "x" * 10_000))).events
 
         assert isinstance(failed, RedriveFailed)
         assert len(failed.reason) == 500
 
-    def test_that_meets_a_rate_limit_costs_no_try(self) -> None:
+    def test_a_reread_that_hits_a_rate_limit_uses_up_no_attempt(self) -> None:
         (limited,) = redriven(due(), refused(RATE_LIMIT)).events
 
         assert limited == RateLimited(Scope.PAGE, 1, NOON, at(60), RATE_LIMIT)
 
-    def test_closes_other_letters_of_the_same_conversation(self) -> None:
+    def test_a_reread_closes_other_dead_letters_of_the_same_conversation(self) -> None:
         known = Known(
             dead_letters={
                 "t_1": KnownDeadLetter("d_1", "", is_open=True),
@@ -166,7 +172,7 @@ class TestARereading:
             ("d_3", Resolution.RECOVERED),
         }
 
-    def test_whose_row_the_store_refuses_leaves_the_row_to_its_own_letter(self) -> None:
+    def test_a_reread_whose_row_is_refused_leaves_the_row_to_its_own_dead_letter(self) -> None:
         refused_rows = (RefusedRow(Table.CONVERSATIONS, "t_1", "too long"),)
         known = Known(dead_letters={"t_1/row": KnownDeadLetter("d_2", "", is_open=True)})
 
@@ -177,7 +183,7 @@ class TestARereading:
         assert not decided.changes.conversations
         assert [each.dead_letter_id for each in decided.changes.payloads] == ["d_2"]
 
-    def test_that_leaves_something_else_unwritten_opens_a_letter_for_that(self) -> None:
+    def test_a_reread_opens_a_dead_letter_for_what_else_is_refused(self) -> None:
         refused_rows = (RefusedRow(Table.INTERACTION_EVENTS, "m_1", "too long"),)
 
         decided = redriven(due(), fetched(READ), refused_rows=refused_rows)
@@ -189,7 +195,7 @@ class TestARereading:
         assert given(*decided.events, after=BEFORE).open_dead_letters == BEFORE.open_dead_letters
 
     @pytest.mark.parametrize("who", ["t_1", "c_1"])
-    def test_of_somebody_who_was_forgotten_writes_nothing(self, who: str) -> None:
+    def test_a_reread_of_a_forgotten_person_writes_nothing(self, who: str) -> None:
         decided = redriven(due(), fetched(READ), Known(forgotten=frozenset({who})))
 
         assert decided.changes == Changes()
@@ -197,14 +203,14 @@ class TestARereading:
         assert isinstance(closed, DeadLetterClosed)
         assert closed.resolution is Resolution.FORGOTTEN
 
-    def test_asks_for_all_that_it_may_touch(self) -> None:
-        keys = keys_for_redrive(STREAM, due(), fetched(READ))
+    def test_a_reread_looks_up_all_that_it_may_touch(self) -> None:
+        keys = keys_looked_up(due(), fetched(READ))
 
         assert (keys.conversations, keys.contacts, keys.interaction_events) == (("t_1",), ("c_1",), ("m_1",))
         assert set(keys.subjects) == {"t_1", "t_1/row", "t_1/messages", "contact c_1"}
 
 
-class TestARowThatIsKept:
+class TestKeptRows:
     @pytest.mark.parametrize(
         ("dead_letter", "tally"),
         [
@@ -213,14 +219,14 @@ class TestARowThatIsKept:
             pytest.param(CHUNK, Tally(interaction_events=1), id="a chunk of events"),
         ],
     )
-    def test_is_written(self, dead_letter: DueDeadLetter, tally: Tally) -> None:
+    def test_a_kept_row_is_written(self, dead_letter: DueDeadLetter, tally: Tally) -> None:
         decided = redriven(dead_letter)
 
         assert decided.events == (DeadLetterClosed("d_1", Resolution.REDRIVEN, tally),)
         changes = decided.changes
         assert len(changes.conversations + changes.contacts + changes.interaction_events) == 1
 
-    def test_tells_when_it_was_written_and_not_when_it_was_read(self) -> None:
+    def test_a_kept_row_has_the_time_of_writing_it_and_not_of_reading_it(self) -> None:
         (row,) = redriven(ROW, now=at(60)).changes.conversations
         (person,) = redriven(PERSON, now=at(60)).changes.contacts
 
@@ -229,14 +235,16 @@ class TestARowThatIsKept:
 
     @pytest.mark.parametrize("seconds", [-5, 0])
     @pytest.mark.parametrize("dead_letter", [ROW, PERSON, CHUNK])
-    def test_is_not_written_over_one_as_new_or_newer(self, dead_letter: DueDeadLetter, seconds: float) -> None:
+    def test_a_kept_row_does_not_overwrite_one_as_new_or_newer(
+        self, dead_letter: DueDeadLetter, seconds: float
+    ) -> None:
         decided = redriven(dead_letter, known=knowing(replace(READ, updated_time=at(seconds))))
 
         assert decided.changes == Changes()
         assert decided.events == (DeadLetterClosed("d_1", Resolution.REDRIVEN),)
 
     @pytest.mark.parametrize("dead_letter", [ROW, PERSON])
-    def test_is_written_over_an_older_one(self, dead_letter: DueDeadLetter) -> None:
+    def test_a_kept_row_overwrites_an_older_one(self, dead_letter: DueDeadLetter) -> None:
         decided = redriven(dead_letter, known=knowing(replace(READ, updated_time=at(-6))))
 
         (closed,) = decided.events
@@ -244,19 +252,19 @@ class TestARowThatIsKept:
         assert closed.tally in {Tally(updated=1), Tally(contacts=1)}
 
     @pytest.mark.parametrize("dead_letter", [ROW, PERSON, CHUNK])
-    def test_that_the_store_refuses_again_is_tried_again_later(self, dead_letter: DueDeadLetter) -> None:
+    def test_a_kept_row_that_is_refused_again_is_retried_later(self, dead_letter: DueDeadLetter) -> None:
         decided = redriven(dead_letter, refused_rows=(RefusedRow(Table.CONVERSATIONS, "t_1", "still too long"),))
 
         assert decided == Record((RedriveFailed("d_1", 1, "still too long", at(1800)),))
 
     @pytest.mark.parametrize("dead_letter", [ROW, CHUNK])
-    def test_of_somebody_who_was_forgotten_is_not_written(self, dead_letter: DueDeadLetter) -> None:
+    def test_a_kept_row_of_a_forgotten_person_is_not_written(self, dead_letter: DueDeadLetter) -> None:
         for who in ("t_1", "c_1"):
             assert redriven(dead_letter, known=Known(forgotten=frozenset({who}))).changes == Changes()
 
     @pytest.mark.parametrize("dead_letter", [ROW, PERSON, CHUNK])
-    def test_asks_for_what_is_stored_of_it(self, dead_letter: DueDeadLetter) -> None:
-        keys = keys_for_redrive(STREAM, dead_letter, None)
+    def test_a_kept_row_looks_up_what_is_stored_of_it(self, dead_letter: DueDeadLetter) -> None:
+        keys = keys_looked_up(dead_letter, None)
 
         rows = msgspec.json.decode(dead_letter.payload or "", type=Changes)
         assert set(keys.conversations) >= {row.conversation_id for row in rows.conversations}
@@ -264,13 +272,13 @@ class TestARowThatIsKept:
         assert set(keys.interaction_events) == {row.event_id for row in rows.interaction_events}
 
 
-def test_a_payload_that_was_erased_closes_the_letter() -> None:
+def test_an_erased_payload_closes_the_dead_letter() -> None:
     decided = redriven(due(payload=None))
 
     assert decided == Record((DeadLetterClosed("d_1", Resolution.FORGOTTEN),))
 
 
-def test_what_has_no_id_fails_and_is_not_tried_again_by_itself() -> None:
+def test_an_item_without_an_id_fails_and_is_not_retried_automatically() -> None:
     decided = redriven(due(subject="sha256:abc"))
 
     (failed,) = decided.events
@@ -278,13 +286,13 @@ def test_what_has_no_id_fails_and_is_not_tried_again_by_itself() -> None:
     assert (failed.attempts, failed.redrive_at) == (1, NEVER)
 
 
-class TestTheNextTry:
-    def test_comes_later_each_time_up_to_a_day_and_then_no_more(self) -> None:
+class TestNextRedrive:
+    def test_redrives_are_delayed_up_to_a_day_and_end_after_ten(self) -> None:
         waits = [redrive_seconds(failures) for failures in range(1, 13)]
 
         assert waits == [900, 1800, 3600, 7200, 14400, 28800, 57600, 86400, 86400, 86400, None, None]
 
-    def test_is_no_more_after_the_tenth(self) -> None:
+    def test_there_is_no_automatic_redrive_after_the_tenth(self) -> None:
         (ninth,) = redriven(due(attempts=8), refused(NETWORK)).events
         (tenth,) = redriven(due(attempts=9), refused(NETWORK)).events
 
@@ -294,16 +302,16 @@ class TestTheNextTry:
         assert (tenth.attempts, tenth.redrive_at) == (10, NEVER)
 
 
-class TestWhatWasPassedOver:
-    QUIET = passed(BEFORE, fetched(conversation("t_2"), next_cursor="after 2"), knowing(conversation("t_2")))
-    STORED = BatchStored(walking("after 2", NOON), Tally(batches=1, unchanged=1, without_contact=1))
+class TestUnchangedBatches:
+    QUIET = skipped(BEFORE, fetched(conversation("t_2"), next_cursor="after 2"), knowing(conversation("t_2")))
+    STORED = BatchStored(walking("after 2", NOON), Tally(batches=1, unchanged=1, without_contact=1), batch=2)
 
-    def test_is_recorded_before_a_redrive(self) -> None:
-        decided = redrive(self.QUIET, due(), fetched(READ), context(), Known())
+    def test_unchanged_batches_are_recorded_before_a_redrive(self) -> None:
+        decided = record(redrive(self.QUIET, due(), fetched(READ), context()).record(Known()))
 
         assert decided.events[0] == self.STORED
 
-    def test_is_recorded_before_a_discard(self) -> None:
+    def test_unchanged_batches_are_recorded_before_a_discard(self) -> None:
         decided = discard(self.QUIET, due().dead_letter, "a test thread", budget())
 
         assert decided.events == (
@@ -312,9 +320,9 @@ class TestWhatWasPassedOver:
         )
 
 
-def test_rows_keep_what_the_batch_said() -> None:
+def test_kept_rows_have_the_values_of_the_batch() -> None:
     (row,) = redriven(ROW).changes.conversations
-    whole = record(decide(walking_since_noon(), fetched(READ), context())).changes.conversations[0]
+    whole = record(decision_on(walking_since_noon(), fetched(READ), context())).changes.conversations[0]
 
     assert isinstance(row, ConversationRow)
     assert replace(row, first_synced_at=NOON, synced_at=NOON) == replace(whole, first_synced_at=NOON, synced_at=NOON)

@@ -1,4 +1,4 @@
-"""remedies.rule_for: what each answer of the Graph API calls for."""
+"""remedies.rule_for: the remedy for each response of the Graph API."""
 
 import pytest
 from msgspec import Struct
@@ -18,7 +18,7 @@ UNSIGNED = "Invalid appsecret_proof provided in the API argument"
 
 
 class Answer(Struct, frozen=True):
-    """What comes back, as the wire says it."""
+    """An error response as it comes over the wire."""
 
     code: int | None = None
     subcode: int | None = None
@@ -36,7 +36,7 @@ def remedy(what: Problem, *, has_cursor: bool = True) -> Remedy:
     return rule_for(what, has_cursor=has_cursor).remedy
 
 
-# What is known of the API's errors, in the order of the facts: the answer, its remedy, and what follows it.
+# What is known of the API's errors: the response, its remedy, and what follows that.
 FACTS = [
     # --- it may pass ---
     (Answer(1), RETRY, SHRINK),
@@ -53,7 +53,7 @@ FACTS = [
     (Answer(1, message=HEAVY, http_status=200), SHRINK, RETRY),
     (Answer(1, 99, http_status=500), SHRINK, RETRY),
     (Answer(1, 99, message=LOCALISED), SHRINK, RETRY),
-    # --- a person is needed ---
+    # --- an operator is needed ---
     *((Answer(190, subcode), AUTHORIZATION, RETRY) for subcode in (None, 458, 459, 460, 463, 464, 467)),
     *((Answer(code), AUTHORIZATION, RETRY) for code in (102, 492, 3, 10, *range(200, 300))),
     (Answer(190, is_transient=True), AUTHORIZATION, RETRY),
@@ -89,16 +89,14 @@ LIMITS = [
 
 
 @pytest.mark.parametrize(("answer", "expected", "then"), FACTS, ids=str)
-def test_what_an_answer_calls_for(answer: Answer, expected: Remedy, then: Remedy) -> None:
+def test_each_response_has_its_remedy(answer: Answer, expected: Remedy, then: Remedy) -> None:
     rule = rule_for(answer.problem, has_cursor=True)
 
     assert (rule.remedy, rule.then) == (expected, then)
 
 
 @pytest.mark.parametrize(("answer", "scope", "least_wait_seconds"), LIMITS, ids=str)
-def test_whose_calls_a_limit_forbids_and_how_long_at_least(
-    answer: Answer, scope: Scope, least_wait_seconds: float
-) -> None:
+def test_each_limit_has_its_scope_and_least_wait(answer: Answer, scope: Scope, least_wait_seconds: float) -> None:
     rule = rule_for(answer.problem, has_cursor=True)
 
     assert (rule.remedy, rule.scope, rule.least_wait_seconds) == (WAIT, scope, least_wait_seconds)
@@ -117,7 +115,7 @@ def test_whose_calls_a_limit_forbids_and_how_long_at_least(
         (ProblemKind.NOT_MANAGED, AUTHORIZATION, RETRY),
     ],
 )
-def test_what_a_failure_without_a_code_calls_for(kind: ProblemKind, expected: Remedy, then: Remedy) -> None:
+def test_each_failure_without_a_code_has_its_remedy(kind: ProblemKind, expected: Remedy, then: Remedy) -> None:
     rule = rule_for(problem(kind=kind), has_cursor=True)
 
     assert (rule.remedy, rule.then) == (expected, then)
@@ -133,27 +131,27 @@ def test_the_http_status_does_not_mislead(code: int, http_status: int, expected:
 
 @pytest.mark.parametrize("http_status", [400, 403, 404, 500, 502, 503])
 @pytest.mark.parametrize("kind", [ProblemKind.NONSENSE, ProblemKind.API])
-def test_a_status_without_a_code_that_is_known_is_tried_again(kind: ProblemKind, http_status: int) -> None:
+def test_a_status_without_a_known_code_is_retried(kind: ProblemKind, http_status: int) -> None:
     assert remedy(problem(kind=kind, http_status=http_status)) is RETRY
 
 
-def test_the_code_is_asked_before_the_http_status() -> None:
+def test_the_code_takes_precedence_over_the_http_status() -> None:
     assert remedy(problem(190, http_status=429)) is AUTHORIZATION
 
 
-def test_the_code_is_asked_before_whether_it_may_pass() -> None:
+def test_the_code_takes_precedence_over_is_transient() -> None:
     assert remedy(problem(613, is_transient=True)) is WAIT
     assert remedy(problem(2635, is_transient=True)) is CONFIGURATION
 
 
 @pytest.mark.parametrize("code", [100, 2642])
-def test_what_is_said_of_a_cursor_is_said_of_the_query_where_none_was_sent(code: int) -> None:
+def test_a_complaint_about_the_cursor_is_about_the_query_if_none_was_sent(code: int) -> None:
     assert remedy(problem(code), has_cursor=True) is RESET
     assert remedy(problem(code), has_cursor=False) is CONFIGURATION
 
 
 @pytest.mark.parametrize("code", [1, 4, 190, 2635])
-def test_a_cursor_matters_to_nothing_else(code: int) -> None:
+def test_a_cursor_makes_no_other_difference(code: int) -> None:
     assert rule_for(problem(code), has_cursor=True) == rule_for(problem(code), has_cursor=False)
 
 
@@ -169,7 +167,7 @@ def test_the_subcode_counts_with_its_code_only() -> None:
     assert remedy(problem(2500, subcode=33)) is CONFIGURATION
 
 
-def test_every_row_is_met_by_some_fact_and_tells_its_source() -> None:
+def test_every_row_matches_some_fact_and_names_its_source() -> None:
     kinds = [problem(kind=kind) for kind in ProblemKind]
     answers = [answer.problem for answer, *_ in [*FACTS, *LIMITS]]
     met = [next(rule for rule in RULES if rule.fits(each)) for each in [*kinds, *answers]]
@@ -178,8 +176,8 @@ def test_every_row_is_met_by_some_fact_and_tells_its_source() -> None:
     assert all(rule.source for rule in RULES)
 
 
-def test_a_problem_tells_its_numbers() -> None:
-    told = str(Problem(ProblemKind.API, "the token has expired", http_status=400, code=190, subcode=463))
+def test_the_text_of_a_problem_has_its_numbers() -> None:
+    text = str(Problem(ProblemKind.API, "the token has expired", http_status=400, code=190, subcode=463))
 
-    assert told == "the token has expired (HTTP 400, code 190, subcode 463)"
+    assert text == "the token has expired (HTTP 400, code 190, subcode 463)"
     assert str(Problem(ProblemKind.NETWORK, "connection reset")) == "connection reset"

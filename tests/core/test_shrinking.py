@@ -1,4 +1,4 @@
-"""How much one request asks for: less and less where that is too much, and slowly more again."""
+"""The size of a request: smaller and smaller where it is too large, and slowly larger again."""
 
 from collections.abc import Callable
 
@@ -18,10 +18,9 @@ from kit.builders import (
     refused,
     walking,
 )
-from kit.decisions import events, knowing, record, then
+from kit.decisions import decision_on, events, knowing, record, then
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.decide import decide
 from milepost.core.events import (
     BatchFailed,
     BatchShrunk,
@@ -53,33 +52,33 @@ def shrunk_to(limit: int, detail: Detail = Detail.NESTED) -> Checkpoint:
 
 
 def stored(checkpoint: Checkpoint, batches: int) -> Checkpoint:
-    """Give the checkpoint after so many batches that were each recorded."""
+    """Return the checkpoint after so many batches, each recorded."""
     for _ in range(batches):
         checkpoint = given(BatchStored(walking("x"), Tally(batches=1, inserted=1)), after=checkpoint)
     return checkpoint
 
 
-def passed_over(checkpoint: Checkpoint, batches: int) -> Checkpoint:
+def skipped(checkpoint: Checkpoint, batches: int) -> Checkpoint:
     answers = [fetched(conversation("t_1"), next_cursor=f"after {number + 2}") for number in range(batches)]
     return then(checkpoint, *answers, known=knowing(conversation("t_1")))
 
 
-class TestTheLadder:
-    def test_goes_down_by_halves_then_drops_the_messages_and_all_but_the_position(self) -> None:
+class TestSmallerRequests:
+    def test_shrinking_halves_then_drops_the_messages_then_all_but_the_position(self) -> None:
         sizes: list[Size | None] = [WHOLE]
         while sizes[-1] is not None:
             sizes.append(smaller(sizes[-1], POLICY))
 
         assert sizes == [*LADDER, None]
 
-    def test_of_an_inbox_without_messages_has_none_to_drop(self) -> None:
+    def test_shrinking_has_no_messages_to_drop_if_none_are_requested(self) -> None:
         assert smaller(Size(1, Detail.NESTED), Policy(messages_per_conversation=0)) == Size(1, Detail.POSITION)
 
     @pytest.mark.parametrize("problem", [TOO_HEAVY, OVERSIZE])
-    def test_is_gone_down_without_a_wait_where_the_batch_is_too_heavy(self, problem: Problem) -> None:
+    def test_a_batch_that_is_too_large_is_shrunk_without_a_delay(self, problem: Problem) -> None:
         checkpoint = walking_since_noon()
         for size in LADDER[1:]:
-            assert events(decide(checkpoint, refused(problem), context())) == (
+            assert events(decision_on(checkpoint, refused(problem), context())) == (
                 BatchShrunk(size.limit, size.detail, problem),
             )
             checkpoint = then(checkpoint, refused(problem))
@@ -89,7 +88,7 @@ class TestTheLadder:
             assert (action.request.limit, action.request.detail) == (size.limit, size.detail)
             assert action.request.cursor == "after 1"
 
-    def test_is_gone_down_for_what_may_pass_after_the_retries_only(self) -> None:
+    def test_a_transient_problem_shrinks_the_batch_only_after_the_retries(self) -> None:
         tried = then(walking_since_noon(), refused(UNKNOWN), refused(UNKNOWN))
         assert tried.reduced_request is None
         assert tried.retry is not None
@@ -100,49 +99,49 @@ class TestTheLadder:
         assert shrunk.retry is None
         assert size_now(then(shrunk, refused(UNKNOWN)), POLICY) == LADDER[2], "the search is under way"
 
-    def test_ends_in_a_failure_where_not_even_a_position_can_be_read(self) -> None:
-        decided = events(decide(shrunk_to(1, Detail.POSITION), refused(TOO_HEAVY), context()))
+    def test_shrinking_ends_in_a_failure_if_not_even_positions_can_be_read(self) -> None:
+        decided = events(decision_on(shrunk_to(1, Detail.POSITION), refused(TOO_HEAVY), context()))
 
         assert [type(event) for event in decided] == [BatchFailed, RunEnded]
 
-    def test_ends_in_retries_where_that_may_pass(self) -> None:
+    def test_shrinking_ends_in_retries_if_the_problem_may_pass(self) -> None:
         bottom = shrunk_to(1, Detail.POSITION)
 
-        (first,) = events(decide(bottom, refused(UNKNOWN), context()))
-        last = events(decide(then(bottom, refused(UNKNOWN), refused(UNKNOWN)), refused(UNKNOWN), context()))
+        (first,) = events(decision_on(bottom, refused(UNKNOWN), context()))
+        last = events(decision_on(then(bottom, refused(UNKNOWN), refused(UNKNOWN)), refused(UNKNOWN), context()))
 
         assert isinstance(first, FetchFailed)
         assert [type(event) for event in last] == [BatchFailed, RunEnded]
 
-    def test_is_not_gone_down_for_a_rate_limit_or_the_network(self) -> None:
+    def test_a_rate_limit_or_the_network_shrinks_nothing(self) -> None:
         for problem in (RATE_LIMIT, NETWORK, Problem(ProblemKind.API, "service down", code=2)):
             after = then(walking_since_noon(), *[refused(problem)] * 5)
             assert after.reduced_request is None, problem
 
-    def test_keeps_its_rung_through_a_rate_limit(self) -> None:
+    def test_a_reduced_size_outlasts_a_rate_limit(self) -> None:
         after = then(shrunk_to(6), refused(RATE_LIMIT))
 
         assert size_now(after, POLICY) == Size(6, Detail.NESTED)
 
-    def test_is_told_after_what_was_passed_over(self) -> None:
-        before = passed_over(walking_since_noon(), 1)
+    def test_shrinking_is_recorded_after_unchanged_batches(self) -> None:
+        before = skipped(walking_since_noon(), 1)
 
-        decided = events(decide(before, refused(TOO_HEAVY), context()))
+        decided = events(decision_on(before, refused(TOO_HEAVY), context()))
 
         assert [type(event) for event in decided] == [BatchStored, BatchShrunk]
 
 
-class TestAFailedRun:
-    """An outage looks like a poison thread on the way down: the next run has to look anew."""
+class TestFailedRun:
+    """While shrinking, an outage looks like a poison thread: the next run has to search again."""
 
-    def test_forgets_that_less_was_asked_for(self) -> None:
+    def test_a_failed_run_resets_the_reduced_request(self) -> None:
         down = then(shrunk_to(1, Detail.POSITION), *[refused(UNKNOWN)] * 3)
 
         assert down.run is not None
         assert down.run.ended_at is not None
         assert size_now(down, POLICY) == WHOLE
 
-    def test_steps_over_nothing_once_the_outage_is_over(self) -> None:
+    def test_nothing_is_stepped_over_once_the_outage_is_over(self) -> None:
         outage = [refused(UNKNOWN)] * (len(LADDER) + 4)
         down = then(walking_since_noon(), *outage)
         assert down.run is not None
@@ -153,64 +152,64 @@ class TestAFailedRun:
         assert after.open_dead_letters == 0
 
 
-class TestGrowingBack:
-    def test_doubles_after_so_many_good_batches(self) -> None:
+class TestGrowth:
+    def test_the_size_doubles_after_enough_good_batches(self) -> None:
         for batches, limit in [(0, 6), (4, 6), (5, 12), (9, 12), (10, 24), (14, 24), (15, 48), (19, 48), (20, 50)]:
             assert size_now(stored(shrunk_to(6), batches), POLICY) == Size(limit, Detail.NESTED), batches
 
-    def test_counts_batches_that_were_passed_over(self) -> None:
-        assert size_now(passed_over(shrunk_to(6), GROW_AFTER - 1), POLICY).limit == 6
-        assert size_now(passed_over(shrunk_to(6), GROW_AFTER), POLICY).limit == 12
+    def test_growth_counts_unchanged_batches(self) -> None:
+        assert size_now(skipped(shrunk_to(6), GROW_AFTER - 1), POLICY).limit == 6
+        assert size_now(skipped(shrunk_to(6), GROW_AFTER), POLICY).limit == 12
 
-    def test_counts_across_runs(self) -> None:
-        ended = then(passed_over(shrunk_to(6), 3), refused(Problem(ProblemKind.API, "expired", code=190)))
+    def test_growth_counts_across_runs(self) -> None:
+        ended = then(skipped(shrunk_to(6), 3), refused(Problem(ProblemKind.API, "expired", code=190)))
 
         assert size_now(stored(ended, 2), POLICY).limit == 12
 
-    def test_counts_the_batches_of_whole_sweeps(self) -> None:
+    def test_growth_counts_the_batches_of_whole_sweeps(self) -> None:
         swept = given(SweepCompleted(Mode.FULL, at(0), at(0), Tally(batches=5)), after=shrunk_to(6), run_id="run-2")
 
         assert size_now(swept, POLICY).limit == 12
 
-    def test_asks_for_messages_by_themselves_for_a_while_and_then_nests_them_again(self) -> None:
+    def test_messages_are_requested_separately_for_a_while_and_then_nested_again(self) -> None:
         separate = shrunk_to(1, Detail.SEPARATE)
 
         assert size_now(stored(separate, GROW_AFTER - 1), POLICY) == Size(1, Detail.SEPARATE)
         assert size_now(stored(separate, GROW_AFTER), POLICY) == Size(1, Detail.NESTED)
         assert size_now(stored(separate, 2 * GROW_AFTER), POLICY) == Size(2, Detail.NESTED)
 
-    @pytest.mark.parametrize("read", [stored, passed_over])
-    def test_goes_without_messages_for_one_batch_only(self, read: Callable[[Checkpoint, int], Checkpoint]) -> None:
+    @pytest.mark.parametrize("read", [stored, skipped])
+    def test_messages_are_left_out_for_one_batch_only(self, read: Callable[[Checkpoint, int], Checkpoint]) -> None:
         assert size_now(read(shrunk_to(1, Detail.BARE), 1), POLICY) == Size(1, Detail.SEPARATE)
         assert size_now(stored(shrunk_to(1, Detail.BARE), 1 + GROW_AFTER), POLICY) == Size(1, Detail.NESTED)
 
-    def test_is_whole_again_after_a_step_over_the_thread_at_fault(self) -> None:
+    def test_the_size_is_whole_again_after_stepping_over_the_faulty_thread(self) -> None:
         assert size_now(stored(shrunk_to(1, Detail.POSITION), 1), POLICY) == WHOLE
 
-    def test_begins_at_the_size_that_failed_last(self) -> None:
+    def test_growth_starts_at_the_size_that_failed_last(self) -> None:
         grown = stored(shrunk_to(6), GROW_AFTER)
 
         assert size_now(then(grown, refused(TOO_HEAVY)), POLICY) == Size(6, Detail.NESTED)
 
-    def test_never_ends_above_the_batch_size(self) -> None:
+    def test_growth_never_exceeds_the_batch_size(self) -> None:
         assert size_now(stored(shrunk_to(25), 200), POLICY) == whole(POLICY)
 
 
-class TestAPoisonThread:
-    """Every list that holds it fails like an outage; its neighbours are all read."""
+class TestPoisonThread:
+    """Every list with it fails like an outage; its neighbours are all read."""
 
     THREADS = tuple(conversation(f"t_{number}", at(-number)) for number in range(1, 121))
     POISON = 70
 
     def live(self, checkpoint: Checkpoint) -> tuple[Checkpoint, set[str], list[Size]]:
         read: set[str] = set()
-        asked: list[Size] = []
+        requested: list[Size] = []
         around = context(policy=Policy(base_delay_seconds=0.0))
         for _ in range(200):
             action = plan(checkpoint, at(0), budget(), POLICY)
             assert isinstance(action, Fetch)
             request = action.request
-            asked.append(Size(request.limit, request.detail))
+            requested.append(Size(request.limit, request.detail))
             start = int(request.cursor or 0)
             chosen = self.THREADS[start : start + request.limit]
             is_spoilt = any(each.conversation_id == f"t_{self.POISON}" for each in chosen)
@@ -219,20 +218,22 @@ class TestAPoisonThread:
                 continue
             end = start + len(chosen)
             answer = fetched(*chosen, next_cursor=str(end) if end < len(self.THREADS) else None)
-            read |= {row.conversation_id for row in record(decide(checkpoint, answer, around)).changes.conversations}
+            read |= {
+                row.conversation_id for row in record(decision_on(checkpoint, answer, around)).changes.conversations
+            }
             checkpoint = then(checkpoint, answer, during=around)
             if end == len(self.THREADS):
-                return checkpoint, read, asked
+                return checkpoint, read, requested
         raise AssertionError("the walk does not end")
 
-    def test_in_the_middle_of_a_batch_is_found_and_all_others_are_read(self) -> None:
+    def test_a_poison_thread_in_a_batch_is_found_and_all_others_are_read(self) -> None:
         start = given(BatchStored(walking("0"), Tally(batches=1)), after=walking_since_noon())
 
-        after, read, asked = self.live(start)
+        after, read, requested = self.live(start)
 
         assert read == {each.conversation_id for each in self.THREADS} - {f"t_{self.POISON}"}
         assert after.open_dead_letters == 1
-        assert asked.count(Size(1, Detail.POSITION)) == 1
-        assert asked[-1] == WHOLE
+        assert requested.count(Size(1, Detail.POSITION)) == 1
+        assert requested[-1] == WHOLE
         assert after.run is not None
         assert after.run.failed_batches == 0

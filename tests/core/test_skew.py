@@ -1,4 +1,4 @@
-"""What is stored with instants of the future is found, and named."""
+"""skew: stored instants in the future are found and named."""
 
 from datetime import timedelta
 
@@ -21,7 +21,7 @@ CHECKPOINT = Checkpoint(
 )
 
 
-def test_nothing_is_ahead_of_a_clock_that_goes_on() -> None:
+def test_nothing_is_ahead_of_a_steady_clock() -> None:
     assert furthest_ahead([CHECKPOINT, Checkpoint(STREAM.key)], at(100)) == {}
 
 
@@ -31,7 +31,7 @@ def test_clocks_may_differ_a_little() -> None:
     assert not is_ahead(None, NOON)
 
 
-def test_all_that_was_stored_by_a_clock_that_was_ahead_is_named_with_its_latest_instant() -> None:
+def test_everything_stored_by_a_clock_that_was_ahead_is_named_with_its_latest_instant() -> None:
     later = replace(CHECKPOINT, watermark=at(500))
     found = furthest_ahead([CHECKPOINT, later, CHECKPOINT], NOON - timedelta(hours=1))
     assert found == {
@@ -45,6 +45,6 @@ def test_all_that_was_stored_by_a_clock_that_was_ahead_is_named_with_its_latest_
     }
 
 
-def test_what_may_lie_in_the_future_is_not_named() -> None:
+def test_instants_that_may_be_in_the_future_are_not_named() -> None:
     held = Checkpoint(STREAM.key, rate_limit=RateLimit(Scope.PAGE, 1, NOON, at(86_400), RATE_LIMIT))
     assert furthest_ahead([held], NOON) == {}

@@ -1,4 +1,4 @@
-"""The Facebook source keeps the contract of every Source, against a small list edge on the loopback interface."""
+"""The Facebook source fulfils the contract of every Source, against a small list edge on the loopback interface."""
 
 import re
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from contracts.source_contract import Fault, Inbox, RecordingGate, SourceContrac
 from kit.graph_answers import PAGE, PAGE_ID, TOKEN, error, listed, message, thread
 from kit.loopback import Answering, nowhere, sending, serving
 from milepost.core.model import Platform, Stream
-from milepost.facebook.access import Access
+from milepost.facebook.calls import Access
 from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
 from milepost.facebook.rate_limiter import Budget, RateLimiter
@@ -24,16 +24,16 @@ THREAD_EDGE = re.compile(r",?messages\.limit\((\d+)\)\{[^}]*\}")
 
 
 def graph(calls: list[str], *, with_gaps: bool = False) -> Answering:
-    """Answer as the conversations edge and threads do. A cursor is the position after it; a gap's ends with a dot."""
+    """Respond as the conversations edge and threads do. A cursor is the position after it; a gap's ends with a dot."""
 
-    async def answer(request: web.Request) -> web.Response:
+    async def respond(request: web.Request) -> web.Response:
         calls.append(str(request.rel_url))
         _, _, owner, *edge = (unquote(segment) for segment in request.rel_url.raw_path.split("/"))
         fields = request.query["fields"]
         if edge != ["conversations"]:
             if owner not in IDS:
                 return web.json_response(error(100, error_subcode=33), status=400)
-            return web.json_response(told(IDS.index(owner), fields))
+            return web.json_response(thread_node(IDS.index(owner), fields))
         after, limit = request.query.get("after", "0"), int(request.query["limit"])
         if not after.rstrip(".").isdecimal():
             return web.json_response(error(2642, "(#2642) Invalid cursors values"), status=400)
@@ -41,15 +41,15 @@ def graph(calls: list[str], *, with_gaps: bool = False) -> Answering:
         if with_gaps and start and not after.endswith("."):
             return web.json_response(listed(after=f"{start}.", next_url=f"{request.url}&after={start}."))
         end = min(start + limit, len(IDS))
-        threads = [told(number, fields) for number in range(start, end)]
+        threads = [thread_node(number, fields) for number in range(start, end)]
         next_url = str(request.url) if end < len(IDS) else None
         return web.json_response(listed(*threads, after=str(end), next_url=next_url))
 
-    return answer
+    return respond
 
 
-def told(number: int, fields: str) -> dict[str, object]:
-    """Tell of a thread what is asked for; each has three messages, one of them our own."""
+def thread_node(number: int, fields: str) -> dict[str, object]:
+    """Return the requested fields of a thread, which has three messages, one of them ours."""
     updated_time = (NEWEST_AT - timedelta(hours=number)).strftime("%Y-%m-%dT%H:%M:%S+0000")
     edge = THREAD_EDGE.search(fields)
     messages = [message(f"m_{number}_{place}", PAGE if place == 1 else None) for place in range(3)]
@@ -132,4 +132,4 @@ async def opened(
 ) -> FacebookInbox:
     client = GraphClient(base_url, "v26.0", clock=clock, request_timeout_seconds=timeout_seconds, max_body_bytes=2**19)
     await world.enter_async_context(client)
-    return FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), Access(TOKEN), RateLimiter(0, Budget()), gate)
+    return FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), Access(TOKEN, RateLimiter(0, Budget())), gate)

@@ -1,4 +1,4 @@
-"""What the source asks of the API, how it learns our Instagram id, and with which token."""
+"""The requests of the source, how it finds our Instagram id, and which token it uses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -30,7 +30,7 @@ from kit.loopback import serving
 from milepost.core.model import Batch, Contact, Detail, Platform, Scope, Stream
 from milepost.core.ports import Answered, Fetched, Held, Refused, Request, Usage
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.access import Access
+from milepost.facebook.calls import Access
 from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
 from milepost.facebook.rate_limiter import Budget, RateLimiter
@@ -42,21 +42,21 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 THREAD_FIELDS = "id,updated_time,link,snippet,message_count,unread_count,can_reply,participants"
 
 
-class Told(ClientResponse):
-    """An answer made by aioresponses 0.7, which does not know what aiohttp 3.14 asks for."""
+class SimpleResponse(ClientResponse):
+    """A response made by aioresponses 0.7, which lacks what aiohttp 3.14 requires."""
 
     def __init__(self, *positional: object, **named: object) -> None:
         super().__init__(*positional, stream_writer=Mock(), **named)  # type: ignore[arg-type] # passed on as they come
 
 
 class Api:
-    """The Graph API, made of answers that are given one after the other."""
+    """The Graph API as a series of prepared responses."""
 
     def __init__(self, mocked: aioresponses) -> None:
         self._mocked = mocked
 
     def tells(self, url: URL, payload: dict[str, object], status: int = 200) -> None:
-        self._mocked.get(url, payload=payload, status=status, response_class=Told)
+        self._mocked.get(url, payload=payload, status=status, response_class=SimpleResponse)
 
     def breaks_at(self, url: URL) -> None:
         self._mocked.get(url, exception=ClientConnectionError())
@@ -84,18 +84,17 @@ def messenger(
     gate: RecordingGate | None = None,
     rate_limiter: RateLimiter | None = None,
 ) -> FacebookInbox:
-    return FacebookInbox(
-        client,
-        Stream(Platform.MESSENGER, PAGE_ID),
-        access or Access(TOKEN),
-        rate_limiter or RateLimiter(0, Budget()),
-        gate or RecordingGate(),
-    )
+    access = access or access_of(TOKEN, rate_limiter=rate_limiter)
+    return FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), access, gate or RecordingGate())
+
+
+def access_of(token: str, problem: Problem | None = None, rate_limiter: RateLimiter | None = None) -> Access:
+    return Access(token, rate_limiter or RateLimiter(0, Budget()), problem)
 
 
 def instagram(client: GraphClient, account_id: str | None = None, gate: RecordingGate | None = None) -> FacebookInbox:
     stream = Stream(Platform.INSTAGRAM, PAGE_ID)
-    return FacebookInbox(client, stream, Access(TOKEN), RateLimiter(0, Budget()), gate or RecordingGate(), account_id)
+    return FacebookInbox(client, stream, Access(TOKEN, RateLimiter(0, Budget())), gate or RecordingGate(), account_id)
 
 
 def edge(platform: str, fields: str, limit: int, **more: str) -> URL:
@@ -108,20 +107,20 @@ def contact_of(outcome: Answered) -> Contact | None:
 
 
 class TestRequest:
-    async def test_messenger_is_asked_for_conversations_and_messages(self, api: Api, client: GraphClient) -> None:
+    async def test_messenger_requests_have_conversations_and_messages(self, api: Api, client: GraphClient) -> None:
         nested = "messages.limit(20){id,created_time,from,message,sticker,attachments,shares}"
         api.tells(edge("messenger", f"{THREAD_FIELDS},{nested}", 50), listed(thread()))
         outcome = await messenger(client).fetch(Request(None, 50, 20))
         assert contact_of(outcome) == Contact("26508222372100001", "Nora Villaseñor")
 
-    async def test_instagram_is_asked_for_stories_too(self, api: Api, client: GraphClient) -> None:
+    async def test_instagram_requests_have_stories_too(self, api: Api, client: GraphClient) -> None:
         nested = "messages.limit(5){id,created_time,from,message,attachments,shares,story,is_unsupported}"
         people = {"data": [ACCOUNT, instagram_person()]}
         api.tells(edge("instagram", f"{THREAD_FIELDS},{nested}", 50), listed(thread(participants=people)))
         outcome = await instagram(client, ACCOUNT_ID).fetch(Request(None, 50, 5))
         assert contact_of(outcome) == Contact("6543210987654321", None, "nora.v")
 
-    async def test_no_messages_are_asked_for_where_none_are_wanted(self, api: Api, client: GraphClient) -> None:
+    async def test_no_messages_are_requested_if_none_are_wanted(self, api: Api, client: GraphClient) -> None:
         api.tells(edge("messenger", THREAD_FIELDS, 1), listed(thread()))
         assert isinstance(await messenger(client).fetch(Request(None, 1, 0)), Fetched)
 
@@ -132,22 +131,24 @@ class TestRequest:
             (Detail.POSITION, "id,updated_time"),
         ],
     )
-    async def test_less_detail_asks_for_less(self, detail: Detail, fields: str, api: Api, client: GraphClient) -> None:
+    async def test_less_detail_requests_fewer_fields(
+        self, detail: Detail, fields: str, api: Api, client: GraphClient
+    ) -> None:
         api.tells(edge("messenger", fields, 1), listed(thread()))
         assert isinstance(await messenger(client).fetch(Request(None, 1, 20, detail=detail)), Fetched)
 
     @pytest.mark.parametrize("cursor", ["QVFIUlNEN1BWay1jWVVfN05", "a+b/c==&limit=1 %41 ☃"])
-    async def test_a_cursor_is_sent_as_it_came(self, cursor: str, api: Api, client: GraphClient) -> None:
+    async def test_a_cursor_is_sent_unchanged(self, cursor: str, api: Api, client: GraphClient) -> None:
         api.tells(edge("messenger", THREAD_FIELDS, 1, after=cursor), listed(thread()))
         assert isinstance(await messenger(client).fetch(Request(cursor, 1, 0)), Fetched)
 
-    async def test_an_error_of_the_api_is_refused_with_its_numbers(self, api: Api, client: GraphClient) -> None:
+    async def test_an_api_error_is_refused_with_its_numbers(self, api: Api, client: GraphClient) -> None:
         api.tells(edge("messenger", THREAD_FIELDS, 1), error(190, error_subcode=463), status=400)
         outcome = await messenger(client).fetch(Request(None, 1, 0))
         assert isinstance(outcome, Refused)
         assert (outcome.problem.code, outcome.problem.subcode, outcome.problem.http_status) == (190, 463, 400)
 
-    async def test_a_batch_with_an_error_status_is_no_batch(self, api: Api, client: GraphClient) -> None:
+    async def test_a_batch_with_an_error_status_is_refused(self, api: Api, client: GraphClient) -> None:
         api.tells(edge("messenger", THREAD_FIELDS, 1), listed(thread()), status=500)
         outcome = await messenger(client).fetch(Request(None, 1, 0))
         assert isinstance(outcome, Refused)
@@ -161,7 +162,7 @@ class TestInstagramAccount:
     EDGE = edge("instagram", THREAD_FIELDS, 1)
     THREAD = thread(participants={"data": [ACCOUNT, instagram_person()]})
 
-    async def test_it_is_asked_for_once(self, api: Api, client: GraphClient) -> None:
+    async def test_the_account_is_fetched_once(self, api: Api, client: GraphClient) -> None:
         api.tells(PAGE_URL, {"instagram_business_account": {"id": ACCOUNT_ID}, "id": PAGE_ID})
         api.tells(self.EDGE, listed(self.THREAD))
         api.tells(self.EDGE, listed(self.THREAD))
@@ -169,12 +170,12 @@ class TestInstagramAccount:
         for _ in range(2):
             assert contact_of(await inbox.fetch(Request(None, 1, 0))) == Contact("6543210987654321", None, "nora.v")
 
-    async def test_it_is_not_asked_for_where_it_is_given(self, api: Api, client: GraphClient) -> None:
+    async def test_a_configured_account_is_not_fetched(self, api: Api, client: GraphClient) -> None:
         api.tells(self.EDGE, listed(self.THREAD))
         await instagram(client, ACCOUNT_ID).fetch(Request(None, 1, 0))
         assert api.calls == [EDGE_URL.path]
 
-    async def test_a_refusal_is_told_and_the_next_fetch_asks_again(self, api: Api, client: GraphClient) -> None:
+    async def test_a_refusal_is_returned_and_the_next_fetch_tries_again(self, api: Api, client: GraphClient) -> None:
         api.tells(PAGE_URL, error(4, "(#4) Application request limit reached"), status=403)
         api.breaks_at(PAGE_URL)
         api.tells(PAGE_URL, {"instagram_business_account": {"id": ACCOUNT_ID}, "id": PAGE_ID})
@@ -187,7 +188,7 @@ class TestInstagramAccount:
         assert broken.problem.kind is ProblemKind.NETWORK
         assert isinstance(read, Fetched)
 
-    async def test_a_page_without_one_says_what_to_do(self, api: Api, client: GraphClient) -> None:
+    async def test_a_page_without_an_account_is_refused_with_a_remedy(self, api: Api, client: GraphClient) -> None:
         api.tells(PAGE_URL, {"id": PAGE_ID})
         outcome = await instagram(client).fetch(Request(None, 1, 0))
         assert isinstance(outcome, Refused)
@@ -195,32 +196,34 @@ class TestInstagramAccount:
         assert "instagram_account_id" in outcome.problem.message
 
     @pytest.mark.parametrize("payload", [{}, {"id": PAGE_ID, "instagram_business_account": "odd"}])
-    async def test_an_odd_answer_is_nonsense(self, payload: dict[str, object], api: Api, client: GraphClient) -> None:
+    async def test_an_unexpected_response_is_invalid(
+        self, payload: dict[str, object], api: Api, client: GraphClient
+    ) -> None:
         api.tells(PAGE_URL, payload)
         outcome = await instagram(client).fetch(Request(None, 1, 0))
         assert isinstance(outcome, Refused)
         assert outcome.problem.kind is ProblemKind.NONSENSE
 
-    async def test_a_closed_gate_forbids_that_call_too(self, api: Api, client: GraphClient) -> None:
+    async def test_a_closed_gate_forbids_fetching_the_account(self, api: Api, client: GraphClient) -> None:
         assert await instagram(client, gate=RecordingGate(closed=True)).fetch(Request(None, 1, 0)) == Held()
         assert api.calls == []
 
 
 class Threads:
-    """A small list edge and its threads, told apart by the end of the path, with what it was asked."""
+    """A small list edge and its threads, distinguished by the end of the path; records the requests."""
 
     def __init__(self, *nodes: Json) -> None:
         self.nodes = {str(node["id"]): node for node in nodes}
         self.refused: dict[str, Json] = {}
         self.headers: dict[str, str] = {}
-        self.asked: list[tuple[str, str]] = []
+        self.requested: list[tuple[str, str]] = []
         self.tokens: list[str] = []
         self.meanwhile: Callable[[], Awaitable[None]] | None = None
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def respond(self, request: web.Request) -> web.Response:
         if self.meanwhile is not None:
             await self.meanwhile()
-        self.asked.append((request.rel_url.raw_path, request.query["fields"]))
+        self.requested.append((request.rel_url.raw_path, request.query["fields"]))
         self.tokens.append(request.headers["Authorization"].removeprefix("Bearer "))
         node_id = request.path.removeprefix("/v26.0/")
         if node_id in self.refused:
@@ -232,13 +235,13 @@ class Threads:
 
 
 @asynccontextmanager
-async def asking(
+async def inbox_of(
     threads: Threads,
     access: Access | None = None,
     gate: RecordingGate | None = None,
     rate_limiter: RateLimiter | None = None,
 ) -> AsyncIterator[FacebookInbox]:
-    async with serving(threads.answer) as base_url, GraphClient(base_url, "v26.0", clock=lambda: NOW) as client:
+    async with serving(threads.respond) as base_url, GraphClient(base_url, "v26.0", clock=lambda: NOW) as client:
         yield messenger(client, access, gate, rate_limiter)
 
 
@@ -257,59 +260,59 @@ ODD_IDS = ["aWdfZG06MTpJR0/VzYWdlVGhyZWFk+jE3ODQxNA==", "a?b#c", "../me", "//gra
 
 
 class TestSeparateMessages:
-    async def test_each_thread_is_asked_for_its_messages(self) -> None:
+    async def test_the_messages_of_each_thread_are_fetched(self) -> None:
         threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             batch = fetched(await inbox.fetch(SEPARATE))
         nested = "id,updated_time,messages.limit(2){id,created_time,from,message,sticker,attachments,shares}"
-        assert threads.asked == [
+        assert threads.requested == [
             (EDGE_URL.path, THREAD_FIELDS),
             ("/v26.0/t_1", nested),
             ("/v26.0/t_2", nested),
         ]
         assert [event.event_id for each in batch.conversations for event in each.interactions] == ["m_1", "m_2"]
 
-    async def test_messages_that_cannot_be_read_are_set_aside(self) -> None:
+    async def test_messages_that_cannot_be_read_are_unreadable(self) -> None:
         threads = Threads(thread("t_1", message("m_1"), {"id": "m_bad"}), thread("t_2"))
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             batch = fetched(await inbox.fetch(SEPARATE))
         assert [event.event_id for event in batch.conversations[0].interactions] == ["m_1"]
         assert [each.subject for each in batch.unreadable] == ["t_1/messages"]
 
     async def test_our_own_messages_go_to_the_contact_that_the_list_named(self) -> None:
         threads = Threads(thread("t_1", message("m_1", ACCOUNT | {"id": PAGE_ID})))
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             batch = fetched(await inbox.fetch(SEPARATE))
         assert batch.conversations[0].interactions[0].contact_id == "26508222372100001"
 
-    async def test_a_thread_that_is_gone_meanwhile_stays_without_messages(self) -> None:
+    async def test_a_thread_that_disappears_meanwhile_has_no_messages(self) -> None:
         threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
         threads.refused["t_1"] = error(100, error_subcode=33)
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             batch = fetched(await inbox.fetch(SEPARATE))
         assert [len(each.interactions) for each in batch.conversations] == [0, 1]
 
-    async def test_a_refusal_on_the_way_is_the_answer(self) -> None:
+    async def test_a_refusal_on_the_way_is_the_outcome(self) -> None:
         gate = RecordingGate()
         threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")), thread("t_3"))
         threads.refused["t_2"] = error(1)
-        async with asking(threads, gate=gate) as inbox:
+        async with inbox_of(threads, gate=gate) as inbox:
             problem = refused(await inbox.fetch(SEPARATE))
         assert problem.code == 1
         assert gate.refusals == [problem]
-        assert len(threads.asked) == 3
+        assert len(threads.requested) == 3
 
     @pytest.mark.parametrize("calls", [0, 1, 2])
-    async def test_a_gate_that_closes_on_the_way_ends_it(self, calls: int) -> None:
+    async def test_a_gate_that_closes_on_the_way_ends_the_fetch(self, calls: int) -> None:
         threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
-        async with asking(threads, gate=RecordingGate(calls_left=calls)) as inbox:
+        async with inbox_of(threads, gate=RecordingGate(calls_left=calls)) as inbox:
             assert await inbox.fetch(SEPARATE) == Held()
-        assert len(threads.asked) == calls
+        assert len(threads.requested) == calls
 
-    async def test_what_all_the_calls_took_is_summed_up(self) -> None:
+    async def test_the_durations_of_all_calls_are_added_up(self) -> None:
         threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
         threads.meanwhile = partial(asyncio.sleep, 0.02)
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             outcome = await inbox.fetch(SEPARATE)
         assert isinstance(outcome, Fetched)
         assert outcome.took_seconds >= 0.06
@@ -319,87 +322,87 @@ class TestReread:
     @pytest.mark.parametrize("conversation_id", ODD_IDS)
     async def test_any_id_is_one_segment_of_the_path(self, conversation_id: str) -> None:
         threads = Threads(thread(conversation_id, message()))
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             (read,) = fetched(await inbox.reread(conversation_id, 5)).conversations
         assert (read.conversation_id, len(read.interactions)) == (conversation_id, 1)
-        (path, fields) = threads.asked[0]
+        (path, fields) = threads.requested[0]
         assert path.count("/") == 2
         assert unquote(path) == f"/v26.0/{conversation_id}"
         assert fields.startswith(f"{THREAD_FIELDS},messages.limit(5){{id,")
 
     @pytest.mark.parametrize("no_id", ["", ".", "..", "a\0b", "a\nb", "\ud800", "i" * 1000, "sha256:" + "0" * 64])
-    async def test_what_can_be_no_id_is_not_asked_for(self, no_id: str) -> None:
+    async def test_a_text_that_cannot_be_an_id_is_not_requested(self, no_id: str) -> None:
         threads, gate = Threads(), RecordingGate()
-        async with asking(threads, gate=gate) as inbox:
+        async with inbox_of(threads, gate=gate) as inbox:
             problem = refused(await inbox.reread(no_id, 5))
         assert problem.kind is ProblemKind.NONSENSE
-        assert (threads.asked, gate.refusals) == ([], [])
+        assert (threads.requested, gate.refusals) == ([], [])
 
-    async def test_messages_that_cannot_be_read_are_set_aside(self) -> None:
-        async with asking(Threads(thread("t_1", message("m_1"), {"id": "m_bad"}))) as inbox:
+    async def test_messages_that_cannot_be_read_are_unreadable(self) -> None:
+        async with inbox_of(Threads(thread("t_1", message("m_1"), {"id": "m_bad"}))) as inbox:
             batch = fetched(await inbox.reread("t_1", 5))
         assert [event.event_id for event in batch.conversations[0].interactions] == ["m_1"]
         assert [each.subject for each in batch.unreadable] == ["t_1/messages"]
 
     async def test_a_thread_that_cannot_be_read_is_unreadable(self) -> None:
-        async with asking(Threads(thread("t_1", updated_time="yesterday"))) as inbox:
+        async with inbox_of(Threads(thread("t_1", updated_time="yesterday"))) as inbox:
             batch = fetched(await inbox.reread("t_1", 5))
         assert batch.conversations == ()
         assert [each.subject for each in batch.unreadable] == ["t_1"]
 
-    async def test_one_that_is_gone_is_refused(self) -> None:
+    async def test_a_thread_that_is_gone_is_refused(self) -> None:
         threads = Threads()
         threads.refused["t_1"] = error(100, error_subcode=33)
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             problem = refused(await inbox.reread("t_1", 5))
         assert (problem.code, problem.subcode) == (100, 33)
 
     @pytest.mark.parametrize("node", [{"id": 7}, {"id": "t_1", "error": {"code": 2}}])
-    async def test_what_is_no_thread_is_refused(self, node: Json) -> None:
+    async def test_an_object_that_is_not_a_thread_is_refused(self, node: Json) -> None:
         threads = Threads()
         threads.nodes["t_1"] = node
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             assert refused(await inbox.reread("t_1", 5)).http_status == 200
 
-    async def test_no_messages_are_asked_for_where_none_are_wanted(self) -> None:
+    async def test_no_messages_are_requested_if_none_are_wanted(self) -> None:
         threads = Threads(thread("t_1"))
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             await inbox.reread("t_1", 0)
-        assert threads.asked == [("/v26.0/t_1", THREAD_FIELDS)]
+        assert threads.requested == [("/v26.0/t_1", THREAD_FIELDS)]
 
 
 class TestAccess:
     async def test_a_new_token_is_used_from_the_next_call_on(self) -> None:
-        threads, access = Threads(thread("t_1")), Access("token one")
-        async with asking(threads, access=access) as inbox:
+        threads, access = Threads(thread("t_1")), access_of("token one")
+        async with inbox_of(threads, access=access) as inbox:
             await inbox.fetch(Request(None, 1, 0))
             access.token = "token two"
             await inbox.fetch(Request(None, 1, 0))
         assert threads.tokens == ["token one", "token two"]
 
-    async def test_while_the_page_is_lost_that_is_the_answer_and_no_call_is_made(self) -> None:
+    async def test_a_suspended_page_is_refused_without_a_call(self) -> None:
         lost = Problem(ProblemKind.NOT_MANAGED, "the page is not managed any more")
-        threads, access, gate = Threads(thread("t_1")), Access(TOKEN, lost), RecordingGate()
-        async with asking(threads, access=access, gate=gate) as inbox:
+        threads, access, gate = Threads(thread("t_1")), access_of(TOKEN, lost), RecordingGate()
+        async with inbox_of(threads, access=access, gate=gate) as inbox:
             assert refused(await inbox.fetch(Request(None, 1, 0))) == lost
             assert refused(await inbox.reread("t_1", 0)) == lost
-            assert (threads.asked, gate.refusals) == ([], [])
+            assert (threads.requested, gate.refusals) == ([], [])
             access.problem = None
             assert fetched(await inbox.fetch(Request(None, 1, 0))).conversations
 
-    async def test_the_token_that_was_used_stays_out_of_the_answer_though_there_is_a_new_one(self) -> None:
-        threads, access = Threads(), Access("s3cret-token-one")
+    async def test_the_token_in_use_is_redacted_even_after_a_rotation(self) -> None:
+        threads, access = Threads(), access_of("s3cret-token-one")
         threads.refused[f"{PAGE_ID}/conversations"] = error(190, "bad token s3cret-token-one")
 
-        async def renew() -> None:
+        async def rotate() -> None:
             access.token = "token two"
 
-        threads.meanwhile = renew
-        async with asking(threads, access=access) as inbox:
+        threads.meanwhile = rotate
+        async with inbox_of(threads, access=access) as inbox:
             assert "s3cret" not in refused(await inbox.fetch(Request(None, 1, 0))).message
 
     def test_nothing_secret_is_in_a_repr(self) -> None:
-        assert TOKEN not in repr(Access(TOKEN))
+        assert TOKEN not in repr(access_of(TOKEN))
 
 
 LIMITS = {
@@ -410,7 +413,7 @@ LIMITS = {
 }
 
 
-class PausingGate(RecordingGate):
+class ClosingGate(RecordingGate):
     """Closes at the first refusal."""
 
     def refused(self, problem: Problem) -> None:
@@ -419,43 +422,43 @@ class PausingGate(RecordingGate):
 
 class TestLimits:
     @pytest.mark.parametrize("is_refused", [False, True])
-    async def test_the_gate_hears_of_the_budgets_from_every_answer(self, is_refused: bool) -> None:
+    async def test_the_gate_gets_the_usage_of_every_response(self, is_refused: bool) -> None:
         threads, gate = Threads(thread("t_1")), RecordingGate()
         threads.headers = LIMITS
         if is_refused:
             threads.refused[f"{PAGE_ID}/conversations"] = error(80006)
-        async with asking(threads, gate=gate) as inbox:
+        async with inbox_of(threads, gate=gate) as inbox:
             await inbox.fetch(Request(None, 1, 0))
         assert Usage(Scope.APP, "call_count", 0.28) in gate.usages
         assert Usage(Scope.PAGE, "call_count", 1.01) in gate.usages
 
-    async def test_a_refusal_says_how_long_to_stay_away(self) -> None:
+    async def test_a_refusal_has_the_servers_wait(self) -> None:
         threads, gate = Threads(), RecordingGate()
         threads.headers = LIMITS
         threads.refused[f"{PAGE_ID}/conversations"] = error(80006)
-        async with asking(threads, gate=gate) as inbox:
+        async with inbox_of(threads, gate=gate) as inbox:
             problem = refused(await inbox.fetch(Request(None, 1, 0)))
         assert problem.wait_seconds == 19 * 60
         assert gate.refusals == [problem]
 
-    async def test_a_refusal_that_says_nothing_of_it_has_no_wait(self) -> None:
+    async def test_a_refusal_without_wait_headers_has_no_wait(self) -> None:
         threads = Threads()
         threads.refused[f"{PAGE_ID}/conversations"] = error(80006)
-        async with asking(threads) as inbox:
+        async with inbox_of(threads) as inbox:
             assert refused(await inbox.fetch(Request(None, 1, 0))).wait_seconds is None
 
-    async def test_a_call_that_waited_while_another_was_refused_is_not_made(self) -> None:
-        gate, threads = PausingGate(), Threads()
+    async def test_a_call_that_waited_while_another_was_rate_limited_is_not_made(self) -> None:
+        gate, threads = ClosingGate(), Threads()
         threads.refused[f"{PAGE_ID}/conversations"] = error(4)
-        async with asking(threads, gate=gate, rate_limiter=RateLimiter(5, Budget())) as inbox:
+        async with inbox_of(threads, gate=gate, rate_limiter=RateLimiter(5, Budget())) as inbox:
             outcomes = await asyncio.gather(*(inbox.fetch(Request(None, 1, 0)) for _ in range(4)))
         assert refused(outcomes[0]).code == 4
         assert outcomes[1:] == [Held()] * 3
-        assert len(threads.asked) == 1
+        assert len(threads.requested) == 1
 
-    async def test_the_pace_hears_of_the_budgets(self) -> None:
+    async def test_the_rate_limiter_gets_the_usage(self) -> None:
         threads, app = Threads(thread("t_1")), Budget()
         threads.headers = {"X-App-Usage": '{"call_count":90}'}
-        async with asking(threads, rate_limiter=RateLimiter(0, app)) as inbox:
+        async with inbox_of(threads, rate_limiter=RateLimiter(0, app)) as inbox:
             await inbox.fetch(Request(None, 1, 0))
         assert app.slowdown_seconds(asyncio.get_running_loop().time()) > 0

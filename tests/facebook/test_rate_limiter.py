@@ -11,8 +11,8 @@ from milepost.core.model import Scope
 from milepost.core.ports import Usage
 from milepost.facebook import rate_limiter as module
 from milepost.facebook.rate_limiter import (
-    HEARD_LATELY_SECONDS,
     MAX_SLOWDOWN_SECONDS,
+    RECENT_SECONDS,
     Budget,
     RateLimiter,
     slowdown_seconds,
@@ -27,12 +27,12 @@ def short_slowdowns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def called_at(*paces: RateLimiter) -> list[float]:
-    """Have a turn at each, all at once, and give when each came, in order."""
+    """Call through each at once, and return the instants of the calls, in order."""
     loop = asyncio.get_running_loop()
     instants: list[float] = []
 
     async def call(rate_limiter: RateLimiter) -> None:
-        await rate_limiter.turn()
+        await rate_limiter.wait()
         instants.append(loop.time())
 
     await asyncio.gather(*map(call, paces))
@@ -51,36 +51,36 @@ class TestSlowdown:
     @pytest.mark.parametrize(
         ("ratio", "expected"), [(0.0, 0.0), (0.5, 0.0), (0.8, 0.0), (1.0, MAX_SLOWDOWN_SECONDS), (7.0, 10.0)]
     )
-    def test_it_sets_in_at_four_fifths_and_is_bounded(self, ratio: float, expected: float) -> None:
+    def test_the_slowdown_sets_in_at_four_fifths_and_is_bounded(self, ratio: float, expected: float) -> None:
         assert slowdown_seconds(ratio) == pytest.approx(expected)
 
     @given(st.floats(0, 2), st.floats(0, 0.01))
-    def test_it_grows_without_a_leap(self, ratio: float, more: float) -> None:
+    def test_the_slowdown_grows_continuously(self, ratio: float, more: float) -> None:
         assert 0 <= slowdown_seconds(ratio + more) - slowdown_seconds(ratio) <= 1.01
 
 
 class TestBudget:
-    def test_what_was_heard_last_counts(self) -> None:
+    def test_the_latest_report_counts(self) -> None:
         budget = Budget()
-        budget.hear("one", 1.0, now=0)
-        budget.hear("one", 0.9, now=1)
+        budget.report("one", 1.0, now=0)
+        budget.report("one", 0.9, now=1)
         assert budget.slowdown_seconds(now=2) == slowdown_seconds(0.9)
 
-    def test_of_several_who_tell_the_fullest_counts(self) -> None:
+    def test_the_fullest_report_of_several_reporters_counts(self) -> None:
         budget = Budget()
-        budget.hear("one", 0.9, now=0)
-        budget.hear("other", 0.2, now=1)
+        budget.report("one", 0.9, now=0)
+        budget.report("other", 0.2, now=1)
         assert budget.slowdown_seconds(now=2) == slowdown_seconds(0.9)
 
-    def test_what_was_heard_long_ago_is_forgotten(self) -> None:
+    def test_an_old_report_is_forgotten(self) -> None:
         budget = Budget()
-        budget.hear("one", 1.0, now=0)
-        assert budget.slowdown_seconds(now=HEARD_LATELY_SECONDS - 1) == MAX_SLOWDOWN_SECONDS
-        assert budget.slowdown_seconds(now=HEARD_LATELY_SECONDS) == 0
+        budget.report("one", 1.0, now=0)
+        assert budget.slowdown_seconds(now=RECENT_SECONDS - 1) == MAX_SLOWDOWN_SECONDS
+        assert budget.slowdown_seconds(now=RECENT_SECONDS) == 0
 
 
 class TestPace:
-    async def test_calls_that_wait_together_are_spaced_evenly_and_take_turns(self) -> None:
+    async def test_calls_that_wait_together_are_spaced_evenly(self) -> None:
         rate_limiter = RateLimiter(50, Budget())
         instants = await called_at(*[rate_limiter] * 5)
         assert all(space >= 0.019 for space in spaces(instants))
@@ -99,16 +99,16 @@ class TestPace:
     @pytest.mark.usefixtures("short_slowdowns")
     @pytest.mark.parametrize("calls_per_second", [0, 1000])
     @pytest.mark.parametrize("scope", [Scope.APP, Scope.PAGE])
-    async def test_a_budget_at_its_end_spaces_calls(self, scope: Scope, calls_per_second: float) -> None:
+    async def test_an_exhausted_budget_spaces_calls(self, scope: Scope, calls_per_second: float) -> None:
         rate_limiter = RateLimiter(calls_per_second, Budget())
-        rate_limiter.heed("messenger", used(1.0, scope))
+        rate_limiter.update("messenger", used(1.0, scope))
         instants = await called_at(*[rate_limiter] * 3)
         assert all(space >= SLOWDOWN_SECONDS - 0.001 for space in spaces(instants))
 
     @pytest.mark.usefixtures("short_slowdowns")
     async def test_the_first_call_after_a_rest_need_not_wait(self) -> None:
         rate_limiter = RateLimiter(0, Budget())
-        rate_limiter.heed("messenger", used(1.0))
+        rate_limiter.update("messenger", used(1.0))
         began = asyncio.get_running_loop().time()
         (first,) = await called_at(rate_limiter)
         assert first - began < SLOWDOWN_SECONDS
@@ -117,47 +117,47 @@ class TestPace:
     async def test_the_apps_budget_slows_every_page_and_a_pages_only_itself(self) -> None:
         app = Budget()
         one, other = RateLimiter(0, app), RateLimiter(0, app)
-        one.heed("messenger", used(1.0, Scope.PAGE))
+        one.update("messenger", used(1.0, Scope.PAGE))
         assert spaces(await called_at(other, other))[0] < SLOWDOWN_SECONDS
-        one.heed("messenger", used(1.0, Scope.APP))
+        one.update("messenger", used(1.0, Scope.APP))
         assert spaces(await called_at(other, other))[0] >= SLOWDOWN_SECONDS - 0.001
 
     @pytest.mark.usefixtures("short_slowdowns")
-    async def test_a_slow_down_that_is_heard_of_while_a_call_waits_counts_for_it(self) -> None:
+    async def test_a_slowdown_that_is_reported_while_a_call_waits_applies_to_it(self) -> None:
         app = Budget()
         rate_limiter, other = RateLimiter(0, app), RateLimiter(0, app)
-        rate_limiter.heed("messenger", used(0.98))
-        await rate_limiter.turn()
+        rate_limiter.update("messenger", used(0.98))
+        await rate_limiter.wait()
         began = asyncio.get_running_loop().time()
-        waiting = asyncio.ensure_future(rate_limiter.turn())
+        waiting = asyncio.ensure_future(rate_limiter.wait())
         await asyncio.sleep(0)
-        other.heed("messenger", used(1.0, Scope.APP))
+        other.update("messenger", used(1.0, Scope.APP))
         await waiting
         assert asyncio.get_running_loop().time() - began >= SLOWDOWN_SECONDS - 0.005
 
     @pytest.mark.usefixtures("short_slowdowns")
-    async def test_nobody_overtakes_when_the_slow_down_ends(self) -> None:
+    async def test_no_call_overtakes_another_when_the_slowdown_ends(self) -> None:
         rate_limiter = RateLimiter(0, Budget())
-        rate_limiter.heed("messenger", used(1.0))
-        await rate_limiter.turn()
-        waiting = asyncio.ensure_future(rate_limiter.turn())
+        rate_limiter.update("messenger", used(1.0))
+        await rate_limiter.wait()
+        waiting = asyncio.ensure_future(rate_limiter.wait())
         await asyncio.sleep(0)
-        rate_limiter.heed("messenger", used(0.1))
-        await rate_limiter.turn()
+        rate_limiter.update("messenger", used(0.1))
+        await rate_limiter.wait()
         assert waiting.done()
 
     @pytest.mark.usefixtures("short_slowdowns")
-    async def test_an_answer_that_says_nothing_of_a_budget_changes_nothing(self) -> None:
+    async def test_a_response_without_usage_changes_nothing(self) -> None:
         rate_limiter = RateLimiter(0, Budget())
-        rate_limiter.heed("messenger", used(1.0))
-        rate_limiter.heed("messenger", ())
+        rate_limiter.update("messenger", used(1.0))
+        rate_limiter.update("messenger", ())
         assert spaces(await called_at(rate_limiter, rate_limiter))[0] >= SLOWDOWN_SECONDS - 0.001
 
-    async def test_one_that_is_cancelled_while_it_waits_holds_up_nobody(self) -> None:
+    async def test_a_call_that_is_cancelled_while_it_waits_delays_no_other(self) -> None:
         rate_limiter = RateLimiter(50, Budget())
-        waiting = [asyncio.ensure_future(rate_limiter.turn()) for _ in range(3)]
+        waiting = [asyncio.ensure_future(rate_limiter.wait()) for _ in range(3)]
         await asyncio.sleep(0)
         waiting[1].cancel()
         async with asyncio.timeout(5):
-            await asyncio.gather(waiting[0], waiting[2], rate_limiter.turn())
+            await asyncio.gather(waiting[0], waiting[2], rate_limiter.wait())
         assert waiting[1].cancelled()

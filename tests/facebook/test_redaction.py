@@ -1,11 +1,17 @@
-"""What is taken out of texts and payloads, and what is left alone."""
+"""What is removed from texts and payloads, and what is left alone."""
+
+import html
+import json
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.graph_answers import TOKEN
-from milepost.facebook.redaction import redact, scrub, unsigned
+from milepost.facebook.redaction import MIN_TOKEN_CHARACTERS, scrub, unsigned, without_token
+
+AWKWARD_TOKEN = "EAAtoken/+%=&~\"'\\<0123456789"
 
 
 class TestUnsigned:
@@ -17,7 +23,7 @@ class TestUnsigned:
     def test_media_urls_lose_their_query(self, host: str) -> None:
         assert unsigned(f"https://{host}/v/t1/a.jpg?oh=abc&oe=611F#x") == f"https://{host}/v/t1/a.jpg"
 
-    def test_every_media_url_in_a_text_does(self) -> None:
+    def test_every_media_url_in_a_text_loses_its_query(self) -> None:
         text = "a https://a.fbcdn.net/1?oh=x b\nHTTPS://b.fbcdn.net/2?oh=y"
         assert unsigned(text) == "a https://a.fbcdn.net/1 b\nHTTPS://b.fbcdn.net/2"
 
@@ -30,7 +36,7 @@ class TestUnsigned:
             "what? #1",
         ],
     )
-    def test_other_texts_stay(self, text: str) -> None:
+    def test_other_texts_are_unchanged(self, text: str) -> None:
         assert unsigned(text) == text
 
     def test_a_text_made_of_url_beginnings_takes_no_time(self) -> None:
@@ -39,16 +45,30 @@ class TestUnsigned:
 
 
 class TestScrub:
-    def test_paging_goes_at_every_depth(self) -> None:
+    def test_paging_is_removed_at_every_depth(self) -> None:
         item = {"id": "t_1", "paging": {}, "messages": {"data": [{"paging": {"next": TOKEN}}], "paging": "x"}}
-        assert scrub(item, TOKEN) == {"id": "t_1", "messages": {"data": [{}]}}
+        assert scrub(item) == {"id": "t_1", "messages": {"data": [{}]}}
 
-    def test_tokens_and_signatures_go_out_of_strings_and_names(self) -> None:
+    def test_tokens_and_signatures_are_removed_from_strings_and_names(self) -> None:
         item = {TOKEN: ["https://a.fbcdn.net/1?oh=x", f"?access_token={TOKEN}&limit=1", 7, None, True]}
         expected = {"[redacted]": ["https://a.fbcdn.net/1", "?access_token=[redacted]&limit=1", 7, None, True]}
-        assert scrub(item, TOKEN) == expected
+        assert scrub(item) == expected
 
 
-@given(st.text(), st.text(), st.text(min_size=12, alphabet="abcdefgh0123"))
-def test_the_token_in_use_never_remains(before: str, after: str, token: str) -> None:
-    assert token not in redact(before + token + after, token)
+class TestWithoutToken:
+    @pytest.mark.parametrize(
+        "spelling",
+        [AWKWARD_TOKEN, json.dumps(AWKWARD_TOKEN)[1:-1], json.dumps(AWKWARD_TOKEN)[1:-1].replace("/", r"\/"),
+         quote(AWKWARD_TOKEN, safe=""), html.escape(AWKWARD_TOKEN)],
+    )  # fmt: skip
+    def test_the_token_is_removed_however_it_is_spelled(self, spelling: str) -> None:
+        assert without_token(f"<{spelling}|{spelling}>".encode(), AWKWARD_TOKEN) == b"<[redacted]|[redacted]>"
+
+    @pytest.mark.parametrize("token", ["", "id", "1" * (MIN_TOKEN_CHARACTERS - 1)])
+    def test_a_text_too_short_for_a_token_spoils_no_response(self, token: str) -> None:
+        body = b'{"id":"1111111111111111"}'
+        assert without_token(body, token) == body
+
+    @given(st.text(), st.text(), st.text(min_size=MIN_TOKEN_CHARACTERS, alphabet="abcdefgh0123"))
+    def test_the_token_in_use_never_remains(self, before: str, after: str, token: str) -> None:
+        assert token.encode() not in without_token((before + token + after).encode(), token)

@@ -1,4 +1,4 @@
-"""How a token stands, as the API tells it: read leniently, and with no call inside a pause."""
+"""The health of a token: read leniently, and not requested during a rate limit."""
 
 from datetime import UTC, datetime
 
@@ -11,31 +11,31 @@ from kit.loopback import serving
 from milepost.core.model import TokenHealth
 from milepost.core.ports import Held
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.access import Access
+from milepost.facebook.calls import Access
 from milepost.facebook.client import GraphClient
 from milepost.facebook.rate_limiter import Budget, RateLimiter
-from milepost.facebook.token_health import token_health
+from milepost.facebook.token_health import fetch_token_health
 
 APRIL = datetime(2026, 4, 1, tzinfo=UTC)
 
 
-async def told(
-    answer: Json | bytes, status: int = 200, gate: RecordingGate | None = None
+async def fetched_health(
+    body: Json | bytes, status: int = 200, gate: RecordingGate | None = None
 ) -> TokenHealth | Problem | Held:
-    asked: list[web.Request] = []
+    seen: list[web.Request] = []
 
     async def respond(request: web.Request) -> web.Response:
-        asked.append(request)
-        if isinstance(answer, bytes):
-            return web.Response(body=answer, status=status)
-        return web.json_response(answer, status=status)
+        seen.append(request)
+        if isinstance(body, bytes):
+            return web.Response(body=body, status=status)
+        return web.json_response(body, status=status)
 
     async with (
         serving(respond) as base_url,
         GraphClient(base_url, "v26.0", clock=lambda: datetime.now(UTC)) as client,
     ):
-        found = await token_health(client, Access(TOKEN), RateLimiter(0, Budget()), gate or RecordingGate())
-    assert [(each.path, dict(each.query)) for each in asked] == (
+        found = await fetch_token_health(client, Access(TOKEN, RateLimiter(0, Budget())), gate or RecordingGate())
+    assert [(each.path, dict(each.query)) for each in seen] == (
         [] if isinstance(found, Held) else [("/v26.0/debug_token", {"input_token": TOKEN})]
     )
     return found
@@ -53,31 +53,33 @@ async def told(
         ({"is_valid": True, "expires_at": 10**18}, TokenHealth(True)),
     ],
 )
-async def test_what_the_api_says_is_read(facts: Json, health: TokenHealth) -> None:
-    assert await told({"data": facts}) == health
+async def test_the_health_of_a_token_is_read(facts: Json, health: TokenHealth) -> None:
+    assert await fetched_health({"data": facts}) == health
 
 
 @pytest.mark.parametrize(
-    "answer", [b"", b"<html>down</html>", b"[]", {"data": []}, {"data": {}}, {"data": {"is_valid": "yes"}}]
+    "body", [b"", b"<html>down</html>", b"[]", {"data": []}, {"data": {}}, {"data": {"is_valid": "yes"}}]
 )
-async def test_what_makes_no_sense_is_a_problem(answer: Json | bytes) -> None:
-    found = await told(answer)
+async def test_an_invalid_response_is_a_problem(body: Json | bytes) -> None:
+    found = await fetched_health(body)
     assert isinstance(found, Problem)
     assert found.kind is ProblemKind.NONSENSE
 
 
 async def test_a_refusal_is_a_problem_without_the_token() -> None:
-    found = await told(error(code=100, message=f"You must provide an app access token, not {TOKEN}"), status=400)
+    found = await fetched_health(
+        error(code=100, message=f"You must provide an app access token, not {TOKEN}"), status=400
+    )
     assert isinstance(found, Problem)
     assert found.code == 100
     assert TOKEN not in str(found)
 
 
-async def test_no_call_is_made_inside_a_pause() -> None:
-    assert await told({"data": {"is_valid": True}}, gate=RecordingGate(closed=True)) == Held()
+async def test_no_call_is_made_during_a_rate_limit() -> None:
+    assert await fetched_health({"data": {"is_valid": True}}, gate=RecordingGate(closed=True)) == Held()
 
 
-def test_a_token_ends_with_whatever_ends_first() -> None:
+def test_a_token_ends_when_token_or_data_access_expires_first() -> None:
     later = APRIL.replace(month=5)
     assert TokenHealth(True, later, APRIL).ends_at == TokenHealth(True, APRIL).ends_at == APRIL
     assert TokenHealth(True).ends_at is None

@@ -12,7 +12,7 @@ from milepost.core.errors import StoreAway
 from milepost.fleet.leases import Lease, StreamLeases, open_queue
 from milepost.stores.postgresql.connection import connected
 from milepost.stores.postgresql.dsn import dsn_of
-from milepost.stores.postgresql.workers import ALIVE_SECONDS, are_at_work
+from milepost.stores.postgresql.notify import ALIVE_SECONDS, are_at_work
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 

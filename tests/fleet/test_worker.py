@@ -25,7 +25,7 @@ from milepost.engine.interrupt import Interrupt
 from milepost.engine.supervisor import Schedule, Supervisor
 from milepost.fleet.follower import JournalFollower
 from milepost.fleet.worker import HEARTBEAT_SECONDS, Worker
-from milepost.stores.postgresql.workers import ALIVE_SECONDS
+from milepost.stores.postgresql.notify import ALIVE_SECONDS
 
 ADA = "Ada"
 PACE = Schedule(interval_seconds=1000)

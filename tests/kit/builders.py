@@ -1,4 +1,4 @@
-"""Values of the core in one line each, for tests that care about one or two of their fields."""
+"""Values of the core in one line each, for tests that depend on one or two of their fields."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -42,12 +42,12 @@ CODEC = Codec()
 
 
 def removals(entries: Iterable[Entry]) -> dict[str, int]:
-    """Give the version of each stream's latest removal."""
+    """Return the version of each stream's latest removal."""
     return {entry.stream: entry.version for entry in entries if isinstance(entry.event, StreamRemoved)}
 
 
 def at(seconds: float) -> datetime:
-    """Give the instant that many seconds after noon (before it, where negative)."""
+    """Return the instant that many seconds after noon, before it if negative."""
     return NOON + timedelta(seconds=seconds)
 
 
@@ -125,7 +125,7 @@ def refused(what: Problem = NETWORK, took: float = 0.1) -> Refused:
     return Refused(what, took)
 
 
-# --- a run and its circumstances --------------------------------------------------------------------------------------
+# --- a run and its context -------------------------------------------------------------------------------------------
 
 
 def budget(
@@ -151,25 +151,25 @@ def context(
     return Context(now, jitter, during or budget(), policy, tuple(refused_rows))
 
 
-# --- what a stream has behind it --------------------------------------------------------------------------------------
+# --- the past of a stream ---------------------------------------------------------------------------------------------
 
 
 def checkpoint_of(stream: Stream = STREAM) -> Checkpoint:
-    """Give the checkpoint of a stream without any past."""
+    """Return the checkpoint of a stream without a past."""
     return Checkpoint(stream.key)
 
 
 def entries(
     *events: Event, after: Checkpoint | None = None, run_id: str | None = RUN_ID, recorded_at: datetime = NOON
 ) -> tuple[Entry, ...]:
-    """Seal events to what was there before."""
+    """Return sealed entries that follow a checkpoint."""
     return seal(after or checkpoint_of(), events, run_id, recorded_at, CODEC)
 
 
 def given(
     *events: Event, after: Checkpoint | None = None, run_id: str | None = RUN_ID, recorded_at: datetime = NOON
 ) -> Checkpoint:
-    """Give the checkpoint after these events of one run."""
+    """Return the checkpoint after these events of one run."""
     before = after or checkpoint_of()
     return fold(entries(*events, after=before, run_id=run_id, recorded_at=recorded_at), before)
 
@@ -194,5 +194,5 @@ def catching_up(cursor: str | None = None, reached_at: datetime | None = None) -
 
 
 def total(tallies: Iterable[Tally]) -> Tally:
-    """Add up tallies."""
+    """Return the sum of tallies."""
     return sum(tallies, start=Tally())

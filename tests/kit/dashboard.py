@@ -1,4 +1,4 @@
-"""The dashboard for Grafana, as it is shipped."""
+"""The shipped Grafana dashboard, its panels and their queries."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ PANELS: dict[str, dict[str, Any]] = {panel["title"]: panel for panel in DASHBOAR
 
 
 def expressions(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Give all that it asks Prometheus, each with the title of what asks, with values in the place of variables."""
+    """Yield each query with its panel's or annotation's title, the variables replaced by values."""
     for title, panel in PANELS.items():
         yield from ((title, _filled(target["expr"], values)) for target in panel["targets"])
     for annotation in DASHBOARD["annotations"]["list"]:

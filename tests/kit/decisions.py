@@ -1,4 +1,4 @@
-"""Streams in the middle of their work and what the core decides for them, for tests of given, when and then."""
+"""Streams in the middle of a sweep and what the core decides for them, for given-when-then tests."""
 
 from datetime import datetime
 
@@ -19,7 +19,7 @@ from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.decide import decide
 from milepost.core.events import BatchStored, Event, Mode, Tally
 from milepost.core.evolve import skip_unchanged
-from milepost.core.model import Conversation, Known
+from milepost.core.model import Conversation, Keys, Known
 from milepost.core.ports import Outcome
 from milepost.core.records import Context, Decision, Record
 
@@ -27,21 +27,33 @@ NEW = Tally(batches=1, inserted=1, without_contact=1)
 QUIET = Tally(batches=1, unchanged=1, without_contact=1)
 
 
+def decision_on(checkpoint: Checkpoint, outcome: Outcome, during: Context, known: Known | None = None) -> Decision:
+    """Return the decision on an outcome, given what the store holds."""
+    return decide(checkpoint, outcome, during).record(known or Known())
+
+
+def looked_up(checkpoint: Checkpoint, outcome: Outcome, during: Context) -> Keys:
+    """Return what a decision on an outcome has to look up."""
+    keys = decide(checkpoint, outcome, during).keys
+    assert keys is not None
+    return keys
+
+
 def walking(*, batches: int = 1, cursor: str = "after 1", mode: Mode = Mode.FULL) -> Checkpoint:
-    """Give a stream in a walk that began at noon."""
+    """Return a stream in a walk that started at noon."""
     until = None if mode is Mode.FULL else at(-3600)
     tally = Tally(batches=batches, inserted=batches)
     return given(run_started(), sweep_started(mode, walk_until=until), BatchStored(walking_at(cursor), tally))
 
 
 def scanning(cursor: str | None = None) -> Checkpoint:
-    """Give a stream in the catch-up scan of a sweep that began at noon."""
+    """Return a stream in the catch-up scan of a sweep that started at noon."""
     return given(run_started(), sweep_started(), BatchStored(catching_up(cursor), Tally(batches=2, inserted=2)))
 
 
 def knowing(*conversations: Conversation, now: datetime = NOON) -> Known:
-    """Give what the store knows once these conversations are stored."""
-    decision = decide(checkpoint_of(), fetched(*conversations), context(now))
+    """Return what the store knows once these conversations are stored."""
+    decision = decision_on(checkpoint_of(), fetched(*conversations), context(now))
     assert isinstance(decision, Record)
     changes = decision.changes
     return Known(
@@ -52,19 +64,19 @@ def knowing(*conversations: Conversation, now: datetime = NOON) -> Known:
 
 
 def record(decision: Decision) -> Record:
-    """Insist on something to record."""
+    """Return a decision that must be a Record."""
     assert isinstance(decision, Record)
     return decision
 
 
 def events(decision: Decision) -> tuple[Event, ...]:
-    """Give the events that are recorded."""
+    """Return the events of a decision that must be a Record."""
     return record(decision).events
 
 
-def passed(checkpoint: Checkpoint, outcome: Outcome, known: Known, during: Context | None = None) -> Checkpoint:
-    """Insist on a batch that is passed over, and pass over it."""
-    decision = decide(checkpoint, outcome, during or context(), known)
+def skipped(checkpoint: Checkpoint, outcome: Outcome, known: Known, during: Context | None = None) -> Checkpoint:
+    """Return the checkpoint after a batch that must be skipped as unchanged."""
+    decision = decision_on(checkpoint, outcome, during or context(), known)
     assert isinstance(decision, BatchUnchanged)
     return skip_unchanged(checkpoint, decision)
 
@@ -76,10 +88,10 @@ def then(
     known: Known | None = None,
     run_id: str = RUN_ID,
 ) -> Checkpoint:
-    """Give where the stream stands after these outcomes, each of them recorded or passed over."""
+    """Return the checkpoint after these outcomes, each recorded or skipped."""
     around = during or context()
     for outcome in outcomes:
-        decision = decide(checkpoint, outcome, around, known or Known())
+        decision = decision_on(checkpoint, outcome, around, known)
         if isinstance(decision, BatchUnchanged):
             checkpoint = skip_unchanged(checkpoint, decision)
         else:

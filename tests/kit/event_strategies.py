@@ -1,4 +1,4 @@
-"""Events drawn at random: whatever the types allow, for every kind of event."""
+"""Hypothesis strategies for events: whatever the types allow, for every type of event."""
 
 from datetime import UTC, datetime
 
@@ -54,10 +54,10 @@ problems = st.builds(
     wait_seconds=st.none() | durations,
 )
 
-BY_KIND: dict[type[Event], st.SearchStrategy[Event]] = {
+BY_TYPE: dict[type[Event], st.SearchStrategy[Event]] = {
     RunStarted: st.builds(RunStarted, instants),
     SweepStarted: st.builds(SweepStarted, st.sampled_from(Mode), instants, instants, st.none() | instants),
-    BatchStored: st.builds(BatchStored, positions, tallies),
+    BatchStored: st.builds(BatchStored, positions, tallies, counts),
     FetchFailed: st.builds(FetchFailed, counts, problems, instants),
     BatchFailed: st.builds(BatchFailed, st.sampled_from(Stage), counts, problems),
     RateLimited: st.builds(RateLimited, st.sampled_from(Scope), counts, instants, instants, problems),
@@ -68,7 +68,7 @@ BY_KIND: dict[type[Event], st.SearchStrategy[Event]] = {
     ),
     RedriveFailed: st.builds(RedriveFailed, texts, counts, texts, st.none() | instants, tallies, texts),
     DeadLetterClosed: st.builds(DeadLetterClosed, texts, st.sampled_from(Resolution), tallies, texts, texts),
-    SweepCompleted: st.builds(SweepCompleted, st.sampled_from(Mode), instants, instants, tallies),
+    SweepCompleted: st.builds(SweepCompleted, st.sampled_from(Mode), instants, instants, tallies, st.booleans()),
     RunEnded: st.builds(
         RunEnded,
         st.sampled_from(RunStatus),
@@ -87,4 +87,4 @@ BY_KIND: dict[type[Event], st.SearchStrategy[Event]] = {
     ),
 }
 
-events: st.SearchStrategy[Event] = st.one_of(*BY_KIND.values())
+events: st.SearchStrategy[Event] = st.one_of(*BY_TYPE.values())

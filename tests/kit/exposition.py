@@ -1,61 +1,90 @@
 """What the daemon exports: the metrics with a value each, and how they are read back."""
 
+from datetime import datetime
 from pathlib import Path
 
+from msgspec.structs import replace
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from kit.builders import NETWORK, NOON, RATE_LIMIT, at, run_started
 from kit.notices import recorded, store_retried, usage_told
-from milepost.core.events import (
-    BatchFailed,
-    DeadLetterClosed,
-    FetchFailed,
-    Mode,
-    RateLimited,
-    Reason,
-    Resolution,
-    RunEnded,
-    RunStatus,
-    Stage,
-    SweepCompleted,
-    Tally,
-    TokenChecked,
-)
+from milepost.core import events
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Scope, TokenHealth
 from milepost.core.ports import Usage
+from milepost.engine.feed import Notice, Recorded, UnchangedRead
+from milepost.reporting.live import LiveStreams
 from milepost.service.metrics.collect import Metrics
 from milepost.service.wrong_tokens import WrongTokens
 
 KINDS = ("call_count", "total_time", "total_cputime")
 
 
-def everything() -> Metrics:
-    """Let every metric there is have a value."""
-    tally = Tally(
+class Exposition:
+    """A daemon's metrics and its live view, which read the same notices, at the time `now`."""
+
+    def __init__(self, now: datetime = NOON) -> None:
+        self.live = LiveStreams(lambda: now)
+        self.metrics = Metrics(self.live)
+        self._versions: dict[str, int] = {}
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Load a checkpoint, as a start does."""
+        self._versions[checkpoint.stream] = checkpoint.version
+        self.live.load(checkpoint)
+
+    def read(self, *notices: Notice) -> None:
+        """Read notices of this daemon's own work."""
+        for notice in notices:
+            self.follow(notice)
+            self.metrics.read(notice)
+
+    def follow(self, notice: Notice) -> None:
+        """Read a notice of another worker's work.
+
+        Tests make up the checkpoints of notices one by one: they are numbered here as a journal would number them.
+        """
+        if isinstance(notice, Recorded):
+            key = notice.checkpoint.stream
+            version = self._versions[key] = max(notice.checkpoint.version, self._versions.get(key, 0) + 1)
+            self.live.read(replace(notice, checkpoint=replace(notice.checkpoint, version=version)))
+        elif isinstance(notice, UnchangedRead):
+            version = self._versions.get(notice.checkpoint.stream, notice.checkpoint.version)
+            self.live.read(replace(notice, checkpoint=replace(notice.checkpoint, version=version)))
+        else:
+            self.live.read(notice)
+
+    def expose(self) -> bytes:
+        """Return what a scrape gets."""
+        return self.metrics.expose()
+
+
+def everything() -> Exposition:
+    """Return an exposition in which every metric has a value."""
+    tally = events.Tally(
         batches=2, inserted=1, updated=1, unchanged=1, dead_lettered=1, interaction_events=1, order_violations=1
     )
-    metrics = Metrics()
-    metrics.describe(lambda: 300.0, Path("milepost.db"))
-    metrics.register(WrongTokens())
-    for signal in (
-        recorded(run_started(), FetchFailed(1, NETWORK, at(2))),
+    exposition = Exposition()
+    exposition.metrics.add_installation(lambda: 300.0, Path("milepost.db"))
+    exposition.metrics.register(WrongTokens())
+    exposition.read(
+        recorded(run_started(), events.FetchFailed(1, NETWORK, at(2))),
         recorded(
             run_started(),
-            BatchFailed(Stage.FETCH, 3, NETWORK),
-            RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=NETWORK),
+            events.BatchFailed(events.Stage.FETCH, 3, NETWORK),
+            events.RunEnded(events.RunStatus.FAILED, events.Reason.RETRIES_EXHAUSTED, problem=NETWORK),
         ),
-        recorded(SweepCompleted(Mode.FULL, NOON, at(-90), tally)),
-        recorded(run_started(), RateLimited(Scope.PAGE, 1, NOON, at(90), RATE_LIMIT)),
-        recorded(DeadLetterClosed("a", Resolution.REDRIVEN)),
-        recorded(TokenChecked(TokenHealth(is_valid=True, expires_at=NOON))),
+        recorded(events.SweepCompleted(events.Mode.FULL, NOON, at(-90), tally)),
+        recorded(run_started(), events.RateLimited(Scope.PAGE, 1, NOON, at(90), RATE_LIMIT)),
+        recorded(events.DeadLetterClosed("a", events.Resolution.REDRIVEN)),
+        recorded(events.TokenChecked(TokenHealth(is_valid=True, expires_at=NOON))),
         store_retried(),
         usage_told(*(Usage(scope, kind, 0.5) for scope in Scope for kind in KINDS)),
-    ):
-        metrics.read(signal)
-    return metrics
+    )
+    return exposition
 
 
 def families(exposed: bytes) -> list[Metric]:
-    """Read what was exposed, as Prometheus's own client does."""
+    """Parse what was exposed, as Prometheus's own client does."""
     return list(text_string_to_metric_families(exposed.decode()))

@@ -12,22 +12,19 @@ from kit.fake_inbox import whole_second
 from kit.simulation_setting import Setting, settled
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, RateLimit
 from milepost.core.commands import pause, resume
-from milepost.core.decide import keys_to_look_up
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason, StoreReturned
 from milepost.core.evolve import skip_unchanged
-from milepost.core.model import Keys, Known, RefusedRow, Stream
+from milepost.core.model import Known, RefusedRow, Stream
 from milepost.core.plan import Fetch, Finish, RunBudget, Wait, is_over, open_sweep, plan
 from milepost.core.ports import DueDeadLetter, Fetched, Outcome, Refused, Rejected, Request
 from milepost.core.rate_limits import held_until
-from milepost.core.records import Context, Decision, Record, conclude, prepare, recover
-from milepost.core.redrive import discard, keys_for_redrive, redrive, to_reread
+from milepost.core.records import Context, Pending, Record, conclude, prepare, recover
+from milepost.core.redrive import discard, redrive, to_reread
 from milepost.core.remedies import rule_for
-from milepost.core.retry import next_turn_at
+from milepost.core.retry import next_run_at
 
 MAX_REDRIVES_IN_A_TURN = 5
-
-Settle = Callable[[Context, Known], Decision]
 
 
 class BrokeOff(Exception):
@@ -57,7 +54,7 @@ class Life:
             except BrokeOff:
                 self.invariants.disturbed(self.stream, "a run broke off, because the store stayed away")
             self.own_run_id = budget.run_id
-            yield self._next_turn_at()
+            yield self._next_run_at()
 
     def budget(self, budget: RunBudget) -> Iterator[datetime]:
         """Work the stream for one run, then redrive what is due."""
@@ -98,8 +95,8 @@ class Life:
         stored = self.store.checkpoints.get(self.stream.key)
         return Checkpoint(self.stream.key) if stored is None else msgspec.json.decode(stored, type=Checkpoint)
 
-    def _next_turn_at(self) -> datetime:
-        return next_turn_at(
+    def _next_run_at(self) -> datetime:
+        return next_run_at(
             self._snapshot().run,
             self.setting.now,
             self.setting.random.random(),
@@ -123,12 +120,7 @@ class Life:
                 self.invariants.disturbed(self.stream, f"a refusal: {rule.remedy}")
             case Fetched():
                 self._fetched(checkpoint, outcome, budget, sent_at)
-
-        def keys(around: Context) -> Keys | None:
-            return keys_to_look_up(checkpoint, outcome, around) if isinstance(outcome, Fetched) else None
-
-        decides = self._watched(partial(self.setting.decides, checkpoint, outcome), outcome)
-        after = self._settle(checkpoint, decides, keys, budget)
+        after = self._settle(checkpoint, partial(self.setting.decides, checkpoint, outcome), outcome, budget)
         if isinstance(outcome, Fetched) and not self._is_loop(checkpoint, outcome, budget):
             self._read(after, outcome, budget, sent_at)
         return after
@@ -206,13 +198,7 @@ class Life:
             outcome = self.inbox.reread(conversation_id, self.policy.messages_per_conversation)
             self.invariants.sights[self.stream].vain_calls = 0
         self.setting.crash()
-
-        def keys(around: Context) -> Keys:
-            return keys_for_redrive(self.stream, due, outcome, around.refused)
-
-        return self._settle(
-            checkpoint, self._watched(partial(redrive, checkpoint, due, outcome), outcome), keys, budget
-        )
+        return self._settle(checkpoint, partial(redrive, checkpoint, due, outcome), outcome, budget)
 
     def _is_open(self, due: DueDeadLetter) -> bool:
         """Whether a letter is still open: the redrive of another one about the same conversation may have closed it."""
@@ -222,33 +208,23 @@ class Life:
         ids = tuple(key for key, each in self.store.dead_letters.items() if each.stream == self.stream.key)
         return settled(self.store.find_open_dead_letters(ids))
 
-    def _watched(self, decides: Settle, outcome: Outcome | None) -> Settle:
-        """Let the witness see what is decided."""
-
-        def watched(around: Context, known: Known) -> Decision:
-            decision = decides(around, known)
-            if isinstance(decision, Record):
-                self.invariants.decided(outcome, decision.events)
-            return decision
-
-        return watched
-
     # --- the way to the store ---
 
     def _settle(
         self,
         checkpoint: Checkpoint,
-        decides: Settle,
-        keys: Callable[[Context], Keys | None],
+        decides: Callable[[Context], Pending],
+        outcome: Outcome | None,
         budget: RunBudget,
     ) -> Checkpoint:
         """Decide and commit, until the store takes every row that is left."""
         refused: tuple[RefusedRow, ...] = ()
         while True:
             jitter = self.setting.random.random()
-            around = Context(self.setting.now, jitter, budget, self.policy, refused)
-            asked = keys(around)
-            decision = decides(around, settled(self.store.known(asked)) if asked is not None else Known())
+            pending = decides(Context(self.setting.now, jitter, budget, self.policy, refused))
+            decision = pending.record(self._known(pending))
+            if isinstance(decision, Record):
+                self.invariants.decided(outcome, decision.events)
             if isinstance(decision, BatchUnchanged):
                 assert not decision.tally.has_changes, "a batch that changes something was passed over"
                 self.invariants.seen["a batch was passed over"] += 1
@@ -261,6 +237,9 @@ class Life:
             assert not set(answer.rows) <= set(refused), "rows that were refused are given again"
             self.invariants.disturbed(self.stream, "the store refused rows")
             refused += answer.rows
+
+    def _known(self, pending: Pending) -> Known:
+        return Known() if pending.keys is None else settled(self.store.known(pending.keys))
 
     def _record(self, checkpoint: Checkpoint, record: Record, run_id: str) -> Checkpoint:
         answer = self._commit(checkpoint, record, run_id)
@@ -333,13 +312,8 @@ class Life:
         if not isinstance(action, Fetch):
             return
         outcome = self.inbox.answer(action.request)
-        around = Context(setting.now, 0.5, rival, self.policy)
-        known = (
-            settled(self.store.known(keys_to_look_up(stale, outcome, around)))
-            if isinstance(outcome, Fetched)
-            else Known()
-        )
-        decision = setting.decides(stale, outcome, around, known)
+        pending = setting.decides(stale, outcome, Context(setting.now, 0.5, rival, self.policy))
+        decision = pending.record(self._known(pending))
         if isinstance(decision, BatchUnchanged):
             return
         commit = prepare(stale, decision, rival.run_id, setting.now, CODEC)

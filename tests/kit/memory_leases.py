@@ -11,7 +11,7 @@ from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreAway
 from milepost.fleet.leases import Lease
-from milepost.stores.postgresql.workers import ALIVE_SECONDS
+from milepost.stores.postgresql.notify import ALIVE_SECONDS
 from milepost.stores.reader import StoredEntry
 
 ROUND_TRIP_SECONDS = 0.001

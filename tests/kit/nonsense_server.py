@@ -45,9 +45,9 @@ def _packed_gigabyte() -> Iterable[bytes]:
 
 NONSENSE: dict[str, Nonsense] = {
     "HTML": Nonsense(lambda: [http(b"<html><h1>It works!</h1></html>", Content_Type="text/html")], "It works!"),
-    "no JSON": Nonsense(lambda: [http(b"OK")], "the answer is no JSON"),
+    "no JSON": Nonsense(lambda: [http(b"OK")], "the response is not JSON"),
     "half of it": Nonsense(lambda: [http(b'{"data": [{"id": "t_1"')], "cut short"),
-    "nothing": Nonsense(lambda: [http(b"")], "the answer is empty"),
+    "nothing": Nonsense(lambda: [http(b"")], "the response is empty"),
     "wrong types": Nonsense(lambda: [http(b'{"data": {"id": 7}, "paging": []}')], "neither a batch nor an error"),
     "a list": Nonsense(lambda: [http(b"[1, 2, 3]")], "neither a batch nor an error"),
     "deep nesting": Nonsense(lambda: [http(b"[" * 100_000)], "nested too deeply"),
@@ -63,8 +63,8 @@ NONSENSE: dict[str, Nonsense] = {
     ),
     "garbage": Nonsense(lambda: [bytes(range(256)) * 64], "is not HTTP"),
     "another protocol": Nonsense(lambda: [b"SSH-2.0-OpenSSH_9.9\r\n"], "is not HTTP", Ending.HANG),
-    "silence": Nonsense(list, "no answer within", Ending.HANG),
-    "a pause for ever": Nonsense(lambda: [http(b"{}" * 50)[:-9]], "no answer within", Ending.HANG),
+    "silence": Nonsense(list, "no response within", Ending.HANG),
+    "a pause for ever": Nonsense(lambda: [http(b"{}" * 50)[:-9]], "no response within", Ending.HANG),
     "a closed connection": Nonsense(list, "closed the connection"),
     "a reset": Nonsense(lambda: [http(b"{}" * 50)[:-9]], "broke off", Ending.RESET),
 }

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from kit.builders import CODEC, RUN_ID, STREAM, budget, checkpoint_of, context, entries
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
-from milepost.core.decide import decide, keys_to_look_up
+from milepost.core.decide import decide
 from milepost.core.events import Event, Tally
 from milepost.core.evolve import fold, skip_unchanged
 from milepost.core.model import Known, Scope, Stream
 from milepost.core.plan import RunBudget
-from milepost.core.ports import Committed, Fetched, Outcome, Usage
+from milepost.core.ports import Committed, Outcome, Usage
 from milepost.core.records import Record, prepare
 from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead, UsageReported
 
@@ -28,8 +30,9 @@ def recorded(
 
 
 def passed(checkpoint: Checkpoint | None = None) -> UnchangedRead:
-    """Pass over a batch."""
-    return UnchangedRead(checkpoint or checkpoint_of(), Tally(batches=1, unchanged=2), FETCH_SECONDS)
+    """Read a batch that changes nothing."""
+    tally = Tally(batches=1, unchanged=2)
+    return UnchangedRead(replace(checkpoint or checkpoint_of(), unrecorded=tally), tally, FETCH_SECONDS)
 
 
 def store_retried(stream: Stream = STREAM, reason: str = "the disk is full") -> StoreRetried:
@@ -50,10 +53,9 @@ async def told_by_a_run(
     checkpoint = await store.load(stream.key)
     for outcome in outcomes:
         around = context(during=during)
-        known = Known()
-        if isinstance(outcome, Fetched):
-            known = await store.known(keys_to_look_up(checkpoint, outcome, around))
-        match decide(checkpoint, outcome, around, known):
+        pending = decide(checkpoint, outcome, around)
+        known = Known() if pending.keys is None else await store.known(pending.keys)
+        match pending.record(known):
             case BatchUnchanged() as passed_over:
                 checkpoint = skip_unchanged(checkpoint, passed_over)
                 notices.append(UnchangedRead(checkpoint, passed_over.tally, FETCH_SECONDS))

@@ -12,12 +12,12 @@ from kit.invariants import Invariants
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.decide import decide
-from milepost.core.model import Known, Platform, Stream, Table
+from milepost.core.model import Platform, Stream, Table
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import Outcome
-from milepost.core.records import Context, Decision
+from milepost.core.records import Context, Pending
 
-Decide = Callable[[Checkpoint, Outcome, Context, Known], Decision]
+Decide = Callable[[Checkpoint, Outcome, Context], Pending]
 Result = TypeVar("Result")
 
 STREAMS = (

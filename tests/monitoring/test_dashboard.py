@@ -1,4 +1,4 @@
-"""The dashboard: that it asks for what is exported, and that Grafana can show it."""
+"""The dashboard: it queries only exported metrics, and its layout is valid."""
 
 import json
 import re
@@ -13,30 +13,30 @@ from kit.exposition import everything, families
 from kit.promql import exported_by, unknown
 
 ANYTHING = {"__rate_interval": "1m", "instance": ".*", "stream": ".*"}
-# What Prometheus makes of the alert rules.
+# The series that Prometheus makes of firing alerts.
 ALERTS = {label: set[str]() for label in ("alertname", "alertstate", "severity", "stream")}
 COLUMNS = 24
 every_panel = pytest.mark.parametrize("title", PANELS)
 
 
-def test_it_asks_for_nothing_that_nobody_exports() -> None:
+def test_the_dashboard_queries_only_exported_metrics_and_labels() -> None:
     exported = {**exported_by(families(everything().expose())), "ALERTS": ALERTS}
     for title, expression in expressions(ANYTHING):
         assert unknown(expression, exported) == [], title
 
 
-def test_it_leads_from_the_overview_to_streams_and_errors() -> None:
+def test_the_dashboard_leads_from_the_overview_to_streams_and_errors() -> None:
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
     assert rows == ["Overview", "Streams", "Errors", "The machine"]
 
 
-def test_each_metric_of_streams_is_shown_somewhere() -> None:
+def test_every_metric_of_streams_is_on_a_panel() -> None:
     asked = " ".join(expression for _, expression in expressions(ANYTHING))
-    for family in everything()._every.of_streams.all:
+    for family in everything().metrics._instruments.of_streams.all:
         assert family.name in asked, family.name
 
 
-def test_panels_lie_side_by_side_and_have_titles_of_their_own() -> None:
+def test_panels_do_not_overlap_and_have_unique_titles() -> None:
     panels = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
     for one, other in combinations(panels, 2):
@@ -51,7 +51,7 @@ def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
 
 
 @every_panel
-def test_a_panel_says_what_it_shows_and_in_what_unit(title: str) -> None:
+def test_a_panel_has_a_description_a_unit_and_ascending_thresholds(title: str) -> None:
     panel = PANELS[title]
     assert panel["description"].endswith(".")
     assert panel["fieldConfig"]["defaults"]["unit"] in {"none", "s", "cps", "percentunit", "bytes"}
@@ -61,15 +61,15 @@ def test_a_panel_says_what_it_shows_and_in_what_unit(title: str) -> None:
 
 
 @every_panel
-def test_a_panel_asks_the_chosen_data_source(title: str) -> None:
+def test_a_panel_queries_the_selected_data_source(title: str) -> None:
     panel = PANELS[title]
-    for asking in (panel, *panel["targets"]):
-        assert asking["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    for source in (panel, *panel["targets"]):
+        assert source["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
     assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
 
 
 @every_panel
-def test_what_a_table_renames_or_orders_is_a_column_of_it(title: str) -> None:
+def test_a_table_renames_and_orders_only_columns_that_it_has(title: str) -> None:
     panel = PANELS[title]
     targets = {target["refId"] for target in panel["targets"]}
     text = json.dumps(panel.get("transformations", []))
@@ -81,7 +81,7 @@ def test_what_a_table_renames_or_orders_is_a_column_of_it(title: str) -> None:
         assert override["matcher"]["options"] in {*renamed.values(), "stream", "alertname"}
 
 
-def test_its_variables_are_those_that_it_uses() -> None:
+def test_the_dashboard_defines_exactly_the_variables_that_it_uses() -> None:
     defined = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
     used = set(re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD)))
     assert {name for name in used if not name.startswith("__")} == defined
@@ -90,7 +90,7 @@ def test_its_variables_are_those_that_it_uses() -> None:
         assert metric is None or metric[1] in exported_by(families(everything().expose()))
 
 
-def test_grafana_is_told_where_the_dashboard_and_its_data_are() -> None:
+def test_the_provisioning_names_the_dashboard_folder_and_the_data_source() -> None:
     (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/milepost.yml").read_text())["datasources"]
     (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/milepost.yml").read_text())["providers"]
     assert source["type"] == "prometheus"

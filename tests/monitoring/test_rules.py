@@ -1,4 +1,4 @@
-"""The alert rules: that each says what to do, is tested to fire and to clear, and asks for what is exported."""
+"""The alert rules: each has a runbook, is tested to fire and to clear, and uses only exported metrics."""
 
 import re
 from collections.abc import Iterator
@@ -28,27 +28,27 @@ RECORDINGS = {rule["record"]: rule for rule in rules_of("recording.yml")}
 every_alert = pytest.mark.parametrize("name", ALERTS)
 
 
-def looked_at(name: str) -> Iterator[dict[str, Any]]:
-    """Give the looks that unit tests take at an alert."""
+def checks_of(name: str) -> Iterator[dict[str, Any]]:
+    """Yield the checks of an alert in the unit tests of the rules."""
     for path in UNIT_TESTS:
         for test in yaml.safe_load(path.read_text())["tests"]:
-            yield from (look for look in test.get("alert_rule_test", []) if look["alertname"] == name)
+            yield from (check for check in test.get("alert_rule_test", []) if check["alertname"] == name)
 
 
 @needs_prometheus
-def test_the_rules_and_the_example_of_a_scrape_are_valid() -> None:
+def test_the_rules_and_the_example_configuration_are_valid() -> None:
     promtool("check", "rules", RULES / "recording.yml", RULES / "alerts.yml")
     promtool("check", "config", RULES / "prometheus.yml")
 
 
 @needs_prometheus
 @pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.stem)
-def test_alerts_fire_and_clear_as_they_should(path: Path) -> None:
+def test_the_unit_tests_of_the_rules_pass(path: Path) -> None:
     promtool("test", "rules", path)
 
 
 @pytest.mark.parametrize("name", [*RECORDINGS, *ALERTS])
-def test_a_rule_asks_for_nothing_that_nobody_exports(name: str) -> None:
+def test_a_rule_uses_only_exported_metrics_and_labels(name: str) -> None:
     exported = exported_by(families(everything().expose()))
     recorded = {record: {"stream": set[str]()} if record.startswith("stream:") else {} for record in RECORDINGS}
     rule = ALERTS.get(name) or RECORDINGS[name]
@@ -61,14 +61,14 @@ def test_a_recording_rule_is_used_by_an_alert_or_another(record: str) -> None:
 
 
 @every_alert
-def test_an_alert_is_seen_to_fire_and_to_clear(name: str) -> None:
-    looks = [bool(look.get("exp_alerts")) for look in looked_at(name)]
-    assert True in looks, "no unit test sees it fire"
-    assert False in looks[looks.index(True) :], "no unit test sees it clear"
+def test_an_alert_is_tested_to_fire_and_to_clear(name: str) -> None:
+    firing = [bool(check.get("exp_alerts")) for check in checks_of(name)]
+    assert True in firing, "no unit test sees it fire"
+    assert False in firing[firing.index(True) :], "no unit test sees it clear"
 
 
 @every_alert
-def test_an_alert_says_how_bad_it_is_and_what_to_do(name: str) -> None:
+def test_an_alert_has_a_severity_a_short_summary_and_a_runbook(name: str) -> None:
     rule = ALERTS[name]
     assert rule["labels"]["severity"] in {"critical", "warning"}
     assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
@@ -76,15 +76,15 @@ def test_an_alert_says_how_bad_it_is_and_what_to_do(name: str) -> None:
 
 
 @every_alert
-def test_the_runbook_of_an_alert_tells_all_that_one_has_to_know(name: str) -> None:
+def test_the_runbook_of_an_alert_is_complete(name: str) -> None:
     assert ALERTS[name]["annotations"]["runbook_url"] == f"docs/runbooks.md#{name.lower()}"
     found = re.search(rf"^## {name}$(.*?)(?=^## |\Z)", RUNBOOKS, re.MULTILINE | re.DOTALL)
     assert found is not None
-    for part in ("It means", "How bad", "Look at", "Do", "It clears"):
+    for part in ("Meaning", "Impact", "Diagnosis", "Action", "Clears"):
         assert f"**{part}" in found[1], part
 
 
-def test_no_runbook_is_about_an_alert_that_there_is_not() -> None:
+def test_every_runbook_belongs_to_an_alert() -> None:
     assert set(re.findall(r"^## (Milepost\w+)$", RUNBOOKS, re.MULTILINE)) == set(ALERTS)
 
 
@@ -98,5 +98,5 @@ def test_no_runbook_is_about_an_alert_that_there_is_not() -> None:
         ("up * on (colour) milepost_dead_letters", "no series of it has the label colour"),
     ],
 )
-def test_what_nobody_exports_is_found_out(expression: str, complaint: str) -> None:
+def test_a_metric_or_label_that_is_not_exported_is_reported(expression: str, complaint: str) -> None:
     assert unknown(expression, exported_by(families(everything().expose()))) == [complaint]

@@ -1,4 +1,4 @@
-"""What a person is told to do about each problem, beside what Milepost does about it."""
+"""What a person is advised to do about each problem, besides what Milepost does about it."""
 
 import pytest
 
@@ -13,7 +13,7 @@ CODES = (*range(500), 613, 2500, 2635, 2642, *range(80000, 80015))
 STOPS = {Remedy.STOP_AUTHORIZATION, Remedy.STOP_CONFIGURATION}
 
 
-def said(what: Problem, message: str) -> Problem:
+def with_message(what: Problem, message: str) -> Problem:
     return Problem(what.kind, message, what.http_status, what.code, what.subcode)
 
 
@@ -30,9 +30,7 @@ def said(what: Problem, message: str) -> Problem:
         (492, "a role on page 1234567890"),
     ],
 )
-def test_each_way_in_which_a_token_dies_asks_for_a_new_one_and_says_where_it_goes(
-    subcode: int | None, words: str
-) -> None:
+def test_every_invalid_token_calls_for_a_new_one_and_says_where_to_put_it(subcode: int | None, words: str) -> None:
     advice = advice_on(problem(190, subcode=subcode), STREAM)
     assert words in advice
     assert "give page 1234567890 a new access_token" in advice
@@ -50,7 +48,7 @@ def test_a_missing_permission_is_named_for_the_platform(code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [102, 190, 492, *range(200, 300), 3, 10])
-def test_whatever_stops_for_authorization_speaks_of_the_token(code: int) -> None:
+def test_every_stop_for_authorization_mentions_a_new_token(code: int) -> None:
     assert "new access_token" in advice_on(problem(code), STREAM)
 
 
@@ -58,7 +56,7 @@ def test_whatever_stops_for_authorization_speaks_of_the_token(code: int) -> None
     ("what", "words"),
     [
         (problem(104), "source.app_secret"),
-        (said(problem(100), f"API calls require an {BAD_SIGNATURE} argument"), "source.app_secret"),
+        (with_message(problem(100), f"API calls require an {BAD_SIGNATURE} argument"), "source.app_secret"),
         (problem(12), "source.version"),
         (problem(2635), "source.version"),
         (problem(100, subcode=33), "whether page 1234567890 still exists"),
@@ -66,45 +64,45 @@ def test_whatever_stops_for_authorization_speaks_of_the_token(code: int) -> None
         (problem(2500), "report"),
         (problem(368), "support inbox of page 1234567890"),
         (problem(kind=ProblemKind.MISCONFIGURED), "config.yaml"),
-        (problem(kind=ProblemKind.NOT_MANAGED), "source.access_token manages page 1234567890 no more"),
+        (problem(kind=ProblemKind.NOT_MANAGED), "source.access_token no longer manages page 1234567890"),
         (problem(kind=ProblemKind.NETWORK), "network and source.base_url"),
         (problem(kind=ProblemKind.TIMEOUT), "source.request_timeout"),
         (problem(kind=ProblemKind.CURSOR_LOOP), "report"),
-        (problem(2642), "begins again at the head"),
+        (problem(2642), "restarts at the head"),
         (problem(2), "metastatus.com"),
     ],
 )
-def test_the_advice_names_what_to_look_at(what: Problem, words: str) -> None:
+def test_the_advice_names_what_to_check(what: Problem, words: str) -> None:
     assert words in advice_on(what, STREAM)
 
 
 def problems() -> list[Problem]:
-    """Give every code with and without what the rules look at, and every kind without a code."""
+    """Return every code with and without what the rules depend on, and every kind without a code."""
     return [
         *(problem(code, subcode=subcode) for code in CODES for subcode in (None, 33, 99, 463)),
         *(problem(kind=kind, http_status=status) for kind in ProblemKind for status in (None, 429, 500)),
     ]
 
 
-def test_whatever_stops_a_stream_calls_for_a_person_and_nothing_else_tells_one_to_act_at_once() -> None:
+def test_only_a_problem_that_stops_a_stream_calls_for_action_at_once() -> None:
     for each in problems():
         rule = rule_for(each, has_cursor=True)
         advice = advice_on(each, STREAM)
-        mends_itself = advice.startswith("nothing to do")
+        is_automatic = advice.startswith("nothing to do")
         if rule.remedy in STOPS:
-            assert not mends_itself, (each, advice)
+            assert not is_automatic, (each, advice)
         elif rule.remedy is Remedy.WAIT:
-            assert mends_itself or "by itself" in advice, (each, advice)
+            assert is_automatic or "automatically" in advice, (each, advice)
         elif rule.then not in STOPS and each.code != 100:
-            assert mends_itself, (each, advice)
+            assert is_automatic, (each, advice)
 
 
-def test_whoever_waits_for_a_limit_is_told_not_to_call_on() -> None:
+def test_the_advice_for_a_rate_limit_is_not_to_call() -> None:
     for rule in RULES:
         for code in rule.codes or ():
             if rule.remedy is Remedy.WAIT and code != 368:
-                assert "calling on would prolong it" in advice_on(problem(code), STREAM)
-    assert "calling on would prolong it" in advice_on(problem(http_status=429), STREAM)
+                assert "further calls would prolong it" in advice_on(problem(code), STREAM)
+    assert "further calls would prolong it" in advice_on(problem(http_status=429), STREAM)
 
 
 def test_advice_is_one_sentence_without_placeholders_on_either_platform() -> None:
@@ -117,6 +115,6 @@ def test_advice_is_one_sentence_without_placeholders_on_either_platform() -> Non
             assert "{" not in sentence, platform
 
 
-def test_what_the_server_said_is_not_repeated() -> None:
-    """It is told beside the advice, and could hold anything."""
-    assert "hunter2" not in advice_on(said(problem(190), "hunter2"), STREAM)
+def test_the_servers_message_is_not_repeated() -> None:
+    """It is shown beside the advice, and could contain anything."""
+    assert "hunter2" not in advice_on(with_message(problem(190), "hunter2"), STREAM)

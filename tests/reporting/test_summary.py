@@ -1,4 +1,4 @@
-"""summary: what a sync came to, and the exit code that scripts rely on."""
+"""The result of a sync, and the exit code that scripts rely on."""
 
 import pytest
 
@@ -67,5 +67,5 @@ def test_totals_add_up_all_runs() -> None:
     assert whole.success_rate == 0.9
 
 
-def test_where_nothing_was_to_do_nothing_failed() -> None:
+def test_without_work_the_success_rate_is_one() -> None:
     assert totals([]).success_rate == 1.0

@@ -1,4 +1,4 @@
-"""The HTTP service over real connections: who may ask, what is answered, and how it ends."""
+"""The HTTP service over real connections: who is admitted, how it responds, and how it shuts down."""
 
 import asyncio
 import gzip
@@ -12,11 +12,12 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from kit.builders import STREAM, checkpoint_of
+from kit.builders import NOON, STREAM, checkpoint_of
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import BadConfiguration, StoreAway
+from milepost.reporting.live import LiveStreams
 from milepost.service.http import HEADERS, MAX_BODY_BYTES, serve
-from milepost.service.limits import BoundedSite
+from milepost.service.limits import LimitedSite
 from milepost.service.metrics.collect import Metrics
 from milepost.service.probes import exposition, probes
 
@@ -36,7 +37,7 @@ def unmoved() -> str | None:
 def all_routes(
     answers: Callable[[], Awaitable[None]] = well, stalled: Callable[[], str | None] = unmoved
 ) -> list[web.AbstractRouteDef]:
-    return [*probes(answers, stalled, max_answer_seconds=0.05), *exposition(lambda: b"up 1\n")]
+    return [*probes(answers, stalled, max_store_seconds=0.05), *exposition(lambda: b"up 1\n")]
 
 
 @asynccontextmanager
@@ -66,12 +67,12 @@ async def test_the_process_lives_even_if_nothing_works() -> None:
         assert (response.status, await response.text()) == (200, "alive\n")
 
 
-async def test_it_is_ready_when_the_store_answers_and_nothing_stalls() -> None:
+async def test_the_daemon_is_ready_when_the_store_answers_and_nothing_stalls() -> None:
     async with client(all_routes()) as session, session.get("/readyz") as response:
         assert (response.status, await response.text()) == (200, "ready\n")
 
 
-async def test_it_is_not_ready_while_the_store_is_away() -> None:
+async def test_the_daemon_is_not_ready_while_the_store_is_away() -> None:
     async def away() -> None:
         raise StoreAway("the database does not answer: it is locked", hint="a hint")
 
@@ -80,13 +81,13 @@ async def test_it_is_not_ready_while_the_store_is_away() -> None:
         assert (await problem_of(response))["detail"] == "the database does not answer: it is locked"
 
 
-async def test_it_is_not_ready_when_the_store_takes_too_long() -> None:
+async def test_the_daemon_is_not_ready_when_the_store_takes_too_long() -> None:
     async with client(all_routes(asyncio.Event().wait)) as session, session.get("/readyz") as response:  # type: ignore[arg-type]  # what it answers is not looked at
         assert response.status == 503
         assert (await problem_of(response))["detail"] == "the store did not answer within 0.05 s"
 
 
-async def test_it_is_not_ready_when_the_work_stalls() -> None:
+async def test_the_daemon_is_not_ready_when_the_work_stalls() -> None:
     routes = all_routes(stalled=lambda: "no stream has moved for 900 s")
     async with client(routes) as session, session.get("/readyz") as response:
         assert response.status == 503
@@ -97,19 +98,19 @@ async def test_it_is_not_ready_when_the_work_stalls() -> None:
 
 
 async def test_metrics_are_served_as_prometheus_reads_them() -> None:
-    metrics = Metrics()
-    metrics.load(checkpoint_of())
-    async with client(exposition(metrics.expose)) as session, session.get("/metrics") as response:
+    live = LiveStreams(lambda: NOON)
+    live.load(checkpoint_of())
+    async with client(exposition(Metrics(live).expose)) as session, session.get("/metrics") as response:
         assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         assert f'milepost_stream_state{{state="never_synced",stream="{STREAM.key}"}} 1.0' in await response.text()
 
 
 async def test_metrics_of_many_streams_are_compressed() -> None:
-    metrics = Metrics()
+    live = LiveStreams(lambda: NOON)
     for number in range(400):
-        metrics.load(Checkpoint(f"messenger:{number}"))
+        live.load(Checkpoint(f"messenger:{number}"))
     async with (
-        serve("127.0.0.1", 0, exposition(metrics.expose)) as url,
+        serve("127.0.0.1", 0, exposition(Metrics(live).expose)) as url,
         aiohttp.ClientSession(auto_decompress=False, headers={"Accept-Encoding": "gzip"}) as session,
         session.get(f"{url}/metrics") as response,
     ):
@@ -126,7 +127,7 @@ async def test_metrics_of_many_streams_are_compressed() -> None:
 @pytest.mark.parametrize(
     "authorization", ["", "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x", "Bearer \u00fc\u20ac"]
 )
-async def test_without_the_token_nothing_is_told_not_even_what_there_is(path: str, authorization: str) -> None:
+async def test_without_the_token_nothing_is_revealed_not_even_which_paths_exist(path: str, authorization: str) -> None:
     headers = {"Authorization": authorization} if authorization else {}
     async with client(all_routes(), token=TOKEN) as session, session.get(path, headers=headers) as response:
         assert response.status == 401
@@ -155,7 +156,7 @@ async def test_health_needs_no_token() -> None:
         assert response.status == 200
 
 
-# --- the name that it is called by ------------------------------------------------------------------------------------
+# --- the name of the host ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/readyz", "/nowhere"])
@@ -163,7 +164,7 @@ async def test_health_needs_no_token() -> None:
     "name",
     ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.7", "localhost@evil.example", "["],
 )
-async def test_a_page_whose_name_was_pointed_here_is_told_nothing(path: str, name: str) -> None:
+async def test_a_page_whose_name_was_pointed_here_is_refused(path: str, name: str) -> None:
     async with client(all_routes()) as session:
         port = port_of(session)
         for host in (name, f"{name}:{port}"):
@@ -174,7 +175,7 @@ async def test_a_page_whose_name_was_pointed_here_is_told_nothing(path: str, nam
 
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST", "127.0.0.1", "127.0.0.53", "[::1]"])
 @pytest.mark.parametrize("port", ["", ":9464", ":8080"])  # a tunnel may lead here from another one
-async def test_this_machine_may_call_itself_by_its_names(name: str, port: str) -> None:
+async def test_every_name_of_the_loopback_is_accepted(name: str, port: str) -> None:
     async with (
         client(all_routes()) as session,
         session.get("/metrics", headers={"Host": f"{name}{port}"}) as response,
@@ -182,12 +183,12 @@ async def test_this_machine_may_call_itself_by_its_names(name: str, port: str) -
         assert response.status == 200
 
 
-async def test_health_is_told_by_any_name() -> None:
+async def test_health_is_answered_under_any_host_name() -> None:
     async with client(all_routes()) as session, session.get("/healthz", headers={"Host": "evil.example"}) as response:
         assert response.status == 200
 
 
-async def test_who_brings_the_token_may_call_it_by_any_name() -> None:
+async def test_with_the_token_any_host_name_is_accepted() -> None:
     async with client(all_routes(), token=TOKEN) as session:
         async with session.get("/metrics", headers={**BEARER, "Host": "milepost.example"}) as response:
             assert response.status == 200
@@ -202,7 +203,7 @@ def port_of(session: aiohttp.ClientSession) -> int:
     return url.port
 
 
-# --- what changes something -------------------------------------------------------------------------------------------
+# --- changes ----------------------------------------------------------------------------------------------------------
 
 
 async def changed(_: web.Request) -> web.Response:
@@ -210,24 +211,24 @@ async def changed(_: web.Request) -> web.Response:
 
 
 CHANGING = [web.route(method, "/thing", changed) for method in ("POST", "PUT", "PATCH", "DELETE")]
-OTHERS_SITE = "a page of another site may change nothing here"
+OTHERS_SITE = "a page of another site must not change anything here"
 
 
-async def asked(headers: dict[str, str], *, method: str = "POST", token: str = "") -> tuple[int, str]:
-    """Try to change something, and give the status and what was told."""
+async def try_change(headers: dict[str, str], *, method: str = "POST", token: str = "") -> tuple[int, str]:
+    """Try to change something; return the status and the detail of the problem."""
     async with client(CHANGING, token=token) as session:
         named = {name: value.replace("PORT", str(port_of(session))) for name, value in headers.items()}
         async with session.request(method, "/thing", headers=named, skip_auto_headers=["Content-Type"]) as response:
-            told = "" if response.ok else (await problem_of(response))["detail"]
-            return response.status, told
+            detail = "" if response.ok else (await problem_of(response))["detail"]
+            return response.status, detail
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 async def test_without_json_nothing_is_changed(method: str) -> None:
     for headers in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "application/json-patch+json"}):
-        status, told = await asked(headers, method=method)
+        status, detail = await try_change(headers, method=method)
         assert status == 415
-        assert "application/json" in told
+        assert "application/json" in detail
 
 
 @pytest.mark.parametrize(
@@ -241,8 +242,8 @@ async def test_without_json_nothing_is_changed(method: str) -> None:
         {"Sec-Fetch-Site": "none"},
     ],
 )
-async def test_who_comes_by_no_other_page_may_change_things(headers: dict[str, str]) -> None:
-    assert await asked({**JSON, **headers}) == (200, "")
+async def test_requests_that_come_from_no_other_site_may_change_things(headers: dict[str, str]) -> None:
+    assert await try_change({**JSON, **headers}) == (200, "")
 
 
 @pytest.mark.parametrize(
@@ -262,28 +263,28 @@ async def test_who_comes_by_no_other_page_may_change_things(headers: dict[str, s
         {"Origin": "http://127.0.0.1:PORT", "Sec-Fetch-Site": "cross-site"},
     ],
 )
-async def test_in_the_name_of_another_sites_page_nothing_is_changed(headers: dict[str, str]) -> None:
-    assert await asked({**JSON, **headers}) == (403, OTHERS_SITE)
+async def test_a_page_of_another_site_changes_nothing(headers: dict[str, str]) -> None:
+    assert await try_change({**JSON, **headers}) == (403, OTHERS_SITE)
     # The token does not help a page that has got hold of it by a proxy or a plug-in.
-    assert await asked({**JSON, **BEARER, **headers}, token=TOKEN) == (403, OTHERS_SITE)
+    assert await try_change({**JSON, **BEARER, **headers}, token=TOKEN) == (403, OTHERS_SITE)
 
 
-async def test_reading_needs_no_marks_of_a_browser() -> None:
+async def test_reading_is_allowed_from_any_origin() -> None:
     headers = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}  # it cannot see the answer
     async with client(all_routes()) as session, session.get("/metrics", headers=headers) as response:
         assert response.status == 200
         assert "Access-Control-Allow-Origin" not in response.headers
 
 
-# --- every answer -----------------------------------------------------------------------------------------------------
+# --- every response ---------------------------------------------------------------------------------------------------
 
 
 async def broken(_: web.Request) -> web.Response:
-    raise ZeroDivisionError("a secret particular")
+    raise ZeroDivisionError("a secret detail")
 
 
 @pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/metrics", 200), ("/nowhere", 404), ("/bug", 500)])
-async def test_every_answer_carries_the_security_headers(path: str, status: int) -> None:
+async def test_every_response_carries_the_security_headers(path: str, status: int) -> None:
     with capture_logs():
         async with client([*all_routes(), web.get("/bug", broken)]) as session, session.get(path) as response:
             assert response.status == status
@@ -291,7 +292,7 @@ async def test_every_answer_carries_the_security_headers(path: str, status: int)
             assert response.headers["Server"] == "milepost"
 
 
-async def test_a_route_may_loosen_a_header_for_its_own_answer() -> None:
+async def test_a_route_may_relax_a_header_for_its_own_response() -> None:
     async def page(_: web.Request) -> web.Response:
         return web.Response(headers={"Content-Security-Policy": "default-src 'self'"})
 
@@ -299,25 +300,25 @@ async def test_a_route_may_loosen_a_header_for_its_own_answer() -> None:
         assert response.headers.getall("Content-Security-Policy") == ["default-src 'self'"]
 
 
-async def test_what_is_not_there_is_told_as_a_problem() -> None:
+async def test_an_unknown_path_is_answered_with_a_problem() -> None:
     async with client(all_routes()) as session, session.get("/nowhere") as response:
         assert response.status == 404
         assert (await problem_of(response))["title"] == "Not Found"
 
 
-async def test_a_wrong_method_is_told_as_a_problem_with_the_right_ones() -> None:
+async def test_a_wrong_method_is_answered_with_a_problem_and_the_allowed_ones() -> None:
     async with client(all_routes()) as session, session.post("/metrics") as response:
         assert response.status == 405
         assert response.headers["Allow"] == "GET,HEAD"
         assert (await problem_of(response))["title"] == "Method Not Allowed"
 
 
-async def test_a_bug_in_a_route_is_logged_and_told_without_its_particulars() -> None:
+async def test_a_bug_in_a_route_is_logged_and_answered_without_details() -> None:
     with capture_logs() as lines:
         async with client([*all_routes(), web.get("/bug", broken)]) as session:
             async with session.get("/bug") as response:
                 assert response.status == 500
-                assert "particular" not in str(await problem_of(response))
+                assert "secret" not in str(await problem_of(response))
             async with session.get("/healthz") as response:
                 assert response.status == 200
     assert [(line["log_level"], line["part"]) for line in lines] == [("error", "http GET /bug")]
@@ -348,19 +349,19 @@ async def test_requests_are_not_logged() -> None:
 
 
 @pytest.mark.parametrize(
-    "nonsense", [b"GET / HTTP/9.9\r\n\r\n", b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n", b"\x16\x03\x01"]
+    "malformed", [b"GET / HTTP/9.9\r\n\r\n", b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n", b"\x16\x03\x01"]
 )
-async def test_what_is_not_http_is_refused_and_fills_no_log(nonsense: bytes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_malformed_http_is_refused_and_not_logged(malformed: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async with serve("127.0.0.1", 0, all_routes()) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
-        writer.write(nonsense)
+        writer.write(malformed)
         assert b" 400 Bad Request" in await reader.readline()
         writer.close()
         await writer.wait_closed()
     assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
 
 
-async def test_who_is_gone_before_the_answer_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_is_gone_before_the_response_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     async with serve("127.0.0.1", 0, all_routes()) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\r\n")
@@ -371,7 +372,7 @@ async def test_who_is_gone_before_the_answer_fills_no_log(caplog: pytest.LogCapt
     assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
 
 
-async def test_a_body_in_a_broken_encoding_is_refused_and_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_body_in_a_broken_encoding_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     headers = {"Content-Encoding": "gzip"}
     async with client(all_routes()) as session, session.get("/healthz", data=b"no gzip", headers=headers) as response:
         assert response.status == 200  # which reads no body
@@ -421,10 +422,10 @@ async def test_an_address_of_another_machine_is_refused_with_a_hint(host: str, w
 
 
 async def test_a_port_that_needs_privileges_is_refused_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refuse(_: BoundedSite) -> None:
+    async def refuse(_: LimitedSite) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(BoundedSite, "start", refuse)
+    monkeypatch.setattr(LimitedSite, "start", refuse)
     with pytest.raises(BadConfiguration, match=r"cannot listen on 127\.0\.0\.1:80: permission denied") as caught:
         async with serve("127.0.0.1", 80, []):
             pass
@@ -434,11 +435,11 @@ async def test_a_port_that_needs_privileges_is_refused_with_a_hint(monkeypatch: 
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
-async def test_an_open_request_gets_its_answer_when_the_listener_closes() -> None:
-    asked, released = asyncio.Event(), asyncio.Event()
+async def test_an_open_request_is_answered_when_the_listener_closes() -> None:
+    arrived, released = asyncio.Event(), asyncio.Event()
 
     async def slow(_: web.Request) -> web.Response:
-        asked.set()
+        arrived.set()
         await released.wait()
         return web.Response(text="in time")
 
@@ -449,16 +450,16 @@ async def test_an_open_request_gets_its_answer_when_the_listener_closes() -> Non
     async with asyncio.TaskGroup() as tasks:
         async with serve("127.0.0.1", 0, [web.get("/slow", slow)]) as url:
             answer = tasks.create_task(ask(url))
-            await asked.wait()
+            await arrived.wait()
             asyncio.get_running_loop().call_later(0.05, released.set)
         assert await answer == "in time"
 
 
-async def test_a_request_without_end_does_not_hold_up_the_stop() -> None:
-    asked = asyncio.Event()
+async def test_an_endless_request_does_not_hold_up_the_shutdown() -> None:
+    arrived = asyncio.Event()
 
     async def endless(_: web.Request) -> web.Response:
-        asked.set()
+        arrived.set()
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -473,7 +474,7 @@ async def test_a_request_without_end_does_not_hold_up_the_stop() -> None:
         serve("127.0.0.1", 0, [web.get("/endless", endless)]) as url,
     ):
         tasks.create_task(ask(url))
-        await asked.wait()
+        await arrived.wait()
 
 
 async def test_the_port_is_free_again_afterwards() -> None:

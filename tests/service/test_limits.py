@@ -1,4 +1,4 @@
-"""How much is taken on at a time, and what becomes of the rest."""
+"""Limits on requests and connections, and how the rest is refused."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -32,22 +32,22 @@ async def client(token: str = "") -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def statuses(session: aiohttp.ClientSession, path: str, times: int, **headers: str) -> list[int]:
-    told = []
+    found = []
     for _ in range(times):
         async with session.get(path, headers=headers) as response:
-            told.append(response.status)
-    return told
+            found.append(response.status)
+    return found
 
 
 @pytest.fixture
 def a_few(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Let five requests be taken on, and then one in ten minutes."""
+    """Allow five requests, and then one in ten minutes."""
     monkeypatch.setattr(limits, "MAX_REQUESTS", 5)
     monkeypatch.setattr(limits, "IN_SECONDS", 3_000.0)
     return 5
 
 
-async def test_requests_beyond_the_bound_are_told_when_to_come_back(a_few: int) -> None:
+async def test_requests_beyond_the_limit_are_told_when_to_retry(a_few: int) -> None:
     async with client() as session:
         assert await statuses(session, "/thing", a_few) == [200] * a_few
         async with session.get("/thing") as response:
@@ -57,13 +57,13 @@ async def test_requests_beyond_the_bound_are_told_when_to_come_back(a_few: int) 
             assert (await response.json())["detail"] == "too many requests: try again in 600 s"
 
 
-async def test_health_is_always_told(a_few: int) -> None:
+async def test_health_is_never_limited(a_few: int) -> None:
     async with client() as session:
         assert await statuses(session, "/healthz", 2 * a_few) == [200] * 2 * a_few
         assert await statuses(session, "/thing", a_few) == [200] * a_few
 
 
-async def test_who_may_see_nothing_takes_nothing_from_those_who_may(a_few: int) -> None:
+async def test_clients_without_access_take_nothing_from_those_with_it(a_few: int) -> None:
     async with client(TOKEN) as session:
         assert await statuses(session, "/", a_few + 1) == [*[200] * a_few, 429]
         assert await statuses(session, "/thing", 3) == [401] * 3
@@ -78,21 +78,21 @@ async def test_two_hundred_pages_that_poll_are_not_refused() -> None:
     assert limits.MAX_REQUESTS / limits.IN_SECONDS >= 200 / 2
 
 
-async def test_connections_are_bounded_and_come_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_are_limited_and_freed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "MAX_CONNECTIONS", 3)
     async with serve("127.0.0.1", 0, [web.get("/thing", thing)]) as url:
         port = int(url.rpartition(":")[2])
-        held = [await asked(port) for _ in range(3)]
+        held = [await open_request(port) for _ in range(3)]
         assert [await first_line(reader) for reader, _ in held] == ["HTTP/1.1 200 OK"] * 3
-        reader, writer = await asked(port)
-        told = (await reader.read()).decode()
-        assert told.startswith("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n")
-        assert told.endswith("\r\n\r\ntoo many connections\r\n")
+        reader, writer = await open_request(port)
+        text = (await reader.read()).decode()
+        assert text.startswith("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n")
+        assert text.endswith("\r\n\r\ntoo many connections\r\n")
         await ended(writer)
         await ended(held[0][1])
         async with asyncio.timeout(60):
             while True:  # the server has to hear of the end
-                reader, writer = await asked(port)
+                reader, writer = await open_request(port)
                 line = await first_line(reader)
                 await ended(writer)
                 if line == "HTTP/1.1 200 OK":
@@ -101,7 +101,7 @@ async def test_connections_are_bounded_and_come_free_again(monkeypatch: pytest.M
             await ended(writer)
 
 
-async def asked(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def open_request(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Open a connection, and ask for something."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /thing HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -1,4 +1,4 @@
-"""What systemd hears: a real datagram socket takes the messages."""
+"""Notifications to systemd, received on a real datagram socket."""
 
 import asyncio
 import os
@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from kit.builders import at
 from kit.leaping_clock import LeapingClock
 from milepost.engine.interrupt import Stop
 from milepost.service import systemd
-from milepost.service.systemd import MAX_STATUS_LENGTH, Notifier, keep_told, starting
+from milepost.service.systemd import MAX_STATUS_LENGTH, Notifier, keep_notified, starting
 
 
 class Listener:
@@ -27,8 +26,8 @@ class Listener:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
 
-    def heard(self) -> list[str]:
-        """Take all messages that have come."""
+    def received(self) -> list[str]:
+        """Return all messages that have arrived."""
         messages = []
         while True:
             try:
@@ -55,21 +54,21 @@ def well() -> str | None:
     return None
 
 
-def up_to_date(_: datetime) -> str:
+def up_to_date() -> str:
     return "all is up to date"
 
 
 # --- the messages -----------------------------------------------------------------------------------------------------
 
 
-def test_each_verb_is_a_message_of_the_protocol(listener: Listener) -> None:
+def test_each_method_sends_one_message_of_the_protocol(listener: Listener) -> None:
     notifier = listener.notifier(WATCHDOG_USEC="2000000", WATCHDOG_PID=str(os.getpid()))
-    notifier.extend(1.5)
+    notifier.extend_timeout(1.5)
     notifier.ready()
     notifier.status("3 streams: 3 syncing")
-    notifier.alive()
+    notifier.ping_watchdog()
     notifier.stopping()
-    assert listener.heard() == [
+    assert listener.received() == [
         "EXTEND_TIMEOUT_USEC=1500000",
         "READY=1",
         "STATUS=3 streams: 3 syncing",
@@ -78,16 +77,16 @@ def test_each_verb_is_a_message_of_the_protocol(listener: Listener) -> None:
     ]
 
 
-def test_a_reload_is_told_with_its_instant_on_the_monotonic_clock_and_ends_however_it_went(listener: Listener) -> None:
+def test_a_reload_is_reported_with_the_monotonic_time_and_ends_even_if_it_fails(listener: Listener) -> None:
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     with suppress(ValueError), listener.notifier().reloading():
-        (message,) = listener.heard()
+        (message,) = listener.received()
         raise ValueError("a bad file")
     after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     begins, instant = message.split("\n")
     assert begins == "RELOADING=1"
     assert before <= int(instant.removeprefix("MONOTONIC_USEC=")) <= after
-    assert listener.heard() == ["READY=1"]
+    assert listener.received() == ["READY=1"]
 
 
 def test_a_status_is_one_line_of_bounded_length_and_is_not_repeated(listener: Listener) -> None:
@@ -95,27 +94,27 @@ def test_a_status_is_one_line_of_bounded_length_and_is_not_repeated(listener: Li
     notifier.status("two\nlines")
     notifier.status("two\nlines")
     notifier.status("x" * 10_000)
-    assert listener.heard() == ["STATUS=two lines", f"STATUS={'x' * MAX_STATUS_LENGTH}"]
+    assert listener.received() == ["STATUS=two lines", f"STATUS={'x' * MAX_STATUS_LENGTH}"]
 
 
 @pytest.mark.parametrize(
     "environment",
     [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}],
-    ids=["none", "zero", "nonsense", "of another process"],
+    ids=["none", "zero", "not a number", "of another process"],
 )
-def test_no_sign_of_life_is_given_where_this_process_owes_none(listener: Listener, environment: dict[str, str]) -> None:
+def test_the_watchdog_is_not_pinged_unless_this_process_has_to(listener: Listener, environment: dict[str, str]) -> None:
     notifier = listener.notifier(**environment)
     assert notifier.watchdog_seconds is None
-    notifier.alive()
-    assert listener.heard() == []
+    notifier.ping_watchdog()
+    assert listener.received() == []
 
 
-async def test_without_a_systemd_nothing_is_told_and_nothing_waits() -> None:
+async def test_without_a_systemd_nothing_is_sent_and_nothing_waits() -> None:
     notifier, stop = Notifier({}), Stop()
-    assert not notifier.is_heard
+    assert not notifier.is_enabled
     async with starting(notifier) as ready:
         ready()
-    await keep_told(notifier, up_to_date, well, LeapingClock(stop), stop)
+    await keep_notified(notifier, up_to_date, well, LeapingClock(stop), stop)
     assert not stop.is_requested
 
 
@@ -123,11 +122,11 @@ def test_a_systemd_that_has_gone_away_is_logged_and_breaks_nothing(tmp_path: Pat
     with capture_logs() as logs:
         Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready()
     assert [(line["event"], line["what"], line["error"]) for line in logs] == [
-        ("systemd not told", "READY=1", "No such file or directory")
+        ("systemd not notified", "READY=1", "No such file or directory")
     ]
 
 
-def test_a_systemd_that_does_not_read_holds_nothing_up(listener: Listener) -> None:
+def test_a_systemd_that_does_not_read_blocks_nothing(listener: Listener) -> None:
     notifier = listener.notifier()
     with capture_logs() as logs:
         for _ in range(10_000):  # more than any queue of datagrams takes
@@ -140,57 +139,57 @@ def test_a_systemd_that_does_not_read_holds_nothing_up(listener: Listener) -> No
 # --- the start --------------------------------------------------------------------------------------------------------
 
 
-async def until_heard(listener: Listener, messages: list[str], enough: Callable[[], bool]) -> None:
+async def until_received(listener: Listener, messages: list[str], enough: Callable[[], bool]) -> None:
     async with asyncio.timeout(60):
         while not enough():
-            messages += listener.heard()
+            messages += listener.received()
             await asyncio.sleep(0)
 
 
-async def test_a_long_start_asks_for_more_time_until_it_is_ready(
+async def test_a_long_start_extends_its_timeout_until_it_is_ready(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(systemd, "EXTENSION_SECONDS", 0.01)
     messages: list[str] = []
     async with starting(listener.notifier()) as ready:
-        await until_heard(listener, messages, lambda: messages.count("EXTEND_TIMEOUT_USEC=10000") >= 3)
-        assert messages[0] == "STATUS=starting: opens the database and recalls every stream"
+        await until_received(listener, messages, lambda: messages.count("EXTEND_TIMEOUT_USEC=10000") >= 3)
+        assert messages[0] == "STATUS=starting: opening the database and loading every stream"
         ready()
-        await until_heard(listener, messages, lambda: "READY=1" in messages)
-        await asyncio.sleep(0.05)  # ten times as long as it would take to ask again
+        await until_received(listener, messages, lambda: "READY=1" in messages)
+        await asyncio.sleep(0.05)  # ten times as long as the next extension would take
     assert messages[-1] == "READY=1"
-    assert listener.heard() == []
+    assert listener.received() == []
 
 
 async def test_a_start_that_fails_is_never_ready(listener: Listener) -> None:
     with pytest.raises(ValueError, match="the port is taken"):
         async with starting(listener.notifier()):
             raise ValueError("the port is taken")
-    assert "READY=1" not in listener.heard()
+    assert "READY=1" not in listener.received()
 
 
 # --- while it runs ----------------------------------------------------------------------------------------------------
 
 
-async def test_it_is_told_alive_three_times_as_often_as_asked_and_in_the_end_that_it_stops(
+async def test_the_watchdog_is_pinged_three_times_an_interval_and_the_shutdown_is_reported(
     listener: Listener,
 ) -> None:
     stop = Stop()
     clock = LeapingClock(stop)
     clock.ends_at = at(6)
-    await keep_told(listener.notifier(WATCHDOG_USEC="6000000"), up_to_date, well, clock, stop)
-    heard = listener.heard()
-    assert heard.count("WATCHDOG=1") == 3
-    assert heard[1] == "STATUS=all is up to date"
-    assert heard[-2:] == ["STOPPING=1", "STATUS=stopping: the batches in hand are committed"]
+    await keep_notified(listener.notifier(WATCHDOG_USEC="6000000"), up_to_date, well, clock, stop)
+    received = listener.received()
+    assert received.count("WATCHDOG=1") == 3
+    assert received[1] == "STATUS=all is up to date"
+    assert received[-2:] == ["STOPPING=1", "STATUS=stopping: committing the batches in hand"]
 
 
-async def test_a_stalled_service_gives_no_sign_of_life_and_says_why(listener: Listener) -> None:
+async def test_a_stalled_service_does_not_ping_the_watchdog_and_says_why(listener: Listener) -> None:
     stop = Stop()
     clock = LeapingClock(stop)
     clock.ends_at = at(60)
     notifier = listener.notifier(WATCHDOG_USEC="6000000")
-    await keep_told(notifier, up_to_date, lambda: "no end of the runs of messenger:1", clock, stop)
-    heard = listener.heard()
-    assert "WATCHDOG=1" not in heard
-    assert heard[0] == "STATUS=stalled: no end of the runs of messenger:1"
+    await keep_notified(notifier, up_to_date, lambda: "no end of the runs of messenger:1", clock, stop)
+    received = listener.received()
+    assert "WATCHDOG=1" not in received
+    assert received[0] == "STATUS=stalled: no end of the runs of messenger:1"

@@ -1,4 +1,4 @@
-"""Wrong tokens: what each client is answered, what the log and the metric say, and who is never kept out by them."""
+"""Wrong tokens: how clients are limited, what is logged and counted, and who is never locked out."""
 
 import asyncio
 from collections import Counter
@@ -14,15 +14,16 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from structlog.testing import capture_logs
 
+from milepost.reporting.live import LiveStreams
 from milepost.service import wrong_tokens
-from milepost.service.allowance import MAX_CLIENTS, Allowance, client_of
 from milepost.service.api.endpoint import routes_of
 from milepost.service.api.login import login
+from milepost.service.auth import COOKIE, MAX_SESSION_SECONDS, Sessions
 from milepost.service.http import serve
+from milepost.service.limits import MAX_CLIENTS, Allowance, client_of
 from milepost.service.metrics.collect import Metrics
 from milepost.service.probes import probes
-from milepost.service.sessions import COOKIE, MAX_SECONDS, Sessions
-from milepost.service.wrong_tokens import IN_SECONDS, MAX_TRIES, TELL_SECONDS, WrongTokens
+from milepost.service.wrong_tokens import IN_SECONDS, LOG_SECONDS, MAX_TRIES, WrongTokens
 
 TOKEN = "a-token-of-some-length"
 RIGHT, WRONG = {"Authorization": f"Bearer {TOKEN}"}, {"Authorization": "Bearer a-guess"}
@@ -52,13 +53,13 @@ async def served(wrong: WrongTokens | None = None) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def client(url: str, address: str) -> AsyncIterator[aiohttp.ClientSession]:
-    """Ask from an address of this machine."""
+    """Connect from an address of this machine."""
     connector = aiohttp.TCPConnector(local_addr=(address, 0))
     async with aiohttp.ClientSession(url, connector=connector) as session:
         yield session
 
 
-async def asked(session: aiohttp.ClientSession, path: str = "/thing", **headers: str) -> int:
+async def get_status(session: aiohttp.ClientSession, path: str = "/thing", **headers: str) -> int:
     async with session.get(path, headers=headers) as response:
         await response.read()
         return response.status
@@ -71,13 +72,13 @@ async def logged_in(session: aiohttp.ClientSession, token: str) -> int:
 
 
 async def guess(session: aiohttp.ClientSession, times: int, **headers: str) -> Counter[int]:
-    return Counter([await asked(session, **(headers or WRONG)) for _ in range(times)])
+    return Counter([await get_status(session, **(headers or WRONG)) for _ in range(times)])
 
 
-# --- what is answered -------------------------------------------------------------------------------------------------
+# --- responses --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_client_that_guesses_is_told_to_come_back_later() -> None:
+async def test_a_client_that_guesses_is_told_when_to_retry() -> None:
     async with served() as url, client(url, ATTACKER) as attacker:
         assert await guess(attacker, MAX_TRIES) == {401: MAX_TRIES}
         async with attacker.get("/thing", headers=WRONG) as response:
@@ -87,63 +88,63 @@ async def test_a_client_that_guesses_is_told_to_come_back_later() -> None:
             assert (await response.json())["detail"].startswith("too many wrong tokens: try again in ")
 
 
-async def test_a_client_that_guesses_keeps_nobody_else_out() -> None:
+async def test_a_client_that_guesses_locks_out_nobody_else() -> None:
     async with served() as url, client(url, ATTACKER) as attacker, client(url, OWNER) as owner:
         await guess(attacker, MAX_TRIES + 1)
         assert [await logged_in(attacker, "a-guess") for _ in range(2)] == [429, 429]
-        assert await asked(owner, **WRONG) == 401
+        assert await get_status(owner, **WRONG) == 401
         assert await logged_in(owner, "mistyped") == 403
         assert await logged_in(owner, TOKEN) == 204
-        assert await asked(owner, **RIGHT) == 200
+        assert await get_status(owner, **RIGHT) == 200
 
 
-async def test_the_right_token_is_let_in_whatever_wrong_ones_came_from_the_same_address() -> None:
-    """Behind a proxy all have one address: a guesser must not keep the owner, or a scrape, out."""
+async def test_the_right_token_is_accepted_whatever_wrong_ones_came_from_the_same_address() -> None:
+    """Behind a proxy all have one address: a guesser must not lock out the owner or a scrape."""
     async with served() as url, client(url, ATTACKER) as everybody:
         await guess(everybody, 2 * MAX_TRIES)
-        assert await asked(everybody, **RIGHT) == 200
-        assert await asked(everybody, Cookie=f"{COOKIE}={Sessions(TOKEN).open(now())}") == 200
+        assert await get_status(everybody, **RIGHT) == 200
+        assert await get_status(everybody, Cookie=f"{COOKIE}={Sessions(TOKEN).open(now())}") == 200
         assert await logged_in(everybody, TOKEN) == 204
 
 
-async def test_logins_and_headers_and_cookies_are_guesses_of_one_client() -> None:
-    """A cookie is sealed by the token: to make one up is to guess the token."""
+async def test_logins_headers_and_cookies_count_as_guesses_of_one_client() -> None:
+    """A cookie is signed with the token: to forge one is to guess the token."""
     forged = Sessions("another-token-than-that").open(now())
     async with served() as url, client(url, ATTACKER) as attacker:
         assert await guess(attacker, 4) == {401: 4}
         assert await guess(attacker, 3, Cookie=f"{COOKIE}={forged}") == {401: 3}
         assert [await logged_in(attacker, "a-guess") for _ in range(MAX_TRIES - 7)] == [403] * (MAX_TRIES - 7)
         assert await logged_in(attacker, "a-guess") == 429
-        assert await asked(attacker, Cookie=f"{COOKIE}={forged}") == 429
-        assert await asked(attacker, Authorization="Basic YTpi") == 429
+        assert await get_status(attacker, Cookie=f"{COOKIE}={forged}") == 429
+        assert await get_status(attacker, Authorization="Basic YTpi") == 429
 
 
-async def test_who_brings_nothing_or_a_session_that_has_ended_does_not_guess() -> None:
-    ended = Sessions(TOKEN).open(now() - timedelta(seconds=MAX_SECONDS + 1))
+async def test_no_token_and_an_ended_session_are_not_guesses() -> None:
+    ended = Sessions(TOKEN).open(now() - timedelta(seconds=MAX_SESSION_SECONDS + 1))
     async with served() as url, client(url, OWNER) as owner:
         for _ in range(2 * MAX_TRIES):
-            assert await asked(owner) == 401
-            assert await asked(owner, Cookie=f"{COOKIE}={ended}") == 401
-        assert await asked(owner, **WRONG) == 401
+            assert await get_status(owner) == 401
+            assert await get_status(owner, Cookie=f"{COOKIE}={ended}") == 401
+        assert await get_status(owner, **WRONG) == 401
 
 
-async def test_the_way_in_and_health_are_open_to_who_has_guessed_too_often() -> None:
+async def test_the_login_page_and_health_stay_open_after_too_many_guesses() -> None:
     async with served() as url, client(url, OWNER) as owner:
         assert await guess(owner, MAX_TRIES + 1, Cookie=f"{COOKIE}=of-the-token-before") == {401: MAX_TRIES, 429: 1}
-        assert await asked(owner, "/", Cookie=f"{COOKIE}=of-the-token-before") == 200
-        assert await asked(owner, "/healthz", **WRONG) == 200
+        assert await get_status(owner, "/", Cookie=f"{COOKIE}=of-the-token-before") == 200
+        assert await get_status(owner, "/healthz", **WRONG) == 200
 
 
-async def test_a_client_that_floods_the_way_in_leaves_it_open_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_floods_the_login_page_leaves_it_open_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milepost.service.limits.MAX_REQUESTS", 5)
     monkeypatch.setattr("milepost.service.limits.IN_SECONDS", 3_000.0)
     async with served() as url, client(url, ATTACKER) as attacker, client(url, OWNER) as owner:
-        assert [await asked(attacker, "/") for _ in range(6)] == [*[200] * 5, 429]
-        assert await asked(owner, "/") == 200
+        assert [await get_status(attacker, "/") for _ in range(6)] == [*[200] * 5, 429]
+        assert await get_status(owner, "/") == 200
         assert await logged_in(owner, TOKEN) == 204
 
 
-# --- what is told -----------------------------------------------------------------------------------------------------
+# --- the log ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -165,64 +166,64 @@ class Guessed:
 
     def after(self, seconds: float) -> None:
         self.time.seconds += seconds
-        self.wrong.tell_due()
+        self.wrong.log_due()
 
 
-def told(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+def logged(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
     assert all((line["event"], line["log_level"]) == ("wrong token", "warning") for line in lines)
     return [(line["client"], line["tries"]) for line in lines]
 
 
-def test_the_first_is_told_at_once_and_the_others_once_a_minute() -> None:
+def test_the_first_guess_is_logged_at_once_and_the_others_once_a_minute() -> None:
     guessed = Guessed()
     with capture_logs() as lines:
         for _ in range(20_000):
             guessed.wrong.count("192.0.2.7")
         guessed.wrong.count("192.0.2.8")
-        assert told(lines) == [("192.0.2.7", 1), ("192.0.2.8", 1)]
-        guessed.after(TELL_SECONDS - 1)
+        assert logged(lines) == [("192.0.2.7", 1), ("192.0.2.8", 1)]
+        guessed.after(LOG_SECONDS - 1)
         assert len(lines) == 2
         guessed.after(1)
-        assert told(lines)[2:] == [("192.0.2.7", 19_999)]
-        guessed.after(10 * TELL_SECONDS)
+        assert logged(lines)[2:] == [("192.0.2.7", 19_999)]
+        guessed.after(10 * LOG_SECONDS)
         assert len(lines) == 3
         guessed.wrong.count("192.0.2.7")
-        assert told(lines)[3:] == [("192.0.2.7", 1)]
+        assert logged(lines)[3:] == [("192.0.2.7", 1)]
 
 
-async def test_what_is_not_told_yet_is_told_at_the_end() -> None:
+async def test_guesses_not_logged_yet_are_logged_at_the_end() -> None:
     with capture_logs() as lines:
         async with served() as url, client(url, ATTACKER) as attacker:
             await guess(attacker, 30)
-    assert told(lines) == [(ATTACKER, 1), (ATTACKER, 29)]
+    assert logged(lines) == [(ATTACKER, 1), (ATTACKER, 29)]
 
 
-async def test_what_is_due_is_told_while_nobody_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wrong_tokens, "LOOK_SECONDS", 0.001)
+async def test_a_line_that_is_due_is_logged_while_nobody_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wrong_tokens, "CHECK_SECONDS", 0.001)
     guessed = Guessed()
     with capture_logs() as lines:
-        async with guessed.wrong.told_in_time():
+        async with guessed.wrong.logging():
             guessed.wrong.count("192.0.2.7")
             guessed.wrong.count("192.0.2.7")
-            guessed.time.seconds += TELL_SECONDS
+            guessed.time.seconds += LOG_SECONDS
             async with asyncio.timeout(60):
                 while len(lines) < 2:  # noqa: ASYNC110  (a task of the code under test writes it)
                     await asyncio.sleep(0.001)
-    assert told(lines) == [("192.0.2.7", 1), ("192.0.2.7", 1)]
+    assert logged(lines) == [("192.0.2.7", 1), ("192.0.2.7", 1)]
 
 
-def test_none_of_many_clients_is_forgotten_untold() -> None:
+def test_none_of_many_clients_is_forgotten_without_a_line() -> None:
     guessed = Guessed()
     with capture_logs() as lines:
         for number in range(2 * MAX_CLIENTS):
             guessed.wrong.count(str(number))
             guessed.wrong.count(str(number))
-        guessed.after(TELL_SECONDS)
-    assert sum(tries for _, tries in told(lines)) == 4 * MAX_CLIENTS
+        guessed.after(LOG_SECONDS)
+    assert sum(tries for _, tries in logged(lines)) == 4 * MAX_CLIENTS
 
 
-def test_the_metric_counts_them_all() -> None:
-    guessed, metrics = Guessed(), Metrics()
+def test_the_metric_counts_every_wrong_token() -> None:
+    guessed, metrics = Guessed(), Metrics(LiveStreams(now))
     metrics.register(guessed.wrong)
     assert "milepost_wrong_tokens_total 0.0\n" in metrics.expose().decode()
     for _ in range(50):
@@ -230,16 +231,16 @@ def test_the_metric_counts_them_all() -> None:
     assert "milepost_wrong_tokens_total 50.0\n" in metrics.expose().decode()
 
 
-# --- what each client may ask for -------------------------------------------------------------------------------------
+# --- the allowance of a client ----------------------------------------------------------------------------------------
 
 
-def test_an_allowance_comes_back_one_by_one() -> None:
+def test_an_allowance_is_restored_one_by_one() -> None:
     time = Time()
     allowance = Allowance(10, 60.0, time)
     assert [allowance.take("a") for _ in range(10)] == [0.0] * 10
     assert allowance.take("a") == pytest.approx(6.0)
     time.seconds = 5.0
-    assert allowance.take("a") == pytest.approx(1.0), "asking in vain does not put it off"
+    assert allowance.take("a") == pytest.approx(1.0), "a refused request does not prolong the wait"
     time.seconds = 6.0
     assert allowance.take("a") == 0.0
     assert allowance.take("a") > 0.0
@@ -248,7 +249,7 @@ def test_an_allowance_comes_back_one_by_one() -> None:
     assert allowance.take("a") > 0.0
 
 
-def test_an_allowance_keeps_no_more_than_so_many_clients_and_forgets_the_quietest() -> None:
+def test_an_allowance_keeps_a_bounded_number_of_clients_and_forgets_the_quietest() -> None:
     allowance = Allowance(1, 60.0, Time())
     allowance.take("busy")
     for number in range(2 * MAX_CLIENTS):
@@ -270,6 +271,6 @@ def test_an_allowance_keeps_no_more_than_so_many_clients_and_forgets_the_quietes
         ("", "nowhere"),
     ],
 )
-def test_a_client_is_an_address_or_a_network_whatever_it_says_of_itself(address: str, expected: str) -> None:
+def test_a_client_is_an_address_or_a_network_whatever_its_headers_claim(address: str, expected: str) -> None:
     request = make_mocked_request("GET", "/", headers={"X-Forwarded-For": "198.51.100.1", "Forwarded": "for=x"})
     assert client_of(request.clone(remote=address)) == expected

@@ -40,6 +40,7 @@ from milepost.core.model import (
     Conversation,
     DeadLetterPayload,
     Detail,
+    Keys,
     Known,
     RefusedRow,
     Stream,
@@ -48,7 +49,7 @@ from milepost.core.model import (
 from milepost.core.plan import Policy, RunBudget, Size, smaller
 from milepost.core.ports import Commit, Committed, Fetched, Outcome, Refused
 from milepost.core.problems import Problem
-from milepost.core.records import Context, Decision, Record, _place, beginnings
+from milepost.core.records import Context, Decided, Decision, Pending, Record, _saved_position, beginnings
 from milepost.core.remedies import Remedy, Rule, rule_for
 
 MAX_EXAMPLES = 620  # as many as the sound core has to live through
@@ -57,22 +58,43 @@ MAX_EXAMPLES = 620  # as many as the sound core has to live through
 # --- decisions gone wrong ---------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Altered:
+    """A pending decision that records something else."""
+
+    pending: Pending
+    alter: Callable[[Pending, Known], Decision]
+
+    @property
+    def keys(self) -> Keys | None:
+        return self.pending.keys
+
+    def record(self, known: Known) -> Decision:
+        return self.alter(self.pending, known)
+
+
 class LargestAsWatermark:
     """Takes the largest `updated_time` seen for the watermark, as connectors do."""
 
     def __init__(self) -> None:
         self.largest = NOON
 
-    def __call__(self, checkpoint: Checkpoint, outcome: Outcome, jitter: Context, known: Known) -> Decision:
+    def __call__(self, checkpoint: Checkpoint, outcome: Outcome, around: Context) -> Pending:
         if isinstance(outcome, Fetched):
             self.largest = max([self.largest, *(each.updated_time for each in outcome.batch.conversations)])
-        return with_watermark(decide(checkpoint, outcome, jitter, known), self.largest)
+        largest = self.largest
+        return Altered(
+            decide(checkpoint, outcome, around), lambda pending, known: with_watermark(pending.record(known), largest)
+        )
 
 
-def end_as_watermark(checkpoint: Checkpoint, outcome: Outcome, jitter: Context, known: Known) -> Decision:
+def end_as_watermark(checkpoint: Checkpoint, outcome: Outcome, around: Context) -> Pending:
     """Takes the instant at which the sweep ended for the watermark."""
-    decision = decide(checkpoint, outcome, jitter, known)
-    return with_watermark(decision, outcome.asked_at) if isinstance(outcome, Fetched) else decision
+    pending = decide(checkpoint, outcome, around)
+    if not isinstance(outcome, Fetched):
+        return pending
+    asked_at = outcome.asked_at
+    return Altered(pending, lambda pending, known: with_watermark(pending.record(known), asked_at))
 
 
 def with_watermark(decision: Decision, watermark: datetime) -> Decision:
@@ -85,47 +107,54 @@ def _with_watermark(event: Event, watermark: datetime) -> Event:
     return replace(event, walk_started_at=watermark) if isinstance(event, SweepCompleted) else event
 
 
-def empty_is_the_end(checkpoint: Checkpoint, outcome: Outcome, jitter: Context, known: Known) -> Decision:
+def empty_is_the_end(checkpoint: Checkpoint, outcome: Outcome, around: Context) -> Pending:
     """Takes an empty batch for the end of the inbox."""
     if isinstance(outcome, Fetched) and not outcome.batch.conversations and not outcome.batch.unreadable:
         outcome = replace(outcome, batch=replace(outcome.batch, next_cursor=None))
-    return decide(checkpoint, outcome, jitter, known)
+    return decide(checkpoint, outcome, around)
 
 
-def refusal_is_the_end(checkpoint: Checkpoint, outcome: Outcome, jitter: Context, known: Known) -> Decision:
+def refusal_is_the_end(checkpoint: Checkpoint, outcome: Outcome, around: Context) -> Pending:
     """Ends a sweep as a success when its source fails."""
     if isinstance(outcome, Refused) and checkpoint.sweep is not None:
         sweep = checkpoint.sweep
-        return Record(
-            (SweepCompleted(sweep.mode, sweep.walk_started_at, jitter.budget.started_at, checkpoint.unrecorded),)
-        )
-    return decide(checkpoint, outcome, jitter, known)
+        completed = SweepCompleted(sweep.mode, sweep.walk_started_at, around.budget.started_at, checkpoint.unrecorded)
+        return Decided(Record((completed,)))
+    return decide(checkpoint, outcome, around)
 
 
-def older_wins(checkpoint: Checkpoint, outcome: Outcome, jitter: Context, known: Known) -> Decision:
+def older_wins(checkpoint: Checkpoint, outcome: Outcome, around: Context) -> Pending:
     """Overwrites a row with whatever was read last."""
-    rows = dict(known.conversations)
-    for each in outcome.batch.conversations if isinstance(outcome, Fetched) else ():
-        if each.conversation_id in rows:
-            row = rows[each.conversation_id]
-            rows[row.conversation_id] = replace(row, updated_time=min(row.updated_time, each.updated_time))
-    return decide(checkpoint, outcome, jitter, replace(known, conversations=rows))
+
+    def overwrite(pending: Pending, known: Known) -> Decision:
+        rows = dict(known.conversations)
+        for each in outcome.batch.conversations if isinstance(outcome, Fetched) else ():
+            if each.conversation_id in rows:
+                row = rows[each.conversation_id]
+                rows[row.conversation_id] = replace(row, updated_time=min(row.updated_time, each.updated_time))
+        return pending.record(replace(known, conversations=rows))
+
+    return Altered(decide(checkpoint, outcome, around), overwrite)
 
 
-def unreadable_is_skipped(checkpoint: Checkpoint, outcome: Outcome, jitter: Context, known: Known) -> Decision:
+def unreadable_is_skipped(checkpoint: Checkpoint, outcome: Outcome, around: Context) -> Pending:
     """Leaves out what it cannot read, without a dead letter."""
     if isinstance(outcome, Fetched):
         outcome = replace(outcome, batch=replace(outcome.batch, unreadable=()))
-    return decide(checkpoint, outcome, jitter, known)
+    return decide(checkpoint, outcome, around)
 
 
-def quiet_is_told(checkpoint: Checkpoint, outcome: Outcome, jitter: Context, known: Known) -> Decision:
+def quiet_is_told(checkpoint: Checkpoint, outcome: Outcome, around: Context) -> Pending:
     """Journals batches that changed nothing."""
-    decision = decide(checkpoint, outcome, jitter, known)
-    if isinstance(decision, Record):
-        return decision
-    opening = beginnings(checkpoint, decision.sweep, jitter.budget)
-    return Record((*opening, BatchStored(decision.sweep.position, decision.tally)))
+
+    def journal(pending: Pending, known: Known) -> Decision:
+        decision = pending.record(known)
+        if isinstance(decision, Record):
+            return decision
+        opening = beginnings(checkpoint, decision.sweep, around.budget)
+        return Record((*opening, BatchStored(decision.sweep.position, decision.tally)))
+
+    return Altered(decide(checkpoint, outcome, around), journal)
 
 
 def no_catch_up(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: int) -> Position | None:
@@ -137,7 +166,7 @@ def first_old_row_is_the_end(updated_times: list[datetime], until: datetime | No
     return until is not None and any(updated_time < until for updated_time in updated_times)
 
 
-def nothing(checkpoint: Checkpoint) -> tuple[Event, ...]:
+def nothing(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, ...]:
     return ()
 
 
@@ -154,7 +183,7 @@ def own_pause_only(stream: Stream, rate_limits: Mapping[Stream, RateLimit]) -> d
 
 def ended_with_all(checkpoint: Checkpoint, ended: RunEnded, budget: RunBudget, *before: Event) -> Record:
     """Lets the end of a run carry what was passed over, after what ended it."""
-    ended = replace(ended, position=_place(checkpoint), tally=checkpoint.unrecorded)
+    ended = replace(ended, position=_saved_position(checkpoint), tally=checkpoint.unrecorded)
     return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *before, ended))
 
 
@@ -334,7 +363,7 @@ MUTANTS = {
     "an unreadable item is skipped": Mutant(f"{EITHER}|{UNSEEN}", decides=lambda: unreadable_is_skipped),
     "a quiet batch is journaled": Mutant("a quiet sweep wrote more than one entry", decides=lambda: quiet_is_told),
     "passed batches are forgotten": Mutant(
-        "is not the fold|ahead of", patches={"milepost.core.records._passed": nothing}
+        "is not the fold|ahead of", patches={"milepost.core.records._unchanged": nothing}
     ),
     "a limit is tried again": Mutant(
         "taken for a failure|inside the pause", patches={"milepost.core.failures.rule_for": nobody_waits}

@@ -1,4 +1,4 @@
-"""What is made to happen to pages and tokens in the simulator, in its process and over HTTP."""
+"""Manual changes to pages and tokens in the simulator, in its process and over HTTP."""
 
 import asyncio
 import json
@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler
 
 from kit.binary import until
 from kit.simulated import BAKERY, BICYCLES, Client, frozen_client
+from milepost.simulator.conditions import Hold
 from milepost.simulator.control import Control
 
 LIST = f"v26.0/{BAKERY.id}/conversations"
@@ -38,9 +39,7 @@ async def debugged(client: Client, token: str) -> dict[str, object]:
 
 
 class TestHolding:
-    async def test_the_world_stands_still_from_a_request_on_and_goes_on_when_it_is_released(
-        self, client: Client
-    ) -> None:
+    async def test_requests_are_held_from_a_given_one_on_until_they_are_released(self, client: Client) -> None:
         await client.act("hold", after=2)
         assert [await client.code(LIST) for _ in range(2)] == [None, None]
         held = asyncio.create_task(client.code(LIST))
@@ -56,7 +55,7 @@ class TestHolding:
         assert await client.code(LIST) is None
         assert client.server.held == 0
 
-    async def test_a_later_hold_lets_go_of_what_it_does_not_concern(self, client: Client) -> None:
+    async def test_a_later_hold_releases_the_requests_that_it_does_not_cover(self, client: Client) -> None:
         client.server.hold()
         held = asyncio.create_task(client.code(LIST))
         await until(lambda: client.server.held == 1)
@@ -69,7 +68,7 @@ class TestHolding:
         client.server.release()
         assert await late is None
 
-    async def test_what_is_held_does_not_hold_up_the_end(self, client: Client) -> None:
+    async def test_held_requests_do_not_delay_the_shutdown(self, client: Client) -> None:
         client.server.hold()
         held = asyncio.create_task(client.code(LIST))
         await until(lambda: client.server.held == 1)
@@ -80,7 +79,7 @@ class TestHolding:
 
 class TestTokens:
     @pytest.mark.parametrize("subcode", [460, 463])
-    async def test_a_revoked_token_is_dead_and_can_be_allowed_again(self, client: Client, subcode: int) -> None:
+    async def test_a_revoked_token_is_invalid_until_it_is_allowed_again(self, client: Client, subcode: int) -> None:
         client.server.world.access.revoke(BAKERY.id, subcode)
         for path in (LIST, f"v26.0/{BAKERY.id}", f"v26.0/{client.truth()[0].id}"):
             response, body = await client.get(path)
@@ -88,17 +87,17 @@ class TestTokens:
             assert (body["error"]["code"], body["error"]["error_subcode"]) == (190, subcode)
         assert not (await debugged(client, BAKERY.token))["is_valid"]
         assert await client.code(OTHER_LIST, token=BICYCLES.token) is None
-        client.server.world.access.resize(BAKERY.id)
+        client.server.world.access.allow(BAKERY.id)
         assert await client.code(LIST) is None
         assert (await debugged(client, BAKERY.token))["is_valid"]
 
-    async def test_a_token_says_when_it_ends_and_works_until_it_is_revoked(self, client: Client) -> None:
+    async def test_a_token_shows_its_expiry_and_works_until_it_is_revoked(self, client: Client) -> None:
         assert (await debugged(client, BAKERY.token))["expires_at"] == 0
         await client.act("expire", owner=BAKERY.id, in_seconds=60)
         assert (await debugged(client, BAKERY.token))["expires_at"] == client.clock().timestamp() + 60
         assert await client.code(LIST) is None
 
-    async def test_a_renewed_token_works_and_the_one_before_does_not(self, client: Client) -> None:
+    async def test_a_renewed_token_works_and_the_previous_one_does_not(self, client: Client) -> None:
         token = client.server.world.access.renew(BAKERY.id)
         assert token != BAKERY.token
         assert await client.code(LIST) == 190
@@ -110,7 +109,7 @@ class TestTokens:
         assert (await debugged(client, token))["profile_id"] == BAKERY.id
         assert not (await debugged(client, BAKERY.token))["is_valid"]
 
-    async def test_the_users_token_can_die_and_be_renewed_too(self, client: Client) -> None:
+    async def test_the_users_token_can_be_revoked_and_renewed_too(self, client: Client) -> None:
         old = client.server.world.user_token
         client.server.world.access.revoke("me")
         assert await client.code("v26.0/me/accounts", token=old) == 190
@@ -128,12 +127,12 @@ class TestTokens:
         facts = await debugged(client, BAKERY.token)
         assert facts["is_valid"]
         assert "pages_messaging" not in str(facts["scopes"])
-        client.server.world.access.resize(BAKERY.id)
+        client.server.world.access.allow(BAKERY.id)
         assert await client.code(LIST) is None
 
-    def test_who_does_not_exist_has_no_token(self, client: Client) -> None:
+    def test_tokens_of_an_unknown_page_cannot_be_changed(self, client: Client) -> None:
         access = client.server.world.access
-        for change in (access.revoke, access.renew, access.forbid, access.resize, access.manage, access.unmanage):
+        for change in (access.revoke, access.renew, access.forbid, access.allow, access.manage, access.unmanage):
             with pytest.raises(KeyError):
                 change("1")
 
@@ -155,7 +154,7 @@ class TestBrokenPages:
             (999, 400, None),
         ],
     )
-    async def test_a_broken_page_answers_everything_so_until_it_is_mended(
+    async def test_every_request_of_a_broken_page_fails_until_it_is_mended(
         self, client: Client, code: int, status: int, subcode: int | None
     ) -> None:
         client.server.break_page(BAKERY.id, code, subcode)
@@ -171,12 +170,12 @@ class TestBrokenPages:
         assert await client.code(LIST) is None
         assert client.server.requests.by_fault == {"broken": 3}
 
-    async def test_a_broken_page_can_call_itself_transient(self, client: Client) -> None:
+    async def test_the_error_of_a_broken_page_can_be_transient(self, client: Client) -> None:
         client.server.break_page(BAKERY.id, 999, is_transient=True)
         errors = [(await client.conversations())["error"] for _ in range(20)]
         assert {error.get("is_transient") for error in errors} == {True, None}, "now and then the key is missing"
 
-    async def test_a_thread_that_is_gone_is_said_to_be_missing(self, client: Client) -> None:
+    async def test_a_deleted_thread_is_missing(self, client: Client) -> None:
         thread = client.truth("instagram")[3].id
         client.server.world.delete(thread)
         _, body = await client.get(f"v26.0/{thread}", fields="id,updated_time")
@@ -184,10 +183,10 @@ class TestBrokenPages:
 
 
 class TestDiscovery:
-    async def test_pages_come_and_go(self, client: Client) -> None:
+    async def test_pages_can_be_added_and_removed(self, client: Client) -> None:
         client.server.world.access.unmanage(BAKERY.id)
         assert await managed(client) == [BICYCLES.id]
-        assert await client.code(LIST) is None, "the token stays good"
+        assert await client.code(LIST) is None, "the token stays valid"
         page_id = client.server.world.add_page()
         assert await managed(client) == [BICYCLES.id, page_id]
         page = client.server.world.access.page(page_id)
@@ -199,7 +198,7 @@ class TestDiscovery:
         client.server.world.access.manage(BAKERY.id)
         assert await managed(client) == [BAKERY.id, BICYCLES.id, page_id]
 
-    async def test_a_walk_over_the_pages_loses_none_when_others_go(self, client: Client) -> None:
+    async def test_a_walk_over_the_pages_loses_none_when_others_are_removed(self, client: Client) -> None:
         user, last = client.server.world.user_token, client.server.world.add_page()
         _, first = await client.get("v26.0/me/accounts", token=user, limit="1")
         assert [page["id"] for page in first["data"]] == [BAKERY.id]
@@ -210,7 +209,7 @@ class TestDiscovery:
 
 
 class TestOverHttp:
-    async def test_everything_can_be_made_to_happen(self, client: Client) -> None:
+    async def test_every_action_works_over_http(self, client: Client) -> None:
         thread = client.truth()[0].id
         await client.act("poison", conversation_id=thread)
         assert await client.code(LIST) == 1
@@ -236,7 +235,7 @@ class TestOverHttp:
         await client.act("kill_cursors")
         assert await client.code(LIST, after=body["paging"]["cursors"]["after"]) == 2642
 
-    async def test_bad_luck_can_be_ended_and_the_rules_remain(self) -> None:
+    async def test_calm_ends_random_faults_and_keeps_the_rules(self) -> None:
         async with frozen_client(faults="http_500=1,heavy=5,poison=1") as client:
             assert await client.code(LIST, limit="5", fields="id") == 2
             await client.act("calm")
@@ -260,7 +259,7 @@ class TestOverHttp:
         assert await managed(client) == [BAKERY.id, BICYCLES.id, page_id]
 
     @pytest.mark.parametrize(
-        ("action", "body", "status", "told"),
+        ("action", "body", "status", "reason"),
         [
             ("explode", "{}", 404, "no such action"),
             ("limit", "{}", 400, "missing a required argument: 'code'"),
@@ -275,17 +274,17 @@ class TestOverHttp:
             ("cure", "{", 400, "error"),
         ],
     )
-    async def test_what_cannot_be_done_is_told(
-        self, client: Client, action: str, body: str, status: int, told: str
+    async def test_an_impossible_action_is_refused_with_the_reason(
+        self, client: Client, action: str, body: str, status: int, reason: str
     ) -> None:
         address = f"{client.server.base_url}/simulator/{action}"
         async with client.session.post(address, data=body, headers={"Content-Type": "application/json"}) as response:
             assert response.status == status
-            assert told in await response.text()
+            assert reason in await response.text()
 
     async def test_every_action_is_documented(self, client: Client) -> None:
         page = (Path(__file__).parents[2] / "docs/simulator.md").read_text()
-        section = page.partition("\n## What is made to happen\n")[2].partition("\n## ")[0]
+        section = page.partition("\n## Actions\n")[2].partition("\n## ")[0]
         first_cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
         documented = {name.strip("`") for cell in first_cells for name in cell.split(", ")}
         async with client.session.post(f"{client.server.base_url}/simulator/what") as response:
@@ -309,7 +308,7 @@ class TestOverHttp:
             return await handler(request.clone(remote=address))
 
         application = web.Application(middlewares=[from_there])
-        Control(client.server, client.clock).add_to(application.router)
+        Control(client.server.world, client.server.requests, Hold(), {}, client.clock).add_to(application.router)
         async with (
             TestServer(application) as server,
             client.session.post(server.make_url("/simulator/kill_cursors"), json={}) as response,

@@ -1,4 +1,4 @@
-"""What goes wrong in the simulator: drawn from a seed, and written as a person would."""
+"""The faults of the simulator: drawn from a seed, and parsed from text."""
 
 import re
 from pathlib import Path
@@ -32,7 +32,7 @@ class TestStriking:
         assert first == [ROUGH.strike("messenger:1", number) for number in range(1, 500)]
         assert len({type(strike.fault) for strike in first}) > 6
 
-    def test_streams_and_seeds_have_luck_of_their_own(self) -> None:
+    def test_each_stream_and_seed_has_its_own_faults(self) -> None:
         def faults(plan: FaultPlan, stream: str) -> list[object]:
             return [plan.strike(stream, number).fault for number in range(1, 200)]
 
@@ -40,12 +40,12 @@ class TestStriking:
         assert mine != faults(ROUGH, "messenger:2")
         assert mine != faults(parse_faults("rough", seed=2), "messenger:1")
 
-    def test_a_share_of_the_requests_is_about_that_share(self) -> None:
+    def test_about_the_given_share_of_the_requests_is_struck(self) -> None:
         plan = FaultPlan(faults=(ServiceDown(Share(0.1)),))
         struck = sum(plan.strike("s", number).fault is not None for number in range(1, 5001))
         assert 400 < struck < 600
 
-    def test_every_nth_and_the_first(self) -> None:
+    def test_every_nth_or_the_first_requests_are_struck(self) -> None:
         plan = FaultPlan(faults=(HtmlOutage(First(2)), ServiceDown(Every(3))))
         struck = [plan.strike("s", number).fault for number in range(1, 8)]
         outage, down = plan.faults
@@ -57,27 +57,27 @@ class TestStriking:
         assert strike.latency_seconds == 0.25
         assert strike.fault == ServiceDown(Share(1))
 
-    def test_what_is_wrong_with_a_cursor_spares_requests_without_one(self) -> None:
+    def test_cursor_faults_spare_requests_without_a_cursor(self) -> None:
         plan = FaultPlan(faults=(DeadCursor(Share(1)), LoopingCursor(Share(1)), ServiceDown(Share(1))))
         assert plan.strike("s", 1, has_cursor=True).fault == DeadCursor(Share(1))
         assert plan.strike("s", 1, has_cursor=False).fault == ServiceDown(Share(1))
 
-    def test_a_limit_begins_beside_what_strikes(self) -> None:
+    def test_a_limit_begins_beside_another_fault(self) -> None:
         strike = FaultPlan(faults=(LimitBegins(Share(1), 90.0), ServiceDown(Share(1)))).strike("s", 1)
         assert strike.limit_seconds == 90.0
         assert strike.fault == ServiceDown(Share(1))
 
-    def test_calm_is_calm(self) -> None:
+    def test_calm_strikes_nothing(self) -> None:
         assert all(CALM.strike("s", number).fault is None for number in range(1, 100))
 
 
 class TestParsing:
-    def test_presets(self) -> None:
+    def test_presets_are_parsed(self) -> None:
         assert parse_faults("calm") == parse_faults("") == CALM
         assert parse_faults("rough") == ROUGH
         assert parse_faults("hostile") == HOSTILE
 
-    def test_hostile_has_every_fault_and_rough_those_that_pass(self) -> None:
+    def test_hostile_has_every_fault_and_rough_the_transient_ones(self) -> None:
         assert {name_of(fault) for fault in HOSTILE.faults} == set(FAULT_NAMES)
         lasting = {"limit", "dead_cursor", "looping_cursor", "odd_usage"}
         assert {name_of(fault) for fault in ROUGH.faults} == set(FAULT_NAMES) - lasting
@@ -88,7 +88,7 @@ class TestParsing:
         documented = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
         assert documented == ["calm", "rough", "hostile", *FAULT_NAMES, *RULE_NAMES]
 
-    def test_items(self) -> None:
+    def test_items_are_parsed(self) -> None:
         plan = parse_faults("http_500=0.05, html_502=1/20, reset=first:3, latency=50ms, hang=0.01@2s, pace=2", seed=9)
         assert plan == FaultPlan(
             seed=9,
@@ -115,16 +115,16 @@ class TestParsing:
             prolong_seconds=300,
         )
 
-    def test_a_limit_takes_its_length(self) -> None:
+    def test_a_limit_takes_a_duration(self) -> None:
         assert parse_faults("limit=1/50@90s").faults == (LimitBegins(Every(50), 90.0),)
 
-    def test_rules_replace_the_presets_own(self) -> None:
+    def test_rules_replace_those_of_the_preset(self) -> None:
         plan = parse_faults("hostile,poison=0,pace=2")
         assert (plan.poison_share, plan.max_calls_per_second) == (0, 2)
         assert plan.faults == HOSTILE.faults
         assert plan.max_weight == HOSTILE.max_weight
 
-    def test_an_item_replaces_the_presets_own(self) -> None:
+    def test_an_item_replaces_the_fault_of_the_preset(self) -> None:
         plan = parse_faults("rough,hang=0.1@100ms,empty_batch=0")
         assert Hang(Share(0.1), 0.1) in plan.faults
         assert EmptyBatch(Share(0)) in plan.faults
@@ -132,7 +132,7 @@ class TestParsing:
         assert [fault for fault in plan.faults if isinstance(fault, RateLimited)] == [RateLimited(Share(0.005))]
 
     @pytest.mark.parametrize(
-        ("text", "told"),
+        ("text", "message"),
         [
             ("roug", "known are calm, rough"),
             ("http_5000=0.1", "known are"),
@@ -150,11 +150,11 @@ class TestParsing:
             ("limit=0.1", "like 50ms"),
         ],
     )
-    def test_what_cannot_be_read_is_told_with_the_item_and_what_is_allowed(self, text: str, told: str) -> None:
+    def test_an_invalid_item_is_refused_with_what_is_allowed(self, text: str, message: str) -> None:
         with pytest.raises(BadConfiguration) as refused:
             parse_faults(text)
         assert text in refused.value.message
-        assert told in refused.value.hint
+        assert message in refused.value.hint
 
 
 class TestPace:
@@ -163,11 +163,11 @@ class TestPace:
         calls = [0.0, 0.0, *(0.499 * number for number in range(1, 100))]
         assert all(pace.allows("1", at) for at in calls)
 
-    def test_a_client_that_does_not_is(self) -> None:
+    def test_a_client_that_exceeds_the_pace_is_refused(self) -> None:
         pace = Pace(2)
         assert [pace.allows("1", at) for at in (0.0, 0.1, 0.2, 0.3, 1.3)] == [True, True, True, False, True]
 
-    def test_pages_are_apart_and_no_pace_is_any_pace(self) -> None:
+    def test_each_page_has_its_own_pace_and_zero_means_none(self) -> None:
         pace = Pace(0.5)
         assert pace.allows("1", 0.0)
         assert not pace.allows("1", 0.0)

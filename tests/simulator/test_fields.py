@@ -1,4 +1,4 @@
-"""The `fields` parameter as the simulator reads it."""
+"""The `fields` parameter as the simulator parses it."""
 
 import pytest
 from hypothesis import given
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from milepost.simulator.fields import Field, FieldsSyntax, parse_fields, pruned
 
 
-def test_names_limits_and_nesting_are_read() -> None:
+def test_names_limits_and_nesting_are_parsed() -> None:
     assert parse_fields("id,participants{id,name},messages.limit(20){id,from{id}}") == (
         Field("id"),
         Field("participants", None, (Field("id"), Field("name"))),
@@ -15,7 +15,7 @@ def test_names_limits_and_nesting_are_read() -> None:
     )
 
 
-def test_nothing_asks_for_nothing_by_name() -> None:
+def test_an_empty_parameter_names_no_field() -> None:
     assert parse_fields("") == ()
 
 
@@ -26,13 +26,13 @@ def test_other_modifiers_are_skipped() -> None:
 @pytest.mark.parametrize(
     "text", ["id,", ",id", "id{", "id{}", "id}", "a.limit(", "a.limit(3", "a b", "{", "a" + "{a" * 9]
 )
-def test_what_cannot_be_read_is_told_with_its_place(text: str) -> None:
+def test_a_syntax_error_has_its_position(text: str) -> None:
     with pytest.raises(FieldsSyntax, match="at character"):
         parse_fields(text)
 
 
 @given(st.text("ab,.(){}1", max_size=30))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         fields = parse_fields(text)
     except FieldsSyntax:
@@ -40,7 +40,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     assert all(field.name for field in fields)
 
 
-def test_pruning_keeps_what_is_wanted_and_the_id() -> None:
+def test_pruning_keeps_the_requested_fields_and_the_id() -> None:
     edge = {"data": [{"id": "1", "name": "A", "email": "a@b"}], "paging": {}}
     assert pruned(edge, parse_fields("name")) == {"data": [{"id": "1", "name": "A"}], "paging": {}}
     assert pruned(edge, ()) == edge

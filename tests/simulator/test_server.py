@@ -1,4 +1,4 @@
-"""The simulator over HTTP: it answers as the Graph API does, fails as it does, and tells what it was asked."""
+"""The simulator over HTTP: it responds and fails as the Graph API does, and records its requests."""
 
 import asyncio
 import hashlib
@@ -53,7 +53,7 @@ class Start(Protocol):
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Starts simulators, and ends them with the test."""
+    """Starts simulators, and stops them at the end of the test."""
     async with aiohttp.ClientSession() as session:
         servers: list[SimulatorServer] = []
 
@@ -107,7 +107,7 @@ class TestConversations:
         first = [row["participants"]["data"][0]["id"] == client.page.id for row in rows if "participants" in row]
         assert 0 < sum(first) < len(first)
 
-    async def test_only_wanted_fields_are_sent(self, client: Client) -> None:
+    async def test_only_requested_fields_are_sent(self, client: Client) -> None:
         body = await client.conversations(fields="updated_time,participants{id},messages.limit(2){message}")
         assert all(row.keys() <= {"id", "updated_time", "participants", "messages"} for row in body["data"])
         assert all(message.keys() <= {"id", "message"} for row in body["data"] for message in row["messages"]["data"])
@@ -122,7 +122,7 @@ class TestConversations:
             assert times[0] == row["updated_time"]
             assert ("next" in row["messages"]["paging"]) is (row["message_count"] > 20 or len(times) > 20)
 
-    async def test_a_limit_is_cut_in_silence(self, start: Start) -> None:
+    async def test_a_larger_limit_is_reduced_silently(self, start: Start) -> None:
         client = await start(plan=WorldPlan(pages=1, conversations=250))
         assert len((await client.conversations(limit="5000"))["data"]) == 200
         assert len((await client.conversations())["data"]) == 25
@@ -131,7 +131,7 @@ class TestConversations:
         _, body = await client.get(f"v26.0/{client.page.instagram_account_id}/conversations", fields="id")
         assert body["data"][0]["id"] == client.truth("instagram")[0].id
 
-    async def test_one_conversation_can_be_asked_for(self, client: Client) -> None:
+    async def test_a_single_conversation_can_be_requested(self, client: Client) -> None:
         row = client.truth()[0]
         _, body = await client.get(f"v26.0/{row.id}", fields="id,messages.limit(20){id}")
         assert body["id"] == row.id
@@ -164,14 +164,14 @@ class TestMessages:
             body = await response.json()
         assert [message["id"] for message in body["data"]] == list(row.message_ids[2:4])
 
-    async def test_a_message_that_arrives_moves_no_cursor(self, client: Client) -> None:
+    async def test_an_arriving_message_moves_no_cursor(self, client: Client) -> None:
         row = next(row for row in client.truth() if 4 < row.message_count < 20)
         _, body = await client.get(f"v26.0/{row.id}/messages", limit="2")
         client.server.world.receive(client.page.id, "messenger", client.clock(), row.id)
         _, rest = await client.get(f"v26.0/{row.id}/messages", after=body["paging"]["cursors"]["after"])
         assert tuple(message["id"] for message in rest["data"]) == row.message_ids[2:]
 
-    async def test_what_cannot_be_asked_of_a_threads_messages(self, client: Client) -> None:
+    async def test_invalid_requests_for_a_threads_messages_are_refused(self, client: Client) -> None:
         path = f"v26.0/{client.truth()[0].id}/messages"
         assert await client.code(path, after="nonsense") == 2642
         assert await client.code(path, before="x") == 100
@@ -200,13 +200,13 @@ class TestPaging:
             for row in client.truth(platform)
         ]
 
-    async def test_the_last_page_has_cursors_but_no_next(self, client: Client) -> None:
+    async def test_the_last_batch_has_cursors_but_no_next(self, client: Client) -> None:
         body = await client.conversations(limit="60")
         assert len(body["data"]) == 60
         assert "next" not in body["paging"]
         assert (await client.conversations(after=body["paging"]["cursors"]["after"])) == {"data": []}
 
-    async def test_links_hold_the_token_and_lead_on(self, client: Client) -> None:
+    async def test_links_hold_the_token_and_lead_to_the_next_batch(self, client: Client) -> None:
         body = await client.conversations(limit="10", fields="id,messages.limit(1){id}")
         following = urlsplit(body["paging"]["next"])
         query = parse_qs(following.query)
@@ -232,7 +232,7 @@ class TestPaging:
         assert len(seen) == 59
         assert (await client.conversations(limit="1"))["data"][0]["id"] == victim
 
-    async def test_time_moves_threads_without_any_help(self, client: Client) -> None:
+    async def test_threads_move_as_time_passes(self, client: Client) -> None:
         before = await client.walk(fields="updated_time")
         client.clock.now += timedelta(minutes=10)
         after = await client.walk(fields="updated_time")
@@ -240,16 +240,16 @@ class TestPaging:
         assert 9 <= len([row for row in after if row not in before]) <= 11
 
     @pytest.mark.parametrize("after", ["nonsense", "MAZDZD", "", "ÿ"])
-    async def test_a_cursor_that_was_never_given_out_is_dead(self, client: Client, after: str) -> None:
+    async def test_a_cursor_that_was_never_issued_is_invalid(self, client: Client, after: str) -> None:
         assert (await client.conversations(after=after))["error"]["code"] == 2642
 
-    async def test_a_cursor_is_good_for_its_own_stream_only(self, client: Client) -> None:
+    async def test_a_cursor_is_valid_for_its_own_stream_only(self, client: Client) -> None:
         after = (await client.conversations())["paging"]["cursors"]["after"]
         assert (await client.conversations(after=after, platform="instagram"))["error"]["code"] == 2642
 
 
 class TestHeaders:
-    async def test_every_answer_tells_version_usage_and_the_time_of_the_world(self, client: Client) -> None:
+    async def test_every_response_has_version_usage_and_the_worlds_time(self, client: Client) -> None:
         for token in (client.page.token, "wrong"):
             response, _ = await client.get(f"v25.0/{client.page.id}/conversations", token=token)
             assert response.headers["facebook-api-version"] == "v25.0"
@@ -261,25 +261,25 @@ class TestHeaders:
 
 
 class TestRefusals:
-    async def test_a_wrong_token(self, client: Client) -> None:
+    async def test_an_unknown_token_is_refused(self, client: Client) -> None:
         response, body = await client.get(f"v26.0/{client.page.id}/conversations", token="EAAwrong")
         assert response.status == 400
         assert body["error"]["code"] == 190
         assert body["error"]["message"]
 
     @pytest.mark.parametrize("path", ["1234567890/conversations", "1234567890", "17841499999999999/conversations"])
-    async def test_ids_of_another_world_are_not_there(self, client: Client, path: str) -> None:
+    async def test_ids_of_another_world_do_not_exist(self, client: Client, path: str) -> None:
         _, body = await client.get(f"v26.0/{path}")
         assert (body["error"]["code"], body["error"].get("error_subcode")) == (100, 33)
 
-    async def test_a_thread_of_another_world_is_not_there(self, client: Client) -> None:
+    async def test_a_thread_of_another_world_does_not_exist(self, client: Client) -> None:
         async with frozen_client(seed=2) as other:
             thread = other.truth()[0].id
         for path in (thread, f"{thread}/messages", "t_100123456789012"):
             _, body = await client.get(f"v26.0/{path}")
             assert (body["error"]["code"], body["error"].get("error_subcode")) == (100, 33), path
 
-    async def test_an_envelope_can_lack_any_key_that_is_not_promised(self, client: Client) -> None:
+    async def test_an_envelope_can_lack_any_key_that_is_not_guaranteed(self, client: Client) -> None:
         bodies = [(await client.get(f"v26.0/{client.page.id}/feed"))[1] for _ in range(30)]
         shapes = {frozenset(body["error"]) for body in bodies}
         whole = {"message", "type", "code", "error_subcode", "fbtrace_id"}
@@ -289,16 +289,16 @@ class TestRefusals:
         client = await start(FaultPlan(faults=(ServiceDown(Share(1)),)))
         assert len({(await client.conversations())["error"]["message"] for _ in range(20)}) == 2
 
-    async def test_no_token(self, client: Client) -> None:
+    async def test_a_request_without_a_token_is_refused(self, client: Client) -> None:
         async with client.session.get(f"{client.server.base_url}/v26.0/{client.page.id}/conversations") as response:
             assert (await response.json())["error"]["code"] == 104
 
-    async def test_a_token_in_the_query_will_do(self, client: Client) -> None:
+    async def test_a_token_in_the_query_is_accepted(self, client: Client) -> None:
         url = f"{client.server.base_url}/v26.0/{client.page.id}/conversations"
         async with client.session.get(url, params={"access_token": client.page.token}) as response:
             assert response.status == 200
 
-    async def test_another_pages_token(self, client: Client) -> None:
+    async def test_another_pages_token_is_refused(self, client: Client) -> None:
         other = client.server.pages[1].token
         _, body = await client.get(f"v26.0/{client.page.id}/conversations", token=other)
         assert body["error"]["code"] == 210
@@ -323,19 +323,21 @@ class TestRefusals:
             ("", {}, 2500),
         ],
     )
-    async def test_a_bad_question(self, client: Client, path: str, query: dict[str, str], code: int) -> None:
+    async def test_an_invalid_request_is_refused(
+        self, client: Client, path: str, query: dict[str, str], code: int
+    ) -> None:
         response, body = await client.get(path.replace("PAGE", client.page.id), **query)
         assert response.status == 400
         assert body["error"]["code"] == code
 
-    async def test_a_platform_that_the_page_has_not(self, start: Start) -> None:
+    async def test_a_platform_that_the_page_lacks_is_refused(self, start: Start) -> None:
         page = SimulatedPage(id="100000000000000001", name="Mine", token="tok", platforms=("messenger",))
         client = await start(plan=WorldPlan(pages=(page,), conversations=3))
         assert (await client.conversations(platform="instagram"))["error"]["code"] == 100
         _, body = await client.get(f"v26.0/{page.id}", fields="instagram_business_account,name")
         assert body == {"id": page.id, "name": "Mine"}
 
-    async def test_calls_must_be_signed_where_there_is_an_app_secret(self, start: Start) -> None:
+    async def test_calls_must_be_signed_with_an_app_secret(self, start: Start) -> None:
         client = await start(app_secret="hush")
         proof = hmac.new(b"hush", client.page.token.encode(), hashlib.sha256).hexdigest()
         assert "data" in await client.conversations(appsecret_proof=proof)
@@ -346,7 +348,7 @@ class TestRefusals:
 
 
 class TestOtherEdges:
-    async def test_a_page_tells_its_instagram_account(self, client: Client) -> None:
+    async def test_a_page_shows_its_instagram_account(self, client: Client) -> None:
         _, body = await client.get(f"v26.0/{client.page.id}", fields="instagram_business_account,name")
         assert body == {
             "id": client.page.id,
@@ -372,7 +374,7 @@ class TestOtherEdges:
         _, body = await client.get("v26.0/me/conversations", fields="id", limit="1")
         assert body["data"][0]["id"] == client.truth()[0].id
 
-    async def test_tokens_can_be_examined(self, client: Client) -> None:
+    async def test_tokens_can_be_debugged(self, client: Client) -> None:
         _, good = await client.get("v26.0/debug_token", input_token=client.page.token)
         assert good["data"]["is_valid"]
         assert good["data"]["profile_id"] == client.page.id
@@ -393,7 +395,7 @@ class TestFaults:
         assert body["error"].get("is_transient") in ({True, None} if code == 2 else {None})
         assert "data" in await client.conversations()
 
-    async def test_an_outage_answers_with_html(self, start: Start) -> None:
+    async def test_an_outage_responds_with_html(self, start: Start) -> None:
         client = await start(fails_once(HtmlOutage))
         async with client.session.get(f"{client.server.base_url}/v26.0/{client.page.id}") as response:
             assert response.status == 502
@@ -406,7 +408,7 @@ class TestFaults:
             await client.conversations()
         assert len(await client.walk()) == 60
 
-    async def test_an_answer_can_be_empty(self, start: Start) -> None:
+    async def test_a_response_can_be_empty(self, start: Start) -> None:
         client = await start(fails_once(EmptyBody))
         async with client.session.get(f"{client.server.base_url}/v26.0/{client.page.id}") as response:
             assert (response.status, await response.read()) == (200, b"")
@@ -420,7 +422,7 @@ class TestFaults:
         assert len(await client.walk()) == 60
         assert client.server.requests.by_fault == {"reset": 2}
 
-    async def test_a_hang_outlasts_a_clients_patience_but_not_the_server(self, start: Start) -> None:
+    async def test_a_hang_outlasts_the_clients_timeout_but_not_the_server(self, start: Start) -> None:
         client = await start(fails_once(Hang, seconds=3600.0))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -430,7 +432,7 @@ class TestFaults:
         await client.server.__aexit__(None, None, None)
         assert time.monotonic() - began < 10
 
-    async def test_latency_delays_the_answer(self, start: Start) -> None:
+    async def test_latency_delays_the_response(self, start: Start) -> None:
         client = await start(FaultPlan(faults=(Latency(Share(1), 0.05),)))
         began = time.monotonic()
         await client.conversations()
@@ -455,7 +457,7 @@ class TestFaults:
         assert "next" in paging
         assert len(await client.walk(limit="20")) == 60
 
-    async def test_rate_limits_come_in_kinds_and_say_when_to_come_back(self, start: Start) -> None:
+    async def test_rate_limits_are_of_several_kinds_and_give_the_wait(self, start: Start) -> None:
         client = await start(FaultPlan(faults=(RateLimited(Share(1)),)))
         seen = set()
         for _ in range(60):
@@ -477,14 +479,14 @@ class TestFaults:
 
 
 class TestControl:
-    async def test_the_truth_can_be_asked_for(self, client: Client) -> None:
+    async def test_the_truth_can_be_requested(self, client: Client) -> None:
         _, body = await client.get("simulator/truth", token="", page=client.page.id, platform="instagram")
         assert [row["id"] for row in body["conversations"]] == [row.id for row in client.truth("instagram")]
         response, body = await client.get("simulator/truth", token="")
         assert response.status == 404
         assert {"page": client.page.id, "platform": "messenger"} in body["streams"]
 
-    async def test_requests_are_counted_and_the_last_are_told(self, client: Client) -> None:
+    async def test_requests_are_counted_and_the_last_are_listed(self, client: Client) -> None:
         await client.conversations(limit="5", after="nonsense")
         await client.conversations(platform="instagram")
         _, body = await client.get("simulator/requests", token="")
@@ -507,7 +509,7 @@ class TestControl:
             "during_limit": False,
         }
 
-    async def test_a_call_is_told_with_the_time_when_it_came_in_not_when_it_was_answered(self, start: Start) -> None:
+    async def test_a_call_is_listed_with_its_arrival_time_not_that_of_its_response(self, start: Start) -> None:
         client = await start(FaultPlan(faults=(Latency(Share(1), 0.05),)))
 
         def passing() -> datetime:
@@ -519,19 +521,19 @@ class TestControl:
         assert parsedate_to_datetime(response.headers["Date"]) == NOON + timedelta(seconds=2)
         assert server.requests.last[0].at == NOON + timedelta(seconds=1)
 
-    async def test_no_token_is_told(self, client: Client) -> None:
+    async def test_no_token_is_shown(self, client: Client) -> None:
         await client.conversations(access_token=client.page.token)
         for path in ("simulator/requests", "simulator/truth"):
             _, body = await client.get(path, token="", page=client.page.id)
             assert client.page.token not in json.dumps(body)
 
-    async def test_a_port_in_use_is_told_with_a_hint(self, client: Client) -> None:
+    async def test_a_port_in_use_is_reported_with_a_hint(self, client: Client) -> None:
         second = SimulatorServer(PLAN, clock=client.clock, port=client.server.port)
         with pytest.raises(MilepostError, match="cannot listen") as refused:
             await second.__aenter__()
         assert "port" in refused.value.hint
 
-    async def test_a_restarted_simulator_answers_the_same(self, start: Start) -> None:
+    async def test_a_restarted_simulator_responds_the_same(self, start: Start) -> None:
         first, second = await start(), await start()
         rows = [await one.walk(fields="id,updated_time,snippet,participants") for one in (first, second)]
         assert rows[0] == rows[1]

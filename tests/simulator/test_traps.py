@@ -1,4 +1,4 @@
-"""What the simulator refuses for what is asked: ill threads, heavy lists, cursors that died or lead nowhere."""
+"""Requests that the simulator refuses: ill threads, heavy lists, cursors that expired or loop."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -24,7 +24,7 @@ async def client() -> AsyncIterator[Client]:
 class TestIllThreads:
     @pytest.mark.parametrize("platform", ["messenger", "instagram"])
     @pytest.mark.parametrize("limit", ["1", "5", "200"])
-    async def test_a_poison_thread_lets_every_list_fail_that_shows_more_than_its_position(
+    async def test_a_poison_thread_fails_every_list_that_shows_more_than_its_position(
         self, client: Client, platform: Platform, limit: str
     ) -> None:
         head = client.truth(platform)[0].id
@@ -36,7 +36,7 @@ class TestIllThreads:
         for fields in (POSITIONS, "updated_time", "id"):
             assert (await client.conversations(platform=platform, limit=limit, fields=fields))["data"][0]["id"] == head
 
-    async def test_lists_round_a_poison_thread_work(self, client: Client) -> None:
+    async def test_lists_without_the_poison_thread_work(self, client: Client) -> None:
         third = client.truth()[2].id
         client.server.world.poison(third)
         first = await client.conversations(fields=WITH_MESSAGES, limit="2")
@@ -50,7 +50,7 @@ class TestIllThreads:
         assert len(first["data"] + rest["data"]) == 29
 
     @pytest.mark.parametrize("platform", ["messenger", "instagram"])
-    async def test_a_poison_thread_alone_shows_its_position_only(self, client: Client, platform: Platform) -> None:
+    async def test_a_poison_thread_by_itself_shows_only_its_position(self, client: Client, platform: Platform) -> None:
         thread = client.truth(platform)[4].id
         client.server.world.poison(thread)
         assert await client.code(f"v26.0/{thread}", fields=WITH_MESSAGES) == 1
@@ -58,7 +58,7 @@ class TestIllThreads:
         assert await client.code(f"v26.0/{thread}", fields=POSITIONS) is None
         assert await client.code(f"v26.0/{thread}/messages", fields="id") == 1
 
-    async def test_poison_messages_let_only_what_shows_them_fail(self, client: Client) -> None:
+    async def test_poison_messages_fail_only_what_shows_them(self, client: Client) -> None:
         thread = client.truth()[0].id
         client.server.world.poison(thread, Ailment.POISON_MESSAGES)
         for path in (LIST, f"v26.0/{thread}"):
@@ -68,7 +68,7 @@ class TestIllThreads:
         assert await client.code(f"v26.0/{thread}/messages") == 1
         assert await client.code(f"v26.0/{client.truth()[1].id}", fields=WITH_MESSAGES) is None
 
-    async def test_a_heavy_thread_gives_its_messages_alone_only(self, client: Client) -> None:
+    async def test_a_heavy_thread_has_its_messages_only_by_itself(self, client: Client) -> None:
         thread = client.truth()[0]
         client.server.world.poison(thread.id, Ailment.HEAVY)
         for fields in (WITH_MESSAGES, "messages.limit(1){id}"):
@@ -80,7 +80,7 @@ class TestIllThreads:
         assert tuple(message["id"] for message in body["messages"]["data"]) == thread.message_ids
         assert await client.code(f"v26.0/{thread.id}/messages") is None
 
-    async def test_the_cured_are_well_whatever_the_seed_says(self) -> None:
+    async def test_a_cured_thread_is_well_whatever_the_seed(self) -> None:
         async with frozen_client(faults="poison=1") as client:
             thread = client.truth()[0].id
             assert await client.code(LIST, limit="1") == 1
@@ -88,7 +88,7 @@ class TestIllThreads:
             assert await client.code(LIST, limit="1") is None
             assert await client.code(LIST, limit="2") == 1
 
-    def test_a_share_is_ill_and_the_truth_tells_which(self) -> None:
+    def test_the_given_share_is_ill_and_the_truth_shows_which(self) -> None:
         server = frozen_world(3000, "poison=0.02,poison_messages=0.01,heavy_threads=0.01")
         ailments = [row.ailment for row in server.world.truth(BAKERY.id, "instagram", NOW)]
         assert 30 < ailments.count(Ailment.POISON) < 90
@@ -97,12 +97,12 @@ class TestIllThreads:
         again = frozen_world(3000, "poison=0.02,poison_messages=0.01,heavy_threads=0.01")
         assert [row.ailment for row in again.world.truth(BAKERY.id, "instagram", NOW)] == ailments
 
-    async def test_who_does_not_exist_cannot_fall_ill(self, client: Client) -> None:
+    async def test_an_unknown_thread_cannot_be_poisoned(self, client: Client) -> None:
         for change in (client.server.world.poison, client.server.world.cure):
             with pytest.raises(KeyError):
                 change("t_123")
 
-    async def test_one_thread_needs_its_pages_token_and_counts_with_its_pages_stream(self, client: Client) -> None:
+    async def test_a_single_thread_needs_its_pages_token_and_counts_for_its_pages_stream(self, client: Client) -> None:
         messenger, instagram = client.truth()[0].id, client.truth("instagram")[0].id
         for thread in (messenger, instagram):
             assert await client.code(f"v26.0/{thread}", fields=WITH_MESSAGES) is None
@@ -113,7 +113,7 @@ class TestIllThreads:
         assert client.server.requests.by_page == {BAKERY.id: 6}
         assert {request.page_id for request in client.server.requests.last} == {BAKERY.id}
 
-    async def test_one_thread_keeps_to_the_pages_pace_and_faults(self) -> None:
+    async def test_a_single_thread_is_subject_to_the_pages_pace_and_faults(self) -> None:
         async with frozen_client(faults="pace=0.001") as client:
             assert await client.code(LIST) is None
             assert await client.code(f"v26.0/{client.truth()[0].id}") in (613, 80006)
@@ -123,7 +123,7 @@ class TestIllThreads:
 
 
 class TestHeavyLists:
-    async def test_rows_times_what_is_nested_may_not_be_too_many(self) -> None:
+    async def test_a_list_with_too_many_rows_and_nested_messages_is_refused(self) -> None:
         async with frozen_client(faults="heavy=42") as client:
             for fields, limit, is_refused in (
                 (WITH_MESSAGES, "2", False),
@@ -140,7 +140,7 @@ class TestHeavyLists:
                 assert (response.status == 500) is is_refused, (fields, limit, body)
             assert await client.code(f"v26.0/{client.truth()[0].id}", fields=WITH_MESSAGES) is None
 
-    async def test_it_is_said_in_words_or_by_the_subcode(self) -> None:
+    async def test_heaviness_is_expressed_in_words_or_by_the_subcode(self) -> None:
         async with frozen_client(faults="heavy=1") as client:
             errors = [(await client.conversations())["error"] for _ in range(20)]
         assert {error["code"] for error in errors} == {1}
@@ -149,7 +149,7 @@ class TestHeavyLists:
 
 
 class TestCursors:
-    async def test_cursors_die_with_age(self) -> None:
+    async def test_cursors_expire(self) -> None:
         async with frozen_client(faults="cursor_life=10m") as client:
             after = (await client.conversations(limit="5"))["paging"]["cursors"]["after"]
             client.clock.now += timedelta(minutes=10)
@@ -165,14 +165,14 @@ class TestCursors:
         assert await client.code(LIST, after=before) == 2642
         assert len(await client.walk(limit="7")) == 30
 
-    async def test_a_struck_cursor_seems_dead_and_the_head_is_spared(self) -> None:
+    async def test_a_struck_cursor_is_invalid_and_the_head_is_spared(self) -> None:
         async with frozen_client(faults="dead_cursor=1") as client:
             after = (await client.conversations(limit="5"))["paging"]["cursors"]["after"]
             errors = [(await client.conversations(after=after))["error"] for _ in range(20)]
             assert {(error["code"], error.get("error_subcode")) for error in errors} == {(2642, None), (100, None)}
             assert client.server.requests.by_fault == {"dead_cursor": 20}
 
-    async def test_a_looping_cursor_leads_to_where_it_was_sent_from(self) -> None:
+    async def test_a_looping_cursor_leads_back_to_its_own_position(self) -> None:
         async with frozen_client(faults="looping_cursor=1") as client:
             head = await client.conversations(limit="10")
             after = head["paging"]["cursors"]["after"]
@@ -183,7 +183,7 @@ class TestCursors:
 
 
 class TestHostile:
-    async def test_threads_of_every_ailment_and_strikes_of_every_kind_are_met(self) -> None:
+    async def test_a_walk_meets_every_ailment_and_every_fault(self) -> None:
         async with frozen_client() as calm:
             after = (await calm.conversations(limit="1"))["paging"]["cursors"]["after"]
         unreadable = "hang=0@1s,reset=0,truncated=0,html_502=0"

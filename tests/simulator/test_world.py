@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.core.errors import BadConfiguration
-from milepost.simulator.arrivals import Arrivals
+from milepost.simulator.arrivals import Arrivals, instant_us
 from milepost.simulator.fields import parse_fields
 from milepost.simulator.inbox import Inbox, is_invented
-from milepost.simulator.instants import instant_us
 from milepost.simulator.messages import Link, Message, message_node
 from milepost.simulator.plan import PLATFORMS, SimulatedPage
 from milepost.simulator.world import TrueConversation, World, WorldPlan
@@ -70,7 +69,7 @@ class TestPurity:
     def test_a_restarted_world_is_the_same_world(self) -> None:
         assert truth(World(PLAN)) == truth(World(PLAN))
 
-    def test_a_world_that_was_watched_is_the_world_that_was_not(self, world: World) -> None:
+    def test_reading_a_world_does_not_change_it(self, world: World) -> None:
         for minute in range(0, 60, 7):
             truth(world, NOON + timedelta(minutes=minute))
         assert truth(world, LATER) == truth(World(PLAN), LATER)
@@ -134,11 +133,11 @@ class TestShape:
         ]
         assert len(set(contacts)) == len(contacts)
 
-    def test_a_few_conversations_do_not_say_who_takes_part(self) -> None:
+    def test_a_few_conversations_lack_their_participants(self) -> None:
         rows = truth(World(WorldPlan(pages=1, conversations=1000)))
         assert 5 <= sum(row.contact_id is None for row in rows) <= 50
 
-    def test_texts_hold_what_breaks_careless_programs(self) -> None:
+    def test_texts_contain_what_breaks_careless_programs(self) -> None:
         world = World(WorldPlan(pages=1, conversations=2000, messages_per_conversation=3))
         messages = [
             Message(thread, moment)
@@ -156,7 +155,7 @@ class TestShape:
         kinds = {message.kind for message in messages}
         assert kinds >= {"text", "image", "video", "file", "sticker", "share", "story_reply", "withheld", "unsupported"}
 
-    def test_attachments_have_signed_addresses_and_sometimes_no_size(self) -> None:
+    def test_attachments_have_signed_urls_and_sometimes_no_size(self) -> None:
         world = World(WorldPlan(pages=1, conversations=2000))
         link = Link("https://graph.example", "v26.0", "tok")
         threads = world.inboxes[0].threads(instant_us(NOON))
@@ -169,7 +168,7 @@ class TestShape:
 
 
 class TestWalking:
-    def test_going_on_from_any_row_gives_the_rest(self, inbox: Inbox) -> None:
+    def test_continuing_from_any_row_returns_the_rest(self, inbox: Inbox) -> None:
         threads = list(inbox.threads(instant_us(NOON)))
         for place in (0, 17, 118, 119):
             rest = list(inbox.threads(instant_us(NOON), threads[place].position))
@@ -194,7 +193,7 @@ class TestByHand:
         assert moved.message_count > 1
         assert len(head) == 120
 
-    def test_somebody_new_writes(self, world: World) -> None:
+    def test_a_message_can_come_from_a_new_contact(self, world: World) -> None:
         conversation_id = world.receive(world.pages[0].id, "instagram", NOON)
         rows = world.truth(world.pages[0].id, "instagram", NOON)
         assert rows[0].id == conversation_id
@@ -203,7 +202,7 @@ class TestByHand:
         assert world.find(conversation_id, NOON) is not None
         assert world.find(conversation_id, NOON - timedelta(seconds=1)) is None
 
-    def test_received_threads_keep_their_place_in_the_order(self, world: World) -> None:
+    def test_threads_with_received_messages_keep_the_order(self, world: World) -> None:
         rows = truth(world)
         for place in (5, 50, 100):
             world.receive(world.pages[0].id, "messenger", NOON - timedelta(minutes=place), rows[110].id)
@@ -224,7 +223,7 @@ class TestByHand:
         assert victim.id not in {row.id for row in truth(world, NOON + timedelta(days=1))}
         assert world.find(victim.id, NOON) is None
 
-    def test_what_does_not_exist_cannot_be_deleted_or_written_to(self, world: World) -> None:
+    def test_an_unknown_conversation_cannot_be_deleted_or_written_to(self, world: World) -> None:
         with pytest.raises(KeyError):
             world.delete("t_123")
         with pytest.raises(KeyError):
@@ -244,7 +243,7 @@ class TestPlan:
         with pytest.raises(BadConfiguration, match="time zone"):
             WorldPlan(frozen_at=datetime(2026, 1, 1))  # noqa: DTZ001  the defect that is looked for
 
-    def test_an_empty_inbox_is_a_world_too(self) -> None:
+    def test_an_inbox_may_be_empty(self) -> None:
         assert truth(World(WorldPlan(pages=1, conversations=0))) == ()
 
     def test_pages_can_be_named(self) -> None:
@@ -254,7 +253,7 @@ class TestPlan:
         assert world.pages[0].token == "secret-token"
         assert int(world.pages[0].instagram_account_id or "0") > 2**53
 
-    def test_two_pages_of_one_id_are_refused(self) -> None:
+    def test_two_pages_with_the_same_id_are_refused(self) -> None:
         page = SimulatedPage(id="1", name="Mine", token="a")
         with pytest.raises(BadConfiguration, match="same id"):
             World(WorldPlan(pages=(page, page)))
@@ -264,21 +263,21 @@ class TestPlan:
         assert "tok-1" not in repr(Link("https://graph.example", "v26.0", "tok-1"))
 
 
-# --- what it made up is known again -----------------------------------------------------------------------------------
+# --- invented conversations are recognized ----------------------------------------------------------------------------
 
 
 @given(st.integers(0, 10**6), st.from_regex(r"[1-9][0-9]{5,16}", fullmatch=True))
-def test_a_conversation_that_a_world_made_up_is_known_by_its_seed_whoever_s_page_it_is(seed: int, page_id: str) -> None:
+def test_an_invented_conversation_is_recognized_by_its_seed_on_any_page(seed: int, page_id: str) -> None:
     world = World(WorldPlan(seed=seed, pages=(SimulatedPage(id=page_id, name="", token="x"),), conversations=3))
     for platform in PLATFORMS:
         world.receive(page_id, platform, NOON)
-        told = world.truth(page_id, platform, LATER)
-        assert len(told) == 4
-        assert all(is_invented(each.id, page_id, platform, seed) for each in told)
-        assert not any(is_invented(each.id, page_id, platform, seed + 1) for each in told)
-        assert not any(is_invented(each.id, f"{page_id}1", platform, seed) for each in told)
+        conversations = world.truth(page_id, platform, LATER)
+        assert len(conversations) == 4
+        assert all(is_invented(each.id, page_id, platform, seed) for each in conversations)
+        assert not any(is_invented(each.id, page_id, platform, seed + 1) for each in conversations)
+        assert not any(is_invented(each.id, f"{page_id}1", platform, seed) for each in conversations)
 
 
 @given(st.one_of(st.text(), st.integers(0, 10**20).map("t_{}".format), st.from_regex(r"aWdf[A-Za-z0-9_-]*")))
-def test_no_other_id_is_taken_for_one_that_was_made_up(conversation_id: str) -> None:
+def test_no_other_id_is_mistaken_for_an_invented_one(conversation_id: str) -> None:
     assert not any(is_invented(conversation_id, "1234567890", platform) for platform in PLATFORMS)

@@ -43,7 +43,7 @@ def texts(*, with_nul: bool) -> st.SearchStrategy[str]:
     return st.text(whole, max_size=40) | st.sampled_from([each for each in ODD_TEXTS if "\0" not in each])
 
 
-# No NUL in an id: SQLite's json_each ends a text there, and PostgreSQL takes none.
+# No NUL in an id: SQLite's json_each ends a text there, and PostgreSQL accepts none.
 ids = st.sampled_from(ODD_IDS) | st.text(
     st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=110
 )
@@ -54,7 +54,7 @@ instants = naive.map(lambda at: at.replace(microsecond=at.microsecond // 1000 * 
 
 
 def any_changes(of: Stream, *, with_nul: bool) -> st.SearchStrategy[Changes]:
-    """Give a few rows of a stream, no key twice."""
+    """Return a few rows of a stream, no key twice."""
     platform, page_id = st.just(of.platform.value), st.just(of.page_id)
     words = texts(with_nul=with_nul)
     said, counted = perhaps(words), perhaps(numbers)

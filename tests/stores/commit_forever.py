@@ -17,7 +17,7 @@ from stores.histories import next_commit, stream
 PAUSE_SECONDS = 0.01
 
 
-def tell(line: str) -> None:
+def report(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
@@ -34,9 +34,9 @@ async def live(store: OpenStore, key: str, commits: int) -> None:
             except StoreAway as away:
                 is_unknown = is_unknown or isinstance(away, OutcomeUnknown)
                 await asyncio.sleep(PAUSE_SECONDS)
-                tell(f"away {key} {following.checkpoint.version}")
+                report(f"away {key} {following.checkpoint.version}")
         checkpoint = following.checkpoint
-        tell(f"ack {key} {checkpoint.version}")
+        report(f"ack {key} {checkpoint.version}")
 
 
 async def main() -> None:
@@ -49,13 +49,13 @@ async def main() -> None:
     store_url, synchronous = StoreUrl(arguments.url), arguments.synchronous
     try:
         async with open_store(store_url, synchronous=synchronous) as store, asyncio.TaskGroup() as group:
-            tell("open")
+            report("open")
             for number in range(arguments.streams):
                 group.create_task(live(store, stream(number).key, arguments.commits))
-        tell("done")
+        report("done")
     except* MilepostError as errors:
         for error in errors.exceptions:
-            tell(f"{type(error).__name__} {error}")
+            report(f"{type(error).__name__} {error}")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from milepost.stores.sqlite.files import create_private
 from milepost.stores.sqlite.migrate import migrate
-from milepost.stores.sqlite.permissions import create_private
 
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give an empty database of this program's schema, to be copied: each migration waits for the disk."""
+    """Create an empty database of this program's schema, to be copied: each migration waits for the disk."""
     path = tmp_path_factory.mktemp("migrated") / "milepost.db"
     create_private(path)
     migrate(path)
@@ -20,5 +20,5 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def path(tmp_path: Path, migrated: Path) -> Path:
-    """Give a fresh database, migrated and empty."""
+    """Return a fresh database, migrated and empty."""
     return Path(shutil.copy(migrated, tmp_path))

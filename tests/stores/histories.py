@@ -106,7 +106,7 @@ def event_row(
 
 
 def next_commit(checkpoint: Checkpoint) -> Commit:
-    """Go on with a life: a run of a few batches that ends at a limit; every third completes its sweep.
+    """Continue a life: a run of a few batches that ends at a limit; every third completes its sweep.
 
     Each batch leaves a dead letter over. At the end of a run, one is tried again in vain, and another one closed.
     """
@@ -145,7 +145,7 @@ def _batch(checkpoint: Checkpoint, opening: tuple[Event, ...], run_id: str, now:
 
 
 def rows_of_batch(of: Stream, version: int) -> Changes:
-    """Give the rows that come with the dead letter of this version, and with the batch after it."""
+    """Return the rows that come with the dead letter of this version, and with the batch after it."""
     names = [f"{of.key}/{version}/{store_url}" for store_url in range(2)]
     return Changes(
         tuple(conversation_row(name, of=of, contact_id=name, synced_at=at(version)) for name in names),
@@ -161,7 +161,7 @@ def letter_of(stream_key: str, version: int) -> str:
 
 
 def life(of: Stream, commits: int) -> Iterator[Commit]:
-    """Give the first commits of a stream's life."""
+    """Yield the first commits of a stream's life."""
     checkpoint = Checkpoint(of.key)
     for _ in range(commits):
         commit = next_commit(checkpoint)
@@ -170,7 +170,7 @@ def life(of: Stream, commits: int) -> Iterator[Commit]:
 
 
 async def live(store: Store, of: Stream, commits: int) -> Checkpoint:
-    """Go on with a stream's life in a store, and give where it stands then."""
+    """Continue a stream's life in a store, and return its checkpoint."""
     checkpoint = await store.load(of.key)
     for _ in range(commits):
         following = next_commit(checkpoint)

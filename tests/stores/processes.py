@@ -1,4 +1,4 @@
-"""Starts `stores.commit_forever` in a process of its own, which can be killed, traced or lack rights."""
+"""Starts `stores.commit_forever` in a process of its own, which can be killed, traced or lack permissions."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def committing(url: str, *, streams: int = 1, commits: int = 1) -> list[str]:
 
 
 def injecting(fault: str) -> list[str]:
-    """Give the beginning of a command whose system calls fail as strace is told: `fdatasync:error=EIO:when=3`.
+    """Return the beginning of a command whose system calls fail by an option of strace: `fdatasync:error=EIO:when=3`.
 
     Skips the test where there is no strace, or where it may not trace.
     """
@@ -36,7 +36,7 @@ def environment() -> dict[str, str]:
 
 
 def outcome(arguments: list[str], *, user: str | int | None = None) -> list[str]:
-    """Run to the end and give what was printed. It must not have died of anything that the user is not told."""
+    """Run to the end and return what was printed. It must not have died of an unhandled error."""
     done = subprocess.run(
         arguments, env=environment(), cwd="/", user=user, capture_output=True, text=True, timeout=SECONDS, check=False
     )
@@ -46,7 +46,7 @@ def outcome(arguments: list[str], *, user: str | int | None = None) -> list[str]
 
 @contextmanager
 def a_child() -> Iterator[None]:
-    """Have a child process that lives on and inherits every descriptor that children do.
+    """Run a child process that lives on and inherits every descriptor that children do.
 
     It is waited for until it speaks: `Popen` may return before the kernel has closed the descriptors that it does not
     inherit.
@@ -63,7 +63,7 @@ def a_child() -> Iterator[None]:
 
 @contextmanager
 def running(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """Run until the block is left; then it is killed."""
+    """Run until the end of the block, then kill it."""
     with subprocess.Popen(arguments, env=environment(), cwd="/", stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -72,6 +72,6 @@ def running(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def lines(process: subprocess.Popen[str], count: int) -> list[str]:
-    """Wait until so many lines were printed, and give them."""
+    """Wait until so many lines were printed, and return them."""
     assert process.stdout is not None
     return [process.stdout.readline().rstrip("\n") for _ in range(count)]

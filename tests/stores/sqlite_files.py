@@ -1,4 +1,4 @@
-"""SQLite databases as anybody finds them on the disk: read, dumped and tampered with beside the store."""
+"""SQLite databases as anybody may use them on the disk: read, dumped and tampered with beside the store."""
 
 import sqlite3
 from collections.abc import Iterator

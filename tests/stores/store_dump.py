@@ -1,4 +1,4 @@
-"""Databases as anybody finds them: read, dumped and tampered with beside the store, whichever database it is."""
+"""Databases as anybody may use them: read, dumped and tampered with beside the store, whichever database it is."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ Ask = Callable[[str], Rows]
 
 
 class StoreDump(ABC):
-    """A database and what is kept in it. Instants are texts, and so is JSON."""
+    """A database and its content. Instants are texts, and so is JSON."""
 
     def __init__(self, store_url: StoreUrl) -> None:
         self.store_url = store_url
@@ -35,22 +35,22 @@ class StoreDump(ABC):
 
     @abstractmethod
     def asking(self) -> AbstractContextManager[Ask]:
-        """Ask beside the store, again and again."""
+        """Run a query beside the store, repeatedly."""
 
     @abstractmethod
     def unguard(self) -> None:
-        """Let the journal be changed."""
+        """Allow changes of the journal."""
 
     @abstractmethod
     def refuse_deletes(self, table: str) -> None:
-        """Let no row of a table be deleted any more: `not this one`."""
+        """Refuse to delete rows of a table from now on: `not this one`."""
 
     @abstractmethod
     def columns(self, table: str, *, only_nullable: bool) -> dict[str, str]:
-        """Name the columns of a table, each with a value that is hardly in it, as SQL."""
+        """Name the columns of a table, each with a value that it is unlikely to hold, as SQL."""
 
     def rows(self, query: str) -> Rows:
-        """Ask beside the store."""
+        """Run a query beside the store."""
         with self.asking() as ask:
             return ask(query)
 
@@ -80,7 +80,7 @@ class StoreDump(ABC):
 
 
 class SqliteDump(StoreDump):
-    """A file."""
+    """A SQLite database."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(StoreUrl(f"sqlite:///{path}"))
@@ -107,7 +107,7 @@ class SqliteDump(StoreDump):
 
 
 class PostgresDump(StoreDump):
-    """A database of a server."""
+    """A PostgreSQL database."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database.store_url)

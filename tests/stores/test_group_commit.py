@@ -1,4 +1,4 @@
-"""The end of an event loop that cancels every task, those inside a store, too."""
+"""The end of an event loop, which cancels every task, those inside a store as well."""
 
 import asyncio
 
@@ -6,12 +6,12 @@ import pytest
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.ports import Commit
-from milepost.stores.group_commit import GroupAnswer, GroupCommit
+from milepost.stores.group_commit import GroupCommit, GroupResult
 from stores.histories import next_commit, stream
 
 
-async def test_whoever_waits_for_a_commit_is_cancelled_when_its_writing_is() -> None:
-    async def write(commits: list[Commit]) -> list[GroupAnswer]:
+async def test_callers_that_wait_for_a_commit_are_cancelled_when_its_write_is() -> None:
+    async def write(commits: list[Commit]) -> list[GroupResult]:
         await asyncio.Event().wait()
         raise AssertionError(commits)
 

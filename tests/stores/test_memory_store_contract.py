@@ -1,4 +1,4 @@
-"""The in-memory store that the tests of the engine stand on makes the promises of a Store."""
+"""The in-memory store of the engine's tests keeps the contract of a Store."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""The PostgreSQL store makes the promises of a Store."""
+"""The PostgreSQL store keeps the contract of a Store."""
 
 from collections.abc import AsyncIterator
 
@@ -24,7 +24,7 @@ KEYS = {
     Table.CONTACTS: "contact_id",
     Table.INTERACTION_EVENTS: "event_id",
 }
-# Its words are what a user's own trigger may say: they are told nowhere.
+# What a user's own trigger may say is shown nowhere.
 REFUSING = """
 CREATE FUNCTION refuses_{key}() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -67,7 +67,7 @@ class TestPostgresqlStore(CheckingStoreContract, RemediesContract):
 
         return forget
 
-    async def test_refuses_a_row_with_a_nul_in_any_of_its_texts(self, store: PostgresqlStore) -> None:
+    async def test_a_row_with_a_nul_in_any_text_is_refused(self, store: PostgresqlStore) -> None:
         good = Changes((conversation_row("t_1"),), (contact_row("c_1"),), (event_row("m_1"),))
         conversations = [replace(conversation_row(f"t_{each}"), **{each: "a\0b"}) for each in ("link", "snippet")]
         contacts = [replace(contact_row(f"c_{each}"), **{each: "\0"}) for each in ("name", "username")]
@@ -89,10 +89,10 @@ class TestPostgresqlStore(CheckingStoreContract, RemediesContract):
         assert all("NUL" in row.reason for row in answer.rows)
         assert isinstance(await store.commit(commit_after(Checkpoint(STREAM.key), changes=good)), Committed)
 
-    async def test_takes_the_words_of_a_dead_letter_without_their_nul(
+    async def test_the_texts_of_a_dead_letter_are_stored_without_nul(
         self, store: PostgresqlStore, database: Database
     ) -> None:
-        """The journal says it as it was; a projection holds U+FFFD in its place, and still is the journal's fold."""
+        """The journal keeps it as it was; a projection holds U+FFFD instead, and is still the journal's fold."""
         dead_letter = DeadLetterOpened("d_1", Stage.STORE, "t\0bad", "text: a NUL: \0", NOON, "f_1")
         await store.commit(commit_after(Checkpoint(STREAM.key), dead_letter))
 

@@ -1,4 +1,4 @@
-"""What was acknowledged is there, whenever the process or the server dies."""
+"""What was acknowledged is stored, whenever the process or the server dies."""
 
 import asyncio
 
@@ -22,10 +22,10 @@ async def test_a_process_killed_in_the_middle_of_group_commits_loses_nothing_ack
 
 
 @pytest.mark.parametrize("way", ["killed", "immediate", "fast", "sessions ended"])
-async def test_a_server_that_goes_in_the_middle_of_group_commits_loses_nothing_acknowledged(
+async def test_a_server_killed_in_the_middle_of_group_commits_loses_nothing_acknowledged(
     database: Database, way: str
 ) -> None:
-    """The process goes on with each commit, once it is settled what became of it."""
+    """The process continues with each commit once its outcome is settled."""
     server = database.server
     with running(committing(database.url, streams=STREAMS, commits=COMMITS)) as process:
         printed = lines(process, 50)

@@ -1,4 +1,4 @@
-"""Forgetting a person in PostgreSQL, beside workers."""
+"""Erasing a person from PostgreSQL, beside workers."""
 
 import pytest
 
@@ -18,10 +18,10 @@ def kept(database: Database) -> StoreDump:
 
 
 class TestPostgresqlErasure(ErasureContract):
-    """In a database of a server."""
+    """In PostgreSQL."""
 
 
-async def test_leaves_no_word_of_theirs_in_any_table(database: Database) -> None:
+async def test_an_erasure_leaves_no_word_of_the_person_in_any_table(database: Database) -> None:
     async with open_store(database.store_url) as store:
         for person in ("ada", "bob"):
             await keep(store, person, f"{SECRET} {person}")
@@ -34,7 +34,7 @@ async def test_leaves_no_word_of_theirs_in_any_table(database: Database) -> None
     assert f"{SECRET} bob" in said
 
 
-async def test_without_a_schema_of_this_program_is_refused(postgres: Server) -> None:
+async def test_an_erasure_without_a_schema_of_this_program_is_refused(postgres: Server) -> None:
     with fresh_database(postgres, template=None) as database:
         with pytest.raises(StoreRefused, match="there is no schema"):
             await forget(database.store_url, STREAM, "ada")

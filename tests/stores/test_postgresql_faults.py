@@ -1,4 +1,4 @@
-"""What the user is told when PostgreSQL is not as it should be, and what is left afterwards."""
+"""What the user sees when PostgreSQL has a fault, and what is left afterwards."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,16 +17,15 @@ from milepost.core.errors import MilepostError, OutcomeUnknown, RowsRejected, St
 from milepost.core.model import Changes, Keys
 from milepost.core.ports import Committed
 from milepost.stores.open import has_database, open_store
-from milepost.stores.postgresql import commit as commit_module
 from milepost.stores.postgresql import connection as connecting
 from milepost.stores.postgresql import dsn as addressing
-from milepost.stores.postgresql import store as storing
+from milepost.stores.postgresql.commit import PostgresqlWriter, Prepared
 from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
 from milepost.stores.url import StoreUrl
 from stores.histories import commit_after, contact_row, conversation_row, event_row, life, live, next_commit, stream
 from stores.store_dump import PostgresDump
 
-SECRET = "Wq7-zebra"  # what only a row says
+SECRET = "Wq7-zebra"  # only a row holds it
 FIRST = Checkpoint(STREAM.key)
 SECRETS = Changes(
     (conversation_row("t_1", snippet=SECRET),), (contact_row("c_1", name=SECRET),), (event_row("m_1", text=SECRET),)
@@ -42,7 +41,7 @@ async def store(database: Database) -> AsyncIterator[PostgresqlStore]:
 
 
 async def waiting(database: Database) -> int:
-    """Wait until the store waits for a lock, and give the process id of its backend."""
+    """Wait until the store waits for a lock, and return the process id of its backend."""
     query = "SELECT pid FROM pg_stat_activity WHERE usename = 'milepost' AND datname = current_database()"
     async with asyncio.timeout(60):
         while not (found := database.sql(f"{query} AND wait_event_type = 'Lock'")):  # noqa: ASYNC110  (another process)
@@ -59,7 +58,7 @@ def hurry(store: PostgresqlStore, setting: str, timeout: str) -> None:
 
 
 async def it_answers_again(store: PostgresqlStore) -> None:
-    """Wait until the pool has found its server again."""
+    """Wait until the pool is connected again."""
     store.database.pool.timeout = 10.0
     async with asyncio.timeout(60):
         while True:
@@ -67,22 +66,22 @@ async def it_answers_again(store: PostgresqlStore) -> None:
                 return await store.answers()
 
 
-def nothing_is_given_away(error: MilepostError, database: Database) -> None:
-    told = f"{error} {error.message} {error.hint} {error!r}"
+def reveals_nothing(error: MilepostError, database: Database) -> None:
+    text = f"{error} {error.message} {error.hint} {error!r}"
     assert error.hint
-    assert database.password not in told
-    assert SECRET not in told
-    assert "\n" not in told
+    assert database.password not in text
+    assert SECRET not in text
+    assert "\n" not in text
 
 
 # --- at the start -----------------------------------------------------------------------------------------------------
 
 
 class Fault(Struct, frozen=True):
-    """Something that is wrong with a database: how it comes about, and what is told of it."""
+    """Something that is wrong with a database: how it comes about, and what the user sees."""
 
     arrange: Callable[[Database], StoreUrl | None]
-    told_as: type[MilepostError]
+    raises: type[MilepostError]
     message: str
     hint: str
 
@@ -128,7 +127,7 @@ ABSENCES = {
         sql("ALTER DATABASE {database} SET default_transaction_read_only = on"),
         StoreAway,
         "read-only transaction",
-        "takes no writes",
+        "accepts no writes",
     ),
 }
 REFUSALS = {
@@ -154,27 +153,27 @@ REFUSALS = {
         sql("REVOKE CONNECT ON DATABASE {database} FROM public; ALTER DATABASE {database} OWNER TO postgres"),
         StoreRefused,
         "permission denied",
-        "rights",
+        "privileges",
     ),
     "no right to the schema": Fault(
         sql("ALTER SCHEMA milepost OWNER TO postgres; ALTER DATABASE {database} OWNER TO postgres"),
         StoreRefused,
         "permission denied",
-        "rights",
+        "privileges",
     ),
     "no right to the tables": Fault(
-        sql("ALTER TABLE checkpoints OWNER TO postgres"), StoreRefused, "permission denied", "rights"
+        sql("ALTER TABLE checkpoints OWNER TO postgres"), StoreRefused, "permission denied", "privileges"
     ),
     "no right to make the schema": Fault(
         sql("DROP SCHEMA milepost CASCADE; ALTER DATABASE {database} OWNER TO postgres"),
         StoreRefused,
         "permission denied",
-        "rights",
+        "privileges",
     ),
     "a newer schema": Fault(
         sql("INSERT INTO schema_migrations VALUES ('0099_from_the_future', now())"),
         StoreRefused,
-        "newer than this Milepost: it has had 0099_from_the_future",
+        "newer than this Milepost: its migrations include 0099_from_the_future",
         "run the newer version",
     ),
     "a schema of another program": Fault(
@@ -184,11 +183,9 @@ REFUSALS = {
         ),
         StoreRefused,
         "already exists",
-        "not those of Milepost",
+        "not Milepost's",
     ),
-    "tables that are gone": Fault(
-        sql("DROP TABLE checkpoints"), StoreRefused, "does not exist", "not those of Milepost"
-    ),
+    "tables that are gone": Fault(sql("DROP TABLE checkpoints"), StoreRefused, "does not exist", "not Milepost's"),
     "no TLS where it is demanded": Fault(
         with_url(lambda url: f"{url}?sslmode=require"), StoreRefused, "does not support SSL", "sslmode"
     ),
@@ -199,37 +196,37 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("fault", (ABSENCES | REFUSALS).values(), ids=ABSENCES | REFUSALS)
-async def test_a_fault_is_told_at_the_start_with_what_to_do(database: Database, fault: Fault) -> None:
+async def test_a_fault_at_the_start_is_reported_with_what_to_do(database: Database, fault: Fault) -> None:
     store_url = fault.arrange(database) or database.store_url
     try:
-        with pytest.raises(MilepostError) as told:
+        with pytest.raises(MilepostError) as raised:
             async with open_store(store_url) as store:
                 await store.load(STREAM.key)
     finally:
         database.server.sql("ALTER ROLE milepost CONNECTION LIMIT -1")
 
-    assert type(told.value) is fault.told_as, told.value
-    assert fault.message in told.value.message
-    assert fault.hint in told.value.hint
-    assert str(store_url).partition("?")[0] in told.value.message
-    nothing_is_given_away(told.value, database)
+    assert type(raised.value) is fault.raises, raised.value
+    assert fault.message in raised.value.message
+    assert fault.hint in raised.value.hint
+    assert str(store_url).partition("?")[0] in raised.value.message
+    reveals_nothing(raised.value, database)
 
 
 async def test_a_server_that_shuts_down_is_an_absence(postgres: Server, database: Database) -> None:
-    """A smart shutdown lets in nobody any more, and waits for who is there."""
+    """A smart shutdown accepts no new session, and waits for those that exist."""
     other = database.connect()
     stopping = asyncio.create_task(asyncio.to_thread(postgres.stop, "smart"))
     try:
         async with asyncio.timeout(60):
-            while "shutting down" not in str(told := await why_away(database)):
+            while "shutting down" not in str(error := await why_away(database)):
                 pass
     finally:
         other.close()
         await stopping
         postgres.start()
 
-    assert "restarts" in told.hint
-    nothing_is_given_away(told, database)
+    assert "restarting" in error.hint
+    reveals_nothing(error, database)
 
 
 async def why_away(database: Database) -> StoreAway:
@@ -243,7 +240,9 @@ async def why_away(database: Database) -> StoreAway:
 # --- at work ----------------------------------------------------------------------------------------------------------
 
 
-async def test_sessions_that_are_ended_between_commits_go_unnoticed(database: Database, store: PostgresqlStore) -> None:
+async def test_sessions_that_are_terminated_between_commits_go_unnoticed(
+    database: Database, store: PostgresqlStore
+) -> None:
     reached = await live(store, STREAM, 3)
 
     assert database.terminate_backends() >= 1
@@ -251,7 +250,7 @@ async def test_sessions_that_are_ended_between_commits_go_unnoticed(database: Da
     assert (await live(store, STREAM, 3)).version > reached.version
 
 
-async def test_a_session_that_is_ended_in_the_middle_of_a_commit_is_an_absence(
+async def test_a_session_that_is_terminated_in_the_middle_of_a_commit_is_an_absence(
     database: Database, store: PostgresqlStore
 ) -> None:
     with database.connect() as other:
@@ -260,10 +259,10 @@ async def test_a_session_that_is_ended_in_the_middle_of_a_commit_is_an_absence(
         await waiting(database)
         store_backends = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'milepost'"
         database.sql(store_backends)
-        with pytest.raises(OutcomeUnknown) as told:
+        with pytest.raises(OutcomeUnknown) as raised:
             await committing
 
-    nothing_is_given_away(told.value, database)
+    reveals_nothing(raised.value, database)
     assert await store.settle(commit_after(FIRST, changes=SECRETS)) is None
     assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
 
@@ -276,11 +275,11 @@ async def test_a_restart_is_an_absence_that_loses_nothing(
 
     await asyncio.to_thread(postgres.kill if mode == "killed" else lambda: postgres.stop(mode))  # type: ignore[arg-type]
     store.database.pool.timeout = 0.2
-    with pytest.raises(StoreAway) as told:
+    with pytest.raises(StoreAway) as raised:
         await store.commit(next_commit(reached))
     postgres.start()
 
-    nothing_is_given_away(told.value, database)
+    reveals_nothing(raised.value, database)
     await it_answers_again(store)
     assert await store.load(STREAM.key) == reached
     assert (await live(store, STREAM, 5)).version > reached.version
@@ -294,11 +293,11 @@ async def test_a_database_that_turns_read_only_is_an_absence(database: Database,
 
     with database.read_only():
         assert await store.load(STREAM.key) == reached
-        with pytest.raises(StoreAway, match="read-only") as told:
+        with pytest.raises(StoreAway, match="read-only") as raised:
             await store.commit(next_commit(reached))
 
-    assert "replica" in told.value.hint
-    nothing_is_given_away(told.value, database)
+    assert "replica" in raised.value.hint
+    reveals_nothing(raised.value, database)
     assert (await live(store, STREAM, 3)).version > reached.version
 
 
@@ -308,11 +307,11 @@ async def test_too_many_connections_are_an_absence(database: Database, store: Po
     database.terminate_backends()
     store.database.pool.timeout = 0.2
 
-    with pytest.raises(StoreAway, match="too many connections") as told:
+    with pytest.raises(StoreAway, match="too many connections") as raised:
         await store.commit(next_commit(FIRST))
 
-    assert "max_connections" in told.value.hint
-    nothing_is_given_away(told.value, database)
+    assert "max_connections" in raised.value.hint
+    reveals_nothing(raised.value, database)
     database.sql(f"ALTER DATABASE {database.name} CONNECTION LIMIT -1")
     await it_answers_again(store)
     assert isinstance(await store.commit(next_commit(FIRST)), Committed)
@@ -322,11 +321,11 @@ async def test_a_lock_that_is_held_too_long_is_an_absence(database: Database, st
     hurry(store, "lock_timeout", "50ms")
     with database.connect() as other:
         other.execute("BEGIN; LOCK TABLE contacts")
-        with pytest.raises(StoreAway, match="lock timeout") as told:
+        with pytest.raises(StoreAway, match="lock timeout") as raised:
             await store.commit(commit_after(FIRST, changes=SECRETS))
 
-    assert "another session holds a lock" in told.value.hint
-    nothing_is_given_away(told.value, database)
+    assert "another session holds a lock" in raised.value.hint
+    reveals_nothing(raised.value, database)
     assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
 
 
@@ -336,31 +335,31 @@ async def test_a_statement_that_takes_too_long_is_an_absence(database: Database,
         committing = asyncio.ensure_future(store.commit(commit_after(FIRST, changes=SECRETS)))
         pid = await waiting(database)
         database.sql("SELECT pg_cancel_backend(%s)", pid)
-        with pytest.raises(StoreAway, match="canceling statement") as told:
+        with pytest.raises(StoreAway, match="canceling statement") as raised:
             await committing
 
-    assert "took too long" in told.value.hint
-    nothing_is_given_away(told.value, database)
+    assert "took too long" in raised.value.hint
+    reveals_nothing(raised.value, database)
     assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
 
 
 async def test_a_transaction_that_idles_too_long_is_an_absence(
     database: Database, store: PostgresqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine that was suspended, say: it must not hold its locks for ever."""
-    write = commit_module.write
+    """Say of a machine that was suspended: it must not hold its locks for ever."""
+    write = PostgresqlWriter.write
 
     async def late(*arguments: object) -> object:
         await ended(database)
         return await write(*arguments)  # type: ignore[arg-type]
 
     hurry(store, "idle_in_transaction_session_timeout", "50ms")
-    monkeypatch.setattr(storing, "write", late)
-    with pytest.raises(StoreAway) as told:
+    monkeypatch.setattr(PostgresqlWriter, "write", late)
+    with pytest.raises(StoreAway) as raised:
         await store.commit(commit_after(FIRST, changes=SECRETS))
-    monkeypatch.setattr(storing, "write", write)
+    monkeypatch.setattr(PostgresqlWriter, "write", write)
 
-    nothing_is_given_away(told.value, database)
+    reveals_nothing(raised.value, database)
     assert await store.settle(commit_after(FIRST, changes=SECRETS)) is None
     assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
 
@@ -373,23 +372,23 @@ async def ended(database: Database) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_fault_while_a_group_is_written_one_by_one_is_told_to_those_alone_whom_it_hit(
+async def test_a_fault_while_a_group_is_written_one_by_one_is_raised_only_to_those_it_hit(
     store: PostgresqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of them is refused, so that each is written by itself; what is stored by then is said to be stored."""
+    """One of them is refused, so that each is written by itself; what is stored by then is reported as stored."""
     opening, stored, refused, hit = (next(life(stream(number), 1)) for number in range(4))
 
-    async def write_or_fail(
-        database: connecting.Database, connection: connecting.Connection, group: list[commit_module.Prepared], size: int
-    ) -> list[Committed]:
+    write = PostgresqlWriter.write
+
+    async def write_or_fail(writer: PostgresqlWriter, group: list[Prepared], events_chunk_size: int) -> list[Committed]:
         commits = [each.commit for each in group]
         if refused in commits:
             raise psycopg.errors.CheckViolation("not this one")
         if hit in commits:
             raise psycopg.errors.DiskFull("no space left")
-        return await commit_module.write(database, connection, group, size)
+        return await write(writer, group, events_chunk_size)
 
-    monkeypatch.setattr(storing, "write", write_or_fail)
+    monkeypatch.setattr(PostgresqlWriter, "write", write_or_fail)
     commits = (opening, stored, refused, hit)
     answers = await asyncio.gather(*(store.commit(each) for each in commits), return_exceptions=True)
 
@@ -397,11 +396,11 @@ async def test_a_fault_while_a_group_is_written_one_by_one_is_told_to_those_alon
     assert await store.load(stream(1).key) == stored.checkpoint
 
 
-# --- other sessions in the way ----------------------------------------------------------------------------------------
+# --- conflicts with other sessions ------------------------------------------------------------------------------------
 
 
-async def test_a_deadlock_is_tried_again(database: Database, store: PostgresqlStore) -> None:
-    """Somebody's own job takes the same rows the other way round; it is patient, and the store is who gives way."""
+async def test_a_deadlock_is_retried(database: Database, store: PostgresqlStore) -> None:
+    """Somebody's own job takes the same rows in the opposite order, and is patient: it is the store that yields."""
     assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
     second = commit_after((await store.load(STREAM.key)), changes=SECRETS)
 
@@ -420,7 +419,7 @@ async def test_a_deadlock_is_tried_again(database: Database, store: PostgresqlSt
 
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
 async def test_a_stricter_isolation_by_default_does_no_harm(database: Database, isolation: str) -> None:
-    """A database may be set to it for the sake of its other programs."""
+    """A database may be configured so for its other programs."""
     database.sql(f"ALTER DATABASE {database.name} SET default_transaction_isolation = '{isolation}'")
 
     async def lives(number: int) -> None:
@@ -452,10 +451,10 @@ async def test_a_server_that_freezes_is_an_absence(
             impatient.setattr(connecting, "ANSWER_SECONDS", 0.5)
             impatient.setattr(connecting, "CHECK_SECONDS", 0.5)
             async with asyncio.timeout(60):
-                with pytest.raises(StoreAway) as told:
+                with pytest.raises(StoreAway) as raised:
                     await store.commit(next_commit(reached))
-        assert isinstance(told.value, OutcomeUnknown) == (froze == "in the middle of one")
-        nothing_is_given_away(told.value, database)
+        assert isinstance(raised.value, OutcomeUnknown) == (froze == "in the middle of one")
+        reveals_nothing(raised.value, database)
 
         line.speak_again()
         await line.hang_up()
@@ -468,7 +467,7 @@ async def test_a_server_that_freezes_is_an_absence(
 
 @contextmanager
 def on_small_disk(server: Server) -> Iterator[Database]:
-    """Give a database whose tables are on a disk of their own, a small one."""
+    """Yield a database whose tables are on a disk of their own, a small one."""
     with server.small_tablespace("20m") as space, fresh_database(server, options=f"TABLESPACE {space}") as database:
         yield database
 
@@ -479,11 +478,11 @@ async def test_a_full_disk_is_an_absence_until_there_is_room(postgres: Server) -
             reached = await live(store, STREAM, 2)
             database.sql("CREATE TABLE ballast AS SELECT 1 AS n, repeat('x', 2000) AS t")
             fill_up(database)
-            with pytest.raises(StoreAway) as told:
+            with pytest.raises(StoreAway) as raised:
                 await live(store, STREAM, 2_000)
 
-            assert "make room; nothing that was committed is lost" in told.value.hint
-            nothing_is_given_away(told.value, database)
+            assert "make room; nothing that was committed is lost" in raised.value.hint
+            reveals_nothing(raised.value, database)
             tables = PostgresDump(database).tables()
             assert tables.checkpoints == tables.refold() == {STREAM.key: await store.load(STREAM.key)}
 

@@ -33,15 +33,22 @@ OF_A_COPY = {
     if name.startswith(("read_", "remove_"))
 }
 SQL = load_statements("postgresql") | OF_A_COPY
-# Reads what a page has because it is asked to: when a person is forgotten, and whether a payload is about one of them.
-READ_A_PAGE = {"forget_conversations", "is_about_forgotten"}
+# Reads what a page has because it is asked to: when a person is forgotten, whether a payload is about one of them, and
+# when a stream is removed.
+READ_A_PAGE = {
+    "forget_conversations",
+    "is_about_forgotten",
+    "remove_stream_contacts",
+    "remove_stream_conversations",
+    "remove_stream_runs",
+}
 WRITES_WHAT_IT_IS_GIVEN = {name for name, text in SQL.items() if "VALUES (%s" in text or "json_to_recordset" in text}
 HELD = sorted(SQL.keys() - READ_EVERYTHING - READ_A_PAGE - WRITES_WHAT_IT_IS_GIVEN - {"settings"})
 
 FEW, MANY = 4_000, 40_000
-NOTES = 100  # of the stream; all others are of another one, as all notes of a stream are asked for
+NOTES = 100  # of the stream; all others are of another one, as all notes of a stream are read
 KEYS = 50
-# An index is a level higher on a larger table, and 50 keys lie on 50 pages of it, where they lay on a few before.
+# On a larger table an index is a level higher, and 50 keys lie on 50 of its pages instead of on a few.
 MOST_MORE = 5 * KEYS
 GROWTH = f"""
 SET search_path TO milepost;
@@ -109,8 +116,8 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "drop_notes": ("messenger:1",),
     "delete_payload": ("d_7",),
     "dead_letter": ("d_7",),
-    "due_letters": ("messenger:1", "2036-03-01T00:00:00Z", KEYS),
-    "letters_with_payloads": (DEAD_LETTERS,),
+    "due_dead_letters": ("messenger:1", "2036-03-01T00:00:00Z", "2036-03-02T00:00:00Z", KEYS),
+    "dead_letters_with_payloads": (DEAD_LETTERS,),
     "checkpoint": ("messenger:1",),
     "completed_with_errors": (RUNS,),
     "recorded_at": (7,),
@@ -118,8 +125,13 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "stored_runs": (RUNS,),
     "stored_dead_letters": (DEAD_LETTERS,),
     "read_forgotten": ("messenger", "1", "contact", "f_7", KEYS),
+    "read_source": (0, KEYS),
+    "remove_source": (["1"],),
+    "record_source": ("facebook", ""),
+    "replace_source": ("facebook", ""),
     "read_journal": (7, KEYS),
     "read_contacts": ("messenger", "1", "c_7", KEYS),
+    "conversations_after": ("t_7", KEYS),
     "read_conversations": ("t_7", KEYS),
     "read_contact_interaction_events": ("m_7", KEYS),
     "read_dead_letter_payloads": ("d_7", KEYS),
@@ -133,11 +145,11 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
 
 
 def parameters(name: str, size: int) -> dict[str, object] | tuple[object, ...]:
-    """Give what a statement is asked with; of a journal, the place where a reader is who follows it."""
+    """Return a statement's parameters; for a journal, the position of a reader who follows it."""
     newest = {"entry_at": ("messenger:1", size), "entries_since": ("messenger:1", size - 3)}
     at_the_end = {
         "version": size,
-        "after": f"d_{size // 2}" if name.endswith("letters_after") else size - 3,
+        "after": f"d_{size // 2}" if name.endswith("dead_letters_after") else size - 3,
     }
     named = re.findall(r"%\((\w+)\)s", SQL[name])
     if named:
@@ -146,18 +158,18 @@ def parameters(name: str, size: int) -> dict[str, object] | tuple[object, ...]:
 
 
 def pages_touched(database: Database, name: str, size: int) -> int:
-    """Run a statement as the store does, and count; what it has done is undone."""
+    """Run a statement as the store does, count its pages, and roll it back."""
     asked = f"EXPLAIN (ANALYZE, BUFFERS, TIMING off, FORMAT JSON) {SQL[name].rstrip().rstrip(';')}"
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute(SQL["settings"].encode(), {"schema": "milepost", "statement_timeout": NO_TIMEOUT})
-        ((told,),) = connection.execute(asked.encode(), parameters(name, size)).fetchall()
-    plan: dict[str, Any] = (json.loads(told) if isinstance(told, str) else told)[0]["Plan"]
+        ((plan_as_json,),) = connection.execute(asked.encode(), parameters(name, size)).fetchall()
+    plan: dict[str, Any] = (json.loads(plan_as_json) if isinstance(plan_as_json, str) else plan_as_json)[0]["Plan"]
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
 
 
 @pytest.fixture
 def grown(postgres: Server) -> Iterator[dict[int, Database]]:
-    """Give two databases that were never analysed, of few rows and of many."""
+    """Yield two databases that were never analysed, of few rows and of many."""
 
     def template(size: int) -> str:
         async def grow(store_url: StoreUrl) -> None:
@@ -189,22 +201,22 @@ def test_no_statement_reads_more_where_tables_have_grown_and_were_never_analysed
 
 # A statement is prepared after some executions, and its plan kept after some more: by then there are a few rows.
 SMALL, SIZE, BATCHES = 20, 200, 100
-# Between the first and the second, and the third and the last of these batches it is counted.
+# Pages are counted between the first and the second, and the third and the last of these batches.
 WINDOWS = (SMALL + 4, SMALL + 9, SMALL + BATCHES - 6, SMALL + BATCHES - 1)
 FEW_PAGES = 8
-LEAST_STATEMENTS = 8  # that ask or write tables which grow
+LEAST_STATEMENTS = 8  # that read or write growing tables
 COUNTED = """
 SELECT regexp_replace(query, '\\s+', ' ', 'g'), calls, shared_blks_hit + shared_blks_read
-FROM public.pg_stat_statements AS told JOIN pg_database AS at ON at.oid = told.dbid
+FROM public.pg_stat_statements AS stats JOIN pg_database AS at ON at.oid = stats.dbid
 WHERE datname = current_database() AND query ~ 'conversation|contact|journal|dead_letter|forgotten|runs|checkpoint'
 """
-# From 2,000 rows to 20,000 an index grows by one level at most: from two pages a key to three.
+# From 2,000 rows to 20,000 an index grows by one level at most: from two pages for each key to three.
 MOST_TIMES = 2.0
 
 
 @pytest.fixture
 def counting(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Give a server that counts for each statement which pages it touches."""
+    """Yield a server that counts the pages that each statement touches."""
     release: Release = request.param
     with running(
         release, shared_preload_libraries="pg_stat_statements", **{"pg_stat_statements.track": "all"}
@@ -213,7 +225,7 @@ def counting(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 def batch_of(first: int, size: int) -> tuple[Keys, Changes]:
-    """Give a batch of a full sweep, and what it stores: conversations from newer to older."""
+    """Return a batch of a full sweep, and what it stores: conversations from newer to older."""
     numbers = range(first, first + size)
     threads = tuple(
         replace(conversation_row(f"t_{n}", contact_id=f"c_{n}"), updated_time=NOON - timedelta(seconds=n))
@@ -236,12 +248,12 @@ def batch_of(first: int, size: int) -> tuple[Keys, Changes]:
 
 
 def counts(database: Database) -> dict[str, tuple[int, int]]:
-    """Give the calls of each statement until now, and the pages that they touched."""
+    """Return the calls of each statement so far, and the pages that they touched."""
     return {query: (calls, pages) for query, calls, pages in database.sql(COUNTED)}
 
 
 def a_call(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> dict[str, float]:
-    """Give the pages that a call of each statement touched in between."""
+    """Return the pages that a call of each statement touched in between."""
     came = {
         query: (calls - before[query][0], pages - before[query][1])
         for query, (calls, pages) in after.items()
@@ -251,12 +263,12 @@ def a_call(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]
 
 
 def most(pages: float) -> float:
-    """Give how many pages a statement may touch that touched so many at first."""
+    """Return how many pages a statement may touch that touched so many at first."""
     return MOST_TIMES * pages + FEW_PAGES
 
 
 async def synced(database: Database, *, is_analysed_once: bool) -> tuple[dict[str, float], dict[str, float]]:
-    """Store batches as a full sweep does, small ones first; give what the first large ones took, and the last."""
+    """Store batches as a full sweep does, small ones first; return what the first large ones took, and the last."""
     taken = []
     async with open_store(database.store_url) as store:
         database.sql("CREATE EXTENSION pg_stat_statements SCHEMA public")

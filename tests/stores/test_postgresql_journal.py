@@ -1,4 +1,4 @@
-"""The journal's table takes entries and keeps them, whoever asks otherwise."""
+"""The journal's table is append-only, whoever tries otherwise."""
 
 import psycopg
 import pytest
@@ -34,7 +34,7 @@ async def journal(database: Database) -> Database:
         "MERGE INTO journal USING (SELECT 2 AS seq) AS old ON journal.seq = old.seq WHEN MATCHED THEN DELETE",
     ],
 )
-def test_refuses_to_change_or_forget_an_entry(journal: Database, statement: str) -> None:
+def test_entries_cannot_be_changed_or_deleted(journal: Database, statement: str) -> None:
     before = journal.sql(ENTRIES)
 
     with pytest.raises(psycopg.errors.RestrictViolation, match="append-only"):
@@ -44,7 +44,7 @@ def test_refuses_to_change_or_forget_an_entry(journal: Database, statement: str)
 
 
 @pytest.mark.parametrize("version", ["version", "1", "version + 1000", "NULL", "-1"])
-def test_refuses_every_version_but_the_next(journal: Database, version: str) -> None:
+def test_every_version_but_the_next_is_refused(journal: Database, version: str) -> None:
     before = journal.sql(ENTRIES)
 
     with pytest.raises(psycopg.IntegrityError):
@@ -54,8 +54,8 @@ def test_refuses_every_version_but_the_next(journal: Database, version: str) -> 
 
 
 @pytest.mark.parametrize("seq", ["1", "max(seq)", "max(seq) + 2", "0", "-1", "NULL"])
-def test_refuses_every_place_but_the_next(journal: Database, seq: str) -> None:
-    """A gap would have every follower of the journal wait, and a place before the end would not be seen."""
+def test_every_seq_but_the_next_is_refused(journal: Database, seq: str) -> None:
+    """A gap would make every follower of the journal wait, and a seq before the end would go unseen."""
     before = journal.sql(ENTRIES)
 
     with pytest.raises(psycopg.IntegrityError):
@@ -64,7 +64,7 @@ def test_refuses_every_place_but_the_next(journal: Database, seq: str) -> None:
     assert journal.sql(ENTRIES) == before
 
 
-def test_takes_the_next(journal: Database) -> None:
+def test_the_next_entry_is_accepted(journal: Database) -> None:
     before = journal.sql(ENTRIES)
 
     journal.sql(COPIED.format(seq=NEXT_SEQ, version=NEXT_VERSION))

@@ -1,4 +1,4 @@
-"""Bringing a schema to this program's: once, forward only, and whole however it is interrupted."""
+"""Migrating a schema: once, forward only, and whole however it is interrupted."""
 
 import asyncio
 import shutil
@@ -34,14 +34,14 @@ pytestmark = on_both_releases
 
 @pytest.fixture
 def empty(postgres: Server) -> Iterator[Database]:
-    """Give a database without a schema of ours."""
+    """Yield a database without a schema of ours."""
     with fresh_database(postgres, template=None) as database:
         yield database
 
 
 @pytest.fixture
 def more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a copy of the shipped migrations, to which some can be added."""
+    """Return a copy of the shipped migrations, to which some can be added."""
     copied = Path(shutil.copytree(MIGRATIONS, tmp_path / "migrations [50%]"))
     monkeypatch.setattr(migrating, "MIGRATIONS", copied)
     return copied
@@ -52,12 +52,12 @@ async def migrated(database: Database) -> set[str]:
 
 
 def in_order(database: Database) -> list[str]:
-    """Name what was applied, in the order in which it was."""
+    """Return the names of what was applied, in that order."""
     return [name for (name,) in database.sql("SELECT name FROM schema_migrations ORDER BY applied_at, name")]
 
 
 class TestMigrate:
-    async def test_brings_an_empty_database_to_the_schema(self, empty: Database) -> None:
+    async def test_an_empty_database_gets_the_schema(self, empty: Database) -> None:
         assert not await has_database(empty.store_url)
 
         assert await migrated(empty) == shipped()
@@ -65,14 +65,16 @@ class TestMigrate:
         assert in_order(empty) == sorted(shipped())
         assert await has_database(empty.store_url)
 
-    async def test_again_does_nothing(self, database: Database) -> None:
+    async def test_migrating_again_does_nothing(self, database: Database) -> None:
         before = database.sql("SELECT xmin::text, * FROM schema_migrations ORDER BY name")
 
         assert await migrated(database) == set()
 
         assert database.sql("SELECT xmin::text, * FROM schema_migrations ORDER BY name") == before
 
-    async def test_applies_only_what_is_lacking_in_the_order_of_the_names(self, database: Database, more: Path) -> None:
+    async def test_only_missing_migrations_are_applied_in_the_order_of_their_names(
+        self, database: Database, more: Path
+    ) -> None:
         (more / "0010_third.sql").write_text("ALTER TABLE extra RENAME COLUMN two TO three;")
         (more / "0009_second.sql").write_text("ALTER TABLE extra RENAME COLUMN one TO two;")
         (more / "0008_first.sql").write_text("CREATE TABLE extra (one text); -- 50% of it")
@@ -82,7 +84,7 @@ class TestMigrate:
         assert [name for _, name, *_ in database.sql(COLUMNS) if name in ("one", "two", "three")] == ["three"]
 
     @pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
-    async def test_of_many_that_start_at_once_one_migrates_and_the_others_wait(
+    async def test_one_of_many_simultaneous_starts_migrates_and_the_others_wait(
         self, empty: Database, isolation: str
     ) -> None:
         empty.sql(f"ALTER DATABASE {empty.name} SET default_transaction_isolation = '{isolation}'")
@@ -91,8 +93,8 @@ class TestMigrate:
 
         assert sorted(name for each in done for name in each) == sorted(shipped())
 
-    async def test_takes_a_schema_that_was_made_for_it(self, empty: Database) -> None:
-        """By somebody who gives it no right to make one."""
+    async def test_a_schema_that_was_created_for_it_is_used(self, empty: Database) -> None:
+        """By somebody who does not allow it to create one."""
         empty.sql("CREATE SCHEMA crm AUTHORIZATION milepost")
         empty.sql(f"ALTER DATABASE {empty.name} OWNER TO postgres")
         store_url = StoreUrl(f"{empty.url}?schema=crm", empty.password)
@@ -107,7 +109,7 @@ class TestMigrate:
 
 
 class TestAnInterruptedMigration:
-    async def test_that_fails_leaves_what_was_there_and_goes_on_once_it_is_mended(
+    async def test_a_failed_migration_changes_nothing_and_succeeds_once_it_is_repaired(
         self, empty: Database, more: Path
     ) -> None:
         before = shipped()
@@ -125,7 +127,7 @@ class TestAnInterruptedMigration:
             await live(store, STREAM, 3)
 
     @pytest.mark.parametrize("name", ["0001_journal", "0002_contacts", "0003_remedies", "0004_listings"])
-    async def test_that_is_cut_off_is_finished_by_the_next_start(
+    async def test_a_migration_that_is_cut_off_is_finished_by_the_next_start(
         self, empty: Database, database: Database, more: Path, name: str
     ) -> None:
         script = (more / f"{name}.sql").read_text()
@@ -141,15 +143,17 @@ class TestAnInterruptedMigration:
 
 
 class TestAnOlderDatabase:
-    async def test_is_refused_by_who_only_reads(self, database: Database, more: Path) -> None:
+    async def test_a_reader_refuses_an_older_database(self, database: Database, more: Path) -> None:
         (more / "0009_new.sql").write_text("CREATE TABLE extra (one text);")
 
         with pytest.raises(StoreRefused, match=r"older Milepost.*milepost run"):
             async with open_reader(database.store_url):
                 pass
 
-    async def test_with_dead_letters_verifies_and_goes_on(self, empty: Database, more: Path) -> None:
-        """Whose letters say neither when they are redriven nor what they looked like."""
+    async def test_an_older_database_with_dead_letters_verifies_and_continues(
+        self, empty: Database, more: Path
+    ) -> None:
+        """Its dead letters have neither the time of their redrive nor a fingerprint."""
         newer = taken_away(more, since="0003")
         await migrated(empty)
         as_it_was(empty, [DeadLetterOpened(f"d_{n}", Stage.FETCH, f"t_{n}", "id: expected str") for n in range(3)])
@@ -167,7 +171,7 @@ class TestAnOlderDatabase:
 
 
 def taken_away(migrations: Path, *, since: str) -> dict[Path, str]:
-    """Take away the migrations from that one on, and give what was in them."""
+    """Delete the migrations from that one on, and return their texts."""
     newer = {each: each.read_text() for each in migrations.iterdir() if each.name >= since}
     for each in newer:
         each.unlink()
@@ -201,8 +205,8 @@ def as_it_was(database: Database, events: list[DeadLetterOpened]) -> None:
 async def test_a_database_that_cannot_hold_every_text_is_refused(postgres: Server) -> None:
     latin = "TEMPLATE template0 ENCODING LATIN1 LOCALE 'C'"
     with fresh_database(postgres, template=None, options=latin) as database:
-        with pytest.raises(StoreRefused, match="encoded in LATIN1") as told:
+        with pytest.raises(StoreRefused, match="encoded in LATIN1") as raised:
             await migrated(database)
 
-        assert "--encoding=UTF8" in told.value.hint
+        assert "--encoding=UTF8" in raised.value.hint
         assert database.sql("SELECT 1 FROM pg_namespace WHERE nspname = 'milepost'") == []

@@ -1,4 +1,4 @@
-"""A connection that breaks in the middle of a commit: what became of it is settled by reading."""
+"""A connection that breaks in the middle of a commit: the outcome is settled by reading."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -26,10 +26,7 @@ from milepost.engine.rate_limits import RateLimits
 from milepost.engine.run import run_stream
 from milepost.engine.slots import Slots
 from milepost.stores.open import OpenStore, open_store
-from milepost.stores.postgresql import commit as commit_module
-from milepost.stores.postgresql import store as storing
-from milepost.stores.postgresql.connection import Connection
-from milepost.stores.postgresql.connection import Database as PostgresDatabase
+from milepost.stores.postgresql.commit import PostgresqlWriter
 from stores.histories import next_commit, stream
 from stores.store_dump import PostgresDump
 
@@ -65,7 +62,7 @@ async def waiting(database: Database, *, backends: int = 1) -> None:
 
 
 @pytest.mark.parametrize(("cut", "is_stored"), [(Cut.BEFORE, False), (Cut.AFTER, True)])
-async def test_a_broken_connection_leaves_a_commit_whole_or_not_at_all_and_it_is_told_which(
+async def test_a_commit_over_a_broken_connection_is_stored_whole_or_not_at_all_and_can_be_settled(
     database: Database, line: Line, store: OpenStore, cut: Cut, is_stored: bool
 ) -> None:
     first = next_commit(Checkpoint(STREAM.key))
@@ -73,11 +70,11 @@ async def test_a_broken_connection_leaves_a_commit_whole_or_not_at_all_and_it_is
     second = next_commit(first.checkpoint)
 
     line.cut_next_commit(cut)
-    with pytest.raises(OutcomeUnknown) as told:
+    with pytest.raises(OutcomeUnknown) as raised:
         await store.commit(second)
 
-    assert "in the middle of a commit" in told.value.message
-    assert database.password not in str(told.value)
+    assert "in the middle of a commit" in raised.value.message
+    assert database.password not in str(raised.value)
     settled = await store.settle(second)
     assert settled == (Committed(len(first.entries) + 1, 0.0, 0.0) if is_stored else None)
     stored = second if is_stored else first
@@ -89,7 +86,7 @@ async def test_a_broken_connection_leaves_a_commit_whole_or_not_at_all_and_it_is
 
 
 @pytest.mark.parametrize("cut", [Cut.BEFORE, Cut.AFTER])
-async def test_all_of_a_group_hear_that_nobody_knows_and_each_is_settled(
+async def test_the_outcome_is_unknown_to_a_whole_group_and_each_commit_is_settled(
     database: Database, line: Line, store: OpenStore, cut: Cut
 ) -> None:
     commits = [next_commit(Checkpoint(stream(number).key)) for number in range(30)]
@@ -117,7 +114,7 @@ async def test_all_of_a_group_hear_that_nobody_knows_and_each_is_settled(
 async def test_a_transaction_that_has_not_ended_yet_is_waited_for(
     database: Database, line: Line, store: OpenStore, comes_through: bool
 ) -> None:
-    """The server goes on with a commit whose client is gone; who asks then hears what becomes of it."""
+    """The server goes on with a commit whose client is gone; settling it waits for the outcome."""
     commit = next_commit(Checkpoint(STREAM.key))
     with nobody_commits(database):
         line.cut_next_commit(Cut.MEANWHILE)
@@ -143,23 +140,24 @@ async def test_a_connection_that_breaks_before_the_rows_are_written_is_an_absenc
         committing = asyncio.ensure_future(store.commit(next_commit(Checkpoint(STREAM.key))))
         await waiting(database)
         await line.hang_up()
-        with pytest.raises(StoreAway) as told:
+        with pytest.raises(StoreAway) as raised:
             await committing
 
-    assert not isinstance(told.value, OutcomeUnknown)
+    assert not isinstance(raised.value, OutcomeUnknown)
     assert isinstance(await store.commit(next_commit(Checkpoint(STREAM.key))), Committed)
 
 
-async def test_a_connection_that_is_only_said_to_be_sound_leaves_the_outcome_open(
+async def test_the_outcome_is_unknown_if_a_connection_only_seems_sound(
     store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its end is not read yet when psycopg has something of its own to complain of."""
+    """Psycopg may raise an error of its own before it has read the end of the connection."""
+    write = PostgresqlWriter.write
 
     async def stored_and_then(*arguments: object) -> object:
-        await commit_module.write(*arguments)  # type: ignore[arg-type]
+        await write(*arguments)  # type: ignore[arg-type]
         raise psycopg.OperationalError("cannot exit pipeline mode while busy")
 
-    monkeypatch.setattr(storing, "write", stored_and_then)
+    monkeypatch.setattr(PostgresqlWriter, "write", stored_and_then)
     commit = next_commit(Checkpoint(STREAM.key))
 
     with pytest.raises(OutcomeUnknown):
@@ -169,17 +167,18 @@ async def test_a_connection_that_is_only_said_to_be_sound_leaves_the_outcome_ope
 
 
 @pytest.mark.parametrize("error", [psycopg.errors.AdminShutdown, psycopg.errors.UniqueViolation, psycopg.DataError])
-async def test_an_error_of_a_statement_says_nothing_where_the_connection_is_gone(
+async def test_an_error_of_a_statement_proves_nothing_once_the_connection_is_gone(
     store: OpenStore, monkeypatch: pytest.MonkeyPatch, error: type[psycopg.Error]
 ) -> None:
     """It may have come after the commit. No row is at fault, and none becomes a dead letter."""
+    write = PostgresqlWriter.write
 
-    async def stored_and_then(database: PostgresDatabase, connection: Connection, *arguments: object) -> None:
-        await commit_module.write(database, connection, *arguments)  # type: ignore[arg-type]
-        await connection.close()
+    async def stored_and_then(writer: PostgresqlWriter, *arguments: object) -> None:
+        await write(writer, *arguments)  # type: ignore[arg-type]
+        await writer.connection.close()
         raise error("said by whoever ended the connection")
 
-    monkeypatch.setattr(storing, "write", stored_and_then)
+    monkeypatch.setattr(PostgresqlWriter, "write", stored_and_then)
     commit = next_commit(Checkpoint(STREAM.key))
 
     with pytest.raises(OutcomeUnknown):
@@ -189,7 +188,7 @@ async def test_an_error_of_a_statement_says_nothing_where_the_connection_is_gone
 
 
 @pytest.mark.parametrize("cut", [Cut.BEFORE, Cut.AFTER, Cut.MEANWHILE])
-async def test_a_run_all_of_whose_commits_are_cut_stores_every_entry_once_and_tells_of_it_once(
+async def test_a_run_whose_commits_are_all_cut_off_stores_and_reports_every_entry_once(
     database: Database, line: Line, store: OpenStore, cut: Cut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit, cut_off = store.commit, set[int]()
@@ -215,9 +214,9 @@ async def test_a_run_all_of_whose_commits_are_cut_stores_every_entry_once_and_te
     assert checkpoint.run is not None
     assert (checkpoint.run.status, checkpoint.run.tally.inserted) == (RunStatus.COMPLETE, 3)
     assert inbox.cursors == [None, "1", "2", None], "nothing is read again"
-    told = [notice for notice in notices if isinstance(notice, Recorded)]
+    recorded = [notice for notice in notices if isinstance(notice, Recorded)]
     journal = PostgresDump(database).tables().journal
-    assert [row.hash for row in journal] == [entry.hash for notice in told for entry in notice.entries]
-    assert [row.seq for row in journal if row.hash in {notice.entries[0].hash for notice in told}] == [
-        notice.committed.first_seq for notice in told
+    assert [row.hash for row in journal] == [entry.hash for notice in recorded for entry in notice.entries]
+    assert [row.seq for row in journal if row.hash in {notice.entries[0].hash for notice in recorded}] == [
+        notice.committed.first_seq for notice in recorded
     ]

@@ -1,4 +1,4 @@
-"""No statement that runs for every batch, start or poll walks through a table that grows."""
+"""No statement that runs for every batch, start or poll scans a table that grows."""
 
 import json
 import re
@@ -26,8 +26,8 @@ GROWING = {
     "missed_conversations",
     "forgotten",
 }
-# What reads everything does so because it is asked to: verify, rebuild, forget, remove, and `checkpoints` (a row for
-# each stream). An index by which to forget or remove would be written for every event, and used once in a year.
+# These read everything on purpose: verify, rebuild, forget, remove, and `checkpoints` (a row for each stream). An index
+# for forget or remove would be written for every event, and used once in a year.
 READ_EVERYTHING = {
     "count_stream_rows",
     "removals",
@@ -46,7 +46,7 @@ READ_EVERYTHING = {
     "clear_runs",
     "clear_dead_letters",
 }
-# Reads one row, or the newest few, in the order of the key.
+# These read one row, or the newest few, in the order of the key.
 ARE_LIMITED = {"latest_entries", "answers", "last_seq", "has_forgotten", "insert_entries"}
 GROWTH = """
 SET search_path TO milepost;
@@ -75,7 +75,7 @@ INSERT INTO forgotten SELECT 'messenger', n % 100, 'contact', 'c_' || n FROM gen
 ANALYZE;
 """
 INSTANT = "2026-03-01T12:00:00.000Z"
-# Of the type that the statement wants; NULL would have the planner leave out the whole question.
+# Of the type that the statement wants; with NULL the planner would drop the whole condition.
 VALUES: dict[str, object] = {
     "after": 7,
     "limit": 7,
@@ -95,7 +95,7 @@ VALUES: dict[str, object] = {
     "rows": "[]",
     "entries": "[]",
 }
-TEXT_AFTER = {"letters_after", "stream_letters_after"}
+TEXT_AFTER = {"dead_letters_after", "stream_dead_letters_after"}
 Node = dict[str, Any]
 
 
@@ -113,7 +113,7 @@ def _value(kind: str) -> object:
 
 @pytest.fixture
 def grown(postgres: Server) -> Iterator[Database]:
-    """Give a database whose tables have grown to what a planner weighs: a hundred streams, and thousands of rows."""
+    """Yield a database whose tables are large enough for a planner: a hundred streams, and thousands of rows."""
 
     async def grow(store_url: StoreUrl) -> None:
         async with open_store(store_url):
@@ -127,7 +127,7 @@ def grown(postgres: Server) -> Iterator[Database]:
 
 
 def steps(database: Database, name: str) -> Iterator[Node]:
-    """Plan a statement where whatever an index can do is done by one, and give the nodes of the plan."""
+    """Plan a statement with everything left to indexes that they can do, and yield the nodes of the plan."""
     statement = SQL[name]
     with database.connect() as connection:
         connection.execute("SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off")
@@ -141,8 +141,8 @@ def steps(database: Database, name: str) -> Iterator[Node]:
 
 def _of_its_type(name: str, store_url: int, value: object) -> object:
     instants = {
-        ("due_letters", 1),
-        ("due_letters", 2),
+        ("due_dead_letters", 1),
+        ("due_dead_letters", 2),
         ("mark_missed_as_deleted", 0),
         ("drop_notes_of_other_sweeps", 1),
     }
@@ -156,7 +156,7 @@ def _nodes(node: Node) -> Iterator[Node]:
 
 
 def walks(found: list[Node]) -> list[str]:
-    """Name the growing tables that are walked through: by a scan of all, or along an index without a beginning."""
+    """Return the scans of growing tables: of a whole table, or along an index without a beginning."""
     return [
         f"{node['Node Type']} of {node['Relation Name']}"
         for node in found
@@ -164,17 +164,17 @@ def walks(found: list[Node]) -> list[str]:
     ]
 
 
-# One that writes a row of values finds it by the key of its ON CONFLICT.
+# A statement that writes a row of values finds it by the key of its ON CONFLICT.
 ASKED = {name for name, statement in SQL.items() if "set_config" not in statement and "VALUES (%s" not in statement}
 
 
 @pytest.mark.parametrize("name", sorted(ASKED - READ_EVERYTHING - ARE_LIMITED))
-def test_finds_its_rows_by_a_key(grown: Database, name: str) -> None:
+def test_a_statement_finds_its_rows_by_a_key(grown: Database, name: str) -> None:
     assert walks(list(steps(grown, name))) == []
 
 
 @pytest.mark.parametrize("name", sorted(ARE_LIMITED))
-def test_stops_after_a_few_rows(grown: Database, name: str) -> None:
+def test_a_limited_statement_stops_after_a_few_rows(grown: Database, name: str) -> None:
     found = list(steps(grown, name))
 
     assert any(node["Node Type"] == "Limit" or node.get("Subplan Name") for node in found)
@@ -182,11 +182,11 @@ def test_stops_after_a_few_rows(grown: Database, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted({"journal", "entries_after", "runs_before", "stream_runs_before", "due_letters"})
+    "name", sorted({"journal", "entries_after", "runs_before", "stream_runs_before", "due_dead_letters"})
 )
-def test_what_is_in_order_is_not_sorted(grown: Database, name: str) -> None:
+def test_rows_that_an_index_orders_are_not_sorted(grown: Database, name: str) -> None:
     assert not any(node["Node Type"] == "Sort" for node in steps(grown, name))
 
 
-def test_what_reads_everything_exists() -> None:
+def test_the_statements_that_read_everything_exist() -> None:
     assert SQL.keys() >= READ_EVERYTHING | ARE_LIMITED

@@ -1,4 +1,4 @@
-"""The pool of connections: who waits for one can be cancelled at any moment, and no connection is lost by that."""
+"""The pool of connections: a task that waits for one can be cancelled at any moment, and no connection is lost."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ async def pooled(database: Database) -> AsyncIterator[connecting.Database]:
         yield pooled
 
 
-async def test_who_is_cancelled_in_the_moment_in_which_a_connection_comes_is_cancelled(
+async def test_a_task_that_is_cancelled_as_its_connection_arrives_is_cancelled(
     pooled: connecting.Database,
 ) -> None:
     """`asyncio.wait_for`, with which the pool waits, may lose a cancellation on Python 3.11."""
@@ -46,7 +46,7 @@ async def test_who_is_cancelled_in_the_moment_in_which_a_connection_comes_is_can
             assert asking.cancelled(), f"it goes on, cancelled {steps} steps after a connection was free"
 
 
-async def test_who_is_cancelled_while_a_connection_is_tried_gives_it_back(
+async def test_a_task_that_is_cancelled_while_a_connection_is_checked_returns_it(
     pooled: connecting.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = asyncio.Event()

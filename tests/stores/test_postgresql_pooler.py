@@ -61,7 +61,7 @@ class TestThroughAPooler(CheckingStoreContract, RemediesContract):
         return forget
 
 
-async def test_everything_is_done_in_sessions_that_others_share(postgres: Server) -> None:
+async def test_everything_works_in_sessions_that_are_shared(postgres: Server) -> None:
     """From the migrations on; more stores and streams than the pooler has sessions."""
     with fresh_database(postgres, template=None) as database, pooled(database, pool_size=2) as pooler:
 
@@ -87,9 +87,9 @@ async def test_a_restart_of_the_pooler_is_an_absence_that_loses_nothing(database
         reached = await live(store, STREAM, 5)
         pooler.stop()
         store.database.pool.timeout = 0.2
-        with pytest.raises(StoreAway) as told:
+        with pytest.raises(StoreAway) as raised:
             await store.commit(next_commit(reached))
-        assert database.password not in str(told.value)
+        assert database.password not in str(raised.value)
         pooler.start()
         store.database.pool.timeout = 10.0
         async with asyncio.timeout(60):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from contracts.reader_contract import STREAMS, ArchiveContract, fill, finds_a_changed_journal, rebuild, verify
+from contracts.reader_contract import STREAMS, JournalReaderContract, fill, finds_a_changed_journal, rebuild, verify
 from kit.postgres import Database, Server, fresh_database
 from milepost.core.errors import StoreRefused
 from milepost.stores.open import open_reader, open_store
@@ -25,7 +25,7 @@ def empty(database: Database) -> StoreDump:
 
 
 def _lived(server: Server) -> str:
-    """Name the database of the server in which three lives were lived; let them be, where there is none yet."""
+    """Return the name of a template with the lives of three streams, which is created once for each server."""
 
     async def live(store_url: StoreUrl) -> None:
         async with open_store(store_url) as store:
@@ -34,7 +34,7 @@ def _lived(server: Server) -> str:
     return server.template("template_filled", live)
 
 
-class TestPostgresqlArchive(ArchiveContract):
+class TestPostgresqlReader(JournalReaderContract):
     @pytest.mark.parametrize(
         "tampering",
         [
@@ -46,7 +46,7 @@ class TestPostgresqlArchive(ArchiveContract):
             "TRUNCATE journal",
         ],
     )
-    async def test_finds_texts_of_the_journal_that_were_changed(self, filled: PostgresDump, tampering: str) -> None:
+    async def test_verify_detects_changed_texts_of_the_journal(self, filled: PostgresDump, tampering: str) -> None:
         await finds_a_changed_journal(filled, tampering)
 
     async def test_a_rebuild_beside_workers_leaves_nothing_out(self, filled: StoreDump) -> None:
@@ -70,7 +70,7 @@ class TestOpening:
             assert database.sql("SELECT 1 FROM pg_namespace WHERE nspname = 'milepost'") == []
 
     @pytest.mark.parametrize("postgres", ["oldest"], indirect=True)  # Debian's is built with ICU
-    async def test_streams_are_in_the_order_of_their_bytes_whatever_the_language(self, postgres: Server) -> None:
+    async def test_streams_are_ordered_by_their_bytes_whatever_the_collation(self, postgres: Server) -> None:
         language = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'"
         with fresh_database(postgres, template=None, options=language) as database:
             async with open_store(database.store_url) as store:

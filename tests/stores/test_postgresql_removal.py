@@ -20,10 +20,10 @@ def kept(database: Database) -> StoreDump:
 
 
 class TestPostgresqlRemoval(RemovalContract):
-    """In a database of a server."""
+    """In PostgreSQL."""
 
 
-async def test_a_worker_that_works_the_stream_writes_nothing_of_what_it_had_in_hand(kept: PostgresDump) -> None:
+async def test_a_worker_of_the_removed_stream_writes_nothing_more_of_it(kept: PostgresDump) -> None:
     before, _ = await two_lives(kept)
     async with open_store(kept.store_url) as store:
         in_hand = next_commit(before)
@@ -35,7 +35,7 @@ async def test_a_worker_that_works_the_stream_writes_nothing_of_what_it_had_in_h
         assert {each.page_id for each in kept.tables().conversations.values()} == {OTHER.page_id}
 
 
-async def test_others_go_on_while_rows_are_deleted(kept: PostgresDump) -> None:
+async def test_other_streams_continue_while_rows_are_deleted(kept: PostgresDump) -> None:
     """The removal waits for a lock on one of its rows, and holds its own meanwhile."""
     await two_lives(kept)
     async with open_store(kept.store_url) as store:

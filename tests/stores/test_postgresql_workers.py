@@ -1,4 +1,4 @@
-"""Several workers on one PostgreSQL: one order of the journal, one writer a stream, and nobody in another's way."""
+"""Several workers on one PostgreSQL: one order of the journal, one writer for each stream, and no deadlocks."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -40,7 +40,7 @@ async def live(store: PostgresqlStore, number: int) -> None:
         checkpoint = following.checkpoint
 
 
-async def test_who_follows_the_journal_misses_no_entry_whoever_wrote_it(
+async def test_a_follower_misses_no_entry_whichever_worker_wrote_it(
     database: Database, workers: list[PostgresqlStore]
 ) -> None:
     """An entry that is committed later never has the smaller seq."""
@@ -66,7 +66,7 @@ async def test_who_follows_the_journal_misses_no_entry_whoever_wrote_it(
     assert entries[0] == entries[1]
 
 
-async def test_of_workers_that_write_of_one_stream_one_is_first_and_the_others_hear_so(
+async def test_one_of_many_workers_of_a_stream_commits_and_the_others_get_a_conflict(
     database: Database, workers: list[PostgresqlStore]
 ) -> None:
     unborn = Checkpoint(STREAM.key)
@@ -81,8 +81,10 @@ async def test_of_workers_that_write_of_one_stream_one_is_first_and_the_others_h
     assert database.sql("SELECT count(*) FROM conversations") == [(1,)]
 
 
-async def test_rows_that_two_streams_share_lock_nobody_in(database: Database, workers: list[PostgresqlStore]) -> None:
-    """Nothing of the API says that a thread is of one page only. Writers take rows in one order, or try again."""
+async def test_rows_that_two_streams_share_cause_no_deadlock(
+    database: Database, workers: list[PostgresqlStore]
+) -> None:
+    """The API does not promise that a thread belongs to one page only. Writers take rows in one order, or retry."""
     engine = [some_rows(f"{n}") for n in range(40)]
 
     async def write(number: int) -> None:
@@ -106,9 +108,7 @@ async def test_rows_that_two_streams_share_lock_nobody_in(database: Database, wo
     assert database.sql("SELECT count(*) FROM conversations") == [(41,)]
 
 
-async def test_a_rebuild_and_a_person_s_erasure_stand_in_no_worker_s_way(
-    database: Database, workers: list[PostgresqlStore]
-) -> None:
+async def test_a_rebuild_and_an_erasure_only_delay_workers(database: Database, workers: list[PostgresqlStore]) -> None:
     async def disturb() -> None:
         async with open_postgresql_reader(database.store_url) as journal_reader:
             for number in range(6):
@@ -125,32 +125,32 @@ async def test_a_rebuild_and_a_person_s_erasure_stand_in_no_worker_s_way(
         assert (await journal_reader.verify()).streams == WORKERS * STREAMS_EACH
 
 
-async def test_a_commit_is_heard_of_by_who_listens(database: Database, workers: list[PostgresqlStore]) -> None:
-    told = asyncio.Event()
-    async with listening(database.store_url, told.set), asyncio.timeout(60):
-        await told.wait()  # at first: what was before is looked for
-        told.clear()
+async def test_a_listener_is_called_for_a_commit(database: Database, workers: list[PostgresqlStore]) -> None:
+    called = asyncio.Event()
+    async with listening(database.store_url, called.set), asyncio.timeout(60):
+        await called.wait()  # once at first: to look for earlier commits
+        called.clear()
 
         await live(workers[0], 1)
-        await told.wait()
+        await called.wait()
 
         database.terminate_backends()
-        told.clear()
-        await told.wait()  # it is heard again when the connection is there again
+        called.clear()
+        await called.wait()  # again when the connection is back
 
 
-async def test_who_listens_hangs_up_on_a_server_that_is_silent_even_when_asked(
+async def test_a_listener_hangs_up_on_a_server_that_does_not_answer(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("LISTEN_SECONDS", "ANSWER_SECONDS", "RECONNECT_SECONDS"):
         monkeypatch.setattr(hearing, name, 0.05)
-    told = asyncio.Event()
-    async with breakable_line(database) as line, listening(line.store_url, told.set), asyncio.timeout(60):
-        await told.wait()
+    called = asyncio.Event()
+    async with breakable_line(database) as line, listening(line.store_url, called.set), asyncio.timeout(60):
+        await called.wait()
         line.fall_silent()
-        told.clear()
+        called.clear()
         await until(lambda: line.clients > 1)
 
         line.speak_again()
 
-        await told.wait()
+        await called.wait()

@@ -1,4 +1,4 @@
-"""A copy of the database: of one moment, whatever is committed meanwhile, and in the way of nobody."""
+"""A copy of the database: as of one moment, whatever is committed meanwhile, and without delaying anybody."""
 
 import asyncio
 import sqlite3
@@ -31,9 +31,9 @@ async def database(tmp_path: Path) -> Path:
     return path
 
 
-async def copy(database: Path, target: Path, tell: Callable[[int, int], None] = lambda _, __: None) -> None:
+async def copy(database: Path, target: Path, progress: Callable[[int, int], None] = lambda _, __: None) -> None:
     async with open_sqlite_reader(database) as journal_reader:
-        await journal_reader.copy_to(target, tell)
+        await journal_reader.copy_to(target, progress)
 
 
 async def test_a_copy_is_of_the_moment_when_it_began_however_much_is_committed_meanwhile(
@@ -56,7 +56,7 @@ async def test_a_copy_is_of_the_moment_when_it_began_however_much_is_committed_m
     assert rows_of(database, COUNT) == [(2_000 + total,)]
 
 
-async def test_what_is_in_the_wal_only_is_copied_too(database: Path, tmp_path: Path) -> None:
+async def test_what_is_only_in_the_wal_is_copied(database: Path, tmp_path: Path) -> None:
     with raw(database) as connection:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute(ADD, ("before, in the WAL only",))
@@ -64,7 +64,7 @@ async def test_what_is_in_the_wal_only_is_copied_too(database: Path, tmp_path: P
     assert rows_of(tmp_path / "copy.db", COUNT) == [(2_001,)]
 
 
-async def test_a_copy_that_is_given_up_ends_at_the_next_step(
+async def test_an_abandoned_copy_ends_at_the_next_step(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backup, "STEP_PAGES", 1)
@@ -82,10 +82,10 @@ async def test_a_copy_that_is_given_up_ends_at_the_next_step(
 
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
-    await asyncio.sleep(0)  # it hears of it now
+    await asyncio.sleep(0)  # it notices now
 
 
-async def test_a_copy_is_one_file_that_can_be_read_without_another(database: Path, tmp_path: Path) -> None:
+async def test_a_copy_is_one_file_that_can_be_read_by_itself(database: Path, tmp_path: Path) -> None:
     (tmp_path / "alone").mkdir()
     await copy(database, tmp_path / "alone" / "copy.db")
     async with open_sqlite_reader(tmp_path / "alone" / "copy.db") as copied:
@@ -93,7 +93,7 @@ async def test_a_copy_is_one_file_that_can_be_read_without_another(database: Pat
         assert names_in(tmp_path / "alone") == {"copy.db"}
 
 
-async def test_a_file_that_cannot_be_written_is_told_as_the_one_at_fault(database: Path, tmp_path: Path) -> None:
+async def test_the_error_names_the_file_that_cannot_be_written(database: Path, tmp_path: Path) -> None:
     (tmp_path / "copy.db").mkdir()
     async with open_sqlite_reader(database) as journal_reader:
         with pytest.raises(MilepostError, match=r"copy\.db cannot be written: unable to open database file"):
@@ -101,7 +101,7 @@ async def test_a_file_that_cannot_be_written_is_told_as_the_one_at_fault(databas
         assert (await journal_reader.verify()).entries > 20, "the connection is as good as before"
 
 
-async def test_a_journal_that_was_tampered_with_is_found_in_the_copy(database: Path, tmp_path: Path) -> None:
+async def test_tampering_with_the_journal_is_detected_in_the_copy(database: Path, tmp_path: Path) -> None:
     execute(database, f"{DROP_TRIGGERS}; UPDATE journal SET data = '{{}}' WHERE seq = 1")
     await copy(database, tmp_path / "copy.db")
     async with open_sqlite_reader(tmp_path / "copy.db") as copied:
@@ -109,7 +109,7 @@ async def test_a_journal_that_was_tampered_with_is_found_in_the_copy(database: P
             await copied.verify_whole()
 
 
-async def test_a_page_that_is_damaged_is_found_though_the_journal_is_sound(database: Path, tmp_path: Path) -> None:
+async def test_a_damaged_page_is_detected_though_the_journal_is_sound(database: Path, tmp_path: Path) -> None:
     target = tmp_path / "copy.db"
     await copy(database, target)
     with raw(target) as connection:

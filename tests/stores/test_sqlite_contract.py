@@ -1,4 +1,4 @@
-"""The SQLite store makes the promises of a Store."""
+"""The SQLite store keeps the contract of a Store."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from contracts.remedies_contract import Forget, RemediesContract
 from contracts.store_contract import CheckingStoreContract, Look, Refuse, Tables
 from milepost.core.model import Stream, Table
-from milepost.stores.sqlite.erasure import forget_in_sqlite as forget_in
+from milepost.stores.sqlite.erase import forget_in_sqlite as forget_in
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 from stores.sqlite_files import execute
 from stores.store_dump import tables_of

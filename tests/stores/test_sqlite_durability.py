@@ -1,4 +1,4 @@
-"""What was acknowledged is there, whenever the process dies and whatever the disk refuses."""
+"""What was acknowledged is stored, whenever the process dies and whatever the disk refuses."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,9 @@ from stores.store_dump import SqliteDump
 
 class TestSigkill:
     @pytest.mark.parametrize("seeds", [range(start, start + 4) for start in range(0, 20, 4)], ids=str)
-    async def test_in_the_middle_of_group_commits_loses_nothing_acknowledged(self, path: Path, seeds: range) -> None:
+    async def test_a_kill_in_the_middle_of_group_commits_loses_nothing_acknowledged(
+        self, path: Path, seeds: range
+    ) -> None:
         await kills_lose_nothing_acknowledged(SqliteDump(path), seeds)
 
 
@@ -31,7 +33,7 @@ class TestFailingDisk:
             "pwrite64:error=ENOSPC:when=25..300",
         ],
     )
-    async def test_is_an_absence_that_loses_nothing(self, path: Path, fault: str) -> None:
+    async def test_a_failing_disk_is_an_absence_that_loses_nothing(self, path: Path, fault: str) -> None:
         printed = outcome([*injecting(fault), *command(path, streams=4, commits=12)])
 
         assert printed[-1] == "done"
@@ -41,14 +43,14 @@ class TestFailingDisk:
 
 
 class TestPowerCut:
-    """Every cut is made in the record of one process, which began in an empty directory and ended as it should."""
+    """Every cut is made in the record of one process, which began in an empty directory and ended normally."""
 
     STREAMS, COMMITS = 3, 6
 
     def cuts(
         self, tmp_path: Path, synchronous: str, jitter: Random | None = None
     ) -> Iterator[tuple[SqliteDump, dict[str, int]]]:
-        """Give what is left by a cut at each acknowledgement and sync, with what had been acknowledged by then."""
+        """Yield what is left by a cut at each acknowledgement and sync, with what had been acknowledged by then."""
         directory, record = tmp_path / "before", tmp_path / "record"
         directory.mkdir()
         path, option = directory / "milepost.db", f"--synchronous={synchronous}"
@@ -66,7 +68,7 @@ class TestPowerCut:
                 yield SqliteDump(after / "milepost.db"), acknowledged(printed)
 
     @pytest.mark.parametrize("seed", [None, 1, 2], ids=["nothing unsynced is kept", "some is", "some other is"])
-    async def test_loses_nothing_acknowledged(self, tmp_path: Path, seed: int | None) -> None:
+    async def test_a_power_cut_loses_nothing_acknowledged(self, tmp_path: Path, seed: int | None) -> None:
         jitter = None if seed is None else Random(seed)  # noqa: S311  (repeatable)
         acks: dict[str, int] = {}
         for kept, acks in self.cuts(tmp_path, "full", jitter):
@@ -75,10 +77,10 @@ class TestPowerCut:
             await all_is_whole(kept, acks)
         assert len(acks) == self.STREAMS
 
-    async def test_takes_the_last_commits_where_that_is_chosen_and_leaves_whole_what_is_left(
+    async def test_a_power_cut_with_synchronous_normal_takes_the_last_commits_and_leaves_the_rest_whole(
         self, tmp_path: Path
     ) -> None:
-        """Which shows as well that a cut does take what was not synced."""
+        """This also shows that a cut does take what was not synced."""
         losses = 0
         for kept, acks in self.cuts(tmp_path, "normal"):
             async with open_store(kept.store_url):
@@ -88,10 +90,10 @@ class TestPowerCut:
         assert losses >= self.STREAMS * self.COMMITS
 
     @pytest.mark.parametrize(("synchronous", "level"), [("full", 2), ("normal", 1)])
-    async def test_is_what_the_connection_is_set_up_for(
+    async def test_the_connection_is_configured_for_power_cuts(
         self, path: Path, synchronous: Literal["full", "normal"], level: int
     ) -> None:
-        """The setting that the others put to the proof, for machines without strace."""
+        """The setting that the other tests prove, for machines without strace."""
         async with open_sqlite(path, synchronous=synchronous) as store:
             found = await store._database.run(lambda connection: connection.execute("PRAGMA synchronous").fetchone())
         assert found == (level,)

@@ -1,4 +1,4 @@
-"""Forgetting a person beside a daemon: nothing of them is left on the disk, and the daemon brings nothing back."""
+"""Erasing a person beside a daemon: nothing of them is left on the disk, and the daemon brings nothing back."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from contracts.erasure_contract import GONE, SECRET, ErasureContract, keep
 from kit.builders import STREAM
 from milepost.core.errors import StoreRefused
-from milepost.stores.sqlite.erasure import forget_in_sqlite as forget
+from milepost.stores.sqlite.erase import forget_in_sqlite as forget
 from milepost.stores.sqlite.migrate import MIGRATIONS
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
@@ -21,16 +21,16 @@ def kept(path: Path) -> StoreDump:
 
 
 class TestSqliteErasure(ErasureContract):
-    """In a file."""
+    """In SQLite."""
 
 
 def on_disk(path: Path) -> bytes:
-    """Read the database and its WAL as they lie there."""
+    """Return the bytes of the database and its WAL."""
     wal = path.with_name(f"{path.name}-wal")
     return path.read_bytes() + (wal.read_bytes() if wal.exists() else b"")
 
 
-async def test_leaves_no_word_of_theirs_on_the_disk(path: Path) -> None:
+async def test_an_erasure_leaves_no_word_of_the_person_on_the_disk(path: Path) -> None:
     async with open_sqlite(path) as store:
         for person in ("ada", "bob"):
             await keep(store, person, f"{SECRET} {person}")
@@ -42,7 +42,7 @@ async def test_leaves_no_word_of_theirs_on_the_disk(path: Path) -> None:
     assert on_disk(path).count(f"{SECRET} bob".encode()) > 1_000
 
 
-async def test_leaves_no_word_of_theirs_while_a_daemon_runs(path: Path) -> None:
+async def test_an_erasure_beside_a_daemon_leaves_no_word_of_the_person(path: Path) -> None:
     async with open_sqlite(path) as store:
         await keep(store, "ada", SECRET)
 
@@ -53,7 +53,7 @@ async def test_leaves_no_word_of_theirs_while_a_daemon_runs(path: Path) -> None:
             await journal_reader.verify()
 
 
-async def test_a_reader_delays_what_is_in_the_wal_and_nothing_else(path: Path) -> None:
+async def test_a_reader_only_delays_what_is_in_the_wal(path: Path) -> None:
     async with open_sqlite(path) as store:
         await keep(store, "ada", SECRET)
         with raw(path) as reader:
@@ -67,7 +67,7 @@ async def test_a_reader_delays_what_is_in_the_wal_and_nothing_else(path: Path) -
         assert SECRET.encode() not in on_disk(path)
 
 
-async def test_without_a_database_of_this_schema_is_refused(tmp_path: Path) -> None:
+async def test_an_erasure_without_a_database_of_this_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "milepost.db"
 
     with pytest.raises(StoreRefused, match="there is no database"):

@@ -1,4 +1,4 @@
-"""What the user is told when the database or its disk is not as it should be, and what is left afterwards."""
+"""What the user sees when the database or its disk has a fault, and what is left afterwards."""
 
 import asyncio
 import os
@@ -21,8 +21,7 @@ from milepost.core.errors import JournalDamaged, MilepostError, RowsRejected, St
 from milepost.core.model import Keys, Stretch
 from milepost.core.ports import Commit, Committed
 from milepost.stores.reader import DeadLetterState
-from milepost.stores.sqlite import commit as commit_module
-from milepost.stores.sqlite import store as storing
+from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 from stores.histories import life, live, next_commit, stream
@@ -30,7 +29,7 @@ from stores.processes import command, outcome
 from stores.sqlite_files import execute, raw
 from stores.store_dump import tables_of
 
-# Root may do anything: without rights it is nobody whom the program runs as.
+# Root may do anything: to lack permissions, the program runs as nobody.
 
 
 DISK_FULL = "nothing that was committed is lost"
@@ -53,7 +52,7 @@ async def use(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Path:
-    """Give a database of some size, closed and to be copied."""
+    """Return a database of some size, closed and to be copied."""
     path = Path(shutil.copy(migrated, tmp_path_factory.mktemp("used")))
 
     async def lived() -> None:
@@ -72,26 +71,26 @@ class TestAFile:
         assert str(path) in refusal.value.message
         assert refusal.value.hint
 
-    async def test_in_a_directory_that_is_missing_is_refused(self, tmp_path: Path) -> None:
+    async def test_a_file_in_a_missing_directory_is_refused(self, tmp_path: Path) -> None:
         await self.refused(tmp_path / "missing" / "milepost.db", "No such file or directory")
 
-    async def test_that_is_a_directory_is_refused(self, tmp_path: Path) -> None:
+    async def test_a_directory_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "milepost.db").mkdir()
         await self.refused(tmp_path / "milepost.db", "unable to open")
 
-    async def test_whose_lock_is_a_directory_is_refused(self, path: Path) -> None:
+    async def test_a_file_whose_lock_is_a_directory_is_refused(self, path: Path) -> None:
         path.with_name("milepost.db.lock").mkdir()
         await self.refused(path, "Is a directory")
 
-    async def test_whose_directory_is_a_file_is_refused(self, path: Path) -> None:
+    async def test_a_file_whose_directory_is_a_file_is_refused(self, path: Path) -> None:
         await self.refused(path / "milepost.db", "Not a directory")
 
-    async def test_that_leads_to_itself_is_refused(self, tmp_path: Path) -> None:
+    async def test_a_symlink_to_itself_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "milepost.db").symlink_to("milepost.db")
         await self.refused(tmp_path / "milepost.db", "unable to open|symbolic links")
 
     @pytest.mark.parametrize("text", ["# my notes\n" * 1_000, "# notes"], ids=["long", "short"])
-    async def test_that_is_no_database_is_refused_and_left_alone(self, tmp_path: Path, text: str) -> None:
+    async def test_a_file_that_is_not_a_database_is_refused_and_left_alone(self, tmp_path: Path, text: str) -> None:
         path = tmp_path / "milepost.db"
         path.write_text(text)
 
@@ -99,7 +98,7 @@ class TestAFile:
 
         assert path.read_text() == text
 
-    async def test_without_a_byte_becomes_a_database(self, tmp_path: Path) -> None:
+    async def test_an_empty_file_becomes_a_database(self, tmp_path: Path) -> None:
         path = tmp_path / "milepost.db"
         path.touch()
 
@@ -109,7 +108,7 @@ class TestAFile:
 class TestRights:
     @pytest.fixture
     def ours(self, used: Path) -> Iterator[Path]:
-        """Give a database in a directory that everybody may reach."""
+        """Yield a database in a directory that everybody may reach."""
         with tempfile.TemporaryDirectory() as directory:
             Path(directory).chmod(0o777)
             path = Path(shutil.copy(used, directory))
@@ -117,33 +116,33 @@ class TestRights:
             yield path
             Path(directory).chmod(0o777)
 
-    def told(self, path: Path) -> str:
+    def outcome_for(self, path: Path) -> str:
         return outcome(command(path), user=unprivileged())[-1]
 
-    def test_that_are_enough_are_enough(self, ours: Path) -> None:
-        assert self.told(ours) == "done"
+    def test_the_permissions_that_are_needed_suffice(self, ours: Path) -> None:
+        assert self.outcome_for(ours) == "done"
 
     @pytest.mark.parametrize("mode", [0o000, 0o222, 0o444], ids=oct)
-    def test_to_the_file_that_are_lacking_are_named(self, ours: Path, mode: int) -> None:
+    def test_missing_permissions_for_the_file_are_named(self, ours: Path, mode: int) -> None:
         ours.chmod(mode)
 
-        assert self.told(ours).startswith(f"StoreRefused the database {ours} cannot be used: ")
+        assert self.outcome_for(ours).startswith(f"StoreRefused the database {ours} cannot be used: ")
 
-    def test_to_the_directory_that_are_lacking_are_named(self, ours: Path) -> None:
+    def test_missing_permissions_for_the_directory_are_named(self, ours: Path) -> None:
         ours.parent.chmod(0o555)
 
-        told = self.told(ours)
+        outcome = self.outcome_for(ours)
 
-        assert told.startswith(f"StoreRefused the database {ours} cannot be locked: Permission denied")
-        assert "this user may write there" in told
+        assert outcome.startswith(f"StoreRefused the database {ours} cannot be locked: Permission denied")
+        assert "this user may write there" in outcome
 
-    def test_to_the_directory_that_are_lacking_once_it_was_locked_are_named(self, ours: Path) -> None:
-        """SQLite needs files beside the database, too."""
+    def test_permissions_for_the_directory_that_are_missing_once_it_was_locked_are_named(self, ours: Path) -> None:
+        """SQLite needs files beside the database as well."""
         ours.with_name(ours.name + ".lock").touch()
         ours.with_name(ours.name + ".lock").chmod(0o666)
         ours.parent.chmod(0o555)
 
-        assert self.told(ours).startswith(f"StoreRefused the database {ours} cannot be used: ")
+        assert self.outcome_for(ours).startswith(f"StoreRefused the database {ours} cannot be used: ")
 
 
 def damaged(used: Path, directory: Path, seed: int) -> Path:
@@ -165,36 +164,36 @@ def interruptible(used: Path, directory: Path, kept: float) -> Path:
 
 
 def torn(wal: Path) -> None:
-    """Leave at the end of a WAL what a crash may: a write that was not finished."""
+    """Leave an unfinished write at the end of a WAL, as a crash may."""
     with wal.open("ab") as file:
         file.write(bytes(range(256)) * 20)
 
 
 class TestDamage:
-    """Never a traceback, never a wrong answer: StoreRefused, JournalDamaged, or nothing of it was hit."""
+    """Never a traceback, never a wrong result: StoreRefused, JournalDamaged, or the damage hit nothing."""
 
     @pytest.mark.parametrize("kept", [0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
-    async def test_of_a_file_cut_short_is_told(self, used: Path, tmp_path: Path, kept: float) -> None:
+    async def test_a_truncated_file_is_reported(self, used: Path, tmp_path: Path, kept: float) -> None:
         path = interruptible(used, tmp_path, kept)
 
-        with pytest.raises((StoreRefused, JournalDamaged)) as told:
+        with pytest.raises((StoreRefused, JournalDamaged)) as raised:
             await use(path)
 
-        assert "backup" in told.value.hint or "no SQLite database" in told.value.hint
+        assert "backup" in raised.value.hint or "no SQLite database" in raised.value.hint
 
-    async def test_of_pages_in_the_middle_is_told(self, used: Path, tmp_path: Path) -> None:
-        told = [await self._told(damaged(used, tmp_path, seed)) for seed in range(25)]
+    async def test_damaged_pages_are_reported(self, used: Path, tmp_path: Path) -> None:
+        errors = [await self._error_of(damaged(used, tmp_path, seed)) for seed in range(25)]
 
-        assert sum(error is not None for error in told) >= 10
+        assert sum(error is not None for error in errors) >= 10
 
-    async def _told(self, path: Path) -> MilepostError | None:
+    async def _error_of(self, path: Path) -> MilepostError | None:
         try:
             await use(path)
         except (StoreRefused, JournalDamaged) as error:
             return error
         return None
 
-    async def test_of_the_wal_loses_what_was_never_acknowledged_only(self, path: Path, tmp_path: Path) -> None:
+    async def test_a_damaged_wal_loses_only_what_was_never_acknowledged(self, path: Path, tmp_path: Path) -> None:
         crashed = tmp_path / "crashed.db"
         async with open_sqlite(path) as store:
             after = await live(store, STREAM, 5)
@@ -208,7 +207,7 @@ class TestDamage:
 
 @contextmanager
 def a_file_is_at_most(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond so many bytes."""
+    """Limit the files of this process to so many bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -218,7 +217,7 @@ def a_file_is_at_most(size: int) -> Iterator[None]:
 
 
 async def fill_up(store: SqliteStore) -> Checkpoint:
-    """Commit until the store is away, and give where the stream stands then."""
+    """Commit until the store is away, and return the stream's checkpoint then."""
     checkpoint = await store.load(STREAM.key)
     for _ in range(2_000):
         following = next_commit(checkpoint)
@@ -249,7 +248,7 @@ class TestAFullDisk:
         with small_disk(tmp_path, "1m") as disk:
             yield disk
 
-    async def test_is_an_absence_until_there_is_room(self, disk: Path, migrated: Path) -> None:
+    async def test_a_full_disk_is_an_absence_until_there_is_room(self, disk: Path, migrated: Path) -> None:
         path = Path(shutil.copy(migrated, disk))
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(300_000))
@@ -264,7 +263,7 @@ class TestAFullDisk:
             await journal_reader.verify()
 
     @pytest.mark.parametrize("room", [0, 5_000, 30_000])
-    async def test_at_the_start_is_told(self, disk: Path, migrated: Path, room: int) -> None:
+    async def test_a_full_disk_at_the_start_is_reported(self, disk: Path, migrated: Path, room: int) -> None:
         path = Path(shutil.copy(migrated, disk))
         (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - room))
 
@@ -275,8 +274,10 @@ class TestAFullDisk:
         await use(path)
 
     @pytest.mark.parametrize("room", [0, 8_192, 20_480, 57_344, 90_112, 122_880])
-    async def test_for_a_new_database_is_told_and_mended_by_room(self, disk: Path, room: int) -> None:
-        """Wherever in the migrations it becomes full."""
+    async def test_a_disk_too_full_for_a_new_database_is_reported_until_there_is_room(
+        self, disk: Path, room: int
+    ) -> None:
+        """At whichever migration it becomes full."""
         (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - room))
 
         with pytest.raises(StoreAway, match="disk"):
@@ -285,7 +286,7 @@ class TestAFullDisk:
         (disk / "ballast").unlink()
         await use(disk / "milepost.db")
 
-    async def test_by_a_limit_is_the_same(self, path: Path) -> None:
+    async def test_a_quota_counts_as_a_full_disk(self, path: Path) -> None:
         async with open_sqlite(path) as store:
             with a_file_is_at_most(400_000):
                 reached = await fill_up(store)
@@ -294,7 +295,7 @@ class TestAFullDisk:
 
 
 class TestALockedDatabase:
-    async def test_is_an_absence_after_the_timeout_until_it_is_let_go(self, path: Path) -> None:
+    async def test_a_locked_database_is_an_absence_from_the_timeout_until_it_is_unlocked(self, path: Path) -> None:
         async with open_sqlite(path) as store:
             reached = await live(store, STREAM, 2)
             await store._database.run(lambda connection: connection.execute("PRAGMA busy_timeout = 50"))
@@ -307,7 +308,7 @@ class TestALockedDatabase:
 
             assert (await live(store, STREAM, 1)).version > reached.version
 
-    async def test_by_a_reader_holds_up_nothing(self, path: Path) -> None:
+    async def test_a_reader_s_lock_delays_nothing(self, path: Path) -> None:
         async with open_sqlite(path) as store:
             before = await live(store, STREAM, 2)
             with raw(path) as other:
@@ -326,22 +327,24 @@ async def test_a_database_whose_tables_are_gone_is_refused(path: Path) -> None:
         await use(path)
 
 
-async def test_a_fault_while_a_group_is_written_one_by_one_is_told_to_those_alone_whom_it_hit(
+async def test_a_fault_while_a_group_is_written_one_by_one_is_raised_only_to_those_it_hit(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of them is refused, so that each is written by itself; what is stored by then is said to be stored."""
+    """One of them is refused, so that each is written by itself; what is stored by then is reported as stored."""
     opening, stored, refused, hit = (next(life(stream(number), 1)) for number in range(4))
     full = sqlite3.OperationalError("database or disk is full")
     full.sqlite_errorname = "SQLITE_FULL"
 
-    def write_or_fail(sql: dict[str, str], size: int, commit: Commit, connection: sqlite3.Connection) -> Committed:
-        if commit is refused:
-            raise sqlite3.IntegrityError("not this one")
-        if commit is hit:
-            raise full
-        return commit_module.write(sql, size, commit, connection)
+    write = SqliteWriter.write
 
-    monkeypatch.setattr(storing, "write", write_or_fail)
+    def write_or_fail(writer: SqliteWriter, group: list[Commit], events_chunk_size: int) -> list[Committed]:
+        if refused in group:
+            raise sqlite3.IntegrityError("not this one")
+        if hit in group:
+            raise full
+        return write(writer, group, events_chunk_size)
+
+    monkeypatch.setattr(SqliteWriter, "write", write_or_fail)
     async with open_sqlite(path) as store:
         commits = (opening, stored, refused, hit)
         answers = await asyncio.gather(*(store.commit(each) for each in commits), return_exceptions=True)

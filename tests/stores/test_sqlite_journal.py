@@ -1,4 +1,4 @@
-"""The journal's table takes entries and keeps them, whoever asks otherwise."""
+"""The journal's table is append-only, whoever tries otherwise."""
 
 import sqlite3
 from pathlib import Path
@@ -28,7 +28,7 @@ async def journal(path: Path) -> Path:
         "INSERT INTO journal SELECT * FROM journal WHERE seq = 2 ON CONFLICT (seq) DO UPDATE SET data = '{}'",
     ],
 )
-def test_refuses_to_change_or_forget_an_entry(journal: Path, statement: str) -> None:
+def test_entries_cannot_be_changed_or_deleted(journal: Path, statement: str) -> None:
     before = rows_of(journal, "SELECT * FROM journal")
 
     with raw(journal) as connection, pytest.raises(sqlite3.IntegrityError, match="append-only"):
@@ -38,7 +38,7 @@ def test_refuses_to_change_or_forget_an_entry(journal: Path, statement: str) -> 
 
 
 @pytest.mark.parametrize("version", ["version", "version + 1000", "NULL", "-1"])
-def test_refuses_every_version_but_the_next(journal: Path, version: str) -> None:
+def test_every_version_but_the_next_is_refused(journal: Path, version: str) -> None:
     before = rows_of(journal, "SELECT * FROM journal")
 
     with raw(journal) as connection, pytest.raises(sqlite3.IntegrityError):
@@ -50,7 +50,7 @@ def test_refuses_every_version_but_the_next(journal: Path, version: str) -> None
     assert rows_of(journal, "SELECT * FROM journal") == before
 
 
-def test_refuses_to_put_the_next_entry_in_the_place_of_another(journal: Path) -> None:
+def test_the_next_entry_cannot_replace_another(journal: Path) -> None:
     before = rows_of(journal, "SELECT * FROM journal")
 
     with raw(journal) as connection, pytest.raises(sqlite3.IntegrityError, match="append-only"):

@@ -1,4 +1,4 @@
-"""The files of a database that are deleted, replaced or overwritten while it is open: nothing is told as committed."""
+"""The files of a database that are deleted, replaced or overwritten while it is open: no commit to them counts."""
 
 import asyncio
 import os
@@ -14,8 +14,8 @@ from kit.builders import STREAM
 from milepost.core.errors import OutcomeUnknown, StoreAway, StoreBusy, StoreLost
 from milepost.core.model import Keys
 from milepost.stores.open import forget
-from milepost.stores.sqlite import commit as commit_module
 from milepost.stores.sqlite import store as store_module
+from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 from milepost.stores.url import StoreUrl
@@ -83,15 +83,15 @@ each_harm = pytest.mark.parametrize("harm", GONE)
 
 @pytest.fixture
 def path(tmp_path: Path, migrated: Path) -> Path:
-    """Give a database in a folder that may be moved."""
+    """Return a database in a folder that may be moved."""
     (tmp_path / "here").mkdir()
     return Path(shutil.copy(migrated, tmp_path / "here"))
 
 
 @asynccontextmanager
-async def opened_in_vain(path: Path, told: str) -> AsyncIterator[SqliteStore]:
-    """Open the database; after the block it has to be told that it was lost."""
-    with pytest.raises(StoreLost, match=told) as lost:
+async def opened_in_vain(path: Path, message: str) -> AsyncIterator[SqliteStore]:
+    """Open the database, and check that its loss is reported after the block."""
+    with pytest.raises(StoreLost, match=message) as lost:
         async with open_sqlite(path) as store:
             yield store
     assert lost.value.hint
@@ -105,44 +105,50 @@ def move(path: Path, to: Path) -> None:
     path.rename(to)
 
 
-async def refuses(store: SqliteStore, told: str) -> None:
-    """See that nothing is asked or committed any more."""
+async def refuses(store: SqliteStore, message: str) -> None:
+    """Check that every query and commit is refused."""
     checks = [store.load(STREAM.key), store.known(Keys(STREAM)), store.checkpoints(), store.answers()]
     for asked in checks:
-        with pytest.raises(StoreLost, match=told):
+        with pytest.raises(StoreLost, match=message):
             await asked
 
 
 class TestAFileThatIsGone:
     @each_harm
-    async def test_is_told_to_whoever_asks_or_commits_and_after_the_block(self, path: Path, harm: str) -> None:
-        harms, told = GONE[harm]
-        async with opened_in_vain(path, told) as store:
+    async def test_a_lost_file_is_reported_to_queries_and_commits_and_after_the_block(
+        self, path: Path, harm: str
+    ) -> None:
+        harms, message = GONE[harm]
+        async with opened_in_vain(path, message) as store:
             reached = await live(store, STREAM, 2)
             harms(path)
-            with pytest.raises(StoreLost, match=told):
+            with pytest.raises(StoreLost, match=message):
                 await store.commit(next_commit(reached))
-            await refuses(store, told)
+            await refuses(store, message)
 
     @each_harm
-    async def test_is_told_after_the_block_although_nobody_asked(self, path: Path, harm: str) -> None:
-        harms, told = GONE[harm]
-        async with opened_in_vain(path, told) as store:
+    async def test_a_lost_file_is_reported_after_the_block_although_nothing_was_asked(
+        self, path: Path, harm: str
+    ) -> None:
+        harms, message = GONE[harm]
+        async with opened_in_vain(path, message) as store:
             await live(store, STREAM, 2)
             harms(path)
 
     @each_harm
-    async def test_is_found_without_being_asked(self, path: Path, harm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_lost_file_is_noticed_without_being_asked(
+        self, path: Path, harm: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(store_module, "WATCH_SECONDS", 0.01)
-        harms, told = GONE[harm]
-        async with opened_in_vain(path, told) as store:
+        harms, message = GONE[harm]
+        async with opened_in_vain(path, message) as store:
             await live(store, STREAM, 2)
             watching = asyncio.create_task(store.watch())
             harms(path)
             assert "while it was open" in (await watching).message
 
-    async def test_stays_gone_when_it_is_put_back(self, path: Path) -> None:
-        """Meanwhile others may have made another one, and who asked was told that it is gone."""
+    async def test_a_lost_file_stays_lost_when_it_is_put_back(self, path: Path) -> None:
+        """Meanwhile others may have made another one, and callers got the error."""
         away = path.with_name("away.db")
         async with opened_in_vain(path, "while it was open") as store:
             move(path, away)
@@ -152,32 +158,32 @@ class TestAFileThatIsGone:
             await refuses(store, "deleted or moved away")
 
     @pytest.mark.parametrize("harm", ["deleted", "replaced", "wal deleted", "lock deleted"])
-    async def test_takes_back_the_word_for_a_commit_in_hand(
+    async def test_a_commit_to_a_file_that_is_lost_meanwhile_does_not_count(
         self, path: Path, harm: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It goes while the rows are written: the COMMIT succeeds, and nobody would find what it wrote."""
-        harms, told = GONE[harm]
-        write = commit_module.write
+        """It is lost while the rows are written: the COMMIT succeeds, and nobody would find what it wrote."""
+        harms, message = GONE[harm]
+        write = SqliteWriter.write
 
         def harmed(*arguments: object) -> object:
             committed = write(*arguments)  # type: ignore[arg-type]
             harms(path)
             return committed
 
-        async with opened_in_vain(path, told) as store:
+        async with opened_in_vain(path, message) as store:
             reached = await live(store, STREAM, 2)
             if harm == "replaced":
                 other = other_database(path)
                 harms = other.rename
-            monkeypatch.setattr(store_module, "write", harmed)
-            with pytest.raises(StoreLost, match=told):
+            monkeypatch.setattr(SqliteWriter, "write", harmed)
+            with pytest.raises(StoreLost, match=message):
                 await store.commit(next_commit(reached))
 
-    async def test_leaves_a_commit_open_where_nobody_can_look(
+    async def test_the_outcome_of_a_commit_is_unknown_if_the_files_cannot_be_checked(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Such as a directory that hangs: the commit is settled by reading, and not made twice."""
-        write, look = commit_module.write, Path.stat
+        write, look = SqliteWriter.write, Path.stat
         async with open_sqlite(path) as store:
             reached = await live(store, STREAM, 2)
             commit = next_commit(reached)
@@ -190,7 +196,7 @@ class TestAFileThatIsGone:
                 monkeypatch.setattr(Path, "stat", fail)
                 return committed
 
-            monkeypatch.setattr(store_module, "write", harmed)
+            monkeypatch.setattr(SqliteWriter, "write", harmed)
             with pytest.raises(OutcomeUnknown, match="Permission denied"):
                 await store.commit(commit)
             with pytest.raises(StoreAway):
@@ -201,7 +207,9 @@ class TestAFileThatIsGone:
 
 class TestWhatIsCommitted:
     @pytest.mark.parametrize("harm", ["wal deleted", "wal replaced", "shm deleted", "lock deleted", "lock replaced"])
-    async def test_is_in_the_database_when_only_a_file_beside_it_goes(self, path: Path, harm: str) -> None:
+    async def test_what_is_committed_survives_the_loss_of_a_file_beside_the_database(
+        self, path: Path, harm: str
+    ) -> None:
         async with opened_in_vain(path, "while it was open") as store:
             reached = await live(store, STREAM, 30)
             GONE[harm][0](path)
@@ -210,7 +218,7 @@ class TestWhatIsCommitted:
         async with open_sqlite_reader(path) as journal_reader:
             await journal_reader.verify()
 
-    async def test_into_the_database_before_does_not_get_into_the_one_in_its_place(self, path: Path) -> None:
+    async def test_what_is_committed_does_not_get_into_a_database_that_replaced_it(self, path: Path) -> None:
         other = other_database(path)
         before = bytes_of(other)
         async with opened_in_vain(path, "while it was open") as store:
@@ -218,7 +226,7 @@ class TestWhatIsCommitted:
             move(other, path)
         assert bytes_of(path) == before
 
-    async def test_is_whole_again_when_the_database_that_was_moved_is_put_back(self, path: Path) -> None:
+    async def test_what_is_committed_is_whole_again_when_a_moved_database_is_put_back(self, path: Path) -> None:
         async with opened_in_vain(path, "while it was open") as store:
             reached = await live(store, STREAM, 30)
             move(path, path.with_name("away.db"))
@@ -228,7 +236,7 @@ class TestWhatIsCommitted:
 
 
 class TestASecondMilepost:
-    async def test_that_the_lock_does_not_hold_off_any_more_is_noticed_by_the_first(self, path: Path) -> None:
+    async def test_the_first_milepost_notices_a_second_that_a_lost_lock_lets_in(self, path: Path) -> None:
         async with opened_in_vain(path, r"milepost\.db\.lock") as first:
             reached = await live(first, STREAM, 2)
             with pytest.raises(StoreBusy):
@@ -243,14 +251,14 @@ class TestASecondMilepost:
 
 class TestAReader:
     @pytest.mark.parametrize("harm", ["deleted", "replaced"])
-    async def test_is_told_that_it_reads_what_nobody_finds(self, path: Path, harm: str) -> None:
+    async def test_a_reader_of_a_lost_file_gets_an_error(self, path: Path, harm: str) -> None:
         async with open_sqlite_reader(path) as journal_reader:
             assert await journal_reader.checkpoints() == []
             GONE[harm][0](path)
             with pytest.raises(StoreLost, match=GONE[harm][1]):
                 await journal_reader.entries(after=0, limit=10)
 
-    async def test_that_rebuilds_is_told_that_it_was_for_nothing(self, path: Path) -> None:
+    async def test_a_rebuild_of_a_lost_file_gets_an_error(self, path: Path) -> None:
         async with open_sqlite_reader(path, alone=True) as journal_reader:
             await journal_reader.rebuild()
             beside(path, ".lock").unlink()
@@ -261,7 +269,7 @@ class TestAReader:
 class TestNothingIsLost:
     """What other programs may do beside the daemon."""
 
-    async def test_by_checkpoints_vacuums_and_other_connections_that_come_and_go(self, path: Path) -> None:
+    async def test_checkpoints_vacuums_and_other_connections_are_no_loss(self, path: Path) -> None:
         async with open_sqlite(path) as store:
             await live(store, STREAM, 10)
             for script in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(RESTART)", "ANALYZE"):
@@ -272,7 +280,7 @@ class TestNothingIsLost:
             assert rows_of(path, "SELECT count(*) > 0 FROM journal") == [(1,)]
             await store.answers()
 
-    async def test_by_a_backup_or_a_person_who_is_forgotten(self, path: Path, tmp_path: Path) -> None:
+    async def test_a_backup_and_an_erasure_are_no_loss(self, path: Path, tmp_path: Path) -> None:
         async with open_sqlite(path) as store:
             reached = await live(store, STREAM, 10)
             async with open_sqlite_reader(path) as journal_reader:
@@ -280,7 +288,7 @@ class TestNothingIsLost:
             await forget(StoreUrl(f"sqlite:///{path}"), STREAM, "c_1")
             assert await store.load(STREAM.key) == reached
 
-    async def test_by_a_symlink_that_leads_elsewhere_later(self, path: Path, tmp_path: Path) -> None:
+    async def test_a_symlink_that_leads_elsewhere_later_is_no_loss(self, path: Path, tmp_path: Path) -> None:
         link = tmp_path / "link.db"
         link.symlink_to(path)
         async with open_sqlite(link) as store:
@@ -288,7 +296,7 @@ class TestNothingIsLost:
             link.symlink_to(tmp_path / "other.db")
             await live(store, STREAM, 3)
 
-    async def test_by_a_backup_that_is_read_which_has_no_files_beside_it(self, path: Path) -> None:
+    async def test_reading_a_backup_without_files_beside_it_is_no_loss(self, path: Path) -> None:
         other = other_database(path)
         with closing(sqlite3.connect(other)) as connection:
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
@@ -297,7 +305,7 @@ class TestNothingIsLost:
 
 
 class TestADatabaseThatIsMissingAtTheStart:
-    async def test_is_made_anew_and_that_is_said_where_there_was_one(
+    async def test_a_missing_database_is_created_anew_with_a_warning_if_there_was_one(
         self, path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
     ) -> None:
         async with open_sqlite(path):
@@ -305,9 +313,9 @@ class TestADatabaseThatIsMissingAtTheStart:
         move(path, path.with_name("away.db"))
         async with open_sqlite(path):
             pass
-        assert "database missing, a new one made" in capsys.readouterr().out + caplog.text
+        assert "database missing, a new one was created" in capsys.readouterr().out + caplog.text
 
-    async def test_is_made_without_a_word_where_there_never_was_one(
+    async def test_a_database_is_created_silently_where_there_never_was_one(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         async with open_sqlite(tmp_path / "new.db"):

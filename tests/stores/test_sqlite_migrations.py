@@ -1,4 +1,4 @@
-"""Bringing a database to this program's schema: once, forward only, and whole however it is interrupted."""
+"""Migrating a database: once, forward only, and whole however it is interrupted."""
 
 import shutil
 from pathlib import Path
@@ -36,27 +36,27 @@ def in_order(path: Path) -> list[str]:
 
 @pytest.fixture
 def more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a copy of the shipped migrations, to which some can be added."""
+    """Return a copy of the shipped migrations, to which some can be added."""
     copied = Path(shutil.copytree(MIGRATIONS, tmp_path / "migrations [50%]"))
     monkeypatch.setattr(migrating, "MIGRATIONS", copied)
     return copied
 
 
 class TestMigrate:
-    def test_brings_a_new_database_to_the_schema(self, tmp_path: Path) -> None:
+    def test_a_new_database_gets_the_schema(self, tmp_path: Path) -> None:
         path = tmp_path / "milepost.db"
 
         assert migrate(path) == shipped() == applied(path)
         assert pending(path) == set()
         assert in_order(path) == sorted(shipped())
 
-    def test_again_does_nothing(self, path: Path) -> None:
+    def test_migrating_again_does_nothing(self, path: Path) -> None:
         before = path.read_bytes()
 
         assert migrate(path) == set()
         assert path.read_bytes() == before
 
-    def test_applies_only_what_is_lacking_in_the_order_of_the_names(self, path: Path, more: Path) -> None:
+    def test_only_missing_migrations_are_applied_in_the_order_of_their_names(self, path: Path, more: Path) -> None:
         (more / "0010_third.sql").write_text("ALTER TABLE extra RENAME COLUMN two TO three;")
         (more / "0009_second.sql").write_text("ALTER TABLE extra RENAME COLUMN one TO two;")
         (more / "0008_first.sql").write_text("CREATE TABLE extra (one TEXT);")
@@ -66,18 +66,18 @@ class TestMigrate:
         assert in_order(path) == sorted(shipped())
         assert [name for _, name, *_ in rows_of(path, "PRAGMA table_info(extra)")] == ["three"]
 
-    def test_ships_with_the_package(self) -> None:
+    def test_the_migrations_ship_with_the_package(self) -> None:
         assert MIGRATIONS.resolve() == ROOT / "migrations" / "sqlite"
         assert {"0001_journal", "0002_contacts", "0003_remedies", "0004_listings"} <= shipped()
 
-    def test_have_the_names_of_postgresql_s(self) -> None:
+    def test_both_databases_have_migrations_of_the_same_names(self) -> None:
         assert POSTGRESQL.resolve() == ROOT / "migrations" / "postgresql"
         assert {path.stem for path in POSTGRESQL.glob("*.sql")} >= shipped()
 
 
 class TestAnOlderDatabase:
-    async def test_with_dead_letters_verifies_and_goes_on(self, tmp_path: Path, more: Path) -> None:
-        """Whose letters say neither when they are redriven nor what they looked like."""
+    async def test_an_older_database_with_dead_letters_verifies_and_continues(self, tmp_path: Path, more: Path) -> None:
+        """Its dead letters have neither the time of their redrive nor a fingerprint."""
         path = tmp_path / "milepost.db"
         newer = taken_away(more, since="0003")
         migrate(path)
@@ -96,7 +96,7 @@ class TestAnOlderDatabase:
 
 
 def taken_away(migrations: Path, *, since: str) -> dict[Path, str]:
-    """Take away the migrations from that one on, and give what was in them."""
+    """Delete the migrations from that one on, and return their texts."""
     newer = {each: each.read_text() for each in migrations.iterdir() if each.name >= since}
     for each in newer:
         each.unlink()
@@ -107,7 +107,7 @@ def as_it_was(path: Path, events: list[DeadLetterOpened]) -> None:
     """Write a journal and its projections into the tables before 0003_remedies.sql."""
     appended, sql = entries(*events, recorded_at=NOON), load_statements("sqlite")
     with raw(path) as connection:
-        connection.executemany(sql["insert_entry"], map(rows.entry_tuple, appended))
+        connection.executemany(sql["insert_entries"], map(rows.entry_tuple, appended))
         connection.execute(sql["upsert_checkpoint"], rows.checkpoint_tuple(fold(appended, Checkpoint(STREAM.key))))
         for each in events:
             dead_letter = (each.dead_letter_id, STREAM.key, each.stage, each.subject, each.reason, instant_text(NOON))
@@ -116,17 +116,19 @@ def as_it_was(path: Path, events: list[DeadLetterOpened]) -> None:
 
 
 class TestANewerDatabase:
-    async def test_is_refused_with_the_names_of_what_is_unknown(self, path: Path) -> None:
+    async def test_a_newer_database_is_refused_with_the_names_of_unknown_migrations(self, path: Path) -> None:
         execute(path, "INSERT INTO schema_migrations VALUES ('0099_from_the_future', '2099-01-01')")
 
         for opening in (open_sqlite(path), open_sqlite_reader(path), open_sqlite_reader(path, alone=True)):
-            with pytest.raises(StoreRefused, match="newer than this Milepost: it has had 0099_from_the_future"):
+            with pytest.raises(
+                StoreRefused, match="newer than this Milepost: its migrations include 0099_from_the_future"
+            ):
                 async with opening:
                     pass
 
 
 class TestADatabaseOfAnotherProgram:
-    async def test_is_refused_and_left_alone(self, tmp_path: Path) -> None:
+    async def test_a_database_of_another_program_is_refused_and_left_alone(self, tmp_path: Path) -> None:
         path = tmp_path / "crm.db"
         execute(path, "CREATE TABLE contacts (name); INSERT INTO contacts VALUES ('Ada'); CREATE TABLE journal (day)")
         before = schema(path)
@@ -140,7 +142,7 @@ class TestADatabaseOfAnotherProgram:
 
 
 class TestAnInterruptedMigration:
-    async def test_that_fails_leaves_what_was_there_and_goes_on_once_it_is_mended(
+    async def test_a_failed_migration_changes_nothing_and_succeeds_once_it_is_repaired(
         self, tmp_path: Path, more: Path
     ) -> None:
         path = tmp_path / "milepost.db"
@@ -159,7 +161,7 @@ class TestAnInterruptedMigration:
             await live(store, STREAM, 3)
 
     @pytest.mark.parametrize("write", [1, 6, 11, 16, 21, 26, 31, 36])
-    def test_that_is_killed_is_finished_by_the_next_start(self, tmp_path: Path, migrated: Path, write: int) -> None:
+    def test_a_killed_migration_is_finished_by_the_next_start(self, tmp_path: Path, migrated: Path, write: int) -> None:
         """Killed at the given write to the disk, before it is done."""
         path = tmp_path / "milepost.db"
         killing = injecting(f"pwrite64:signal=KILL:when={write}")

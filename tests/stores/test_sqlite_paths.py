@@ -1,4 +1,4 @@
-"""One Milepost for each database, whatever its path is called and by whatever path it is reached."""
+"""One Milepost for each database, by whatever path it is reached."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ ODD_NAMES = ("a b", "50%", "%41", "what?", "a#b", "a[1]", "*", "a&b=c", "it's", 
 
 class TestAPath:
     @pytest.mark.parametrize("name", ODD_NAMES)
-    async def test_may_have_any_characters(self, tmp_path: Path, name: str) -> None:
+    async def test_a_path_may_have_any_characters(self, tmp_path: Path, name: str) -> None:
         directory = tmp_path / name
         directory.mkdir()
         path = directory / name
@@ -37,7 +37,7 @@ class TestAPath:
         assert names_in(tmp_path) == {name}
 
     @pytest.mark.parametrize("name", ["milepost.db", ":memory:", "file:a?mode=memory"])
-    async def test_may_be_relative(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    async def test_a_path_may_be_relative(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         monkeypatch.chdir(tmp_path)
 
         async with open_sqlite(Path(name)) as store:
@@ -48,7 +48,7 @@ class TestAPath:
 
 
 class TestASecondMilepost:
-    async def test_in_this_process_is_refused(self, path: Path) -> None:
+    async def test_a_second_store_in_this_process_is_refused(self, path: Path) -> None:
         async with open_sqlite(path):
             with pytest.raises(StoreBusy, match=f"process {os.getpid()}"):
                 async with open_sqlite(path):
@@ -56,14 +56,14 @@ class TestASecondMilepost:
         async with open_sqlite(path):
             pass
 
-    async def test_in_another_process_is_refused_until_the_first_has_ended(self, path: Path) -> None:
+    async def test_a_second_process_is_refused_until_the_first_has_ended(self, path: Path) -> None:
         async with open_sqlite(path):
-            (told,) = outcome(command(path))
-        assert told.startswith(f"StoreBusy another Milepost (process {os.getpid()}) works on the database {path}")
+            (printed,) = outcome(command(path))
+        assert printed.startswith(f"StoreBusy another Milepost (process {os.getpid()}) works on the database {path}")
 
         assert outcome(command(path))[-1] == "done"
 
-    async def test_is_let_in_once_the_first_is_killed(self, path: Path) -> None:
+    async def test_a_second_process_is_let_in_once_the_first_is_killed(self, path: Path) -> None:
         with running(command(path, commits=100_000)) as process:
             assert lines(process, 2)[0] == "open"
             with pytest.raises(StoreBusy, match=f"process {process.pid}"):
@@ -75,7 +75,7 @@ class TestASecondMilepost:
         async with open_sqlite(path) as store:
             assert (await store.load("messenger:page-0")).version > 0
 
-    async def test_is_refused_by_way_of_a_symlink(self, path: Path, tmp_path: Path) -> None:
+    async def test_a_second_store_is_refused_through_a_symlink(self, path: Path, tmp_path: Path) -> None:
         link = tmp_path / "elsewhere.db"
         link.symlink_to(path)
 
@@ -88,10 +88,8 @@ class TestASecondMilepost:
                 async with open_sqlite(path):
                     pass
 
-    async def test_is_not_kept_out_by_who_only_looks_whether_there_is_one(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """`milepost status` looks by taking the lock for an instant, which may be the one in which a daemon starts."""
+    async def test_checking_the_lock_keeps_nobody_out(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """`milepost status` checks by taking the lock for a moment, in which a daemon may start."""
         with path.with_name(f"{path.name}.lock").open("w") as looking:
             fcntl.flock(looking, fcntl.LOCK_SH)
             monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
@@ -99,12 +97,12 @@ class TestASecondMilepost:
             async with open_sqlite(path):
                 pass
 
-    async def test_that_only_reads_is_let_in(self, path: Path) -> None:
+    async def test_a_reader_is_let_in_beside_a_store(self, path: Path) -> None:
         async with open_sqlite(path) as store, open_sqlite_reader(path) as journal_reader:
             after = await live(store, STREAM, 3)
             assert await journal_reader.checkpoints() == [after]
 
-    async def test_does_not_get_the_lock_from_a_child_of_the_first(self, path: Path) -> None:
+    async def test_a_child_process_does_not_pass_on_the_lock(self, path: Path) -> None:
         """Programs that Milepost starts do not hold its database after it."""
         with ExitStack() as later:
             async with open_sqlite(path):

@@ -1,4 +1,4 @@
-"""Who may open the files of a database: nobody but their owner, whatever the umask and whatever was there before."""
+"""Who may open the files of a database: only their owner, whatever the umask and whatever was there before."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def usual_umask() -> Iterator[None]:
 
 
 def modes_beside(path: Path) -> dict[str, str]:
-    """Give the permissions of a database and of each file beside it."""
+    """Return the permissions of a database and of each file beside it."""
     return {each.name: oct(stat.S_IMODE(each.stat().st_mode)) for each in path.parent.glob(f"{path.name}*")}
 
 
@@ -45,14 +45,16 @@ WHILE_OPEN = ("-wal", "-shm", ".lock")
 
 
 class TestANewDatabase:
-    async def test_is_for_its_owner_alone(self, tmp_path: Path) -> None:
+    async def test_a_new_database_is_for_its_owner_alone(self, tmp_path: Path) -> None:
         path = tmp_path / "milepost.db"
         async with open_sqlite(path) as store:
             await live(store, STREAM, 2)
             assert modes_beside(path) == closed(path, *WHILE_OPEN)
         assert modes_beside(path) == closed(path, ".lock")
 
-    async def test_is_so_before_anything_is_in_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_new_database_is_private_before_anything_is_in_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         path, seen = tmp_path / "milepost.db", list[dict[str, str]]()
         connect = sqlite3.connect
 
@@ -66,7 +68,7 @@ class TestANewDatabase:
         assert seen
         assert all(modes[path.name] == "0o600" for modes in seen)
 
-    async def test_that_a_copy_is_made_into_is_so_too(self, tmp_path: Path) -> None:
+    async def test_the_target_of_a_copy_is_private_as_well(self, tmp_path: Path) -> None:
         path = tmp_path / "copy.db"
         async with open_sqlite_target(path):
             assert modes_beside(path) == closed(path, *WHILE_OPEN)
@@ -74,7 +76,7 @@ class TestANewDatabase:
 
 class TestADatabaseThatOthersMayOpen:
     @pytest.mark.parametrize("mode", [0o644, 0o660, 0o666, 0o755, 0o604])
-    async def test_is_closed_to_them_with_what_lies_beside_it(self, path: Path, mode: int) -> None:
+    async def test_an_open_database_is_closed_to_others_with_the_files_beside_it(self, path: Path, mode: int) -> None:
         with raw(path) as other:  # which holds -wal and -shm in place, as a crash leaves them
             other.execute("PRAGMA journal_mode = WAL")
             other.execute("UPDATE checkpoints SET version = 0")
@@ -84,28 +86,30 @@ class TestADatabaseThatOthersMayOpen:
                 assert modes_beside(path) == closed(path, *WHILE_OPEN)
                 await live(store, STREAM, 2)
 
-    async def test_is_closed_by_a_rebuild(self, path: Path) -> None:
+    async def test_an_open_database_is_closed_to_others_by_a_rebuild(self, path: Path) -> None:
         resize(path, 0o644)
         async with open_sqlite_reader(path, alone=True) as journal_reader:
             await journal_reader.rebuild()
             assert modes_beside(path)[path.name] == "0o600"
 
-    async def test_is_said_to_be_closed_once(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def test_closing_a_database_to_others_is_logged_once(
+        self, path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         resize(path, 0o640)
         for _ in range(2):
             async with open_sqlite(path):
                 pass
         assert capsys.readouterr().out.count("database closed to other users") == 1
 
-    def test_and_belongs_to_somebody_else_is_used_and_complained_of(self, path: Path) -> None:
+    def test_an_open_database_of_somebody_else_is_used_with_a_warning(self, path: Path) -> None:
         user = unprivileged()
         with tempfile.TemporaryDirectory() as directory:
             Path(directory).chmod(0o777)
             theirs = Path(shutil.copy(path, directory))
             theirs.chmod(0o666)
-            told = outcome(command(theirs), user=user)
-            assert told[-1] == "done"
-            assert any("database open to other users" in line for line in told)
+            printed = outcome(command(theirs), user=user)
+            assert printed[-1] == "done"
+            assert any("database open to other users" in line for line in printed)
             assert stat.S_IMODE(theirs.stat().st_mode) == 0o666
 
 

@@ -1,4 +1,4 @@
-"""Reading the journal of a SQLite database, beside the daemon that has the file for itself."""
+"""Reading the journal of a SQLite database, beside the daemon that holds the file alone."""
 
 import asyncio
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.reader_contract import ArchiveContract, fill, finds_a_changed_journal, rebuild
+from contracts.reader_contract import JournalReaderContract, fill, finds_a_changed_journal, rebuild
 from milepost.core.errors import StoreBusy, StoreRefused
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
@@ -36,7 +36,7 @@ def empty(path: Path) -> StoreDump:
     return SqliteDump(path)
 
 
-class TestSqliteArchive(ArchiveContract):
+class TestSqliteReader(JournalReaderContract):
     @pytest.mark.parametrize(
         "tampering",
         [
@@ -50,7 +50,7 @@ class TestSqliteArchive(ArchiveContract):
             "REPLACE INTO journal SELECT seq, stream, version, run_id, recorded_at, type, '{}', hash FROM journal",
         ],
     )
-    async def test_finds_texts_of_the_journal_that_were_changed(self, filled: StoreDump, tampering: str) -> None:
+    async def test_verify_detects_changed_texts_of_the_journal(self, filled: StoreDump, tampering: str) -> None:
         await finds_a_changed_journal(filled, tampering)
 
     async def test_a_rebuild_is_refused_beside_a_daemon(self, filled: SqliteDump) -> None:

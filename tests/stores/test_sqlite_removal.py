@@ -20,7 +20,7 @@ from stores.sqlite_files import execute, names_in
 from stores.store_dump import SqliteDump, StoreDump
 
 SECRET = "Wq7-zebra"
-# Deleting the first message takes for ever: nobody lives to see the end of it.
+# Deleting the first message takes for ever.
 ENDLESS = """
     CREATE TRIGGER endless BEFORE DELETE ON contact_interaction_events BEGIN
         SELECT count(*) FROM (WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n);
@@ -29,12 +29,12 @@ ENDLESS = """
 
 
 def on_disk(folder: Path) -> bytes:
-    """Read all that lies there: the database, its WAL and its lock."""
+    """Return the bytes of the database, its WAL and its lock."""
     return b"".join(each.read_bytes() for each in folder.iterdir())
 
 
 def is_written(path: Path) -> bool:
-    """Whether somebody is in the middle of a transaction that writes."""
+    """Return whether a transaction that writes is under way."""
     with closing(sqlite3.connect(path, isolation_level=None, timeout=0.0)) as connection:
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -50,10 +50,10 @@ def kept(path: Path) -> StoreDump:
 
 
 class TestSqliteRemoval(RemovalContract):
-    """In a file."""
+    """In SQLite."""
 
 
-async def test_leaves_no_word_of_the_stream_on_the_disk(path: Path) -> None:
+async def test_a_removal_leaves_no_word_of_the_stream_on_the_disk(path: Path) -> None:
     async with open_sqlite(path) as store:
         said = Changes(interaction_events=tuple(event_row(f"m_{n}", of=GONE, text=SECRET * 50) for n in range(30)))
         await store.commit(commit_after(Checkpoint(GONE.key), changes=said))
@@ -64,7 +64,7 @@ async def test_leaves_no_word_of_the_stream_on_the_disk(path: Path) -> None:
     assert SECRET.encode() not in on_disk(path.parent)
 
 
-async def test_beside_a_daemon_is_refused(kept: SqliteDump) -> None:
+async def test_a_removal_beside_a_daemon_is_refused(kept: SqliteDump) -> None:
     await two_lives(kept)
     before = kept.tables()
     async with open_sqlite(kept.path):
@@ -73,7 +73,9 @@ async def test_beside_a_daemon_is_refused(kept: SqliteDump) -> None:
     assert kept.tables() == before
 
 
-async def test_a_kill_in_the_middle_leaves_the_stream_whole_and_the_next_try_removes_it(kept: SqliteDump) -> None:
+async def test_a_kill_in_the_middle_of_a_removal_leaves_the_stream_whole_and_a_second_attempt_removes_it(
+    kept: SqliteDump,
+) -> None:
     await two_lives(kept)
     kept.execute(ENDLESS)
     before = kept.tables()
@@ -89,7 +91,7 @@ async def test_a_kill_in_the_middle_leaves_the_stream_whole_and_the_next_try_rem
     await rebuilt_equal(kept)
 
 
-async def test_without_a_database_is_refused_and_makes_none(tmp_path: Path) -> None:
+async def test_a_removal_without_a_database_is_refused_and_creates_none(tmp_path: Path) -> None:
     with pytest.raises(StoreRefused, match="there is no database"):
         await remove(StoreUrl(f"sqlite:///{tmp_path / 'milepost.db'}"), GONE, BY, NOON)
     assert names_in(tmp_path) == set()

@@ -1,4 +1,4 @@
-"""Whatever is committed, missed, closed, forgotten and removed: all stores answer the same and hold the same."""
+"""Whatever is committed, missed, closed, forgotten and removed: all stores return and hold the same."""
 
 import shutil
 from pathlib import Path
@@ -165,7 +165,7 @@ async def are_one(kept: StoreDump, life: list[Act]) -> None:
                 counted = (gone.contacts, gone.conversations, gone.interaction_events, gone.payloads)
                 assert counted == memory.forget(each.stream, each.forgotten)
             elif isinstance(each.event, DeadLetterOpened) and each.event.dead_letter_id in opened:
-                continue  # a letter is opened once
+                continue  # a dead letter is opened once
             else:
                 if isinstance(each.event, DeadLetterOpened):
                     opened.add(each.event.dead_letter_id)
@@ -181,14 +181,14 @@ engine = [HealthCheck.function_scoped_fixture]
 
 @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=engine)
 @given(life=lives)
-async def test_sqlite_is_as_memory(migrated: Path, life: list[Act]) -> None:
+async def test_sqlite_behaves_like_the_memory_store(migrated: Path, life: list[Act]) -> None:
     with TemporaryDirectory() as directory:
         await are_one(SqliteDump(Path(shutil.copy(migrated, directory))), life)
 
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=engine)
 @given(life=lives)
-async def test_postgresql_is_as_memory(database: Database, life: list[Act]) -> None:
+async def test_postgresql_behaves_like_the_memory_store(database: Database, life: list[Act]) -> None:
     database.sql(EMPTY)
     await are_one(PostgresDump(database), life)
 
@@ -197,6 +197,6 @@ async def test_postgresql_is_as_memory(database: Database, life: list[Act]) -> N
 @pytest.mark.timeout(600)
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=engine)
 @given(life=lives)
-async def test_postgresql_is_as_memory_over_many_lives(database: Database, life: list[Act]) -> None:
+async def test_postgresql_behaves_like_the_memory_store_over_many_lives(database: Database, life: list[Act]) -> None:
     database.sql(EMPTY)
     await are_one(PostgresDump(database), life)

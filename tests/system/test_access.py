@@ -94,7 +94,7 @@ async def test_sighup_tries_a_stopped_stream_at_once_whose_permission_was_grante
         installation.configure_for(simulator)
         async with running(installation) as daemon:
             await ended_as(installation, STREAM, "stopped")
-            simulator.world.access.resize(BICYCLES.id)
+            simulator.world.access.allow(BICYCLES.id)
             await reload(daemon)
             await ended_as(installation, STREAM, "complete")
 

@@ -98,8 +98,8 @@ def corrupt(database: Path) -> None:
     ("spoil", "told"),
     [
         (directory, "cannot be used: unable to open database file"),
-        (text_file, "the file is no SQLite database: check store.url"),
-        (of_a_newer_milepost, "is newer than this Milepost: it has had 9999_flying"),
+        (text_file, "the file is not a SQLite database: check store.url"),
+        (of_a_newer_milepost, "is newer than this Milepost: its migrations include 9999_flying"),
         (corrupt, "restore the database from a backup"),
     ],
 )

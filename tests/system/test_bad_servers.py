@@ -14,7 +14,7 @@ RETRY: Section = {"attempts": 2, "base_delay": "1ms", "max_delay": "1ms"}
 # What an answer brings is told by its end, however long a busy machine takes to read it; silence is told by the time.
 PATIENT: Mapping[str, Section] = {"source": {"request_timeout": "60s"}, "retry": RETRY, "sync": {"concurrency": 50}}
 IMPATIENT: Mapping[str, Section] = {"source": {"request_timeout": "1s"}, "retry": RETRY}
-SILENCES = {name: kind for name, kind in NONSENSE.items() if kind.told == "no answer within"}
+SILENCES = {name: kind for name, kind in NONSENSE.items() if kind.told == "no response within"}
 ANSWERS = {name: kind for name, kind in NONSENSE.items() if name not in SILENCES}
 SENSE = Nonsense(lambda: [http(encoded(listed(thread("t_1", message()))))], "")
 # The program itself takes about 80 MB, and each answer that does not end may have 32 before it is cut off.

@@ -16,7 +16,7 @@ from kit.fleet import Fleet, copied, fleet, fleet_pages
 from kit.installation import Installation, Rows
 from kit.postgres import Database, Server, fresh_database
 from kit.simulated import frozen_world
-from milepost.simulator.conditions import Told
+from milepost.simulator.conditions import WaitHint
 from milepost.simulator.server import SimulatorServer
 
 PAGES = fleet_pages(4)
@@ -145,7 +145,7 @@ async def test_a_rate_limit_that_one_worker_meets_keeps_the_others_from_calling(
             await workers.join(sync=SYNC | {"concurrency": 4}, source={"rate_limit_floor": "1s"})
         await until(lambda: len(_streams_at_work(database)) >= 4)
         began_at = datetime.now(UTC)
-        simulator.limit(4, 10.0, told=Told.RETRY_AFTER)
+        simulator.limit(4, 10.0, told=WaitHint.RETRY_AFTER)
         await until(lambda: datetime.now(UTC) > began_at + timedelta(seconds=10))
 
         limited = [call for call in simulator.requests.last if call.during_limit]

@@ -16,7 +16,7 @@ from kit.leaks import leaks, left_behind
 from kit.simulated import BAKERY, BICYCLES
 from milepost.core.journal import instant_text
 from milepost.simulator.ailments import Ailment
-from milepost.simulator.conditions import Told
+from milepost.simulator.conditions import WaitHint
 from milepost.simulator.faults import parse_faults
 from milepost.simulator.plan import SimulatedPage, WorldPlan
 from milepost.simulator.server import SimulatorServer
@@ -59,7 +59,7 @@ class Trial:
         async with started(self.installation.folder, "run") as daemon:
             if limit_seconds:
                 await until(lambda: self.simulator.requests.total >= first or daemon.has_ended)
-                self.simulator.limit(4, seconds=limit_seconds, told=Told.NOTHING)
+                self.simulator.limit(4, seconds=limit_seconds, told=WaitHint.NOTHING)
             await until(lambda: self.simulator.requests.total >= due or daemon.has_ended)
             assert not daemon.has_ended
         self.note()

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the real daemon with the shipped rules: the right alerts fire, and clear."""
+"""A real Prometheus scrapes the real daemon with the shipped rules: the right alerts fire and clear."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,16 +17,16 @@ pytestmark = needs_prometheus
 
 BICYCLES_STREAM = f"messenger:{BICYCLES.id}"
 BAKERY_STREAM = f"messenger:{BAKERY.id}"
-# What shows only what is out of the ordinary, or what nobody may know.
+# Panels that are empty while nothing is wrong, or while a value is unknown.
 QUIET = {
-    "Alerts that fire",
+    "Firing alerts",
     "Alerts",
     "Starts",
-    "Errors of the API, by code and remedy",
+    "API errors by code and remedy",
     "Retries",
-    "Open dead letters of each stream",
-    "Out of order",
-    "Where every stream stands",
+    "Open dead letters by stream",
+    "Order violations",
+    "All streams",
 }
 ALL_COMPLETE = 'sum(milepost_stream_state{state="complete"}) == 3'
 
@@ -56,7 +56,9 @@ async def redrive_all(address: str, installation: Installation) -> None:
             assert (await answer.json())["outcome"] == "closed"
 
 
-async def test_what_the_daemon_exports_keeps_the_conventions(installation: Installation, address: str) -> None:
+async def test_the_exported_metrics_follow_the_conventions_of_prometheus(
+    installation: Installation, address: str
+) -> None:
     async with frozen_world(60) as simulator:
         installation.configure_for(simulator, http={"listen": address})
         async with started(installation.folder, "run") as daemon:
@@ -65,7 +67,7 @@ async def test_what_the_daemon_exports_keeps_the_conventions(installation: Insta
     await asyncio.to_thread(promtool, "check", "metrics", stdin=exposed)
 
 
-async def test_a_killed_daemon_is_noticed_until_it_runs_again(
+async def test_an_alert_fires_for_a_killed_daemon_until_it_runs_again(
     installation: Installation, address: str, prometheus_of_it: Prometheus
 ) -> None:
     await prometheus_of_it.fires(("MilepostDown", ""))
@@ -81,7 +83,7 @@ async def test_a_killed_daemon_is_noticed_until_it_runs_again(
             assert await prometheus_of_it.errors_of_rules() == {}
 
 
-async def test_a_dead_token_is_noticed_until_there_is_a_new_one(
+async def test_an_alert_fires_for_a_dead_token_until_there_is_a_new_one(
     installation: Installation, address: str, prometheus_of_it: Prometheus
 ) -> None:
     token = installation.folder / "token"
@@ -105,7 +107,7 @@ async def test_a_dead_token_is_noticed_until_there_is_a_new_one(
             await prometheus_of_it.fires()
 
 
-async def test_a_dead_letter_is_noticed_until_it_is_redriven(
+async def test_an_alert_fires_for_a_dead_letter_until_it_is_redriven(
     installation: Installation, address: str, prometheus_of_it: Prometheus
 ) -> None:
     async with frozen_world(60) as simulator:
@@ -120,7 +122,7 @@ async def test_a_dead_letter_is_noticed_until_it_is_redriven(
             await prometheus_of_it.fires()
 
 
-async def test_whatever_the_dashboard_asks_is_answered(
+async def test_every_query_of_the_dashboard_returns_data(
     installation: Installation, address: str, prometheus_of_it: Prometheus
 ) -> None:
     async with frozen_world(60) as simulator:

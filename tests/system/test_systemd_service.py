@@ -76,7 +76,7 @@ def test_a_page_more_takes_a_line_in_a_drop_in_and_a_new_token_a_restart(service
     assert service.lab.run("cat", handed_over) == f"{PAGE.token}\n"
     service.lab.run("systemctl", "restart", "milepost")
     assert service.lab.run("cat", handed_over) == "EAANewOne"
-    service.lab.until(lambda: "1 stopped until somebody mends the token" in service.shown("StatusText"), "a status")
+    service.lab.until(lambda: "1 stopped until the token" in service.shown("StatusText"), "a status")
 
 
 def test_killed_in_mid_sweep_it_is_restarted_and_goes_on_at_the_cursor(service: Service) -> None:

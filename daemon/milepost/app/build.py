@@ -1,16 +1,16 @@
-"""From settings to the parts that work: the only file that knows every class."""
+"""Builds the parts from the settings: the only module that knows which source meets which store."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 from msgspec import Struct
 
 from milepost.app.database import demand_source, store_url_of
-from milepost.app.pages import Page, PageRegistry, configured_pages
+from milepost.app.discovery import PageDiscovery
+from milepost.app.pages import PageRegistry, configured_pages
+from milepost.app.reload import ConfigReloader, ReloadTargets, policy_of, schedule_of
 from milepost.app.token_watch import TokenWatch
-from milepost.app.upkeep import Upkeep
-from milepost.app.workings import Workings, policy_of, schedule_of
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Platform
 from milepost.core.ports import Clock, Held
@@ -24,20 +24,20 @@ from milepost.engine.rate_limits import RateLimits
 from milepost.engine.slots import Slots
 from milepost.engine.supervisor import Supervisor
 from milepost.facebook.client import GraphClient
+from milepost.facebook.pages import Page
 from milepost.settings import Settings
 from milepost.stores.open import OpenStore, open_store
-from milepost.stores.reader import JournalReader
 
-# The embedded world: large enough to see a sweep come along at two calls a second, small enough to see it end.
+# The embedded world: large enough to watch a sweep progress at two calls a second, small enough to see it end.
 SIMULATED_PAGES = 2
 SIMULATED_CONVERSATIONS = 500
 
 
 class Parts(Struct, frozen=True, eq=False):
-    """What an assembled Milepost consists of, as far as commands need to know.
+    """The assembled parts, as far as commands need them.
 
-    `page_names` gives the names of the pages by their ids, as far as they are known by now. `undiscovered` is why the
-    pages could not be discovered; the others are worked nevertheless.
+    `page_names` returns the known names of the pages by id. `undiscovered` is why pages could not be discovered at the
+    start; the others are synced nevertheless.
     """
 
     supervisor: Supervisor
@@ -46,14 +46,15 @@ class Parts(Struct, frozen=True, eq=False):
     store: OpenStore
     feed: Feed
     clock: Clock
-    upkeep: Upkeep
+    reloader: ConfigReloader
+    discovery: PageDiscovery
     token_watch: TokenWatch
     page_names: Callable[[], Mapping[str, str]]
     undiscovered: Problem | Held | None
 
 
 class _World(Struct, frozen=True):
-    """Where the Graph API is, whose pages are worked, and the token of the user whose pages are discovered."""
+    """The Graph API's URL, the pages to sync, and the token of the user whose pages are discovered."""
 
     base_url: str
     pages: list[Page]
@@ -64,10 +65,10 @@ class _World(Struct, frozen=True):
 async def assembled(
     settings: Settings, stop: Stop, learn_secret: Callable[[str], None] = lambda _: None
 ) -> AsyncIterator[Parts]:
-    """Open the store and the sources and put them together; close everything in the end.
+    """Open the store and the sources and put them together; close everything at the end.
 
-    `learn_secret` hears of tokens that no configuration names. The stop is asked for when the database is lost. Raises
-    BadConfiguration, StoreBusy, StoreRefused or StoreAway; StoreLost also after the block.
+    `learn_secret` is called with tokens that the configuration does not hold. A stop is requested when the database is
+    lost. Raises BadConfiguration, StoreBusy, StoreRefused or StoreAway; StoreLost also after the block.
     """
     clock, feed = SystemClock(), Feed()
     async with AsyncExitStack() as stack:
@@ -84,15 +85,15 @@ async def assembled(
         client = await stack.enter_async_context(_client(settings, world.base_url, clock))
         rate_limits = RateLimits(clock, feed, floor_seconds=settings.source.rate_limit_floor_seconds)
         checkpoints = await store.checkpoints()
-        _tell_what_is_ahead(checkpoints, clock)
+        _warn_of_skew(checkpoints, clock)
         for checkpoint in checkpoints:
-            rate_limits.learn(checkpoint)  # before the first call: a limit outlives the process that met it
+            rate_limits.learn(checkpoint)  # before the first call: a rate limit outlives the process that met it
         registry = PageRegistry(client, rate_limits, settings.source.calls_per_second, world.manager_token)
         slots = Slots(settings.sync.concurrency)
         engine = EngineContext(store, clock, feed, stop, policy_of(settings), rate_limits, slots)
         supervisor = Supervisor(engine, registry.add(world.pages), schedule_of(settings))
-        upkeep = Upkeep(Workings(supervisor, registry, client, rate_limits), settings, learn_secret)
-        watch = TokenWatch(registry, supervisor)
+        discovery = PageDiscovery(registry, supervisor, settings, learn_secret)
+        targets = ReloadTargets(supervisor, client, rate_limits, discovery)
         yield Parts(
             supervisor,
             engine,
@@ -100,15 +101,16 @@ async def assembled(
             store,
             feed,
             clock,
-            upkeep,
-            watch,
+            ConfigReloader(settings, targets, learn_secret),
+            discovery,
+            TokenWatch(registry, supervisor),
             registry.page_names,
-            await upkeep.discover(),
+            await discovery.discover(),
         )
 
 
-def _tell_what_is_ahead(checkpoints: Iterable[Checkpoint], clock: Clock) -> None:
-    """Log one line if the clock was ahead when the journal was written, or is behind now."""
+def _warn_of_skew(checkpoints: Iterable[Checkpoint], clock: Clock) -> None:
+    """Warn once if the clock was ahead when the journal was written, or is behind now."""
     now = clock.now()
     ahead = furthest_ahead(checkpoints, now)
     if ahead:
@@ -116,32 +118,9 @@ def _tell_what_is_ahead(checkpoints: Iterable[Checkpoint], clock: Clock) -> None
             "the journal is ahead of the clock",
             what=", ".join(ahead),
             ahead_seconds=round((max(ahead.values()) - now).total_seconds()),
-            hint="none of it is waited for, and a sweep whose watermark cannot be believed is a full one;"
+            hint="nothing waits for it, and a sweep whose watermark is in the future is a full one;"
             " check the machine's time synchronization (timedatectl)",
         )
-
-
-class Labour(Struct, frozen=True, eq=False):
-    """How a daemon's streams are worked: `run` does it until a stop is asked for.
-
-    `follower` has every entry of the journal, whoever wrote it; the feed of the parts has this process's work.
-    """
-
-    run: Callable[[], Awaitable[None]]
-    follower: Feed
-
-
-@asynccontextmanager
-async def labour_of(settings: Settings, parts: Parts, journal_reader: JournalReader) -> AsyncIterator[Labour]:
-    """Have the supervisor work all streams, or share them with other workers where the database lets it."""
-    store_url = store_url_of(settings)
-    if store_url.file is not None:
-        yield Labour(parts.supervisor.run, parts.feed)
-        return
-    from milepost.fleet.worker import joined  # noqa: PLC0415
-
-    async with joined(store_url, parts.engine, parts.supervisor, journal_reader, parts.registry.share) as worker:
-        yield Labour(worker.run, worker.told)
 
 
 def _client(settings: Settings, base_url: str, clock: Clock) -> GraphClient:
@@ -157,7 +136,7 @@ def _client(settings: Settings, base_url: str, clock: Clock) -> GraphClient:
 
 @asynccontextmanager
 async def _world(settings: Settings, clock: Clock) -> AsyncIterator[_World]:
-    """Give the world to work in; a simulated one is served during the block."""
+    """Yield the world to sync; a simulated one is served during the block."""
     source = settings.source
     if source.kind == "simulator":
         async with _simulated_world(settings, clock) as world:
@@ -169,7 +148,7 @@ async def _world(settings: Settings, clock: Clock) -> AsyncIterator[_World]:
 @asynccontextmanager
 async def _simulated_world(settings: Settings, clock: Clock) -> AsyncIterator[_World]:
     """Serve a simulated Graph API on loopback."""
-    # Imported here: who works real pages need not wait for a server to load.
+    # Imported here, so that a daemon for real pages does not load a server.
     from milepost.simulator.plan import WorldPlan  # noqa: PLC0415
     from milepost.simulator.server import SimulatorServer  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""From settings to the database that they name, which works for one source and refuses another."""
+"""The database that the settings name. It holds the data of one source, and refuses another."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -19,12 +19,12 @@ MAX_NAMED = 4
 
 
 def store_url_of(settings: Settings) -> StoreUrl:
-    """Say where the database is, and how to get in."""
+    """Return the database's URL with its password."""
     return StoreUrl(settings.store.url, settings.store.password.get_secret_value())
 
 
 def source_of(settings: Settings) -> DataSource:
-    """Return the source that the settings name, in the form in which a database remembers it."""
+    """Return the configured source, in the form in which a database records it."""
     source = settings.source
     if source.kind == SIMULATOR.kind:
         return SIMULATOR
@@ -33,7 +33,7 @@ def source_of(settings: Settings) -> DataSource:
 
 
 class Holding(Struct, frozen=True):
-    """How many conversations a database holds of a stream, and how many of them the embedded simulator made up."""
+    """How many conversations of a stream a database holds, and how many of them the embedded simulator invented."""
 
     stream: str
     conversations: int
@@ -41,8 +41,8 @@ class Holding(Struct, frozen=True):
 
 
 async def holdings(store: OpenStore) -> list[Holding]:
-    """Read through the ids of all conversations, and count them by stream."""
-    # Imported here: it is asked for once in the life of a database.
+    """Count the conversations by stream, reading the ids of all."""
+    # Imported here, because it is needed once in the life of a database.
     from milepost.simulator.inbox import is_invented  # noqa: PLC0415
 
     all_, invented = Counter[str](), Counter[str]()
@@ -57,7 +57,7 @@ async def holdings(store: OpenStore) -> list[Holding]:
 
 
 async def demand_source(store: OpenStore, settings: Settings) -> None:
-    """Raise StoreRefused if what the database holds comes from another source; have this one recorded where none is."""
+    """Raise StoreRefused if the database holds data of another source; if none is recorded, record this one."""
     store_url, wanted = store_url_of(settings), source_of(settings)
     recorded = await store.source()
     if recorded is not None:
@@ -65,14 +65,14 @@ async def demand_source(store: OpenStore, settings: Settings) -> None:
         return
     held = await holdings(store)
     _demand_agreement(store_url, wanted, held)
-    if held:  # it is from before sources were recorded
+    if held:  # the database is older than the record of sources
         await store.provenance.record(wanted)
     else:
         store.provenance.unrecorded = wanted
 
 
 def _demand_agreement(store_url: StoreUrl, wanted: DataSource, held: list[Holding]) -> None:
-    """Raise StoreRefused if a database whose source is not recorded holds what cannot have come from this one."""
+    """Raise StoreRefused if a database without a recorded source holds what cannot have come from this one."""
     if wanted == SIMULATOR:
         real = [each.stream for each in held if each.invented < each.conversations]
         if real:

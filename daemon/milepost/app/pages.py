@@ -1,4 +1,4 @@
-"""The pages that are worked, and their access: tokens change, pages come and go, and nothing has to be restarted."""
+"""The registry of pages: tokens change, pages come and go, and nothing has to be restarted."""
 
 from collections.abc import Collection, Iterable
 
@@ -8,39 +8,21 @@ from milepost.core.model import Platform, Stream, TokenHealth
 from milepost.core.ports import Held, Source
 from milepost.core.problems import Problem, ProblemKind
 from milepost.engine.rate_limits import RateLimits
-from milepost.facebook.access import Access
+from milepost.facebook.calls import Access
 from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
-from milepost.facebook.managed_pages import ManagedPage, managed_pages
+from milepost.facebook.pages import Page, fetch_managed_pages
 from milepost.facebook.rate_limiter import Budget, RateLimiter
-from milepost.facebook.token_health import token_health
+from milepost.facebook.token_health import fetch_token_health
 from milepost.settings import Settings
 
-# Discovery calls like a stream of its own: what it meets of the app's limit holds up all, of the user's only itself.
+# Discovery calls as a stream of its own: an app limit that it meets holds up every stream, a user limit only itself.
 DISCOVERY = Stream(Platform.MESSENGER, "me/accounts")
 LOST = Problem(ProblemKind.NOT_MANAGED, "the page is not among those that source.access_token manages any more")
 
 
-class Page(Struct, frozen=True, repr_omit_defaults=True):
-    """A page to work, wherever it was named: in the configuration, by discovery or by the simulated world."""
-
-    id: str
-    name: str
-    platforms: tuple[Platform, ...]
-    access_token: str
-    instagram_account_id: str | None = None
-
-    @property
-    def streams(self) -> tuple[Stream, ...]:
-        """A stream for each platform."""
-        return tuple(Stream(platform, self.id) for platform in self.platforms)
-
-    def __repr__(self) -> str:
-        return f"Page({self.id!r}, {self.platforms!r})"
-
-
 def configured_pages(settings: Settings) -> list[Page]:
-    """Give the pages that the configuration lists."""
+    """Return the pages that the configuration lists."""
     return [
         Page(
             page.id,
@@ -53,21 +35,20 @@ def configured_pages(settings: Settings) -> list[Page]:
     ]
 
 
-class _Member(Struct, eq=False):
-    """A page of the roster. Its streams share one access and one pace."""
+class _Registration(Struct, eq=False):
+    """A registered page. Its streams share one access, and so one pace."""
 
     name: str
     access: Access
-    rate_limiter: RateLimiter
     instagram_account_id: str | None
     streams: list[Stream] = []
     sharers: int = 1
 
 
 class PageRegistry:
-    """Knows every page's access, and makes the sources of its streams.
+    """Holds every page's access, and makes the sources of its streams.
 
-    `manager_token` is that of the user whose pages can be discovered; empty where there is none.
+    `manager_token` belongs to the user whose pages can be discovered; it is empty if there is none.
     """
 
     def __init__(
@@ -77,17 +58,16 @@ class PageRegistry:
         self._rate_limits = rate_limits
         self._calls_per_second = calls_per_second
         self._app_budget = Budget()
-        self._manager = Access(manager_token)
-        self._manager_rate_limiter = RateLimiter(calls_per_second, self._app_budget)
-        self._members: dict[str, _Member] = {}
+        self._manager = Access(manager_token, RateLimiter(calls_per_second, self._app_budget))
+        self._pages: dict[str, _Registration] = {}
 
     def page_names(self) -> dict[str, str]:
-        """Give the names of the pages by their ids; "" for one whose name nobody has told."""
-        return {page_id: member.name for page_id, member in self._members.items()}
+        """Return the pages' names by id; "" where the name is unknown."""
+        return {page_id: page.name for page_id, page in self._pages.items()}
 
     @property
     def calls_per_second(self) -> float:
-        """The pace of each page; 0 is no pacing."""
+        """The pace of each page; 0 means no pacing."""
         return self._calls_per_second
 
     @calls_per_second.setter
@@ -95,106 +75,100 @@ class PageRegistry:
         if calls_per_second == self._calls_per_second:
             return
         self._calls_per_second = calls_per_second
-        self._manager_rate_limiter.change(calls_per_second)
-        for member in self._members.values():
-            member.rate_limiter.change(calls_per_second / member.sharers)
+        self._manager.rate_limiter.set_rate(calls_per_second)
+        for page in self._pages.values():
+            page.access.rate_limiter.set_rate(calls_per_second / page.sharers)
 
     def share(self, page_id: str, sharers: int) -> None:
-        """Keep the calls for a page to this one's part, while as many processes call for it."""
-        member = self._members.get(page_id)
-        if member is not None and member.sharers != sharers:
-            member.sharers = sharers
-            member.rate_limiter.change(self._calls_per_second / sharers)
+        """Divide a page's pace by the number of processes that call for it."""
+        page = self._pages.get(page_id)
+        if page is not None and page.sharers != sharers:
+            page.sharers = sharers
+            page.access.rate_limiter.set_rate(self._calls_per_second / sharers)
 
     def add(self, pages: Iterable[Page]) -> dict[Stream, Source]:
-        """Take up the pages, and the platforms of pages, that are new, and give the sources of their streams.
+        """Register new pages, and new platforms of known ones; return the sources of their streams.
 
         A stream whose page has another Instagram account than before gets a new source, too.
         """
         new: dict[Stream, Source] = {}
         for page in pages:
-            member = self._members.get(page.id)
-            if member is None:
-                rate_limiter = RateLimiter(self._calls_per_second, self._app_budget)
-                member = _Member(page.name, Access(page.access_token), rate_limiter, page.instagram_account_id)
-                self._members[page.id] = member
-            member.name = page.name
-            is_same = member.instagram_account_id == page.instagram_account_id
-            member.instagram_account_id = page.instagram_account_id
+            known = self._pages.get(page.id)
+            if known is None:
+                access = Access(page.access_token, RateLimiter(self._calls_per_second, self._app_budget))
+                known = self._pages[page.id] = _Registration(page.name, access, page.instagram_account_id)
+            known.name = page.name
+            is_same = known.instagram_account_id == page.instagram_account_id
+            known.instagram_account_id = page.instagram_account_id
             for stream in page.streams:
-                if stream not in member.streams:
-                    member.streams.append(stream)
+                if stream not in known.streams:
+                    known.streams.append(stream)
                 elif is_same:
                     continue
-                new[stream] = self._source(stream, member)
+                new[stream] = self._source(stream, known)
         return new
 
-    def keep(self, pages: Iterable[Page], besides: Collection[str]) -> tuple[Stream, ...]:
-        """Drop all streams but those of the pages, and of the pages `besides`, by their ids; give the dropped ones."""
+    def retain(self, pages: Iterable[Page], besides: Collection[str]) -> tuple[Stream, ...]:
+        """Drop and return all streams but those of `pages`, and of the pages whose ids are in `besides`."""
         kept = {stream for page in pages for stream in page.streams}
         dropped: list[Stream] = []
-        for page_id, member in list(self._members.items()):
+        for page_id, page in list(self._pages.items()):
             if page_id in besides:
                 continue
-            dropped += [stream for stream in member.streams if stream not in kept]
-            member.streams = [stream for stream in member.streams if stream in kept]
-            if not member.streams:
-                del self._members[page_id]
+            dropped += [stream for stream in page.streams if stream not in kept]
+            page.streams = [stream for stream in page.streams if stream in kept]
+            if not page.streams:
+                del self._pages[page_id]
         return tuple(dropped)
 
-    def renew(self, pages: Iterable[Page]) -> tuple[Stream, ...]:
-        """Take over the tokens of the pages; give the streams whose access that changes."""
-        renewed: list[Stream] = []
+    def rotate_tokens(self, pages: Iterable[Page]) -> tuple[Stream, ...]:
+        """Take over the pages' tokens, and lift suspensions; return the streams whose access that changes."""
+        changed: list[Stream] = []
         for page in pages:
-            member = self._members.get(page.id)
-            if member is None:
+            known = self._pages.get(page.id)
+            if known is None:
                 continue
-            access = member.access
+            access = known.access
             if access.problem is not None or access.token != page.access_token:
                 access.token, access.problem = page.access_token, None
-                renewed += member.streams
-        return tuple(renewed)
+                changed += known.streams
+        return tuple(changed)
 
     def suspend(self, page_ids: Iterable[str]) -> tuple[Stream, ...]:
-        """Call for these pages no more, until their access is renewed; give the streams that this is news to."""
+        """Make no more calls for these pages until their tokens are rotated; return the newly suspended streams."""
         lost: list[Stream] = []
         for page_id in page_ids:
-            member = self._members[page_id]
-            if member.access.problem is None:
-                member.access.problem = LOST
-                lost += member.streams
+            page = self._pages[page_id]
+            if page.access.problem is None:
+                page.access.problem = LOST
+                lost += page.streams
         return tuple(lost)
 
-    async def managed(self) -> tuple[ManagedPage, ...] | Problem | Held:
-        """Ask which pages the manager's token manages."""
-        return await managed_pages(
-            self._client, self._manager, self._manager_rate_limiter, self._rate_limits.gate(DISCOVERY)
-        )
-
     def tokens(self) -> dict[str, str]:
-        """Give the token of every page that may be called for, by the page's id."""
-        return {page_id: each.access.token for page_id, each in self._members.items() if each.access.problem is None}
+        """Return the token of every page that is not suspended, by page id."""
+        return {page_id: page.access.token for page_id, page in self._pages.items() if page.access.problem is None}
 
     def streams_of(self, page_id: str) -> tuple[Stream, ...]:
-        """Give the streams of a page; none where it is on the roster no more."""
-        member = self._members.get(page_id)
-        return () if member is None else tuple(member.streams)
-
-    async def token_health(self, page_id: str) -> TokenHealth | Problem | Held:
-        """Ask how the token of a page stands, unless it is on the roster no more."""
-        member = self._members.get(page_id)
-        if member is None:
-            return Held()
-        return await token_health(
-            self._client, member.access, member.rate_limiter, self._rate_limits.gate(member.streams[0])
-        )
+        """Return a page's streams; none if it is not registered any more."""
+        page = self._pages.get(page_id)
+        return () if page is None else tuple(page.streams)
 
     def rotate_manager_token(self, token: str) -> None:
-        """Take over the token of the user whose pages are discovered."""
+        """Replace the token of the user whose pages are discovered."""
         self._manager.token = token
 
-    def _source(self, stream: Stream, member: _Member) -> Source:
-        gate = self._rate_limits.gate(stream)
+    async def fetch_managed(self) -> tuple[Page, ...] | Problem | Held:
+        """Return the pages that the manager's token manages."""
+        return await fetch_managed_pages(self._client, self._manager, self._rate_limits.gate(DISCOVERY))
+
+    async def fetch_token_health(self, page_id: str) -> TokenHealth | Problem | Held:
+        """Return the health of a page's token; Held if the page is not registered any more."""
+        page = self._pages.get(page_id)
+        if page is None:
+            return Held()
+        return await fetch_token_health(self._client, page.access, self._rate_limits.gate(page.streams[0]))
+
+    def _source(self, stream: Stream, page: _Registration) -> Source:
         return FacebookInbox(
-            self._client, stream, member.access, member.rate_limiter, gate, member.instagram_account_id
+            self._client, stream, page.access, self._rate_limits.gate(stream), page.instagram_account_id
         )

@@ -10,11 +10,11 @@ import msgspec
 
 from milepost.core.commands import DeadLetterCommand, Discard, Redrive
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy
-from milepost.service.actor import COMMAND_LINE
+from milepost.reporting.views import ActionResult, closed, refused
 from milepost.service.api.background import MAX_WAIT_SECONDS
+from milepost.service.api.dead_letters import DiscardBody
 from milepost.service.api.endpoint import Nothing
-from milepost.service.api.letter_actions import Discarding
-from milepost.service.outcomes import Answer, closed, refused
+from milepost.service.auth import COMMAND_LINE
 from milepost.settings import HttpSettings
 
 # The daemon looks the dead letter up, and then waits for its redrive.
@@ -28,7 +28,7 @@ class Daemon:
         self._session = session
         self._url = url
 
-    async def do(self, command: DeadLetterCommand) -> Answer:
+    async def do(self, command: DeadLetterCommand) -> ActionResult:
         """Have the daemon perform a command.
 
         Raises:
@@ -49,7 +49,7 @@ class Daemon:
                 hint="if it is a sync, let it finish; if it is the daemon, check that http.listen is still the same",
             ) from error
 
-    def _parse(self, command: DeadLetterCommand, status: int, body: bytes) -> Answer:
+    def _parse(self, command: DeadLetterCommand, status: int, body: bytes) -> ActionResult:
         match status:
             case 200 | 202:
                 return self._decode(body)
@@ -67,9 +67,9 @@ class Daemon:
             case _:
                 raise self._unexpected(f"HTTP {status}: {_detail(body) or 'no reason given'}")
 
-    def _decode(self, body: bytes) -> Answer:
+    def _decode(self, body: bytes) -> ActionResult:
         try:
-            return msgspec.json.decode(body, type=Answer)
+            return msgspec.json.decode(body, type=ActionResult)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._unexpected("with something that is not an answer of this version") from error
 
@@ -106,12 +106,12 @@ def _url(host: str, port: int) -> str:
     return f"http://{host}:{port}" if address.version == 4 else f"http://[{host}]:{port}"
 
 
-def _request(command: DeadLetterCommand) -> tuple[str, Nothing | Discarding]:
+def _request(command: DeadLetterCommand) -> tuple[str, Nothing | DiscardBody]:
     match command:
         case Redrive():
             return "redrive", Nothing()
         case Discard(reason=reason):
-            return "discard", Discarding(reason)
+            return "discard", DiscardBody(reason)
 
 
 class _ProblemDetails(msgspec.Struct):

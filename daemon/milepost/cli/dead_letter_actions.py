@@ -22,12 +22,12 @@ from milepost.engine.interrupt import Stop, stopping_on_signals
 from milepost.engine.mailbox import CommandDeferred
 from milepost.reporting.humanize import ahead, on_one_line
 from milepost.reporting.summary import ExitCode, most_serious
-from milepost.service.outcomes import Answer, Outcome, accepted, closed, held, outcome_of, refused
+from milepost.reporting.views import ActionOutcome, ActionResult, accepted, closed, held, refused, result_of
 from milepost.settings import Settings
 from milepost.stores.open import is_at_work, open_reader
 
 Work = Sequence[tuple[DeadLetter, DeadLetterCommand]]
-Do = Callable[[DeadLetter, DeadLetterCommand], Awaitable[Answer]]
+Do = Callable[[DeadLetter, DeadLetterCommand], Awaitable[ActionResult]]
 
 
 async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
@@ -35,7 +35,7 @@ async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
 
     `done` describes a closed dead letter. Raises MilepostError for what concerns more than one of them.
     """
-    stop, answers = Stop(), list[Answer]()
+    stop, answers = Stop(), list[ActionResult]()
     async with stopping_on_signals(stop), _performer(settings, stop) as do:
         for number, (dead_letter, command) in enumerate(work, start=1):
             if stop.is_requested:
@@ -46,7 +46,7 @@ async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
             what = f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}"
             click.echo(f"{nth}{what}: {_words(answer, done)}")
     if len(work) > 1:
-        click.echo(f"{sum(answer.outcome is Outcome.CLOSED for answer in answers):,} of {len(work):,} {done}")
+        click.echo(f"{sum(answer.outcome is ActionOutcome.CLOSED for answer in answers):,} of {len(work):,} {done}")
     return await _exit_code(settings, work, answers)
 
 
@@ -62,7 +62,7 @@ async def _performer(settings: Settings, stop: Stop) -> AsyncIterator[Do]:
         return
     async with daemon_at(settings.http) as daemon:
 
-        async def request(dead_letter: DeadLetter, command: DeadLetterCommand) -> Answer:
+        async def request(dead_letter: DeadLetter, command: DeadLetterCommand) -> ActionResult:
             async with stop.interruptible():
                 return await daemon.do(command)
             return accepted(dead_letter)  # the daemon continues, although nobody waits for it here
@@ -70,12 +70,12 @@ async def _performer(settings: Settings, stop: Stop) -> AsyncIterator[Do]:
         yield request
 
 
-async def _here(parts: Parts, command: DeadLetterCommand) -> Answer:
+async def _here(parts: Parts, command: DeadLetterCommand) -> ActionResult:
     before = await parts.store.find_open_dead_letters((command.dead_letter_id,))
     if not before:  # closed meanwhile, by the redrive of another dead letter of the same conversation
         return closed(command.dead_letter_id)
     try:
-        return outcome_of(before[0].dead_letter, await parts.supervisor.do(command))
+        return result_of(before[0].dead_letter, await parts.supervisor.do(command))
     except CommandDeferred as why:
         return held(before[0].dead_letter, why)
     except (StoreAway, StoreRefused):
@@ -87,26 +87,26 @@ async def _here(parts: Parts, command: DeadLetterCommand) -> Answer:
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def _words(answer: Answer, done: str) -> str:
+def _words(answer: ActionResult, done: str) -> str:
     match answer.outcome:
-        case Outcome.CLOSED:
+        case ActionOutcome.CLOSED:
             return done
-        case Outcome.FAILED:
+        case ActionOutcome.FAILED:
             at = answer.redrive_at
             again = "" if at is None else f"; next attempt {ahead(at, datetime.now(UTC))}"
             return f"still open: {on_one_line(answer.reason or 'no reason was given')}{again}"
-        case Outcome.HELD:
+        case ActionOutcome.HELD:
             return f"not tried: {on_one_line(answer.reason or 'no reason was given')}"
-        case Outcome.ACCEPTED:
+        case ActionOutcome.ACCEPTED:
             return "it takes long; the daemon continues with it"
         case unknown:
             assert_never(unknown)
 
 
-async def _exit_code(settings: Settings, work: Work, answers: Sequence[Answer]) -> ExitCode:
+async def _exit_code(settings: Settings, work: Work, answers: Sequence[ActionResult]) -> ExitCode:
     streams = {dead_letter.dead_letter_id: dead_letter.stream for dead_letter, _ in work}
-    failed = {streams[answer.dead_letter_id] for answer in answers if answer.outcome is Outcome.FAILED}
-    are_known = all(answer.outcome in {Outcome.CLOSED, Outcome.FAILED} for answer in answers)
+    failed = {streams[answer.dead_letter_id] for answer in answers if answer.outcome is ActionOutcome.FAILED}
+    are_known = all(answer.outcome in {ActionOutcome.CLOSED, ActionOutcome.FAILED} for answer in answers)
     codes = set() if are_known and len(answers) == len(work) else {ExitCode.PROGRESS_SAVED}
     if failed:
         codes |= {ExitCode.WITH_ERRORS, *await _stops(settings, failed)}

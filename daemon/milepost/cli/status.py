@@ -13,7 +13,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Phase, Reason
 from milepost.reporting.humanize import ago, ahead, counted, in_columns, in_words, on_one_line, waiting
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
-from milepost.service.stream_status import OpenSweep, Status, StreamStatus, statuses
+from milepost.reporting.views import OpenSweep, Status, StreamStatus, statuses
 from milepost.stores.open import has_database, is_at_work, open_reader
 from milepost.stores.url import StoreUrl
 

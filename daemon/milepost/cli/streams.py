@@ -21,8 +21,8 @@ from milepost.core.errors import StoreBusy
 from milepost.core.model import Stream
 from milepost.reporting.humanize import counted, in_columns, on_one_line
 from milepost.settings import Settings
+from milepost.stores.erasure import StreamRows
 from milepost.stores.open import is_at_work, open_reader, remove
-from milepost.stores.removal import StreamRows
 
 RIGHT = frozenset({2, 3, 4, 5})
 

@@ -14,7 +14,7 @@ from milepost.engine.clock import SystemClock
 from milepost.engine.feed import Feed
 from milepost.engine.rate_limits import RateLimits
 from milepost.facebook.client import GraphClient
-from milepost.facebook.managed_pages import ManagedPage
+from milepost.facebook.pages import Page
 from milepost.facebook.problems import problem_of
 from milepost.reporting.humanize import counted, on_one_line
 from milepost.reporting.summary import ExitCode, most_serious
@@ -59,16 +59,16 @@ async def _owner(client: GraphClient, access_token: str) -> Owner | Problem:
     try:
         return msgspec.json.decode(answer.body, type=Owner)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return problem_of(answer.body, answer.status, access_token)
+        return problem_of(answer.body, answer.status)
 
 
-async def _managed(client: GraphClient, settings: Settings) -> tuple[ManagedPage, ...] | Problem | Held:
+async def _managed(client: GraphClient, settings: Settings) -> tuple[Page, ...] | Problem | Held:
     rate_limits = RateLimits(SystemClock(), Feed(), floor_seconds=settings.source.rate_limit_floor_seconds)
     token = settings.source.access_token.get_secret_value()
-    return await PageRegistry(client, rate_limits, settings.source.calls_per_second, token).managed()
+    return await PageRegistry(client, rate_limits, settings.source.calls_per_second, token).fetch_managed()
 
 
-def _findings(found: tuple[ManagedPage, ...] | Problem | Held) -> tuple[str, ExitCode]:
+def _findings(found: tuple[Page, ...] | Problem | Held) -> tuple[str, ExitCode]:
     match found:
         case Problem():
             return _refusal("source.access_token", found)

@@ -1,1 +1,1 @@
-"""The pure core: what the journal means and what to do next. No I/O, no clock, no luck of its own."""
+"""The pure core: what the journal means and what to do next. No I/O, no clock and no randomness of its own."""

@@ -1,8 +1,8 @@
-"""Where a stream stands: the fold of its journal entries, and nothing that is not in them.
+"""The checkpoint of a stream: a fold of its journal entries, with nothing that is not in them.
 
-One thing is held back on purpose. A batch that changes nothing gets no entry (a quiet sweep of a large inbox would fill
-the journal with them); the run passes over it, and the next entry carries what was passed. Until then the checkpoint
-in memory is ahead of the journal by `unrecorded`, and a crash costs no more than reading those batches again.
+One thing is deferred on purpose. A batch that changes nothing gets no entry (a quiet sweep of a large inbox would fill
+the journal with them); the next entry counts it. Until then the checkpoint in memory is ahead of the journal by
+`unrecorded`, and a crash costs no more than reading those batches again.
 """
 
 from datetime import datetime
@@ -25,10 +25,10 @@ from milepost.core.problems import Problem
 
 
 class Sweep(Struct, frozen=True, omit_defaults=True):
-    """The open sweep: how far it walks, where it goes on, what it brought. The instants are as in SweepStarted.
+    """The open sweep: how far it walks, where it continues and its counts. The instants are those of SweepStarted.
 
-    `lost_cursor` was refused, and is kept until a batch shows that the sweep gets on without it; `resets` counts such
-    losses in the run.
+    `lost_cursor` was refused and is kept until a batch shows that the sweep makes progress without it; `resets` counts
+    such losses in the run.
     """
 
     mode: Mode
@@ -42,7 +42,7 @@ class Sweep(Struct, frozen=True, omit_defaults=True):
 
 
 class RetryState(Struct, frozen=True, omit_defaults=True):
-    """The batch at the sweep's position could not be read `attempts` times so far."""
+    """Reading the batch at the sweep's position has failed `attempts` times so far."""
 
     attempts: int
     problem: Problem
@@ -50,7 +50,7 @@ class RetryState(Struct, frozen=True, omit_defaults=True):
 
 
 class RateLimit(Struct, frozen=True, omit_defaults=True):
-    """A rate limit: no call in `scope` until `until`. It was reached `attempts` times in a row since `since`."""
+    """A rate limit: no calls in `scope` until `until`. It was hit `attempts` times in a row since `since`."""
 
     scope: Scope
     attempts: int
@@ -60,7 +60,7 @@ class RateLimit(Struct, frozen=True, omit_defaults=True):
 
 
 class ReducedRequest(Struct, frozen=True, omit_defaults=True):
-    """Less than the whole is asked for, because of `problem`; `good` batches were read since."""
+    """Requests are smaller than a whole batch because of `problem`; `good` batches were read since."""
 
     limit: int
     detail: Detail
@@ -69,7 +69,7 @@ class ReducedRequest(Struct, frozen=True, omit_defaults=True):
 
 
 class FailureStreak(Struct, frozen=True, omit_defaults=True):
-    """Run after run ends at the same problem, `runs` of them since `since`."""
+    """The last `runs` runs, since `since`, failed or stopped for the same reason."""
 
     reason: Reason
     since: datetime
@@ -78,7 +78,7 @@ class FailureStreak(Struct, frozen=True, omit_defaults=True):
 
 
 class OperatorPause(Struct, frozen=True, omit_defaults=True):
-    """Somebody paused the stream: no call until it is resumed."""
+    """An operator paused the stream: no calls until it is resumed."""
 
     since: datetime
     by: str
@@ -100,10 +100,10 @@ class Run(Struct, frozen=True, omit_defaults=True):
 
 
 class DeadLetter(Struct, frozen=True, omit_defaults=True):
-    """What the journal says of a dead letter; its payload is kept apart.
+    """A dead letter as the journal has it; its payload is stored separately.
 
-    `reason` is that of the latest failure, `attempts` how many redrives failed, `redrive_at` when the next is due
-    (None: never by itself). A letter that was closed stays closed: what fails again opens another.
+    `reason` is that of the latest failure, `attempts` counts failed redrives, and `redrive_at` is when the next one is
+    due (None: never automatically). A closed dead letter stays closed: another failure opens another one.
     """
 
     dead_letter_id: str
@@ -126,13 +126,13 @@ STORED_NAMES = {
     "reduced_request": "portion",
     "failure_streak": "standstill",
     "operator_pause": "on_hold",
-}  # of fields, as in the projection
+}  # of these fields in the stored projection
 
 
 class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
-    """Where a stream stands after entry number `version`, whose hash is `hash`.
+    """The state of a stream after entry number `version`, whose hash is `hash`.
 
-    `unrecorded` and `sweep_is_recorded` concern what was passed over since that entry; both are at rest in every
+    `unrecorded` and `sweep_is_recorded` are about unchanged batches since that entry; both have their defaults in every
     checkpoint that is stored.
     """
 
@@ -155,16 +155,16 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     total: Tally = NO_TALLY
     unrecorded: Tally = NO_TALLY
     sweep_is_recorded: bool = True
-    removed_at: datetime | None = None  # set where that entry is its removal: nothing is stored of it
+    removed_at: datetime | None = None  # set if that entry is its removal: none of its rows are stored
 
 
 class BatchUnchanged(Struct, frozen=True):
-    """A batch that changed nothing was read; `sweep` is the open sweep, standing after it. Not journaled."""
+    """A batch changed nothing and is not journaled; `sweep` is the open sweep after it."""
 
     sweep: Sweep
     tally: Tally
 
 
 def is_same_sweep(one: Sweep | None, other: Sweep | SweepCompleted) -> bool:
-    """Whether both are the same walk over the stream, at whatever position."""
+    """Return whether both are the same walk over the stream, at any position."""
     return one is not None and (one.mode, one.walk_started_at) == (other.mode, other.walk_started_at)

@@ -1,4 +1,4 @@
-"""What is asked of a stream as a whole, and what the journal keeps of it: nothing of what changes nothing."""
+"""Commands on a stream and its dead letters, and what the journal records of them: nothing if they change nothing."""
 
 from msgspec import Struct
 
@@ -9,46 +9,15 @@ from milepost.core.plan import RunBudget
 from milepost.core.records import Record, unchanged_before
 
 
-def pause(checkpoint: Checkpoint, by: str, budget: RunBudget) -> Record | None:
-    """Put the stream on hold."""
-    return _recorded(checkpoint, StreamPaused(by), budget) if checkpoint.operator_pause is None else None
-
-
-def resume(checkpoint: Checkpoint, by: str, budget: RunBudget) -> Record | None:
-    """End its hold."""
-    return _recorded(checkpoint, StreamResumed(by), budget) if checkpoint.operator_pause is not None else None
-
-
-def request_sync(checkpoint: Checkpoint, by: str, budget: RunBudget, *, full: bool) -> Record:
-    """Say who wants it worked at once."""
-    return _recorded(checkpoint, SyncRequested(by, full), budget)
-
-
-def note_token(checkpoint: Checkpoint, health: TokenHealth, budget: RunBudget) -> Record | None:
-    """Keep how its token stands."""
-    return _recorded(checkpoint, TokenChecked(health), budget) if checkpoint.token != health else None
-
-
-def remove(checkpoint: Checkpoint, by: str) -> Record | None:
-    """Remove the stream with all its rows; None where nothing is stored of it."""
-    if checkpoint.version == 0 or checkpoint.removed_at is not None:
-        return None
-    return Record((StreamRemoved(by),))
-
-
-def _recorded(checkpoint: Checkpoint, event: Event, budget: RunBudget) -> Record:
-    return Record((*unchanged_before(checkpoint, budget), event))
-
-
 class Redrive(Struct, frozen=True):
-    """Try a dead letter again, whenever its next redrive is due. `by` is who asks, as the journal keeps it."""
+    """Redrive a dead letter now, whenever its next redrive is due. `by` is who requests it, as the journal has it."""
 
     dead_letter_id: str
     by: str = ""
 
 
 class Discard(Struct, frozen=True):
-    """Give a dead letter up. `by` is who asks."""
+    """Discard a dead letter. `by` is who requests it."""
 
     dead_letter_id: str
     reason: str
@@ -56,34 +25,61 @@ class Discard(Struct, frozen=True):
 
 
 class PauseStream(Struct, frozen=True):
-    """Work the stream no more, from the batch in hand on. `by` is who asks."""
+    """Pause the stream after the current batch. `by` is who requests it."""
 
     by: str
 
 
 class ResumeStream(Struct, frozen=True):
-    """Work the stream again, at once. `by` is who asks."""
+    """Resume the stream and run it at once. `by` is who requests it."""
 
     by: str
 
 
 class SyncNow(Struct, frozen=True):
-    """Give the stream a turn at once, by a `full` sweep or whichever is due. `by` is who asks."""
+    """Run the stream at once, with a `full` sweep or whichever is due. `by` is who requests it."""
 
     by: str
     full: bool = False
 
 
 class RecordTokenHealth(Struct, frozen=True):
-    """Keep how the stream's token stands."""
+    """Record the health of the stream's token."""
 
     health: TokenHealth
 
 
 DeadLetterCommand = Redrive | Discard
-
-
 StreamCommand = PauseStream | ResumeStream | SyncNow | RecordTokenHealth
-
-
 Command = DeadLetterCommand | StreamCommand
+
+
+def pause(checkpoint: Checkpoint, by: str, budget: RunBudget) -> Record | None:
+    """Pause the stream; None if it is paused already."""
+    return _recorded(checkpoint, StreamPaused(by), budget) if checkpoint.operator_pause is None else None
+
+
+def resume(checkpoint: Checkpoint, by: str, budget: RunBudget) -> Record | None:
+    """Resume the stream; None if it is not paused."""
+    return _recorded(checkpoint, StreamResumed(by), budget) if checkpoint.operator_pause is not None else None
+
+
+def request_sync(checkpoint: Checkpoint, by: str, budget: RunBudget, *, full: bool) -> Record:
+    """Record who requested an immediate run."""
+    return _recorded(checkpoint, SyncRequested(by, full), budget)
+
+
+def note_token(checkpoint: Checkpoint, health: TokenHealth, budget: RunBudget) -> Record | None:
+    """Record the health of the stream's token; None if it has not changed."""
+    return _recorded(checkpoint, TokenChecked(health), budget) if checkpoint.token != health else None
+
+
+def remove(checkpoint: Checkpoint, by: str) -> Record | None:
+    """Remove the stream with all its rows; None if nothing is stored of it."""
+    if checkpoint.version == 0 or checkpoint.removed_at is not None:
+        return None
+    return Record((StreamRemoved(by),))
+
+
+def _recorded(checkpoint: Checkpoint, event: Event, budget: RunBudget) -> Record:
+    return Record((*unchanged_before(checkpoint, budget), event))

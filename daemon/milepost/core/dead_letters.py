@@ -1,8 +1,8 @@
-"""Dead letters: what a batch leaves over, which letters that opens, and which it closes.
+"""Dead letters: what of a batch could not be read or written, and which dead letters that opens and closes.
 
-A letter is about a subject of its stream. While one is open, whatever fails again for the same subject opens no other;
-nor does what a person discarded, as long as it looks the same. Rows are kept without the instants at which they would
-have been written: those are the redrive's, and a row that is read again looks the same.
+A dead letter is about a subject of its stream. While it is open, another failure of the same subject opens no other;
+nor does a failure that an operator discarded, as long as its payload is the same. Rows are kept without the times of
+writing them: those are the redrive's, and a row that is read again has the same fingerprint.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +20,9 @@ from milepost.core.merge import Difference, remembered
 from milepost.core.model import (
     Batch,
     Changes,
+    ContactRow,
     Conversation,
+    ConversationRow,
     DeadLetterPayload,
     Detail,
     InteractionEventRow,
@@ -40,7 +42,7 @@ _encode = msgspec.json.Encoder(order=None).encode
 
 
 class Failure(Struct, frozen=True):
-    """One thing of a batch that could not be read or written. `payload` is what a redrive needs, as JSON."""
+    """Something in a batch that could not be read or written. `payload` is the JSON that a redrive needs."""
 
     subject: str
     stage: Stage
@@ -49,22 +51,22 @@ class Failure(Struct, frozen=True):
 
 
 def messages_of(conversation_id: str) -> str:
-    """Name the messages of a conversation as a subject."""
+    """Return the subject for the messages of a conversation."""
     return f"{conversation_id}/messages"
 
 
 def row_of(conversation_id: str) -> str:
-    """Name the row of a conversation as a subject: the conversation itself may have a newer state to be read."""
+    """Return the subject for the row of a conversation, whose newer state may still be readable."""
     return f"{conversation_id}/row"
 
 
 def conversation_of(subject: str) -> str | None:
-    """Give the conversation that can be read again for a subject; None where there is none."""
+    """Return the conversation to read again for a subject; None if there is none."""
     return None if subject.startswith("sha256:") else subject.removesuffix("/messages")
 
 
 def subjects_of(batch: Batch, refused: Iterable[RefusedRow]) -> tuple[str, ...]:
-    """List the subjects whose letters a batch may open or close."""
+    """Return the subjects whose dead letters a batch may open or close."""
     subjects = [item.subject for item in batch.unreadable]
     for each in batch.conversations:
         subjects += each.conversation_id, row_of(each.conversation_id), messages_of(each.conversation_id)
@@ -81,17 +83,17 @@ def subjects_of(batch: Batch, refused: Iterable[RefusedRow]) -> tuple[str, ...]:
     return tuple(subjects)
 
 
-# What is left out where no more detail was asked for: the messages of a conversation, or all of it.
+# The subject that a request of less detail leaves unread: the messages of a conversation, or all of it.
 _LEFT_OUT: Mapping[Detail, Callable[[str], str]] = {Detail.BARE: messages_of, Detail.POSITION: str}
 
 
-# --- what a batch leaves over -----------------------------------------------------------------------------------------
+# --- what could not be read or written --------------------------------------------------------------------------------
 
 
 def unread(batch: Batch, detail: Detail, problem: Problem | None, known: Known) -> tuple[Failure, ...]:
-    """List what of a batch could not be read. `problem` is why no more `detail` was asked for.
+    """Return what of a batch could not be read. `problem` is why the request had no more `detail`.
 
-    What is stored as new as it is fails no more: a thread that no list can hold may have been read by itself.
+    A conversation whose stored row is as new is no failure: a thread that fails in every list may have been read alone.
     """
     failures = [
         Failure(item.subject, Stage.FETCH, item.reason, item.payload)
@@ -110,56 +112,63 @@ def unread(batch: Batch, detail: Detail, problem: Problem | None, known: Known) 
 
 
 def withhold(found: Difference, refused: tuple[RefusedRow, ...]) -> tuple[Difference, tuple[Failure, ...]]:
-    """Take the rows that the store refused out of what is written; each conversation's events make one failure."""
+    """Split off the rows that the store refused, as failures; the events of a conversation make one failure."""
     if not refused:
         return found, ()
-    changes, failures = found.changes, []
+    changes, tally = found.changes, found.tally
     reasons = {(row.table, row.key): row.reason for row in refused}
-    conversations, withheld = _parted(
+    conversations, refused_rows = _partition(
         changes.conversations, lambda row: (Table.CONVERSATIONS, row.conversation_id), reasons
     )
-    for row, reason in withheld:
-        kept = replace(row, first_synced_at=row.updated_time, synced_at=row.updated_time)
-        failures.append(_unwritten(row_of(row.conversation_id), Stage.STORE, reason, Changes(conversations=(kept,))))
-    inserted = sum(row.first_synced_at == row.synced_at for row, _ in withheld)
-    contacts, contacts_withheld = _parted(changes.contacts, lambda row: (Table.CONTACTS, row.contact_id), reasons)
-    for contact, reason in contacts_withheld:
-        subject, last_at = _contact_subject(contact.contact_id), contact.last_interaction_at
-        person = replace(contact, first_seen_at=last_at, updated_at=last_at)
-        failures.append(_unwritten(subject, Stage.STORE, reason, Changes(contacts=(person,))))
-    events, events_withheld = _parted(
+    contacts, refused_contacts = _partition(changes.contacts, lambda row: (Table.CONTACTS, row.contact_id), reasons)
+    events, refused_events = _partition(
         changes.interaction_events, lambda row: (Table.INTERACTION_EVENTS, row.event_id), reasons
     )
-    failures += _chunks(events_withheld)
+    inserted = sum(row.first_synced_at == row.synced_at for row, _ in refused_rows)
     tally = replace(
-        found.tally,
-        inserted=found.tally.inserted - inserted,
-        updated=found.tally.updated - (len(withheld) - inserted),
+        tally,
+        inserted=tally.inserted - inserted,
+        updated=tally.updated - (len(refused_rows) - inserted),
         contacts=len(contacts),
         interaction_events=len(events),
     )
     written = replace(changes, conversations=conversations, contacts=contacts, interaction_events=events)
-    return Difference(written, tally), tuple(failures)
+    failures = (
+        *(_conversation_failure(row, reason) for row, reason in refused_rows),
+        *(_contact_failure(row, reason) for row, reason in refused_contacts),
+        *_event_failures(refused_events),
+    )
+    return Difference(written, tally), failures
 
 
-def _parted(
-    rows: Iterable[Row], name: Callable[[Row], tuple[Table, str]], reasons: Mapping[tuple[Table, str], str]
+def _partition(
+    rows: Iterable[Row], key_of: Callable[[Row], tuple[Table, str]], reasons: Mapping[tuple[Table, str], str]
 ) -> tuple[tuple[Row, ...], list[tuple[Row, str]]]:
-    """Part rows into those that may be written and those that may not, these with the reason."""
+    """Split rows into those to write and those that were refused, with the reason."""
     kept: list[Row] = []
-    withheld: list[tuple[Row, str]] = []
+    refused_rows: list[tuple[Row, str]] = []
     for row in rows:
-        reason = reasons.get(name(row))
+        reason = reasons.get(key_of(row))
         if reason is None:
             kept.append(row)
         else:
-            withheld.append((row, reason))
-    return tuple(kept), withheld
+            refused_rows.append((row, reason))
+    return tuple(kept), refused_rows
 
 
-def _chunks(withheld: Iterable[tuple[InteractionEventRow, str]]) -> Iterator[Failure]:
+def _conversation_failure(row: ConversationRow, reason: str) -> Failure:
+    kept = replace(row, first_synced_at=row.updated_time, synced_at=row.updated_time)
+    return _unwritten(row_of(row.conversation_id), Stage.STORE, reason, Changes(conversations=(kept,)))
+
+
+def _contact_failure(row: ContactRow, reason: str) -> Failure:
+    kept = replace(row, first_seen_at=row.last_interaction_at, updated_at=row.last_interaction_at)
+    return _unwritten(_contact_subject(row.contact_id), Stage.STORE, reason, Changes(contacts=(kept,)))
+
+
+def _event_failures(refused: Iterable[tuple[InteractionEventRow, str]]) -> Iterator[Failure]:
     chunks: dict[str, list[tuple[InteractionEventRow, str]]] = {}
-    for row, reason in withheld:
+    for row, reason in refused:
         chunks.setdefault(row.conversation_id, []).append((row, reason))
     for conversation_id, chunk in chunks.items():
         first, reason = chunk[0]
@@ -167,41 +176,45 @@ def _chunks(withheld: Iterable[tuple[InteractionEventRow, str]]) -> Iterator[Fai
         yield _unwritten(_events_subject(conversation_id, first.event_id), Stage.EVENTS, reason, rows)
 
 
-# --- which letters that opens and closes ------------------------------------------------------------------------------
+# --- which dead letters that opens and closes -------------------------------------------------------------------------
 
 
 def opened(
     stream: Stream, failures: Iterable[Failure], known: Known, now: datetime
 ) -> tuple[tuple[DeadLetterOpened, ...], tuple[DeadLetterPayload, ...]]:
-    """Open a letter for each subject that needs one, and give their payloads.
+    """Return a dead letter for each failed subject without an open one, and the payloads to store.
 
-    One that is open gets the row that was refused this time: a redrive must not bring an older one.
+    An open dead letter gets the row that was refused this time: a redrive must not write an older one.
     """
     dead_letters: dict[str, DeadLetterOpened] = {}
     payloads: list[DeadLetterPayload] = []
     for each in failures:
         before = known.dead_letters.get(each.subject)
         fingerprint = sha256(each.payload.encode()).hexdigest()[:16]
+        is_open = before is not None and before.is_open
         is_same = before is not None and before.fingerprint == fingerprint
-        if before is not None and before.is_open and not is_same and each.stage is Stage.STORE:
+        if before is not None and is_open and not is_same and each.stage is Stage.STORE:
             payloads.append(DeadLetterPayload(before.dead_letter_id, each.payload))
-        if is_same or (before is not None and before.is_open) or each.subject in dead_letters:
-            continue
-        dead_letter = DeadLetterOpened(
-            _letter_id(stream, each.subject, now),
-            each.stage,
-            each.subject,
-            each.reason,
-            redrive_at(now, 1) if can_succeed(each.stage, each.subject) else None,
-            fingerprint,
-        )
-        dead_letters[each.subject] = dead_letter
-        payloads.append(DeadLetterPayload(dead_letter.dead_letter_id, each.payload))
+        if not (is_same or is_open or each.subject in dead_letters):
+            dead_letter = _open(stream, each, fingerprint, now)
+            dead_letters[each.subject] = dead_letter
+            payloads.append(DeadLetterPayload(dead_letter.dead_letter_id, each.payload))
     return tuple(dead_letters.values()), tuple(payloads)
 
 
+def _open(stream: Stream, failure: Failure, fingerprint: str, now: datetime) -> DeadLetterOpened:
+    return DeadLetterOpened(
+        _dead_letter_id(stream, failure.subject, now),
+        failure.stage,
+        failure.subject,
+        failure.reason,
+        redrive_at(now, 1) if can_succeed(failure.stage, failure.subject) else None,
+        fingerprint,
+    )
+
+
 def recovered(batch: Batch, detail: Detail, failures: Iterable[Failure], known: Known) -> tuple[DeadLetterClosed, ...]:
-    """Close the letters of what was read and written after all. Chunks of events close by a redrive only."""
+    """Return closings for what was read and written after all. Only a redrive closes chunks of events."""
     if not known.dead_letters or detail is Detail.POSITION:
         return ()
     failed = {each.subject for each in failures}
@@ -220,18 +233,18 @@ def recovered(batch: Batch, detail: Detail, failures: Iterable[Failure], known: 
 
 
 def can_succeed(stage: Stage, subject: str) -> bool:
-    """Whether a redrive has anything to go by: rows, or a conversation to read."""
+    """Return whether a redrive can do anything: it has rows, or a conversation to read."""
     return stage is not Stage.FETCH or conversation_of(subject) is not None
 
 
 def redrive_at(now: datetime, failures: int) -> datetime | None:
-    """Say when a letter is tried again by itself, after it has failed `failures` times; None: not any more."""
+    """Return when a dead letter that has failed `failures` times is retried automatically; None for never."""
     seconds = redrive_seconds(failures)
     return None if seconds is None else now + timedelta(seconds=seconds)
 
 
-def _letter_id(stream: Stream, subject: str, now: datetime) -> str:
-    """Name a letter after what it is about and when it was opened: a closed one stays closed."""
+def _dead_letter_id(stream: Stream, subject: str, now: datetime) -> str:
+    """Derive the id from the subject and the time, so that a closed dead letter stays closed."""
     return sha256(f"{stream.key}\n{subject}\n{instant_text(now)}".encode()).hexdigest()[:16]
 
 

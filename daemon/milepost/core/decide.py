@@ -1,4 +1,4 @@
-"""What an outcome means: what to record and what to store, together."""
+"""Decide what an outcome means: what to record and what to store, together."""
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -15,12 +15,12 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
-from milepost.core.failures import refused
+from milepost.core.failures import on_refusal
 from milepost.core.merge import difference, keys_of, order_violations
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, Stream, Stretch
 from milepost.core.plan import (
     Policy,
-    RunBudget,
+    batches_read,
     next_mode,
     older_in_a_row,
     open_sweep,
@@ -32,85 +32,114 @@ from milepost.core.plan import (
 )
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.records import Context, Decision, Record, beginnings
+from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
 
-NOTHING_KNOWN = Known()
-LEAST_OLDER = 10  # conversations in a row at which a walk may end
+LEAST_OLDER = 10  # older conversations in a row before a walk may end
 
 
-def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context, known: Known = NOTHING_KNOWN) -> Decision:
-    """Say what an outcome means. `known` is what the store holds of the rows in a Fetched outcome."""
+def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pending:
+    """Decide what an outcome means, as far as that is possible without the store."""
     match outcome:
-        case Fetched() if problem := _loop(checkpoint, outcome.batch, context.budget):
-            return refused(checkpoint, problem, context)
-        case Fetched():
-            return _fetched(checkpoint, outcome, context, known)
+        case Fetched(batch=batch):
+            sweep = open_sweep(checkpoint, context.budget)
+            if problem := _cursor_loop(sweep, batch):
+                return Decided(on_refusal(checkpoint, problem, context))
+            return _pending_batch(checkpoint, sweep or _new_sweep(checkpoint, outcome, context), batch, context)
         case Refused(problem=problem):
-            return refused(checkpoint, problem, context)
+            return Decided(on_refusal(checkpoint, problem, context))
+
+
+def _cursor_loop(sweep: Sweep | None, batch: Batch) -> Problem | None:
+    """Return the problem of a cursor that points to itself: following it would never end."""
+    if sweep is None or sweep.position.cursor is None or batch.next_cursor != sweep.position.cursor:
+        return None
+    return Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next batch is the one just used")
 
 
 # --- a batch was read -------------------------------------------------------------------------------------------------
 
 
-def keys_to_look_up(checkpoint: Checkpoint, fetched: Fetched, context: Context) -> Keys:
-    """List what has to be known of the store before a batch is decided on."""
-    batch = fetched.batch
-    sweep = open_sweep(checkpoint, context.budget) or _new_sweep(checkpoint, fetched, context)
-    size = size_now(checkpoint, context.policy)
-    is_whole = not (batch.unreadable or context.refused) and size.detail is Detail.NESTED
-    keys = keys_of(Stream.parse(checkpoint.stream), batch)
-    return replace(
-        keys,
-        subjects=() if is_whole and not checkpoint.open_dead_letters else subjects_of(batch, context.refused),
-        full_sweep_at=sweep.walk_started_at if _notes_missed(checkpoint, sweep) else None,
-        stretch=_stretch(checkpoint, sweep, batch),
-    )
+class PendingBatch(Struct, frozen=True):
+    """A batch whose stored rows are not known yet. `sweep` is the one it belongs to."""
+
+    checkpoint: Checkpoint
+    sweep: Sweep
+    batch: Batch
+    detail: Detail
+    context: Context
+    keys: Keys
+
+    def record(self, known: Known) -> Decision:
+        """Record the batch and where its sweep continues, or skip a batch that changes nothing."""
+        checkpoint, sweep, context = self.checkpoint, self.sweep, self.context
+        result = self._compare(known)
+        tally = checkpoint.unrecorded + result.tally
+        read_batches = sweep.tally.batches + tally.batches
+        position = _next_position(sweep, self.batch, context.policy, read_batches=read_batches)
+        if position is None:
+            return self._complete(result, known)
+        if result.changes == Changes() and not result.dead_letters:
+            return BatchUnchanged(replace(sweep, position=position, lost_cursor=None), result.tally)
+        opening = beginnings(checkpoint, sweep, context.budget)
+        stored = BatchStored(position, tally, batches_read(checkpoint, context.budget) + result.tally.batches)
+        return Record((*opening, *result.dead_letters, stored), result.changes)
+
+    def _compare(self, known: Known) -> "_BatchResult":
+        stream, batch, now = self.keys.stream, self.batch, self.context.now
+        reduced = self.checkpoint.reduced_request
+        readable = replace(batch, conversations=()) if self.detail is Detail.POSITION else batch
+        written, unwritten = withhold(difference(stream, readable, known, now), self.context.refused)
+        failures = (*unread(batch, self.detail, reduced.problem if reduced else None, known), *unwritten)
+        dead_letters, payloads = opened(stream, failures, known, now)
+        changes = replace(
+            written.changes,
+            payloads=payloads,
+            missed=self.keys.stretch if known.unseen else None,
+            found=tuple(each.conversation_id for each in batch.conversations if each.conversation_id in known.missed),
+        )
+        tally = replace(
+            written.tally,
+            dead_lettered=len(dead_letters),
+            unreadable=len(failures),
+            order_violations=order_violations(batch.conversations, self.sweep.position.reached_at),
+        )
+        return _BatchResult(changes, (*dead_letters, *recovered(readable, self.detail, failures, known)), tally)
+
+    def _complete(self, result: "_BatchResult", known: Known) -> Record:
+        sweep, budget = self.sweep, self.context.budget
+        tally, changes = self.checkpoint.unrecorded + result.tally, result.changes
+        whole = sweep.tally + tally
+        missed = known.all_missed + known.unseen - len(changes.found)
+        if missed and _is_flawless(whole):
+            tally = replace(tally, deleted=missed)
+            changes = replace(changes, missed_are_deleted_at=self.context.now)
+        elif known.all_missed or known.unseen:
+            changes = replace(changes, forgets_missed=True)
+        completed = SweepCompleted(
+            sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=whole.dead_lettered > 0
+        )
+        opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters else ()
+        return Record((*opening, *result.dead_letters, completed), changes)
 
 
-def _fetched(checkpoint: Checkpoint, fetched: Fetched, context: Context, known: Known) -> Decision:
-    budget, batch = context.budget, fetched.batch
-    sweep = open_sweep(checkpoint, budget) or _new_sweep(checkpoint, fetched, context)
-    found = _found(checkpoint, sweep, batch, context, known)
-    tally = checkpoint.unrecorded + found.tally
-    position = _next_position(sweep, batch, context.policy, read_batches=sweep.tally.batches + tally.batches)
-    if position is None:
-        return _completed(checkpoint, sweep, found, context, known)
-    if found.changes == Changes() and not found.dead_letters:
-        return BatchUnchanged(replace(sweep, position=position, lost_cursor=None), found.tally)
-    opening = beginnings(checkpoint, sweep, budget)
-    return Record((*opening, *found.dead_letters, BatchStored(position, tally)), found.changes)
-
-
-class _Found(Struct, frozen=True):
-    """What a batch comes to: rows to write, letters that open or close, and the counts of both."""
+class _BatchResult(Struct, frozen=True):
+    """The result of a batch: rows to write, dead letters to open or close, and their counts."""
 
     changes: Changes
     dead_letters: tuple[DeadLetterOpened | DeadLetterClosed, ...]
     tally: Tally
 
 
-def _found(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context, known: Known) -> _Found:
-    stream, now = Stream.parse(checkpoint.stream), context.now
+def _pending_batch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context) -> PendingBatch:
     detail = size_now(checkpoint, context.policy).detail
-    problem = checkpoint.reduced_request.problem if checkpoint.reduced_request else None
-    readable = replace(batch, conversations=()) if detail is Detail.POSITION else batch
-    written, unwritten = withhold(difference(stream, readable, known, now), context.refused)
-    failures = (*unread(batch, detail, problem, known), *unwritten)
-    dead_letters, payloads = opened(stream, failures, known, now)
-    stretch = _stretch(checkpoint, sweep, batch)
-    changes = replace(
-        written.changes,
-        payloads=payloads,
-        missed=stretch if known.unseen else None,
-        found=tuple(each.conversation_id for each in batch.conversations if each.conversation_id in known.missed),
+    is_whole = not (batch.unreadable or context.refused) and detail is Detail.NESTED
+    keys = replace(
+        keys_of(Stream.parse(checkpoint.stream), batch),
+        subjects=() if is_whole and not checkpoint.open_dead_letters else subjects_of(batch, context.refused),
+        full_sweep_at=sweep.walk_started_at if _notes_missed(checkpoint, sweep) else None,
+        stretch=_stretch(checkpoint, sweep, batch),
     )
-    tally = replace(
-        written.tally,
-        dead_lettered=len(dead_letters),
-        unreadable=len(failures),
-        order_violations=order_violations(batch.conversations, sweep.position.reached_at),
-    )
-    return _Found(changes, (*dead_letters, *recovered(readable, detail, failures, known)), tally)
+    return PendingBatch(checkpoint, sweep, batch, detail, context, keys)
 
 
 def _new_sweep(checkpoint: Checkpoint, fetched: Fetched, context: Context) -> Sweep:
@@ -128,15 +157,15 @@ def _new_sweep(checkpoint: Checkpoint, fetched: Fetched, context: Context) -> Sw
 
 
 def _next_position(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: int) -> Position | None:
-    """Say where the sweep goes on after a batch; None where that was its last.
+    """Return where the sweep continues after a batch; None after its last.
 
-    A walk that took a single batch saw the inbox at one instant: nothing can have moved behind it, so that it needs no
-    catch-up scan.
+    A walk of a single batch saw the inbox at one instant: nothing can have moved behind it, so it needs no catch-up
+    scan.
     """
     phase, times = sweep.position.phase, [each.updated_time for each in batch.conversations]
     until = sweep.walk_until if phase is Phase.WALK else sweep.catch_up_until
     older = older_in_a_row(times, until, sweep.position.older)
-    # Of batches that were made small, one that is wholly older says little: its rows may just be out of order.
+    # A small batch that is wholly older proves little: its rows may just be out of order.
     is_back = reaches_back(times, until) and older >= min(policy.batch_size, LEAST_OLDER)
     if batch.next_cursor is not None and not is_back:
         reached_at = times[-1] if times else sweep.position.reached_at
@@ -144,33 +173,18 @@ def _next_position(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: 
     return Position(Phase.CATCH_UP) if phase is Phase.WALK and read_batches > 1 else None
 
 
-def _completed(checkpoint: Checkpoint, sweep: Sweep, found: _Found, context: Context, known: Known) -> Record:
-    budget = context.budget
-    tally = checkpoint.unrecorded + found.tally
-    changes = found.changes
-    missed = known.all_missed + known.unseen - len(changes.found)
-    if missed and _is_flawless(sweep.tally + tally):
-        tally = replace(tally, deleted=missed)
-        changes = replace(changes, missed_are_deleted_at=context.now)
-    elif known.all_missed or known.unseen:
-        changes = replace(changes, forgets_missed=True)
-    completed = SweepCompleted(sweep.mode, sweep.walk_started_at, budget.started_at, tally)
-    opening = beginnings(checkpoint, sweep, budget) if found.dead_letters else ()
-    return Record((*opening, *found.dead_letters, completed), changes)
-
-
-# --- what a full sweep does not see -----------------------------------------------------------------------------------
+# --- deletions: what a full sweep no longer sees ----------------------------------------------------------------------
 
 
 def _notes_missed(checkpoint: Checkpoint, sweep: Sweep) -> bool:
-    """Whether a sweep can tell what was deleted: a full one of an inbox that was walked whole before."""
+    """Return whether a sweep can detect deletions: a full one, of an inbox that was walked completely before."""
     return sweep.mode is Mode.FULL and checkpoint.watermark is not None
 
 
 def _stretch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | None:
-    """Say what a batch covers of the inbox, whose order is that of `updated_time`, the newest first.
+    """Return the stretch of the inbox that a batch covers; the inbox is ordered by `updated_time`, newest first.
 
-    None where that is nothing, or cannot be told: not even by how far the walk had got when it took its cursor.
+    None if it covers nothing, or if that is unknown because the checkpoint does not say how far the walk had got.
     """
     position = sweep.position
     is_silent = not batch.conversations and batch.next_cursor is not None
@@ -186,13 +200,5 @@ def _stretch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | No
 
 
 def _is_flawless(tally: Tally) -> bool:
-    """Whether a sweep saw all there is, in order: only then is what it did not see gone."""
+    """Return whether a sweep saw everything, in order: only then is what it did not see deleted."""
     return not (tally.unreadable or tally.dead_lettered or tally.order_violations)
-
-
-def _loop(checkpoint: Checkpoint, batch: Batch, budget: RunBudget) -> Problem | None:
-    """Find the cursor that leads to itself: following it would never end."""
-    sweep = open_sweep(checkpoint, budget)
-    if sweep is None or sweep.position.cursor is None or batch.next_cursor != sweep.position.cursor:
-        return None
-    return Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next batch is the one just used")

@@ -1,22 +1,22 @@
-"""What can go wrong in a way that a person has to know of.
+"""Errors that an operator has to know about.
 
     MilepostError
     ├── BadConfiguration        config.yaml, a secret or an argument is wrong; nothing was started
     ├── StoreRefused            the database cannot be used as it is: unreadable, read-only, corrupt, too new
-    │   └── StoreLost           … because a file of it was deleted or replaced while it was open
-    ├── StoreAway               the database does not answer now: locked, full, failing disk; worth another try
-    │   └── OutcomeUnknown      … and did not say what became of a commit
-    ├── StoreBusy               another Milepost works on this database
-    ├── RowsRejected            the database will not take some row of a batch; the batch was not stored
-    ├── VersionConflict         somebody else has appended to this stream: what was decided is out of date
+    │   └── StoreLost           … because one of its files was deleted or replaced while it was open
+    ├── StoreAway               the database is unavailable: locked, full, failing disk; worth a retry
+    │   └── OutcomeUnknown      … and did not confirm a commit
+    ├── StoreBusy               another Milepost is using this database
+    ├── RowsRejected            the database refuses rows of a batch; the batch was not stored
+    ├── VersionConflict         another writer has appended to this stream: the decision is out of date
     └── JournalDamaged          an entry cannot be read, or its hash does not follow from its predecessor's
 
-Each carries a hint: the command to run or the key to change.
+Each has a hint: the command to run or the key to change.
 """
 
 
 class MilepostError(Exception):
-    """An error that is told to the user in one line, with a hint of what to do, and without a traceback."""
+    """An error shown to the user as one line with a hint, without a traceback."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -40,23 +40,23 @@ class StoreLost(StoreRefused):
 
 
 class StoreAway(MilepostError):
-    """The database does not answer now: locked, full, or its disk fails. Worth another try."""
+    """The database is unavailable: locked, full, or its disk fails. Worth a retry."""
 
 
 class OutcomeUnknown(StoreAway):
-    """The database went away in the middle of a commit: only the journal can tell whether it was stored."""
+    """The database went away during a commit: only the journal can show whether it was stored."""
 
 
 class StoreBusy(MilepostError):
-    """Another Milepost holds this database."""
+    """Another Milepost is using this database."""
 
 
 class RowsRejected(MilepostError):
-    """The database will not take some row of a batch. Nothing of the batch was stored."""
+    """The database refuses rows of a batch. Nothing of the batch was stored."""
 
 
 class VersionConflict(MilepostError):
-    """Another writer appended to the stream first: what was decided is out of date and was not stored."""
+    """Another writer appended to the stream first: the decision is out of date and was not stored."""
 
 
 class JournalDamaged(MilepostError):

@@ -1,7 +1,7 @@
-"""The facts that the journal keeps: past-tense events whose tags are data and stay for ever.
+"""The events of the journal: past-tense facts whose tags are data and never change.
 
-An entry is an event with its place: which stream, which version of it, which run, when. Counts travel as a `Tally`
-that covers everything since the entry before it, because batches that change nothing get no entry of their own.
+An entry is an event with its stream, version, run and time. Counts travel as a `Tally` that covers everything since the
+previous entry, because batches that change nothing get no entry of their own.
 """
 
 from datetime import datetime
@@ -14,24 +14,24 @@ from milepost.core.problems import Problem
 
 
 class Mode(StrEnum):
-    """How far a sweep walks: to the end of the inbox, or to the watermark of the sweep before it."""
+    """How far a sweep walks: to the end of the inbox, or to the watermark of the previous sweep."""
 
     FULL = "full"
     INCREMENTAL = "incremental"
 
 
 class Phase(StrEnum):
-    """The two halves of a sweep: the walk, then the scan from the head for threads that moved behind the walk."""
+    """The halves of a sweep: the walk, then a catch-up scan from the head for threads that moved behind the walk."""
 
     WALK = "walk"
     CATCH_UP = "catch_up"
 
 
 class Position(Struct, frozen=True, omit_defaults=True):
-    """Where a sweep goes on: after `cursor`, or at the head of the inbox where that is None.
+    """Where a sweep continues: after `cursor`, or at the head of the inbox if that is None.
 
-    `reached_at` is the updated_time of the last conversation before that place; None where there was none. So many of
-    the last ones in a row were `older` than the sweep has to go back.
+    `reached_at` is the updated_time of the last conversation read before that, None if there was none. `older` counts
+    the last conversations in a row that were older than the sweep has to go back.
     """
 
     phase: Phase = Phase.WALK
@@ -41,10 +41,10 @@ class Position(Struct, frozen=True, omit_defaults=True):
 
 
 class Tally(Struct, frozen=True, omit_defaults=True):
-    """Counts of what batches brought. `inserted`, `updated` and `unchanged` count conversations.
+    """Counts over one or more batches. `inserted`, `updated` and `unchanged` count conversations.
 
-    `dead_lettered` counts dead letters that were opened; `unreadable` everything in the batches that could not be read
-    or written, whether its dead letter is new or open already.
+    `dead_lettered` counts the dead letters that were opened; `unreadable` counts everything that could not be read or
+    written, whether its dead letter is new or already open.
     """
 
     batches: int = 0
@@ -57,11 +57,11 @@ class Tally(Struct, frozen=True, omit_defaults=True):
     without_contact: int = 0
     order_violations: int = 0
     unreadable: int = 0
-    deleted: int = 0  # conversations that a full sweep did not see any more
+    deleted: int = 0  # conversations that a full sweep no longer saw
 
     def __add__(self, other: "Tally") -> "Tally":
-        """Add up two stretches of work."""
-        if other is NO_TALLY:  # of most runs and sweeps one is, and a journal has a million
+        """Return the sums of both."""
+        if other is NO_TALLY:  # one of the two usually is, and a journal has a million entries
             return self
         if self is NO_TALLY:
             return other
@@ -81,15 +81,15 @@ class Tally(Struct, frozen=True, omit_defaults=True):
 
     @property
     def conversations(self) -> int:
-        """How many conversations were read."""
+        """The number of conversations that were read."""
         return self.inserted + self.updated + self.unchanged
 
     @property
     def has_changes(self) -> bool:
         """Whether any row was written or dead letter opened.
 
-        A batch without changes is passed over until an entry covers it: of the batches in an entry's tally, at most
-        the last one has changes.
+        A batch without changes is not journaled until a later entry covers it, so at most the last of the batches in
+        an entry's tally has changes.
         """
         return any(
             (self.inserted, self.updated, self.dead_lettered, self.contacts, self.interaction_events, self.deleted)
@@ -100,15 +100,15 @@ NO_TALLY = Tally()
 
 
 class RunStatus(StrEnum):
-    """How a run stands or ended."""
+    """The status of a run."""
 
     RUNNING = "running"
     COMPLETE = "complete"  # its sweep is complete
-    COMPLETE_WITH_ERRORS = "complete_with_errors"  # complete, with dead letters on the way
-    PAUSED = "paused"  # at a limit, for a shutdown or because somebody wants it; the place is saved
-    FAILED = "failed"  # retries used up; the place is saved and the next run tries again
-    STOPPED = "stopped"  # needs a person: a token, a permission, a setting
-    INTERRUPTED = "interrupted"  # it broke off without recording its end; found by the next run
+    COMPLETE_WITH_ERRORS = "complete_with_errors"  # its sweep is complete and opened dead letters
+    PAUSED = "paused"  # stopped at a limit, by a shutdown or by an operator; its position is saved
+    FAILED = "failed"  # retries exhausted; its position is saved and the next run tries again
+    STOPPED = "stopped"  # needs an operator: a token, a permission, a setting
+    INTERRUPTED = "interrupted"  # ended without recording it; the next run found it open
 
 
 class Reason(StrEnum):
@@ -122,13 +122,13 @@ class Reason(StrEnum):
     AUTHORIZATION = "authorization"
     CONFIGURATION = "configuration"
     PROCESS_DIED = "process_died"
-    BROKE_OFF = "broke_off"  # in a process that lives on: the store stayed away, or there is a bug
-    REQUEST = "request"  # somebody paused the stream
-    REMOVED = "removed"  # the stream was taken out of the configuration
+    BROKE_OFF = "broke_off"  # the process lives on: the store stayed unavailable, or there is a bug
+    REQUEST = "request"  # an operator paused the stream
+    REMOVED = "removed"  # the stream was removed from the configuration
 
 
 class Stage(StrEnum):
-    """Which part of the work on a batch."""
+    """The part of the work on a batch."""
 
     FETCH = "fetch"
     STORE = "store"
@@ -138,25 +138,25 @@ class Stage(StrEnum):
 class Resolution(StrEnum):
     """How a dead letter was closed."""
 
-    REDRIVEN = "redriven"  # read or written in a redrive
-    RECOVERED = "recovered"  # a sweep read or wrote what it is about
-    DISCARDED = "discarded"  # a person gave it up
-    FORGOTTEN = "forgotten"  # the person that it is about was erased
+    REDRIVEN = "redriven"  # a redrive read or wrote it
+    RECOVERED = "recovered"  # a sweep read or wrote its subject
+    DISCARDED = "discarded"  # an operator gave it up
+    FORGOTTEN = "forgotten"  # the person it is about was erased
 
 
 # --- the events -------------------------------------------------------------------------------------------------------
 
 
 class RunStarted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A run began to work on the stream. `started_at` precedes the entry: a run is recorded with its first result."""
+    """A run started. `started_at` precedes the entry: a run is recorded together with its first result."""
 
     started_at: datetime
 
 
 class SweepStarted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A sweep began at the head of the inbox.
+    """A sweep started at the head of the inbox.
 
-    `walk_started_at` is the server's time before its first batch: the watermark once the sweep is complete. The walk
+    `walk_started_at` is the server's time before the first batch: the watermark once the sweep is complete. The walk
     ends at a batch wholly older than `walk_until` (None: at the end of the inbox), the catch-up scan at one wholly
     older than `catch_up_until`.
     """
@@ -168,14 +168,18 @@ class SweepStarted(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
 
 class BatchStored(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Batches were stored, the last of them with this entry; the sweep goes on at `position`."""
+    """One or more batches were stored, the last of them with this entry; the sweep continues at `position`.
+
+    `batch` is the number of the last one in its run; 0 in entries that are older than the field.
+    """
 
     position: Position
     tally: Tally
+    batch: int = 0
 
 
 class FetchFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The batch at the sweep's position could not be read; it is tried again at `retry_at`."""
+    """The batch at the sweep's position could not be read; the next attempt is due at `retry_at`."""
 
     attempt: int
     problem: Problem
@@ -183,7 +187,7 @@ class FetchFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 
 
 class BatchFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The batch at the sweep's position was given up for this run, after `attempts` tries."""
+    """The batch at the sweep's position was given up for this run after `attempts` attempts."""
 
     stage: Stage
     attempts: int
@@ -191,7 +195,7 @@ class BatchFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 
 
 class RateLimited(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A limit was reached: no call is made in its scope until `until`. It is the `attempts`th time since `since`."""
+    """A rate limit was hit: no calls in its scope until `until`. It was hit `attempts` times in a row since `since`."""
 
     scope: Scope
     attempts: int
@@ -201,7 +205,7 @@ class RateLimited(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 
 
 class BatchShrunk(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The batch at the sweep's position was too heavy, or holds what cannot be read: less is asked for."""
+    """The batch at the sweep's position was too large or has an unreadable item: the next request is smaller."""
 
     limit: int
     detail: Detail
@@ -209,7 +213,7 @@ class BatchShrunk(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 
 
 class CursorLost(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The cursor at the sweep's position was refused: the phase begins anew at the head, where nothing is doubled."""
+    """The cursor at the sweep's position was refused: its phase restarts at the head, which duplicates no row."""
 
     problem: Problem
 
@@ -217,10 +221,9 @@ class CursorLost(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=
 class DeadLetterOpened(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Something could not be read or written; its payload is kept under `dead_letter_id` for a redrive.
 
-    `subject` is what it is about: a conversation's id, `<id>/messages` (those that could not be read), `<id>/row` and
-    `<id>/events/…` (those that could not be written), `contact <id>`, or `sha256:…` of what has no id. `redrive_at` is
-    when it is tried again by itself. The payload's `fingerprint` tells whether it is still the same once somebody
-    discarded it.
+    `subject` names it: a conversation's id, `<id>/messages` (could not be read), `<id>/row` and `<id>/events/…` (could
+    not be written), `contact <id>`, or `sha256:…` for an item without an id. `redrive_at` is when it is retried
+    automatically. The payload's `fingerprint` shows whether it has changed after an operator discarded it.
     """
 
     dead_letter_id: str
@@ -232,9 +235,9 @@ class DeadLetterOpened(Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
 
 class RedriveFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A dead letter was tried again, for the `attempts`th time, in vain. `redrive_at` None: no more by itself.
+    """The redrive number `attempts` of a dead letter failed; after `redrive_at` None it is not retried automatically.
 
-    `tally` counts what was written on the way all the same. `by` is who asked for it; empty where nobody had to.
+    `tally` counts what was written nevertheless. `by` is who requested it, empty for an automatic redrive.
     """
 
     dead_letter_id: str
@@ -246,9 +249,9 @@ class RedriveFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
 
 
 class DeadLetterClosed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A dead letter came to its end. `tally` counts what a redrive wrote; `reason` is the one a person gave.
+    """A dead letter was closed. `tally` counts what a redrive wrote; `reason` is the one an operator gave.
 
-    `by` is who asked for it; empty where nobody had to.
+    `by` is who requested it, empty if nobody did.
     """
 
     dead_letter_id: str
@@ -259,19 +262,22 @@ class DeadLetterClosed(Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
 
 class SweepCompleted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The sweep reached its end and so did its run; `walk_started_at` is the new watermark.
+    """A sweep is complete, and its run with it; `walk_started_at` is the new watermark.
 
-    It carries all that a short sweep has to say, so that a sweep of one batch, quiet or not, is this one entry.
+    It has all the fields of a short sweep, so that a sweep of one batch, with changes or without, is this one entry.
+    `has_errors` is true if the sweep opened dead letters, in this run or an earlier one; it is false in all entries
+    that are older than the field.
     """
 
     mode: Mode
     walk_started_at: datetime
     run_started_at: datetime
     tally: Tally
+    has_errors: bool = False
 
 
 class RunEnded(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A run ended before its sweep did. `position` is where the next run goes on; None where no sweep is open."""
+    """A run ended before its sweep did. The next run continues at `position`; None if no sweep is open."""
 
     status: RunStatus
     reason: Reason
@@ -281,45 +287,45 @@ class RunEnded(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
 
 
 class StoreReturned(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The store answered again after it had been away; this entry came with the first commit it took."""
+    """The store was unavailable and has recovered; this entry is part of its first commit since."""
 
     away_seconds: float
     attempts: int
 
 
 class StreamPaused(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Somebody put the stream on hold: no call is made for it until it is resumed. `by` is who asked for it."""
+    """An operator paused the stream: no calls until it is resumed. `by` is who requested it."""
 
     by: str
 
 
 class StreamResumed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Somebody ended the hold of the stream. `by` is who asked for it."""
+    """An operator resumed the stream. `by` is who requested it."""
 
     by: str
 
 
 class SyncRequested(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Somebody wants the stream worked at once, by a `full` sweep or whichever is due. `by` is who asked for it."""
+    """An operator requested an immediate run, with a `full` sweep or whichever is due. `by` is who requested it."""
 
     by: str
     full: bool = False
 
 
 class TokenChecked(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The platform told how the stream's token stands, and it was not what it had told before."""
+    """The health of the stream's token, as the platform reports it, has changed."""
 
     health: TokenHealth
 
 
 class StreamRemoved(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Somebody removed the stream with all its rows: it begins anew if it is ever worked again. `by` is who asked."""
+    """An operator removed the stream with all its rows; its next run starts over. `by` is who requested it."""
 
     by: str
 
 
 StreamEvent = StreamPaused | StreamResumed | SyncRequested | TokenChecked | StreamRemoved
-"""What concerns a stream as a whole, whatever its run is at."""
+"""Events about a stream as a whole, independent of its run."""
 
 Event = (
     RunStarted
@@ -363,7 +369,7 @@ TAGS: dict[type[Event], str] = {
 
 
 class Entry(Struct, frozen=True):
-    """An event in its place in the journal. `type` and `data` are its stored form, `hash` seals it to the chain."""
+    """An event as recorded in the journal. `type` and `data` are its stored form, `hash` links it into the chain."""
 
     stream: str
     version: int

@@ -1,4 +1,4 @@
-"""The fold: what the journal means for where a stream stands."""
+"""The fold of the journal into checkpoints."""
 
 from collections.abc import Iterable
 from typing import assert_never
@@ -49,48 +49,48 @@ from milepost.core.model import Detail
 from milepost.core.problems import Problem
 
 
-def skip_unchanged(checkpoint: Checkpoint, passed: BatchUnchanged) -> Checkpoint:
-    """Move on in memory after a batch that changed nothing."""
-    is_recorded = checkpoint.sweep_is_recorded and is_same_sweep(checkpoint.sweep, passed.sweep)
+def skip_unchanged(checkpoint: Checkpoint, unchanged: BatchUnchanged) -> Checkpoint:
+    """Return the checkpoint, in memory only, after a batch that changed nothing."""
+    is_recorded = checkpoint.sweep_is_recorded and is_same_sweep(checkpoint.sweep, unchanged.sweep)
     return replace(
         checkpoint,
-        sweep=passed.sweep,
+        sweep=unchanged.sweep,
         retry=None,
         rate_limit=None,
         failure_streak=None,
-        unrecorded=checkpoint.unrecorded + passed.tally,
+        unrecorded=checkpoint.unrecorded + unchanged.tally,
         sweep_is_recorded=is_recorded,
     )
 
 
 def fold(entries: Iterable[Entry], checkpoint: Checkpoint) -> Checkpoint:
-    """Fold entries, in order, into the checkpoint before them."""
+    """Return the checkpoint after these entries, given the one before them."""
     for entry in entries:
         checkpoint = evolve(checkpoint, entry)
     return checkpoint
 
 
 def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
-    """Say what an entry means for where the stream stands."""
+    """Return the checkpoint after an entry."""
     after = replace(checkpoint, version=entry.version, hash=entry.hash, updated_at=entry.recorded_at, removed_at=None)
     match entry.event:
         case BatchStored() as event:
-            after = _batch_stored(after, event)
+            after = _after_batch(after, event)
         case RunStarted(started_at=started_at):
             run = Run(entry.run_id or "", started_at, mode=after.sweep.mode if after.sweep else None)
             after = replace(after, run=run)
         case SweepStarted() as event:
-            after = _sweep_started(after, event)
+            after = _after_sweep_start(after, event)
         case SweepCompleted() as event:
-            after = _sweep_completed(after, entry, event)
+            after = _after_sweep(after, entry, event)
         case RunEnded() as event:
-            after = _run_ended(after, entry, event)
+            after = _after_run(after, entry, event)
         case FetchFailed() | BatchFailed() | RateLimited() | BatchShrunk() | CursorLost() as event:
-            after = _troubled(after, event)
+            after = _after_refusal(after, event)
         case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed() as event:
-            after = _lettered(after, event)
+            after = _after_dead_letter(after, event)
         case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | StreamRemoved() as event:
-            after = _asked(after, entry, event)
+            after = _after_stream_event(after, entry, event)
         case StoreReturned():
             pass
         case unknown:
@@ -98,16 +98,16 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
     return after
 
 
-def _troubled(
+def _after_refusal(
     checkpoint: Checkpoint, event: FetchFailed | BatchFailed | RateLimited | BatchShrunk | CursorLost
 ) -> Checkpoint:
-    """Say what a refusal means, by its remedy: try again, give up, wait, ask for less, begin at the head."""
+    """Apply a remedy: retry, give up, wait, send a smaller request, or restart at the head."""
     match event:
         case FetchFailed(attempt=attempt, problem=problem, retry_at=retry_at):
             retry = RetryState(attempt, problem, retry_at)
-            return replace(checkpoint, retry=retry, run=_with(checkpoint.run, retries=1))
+            return replace(checkpoint, retry=retry, run=_count(checkpoint.run, retries=1))
         case BatchFailed(problem=problem):
-            run = _with(checkpoint.run, failed_batches=1, problem=problem)
+            run = _count(checkpoint.run, failed_batches=1, problem=problem)
             return replace(checkpoint, retry=None, reduced_request=None, run=run)
         case RateLimited(scope=scope, attempts=attempts, since=since, until=until, problem=problem):
             return replace(checkpoint, rate_limit=RateLimit(scope, attempts, since, until, problem))
@@ -117,8 +117,10 @@ def _troubled(
             return replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep))
 
 
-def _lettered(checkpoint: Checkpoint, event: DeadLetterOpened | RedriveFailed | DeadLetterClosed) -> Checkpoint:
-    """Count the open letters, and what a redrive wrote: that is no run's work."""
+def _after_dead_letter(
+    checkpoint: Checkpoint, event: DeadLetterOpened | RedriveFailed | DeadLetterClosed
+) -> Checkpoint:
+    """Count the open dead letters and the rows of redrives, which belong to no run."""
     match event:
         case DeadLetterOpened():
             return replace(checkpoint, open_dead_letters=checkpoint.open_dead_letters + 1)
@@ -129,8 +131,8 @@ def _lettered(checkpoint: Checkpoint, event: DeadLetterOpened | RedriveFailed | 
             return replace(checkpoint, open_dead_letters=open_now, total=checkpoint.total + tally)
 
 
-def _asked(checkpoint: Checkpoint, entry: Entry, event: StreamEvent) -> Checkpoint:
-    """Say what it means that somebody asked for something, or asked about the token."""
+def _after_stream_event(checkpoint: Checkpoint, entry: Entry, event: StreamEvent) -> Checkpoint:
+    """Apply a command of an operator, or news of the token."""
     match event:
         case StreamPaused(by=by):
             return replace(checkpoint, operator_pause=OperatorPause(entry.recorded_at, by))
@@ -140,18 +142,18 @@ def _asked(checkpoint: Checkpoint, entry: Entry, event: StreamEvent) -> Checkpoi
             return replace(checkpoint, token=health)
         case SyncRequested():
             return checkpoint
-        case StreamRemoved():  # a rate limit goes on: it is the platform's, and may hold for the whole app
+        case StreamRemoved():  # a rate limit stays: it is the platform's and may apply to the whole app
             at = entry.recorded_at
             return Checkpoint(
                 entry.stream, entry.version, entry.hash, at, rate_limit=checkpoint.rate_limit, removed_at=at
             )
 
 
-def _batch_stored(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:
+def _after_batch(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:
     return replace(
         checkpoint,
-        sweep=_walked(checkpoint.sweep, event.position, event.tally) if checkpoint.sweep else None,
-        run=_with(checkpoint.run, tally=event.tally),
+        sweep=_advance(checkpoint.sweep, event.position, event.tally) if checkpoint.sweep else None,
+        run=_count(checkpoint.run, tally=event.tally),
         retry=None,
         rate_limit=None,
         reduced_request=_grown(checkpoint.reduced_request, event.tally),
@@ -161,19 +163,21 @@ def _batch_stored(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:
     )
 
 
-def _sweep_started(checkpoint: Checkpoint, event: SweepStarted) -> Checkpoint:
+def _after_sweep_start(checkpoint: Checkpoint, event: SweepStarted) -> Checkpoint:
     sweep = Sweep(event.mode, event.walk_started_at, event.catch_up_until, event.walk_until)
     run = replace(checkpoint.run, mode=event.mode) if checkpoint.run is not None else None
     return replace(checkpoint, sweep=sweep, run=run, sweep_is_recorded=True)
 
 
-def _sweep_completed(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) -> Checkpoint:
+def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) -> Checkpoint:
     run = checkpoint.run
-    if run is None or run.run_id != entry.run_id:  # the whole run is this one entry
+    if run is None or run.run_id != entry.run_id:  # this one entry is the whole run
         run = Run(entry.run_id or "", event.run_started_at)
     tally = run.tally + event.tally
-    before = checkpoint.sweep.tally if checkpoint.sweep and is_same_sweep(checkpoint.sweep, event) else NO_TALLY
-    status = RunStatus.COMPLETE_WITH_ERRORS if (before + event.tally).dead_lettered else RunStatus.COMPLETE
+    sweep = checkpoint.sweep
+    before = sweep.tally if sweep is not None and is_same_sweep(sweep, event) else NO_TALLY
+    has_errors = event.has_errors or (before + event.tally).dead_lettered  # older entries lack the field
+    status = RunStatus.COMPLETE_WITH_ERRORS if has_errors else RunStatus.COMPLETE
     return replace(
         checkpoint,
         sweep=None,
@@ -191,22 +195,16 @@ def _sweep_completed(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted
     )
 
 
-def _run_ended(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpoint:
-    run = _with(checkpoint.run, tally=event.tally)
+def _after_run(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpoint:
+    run = _count(checkpoint.run, tally=event.tally, problem=event.problem)
     if run is not None:
-        run = replace(
-            run,
-            status=event.status,
-            reason=event.reason,
-            ended_at=entry.recorded_at,
-            problem=event.problem or run.problem,
-        )
+        run = replace(run, status=event.status, reason=event.reason, ended_at=entry.recorded_at)
     sweep = checkpoint.sweep
     if sweep is not None and event.position is not None:
-        sweep = _walked(sweep, event.position, event.tally)
-    if sweep is not None and sweep.resets:  # of this run, however it ended
+        sweep = _advance(sweep, event.position, event.tally)
+    if sweep is not None and sweep.resets:  # counted per run
         sweep = replace(sweep, resets=0)
-    if event.tally.batches:  # batches were passed over on the way, so that what was the matter before them is over
+    if event.tally.batches:  # unchanged batches were read since, so earlier problems are over
         checkpoint = replace(checkpoint, retry=None, rate_limit=None, failure_streak=None)
     return replace(
         checkpoint,
@@ -220,7 +218,7 @@ def _run_ended(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpo
 
 
 def _failure_streak(before: FailureStreak | None, entry: Entry, event: RunEnded) -> FailureStreak | None:
-    """Count the runs that fail or are stopped, one after the other, for the same reason."""
+    """Count consecutive runs that failed or stopped for the same reason."""
     if event.status not in {RunStatus.FAILED, RunStatus.STOPPED}:
         return before
     if before is None or before.reason is not event.reason:
@@ -236,7 +234,7 @@ def _without_cursor(sweep: Sweep | None) -> Sweep | None:
 
 
 def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedRequest | None:
-    """Count the good batches since less was asked for. One that was stepped over takes the reason with it."""
+    """Count the good batches at a reduced size. Stepping over a batch removes what made it necessary."""
     if reduced_request is None or not tally.batches:
         return reduced_request
     if reduced_request.detail is Detail.POSITION:
@@ -244,11 +242,11 @@ def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedReque
     return replace(reduced_request, good=reduced_request.good + tally.batches)
 
 
-def _walked(sweep: Sweep, position: Position, tally: Tally) -> Sweep:
+def _advance(sweep: Sweep, position: Position, tally: Tally) -> Sweep:
     return replace(sweep, position=position, tally=sweep.tally + tally, lost_cursor=None)
 
 
-def _with(
+def _count(
     run: Run | None,
     *,
     tally: Tally = NO_TALLY,

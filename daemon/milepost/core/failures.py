@@ -1,4 +1,4 @@
-"""What a refusal of the source means: its remedy, and what that takes where the stream stands."""
+"""Decide what a refusal of the source means: its remedy, applied to the checkpoint."""
 
 from datetime import timedelta
 
@@ -22,31 +22,31 @@ from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.retry import backoff_seconds
 
 
-def refused(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
-    """Say what to record of a batch that could not be read."""
+def on_refusal(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
+    """Return what to record of a batch that could not be read."""
     sweep = open_sweep(checkpoint, context.budget)
     rule = rule_for(problem, has_cursor=sweep is not None and sweep.position.cursor is not None)
     match rule.remedy:
         case Remedy.RETRY:
-            return _retried(checkpoint, problem, context, rule)
+            return _retry(checkpoint, problem, context, rule)
         case Remedy.WAIT:
-            return _limited(checkpoint, problem, context, rule)
+            return _wait(checkpoint, problem, context, rule)
         case Remedy.SHRINK:
-            return _shrunk(checkpoint, problem, context)
+            return _shrink(checkpoint, problem, context)
         case Remedy.RESET:
-            return _reset(checkpoint, problem, context)
+            return _restart(checkpoint, problem, context)
         case Remedy.STOP_AUTHORIZATION:
-            return _stopped(checkpoint, problem, context, Reason.AUTHORIZATION)
+            return _stop(checkpoint, problem, context, Reason.AUTHORIZATION)
         case Remedy.STOP_CONFIGURATION:
-            return _stopped(checkpoint, problem, context, Reason.CONFIGURATION)
+            return _stop(checkpoint, problem, context, Reason.CONFIGURATION)
 
 
-def _retried(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
+def _retry(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
     policy = context.policy
     attempt = checkpoint.retry.attempts + 1 if checkpoint.retry else 1
     size = size_now(checkpoint, policy)
     if rule.then is Remedy.SHRINK and size != whole(policy) and smaller(size, policy) is not None:
-        return _shrunk(checkpoint, problem, context)  # the search for what fails is under way
+        return _shrink(checkpoint, problem, context)  # the search for the item that fails is under way
     if attempt >= policy.attempts:
         return _after_retries(checkpoint, problem, context, rule)
     delay_seconds = backoff_seconds(
@@ -62,24 +62,24 @@ def _retried(checkpoint: Checkpoint, problem: Problem, context: Context, rule: R
 def _after_retries(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
     match rule.then:
         case Remedy.SHRINK:
-            return _shrunk(checkpoint, problem, context)
+            return _shrink(checkpoint, problem, context)
         case Remedy.RESET:
-            return _reset(checkpoint, problem, context)
+            return _restart(checkpoint, problem, context)
         case Remedy.STOP_CONFIGURATION:
-            return _stopped(checkpoint, problem, context, Reason.CONFIGURATION)
+            return _stop(checkpoint, problem, context, Reason.CONFIGURATION)
         case _:
-            return _failed(checkpoint, problem, context)
+            return _fail(checkpoint, problem, context)
 
 
-def _failed(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
+def _fail(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
     attempts = checkpoint.retry.attempts + 1 if checkpoint.retry else 1
     failed = BatchFailed(Stage.FETCH, attempts, problem)
     ended = RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=problem)
     return ending(checkpoint, ended, context.budget, failed)
 
 
-def _limited(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
-    """Stay away: in this run where the pause ends within it, else beyond it."""
+def _wait(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
+    """Wait out a rate limit within the run if it ends before the deadline; end the run otherwise."""
     limited = rate_limited(checkpoint, problem, rule, context)
     if limited.until < context.budget.deadline_at:
         return recorded(checkpoint, context.budget, limited)
@@ -88,27 +88,27 @@ def _limited(checkpoint: Checkpoint, problem: Problem, context: Context, rule: R
 
 
 def rate_limited(checkpoint: Checkpoint, problem: Problem, rule: Rule, context: Context) -> RateLimited:
-    """Say for how long a limit has to be waited out. It uses up no retry."""
+    """Return the event of a rate limit. Waiting for it uses up no retry."""
     floor_seconds = context.policy.rate_limit_floor_seconds
     rate_limit = next_rate_limit(checkpoint.rate_limit, problem, rule, context.now, floor_seconds=floor_seconds)
     return RateLimited(rate_limit.scope, rate_limit.attempts, rate_limit.since, rate_limit.until, problem)
 
 
-def _shrunk(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
+def _shrink(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
     policy = context.policy
     size = smaller(size_now(checkpoint, policy), policy)
-    if size is None:  # not even a position can be read: it is not one thread that fails
-        return _failed(checkpoint, problem, context)
+    if size is None:  # not even positions can be read: this is no problem of a single thread
+        return _fail(checkpoint, problem, context)
     return recorded(checkpoint, context.budget, BatchShrunk(size.limit, size.detail, problem))
 
 
-def _reset(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
-    """Begin again at the head, once in a run: a cursor that dies each time must not keep it going round."""
+def _restart(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
+    """Restart at the head, once in a run: a cursor that fails each time must not keep the run in a loop."""
     sweep = open_sweep(checkpoint, context.budget)
     if sweep is not None and sweep.resets:
-        return _failed(checkpoint, problem, context)
+        return _fail(checkpoint, problem, context)
     return recorded(checkpoint, context.budget, CursorLost(problem))
 
 
-def _stopped(checkpoint: Checkpoint, problem: Problem, context: Context, reason: Reason) -> Record:
+def _stop(checkpoint: Checkpoint, problem: Problem, context: Context, reason: Reason) -> Record:
     return ending(checkpoint, RunEnded(RunStatus.STOPPED, reason, problem=problem), context.budget)

@@ -1,7 +1,7 @@
-"""The journal's form: events as JSON, entries sealed into a hash chain, projections folded from them.
+"""The form of the journal: events as JSON, entries in a hash chain, projections folded from them.
 
-An event's data is JSON with defaults left out. A field may be added to an event as long as it has a default. A change
-beyond that raises the event's format: its new data carries `"v": n`, and a step in UPCASTS brings format n - 1 to n.
+The data of an event is JSON without defaults. A field with a default may be added to an event at any time. Any other
+change raises the event's format: new data has `"v": n`, and a step in UPCASTS converts format n - 1 to n.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,14 +20,14 @@ from milepost.core.evolve import evolve
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 
-# By tag, the steps from format 1 to 2, 2 to 3, …: none has been needed so far.
+# By tag, the steps from format 1 to 2, 2 to 3, …; none has been needed so far.
 UPCASTS: Mapping[str, tuple[Upcast, ...]] = {}
 
 _encode_event = msgspec.json.Encoder(order=None).encode
 
 
 class Codec:
-    """Writes events and reads them, in every format that there ever was."""
+    """Encodes events, and decodes them in every format there has been."""
 
     def __init__(self, upcasts: Mapping[str, tuple[Upcast, ...]] = UPCASTS) -> None:
         self._upcasts = upcasts
@@ -35,7 +35,7 @@ class Codec:
         self._kinds = {tag: kind for kind, tag in TAGS.items()}
 
     def encode(self, event: Event) -> tuple[str, str]:
-        """Give the event's tag and its data as JSON text."""
+        """Return the event's tag and its data as JSON text."""
         tag = TAGS[type(event)]
         upcasts = self._upcasts.get(tag, ())
         if not upcasts:
@@ -43,7 +43,7 @@ class Codec:
         return tag, _encode_event({"v": len(upcasts) + 1, **msgspec.to_builtins(event)}).decode()
 
     def decode(self, tag: str, data: str) -> Event:
-        """Read an event. Raises JournalDamaged for data that no version up to this one wrote."""
+        """Return the event of stored data. Raises JournalDamaged for data that no version up to this one wrote."""
         decoder = self._decoders.get(tag)
         if decoder is None:
             raise JournalDamaged(
@@ -77,26 +77,26 @@ _encode_json = msgspec.json.Encoder().encode
 
 
 def instant_text(instant: datetime) -> str:
-    """Write an instant as the journal and the SQLite tables do: ISO 8601, UTC, milliseconds, `Z`.
+    """Return an instant as the journal and the SQLite tables have it: ISO 8601, UTC, milliseconds, `Z`.
 
-    All are of one width, so that they sort as text. msgspec writes an instant in a fifth of the time of `isoformat`,
-    and there are eight in each conversation.
+    All have the same width, so that they sort as text. msgspec takes a fifth of the time of `isoformat`, and each
+    conversation has eight instants.
     """
     quoted = _encode_json(instant.astimezone(UTC)).decode()
     return f"{quoted[1:24]}Z" if instant.microsecond else f"{quoted[1:20]}.000Z"
 
 
 def link(previous_hash: str, entry: tuple[str, int, str | None, str, str, str]) -> str:
-    """Give the hash of an entry: SHA-256 over its predecessor's hash and every column of its own, as a JSON array."""
+    """Return an entry's hash: SHA-256 over its predecessor's hash and all its own columns, as a JSON array."""
     return sha256(_encode_json((previous_hash, *entry))).hexdigest()
 
 
 def seal(
     checkpoint: Checkpoint, events: Iterable[Event], run_id: str | None, recorded_at: datetime, codec: Codec
 ) -> tuple[Entry, ...]:
-    """Turn events into the entries that follow the checkpoint."""
+    """Return events as the entries that follow the checkpoint."""
     version, previous_hash = checkpoint.version, checkpoint.hash
-    recorded_at = recorded_at.replace(microsecond=recorded_at.microsecond // 1000 * 1000)  # as it is written down
+    recorded_at = recorded_at.replace(microsecond=recorded_at.microsecond // 1000 * 1000)  # the stored precision
     at_text = instant_text(recorded_at)
     entries = []
     for event in events:
@@ -124,7 +124,7 @@ def _damaged(entry: Entry, how: str) -> JournalDamaged:
 
 
 class RunOf(Struct, frozen=True):
-    """A run of a stream, as it stands after its last entry."""
+    """A run of a stream after its last entry."""
 
     stream: str
     run: Run
@@ -134,17 +134,17 @@ Projected = Checkpoint | RunOf | DeadLetter
 
 
 def since_removal(entries: Sequence[Entry]) -> Sequence[Entry]:
-    """Return those of one stream's entries that follow its removal: all of them where there is none."""
-    for place in range(len(entries), 0, -1):
-        if isinstance(entries[place - 1].event, StreamRemoved):
-            return entries[place:]
+    """Return those of one stream's entries that follow its latest removal: all of them if there is none."""
+    for index in range(len(entries), 0, -1):
+        if isinstance(entries[index - 1].event, StreamRemoved):
+            return entries[index:]
     return entries
 
 
 def project(entries: Iterable[Entry], removed: Mapping[str, int]) -> Iterator[Projected]:
-    """Fold a whole journal, in the order of seq, checking its hash chains on the way.
+    """Yield the projections of a whole journal, given in the order of seq, and check its hash chains on the way.
 
-    `removed` has the version of each stream's latest removal: of the runs and dead letters before it none is left.
+    `removed` has the version of each stream's latest removal: no runs or dead letters remain from before it.
 
     Raises JournalDamaged at the first entry that does not follow from its predecessor.
     """
@@ -173,7 +173,7 @@ def project(entries: Iterable[Entry], removed: Mapping[str, int]) -> Iterator[Pr
 
 
 def dead_letter_after(entry: Entry, before: Callable[[str], DeadLetter | None]) -> DeadLetter | None:
-    """Give the dead letter that an entry is about, as it stands after it; None where it is about none."""
+    """Return the dead letter that an entry is about, as it is after the entry; None if it is about none."""
     match entry.event:
         case DeadLetterOpened() as event:
             return DeadLetter(

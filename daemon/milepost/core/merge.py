@@ -1,8 +1,8 @@
-"""What of a batch is new: the one place that says how a conversation read again meets the row that is stored.
+"""Merge what was read with the stored rows: the one place that decides what of a batch is new.
 
-The newer `updated_time` wins, so that reading again, in any order and from any crash, ends in the same tables. What the
-API leaves out says nothing about what is stored. Interaction events are written once and never changed: of an older
-message the API later only says that it is deleted.
+The newer `updated_time` wins, so that reading again, in any order and after any crash, ends in the same tables. A value
+that the API leaves out leaves the stored one alone. Interaction events are written once and never changed: of an older
+message the API later says no more than that it is deleted.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,41 +26,60 @@ from milepost.core.model import (
     Stream,
 )
 
-Said = TypeVar("Said")
+Value = TypeVar("Value")
 
 
 class Difference(Struct, frozen=True):
-    """What conversations change: rows to write, and the counts of both."""
+    """The rows to write, and their counts."""
 
     changes: Changes
     tally: Tally
 
 
 def keys_of(stream: Stream, batch: Batch) -> Keys:
-    """List the keys of all rows that a batch may touch."""
+    """Return the keys of all rows that a batch may touch."""
     return Keys(
         stream,
         conversations=(
             *(each.conversation_id for each in batch.conversations),
             *(item.subject for item in batch.unreadable),
         ),
-        contacts=tuple(dict.fromkeys(_people(batch))),
+        contacts=tuple(dict.fromkeys(_contact_ids(batch))),
         interaction_events=tuple(event.event_id for each in batch.conversations for event in each.interactions),
     )
 
 
-def _people(batch: Batch) -> Iterable[str]:
+def keys_of_rows(stream: Stream, rows: Changes) -> Keys:
+    """Return the keys of rows and of the contacts that they name."""
+    conversation_ids = [
+        *(row.conversation_id for row in rows.conversations),
+        *(row.conversation_id for row in rows.interaction_events),
+    ]
+    contact_ids = [
+        *(row.contact_id for row in rows.contacts),
+        *(row.contact_id for row in rows.conversations if row.contact_id),
+        *(row.contact_id for row in rows.interaction_events if row.contact_id),
+    ]
+    return Keys(
+        stream,
+        conversations=tuple(dict.fromkeys(conversation_ids)),
+        contacts=tuple(dict.fromkeys(contact_ids)),
+        interaction_events=tuple(row.event_id for row in rows.interaction_events),
+    )
+
+
+def _contact_ids(batch: Batch) -> Iterable[str]:
     for each in batch.conversations:
         contact_id = each.contact.contact_id if each.contact else None
         if contact_id is not None:
             yield contact_id
-        for event in each.interactions:  # of a group, others than the contact may have spoken
+        for event in each.interactions:  # in a group, others than the contact may have written
             if event.contact_id is not None and event.contact_id != contact_id:
                 yield event.contact_id
 
 
 def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Difference:
-    """Compare the conversations of a batch with what is stored."""
+    """Return what a batch changes in what is stored."""
     conversations: dict[str, ConversationRow] = {}
     contacts: dict[str, ContactRow] = {}
     events: dict[str, InteractionEventRow] = {}
@@ -92,7 +111,7 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
 
 
 def remembered(conversations: Iterable[Conversation], known: Known) -> tuple[Conversation, ...]:
-    """Leave out the conversations of people who had themselves erased."""
+    """Return the conversations without those of people who were erased."""
     if not known.forgotten:
         return tuple(conversations)
     return tuple(
@@ -104,7 +123,7 @@ def remembered(conversations: Iterable[Conversation], known: Known) -> tuple[Con
 
 
 def newer(rows: Changes, known: Known, now: datetime) -> Difference:
-    """Compare rows that could not be written once with what is stored now: those that are still news are written."""
+    """Return which of the rows that could not be written earlier are still newer than what is stored now."""
     stored, met, forgotten = known.conversations, known.contacts, known.forgotten
     conversations = tuple(
         replace(row, first_synced_at=now, synced_at=now)
@@ -134,7 +153,7 @@ def newer(rows: Changes, known: Known, now: datetime) -> Difference:
 
 
 def order_violations(conversations: Iterable[Conversation], after: datetime | None) -> int:
-    """Count the conversations that are newer than the one before them; `after` is that of the batch before."""
+    """Return how many conversations are newer than the one before; `after` is the last time of the previous batch."""
     times = [each.updated_time for each in conversations]
     return sum(later > earlier for earlier, later in pairwise(times if after is None else [after, *times]))
 
@@ -143,35 +162,38 @@ def _conversation_row(
     stream: Stream, read: Conversation, stored: ConversationRow | None, now: datetime
 ) -> ConversationRow:
     if stored is None:
-        contact_id = read.contact.contact_id if read.contact else None
-        return ConversationRow(
-            read.conversation_id,
-            stream.platform.value,
-            stream.page_id,
-            contact_id,
-            read.link,
-            read.snippet,
-            read.message_count,
-            read.unread_count,
-            read.can_reply,
-            read.updated_time,
-            first_synced_at=now,
-            synced_at=now,
-        )
+        return _new_conversation_row(stream, read, now)
     if read.updated_time < stored.updated_time:
         return stored if stored.deleted_at is None else replace(stored, deleted_at=None, synced_at=now)
     row = replace(
         stored,
         contact_id=read.contact.contact_id if read.contact else stored.contact_id,
-        link=_said(read.link, stored.link),
-        snippet=_said(read.snippet, stored.snippet),
-        message_count=_said(read.message_count, stored.message_count),
-        unread_count=_said(read.unread_count, stored.unread_count),
-        can_reply=_said(read.can_reply, stored.can_reply),
+        link=_first(read.link, stored.link),
+        snippet=_first(read.snippet, stored.snippet),
+        message_count=_first(read.message_count, stored.message_count),
+        unread_count=_first(read.unread_count, stored.unread_count),
+        can_reply=_first(read.can_reply, stored.can_reply),
         updated_time=read.updated_time,
         deleted_at=None,
     )
     return stored if row == stored else replace(row, synced_at=now)
+
+
+def _new_conversation_row(stream: Stream, read: Conversation, now: datetime) -> ConversationRow:
+    return ConversationRow(
+        read.conversation_id,
+        stream.platform.value,
+        stream.page_id,
+        read.contact.contact_id if read.contact else None,
+        read.link,
+        read.snippet,
+        read.message_count,
+        read.unread_count,
+        read.can_reply,
+        read.updated_time,
+        first_synced_at=now,
+        synced_at=now,
+    )
 
 
 def _merge_contact(
@@ -181,7 +203,7 @@ def _merge_contact(
     known: Mapping[str, ContactRow],
     now: datetime,
 ) -> None:
-    """Put the conversation's contact among the rows to write, if it is new or differs."""
+    """Add the conversation's contact to the rows to write if it is new or differs."""
     read = conversation.contact
     if read is None:
         return
@@ -195,12 +217,12 @@ def _merge_contact(
     if interaction_at >= stored.last_interaction_at:
         row = replace(
             stored,
-            name=_said(read.name, stored.name),
-            username=_said(read.username, stored.username),
+            name=_first(read.name, stored.name),
+            username=_first(read.username, stored.username),
             last_interaction_at=interaction_at,
         )
-    else:  # an older thread of theirs: it may say what the newer one left out
-        row = replace(stored, name=_said(stored.name, read.name), username=_said(stored.username, read.username))
+    else:  # an older thread of theirs may have what the newer one left out
+        row = replace(stored, name=_first(stored.name, read.name), username=_first(stored.username, read.username))
     if row != stored:
         contacts[read.contact_id] = replace(row, updated_at=now)
 
@@ -224,5 +246,5 @@ def _new_events(
             )
 
 
-def _said(first: Said | None, second: Said | None) -> Said | None:
-    return second if first is None else first
+def _first(value: Value | None, other: Value | None) -> Value | None:
+    return other if value is None else value

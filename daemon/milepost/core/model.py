@@ -1,4 +1,4 @@
-"""The words of the domain as values: streams, what a source reads of an inbox, and the rows that a store keeps.
+"""The domain model: streams, what a source reads of an inbox, and the rows that a store keeps.
 
 Instants are aware datetimes in UTC. Ids are text, always: they exceed 2^53, and Instagram's are base64.
 """
@@ -11,26 +11,26 @@ from msgspec import Struct
 
 
 class Platform(StrEnum):
-    """Where the conversations of a page take place."""
+    """The platform of a page's conversations."""
 
     MESSENGER = "messenger"
     INSTAGRAM = "instagram"
 
 
 class Stream(Struct, frozen=True):
-    """One page on one platform: what is walked, journaled and resumed by itself."""
+    """One page on one platform, the unit that is swept, journaled and resumed."""
 
     platform: Platform
     page_id: str
 
     @property
     def key(self) -> str:
-        """The stream's name everywhere: `messenger:1234567890`."""
+        """The stream's key: `messenger:1234567890`."""
         return f"{self.platform}:{self.page_id}"
 
     @classmethod
     def parse(cls, key: str) -> Self:
-        """Read a key back. Raises ValueError for anything that is not `platform:page id`."""
+        """Parse a key. Raises ValueError for anything that is not `platform:page id`."""
         platform, separator, page_id = key.partition(":")
         if not separator or not page_id:
             msg = f"{key!r} is not a stream; streams are written messenger:<page id> or instagram:<page id>"
@@ -39,9 +39,9 @@ class Stream(Struct, frozen=True):
 
 
 class DataSource(Struct, frozen=True):
-    """Where the rows of a database come from: `source.kind`, and the API's base URL.
+    """The source of the rows in a database: `source.kind` and the API's base URL.
 
-    The embedded simulator has no base URL: its port changes with each start, and its world does not.
+    The embedded simulator has no base URL, because its port changes with each start while its data stays.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class DataSource(Struct, frozen=True):
 
 
 class Scope(StrEnum):
-    """Whose calls a limit counts, and so whose calls pause when it is reached."""
+    """Whose calls a rate limit counts, and so whose calls it holds back."""
 
     APP = "app"
     PAGE = "page"
@@ -60,18 +60,18 @@ class Scope(StrEnum):
 
 
 class Detail(StrEnum):
-    """How much of each conversation a request asks for, the most first."""
+    """How much of each conversation a request asks for, from most to least."""
 
     NESTED = "nested"  # with its messages
-    SEPARATE = "separate"  # the same, but the messages are asked for thread by thread
+    SEPARATE = "separate"  # the same, but with a request per thread for its messages
     BARE = "bare"  # without its messages
-    POSITION = "position"  # its id and updated_time, to step over it
+    POSITION = "position"  # its id and updated_time only, to step over it
 
 
 class TokenHealth(Struct, frozen=True, omit_defaults=True):
-    """How the platform says that a token stands (Meta, "Debug Token").
+    """The health of a token as the platform reports it (Meta, "Debug Token").
 
-    `expires_at` and `data_access_expires_at` are None where the token, or its access to people's data, never expires.
+    `expires_at` and `data_access_expires_at` are None if the token, or its access to people's data, never expires.
     """
 
     is_valid: bool
@@ -80,7 +80,7 @@ class TokenHealth(Struct, frozen=True, omit_defaults=True):
 
     @property
     def ends_at(self) -> datetime | None:
-        """When it stops to be of use, if nobody renews it; None where it never does."""
+        """When the token becomes useless unless it is renewed; None for never."""
         ends = [each for each in (self.expires_at, self.data_access_expires_at) if each is not None]
         return min(ends, default=None)
 
@@ -89,7 +89,7 @@ class TokenHealth(Struct, frozen=True, omit_defaults=True):
 
 
 class Contact(Struct, frozen=True):
-    """The other side of a conversation, as the API names it. Messenger gives a name, Instagram a user name."""
+    """The other party of a conversation. Messenger has a name for it, Instagram a user name."""
 
     contact_id: str
     name: str | None = None
@@ -97,14 +97,14 @@ class Contact(Struct, frozen=True):
 
 
 class Direction(StrEnum):
-    """Who spoke: `in` is the contact, `out` the page."""
+    """Who sent a message: `in` is the contact, `out` the page."""
 
     IN = "in"
     OUT = "out"
 
 
 class Interaction(Struct, frozen=True):
-    """One message of a conversation. `attachments` is JSON text without any URL that dies or is signed."""
+    """One message of a conversation. `attachments` is JSON text without URLs that expire or are signed."""
 
     event_id: str
     direction: Direction
@@ -116,7 +116,7 @@ class Interaction(Struct, frozen=True):
 
 
 class Conversation(Struct, frozen=True):
-    """One conversation as the API told it. None means that the API did not say, not that there is none."""
+    """One conversation as the API returned it. None means that the API left the value out, not that there is none."""
 
     conversation_id: str
     updated_time: datetime
@@ -130,7 +130,7 @@ class Conversation(Struct, frozen=True):
 
 
 class Unreadable(Struct, frozen=True):
-    """An item of a batch that is no conversation as we know it. `payload` is its JSON, free of tokens."""
+    """An item of a batch that does not have the form of a conversation. `payload` is its JSON without tokens."""
 
     subject: str
     reason: str
@@ -195,17 +195,17 @@ class InteractionEventRow(Struct, frozen=True):
 
 
 class DeadLetterPayload(Struct, frozen=True):
-    """What a redrive needs and the journal must not hold, because it is personal data."""
+    """What a redrive needs but the journal must not hold, because it is personal data."""
 
     dead_letter_id: str
     payload: str
 
 
 class Stretch(Struct, frozen=True):
-    """The stretch of an inbox that a batch of a full sweep covers, and the conversations that it showed there.
+    """The stretch of an inbox that a batch of a full sweep covers, and the conversations `seen` in it.
 
-    It lies between two instants, neither included: at a limit itself, threads of the neighbouring batch may lie. None
-    is the end of the inbox. `sweep_started_at` names the sweep.
+    Both bounds are exclusive, because threads of the neighbouring batch may have the same time; None is the end of the
+    inbox. `sweep_started_at` identifies the sweep.
     """
 
     sweep_started_at: datetime
@@ -218,8 +218,8 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     """The rows that a commit writes: only those that are new or differ from what is stored.
 
     A full sweep notes which stored conversations it misses: those of the stream that lie in `missed` and were not seen.
-    `found` are seen after all. `missed_are_deleted_at` ends the sweep: what it still misses is marked as deleted, and
-    the notes are dropped; `forgets_missed` drops them without that.
+    `found` were seen later. `missed_are_deleted_at` ends the sweep: what it still misses is marked as deleted, and the
+    notes are dropped; `forgets_missed` drops them without that.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
@@ -233,10 +233,10 @@ class Changes(Struct, frozen=True, omit_defaults=True):
 
 
 class Keys(Struct, frozen=True):
-    """Which rows a batch touches; the contacts and subjects are of `stream`, the others have keys of their own.
+    """The keys of the rows that a batch touches. Contacts and subjects are those of `stream`; other keys are global.
 
-    `subjects` are those of dead letters. `full_sweep_at` names the full sweep that the batch is of, where it is of one
-    that notes what it misses, and `stretch` is what the batch covers of the inbox.
+    `subjects` are those of dead letters. `full_sweep_at` identifies the batch's sweep if that is a full one that notes
+    what it misses, and `stretch` is what the batch covers of the inbox.
     """
 
     stream: Stream
@@ -249,7 +249,7 @@ class Keys(Struct, frozen=True):
 
 
 class KnownDeadLetter(Struct, frozen=True):
-    """The latest dead letter about a subject, which is open, or was discarded when it looked like `fingerprint`."""
+    """The latest dead letter about a subject: either open, or discarded while its payload had this `fingerprint`."""
 
     dead_letter_id: str
     fingerprint: str
@@ -265,7 +265,7 @@ class Table(StrEnum):
 
 
 class RefusedRow(Struct, frozen=True):
-    """A row that the store will not take: `key` is its conversation_id, contact_id or event_id."""
+    """A row that the store refuses: `key` is its conversation_id, contact_id or event_id."""
 
     table: Table
     key: str
@@ -273,11 +273,11 @@ class RefusedRow(Struct, frozen=True):
 
 
 class Known(Struct, frozen=True):
-    """What the store holds already of some keys.
+    """What the store holds under some keys.
 
-    `dead_letters` are by subject. `forgotten` are the contacts and conversations among the keys that a person had
-    erased. Of a full sweep: how many conversations in the stretch were not seen and are not noted as missed yet
-    (`unseen`), which of the batch are noted (`missed`), and how many of the stream are (`all_missed`).
+    `dead_letters` are by subject. `forgotten` are the contacts and conversations among the keys that were erased. In a
+    full sweep, `unseen` counts the conversations in the stretch that were not seen and are not noted as missed yet,
+    `missed` are those of the batch that are noted, and `all_missed` counts all of the stream that are.
     """
 
     conversations: dict[str, ConversationRow] = {}

@@ -1,4 +1,4 @@
-"""How far back in the inbox a walk has got, told by the `updated_time` of its conversations."""
+"""Plan the next step of a run: fetch, wait or finish; where walks start and end; and how much to request."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -15,10 +15,10 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before any conversation
 
 
 def reaches_back(updated_times: Iterable[datetime], until: datetime | None) -> bool:
-    """Whether a batch is wholly older than `until`, which is where a walk to that instant may end.
+    """Return whether a batch is wholly older than `until`, so that a walk to that instant may end there.
 
-    One old row is not enough: the order of the edge is seen everywhere and promised nowhere. An empty batch says
-    nothing.
+    One old row is not enough: the order of the edge is observed everywhere and documented nowhere. An empty batch
+    proves nothing.
     """
     if until is None:
         return False
@@ -31,7 +31,7 @@ def reaches_back(updated_times: Iterable[datetime], until: datetime | None) -> b
 
 
 def older_in_a_row(updated_times: Iterable[datetime], until: datetime | None, before: int) -> int:
-    """Count the last conversations, those of the batches `before` included, that are older than `until` in a row."""
+    """Return how many conversations in a row are older than `until`, starting from the `before` of earlier batches."""
     older = before
     for updated_time in updated_times:
         older = older + 1 if until is not None and updated_time < until else 0
@@ -39,20 +39,20 @@ def older_in_a_row(updated_times: Iterable[datetime], until: datetime | None, be
 
 
 def overlap_before(instant: datetime, overlap_seconds: float) -> datetime:
-    """The instant from which rows are read again, to make up for clocks and order that are not exact."""
+    """Return the instant from which rows are read again, to allow for inexact clocks and order."""
     return instant - timedelta(seconds=overlap_seconds)
 
 
 def walk_start(
     asked_at: datetime, updated_times: Iterable[datetime], overlap_seconds: float, watermark: datetime | None
 ) -> datetime:
-    """Return the start of a walk as far as the clocks can be trusted: it may be too early, never too late.
+    """Return the start of a walk as far as clocks can be trusted: it may be too early, never too late.
 
-    The walk's start becomes the watermark, and what arrives afterwards has to be newer. `asked_at` is only a hint: the
-    clocks behind it may be ahead. What the platform says itself is not: whatever arrives after the first batch was read
-    is no older than the newest conversation in it. So the walk of the next sweep, which reaches back to the overlap
-    before the watermark, has to get there at least. With clocks that are right this costs nothing, because nothing lies
-    between the newest conversation and now.
+    The start becomes the watermark, and whatever arrives afterwards must be newer. `asked_at` is only a hint, since the
+    clocks behind it may be ahead. The platform's own times are reliable: whatever arrives after the first batch was
+    read is no older than the newest conversation in it. So the walk of the next sweep, which goes back to the overlap
+    before the watermark, must at least get there. With correct clocks this costs nothing, because nothing lies between
+    the newest conversation and now.
 
     A first batch without conversations says nothing about the time: the watermark stays where it was, or at EPOCH.
     """
@@ -65,7 +65,7 @@ def walk_start(
 
 
 class Policy(Struct, frozen=True):
-    """The settings that decisions depend on. A `full_sweep_interval_seconds` of 0 is never."""
+    """The settings that decisions depend on. A `full_sweep_interval_seconds` of 0 means never."""
 
     batch_size: int = 50
     messages_per_conversation: int = 20
@@ -78,7 +78,7 @@ class Policy(Struct, frozen=True):
 
 
 class RunBudget(Struct, frozen=True):
-    """One run's share of the work. `stops_for` is why it is to end before the next batch, where it is."""
+    """The limits of one run. `stops_for` is the reason to end it before the next batch, if there is one."""
 
     run_id: str
     started_at: datetime
@@ -95,13 +95,13 @@ class Fetch(Struct, frozen=True):
 
 
 class Wait(Struct, frozen=True):
-    """Do nothing until then."""
+    """Do nothing until that instant."""
 
     until: datetime
 
 
 class Finish(Struct, frozen=True):
-    """End the run with its place saved."""
+    """End the run with its position saved."""
 
     reason: Reason
 
@@ -112,7 +112,7 @@ Action = Fetch | Wait | Finish
 def plan(
     checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy, held_until: datetime | None = None
 ) -> Action:
-    """Say what the run does next. `held_until` is when the pause ends that forbids this stream to call, if one does."""
+    """Return the run's next action. `held_until` is when the rate limit that holds this stream ends, if one does."""
     if budget.stops_for is not None:
         return Finish(budget.stops_for)
     if checkpoint.operator_pause is not None:
@@ -131,9 +131,9 @@ def plan(
 
 
 def _retry_at(checkpoint: Checkpoint, now: datetime, policy: Policy) -> datetime:
-    """Return when the batch may be tried again; at once where that is further ahead than any retry is put off.
+    """Return when the batch may be retried; at once if that is later than any delay allows.
 
-    The clock was ahead when the attempt failed.
+    In that case the clock was ahead when the attempt failed.
     """
     latest = now + timedelta(seconds=policy.max_delay_seconds)
     retry_at = checkpoint.retry.retry_at if checkpoint.retry else now
@@ -141,20 +141,20 @@ def _retry_at(checkpoint: Checkpoint, now: datetime, policy: Policy) -> datetime
 
 
 def batches_read(checkpoint: Checkpoint, budget: RunBudget) -> int:
-    """Count the batches that this run has read, recorded or passed over."""
+    """Return how many batches this run has read, journaled or unchanged."""
     run = checkpoint.run
     recorded = run.tally.batches if run is not None and run.run_id == budget.run_id else 0
     return recorded + checkpoint.unrecorded.batches
 
 
 def is_over(checkpoint: Checkpoint, budget: RunBudget) -> bool:
-    """Whether the run has ended, completed or not."""
+    """Return whether the run has ended, complete or not."""
     run = checkpoint.run
     return run is not None and run.run_id == budget.run_id and run.ended_at is not None
 
 
 def open_sweep(checkpoint: Checkpoint, budget: RunBudget) -> Sweep | None:
-    """Give the sweep to go on with: none where none is open, or where a full one is wanted and the open one is not."""
+    """Return the sweep to continue: None if none is open, or if a full one is wanted and the open one is not full."""
     sweep = checkpoint.sweep
     if sweep is not None and budget.wants_full and sweep.mode is not Mode.FULL:
         return None
@@ -162,9 +162,9 @@ def open_sweep(checkpoint: Checkpoint, budget: RunBudget) -> Sweep | None:
 
 
 def next_mode(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy) -> Mode:
-    """Say which kind of sweep begins when a new one does.
+    """Return the mode of the next sweep.
 
-    A watermark of the future is not believed, since nobody knows how far the inbox was read when it was set.
+    A watermark in the future is not trusted, since nobody knows how far the inbox had been read when it was set.
     """
     if budget.wants_full or checkpoint.watermark is None or checkpoint.last_full_sweep_at is None:
         return Mode.FULL
@@ -173,13 +173,13 @@ def next_mode(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: 
     if policy.full_sweep_interval_seconds:
         interval = timedelta(seconds=policy.full_sweep_interval_seconds)
         elapsed = now - checkpoint.last_full_sweep_at
-        if elapsed >= interval or elapsed < -interval:  # it is further ahead than any full sweep is put off
+        if elapsed >= interval or elapsed < -interval:  # in the future by more than the interval: a clock was ahead
             return Mode.FULL
     return Mode.INCREMENTAL
 
 
 def walk_limit(checkpoint: Checkpoint, mode: Mode, policy: Policy) -> datetime | None:
-    """Say how far back a new sweep's walk has to go; None is the end of the inbox."""
+    """Return how far back a new sweep has to walk; None is the end of the inbox."""
     if mode is Mode.FULL or checkpoint.watermark is None:
         return None
     return overlap_before(checkpoint.watermark, policy.watermark_overlap_seconds)
@@ -198,27 +198,27 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     return Request(cursor, size.limit, policy.messages_per_conversation, until, is_last, size.detail)
 
 
-# --- how much to ask for ----------------------------------------------------------------------------------------------
+# --- the size of a request --------------------------------------------------------------------------------------------
 
-GROW_AFTER = 5  # good batches, until twice as much is asked for again
+GROW_AFTER = 5  # good batches before the size doubles again
 
 
 class Size(Struct, frozen=True):
-    """How much of the inbox one request asks for."""
+    """The size of a request."""
 
     limit: int
     detail: Detail
 
 
 def whole(policy: Policy) -> Size:
-    """Give the size of a batch where nothing speaks against it."""
+    """Return the configured size of a batch."""
     return Size(policy.batch_size, Detail.NESTED)
 
 
 def size_now(checkpoint: Checkpoint, policy: Policy) -> Size:
-    """Say how much the next request asks for: the whole batch, or what a shrinking left, grown by what went well since.
+    """Return the size of the next request: the whole batch, or a reduced one that grows with each GROW_AFTER batches.
 
-    What is bare or stepped over is so for one batch only, because it makes dead letters.
+    The details BARE and POSITION hold for one batch only, because they make dead letters.
     """
     reduced_request = checkpoint.reduced_request
     if reduced_request is None:
@@ -238,7 +238,7 @@ def size_now(checkpoint: Checkpoint, policy: Policy) -> Size:
 
 
 def smaller(size: Size, policy: Policy) -> Size | None:
-    """Say what to ask for where this much was too much; None where less cannot be asked for."""
+    """Return the next smaller size; None if there is none."""
     match size.detail:
         case Detail.NESTED if size.limit > 1:
             return Size(size.limit // 2, Detail.NESTED)

@@ -1,4 +1,4 @@
-"""What the core asks of the world: the values that cross its border, and the ports behind which the world lies."""
+"""The ports between the core and the world, and the values that cross them."""
 
 from datetime import datetime
 from typing import Protocol
@@ -12,10 +12,10 @@ from milepost.core.problems import Problem
 
 
 class Request(Struct, frozen=True):
-    """A batch of the list edge: up to `limit` conversations after `cursor`, with up to `messages` messages each.
+    """A request for a batch: up to `limit` conversations after `cursor`, with up to `messages` messages each.
 
-    `until` is the instant that the walk has to reach back to (None: the end of the inbox), `is_last` says that the run
-    has no batch left after this one: both are for a source that fetches ahead and must know when it need not.
+    `until` is how far back the walk has to go (None: to the end of the inbox), and `is_last` says that the run has no
+    batch left after this one: both tell a prefetching source when to stop.
     """
 
     cursor: str | None
@@ -27,7 +27,7 @@ class Request(Struct, frozen=True):
 
 
 class Fetched(Struct, frozen=True):
-    """The answer to a request. `asked_at` is when it was sent, or a little earlier, as far as clocks can tell."""
+    """The batch of a request. `asked_at` is when it was sent, or a little earlier as far as clocks can be trusted."""
 
     batch: Batch
     asked_at: datetime
@@ -35,14 +35,14 @@ class Fetched(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """The request failed. `took_seconds` is how long that took."""
+    """The request failed, after `took_seconds`."""
 
     problem: Problem
     took_seconds: float
 
 
 class Held(Struct, frozen=True):
-    """Nothing was asked: while the call waited for its turn, its scope was paused."""
+    """No call was made: a rate limit was hit in its scope while it waited to be sent."""
 
 
 Outcome = Fetched | Refused
@@ -53,18 +53,18 @@ class Source(Protocol):
     """One stream's inbox."""
 
     async def fetch(self, request: Request) -> Answered:
-        """Read a batch. Never raises for what the API or the network does: that is a Refused."""
+        """Read a batch. Failures of the API and the network are returned as Refused, never raised."""
         ...
 
     async def reread(self, conversation_id: str, messages: int) -> Answered:
-        """Read one conversation, with up to `messages` of its messages, as a batch of one. Raises as `fetch` does."""
+        """Read one conversation, with up to `messages` messages, as a batch of one. Raises as `fetch` does."""
         ...
 
 
 class Usage(Struct, frozen=True):
-    """How much of a budget is used up: `ratio` is 1 where calls are refused, and can be more.
+    """How much of a rate limit's budget is used: calls are refused from a `ratio` of 1, which can be exceeded.
 
-    `kind` is the API's name of what is counted: call_count, total_time or total_cputime.
+    `kind` is the API's name for what is counted: call_count, total_time or total_cputime.
     """
 
     scope: Scope
@@ -73,23 +73,23 @@ class Usage(Struct, frozen=True):
 
 
 class Gate(Protocol):
-    """What a source asks right before each call and tells right after it, so that no call is made inside a pause."""
+    """The rate limits as a source sees them: asked right before each call, and informed right after it."""
 
     def is_closed(self) -> bool:
-        """Whether a pause forbids a call now."""
+        """Return whether a rate limit forbids a call now."""
         ...
 
     def refused(self, problem: Problem) -> None:
-        """Hear of a refusal, before anybody has acted on it: the calls that wait their turn must not be made."""
+        """Note a refusal at once, so that calls that are already waiting are not made."""
         ...
 
     def used(self, usages: tuple[Usage, ...]) -> None:
-        """Hear what an answer's headers say of the budgets."""
+        """Note the budgets in the headers of a response."""
         ...
 
 
 class Commit(Struct, frozen=True):
-    """All that is stored together or not at all: entries, rows, and the projections after the entries."""
+    """What is stored together or not at all: entries, rows, and the projections after the entries."""
 
     entries: tuple[Entry, ...]
     changes: Changes
@@ -98,7 +98,7 @@ class Commit(Struct, frozen=True):
 
 
 class Committed(Struct, frozen=True):
-    """A commit that is durable. `first_seq` is the journal seq of its first entry; the others follow without a gap."""
+    """A durable commit. `first_seq` is the seq of its first journal entry; the others follow without a gap."""
 
     first_seq: int
     rows_seconds: float
@@ -106,13 +106,13 @@ class Committed(Struct, frozen=True):
 
 
 class Rejected(Struct, frozen=True):
-    """Nothing was stored, because the store will not take these rows; without them it would have."""
+    """Nothing was stored, because the store refuses these rows; without them the commit would succeed."""
 
     rows: tuple[RefusedRow, ...]
 
 
 class DueDeadLetter(Struct, frozen=True):
-    """An open dead letter with all that a redrive needs; `payload` is None where the person it is about was erased."""
+    """An open dead letter and its payload, which is None if the person it is about was erased."""
 
     dead_letter: DeadLetter
     payload: str | None
@@ -121,41 +121,41 @@ class DueDeadLetter(Struct, frozen=True):
 class Store(Protocol):
     """The database: journal, rows and projections.
 
-    Its methods raise StoreAway while the database does not answer (worth another try) and StoreRefused when it cannot
-    be used at all.
+    Its methods raise StoreAway while the database is unavailable (worth a retry) and StoreRefused if it cannot be used
+    at all.
     """
 
     async def load(self, stream: str) -> Checkpoint:
-        """Give the stream's checkpoint: its latest snapshot and the entries since."""
+        """Return the stream's checkpoint: its latest snapshot and the entries since."""
         ...
 
     async def known(self, keys: Keys) -> Known:
-        """Give what is stored already under the keys."""
+        """Return what is stored under the keys."""
         ...
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
-        """Store it durably and whole, or nothing of it.
+        """Store a commit durably, all of it or nothing.
 
-        Raises VersionConflict if another writer appended to the stream first, RowsRejected if it cannot be told which
-        rows are at fault, OutcomeUnknown if the database went away before it said what became of the commit.
+        Raises VersionConflict if another writer appended to the stream first, RowsRejected if it is unknown which rows
+        are at fault, and OutcomeUnknown if the database went away before it confirmed the commit.
         """
         ...
 
     async def settle(self, commit: Commit) -> Committed | None:
-        """Say whether a commit was stored whose outcome is unknown; None where it was not, and will not be any more."""
+        """Return the result of a commit whose outcome is unknown; None if it was not stored and never will be."""
         ...
 
     async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
-        """Give open dead letters of the stream whose redrive is due, or whose payload was erased; the oldest first."""
+        """Return open dead letters of the stream whose redrive is due or whose payload was erased, oldest first."""
         ...
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
-        """Give those of these dead letters that are open."""
+        """Return those of these dead letters that are open."""
         ...
 
 
 class RunResult(Struct, frozen=True):
-    """How a stream's turn ended: with a run, or with an `error` that kept the run's end from being recorded."""
+    """The result of running a stream: its run, or the `error` that kept the run's end from being recorded."""
 
     stream: str
     run: Run | None
@@ -163,23 +163,23 @@ class RunResult(Struct, frozen=True):
 
 
 class Clock(Protocol):
-    """Where time and luck come from."""
+    """The source of time and randomness."""
 
     def now(self) -> datetime:
-        """Return the time by the wall clock, in UTC."""
+        """Return the wall-clock time in UTC."""
         ...
 
     def steady(self) -> float:
-        """Return seconds by the steady clock, which begins anywhere."""
+        """Return the seconds of a monotonic clock with an arbitrary start."""
         ...
 
     def random(self) -> float:
-        """Draw a number from [0, 1)."""
+        """Return a random number in [0, 1)."""
         ...
 
     async def sleep_until(self, instant: datetime) -> None:
-        """Return when as much time has passed as it is until `instant` now, or at once if that has passed.
+        """Sleep for as long as it is from now until `instant`; not at all if that has passed.
 
-        Setting the wall clock meanwhile changes nothing.
+        Setting the wall clock meanwhile makes no difference.
         """
         ...

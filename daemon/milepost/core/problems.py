@@ -1,4 +1,4 @@
-"""What a source's refusal is, as a value that may be journaled: no token, no personal data, bounded in size."""
+"""Why a source refused a request, as a value fit for the journal: no token, no personal data, bounded in size."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -9,23 +9,23 @@ MAX_MESSAGE_CHARACTERS = 500
 
 
 class ProblemKind(StrEnum):
-    """How the answer failed, before its meaning is looked up."""
+    """How a request failed, before its remedy is looked up."""
 
     NETWORK = "network"  # no connection, a reset, a name that does not resolve
-    TIMEOUT = "timeout"  # no answer in time
-    NONSENSE = "nonsense"  # an answer that is no Graph API answer: HTML, JSON cut short, wrong types, a redirect
+    TIMEOUT = "timeout"  # no response in time
+    NONSENSE = "nonsense"  # no response of the Graph API: HTML, truncated JSON, wrong types, a redirect
     OVERSIZE = "oversize"  # more bytes than any batch can have
     API = "api"  # an error envelope of the Graph API
-    MISCONFIGURED = "misconfigured"  # an answer that tells of a wrong setting, not of a failure
+    MISCONFIGURED = "misconfigured"  # a response that shows a wrong setting, not a failure
     CURSOR_LOOP = "cursor_loop"  # the cursor of the next batch is the one just used
-    NOT_MANAGED = "not_managed"  # the page is not among those that the discovering token manages any more
+    NOT_MANAGED = "not_managed"  # the token used for discovery no longer manages the page
 
 
 class Problem(Struct, frozen=True, omit_defaults=True):
     """Why a batch could not be read. `code`, `subcode` and `is_transient` are the error envelope's.
 
-    `wait_seconds` is how long the server says to stay away: the longest of `Retry-After` and the time to regain access
-    of the entry that concerns this call.
+    `wait_seconds` is how long the server says to wait: the longer of `Retry-After` and the time to regain access in the
+    usage entry for this call.
     """
 
     kind: ProblemKind
@@ -37,7 +37,7 @@ class Problem(Struct, frozen=True, omit_defaults=True):
     wait_seconds: float | None = None
 
     def __str__(self) -> str:
-        """One line for people: what happened, with the numbers to look up."""
+        """Return one line for people: what happened, with the numbers to look up."""
         numbers = [
             f"{name} {value}"
             for name, value in (("HTTP", self.http_status), ("code", self.code), ("subcode", self.subcode))
@@ -47,7 +47,7 @@ class Problem(Struct, frozen=True, omit_defaults=True):
 
 
 class Pattern(Struct, frozen=True, kw_only=True):
-    """Which problems a row of a table speaks of. What is None fits everything; `phrase` is one that the message has."""
+    """The problems that a row of a table matches. None matches everything; `phrase` is a part of the message."""
 
     codes: frozenset[int] | None = None
     subcode: int | None = None
@@ -57,7 +57,7 @@ class Pattern(Struct, frozen=True, kw_only=True):
     kind: ProblemKind | None = None
 
     def fits(self, problem: Problem) -> bool:
-        """Whether the row speaks of this problem."""
+        """Return whether the row matches this problem."""
         return (
             (self.codes is None or problem.code in self.codes)
             and (self.subcode is None or problem.subcode == self.subcode)
@@ -69,5 +69,5 @@ class Pattern(Struct, frozen=True, kw_only=True):
 
 
 def any_of(*codes: int | Iterable[int]) -> frozenset[int]:
-    """List codes and ranges of codes, for a pattern."""
+    """Return the set of codes and ranges of codes, for a pattern."""
     return frozenset(each for code in codes for each in ([code] if isinstance(code, int) else code))

@@ -1,4 +1,4 @@
-"""Rate limits: how long a limit is waited out, and whose calls it forbids meanwhile."""
+"""Rate limits: how long to wait, and whose calls are held back meanwhile."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -16,16 +16,17 @@ PROBE_LEAD_SECONDS = 5.0
 def next_rate_limit(
     before: RateLimit | None, problem: Problem, rule: Rule, now: datetime, *, floor_seconds: float
 ) -> RateLimit:
-    """Say for how long a limit has to be waited out. `before` is the pause after which it was still there, if any."""
+    """Return the rate limit of a problem. `before` is the previous one, if the stream has made no progress since."""
     attempts, since = (before.attempts + 1, min(before.since, now)) if before else (1, now)
     length = _length(attempts, problem, rule, floor_seconds)
     return RateLimit(rule.scope, attempts, since, now + length, problem)
 
 
 def has_begun(rate_limit: RateLimit, now: datetime, *, floor_seconds: float) -> bool:
-    """Return whether the pause can have begun by now.
+    """Return whether the rate limit can have begun by now.
 
-    If not, the clock was ahead when it was met, and nobody knows when it ends: it counts as over; the next call tells.
+    If not, the clock was ahead when it was hit, and nobody knows when it ends: it counts as over, and the next call
+    shows whether it is.
     """
     rule = rule_for(rate_limit.problem, has_cursor=False)
     return not is_ahead(rate_limit.until - _length(rate_limit.attempts, rate_limit.problem, rule, floor_seconds), now)
@@ -42,10 +43,10 @@ def _length(attempts: int, problem: Problem, rule: Rule, floor_seconds: float) -
 
 
 def held_until(stream: Stream, rate_limits: Mapping[Stream, RateLimit]) -> datetime | None:
-    """Say when `stream` may call again, from the latest pause of every stream; None where nothing forbids it.
+    """Return when `stream` may call again, given the rate limit of every stream; None if nothing forbids it.
 
-    One stream alone tries whether the limit is over: the one whose pause ends last. The others of the scope follow a
-    little later, when its answer is known, or has prolonged the pause.
+    Only one stream probes whether a limit is over: the one whose rate limit ends last. The others in its scope follow a
+    little later, once its response is known or has prolonged the limit.
     """
     holder = holder_of(stream, rate_limits)
     if holder is None:
@@ -55,15 +56,15 @@ def held_until(stream: Stream, rate_limits: Mapping[Stream, RateLimit]) -> datet
 
 
 def holder_of(stream: Stream, rate_limits: Mapping[Stream, RateLimit]) -> Stream | None:
-    """Say whose pause holds `stream`: of all that concern it, the one that ends last."""
-    concerned = [owner for owner, rate_limit in rate_limits.items() if _concerns(stream, owner, rate_limit)]
-    return max(concerned, key=lambda owner: (rate_limits[owner].until, owner.key), default=None)
+    """Return whose rate limit holds `stream`: of all that apply to it, the one that ends last."""
+    holders = [owner for owner, rate_limit in rate_limits.items() if _applies(stream, owner, rate_limit)]
+    return max(holders, key=lambda owner: (rate_limits[owner].until, owner.key), default=None)
 
 
 def by_page(rate_limits: Mapping[Stream, RateLimit]) -> Callable[[Stream], Mapping[Stream, RateLimit]]:
-    """Sort pauses so that those that may hold a stream are found at once: a thousand streams may have met one each.
+    """Return a lookup of the rate limits that may hold a stream: a thousand streams may have hit one each.
 
-    Of those that concern all pages, the one that ends last is all that matters.
+    Of those that apply to all pages, only the one that ends last matters.
     """
     of_app = (stream for stream, rate_limit in rate_limits.items() if rate_limit.scope is Scope.APP)
     latest = max(of_app, key=lambda stream: (rate_limits[stream].until, stream.key), default=None)
@@ -75,7 +76,7 @@ def by_page(rate_limits: Mapping[Stream, RateLimit]) -> Callable[[Stream], Mappi
     return lambda stream: near.get(stream.page_id, everywhere)
 
 
-def _concerns(stream: Stream, owner: Stream, rate_limit: RateLimit) -> bool:
+def _applies(stream: Stream, owner: Stream, rate_limit: RateLimit) -> bool:
     match rate_limit.scope:
         case Scope.APP:
             return True

@@ -1,6 +1,7 @@
-"""What a decision is: events and rows for one commit; and how runs and sweeps begin and end on record."""
+"""Decisions: the events and rows of one commit, and how runs and sweeps start and end in the journal."""
 
 from datetime import datetime
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,15 +20,15 @@ from milepost.core.events import (
 )
 from milepost.core.evolve import fold
 from milepost.core.journal import Codec, seal
-from milepost.core.model import Changes, RefusedRow
-from milepost.core.plan import Policy, RunBudget
+from milepost.core.model import Changes, Keys, Known, RefusedRow
+from milepost.core.plan import Policy, RunBudget, batches_read
 from milepost.core.ports import Commit
 
 
 class Record(Struct, frozen=True):
-    """Store these rows and append these events, in one transaction.
+    """Rows to store and events to append, in one transaction.
 
-    Rows that the store refuses go back to `decide`, as part of the circumstances.
+    Rows that the store refuses go back to `decide` as part of its context.
     """
 
     events: tuple[Event, ...]
@@ -37,10 +38,34 @@ class Record(Struct, frozen=True):
 Decision = Record | BatchUnchanged
 
 
-class Context(Struct, frozen=True):
-    """What a decision depends on beside the stream: the time, a luck in [0, 1), the run and the settings.
+class Pending(Protocol):
+    """The first half of a decision: it still needs what the store holds under `keys` (None: nothing)."""
 
-    `refused` are the rows that the store would not take when the same outcome was decided before.
+    @property
+    def keys(self) -> Keys | None:
+        """The rows to look up."""
+        ...
+
+    def record(self, known: Known) -> Decision:
+        """Return what to record and what to store, together. `known` is what the store holds under `keys`."""
+        ...
+
+
+class Decided(Struct, frozen=True):
+    """A Pending that needs nothing from the store."""
+
+    decision: Decision
+    keys: None = None
+
+    def record(self, known: Known) -> Decision:
+        """Return the decision."""
+        return self.decision
+
+
+class Context(Struct, frozen=True):
+    """Inputs to a decision besides the checkpoint: the time, a random draw in [0, 1), the run's budget and the policy.
+
+    `refused` are the rows that the store refused when this outcome was decided before.
     """
 
     now: datetime
@@ -51,25 +76,25 @@ class Context(Struct, frozen=True):
 
 
 def prepare(checkpoint: Checkpoint, record: Record, run_id: str | None, now: datetime, codec: Codec) -> Commit:
-    """Turn a decision into what the store writes: sealed entries, rows, and the projections after them."""
+    """Return the commit of a decision: sealed entries, rows, and the projections after them."""
     entries = seal(checkpoint, record.events, run_id, now, codec)
     after = fold(entries, checkpoint)
     return Commit(entries, record.changes, after, after.run)
 
 
 def conclude(checkpoint: Checkpoint, reason: Reason, budget: RunBudget) -> Record | None:
-    """End a run before its sweep is complete. None where it has nothing to record: it read nothing."""
+    """End a run before its sweep is complete. None if it read nothing, and so has nothing to record."""
     has_started = checkpoint.run is not None and checkpoint.run.run_id == budget.run_id
     if not has_started and checkpoint.unrecorded == NO_TALLY:
         return None
-    ended = RunEnded(RunStatus.PAUSED, reason, _place(checkpoint), checkpoint.unrecorded)
+    ended = RunEnded(RunStatus.PAUSED, reason, _saved_position(checkpoint), checkpoint.unrecorded)
     return Record((*beginnings(checkpoint, checkpoint.sweep, budget), ended))
 
 
 def recover(checkpoint: Checkpoint, own_run_id: str | None = None) -> Record | None:
-    """Close the run that was left open. None where there is none.
+    """Close a run that was left open. None if there is none.
 
-    `own_run_id` is the latest run of this process on the stream: any other one was left by a process that died.
+    `own_run_id` is this process's latest run of the stream: any other was left open by a process that died.
     """
     run = checkpoint.run
     if run is None or run.ended_at is not None:
@@ -79,7 +104,7 @@ def recover(checkpoint: Checkpoint, own_run_id: str | None = None) -> Record | N
 
 
 def beginnings(checkpoint: Checkpoint, sweep: Sweep | None, budget: RunBudget) -> tuple[Event, ...]:
-    """Give the beginnings that are not yet on record: of the run, and of the sweep."""
+    """Return the starts of run and sweep that are not journaled yet."""
     missing: list[Event] = []
     if checkpoint.run is None or checkpoint.run.run_id != budget.run_id:
         missing.append(RunStarted(budget.started_at))
@@ -89,35 +114,35 @@ def beginnings(checkpoint: Checkpoint, sweep: Sweep | None, budget: RunBudget) -
 
 
 def unchanged_before(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, ...]:
-    """Give what has to be on record before something else is: the batches that were passed over, if there are any."""
-    passed = _unchanged(checkpoint)
-    return (*beginnings(checkpoint, checkpoint.sweep, budget), *passed) if passed else ()
+    """Return the events that must precede any other: those of unchanged batches, if there are any."""
+    unchanged = _unchanged(checkpoint, budget)
+    return (*beginnings(checkpoint, checkpoint.sweep, budget), *unchanged) if unchanged else ()
 
 
 def recorded(checkpoint: Checkpoint, budget: RunBudget, event: Event) -> Record:
-    """Record what happened on the way, after whatever was passed over."""
-    return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *_unchanged(checkpoint), event))
+    """Record an event of an open run, after the unchanged batches before it."""
+    return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *_unchanged(checkpoint, budget), event))
 
 
 def ending(checkpoint: Checkpoint, ended: RunEnded, budget: RunBudget, *before: Event) -> Record:
-    """End the run with its place saved, for the reason that `before` tells.
+    """End the run with its position saved, after the events `before` that explain why.
 
-    What was passed over comes first: batches that were read end whatever was the matter before them, not this.
+    Unchanged batches come first: they end the problems that preceded them, not this one.
     """
-    ended = replace(ended, position=_place(checkpoint))
-    return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *_unchanged(checkpoint), *before, ended))
+    ended = replace(ended, position=_saved_position(checkpoint))
+    return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *_unchanged(checkpoint, budget), *before, ended))
 
 
-def _place(checkpoint: Checkpoint) -> Position | None:
-    """Say where the next run goes on; a lost cursor is tried once more, as long as the sweep has not got on without."""
+def _saved_position(checkpoint: Checkpoint) -> Position | None:
+    """Return where the next run continues; a lost cursor is tried again unless the sweep has moved on without it."""
     sweep = checkpoint.sweep
     if sweep is None:
         return None
     return sweep.position if sweep.lost_cursor is None else replace(sweep.position, cursor=sweep.lost_cursor)
 
 
-def _unchanged(checkpoint: Checkpoint) -> tuple[Event, ...]:
-    """Record the batches that were passed over, before something is recorded that does not carry them itself."""
+def _unchanged(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, ...]:
+    """Return an entry for the unchanged batches, to precede an event that does not count them itself."""
     if checkpoint.unrecorded == NO_TALLY or checkpoint.sweep is None:
         return ()
-    return (BatchStored(checkpoint.sweep.position, checkpoint.unrecorded),)
+    return (BatchStored(checkpoint.sweep.position, checkpoint.unrecorded, batches_read(checkpoint, budget)),)

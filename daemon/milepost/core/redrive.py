@@ -1,6 +1,7 @@
-"""What a redrive of a dead letter means: it is closed with the rows that it brings, or tried again later."""
+"""Decide what a redrive means: the dead letter is closed with the rows it yields, or retried later."""
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter
@@ -25,18 +26,18 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.failures import rate_limited
-from milepost.core.merge import difference, keys_of, newer, remembered
-from milepost.core.model import Batch, Changes, Detail, Keys, Known, RefusedRow, Stream
+from milepost.core.merge import difference, keys_of, keys_of_rows, newer, remembered
+from milepost.core.model import Batch, Changes, Detail, Keys, Known, Stream
 from milepost.core.plan import RunBudget
 from milepost.core.ports import DueDeadLetter, Fetched, Outcome, Refused
-from milepost.core.records import Context, Record, unchanged_before
+from milepost.core.records import Context, Pending, Record, unchanged_before
 from milepost.core.remedies import Remedy, rule_for
 
 _decode_rows = msgspec.json.Decoder(Changes).decode
 
 
 def to_reread(due: DueDeadLetter) -> str | None:
-    """Give the conversation that has to be read for the redrive; None where the payload has all that it needs."""
+    """Return the conversation that a redrive has to read; None if the payload has all it needs."""
     return (
         conversation_of(due.dead_letter.subject)
         if due.dead_letter.stage is Stage.FETCH and due.payload is not None
@@ -44,94 +45,84 @@ def to_reread(due: DueDeadLetter) -> str | None:
     )
 
 
-def keys_for_redrive(
-    stream: Stream, due: DueDeadLetter, outcome: Outcome | None, refused: tuple[RefusedRow, ...] = ()
-) -> Keys:
-    """List what has to be known of the store before a redrive is decided on."""
-    if isinstance(outcome, Fetched):
-        return replace(keys_of(stream, outcome.batch), subjects=subjects_of(outcome.batch, refused))
-    rows = _rows(due)
-    conversation_ids = [
-        *(row.conversation_id for row in rows.conversations),
-        *(row.conversation_id for row in rows.interaction_events),
-    ]
-    contact_ids = [
-        *(row.contact_id for row in rows.contacts),
-        *(row.contact_id for row in rows.conversations if row.contact_id),
-        *(row.contact_id for row in rows.interaction_events if row.contact_id),
-    ]
-    return Keys(
-        stream,
-        conversations=tuple(dict.fromkeys(conversation_ids)),
-        contacts=tuple(dict.fromkeys(contact_ids)),
-        interaction_events=tuple(row.event_id for row in rows.interaction_events),
-    )
-
-
 def redrive(
-    checkpoint: Checkpoint,
-    due: DueDeadLetter,
-    outcome: Outcome | None,
-    context: Context,
-    known: Known,
-    *,
-    by: str = "",
-) -> Record:
-    """Say what a redrive came to. `outcome` is that of the rereading, None where nothing had to be read.
+    checkpoint: Checkpoint, due: DueDeadLetter, outcome: Outcome | None, context: Context, *, by: str = ""
+) -> Pending:
+    """Decide what a redrive means. `outcome` is that of reading the conversation again, None if that was not needed.
 
-    `by` is who asked for it; empty where nobody had to.
+    `by` is who requested it; empty for an automatic redrive.
     """
-    record = _redriven(checkpoint, due, outcome, context, known)
-    events = tuple(_asked_for(event, due.dead_letter, by) for event in record.events) if by else record.events
-    return Record((*unchanged_before(checkpoint, context.budget), *events), record.changes)
-
-
-def _asked_for(event: Event, dead_letter: DeadLetter, by: str) -> Event:
-    """Say who asked for what became of the letter; not of others that came to light on the way."""
-    is_its_own = (
-        isinstance(event, DeadLetterClosed | RedriveFailed) and event.dead_letter_id == dead_letter.dead_letter_id
-    )
-    return replace(event, by=by) if is_its_own else event
-
-
-def _redriven(
-    checkpoint: Checkpoint, due: DueDeadLetter, outcome: Outcome | None, context: Context, known: Known
-) -> Record:
-    dead_letter = due.dead_letter
+    stream, rows = Stream.parse(checkpoint.stream), _rows(due)
+    keys: Keys | None = None
     match outcome:
         case Fetched(batch=batch):
-            return _reread(checkpoint, due, batch, context, known)
-        case Refused(problem=problem):
-            rule = rule_for(problem, has_cursor=False)
-            event: Event = _failure(dead_letter, str(problem), context)
-            if rule.remedy is Remedy.WAIT:
-                event = rate_limited(checkpoint, problem, rule, context)
-            return Record((event,))
+            keys = replace(keys_of(stream, batch), subjects=subjects_of(batch, context.refused))
+        case Refused():
+            pass
         case None:
-            return _rewritten(due, context, known)
+            keys = keys_of_rows(stream, rows)
+    return PendingRedrive(checkpoint, due, outcome, context, by, rows, keys)
 
 
-def _rewritten(due: DueDeadLetter, context: Context, known: Known) -> Record:
-    """Take the rows of the payload, which could not be written before."""
-    dead_letter = due.dead_letter
-    if due.payload is None:
-        return Record((DeadLetterClosed(dead_letter.dead_letter_id, Resolution.FORGOTTEN),))
-    if dead_letter.stage is Stage.FETCH:
-        return Record((_failure(dead_letter, f"it has no id to read it by; {dead_letter.reason}", context),))
-    if context.refused:
-        return Record((_failure(dead_letter, context.refused[0].reason, context),))
-    found = newer(_rows(due), known, context.now)
-    return Record((DeadLetterClosed(dead_letter.dead_letter_id, Resolution.REDRIVEN, found.tally),), found.changes)
+class PendingRedrive(Struct, frozen=True):
+    """A redrive whose stored rows are not known yet. `rows` are those of the payload."""
+
+    checkpoint: Checkpoint
+    due: DueDeadLetter
+    outcome: Outcome | None
+    context: Context
+    by: str
+    rows: Changes
+    keys: Keys | None
+
+    def record(self, known: Known) -> Record:
+        """Record that the dead letter is closed or has failed again, with the rows to write."""
+        record = self._result(known)
+        events = tuple(self._attribute(event) for event in record.events) if self.by else record.events
+        return Record((*unchanged_before(self.checkpoint, self.context.budget), *events), record.changes)
+
+    def _attribute(self, event: Event) -> Event:
+        """Add who requested it to the events of this dead letter, not to those of others that were found on the way."""
+        is_its_own = (
+            isinstance(event, DeadLetterClosed | RedriveFailed)
+            and event.dead_letter_id == self.due.dead_letter.dead_letter_id
+        )
+        return replace(event, by=self.by) if is_its_own else event
+
+    def _result(self, known: Known) -> Record:
+        match self.outcome:
+            case Fetched(batch=batch):
+                return _reread(self.checkpoint, self.due, batch, self.context, known)
+            case Refused(problem=problem):
+                rule = rule_for(problem, has_cursor=False)
+                if rule.remedy is Remedy.WAIT:
+                    return Record((rate_limited(self.checkpoint, problem, rule, self.context),))
+                return Record((_failure(self.due.dead_letter, str(problem), self.context),))
+            case None:
+                return self._rewrite(known)
+
+    def _rewrite(self, known: Known) -> Record:
+        """Write the rows of the payload, which the store once refused."""
+        dead_letter, context = self.due.dead_letter, self.context
+        if self.due.payload is None:
+            return Record((DeadLetterClosed(dead_letter.dead_letter_id, Resolution.FORGOTTEN),))
+        if dead_letter.stage is Stage.FETCH:
+            return Record((_failure(dead_letter, f"it has no id to read it by; {dead_letter.reason}", context),))
+        if context.refused:
+            return Record((_failure(dead_letter, context.refused[0].reason, context),))
+        written = newer(self.rows, known, context.now)
+        closed = DeadLetterClosed(dead_letter.dead_letter_id, Resolution.REDRIVEN, written.tally)
+        return Record((closed,), written.changes)
 
 
 def discard(checkpoint: Checkpoint, dead_letter: DeadLetter, reason: str, budget: RunBudget, *, by: str = "") -> Record:
-    """Give a dead letter up. `by` is who asked for it."""
+    """Discard a dead letter. `by` is who requested it."""
     closed = DeadLetterClosed(dead_letter.dead_letter_id, Resolution.DISCARDED, reason=reason, by=by)
     return Record((*unchanged_before(checkpoint, budget), closed))
 
 
 def _rows(due: DueDeadLetter) -> Changes:
-    """Read the rows of a payload that holds some."""
+    """Decode the rows of a payload; there are none in that of an unread item."""
     return Changes() if due.payload is None or due.dead_letter.stage is Stage.FETCH else _decode_rows(due.payload)
 
 
@@ -142,7 +133,7 @@ def _failure(dead_letter: DeadLetter, reason: str, context: Context, tally: Tall
 
 
 def _reread(checkpoint: Checkpoint, due: DueDeadLetter, batch: Batch, context: Context, known: Known) -> Record:
-    """Take what was read like a batch: it may close other letters of the same conversation, and open some."""
+    """Treat what was read like a batch: it may also close or open other dead letters of the conversation."""
     dead_letter, now = due.dead_letter, context.now
     stream = Stream.parse(checkpoint.stream)
     found, unwritten = withhold(difference(stream, batch, known, now), context.refused)

@@ -1,9 +1,9 @@
-"""What an error calls for, as a table.
+"""The remedy for each error, as a table.
 
-The facts are those of Meta's documentation ("Handle errors", "Rate limits"), of captured answers and of what users
-report; each row names its own. The first row that fits counts: the code with its subcode or phrase, then
-`is_transient`, then the shape of the answer. Statuses mislead (limits come as 400 or 403, failures as 200); only 429 is
-said of nothing but limits.
+The facts come from Meta's documentation ("Handle errors", "Rate limits"), captured responses and reports of users; each
+row names its source. The first row that matches counts: the code with its subcode or phrase, then `is_transient`, then
+the form of the response. Status codes mislead (limits come as 400 or 403, failures as 200); only 429 always means a
+limit.
 """
 
 from enum import StrEnum
@@ -11,26 +11,26 @@ from enum import StrEnum
 from milepost.core.model import Scope
 from milepost.core.problems import Pattern, Problem, ProblemKind, any_of
 
-TOO_MUCH_DATA = "reduce the amount of data"  # the one phrase that tells more than its code
+TOO_MUCH_DATA = "reduce the amount of data"  # the only phrase that is more specific than its code
 BAD_SIGNATURE = "appsecret_proof"
 
 
 class Remedy(StrEnum):
     """What to do about a problem."""
 
-    RETRY = "retry"  # it may pass: the same batch again, after a growing wait
-    WAIT = "wait"  # a rate limit: calling on prolongs it
-    SHRINK = "shrink"  # ask for less; what fails all alone is quarantined: a dead letter, and the sweep steps over it
-    RESET = "reset"  # the cursor is dead: begin again at the head
-    STOP_AUTHORIZATION = "stop_authorization"  # a person has to mend the token or a permission
-    STOP_CONFIGURATION = "stop_configuration"  # a person has to mend the configuration
+    RETRY = "retry"  # it may pass: the same batch again, after a growing delay
+    WAIT = "wait"  # a rate limit: further calls prolong it
+    SHRINK = "shrink"  # a smaller request; an item that fails alone becomes a dead letter and is stepped over
+    RESET = "reset"  # the cursor is dead: restart at the head
+    STOP_AUTHORIZATION = "stop_authorization"  # an operator has to fix the token or a permission
+    STOP_CONFIGURATION = "stop_configuration"  # an operator has to fix the configuration
 
 
 class Rule(Pattern, frozen=True):
     """A row of the table.
 
-    `then` is what follows when the retries are used up (RETRY: nothing more in this run). `scope` is whose calls have
-    to wait, `least_wait_seconds` how long at least.
+    `then` applies once the retries are exhausted (RETRY: nothing more in this run). `scope` is whose calls have to
+    wait, and `least_wait_seconds` for how long at least.
     """
 
     remedy: Remedy
@@ -45,41 +45,41 @@ RULES: tuple[Rule, ...] = (
     # --- too much at once ---
     Rule(Remedy.SHRINK, "captured: HTTP 500, code 1", codes=any_of(1), phrase=TOO_MUCH_DATA),
     Rule(Remedy.SHRINK, "captured: HTTP 500, code 1 with subcode 99", codes=any_of(1), subcode=99),
-    Rule(Remedy.SHRINK, "an answer that no batch has", kind=ProblemKind.OVERSIZE),
+    Rule(Remedy.SHRINK, "a response larger than any batch", kind=ProblemKind.OVERSIZE),
     # --- it may pass ---
-    # Some Instagram chats make every list that holds them fail like an outage (seen in 2026-09): shrinking finds them.
+    # Some Instagram chats make every list with them fail like an outage (seen in 2026-09): shrinking finds them.
     Rule(Remedy.RETRY, "Handle errors: API Unknown", codes=any_of(1), then=Remedy.SHRINK),
     Rule(Remedy.RETRY, "Handle errors: API Service", codes=any_of(2)),
-    # --- limits: the same, and longer for those who call on ---
+    # --- rate limits: wait, and longer after further calls ---
     Rule(Remedy.WAIT, "Rate limits: app", codes=any_of(4), scope=Scope.APP),
     Rule(Remedy.WAIT, "Rate limits: user, page, custom", codes=any_of(17, 32, 341, 613), scope=Scope.PAGE),
     Rule(Remedy.WAIT, "Rate limits: business use cases", codes=any_of(range(80000, 80010), 80014), scope=Scope.PAGE),
     Rule(Remedy.WAIT, "Handle errors: blocked for policy", codes=any_of(368), scope=Scope.PAGE,
          least_wait_seconds=3600.0),
-    # --- a person is needed ---
+    # --- an operator is needed ---
     Rule(Remedy.STOP_AUTHORIZATION, "Handle errors: session, token", codes=any_of(102, 190, 492)),
     Rule(Remedy.STOP_AUTHORIZATION, "Handle errors: permission", codes=any_of(3, 10, range(200, 300))),
     Rule(Remedy.STOP_AUTHORIZATION, "discovery: no longer managed", kind=ProblemKind.NOT_MANAGED),
     Rule(Remedy.STOP_CONFIGURATION, "Secure Graph API calls", codes=any_of(104)),
     Rule(Remedy.STOP_CONFIGURATION, "Secure Graph API calls", codes=any_of(100), phrase=BAD_SIGNATURE),
-    Rule(Remedy.STOP_CONFIGURATION, "no such query, or a dead version", codes=any_of(12, 2500, 2635)),
-    Rule(Remedy.STOP_CONFIGURATION, "what was read shows it", kind=ProblemKind.MISCONFIGURED),
+    Rule(Remedy.STOP_CONFIGURATION, "no such query, or a retired version", codes=any_of(12, 2500, 2635)),
+    Rule(Remedy.STOP_CONFIGURATION, "the response shows a wrong setting", kind=ProblemKind.MISCONFIGURED),
     # --- a dead cursor, or what looks like one ---
     Rule(Remedy.RETRY, "captured: the object is gone, or a hidden limit", codes=any_of(100), subcode=33,
          then=Remedy.STOP_CONFIGURATION),
     Rule(Remedy.RETRY, "reported: a cursor that leads to itself", kind=ProblemKind.CURSOR_LOOP, then=Remedy.RESET),
     Rule(Remedy.RESET, "captured: invalid cursors values", codes=any_of(2642)),
-    Rule(Remedy.RESET, "reported: also said of cursors", codes=any_of(100)),
-    # --- no code that is known ---
+    Rule(Remedy.RESET, "reported: also returned for cursors", codes=any_of(100)),
+    # --- no known code ---
     Rule(Remedy.WAIT, "RFC 6585", http_status=429, scope=Scope.PAGE),
     Rule(Remedy.RETRY, "Handle errors: is_transient", is_transient=True),
-    Rule(Remedy.RETRY, "network, outage, nonsense, and codes that nobody has met"),
+    Rule(Remedy.RETRY, "network, outage, an invalid response, an unknown code"),
 )
 # fmt: on
 
 
 def rule_for(problem: Problem, *, has_cursor: bool) -> Rule:
-    """Look up what a problem calls for. What is said of a cursor, where none was sent, is said of the query."""
+    """Return the rule for a problem. A complaint about the cursor, if none was sent, is about the query."""
     rule = next(rule for rule in RULES if rule.fits(problem))
     if rule.remedy is Remedy.RESET and not has_cursor:
         return Rule(Remedy.STOP_CONFIGURATION, rule.source)

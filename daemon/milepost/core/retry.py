@@ -1,4 +1,4 @@
-"""When to try again: backoff with full jitter, the waits of rate limits and redrives, and when a stream is next due."""
+"""When to try again: backoff with full jitter, waits for rate limits and redrives, and when a stream is next due."""
 
 from datetime import datetime, timedelta
 
@@ -7,27 +7,27 @@ from milepost.core.events import Reason, RunStatus
 
 
 def backoff_seconds(attempt: int, jitter: float, *, base_delay_seconds: float, max_delay_seconds: float) -> float:
-    """Give the wait after the attempt numbered `attempt` (1, 2, …) failed, for a `luck` in [0, 1).
+    """Return the delay after attempt number `attempt` (1, 2, …) failed, for a `jitter` in [0, 1).
 
-    Full jitter draws from the whole of [0, ceiling), so that many clients which failed together don't return together
-    (Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015).
+    Full jitter draws from all of [0, ceiling), so that clients which failed together don't return together (Brooker,
+    "Exponential Backoff and Jitter", AWS Architecture Blog, 2015).
     """
     doublings = min(attempt - 1, 63)  # 2.0**1024 overflows; no delay is that long
     return jitter * min(max_delay_seconds, base_delay_seconds * 2.0**doublings)
 
 
-MAX_FLOOR_SECONDS = 900.0  # the floor grows up to this; what the server names may be longer
+MAX_FLOOR_SECONDS = 900.0  # the floor grows up to this; a wait that the server names may be longer
 
 
 def rate_limit_seconds(
-    rate_limits: int, *, named_seconds: float | None, least_seconds: float, floor_seconds: float
+    attempts: int, *, named_seconds: float | None, least_seconds: float, floor_seconds: float
 ) -> float:
-    """Say how long to stay away after the rate limit that is the `rate_limits`th in a row (1, 2, …).
+    """Return how long to wait after `attempts` rate limits in a row (1, 2, …).
 
-    It is the largest of what the server named, what this kind of limit takes at least, and a floor that doubles:
-    calling on during a limit prolongs it (Meta, "Rate limits"), and many limits name no time.
+    It is the longest of what the server named, the least for this kind of limit, and a floor that doubles each time:
+    calls during a rate limit prolong it (Meta, "Rate limits"), and many limits name no time.
     """
-    floor = min(floor_seconds * 2.0 ** min(rate_limits - 1, 63), max(floor_seconds, MAX_FLOOR_SECONDS))
+    floor = min(floor_seconds * 2.0 ** min(attempts - 1, 63), max(floor_seconds, MAX_FLOOR_SECONDS))
     return max(named_seconds or 0.0, least_seconds, floor)
 
 
@@ -37,34 +37,34 @@ MAX_REDRIVES = 10
 
 
 def latest_redrive(now: datetime) -> datetime:
-    """Return the latest instant at which a redrive can be due; one after it was set by a clock that was ahead."""
+    """Return the latest instant at which a redrive can be due; a later one was set by a clock that was ahead."""
     return now + timedelta(seconds=MAX_REDRIVE_SECONDS)
 
 
 def redrive_seconds(failures: int) -> float | None:
-    """Say when a dead letter is tried again by itself, after it failed `failures` times (1: when it was opened).
+    """Return the delay before a dead letter's automatic redrive after `failures` failures (1: it was just opened).
 
-    A quarter of an hour at first, then twice as long each time up to a day; None after ten tries, which take four days.
+    It starts at 15 minutes and doubles up to a day; None after ten redrives, which take four days.
     """
     if failures > MAX_REDRIVES:
         return None
     return min(MAX_REDRIVE_SECONDS, REDRIVE_BASE_SECONDS * 2.0 ** (failures - 1))
 
 
-JITTER = 0.1  # of the interval, either way: streams that began together drift apart
+JITTER = 0.1  # of the interval, either way, so that streams that started together drift apart
 MAX_PARK_SECONDS = 900.0  # after a failure, however long the interval: an outage lasts about an hour
 AUTHORIZATION_PROBE_SECONDS = 1800.0
-CONFIGURATION_PROBE_SECONDS = 3600.0  # one such error was an incident of days at the provider's
+CONFIGURATION_PROBE_SECONDS = 3600.0  # one such error was an incident at the platform that lasted for days
 
 
-def next_turn_at(
+def next_run_at(
     run: Run | None, now: datetime, jitter: float, *, interval_seconds: float, held_until: datetime | None = None
 ) -> datetime:
-    """Say when the stream is worked again after `run`, for a `luck` in [0, 1), and not inside a pause.
+    """Return when the stream's next run is due after `run`, for a `jitter` in [0, 1), and not before `held_until`.
 
-    A run that got somewhere before it reached its time or batch limit goes on at once, behind the others that wait for
-    a turn. A stream that needs a person is probed slowly, one that failed is parked for minutes. Every other one comes
-    back an interval after its run started; one that started in the future, by a clock that was ahead, started now.
+    A run that made progress before its time or batch limit continues at once, behind the streams that wait for a slot.
+    A stream that needs an operator is probed slowly; one that failed is parked for minutes. Any other is due an
+    interval after its run started; a start in the future, by a clock that was ahead, counts as now.
     """
     due_at = _due_at(run, now, jitter, interval_seconds)
     return due_at if held_until is None else max(due_at, held_until)
@@ -74,7 +74,7 @@ def _due_at(run: Run | None, now: datetime, jitter: float, interval_seconds: flo
     if run is not None and run.tally.batches and run.reason in {Reason.TIME_LIMIT, Reason.BATCH_LIMIT}:
         return now
     if run is not None and run.reason is Reason.RATE_LIMIT:
-        return now  # or as soon as the pause is over
+        return now  # or as soon as the rate limit is over
     started_at = min(run.started_at, now) if run is not None else now
     seconds = _seconds_after(run, interval_seconds) * (1 + JITTER * (2 * jitter - 1))
     return max(now, started_at + timedelta(seconds=seconds))

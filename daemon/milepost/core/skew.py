@@ -1,7 +1,7 @@
-"""Stored instants that lie in the future: the clock was ahead when they were written, or is behind now.
+"""Stored instants in the future: the clock was ahead when they were written, or is behind now.
 
-None of them is waited for. Which rule mends which is told where it is compared: a walk's watermark and a full sweep in
-core/plan.py, a rate limit in core/rate_limits.py, the end of a run where turns are planned.
+Nothing waits for them. Each is handled where it is compared: the watermark and the last full sweep in core/plan.py, a
+rate limit in core/rate_limits.py, the end of a run where the next one is scheduled.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,16 +9,16 @@ from datetime import datetime, timedelta
 
 from milepost.core.checkpoint import Checkpoint
 
-TOLERATED_SECONDS = 60.0  # by which the clocks of several machines may differ without any harm
+TOLERATED_SECONDS = 60.0  # by which the clocks of several machines may differ without harm
 
 
 def is_ahead(instant: datetime | None, now: datetime) -> bool:
-    """Return whether an instant of the past lies in the future, by more than clocks usually differ."""
+    """Return whether an instant that should be past is in the future by more than clocks usually differ."""
     return instant is not None and instant > now + timedelta(seconds=TOLERATED_SECONDS)
 
 
 def furthest_ahead(checkpoints: Iterable[Checkpoint], now: datetime) -> dict[str, datetime]:
-    """Return what is stored with instants in the future, in words, and for each the latest."""
+    """Return descriptions of what is stored with an instant in the future, each with the latest such instant."""
     found: dict[str, datetime] = {}
     for checkpoint in checkpoints:
         for what, instant in _of_the_past(checkpoint):
@@ -28,7 +28,7 @@ def furthest_ahead(checkpoints: Iterable[Checkpoint], now: datetime) -> dict[str
 
 
 def _of_the_past(checkpoint: Checkpoint) -> Iterator[tuple[str, datetime | None]]:
-    """Yield every instant of a checkpoint that was the present when it was stored."""
+    """Yield the instants of a checkpoint that were not in the future when they were stored."""
     yield "a journal entry", checkpoint.updated_at
     yield "the watermark of a sweep", checkpoint.watermark
     yield "a full sweep", checkpoint.last_full_sweep_at

@@ -9,7 +9,7 @@ from milepost.core.errors import MilepostError, VersionConflict
 from milepost.core.model import Stream
 from milepost.core.plan import RunBudget
 from milepost.core.ports import Answered, DueDeadLetter, Fetched, Held, Outcome, Refused, Source
-from milepost.core.redrive import discard, keys_for_redrive, redrive, to_reread
+from milepost.core.redrive import discard, redrive, to_reread
 from milepost.engine.clock import Deadline
 from milepost.engine.context import EngineContext
 from milepost.engine.mailbox import Answer, CommandDeferred
@@ -89,11 +89,7 @@ class Redriver:
             if isinstance(answer, MilepostError):
                 return answer
             outcome = answer
-        return await self._stream_journal.settle(
-            checkpoint,
-            partial(redrive, checkpoint, due, outcome, by=by),
-            lambda context: keys_for_redrive(self._stream, due, outcome, context.refused),
-        )
+        return await self._stream_journal.settle(checkpoint, partial(redrive, checkpoint, due, outcome, by=by))
 
     async def _reread(self, conversation_id: str) -> Outcome | MilepostError:
         if self._source is None:

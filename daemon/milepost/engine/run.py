@@ -6,13 +6,13 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, Run
-from milepost.core.decide import decide, keys_to_look_up
+from milepost.core.decide import decide
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
-from milepost.core.model import Keys, Stream
+from milepost.core.model import Stream
 from milepost.core.plan import Fetch, Finish, RunBudget, Wait, is_over, plan
-from milepost.core.ports import Answered, Fetched, Held, Outcome, Request, Source
-from milepost.core.records import Context, conclude, recover
+from milepost.core.ports import Answered, Held, Outcome, Request, Source
+from milepost.core.records import conclude, recover
 from milepost.engine.clock import Deadline
 from milepost.engine.commands import CommandHandler
 from milepost.engine.context import EngineContext
@@ -164,10 +164,6 @@ class _Run:
 
     async def _settle(self, checkpoint: Checkpoint, outcome: Outcome) -> Checkpoint:
         """Store and record what an outcome means; give where the stream stands then."""
-
-        def keys(context: Context) -> Keys | None:
-            return keys_to_look_up(checkpoint, outcome, context) if isinstance(outcome, Fetched) else None
-
         return await self._stream_journal.settle(
-            checkpoint, partial(decide, checkpoint, outcome), keys, fetch_seconds=outcome.took_seconds
+            checkpoint, partial(decide, checkpoint, outcome), fetch_seconds=outcome.took_seconds
         )

@@ -10,7 +10,7 @@ from milepost.core.journal import Codec
 from milepost.core.model import Keys, Known, RefusedRow, Stream
 from milepost.core.plan import RunBudget
 from milepost.core.ports import Commit, Committed, DueDeadLetter, Rejected
-from milepost.core.records import Context, Decision, Record, prepare
+from milepost.core.records import Context, Pending, Record, prepare
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Recorded, UnchangedRead
 from milepost.engine.store_retry import StoreRetry
@@ -36,8 +36,7 @@ class StreamJournal:
     async def settle(
         self,
         checkpoint: Checkpoint,
-        decide: Callable[[Context, Known], Decision],
-        keys: Callable[[Context], Keys | None],
+        decide: Callable[[Context], Pending],
         fetch_seconds: float | None = None,
     ) -> Checkpoint:
         """Decide and commit, until the store takes every row that is left; give where the stream stands then.
@@ -48,7 +47,8 @@ class StreamJournal:
         while True:
             clock = self._engine.clock
             context = Context(clock.now(), clock.random(), self._budget, self._engine.policy, refused)
-            decision = decide(context, await self._known(keys(context)))
+            pending = decide(context)
+            decision = pending.record(await self._known(pending.keys))
             if isinstance(decision, BatchUnchanged):
                 return self._skip_unchanged(checkpoint, decision, fetch_seconds or 0.0)
             answer = await self._commit(checkpoint, decision, self._budget.run_id, fetch_seconds)

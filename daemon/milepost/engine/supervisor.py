@@ -14,7 +14,7 @@ from milepost.core.errors import MilepostError
 from milepost.core.model import Stream
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import RunResult, Source
-from milepost.core.retry import next_turn_at
+from milepost.core.retry import next_run_at
 from milepost.engine.bulkhead import bulkhead
 from milepost.engine.clock import Anchor
 from milepost.engine.context import EngineContext
@@ -185,7 +185,7 @@ class Supervisor:
                 return wanted.full
             held_until = engine.rate_limits.held_until(stream)
             interval_seconds = self._schedule.interval_seconds
-            due_at = next_turn_at(run, ended_at, jitter, interval_seconds=interval_seconds) + anchor.moved()
+            due_at = next_run_at(run, ended_at, jitter, interval_seconds=interval_seconds) + anchor.moved()
             if held_until is not None:
                 due_at = max(due_at, held_until)
             if due_at <= engine.clock.now() and not mailbox.interrupt.is_set:

@@ -1,10 +1,10 @@
-"""One HTTP session to the Graph API: bytes in bounded pieces, failures as values, the token in a header only."""
+"""The HTTP client of the Graph API: bounded bodies, failures as values, and no token in what it returns."""
 
 import asyncio
 import hmac
 import os
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +17,8 @@ from milepost import __version__
 from milepost.core.ports import Refused
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.skew import TOLERATED_SECONDS
-from milepost.facebook.dates import http_date
+from milepost.facebook.headers import asked_by_server
+from milepost.facebook.redaction import without_token
 
 MAX_BODY_BYTES = 32 * 2**20  # a batch of 200 threads with 20 messages each has about 4 MiB
 MAX_CONNECTIONS = 1000  # as many as streams that one daemon is expected to work at once
@@ -28,11 +29,11 @@ log = structlog.get_logger()
 
 
 class ConnectionLost(aiohttp.ClientError):
-    """A connection was lost before the answer. Not one of the errors after which aiohttp asks again by itself."""
+    """A connection was lost before the response. Not one of the errors after which aiohttp retries by itself."""
 
 
-class Answer(Struct, frozen=True):
-    """An HTTP answer, whatever its status.
+class GraphResponse(Struct, frozen=True):
+    """An HTTP response of any status. The token that it was requested with is redacted from the body.
 
     `asked_at` is the time of the request, or a little earlier: by our clock or the server's, whichever is behind.
     """
@@ -45,10 +46,11 @@ class Answer(Struct, frozen=True):
 
 
 class GraphClient:
-    """Asks the Graph API at `base_url`, version `version` (`v26.0`). An async context manager.
+    """Makes requests to the Graph API at `base_url`, version `version` (`v26.0`). An async context manager.
 
-    With an app secret each call is signed (`appsecret_proof`; Meta, "Secure Graph API calls"). `clock` tells the time;
-    the server's Date is only a hint, and never makes it later. `request_timeout_seconds` may be changed at any time.
+    With an app secret each call is signed (`appsecret_proof`; Meta, "Secure Graph API calls"). The
+    server's Date is only a hint beside `clock`, and never makes a time later. `request_timeout_seconds` may be changed
+    at any time.
     """
 
     def __init__(
@@ -87,15 +89,15 @@ class GraphClient:
         await self._session.close()
 
     def url(self, path: str) -> URL:
-        """Give the whole URL of a path such as `1234567890/conversations`, which is quoted where it needs to be."""
+        """Return the full URL of a path such as `1234567890/conversations`, which must be quoted already."""
         return self._root.joinpath(path, encoded=True)
 
-    def renew(self, app_secret: str) -> None:
-        """Sign with another app secret from the next call on; with an empty one, no more."""
+    def rotate_app_secret(self, app_secret: str) -> None:
+        """Sign with another app secret from the next call on; an empty one ends signing."""
         self._app_secret = app_secret
 
-    async def get(self, path: str, parameters: Mapping[str, str], access_token: str) -> Answer | Refused:
-        """Ask once. Whatever the server or the network does is told by the Refused; redirects are not followed."""
+    async def get(self, path: str, parameters: Mapping[str, str], access_token: str) -> GraphResponse | Refused:
+        """Make one request, without following redirects. Whatever the server or the network does wrong is a Refused."""
         loop = asyncio.get_running_loop()
         began_at, began = self._clock(), loop.time()
         headers = {"Authorization": f"Bearer {access_token}"}
@@ -107,7 +109,7 @@ class GraphClient:
             ):
                 problem, body = await self._read(response)
         except TimeoutError:
-            waited = f"no answer within {self.request_timeout_seconds:g} s"
+            waited = f"no response within {self.request_timeout_seconds:g} s"
             return Refused(Problem(ProblemKind.TIMEOUT, waited), loop.time() - began)
         except (aiohttp.ClientError, OSError) as error:
             return Refused(_problem_of(error, self._root.host), loop.time() - began)
@@ -120,7 +122,9 @@ class GraphClient:
         if asked_by_its_clock is not None:
             self._compare_clocks(began_at, asked_by_its_clock, took_seconds)
             asked_at = min(asked_at, asked_by_its_clock)
-        return Answer(response.status, response.headers, body, asked_at, took_seconds)
+        return GraphResponse(
+            response.status, response.headers, without_token(body, access_token), asked_at, took_seconds
+        )
 
     def _signed(self, parameters: Mapping[str, str], access_token: str) -> Mapping[str, str]:
         if not self._app_secret:
@@ -129,7 +133,7 @@ class GraphClient:
         return {**parameters, "appsecret_proof": proof}
 
     async def _read(self, response: aiohttp.ClientResponse) -> tuple[Problem | None, bytes]:
-        """Read the body piece by piece; the declared length is not believed, only taken as a hint to stop at once."""
+        """Read the body piece by piece. The declared length is only a hint to stop at once, never trusted."""
         if 300 <= response.status < 400:
             return _redirect(response), b""
         body = bytearray()
@@ -141,7 +145,7 @@ class GraphClient:
             else:
                 return None, bytes(body)
         response.close()
-        message = f"the answer is larger than {self._max_body_bytes / 2**20:g} MiB"
+        message = f"the response is larger than {self._max_body_bytes / 2**20:g} MiB"
         return Problem(ProblemKind.OVERSIZE, message, http_status=response.status), b""
 
     def _compare_version(self, answered: str | None) -> None:
@@ -151,7 +155,7 @@ class GraphClient:
             log.warning("graph_api_version_differs", asked=self._version, answered=answered)
 
     def _compare_clocks(self, began_at: datetime, asked_by_server: datetime, took_seconds: float) -> None:
-        """Log once that the clocks differ; again only after they have agreed meanwhile."""
+        """Log once that the clocks differ, and again only after they have agreed."""
         ahead_seconds = (began_at - asked_by_server).total_seconds()
         differ = abs(ahead_seconds) > TOLERATED_SECONDS + took_seconds
         if differ and not self._has_warned_of_date:
@@ -159,14 +163,14 @@ class GraphClient:
             log.warning(
                 "clocks differ from the API's",
                 ours=f"{abs(ahead_seconds):.0f} s {behind} the server's Date",
-                hint="the one that is behind counts, so that nothing is missed, and more is read again; "
+                hint="the earlier one counts: nothing is missed, but more is read again; "
                 "check the machine's time synchronization (timedatectl)",
             )
         self._has_warned_of_date = differ
 
 
 async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Make one call of a call: a second one would be out of turn, and might fall into a pause."""
+    """Keep aiohttp from retrying: a second call would break the pace, and might violate a rate limit."""
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:
@@ -175,41 +179,29 @@ async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerTy
         raise ConnectionLost from error
 
 
-def asked_by_server(date: str | None, took_seconds: float) -> datetime | None:
-    """Say when the server was asked by its own clock, from its Date header; None where that is missing or unreadable.
-
-    The time the whole request took is taken off and fractions are dropped, so that it errs to the early side.
-    """
-    said_at = http_date(date)
-    try:
-        return (said_at - timedelta(seconds=took_seconds)).replace(microsecond=0) if said_at else None
-    except OverflowError:
-        return None
-
-
 def _redirect(response: aiohttp.ClientResponse) -> Problem:
     try:
         host = URL(response.headers.get("Location", "")).raw_host or "the same host"
     except ValueError:
-        host = "an unreadable place"
+        host = "an unreadable URL"
     message = f"a redirect to {host[:MAX_HOST_CHARACTERS]}; the Graph API never redirects"
     return Problem(ProblemKind.NONSENSE, message, http_status=response.status)
 
 
 def _problem_of(error: aiohttp.ClientError | OSError, host: str | None) -> Problem:
-    """Tell a failed exchange in words that hold no URL, for its query has the signature."""
+    """Describe a failed exchange without its URL, whose query holds the signature."""
     cause = error.__cause__ if isinstance(error, ConnectionLost) else error
     match cause:
         case aiohttp.ClientResponseError():
-            return Problem(ProblemKind.NONSENSE, f"the answer of {host} is not HTTP")
+            return Problem(ProblemKind.NONSENSE, f"the response of {host} is not HTTP")
         case aiohttp.ClientConnectorCertificateError():
             message = f"the certificate of {host} is not trusted"
         case aiohttp.ClientConnectorDNSError():
             message = f"the name {host} does not resolve"
         case aiohttp.ClientPayloadError():
-            message = f"the answer of {host} broke off"
+            message = f"the response of {host} broke off"
         case aiohttp.ServerDisconnectedError():
-            message = f"{host} closed the connection without an answer"
+            message = f"{host} closed the connection without a response"
         case OSError(errno=int(number)) if number > 0:
             message = f"no connection to {host}: {os.strerror(number)}"
         case _:

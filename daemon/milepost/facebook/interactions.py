@@ -1,4 +1,4 @@
-"""Messages as interactions: who spoke, of what kind, and what of the attachments can be kept."""
+"""Messages as interactions: direction, kind, and what can be kept of the attachments."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -12,9 +12,9 @@ from milepost.facebook.wire import Message, SentAttachment, Share, StoryItem, ke
 
 
 class Kind(StrEnum):
-    """What a message is, by the first of these that fits."""
+    """The kind of a message: the first of these that fits."""
 
-    UNSUPPORTED = "unsupported"  # Instagram says that it cannot show it
+    UNSUPPORTED = "unsupported"  # Instagram cannot show it
     STORY_MENTION = "story_mention"
     STORY_REPLY = "story_reply"
     MESSAGE = "message"  # has text, whatever else it has
@@ -25,7 +25,7 @@ class Kind(StrEnum):
 
 
 class Attachment(Struct, frozen=True, omit_defaults=True):
-    """What is kept of an attachment, share or story: no URL that is signed, for those are dead within days.
+    """What is kept of an attachment, share or story: no signed URL, because those expire within days.
 
     `type` is image, video, audio, file, share, story_mention or story_reply.
     """
@@ -42,11 +42,11 @@ ENCODER = msgspec.json.Encoder()
 
 
 def interaction(message: Message, own_ids: frozenset[str], contact_id: str | None) -> Interaction:
-    """Read a message of a thread whose contact is `contact_id`.
+    """Convert a message of a thread whose contact is `contact_id`.
 
     Raises ValidationError for an id that cannot be kept, OverflowError as `utc` does.
 
-    A message without a sender is taken for the contact's: the API withholds people, never the page itself.
+    A message without a sender counts as the contact's: the API withholds people, never the page itself.
     """
     sender_id = message.sender.id if message.sender else None
     if sender_id in own_ids:
@@ -66,14 +66,14 @@ def interaction(message: Message, own_ids: frozenset[str], contact_id: str | Non
 
 
 def utc(instant: datetime) -> datetime:
-    """Move an instant to UTC. Raises OverflowError at the ends of the calendar."""
+    """Convert an instant to UTC. Raises OverflowError at the ends of the calendar."""
     return instant if instant.tzinfo is UTC else instant.astimezone(UTC)
 
 
 def _kind(message: Message) -> Kind:
     if message.message and message.story is None and not message.is_unsupported:
         return Kind.MESSAGE
-    signs = {
+    evidence = {
         Kind.UNSUPPORTED: message.is_unsupported in (True, "true"),
         Kind.STORY_MENTION: message.story and message.story.mention,
         Kind.STORY_REPLY: message.story and message.story.reply_to,
@@ -82,7 +82,7 @@ def _kind(message: Message) -> Kind:
         Kind.ATTACHMENT: message.attachments and message.attachments.data,
         Kind.SHARE: message.shares and message.shares.data,
     }
-    return next((kind for kind, sign in signs.items() if sign), Kind.UNAVAILABLE)
+    return next((kind for kind, found in evidence.items() if found), Kind.UNAVAILABLE)
 
 
 def _attachments(message: Message) -> str | None:

@@ -1,4 +1,4 @@
-"""Reading what strict decoding refuses: broken Unicode, and fields of a wrong type among fields that are right."""
+"""Lenient decoding of what strict decoding rejects: broken Unicode, and single fields of a wrong type."""
 
 import json
 import re
@@ -14,9 +14,9 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
-    r"""Parse JSON; bytes that are no UTF-8 and halves of surrogate pairs (`"\ud83d"`) become U+FFFD.
+    r"""Parse JSON; invalid UTF-8 and lone surrogates (`"\ud83d"`) become U+FFFD.
 
-    Raises ValueError for what is no JSON (NaN and Infinity are not), and for nesting deeper than Python's stack.
+    Raises ValueError for anything else (NaN and Infinity, too), and for nesting deeper than Python's stack.
     """
     try:
         value = json.loads(body.decode("utf-8-sig", "replace"), parse_constant=_refuse_constant)
@@ -28,9 +28,9 @@ def read_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
 
 
 def lenient(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- a type expression in, a value of that type out
-    """Convert JSON to a type of `wire`, taking an optional field of a wrong type for one that was not sent.
+    """Convert JSON to a type of `wire`, treating an optional field of a wrong type as absent.
 
-    Elements of a wrong type are left out of lists. Raises ValidationError where a required field is missing or wrong.
+    Elements of a wrong type are left out of lists. Raises ValidationError if a required field is missing or wrong.
     """
     try:
         return msgspec.convert(value, wanted)
@@ -47,17 +47,17 @@ def lenient(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- a type expres
 
 
 def _lenient_struct(value: dict[str, object], struct: type[Struct]) -> Struct:
-    said = {}
+    members = {}
     for field in fields(struct):
         if field.encode_name in value:
             try:
-                said[field.name] = lenient(value[field.encode_name], field.type)
+                members[field.name] = lenient(value[field.encode_name], field.type)
             except ValidationError as error:
                 if field.required:
                     raise ValidationError(f"{field.encode_name}: {error}") from None
         elif field.required:
             raise ValidationError(f"{field.encode_name} is missing")
-    return struct(**said)
+    return struct(**members)
 
 
 def _lenient_or_none(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- see lenient
@@ -68,4 +68,4 @@ def _lenient_or_none(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- see 
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

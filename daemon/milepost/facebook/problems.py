@@ -1,4 +1,4 @@
-"""Answers that are no batch, as problems: error envelopes, and what no Graph API sends."""
+"""Responses that are no batch, as problems: error envelopes, and what the Graph API never sends."""
 
 import html
 import re
@@ -14,25 +14,25 @@ MARKUP = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^<>]*>", re.IGNORECASE | re
 UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\ufffd]+")
 
 
-def problem_of(body: bytes, http_status: int, access_token: str) -> Problem:
-    """Say what an answer that brought no batch means."""
+def problem_of(body: bytes, http_status: int) -> Problem:
+    """Return the problem of a response that held no usable data."""
     try:
         value = read_json(body)
     except ValueError:
-        return _no_json(body, http_status, access_token)
+        return _not_json(body, http_status)
     if isinstance(value, dict) and value.get("error") is not None:
-        return error_of(value["error"], http_status, access_token)
-    return nonsense("the answer is JSON but neither a batch nor an error", http_status)
+        return problem_of_error(value["error"], http_status)
+    return invalid_response("the response is JSON but neither a batch nor an error", http_status)
 
 
-def error_of(error: Any, http_status: int, access_token: str) -> Problem:  # noqa: ANN401 -- JSON of any shape
-    """Read the error of an envelope. Real ones lack fields, and give numbers as strings."""
+def problem_of_error(error: Any, http_status: int) -> Problem:  # noqa: ANN401 -- JSON of any shape
+    """Return the problem that an error envelope describes. Real ones lack fields, and have numbers as strings."""
     fields = error if isinstance(error, dict) else {"message": error}
     messages = (fields.get(name) for name in ("message", "error_user_msg", "error_user_title", "type"))
     message = next((each for each in messages if isinstance(each, str) and each.strip()), "an error without a message")
     return Problem(
         ProblemKind.API,
-        impersonal(redact(message, access_token), MAX_MESSAGE_CHARACTERS),
+        impersonal(redact(message), MAX_MESSAGE_CHARACTERS),
         http_status=http_status,
         code=_number(fields.get("code")),
         subcode=_number(fields.get("error_subcode")),
@@ -40,26 +40,26 @@ def error_of(error: Any, http_status: int, access_token: str) -> Problem:  # noq
     )
 
 
-def nonsense(message: str, http_status: int) -> Problem:
-    """Name an answer that makes no sense. The message must hold nothing of the answer that was not redacted."""
+def invalid_response(message: str, http_status: int) -> Problem:
+    """Return the problem of a response that cannot be interpreted. The message must quote only what was redacted."""
     return Problem(ProblemKind.NONSENSE, message[:MAX_MESSAGE_CHARACTERS], http_status=http_status)
 
 
 def is_gone(problem: Problem) -> bool:
-    """Whether the object that was asked for is not there any more (captured: code 100 with subcode 33)."""
+    """Return whether the requested object no longer exists (captured: code 100 with subcode 33)."""
     return (problem.code, problem.subcode) == (100, 33)
 
 
-def _no_json(body: bytes, http_status: int, access_token: str) -> Problem:
+def _not_json(body: bytes, http_status: int) -> Problem:
     if not body.strip():
-        return nonsense("the answer is empty", http_status)
+        return invalid_response("the response is empty", http_status)
     if body.lstrip()[:1] in (b"{", b"["):
-        return nonsense("the answer is JSON cut short, malformed or nested too deeply", http_status)
+        return invalid_response("the response is JSON cut short, malformed or nested too deeply", http_status)
     if body.lstrip()[:1] != b"<":
-        return nonsense("the answer is no JSON", http_status)  # what it is instead might be part of a conversation
+        return invalid_response("the response is not JSON", http_status)  # quoting it might quote a conversation
     text = html.unescape(MARKUP.sub(" ", body[:MAX_EXCERPT_BYTES].decode(errors="replace")))
-    excerpt = impersonal(redact(UNPRINTABLE.sub(" ", text).strip(), access_token), MAX_EXCERPT_CHARACTERS)
-    return nonsense(f"the answer is no JSON: {excerpt}", http_status)
+    excerpt = impersonal(redact(UNPRINTABLE.sub(" ", text).strip()), MAX_EXCERPT_CHARACTERS)
+    return invalid_response(f"the response is not JSON: {excerpt}", http_status)
 
 
 def _number(value: object) -> int | None:

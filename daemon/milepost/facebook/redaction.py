@@ -1,9 +1,13 @@
-"""What must not leave this source: access tokens, and media URLs that are signed and die within days."""
+"""What must not leave this package: access tokens, and media URLs that are signed and expire within days."""
 
+import html
+import json
 import re
 from typing import Any
+from urllib.parse import quote
 
 REDACTED = "[redacted]"
+MIN_TOKEN_CHARACTERS = 12  # real ones have 100 and more; a short text would be found in keys and ids, too
 SECRET_PARAMETER = re.compile(
     r"\b(access_token|input_token|fb_exchange_token|appsecret_proof|client_secret)([\"']?\s*[=:]\s*[\"']?)[^&\s\"'<>]+",
     re.IGNORECASE,
@@ -15,36 +19,41 @@ EMAIL_ADDRESS = re.compile(r"[^\s@<>\"'(),:;]+(?:@|%40)[^\s@<>\"'(),:;]*", re.IG
 MEDIA_DOMAINS = ("fbcdn.net", "cdninstagram.com", "fbsbx.com")
 
 
-def redact(text: str, access_token: str) -> str:
-    """Take access tokens out of a text: the one that was used, and whatever looks like one."""
-    if access_token:
-        text = text.replace(access_token, REDACTED)
+def without_token(body: bytes, access_token: str) -> bytes:
+    """Return a response body without the token that it was requested with, as JSON, URLs and HTML may spell it."""
+    if len(access_token) < MIN_TOKEN_CHARACTERS:
+        return body
+    in_json = json.dumps(access_token)[1:-1]
+    in_php = in_json.replace("/", "\\/")  # the Graph API is written in PHP, whose json_encode escapes slashes
+    for spelling in {access_token, in_json, in_php, quote(access_token, safe=""), html.escape(access_token)}:
+        body = body.replace(spelling.encode(), REDACTED.encode())
+    return body
+
+
+def redact(text: str) -> str:
+    """Return a text without whatever looks like an access token or a signature."""
     return TOKEN.sub(REDACTED, SECRET_PARAMETER.sub(rf"\1\2{REDACTED}", text))
 
 
 def impersonal(text: str, max_characters: int) -> str:
-    """Cut a text, which must have been redacted, and take out of it what looks like an e-mail address."""
+    """Return the beginning of a redacted text, without anything that looks like an e-mail address."""
     return EMAIL_ADDRESS.sub(REDACTED, text[: 2 * max_characters])[:max_characters]
 
 
 def unsigned(text: str) -> str:
-    """Take the query, where the signature is, off the URLs of media hosts in a text."""
+    """Return a text whose media URLs have lost their query, which holds the signature."""
     return URL.sub(_without_signature, text) if "://" in text else text
 
 
-def scrub(value: Any, access_token: str) -> Any:  # noqa: ANN401 -- JSON of any shape
-    """Copy JSON without tokens, signatures and `paging`, whose URLs carry the token at every depth."""
+def scrub(value: Any) -> Any:  # noqa: ANN401 -- JSON of any shape
+    """Return a copy of JSON without tokens, signatures and `paging`, whose URLs carry the token at every depth."""
     match value:
         case str():
-            return redact(unsigned(value), access_token)
+            return redact(unsigned(value))
         case list():
-            return [scrub(element, access_token) for element in value]
+            return [scrub(element) for element in value]
         case dict():
-            return {
-                redact(key, access_token): scrub(member, access_token)
-                for key, member in value.items()
-                if key != "paging"
-            }
+            return {redact(key): scrub(member) for key, member in value.items() if key != "paging"}
         case _:
             return value
 

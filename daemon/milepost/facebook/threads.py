@@ -1,4 +1,4 @@
-"""Threads as conversations: as they should be, or item by item where something in them is not."""
+"""Threads as conversations: strictly decoded ones, and odd ones item by item."""
 
 import json
 from hashlib import sha256
@@ -18,9 +18,9 @@ MAX_REASON_CHARACTERS = 200
 
 
 def conversation(thread: Thread, own_ids: frozenset[str]) -> Conversation:
-    """Read a thread. Raises ValidationError for an id that cannot be kept, OverflowError as `utc` does."""
+    """Convert a thread. Raises ValidationError for an id that cannot be kept, OverflowError as `utc` does."""
     if not is_thread_id(thread.id):
-        raise ValidationError("an id that a thread cannot be asked for by")
+        raise ValidationError("an id that a thread cannot be requested by")
     contact = _contact(thread, own_ids)
     contact_id = contact.contact_id if contact else None
     messages = thread.messages.data if thread.messages else ()
@@ -38,7 +38,7 @@ def conversation(thread: Thread, own_ids: frozenset[str]) -> Conversation:
 
 
 def _contact(thread: Thread, own_ids: frozenset[str]) -> Contact | None:
-    """Find the other side. Its place in the list means nothing; of a group it is the first that is not us."""
+    """Return the other side: the first participant that is not us. The order of the list means nothing."""
     if thread.participants is None:
         return None
     for person in thread.participants.data:
@@ -47,26 +47,25 @@ def _contact(thread: Thread, own_ids: frozenset[str]) -> Contact | None:
     return None
 
 
-def read_item(item: Any, own_ids: frozenset[str], access_token: str) -> list[Conversation | Unreadable]:  # noqa: ANN401 -- JSON
-    """Read a conversation, and apart from it those of its messages that cannot be read."""
+def read_item(item: Any, own_ids: frozenset[str]) -> list[Conversation | Unreadable]:  # noqa: ANN401 -- JSON of any shape
+    """Return a conversation and, separately, its messages that cannot be read."""
     if not isinstance(item, dict):
-        return [_unreadable(None, "the item is no object", item, access_token)]
+        return [_unreadable(None, "the item is no object", item)]
     try:
         thread = lenient({name: value for name, value in item.items() if name != "messages"}, Thread)
-        read = conversation(thread, own_ids)
+        converted = conversation(thread, own_ids)
     except (ValidationError, OverflowError) as error:
-        return [_unreadable(item.get("id"), str(error), item, access_token)]
-    return with_messages(read, item.get("messages"), own_ids, access_token)
+        return [_unreadable(item.get("id"), str(error), item)]
+    return with_messages(converted, item.get("messages"), own_ids)
 
 
 def with_messages(
-    read: Conversation,
+    listed: Conversation,
     messages: Any,  # noqa: ANN401 -- JSON of any shape
     own_ids: frozenset[str],
-    access_token: str,
 ) -> list[Conversation | Unreadable]:
-    """Give a conversation the messages of its thread, and apart from it those that cannot be read."""
-    contact_id = read.contact.contact_id if read.contact else None
+    """Return a conversation with the messages of its thread and, separately, those that cannot be read."""
+    contact_id = listed.contact.contact_id if listed.contact else None
     interactions: list[Interaction] = []
     refused: list[Any] = []
     for message in _elements(messages):
@@ -74,23 +73,23 @@ def with_messages(
             interactions.append(interaction(lenient(message, Message), own_ids, contact_id))
         except (ValidationError, OverflowError):
             refused.append(message)
-    whole = msgspec.structs.replace(read, interactions=tuple(interactions))
+    whole = msgspec.structs.replace(listed, interactions=tuple(interactions))
     if not refused:
         return [whole]
     reason = "messages without a time or an id that can be kept"
-    return [whole, _unreadable(f"{read.conversation_id}/messages", reason, refused, access_token)]
+    return [whole, _unreadable(f"{listed.conversation_id}/messages", reason, refused)]
 
 
 def _elements(messages: Any) -> list[Any]:  # noqa: ANN401 -- JSON of any shape
-    """List the nested messages; what has no list of them is one thing that cannot be read."""
+    """Return the nested messages; without a list of them, the whole is one element that cannot be read."""
     if not messages:
         return []
     data = (messages.get("data") or []) if isinstance(messages, dict) else None
     return data if isinstance(data, list) else [messages]
 
 
-def _unreadable(subject: object, reason: str, item: Any, access_token: str) -> Unreadable:  # noqa: ANN401 -- JSON
-    payload = json.dumps(scrub(item, access_token), ensure_ascii=False)
+def _unreadable(subject: object, reason: str, item: Any) -> Unreadable:  # noqa: ANN401 -- JSON of any shape
+    payload = json.dumps(scrub(item), ensure_ascii=False)
     if not isinstance(subject, str) or not is_thread_id(subject.removesuffix("/messages")):
         subject = f"{NAMED_BY_CONTENT}{sha256(payload.encode()).hexdigest()}"
     if len(payload) > MAX_PAYLOAD_CHARACTERS:

@@ -1,7 +1,7 @@
-"""The answers of the conversations edge as they travel, as far as Milepost reads them.
+"""The conversations edge on the wire: the fields that are requested, and the types of the responses.
 
-Only ids and times are required, because everything else is missing now and then. Strict decoding into these types is
-what makes reading fast; `leniency` reads the same types out of answers that strict decoding refuses.
+Only ids and times are required, because everything else is missing now and then. Strict decoding into these types
+makes reading fast; `leniency` reads the same types from responses that strict decoding rejects.
 """
 
 from datetime import datetime
@@ -9,23 +9,49 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, ValidationError, field
 
+from milepost.core.model import Detail, Platform
+
 MAX_ID_CHARACTERS = 512  # captured ones have up to 200
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARACTERS)]
 Instant = Annotated[datetime, Meta(tz=True)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-NAMED_BY_CONTENT = "sha256:"  # begins the subject of what has no id
+NAMED_BY_CONTENT = "sha256:"  # prefix of the subject of an item without an id
+
+POSITION_FIELDS = "id,updated_time"
+THREAD_FIELDS = f"{POSITION_FIELDS},link,snippet,message_count,unread_count,can_reply,participants"
+# Without the `to` of a message, which nothing reads: it makes responses a fifth larger.
+MESSAGE_FIELDS = {
+    Platform.MESSENGER: "id,created_time,from,message,sticker,attachments,shares",
+    Platform.INSTAGRAM: "id,created_time,from,message,attachments,shares,story,is_unsupported",
+}
+
+
+def list_fields(platform: Platform, messages: int, detail: Detail) -> str:
+    """Return the fields of each thread in a list, with up to `messages` messages if they are nested."""
+    match detail:
+        case Detail.NESTED:
+            return with_messages(THREAD_FIELDS, platform, messages)
+        case Detail.SEPARATE | Detail.BARE:
+            return THREAD_FIELDS
+        case Detail.POSITION:
+            return POSITION_FIELDS
+
+
+def with_messages(fields: str, platform: Platform, messages: int) -> str:
+    """Return these fields, and up to `messages` messages."""
+    return f"{fields},messages.limit({messages}){{{MESSAGE_FIELDS[platform]}}}" if messages else fields
 
 
 def kept_id(text: str) -> str:
-    """Give an id back. Raises ValidationError where no store would find it again: its key lookups end at a NUL."""
+    """Return the id unchanged. Raises ValidationError for one with control characters: key lookups end at a NUL."""
     if not text.isprintable():
         raise ValidationError("an id with control characters")
     return text
 
 
 def is_thread_id(text: str) -> bool:
-    """Whether a thread can be asked for by this: as one segment of a URL's path, where two dots cannot be quoted."""
+    """Return whether a thread can be requested by this id: one segment of a URL's path, where dots cannot be quoted."""
     return (
         0 < len(text) <= MAX_ID_CHARACTERS
         and text.isprintable()
@@ -131,20 +157,20 @@ class Thread(Struct):
 
 
 class Cursors(Struct):
-    """Where a page of the list begins and ends; only the end is of use."""
+    """The cursors of a batch; only the end is of use."""
 
     after: str | None = None
 
 
 class Paging(Struct):
-    """How the list goes on: it does if there is a `next`, which holds the access token and is never followed."""
+    """The list has a next batch if there is a `next`, which holds the access token and is never followed."""
 
     next: object = None
     cursors: Cursors | None = None
 
 
-class Page(Struct):
-    """An answer of the list edge. An `error` may come with any HTTP status."""
+class ThreadList(Struct):
+    """A response of the list edge. An `error` may come with any HTTP status."""
 
     data: list[Thread]
     paging: Paging | None = None

@@ -19,7 +19,8 @@ from procrastinate.schema import SchemaManager
 from milepost.core.errors import MilepostError, StoreAway
 from milepost.stores.postgresql.connection import Database
 from milepost.stores.postgresql.errors import translated
-from milepost.stores.postgresql.workers import ALIVE_SECONDS
+from milepost.stores.postgresql.notify import ALIVE_SECONDS
+from milepost.stores.postgresql.rights import kept_private
 
 TASK = "milepost.turn"
 
@@ -200,7 +201,8 @@ async def open_queue(database: Database) -> AsyncIterator[StreamLeases]:
         await connection.execute(database.sql["lock_queue_schema"])
         found = await connection.execute(database.sql["has_queue_schema"])
         if await found.fetchone() == (False,):
-            await connection.execute(SchemaManager.get_schema())
+            async with kept_private(connection, database.dsn.schema):
+                await connection.execute(SchemaManager.get_schema())
     queue = StreamLeases(database)
     await queue.join()
     try:

@@ -11,7 +11,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Entry, Reason, RunStarted, StreamResumed, SweepCompleted, SyncRequested
 from milepost.core.model import Stream
 from milepost.core.ports import Clock
-from milepost.core.retry import next_turn_at
+from milepost.core.retry import next_run_at
 from milepost.engine.clock import Anchor
 from milepost.engine.supervisor import MAX_LATENESS_SECONDS, Schedule
 
@@ -32,7 +32,7 @@ def due_at(checkpoint: Checkpoint, now: datetime, schedule: Schedule, held_until
         return last_sign_at + timedelta(seconds=schedule.max_run_seconds + MAX_LATENESS_SECONDS)
     if run.reason is Reason.SHUTDOWN:  # its worker has left: others go on at once
         return run.ended_at if held_until is None else max(run.ended_at, held_until)
-    return next_turn_at(
+    return next_run_at(
         run, run.ended_at, jitter_of(run.run_id), interval_seconds=schedule.interval_seconds, held_until=held_until
     )
 

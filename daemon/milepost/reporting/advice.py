@@ -1,7 +1,7 @@
-"""What a person can do about a problem, as a table beside that of the remedies.
+"""What a person can do about a problem: a table beside that of the remedies.
 
-The facts are those of Meta's documentation ("Handle errors", "Access tokens", "Permissions reference"). The first row
-that fits counts. What mends itself says so, because the worst advice is to act where waiting is called for.
+The facts are from Meta's documentation ("Handle errors", "Access tokens", "Permissions reference"). The first matching
+row counts. For problems that resolve themselves it says so: the worst advice is to act when waiting is called for.
 """
 
 from milepost.core.model import Platform, Stream
@@ -17,10 +17,10 @@ _RENEW = (
     "give page {page} a new access_token (in config.yaml or its access_token_file; in source.access_token where pages "
     "are discovered), which is picked up without a restart"
 )
-_LOG_IN = "let the token's owner log in at facebook.com and do what is asked there; if that does not mend it, "
-_WAIT = "nothing to do: it goes on by itself when the limit is over; calling on would prolong it"
-_SIGN = "set source.app_secret (or app_secret_file) to the secret of the app that the token is of"
-_UNLESS_IT_LASTS = "nothing to do, as it is tried again by itself; if it lasts, "
+_LOG_IN = "have the token's owner log in at facebook.com and follow the instructions there; if that does not help, "
+_WAIT = "nothing to do: it continues when the limit is over; further calls would prolong it"
+_SIGN = "set source.app_secret (or app_secret_file) to the secret of the app that issued the token"
+_UNLESS_IT_PERSISTS = "nothing to do: it is retried automatically; if it persists, "
 _REPORT = "please report this, with its code and message"
 
 
@@ -48,35 +48,35 @@ ADVICE: tuple[Advice, ...] = (
     # --- permissions ---
     Advice("the app has no access: ask Meta for advanced access to {permissions}; then " + _RENEW, codes=any_of(3)),
     Advice("a permission is missing: grant {permissions}; then " + _RENEW, codes=any_of(10, range(200, 300))),
-    Advice("source.access_token manages page {page} no more: give its owner a role there, or leave the page out",
+    Advice("source.access_token no longer manages page {page}: give its owner a role there, or remove the page",
            kind=ProblemKind.NOT_MANAGED),
     # --- limits ---
-    Advice("look at the support inbox of page {page}, which says what was blocked; it is tried again by itself",
+    Advice("check the support inbox of page {page}, which says what was blocked; the stream retries automatically",
            codes=any_of(368)),
     Advice(_WAIT, codes=any_of(4, 17, 32, 341, 613, range(80000, 80010), 80014)),
     # --- the configuration ---
     Advice(_SIGN, codes=any_of(104)),
     Advice(_SIGN, codes=any_of(100), phrase=BAD_SIGNATURE),
-    Advice("set source.version to a version of the Graph API that is alive, and restart", codes=any_of(12, 2635)),
-    Advice("look whether page {page} still exists, whether its id and instagram_account_id are right, and whether the "
-           "token may see it; mend that, and restart", codes=any_of(100), subcode=33),
-    Advice("mend in config.yaml what the message names, and restart", kind=ProblemKind.MISCONFIGURED),
+    Advice("set source.version to a supported version of the Graph API, and restart", codes=any_of(12, 2635)),
+    Advice("check whether page {page} still exists, whether its id and instagram_account_id are right, and whether "
+           "the token may see it; fix that, and restart", codes=any_of(100), subcode=33),
+    Advice("fix what the message names in config.yaml, and restart", kind=ProblemKind.MISCONFIGURED),
     Advice(_REPORT, codes=any_of(100, 2500)),
-    # --- what mends itself ---
-    Advice("nothing to do: the walk begins again at the head of the inbox", codes=any_of(2642)),
-    Advice("nothing to do: less is asked for at a time", codes=any_of(1), phrase=TOO_MUCH_DATA),
-    Advice("nothing to do: less is asked for at a time", kind=ProblemKind.OVERSIZE),
-    Advice(_UNLESS_IT_LASTS + "see Meta's status page, metastatus.com", codes=any_of(1, 2)),
+    # --- what resolves itself ---
+    Advice("nothing to do: the walk restarts at the head of the inbox", codes=any_of(2642)),
+    Advice("nothing to do: smaller batches are requested", codes=any_of(1), phrase=TOO_MUCH_DATA),
+    Advice("nothing to do: smaller batches are requested", kind=ProblemKind.OVERSIZE),
+    Advice(_UNLESS_IT_PERSISTS + "check Meta's status page, metastatus.com", codes=any_of(1, 2)),
     Advice(_WAIT, http_status=429),
-    Advice(_UNLESS_IT_LASTS + "look at the network and source.base_url", kind=ProblemKind.NETWORK),
-    Advice(_UNLESS_IT_LASTS + "look at the network and source.request_timeout", kind=ProblemKind.TIMEOUT),
-    Advice(_UNLESS_IT_LASTS + "look at source.base_url and what lies between", kind=ProblemKind.NONSENSE),
-    Advice(_UNLESS_IT_LASTS + _REPORT),
+    Advice(_UNLESS_IT_PERSISTS + "check the network and source.base_url", kind=ProblemKind.NETWORK),
+    Advice(_UNLESS_IT_PERSISTS + "check the network and source.request_timeout", kind=ProblemKind.TIMEOUT),
+    Advice(_UNLESS_IT_PERSISTS + "check source.base_url and any proxy in between", kind=ProblemKind.NONSENSE),
+    Advice(_UNLESS_IT_PERSISTS + _REPORT),
 )
 # fmt: on
 
 
 def advice_on(problem: Problem, stream: Stream) -> str:
-    """Say in a sentence what a person can do about what `stream` has met."""
+    """Return a sentence about what a person can do about a problem of `stream`."""
     row = next(row for row in ADVICE if row.fits(problem))
     return row.sentence.format(page=stream.page_id, permissions=PERMISSIONS[stream.platform])

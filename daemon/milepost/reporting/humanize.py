@@ -1,21 +1,21 @@
-"""How things are put for people: numbers, durations and instants in words, lines in columns."""
+"""Formatting for people: counts, durations and instants in words, rows in columns."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from milepost.core.problems import Problem
 
-# The largest unit that gives at least that many: 95 seconds say more than 1 minute.
+# The least number of seconds for each unit: 95 seconds say more than 1 minute.
 _UNITS = ((2 * 86400, 86400, "day"), (100 * 60, 3600, "hour"), (100, 60, "minute"))
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """Say how many: `1 run`, `1,234 runs`; the plural where it is not the noun with an s."""
+    """Return a count with its noun: `1 run`, `1,234 runs`. `plural` is for nouns that do not just take an s."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def lasting(seconds: float) -> str:
-    """Say how long, rounded down: `12 seconds`, `4 minutes`, `1 hour`, `3 days`."""
+    """Return a duration in words, rounded down: `12 seconds`, `4 minutes`, `1 hour`, `3 days`."""
     for least, size, noun in _UNITS:
         if seconds >= least:
             return counted(int(seconds / size), noun)
@@ -23,7 +23,7 @@ def lasting(seconds: float) -> str:
 
 
 def ago(instant: datetime | None, now: datetime) -> str:
-    """Say how long ago; what lies ahead by a clock that differs is `just now`."""
+    """Return how long ago it was; an instant in the future, by another clock, is `just now`."""
     if instant is None:
         return "never"
     seconds = (now - instant).total_seconds()
@@ -31,19 +31,19 @@ def ago(instant: datetime | None, now: datetime) -> str:
 
 
 def ahead(instant: datetime, now: datetime) -> str:
-    """Say how far ahead: `in 4 minutes`, or `now` where it has come."""
+    """Return how far ahead it is: `in 4 minutes`, or `now` once it has come."""
     seconds = (instant - now).total_seconds()
     return f"in {lasting(seconds)}" if seconds >= 1 else "now"
 
 
 def clock(instant: datetime, now: datetime) -> str:
-    """Tell an instant as a clock does: `14:05 UTC`, with the date where it is not today's."""
+    """Return an instant as a time of day: `14:05 UTC`, with the date if it is not today."""
     utc = instant.astimezone(UTC)
     return f"{utc:%H:%M} UTC" if utc.date() == now.astimezone(UTC).date() else f"{utc:%Y-%m-%d %H:%M} UTC"
 
 
 def waiting(waits_for: str, since: datetime | None, until: datetime | None, now: datetime) -> str:
-    """Say what is waited for, since when and until when, as far as that is known."""
+    """Return what is waited for, since when and until when, as far as that is known."""
     words = [f"waits for {waits_for}"]
     if since is not None:
         words.append(f"since {clock(since, now)} ({ago(since, now)})")
@@ -53,22 +53,22 @@ def waiting(waits_for: str, since: datetime | None, until: datetime | None, now:
 
 
 def in_words(tag: str) -> str:
-    """Write a tag of the journal as words: `time_limit` is `time limit`."""
+    """Return a tag of the journal as words: `time_limit` is `time limit`."""
     return tag.replace("_", " ")
 
 
 def on_one_line(text: str | Problem) -> str:
-    """Make somebody else's text fit for a terminal: no line breaks, escape codes or changes of direction."""
+    """Make untrusted text safe for a terminal: no line breaks, escape codes or changes of direction."""
     return " ".join("".join(each if each.isprintable() else " " for each in str(text)).split())
 
 
 def in_columns(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:
-    """Align rows of equally many cells; the columns in `right` to the right."""
+    """Align rows of equal length into columns; those in `right` are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            cell.rjust(width) if place in right else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if index in right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]

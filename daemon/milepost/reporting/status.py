@@ -1,7 +1,7 @@
-"""What a stream is at, and what it waits for: since when, until when, and what a person can do.
+"""The condition of a stream: its state, what it waits for, since when, until when, and what a person can do.
 
-The one vocabulary for `milepost status`, the metric of states and the API. Texts name no instants: those are values,
-which each reader writes in its own way.
+The one vocabulary for `milepost status`, the gauge of states, the API and the status page. Texts contain no instants:
+those are values, which each output formats in its own way.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,31 +17,31 @@ from milepost.core.model import Detail, Scope, Stream, TokenHealth
 from milepost.core.plan import Policy, Size, size_now, whole
 from milepost.core.problems import Problem
 from milepost.core.rate_limits import held_until, holder_of
-from milepost.core.retry import next_turn_at
+from milepost.core.retry import next_run_at
 from milepost.reporting.advice import advice_on
 
-MEAN_JITTER = 0.5  # nobody can tell the jitter of the next turn
+MEAN_JITTER = 0.5  # the jitter of the next run is not known yet
 OPEN_DEAD_LETTERS = "what could not be read or written is kept as dead letters: `milepost dead-letters list` shows them"
 
 
 class State(StrEnum):
-    """What a stream is at, or how its latest run left it."""
+    """What a stream is doing, or how its latest run left it."""
 
     NEVER_SYNCED = "never_synced"
     SYNCING = "syncing"
-    RETRYING = "retrying"  # the source or the store failed; the same work is tried again
-    RATE_LIMITED = "rate_limited"  # there is more to read, and a limit forbids to ask for it
+    RETRYING = "retrying"  # the source or the store failed; the same work is retried
+    RATE_LIMITED = "rate_limited"  # there is more to read, and a rate limit forbids it
     COMPLETE = "complete"  # the latest sweep is
     COMPLETE_WITH_ERRORS = "complete_with_errors"  # the latest sweep is, and left dead letters
-    PAUSED = "paused"  # at a limit of the run or for a shutdown; the next run goes on there
-    FAILED = "failed"  # retries used up; the next run goes on there
-    STOPPED = "stopped"  # somebody has to mend a token, a permission or a setting
-    INTERRUPTED = "interrupted"  # the run broke off; the next one goes on there
-    ON_HOLD = "on_hold"  # somebody paused it; it is not worked until somebody resumes it
+    PAUSED = "paused"  # at a limit of the run or for a shutdown; the next run continues there
+    FAILED = "failed"  # retries used up; the next run continues there
+    STOPPED = "stopped"  # a person has to fix a token, a permission or a setting
+    INTERRUPTED = "interrupted"  # the run broke off; the next one continues there
+    ON_HOLD = "on_hold"  # an operator paused it; it is not worked until it is resumed
 
 
 class ConditionContext(Struct, frozen=True):
-    """What a stream's standing depends on beside its checkpoint. `is_at_work`: whether a Milepost is.
+    """Inputs to a stream's condition besides its checkpoint. `is_at_work` is whether a Milepost is at work.
 
     `rate_limits` are the latest ones of all streams: a limit that one has met may hold up others.
     """
@@ -54,7 +54,7 @@ class ConditionContext(Struct, frozen=True):
 
 
 class Wait(Struct, frozen=True):
-    """What keeps a stream from going on. `until` is None where nobody can tell, and an estimate for a next run."""
+    """What a stream waits for. `until` is None if it is unknown, and an estimate for a next run."""
 
     waits_for: str
     since: datetime | None
@@ -63,11 +63,11 @@ class Wait(Struct, frozen=True):
 
 
 class Condition(Struct, frozen=True):
-    """Where a stream stands, in words for people.
+    """The condition of a stream, in words for people.
 
-    `wait` is None where nothing but the interval keeps the stream from its next run, which begins at `next_run_at`
-    (None: one is under way, or no Milepost is at work). `advice` says what a person can do, `remark` what is out of the
-    ordinary and needs nobody.
+    `wait` is None if nothing but the interval keeps the stream from its next run, which begins at `next_run_at` (None:
+    one is running, or no Milepost is at work). `advice` is what a person can do, `remark` what is out of the ordinary
+    but needs nobody.
     """
 
     state: State
@@ -77,26 +77,26 @@ class Condition(Struct, frozen=True):
     next_run_at: datetime | None
 
 
-def condition(checkpoint: Checkpoint, around: ConditionContext) -> Condition:
-    """Say where a stream stands."""
+def condition(checkpoint: Checkpoint, context: ConditionContext) -> Condition:
+    """Return the condition of a stream."""
     stream = Stream.parse(checkpoint.stream)
-    hold = limit_on(stream, around.rate_limits, around.now)
-    state = state_of(checkpoint, is_at_work=around.is_at_work)
-    if hold is not None and (around.is_at_work or state is not State.INTERRUPTED):
+    hold = limit_on(stream, context.rate_limits, context.now)
+    state = state_of(checkpoint, is_at_work=context.is_at_work)
+    if hold is not None and (context.is_at_work or state is not State.INTERRUPTED):
         state = held_up(state)
     is_due = state is not State.ON_HOLD and not is_running(checkpoint)
-    next_run_at = _next_run_at(checkpoint.run, hold, around) if is_due else None
+    next_run_at = _next_run_at(checkpoint.run, hold, context) if is_due else None
     wait = _wait(checkpoint, state, hold, next_run_at)
     if checkpoint.operator_pause is not None:
-        wait = Wait("somebody to resume it", checkpoint.operator_pause.since, None)
-    return Condition(state, wait, _advice(checkpoint, stream, wait), _remark(checkpoint, around), next_run_at)
+        wait = Wait("an operator to resume it", checkpoint.operator_pause.since, None)
+    return Condition(state, wait, _advice(checkpoint, stream, wait), _remark(checkpoint, context), next_run_at)
 
 
 # --- the state --------------------------------------------------------------------------------------------------------
 
 
 def state_of(checkpoint: Checkpoint, *, is_at_work: bool) -> State:
-    """Say what a stream is at by itself, whatever limit holds it up. `is_at_work`: whether a Milepost is."""
+    """Return the state of a stream, rate limits aside. `is_at_work` is whether a Milepost is at work."""
     if checkpoint.operator_pause is not None:
         return State.ON_HOLD
     if not is_running(checkpoint):
@@ -107,13 +107,13 @@ def state_of(checkpoint: Checkpoint, *, is_at_work: bool) -> State:
 
 
 def is_running(checkpoint: Checkpoint) -> bool:
-    """Whether a run is under way: one that is on record, or has passed over all that it read so far."""
+    """Return whether a run is under way: on record, or with nothing but unchanged batches so far."""
     is_on_record = checkpoint.run is not None and checkpoint.run.status is RunStatus.RUNNING
     return is_on_record or checkpoint.unrecorded != NO_TALLY
 
 
 def held_up(state: State) -> State:
-    """Say what a stream is at that was at `state` and may not call now. One with nothing left to read is not held."""
+    """Return the state of a stream that must not call now. One with nothing left to read is not held up."""
     with_more_to_read = {State.SYNCING, State.RETRYING, State.PAUSED, State.INTERRUPTED}
     return State.RATE_LIMITED if state in with_more_to_read else state
 
@@ -122,27 +122,27 @@ def held_up(state: State) -> State:
 
 
 def rate_limits_of(checkpoints: Iterable[Checkpoint]) -> dict[Stream, RateLimit]:
-    """Collect the latest pause of every stream."""
+    """Return the latest rate limit of each stream that has met one."""
     return {Stream.parse(each.stream): each.rate_limit for each in checkpoints if each.rate_limit is not None}
 
 
 def limit_on(stream: Stream, rate_limits: Mapping[Stream, RateLimit], now: datetime) -> Wait | None:
-    """Say which rate limit forbids `stream` to call now; None where none does."""
+    """Return the wait for the rate limit that forbids `stream` to call now; None if none does."""
     holder, until = holder_of(stream, rate_limits), held_until(stream, rate_limits)
     if holder is None or until is None or until <= now:
         return None
     rate_limit = rate_limits[holder]
-    who_met_it = "" if holder == stream else f" (which {holder.key} met)"
-    return Wait(f"{limit_in_words(rate_limit.scope)}{who_met_it}", rate_limit.since, until, rate_limit.problem)
+    met_by = "" if holder == stream else f" (met by {holder.key})"
+    return Wait(f"{limit_in_words(rate_limit.scope)}{met_by}", rate_limit.since, until, rate_limit.problem)
 
 
-def _next_run_at(run: Run | None, hold: Wait | None, around: ConditionContext) -> datetime | None:
-    if not around.is_at_work:
+def _next_run_at(run: Run | None, hold: Wait | None, context: ConditionContext) -> datetime | None:
+    if not context.is_at_work:
         return None
     held_until = hold.until if hold is not None else None
-    if run is None:  # its first turn is about to come
-        return held_until or around.now
-    return next_turn_at(run, around.now, MEAN_JITTER, interval_seconds=around.interval_seconds, held_until=held_until)
+    if run is None:  # its first run is about to start
+        return held_until or context.now
+    return next_run_at(run, context.now, MEAN_JITTER, interval_seconds=context.interval_seconds, held_until=held_until)
 
 
 def _wait(checkpoint: Checkpoint, state: State, hold: Wait | None, next_run_at: datetime | None) -> Wait | None:
@@ -156,11 +156,13 @@ def _wait(checkpoint: Checkpoint, state: State, hold: Wait | None, next_run_at: 
             retry_at = retry.retry_at if retry is not None else None
             return Wait("the next attempt at a batch that could not be read", checkpoint.updated_at, retry_at, problem)
         case State.STOPPED | State.FAILED:
-            still = checkpoint.failure_streak
-            since = still.since if still is not None else ended_at
-            return Wait(_mending(state, checkpoint), since, next_run_at, problem)
+            streak = checkpoint.failure_streak
+            since = streak.since if streak is not None else ended_at
+            return Wait(_recovery(state, checkpoint), since, next_run_at, problem)
         case State.PAUSED | State.INTERRUPTED:
-            return hold or Wait("the next run, which goes on where the last one ended", ended_at, next_run_at, problem)
+            return hold or Wait(
+                "the next run, which continues where the last one ended", ended_at, next_run_at, problem
+            )
         case State.SYNCING | State.ON_HOLD:
             return None
         case State.NEVER_SYNCED | State.COMPLETE | State.COMPLETE_WITH_ERRORS:
@@ -170,18 +172,18 @@ def _wait(checkpoint: Checkpoint, state: State, hold: Wait | None, next_run_at: 
             assert_never(unknown)
 
 
-def _mending(state: State, checkpoint: Checkpoint) -> str:
-    """Name what has to happen before a stream that stands still goes on."""
-    run, still = checkpoint.run, checkpoint.failure_streak
+def _recovery(state: State, checkpoint: Checkpoint) -> str:
+    """Return what has to happen before a failing stream continues."""
+    run, streak = checkpoint.run, checkpoint.failure_streak
     match state, run.reason if run is not None else None:
         case State.STOPPED, Reason.AUTHORIZATION:
-            return "somebody to mend the token or a permission"
+            return "the token or a permission to be fixed"
         case State.STOPPED, _:
-            return "somebody to mend the configuration"
-        case _ if still is not None and still.runs > 1:
-            return f"the next try, after {still.runs} runs in a row that failed"
+            return "the configuration to be fixed"
+        case _ if streak is not None and streak.runs > 1:
+            return f"the next attempt, after {streak.runs} failed runs in a row"
         case _:
-            return "the next try"
+            return "the next attempt"
 
 
 def _advice(checkpoint: Checkpoint, stream: Stream, wait: Wait | None) -> str | None:
@@ -193,26 +195,26 @@ def _advice(checkpoint: Checkpoint, stream: Stream, wait: Wait | None) -> str | 
     return OPEN_DEAD_LETTERS if checkpoint.open_dead_letters else None
 
 
-def _remark(checkpoint: Checkpoint, around: ConditionContext) -> str | None:
-    policy = Policy(batch_size=around.batch_size)
+def _remark(checkpoint: Checkpoint, context: ConditionContext) -> str | None:
+    policy = Policy(batch_size=context.batch_size)
     size = size_now(checkpoint, policy)
     if checkpoint.reduced_request is None or size == whole(policy):
         return None
-    return f"asks for {size_in_words(size)}, because of this: {checkpoint.reduced_request.problem}"
+    return f"requests {size_in_words(size)}, because of this: {checkpoint.reduced_request.problem}"
 
 
-# --- words that others use too ----------------------------------------------------------------------------------------
+# --- words that other modules use, too --------------------------------------------------------------------------------
 
 
 def limit_in_words(scope: Scope) -> str:
-    """Name a rate limit by whose calls it counts."""
+    """Return the name of a rate limit, by whose calls it counts."""
     return f"the {scope}'s rate limit"
 
 
 def token_in_words(health: TokenHealth) -> str:
-    """Say how a token stands."""
+    """Return the health of a token in words."""
     if not health.is_valid:
-        return "the token is not valid any more"
+        return "the token is no longer valid"
     ends_at = health.ends_at
     return (
         "the token is valid, and never expires" if ends_at is None else f"the token is valid until {ends_at:%Y-%m-%d}"
@@ -220,15 +222,15 @@ def token_in_words(health: TokenHealth) -> str:
 
 
 def size_in_words(size: Size) -> str:
-    """Say how much of the inbox is asked for."""
+    """Return in words how much a request asks for."""
     match size.detail:
         case Detail.NESTED:
             return "1 conversation at a time" if size.limit == 1 else f"{size.limit} conversations at a time"
         case Detail.SEPARATE:
-            return "1 conversation at a time, and for its messages by themselves"
+            return "1 conversation at a time, and its messages separately"
         case Detail.BARE:
             return "1 conversation without its messages"
         case Detail.POSITION:
-            return "the place of 1 conversation only, to step over it"
+            return "only the position of 1 conversation, to skip it"
         case unknown:
             assert_never(unknown)

@@ -1,4 +1,4 @@
-"""What a sync came to: one line a stream, the totals, and the exit code that scripts rely on."""
+"""The result of a sync: the totals, and the exit code that scripts rely on."""
 
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
@@ -20,7 +20,7 @@ class ExitCode(IntEnum):
     CONFIGURATION = 78
 
 
-# The most serious first: with several streams it wins.
+# The most serious first: of several streams, it wins.
 SERIOUSNESS = (
     ExitCode.CONFIGURATION,
     ExitCode.AUTHORIZATION,
@@ -31,7 +31,7 @@ SERIOUSNESS = (
 
 
 class Totals(Struct, frozen=True):
-    """What all streams came to."""
+    """The sums over all streams."""
 
     tally: Tally
     retries: int
@@ -39,7 +39,7 @@ class Totals(Struct, frozen=True):
 
     @property
     def success_rate(self) -> float:
-        """The share of batches that were read and stored, from 0 to 1; 1 where there was nothing to do."""
+        """The share of batches that were read and stored, from 0 to 1; 1 if there was nothing to do."""
         tried = self.tally.batches + self.failed_batches
         return self.tally.batches / tried if tried else 1.0
 
@@ -55,12 +55,12 @@ def totals(results: Sequence[RunResult]) -> Totals:
 
 
 def exit_code(results: Sequence[RunResult]) -> ExitCode:
-    """Give the exit code of the most serious result."""
+    """Return the exit code of the most serious result."""
     return most_serious(_exit_code(result) for result in results)
 
 
 def most_serious(codes: Iterable[ExitCode]) -> ExitCode:
-    """Give the code that wins; of none at all, that nothing is the matter."""
+    """Return the most serious code; COMPLETE if there is none."""
     return min(codes, key=SERIOUSNESS.index, default=ExitCode.COMPLETE)
 
 

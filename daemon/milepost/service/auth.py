@@ -1,48 +1,97 @@
-"""Who may ask, and for what: the token, the name that the listener was called by, and whose page sent the request.
+"""Who may send a request, and what for: the token, sessions, the name of the host, and the origin of a browser's page.
 
-A browser sends requests in the name of any page that it shows. What such a page cannot do is name another host than
-its own, take the marks off that the browser puts on its requests, or send JSON to a host that has not agreed to it
-(Fetch Standard, "CORS protocol"). A page whose own name was pointed at this machine (DNS rebinding) gives itself away
-by that name.
+A browser sends requests on behalf of any page that it shows. What such a page cannot do is send another Host than its
+own, remove the headers that the browser adds, or send JSON to a host that has not agreed to it (Fetch Standard, "CORS
+protocol"). A page whose own name was pointed at this machine (DNS rebinding) is given away by that name.
 """
 
+import hmac
 import re
 from collections.abc import Callable
 from datetime import datetime
+from hashlib import sha256
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from milepost.service.allowance import client_of, too_many
-from milepost.service.sessions import COOKIE, Sessions
+from milepost import __version__
+from milepost.service.limits import client_of, too_many
 from milepost.service.wrong_tokens import WrongTokens
 from milepost.settings.types import is_loopback
 
-OPEN_TO_ALL = frozenset({"/healthz", "/login"})
-ASKS_FOR_LOGIN = "/"
-CHANGES_NOTHING = frozenset({"GET", "HEAD", "OPTIONS"})
+COOKIE = "milepost_session"
+MAX_SESSION_SECONDS = 12 * 60 * 60
+MAX_SKEW_SECONDS = 60
+COMMAND_LINE = f"milepost/{__version__}"  # the User-Agent of the commands
+OPEN_PATHS = frozenset({"/healthz", "/login"})
+STATUS_PAGE = "/"
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 IS_ADMITTED = web.RequestKey("is_admitted", bool)
+_COOKIE_VALUE = re.compile(r"([0-9]{1,12})\.([0-9a-f]{64})")
 _AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?")
 
 
-def with_token(sessions: Sessions, wrong_tokens: WrongTokens, now: Callable[[], datetime]) -> Middleware:
-    """Ask for the token, or for the cookie of a session. Only headers count: URLs end up in logs and histories.
+class Sessions:
+    """Sessions of the status page: whoever has sent the token once is known by a cookie for half a day.
 
-    The status page is let through to where it says who may see it: without either, the login page is shown there.
+    Nothing is stored. The cookie holds its own expiry, signed with the token: it survives a restart of the daemon, and
+    ends when the token changes. As with the token itself, whoever has it is admitted.
+    """
+
+    def __init__(self, token: str) -> None:
+        self._token = token.encode()
+
+    def is_token(self, given: str) -> bool:
+        """Return whether this is the token, in a time that does not depend on what is given."""
+        # As bytes, because compare_digest refuses text beyond ASCII.
+        return hmac.compare_digest(given.encode(errors="surrogateescape"), self._token)
+
+    def open(self, now: datetime) -> str:
+        """Return the value of a cookie that is valid from now on, for MAX_SESSION_SECONDS."""
+        ends_at = str(int(now.timestamp()) + MAX_SESSION_SECONDS)
+        return f"{ends_at}.{self._sign(ends_at)}"
+
+    def is_open(self, cookie: str, now: datetime) -> bool:
+        """Return whether the value of a cookie is that of an open session.
+
+        One that ends later than a session can was opened while the clock was ahead, and would outlive its half day.
+        """
+        if not self.is_signed(cookie):
+            return False
+        left_seconds = int(cookie.partition(".")[0]) - now.timestamp()
+        return 0 < left_seconds <= MAX_SESSION_SECONDS + MAX_SKEW_SECONDS
+
+    def is_signed(self, cookie: str) -> bool:
+        """Return whether the value of a cookie is that of a session, open or not; to forge one takes the token."""
+        match = _COOKIE_VALUE.fullmatch(cookie)
+        return match is not None and hmac.compare_digest(match[2], self._sign(match[1]))
+
+    def _sign(self, ends_at: str) -> str:
+        return hmac.new(self._token, f"session of the status page until {ends_at}".encode(), sha256).hexdigest()
+
+
+# --- middlewares ------------------------------------------------------------------------------------------------------
+
+
+def require_token(sessions: Sessions, wrong_tokens: WrongTokens, now: Callable[[], datetime]) -> Middleware:
+    """Require the token, or the cookie of a session. Only headers count: URLs end up in logs and histories.
+
+    The status page is let through, and shows the login page to whoever has neither.
     """
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request[IS_ADMITTED] = _brings_token(request, sessions) or _is_in_session(request, sessions, now())
-        if request[IS_ADMITTED] or request.path in OPEN_TO_ALL:
+        is_in_session = sessions.is_open(request.cookies.get(COOKIE, ""), now())
+        request[IS_ADMITTED] = _has_token(request, sessions) or is_in_session
+        if request[IS_ADMITTED] or request.path in OPEN_PATHS:
             return await handler(request)
-        wait_seconds = wrong_tokens.count(client_of(request)) if _brings_wrong_one(request, sessions) else 0.0
-        if request.path == ASKS_FOR_LOGIN and request.method in CHANGES_NOTHING:
+        wait_seconds = wrong_tokens.count(client_of(request)) if _is_guess(request, sessions) else 0.0
+        if request.path == STATUS_PAGE and request.method in SAFE_METHODS:
             return await handler(request)
         if wait_seconds:
             raise too_many("too many wrong tokens", wait_seconds)
         raise web.HTTPUnauthorized(
-            text="send the value of http.token in a header: Authorization: Bearer …",
+            text="send the value of http.token in the header Authorization: Bearer …",
             headers={"WWW-Authenticate": 'Bearer realm="milepost"'},
         )
 
@@ -50,39 +99,35 @@ def with_token(sessions: Sessions, wrong_tokens: WrongTokens, now: Callable[[], 
 
 
 def is_admitted(request: web.Request) -> bool:
-    """Whether a request may see more than the login page: who asks is known, or nobody need be."""
+    """Return whether a request may see more than the login page: its sender is known, or nobody has to be."""
     is_known: bool = request.get(IS_ADMITTED, True)
     return is_known
 
 
-def _brings_token(request: web.Request, sessions: Sessions) -> bool:
+def _has_token(request: web.Request, sessions: Sessions) -> bool:
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     is_right = sessions.is_token(given.strip())
     return scheme.lower() == "bearer" and is_right
 
 
-def _brings_wrong_one(request: web.Request, sessions: Sessions) -> bool:
-    """Whether the request carries a guess, in a header or as a forged cookie. A session that has ended is none."""
+def _is_guess(request: web.Request, sessions: Sessions) -> bool:
+    """Return whether a request tried a token, in a header or signed into a cookie. An expired session is not a try."""
     cookie = request.cookies.get(COOKIE, "")
-    return "Authorization" in request.headers or (cookie != "" and not sessions.has_sealed(cookie))
+    return "Authorization" in request.headers or (cookie != "" and not sessions.is_signed(cookie))
 
 
-def _is_in_session(request: web.Request, sessions: Sessions, now: datetime) -> bool:
-    return sessions.knows(request.cookies.get(COOKIE, ""), now)
+def require_local_name(listening_host: str) -> Middleware:
+    """Require a Host header that names this machine's loopback, or the host that is listened on; any port.
 
-
-def called_by_name(listens_on: str) -> Middleware:
-    """Ask to be called by a name of this machine's loopback, or by the host that is listened on; whatever the port.
-
-    The port may be another one where a tunnel leads here; a name is what an attacker's page cannot forge.
+    The port may differ where a tunnel leads here; the name is what an attacker's page cannot forge.
     """
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = _host_of(request.headers.get("Host", ""))
-        if request.path not in OPEN_TO_ALL and host != listens_on.lower() and not is_loopback(host):
+        if request.path not in OPEN_PATHS and host != listening_host.lower() and not is_loopback(host):
             raise web.HTTPMisdirectedRequest(
-                text="without http.token only this machine is answered: call it localhost, 127.0.0.1 or [::1]"
+                text="without http.token, only requests to localhost, 127.0.0.1 or [::1] are answered"
             )
         return await handler(request)
 
@@ -90,22 +135,36 @@ def called_by_name(listens_on: str) -> Middleware:
 
 
 @web.middleware
-async def from_own_page(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let nothing be changed in the name of another site's page, nor by its forms, which cannot send JSON."""
+async def refuse_foreign_pages(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse changes on behalf of another site's page, and by its forms, which cannot send JSON."""
     leads_nowhere = request.match_info.http_exception is not None
-    if request.method in CHANGES_NOTHING or leads_nowhere:
+    if request.method in SAFE_METHODS or leads_nowhere:
         return await handler(request)
     origin = request.headers.get("Origin")
     own = request.headers.get("Host", "").lower()
     is_foreign = origin is not None and origin.partition("://")[2].lower() != own
     if is_foreign or request.headers.get("Sec-Fetch-Site", "none") not in {"same-origin", "none"}:
-        raise web.HTTPForbidden(text="a page of another site may change nothing here")
+        raise web.HTTPForbidden(text="a page of another site must not change anything here")
     if request.content_type != "application/json":
-        raise web.HTTPUnsupportedMediaType(text="send it with the header Content-Type: application/json")
+        raise web.HTTPUnsupportedMediaType(text="send the header Content-Type: application/json")
     return await handler(request)
 
 
 def _host_of(authority: str) -> str:
-    """Take the host out of a Host header; nothing where it is not one."""
+    """Return the host of a Host header, or "" if the header is invalid."""
     match = _AUTHORITY.fullmatch(authority.lower())
     return "" if match is None else match[1] or match[2]
+
+
+# --- actors -----------------------------------------------------------------------------------------------------------
+
+
+def actor_of(request: web.Request) -> str:
+    """Return who requested an action, by what means and from where, as the journal keeps it. It is not verified."""
+    return f"{_means(request)} from {request.remote or 'nowhere'}"
+
+
+def _means(request: web.Request) -> str:
+    if request.headers.get("Sec-Fetch-Site") == "same-origin" or COOKIE in request.cookies:
+        return "status page"
+    return "command line" if request.headers.get("User-Agent", "").startswith("milepost/") else "API"

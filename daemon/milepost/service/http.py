@@ -1,7 +1,6 @@
-"""The HTTP listener: where it listens, what every answer carries, and how errors are told.
+"""The HTTP listener: its address, the headers of every response, and errors as problem+json.
 
-What there is to ask comes as routes from elsewhere. A route says no by raising one of aiohttp's HTTP errors with a
-`text` that tells the user why.
+The routes come from elsewhere. A route refuses by raising one of aiohttp's HTTP errors with a `text` that says why.
 """
 
 import errno
@@ -19,13 +18,12 @@ from aiohttp.typedefs import Handler
 
 from milepost.core.errors import BadConfiguration
 from milepost.engine.bulkhead import bulkhead
-from milepost.service.auth import called_by_name, from_own_page, with_token
-from milepost.service.limits import MAX_CONNECTIONS, BoundedSite, paced
-from milepost.service.sessions import Sessions
+from milepost.service.auth import Sessions, is_admitted, refuse_foreign_pages, require_local_name, require_token
+from milepost.service.limits import MAX_CONNECTIONS, LimitedSite, limit_requests
 from milepost.service.wrong_tokens import WrongTokens
 
 MAX_BODY_BYTES = 64 * 1024
-MAX_IDLE_SECONDS = 75.0  # longer than the pause between two scrapes
+MAX_IDLE_SECONDS = 75.0  # longer than the usual time between two scrapes
 GRACE_SECONDS = 1.0  # for requests that are open when the listener closes
 HEADERS = {
     "Cache-Control": "no-store",
@@ -34,7 +32,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 HINTS = {
-    errno.EADDRINUSE: "another program, perhaps another Milepost, listens there: set http.listen to a free port",
+    errno.EADDRINUSE: "another program, perhaps another Milepost, is listening there: set http.listen to a free port",
     errno.EACCES: "set http.listen to a port above 1023, or grant CAP_NET_BIND_SERVICE",
 }
 OTHER_HINT = "set http.listen to an address of this machine, such as 127.0.0.1:9464 or [::1]:9464"
@@ -49,37 +47,38 @@ async def serve(
     token: str = "",
     wrong_tokens: WrongTokens | None = None,
 ) -> AsyncIterator[str]:
-    """Serve the routes during the block, and give the URL of the listener.
+    """Serve the routes during the block, and yield the URL of the listener.
 
     Args:
-        host: a name or an address, an IPv6 one without brackets.
+        host: a name or an address; an IPv6 address without brackets.
         port: 0 takes a free one.
-        routes: what there is to ask.
-        token: what callers must bring as `Authorization: Bearer …`, or have brought to /login, for everything but
-            /healthz; empty asks for none, but to be called by a name of the loopback or by `host`.
-        wrong_tokens: hears of those that are wrong.
+        routes: what to serve.
+        token: what clients must send as `Authorization: Bearer …`, or have sent to /login, for everything but
+            /healthz; with an empty one they must address the loopback or `host` by name instead.
+        wrong_tokens: limits, counts and logs the wrong ones.
 
     Raises:
         BadConfiguration: the address cannot be listened on.
     """
     wrong_tokens = wrong_tokens or WrongTokens()
-    admission = with_token(Sessions(token), wrong_tokens, _now) if token else called_by_name(host)
+    admission = require_token(Sessions(token), wrong_tokens, _now) if token else require_local_name(host)
     application = web.Application(
-        middlewares=[_told_as_problems, admission, paced(), from_own_page], client_max_size=MAX_BODY_BYTES
+        middlewares=[_errors_as_problems, admission, limit_requests(is_admitted), refuse_foreign_pages],
+        client_max_size=MAX_BODY_BYTES,
     )
     application.add_routes(routes)
     application.on_response_prepare.append(_add_headers)
     runner = web.AppRunner(
         application,
         access_log=None,
-        logger=_deaf_to_nonsense(),
+        logger=_logger_without_broken_requests(),
         keepalive_timeout=MAX_IDLE_SECONDS,
-        shutdown_timeout=GRACE_SECONDS / 2,  # which aiohttp waits twice: for an answer, then for a handler to end
+        shutdown_timeout=GRACE_SECONDS / 2,  # which aiohttp waits twice: for a response, then for its handler
     )
     await runner.setup()
     try:
         await _listen(runner, host, port)
-        async with wrong_tokens.told_in_time():
+        async with wrong_tokens.logging():
             yield _url(runner)
     finally:
         await runner.cleanup()
@@ -87,24 +86,24 @@ async def serve(
 
 async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
     try:
-        await BoundedSite(runner, host, port, max_connections=MAX_CONNECTIONS).start()
-    except (OSError, UnicodeError) as error:  # UnicodeError: a host that cannot be written in the DNS
-        why, hint = "the host has no address", OTHER_HINT
+        await LimitedSite(runner, host, port, max_connections=MAX_CONNECTIONS).start()
+    except (OSError, UnicodeError) as error:  # UnicodeError: the host cannot be a DNS name
+        reason, hint = "the host has no address", OTHER_HINT
         if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno is not None:
-            why, hint = os.strerror(error.errno).lower(), HINTS.get(error.errno, OTHER_HINT)
-        raise BadConfiguration(f"cannot listen on {_authority(host, port)}: {why}", hint=hint) from error
+            reason, hint = os.strerror(error.errno).lower(), HINTS.get(error.errno, OTHER_HINT)
+        raise BadConfiguration(f"cannot listen on {_authority(host, port)}: {reason}", hint=hint) from error
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _deaf_to_nonsense() -> logging.Logger:
-    """Give a logger for aiohttp without its traceback for each request that is broken: anybody can send those."""
+def _logger_without_broken_requests() -> logging.Logger:
+    """Return a logger for aiohttp that drops its tracebacks of malformed requests: anybody can send those."""
     logger = logging.Logger("aiohttp.server")  # noqa: LOG001  (the process's own would keep the filter for good)
     logger.parent = logging.getLogger(logger.name)
-    nonsense = (HttpProcessingError, web.RequestPayloadError, ConnectionResetError)  # the last: who asked has gone
-    logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], nonsense)))
+    broken = (HttpProcessingError, web.RequestPayloadError, ConnectionResetError)  # the last: the client has gone
+    logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], broken)))
     return logger
 
 
@@ -123,23 +122,23 @@ def _authority(host: str, port: int) -> str:
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
-    response.headers["Server"] = "milepost"  # aiohttp's own tells versions
+    response.headers["Server"] = "milepost"  # aiohttp's own names versions
 
 
 @web.middleware
-async def _told_as_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer errors as problem+json (RFC 9457). One that is a bug is logged, and told without its particulars."""
+async def _errors_as_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer errors as problem+json (RFC 9457). A bug is logged, and answered without details."""
 
-    async def answer() -> web.StreamResponse:
+    async def respond() -> web.StreamResponse:
         try:
             return await handler(request)
         except web.HTTPError as error:
             return _problem(error)
-        except (web.RequestPayloadError, ConnectionResetError):  # raised to whoever reads the body
-            return _problem(web.HTTPBadRequest(text="the body broke off, or is not encoded as its header says"))
+        except (web.RequestPayloadError, ConnectionResetError):  # raised where the body is read
+            return _problem(web.HTTPBadRequest(text="the body is incomplete, or not encoded as its header says"))
 
-    answered = await bulkhead(f"http {request.method} {request.path}", answer())
-    return _problem(web.HTTPInternalServerError()) if isinstance(answered, Exception) else answered
+    response = await bulkhead(f"http {request.method} {request.path}", respond())
+    return _problem(web.HTTPInternalServerError()) if isinstance(response, Exception) else response
 
 
 def _problem(error: web.HTTPError) -> web.Response:

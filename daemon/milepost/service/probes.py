@@ -1,4 +1,4 @@
-"""What machines ask: whether the process lives, whether it does its work, and its metrics."""
+"""The endpoints for machines: liveness, readiness and metrics."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -8,21 +8,21 @@ from aiohttp import web
 from milepost.core.errors import MilepostError
 from milepost.service.metrics.collect import CONTENT_TYPE
 
-MAX_ANSWER_SECONDS = 2.0  # for the store; the probes of orchestrators seldom wait longer
+MAX_STORE_SECONDS = 2.0  # probes of orchestrators seldom wait longer
 
 
 def probes(
-    store_answers: Callable[[], Awaitable[None]],
+    ping_store: Callable[[], Awaitable[None]],
     stalled: Callable[[], str | None],
     *,
-    max_answer_seconds: float = MAX_ANSWER_SECONDS,
+    max_store_seconds: float = MAX_STORE_SECONDS,
 ) -> Sequence[web.AbstractRouteDef]:
-    """Give the routes /healthz, which answers as long as the process lives, and /readyz.
+    """Return the routes /healthz, which answers as long as the process lives, and /readyz.
 
     Args:
-        store_answers: asks the store for anything; returning is the answer, a MilepostError the lack of one.
-        stalled: why nothing has moved for longer than it should; None where all is well.
-        max_answer_seconds: how long the store may take.
+        ping_store: queries the store; raises MilepostError if that fails.
+        stalled: returns why nothing has moved for longer than it should; None if all is well.
+        max_store_seconds: how long the store may take.
     """
 
     async def healthz(_: web.Request) -> web.Response:
@@ -30,10 +30,10 @@ def probes(
 
     async def readyz(_: web.Request) -> web.Response:
         try:
-            async with asyncio.timeout(max_answer_seconds):
-                await store_answers()
+            async with asyncio.timeout(max_store_seconds):
+                await ping_store()
         except TimeoutError as error:
-            text = f"the store did not answer within {max_answer_seconds:g} s"
+            text = f"the store did not answer within {max_store_seconds:g} s"
             raise web.HTTPServiceUnavailable(text=text) from error
         except MilepostError as error:
             raise web.HTTPServiceUnavailable(text=error.message) from error
@@ -45,11 +45,11 @@ def probes(
 
 
 def exposition(expose: Callable[[], bytes]) -> Sequence[web.AbstractRouteDef]:
-    """Give the route /metrics, which answers what `expose` writes."""
-    turn = asyncio.Lock()  # each writing takes memory and time: one after the other
+    """Return the route /metrics, which answers with what `expose` returns."""
+    one_at_a_time = asyncio.Lock()  # each exposition takes memory and time
 
     async def metrics(_: web.Request) -> web.Response:
-        async with turn:
+        async with one_at_a_time:
             # In a thread: it asks the file system, and with a thousand streams takes 20 ms.
             body = await asyncio.to_thread(expose)
         response = web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})

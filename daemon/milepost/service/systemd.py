@@ -1,4 +1,4 @@
-"""What systemd is told of the service, over the datagram socket of sd_notify(3); nothing where no systemd listens."""
+"""Notifications to systemd over the datagram socket of sd_notify(3); no-ops if the service does not run under it."""
 
 import asyncio
 import os
@@ -6,82 +6,82 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
 from milepost.core.ports import Clock
 from milepost.engine.interrupt import Stop
 
-EXTENSION_SECONDS = 60.0  # what a start asks for at a time, beyond TimeoutStartSec
-TELLING_SECONDS = 5.0  # between two tellings of what the service is at
+EXTENSION_SECONDS = 60.0  # by which a start extends TimeoutStartSec at a time
+STATUS_SECONDS = 5.0  # between two updates of the status
 MAX_STATUS_LENGTH = 500  # systemctl shows it on one line
 
 
 class Notifier:
-    """Tells systemd one thing at a time; each verb is one message of sd_notify(3)."""
+    """Sends notifications to systemd; each method is one message of sd_notify(3)."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        """Take the address, and how often a sign of life is awaited, from the environment of the process."""
+        """Take the address and the watchdog's interval from the environment of the process."""
         address = environment.get("NOTIFY_SOCKET", "")
-        # An abstract socket is written with an @ for the byte that its name begins with.
+        # An abstract socket is written with an @ instead of the leading null byte of its name.
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self.watchdog_seconds = _watchdog_seconds(environment)
         self._status = ""
 
     @property
-    def is_heard(self) -> bool:
-        """Whether there is a systemd to tell anything."""
+    def is_enabled(self) -> bool:
+        """Whether there is a systemd to notify."""
         return bool(self._address)
 
     def ready(self) -> None:
-        """The service does its work."""
-        self._tell("READY=1")
+        """Report that the service is ready."""
+        self._send("READY=1")
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
-        """The configuration is read again in the block, and the service ready after it, whatever became of it."""
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        """Report a reload during the block, and readiness after it, whether it succeeded or not."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             yield
         finally:
             self.ready()
 
     def stopping(self) -> None:
-        """The service ends by itself."""
-        self._tell("STOPPING=1")
+        """Report that the service is shutting down."""
+        self._send("STOPPING=1")
 
-    def status(self, words: str) -> None:
-        """What the service is at, for people to read. Said again, it is not sent again."""
-        line = " ".join(words.split())
+    def status(self, text: str) -> None:
+        """Set the status that people read. An unchanged one is not sent again."""
+        line = " ".join(text.split())
         if line != self._status:
             self._status = line
-            self._tell(f"STATUS={line[:MAX_STATUS_LENGTH]}")
+            self._send(f"STATUS={line[:MAX_STATUS_LENGTH]}")
 
-    def alive(self) -> None:
-        """The service comes along: without this for WatchdogSec, systemd kills it and starts it again."""
+    def ping_watchdog(self) -> None:
+        """Report that the service is alive: without this for WatchdogSec, systemd kills and restarts it."""
         if self.watchdog_seconds is not None:
-            self._tell("WATCHDOG=1")
+            self._send("WATCHDOG=1")
 
-    def extend(self, seconds: float) -> None:
-        """The start takes longer: systemd is to wait so many seconds more from now on."""
-        self._tell(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+    def extend_timeout(self, seconds: float) -> None:
+        """Ask systemd to wait this long from now for the start to finish."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
-    def _tell(self, *assignments: str) -> None:
+    def _send(self, *assignments: str) -> None:
         if not self._address:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-            sender.setblocking(False)  # a systemd that does not read holds up no work
+            sender.setblocking(False)  # a systemd that does not read must not hold up the work
             try:
                 sender.sendto("\n".join(assignments).encode(), self._address)
             except OSError as error:
                 structlog.get_logger("milepost").warning(
-                    "systemd not told", what=assignments[0], error=os.strerror(error.errno or 0)
+                    "systemd not notified", what=assignments[0], error=os.strerror(error.errno or 0)
                 )
 
 
 def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
-    """Say within which time this process has to give a sign of life (sd_watchdog_enabled(3)); None: it has not to."""
+    """Return how often this process has to ping the watchdog (sd_watchdog_enabled(3)); None if it does not have to."""
     microseconds, process = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
     if not microseconds.isdecimal() or int(microseconds) == 0 or process not in {"", str(os.getpid())}:
         return None
@@ -90,59 +90,59 @@ def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
 
 @asynccontextmanager
 async def starting(notifier: Notifier) -> AsyncIterator[Callable[[], None]]:
-    """Ask systemd for more time until what is given is called, which tells it that the service is ready.
+    """Extend the start timeout until the yielded function is called, which reports readiness.
 
-    A migration or the first look at a large database may outlast TimeoutStartSec; they are done in threads, so that
-    this goes on as long as the event loop does.
+    A migration or the first load of a large database may outlast TimeoutStartSec; they run in threads, so that the
+    event loop keeps extending it.
     """
 
-    async def ask_for_time() -> None:
-        notifier.status("starting: opens the database and recalls every stream")
-        while notifier.is_heard:
-            notifier.extend(EXTENSION_SECONDS)
+    async def extend_timeout() -> None:
+        notifier.status("starting: opening the database and loading every stream")
+        while notifier.is_enabled:
+            notifier.extend_timeout(EXTENSION_SECONDS)
             await asyncio.sleep(EXTENSION_SECONDS / 2)
 
-    asking = asyncio.create_task(ask_for_time(), name="start")
+    extending = asyncio.create_task(extend_timeout(), name="start")
 
     def ready() -> None:
-        asking.cancel()
+        extending.cancel()
         notifier.ready()
 
     try:
         yield ready
     finally:
-        asking.cancel()
-        await asyncio.wait([asking])
+        extending.cancel()
+        await asyncio.wait([extending])
 
 
-async def keep_told(
+async def keep_notified(
     notifier: Notifier,
-    words: Callable[[datetime], str],
+    status: Callable[[], str],
     stalled: Callable[[], str | None],
     clock: Clock,
     stop: Stop,
 ) -> None:
-    """Tell systemd what the service is at, and that it comes along, until a stop is asked for.
+    """Send status and watchdog pings to systemd until shutdown.
 
-    A sign of life is given by the event loop that all streams are worked on, so that a loop that hangs gives none; and
-    as long as no stream is stalled, so that a service that does nothing any more gives none either.
+    The pings come from the event loop that works all streams, so that a loop that hangs sends none; and only as long as
+    no stream is stalled, so that a service that has stopped doing anything sends none either.
 
     Args:
-        notifier: without a systemd that listens, this returns at once.
-        words: what the service is at, now.
-        stalled: why nothing has moved for longer than it should; None where all is well.
-        clock: measures the time between two tellings.
-        stop: when it is asked for, systemd is told that as well.
+        notifier: if it is not enabled, this returns at once.
+        status: returns what the service is doing now.
+        stalled: returns why nothing has moved for longer than it should; None if all is well.
+        clock: measures the time between two updates.
+        stop: once it is requested, the shutdown is reported.
     """
-    if not notifier.is_heard:
+    if not notifier.is_enabled:
         return
-    seconds = min(TELLING_SECONDS, (notifier.watchdog_seconds or TELLING_SECONDS) / 3)
+    seconds = min(STATUS_SECONDS, (notifier.watchdog_seconds or STATUS_SECONDS) / 3)
     while not stop.is_requested:
-        reason, now = stalled(), clock.now()
+        reason = stalled()
         if reason is None:
-            notifier.alive()
-        notifier.status(f"stalled: {reason}" if reason is not None else words(now))
+            notifier.ping_watchdog()
+        notifier.status(f"stalled: {reason}" if reason is not None else status())
         async with stop.interruptible():
-            await clock.sleep_until(now + timedelta(seconds=seconds))
+            await clock.sleep_until(clock.now() + timedelta(seconds=seconds))
     notifier.stopping()
-    notifier.status("stopping: the batches in hand are committed")
+    notifier.status("stopping: committing the batches in hand")

@@ -1,4 +1,4 @@
-"""Who may see what: the pages' tokens and the user's, which die and are renewed, permissions, and the user's pages."""
+"""Tokens of the pages and the user, which expire and are renewed, permissions, and the pages that the user manages."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -10,14 +10,13 @@ from milepost.simulator import refusals
 from milepost.simulator.plan import SimulatedPage, WorldPlan, made_up_page, pages_of, token_of
 
 USER = "me"
-"""Who manages the pages, where a token's owner is named."""
+"""The owner of the user's token, as opposed to a page's."""
 
 
 class Access:
-    """The pages of a world and the tokens that open them.
+    """The pages of a world and their tokens.
 
-    An owner of a token is named by the page's id, or `me` for the user. Methods raise KeyError where there is no such
-    page.
+    The owner of a token is a page's id, or `me` for the user. Methods raise KeyError for an unknown page.
 
     Raises:
         BadConfiguration: two pages of the plan have the same id.
@@ -40,35 +39,35 @@ class Access:
 
     @property
     def pages(self) -> tuple[SimulatedPage, ...]:
-        """All pages there are, with the tokens that they have now."""
+        """All pages, with their current tokens."""
         return tuple(self._pages.values())
 
     def managed_pages(self, start: int) -> Iterator[tuple[int, SimulatedPage]]:
-        """The pages that the user finds under `me/accounts`, from a place on; no page's place ever changes."""
-        return ((place, page) for place, page in enumerate(self.pages) if self._is_managed(page) and place >= start)
+        """Return the pages under `me/accounts` with their indexes, from `start` on; a page's index never changes."""
+        return ((index, page) for index, page in enumerate(self.pages) if self._is_managed(page) and index >= start)
 
     @property
     def user_token(self) -> str:
-        """The token that the user has now."""
+        """The user's current token."""
         return self._user_token
 
     def page(self, page_id: str) -> SimulatedPage:
-        """The page of this id."""
+        """Return the page of this id."""
         return self._pages[page_id]
 
     def page_named(self, object_id: str) -> SimulatedPage | None:
-        """The page of this id or with this Instagram account, if there is one."""
+        """Return the page of this id or with this Instagram account, if any."""
         return self._pages.get(self._page_of_account.get(object_id, object_id))
 
     def page_of_token(self, token: str) -> SimulatedPage | None:
-        """The page that this token is or was given to, if it is a page's."""
+        """Return the page that this token belongs or belonged to, if it is a page's."""
         return self._pages.get(self._owner_of_token.get(token, ""))
 
     def check(self, token: str) -> None:
-        """See whether a token is anybody's.
+        """Check that a token is valid.
 
         Raises:
-            Refusal: it has died, or never was.
+            Refusal: it is revoked or unknown.
         """
         if token in self._revoked:
             raise refusals.dead_token(self._revoked[token])
@@ -76,15 +75,15 @@ class Access:
             raise refusals.invalid_token()
 
     def missing_permission(self, page_id: str) -> int | None:
-        """The code with which the page's conversations are refused, if they are."""
+        """Return the code with which the page's conversations are refused, if they are."""
         return self._forbidden.get(page_id)
 
     def revoke(self, owner: str, subcode: int = 460) -> None:
-        """Let a token die, with the subcode that is to be told: 460 for a changed password, 463 for one expired."""
+        """Revoke a token, with the subcode of the error: 460 for a changed password, 463 for an expired token."""
         self._revoked[self._token(owner)] = subcode
 
     def renew(self, owner: str) -> str:
-        """Give out a new token; the one before it is dead."""
+        """Issue and return a new token; the previous one is revoked."""
         self._revoked.setdefault(self._token(owner), 460)
         self._renewals += 1
         token = token_of(self._plan.seed, f"{owner} {self._renewals}")
@@ -96,24 +95,24 @@ class Access:
         return token
 
     def expire(self, owner: str, in_seconds: float, at: datetime) -> None:
-        """Say of a token, from `at` on, that it ends so much later. It does not die of that: `revoke` lets it."""
+        """Set when a token expires, counted from `at`. Only `debug_token` shows it: use `revoke` to end the token."""
         self._expiries[self._token(owner)] = at + timedelta(seconds=in_seconds)
 
     def expiry(self, token: str) -> datetime | None:
-        """When a token ends; None where that is never."""
+        """Return when a token expires; None for never."""
         return self._expiries.get(token)
 
     def forbid(self, page_id: str, code: int = 10) -> None:
-        """Take away the permission to read a page's conversations: they are refused with code 10, or 200 to 299."""
+        """Withdraw the permission to read a page's conversations: they are refused with code 10, or 200 to 299."""
         self._forbidden[self.page(page_id).id] = code
 
-    def resize(self, owner: str) -> None:
-        """Take back what `revoke` and `forbid` did: the token that the owner has now is good for everything."""
+    def allow(self, owner: str) -> None:
+        """Undo `revoke` and `forbid`: the owner's current token is valid for everything."""
         self._revoked.pop(self._token(owner), None)
         self._forbidden.pop(owner, None)
 
     def unmanage(self, page_id: str) -> None:
-        """Take a page off the user's list; its token stays good."""
+        """Remove a page from the user's list; its token stays valid."""
         self._unmanaged.add(self.page(page_id).id)
 
     def manage(self, page_id: str) -> None:
@@ -121,7 +120,7 @@ class Access:
         self._unmanaged.discard(self.page(page_id).id)
 
     def add(self) -> SimulatedPage:
-        """Make one page more, which the user manages."""
+        """Add and return a page, which the user manages."""
         page = made_up_page(self._plan.seed, len(self._pages))
         self._pages[page.id] = page
         self._owner_of_token[page.token] = page.id

@@ -1,4 +1,4 @@
-"""Threads that cannot be read as others can: a share of them by the seed, and any by hand."""
+"""Threads that cannot be read normally: a share of them by the seed, and any by hand."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -7,7 +7,7 @@ from milepost.simulator import refusals, seeded
 from milepost.simulator.conversations import nested_limit
 from milepost.simulator.faults import FaultPlan
 from milepost.simulator.inbox import Thread
-from milepost.simulator.question import Question
+from milepost.simulator.requests import ApiRequest
 
 _POSITION_FIELDS = frozenset({"id", "updated_time"})
 
@@ -16,15 +16,15 @@ class Ailment(StrEnum):
     """What is wrong with a thread."""
 
     POISON = "poison"
-    """Whatever would show more of it than its id and `updated_time` fails with code 1, lists at any limit."""
+    """Every request for more than its id and `updated_time` fails with code 1, lists at any limit."""
     POISON_MESSAGES = "poison_messages"
-    """Whatever would show its messages fails with code 1."""
+    """Every request for its messages fails with code 1."""
     HEAVY = "heavy"
-    """Lists that would show its messages are refused as too heavy at any limit; alone it can be read."""
+    """Lists with its messages are refused as too heavy at any limit; by itself it can be read."""
 
 
 class Ailments:
-    """Which threads are ill. What the seed says of a thread depends on nothing but its id."""
+    """Which threads are ill. By the seed, that depends only on the thread's id."""
 
     def __init__(self, faults: FaultPlan) -> None:
         self._seed = faults.seed
@@ -36,7 +36,7 @@ class Ailments:
         self._by_hand: dict[str, Ailment | None] = {}
 
     def of(self, conversation_id: str) -> Ailment | None:
-        """What is wrong with a thread, if anything is."""
+        """Return a thread's ailment, if any."""
         if conversation_id in self._by_hand:
             return self._by_hand[conversation_id]
         for ailment, share in self._shares:
@@ -44,25 +44,25 @@ class Ailments:
                 return ailment
         return None
 
-    def settle(self, conversation_id: str, ailment: Ailment | None) -> None:
-        """Say by hand what is wrong with a thread; None makes it well."""
+    def override(self, conversation_id: str, ailment: Ailment | None) -> None:
+        """Set a thread's ailment by hand; None makes it well."""
         self._by_hand[conversation_id] = ailment
 
-    def check(self, threads: Iterable[Thread], question: Question) -> None:
-        """See whether these threads can be shown as they are asked for.
+    def check(self, threads: Iterable[Thread], request: ApiRequest) -> None:
+        """Check that these threads can be returned as requested.
 
         Raises:
             Refusal: one of them cannot.
         """
-        names = {field.name for field in question.fields}
-        shows_messages = question.edge == "messages" or nested_limit(question.fields) > 0
+        names = {field.name for field in request.fields}
+        shows_messages = request.edge == "messages" or nested_limit(request.fields) > 0
         if names and names <= _POSITION_FIELDS and not shows_messages:
             return
         for thread in threads:
             match self.of(thread.id):
                 case Ailment.POISON:
-                    raise refusals.unknown_error(question.seed)
+                    raise refusals.unknown_error(request.seed)
                 case Ailment.POISON_MESSAGES if shows_messages:
-                    raise refusals.unknown_error(question.seed)
-                case Ailment.HEAVY if shows_messages and question.edge == "conversations":
-                    raise refusals.too_heavy(question.seed)
+                    raise refusals.unknown_error(request.seed)
+                case Ailment.HEAVY if shows_messages and request.edge == "conversations":
+                    raise refusals.too_heavy(request.seed)

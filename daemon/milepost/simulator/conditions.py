@@ -1,7 +1,8 @@
-"""What lasts: rate limits, which end by themselves, and broken pages and holds, which are ended by hand."""
+"""Lasting conditions: rate limits and their usage headers, which expire, and broken pages and holds, which do not."""
 
 import asyncio
 import math
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -9,16 +10,64 @@ import msgspec
 
 from milepost.simulator import seeded
 from milepost.simulator.refusals import LIMITS, Refusal
-from milepost.simulator.usage import Usage
 
-_TOLD_GRACE_SECONDS = 0.1
+_GRACE_SECONDS = 0.1
 _FULL_PERCENT = 112
+_SOMEBODY_ELSE = "100000000000000009"
+_UNKNOWN_KEYS = {"ads_api_access_tier": "development_access", "reset_time_duration": None}
 
-# For 368 clients wait an hour whatever it says. The rest are siblings of 80001 and 80006.
+# Without 368, after which clients wait an hour whatever it says, and the siblings of 80001 and 80006.
 _DRAWN_PAGE_LIMITS = (17, 32, 341, 613, 80001, 80006, 429)
 
 
-class Told(StrEnum):
+class Usage(msgspec.Struct, frozen=True):
+    """How much is used, in percent, and the minutes until the page may call again.
+
+    With `others`, the relevant entry is among irrelevant ones: one of another kind with a shorter time, and one of
+    another page with a longer time.
+    """
+
+    percent: float
+    regain_minutes: int = 0
+    others: bool = False
+
+    def headers(self, page_id: str, platform: str, odd_draw: int | None = None) -> Mapping[str, str]:
+        """Return the three usage headers, JSON in strings; with `odd_draw` one of them is odd."""
+        entries = [self._entry(platform, self.regain_minutes)]
+        business = {page_id: entries}
+        if self.others:
+            entries.insert(0, self._entry("ads_insights", self.regain_minutes // 2))
+            business = {_SOMEBODY_ELSE: [self._entry(platform, self.regain_minutes + 90)], **business}
+        app = {**self._spent, "call_count": int(self.percent / 2)}
+        headers = {"X-App-Usage": app, "X-Page-Usage": self._spent, "X-Business-Use-Case-Usage": business}
+        written = {name: msgspec.json.encode(value).decode() for name, value in headers.items()}
+        return written if odd_draw is None else {**written, **self._odd(page_id, platform, odd_draw)}
+
+    def _odd(self, page_id: str, platform: str, odd_draw: int) -> Mapping[str, str]:
+        """Return a bare percentage, empty headers, single quotes, unknown keys, or a duplicate key."""
+        idle, entry = (
+            msgspec.json.encode(each).decode()
+            for each in (self._entry("pages", 0), self._entry(platform, self.regain_minutes))
+        )
+        forms: tuple[Mapping[str, str], ...] = (
+            {"X-App-Usage": f"{int(self.percent / 2)}%"},
+            {"X-App-Usage": "", "X-Page-Usage": "", "X-Business-Use-Case-Usage": ""},
+            {"X-Page-Usage": str(self._spent)},
+            {"X-Page-Usage": msgspec.json.encode({**self._spent, **_UNKNOWN_KEYS}).decode()},
+            {"X-Business-Use-Case-Usage": f'{{"{page_id}":[{idle}],"{page_id}":[{entry}]}}'},
+        )
+        return forms[odd_draw % len(forms)]
+
+    @property
+    def _spent(self) -> Mapping[str, int]:
+        percent = int(self.percent)
+        return {"call_count": percent, "total_cputime": percent // 2, "total_time": percent * 2 // 3}
+
+    def _entry(self, kind: str, regain_minutes: int) -> Mapping[str, object]:
+        return {"type": kind, **self._spent, "estimated_time_to_regain_access": regain_minutes}
+
+
+class WaitHint(StrEnum):
     """Where a rate limit says how long it lasts."""
 
     USAGE = "usage"
@@ -30,60 +79,60 @@ class Told(StrEnum):
 
 
 class Limit(msgspec.Struct, eq=False, kw_only=True):
-    """A rate limit: of one page, or of the whole app where it names none. It ends at `until` by the world's clock."""
+    """A rate limit of one page, or of the whole app without a page. It ends at `until` by the world's clock."""
 
     code: int
     until: datetime
     page_id: str | None
-    told: Told
-    told_at_seconds: float | None = None
-    """When it was first answered with, by a monotonic clock."""
+    hint: WaitHint
+    announced_at_seconds: float | None = None
+    """When a client was first refused for it, by a monotonic clock."""
 
     def is_known(self, now_seconds: float) -> bool:
-        """Whether a client that calls now has been told of it: a call that crossed the answer has not."""
-        return self.told_at_seconds is not None and now_seconds > self.told_at_seconds + _TOLD_GRACE_SECONDS
+        """Return whether a client that calls now knows of it: a call that crossed the response does not."""
+        return self.announced_at_seconds is not None and now_seconds > self.announced_at_seconds + _GRACE_SECONDS
 
-    def tell(self, now_seconds: float) -> None:
-        """Note that a client is told of it now, by a monotonic clock."""
-        if self.told_at_seconds is None:
-            self.told_at_seconds = now_seconds
+    def announce(self, now_seconds: float) -> None:
+        """Note that a client is refused for it now, by a monotonic clock."""
+        if self.announced_at_seconds is None:
+            self.announced_at_seconds = now_seconds
 
     def usage(self, at: datetime) -> Usage:
-        """The usage headers that go with a refusal."""
-        if self.told is not Told.USAGE:
+        """Return the usage of a refusal's headers."""
+        if self.hint is not WaitHint.USAGE:
             return Usage(_FULL_PERCENT)
         return Usage(_FULL_PERCENT, math.ceil((self.until - at).total_seconds() / 60), others=True)
 
     def retry_after_seconds(self, at: datetime) -> int | None:
-        """What `Retry-After` says, if the limit says it there."""
-        return math.ceil((self.until - at).total_seconds()) if self.told is Told.RETRY_AFTER else None
+        """Return the value of `Retry-After`, if the limit uses it."""
+        return math.ceil((self.until - at).total_seconds()) if self.hint is WaitHint.RETRY_AFTER else None
 
 
 def drawn_limit(page_id: str | None, at: datetime, seconds: float, drawn: int) -> Limit:
-    """Make a limit of which luck says the kind; one for the whole app where it was no page that called.
+    """Return a limit of a random kind; it is the whole app's if the caller is not a page.
 
-    One that is shorter than a minute does not say so in minutes.
+    One that is shorter than a minute does not give its duration in minutes.
     """
     codes = (4, *_DRAWN_PAGE_LIMITS) if page_id is not None else (4,)
     code = seeded.pick(codes, drawn)
-    told = seeded.pick(tuple(Told)[0 if seconds >= 60 else 1 :], drawn >> 8)
+    hint = seeded.pick(tuple(WaitHint)[0 if seconds >= 60 else 1 :], drawn >> 8)
     until = at + timedelta(seconds=seconds)
-    return Limit(code=code, until=until, page_id=None if code == 4 else page_id, told=told)
+    return Limit(code=code, until=until, page_id=None if code == 4 else page_id, hint=hint)
 
 
 class Conditions:
-    """The limits that are on and the pages that are broken."""
+    """The active limits and the broken pages."""
 
     def __init__(self) -> None:
         self.broken: dict[str, Refusal] = {}
-        """By page, what it answers everything with."""
+        """By page, the error of every request."""
         self._limits: list[Limit] = []
 
     def begin(self, limit: Limit) -> None:
-        """Let a limit begin.
+        """Begin a limit.
 
         Raises:
-            ValueError: there is no limit of this code, or not of this scope.
+            ValueError: no limit has this code, or not with this scope.
         """
         if limit.code not in LIMITS:
             raise ValueError(f"no limit has the code {limit.code}; there are {', '.join(map(str, LIMITS))}")
@@ -96,11 +145,11 @@ class Conditions:
         self._limits = [limit for limit in self._limits if limit.page_id != page_id]
 
     def limit_on(self, page_id: str | None, at: datetime) -> Limit | None:
-        """The limit that a call meets: of those that concern it, the one that ends last."""
+        """Return the limit that a call meets: of those that apply, the one that ends last."""
         return max(self._limits_on(page_id, at), key=lambda limit: limit.until, default=None)
 
     def ignored_by(self, page_id: str | None, at: datetime, now_seconds: float, prolong_seconds: float) -> bool:
-        """Whether a client that calls now has been told not to; every limit that it ignores lasts so much longer."""
+        """Return whether a client that calls now should know better; every limit that it ignores is prolonged."""
         ignored = [limit for limit in self._limits_on(page_id, at) if limit.is_known(now_seconds)]
         for limit in ignored:
             limit.until += timedelta(seconds=prolong_seconds)
@@ -112,27 +161,27 @@ class Conditions:
 
 
 class Hold:
-    """Keeps requests waiting, so that the world stands still while something else happens."""
+    """Keeps requests waiting, so that nothing moves while a test does something else."""
 
     def __init__(self) -> None:
         self._after = math.inf
         self._released = asyncio.Event()
         self.waiting = 0
-        """How many requests wait now."""
+        """The number of requests that wait."""
 
     def begin(self, after: int) -> None:
         """Hold every request whose number in its stream is beyond `after`."""
         self._after = after
-        self._released.set()  # those that wait look again: fewer may be held now
+        self._released.set()  # waiting requests check again: fewer may be held now
         self._released.clear()
 
     def end(self) -> None:
-        """Let go of all that wait, and hold nothing any more."""
+        """Release all that wait, and hold nothing any more."""
         self._after = math.inf
         self._released.set()
 
     async def passed(self, number: int) -> None:
-        """Wait for as long as the request of this number is held."""
+        """Wait while the request of this number is held."""
         while number > self._after:
             self.waiting += 1
             try:

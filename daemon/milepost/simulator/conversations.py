@@ -1,4 +1,4 @@
-"""Conversations as the Graph API writes them: some fields missing, participants in any order, counts guessed."""
+"""Conversations as the Graph API writes them: some fields missing, participants in any order, counts estimated."""
 
 from collections.abc import Callable, Mapping
 
@@ -15,14 +15,13 @@ from milepost.simulator.messages import (
     person_node,
     written_time,
 )
-from milepost.simulator.paging import paging_node
-from milepost.simulator.question import Question
+from milepost.simulator.requests import ApiRequest, paging_node
 
 _DEFAULT_NESTED_LIMIT = 25
 
 
 def conversation_node(thread: Thread, fields: tuple[Field, ...], link: Link) -> Node:
-    """A conversation with the wanted fields.
+    """Return a conversation with the requested fields.
 
     Raises:
         UnknownField: a conversation, or a message in it, has no such field.
@@ -38,32 +37,32 @@ def conversation_node(thread: Thread, fields: tuple[Field, ...], link: Link) -> 
     return node if "id" in node else {**node, "id": thread.id}
 
 
-def message_list(thread: Thread, question: Question) -> Node:
-    """A thread's messages by themselves, newest first; the API tells of the newest 20 only.
+def message_list(thread: Thread, request: ApiRequest) -> Node:
+    """Return a thread's messages, newest first; the API has only the newest 20.
 
     Raises:
-        Refusal: the cursor names no message of these, or the question is for the way back.
+        Refusal: the cursor is of none of these messages, or the request pages backwards.
         UnknownField: a message has no such field.
     """
-    if "before" in question.query:
+    if "before" in request.query:
         raise refusals.bad_parameter("The simulator does not page backwards")
     start = 0
-    if "after" in question.query:
+    if "after" in request.query:
         cursors = [_cursor(moment) for moment in thread.newest]
-        if question.query["after"] not in cursors:
+        if request.query["after"] not in cursors:
             raise refusals.dead_cursor()
-        start = cursors.index(question.query["after"]) + 1
-    shown = thread.newest[start : start + question.limit]
+        start = cursors.index(request.query["after"]) + 1
+    shown = thread.newest[start : start + request.limit]
     if not shown:
         return {"data": []}
     has_more = thread.message_count > start + len(shown)
-    paging = paging_node(question, before=_cursor(shown[0]), after=_cursor(shown[-1]), has_more=has_more)
-    nodes = [message_node(Message(thread, moment), question.fields, question.link) for moment in shown]
+    paging = paging_node(request, before=_cursor(shown[0]), after=_cursor(shown[-1]), has_more=has_more)
+    nodes = [message_node(Message(thread, moment), request.fields, request.link) for moment in shown]
     return {"data": nodes, "paging": paging}
 
 
 def nested_limit(fields: tuple[Field, ...]) -> int:
-    """How many messages of each conversation these fields ask for, cut to what there may be."""
+    """Return how many messages of each conversation these fields request, at most 20."""
     return max((_limit(field) for field in fields if field.name == "messages"), default=0)
 
 
@@ -114,7 +113,7 @@ def _unread_count(thread: Thread) -> int | None:
 
 
 def _message_count(thread: Thread) -> int:
-    """An estimate, as in the API: now and then one too many."""
+    """Return an estimate, as in the API: now and then one too many."""
     return thread.message_count + (thread.newest[0].seed[23] < 10)
 
 

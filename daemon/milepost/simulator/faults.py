@@ -1,11 +1,10 @@
-"""What goes wrong in the simulated API, and when: data, drawn from a seed, so that a failing test fails again.
+"""The fault plan of the simulated API: data, drawn from a seed, so that a failing test fails again.
 
-A `FaultPlan` lists faults that strike requests, each at those that its `When` names; `strike` says what strikes one,
-which depends on nothing but the plan's seed, the stream that is asked for and the request's number in that stream, so
-that streams which are read at once do not change each other's luck. Latencies add up and a limit begins beside whatever
-else there is; of the others the first in the plan's order strikes.
+A `FaultPlan` lists faults, each with the requests that it strikes. What strikes a request depends only on the plan's
+seed, the stream and the request's number in that stream, so that streams read concurrently do not affect each other's
+faults. Latencies add up, and a limit begins beside any other fault; of the rest the first in the plan's order strikes.
 
-Beside them are rules, which are no matter of luck: what is too heavy, how long cursors live, which threads are ill.
+Beside faults there are rules, which are not random: what is too heavy, how long cursors live, which threads are ill.
 """
 
 import re
@@ -44,7 +43,7 @@ from milepost.simulator.strikes import (
 
 
 class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """The faults of a simulator and its rules; 0 stands for no such rule.
+    """The faults and rules of a simulator; 0 turns a rule off.
 
     A page that is called more than `max_calls_per_second` times within a second is refused with code 613 or 80006. A
     list whose rows times (1 + nested messages) are more than `max_weight` is refused as too heavy. The shares are those
@@ -64,7 +63,7 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
     usage_percent: float = 5.0
 
     def strike(self, stream: str, number: int, *, has_cursor: bool = True) -> Strike:
-        """What strikes a stream's request of this number, counted from 1."""
+        """Return what strikes a stream's request of this number, counted from 1."""
         latency_seconds = limit_seconds = 0.0
         struck: Refusing | None = None
         for fault in self.faults:
@@ -112,7 +111,7 @@ ROUGH = FaultPlan(
         RateLimited(Share(0.005)),
     )
 )
-"""A bit of everything that passes: about one request in eight fails. A hang outlasts Milepost's default timeout of 30
+"""Some of every transient fault: about one request in eight fails. A hang outlasts Milepost's default timeout of 30
 seconds."""
 
 HOSTILE = FaultPlan(
@@ -129,7 +128,7 @@ HOSTILE = FaultPlan(
     heavy_share=0.005,
     cursor_life_seconds=900.0,
 )
-"""Rough, and all that takes more than patience. 420 is the weight of 20 threads with 20 messages each."""
+"""Rough, and every fault that takes more than retries. 420 is the weight of 20 threads with 20 messages each."""
 
 _PRESETS: Mapping[str, FaultPlan] = {"calm": CALM, "rough": ROUGH, "hostile": HOSTILE}
 
@@ -151,7 +150,7 @@ _PLAIN_FAULTS = (
 _TIMED_FAULTS = (Latency, Hang, LimitBegins)
 
 FAULT_NAMES = tuple(str(kind.__struct_config__.tag) for kind in (*_TIMED_FAULTS, *_PLAIN_FAULTS))
-"""The faults that `parse_faults` knows."""
+"""The faults that `parse_faults` accepts."""
 
 _NUMBERS: Mapping[str, tuple[str, float]] = {
     "pace": ("max_calls_per_second", 100_000),
@@ -164,7 +163,7 @@ _NUMBERS: Mapping[str, tuple[str, float]] = {
 _DURATIONS: Mapping[str, str] = {"cursor_life": "cursor_life_seconds", "prolong": "prolong_seconds"}
 
 RULE_NAMES = (*_NUMBERS, *_DURATIONS)
-"""The rules that `parse_faults` knows."""
+"""The rules that `parse_faults` accepts."""
 
 _ALWAYS = Share(1.0)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
@@ -172,15 +171,15 @@ _SECONDS_OF = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_faults(text: str, seed: int = 1) -> FaultPlan:
-    """Read a fault plan as a person writes it.
+    """Parse a fault plan.
 
-    Items are divided by commas: a preset (`calm`, `rough`, `hostile`), or `name=when`, which replaces what the preset
-    says of that name. `when` is a share of the requests (`0.05`), every nth (`1/20`) or the first few (`first:3`).
+    Items are separated by commas: a preset (`calm`, `rough`, `hostile`), or `name=when`, which replaces the preset's
+    fault of that name. `when` is a share of the requests (`0.05`), every nth (`1/20`) or the first few (`first:3`).
     `latency`, `hang` and `limit` take a duration, alone (`latency=50ms`: always) or after an at sign (`hang=0.01@35s`).
     A rule takes a number or a duration: `pace=2` refuses a page that is called more than twice a second.
 
     Raises:
-        BadConfiguration: with the item that cannot be read, and what is allowed.
+        BadConfiguration: an item is invalid; the hint has what is allowed.
     """
     plan = CALM
     faults: dict[type[Fault], Fault] = {}

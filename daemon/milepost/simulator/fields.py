@@ -9,7 +9,7 @@ _MAX_DEPTH = 8
 
 
 class Field(msgspec.Struct, frozen=True):
-    """One wanted field: its name, the `.limit(…)` of an edge, and what is wanted of the nodes below it, if said."""
+    """A requested field: its name, the `.limit(…)` of an edge, and the requested fields of its nodes, if given."""
 
     name: str
     limit: int | None = None
@@ -17,24 +17,24 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class FieldsSyntax(ValueError):
-    """The parameter cannot be read."""
+    """The parameter is malformed."""
 
 
 def parse_fields(text: str) -> tuple[Field, ...]:
-    """Read the parameter; an empty one asks for nothing by name.
+    """Parse the parameter; an empty one names no field.
 
     Raises:
-        FieldsSyntax: with the place where reading ended.
+        FieldsSyntax: with the position of the error.
     """
-    reader = _Reader(text)
-    fields = reader.fields() if reader.next else ()
-    if reader.next:
-        raise reader.error("end of string")
+    parser = _Parser(text)
+    fields = parser.fields() if parser.next else ()
+    if parser.next:
+        raise parser.error("end of string")
     return fields
 
 
 def pruned(value: object, fields: tuple[Field, ...]) -> object:
-    """A node, or an edge's `data`, with only the wanted fields; the id always stays, as it does in the API."""
+    """Return a node, or an edge's `data`, with only the requested fields; the id always stays, as in the API."""
     if not fields or not isinstance(value, dict):
         return value
     if "data" in value:
@@ -43,10 +43,10 @@ def pruned(value: object, fields: tuple[Field, ...]) -> object:
     return {name: pruned(part, wanted[name]) for name, part in value.items() if name in wanted}
 
 
-class _Reader:
+class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text
-        self._place = 0
+        self._position = 0
         self._depth = 0
         self.next = ""
         self._advance()
@@ -59,7 +59,7 @@ class _Reader:
 
     def error(self, wanted: str) -> FieldsSyntax:
         return FieldsSyntax(
-            f'Syntax error "Expected {wanted} instead of "{self.next}"." at character {self._place}: {self._text}'
+            f'Syntax error "Expected {wanted} instead of "{self.next}"." at character {self._position}: {self._text}'
         )
 
     def _field(self) -> Field:
@@ -100,6 +100,6 @@ class _Reader:
             raise self.error(f'"{sign}"')
 
     def _advance(self) -> None:
-        self._place += len(self.next)
-        found = _TOKEN.match(self._text, self._place)
-        self.next = found.group() if found else self._text[self._place : self._place + 1]
+        self._position += len(self.next)
+        found = _TOKEN.match(self._text, self._position)
+        self.next = found.group() if found else self._text[self._position : self._position + 1]

@@ -1,6 +1,6 @@
-"""The threads of one page on one platform, computed when asked for.
+"""The threads of one page on one platform, computed on demand.
 
-Instants in here are whole microseconds since 1970 (`…_us`).
+Instants in this module are whole microseconds since 1970 (`…_us`).
 """
 
 import math
@@ -10,25 +10,24 @@ from heapq import merge
 import msgspec
 
 from milepost.simulator import seeded, words
-from milepost.simulator.arrivals import Arrivals
-from milepost.simulator.instants import instant_us
+from milepost.simulator.arrivals import Arrivals, instant_us
 from milepost.simulator.plan import DEFAULT_SEED, Platform, SimulatedPage, WorldPlan
 
 MAX_DETAILED_MESSAGES = 20
-"""The Graph API gives details of a thread's newest 20 messages only."""
+"""The Graph API returns only the newest 20 messages of a thread."""
 
 _INDEX_BITS = 28
 
 
 class Position(msgspec.Struct, frozen=True, order=True):
-    """A place in an inbox's order, which is descending: the newest message's instant, then the thread's index."""
+    """A position in an inbox's descending order: the newest message's instant, then the thread's index."""
 
     updated_us: int
     index: int
 
 
 HEAD = Position(1 << 62, 0)
-"""Before every thread there can be."""
+"""Before every possible thread."""
 
 
 class Contact(msgspec.Struct, frozen=True):
@@ -40,7 +39,7 @@ class Contact(msgspec.Struct, frozen=True):
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """One message of a thread: when it arrived, and the luck from which all else about it comes."""
+    """One message of a thread: when it arrived, and the random bytes that determine everything else."""
 
     id: str
     at_us: int
@@ -48,7 +47,7 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 class Thread(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation as it stands at an instant."""
+    """A conversation at an instant."""
 
     id: str
     page: SimulatedPage
@@ -56,21 +55,21 @@ class Thread(msgspec.Struct, frozen=True, kw_only=True):
     position: Position
     contact: Contact
     seed: bytes
-    """What never changes about the thread comes from here; what a message changes, from the newest moment's luck."""
+    """Determines what never changes about the thread; the newest moment's seed determines what a message changes."""
     message_count: int
     newest: tuple[Moment, ...]
     """Newest first, at most 20."""
 
     @property
     def shows_participants(self) -> bool:
-        """The API leaves the participants of a few conversations out."""
+        """Whether the participants are included; the API leaves out those of a few conversations."""
         return self.seed[0] >= 5
 
 
 def is_invented(conversation_id: str, page_id: str, platform: str, seed: int = DEFAULT_SEED) -> bool:
-    """Return whether a world of this seed made up the conversation, whatever its plan was and whosever page it is.
+    """Return whether a world of this seed invented the conversation, whatever its plan and page.
 
-    Its id holds 32 bits that depend on seed, page and platform: an id of somebody else's has them once in 4e9 times.
+    Its id holds 32 bits that depend on seed, page and platform: any other id has them with a chance of 1 in 4e9.
     """
     opened = seeded.unsealed(conversation_id) if platform == "instagram" else conversation_id
     digits = (opened or "")[-19:]
@@ -102,11 +101,11 @@ class Inbox:
         self._newcomers = 0
 
     def threads(self, at_us: int, below: Position = HEAD) -> Iterator[Thread]:
-        """The threads after a position, in the order of the API: newest first."""
+        """Return the threads after a position, newest first, as in the API."""
         return (self._thread(position, at_us) for position in self._positions(at_us, below))
 
     def find(self, conversation_id: str, at_us: int) -> Thread | None:
-        """The thread of this id, or None where it has been deleted or is of no such inbox."""
+        """Return the thread of this id; None if it is deleted or of another inbox."""
         index = self.index_of(conversation_id)
         if index is None or index in self._deleted:
             return None
@@ -114,7 +113,7 @@ class Inbox:
         return None if updated_us is None else self._thread(Position(updated_us, index), at_us)
 
     def index_of(self, conversation_id: str) -> int | None:
-        """Which conversation of this inbox an id names, if any."""
+        """Return the index of the conversation of this id; None if it is not in this inbox."""
         opened = seeded.unsealed(conversation_id) if self.platform == "instagram" else conversation_id
         digits = (opened or "")[-19:]
         if not (digits.isascii() and digits.isdigit()):
@@ -124,7 +123,7 @@ class Inbox:
         return index if known and self._conversation_id(index) == conversation_id else None
 
     def receive(self, index: int | None, at_us: int) -> str:
-        """A message arrives in a conversation, or one that nobody has seen before; gives the conversation's id."""
+        """Add a message to a conversation, or to a new one, and return the conversation's id."""
         if index is None:
             index = self._arrivals.conversations + self._newcomers
             self._newcomers += 1
@@ -133,7 +132,7 @@ class Inbox:
         return self._conversation_id(index)
 
     def delete(self, index: int) -> None:
-        """The conversation vanishes without a trace, and what the formula has arriving in it with it."""
+        """Remove a conversation without a trace, including what the formula makes arrive in it."""
         self._deleted.add(index)
 
     def _positions(self, at_us: int, below: Position) -> Iterator[Position]:
@@ -190,19 +189,19 @@ class Inbox:
         )
 
     def _dealt_moments(self, index: int, at_us: int) -> tuple[list[Moment], int]:
-        """The newest messages that the formula has dealt, and how many there are before them."""
+        """Return the newest messages that the formula has dealt, and the number of earlier ones."""
         arrivals = self._arrivals
         if index >= arrivals.conversations:
             return [], 0
         newest = arrivals.newest_slot_of(index, arrivals.slot_at(at_us))
         round_ = newest // arrivals.conversations
-        count = self._messages_told(index, round_)
+        count = self._message_count(index, round_)
         shown = min(count, MAX_DETAILED_MESSAGES)
         slots = [newest, *(arrivals.slot_in_round(index, round_ - back) for back in range(1, shown))]
         return [self._moment(index, slot, arrivals.instant_of(slot)) for slot in slots], count - shown
 
-    def _messages_told(self, index: int, round_: int) -> int:
-        """How many messages the thread has: it grows by one each round until its chapter ends, then begins anew.
+    def _message_count(self, index: int, round_: int) -> int:
+        """Return the thread's number of messages: it grows by one each round until its chapter ends, then starts over.
 
         The lengths of chapters are distributed exponentially (most threads are short, a few are long), so that the
         average over all threads is the plan's.

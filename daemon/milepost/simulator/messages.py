@@ -6,19 +6,19 @@ from urllib.parse import urlencode
 import msgspec
 
 from milepost.simulator import seeded, words
+from milepost.simulator.arrivals import instant
 from milepost.simulator.fields import Field, pruned
 from milepost.simulator.inbox import Moment, Thread
-from milepost.simulator.instants import instant
 
 Node = dict[str, object]
 
-# Shares in 256ths; what they leave is plain text.
+# Shares in 256ths; the rest is plain text.
 _MESSENGER_KINDS = (("image", 16), ("video", 4), ("file", 4), ("sticker", 10), ("share", 8), ("withheld", 3))
 _INSTAGRAM_KINDS = (("image", 18), ("video", 6), ("story_reply", 20), ("share", 12), ("unsupported", 3))
 
 
 class Link(msgspec.Struct, frozen=True):
-    """What paging links are made of. The API writes the access token into every one of them."""
+    """The basis of paging links. The API writes the access token into every one of them."""
 
     origin: str
     version: str
@@ -28,16 +28,16 @@ class Link(msgspec.Struct, frozen=True):
         return f"Link(origin={self.origin!r}, version={self.version!r})"
 
     def to(self, path: str, **query: str) -> str:
-        """The address of an edge, token included."""
+        """Return the URL of an edge, token included."""
         return f"{self.origin}/{self.version}/{path}?{urlencode({'access_token': self.token, **query})}"
 
 
 class UnknownField(LookupError):
-    """A field that nodes of this kind do not have."""
+    """Nodes of this kind do not have the field."""
 
 
 def message_node(message: "Message", fields: tuple[Field, ...], link: Link) -> Node:
-    """A message with the wanted fields.
+    """Return a message with the requested fields.
 
     Raises:
         UnknownField: a message has no such field.
@@ -57,12 +57,12 @@ def message_node(message: "Message", fields: tuple[Field, ...], link: Link) -> N
 
 
 def written_time(at_us: int) -> str:
-    """An instant as the API writes it: whole seconds, `+0000` without a colon."""
+    """Return an instant as the API writes it: whole seconds, `+0000` without a colon."""
     return instant(at_us).strftime("%Y-%m-%dT%H:%M:%S+0000")
 
 
 class Message:
-    """A moment of a thread with what its luck makes of it."""
+    """A moment of a thread, and the content that its seed determines."""
 
     def __init__(self, thread: Thread, moment: Moment) -> None:
         self.thread = thread
@@ -73,7 +73,7 @@ class Message:
 
     @property
     def text(self) -> str | None:
-        """What was written. A message without text has an empty one or none at all, and nobody knows which."""
+        """The text. A message without text has an empty one or none at all, at random."""
         if self.kind in ("text", "story_reply"):
             sentence = seeded.pick(words.SENTENCES, self.seed[18])
             return f"{sentence[:3]}\0{sentence[3:]}" if self.seed[19:21] < b"\x00\x80" else sentence
@@ -89,7 +89,7 @@ def _kind(drawn: int, shares: tuple[tuple[str, int], ...]) -> str:
 
 
 def person_node(thread: Thread) -> Node:
-    """The contact as the platform shows one; the email address is no real one."""
+    """Return the contact as the platform shows one; the email address is not real."""
     if thread.platform == "instagram":
         return {"username": thread.contact.username, "id": thread.contact.id}
     return {
@@ -100,7 +100,7 @@ def person_node(thread: Thread) -> Node:
 
 
 def page_node(thread: Thread) -> Node:
-    """The page as it takes part in its own conversations: on Instagram under the account's id."""
+    """Return the page as a participant of its own conversations: on Instagram with the account's id."""
     page = thread.page
     if thread.platform == "instagram":
         account_id = page.account_id("instagram")
@@ -134,8 +134,8 @@ def _attachment(message: Message) -> Node:
             return {"id": file_id, "name": "Media not available due to privacy rules in Europe."}
         case "file":
             name = seeded.pick(words.FILE_NAMES, message.seed[34])
-            address = _signed_address(message, f"{file_id}.bin")
-            return _file(message, file_id, "application/octet-stream", name) | {"file_url": address}
+            url = _signed_url(message, f"{file_id}.bin")
+            return _file(message, file_id, "application/octet-stream", name) | {"file_url": url}
         case "image":
             return _picture(message, file_id, "image_data", "image/jpeg")
         case _:
@@ -143,10 +143,10 @@ def _attachment(message: Message) -> Node:
 
 
 def _picture(message: Message, file_id: str, data_name: str, mime_type: str) -> Node:
-    address = _signed_address(message, f"{file_id}_n.{mime_type[-3:]}")
+    url = _signed_url(message, f"{file_id}_n.{mime_type[-3:]}")
     if message.thread.platform == "instagram":
-        return {"id": file_id, data_name: {"url": address}}
-    data = {"width": 1920, "height": 1213, "url": address, "preview_url": f"{address}&preview=1"}
+        return {"id": file_id, data_name: {"url": url}}
+    data = {"width": 1920, "height": 1213, "url": url, "preview_url": f"{url}&preview=1"}
     return _file(message, file_id, mime_type, f"{message.kind}-{file_id}") | {data_name: data}
 
 
@@ -156,14 +156,14 @@ def _file(message: Message, file_id: str, mime_type: str, name: str) -> Node:
 
 
 def _sticker(message: Message) -> str | None:
-    return _signed_address(message, "sticker.png") if message.kind == "sticker" else None
+    return _signed_url(message, "sticker.png") if message.kind == "sticker" else None
 
 
 def _shares(message: Message) -> Node | None:
     if message.kind != "share":
         return None
     if message.thread.platform == "instagram":
-        return {"data": [{"link": _signed_address(message, "share")}]}
+        return {"data": [{"link": _signed_url(message, "share")}]}
     engine = f"https://example.org/{message.seed[24:28].hex()}.png"
     return {"data": [{"id": None, "link": engine, "name": "", "description": None, "picture": None}]}
 
@@ -172,10 +172,10 @@ def _story(message: Message) -> Node | None:
     if message.kind != "story_reply":
         return None
     story_id = str(seeded.scattered(int.from_bytes(message.seed[24:31], "big")))
-    return {"reply_to": {"link": _signed_address(message, "story"), "id": story_id}}
+    return {"reply_to": {"link": _signed_url(message, "story"), "id": story_id}}
 
 
-def _signed_address(message: Message, name: str) -> str:
+def _signed_url(message: Message, name: str) -> str:
     signature = message.seed[36:56].hex()
     return f"https://scontent.example.net/v/t1.15752-9/{name}?_nc_cat=107&_nc_ht=scontent&oh={signature}&oe=6A1F7644"
 

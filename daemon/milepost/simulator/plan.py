@@ -1,4 +1,4 @@
-"""What a simulated world is to be like: its seed, its pages, how much there is and how fast it grows."""
+"""The plan of a simulated world: its seed, its pages, its size and how fast it grows."""
 
 from datetime import UTC, datetime
 from typing import Literal
@@ -12,7 +12,7 @@ Platform = Literal["messenger", "instagram"]
 PLATFORMS: tuple[Platform, ...] = ("messenger", "instagram")
 
 DEFAULT_SEED = 1
-"""Also that of the embedded world, whose conversations are known by it."""
+"""Also the seed of the embedded world, by which its conversations are recognized."""
 
 _BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 _FROZEN_GAP_US = 60_000_000
@@ -20,7 +20,7 @@ _MAX_CONVERSATIONS = 10_000_000
 
 
 class SimulatedPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of the world. Its `token` is what a client must send; it is left out of the repr."""
+    """A page of the world. The repr leaves out its `token`, which a client must send."""
 
     id: str
     name: str
@@ -32,19 +32,19 @@ class SimulatedPage(msgspec.Struct, frozen=True, kw_only=True):
         return f"SimulatedPage(id={self.id!r}, name={self.name!r}, platforms={self.platforms!r})"
 
     def account_id(self, platform: Platform) -> str:
-        """The id under which the page itself takes part in its conversations."""
+        """Return the id of the page itself in its conversations."""
         return (self.instagram_account_id or self.id) if platform == "instagram" else self.id
 
 
 class WorldPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the world is to be like; equal plans make equal worlds.
+    """The properties of a world; equal plans make equal worlds.
 
     `conversations` and `arrivals_per_minute` are those of each stream (a page on a platform);
-    `messages_per_conversation` is an average. From `frozen_at` on nothing arrives any more; with
-    `arrivals_per_minute=0` that is the beginning of 2026 if not said otherwise, and the past is one message a minute.
+    `messages_per_conversation` is an average. Nothing arrives after `frozen_at`; with `arrivals_per_minute=0`
+    it defaults to the beginning of 2026, and the past has one message a minute.
 
     Raises:
-        BadConfiguration: a number is out of its range, or `frozen_at` has no time zone.
+        BadConfiguration: a number is out of range, or `frozen_at` has no time zone.
     """
 
     seed: int = DEFAULT_SEED
@@ -79,7 +79,7 @@ class WorldPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pages_of(plan: WorldPlan) -> tuple[SimulatedPage, ...]:
-    """The pages of the plan, those that it only counts made up, and every Instagram account with an id."""
+    """Return the pages of the plan, invented if it gives only a number, each Instagram account with an id."""
     if isinstance(plan.pages, int):
         return tuple(made_up_page(plan.seed, ordinal) for ordinal in range(plan.pages))
     return tuple(
@@ -91,7 +91,7 @@ def pages_of(plan: WorldPlan) -> tuple[SimulatedPage, ...]:
 
 
 def made_up_page(seed: int, ordinal: int) -> SimulatedPage:
-    """The page of this number, from 0, in the world of this seed."""
+    """Return the invented page of this number, from 0, in the world of this seed."""
     page_id = str(61_550_000_000_000_000 + seeded.number(seed, "page", ordinal) % 10**10 * 10_000 + ordinal)
     again = ordinal // len(words.PAGE_NAMES)
     return SimulatedPage(
@@ -107,10 +107,10 @@ def _instagram_account_id(seed: int, page_id: str) -> str:
 
 
 def token_of(seed: int, whose: str) -> str:
-    """The access token of a page of this id, or of the "user" who manages all of them."""
+    """Return the access token of a page by its id, or of the "user" who manages all of them."""
     return "EAASimulated" + seeded.draw(seed, whose, "token").hex()
 
 
 def _within(name: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most:
-        raise BadConfiguration(f"{name} is {value}", hint=f"{name} goes from {least:,} to {most:,}")
+        raise BadConfiguration(f"{name} is {value}", hint=f"{name} must be from {least:,} to {most:,}")

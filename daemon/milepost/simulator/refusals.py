@@ -1,4 +1,4 @@
-"""The error answers of the simulated Graph API."""
+"""The error responses of the simulated Graph API."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -14,7 +14,7 @@ _MISSING_KEYS = (None, None, None, "type", "is_transient", "fbtrace_id")
 
 
 class Refusal(Exception):
-    """A question that is answered with an error: an HTTP status and what goes into the `error` object."""
+    """An error response: an HTTP status and the content of the `error` object."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Refusal(Exception):
         self.is_transient = is_transient
 
     def body(self, trace_id: str, drawn: int) -> dict[str, object]:
-        """The envelope. As in the API one of the keys that are not promised is missing at times, by luck."""
+        """Return the envelope. As in the API, one of the keys that are not guaranteed is missing at random."""
         error = {
             "message": str(self),
             "type": self.kind,
@@ -48,12 +48,12 @@ class Refusal(Exception):
 
 
 def invalid_token() -> Refusal:
-    """The token is nobody's."""
+    """The token is unknown."""
     return Refusal(400, 190, "Invalid OAuth access token - Cannot parse access token")
 
 
 def dead_token(subcode: int) -> Refusal:
-    """The token was somebody's: 460 for a changed password, 463 for one that expired, and so on."""
+    """The token is no longer valid: 460 for a changed password, 463 for an expired one, and so on."""
     return Refusal(400, 190, "Error validating access token: it is no longer valid.", subcode=subcode)
 
 
@@ -63,29 +63,29 @@ def permission_missing(code: int) -> Refusal:
 
 
 def no_token() -> Refusal:
-    """There is no token in the request."""
+    """The request has no token."""
     return Refusal(400, 104, "An access token is required to request this resource.")
 
 
 def page_token_required() -> Refusal:
-    """The token is somebody's, but not this page's."""
+    """The token is valid, but not this page's."""
     return Refusal(400, 210, "(#210) A page access token is required to request this resource.")
 
 
 def proof_missing() -> Refusal:
-    """The app demands that calls be signed."""
+    """The app requires signed calls."""
     message = "API calls from the server require an appsecret_proof argument"
     return Refusal(400, 100, message, kind="GraphMethodException")
 
 
 def proof_wrong() -> Refusal:
-    """The signature is not this token's with this app's secret."""
+    """The signature does not match the token and the app secret."""
     message = "Invalid appsecret_proof provided in the API argument"
     return Refusal(400, 100, message, kind="GraphMethodException")
 
 
 def object_missing(object_id: str) -> Refusal:
-    """There is no such thing, or it has no such edge."""
+    """The object, or its edge, does not exist."""
     message = (
         f"Unsupported get request. Object with ID '{object_id}' does not exist, cannot be loaded due to missing "
         "permissions, or does not support this operation. Please read the Graph API documentation at "
@@ -95,39 +95,39 @@ def object_missing(object_id: str) -> Refusal:
 
 
 def bad_parameter(message: str) -> Refusal:
-    """A parameter has a value that cannot be."""
+    """A parameter has an invalid value."""
     return Refusal(400, 100, f"(#100) {message}")
 
 
 def bad_query(message: str) -> Refusal:
-    """The path or the fields cannot be read."""
+    """The path or the fields are malformed."""
     return Refusal(400, 2500, message)
 
 
 def dead_cursor() -> Refusal:
-    """The cursor is none of this list's."""
+    """The cursor is not valid for this list."""
     return Refusal(400, 2642, "(#2642) Invalid cursors values")
 
 
 def service_down(drawn: int) -> Refusal:
-    """An outage, as the API admits it, in a language by luck."""
+    """An outage that the API admits, in a random language."""
     return Refusal(500, 2, seeded.pick(_SERVICE_DOWN, drawn >> 32), is_transient=True)
 
 
 def unknown_error(drawn: int) -> Refusal:
-    """An outage, as the API does not admit it, or a thread that it cannot show; in a language by luck."""
+    """An outage that the API does not admit, or a thread that it cannot return, in a random language."""
     return Refusal(500, 1, seeded.pick(_UNKNOWN_ERROR, drawn >> 32))
 
 
 def too_heavy(drawn: int) -> Refusal:
-    """More is asked for than the API can gather: said in words or, if luck will have it, by the subcode."""
+    """More is requested than the API can gather: expressed in words or, at random, by the subcode."""
     if drawn % 2:
         return Refusal(500, 1, "An unknown error occurred", subcode=99)
     return Refusal(500, 1, "Please reduce the amount of data you're asking for, then retry your request")
 
 
 def broken(code: int, subcode: int | None, is_transient: bool | None) -> Refusal:
-    """What a broken page answers everything with: any code, with the message that the API has for it."""
+    """The error of every request of a broken page: any code, with the API's message for it."""
     message = _BROKEN.get((code, subcode)) or _BROKEN.get((code, None), f"(#{code}) Something unheard of went wrong")
     return Refusal(500 if code in (1, 2) else 400, code, message, subcode=subcode, is_transient=is_transient)
 

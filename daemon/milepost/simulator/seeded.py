@@ -1,4 +1,4 @@
-"""Seeded luck: each choice of the simulated world is a hash of what it is about, so it is the same every time."""
+"""Seeded randomness: each choice of the simulated world is a hash of its subject, so it is the same every time."""
 
 import base64
 from collections.abc import Sequence
@@ -14,47 +14,47 @@ _GATHER = pow(_SPREAD, -1, _ID_BASE)
 
 
 def draw(*about: object) -> bytes:
-    """64 bytes of luck that depend on nothing but `about`."""
+    """Return 64 random bytes that depend only on `about`."""
     return blake2b("\x1f".join(map(str, about)).encode()).digest()
 
 
 def number(*about: object) -> int:
-    """A number below 2^64 that depends on nothing but `about`."""
+    """Return a number below 2^64 that depends only on `about`."""
     return int.from_bytes(draw(*about)[:8], "big")
 
 
 def share(*about: object) -> float:
-    """A number from 0 up to, not including, 1, that depends on nothing but `about`."""
+    """Return a number in [0, 1) that depends only on `about`."""
     return (number(*about) >> 11) / (1 << 53)
 
 
 def pick(choices: Sequence[Choice], seed: int) -> Choice:
-    """One of `choices`, each as likely as the next."""
+    """Return one of `choices`, each equally likely."""
     return choices[seed % len(choices)]
 
 
 def scattered(value: int) -> int:
-    """A value below 2^60 as an id above 2^53; neighbours land far apart and no two meet (`gathered` undoes it)."""
+    """Return a value below 2^60 as a unique id above 2^53; neighbours end up far apart (`gathered` inverts it)."""
     return _ID_BASE + value * _SPREAD % _ID_BASE
 
 
 def gathered(scattered_id: int) -> int:
-    """The value that `scattered` made this id of."""
+    """Return the value that `scattered` turned into this id."""
     return (scattered_id - _ID_BASE) * _GATHER % _ID_BASE
 
 
 def url_safe(raw: bytes) -> str:
-    """Base64 for URLs, without padding."""
+    """Return Base64 for URLs, without padding."""
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def sealed(text: str) -> str:
-    """Base64 as the Graph API writes its cursors and Instagram ids: Z becomes ZA, and the padding ZD."""
+    """Return Base64 as in the Graph API's cursors and Instagram ids: Z becomes ZA, and the padding ZD."""
     return base64.urlsafe_b64encode(text.encode()).decode().replace("Z", "ZA").replace("=", "ZD")
 
 
 def unsealed(text: str) -> str | None:
-    """What `sealed` was given, or None where the text is none of its making."""
+    """Return the text that `sealed` encoded; None if it did not make this one."""
     try:
         opened = base64.urlsafe_b64decode(text.replace("ZD", "=").replace("ZA", "Z")).decode()
     except ValueError:

@@ -1,7 +1,7 @@
-"""What can strike one request of the simulated API, and at which requests.
+"""The faults that can strike a request of the simulated API, and which requests they strike.
 
-To add a fault: write its struct (the tag is its name), add it to `Refusing` and to the kinds that `faults` can read;
-the type checker then names the place that must say what it does.
+To add a fault: write its struct (the tag is its name), add it to `Refusing` and to the kinds that `faults` can parse;
+the type checker then names the place that must implement it.
 """
 
 from typing import TypeAlias
@@ -10,19 +10,19 @@ import msgspec
 
 
 class Share(msgspec.Struct, frozen=True):
-    """At this share of the requests, 0 to 1, at random."""
+    """Strikes this share of the requests, 0 to 1, at random."""
 
     share: float
 
 
 class Every(msgspec.Struct, frozen=True):
-    """At every nth request of a stream."""
+    """Strikes every nth request of a stream."""
 
     nth: int
 
 
 class First(msgspec.Struct, frozen=True):
-    """At the first requests of a stream."""
+    """Strikes the first requests of a stream."""
 
     count: int
 
@@ -31,14 +31,14 @@ When: TypeAlias = Share | Every | First
 
 
 class Latency(msgspec.Struct, frozen=True, tag="latency"):
-    """The answer comes later, by this long."""
+    """The response is delayed by this long."""
 
     when: When
     seconds: float
 
 
 class Hang(msgspec.Struct, frozen=True, tag="hang"):
-    """No answer comes for this long; to be of use it is longer than the client's timeout."""
+    """No response for this long, which should be longer than the client's timeout."""
 
     when: When
     seconds: float
@@ -57,73 +57,73 @@ class UnknownError(msgspec.Struct, frozen=True, tag="unknown_error"):
 
 
 class HtmlOutage(msgspec.Struct, frozen=True, tag="html_502"):
-    """HTTP 502 with a page of HTML."""
+    """HTTP 502 with an HTML page."""
 
     when: When
 
 
 class TruncatedJson(msgspec.Struct, frozen=True, tag="truncated"):
-    """HTTP 200 with the first half of the answer."""
+    """HTTP 200 with the first half of the response."""
 
     when: When
 
 
 class EmptyBody(msgspec.Struct, frozen=True, tag="empty_body"):
-    """HTTP 200 with nothing."""
+    """HTTP 200 with an empty body."""
 
     when: When
 
 
 class ConnectionReset(msgspec.Struct, frozen=True, tag="reset"):
-    """The connection ends without an answer."""
+    """The connection ends without a response."""
 
     when: When
 
 
 class ErrorInSuccess(msgspec.Struct, frozen=True, tag="error_200"):
-    """HTTP 200 with an error for a body (code 2)."""
+    """HTTP 200 with an error in the body (code 2)."""
 
     when: When
 
 
 class EmptyBatch(msgspec.Struct, frozen=True, tag="empty_batch"):
-    """An empty list that has a `next` and goes on where it was asked; answers other than lists are spared."""
+    """An empty list with a `next` that continues at the same position; only lists are struck."""
 
     when: When
 
 
 class EqualCursors(msgspec.Struct, frozen=True, tag="equal_cursors"):
-    """A list whose `before` equals its `after`, which does not mean the end; answers other than lists are spared."""
+    """A list whose `before` equals its `after`, which does not mean the end; only lists are struck."""
 
     when: When
 
 
 class RateLimited(msgspec.Struct, frozen=True, tag="rate_limit"):
-    """Code 4, 613 or 80006 (whichever the luck of the request says), with `estimated_time_to_regain_access` 0 or 1."""
+    """Code 4, 613 or 80006 (at random), with `estimated_time_to_regain_access` 0 or 1."""
 
     when: When
 
 
 class DeadCursor(msgspec.Struct, frozen=True, tag="dead_cursor"):
-    """Code 2642 or a plain 100, as if the cursor had died; requests without `after` are spared."""
+    """Code 2642 or a plain 100, as if the cursor had expired; requests without `after` are spared."""
 
     when: When
 
 
 class LoopingCursor(msgspec.Struct, frozen=True, tag="looping_cursor"):
-    """A list that has a `next`, which leads to where it was asked; requests without `after` are spared."""
+    """A list whose `next` leads back to the same position; requests without `after` are spared."""
 
     when: When
 
 
 class OddUsage(msgspec.Struct, frozen=True, tag="odd_usage"):
-    """An honest answer whose usage headers are written in one of the ways that clients do not expect."""
+    """An honest response whose usage headers have one of the forms that clients do not expect."""
 
     when: When
 
 
 class LimitBegins(msgspec.Struct, frozen=True, tag="limit"):
-    """A rate limit begins with this request and lasts for this long; which one it is, the luck of the request says."""
+    """A rate limit of a random kind begins with this request and lasts for this long."""
 
     when: When
     seconds: float
@@ -148,24 +148,24 @@ Refusing: TypeAlias = (
 Fault: TypeAlias = Latency | LimitBegins | Refusing
 
 Bending: TypeAlias = EmptyBatch | EqualCursors | LoopingCursor
-"""What is answered, but not quite as it should be."""
+"""Faults that distort an otherwise honest list."""
 
 
 class Strike(msgspec.Struct, frozen=True):
-    """What strikes one request; `seed` settles what the fault leaves open."""
+    """What strikes one request; `seed` determines what the fault leaves open."""
 
     latency_seconds: float = 0.0
     fault: Refusing | None = None
     seed: int = 0
     limit_seconds: float = 0.0
-    """For how long a rate limit begins; 0 for none."""
+    """The duration of a rate limit that begins; 0 for none."""
 
     @property
     def wait_seconds(self) -> float:
-        """How long the answer is held back."""
+        """The delay of the response."""
         return self.latency_seconds + (self.fault.seconds if isinstance(self.fault, Hang) else 0.0)
 
 
 def name_of(fault: Fault) -> str:
-    """The name under which `parse_faults` knows it, and the simulator's record of requests."""
+    """Return the fault's name in `parse_faults` and in the record of requests."""
     return str(fault.__struct_config__.tag)

@@ -1,4 +1,4 @@
-"""What the simulator was asked, and who asked too fast."""
+"""The requests that the simulator has seen, and the pace of each page."""
 
 from collections import Counter, defaultdict, deque
 from datetime import datetime
@@ -9,14 +9,14 @@ _MAX_KEPT_REQUESTS = 10_000
 
 
 class SeenRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One request of the Graph API and what became of it."""
+    """One request of the Graph API and its outcome."""
 
     number: int
-    """In its stream, from 1: what the fault plan drew its luck from."""
+    """In its stream, from 1: the fault plan's random draws depend on it."""
     at: datetime
-    """When it came in, by the world's clock."""
+    """When it arrived, by the world's clock."""
     page_id: str | None
-    """The page whose call it is, which is that of the thread for a thread's."""
+    """The page that the call counts for; for a thread, the thread's page."""
     owner: str
     edge: str
     platform: str | None
@@ -24,11 +24,11 @@ class SeenRequest(msgspec.Struct, frozen=True, kw_only=True):
     limit: str | None
     fields: str | None
     status: int
-    """Of the answer; 0 where none was sent."""
+    """Of the response; 0 if none was sent."""
     fault: str | None
-    """The name of the fault that struck, if one did."""
+    """The name of the fault that struck, if any."""
     during_limit: bool
-    """Whether a limit lasted of which the client had been told."""
+    """Whether a limit was active that the client knew of."""
 
 
 class Traffic:
@@ -44,19 +44,19 @@ class Traffic:
         self.too_fast: Counter[str] = Counter()
         """Calls beyond the plan's pace, by page."""
         self.during_limit: Counter[str] = Counter()
-        """Calls while a limit lasted of which a client had been told, by page; those of no page by what they asked."""
+        """Calls during a limit that the client knew of, by page; those of no page by the requested object."""
         self.max_calls_in_a_second: Counter[str] = Counter()
-        """The most calls that came in within any second of real time, by page."""
+        """The most calls that arrived within any second of real time, by page."""
         self._arrivals: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def next_number(self, stream: str) -> int:
-        """Count a request of this stream as it comes in; gives its number, from 1."""
+        """Count an arriving request of this stream and return its number, from 1."""
         self.total += 1
         self.by_stream[stream] += 1
         return self.by_stream[stream]
 
     def arrive(self, page_id: str, now_seconds: float) -> None:
-        """Count a call of a page that came in at this instant of a monotonic clock."""
+        """Count a call of a page that arrives at this instant of a monotonic clock."""
         self.by_page[page_id] += 1
         recent = self._arrivals[page_id]
         recent.append(now_seconds)
@@ -65,7 +65,7 @@ class Traffic:
         self.max_calls_in_a_second[page_id] = max(self.max_calls_in_a_second[page_id], len(recent))
 
     def note(self, request: SeenRequest) -> None:
-        """Record what became of a request."""
+        """Record the outcome of a request."""
         self.last.append(request)
         self.by_status[request.status] += 1
         if request.fault is not None:
@@ -75,9 +75,9 @@ class Traffic:
 
 
 class Pace:
-    """The allowed pace of each page: so many calls a second on average, and one second's worth and one more at once.
+    """The allowed pace of each page: a number of calls a second on average, with bursts of one second's worth plus one.
 
-    The one more is for jitter: without it a client that keeps exactly to the pace would now and then be refused.
+    The extra one is for jitter: without it a client that keeps exactly to the pace would now and then be refused.
     """
 
     def __init__(self, max_calls_per_second: float) -> None:
@@ -85,7 +85,7 @@ class Pace:
         self._left: dict[str, tuple[float, float]] = {}
 
     def allows(self, page_id: str, now_seconds: float) -> bool:
-        """Whether a page may be called at this instant of a monotonic clock; if so the call is counted."""
+        """Return whether a page may be called at this instant of a monotonic clock, and count the call if so."""
         most = self._max_calls_per_second
         if most <= 0:
             return True

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001  letters of several scripts that look alike are the point of these lists
-"""Names and sentences of the simulated world, by hand, in several scripts."""
+"""Names and sentences of the simulated world, hand-picked, in several scripts."""
 
 PAGE_NAMES = (
     "Corner Bakery",

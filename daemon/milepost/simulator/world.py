@@ -1,8 +1,8 @@
 """A world of pages and conversations in which messages keep arriving: a pure function of its plan and the time.
 
-`World` holds no list of what there is. Each `Inbox` (one page on one platform) computes its threads from `Arrivals`, so
-that a simulator that was restarted shows the same world gone on, and an inbox of a million threads costs nothing. Only
-what is made to happen by hand is kept, and lost with the process.
+`World` stores no conversations. Each `Inbox` (one page on one platform) computes its threads from `Arrivals`, so that a
+restarted simulator continues the same world, and an inbox of a million threads costs nothing. Only manual changes are
+kept in memory, and lost with the process.
 """
 
 from datetime import datetime
@@ -11,16 +11,16 @@ import msgspec
 
 from milepost.simulator.access import Access
 from milepost.simulator.ailments import Ailment, Ailments
+from milepost.simulator.arrivals import instant, instant_us
 from milepost.simulator.faults import CALM, FaultPlan
 from milepost.simulator.inbox import Inbox, Thread
-from milepost.simulator.instants import instant, instant_us
 from milepost.simulator.plan import Platform, SimulatedPage, WorldPlan
 
 __all__ = ["SimulatedPage", "TrueConversation", "World", "WorldPlan"]
 
 
 class TrueConversation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a walk must find of a conversation; `contact_id` is None where the API does not show the participants."""
+    """What a full walk must find of a conversation; `contact_id` is None if the API leaves out the participants."""
 
     id: str
     updated_time: datetime
@@ -28,11 +28,11 @@ class TrueConversation(msgspec.Struct, frozen=True, kw_only=True):
     message_count: int
     message_ids: tuple[str, ...]
     ailment: Ailment | None = None
-    """What keeps a walk from finding all of this."""
+    """What keeps a walk from finding all of it."""
 
 
 class World:
-    """The pages of a plan and their inboxes; of `faults` it takes which threads are ill.
+    """The pages of a plan and their inboxes; `faults` determines which threads are ill.
 
     Raises:
         BadConfiguration: two pages of the plan have the same id.
@@ -49,7 +49,7 @@ class World:
 
     @property
     def pages(self) -> tuple[SimulatedPage, ...]:
-        """All pages there are, with the tokens that they have now."""
+        """All pages, with their current tokens."""
         return self.access.pages
 
     @property
@@ -63,26 +63,26 @@ class World:
         return tuple(self._inboxes.values())
 
     def inbox(self, page_id: str, platform: Platform) -> Inbox | None:
-        """The inbox of a page on a platform, or None where there is none."""
+        """Return the inbox of a page on a platform; None if there is none."""
         return self._inboxes.get((page_id, platform))
 
     def find(self, conversation_id: str, at: datetime) -> Thread | None:
-        """The conversation of this id, in whichever inbox, or None where there is none."""
+        """Return the conversation of this id in any inbox; None if there is none."""
         inbox = self.inbox_with(conversation_id)
         return None if inbox is None else inbox.find(conversation_id, instant_us(at))
 
     def inbox_with(self, conversation_id: str) -> Inbox | None:
-        """The inbox that a conversation of this id is in or was deleted from, or None where there is none."""
+        """Return the inbox that a conversation of this id is in or was deleted from; None if there is none."""
         return next((inbox for inbox in self.inboxes if inbox.index_of(conversation_id) is not None), None)
 
     def receive(self, page_id: str, platform: Platform, at: datetime, conversation_id: str | None = None) -> str:
-        """Make a message arrive by hand, from somebody new where no conversation is named.
+        """Make a message arrive, from a new contact if no conversation is given.
 
         Returns:
             The id of the conversation.
 
         Raises:
-            KeyError: there is no such page, platform or conversation.
+            KeyError: the page, platform or conversation does not exist.
         """
         inbox = self._inboxes[page_id, platform]
         index = None if conversation_id is None else inbox.index_of(conversation_id)
@@ -91,49 +91,49 @@ class World:
         return inbox.receive(index, instant_us(at))
 
     def delete(self, conversation_id: str) -> None:
-        """Make a conversation vanish without a trace; only `receive` brings it back.
+        """Remove a conversation without a trace; only `receive` brings it back.
 
         Raises:
-            KeyError: there is no such conversation.
+            KeyError: the conversation does not exist.
         """
-        inbox, index = self._place_of(conversation_id)
+        inbox, index = self._locate(conversation_id)
         inbox.delete(index)
 
     def poison(self, conversation_id: str, ailment: Ailment = Ailment.POISON) -> None:
-        """Make a conversation ill, from now on and whatever the seed says.
+        """Make a conversation ill from now on, overriding the seed.
 
         Raises:
-            KeyError: there is no such conversation.
+            KeyError: the conversation does not exist.
         """
-        self._place_of(conversation_id)
-        self.ailments.settle(conversation_id, ailment)
+        self._locate(conversation_id)
+        self.ailments.override(conversation_id, ailment)
 
     def cure(self, conversation_id: str) -> None:
-        """Make a conversation well, from now on and whatever the seed says.
+        """Make a conversation well from now on, overriding the seed.
 
         Raises:
-            KeyError: there is no such conversation.
+            KeyError: the conversation does not exist.
         """
-        self._place_of(conversation_id)
-        self.ailments.settle(conversation_id, None)
+        self._locate(conversation_id)
+        self.ailments.override(conversation_id, None)
 
     def kill_cursors(self) -> None:
-        """Let every cursor die that has been given out so far, of all inboxes."""
+        """Invalidate every cursor issued so far, of all inboxes."""
         self.cursor_generation += 1
 
     def add_page(self) -> str:
-        """Make one page more, on both platforms, which the user manages; gives its id."""
+        """Add a page on both platforms, which the user manages, and return its id."""
         page = self.access.add()
         for platform in page.platforms:
             self._inboxes[page.id, platform] = Inbox(page, platform, self.plan)
         return page.id
 
     def truth(self, page_id: str, platform: Platform, at: datetime) -> tuple[TrueConversation, ...]:
-        """All that a perfect walk would find at this instant, newest first; nothing where there is no such inbox."""
+        """Return all that a perfect walk would find at this instant, newest first; nothing for an unknown inbox."""
         inbox = self.inbox(page_id, platform)
         return () if inbox is None else tuple(map(self._truth_of, inbox.threads(instant_us(at))))
 
-    def _place_of(self, conversation_id: str) -> tuple[Inbox, int]:
+    def _locate(self, conversation_id: str) -> tuple[Inbox, int]:
         for inbox in self.inboxes:
             if (index := inbox.index_of(conversation_id)) is not None:
                 return inbox, index

@@ -1,1 +1,1 @@
-"""Where the journal, its projections and the rows are kept."""
+"""The databases that store the journal, its projections and the rows."""

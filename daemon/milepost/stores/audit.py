@@ -1,4 +1,4 @@
-"""Holds the projections of a journal against their fold, or makes them again from it, in constant memory."""
+"""Compares the projections of a journal with their fold, or rebuilds them from it, in constant memory."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -22,7 +22,7 @@ Row = tuple[Any, ...]
 
 
 class Audit(Struct, frozen=True):
-    """What a verification or a rebuild went through."""
+    """What a verification or a rebuild has read."""
 
     entries: int
     streams: int
@@ -35,7 +35,7 @@ class Ledger(Protocol):
     """A journal and its projections inside one transaction, which is one moment."""
 
     def entries(self) -> Iterator[Entry]:
-        """Give the whole journal, in the order of seq."""
+        """Yield the whole journal, in the order of seq."""
         ...
 
     def removals(self) -> dict[str, int]:
@@ -43,11 +43,11 @@ class Ledger(Protocol):
         ...
 
     def shaped(self, row: Row) -> Row:
-        """Give a row as this database keeps it."""
+        """Return a row as this database stores it."""
         ...
 
     def stored(self, table: Table, keys: Collection[str]) -> Iterable[Row]:
-        """Give the rows that a projection holds under these keys."""
+        """Return the rows of a projection with these keys."""
         ...
 
     def count(self, table: Table) -> int:
@@ -55,7 +55,7 @@ class Ledger(Protocol):
         ...
 
     def clear(self, table: Table) -> None:
-        """Drop the rows of a projection."""
+        """Delete the rows of a projection."""
         ...
 
     def write(self, table: Table, projected: list[Row]) -> None:
@@ -73,16 +73,16 @@ def verify(ledger: Ledger) -> Audit:
                 raise _differs(f"the {table} {row[0]} is not what the journal says")
 
     audit = _audit(ledger, compare)
-    accounted: dict[Table, int] = {"checkpoint": audit.streams, "run": audit.runs, "dead_letter": audit.dead_letters}
+    expected: dict[Table, int] = {"checkpoint": audit.streams, "run": audit.runs, "dead_letter": audit.dead_letters}
     for table in TABLES:
         stored = ledger.count(table)
-        if stored != accounted[table]:
-            raise _differs(f"{table}s holds {stored} rows, the journal accounts for {accounted[table]}")
+        if stored != expected[table]:
+            raise _differs(f"{table}s holds {stored} rows, the journal accounts for {expected[table]}")
     return audit
 
 
 def rebuild(ledger: Ledger) -> Audit:
-    """Drop all projected rows and make them again. Raises JournalDamaged: then the transaction has to be given up."""
+    """Delete all projected rows and write them again. Raises JournalDamaged: then the caller must roll back."""
     for table in TABLES:
         ledger.clear(table)
     return _audit(ledger, ledger.write)
@@ -92,14 +92,14 @@ def _differs(what: str) -> JournalDamaged:
     return JournalDamaged(what, hint="run `milepost journal rebuild`")
 
 
-def _audit(ledger: Ledger, take: Callable[[Table, list[Row]], None]) -> Audit:
-    """Project the journal and hand all rows to `take`, a table's many at a time."""
+def _audit(ledger: Ledger, process: Callable[[Table, list[Row]], None]) -> Audit:
+    """Project the journal and pass all rows to `process`, many of a table at a time."""
     held: dict[Table, list[Row]] = {table: [] for table in TABLES}
     counts: Counter[Table] = Counter()
     read, last_recorded_at = 0, None
 
-    def hand_over(table: Table) -> None:
-        take(table, held[table])
+    def flush(table: Table) -> None:
+        process(table, held[table])
         counts[table] += len(held[table])
         held[table].clear()
 
@@ -110,9 +110,9 @@ def _audit(ledger: Ledger, take: Callable[[Table, list[Row]], None]) -> Audit:
         table, row = _row(item)
         held[table].append(ledger.shaped(row))
         if len(held[table]) == MAX_ROWS_HELD:
-            hand_over(table)
+            flush(table)
     for table in TABLES:
-        hand_over(table)
+        flush(table)
     return Audit(read, counts["checkpoint"], counts["run"], counts["dead_letter"], last_recorded_at)
 
 

@@ -1,4 +1,4 @@
-"""Opens whichever database a place names. What a database takes is imported only where it is used."""
+"""Opens whichever database a URL names. A database's driver is imported only where it is used."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,31 +9,30 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreLost
 from milepost.core.model import DataSource, Stream
 from milepost.core.ports import Store
-from milepost.stores.erasure import Forgotten
+from milepost.stores.erasure import Forgotten, StreamRows
 from milepost.stores.provenance import Provenance
 from milepost.stores.reader import JournalReader
-from milepost.stores.removal import StreamRows
 from milepost.stores.url import StoreUrl
 
 
 class OpenStore(Store, Protocol):
-    """A Store, and what a daemon asks of the whole of it."""
+    """A Store, and what the daemon asks of the whole of it."""
 
     @property
     def provenance(self) -> Provenance:
-        """What records the source, once something comes from it."""
+        """Records the source before the first commit that brings something."""
         ...
 
     async def checkpoints(self) -> list[Checkpoint]:
-        """Give where every stream stands that was ever worked, configured or not; ordered by stream."""
+        """Return the checkpoint of every stream that was ever worked, configured or not; ordered by stream."""
         ...
 
     async def answers(self) -> None:
-        """Ask the database for anything. Raises StoreAway or StoreRefused if it does not answer."""
+        """Read anything. Raises StoreAway or StoreRefused if the database does not answer."""
         ...
 
     async def source(self) -> DataSource | None:
-        """Return where the rows come from; None where that is not on record yet."""
+        """Return where the rows come from; None until that is on record."""
         ...
 
     async def record_source(self, source: DataSource) -> None:
@@ -46,9 +45,10 @@ class OpenStore(Store, Protocol):
 
     async def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
         """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""
+        ...
 
     async def watch(self) -> StoreLost:
-        """Wait until a file of the database was deleted or replaced, and say so; for ever where a server keeps it."""
+        """Wait until a file of the database is deleted or replaced, and return the error; for ever with a server."""
         ...
 
 
@@ -56,9 +56,9 @@ class OpenStore(Store, Protocol):
 async def open_store(
     store_url: StoreUrl, *, synchronous: Literal["full", "normal"] = "full", events_chunk_size: int = 500
 ) -> AsyncIterator[OpenStore]:
-    """Open the database for working, bring it to this program's schema, and close it in the end.
+    """Open the database for work, migrate it, and close it at the end of the block.
 
-    `synchronous` is for SQLite, which this process has for itself. Raises StoreBusy, StoreRefused or StoreAway.
+    `synchronous` is for SQLite, which this process holds alone. Raises StoreBusy, StoreRefused or StoreAway.
     """
     if store_url.file is not None:
         from milepost.stores.sqlite.store import open_sqlite  # noqa: PLC0415
@@ -74,7 +74,7 @@ async def open_store(
 
 @asynccontextmanager
 async def open_reader(store_url: StoreUrl, *, alone: bool = False) -> AsyncIterator[JournalReader]:
-    """Open the database for reading; `alone` also for rebuilding, which no other writes beside.
+    """Open the database for reading; with `alone` also for rebuilding, which excludes other writers.
 
     Raises StoreRefused if there is no database of this program's schema, StoreBusy if `alone` and a daemon holds it,
     StoreAway if it does not answer.
@@ -97,10 +97,10 @@ async def forget(store_url: StoreUrl, stream: Stream, contact_id: str) -> Forgot
     Raises StoreRefused if there is no database of this program's schema, StoreAway if it does not answer.
     """
     if store_url.file is not None:
-        from milepost.stores.sqlite.erasure import forget_in_sqlite  # noqa: PLC0415
+        from milepost.stores.sqlite.erase import forget_in_sqlite  # noqa: PLC0415
 
         return await forget_in_sqlite(store_url.file, stream, contact_id)
-    from milepost.stores.postgresql.erasure import forget_in_postgresql  # noqa: PLC0415
+    from milepost.stores.postgresql.erase import forget_in_postgresql  # noqa: PLC0415
 
     return await forget_in_postgresql(store_url, stream, contact_id)
 
@@ -112,16 +112,16 @@ async def remove(store_url: StoreUrl, stream: Stream, by: str, now: datetime) ->
     StoreAway if it does not answer.
     """
     if store_url.file is not None:
-        from milepost.stores.sqlite.removal import remove_from_sqlite  # noqa: PLC0415
+        from milepost.stores.sqlite.erase import remove_from_sqlite  # noqa: PLC0415
 
         return await remove_from_sqlite(store_url.file, stream, by, now)
-    from milepost.stores.postgresql.removal import remove_from_postgresql  # noqa: PLC0415
+    from milepost.stores.postgresql.erase import remove_from_postgresql  # noqa: PLC0415
 
     return await remove_from_postgresql(store_url, stream, by, now)
 
 
 async def has_database(store_url: StoreUrl) -> bool:
-    """Whether there is a Milepost's database at all. Raises StoreRefused or StoreAway where that cannot be told."""
+    """Return whether there is a database of Milepost. Raises StoreRefused or StoreAway if that cannot be determined."""
     if store_url.file is not None:
         return store_url.file.exists()
     from milepost.stores.postgresql.migrate import has_schema  # noqa: PLC0415
@@ -130,12 +130,11 @@ async def has_database(store_url: StoreUrl) -> bool:
 
 
 async def is_at_work(store_url: StoreUrl) -> bool:
-    """Whether any Milepost works on the database now. Raises StoreRefused or StoreAway where that cannot be told."""
+    """Return whether a Milepost works on the database now. Raises StoreRefused or StoreAway if nobody can tell."""
     if store_url.file is not None:
-        from milepost.stores.sqlite.connection import real_path  # noqa: PLC0415
-        from milepost.stores.sqlite.lock import is_held  # noqa: PLC0415
+        from milepost.stores.sqlite.connection import is_held, real_path  # noqa: PLC0415
 
         return is_held(real_path(store_url.file))
-    from milepost.stores.postgresql.workers import are_at_work  # noqa: PLC0415
+    from milepost.stores.postgresql.notify import are_at_work  # noqa: PLC0415
 
     return await are_at_work(store_url)

@@ -1,6 +1,6 @@
-"""Which source a database works for: recorded before the first commit that brings something, and refused to others.
+"""The source that a database works for: recorded before the first commit that brings something; others are refused.
 
-Not at the start: nothing comes from an address that is mistyped, and it can be mended.
+Not at the start: a mistyped address brings nothing, and can be corrected.
 """
 
 from typing import Protocol
@@ -13,11 +13,11 @@ from milepost.core.ports import Commit
 NOTHING = Changes()
 
 
-class Remembering(Protocol):
-    """A store, as far as it remembers its source."""
+class SourceRecord(Protocol):
+    """The part of a store that remembers its source."""
 
     async def source(self) -> DataSource | None:
-        """Return where the rows come from; None where that is not on record yet."""
+        """Return where the rows come from; None until that is on record."""
         ...
 
     async def record_source(self, source: DataSource) -> None:
@@ -26,21 +26,21 @@ class Remembering(Protocol):
 
 
 class Provenance:
-    """Records the source of a store, which the name is of. `unrecorded` is the one that is still to be recorded."""
+    """Records the source of the store with this name. `unrecorded` is the source that is still to be recorded."""
 
-    def __init__(self, store: Remembering, name: object) -> None:
+    def __init__(self, store: SourceRecord, name: object) -> None:
         self._store = store
         self._name = name
         self.unrecorded: DataSource | None = None
 
     async def before(self, commit: Commit) -> None:
-        """Record the source ahead of a commit that brings something. Raises StoreRefused if another one was first."""
+        """Record the source before a commit that brings something. Raises StoreRefused if another one was first."""
         if self.unrecorded is not None and _brings_something(commit):
             await self.record(self.unrecorded)
             self.unrecorded = None
 
     async def record(self, source: DataSource) -> None:
-        """Record the source. Raises StoreRefused if another one is on record, as of a worker that came first."""
+        """Record the source. Raises StoreRefused if another one is on record, say of a worker that came first."""
         await self._store.record_source(source)
         recorded = await self._store.source()
         if recorded is not None:
@@ -48,7 +48,7 @@ class Provenance:
 
 
 def demand_same(name: object, recorded: DataSource, wanted: DataSource) -> None:
-    """Raise StoreRefused if the database of this name works for another source than the one that is wanted."""
+    """Raise StoreRefused if the database of this name works for another source than the wanted one."""
     if recorded != wanted:
         raise StoreRefused(
             f"the database {name} works for another source: it holds what came from {recorded},"
@@ -59,6 +59,6 @@ def demand_same(name: object, recorded: DataSource, wanted: DataSource) -> None:
 
 
 def _brings_something(commit: Commit) -> bool:
-    """Whether it holds rows, or moves a place: a sweep of an empty inbox sets a watermark, too."""
+    """Return whether it holds rows or moves a checkpoint: a sweep of an empty inbox sets a watermark, too."""
     moves = any(isinstance(entry.event, BatchStored | SweepCompleted) for entry in commit.entries)
     return moves or commit.changes != NOTHING

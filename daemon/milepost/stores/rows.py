@@ -1,4 +1,4 @@
-"""The rows of the core as tuples of a database that keeps instants as text, and back. Columns are in struct order."""
+"""The core's rows as tuples for a database that stores instants as text, and back. Columns are in struct order."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -23,7 +23,7 @@ JournalRow = tuple[int, str, int, str | None, str, str, str, str]
 
 
 class KeyRefused(ValueError):
-    """A key that SQLite would store, but never find again: it ends a text of a JSON array at a NUL."""
+    """A key that SQLite would store but never find again: it ends a text of a JSON array at a NUL."""
 
 
 def _key(text: str) -> str:
@@ -38,15 +38,15 @@ def _optional_text(instant: datetime | None) -> str | None:
 
 
 def _instant(text: str) -> datetime:
-    """Read an instant. Raises StoreRefused for anything else, which only a damaged page can hold."""
+    """Return the instant that a text names. Raises StoreRefused for any other, which only a damaged page can hold."""
     try:
         return datetime.fromisoformat(text)
     except (TypeError, ValueError) as error:
-        raise StoreRefused(f"a stored row holds the time {text!r}, which is none", hint=RESTORE) from error
+        raise StoreRefused(f"a stored row holds {text!r}, which is not a time", hint=RESTORE) from error
 
 
 def contact_tuple(row: ContactRow) -> tuple[Any, ...]:
-    """Give a contact's columns."""
+    """Return a contact's columns."""
     return (
         row.platform,
         row.page_id,
@@ -60,7 +60,7 @@ def contact_tuple(row: ContactRow) -> tuple[Any, ...]:
 
 
 def contact_row(columns: tuple[Any, ...]) -> ContactRow:
-    """Read a contact's columns."""
+    """Return the contact of these columns."""
     platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at = columns
     return ContactRow(
         platform,
@@ -75,7 +75,7 @@ def contact_row(columns: tuple[Any, ...]) -> ContactRow:
 
 
 def conversation_tuple(row: ConversationRow) -> tuple[Any, ...]:
-    """Give a conversation's columns."""
+    """Return a conversation's columns."""
     return (
         _key(row.conversation_id),
         row.platform,
@@ -94,7 +94,7 @@ def conversation_tuple(row: ConversationRow) -> tuple[Any, ...]:
 
 
 def conversation_row(columns: tuple[Any, ...]) -> ConversationRow:
-    """Read a conversation's columns."""
+    """Return the conversation of these columns."""
     return ConversationRow(
         columns[0],
         columns[1],
@@ -113,7 +113,7 @@ def conversation_row(columns: tuple[Any, ...]) -> ConversationRow:
 
 
 def interaction_event_tuple(row: InteractionEventRow) -> tuple[Any, ...]:
-    """Give an interaction event's columns."""
+    """Return an interaction event's columns."""
     return (
         _key(row.event_id),
         row.conversation_id,
@@ -129,7 +129,7 @@ def interaction_event_tuple(row: InteractionEventRow) -> tuple[Any, ...]:
 
 
 def entry_tuple(entry: Entry) -> tuple[Any, ...]:
-    """Give a journal entry's columns, without its seq."""
+    """Return a journal entry's columns, without its seq."""
     return (
         entry.stream,
         entry.version,
@@ -142,12 +142,12 @@ def entry_tuple(entry: Entry) -> tuple[Any, ...]:
 
 
 def entry(columns: JournalRow, codec: Codec) -> Entry:
-    """Read a journal entry's columns. Raises JournalDamaged if its data cannot be read."""
+    """Return the journal entry of these columns. Raises JournalDamaged if they cannot be read."""
     seq, stream, version, run_id, recorded_at, tag, data, sealed = columns
     try:
         at = datetime.fromisoformat(recorded_at)
         event = codec.decode(tag, data)
-    except (TypeError, ValueError) as error:  # a damaged page gives anything
+    except (TypeError, ValueError) as error:  # a damaged page may hold anything
         raise JournalDamaged(f"journal entry {seq} cannot be read: {error}", hint=RESTORE) from error
     if instant_text(at) != recorded_at:
         raise JournalDamaged(f"journal entry {seq} has the time {recorded_at!r}, not {instant_text(at)}", hint=RESTORE)
@@ -155,7 +155,7 @@ def entry(columns: JournalRow, codec: Codec) -> Entry:
 
 
 def checkpoint_tuple(checkpoint: Checkpoint) -> tuple[Any, ...]:
-    """Give the columns of the checkpoint's projection: what people query, then the whole as JSON."""
+    """Return the columns of a checkpoint's projection: what people query, then the whole as JSON."""
     sweep = checkpoint.sweep
     return (
         checkpoint.stream,
@@ -174,7 +174,7 @@ def checkpoint_tuple(checkpoint: Checkpoint) -> tuple[Any, ...]:
 
 
 def checkpoint(state: str) -> Checkpoint:
-    """Read a checkpoint back. Raises JournalDamaged if it cannot be read: it can be rebuilt from the journal."""
+    """Return a stored checkpoint. Raises JournalDamaged if it cannot be read: it can be rebuilt from the journal."""
     try:
         return _decode_checkpoint(state)
     except (msgspec.MsgspecError, TypeError, ValueError) as error:
@@ -184,7 +184,7 @@ def checkpoint(state: str) -> Checkpoint:
 
 
 def run_tuple(stream: str, run: Run) -> tuple[Any, ...]:
-    """Give the columns of a run's projection."""
+    """Return the columns of a run's projection."""
     tally = run.tally
     return (
         run.run_id,
@@ -208,7 +208,7 @@ def run_tuple(stream: str, run: Run) -> tuple[Any, ...]:
 
 
 def run(columns: tuple[Any, ...]) -> RunOf:
-    """Read the columns of a run. Raises JournalDamaged if they are none: it can be rebuilt from the journal."""
+    """Return the run of these columns. Raises JournalDamaged if they cannot be read: a rebuild mends that."""
     run_id, stream, mode, status, reason, started_at, ended_at, *counts, retries, failed_batches, problem = columns
     try:
         batches, inserted, updated, unchanged, dead_lettered, contacts, interaction_events = counts
@@ -234,7 +234,7 @@ def run(columns: tuple[Any, ...]) -> RunOf:
 
 
 def dead_letter_tuple(dead_letter: DeadLetter) -> tuple[Any, ...]:
-    """Give the columns of a dead letter's projection."""
+    """Return the columns of a dead letter's projection."""
     return (
         dead_letter.dead_letter_id,
         dead_letter.stream,
@@ -252,7 +252,7 @@ def dead_letter_tuple(dead_letter: DeadLetter) -> tuple[Any, ...]:
 
 
 def dead_letter(columns: tuple[Any, ...]) -> DeadLetter:
-    """Read the columns of a dead letter. Raises JournalDamaged if they are none: it can be rebuilt from the journal."""
+    """Return the dead letter of these columns. Raises JournalDamaged if they cannot be read: a rebuild mends that."""
     key, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, *rest = columns
     try:
         return DeadLetter(
@@ -275,5 +275,5 @@ def dead_letter(columns: tuple[Any, ...]) -> DeadLetter:
 
 
 def json_list(ids: Iterable[str]) -> str:
-    """Write ids as the JSON array that `json_each` reads: any number of them is one parameter."""
+    """Return ids as the JSON array that `json_each` reads: any number of them is one parameter."""
     return _encode(list(ids)).decode()

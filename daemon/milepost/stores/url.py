@@ -1,4 +1,4 @@
-"""Where a database is: what its URL says."""
+"""The URL of a database."""
 
 from pathlib import Path
 
@@ -8,18 +8,18 @@ _SQLITE = "sqlite:///"
 
 
 class StoreUrl(Struct, frozen=True):
-    """A database, by the URL that config.yaml gives it. The password is not part of the URL, and never shown."""
+    """The URL of a database, as in config.yaml. The password is not part of it, and never shown."""
 
     url: str
     password: str = ""
 
     @property
     def file(self) -> Path | None:
-        """The file that all of it is in; None where a server keeps it."""
+        """The file that holds it; None for a server."""
         return Path(self.url.removeprefix(_SQLITE)) if self.url.startswith(_SQLITE) else None
 
     def __str__(self) -> str:
         return self.url if self.file is None else str(self.file)
 
     def __repr__(self) -> str:
-        return f"Place({self.url!r})"
+        return f"StoreUrl({self.url!r})"

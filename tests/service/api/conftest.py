@@ -1,4 +1,4 @@
-"""A database with a past, made once and copied for each test."""
+"""A database with a history, created once and copied for each test."""
 
 import asyncio
 import shutil

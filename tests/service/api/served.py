@@ -1,4 +1,4 @@
-"""A daemon's HTTP service as it is put together for `milepost run`, over a SQLite database with a past."""
+"""A daemon's HTTP service as `milepost run` builds it, over a SQLite database with a history."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,29 +9,17 @@ import aiohttp
 
 from kit.builders import NETWORK, STREAM, at, entries, problem, run_started, sweep_started, walking
 from milepost.app.build import Parts, assembled
-from milepost.app.serving import Shown, serving
-from milepost.core.events import (
-    BatchFailed,
-    BatchStored,
-    DeadLetterClosed,
-    DeadLetterOpened,
-    Event,
-    Reason,
-    Resolution,
-    RunEnded,
-    RunStatus,
-    Stage,
-    Tally,
-)
+from milepost.app.daemon import Shown, serving
+from milepost.core import events
 from milepost.core.evolve import fold
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
 from milepost.core.ports import Commit
 from milepost.engine.interrupt import Stop
+from milepost.reporting.live import LiveStreams
 from milepost.service.activity import Activity, recent_activity
 from milepost.service.api.endpoint import AnyOperation
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.route import event_stream
-from milepost.service.underway import Underway
 from milepost.settings import Settings
 from milepost.stores.sqlite.reader import SqliteReader, open_sqlite_reader
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
@@ -46,12 +34,12 @@ PAYLOAD = '{"id":"t_1","unread_count":12345678901234567890}'
 
 
 def dead_letter_id(stream: Stream, run: int) -> str:
-    """Name the dead letter that a run of a stream leaves."""
+    """Return the id of the dead letter that a run of a stream leaves."""
     return f"{run:08x}{STREAMS.index(stream):08x}"
 
 
 def run_id(stream: Stream, run: int) -> str:
-    """Name a run of a stream; each of them ends a minute after the one before."""
+    """Return the id of a run of a stream; each ends a minute after the previous one."""
     return f"20260301T12{run:02}00Z-{STREAMS.index(stream):012x}"
 
 
@@ -59,7 +47,7 @@ def run_id(stream: Stream, run: int) -> str:
 async def served(
     path: Path, *, token: str = "", headers: dict[str, str] | None = None
 ) -> AsyncIterator[tuple[aiohttp.ClientSession, Parts]]:
-    """Serve the database at `path`, made where there is none, without working any stream."""
+    """Serve the database at `path`, created if there is none, without working any stream."""
     settings = Settings.model_validate(
         {"store": {"url": f"sqlite:///{path}"}, "http": {"listen": "127.0.0.1:0", "token": token}}
     )
@@ -67,21 +55,21 @@ async def served(
         assembled(settings, Stop()) as parts,
         open_sqlite_reader(path) as journal_reader,
         serving(
-            settings, parts, Shown(journal_reader, Underway(parts.clock.now), telling(journal_reader, parts))
+            settings, parts, Shown(journal_reader, LiveStreams(parts.clock.now), feed_operations(journal_reader, parts))
         ) as url,
         aiohttp.ClientSession(url, headers=headers) as session,
     ):
         yield session, parts
 
 
-def telling(journal_reader: SqliteReader, parts: Parts) -> list[AnyOperation]:
-    """Give the operations of readers of the feed, which is silent here."""
+def feed_operations(journal_reader: SqliteReader, parts: Parts) -> list[AnyOperation]:
+    """Return the operations of readers of the feed, which is silent here."""
     now = parts.clock.now
     return [*event_stream(Broadcast(journal_reader, now)), *recent_activity(Activity(now).past)]
 
 
-async def told(session: aiohttp.ClientSession, path: str, **query: str | int) -> dict[str, Any]:
-    """Ask for something that is there."""
+async def get_json(session: aiohttp.ClientSession, path: str, **query: str | int) -> dict[str, Any]:
+    """Get something that exists."""
     async with session.get(path, params=query) as response:
         assert response.status == 200, await response.text()
         assert response.content_type == "application/json"
@@ -90,7 +78,7 @@ async def told(session: aiohttp.ClientSession, path: str, **query: str | int) ->
 
 
 async def refused(session: aiohttp.ClientSession, path: str, **query: str | int) -> tuple[int, str]:
-    """Ask for something that is refused; give the status and the detail of the problem."""
+    """Get something that is refused; return the status and the detail of the problem."""
     async with session.get(path, params=query) as response:
         assert response.content_type == "application/problem+json"
         problem = await response.json()
@@ -99,7 +87,7 @@ async def refused(session: aiohttp.ClientSession, path: str, **query: str | int)
 
 
 async def fill(path: Path) -> None:
-    """Give every stream a past: runs with a batch each, some of them failed, and a dead letter, every third closed."""
+    """Give every stream a history: runs with a batch each, some failed, and a dead letter each, every third closed."""
     async with open_sqlite(path, synchronous="normal") as store:
         for run in range(RUNS):
             for stream in STREAMS:
@@ -108,16 +96,21 @@ async def fill(path: Path) -> None:
 
 async def _work(store: SqliteStore, stream: Stream, run: int) -> None:
     before, dead_letter = await store.load(stream.key), dead_letter_id(stream, run)
-    events: list[Event] = [
+    history: list[events.Event] = [
         run_started(at(60 * run)),
         *([sweep_started()] if before.sweep is None else []),
-        DeadLetterOpened(dead_letter, Stage.FETCH, f"t_{run}", "it went wrong", at(10**9), "fp"),
-        BatchStored(walking(f"c{run}", at(-60 * run)), Tally(batches=1, inserted=40, dead_lettered=1)),
-        *([BatchFailed(Stage.FETCH, 3, NETWORK)] if run % 2 else []),
-        *([DeadLetterClosed(dead_letter, Resolution.DISCARDED, reason="spam")] if run % 3 == 0 else []),
-        RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking(f"c{run}"), problem=problem(1) if run % 2 else None),
+        events.DeadLetterOpened(dead_letter, events.Stage.FETCH, f"t_{run}", "it went wrong", at(10**9), "fp"),
+        events.BatchStored(walking(f"c{run}", at(-60 * run)), events.Tally(batches=1, inserted=40, dead_lettered=1)),
+        *([events.BatchFailed(events.Stage.FETCH, 3, NETWORK)] if run % 2 else []),
+        *([events.DeadLetterClosed(dead_letter, events.Resolution.DISCARDED, reason="spam")] if run % 3 == 0 else []),
+        events.RunEnded(
+            events.RunStatus.PAUSED,
+            events.Reason.BATCH_LIMIT,
+            walking(f"c{run}"),
+            problem=problem(1) if run % 2 else None,
+        ),
     ]
-    appended = entries(*events, after=before, run_id=run_id(stream, run), recorded_at=at(60 * run))
+    appended = entries(*history, after=before, run_id=run_id(stream, run), recorded_at=at(60 * run))
     after = fold(appended, before)
     payloads = () if run % 3 == 0 else (DeadLetterPayload(dead_letter, PAYLOAD),)
     await store.commit(Commit(appended, Changes(payloads=payloads), after, after.run))

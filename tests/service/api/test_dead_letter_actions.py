@@ -17,11 +17,10 @@ from milepost.core.commands import DeadLetterCommand, Discard, Redrive
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.core.events import Stage
 from milepost.core.ports import DueDeadLetter
-from milepost.service.api import background as desk_module
-from milepost.service.api import parsing
+from milepost.service.api import background, endpoint
 from milepost.service.api.background import background_work
+from milepost.service.api.dead_letters import dead_letter_actions
 from milepost.service.api.endpoint import routes_of
-from milepost.service.api.letter_actions import dead_letter_actions
 from milepost.service.http import MAX_BODY_BYTES, serve
 
 ID = "0123456789abcdef"
@@ -32,14 +31,14 @@ BY = "API from 127.0.0.1"
 
 
 class Supervisor:
-    """Does what it is told with one open dead letter, and keeps what it was asked."""
+    """Executes commands on one open dead letter, and keeps them."""
 
     def __init__(self, what: Callable[[], Awaitable[DeadLetter | None]]) -> None:
-        self.asked: list[DeadLetterCommand] = []
+        self.commands: list[DeadLetterCommand] = []
         self._what = what
 
     async def do(self, command: DeadLetterCommand) -> DeadLetter | None:
-        self.asked.append(command)
+        self.commands.append(command)
         return await self._what()
 
     async def find(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
@@ -63,8 +62,8 @@ def failing(error: Exception) -> Supervisor:
 @asynccontextmanager
 async def client(supervisor: Supervisor, *, max_wait_seconds: float = 20.0) -> AsyncIterator[aiohttp.ClientSession]:
     async with (
-        background_work(max_wait_seconds=max_wait_seconds) as desk,
-        serve("127.0.0.1", 0, routes_of(dead_letter_actions(desk, supervisor.do, supervisor.find))) as url,
+        background_work(max_wait_seconds=max_wait_seconds) as work,
+        serve("127.0.0.1", 0, routes_of(dead_letter_actions(work, supervisor.do, supervisor.find))) as url,
         aiohttp.ClientSession(url) as session,
     ):
         yield session
@@ -86,19 +85,19 @@ def detail(problem: dict[str, Any]) -> str:
     return text
 
 
-# --- what an action comes to ------------------------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("body", ["", "{}", " {} "])
-async def test_a_redrive_that_succeeds_tells_that_the_letter_is_closed(body: str) -> None:
+async def test_a_successful_redrive_closes_the_dead_letter(body: str) -> None:
     supervisor = giving(None)
     async with client(supervisor) as session:
         status, answer = await post(session, "redrive", body)
     assert (status, answer["dead_letter_id"], answer["outcome"], answer["is_open"]) == (200, ID, "closed", False)
-    assert supervisor.asked == [Redrive(ID, BY)]
+    assert supervisor.commands == [Redrive(ID, BY)]
 
 
-async def test_a_redrive_in_vain_tells_why_and_when_it_is_tried_again() -> None:
+async def test_a_failed_redrive_says_why_and_when_it_is_retried() -> None:
     async with client(giving(TRIED_AGAIN)) as session:
         status, answer = await post(session, "redrive")
     assert status == 200
@@ -112,18 +111,18 @@ async def test_a_redrive_in_vain_tells_why_and_when_it_is_tried_again() -> None:
     }
 
 
-async def test_a_letter_that_was_not_even_tried_is_told_apart() -> None:
+async def test_a_dead_letter_that_was_not_retried_is_held() -> None:
     async with client(giving(LETTER)) as session:
         status, answer = await post(session, "redrive")
     assert (status, answer["outcome"], answer["is_open"], answer["attempts"]) == (200, "held", True, 2)
 
 
-async def test_a_discard_hands_the_reason_on() -> None:
+async def test_a_discard_passes_its_reason_on() -> None:
     supervisor = giving(None)
     async with client(supervisor) as session:
         status, answer = await post(session, "discard", '{"reason": " the page is sold \\n"}')
     assert (status, answer["outcome"]) == (200, "closed")
-    assert supervisor.asked == [Discard(ID, "the page is sold", BY)]
+    assert supervisor.commands == [Discard(ID, "the page is sold", BY)]
 
 
 @pytest.mark.parametrize("length", [1, 500])
@@ -133,10 +132,10 @@ async def test_a_reason_may_be_as_long_as_the_journal_takes(length: int) -> None
     assert status == 200
 
 
-# --- what takes long --------------------------------------------------------------------------------------------------
+# --- slow actions -----------------------------------------------------------------------------------------------------
 
 
-async def test_what_takes_long_is_accepted_and_goes_on() -> None:
+async def test_a_slow_action_is_accepted_and_goes_on() -> None:
     released, finished = asyncio.Event(), asyncio.Event()
 
     async def slow() -> DeadLetter | None:
@@ -157,7 +156,7 @@ async def test_what_takes_long_is_accepted_and_goes_on() -> None:
             await finished.wait()
 
 
-async def test_what_is_under_way_at_the_end_is_cancelled_and_leaves_no_task() -> None:
+async def test_an_action_still_running_at_the_end_is_cancelled_and_leaves_no_task() -> None:
     ended: list[str] = []
 
     async def endless() -> DeadLetter | None:
@@ -175,7 +174,7 @@ async def test_what_is_under_way_at_the_end_is_cancelled_and_leaves_no_task() ->
     assert asyncio.all_tasks() == before
 
 
-async def test_what_fails_after_it_was_accepted_is_nobodys_lost_exception(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_action_that_fails_after_it_was_accepted_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     failed = asyncio.Event()
 
     async def fail_late() -> DeadLetter | None:
@@ -188,12 +187,12 @@ async def test_what_fails_after_it_was_accepted_is_nobodys_lost_exception(caplog
             assert (await post(session, "redrive"))[0] == 202
             async with asyncio.timeout(60):
                 await failed.wait()
-    assert [(line["log_level"], line["part"]) for line in lines] == [("error", f"errand about {ID}")]
+    assert [(line["log_level"], line["part"]) for line in lines] == [("error", f"action on dead letter {ID}")]
     assert "never retrieved" not in caplog.text
 
 
-async def test_the_actions_under_way_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk_module, "MAX_UNDER_WAY", 2)
+async def test_the_number_of_running_actions_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "MAX_RUNNING", 2)
 
     async def endless() -> DeadLetter | None:
         await asyncio.Event().wait()
@@ -203,7 +202,7 @@ async def test_the_actions_under_way_are_bounded(monkeypatch: pytest.MonkeyPatch
     async with client(supervisor, max_wait_seconds=0.02) as session:
         statuses = [(await post(session, "redrive"))[0] for _ in range(3)]
     assert statuses == [202, 202, 503]
-    assert len(supervisor.asked) == 2
+    assert len(supervisor.commands) == 2
 
 
 async def test_a_store_that_does_not_answer_is_not_waited_for() -> None:
@@ -220,20 +219,20 @@ async def test_a_store_that_does_not_answer_is_not_waited_for() -> None:
     assert (status, detail(problem)) == (503, "the database did not answer in time")
 
 
-# --- what cannot be done ----------------------------------------------------------------------------------------------
+# --- refused actions --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("action", ["redrive", "discard"])
-async def test_a_letter_that_is_not_open_is_not_found(action: str) -> None:
+async def test_a_dead_letter_that_is_not_open_is_not_found(action: str) -> None:
     supervisor = giving(None)
     async with client(supervisor) as session:
         status, problem = await post(session, action, '{"reason": "x"}' if action == "discard" else "", "f" * 16)
     assert (status, detail(problem)) == (404, f"there is no open dead letter {'f' * 16}")
-    assert supervisor.asked == []
+    assert supervisor.commands == []
 
 
 @pytest.mark.parametrize("dead_letter_id", ["T_1", "f" * 65, "..%2f..", "%00", "é"])
-async def test_what_can_be_no_id_is_not_found(dead_letter_id: str) -> None:
+async def test_an_impossible_id_is_not_found(dead_letter_id: str) -> None:
     async with client(giving(None)) as session:
         assert (await post(session, "redrive", dead_letter_id=dead_letter_id))[0] == 404
 
@@ -246,15 +245,15 @@ async def test_what_can_be_no_id_is_not_found(dead_letter_id: str) -> None:
         (StoreRefused("the database cannot be used"), 503),
     ],
 )
-async def test_what_keeps_an_errand_from_being_done_is_told(error: MilepostError, status: int) -> None:
+async def test_an_error_that_prevents_an_action_is_answered(error: MilepostError, status: int) -> None:
     with capture_logs() as lines:
         async with client(failing(error)) as session:
-            told, problem = await post(session, "redrive")
-    assert (told, detail(problem)) == (status, str(error))
+            found, problem = await post(session, "redrive")
+    assert (found, detail(problem)) == (status, str(error))
     assert lines == []
 
 
-async def test_a_bug_is_logged_and_told_without_its_particulars() -> None:
+async def test_a_bug_is_logged_and_answered_without_details() -> None:
     with capture_logs() as lines:
         async with client(failing(ZeroDivisionError("a secret particular"))) as session:
             status, problem = await post(session, "redrive")
@@ -283,16 +282,16 @@ async def test_a_bug_is_logged_and_told_without_its_particulars() -> None:
         ("discard", json.dumps({"reason": "x" * MAX_BODY_BYTES}), 413),
     ],
 )
-async def test_a_body_that_is_not_as_it_should_be_does_nothing(action: str, body: str | bytes, status: int) -> None:
+async def test_an_invalid_body_does_nothing(action: str, body: str | bytes, status: int) -> None:
     supervisor = giving(None)
     with capture_logs() as lines:
         async with client(supervisor) as session:
             assert (await post(session, action, body))[0] == status
-    assert supervisor.asked == []
+    assert supervisor.commands == []
     assert lines == []
 
 
-async def test_a_body_in_a_broken_encoding_is_the_callers_fault(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_body_in_a_broken_encoding_is_a_bad_request(caplog: pytest.LogCaptureFixture) -> None:
     supervisor = giving(None)
     with capture_logs() as lines:
         async with (
@@ -302,12 +301,12 @@ async def test_a_body_in_a_broken_encoding_is_the_callers_fault(caplog: pytest.L
             ) as response,
         ):
             assert response.status == 400
-    assert supervisor.asked == []
+    assert supervisor.commands == []
     assert lines == []
     assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
 
 
-async def test_a_caller_who_goes_away_in_the_middle_of_a_body_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_leaves_in_the_middle_of_a_body_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     supervisor = giving(None)
     with capture_logs() as lines:
         async with client(supervisor) as session:
@@ -315,7 +314,7 @@ async def test_a_caller_who_goes_away_in_the_middle_of_a_body_fills_no_log(caplo
             writer.close()
             await writer.wait_closed()
             assert (await post(session, "redrive"))[0] == 200  # the one before is over
-    assert supervisor.asked == [Redrive(ID, BY)]
+    assert supervisor.commands == [Redrive(ID, BY)]
     assert lines == []
     assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
 
@@ -331,8 +330,8 @@ async def sent_half(session: aiohttp.ClientSession) -> tuple[asyncio.StreamReade
     return reader, writer
 
 
-async def test_a_body_that_never_comes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parsing, "MAX_BODY_SECONDS", 0.05)
+async def test_a_body_that_never_arrives_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "MAX_BODY_SECONDS", 0.05)
     async with client(giving(None)) as session:
         reader, writer = await sent_half(session)
         async with asyncio.timeout(60):
@@ -357,7 +356,7 @@ async def test_a_body_that_never_comes_is_not_waited_for(monkeypatch: pytest.Mon
         (JSON | {"Host": "evil.example"}, 421),
     ],
 )
-async def test_nothing_is_done_for_a_page_of_another_site(headers: dict[str, str], status: int) -> None:
+async def test_a_page_of_another_site_can_do_nothing(headers: dict[str, str], status: int) -> None:
     supervisor = giving(None)
     async with (
         client(supervisor) as session,
@@ -367,4 +366,4 @@ async def test_nothing_is_done_for_a_page_of_another_site(headers: dict[str, str
     ):
         assert response.status == status
         assert response.content_type == "application/problem+json"
-    assert supervisor.asked == []
+    assert supervisor.commands == []

@@ -1,4 +1,4 @@
-"""The OpenAPI document, and whether the daemon keeps to it, whatever schemathesis asks."""
+"""The OpenAPI document, and whether the daemon conforms to it, whatever schemathesis sends."""
 
 import asyncio
 import threading
@@ -61,7 +61,7 @@ class Daemon:
 
 @pytest.fixture
 def daemon(database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
-    """Give a daemon that takes on whatever it is asked, however fast."""
+    """Serve a daemon without rate limits on requests."""
     monkeypatch.setattr(limits, "MAX_REQUESTS", MANY)
     monkeypatch.setattr(wrong_tokens, "MAX_TRIES", MANY)
     with Daemon(database) as daemon:
@@ -75,7 +75,7 @@ def document_of(daemon: Daemon) -> dict[str, Any]:
 
 
 def operations_of(daemon: Daemon) -> list[AnyOperation]:
-    """Give the operations whose answers have an end."""
+    """Return the operations whose responses end."""
     schema = schemathesis.openapi.from_dict(document_of(daemon))
     operations = [each.ok() for each in schema.get_all_operations() if isinstance(each, Ok)]
     return [each for each in operations if each.path != "/api/events"]
@@ -85,7 +85,7 @@ def test_the_document_is_valid(daemon: Daemon) -> None:
     schemathesis.openapi.from_dict(document_of(daemon)).validate()
 
 
-def test_what_is_described_is_what_is_routed(daemon: Daemon) -> None:
+def test_the_document_describes_exactly_the_routes(daemon: Daemon) -> None:
     for path, methods in document_of(daemon)["paths"].items():
         wrong = requests.request(
             "put", daemon.url + path.translate({ord("{"): None, ord("}"): None}), headers=BEARER, timeout=10
@@ -94,11 +94,11 @@ def test_what_is_described_is_what_is_routed(daemon: Daemon) -> None:
         assert (wrong.status_code, allowed) == (405, methods.keys()), path
 
 
-def test_every_operation_has_a_name_of_its_own_and_tells_what_it_answers(daemon: Daemon) -> None:
-    told = [each for methods in document_of(daemon)["paths"].values() for each in methods.values()]
-    names = [each["operationId"] for each in told]
+def test_every_operation_has_a_unique_name_and_describes_its_responses(daemon: Daemon) -> None:
+    described = [each for methods in document_of(daemon)["paths"].values() for each in methods.values()]
+    names = [each["operationId"] for each in described]
     assert len(set(names)) == len(names)
-    for each in told:
+    for each in described:
         assert each["summary"]
         assert {"400", "401", "429", "503"} <= each["responses"].keys()
         for parameter in each["parameters"]:
@@ -106,7 +106,7 @@ def test_every_operation_has_a_name_of_its_own_and_tells_what_it_answers(daemon:
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_whatever_is_asked_is_answered_as_it_is_described(daemon: Daemon, mode: GenerationMode) -> None:
+def test_every_response_conforms_to_the_document(daemon: Daemon, mode: GenerationMode) -> None:
     with capture_logs() as lines:
         for operation in operations_of(daemon):
             for known in (
@@ -121,7 +121,7 @@ def test_whatever_is_asked_is_answered_as_it_is_described(daemon: Daemon, mode: 
 
 
 def can_be_asked(operation: AnyOperation, mode: GenerationMode, known: dict[str, str]) -> bool:
-    """Whether there is anything left to get wrong."""
+    """Return whether there is anything left to get wrong."""
     is_open = bool(operation.query) or bool(operation.body) or (not known and bool(operation.path_parameters))
     return mode is GenerationMode.POSITIVE or is_open
 

@@ -1,4 +1,4 @@
-"""docs/http-api.md tells of the operations as they are declared."""
+"""docs/http-api.md documents the operations as they are declared."""
 
 import re
 from pathlib import Path
@@ -8,31 +8,31 @@ import pytest
 
 from milepost.service import activity
 from milepost.service.api.background import MAX_WAIT_SECONDS
+from milepost.service.auth import MAX_SESSION_SECONDS
 from milepost.service.http import MAX_BODY_BYTES, MAX_IDLE_SECONDS
 from milepost.service.limits import IN_SECONDS, MAX_CONNECTIONS, MAX_REQUESTS
-from milepost.service.sessions import MAX_SECONDS
-from milepost.service.wrong_tokens import MAX_TRIES, TELL_SECONDS
-from service.api.served import served, told
+from milepost.service.wrong_tokens import LOG_SECONDS, MAX_TRIES
+from service.api.served import get_json, served
 
 PAGE = (Path(__file__).parents[3] / "docs" / "http-api.md").read_text()
 SECTIONS = dict(re.findall(r"^### `(\w+ [^`]+)`\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
-# What is said once for several operations.
+# What is documented once for several operations.
 CHAPTERS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 
 
 @pytest.fixture
 async def document(tmp_path: Path) -> dict[str, Any]:
     async with served(tmp_path / "milepost.db") as (session, _):
-        return await told(session, "/api/openapi.json")
+        return await get_json(session, "/api/openapi.json")
 
 
 def names_in(text: str) -> set[str]:
-    """Give the words that are written as code."""
+    """Return the words that are formatted as code."""
     return {word for code in re.findall(r"`([^`]+)`", text) for word in re.findall(r"\w+", code)}
 
 
 def fields_of(document: dict[str, Any], schema: dict[str, Any]) -> set[str]:
-    """Name the fields of an answer or a body, and those of what is in it."""
+    """Return the fields of a response or a body, nested ones included."""
     if "$ref" in schema:
         return fields_of(document, document["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
     named = set(schema.get("properties", ()))
@@ -47,7 +47,7 @@ def test_every_operation_has_a_section_and_every_section_an_operation(document: 
     assert SECTIONS.keys() == declared
 
 
-def test_every_parameter_and_every_field_of_a_body_is_told_in_its_section(document: dict[str, Any]) -> None:
+def test_every_parameter_and_every_field_of_a_body_is_documented_in_its_section(document: dict[str, Any]) -> None:
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             section = names_in(SECTIONS[f"{method.upper()} {path}"])
@@ -56,7 +56,7 @@ def test_every_parameter_and_every_field_of_a_body_is_told_in_its_section(docume
             assert asked | fields_of(document, body) <= section, (method, path)
 
 
-def test_every_field_of_an_answer_is_told_in_its_chapter(document: dict[str, Any]) -> None:
+def test_every_field_of_a_response_is_documented_in_its_chapter(document: dict[str, Any]) -> None:
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             heading = f"### `{method.upper()} {path}`"
@@ -66,7 +66,7 @@ def test_every_field_of_an_answer_is_told_in_its_chapter(document: dict[str, Any
             assert unsaid <= {"is_transient", "wait_seconds"}, (method, path)
 
 
-def test_every_problem_is_told(document: dict[str, Any]) -> None:
+def test_every_problem_is_documented(document: dict[str, Any]) -> None:
     rows = set(re.findall(r"^\| (\d{3}) \|", PAGE, re.MULTILINE))
     declared = {
         status
@@ -78,16 +78,16 @@ def test_every_problem_is_told(document: dict[str, Any]) -> None:
     assert rows == declared | {"405"}
 
 
-def test_the_bounds_are_told_as_they_are() -> None:
+def test_the_limits_are_documented_as_they_are() -> None:
     rate = f"{MAX_REQUESTS / IN_SECONDS:,.0f} requests a second, {MAX_REQUESTS:,} at once"
     assert f"{rate}, {'ten' if MAX_TRIES == 10 else MAX_TRIES} wrong tokens of a client a minute" in PAGE
-    assert TELL_SECONDS == 60.0
+    assert LOG_SECONDS == 60.0
     assert "a line for each client and minute" in PAGE
     assert f"{MAX_CONNECTIONS} connections at a time" in PAGE
     assert f"closed after {MAX_IDLE_SECONDS:.0f} s" in PAGE
     assert f"larger than {MAX_BODY_BYTES // 1024} KiB" in PAGE
     assert f"longer than {MAX_WAIT_SECONDS:.0f} s" in PAGE
     assert f"{activity.BUCKETS} buckets of {activity.STEP_SECONDS} seconds" in PAGE
-    assert f"up to {activity.MAX_RECALLED:,}" in PAGE
-    assert MAX_SECONDS == 12 * 3600
+    assert f"up to {activity.MAX_LOADED:,}" in PAGE
+    assert MAX_SESSION_SECONDS == 12 * 3600
     assert "good for twelve hours" in PAGE

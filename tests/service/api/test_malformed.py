@@ -1,4 +1,4 @@
-"""Nonsense from the network: the daemon answers it, or hangs up, and goes on serving."""
+"""Malformed requests: the daemon answers or hangs up, and goes on serving."""
 
 import asyncio
 import re
@@ -8,15 +8,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from kit.malformed import requests
-from service.api.served import served, told
+from service.api.served import get_json, served
 
 MALFORMED = 10_000
 AT_ONCE = 50
-MAX_SILENCE_SECONDS = 0.1  # a request that is cut off is waited for, and never comes
+MAX_SILENCE_SECONDS = 0.1  # the daemon waits for the rest of a truncated request, which never comes
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 
 
-async def test_ten_thousand_malformed_requests_leave_it_serving(
+async def test_ten_thousand_malformed_requests_leave_the_daemon_serving(
     database: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     waiting, statuses = list(requests(20260301, MALFORMED)), set[int]()
@@ -31,15 +31,15 @@ async def test_ten_thousand_malformed_requests_leave_it_serving(
             assert url is not None
             assert url.port is not None
             await asyncio.gather(*(send(url.port) for _ in range(AT_ONCE)))
-            assert (await told(session, "/api/streams"))["streams"], "it serves as before"
-    assert {400, 404, 405, 413, 415, 421, 422, 200} <= statuses, "they reached all there is to reach"
+            assert (await get_json(session, "/api/streams"))["streams"], "it still serves"
+    assert {400, 404, 405, 413, 415, 421, 422, 200} <= statuses, "they reached every kind of response"
     assert not {status for status in statuses if status >= 500}
     assert [line for line in lines if line["log_level"] in {"error", "critical"}] == []
     assert [record for record in caplog.records if record.exc_info or record.levelname in {"ERROR", "WARNING"}] == []
 
 
 async def answers(port: int, request: bytes) -> list[int]:
-    """Send a request, give the statuses that are answered, and hang up; also on a server that waits for more."""
+    """Send a request, return the statuses of the responses, and hang up; also on a server that waits for more."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     received = b""
     try:

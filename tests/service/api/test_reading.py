@@ -1,4 +1,4 @@
-"""What the API tells of streams, runs, the journal and dead letters, over a real listener and a real database."""
+"""The API on streams, runs, the journal and dead letters, over a real listener and a real database."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ import pytest
 from kit.builders import STREAM
 from milepost.cli.dead_letter_table import as_json
 from milepost.core.commands import PauseStream
-from milepost.service.stream_status import OpenSweep, StreamStatus
+from milepost.reporting.views import OpenSweep, StreamStatus
 from milepost.stores.open import remove
 from milepost.stores.reader import DeadLetterState
 from milepost.stores.sqlite.reader import open_sqlite_reader
@@ -22,10 +22,10 @@ from service.api.served import (
     RUNS,
     STREAMS,
     dead_letter_id,
+    get_json,
     refused,
     run_id,
     served,
-    told,
 )
 from stores.sqlite_files import execute
 
@@ -41,15 +41,15 @@ async def paged(
 ) -> list[dict[str, Any]]:
     """Walk through a list page by page."""
     items: list[dict[str, Any]] = []
-    store_url: dict[str, str | int] = {}
+    cursor: dict[str, str | int] = {}
     while True:
-        page = await told(session, path, limit=limit, **query, **store_url)
+        page = await get_json(session, path, limit=limit, **query, **cursor)
         assert len(page[name]) <= limit
         items += page[name]
         if page["next"] is None or not page[name]:
             return items
         assert len(page[name]) == limit or path == "/api/journal"
-        store_url = {"after": page["next"]}
+        cursor = {"after": page["next"]}
 
 
 # --- paging -----------------------------------------------------------------------------------------------------------
@@ -69,46 +69,46 @@ LISTS = [
 
 @pytest.mark.parametrize(("path", "name", "query"), LISTS)
 @pytest.mark.parametrize("limit", [1, 3, 4])
-async def test_pages_give_every_item_once_and_in_order(
+async def test_pages_contain_every_item_once_and_in_order(
     session: aiohttp.ClientSession, path: str, name: str, query: dict[str, str], limit: int
 ) -> None:
-    at_once = (await told(session, path, limit=1000, **query))[name]
+    at_once = (await get_json(session, path, limit=1000, **query))[name]
     assert at_once
     assert timeless(await paged(session, path, name, limit=limit, **query)) == timeless(at_once)
 
 
 async def test_the_last_page_says_that_it_is_the_last_even_if_it_is_full(session: aiohttp.ClientSession) -> None:
-    page = await told(session, "/api/runs", limit=RUNS, stream=STREAM.key)
+    page = await get_json(session, "/api/runs", limit=RUNS, stream=STREAM.key)
     assert (len(page["runs"]), page["next"]) == (RUNS, None)
 
 
-async def test_what_is_added_meanwhile_moves_no_page(database: Path) -> None:
+async def test_items_added_meanwhile_shift_no_page(database: Path) -> None:
     """Runs are added at the head of their list: the pages behind it stay as they were."""
     async with served(database) as (session, parts):
-        first = await told(session, "/api/runs", limit=2)
+        first = await get_json(session, "/api/runs", limit=2)
         await parts.supervisor.sync([parts.supervisor.streams[0]])
-        second = await told(session, "/api/runs", limit=2, after=first["next"])
-        everything = (await told(session, "/api/runs", limit=1000))["runs"]
+        second = await get_json(session, "/api/runs", limit=2, after=first["next"])
+        everything = (await get_json(session, "/api/runs", limit=1000))["runs"]
     ids = [run["run_id"] for run in everything if run["run_id"].startswith("20260301")]
     assert [run["run_id"] for run in (*first["runs"], *second["runs"])] == ids[:4]
     assert len(everything) > len(ids)
 
 
 def timeless(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out what is told of overdue streams: that their next run is due at the time of the answer."""
+    """Leave out the fields of overdue streams that depend on the time of the response."""
     return [{name: value for name, value in item.items() if name not in {"next_run_at", "until"}} for item in items]
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
-async def test_streams_are_told_with_everything_that_status_tells(session: aiohttp.ClientSession) -> None:
-    page = await told(session, "/api/streams", limit=1000)
+async def test_streams_are_listed_with_every_field_of_their_status(session: aiohttp.ClientSession) -> None:
+    page = await get_json(session, "/api/streams", limit=1000)
     assert set(page) == {"at", "is_at_work", "streams", "next"}
     assert page["is_at_work"] is True
     keys = [stream["stream"] for stream in page["streams"]]
     assert keys == sorted(keys)
-    assert {stream.key for stream in STREAMS} < set(keys), "those of the simulated world are there too"
+    assert {stream.key for stream in STREAMS} < set(keys), "those of the simulated world are there, too"
     (ours,) = (each for each in page["streams"] if each["stream"] == STREAM.key)
     assert set(ours) == set(StreamStatus.__struct_fields__)
     assert set(ours["sweep"]) == set(OpenSweep.__struct_fields__)
@@ -117,20 +117,20 @@ async def test_streams_are_told_with_everything_that_status_tells(session: aioht
     assert ours["run"]["run_id"] == run_id(STREAM, RUNS - 1)
 
 
-async def test_a_stream_that_is_worked_is_told_with_the_name_of_its_page(database: Path) -> None:
+async def test_a_stream_that_is_worked_has_the_name_of_its_page(database: Path) -> None:
     async with served(database) as (session, parts):
         stream = parts.supervisor.streams[0]
-        status = await told(session, f"/api/streams/{stream.key}")
+        status = await get_json(session, f"/api/streams/{stream.key}")
         assert (status["stream"], status["state"], status["is_configured"]) == (stream.key, "never_synced", True)
         assert (status["platform"], status["page_id"]) == (stream.platform, stream.page_id)
         assert status["page_name"] == parts.page_names()[stream.page_id] != ""
 
 
-async def test_one_stream_is_told_as_in_the_list(session: aiohttp.ClientSession) -> None:
-    page = await told(session, "/api/streams", limit=1000)
+async def test_a_single_stream_is_shown_as_in_the_list(session: aiohttp.ClientSession) -> None:
+    page = await get_json(session, "/api/streams", limit=1000)
     for listed in page["streams"]:
         if listed["state"] == "paused":
-            one = await told(session, f"/api/streams/{listed['stream']}")
+            one = await get_json(session, f"/api/streams/{listed['stream']}")
             assert timeless([one]) == timeless([listed])
 
 
@@ -139,7 +139,7 @@ async def test_an_unknown_stream_is_not_found(session: aiohttp.ClientSession) ->
         assert (await refused(session, f"/api/streams/{key}"))[0] == 404
 
 
-async def test_who_has_seen_the_streams_is_not_told_again_until_something_changes(database: Path) -> None:
+async def test_a_client_that_has_the_streams_gets_a_304_until_something_changes(database: Path) -> None:
     async with served(database) as (session, parts):
         for path in ("/api/streams?state=paused", f"/api/streams/{STREAM.key}", "/api/openapi.json"):
             async with session.get(path) as response:
@@ -162,8 +162,8 @@ async def test_who_has_seen_the_streams_is_not_told_again_until_something_change
 # --- runs and journal -------------------------------------------------------------------------------------------------
 
 
-async def test_runs_are_told_newest_first_with_what_they_brought(session: aiohttp.ClientSession) -> None:
-    page = await told(session, "/api/runs", stream=STREAM.key)
+async def test_runs_are_listed_newest_first_with_their_counts(session: aiohttp.ClientSession) -> None:
+    page = await get_json(session, "/api/runs", stream=STREAM.key)
     assert [run["run_id"] for run in page["runs"]] == [run_id(STREAM, number) for number in reversed(range(RUNS))]
     assert page["runs"][0] == {
         "run_id": run_id(STREAM, RUNS - 1),
@@ -186,8 +186,8 @@ async def test_runs_are_told_newest_first_with_what_they_brought(session: aiohtt
     }
 
 
-async def test_the_journal_is_told_as_it_is_stored(session: aiohttp.ClientSession, database: Path) -> None:
-    page = await told(session, "/api/journal", after=3, limit=5)
+async def test_the_journal_is_listed_as_it_is_stored(session: aiohttp.ClientSession, database: Path) -> None:
+    page = await get_json(session, "/api/journal", after=3, limit=5)
     assert [entry["seq"] for entry in page["entries"]] == [4, 5, 6, 7, 8]
     assert page["next"] == 8
     async with open_sqlite_reader(database) as journal_reader:
@@ -200,44 +200,42 @@ async def test_the_journal_is_told_as_it_is_stored(session: aiohttp.ClientSessio
 
 async def test_the_journal_can_be_polled(database: Path) -> None:
     async with served(database) as (session, parts):
-        store_url = (await told(session, "/api/journal", limit=1000))["next"]
-        assert await told(session, "/api/journal", after=store_url) == {"entries": [], "next": None}
+        cursor = (await get_json(session, "/api/journal", limit=1000))["next"]
+        assert await get_json(session, "/api/journal", after=cursor) == {"entries": [], "next": None}
         await parts.supervisor.ask(STREAM, PauseStream("a test"))
-        page = await told(session, "/api/journal", after=store_url)
+        page = await get_json(session, "/api/journal", after=cursor)
         assert [(entry["type"], entry["data"]) for entry in page["entries"]] == [("stream_paused", {"by": "a test"})]
-        assert page["next"] == store_url + 1
+        assert page["next"] == cursor + 1
 
 
 # --- dead letters -----------------------------------------------------------------------------------------------------
 
 
-async def test_dead_letters_are_told_as_the_command_line_tells_them(
-    session: aiohttp.ClientSession, database: Path
-) -> None:
+async def test_dead_letters_are_listed_as_on_the_command_line(session: aiohttp.ClientSession, database: Path) -> None:
     async with open_sqlite_reader(database) as journal_reader:
         for state in DeadLetterState:
-            page = await told(session, "/api/dead-letters", state=state.value)
+            page = await get_json(session, "/api/dead-letters", state=state.value)
             stored = await journal_reader.dead_letters(state, limit=100)
             assert page["dead_letters"] == [msgspec.json.decode(as_json(dead_letter)) for dead_letter in stored]
-    assert await told(session, "/api/dead-letters") == await told(session, "/api/dead-letters", state="open")
+    assert await get_json(session, "/api/dead-letters") == await get_json(session, "/api/dead-letters", state="open")
 
 
-async def test_a_payload_is_told_only_of_the_letter_that_is_asked_for(session: aiohttp.ClientSession) -> None:
-    page = await told(session, "/api/dead-letters", state="all")
+async def test_a_payload_is_shown_only_with_a_single_dead_letter(session: aiohttp.ClientSession) -> None:
+    page = await get_json(session, "/api/dead-letters", state="all")
     assert "payload" not in str(page)
     async with session.get(f"/api/dead-letters/{dead_letter_id(STREAM, 1)}") as response:
         assert f'"payload":{PAYLOAD}' in await response.text(), "as it is stored, to the last digit"
-    closed = await told(session, f"/api/dead-letters/{dead_letter_id(STREAM, 0)}")
+    closed = await get_json(session, f"/api/dead-letters/{dead_letter_id(STREAM, 0)}")
     assert (closed["resolution"], closed["note"], closed["payload"]) == ("discarded", "spam", None)
 
 
-async def test_an_unknown_letter_is_not_found(session: aiohttp.ClientSession) -> None:
+async def test_an_unknown_dead_letter_is_not_found(session: aiohttp.ClientSession) -> None:
     assert await refused(session, "/api/dead-letters/abcd") == (404, "there is no dead letter abcd")
     for wrong_id in ("T_1", "f" * 65, "%00", "é", "..%2f.."):
         assert (await refused(session, f"/api/dead-letters/{wrong_id}"))[0] == 404
 
 
-# --- what is asked wrongly --------------------------------------------------------------------------------------------
+# --- invalid requests -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -263,30 +261,28 @@ async def test_an_unknown_letter_is_not_found(session: aiohttp.ClientSession) ->
         ("/api/openapi.json", "version", "2"),
     ],
 )
-async def test_a_parameter_that_does_not_fit_is_named(
-    session: aiohttp.ClientSession, path: str, name: str, value: str
-) -> None:
+async def test_an_invalid_parameter_is_named(session: aiohttp.ClientSession, path: str, name: str, value: str) -> None:
     status, detail = await refused(session, path, **{name: value})
     assert status == 400
-    assert detail.startswith(f"the query is not as it should be: {name}: ")
+    assert detail.startswith(f"invalid query: {name}: ")
 
 
 async def test_a_parameter_that_is_given_twice_is_named(session: aiohttp.ClientSession) -> None:
     status, detail = await refused(session, "/api/runs?limit=1&limit=2")
-    assert (status, detail) == (400, "the query is not as it should be: limit: it is given more than once")
+    assert (status, detail) == (400, "invalid query: limit: given more than once")
 
 
-async def test_an_unknown_parameter_is_told_with_those_that_are_known(session: aiohttp.ClientSession) -> None:
+async def test_an_unknown_parameter_is_named_with_the_known_ones(session: aiohttp.ClientSession) -> None:
     _, detail = await refused(session, "/api/dead-letters", open_only="1")
-    assert detail.endswith("open_only: it is not known; what can be given: after, limit, state, stream")
+    assert detail.endswith("open_only: unknown parameter; allowed: after, limit, state, stream")
 
 
 async def test_a_stream_without_anything_has_empty_lists(session: aiohttp.ClientSession) -> None:
     for path, name in (("/api/runs", "runs"), ("/api/journal", "entries"), ("/api/dead-letters", "dead_letters")):
-        assert await told(session, path, stream="messenger:404") == {name: [], "next": None}
+        assert await get_json(session, path, stream="messenger:404") == {name: [], "next": None}
 
 
-async def test_a_database_that_cannot_be_read_is_told_as_a_problem(database: Path) -> None:
+async def test_a_database_that_cannot_be_read_is_answered_with_a_problem(database: Path) -> None:
     async with served(database) as (session, _):
         execute(database, "DROP TABLE runs")
         status, detail = await refused(session, "/api/runs")

@@ -1,4 +1,4 @@
-"""Syncing, pausing and resuming streams over real HTTP: what is answered, and what the journal keeps."""
+"""Syncing, pausing and resuming streams over real HTTP: the responses, and what the journal records."""
 
 import asyncio
 from pathlib import Path
@@ -10,12 +10,12 @@ import pytest
 from kit.builders import STREAM
 from milepost.core.commands import StreamCommand, SyncNow
 from milepost.core.model import Stream
-from milepost.service.actor import COMMAND_LINE
 from milepost.service.api.background import background_work
 from milepost.service.api.endpoint import routes_of
-from milepost.service.api.stream_actions import stream_actions
+from milepost.service.api.streams import stream_actions
+from milepost.service.auth import COMMAND_LINE
 from milepost.service.http import serve
-from service.api.served import JSON, served, told
+from service.api.served import JSON, get_json, served
 
 
 async def act(
@@ -26,9 +26,9 @@ async def act(
         return response.status, await response.json(content_type=None)
 
 
-async def asked(session: aiohttp.ClientSession) -> list[tuple[str, dict[str, Any]]]:
-    """Give what the journal keeps of what people asked for."""
-    page = await told(session, "/api/journal", limit=1000)
+async def actions(session: aiohttp.ClientSession) -> list[tuple[str, dict[str, Any]]]:
+    """Return the actions of people as the journal records them."""
+    page = await get_json(session, "/api/journal", limit=1000)
     kinds = {"stream_paused", "stream_resumed", "sync_requested"}
     return [(entry["type"], entry["data"]) for entry in page["entries"] if entry["type"] in kinds]
 
@@ -40,24 +40,24 @@ async def test_a_stream_is_paused_and_resumed_and_the_journal_says_by_whom(tmp_p
     async with served(tmp_path / "milepost.db") as (session, parts):
         key = parts.supervisor.streams[0].key
         assert await act(session, key, "pause") == (200, {"stream": key, "action": "pause", "outcome": "done"})
-        status = await told(session, f"/api/streams/{key}")
+        status = await get_json(session, f"/api/streams/{key}")
         assert (status["state"], status["on_hold"]["by"]) == ("on_hold", "API from 127.0.0.1")
-        listed = await told(session, "/api/streams", state="on_hold")
+        listed = await get_json(session, "/api/streams", state="on_hold")
         assert [stream["stream"] for stream in listed["streams"]] == [key]
         assert await act(session, key, "resume") == (200, {"stream": key, "action": "resume", "outcome": "done"})
-        assert (await told(session, f"/api/streams/{key}"))["on_hold"] is None
+        assert (await get_json(session, f"/api/streams/{key}"))["on_hold"] is None
         by = {"by": "API from 127.0.0.1"}
-        assert await asked(session) == [("stream_paused", by), ("stream_resumed", by)]
+        assert await actions(session) == [("stream_paused", by), ("stream_resumed", by)]
 
 
 @pytest.mark.parametrize(
     ("body", "full"), [("", {}), ("{}", {}), ('{"full": false}', {}), ('{"full": true}', {"full": True})]
 )
-async def test_a_sync_is_asked_for(tmp_path: Path, body: str, full: dict[str, bool]) -> None:
+async def test_a_requested_sync_is_recorded(tmp_path: Path, body: str, full: dict[str, bool]) -> None:
     async with served(tmp_path / "milepost.db") as (session, parts):
         key = parts.supervisor.streams[0].key
         assert (await act(session, key, "sync", body))[0] == 200
-        assert await asked(session) == [("sync_requested", {"by": "API from 127.0.0.1"} | full)]
+        assert await actions(session) == [("sync_requested", {"by": "API from 127.0.0.1"} | full)]
 
 
 @pytest.mark.parametrize(
@@ -69,29 +69,29 @@ async def test_a_sync_is_asked_for(tmp_path: Path, body: str, full: dict[str, bo
         ({"Cookie": "milepost_session=x", "User-Agent": "Mozilla/5.0"}, "status page from 127.0.0.1"),
     ],
 )
-async def test_who_asks_is_told_by_what_it_comes_from(tmp_path: Path, headers: dict[str, str], by: str) -> None:
+async def test_the_actor_is_recorded_by_its_means(tmp_path: Path, headers: dict[str, str], by: str) -> None:
     async with served(tmp_path / "milepost.db") as (session, parts):
         await act(session, parts.supervisor.streams[0].key, "pause", headers=headers)
-        assert await asked(session) == [("stream_paused", {"by": by})]
+        assert await actions(session) == [("stream_paused", {"by": by})]
 
 
-async def test_a_stream_on_hold_is_not_synced_and_the_answer_says_why(tmp_path: Path) -> None:
+async def test_a_paused_stream_is_not_synced_and_the_problem_says_why(tmp_path: Path) -> None:
     async with served(tmp_path / "milepost.db") as (session, parts):
         key = parts.supervisor.streams[0].key
         await act(session, key, "pause")
         status, problem = await act(session, key, "sync")
         assert status == 409
         assert problem["detail"].startswith(f"{key} is on hold: API from 127.0.0.1 paused it")
-        assert len(await asked(session)) == 1
+        assert len(await actions(session)) == 1
 
 
 @pytest.mark.parametrize("action", ["sync", "pause", "resume"])
 async def test_a_stream_that_is_not_worked_is_not_found(database: Path, action: str) -> None:
-    """Even if it has a past."""
+    """Even if it has a history."""
     async with served(database) as (session, _):
         for key in (STREAM.key, "messenger:404", "nonsense", "%00"):
             assert (await act(session, key, action))[0] == 404
-        assert await asked(session) == []
+        assert await actions(session) == []
 
 
 @pytest.mark.parametrize(
@@ -105,16 +105,16 @@ async def test_a_stream_that_is_not_worked_is_not_found(database: Path, action: 
         ("stop", "{}", 404),
     ],
 )
-async def test_what_is_asked_wrongly_does_nothing(tmp_path: Path, action: str, body: str, status: int) -> None:
+async def test_an_invalid_request_does_nothing(tmp_path: Path, action: str, body: str, status: int) -> None:
     async with served(tmp_path / "milepost.db") as (session, parts):
         assert (await act(session, parts.supervisor.streams[0].key, action, body))[0] == status
-        assert await asked(session) == []
+        assert await actions(session) == []
 
 
-# --- what takes long --------------------------------------------------------------------------------------------------
+# --- slow actions -----------------------------------------------------------------------------------------------------
 
 
-async def test_what_waits_for_the_batch_in_hand_is_accepted_and_goes_on() -> None:
+async def test_an_action_that_waits_for_the_batch_in_hand_is_accepted_and_goes_on() -> None:
     released, done = asyncio.Event(), asyncio.Queue[StreamCommand]()
 
     async def ask(_: Stream, command: StreamCommand) -> None:
@@ -122,8 +122,8 @@ async def test_what_waits_for_the_batch_in_hand_is_accepted_and_goes_on() -> Non
         done.put_nowait(command)
 
     async with (
-        background_work(max_wait_seconds=0.05) as desk,
-        serve("127.0.0.1", 0, routes_of(stream_actions(desk, ask, lambda: [STREAM.key]))) as url,
+        background_work(max_wait_seconds=0.05) as work,
+        serve("127.0.0.1", 0, routes_of(stream_actions(work, ask, lambda: [STREAM.key]))) as url,
         aiohttp.ClientSession(url) as session,
     ):
         answer = {"stream": STREAM.key, "action": "sync", "outcome": "accepted"}

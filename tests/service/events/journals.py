@@ -22,7 +22,7 @@ def write_simulated(path: Path, store: MemoryStore) -> None:
             (each.stream, each.version, each.run_id, each.recorded_at, each.type, each.data, each.hash)
             for each in store.journal
         ]
-        connection.executemany(SQL["insert_entry"], columns)
+        connection.executemany(SQL["insert_entries"], columns)
         streams = {each.run_id: each.stream for each in store.journal}
         connection.executemany(
             SQL["upsert_run"], [rows.run_tuple(streams[key], run) for key, run in store.runs.items()]
@@ -39,7 +39,7 @@ def write(path: Path, *commits: Commit) -> int:
     """Write the entries and the runs of commits, without their rows; return the number of entries."""
     with closing(sqlite3.connect(path)) as connection, connection:
         for commit in commits:
-            connection.executemany(SQL["insert_entry"], map(rows.entry_tuple, commit.entries))
+            connection.executemany(SQL["insert_entries"], map(rows.entry_tuple, commit.entries))
             if commit.run is not None:
                 connection.execute(SQL["upsert_run"], rows.run_tuple(commit.checkpoint.stream, commit.run))
     return sum(len(commit.entries) for commit in commits)

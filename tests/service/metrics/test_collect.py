@@ -1,4 +1,4 @@
-"""Metrics: what they count, what they show, and that docs/metrics.md tells of them as they are."""
+"""Metrics: what they count and show, and that docs/metrics.md documents them as they are."""
 
 import math
 import os
@@ -29,98 +29,80 @@ from kit.builders import (
     unreadable,
     walking,
 )
-from kit.exposition import everything, families
+from kit.exposition import Exposition, everything, families
 from kit.memory_store import MemoryStore
 from kit.notices import passed, recorded, store_retried, told_by_a_run, usage_told
 from milepost import __version__
+from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import (
-    BatchFailed,
-    BatchShrunk,
-    BatchStored,
-    CursorLost,
-    DeadLetterClosed,
-    DeadLetterOpened,
-    FetchFailed,
-    Mode,
-    RateLimited,
-    Reason,
-    RedriveFailed,
-    Resolution,
-    RunEnded,
-    RunStatus,
-    Stage,
-    StreamRemoved,
-    SweepCompleted,
-    Tally,
-    TokenChecked,
-)
 from milepost.core.model import Detail, Platform, Scope, Stream, TokenHealth
 from milepost.core.ports import Outcome, Usage
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy
 from milepost.engine.feed import Notice, Recorded
-from milepost.service.metrics.collect import MAX_CODES, Metrics
+from milepost.service.metrics.counters import MAX_CODES
 
 DOCUMENTATION = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
 KEY = STREAM.key
 OTHER = Stream(Platform.MESSENGER, "2")
-ONE_BATCH = Tally(batches=1)
-MUCH_BYTES = 1_000_000_000  # what others may free meanwhile
+ONE_BATCH = events.Tally(batches=1)
+MUCH_BYTES = 1_000_000_000  # that other processes may free meanwhile
 
 
-def values(metrics: Metrics, name: str, by: str = "") -> dict[str, float]:
-    """Read a metric's samples that are not 0, by the value of one label (and of one stream where it has any)."""
+def values(exposition: Exposition, name: str, by: str = "") -> dict[str, float]:
+    """Return a metric's samples that are not 0, by the value of one label (and of one stream if it has any)."""
     samples = [
         sample
-        for family in families(metrics.expose())
+        for family in families(exposition.expose())
         for sample in family.samples
         if sample.name == f"milepost_{name}" and sample.labels.get("stream", KEY) == KEY
     ]
     return {sample.labels.get(by, ""): sample.value for sample in samples if sample.value}
 
 
-def after(*notices: Notice) -> Metrics:
-    metrics = Metrics()
-    for notice in notices:
-        metrics.read(notice)
-    return metrics
+def after(*notices: Notice) -> Exposition:
+    exposition = Exposition()
+    exposition.read(*notices)
+    return exposition
 
 
-def states(metrics: Metrics) -> dict[str, str]:
-    """Give the state of every stream."""
+def states(exposition: Exposition) -> dict[str, str]:
+    """Return the state of every stream."""
     return {
         sample.labels["stream"]: sample.labels["state"]
-        for family in families(metrics.expose())
+        for family in families(exposition.expose())
         for sample in family.samples
         if sample.name == "milepost_stream_state" and sample.value
     }
 
 
-def refusal(of: Problem, status: RunStatus, reason: Reason) -> Recorded:
-    return recorded(run_started(), RunEnded(status, reason, problem=of))
+def stopped_for(of: Problem, status: events.RunStatus, reason: events.Reason) -> Recorded:
+    return recorded(run_started(), events.RunEnded(status, reason, problem=of))
 
 
-def completed(tally: Tally = ONE_BATCH) -> SweepCompleted:
-    return SweepCompleted(Mode.FULL, NOON, at(-90), tally)
+def completed(tally: events.Tally = ONE_BATCH) -> events.SweepCompleted:
+    return events.SweepCompleted(events.Mode.FULL, NOON, at(-90), tally)
 
 
-def dead_letter(dead_letter_id: str, stage: Stage = Stage.FETCH) -> DeadLetterOpened:
-    return DeadLetterOpened(dead_letter_id, stage, f"t_{dead_letter_id}", "refused")
+def dead_letter(dead_letter_id: str, stage: events.Stage = events.Stage.FETCH) -> events.DeadLetterOpened:
+    return events.DeadLetterOpened(dead_letter_id, stage, f"t_{dead_letter_id}", "refused")
 
 
-RETRIED = FetchFailed(1, NETWORK, at(2))
-GIVEN_UP = (BatchFailed(Stage.FETCH, 3, NETWORK), RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=NETWORK))
-LIMITED = RateLimited(Scope.PAGE, 1, NOON, at(90), RATE_LIMIT)
-OUT_OF_REACH = RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, problem=RATE_LIMIT)
-INTERRUPTED = RunEnded(RunStatus.INTERRUPTED, Reason.PROCESS_DIED)
+RETRIED = events.FetchFailed(1, NETWORK, at(2))
+GIVEN_UP = (
+    events.BatchFailed(events.Stage.FETCH, 3, NETWORK),
+    events.RunEnded(events.RunStatus.FAILED, events.Reason.RETRIES_EXHAUSTED, problem=NETWORK),
+)
+LIMITED = events.RateLimited(Scope.PAGE, 1, NOON, at(90), RATE_LIMIT)
+OUT_OF_REACH = events.RunEnded(events.RunStatus.PAUSED, events.Reason.RATE_LIMIT, problem=RATE_LIMIT)
+INTERRUPTED = events.RunEnded(events.RunStatus.INTERRUPTED, events.Reason.PROCESS_DIED)
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------
 
 
-async def test_what_runs_read_is_counted_as_the_journal_has_it() -> None:
-    store, metrics = MemoryStore(), Metrics()
+async def test_the_counts_of_runs_equal_those_of_the_journal() -> None:
+    store, exposition = MemoryStore(), Exposition()
     ada = conversation("t_1", at(-10), of=contact(), messages=[message("m_1"), message("m_2")])
     bob = conversation("t_2", at(-20))
     first_run: list[Outcome] = [
@@ -135,119 +117,127 @@ async def test_what_runs_read_is_counted_as_the_journal_has_it() -> None:
     second_run: list[Outcome] = [fetched(ada, bob)]
     for number, outcomes in enumerate([first_run, second_run]):
         for notice in await told_by_a_run(store, outcomes, budget(f"run-{number}")):
-            metrics.read(notice)
+            exposition.read(notice)
 
     total = (await store.load(KEY)).total
     assert total.order_violations > 0
-    assert values(metrics, "batches_total", "outcome") == {"stored": 3, "unchanged": total.batches - 3}
-    assert values(metrics, "conversations_total", "result") == {
+    assert values(exposition, "batches_total", "outcome") == {"stored": 3, "unchanged": total.batches - 3}
+    assert values(exposition, "conversations_total", "result") == {
         "inserted": total.inserted,
         "unchanged": total.unchanged,
         "dead_lettered": total.dead_lettered,
     }
-    assert values(metrics, "interaction_events_total") == {"": total.interaction_events}
-    assert values(metrics, "order_violations_total") == {"": total.order_violations}
-    assert values(metrics, "runs_total", "status") == {"complete_with_errors": 1, "complete": 1}
-    assert values(metrics, "dead_letters") == {"": 1}
-    assert sum(values(metrics, "journal_entries_total", "type").values()) == len(store.journal)
+    assert values(exposition, "interaction_events_total") == {"": total.interaction_events}
+    assert values(exposition, "order_violations_total") == {"": total.order_violations}
+    assert values(exposition, "runs_total", "status") == {"complete_with_errors": 1, "complete": 1}
+    assert values(exposition, "dead_letters") == {"": 1}
+    assert sum(values(exposition, "journal_entries_total", "type").values()) == len(store.journal)
 
 
 @pytest.mark.parametrize(
     ("tally", "stored"),
     [
-        (Tally(batches=3, inserted=1), 1),
-        (Tally(batches=3, updated=1), 1),
-        (Tally(batches=3, dead_lettered=1), 1),
-        (Tally(batches=3, contacts=1), 1),
-        (Tally(batches=3, interaction_events=1), 1),
-        (Tally(batches=3, deleted=1), 1),
-        (Tally(batches=3, unchanged=150, without_contact=2, order_violations=1), 0),
+        (events.Tally(batches=3, inserted=1), 1),
+        (events.Tally(batches=3, updated=1), 1),
+        (events.Tally(batches=3, dead_lettered=1), 1),
+        (events.Tally(batches=3, contacts=1), 1),
+        (events.Tally(batches=3, interaction_events=1), 1),
+        (events.Tally(batches=3, deleted=1), 1),
+        (events.Tally(batches=3, unchanged=150, without_contact=2, order_violations=1), 0),
     ],
 )
-def test_of_the_batches_that_an_entry_covers_only_the_last_can_have_been_stored(tally: Tally, stored: int) -> None:
-    metrics = after(recorded(completed(tally)))
-    outcomes = values(metrics, "batches_total", "outcome")
+def test_only_the_last_batch_that_an_entry_covers_can_have_changes(tally: events.Tally, stored: int) -> None:
+    exposition = after(recorded(completed(tally)))
+    outcomes = values(exposition, "batches_total", "outcome")
     assert outcomes == {"stored": stored, "unchanged": 3 - stored} if stored else {"unchanged": 3}
-    assert values(metrics, "batch_duration_seconds_count", "stage").get("store", 0) == stored
+    assert values(exposition, "batch_duration_seconds_count", "stage").get("store", 0) == stored
 
 
-def test_a_batch_that_was_passed_over_is_counted_when_an_entry_covers_it() -> None:
-    metrics = after(passed(), passed())
-    assert values(metrics, "batches_total", "outcome") == {}
-    metrics.read(recorded(completed(Tally(batches=3))))
-    assert values(metrics, "batches_total", "outcome") == {"unchanged": 3}
+def test_an_unchanged_batch_is_counted_when_an_entry_covers_it() -> None:
+    exposition = after(passed(), passed())
+    assert values(exposition, "batches_total", "outcome") == {}
+    exposition.read(recorded(completed(events.Tally(batches=3))))
+    assert values(exposition, "batches_total", "outcome") == {"unchanged": 3}
 
 
-def test_retries_tell_the_stage_and_the_reason() -> None:
-    metrics = after(recorded(run_started(), RETRIED), store_retried(), store_retried())
-    assert values(metrics, "retries_total", "stage") == {"fetch": 1, "store": 2}
-    assert values(metrics, "retries_total", "reason") == {"network": 1, "away": 2}
+def test_retries_are_counted_by_stage_and_reason() -> None:
+    exposition = after(recorded(run_started(), RETRIED), store_retried(), store_retried())
+    assert values(exposition, "retries_total", "stage") == {"fetch": 1, "store": 2}
+    assert values(exposition, "retries_total", "reason") == {"network": 1, "away": 2}
 
 
-def test_a_batch_that_is_given_up_is_failed() -> None:
-    metrics = after(recorded(run_started(), *GIVEN_UP))
-    assert values(metrics, "batches_total", "outcome") == {"failed": 1}
-    assert values(metrics, "failed_batches_total", "stage") == {"fetch": 1}
-    assert values(metrics, "runs_total", "status") == {"failed": 1}
+def test_a_batch_whose_retries_are_used_up_has_failed() -> None:
+    exposition = after(recorded(run_started(), *GIVEN_UP))
+    assert values(exposition, "batches_total", "outcome") == {"failed": 1}
+    assert values(exposition, "failed_batches_total", "stage") == {"fetch": 1}
+    assert values(exposition, "runs_total", "status") == {"failed": 1}
 
 
-def test_a_batch_whose_rows_the_store_refused_in_part_is_stored_and_failed_where_it_was_refused() -> None:
+def test_a_batch_that_the_store_refused_in_part_is_stored_and_failed_at_that_stage() -> None:
     dead_letters = (
-        dead_letter("a", Stage.STORE),
-        dead_letter("b", Stage.STORE),
-        dead_letter("c", Stage.EVENTS),
-        dead_letter("d", Stage.FETCH),
+        dead_letter("a", events.Stage.STORE),
+        dead_letter("b", events.Stage.STORE),
+        dead_letter("c", events.Stage.EVENTS),
+        dead_letter("d", events.Stage.FETCH),
     )
-    stored = BatchStored(walking("a"), Tally(batches=1, inserted=2, dead_lettered=4))
-    metrics = after(recorded(run_started(), sweep_started(), *dead_letters, stored))
-    assert values(metrics, "failed_batches_total", "stage") == {"store": 1, "events": 1}
-    assert values(metrics, "batches_total", "outcome") == {"stored": 1}
-    assert values(metrics, "conversations_total", "result") == {"inserted": 2, "dead_lettered": 4}
+    stored = events.BatchStored(walking("a"), events.Tally(batches=1, inserted=2, dead_lettered=4))
+    exposition = after(recorded(run_started(), sweep_started(), *dead_letters, stored))
+    assert values(exposition, "failed_batches_total", "stage") == {"store": 1, "events": 1}
+    assert values(exposition, "batches_total", "outcome") == {"stored": 1}
+    assert values(exposition, "conversations_total", "result") == {"inserted": 2, "dead_lettered": 4}
 
 
-def test_what_a_redrive_opens_is_no_failed_batch_but_a_dead_letter() -> None:
-    unchanged_before = BatchStored(walking("a"), Tally(batches=2, unchanged=9))
-    metrics = after(recorded(unchanged_before, dead_letter("b", Stage.STORE), RedriveFailed("a", 1, "still refused")))
-    assert values(metrics, "failed_batches_total", "stage") == {}
-    assert values(metrics, "batches_total", "outcome") == {"unchanged": 2}
-    assert values(metrics, "conversations_total", "result") == {"unchanged": 9, "dead_lettered": 1}
+def test_a_dead_letter_that_a_redrive_opens_is_no_failed_batch() -> None:
+    unchanged_before = events.BatchStored(walking("a"), events.Tally(batches=2, unchanged=9))
+    exposition = after(
+        recorded(unchanged_before, dead_letter("b", events.Stage.STORE), events.RedriveFailed("a", 1, "still refused"))
+    )
+    assert values(exposition, "failed_batches_total", "stage") == {}
+    assert values(exposition, "batches_total", "outcome") == {"unchanged": 2}
+    assert values(exposition, "conversations_total", "result") == {"unchanged": 9, "dead_lettered": 1}
 
 
-def test_redrives_are_counted_by_result_and_what_they_wrote_as_written() -> None:
-    wrote = Tally(inserted=1, interaction_events=3)
-    metrics = after(
+def test_redrives_are_counted_by_result_and_their_rows_as_written() -> None:
+    wrote = events.Tally(inserted=1, interaction_events=3)
+    exposition = after(
         recorded(*(dead_letter(each) for each in "abcde")),
-        recorded(RedriveFailed("a", 1, "still refused")),
-        recorded(DeadLetterClosed("a", Resolution.REDRIVEN, wrote)),
-        recorded(*(DeadLetterClosed(each.value, each) for each in Resolution if each is not Resolution.REDRIVEN)),
+        recorded(events.RedriveFailed("a", 1, "still refused")),
+        recorded(events.DeadLetterClosed("a", events.Resolution.REDRIVEN, wrote)),
+        recorded(
+            *(
+                events.DeadLetterClosed(each.value, each)
+                for each in events.Resolution
+                if each is not events.Resolution.REDRIVEN
+            )
+        ),
     )
-    assert values(metrics, "redrives_total", "result") == {"failed": 1, "redriven": 1}
-    assert values(metrics, "conversations_total", "result") == {"inserted": 1, "dead_lettered": 5}
-    assert values(metrics, "interaction_events_total") == {"": 3}
-    assert values(metrics, "batches_total", "outcome") == {}
+    assert values(exposition, "redrives_total", "result") == {"failed": 1, "redriven": 1}
+    assert values(exposition, "conversations_total", "result") == {"inserted": 1, "dead_lettered": 5}
+    assert values(exposition, "interaction_events_total") == {"": 3}
+    assert values(exposition, "batches_total", "outcome") == {}
 
 
 def test_conversations_that_a_full_sweep_misses_are_counted_as_deleted() -> None:
-    metrics = after(recorded(completed(Tally(batches=1, unchanged=7, deleted=2))))
-    assert values(metrics, "conversations_total", "result") == {"unchanged": 7, "deleted": 2}
+    exposition = after(recorded(completed(events.Tally(batches=1, unchanged=7, deleted=2))))
+    assert values(exposition, "conversations_total", "result") == {"unchanged": 7, "deleted": 2}
 
 
-def test_the_planned_length_of_each_pause_is_added_up_by_scope() -> None:
-    app = RateLimited(Scope.APP, 2, at(-60), at(30), RATE_LIMIT)
-    metrics = after(recorded(run_started(), LIMITED), recorded(run_started(), LIMITED), recorded(app))
-    assert values(metrics, "rate_limit_wait_seconds_total", "scope") == {"page": 180, "app": 30}
+def test_the_planned_waits_for_rate_limits_are_added_up_by_scope() -> None:
+    app = events.RateLimited(Scope.APP, 2, at(-60), at(30), RATE_LIMIT)
+    exposition = after(recorded(run_started(), LIMITED), recorded(run_started(), LIMITED), recorded(app))
+    assert values(exposition, "rate_limit_wait_seconds_total", "scope") == {"page": 180, "app": 30}
 
 
 def test_waiting_for_a_limit_is_neither_a_retry_nor_a_failure() -> None:
-    metrics = after(recorded(run_started(), LIMITED, OUT_OF_REACH))
-    assert values(metrics, "retries_total", "reason") == {}
-    assert values(metrics, "failed_batches_total", "stage") == {}
-    assert values(metrics, "runs_total", "status") == {"paused": 1}
+    exposition = after(recorded(run_started(), LIMITED, OUT_OF_REACH))
+    assert values(exposition, "retries_total", "reason") == {}
+    assert values(exposition, "failed_batches_total", "stage") == {}
+    assert values(exposition, "runs_total", "status") == {"paused": 1}
 
 
 def test_entries_are_counted_by_type() -> None:
-    metrics = after(recorded(run_started(), sweep_started(), RETRIED), recorded(completed()))
-    assert values(metrics, "journal_entries_total", "type") == {
+    exposition = after(recorded(run_started(), sweep_started(), RETRIED), recorded(completed()))
+    assert values(exposition, "journal_entries_total", "type") == {
         "run_started": 1,
         "sweep_started": 1,
         "fetch_failed": 1,
@@ -258,116 +248,122 @@ def test_entries_are_counted_by_type() -> None:
 @pytest.mark.parametrize(
     ("notice", "code", "remedy"),
     [
-        (recorded(run_started(), FetchFailed(1, problem(1), at(2))), "1", "retry"),
+        (recorded(run_started(), events.FetchFailed(1, problem(1), at(2))), "1", "retry"),
         (recorded(run_started(), RETRIED), "network", "retry"),
         (recorded(run_started(), *GIVEN_UP), "network", "retry"),
         (recorded(run_started(), LIMITED), "613", "wait"),
         (recorded(run_started(), LIMITED, OUT_OF_REACH), "613", "wait"),
-        (recorded(run_started(), BatchShrunk(25, Detail.NESTED, problem(1))), "1", "shrink"),
-        (recorded(run_started(), CursorLost(problem(2642))), "2642", "reset"),
-        (refusal(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), "190", "stop_authorization"),
-        (refusal(BAD_VERSION, RunStatus.STOPPED, Reason.CONFIGURATION), "2635", "stop_configuration"),
+        (recorded(run_started(), events.BatchShrunk(25, Detail.NESTED, problem(1))), "1", "shrink"),
+        (recorded(run_started(), events.CursorLost(problem(2642))), "2642", "reset"),
+        (stopped_for(DEAD_TOKEN, events.RunStatus.STOPPED, events.Reason.AUTHORIZATION), "190", "stop_authorization"),
+        (stopped_for(BAD_VERSION, events.RunStatus.STOPPED, events.Reason.CONFIGURATION), "2635", "stop_configuration"),
     ],
 )
 def test_each_error_of_the_api_is_counted_once_with_its_remedy(notice: Notice, code: str, remedy: str) -> None:
-    metrics = after(notice)
-    assert values(metrics, "api_errors_total", "code") == {code: 1}
-    assert values(metrics, "api_errors_total", "remedy") == {remedy: 1}
+    exposition = after(notice)
+    assert values(exposition, "api_errors_total", "code") == {code: 1}
+    assert values(exposition, "api_errors_total", "remedy") == {remedy: 1}
 
 
-def test_a_server_that_makes_up_codes_does_not_make_series_without_end() -> None:
-    metrics = after(*(recorded(FetchFailed(1, problem(10_000 + code), at(2))) for code in range(3 * MAX_CODES)))
-    codes = values(metrics, "api_errors_total", "code")
+def test_a_server_that_makes_up_codes_creates_a_bounded_number_of_series() -> None:
+    exposition = after(
+        *(recorded(events.FetchFailed(1, problem(10_000 + code), at(2))) for code in range(3 * MAX_CODES))
+    )
+    codes = values(exposition, "api_errors_total", "code")
     assert len(codes) == MAX_CODES + 1
     assert codes["other"] == 2 * MAX_CODES
 
 
-def test_streams_are_counted_apart() -> None:
+def test_streams_are_counted_separately() -> None:
     other = Checkpoint("instagram:2")
-    metrics = after(recorded(completed(Tally(batches=5)), after=other), recorded(completed()))
-    assert values(metrics, "batches_total", "outcome") == {"unchanged": 1}
+    exposition = after(recorded(completed(events.Tally(batches=5)), after=other), recorded(completed()))
+    assert values(exposition, "batches_total", "outcome") == {"unchanged": 1}
 
 
-def test_every_series_of_a_stream_is_there_before_its_first_count() -> None:
-    metrics = Metrics()
-    metrics.load(checkpoint_of())
-    before = [line.rpartition(" ")[0] for line in metrics.expose().decode().splitlines() if f'stream="{KEY}"' in line]
+def test_every_series_of_a_stream_exists_before_its_first_count() -> None:
+    exposition = Exposition()
+    exposition.load(checkpoint_of())
+    before = [
+        line.rpartition(" ")[0] for line in exposition.expose().decode().splitlines() if f'stream="{KEY}"' in line
+    ]
     for notice in (recorded(run_started(), RETRIED), recorded(run_started(), *GIVEN_UP), recorded(completed())):
-        metrics.read(notice)
-    metrics.read(store_retried())
-    since = [line.rpartition(" ")[0] for line in metrics.expose().decode().splitlines() if f'stream="{KEY}"' in line]
+        exposition.read(notice)
+    exposition.read(store_retried())
+    since = [line.rpartition(" ")[0] for line in exposition.expose().decode().splitlines() if f'stream="{KEY}"' in line]
     assert since == before
 
 
 # --- durations --------------------------------------------------------------------------------------------------------
 
 
-def test_durations_of_a_stored_batch_are_those_of_the_signal() -> None:
-    metrics = after(recorded(run_started(), sweep_started(), BatchStored(walking("a"), Tally(batches=1, inserted=1))))
-    assert values(metrics, "batch_duration_seconds_sum", "stage") == {"fetch": 0.4, "store": 0.02, "events": 0.04}
-    assert values(metrics, "journal_append_duration_seconds_sum") == {"": 0.08}
+def test_the_durations_of_a_stored_batch_are_those_of_its_notice() -> None:
+    exposition = after(
+        recorded(run_started(), sweep_started(), events.BatchStored(walking("a"), events.Tally(batches=1, inserted=1)))
+    )
+    assert values(exposition, "batch_duration_seconds_sum", "stage") == {"fetch": 0.4, "store": 0.02, "events": 0.04}
+    assert values(exposition, "journal_append_duration_seconds_sum") == {"": 0.08}
 
 
-def test_an_entry_that_came_of_no_fetch_has_no_fetch_duration() -> None:
-    metrics = after(recorded(run_started(), INTERRUPTED, fetch_seconds=None), passed())
-    assert values(metrics, "batch_duration_seconds_count", "stage") == {"fetch": 1}
+def test_an_entry_without_a_fetch_has_no_fetch_duration() -> None:
+    exposition = after(recorded(run_started(), INTERRUPTED, fetch_seconds=None), passed())
+    assert values(exposition, "batch_duration_seconds_count", "stage") == {"fetch": 1}
 
 
 def test_runs_are_timed_from_their_start_to_their_end() -> None:
-    metrics = after(recorded(completed()))
-    assert values(metrics, "run_duration_seconds_sum", "status") == {"complete": 90.0}
+    exposition = after(recorded(completed()))
+    assert values(exposition, "run_duration_seconds_sum", "status") == {"complete": 90.0}
 
 
 def test_an_interrupted_run_is_counted_but_not_timed() -> None:
-    metrics = after(recorded(run_started(at(-3600)), INTERRUPTED))
-    assert values(metrics, "runs_total", "status") == {"interrupted": 1}
-    assert values(metrics, "run_duration_seconds_count", "status") == {}
+    exposition = after(recorded(run_started(at(-3600)), INTERRUPTED))
+    assert values(exposition, "runs_total", "status") == {"interrupted": 1}
+    assert values(exposition, "run_duration_seconds_count", "status") == {}
 
 
-# --- where streams stand ----------------------------------------------------------------------------------------------
+# --- the gauges of streams --------------------------------------------------------------------------------------------
 
 
-def test_gauges_are_set_from_checkpoints_at_the_start() -> None:
-    metrics = Metrics()
-    metrics.load(given(completed(Tally(batches=1)), recorded_at=at(5)))
-    assert values(metrics, "last_success_timestamp_seconds") == {"": at(5).timestamp()}
-    assert values(metrics, "checkpoint_timestamp_seconds") == {"": at(5).timestamp()}
-    assert values(metrics, "stream_state", "state") == {"complete": 1}
-    assert values(metrics, "runs_total") == {}
+def test_gauges_show_the_checkpoints_from_the_start() -> None:
+    exposition = Exposition()
+    exposition.load(given(completed(events.Tally(batches=1)), recorded_at=at(5)))
+    assert values(exposition, "last_success_timestamp_seconds") == {"": at(5).timestamp()}
+    assert values(exposition, "checkpoint_timestamp_seconds") == {"": at(5).timestamp()}
+    assert values(exposition, "stream_state", "state") == {"complete": 1}
+    assert values(exposition, "runs_total") == {}
 
 
 def test_a_stream_without_a_past_has_never_succeeded() -> None:
-    metrics = Metrics()
-    metrics.load(checkpoint_of())
-    assert f'milepost_last_success_timestamp_seconds{{stream="{KEY}"}} 0.0' in metrics.expose().decode()
-    assert values(metrics, "stream_state", "state") == {"never_synced": 1}
+    exposition = Exposition()
+    exposition.load(checkpoint_of())
+    assert f'milepost_last_success_timestamp_seconds{{stream="{KEY}"}} 0.0' in exposition.expose().decode()
+    assert values(exposition, "stream_state", "state") == {"never_synced": 1}
 
 
-def test_a_stop_is_told_with_its_reason_until_the_stream_is_read_again() -> None:
-    stopped = refusal(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION)
-    metrics = after(recorded(completed()), stopped)
-    assert values(metrics, "stream_stopped", "reason") == {"authorization": 1}
+def test_a_stop_is_shown_with_its_reason_until_the_stream_is_read_again() -> None:
+    stopped = stopped_for(DEAD_TOKEN, events.RunStatus.STOPPED, events.Reason.AUTHORIZATION)
+    exposition = after(recorded(completed()), stopped)
+    assert values(exposition, "stream_stopped", "reason") == {"authorization": 1}
     probe = recorded(run_started(), after=stopped.checkpoint)
-    metrics.read(probe)
-    assert values(metrics, "stream_stopped", "reason") == {"authorization": 1}, "a probe mends nothing by itself"
-    metrics.read(recorded(completed(), after=probe.checkpoint))
-    assert values(metrics, "stream_stopped", "reason") == {}
+    exposition.read(probe)
+    assert values(exposition, "stream_stopped", "reason") == {"authorization": 1}, "a probe alone fixes nothing"
+    exposition.read(recorded(completed(), after=probe.checkpoint))
+    assert values(exposition, "stream_stopped", "reason") == {}
 
 
-def test_a_stop_is_told_from_the_start() -> None:
-    metrics = Metrics()
-    metrics.load(refusal(BAD_VERSION, RunStatus.STOPPED, Reason.CONFIGURATION).checkpoint)
-    assert values(metrics, "stream_stopped", "reason") == {"configuration": 1}
+def test_a_stop_is_shown_from_the_start() -> None:
+    exposition = Exposition()
+    exposition.load(stopped_for(BAD_VERSION, events.RunStatus.STOPPED, events.Reason.CONFIGURATION).checkpoint)
+    assert values(exposition, "stream_stopped", "reason") == {"configuration": 1}
 
 
-def test_retries_that_are_used_up_stop_no_stream() -> None:
+def test_a_failed_run_does_not_stop_the_stream() -> None:
     assert values(after(recorded(run_started(), *GIVEN_UP)), "stream_stopped", "reason") == {}
 
 
-def test_a_run_that_a_dead_process_left_open_is_not_shown_as_work() -> None:
-    metrics = Metrics()
-    metrics.load(given(run_started(), sweep_started()))
-    assert values(metrics, "stream_state", "state") == {"interrupted": 1}
+def test_a_run_that_a_dead_process_left_open_is_interrupted() -> None:
+    exposition = Exposition()
+    exposition.load(given(run_started(), sweep_started()))
+    assert values(exposition, "stream_state", "state") == {"interrupted": 1}
 
 
 @pytest.mark.parametrize(
@@ -378,98 +374,117 @@ def test_a_run_that_a_dead_process_left_open_is_not_shown_as_work() -> None:
         (recorded(run_started(), RETRIED), "retrying"),
         (store_retried(), "retrying"),
         (recorded(completed()), "complete"),
-        (recorded(completed(Tally(batches=1, dead_lettered=1))), "complete_with_errors"),
+        (recorded(completed(events.Tally(batches=1, dead_lettered=1))), "complete_with_errors"),
         (recorded(run_started(), LIMITED), "rate_limited"),
         (recorded(run_started(), LIMITED, OUT_OF_REACH), "rate_limited"),
-        (recorded(run_started(), RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT)), "paused"),
+        (recorded(run_started(), events.RunEnded(events.RunStatus.PAUSED, events.Reason.TIME_LIMIT)), "paused"),
         (recorded(run_started(), INTERRUPTED), "interrupted"),
         (recorded(run_started(), *GIVEN_UP), "failed"),
-        (refusal(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), "stopped"),
+        (stopped_for(DEAD_TOKEN, events.RunStatus.STOPPED, events.Reason.AUTHORIZATION), "stopped"),
     ],
 )
-def test_a_stream_is_in_one_state(notice: Notice, state: str) -> None:
-    metrics = after(recorded(completed()), refusal(DEAD_TOKEN, RunStatus.STOPPED, Reason.AUTHORIZATION), notice)
-    assert values(metrics, "stream_state", "state") == {state: 1}
+def test_a_stream_is_in_exactly_one_state(notice: Notice, state: str) -> None:
+    exposition = after(
+        recorded(completed()), stopped_for(DEAD_TOKEN, events.RunStatus.STOPPED, events.Reason.AUTHORIZATION), notice
+    )
+    assert values(exposition, "stream_state", "state") == {state: 1}
 
 
-def test_the_apps_limit_is_told_of_every_stream_that_has_more_to_read() -> None:
+def test_the_apps_rate_limit_holds_every_stream_that_has_more_to_read() -> None:
     reading, done = Checkpoint("messenger:2"), Checkpoint("messenger:3")
-    metrics = after(recorded(run_started(), sweep_started(), after=reading), recorded(completed(), after=done))
-    app = RateLimited(Scope.APP, 1, NOON, at(90), RATE_LIMIT)
+    exposition = after(recorded(run_started(), sweep_started(), after=reading), recorded(completed(), after=done))
+    app = events.RateLimited(Scope.APP, 1, NOON, at(90), RATE_LIMIT)
     limited = recorded(run_started(), sweep_started(), app)
-    metrics.read(limited)
-    assert states(metrics) == {KEY: "rate_limited", "messenger:2": "rate_limited", "messenger:3": "complete"}
-    metrics.read(recorded(BatchStored(walking("a"), Tally(batches=1, inserted=1)), after=limited.checkpoint))
-    assert states(metrics) == {KEY: "syncing", "messenger:2": "syncing", "messenger:3": "complete"}
+    exposition.read(limited)
+    assert states(exposition) == {KEY: "rate_limited", "messenger:2": "rate_limited", "messenger:3": "complete"}
+    exposition.read(
+        recorded(events.BatchStored(walking("a"), events.Tally(batches=1, inserted=1)), after=limited.checkpoint)
+    )
+    assert states(exposition) == {KEY: "syncing", "messenger:2": "syncing", "messenger:3": "complete"}
 
 
-def test_a_limit_that_nobody_probes_any_more_holds_others_no_longer_than_it_lasts() -> None:
-    app = RateLimited(Scope.APP, 1, at(-600), at(-300), RATE_LIMIT)
-    metrics = after(recorded(run_started(), sweep_started(), app), recorded(run_started(), after=checkpoint_of(OTHER)))
-    assert states(metrics)[OTHER.key] == "syncing"
+def test_a_rate_limit_that_is_over_holds_no_other_stream() -> None:
+    app = events.RateLimited(Scope.APP, 1, at(-600), at(-300), RATE_LIMIT)
+    exposition = after(
+        recorded(run_started(), sweep_started(), app), recorded(run_started(), after=checkpoint_of(OTHER))
+    )
+    assert states(exposition)[OTHER.key] == "syncing"
 
 
 # --- budgets ----------------------------------------------------------------------------------------------------------
 
 
-def test_of_each_budget_the_fullest_page_is_shown_as_it_was_told_last() -> None:
+def test_each_budget_shows_the_latest_ratio_of_the_fullest_page() -> None:
     calls, time = (Usage(Scope.PAGE, kind, ratio) for kind, ratio in (("call_count", 0.9), ("total_time", 0.2)))
-    metrics = after(usage_told(calls, time), usage_told(Usage(Scope.PAGE, "call_count", 0.4), stream=OTHER))
-    assert values(metrics, "rate_limit_usage_ratio", "kind") == {"call_count": 0.9, "total_time": 0.2}
-    metrics.read(usage_told(Usage(Scope.PAGE, "call_count", 0.3)))
-    assert values(metrics, "rate_limit_usage_ratio", "kind") == {"call_count": 0.4, "total_time": 0.2}
+    exposition = after(usage_told(calls, time), usage_told(Usage(Scope.PAGE, "call_count", 0.4), stream=OTHER))
+    assert values(exposition, "rate_limit_usage_ratio", "kind") == {"call_count": 0.9, "total_time": 0.2}
+    exposition.read(usage_told(Usage(Scope.PAGE, "call_count", 0.3)))
+    assert values(exposition, "rate_limit_usage_ratio", "kind") == {"call_count": 0.4, "total_time": 0.2}
 
 
 def test_two_streams_of_a_page_share_its_budget_and_all_streams_the_apps() -> None:
     sibling = Stream(Platform.INSTAGRAM, STREAM.page_id)
-    metrics = after(
+    exposition = after(
         usage_told(Usage(Scope.PAGE, "call_count", 0.9)),
         usage_told(Usage(Scope.PAGE, "call_count", 0.1), stream=sibling),
         usage_told(Usage(Scope.APP, "call_count", 0.8)),
         usage_told(Usage(Scope.APP, "call_count", 1.2), stream=OTHER),
     )
-    assert values(metrics, "rate_limit_usage_ratio", "scope") == {"page": 0.1, "app": 1.2}
+    assert values(exposition, "rate_limit_usage_ratio", "scope") == {"page": 0.1, "app": 1.2}
 
 
-def test_a_removed_stream_is_shown_no_more_until_there_is_something_of_it_again() -> None:
-    metrics = after(recorded(completed()))
+def test_a_removed_stream_disappears_until_it_has_entries_again() -> None:
+    exposition = after(recorded(completed()))
     others = after(recorded(completed(), after=Checkpoint(OTHER.key)))
-    metrics.read(recorded(completed(), after=Checkpoint(OTHER.key)))
+    exposition.read(recorded(completed(), after=Checkpoint(OTHER.key)))
 
-    metrics.learn(recorded(completed(), StreamRemoved("Ada")))
-    assert f'stream="{KEY}"' not in metrics.expose().decode()
-    assert states(metrics) == states(others)
+    exposition.follow(recorded(completed(), events.StreamRemoved("Ada")))
+    assert f'stream="{KEY}"' not in exposition.expose().decode()
+    assert states(exposition) == states(others)
 
-    limited = RateLimited(Scope.APP, 1, NOON, at(3600), problem(4))
-    metrics.read(recorded(run_started(), sweep_started(), limited, after=Checkpoint(OTHER.key)))
-    assert set(states(metrics)) == {OTHER.key}, "a limit of the app is not told of it"
+    limited = events.RateLimited(Scope.APP, 1, NOON, at(3600), problem(4))
+    exposition.read(recorded(run_started(), sweep_started(), limited, after=Checkpoint(OTHER.key)))
+    assert set(states(exposition)) == {OTHER.key}, "it is not held by the app's rate limit"
 
-    metrics.read(recorded(completed(), StreamRemoved("Ada"), run_started()))
-    assert states(metrics)[KEY] == "rate_limited"
-    assert values(metrics, "last_success_timestamp_seconds") == {}
+    exposition.read(recorded(completed(), events.StreamRemoved("Ada"), run_started()))
+    assert states(exposition)[KEY] == "rate_limited"
+    assert values(exposition, "last_success_timestamp_seconds") == {}
 
 
 # --- the exposition ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("health", "value"),
+    ("health", "expiry"),
     [
-        (TokenHealth(True, at(200), at(100)), at(100).timestamp()),
-        (TokenHealth(True), math.inf),
-        (TokenHealth(False, at(200)), 0.0),
+        (TokenHealth(True, at(200), at(100)), {"": at(100).timestamp()}),
+        (TokenHealth(True), {"": math.inf}),
+        (TokenHealth(False, at(200)), {}),
     ],
-    ids=["what ends first", "never", "not valid"],
+    ids=["what ends first", "never", "invalid"],
 )
-def test_the_end_of_a_token_is_shown_once_it_is_known(health: TokenHealth, value: float) -> None:
-    assert "token_expiry_timestamp_seconds{" not in after(recorded(completed())).expose().decode()
-    shown = after(recorded(TokenChecked(health))).expose().decode()
-    (found,) = re.findall(rf'milepost_token_expiry_timestamp_seconds{{stream="{KEY}"}} (\S+)', shown)
-    assert float(found) == value
+def test_a_token_has_an_expiry_only_while_it_is_valid(health: TokenHealth, expiry: dict[str, float]) -> None:
+    exposition = after(recorded(events.TokenChecked(health)))
+    assert values(exposition, "token_expiry_timestamp_seconds") == expiry
+    assert f'milepost_token_valid{{stream="{KEY}"}} {float(health.is_valid)}' in exposition.expose().decode()
+
+
+def test_nothing_is_exposed_of_a_token_that_nobody_has_checked() -> None:
+    exposed = after(recorded(completed())).expose().decode()
+    assert "token_expiry_timestamp_seconds{" not in exposed
+    assert "token_valid{" not in exposed
+
+
+def test_a_token_that_becomes_invalid_loses_its_expiry() -> None:
+    exposition = after(
+        recorded(events.TokenChecked(TokenHealth(True, at(100)))),
+        recorded(events.TokenChecked(TokenHealth(False, at(100)))),
+    )
+    assert "token_expiry_timestamp_seconds{" not in exposition.expose().decode()
 
 
 def documented() -> dict[str, tuple[str, set[str]]]:
-    """Read the type and the labels of each metric in the tables of the documentation."""
+    """Return the type and the labels of each metric in the tables of the documentation."""
     rows = re.findall(r"^\| `(milepost_\w+)` \| (\w+) \| ([^|]*) \| [^|]+ \|$", DOCUMENTATION, re.MULTILINE)
     return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
@@ -493,7 +508,7 @@ def test_the_documentation_names_the_values_of_labels() -> None:
         assert f"`{remedy}`" in DOCUMENTATION, remedy
 
 
-def test_the_conventions_of_prometheus_are_kept() -> None:
+def test_the_metrics_follow_the_conventions_of_prometheus() -> None:
     """They are those that `promtool check metrics` looks for."""
     for family in families(everything().expose()):
         assert family.documentation, family.name
@@ -505,31 +520,31 @@ def test_the_conventions_of_prometheus_are_kept() -> None:
     assert "_created" not in everything().expose().decode()
 
 
-def test_the_process_and_the_version_are_told() -> None:
-    exposed = Metrics().expose().decode()
+def test_the_process_and_the_version_are_exposed() -> None:
+    exposed = Exposition().expose().decode()
     assert f'milepost_build_info{{version="{__version__}"}} 1.0' in exposed
     assert "process_resident_memory_bytes" in exposed
 
 
-def test_the_interval_and_the_room_on_the_disk_are_told(tmp_path: Path) -> None:
-    metrics = Metrics()
-    metrics.describe(lambda: 90.0, tmp_path / "milepost.db")
-    assert values(metrics, "sync_interval_seconds") == {"": 90}
+def test_the_interval_and_the_space_on_the_disk_are_exposed(tmp_path: Path) -> None:
+    exposition = Exposition()
+    exposition.metrics.add_installation(lambda: 90.0, tmp_path / "milepost.db")
+    assert values(exposition, "sync_interval_seconds") == {"": 90}
     room = os.statvfs(tmp_path)
-    assert values(metrics, "store_disk_size_bytes") == {"": room.f_blocks * room.f_frsize}
-    free = values(metrics, "store_disk_free_bytes")[""]
+    assert values(exposition, "store_disk_size_bytes") == {"": room.f_blocks * room.f_frsize}
+    free = values(exposition, "store_disk_free_bytes")[""]
     assert 0 < free <= room.f_bfree * room.f_frsize + MUCH_BYTES, "what is reserved for root counts as taken"
 
 
-def test_a_disk_that_cannot_be_asked_hides_nothing_but_its_own_metrics(tmp_path: Path) -> None:
-    metrics = Metrics()
-    metrics.describe(lambda: 90.0, tmp_path / "away" / "milepost.db")
-    assert values(metrics, "store_disk_free_bytes") == {}
-    assert values(metrics, "sync_interval_seconds") == {"": 90}
+def test_a_disk_that_cannot_be_queried_hides_only_its_own_metrics(tmp_path: Path) -> None:
+    exposition = Exposition()
+    exposition.metrics.add_installation(lambda: 90.0, tmp_path / "away" / "milepost.db")
+    assert values(exposition, "store_disk_free_bytes") == {}
+    assert values(exposition, "sync_interval_seconds") == {"": 90}
 
 
-def test_two_of_them_share_nothing() -> None:
-    one, other = Metrics(), Metrics()
+def test_two_instances_share_nothing() -> None:
+    one, other = Exposition(), Exposition()
     one.read(recorded(completed()))
     assert values(one, "runs_total")
     assert not values(other, "runs_total")

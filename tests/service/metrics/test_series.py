@@ -14,7 +14,7 @@ TEXTS = ("messenger:1", 'with "quotes"', "back\\slash", "two\nlines", "\\n", "MÃ
 
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_value_and_its_labels_are_read_back_alike(value: float, text: str) -> None:
+def test_a_value_and_its_labels_parse_as_prometheus_clients_do(value: float, text: str) -> None:
     registry = CollectorRegistry()
     Gauge("a_ratio", "Says this.", ("stream", "kind"), registry=registry).labels(text, "of one").set(value)
     family = Family("gauge", "a_ratio", "Says this.", "stream", "kind")
@@ -22,14 +22,14 @@ def test_a_value_and_its_labels_are_read_back_alike(value: float, text: str) -> 
     assert families(family.write().encode()) == families(generate_latest(registry))
 
 
-def test_numbers_that_cannot_be_compared_are_written_too() -> None:
+def test_nan_is_written_too() -> None:
     family = Family("gauge", "a_ratio", "Says this.", "stream")
     family.add("messenger:1").set(math.nan)
     [metric] = families(family.write().encode())
     assert math.isnan(metric.samples[0].value)
 
 
-def test_many_series_make_the_very_text() -> None:
+def test_many_series_are_written_in_the_very_same_text() -> None:
     registry = CollectorRegistry()
     theirs = Counter("batches_total", "Batches.", ("stream", "outcome"), registry=registry)
     ours = Family("counter", "batches_total", "Batches.", "stream", "outcome")
@@ -41,7 +41,7 @@ def test_many_series_make_the_very_text() -> None:
     assert ours.write().splitlines() == written
 
 
-def test_a_series_without_a_value_is_not_there_until_it_has_one() -> None:
+def test_a_series_without_a_value_is_hidden_until_it_has_one() -> None:
     family = Family("gauge", "a_ratio", "Says this.", "stream")
     series = family.add("messenger:1", value=None)
     assert "messenger:1" not in family.write()

@@ -1,1 +1,1 @@
-"""The JSON API: a file for each resource, whose operations are declared once, for routes and description alike."""
+"""The JSON API: a module for each resource, whose declared operations make both the routes and the OpenAPI document."""

@@ -1,4 +1,4 @@
-"""Takes in what people ask to be done. They wait for it a while; what takes longer goes on without them."""
+"""Runs actions that outlive the requests for them: a client waits for a while, and the action goes on without it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,85 +12,85 @@ from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.engine.bulkhead import bulkhead
 from milepost.engine.mailbox import CommandDeferred
 
-MAX_WAIT_SECONDS = 30.0  # longer than a batch takes, after which the stream's worker looks what is asked of it
-MAX_UNDER_WAY = 100
+MAX_WAIT_SECONDS = 30.0  # longer than a batch takes, after which the stream's worker looks into its mailbox
+MAX_RUNNING = 100
 
-Done = TypeVar("Done")
+ResultT = TypeVar("ResultT")
 
 
-class UnderWay(Struct, frozen=True):
-    """It takes longer than anybody waits, and goes on."""
+class StillRunning(Struct, frozen=True):
+    """The action takes longer than a client waits, and goes on."""
 
 
 @asynccontextmanager
 async def background_work(*, max_wait_seconds: float = MAX_WAIT_SECONDS) -> AsyncIterator["BackgroundWork"]:
-    """Give a desk. What is under way at the end of the block is not waited for any more."""
-    desk = BackgroundWork(max_wait_seconds)
+    """Accept actions during the block. Those still running at its end are cancelled."""
+    work = BackgroundWork(max_wait_seconds)
     try:
-        yield desk
+        yield work
     finally:
-        await desk.close()
+        await work.close()
 
 
 class BackgroundWork:
-    """Commands that outlive the requests that asked for them. Made by `background_work`."""
+    """Actions that outlive the requests for them. Made by `background_work`."""
 
     def __init__(self, max_wait_seconds: float) -> None:
         self._max_wait_seconds = max_wait_seconds
-        self._under_way: set[asyncio.Task[Any]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
-    async def look_up(self, find: Awaitable[Done]) -> Done:
-        """Await what has to be known first. Raises one of aiohttp's HTTP errors."""
+    async def look_up(self, find: Awaitable[ResultT]) -> ResultT:
+        """Await what an action has to know first. Raises one of aiohttp's HTTP errors."""
         try:
             async with asyncio.timeout(self._max_wait_seconds):
                 return await find
         except (TimeoutError, MilepostError) as error:
-            raise _refusal(error) from error
+            raise _http_error(error) from error
 
-    async def do(self, what: str, work: Callable[[], Awaitable[Done]]) -> Done | UnderWay:
-        """Begin some work, and give what comes of it if that is soon.
+    async def run(self, name: str, action: Callable[[], Awaitable[ResultT]]) -> ResultT | StillRunning:
+        """Start an action and return its result, or StillRunning if that takes too long.
 
-        Raises HeldBack as the work does, and one of aiohttp's HTTP errors for whatever else keeps it from being done.
+        Raises CommandDeferred as the action does, and one of aiohttp's HTTP errors for any other failure.
         """
-        task = self._begin(what, work)
+        task = self._start(name, action)
         done, _ = await asyncio.wait([task], timeout=self._max_wait_seconds)
         if not done:
-            return UnderWay()
+            return StillRunning()
         result = task.result()
         if isinstance(result, CommandDeferred):
             raise result
         if isinstance(result, Exception):
-            raise _refusal(result)
+            raise _http_error(result)
         return result
 
     async def close(self) -> None:
-        """Wait for nothing any more."""
-        for task in self._under_way:
+        """Cancel what is still running."""
+        for task in self._running:
             task.cancel()
-        if self._under_way:
-            await asyncio.wait(self._under_way)
+        if self._running:
+            await asyncio.wait(self._running)
 
-    def _begin(self, what: str, work: Callable[[], Awaitable[Done]]) -> asyncio.Task[Done | Exception]:
-        if len(self._under_way) >= MAX_UNDER_WAY:
+    def _start(self, name: str, action: Callable[[], Awaitable[ResultT]]) -> asyncio.Task[ResultT | Exception]:
+        if len(self._running) >= MAX_RUNNING:
             raise web.HTTPServiceUnavailable(
-                text=f"{MAX_UNDER_WAY} actions are under way already: try again in a minute",
+                text=f"{MAX_RUNNING} actions are already running: try again in a minute",
                 headers={"Retry-After": "60"},
             )
 
-        async def perform() -> Done | MilepostError:
+        async def perform() -> ResultT | MilepostError:
             try:
-                return await work()
-            except MilepostError as error:  # told to the asker, and no bug
+                return await action()
+            except MilepostError as error:  # not a bug: the client gets it as the answer
                 return error
 
-        task = asyncio.create_task(bulkhead(what, perform()), name=what)
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        task = asyncio.create_task(bulkhead(name, perform()), name=name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
         return task
 
 
-def _refusal(error: Exception) -> web.HTTPError:
-    """Say in HTTP why something could not be done."""
+def _http_error(error: Exception) -> web.HTTPError:
+    """Return the HTTP error for an action that failed."""
     match error:
         case StoreAway() | StoreRefused():
             return web.HTTPServiceUnavailable(text=str(error))

@@ -1,88 +1,112 @@
-"""`/api/dead-letters`: what could not be read or written."""
+"""`/api/dead-letters`: what could not be read or written, and its redrive or discard."""
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
 
-from milepost.service.api.endpoint import AnyOperation, Call, Operation, Reply
-from milepost.service.api.paging import FROM, Limit, StreamKey, page_of
-from milepost.service.letter_view import Letter, dead_letter_view
+from milepost.core.commands import DeadLetterCommand, Discard, Redrive
+from milepost.core.dead_letters import MAX_REASON_CHARACTERS
+from milepost.core.ports import DueDeadLetter
+from milepost.engine.mailbox import CommandDeferred, ExecuteDeadLetterCommand
+from milepost.reporting.views import ActionResult, DeadLetterView, accepted, dead_letter_view, held, result_of
+from milepost.service.api.background import BackgroundWork, StillRunning
+from milepost.service.api.endpoint import (
+    CURSOR_DESCRIPTION,
+    AnyOperation,
+    Call,
+    Limit,
+    Nothing,
+    Operation,
+    Reply,
+    StreamKey,
+    page_of,
+)
+from milepost.service.auth import actor_of
 from milepost.stores.reader import DeadLetterState, JournalReader
 
 PATH = "/api/dead-letters"
-ONE = f"{PATH}/{{dead_letter_id}}"
+ITEM_PATH = f"{PATH}/{{dead_letter_id}}"
 
-LetterId = Annotated[str, Meta(pattern="^[0-9a-f]+$", max_length=64, description="the dead letter's id")]
+_Id = Annotated[str, Meta(pattern="^[0-9a-f]+$", max_length=64, description="the dead letter's id")]
+_Cursor = Annotated[str, Meta(pattern="^[0-9a-f]+$", max_length=64, description=CURSOR_DESCRIPTION)]
 
 
-class LettersAsked(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which letters are listed."""
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+class DeadLettersQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which dead letters to list."""
 
     stream: StreamKey | None = None
-    state: Annotated[DeadLetterState, Meta(description="only letters that are this")] = DeadLetterState.OPEN
-    after: Annotated[str, Meta(pattern="^[0-9a-f]+$", max_length=64, description=FROM)] | None = None
+    state: Annotated[DeadLetterState, Meta(description="only dead letters in this state")] = DeadLetterState.OPEN
+    after: _Cursor | None = None
     limit: Limit = 100
 
 
-class LetterAsked(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which letter is meant."""
+class DeadLetterParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """The dead letter that the path names."""
 
-    dead_letter_id: LetterId
+    dead_letter_id: _Id
 
 
-class Letters(Struct, frozen=True):
-    """Dead letters, the oldest first. `next` is null on the last page."""
+class DeadLetters(Struct, frozen=True):
+    """Dead letters, oldest first. `next` is null on the last page."""
 
-    dead_letters: tuple[Letter, ...]
+    dead_letters: tuple[DeadLetterView, ...]
     next: str | None
 
 
-class LetterWithPayload(Letter, frozen=True):
-    """A dead letter with what a redrive needs, which is personal data; null once the letter is closed."""
+class DeadLetterWithPayload(DeadLetterView, frozen=True):
+    """A dead letter with what a redrive needs, which is personal data; null once it is closed."""
 
     payload: Annotated[msgspec.Raw | None, Meta(description="any JSON")]
 
 
 def dead_letters(journal_reader: JournalReader) -> Sequence[AnyOperation]:
-    """Declare what can be asked about dead letters."""
+    """Declare the operations that read dead letters."""
 
-    async def list_dead_letters(call: Call[LettersAsked, None]) -> Reply[Letters]:
-        asked = call.asked
+    async def list_dead_letters(call: Call[DeadLettersQuery, None]) -> Reply[DeadLetters]:
+        query = call.parameters
         found = await journal_reader.dead_letters(
-            asked.state, stream=asked.stream, after=asked.after, limit=asked.limit + 1
+            query.state, stream=query.stream, after=query.after, limit=query.limit + 1
         )
-        page, following = page_of([dead_letter_view(each) for each in found], asked.limit, _id_of)
-        return Reply(Letters(page, following))
+        page, cursor = page_of([dead_letter_view(each) for each in found], query.limit, _id_of)
+        return Reply(DeadLetters(page, cursor))
 
-    async def show_dead_letter(call: Call[LetterAsked, None]) -> Reply[LetterWithPayload]:
-        found = await journal_reader.dead_letter(call.asked.dead_letter_id)
+    async def show_dead_letter(call: Call[DeadLetterParameters, None]) -> Reply[DeadLetterWithPayload]:
+        found = await journal_reader.dead_letter(call.parameters.dead_letter_id)
         if found is None:
-            raise web.HTTPNotFound(text=f"there is no dead letter {call.asked.dead_letter_id}")
+            raise web.HTTPNotFound(text=f"there is no dead letter {call.parameters.dead_letter_id}")
         dead_letter, payload = found
         shown = None if payload is None else _as_json(payload)
-        return Reply(LetterWithPayload(**asdict(dead_letter), payload=shown))
+        return Reply(DeadLetterWithPayload(**asdict(dead_letter), payload=shown))
 
     listing = Operation(
-        "GET", PATH, "List dead letters, the oldest first", asked=LettersAsked, answer=Letters, handle=list_dead_letters
+        "GET",
+        PATH,
+        "List dead letters, oldest first",
+        parameters=DeadLettersQuery,
+        response=DeadLetters,
+        handle=list_dead_letters,
     )
     showing = Operation(
         "GET",
-        ONE,
+        ITEM_PATH,
         "Show a dead letter with its payload",
-        asked=LetterAsked,
-        answer=LetterWithPayload,
+        parameters=DeadLetterParameters,
+        response=DeadLetterWithPayload,
         handle=show_dead_letter,
-        problems={404: "there is no such letter"},
+        problems={404: "no such dead letter"},
     )
     return [listing, showing]
 
 
 def _as_json(payload: str) -> msgspec.Raw:
-    """Give a payload as it is if it is JSON, as all are that nobody has tampered with; else as a text."""
+    """Return a payload as it is if it is JSON, as every one is that nobody has tampered with; otherwise as a string."""
     try:
         msgspec.json.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -90,5 +114,60 @@ def _as_json(payload: str) -> msgspec.Raw:
     return msgspec.Raw(payload.encode())
 
 
-def _id_of(dead_letter: Letter) -> str:
+def _id_of(dead_letter: DeadLetterView) -> str:
     return dead_letter.dead_letter_id
+
+
+# --- actions ----------------------------------------------------------------------------------------------------------
+
+FindOpen = Callable[[tuple[str, ...]], Awaitable[tuple[DueDeadLetter, ...]]]
+
+
+class DiscardBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """Why a dead letter is discarded. The journal keeps it for ever: no names or texts."""
+
+    reason: Annotated[str, Meta(min_length=1, max_length=MAX_REASON_CHARACTERS, pattern=r"\S")]
+
+
+def dead_letter_actions(
+    work: BackgroundWork, execute: ExecuteDeadLetterCommand, find_open: FindOpen
+) -> Sequence[AnyOperation]:
+    """Declare the actions on dead letters.
+
+    Args:
+        work: runs them.
+        execute: executes a command and returns the dead letter if it is still open; raises MilepostError.
+        find_open: returns those of the given dead letters that are open.
+    """
+
+    async def act(command: DeadLetterCommand) -> Reply[ActionResult]:
+        found = await work.look_up(find_open((command.dead_letter_id,)))
+        if not found:
+            # `milepost dead-letters` recognises these words.
+            raise web.HTTPNotFound(text=f"there is no open dead letter {command.dead_letter_id}")
+        dead_letter = found[0].dead_letter
+        try:
+            after = await work.run(f"action on dead letter {dead_letter.dead_letter_id}", lambda: execute(command))
+        except CommandDeferred as reason:
+            return Reply(held(dead_letter, reason))
+        if isinstance(after, StillRunning):
+            return Reply(accepted(dead_letter), status=202)
+        return Reply(result_of(dead_letter, after))
+
+    async def redrive(call: Call[DeadLetterParameters, Nothing]) -> Reply[ActionResult]:
+        return await act(Redrive(call.parameters.dead_letter_id, actor_of(call.request)))
+
+    async def discard(call: Call[DeadLetterParameters, DiscardBody]) -> Reply[ActionResult]:
+        return await act(Discard(call.parameters.dead_letter_id, call.body.reason.strip(), actor_of(call.request)))
+
+    common: dict[str, Any] = {
+        "parameters": DeadLetterParameters,
+        "response": ActionResult,
+        "statuses": (200, 202),
+        "problems": {404: "no such open dead letter", 409: "it cannot be done; `detail` says why"},
+        "max_seconds": None,
+    }
+    return [
+        Operation("POST", f"{ITEM_PATH}/redrive", "Retry a dead letter now", body=Nothing, handle=redrive, **common),
+        Operation("POST", f"{ITEM_PATH}/discard", "Discard a dead letter", body=DiscardBody, handle=discard, **common),
+    ]

@@ -1,123 +1,212 @@
-"""What can be asked over HTTP, declared once: an operation is the source of its route and of its description.
+"""API operations, each declared once: the same declaration makes its route and its entry in the OpenAPI document.
 
-So the two cannot drift: what an operation says that it takes is what requests are decoded to, and what it says that it
-answers is what its type demands.
+So the two cannot drift apart: requests are decoded into the very types that the document shows, and the type checker
+holds the handler to the response type that it declares.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from hashlib import sha256
 from http import HTTPStatus
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from aiohttp import ETag, web
-from msgspec import Struct
+from msgspec import Meta, Struct, inspect
 
 from milepost.core.errors import MilepostError
-from milepost.service.api.parsing import Parameters, body_of
 
 JSON = "application/json"
-MAX_ANSWER_SECONDS = 10.0  # for the store; a page of any listing takes it milliseconds
+MAX_BODY_SECONDS = 10.0
+MAX_RESPONSE_SECONDS = 10.0  # for the store; a page of any listing takes it milliseconds
 
-Asked = TypeVar("Asked")
-Body = TypeVar("Body")
-Answer = TypeVar("Answer")
+ParametersT = TypeVar("ParametersT")
+BodyT = TypeVar("BodyT")
+ResponseT = TypeVar("ResponseT")
+ItemT = TypeVar("ItemT")
+CursorT = TypeVar("CursorT")
+
+Limit = Annotated[int, Meta(ge=1, le=1000, description="the maximum number of items to return")]
+StreamKey = Annotated[
+    str, Meta(pattern=r"^(messenger|instagram):[^/\s]+$", max_length=200, description="only items of this stream")
+]
+CURSOR_DESCRIPTION = "the `next` of the previous page"
 
 
 class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
-    """No parameters, or a body in which there is nothing to say."""
+    """No parameters, or an empty body."""
 
 
-class Call(Struct, Generic[Asked, Body], frozen=True, eq=False):
-    """What came: the parameters of the path and the query, the body, and the request for what is neither."""
+class Call(Struct, Generic[ParametersT, BodyT], frozen=True, eq=False):
+    """A decoded request: the parameters of path and query, the body, and the request itself for everything else."""
 
-    asked: Asked
-    body: Body
+    parameters: ParametersT
+    body: BodyT
     request: web.Request
 
 
-class Reply(Struct, Generic[Answer], frozen=True):
-    """What is answered. `tag` names the state that the answer shows, so that who has seen it need not be told again."""
+class Reply(Struct, Generic[ResponseT], frozen=True):
+    """A response to encode. `etag` identifies the state that it shows, so that a client that has it gets a 304."""
 
-    answer: Answer
+    response: ResponseT
     status: int = 200
-    tag: str | None = None
+    etag: str | None = None
 
 
-class Operation(Struct, Generic[Asked, Body, Answer], frozen=True, eq=False):
-    """One thing that can be asked.
+class Operation(Struct, Generic[ParametersT, BodyT, ResponseT], frozen=True, eq=False):
+    """One operation of the API.
 
     Args:
-        method: how.
-        path: where; the parameters in braces are fields of `asked`.
-        summary: what it does, in a line.
-        asked: the parameters of the path and the query. A field that is a tuple may be given more than once.
-        answer: what is answered; None is an empty answer.
-        handle: does it. Raises MilepostError where the store does not answer, and aiohttp's HTTP errors with a text.
-        body: what the body is; None takes none.
-        statuses: those of good answers; 304 among them where its replies have tags.
-        problems: the statuses of the problems that are its own, and what each means.
-        media_type: the type of the answer. Other than JSON, it is answered as it comes from `handle`.
-        max_seconds: how long it may take; None where it has its own bound.
+        method: the HTTP method.
+        path: the URL path; names in braces are fields of `parameters`.
+        summary: one line for the OpenAPI document.
+        parameters: those of the path and the query. A field whose type is a tuple may be given more than once.
+        response: the type of the response; None for an empty one.
+        handle: carries the operation out. Raises MilepostError when the store is unavailable, and aiohttp's HTTP errors
+            with a text for the user.
+        body: the type of the body; None if the operation takes none.
+        statuses: the status codes of success, with 304 if its replies have ETags.
+        problems: the error codes that only this operation has, and what each means.
+        media_type: the type of the response. If it is not JSON, `handle` returns the response itself.
+        max_seconds: the time limit; None if the operation sets its own.
     """
 
     method: Literal["GET", "POST"]
     path: str
     summary: str
-    asked: type[Asked]
-    answer: type[Answer] | None
-    handle: Callable[[Call[Asked, Body]], Awaitable[Reply[Answer] | web.StreamResponse]]
-    body: type[Body] | None = None
+    parameters: type[ParametersT]
+    response: type[ResponseT] | None
+    handle: Callable[[Call[ParametersT, BodyT]], Awaitable[Reply[ResponseT] | web.StreamResponse]]
+    body: type[BodyT] | None = None
     statuses: tuple[int, ...] = (200,)
     problems: dict[int, str] = {}
     media_type: str = JSON
-    max_seconds: float | None = MAX_ANSWER_SECONDS
+    max_seconds: float | None = MAX_RESPONSE_SECONDS
 
 
 AnyOperation = Operation[Any, Any, Any]
 
 
-def tag_of(shown: object) -> str:
-    """Name the state that an answer shows: the same for the same values."""
+def etag_of(shown: object) -> str:
+    """Return an ETag for what a response shows; equal values have equal tags."""
     return sha256(msgspec.json.encode(shown)).hexdigest()[:32]
 
 
+def page_of(
+    found: Sequence[ItemT], limit: int, cursor_of: Callable[[ItemT], CursorT]
+) -> tuple[tuple[ItemT, ...], CursorT | None]:
+    """Return a page and the cursor of the next one. `found` holds one item more than the page if there is a next."""
+    page = tuple(found[:limit])
+    return page, cursor_of(page[-1]) if len(found) > limit else None
+
+
+# --- routes -----------------------------------------------------------------------------------------------------------
+
+
 def routes_of(operations: Iterable[AnyOperation]) -> list[web.RouteDef]:
-    """Give the routes of the operations."""
+    """Return the routes of the operations."""
     return [_route(operation) for operation in operations]
 
 
 def _route(operation: AnyOperation) -> web.RouteDef:
-    parameters = Parameters(operation.asked)
+    decoder = _ParameterDecoder(operation.parameters)
 
-    async def answer(request: web.Request) -> web.StreamResponse:
-        asked = parameters.read(request)
-        body = None if operation.body is None else await body_of(request, operation.body)
+    async def handle(request: web.Request) -> web.StreamResponse:
+        parameters = decoder.decode(request)
+        body = None if operation.body is None else await _decode_body(request, operation.body)
         try:
             async with asyncio.timeout(operation.max_seconds):
-                reply = await operation.handle(Call(asked, body, request))
+                reply = await operation.handle(Call(parameters, body, request))
         except MilepostError as error:
             raise web.HTTPServiceUnavailable(text=str(error)) from error
         except TimeoutError as error:
             raise web.HTTPServiceUnavailable(text="the database did not answer in time") from error
-        return reply if isinstance(reply, web.StreamResponse) else _response(request, reply)
+        return reply if isinstance(reply, web.StreamResponse) else _encode(request, reply)
 
     if operation.method == "POST":
-        return web.post(operation.path, answer)
-    return web.get(operation.path, answer, allow_head=operation.media_type == JSON)  # other answers may have no end
+        return web.post(operation.path, handle)
+    return web.get(operation.path, handle, allow_head=operation.media_type == JSON)  # other responses may be endless
 
 
-def _response(request: web.Request, reply: Reply[Any]) -> web.Response:
-    """Write a reply down, or tell who has the answer already that it has."""
+def _encode(request: web.Request, reply: Reply[Any]) -> web.Response:
+    """Encode a reply, or answer 304 if the client has it already."""
     response = web.Response(status=reply.status)
-    if reply.tag is not None:
-        response.etag = ETag(reply.tag, is_weak=True)
-        response.headers["Cache-Control"] = "private, no-cache"  # it may be kept, and is asked for again
-        if any(known.value in (reply.tag, "*") for known in request.if_none_match or ()):
+    if reply.etag is not None:
+        response.etag = ETag(reply.etag, is_weak=True)
+        response.headers["Cache-Control"] = "private, no-cache"  # a browser may keep it, but has to revalidate
+        if any(known.value in (reply.etag, "*") for known in request.if_none_match or ()):
             response.set_status(HTTPStatus.NOT_MODIFIED)
             return response
-    if reply.answer is not None:
-        response.body = msgspec.json.encode(reply.answer)
+    if reply.response is not None:
+        response.body = msgspec.json.encode(reply.response)
         response.content_type = JSON
     return response
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+_LOCATION = re.compile(r"(?P<reason>.*) - at `\$\.?(?P<name>[^`]*)`")
+
+
+class _ParameterDecoder(Generic[ParametersT]):
+    """Decodes the parameters of path and query into the struct that declares them."""
+
+    def __init__(self, kind: type[ParametersT]) -> None:
+        self._kind = kind
+        described = inspect.type_info(kind)
+        fields = described.fields if isinstance(described, inspect.StructType) else ()
+        self._is_repeatable = {field.encode_name: _is_tuple(field.type) for field in fields}
+
+    def decode(self, request: web.Request) -> ParametersT:
+        """Return the parameters of a request.
+
+        Raises HTTPNotFound if no such path can exist, HTTPBadRequest for anything else that is invalid.
+        """
+        in_path = request.match_info
+        given: dict[str, Any] = self._query_of(request) | dict(in_path)
+        try:
+            return msgspec.convert(given, self._kind, strict=False)  # from text: "5" is a number
+        except msgspec.ValidationError as error:
+            reason, name = _reason_and_name(error)
+            if name in in_path:
+                raise web.HTTPNotFound(text=f"nothing has this name: {name}: {reason}") from error
+            raise _bad_query(name, reason) from error
+
+    def _query_of(self, request: web.Request) -> dict[str, Any]:
+        query, known = request.query, self._is_repeatable.keys() - request.match_info.keys()
+        for name in query:
+            if name not in known:
+                raise _bad_query(name, f"unknown parameter; allowed: {', '.join(sorted(known)) or 'none'}")
+            if len(query.getall(name)) > 1 and not self._is_repeatable[name]:
+                raise _bad_query(name, "given more than once")
+        return {name: query.getall(name) if self._is_repeatable[name] else query[name] for name in query}
+
+
+def _is_tuple(kind: inspect.Type) -> bool:
+    # Metadata, such as a description, is wrapped around the type itself.
+    return isinstance(kind.type if isinstance(kind, inspect.Metadata) else kind, inspect.VarTupleType)
+
+
+def _bad_query(name: str, reason: str) -> web.HTTPBadRequest:
+    return web.HTTPBadRequest(text=f"invalid query: {name}: {reason}")
+
+
+def _reason_and_name(error: msgspec.ValidationError) -> tuple[str, str]:
+    match = _LOCATION.fullmatch(str(error))
+    return (str(error), "") if match is None else (match["reason"], match["name"].partition("[")[0])
+
+
+async def _decode_body(request: web.Request, kind: type[BodyT]) -> BodyT:
+    """Return the body; an empty one counts as an empty object. Raises one of aiohttp's HTTP errors."""
+    try:
+        async with asyncio.timeout(MAX_BODY_SECONDS):
+            body = await request.read()
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(text=f"the body did not arrive within {MAX_BODY_SECONDS:g} s") from error
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except msgspec.ValidationError as error:
+        raise web.HTTPUnprocessableEntity(text=f"invalid body: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise web.HTTPBadRequest(text="the body is not JSON") from error

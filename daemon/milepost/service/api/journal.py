@@ -7,15 +7,14 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from milepost.service.api.endpoint import AnyOperation, Call, Operation, Reply
-from milepost.service.api.paging import Limit, StreamKey
+from milepost.service.api.endpoint import AnyOperation, Call, Limit, Operation, Reply, StreamKey
 from milepost.stores.reader import JournalReader, StoredEntry
 
 MAX_SEQ = 2**63 - 1  # of SQLite's integers
 
 
-class EntriesAsked(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which entries are listed."""
+class EntriesQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which entries to list."""
 
     after: Annotated[int, Meta(ge=0, le=MAX_SEQ, description="only entries with a greater seq")] = 0
     stream: StreamKey | None = None
@@ -23,9 +22,9 @@ class EntriesAsked(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class JournalEntry(Struct, frozen=True):
-    """An entry: its place in the journal as a whole (`seq`) and in its stream (`version`), and what happened.
+    """An entry: its number in the whole journal (`seq`) and in its stream (`version`), and what happened.
 
-    `hash` seals it to the entry of its stream before it.
+    `hash` chains it to the previous entry of its stream.
     """
 
     seq: int
@@ -39,35 +38,35 @@ class JournalEntry(Struct, frozen=True):
 
 
 class Entries(Struct, frozen=True):
-    """Entries, the oldest first. `next` is the last seq, to go on from at any time; null where there is none."""
+    """Entries, oldest first. `next` is the last seq, to continue from at any time; null if there are none."""
 
     entries: tuple[JournalEntry, ...]
     next: int | None
 
 
 def journal(journal_reader: JournalReader) -> Sequence[AnyOperation]:
-    """Declare what can be asked about the journal."""
+    """Declare the operations on the journal."""
 
-    async def list_entries(call: Call[EntriesAsked, None]) -> Reply[Entries]:
-        asked = call.asked
-        found = await journal_reader.entries(after=asked.after, limit=asked.limit, stream=asked.stream)
-        return Reply(Entries(tuple(map(_shown, found)), found[-1].seq if found else None))
+    async def list_entries(call: Call[EntriesQuery, None]) -> Reply[Entries]:
+        query = call.parameters
+        found = await journal_reader.entries(after=query.after, limit=query.limit, stream=query.stream)
+        return Reply(Entries(tuple(map(_journal_entry, found)), found[-1].seq if found else None))
 
     return [
         Operation(
             "GET",
             "/api/journal",
-            "List the journal's entries, the oldest first",
-            asked=EntriesAsked,
-            answer=Entries,
+            "List the journal's entries, oldest first",
+            parameters=EntriesQuery,
+            response=Entries,
             handle=list_entries,
         )
     ]
 
 
-def _shown(placed: StoredEntry) -> JournalEntry:
-    entry = placed.entry
+def _journal_entry(stored: StoredEntry) -> JournalEntry:
+    entry = stored.entry
     data = msgspec.Raw(entry.data.encode())
     return JournalEntry(
-        placed.seq, entry.stream, entry.version, entry.run_id, entry.recorded_at, entry.type, data, entry.hash
+        stored.seq, entry.stream, entry.version, entry.run_id, entry.recorded_at, entry.type, data, entry.hash
     )

@@ -1,4 +1,4 @@
-"""The description of the operations: an OpenAPI document (version 3.1), made of their declarations."""
+"""The OpenAPI 3.1 document, generated from the declared operations."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -8,32 +8,32 @@ import msgspec
 from msgspec import Struct
 
 from milepost import __version__
-from milepost.service.api.endpoint import AnyOperation, Call, Nothing, Operation, Reply, tag_of
-from milepost.service.sessions import COOKIE
+from milepost.service.api.endpoint import AnyOperation, Call, Nothing, Operation, Reply, etag_of
+from milepost.service.auth import COOKIE
 
 PATH = "/api/openapi.json"
 
-# What any operation may answer, beside its own.
+# Problems that any operation may answer besides its own.
 COMMON_PROBLEMS = {
-    400: "the request is not as it should be; the detail names what",
-    401: "neither the token nor a session came with it",
-    421: "without a token, only who calls this machine by a name of its own is answered",
+    400: "invalid request; `detail` names what is wrong",
+    401: "neither the token nor a session was sent",
+    421: "without a token, the daemon answers only requests that address this machine by a name of its own",
     429: "too many requests; Retry-After says how many seconds to wait",
-    503: "the database does not answer now, or too much is under way",
+    503: "the database is unavailable, or too many actions are running",
 }
-CHANGING_PROBLEMS = {
-    403: "a page of another site may change nothing here",
-    408: "the body did not come",
+BODY_PROBLEMS = {
+    403: "a page of another site must not change anything",
+    408: "the body did not arrive in time",
     413: "the body is too large",
     415: "the body is not sent as application/json",
-    422: "the body is JSON, but not as it should be; the detail names what",
+    422: "the body is JSON, but invalid; `detail` names what is wrong",
 }
 
 Schema = dict[str, Any]
 
 
 class Problem(Struct, frozen=True):
-    """Why it was not done (RFC 9457)."""
+    """Why a request failed (RFC 9457)."""
 
     type: str
     title: str
@@ -42,33 +42,41 @@ class Problem(Struct, frozen=True):
 
 
 def described(operations: Sequence[AnyOperation]) -> list[AnyOperation]:
-    """Give the operations, and one more that tells of them all."""
+    """Return the operations and one more, which shows the OpenAPI document of them all."""
 
     async def describe(_: Call[Nothing, None]) -> Reply[Schema]:
         return reply
 
-    telling: Operation[Nothing, None, Schema] = Operation(
-        "GET", PATH, "Describe this API", asked=Nothing, answer=dict[str, Any], handle=describe, statuses=(200, 304)
+    describing: Operation[Nothing, None, Schema] = Operation(
+        "GET",
+        PATH,
+        "Show this OpenAPI document",
+        parameters=Nothing,
+        response=dict[str, Any],
+        handle=describe,
+        statuses=(200, 304),
     )
-    everything = [*operations, telling]
+    everything = [*operations, describing]
     document = document_of(everything)
-    reply = Reply(document, tag=tag_of(document))
+    reply = Reply(document, etag=etag_of(document))
     return everything
 
 
 def document_of(operations: Sequence[AnyOperation]) -> Schema:
-    """Write the document."""
+    """Return the OpenAPI document of the operations."""
     kinds: list[Any] = [Problem]
     for each in operations:
-        kinds += (kind for kind in (each.asked, each.body, each.answer) if kind is not None and kind not in kinds)
+        kinds += (
+            kind for kind in (each.parameters, each.body, each.response) if kind is not None and kind not in kinds
+        )
     references, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     schemas = dict(zip(kinds, references, strict=True))
     paths: dict[str, Schema] = {}
     for each in operations:
-        fields = components[_name(schemas[each.asked])]["properties"]
-        paths.setdefault(each.path, {})[each.method.lower()] = _told(each, fields, schemas)
+        fields = components[_name(schemas[each.parameters])]["properties"]
+        paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, fields, schemas)
     bodies = {each.body for each in operations}
-    for kind in {each.asked for each in operations} - bodies:  # told of as parameters
+    for kind in {each.parameters for each in operations} - bodies:  # listed as parameters, field by field
         del components[_name(schemas[kind])]
     return {
         "openapi": "3.1.0",
@@ -78,7 +86,7 @@ def document_of(operations: Sequence[AnyOperation]) -> Schema:
         "components": {
             "schemas": components,
             "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer", "description": "http.token, where it is set"},
+                "token": {"type": "http", "scheme": "bearer", "description": "http.token, if it is set"},
                 "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "from POST /login"},
             },
         },
@@ -89,31 +97,31 @@ def _name(reference: Schema) -> str:
     return str(reference["$ref"]).rpartition("/")[2]
 
 
-def _told(operation: AnyOperation, parameters: Mapping[str, Schema], schemas: Mapping[Any, Schema]) -> Schema:
-    told: Schema = {
+def _operation(operation: AnyOperation, fields: Mapping[str, Schema], schemas: Mapping[Any, Schema]) -> Schema:
+    described: Schema = {
         "operationId": operation.handle.__name__,
         "summary": operation.summary,
-        "parameters": [_parameter(name, schema, operation.path) for name, schema in parameters.items()],
-        "responses": _good(operation, schemas) | _bad(operation, schemas),
+        "parameters": [_parameter(name, schema, operation.path) for name, schema in fields.items()],
+        "responses": _responses(operation, schemas) | _problems(operation, schemas),
     }
     if operation.body is not None:
-        told["requestBody"] = {"content": {"application/json": {"schema": schemas[operation.body]}}}
-    return told
+        described["requestBody"] = {"content": {"application/json": {"schema": schemas[operation.body]}}}
+    return described
 
 
 def _parameter(name: str, schema: Schema, path: str) -> Schema:
     options = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]  # in a query, null is left out
-    told = options[0] if options else schema
-    described = {key: value for key, value in told.items() if key != "description"}
+    chosen = options[0] if options else schema
+    bare = {key: value for key, value in chosen.items() if key != "description"}
     is_in_path = f"{{{name}}}" in path
-    parameter = {"name": name, "in": "path" if is_in_path else "query", "required": is_in_path, "schema": described}
-    return parameter | ({"description": told["description"]} if "description" in told else {})
+    parameter = {"name": name, "in": "path" if is_in_path else "query", "required": is_in_path, "schema": bare}
+    return parameter | ({"description": chosen["description"]} if "description" in chosen else {})
 
 
-def _good(operation: AnyOperation, schemas: Mapping[Any, Schema]) -> Schema:
+def _responses(operation: AnyOperation, schemas: Mapping[Any, Schema]) -> Schema:
     content = (
-        {"content": {operation.media_type: {"schema": schemas[operation.answer]}}}
-        if operation.answer is not None
+        {"content": {operation.media_type: {"schema": schemas[operation.response]}}}
+        if operation.response is not None
         else {}
     )
     return {
@@ -122,8 +130,8 @@ def _good(operation: AnyOperation, schemas: Mapping[Any, Schema]) -> Schema:
     }
 
 
-def _bad(operation: AnyOperation, schemas: Mapping[Any, Schema]) -> Schema:
-    common = COMMON_PROBLEMS if operation.body is None else COMMON_PROBLEMS | CHANGING_PROBLEMS
+def _problems(operation: AnyOperation, schemas: Mapping[Any, Schema]) -> Schema:
+    common = COMMON_PROBLEMS if operation.body is None else COMMON_PROBLEMS | BODY_PROBLEMS
     return {
         str(status): {
             "description": meaning,

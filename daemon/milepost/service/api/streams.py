@@ -1,48 +1,64 @@
-"""`/api/streams`: where every stream stands."""
+"""`/api/streams`: the status of every stream, and the actions sync, pause and resume."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from enum import StrEnum
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any
 
 from aiohttp import web
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, RateLimit
+from milepost.core.commands import PauseStream, ResumeStream, StreamCommand, SyncNow
 from milepost.core.model import Stream
 from milepost.core.rate_limits import by_page
+from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
-from milepost.service.api.endpoint import AnyOperation, Call, Operation, Reply, tag_of
-from milepost.service.api.paging import FROM, Limit, page_of
-from milepost.service.stream_status import StreamStatus, status_of
-from milepost.service.underway import Underway
+from milepost.reporting.views import StreamStatus, status_of
+from milepost.service.api.background import BackgroundWork, StillRunning
+from milepost.service.api.endpoint import (
+    CURSOR_DESCRIPTION,
+    AnyOperation,
+    Call,
+    Limit,
+    Nothing,
+    Operation,
+    Reply,
+    etag_of,
+    page_of,
+)
+from milepost.service.auth import actor_of
 from milepost.settings import SyncSettings
 from milepost.stores.reader import JournalReader
 
 PATH = "/api/streams"
-ONE = f"{PATH}/{{key}}"
+ITEM_PATH = f"{PATH}/{{key}}"
 
 
-class StreamsAsked(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which streams are listed."""
+# --- reading ----------------------------------------------------------------------------------------------------------
 
-    after: Annotated[str, Meta(max_length=200, description=FROM)] | None = None
+
+class StreamsQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which streams to list."""
+
+    after: Annotated[str, Meta(max_length=200, description=CURSOR_DESCRIPTION)] | None = None
     limit: Limit = 100
-    state: Annotated[State, Meta(description="only streams that are at this")] | None = None
+    state: Annotated[State, Meta(description="only streams in this state")] | None = None
 
 
-class StreamAsked(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which stream is meant."""
+class StreamParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """The stream that the path names."""
 
     key: Annotated[str, Meta(max_length=200, description="the stream's key, such as messenger:1234567890")]
 
 
 class Streams(Struct, frozen=True):
-    """Where streams stand at the instant `at`, in the order of their keys. `next` is null on the last page.
+    """The status of streams at the instant `at`, in the order of their keys. `next` is null on the last page.
 
-    `is_at_work` says that a Milepost is at work: the one that answers.
+    `is_at_work` is whether a Milepost is at work; here it is: the one that answers.
     """
 
     at: datetime
@@ -52,99 +68,178 @@ class Streams(Struct, frozen=True):
 
 
 class Overview(Struct, frozen=True, eq=False):
-    """Knows where all streams stand: those that are journaled, and those that this daemon works.
+    """Where all streams stand: those in the journal, and those that this daemon works.
 
-    `underway` knows how far they have got since, `worked` gives the keys of the latter, `page_names` the names of pages
-    by their ids, and `sync` the settings that apply now.
+    `live` has their progress since the last entry, `worked` returns the keys of the streams that this daemon works,
+    `page_names` the names of pages by id, and `sync` the settings in effect.
     """
 
     journal_reader: JournalReader
-    underway: Underway
+    live: LiveStreams
     now: Callable[[], datetime]
     worked: Callable[[], Sequence[str]]
     page_names: Callable[[], Mapping[str, str]]
     sync: Callable[[], SyncSettings]
 
-    async def look(self) -> "View":
-        """Look at them all: a limit that one of them has met may hold up others."""
-        checkpoints = {each.stream: self.underway.since(each) for each in await self.journal_reader.checkpoints()}
+    async def snapshot(self) -> "Snapshot":
+        """Take all of them at once, even for one: a rate limit that one stream has met may hold up others."""
+        checkpoints = {each.stream: self.live.since(each) for each in await self.journal_reader.checkpoints()}
         sync = self.sync()
-        around = ConditionContext(
+        context = ConditionContext(
             self.now(), is_at_work=True, interval_seconds=sync.interval_seconds, batch_size=sync.batch_size
         )
         rate_limits = by_page(rate_limits_of(checkpoints.values()))
-        return View(around, checkpoints, rate_limits, frozenset(self.worked()), self.page_names())
+        return Snapshot(context, checkpoints, rate_limits, frozenset(self.worked()), self.page_names())
 
 
-class View(Struct, frozen=True, eq=False):
-    """Where the streams stood at one instant. Each status is made when it is asked for."""
+class Snapshot(Struct, frozen=True, eq=False):
+    """Where all streams stood at one instant. A status is computed on demand."""
 
-    around: ConditionContext
+    context: ConditionContext
     checkpoints: Mapping[str, Checkpoint]
     rate_limits: Callable[[Stream], Mapping[Stream, RateLimit]]
     worked: frozenset[str]
     page_names: Mapping[str, str]
 
     def keys(self) -> list[str]:
-        """Give the keys of the streams, in order."""
+        """Return the keys of the streams, sorted."""
         stored = {key for key, checkpoint in self.checkpoints.items() if checkpoint.removed_at is None}
         return sorted(self.worked | stored)
 
     def has(self, key: str) -> bool:
-        """Whether there is such a stream: one that this daemon works, or of which something is stored."""
+        """Return whether there is such a stream: one that this daemon works, or that has something stored."""
         checkpoint = self.checkpoints.get(key)
         return key in self.worked or (checkpoint is not None and checkpoint.removed_at is None)
 
     def status_of(self, key: str) -> StreamStatus:
-        """Say where a stream stands."""
+        """Return the status of a stream."""
         checkpoint = self.checkpoints.get(key) or Checkpoint(key)
-        around = replace(self.around, rate_limits=self.rate_limits(Stream.parse(key)))
-        return status_of(checkpoint, around, self.page_names, is_configured=key in self.worked)
+        context = replace(self.context, rate_limits=self.rate_limits(Stream.parse(key)))
+        return status_of(checkpoint, context, self.page_names, is_configured=key in self.worked)
 
-    def page(self, asked: StreamsAsked) -> Reply[Streams]:
-        """Say where the streams stand that are asked for."""
-        statuses = (self.status_of(key) for key in self.keys() if asked.after is None or key > asked.after)
-        wanted = (each for each in statuses if asked.state in (None, each.state))
-        streams, following = page_of(list(islice(wanted, asked.limit + 1)), asked.limit, _key_of)
-        page = Streams(self.around.now, is_at_work=True, streams=streams, next=following)
-        return Reply(page, tag=tag_of((streams, following)))
+    def page(self, query: StreamsQuery) -> Reply[Streams]:
+        """Return a page of the listing."""
+        statuses = (self.status_of(key) for key in self.keys() if query.after is None or key > query.after)
+        matching = (each for each in statuses if query.state in (None, each.state))
+        streams, cursor = page_of(list(islice(matching, query.limit + 1)), query.limit, _key_of)
+        page = Streams(self.context.now, is_at_work=True, streams=streams, next=cursor)
+        return Reply(page, etag=etag_of((streams, cursor)))
 
 
 def streams(overview: Overview) -> Sequence[AnyOperation]:
-    """Declare what can be asked about streams."""
+    """Declare the operations that read streams."""
 
-    async def list_streams(call: Call[StreamsAsked, None]) -> Reply[Streams]:
-        view = await overview.look()
-        return await asyncio.to_thread(view.page, call.asked)  # a thousand streams take a tenth of a second
+    async def list_streams(call: Call[StreamsQuery, None]) -> Reply[Streams]:
+        snapshot = await overview.snapshot()
+        return await asyncio.to_thread(snapshot.page, call.parameters)  # a thousand streams take a tenth of a second
 
-    async def show_stream(call: Call[StreamAsked, None]) -> Reply[StreamStatus]:
-        view, key = await overview.look(), call.asked.key
-        if not view.has(key):
+    async def show_stream(call: Call[StreamParameters, None]) -> Reply[StreamStatus]:
+        snapshot, key = await overview.snapshot(), call.parameters.key
+        if not snapshot.has(key):
             raise web.HTTPNotFound(text=f"there is no stream {key}")
-        status = view.status_of(key)
-        return Reply(status, tag=tag_of(status))
+        status = snapshot.status_of(key)
+        return Reply(status, etag=etag_of(status))
 
     listing = Operation(
         "GET",
         PATH,
-        "List the streams and where each stands",
-        asked=StreamsAsked,
-        answer=Streams,
+        "List the streams with their status",
+        parameters=StreamsQuery,
+        response=Streams,
         handle=list_streams,
         statuses=(200, 304),
     )
     showing = Operation(
         "GET",
-        ONE,
-        "Show where a stream stands",
-        asked=StreamAsked,
-        answer=StreamStatus,
+        ITEM_PATH,
+        "Show the status of a stream",
+        parameters=StreamParameters,
+        response=StreamStatus,
         handle=show_stream,
         statuses=(200, 304),
-        problems={404: "there is no such stream"},
+        problems={404: "no such stream"},
     )
     return [listing, showing]
 
 
 def _key_of(status: StreamStatus) -> str:
     return status.stream
+
+
+# --- actions ----------------------------------------------------------------------------------------------------------
+
+ExecuteStreamCommand = Callable[[Stream, StreamCommand], Awaitable[None]]
+
+
+class StreamAction(StrEnum):
+    """An action on a stream."""
+
+    SYNC = "sync"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+class StreamActionOutcome(StrEnum):
+    """How far the action has got: it is recorded, or waits for the batch in hand."""
+
+    DONE = "done"
+    ACCEPTED = "accepted"
+
+
+class StreamActionResult(Struct, frozen=True):
+    """The result of an action on a stream."""
+
+    stream: str
+    action: StreamAction
+    outcome: StreamActionOutcome
+
+
+class SyncBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """How to sync a stream: by a `full` sweep, or by whichever is due."""
+
+    full: bool = False
+
+
+def stream_actions(
+    work: BackgroundWork, execute: ExecuteStreamCommand, worked: Callable[[], Sequence[str]]
+) -> Sequence[AnyOperation]:
+    """Declare the actions on streams.
+
+    Args:
+        work: runs them.
+        execute: executes a command on a stream; raises MilepostError.
+        worked: returns the keys of the streams that this daemon works.
+    """
+
+    async def act(
+        call: Call[StreamParameters, Any], action: StreamAction, command: StreamCommand
+    ) -> Reply[StreamActionResult]:
+        key = call.parameters.key
+        if key not in worked():
+            raise web.HTTPNotFound(text=f"this daemon does not work a stream {key}")
+        done = await work.run(f"{action} of {key}", lambda: execute(Stream.parse(key), command))
+        if isinstance(done, StillRunning):
+            return Reply(StreamActionResult(key, action, StreamActionOutcome.ACCEPTED), status=202)
+        return Reply(StreamActionResult(key, action, StreamActionOutcome.DONE))
+
+    async def sync_stream(call: Call[StreamParameters, SyncBody]) -> Reply[StreamActionResult]:
+        return await act(call, StreamAction.SYNC, SyncNow(actor_of(call.request), call.body.full))
+
+    async def pause_stream(call: Call[StreamParameters, Nothing]) -> Reply[StreamActionResult]:
+        return await act(call, StreamAction.PAUSE, PauseStream(actor_of(call.request)))
+
+    async def resume_stream(call: Call[StreamParameters, Nothing]) -> Reply[StreamActionResult]:
+        return await act(call, StreamAction.RESUME, ResumeStream(actor_of(call.request)))
+
+    common: dict[str, Any] = {
+        "parameters": StreamParameters,
+        "response": StreamActionResult,
+        "statuses": (200, 202),
+        "problems": {404: "this daemon works no such stream", 409: "it cannot be done; `detail` says why"},
+        "max_seconds": None,
+    }
+    return [
+        Operation("POST", f"{ITEM_PATH}/sync", "Sync a stream now", body=SyncBody, handle=sync_stream, **common),
+        Operation("POST", f"{ITEM_PATH}/pause", "Pause a stream", body=Nothing, handle=pause_stream, **common),
+        Operation("POST", f"{ITEM_PATH}/resume", "Resume a stream", body=Nothing, handle=resume_stream, **common),
+    ]

@@ -12,8 +12,7 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from milepost.core.errors import MilepostError
-from milepost.service.api.endpoint import AnyOperation, Call, Operation
-from milepost.service.api.paging import StreamKey
+from milepost.service.api.endpoint import AnyOperation, Call, Operation, StreamKey
 from milepost.service.events.broadcast import Broadcast, Unavailable
 from milepost.service.events.buffer import EventQuery
 from milepost.service.events.messages import Message, Status
@@ -66,8 +65,8 @@ def event_stream(broadcast: Broadcast, *, max_write_seconds: float = MAX_WRITE_S
             "GET",
             "/api/events",
             "Follow what happens, as server-sent events: each is a message, and its id is the entry's seq",
-            asked=EventsAsked,
-            answer=Message,
+            parameters=EventsAsked,
+            response=Message,
             handle=follow_events,
             media_type=MEDIA_TYPE,
             max_seconds=None,
@@ -77,7 +76,7 @@ def event_stream(broadcast: Broadcast, *, max_write_seconds: float = MAX_WRITE_S
 
 def _query(call: Call[EventsAsked, None]) -> EventQuery:
     """Return what the reader wants, and from where. Raises HTTPBadRequest for a Last-Event-ID that is not a number."""
-    asked, last_id = call.asked, call.request.headers.get("Last-Event-ID", "")
+    asked, last_id = call.parameters, call.request.headers.get("Last-Event-ID", "")
     if last_id and not re.fullmatch(r"[0-9]{1,18}", last_id):
         raise web.HTTPBadRequest(text="the header Last-Event-ID is not the id of an event, which is a number")
     streams = tuple(dict.fromkeys(asked.stream))

@@ -1,10 +1,12 @@
-"""Every metric there is: its name, its help and its labels. docs/metrics.md is compared with them by a test.
+"""Every metric: its name, help and labels. A test compares docs/metrics.md with them.
 
-What has a series for each stream is a family of ours, because of their number; all else is `prometheus_client`'s.
+Metrics with series for each stream are families of our own, because of their number; `prometheus_client` has the rest.
 
 The conventions are those of Prometheus ("Metric and label naming", "Histograms and summaries"): base units, counters
 that end in _total, and no label on a histogram that multiplies its buckets by the number of streams.
 """
+
+from threading import Lock
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
@@ -24,86 +26,100 @@ STOPS = (Reason.AUTHORIZATION, Reason.CONFIGURATION)
 ENDINGS: tuple[RunStatus, ...] = tuple(status for status in RunStatus if status is not RunStatus.RUNNING)
 
 COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-BATCH_BUCKETS = (*COMMIT_BUCKETS, 30.0, 60.0)  # as far as sync.request_timeout usually goes
+BATCH_BUCKETS = (*COMMIT_BUCKETS, 30.0, 60.0)  # as far as source.request_timeout usually goes
 RUN_BUCKETS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 270.0, 300.0, 600.0, 1800.0, 3600.0)
 
 
 class Instruments:
-    """The metrics, those of the process registered."""
+    """The metrics of the process, in the registry, and those of the streams."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, meaning: str, *labels: str) -> Counter:
-            return Counter(f"milepost_{name}", meaning, labels, registry=registry)
+        def counter(name: str, documentation: str, *labels: str) -> Counter:
+            return Counter(f"milepost_{name}", documentation, labels, registry=registry)
 
-        def histogram(name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"milepost_{name}", meaning, labels, registry=registry, buckets=buckets)
+        def histogram(name: str, documentation: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"milepost_{name}", documentation, labels, registry=registry, buckets=buckets)
 
-        self.api_errors = counter("api_errors_total", "Answers that were errors, by what was done.", "code", "remedy")
-        rate_limit_wait = counter("rate_limit_wait_seconds_total", "How long calls had to wait for limits.", "scope")
+        self.api_errors = counter("api_errors_total", "API errors by code and remedy.", "code", "remedy")
+        rate_limit_wait = counter("rate_limit_wait_seconds_total", "Time to wait for rate limits, as planned.", "scope")
         self.rate_limit_wait = {scope: rate_limit_wait.labels(scope.value) for scope in Scope}
         journal_entries = counter("journal_entries_total", "Entries appended to the journal.", "type")
         self.journal_entries = {tag: journal_entries.labels(tag) for tag in TAGS.values()}
         self.usage = Gauge(
             "milepost_rate_limit_usage_ratio",
-            "How much of a budget is used up; 1 is all.",
+            "Used share of a rate limit's budget; 1 is all of it.",
             ("scope", "kind"),
             registry=registry,
         )
         self.batch_duration = histogram(
-            "batch_duration_seconds", "How long each stage of a batch took.", BATCH_BUCKETS, "stage"
+            "batch_duration_seconds", "Duration of each stage of a batch.", BATCH_BUCKETS, "stage"
         )
-        self.run_duration = histogram("run_duration_seconds", "How long runs took.", RUN_BUCKETS, "status")
+        self.run_duration = histogram("run_duration_seconds", "Duration of runs.", RUN_BUCKETS, "status")
         self.journal_append = histogram(
-            "journal_append_duration_seconds", "How long commits to the journal took.", COMMIT_BUCKETS
+            "journal_append_duration_seconds", "Duration of commits to the journal.", COMMIT_BUCKETS
         )
-        Info("milepost_build", "The version that runs.", registry=registry).info({"version": __version__})
+        Info("milepost_build", "The running version.", registry=registry).info({"version": __version__})
         ProcessCollector(registry=registry)
         self.of_streams = StreamFamilies()
+        self._streams: dict[str, StreamSeries] = {}
+        self._creating = Lock()  # the event loop counts, and a thread exposes
+
+    def of_stream(self, key: str) -> "StreamSeries":
+        """Return the series of a stream, which are created the first time."""
+        series = self._streams.get(key)
+        if series is None:
+            with self._creating:
+                series = self._streams.get(key) or StreamSeries(self.of_streams, key)
+                self._streams[key] = series
+        return series
+
+    def drop_stream(self, key: str) -> None:
+        """Remove the series of a stream."""
+        with self._creating:
+            if self._streams.pop(key, None) is not None:
+                for family in self.of_streams.all:
+                    family.drop("stream", key)
 
 
 class StreamFamilies:
-    """The metrics that have a series, or some, for each stream."""
+    """The metrics with series for each stream."""
 
     def __init__(self) -> None:
         self.all: list[Family] = []
 
-        def family(kind: str, name: str, meaning: str, *labels: str) -> Family:
-            self.all.append(Family(kind, f"milepost_{name}", meaning, "stream", *labels))
+        def family(kind: str, name: str, documentation: str, *labels: str) -> Family:
+            self.all.append(Family(kind, f"milepost_{name}", documentation, "stream", *labels))
             return self.all[-1]
 
-        self.batches = family("counter", "batches_total", "Batches by what came of them.", "outcome")
-        self.retries = family("counter", "retries_total", "Attempts that failed and are made again.", "stage", "reason")
-        self.failed_batches = family("counter", "failed_batches_total", "Batches that failed, by where.", "stage")
-        self.runs = family("counter", "runs_total", "Runs that ended, by how.", "status")
-        self.conversations = family("counter", "conversations_total", "Conversations by what came of them.", "result")
+        self.batches = family("counter", "batches_total", "Batches by outcome.", "outcome")
+        self.retries = family("counter", "retries_total", "Failed attempts that are retried.", "stage", "reason")
+        self.failed_batches = family("counter", "failed_batches_total", "Failed batches by stage.", "stage")
+        self.runs = family("counter", "runs_total", "Completed runs by status.", "status")
+        self.conversations = family("counter", "conversations_total", "Conversations by result.", "result")
         self.interaction_events = family("counter", "interaction_events_total", "Interaction events written.")
-        self.order_violations = family("counter", "order_violations_total", "Conversations that came out of order.")
-        self.redrives = family("counter", "redrives_total", "Dead letters that were tried again.", "result")
-        self.dead_letters = family("gauge", "dead_letters", "Dead letters that are open now.")
+        self.order_violations = family("counter", "order_violations_total", "Conversations listed out of order.")
+        self.redrives = family("counter", "redrives_total", "Redrives of dead letters by result.", "result")
+        self.dead_letters = family("gauge", "dead_letters", "Open dead letters.")
         self.last_success = family(
-            "gauge", "last_success_timestamp_seconds", "When a sweep was last completed; 0 is never."
+            "gauge", "last_success_timestamp_seconds", "Time of the last completed sweep; 0 is never."
         )
-        self.checkpoint = family("gauge", "checkpoint_timestamp_seconds", "When the checkpoint last moved; 0 is never.")
+        self.checkpoint = family(
+            "gauge", "checkpoint_timestamp_seconds", "Time when the checkpoint last moved; 0 is never."
+        )
         self.token_expiry = family(
-            "gauge",
-            "token_expiry_timestamp_seconds",
-            "When the token ends; +Inf is never, 0 means that it is not valid.",
+            "gauge", "token_expiry_timestamp_seconds", "Time when the valid token expires; +Inf is never."
         )
-        self.states = family("gauge", "stream_state", "1 for the state that the stream is in.", "state")
+        self.token_valid = family("gauge", "token_valid", "1 if the token is valid, 0 if it is not.")
+        self.states = family("gauge", "stream_state", "1 for the current state of the stream.", "state")
         self.stopped = family(
-            "gauge", "stream_stopped", "1 from when a stream was stopped until it is read again.", "reason"
+            "gauge", "stream_stopped", "1 from when the stream was stopped until it is read again.", "reason"
         )
 
-    def drop(self, stream: str) -> None:
-        """Expose nothing of a stream any more."""
-        for family in self.all:
-            family.drop("stream", stream)
 
+class StreamSeries:
+    """The series of one stream. All are created at once, except for gauges whose value is unknown.
 
-class StreamInstruments:
-    """One stream's series, looked up once and there from the start, but for what nobody knows then.
-
-    A series that began with its first count would hide that count from `rate` and `increase`.
+    A counter that only began with its first count would hide that count from `rate` and `increase`.
     """
 
     def __init__(self, every: StreamFamilies, stream: str) -> None:
@@ -119,5 +135,6 @@ class StreamInstruments:
         self.last_success = every.last_success.add(stream)
         self.checkpoint = every.checkpoint.add(stream)
         self.token_expiry = every.token_expiry.add(stream, value=None)
+        self.token_valid = every.token_valid.add(stream, value=None)
         self.states = {state: every.states.add(stream, state.value) for state in State}
         self.stopped = {reason: every.stopped.add(stream, reason.value) for reason in STOPS}

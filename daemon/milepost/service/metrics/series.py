@@ -1,8 +1,7 @@
-"""The series of the streams: as many as there are streams, times forty, and so kept to be written fast.
+"""The series of the streams, about 45 a stream, in a form that is fast to write.
 
-`prometheus_client` puts the labels of a series together anew for each scrape, which for a thousand streams took a third
-of a second, and held up the work meanwhile. Here the text before a value is made once, and all that a scrape does is
-to join.
+`prometheus_client` renders the labels of every series anew for each scrape. For a thousand streams that takes four
+times as long as here, where the text in front of a value is made once, and a scrape joins strings.
 """
 
 _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -18,28 +17,28 @@ class Series:
         self.value = value
 
     def inc(self, by: float = 1.0) -> None:
-        """Count."""
+        """Add to a counter."""
         self.value = (self.value or 0.0) + by
 
     def set(self, value: float | None) -> None:
-        """Show this value from now on; None shows none."""
+        """Set a gauge; None hides it."""
         self.value = None if value is None else float(value)
 
 
 class Family:
     """A metric of the streams: all its series, in the text format of Prometheus.
 
-    One thread may write while another counts.
+    One thread may write it while another counts.
     """
 
-    def __init__(self, kind: str, name: str, meaning: str, *labels: str) -> None:
+    def __init__(self, kind: str, name: str, documentation: str, *labels: str) -> None:
         self.name = name
         self._labels = labels
-        self._heading = f"# HELP {name} {meaning}\n# TYPE {name} {kind}\n"
+        self._heading = f"# HELP {name} {documentation}\n# TYPE {name} {kind}\n"
         self._series: list[Series] = []
 
     def add(self, *values: str, value: float | None = 0.0) -> Series:
-        """Begin a series, given the values of its labels; there must be none with the same."""
+        """Add a series with these values of the labels; there must be none with the same."""
         pairs = sorted(zip(self._labels, values, strict=True))
         labels = ",".join(_pair(label, each) for label, each in pairs)
         series = Series(f"{self.name}{{{labels}}} ", value)
@@ -47,12 +46,12 @@ class Family:
         return series
 
     def drop(self, label: str, value: str) -> None:
-        """Expose no more what has this value of a label."""
+        """Remove every series with this value of a label."""
         pair = _pair(label, value)
         self._series = [each for each in self._series if pair not in each.head]
 
     def write(self) -> str:
-        """Write the metric as it stands."""
+        """Return the metric in the text format."""
         lines = [f"{each.head}{value}\n" for each in self._series if (value := each.value) is not None]
         return self._heading + "".join(lines)
 

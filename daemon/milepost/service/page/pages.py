@@ -1,37 +1,98 @@
-"""The two pages: the status page, and the form to sign in where a token is asked for."""
+"""The status page and the login page, each one document that loads nothing and runs nothing but its own script.
 
-from collections.abc import Sequence
+Styles and scripts are files of their own, for people to read, and are inlined when a page is built. The policy names
+them by their digests (Content Security Policy Level 3), so that even a text from the API that became markup by some
+mistake would be dead.
+"""
 
-from aiohttp import web
+import hashlib
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from aiohttp import ETag, web
+from msgspec import Struct
 
 from milepost import __version__
 from milepost.service.auth import is_admitted
-from milepost.service.page.document import Document, document
 
-# In the order in which they run: what a file does when it is read needs only what is before it.
+FILES = Path(__file__).parent
+POLICY = (
+    "default-src 'none'; script-src '{script}'; style-src '{style}'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# In the order in which they run: the top level of a script uses only what comes before it.
 STATUS_SCRIPTS = (
     "words", "elements", "states", "daemon", "notices", "connection", "theme", "rates", "card", "streams",
-    "verdict", "chart", "toasts", "feed", "letters", "refresh", "page",
+    "verdict", "chart", "toasts", "feed", "dead-letters", "refresh", "page",
 )  # fmt: skip
 LOGIN_SCRIPTS = ("words", "elements", "daemon", "login")
 
 
+class Document(Struct, frozen=True):
+    """A page, ready to be sent."""
+
+    html: bytes
+    policy: str
+    etag: str
+
+    def respond(self, request: web.Request) -> web.Response:
+        """Return the page, or a 304 if the browser has it already."""
+        is_known = any(each.value == self.etag for each in request.if_none_match or ())
+        response = web.Response(status=304) if is_known else web.Response(body=self.html, content_type="text/html")
+        response.headers["Content-Security-Policy"] = self.policy
+        # Which page it is depends on who is signed in: a browser may keep it, but has to revalidate it each time.
+        response.headers["Cache-Control"] = "private, no-cache"
+        response.etag = ETag(self.etag, is_weak=True)  # weak, because the compressed page is the same page
+        if not is_known:
+            response.charset = "utf-8"
+            response.enable_compression()
+        return response
+
+
 def status_page(*, is_signed_in: bool) -> Document:
-    """Make the status page. `is_signed_in`: whether there is anything to sign out of."""
+    """Build the status page. `is_signed_in` is whether there is a session to sign out of."""
     words = {"version": __version__, "sign_out": "" if is_signed_in else "hidden"}
-    return document("page", ("look", "page"), STATUS_SCRIPTS, words)
+    return _document("page", ("look", "page"), STATUS_SCRIPTS, words)
 
 
 def login_page() -> Document:
-    """Make the page that asks for the token."""
-    return document("login", ("look",), LOGIN_SCRIPTS, {})
+    """Build the page that asks for the token."""
+    return _document("login", ("look",), LOGIN_SCRIPTS, {})
 
 
 def pages(*, asks_for_token: bool) -> Sequence[web.AbstractRouteDef]:
-    """Give the route of the status page, and in its place, to who is not admitted, the form to sign in."""
+    """Return the route of the status page, which shows the login page to whoever is not admitted."""
     status, login = status_page(is_signed_in=asks_for_token), login_page()
 
     async def root(request: web.Request) -> web.Response:
-        return (status if is_admitted(request) else login).answer(request)
+        return (status if is_admitted(request) else login).respond(request)
 
     return [web.get("/", root)]
+
+
+def _document(name: str, styles: Iterable[str], scripts: Iterable[str], words: Mapping[str, str]) -> Document:
+    """Build a page from its files.
+
+    Args:
+        name: the HTML file, without its suffix; `{{style}}`, `{{script}}` and the keys of `words` in it are filled in.
+        styles: the style sheets in order, without their suffix.
+        scripts: the scripts in the order in which they run, without their suffix. They share one module.
+        words: what else is filled in; it has to be safe as HTML.
+    """
+    style = _joined(styles, "css")
+    script = _joined((f"scripts/{each}" for each in scripts), "js")
+    html = (FILES / f"{name}.html").read_text(encoding="utf-8")
+    for key, value in (*words.items(), ("style", style), ("script", script)):
+        html = html.replace(f"{{{{{key}}}}}", value)
+    body = html.encode()
+    policy = POLICY.format(script=_digest(script), style=_digest(style))
+    return Document(body, policy, hashlib.sha256(body).hexdigest()[:32])
+
+
+def _joined(names: Iterable[str], suffix: str) -> str:
+    return "\n".join((FILES / f"{name}.{suffix}").read_text(encoding="utf-8") for name in names)
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

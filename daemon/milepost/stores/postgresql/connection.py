@@ -1,9 +1,9 @@
-"""Connections to PostgreSQL, from a pool, and transactions on them which rely on nothing of a session."""
+"""Connections to PostgreSQL, from a pool, and transactions that rely on nothing of a server's session."""
 
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
@@ -24,13 +24,13 @@ POOL_TIMEOUT_SECONDS = 10.0
 MAX_IDLE_SECONDS = 120.0
 STATEMENT_TIMEOUT = "30s"
 NO_TIMEOUT = "0"
-# The server keeps its timeouts as long as it lives: these are for one that is frozen, or behind a line that is dead.
+# A server that lives keeps its own timeouts: these are for one that is frozen, or behind a dead line.
 ANSWER_SECONDS = 60.0
 CHECK_SECONDS = 3.0
 
 
 class Database:
-    """A database as one part of the program uses it. Made by `connected`."""
+    """A schema, the pool of connections to it, and the statements to run. Made by `connected`."""
 
     def __init__(self, dsn: Dsn, pool: AsyncConnectionPool[Connection], sql: Mapping[str, str]) -> None:
         self.dsn = dsn
@@ -39,22 +39,27 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self, *, statement_timeout: str = STATEMENT_TIMEOUT) -> AsyncIterator[Connection]:
-        """Give a connection inside a transaction, which is committed in the end, or rolled back where the block raises.
+        """Yield a connection inside a transaction, which is committed at the end, or rolled back if the block raises.
 
-        Raises StoreAway or StoreRefused; what a row does is let through.
+        Raises StoreAway or StoreRefused; a row that is refused raises one of REFUSALS.
         """
         async with self.connection(is_bounded=statement_timeout != NO_TIMEOUT) as connection:
             await self.begin(connection, statement_timeout)
             yield connection
 
     async def rows(self, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
-        """Ask one thing, in a transaction and a round trip of its own. Raises as `transaction` does."""
+        """Run a statement in a transaction and a round trip of its own. Raises as `transaction` does."""
         async with self.connection() as connection:
             async with connection.pipeline():
                 await self.begin(connection)
                 cursor = await connection.execute(self.sql[statement], parameters)
                 await connection.commit()
             return await cursor.fetchall() if cursor.description else []
+
+    async def rows_on(self, connection: Connection, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
+        """Run a statement on a connection, inside its transaction."""
+        cursor = await connection.execute(self.sql[statement], parameters)
+        return await cursor.fetchall() if cursor.description else []
 
     async def mark(self) -> Mark | None:
         """Give the mark of an unfinished copy into this database."""
@@ -69,27 +74,27 @@ class Database:
 
     @asynccontextmanager
     async def connection(self, *, is_bounded: bool = True) -> AsyncIterator[Connection]:
-        """Give a connection. What is begun on it is committed in the end. Raises as `transaction` does."""
-        with errors_of(self.dsn.name), ExitStack() as patience:
+        """Yield a connection. A transaction on it is committed at the end. Raises as `transaction` does."""
+        with errors_of(self.dsn.name), ExitStack() as deadline:
             try:
-                async with self._sound() as connection:
+                async with self._working() as connection:
                     if is_bounded:
-                        patience.enter_context(answering_within(ANSWER_SECONDS, connection))
+                        deadline.enter_context(answering_within(ANSWER_SECONDS, connection))
                     yield connection
             except PoolTimeout as error:
                 raise await self.why_away() from error
 
     @asynccontextmanager
-    async def _sound(self) -> AsyncIterator[Connection]:
-        """Give a connection of the pool that still answers.
+    async def _working(self) -> AsyncIterator[Connection]:
+        """Yield a connection of the pool that still answers.
 
         The pool's own check waits longer and longer after each that does not: all are broken when a server restarts.
         """
         for left in reversed(range(MAX_CONNECTIONS + 1)):
-            heard = _cancellations()
+            cancellations = _cancellations()
             connection = await self.pool.getconn()
             try:
-                if _cancellations() > heard:
+                if _cancellations() > cancellations:
                     raise asyncio.CancelledError
                 if left and not await _answers(connection):
                     continue
@@ -97,21 +102,21 @@ class Database:
                     yield connection
                 return
             finally:
-                await self.pool.putconn(connection)  # which makes another one where it is broken
+                await self.pool.putconn(connection)  # which replaces it if it is broken
 
     async def begin(self, connection: Connection, statement_timeout: str = STATEMENT_TIMEOUT) -> None:
-        """Begin a transaction: its settings end with it."""
+        """Begin a transaction with its settings, which end with it."""
         await connection.execute(
             self.sql["settings"], {"schema": self.dsn.schema, "statement_timeout": statement_timeout}
         )
 
     async def why_away(self) -> MilepostError:
-        """Say why the pool gets no connection: it keeps that to itself."""
+        """Return why the pool gets no connection, which it does not report."""
         try:
             async with await psycopg.AsyncConnection.connect(self.dsn.conninfo, **self.dsn.connect_kwargs()):
                 return StoreAway(
                     f"the database {self.dsn.name} does not answer: no connection was free in time",
-                    hint="it is tried again",
+                    hint="retrying",
                 )
         except (psycopg.Error, OSError) as reason:
             return translated(reason, self.dsn.name)
@@ -119,9 +124,9 @@ class Database:
 
 @asynccontextmanager
 async def connected(dsn: Dsn, sql: Mapping[str, str]) -> AsyncIterator[Database]:
-    """Open a pool of connections, and close it in the end. Raises StoreAway or StoreRefused where there is none."""
+    """Open a pool of connections and close it at the end. Raises StoreAway or StoreRefused if none can be made."""
     with errors_of(dsn.name):
-        # One connection by itself first: what is wrong with it is told, which the pool does not.
+        # One connection by itself first: it reports what is wrong, which the pool does not.
         async with await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs()):
             pass
     pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
@@ -131,7 +136,7 @@ async def connected(dsn: Dsn, sql: Mapping[str, str]) -> AsyncIterator[Database]
         max_size=MAX_CONNECTIONS,
         max_idle=MAX_IDLE_SECONDS,
         timeout=POOL_TIMEOUT_SECONDS,
-        reconnect_timeout=POOL_TIMEOUT_SECONDS,  # its waits double; who asks next has it begin anew
+        reconnect_timeout=POOL_TIMEOUT_SECONDS,  # its waits double; the next request starts them over
         name=dsn.name,
         open=False,
         configure=_configure,
@@ -141,16 +146,16 @@ async def connected(dsn: Dsn, sql: Mapping[str, str]) -> AsyncIterator[Database]
 
 
 def _cancellations() -> int:
-    """Return how often this task was cancelled: a cancellation that comes together with a connection may not be raised.
+    """Return how often this task was cancelled: a cancellation that arrives with a connection may not be raised.
 
-    The pool waits with `asyncio.wait_for`, which loses it then on Python 3.11 (CPython's issue 86296, psycopg's 1413).
+    The pool waits with `asyncio.wait_for`, which then loses it on Python 3.11 (CPython's issue 86296, psycopg's 1413).
     """
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
 
 
 async def _configure(connection: Connection) -> None:
-    # Whatever the database's default is: what is read under a lock has to be what there is since it is held.
+    # Whatever the database's default is: what is read under a lock must be what was there when it was taken.
     await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
 
 
@@ -165,7 +170,7 @@ async def _answers(connection: Connection) -> bool:
 
 @contextmanager
 def answering_within(seconds: float, connection: Connection) -> Iterator[None]:
-    """Hang up on a server that has not answered by then: who waits for it hears that the connection broke."""
+    """Hang up on a server that has not answered by then: whoever waits for it gets a broken connection."""
     hanging_up = asyncio.get_running_loop().call_later(seconds, _hang_up, connection)
     try:
         yield
@@ -177,3 +182,24 @@ def _hang_up(connection: Connection) -> None:
     if not connection.closed:
         with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)
+
+
+# --- text, of which PostgreSQL takes everything but the NUL character and half of a surrogate pair --------------------
+
+
+def storable(text: str) -> str:
+    """Return a text with U+FFFD for NUL. For words about rows; a row itself is refused."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in text else text
+
+
+def searchable(keys: Iterable[str]) -> list[str]:
+    """Return those of the keys that a row can have."""
+    return [key for key in keys if "\0" not in key and _is_utf8(key)]
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""What a PostgreSQL URL says: libpq's part of it, and ours."""
+"""A PostgreSQL URL: libpq's part of it, and ours."""
 
 import re
 from hashlib import sha256
@@ -13,15 +13,15 @@ from milepost.stores.url import StoreUrl
 SCHEMA = "milepost"  # of its own: `public` is often open to others, over an API as well
 OURS = frozenset({"schema", "pooler", "views"})
 CONNECT_TIMEOUT_SECONDS = 10
-# A server that is gone without a word is found out within about half a minute.
+# So a server that vanished is noticed within about half a minute.
 KEEPALIVES = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 
 
 class Dsn(Struct, frozen=True, repr_omit_defaults=True):
     """A database and the schema in it.
 
-    `is_pooled` says that the URL leads to a pooler which gives each transaction another session: nothing of a session
-    is relied on then. `has_views` asks for views of the tables in the schema `public`. `name` is for messages.
+    With `is_pooled` the URL leads to a pooler that gives each transaction another session, so that nothing of a session
+    can be relied on. `has_views` asks for views of the tables in the schema `public`. `name` is for messages.
     """
 
     conninfo: str
@@ -32,25 +32,25 @@ class Dsn(Struct, frozen=True, repr_omit_defaults=True):
     password: str = ""
 
     def __repr__(self) -> str:
-        return f"Address({self.name!r}, {self.schema!r})"
+        return f"Dsn({self.name!r}, {self.schema!r})"
 
     @property
     def channel(self) -> str:
-        """The channel on which commits are announced: of this schema, and short enough for any."""
+        """The channel on which commits to this schema are announced; its name is short enough for any schema."""
         return f"milepost_{sha256(self.schema.encode()).hexdigest()[:16]}"
 
     def connect_kwargs(self) -> dict[str, Any]:
-        """Give what psycopg takes beside the conninfo."""
+        """Return what psycopg takes beside the conninfo."""
         kwargs: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "milepost"}
         if self.is_pooled:
-            kwargs["prepare_threshold"] = None  # a statement is prepared in one session and asked for in another
+            kwargs["prepare_threshold"] = None  # or it would be prepared in one session and executed in another
         if self.password:
             kwargs["password"] = self.password
         return KEEPALIVES | kwargs
 
 
 def dsn_of(store_url: StoreUrl) -> Dsn:
-    """Read a place's URL. Raises BadConfiguration where a parameter of ours is wrong."""
+    """Parse a URL. Raises BadConfiguration if a parameter of ours is wrong."""
     parts = urlsplit(store_url.url)
     parameters = parse_qsl(parts.query, keep_blank_values=True)
     ours = {key: value for key, value in parameters if key in OURS}
@@ -73,4 +73,4 @@ def dsn_of(store_url: StoreUrl) -> Dsn:
 
 
 def _wrong(key: str, found: str, allowed: str) -> BadConfiguration:
-    return BadConfiguration(f"store.url: {key}={found} is none; allowed: {allowed}", hint="docs/postgresql.md")
+    return BadConfiguration(f"store.url: {key}={found} is not valid; allowed: {allowed}", hint="docs/postgresql.md")

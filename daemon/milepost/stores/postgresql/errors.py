@@ -1,4 +1,4 @@
-"""What PostgreSQL's errors mean for the user and for the work, by SQLSTATE."""
+"""What PostgreSQL's errors mean for the user and for the engine, by SQLSTATE."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,41 +9,42 @@ from psycopg_pool import PoolClosed, PoolTimeout
 
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 
-# How PostgreSQL, psycopg and msgspec say that they will not take a row: data exceptions (22), broken rules (23), and
-# what is too large for an index (54).
+# How PostgreSQL, psycopg and msgspec refuse a row: data exceptions (22), violated constraints (23), and what is too
+# large for an index (54).
 REFUSALS = (psycopg.DataError, psycopg.IntegrityError, errors.ProgramLimitExceeded, OverflowError, UnicodeEncodeError)
 
-# Worth another try at once, in a new transaction: two of them stood in each other's way.
+# Worth another attempt at once, in a new transaction: two of them conflicted.
 _CONTENTION = (errors.DeadlockDetected, errors.SerializationFailure)
 
-# Refusals that no waiting mends, by the beginning of their SQLSTATE, with what to do about each.
+# Errors that do not pass, by the beginning of their SQLSTATE, with what to do about each.
 _REFUSED = {
     "28": "check the user in store.url and its password: store.password, store.password_file or ~/.pgpass",
-    "3D": "check the database's name in store.url, or make it: createdb",
+    "3D": "check the database's name in store.url, or create it: createdb",
     "3F": "check `schema` in store.url",
-    "42501": "docs/postgresql.md tells which rights the user in store.url needs",
-    "42": "the tables are not those of Milepost: check store.url and its `schema`, or restore a backup",
-    "XX001": "restore the database from a backup, then start again: the journal tells where to go on",
+    "42501": "docs/postgresql.md lists the privileges that the user in store.url needs",
+    "42": "the tables are not Milepost's: check store.url and its `schema`, or restore a backup",
+    "XX001": "restore the database from a backup, then start again: the journal knows where to continue",
     "XX002": "rebuild the index (REINDEX), or restore the database from a backup",
 }
-# What may pass, with what to do if it does not.
+# Errors that may pass, with what to do if they do not.
 _AWAY = {
-    "25006": "the server takes no writes: it is a replica, or recovers; it is tried again",
+    "25006": "the server accepts no writes: it is a replica, or recovering; retrying",
     "53100": "the server's disk is full: make room; nothing that was committed is lost",
     "53300": "the server has no connection left: raise max_connections, or end other clients",
-    "53": "the server is out of memory or of another resource: look at its log",
-    "55P03": "another session holds a lock that is needed; it is tried again",
-    "57014": "the server took too long, or somebody cancelled the statement; it is tried again",
-    "57": "the server restarts or fails over; it is tried again",
-    "58": "the server's disk fails: look at its log; nothing that was committed is lost",
-    "40": "other sessions stood in the way; it is tried again",
-    "25": "the server ended a transaction that took too long; it is tried again",
-    "08": "the connection to the server broke; it is tried again",
+    "53": "the server is out of memory or of another resource: see its log",
+    "55P03": "another session holds a lock that is needed; retrying",
+    "57014": "the server took too long, or somebody cancelled the statement; retrying",
+    "57": "the server is restarting or failing over; retrying",
+    "58": "the server's disk is failing: see its log; nothing that was committed is lost",
+    "40": "it conflicted with other sessions; retrying",
+    "25": "the server ended a transaction that took too long; retrying",
+    "08": "the connection to the server broke; retrying",
 }
 _UNREACHABLE = "check that the server runs and that store.url leads to it"
 
-# libpq tells what a server says to a connection that it turns away as text only, in the server's language.
-_TURNED_AWAY = {
+# Of a server that rejects a connection, libpq passes on the text alone, in the server's language: there is no SQLSTATE
+# to go by. What is not recognised counts as away, and is retried.
+_REJECTED = {
     "password authentication failed": "28",
     "no password supplied": "28",
     "no pg_hba.conf entry": "28",
@@ -61,7 +62,7 @@ _TLS = "check sslmode and sslrootcert in store.url: docs/postgresql.md"
 
 @contextmanager
 def errors_of(name: str) -> Iterator[None]:
-    """Turn psycopg's errors about the database `name` into StoreAway and StoreRefused. What a row does is let through.
+    """Turn psycopg's errors about the database `name` into StoreAway and StoreRefused, except for REFUSALS.
 
     The messages are PostgreSQL's primary ones alone: its details quote rows.
     """
@@ -74,51 +75,51 @@ def errors_of(name: str) -> Iterator[None]:
         raise StoreAway(what, hint=_UNREACHABLE) from error
     except (psycopg.Error, PoolClosed, OSError) as error:
         if isinstance(error, psycopg.Error) and not (error.sqlstate or isinstance(error, psycopg.OperationalError)):
-            raise  # psycopg was used in a wrong way: a bug of ours
+            raise  # psycopg was misused: a bug of ours
         raise translated(error, name) from error
 
 
 def translated(error: Exception, name: str) -> MilepostError:
-    """Say what an error means for the user."""
+    """Return what an error means for the user."""
     state = (getattr(error, "sqlstate", None) or "") if isinstance(error, psycopg.Error) else ""
-    said = _said(error)
+    message = _message_of(error)
     if not state:
-        for words, meant in _TURNED_AWAY.items():
-            if words in said:
-                return _told(name, said, meant)
-        return StoreAway(f"the database {name} does not answer: {said}", hint=_UNREACHABLE)
+        for words, meant in _REJECTED.items():
+            if words in message:
+                return _by_state(name, message, meant)
+        return StoreAway(f"the database {name} does not answer: {message}", hint=_UNREACHABLE)
     for beginning in (state, state[:2]):
         if beginning in _AWAY or beginning in _REFUSED:
-            return _told(name, said, beginning)
-    return StoreRefused(f"the database {name} cannot be used: {said} (SQLSTATE {state})", hint="please report this")
+            return _by_state(name, message, beginning)
+    return StoreRefused(f"the database {name} cannot be used: {message} (SQLSTATE {state})", hint="please report this")
 
 
-def _told(name: str, said: str, state: str) -> MilepostError:
+def _by_state(name: str, message: str, state: str) -> MilepostError:
     if state in _AWAY:
-        return StoreAway(f"the database {name} does not answer: {said}", hint=_AWAY[state])
-    return StoreRefused(f"the database {name} cannot be used: {said}", hint=_REFUSED.get(state, _TLS))
+        return StoreAway(f"the database {name} does not answer: {message}", hint=_AWAY[state])
+    return StoreRefused(f"the database {name} cannot be used: {message}", hint=_REFUSED.get(state, _TLS))
 
 
 def is_contention(error: MilepostError) -> bool:
-    """Whether two transactions stood in each other's way, so that another try at once is worth it."""
+    """Return whether two transactions conflicted, so that another attempt at once is worth it."""
     return isinstance(error.__cause__, _CONTENTION)
 
 
 def is_of_statement(error: psycopg.Error) -> bool:
-    """Whether a statement was refused, by the server or before it was sent: its transaction was not committed.
+    """Return whether a statement was refused, by the server or before it was sent: its transaction was not committed.
 
-    What psycopg says by itself may be all that is heard of a connection that broke, even while it takes it for sound.
+    An error of psycopg's own may be the only sign of a broken connection, even while psycopg takes it for a sound one.
     """
     return error.sqlstate is not None or isinstance(error, REFUSALS)
 
 
 def is_broken(connection: psycopg.AsyncConnection[object] | psycopg.Connection[object]) -> bool:
-    """Whether nobody can tell any more what became of the transaction: the connection is gone."""
+    """Return whether the connection is gone, and with it the outcome of the transaction."""
     return connection.closed
 
 
 def reason_of(error: Exception) -> str:
-    """Say why a row was refused, without any of its values."""
+    """Return why a row was refused, without any of its values."""
     if isinstance(error, UnicodeEncodeError):  # its message quotes the character
         return "a text in it cannot be written as UTF-8: it holds half of a surrogate pair"
     if isinstance(error, OverflowError | errors.NumericValueOutOfRange):
@@ -126,13 +127,13 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, errors.UntranslatableCharacter):
         return "a text in it holds a NUL character, which PostgreSQL does not take"
     if isinstance(error, errors.CheckViolation | errors.NotNullViolation):
-        return f"it breaks a rule of its table: {error.diag.constraint_name or error.diag.column_name}"
+        return f"it violates a constraint of its table: {error.diag.constraint_name or error.diag.column_name}"
     if isinstance(error, psycopg.Error):
         return f"PostgreSQL refuses it: SQLSTATE {error.sqlstate}, {type(error).__name__}"
     return f"it cannot be written: {type(error).__name__}"
 
 
-def _said(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     text = primary or str(error).strip() or type(error).__name__
     return " ".join(text.removeprefix("connection failed: ").split())

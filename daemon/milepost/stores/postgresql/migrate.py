@@ -1,4 +1,4 @@
-"""Brings a PostgreSQL schema to this program's: forward only, each migration and its record in one transaction."""
+"""Migrates a PostgreSQL schema to this program's: forward only, each migration and its record in one transaction."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,17 +12,19 @@ from psycopg.rows import TupleRow
 from milepost.core.errors import StoreRefused
 from milepost.stores.postgresql.dsn import Dsn, dsn_of
 from milepost.stores.postgresql.errors import errors_of
+from milepost.stores.postgresql.rights import kept_private
+from milepost.stores.postgresql.views import show_views
 from milepost.stores.url import StoreUrl
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "postgresql"
 OLDEST_MAJOR = 15
-VIEWS = ("contacts", "conversations", "contact_interaction_events", "checkpoints", "runs", "dead_letters")
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s || ' migrations', 0))"
 SETTINGS = "SELECT set_config('search_path', %s, true), set_config('lock_timeout', '60s', true)"
 HAS_RECORD = "SELECT to_regclass(%s) IS NOT NULL"
+RECORD = "SELECT to_regclass(%s) IS NOT NULL"
 VIEW = """
 SELECT
     to_regclass(%(view)s) IS NULL,
@@ -37,18 +39,18 @@ CREATE TABLE IF NOT EXISTS schema_migrations (name text COLLATE "C" PRIMARY KEY,
 async def _connection(dsn: Dsn) -> AsyncIterator[Connection]:
     with errors_of(dsn.name):
         async with await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs()) as connection:
-            # Whatever the default is: who waited for another one's migration has to see it.
+            # Whatever the default is: whoever waited for another one's migration must see it.
             await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
             yield connection
 
 
 def shipped() -> set[str]:
-    """Name the migrations that this program knows."""
+    """Return the names of the migrations that this program knows."""
     return {path.stem for path in MIGRATIONS.glob("*.sql")}
 
 
 async def has_schema(store_url: StoreUrl) -> bool:
-    """Whether there is a Milepost's schema. Raises StoreRefused or StoreAway where that cannot be told."""
+    """Return whether there is a schema of Milepost. Raises StoreRefused or StoreAway if that cannot be determined."""
     dsn = dsn_of(store_url)
     async with _connection(dsn) as connection:
         return bool(await _applied(connection, dsn))
@@ -61,7 +63,7 @@ async def demand_current(dsn: Dsn) -> None:
     if not applied:
         raise StoreRefused(
             f"there is no schema {dsn.schema} of Milepost in {dsn.name}",
-            hint="`milepost run` or `milepost sync` makes it",
+            hint="`milepost run` or `milepost sync` creates it",
         )
     if _pending(applied, dsn):
         raise StoreRefused(
@@ -71,7 +73,7 @@ async def demand_current(dsn: Dsn) -> None:
 
 
 async def migrate(dsn: Dsn) -> set[str]:
-    """Apply what is pending, in the order of the names, and name it. Who comes at the same time waits, and has it done.
+    """Apply what is pending, in the order of the names, and return the names. Whoever starts at the same time waits.
 
     Raises StoreAway or StoreRefused; what had been applied before stays applied.
     """
@@ -83,8 +85,9 @@ async def migrate(dsn: Dsn) -> set[str]:
         for name in sorted(pending):
             if await _apply(connection, dsn, name):
                 done.add(name)
-        if dsn.has_views:
-            await _show_views(connection, dsn)
+        async with connection.transaction():
+            await connection.execute(LOCK, (dsn.schema,))
+            await show_views(connection, dsn)
     if done:
         log = structlog.get_logger("milepost")
         log.info("database migrated", schema=dsn.schema, applied=", ".join(sorted(done)))
@@ -102,49 +105,31 @@ async def _demand_fit(connection: Connection, dsn: Dsn) -> None:
     if encoding != "UTF8":
         raise StoreRefused(
             f"the database {dsn.name} is encoded in {encoding}, which cannot hold what people write",
-            hint="make one in UTF-8: createdb --encoding=UTF8 --template=template0",
+            hint="create one in UTF-8: createdb --encoding=UTF8 --template=template0",
         )
 
 
 async def _apply(connection: Connection, dsn: Dsn, name: str) -> bool:
-    """Apply one migration, unless somebody else has meanwhile."""
+    """Apply one migration, unless somebody else has meanwhile; return whether it was applied."""
     script = (MIGRATIONS / f"{name}.sql").read_text(encoding="utf-8")
     async with connection.transaction():
         await connection.execute(LOCK, (dsn.schema,))
-        await _make_schema(connection, dsn)
-        await connection.execute(SETTINGS, (dsn.schema,))
-        await connection.execute(RECORD)
-        found = await connection.execute("SELECT 1 FROM schema_migrations WHERE name = %s", (name,))
-        if await found.fetchone() is not None:
-            return False
-        await connection.execute(script)
-        await connection.execute("INSERT INTO schema_migrations VALUES (%s, now())", (name,))
+        async with kept_private(connection, dsn.schema):
+            await _make_schema(connection, dsn)
+            await connection.execute(SETTINGS, (dsn.schema,))
+            await connection.execute(RECORD)
+            found = await connection.execute("SELECT 1 FROM schema_migrations WHERE name = %s", (name,))
+            if await found.fetchone() is not None:
+                return False
+            await connection.execute(script)
+            await connection.execute("INSERT INTO schema_migrations VALUES (%s, now())", (name,))
     return True
 
 
 async def _make_schema(connection: Connection, dsn: Dsn) -> None:
     found = await connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (dsn.schema,))
-    if await found.fetchone() is None:  # where it is there, no right to make one is needed
+    if await found.fetchone() is None:  # if it exists, no privilege to create one is needed
         await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(dsn.schema)))
-
-
-async def _show_views(connection: Connection, dsn: Dsn) -> None:
-    """Show the tables in `public`. Raises StoreRefused where something else has such a name there."""
-    async with connection.transaction():
-        await connection.execute(LOCK, (dsn.schema,))
-        for table in VIEWS:
-            found = await connection.execute(VIEW, {"view": f"public.{table}", "table": table})
-            is_free, definition = await found.fetchone() or (True, None)
-            if not is_free and f"FROM {dsn.schema}.{table}" not in (definition or ""):
-                raise StoreRefused(
-                    f"public.{table} in {dsn.name} is not Milepost's: views=public cannot make its view",
-                    hint="rename it, or leave `views` out of store.url",
-                )
-            await connection.execute(
-                sql.SQL("CREATE OR REPLACE VIEW public.{} AS SELECT * FROM {}").format(
-                    sql.Identifier(table), sql.Identifier(dsn.schema, table)
-                )
-            )
 
 
 async def _applied(connection: Connection, dsn: Dsn) -> set[str]:
@@ -162,7 +147,7 @@ def _pending(applied: set[str], dsn: Dsn) -> set[str]:
     if unknown:
         raise StoreRefused(
             f"the schema {dsn.schema} in {dsn.name} is newer than this Milepost:"
-            f" it has had {', '.join(sorted(unknown))}",
+            f" its migrations include {', '.join(sorted(unknown))}",
             hint="run the newer version; migrations go forward only",
         )
     return shipped() - applied

@@ -10,8 +10,8 @@ from milepost.stores.postgresql.connection import NO_TIMEOUT, Connection, Databa
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.errors import REFUSALS, errors_of, reason_of
 from milepost.stores.postgresql.migrate import demand_current, has_schema, migrate
+from milepost.stores.postgresql.notify import are_at_work
 from milepost.stores.postgresql.reader import PostgresqlReader
-from milepost.stores.postgresql.workers import are_at_work
 from milepost.stores.sql import load_statements
 from milepost.stores.unfinished import Mark
 from milepost.stores.url import StoreUrl

@@ -1,4 +1,4 @@
-"""Hears of commits, whichever worker made them."""
+"""News of other workers: their commits, as PostgreSQL announces them, and whether any is alive."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -9,22 +9,25 @@ from psycopg import sql
 
 from milepost.stores.postgresql.connection import ANSWER_SECONDS, answering_within
 from milepost.stores.postgresql.dsn import Dsn, dsn_of
+from milepost.stores.postgresql.errors import errors_of
+from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 
 RECONNECT_SECONDS = 2.0
 POLL_SECONDS = 1.0  # through a pooler nobody can listen
-LISTEN_SECONDS = 30.0  # then it is looked whether the connection is still one
+LISTEN_SECONDS = 30.0  # then the connection is checked
+ALIVE_SECONDS = 20.0  # since the last heartbeat; after that a worker counts as dead
 
 
 @asynccontextmanager
-async def listening(store_url: StoreUrl, tell: Callable[[], None]) -> AsyncIterator[None]:
-    """Call `tell` after every commit during the block, at least once after several that come together.
+async def listening(store_url: StoreUrl, on_commit: Callable[[], None]) -> AsyncIterator[None]:
+    """Call `on_commit` after every commit during the block, at least once after several that come together.
 
-    It is told as well when the connection is there again, as what happened meanwhile was not heard; and every second
-    where the URL leads through a pooler.
+    It is called as well when the connection is back, as notifications were missed meanwhile; and every second where the
+    URL leads through a pooler.
     """
     dsn = dsn_of(store_url)
-    task = asyncio.create_task(_polled(tell) if dsn.is_pooled else _heard(dsn, tell), name="listening")
+    task = asyncio.create_task(_poll(on_commit) if dsn.is_pooled else _listen_always(dsn, on_commit), name="listening")
     try:
         yield
     finally:
@@ -32,28 +35,42 @@ async def listening(store_url: StoreUrl, tell: Callable[[], None]) -> AsyncItera
         await asyncio.wait([task])
 
 
-async def _polled(tell: Callable[[], None]) -> None:
+async def _poll(on_commit: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(POLL_SECONDS)
-        tell()
+        on_commit()
 
 
-async def _heard(dsn: Dsn, tell: Callable[[], None]) -> None:
+async def _listen_always(dsn: Dsn, on_commit: Callable[[], None]) -> None:
     while True:
         try:
-            await _hear(dsn, tell)
-        except (psycopg.Error, OSError):  # the store tells of it
+            await _listen(dsn, on_commit)
+        except (psycopg.Error, OSError):  # the store reports it
             await asyncio.sleep(RECONNECT_SECONDS)
 
 
-async def _hear(dsn: Dsn, tell: Callable[[], None]) -> None:
+async def _listen(dsn: Dsn, on_commit: Callable[[], None]) -> None:
     async with await psycopg.AsyncConnection.connect(
         dsn.conninfo, autocommit=True, **dsn.connect_kwargs()
     ) as connection:
         await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(dsn.channel)))
-        tell()
+        on_commit()
         while True:
             async for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
-                tell()
+                on_commit()
             with answering_within(ANSWER_SECONDS, connection):
                 await connection.execute("SELECT 1")
+
+
+async def are_at_work(store_url: StoreUrl) -> bool:
+    """Return whether any worker is alive. Raises StoreRefused or StoreAway where that cannot be determined."""
+    dsn, statements = dsn_of(store_url), load_statements("postgresql") | load_statements("postgresql", "queue")
+    with errors_of(dsn.name):
+        async with await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs()) as connection:
+            await connection.execute(statements["settings"], {"schema": dsn.schema, "statement_timeout": "30s"})
+            (has_queue,) = await (await connection.execute(statements["has_queue_schema"])).fetchone() or (False,)
+            if not has_queue:
+                return False
+            alive = await connection.execute(statements["workers_at_work"], (ALIVE_SECONDS,))
+            (count,) = await alive.fetchone() or (0,)
+            return bool(count)

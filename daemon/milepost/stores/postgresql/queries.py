@@ -1,6 +1,6 @@
-"""What the PostgreSQL store is asked: rows, letters and notes under keys."""
+"""What a PostgreSQL store can be asked: checkpoints, rows and dead letters by key, and positions in the journal."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -8,22 +8,28 @@ import msgspec
 from msgspec import Struct
 from psycopg.rows import TupleRow
 
-from milepost.core.checkpoint import Checkpoint
+from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.evolve import fold
-from milepost.core.journal import Codec, instant_text
-from milepost.core.model import ContactRow, ConversationRow, Keys, Known, KnownDeadLetter, Stream, Stretch
+from milepost.core.journal import Codec, RunOf, instant_text
+from milepost.core.model import ContactRow, ConversationRow, DataSource, Keys, Known, KnownDeadLetter, Stream, Stretch
 from milepost.core.ports import DueDeadLetter
 from milepost.core.retry import latest_redrive
 from milepost.stores import rows
-from milepost.stores.postgresql.connection import Database, Parameters
-from milepost.stores.postgresql.encoding import askable, storable
+from milepost.stores.erasure import StreamRows
+from milepost.stores.postgresql.connection import Parameters, searchable, storable
+from milepost.stores.reader import DeadLetterState, StoredEntry
+from milepost.stores.sql import stream_parameters
 
-# Beyond every instant: the ends of the inbox.
+# Before and after every instant: the ends of the inbox.
 BEFORE_ALL, AFTER_ALL = "-infinity", "infinity"
+AFTER_ALL_RUNS = "~"
+
+Ask = Callable[[str, Parameters], Awaitable[list[TupleRow]]]
+"""Runs a statement, by its name, and returns its rows."""
 
 
 class _Found(Struct, frozen=True):
-    """The answer of the statement `known`."""
+    """The result of the statement `known`."""
 
     conversations: list[ConversationRow]
     contacts: list[ContactRow]
@@ -32,83 +38,203 @@ class _Found(Struct, frozen=True):
     forgotten: list[str]
 
 
-Ask = Callable[[str, Parameters], Awaitable[list[TupleRow]]]
-"""Asks one statement, by its name."""
-
 _decode = msgspec.json.Decoder(_Found).decode
 
 
-async def load(ask: Ask, codec: Codec, stream: str) -> Checkpoint:
-    """Give a stream's checkpoint: its snapshot, and the entries since."""
-    stored = await ask("checkpoint", (stream,))
-    checkpoint = rows.checkpoint(stored[0][0]) if stored else Checkpoint(stream)
-    tail = await ask("entries_since", (stream, checkpoint.version))
-    return fold((rows.entry(columns, codec) for columns in tail), checkpoint)
+class PostgresqlSession:
+    """The questions of a store, each statement asked by `ask`: inside a transaction, or in one of its own.
+
+    Its methods are those of SqliteSession.
+    """
+
+    def __init__(self, ask: Ask, codec: Codec) -> None:
+        self.ask = ask
+        self.codec = codec
+
+    # --- the store itself ---
+
+    async def answers(self) -> None:
+        """Read anything. Raises StoreAway or StoreRefused if the database does not answer."""
+        await self.ask("answers", ())
+
+    async def source(self) -> DataSource | None:
+        """Return where the rows come from; None until that is on record."""
+        found = await self.ask("source", ())
+        return DataSource(*found[0]) if found else None
+
+    async def record_source(self, source: DataSource) -> None:
+        """Record where the rows come from, unless that is on record."""
+        await self.ask("record_source", (source.kind, source.base_url))
+
+    async def replace_source(self, source: DataSource) -> None:
+        """Record where the rows come from, whatever was on record."""
+        await self.ask("replace_source", (source.kind, source.base_url))
+
+    # --- checkpoints and rows ---
+
+    async def load(self, stream: str) -> Checkpoint:
+        """Return a stream's checkpoint: its snapshot, and the entries since."""
+        stored = await self.ask("checkpoint", (stream,))
+        checkpoint = rows.checkpoint(stored[0][0]) if stored else Checkpoint(stream)
+        tail = await self.ask("entries_since", (stream, checkpoint.version))
+        return fold((rows.entry(columns, self.codec) for columns in tail), checkpoint)
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Return the checkpoint of every stream, configured or not, ordered by stream."""
+        return [rows.checkpoint(state) for (state,) in await self.ask("checkpoints", ())]
+
+    async def known(self, keys: Keys) -> Known:
+        """Return what is stored under the keys."""
+        subjects = {storable(subject): subject for subject in keys.subjects}
+        parameters = stream_parameters(keys.stream) | {
+            "conversations": searchable(keys.conversations),
+            "contacts": searchable(keys.contacts),
+            "interaction_events": searchable(keys.interaction_events),
+            "subjects": searchable(subjects),
+        }
+        ((found_as_json,),) = await self.ask("known", parameters)
+        found = _decode(found_as_json)
+        unseen, missed, all_missed = await self._known_of_sweep(keys)
+        return Known(
+            {row.conversation_id: row for row in found.conversations},
+            {row.contact_id: row for row in found.contacts},
+            frozenset(found.interaction_events),
+            {
+                subjects[each]: KnownDeadLetter(key, print_, is_open)
+                for each, key, print_, is_open in found.dead_letters
+            },
+            frozenset(found.forgotten),
+            unseen,
+            missed,
+            all_missed,
+        )
+
+    async def _known_of_sweep(self, keys: Keys) -> tuple[int, frozenset[str], int]:
+        """Return `unseen`, `missed` and `all_missed` of Known, which are about a full sweep."""
+        if keys.full_sweep_at is None:
+            return 0, frozenset(), 0
+        stretch = keys.stretch or Stretch(keys.full_sweep_at, None, None, ())
+        parameters = stretch_parameters(keys.stream, stretch) | {
+            "has_stretch": keys.stretch is not None,
+            "sweep_started_at": instant_text(keys.full_sweep_at),
+            "conversations": searchable(keys.conversations),
+        }
+        ((unseen, missed, all_missed),) = await self.ask("known_of_sweep", parameters)
+        return unseen, frozenset(missed), all_missed
+
+    async def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
+        """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""
+        found = await self.ask("conversations_after", (conversation_id, limit))
+        return [(id_, platform, page_id) for id_, platform, page_id in found]
+
+    async def count_rows(self, stream: Stream) -> StreamRows:
+        """Count what is stored of a stream."""
+        (counts,) = await self.ask("count_stream_rows", stream_parameters(stream))
+        return StreamRows(*counts)
+
+    # --- people who were erased ---
+
+    async def forgotten_among(
+        self, stream: Stream, conversation_ids: Iterable[str], contact_ids: Iterable[str]
+    ) -> frozenset[str]:
+        """Return those of these conversations and contacts of a stream that were erased."""
+        keys = {"conversations": searchable(conversation_ids), "contacts": searchable(contact_ids)}
+        return frozenset(key for (key,) in await self.ask("forgotten_among", stream_parameters(stream) | keys))
+
+    async def is_about_forgotten(self, stream: Stream, subject: str, payload: str) -> bool:
+        """Return whether a dead letter is about a contact or a conversation that was erased."""
+        about = stream_parameters(stream) | {"subject": storable(subject), "payload": payload}
+        ((is_about,),) = await self.ask("is_about_forgotten", about)
+        return bool(is_about)
+
+    # --- the journal ---
+
+    async def entry_at(self, stream: str, version: int) -> tuple[int, str] | None:
+        """Return the seq and the hash of an entry, if there is one of this version."""
+        found = await self.ask("entry_at", (stream, version))
+        return (found[0][0], found[0][1]) if found else None
+
+    async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
+        """Return up to `limit` entries with a seq greater than `after`, oldest first."""
+        statement = "entries_after" if stream is None else "stream_entries_after"
+        return await self._entries(statement, {"stream": stream, "after": after, "limit": limit})
+
+    async def latest(self, *, limit: int, stream: str | None = None) -> list[StoredEntry]:
+        """Return the newest `limit` entries, oldest first."""
+        statement = "latest_entries" if stream is None else "latest_stream_entries"
+        return (await self._entries(statement, {"stream": stream, "limit": limit}))[::-1]
+
+    async def _entries(self, statement: str, parameters: Mapping[str, Any]) -> list[StoredEntry]:
+        found = await self.ask(statement, parameters)
+        return [StoredEntry(columns[0], rows.entry(columns, self.codec)) for columns in found]
+
+    async def within_runs(self, versions: Mapping[str, int]) -> dict[str, Checkpoint]:
+        """Return each stream's checkpoint just before the given version, folded from its latest run until then."""
+        before: dict[str, Checkpoint] = {}
+        for stream, version in versions.items():
+            found = await self._entries("entries_of_run_before", {"stream": stream, "version": version})
+            before[stream] = fold((each.entry for each in found), Checkpoint(stream))
+        return before
+
+    async def seq_before(self, instant: datetime) -> int:
+        """Return the seq of the last entry that was recorded before an instant; 0 if there is none.
+
+        Streams that commit together may differ by a moment, and a clock that was set back by more: then it is one of
+        the seqs at which the instant was passed.
+        """
+        text = instant_text(instant)
+        ((last,),) = await self.ask("last_seq", ())
+        low, high = 0, int(last)  # all entries up to `low` are before the instant, none after `high` is
+        while low < high:
+            middle = (low + high + 1) // 2
+            ((at,),) = await self.ask("recorded_at", (middle,))
+            low, high = (middle, high) if at < text else (low, middle - 1)
+        return low
+
+    # --- runs and dead letters ---
+
+    async def runs(self, *, before: str | None = None, limit: int, stream: str | None = None) -> list[RunOf]:
+        """Return up to `limit` runs, newest first, starting with the one that precedes the run `before`."""
+        parameters = {"stream": stream, "before": AFTER_ALL_RUNS if before is None else before, "limit": limit}
+        statement = "runs_before" if stream is None else "stream_runs_before"
+        return [rows.run(columns) for columns in await self.ask(statement, parameters)]
+
+    async def completed_with_errors(self, run_ids: Iterable[str]) -> frozenset[str]:
+        """Return those of these runs that completed a sweep with dead letters."""
+        return frozenset(run_id for (run_id,) in await self.ask("completed_with_errors", (searchable(run_ids),)))
+
+    async def find_dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
+        """Return a dead letter, without its payload."""
+        found = await self.ask("dead_letter", (storable(dead_letter_id),))
+        return rows.dead_letter(found[0]) if found else None
+
+    async def dead_letters(
+        self, state: DeadLetterState, *, stream: str | None = None, after: str | None = None, limit: int
+    ) -> list[DeadLetter]:
+        """Return up to `limit` dead letters, oldest first, starting with the one that follows `after`."""
+        statement = "dead_letters_after" if stream is None else "stream_dead_letters_after"
+        parameters = {**state.parameters(), "stream": stream, "after": after or "", "limit": limit}
+        return [rows.dead_letter(columns[:-1]) for columns in await self.ask(statement, parameters)]
+
+    async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
+        """Return open dead letters whose redrive is due, or whose payload was erased; oldest first."""
+        times = instant_text(now), instant_text(latest_redrive(now))
+        return _with_payloads(await self.ask("due_dead_letters", (stream, *times, limit)))
+
+    async def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:
+        """Return these dead letters, open or closed."""
+        return _with_payloads(await self.ask("dead_letters_with_payloads", (searchable(dead_letter_ids),)))
 
 
-async def known(database: Database, keys: Keys) -> Known:
-    """Give what is stored already under the keys."""
-    stream = keys.stream
-    subjects = {storable(subject): subject for subject in keys.subjects}
-    asked = {
-        "stream": stream.key,
-        "platform": stream.platform.value,
-        "page_id": stream.page_id,
-        "conversations": askable(keys.conversations),
-        "contacts": askable(keys.contacts),
-        "interaction_events": askable(keys.interaction_events),
-        "subjects": askable(subjects),
-    }
-    ((answer,),) = await database.rows("known", asked)
-    found = _decode(answer)
-    unseen, missed, all_missed = await _missed(database, keys)
-    return Known(
-        {row.conversation_id: row for row in found.conversations},
-        {row.contact_id: row for row in found.contacts},
-        frozenset(found.interaction_events),
-        {subjects[each]: KnownDeadLetter(key, print_, is_open) for each, key, print_, is_open in found.dead_letters},
-        frozenset(found.forgotten),
-        unseen,
-        missed,
-        all_missed,
-    )
+def _with_payloads(found: Iterable[TupleRow]) -> tuple[DueDeadLetter, ...]:
+    return tuple(DueDeadLetter(rows.dead_letter(columns[:-1]), columns[-1]) for columns in found)
 
 
-async def _missed(database: Database, keys: Keys) -> tuple[int, frozenset[str], int]:
-    """Say of a full sweep what Known does: `unseen`, `missed` and `all_missed`."""
-    if keys.full_sweep_at is None:
-        return 0, frozenset(), 0
-    stretch = keys.stretch or Stretch(keys.full_sweep_at, None, None, ())
-    asked = stretch_of(keys.stream, stretch) | {
-        "has_stretch": keys.stretch is not None,
-        "sweep_started_at": instant_text(keys.full_sweep_at),
-        "conversations": askable(keys.conversations),
-    }
-    ((unseen, missed, all_missed),) = await database.rows("known_of_sweep", asked)
-    return unseen, frozenset(missed), all_missed
-
-
-def stretch_of(stream: Stream, stretch: Stretch) -> dict[str, Any]:
-    """Give the parameters of the statements that look through a stretch of the inbox."""
-    return {
-        "stream": stream.key,
-        "platform": stream.platform.value,
-        "page_id": stream.page_id,
+def stretch_parameters(stream: Stream, stretch: Stretch) -> dict[str, Any]:
+    """Return the parameters of the statements that look through a stretch of the inbox."""
+    return stream_parameters(stream) | {
         "sweep_started_at": instant_text(stretch.sweep_started_at),
         "newer_than": instant_text(stretch.newer_than) if stretch.newer_than else BEFORE_ALL,
         "older_than": instant_text(stretch.older_than) if stretch.older_than else AFTER_ALL,
-        "seen": askable(stretch.seen),
+        "seen": searchable(stretch.seen),
     }
-
-
-async def due_dead_letters(database: Database, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
-    """Give open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
-    times = instant_text(now), instant_text(latest_redrive(now))
-    found = await database.rows("due_letters", (stream, *times, limit))
-    return tuple(DueDeadLetter(rows.dead_letter(columns[:-1]), columns[-1]) for columns in found)
-
-
-async def dead_letters_with_payloads(database: Database, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:
-    """Give these dead letters, open or closed."""
-    found = await database.rows("letters_with_payloads", (askable(dead_letter_ids),))
-    return tuple(DueDeadLetter(rows.dead_letter(columns[:-1]), columns[-1]) for columns in found)

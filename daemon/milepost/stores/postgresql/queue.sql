@@ -1,4 +1,4 @@
--- What is asked of the tables of Procrastinate, beside what it asks itself.
+-- What Milepost asks of Procrastinate's tables, beside what Procrastinate asks itself.
 
 -- name: lock_queue_schema
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' migrations', 0));

@@ -1,11 +1,11 @@
--- Every statement of the PostgreSQL store, by name. Rows go in as one JSON array a table, and come out as the columns
--- that SQLite has: instants as text. Every transaction begins with `settings`, and relies on nothing else.
+-- The statements of the PostgreSQL store, by name. Rows go in as one JSON array for each table, and come out with the
+-- columns that SQLite has: instants as text. Every transaction begins with `settings`, and relies on nothing else.
 
 -- name: settings
--- Plans have to hold for tables that grow and that nobody has analysed. Hence each execution is planned by itself: the
--- plan that PostgreSQL keeps of a prepared statement fits the tables as they were at first, often empty, and walks through
--- them whole. And no bitmap scans: without statistics a stream seems to have so few rows that to fetch and sort them all
--- looks cheaper than to follow an index, in its order, to the limit.
+-- Plans must hold for tables that grow and that nobody has analysed. So each execution is planned by itself: the plan
+-- that PostgreSQL keeps for a prepared statement fits the tables as they were at first, often empty, and scans them
+-- whole. And there are no bitmap scans: without statistics a stream seems to have so few rows that fetching and sorting
+-- them all looks cheaper than following an index, in its order, up to the limit.
 SELECT
     set_config('search_path', %(schema)s, true),
     set_config('TimeZone', 'UTC', true),
@@ -16,30 +16,30 @@ SELECT
     set_config('enable_bitmapscan', 'off', true);
 
 -- name: lock_streams
--- Whoever writes of a stream, or asks what became of a commit, does so one after the other.
+-- Serialises those who write to a stream or settle a commit of it.
 SELECT pg_advisory_xact_lock_shared(hashtextextended(current_schema() || ' commits', 0))
 UNION ALL
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' stream ' || stream, 0))
 FROM unnest(%(streams)s::text[]) AS stream;
 
 -- name: lock_journal
--- Entries get their seq and are committed one commit after the other, all workers together: so that a reader who has
--- seen a seq never misses a smaller one.
+-- Entries get their seq and are committed one commit at a time across all workers, so that a reader who has seen a seq
+-- never misses a smaller one.
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' journal', 0));
 
 -- name: lock_commits
--- Waits for the commits that are under way, and holds up those that come.
+-- Waits for the commits under way, and blocks those that come.
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' commits', 0));
 
 -- name: insert_entries
 INSERT INTO journal (seq, stream, version, run_id, recorded_at, type, data, hash)
 SELECT
-    (SELECT coalesce(max(seq), 0) FROM journal) + row_number() OVER (ORDER BY place),
+    (SELECT coalesce(max(seq), 0) FROM journal) + row_number() OVER (ORDER BY ordinal),
     stream, version, run_id, recorded_at, type, data::json, hash
 FROM json_to_recordset(%(entries)s::json) AS entry (
-    place bigint, stream text, version bigint, run_id text, recorded_at timestamptz, type text, data text, hash text
+    ordinal bigint, stream text, version bigint, run_id text, recorded_at timestamptz, type text, data text, hash text
 )
-ORDER BY place
+ORDER BY ordinal
 RETURNING seq;
 
 -- name: announce
@@ -86,7 +86,7 @@ ON CONFLICT (conversation_id) DO UPDATE SET
     deleted_at = excluded.deleted_at;
 
 -- name: insert_interaction_events
--- A conversation may be offered twice in a group of commits; its events are written once and never changed.
+-- A conversation may come twice in a group of commits; its events are written once and never changed.
 INSERT INTO contact_interaction_events (
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at
 )
@@ -168,7 +168,7 @@ DELETE FROM dead_letter_payloads WHERE dead_letter_id = %s;
 DELETE FROM missed_conversations WHERE stream = %s AND conversation_id = ANY (%s::text[]);
 
 -- name: drop_notes_of_other_sweeps
--- A sweep may be given up for another one. So at its end, all notes of a stream are of one sweep.
+-- A sweep may be abandoned for another one. This way all notes of a stream are of one sweep when it ends.
 DELETE FROM missed_conversations WHERE stream = %s AND sweep_started_at <> %s;
 
 -- name: note_missed
@@ -192,41 +192,41 @@ WHERE
 DELETE FROM missed_conversations WHERE stream = %s;
 
 -- name: known
--- All that a batch asks for, in one answer. A key at a time: OFFSET 0 keeps the planner from joining the other way round,
--- which walks through all that a page has as long as the tables have never been analysed.
+-- All that a batch asks for, as one value. One key at a time: OFFSET 0 keeps the planner from joining the other way
+-- round, which scans everything that a page has as long as the tables have never been analysed.
 SELECT json_build_object(
     'conversations', (
         SELECT coalesce(json_agg(row_to_json(stored)), '[]'::json)
-        FROM unnest(%(conversations)s::text[]) AS asked
-        CROSS JOIN LATERAL (SELECT * FROM conversations WHERE conversation_id = asked OFFSET 0) AS stored
+        FROM unnest(%(conversations)s::text[]) AS wanted
+        CROSS JOIN LATERAL (SELECT * FROM conversations WHERE conversation_id = wanted OFFSET 0) AS stored
     ),
     'contacts', (
         SELECT coalesce(json_agg(row_to_json(stored)), '[]'::json)
-        FROM unnest(%(contacts)s::text[]) AS asked
+        FROM unnest(%(contacts)s::text[]) AS wanted
         CROSS JOIN LATERAL (
             SELECT *
             FROM contacts
-            WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = asked
+            WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = wanted
             OFFSET 0
         ) AS stored
     ),
     'interaction_events', (
-        SELECT coalesce(json_agg(asked), '[]'::json)
-        FROM unnest(%(interaction_events)s::text[]) AS asked
-        CROSS JOIN LATERAL (SELECT 1 FROM contact_interaction_events WHERE event_id = asked OFFSET 0) AS stored
+        SELECT coalesce(json_agg(wanted), '[]'::json)
+        FROM unnest(%(interaction_events)s::text[]) AS wanted
+        CROSS JOIN LATERAL (SELECT 1 FROM contact_interaction_events WHERE event_id = wanted OFFSET 0) AS stored
     ),
-    'letters', (
+    'dead_letters', (
         SELECT coalesce(
             json_agg(
                 json_build_array(subject, dead_letter_id, fingerprint, closed_at IS NULL)
                 ORDER BY opened_at, dead_letter_id
             ), '[]'::json
         )
-        FROM unnest(%(subjects)s::text[]) AS asked
+        FROM unnest(%(subjects)s::text[]) AS wanted
         CROSS JOIN LATERAL (
             SELECT *
             FROM dead_letters
-            WHERE stream = %(stream)s AND subject = asked AND (closed_at IS NULL OR resolution = 'discarded')
+            WHERE stream = %(stream)s AND subject = wanted AND (closed_at IS NULL OR resolution = 'discarded')
             OFFSET 0
         ) AS stored
     ),
@@ -236,19 +236,19 @@ SELECT json_build_object(
             SELECT 'conversation' AS kind, unnest(%(conversations)s::text[]) AS id
             UNION ALL
             SELECT 'contact', unnest(%(contacts)s::text[])
-        ) AS asked
+        ) AS wanted
         CROSS JOIN LATERAL (
             SELECT id
             FROM forgotten
-            WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = asked.kind AND id = asked.id
+            WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = wanted.kind AND id = wanted.id
             OFFSET 0
         ) AS stored
     )
 )::text;
 
 -- name: known_of_sweep
--- Of a full sweep: how many it misses in the stretch at hand that are not noted, which of the batch are noted, and how
--- many of the stream are.
+-- For a full sweep: how many conversations it misses in this stretch that are not noted yet, which of the batch are
+-- noted, and how many of the stream are.
 SELECT
     CASE WHEN %(has_stretch)s THEN (
         SELECT count(*)
@@ -266,12 +266,12 @@ SELECT
             )
     ) ELSE 0 END,
     ARRAY(
-        SELECT asked
-        FROM unnest(%(conversations)s::text[]) AS asked
+        SELECT wanted
+        FROM unnest(%(conversations)s::text[]) AS wanted
         CROSS JOIN LATERAL (
             SELECT 1
             FROM missed_conversations
-            WHERE stream = %(stream)s AND conversation_id = asked AND sweep_started_at = %(sweep_started_at)s
+            WHERE stream = %(stream)s AND conversation_id = wanted AND sweep_started_at = %(sweep_started_at)s
             OFFSET 0
         ) AS stored
     ),
@@ -286,11 +286,11 @@ FROM (
     SELECT 'conversation' AS kind, unnest(%(conversations)s::text[]) AS id
     UNION ALL
     SELECT 'contact', unnest(%(contacts)s::text[])
-) AS asked
+) AS wanted
 CROSS JOIN LATERAL (
     SELECT id
     FROM forgotten
-    WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = asked.kind AND id = asked.id
+    WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = wanted.kind AND id = wanted.id
     OFFSET 0
 ) AS stored;
 
@@ -298,7 +298,7 @@ CROSS JOIN LATERAL (
 SELECT EXISTS (SELECT 1 FROM forgotten);
 
 -- name: is_about_forgotten
--- Of a payload, about its subject: a contact's id anywhere in it is enough, if it is not a part of a longer one.
+-- By the subject, or by a contact's id anywhere in the payload, unless it is a part of a longer one.
 SELECT EXISTS (
     SELECT 1
     FROM forgotten
@@ -316,36 +316,36 @@ SELECT EXISTS (
 
 -- name: dead_letter
 SELECT
-    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
-    resolution, note, fingerprint
+    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
+    instant_text(closed_at), resolution, note, fingerprint
 FROM dead_letters
 WHERE dead_letter_id = %s;
 
--- name: due_letters
--- What is due after the second instant was put off by a clock that was ahead.
+-- name: due_dead_letters
+-- What is due after the second instant was postponed by a clock that was ahead.
 SELECT
-    letter.dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
-    resolution, note, fingerprint, payload
-FROM dead_letters AS letter
-LEFT JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
+    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
+    instant_text(closed_at), resolution, note, fingerprint, payload
+FROM dead_letters
+LEFT JOIN dead_letter_payloads USING (dead_letter_id)
 WHERE stream = %s AND closed_at IS NULL AND (redrive_at <= %s OR redrive_at > %s OR payload IS NULL)
-ORDER BY letter.opened_at, letter.dead_letter_id
+ORDER BY dead_letters.opened_at, dead_letter_id
 LIMIT %s;
 
--- name: letters_with_payloads
+-- name: dead_letters_with_payloads
 SELECT
-    letter.dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
-    resolution, note, fingerprint, payload
-FROM dead_letters AS letter
-LEFT JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
-WHERE letter.dead_letter_id = ANY (%s::text[]);
+    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
+    instant_text(closed_at), resolution, note, fingerprint, payload
+FROM dead_letters
+LEFT JOIN dead_letter_payloads USING (dead_letter_id)
+WHERE dead_letter_id = ANY (%s::text[]);
 
--- name: letters_after
--- The oldest first. Any letter marks a place among them; one that went with its stream marks the beginning.
+-- name: dead_letters_after
+-- Oldest first. Any dead letter marks a position; one that was removed with its stream marks the beginning.
 (
     SELECT
-        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
-        resolution, note, fingerprint, opened_at AS age
+        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
+        instant_text(closed_at), resolution, note, fingerprint, opened_at AS age
     FROM dead_letters
     WHERE
         %(open)s AND closed_at IS NULL
@@ -358,8 +358,8 @@ WHERE letter.dead_letter_id = ANY (%s::text[]);
 UNION ALL
 (
     SELECT
-        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
-        resolution, note, fingerprint, opened_at AS age
+        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
+        instant_text(closed_at), resolution, note, fingerprint, opened_at AS age
     FROM dead_letters
     WHERE
         %(closed)s AND closed_at IS NOT NULL
@@ -372,11 +372,11 @@ UNION ALL
 ORDER BY age, dead_letter_id
 LIMIT %(limit)s;
 
--- name: stream_letters_after
+-- name: stream_dead_letters_after
 (
     SELECT
-        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
-        resolution, note, fingerprint, opened_at AS age
+        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
+        instant_text(closed_at), resolution, note, fingerprint, opened_at AS age
     FROM dead_letters
     WHERE
         %(open)s AND stream = %(stream)s AND closed_at IS NULL
@@ -389,8 +389,8 @@ LIMIT %(limit)s;
 UNION ALL
 (
     SELECT
-        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
-        resolution, note, fingerprint, opened_at AS age
+        dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
+        instant_text(closed_at), resolution, note, fingerprint, opened_at AS age
     FROM dead_letters
     WHERE
         %(closed)s AND stream = %(stream)s AND closed_at IS NOT NULL
@@ -404,10 +404,10 @@ ORDER BY age, dead_letter_id
 LIMIT %(limit)s;
 
 -- name: runs_before
--- The newest first: run ids sort by the time of their start.
+-- Newest first: run ids sort by the time of their start.
 SELECT
-    run_id, stream, mode, status, reason, instant_text(started_at), instant_text(ended_at), batches, inserted, updated, unchanged,
-    dead_lettered, contacts, interaction_events, retries, failed_batches, problem::text
+    run_id, stream, mode, status, reason, instant_text(started_at), instant_text(ended_at), batches, inserted, updated,
+    unchanged, dead_lettered, contacts, interaction_events, retries, failed_batches, problem::text
 FROM runs
 WHERE run_id < %(before)s
 ORDER BY run_id DESC
@@ -415,8 +415,8 @@ LIMIT %(limit)s;
 
 -- name: stream_runs_before
 SELECT
-    run_id, stream, mode, status, reason, instant_text(started_at), instant_text(ended_at), batches, inserted, updated, unchanged,
-    dead_lettered, contacts, interaction_events, retries, failed_batches, problem::text
+    run_id, stream, mode, status, reason, instant_text(started_at), instant_text(ended_at), batches, inserted, updated,
+    unchanged, dead_lettered, contacts, interaction_events, retries, failed_batches, problem::text
 FROM runs
 WHERE stream = %(stream)s AND run_id < %(before)s
 ORDER BY run_id DESC
@@ -432,7 +432,7 @@ SELECT state::text FROM checkpoints ORDER BY stream;
 SELECT seq, hash FROM journal WHERE stream = %s AND version = %s;
 
 -- name: entries_since
--- What a start folds into its snapshot: nothing, unless the snapshot is behind.
+-- What is folded into the snapshot at the start: nothing, unless the snapshot is behind.
 SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash
 FROM journal
 WHERE stream = %s AND version > %s
@@ -446,7 +446,7 @@ ORDER BY seq
 LIMIT %(limit)s;
 
 -- name: stream_entries_after
--- Within a stream, versions are in the order of seq: the key of (stream, version) finds the place from the newest back.
+-- Within a stream, versions follow the order of seq: the key (stream, version) finds the position from the newest back.
 SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash
 FROM journal
 WHERE
@@ -476,7 +476,7 @@ ORDER BY version DESC
 LIMIT %(limit)s;
 
 -- name: entries_of_run_before
--- From the beginning of the run that was the latest before this version, or from its end where that is all there is.
+-- From the beginning of the latest run before this version, or from its end if that is all there is.
 SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash
 FROM journal
 WHERE
@@ -506,7 +506,7 @@ SELECT instant_text(recorded_at) FROM journal WHERE seq = %s;
 SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash FROM journal ORDER BY seq;
 
 -- name: removals
--- A stream's latest removal is the end of all its runs and dead letters before it.
+-- A stream's latest removal ends all its earlier runs and dead letters.
 SELECT stream, max(version) FROM journal WHERE type = 'stream_removed' GROUP BY stream;
 
 -- name: clear_checkpoints
@@ -520,22 +520,22 @@ DELETE FROM dead_letters;
 
 -- name: stored_checkpoints
 SELECT
-    stream, version, hash, mode, phase, cursor, instant_text(watermark), instant_text(last_success_at), instant_text(last_full_sweep_at),
-    open_dead_letters, instant_text(updated_at), state::text
+    stream, version, hash, mode, phase, cursor, instant_text(watermark), instant_text(last_success_at),
+    instant_text(last_full_sweep_at), open_dead_letters, instant_text(updated_at), state::text
 FROM checkpoints
 WHERE stream = ANY (%s::text[]);
 
 -- name: stored_runs
 SELECT
-    run_id, stream, mode, status, reason, instant_text(started_at), instant_text(ended_at), batches, inserted, updated, unchanged,
-    dead_lettered, contacts, interaction_events, retries, failed_batches, problem::text
+    run_id, stream, mode, status, reason, instant_text(started_at), instant_text(ended_at), batches, inserted, updated,
+    unchanged, dead_lettered, contacts, interaction_events, retries, failed_batches, problem::text
 FROM runs
 WHERE run_id = ANY (%s::text[]);
 
 -- name: stored_dead_letters
 SELECT
-    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at), instant_text(closed_at),
-    resolution, note, fingerprint
+    dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
+    instant_text(closed_at), resolution, note, fingerprint
 FROM dead_letters
 WHERE dead_letter_id = ANY (%s::text[]);
 
@@ -555,14 +555,14 @@ SELECT 1 FROM journal LIMIT 1;
 SELECT source, instant_text(since) FROM unfinished_copy;
 
 -- name: demand_writable
--- Right at the start it is found out that nothing may be written, not at the first commit.
+-- Finds out at the start, not at the first commit, that nothing may be written.
 UPDATE checkpoints SET version = version WHERE false;
 
 -- name: source
 SELECT kind, base_url FROM source WHERE place = 1;
 
 -- name: record_source
--- Of workers that start at the same time one is the first: the others wait for its commit, and leave it be.
+-- Of workers that start at the same time, the first records its source; the others wait for its commit, and keep it.
 INSERT INTO source (place, kind, base_url) VALUES (1, %s, %s) ON CONFLICT (place) DO NOTHING;
 
 -- name: replace_source
@@ -611,13 +611,13 @@ WHERE
     );
 
 -- name: erase_payloads
--- Of those, in the words of is_about_forgotten, that are about anybody of this page who is forgotten.
+-- Those about anybody of this page who is forgotten, by the rule of is_about_forgotten.
 DELETE FROM dead_letter_payloads
 WHERE
     dead_letter_id IN (
-        SELECT letter.dead_letter_id
-        FROM dead_letters AS letter
-        JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
+        SELECT dead_letter_id
+        FROM dead_letters
+        JOIN dead_letter_payloads USING (dead_letter_id)
         JOIN forgotten ON platform = %(platform)s AND page_id = %(page_id)s
         WHERE
             stream = %(stream)s

@@ -1,4 +1,4 @@
-"""A copy of a SQLite database at one moment, made beside a daemon that goes on writing."""
+"""A copy of a SQLite database as of one moment, made while a daemon goes on writing."""
 
 import os
 import sqlite3
@@ -8,41 +8,41 @@ from pathlib import Path
 
 from milepost.core.errors import MilepostError
 
-STEP_PAGES = 1_000  # 4 MB: some milliseconds, after which a copy can be given up
+STEP_PAGES = 1_000  # 4 MB: some milliseconds, after which a copy can be abandoned
 
-# What SQLite says of the file that is written, not of the one that is read.
+# SQLite's errors about the file that is written, not about the one that is read.
 _UNWRITABLE = {"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_TRUNCATE", "SQLITE_CANTOPEN", "SQLITE_READONLY"}
 
 
-def copy(source: sqlite3.Connection, target: Path, tell: Callable[[int, int], None]) -> None:
+def copy(source: sqlite3.Connection, target: Path, progress: Callable[[int, int], None]) -> None:
     """Copy all of `source` into the file `target`, empty or not yet there, and onto the disk.
 
-    The whole copy reads one snapshot. Without that, SQLite begins it anew at each commit of the daemon, and beside a
-    busy one never ends; with it, the daemon's commits go into the WAL meanwhile, and wait for nothing.
+    The whole copy reads one snapshot. Otherwise SQLite would start it over at each commit of the daemon, and never end
+    beside a busy one; so the daemon's commits go into the WAL meanwhile, and wait for nothing.
 
     Args:
         source: a connection without a transaction.
         target: the file.
-        tell: hears after each step how many pages are copied, and of how many; what it raises gives the copy up.
+        progress: called after each step with the pages copied, and of how many; what it raises abandons the copy.
 
     Raises:
-        MilepostError: the file cannot be written; what is wrong with `source` comes as an error of SQLite.
+        MilepostError: the file cannot be written; what is wrong with `source` stays an error of SQLite.
     """
     source.execute("BEGIN")
     try:
         source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # takes the snapshot, which BEGIN does not
         with closing(sqlite3.connect(target, isolation_level=None)) as copied:
-            copied.execute("PRAGMA synchronous = OFF")  # it is brought to the disk once, below
+            copied.execute("PRAGMA synchronous = OFF")  # it is synced once, below
             copied.execute("PRAGMA journal_mode = OFF")
-            source.backup(copied, pages=STEP_PAGES, progress=lambda _, left, pages: tell(pages - left, pages))
-            copied.execute("PRAGMA journal_mode = DELETE")  # it came as WAL, which takes two files more to be read
+            source.backup(copied, pages=STEP_PAGES, progress=lambda _, left, pages: progress(pages - left, pages))
+            copied.execute("PRAGMA journal_mode = DELETE")  # it came as WAL, which needs two more files to be read
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorname", "") not in _UNWRITABLE:
             raise
         raise MilepostError(f"{target} cannot be written: {error}", hint="make room, or write it elsewhere") from error
     finally:
         source.execute("ROLLBACK")
-    _bring_to_disk(target)
+    _sync(target)
 
 
 def demand_whole(connection: sqlite3.Connection) -> None:
@@ -52,7 +52,7 @@ def demand_whole(connection: sqlite3.Connection) -> None:
         raise MilepostError(f"the database is damaged: {found}", hint="restore it from an earlier backup")
 
 
-def _bring_to_disk(path: Path) -> None:
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from milepost.core.errors import StoreAway, StoreLost
-from milepost.stores.sqlite.permissions import SHM, WAL, beside
+from milepost.stores.sqlite.files import SHM, WAL, beside
 
 Inode = tuple[int, int]
-"""A file, whatever it is called: its device and its number there."""
+"""A file, whatever its name: its device and its number there."""
 
 # The magic string, the page size and the versions of the format, which tell WAL from other modes ("Database File
 # Format"). They stay as they are while the file is open.
@@ -22,7 +22,7 @@ HEADER_BYTES = 20
 
 RESTORE = (
     "nothing is written any more; put the file back or restore a backup while Milepost is stopped, as"
-    " docs/operations.md tells: where there is no file, a start makes a new, empty database"
+    " docs/operations.md says: without a file, a start creates a new, empty database"
 )
 START_AGAIN = (
     "nothing is written any more; what was committed is safe: see that nothing removes files beside the database,"
@@ -31,7 +31,7 @@ START_AGAIN = (
 
 
 def inode_of(found: os.stat_result) -> Inode:
-    """Return which file was found."""
+    """Return the device and inode of a file."""
     return found.st_dev, found.st_ino
 
 
@@ -72,14 +72,14 @@ class OpenFiles:
             raise StoreLost(message, hint=hint)
 
     def _loss(self) -> tuple[str, str] | None:
-        """Say what was lost, if anything is, and what to do."""
-        if (how := self._change(self._path, self._database)) is not None:
-            return f"the database {self._path} was {how} while it was open", RESTORE
+        """Return what was lost, if anything, and what to do."""
+        if (change := self._change(self._path, self._database)) is not None:
+            return f"the database {self._path} was {change} while it was open", RESTORE
         if self._read_header() != self._header:
             return f"the database {self._path} was overwritten while it was open", RESTORE
         for path, inode in self._others.items():
-            if (how := self._change(path, inode)) is not None:
-                return f"{path}, which the database needs, was {how} while it was open", START_AGAIN
+            if (change := self._change(path, inode)) is not None:
+                return f"{path}, which the database needs, was {change} while it was open", START_AGAIN
         return None
 
     def _change(self, path: Path, opened: Inode | None) -> str | None:
@@ -89,7 +89,7 @@ class OpenFiles:
         return None if named == opened else "replaced by another file"
 
     def _named(self, path: Path) -> Inode | None:
-        """Return which file a path names now, if any. Raises StoreAway where that cannot be looked up."""
+        """Return the file that a path names now, if any. Raises StoreAway where that cannot be looked up."""
         try:
             return inode_of(path.stat())
         except (FileNotFoundError, NotADirectoryError):
@@ -97,7 +97,7 @@ class OpenFiles:
         except OSError as error:
             raise StoreAway(
                 f"the database {self._path} does not answer: {path}: {error.strerror}",
-                hint="look at the system's log, and at the rights to its directory",
+                hint="see the system log, and check the permissions of its directory",
             ) from error
 
     def _read_header(self) -> bytes:
@@ -114,7 +114,7 @@ def kept_open(path: Path) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise StoreAway(f"the database {path} does not answer: {error.strerror}", hint="look at its rights") from error
+        raise StoreAway(f"the database {path} does not answer: {error.strerror}", hint="see its permissions") from error
     try:
         yield descriptor
     finally:

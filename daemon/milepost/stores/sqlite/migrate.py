@@ -1,6 +1,6 @@
-"""Brings a SQLite database to this program's schema: forward only, each migration and its record in one transaction.
+"""Migrates a SQLite database to this program's schema: forward only, each migration and its record in one transaction.
 
-SQLite makes this a matter of one script for each migration. A library was tried first (yoyo 9): it records on a second
+With SQLite that takes one script for each migration. A library was tried first (yoyo 9): it records on a second
 connection what it has applied on the first, and leaves its lock behind when it is killed, so that a start which is
 killed in between is never repaired by the next one.
 """
@@ -22,12 +22,12 @@ INSERT INTO schema_migrations VALUES ('{name}', strftime('%Y-%m-%dT%H:%M:%fZ', '
 
 
 def shipped() -> set[str]:
-    """Name the migrations that this program knows."""
+    """Return the names of the migrations that this program knows."""
     return {path.stem for path in MIGRATIONS.glob("*.sql")}
 
 
 def applied(path: Path) -> set[str]:
-    """Name the migrations that the database at `path` has had; none where there is no database yet."""
+    """Return the names of the migrations applied to the database at `path`; none if there is no database yet."""
     if not path.exists():
         return set()
     with errors_of(path), closing(sqlite3.connect(path, timeout=5.0)) as connection:
@@ -36,12 +36,12 @@ def applied(path: Path) -> set[str]:
 
 
 def pending(path: Path) -> set[str]:
-    """Name the migrations that the database lacks. Raises StoreRefused if it is newer than this program."""
+    """Return the names of the migrations to apply. Raises StoreRefused if the database is newer than this program."""
     has = applied(path)
     unknown = has - shipped()
     if unknown:
         raise StoreRefused(
-            f"the database {path} is newer than this Milepost: it has had {', '.join(sorted(unknown))}",
+            f"the database {path} is newer than this Milepost: its migrations include {', '.join(sorted(unknown))}",
             hint="run the newer version; migrations go forward only",
         )
     return shipped() - has
@@ -66,7 +66,7 @@ def demand_finished(path: Path) -> None:
 def demand_current(path: Path) -> None:
     """Raise StoreRefused unless there is a database of this program's schema at `path`, and it is whole."""
     if not path.exists():
-        raise StoreRefused(f"there is no database at {path}", hint="`milepost run` or `milepost sync` makes it")
+        raise StoreRefused(f"there is no database at {path}", hint="`milepost run` or `milepost sync` creates it")
     if pending(path):
         raise StoreRefused(
             f"the database {path} is of an older Milepost",
@@ -76,7 +76,7 @@ def demand_current(path: Path) -> None:
 
 
 def migrate(path: Path) -> set[str]:
-    """Apply what is pending, in the order of the names, and name it. The caller holds the store's lock.
+    """Apply what is pending, in the order of the names, and return the names. The caller holds the store's lock.
 
     Raises StoreAway or StoreRefused; what had been applied before stays applied.
     """

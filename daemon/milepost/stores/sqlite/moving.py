@@ -12,11 +12,10 @@ from milepost.core.journal import Codec
 from milepost.stores.moving import Key, Row, Table
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import REFUSALS, reason_of
-from milepost.stores.sqlite.connection import Database, connect, errors_of, real_path, transaction
+from milepost.stores.sqlite.connection import Database, connect, errors_of, lock_database, real_path, transaction
+from milepost.stores.sqlite.files import close_to_others, create_private
 from milepost.stores.sqlite.identity import OpenFiles
-from milepost.stores.sqlite.lock import lock_database
 from milepost.stores.sqlite.migrate import applied, demand_current, mark_in, migrate
-from milepost.stores.sqlite.permissions import close_to_others, create_private
 from milepost.stores.sqlite.reader import SqliteReader
 from milepost.stores.sqlite.store import CACHE_KIB, WAL_PAGES
 from milepost.stores.unfinished import Mark

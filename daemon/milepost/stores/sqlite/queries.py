@@ -1,155 +1,226 @@
-"""What the SQLite store is asked: checkpoints, and rows, letters and notes under keys; and places in the journal."""
+"""What a SQLite store can be asked: checkpoints, rows, dead letters and notes by key, and positions in the journal."""
 
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import Any
 
-from milepost.core.checkpoint import Checkpoint
+from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.evolve import fold
-from milepost.core.journal import Codec, instant_text
-from milepost.core.model import Keys, Known, KnownDeadLetter, Stream, Stretch
+from milepost.core.journal import Codec, RunOf, instant_text
+from milepost.core.model import DataSource, Keys, Known, KnownDeadLetter, Stream, Stretch
 from milepost.core.ports import DueDeadLetter
 from milepost.core.retry import latest_redrive
 from milepost.stores import rows
-from milepost.stores.removal import StreamRows, names_of
+from milepost.stores.erasure import StreamRows
+from milepost.stores.reader import DeadLetterState, StoredEntry
+from milepost.stores.sql import stream_parameters
 
-# Beyond every instant, as text: the ends of the inbox.
+Parameters = Mapping[str, Any] | tuple[Any, ...]
+
+# Before and after every instant, as text: the ends of the inbox. After every run id, too.
 BEFORE_ALL, AFTER_ALL = "", "~"
 
 
-def checkpoints(sql: dict[str, str], connection: sqlite3.Connection) -> list[Checkpoint]:
-    """Give where every stream stands, ordered by stream."""
-    return [rows.checkpoint(state) for (state,) in connection.execute(sql["checkpoints"])]
+class SqliteSession:
+    """The questions of a store, asked over a connection in that connection's thread.
+
+    Its methods are those of PostgresqlSession. Several answers are of one moment only inside a transaction.
+    """
+
+    def __init__(self, sql: Mapping[str, str], codec: Codec, connection: sqlite3.Connection) -> None:
+        self.sql = sql
+        self.codec = codec
+        self.connection = connection
+
+    def ask(self, statement: str, parameters: Parameters = ()) -> sqlite3.Cursor:
+        """Run a statement, by its name."""
+        return self.connection.execute(self.sql[statement], parameters)
+
+    # --- the store itself ---
+
+    def answers(self) -> None:
+        """Read anything."""
+        self.ask("answers").fetchone()
+
+    def source(self) -> DataSource | None:
+        """Return where the rows come from; None until that is on record."""
+        found = self.ask("source").fetchone()
+        return DataSource(*found) if found else None
+
+    def record_source(self, source: DataSource) -> None:
+        """Record where the rows come from, unless that is on record."""
+        self.ask("record_source", (source.kind, source.base_url))
+
+    def replace_source(self, source: DataSource) -> None:
+        """Record where the rows come from, whatever was on record."""
+        self.ask("replace_source", (source.kind, source.base_url))
+
+    # --- checkpoints and rows ---
+
+    def load(self, stream: str) -> Checkpoint:
+        """Return a stream's checkpoint: its snapshot, and the entries since."""
+        stored = self.ask("checkpoint", (stream,)).fetchone()
+        checkpoint = rows.checkpoint(stored[0]) if stored else Checkpoint(stream)
+        tail = self.ask("entries_since", (stream, checkpoint.version))
+        return fold((rows.entry(columns, self.codec) for columns in tail), checkpoint)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return the checkpoint of every stream, ordered by stream."""
+        return [rows.checkpoint(state) for (state,) in self.ask("checkpoints")]
+
+    def known(self, keys: Keys) -> Known:
+        """Return what is stored under the keys."""
+        stream = keys.stream
+        conversation_ids, contact_ids = rows.json_list(keys.conversations), rows.json_list(keys.contacts)
+        conversations = map(rows.conversation_row, self.ask("known_conversations", (conversation_ids,)))
+        contacts = self.ask("known_contacts", (stream.platform.value, stream.page_id, contact_ids))
+        events = self.ask("known_interaction_events", (rows.json_list(keys.interaction_events),))
+        unseen, missed, all_missed = self._known_of_sweep(keys)
+        return Known(
+            {row.conversation_id: row for row in conversations},
+            {row.contact_id: row for row in map(rows.contact_row, contacts)},
+            frozenset(event_id for (event_id,) in events),
+            self._known_dead_letters(keys) if keys.subjects else {},
+            self.forgotten_among(stream, keys.conversations, keys.contacts),
+            unseen,
+            missed,
+            all_missed,
+        )
+
+    def _known_dead_letters(self, keys: Keys) -> dict[str, KnownDeadLetter]:
+        found = self.ask("known_dead_letters", (keys.stream.key, rows.json_list(keys.subjects)))
+        oldest_first = sorted(found, key=lambda columns: columns[1:3])
+        return {
+            subject: KnownDeadLetter(dead_letter_id, fingerprint, bool(is_open))
+            for subject, _, dead_letter_id, fingerprint, is_open in oldest_first
+        }
+
+    def _known_of_sweep(self, keys: Keys) -> tuple[int, frozenset[str], int]:
+        """Return `unseen`, `missed` and `all_missed` of Known, which are about a full sweep."""
+        if keys.full_sweep_at is None:
+            return 0, frozenset(), 0
+        sweep = (keys.stream.key, instant_text(keys.full_sweep_at))
+        missed = self.ask("missed_among", (*sweep, rows.json_list(keys.conversations)))
+        (all_missed,) = self.ask("count_missed", sweep).fetchone()
+        unseen = 0
+        if keys.stretch is not None:
+            (unseen,) = self.ask("count_unseen", stretch_parameters(keys.stream, keys.stretch)).fetchone()
+        return unseen, frozenset(conversation_id for (conversation_id,) in missed), all_missed
+
+    def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
+        """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""
+        return self.ask("conversations_after", (conversation_id, limit)).fetchall()
+
+    def count_rows(self, stream: Stream) -> StreamRows:
+        """Count what is stored of a stream."""
+        return StreamRows(*self.ask("count_stream_rows", stream_parameters(stream)).fetchone())
+
+    # --- people who were erased ---
+
+    def forgotten_among(
+        self, stream: Stream, conversation_ids: Iterable[str], contact_ids: Iterable[str]
+    ) -> frozenset[str]:
+        """Return those of these conversations and contacts of a stream that were erased."""
+        page = stream_parameters(stream)
+        if self.ask("has_forgotten", page).fetchone() is None:  # as on most pages
+            return frozenset()
+        keys = {"conversations": rows.json_list(conversation_ids), "contacts": rows.json_list(contact_ids)}
+        return frozenset(key for (key,) in self.ask("forgotten_among", page | keys))
+
+    def is_about_forgotten(self, stream: Stream, subject: str, payload: str) -> bool:
+        """Return whether a dead letter is about a contact or a conversation that was erased."""
+        about = stream_parameters(stream) | {"subject": subject, "payload": payload}
+        return self.ask("is_about_forgotten", about).fetchone() is not None
+
+    # --- the journal ---
+
+    def entry_at(self, stream: str, version: int) -> tuple[int, str] | None:
+        """Return the seq and the hash of an entry, if there is one of this version."""
+        found: tuple[int, str] | None = self.ask("entry_at", (stream, version)).fetchone()
+        return found
+
+    def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
+        """Return up to `limit` entries with a seq greater than `after`, oldest first."""
+        statement = "entries_after" if stream is None else "stream_entries_after"
+        return self._entries(statement, {"stream": stream, "after": after, "limit": limit})
+
+    def latest(self, *, limit: int, stream: str | None = None) -> list[StoredEntry]:
+        """Return the newest `limit` entries, oldest first."""
+        statement = "latest_entries" if stream is None else "latest_stream_entries"
+        return self._entries(statement, {"stream": stream, "limit": limit})[::-1]
+
+    def _entries(self, statement: str, parameters: Mapping[str, Any]) -> list[StoredEntry]:
+        found = self.ask(statement, parameters)
+        return [StoredEntry(columns[0], rows.entry(columns, self.codec)) for columns in found]
+
+    def within_runs(self, versions: Mapping[str, int]) -> dict[str, Checkpoint]:
+        """Return each stream's checkpoint just before the given version, folded from its latest run until then."""
+        before: dict[str, Checkpoint] = {}
+        for stream, version in versions.items():
+            found = self.ask("entries_of_run_before", {"stream": stream, "version": version})
+            before[stream] = fold((rows.entry(columns, self.codec) for columns in found), Checkpoint(stream))
+        return before
+
+    def seq_before(self, instant: datetime) -> int:
+        """Return the seq of the last entry before an instant; 0 if there is none.
+
+        Streams that commit together may differ by a moment, and a clock that was set back by more: then it is one of
+        the seqs at which the instant was passed.
+        """
+        (last,) = self.ask("last_seq").fetchone()
+
+        def recorded_at(seq: int) -> str:
+            (at,) = self.ask("recorded_at", (seq,)).fetchone()
+            return str(at)
+
+        return bisect_left(range(1, last + 1), instant_text(instant), key=recorded_at)
+
+    # --- runs and dead letters ---
+
+    def runs(self, *, before: str | None = None, limit: int, stream: str | None = None) -> list[RunOf]:
+        """Return up to `limit` runs, newest first, starting with the one that precedes the run `before`."""
+        parameters = {"stream": stream, "before": AFTER_ALL if before is None else before, "limit": limit}
+        statement = "runs_before" if stream is None else "stream_runs_before"
+        return [rows.run(columns) for columns in self.ask(statement, parameters)]
+
+    def completed_with_errors(self, run_ids: Iterable[str]) -> frozenset[str]:
+        """Return those of these runs that completed a sweep with dead letters."""
+        return frozenset(run_id for (run_id,) in self.ask("completed_with_errors", (rows.json_list(run_ids),)))
+
+    def find_dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
+        """Return a dead letter, without its payload."""
+        columns = self.ask("dead_letter", (dead_letter_id,)).fetchone()
+        return rows.dead_letter(columns) if columns else None
+
+    def dead_letters(
+        self, state: DeadLetterState, *, stream: str | None = None, after: str | None = None, limit: int
+    ) -> list[DeadLetter]:
+        """Return up to `limit` dead letters, oldest first, starting with the one that follows `after`."""
+        statement = "dead_letters_after" if stream is None else "stream_dead_letters_after"
+        parameters = {**state.parameters(), "stream": stream, "after": after or "", "limit": limit}
+        return [rows.dead_letter(columns) for columns in self.ask(statement, parameters)]
+
+    def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
+        """Return open dead letters whose redrive is due, or whose payload was erased; oldest first."""
+        times = {"now": instant_text(now), "latest": instant_text(latest_redrive(now))}
+        return _with_payloads(self.ask("due_dead_letters", {"stream": stream, "limit": limit, **times}))
+
+    def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:
+        """Return these dead letters, open or closed."""
+        return _with_payloads(self.ask("dead_letters_with_payloads", (rows.json_list(dead_letter_ids),)))
 
 
-def load(sql: dict[str, str], codec: Codec, stream: str, connection: sqlite3.Connection) -> Checkpoint:
-    """Give a stream's checkpoint: its snapshot, and the entries since."""
-    stored = connection.execute(sql["checkpoint"], (stream,)).fetchone()
-    checkpoint = rows.checkpoint(stored[0]) if stored else Checkpoint(stream)
-    tail = connection.execute(sql["entries_since"], (stream, checkpoint.version))
-    return fold((rows.entry(columns, codec) for columns in tail), checkpoint)
+def _with_payloads(found: Iterable[tuple[Any, ...]]) -> tuple[DueDeadLetter, ...]:
+    return tuple(DueDeadLetter(rows.dead_letter(columns[:-1]), columns[-1]) for columns in found)
 
 
-def count_rows(sql: dict[str, str], stream: Stream, connection: sqlite3.Connection) -> StreamRows:
-    """Count what is stored of a stream."""
-    return StreamRows(*connection.execute(sql["count_stream_rows"], names_of(stream)).fetchone())
-
-
-def known(sql: dict[str, str], keys: Keys, connection: sqlite3.Connection) -> Known:
-    """Give what is stored already under the keys."""
-    ask, stream = connection.execute, keys.stream
-    conversation_ids, contact_ids = rows.json_list(keys.conversations), rows.json_list(keys.contacts)
-    conversations = map(rows.conversation_row, ask(sql["known_conversations"], (conversation_ids,)))
-    contacts = map(rows.contact_row, ask(sql["known_contacts"], (stream.platform.value, stream.page_id, contact_ids)))
-    events = ask(sql["known_interaction_events"], (rows.json_list(keys.interaction_events),))
-    unseen, missed, all_missed = _missed(sql, keys, connection)
-    return Known(
-        {row.conversation_id: row for row in conversations},
-        {row.contact_id: row for row in contacts},
-        frozenset(event_id for (event_id,) in events),
-        _letters(sql, keys, connection) if keys.subjects else {},
-        forgotten_among(sql, stream, keys.conversations, keys.contacts, connection),
-        unseen,
-        missed,
-        all_missed,
-    )
-
-
-def _letters(sql: dict[str, str], keys: Keys, connection: sqlite3.Connection) -> dict[str, KnownDeadLetter]:
-    found = connection.execute(sql["known_letters"], (keys.stream.key, rows.json_list(keys.subjects)))
-    oldest_first = sorted(found, key=lambda columns: columns[1:3])
-    return {
-        subject: KnownDeadLetter(dead_letter_id, fingerprint, bool(is_open))
-        for subject, _, dead_letter_id, fingerprint, is_open in oldest_first
-    }
-
-
-def _missed(sql: dict[str, str], keys: Keys, connection: sqlite3.Connection) -> tuple[int, frozenset[str], int]:
-    """Say of a full sweep what Known does: `unseen`, `missed` and `all_missed`."""
-    if keys.full_sweep_at is None:
-        return 0, frozenset(), 0
-    sweep = (keys.stream.key, instant_text(keys.full_sweep_at))
-    missed = connection.execute(sql["missed_among"], (*sweep, rows.json_list(keys.conversations)))
-    (all_missed,) = connection.execute(sql["count_missed"], sweep).fetchone()
-    unseen = 0
-    if keys.stretch is not None:
-        (unseen,) = connection.execute(sql["count_unseen"], stretch_of(keys.stream, keys.stretch)).fetchone()
-    return unseen, frozenset(conversation_id for (conversation_id,) in missed), all_missed
-
-
-def stretch_of(stream: Stream, stretch: Stretch) -> dict[str, str]:
-    """Give the parameters of the statements that look through a stretch of the inbox."""
-    return {
-        "stream": stream.key,
-        "platform": stream.platform.value,
-        "page_id": stream.page_id,
+def stretch_parameters(stream: Stream, stretch: Stretch) -> dict[str, str]:
+    """Return the parameters of the statements that look through a stretch of the inbox."""
+    return stream_parameters(stream) | {
         "sweep_started_at": instant_text(stretch.sweep_started_at),
         "newer_than": instant_text(stretch.newer_than) if stretch.newer_than else BEFORE_ALL,
         "older_than": instant_text(stretch.older_than) if stretch.older_than else AFTER_ALL,
         "seen": rows.json_list(stretch.seen),
     }
-
-
-def forgotten_among(
-    sql: dict[str, str],
-    stream: Stream,
-    conversation_ids: Iterable[str],
-    contact_ids: Iterable[str],
-    connection: sqlite3.Connection,
-) -> frozenset[str]:
-    """Give those of these conversations and contacts of a stream that somebody had erased."""
-    page = {"platform": stream.platform.value, "page_id": stream.page_id}
-    if connection.execute(sql["has_forgotten"], page).fetchone() is None:  # as on most pages
-        return frozenset()
-    asked = {"conversations": rows.json_list(conversation_ids), "contacts": rows.json_list(contact_ids)}
-    return frozenset(key for (key,) in connection.execute(sql["forgotten_among"], page | asked))
-
-
-def due_dead_letters(
-    sql: dict[str, str], stream: str, now: datetime, limit: int, connection: sqlite3.Connection
-) -> tuple[DueDeadLetter, ...]:
-    """Give open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
-    times = {"now": instant_text(now), "latest": instant_text(latest_redrive(now))}
-    found = connection.execute(sql["due_letters"], {"stream": stream, "limit": limit, **times})
-    return tuple(DueDeadLetter(rows.dead_letter(columns), payload) for *columns, payload in found)
-
-
-def dead_letters_with_payloads(
-    sql: dict[str, str], dead_letter_ids: Iterable[str], connection: sqlite3.Connection
-) -> tuple[DueDeadLetter, ...]:
-    """Give these dead letters, open or closed."""
-    found = connection.execute(sql["letters_with_payloads"], (rows.json_list(dead_letter_ids),))
-    return tuple(DueDeadLetter(rows.dead_letter(columns), payload) for *columns, payload in found)
-
-
-def within_runs(
-    sql: dict[str, str], codec: Codec, versions: Mapping[str, int], connection: sqlite3.Connection
-) -> dict[str, Checkpoint]:
-    """Give where each stream stood before an entry, by its version, as far as the latest run until then tells."""
-    return {
-        stream: fold(
-            (
-                rows.entry(columns, codec)
-                for columns in connection.execute(sql["entries_of_run_before"], {"stream": stream, "version": version})
-            ),
-            Checkpoint(stream),
-        )
-        for stream, version in versions.items()
-    }
-
-
-def seq_before(sql: dict[str, str], instant: datetime, connection: sqlite3.Connection) -> int:
-    """Give the seq of the last entry before an instant; 0 where there is none.
-
-    Streams that commit together may differ by a moment, and a clock that was set back by more: then it is one of the
-    places where the instant was passed.
-    """
-    text = instant_text(instant)
-    (last,) = connection.execute(sql["last_seq"]).fetchone()
-
-    def recorded_at(seq: int) -> str:
-        (at,) = connection.execute(sql["recorded_at"], (seq,)).fetchone()
-        return str(at)
-
-    return bisect_left(range(1, last + 1), text, key=recorded_at)

@@ -1,43 +1,37 @@
-"""Reading the SQLite journal from beside the daemon: follow it, check it, rebuild its projections, write it out."""
+"""Reading a SQLite journal beside the daemon: follow it, check it, rebuild its projections, copy it."""
 
 import asyncio
-import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.errors import MilepostError
+from milepost.core.events import Entry
 from milepost.core.journal import Codec, RunOf
 from milepost.core.model import Stream
-from milepost.stores import rows
-from milepost.stores.audit import Audit
+from milepost.stores import audit, rows
+from milepost.stores.audit import Audit, Row, Table
+from milepost.stores.erasure import StreamRows
 from milepost.stores.reader import DeadLetterState, StoredEntry
-from milepost.stores.removal import StreamRows
 from milepost.stores.sql import load_statements
-from milepost.stores.sqlite import backup, ledger
-from milepost.stores.sqlite.connection import Database, connect, real_path
+from milepost.stores.sqlite import backup
+from milepost.stores.sqlite.connection import Database, connect, lock_database, real_path, transaction
+from milepost.stores.sqlite.files import close_to_others
 from milepost.stores.sqlite.identity import OpenFiles
-from milepost.stores.sqlite.lock import lock_database
 from milepost.stores.sqlite.migrate import demand_current
-from milepost.stores.sqlite.permissions import close_to_others
-from milepost.stores.sqlite.queries import (
-    AFTER_ALL,
-    checkpoints,
-    count_rows,
-    dead_letters_with_payloads,
-    seq_before,
-    within_runs,
-)
+from milepost.stores.sqlite.queries import SqliteSession
+
+Result = TypeVar("Result")
 
 
 @asynccontextmanager
 async def open_sqlite_reader(path: Path, *, alone: bool = False) -> AsyncIterator["SqliteReader"]:
-    """Open the database at `path` for reading; `alone` also for rebuilding, which no daemon may work beside.
+    """Open the database at `path` for reading; with `alone` also for rebuilding, which excludes a daemon.
 
     Raises StoreRefused if there is no database of this program's schema, StoreBusy if `alone` and a daemon holds it.
     """
@@ -54,115 +48,144 @@ async def open_sqlite_reader(path: Path, *, alone: bool = False) -> AsyncIterato
 
 
 class SqliteReader:
-    """An Archive (see stores/reader.py) of a SQLite database. Made by `open_sqlite_reader`."""
+    """The JournalReader (see stores/reader.py) of a SQLite database. Made by `open_sqlite_reader`."""
 
     def __init__(self, database: Database, codec: Codec) -> None:
         self._database = database
         self._codec = codec
-        self._sql = load_statements("sqlite")
+        self._session_on = partial(SqliteSession, load_statements("sqlite"), codec)
 
     async def checkpoints(self) -> list[Checkpoint]:
-        """Give where every stream stands, ordered by stream."""
-        return await self._database.run(partial(checkpoints, self._sql))
+        """Return the checkpoint of every stream, ordered by stream."""
+        return await self._run(SqliteSession.checkpoints)
 
     async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
-        """Give up to `limit` entries with a seq greater than `after`, oldest first."""
-        if stream is None:
-            return await self._read("entries_after", (after, limit))
-        return await self._read("stream_entries_after", {"stream": stream, "after": after, "limit": limit})
+        """Return up to `limit` entries with a seq greater than `after`, oldest first."""
+        return await self._run(lambda session: session.entries(after=after, limit=limit, stream=stream))
 
     async def latest(self, *, limit: int, stream: str | None = None) -> list[StoredEntry]:
-        """Give the newest `limit` entries, oldest first."""
-        if stream is None:
-            return (await self._read("latest_entries", (limit,)))[::-1]
-        return (await self._read("latest_stream_entries", (stream, limit)))[::-1]
+        """Return the newest `limit` entries, oldest first."""
+        return await self._run(lambda session: session.latest(limit=limit, stream=stream))
 
     async def within_runs(self, versions: Mapping[str, int]) -> dict[str, Checkpoint]:
-        """Give where each stream stood before an entry, by its version, as far as the latest run until then tells."""
-        return await self._database.run(partial(within_runs, self._sql, self._codec, versions))
+        """Return each stream's checkpoint just before the given version, folded from its latest run until then."""
+        return await self._run(lambda session: session.within_runs(versions))
 
     async def completed_with_errors(self, run_ids: Iterable[str]) -> frozenset[str]:
-        """Give those of these runs that completed a sweep with dead letters on the way."""
-        asked = (rows.json_list(run_ids),)
-
-        def read(connection: sqlite3.Connection) -> frozenset[str]:
-            return frozenset(run_id for (run_id,) in connection.execute(self._sql["completed_with_errors"], asked))
-
-        return await self._database.run(read)
+        """Return those of these runs that completed a sweep with dead letters."""
+        return await self._run(lambda session: session.completed_with_errors(run_ids))
 
     async def seq_before(self, instant: datetime) -> int:
-        """Give the seq of the last entry that was recorded before an instant; 0 where there is none."""
-        return await self._database.run(partial(seq_before, self._sql, instant))
+        """Return the seq of the last entry that was recorded before an instant; 0 if there is none."""
+        return await self._run(lambda session: session.seq_before(instant))
 
     async def runs(self, *, before: str | None = None, limit: int, stream: str | None = None) -> list[RunOf]:
-        """Give up to `limit` runs, the newest first, from the one that precedes the run `before`."""
-        asked = {"stream": stream, "before": AFTER_ALL if before is None else before, "limit": limit}
-        query = self._sql["runs_before" if stream is None else "stream_runs_before"]
-        return await self._database.run(lambda connection: list(map(rows.run, connection.execute(query, asked))))
+        """Return up to `limit` runs, newest first, starting with the one that precedes the run `before`."""
+        return await self._run(lambda session: session.runs(before=before, limit=limit, stream=stream))
 
     async def dead_letters(
         self, state: DeadLetterState, *, stream: str | None = None, after: str | None = None, limit: int
     ) -> list[DeadLetter]:
-        """Give up to `limit` dead letters, the oldest first, from the one that follows the letter `after`."""
-        asked = {
-            "open": state is not DeadLetterState.CLOSED,
-            "closed": state is not DeadLetterState.OPEN,
-            "stream": stream,
-            "after": after or "",
-            "limit": limit,
-        }
-        query = self._sql["letters_after" if stream is None else "stream_letters_after"]
-        return await self._database.run(
-            lambda connection: list(map(rows.dead_letter, connection.execute(query, asked)))
-        )
+        """Return up to `limit` dead letters, oldest first, starting with the one that follows `after`."""
+        return await self._run(lambda session: session.dead_letters(state, stream=stream, after=after, limit=limit))
 
     async def dead_letter(self, dead_letter_id: str) -> tuple[DeadLetter, str | None] | None:
-        """Give a dead letter and its payload, which is gone once it is closed or the person it is about was erased."""
-        found = await self._database.run(partial(dead_letters_with_payloads, self._sql, (dead_letter_id,)))
+        """Return a dead letter and its payload, which goes when it is closed or the person it is about is erased."""
+        found = await self._run(lambda session: session.dead_letters_with_payloads((dead_letter_id,)))
         return (found[0].dead_letter, found[0].payload) if found else None
 
     async def count_rows(self, stream: Stream) -> StreamRows:
         """Count what is stored of a stream."""
-        return await self._database.run(partial(count_rows, self._sql, stream))
+        return await self._run(lambda session: session.count_rows(stream))
 
     async def verify(self) -> Audit:
         """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""
-        return await self._audited(ledger.verify)
+        return await self._audit(_verify)
 
     async def verify_whole(self) -> Audit:
-        """Verify, and read every page beside. Raises JournalDamaged, or MilepostError where a page is damaged."""
+        """Verify, and read every page as well. Raises JournalDamaged, or MilepostError for a damaged page."""
         await self._database.run(backup.demand_whole)
         return await self.verify()
 
-    async def copy_to(self, target: Path, tell: Callable[[int, int], None]) -> None:
+    async def copy_to(self, target: Path, progress: Callable[[int, int], None]) -> None:
         """Copy the database as it is now into the file `target`; see `backup.copy`."""
-        is_given_up = threading.Event()
+        is_abandoned = threading.Event()
 
         def step(copied: int, pages: int) -> None:
-            if is_given_up.is_set():
-                raise MilepostError("the copy was given up")
-            tell(copied, pages)
+            if is_abandoned.is_set():
+                raise MilepostError("the copy was abandoned")
+            progress(copied, pages)
 
         try:
-            await self._database.run(partial(backup.copy, target=target, tell=step))
+            await self._database.run(partial(backup.copy, target=target, progress=step))
         except asyncio.CancelledError:
-            is_given_up.set()  # or the thread would go on to the end of the database
+            is_abandoned.set()  # or the thread would go on to the end of the database
             raise
 
     async def rebuild(self) -> Audit:
-        """Drop the projections and make them again from the journal, in one transaction. Raises JournalDamaged."""
-        return await self._audited(ledger.rebuild)
+        """Rebuild the projections from the journal, in one transaction. Raises JournalDamaged."""
+        return await self._audit(_rebuild)
 
-    async def _audited(self, work: Callable[[dict[str, str], Codec, sqlite3.Connection], Audit]) -> Audit:
+    async def _run(self, question: Callable[[SqliteSession], Result]) -> Result:
+        return await self._database.run(lambda connection: question(self._session_on(connection)))
+
+    async def _audit(self, function: Callable[[SqliteSession], Audit]) -> Audit:
         try:
-            return await self._database.write(partial(work, self._sql, self._codec))
+            return await self._database.write(lambda connection: function(self._session_on(connection)))
         except asyncio.CancelledError:
             await self._database.interrupt()  # or the thread would go on to the end of the journal
             raise
 
-    async def _read(self, query: str, parameters: tuple[Any, ...] | dict[str, Any]) -> list[StoredEntry]:
-        def read(connection: sqlite3.Connection) -> list[StoredEntry]:
-            found = connection.execute(self._sql[query], parameters)
-            return [StoredEntry(columns[0], rows.entry(columns, self._codec)) for columns in found]
 
-        return await self._database.run(read)
+# --- the audit, in the connection's thread ----------------------------------------------------------------------------
+
+
+class SqliteLedger:
+    """The Ledger (see stores/audit.py) of a SQLite database. The caller begins the transaction and ends it."""
+
+    def __init__(self, session: SqliteSession) -> None:
+        self._session = session
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the whole journal, in the order of seq."""
+        return (rows.entry(columns, self._session.codec) for columns in self._session.ask("journal"))
+
+    def removals(self) -> dict[str, int]:
+        """Return the version of each stream's latest removal."""
+        return dict(self._session.ask("removals").fetchall())
+
+    def shaped(self, row: Row) -> Row:
+        """Return a row as the database stores it."""
+        return row
+
+    def stored(self, table: Table, keys: Collection[str]) -> Iterable[Row]:
+        """Return the rows of a projection with these keys."""
+        return self._session.ask(f"stored_{table}s", (rows.json_list(keys),))
+
+    def count(self, table: Table) -> int:
+        """Count the rows of a projection."""
+        (count,) = self._session.ask(f"count_{table}s").fetchone()
+        return int(count)
+
+    def clear(self, table: Table) -> None:
+        """Delete the rows of a projection."""
+        self._session.ask(f"clear_{table}s")
+
+    def write(self, table: Table, projected: list[Row]) -> None:
+        """Write rows into a projection."""
+        self._session.connection.executemany(self._session.sql[f"upsert_{table}"], projected)
+
+
+def _verify(session: SqliteSession) -> Audit:
+    """Verify one moment of the journal, while a daemon goes on writing. Raises JournalDamaged."""
+    session.connection.execute("BEGIN")
+    try:
+        return audit.verify(SqliteLedger(session))
+    finally:
+        session.connection.execute("ROLLBACK")
+
+
+def _rebuild(session: SqliteSession) -> Audit:
+    """Rebuild the projections in one transaction. Raises JournalDamaged, with nothing changed."""
+    with transaction(session.connection):
+        return audit.rebuild(SqliteLedger(session))

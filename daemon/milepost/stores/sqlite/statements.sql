@@ -1,9 +1,10 @@
--- Every statement of the SQLite store, by name. The columns are in the order of the structs in core/model.py.
+-- The statements of the SQLite store, by name. The columns are in the order of the structs in core/model.py.
+-- Those that write rows take one row at a time.
 
--- name: insert_entry
+-- name: insert_entries
 INSERT INTO journal (stream, version, run_id, recorded_at, type, data, hash) VALUES (?, ?, ?, ?, ?, ?, ?);
 
--- name: upsert_contact
+-- name: upsert_contacts
 INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (platform, page_id, contact_id) DO UPDATE SET
@@ -12,7 +13,7 @@ ON CONFLICT (platform, page_id, contact_id) DO UPDATE SET
     last_interaction_at = excluded.last_interaction_at,
     updated_at = excluded.updated_at;
 
--- name: upsert_conversation
+-- name: upsert_conversations
 INSERT INTO conversations (
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
     updated_time, first_synced_at, synced_at, deleted_at
@@ -29,8 +30,8 @@ ON CONFLICT (conversation_id) DO UPDATE SET
     synced_at = excluded.synced_at,
     deleted_at = excluded.deleted_at;
 
--- name: insert_interaction_event
--- A conversation may be offered twice in a group of commits; its events are written once and never changed.
+-- name: insert_interaction_events
+-- A conversation may come twice in a group of commits; its events are written once and never changed.
 INSERT INTO contact_interaction_events (
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at
 )
@@ -106,7 +107,7 @@ DELETE FROM dead_letter_payloads WHERE dead_letter_id = ?;
 DELETE FROM missed_conversations WHERE stream = ? AND conversation_id IN (SELECT value FROM json_each(?));
 
 -- name: drop_notes_of_other_sweeps
--- A sweep may be given up for another one. So at its end, all notes of a stream are of one sweep.
+-- A sweep may be abandoned for another one. This way all notes of a stream are of one sweep when it ends.
 DELETE FROM missed_conversations WHERE stream = ? AND sweep_started_at <> ?;
 
 -- name: note_missed
@@ -144,7 +145,7 @@ WHERE platform = ? AND page_id = ? AND contact_id IN (SELECT value FROM json_eac
 -- name: known_interaction_events
 SELECT event_id FROM contact_interaction_events WHERE event_id IN (SELECT value FROM json_each(?));
 
--- name: known_letters
+-- name: known_dead_letters
 SELECT subject, opened_at, dead_letter_id, fingerprint, closed_at IS NULL
 FROM dead_letters
 WHERE
@@ -191,7 +192,7 @@ WHERE
     AND kind = 'contact' AND id IN (SELECT value FROM json_each(:contacts));
 
 -- name: is_about_forgotten
--- Of a payload, about its subject: a contact's id anywhere in it is enough, if it is not a part of a longer one.
+-- By the subject, or by a contact's id anywhere in the payload, unless it is a part of a longer one.
 SELECT 1
 FROM forgotten
 WHERE
@@ -209,27 +210,27 @@ SELECT
 FROM dead_letters
 WHERE dead_letter_id = ?;
 
--- name: due_letters
--- What is due after :latest was put off by a clock that was ahead.
+-- name: due_dead_letters
+-- What is due after :latest was postponed by a clock that was ahead.
 SELECT
-    letter.dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution,
+    dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution,
     note, fingerprint, payload
-FROM dead_letters AS letter
-LEFT JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
+FROM dead_letters
+LEFT JOIN dead_letter_payloads USING (dead_letter_id)
 WHERE stream = :stream AND closed_at IS NULL AND (redrive_at <= :now OR redrive_at > :latest OR payload IS NULL)
-ORDER BY opened_at, letter.dead_letter_id
+ORDER BY opened_at, dead_letter_id
 LIMIT :limit;
 
--- name: letters_with_payloads
+-- name: dead_letters_with_payloads
 SELECT
-    letter.dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution,
+    dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution,
     note, fingerprint, payload
-FROM dead_letters AS letter
-LEFT JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
-WHERE letter.dead_letter_id IN (SELECT value FROM json_each(?));
+FROM dead_letters
+LEFT JOIN dead_letter_payloads USING (dead_letter_id)
+WHERE dead_letter_id IN (SELECT value FROM json_each(?));
 
--- name: letters_after
--- The oldest first. Any letter marks a place among them; one that went with its stream marks the beginning.
+-- name: dead_letters_after
+-- Oldest first. Any dead letter marks a position; one that was removed with its stream marks the beginning.
 SELECT
     dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
     fingerprint
@@ -250,7 +251,7 @@ WHERE
 ORDER BY opened_at, dead_letter_id
 LIMIT :limit;
 
--- name: stream_letters_after
+-- name: stream_dead_letters_after
 SELECT
     dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
     fingerprint
@@ -272,7 +273,7 @@ ORDER BY opened_at, dead_letter_id
 LIMIT :limit;
 
 -- name: runs_before
--- The newest first: run ids sort by the time of their start.
+-- Newest first: run ids sort by the time of their start.
 SELECT
     run_id, stream, mode, status, reason, started_at, ended_at, batches, inserted, updated, unchanged, dead_lettered,
     contacts, interaction_events, retries, failed_batches, problem
@@ -300,7 +301,7 @@ SELECT state FROM checkpoints ORDER BY stream;
 SELECT seq, hash FROM journal WHERE stream = ? AND version = ?;
 
 -- name: entries_since
--- What a start folds into its snapshot: nothing, unless the snapshot is behind.
+-- What is folded into the snapshot at the start: nothing, unless the snapshot is behind.
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash
 FROM journal
 WHERE stream = ? AND version > ?
@@ -309,12 +310,12 @@ ORDER BY version;
 -- name: entries_after
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash
 FROM journal
-WHERE seq > ?
+WHERE seq > :after
 ORDER BY seq
-LIMIT ?;
+LIMIT :limit;
 
 -- name: stream_entries_after
--- Within a stream, versions are in the order of seq: the key of (stream, version) finds the place from the newest back.
+-- Within a stream, versions follow the order of seq: the key (stream, version) finds the position from the newest back.
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash
 FROM journal
 WHERE
@@ -326,17 +327,17 @@ ORDER BY version
 LIMIT :limit;
 
 -- name: latest_entries
-SELECT seq, stream, version, run_id, recorded_at, type, data, hash FROM journal ORDER BY seq DESC LIMIT ?;
+SELECT seq, stream, version, run_id, recorded_at, type, data, hash FROM journal ORDER BY seq DESC LIMIT :limit;
 
 -- name: latest_stream_entries
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash
 FROM journal
-WHERE stream = ?
+WHERE stream = :stream
 ORDER BY version DESC
-LIMIT ?;
+LIMIT :limit;
 
 -- name: entries_of_run_before
--- From the beginning of the run that was the latest before this version, or from its end where that is all there is.
+-- From the beginning of the latest run before this version, or from its end if that is all there is.
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash
 FROM journal
 WHERE
@@ -366,7 +367,7 @@ SELECT recorded_at FROM journal WHERE seq = ?;
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash FROM journal ORDER BY seq;
 
 -- name: removals
--- A stream's latest removal is the end of all its runs and dead letters before it.
+-- A stream's latest removal ends all its earlier runs and dead letters.
 SELECT stream, max(version) FROM journal WHERE type = 'stream_removed' GROUP BY stream;
 
 -- name: clear_checkpoints
@@ -410,6 +411,10 @@ SELECT count(*) FROM dead_letters;
 
 -- name: answers
 SELECT 1 FROM journal LIMIT 1;
+
+-- name: demand_writable
+-- Finds out at the start, not at the first commit, that the file is read-only.
+UPDATE checkpoints SET version = version WHERE false;
 
 -- name: source
 SELECT kind, base_url FROM source WHERE place = 1;
@@ -461,13 +466,13 @@ WHERE
     );
 
 -- name: erase_payloads
--- Of those, in the words of is_about_forgotten, that are about anybody of this page who is forgotten.
+-- Those about anybody of this page who is forgotten, by the rule of is_about_forgotten.
 DELETE FROM dead_letter_payloads
 WHERE
     dead_letter_id IN (
-        SELECT letter.dead_letter_id
-        FROM dead_letters AS letter
-        JOIN dead_letter_payloads AS kept ON kept.dead_letter_id = letter.dead_letter_id
+        SELECT dead_letter_id
+        FROM dead_letters
+        JOIN dead_letter_payloads USING (dead_letter_id)
         JOIN forgotten ON platform = :platform AND page_id = :page_id
         WHERE
             stream = :stream

@@ -1,10 +1,10 @@
-// One stream: where it stands, how far its sweep is, what it waits for, and what can be done.
+// The card of a stream: its state, the progress of its sweep, what it waits for, and the actions on it.
 
-const NEAR_DAYS = 14; // of a token's end
+const NEAR_DAYS = 14; // before a token expires
 const URGENT_DAYS = 3;
 
 function makeCard(stream) {
-  const card = made("a-card");
+  const card = fromTemplate("a-card");
   card.dataset.stream = stream.stream;
   const title = card.querySelector("h3");
   title.id = `title-${stream.stream}`;
@@ -12,29 +12,29 @@ function makeCard(stream) {
   const path = `/api/streams/${encodeURIComponent(stream.stream)}`;
   const name = nameOf(stream);
   card.querySelector(".sync").onclick = ({ target }) => {
-    act(target, `${path}/sync`, { full: false }, `${name}: a sync was asked for`);
+    act(target, `${path}/sync`, { full: false }, `${name}: sync requested`);
   };
   card.querySelector(".full").onclick = ({ target }) => {
-    act(target, `${path}/sync`, { full: true }, `${name}: a full sweep was asked for`);
+    act(target, `${path}/sync`, { full: true }, `${name}: full sweep requested`);
   };
   card.querySelector(".hold").onclick = ({ target }) => {
-    const isHeld = target.dataset.does === "resume";
-    act(target, `${path}/${isHeld ? "resume" : "pause"}`, {}, `${name} ${isHeld ? "goes on" : "is on hold"}`);
+    const isPaused = target.dataset.does === "resume";
+    act(target, `${path}/${isPaused ? "resume" : "pause"}`, {}, `${name} ${isPaused ? "resumed" : "paused"}`);
   };
   return card;
 }
 
 function showCard(card, stream) {
   const state = stateOf(stream);
-  mark(card, state.tone);
-  say(card.querySelector(".name"), nameOf(stream));
-  say(card.querySelector(".platform"), platformOf(stream));
+  setTone(card, state.tone);
+  setText(card.querySelector(".name"), nameOf(stream));
+  setText(card.querySelector(".platform"), platformOf(stream));
   card.querySelector("h3").title = stream.stream;
-  say(card.querySelector(".state"), state.words);
-  say(card.querySelector(".doing"), doing(stream));
+  setText(card.querySelector(".state"), state.words);
+  setText(card.querySelector(".doing"), progressInWords(stream));
   showProgress(card.querySelector("progress"), stream);
   showFacts(card.querySelector("dl"), factsOf(stream));
-  showTrouble(card, stream);
+  showIssues(card, stream);
   showButtons(card, stream);
 }
 
@@ -46,10 +46,10 @@ function platformOf(stream) {
   return { messenger: "Messenger", instagram: "Instagram" }[stream.platform] ?? stream.platform;
 }
 
-// --- the sweep -------------------------------------------------------------------------------------------------------
+// --- the sweep ------------------------------------------------------------------------------------------------------
 
-function doing({ sweep, state, run, ...stream }) {
-  if (sweep === null) return lastRun(run);
+function progressInWords({ sweep, state, run, ...stream }) {
+  if (sweep === null) return lastRunInWords(run);
   const read = counted(sweep.conversations, "conversation");
   const expected = isMeasured(sweep) ? ` of about ${sweep.expected.toLocaleString("en")}` : "";
   const rate = state === "syncing" ? rateOf({ ...stream, sweep }) : null;
@@ -60,11 +60,11 @@ function doing({ sweep, state, run, ...stream }) {
   ].join(" · ");
 }
 
-function lastRun(run) {
+function lastRunInWords(run) {
   if (run === null || run.mode === null || !run.status.startsWith("complete")) return "";
   const counts = [[run.inserted, "new"], [run.updated, "changed"], [run.dead_lettered, "dead-lettered"]];
-  const told = counts.filter(([count]) => count > 0).map(([count, what]) => `${count.toLocaleString("en")} ${what}`);
-  return `${capitalized(run.mode)} sweep: ${told.join(", ") || "nothing new"}`;
+  const changes = counts.filter(([count]) => count > 0).map(([count, what]) => `${count.toLocaleString("en")} ${what}`);
+  return `${capitalized(run.mode)} sweep: ${changes.join(", ") || "nothing new"}`;
 }
 
 function isMeasured({ mode, phase, expected, conversations }) {
@@ -79,19 +79,19 @@ function showProgress(bar, { sweep, state }) {
   else bar.removeAttribute("value");
 }
 
-// --- facts, and what is the matter -----------------------------------------------------------------------------------
+// --- facts and issues -----------------------------------------------------------------------------------------------
 
 function factsOf(stream) {
   const dated = (instant) => (instant === null ? "" : inFull(instant));
-  const { last_success_at: success, next_run_at: next, open_dead_letters: letters } = stream;
+  const { last_success_at: success, next_run_at: next, open_dead_letters: deadLetters } = stream;
   const facts = [["Last success", ago(success), dated(success)]];
   if (stream.on_hold === null && next !== null) facts.push(["Next run", ahead(next), dated(next)]);
-  if (letters > 0) facts.push(["Dead letters", letters.toLocaleString("en"), "", "warning"]);
+  if (deadLetters > 0) facts.push(["Dead letters", deadLetters.toLocaleString("en"), "", "warning"]);
   return [...facts, ...tokenFacts(stream)];
 }
 
 function tokenFacts({ token_is_valid: isValid, token_expires_at: expires }) {
-  if (isValid === false) return [["Token", "not valid", "", "stopped"]];
+  if (isValid === false) return [["Token", "invalid", "", "stopped"]];
   if (expires === null) return [];
   const days = (new Date(expires) - now()) / 86_400_000;
   if (days > NEAR_DAYS) return [];
@@ -99,18 +99,18 @@ function tokenFacts({ token_is_valid: isValid, token_expires_at: expires }) {
   return [["Token", words, inFull(expires), days < URGENT_DAYS ? "stopped" : "warning"]];
 }
 
-function showTrouble(card, stream) {
+function showIssues(card, stream) {
   const { problem, remark } = stream;
-  const advice = stream.on_hold ? null : stream.advice; // the button is there
-  const tell = (name, text) => say(card.querySelector(`.${name}`), text);
-  tell("waits", waiting(stream));
-  tell("problem", problem === null ? "" : `Because of this: ${problem}`);
-  sayWithCommands(card.querySelector(".advice"), advice === null ? "" : capitalized(advice));
-  tell("remark", remark === null ? "" : capitalized(remark));
+  const advice = stream.on_hold ? null : stream.advice; // there is a button for it
+  const show = (name, text) => setText(card.querySelector(`.${name}`), text);
+  show("waits", waiting(stream));
+  show("problem", problem === null ? "" : `Reason: ${problem}`);
+  setTextWithCode(card.querySelector(".advice"), advice === null ? "" : capitalized(advice));
+  show("remark", remark === null ? "" : capitalized(remark));
 }
 
 function waiting({ on_hold: hold, waits_for: what, since, until }) {
-  if (hold) return `On hold since ${clock(hold.since)}, by ${hold.by}, until somebody resumes it`;
+  if (hold) return `Paused since ${clock(hold.since)} by ${hold.by}`;
   if (what === null) return "";
   const end = until === null ? "" : `, until ${clock(until, { seconds: true })} (${ahead(until)})`;
   const begin = since === null ? "" : `, since ${clock(since)}`;
@@ -118,23 +118,23 @@ function waiting({ on_hold: hold, waits_for: what, since, until }) {
 }
 
 function showButtons(card, stream) {
-  const isHeld = Boolean(stream.on_hold);
+  const isPaused = Boolean(stream.on_hold);
   const hold = card.querySelector(".hold");
   card.querySelector(".buttons").hidden = stream.is_configured === false;
-  card.querySelector(".sync").hidden = card.querySelector(".full").hidden = isHeld;
-  hold.dataset.does = isHeld ? "resume" : "pause";
-  say(hold, isHeld ? "Resume" : "Pause");
+  card.querySelector(".sync").hidden = card.querySelector(".full").hidden = isPaused;
+  hold.dataset.does = isPaused ? "resume" : "pause";
+  setText(hold, isPaused ? "Resume" : "Pause");
 }
 
-/** Have something done, and tell what came of it. */
+/** Have the daemon act, and show the outcome. */
 async function act(button, path, body, done) {
   if (button.getAttribute("aria-disabled") === "true") return; // `disabled` would take the focus away
   button.setAttribute("aria-disabled", "true");
   try {
-    const { outcome } = await ask(path, body);
-    toast("done", outcome === "accepted" ? `${done}: after the batch in hand` : done);
+    const { outcome } = await request(path, body);
+    toast("done", outcome === "accepted" ? `${done}, after the current batch` : done);
   } catch (error) {
-    toast("stopped", `That was not done: ${error.message}`);
+    toast("stopped", `Action failed: ${error.message}`);
   } finally {
     button.removeAttribute("aria-disabled");
     refreshSoon();

@@ -8,21 +8,21 @@ const ROWS_OF = 20; // buckets, for the table
 
 let activity = null;
 
-function takeActivity(answer) {
-  activity = { ...answer, buckets: answer.buckets.slice(0, -1) }; // the last one has only begun
+function updateActivity(found) {
+  activity = { ...found, buckets: found.buckets.slice(0, -1) }; // the last one is not over yet
   drawChart();
-  const { conversations, retries, failed_batches: failed } = totalOf(answer.buckets);
+  const { conversations, retries, failed_batches: failed } = totalOf(found.buckets);
   const parts = [
     `${counted(conversations, "conversation")} read`,
     counted(retries, "retry", "retries"),
     counted(failed, "failed batch", "failed batches"),
   ];
-  say(byId("chart-summary"), `${parts.join(", ")} in the last hour.`);
-  say(byId("figure-read"), conversations.toLocaleString("en"));
-  say(byId("figure-retries"), retries.toLocaleString("en"));
-  say(byId("figure-failed"), failed.toLocaleString("en"));
-  say(byId("figure-rate"), perSecond((activity.buckets.at(-1)?.conversations ?? 0) / answer.step_seconds));
-  showTable(answer.buckets);
+  setText(byId("chart-summary"), `${parts.join(", ")} in the last hour.`);
+  setText(byId("figure-read"), conversations.toLocaleString("en"));
+  setText(byId("figure-retries"), retries.toLocaleString("en"));
+  setText(byId("figure-failed"), failed.toLocaleString("en"));
+  setText(byId("figure-rate"), perSecond((activity.buckets.at(-1)?.conversations ?? 0) / found.step_seconds));
+  showTable(found.buckets);
 }
 
 function totalOf(buckets) {
@@ -30,7 +30,7 @@ function totalOf(buckets) {
   return { conversations: sum("conversations"), retries: sum("retries"), failed_batches: sum("failed_batches") };
 }
 
-// --- drawing ---------------------------------------------------------------------------------------------------------
+// --- drawing --------------------------------------------------------------------------------------------------------
 
 function drawChart() {
   if (activity === null) return;
@@ -38,14 +38,14 @@ function drawChart() {
   const width = svg.clientWidth || 600;
   svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
   const { buckets, step_seconds: step } = activity;
-  const place = (index) => LEFT + (index * (width - LEFT)) / Math.max(1, buckets.length - 1);
+  const x = (index) => LEFT + (index * (width - LEFT)) / Math.max(1, buckets.length - 1);
   const title = svg.querySelector("title");
   svg.replaceChildren(
     title,
     ...scaleOf(buckets, step, width),
-    areaOf(buckets, step, place),
-    ...barsOf(buckets, place),
-    ...timesOf(buckets, place, width),
+    areaOf(buckets, step, x),
+    ...barsOf(buckets, x),
+    ...timesOf(buckets, x, width),
   );
 }
 
@@ -77,23 +77,23 @@ function scaleOf(buckets, step, width) {
   });
 }
 
-function areaOf(buckets, step, place) {
+function areaOf(buckets, step, x) {
   const top = topOf(buckets, step);
   const height = (conversations) => (conversations / step / top) * (FLOOR - CEILING);
   const points = buckets.map(({ conversations }, index) => {
-    return `${place(index).toFixed(1)},${(FLOOR - height(conversations)).toFixed(1)}`;
+    return `${x(index).toFixed(1)},${(FLOOR - height(conversations)).toFixed(1)}`;
   });
-  const path = `M${place(0)},${FLOOR} L${points.join(" L")} L${place(buckets.length - 1)},${FLOOR}`;
+  const path = `M${x(0)},${FLOOR} L${points.join(" L")} L${x(buckets.length - 1)},${FLOOR}`;
   return shape("path", { class: "reading", d: buckets.length ? path : "" });
 }
 
-function barsOf(buckets, place) {
+function barsOf(buckets, x) {
   const most = Math.max(3, ...buckets.map((bucket) => bucket.retries + bucket.failed_batches));
   const height = (count) => (count === 0 ? 0 : Math.max(3, (count / most) * (BARS - 6)));
   return buckets.flatMap(({ retries, failed_batches: failed }, index) => {
     const bar = (name, count, ground) => {
       const size = { width: 3, height: height(count) };
-      return shape("rect", { class: name, x: place(index) - 1.5, y: ground - height(count), ...size });
+      return shape("rect", { class: name, x: x(index) - 1.5, y: ground - height(count), ...size });
     };
     return [
       ...(failed > 0 ? [bar("failed", failed, GROUND)] : []),
@@ -102,17 +102,17 @@ function barsOf(buckets, place) {
   });
 }
 
-function timesOf(buckets, place, width) {
+function timesOf(buckets, x, width) {
   const every = width < 480 ? 80 : 40;
   const ground = shape("line", { class: "grid", x1: LEFT, x2: width, y1: GROUND, y2: GROUND });
   const marks = buckets.flatMap(({ at }, index) => {
     if (index % every !== 0 || index === 0) return [];
-    return [shape("text", { x: place(index), y: HEIGHT - 3, "text-anchor": "middle" }, clock(at))];
+    return [shape("text", { x: x(index), y: HEIGHT - 3, "text-anchor": "middle" }, clock(at))];
   });
   return [ground, ...marks];
 }
 
-/** Tell what was at the place that is pointed at. */
+/** Show the numbers of the bucket under the pointer. */
 function pointAt(event) {
   if (activity === null) return;
   const svg = byId("chart");
@@ -121,11 +121,11 @@ function pointAt(event) {
   const bucket = buckets[Math.round(share * (buckets.length - 1))];
   if (bucket === undefined) return;
   const { at, conversations, retries, failed_batches: failed } = bucket;
-  const told = [`${perSecond(conversations / step)}/s`, counted(retries, "retry", "retries"), `${failed} failed`];
-  say(byId("chart-point"), `${clock(at, { seconds: true })}: ${told.join(", ")}`);
+  const numbers = [`${perSecond(conversations / step)}/s`, counted(retries, "retry", "retries"), `${failed} failed`];
+  setText(byId("chart-point"), `${clock(at, { seconds: true })}: ${numbers.join(", ")}`);
 }
 
-// --- the same in numbers ---------------------------------------------------------------------------------------------
+// --- the table ------------------------------------------------------------------------------------------------------
 
 function showTable(buckets) {
   const rows = [];

@@ -1,36 +1,36 @@
-// Whether the daemon is there: told in the head of the page, and since when it is not.
+// Whether the daemon is reachable, and if not, since when: shown at the top of the page.
 
-const PATIENT_MS = 10_000;
-const GONE = "This page goes on by itself when the daemon is back. "
-  + "Its log, or `systemctl status milepost`, tells why it is away.";
+const OUTAGE_AFTER_MS = 10_000;
+const OUTAGE = "This page resumes by itself when the daemon is back. "
+  + "Its log, or `systemctl status milepost`, says why it is down.";
 
-const missing = new Set(); // of what it should give: "events", "answers"
-let lostAt = null;
+const unreachable = new Set(); // which of "events" and "answers"
+let unreachableSince = null;
 
-function reached(what) {
-  missing.delete(what);
-  if (missing.size === 0) lostAt = null;
+function markReachable(what) {
+  unreachable.delete(what);
+  if (unreachable.size === 0) unreachableSince = null;
   showConnection();
 }
 
-function lost(what) {
-  missing.add(what);
-  lostAt ??= now();
+function markUnreachable(what) {
+  unreachable.add(what);
+  unreachableSince ??= now();
   showConnection();
 }
 
-/** Give since when the daemon is gone: longer than a restart takes; null where it is there. */
-function goneSince() {
-  return lostAt !== null && now() - lostAt > PATIENT_MS ? lostAt : null;
+/** Return since when the daemon is unreachable, if that is longer than a restart takes; otherwise null. */
+function outageSince() {
+  return unreachableSince !== null && now() - unreachableSince > OUTAGE_AFTER_MS ? unreachableSince : null;
 }
 
 function showConnection() {
-  const isGone = goneSince() !== null;
-  const [tone, words] = lostAt === null ? ["done", "Live"]
-    : isGone ? ["stopped", `Not reachable since ${clock(lostAt, { seconds: true })}`]
+  const isOutage = outageSince() !== null;
+  const [tone, words] = unreachableSince === null ? ["done", "Live"]
+    : isOutage ? ["stopped", `Unreachable since ${clock(unreachableSince, { seconds: true })}`]
       : ["warning", "Reconnecting …"];
-  mark(byId("connection"), tone);
-  say(byId("connection").querySelector("span"), words);
-  document.body.classList.toggle("stale", isGone);
-  showNotice("connection", isGone ? GONE : null);
+  setTone(byId("connection"), tone);
+  setText(byId("connection").querySelector("span"), words);
+  document.body.classList.toggle("stale", isOutage);
+  showNotice("connection", isOutage ? OUTAGE : null);
 }

@@ -1,40 +1,40 @@
 // The feed of events, newest first, and the toasts that some of them make.
 
 const MAX_EVENTS = 200;
-const FRESH_MS = 10_000; // what is older was not seen to happen: it is caught up with after a break
+const FRESH_MS = 10_000; // older events are from before an outage, and announce nothing
 
 const kinds = new Map(); // by status: the streams that its toast is about
-let waitingRows = [];
+let pendingRows = [];
 
-function takeEvent(event, id) {
+function addEvent(event, id) {
   const row = eventRow(event, id);
-  if (waitingRows.length === 0) requestAnimationFrame(showEvents);
-  waitingRows.push(row);
-  if (waitingRows.length > MAX_EVENTS) waitingRows.shift();
-  if (now() - new Date(event.at) < FRESH_MS) tellInPassing(event);
+  if (pendingRows.length === 0) requestAnimationFrame(showEvents);
+  pendingRows.push(row);
+  if (pendingRows.length > MAX_EVENTS) pendingRows.shift();
+  if (now() - new Date(event.at) < FRESH_MS) announce(event);
 }
 
 function eventRow(event, id) {
   const status = statusOf(event);
-  const row = made("an-event");
+  const row = fromTemplate("an-event");
   if (id !== null) row.dataset.seq = id;
   row.dataset.status = event.status;
   if (status.isProblem) row.dataset.problem = "";
-  mark(row, status.tone);
-  say(row.querySelector(".what"), event.message);
-  say(row.querySelector(".which"), nameByKey(event.stream));
+  setTone(row, status.tone);
+  setText(row.querySelector(".what"), event.message);
+  setText(row.querySelector(".which"), nameByKey(event.stream));
   const time = row.querySelector("time");
   time.dateTime = event.at;
   time.title = inFull(event.at);
-  say(time, clock(event.at, { seconds: true }));
+  setText(time, clock(event.at, { seconds: true }));
   return row;
 }
 
-/** Show what came since the last frame: a thousand streams tell more than can be shown one by one. */
+/** Show the events since the last frame: a thousand streams send more than can be shown one by one. */
 function showEvents() {
   const feed = byId("feed");
-  feed.prepend(...waitingRows.reverse());
-  waitingRows = [];
+  feed.prepend(...pendingRows.reverse());
+  pendingRows = [];
   while (feed.children.length > MAX_EVENTS) feed.lastElementChild.remove();
   showWhichEvents();
 }
@@ -44,13 +44,13 @@ function showWhichEvents() {
   const feed = byId("feed");
   feed.classList.toggle("problems", onlyProblems);
   byId("feed-empty").hidden = feed.querySelector(onlyProblems ? "[data-problem]" : "li") !== null;
-  say(byId("feed-empty"), onlyProblems ? "No problems among the latest events." : "Nothing has happened yet.");
+  setText(byId("feed-empty"), onlyProblems ? "No problems among the latest events." : "No events yet.");
 }
 
-/** Tell of an event in a toast; of many of a kind in one. */
-function tellInPassing(event) {
+/** Announce an event in a toast, and many of a kind in one. */
+function announce(event) {
   const { tone, toast: title } = statusOf(event);
-  if (title === undefined || event.type === "redrive_failed") return; // of that, whoever asked for it is told
+  if (title === undefined || event.type === "redrive_failed") return; // whoever requested it gets a toast anyway
   const about = toasts.has(event.status) ? kinds.get(event.status) : new Set();
   kinds.set(event.status, about.add(event.stream));
   const one = `${nameByKey(event.stream)}: ${event.message}`;

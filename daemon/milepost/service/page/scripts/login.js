@@ -1,6 +1,6 @@
 // Signing in: the token goes to the daemon once, which answers with a cookie that no script can read.
 
-const WRONG = "That is not the token. It is the value of http.token in the daemon's configuration.";
+const WRONG = "Wrong token. Enter the value of http.token from the daemon's configuration.";
 
 async function signIn(submitted) {
   submitted.preventDefault();
@@ -8,12 +8,12 @@ async function signIn(submitted) {
   const error = byId("login-error");
   if (button.getAttribute("aria-disabled") === "true") return;
   button.setAttribute("aria-disabled", "true");
-  say(error, "");
+  setText(error, "");
   try {
-    await ask("/login", { token: byId("token").value });
+    await request("/login", { token: byId("token").value });
     location.assign("/");
   } catch (refusal) {
-    say(error, refusal.status === 403 ? WRONG : `Signing in failed: ${refusal.message}.`);
+    setText(error, refusal.status === 403 ? WRONG : `Signing in failed: ${refusal.message}.`);
     byId("token").select();
   } finally {
     button.removeAttribute("aria-disabled");

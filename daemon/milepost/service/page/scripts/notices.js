@@ -1,12 +1,12 @@
-// What stands in the way of the page as a whole, told below its head, for as long as it lasts.
+// Notices below the header: what affects the whole page, for as long as it lasts.
 
 const notices = new Map();
 
-/** Show what is the matter with something; null where nothing is any more. */
+/** Show a notice about something, or remove it if `words` is null. */
 function showNotice(about, words) {
   if (words === null) notices.delete(about);
   else notices.set(about, words);
   const notice = byId("notice");
   notice.hidden = notices.size === 0;
-  sayWithCommands(notice, [...notices.values()].join(" "));
+  setTextWithCode(notice, [...notices.values()].join(" "));
 }

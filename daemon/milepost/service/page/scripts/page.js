@@ -1,43 +1,43 @@
-// The start of the page: what is wired to what.
+// The start of the page: wires everything up.
 
-function heard(event, id) {
-  takeEvent(event, id);
-  refreshSoon({ letters: ABOUT_LETTERS.includes(event.type) });
+function onEvent(event, id) {
+  addEvent(event, id);
+  refreshSoon({ deadLetters: ABOUT_DEAD_LETTERS.includes(event.type) });
 }
 
-/** After a break anything may have changed, even the page itself. */
-function connected() {
-  reached("events");
+/** After an outage anything may have changed, even the page itself. */
+function onConnected() {
+  markReachable("events");
   refreshSoon();
-  lookForNewPage();
+  checkForNewPage();
 }
 
 let etag = null;
 
-async function lookForNewPage() {
+async function checkForNewPage() {
   try {
     const response = await fetch("/", { method: "HEAD" });
     const found = response.headers.get("ETag");
     byId("renewed").hidden = etag === null || found === etag;
     etag ??= found;
-  } catch { /* the next break of the connection asks again */ }
+  } catch { /* the next reconnect tries again */ }
 }
 
 async function signOut() {
   try {
-    await ask("/logout", {});
+    await request("/logout", {});
     location.reload();
   } catch (error) {
-    toast("stopped", `That was not done: ${error.message}`);
+    toast("stopped", `Signing out failed: ${error.message}`);
   }
 }
 
-/** Let what is told relative to now grow older. */
+/** Update whatever is relative to the current time. */
 function tick() {
   if (document.hidden) return;
   showConnection();
   if (streams.length > 0) showStreams();
-  if (streams.length > 0 || goneSince() !== null) showVerdict();
+  if (streams.length > 0 || outageSince() !== null) showVerdict();
 }
 
 function wire() {
@@ -47,20 +47,20 @@ function wire() {
   byId("streams-filter").onsubmit = (submitted) => submitted.preventDefault();
   byId("find").oninput = byId("of-state").onchange = filterStreams;
   byId("more-streams").onclick = showMoreStreams;
-  byId("of-letters").onchange = () => { mostLetters = LETTERS_AT_ONCE; refreshSoon(); };
-  byId("more-letters").onclick = showMoreLetters;
+  byId("of-dead-letters").onchange = () => { maxDeadLetters = DEAD_LETTERS_AT_ONCE; refreshSoon(); };
+  byId("more-dead-letters").onclick = showMoreDeadLetters;
   byId("discard-cancel").onclick = () => byId("discard").close();
   for (const choice of document.querySelectorAll("[name=which]")) choice.onchange = showWhichEvents;
   byId("chart").onpointermove = pointAt;
-  byId("chart").onpointerleave = () => say(byId("chart-point"), "");
+  byId("chart").onpointerleave = () => setText(byId("chart-point"), "");
   new ResizeObserver(drawChart).observe(byId("chart"));
   document.onvisibilitychange = () => refreshSoon();
   setInterval(tick, 1000);
 }
 
 showTheme(chosenTheme());
-say(byId("zone"), zoneInWords());
+setText(byId("zone"), zoneInWords());
 wire();
 await refresh();
-listen({ heard, connected, broken: () => lost("events") });
-await keepFresh();
+subscribe({ onEvent, onConnected, onDisconnected: () => markUnreachable("events") });
+await refreshForever();

@@ -1,4 +1,4 @@
-// How fast a stream is read now: from what its sweep had read a little before.
+// How fast a stream is read: the difference between recent samples of its sweep.
 
 const WINDOW_MS = 15_000;
 
@@ -12,11 +12,11 @@ function sample(stream, at) {
   }
   const taken = samples.get(stream.stream) ?? [];
   const same = taken.filter((each) => each.sweep === sweep.walk_started_at);
-  const recent = same.filter((each, place) => place === same.length - 1 || at - each.at <= WINDOW_MS);
+  const recent = same.filter((each, index) => index === same.length - 1 || at - each.at <= WINDOW_MS);
   samples.set(stream.stream, [...recent, { at, sweep: sweep.walk_started_at, conversations: sweep.conversations }]);
 }
 
-/** Give the conversations per second; null where nothing is known yet. */
+/** Return the conversations per second; null if there are too few samples. */
 function rateOf(stream) {
   const taken = samples.get(stream.stream);
   if (taken === undefined || taken.length < 2) return null;

@@ -1,19 +1,19 @@
-// All streams: which are shown, in which order, and what they come to together.
+// The list of streams: which are shown, and in which order.
 
-const AT_ONCE = 24;
+const STREAMS_AT_ONCE = 24;
 const IN_ORDER = new Intl.Collator("en", { numeric: true });
-const ATTENTION = ["stopped", "failed", "interrupted"]; // are put first, wherever they stand
+const ATTENTION = ["stopped", "failed", "interrupted"]; // are listed first
 
-const NONE_CHOSEN = "No stream is like that. Look for another name, or in all states.";
-const NONE = "There are no streams yet. Name your pages under `pages` in config.yaml: "
-  + "they are taken up when the file is saved.";
+const NONE_CHOSEN = "No stream matches. Try another name, or all states.";
+const NONE = "There are no streams yet. Add your pages under `pages` in config.yaml: "
+  + "they are picked up when the file is saved.";
 
 const cards = new Map(); // by stream
 let streams = [];
 let namesByKey = new Map();
-let mostShown = AT_ONCE;
+let maxShown = STREAMS_AT_ONCE;
 
-function takeStreams(found) {
+function updateStreams(found) {
   streams = found;
   namesByKey = new Map(streams.map((stream) => [stream.stream, `${nameOf(stream)} · ${platformOf(stream)}`]));
   const at = now();
@@ -22,14 +22,14 @@ function takeStreams(found) {
   showVerdict();
 }
 
-/** Name a stream that events and dead letters speak of. */
+/** Return the name of a stream that an event or a dead letter refers to. */
 function nameByKey(key) {
   return namesByKey.get(key) ?? key;
 }
 
 function showStreams() {
   const chosen = inOrder(streams.filter(isChosen));
-  const shown = chosen.slice(0, mostShown);
+  const shown = chosen.slice(0, maxShown);
   for (const key of cards.keys()) if (!shown.some((stream) => stream.stream === key)) cards.delete(key);
   for (const stream of shown) {
     if (!cards.has(stream.stream)) cards.set(stream.stream, makeCard(stream));
@@ -37,7 +37,7 @@ function showStreams() {
   }
   arrange(byId("cards"), shown.map((stream) => cards.get(stream.stream)));
   byId("cards").removeAttribute("aria-busy");
-  showHowMany(chosen.length, shown.length);
+  showCounts(chosen.length, shown.length);
   showStates();
 }
 
@@ -48,7 +48,7 @@ function isChosen(stream) {
   return text.includes(wanted) && (state === "" || stream.state === state);
 }
 
-/** Put the streams that need somebody first, and the others in the order of names: nothing jumps while they work. */
+/** Sort the streams that need a person first, and the others by name: nothing jumps while they work. */
 function inOrder(found) {
   const rank = ({ state }) => (ATTENTION.includes(state) ? ATTENTION.indexOf(state) : ATTENTION.length);
   const ranked = found.map((stream) => ({ stream, rank: rank(stream), name: nameByKey(stream.stream) }));
@@ -56,15 +56,15 @@ function inOrder(found) {
   return ranked.map(({ stream }) => stream);
 }
 
-function showHowMany(chosen, shown) {
-  say(byId("streams-count"), chosen === streams.length ? String(chosen || "") : `${chosen} of ${streams.length}`);
+function showCounts(chosen, shown) {
+  setText(byId("streams-count"), chosen === streams.length ? String(chosen || "") : `${chosen} of ${streams.length}`);
   byId("more-streams").hidden = shown === chosen;
-  say(byId("more-streams"), `Show more (${(chosen - shown).toLocaleString("en")} left)`);
+  setText(byId("more-streams"), `Show more (${(chosen - shown).toLocaleString("en")} left)`);
   byId("streams-empty").hidden = chosen > 0;
-  sayWithCommands(byId("streams-empty"), streams.length > 0 ? NONE_CHOSEN : NONE);
+  setTextWithCode(byId("streams-empty"), streams.length > 0 ? NONE_CHOSEN : NONE);
 }
 
-/** Offer the states that there are to choose from. */
+/** Offer those states to filter by that some stream is in. */
 function showStates() {
   const select = byId("of-state");
   const counts = Map.groupBy(streams, (stream) => stream.state);
@@ -79,11 +79,11 @@ function showStates() {
 }
 
 function filterStreams() {
-  mostShown = AT_ONCE;
+  maxShown = STREAMS_AT_ONCE;
   showStreams();
 }
 
 function showMoreStreams() {
-  mostShown += AT_ONCE;
+  maxShown += STREAMS_AT_ONCE;
   showStreams();
 }

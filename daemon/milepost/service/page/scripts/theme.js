@@ -1,4 +1,4 @@
-// Light or dark: as the system is, unless the reader chose one.
+// Light or dark: as the system is, unless the reader has chosen one.
 
 const THEMES = ["system", "light", "dark"];
 const THEME_KEY = "milepost-theme";
@@ -7,14 +7,14 @@ function chosenTheme() {
   try {
     return THEMES.includes(localStorage[THEME_KEY]) ? localStorage[THEME_KEY] : "system";
   } catch {
-    return "system"; // a browser that keeps nothing
+    return "system"; // the browser has no storage
   }
 }
 
 function showTheme(theme) {
   if (theme === "system") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
-  say(byId("theme"), `Theme: ${theme}`);
+  setText(byId("theme"), `Theme: ${theme}`);
 }
 
 function chooseNextTheme() {
@@ -22,5 +22,5 @@ function chooseNextTheme() {
   showTheme(next);
   try {
     localStorage[THEME_KEY] = next;
-  } catch { /* it holds as long as the page is open */ }
+  } catch { /* it lasts as long as the page is open */ }
 }

@@ -1,4 +1,4 @@
-// What is told in passing. One of a kind at a time, and few at once: the feed has them all.
+// Toasts: one of a kind at a time, and few at once. The feed has every event.
 
 const MAX_TOASTS = 3;
 const CALM_MS = 6_000;
@@ -6,13 +6,13 @@ const URGENT_MS = 15_000;
 
 const toasts = new Map(); // by kind
 
-/** Tell something; what is told under the same kind before makes way. */
+/** Show a toast; it replaces one of the same kind. */
 function toast(tone, words, kind = words) {
   const isUrgent = tone === "stopped";
-  const box = toasts.get(kind)?.box ?? made("a-toast");
-  mark(box, tone);
-  say(box.querySelector("p"), words);
-  box.title = words; // of which little may fit
+  const box = toasts.get(kind)?.box ?? fromTemplate("a-toast");
+  setTone(box, tone);
+  setText(box.querySelector("p"), words);
+  box.title = words; // which may not fit
   box.querySelector("button").onclick = () => dismiss(kind);
   if (!toasts.has(kind)) byId(isUrgent ? "toasts-urgent" : "toasts-calm").append(box);
   clearTimeout(toasts.get(kind)?.timer);
@@ -27,9 +27,9 @@ function dismiss(kind) {
   toasts.delete(kind);
 }
 
-/** Let a toast go, unless somebody is at it. */
+/** Dismiss a toast, unless it is hovered or focused. */
 function fade(kind) {
-  const told = toasts.get(kind);
-  if (told.box.matches(":hover, :focus-within")) told.timer = setTimeout(() => fade(kind), CALM_MS);
+  const shown = toasts.get(kind);
+  if (shown.box.matches(":hover, :focus-within")) shown.timer = setTimeout(() => fade(kind), CALM_MS);
   else dismiss(kind);
 }

@@ -1,15 +1,15 @@
-// The answer to the first question: is it working? In a sentence, and the figures beside it.
+// The verdict: the answer to "is it working?" in one sentence, and the figures beside it.
 
-/** What can be said of all streams, the most serious first. The first that some stream is at is the verdict. */
+/** The possible verdicts, most serious first. The first one that applies to any stream counts. */
 const VERDICTS = [
   { states: ["stopped"], tone: "stopped", one: "needs you", many: "need you" },
   {
     states: ["failed", "interrupted", "retrying"],
     tone: "warning",
-    one: "has trouble, and is tried again",
-    many: "have trouble, and are tried again",
+    one: "is retrying after a failure",
+    many: "are retrying after a failure",
   },
-  { states: ["rate_limited"], tone: "waiting", one: "waits for a rate limit", many: "wait for a rate limit" },
+  { states: ["rate_limited"], tone: "waiting", one: "is rate limited", many: "are rate limited" },
   { states: ["syncing", "never_synced", "paused"], tone: "working", one: "is syncing", many: "are syncing" },
   {
     states: ["complete_with_errors"],
@@ -17,7 +17,7 @@ const VERDICTS = [
     one: "is complete with errors",
     many: "are complete with errors",
   },
-  { states: ["on_hold"], tone: "held", one: "is on hold", many: "are on hold" },
+  { states: ["on_hold"], tone: "held", one: "is paused", many: "are paused" },
   { states: ["complete"], tone: "done", one: "is up to date", many: "are up to date" },
 ];
 
@@ -25,9 +25,9 @@ function verdictOn(found) {
   const all = VERDICTS.map((verdict) => {
     return { ...verdict, count: found.filter(({ state }) => verdict.states.includes(state)).length };
   });
-  const told = all.filter(({ count }) => count > 0);
-  if (told.length === 0) return { tone: "idle", words: "There are no streams yet", more: "" };
-  const [{ tone, count, one, many }, ...others] = told;
+  const applicable = all.filter(({ count }) => count > 0);
+  if (applicable.length === 0) return { tone: "idle", words: "There are no streams yet", more: "" };
+  const [{ tone, count, one, many }, ...others] = applicable;
   const more = others.map((other) => `${other.count} ${other.count === 1 ? other.one : other.many}`).join(" · ");
   return { tone, words: `${ofAll(count, found.length)} ${count === 1 ? one : many}`, more };
 }
@@ -37,22 +37,22 @@ function ofAll(count, all) {
   return all === 1 ? "The stream" : `All ${counted(all, "stream")}`;
 }
 
-/** Say that the daemon is gone, and what is known of before; null where it is there. */
+/** Return the verdict on an unreachable daemon, with the last known one; null if it is reachable. */
 function verdictOnDaemon({ words, more }) {
-  const since = goneSince();
+  const since = outageSince();
   if (since === null) return null;
   const before = streams.length > 0 ? `At ${clock(since)}: ${[words, more].filter(Boolean).join(" · ")}` : "";
-  return { tone: "stopped", words: "The daemon is not reachable", more: before };
+  return { tone: "stopped", words: "The daemon is unreachable", more: before };
 }
 
 function showVerdict() {
   const onStreams = verdictOn(streams.filter((stream) => stream.is_configured !== false));
   const { tone, words, more } = verdictOnDaemon(onStreams) ?? onStreams;
-  mark(byId("summary"), tone);
-  say(byId("verdict"), words);
-  say(byId("verdict-more"), more || "\u00a0");
+  setTone(byId("summary"), tone);
+  setText(byId("verdict"), words);
+  setText(byId("verdict-more"), more || "\u00a0");
   document.title = ["stopped", "warning"].includes(tone) ? `${words} · Milepost` : "Milepost";
-  const letters = streams.reduce((sum, stream) => sum + stream.open_dead_letters, 0);
-  say(byId("figure-letters"), letters.toLocaleString("en"));
-  say(byId("letters-count"), letters > 0 ? `${letters.toLocaleString("en")} open` : "");
+  const deadLetters = streams.reduce((sum, stream) => sum + stream.open_dead_letters, 0);
+  setText(byId("figure-dead-letters"), deadLetters.toLocaleString("en"));
+  setText(byId("dead-letters-count"), deadLetters > 0 ? `${deadLetters.toLocaleString("en")} open` : "");
 }

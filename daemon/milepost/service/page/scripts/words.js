@@ -1,4 +1,4 @@
-// Numbers, durations and instants in words. Instants come as ISO 8601 in UTC, and are told in the reader's zone.
+// Numbers, durations and instants in words. Instants come as ISO 8601 in UTC, and are shown in the reader's zone.
 
 const UNITS = [[2 * 86400, 86400, "day"], [100 * 60, 3600, "hour"], [100, 60, "minute"], [0, 1, "second"]];
 
@@ -22,7 +22,7 @@ function ahead(instant) {
   return seconds >= 1 ? `in ${lasting(seconds)}` : "now";
 }
 
-/** Tell an instant as a clock does, with the date where it is not today's. */
+/** Return an instant as a time of day, with the date if it is not today. */
 function clock(instant, { seconds = false } = {}) {
   const then = new Date(instant);
   const time = { hour: "2-digit", minute: "2-digit", second: seconds ? "2-digit" : undefined, hourCycle: "h23" };
@@ -35,7 +35,7 @@ function inFull(instant) {
   return new Date(instant).toLocaleString("en", { dateStyle: "full", timeStyle: "long", hourCycle: "h23" });
 }
 
-/** Tell a rate per second: whole numbers where it is large, a digit more where it is small. */
+/** Return a rate per second: a whole number, or with one more digit if it is small. */
 function perSecond(rate) {
   return rate.toLocaleString("en", { maximumFractionDigits: rate < 10 ? 1 : 0 });
 }
@@ -44,7 +44,7 @@ function capitalized(words) {
   return words.charAt(0).toUpperCase() + words.slice(1);
 }
 
-/** Cut the middle out of a text that is too long: ids differ at their ends. */
+/** Shorten a long text in its middle: ids differ at their ends. */
 function shortened(text, length) {
   const head = Math.floor((length - 1) / 2);
   return text.length <= length ? text : `${text.slice(0, head)}…${text.slice(head + 1 - length)}`;
@@ -57,5 +57,5 @@ function inWords(tag) {
 function zoneInWords() {
   const { timeZone } = Intl.DateTimeFormat().resolvedOptions();
   const parts = new Intl.DateTimeFormat("en", { timeZoneName: "shortOffset" }).formatToParts();
-  return `Times are those of ${timeZone} (${parts.find((part) => part.type === "timeZoneName").value}).`;
+  return `Times are in ${timeZone} (${parts.find((part) => part.type === "timeZoneName").value}).`;
 }

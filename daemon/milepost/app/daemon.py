@@ -1,0 +1,226 @@
+"""The daemon: the streams, the HTTP service, and everything that runs beside them."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+from aiohttp import web
+from msgspec import Struct
+
+from milepost import __version__
+from milepost.app.build import Parts, assembled
+from milepost.app.database import store_url_of
+from milepost.app.reload import Configuration
+from milepost.engine.bulkhead import bulkhead
+from milepost.engine.feed import Feed, Reader, reading
+from milepost.engine.interrupt import Interrupt, Stop, stopping_on_signals
+from milepost.reporting.live import LiveStreams
+from milepost.service.activity import Activity, recent_activity
+from milepost.service.api.background import BackgroundWork, background_work
+from milepost.service.api.dead_letters import dead_letter_actions, dead_letters
+from milepost.service.api.endpoint import AnyOperation, routes_of
+from milepost.service.api.journal import journal
+from milepost.service.api.login import login
+from milepost.service.api.openapi import described
+from milepost.service.api.runs import runs
+from milepost.service.api.streams import Overview, stream_actions, streams
+from milepost.service.auth import Sessions
+from milepost.service.events.broadcast import Broadcast
+from milepost.service.events.route import event_stream
+from milepost.service.http import serve
+from milepost.service.logs.dedup import Deduplicator
+from milepost.service.logs.journal import JournalLog
+from milepost.service.logs.redaction import Redactor
+from milepost.service.metrics.collect import Metrics
+from milepost.service.page.pages import pages
+from milepost.service.probes import exposition, probes
+from milepost.service.systemd import Notifier, keep_notified, starting
+from milepost.service.wrong_tokens import WrongTokens
+from milepost.settings import Settings
+from milepost.stores.open import open_reader
+from milepost.stores.reader import JournalReader
+
+log = structlog.get_logger("milepost")
+
+
+class Logging(Struct, frozen=True, eq=False):
+    """The parts of the configured logging that the daemon goes on to use."""
+
+    redactor: Redactor
+    dedup: Deduplicator
+
+
+async def run_daemon(settings: Settings, configuration: Configuration, logging: Logging, systemd: Notifier) -> None:
+    """Run until SIGTERM or SIGINT. SIGHUP requests a reload."""
+    stop, reload_requested = Stop(), Interrupt()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_requested.set)
+    async with (
+        logging.dedup.flushing(),
+        stopping_on_signals(stop),
+        starting(systemd) as ready,
+        assembled(settings, stop, logging.redactor.learn) as parts,
+        open_reader(store_url_of(settings)) as journal_reader,
+        _driver(settings, parts, journal_reader) as driver,
+    ):
+        observers = await _observers(settings, parts, journal_reader)
+        async with (
+            serving(settings, parts, observers.shown, observers.routes, observers.wrong_tokens) as url,
+            observers.broadcast.running(),
+            reading(parts.feed, observers.of_this_process()),
+            reading(driver.journal_feed, observers.of_the_journal(is_shared=driver.journal_feed is not parts.feed)),
+            asyncio.TaskGroup() as tasks,
+        ):
+            ready()
+            _log_start(settings, parts, url)
+            background = {
+                "reload": parts.reloader.run(configuration, reload_requested, parts.clock, stop),
+                "discovery": parts.discovery.run(parts.clock, stop),
+                "token watch": parts.token_watch.run(parts.clock, stop),
+                "systemd": keep_notified(systemd, observers.status_line, parts.supervisor.stalled, parts.clock, stop),
+            }
+            for name, work in background.items():
+                tasks.create_task(bulkhead(name, work), name=name)
+            await driver.run()
+    log.info("stopped", hint="the next start resumes from the last committed batch")
+
+
+def _log_start(settings: Settings, parts: Parts, url: str) -> None:
+    count = len(parts.supervisor.streams)
+    log.info("started", version=__version__, streams=count, store=settings.store.url, http=url)
+    if settings.source.kind == "simulator":
+        log.info("this world is simulated", hint="to sync pages of your own, see the Facebook block of config.yaml")
+
+
+# --- who runs the streams ---------------------------------------------------------------------------------------------
+
+
+class _Driver(Struct, frozen=True, eq=False):
+    """Runs the streams until a stop is requested. `journal_feed` has every entry of the journal, whoever wrote it."""
+
+    run: Callable[[], Awaitable[None]]
+    journal_feed: Feed
+
+
+@asynccontextmanager
+async def _driver(settings: Settings, parts: Parts, journal_reader: JournalReader) -> AsyncIterator[_Driver]:
+    """Let the supervisor run all streams or, on PostgreSQL, share them with the other workers of the fleet."""
+    store_url = store_url_of(settings)
+    if store_url.file is not None:
+        yield _Driver(parts.supervisor.run, parts.feed)
+        return
+    from milepost.fleet.worker import joined  # noqa: PLC0415
+
+    async with joined(store_url, parts.engine, parts.supervisor, journal_reader, parts.registry.share) as worker:
+        yield _Driver(worker.run, worker.told)
+
+
+# --- who observes them ------------------------------------------------------------------------------------------------
+
+
+class Shown(Struct, frozen=True, eq=False):
+    """What the API shows: the journal, what the streams are doing, and the operations of other observers."""
+
+    journal_reader: JournalReader
+    live: LiveStreams
+    operations: Sequence[AnyOperation]
+
+
+class _Observers(Struct, frozen=True, eq=False):
+    """The readers of the feeds, and what HTTP serves of them."""
+
+    metrics: Metrics
+    status_line: Callable[[], str]
+    broadcast: Broadcast
+    activity: Activity
+    shown: Shown
+    routes: Sequence[web.AbstractRouteDef]
+    wrong_tokens: WrongTokens
+
+    def of_this_process(self) -> Mapping[str, Reader]:
+        """Return the readers of what this process does."""
+        return {
+            "metrics": self.metrics.read,
+            "log": JournalLog().read,
+            "events": self.broadcast.read,
+            "live view": self.shown.live.read,
+        }
+
+    def of_the_journal(self, *, is_shared: bool) -> Mapping[str, Reader]:
+        """Return the readers of the whole journal, which other workers may write, too."""
+        readers: dict[str, Reader] = {"activity": self.activity.read}
+        if is_shared:
+            readers |= {
+                "events of others": self.broadcast.read,
+                "live view of others": self.shown.live.read,
+            }
+        return readers
+
+
+async def _observers(settings: Settings, parts: Parts, journal_reader: JournalReader) -> _Observers:
+    """Make the observers, and bring them up to the journal's end."""
+    wrong_tokens, now = WrongTokens(), parts.clock.now
+    live = LiveStreams(now)
+    metrics = Metrics(live)
+    metrics.add_installation(lambda: parts.reloader.settings.sync.interval_seconds, store_url_of(settings).file)
+    metrics.register(wrong_tokens)
+    for stream in parts.supervisor.streams:
+        live.load(await parts.store.load(stream.key))
+    broadcast, activity = Broadcast(journal_reader, now), Activity(now)
+    await activity.load(journal_reader)
+    operations = [*event_stream(broadcast), *recent_activity(activity.past)]
+    routes = [*probes(parts.store.answers, parts.supervisor.stalled), *exposition(metrics.expose)]
+    shown = Shown(journal_reader, live, operations)
+
+    def status_line() -> str:
+        return live.status_line(parts.supervisor.streams)
+
+    return _Observers(metrics, status_line, broadcast, activity, shown, routes, wrong_tokens)
+
+
+# --- HTTP -------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings,
+    parts: Parts,
+    shown: Shown,
+    routes: Iterable[web.AbstractRouteDef] = (),
+    wrong_tokens: WrongTokens | None = None,
+) -> AsyncIterator[str]:
+    """Serve the API, the status page and the `routes` during the block; yield the URL.
+
+    Raises BadConfiguration if the address cannot be bound.
+    """
+    http, journal_reader = settings.http, shown.journal_reader
+    wrong_tokens = wrong_tokens or WrongTokens()
+    token = http.token.get_secret_value()
+    async with background_work() as background:
+        operations = described(
+            [
+                *_stream_operations(parts, shown, background),
+                *runs(journal_reader),
+                *journal(journal_reader),
+                *dead_letters(journal_reader),
+                *dead_letter_actions(background, parts.supervisor.do, parts.store.find_open_dead_letters),
+                *shown.operations,
+                *login(Sessions(token) if token else None, wrong_tokens, parts.clock.now),
+            ]
+        )
+        served = [*routes, *routes_of(operations), *pages(asks_for_token=bool(token))]
+        async with serve(http.host, http.port, served, token=token, wrong_tokens=wrong_tokens) as url:
+            yield url
+
+
+def _stream_operations(parts: Parts, shown: Shown, background: BackgroundWork) -> list[AnyOperation]:
+    supervisor, reloader = parts.supervisor, parts.reloader
+
+    def keys() -> Sequence[str]:
+        return [stream.key for stream in supervisor.streams]
+
+    overview = Overview(
+        shown.journal_reader, shown.live, parts.clock.now, keys, parts.page_names, lambda: reloader.settings.sync
+    )
+    return [*streams(overview), *stream_actions(background, supervisor.ask, keys)]

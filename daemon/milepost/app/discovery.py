@@ -1,0 +1,134 @@
+"""Keeps the set of pages up to date: those that the configuration lists, and those that the manager's token manages."""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import structlog
+
+from milepost.app.pages import PageRegistry, configured_pages
+from milepost.core.ports import Clock, Held
+from milepost.core.problems import Problem
+from milepost.core.remedies import Remedy, rule_for
+from milepost.engine.interrupt import Interrupt, Stop
+from milepost.engine.supervisor import Supervisor
+from milepost.facebook.pages import Page
+from milepost.settings import Settings
+
+LOOK_SECONDS = 10.0  # between two looks at the clock, which may have been set or suspended
+DISCOVERY_SECONDS = 900.0
+DISCOVERY_RETRY_SECONDS = 60.0  # after a failure that may pass, or when a rate limit forbade the call
+
+log = structlog.get_logger("milepost")
+
+
+class PageDiscovery:
+    """Adds and removes the streams of pages while the supervisor runs.
+
+    `learn_secret` is called with every page token, before it is used.
+    """
+
+    def __init__(
+        self,
+        registry: PageRegistry,
+        supervisor: Supervisor,
+        settings: Settings,
+        learn_secret: Callable[[str], None],
+    ) -> None:
+        self._registry = registry
+        self._supervisor = supervisor
+        self._settings = settings
+        self._learn_secret = learn_secret
+        self._discovered: frozenset[str] = frozenset()
+        self._next_seconds = DISCOVERY_SECONDS
+        self._adopted = Interrupt()
+
+    async def run(self, clock: Clock, stop: Stop) -> None:
+        """Discover pages every quarter of an hour, and after new settings, until a stop is requested."""
+        due_at = clock.steady() + self._next_seconds
+        while not stop.is_requested:
+            if self._adopted.is_set or clock.steady() >= due_at:
+                self._adopted.clear()
+                await self.discover()
+                due_at = clock.steady() + self._next_seconds
+            async with stop.interruptible(), self._adopted.interruptible():
+                await clock.sleep_until(clock.now() + timedelta(seconds=LOOK_SECONDS))
+
+    def adopt(self, settings: Settings) -> None:
+        """Apply new settings to the pages: pace, tokens, and which pages are listed. Discovery is due afterwards."""
+        self._settings = settings
+        self._registry.calls_per_second = settings.source.calls_per_second
+        if settings.source.kind == "facebook":  # a simulated world has pages and tokens of its own
+            self._registry.rotate_manager_token(settings.source.access_token.get_secret_value())
+            pages = configured_pages(settings)
+            self._retain(pages)
+            self._add(pages)
+        self._adopted.set()
+
+    async def discover(self) -> Problem | Held | None:
+        """Look up the managed pages; add the new ones and suspend the lost ones. Return what prevented it, if anything.
+
+        An answer that settings overtook is discarded as held: it may be another token's.
+        """
+        settings = self._settings
+        if not settings.discover_pages:
+            return None
+        found = await self._registry.fetch_managed()
+        if self._settings is not settings:
+            return Held()
+        self._next_seconds = DISCOVERY_RETRY_SECONDS if _may_pass(found) else DISCOVERY_SECONDS
+        if isinstance(found, Held):
+            return found
+        if isinstance(found, Problem):
+            log.error("pages could not be discovered", problem=str(found), hint=_hint(found))
+            return found
+        configured = {page.id for page in settings.pages}
+        pages = [page for page in found if page.id not in configured]
+        self._add(pages)
+        self._suspend_lost(frozenset(page.id for page in pages))
+        return None
+
+    def _suspend_lost(self, managed: frozenset[str]) -> None:
+        for stream in self._registry.suspend(self._discovered - managed):
+            log.warning("page lost", stream=stream.key, hint="source.access_token does not manage it any more")
+            self._supervisor.wake(stream)
+        self._discovered |= managed
+
+    def _add(self, pages: Sequence[Page]) -> None:
+        for page in pages:
+            self._learn_secret(page.access_token)
+        for stream, source in self._registry.add(pages).items():
+            if stream not in self._supervisor.streams:
+                log.info("stream added", stream=stream.key)
+            self._supervisor.admit(stream, source)
+        for stream in self._registry.rotate_tokens(pages):
+            log.info("access renewed", stream=stream.key)
+            self._supervisor.wake(stream)
+
+    def _retain(self, pages: Sequence[Page]) -> None:
+        """Drop every page but these and, while discovery is on, the discovered ones."""
+        listed = {page.id for page in pages}
+        self._discovered = self._discovered - listed if self._settings.discover_pages else frozenset()
+        for stream in self._registry.retain(pages, besides=self._discovered):
+            log.info("stream removed", stream=stream.key, hint="it ends after the current batch; copied rows stay")
+            self._supervisor.dismiss(stream)
+
+
+def _may_pass(found: Sequence[Page] | Problem | Held) -> bool:
+    """Return whether a discovery failed in a way that may be over soon."""
+    match found:
+        case Problem():
+            return rule_for(found, has_cursor=False).remedy is Remedy.RETRY
+        case Held():
+            return True
+        case _:
+            return False
+
+
+def _hint(problem: Problem) -> str:
+    match rule_for(problem, has_cursor=False).remedy:
+        case Remedy.STOP_AUTHORIZATION:
+            return "give source.access_token a new token; it is picked up without a restart"
+        case Remedy.STOP_CONFIGURATION:
+            return "check source.access_token, source.app_secret and source.version"
+        case _:
+            return "retried automatically; known pages are still synced"

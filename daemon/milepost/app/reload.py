@@ -1,0 +1,162 @@
+"""Applies configuration changes to the running daemon."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+from msgspec import Struct
+
+from milepost.app.discovery import PageDiscovery
+from milepost.core.errors import BadConfiguration
+from milepost.core.plan import Policy
+from milepost.core.ports import Clock
+from milepost.engine.interrupt import Interrupt, Stop
+from milepost.engine.rate_limits import RateLimits
+from milepost.engine.supervisor import Schedule, Supervisor
+from milepost.facebook.client import GraphClient
+from milepost.service.logs.output import set_level
+from milepost.settings import Settings, changes_between, secret_files, secrets
+
+LOOK_SECONDS = 10.0  # between two looks at the files: a new token is in use well within a minute
+
+log = structlog.get_logger("milepost")
+
+
+def policy_of(settings: Settings) -> Policy:
+    """Return the settings that decisions depend on."""
+    return Policy(
+        batch_size=settings.sync.batch_size,
+        messages_per_conversation=settings.sync.messages_per_conversation,
+        watermark_overlap_seconds=settings.sync.watermark_overlap_seconds,
+        full_sweep_interval_seconds=settings.sync.full_sweep_interval_seconds,
+        attempts=settings.retry.attempts,
+        base_delay_seconds=settings.retry.base_delay_seconds,
+        max_delay_seconds=settings.retry.max_delay_seconds,
+        rate_limit_floor_seconds=settings.source.rate_limit_floor_seconds,
+    )
+
+
+def schedule_of(settings: Settings) -> Schedule:
+    """Return the settings for how often and how long streams run."""
+    return Schedule(
+        interval_seconds=settings.sync.interval_seconds,
+        max_run_seconds=settings.sync.max_run_duration_seconds,
+        max_batches_per_run=settings.sync.max_batches_per_run,
+    )
+
+
+class Configuration(Struct, frozen=True):
+    """How to load the settings again, and their file, if there is one.
+
+    Every reload runs inside a `reloading` block, whatever comes of it.
+    """
+
+    load: Callable[[], Settings]
+    path: Path | None
+    reloading: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
+class Reload(Struct, frozen=True):
+    """The outcome of a reload: the keys whose new values are live, and those whose new values need a restart.
+
+    With a `refusal` the configuration was invalid, and nothing has changed.
+    """
+
+    live: tuple[str, ...] = ()
+    takes_restart: tuple[str, ...] = ()
+    refusal: str = ""
+
+
+class ReloadTargets(Struct, frozen=True, eq=False):
+    """The parts whose settings may change while they run."""
+
+    supervisor: Supervisor
+    client: GraphClient
+    rate_limits: RateLimits
+    discovery: PageDiscovery
+
+    def adopt(self, settings: Settings) -> None:
+        """Apply the settings from now on."""
+        source = settings.source
+        self.supervisor.adopt(policy_of(settings), schedule_of(settings), settings.sync.concurrency)
+        self.client.rotate_app_secret(source.app_secret.get_secret_value())
+        self.client.request_timeout_seconds = source.request_timeout_seconds
+        self.rate_limits.floor_seconds = source.rate_limit_floor_seconds
+        self.discovery.adopt(settings)
+        set_level(settings.log.level)
+
+
+class ConfigReloader:
+    """Holds the settings in effect, and replaces them when files change or a reload is requested.
+
+    `learn_secret` is called with every new secret.
+    """
+
+    def __init__(self, settings: Settings, targets: ReloadTargets, learn_secret: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._targets = targets
+        self._learn_secret = learn_secret
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in effect."""
+        return self._settings
+
+    async def run(self, configuration: Configuration, requested: Interrupt, clock: Clock, stop: Stop) -> None:
+        """Reload when a file has changed, or `requested` is set, until a stop is requested."""
+        seen = await asyncio.to_thread(_fingerprint, self._settings, configuration.path)
+        while not stop.is_requested:
+            async with stop.interruptible(), requested.interruptible():
+                await clock.sleep_until(clock.now() + timedelta(seconds=LOOK_SECONDS))
+            found = await asyncio.to_thread(_fingerprint, self._settings, configuration.path)
+            is_requested = requested.is_set
+            if is_requested or found != seen:
+                requested.clear()
+                with configuration.reloading():
+                    reloaded = await self.reload(configuration)
+                    if is_requested or reloaded != Reload():
+                        _log(reloaded)
+                seen = found
+            if is_requested:  # by somebody who may have fixed what no file shows, such as a permission
+                for stream in self._targets.supervisor.streams:
+                    self._targets.supervisor.wake(stream)
+
+    async def reload(self, configuration: Configuration) -> Reload:
+        """Load the settings again and apply them; invalid ones leave the previous settings in effect."""
+        try:
+            wanted = await asyncio.to_thread(configuration.load)
+        except BadConfiguration as error:
+            return Reload(refusal=error.message)
+        changes = changes_between(self._settings, wanted)
+        self._settings = settings = changes.settings
+        for secret in (*secrets(wanted), *secrets(settings)):
+            self._learn_secret(secret)
+        self._targets.adopt(settings)
+        return Reload(changes.live, changes.takes_restart)
+
+
+def _log(reload: Reload) -> None:
+    if reload.refusal:
+        hint = "the previous configuration stays in effect"
+        log.error("configuration not reloaded", error=reload.refusal, hint=hint)
+        return
+    log.info("configuration reloaded", changed=reload.live)
+    if reload.takes_restart:
+        hint = "these keep their current values until Milepost is restarted"
+        log.warning("restart needed", keys=reload.takes_restart, hint=hint)
+
+
+def _fingerprint(settings: Settings, path: Path | None) -> tuple[object, ...]:
+    """Return what changes when a file does; a secret may be a symbolic link that is pointed at another file."""
+    return tuple(map(_file_state, (*secret_files(settings), *([path] if path else ()))))
+
+
+def _file_state(path: Path) -> object:
+    try:
+        status = path.stat()
+    except OSError as error:
+        return error.errno
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,152 @@
+"""The live view: where every stream stands right now, kept by a reader of commits.
+
+The status page, the API, the gauges of /metrics and the status line of systemd all take it from here. The journal alone
+is not enough: a batch that changes nothing has no entry of its own, and a long sweep that finds nothing new would look
+idle; and while the store is away nothing can be recorded at all.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from milepost.core.checkpoint import Checkpoint, RateLimit
+from milepost.core.model import Stream
+from milepost.core.rate_limits import by_page, held_until, holder_of
+from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead
+from milepost.reporting.humanize import clock, counted
+from milepost.reporting.status import State, held_up, limit_in_words, rate_limits_of, state_of
+
+MAX_AGE = timedelta(minutes=5)  # a batch takes less; an older one belongs to a run that broke off
+
+# In this order: streams that are working, then those that wait, then those that need a person.
+WORDS: Mapping[State, str] = {
+    State.SYNCING: "syncing",
+    State.RETRYING: "retrying",
+    State.COMPLETE: "up to date",
+    State.COMPLETE_WITH_ERRORS: "up to date except for dead letters",
+    State.NEVER_SYNCED: "about to start",
+    State.PAUSED: "between runs",
+    State.INTERRUPTED: "about to resume",
+    State.FAILED: "failed, retrying later",
+    State.STOPPED: "stopped until the token or the configuration is fixed",
+    State.ON_HOLD: "paused by an operator",
+}
+
+
+class _Live(Struct, frozen=True):
+    """What is known of one stream. `unchanged` is where batches without changes have brought it since `recorded`."""
+
+    recorded: Checkpoint
+    unchanged: Checkpoint | None = None
+    unchanged_at: datetime | None = None
+    is_at_work: bool = False  # False: loaded at startup, and no notice of it since
+    is_store_away: bool = False
+
+    def fresh(self, now: datetime) -> Checkpoint | None:
+        """Return `unchanged` unless it is too old to be of a run that is still under way."""
+        is_fresh = self.unchanged_at is not None and abs(now - self.unchanged_at) < MAX_AGE
+        return self.unchanged if is_fresh else None
+
+    def latest(self, now: datetime) -> Checkpoint:
+        """Return where the stream stands at `now`."""
+        return self.fresh(now) or self.recorded
+
+    def state(self, now: datetime, *, is_held: bool) -> State:
+        """Return the state at `now`. `is_held` is whether a rate limit forbids calls."""
+        if self.is_store_away:
+            return State.RETRYING
+        state = state_of(self.latest(now), is_at_work=self.is_at_work)
+        return held_up(state) if is_held else state
+
+    @property
+    def version(self) -> int:
+        """The latest version in any notice."""
+        return max(self.recorded.version, 0 if self.unchanged is None else self.unchanged.version)
+
+
+class LiveStreams:
+    """A reader of the feed that keeps the latest checkpoint of every stream, whichever worker wrote it.
+
+    Other threads may query it meanwhile: what is known of a stream is replaced as a whole.
+    """
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._streams: dict[str, _Live] = {}
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Set a stream's checkpoint at startup. A run that it shows as running was left open by a dead process."""
+        self._streams[checkpoint.stream] = _Live(checkpoint)
+
+    def read(self, notice: Notice) -> None:
+        """Take in a notice. An older one is ignored: a worker gets its own work from the follower, too."""
+        match notice:
+            case Recorded(checkpoint=checkpoint):
+                known = self._streams.get(checkpoint.stream)
+                if known is None or checkpoint.version > known.version:
+                    self._streams[checkpoint.stream] = _Live(checkpoint, is_at_work=True)
+            case UnchangedRead(checkpoint=checkpoint):
+                known = self._streams.get(checkpoint.stream, _Live(checkpoint))
+                if checkpoint.version >= known.version:
+                    self._streams[checkpoint.stream] = _Live(known.recorded, checkpoint, self._now(), is_at_work=True)
+            case StoreRetried(stream=key):
+                known = self._streams.get(key, _Live(Checkpoint(key)))
+                self._streams[key] = replace(known, is_at_work=True, is_store_away=True)
+            case _:
+                return
+
+    def since(self, recorded: Checkpoint) -> Checkpoint:
+        """Return where a stream stands whose last entry left it at `recorded`."""
+        known = self._streams.get(recorded.stream)
+        fresh = None if known is None else known.fresh(self._now())
+        return fresh if fresh is not None and fresh.version == recorded.version else recorded
+
+    def states(self) -> Iterator[tuple[Checkpoint, State]]:
+        """Yield where each stream stands and its state, except for streams that were removed."""
+        now, streams = self._now(), list(self._streams.values())
+        rate_limits = by_page(rate_limits_of(known.latest(now) for known in streams))
+        for known in streams:
+            checkpoint = known.latest(now)
+            if checkpoint.removed_at is None:
+                is_held = _hold_on(Stream.parse(checkpoint.stream), rate_limits, now) is not None
+                yield checkpoint, known.state(now, is_held=is_held)
+
+    def removed(self) -> list[str]:
+        """Return the keys of the streams that were removed."""
+        return [key for key, known in list(self._streams.items()) if known.recorded.removed_at is not None]
+
+    def status_line(self, streams: Iterable[Stream]) -> str:
+        """Return a line such as `3 streams: 2 syncing, 1 waiting for the page's rate limit until 14:05 UTC`."""
+        wanted = list(streams)
+        parts = ", ".join(self._parts(wanted, self._now()))
+        return f"{counted(len(wanted), 'stream')}: {parts}" if parts else "no streams to sync"
+
+    def _parts(self, streams: Iterable[Stream], now: datetime) -> Iterator[str]:
+        rate_limits = by_page(rate_limits_of(known.latest(now) for known in self._streams.values()))
+        states, limits, ends_at = Counter[State](), Counter[str](), dict[str, datetime]()
+        for stream in streams:
+            hold = _hold_on(stream, rate_limits, now)
+            state = self._streams.get(stream.key, _Live(Checkpoint(stream.key))).state(now, is_held=hold is not None)
+            if hold is None or state is not State.RATE_LIMITED:
+                states[state] += 1
+                continue
+            limit, until = hold
+            limits[limit] += 1
+            ends_at[limit] = max(until, ends_at.get(limit, until))
+        yield from (f"{states[state]:,} {words}" for state, words in WORDS.items() if states[state])
+        for limit, number in limits.items():
+            yield f"{number:,} waiting for {limit} until {clock(ends_at[limit], now)}"
+
+
+def _hold_on(
+    stream: Stream, rate_limits: Callable[[Stream], Mapping[Stream, RateLimit]], now: datetime
+) -> tuple[str, datetime] | None:
+    """Return the rate limit that holds a stream up, its own or another's, and until when; None if none does."""
+    near = rate_limits(stream)
+    holder, until = holder_of(stream, near), held_until(stream, near)
+    if holder is None or until is None or until <= now:
+        return None
+    return limit_in_words(near[holder].scope), until

@@ -1,0 +1,163 @@
+"""The counters and histograms: a fold of committed entries.
+
+Each entry carries all that happened since the one before it. So a batch that changed nothing is counted when an entry
+covers it, and nothing is counted twice.
+"""
+
+from datetime import datetime
+from typing import assert_never
+
+from milepost.core import events
+from milepost.core.checkpoint import Run
+from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
+from milepost.core.model import Scope, Stream
+from milepost.core.ports import Usage
+from milepost.core.problems import Problem
+from milepost.core.remedies import Remedy
+from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead, UsageReported
+from milepost.service.metrics.instruments import STORE_AWAY, Instruments, StreamSeries
+
+MAX_CODES = 100  # whatever codes a server makes up, memory is bounded
+
+_Failure = (
+    events.FetchFailed | events.BatchFailed | events.RateLimited | events.BatchShrunk | events.CursorLost
+)  # fmt: skip
+
+
+class Counters:
+    """A reader of the feed that counts this process's own work."""
+
+    def __init__(self, instruments: Instruments) -> None:
+        self._instruments = instruments
+        self._ratios: dict[tuple[Scope, str], dict[str, float]] = {}  # by page
+        self._codes: set[str] = set()
+
+    def read(self, notice: Notice) -> None:
+        """Count what a notice reports."""
+        match notice:
+            case Recorded():
+                self._count(notice)
+            case UnchangedRead(fetch_seconds=fetch_seconds):
+                self._observe(Stage.FETCH, fetch_seconds)
+            case StoreRetried(stream=key):
+                self._instruments.of_stream(key).retries[STORE_AWAY].inc()
+            case UsageReported(stream=key, usages=usages):
+                self._set_usages(Stream.parse(key), usages)
+            case unknown:
+                assert_never(unknown)
+
+    def _set_usages(self, stream: Stream, usages: tuple[Usage, ...]) -> None:
+        """Set each budget's latest ratio, of pages that of the fullest. All streams share the budget of the app."""
+        for usage in usages:
+            ratios = self._ratios.setdefault((usage.scope, usage.kind), {})
+            ratios["" if usage.scope is Scope.APP else stream.page_id] = usage.ratio
+            self._instruments.usage.labels(usage.scope.value, usage.kind).set(max(ratios.values()))
+
+    def _count(self, notice: Recorded) -> None:
+        series = self._instruments.of_stream(notice.checkpoint.stream)
+        for entry in notice.entries:
+            self._instruments.journal_entries[entry.type].inc()
+            self._count_entry(series, entry, notice)
+        self._instruments.journal_append.observe(notice.commit_seconds)
+        if notice.fetch_seconds is not None:
+            self._observe(Stage.FETCH, notice.fetch_seconds)
+
+    def _count_entry(self, series: StreamSeries, entry: Entry, notice: Recorded) -> None:
+        match entry.event:
+            case events.BatchStored(tally=tally):
+                self._count_batches(series, tally, notice)
+            case events.SweepCompleted(tally=tally) | events.RunEnded(tally=tally):
+                self._count_batches(series, tally, notice)
+                self._count_run(series, notice.checkpoint.run)
+                self._count_stop(entry.event)
+            case events.FetchFailed() | events.BatchFailed() | events.RateLimited() as event:
+                self._count_failure(series, event, entry.recorded_at)
+            case events.BatchShrunk() | events.CursorLost() as event:
+                self._count_failure(series, event, entry.recorded_at)
+            case events.DeadLetterOpened():
+                series.conversations["dead_lettered"].inc()
+            case events.DeadLetterClosed(resolution=resolution, tally=tally):
+                _count_rows(series, tally)
+                series.redrives["redriven"].inc(resolution is Resolution.REDRIVEN)
+            case events.RedriveFailed(tally=tally):
+                _count_rows(series, tally)
+                series.redrives["failed"].inc()
+            case events.RunStarted() | events.SweepStarted() | events.StoreReturned() | events.TokenChecked():
+                pass
+            case events.StreamPaused() | events.StreamResumed() | events.SyncRequested() | events.StreamRemoved():
+                pass
+            case unknown:
+                assert_never(unknown)
+
+    def _count_failure(self, series: StreamSeries, event: _Failure, recorded_at: datetime) -> None:
+        """Count an error of the API, by its remedy."""
+        match event:
+            case events.FetchFailed(problem=problem):
+                series.retries[Stage.FETCH.value, problem.kind.value].inc()
+                self._count_error(problem, Remedy.RETRY)
+            case events.BatchFailed(stage=stage, problem=problem):
+                series.batches["failed"].inc()
+                series.failed_batches[stage].inc()
+                self._count_error(problem, Remedy.RETRY)
+            case events.RateLimited(scope=scope, until=until, problem=problem):
+                self._instruments.rate_limit_wait[scope].inc(max(0.0, (until - recorded_at).total_seconds()))
+                self._count_error(problem, Remedy.WAIT)
+            case events.BatchShrunk(problem=problem):
+                self._count_error(problem, Remedy.SHRINK)
+            case events.CursorLost(problem=problem):
+                self._count_error(problem, Remedy.RESET)
+
+    def _count_stop(self, ended: events.SweepCompleted | events.RunEnded) -> None:
+        """Count the error that stopped a stream. A run that ends for any other has an earlier entry about it."""
+        match ended:
+            case events.RunEnded(reason=Reason.AUTHORIZATION, problem=Problem() as problem):
+                self._count_error(problem, Remedy.STOP_AUTHORIZATION)
+            case events.RunEnded(reason=Reason.CONFIGURATION, problem=Problem() as problem):
+                self._count_error(problem, Remedy.STOP_CONFIGURATION)
+            case _:
+                pass
+
+    def _count_batches(self, series: StreamSeries, tally: Tally, notice: Recorded) -> None:
+        """Count the batches of a tally: those without changes have no entry, so at most the last one has any."""
+        stored = int(tally.has_changes)
+        series.batches["stored"].inc(stored)
+        series.batches["unchanged"].inc(tally.batches - stored)
+        _count_rows(series, tally)
+        if stored:
+            self._observe(Stage.STORE, notice.committed.rows_seconds)
+            self._observe(Stage.EVENTS, notice.committed.events_seconds)
+            for stage in {Stage.STORE, Stage.EVENTS} & _stages_of_dead_letters(notice):
+                series.failed_batches[stage].inc()
+
+    def _count_run(self, series: StreamSeries, run: Run | None) -> None:
+        if run is None or run.ended_at is None:
+            return
+        series.runs[run.status].inc()
+        if run.status is not RunStatus.INTERRUPTED:  # when that one really ended is unknown
+            seconds = max(0.0, (run.ended_at - run.started_at).total_seconds())  # the clock may have been set back
+            self._instruments.run_duration.labels(run.status.value).observe(seconds)
+
+    def _count_error(self, problem: Problem, remedy: Remedy) -> None:
+        code = problem.kind.value if problem.code is None else str(problem.code)
+        if code not in self._codes and len(self._codes) >= MAX_CODES:
+            code = "other"
+        self._codes.add(code)
+        self._instruments.api_errors.labels(code, remedy.value).inc()
+
+    def _observe(self, stage: Stage, seconds: float) -> None:
+        self._instruments.batch_duration.labels(stage.value).observe(seconds)
+
+
+def _stages_of_dead_letters(notice: Recorded) -> set[Stage]:
+    """Return the stages at which something of the batch became a dead letter."""
+    return {entry.event.stage for entry in notice.entries if isinstance(entry.event, events.DeadLetterOpened)}
+
+
+def _count_rows(series: StreamSeries, tally: Tally) -> None:
+    """Count conversations by result. Dead letters are counted where they are opened, by a batch or by a redrive."""
+    series.conversations["inserted"].inc(tally.inserted)
+    series.conversations["updated"].inc(tally.updated)
+    series.conversations["unchanged"].inc(tally.unchanged)
+    series.conversations["deleted"].inc(tally.deleted)
+    series.interaction_events.inc(tally.interaction_events)
+    series.order_violations.inc(tally.order_violations)

@@ -1,0 +1,69 @@
+"""Erasing a person from PostgreSQL, and removing a stream: all that is theirs goes, and nothing comes back."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from milepost.core.journal import Codec
+from milepost.core.model import Changes, Stream
+from milepost.stores.erasure import Forgotten, StreamRows, contact_parameters, removal
+from milepost.stores.postgresql.commit import PostgresqlWriter, Prepared
+from milepost.stores.postgresql.connection import NO_TIMEOUT, connected
+from milepost.stores.postgresql.dsn import dsn_of
+from milepost.stores.postgresql.migrate import demand_current
+from milepost.stores.sql import load_statements
+from milepost.stores.url import StoreUrl
+
+
+async def forget_in_postgresql(store_url: StoreUrl, stream: Stream, contact_id: str) -> Forgotten:
+    """Erase a contact of a page, with their conversations, messages and dead letters' payloads, and keep them out.
+
+    Works beside running workers, whose commits wait meanwhile. A contact that is not stored is kept out as well. A dead
+    letter's part in the journal stays; a worker closes it. The server itself overwrites what was erased when it vacuums
+    the tables; until then, and in its write-ahead log, replicas and backups, it is still there.
+
+    Raises StoreRefused if there is no schema of this program's, StoreAway if the database does not answer.
+    """
+    who = contact_parameters(stream, contact_id)
+    async with _writer(store_url) as writer:
+        await writer.execute("lock_commits")
+        await writer.execute("forget_contact", who)
+        await writer.execute("forget_conversations", who)
+        forgotten = Forgotten(
+            contacts=(await writer.execute("erase_contact", who)).rowcount,
+            conversations=(await writer.execute("erase_conversations", who)).rowcount,
+            interaction_events=(await writer.execute("erase_interaction_events", who)).rowcount,
+            payloads=(await writer.execute("erase_payloads", who)).rowcount,
+        )
+        await writer.execute("erase_notes", who)
+    return forgotten
+
+
+async def remove_from_postgresql(store_url: StoreUrl, stream: Stream, by: str, now: datetime) -> StreamRows | None:
+    """Remove a stream with all its rows and return how many there were; None where nothing is stored of it.
+
+    Works beside workers: those of other streams go on, and one that works this stream finds at its next commit that the
+    stream has moved on. The entry and the deletions are one transaction. The server itself overwrites what was deleted
+    when it vacuums the tables.
+
+    Raises StoreRefused if there is no schema of this program's, StoreAway if the database does not answer.
+    """
+    async with _writer(store_url) as writer:
+        await writer.execute("lock_streams", {"streams": [stream.key]})  # nobody writes of it until this is committed
+        commit = removal(await writer.load(stream.key), by, now)
+        if commit is None:
+            return None
+        rows = await writer.count_rows(stream)
+        await writer.write([Prepared(commit, Changes(), (), ())], 1)
+    return rows
+
+
+@asynccontextmanager
+async def _writer(store_url: StoreUrl) -> AsyncIterator[PostgresqlWriter]:
+    """Open the database for one transaction, which may take long."""
+    dsn = dsn_of(store_url)
+    await demand_current(dsn)
+    async with connected(dsn, load_statements("postgresql")) as database:
+        await database.demand_finished()
+        async with database.transaction(statement_timeout=NO_TIMEOUT) as connection:
+            yield PostgresqlWriter(database, Codec(), connection)

@@ -1,0 +1,138 @@
+"""The discovery of pages: how often it runs, and that it respects rate limits."""
+
+from datetime import timedelta
+
+import pytest
+from msgspec.structs import replace
+
+from app.trial import OF_BICYCLES, trial_of
+from kit.builders import NOON
+from kit.simulated import BAKERY, BICYCLES
+from milepost.app.discovery import DISCOVERY_RETRY_SECONDS, DISCOVERY_SECONDS
+from milepost.core.checkpoint import Checkpoint, RateLimit
+from milepost.core.events import RunStatus
+from milepost.core.model import Platform, Scope, Stream
+from milepost.core.ports import Held
+from milepost.core.problems import Problem, ProblemKind
+from milepost.facebook.pages import Page
+from milepost.simulator.access import USER
+
+APP_LIMIT = Problem(ProblemKind.API, "(#4) Application request limit reached", code=4)
+
+
+async def test_discovered_pages_are_synced_with_the_tokens_of_the_api_which_are_kept_secret() -> None:
+    async with trial_of() as trial:
+        assert await trial.discovery.discover() is None
+        assert set(trial.supervisor.streams) == {
+            Stream(Platform.MESSENGER, BAKERY.id),
+            Stream(Platform.INSTAGRAM, BAKERY.id),
+            OF_BICYCLES,
+        }
+        results = await trial.supervisor.sync(trial.supervisor.streams)
+        assert [result.run.status for result in results if result.run] == [RunStatus.COMPLETE] * 3
+    assert sorted(trial.secrets) == sorted([BAKERY.token, BICYCLES.token])
+
+
+async def test_pages_are_discovered_every_quarter_of_an_hour() -> None:
+    async with trial_of() as trial:
+        await trial.run_discovery(4 * DISCOVERY_SECONDS + 60)
+        assert trial.discoveries == 4
+
+
+async def test_discovery_is_retried_soon_after_a_failure_that_may_pass() -> None:
+    async with trial_of(faults="http_500=first:1") as trial:
+        await trial.run_discovery(DISCOVERY_SECONDS + DISCOVERY_RETRY_SECONDS + 60)
+        assert trial.discoveries == 2
+        assert OF_BICYCLES in trial.supervisor.streams
+
+
+async def test_a_start_whose_discovery_failed_retries_it_soon() -> None:
+    async with trial_of(faults="http_500=first:1") as trial:
+        assert await trial.discovery.discover() is not None
+        await trial.run_discovery(DISCOVERY_RETRY_SECONDS + 20)
+        assert trial.discoveries == 2
+        assert OF_BICYCLES in trial.supervisor.streams
+
+
+async def test_with_an_invalid_token_discovery_is_slow_and_succeeds_once_it_is_valid_again() -> None:
+    async with trial_of() as trial:
+        trial.simulator.world.access.revoke(USER)
+        problem = await trial.discovery.discover()
+        assert isinstance(problem, Problem)
+        assert problem.code == 190
+        trial.simulator.world.access.allow(USER)
+        await trial.run_discovery(DISCOVERY_SECONDS + 60)
+        assert trial.discoveries == 2
+        assert OF_BICYCLES in trial.supervisor.streams
+
+
+async def test_no_discovery_runs_during_an_app_rate_limit_whoever_met_it() -> None:
+    async with trial_of() as trial:
+        rate_limit = RateLimit(Scope.APP, 1, NOON, NOON + timedelta(hours=1), replace(APP_LIMIT, wait_seconds=3600.0))
+        trial.engine.rate_limits.learn(Checkpoint(OF_BICYCLES.key, rate_limit=rate_limit))
+        assert await trial.discovery.discover() == Held()
+        await trial.run_discovery(3500)
+        assert trial.discoveries == 0
+        trial.engine.stop.clear()
+        await trial.run_discovery(100 + DISCOVERY_RETRY_SECONDS + 20)
+        assert trial.discoveries == 1
+
+
+async def test_an_app_limit_that_discovery_meets_holds_up_every_stream() -> None:
+    async with trial_of() as trial:
+        trial.simulator.limit(4, seconds=600)
+        await trial.discovery.discover()
+        held_until = trial.engine.rate_limits.held_until(OF_BICYCLES)
+        assert held_until is not None
+        assert held_until >= NOON + timedelta(seconds=600)
+
+
+async def test_a_listed_page_keeps_its_own_token_although_it_is_discovered_too() -> None:
+    own = Page(BICYCLES.id, "Bicycles", (Platform.MESSENGER,), "EAAOwnButDead00000000")
+    async with trial_of(own) as trial:
+        await trial.discovery.discover()
+        (result,) = await trial.supervisor.sync([OF_BICYCLES])
+        assert result.run is not None
+        assert result.run.status is RunStatus.STOPPED
+    assert trial.secrets == [BAKERY.token]
+
+
+async def test_no_calls_are_made_for_a_lost_page_until_it_is_back() -> None:
+    async with trial_of() as trial:
+        await trial.discovery.discover()
+        trial.simulator.world.access.unmanage(BICYCLES.id)
+        await trial.discovery.discover()
+        asked = trial.simulator.requests.total
+        (lost,) = await trial.supervisor.sync([OF_BICYCLES])
+        assert trial.simulator.requests.total == asked
+        assert lost.run is not None
+        assert lost.run.problem is not None
+        assert (lost.run.status, lost.run.problem.kind) == (RunStatus.STOPPED, ProblemKind.NOT_MANAGED)
+        trial.simulator.world.access.manage(BICYCLES.id)
+        await trial.discovery.discover()
+        trial.clock.time += timedelta(minutes=1)
+        (back,) = await trial.supervisor.sync([OF_BICYCLES])
+        assert back.run is not None
+        assert back.run.status is RunStatus.COMPLETE
+
+
+async def test_new_settings_make_a_discovery_due_at_once() -> None:
+    async with trial_of() as trial:
+        await trial.reload(discover_pages=True)
+        await trial.run_discovery(5)
+        assert trial.discoveries == 1
+        assert OF_BICYCLES in trial.supervisor.streams
+
+
+async def test_a_discovery_that_new_settings_overtake_is_discarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with trial_of() as trial:
+        fetch = trial.registry.fetch_managed
+
+        async def reload_meanwhile() -> tuple[Page, ...] | Problem | Held:
+            found = await fetch()
+            await trial.reload(discover_pages=False)
+            return found
+
+        monkeypatch.setattr(trial.registry, "fetch_managed", reload_meanwhile)
+        assert await trial.discovery.discover() == Held()
+        assert trial.supervisor.streams == ()

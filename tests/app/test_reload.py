@@ -1,0 +1,135 @@
+"""Configuration reloads: which pages are added and dropped, and which values take effect."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import structlog
+from msgspec.structs import replace
+
+from app.trial import OF_BICYCLES, page_of, trial_of
+from kit.reconfigured import OTHERWISE
+from kit.reconfigured import settings as with_other
+from kit.simulated import BAKERY, BICYCLES
+from milepost.app.reload import Configuration, Reload
+from milepost.core.errors import BadConfiguration
+from milepost.core.events import RunStatus
+from milepost.core.model import Platform, Stream
+from milepost.engine.interrupt import Interrupt
+from milepost.settings import Settings
+from milepost.settings.diff import is_live
+
+
+@pytest.fixture(autouse=True)
+def fresh_logging() -> Iterator[None]:
+    """Restore the log level, which a reload sets."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
+    structlog.reset_defaults()
+
+
+async def test_a_page_that_is_no_longer_listed_is_dropped_and_the_others_stay() -> None:
+    async with trial_of(page_of(BAKERY), page_of(BICYCLES)) as trial:
+        reloaded = await trial.reload(page_of(BICYCLES))
+        assert reloaded == Reload(live=("pages", "discover_pages"))
+        assert trial.supervisor.streams == (OF_BICYCLES,)
+
+
+async def test_a_platform_that_is_no_longer_listed_is_dropped_until_it_is_listed_again() -> None:
+    async with trial_of(page_of(BAKERY)) as trial:
+        messenger, instagram = page_of(BAKERY).streams
+        await trial.reload(page_of(BAKERY, Platform.INSTAGRAM))
+        assert trial.supervisor.streams == (instagram,)
+        await trial.reload(page_of(BAKERY))
+        assert set(trial.supervisor.streams) == {messenger, instagram}
+        results = await trial.supervisor.sync([messenger, instagram])
+        assert [result.run.status for result in results if result.run] == [RunStatus.COMPLETE] * 2
+
+
+async def test_a_page_that_comes_back_is_synced_with_its_new_token() -> None:
+    async with trial_of(page_of(BICYCLES)) as trial:
+        await trial.reload(page_of(BAKERY))
+        renewed = trial.simulator.world.access.renew(BICYCLES.id)
+        await trial.reload(page_of(BAKERY), replace(page_of(BICYCLES), access_token=renewed))
+        (result,) = await trial.supervisor.sync([OF_BICYCLES])
+        assert result.run is not None
+        assert result.run.status is RunStatus.COMPLETE
+        assert renewed in trial.secrets
+
+
+async def test_another_instagram_account_applies_from_the_next_run_on() -> None:
+    instagram = Stream(Platform.INSTAGRAM, BAKERY.id)
+    async with trial_of(replace(page_of(BAKERY), instagram_account_id="17841499999999999")) as trial:
+        await trial.reload(page_of(BAKERY))  # which asks the API for the account
+        asked_before = trial.simulator.requests.total
+        await trial.supervisor.sync([instagram])
+        first, *_ = list(trial.simulator.requests.last)[asked_before:]
+        assert first.edge == ""
+        assert trial.supervisor.streams.count(instagram) == 1
+
+
+async def test_discovered_pages_are_dropped_when_discovery_is_turned_off() -> None:
+    async with trial_of(page_of(BAKERY)) as trial:
+        await trial.discovery.discover()
+        assert OF_BICYCLES in trial.supervisor.streams
+        await trial.reload(page_of(BAKERY), discover_pages=True)
+        assert OF_BICYCLES in trial.supervisor.streams, "still discovered"
+        await trial.reload(page_of(BAKERY))
+        assert set(trial.supervisor.streams) == set(page_of(BAKERY).streams)
+
+
+async def test_a_discovered_page_that_is_listed_later_is_not_mistaken_for_a_lost_one() -> None:
+    async with trial_of() as trial:
+        await trial.discovery.discover()
+        await trial.reload(page_of(BICYCLES), discover_pages=True)
+        await trial.discovery.discover()
+        (result,) = await trial.supervisor.sync([OF_BICYCLES])
+        assert result.run is not None
+        assert result.run.status is RunStatus.COMPLETE
+
+
+async def test_an_invalid_configuration_is_refused_with_the_reason_and_changes_nothing() -> None:
+    def load() -> Settings:
+        raise BadConfiguration("config.yaml:1: sync.interval: found 5")
+
+    async with trial_of(page_of(BICYCLES)) as trial:
+        before, settings_before = trial.in_effect, trial.reloader.settings
+        reloaded = await trial.reloader.reload(Configuration(load, None))
+        assert reloaded == Reload(refusal="config.yaml:1: sync.interval: found 5")
+        assert (trial.in_effect, trial.reloader.settings) == (before, settings_before)
+
+
+@pytest.mark.parametrize("key", OTHERWISE)
+async def test_a_live_key_takes_effect_and_any_other_is_reported_as_needing_a_restart(key: str) -> None:
+    async with trial_of() as trial:
+        await trial.reloader.reload(Configuration(with_other, None))
+        before = trial.in_effect
+        reloaded = await trial.reloader.reload(Configuration(lambda: with_other(key), None))
+        assert reloaded == (Reload(live=(key,)) if is_live(key) else Reload(takes_restart=(key,)))
+        if not key.endswith("_file"):  # those say where a secret comes from
+            assert (trial.in_effect != before) == is_live(key)
+
+
+async def test_a_reload_is_announced_even_if_it_fails() -> None:
+    log: list[str] = []
+
+    @contextmanager
+    def reloading() -> Iterator[None]:
+        log.append("reloading")
+        yield
+        log.append("ready")
+
+    def load() -> Settings:
+        log.append("loading")
+        raise BadConfiguration("wrong")
+
+    async with trial_of(page_of(BICYCLES)) as trial:
+        configuration = Configuration(load, None, reloading)
+        await trial.run_reloader(35, configuration, Interrupt())
+        assert log == [], "no reload was requested, and no file has changed"
+        trial.engine.stop.clear()
+        (interrupt := Interrupt()).set()
+        await trial.run_reloader(35, configuration, interrupt)
+    assert log == ["reloading", "loading", "ready"]

@@ -1,0 +1,181 @@
+"""The pages that a token manages: read to the end of the list, leniently, and within pace and limits."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from contracts.source_contract import RecordingGate
+from kit.graph_answers import ACCOUNT_ID, PAGE_ID, TOKEN, Json, error, listed
+from kit.loopback import nowhere, serving
+from milepost.core.model import Platform
+from milepost.core.ports import Held, Usage
+from milepost.core.problems import Problem, ProblemKind
+from milepost.facebook.calls import Access
+from milepost.facebook.client import GraphClient
+from milepost.facebook.pages import MAX_BATCHES, Page, fetch_managed_pages
+from milepost.facebook.rate_limiter import Budget, RateLimiter
+
+Found = tuple[Page, ...] | Problem | Held
+NEXT_URL = f"https://evil.example.org/v26.0/me/accounts?access_token={TOKEN}&after=elsewhere"
+
+
+def page(page_id: str = PAGE_ID, **fields: object) -> Json:
+    return {"id": page_id, "name": "Corner Bakery", "access_token": f"token-of-{page_id}"} | fields
+
+
+class Accounts:
+    """Sends one response after the other, the last again and again, and records the requests."""
+
+    def __init__(self, *answers: Json | bytes, status: int = 200) -> None:
+        self._answers = list(answers)
+        self._status = status
+        self.queries: list[dict[str, str]] = []
+        self.tokens: list[str] = []
+
+    async def respond(self, request: web.Request) -> web.Response:
+        assert request.path == "/v26.0/me/accounts"
+        self.queries.append(dict(request.query))
+        self.tokens.append(request.headers["Authorization"].removeprefix("Bearer "))
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        headers = {"X-App-Usage": '{"call_count":28}'}
+        if isinstance(answer, bytes):
+            return web.Response(body=answer, status=self._status, headers=headers)
+        return web.json_response(answer, status=self._status, headers=headers)
+
+
+@asynccontextmanager
+async def client_of(base_url: str) -> AsyncIterator[GraphClient]:
+    async with GraphClient(base_url, "v26.0", clock=lambda: datetime.now(UTC)) as client:
+        yield client
+
+
+async def found(accounts: Accounts, gate: RecordingGate | None = None) -> Found:
+    async with serving(accounts.respond) as base_url, client_of(base_url) as client:
+        return await fetch_managed_pages(client, Access(TOKEN, RateLimiter(0, Budget())), gate or RecordingGate())
+
+
+async def pages_of(*answers: Json | bytes) -> list[str]:
+    outcome = await found(Accounts(*answers))
+    assert isinstance(outcome, tuple), outcome
+    return [each.id for each in outcome]
+
+
+async def problem_of(*answers: Json | bytes) -> Problem:
+    outcome = await found(Accounts(*answers))
+    assert isinstance(outcome, Problem), outcome
+    return outcome
+
+
+class TestPages:
+    async def test_a_page_is_read_with_its_token_and_its_account(self) -> None:
+        accounts = Accounts(listed(page(instagram_business_account={"id": ACCOUNT_ID}), page("77")))
+        assert await found(accounts) == (
+            Page(
+                PAGE_ID,
+                "Corner Bakery",
+                (Platform.MESSENGER, Platform.INSTAGRAM),
+                f"token-of-{PAGE_ID}",
+                ACCOUNT_ID,
+            ),
+            Page("77", "Corner Bakery", (Platform.MESSENGER,), "token-of-77"),
+        )
+        assert accounts.queries == [{"fields": "id,name,access_token,instagram_business_account", "limit": "100"}]
+        assert accounts.tokens == [TOKEN]
+
+    @pytest.mark.parametrize(
+        "item",
+        [
+            page(access_token=None),
+            page(access_token=""),
+            page(access_token="two\nlines"),
+            page(access_token="\u2603"),
+            page("../me"),
+            page("a\0b"),
+            page("7\n"),
+            page(id=7),
+            {},
+            "odd",
+            None,
+        ],
+    )
+    async def test_a_page_that_cannot_be_synced_is_left_out_with_a_warning(self, item: object) -> None:
+        with capture_logs() as logs:
+            assert await pages_of(listed(item, page("77"))) == ["77"]
+        assert [(entry["event"], entry["count"]) for entry in logs] == [("managed_pages_unreadable", 1)]
+
+    @pytest.mark.parametrize("fields", [{"name": None}, {"instagram_business_account": {"id": 7}}, {"x": 1}])
+    async def test_an_odd_field_costs_only_itself(self, fields: Json) -> None:
+        assert await pages_of(listed(page() | fields)) == [PAGE_ID]
+
+    async def test_a_page_that_is_listed_twice_is_one(self) -> None:
+        assert await pages_of(listed(page(), page())) == [PAGE_ID]
+
+    def test_nothing_secret_is_in_a_repr(self) -> None:
+        assert "secret" not in repr(Page(PAGE_ID, "name", (), "secret"))
+
+
+class TestPaging:
+    async def test_paging_continues_by_cursor_while_there_is_a_next(self) -> None:
+        accounts = Accounts(
+            listed(page("1"), next_url=NEXT_URL, after="c_1"),
+            listed(next_url=NEXT_URL, after="c_2"),
+            listed(page("2"), after="c_3"),
+        )
+        outcome = await found(accounts)
+        assert isinstance(outcome, tuple)
+        assert [each.id for each in outcome] == ["1", "2"]
+        assert [query.get("after") for query in accounts.queries] == [None, "c_1", "c_2"]
+
+    async def test_an_empty_list_is_valid(self) -> None:
+        assert await pages_of({"data": []}) == []
+
+    async def test_a_repeated_cursor_is_a_problem(self) -> None:
+        again = listed(page(), next_url=NEXT_URL, after="c_1")
+        assert (await problem_of(again)).kind is ProblemKind.CURSOR_LOOP
+
+    async def test_an_endless_list_is_given_up(self) -> None:
+        endless = Accounts(*(listed(next_url=NEXT_URL, after=f"c_{number}") for number in range(MAX_BATCHES + 10)))
+        outcome = await found(endless)
+        assert isinstance(outcome, Problem)
+        assert outcome.kind is ProblemKind.MISCONFIGURED
+        assert len(endless.queries) == MAX_BATCHES
+
+    @pytest.mark.parametrize("paging", [{"next": NEXT_URL}, "odd", 7])
+    async def test_a_list_without_a_usable_cursor_is_a_problem(self, paging: object) -> None:
+        assert (await problem_of({"data": [page()], "paging": paging})).kind is ProblemKind.NONSENSE
+
+
+class TestProblems:
+    async def test_an_api_error_is_a_problem(self) -> None:
+        gate = RecordingGate()
+        outcome = await found(Accounts(error(190, error_subcode=463), status=400), gate)
+        assert isinstance(outcome, Problem)
+        assert (outcome.code, outcome.subcode, outcome.http_status) == (190, 463, 400)
+        assert gate.refusals == [outcome]
+
+    @pytest.mark.parametrize("answer", [error(2), {"data": None}, {}, b"", b"[]", b'{"data":[', b"<html>Sorry</html>"])
+    async def test_a_response_that_is_not_a_list_is_a_problem(self, answer: Json | bytes) -> None:
+        assert (await problem_of(answer)).http_status == 200
+
+    async def test_a_failed_connection_is_a_problem(self) -> None:
+        gate = RecordingGate()
+        async with client_of(nowhere()) as client:
+            outcome = await fetch_managed_pages(client, Access(TOKEN, RateLimiter(0, Budget())), gate)
+        assert isinstance(outcome, Problem)
+        assert outcome.kind is ProblemKind.NETWORK
+        assert gate.refusals == [outcome]
+
+    @pytest.mark.parametrize("calls", [0, 1])
+    async def test_behind_a_closed_gate_no_call_is_made(self, calls: int) -> None:
+        accounts = Accounts(listed(page(), next_url=NEXT_URL, after="c_1"), listed(page("77")))
+        assert await found(accounts, RecordingGate(calls_left=calls)) == Held()
+        assert len(accounts.queries) == calls
+
+    async def test_the_gate_gets_the_usage(self) -> None:
+        gate = RecordingGate()
+        await found(Accounts(listed(page())), gate)
+        assert [type(usage) for usage in gate.usages] == [Usage]

@@ -1,0 +1,56 @@
+"""Both stores have one shape: the same named statements, and sessions with the same methods."""
+
+import inspect
+from typing import Any
+
+from milepost.stores.postgresql.commit import PostgresqlWriter
+from milepost.stores.sql import load_statements
+from milepost.stores.sqlite.commit import SqliteWriter
+
+# What a batch asks for costs PostgreSQL a round trip for each statement: there it is two of them. SQLite has none.
+ONLY_IN_SQLITE = {
+    "known_conversations",
+    "known_contacts",
+    "known_interaction_events",
+    "known_dead_letters",
+    "count_unseen",
+    "missed_among",
+    "count_missed",
+}
+ONLY_IN_POSTGRESQL = {
+    "known": "see above",
+    "known_of_sweep": "see above",
+    "settings": "SQLite's pragmas are those of the connection, not of a transaction",
+    "lock_streams": "SQLite has one writer at a time, who holds the whole file",
+    "lock_journal": "likewise",
+    "lock_commits": "likewise",
+    "announce": "SQLite has no other worker to notify",
+    "unfinished_copy": "SQLite's is read before the database is opened, by sqlite/migrate.py",
+}
+# PostgreSQL's statements wait for their rows (`ask`) or not (`execute`), and a group's are pipelined: what has to be
+# known first is read before (`prepare`).
+ONLY_METHODS_OF_POSTGRESQL = {"execute", "prepare"}
+
+
+def test_each_statement_has_its_counterpart() -> None:
+    sqlite, postgresql = load_statements("sqlite").keys(), load_statements("postgresql").keys()
+
+    assert sqlite - postgresql == ONLY_IN_SQLITE
+    assert postgresql - sqlite == ONLY_IN_POSTGRESQL.keys()
+
+
+def methods_of(session: type) -> dict[str, list[str]]:
+    """Return the names of the public methods, with those of their parameters."""
+    members: list[tuple[str, Any]] = inspect.getmembers(session, inspect.isfunction)
+    return {
+        name: list(inspect.signature(method).parameters)
+        for name, method in members
+        if not name.startswith("_") and name != "ask"
+    }
+
+
+def test_sessions_have_the_same_methods_with_the_same_parameters() -> None:
+    sqlite, postgresql = methods_of(SqliteWriter), methods_of(PostgresqlWriter)
+
+    assert postgresql.keys() - sqlite.keys() == ONLY_METHODS_OF_POSTGRESQL
+    assert sqlite == {name: parameters for name, parameters in postgresql.items() if name in sqlite}

@@ -1,0 +1,146 @@
+"""What Milepost makes in a database is nobody else's, on hosts that grant whatever is made to the roles of an API."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from contracts.store_contract import commit
+from kit.postgres import ROLE, Database, Server, fresh_database, on_both_releases
+from milepost.core.model import Changes
+from milepost.fleet.leases import open_queue
+from milepost.stores.open import open_store
+from milepost.stores.postgresql.connection import connected
+from milepost.stores.postgresql.dsn import dsn_of
+from milepost.stores.sql import load_statements
+from milepost.stores.url import StoreUrl
+from stores.histories import contact_row, conversation_row, event_row
+
+API_ROLES = ("anon", "authenticated", "service_role")
+KINDS = ("TABLES", "SEQUENCES", "FUNCTIONS")
+MAKE_ROLE = "DO $$ BEGIN CREATE ROLE {0}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+# Whoever has a right, by name or as PUBLIC, to a relation or function beside those that the database came with.
+OTHERS = """
+SELECT name, coalesce(nullif(grantee, 0)::regrole::text, 'PUBLIC') AS who, privilege_type
+FROM (
+    SELECT oid::regclass::text AS name, relnamespace AS schema, relowner AS owner, relacl AS acl FROM pg_class
+    UNION ALL
+    SELECT oid::regprocedure::text, pronamespace, proowner, coalesce(proacl, acldefault('f', proowner)) FROM pg_proc
+    UNION ALL
+    SELECT nspname, oid, nspowner, nspacl FROM pg_namespace WHERE nspname = 'milepost'
+) AS made CROSS JOIN LATERAL aclexplode(acl)
+WHERE schema IN (to_regnamespace('milepost'), 'public'::regnamespace) AND grantee <> owner
+"""
+MADE = """
+SELECT format('%I.%I', relnamespace::regnamespace, relname), relkind FROM pg_class
+WHERE relnamespace IN (to_regnamespace('milepost'), 'public'::regnamespace) AND relkind IN ('r', 'v', 'S')
+"""
+FUNCTIONS = """
+SELECT proname FROM pg_proc WHERE pronamespace IN (to_regnamespace('milepost'), 'public'::regnamespace)
+"""
+
+pytestmark = on_both_releases
+
+
+@pytest.fixture(params=["?views=public", "?schema=public"], ids=["a schema of its own", "all in public"])
+def hosted(request: pytest.FixtureRequest, postgres: Server) -> Iterator[StoreUrl]:
+    """Give a place in a database whose host grants its roles everything: in `public`, and by a global default too."""
+    with fresh_database(postgres, template=None) as database:
+        grant_by_default(database)
+        yield StoreUrl(f"{database.url}{request.param}", database.password)
+        for role in API_ROLES:
+            database.sql(f"DROP OWNED BY {role}")
+
+
+def grant_by_default(database: Database) -> None:
+    for role in API_ROLES:
+        database.sql(MAKE_ROLE.format(role))
+    who = ", ".join(API_ROLES)
+    database.sql(f"GRANT USAGE ON SCHEMA public TO {who}")
+    database.sql(f"GRANT CREATE ON SCHEMA public TO {ROLE}")
+    for where in ("IN SCHEMA public", ""):
+        for kind in KINDS:
+            database.sql(f"ALTER DEFAULT PRIVILEGES FOR ROLE {ROLE} {where} GRANT ALL ON {kind} TO {who}")
+    database.sql(f"ALTER DEFAULT PRIVILEGES FOR ROLE {ROLE} GRANT ALL ON SCHEMAS TO {who}")
+
+
+async def at_work(store_url: StoreUrl) -> None:
+    """Do what a worker does: store rows of every kind, and take part in the queue."""
+    async with open_store(store_url) as store:
+        changes = Changes((conversation_row(),), (contact_row(),), (event_row(),))
+        await commit(store, changes=changes)
+        sql = load_statements("postgresql") | load_statements("postgresql", "queue")
+        async with connected(dsn_of(store_url), sql) as database, open_queue(database) as queue:
+            await queue.offer(["messenger:1"])
+
+
+def superuser(server: Server, store_url: StoreUrl) -> Database:
+    return Database(server, dsn_of(store_url).name.rsplit("/", 1)[1])
+
+
+async def test_nobody_else_has_a_right_to_anything_that_is_made(hosted: StoreUrl, postgres: Server) -> None:
+    await at_work(hosted)
+
+    assert superuser(postgres, hosted).sql(OTHERS) == []
+
+
+async def test_as_anon_nothing_can_be_read_or_changed(hosted: StoreUrl, postgres: Server) -> None:
+    await at_work(hosted)
+    database = superuser(postgres, hosted)
+    made, functions = database.sql(MADE), database.sql(FUNCTIONS)
+    assert len(made) > 15
+    assert len(functions) > 15
+
+    let_in = []
+    with database.connect() as connection:
+        connection.execute("SET ROLE anon")
+        for name, kind in made:
+            for statement in attempts(name, kind):
+                try:
+                    connection.execute(statement.encode())
+                    let_in.append(statement)
+                except psycopg.errors.InsufficientPrivilege:
+                    continue
+        callable_ = connection.execute(
+            "SELECT oid::regprocedure::text FROM pg_proc"
+            " WHERE pronamespace IN (to_regnamespace('milepost'), 'public'::regnamespace)"
+            " AND has_function_privilege(oid, 'EXECUTE')"
+        ).fetchall()
+
+    assert let_in == []
+    assert callable_ == []
+
+
+def attempts(name: str, kind: str) -> list[str]:
+    if kind == "S":
+        return [f"SELECT last_value FROM {name}", f"SELECT nextval('{name}')", f"SELECT setval('{name}', 1)"]
+    tries = [f"SELECT * FROM {name}", f"INSERT INTO {name} DEFAULT VALUES", f"DELETE FROM {name}"]
+    return tries if kind == "v" else [*tries, f"TRUNCATE {name}"]
+
+
+async def test_what_an_operator_grants_stays(hosted: StoreUrl, postgres: Server) -> None:
+    await at_work(hosted)
+    database = superuser(postgres, hosted)
+    database.sql("GRANT SELECT ON contacts TO anon")
+
+    await at_work(hosted)
+
+    assert [(who, what) for _, who, what in database.sql(OTHERS)] == [("anon", "SELECT")]
+
+
+async def test_what_an_earlier_milepost_left_open_is_closed(hosted: StoreUrl, postgres: Server) -> None:
+    await at_work(hosted)
+    database, schema = superuser(postgres, hosted), dsn_of(hosted).schema
+    database.sql(f"SET ROLE {ROLE}; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO anon, authenticated, service_role")
+    database.sql(f"SET ROLE {ROLE}; GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO anon")
+    database.sql(f"SET ROLE {ROLE}; GRANT ALL ON ALL ROUTINES IN SCHEMA {schema} TO PUBLIC, anon")
+    database.sql(f"SET ROLE {ROLE}; CREATE TABLE public.theirs (a int)")
+    database.sql(MAKE_ROLE.format("crm_reader"))
+    database.sql(f"GRANT SELECT ON {schema}.contacts TO crm_reader")
+    database.sql(f"DELETE FROM {schema}.schema_migrations WHERE name = '0007_rights'")
+
+    await at_work(hosted)
+
+    left = {(name.removeprefix("milepost."), who) for name, who, _ in database.sql(OTHERS)}
+    assert left == {("contacts", "crm_reader"), *(("theirs", who) for who in API_ROLES)}
+    database.sql("DROP OWNED BY crm_reader")
