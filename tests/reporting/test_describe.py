@@ -10,6 +10,7 @@ from kit.builders import (
     NETWORK,
     NOON,
     RATE_LIMIT,
+    STREAM,
     at,
     catching_up,
     entries,
@@ -26,6 +27,7 @@ from milepost.core.events import Mode, Phase, Position, Reason, Resolution, RunE
 from milepost.core.evolve import evolve
 from milepost.core.model import Detail, Scope, TokenHealth
 from milepost.core.problems import Problem, ProblemKind
+from milepost.reporting.advice import advice_on
 from milepost.reporting.describe import CLOSINGS, ENDINGS, OPENINGS, Description, Level, describe
 
 # Two batches of nine conversations were stored, one was given up and a fetch was retried, in 30 seconds.
@@ -43,11 +45,8 @@ IN_BRIEF = "3 batches, 59 new, 3 updated, 2 unchanged, 1 dead letter"
 BY = "API from 127.0.0.1"
 DEBUG, INFO, WARNING, ERROR = Level
 WENT_WRONG = {"problem": "it went wrong"}
-WAIT = "nothing to do: it goes on by itself when the limit is over; calling on would prolong it"
-NEW_TOKEN = (
-    "the token is not valid: give page 1234567890 a new access_token (in config.yaml or its access_token_file; in "
-    "source.access_token where pages are discovered), which is picked up without a restart"
-)
+WAIT = advice_on(RATE_LIMIT, STREAM)
+NEW_TOKEN = advice_on(DEAD_TOKEN, STREAM)
 
 CASES: list[tuple[events.Event, Description]] = [
     (run_started(NOON), Description("run started", "Run started", DEBUG)),
@@ -298,7 +297,7 @@ CASES: list[tuple[events.Event, Description]] = [
             ERROR,
             {"reason": "retries_exhausted", "status": "failed", "seconds": 30.0, "batches": 2, "inserted": 9}
             | WENT_WRONG,
-            "nothing to do, as it is tried again by itself; if it lasts, look at the network and source.base_url",
+            advice_on(NETWORK, STREAM),
         ),
     ),
     *(
