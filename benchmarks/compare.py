@@ -1,10 +1,10 @@
-"""Milepost beside the naive script: whole cold processes, in turn, so that the machine's moods strike both alike.
+"""Milepost compared with the naive script: cold processes, taking turns, so that noise affects both alike.
 
     python -m benchmarks.compare                 every workload, medians of three rounds
-    python -m benchmarks.compare --quick         a twentieth of the size, once: does everything still work?
-    python -m benchmarks.compare --only 1x20k    the workloads whose name has that in it
+    python -m benchmarks.compare --quick         a twentieth of the size, once, to see that everything works
+    python -m benchmarks.compare --only 1x20k    the workloads whose name contains that
 
-Seconds depend on the machine and its day; the ratios are what to compare. Exit code 1: a ratio is below what is wanted.
+Absolute times depend on the machine and the day; compare the ratios. Exit code 1: a ratio is below its target.
 """
 
 import argparse
@@ -21,17 +21,17 @@ from msgspec.structs import replace
 from benchmarks.process import Finished, Server, milepost, naive, run, serving
 from benchmarks.workload import Workload
 
-LATE = 0.05  # seconds; about what the Graph API takes from nearby
+LATE = 0.05  # seconds; about the Graph API's latency from nearby
 QUICK_SHARE = 20
-MAX_QUIET_REQUESTS = 2  # of an incremental sweep over a stream that has nothing new
+MAX_QUIET_REQUESTS = 2  # of an incremental sweep that finds nothing new, per stream
 
 
 class Case(Struct, frozen=True):
-    """A workload, how many times as fast as the naive script Milepost is to be, and whether it was copied before."""
+    """A workload, Milepost's target speed relative to the naive script, and whether it was copied before."""
 
     name: str
     workload: Workload
-    wanted: float
+    target: float
     is_copied: bool = False
 
 
@@ -46,14 +46,14 @@ CASES = (
 
 
 class Round(Struct, frozen=True):
-    """Both contenders, once."""
+    """One run of each contender."""
 
     naive: Finished
     milepost: Finished
 
 
 def compare(case: Case, rounds: int) -> list[Round]:
-    """Run a case. Raises SystemExit if a table does not hold what the server has."""
+    """Run a case. Raises SystemExit if the tables do not match the server."""
     with serving(case.workload) as server, TemporaryDirectory() as temporary:
         copied = Path(temporary)
         if case.is_copied:
@@ -76,7 +76,7 @@ def _round(server: Server, workload: Workload, directory: Path) -> Round:
 
 
 def check(database: Path, workload: Workload) -> None:
-    """Compare the numbers of rows with what the server has. Raises SystemExit where they differ."""
+    """Compare the row counts with the server's. Raises SystemExit if they differ."""
     with closing(sqlite3.connect(database)) as connection:
         found = {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in workload.rows}
     if found != workload.rows:
@@ -84,7 +84,7 @@ def check(database: Path, workload: Workload) -> None:
 
 
 def row(case: Case, rounds: list[Round]) -> tuple[str, bool]:
-    """Give a case's line of the table, and whether its ratio is what is wanted."""
+    """Return a case's line of the table, and whether its ratio meets the target."""
     ratio = median(each.naive.seconds / each.milepost.seconds for each in rounds)
     cells = [case.name]
     for results in ([each.naive for each in rounds], [each.milepost for each in rounds]):
@@ -93,11 +93,11 @@ def row(case: Case, rounds: list[Round]) -> tuple[str, bool]:
             f"{median(each.cpu_seconds for each in results) / case.workload.total * 1e6:.0f}",
             f"{median(each.peak_mib for each in results):.0f}",
         ]
-    return f"| {' | '.join(cells)} | {ratio:.2f} | {case.wanted:.1f} |", ratio >= case.wanted
+    return f"| {' | '.join(cells)} | {ratio:.2f} | {case.target:.1f} |", ratio >= case.target
 
 
 def quiet(workload: Workload, rounds: int) -> bool:
-    """Measure an incremental sweep that finds nothing new, and say whether it asks as little as is wanted."""
+    """Measure an incremental sweep that finds nothing new; return whether its number of requests meets the target."""
     seconds, requests = [], 0
     with serving(workload) as server, TemporaryDirectory() as temporary:
         directory = Path(temporary)
@@ -115,22 +115,22 @@ def main() -> None:
     """Run the cases and print the table."""
     parser = argparse.ArgumentParser(description="Compare Milepost with a plain script.")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="a twentieth of the size, once, not judged")
-    parser.add_argument("--only", default="", help="the workloads whose name has this in it")
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the size, once, without judging")
+    parser.add_argument("--only", default="", help="only workloads whose name contains this")
     options = parser.parse_args()
     rounds, share = (1, QUICK_SHARE) if options.quick else (options.rounds, 1)
-    print("| workload | naive: s | µs CPU each | MiB | Milepost: s | µs CPU each | MiB | ratio | wanted |")
+    print("| workload | naive: s | µs CPU each | MiB | Milepost: s | µs CPU each | MiB | ratio | target |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
-    is_as_wanted = True
+    meets_targets = True
     for case in CASES:
         if options.only in case.name:
             workload = replace(case.workload, conversations=case.workload.conversations // share)
             sized = replace(case, workload=workload)
             line, is_fast = row(sized, compare(sized, rounds))
             print(line, flush=True)
-            is_as_wanted &= is_fast
-    is_as_wanted &= quiet(Workload(1, 20_000 // share), rounds)
-    sys.exit(0 if options.quick or is_as_wanted else 1)
+            meets_targets &= is_fast
+    meets_targets &= quiet(Workload(1, 20_000 // share), rounds)
+    sys.exit(0 if options.quick or meets_targets else 1)
 
 
 if __name__ == "__main__":

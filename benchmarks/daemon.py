@@ -1,4 +1,4 @@
-"""A daemon to be measured: `milepost run`, as its users start it."""
+"""The daemon to measure: `milepost run`, the way users start it."""
 
 import asyncio
 import re
@@ -15,7 +15,7 @@ PATIENCE_SECONDS = 60.0
 
 
 class Daemon(Struct, frozen=True):
-    """A daemon that serves."""
+    """A running daemon."""
 
     process_id: int
     url: str
@@ -23,16 +23,16 @@ class Daemon(Struct, frozen=True):
 
 @asynccontextmanager
 async def daemon(server: Server, workload: Workload, directory: Path) -> AsyncIterator[Daemon]:
-    """Run `milepost run` on a workload during the block; at its end it stops as at SIGTERM."""
+    """Run the daemon on a workload during the block, and stop it with SIGTERM at the end."""
     log = directory / "log.txt"
     with log.open("wb") as output:
         command = milepost(server, workload, directory, "run")
         process = await asyncio.create_subprocess_exec(*command, cwd=directory, stderr=output)
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while (told := re.search(r"\bhttp=(http\S+)", log.read_text())) is None:  # noqa: ASYNC110 -- another process says it
+            while (found := re.search(r"\bhttp=(http\S+)", log.read_text())) is None:  # noqa: ASYNC110 -- another process logs it
                 await asyncio.sleep(0.01)
-        yield Daemon(process.pid, told[1])
+        yield Daemon(process.pid, found[1])
     finally:
         process.terminate()
         await process.wait()

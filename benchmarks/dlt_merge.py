@@ -1,14 +1,14 @@
-"""What one would write with dlt: its REST source, merged into PostgreSQL by the ids; lists become tables of their own.
+"""The same copy with dlt: its REST source, merged into PostgreSQL by id; lists become separate tables.
 
     python benchmarks/dlt_merge.py BASE_URL POSTGRESQL_URL BATCH_SIZE MESSAGES PAGE_ID...
 
-It needs a Python that has it: pip install 'dlt[postgres]'
+It needs dlt: pip install 'dlt[postgres]'
 """
 
 import sys
 
 try:
-    import dlt  # type: ignore[import-not-found, unused-ignore]  # not among what the project installs
+    import dlt  # type: ignore[import-not-found, unused-ignore]  # not installed with the project
     from dlt.sources.rest_api import rest_api_source  # type: ignore[import-not-found, unused-ignore]
 except ImportError:
     sys.exit("this script needs dlt: pip install 'dlt[postgres]'")
@@ -21,7 +21,10 @@ def main() -> None:
         "id,updated_time,link,snippet,message_count,unread_count,can_reply,participants,"
         f"messages.limit({messages}){{{{id,created_time,from,message,sticker,attachments,shares}}}}"
     )
-    paginator = {"type": "json_link", "next_url_path": "paging.next"}  # its own cursor paging asks once too often
+    paginator = {
+        "type": "json_link",
+        "next_url_path": "paging.next",
+    }  # dlt's own cursor paging sends one request too many
     inboxes = [
         {
             "name": "conversations",

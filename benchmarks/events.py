@@ -1,11 +1,11 @@
-"""What readers of the event stream cost: the same sync without anybody, and with 200 who hear all of it.
+"""The cost of event stream readers: the same sync without readers, and with 200.
 
     python -m benchmarks.events                  takes about a minute
     python -m benchmarks.events --readers 20 --conversations 2000
 
-The daemon works at full speed, which no real page allows. The readers share the machine with it: what they take of it
-themselves is in the seconds, and not in the daemon's processor time, which is judged. Exit code 1: readers cost more
-than is wanted, or somebody did not hear everything.
+The daemon works at full speed, which no real page allows. The readers share the machine with it: their own share is in
+the elapsed time, but not in the daemon's processor time, which is judged. Exit code 1: readers cost more than the
+target, or one of them missed an event.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from benchmarks.process import Server, serving
 from benchmarks.workload import Workload
 
 STREAMS = 4
-MAX_CPU_RATIO = 1.5  # of the daemon with readers to the daemon without
+MAX_CPU_RATIO = 1.5  # the daemon's with readers to that without
 PATIENCE_SECONDS = 120.0
 TICKS = os.sysconf("SC_CLK_TCK")
 AT = re.compile(rb'"at":"([^"]+)"')
 
 
 class Sync(Struct, frozen=True):
-    """One sync, until all of it was stored and heard. `lateness` is from an entry to one reader who hears of it."""
+    """One sync, until everything was stored and received. `lateness` is from an entry to its arrival at one reader."""
 
     seconds: float
     cpu_seconds: float
@@ -46,7 +46,7 @@ class Sync(Struct, frozen=True):
 
 
 async def listen(url: str, lateness: list[float] | None) -> int:
-    """Hear everything from the first entry on, until the daemon ends; give how many entries that were, in order."""
+    """Receive everything from the first entry until the daemon ends; return the number of entries received in order."""
     reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port, limit=2**20)
     writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: 0\r\n\r\n")
     await reader.readuntil(b"\r\n\r\n")
@@ -54,7 +54,7 @@ async def listen(url: str, lateness: list[float] | None) -> int:
     while line := await reader.readline():
         if line.startswith(b"data: ") and (at := AT.search(line)) is not None and lateness is not None:
             lateness.append((datetime.now(UTC) - datetime.fromisoformat(at[1].decode())).total_seconds())
-        if line.startswith(b"id: ") and int(line[4:]) == seq + 1:  # not the place that comes with heartbeats
+        if line.startswith(b"id: ") and int(line[4:]) == seq + 1:  # not the position in a heartbeat
             seq += 1
     writer.close()
     return seq
@@ -68,7 +68,7 @@ def has_ended(database: Path, streams: int) -> bool:
 
 
 async def sync(server: Server, workload: Workload, readers: int) -> Sync:
-    """Copy the workload with so many readers. Raises SystemExit if one of them did not hear everything."""
+    """Copy the workload with that many readers. Raises SystemExit if one of them missed an event."""
     with TemporaryDirectory() as temporary:
         directory, lateness = Path(temporary), list[float]()
         async with (
@@ -88,19 +88,19 @@ async def sync(server: Server, workload: Workload, readers: int) -> Sync:
             (entries,) = connection.execute("SELECT count(*) FROM journal").fetchone()
     heard = {task.result() for task in listening}
     if heard - {entries}:
-        raise SystemExit(f"the journal has {entries} entries, and readers have heard {sorted(heard)}")
+        raise SystemExit(f"the journal has {entries} entries, but readers received {sorted(heard)}")
     return Sync(seconds, cpu_seconds, peak_mib, entries, lateness)
 
 
 def used(process_id: int) -> tuple[float, float]:
-    """Give the processor time that a process has taken so far, and its peak of resident memory in MiB."""
+    """Return the processor time of a process so far, and its peak resident memory in MiB."""
     fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
     status = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process_id}/status").read_text())
     return (int(fields[11]) + int(fields[12])) / TICKS, int(status[1]) / 1024 if status is not None else 0.0
 
 
 def row(name: str, syncs: list[Sync]) -> str:
-    """Give a line of the table."""
+    """Return a line of the table."""
     cells = [
         f"{median(each.seconds for each in syncs):.2f} s",
         f"{median(each.cpu_seconds for each in syncs):.2f} s",
@@ -110,10 +110,10 @@ def row(name: str, syncs: list[Sync]) -> str:
 
 
 def main() -> None:
-    """Measure in turns, print the table and judge it."""
-    parser = argparse.ArgumentParser(description="Measure what readers of the event stream cost.")
+    """Measure both in turn, print the table and judge it."""
+    parser = argparse.ArgumentParser(description="Measure the cost of event stream readers.")
     parser.add_argument("--readers", type=int, default=200)
-    parser.add_argument("--conversations", type=int, default=15_000, help="of each of four streams")
+    parser.add_argument("--conversations", type=int, default=15_000, help="in each of the four streams")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     alone, together = list[Sync](), list[Sync]()
@@ -122,8 +122,8 @@ def main() -> None:
         for _ in range(options.rounds):
             alone.append(asyncio.run(sync(server, workload, 0)))
             together.append(asyncio.run(sync(server, workload, options.readers)))
-    print("| | the sync | processor time of the daemon | its peak of memory |\n|---|---|---|---|")
-    print(row("nobody listens", alone))
+    print("| | sync | daemon's processor time | daemon's peak memory |\n|---|---|---|---|")
+    print(row("no readers", alone))
     print(row(f"{options.readers} readers", together))
     pairs = list(zip(together, alone, strict=True))
     ratio = median(one.cpu_seconds / other.cpu_seconds for one, other in pairs)
@@ -131,9 +131,9 @@ def main() -> None:
     entries = median(each.entries for each in together)
     late = sorted(seconds for each in together for seconds in each.lateness)
     print(
-        f"\nFor {entries:,.0f} events {options.readers} readers take {ratio:.2f} times the processor time, which is "
-        f"{more / entries / options.readers * 1e6:.1f} µs for each event and reader, and the sync "
-        f"{median(one.seconds / other.seconds for one, other in pairs):.2f} times as long. Events are heard "
+        f"\nWith {entries:,.0f} events, {options.readers} readers cost {ratio:.2f} times the processor time, which is "
+        f"{more / entries / options.readers * 1e6:.1f} µs per event and reader, and the sync takes "
+        f"{median(one.seconds / other.seconds for one, other in pairs):.2f} times as long. Events arrive "
         f"{median(late) * 1000:.0f} ms after they were recorded, 95 % of them within "
         f"{late[len(late) * 95 // 100] * 1000:.0f} ms."
     )

@@ -1,7 +1,7 @@
-"""A journal of any length, as years of work would have left it, made in seconds by the core itself.
+"""Generates a journal of any length, as years of syncing would leave it, in seconds, with the core itself.
 
 The streams take turns. Nine sweeps of ten find nothing new, which is one entry; the others are sweeps of many batches,
-with a retry now and then, a pause at the batch limit, and a dead letter in a hundred batches.
+with an occasional retry, a stop at the batch limit, and a dead letter per hundred batches.
 """
 
 import sqlite3
@@ -48,14 +48,14 @@ OUTAGE = Problem(ProblemKind.NETWORK, "the server closed the connection without 
 
 
 class RunEvents(Struct, frozen=True):
-    """The events of one run, in groups that are committed together."""
+    """The events of one run, grouped by commit."""
 
     run_id: str
     groups: Sequence[tuple[Event, ...]]
 
 
 def _sweep(number: int, at: datetime, jitter: Random, *, is_first: bool) -> Iterator[RunEvents]:
-    """Give a sweep: one run that finds nothing, or several that read batches until the end."""
+    """Yield the runs of a sweep: one that finds nothing, or several that read batches to the end."""
     if not is_first and jitter.randrange(SWEEPS_TO_A_BUSY_ONE):
         yield RunEvents(_run_id(number, 0), [(SweepCompleted(Mode.INCREMENTAL, at, at, NOTHING_NEW),)])
         return
@@ -96,7 +96,7 @@ def _run_id(number: int, part: int) -> str:
 
 
 def _history(streams: Sequence[str]) -> Iterator[list[Commit]]:
-    """Give what the store was handed over the years, sweep by sweep, without end."""
+    """Yield commits without end, sweep by sweep."""
     codec, jitter = Codec(), Random(7)  # noqa: S311 -- the same history every time
     checkpoints = {stream: Checkpoint(stream) for stream in streams}
     for number in count():
@@ -112,7 +112,7 @@ def _history(streams: Sequence[str]) -> Iterator[list[Commit]]:
 
 
 def write_history(path: Path, entries: int, streams: Sequence[str]) -> None:
-    """Make a database at `path` whose journal has so many entries, or as few more as complete the last sweep."""
+    """Create a database at `path` whose journal has that many entries, plus those that complete the last sweep."""
     migrate(path)
     sql, written = load_statements("sqlite"), 0
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -133,7 +133,7 @@ def _write(connection: sqlite3.Connection, sql: dict[str, str], commits: list[Co
     checkpoints = {commit.checkpoint.stream: commit.checkpoint for commit in commits}
     runs = {run.run_id: (commit.checkpoint.stream, run) for commit in commits if (run := commit.run)}
     connection.executemany(sql["insert_entries"], map(rows.entry_tuple, entries))
-    # None of them is ever closed.
+    # None of the dead letters is ever closed.
     dead_letters = [
         dead_letter for entry in entries if (dead_letter := dead_letter_after(entry, before=lambda _: None))
     ]

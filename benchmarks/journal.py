@@ -1,9 +1,9 @@
-"""What a long journal costs: a start, a verification and a rebuild, with 1,000 entries and with 1,000,000.
+"""The cost of a long journal: startup, verification and rebuild, with 1,000 and with 1,000,000 entries.
 
-    python -m benchmarks.journal                 takes about two minutes, most of them for making the journals
-    python -m benchmarks.journal --entries 20000 the longer one shorter
+    python -m benchmarks.journal                 takes about two minutes, mostly to create the journals
+    python -m benchmarks.journal --entries 20000 with a shorter long journal
 
-Exit code 1: something takes longer, or more memory, than is wanted.
+Exit code 1: something takes longer, or more memory, than its target.
 """
 
 import argparse
@@ -21,11 +21,11 @@ STREAMS = 50
 MAX_START_SECONDS = 0.7
 MAX_START_RATIO = 1.2
 MAX_AUDIT_SECONDS = 10.0
-MAX_AUDIT_MIB_RATIO = 1.5  # of the peak with the short journal: constant, but for the page cache
+MAX_AUDIT_MIB_RATIO = 1.5  # relative to the peak with the short journal: constant, except for the page cache
 
 
 class Bench:
-    """The journals and the server, and what is measured with them."""
+    """The journals, the server, and the measurements."""
 
     def __init__(self, server: Server, workload: Workload, root: Path, entries: int) -> None:
         self._server = server
@@ -33,14 +33,14 @@ class Bench:
         self._directories = {size: root / str(size) for size in (SHORT, entries)}
 
     def write(self) -> None:
-        """Make the journals."""
+        """Create the journals."""
         streams = [f"messenger:{page_id}" for page_id in self._workload.page_ids]
         for size, directory in self._directories.items():
             directory.mkdir()
             write_history(directory / "milepost.db", size, streams)
 
     def start_seconds(self, rounds: int) -> dict[int, float]:
-        """Give the median time from exec to the first request that reaches the server, by length of the journal."""
+        """Return the median time from exec to the first request that reaches the server, by journal length."""
         seconds: dict[int, list[float]] = {size: [] for size in self._directories}
         for _ in range(rounds):
             for size, directory in self._directories.items():
@@ -48,7 +48,7 @@ class Bench:
                 finished = run(milepost(self._server, self._workload, directory, "sync"), directory)
                 first_at = self._server.served().first_at
                 if first_at is None:
-                    raise SystemExit("milepost sync has not asked for anything")
+                    raise SystemExit("milepost sync has sent no request")
                 seconds[size].append(first_at - finished.started_at)
         return {size: median(each) for size, each in seconds.items()}
 
@@ -61,12 +61,12 @@ class Bench:
 
 
 def report(bench: Bench, rounds: int) -> bool:
-    """Print the table and say whether all is as wanted."""
+    """Print the table and return whether all targets are met."""
     starts = bench.start_seconds(rounds)
     short, long = starts.values()
     print(f"| | {' | '.join(f'{size:,} entries' for size in starts)} |\n|---|---|---|")
     print(f"| exec to first request | {short:.2f} s | {long:.2f} s |", flush=True)
-    is_as_wanted = long <= MAX_START_SECONDS and long <= MAX_START_RATIO * short
+    meets_targets = long <= MAX_START_SECONDS and long <= MAX_START_RATIO * short
     for word in ("verify", "rebuild"):
         of_short, of_long = bench.audit(word).values()
         cells = [
@@ -74,23 +74,23 @@ def report(bench: Bench, rounds: int) -> bool:
             for each in (of_short, of_long)
         ]
         print(f"| journal {word} | {' | '.join(cells)} |", flush=True)
-        is_as_wanted &= of_long.seconds <= MAX_AUDIT_SECONDS
-        is_as_wanted &= of_long.peak_mib <= MAX_AUDIT_MIB_RATIO * of_short.peak_mib
-    return is_as_wanted
+        meets_targets &= of_long.seconds <= MAX_AUDIT_SECONDS
+        meets_targets &= of_long.peak_mib <= MAX_AUDIT_MIB_RATIO * of_short.peak_mib
+    return meets_targets
 
 
 def main() -> None:
-    """Make the journals, measure and judge."""
-    parser = argparse.ArgumentParser(description="Measure what a long journal costs.")
-    parser.add_argument("--entries", type=int, default=1_000_000, help="of the longer journal")
-    parser.add_argument("--rounds", type=int, default=7, help="of starts")
+    """Create the journals, measure and judge."""
+    parser = argparse.ArgumentParser(description="Measure the cost of a long journal.")
+    parser.add_argument("--entries", type=int, default=1_000_000, help="in the longer journal")
+    parser.add_argument("--rounds", type=int, default=7, help="startups per journal")
     options = parser.parse_args()
     workload = Workload(STREAMS, 100)
     with serving(workload) as server, TemporaryDirectory() as temporary:
         bench = Bench(server, workload, Path(temporary), options.entries)
         bench.write()
-        is_as_wanted = report(bench, options.rounds)
-    sys.exit(0 if is_as_wanted else 1)
+        meets_targets = report(bench, options.rounds)
+    sys.exit(0 if meets_targets else 1)
 
 
 if __name__ == "__main__":

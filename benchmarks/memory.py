@@ -1,9 +1,9 @@
-"""How much memory a long sweep takes: the peak of resident memory as it goes along, which is to stay where it is.
+"""The memory of a long sweep: its peak resident memory over time, which must not keep growing.
 
     python -m benchmarks.memory                  200,000 conversations
     python -m benchmarks.memory --conversations 20000
 
-Exit code 1: the peak is above what is wanted, or still grows in the second half.
+Exit code 1: the peak is above its target, or still grows in the second half.
 """
 
 import argparse
@@ -17,13 +17,13 @@ from benchmarks.process import Server, milepost, serving
 from benchmarks.workload import Workload
 
 MAX_MIB = 120.0
-MAX_GROWTH = 1.1  # from half of the sweep to its end
+MAX_GROWTH = 1.1  # from the middle of the sweep to its end
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
 LOOK_EVERY_SECONDS = 0.02
 
 
 def peak_mib(process_id: int) -> float | None:
-    """Give the peak of a process's resident memory so far; None once it is gone."""
+    """Return a process's peak resident memory so far; None once it has ended."""
     try:
         status = Path(f"/proc/{process_id}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -33,7 +33,7 @@ def peak_mib(process_id: int) -> float | None:
 
 
 def watch(server: Server, workload: Workload, directory: Path) -> dict[float, float]:
-    """Sync a workload and give the peak in MiB by the share of the requests that had been made."""
+    """Sync a workload and return the peak in MiB by the share of requests made."""
     command = milepost(server, workload, directory, "sync")
     requests_in_all = workload.total / workload.batch_size
     peaks: dict[float, float] = {}
@@ -41,7 +41,7 @@ def watch(server: Server, workload: Workload, directory: Path) -> dict[float, fl
         while (peak := peak_mib(process.pid)) is not None:
             share = server.served().requests / requests_in_all
             peaks |= {each: peak for each in SHARES if each not in peaks and share >= each}
-            peaks[1.0] = peak  # the last look counts for the end
+            peaks[1.0] = peak  # the last measurement counts for the end
             time.sleep(LOOK_EVERY_SECONDS)
             process.poll()
     if process.returncode != 0:

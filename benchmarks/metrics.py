@@ -1,10 +1,10 @@
-"""What a scrape costs: how long /metrics takes with 1,000 streams, and how long it keeps all else waiting.
+"""The cost of a scrape: how long /metrics takes with 1,000 streams, and how long it delays everything else.
 
     python -m benchmarks.metrics                 takes about a minute
     python -m benchmarks.metrics --streams 100
 
-/healthz is asked all the while: it answers when the event loop comes round, which is when a batch would go on, too.
-Exit code 1: something takes longer than is wanted.
+/healthz is requested in a loop meanwhile: it answers as soon as the event loop is free, which is when a batch would
+continue, too. Exit code 1: something takes longer than its target.
 """
 
 import argparse
@@ -31,7 +31,7 @@ PATIENCE_SECONDS = 300.0
 
 
 class Cost(Struct, frozen=True):
-    """How long the scrapes took, and the answers of /healthz: beside a scrape, and without one."""
+    """The durations of scrapes, and of requests to /healthz during a scrape and without one."""
 
     series: int
     kilobytes: float
@@ -41,25 +41,25 @@ class Cost(Struct, frozen=True):
 
 
 class Client:
-    """Asks the daemon, and takes the time."""
+    """Sends requests to the daemon, and times them."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
     async def ask(self, path: str, encoding: str = "gzip") -> tuple[float, bytes]:
-        """Give how long the answer took, and the answer; compressed, as Prometheus asks for it."""
+        """Return how long the response took, and its body, compressed as Prometheus requests it."""
         began = time.perf_counter()
         async with self._session.get(path, headers={"Accept-Encoding": encoding}) as answer:
             body = await answer.read()
         return time.perf_counter() - began, body
 
     async def series(self) -> list[bytes]:
-        """Give all series with their values."""
+        """Return all series with their values."""
         _, exposed = await self.ask("/metrics", "identity")
         return [line for line in exposed.splitlines() if not line.startswith(b"#")]
 
     async def measure(self) -> Cost:
-        """Scrape and pause in turn, and ask /healthz all the while."""
+        """Scrape and wait in turn, and request /healthz all the while."""
         scrapes, beside, without = list[float](), list[float](), list[float]()
         for _ in range(SCRAPES):
             scrape = asyncio.create_task(self.ask("/metrics"))
@@ -74,14 +74,14 @@ class Client:
 
 
 async def run(server: Server, workload: Workload, directory: Path) -> Cost:
-    """Let a daemon copy the workload, and measure."""
+    """Let a daemon copy the workload, then measure."""
     async with (
         daemon(server, workload, directory) as at_work,
         aiohttp.ClientSession(at_work.url, auto_decompress=False) as session,
     ):
         client, complete = Client(session), re.compile(rb'state="complete".* 1\.0')
         async with asyncio.timeout(PATIENCE_SECONDS):
-            # Another process brings it about.
+            # Another process makes it true.
             while sum(map(bool, map(complete.search, await client.series()))) < workload.streams:  # noqa: ASYNC110
                 await asyncio.sleep(1.0)
         return await client.measure()
@@ -89,14 +89,14 @@ async def run(server: Server, workload: Workload, directory: Path) -> Cost:
 
 def main() -> None:
     """Print the table and judge it."""
-    parser = argparse.ArgumentParser(description="Measure what a scrape of the metrics costs.")
+    parser = argparse.ArgumentParser(description="Measure the cost of a metrics scrape.")
     parser.add_argument("--streams", type=int, default=1000)
     workload = Workload(parser.parse_args().streams, 100)
     with serving(workload) as server, TemporaryDirectory() as temporary:
         cost = asyncio.run(run(server, workload, Path(temporary)))
     print(f"{workload.streams:,} streams, {cost.series:,} series, {cost.kilobytes:,.0f} kB compressed\n")
-    print("| | median | most |\n|---|---|---|")
-    rows = {"/metrics": cost.scrapes, "/healthz beside it": cost.beside, "/healthz without": cost.without}
+    print("| | median | maximum |\n|---|---|---|")
+    rows = {"/metrics": cost.scrapes, "/healthz meanwhile": cost.beside, "/healthz alone": cost.without}
     for name, seconds in rows.items():
         print(f"| {name} | {median(seconds) * 1000:.1f} ms | {max(seconds) * 1000:.1f} ms |")
     sys.exit(0 if max(cost.scrapes) <= MAX_SCRAPE_SECONDS and max(cost.beside) <= MAX_STALL_SECONDS else 1)

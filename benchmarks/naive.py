@@ -1,7 +1,7 @@
 """What one would write in an afternoon: walk the edge with `requests`, upsert with `sqlite3`, commit each page.
 
-It has no journal, no retry, no way to go on where it stopped, and asks for one page after the other. It knows one
-trick: a row whose `updated_time` has not changed is not written again.
+It has no journal, no retries, no way to resume, and reads one page after the other. It has one optimization: a
+row whose `updated_time` has not changed is not written again.
 
     python benchmarks/naive.py BASE_URL DATABASE BATCH_SIZE MESSAGES PAGE_ID...
 """
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 try:
-    import requests  # type: ignore[import-untyped, unused-ignore]  # typed or not, as it is installed
+    import requests  # type: ignore[import-untyped, unused-ignore]  # it may be installed with or without types
 except ImportError:
     sys.exit("the naive script needs requests: pip install requests")
 

@@ -1,4 +1,4 @@
-"""Cold processes, measured from outside: the server, the naive script and Milepost, each as its users start it."""
+"""Cold processes, measured from outside: the server, the naive script and Milepost, each the way users start it."""
 
 import json
 import os
@@ -20,9 +20,9 @@ ROOT = Path(__file__).parent.parent
 
 
 class Finished(Struct, frozen=True):
-    """A process that has ended well. `started_at` is by the monotonic clock, which all processes share.
+    """A process that has succeeded. `started_at` is by the monotonic clock, which all processes share.
 
-    The peak is of resident memory; it is never told lower than what this process had when it forked.
+    The peak is of resident memory; it is never lower than this process's own when it forked.
     """
 
     started_at: float
@@ -32,7 +32,7 @@ class Finished(Struct, frozen=True):
 
 
 class Served(Struct, frozen=True):
-    """What the server was asked since it last forgot: how often, and when first, by the monotonic clock."""
+    """The server's requests since the count was reset: how many, and when the first came, by the monotonic clock."""
 
     requests: int
     first_at: float | None
@@ -44,11 +44,11 @@ class Server(Struct, frozen=True):
     base_url: str
 
     def served(self) -> Served:
-        """Ask for the count."""
+        """Return the count of requests."""
         return Served(**self._ask("requests"))
 
     def forget(self) -> None:
-        """Start the count again."""
+        """Reset the count of requests."""
         self._ask("forget")
 
     def _ask(self, what: str) -> dict[str, int]:
@@ -63,7 +63,7 @@ class Server(Struct, frozen=True):
 
 @contextmanager
 def serving(workload: Workload) -> Iterator[Server]:
-    """Serve a workload for as long as the block lasts."""
+    """Serve a workload during the block."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(workload).items()]
     command = [sys.executable, "-m", "benchmarks.server", *options]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -75,14 +75,14 @@ def serving(workload: Workload) -> Iterator[Server]:
 
 
 def naive(server: Server, workload: Workload, directory: Path) -> list[str]:
-    """Give the command that copies a workload to `naive.db` in the directory."""
+    """Return the command that copies a workload to `naive.db` in the directory."""
     script, database = str(ROOT / "benchmarks" / "naive.py"), str(directory / "naive.db")
     sizes = [str(workload.batch_size), str(workload.messages)]
     return [sys.executable, script, server.base_url, database, *sizes, *workload.page_ids]
 
 
 def milepost(server: Server, workload: Workload, directory: Path, *words: str) -> list[str]:
-    """Give a `milepost` command that works on `milepost.db` in the directory, with no limit but the work's own."""
+    """Return a `milepost` command for `milepost.db` in the directory, without limits."""
     return milepost_into({"url": f"sqlite:///{directory / 'milepost.db'}"}, server, workload, directory, *words)
 
 
@@ -94,7 +94,7 @@ def milepost_into(
     *words: str,
     concurrency: int = 16,
 ) -> list[str]:
-    """Give a `milepost` command that works on a database, with no limit but the work's own."""
+    """Return a `milepost` command for a database, without limits."""
     config = {
         "store": store,
         "source": {"kind": "facebook", "base_url": server.base_url, "calls_per_second": 0},
@@ -116,7 +116,7 @@ def milepost_into(
 
 
 def run(command: Sequence[str], directory: Path) -> Finished:
-    """Run a command to its end. Raises SystemExit with its last words if it fails."""
+    """Run a command to its end. Raises SystemExit with its last output if it fails."""
     words = directory / "output.txt"
     with words.open("wb") as output:
         started_at = time.monotonic()

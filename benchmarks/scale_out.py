@@ -1,10 +1,10 @@
-"""From one worker to four on one PostgreSQL, whose API answers 100 ms late.
+"""One to four workers on one PostgreSQL, with 100 ms of API latency.
 
     python -m benchmarks.scale_out             64 streams of 400 conversations, one, two and four workers
-    python -m benchmarks.scale_out --quick     a fifth of it, not judged
+    python -m benchmarks.scale_out --quick     a fifth of the size, without judging
 
-The workers are cold `milepost run` processes with 8 streams at once each, so that one of them is bound by the API's
-latency, not by a processor: what more workers bring is what is measured. The server waits for the disk at every commit.
+The workers are cold `milepost run` processes with 8 concurrent streams each, so that one worker is bound by the API's
+latency, not by a processor: the benchmark measures what more workers add. The server's commits are durable.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from kit.postgres import Database, fresh_database, running
 DURABLE = {"fsync": "on", "full_page_writes": "on"}
 WORKERS = (1, 2, 4)
 CONCURRENCY = 8
-WANTED = 2.0  # of four workers, by the speed of one, where two processors carry workers, server and PostgreSQL
+TARGET = 2.0  # speedup of four workers, with two processors for workers, server and PostgreSQL
 PATIENCE_SECONDS = 600.0
 
 
 @contextmanager
 def working(number: int, server: Server, workload: Workload, database: Database) -> Iterator[None]:
-    """Have so many workers at work during the block."""
+    """Run that many workers during the block."""
     store = {"url": database.url, "password": database.password}
     with TemporaryDirectory() as temporary:
         processes = []
@@ -39,8 +39,8 @@ def working(number: int, server: Server, workload: Workload, database: Database)
             directory = Path(temporary) / str(index)
             directory.mkdir()
             command = milepost_into(store, server, workload, directory, "run", concurrency=CONCURRENCY)
-            with (directory / "said.txt").open("wb") as said:
-                processes.append(subprocess.Popen(command, cwd=directory, stdout=said, stderr=said))
+            with (directory / "output.txt").open("wb") as output:
+                processes.append(subprocess.Popen(command, cwd=directory, stdout=output, stderr=output))
         try:
             yield
         finally:
@@ -51,7 +51,7 @@ def working(number: int, server: Server, workload: Workload, database: Database)
 
 
 def seconds_of(number: int, server: Server, workload: Workload, database: Database) -> float:
-    """Time so many workers, from the first batch to the last stream's completion."""
+    """Return how long that many workers take, from the first batch to the last stream's completion."""
     began_at: float | None = None
     with working(number, server, workload, database):
         ends_at = time.monotonic() + PATIENCE_SECONDS
@@ -63,16 +63,16 @@ def seconds_of(number: int, server: Server, workload: Workload, database: Databa
                 if complete == workload.streams and began_at is not None:
                     return time.monotonic() - began_at
             time.sleep(0.05)
-    raise SystemExit(f"{number} workers have not completed within {PATIENCE_SECONDS:g} s")
+    raise SystemExit(f"{number} workers did not finish within {PATIENCE_SECONDS:g} s")
 
 
 def main() -> None:
     """Time each number of workers, print the table and judge the last."""
-    parser = argparse.ArgumentParser(description="Measure what more workers bring.")
-    parser.add_argument("--quick", action="store_true", help="a fifth of the size, not judged")
+    parser = argparse.ArgumentParser(description="Measure how throughput grows with workers.")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the size, without judging")
     options = parser.parse_args()
     workload = Workload(64, 80 if options.quick else 400, batch_size=20, latency_seconds=0.1)
-    print("| workers | s | conversations/s | of one worker's speed |\n|---|---|---|---|", flush=True)
+    print("| workers | s | conversations/s | speedup |\n|---|---|---|---|", flush=True)
     ratio, first = 0.0, 0.0
     with running("newest", **DURABLE) as postgres, serving(workload) as server:
         for number in WORKERS:
@@ -81,7 +81,7 @@ def main() -> None:
             first = first or seconds
             ratio = first / seconds
             print(f"| {number} | {seconds:.1f} | {workload.total / seconds:,.0f} | {ratio:.2f} |", flush=True)
-    sys.exit(0 if options.quick or ratio >= WANTED else 1)
+    sys.exit(0 if options.quick or ratio >= TARGET else 1)
 
 
 if __name__ == "__main__":

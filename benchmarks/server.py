@@ -1,7 +1,7 @@
-"""A Graph API that costs nearly nothing: every answer of the conversations edge is rendered before the first request.
+"""A Graph API that costs almost nothing: every response of the conversations edge is rendered before the first request.
 
-It prints its URL once it serves, and ends at SIGTERM. `GET /benchmark/requests` tells how many requests the edge has
-had and when, by this machine's monotonic clock, the first came; `GET /benchmark/forget` starts the count again.
+It prints its URL once it serves, and ends on SIGTERM. `GET /benchmark/requests` returns the number of requests to the
+edge and when, by this machine's monotonic clock, the first came; `GET /benchmark/forget` resets the count.
 """
 
 import argparse
@@ -19,18 +19,18 @@ from urllib.parse import parse_qs, urlsplit
 
 from benchmarks.workload import ACCESS_TOKEN, Workload
 
-# Long past, so that a sweep for news finds all rows older than its watermark and ends with its first batch.
+# Long ago, so that an incremental sweep finds all rows older than its watermark and ends with its first batch.
 NEWEST_AT = datetime(2025, 1, 1, tzinfo=UTC)
 VERSION = "v26.0"
 WORDS = ("hello", "thanks", "order", "when", "blue", "parcel", "tomorrow", "café", "über", "👋", "спасибо", "مرحبا")
 
 
 class Inboxes:
-    """The answers of every stream, by page and cursor. The keys of neighbours lie scattered, as the real ones do."""
+    """The responses of every stream, by page and cursor. The keys of neighbours are scattered, as real ones are."""
 
     def __init__(self, workload: Workload, base_url: str) -> None:
         self._workload = workload
-        self._luck = Random(7)  # noqa: S311 -- the same inboxes every time
+        self._random = Random(7)  # noqa: S311 -- the same inboxes every time
         self.answers: dict[tuple[str, str | None], bytes] = {}
         for page_id in workload.page_ids:
             edge = f"{base_url}/{VERSION}/{page_id}/conversations"
@@ -41,7 +41,7 @@ class Inboxes:
         cursor: str | None = None
         for start in range(0, count, size):
             end = min(start + size, count)
-            after = f"QVFIUm{self._luck.getrandbits(512):x}"
+            after = f"QVFIUm{self._random.getrandbits(512):x}"
             paging: dict[str, Any] = {"cursors": {"before": cursor or after, "after": after}}
             if end < count:
                 paging["next"] = f"{edge}?access_token={ACCESS_TOKEN}&limit={size}&after={after}"
@@ -50,13 +50,13 @@ class Inboxes:
             cursor = after
 
     def _conversation(self, page_id: str, number: int) -> dict[str, Any]:
-        contact_id = str(self._luck.randrange(10**16, 10**17))
+        contact_id = str(self._random.randrange(10**16, 10**17))
         contact = _person(contact_id, f"{self._word().title()} {self._word().title()}")
         page = _person(page_id, "Corner Bakery")
         updated_at = NEWEST_AT - timedelta(minutes=number)
         messages = [
             {
-                "id": f"m_{urlsafe_b64encode(self._luck.randbytes(64)).decode()}",
+                "id": f"m_{urlsafe_b64encode(self._random.randbytes(64)).decode()}",
                 "created_time": _instant(updated_at - timedelta(seconds=30 * back)),
                 "from": page if back % 2 else contact,
                 "message": " ".join(self._word() for _ in range(12)),
@@ -64,7 +64,7 @@ class Inboxes:
             for back in range(self._workload.messages)
         ]
         return {
-            "id": f"t_{self._luck.randrange(10**16, 10**17)}",
+            "id": f"t_{self._random.randrange(10**16, 10**17)}",
             "updated_time": _instant(updated_at),
             "link": f"/{page_id}/inbox/{contact_id}/?section=messages",
             "snippet": " ".join(self._word() for _ in range(8)),
@@ -76,7 +76,7 @@ class Inboxes:
         }
 
     def _word(self) -> str:
-        return self._luck.choice(WORDS)
+        return self._random.choice(WORDS)
 
 
 def _person(person_id: str, name: str) -> dict[str, str]:
@@ -92,7 +92,7 @@ def _json(value: object) -> bytes:
 
 
 class Edge:
-    """What all connections share: the answers, and the count of who asked."""
+    """What all connections share: the responses, and the count of requests."""
 
     def __init__(self, workload: Workload, base_url: str) -> None:
         self._batch_size = workload.batch_size
@@ -102,7 +102,7 @@ class Edge:
         self._first_at: float | None = None
 
     def answer(self, target: str) -> tuple[int, bytes, float]:
-        """Give the HTTP status and body for a request target, and how many seconds late they are to be sent."""
+        """Return the HTTP status and body for a request target, and by how many seconds to delay them."""
         url = urlsplit(target)
         match url.path.split("/")[1:]:
             case ["benchmark", "requests"]:
@@ -130,18 +130,18 @@ def _error(code: int, message: str) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """HTTP/1.1 as far as the clients of a benchmark speak it: GET without a body, kept alive."""
+    """The subset of HTTP/1.1 that the benchmarks' clients use: GET without a body, kept alive."""
 
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where to write."""
+        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Answer every request that is complete."""
+        """Answer every complete request."""
         self._received += data
         while (end := self._received.find(b"\r\n\r\n")) >= 0:
             head, self._received = self._received[:end], self._received[end + 4 :]
@@ -177,12 +177,12 @@ async def serve(workload: Workload, port: int) -> None:
 def main() -> None:
     """Read the command line and serve."""
     parser = argparse.ArgumentParser(description="Serve a benchmark's inboxes on loopback.")
-    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="0, the default, picks a free one")
     parser.add_argument("--streams", type=int, default=1)
-    parser.add_argument("--conversations", type=int, default=20_000, help="of each stream")
-    parser.add_argument("--messages", type=int, default=1, help="of each conversation")
+    parser.add_argument("--conversations", type=int, default=20_000, help="in each stream")
+    parser.add_argument("--messages", type=int, default=1, help="in each conversation")
     parser.add_argument("--batch-size", type=int, default=100)
-    parser.add_argument("--latency-seconds", type=float, default=0.0, help="how late each answer is sent")
+    parser.add_argument("--latency-seconds", type=float, default=0.0, help="the delay of each response")
     options = vars(parser.parse_args())
     port = options.pop("port")
     asyncio.run(serve(Workload(**options), port))

@@ -1,4 +1,4 @@
-"""What a benchmark's inboxes hold: the measure of the work, the same for everybody who does it."""
+"""The contents of a benchmark's inboxes, the same for every contender."""
 
 from msgspec import Struct
 
@@ -7,11 +7,11 @@ FIRST_PAGE_ID = 1_000_000_000
 
 
 class Workload(Struct, frozen=True):
-    """Messenger inboxes of one size, read `batch_size` conversations at once, each answer `latency_seconds` late."""
+    """Messenger inboxes of equal size, read in batches of `batch_size`, each response `latency_seconds` late."""
 
     streams: int
-    conversations: int  # of each stream
-    messages: int = 1  # of each conversation
+    conversations: int  # per stream
+    messages: int = 1  # per conversation
     batch_size: int = 100
     latency_seconds: float = 0.0
 

@@ -1,4 +1,4 @@
-"""Writes the part of docs/configuration.md that says what the settings' model says: `python docs/generate.py`."""
+"""Generates the tables of docs/configuration.md from the settings model: `python docs/generate.py`."""
 
 import ast
 import inspect
@@ -17,7 +17,7 @@ from milepost.settings.model import Section, key_of
 PAGE = Path(__file__).parent / "configuration.md"
 BEGINNING, END = "<!-- generated from the model: begin -->", "<!-- generated from the model: end -->"
 HEAD = ("| key | type | default | allowed | change | meaning |", "|---|---|---|---|---|---|")
-# What people call the kinds of value of settings/types.py.
+# How the page names the types of settings/types.py.
 TYPES = {
     "Whole": "number",
     "Number": "number",
@@ -32,12 +32,12 @@ TYPES = {
 
 
 def main() -> None:
-    """Write the page anew."""
+    """Rewrite the page."""
     PAGE.write_text(written(PAGE.read_text()))
 
 
 def written(page: str) -> str:
-    """Give the page with the tables as the model is now."""
+    """Return the page with the tables as the model has them now."""
     before, _, rest = page.partition(BEGINNING)
     _, _, after = rest.partition(END)
     tables = "\n".join(_tables(Settings, "Top level", ""))
@@ -45,7 +45,7 @@ def written(page: str) -> str:
 
 
 def _tables(section: type[Section], heading: str, prefix: str) -> Iterator[str]:
-    """Give the table of a section, then those of the sections in it."""
+    """Yield the table of a section, then those of its subsections."""
     kinds, meanings = _annotated(section)
     yield from (f"### {heading}", "", *HEAD)
     for name, field in section.model_fields.items():
@@ -61,7 +61,7 @@ def _tables(section: type[Section], heading: str, prefix: str) -> Iterator[str]:
 
 
 def _annotated(section: type[Section]) -> tuple[dict[str, str], dict[str, str]]:
-    """Read from the source what kind of value each key takes, and the text under it."""
+    """Return each key's type and the text under it, from the model's source."""
     (definition,) = ast.parse(inspect.getsource(section)).body
     assert isinstance(definition, ast.ClassDef)
     kinds, meanings = {}, {}

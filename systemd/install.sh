@@ -1,13 +1,13 @@
 #!/bin/sh
-# Installs Milepost from this checkout as a service, or upgrades the one that is installed.
+# Install Milepost from this checkout as a service, or upgrade the installed one.
 #
-#   sudo systemd/install.sh              installs or upgrades; said again, it changes nothing
-#   sudo systemd/install.sh --rollback   goes back to the version before
+#   sudo systemd/install.sh              install or upgrade; running it again changes nothing
+#   sudo systemd/install.sh --rollback   go back to the previous version
 #
 # /opt/milepost/releases/VERSION   a Python environment, the units and the docs of a version
-# /opt/milepost/current, previous  links to the version at work and to the one before
-# /etc/milepost/config.yaml        the configuration; one that is there is left alone, a new one waits for your pages
-# /etc/credstore                   tokens and secrets, which only root reads
+# /opt/milepost/current, previous  links to the current and the previous version
+# /etc/milepost/config.yaml        the configuration; an existing one is kept, a new one needs your pages
+# /etc/credstore                   tokens and secrets, readable only by root
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -18,7 +18,7 @@ units=/etc/systemd/system
 say() { echo "install.sh: $*"; }
 die() { say "$*" >&2; exit 1; }
 
-# Names what is in this checkout: the version, and a hash of all that is installed.
+# Print a name for this checkout: the version, and a hash of everything that is installed.
 name_release() {
     version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
     content=$(find daemon migrations docs systemd requirements.lock pyproject.toml -type f ! -name '*.pyc' -exec sha256sum {} + |
@@ -26,7 +26,7 @@ name_release() {
     echo "$version-$content"
 }
 
-# Builds a release beside the others. Its link to the command comes last: without it, a build was cut short.
+# Build a release beside the others. The link to its command is made last: without it, the build was interrupted.
 build() {
     release=$opt/releases/$1
     [ -e "$release/milepost" ] && return
@@ -39,14 +39,15 @@ build() {
     ln -s bin/milepost "$release/milepost"
 }
 
-point() { # LINK RELEASE: in one step, so that there is always something behind the link
+# Point LINK to RELEASE atomically, so that the link is never dangling.
+point() {
     ln -sfn "releases/$2" "$opt/$1.new"
     mv -T "$opt/$1.new" "$opt/$1"
 }
 
-named() { basename "$(readlink "$opt/$1" || true)"; }
+release_of() { basename "$(readlink "$opt/$1" || true)"; }
 
-lay_units() {
+install_units() {
     cd "$opt/current/systemd"
     install -m 644 -- *.service *.timer "$units/"
     install -D -m 755 milepost /usr/local/bin/milepost
@@ -57,37 +58,37 @@ lay_units() {
     systemctl daemon-reload
 }
 
-lay_configuration() {
+install_configuration() {
     install -d -m 755 /etc/milepost
     install -d -m 700 /etc/credstore
     [ -e /etc/milepost/config.yaml ] && return
-    # For real pages, so that nothing starts until there are some: a service is not to fill a database with invented people.
+    # For real pages, so that it does not start until there are some: a service must not fill a database with invented people.
     sed -e 's|^  # url: sqlite:///milepost\.db$|  url: sqlite:////var/lib/milepost/milepost.db|' \
         -e 's|^  kind: simulator .*|  kind: facebook|' "$opt/current/config.yaml" >/etc/milepost/config.yaml
 }
 
-# Says what is to be done before the service is of use.
-say_next() {
+# Say what is left to do before the service can start.
+print_next_steps() {
     if milepost config check 2>/dev/null | grep -q '^It copies a simulated world'; then
-        say "/etc/milepost/config.yaml is for the simulated world, whose people are invented: set source.kind: facebook"
+        say "/etc/milepost/config.yaml uses the simulator, whose people are invented: set source.kind: facebook"
     fi
     [ -n "$was" ] && return
-    say "next: 1. fill in pages in /etc/milepost/config.yaml, with the token in /etc/credstore/milepost.access-token;"
-    say "      2. milepost config check --online; 3. systemctl enable --now milepost. Until then it does not start"
+    say "next: 1. fill in pages in /etc/milepost/config.yaml, and put the token into /etc/credstore/milepost.access-token;"
+    say "      2. milepost config check --online; 3. systemctl enable --now milepost"
 }
 
-# Puts a release to work, and restarts what runs.
+# Switch to a release, and restart running services.
 switch() {
     point current "$1"
-    lay_units
-    lay_configuration
+    install_units
+    install_configuration
     systemctl try-restart milepost.service 'milepost@*.service' ||
-        die "$1 does not start: see \`journalctl -u milepost\`, and go back with $opt/current/systemd/install.sh --rollback"
+        die "$1 failed to start: see \`journalctl -u milepost\`; to go back, run $opt/current/systemd/install.sh --rollback"
     say "$1 is installed"
 }
 
-[ "$(id -u)" = 0 ] || die "run it as root"
-was=$(named current)
+[ "$(id -u)" = 0 ] || die "must be run as root"
+was=$(release_of current)
 case ${1-} in
     '')
         new=$(name_release)
@@ -96,13 +97,13 @@ case ${1-} in
         if [ -n "$was" ] && [ "$was" != "$new" ]; then point previous "$was"; fi
         switch "$new"
         for each in "$opt"/releases/*; do
-            case ${each##*/} in "$new" | "$(named previous)") ;; *) rm -rf "$each" ;; esac
+            case ${each##*/} in "$new" | "$(release_of previous)") ;; *) rm -rf "$each" ;; esac
         done
-        say_next
+        print_next_steps
         ;;
     --rollback)
-        before=$(named previous)
-        [ -n "$before" ] || die "there is no version before $was"
+        before=$(release_of previous)
+        [ -n "$before" ] || die "there is no previous version"
         point previous "$was"
         switch "$before"
         ;;

@@ -1,5 +1,5 @@
--- What earlier versions made was open to whoever default privileges name: on some hosts the roles of an API, and for
--- functions everybody. Those rights are taken back. What was granted by hand to somebody else stays, and so do the
+-- What earlier versions created was open to whoever default privileges name: on some hosts the roles of an API, and for
+-- functions everybody. Those privileges are revoked. What was granted by hand to somebody else stays, and so do the
 -- default privileges of a schema of our own, which somebody has set up for it.
 
 DO $$

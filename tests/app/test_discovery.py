@@ -116,9 +116,9 @@ async def test_no_calls_are_made_for_a_lost_page_until_it_is_back() -> None:
         assert back.run.status is RunStatus.COMPLETE
 
 
-async def test_new_settings_make_a_discovery_due_at_once() -> None:
+async def test_a_requested_discovery_runs_at_once() -> None:
     async with trial_of() as trial:
-        await trial.reload(discover_pages=True)
+        trial.discovery.request()
         await trial.run_discovery(5)
         assert trial.discoveries == 1
         assert OF_BICYCLES in trial.supervisor.streams

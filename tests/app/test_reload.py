@@ -132,4 +132,7 @@ async def test_a_reload_is_announced_even_if_it_fails() -> None:
         trial.engine.stop.clear()
         (interrupt := Interrupt()).set()
         await trial.run_reloader(35, configuration, interrupt)
-    assert log == ["reloading", "loading", "ready"]
+        assert log == ["reloading", "loading", "ready"]
+        trial.engine.stop.clear()
+        await trial.run_discovery(5)
+        assert trial.discoveries == 1, "a failed reload makes a discovery due, too"

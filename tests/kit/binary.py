@@ -1,4 +1,4 @@
-"""The real program as users run it: `python -m milepost` in a folder of its own, as a process of its own."""
+"""The real program as users run it: a process `python -m milepost` in a folder of its own."""
 
 import asyncio
 import os
@@ -13,13 +13,13 @@ from typing import IO
 
 PATIENCE_SECONDS = 60.0
 POLL_SECONDS = 0.005
-# What the machine that runs the tests happens to set must not reach the program.
+# The environment of the tests must not reach the program.
 ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8"}
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What a process left: its exit code and all that it said."""
+    """The result of a process: its exit code and its output."""
 
     code: int
     stdout: str
@@ -30,7 +30,7 @@ class Ended:
 
 
 class Running:
-    """A process under way. What it says goes into files, so that it never waits for a reader."""
+    """A running process. Its output goes to files, so that it never blocks on a reader."""
 
     def __init__(self, process: asyncio.subprocess.Process, stdout: Path, stderr: Path) -> None:
         self._process = process
@@ -47,44 +47,44 @@ class Running:
 
     @property
     def said(self) -> str:
-        """What it has said on stderr by now."""
+        """Its output on stderr so far."""
         return self._stderr.read_text()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, unless it is too late for one."""
+        """Send a signal, unless the process has ended."""
         if not self.has_ended:
             self._process.send_signal(number)
 
     async def says(self, text: str) -> str:
-        """Wait until a line of stderr contains the text, and give the line."""
+        """Wait until a line of stderr contains the text, and return the line."""
         await until(lambda: self.has_ended or text in self._stderr.read_text())
         line = next((line for line in self._stderr.read_text().splitlines() if text in line), None)
-        assert line is not None, f"ended without saying {text!r}\n{self._all_said()}"
+        assert line is not None, f"ended without logging {text!r}\n{self._result()}"
         return line
 
     async def url(self) -> str:
-        """Wait until the daemon tells where it serves HTTP, and give the URL."""
+        """Wait until the daemon logs its URL, and return it."""
         found = re.search(r"http=(http\S+)", await self.says("http=http"))
         assert found is not None
         return found[1]
 
     async def ended(self, seconds: float = PATIENCE_SECONDS) -> Ended:
-        """Wait for the end. What does not end in time is killed, and fails the test."""
+        """Wait for the end. A process that does not end in time is killed, and fails the test."""
         try:
             async with asyncio.timeout(seconds):
                 await self._process.wait()
         except TimeoutError:
             await self.kill()
-            raise AssertionError(f"did not end within {seconds:g} s\n{self._all_said()}") from None
-        return self._all_said()
+            raise AssertionError(f"did not end within {seconds:g} s\n{self._result()}") from None
+        return self._result()
 
     async def kill(self) -> Ended:
-        """Kill it without a chance to clean up."""
+        """Kill the process, without a chance to clean up."""
         self.signal(signal.SIGKILL)
         await self._process.wait()
-        return self._all_said()
+        return self._result()
 
-    def _all_said(self) -> Ended:
+    def _result(self) -> Ended:
         code = self._process.returncode
         return Ended(-1 if code is None else code, self._stdout.read_text(), self._stderr.read_text())
 
@@ -93,8 +93,8 @@ class Running:
 async def started(
     folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, user: str | int | None = None
 ) -> AsyncIterator[Running]:
-    """Start `milepost` in the folder; at the end of the block it is killed, if it still runs."""
-    with _said(folder, "stdout") as stdout, _said(folder, "stderr") as stderr:
+    """Run `milepost` in the folder during the block, and kill it at the end if it is still running."""
+    with _output_file(folder, "stdout") as stdout, _output_file(folder, "stderr") as stderr:
         process = await asyncio.create_subprocess_exec(
             *command(*arguments),
             cwd=folder,
@@ -114,7 +114,7 @@ async def started(
 async def milepost(
     folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, user: str | int | None = None
 ) -> Ended:
-    """Run `milepost` in the folder to its end. It must not have died of anything that the user is not told."""
+    """Run `milepost` in the folder to its end. It must not end with a traceback."""
     async with started(folder, *arguments, environment=environment, user=user) as running:
         ended = await running.ended()
     assert "Traceback" not in ended.stderr, ended
@@ -122,9 +122,9 @@ async def milepost(
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait until something is so. What is not so in time fails the test."""
+    """Wait until the condition is true. Fails the test if that takes too long."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not condition():  # noqa: ASYNC110  (another process brings it about, without an event of ours)
+        while not condition():  # noqa: ASYNC110  (another process makes it true, without an event of ours)
             await asyncio.sleep(POLL_SECONDS)
 
 
@@ -132,8 +132,8 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "milepost", *arguments]
 
 
-def _said(folder: Path, stream: str) -> IO[bytes]:
-    """Open a new file for what a process says, in the order of the processes."""
+def _output_file(folder: Path, stream: str) -> IO[bytes]:
+    """Open a new file for a process's output, numbered in the order of the processes."""
     said = folder / "said"
     said.mkdir(exist_ok=True)
     return (said / f"{len(list(said.iterdir())):03d}.{stream}").open("xb")

@@ -1,4 +1,4 @@
-"""A real browser, Debian's Chromium, and visits with it in which nothing may go wrong unseen."""
+"""Debian's Chromium, and visits with it that fail on any console error or request to another host."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_p
 CHROMIUM = "chromium"
 PACKAGES = ("chromium", "fonts-dejavu-core", "libatomic1")  # the last for Playwright's own Node.js
 QUIET = (
-    "--no-sandbox",  # which Chromium refuses to root
+    "--no-sandbox",  # Chromium's sandbox does not work as root
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -26,30 +26,30 @@ DESKTOP, PHONE = 1280, 360
 
 @dataclass
 class Visit:
-    """A page that is looked at, and what there is to complain of: what the console tells, and requests elsewhere."""
+    """A visited page and its complaints: console errors, and requests to other hosts."""
 
     page: Page
     host: str
     complaints: list[str] = field(default_factory=list)
-    is_away: bool = False  # whether the daemon is down just now, which a browser tells in its console
+    is_away: bool = False  # whether the daemon is down, which makes the browser log network errors
     expected: str = "nothing of the kind"
 
     def expects(self, status: str) -> None:
-        """Expect that the daemon says no with this status, which a browser tells in its console, too."""
+        """Expect the daemon to respond with this error status, which the browser logs as well."""
         self.expected = f"the server responded with a status of {status}"
 
-    def hear(self, message: ConsoleMessage) -> None:
+    def on_console(self, message: ConsoleMessage) -> None:
         is_expected = self.expected in message.text or (self.is_away and "net::ERR_" in message.text)
         if message.type in {"error", "warning"} and not is_expected:
             self.complaints.append(f"console: {message.text}")
 
-    def see(self, request: Request) -> None:
+    def on_request(self, request: Request) -> None:
         parts = urlsplit(request.url)
         if parts.scheme != "data" and parts.netloc != self.host:
             self.complaints.append(f"request to {request.url}")
 
     async def faults(self) -> list[str]:
-        """Let axe-core look for what shuts people out, and give its serious and critical findings."""
+        """Return the serious and critical accessibility findings of axe-core."""
         await self.page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text())
         found = await self.page.evaluate("axe.run({resultTypes: ['violations']})")
         return [
@@ -77,16 +77,16 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def visiting(browser: Browser, url: str) -> AsyncIterator[Visit]:
-    """Look at a page, as somebody new. At the end of the visit there must be nothing to complain of."""
+    """Visit a page with a fresh profile. Fails the test if there are complaints at the end."""
     context = await browser.new_context(
         color_scheme="light", viewport={"width": DESKTOP, "height": 900}, reduced_motion="reduce"
     )
     context.set_default_timeout(PATIENCE_MS)
     page = await context.new_page()
     visit = Visit(page, urlsplit(url).netloc)
-    page.on("console", visit.hear)
+    page.on("console", visit.on_console)
     page.on("pageerror", lambda error: visit.complaints.append(f"script: {error}"))
-    page.on("request", visit.see)
+    page.on("request", visit.on_request)
     await page.goto(url)
     try:
         yield visit

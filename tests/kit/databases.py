@@ -1,4 +1,4 @@
-"""SQLite databases with a past, for what reads them from beside the daemon."""
+"""SQLite databases with a recorded past, for tests of programs that read them."""
 
 import asyncio
 from datetime import datetime
@@ -16,7 +16,7 @@ from milepost.stores.sqlite.store import open_sqlite
 def record(
     path: Path, *events: Event, stream: Stream = STREAM, run_id: str = RUN_ID, recorded_at: datetime = NOON
 ) -> Checkpoint:
-    """Append events of one run to the database, made where there is none; for tests without an event loop."""
+    """Append events of one run to the database, creating it if needed; for tests without an event loop."""
     return asyncio.run(_record(path, *events, stream=stream, run_id=run_id, recorded_at=recorded_at))
 
 

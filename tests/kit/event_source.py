@@ -11,7 +11,7 @@ import aiohttp
 
 @dataclass(frozen=True)
 class Heard:
-    """An event: the id that it came with, "" where it came with none, and its data."""
+    """An event: its id, "" if it has none, and its data."""
 
     id: str
     data: str
@@ -23,7 +23,7 @@ class Heard:
 
 
 class EventSource:
-    """What comes over one connection. `last_event_id` is where a browser would come back to."""
+    """The events of one connection. `last_event_id` is where a browser would resume."""
 
     def __init__(self, response: aiohttp.ClientResponse, last_event_id: str) -> None:
         self.response = response
@@ -32,7 +32,7 @@ class EventSource:
         self.comments = 0
 
     async def events(self, number: int | None = None) -> list[Heard]:
-        """Read that many events; all until the end of the connection, where no number is given."""
+        """Read that many events; without a number, all until the connection ends."""
         heard: list[Heard] = []
         while number is None or len(heard) < number:
             block = await self._block()
@@ -44,14 +44,14 @@ class EventSource:
         return heard
 
     async def some_events(self) -> list[Heard]:
-        """Read up to the next event; none where the connection has ended."""
+        """Read up to the next event; empty if the connection has ended."""
         while (block := await self._block()) is not None:
             if "data" in block:
                 return [Heard(block.get("id", ""), block["data"])]
         return []
 
     async def heartbeat(self) -> None:
-        """Read until a heartbeat; no event may come before."""
+        """Read until a heartbeat; no event may come first."""
         before = self.comments
         while self.comments == before:
             block = await self._block()
@@ -59,13 +59,13 @@ class EventSource:
             assert "data" not in block, block
 
     async def opening(self) -> None:
-        """Read what is told before the first event."""
+        """Read what precedes the first event."""
         block = await self._block()
         assert block is not None
         assert "data" not in block
 
     async def _block(self) -> dict[str, str] | None:
-        """Read up to the next empty line; None at the end."""
+        """Read up to the next empty line; None at the end of the connection."""
         fields: dict[str, str] = {}
         while line := (await self.response.content.readline()).decode().removesuffix("\n"):
             name, _, value = line.partition(": ")
@@ -86,7 +86,7 @@ class EventSource:
 async def listening(
     url: str, *query: tuple[str, str], last_event_id: str = "", token: str = ""
 ) -> AsyncIterator[EventSource]:
-    """Listen during the block. The opening has been read."""
+    """Listen during the block, with the opening already read."""
     headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
     if token:
         headers["Authorization"] = f"Bearer {token}"

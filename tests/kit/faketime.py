@@ -1,4 +1,4 @@
-"""A wall clock that a test sets under a running program: libfaketime, which leaves the steady clock alone."""
+"""A wall clock that a test can set under a running program: libfaketime, which leaves the monotonic clock alone."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ needs_faketime = pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime: 
 
 
 class FakeTime:
-    """The wall clock of the programs that have `environment`. `time.sleep` fails in them, `asyncio.sleep` does not."""
+    """The wall clock of programs started with `environment`. `time.sleep` fails in them, `asyncio.sleep` works."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "faketime"
@@ -23,7 +23,7 @@ class FakeTime:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a program has to be started with."""
+        """The environment to start a program with."""
         return {
             "LD_PRELOAD": str(LIBRARY),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
@@ -32,7 +32,7 @@ class FakeTime:
         }
 
     def set_by(self, seconds: int) -> None:
-        """Set the clock to what it really is, and so many seconds more."""
+        """Set the clock to the real time plus this many seconds."""
         written = self._file.with_suffix(".new")
         written.write_text(f"{seconds:+d}\n")
-        written.replace(self._file)  # a program reads it all the time, and must never find it empty
+        written.replace(self._file)  # programs read the file all the time, and must never find it empty

@@ -1,4 +1,4 @@
-"""The line between a store and its PostgreSQL, which breaks when a test wants it to."""
+"""A proxy between a store and its PostgreSQL that breaks connections on demand."""
 
 import asyncio
 from collections import Counter
@@ -9,21 +9,21 @@ from enum import Enum
 from kit.postgres import ROLE, Database
 from milepost.stores.url import StoreUrl
 
-COMMIT = b"COMMIT\0"  # the statement, as the client sends it, and the server's word that it is done
+COMMIT = b"COMMIT\0"  # the statement that the client sends, and the tag with which the server confirms it
 READ_BYTES = 2**16
 
 
 class Cut(Enum):
-    """Where the line breaks at a COMMIT."""
+    """Where a connection breaks at a COMMIT."""
 
-    BEFORE = "the server never hears of it"
+    BEFORE = "the server never receives it"
     AFTER = "the server has committed, and its answer is lost"
-    MEANWHILE = "the server has heard it, and nobody waits for its answer"
-    SILENCE = "nobody hears of anything any more, and no connection is closed"
+    MEANWHILE = "the server has received it, and nobody waits for its answer"
+    SILENCE = "nothing is received any more, and no connection is closed"
 
 
 class Line:
-    """A proxy of the server, on the loopback interface."""
+    """The proxy, on the loopback interface."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -31,33 +31,33 @@ class Line:
         self._is_open = asyncio.Event()
         self._is_open.set()
         self.port = 0
-        self.clients = 0  # that were taken so far
+        self.clients = 0  # accepted so far
         self._cuts: Iterator[Cut | None] = iter(())
-        self.cuts = Counter[Cut]()  # those that were made
+        self.cuts = Counter[Cut]()  # made so far
 
     @property
     def store_url(self) -> StoreUrl:
-        """What a store opens that is to talk over it."""
+        """The URL of the database through the proxy."""
         return StoreUrl(f"postgresql://{ROLE}@127.0.0.1:{self.port}/{self._database.name}", self._database.password)
 
     def cut_next_commit(self, cut: Cut) -> None:
-        """Let the connection break that commits next."""
+        """Break the connection that commits next."""
         self.cut_commits((cut,))
 
     def cut_commits(self, cuts: Iterable[Cut | None]) -> None:
-        """Let the connections break that commit from now on, where it is not None."""
+        """Break the connections that commit from now on, one cut each; None lets one pass."""
         self._cuts = iter(cuts)
 
     def fall_silent(self) -> None:
-        """Let nothing through any more, either way, while every connection stays."""
+        """Hold back all data in both directions, with every connection open."""
         self._is_open.clear()
 
     def speak_again(self) -> None:
-        """Let through what was held back, and what comes."""
+        """Pass on what was held back, and all that follows."""
         self._is_open.set()
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Take a client."""
+        """Accept a client."""
         self.clients += 1
         self._talks.add(asyncio.ensure_future(self._talk(reader, writer)))
 
@@ -70,7 +70,7 @@ class Line:
 
     async def _talk(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         ends = [to_client]
-        is_lost = asyncio.Event()  # whatever the server answers from now on
+        is_lost = asyncio.Event()  # set: the server's answers are dropped from now on
         try:
             with suppress(ConnectionError):
                 from_server, to_server = await asyncio.open_connection("127.0.0.1", self._database.server.port)
@@ -124,13 +124,13 @@ class Line:
 
 @asynccontextmanager
 async def breakable_line(database: Database) -> AsyncIterator[Line]:
-    """Lay a line to the database during the block."""
+    """Run a proxy to the database during the block."""
     line = Line(database)
     server = await asyncio.start_server(line.accept, "127.0.0.1", 0)
     async with server:
         line.port = server.sockets[0].getsockname()[1]
         try:
             yield line
-        finally:  # or the server waits for its connections for ever (from Python 3.12 on)
+        finally:  # otherwise the server waits for its connections forever (from Python 3.12 on)
             server.close()
             await line.hang_up()

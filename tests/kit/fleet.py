@@ -1,4 +1,4 @@
-"""Workers on one PostgreSQL database: real processes, each with a folder and a configuration of its own."""
+"""Workers sharing one PostgreSQL database: real processes, each with its own folder and configuration."""
 
 import asyncio
 import signal
@@ -18,7 +18,7 @@ PATIENCE_SECONDS = 60.0
 
 
 def fleet_pages(number: int) -> tuple[SimulatedPage, ...]:
-    """Make pages, each of two streams."""
+    """Return pages with two streams each."""
     return tuple(
         SimulatedPage(
             id=f"6155000000000{n:04}",
@@ -31,7 +31,7 @@ def fleet_pages(number: int) -> tuple[SimulatedPage, ...]:
 
 
 class Fleet:
-    """The workers, and what is to be found in their database."""
+    """The workers and their database."""
 
     def __init__(self, folder: Path, database: Database, simulator: SimulatorServer) -> None:
         self.database = database
@@ -41,7 +41,7 @@ class Fleet:
         self.all: list[Running] = []
 
     async def join(self, **sections: Any) -> Running:  # noqa: ANN401  (sections of config.yaml)
-        """Start a worker more."""
+        """Start another worker."""
         folder = self._folder / f"worker-{len(list(self._folder.glob('worker-*')))}"
         folder.mkdir()
         installation = Installation(folder)
@@ -53,22 +53,22 @@ class Fleet:
         return worker
 
     async def complete(self, streams: int, seconds: float = PATIENCE_SECONDS) -> None:
-        """Wait until so many streams have completed a full sweep."""
+        """Wait until that many streams have completed a full sweep."""
         async with asyncio.timeout(seconds):
             while self.completed() < streams:  # noqa: ASYNC110  (other processes bring it about)
                 await asyncio.sleep(0.1)
 
     def completed(self) -> int:
-        """Count the streams that have completed a full sweep."""
+        """Return how many streams have completed a full sweep."""
         ((completed,),) = self.database.sql("SELECT count(last_full_sweep_at) FROM checkpoints")
         return int(completed)
 
     def copied(self) -> dict[str, Rows]:
-        """Give the copied tables, each in the order of its key."""
+        """Return the copied tables, each ordered by its key."""
         return copied(self.database)
 
     def committed_twice(self) -> dict[tuple[str, str | None], int]:
-        """Name the places in a walk that were committed more than once."""
+        """Return the positions of sweeps that were committed more than once."""
         stored = self.database.sql(
             "SELECT stream, data -> 'position' ->> 'cursor' FROM journal"
             " WHERE type = 'batch_stored' AND data -> 'position' ->> 'phase' IS NULL"
@@ -76,7 +76,7 @@ class Fleet:
         return {store_url: number for store_url, number in Counter(stored).items() if number > 1}
 
     async def end(self) -> None:
-        """End all workers that are left, as systemd does."""
+        """Stop all remaining workers, as systemd does."""
         for worker in self.all:
             worker.signal(signal.SIGCONT)
             worker.signal(signal.SIGTERM)
@@ -88,7 +88,7 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet(folder: Path, database: Database, simulator: SimulatorServer) -> AsyncIterator[Fleet]:
-    """Make a fleet without workers; in the end all are ended."""
+    """Provide a fleet without workers, and stop those that have joined at the end."""
     made = Fleet(folder, database, simulator)
     try:
         yield made
@@ -97,6 +97,6 @@ async def fleet(folder: Path, database: Database, simulator: SimulatorServer) ->
 
 
 def copied(database: Database) -> dict[str, Rows]:
-    """Give the copied tables of a database, each in the order of its key."""
+    """Return the copied tables of a database, each ordered by its key."""
     columns = {table: names.replace("attachments", "attachments::text") for table, names in COPIED.items()}
     return {table: database.sql(f"SELECT {names} FROM {table} ORDER BY 1, 2, 3") for table, names in columns.items()}

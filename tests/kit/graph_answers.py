@@ -1,4 +1,4 @@
-"""Answers of the conversations edge in the shapes that the Graph API gives them, made up from a few words."""
+"""Responses of the conversations edge, in the Graph API's shapes, built from a few values."""
 
 import json
 
@@ -23,7 +23,7 @@ ACCOUNT = instagram_person(ACCOUNT_ID, "corner.bakery")
 
 
 def listed(*elements: object, next_url: str | None = None, after: str | None = None) -> Json:
-    """Wrap elements as each level of an answer wraps them. The cursors are there without a next page, too."""
+    """Wrap elements the way each level of a response does. The cursors are there even without a next page."""
     paging: Json = {"cursors": {"before": "before-cursor", "after": after or "after-cursor"}}
     return {"data": list(elements), "paging": paging | ({"next": next_url} if next_url else {})}
 
@@ -39,7 +39,7 @@ def message(message_id: str = "m_1", sender: Json | None = None, **fields: objec
 
 
 def thread(thread_id: str = "t_1038486335310001", *messages: Json, **fields: object) -> Json:
-    told = {
+    conversation = {
         "id": thread_id,
         "updated_time": "2026-06-26T01:13:24+0000",
         "link": f"/{PAGE_ID}/inbox/2582605345287947/",
@@ -49,7 +49,7 @@ def thread(thread_id: str = "t_1038486335310001", *messages: Json, **fields: obj
         "can_reply": True,
         "participants": {"data": [person(), PAGE]},
     }
-    return told | ({"messages": listed(*messages, next_url=NEXT_URL)} if messages else {}) | fields
+    return conversation | ({"messages": listed(*messages, next_url=NEXT_URL)} if messages else {}) | fields
 
 
 def error(code: object, message: str = "An unknown error has occurred.", **fields: object) -> Json:

@@ -1,4 +1,4 @@
-"""An installation of Milepost: a folder with a config.yaml, and the database that the program makes there."""
+"""An installation of Milepost: a folder with a config.yaml, and the database that the program creates there."""
 
 import sqlite3
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from milepost.simulator.plan import SimulatedPage
 from milepost.simulator.server import SimulatorServer
 
 PROJECTIONS = ("checkpoints", "runs", "dead_letters")
-# The tables that users come for, without the columns that Milepost's own clock fills.
+# The tables that users query, without the columns filled from Milepost's own clock.
 COPIED = {
     "contacts": "platform, page_id, contact_id, name, username, last_interaction_at",
     "conversations": "conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, "
@@ -31,7 +31,7 @@ Section = Mapping[str, object]
 
 
 class Installation:
-    """The folder, and what is to be found in it."""
+    """The folder and its database."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,7 +39,7 @@ class Installation:
         self.database = folder / "milepost.db"
 
     def configure(self, base_url: str, *pages: Section, **sections: Section | bool) -> None:
-        """Write a config.yaml for an API at `base_url`: no pacing, and no long waits. Sections add keys to it."""
+        """Write a config.yaml for an API at `base_url`, without pacing or long waits. Sections add or override keys."""
         settings: dict[str, object] = {
             "source": {"kind": "facebook", "base_url": base_url, "calls_per_second": 0},
             "retry": {"base_delay": "1ms", "max_delay": "10ms"},
@@ -60,7 +60,7 @@ class Installation:
         return await milepost(self.folder, "sync", *arguments)
 
     async def sync_until_complete(self, most: int = 12) -> list[Ended]:
-        """Sync again and again until the exit code is 0, and give what each sync left."""
+        """Sync repeatedly until the exit code is 0, and return the result of each sync."""
         syncs = [await self.sync()]
         while syncs[-1].code != 0:
             assert syncs[-1].code in (1, 75), syncs[-1]
@@ -69,12 +69,12 @@ class Installation:
         return syncs
 
     def rows(self, query: str, *parameters: object) -> Rows:
-        """Ask the database, beside whoever works on it."""
+        """Query the database, even while a process uses it."""
         with closing(sqlite3.connect(self.database, isolation_level=None, timeout=30.0)) as connection:
             return connection.execute(query, parameters).fetchall()
 
     def copied(self) -> dict[str, Rows]:
-        """Give the copied tables, each in the order of its key."""
+        """Return the copied tables, each ordered by its key."""
         return {
             table: self.rows(f"SELECT {columns} FROM {table} ORDER BY 1, 2, 3") for table, columns in COPIED.items()
         }
@@ -85,19 +85,19 @@ class Installation:
         return msgspec.json.encode(dump)
 
     def has_tables(self) -> bool:
-        """Whether the program has made them."""
+        """Whether the program has created its tables."""
         found = self.database.exists() and self.rows("SELECT name FROM sqlite_master WHERE name = 'checkpoints'")
         return bool(found)
 
     def checkpoints(self) -> dict[str, Checkpoint]:
-        """Give where every stream stands; nothing where there are no tables yet."""
+        """Return every stream's checkpoint; empty if there are no tables yet."""
         if not self.has_tables():
             return {}
         states = self.rows("SELECT stream, state FROM checkpoints")
         return {stream: msgspec.json.decode(state, type=Checkpoint) for stream, state in states}
 
     def positions(self, stream: str) -> list[str | None]:
-        """Give the cursors at which the walk of a stream stood, oldest first, as the journal has them."""
+        """Return the cursors of a stream's sweep from the journal, oldest first."""
         stored = self.rows(
             "SELECT data FROM journal WHERE stream = ? AND type = 'batch_stored' ORDER BY version", stream
         )
@@ -105,17 +105,17 @@ class Installation:
         return [position.get("cursor") for position in positions if "phase" not in position]
 
     def endings(self, stream: str) -> list[tuple[str, str | None]]:
-        """Give how each run of a stream ended, oldest first: its status and the reason."""
+        """Return the status and reason of each run of a stream, oldest first."""
         return self.rows("SELECT status, reason FROM runs WHERE stream = ? ORDER BY started_at, run_id", stream)
 
 
 class PostgresqlInstallation(Installation):
-    """The folder, and a database of a server that the program keeps its tables in."""
+    """The folder, and a PostgreSQL database for the program's tables."""
 
     def __init__(self, folder: Path, kept: Database) -> None:
         super().__init__(folder)
         self.kept = kept
-        self.store_url = kept.store_url  # what the program is told
+        self.store_url = kept.store_url  # as configured
 
     def configure(self, base_url: str, *pages: Section, **sections: Section | bool) -> None:
         """Write a config.yaml that names the database."""
@@ -123,16 +123,16 @@ class PostgresqlInstallation(Installation):
         super().configure(base_url, *pages, **{"store": store, **sections})
 
     def rows(self, query: str, *parameters: object) -> Rows:
-        """Ask the database, beside whoever works on it."""
+        """Query the database, even while a process uses it."""
         return self.kept.sql(query.replace("?", "%s"), *parameters)
 
     def has_tables(self) -> bool:
-        """Whether the program has made them."""
+        """Whether the program has created its tables."""
         return self.rows("SELECT to_regclass('checkpoints') IS NOT NULL") == [(True,)]
 
 
 def page_section(page: SimulatedPage) -> dict[str, object]:
-    """Give the page as config.yaml lists it."""
+    """Return the page as config.yaml lists it."""
     section: dict[str, object] = {"id": page.id, "platforms": list(page.platforms), "access_token": page.token}
     if page.instagram_account_id is not None:
         section["instagram_account_id"] = page.instagram_account_id
@@ -140,4 +140,4 @@ def page_section(page: SimulatedPage) -> dict[str, object]:
 
 
 on_both_databases = pytest.mark.parametrize("installation", ["sqlite", "postgresql"], indirect=True)
-"""Lets a test of the whole program run on SQLite and on PostgreSQL."""
+"""Runs a test of the whole program on SQLite and on PostgreSQL."""

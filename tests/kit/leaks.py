@@ -1,4 +1,4 @@
-"""Looks for secrets in what a program has left behind, in any form in which they may have got there."""
+"""Searches a program's output and files for secrets, in any form in which they may appear."""
 
 import base64
 import json
@@ -8,13 +8,13 @@ from urllib.parse import quote, quote_plus
 
 
 def forms(secret: str) -> set[bytes]:
-    """Write a secret in every way in which programs write text."""
+    """Return a secret in every form in which programs write text."""
     written = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1]}
     return {form.encode() for form in written} | {repr(secret)[1:-1].encode(), base64.b64encode(secret.encode())}
 
 
 def leaks(places: Mapping[str, bytes], secrets: Iterable[str]) -> list[str]:
-    """Name the places that hold any of the secrets."""
+    """Return the names of the places that contain any of the secrets."""
     sought = {form for secret in secrets for form in forms(secret)}
     return [name for name, content in places.items() if any(form in content for form in sought)]
 

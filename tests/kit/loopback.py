@@ -1,4 +1,4 @@
-"""Servers on the loopback interface that answer well, badly or not at all."""
+"""Servers on the loopback interface that respond properly, badly or not at all."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -15,7 +15,7 @@ Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @asynccontextmanager
 async def serving(answer: Answering) -> AsyncIterator[str]:
-    """Serve every path with one function; gives the base URL."""
+    """Serve every path with one function; yields the base URL."""
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", answer)
     async with TestServer(application, host="127.0.0.1") as server:
@@ -23,20 +23,20 @@ async def serving(answer: Answering) -> AsyncIterator[str]:
 
 
 class Ending(Enum):
-    """What becomes of the connection when all was said."""
+    """What happens to the connection after the last piece."""
 
     CLOSE = "close"
     RESET = "reset"
     HANG = "hang"
 
 
-# What is said to a request, given its head, piece by piece, and how it ends.
+# From the head of a request: the pieces of the response, and how the connection ends.
 Script = Callable[[bytes], tuple[Iterable[bytes], Ending]]
 
 
 @asynccontextmanager
 async def following(script: Script) -> AsyncIterator[str]:
-    """Answer each connection once, in whatever bytes the script says; gives the base URL."""
+    """Answer each connection once, with the bytes of the script; yields the base URL."""
     released = asyncio.Event()
     talks: set[asyncio.Task[None]] = set()
 
@@ -61,17 +61,17 @@ async def following(script: Script) -> AsyncIterator[str]:
     async with server:
         try:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        finally:  # or the server waits for its connections for ever (from Python 3.12 on)
+        finally:  # otherwise the server waits for its connections forever (from Python 3.12 on)
             released.set()
             await asyncio.gather(*talks)
 
 
 def sending(*pieces: bytes, aborts: bool = False, hangs: bool = False) -> AbstractAsyncContextManager[str]:
-    """Send these very bytes to whoever asks; then close the connection, reset it, or leave it open and silent."""
+    """Send exactly these bytes to every client; then close the connection, reset it, or leave it open and silent."""
     ending = Ending.HANG if hangs else Ending.RESET if aborts else Ending.CLOSE
     return following(lambda _: (pieces, ending))
 
 
 def nowhere() -> str:
-    """Give a base URL where nothing listens."""
+    """Return a base URL where nothing listens."""
     return f"http://127.0.0.1:{unused_port()}"

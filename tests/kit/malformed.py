@@ -1,4 +1,4 @@
-"""Requests that are wrong in every way that a seed draws: as bytes, for a listener to survive."""
+"""Malformed HTTP requests, drawn from a seed, as bytes that a listener must survive."""
 
 import json
 import random
@@ -41,7 +41,7 @@ CHUNKS = (
 
 
 def requests(seed: int, number: int) -> Iterator[bytes]:
-    """Give so many requests, the same for the same seed. Few of them are well formed."""
+    """Yield that many requests, the same for the same seed. Few of them are well formed."""
     jitter = random.Random(seed)  # noqa: S311  (nothing to guess)
     kinds: tuple[Callable[[random.Random], bytes], ...] = (
         _mixed,

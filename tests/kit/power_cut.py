@@ -1,6 +1,6 @@
-"""What a power cut leaves of a process's files: its writes and syncs are recorded, and what was not synced is lost.
+"""Simulates what a power cut leaves of a process's files: writes and syncs are recorded, and unsynced data is lost.
 
-The record is strace's, so that any process can be cut off as it is, at any of its system calls, without rights.
+The record comes from strace, so any process can be cut off at any of its system calls, without privileges.
 """
 
 import re
@@ -24,7 +24,7 @@ _ON_DESCRIPTOR = re.compile(r'(?P<number>\d+)<(?P<path>[^>]*)>(?:, "(?P<data>[^"
 
 
 def tracing() -> str:
-    """Return the path of strace. Skips the test where there is none, or where it may not trace."""
+    """Return the path of strace. Skips the test if it is missing or may not trace."""
     demand("strace")
     strace = shutil.which("strace") or ""
     may_trace = subprocess.run([strace, "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
@@ -34,13 +34,13 @@ def tracing() -> str:
 
 
 def recording(record: Path) -> list[str]:
-    """Give the beginning of a command whose writes and syncs are recorded in a file."""
+    """Return the prefix of a command whose writes and syncs are recorded in a file."""
     limits = ["-s", str(2**24), "-e", f"trace={CALLS}", "-e", "signal=none"]
-    return [tracing(), "-f", "-qq", "-y", "-xx", *limits, "-o", str(record)]  # -xx: every text in hexadecimal
+    return [tracing(), "-f", "-qq", "-y", "-xx", *limits, "-o", str(record)]  # -xx: all strings in hexadecimal
 
 
 class Call(Struct, frozen=True):
-    """A system call that succeeded; `data` is what was written, `number` its last argument, `onto` the new name."""
+    """A successful system call; `data` is what was written, `number` the last argument, `onto` the new name."""
 
     name: str
     path: str
@@ -51,17 +51,17 @@ class Call(Struct, frozen=True):
 
     @property
     def is_sync(self) -> bool:
-        """Whether it waits for the disk."""
+        """Whether the call waits for the disk."""
         return self.name in ("fsync", "fdatasync")
 
     @property
     def is_printed(self) -> bool:
-        """Whether it writes to the standard output."""
+        """Whether the call writes to standard output."""
         return self.descriptor == 1
 
 
 def recorded(record: Path) -> Iterator[Call]:
-    """Read a record, each call at its end: until then nothing of it can be relied on."""
+    """Read a record, each call at its end: until then it has no guaranteed effect."""
     unfinished: dict[str, str] = {}
     for line in record.read_text("ascii").splitlines():
         thread, _, text = line.partition(" ")
@@ -91,15 +91,15 @@ def _bytes(text: str) -> bytes:
 
 
 class _File:
-    """What the disk holds for certain, and what was done since, of which the disk may hold any part."""
+    """What the disk certainly holds, and the later writes, of which it may hold any part."""
 
     def __init__(self) -> None:
         self.size = 0
         self.synced = b""
-        self.unsynced: list[tuple[int, bytes | None]] = []  # where, and what; None: the file ends there
+        self.unsynced: list[tuple[int, bytes | None]] = []  # offset and data; None: the file ends there
 
     def do(self, call: Call) -> None:
-        """Follow a call that writes. What has no place of its own follows what was written before."""
+        """Apply a call that writes. Without an offset, data is appended to what was written before."""
         if call.name == "ftruncate":
             self.unsynced.append((call.number, None))
             self.size = call.number
@@ -109,11 +109,11 @@ class _File:
             self.size = max(self.size, start + len(call.data))
 
     def sync(self) -> None:
-        """Bring all to the disk."""
+        """Write everything to the disk."""
         self.synced, self.unsynced = self.after(self.unsynced), []
 
     def after(self, changes: list[tuple[int, bytes | None]]) -> bytes:
-        """Give what the file holds once the disk has these as well."""
+        """Return the file's content once the disk has these writes as well."""
         content = bytearray(self.synced)
         for start, data in changes:
             content.extend(bytes(max(0, start - len(content))))
@@ -123,7 +123,7 @@ class _File:
 
 
 class Disk:
-    """The files of one directory, which was empty. A name is as durable as the last sync of the directory."""
+    """The files of one directory, initially empty. A name is as durable as the directory's last sync."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -131,7 +131,7 @@ class Disk:
         self._named: dict[str, _File] = {}
 
     def follow(self, call: Call) -> None:
-        """Do what a call did."""
+        """Apply a call."""
         path = Path(call.path)
         if path == self._directory and call.is_sync:
             self._named = dict(self._files)
@@ -148,7 +148,7 @@ class Disk:
             file.do(call)
 
     def cut(self, onto: Path, jitter: Random | None = None) -> Path:
-        """Give a new directory with what a power cut leaves: of what was not synced nothing, or what luck keeps."""
+        """Return a new directory with what a power cut leaves: nothing of the unsynced writes, or a random part."""
         onto.mkdir()
         named = self._named if jitter is None or jitter.random() < 0.5 else self._files
         for name, file in named.items():

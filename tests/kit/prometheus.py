@@ -1,4 +1,4 @@
-"""Prometheus and promtool, where the machine has them; on Debian they are the package `prometheus`."""
+"""Prometheus and promtool, if installed; Debian's package is `prometheus`."""
 
 import asyncio
 import re
@@ -17,31 +17,31 @@ SHIPPED = Path(__file__).parents[2] / "monitoring" / "prometheus"
 PATIENCE_SECONDS = 60.0
 POLL_SECONDS = 0.05
 
-needs_prometheus = needs("promtool", "prometheus")  # the one package has both
+needs_prometheus = needs("promtool", "prometheus")  # one package has both
 
 
 def promtool(*arguments: str | Path, stdin: bytes = b"") -> None:
-    """Run promtool, which must find nothing to say."""
+    """Run promtool, which must not complain."""
     command = ["promtool", *map(str, arguments)]
     done = subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout.decode()}\n{done.stderr.decode()}"
 
 
 class Prometheus:
-    """A server that scrapes one daemon four times a second, and evaluates the shipped rules as often."""
+    """A Prometheus that scrapes one daemon, and evaluates the shipped rules, four times a second."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
     async def ask(self, what: str, **query: str) -> Any:  # noqa: ANN401  JSON of any shape
-        """Ask its API; gives the data of the answer."""
+        """Query its API, and return the data of the response."""
         async with self._session.get(f"/api/v1/{what}", params=query) as answer:
             body = await answer.json()
         assert body["status"] == "success", f"{what} {query}: {body}"
         return body["data"]
 
     async def firing(self) -> set[tuple[str, str]]:
-        """Give the alerts that fire, each with its stream; but for the disk's, which is this machine's affair."""
+        """Return the firing alerts with their streams, except the disk's, which depends on this machine."""
         alerts = [alert["labels"] for alert in (await self.ask("alerts"))["alerts"] if alert["state"] == "firing"]
         firing = {(labels["alertname"], labels.get("stream", "")) for labels in alerts}
         return firing - {("MilepostDiskNearlyFull", "")}
@@ -54,7 +54,7 @@ class Prometheus:
                 while (firing := await self.firing()) != set(expected):  # noqa: ASYNC110  (another process)
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
-            raise AssertionError(f"not {set(expected)} fire, but {firing}") from None
+            raise AssertionError(f"expected {set(expected)} to fire, but found {firing}") from None
 
     async def knows(self, expression: str) -> None:
         """Wait until the expression has a result."""
@@ -63,14 +63,14 @@ class Prometheus:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def errors_of_rules(self) -> dict[str, str]:
-        """Give the rules whose evaluation fails, with the reason."""
+        """Return the rules whose evaluation fails, with the reason."""
         rules = [rule for group in (await self.ask("rules"))["groups"] for rule in group["rules"]]
         return {rule["name"]: rule.get("lastError", "") for rule in rules if rule["health"] == "err"}
 
 
 @asynccontextmanager
 async def prometheus(folder: Path, target: str) -> AsyncIterator[Prometheus]:
-    """Let Prometheus scrape `target` (host and port) with the shipped configuration, hurried, during the block."""
+    """Run Prometheus with the shipped configuration, sped up, scraping `target` (host and port) during the block."""
     for path in SHIPPED.glob("*.yml"):
         (folder / path.name).write_text(hurried(path.read_text()).replace("127.0.0.1:9464", target))
     port = unused_port()
@@ -93,9 +93,9 @@ async def prometheus(folder: Path, target: str) -> AsyncIterator[Prometheus]:
 
 
 def hurried(rules: str) -> str:
-    """Let a minute of the rules' own times be a tenth of a second: how long they wait, and how far they look back.
+    """Shorten the rules' durations and ranges, a minute to a tenth of a second.
 
-    Thresholds stay, those in seconds, too. What is scraped and evaluated every 15 seconds is so four times a second.
+    Thresholds stay, even those in seconds. What is scraped and evaluated every 15 seconds is so four times a second.
     """
 
     def milliseconds(duration: re.Match[str]) -> str:

@@ -1,11 +1,11 @@
-"""Expressions of PromQL, held against what the daemon exports."""
+"""Checks PromQL expressions against the metrics that the daemon exports."""
 
 from collections.abc import Iterable, Mapping
 
 import promql_parser as promql
 from prometheus_client import Metric
 
-# Of these labels all values are known beforehand; others name streams, codes, versions or buckets.
+# All values of these labels are known in advance; others name streams, codes, versions or buckets.
 CLOSED = {"kind", "outcome", "reason", "result", "scope", "stage", "state", "status"}
 OF_THE_SCRAPE = {"job", "instance"}
 
@@ -14,7 +14,7 @@ Exported = Mapping[str, Mapping[str, set[str]]]
 
 
 def exported_by(families: Iterable[Metric]) -> dict[str, dict[str, set[str]]]:
-    """Collect names, labels and values from an exposition, and what Prometheus adds by itself."""
+    """Return the metrics of an exposition with their labels and values, and what Prometheus adds."""
     exported: dict[str, dict[str, set[str]]] = {"up": {}}
     for sample in (sample for family in families for sample in family.samples):
         labels = exported.setdefault(sample.name, {})
@@ -24,7 +24,10 @@ def exported_by(families: Iterable[Metric]) -> dict[str, dict[str, set[str]]]:
 
 
 def unknown(expression: str, exported: Exported) -> list[str]:
-    """Say what an expression asks for that nobody exports. Raises ValueError for what is no PromQL."""
+    """Return a complaint for each metric or label in an expression that is not exported.
+
+    Raises ValueError if the expression is not PromQL.
+    """
     found: list[str] = []
     known: set[str] = set(OF_THE_SCRAPE)
     joined: set[str] = set()

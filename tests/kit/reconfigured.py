@@ -1,4 +1,4 @@
-"""Settings to change: of every key of config.yaml, another value."""
+"""A different value for every key of config.yaml."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from milepost.settings import Settings
 
 PAGE = {"id": "1", "access_token": "token-of-page-1"}
 RUNNING: dict[str, Any] = {"source": {"kind": "facebook"}, "pages": (PAGE,)}
-# Of every key that is not one of a page, another value than that of RUNNING.
+# For every key outside of a page, a value that differs from RUNNING's.
 OTHERWISE: dict[str, object] = {
     "store.url": "sqlite:///other.db",
     "store.password": "other-password",
@@ -45,7 +45,7 @@ OTHERWISE: dict[str, object] = {
 
 
 def settings(*places: str, running: dict[str, Any] = RUNNING) -> Settings:
-    """Give the running settings with another value at each of these keys."""
+    """Return the running settings with a different value at each of these keys."""
     tree = dict(running)
     for place in places:
         section, _, key = place.rpartition(".")

@@ -1,4 +1,4 @@
-"""A small simulated world of three streams, what was asked of it, and a client of any simulated world."""
+"""A small simulated world of three streams, the requests it received, and a client for any simulated world."""
 
 import json
 from collections import defaultdict
@@ -20,7 +20,7 @@ BAKERY = SimulatedPage(
 )
 BICYCLES = SimulatedPage(id="61550000000000002", name="Fahrrad Müller", token="EAABicycles", platforms=("messenger",))
 Json = dict[str, Any]
-"""What the API answers is looked at as it comes."""
+"""A response of the API, undecoded."""
 
 STREAMS = (f"messenger:{BAKERY.id}", f"instagram:{BAKERY.id}", f"messenger:{BICYCLES.id}")
 
@@ -34,13 +34,13 @@ def frozen_world(
     app_secret: str = "",
     clock: Callable[[], datetime] = lambda: NOW,
 ) -> SimulatorServer:
-    """Make a simulator of a world in which nothing arrives by itself and it is noon until the clock moves."""
+    """Return a simulator of a world without arrivals, in which it is noon until the clock moves."""
     plan = WorldPlan(seed=seed, pages=pages, conversations=conversations, arrivals_per_minute=0)
     return SimulatorServer(plan, clock=clock, faults=parse_faults(faults, seed), app_secret=app_secret)
 
 
 def taken_cursors(simulator: SimulatorServer) -> dict[str, list[str | None]]:
-    """Take the record of what was asked since it was last taken: the cursors, by stream; None is the head."""
+    """Return and clear the requested cursors by stream; None is the head."""
     cursors = defaultdict[str, list[str | None]](list)
     for request in simulator.requests.last:
         cursors[f"{request.platform}:{request.owner}"].append(request.after)
@@ -49,7 +49,7 @@ def taken_cursors(simulator: SimulatorServer) -> dict[str, list[str | None]]:
 
 
 class Clock:
-    """A world's time, which stands still until a test moves it."""
+    """A world's clock, which stands still until a test moves it."""
 
     def __init__(self, now: datetime = NOW) -> None:
         self.now = now
@@ -59,7 +59,7 @@ class Clock:
 
 
 class Client:
-    """Asks one simulator, as a page of it; the world's clock is in its hands."""
+    """A client of one simulator, as one of its pages; it controls the world's clock."""
 
     def __init__(self, server: SimulatorServer, session: aiohttp.ClientSession, clock: "Clock") -> None:
         self.server = server
@@ -73,12 +73,12 @@ class Client:
             return response, json.loads(await response.read())
 
     async def code(self, path: str, token: str | None = None, **query: str) -> int | None:
-        """Ask, and give the code of the error; None for none."""
+        """Send a request, and return the error's code, or None."""
         _, body = await self.get(path, token, **query)
         return int(body["error"]["code"]) if "error" in body else None
 
     async def act(self, action: str, **arguments: object) -> Any:  # noqa: ANN401  JSON of any shape
-        """Make something happen over HTTP; gives the result."""
+        """Call an action over HTTP, and return its result."""
         async with self.session.post(f"{self.server.base_url}/simulator/{action}", json=arguments) as response:
             body = await response.json()
             assert response.status == 200, body
@@ -105,7 +105,7 @@ class Client:
 
 @asynccontextmanager
 async def frozen_client(conversations: int = 30, faults: str = "calm", seed: int = 1) -> AsyncIterator[Client]:
-    """Serve a frozen world, and give a client that asks as the bakery."""
+    """Serve a frozen world; yields a client that calls as the bakery."""
     clock = Clock()
     async with (
         frozen_world(conversations, faults, seed=seed, clock=clock) as server,

@@ -1,4 +1,4 @@
-"""A disk that is soon full: a tmpfs of a given size."""
+"""A small disk to fill: a tmpfs of a given size."""
 
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Mount one in the folder during the block. Skips the test where nothing can be mounted."""
+    """Mount a small disk in the folder during the block. Skips the test if nothing can be mounted."""
     disk = folder / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]

@@ -1,7 +1,7 @@
-"""A real systemd, to be thrown away: PID 1 of namespaces of its own, over a copy-on-write view of this machine.
+"""A temporary systemd: PID 1 in its own namespaces, over a copy-on-write view of this machine.
 
-Whatever is written in a lab goes to its memory and is lost with it. It has a network of its own, with a loopback only.
-It shares the kernel with this machine, and is kept from the kernel's clock, modules, log and settings.
+Writes in a lab go to memory and are lost with it. Its network has only a loopback interface. It shares the kernel with
+this machine, but cannot change the kernel's clock, modules, log or settings.
 """
 
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 INIT = Path(__file__).with_name("lab_init.sh")
-PACKAGES = {  # of Debian, by program
+PACKAGES = {  # Debian packages by program
     "systemctl": "systemd",
     "unshare": "util-linux",
     "nsenter": "util-linux",
@@ -33,13 +33,13 @@ HALT = signal.SIGRTMIN + 3  # systemd(1): "halts the machine"
 
 
 class Lab:
-    """A running one. `init` is the process id of its systemd, seen from outside."""
+    """A running lab. `init` is the process id of its systemd, seen from outside."""
 
     def __init__(self, init: int) -> None:
         self._enter = ["nsenter", f"--target={init}", "--all", "--root", "--wd"]
 
     def run(self, *command: str, given: str = "", seconds: float = PATIENCE_SECONDS) -> str:
-        """Run a command in it as root, and give its output. Fails the test where the command fails."""
+        """Run a command in the lab as root, and return its output. Fails the test if the command fails."""
         ended = self.tried(*command, given=given, seconds=seconds)
         assert ended.returncode == 0, f"{' '.join(command)}\n{ended.stdout}{ended.stderr}"
         return ended.stdout
@@ -47,7 +47,7 @@ class Lab:
     def tried(
         self, *command: str, given: str = "", seconds: float = PATIENCE_SECONDS
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in it, whatever becomes of it."""
+        """Run a command in the lab, whatever its result."""
         return subprocess.run(
             [
                 *self._enter,
@@ -66,26 +66,26 @@ class Lab:
         )
 
     def write(self, path: str, text: str, mode: str = "644") -> None:
-        """Write a file, in folders that are made where they lack."""
+        """Write a file, creating its folders."""
         self.run("install", "-D", "-m", mode, "/dev/stdin", path, given=text)
 
     def put(self, tree: Path, path: str, leaving_out: Sequence[str] = ()) -> None:
-        """Copy a folder of this machine into it."""
+        """Copy a folder of this machine into the lab."""
         self.run("mkdir", "-p", path)
         excluded = [f"--exclude={each}" for each in leaving_out]
         _copy(["tar", "-C", str(tree), *excluded, "-cf", "-", "."], [*self._enter, *UNPACK, path, "--no-same-owner"])
 
     def take(self, paths: Sequence[str], folder: Path) -> None:
-        """Copy files and folders out of it, with their modes, to the same places below a folder of this machine."""
+        """Copy files and folders out of the lab, with their modes, to the same paths below a folder of this machine."""
         pack = ["tar", "-C", "/", "-cf", "-", *(path.lstrip("/") for path in paths)]
         _copy([*self._enter, *pack], [*UNPACK, str(folder), "--preserve-permissions"])
 
     def shown(self, unit: str, key: str) -> str:
-        """Give a property of a unit."""
+        """Return a property of a unit."""
         return self.run("systemctl", "show", unit, "--property", key, "--value").strip()
 
     def until(self, condition: Callable[[], object], what: str) -> None:
-        """Wait until something is so in it. What is not so in time fails the test, with the end of the log."""
+        """Wait until the condition is true. If that takes too long, fails the test with the end of the log."""
         ends_at = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             if time.monotonic() > ends_at:
@@ -100,10 +100,10 @@ def _copy(pack: Sequence[str], unpack: Sequence[str]) -> None:
 
 
 def why_not() -> str | None:
-    """Say why no lab can be booted here; None where one can."""
+    """Return why no lab can be booted here, or None if one can."""
     lacking = sorted({package for program, package in PACKAGES.items() if shutil.which(program) is None})
     if lacking:
-        return f"something is missing: apt-get install --no-install-recommends {' '.join(lacking)}"
+        return f"missing programs: apt-get install --no-install-recommends {' '.join(lacking)}"
     if os.geteuid() != 0:
         return "only root can boot a systemd of its own"
     tried = subprocess.run(
@@ -117,9 +117,9 @@ def why_not() -> str | None:
 
 @contextmanager
 def booted(folder: Path, layer: Path | None = None) -> Iterator[Lab]:
-    """Boot one during the block, with what is in `layer` on top of this machine's root; `folder` is a new one.
+    """Run a lab during the block, with the contents of `layer` over this machine's root; creates `folder`.
 
-    Skips the test where that cannot be.
+    Skips the test if that is not possible.
     """
     reason = why_not()
     if reason is not None:
@@ -148,7 +148,7 @@ def _hierarchies() -> list[Path]:
 
 def _make_group(group: Path) -> None:
     group.mkdir()
-    for name in ("cpuset.cpus", "cpuset.mems"):  # of version 1, where they begin empty and no process may join
+    for name in ("cpuset.cpus", "cpuset.mems"):  # in cgroup v1 they start empty, and then no process can join
         if (group.parent / name).exists():
             (group / name).write_text((group.parent / name).read_text())
 
@@ -166,7 +166,7 @@ def _launch(folder: Path, layer: Path | None, groups: Sequence[Path], console: i
 
 
 def _awaited(launcher: subprocess.Popen[bytes], console: Path) -> Lab:
-    """Wait until it is up."""
+    """Wait until the lab is up."""
     ends_at = time.monotonic() + BOOT_SECONDS
     while time.monotonic() < ends_at and launcher.poll() is None:
         init = _child_of(launcher.pid)
@@ -192,12 +192,12 @@ def _halt(launcher: subprocess.Popen[bytes]) -> None:
     try:
         launcher.wait(timeout=10)
     except subprocess.TimeoutExpired:
-        launcher.kill()  # and its child with it
+        launcher.kill()  # which ends its child as well
         launcher.wait()
 
 
 def _remove_group(group: Path) -> None:
-    """Remove a control group and those in it, once the kernel has buried their last processes."""
+    """Remove a control group and its children, once the kernel has reaped their last processes."""
     for _ in range(100):
         for each in sorted(group.rglob("*/"), key=lambda path: len(path.parts), reverse=True):
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""A pseudo-terminal for a program's stderr, and what was drawn on it."""
+"""A pseudo-terminal as a program's stderr, and what the program draws on it."""
 
 import asyncio
 import fcntl
@@ -28,7 +28,7 @@ async def milepost_on_terminal(folder: Path, *arguments: str) -> Ended:
             stderr=theirs,
         )
     finally:
-        os.close(theirs)  # the terminal ends with its last user
+        os.close(theirs)  # the terminal closes with its last user
     async with asyncio.timeout(PATIENCE_SECONDS):
         stdout, _ = await process.communicate()
         drawn = await drawing
@@ -42,7 +42,7 @@ def _drawn(descriptor: int) -> str:
     while True:
         try:
             piece = os.read(descriptor, 65536)
-        except OSError:  # EIO: nobody has the other end open any more
+        except OSError:  # EIO: the other end is closed
             piece = b""
         if not piece:
             return b"".join(pieces).decode()

@@ -1,4 +1,4 @@
-"""Another user, who may do less: root is refused nothing, so what lacks rights is tested as somebody else."""
+"""An unprivileged user: nothing is refused to root, so permissions are tested as somebody else."""
 
 import os
 import subprocess
@@ -10,9 +10,9 @@ NOBODY = "nobody"
 
 
 def unprivileged() -> str | None:
-    """Name the user to run the program as; None for ourselves, where we are not root.
+    """Return the user to run the program as, or None for ourselves if we are not root.
 
-    Skips the test where that user cannot run this Python: one that lies in root's home, say.
+    Skips the test if that user cannot run this Python, for example because it is in root's home.
     """
     if os.geteuid() != 0:
         return None

@@ -33,8 +33,8 @@ OF_A_COPY = {
     if name.startswith(("read_", "remove_"))
 }
 SQL = load_statements("postgresql") | OF_A_COPY
-# Reads what a page has because it is asked to: when a person is forgotten, whether a payload is about one of them, and
-# when a stream is removed.
+# They read what a page has on purpose: when a person is erased, to see whether a payload is about one who was, and when
+# a stream is removed.
 READ_A_PAGE = {
     "forget_conversations",
     "is_about_forgotten",

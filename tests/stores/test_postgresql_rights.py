@@ -1,4 +1,4 @@
-"""What Milepost makes in a database is nobody else's, on hosts that grant whatever is made to the roles of an API."""
+"""What Milepost creates in a database is closed to others, even on hosts that grant it all to the roles of an API."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ from stores.histories import contact_row, conversation_row, event_row
 API_ROLES = ("anon", "authenticated", "service_role")
 KINDS = ("TABLES", "SEQUENCES", "FUNCTIONS")
 MAKE_ROLE = "DO $$ BEGIN CREATE ROLE {0}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
-# Whoever has a right, by name or as PUBLIC, to a relation or function beside those that the database came with.
+# Whoever has a privilege, by name or as PUBLIC, on a relation or function that the database did not come with.
 OTHERS = """
 SELECT name, coalesce(nullif(grantee, 0)::regrole::text, 'PUBLIC') AS who, privilege_type
 FROM (
@@ -44,7 +44,7 @@ pytestmark = on_both_releases
 
 @pytest.fixture(params=["?views=public", "?schema=public"], ids=["a schema of its own", "all in public"])
 def hosted(request: pytest.FixtureRequest, postgres: Server) -> Iterator[StoreUrl]:
-    """Give a place in a database whose host grants its roles everything: in `public`, and by a global default too."""
+    """Yield the URL of a database whose host grants its roles everything, in `public` and by a global default."""
     with fresh_database(postgres, template=None) as database:
         grant_by_default(database)
         yield StoreUrl(f"{database.url}{request.param}", database.password)
@@ -65,7 +65,7 @@ def grant_by_default(database: Database) -> None:
 
 
 async def at_work(store_url: StoreUrl) -> None:
-    """Do what a worker does: store rows of every kind, and take part in the queue."""
+    """Do what a worker does: store rows of every kind, and use the queue."""
     async with open_store(store_url) as store:
         changes = Changes((conversation_row(),), (contact_row(),), (event_row(),))
         await commit(store, changes=changes)
@@ -78,13 +78,13 @@ def superuser(server: Server, store_url: StoreUrl) -> Database:
     return Database(server, dsn_of(store_url).name.rsplit("/", 1)[1])
 
 
-async def test_nobody_else_has_a_right_to_anything_that_is_made(hosted: StoreUrl, postgres: Server) -> None:
+async def test_nobody_else_has_a_privilege_on_anything_that_is_created(hosted: StoreUrl, postgres: Server) -> None:
     await at_work(hosted)
 
     assert superuser(postgres, hosted).sql(OTHERS) == []
 
 
-async def test_as_anon_nothing_can_be_read_or_changed(hosted: StoreUrl, postgres: Server) -> None:
+async def test_anon_can_read_and_change_nothing(hosted: StoreUrl, postgres: Server) -> None:
     await at_work(hosted)
     database = superuser(postgres, hosted)
     made, functions = database.sql(MADE), database.sql(FUNCTIONS)
@@ -118,7 +118,7 @@ def attempts(name: str, kind: str) -> list[str]:
     return tries if kind == "v" else [*tries, f"TRUNCATE {name}"]
 
 
-async def test_what_an_operator_grants_stays(hosted: StoreUrl, postgres: Server) -> None:
+async def test_grants_of_an_operator_stay(hosted: StoreUrl, postgres: Server) -> None:
     await at_work(hosted)
     database = superuser(postgres, hosted)
     database.sql("GRANT SELECT ON contacts TO anon")

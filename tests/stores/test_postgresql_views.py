@@ -1,4 +1,4 @@
-"""The views of `?views=public`: a way to the tables for whoever may read those, and for nobody else."""
+"""The views of `?views=public`: for whoever may read the tables, and for nobody else."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ POLICY = """
 ALTER TABLE milepost.contacts ENABLE ROW LEVEL SECURITY;
 CREATE POLICY only_ada ON milepost.contacts FOR SELECT USING (name = 'Ada');
 """
-# As an earlier Milepost made them.
+# As an earlier Milepost created them.
 OLD_VIEWS = f"""
 SET ROLE {ROLE};
 CREATE OR REPLACE VIEW public.contacts AS SELECT * FROM milepost.contacts;
@@ -36,7 +36,7 @@ pytestmark = on_both_releases
 
 @pytest.fixture
 def empty(postgres: Server) -> Iterator[Database]:
-    """Give a database without a schema of ours, where everybody is granted whatever we make in `public`."""
+    """Yield a database without a schema of ours, where everybody is granted whatever we create in `public`."""
     with fresh_database(postgres, template=None) as database:
         database.sql(OPEN_TO_ANYBODY)
         yield database
@@ -57,7 +57,7 @@ def reader(database: Database) -> Iterator[psycopg.Connection]:
 
 
 async def opened(database: Database, *, views: str = "?views=public") -> None:
-    """Start once."""
+    """Open the store once."""
     async with open_store(StoreUrl(f"{database.url}{views}", database.password)):
         pass
 
@@ -80,7 +80,7 @@ async def test_the_tables_that_people_need_are_shown_in_public(empty: Database) 
 
 
 async def test_a_second_start_finds_its_views_whatever_the_role_is_called(empty: Database) -> None:
-    """Where a role has the name of the schema, PostgreSQL leaves that name out when it tells a view's definition."""
+    """If a role has the name of the schema, PostgreSQL leaves that name out of a view's definition."""
     assert ROLE == "milepost"
     await opened(empty)
     await opened(empty)
@@ -89,8 +89,8 @@ async def test_a_second_start_finds_its_views_whatever_the_role_is_called(empty:
 
 
 @pytest.mark.parametrize("statement", ["SELECT * FROM public.contacts", "DELETE FROM public.contacts"])
-async def test_the_views_give_nothing_to_who_has_no_right_to_the_tables(empty: Database, statement: str) -> None:
-    """Even where a host grants everybody whatever is in `public`, to serve it over an API."""
+async def test_the_views_are_closed_to_whoever_may_not_read_the_tables(empty: Database, statement: str) -> None:
+    """Even if a host grants everybody whatever is in `public`, to serve it over an API."""
     await filled(empty)
 
     with reader(empty) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -108,7 +108,7 @@ async def test_the_views_leave_row_level_security_alone(empty: Database) -> None
         assert connection.execute("SELECT name FROM public.contacts").fetchall() == [("Ada",)]
 
 
-async def test_what_is_granted_on_a_view_afterwards_stays(empty: Database) -> None:
+async def test_grants_on_a_view_made_afterwards_stay(empty: Database) -> None:
     await filled(empty)
 
     with reader(empty) as connection:
@@ -119,8 +119,8 @@ async def test_what_is_granted_on_a_view_afterwards_stays(empty: Database) -> No
         assert len(connection.execute("SELECT name FROM public.contacts").fetchall()) == 2
 
 
-async def test_views_of_an_earlier_milepost_are_made_anew(empty: Database) -> None:
-    """They read with our rights, and everybody had every right to them."""
+async def test_views_of_an_earlier_milepost_are_replaced(empty: Database) -> None:
+    """They read with our privileges, and everybody had every privilege on them."""
     await opened(empty, views="")
     empty.sql(OLD_VIEWS)
 
@@ -135,7 +135,7 @@ async def test_views_of_an_earlier_milepost_are_made_anew(empty: Database) -> No
             connection.execute("SELECT * FROM public.contacts")
 
 
-async def test_views_that_are_no_longer_asked_for_are_dropped(empty: Database) -> None:
+async def test_views_that_are_no_longer_configured_are_dropped(empty: Database) -> None:
     await filled(empty)
     empty.sql(OLD_VIEWS)
 
@@ -145,7 +145,7 @@ async def test_views_that_are_no_longer_asked_for_are_dropped(empty: Database) -
     assert empty.sql("SELECT count(*) FROM milepost.contacts") == [(2,)]
 
 
-async def test_a_view_that_others_are_made_of_stays_and_gives_nothing(empty: Database) -> None:
+async def test_a_view_that_others_depend_on_stays_and_is_closed(empty: Database) -> None:
     await filled(empty)
     empty.sql(OLD_VIEWS)
     empty.sql("CREATE VIEW public.report AS SELECT stream FROM public.dead_letters")
@@ -170,14 +170,14 @@ async def test_a_view_that_others_are_made_of_stays_and_gives_nothing(empty: Dat
 async def test_a_name_that_somebody_else_has_is_refused_and_left_alone(empty: Database, theirs: str) -> None:
     await opened(empty, views="")
     empty.sql(f"CREATE {theirs}")
-    told = "SELECT relkind, relowner, relacl, reloptions FROM pg_class WHERE oid = 'public.contacts'::regclass"
-    before = empty.sql(told)
+    properties = "SELECT relkind, relowner, relacl, reloptions FROM pg_class WHERE oid = 'public.contacts'::regclass"
+    before = empty.sql(properties)
 
     with pytest.raises(StoreRefused, match=r"public.contacts in .* is not Milepost's"):
         await opened(empty)
     await opened(empty, views="")
 
-    assert empty.sql(told) == before
+    assert empty.sql(properties) == before
 
 
 @pytest.mark.parametrize("columns", ["name", "*, 1 AS more"])

@@ -35,10 +35,10 @@ READ_EVERYTHING = {
 }
 # These read one row, or the newest few, in the order of the key.
 ARE_LIMITED = {"latest_entries", "answers"}
-# Of several columns: a prefix would walk through all that a page or stream has.
+# Keys of several columns: by a prefix, a statement would scan all that a page or stream has.
 WHOLE_KEYS = {
     "known_contacts": "(platform=? AND page_id=? AND contact_id=?)",
-    "known_letters": "(stream=? AND subject=?)",
+    "known_dead_letters": "(stream=? AND subject=?)",
     "missed_among": "(stream=? AND conversation_id=?)",
     "drop_found_notes": "(stream=? AND conversation_id=?)",
     "forgotten_among": "(platform=? AND page_id=? AND kind=? AND id=?)",
@@ -86,7 +86,7 @@ def test_a_key_of_several_columns_is_used_whole(path: Path, name: str) -> None:
     assert any(WHOLE_KEYS[name] in step for step in plan(path, SQL[name]))
 
 
-def test_plans_follow_from_the_schema_alone_as_no_statistics_are_kept(path: Path) -> None:
+def test_plans_depend_on_the_schema_alone_because_no_statistics_are_kept(path: Path) -> None:
     """So that they hold whatever is in the tables; SQLite plans by statistics only where somebody has run ANALYZE."""
     with raw(path) as connection:
         kept = connection.execute("SELECT name FROM sqlite_schema WHERE name GLOB 'sqlite_stat*'").fetchall()

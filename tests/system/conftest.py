@@ -1,4 +1,4 @@
-"""What the tests of the whole program share."""
+"""Fixtures of the tests of the whole program."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -8,13 +8,13 @@ import pytest
 
 from kit.installation import Installation, PostgresqlInstallation
 from kit.postgres import fresh_database
-from kit.service import Service, installed_layer, installed_service
+from kit.systemd_service import Service, installed_layer, installed_service
 from milepost.simulator.messages import Message
 
 
 @pytest.fixture
 def installation(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Installation]:
-    """Give one with a SQLite database, or with whatever a test is parametrised with (see `on_both_databases`)."""
+    """Return one with a SQLite database, or with the parametrised one (see `on_both_databases`)."""
     if getattr(request, "param", "sqlite") == "sqlite":
         yield Installation(tmp_path)
     else:
@@ -25,7 +25,7 @@ def installation(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ins
 
 @pytest.fixture
 def texts_without_nul(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nobody in the simulated world write a NUL: PostgreSQL takes none, and a message with one is a dead letter."""
+    """Keep NULs out of the simulated messages: PostgreSQL refuses them, and each would become a dead letter."""
     written: Callable[[Message], str | None] = vars(Message)["text"].fget
     monkeypatch.setattr(
         Message, "text", property(lambda message: (text := written(message)) and text.replace("\0", ""))
@@ -39,13 +39,13 @@ def another(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 
 @pytest.fixture(scope="session")
 def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the installation of the service leaves; one for all processes that run tests."""
+    """The installed files of the service; one layer for all test processes."""
     base = tmp_path_factory.getbasetemp()
     return installed_layer(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
 
 
 @pytest.fixture
 def service(tmp_path: Path, layer: Path) -> Iterator[Service]:
-    """A booted systemd, in which Milepost is installed and not yet configured."""
+    """A booted systemd, in which Milepost is installed but not configured."""
     with installed_service(tmp_path, layer) as installed:
         yield installed

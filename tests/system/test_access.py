@@ -1,4 +1,4 @@
-"""Access that changes while the daemon runs: tokens die and are renewed, pages come and go; nothing is restarted."""
+"""Access that changes without a restart of the daemon: tokens are revoked and renewed, pages come and go."""
 
 import asyncio
 import signal
@@ -26,7 +26,7 @@ def token_file(installation: Installation) -> Path:
 
 
 def by_file(page: SimulatedPage, token_file: Path) -> dict[str, object]:
-    """Give the page as config.yaml lists it, with its token in a file."""
+    """Return the page as config.yaml lists it, with its token in a file."""
     token_file.write_text(page.token)
     section = {key: value for key, value in page_section(page).items() if key != "access_token"}
     return section | {"access_token_file": token_file.name}
@@ -34,14 +34,14 @@ def by_file(page: SimulatedPage, token_file: Path) -> dict[str, object]:
 
 @asynccontextmanager
 async def running(installation: Installation) -> AsyncIterator[Running]:
-    """Run the daemon, and let it open its database first."""
+    """Run the daemon, and wait until it has opened its database."""
     async with started(installation.folder, "run") as daemon:
         await daemon.says("started")
         yield daemon
 
 
 async def ended_as(installation: Installation, stream: str, status: str, *, since_run: int = 0) -> None:
-    """Wait until a run of the stream has ended so; `since_run` are the runs that do not count."""
+    """Wait until a run of the stream has ended this way; the runs in `since_run` do not count."""
     await until(lambda: status in [ending for ending, _ in installation.endings(stream)[since_run:]])
 
 
@@ -51,7 +51,7 @@ async def reload(daemon: Running, *tells: str) -> None:
         await daemon.says(text)
 
 
-async def test_a_new_token_in_its_file_heals_a_stopped_stream_which_goes_on_at_its_cursor(
+async def test_a_new_token_in_its_file_restarts_a_stopped_stream_at_its_cursor(
     installation: Installation, token_file: Path
 ) -> None:
     async with frozen_world(300, pages=(BAKERY, BICYCLES)) as simulator:
@@ -72,10 +72,10 @@ async def test_a_new_token_in_its_file_heals_a_stopped_stream_which_goes_on_at_i
     assert installation.rows("SELECT count(*) FROM conversations WHERE page_id = ?", BICYCLES.id) == [(300,)]
     assert installation.rows("SELECT count(*) FROM dead_letters") == [(0,)]
     for stream in (f"messenger:{BAKERY.id}", f"instagram:{BAKERY.id}"):
-        assert installation.endings(stream) == [("complete", None)], "the others hear nothing of it"
+        assert installation.endings(stream) == [("complete", None)], "the others are not affected"
 
 
-async def test_sighup_takes_up_new_tokens_and_new_pages_of_the_configuration(installation: Installation) -> None:
+async def test_sighup_applies_new_tokens_and_new_pages_of_the_configuration(installation: Installation) -> None:
     async with frozen_world(20, pages=(BAKERY, BICYCLES)) as simulator:
         simulator.world.access.revoke(BICYCLES.id)
         installation.configure(simulator.base_url, page_section(BICYCLES))
@@ -88,7 +88,9 @@ async def test_sighup_takes_up_new_tokens_and_new_pages_of_the_configuration(ins
                 await ended_as(installation, stream, "complete")
 
 
-async def test_sighup_tries_a_stopped_stream_at_once_whose_permission_was_granted(installation: Installation) -> None:
+async def test_sighup_tries_a_stopped_stream_at_once_after_its_permission_was_granted(
+    installation: Installation,
+) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         simulator.world.access.forbid(BICYCLES.id)
         installation.configure_for(simulator)
@@ -99,7 +101,9 @@ async def test_sighup_tries_a_stopped_stream_at_once_whose_permission_was_grante
             await ended_as(installation, STREAM, "complete")
 
 
-async def test_a_configuration_that_is_wrong_is_told_and_the_one_before_goes_on(installation: Installation) -> None:
+async def test_an_invalid_configuration_is_logged_and_the_previous_one_stays_in_effect(
+    installation: Installation,
+) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync=OFTEN)
         good = installation.config.read_text()
@@ -118,7 +122,7 @@ async def test_a_configuration_that_is_wrong_is_told_and_the_one_before_goes_on(
     assert "config.yaml:1: sync.interval:" in ended.stderr
 
 
-async def test_a_removed_page_ends_after_its_batch_and_goes_on_there_when_it_is_back(
+async def test_a_removed_page_stops_after_its_batch_and_resumes_there_when_it_is_back(
     installation: Installation,
 ) -> None:
     async with frozen_world(500, pages=(BAKERY, BICYCLES)) as simulator:
@@ -133,7 +137,7 @@ async def test_a_removed_page_ends_after_its_batch_and_goes_on_there_when_it_is_
             assert installation.endings(STREAM) == [("paused", "removed")]
             walked = installation.positions(STREAM)
             await ended_as(installation, f"messenger:{BAKERY.id}", "complete")
-            taken_cursors(simulator)  # among them perhaps the batch that was asked for ahead, and given up
+            taken_cursors(simulator)  # perhaps including the prefetched batch, which was dropped
             for stream in (f"messenger:{BAKERY.id}", f"instagram:{BAKERY.id}"):
                 runs = len(installation.endings(stream))
                 await ended_as(installation, stream, "complete", since_run=runs)
@@ -145,7 +149,7 @@ async def test_a_removed_page_ends_after_its_batch_and_goes_on_there_when_it_is_
     assert installation.rows("SELECT count(*) FROM conversations WHERE page_id = ?", BICYCLES.id) == [(500,)]
 
 
-async def test_a_reload_changes_what_can_change_and_names_what_takes_a_restart(installation: Installation) -> None:
+async def test_a_reload_applies_live_settings_and_names_those_that_need_a_restart(installation: Installation) -> None:
     async with frozen_world(120, pages=(BAKERY, BICYCLES)) as simulator:
         installation.configure(simulator.base_url, page_section(BICYCLES))
         async with running(installation) as daemon:
@@ -163,13 +167,15 @@ async def test_a_reload_changes_what_can_change_and_names_what_takes_a_restart(i
             newcomer = simulator.world.receive(BICYCLES.id, "messenger", NOW)
             find = "SELECT 1 FROM conversations WHERE conversation_id = ?"
             await until(lambda: installation.rows(find, newcomer))
-            await daemon.says("run started")  # which is told at debug, of a page that is new
+            await daemon.says("run started")  # logged at debug, for a new page
     assert 'changed=\'["pages","sync.interval","log.level"]\'' in changed
     assert 'keys=\'["store.url","http.listen"]\'' in restart
     assert "until Milepost is restarted" in restart
 
 
-async def test_a_configuration_that_is_gone_is_refused_and_the_one_before_goes_on(installation: Installation) -> None:
+async def test_a_missing_configuration_is_refused_and_the_previous_one_stays_in_effect(
+    installation: Installation,
+) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync=OFTEN)
         async with running(installation) as daemon:
@@ -180,7 +186,7 @@ async def test_a_configuration_that_is_gone_is_refused_and_the_one_before_goes_o
             assert not daemon.has_ended
 
 
-async def test_pages_are_discovered_taken_up_when_they_come_and_parked_when_they_go(installation: Installation) -> None:
+async def test_discovered_pages_are_added_when_they_come_and_suspended_when_they_go(installation: Installation) -> None:
     async with frozen_world(20, pages=(BAKERY, BICYCLES)) as simulator:
         access = simulator.world.access
         access.unmanage(BAKERY.id)
@@ -204,7 +210,7 @@ async def test_pages_are_discovered_taken_up_when_they_come_and_parked_when_they
     assert leaks(left_behind(installation.folder, besides=[installation.config]), tokens) == []
 
 
-async def test_a_manager_whose_token_is_dead_is_told_and_healed_while_configured_pages_are_worked(
+async def test_a_dead_manager_token_is_logged_and_replaced_while_configured_pages_are_synced(
     installation: Installation,
 ) -> None:
     async with frozen_world(20, pages=(BAKERY, BICYCLES)) as simulator:

@@ -1,4 +1,4 @@
-"""`milepost backup` beside a working daemon, and a daemon that goes on from what was restored."""
+"""`milepost backup` beside a working daemon, and a daemon that resumes from the restored backup."""
 
 import shutil
 import signal
@@ -23,7 +23,7 @@ def left_beside(installation: Installation) -> set[str]:
     return {path.name for path in installation.folder.iterdir() if "backup" in path.name}
 
 
-async def test_a_daemon_goes_on_from_a_backup_that_was_made_beside_it_and_doubles_nothing(
+async def test_a_daemon_resumes_from_a_backup_made_while_it_worked_and_duplicates_nothing(
     installation: Installation, another: Installation
 ) -> None:
     async with frozen_world(BATCHES * 50, pages=(BICYCLES,)) as simulator:
@@ -55,13 +55,13 @@ async def test_a_daemon_goes_on_from_a_backup_that_was_made_beside_it_and_double
 
 
 def _restore(installation: Installation, backup: Path) -> None:
-    """Do what docs/operations.md says, with the daemon stopped."""
+    """Restore as docs/operations.md says, with the daemon stopped."""
     for suffix in ("-wal", "-shm"):
         Path(f"{installation.database}{suffix}").unlink(missing_ok=True)
     shutil.copyfile(backup, installation.database)
 
 
-async def test_only_its_owner_may_read_it_and_it_is_overwritten_only_when_told_to(installation: Installation) -> None:
+async def test_a_backup_is_private_and_overwritten_only_with_force(installation: Installation) -> None:
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)
         assert (await installation.sync()).code == 0
@@ -79,7 +79,7 @@ async def test_only_its_owner_may_read_it_and_it_is_overwritten_only_when_told_t
     assert left_beside(installation) == {"backup.db"}
 
 
-async def test_a_damaged_database_gives_no_backup_and_keeps_the_one_from_before(installation: Installation) -> None:
+async def test_a_damaged_database_makes_no_backup_and_keeps_the_previous_one(installation: Installation) -> None:
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)
         assert (await installation.sync()).code == 0
@@ -94,14 +94,14 @@ async def test_a_damaged_database_gives_no_backup_and_keeps_the_one_from_before(
     assert left_beside(installation) == {"backup.db"}
 
 
-async def test_without_a_database_there_is_nothing_to_back_up(installation: Installation) -> None:
+async def test_a_backup_without_a_database_fails(installation: Installation) -> None:
     refused = await back_up(installation, "backup.db")
     assert refused.code == 78
     assert "there is no database at" in refused.stderr
     assert left_beside(installation) == set()
 
 
-async def test_a_folder_that_is_not_there_is_told(installation: Installation) -> None:
+async def test_a_missing_target_folder_is_reported(installation: Installation) -> None:
     async with frozen_world(10, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)
         assert (await installation.sync()).code == 0
@@ -112,7 +112,7 @@ async def test_a_folder_that_is_not_there_is_told(installation: Installation) ->
     )
 
 
-async def test_a_full_disk_is_told_and_leaves_nothing(installation: Installation, tmp_path: Path) -> None:
+async def test_a_full_disk_is_reported_and_leaves_no_file(installation: Installation, tmp_path: Path) -> None:
     async with frozen_world(600) as simulator:
         installation.configure_for(simulator)
         assert (await installation.sync()).code == 0

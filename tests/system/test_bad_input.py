@@ -1,4 +1,4 @@
-"""Bad configurations and bad databases: each is told plainly, with the right exit code, and nothing is lost."""
+"""Bad configurations and bad databases: each is reported clearly, with the right exit code, and nothing is lost."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -39,16 +39,16 @@ BAD_CONFIGURATIONS = {
 }
 
 
-def assert_told(ended: Ended, code: int, *told: str) -> None:
+def assert_reported(ended: Ended, code: int, *expected: str) -> None:
     assert ended.code == code, ended
     assert ended.stderr.startswith("milepost: "), ended
-    assert [each for each in told if each not in ended.stderr] == [], ended
+    assert [each for each in expected if each not in ended.stderr] == [], ended
     assert ended.stdout == "", ended
 
 
 @pytest.fixture
 def reachable() -> Iterator[Installation]:
-    """Give an installation in a directory that everybody may reach."""
+    """Return an installation in a directory that everybody can reach."""
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         folder.chmod(0o777)
@@ -57,23 +57,23 @@ def reachable() -> Iterator[Installation]:
 
 
 @pytest.mark.parametrize("kind", BAD_CONFIGURATIONS)
-async def test_a_bad_configuration_is_told_with_its_place(installation: Installation, kind: str) -> None:
-    text, told = BAD_CONFIGURATIONS[kind]
+async def test_a_bad_configuration_is_reported_with_file_and_line(installation: Installation, kind: str) -> None:
+    text, expected = BAD_CONFIGURATIONS[kind]
     installation.config.write_text(text)
-    assert_told(await installation.sync(), 78, *told)
+    assert_reported(await installation.sync(), 78, *expected)
     assert not installation.database.exists()
 
 
-async def test_a_configuration_that_is_not_there_or_no_file_is_told(installation: Installation) -> None:
-    assert_told(await installation.sync("-c", "absent.yaml"), 78, "absent.yaml: there is no such file")
-    assert_told(await installation.sync("-c", "."), 78, ".: is a directory, not a file")
+async def test_a_configuration_that_is_missing_or_not_a_file_is_reported(installation: Installation) -> None:
+    assert_reported(await installation.sync("-c", "absent.yaml"), 78, "absent.yaml: there is no such file")
+    assert_reported(await installation.sync("-c", "."), 78, ".: is a directory, not a file")
 
 
-async def test_a_configuration_that_may_not_be_read_is_told(reachable: Installation) -> None:
+async def test_a_configuration_without_read_permission_is_reported(reachable: Installation) -> None:
     reachable.config.write_text(PAGE)
     reachable.config.chmod(0o000)
     ended = await milepost(reachable.folder, "sync", user=unprivileged())
-    assert_told(ended, 78, "config.yaml: permission to read it is denied")
+    assert_reported(ended, 78, "config.yaml: permission to read it is denied")
 
 
 def directory(database: Path) -> None:
@@ -95,7 +95,7 @@ def corrupt(database: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "expected"),
     [
         (directory, "cannot be used: unable to open database file"),
         (text_file, "the file is not a SQLite database: check store.url"),
@@ -103,8 +103,8 @@ def corrupt(database: Path) -> None:
         (corrupt, "restore the database from a backup"),
     ],
 )
-async def test_a_database_that_cannot_be_used_is_told_and_left_as_it_is(
-    installation: Installation, spoil: Callable[[Path], None], told: str
+async def test_an_unusable_database_is_reported_and_left_unchanged(
+    installation: Installation, spoil: Callable[[Path], None], expected: str
 ) -> None:
     database = installation.database
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
@@ -114,21 +114,21 @@ async def test_a_database_that_cannot_be_used_is_told_and_left_as_it_is(
         spoil(database)
         before = database.read_bytes() if database.is_file() else None
         asked = simulator.requests.total
-        assert_told(await installation.sync(), 78, told)
+        assert_reported(await installation.sync(), 78, expected)
         assert simulator.requests.total == asked
         if before is not None:
             status = await milepost(installation.folder, "status")
-            assert_told(status, 78, told)
+            assert_reported(status, 78, expected)
             assert database.read_bytes() == before
 
 
-async def test_a_database_in_a_directory_that_is_not_there_is_told(installation: Installation) -> None:
+async def test_a_database_in_a_missing_directory_is_reported(installation: Installation) -> None:
     installation.configure("http://127.0.0.1:1", page_section(BICYCLES), store={"url": "sqlite:///absent/milepost.db"})
-    assert_told(await installation.sync(), 78, "check store.url, that its directory exists")
+    assert_reported(await installation.sync(), 78, "check store.url, that its directory exists")
 
 
 @pytest.mark.parametrize("which", ["file", "directory"])
-async def test_a_read_only_database_is_told(reachable: Installation, which: str) -> None:
+async def test_a_read_only_database_is_reported(reachable: Installation, which: str) -> None:
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
         reachable.configure_for(simulator)
         assert (await milepost(reachable.folder, "sync", user=unprivileged())).code == 0
@@ -136,7 +136,7 @@ async def test_a_read_only_database_is_told(reachable: Installation, which: str)
         (reachable.database if which == "file" else reachable.folder).chmod(0o555)
         asked = simulator.requests.total
         ended = await milepost(reachable.folder, "sync", user=unprivileged())
-        assert_told(ended, 78, "Milepost must be able to write the database file and its directory")
+        assert_reported(ended, 78, "Milepost must be able to write the database file and its directory")
         assert simulator.requests.total == asked
         reachable.folder.chmod(0o777)
         assert reachable.copied() == before

@@ -1,4 +1,4 @@
-"""`milepost run`: what it serves, how it ends, and that there is one of it."""
+"""`milepost run`: what it serves, how it ends, and that only one runs per database."""
 
 import signal
 import sqlite3
@@ -19,11 +19,13 @@ async def asked(url: str, path: str) -> tuple[int, str]:
 
 
 async def committed(installation: Installation, query: str, *parameters: object) -> None:
-    """Wait until the query finds anything."""
+    """Wait until the query returns rows."""
     await until(lambda: installation.rows(query, *parameters))
 
 
-async def test_it_serves_health_readiness_and_metrics_and_ends_with_0_at_sigterm(installation: Installation) -> None:
+async def test_the_daemon_serves_health_readiness_and_metrics_and_exits_0_on_sigterm(
+    installation: Installation,
+) -> None:
     async with frozen_world(60) as simulator:
         installation.configure_for(simulator)
         async with started(installation.folder, "run") as daemon:
@@ -42,7 +44,7 @@ async def test_it_serves_health_readiness_and_metrics_and_ends_with_0_at_sigterm
     assert ended.stdout == ""
 
 
-async def test_a_run_in_hand_is_paused_by_a_shutdown_and_the_next_start_goes_on_there(
+async def test_a_shutdown_pauses_the_current_run_and_the_next_start_continues_there(
     installation: Installation,
 ) -> None:
     async with frozen_world(500, pages=(BICYCLES,)) as simulator:
@@ -62,18 +64,20 @@ async def test_a_run_in_hand_is_paused_by_a_shutdown_and_the_next_start_goes_on_
         assert taken_cursors(simulator)[STREAM][0] == place
 
 
-async def test_a_second_signal_does_not_wait_for_the_end_of_the_work(installation: Installation) -> None:
+async def test_a_second_signal_does_not_wait_for_the_current_batch(installation: Installation) -> None:
     async with frozen_world(500, pages=(BICYCLES,)) as simulator:
         simulator.hold(after=1)
         installation.configure_for(simulator)
         async with started(installation.folder, "run") as daemon:
             await daemon.says("batch stored")
             with closing(sqlite3.connect(installation.database, isolation_level=None)) as other:
-                other.execute("BEGIN IMMEDIATE")  # the commit in hand has to wait, and the end with it
+                other.execute("BEGIN IMMEDIATE")  # the current commit has to wait, and the shutdown with it
                 await until(lambda: simulator.held == 1)
                 asked_before = simulator.requests.total
                 simulator.release()
-                await until(lambda: simulator.requests.total > asked_before)  # ahead: the batch before has come
+                await until(
+                    lambda: simulator.requests.total > asked_before
+                )  # the prefetch: the batch before has arrived
                 daemon.signal(signal.SIGTERM)
                 await daemon.says("stopping")
                 daemon.signal(signal.SIGTERM)
@@ -85,7 +89,7 @@ async def test_a_second_signal_does_not_wait_for_the_end_of_the_work(installatio
         "  → what was committed is safe; the next start goes on there\n"
     )
     assert "Traceback" not in ended.stderr
-    assert installation.rows("SELECT status FROM runs") == [("running",)], "the next start tells of the interruption"
+    assert installation.rows("SELECT status FROM runs") == [("running",)], "the next start journals the interruption"
 
 
 async def test_a_second_daemon_on_the_same_database_is_refused(installation: Installation) -> None:
@@ -97,13 +101,13 @@ async def test_a_second_daemon_on_the_same_database_is_refused(installation: Ins
                 refused = await second.ended()
             assert not daemon.has_ended
     assert refused.code == 75
-    told, hint = refused.stderr.splitlines()
-    assert told.startswith(f"milepost: another Milepost (process {daemon.pid}) works on the database ")
-    assert told.endswith("milepost.db")
+    error, hint = refused.stderr.splitlines()
+    assert error.startswith(f"milepost: another Milepost (process {daemon.pid}) works on the database ")
+    assert error.endswith("milepost.db")
     assert hint == "  → stop it first, or let it do the work: `milepost status` shows what it does"
 
 
-async def test_a_port_in_use_is_told_and_nothing_is_fetched(installation: Installation) -> None:
+async def test_a_port_in_use_is_reported_and_nothing_is_fetched(installation: Installation) -> None:
     async with frozen_world(10, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, http={"listen": f"127.0.0.1:{simulator.port}"})
         async with started(installation.folder, "run") as daemon:
@@ -115,7 +119,7 @@ async def test_a_port_in_use_is_told_and_nothing_is_fetched(installation: Instal
     assert "Traceback" not in refused.stderr
 
 
-async def test_incremental_sweeps_pick_up_what_arrives(installation: Installation) -> None:
+async def test_incremental_sweeps_copy_new_messages(installation: Installation) -> None:
     async with frozen_world(120, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync={"interval": "1s"})
         async with started(installation.folder, "run") as daemon:

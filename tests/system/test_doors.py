@@ -1,4 +1,4 @@
-"""Who gets in: to the files of the database, and over HTTP, by the real program."""
+"""Who gets access to the database's files, and over HTTP, with the real program."""
 
 import os
 import signal
@@ -27,12 +27,12 @@ def usual_umask() -> Iterator[None]:
 
 
 def modes(folder: Path) -> dict[str, str]:
-    """Give the permissions of the files that the program has written."""
+    """Return the permissions of the files that the program has written."""
     files = [path for path in folder.iterdir() if path.is_file() and path.name != "config.yaml"]
     return {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in files}
 
 
-async def test_nobody_but_its_owner_may_open_what_holds_peoples_messages(installation: Installation) -> None:
+async def test_only_the_owner_can_open_files_that_hold_peoples_messages(installation: Installation) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)
         async with started(installation.folder, "run") as daemon:
@@ -47,7 +47,7 @@ async def test_nobody_but_its_owner_may_open_what_holds_peoples_messages(install
     assert {name: modes(installation.folder)[name] for name in made} == dict.fromkeys(made, "0o600")
 
 
-async def test_a_database_that_others_may_open_is_closed_to_them(installation: Installation) -> None:
+async def test_an_existing_database_is_closed_to_other_users(installation: Installation) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)
         async with started(installation.folder, "run") as daemon:
@@ -61,7 +61,7 @@ async def test_a_database_that_others_may_open_is_closed_to_them(installation: I
             assert {mode for name, mode in modes(installation.folder).items() if ".lock" not in name} == {"0o600"}
 
 
-async def test_guesses_are_bounded_counted_and_said_and_keep_nobody_out(installation: Installation) -> None:
+async def test_token_guesses_are_limited_counted_and_logged_and_lock_nobody_out(installation: Installation) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, http={"token": TOKEN})
         async with started(installation.folder, "run") as daemon:

@@ -1,4 +1,4 @@
-"""A front end that follows a daemon through its deaths hears every entry once."""
+"""A front end that follows a daemon across crashes receives every entry once."""
 
 import asyncio
 import signal
@@ -18,7 +18,7 @@ RETRY = {"attempts": 20, "base_delay": "1ms", "max_delay": "10ms"}
 
 
 class FrontEnd:
-    """Listens like a browser: when a connection ends, it comes back with the id of the last event."""
+    """Listens like a browser: when a connection ends, it reconnects with the id of the last event."""
 
     def __init__(self, url: str) -> None:
         self.heard: list[Heard] = []
@@ -26,7 +26,7 @@ class FrontEnd:
         self._last_event_id = "0"
 
     async def listen(self) -> None:
-        """Hear what comes until the connection ends."""
+        """Listen until the connection ends."""
         async with listening(self._url, last_event_id=self._last_event_id) as source:
             with suppress(aiohttp.ClientError):
                 while events := await source.some_events():
@@ -35,7 +35,7 @@ class FrontEnd:
 
     @property
     def entries(self) -> list[Heard]:
-        """What was heard that is in the journal."""
+        """The events received that are in the journal."""
         return [event for event in self.heard if event.id]
 
     @property
@@ -43,7 +43,7 @@ class FrontEnd:
         return Counter(event.told["status"] for event in self.heard)
 
 
-async def test_whoever_follows_a_daemon_through_its_deaths_hears_every_entry_once(installation: Installation) -> None:
+async def test_a_front_end_receives_every_entry_once_across_crashes_of_the_daemon(installation: Installation) -> None:
     address = f"127.0.0.1:{unused_port()}"
     front_end = FrontEnd(f"http://{address}")
     async with frozen_world(400, FAULTS) as simulator:
@@ -76,7 +76,7 @@ async def test_whoever_follows_a_daemon_through_its_deaths_hears_every_entry_onc
     assert front_end.statuses["retrying"]
 
 
-async def test_a_front_end_hears_of_the_shutdown_and_does_not_hold_it_up(installation: Installation) -> None:
+async def test_a_front_end_receives_the_shutdown_and_does_not_delay_it(installation: Installation) -> None:
     address = f"127.0.0.1:{unused_port()}"
     front_end = FrontEnd(f"http://{address}")
     async with frozen_world(500, pages=(BICYCLES,)) as simulator:
@@ -94,7 +94,7 @@ async def test_a_front_end_hears_of_the_shutdown_and_does_not_hold_it_up(install
     assert (last["type"], last["status"]) == ("run_ended", "paused")
 
 
-async def test_what_happened_in_the_last_hour_outlives_the_process(installation: Installation) -> None:
+async def test_the_activity_of_the_last_hour_survives_a_restart(installation: Installation) -> None:
     address = f"127.0.0.1:{unused_port()}"
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, http={"listen": address})

@@ -12,20 +12,20 @@ from kit.simulated import BAKERY, BICYCLES, frozen_world
 from milepost.simulator.plan import SimulatedPage
 
 DEAD_TOKEN = page_section(BAKERY) | {"access_token": "EAADeadToken0000000000"}
-# The API knows no such page, which may pass: it is tried again, and then somebody has to look at the configuration.
+# The API knows no such page, which may be temporary: it is retried, and then a person has to check the configuration.
 UNKNOWN_PAGE = page_section(
     SimulatedPage(id="61550000000000009", name="Nobody", token=BICYCLES.token, platforms=("messenger",))
 )
 
 
-async def test_0_when_every_sweep_is_complete(installation: Installation) -> None:
+async def test_sync_exits_0_when_every_sweep_is_complete(installation: Installation) -> None:
     async with frozen_world(60) as simulator:
         installation.configure_for(simulator)
         done = await installation.sync()
     assert done.code == 0, done
 
 
-async def test_1_when_a_conversation_became_a_dead_letter(installation: Installation) -> None:
+async def test_sync_exits_1_when_a_conversation_became_a_dead_letter(installation: Installation) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.json_response(listed(thread("t_1", message()), {"id": "t_2", "updated_time": "the day before"}))
 
@@ -37,7 +37,7 @@ async def test_1_when_a_conversation_became_a_dead_letter(installation: Installa
     assert installation.rows("SELECT conversation_id FROM conversations") == [("t_1",)]
 
 
-async def test_75_when_somebody_presses_ctrl_c(installation: Installation) -> None:
+async def test_sync_exits_75_after_ctrl_c(installation: Installation) -> None:
     async with frozen_world(500, pages=(BICYCLES,)) as simulator:
         simulator.hold(after=1)
         installation.configure_for(simulator)
@@ -51,7 +51,7 @@ async def test_75_when_somebody_presses_ctrl_c(installation: Installation) -> No
     assert installation.endings(f"messenger:{BICYCLES.id}") == [("paused", "shutdown")]
 
 
-async def test_77_when_the_token_is_dead(installation: Installation) -> None:
+async def test_sync_exits_77_when_the_token_is_dead(installation: Installation) -> None:
     async with frozen_world(10) as simulator:
         installation.configure(simulator.base_url, DEAD_TOKEN)
         done = await installation.sync()
@@ -60,7 +60,7 @@ async def test_77_when_the_token_is_dead(installation: Installation) -> None:
     assert "code 190" in done.stdout
 
 
-async def test_78_when_the_api_knows_no_such_page(installation: Installation) -> None:
+async def test_sync_exits_78_when_the_api_knows_no_such_page(installation: Installation) -> None:
     async with frozen_world(10) as simulator:
         installation.configure(simulator.base_url, UNKNOWN_PAGE)
         done = await installation.sync()
@@ -69,7 +69,7 @@ async def test_78_when_the_api_knows_no_such_page(installation: Installation) ->
     assert installation.endings(f"messenger:{UNKNOWN_PAGE['id']}") == [("stopped", "configuration")]
 
 
-async def test_with_several_streams_the_most_serious_wins_and_the_others_are_worked(installation: Installation) -> None:
+async def test_the_most_serious_of_several_streams_wins_and_the_others_are_synced(installation: Installation) -> None:
     broken = SimulatedPage(id="61550000000000008", name="Broken", token="EAABroken0token", platforms=("messenger",))
     async with frozen_world(170, pages=(BAKERY, BICYCLES, broken)) as simulator:
         simulator.break_page(broken.id)
@@ -81,21 +81,21 @@ async def test_with_several_streams_the_most_serious_wins_and_the_others_are_wor
     assert installation.rows("SELECT count(*) FROM conversations WHERE page_id = ?", BICYCLES.id) == [(170,)]
 
 
-async def test_78_when_the_configuration_is_wrong(installation: Installation) -> None:
+async def test_sync_exits_78_when_the_configuration_is_invalid(installation: Installation) -> None:
     installation.config.write_text("sync: {interval: yesterday}\n")
     done = await installation.sync()
     assert done.code == 78, done
     assert "config.yaml:1: sync.interval:" in done.stderr
 
 
-async def test_78_for_a_stream_that_is_not_configured(installation: Installation) -> None:
+async def test_sync_exits_78_for_a_stream_that_is_not_configured(installation: Installation) -> None:
     installation.configure("http://127.0.0.1:1", page_section(BICYCLES))
     done = await installation.sync("messenger:404")
     assert done.code == 78, done
     assert f"the configured streams are messenger:{BICYCLES.id}" in done.stderr
 
 
-async def test_78_where_the_manager_has_no_page(installation: Installation) -> None:
+async def test_sync_exits_78_when_the_manager_has_no_page(installation: Installation) -> None:
     async with frozen_world(10, pages=(BICYCLES,)) as simulator:
         simulator.world.access.unmanage(BICYCLES.id)
         manager = {"access_token": simulator.world.access.user_token}
@@ -105,7 +105,7 @@ async def test_78_where_the_manager_has_no_page(installation: Installation) -> N
     assert "source.access_token manages no page" in done.stderr
 
 
-async def test_75_where_a_limit_forbids_to_ask_for_pages(installation: Installation) -> None:
+async def test_sync_exits_75_when_a_rate_limit_prevents_page_discovery(installation: Installation) -> None:
     async with frozen_world(10, pages=(BICYCLES,)) as simulator:
         simulator.limit(4, seconds=600)
         manager = {"access_token": simulator.world.access.user_token}
@@ -114,7 +114,7 @@ async def test_75_where_a_limit_forbids_to_ask_for_pages(installation: Installat
     assert done.code == 75, done
 
 
-async def test_2_for_wrong_usage(installation: Installation) -> None:
+async def test_sync_exits_2_for_wrong_usage(installation: Installation) -> None:
     unknown_option = await installation.sync("--fast")
     no_stream = await installation.sync("the bakery")
     no_command = await milepost(installation.folder, "dance")

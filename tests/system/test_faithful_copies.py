@@ -1,19 +1,19 @@
-"""What is true in the world ends up in the tables, however rough the way there."""
+"""The tables match the simulated world in the end, however unreliable the connection."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from kit.binary import milepost
-from kit.copies import assert_copied
+from kit.copied_tables import assert_copied
 from kit.installation import Installation, Section, on_both_databases
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
 from milepost.simulator.faults import parse_faults
 from milepost.simulator.plan import WorldPlan
 from milepost.simulator.server import SimulatorServer
 
-# Without rate limits, which last a minute, and with hangs that outlast the timeout below.
+# Without rate limits, which last a minute, and with hangs longer than the timeout below.
 FAULTS = "rough,rate_limit=0,hang=0.01@2s"
-# Hardly an overlap: what moves is to be found by the catch-up scan and the watermark, not by luck.
+# Hardly any overlap: what moves must be found by the catch-up scan and the watermark, not by chance.
 PATIENT: Mapping[str, Section] = {
     "source": {"request_timeout": "1s"},
     "sync": {"batch_size": 10, "watermark_overlap": "2s"},
@@ -21,7 +21,7 @@ PATIENT: Mapping[str, Section] = {
 
 
 class Time:
-    """The world's clock: the machine's, until it is stopped."""
+    """The world's clock: the machine's until it is stopped."""
 
     def __init__(self) -> None:
         self._stopped_at: datetime | None = None
@@ -39,11 +39,11 @@ def moving_world(clock: Callable[[], datetime]) -> SimulatorServer:
 
 
 @on_both_databases
-async def test_a_frozen_world_is_copied_exactly_over_a_rough_line_and_the_journal_accounts_for_it(
+async def test_a_frozen_world_is_copied_exactly_despite_faults_and_the_journal_accounts_for_it(
     installation: Installation,
 ) -> None:
     async with frozen_world(250, f"{FAULTS},http_500=0.1,reset=0.1") as simulator:
-        # Two attempts only, so that some batches are given up and a sync has to follow.
+        # Only two attempts, so that some batches are given up and another sync is needed.
         installation.configure_for(
             simulator, **PATIENT, retry={"attempts": 2, "base_delay": "1ms", "max_delay": "10ms"}
         )
@@ -71,7 +71,7 @@ async def test_verify_finds_a_projection_that_was_tampered_with(installation: In
 
 
 @on_both_databases
-async def test_messages_that_arrive_while_it_syncs_are_all_there_in_the_end(installation: Installation) -> None:
+async def test_messages_that_arrive_during_a_sync_are_all_copied_in_the_end(installation: Installation) -> None:
     time = Time()
     async with moving_world(time.now) as simulator:
         installation.configure_for(simulator, **PATIENT)

@@ -1,4 +1,4 @@
-"""Many workers on one PostgreSQL: they share the streams, and none is missed when it dies, hangs or comes back."""
+"""Many workers on one PostgreSQL: they share the streams, whether workers die, hang or come back."""
 
 import asyncio
 import signal
@@ -23,27 +23,27 @@ PAGES = fleet_pages(4)
 CONVERSATIONS = 150
 SYNC = {"interval": "1h", "batch_size": 10, "concurrency": 2}
 SLOW = "latency=40ms"
-HEARD_WITHIN = timedelta(seconds=5)  # of the other worker's limit: at once, unless the machine is busy
+HEARD_WITHIN = timedelta(seconds=5)  # for the other worker's limit to be known: at once, unless the machine is busy
 SEED = 20261128
 
 
 @pytest.fixture
 def another(postgres: Server) -> Iterator[Database]:
-    """Give a second database."""
+    """Provide a second database."""
     with fresh_database(postgres) as database:
         yield database
 
 
 async def undisturbed(folder: Path, database: Database, simulator: SimulatorServer) -> dict[str, Rows]:
-    """Copy the same world by one process that nothing happens to."""
+    """Copy the same world with a single undisturbed process."""
     alone = Installation(folder)
     alone.configure_for(simulator, store={"url": database.url, "password": database.password})
     async with started(folder, "sync") as syncing:
-        assert (await syncing.ended(240)).code in {0, 1}  # 1: for texts with NUL, which PostgreSQL takes none of
+        assert (await syncing.ended(240)).code in {0, 1}  # 1: for texts with NUL, which PostgreSQL refuses
     return copied(database)
 
 
-async def test_workers_share_the_streams_and_copy_what_one_would(
+async def test_workers_share_the_streams_and_copy_the_same_as_one_process(
     tmp_path: Path, database: Database, another: Database
 ) -> None:
     async with (
@@ -54,7 +54,7 @@ async def test_workers_share_the_streams_and_copy_what_one_would(
         async with asyncio.TaskGroup() as joining:
             for _ in range(3):
                 joining.create_task(workers.join(sync=SYNC))
-        await until(lambda: len(_streams_at_work(database)) == 3 * 2)  # each has as many as it takes at once
+        await until(lambda: len(_streams_at_work(database)) == 3 * 2)  # each runs as many as it may at once
         simulator.release()
         await workers.complete(2 * len(PAGES))
         expected = await undisturbed(tmp_path, another, simulator)
@@ -65,8 +65,8 @@ async def test_workers_share_the_streams_and_copy_what_one_would(
     assert min(counts) > 0, f"a worker did nothing: {counts}"
 
 
-@pytest.mark.timeout(300)  # half a minute, until the others take it for dead; and a busy machine
-async def test_the_streams_of_a_killed_worker_are_taken_up_by_the_others(
+@pytest.mark.timeout(300)  # half a minute until the others count it as dead, and a busy machine
+async def test_the_streams_of_a_killed_worker_are_taken_over_by_the_others(
     tmp_path: Path, database: Database, another: Database
 ) -> None:
     async with (
@@ -88,7 +88,7 @@ async def test_the_streams_of_a_killed_worker_are_taken_up_by_the_others(
     assert marked[0][0] > 0, "the kill hit nothing: it proves little"
 
 
-async def test_a_worker_that_leaves_hands_its_streams_over_at_once(tmp_path: Path, database: Database) -> None:
+async def test_a_worker_that_shuts_down_hands_over_its_streams_at_once(tmp_path: Path, database: Database) -> None:
     async with (
         frozen_world(CONVERSATIONS, pages=PAGES) as simulator,
         fleet(tmp_path, database, simulator) as workers,
@@ -106,8 +106,10 @@ async def test_a_worker_that_leaves_hands_its_streams_over_at_once(tmp_path: Pat
         assert database.sql("SELECT count(*) FROM runs WHERE status = 'interrupted'") == [(0,)]
 
 
-async def test_any_worker_tells_of_all_and_takes_what_is_asked(tmp_path: Path, database: Database) -> None:
-    """Events without a gap, whoever wrote them; a pause holds for the worker that is at work."""
+async def test_any_worker_reports_all_events_and_accepts_commands_for_any_stream(
+    tmp_path: Path, database: Database
+) -> None:
+    """Events come without a gap, whoever wrote them; a pause applies to the worker that runs the stream."""
     async with (
         frozen_world(2 * CONVERSATIONS, pages=PAGES) as simulator,
         fleet(tmp_path, database, simulator) as workers,
@@ -127,10 +129,10 @@ async def test_any_worker_tells_of_all_and_takes_what_is_asked(tmp_path: Path, d
             for page in PAGES:
                 await _post(session, f"/api/streams/messenger:{page.id}/resume")
             await workers.complete(len(PAGES))
-            heard = await events
+            ids = await events
 
         assert workers.completed() == len(PAGES)
-        assert heard == list(range(heard[0], heard[-1] + 1))
+        assert ids == list(range(ids[0], ids[-1] + 1))
         assert workers.committed_twice() == {}
         (journal,) = database.sql("SELECT count(*), max(seq) FROM journal")
         assert journal[0] == journal[1]
@@ -156,7 +158,7 @@ async def test_a_rate_limit_that_one_worker_meets_keeps_the_others_from_calling(
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_nothing_is_lost_or_done_twice_however_workers_and_database_are_disturbed(
+async def test_nothing_is_lost_or_committed_twice_however_workers_and_database_are_disturbed(
     tmp_path: Path, database: Database, another: Database
 ) -> None:
     pages, random = fleet_pages(30), Random(SEED)  # noqa: S311  (a seed, so that it happens again)
@@ -178,7 +180,7 @@ async def test_nothing_is_lost_or_done_twice_however_workers_and_database_are_di
 
 
 async def _disturb(workers: Fleet, random: Random, settings: dict[str, Any]) -> None:
-    """Kill a worker and replace it, freeze another for longer than it counts as alive, and restart the database."""
+    """Kill a worker and replace it, freeze another until it counts as dead, and restart the database."""
     killed = random.choice(workers.all)
     await asyncio.sleep(2 + random.random() * 2)
     await killed.kill()
@@ -188,27 +190,27 @@ async def _disturb(workers: Fleet, random: Random, settings: dict[str, Any]) -> 
     await workers.join(**settings)
     await asyncio.sleep(5 + random.random() * 3)
     await asyncio.to_thread(workers.database.server.restart, "immediate")
-    await asyncio.sleep(22 + random.random() * 3)  # in which the frozen one is taken for dead
+    await asyncio.sleep(22 + random.random() * 3)  # until the frozen one counts as dead
     frozen.signal(signal.SIGCONT)
     await asyncio.sleep(random.random() * 3)
     await random.choice([worker for worker in workers.all if not worker.has_ended and worker is not frozen]).kill()
 
 
 async def _synced_beside(folder: Path, database: Database, simulator: SimulatorServer) -> int | None:
-    """Try `milepost sync` on the same database, and give its exit code."""
+    """Try `milepost sync` on the same database, and return its exit code."""
     alone = Installation(folder)
     alone.configure_for(simulator, store={"url": database.url, "password": database.password})
     return (await milepost(folder, "sync")).code
 
 
 def _streams_at_work(database: Database) -> list[str]:
-    """Name the streams whose run is open."""
+    """Return the streams with a run in progress."""
     found = database.sql("SELECT stream FROM runs WHERE ended_at IS NULL ORDER BY stream")
     return [stream for (stream,) in found]
 
 
 async def _counted(worker: Running, name: str) -> float:
-    """Sum a counter of a worker's over all its labels."""
+    """Return the sum of a worker's counter over all its labels."""
     async with aiohttp.ClientSession() as session, session.get(f"{await worker.url()}/metrics") as answer:
         lines = (await answer.text()).splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{"))
@@ -220,7 +222,7 @@ async def _post(session: aiohttp.ClientSession, path: str) -> None:
 
 
 async def _event_ids(session: aiohttp.ClientSession, until_seq: int) -> list[int]:
-    """Read the ids of the events from now on until one is reached, each once."""
+    """Return the ids of the events from now on up to the given one, each once."""
     ids: list[int] = []
     async with session.get("/api/events") as answer:
         async for line in answer.content:

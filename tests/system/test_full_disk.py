@@ -1,4 +1,4 @@
-"""A disk that is full in the middle of a sync: the work waits for room, and goes on."""
+"""A disk that fills up during a sync: the sync waits for space, and continues."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kit.binary import milepost, started
-from kit.copies import assert_copied
+from kit.copied_tables import assert_copied
 from kit.installation import Installation
 from kit.simulated import NOW, frozen_world
 from kit.small_disk import small_disk
@@ -17,7 +17,7 @@ ROOM_BYTES = 3 * 2**19
 
 @pytest.fixture
 def on_small_disk(tmp_path: Path) -> Iterator[Installation]:
-    """Install on a disk that a ballast fills up to a megabyte and a half."""
+    """Return an installation on a disk with ballast that leaves a megabyte and a half."""
     with small_disk(tmp_path, "64m") as disk:
         (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - ROOM_BYTES))
         installation = Installation(tmp_path)
@@ -25,14 +25,14 @@ def on_small_disk(tmp_path: Path) -> Iterator[Installation]:
         yield installation
 
 
-async def test_a_full_disk_is_waited_for_and_the_sync_completes_when_there_is_room(on_small_disk: Installation) -> None:
+async def test_a_sync_waits_for_a_full_disk_and_completes_when_there_is_space(on_small_disk: Installation) -> None:
     async with frozen_world(600) as simulator:
         on_small_disk.configure_for(simulator, store={"url": f"sqlite:///{on_small_disk.database}"})
         async with started(on_small_disk.folder, "sync") as running:
-            told = await running.says("database unavailable, retrying")
+            line = await running.says("database unavailable, retrying")
             (on_small_disk.database.parent / "ballast").unlink()
             ended = await running.ended()
-        assert "the disk is full: make room; nothing that was committed is lost" in told
+        assert "the disk is full: make room; nothing that was committed is lost" in line
         assert ended.code == 0, ended
         assert "database available again" in ended.stderr
         assert_copied(on_small_disk, simulator.world, NOW, was_frozen=True)
@@ -41,7 +41,7 @@ async def test_a_full_disk_is_waited_for_and_the_sync_completes_when_there_is_ro
     assert verified.code == 0, verified
 
 
-async def test_a_disk_that_stays_full_ends_the_sync_and_the_next_goes_on_when_there_is_room(
+async def test_a_disk_that_stays_full_ends_the_sync_and_the_next_one_continues_when_there_is_space(
     on_small_disk: Installation,
 ) -> None:
     async with frozen_world(600) as simulator:

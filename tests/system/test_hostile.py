@@ -1,4 +1,4 @@
-"""The product's promise: whatever goes wrong at once, all that can be read is there in the end, the rest is told."""
+"""The product's promise: whatever fails at once, everything readable is copied, and the rest reported."""
 
 import asyncio
 import json
@@ -28,14 +28,14 @@ ZOE = SimulatedPage(
 )
 PAGES = (BAKERY, BICYCLES, ZOE)
 OF_BICYCLES = f"messenger:{BICYCLES.id}"
-# All faults at once, those that take long in small. A limit that tells of itself in minutes cannot be short.
+# All faults at once, with short durations. A limit reported in minutes cannot be short.
 FAULTS = (
     "hostile,hang=0.004@1500ms,rate_limit=0,limit=0.02@1s,looping_cursor=0.01,dead_cursor=0.01,"
     "poison=0.02,poison_messages=0.02,heavy_threads=0.02,heavy=200"
 )
 SYNC = {"interval": "1s", "batch_size": 20, "max_run_duration": "40s", "watermark_overlap": "5s"}
 LIMITS = (4, 17, 32, 341, 368, 613, *range(80000, 80010), 80014)
-GRACE = timedelta(milliseconds=300)  # a call that is under way when a limit is told arrives a moment later
+GRACE = timedelta(milliseconds=300)  # a call in flight when a limit is reported arrives a moment later
 
 
 def now() -> datetime:
@@ -44,7 +44,7 @@ def now() -> datetime:
 
 @dataclass
 class Trial:
-    """A daemon that is killed again and again while the world goes on, and all that the world was asked."""
+    """A daemon that is killed repeatedly while the world goes on, and all requests that the world received."""
 
     installation: Installation
     simulator: SimulatorServer
@@ -53,7 +53,7 @@ class Trial:
     received: int = 0
 
     async def live(self, *, requests: int, limit_seconds: float) -> None:
-        """Let the daemon live until it has asked so often, with a limit from its first call on."""
+        """Run the daemon until it has sent that many requests, with a rate limit from its first call on."""
         first = self.simulator.requests.total + 1
         due = first + requests
         async with started(self.installation.folder, "run") as daemon:
@@ -65,13 +65,13 @@ class Trial:
         self.note()
 
     def note(self) -> None:
-        """Take the record of what was asked, before it is too long to be kept."""
+        """Collect the recorded requests, before the record reaches its limit."""
         self.asked += self.simulator.requests.last
         self.simulator.requests.last.clear()
 
     @asynccontextmanager
     async def messages_arriving(self) -> AsyncIterator[None]:
-        """Let people write during the block: those that wrote before, and new ones."""
+        """Let people write during the block, known ones and new ones."""
 
         async def write() -> None:
             while True:
@@ -94,12 +94,12 @@ class Trial:
                 await writing
 
     def truth(self) -> Iterator[TrueConversation]:
-        """Give every conversation that there is now, of all inboxes."""
+        """Return the current conversations of all inboxes."""
         for inbox in self.simulator.world.inboxes:
             yield from self.simulator.world.truth(inbox.page.id, inbox.platform, now())
 
     def make_well(self, page: SimulatedPage) -> None:
-        """Let every thread of a page be readable, so that a full sweep of it can be flawless."""
+        """Make every thread of a page readable, so that a full sweep of it can be flawless."""
         for platform in page.platforms:
             for each in self.simulator.world.truth(page.id, platform, now()):
                 self.simulator.world.cure(each.id)
@@ -122,7 +122,7 @@ async def hostile_trial(
     [(60, 4, 20.0), pytest.param(40, 10, 2.0, marks=[pytest.mark.long, pytest.mark.timeout(1500)])],
     ids=["4 kills", "10 kills, at the platform's pace"],
 )
-async def test_of_all_that_goes_wrong_at_once_nothing_is_lost_and_nothing_is_silent(
+async def test_whatever_fails_at_once_nothing_is_lost_and_nothing_is_dropped_silently(
     installation: Installation, conversations: int, kills: int, calls_per_second: float
 ) -> None:
     async with hostile_trial(
@@ -135,12 +135,12 @@ async def test_of_all_that_goes_wrong_at_once_nothing_is_lost_and_nothing_is_sil
                 requests = trial.random.randrange(20, 21 + 6 * conversations // kills)
                 await trial.live(requests=requests, limit_seconds=3.0 if life == 1 else 0.0)
         assert trial.received > 10
-        simulator.calm()  # bad luck is over; ill threads, heavy lists and the pace remain
+        simulator.calm()  # no more random faults; unreadable threads, heavy lists and the pace remain
         streams = [f"{inbox.platform}:{inbox.page.id}" for inbox in simulator.world.inboxes]
-        await swept(installation, *streams)  # those that are open may have begun before the last messages came
+        await swept(installation, *streams)  # open sweeps may have started before the last messages arrived
         await swept(installation, *streams)
-        await milepost(installation.folder, "dead-letters", "redrive")  # what failed by bad luck succeeds now
-        gone = simulator.world.truth(BICYCLES.id, "messenger", now())[-1].id  # of a second that no other thread is of
+        await milepost(installation.folder, "dead-letters", "redrive")  # what failed at random succeeds now
+        gone = simulator.world.truth(BICYCLES.id, "messenger", now())[-1].id  # whose second no other thread shares
         simulator.world.delete(gone)
         await swept(installation, OF_BICYCLES, full=True)
         trial.note()
@@ -155,7 +155,7 @@ async def test_of_all_that_goes_wrong_at_once_nothing_is_lost_and_nothing_is_sil
 
 
 async def swept(installation: Installation, *streams: str, full: bool = False) -> None:
-    """Sync the streams until each has come to the end of a sweep, as well as it can."""
+    """Sync the streams until each has completed a sweep, with or without dead letters."""
     left = list(streams)
     for _ in range(30):
         done = await installation.sync(*left, *(["--full"] if full else []))
@@ -167,7 +167,7 @@ async def swept(installation: Installation, *streams: str, full: bool = False) -
 
 
 def assert_all_that_can_be_read_is_stored(trial: Trial) -> None:
-    """Every thread that can be read has its newest state and all its readable messages, and there are no others."""
+    """Assert that the tables hold the newest state and all readable messages of each readable thread, and no others."""
     rows = trial.installation.rows
     events = set(rows("SELECT conversation_id, event_id FROM contact_interaction_events"))
     stored = rows("SELECT conversation_id, updated_time, contact_id FROM conversations WHERE deleted_at IS NULL")
@@ -182,7 +182,7 @@ def assert_all_that_can_be_read_is_stored(trial: Trial) -> None:
 
 
 def assert_all_that_cannot_is_a_dead_letter(trial: Trial) -> None:
-    """The open dead letters are those of the ill threads, one for each, and their payloads are there."""
+    """Assert that the open dead letters are those of the unreadable threads, one for each, with their payloads."""
     ill = [each for each in trial.truth() if each.ailment in (Ailment.POISON, Ailment.POISON_MESSAGES)]
     expected = sorted(each.id if each.ailment is Ailment.POISON else f"{each.id}/messages" for each in ill)
     rows = trial.installation.rows
@@ -194,17 +194,17 @@ def assert_all_that_cannot_is_a_dead_letter(trial: Trial) -> None:
         for table in ("dead_letters WHERE closed_at IS NULL", "dead_letter_payloads")
     )
     assert opened == payloads
-    assert expected, "no thread is ill: the seed proves little"
+    assert expected, "no thread is unreadable: the seed proves little"
 
 
 def assert_limits_were_heeded_and_no_failures(trial: Trial) -> None:
-    """No call was made inside a pause or faster than the pace, and no limit used up a retry or made a dead letter."""
+    """Assert that no call was made during a limit or faster than the pace, and that no limit used up a retry."""
     journaled = "SELECT stream, recorded_at, data FROM journal WHERE type = 'rate_limited'"
     rate_limits = [
         (stream, datetime.fromisoformat(at), json.loads(data))
         for stream, at, data in trial.installation.rows(journaled)
     ]
-    assert {data["scope"] for _, _, data in rate_limits} == {"app", "page"}, "too few limits: they prove little"
+    assert {data["scope"] for _, _, data in rate_limits} == {"app", "page"}, "too few limits to prove anything"
     for stream, recorded_at, data in rate_limits:
         until_ = datetime.fromisoformat(data["until"])
         page_id = stream.partition(":")[2]

@@ -1,4 +1,4 @@
-"""A process that is killed at any moment loses no row, doubles none, and repeats no committed work."""
+"""A process that is killed at any moment loses no row, duplicates none, and repeats no committed work."""
 
 import asyncio
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from milepost.simulator.server import SimulatorServer
 CONVERSATIONS = 2000
 FAULTS = "http_500=0.03,truncated=0.02,empty_batch=0.02,latency=10ms"
 RETRY = {"attempts": 20, "base_delay": "1ms", "max_delay": "10ms"}
-MAX_WASTED_BY_A_KILL = 2  # in each stream: the batch in hand, and the one that is fetched ahead
+MAX_WASTED_BY_A_KILL = 2  # in each stream: the current batch, and the prefetched one
 
 
 @dataclass
 class Killings:
-    """What was seen of the requests and the journal over many lives of one installation."""
+    """The requests and journal positions seen over many lives of one installation."""
 
     installation: Installation
     simulator: SimulatorServer
@@ -64,7 +64,7 @@ class Killings:
 
 
 async def undisturbed(installation: Installation) -> dict[str, Rows]:
-    """Copy the same world in one go, over a line without faults."""
+    """Copy the same world in one go, without faults."""
     async with frozen_world(CONVERSATIONS) as simulator:
         installation.configure_for(simulator)
         assert (await installation.sync()).code == 0
@@ -78,8 +78,12 @@ async def kill_again_and_again(
     installation.configure_for(simulator, sync={"batch_size": batch_size}, retry=RETRY)
     killings = Killings(installation, simulator)
     batches = len(STREAMS) * CONVERSATIONS // batch_size
-    most = len(STREAMS) * MAX_WASTED_BY_A_KILL + 2 * batches // kills  # so that the kills are spread over all the work
-    await killings.live(die_after_requests=0, grace_seconds=0.2 + random.random() * 0.4)  # while the database is made
+    most = (
+        len(STREAMS) * MAX_WASTED_BY_A_KILL + 2 * batches // kills
+    )  # so that the kills are spread over the whole sync
+    await killings.live(
+        die_after_requests=0, grace_seconds=0.2 + random.random() * 0.4
+    )  # while the database is being created
     for _ in range(kills - 1):
         await killings.live(die_after_requests=random.randrange(most), grace_seconds=random.random() * 0.03)
     await killings.live(die_after_requests=None)

@@ -1,4 +1,4 @@
-"""Limits save the place: the next call goes on exactly there."""
+"""Limits keep progress: the next run continues exactly there."""
 
 import asyncio
 
@@ -11,25 +11,25 @@ BATCHES = 10
 
 
 @on_both_databases
-async def test_a_sync_at_its_batch_limit_exits_75_and_the_next_goes_on_there(installation: Installation) -> None:
+async def test_a_sync_at_its_batch_limit_exits_75_and_the_next_continues_there(installation: Installation) -> None:
     async with frozen_world(50 * BATCHES, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync={"max_batches_per_run": 4})
         syncs = await installation.sync_until_complete()
         asked = taken_cursors(simulator)[STREAM]
     assert [sync.code for sync in syncs] == [75, 75, 0]
-    # No request in vain: the walk, and the head once more for the catch-up scan.
+    # No wasted request: the walk, and the head once more for the catch-up scan.
     assert asked == [None, *installation.positions(STREAM)[: BATCHES - 1], None]
     assert len(set(asked)) == BATCHES
     assert installation.endings(STREAM) == [("paused", "batch_limit"), ("paused", "batch_limit"), ("complete", None)]
 
 
-async def test_a_sync_at_its_time_limit_exits_75_and_the_next_goes_on_there(installation: Installation) -> None:
+async def test_a_sync_at_its_time_limit_exits_75_and_the_next_continues_there(installation: Installation) -> None:
     async with frozen_world(50 * BATCHES, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync={"max_run_duration": "3s"})
         simulator.hold(after=3)
         async with started(installation.folder, "sync") as running:
             await until(lambda: simulator.held)
-            await asyncio.sleep(3)  # since the run began, it is longer
+            await asyncio.sleep(3)  # even longer since the run began
             simulator.release()
             first = await running.ended()
         place = installation.positions(STREAM)[-1]
@@ -55,7 +55,7 @@ async def test_a_rate_limit_longer_than_the_run_exits_75_and_makes_no_dead_lette
 
 
 @on_both_databases
-async def test_the_daemon_goes_on_at_once_after_a_limit(installation: Installation) -> None:
+async def test_the_daemon_continues_at_once_after_a_limit_of_a_run(installation: Installation) -> None:
     async with frozen_world(50 * BATCHES, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync={"max_batches_per_run": 4, "interval": "1h"})
         async with started(installation.folder, "run") as daemon:

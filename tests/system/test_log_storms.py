@@ -1,4 +1,4 @@
-"""An outage that hits every stream is told in few lines, which leave nothing out; and so is its end."""
+"""An outage of every stream takes few log lines that count everything, and so does its end."""
 
 import json
 import signal
@@ -13,11 +13,13 @@ from milepost.simulator.plan import made_up_page
 
 PAGES = tuple(made_up_page(1, number) for number in range(25))
 STREAMS = 50
-MAX_LINES_OF_A_KIND = 10 + 2 * 5  # ten streams apart, then the windows of half a minute, some of them for many streams
+MAX_LINES_OF_A_KIND = (
+    10 + 2 * 5
+)  # ten streams separately, then summaries over half a minute, some of them for many streams
 
 
 def counted(lines: list[dict[str, Any]]) -> Counter[str]:
-    """Say of how many lines each event would have been, had every one been told."""
+    """Return how many lines there would have been for each event without deduplication."""
     count = Counter[str]()
     for line in lines:
         count[line["event"]] += line.get("repeated", 1)

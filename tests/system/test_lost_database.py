@@ -1,4 +1,4 @@
-"""A database whose file is deleted, replaced or overwritten under the real program: it says so, and ends."""
+"""A database file that is deleted, replaced or overwritten under the real program: it logs that and exits."""
 
 import asyncio
 import shutil
@@ -18,7 +18,7 @@ from kit.installation import Installation
 from kit.simulated import BICYCLES, frozen_world
 
 MAX_SECONDS = 5.0
-IN_HAND = 3  # requests that were under way, or fetched ahead, when the database was lost
+IN_HAND = 3  # requests in flight or prefetched when the database was lost
 Harm = Callable[[Path], object]
 
 
@@ -47,13 +47,17 @@ HARMS: dict[str, tuple[Harm, str]] = {
     "wal deleted": (delete("-wal"), "milepost.db-wal, which the database needs, was deleted"),
     "lock deleted": (delete(".lock"), "milepost.db.lock, which the database needs, was deleted"),
 }
-UNREADABLE = {"deleted", "replaced", "wal deleted"}  # for the API, which reads by itself; the others it reads well
+UNREADABLE = {
+    "deleted",
+    "replaced",
+    "wal deleted",
+}  # for the API, which has a connection of its own; the other cases leave it readable
 each_harm = pytest.mark.parametrize("harm", HARMS)
 
 
 @asynccontextmanager
 async def held_still(daemon: Running) -> AsyncIterator[None]:
-    """Let the daemon do nothing during the block."""
+    """Freeze the daemon during the block."""
     daemon.signal(signal.SIGSTOP)
     try:
         yield
@@ -61,17 +65,17 @@ async def held_still(daemon: Running) -> AsyncIterator[None]:
         daemon.signal(signal.SIGCONT)
 
 
-def assert_told(ended: Ended, told: str) -> None:
+def assert_reported(ended: Ended, expected: str) -> None:
     assert ended.code == 78, ended
     error, hint = ended.stderr.splitlines()[-2:]
     assert error.startswith("milepost: ")
-    assert told in error
+    assert expected in error
     assert hint.startswith("  → nothing is written any more; ")
     assert "Traceback" not in ended.stderr
 
 
 async def statuses(session: aiohttp.ClientSession, path: str, found: list[int]) -> None:
-    """Ask again and again, until nobody answers any more."""
+    """Send requests until nothing answers any more."""
     with suppress(aiohttp.ClientError):
         while True:
             async with session.get(path) as response:
@@ -80,29 +84,29 @@ async def statuses(session: aiohttp.ClientSession, path: str, found: list[int]) 
             await asyncio.sleep(0.01)
 
 
-async def heard_ids(url: str, heard: list[int]) -> None:
+async def read_ids(url: str, received: list[int]) -> None:
     async with listening(url, last_event_id="0") as source:
         with suppress(aiohttp.ClientError):
             while events := await source.some_events():
-                heard += [int(event.id) for event in events if event.id]
+                received += [int(event.id) for event in events if event.id]
 
 
 @each_harm
-async def test_a_daemon_at_work_says_it_refuses_everybody_and_ends_with_nothing_told_afterwards(
+async def test_a_working_daemon_logs_it_refuses_requests_and_exits_without_publishing_more_events(
     installation: Installation, harm: str
 ) -> None:
-    harms, told = HARMS[harm]
+    harms, expected = HARMS[harm]
     async with frozen_world(5_000, "latency=50ms", pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync={"batch_size": 10})
         async with started(installation.folder, "run") as daemon:
             url = await daemon.url()
             await daemon.says("batch=3")
-            heard, ready, listed = list[int](), list[int](), list[int]()
+            received, ready, listed = list[int](), list[int](), list[int]()
             async with aiohttp.ClientSession(url) as session, asyncio.TaskGroup() as asking:
-                asking.create_task(heard_ids(url, heard))
+                asking.create_task(read_ids(url, received))
                 asking.create_task(statuses(session, "/readyz", ready))
                 asking.create_task(statuses(session, "/api/streams", listed))
-                await until(lambda: heard)
+                await until(lambda: received)
                 async with held_still(daemon):
                     ((last,),) = installation.rows("SELECT max(seq) FROM journal")
                     harms(installation.database)
@@ -112,16 +116,16 @@ async def test_a_daemon_at_work_says_it_refuses_everybody_and_ends_with_nothing_
                 asked = simulator.requests.total
                 ended = await daemon.ended()
             assert simulator.requests.total - asked <= IN_HAND
-    assert told in line
-    assert_told(ended, told)
+    assert expected in line
+    assert_reported(ended, expected)
     assert set(ready) == {200, 503}
     assert set(listed) == {200, 503} if harm in UNREADABLE else {200}
-    assert max(heard) <= last
+    assert max(received) <= last
 
 
 @pytest.mark.parametrize("harm", ["deleted", "replaced", "wal deleted"])
-async def test_a_daemon_that_is_idle_says_it_and_ends_within_seconds(installation: Installation, harm: str) -> None:
-    harms, told = HARMS[harm]
+async def test_an_idle_daemon_logs_it_and_exits_within_seconds(installation: Installation, harm: str) -> None:
+    harms, expected = HARMS[harm]
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)
         async with started(installation.folder, "run") as daemon:
@@ -130,10 +134,10 @@ async def test_a_daemon_that_is_idle_says_it_and_ends_within_seconds(installatio
             began = time.monotonic()
             await daemon.says("database lost")
             assert time.monotonic() - began < MAX_SECONDS
-            assert_told(await daemon.ended(), told)
+            assert_reported(await daemon.ended(), expected)
 
 
-async def test_a_daemon_that_is_stopped_just_then_does_not_say_that_all_is_well(installation: Installation) -> None:
+async def test_a_daemon_that_is_just_shutting_down_does_not_report_success(installation: Installation) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)
         async with started(installation.folder, "run") as daemon:
@@ -141,21 +145,21 @@ async def test_a_daemon_that_is_stopped_just_then_does_not_say_that_all_is_well(
             async with held_still(daemon):
                 installation.database.unlink()
                 daemon.signal(signal.SIGTERM)
-            assert_told(await daemon.ended(), HARMS["deleted"][1])
+            assert_reported(await daemon.ended(), HARMS["deleted"][1])
 
 
-async def test_a_sync_says_it_and_prints_no_summary(installation: Installation) -> None:
+async def test_a_sync_reports_a_lost_database_and_prints_no_summary(installation: Installation) -> None:
     async with frozen_world(5_000, "latency=50ms", pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync={"batch_size": 10})
         async with started(installation.folder, "sync") as sync:
             await sync.says("batch=3")
             installation.database.unlink()
             ended = await sync.ended()
-    assert_told(ended, HARMS["deleted"][1])
+    assert_reported(ended, HARMS["deleted"][1])
     assert ended.stdout == ""
 
 
-async def test_a_sync_that_waits_for_the_api_says_it_too(installation: Installation) -> None:
+async def test_a_sync_that_waits_for_the_api_reports_a_lost_database_too(installation: Installation) -> None:
     async with frozen_world(20, "latency=10s", pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)
         async with started(installation.folder, "sync") as sync:
@@ -164,11 +168,11 @@ async def test_a_sync_that_waits_for_the_api_says_it_too(installation: Installat
             began = time.monotonic()
             await sync.says("database lost")
             assert time.monotonic() - began < MAX_SECONDS
-            assert_told(await sync.ended(), HARMS["deleted"][1])
+            assert_reported(await sync.ended(), HARMS["deleted"][1])
 
 
 @pytest.mark.parametrize("harm", ["wal deleted", "lock deleted"])
-async def test_what_was_committed_is_there_at_the_next_start_where_only_a_file_beside_it_went(
+async def test_commits_survive_if_only_a_file_beside_the_database_was_lost(
     installation: Installation, harm: str
 ) -> None:
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
@@ -182,11 +186,11 @@ async def test_what_was_committed_is_there_at_the_next_start_where_only_a_file_b
         assert (await installation.sync()).code == 0
 
 
-async def test_a_journal_that_is_followed_is_not_followed_into_nowhere(installation: Installation) -> None:
+async def test_following_the_journal_ends_when_the_database_is_lost(installation: Installation) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)
         assert (await installation.sync()).code == 0
     async with started(installation.folder, "journal", "tail", "-f") as tail:
         await until(lambda: "Full sweep complete" in tail._stdout.read_text())
         copied(installation.database).rename(installation.database)
-        assert_told(await tail.ended(), HARMS["replaced"][1])
+        assert_reported(await tail.ended(), HARMS["replaced"][1])

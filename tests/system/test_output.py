@@ -1,4 +1,4 @@
-"""What people and scripts see of the program."""
+"""The program's output for people and scripts."""
 
 import asyncio
 import subprocess
@@ -52,7 +52,7 @@ async def test_a_terminal_shows_progress_and_stdout_stays_clean(installation: In
     assert not set("\x1b\r\b") & set(done.stdout)
 
 
-async def test_it_works_where_nobody_listens(installation: Installation) -> None:
+async def test_a_sync_works_with_closed_standard_streams(installation: Installation) -> None:
     async with frozen_world(20) as simulator:
         installation.configure_for(simulator)
         process = await asyncio.create_subprocess_exec(
@@ -62,13 +62,13 @@ async def test_it_works_where_nobody_listens(installation: Installation) -> None
     assert installation.rows("SELECT count(*) FROM conversations") == [(60,)]
 
 
-async def test_help_and_version_are_told_without_a_configuration(installation: Installation) -> None:
+async def test_help_and_version_need_no_configuration(installation: Installation) -> None:
     version = await milepost(installation.folder, "--version")
     assert (version.code, version.stdout) == (0, f"milepost, version {__version__}\n")
-    told = await milepost(installation.folder, "--help")
-    assert told.code == 0
+    shown = await milepost(installation.folder, "--help")
+    assert shown.code == 0
     assert [
-        word for word in ("run", "sync", "status", "journal", "config", "simulate") if f"  {word} " not in told.stdout
+        word for word in ("run", "sync", "status", "journal", "config", "simulate") if f"  {word} " not in shown.stdout
     ] == []
     of_sync = await milepost(installation.folder, "sync", "--help")
     assert of_sync.stdout.startswith("Usage: milepost sync [OPTIONS] [STREAM]...")
@@ -78,9 +78,9 @@ async def test_help_and_version_are_told_without_a_configuration(installation: I
 
 def test_help_starts_fast_because_it_loads_nothing_heavy() -> None:
     _, *arguments = command("--help")
-    told = subprocess.run(
+    shown = subprocess.run(
         [sys.executable, "-X", "importtime", *arguments], env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
-    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in told.stderr.splitlines()}
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in shown.stderr.splitlines()}
     assert {"click", "milepost"} <= loaded
     assert not loaded & HEAVY

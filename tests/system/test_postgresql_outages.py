@@ -1,4 +1,4 @@
-"""A PostgreSQL that goes away in the middle of the work: nothing is lost, nothing is doubled, and it goes on."""
+"""PostgreSQL outages during a sync: nothing is lost, nothing is duplicated, and the sync continues."""
 
 import asyncio
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.parametrize("installation", ["postgresql"], indirect=Tr
 
 
 def now_and_then(seed: int) -> Iterator[Cut | None]:
-    """Cut every few commits, each time in another way; but not the last ones, which the summary is read with."""
+    """Yield a cut every few commits, each time a different one, but none for the last, which read the summary."""
     random = Random(seed)  # noqa: S311  (a seed, so that it happens again)
     for cut in [Cut.BEFORE, Cut.AFTER, Cut.MEANWHILE] * 8:
         yield from [None] * random.randrange(2, 12)
@@ -29,7 +29,7 @@ def now_and_then(seed: int) -> Iterator[Cut | None]:
 
 
 async def assert_whole(installation: Installation, another: Installation, simulator: SimulatorServer) -> None:
-    """Compare with what an undisturbed run copies of the same world."""
+    """Compare with what an undisturbed sync copies of the same world."""
     another.configure_for(simulator, sync=SYNC)
     assert (await another.sync()).code == 0
     whole, copied = another.copied(), installation.copied()
@@ -41,14 +41,14 @@ async def assert_whole(installation: Installation, another: Installation, simula
 
 
 async def asked(simulator: SimulatorServer, times: int, running: Running) -> None:
-    """Wait until the world was asked so often more."""
+    """Wait until the world has received that many more requests."""
     due = simulator.requests.total + times
     await until(lambda: simulator.requests.total >= due or running.has_ended)
     if running.has_ended:
         pytest.fail(str(await running.ended()))
 
 
-async def test_commits_of_unknown_outcome_are_settled_and_the_copy_is_whole(
+async def test_commits_of_unknown_outcome_are_resolved_and_the_copy_is_complete(
     installation: PostgresqlInstallation, another: Installation
 ) -> None:
     async with frozen_world(CONVERSATIONS) as simulator, breakable_line(installation.kept) as line:
@@ -65,7 +65,7 @@ async def test_commits_of_unknown_outcome_are_settled_and_the_copy_is_whole(
         await assert_whole(installation, another, simulator)
 
 
-async def test_a_server_that_dies_again_and_again_is_waited_for_and_the_copy_is_whole(
+async def test_a_sync_waits_for_a_server_that_dies_repeatedly_and_the_copy_is_complete(
     installation: PostgresqlInstallation, another: Installation
 ) -> None:
     server = installation.kept.server
@@ -83,7 +83,7 @@ async def test_a_server_that_dies_again_and_again_is_waited_for_and_the_copy_is_
 
 
 @pytest.mark.long
-async def test_a_server_that_stays_away_ends_the_sync_with_a_word_of_what_to_do(
+async def test_a_server_that_stays_away_ends_the_sync_with_a_hint(
     installation: PostgresqlInstallation,
 ) -> None:
     async with frozen_world(CONVERSATIONS, "latency=10ms") as simulator:

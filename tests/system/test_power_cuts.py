@@ -1,4 +1,4 @@
-"""A file that `milepost` writes is whole after a power cut, or not there; and it is there once it is announced."""
+"""After a power cut a file that `milepost` writes is complete or absent, and present once it was announced."""
 
 import subprocess
 from pathlib import Path
@@ -15,7 +15,7 @@ from stores.histories import live, stream
 
 @pytest.fixture
 async def config(tmp_path: Path) -> Path:
-    """Give a configuration with a database of some entries."""
+    """Return a configuration with a database of some entries."""
     database, config = tmp_path / "milepost.db", tmp_path / "config.yaml"
     async with open_store(StoreUrl(f"sqlite:///{database}")) as store:
         await live(store, stream(0), 12)
@@ -24,7 +24,7 @@ async def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("arguments", [("backup",), ("journal", "export")], ids=" ".join)
-def test_a_file_is_whole_or_not_there_and_there_once_it_is_announced(
+def test_a_file_is_complete_or_absent_and_present_once_announced(
     tmp_path: Path, config: Path, arguments: tuple[str, ...]
 ) -> None:
     directory, record = tmp_path / "directory", tmp_path / "record"

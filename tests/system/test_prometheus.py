@@ -33,7 +33,7 @@ ALL_COMPLETE = 'sum(milepost_stream_state{state="complete"}) == 3'
 
 @pytest.fixture
 def address() -> str:
-    """Where the daemon listens: the same after a restart, so that Prometheus finds it."""
+    """The daemon's address: the same after a restart, so that Prometheus finds it."""
     return f"127.0.0.1:{unused_port()}"
 
 

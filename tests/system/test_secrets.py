@@ -1,4 +1,4 @@
-"""No secret leaves: not in the database, not in what is said, not in metrics, not in the process list."""
+"""No secret leaks: not into the database, the output, the metrics or the process list."""
 
 import hashlib
 import hmac
@@ -19,7 +19,7 @@ from kit.loopback import serving
 from kit.simulated import frozen_world
 from milepost.simulator.plan import SimulatedPage
 
-# With every character that some encoding changes; the cores are what any excerpt of some length would contain.
+# With every character that some encoding changes; any longer excerpt would contain the cores.
 TOKEN_CORE, APP_SECRET_CORE = "V3ryD1st1nctTokenC0re", "V3ryD1st1nctAppS3cretC0re"
 TOKEN, APP_SECRET = f"EAA{TOKEN_CORE}/+%=&~\"'\\<", f"{APP_SECRET_CORE}/+%=&\"'"
 PROOF = hmac.new(APP_SECRET.encode(), TOKEN.encode(), hashlib.sha256).hexdigest()
@@ -32,7 +32,7 @@ SECTIONS: Mapping[str, Section] = {"log": {"level": "debug"}, "sync": {"batch_si
 
 @dataclass(frozen=True)
 class Given:
-    """How the secrets are given: by keys of the page and the source, and an environment."""
+    """How secrets are configured: keys of the page and the source, and an environment."""
 
     page: Mapping[str, object]
     source: Mapping[str, object]
@@ -67,12 +67,12 @@ def assert_nothing_leaked(installation: Installation, **also: bytes) -> None:
 
 
 def in_process_list(pid: int) -> bytes:
-    """Read what `ps` shows every user of a process."""
+    """Return what `ps` shows every user of a process."""
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 async def telling_all(request: web.Request) -> web.Response:
-    """Refuse the token, and repeat it in the ways in which APIs and proxies do."""
+    """Refuse the token, and echo it in the ways in which APIs and proxies do."""
     url = f"https://graph.facebook.com/me?access_token={quote(TOKEN, safe='')}&appsecret_proof={PROOF}"
     if "conversations" not in request.path:
         return web.json_response(error(190, f"Error validating access token: {TOKEN} at {url}"), status=400)
@@ -85,7 +85,7 @@ async def telling_all(request: web.Request) -> web.Response:
 
 
 @pytest.mark.parametrize("give", [inline, by_environment, by_file])
-async def test_no_secret_leaves_however_it_is_given_and_whatever_goes_wrong(
+async def test_no_secret_leaks_however_it_is_configured_and_whatever_fails(
     installation: Installation, give: object
 ) -> None:
     assert callable(give)
@@ -106,7 +106,7 @@ async def test_no_secret_leaves_however_it_is_given_and_whatever_goes_wrong(
     assert_nothing_leaked(installation)
 
 
-async def test_no_secret_is_in_metrics_the_process_list_the_write_ahead_log_or_what_commands_show(
+async def test_no_secret_is_in_metrics_the_process_list_the_write_ahead_log_or_command_output(
     installation: Installation,
 ) -> None:
     given = by_environment(installation.folder)
@@ -131,7 +131,7 @@ async def test_no_secret_is_in_metrics_the_process_list_the_write_ahead_log_or_w
     assert_nothing_leaked(installation)
 
 
-async def test_a_misplaced_secret_is_not_repeated_by_the_error_that_tells_of_it(installation: Installation) -> None:
+async def test_an_error_about_a_misplaced_secret_does_not_repeat_it(installation: Installation) -> None:
     token, app_secret = "EAA" + "G1x9" * 45, "0f" * 16  # as long as real ones
     page = {"id": PAGE.id, "acces_token": token, "platforms": token, "name": [app_secret]}
     installation.configure("https://graph.facebook.com", page, source={"version": app_secret, "app_secert": app_secret})
@@ -143,7 +143,7 @@ async def test_a_misplaced_secret_is_not_repeated_by_the_error_that_tells_of_it(
 
 
 @pytest.mark.parametrize("secret", [TOKEN, APP_SECRET])
-def test_the_search_finds_a_secret_that_was_planted(installation: Installation, secret: str) -> None:
+def test_the_search_finds_a_planted_secret(installation: Installation, secret: str) -> None:
     (installation.folder / "said").mkdir()
     for number, form in enumerate((secret, quote(secret, safe=""), f"?access_token={quote(secret)}&limit=1")):
         (installation.folder / "said" / str(number)).write_bytes(b"\x00\xff" + form.encode() + b"\xfe")

@@ -1,6 +1,6 @@
-"""Pages filled in and the kind forgotten, and what came of it: real conversations and invented ones do not meet.
+"""Real and invented conversations never share a database, even if `source.kind` was forgotten.
 
-The real API is played by a simulator of another seed than the embedded one has.
+A simulator with another seed than the embedded one plays the real API.
 """
 
 import signal
@@ -23,9 +23,9 @@ def real_api(conversations: int = REAL) -> SimulatorServer:
     return frozen_world(conversations, pages=(BICYCLES,), seed=7)
 
 
-def refused(ended: Ended, *told: str) -> None:
+def refused(ended: Ended, *expected: str) -> None:
     assert ended.code == 78, ended
-    assert [each for each in told if each not in ended.stderr] == [], ended
+    assert [each for each in expected if each not in ended.stderr] == [], ended
 
 
 def conversations(installation: Installation) -> set[str]:
@@ -38,7 +38,7 @@ def truth(api: SimulatorServer) -> set[str]:
 
 
 async def with_invented_people(installation: Installation) -> set[str]:
-    """Let the page's stream be filled with the embedded world's people, as a version did that allowed it."""
+    """Fill the page's stream with the embedded world's people, as an older version would have."""
     async with frozen_world(INVENTED, pages=(BICYCLES,)) as embedded:
         installation.configure_for(embedded)
         assert (await installation.sync()).code == 0
@@ -49,7 +49,7 @@ async def with_invented_people(installation: Installation) -> set[str]:
 @pytest.mark.parametrize(
     "command", [["config", "check"], ["config", "check", "--online"], ["sync"], ["run"]], ids=" ".join
 )
-async def test_pages_with_the_kind_forgotten_are_refused_and_nothing_is_made(
+async def test_pages_without_the_facebook_kind_are_refused_and_nothing_is_created(
     installation: Installation, command: list[str]
 ) -> None:
     installation.config.write_text("pages:\n  - id: '1234567890'\n    access_token: EAABx\n")
@@ -61,7 +61,7 @@ async def test_pages_with_the_kind_forgotten_are_refused_and_nothing_is_made(
     assert list(installation.folder.glob("*.db*")) == []
 
 
-async def test_the_simulated_world_has_a_database_of_its_own(installation: Installation) -> None:
+async def test_the_simulated_world_uses_a_database_of_its_own(installation: Installation) -> None:
     async with real_api() as api:
         async with started(installation.folder, "run") as daemon:
             await daemon.says("batch stored")
@@ -78,7 +78,9 @@ class TestADatabaseThatHoldsInventedPeople:
     def api(self) -> SimulatorServer:
         return real_api()
 
-    async def test_is_refused_and_left_as_it_is(self, installation: Installation, api: SimulatorServer) -> None:
+    async def test_a_database_with_invented_people_is_refused_and_left_unchanged(
+        self, installation: Installation, api: SimulatorServer
+    ) -> None:
         invented = await with_invented_people(installation)
         async with api:
             installation.configure_for(api)
@@ -92,7 +94,7 @@ class TestADatabaseThatHoldsInventedPeople:
         assert api.requests.total == 0
         assert conversations(installation) == invented
 
-    async def test_may_be_left_for_another_one_which_says_what_lies_beside_it(
+    async def test_a_new_database_can_be_used_instead_and_the_log_names_the_one_beside_it(
         self, installation: Installation, api: SimulatorServer
     ) -> None:
         await with_invented_people(installation)
@@ -107,7 +109,7 @@ class TestADatabaseThatHoldsInventedPeople:
             assert WARNING not in (await installation.sync()).stderr
 
     @pytest.mark.skipif("streams" not in COMMANDS, reason="`milepost streams remove` is not built yet")
-    async def test_is_whole_and_real_once_the_stream_was_removed(
+    async def test_the_copy_is_complete_and_real_once_the_invented_stream_was_removed(
         self, installation: Installation, api: SimulatorServer
     ) -> None:
         await with_invented_people(installation)
@@ -121,7 +123,7 @@ class TestADatabaseThatHoldsInventedPeople:
             assert synced.code == 0, synced
             assert conversations(installation) == truth(api)
 
-    async def test_is_adopted_by_the_explicit_word_which_says_what_stays(
+    async def test_store_adopt_switches_the_source_and_reports_what_stays(
         self, installation: Installation, api: SimulatorServer
     ) -> None:
         invented = await with_invented_people(installation)
@@ -144,7 +146,7 @@ class TestADatabaseThatHoldsInventedPeople:
 
 
 @on_both_databases
-async def test_a_database_works_for_one_source_until_it_is_told_otherwise(installation: Installation) -> None:
+async def test_a_database_belongs_to_one_source_until_it_is_adopted(installation: Installation) -> None:
     async with real_api(20) as one, real_api(20) as other:
         installation.configure_for(one)
         assert (await installation.sync()).code == 0
@@ -162,7 +164,7 @@ async def test_a_database_works_for_one_source_until_it_is_told_otherwise(instal
 
 
 @on_both_databases
-async def test_a_database_is_not_adopted_under_a_daemon_at_work(installation: Installation) -> None:
+async def test_a_database_is_not_adopted_while_a_daemon_uses_it(installation: Installation) -> None:
     async with real_api(20) as api:
         installation.configure_for(api)
         async with started(installation.folder, "run") as daemon:
@@ -172,12 +174,12 @@ async def test_a_database_is_not_adopted_under_a_daemon_at_work(installation: In
     assert "stop it first" in busy.stderr
 
 
-async def test_there_has_to_be_a_database_to_adopt(installation: Installation) -> None:
+async def test_adopting_without_a_database_fails(installation: Installation) -> None:
     refused(await milepost(installation.folder, "store", "adopt", "--yes"), "there is no database at simulated.db")
     assert list(installation.folder.glob("*.db*")) == []
 
 
-async def test_paths_are_relative_to_the_configuration_wherever_it_is_named_from(
+async def test_paths_are_relative_to_the_configuration_whatever_the_current_directory(
     installation: Installation, tmp_path: Path
 ) -> None:
     there = Installation(tmp_path / "there")

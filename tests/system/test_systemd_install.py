@@ -1,13 +1,13 @@
-"""systemd/install.sh, and what docs/operations.md says of upgrading, rolling back, backing up and restoring."""
+"""systemd/install.sh, and upgrading, rolling back, backing up and restoring as docs/operations.md says."""
 
 from pathlib import Path
 
 import pytest
 import yaml
 
-from kit.service import BASE_URL, CONFIG, DATABASE, NOT_INSTALLED, PAGE, ROOT, SOURCE, Service, install
+from kit.systemd_service import BASE_URL, CONFIG, DATABASE, NOT_INSTALLED, PAGE, ROOT, SOURCE, Service, install
 
-# The first of them installs Milepost for all, and the others wait for that.
+# The first one installs Milepost for all, and the others wait for that.
 pytestmark = pytest.mark.timeout(600)
 
 RELEASES = "/opt/milepost/releases"
@@ -26,7 +26,7 @@ def mode_of(service: Service, path: str) -> str:
     return service.lab.run("stat", "-c", "%a %U", path).strip()
 
 
-def test_as_installed_it_waits_for_pages_and_nothing_simulated_is_started(service: Service) -> None:
+def test_the_service_as_installed_needs_pages_and_starts_nothing_simulated(service: Service) -> None:
     assert mode_of(service, "/etc/credstore") == "700 root"
     assert mode_of(service, CONFIG) == "644 root"
     assert service.lab.run("milepost", "--version").startswith("milepost, version ")
@@ -40,7 +40,7 @@ def test_as_installed_it_waits_for_pages_and_nothing_simulated_is_started(servic
         assert said.stderr + said.stdout == "", unit
 
 
-def test_what_was_laid_works_once_pages_are_filled_in(service: Service) -> None:
+def test_the_installed_service_works_once_pages_are_filled_in(service: Service) -> None:
     service.simulate(60)
     laid = yaml.safe_load(service.lab.run("cat", CONFIG))
     laid["source"] |= {"base_url": BASE_URL, "calls_per_second": 0}
@@ -53,18 +53,18 @@ def test_what_was_laid_works_once_pages_are_filled_in(service: Service) -> None:
     assert "messenger:" in service.lab.run("milepost", "status")
 
 
-def test_the_script_says_what_to_fill_in_and_that_a_simulated_world_is_none(service: Service) -> None:
+def test_the_script_says_what_to_fill_in_and_warns_of_a_simulated_source(service: Service) -> None:
     service.lab.put(ROOT, SOURCE, NOT_INSTALLED)
     service.lab.run("rm", "/opt/milepost/current")
     said = install(service.lab)
     assert "next: 1. fill in pages in /etc/milepost/config.yaml" in said
     assert "simulated" not in said
     service.lab.run("sed", "-i", "s/^  kind: facebook$/  kind: simulator/", CONFIG)
-    assert "config.yaml is for the simulated world, whose people are invented: set source.kind" in install(service.lab)
+    assert "config.yaml uses the simulator, whose people are invented: set source.kind" in install(service.lab)
     assert service.shown("ActiveState") == "inactive"
 
 
-def test_an_upgrade_goes_on_where_the_old_version_was_and_can_be_rolled_back(service: Service) -> None:
+def test_an_upgrade_resumes_where_the_old_version_was_and_can_be_rolled_back(service: Service) -> None:
     service.simulate(300)
     service.act("hold", after=2)
     service.configure(sync={"batch_size": 20})
@@ -96,7 +96,7 @@ def test_an_upgrade_goes_on_where_the_old_version_was_and_can_be_rolled_back(ser
     assert service.copied() == service.undisturbed()
 
 
-def test_a_backup_is_restored_as_the_documentation_says(service: Service) -> None:
+def test_a_backup_can_be_restored_as_the_documentation_says(service: Service) -> None:
     service.simulate(300)
     service.act("hold", after=3)
     service.configure(sync={"batch_size": 20})
@@ -123,7 +123,7 @@ def test_a_backup_is_restored_as_the_documentation_says(service: Service) -> Non
 
 
 def documented(block: str) -> list[str]:
-    """Give the commands of the block of docs/operations.md that is marked so, without sudo."""
+    """Return the commands of the marked block of docs/operations.md, without sudo."""
     page = (ROOT / "docs" / "operations.md").read_text()
     commands = page.split(f"<!-- {block} -->\n```sh\n")[1].split("```")[0].splitlines()
     return [command.removeprefix("sudo ") for command in commands if not command.startswith("sudo systemctl")]

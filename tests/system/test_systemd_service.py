@@ -1,17 +1,17 @@
-"""milepost.service under a real systemd: it starts, is watched, dies and stops as docs/operations.md says."""
+"""milepost.service under a real systemd: start, watchdog, crash and stop as docs/operations.md says."""
 
 import re
 import time
 
 import pytest
 
-from kit.service import CONFIG, DATABASE, OTHER_PAGE, PAGE, PYTHON, STREAM, TOKEN, Service
+from kit.systemd_service import CONFIG, DATABASE, OTHER_PAGE, PAGE, PYTHON, STREAM, TOKEN, Service
 
 BATCH_SIZE = 20
-# The first of them installs Milepost for all, and the others wait for that.
+# The first one installs Milepost for all, and the others wait for that.
 pytestmark = pytest.mark.timeout(600)
-# Holds the database so that the next start has to wait, as for a long migration: shorter than SQLite waits itself,
-# longer than TimeoutStartSec, which has to be long enough for a busy machine to load the program.
+# Locks the database so that the next start has to wait, as for a long migration: for less time than SQLite waits, and
+# more than TimeoutStartSec, which has to be long enough for a busy machine to load the program.
 HOLD_LOCKED = """
 import sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -24,7 +24,7 @@ time.sleep(float(sys.argv[2]))
 
 
 def working(service: Service) -> None:
-    """Start it, and wait until it is in the middle of its work, where the world stands still until it is released."""
+    """Start the service, and wait until it is in mid-sweep, where the world stands still until it is released."""
     service.simulate(300)
     service.act("hold", after=3)
     service.configure(sync={"batch_size": BATCH_SIZE})
@@ -33,7 +33,7 @@ def working(service: Service) -> None:
     service.until_stored(3)
 
 
-def test_it_starts_reads_its_credential_and_syncs_with_all_its_hardening_on(service: Service) -> None:
+def test_the_service_reads_its_credential_and_syncs_with_full_hardening(service: Service) -> None:
     service.simulate(200)
     service.configure()
     service.hand_over_token()
@@ -54,7 +54,7 @@ def test_it_starts_reads_its_credential_and_syncs_with_all_its_hardening_on(serv
     assert "process_start_time_seconds" in service.fetched("http://127.0.0.1:9464/metrics")
 
 
-def test_a_page_more_takes_a_line_in_a_drop_in_and_a_new_token_a_restart(service: Service) -> None:
+def test_another_page_needs_a_line_in_a_drop_in_and_a_new_token_a_restart(service: Service) -> None:
     service.change_unit("LoadCredential=milepost.bicycles-token\n")
     service.simulate(40, pages=2)
     tokens = {PAGE: "access-token", OTHER_PAGE: "bicycles-token"}
@@ -79,7 +79,7 @@ def test_a_page_more_takes_a_line_in_a_drop_in_and_a_new_token_a_restart(service
     service.lab.until(lambda: "1 stopped until the token" in service.shown("StatusText"), "a status")
 
 
-def test_killed_in_mid_sweep_it_is_restarted_and_goes_on_at_the_cursor(service: Service) -> None:
+def test_a_service_killed_in_mid_sweep_is_restarted_and_resumes_at_the_cursor(service: Service) -> None:
     service.change_unit("")
     working(service)
     left_behind, asked = service.positions()[:-1], len(service.asked_cursors())
@@ -97,7 +97,7 @@ def test_killed_in_mid_sweep_it_is_restarted_and_goes_on_at_the_cursor(service: 
     service.lab.run("milepost", "journal", "verify")
 
 
-def test_one_that_hangs_is_killed_by_the_watchdog_and_goes_on(service: Service) -> None:
+def test_a_hanging_service_is_killed_by_the_watchdog_and_resumes(service: Service) -> None:
     service.change_unit("WatchdogSec=3s\n")
     working(service)
     service.lab.run("systemctl", "kill", "--signal=STOP", "milepost")
@@ -109,19 +109,19 @@ def test_one_that_hangs_is_killed_by_the_watchdog_and_goes_on(service: Service) 
     assert service.copied() == service.undisturbed()
 
 
-def test_one_that_works_for_longer_than_the_watchdog_waits_is_left_alone(service: Service) -> None:
+def test_a_service_that_works_for_longer_than_the_watchdogs_timeout_is_left_alone(service: Service) -> None:
     service.change_unit("WatchdogSec=3s\n")
     working(service)
-    time.sleep(5)  # there is no fact to wait for: that nothing happens is the point
+    time.sleep(5)  # nothing to wait for: the point is that nothing happens
     service.act("release")
     service.until_complete()
     assert service.shown("NRestarts") == "0"
 
 
-def test_a_stop_in_mid_batch_pauses_the_run_and_the_next_start_goes_on_there(service: Service) -> None:
+def test_a_stop_in_mid_batch_pauses_the_run_and_the_next_start_continues_there(service: Service) -> None:
     working(service)
-    service.stop()  # it does not wait for the answer, which would not come: it would have to be cut off, and fail
-    assert (service.shown("RunResult"), service.shown("ExecMainStatus")) == ("success", "0")
+    service.stop()  # it does not wait for the response, which never comes: otherwise it would be killed, and fail
+    assert (service.shown("Result"), service.shown("ExecMainStatus")) == ("success", "0")
     assert service.rows("SELECT status, reason FROM runs") == [("paused", "shutdown")]
     conversations = service.rows("SELECT count(*) FROM conversations")
     assert conversations == [(service.batches() * BATCH_SIZE,)], "a part of a batch is stored"
@@ -133,7 +133,7 @@ def test_a_stop_in_mid_batch_pauses_the_run_and_the_next_start_goes_on_there(ser
     assert service.copied() == service.undisturbed()
 
 
-def test_a_start_that_takes_longer_than_systemd_would_wait_is_waited_for(service: Service) -> None:
+def test_systemd_waits_for_a_start_that_takes_longer_than_its_timeout(service: Service) -> None:
     service.change_unit("TimeoutStartSec=4s\n")
     service.simulate(10)
     service.configure()
@@ -148,12 +148,12 @@ def test_a_start_that_takes_longer_than_systemd_would_wait_is_waited_for(service
     assert service.shown("NRestarts") == "0"
 
 
-def test_a_bad_configuration_fails_once(service: Service) -> None:
+def test_a_service_with_a_bad_configuration_fails_once(service: Service) -> None:
     service.change_unit("")
     service.lab.write(CONFIG, "sync: {batch_size: 5000}\n")
     started = service.lab.tried("systemctl", "start", "milepost")
     assert started.returncode != 0
-    assert [service.shown(key) for key in ("ActiveState", "RunResult", "ExecMainStatus", "NRestarts")] == [
+    assert [service.shown(key) for key in ("ActiveState", "Result", "ExecMainStatus", "NRestarts")] == [
         "failed",
         "exit-code",
         "78",
@@ -162,7 +162,7 @@ def test_a_bad_configuration_fails_once(service: Service) -> None:
     assert service.until_logged("sync.batch_size: found 5000; allowed: a whole number from 1 to 200")
 
 
-def test_a_reload_takes_a_good_configuration_and_keeps_the_old_one_from_a_bad_one(service: Service) -> None:
+def test_a_reload_applies_a_valid_configuration_and_rejects_an_invalid_one(service: Service) -> None:
     service.simulate(40, pages=2)
     service.configure()
     service.hand_over_token()
@@ -181,7 +181,7 @@ def test_a_reload_takes_a_good_configuration_and_keeps_the_old_one_from_a_bad_on
     assert service.shown("ActiveState") == "active"
 
 
-def test_the_journal_is_searched_by_stream_run_event_and_priority(service: Service) -> None:
+def test_journald_can_be_searched_by_stream_run_event_and_priority(service: Service) -> None:
     service.simulate(60, "http_500=first:2")
     service.configure(retry={"base_delay": "10ms"}, log={"level": "debug"})
     service.hand_over_token()
@@ -203,7 +203,7 @@ def test_the_journal_is_searched_by_stream_run_event_and_priority(service: Servi
     assert PAGE.token not in service.lab.run("journalctl", "-u", "milepost", "-o", "export")
 
 
-def test_the_limits_of_memory_and_tasks_are_in_force(service: Service) -> None:
+def test_the_limits_on_memory_and_tasks_are_in_effect(service: Service) -> None:
     service.simulate(10)
     service.configure()
     service.hand_over_token()
@@ -215,7 +215,7 @@ def test_the_limits_of_memory_and_tasks_are_in_force(service: Service) -> None:
     assert re.search(r"Max core file size +0 +0 ", limits), "a core would hold the tokens"
 
 
-def test_instances_work_side_by_side_each_with_its_own(service: Service) -> None:
+def test_instances_run_side_by_side_each_with_its_own_database(service: Service) -> None:
     service.simulate(40, pages=2)
     for name, page, port in (("shop", PAGE, 9464), ("club", OTHER_PAGE, 9465)):
         service.configure(page, unit=f"milepost-{name}", http={"listen": f"127.0.0.1:{port}"})
@@ -229,7 +229,7 @@ def test_instances_work_side_by_side_each_with_its_own(service: Service) -> None
         assert owner in service.lab.run("cat", f"/proc/{service.lab.shown(f'milepost@{name}', 'MainPID')}/status")
 
 
-def test_the_timer_syncs_by_and_by_instead_of_a_daemon(service: Service) -> None:
+def test_the_timer_syncs_on_a_schedule_instead_of_a_daemon(service: Service) -> None:
     service.simulate(60)
     service.configure()
     service.hand_over_token()
@@ -239,7 +239,7 @@ def test_the_timer_syncs_by_and_by_instead_of_a_daemon(service: Service) -> None
     service.lab.run("systemctl", "start", "milepost-sync.timer")
     service.until_complete()
     service.lab.until(lambda: service.lab.shown("milepost-sync", "ActiveState") == "inactive", "the end of the sync")
-    assert service.lab.shown("milepost-sync", "RunResult") == "success"
+    assert service.lab.shown("milepost-sync", "Result") == "success"
     assert service.copied() == service.undisturbed()
-    service.start()  # the daemon finds all its own
+    service.start()  # the daemon finds all its files accessible
     service.lab.until(lambda: service.shown("StatusText") == "1 stream: 1 up to date", "the status in words")

@@ -1,7 +1,7 @@
 """Builds the parts from the settings: the only module that knows which source meets which store."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 
 import structlog
 from msgspec import Struct
@@ -36,8 +36,7 @@ SIMULATED_CONVERSATIONS = 500
 class Parts(Struct, frozen=True, eq=False):
     """The assembled parts, as far as commands need them.
 
-    `page_names` returns the known names of the pages by id. `undiscovered` is why pages could not be discovered at the
-    start; the others are synced nevertheless.
+    `undiscovered` is why pages could not be discovered at the start; the others are synced nevertheless.
     """
 
     supervisor: Supervisor
@@ -49,7 +48,6 @@ class Parts(Struct, frozen=True, eq=False):
     reloader: ConfigReloader
     discovery: PageDiscovery
     token_watch: TokenWatch
-    page_names: Callable[[], Mapping[str, str]]
     undiscovered: Problem | Held | None
 
 
@@ -71,18 +69,11 @@ async def assembled(
     lost. Raises BadConfiguration, StoreBusy, StoreRefused or StoreAway; StoreLost also after the block.
     """
     clock, feed = SystemClock(), Feed()
-    async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(
-            open_store(
-                store_url_of(settings),
-                synchronous=settings.store.synchronous,
-                events_chunk_size=settings.sync.events_chunk_size,
-            )
-        )
-        await demand_source(store, settings)
-        await stack.enter_async_context(stopping_when_lost(store.watch, stop))
-        world = await stack.enter_async_context(_world(settings, clock))
-        client = await stack.enter_async_context(_client(settings, world.base_url, clock))
+    async with (
+        _store(settings, stop) as store,
+        _world(settings, clock) as world,
+        _client(settings, world.base_url, clock) as client,
+    ):
         rate_limits = RateLimits(clock, feed, floor_seconds=settings.source.rate_limit_floor_seconds)
         checkpoints = await store.checkpoints()
         _warn_of_skew(checkpoints, clock)
@@ -95,18 +86,30 @@ async def assembled(
         discovery = PageDiscovery(registry, supervisor, settings, learn_secret)
         targets = ReloadTargets(supervisor, client, rate_limits, discovery)
         yield Parts(
-            supervisor,
-            engine,
-            registry,
-            store,
-            feed,
-            clock,
-            ConfigReloader(settings, targets, learn_secret),
-            discovery,
-            TokenWatch(registry, supervisor),
-            registry.page_names,
-            await discovery.discover(),
+            supervisor=supervisor,
+            engine=engine,
+            registry=registry,
+            store=store,
+            feed=feed,
+            clock=clock,
+            reloader=ConfigReloader(settings, targets, learn_secret),
+            discovery=discovery,
+            token_watch=TokenWatch(registry, supervisor),
+            undiscovered=await discovery.discover(),
         )
+
+
+@asynccontextmanager
+async def _store(settings: Settings, stop: Stop) -> AsyncIterator[OpenStore]:
+    """Open the store, which must hold data of the configured source; request a stop when the database is lost."""
+    async with open_store(
+        store_url_of(settings),
+        synchronous=settings.store.synchronous,
+        events_chunk_size=settings.sync.events_chunk_size,
+    ) as store:
+        await demand_source(store, settings)
+        async with stopping_when_lost(store.watch, stop):
+            yield store
 
 
 def _warn_of_skew(checkpoints: Iterable[Checkpoint], clock: Clock) -> None:

@@ -38,7 +38,7 @@ from milepost.service.page.pages import pages
 from milepost.service.probes import exposition, probes
 from milepost.service.systemd import Notifier, keep_notified, starting
 from milepost.service.wrong_tokens import WrongTokens
-from milepost.settings import Settings
+from milepost.settings import Settings, SyncSettings
 from milepost.stores.open import open_reader
 from milepost.stores.reader import JournalReader
 
@@ -215,12 +215,13 @@ async def serving(
 
 
 def _stream_operations(parts: Parts, shown: Shown, background: BackgroundWork) -> list[AnyOperation]:
-    supervisor, reloader = parts.supervisor, parts.reloader
+    supervisor, names = parts.supervisor, parts.registry.page_names
 
     def keys() -> Sequence[str]:
         return [stream.key for stream in supervisor.streams]
 
-    overview = Overview(
-        shown.journal_reader, shown.live, parts.clock.now, keys, parts.page_names, lambda: reloader.settings.sync
-    )
+    def sync_settings() -> SyncSettings:
+        return parts.reloader.settings.sync
+
+    overview = Overview(shown.journal_reader, shown.live, parts.clock.now, keys, names, sync_settings)
     return [*streams(overview), *stream_actions(background, supervisor.ask, keys)]

@@ -40,21 +40,25 @@ class PageDiscovery:
         self._learn_secret = learn_secret
         self._discovered: frozenset[str] = frozenset()
         self._next_seconds = DISCOVERY_SECONDS
-        self._adopted = Interrupt()
+        self._requested = Interrupt()
 
     async def run(self, clock: Clock, stop: Stop) -> None:
-        """Discover pages every quarter of an hour, and after new settings, until a stop is requested."""
+        """Discover pages every quarter of an hour, and on request, until a stop is requested."""
         due_at = clock.steady() + self._next_seconds
         while not stop.is_requested:
-            if self._adopted.is_set or clock.steady() >= due_at:
-                self._adopted.clear()
+            if self._requested.is_set or clock.steady() >= due_at:
+                self._requested.clear()
                 await self.discover()
                 due_at = clock.steady() + self._next_seconds
-            async with stop.interruptible(), self._adopted.interruptible():
+            async with stop.interruptible(), self._requested.interruptible():
                 await clock.sleep_until(clock.now() + timedelta(seconds=LOOK_SECONDS))
 
+    def request(self) -> None:
+        """Make a discovery due now."""
+        self._requested.set()
+
     def adopt(self, settings: Settings) -> None:
-        """Apply new settings to the pages: pace, tokens, and which pages are listed. Discovery is due afterwards."""
+        """Apply new settings to the pages: pace, tokens, and which pages are listed."""
         self._settings = settings
         self._registry.calls_per_second = settings.source.calls_per_second
         if settings.source.kind == "facebook":  # a simulated world has pages and tokens of its own
@@ -62,7 +66,6 @@ class PageDiscovery:
             pages = configured_pages(settings)
             self._retain(pages)
             self._add(pages)
-        self._adopted.set()
 
     async def discover(self) -> Problem | Held | None:
         """Look up the managed pages; add the new ones and suspend the lost ones. Return what prevented it, if anything.

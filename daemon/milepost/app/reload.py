@@ -120,6 +120,7 @@ class ConfigReloader:
                     if is_requested or reloaded != Reload():
                         _log(reloaded)
                 seen = found
+                self._targets.discovery.request()
             if is_requested:  # by somebody who may have fixed what no file shows, such as a permission
                 for stream in self._targets.supervisor.streams:
                     self._targets.supervisor.wake(stream)

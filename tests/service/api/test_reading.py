@@ -123,7 +123,7 @@ async def test_a_stream_that_is_worked_has_the_name_of_its_page(database: Path) 
         status = await get_json(session, f"/api/streams/{stream.key}")
         assert (status["stream"], status["state"], status["is_configured"]) == (stream.key, "never_synced", True)
         assert (status["platform"], status["page_id"]) == (stream.platform, stream.page_id)
-        assert status["page_name"] == parts.page_names()[stream.page_id] != ""
+        assert status["page_name"] == parts.registry.page_names()[stream.page_id] != ""
 
 
 async def test_a_single_stream_is_shown_as_in_the_list(session: aiohttp.ClientSession) -> None:

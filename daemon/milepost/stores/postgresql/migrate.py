@@ -24,12 +24,6 @@ Connection = psycopg.AsyncConnection[TupleRow]
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s || ' migrations', 0))"
 SETTINGS = "SELECT set_config('search_path', %s, true), set_config('lock_timeout', '60s', true)"
 HAS_RECORD = "SELECT to_regclass(%s) IS NOT NULL"
-RECORD = "SELECT to_regclass(%s) IS NOT NULL"
-VIEW = """
-SELECT
-    to_regclass(%(view)s) IS NULL,
-    (SELECT definition FROM pg_views WHERE schemaname = 'public' AND viewname = %(table)s)
-"""
 RECORD = """
 CREATE TABLE IF NOT EXISTS schema_migrations (name text COLLATE "C" PRIMARY KEY, applied_at timestamptz(3) NOT NULL)
 """

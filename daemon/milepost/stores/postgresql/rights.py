@@ -1,7 +1,7 @@
-"""Keeps what Milepost makes to its owner, whatever default privileges grant to others.
+"""Keeps what Milepost creates to its owner, whatever default privileges grant to others.
 
-Hosts that serve a database over an API grant their roles everything on what is made in `public`, some on what is made
-anywhere; functions are granted to everybody by PostgreSQL itself. What an operator grants afterwards stays.
+Hosts that serve a database over an API grant their roles everything on what is created in `public`, some on what is
+created anywhere; PostgreSQL itself grants functions to everybody. What an operator grants afterwards stays.
 """
 
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
-# Each object of ours in a schema, and the statement that takes it from somebody else who has rights to it.
+# Each object of ours in a schema, with the statement that revokes the privileges of somebody else on it.
 OBJECTS = """
 WITH objects AS (
     SELECT
@@ -44,14 +44,14 @@ class _Object(NamedTuple):
     kind: str
     oid: int
     name: str
-    revoke: str | None  # None where nobody else has a right to it
+    revoke: str | None  # None where nobody else has a privilege on it
 
 
 @asynccontextmanager
 async def kept_private(connection: Connection, schema: str) -> AsyncIterator[None]:
-    """Revoke every right of others to what is made in the schema, or with it, during the block.
+    """Revoke every privilege of others on what is created in the schema, or with it, during the block.
 
-    Belongs into the transaction that makes it, so that nobody sees it before. What was there is left alone.
+    Use it inside the transaction that creates it, so that nobody sees it before. What was there is left alone.
     """
     before = {(each.kind, each.oid) for each in await _objects(connection, schema)}
     yield
@@ -61,7 +61,7 @@ async def kept_private(connection: Connection, schema: str) -> AsyncIterator[Non
 
 
 async def make_private(connection: Connection, schema: str, name: str) -> None:
-    """Revoke every right of others to a table or view."""
+    """Revoke every privilege of others on a table or view."""
     await _revoke(
         connection, [each for each in await _objects(connection, schema) if (each.kind, each.name) == ("TABLE", name)]
     )

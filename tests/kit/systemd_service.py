@@ -1,4 +1,4 @@
-"""Milepost as systemd runs it, in a lab: installed by its own script, working a simulator beside it."""
+"""Milepost as a systemd service in a lab, installed by its own script, with a simulator as its source."""
 
 import fcntl
 import json
@@ -23,7 +23,7 @@ OFFLINE = (f"PIP_FIND_LINKS={WHEELS}", "PIP_NO_INDEX=1", "PIP_CONFIG_FILE=/dev/n
 INSTALLED = ("opt/milepost", "etc/milepost", "etc/credstore", "usr/local/bin/milepost", "usr/src/wheels")
 UNITS = ("milepost.service", "milepost@.service", "milepost-sync.service", "milepost-sync.timer")
 
-PYTHON = "/usr/bin/python3"  # of the system: one below /root is out of reach of a service
+PYTHON = "/usr/bin/python3"  # the system's: a service cannot reach one below /root
 DATABASE = "/var/lib/milepost/milepost.db"
 CONFIG = "/etc/milepost/config.yaml"
 TOKEN = "/etc/credstore/milepost.access-token"
@@ -32,7 +32,7 @@ BASE_URL = f"http://127.0.0.1:{PORT}"
 PAGE = made_up_page(1, 0)
 OTHER_PAGE = made_up_page(1, 1)
 STREAM = Stream(Platform.MESSENGER, PAGE.id).key
-# Faster than what is shipped: a test need not wait for the delay that the world outside deserves.
+# Shorter delays than the shipped ones, which a test need not wait for.
 FAST = "[Service]\nRestartSec=100ms\n"
 
 INSTALL_SECONDS = 300.0
@@ -47,16 +47,16 @@ class Service:
         self.lab = lab
 
     def simulate(self, conversations: int, faults: str = "calm", pages: int = 1) -> None:
-        """Serve a world in which nothing arrives."""
+        """Serve a frozen world."""
         options = f"--port {PORT} --pages {pages} --conversations {conversations} --arrivals 0 --faults {faults}"
         program = ["/opt/milepost/current/bin/milepost", "simulate", *options.split()]
         self.lab.run("systemd-run", "--quiet", "--unit=simulator", *program)
         self.lab.until(lambda: self.lab.tried("bash", "-c", f"< /dev/tcp/127.0.0.1/{PORT}").returncode == 0, "a world")
 
     def configure(self, *pages: SimulatedPage, unit: str = "milepost", **sections: Json | list[Json]) -> None:
-        """Write the configuration for pages of the simulator, the first one's Messenger inbox if not said otherwise.
+        """Write the configuration for pages of the simulator, by default for the first one's Messenger inbox.
 
-        The first page's token comes as the credential that the unit names, any other's is written out.
+        The first page's token is the credential that the unit names; other tokens are written out.
         """
         first, *others = pages or (PAGE,)
         token = {"access_token_file": f"${{CREDENTIALS_DIRECTORY}}/{unit}.access-token"}
@@ -70,11 +70,11 @@ class Service:
         self.lab.write(f"/etc/milepost/{name}.yaml", yaml.safe_dump(settings))
 
     def hand_over_token(self, page: SimulatedPage = PAGE, unit: str = "milepost") -> None:
-        """Put the token where the unit takes its credentials from."""
+        """Write the token to where the unit reads its credentials."""
         self.lab.write(f"/etc/credstore/{unit}.access-token", f"{page.token}\n", mode="600")
 
     def change_unit(self, drop_in: str, unit: str = "milepost.service") -> None:
-        """Lay a drop-in beside the unit, and one that has it restarted soon."""
+        """Add a drop-in to the unit, and one that shortens the restart delay."""
         self.lab.write(f"/etc/systemd/system/{unit}.d/test.conf", f"{FAST}{drop_in}")
         self.lab.run("systemctl", "daemon-reload")
 
@@ -88,12 +88,12 @@ class Service:
         return self.lab.shown("milepost", key)
 
     def until_restarted(self, times: int = 1) -> None:
-        """Wait until systemd has started it again so many times, and it is ready."""
+        """Wait until systemd has restarted the service that many times and it is ready."""
         restarted = [str(times), "active"]
         self.lab.until(lambda: [self.shown("NRestarts"), self.shown("ActiveState")] == restarted, "a restart")
 
     def rows(self, query: str, database: str = DATABASE) -> Rows:
-        """Ask the database; nothing where there is no such table, or no database, yet."""
+        """Query the database; empty if the table or the database does not exist yet."""
         program = (
             "import json, sqlite3, sys\n"
             "try:\n"
@@ -105,7 +105,7 @@ class Service:
         return [tuple(row) for row in json.loads(found)]
 
     def batches(self) -> int:
-        """Say how many batches are stored."""
+        """Return how many batches are stored."""
         found = self.rows("SELECT count(*) FROM journal WHERE type = 'batch_stored'")
         return int(found[0][0]) if found else 0
 
@@ -117,14 +117,14 @@ class Service:
         self.lab.until(lambda: self.rows(query, database), f"a whole sweep of {stream}")
 
     def copied(self, database: str = DATABASE) -> dict[str, Rows]:
-        """Give the copied tables, each in the order of its key."""
+        """Return the copied tables, each ordered by its key."""
         return {
             table: self.rows(f"SELECT {columns} FROM {table} ORDER BY 1, 2, 3", database)
             for table, columns in COPIED.items()
         }
 
     def undisturbed(self) -> dict[str, Rows]:
-        """Copy the same world in one go, beside the service, and give the tables."""
+        """Copy the same world in one go, apart from the service, and return the tables."""
         folder = "/srv/undisturbed"
         database = f"{folder}/milepost.db"
         settings = {**yaml.safe_load(self.lab.run("cat", CONFIG)), "store": {"url": f"sqlite:///{database}"}}
@@ -133,7 +133,7 @@ class Service:
         return self.copied(database)
 
     def positions(self) -> list[str | None]:
-        """Give the cursors at which the walk stood, oldest first."""
+        """Return the cursors of the sweep from the journal, oldest first."""
         found = self.rows(
             "SELECT data ->> '$.position.cursor' FROM journal WHERE type = 'batch_stored'"
             " AND data ->> '$.position.phase' IS NULL ORDER BY seq"
@@ -141,12 +141,12 @@ class Service:
         return [cursor for (cursor,) in found]
 
     def asked_cursors(self) -> list[str | None]:
-        """Give the cursors that the simulator was asked for, oldest first."""
+        """Return the cursors that were requested from the simulator, oldest first."""
         asked: list[Json] = json.loads(self.fetched(f"{BASE_URL}/simulator/requests"))["last"]
         return [request["after"] for request in asked if request["edge"] == "conversations"]
 
     def act(self, action: str, **arguments: object) -> None:
-        """Make something happen in the simulated world: docs/simulator.md tells what there is."""
+        """Call an action of the simulator; docs/simulator.md lists them."""
         program = (
             "import sys, urllib.request as web; web.urlopen(web.Request(sys.argv[1], sys.argv[2].encode(),"
             " {'Content-Type': 'application/json'}), timeout=10)"
@@ -160,13 +160,13 @@ class Service:
         return self.lab.run(PYTHON, "-c", program, url)
 
     def log(self, *matches: str) -> list[Json]:
-        """Give the entries of the journal that match, with their fields."""
+        """Return the matching entries of journald with their fields."""
         self.lab.run("journalctl", "--sync")
         found = self.lab.run("journalctl", "-u", "milepost", "--no-pager", "-o", "json", *matches)
         return [json.loads(line) for line in found.splitlines()]
 
     def until_logged(self, text: str) -> Json:
-        """Wait until an entry's message contains the text, and give the entry."""
+        """Wait until an entry's message contains the text, and return the entry."""
         found: list[Json] = []
 
         def is_logged() -> bool:
@@ -179,20 +179,20 @@ class Service:
 
 @contextmanager
 def installed_service(folder: Path, layer: Path) -> Iterator[Service]:
-    """Boot a lab in which Milepost is installed, and not yet configured or started."""
+    """Boot a lab in which Milepost is installed but not configured or started."""
     with booted(folder / "lab", layer) as lab:
         yield Service(lab)
 
 
 def install(lab: Lab, *arguments: str) -> str:
-    """Run the script that installs, on what is in the lab."""
+    """Run the installation script in the lab."""
     return lab.run("env", *OFFLINE, f"{SOURCE}/systemd/install.sh", *arguments, seconds=INSTALL_SECONDS)
 
 
 def installed_layer(engine: Path) -> Path:
-    """Install Milepost in a lab, and give a folder with what that leaves, to be laid over the root of others.
+    """Install Milepost in a lab, and return a folder with the result, which other labs use as a layer.
 
-    It is made once, by the first of the processes that share a folder; the others wait for it.
+    The first of the processes that share a folder creates it; the others wait.
     """
     reason = why_not() or _lacks_python()
     if reason is not None:
@@ -219,8 +219,8 @@ def _lacks_python() -> str | None:
 
 
 def _fetch_wheels(folder: Path) -> None:
-    """Fetch what install.sh installs, for the system's Python. Skips the test where that cannot be had."""
-    pip = folder.with_name("pip")  # an environment of its own: the one that runs the tests need not have a pip
+    """Download what install.sh installs, for the system's Python. Skips the test if that is not possible."""
+    pip = folder.with_name("pip")  # a separate environment: the tests' own may lack pip
     subprocess.run([PYTHON, "-m", "venv", pip], check=True, timeout=INSTALL_SECONDS)
     command: list[str | Path] = [
         pip / "bin" / "pip",

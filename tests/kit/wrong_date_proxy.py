@@ -1,4 +1,4 @@
-"""A way to a Graph API whose answers have a wrong Date."""
+"""A proxy to a Graph API that changes the Date of its responses."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +13,7 @@ PASSED_ON = ("Content-Type", "facebook-api-version")
 
 @asynccontextmanager
 async def dated(base_url: str, date: str) -> AsyncIterator[str]:
-    """Serve what the API at `base_url` answers, with this Date; gives the base URL."""
+    """Pass on the responses of the API at `base_url` with this Date; yields the base URL."""
     async with aiohttp.ClientSession() as session:
 
         async def answer(request: web.Request) -> web.Response:

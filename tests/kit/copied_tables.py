@@ -1,4 +1,4 @@
-"""Holds what was copied against what is true in the simulated world."""
+"""Compares the copied tables with the simulated world."""
 
 from datetime import datetime
 
@@ -8,9 +8,9 @@ from milepost.simulator.world import World
 
 
 def assert_copied(installation: Installation, world: World, at: datetime, *, was_frozen: bool) -> None:
-    """Every conversation, contact and message of the world at an instant is in the tables, and nothing else is.
+    """Assert that the tables hold the world's conversations, contacts and messages at an instant, and nothing else.
 
-    Where the world was not frozen, messages are there, too, that the API has ceased to tell of.
+    If the world was not frozen, they may also hold messages that the API no longer lists.
     """
     for inbox in world.inboxes:
         _assert_inbox_copied(installation, world, inbox, at, was_frozen=was_frozen)
@@ -38,11 +38,11 @@ def _assert_inbox_copied(
             *stream,
         )
     }
-    told = {(each.id, message_id) for each in truth for message_id in each.message_ids}
-    assert told <= events
-    assert events == told or not was_frozen
+    listed = {(each.id, message_id) for each in truth for message_id in each.message_ids}
+    assert listed <= events
+    assert events == listed or not was_frozen
 
 
 def _as_stored(instant: datetime) -> str:
-    """Write an instant as the API tells it, in whole seconds, and as the tables keep it."""
+    """Format an instant as the tables hold it, in whole seconds, which is all that the API reports."""
     return instant.strftime("%Y-%m-%dT%H:%M:%S.000Z")
