@@ -82,11 +82,11 @@ def test_a_rate_limit_is_shown_with_its_start_its_end_and_that_nothing_is_to_do(
     assert table.count("rate limited ") == 2
     reasons = [
         "  cause: it went wrong (code 613)",
-        "  → nothing to do: it goes on by itself when the limit is over; calling on would prolong it",
+        "  → nothing to do: it continues when the limit is over; further calls would prolong it",
     ]
     since = "since 11:59 UTC (5 minutes ago), until 12:35 UTC (in 31 minutes)"
     assert under(table) == [f"  waits for the app's rate limit, {since}", *reasons]
-    assert under(table, BUSY) == [f"  waits for the app's rate limit (which {IDLE.key} met), {since}", *reasons]
+    assert under(table, BUSY) == [f"  waits for the app's rate limit (met by {IDLE.key}), {since}", *reasons]
 
 
 def test_a_refused_token_is_shown_with_what_to_do_and_its_next_probe() -> None:
@@ -94,7 +94,7 @@ def test_a_refused_token_is_shown_with_what_to_do_and_its_next_probe() -> None:
     assert "stopped: authorization" in table
     waits, problem, advice = under(table)
     assert waits == (
-        "  waits for somebody to mend the token or a permission, since 12:00 UTC (4 minutes ago), "
+        "  waits for the token or a permission to be fixed, since 12:00 UTC (4 minutes ago), "
         "until 12:30 UTC (in 26 minutes)"
     )
     assert problem == "  cause: it went wrong (code 190)"
@@ -129,8 +129,8 @@ def test_a_run_that_broke_off_in_a_process_that_lives_did_not_die() -> None:
 def test_a_failed_run_is_retried_and_says_what_to_check() -> None:
     table = text(after(*OPENED, RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=NETWORK)))
     waits, _, advice = under(table)
-    assert waits.startswith("  waits for the next try, since 12:00 UTC")
-    assert advice.endswith("if it lasts, look at the network and source.base_url")
+    assert waits.startswith("  waits for the next attempt, since 12:00 UTC")
+    assert advice.endswith("if it persists, check the network and source.base_url")
 
 
 def test_open_dead_letters_are_counted_and_explained() -> None:
@@ -147,7 +147,7 @@ def test_a_stream_with_a_reduced_request_says_so() -> None:
     table = text(
         after(*OPENED, STORED, events.BatchShrunk(6, Detail.NESTED, Problem(ProblemKind.API, "too\nmuch", code=1)))
     )
-    assert under(table) == ["  asks for 6 conversations at a time, because of this: too much (code 1)"]
+    assert under(table) == ["  requests 6 conversations at a time, because of this: too much (code 1)"]
 
 
 def test_a_problem_stays_on_its_line() -> None:

@@ -79,7 +79,7 @@ def test_a_complete_stream_has_no_explanation() -> None:
             [LIMITED, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT, walking("c1"), problem=RATE_LIMIT)],
             [
                 f"{STREAM.key}: waits for the page's rate limit until 14:05 UTC: it went wrong (code 613)",
-                "  → nothing to do: it goes on by itself when the limit is over; calling on would prolong it",
+                "  → nothing to do: it continues when the limit is over; further calls would prolong it",
             ],
         ),
         (
@@ -120,7 +120,7 @@ def test_a_stopped_stream_says_what_has_to_be_fixed() -> None:
 def test_a_stream_held_up_by_the_limit_of_another_says_so() -> None:
     limited = after(LIMITED, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT))
     lines = explanations(limited, Checkpoint(f"instagram:{STREAM.page_id}"), of_run=False)
-    assert f"instagram:{STREAM.page_id}: waits for the page's rate limit (which {STREAM.key} met) until" in lines[2]
+    assert f"instagram:{STREAM.page_id}: waits for the page's rate limit (met by {STREAM.key}) until" in lines[2]
 
 
 def test_an_error_is_shown_on_its_line() -> None:

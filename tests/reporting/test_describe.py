@@ -372,9 +372,9 @@ CASES: list[tuple[events.Event, Description]] = [
         events.TokenChecked(TokenHealth(is_valid=False)),
         Description(
             "token checked",
-            "The token is not valid any more",
+            "The token is no longer valid",
             WARNING,
-            {"found": "the token is not valid any more"},
+            {"found": "the token is no longer valid"},
         ),
     ),
     (

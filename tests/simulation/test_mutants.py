@@ -415,7 +415,9 @@ MUTANTS = {
     "the watermark is the largest updated_time seen": Mutant(LOSS, decides=LargestAsWatermark),
     "the watermark is the end of the sweep": Mutant(LOSS, decides=lambda: end_as_watermark),
     "there is no catch-up scan": Mutant(MISSED, patches={"milepost.core.decide._next_position": no_catch_up}),
-    "the first empty batch is the end": Mutant(EITHER, decides=lambda: empty_is_the_end),
+    "the first empty batch is the end": Mutant(
+        f"{EITHER}|is there and was marked as deleted", decides=lambda: empty_is_the_end
+    ),
     "the first old row is the end": Mutant(
         EITHER,
         patches={"milepost.core.decide.reaches_back": first_old_row_is_the_end, "milepost.core.decide.LEAST_OLDER": 1},
