@@ -18,13 +18,12 @@ from kit.graph_answers import error, message, thread
 from kit.installation import Installation
 from kit.loopback import nowhere, sending, serving
 from milepost.core.checkpoint import DeadLetter
-from milepost.core.commands import DeadLetterCommand, Discard, Redrive
+from milepost.core.commands import CommandDeferred, DeadLetterCommand, Discard, Redrive
 from milepost.core.errors import MilepostError, StoreAway
 from milepost.core.events import DeadLetterOpened, Event, Reason, RunEnded, RunStatus, Stage
 from milepost.core.evolve import fold
 from milepost.core.model import Changes, ContactRow, DeadLetterPayload
 from milepost.core.ports import Commit, DueDeadLetter
-from milepost.engine.mailbox import CommandDeferred
 from milepost.service.api.background import background_work
 from milepost.service.api.dead_letters import dead_letter_actions
 from milepost.service.api.endpoint import routes_of

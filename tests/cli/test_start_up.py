@@ -29,14 +29,14 @@ import asyncio, atexit, os, signal, sys
 from milepost.cli import main
 from milepost.engine.supervisor import Supervisor
 
-turn = Supervisor._turn
+run = Supervisor._run
 
-async def last_turn(self, stream, *, full=False):
-    result = await turn(self, stream, full=full)
+async def last_run(self, stream, *, full=False):
+    result = await run(self, stream, full=full)
     os.kill(os.getpid(), signal.SIGTERM)
     return result
 
-Supervisor._turn = last_turn
+Supervisor._run = last_run
 atexit.register(lambda: print(*sys.modules))
 sys.argv = ["milepost", {command!r}]
 main()

@@ -9,14 +9,14 @@ from kit.builders import NETWORK, RATE_LIMIT, STREAM, at, fetched, refused, unre
 from kit.engine_doubles import FlakyStore, Inbox, cursor_of, engine, find_open_dead_letters, refusing, running
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.commands import Command, Discard, Redrive
+from milepost.core.commands import Command, CommandDeferred, Discard, Redrive
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.core.events import Resolution, RunStatus, Stage
 from milepost.core.model import Table
 from milepost.core.plan import Policy
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.engine.context import EngineContext
-from milepost.engine.mailbox import CommandDeferred, CommandResult, Mailbox
+from milepost.engine.mailbox import CommandResult, Mailbox
 from milepost.engine.supervisor import Schedule, Supervisor
 
 LONG_LIMIT = replace(RATE_LIMIT, wait_seconds=3600.0)

@@ -15,11 +15,10 @@ from milepost.app.database import store_url_of
 from milepost.cli.daemon_client import daemon_at
 from milepost.cli.dead_letter_table import MAX_SUBJECT, shortened
 from milepost.core.checkpoint import DeadLetter
-from milepost.core.commands import DeadLetterCommand
+from milepost.core.commands import CommandDeferred, DeadLetterCommand
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.core.events import Reason
 from milepost.engine.interrupt import Stop, stopping_on_signals
-from milepost.engine.mailbox import CommandDeferred
 from milepost.reporting.humanize import ahead, on_one_line
 from milepost.reporting.summary import ExitCode, most_serious
 from milepost.reporting.views import ActionOutcome, ActionResult, accepted, closed, held, refused, result_of

@@ -1,12 +1,23 @@
 """Commands on a stream and its dead letters, and what the journal records of them: nothing if they change nothing."""
 
+from datetime import datetime
+
 from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import MilepostError
 from milepost.core.events import Event, StreamPaused, StreamRemoved, StreamResumed, SyncRequested, TokenChecked
 from milepost.core.model import TokenHealth
 from milepost.core.plan import RunBudget
 from milepost.core.records import Record, unchanged_before
+
+
+class CommandDeferred(MilepostError):
+    """A command was not tried, because no call may be made now. `until` is when one may; None if that is unknown."""
+
+    def __init__(self, message: str, *, hint: str = "", until: datetime | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.until = until
 
 
 class Redrive(Struct, frozen=True):

@@ -4,25 +4,16 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Protocol
 
 from msgspec import Struct
 
 from milepost.core.checkpoint import DeadLetter
-from milepost.core.commands import Command, DeadLetterCommand
+from milepost.core.commands import Command, CommandDeferred, DeadLetterCommand
 from milepost.core.errors import MilepostError
 from milepost.engine.interrupt import Interrupt
 
 MAX_WAITING = 1_000
-
-
-class CommandDeferred(MilepostError):
-    """A command was not tried, because no call may be made now. `until` is when one may; None if that is unknown."""
-
-    def __init__(self, message: str, *, hint: str = "", until: datetime | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.until = until
 
 
 # The dead letter that the command names, if it is still open; or why the command was not executed.

@@ -4,7 +4,7 @@ from datetime import timedelta
 from functools import partial
 
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.commands import DeadLetterCommand, Discard, Redrive
+from milepost.core.commands import CommandDeferred, DeadLetterCommand, Discard, Redrive
 from milepost.core.errors import MilepostError, VersionConflict
 from milepost.core.model import Stream
 from milepost.core.plan import RunBudget
@@ -12,7 +12,7 @@ from milepost.core.ports import Answered, DueDeadLetter, Fetched, Held, Outcome,
 from milepost.core.redrive import discard, redrive, to_reread
 from milepost.engine.clock import Deadline
 from milepost.engine.context import EngineContext
-from milepost.engine.mailbox import CommandDeferred, CommandResult
+from milepost.engine.mailbox import CommandResult
 from milepost.engine.stream_journal import StreamJournal
 
 MAX_REDRIVES_PER_RUN = 20

@@ -12,10 +12,10 @@ from msgspec import Struct
 from msgspec.structs import astuple, replace
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter, OperatorPause, Run
+from milepost.core.commands import CommandDeferred
 from milepost.core.events import Mode, Phase, Reason, Resolution, RunStatus, Stage
 from milepost.core.model import Platform, Stream
 from milepost.core.problems import Problem
-from milepost.engine.mailbox import CommandDeferred
 from milepost.reporting.status import ConditionContext, State, condition
 
 # --- runs -------------------------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 from aiohttp import web
 from msgspec import Struct
 
+from milepost.core.commands import CommandDeferred
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.engine.bulkhead import bulkhead
-from milepost.engine.mailbox import CommandDeferred
 
 MAX_WAIT_SECONDS = 30.0  # longer than a batch takes, after which the stream's worker looks into its mailbox
 MAX_RUNNING = 100

@@ -8,10 +8,10 @@ from aiohttp import web
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
 
-from milepost.core.commands import DeadLetterCommand, Discard, Redrive
+from milepost.core.commands import CommandDeferred, DeadLetterCommand, Discard, Redrive
 from milepost.core.dead_letters import MAX_REASON_CHARACTERS
 from milepost.core.ports import DueDeadLetter
-from milepost.engine.mailbox import CommandDeferred, ExecuteDeadLetterCommand
+from milepost.engine.mailbox import ExecuteDeadLetterCommand
 from milepost.reporting.views import ActionResult, DeadLetterView, accepted, dead_letter_view, held, result_of
 from milepost.service.api.background import BackgroundWork, StillRunning
 from milepost.service.api.endpoint import (
