@@ -114,6 +114,8 @@ async def everything_is_copied_by_a_date_that_is_wrong(
                 assert len(lines_with(ended.stderr, "clocks differ from the API's")) == 1, ended
 
         installation.configure(simulator.base_url, *pages, sync=sync)
+        adopted = await milepost(installation.folder, "store", "adopt", "--yes")  # the same API, without the proxy
+        assert adopted.code == 0, adopted
         world_time.now += timedelta(hours=1)
         for conversation in simulator.world.truth(BICYCLES.id, "messenger", world_time.now)[50:]:
             simulator.world.receive(BICYCLES.id, "messenger", world_time.now, conversation.id)

@@ -85,7 +85,7 @@ async def test_a_second_signal_does_not_wait_for_the_current_batch(installation:
             ended = await daemon.ended()
     assert ended.code == 1, ended
     assert ended.stderr.endswith(
-        "milepost: stopped before the work in hand was finished\n"
+        "milepost: stopped before the current work was finished\n"
         "  → what was committed is safe; the next start continues from there\n"
     )
     assert "Traceback" not in ended.stderr
