@@ -18,7 +18,7 @@ settings.load_profile("milepost")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell each reason for which tests were skipped once, with what would bring them back."""
+    """Report once each reason for which tests were skipped, with what would bring them back."""
     skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
     reasons = Counter(told[2].removeprefix("Skipped: ") for told in skipped if isinstance(told, tuple))
     if reasons:
@@ -42,19 +42,19 @@ def process_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_servers() -> Iterator[Servers]:
-    """Give the PostgreSQL servers of this process, which are stopped at its end."""
+    """Yield the PostgreSQL servers of this process, which are stopped at its end."""
     with ExitStack() as stack:
         yield Servers(stack.enter_context)
 
 
 @pytest.fixture
 def postgres(request: pytest.FixtureRequest, postgres_servers: Servers) -> Server:
-    """Give a running PostgreSQL: the newest, or the release that a test is parametrised with (`on_both_releases`)."""
+    """Return a running PostgreSQL: the newest, or the release that a test is parametrised with (`on_both_releases`)."""
     return postgres_servers.of(getattr(request, "param", "newest"))
 
 
 @pytest.fixture
 def database(postgres: Server) -> Iterator[Database]:
-    """Give a fresh PostgreSQL database, migrated and empty."""
+    """Yield a fresh PostgreSQL database, migrated and empty."""
     with fresh_database(postgres) as database:
         yield database

@@ -346,7 +346,7 @@ async def test_a_statement_that_takes_too_long_is_an_absence(database: Database,
 async def test_a_transaction_that_idles_too_long_is_an_absence(
     database: Database, store: PostgresqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Say of a machine that was suspended: it must not hold its locks for ever."""
+    """A machine that was suspended must not hold its locks for ever."""
     write = PostgresqlWriter.write
 
     async def late(*arguments: object) -> object:

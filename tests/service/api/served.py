@@ -87,7 +87,7 @@ async def refused(session: aiohttp.ClientSession, path: str, **query: str | int)
 
 
 async def fill(path: Path) -> None:
-    """Give every stream a history: runs with a batch each, some failed, and a dead letter each, every third closed."""
+    """Store a history of each stream: runs with a batch each, some failed, and a dead letter each, some closed."""
     async with open_sqlite(path, synchronous="normal") as store:
         for run in range(RUNS):
             for stream in STREAMS:

@@ -347,7 +347,7 @@ class TestStandardLibrary:
 
         stream = configured("json")
         asyncio.run(leaves_it(), debug=True)
-        # On a busy machine the debug mode tells of slow steps as well.
+        # On a busy machine the debug mode reports slow steps as well.
         (event,) = (each for each in objects(stream) if each["event"].startswith("Task exception was never retrieved"))
         assert event["logger"] == "asyncio"
         assert event["exception"].endswith(f"ValueError: {BLOT}")

@@ -62,7 +62,7 @@ class Database:
         return await cursor.fetchall() if cursor.description else []
 
     async def mark(self) -> UnfinishedCopy | None:
-        """Give the mark of an unfinished copy into this database."""
+        """Return the mark of an unfinished copy into this database."""
         found = await self.rows("unfinished_copy")
         return UnfinishedCopy(*found[0]) if found else None
 

@@ -48,7 +48,7 @@ def pending(path: Path) -> set[str]:
 
 
 def mark_in(path: Path) -> UnfinishedCopy | None:
-    """Give the mark of an unfinished copy into the database at `path`; None where there is no database yet."""
+    """Return the mark of an unfinished copy into the database at `path`; None if there is no database yet."""
     if "0005_unfinished_copy" not in applied(path):
         return None
     with errors_of(path), closing(sqlite3.connect(path, timeout=5.0)) as connection:
