@@ -96,7 +96,12 @@ class MemoryStore:
             unseen=len(self._unseen(stream, keys.stretch) - noted) if keys.stretch else 0,
             missed=frozenset(noted.intersection(keys.conversations)),
             all_missed=len(noted),
+            stored=self._count_stored(stream) if keys.counts_stored else 0,
         )
+
+    def _count_stored(self, stream: Stream) -> int:
+        of_stream = (stream.platform.value, stream.page_id, None)
+        return sum((row.platform, row.page_id, row.deleted_at) == of_stream for row in self.conversations.values())
 
     def _known_dead_letters(self, keys: Keys) -> dict[str, KnownDeadLetter]:
         return {

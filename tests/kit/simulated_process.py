@@ -14,7 +14,7 @@ import structlog
 from msgspec.structs import replace
 
 from kit.fake_inbox import whole_second
-from kit.invariants import RIVAL, Reading, concerns, leads_to_itself
+from kit.invariants import RIVAL, Reading, concerns, is_refused
 from kit.simulated_rivals import Rivals
 from kit.simulation_setting import Setting
 from milepost.core.checkpoint import Checkpoint
@@ -241,7 +241,7 @@ class Process:
             remedy = rule_for(outcome.problem, has_cursor=has_cursor).remedy
             self.invariants.disturbed(stream, f"a refusal: {remedy}")
             return
-        if leads_to_itself(sweep, outcome):
+        if is_refused(decision):
             self.invariants.disturbed(stream, "a cursor loop")
             return
         reading = Reading(stream, sweep, outcome, self.sources[stream].sent_at(outcome), context.budget)

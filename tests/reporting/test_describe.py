@@ -47,6 +47,8 @@ DEBUG, INFO, WARNING, ERROR = Level
 WENT_WRONG = {"problem": "it went wrong"}
 WAIT = advice_on(RATE_LIMIT, STREAM)
 NEW_TOKEN = advice_on(DEAD_TOKEN, STREAM)
+LOOP = Problem(ProblemKind.CURSOR_LOOP, "round and round")
+STUCK = Problem(ProblemKind.NO_PROGRESS, "nothing new")
 
 CASES: list[tuple[events.Event, Description]] = [
     (run_started(NOON), Description("run started", "Run started", DEBUG)),
@@ -191,6 +193,46 @@ CASES: list[tuple[events.Event, Description]] = [
             WARNING,
             {"problem": "it went wrong (code 2642)"},
             "the walk restarts at the head of the inbox",
+        ),
+    ),
+    (
+        events.CursorLost(LOOP, is_last=True),
+        Description(
+            "cursor refused",
+            "The list leads nowhere, the walk restarts at the head of the inbox: round and round",
+            WARNING,
+            {"problem": "round and round"},
+            "the walk restarts at the head of the inbox",
+        ),
+    ),
+    (
+        events.BatchStored(Position(Phase.CATCH_UP), Tally(batches=1, unchanged=50), problem=LOOP),
+        Description(
+            "walk ended early",
+            "The walk ends here, though the list goes on: round and round",
+            WARNING,
+            {"unchanged": 50, "problem": "round and round"},
+            advice_on(LOOP, STREAM),
+        ),
+    ),
+    (
+        events.SweepCompleted(Mode.FULL, NOON, NOON, TALLY, has_errors=True, problem=LOOP),
+        Description(
+            "sweep completed",
+            f"Full sweep complete ({IN_BRIEF}), but in doubt, and deletes nothing: round and round",
+            WARNING,
+            {"mode": "full", "status": "complete_with_errors", **IN_ALL, "problem": "round and round"},
+            advice_on(LOOP, STREAM),
+        ),
+    ),
+    (
+        RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT, walking("b"), TALLY, STUCK),
+        Description(
+            "run ended early",
+            f"Stopped at the time limit of a run ({IN_BRIEF}): nothing new; the next run continues there",
+            WARNING,
+            {"reason": "time_limit", "status": "paused", **IN_ALL, "problem": "nothing new"},
+            advice_on(STUCK, STREAM),
         ),
     ),
     # --- dead letters ---

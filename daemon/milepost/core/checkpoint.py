@@ -12,6 +12,7 @@ from msgspec import Struct
 from milepost.core.events import (
     NO_TALLY,
     Mode,
+    Phase,
     Position,
     Reason,
     Resolution,
@@ -49,11 +50,20 @@ class WalkSetAside(Struct, frozen=True, omit_defaults=True):
     retry: RetryState | None = None
 
 
+class Lowest(Struct, frozen=True):
+    """The lowest of the newest instants of the batches of a phase, as in Progress."""
+
+    phase: Phase
+    at: datetime
+
+
 class Sweep(Struct, frozen=True, omit_defaults=True):
     """The open sweep: how far it walks, where it continues and its counts. The instants are those of SweepStarted.
 
     `lost_cursor` was refused and is kept until a batch shows that the sweep makes progress without it; `resets` counts
-    such losses in the run. While the head is read first, the walk is `set_aside`.
+    such losses in the run. While the head is read first, the walk is `set_aside`. It `is_rewound` once it restarted
+    because it got nowhere; `lowest` is how far its phase has got in all, restarts included, and `problem` is why its
+    walk ended early.
     """
 
     mode: Mode
@@ -65,6 +75,9 @@ class Sweep(Struct, frozen=True, omit_defaults=True):
     lost_cursor: str | None = None
     resets: int = 0
     set_aside: WalkSetAside | None = None
+    is_rewound: bool = False
+    lowest: Lowest | None = None
+    problem: Problem | None = None
 
 
 class RateLimit(Struct, frozen=True, omit_defaults=True):
@@ -84,6 +97,13 @@ class FailureStreak(Struct, frozen=True, omit_defaults=True):
     since: datetime
     runs: int
     problem: Problem | None = None
+
+
+class Doubt(Struct, frozen=True, omit_defaults=True):
+    """The last sweep is not to be relied on because of `problem`, of which the first such sweep told at `since`."""
+
+    problem: Problem
+    since: datetime
 
 
 class OperatorPause(Struct, frozen=True, omit_defaults=True):
@@ -141,6 +161,7 @@ STORED_NAMES = {
 class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     """The state of a stream after entry number `version`, whose hash is `hash`.
 
+    `futile_runs` counts the runs in a row that resumed the sweep and read nothing new, an open one included.
     `unrecorded` and `sweep_is_recorded` are about unchanged batches since that entry; both have their defaults in every
     checkpoint that is stored.
     """
@@ -160,6 +181,8 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     watermark: datetime | None = None
     last_success_at: datetime | None = None
     last_full_sweep_at: datetime | None = None
+    doubt: Doubt | None = None
+    futile_runs: int = 0
     open_dead_letters: int = 0
     total: Tally = NO_TALLY
     unrecorded: Tally = NO_TALLY

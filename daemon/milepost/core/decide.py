@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep
 from milepost.core.dead_letters import opened, recovered, subjects_of, unread, withhold
+from milepost.core.doubts import implausible, out_of_order
 from milepost.core.events import (
     BatchStored,
     DeadLetterClosed,
@@ -14,6 +15,7 @@ from milepost.core.events import (
     Mode,
     Phase,
     Position,
+    Progress,
     SweepCompleted,
     Tally,
 )
@@ -35,6 +37,7 @@ from milepost.core.plan import (
 )
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.problems import Problem, ProblemKind
+from milepost.core.progress import advanced, cursor_loop, false_end, inversions, may_end, no_progress
 from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
 
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
@@ -47,27 +50,38 @@ def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pendin
     match outcome:
         case Fetched(batch=batch):
             sweep = open_sweep(checkpoint, context.budget)
-            if problem := _cursor_loop(sweep, batch):
+            problem = _trap(checkpoint, sweep, batch) if sweep is not None else None
+            if problem is not None and sweep is not None and not _ends(checkpoint, sweep, problem, context.policy):
                 return Decided(on_refusal(checkpoint, problem, context))
-            return _pending_batch(checkpoint, sweep or _new_sweep(checkpoint, outcome, context), batch, context)
+            sweep = sweep or _new_sweep(checkpoint, outcome, context)
+            return _pending_batch(checkpoint, sweep, batch, context, problem)
         case Refused(problem=problem):
             return Decided(on_refusal(checkpoint, problem, context))
 
 
-def _cursor_loop(sweep: Sweep | None, batch: Batch) -> Problem | None:
-    """Return the problem of a cursor that points to itself: following it would never end."""
-    if sweep is None or sweep.position.cursor is None or batch.next_cursor != sweep.position.cursor:
+def _trap(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Problem | None:
+    """Return the problem of an answer that would keep a walk from its end, or end it too soon."""
+    position = sweep.position
+    if position.phase is Phase.HEAD:
         return None
-    if sweep.position.phase is Phase.HEAD:
-        return None
-    return Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next batch is the one just used")
+    has_waited = checkpoint.rate_limit is not None
+    return cursor_loop(position, batch) or false_end(position, batch, has_waited=has_waited)
+
+
+def _ends(checkpoint: Checkpoint, sweep: Sweep, problem: Problem, policy: Policy) -> bool:
+    """Return whether the walk ends because of a problem that outlasted its remedies."""
+    attempt = checkpoint.retry.attempts + 1 if checkpoint.retry is not None else 1
+    return may_end(sweep) and (problem.kind is ProblemKind.FALSE_END or attempt >= policy.attempts)
 
 
 # --- a batch was read -------------------------------------------------------------------------------------------------
 
 
 class PendingBatch(Struct, frozen=True):
-    """A batch whose stored rows are not known yet. `sweep` is the one it belongs to."""
+    """A batch whose stored rows are not known yet. `sweep` is the one it belongs to.
+
+    `problem` is why the walk ends with this batch, though the list goes on.
+    """
 
     checkpoint: Checkpoint
     sweep: Sweep
@@ -75,28 +89,44 @@ class PendingBatch(Struct, frozen=True):
     detail: Detail
     context: Context
     keys: Keys
+    problem: Problem | None = None
 
     def record(self, known: Known) -> Decision:
         """Record the batch and where its sweep continues, or skip a batch that changes nothing."""
-        checkpoint, sweep, context = self.checkpoint, self.sweep, self.context
         result = self._compare(known)
-        tally = checkpoint.unrecorded + result.tally
-        read_batches = sweep.tally.batches + tally.batches
-        position: Position | None
-        if sweep.position.phase is Phase.HEAD:
-            position = _after_head(sweep, self.batch, known, context.policy)
-        else:
-            position = _next_position(sweep, self.batch, context.policy, read_batches=read_batches)
-            if position is not None and position.phase is Phase.WALK and self.keys.full_sweep_at is not None:
-                position = replace(position, edge=_edge(sweep.position, self.batch))
+        if self.sweep.position.phase is Phase.HEAD:
+            return self._moved(result, _after_head(self.sweep, self.batch, known, self.context.policy))
+        progress = self._progress(result)
+        problem = self.problem or no_progress(progress)
+        if problem is not None and not may_end(self.sweep):
+            return on_refusal(self.checkpoint, problem, self.context)
+        batch = self.batch if problem is None else replace(self.batch, next_cursor=None)
+        read_batches = self.sweep.tally.batches + (self.checkpoint.unrecorded + result.tally).batches
+        position = _next_position(self.sweep, batch, self.context.policy, read_batches=read_batches)
         if position is None:
-            return self._complete(result, known)
-        if result.changes == Changes() and not result.dead_letters and not _has_troubles(sweep):
+            return self._complete(result, known, progress, problem)
+        if position.phase is self.sweep.position.phase:
+            edge = _edge(self.sweep.position, batch) if self.keys.full_sweep_at is not None else ()
+            position = replace(position, progress=progress, edge=edge if position.phase is Phase.WALK else ())
+        else:  # the order of the walk counts for the whole sweep
+            position = replace(position, progress=Progress(inversions=progress.inversions))
+        return self._moved(result, position, problem)
+
+    def _progress(self, result: "_BatchResult") -> Progress:
+        brings_new = bool(result.tally.inserted or result.tally.dead_lettered)
+        return advanced(self.sweep.position.progress, self.batch, brings_new=brings_new)
+
+    def _moved(self, result: "_BatchResult", position: Position, problem: Problem | None = None) -> Decision:
+        """Return what to record of a batch that is not the last of its sweep."""
+        checkpoint, sweep, budget = self.checkpoint, self.sweep, self.context.budget
+        is_unchanged = result.changes == Changes() and not result.dead_letters
+        if is_unchanged and problem is None and not _has_troubles(sweep):
             set_aside = sweep.set_aside if position.phase is Phase.HEAD else None
             moved = replace(sweep, position=position, lost_cursor=None, set_aside=set_aside)
             return BatchUnchanged(moved, result.tally)
-        opening = beginnings(checkpoint, sweep, context.budget)
-        stored = BatchStored(position, tally, batches_read(checkpoint, context.budget) + result.tally.batches)
+        opening = beginnings(checkpoint, sweep, budget)
+        number = batches_read(checkpoint, budget) + result.tally.batches
+        stored = BatchStored(position, checkpoint.unrecorded + result.tally, number, problem)
         return Record((*opening, *result.dead_letters, stored), result.changes)
 
     def _compare(self, known: Known) -> "_BatchResult":
@@ -121,18 +151,23 @@ class PendingBatch(Struct, frozen=True):
         )
         return _BatchResult(changes, (*dead_letters, *recovered(readable, self.detail, failures, known)), tally)
 
-    def _complete(self, result: "_BatchResult", known: Known) -> Record:
-        sweep, budget = self.sweep, self.context.budget
+    def _complete(self, result: "_BatchResult", known: Known, progress: Progress, problem: Problem | None) -> Record:
+        sweep, budget, now = self.sweep, self.context.budget, self.context.now
         tally, changes = self.checkpoint.unrecorded + result.tally, result.changes
         whole = sweep.tally + tally
         missed = known.all_missed + known.unseen - len(changes.found)
-        if missed and _is_flawless(whole):
+        is_empty = progress.low_at is None and sweep.lowest is None and not whole.unreadable
+        problem = sweep.problem or problem
+        problem = problem or implausible(missed, known, self.checkpoint.doubt, now, is_empty=is_empty)
+        problem = problem or out_of_order(whole, progress.inversions)
+        if missed and problem is None and _is_flawless(whole):
             tally = replace(tally, deleted=missed)
-            changes = replace(changes, missed_are_deleted_at=self.context.now)
+            changes = replace(changes, missed_are_deleted_at=now)
         elif known.all_missed or known.unseen:
             changes = replace(changes, forgets_missed=True)
+        has_errors = whole.dead_lettered > 0 or problem is not None
         completed = SweepCompleted(
-            sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=whole.dead_lettered > 0
+            sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=has_errors, problem=problem
         )
         opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters else ()
         return Record((*opening, *result.dead_letters, completed), changes)
@@ -146,7 +181,9 @@ class _BatchResult(Struct, frozen=True):
     tally: Tally
 
 
-def _pending_batch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context) -> PendingBatch:
+def _pending_batch(
+    checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context, problem: Problem | None
+) -> PendingBatch:
     detail = size_now(checkpoint, context.policy).detail
     is_whole = not (batch.unreadable or context.refused) and detail is Detail.NESTED
     keys = replace(
@@ -154,8 +191,17 @@ def _pending_batch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: 
         subjects=() if is_whole and not checkpoint.open_dead_letters else subjects_of(batch, context.refused),
         full_sweep_at=sweep.walk_started_at if _notes_missed(checkpoint, sweep) else None,
         stretch=_stretch(checkpoint, sweep, batch),
+        counts_stored=_may_complete(checkpoint, sweep, batch, context.policy),
     )
-    return PendingBatch(checkpoint, sweep, batch, detail, context, keys)
+    return PendingBatch(checkpoint, sweep, batch, detail, context, keys, problem)
+
+
+def _may_complete(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, policy: Policy) -> bool:
+    """Return whether what a sweep found has to be compared with all that is stored after this batch."""
+    if sweep.position.phase is Phase.HEAD or (batch.conversations and not _notes_missed(checkpoint, sweep)):
+        return False
+    read_batches = sweep.tally.batches + checkpoint.unrecorded.batches + 1
+    return _next_position(sweep, batch, policy, read_batches=read_batches) is None
 
 
 def _new_sweep(checkpoint: Checkpoint, fetched: Fetched, context: Context) -> Sweep:
@@ -181,8 +227,10 @@ def _next_position(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: 
     phase, times = sweep.position.phase, [each.updated_time for each in batch.conversations]
     until = sweep.walk_until if phase is Phase.WALK else sweep.catch_up_until
     older = older_in_a_row(times, until, sweep.position.older)
-    # A small batch that is wholly older proves little: its rows may just be out of order.
-    is_back = reaches_back(times, until) and older >= min(policy.batch_size, LEAST_OLDER)
+    # A small batch that is wholly older proves little: its rows may just be out of order. Where others are, it proves
+    # less still, and an incremental walk over a list without any order goes on to its end.
+    disorder = min(sweep.position.progress.inversions + inversions(batch), 20)
+    is_back = reaches_back(times, until) and older >= min(policy.batch_size, LEAST_OLDER) * 2**disorder
     if batch.next_cursor is not None and not is_back:
         reached_at = times[-1] if times else sweep.position.reached_at
         return Position(phase, batch.next_cursor, reached_at, older, has_gap=sweep.position.has_gap)
@@ -201,11 +249,12 @@ def _after_head(sweep: Sweep, batch: Batch, known: Known, policy: Policy) -> Pos
     stored = known.conversations.get(last.conversation_id) if last is not None else None
     is_known = last is not None and stored is not None and stored.updated_time >= last.updated_time
     has_gap = aside is not None and aside.position.has_gap
-    if batch.next_cursor in {None, position.cursor} or last is None:
+    progress = advanced(position.progress, batch, brings_new=False)
+    if batch.next_cursor is None or last is None or cursor_loop(position, batch) or no_progress(progress):
         return walk_after_head(sweep, is_complete=batch.next_cursor is None and last is not None)
     if older >= min(policy.batch_size, LEAST_OLDER) or (is_known and not has_gap):
         return walk_after_head(sweep, is_complete=True)
-    return Position(Phase.HEAD, batch.next_cursor, last.updated_time, older)
+    return Position(Phase.HEAD, batch.next_cursor, last.updated_time, older, progress=progress)
 
 
 def _has_troubles(sweep: Sweep) -> bool:

@@ -31,6 +31,22 @@ class Phase(StrEnum):
     HEAD = "head"
 
 
+class Progress(Struct, frozen=True, omit_defaults=True):
+    """How a walk or scan has gone since it last began at the head, so far as that shows whether it gets anywhere.
+
+    `mark` is a digest of the cursor after the latest power of two of its `batches`, `low_at` the lowest of the newest
+    instants of each. `stale` counts the last conversations in a row that brought nothing new, `empty` the last batches
+    in a row without any, and `inversions` the conversations that were newer than the one before in their batch.
+    """
+
+    batches: int = 0
+    mark: str = ""
+    low_at: datetime | None = None
+    stale: int = 0
+    empty: int = 0
+    inversions: int = 0
+
+
 class Position(Struct, frozen=True, omit_defaults=True):
     """Where a sweep continues: after `cursor`, or at the head of the inbox if that is None.
 
@@ -38,8 +54,8 @@ class Position(Struct, frozen=True, omit_defaults=True):
     the last conversations in a row that were older than the sweep has to go back. `edge` are the conversations read
     with the time `reached_at`, where a full sweep has to know them: the next batch may hold others of that second.
 
-    `is_after_head` is set from when the head was read until this position is requested, and `has_gap` as long as the
-    last reading of the head was incomplete.
+    `is_after_head` is set from when the head was read until this position is requested, `has_gap` as long as the last
+    reading of the head was incomplete, and `is_old` if `cursor` is of an earlier run.
     """
 
     phase: Phase = Phase.WALK
@@ -49,6 +65,8 @@ class Position(Struct, frozen=True, omit_defaults=True):
     edge: tuple[str, ...] = ()
     is_after_head: bool = False
     has_gap: bool = False
+    is_old: bool = False
+    progress: Progress = Progress()
 
 
 class Tally(Struct, frozen=True, omit_defaults=True):
@@ -185,12 +203,14 @@ class SweepStarted(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 class BatchStored(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One or more batches were stored, the last of them with this entry; the sweep continues at `position`.
 
-    `batch` is the number of the last one in its run; 0 in entries that are older than the field.
+    `batch` is the number of the last one in its run; 0 in entries that are older than the field. `problem` is why the
+    walk ends there, though the list goes on.
     """
 
     position: Position
     tally: Tally
     batch: int = 0
+    problem: Problem | None = None
 
 
 class FetchFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -228,9 +248,13 @@ class BatchShrunk(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 
 
 class CursorLost(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The cursor at the sweep's position was refused: its phase restarts at the head, which duplicates no row."""
+    """The cursor at the sweep's position was refused: its phase restarts at the head, which duplicates no row.
+
+    `is_last` says that the sweep restarts for such a problem once: if it persists, the phase ends there.
+    """
 
     problem: Problem
+    is_last: bool = False
 
 
 class DeadLetterOpened(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -280,8 +304,9 @@ class SweepCompleted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     """A sweep is complete, and its run with it; `walk_started_at` is the new watermark.
 
     It has all the fields of a short sweep, so that a sweep of one batch, with changes or without, is this one entry.
-    `has_errors` is true if the sweep opened dead letters, in this run or an earlier one; it is false in all entries
-    that are older than the field.
+    `has_errors` is true if the sweep opened dead letters, in this run or an earlier one, or is in doubt; it is false in
+    all entries that are older than the field. `problem` is why the sweep is not to be relied on: it marked nothing as
+    deleted.
     """
 
     mode: Mode
@@ -289,6 +314,7 @@ class SweepCompleted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     run_started_at: datetime
     tally: Tally
     has_errors: bool = False
+    problem: Problem | None = None
 
 
 class RunEnded(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

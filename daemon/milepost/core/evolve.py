@@ -17,6 +17,7 @@ from milepost.core.checkpoint import (
     Sweep,
     is_same_sweep,
 )
+from milepost.core.doubts import doubt_after
 from milepost.core.events import (
     NO_TALLY,
     BatchFailed,
@@ -50,6 +51,7 @@ from milepost.core.events import (
 from milepost.core.head import is_of_head, return_to_walk, set_walk_aside
 from milepost.core.model import Detail
 from milepost.core.problems import Problem
+from milepost.core.progress import has_moved, lowest_of
 
 
 def skip_unchanged(checkpoint: Checkpoint, unchanged: BatchUnchanged) -> Checkpoint:
@@ -85,6 +87,7 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
             run = Run(entry.run_id or "", started_at, mode=after.sweep.mode if after.sweep else None)
             after = replace(after, run=run)
             after = set_walk_aside(after) if continues is Phase.HEAD else after
+            after = replace(after, futile_runs=after.futile_runs + (continues is not None))
         case SweepStarted() as event:
             after = _after_sweep_start(after, event)
         case SweepCompleted() as event:
@@ -122,10 +125,10 @@ def _after_refusal(
             return replace(checkpoint, rate_limit=RateLimit(scope, attempts, since, until, problem))
         case BatchShrunk(limit=limit, detail=detail, problem=problem):
             return replace(checkpoint, retry=None, reduced_request=ReducedRequest(limit, detail, problem))
-        case CursorLost():
+        case CursorLost(is_last=is_last):
             if checkpoint.sweep is not None and checkpoint.sweep.set_aside is not None:
                 return return_to_walk(checkpoint)
-            return replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep))
+            return replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep, is_last=is_last))
 
 
 def _after_dead_letter(
@@ -164,9 +167,13 @@ def _after_batch(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:
     after = checkpoint if event.position.phase is Phase.HEAD else return_to_walk(checkpoint)
     if not event.position.is_after_head:  # else what the walk had met before is as it was
         after = replace(after, retry=None, reduced_request=_grown(after.reduced_request, event.tally))
+    sweep = _advance(after.sweep, event.position, event.tally) if after.sweep else None
+    if sweep is not None and event.problem is not None:
+        sweep = replace(sweep, problem=event.problem)
     return replace(
         after,
-        sweep=_advance(after.sweep, event.position, event.tally) if after.sweep else None,
+        sweep=sweep,
+        futile_runs=_futile_runs(after, event.position, event.tally),
         run=_count(checkpoint.run, tally=event.tally),
         rate_limit=None,
         failure_streak=_streak_after(checkpoint.failure_streak, event.position),
@@ -191,6 +198,7 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
     before = sweep.tally if sweep is not None and is_same_sweep(sweep, event) else NO_TALLY
     has_errors = event.has_errors or (before + event.tally).dead_lettered  # older entries lack the field
     status = RunStatus.COMPLETE_WITH_ERRORS if has_errors else RunStatus.COMPLETE
+    problem = event.problem or run.problem
     return replace(
         checkpoint,
         sweep=None,
@@ -198,8 +206,10 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
         rate_limit=None,
         reduced_request=_grown(checkpoint.reduced_request, event.tally),
         failure_streak=None,
-        run=replace(run, mode=event.mode, status=status, ended_at=entry.recorded_at, tally=tally),
+        run=replace(run, mode=event.mode, status=status, ended_at=entry.recorded_at, tally=tally, problem=problem),
         watermark=event.walk_started_at,
+        doubt=doubt_after(checkpoint.doubt, entry, event),
+        futile_runs=0,
         last_success_at=entry.recorded_at,
         last_full_sweep_at=entry.recorded_at if event.mode is Mode.FULL else checkpoint.last_full_sweep_at,
         total=checkpoint.total + event.tally,
@@ -213,8 +223,9 @@ def _after_run(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpo
     run = _count(checkpoint.run, tally=event.tally, problem=event.problem)
     if run is not None:
         run = replace(run, status=event.status, reason=event.reason, ended_at=entry.recorded_at)
-    sweep = checkpoint.sweep
+    sweep, futile_runs = checkpoint.sweep, checkpoint.futile_runs
     if sweep is not None and event.position is not None:
+        futile_runs = _futile_runs(checkpoint, event.position, event.tally)
         sweep = _advance(sweep, event.position, event.tally)
     if sweep is not None and sweep.resets:  # counted per run
         sweep = replace(sweep, resets=0)
@@ -226,6 +237,7 @@ def _after_run(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpo
     return replace(
         checkpoint,
         sweep=sweep,
+        futile_runs=futile_runs,
         failure_streak=_failure_streak(checkpoint.failure_streak, entry, event),
         run=run,
         total=checkpoint.total + event.tally,
@@ -248,11 +260,16 @@ def _failure_streak(before: FailureStreak | None, entry: Entry, event: RunEnded)
     return replace(before, runs=before.runs + 1, problem=event.problem)
 
 
-def _without_cursor(sweep: Sweep | None) -> Sweep | None:
+def _without_cursor(sweep: Sweep | None, *, is_last: bool) -> Sweep | None:
     if sweep is None:
         return None
-    position = Position(sweep.position.phase)
-    return replace(sweep, position=position, lost_cursor=sweep.position.cursor, resets=sweep.resets + 1)
+    return replace(
+        sweep,
+        position=Position(sweep.position.phase, has_gap=sweep.position.has_gap),
+        lost_cursor=sweep.position.cursor,
+        resets=sweep.resets + 1,
+        is_rewound=sweep.is_rewound or is_last,
+    )
 
 
 def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedRequest | None:
@@ -265,8 +282,22 @@ def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedReque
 
 
 def _advance(sweep: Sweep, position: Position, tally: Tally) -> Sweep:
+    lowest = lowest_of(position) if has_moved(sweep, position, NO_TALLY) else None
     set_aside = sweep.set_aside if position.phase is Phase.HEAD else None
-    return replace(sweep, position=position, tally=sweep.tally + tally, lost_cursor=None, set_aside=set_aside)
+    return replace(
+        sweep,
+        position=position,
+        tally=sweep.tally + tally,
+        lost_cursor=None,
+        set_aside=set_aside,
+        lowest=lowest or sweep.lowest,
+    )
+
+
+def _futile_runs(checkpoint: Checkpoint, position: Position, tally: Tally) -> int:
+    """Return how many runs in a row were futile, after an entry with this position and tally."""
+    sweep = checkpoint.sweep
+    return 0 if sweep is None or has_moved(sweep, position, tally) else checkpoint.futile_runs
 
 
 def _count(

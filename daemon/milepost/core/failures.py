@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.doubts import WITHOUT_PROGRESS
 from milepost.core.events import (
     BatchFailed,
     BatchShrunk,
@@ -108,7 +109,7 @@ def _restart(checkpoint: Checkpoint, problem: Problem, context: Context) -> Reco
     sweep = open_sweep(checkpoint, context.budget)
     if sweep is not None and sweep.resets and sweep.position.phase is not Phase.HEAD:
         return _fail(checkpoint, problem, context)
-    return recorded(checkpoint, context.budget, CursorLost(problem))
+    return recorded(checkpoint, context.budget, CursorLost(problem, is_last=problem.kind in WITHOUT_PROGRESS))
 
 
 def _stop(checkpoint: Checkpoint, problem: Problem, context: Context, reason: Reason) -> Record:

@@ -33,7 +33,8 @@ def set_walk_aside(checkpoint: Checkpoint) -> Checkpoint:
     sweep = checkpoint.sweep
     if sweep is None or sweep.set_aside is not None:  # the checkpoint in memory may be ahead of its journal
         return checkpoint
-    aside = WalkSetAside(sweep.position, checkpoint.reduced_request, checkpoint.retry)
+    walk = replace(sweep.position, is_old=True)
+    aside = WalkSetAside(walk, checkpoint.reduced_request, checkpoint.retry)
     sweep = replace(sweep, position=Position(Phase.HEAD), set_aside=aside)
     return replace(checkpoint, sweep=sweep, reduced_request=None, retry=None)
 

@@ -237,7 +237,7 @@ class Keys(Struct, frozen=True):
     """The keys of the rows that a batch touches. Contacts and subjects are those of `stream`; other keys are global.
 
     `subjects` are those of dead letters. `full_sweep_at` identifies the batch's sweep if that is a full one that notes
-    what it misses, and `stretch` is what the batch covers of the inbox.
+    what it misses, and `stretch` is what the batch covers of the inbox. `counts_stored` asks for `Known.stored`.
     """
 
     stream: Stream
@@ -247,6 +247,7 @@ class Keys(Struct, frozen=True):
     subjects: tuple[str, ...] = ()
     full_sweep_at: datetime | None = None
     stretch: Stretch | None = None
+    counts_stored: bool = False
 
 
 class KnownDeadLetter(Struct, frozen=True):
@@ -278,7 +279,8 @@ class Known(Struct, frozen=True):
 
     `dead_letters` are by subject. `forgotten` are the contacts and conversations among the keys that were erased. In a
     full sweep, `unseen` counts the conversations in the stretch that were not seen and are not noted as missed yet,
-    `missed` are those of the batch that are noted, and `all_missed` counts all of the stream that are.
+    `missed` are those of the batch that are noted, and `all_missed` counts all of the stream that are. `stored` counts
+    the stream's conversations that are not marked as deleted, where that was asked for.
     """
 
     conversations: dict[str, ConversationRow] = {}
@@ -289,3 +291,4 @@ class Known(Struct, frozen=True):
     unseen: int = 0
     missed: frozenset[str] = frozenset()
     all_missed: int = 0
+    stored: int = 0

@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint, Sweep
+from milepost.core.doubts import MAX_INTERVAL_SECONDS
 from milepost.core.events import Mode, Phase, Reason
 from milepost.core.head import take_up
 from milepost.core.model import Detail
 from milepost.core.ports import Refused, Request
+from milepost.core.problems import ProblemKind
 from milepost.core.skew import is_ahead
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before any conversation
@@ -212,14 +214,19 @@ def open_sweep(checkpoint: Checkpoint, budget: RunBudget) -> Sweep | None:
 def next_mode(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy) -> Mode:
     """Return the mode of the next sweep.
 
-    A watermark in the future is not trusted, since nobody knows how far the inbox had been read when it was set.
+    A watermark in the future is not trusted, since nobody knows how far the inbox had been read when it was set. A list
+    without an order has to be walked to its end, and a sweep in doubt is soon followed by another full one.
     """
     if budget.wants_full or checkpoint.watermark is None or checkpoint.last_full_sweep_at is None:
         return Mode.FULL
     if is_ahead(checkpoint.watermark, now):
         return Mode.FULL
+    doubt = checkpoint.doubt
+    if doubt is not None and doubt.problem.kind is ProblemKind.OUT_OF_ORDER:
+        return Mode.FULL
     if policy.full_sweep_interval_seconds:
-        interval = timedelta(seconds=policy.full_sweep_interval_seconds)
+        seconds = policy.full_sweep_interval_seconds
+        interval = timedelta(seconds=seconds if doubt is None else min(seconds, MAX_INTERVAL_SECONDS))
         elapsed = now - checkpoint.last_full_sweep_at
         if elapsed >= interval or elapsed < -interval:  # in the future by more than the interval: a clock was ahead
             return Mode.FULL
@@ -244,7 +251,13 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     is_head = sweep is not None and sweep.position.phase is Phase.HEAD  # it mostly takes one batch: none goes ahead
     is_last = is_head or batches_read(checkpoint, budget) + 1 >= budget.max_batches
     size = size_now(checkpoint, policy)
-    return Request(cursor, size.limit, policy.messages_per_conversation, until, is_last, size.detail)
+    limit = size.limit if sweep is None or not sweep.is_rewound else _another_limit(size.limit)
+    return Request(cursor, limit, policy.messages_per_conversation, until, is_last, size.detail)
+
+
+def _another_limit(limit: int) -> int:
+    """Return the limit for a walk that started over because its cursors led nowhere: it is to get other ones."""
+    return limit - 1 if limit > 1 else limit + 1
 
 
 # --- the size of a request --------------------------------------------------------------------------------------------

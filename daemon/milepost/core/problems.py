@@ -17,7 +17,12 @@ class ProblemKind(StrEnum):
     OVERSIZE = "oversize"  # more bytes than any batch can have
     API = "api"  # an error envelope of the Graph API
     MISCONFIGURED = "misconfigured"  # a response that shows a wrong setting, not a failure
-    CURSOR_LOOP = "cursor_loop"  # the cursor of the next batch is the one just used
+    CURSOR_LOOP = "cursor_loop"  # the cursor of the next batch was used before
+    NO_PROGRESS = "no_progress"  # batch after batch, or run after run, brings nothing that was not read before
+    FALSE_END = "false_end"  # an empty answer to an old cursor
+    EMPTY_INBOX = "empty_inbox"  # nothing is listed, though conversations are stored
+    MOST_MISSING = "most_missing"  # a full sweep did not find most of what is stored
+    OUT_OF_ORDER = "out_of_order"  # the list is not ordered by updated_time
     NOT_MANAGED = "not_managed"  # the token used for discovery no longer manages the page
 
 

@@ -25,6 +25,7 @@ from milepost.core.journal import Codec, seal
 from milepost.core.model import Changes, Keys, Known, RefusedRow
 from milepost.core.plan import Policy, RunBudget, batches_read
 from milepost.core.ports import Commit
+from milepost.core.progress import futility, has_moved
 
 
 class Record(Struct, frozen=True):
@@ -89,8 +90,17 @@ def conclude(checkpoint: Checkpoint, reason: Reason, budget: RunBudget) -> Recor
     has_started = checkpoint.run is not None and checkpoint.run.run_id == budget.run_id
     if not has_started and checkpoint.unrecorded == NO_TALLY:
         return None
-    ended = RunEnded(RunStatus.PAUSED, reason, _saved_position(checkpoint), checkpoint.unrecorded)
+    problem = futility(_futile_runs(checkpoint, has_started=has_started))
+    ended = RunEnded(RunStatus.PAUSED, reason, _saved_position(checkpoint), checkpoint.unrecorded, problem)
     return Record((*beginnings(checkpoint, checkpoint.sweep, budget), ended))
+
+
+def _futile_runs(checkpoint: Checkpoint, *, has_started: bool) -> int:
+    """Return how many runs in a row were futile if the one under way ends now."""
+    sweep = checkpoint.sweep
+    if sweep is None or has_moved(sweep, sweep.position, checkpoint.unrecorded):
+        return 0
+    return checkpoint.futile_runs + (not has_started and checkpoint.sweep_is_recorded)
 
 
 def recover(checkpoint: Checkpoint, own_run_id: str | None = None) -> Record | None:

@@ -68,6 +68,8 @@ RULES: tuple[Rule, ...] = (
     Rule(Remedy.RETRY, "captured: the object is gone, or a hidden limit", codes=any_of(100), subcode=33,
          then=Remedy.STOP_CONFIGURATION),
     Rule(Remedy.RETRY, "reported: a cursor that leads to itself", kind=ProblemKind.CURSOR_LOOP, then=Remedy.RESET),
+    Rule(Remedy.RESET, "reported: empty batches without end", kind=ProblemKind.NO_PROGRESS),
+    Rule(Remedy.RESET, "reported: an empty answer to a dead cursor", kind=ProblemKind.FALSE_END),
     Rule(Remedy.RESET, "captured: invalid cursors values", codes=any_of(2642)),
     Rule(Remedy.RESET, "reported: also returned for cursors", codes=any_of(100)),
     # --- no known code ---

@@ -64,6 +64,18 @@ ADVICE: tuple[Advice, ...] = (
     Advice(_REPORT, codes=any_of(100, 2500)),
     # --- what resolves itself ---
     Advice("nothing to do: the walk restarts at the head of the inbox", codes=any_of(2642)),
+    Advice("nothing to do at once: what is new is read, and a full sweep tries again within a day; if it persists, "
+           "report it to Meta; if runs are short, raise sync.max_run_duration and sync.max_batches_per_run",
+           kind=ProblemKind.NO_PROGRESS),
+    Advice("nothing to do at once: what is new is read, and a full sweep tries again within a day; if it persists, "
+           "report it to Meta", kind=ProblemKind.CURSOR_LOOP),
+    Advice("nothing to do: the walk restarts at the head of the inbox", kind=ProblemKind.FALSE_END),
+    Advice("check in Meta's inbox whether page {page} really has no conversations, and whether its token still has "
+           "{permissions}; nothing is marked as deleted meanwhile", kind=ProblemKind.EMPTY_INBOX),
+    Advice("check in Meta's inbox whether the conversations of page {page} are really gone; if another full sweep "
+           "misses them after a day, they are marked as deleted", kind=ProblemKind.MOST_MISSING),
+    Advice("nothing to do: each sweep reads the whole inbox, and none marks deletions, until the order is back; "
+           "report it to Meta", kind=ProblemKind.OUT_OF_ORDER),
     Advice("nothing to do: smaller batches are requested", codes=any_of(1), phrase=TOO_MUCH_DATA),
     Advice("nothing to do: smaller batches are requested", kind=ProblemKind.OVERSIZE),
     Advice(_UNLESS_IT_PERSISTS + "check Meta's status page, metastatus.com", codes=any_of(1, 2)),

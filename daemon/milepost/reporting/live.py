@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, RateLimit
+from milepost.core.doubts import trouble_under_way
 from milepost.core.model import Stream
 from milepost.core.rate_limits import by_page, held_until, holder_of
 from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead
@@ -113,6 +114,11 @@ class LiveStreams:
             if checkpoint.removed_at is None:
                 is_held = _hold_on(Stream.parse(checkpoint.stream), rate_limits, now) is not None
                 yield checkpoint, known.state(now, is_held=is_held)
+
+    def getting_nowhere(self) -> str | None:
+        """Return which streams get nowhere, and why, in words; None if none is known to."""
+        troubles = {each.stream: trouble_under_way(each) for each, _ in self.states() if each.operator_pause is None}
+        return "; ".join(f"{key} gets nowhere: {why}" for key, why in troubles.items() if why is not None) or None
 
     def removed(self) -> list[str]:
         """Return the keys of the streams that were removed."""

@@ -12,6 +12,7 @@ from typing import assert_never
 from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint, RateLimit, Run
+from milepost.core.doubts import doubt_about
 from milepost.core.events import NO_TALLY, Reason, RunStatus
 from milepost.core.model import Detail, Scope, Stream, TokenHealth
 from milepost.core.plan import Policy, Size, size_now, whole
@@ -190,12 +191,17 @@ def _advice(checkpoint: Checkpoint, stream: Stream, wait: Wait | None) -> str | 
     if checkpoint.operator_pause is not None:
         how = f"resume it on the status page, or with POST /api/streams/{stream.key}/resume"
         return f"{checkpoint.operator_pause.by} paused it: {how}"
-    if wait is not None and wait.problem is not None:
-        return advice_on(wait.problem, stream)
+    doubt = doubt_about(checkpoint)
+    problem = wait.problem if wait is not None and wait.problem is not None else doubt
+    if problem is not None:
+        return advice_on(problem, stream)
     return OPEN_DEAD_LETTERS if checkpoint.open_dead_letters else None
 
 
 def _remark(checkpoint: Checkpoint, context: ConditionContext) -> str | None:
+    doubt = doubt_about(checkpoint)
+    if doubt is not None:
+        return f"the list of conversations is not to be relied on: {doubt}"
     policy = Policy(batch_size=context.batch_size)
     size = size_now(checkpoint, policy)
     if checkpoint.reduced_request is None or size == whole(policy):

@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.doubts import doubt_about
 from milepost.engine.feed import Notice
 from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import State
@@ -72,6 +73,9 @@ def _set_gauges(series: StreamSeries, checkpoint: Checkpoint, current: State) ->
     failure_streak = checkpoint.failure_streak  # outlasts the runs that probe whether it is over
     for reason, stopped in series.stopped.items():
         stopped.set(failure_streak is not None and failure_streak.reason is reason)
+    problem = doubt_about(checkpoint)
+    for kind, in_doubt in series.in_doubt.items():
+        in_doubt.set(problem is not None and problem.kind is kind)
     for state, shown in series.states.items():
         shown.set(state is current)
 

@@ -11,6 +11,7 @@ from threading import Lock
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from milepost import __version__
+from milepost.core import doubts
 from milepost.core.events import TAGS, Reason, RunStatus, Stage
 from milepost.core.model import Scope
 from milepost.core.problems import ProblemKind
@@ -20,8 +21,10 @@ from milepost.service.metrics.series import Family
 BATCH_OUTCOMES = ("stored", "unchanged", "failed")
 CONVERSATION_RESULTS = ("inserted", "updated", "unchanged", "deleted", "dead_lettered")
 REDRIVE_RESULTS = ("redriven", "failed")
+NEVER_RETRIED = frozenset(doubts.KINDS) - {ProblemKind.CURSOR_LOOP}
 STORE_AWAY = (Stage.STORE.value, "away")
-RETRIES = (*((Stage.FETCH.value, kind.value) for kind in ProblemKind), STORE_AWAY)
+RETRIES = (*((Stage.FETCH.value, kind.value) for kind in ProblemKind if kind not in NEVER_RETRIED), STORE_AWAY)
+DOUBTS = doubts.KINDS
 STOPS = (Reason.AUTHORIZATION, Reason.CONFIGURATION)
 ENDINGS: tuple[RunStatus, ...] = tuple(status for status in RunStatus if status is not RunStatus.RUNNING)
 
@@ -114,6 +117,7 @@ class StreamFamilies:
         self.stopped = family(
             "gauge", "stream_stopped", "1 from when the stream was stopped until it is read again.", "reason"
         )
+        self.in_doubt = family("gauge", "stream_in_doubt", "1 while the list's answers are not relied on.", "reason")
 
 
 class StreamSeries:
@@ -138,3 +142,4 @@ class StreamSeries:
         self.token_valid = every.token_valid.add(stream, value=None)
         self.states = {state: every.states.add(stream, state.value) for state in State}
         self.stopped = {reason: every.stopped.add(stream, reason.value) for reason in STOPS}
+        self.in_doubt = {kind: every.in_doubt.add(stream, kind.value) for kind in DOUBTS}

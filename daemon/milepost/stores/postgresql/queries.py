@@ -107,6 +107,7 @@ class PostgresqlSession:
             unseen,
             missed,
             all_missed,
+            await self._count_stored(keys),
         )
 
     async def _known_of_sweep(self, keys: Keys) -> tuple[int, frozenset[str], int]:
@@ -121,6 +122,12 @@ class PostgresqlSession:
         }
         ((unseen, missed, all_missed),) = await self.ask("known_of_sweep", parameters)
         return unseen, frozenset(missed), all_missed
+
+    async def _count_stored(self, keys: Keys) -> int:
+        if not keys.counts_stored:
+            return 0
+        ((stored,),) = await self.ask("count_stored", stream_parameters(keys.stream))
+        return int(stored)
 
     async def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
         """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""

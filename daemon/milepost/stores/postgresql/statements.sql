@@ -280,6 +280,11 @@ SELECT
         WHERE stream = %(stream)s AND sweep_started_at = %(sweep_started_at)s
     );
 
+-- name: count_stored
+SELECT count(*)
+FROM conversations
+WHERE platform = %(platform)s AND page_id = %(page_id)s AND deleted_at IS NULL;
+
 -- name: forgotten_among
 SELECT stored.id
 FROM (

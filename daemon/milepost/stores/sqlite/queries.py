@@ -87,6 +87,7 @@ class SqliteSession:
             unseen,
             missed,
             all_missed,
+            self._count_stored(keys),
         )
 
     def _known_dead_letters(self, keys: Keys) -> dict[str, KnownDeadLetter]:
@@ -108,6 +109,12 @@ class SqliteSession:
         if keys.stretch is not None:
             (unseen,) = self.ask("count_unseen", stretch_parameters(keys.stream, keys.stretch)).fetchone()
         return unseen, frozenset(conversation_id for (conversation_id,) in missed), all_missed
+
+    def _count_stored(self, keys: Keys) -> int:
+        if not keys.counts_stored:
+            return 0
+        (stored,) = self.ask("count_stored", stream_parameters(keys.stream)).fetchone()
+        return int(stored)
 
     def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
         """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""

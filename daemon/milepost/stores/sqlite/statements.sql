@@ -175,6 +175,9 @@ WHERE stream = ? AND sweep_started_at = ? AND conversation_id IN (SELECT value F
 -- name: count_missed
 SELECT count(*) FROM missed_conversations WHERE stream = ? AND sweep_started_at = ?;
 
+-- name: count_stored
+SELECT count(*) FROM conversations WHERE platform = :platform AND page_id = :page_id AND deleted_at IS NULL;
+
 -- name: has_forgotten
 SELECT 1 FROM forgotten WHERE platform = :platform AND page_id = :page_id LIMIT 1;
 
