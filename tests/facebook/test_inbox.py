@@ -416,8 +416,9 @@ LIMITS = {
 class ClosingGate(RecordingGate):
     """Closes at the first refusal."""
 
-    def refused(self, problem: Problem) -> None:
+    def refused(self, problem: Problem) -> datetime:
         self.closed = True
+        return super().refused(problem)
 
 
 class TestLimits:

@@ -354,7 +354,7 @@ class SimulatedSource:
         await asyncio.sleep(outcome.took_seconds)
         await process.reach()
         if isinstance(outcome, Refused):
-            self._gate.refused(outcome.problem)
+            outcome = replace(outcome, refused_at=self._gate.refused(outcome.problem))
             self._was_refused(outcome, is_batch=is_batch)
         process.step(self._stream)
         self._sent[id(outcome)] = (outcome, sent_at)

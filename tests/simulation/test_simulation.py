@@ -97,11 +97,6 @@ def test_nothing_is_lost_doubled_or_aged_whatever_happens() -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(
-    raises=AssertionError,
-    strict=False,
-    reason="an open defect of the engine or of the check: a call of one stream inside the app limit of another",
-)
 def test_nothing_is_lost_doubled_or_aged_in_a_million_steps() -> None:
     steps, seen = play(max_examples=5_500)
 

@@ -45,8 +45,8 @@ def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pendin
             if problem := _cursor_loop(sweep, batch):
                 return Decided(on_refusal(checkpoint, problem, context))
             return _pending_batch(checkpoint, sweep or _new_sweep(checkpoint, outcome, context), batch, context)
-        case Refused(problem=problem):
-            return Decided(on_refusal(checkpoint, problem, context))
+        case Refused(problem=problem) as refused:
+            return Decided(on_refusal(checkpoint, problem, context.as_of(refused)))
 
 
 def _cursor_loop(sweep: Sweep | None, batch: Batch) -> Problem | None:

@@ -35,10 +35,11 @@ class Fetched(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """The request failed, after `took_seconds`."""
+    """The request failed, after `took_seconds`. `refused_at` is when its Gate noted that; None if it has none."""
 
     problem: Problem
     took_seconds: float
+    refused_at: datetime | None = None
 
 
 class Held(Struct, frozen=True):
@@ -79,8 +80,8 @@ class Gate(Protocol):
         """Return whether a rate limit forbids a call now."""
         ...
 
-    def refused(self, problem: Problem) -> None:
-        """Note a refusal at once, so that calls that are already waiting are not made."""
+    def refused(self, problem: Problem) -> datetime:
+        """Note a refusal at once, so that calls that are already waiting are not made, and return when that was."""
         ...
 
     def used(self, usages: tuple[Usage, ...]) -> None:

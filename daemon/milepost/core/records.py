@@ -22,7 +22,7 @@ from milepost.core.evolve import fold
 from milepost.core.journal import Codec, seal
 from milepost.core.model import Changes, Keys, Known, RefusedRow
 from milepost.core.plan import Policy, RunBudget, batches_read
-from milepost.core.ports import Commit
+from milepost.core.ports import Commit, Refused
 
 
 class Record(Struct, frozen=True):
@@ -73,6 +73,10 @@ class Context(Struct, frozen=True):
     budget: RunBudget
     policy: Policy
     refused: tuple[RefusedRow, ...] = ()
+
+    def as_of(self, refused: Refused) -> "Context":
+        """Return the context with the time of a refusal: a rate limit begins with its response, not with a decision."""
+        return self if refused.refused_at is None else replace(self, now=refused.refused_at)
 
 
 def prepare(checkpoint: Checkpoint, record: Record, run_id: str | None, now: datetime, codec: Codec) -> Commit:

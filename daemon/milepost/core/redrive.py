@@ -93,10 +93,10 @@ class PendingRedrive(Struct, frozen=True):
         match self.outcome:
             case Fetched(batch=batch):
                 return _reread(self.checkpoint, self.due, batch, self.context, known)
-            case Refused(problem=problem):
+            case Refused(problem=problem) as refused:
                 rule = rule_for(problem, has_cursor=False)
                 if rule.remedy is Remedy.WAIT:
-                    return Record((rate_limited(self.checkpoint, problem, rule, self.context),))
+                    return Record((rate_limited(self.checkpoint, problem, rule, self.context.as_of(refused)),))
                 return Record((_failure(self.due.dead_letter, str(problem), self.context),))
             case None:
                 return self._rewrite(known)

@@ -66,7 +66,7 @@ class Calls:
         response = await self._client.get(path, parameters, self._access.token)
         outcome = self._decoded(response, decode) if isinstance(response, GraphResponse) else response
         if isinstance(outcome, Refused):
-            self._gate.refused(outcome.problem)
+            return replace(outcome, refused_at=self._gate.refused(outcome.problem))
         return outcome
 
     def _decoded(self, response: GraphResponse, decode: Decoder[T]) -> Decoded[T] | Refused:
