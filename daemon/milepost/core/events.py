@@ -58,6 +58,7 @@ class Tally(Struct, frozen=True, omit_defaults=True):
     order_violations: int = 0
     unreadable: int = 0
     deleted: int = 0  # conversations that a full sweep no longer saw
+    replaced_characters: int = 0  # NULs and halves of surrogate pairs in what was written, where U+FFFD is now
 
     def __add__(self, other: "Tally") -> "Tally":
         """Return the sums of both."""
@@ -77,6 +78,7 @@ class Tally(Struct, frozen=True, omit_defaults=True):
             self.order_violations + other.order_violations,
             self.unreadable + other.unreadable,
             self.deleted + other.deleted,
+            self.replaced_characters + other.replaced_characters,
         )
 
     @property

@@ -83,7 +83,7 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
     conversations: dict[str, ConversationRow] = {}
     contacts: dict[str, ContactRow] = {}
     events: dict[str, InteractionEventRow] = {}
-    inserted = updated = unchanged = 0
+    inserted = updated = unchanged = replaced = 0
     read = remembered(batch.conversations, known)
     for each in read:
         stored = conversations.get(each.conversation_id) or known.conversations.get(each.conversation_id)
@@ -93,10 +93,13 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
         else:
             conversations[row.conversation_id] = row
             inserted, updated = (inserted + 1, updated) if stored is None else (inserted, updated + 1)
-        if each.contact is not None:
-            _merge_contact(contacts, stream, each, known.contacts, now)
-        for event in _new_events(stream, each, row.contact_id, known):
-            events[event.event_id] = event
+        contact = _merged_contact(contacts, stream, each, known.contacts, now)
+        if contact is not None:
+            contacts[contact.contact_id] = contact
+        new_events = {event.event_id: event for event in _new_events(stream, each, row.contact_id, known)}
+        events |= new_events
+        if row != stored or contact is not None or new_events:
+            replaced += each.replaced_characters
     changes = Changes(tuple(conversations.values()), tuple(contacts.values()), tuple(events.values()))
     tally = Tally(
         batches=1,
@@ -106,6 +109,7 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
         contacts=len(contacts),
         interaction_events=len(events),
         without_contact=sum(each.contact is None for each in read),
+        replaced_characters=replaced,
     )
     return Difference(changes, tally)
 
@@ -196,24 +200,23 @@ def _new_conversation_row(stream: Stream, read: Conversation, now: datetime) -> 
     )
 
 
-def _merge_contact(
-    contacts: dict[str, ContactRow],
+def _merged_contact(
+    contacts: Mapping[str, ContactRow],
     stream: Stream,
     conversation: Conversation,
     known: Mapping[str, ContactRow],
     now: datetime,
-) -> None:
-    """Add the conversation's contact to the rows to write if it is new or differs."""
+) -> ContactRow | None:
+    """Return the row to write of the conversation's contact, if that is new or differs."""
     read = conversation.contact
     if read is None:
-        return
+        return None
     stored = contacts.get(read.contact_id) or known.get(read.contact_id)
     interaction_at = conversation.updated_time
     if stored is None:
-        contacts[read.contact_id] = ContactRow(
+        return ContactRow(
             stream.platform.value, stream.page_id, read.contact_id, read.name, read.username, now, interaction_at, now
         )
-        return
     if interaction_at >= stored.last_interaction_at:
         row = replace(
             stored,
@@ -223,8 +226,7 @@ def _merge_contact(
         )
     else:  # an older thread of theirs may have what the newer one left out
         row = replace(stored, name=_first(stored.name, read.name), username=_first(stored.username, read.username))
-    if row != stored:
-        contacts[read.contact_id] = replace(row, updated_at=now)
+    return replace(row, updated_at=now) if row != stored else None
 
 
 def _new_events(

@@ -116,7 +116,10 @@ class Interaction(Struct, frozen=True):
 
 
 class Conversation(Struct, frozen=True):
-    """One conversation as the API returned it. None means that the API left the value out, not that there is none."""
+    """One conversation as the API returned it. None means that the API left the value out, not that there is none.
+
+    `replaced_characters` counts those of its texts that no database takes, and that are U+FFFD instead.
+    """
 
     conversation_id: str
     updated_time: datetime
@@ -127,6 +130,7 @@ class Conversation(Struct, frozen=True):
     unread_count: int | None = None
     can_reply: bool | None = None
     interactions: tuple[Interaction, ...] = ()
+    replaced_characters: int = 0
 
 
 class Unreadable(Struct, frozen=True):

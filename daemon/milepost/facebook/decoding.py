@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from milepost.core.model import Batch, Conversation, Unreadable
 from milepost.core.problems import Problem
-from milepost.facebook.leniency import read_json
+from milepost.facebook.leniency import ESCAPED_NUL, mended, parse_json
 from milepost.facebook.paging import NoCursor, next_cursor, read_list
 from milepost.facebook.problems import invalid_response, problem_of, problem_of_error
 from milepost.facebook.threads import conversation, read_item, with_messages
@@ -46,13 +47,17 @@ def decode_messages(body: bytes, http_status: int, listed: Conversation, own_ids
     """Decode the messages of a thread whose other fields came with a list, as a batch of one."""
 
     def read(thread: dict[str, Any]) -> list[Conversation | Unreadable]:
-        return with_messages(listed, thread.get("messages"), own_ids)
+        messages, replaced = mended(thread.get("messages"))
+        known = replace(listed, replaced_characters=listed.replaced_characters + replaced)
+        return with_messages(known, messages, own_ids)
 
     return _decode_thread(body, http_status, read)
 
 
 def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox) -> Batch | Problem | None:
-    """Decode a response whose every item is valid; return None for any other."""
+    """Decode a response whose every item is valid, and every text storable; return None for any other."""
+    if ESCAPED_NUL in body:  # half of a surrogate pair is an error anyway
+        return None
     try:
         listed = DECODER.decode(body)
         conversations = tuple([conversation(thread, mailbox.own_ids) for thread in listed.data])
@@ -74,7 +79,7 @@ def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox) -> Batch | 
 def _followed(batch: Batch, paging: Paging | None, mailbox: Mailbox, http_status: int) -> Batch | Problem:
     """Return the batch with its next cursor."""
     try:
-        return msgspec.structs.replace(batch, next_cursor=next_cursor(paging, mailbox.edge_url))
+        return replace(batch, next_cursor=next_cursor(paging, mailbox.edge_url))
     except NoCursor as error:
         return invalid_response(str(error), http_status)
 
@@ -98,7 +103,7 @@ def _decode_thread(
 
 def _thread_of(body: bytes, http_status: int) -> dict[str, Any] | Problem:
     try:
-        value = read_json(body)
+        value = parse_json(body)
     except ValueError:
         return problem_of(body, http_status)
     if isinstance(value, dict) and value.get("error") is None and isinstance(value.get("id"), str):

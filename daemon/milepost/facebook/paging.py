@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 from msgspec import Struct
 
 from milepost.core.problems import Problem
-from milepost.facebook.leniency import lenient, read_json
+from milepost.facebook.leniency import lenient, mended, parse_json
 from milepost.facebook.problems import invalid_response, problem_of
 from milepost.facebook.wire import Paging
 
@@ -18,7 +18,7 @@ class NoCursor(ValueError):
 
 
 class Listed(Struct, frozen=True):
-    """A response that is a list: its items of any shape, and its paging."""
+    """A response that is a list: its items of any shape, not mended yet, and its paging."""
 
     items: list[Any]
     paging: Paging
@@ -27,7 +27,7 @@ class Listed(Struct, frozen=True):
 def read_list(body: bytes, http_status: int) -> Listed | Problem:
     """Decode a response that must be a list, whose items may be of any shape."""
     try:
-        value = read_json(body)
+        value = parse_json(body)
     except ValueError:
         return problem_of(body, http_status)
     if not isinstance(value, dict) or value.get("error") is not None or not isinstance(value.get("data"), list):
@@ -35,7 +35,7 @@ def read_list(body: bytes, http_status: int) -> Listed | Problem:
     paging = value.get("paging") or {}  # PHP writes an empty object as []
     if not isinstance(paging, dict):
         return invalid_response("the response has a paging that is not an object", http_status)
-    return Listed(value["data"], lenient(paging, Paging))
+    return Listed(value["data"], lenient(mended(paging)[0], Paging))
 
 
 def next_cursor(paging: Paging | None, edge_url: str) -> str | None:

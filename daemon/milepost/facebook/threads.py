@@ -4,12 +4,12 @@ import json
 from hashlib import sha256
 from typing import Any
 
-import msgspec
 from msgspec import ValidationError
+from msgspec.structs import replace
 
 from milepost.core.model import Contact, Conversation, Interaction, Unreadable
 from milepost.facebook.interactions import interaction, utc
-from milepost.facebook.leniency import lenient
+from milepost.facebook.leniency import lenient, mended
 from milepost.facebook.redaction import scrub, unsigned
 from milepost.facebook.wire import NAMED_BY_CONTENT, Message, Thread, is_thread_id, kept_id
 
@@ -49,6 +49,7 @@ def _contact(thread: Thread, own_ids: frozenset[str]) -> Contact | None:
 
 def read_item(item: Any, own_ids: frozenset[str]) -> list[Conversation | Unreadable]:  # noqa: ANN401 -- JSON of any shape
     """Return a conversation and, separately, its messages that cannot be read."""
+    item, replaced = mended(item)
     if not isinstance(item, dict):
         return [_unreadable(None, "the item is no object", item)]
     try:
@@ -56,7 +57,7 @@ def read_item(item: Any, own_ids: frozenset[str]) -> list[Conversation | Unreada
         converted = conversation(thread, own_ids)
     except (ValidationError, OverflowError) as error:
         return [_unreadable(item.get("id"), str(error), item)]
-    return with_messages(converted, item.get("messages"), own_ids)
+    return with_messages(replace(converted, replaced_characters=replaced), item.get("messages"), own_ids)
 
 
 def with_messages(
@@ -73,7 +74,7 @@ def with_messages(
             interactions.append(interaction(lenient(message, Message), own_ids, contact_id))
         except (ValidationError, OverflowError):
             refused.append(message)
-    whole = msgspec.structs.replace(listed, interactions=tuple(interactions))
+    whole = replace(listed, interactions=tuple(interactions))
     if not refused:
         return [whole]
     reason = "messages without a time or an id that can be kept"

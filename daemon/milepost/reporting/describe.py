@@ -329,6 +329,7 @@ def in_brief(tally: Tally) -> str:
         (tally.unchanged, f"{tally.unchanged:,} unchanged"),
         (tally.deleted, f"{tally.deleted:,} deleted"),
         (tally.dead_lettered, counted(tally.dead_lettered, "dead letter")),
+        (tally.replaced_characters, f"{counted(tally.replaced_characters, 'character')} replaced"),
     )
     return ", ".join(words for number, words in counts if number) or "nothing"
 

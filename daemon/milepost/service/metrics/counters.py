@@ -161,3 +161,4 @@ def _count_rows(series: StreamSeries, tally: Tally) -> None:
     series.conversations["deleted"].inc(tally.deleted)
     series.interaction_events.inc(tally.interaction_events)
     series.order_violations.inc(tally.order_violations)
+    series.replaced_characters.inc(tally.replaced_characters)
