@@ -13,8 +13,11 @@ from typing import IO
 
 PATIENCE_SECONDS = 60.0
 POLL_SECONDS = 0.005
+# structlog imports rich wherever it is installed. Users have none, but a tool of the tests brings it, and each start of
+# the program would take a quarter longer for it.
+WITHOUT_RICH = Path(__file__).parent / "without_rich"
 # The environment of the tests must not reach the program.
-ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8"}
+ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": str(WITHOUT_RICH)}
 
 
 @dataclass(frozen=True)
