@@ -1,5 +1,7 @@
 """Decide what an outcome means: what to record and what to store, together."""
 
+from datetime import timedelta
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -35,6 +37,7 @@ from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
 
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
+MAX_EDGE = 200  # conversations of one second that a position remembers; they are in the journal with it
 
 
 def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pending:
@@ -78,6 +81,8 @@ class PendingBatch(Struct, frozen=True):
         position = _next_position(sweep, self.batch, context.policy, read_batches=read_batches)
         if position is None:
             return self._complete(result, known)
+        if self.keys.full_sweep_at is not None and position.phase is Phase.WALK:
+            position = replace(position, edge=_edge(sweep.position, self.batch))
         if result.changes == Changes() and not result.dead_letters:
             return BatchUnchanged(replace(sweep, position=position, lost_cursor=None), result.tally)
         opening = beginnings(checkpoint, sweep, context.budget)
@@ -191,12 +196,26 @@ def _stretch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | No
     is_adrift = position.cursor is not None and position.reached_at is None
     if position.phase is not Phase.WALK or is_silent or is_adrift or not _notes_missed(checkpoint, sweep):
         return None
+    older_than = position.reached_at
+    if position.edge and older_than is not None:
+        older_than += timedelta(milliseconds=1)  # the second is included, since all that was seen of it is known
     return Stretch(
         sweep.walk_started_at,
-        older_than=position.reached_at,
+        older_than=older_than,
         newer_than=batch.conversations[-1].updated_time if batch.next_cursor is not None else None,
-        seen=tuple(each.conversation_id for each in batch.conversations),
+        seen=(*position.edge, *(each.conversation_id for each in batch.conversations)),
     )
+
+
+def _edge(position: Position, batch: Batch) -> tuple[str, ...]:
+    """Return the conversations seen so far with the time of the last one of a batch; none if they are too many."""
+    if not batch.conversations:
+        return position.edge
+    last = batch.conversations[-1].updated_time
+    seen = tuple(each.conversation_id for each in batch.conversations if each.updated_time == last)
+    if last == position.reached_at:
+        seen = (*position.edge, *seen) if position.edge else ()
+    return seen if len(seen) <= MAX_EDGE else ()
 
 
 def _is_flawless(tally: Tally) -> bool:

@@ -31,13 +31,15 @@ class Position(Struct, frozen=True, omit_defaults=True):
     """Where a sweep continues: after `cursor`, or at the head of the inbox if that is None.
 
     `reached_at` is the updated_time of the last conversation read before that, None if there was none. `older` counts
-    the last conversations in a row that were older than the sweep has to go back.
+    the last conversations in a row that were older than the sweep has to go back. `edge` are the conversations read
+    with the time `reached_at`, where a full sweep has to know them: the next batch may hold others of that second.
     """
 
     phase: Phase = Phase.WALK
     cursor: str | None = None
     reached_at: datetime | None = None
     older: int = 0
+    edge: tuple[str, ...] = ()
 
 
 class Tally(Struct, frozen=True, omit_defaults=True):

@@ -209,7 +209,8 @@ class Stretch(Struct, frozen=True):
     """The stretch of an inbox that a batch of a full sweep covers, and the conversations `seen` in it.
 
     Both bounds are exclusive, because threads of the neighbouring batch may have the same time; None is the end of the
-    inbox. `sweep_started_at` identifies the sweep.
+    inbox. Such threads are in the stretch of the last batch with that time, where those `seen` before are known.
+    `sweep_started_at` identifies the sweep.
     """
 
     sweep_started_at: datetime
