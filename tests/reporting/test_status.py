@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import pytest
+from msgspec.structs import replace
 
 from kit.builders import (
     BAD_VERSION,
@@ -24,6 +25,7 @@ from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.model import Detail, Platform, Scope, Stream
 from milepost.core.rate_limits import PROBE_LEAD_SECONDS
 from milepost.core.retry import AUTHORIZATION_PROBE_SECONDS, CONFIGURATION_PROBE_SECONDS, MAX_PARK_SECONDS
+from milepost.reporting.advice import advice_on
 from milepost.reporting.status import Condition, ConditionContext, State, Wait, condition, limit_on, rate_limits_of
 
 OTHER = Stream(Platform.MESSENGER, "2")
@@ -233,6 +235,33 @@ def test_a_run_that_ended_between_two_attempts_still_shows_the_problem() -> None
     wait = condition_after(*WALKING, events.FetchFailed(1, NETWORK, at(4)), OUT_OF_TIME).wait
     assert wait is not None
     assert wait.problem == NETWORK
+
+
+@pytest.mark.parametrize(
+    "ended", [UNAUTHORIZED, MISCONFIGURED, events.RunEnded(events.RunStatus.FAILED, events.Reason.RETRIES_EXHAUSTED)]
+)
+def test_a_run_that_ended_for_a_cause_of_its_own_shows_that_and_not_an_attempt_before_it(
+    ended: events.RunEnded,
+) -> None:
+    cause = ended.problem or BAD_VERSION
+    transient = (events.FetchFailed(1, NETWORK, at(4)), replace(ended, problem=cause))
+    found = condition_after(*WALKING, *transient)
+    assert found.wait is not None
+    assert found.wait.problem == cause
+    assert found.advice == advice_on(cause, STREAM)
+
+
+def test_a_probe_of_a_stopped_stream_does_not_show_a_failed_attempt_of_the_run_before_it() -> None:
+    stopped = given(*WALKING, events.FetchFailed(1, NETWORK, at(4)), UNAUTHORIZED)
+    probing = given(run_started(at(1800)), after=stopped, run_id="run-2", recorded_at=at(1800))
+    assert condition_of(probing, at(1801)) == Condition(State.SYNCING, None, None, None, None)
+
+
+def test_a_run_that_waits_for_an_attempt_that_the_run_before_it_scheduled_is_retrying() -> None:
+    failed = (events.FetchFailed(1, NETWORK, at(30)), OUT_OF_TIME)
+    again = given(run_started(at(10)), after=given(*WALKING, *failed), run_id="run-2", recorded_at=at(10))
+    found = condition_of(again, at(11))
+    assert (found.state, found.wait and found.wait.until) == (State.RETRYING, at(30))
 
 
 def test_a_good_batch_ends_the_wait_of_a_stopped_stream() -> None:

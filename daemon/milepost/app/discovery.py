@@ -82,7 +82,7 @@ class PageDiscovery:
         if isinstance(found, Held):
             return found
         if isinstance(found, Problem):
-            log.error("pages could not be discovered", problem=str(found), hint=_hint(found))
+            log.error("pages could not be discovered", problem=str(found), hint=discovery_hint(found))
             return found
         configured = {page.id for page in settings.pages}
         pages = [page for page in found if page.id not in configured]
@@ -127,7 +127,8 @@ def _may_pass(found: Sequence[Page] | Problem | Held) -> bool:
             return False
 
 
-def _hint(problem: Problem) -> str:
+def discovery_hint(problem: Problem) -> str:
+    """Return what a person can do about a discovery that failed."""
     match rule_for(problem, has_cursor=False).remedy:
         case Remedy.STOP_AUTHORIZATION:
             return "give source.access_token a new token; it is picked up without a restart"

@@ -11,7 +11,7 @@ from typing import assert_never
 
 from msgspec import Struct
 
-from milepost.core.checkpoint import Checkpoint, RateLimit, Run
+from milepost.core.checkpoint import Checkpoint, RateLimit, RetryState, Run
 from milepost.core.events import NO_TALLY, Reason, RunStatus
 from milepost.core.model import Detail, Scope, Stream, TokenHealth
 from milepost.core.plan import Policy, Size, size_now, whole
@@ -103,7 +103,15 @@ def state_of(checkpoint: Checkpoint, *, is_at_work: bool) -> State:
         return State.NEVER_SYNCED if checkpoint.run is None else State(checkpoint.run.status.value)
     if not is_at_work:  # the process died
         return State.INTERRUPTED
-    return State.SYNCING if checkpoint.retry is None else State.RETRYING
+    return State.SYNCING if _due_retry(checkpoint) is None else State.RETRYING
+
+
+def _due_retry(checkpoint: Checkpoint) -> RetryState | None:
+    """Return the next attempt at a batch; None if it was due before the open run began, which has not failed yet."""
+    run, retry = checkpoint.run, checkpoint.retry
+    if run is None or retry is None:
+        return retry
+    return retry if run.retries or retry.retry_at > run.started_at else None
 
 
 def is_running(checkpoint: Checkpoint) -> bool:
@@ -148,13 +156,15 @@ def _next_run_at(run: Run | None, hold: Wait | None, context: ConditionContext) 
 def _wait(checkpoint: Checkpoint, state: State, hold: Wait | None, next_run_at: datetime | None) -> Wait | None:
     run, retry = checkpoint.run, checkpoint.retry
     ended_at = run.ended_at if run is not None else None
-    problem = retry.problem if retry is not None else run.problem if run is not None else None
+    # Of the run first: an attempt that failed before its end is not why it ended.
+    problem = (run.problem if run is not None else None) or (retry.problem if retry is not None else None)
     match state:
         case State.RATE_LIMITED:
             return hold
         case State.RETRYING:
             retry_at = retry.retry_at if retry is not None else None
-            return Wait("the next attempt at a batch that could not be read", checkpoint.updated_at, retry_at, problem)
+            cause = retry.problem if retry is not None else None
+            return Wait("the next attempt at a batch that could not be read", checkpoint.updated_at, retry_at, cause)
         case State.STOPPED | State.FAILED:
             streak = checkpoint.failure_streak
             since = streak.since if streak is not None else ended_at
