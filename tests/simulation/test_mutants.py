@@ -473,7 +473,7 @@ MUTANTS = {
         "is there and was marked as deleted", patches={"milepost.core.decide._stretch": whole_stretch}
     ),
     "a cursor is taken up without its place": Mutant(
-        "is there and was marked as deleted",
+        "is there and was marked as deleted|is gone and not marked as deleted",
         patches={"milepost.core.decide._stretch": stretch_of_the_scan},
         narrowed=to_lost_cursors,
     ),
