@@ -42,6 +42,7 @@ OLDEST = 15  # the oldest major version that is supported
 SUPERUSER = "postgres"
 ROLE = "milepost"  # without special privileges: it owns its databases
 MIGRATED = "template_milepost"
+SCRAM_ITERATIONS_SINCE = 160000  # as libpq numbers the versions
 ROLES_PASSWORD = "an0rdinary-role"
 START_SECONDS = 60.0
 POLL_SECONDS = 0.01
@@ -187,6 +188,14 @@ class Server:
         secret.unlink()
         assert made.returncode == 0, f"initdb failed: {made.stdout}{made.stderr}"
 
+    def create_roles(self) -> None:
+        """Create the ordinary role, and give both roles passwords that are checked fast: 2 ms less a connection."""
+        with self.connect() as connection:
+            if connection.info.server_version >= SCRAM_ITERATIONS_SINCE:
+                connection.execute("SET scram_iterations = 1")
+                connection.execute(f"ALTER ROLE {SUPERUSER} PASSWORD '{self.password}'".encode())
+            connection.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{ROLES_PASSWORD}'".encode())
+
     def start(self, **settings: str) -> None:
         """Start the server, and wait until it answers. Settings are PostgreSQL's own."""
         where = {"unix_socket_directories": str(self.folder), "listen_addresses": "127.0.0.1", "port": str(self.port)}
@@ -316,7 +325,7 @@ def running(release: Release = "newest", **settings: str) -> Iterator[Server]:
         server.create()
         try:
             server.start(**settings)
-            server.sql(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{ROLES_PASSWORD}'")
+            server.create_roles()
             yield server
         finally:
             server.stop()
