@@ -44,6 +44,8 @@ ROLE = "milepost"  # without special privileges: it owns its databases
 MIGRATED = "template_milepost"
 SCRAM_ITERATIONS_SINCE = 160000  # as libpq numbers the versions
 ROLES_PASSWORD = "an0rdinary-role"
+MEMORY = Path("/dev/shm")  # noqa: S108
+MEMORY_BYTES = 1 << 30  # must be free in it; a container has 64 MB
 START_SECONDS = 60.0
 POLL_SECONDS = 0.01
 STOPS: Mapping[Mode, signal.Signals] = {
@@ -135,6 +137,17 @@ class Account:
         folder = Path(tempfile.mkdtemp(prefix="milepost-"))
         try:
             folder.chmod(0o755)
+            self.own(folder)
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+
+    @contextmanager
+    def data_folder(self) -> Iterator[Path]:
+        """Create a folder for the data, in memory if there is room: creating a database takes a tenth of the time."""
+        has_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES
+        folder = Path(tempfile.mkdtemp(prefix="milepost-", dir=MEMORY if has_memory else None))
+        try:
             self.own(folder)
             yield folder
         finally:
@@ -320,9 +333,9 @@ def _until(condition: Callable[[], bool]) -> None:
 def running(release: Release = "newest", **settings: str) -> Iterator[Server]:
     """Create a server and run it during the block."""
     account = Account()
-    with account.folder() as folder:
+    with account.folder() as folder, account.data_folder() as data:
         server = Server(account, account.reach(binaries(release), folder), folder)
-        server.create()
+        server.create(data)
         try:
             server.start(**settings)
             server.create_roles()
