@@ -379,7 +379,8 @@ class Invariants:
 
     def _missing_events(self, stream: Stream, read: Conversation) -> set[str]:
         events = {event.event_id for event in read.interactions} - self.observed[stream].given_up_events
-        return events - self.store.interaction_events.keys() - self._events_in_dead_letters(read.conversation_id)
+        missing = events - self.store.interaction_events.keys()
+        return missing and missing - self._events_in_dead_letters(read.conversation_id)
 
     def _events_in_dead_letters(self, thread_id: str) -> set[str]:
         prefix = f"{thread_id}/events/"

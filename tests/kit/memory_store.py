@@ -167,7 +167,7 @@ class MemoryStore:
     def refuse_stale(self, commit: Commit) -> None:
         """Raise VersionConflict unless the commit follows the stream's last entry."""
         first = commit.entries[0]
-        version = max((row.version for row in self.journal if row.stream == first.stream), default=0)
+        version = next((row.version for row in reversed(self.journal) if row.stream == first.stream), 0)
         if first.version != version + 1:
             raise VersionConflict(f"{first.stream} is at version {version}, not {first.version - 1}")
 

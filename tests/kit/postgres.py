@@ -44,7 +44,10 @@ OLDEST = 15  # the oldest major version that is supported
 SUPERUSER = "postgres"
 ROLE = "milepost"  # without special privileges: it owns its databases
 MIGRATED = "template_milepost"
+SCRAM_ITERATIONS_SINCE = 160000  # as libpq numbers the versions
 ROLES_PASSWORD = "an0rdinary-role"
+MEMORY = Path("/dev/shm")  # noqa: S108
+MEMORY_BYTES = 1 << 30  # must be free in it; a container has 64 MB
 START_SECONDS = 60.0
 POLL_SECONDS = 0.01
 STOPS: Mapping[Mode, signal.Signals] = {
@@ -144,6 +147,17 @@ class Account:
         finally:
             shutil.rmtree(folder)
 
+    @contextmanager
+    def data_folder(self) -> Iterator[Path]:
+        """Create a folder for the data, in memory if there is room: creating a database takes a tenth of the time."""
+        has_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES
+        folder = Path(tempfile.mkdtemp(prefix="milepost-", dir=MEMORY if has_memory else None))
+        try:
+            self.own(folder)
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+
     def own(self, folder: Path) -> None:
         """Make the account the owner of the folder."""
         if self.user is not None and self.group is not None:
@@ -192,6 +206,14 @@ class Server:
         made = self._account.run(initdb + options, self.folder)
         secret.unlink()
         assert made.returncode == 0, f"initdb failed: {made.stdout}{made.stderr}"
+
+    def create_roles(self) -> None:
+        """Create the ordinary role, and give both roles passwords that are checked fast: 2 ms less a connection."""
+        with self.connect() as connection:
+            if connection.info.server_version >= SCRAM_ITERATIONS_SINCE:
+                connection.execute("SET scram_iterations = 1")
+                connection.execute(f"ALTER ROLE {SUPERUSER} PASSWORD '{self.password}'".encode())
+            connection.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{ROLES_PASSWORD}'".encode())
 
     def start(self, **settings: str) -> None:
         """Start the server, and wait until it answers. Settings are PostgreSQL's own."""
@@ -332,12 +354,12 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def running(release: Release = "newest", **settings: str) -> Iterator[Server]:
     """Create a server and run it during the block."""
     account = Account()
-    with account.folder() as folder:
+    with account.folder() as folder, account.data_folder() as data:
         server = Server(account, account.reach(binaries(release), folder), folder)
-        server.create()
+        server.create(data)
         try:
             server.start(**settings)
-            server.sql(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{ROLES_PASSWORD}'")
+            server.create_roles()
             yield server
         finally:
             server.stop()

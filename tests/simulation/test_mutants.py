@@ -367,9 +367,10 @@ class Mutant:
 
 
 def to_lost_cursors(scenario: Scenario) -> Scenario:
-    """Let cursors die in full sweeps that are without a flaw and take several runs."""
+    """Let cursors die in full sweeps of one stream that are without a flaw and take several runs."""
     habits = Habits(dead_cursor_chance=0.2, deletion_chance=0.05)
-    return dataclasses.replace(scenario, habits=habits, run_seconds=3.0, full_chance=0.5, threads=12, stop_chance=0.05)
+    longer = dataclasses.replace(scenario, streams=1, threads=12, run_seconds=3.0)
+    return dataclasses.replace(longer, habits=habits, full_chance=0.5, stop_chance=0.05)
 
 
 def to_double_faults(scenario: Scenario) -> Scenario:
