@@ -58,6 +58,7 @@ class Tally(Struct, frozen=True, omit_defaults=True):
     order_violations: int = 0
     unreadable: int = 0
     deleted: int = 0  # conversations that a full sweep no longer saw
+    moved: int = 0  # conversations, among those updated, that stood under another page
 
     def __add__(self, other: "Tally") -> "Tally":
         """Return the sums of both."""
@@ -77,6 +78,7 @@ class Tally(Struct, frozen=True, omit_defaults=True):
             self.order_violations + other.order_violations,
             self.unreadable + other.unreadable,
             self.deleted + other.deleted,
+            self.moved + other.moved,
         )
 
     @property

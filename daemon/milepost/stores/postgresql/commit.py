@@ -20,6 +20,7 @@ from milepost.core.model import Changes, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.stores import rows
 from milepost.stores.erasure import DELETIONS, ids_of, without_forgotten
+from milepost.stores.moves import MOVES
 from milepost.stores.postgresql.connection import Connection, Database, Parameters, searchable, storable
 from milepost.stores.postgresql.errors import REFUSALS, reason_of
 from milepost.stores.postgresql.queries import PostgresqlSession, stretch_parameters
@@ -134,6 +135,8 @@ class PostgresqlWriter(PostgresqlSession):
         if each.is_removal:
             for statement in DELETIONS:
                 await self.execute(statement, stream_parameters(each.stream))
+        if changes.moved:
+            await self._move(each)
         if changes.conversations:
             latest = {row.conversation_id: row for row in changes.conversations}  # a statement may change a row once
             await self.execute("upsert_conversations", {"rows": json_rows(_sorted(latest))})
@@ -146,6 +149,15 @@ class PostgresqlWriter(PostgresqlSession):
         if run is not None:
             await self.execute("upsert_run", rows.run_tuple(checkpoint.stream, run))
 
+    async def _move(self, each: Prepared) -> None:
+        """Take conversations over from other pages, before the rows that the batch brought."""
+        moved = stream_parameters(each.stream) | {
+            "moved": searchable(each.changes.moved),
+            "at": instant_text(each.commit.entries[-1].recorded_at),
+        }
+        for statement in MOVES:
+            await self.execute(statement, moved)
+
     async def _write_notes(self, stream: Stream, changes: Changes) -> None:
         """Keep the notes of what a full sweep misses, after the rows that it brought."""
         if changes.found:
@@ -156,7 +168,7 @@ class PostgresqlWriter(PostgresqlSession):
             await self.execute("note_missed", stretch)
         if changes.missed_are_deleted_at is not None:
             at = instant_text(changes.missed_are_deleted_at)
-            await self.execute("mark_missed_as_deleted", (at, stream.key))
+            await self.execute("mark_missed_as_deleted", stream_parameters(stream) | {"at": at})
         if changes.missed_are_deleted_at is not None or changes.forgets_missed:
             await self.execute("drop_notes", (stream.key,))
 

@@ -11,6 +11,7 @@ from milepost.core.model import Changes, InteractionEventRow, RefusedRow, Stream
 from milepost.core.ports import Commit, Committed
 from milepost.stores import rows
 from milepost.stores.erasure import DELETIONS, ids_of, without_forgotten
+from milepost.stores.moves import MOVES
 from milepost.stores.sql import stream_parameters
 from milepost.stores.sqlite.queries import SqliteSession, stretch_parameters
 
@@ -30,6 +31,8 @@ class SqliteWriter(SqliteSession):
         stream = Stream.parse(commit.checkpoint.stream)
         changes = without_forgotten(commit.changes, self.forgotten_among(stream, *ids_of(commit.changes)))
         last_seq = self._write_entries(stream, commit)
+        if changes.moved:
+            self._move(stream, commit)
         self._write_all("upsert_conversations", map(rows.conversation_tuple, changes.conversations))
         self._write_all("upsert_contacts", map(rows.contact_tuple, changes.contacts))
         self._write_notes(stream, changes)
@@ -60,6 +63,15 @@ class SqliteWriter(SqliteSession):
             chunk = events[start : start + chunk_size]
             self._write_all("insert_interaction_events", map(rows.interaction_event_tuple, chunk))
 
+    def _move(self, stream: Stream, commit: Commit) -> None:
+        """Take conversations over from other pages, before the rows that the batch brought."""
+        moved = stream_parameters(stream) | {
+            "moved": rows.json_list(commit.changes.moved),
+            "at": instant_text(commit.entries[-1].recorded_at),
+        }
+        for statement in MOVES:
+            self.ask(statement, moved)
+
     def _write_notes(self, stream: Stream, changes: Changes) -> None:
         """Keep the notes of what a full sweep misses, after the rows that it brought."""
         if changes.found:
@@ -69,7 +81,8 @@ class SqliteWriter(SqliteSession):
             self.ask("drop_notes_of_other_sweeps", (stream.key, stretch["sweep_started_at"]))
             self.ask("note_missed", stretch)
         if changes.missed_are_deleted_at is not None:
-            self.ask("mark_missed_as_deleted", (instant_text(changes.missed_are_deleted_at), stream.key))
+            at = instant_text(changes.missed_are_deleted_at)
+            self.ask("mark_missed_as_deleted", stream_parameters(stream) | {"at": at})
         if changes.missed_are_deleted_at is not None or changes.forgets_missed:
             self.ask("drop_notes", (stream.key,))
 
