@@ -166,7 +166,7 @@ class MovesContract:
             await read(store, OLD, thread(1), thread(2))
             await forget(kept.store_url, OLD, "c_1")
 
-            await read(store, NEW, thread(1), thread(2), now=at(60))
+            await read(store, NEW, thread(1), thread(2), thread(6, "c_1"), now=at(60))
             await read(store, NEW, thread(1), thread(7, "c_1"), now=at(120))
 
         assert set(kept.tables().conversations) == {"t_2"}
