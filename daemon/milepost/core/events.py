@@ -61,6 +61,7 @@ class Tally(Struct, frozen=True, omit_defaults=True):
     unreadable: int = 0
     deleted: int = 0  # conversations that a full sweep no longer saw
     replaced_characters: int = 0  # NULs and halves of surrogate pairs in what was written, where U+FFFD is now
+    moved: int = 0  # conversations, among those updated, that stood under another page
 
     def __add__(self, other: "Tally") -> "Tally":
         """Return the sums of both."""
@@ -81,6 +82,7 @@ class Tally(Struct, frozen=True, omit_defaults=True):
             self.unreadable + other.unreadable,
             self.deleted + other.deleted,
             self.replaced_characters + other.replaced_characters,
+            self.moved + other.moved,
         )
 
     @property

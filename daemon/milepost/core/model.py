@@ -225,6 +225,8 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     A full sweep notes which stored conversations it misses: those of the stream that lie in `missed` and were not seen.
     `found` were seen later. `missed_are_deleted_at` ends the sweep: what it still misses is marked as deleted, and the
     notes are dropped; `forgets_missed` drops them without that.
+
+    `moved` are conversations that stood under another page: they, their messages and their contacts move to this one's.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
@@ -235,6 +237,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     found: tuple[str, ...] = ()
     missed_are_deleted_at: datetime | None = None
     forgets_missed: bool = False
+    moved: tuple[str, ...] = ()
 
 
 class Keys(Struct, frozen=True):
@@ -283,6 +286,9 @@ class Known(Struct, frozen=True):
     `dead_letters` are by subject. `forgotten` are the contacts and conversations among the keys that were erased. In a
     full sweep, `unseen` counts the conversations in the stretch that were not seen and are not noted as missed yet,
     `missed` are those of the batch that are noted, and `all_missed` counts all of the stream that are.
+
+    Where conversations stand under other pages, `contacts_elsewhere` are the contacts of those pages, by page and id,
+    and `moved_to` are the pages to which rows of this page have moved, with the last sign of life of each.
     """
 
     conversations: dict[str, ConversationRow] = {}
@@ -293,3 +299,5 @@ class Known(Struct, frozen=True):
     unseen: int = 0
     missed: frozenset[str] = frozenset()
     all_missed: int = 0
+    contacts_elsewhere: dict[tuple[str, str], ContactRow] = {}
+    moved_to: dict[str, datetime] = {}

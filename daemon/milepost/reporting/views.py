@@ -319,6 +319,6 @@ def _open_sweep(checkpoint: Checkpoint) -> OpenSweep | None:
         sweep.walk_started_at,
         position.reached_at,
         tally.conversations,
-        max(total.inserted - total.deleted, 0) if is_known else None,
+        max(total.inserted + total.moved - total.deleted, 0) if is_known else None,
         sweep.walk_until,
     )

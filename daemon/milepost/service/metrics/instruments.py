@@ -18,7 +18,7 @@ from milepost.reporting.status import State
 from milepost.service.metrics.series import Family
 
 BATCH_OUTCOMES = ("stored", "unchanged", "failed")
-CONVERSATION_RESULTS = ("inserted", "updated", "unchanged", "deleted", "dead_lettered")
+CONVERSATION_RESULTS = ("inserted", "updated", "unchanged", "moved", "deleted", "dead_lettered")
 REDRIVE_RESULTS = ("redriven", "failed")
 STORE_AWAY = (Stage.STORE.value, "away")
 RETRIES = (*((Stage.FETCH.value, kind.value) for kind in ProblemKind), STORE_AWAY)

@@ -18,15 +18,18 @@ from milepost.stores.url import StoreUrl
 async def forget_in_postgresql(store_url: StoreUrl, stream: Stream, contact_id: str) -> Forgotten:
     """Erase a contact of a page, with their conversations, messages and dead letters' payloads, and keep them out.
 
+    Whatever page they stood under when they were written: an account that moves to another page takes its people along.
+
     Works beside running workers, whose commits wait meanwhile. A contact that is not stored is kept out as well. A dead
     letter's part in the journal stays; a worker closes it. The server itself overwrites what was erased when it vacuums
     the tables; until then, and in its write-ahead log, replicas and backups, it is still there.
 
     Raises StoreRefused if there is no schema of this program's, StoreAway if the database does not answer.
     """
-    who = contact_parameters(stream, contact_id)
+    contact = contact_parameters(stream, contact_id)
     async with _writer(store_url) as writer:
         await writer.execute("lock_commits")
+        who: dict[str, object] = {**contact, "pages": list(await writer.linked_pages(stream))}
         await writer.execute("forget_contact", who)
         await writer.execute("forget_conversations", who)
         forgotten = Forgotten(
