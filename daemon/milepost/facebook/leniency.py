@@ -1,6 +1,7 @@
 """Lenient decoding of what strict decoding rejects: broken Unicode, and single fields of a wrong type."""
 
 import json
+import math
 import re
 from inspect import isclass
 from typing import Any, NoReturn, get_args, get_origin
@@ -16,10 +17,16 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 def read_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
     r"""Parse JSON; invalid UTF-8 and lone surrogates (`"\ud83d"`) become U+FFFD.
 
-    Raises ValueError for anything else (NaN and Infinity, too), and for nesting deeper than Python's stack.
+    A number that Python cannot hold stays the text that it is written as. Raises ValueError for anything else (NaN and
+    Infinity, too), and for nesting deeper than Python's stack.
     """
     try:
-        value = json.loads(body.decode("utf-8-sig", "replace"), parse_constant=_refuse_constant)
+        value = json.loads(
+            body.decode("utf-8-sig", "replace"),
+            parse_constant=_refuse_constant,
+            parse_int=_integer,
+            parse_float=_finite,
+        )
         if not ESCAPED_SURROGATE.search(body):
             return value
         return json.loads(LONE_SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
@@ -65,6 +72,19 @@ def _lenient_or_none(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- see 
         return lenient(value, wanted)
     except ValidationError:
         return None
+
+
+def _integer(text: str) -> int | str:
+    """Return the number, or the text where it has more digits than Python converts (sys.set_int_max_str_digits)."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def _finite(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
 def _refuse_constant(name: str) -> NoReturn:
