@@ -25,7 +25,7 @@ from kit.graph_answers import (
 )
 from milepost.core.model import Batch, Contact, Conversation, Direction, Interaction
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.decoding import Mailbox, decode
+from milepost.facebook.decoding import Asked, Mailbox, decode, decode_thread
 from milepost.facebook.threads import MAX_PAYLOAD_CHARACTERS
 
 EDGE_URL = f"https://graph.facebook.com/v26.0/{PAGE_ID}/conversations"
@@ -510,7 +510,6 @@ class TestNoBatch:
             b'{"data":[{"id":"t_1","upda',
             b'{"data":[NaN]}',
             b'{"data":[Infinity]}',
-            b'{"data":[' + b"9" * 5000 + b"]}",
             b"[" * 100_000,
             b'{"data":' * 100_000,
             b'{"data":[{"id":"t_1","updated_time":"2026-06-26T01:13:24+0000","x":' + b"[" * 5000 + b"]" * 5000 + b"}]}",
@@ -526,6 +525,98 @@ class TestNoBatch:
     def test_an_item_nested_to_any_depth_raises_nothing(self, depth: int) -> None:
         body = b'{"data":[{"id":"t_1","updated_time":"","x":' + b"[" * depth + b"]" * depth + b"}]}"
         assert isinstance(decode(body, 200, MAILBOX), Batch | Problem)
+
+
+class TestMoreThanWasAskedFor:
+    """Refused as oversize, so that less is asked for; the grace is wide, because a little more does no harm."""
+
+    @pytest.mark.parametrize("item", [GOOD, {}, 7], ids=["good", "empty", "number"])
+    def test_far_more_conversations_are_refused(self, item: object) -> None:
+        problem = decode(encoded(listed(*[item] * 303)), 200, MAILBOX, Asked(50, 20))
+        assert isinstance(problem, Problem)
+        assert problem.kind is ProblemKind.OVERSIZE
+        assert problem.message.startswith("the response has 303 ")
+        assert problem.message.endswith(", and 50 were asked for")
+
+    @pytest.mark.parametrize("bad", [[], [{"id": "t_bad"}]], ids=["read as a whole", "read item by item"])
+    def test_far_more_messages_of_a_conversation_are_refused(self, bad: list[Json]) -> None:
+        long = thread("t_long", *(message(f"m_{number}") for number in range(241)))
+        problem = decode(encoded(listed(GOOD, long, *bad)), 200, MAILBOX, Asked(50, 20))
+        assert isinstance(problem, Problem)
+        assert problem.kind is ProblemKind.OVERSIZE
+        assert problem.message == "the response has 241 messages of a conversation, and 20 were asked for"
+
+    def test_far_more_messages_of_a_conversation_that_is_read_alone_are_refused(self) -> None:
+        long = thread("t_long", *(message(f"m_{number}") for number in range(241)))
+        problem = decode_thread(encoded(long), 200, MAILBOX.own_ids)
+        assert isinstance(problem, Problem)
+        assert problem.kind is ProblemKind.OVERSIZE
+
+    @pytest.mark.parametrize("bad", [[], [{"id": "t_bad"}]], ids=["read as a whole", "read item by item"])
+    def test_a_few_more_are_read(self, bad: list[Json]) -> None:
+        items = [thread(f"t_{number}") for number in range(200)]
+        batch = decode(encoded(listed(*items, *bad)), 200, MAILBOX, Asked(1, 20))
+        assert isinstance(batch, Batch)
+        assert len(batch.conversations) == 200
+
+    def test_a_large_answer_that_was_asked_for_is_read(self) -> None:
+        text = "a, b, c, " * 220
+        messages = [message(f"m_{number}", message=text) for number in range(20)]
+        items = [thread(f"t_{number}", *messages) for number in range(200)]
+        batch = decode(encoded(listed(*items)), 200, MAILBOX, Asked(200, 20))
+        assert isinstance(batch, Batch)
+        assert sum(len(each.interactions) for each in batch.conversations) == 4_000
+
+
+class TestExtremes:
+    @pytest.mark.parametrize(
+        "digits", ["9" * 5_000, "-" + "9" * 100_000, "9" * 30, "1e999", "-1e99999", "1" * 400 + ".5"]
+    )
+    def test_a_huge_number_costs_only_its_field(self, digits: str) -> None:
+        body = encoded(listed(thread("t_1", message_count=1), GOOD)).replace(
+            b'"message_count": 1,', f'"message_count": {digits},'.encode()
+        )
+        first, second = read(body).conversations
+        assert (first.conversation_id, first.message_count) == ("t_1", None)
+        assert second.message_count == 93
+
+    @pytest.mark.parametrize("number", ["9" * 5_000, "1e999", "-1e999"])
+    def test_a_huge_number_in_an_unreadable_item_stays_in_its_payload(self, number: str) -> None:
+        (unreadable,) = read(b'{"data":[{"id":"t_1","odd":' + number.encode() + b"}]}").unreadable
+        assert json.loads(unreadable.payload, parse_constant=pytest.fail) == {"id": "t_1", "odd": number}
+
+    def test_the_digits_of_an_error_code_are_no_crash(self) -> None:
+        assert refused(b'{"error":{"message":"x","code":' + b"9" * 5_000 + b"}}").code is None
+
+    @pytest.mark.parametrize("unit", ["x", "😀", "é", r"\ud83d", r"\u0000", "access_token=", "https://", "a@", "EAA"])
+    def test_an_enormous_text_comes_through(self, unit: str) -> None:
+        body = (
+            b'{"data":[{"id":"t_1","updated_time":"2026-06-26T01:13:24+0000","snippet":"'
+            + unit.encode() * 300_000
+            + b'"}]}'
+        )
+        assert len(read(body).conversations[0].snippet or "") >= 300_000
+
+    @pytest.mark.parametrize("unit", ["x", "access_token= ", "\\", "a@a ", "https://", "EAA", "<script "])
+    def test_an_enormous_error_message_is_cut(self, unit: str) -> None:
+        problem = refused(b'{"error":{"code":190,"message":"' + unit.encode() * 300_000 + b'"}}')
+        assert problem.code == 190
+        assert 0 < len(problem.message) <= 500
+
+    def test_an_enormous_id_costs_only_its_item(self) -> None:
+        batch = read(encoded(listed(thread("t" * 100_000), GOOD)))
+        assert [each.conversation_id for each in batch.conversations] == ["t_good"]
+        assert len(batch.unreadable) == 1
+
+    def test_of_repeated_keys_the_last_counts_however_the_response_is_read(self) -> None:
+        repeated = b'"id":"t_0","id":"t_1","updated_time":"","updated_time":"2026-06-26T01:13:24+0000"'
+        whole = b'{"data":[],"data":[{' + repeated + b"}]}"
+        by_item = b'{"data":[],"data":[{' + repeated + b',"message_count":-1}]}'
+        assert [read(body).conversations[0].conversation_id for body in (whole, by_item)] == ["t_1", "t_1"]
+
+    def test_an_error_that_is_repeated_as_null_is_an_error_or_a_batch_but_no_crash(self) -> None:
+        assert isinstance(decode(b'{"error":{"code":1},"error":null,"data":[]}', 200, MAILBOX), Batch)
+        assert refused(b'{"error":null,"error":{"code":1},"data":[]}').code == 1
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()

@@ -14,7 +14,7 @@ class ProblemKind(StrEnum):
     NETWORK = "network"  # no connection, a reset, a name that does not resolve
     TIMEOUT = "timeout"  # no response in time
     NONSENSE = "nonsense"  # no response of the Graph API: HTML, truncated JSON, wrong types, a redirect
-    OVERSIZE = "oversize"  # more bytes than any batch can have
+    OVERSIZE = "oversize"  # more bytes, values or items than any batch has
     API = "api"  # an error envelope of the Graph API
     MISCONFIGURED = "misconfigured"  # a response that shows a wrong setting, not a failure
     CURSOR_LOOP = "cursor_loop"  # the cursor of the next batch is the one just used

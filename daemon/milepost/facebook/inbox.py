@@ -10,7 +10,7 @@ from milepost.core.ports import Answered, Fetched, Gate, Held, Refused, Request
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.calls import Access, Calls, Decoded
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.decoding import Mailbox, decode, decode_messages, decode_thread
+from milepost.facebook.decoding import Asked, Mailbox, decode, decode_messages, decode_thread
 from milepost.facebook.pages import linked_account
 from milepost.facebook.problems import is_gone
 from milepost.facebook.wire import POSITION_FIELDS, THREAD_FIELDS, is_thread_id, list_fields, with_messages
@@ -39,7 +39,7 @@ class FacebookInbox:
         missing = await self._fetch_own_ids()
         if missing is not None:
             return missing
-        listed = await self._calls.get(self._list_path, self._parameters(request), self._decode_list)
+        listed = await self._calls.get(self._list_path, self._parameters(request), partial(self._decode_list, request))
         if not isinstance(listed, Decoded):
             return listed
         fetched = Fetched(listed.value, listed.asked_at, listed.took_seconds)
@@ -108,8 +108,9 @@ class FacebookInbox:
     def _decode_account(self, response: GraphResponse) -> str | Problem:
         return linked_account(response, self._stream.page_id)
 
-    def _decode_list(self, response: GraphResponse) -> Batch | Problem:
-        return decode(response.body, response.status, Mailbox(self._calls.own_ids, self._list_url))
+    def _decode_list(self, request: Request, response: GraphResponse) -> Batch | Problem:
+        mailbox, asked = Mailbox(self._calls.own_ids, self._list_url), Asked(request.limit, request.messages)
+        return decode(response.body, response.status, mailbox, asked)
 
     def _decode_thread(self, response: GraphResponse) -> Batch | Problem:
         return decode_thread(response.body, response.status, self._calls.own_ids)

@@ -1,6 +1,7 @@
 """Lenient decoding: characters that no database takes are replaced, and optional fields of a wrong type left out."""
 
 import json
+import math
 from inspect import isclass
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -22,10 +23,16 @@ def read_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
 def parse_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
     """Parse JSON; invalid UTF-8 becomes U+FFFD.
 
-    Raises ValueError for anything else (NaN and Infinity, too), and for nesting deeper than Python's stack.
+    A number that Python cannot hold stays the text that it is written as. Raises ValueError for anything else (NaN and
+    Infinity, too), and for nesting deeper than Python's stack.
     """
     try:
-        return json.loads(body.decode("utf-8-sig", "replace"), parse_constant=_refuse_constant)
+        return json.loads(
+            body.decode("utf-8-sig", "replace"),
+            parse_constant=_refuse_constant,
+            parse_int=_integer,
+            parse_float=_finite,
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -89,6 +96,19 @@ def _lenient_or_none(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- see 
         return lenient(value, wanted)
     except ValidationError:
         return None
+
+
+def _integer(text: str) -> int | str:
+    """Return the number, or the text where it has more digits than Python converts (sys.set_int_max_str_digits)."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def _finite(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
 def _refuse_constant(name: str) -> NoReturn:

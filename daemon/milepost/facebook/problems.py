@@ -8,6 +8,7 @@ from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
 from milepost.facebook.leniency import read_json
 from milepost.facebook.redaction import impersonal, redact
 
+MAX_REDACTED_CHARACTERS = 64 * MAX_MESSAGE_CHARACTERS  # of a message, which may have millions
 MAX_EXCERPT_CHARACTERS = 200
 MAX_EXCERPT_BYTES = 4096
 MARKUP = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^<>]*>", re.IGNORECASE | re.DOTALL)
@@ -32,7 +33,7 @@ def problem_of_error(error: Any, http_status: int) -> Problem:  # noqa: ANN401 -
     message = next((each for each in messages if isinstance(each, str) and each.strip()), "an error without a message")
     return Problem(
         ProblemKind.API,
-        impersonal(redact(message), MAX_MESSAGE_CHARACTERS),
+        impersonal(redact(message[:MAX_REDACTED_CHARACTERS]), MAX_MESSAGE_CHARACTERS),
         http_status=http_status,
         code=_number(fields.get("code")),
         subcode=_number(fields.get("error_subcode")),

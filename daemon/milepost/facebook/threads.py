@@ -69,7 +69,7 @@ def with_messages(
     contact_id = listed.contact.contact_id if listed.contact else None
     interactions: list[Interaction] = []
     refused: list[Any] = []
-    for message in _elements(messages):
+    for message in nested_messages(messages):
         try:
             interactions.append(interaction(lenient(message, Message), own_ids, contact_id))
         except (ValidationError, OverflowError):
@@ -81,7 +81,7 @@ def with_messages(
     return [whole, _unreadable(f"{listed.conversation_id}/messages", reason, refused)]
 
 
-def _elements(messages: Any) -> list[Any]:  # noqa: ANN401 -- JSON of any shape
+def nested_messages(messages: Any) -> list[Any]:  # noqa: ANN401 -- JSON of any shape
     """Return the nested messages; without a list of them, the whole is one element that cannot be read."""
     if not messages:
         return []
