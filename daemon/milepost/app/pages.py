@@ -1,5 +1,6 @@
 """The registry of pages: tokens change, pages come and go, and nothing has to be restarted."""
 
+import asyncio
 from collections.abc import Collection, Iterable
 
 from msgspec import Struct
@@ -12,7 +13,7 @@ from milepost.facebook.calls import Access
 from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
 from milepost.facebook.pages import Page, fetch_managed_pages
-from milepost.facebook.rate_limiter import Budget, RateLimiter
+from milepost.facebook.rate_limiter import Budget, RateLimiter, Slowdown
 from milepost.facebook.token_health import fetch_token_health
 from milepost.settings import Settings
 
@@ -143,6 +144,12 @@ class PageRegistry:
                 page.access.problem = LOST
                 lost += page.streams
         return tuple(lost)
+
+    def slowdowns(self) -> dict[str, Slowdown]:
+        """Return the pages whose calls are notably slowed down, by page id."""
+        now = asyncio.get_running_loop().time()
+        found = {page_id: page.access.rate_limiter.slowdown(now) for page_id, page in self._pages.items()}
+        return {page_id: slowdown for page_id, slowdown in found.items() if slowdown is not None}
 
     def tokens(self) -> dict[str, str]:
         """Return the token of every page that is not suspended, by page id."""

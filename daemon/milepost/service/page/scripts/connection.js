@@ -31,6 +31,6 @@ function showConnection() {
       : ["warning", "Reconnecting …"];
   setTone(byId("connection"), tone);
   setText(byId("connection").querySelector("span"), words);
-  document.body.classList.toggle("stale", isOutage);
+  document.body.classList.toggle("stale", isOutage || issueOf("store_away") !== null);
   showNotice("connection", isOutage ? OUTAGE : null);
 }

@@ -33,6 +33,7 @@ async function refreshForever() {
 
 async function refresh() {
   if (document.hidden && streams.length > 0) return;
+  await refreshPart("state of the daemon", async () => updateDaemon(await request("/api/daemon")));
   await refreshPart("streams", async () => updateStreams(await requestAll("/api/streams", "streams")));
   if (deadLettersAreStale) {
     await refreshPart("dead letters", refreshDeadLetters, () => { deadLettersAreStale = false; });

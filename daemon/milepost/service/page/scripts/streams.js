@@ -61,7 +61,9 @@ function showCounts(chosen, shown) {
   byId("more-streams").hidden = shown === chosen;
   setText(byId("more-streams"), `Show more (${(chosen - shown).toLocaleString("en")} left)`);
   byId("streams-empty").hidden = chosen > 0;
-  setTextWithCode(byId("streams-empty"), streams.length > 0 ? NONE_CHOSEN : NONE);
+  const undiscovered = issueOf("discovery_failed");
+  const none = undiscovered === null ? NONE : issueInWords(undiscovered);
+  setTextWithCode(byId("streams-empty"), streams.length > 0 ? NONE_CHOSEN : none);
 }
 
 /** Offer those states to filter by that some stream is in. */
