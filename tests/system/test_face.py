@@ -1,6 +1,5 @@
 """What the real daemon says of itself while something is wrong: on every face, and no longer than it lasts."""
 
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,23 +8,18 @@ import pytest
 import yaml
 
 from kit.face import facing, listening
+from kit.full_disk import ballast_of, installed_on_small_disk
 from kit.installation import Installation
 from kit.postgres import Server
 from kit.simulated import BAKERY, BICYCLES, frozen_world
-from kit.small_disk import small_disk
 from milepost.simulator.access import USER
 
 STREAM = f"messenger:{BICYCLES.id}"
-ROOM_BYTES = 3 * 2**19
 
 
 @pytest.fixture
 def on_small_disk(tmp_path: Path) -> Iterator[Installation]:
-    """Return an installation on a disk that a first sweep fills up."""
-    with small_disk(tmp_path, "64m") as disk:
-        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - ROOM_BYTES))
-        installation = Installation(tmp_path)
-        installation.database = disk / "milepost.db"
+    with installed_on_small_disk(tmp_path) as installation:
         yield installation
 
 
@@ -48,7 +42,7 @@ async def test_a_full_disk_is_the_first_thing_said_until_there_is_room(on_small_
             said = (await face.status()).splitlines()
             assert said[0].startswith("The database is unavailable since ")
             assert any(line.startswith("  waits for the database") for line in said)
-            (on_small_disk.database.parent / "ballast").unlink()
+            ballast_of(on_small_disk.database.parent).unlink()
             await face.until_wrong("store_away", is_wrong=False)
             await face.running.says("sweep completed")
             assert await face.readyz() == (200, "ready\n")

@@ -14,7 +14,7 @@ from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
 from milepost.facebook.pages import Page, fetch_managed_pages
 from milepost.facebook.rate_limiter import Budget, RateLimiter, Slowdown
-from milepost.facebook.token_health import fetch_token_health
+from milepost.facebook.token_health import InspectedToken, inspect_token
 from milepost.settings import Settings
 
 # Discovery calls as a stream of its own: an app limit that it meets holds up every stream, a user limit only itself.
@@ -170,10 +170,15 @@ class PageRegistry:
 
     async def fetch_token_health(self, page_id: str) -> TokenHealth | Problem | Held:
         """Return the health of a page's token; Held if the page is not registered any more."""
+        found = await self.inspect_token(page_id)
+        return found.health if isinstance(found, InspectedToken) else found
+
+    async def inspect_token(self, page_id: str) -> InspectedToken | Problem | Held:
+        """Return what the platform says of a page's token; Held if the page is not registered any more."""
         page = self._pages.get(page_id)
         if page is None:
             return Held()
-        return await fetch_token_health(self._client, page.access, self._rate_limits.gate(page.streams[0]))
+        return await inspect_token(self._client, page.access, self._rate_limits.gate(page.streams[0]))
 
     def _source(self, stream: Stream, page: _Registration) -> Source:
         return FacebookInbox(

@@ -23,7 +23,7 @@ from milepost.settings import Settings, changes_between, secret_files, secrets
 
 LOOK_SECONDS = 10.0  # between two looks at the files: a new token is in use well within a minute
 
-REFUSED_ADVICE = "fix what it names in the configuration, which is then reloaded; `milepost config check` explains it"
+REFUSED_ADVICE = "the previous one stays in effect; fix the file, which is then read again: see `milepost config check`"
 
 log = structlog.get_logger("milepost")
 
@@ -113,7 +113,7 @@ class ConfigReloader:
     def issues(self) -> Iterator[Issue]:
         """Yield how the configuration in effect differs from the one on disk."""
         if self._latest.refusal:
-            what = "the configuration was not reloaded, and the previous one stays in effect"
+            what = "the configuration could not be reloaded"
             yield Issue(IssueKind.RELOAD_REFUSED, what, self._reloaded_at, self._latest.refusal, REFUSED_ADVICE)
         elif self._latest.takes_restart:
             keys = ", ".join(self._latest.takes_restart)

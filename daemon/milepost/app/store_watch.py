@@ -17,7 +17,7 @@ from milepost.reporting.status import StoreOutage
 ASK_SECONDS = 5.0
 MAX_ANSWER_SECONDS = 10.0  # a database that is only busy takes less
 GIVEN_UP_SECONDS = 30.0  # a run that has not retried for so long has ended without a commit
-ADVICE = "nothing is lost: Milepost retries, and continues from the last committed batch when the database is back"
+ADVICE = "Milepost retries, and continues from the last committed batch when the database is back"
 
 log = structlog.get_logger("milepost")
 

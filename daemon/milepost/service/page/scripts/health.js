@@ -41,7 +41,7 @@ function detailsOf({ since, reason, advice }) {
 function verdictOnIssues({ words, more }) {
   const worst = issues.find(({ kind }) => ISSUE_TONES[kind] === "stopped");
   if (worst === undefined) return null;
-  const details = detailsOf({ ...worst, since: null }).replace(/^[.:] ?/, "");
+  const details = capitalized(detailsOf({ ...worst, since: null }).replace(/^[.:] ?/, ""));
   const since = worst.since === null ? "" : `Since ${clock(worst.since)}`;
   const onStreams = streams.length > 0 ? [words, more] : [];
   return { tone: "stopped", words: capitalized(worst.what), more: [since, details, ...onStreams].filter(Boolean).join(" · ") };
