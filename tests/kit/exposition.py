@@ -26,7 +26,8 @@ class Exposition:
 
     def __init__(self, now: datetime = NOON) -> None:
         self.live = LiveStreams(lambda: now)
-        self.metrics = Metrics(self.live)
+        self.steady = 0.0
+        self.metrics = Metrics(self.live, lambda: self.steady)
         self._versions: dict[str, int] = {}
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -74,6 +75,7 @@ def everything() -> Exposition:
     )
     exposition = Exposition()
     exposition.metrics.add_installation(lambda: 300.0, Path("milepost.db"))
+    exposition.metrics.add_health(lambda: True, lambda: True, lambda: True, lambda: 1)
     exposition.metrics.register(WrongTokens())
     exposition.read(
         recorded(run_started(), events.FetchFailed(1, NETWORK, at(2))),

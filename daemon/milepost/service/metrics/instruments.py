@@ -58,6 +58,7 @@ class Instruments:
         self.journal_append = histogram(
             "journal_append_duration_seconds", "Duration of commits to the journal.", COMMIT_BUCKETS
         )
+        self.slot_wait = histogram("slot_wait_seconds", "Time that streams waited for a slot.", RUN_BUCKETS)
         Info("milepost_build", "The running version.", registry=registry).info({"version": __version__})
         ProcessCollector(registry=registry)
         self.of_streams = StreamFamilies()
