@@ -86,7 +86,7 @@ async def test_a_run_fails_when_its_retries_are_used_up_and_the_next_continues_a
     assert failed.run.failed_batches == 1
     again = Inbox(5)
     await finished(again, store, within=budget("r_2"))
-    assert again.cursors[0] == "2"
+    assert again.cursors[:2] == [None, "2"], "the head, and then the batch that failed"
     assert len(store.conversations) == 5
 
 
@@ -132,7 +132,7 @@ async def test_the_batch_limit_ends_the_run_and_the_next_goes_on_from_there() ->
     assert inbox.cursors == [None, "1"], "nothing is fetched ahead beyond the limit"
     again = Inbox(5)
     await finished(again, store, within=budget("r_2"))
-    assert again.cursors == ["2", "3", "4", None]
+    assert again.cursors == [None, "2", "3", "4", None], "what is new comes first"
 
 
 async def test_the_time_limit_ends_the_run_with_its_position_saved() -> None:

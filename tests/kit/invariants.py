@@ -129,6 +129,8 @@ class Invariants:
         observed.sweep_being_read = (sweep.mode, sweep.walk_started_at) if sweep else (None, reading.fetched.asked_at)
         if sweep is None or sweep.position.phase is Phase.WALK:
             observed.walk_read_at[observed.sweep_being_read] = reading.sent_at
+        elif sweep.position.phase is Phase.HEAD:
+            self.seen["a resumed run read the head first"] += 1
         else:
             self.seen["a catch-up scan read a batch"] += 1
 

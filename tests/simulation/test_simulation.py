@@ -57,6 +57,7 @@ ORDEALS = {
     "a run ended: time_limit",
     "a second writer was refused",
     "a request sent ahead was refused",
+    "a resumed run read the head first",
     "a sweep completed",
     "a thread was marked as deleted",
     "another process took the stream over",

@@ -24,11 +24,36 @@ from milepost.core.model import Detail, Scope, TokenHealth
 from milepost.core.problems import Problem
 
 
+class RetryState(Struct, frozen=True, omit_defaults=True):
+    """Reading the batch at the sweep's position has failed `attempts` times so far."""
+
+    attempts: int
+    problem: Problem
+    retry_at: datetime
+
+
+class ReducedRequest(Struct, frozen=True, omit_defaults=True):
+    """Requests are smaller than a whole batch because of `problem`; `good` batches were read since."""
+
+    limit: int
+    detail: Detail
+    problem: Problem
+    good: int = 0
+
+
+class WalkSetAside(Struct, frozen=True, omit_defaults=True):
+    """A sweep's position, and the troubles met there, while the run reads the head first."""
+
+    position: Position
+    reduced_request: ReducedRequest | None = None
+    retry: RetryState | None = None
+
+
 class Sweep(Struct, frozen=True, omit_defaults=True):
     """The open sweep: how far it walks, where it continues and its counts. The instants are those of SweepStarted.
 
     `lost_cursor` was refused and is kept until a batch shows that the sweep makes progress without it; `resets` counts
-    such losses in the run.
+    such losses in the run. While the head is read first, the walk is `set_aside`.
     """
 
     mode: Mode
@@ -39,14 +64,7 @@ class Sweep(Struct, frozen=True, omit_defaults=True):
     tally: Tally = NO_TALLY
     lost_cursor: str | None = None
     resets: int = 0
-
-
-class RetryState(Struct, frozen=True, omit_defaults=True):
-    """Reading the batch at the sweep's position has failed `attempts` times so far."""
-
-    attempts: int
-    problem: Problem
-    retry_at: datetime
+    set_aside: WalkSetAside | None = None
 
 
 class RateLimit(Struct, frozen=True, omit_defaults=True):
@@ -57,15 +75,6 @@ class RateLimit(Struct, frozen=True, omit_defaults=True):
     since: datetime
     until: datetime
     problem: Problem
-
-
-class ReducedRequest(Struct, frozen=True, omit_defaults=True):
-    """Requests are smaller than a whole batch because of `problem`; `good` batches were read since."""
-
-    limit: int
-    detail: Detail
-    problem: Problem
-    good: int = 0
 
 
 class FailureStreak(Struct, frozen=True, omit_defaults=True):

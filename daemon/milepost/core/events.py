@@ -21,10 +21,14 @@ class Mode(StrEnum):
 
 
 class Phase(StrEnum):
-    """The halves of a sweep: the walk, then a catch-up scan from the head for threads that moved behind the walk."""
+    """The halves of a sweep: the walk, then a catch-up scan from the head for threads that moved behind the walk.
+
+    A run that resumes either in the middle reads the head of the inbox first.
+    """
 
     WALK = "walk"
     CATCH_UP = "catch_up"
+    HEAD = "head"
 
 
 class Position(Struct, frozen=True, omit_defaults=True):
@@ -33,6 +37,9 @@ class Position(Struct, frozen=True, omit_defaults=True):
     `reached_at` is the updated_time of the last conversation read before that, None if there was none. `older` counts
     the last conversations in a row that were older than the sweep has to go back. `edge` are the conversations read
     with the time `reached_at`, where a full sweep has to know them: the next batch may hold others of that second.
+
+    `is_after_head` is set from when the head was read until this position is requested, and `has_gap` as long as the
+    last reading of the head was incomplete.
     """
 
     phase: Phase = Phase.WALK
@@ -40,6 +47,8 @@ class Position(Struct, frozen=True, omit_defaults=True):
     reached_at: datetime | None = None
     older: int = 0
     edge: tuple[str, ...] = ()
+    is_after_head: bool = False
+    has_gap: bool = False
 
 
 class Tally(Struct, frozen=True, omit_defaults=True):
@@ -154,9 +163,13 @@ class Resolution(StrEnum):
 
 
 class RunStarted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A run started. `started_at` precedes the entry: a run is recorded together with its first result."""
+    """A run started. `started_at` precedes the entry: a run is recorded together with its first result.
+
+    `continues` is where it took up an open sweep; None if it did not, and in entries that are older than the field.
+    """
 
     started_at: datetime
+    continues: Phase | None = None
 
 
 class SweepStarted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

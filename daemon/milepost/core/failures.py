@@ -8,6 +8,7 @@ from milepost.core.events import (
     BatchShrunk,
     CursorLost,
     FetchFailed,
+    Phase,
     RateLimited,
     Reason,
     RunEnded,
@@ -105,7 +106,7 @@ def _shrink(checkpoint: Checkpoint, problem: Problem, context: Context) -> Recor
 def _restart(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
     """Restart at the head, once in a run: a cursor that fails each time must not keep the run in a loop."""
     sweep = open_sweep(checkpoint, context.budget)
-    if sweep is not None and sweep.resets:
+    if sweep is not None and sweep.resets and sweep.position.phase is not Phase.HEAD:
         return _fail(checkpoint, problem, context)
     return recorded(checkpoint, context.budget, CursorLost(problem))
 

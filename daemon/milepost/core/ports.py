@@ -15,7 +15,7 @@ class Request(Struct, frozen=True):
     """A request for a batch: up to `limit` conversations after `cursor`, with up to `messages` messages each.
 
     `until` is how far back the walk has to go (None: to the end of the inbox), and `is_last` says that the run has no
-    batch left after this one: both tell a prefetching source when to stop.
+    batch left after this one, or none that is sure to follow it: both tell a prefetching source when to stop.
     """
 
     cursor: str | None
