@@ -8,6 +8,7 @@ from msgspec import ValidationError
 from msgspec.structs import replace
 
 from milepost.core.model import Contact, Conversation, Interaction, Unreadable
+from milepost.core.texts import visible
 from milepost.facebook.interactions import interaction, utc
 from milepost.facebook.leniency import lenient, mended
 from milepost.facebook.redaction import scrub, unsigned
@@ -95,4 +96,4 @@ def _unreadable(subject: object, reason: str, item: Any) -> Unreadable:  # noqa:
         subject = f"{NAMED_BY_CONTENT}{sha256(payload.encode()).hexdigest()}"
     if len(payload) > MAX_PAYLOAD_CHARACTERS:
         payload = json.dumps({"cut_short": payload[: MAX_PAYLOAD_CHARACTERS // 2]}, ensure_ascii=False)
-    return Unreadable(subject, reason[:MAX_REASON_CHARACTERS], payload)
+    return Unreadable(subject, visible(reason)[:MAX_REASON_CHARACTERS], payload)
