@@ -103,16 +103,24 @@ def _after_refusal(
 ) -> Checkpoint:
     """Apply a remedy: retry, give up, wait, send a smaller request, or restart at the head."""
     match event:
-        case FetchFailed(attempt=attempt, problem=problem, retry_at=retry_at):
-            retry = RetryState(attempt, problem, retry_at)
+        case FetchFailed() as failed:
+            retry = RetryState(failed.attempt, failed.problem, failed.retry_at, failed.suspect, failed.confirmed)
             return replace(checkpoint, retry=retry, run=_count(checkpoint.run, retries=1))
         case BatchFailed(problem=problem):
             run = _count(checkpoint.run, failed_batches=1, problem=problem)
-            return replace(checkpoint, retry=None, reduced_request=None, run=run)
+            return replace(checkpoint, retry=None, reduced_request=_worked(checkpoint.reduced_request), run=run)
         case RateLimited(scope=scope, attempts=attempts, since=since, until=until, problem=problem):
             return replace(checkpoint, rate_limit=RateLimit(scope, attempts, since, until, problem))
-        case BatchShrunk(limit=limit, detail=detail, problem=problem):
-            return replace(checkpoint, retry=None, reduced_request=ReducedRequest(limit, detail, problem))
+        case BatchShrunk() as shrunk:
+            worked = _worked(checkpoint.reduced_request)
+            reduced = ReducedRequest(
+                shrunk.limit,
+                shrunk.detail,
+                shrunk.problem,
+                suspect=shrunk.suspect,
+                worked=worked.limit if worked is not None else 0,
+            )
+            return replace(checkpoint, retry=None, reduced_request=reduced)
         case CursorLost():
             return replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep))
 
@@ -157,6 +165,7 @@ def _after_batch(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:
         retry=None,
         rate_limit=None,
         reduced_request=_grown(checkpoint.reduced_request, event.tally),
+        given_up_in_a_row=0 if event.position.cursor is None else _given_up_in_a_row(checkpoint, event.tally),
         failure_streak=None,
         total=checkpoint.total + event.tally,
         unrecorded=NO_TALLY,
@@ -184,6 +193,7 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
         retry=None,
         rate_limit=None,
         reduced_request=_grown(checkpoint.reduced_request, event.tally),
+        given_up_in_a_row=0,
         failure_streak=None,
         run=replace(run, mode=event.mode, status=status, ended_at=entry.recorded_at, tally=tally),
         watermark=event.walk_started_at,
@@ -210,6 +220,7 @@ def _after_run(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpo
         checkpoint,
         sweep=sweep,
         reduced_request=_grown(checkpoint.reduced_request, event.tally),
+        given_up_in_a_row=_given_up_in_a_row(checkpoint, event.tally),
         failure_streak=_failure_streak(checkpoint.failure_streak, entry, event),
         run=run,
         total=checkpoint.total + event.tally,
@@ -240,6 +251,25 @@ def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedReque
     if reduced_request.detail is Detail.POSITION:
         return None
     return replace(reduced_request, good=reduced_request.good + tally.batches)
+
+
+def _worked(reduced: ReducedRequest | None) -> ReducedRequest | None:
+    """Return the reduced request that worked last: a search that proved nothing begins again from there."""
+    if reduced is None:
+        return None
+    if reduced.good:
+        is_lossy = reduced.detail in {Detail.BARE, Detail.POSITION}
+        return replace(reduced, detail=Detail.SEPARATE, suspect="", good=reduced.good - 1) if is_lossy else reduced
+    return ReducedRequest(reduced.worked, Detail.NESTED, reduced.problem) if reduced.worked else None
+
+
+def _given_up_in_a_row(checkpoint: Checkpoint, tally: Tally) -> int:
+    """Count the threads that became dead letters because a list failed; one that was read ends the row."""
+    reduced = checkpoint.reduced_request
+    is_lossy = reduced is not None and reduced.detail in {Detail.BARE, Detail.POSITION} and not reduced.good
+    if is_lossy and tally.unreadable:
+        return checkpoint.given_up_in_a_row + tally.dead_lettered
+    return 0 if tally.conversations else checkpoint.given_up_in_a_row
 
 
 def _advance(sweep: Sweep, position: Position, tally: Tally) -> Sweep:

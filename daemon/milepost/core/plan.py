@@ -241,7 +241,9 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
         until = sweep.walk_until if sweep.position.phase is Phase.WALK else sweep.catch_up_until
     is_last = batches_read(checkpoint, budget) + 1 >= budget.max_batches
     size = size_now(checkpoint, policy)
-    return Request(cursor, size.limit, policy.messages_per_conversation, until, is_last, size.detail)
+    attempts = checkpoint.retry.attempts if checkpoint.retry is not None else 0
+    checks_list = attempts + 1 >= policy.attempts or size != whole(policy)
+    return Request(cursor, size.limit, policy.messages_per_conversation, until, is_last, size.detail, checks_list)
 
 
 # --- the size of a request --------------------------------------------------------------------------------------------
