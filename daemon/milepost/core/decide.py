@@ -17,7 +17,7 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
-from milepost.core.failures import on_refusal
+from milepost.core.failures import exonerate, mistaken, on_refusal
 from milepost.core.head import take_up, walk_after_head
 from milepost.core.merge import difference, keys_of, order_violations
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, Stream, Stretch
@@ -48,10 +48,12 @@ def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pendin
         case Fetched(batch=batch):
             sweep = open_sweep(checkpoint, context.budget)
             if problem := _cursor_loop(sweep, batch):
-                return Decided(on_refusal(checkpoint, problem, context))
+                return Decided(on_refusal(checkpoint, Refused(problem, outcome.took_seconds), context))
+            if reduced := mistaken(checkpoint, batch, context.policy):
+                return Decided(exonerate(checkpoint, reduced, context))
             return _pending_batch(checkpoint, sweep or _new_sweep(checkpoint, outcome, context), batch, context)
-        case Refused(problem=problem) as refused:
-            return Decided(on_refusal(checkpoint, problem, context.as_of(refused)))
+        case Refused() as refused:
+            return Decided(on_refusal(checkpoint, refused, context.as_of(refused)))
 
 
 def _cursor_loop(sweep: Sweep | None, batch: Batch) -> Problem | None:
