@@ -1,4 +1,4 @@
-"""The head first: a resumed run reads what is new, whatever the old stretch does; and the walk loses nothing."""
+"""The head first: a run that resumes a walk reads what is new, whatever the old stretch does, and loses nothing."""
 
 from collections.abc import Callable
 from datetime import timedelta

@@ -70,10 +70,10 @@ BY_TYPE: dict[type[Event], st.SearchStrategy[Event]] = {
     RunStarted: st.builds(RunStarted, instants, st.none() | st.sampled_from(Phase)),
     SweepStarted: st.builds(SweepStarted, st.sampled_from(Mode), instants, instants, st.none() | instants),
     BatchStored: st.builds(BatchStored, positions, tallies, counts, st.none() | problems),
-    FetchFailed: st.builds(FetchFailed, counts, problems, instants),
+    FetchFailed: st.builds(FetchFailed, counts, problems, instants, texts, counts),
     BatchFailed: st.builds(BatchFailed, st.sampled_from(Stage), counts, problems),
     RateLimited: st.builds(RateLimited, st.sampled_from(Scope), counts, instants, instants, problems),
-    BatchShrunk: st.builds(BatchShrunk, counts, st.sampled_from(Detail), problems),
+    BatchShrunk: st.builds(BatchShrunk, counts, st.sampled_from(Detail), problems, texts),
     CursorLost: st.builds(CursorLost, problems, st.booleans()),
     DeadLetterOpened: st.builds(
         DeadLetterOpened, texts, st.sampled_from(Stage), texts, texts, st.none() | instants, texts

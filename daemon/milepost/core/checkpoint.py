@@ -26,20 +26,31 @@ from milepost.core.problems import Problem
 
 
 class RetryState(Struct, frozen=True, omit_defaults=True):
-    """Reading the batch at the sweep's position has failed `attempts` times so far."""
+    """Reading the batch at the sweep's position has failed `attempts` times so far.
+
+    `suspect` and `confirmed` are those of the last FetchFailed.
+    """
 
     attempts: int
     problem: Problem
     retry_at: datetime
+    suspect: str = ""
+    confirmed: int = 0
 
 
 class ReducedRequest(Struct, frozen=True, omit_defaults=True):
-    """Requests are smaller than a whole batch because of `problem`; `good` batches were read since."""
+    """Requests are smaller than a whole batch because of `problem`; `good` batches were read since.
+
+    `suspect` is the thread of which requests leave something out. `worked` is the last smaller limit that worked
+    before: if the reason turns out to be an outage, requests go back to it (0: to the whole batch).
+    """
 
     limit: int
     detail: Detail
     problem: Problem
     good: int = 0
+    suspect: str = ""
+    worked: int = 0
 
 
 class WalkSetAside(Struct, frozen=True, omit_defaults=True):
@@ -184,6 +195,7 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     doubt: Doubt | None = None
     futile_runs: int = 0
     open_dead_letters: int = 0
+    given_up_in_a_row: int = 0  # threads of this walk that became dead letters, with none read in between
     total: Tally = NO_TALLY
     unrecorded: Tally = NO_TALLY
     sweep_is_recorded: bool = True

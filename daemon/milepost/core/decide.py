@@ -19,7 +19,7 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
-from milepost.core.failures import on_refusal
+from milepost.core.failures import exonerate, mistaken, on_refusal
 from milepost.core.head import take_up, walk_after_head
 from milepost.core.merge import difference, keys_of, order_violations
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, Stream, Stretch
@@ -52,11 +52,13 @@ def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pendin
             sweep = open_sweep(checkpoint, context.budget)
             problem = _trap(checkpoint, sweep, batch) if sweep is not None else None
             if problem is not None and sweep is not None and not _ends(checkpoint, sweep, problem, context.policy):
-                return Decided(on_refusal(checkpoint, problem, context))
+                return Decided(on_refusal(checkpoint, Refused(problem, outcome.took_seconds), context))
+            if reduced := mistaken(checkpoint, batch, context.policy):
+                return Decided(exonerate(checkpoint, reduced, context))
             sweep = sweep or _new_sweep(checkpoint, outcome, context)
             return _pending_batch(checkpoint, sweep, batch, context, problem)
-        case Refused(problem=problem):
-            return Decided(on_refusal(checkpoint, problem, context))
+        case Refused() as refused:
+            return Decided(on_refusal(checkpoint, refused, context.as_of(refused)))
 
 
 def _trap(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Problem | None:
@@ -99,7 +101,7 @@ class PendingBatch(Struct, frozen=True):
         progress = self._progress(result)
         problem = self.problem or no_progress(progress)
         if problem is not None and not may_end(self.sweep):
-            return on_refusal(self.checkpoint, problem, self.context)
+            return on_refusal(self.checkpoint, Refused(problem, 0.0), self.context)
         batch = self.batch if problem is None else replace(self.batch, next_cursor=None)
         read_batches = self.sweep.tally.batches + (self.checkpoint.unrecorded + result.tally).batches
         position = _next_position(self.sweep, batch, self.context.policy, read_batches=read_batches)

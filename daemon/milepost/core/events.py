@@ -87,6 +87,8 @@ class Tally(Struct, frozen=True, omit_defaults=True):
     order_violations: int = 0
     unreadable: int = 0
     deleted: int = 0  # conversations that a full sweep no longer saw
+    replaced_characters: int = 0  # NULs and halves of surrogate pairs in what was written, where U+FFFD is now
+    moved: int = 0  # conversations, among those updated, that stood under another page
 
     def __add__(self, other: "Tally") -> "Tally":
         """Return the sums of both."""
@@ -106,6 +108,8 @@ class Tally(Struct, frozen=True, omit_defaults=True):
             self.order_violations + other.order_violations,
             self.unreadable + other.unreadable,
             self.deleted + other.deleted,
+            self.replaced_characters + other.replaced_characters,
+            self.moved + other.moved,
         )
 
     @property
@@ -214,11 +218,17 @@ class BatchStored(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 
 
 class FetchFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The batch at the sweep's position could not be read; the next attempt is due at `retry_at`."""
+    """The batch at the sweep's position could not be read; the next attempt is due at `retry_at`.
+
+    `suspect` is a thread that was requested alone and failed for the `confirmed`th time in a row, while the list could
+    be read right afterwards; empty if the failure proves nothing about a thread.
+    """
 
     attempt: int
     problem: Problem
     retry_at: datetime
+    suspect: str = ""
+    confirmed: int = 0
 
 
 class BatchFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -240,11 +250,15 @@ class RateLimited(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 
 
 class BatchShrunk(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The batch at the sweep's position was too large or has an unreadable item: the next request is smaller."""
+    """The batch at the sweep's position was too large or has an unreadable item: the next request is smaller.
+
+    `suspect` is the thread that fails alone, of which the next request leaves something out; empty if there is none.
+    """
 
     limit: int
     detail: Detail
     problem: Problem
+    suspect: str = ""
 
 
 class CursorLost(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

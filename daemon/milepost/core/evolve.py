@@ -115,16 +115,24 @@ def _after_refusal(
     if sweep is not None and sweep.position.is_after_head:  # the walk has had its turn
         checkpoint = replace(checkpoint, sweep=replace(sweep, position=replace(sweep.position, is_after_head=False)))
     match event:
-        case FetchFailed(attempt=attempt, problem=problem, retry_at=retry_at):
-            retry = RetryState(attempt, problem, retry_at)
+        case FetchFailed() as failed:
+            retry = RetryState(failed.attempt, failed.problem, failed.retry_at, failed.suspect, failed.confirmed)
             return replace(checkpoint, retry=retry, run=_count(checkpoint.run, retries=1))
         case BatchFailed(problem=problem):
             run = _count(checkpoint.run, failed_batches=1, problem=problem)
-            return replace(checkpoint, retry=None, reduced_request=None, run=run)
+            return replace(checkpoint, retry=None, reduced_request=_worked(checkpoint.reduced_request), run=run)
         case RateLimited(scope=scope, attempts=attempts, since=since, until=until, problem=problem):
             return replace(checkpoint, rate_limit=RateLimit(scope, attempts, since, until, problem))
-        case BatchShrunk(limit=limit, detail=detail, problem=problem):
-            return replace(checkpoint, retry=None, reduced_request=ReducedRequest(limit, detail, problem))
+        case BatchShrunk() as shrunk:
+            worked = _worked(checkpoint.reduced_request)
+            reduced = ReducedRequest(
+                shrunk.limit,
+                shrunk.detail,
+                shrunk.problem,
+                suspect=shrunk.suspect,
+                worked=worked.limit if worked is not None else 0,
+            )
+            return replace(checkpoint, retry=None, reduced_request=reduced)
         case CursorLost(is_last=is_last):
             if checkpoint.sweep is not None and checkpoint.sweep.set_aside is not None:
                 return return_to_walk(checkpoint)
@@ -170,6 +178,9 @@ def _after_batch(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:
     sweep = _advance(after.sweep, event.position, event.tally) if after.sweep else None
     if sweep is not None and event.problem is not None:
         sweep = replace(sweep, problem=event.problem)
+    if not is_of_head(event.position):
+        given_up = 0 if event.position.cursor is None else _given_up_in_a_row(checkpoint, event.tally)
+        after = replace(after, given_up_in_a_row=given_up)
     return replace(
         after,
         sweep=sweep,
@@ -205,6 +216,7 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
         retry=None,
         rate_limit=None,
         reduced_request=_grown(checkpoint.reduced_request, event.tally),
+        given_up_in_a_row=0,
         failure_streak=None,
         run=replace(run, mode=event.mode, status=status, ended_at=entry.recorded_at, tally=tally, problem=problem),
         watermark=event.walk_started_at,
@@ -233,7 +245,12 @@ def _after_run(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpo
         streak = _streak_after(checkpoint.failure_streak, event.position)
         checkpoint = replace(checkpoint, rate_limit=None, failure_streak=streak)
     if event.tally.batches and not (event.position is not None and event.position.is_after_head):
-        checkpoint = replace(checkpoint, retry=None, reduced_request=_grown(checkpoint.reduced_request, event.tally))
+        checkpoint = replace(
+            checkpoint,
+            retry=None,
+            reduced_request=_grown(checkpoint.reduced_request, event.tally),
+            given_up_in_a_row=_given_up_in_a_row(checkpoint, event.tally),
+        )
     return replace(
         checkpoint,
         sweep=sweep,
@@ -279,6 +296,25 @@ def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedReque
     if reduced_request.detail is Detail.POSITION:
         return None
     return replace(reduced_request, good=reduced_request.good + tally.batches)
+
+
+def _worked(reduced: ReducedRequest | None) -> ReducedRequest | None:
+    """Return the reduced request that worked last: a search that proved nothing begins again from there."""
+    if reduced is None:
+        return None
+    if reduced.good:
+        is_lossy = reduced.detail in {Detail.BARE, Detail.POSITION}
+        return replace(reduced, detail=Detail.SEPARATE, suspect="", good=reduced.good - 1) if is_lossy else reduced
+    return ReducedRequest(reduced.worked, Detail.NESTED, reduced.problem) if reduced.worked else None
+
+
+def _given_up_in_a_row(checkpoint: Checkpoint, tally: Tally) -> int:
+    """Count the threads that became dead letters because a list failed; one that was read ends the row."""
+    reduced = checkpoint.reduced_request
+    is_lossy = reduced is not None and reduced.detail in {Detail.BARE, Detail.POSITION} and not reduced.good
+    if is_lossy and tally.unreadable:
+        return checkpoint.given_up_in_a_row + tally.dead_lettered
+    return 0 if tally.conversations else checkpoint.given_up_in_a_row
 
 
 def _advance(sweep: Sweep, position: Position, tally: Tally) -> Sweep:

@@ -116,7 +116,10 @@ class Interaction(Struct, frozen=True):
 
 
 class Conversation(Struct, frozen=True):
-    """One conversation as the API returned it. None means that the API left the value out, not that there is none."""
+    """One conversation as the API returned it. None means that the API left the value out, not that there is none.
+
+    `replaced_characters` counts those of its texts that no database takes, and that are U+FFFD instead.
+    """
 
     conversation_id: str
     updated_time: datetime
@@ -127,6 +130,7 @@ class Conversation(Struct, frozen=True):
     unread_count: int | None = None
     can_reply: bool | None = None
     interactions: tuple[Interaction, ...] = ()
+    replaced_characters: int = 0
 
 
 class Unreadable(Struct, frozen=True):
@@ -221,6 +225,8 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     A full sweep notes which stored conversations it misses: those of the stream that lie in `missed` and were not seen.
     `found` were seen later. `missed_are_deleted_at` ends the sweep: what it still misses is marked as deleted, and the
     notes are dropped; `forgets_missed` drops them without that.
+
+    `moved` are conversations that stood under another page: they, their messages and their contacts move to this one's.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
@@ -231,6 +237,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     found: tuple[str, ...] = ()
     missed_are_deleted_at: datetime | None = None
     forgets_missed: bool = False
+    moved: tuple[str, ...] = ()
 
 
 class Keys(Struct, frozen=True):
@@ -281,6 +288,9 @@ class Known(Struct, frozen=True):
     full sweep, `unseen` counts the conversations in the stretch that were not seen and are not noted as missed yet,
     `missed` are those of the batch that are noted, and `all_missed` counts all of the stream that are. `stored` counts
     the stream's conversations that are not marked as deleted, where that was asked for.
+
+    Where conversations stand under other pages, `contacts_elsewhere` are the contacts of those pages, by page and id,
+    and `moved_to` are the pages to which rows of this page have moved, with the last sign of life of each.
     """
 
     conversations: dict[str, ConversationRow] = {}
@@ -292,3 +302,5 @@ class Known(Struct, frozen=True):
     missed: frozenset[str] = frozenset()
     all_missed: int = 0
     stored: int = 0
+    contacts_elsewhere: dict[tuple[str, str], ContactRow] = {}
+    moved_to: dict[str, datetime] = {}

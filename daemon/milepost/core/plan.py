@@ -252,7 +252,9 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     is_last = is_head or batches_read(checkpoint, budget) + 1 >= budget.max_batches
     size = size_now(checkpoint, policy)
     limit = size.limit if sweep is None or not sweep.is_rewound else _another_limit(size.limit)
-    return Request(cursor, limit, policy.messages_per_conversation, until, is_last, size.detail)
+    attempts = checkpoint.retry.attempts if checkpoint.retry is not None else 0
+    checks_list = attempts + 1 >= policy.attempts or size != whole(policy)
+    return Request(cursor, limit, policy.messages_per_conversation, until, is_last, size.detail, checks_list)
 
 
 def _another_limit(limit: int) -> int:

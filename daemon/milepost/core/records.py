@@ -24,7 +24,7 @@ from milepost.core.head import return_to_walk
 from milepost.core.journal import Codec, seal
 from milepost.core.model import Changes, Keys, Known, RefusedRow
 from milepost.core.plan import Policy, RunBudget, batches_read
-from milepost.core.ports import Commit
+from milepost.core.ports import Commit, Refused
 from milepost.core.progress import futility, has_moved
 
 
@@ -76,6 +76,10 @@ class Context(Struct, frozen=True):
     budget: RunBudget
     policy: Policy
     refused: tuple[RefusedRow, ...] = ()
+
+    def as_of(self, refused: Refused) -> "Context":
+        """Return the context with the time of a refusal: a rate limit begins with its response, not with a decision."""
+        return self if refused.refused_at is None else replace(self, now=refused.refused_at)
 
 
 def prepare(checkpoint: Checkpoint, record: Record, run_id: str | None, now: datetime, codec: Codec) -> Commit:

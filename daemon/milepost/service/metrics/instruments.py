@@ -19,7 +19,7 @@ from milepost.reporting.status import State
 from milepost.service.metrics.series import Family
 
 BATCH_OUTCOMES = ("stored", "unchanged", "failed")
-CONVERSATION_RESULTS = ("inserted", "updated", "unchanged", "deleted", "dead_lettered")
+CONVERSATION_RESULTS = ("inserted", "updated", "unchanged", "moved", "deleted", "dead_lettered")
 REDRIVE_RESULTS = ("redriven", "failed")
 NEVER_RETRIED = frozenset(doubts.KINDS) - {ProblemKind.CURSOR_LOOP}
 STORE_AWAY = (Stage.STORE.value, "away")
@@ -61,6 +61,7 @@ class Instruments:
         self.journal_append = histogram(
             "journal_append_duration_seconds", "Duration of commits to the journal.", COMMIT_BUCKETS
         )
+        self.slot_wait = histogram("slot_wait_seconds", "Time that streams waited for a slot.", RUN_BUCKETS)
         Info("milepost_build", "The running version.", registry=registry).info({"version": __version__})
         ProcessCollector(registry=registry)
         self.of_streams = StreamFamilies()
@@ -101,6 +102,9 @@ class StreamFamilies:
         self.conversations = family("counter", "conversations_total", "Conversations by result.", "result")
         self.interaction_events = family("counter", "interaction_events_total", "Interaction events written.")
         self.order_violations = family("counter", "order_violations_total", "Conversations listed out of order.")
+        self.replaced_characters = family(
+            "counter", "replaced_characters_total", "Characters that no database takes, stored as U+FFFD."
+        )
         self.redrives = family("counter", "redrives_total", "Redrives of dead letters by result.", "result")
         self.dead_letters = family("gauge", "dead_letters", "Open dead letters.")
         self.last_success = family(
@@ -135,6 +139,7 @@ class StreamSeries:
         self.interaction_events = every.interaction_events.add(stream)
         self.redrives = {result: every.redrives.add(stream, result) for result in REDRIVE_RESULTS}
         self.order_violations = every.order_violations.add(stream)
+        self.replaced_characters = every.replaced_characters.add(stream)
         self.dead_letters = every.dead_letters.add(stream)
         self.last_success = every.last_success.add(stream)
         self.checkpoint = every.checkpoint.add(stream)
