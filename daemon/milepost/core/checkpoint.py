@@ -8,6 +8,7 @@ the journal with them); the next entry counts it. Until then the checkpoint in m
 from datetime import datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from milepost.core.events import (
     NO_TALLY,
@@ -50,6 +51,14 @@ class ReducedRequest(Struct, frozen=True, omit_defaults=True):
     good: int = 0
     suspect: str = ""
     worked: int = 0
+
+    @property
+    def proven(self) -> "ReducedRequest | None":
+        """The reduced request that worked last: a search that proved nothing begins again from there."""
+        if self.good:
+            is_lossy = self.detail in {Detail.BARE, Detail.POSITION}
+            return replace(self, detail=Detail.SEPARATE, suspect="", good=self.good - 1) if is_lossy else self
+        return ReducedRequest(self.worked, Detail.NESTED, self.problem) if self.worked else None
 
 
 class WalkSetAside(Struct, frozen=True, omit_defaults=True):

@@ -117,11 +117,11 @@ def _after_refusal(
             return replace(checkpoint, retry=retry, run=_count(checkpoint.run, retries=1))
         case BatchFailed(problem=problem):
             run = _count(checkpoint.run, failed_batches=1, problem=problem)
-            return replace(checkpoint, retry=None, reduced_request=_worked(checkpoint.reduced_request), run=run)
+            return replace(checkpoint, retry=None, reduced_request=_proven(checkpoint), run=run)
         case RateLimited(scope=scope, attempts=attempts, since=since, until=until, problem=problem):
             return replace(checkpoint, rate_limit=RateLimit(scope, attempts, since, until, problem))
         case BatchShrunk() as shrunk:
-            worked = _worked(checkpoint.reduced_request)
+            worked = _proven(checkpoint)
             reduced = ReducedRequest(
                 shrunk.limit,
                 shrunk.detail,
@@ -281,14 +281,8 @@ def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedReque
     return replace(reduced_request, good=reduced_request.good + tally.batches)
 
 
-def _worked(reduced: ReducedRequest | None) -> ReducedRequest | None:
-    """Return the reduced request that worked last: a search that proved nothing begins again from there."""
-    if reduced is None:
-        return None
-    if reduced.good:
-        is_lossy = reduced.detail in {Detail.BARE, Detail.POSITION}
-        return replace(reduced, detail=Detail.SEPARATE, suspect="", good=reduced.good - 1) if is_lossy else reduced
-    return ReducedRequest(reduced.worked, Detail.NESTED, reduced.problem) if reduced.worked else None
+def _proven(checkpoint: Checkpoint) -> ReducedRequest | None:
+    return checkpoint.reduced_request.proven if checkpoint.reduced_request is not None else None
 
 
 def _given_up_in_a_row(checkpoint: Checkpoint, tally: Tally) -> int:
