@@ -26,10 +26,11 @@ from kit.graph_answers import (
 from milepost.core.model import Batch, Contact, Conversation, Direction, Interaction
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.decoding import Mailbox, decode
+from milepost.facebook.own_id import OwnIds
 from milepost.facebook.threads import MAX_PAYLOAD_CHARACTERS
 
 EDGE_URL = f"https://graph.facebook.com/v26.0/{PAGE_ID}/conversations"
-MAILBOX = Mailbox(frozenset({PAGE_ID, ACCOUNT_ID}), EDGE_URL)
+MAILBOX = Mailbox(OwnIds({PAGE_ID, ACCOUNT_ID}), EDGE_URL)
 UPDATED_AT = datetime(2026, 6, 26, 1, 13, 24, tzinfo=UTC)
 GOOD = thread("t_good")
 

@@ -20,7 +20,7 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
-from milepost.core.model import Detail, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, Scope, TokenHealth
 from milepost.core.problems import Problem
 
 
@@ -28,7 +28,7 @@ class Sweep(Struct, frozen=True, omit_defaults=True):
     """The open sweep: how far it walks, where it continues and its counts. The instants are those of SweepStarted.
 
     `lost_cursor` was refused and is kept until a batch shows that the sweep makes progress without it; `resets` counts
-    such losses in the run.
+    such losses in the run. It `was_unsure` if batches were read before our own id was known.
     """
 
     mode: Mode
@@ -39,6 +39,7 @@ class Sweep(Struct, frozen=True, omit_defaults=True):
     tally: Tally = NO_TALLY
     lost_cursor: str | None = None
     resets: int = 0
+    was_unsure: bool = False
 
 
 class RetryState(Struct, frozen=True, omit_defaults=True):
@@ -147,6 +148,7 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     failure_streak: FailureStreak | None = None
     operator_pause: OperatorPause | None = None
     token: TokenHealth | None = None
+    own_id: OwnId | None = None  # where the expected one is in no thread
     run: Run | None = None
     watermark: datetime | None = None
     last_success_at: datetime | None = None

@@ -10,6 +10,7 @@ from milepost.core.events import (
     DeadLetterClosed,
     DeadLetterOpened,
     Mode,
+    OwnIdChecked,
     Phase,
     Position,
     SweepCompleted,
@@ -17,7 +18,7 @@ from milepost.core.events import (
 )
 from milepost.core.failures import on_refusal
 from milepost.core.merge import difference, keys_of, order_violations
-from milepost.core.model import Batch, Changes, Detail, Keys, Known, Stream, Stretch
+from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, Stream, Stretch
 from milepost.core.plan import (
     Policy,
     batches_read,
@@ -78,11 +79,12 @@ class PendingBatch(Struct, frozen=True):
         position = _next_position(sweep, self.batch, context.policy, read_batches=read_batches)
         if position is None:
             return self._complete(result, known)
-        if result.changes == Changes() and not result.dead_letters:
+        news = _own_id_news(checkpoint, self.batch)
+        if result.changes == Changes() and not (result.dead_letters or news):
             return BatchUnchanged(replace(sweep, position=position, lost_cursor=None), result.tally)
         opening = beginnings(checkpoint, sweep, context.budget)
         stored = BatchStored(position, tally, batches_read(checkpoint, context.budget) + result.tally.batches)
-        return Record((*opening, *result.dead_letters, stored), result.changes)
+        return Record((*opening, *news, *result.dead_letters, stored), result.changes)
 
     def _compare(self, known: Known) -> "_BatchResult":
         stream, batch, now = self.keys.stream, self.batch, self.context.now
@@ -118,8 +120,9 @@ class PendingBatch(Struct, frozen=True):
         completed = SweepCompleted(
             sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=whole.dead_lettered > 0
         )
-        opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters else ()
-        return Record((*opening, *result.dead_letters, completed), changes)
+        news = _own_id_news(self.checkpoint, self.batch)
+        opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters or news else ()
+        return Record((*opening, *news, *result.dead_letters, completed), changes)
 
 
 class _BatchResult(Struct, frozen=True):
@@ -128,6 +131,12 @@ class _BatchResult(Struct, frozen=True):
     changes: Changes
     dead_letters: tuple[DeadLetterOpened | DeadLetterClosed, ...]
     tally: Tally
+
+
+def _own_id_news(checkpoint: Checkpoint, batch: Batch) -> tuple[OwnIdChecked, ...]:
+    """Return what a batch says about our own id, if that is not on record."""
+    before = checkpoint.own_id or OwnId(OwnIdState.EXPECTED)
+    return () if batch.own_id in (None, before) else (OwnIdChecked(batch.own_id),)
 
 
 def _pending_batch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context) -> PendingBatch:

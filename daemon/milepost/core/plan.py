@@ -241,7 +241,8 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
         until = sweep.walk_until if sweep.position.phase is Phase.WALK else sweep.catch_up_until
     is_last = batches_read(checkpoint, budget) + 1 >= budget.max_batches
     size = size_now(checkpoint, policy)
-    return Request(cursor, size.limit, policy.messages_per_conversation, until, is_last, size.detail)
+    own_id = checkpoint.own_id.own_id if checkpoint.own_id else None
+    return Request(cursor, size.limit, policy.messages_per_conversation, until, is_last, size.detail, own_id)
 
 
 # --- the size of a request --------------------------------------------------------------------------------------------

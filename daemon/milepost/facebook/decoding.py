@@ -13,9 +13,10 @@ from msgspec import Struct
 from milepost.core.model import Batch, Conversation, Unreadable
 from milepost.core.problems import Problem
 from milepost.facebook.leniency import read_json
+from milepost.facebook.own_id import OwnIds
 from milepost.facebook.paging import NoCursor, next_cursor, read_list
 from milepost.facebook.problems import invalid_response, problem_of, problem_of_error
-from milepost.facebook.threads import conversation, read_item, with_messages
+from milepost.facebook.threads import conversation, participants_of, read_item, with_messages
 from milepost.facebook.wire import Paging, ThreadList
 
 DECODER = msgspec.json.Decoder(ThreadList)
@@ -24,7 +25,7 @@ DECODER = msgspec.json.Decoder(ThreadList)
 class Mailbox(Struct, frozen=True):
     """Whose inbox is read: the ids of our side, and the URL of the edge without its query."""
 
-    own_ids: frozenset[str]
+    own_ids: OwnIds
     edge_url: str
 
 
@@ -37,9 +38,14 @@ def decode(body: bytes, http_status: int, mailbox: Mailbox) -> Batch | Problem:
         return invalid_response("the response is nested too deeply", http_status)
 
 
-def decode_thread(body: bytes, http_status: int, own_ids: frozenset[str]) -> Batch | Problem:
+def decode_thread(body: bytes, http_status: int, own_ids: OwnIds) -> Batch | Problem:
     """Decode a response about one thread, as a batch of one."""
-    return _decode_thread(body, http_status, lambda thread: read_item(thread, own_ids))
+
+    def read(thread: dict[str, Any]) -> list[Conversation | Unreadable]:
+        own_ids.check([participants_of(thread)])
+        return read_item(thread, own_ids.all)
+
+    return _decode_thread(body, http_status, read)
 
 
 def decode_messages(body: bytes, http_status: int, listed: Conversation, own_ids: frozenset[str]) -> Batch | Problem:
@@ -55,20 +61,23 @@ def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox) -> Batch | Pr
     """Decode a response whose every item is valid; return None for any other."""
     try:
         listed = DECODER.decode(body)
-        conversations = tuple([conversation(thread, mailbox.own_ids) for thread in listed.data])
+        told = ((thread.id, thread.participants) for thread in listed.data)
+        own_id = mailbox.own_ids.check(told, is_end=listed.paging is None or listed.paging.next is None)
+        conversations = tuple([conversation(thread, mailbox.own_ids.all) for thread in listed.data])
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):
         return None
     if listed.error is not None:
         return problem_of_error(listed.error, http_status)
-    return _followed(Batch(conversations, None), listed.paging, mailbox, http_status)
+    return _followed(Batch(conversations, None, own_id=own_id), listed.paging, mailbox, http_status)
 
 
 def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox) -> Batch | Problem:
     found = read_list(body, http_status)
     if isinstance(found, Problem):
         return found
-    read = [each for item in found.items for each in read_item(item, mailbox.own_ids)]
-    return _followed(_batch(read), found.paging, mailbox, http_status)
+    own_id = mailbox.own_ids.check(map(participants_of, found.items), is_end=found.paging.next is None)
+    read = [each for item in found.items for each in read_item(item, mailbox.own_ids.all)]
+    return _followed(msgspec.structs.replace(_batch(read), own_id=own_id), found.paging, mailbox, http_status)
 
 
 def _followed(batch: Batch, paging: Paging | None, mailbox: Mailbox, http_status: int) -> Batch | Problem:

@@ -11,7 +11,7 @@ from milepost.core.model import Contact, Conversation, Interaction, Unreadable
 from milepost.facebook.interactions import interaction, utc
 from milepost.facebook.leniency import lenient
 from milepost.facebook.redaction import scrub, unsigned
-from milepost.facebook.wire import NAMED_BY_CONTENT, Message, Thread, is_thread_id, kept_id
+from milepost.facebook.wire import NAMED_BY_CONTENT, Message, People, Thread, is_thread_id, kept_id
 
 MAX_PAYLOAD_CHARACTERS = 65536
 MAX_REASON_CHARACTERS = 200
@@ -38,13 +38,28 @@ def conversation(thread: Thread, own_ids: frozenset[str]) -> Conversation:
 
 
 def _contact(thread: Thread, own_ids: frozenset[str]) -> Contact | None:
-    """Return the other side: the first participant that is not us. The order of the list means nothing."""
+    """Return the other side: the first participant that is not us. The order of the list means nothing.
+
+    None if we are not among several participants: any of them may be us, under an id that we do not know.
+    """
     if thread.participants is None:
         return None
-    for person in thread.participants.data:
-        if person.id and person.id not in own_ids:
-            return Contact(kept_id(person.id), person.name or None, person.username or None)
-    return None
+    people = {person.id: person for person in thread.participants.data if person.id}
+    others = [person for id_, person in people.items() if id_ not in own_ids]
+    if not others or len(others) == len(people) > 1:
+        return None
+    person = others[0]
+    return Contact(kept_id(person.id or ""), person.name or None, person.username or None)
+
+
+def participants_of(item: Any) -> tuple[str, People | None]:  # noqa: ANN401 -- JSON of any shape
+    """Return the id and the participants of a thread of any shape."""
+    if not isinstance(item, dict):
+        return "", None
+    try:
+        return str(item.get("id")), lenient(item.get("participants"), People | None)
+    except ValidationError:
+        return str(item.get("id")), None
 
 
 def read_item(item: Any, own_ids: frozenset[str]) -> list[Conversation | Unreadable]:  # noqa: ANN401 -- JSON of any shape
