@@ -6,6 +6,7 @@ from msgspec.structs import replace
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep
 from milepost.core.dead_letters import opened, recovered, subjects_of, unread, withhold
 from milepost.core.events import (
+    NO_TALLY,
     BatchStored,
     DeadLetterClosed,
     DeadLetterOpened,
@@ -33,6 +34,7 @@ from milepost.core.plan import (
 )
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.problems import Problem, ProblemKind
+from milepost.core.readability import unexpected_form
 from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
 
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
@@ -43,7 +45,8 @@ def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pendin
     match outcome:
         case Fetched(batch=batch):
             sweep = open_sweep(checkpoint, context.budget)
-            if problem := _cursor_loop(sweep, batch):
+            so_far = (sweep.tally if sweep else NO_TALLY) + checkpoint.unrecorded
+            if problem := _cursor_loop(sweep, batch) or unexpected_form(batch, so_far):
                 return Decided(on_refusal(checkpoint, problem, context))
             return _pending_batch(checkpoint, sweep or _new_sweep(checkpoint, outcome, context), batch, context)
         case Refused(problem=problem):

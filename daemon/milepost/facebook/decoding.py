@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from milepost.core.model import Batch, Conversation, Unreadable
 from milepost.core.problems import Problem
+from milepost.facebook.forms import nobody_is_told, told_by, told_by_items
 from milepost.facebook.leniency import read_json
 from milepost.facebook.own_id import OwnIds
 from milepost.facebook.paging import NoCursor, next_cursor, read_list
@@ -68,6 +69,8 @@ def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox) -> Batch | Pr
         return None
     if listed.error is not None:
         return problem_of_error(listed.error, http_status)
+    if problem := nobody_is_told(told_by(listed.data)):
+        return problem
     return _followed(Batch(conversations, None, own_id=own_id), listed.paging, mailbox, http_status)
 
 
@@ -75,6 +78,8 @@ def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox) -> Batch | 
     found = read_list(body, http_status)
     if isinstance(found, Problem):
         return found
+    if problem := nobody_is_told(told_by_items(found.items)):
+        return problem
     own_id = mailbox.own_ids.check(map(participants_of, found.items), is_end=found.paging.next is None)
     read = [each for item in found.items for each in read_item(item, mailbox.own_ids.all)]
     return _followed(msgspec.structs.replace(_batch(read), own_id=own_id), found.paging, mailbox, http_status)

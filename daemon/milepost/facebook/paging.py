@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 from msgspec import Struct
 
 from milepost.core.problems import Problem
-from milepost.facebook.leniency import lenient, read_json
+from milepost.facebook.leniency import elements_of, lenient, read_json
 from milepost.facebook.problems import invalid_response, problem_of
 from milepost.facebook.wire import Paging
 
@@ -30,12 +30,13 @@ def read_list(body: bytes, http_status: int) -> Listed | Problem:
         value = read_json(body)
     except ValueError:
         return problem_of(body, http_status)
-    if not isinstance(value, dict) or value.get("error") is not None or not isinstance(value.get("data"), list):
+    data = value.get("data") if isinstance(value, dict) and value.get("error") is None else None
+    if not isinstance(data, list) and not (isinstance(data, dict) and data):  # PHP writes an empty list as []
         return problem_of(body, http_status)
     paging = value.get("paging") or {}  # PHP writes an empty object as []
     if not isinstance(paging, dict):
         return invalid_response("the response has a paging that is not an object", http_status)
-    return Listed(value["data"], lenient(paging, Paging))
+    return Listed(elements_of(data), lenient(paging, Paging))
 
 
 def next_cursor(paging: Paging | None, edge_url: str) -> str | None:

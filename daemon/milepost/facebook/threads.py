@@ -9,7 +9,7 @@ from msgspec import ValidationError
 
 from milepost.core.model import Contact, Conversation, Interaction, Unreadable
 from milepost.facebook.interactions import interaction, utc
-from milepost.facebook.leniency import lenient
+from milepost.facebook.leniency import elements_of, lenient
 from milepost.facebook.redaction import scrub, unsigned
 from milepost.facebook.wire import NAMED_BY_CONTENT, Message, People, Thread, is_thread_id, kept_id
 
@@ -83,7 +83,7 @@ def with_messages(
     contact_id = listed.contact.contact_id if listed.contact else None
     interactions: list[Interaction] = []
     refused: list[Any] = []
-    for message in _elements(messages):
+    for message in messages_of(messages):
         try:
             interactions.append(interaction(lenient(message, Message), own_ids, contact_id))
         except (ValidationError, OverflowError):
@@ -95,12 +95,12 @@ def with_messages(
     return [whole, _unreadable(f"{listed.conversation_id}/messages", reason, refused)]
 
 
-def _elements(messages: Any) -> list[Any]:  # noqa: ANN401 -- JSON of any shape
-    """Return the nested messages; without a list of them, the whole is one element that cannot be read."""
-    if not messages:
+def messages_of(messages: Any) -> list[Any]:  # noqa: ANN401 -- JSON of any shape
+    """Return the messages of a thread; without a list of them, the whole is one element that cannot be read."""
+    data = messages.get("data", messages) if isinstance(messages, dict) else messages
+    if not data:
         return []
-    data = (messages.get("data") or []) if isinstance(messages, dict) else None
-    return data if isinstance(data, list) else [messages]
+    return elements_of(data) if isinstance(data, (list, dict)) else [messages]
 
 
 def _unreadable(subject: object, reason: str, item: Any) -> Unreadable:  # noqa: ANN401 -- JSON of any shape
