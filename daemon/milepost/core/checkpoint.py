@@ -21,7 +21,7 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
-from milepost.core.model import Detail, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, Scope, TokenHealth
 from milepost.core.problems import Problem
 
 
@@ -73,7 +73,8 @@ class Sweep(Struct, frozen=True, omit_defaults=True):
     """The open sweep: how far it walks, where it continues and its counts. The instants are those of SweepStarted.
 
     `lost_cursor` was refused and is kept until a batch shows that the sweep makes progress without it; `resets` counts
-    such losses in the run. While the head is read first, the walk is `set_aside`.
+    such losses in the run. While the head is read first, the walk is `set_aside`. It `was_unsure` if batches were read
+    before our own id was known.
     """
 
     mode: Mode
@@ -85,6 +86,7 @@ class Sweep(Struct, frozen=True, omit_defaults=True):
     lost_cursor: str | None = None
     resets: int = 0
     set_aside: WalkSetAside | None = None
+    was_unsure: bool = False
 
 
 class RateLimit(Struct, frozen=True, omit_defaults=True):
@@ -176,6 +178,7 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     failure_streak: FailureStreak | None = None
     operator_pause: OperatorPause | None = None
     token: TokenHealth | None = None
+    own_id: OwnId | None = None  # where the expected one is in no thread
     run: Run | None = None
     watermark: datetime | None = None
     last_success_at: datetime | None = None

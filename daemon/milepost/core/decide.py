@@ -8,10 +8,12 @@ from msgspec.structs import replace
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep
 from milepost.core.dead_letters import opened, recovered, subjects_of, unread, withhold
 from milepost.core.events import (
+    NO_TALLY,
     BatchStored,
     DeadLetterClosed,
     DeadLetterOpened,
     Mode,
+    OwnIdChecked,
     Phase,
     Position,
     SweepCompleted,
@@ -20,7 +22,7 @@ from milepost.core.events import (
 from milepost.core.failures import exonerate, mistaken, on_refusal
 from milepost.core.head import take_up, walk_after_head
 from milepost.core.merge import difference, keys_of, order_violations
-from milepost.core.model import Batch, Changes, Detail, Keys, Known, Stream, Stretch
+from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, Stream, Stretch
 from milepost.core.plan import (
     Policy,
     batches_read,
@@ -35,6 +37,7 @@ from milepost.core.plan import (
 )
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.problems import Problem, ProblemKind
+from milepost.core.readability import unexpected_form
 from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
 
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
@@ -47,7 +50,8 @@ def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pendin
     match outcome:
         case Fetched(batch=batch):
             sweep = open_sweep(checkpoint, context.budget)
-            if problem := _cursor_loop(sweep, batch):
+            so_far = (sweep.tally if sweep else NO_TALLY) + checkpoint.unrecorded
+            if problem := _cursor_loop(sweep, batch) or unexpected_form(batch, so_far):
                 return Decided(on_refusal(checkpoint, Refused(problem, outcome.took_seconds), context))
             if reduced := mistaken(checkpoint, batch, context.policy):
                 return Decided(exonerate(checkpoint, reduced, context))
@@ -93,13 +97,14 @@ class PendingBatch(Struct, frozen=True):
                 position = replace(position, edge=_edge(sweep.position, self.batch))
         if position is None:
             return self._complete(result, known)
-        if result.changes == Changes() and not result.dead_letters and not _has_troubles(sweep):
+        news = _own_id_news(checkpoint, self.batch)
+        if result.changes == Changes() and not (result.dead_letters or news or _has_troubles(sweep)):
             set_aside = sweep.set_aside if position.phase is Phase.HEAD else None
             moved = replace(sweep, position=position, lost_cursor=None, set_aside=set_aside)
             return BatchUnchanged(moved, result.tally)
         opening = beginnings(checkpoint, sweep, context.budget)
         stored = BatchStored(position, tally, batches_read(checkpoint, context.budget) + result.tally.batches)
-        return Record((*opening, *result.dead_letters, stored), result.changes)
+        return Record((*opening, *news, *result.dead_letters, stored), result.changes)
 
     def _compare(self, known: Known) -> "_BatchResult":
         stream, batch, now = self.keys.stream, self.batch, self.context.now
@@ -136,8 +141,9 @@ class PendingBatch(Struct, frozen=True):
         completed = SweepCompleted(
             sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=whole.dead_lettered > 0
         )
-        opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters else ()
-        return Record((*opening, *result.dead_letters, completed), changes)
+        news = _own_id_news(self.checkpoint, self.batch)
+        opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters or news else ()
+        return Record((*opening, *news, *result.dead_letters, completed), changes)
 
 
 class _BatchResult(Struct, frozen=True):
@@ -146,6 +152,12 @@ class _BatchResult(Struct, frozen=True):
     changes: Changes
     dead_letters: tuple[DeadLetterOpened | DeadLetterClosed, ...]
     tally: Tally
+
+
+def _own_id_news(checkpoint: Checkpoint, batch: Batch) -> tuple[OwnIdChecked, ...]:
+    """Return what a batch says about our own id, if that is not on record."""
+    before = checkpoint.own_id or OwnId(OwnIdState.EXPECTED)
+    return () if batch.own_id in (None, before) else (OwnIdChecked(batch.own_id),)
 
 
 def _pending_batch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context) -> PendingBatch:

@@ -28,6 +28,7 @@ from milepost.core.events import (
     Entry,
     FetchFailed,
     Mode,
+    OwnIdChecked,
     Phase,
     Position,
     RateLimited,
@@ -48,7 +49,7 @@ from milepost.core.events import (
     TokenChecked,
 )
 from milepost.core.head import is_of_head, return_to_walk, set_walk_aside
-from milepost.core.model import Detail
+from milepost.core.model import Detail, OwnId, OwnIdState
 from milepost.core.problems import Problem
 
 
@@ -95,7 +96,9 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
             after = _after_refusal(after, event)
         case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed() as event:
             after = _after_dead_letter(after, event)
-        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | StreamRemoved() as event:
+        case (
+            StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | OwnIdChecked() | StreamRemoved()
+        ) as event:
             after = _after_stream_event(after, entry, event)
         case StoreReturned():
             pass
@@ -159,6 +162,8 @@ def _after_stream_event(checkpoint: Checkpoint, entry: Entry, event: StreamEvent
             return replace(checkpoint, operator_pause=None)
         case TokenChecked(health=health):
             return replace(checkpoint, token=health)
+        case OwnIdChecked(found=found):
+            return _after_own_id(checkpoint, found)
         case SyncRequested():
             return checkpoint
         case StreamRemoved():  # a rate limit stays: it is the platform's and may apply to the whole app
@@ -166,6 +171,17 @@ def _after_stream_event(checkpoint: Checkpoint, entry: Entry, event: StreamEvent
             return Checkpoint(
                 entry.stream, entry.version, entry.hash, at, rate_limit=checkpoint.rate_limit, removed_at=at
             )
+
+
+def _after_own_id(checkpoint: Checkpoint, found: OwnId) -> Checkpoint:
+    """Note which id is ours. What was read before that was known is read again: the next sweep is a full one."""
+    if found.state is OwnIdState.UNKNOWN:
+        return replace(checkpoint, own_id=found)
+    sweep = checkpoint.sweep
+    if sweep is not None and sweep.tally.batches:
+        sweep = replace(sweep, was_unsure=True)
+    own_id = None if found.state is OwnIdState.EXPECTED else found
+    return replace(checkpoint, own_id=own_id, sweep=sweep, last_full_sweep_at=None)
 
 
 def _after_batch(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:
@@ -198,8 +214,9 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
     if run is None or run.run_id != entry.run_id:  # this one entry is the whole run
         run = Run(entry.run_id or "", event.run_started_at)
     tally = run.tally + event.tally
-    sweep = checkpoint.sweep
-    before = sweep.tally if sweep is not None and is_same_sweep(sweep, event) else NO_TALLY
+    sweep = checkpoint.sweep if is_same_sweep(checkpoint.sweep, event) else None
+    before = sweep.tally if sweep is not None else NO_TALLY
+    is_full = event.mode is Mode.FULL and not (sweep is not None and sweep.was_unsure)
     has_errors = event.has_errors or (before + event.tally).dead_lettered  # older entries lack the field
     status = RunStatus.COMPLETE_WITH_ERRORS if has_errors else RunStatus.COMPLETE
     return replace(
@@ -213,7 +230,7 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
         run=replace(run, mode=event.mode, status=status, ended_at=entry.recorded_at, tally=tally),
         watermark=event.walk_started_at,
         last_success_at=entry.recorded_at,
-        last_full_sweep_at=entry.recorded_at if event.mode is Mode.FULL else checkpoint.last_full_sweep_at,
+        last_full_sweep_at=entry.recorded_at if is_full else checkpoint.last_full_sweep_at,
         total=checkpoint.total + event.tally,
         unrecorded=NO_TALLY,
         sweep_is_recorded=True,

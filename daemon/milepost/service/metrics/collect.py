@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.model import OwnIdState
 from milepost.engine.feed import Notice
 from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import State
@@ -87,6 +88,8 @@ def _set_gauges(series: StreamSeries, checkpoint: Checkpoint, current: State) ->
         series.token_expiry.set(None)
     else:
         series.token_expiry.set(math.inf if token.ends_at is None else token.ends_at.timestamp())
+    own_id = checkpoint.own_id
+    series.own_id_unknown.set(own_id is not None and own_id.state is OwnIdState.UNKNOWN)
     failure_streak = checkpoint.failure_streak  # outlasts the runs that probe whether it is over
     for reason, stopped in series.stopped.items():
         stopped.set(failure_streak is not None and failure_streak.reason is reason)
