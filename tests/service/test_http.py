@@ -1,7 +1,9 @@
 """The HTTP service over real connections: who is admitted, how it responds, and how it shuts down."""
 
 import asyncio
+import errno
 import gzip
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -14,7 +16,7 @@ from structlog.testing import capture_logs
 
 from kit.builders import NOON, STREAM, checkpoint_of
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.errors import BadConfiguration, StoreAway
+from milepost.core.errors import BadConfiguration, MilepostError, StoreAway
 from milepost.reporting.live import LiveStreams
 from milepost.service.http import HEADERS, MAX_BODY_BYTES, serve
 from milepost.service.limits import LimitedSite
@@ -430,6 +432,21 @@ async def test_a_port_that_needs_privileges_is_refused_with_a_hint(monkeypatch: 
         async with serve("127.0.0.1", 80, []):
             pass
     assert "http.listen" in caught.value.hint
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+async def test_a_machine_without_resources_is_no_bad_configuration(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    async def refuse(_: LimitedSite) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(LimitedSite, "start", refuse)
+    with pytest.raises(MilepostError, match=os.strerror(number).lower()) as caught:
+        async with serve("127.0.0.1", 80, []):
+            pass
+    assert not isinstance(caught.value, BadConfiguration)
+    assert caught.value.hint
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
