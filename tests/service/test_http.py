@@ -89,6 +89,26 @@ async def test_the_daemon_is_not_ready_when_the_store_takes_too_long() -> None:
         assert (await problem_of(response))["detail"] == "the store did not answer within 0.05 s"
 
 
+async def test_probes_wait_for_the_ping_that_is_under_way_and_begin_no_other() -> None:
+    pings, answered = 0, asyncio.Event()
+
+    async def hang() -> None:
+        nonlocal pings
+        pings += 1
+        await answered.wait()
+
+    async with client(all_routes(hang)) as session:
+        for _ in range(3):
+            async with session.get("/readyz") as response:
+                assert response.status == 503
+        assert pings == 1
+        answered.set()
+        await asyncio.sleep(0)
+        async with session.get("/readyz") as response:
+            assert response.status == 200
+        assert pings == 2
+
+
 async def test_the_daemon_is_not_ready_when_the_work_stalls() -> None:
     routes = all_routes(stalled=lambda: "no stream has moved for 900 s")
     async with client(routes) as session, session.get("/readyz") as response:

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,9 @@ from milepost.core.errors import MilepostError, StoreAway, StoreLost, StoreRefus
 from milepost.stores.sqlite.identity import OpenFiles
 from milepost.stores.sqlite.store import open_sqlite
 from milepost.stores.sqlite.system_errors import why_unopened
-from stores.histories import live
+from stores.histories import live, next_commit
+from stores.sqlite_files import raw
+from stores.store_dump import tables_of
 
 PASSING = (
     errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ENODEV, errno.ENXIO,
@@ -130,6 +133,41 @@ class TestRoom:
         before = sorted(path.parent.iterdir())
         assert why_unopened(path) is None
         assert sorted(path.parent.iterdir()) == before
+
+
+class TestWrites:
+    async def test_a_write_that_changes_nothing_changes_nothing(self, path: Path) -> None:
+        async with open_sqlite(path) as store:
+            await live(store, STREAM, 2)
+            before = tables_of(path)
+            await store.takes_writes()
+            await store._write_nothing()
+            assert tables_of(path) == before
+
+    async def test_an_idle_database_on_a_full_disk_takes_no_writes_until_there_is_room(self, tmp_path: Path) -> None:
+        with small_disk(tmp_path, "16m") as disk:
+            async with open_sqlite(disk / "milepost.db") as store:
+                ballast = disk / "ballast"
+                ballast.write_bytes(bytes(shutil.disk_usage(disk).free))
+                await store.answers()
+                for _ in range(2):
+                    with pytest.raises(StoreAway, match="full"):
+                        await store.takes_writes()
+                ballast.unlink()
+                await store.takes_writes()
+
+    async def test_a_commit_that_failed_counts_even_where_a_small_write_would_fit(self, path: Path) -> None:
+        async with open_sqlite(path) as store:
+            reached = await live(store, STREAM, 2)
+            await store._database.run(lambda connection: connection.execute("PRAGMA busy_timeout = 0"))
+            with raw(path) as other:
+                other.execute("BEGIN IMMEDIATE")
+                with pytest.raises(StoreAway):
+                    await store.commit(next_commit(reached))
+            with pytest.raises(StoreAway, match="locked"):
+                await store.takes_writes()
+            await store.commit(next_commit(reached))
+            await store.takes_writes()
 
 
 class TestAMountThatVanishes:

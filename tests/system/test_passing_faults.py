@@ -1,5 +1,6 @@
 """Faults of the machine that may pass: the program ends with a code for which its unit starts it again, or waits."""
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from kit.binary import Running, milepost, started, until
-from kit.installation import Installation
+from kit.binary import PATIENCE_SECONDS, Running, milepost, started, until
+from kit.installation import Installation, PostgresqlInstallation
 from kit.simulated import BICYCLES, frozen_world
 from kit.small_disk import remount, small_disk, unmount
 from milepost.reporting.summary import ExitCode
@@ -20,7 +21,7 @@ INODES_OF = {"lock": 1, "database": 2, "wal": 3, "shm": 4}  # the directory has 
 
 @pytest.fixture
 def on_small_disk(tmp_path: Path) -> Iterator[Installation]:
-    with small_disk(tmp_path, "16m") as disk:
+    with small_disk(tmp_path, "64m") as disk:
         installation = Installation(tmp_path)
         installation.database = disk / "milepost.db"
         yield installation
@@ -36,7 +37,7 @@ def disk_of(installation: Installation) -> Path:
 
 async def ready(daemon: Running, url: str, *, status: int) -> str:
     """Wait until /readyz answers with the status, and return its text."""
-    async with aiohttp.ClientSession(url) as session:
+    async with asyncio.timeout(PATIENCE_SECONDS), aiohttp.ClientSession(url) as session:
         while not daemon.has_ended:
             async with session.get("/readyz") as response:
                 if response.status == status:
@@ -120,3 +121,39 @@ async def test_a_daemon_whose_file_system_went_away_waits_for_it_and_says_so(on_
                 assert "was mounted anew" in ended.stderr
                 assert "backup" not in ended.stderr
                 assert (await on_small_disk.sync()).code == 0
+
+
+async def test_a_working_daemon_whose_disk_fills_up_is_not_ready_until_there_is_room(
+    on_small_disk: Installation,
+) -> None:
+    async with frozen_world(600) as simulator:
+        configured(on_small_disk, simulator)
+        ballast = disk_of(on_small_disk) / "ballast"
+        ballast.write_bytes(bytes(shutil.disk_usage(ballast.parent).free - 3 * 2**19))
+        async with started(on_small_disk.folder, "run") as daemon:
+            url = await daemon.url()
+            await daemon.says("database unavailable, retrying")
+            assert "full" in await ready(daemon, url, status=503)
+            status = await milepost(on_small_disk.folder, "status")
+            assert BICYCLES.id in status.stdout, status
+            ballast.unlink()
+            await ready(daemon, url, status=200)
+            await daemon.says("sweep completed")
+
+
+@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+async def test_a_daemon_whose_server_is_frozen_is_not_ready_until_it_goes_on(
+    installation: PostgresqlInstallation,
+) -> None:
+    async with frozen_world(40, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon:
+            url = await daemon.url()
+            await daemon.says("sweep completed")
+            await ready(daemon, url, status=200)
+            with installation.kept.server.frozen():
+                assert "did not answer within 2 s" in await ready(daemon, url, status=503)
+                async with aiohttp.ClientSession(url) as session, session.get("/healthz") as response:
+                    assert response.status == 200
+            await ready(daemon, url, status=200)
+            assert not daemon.has_ended

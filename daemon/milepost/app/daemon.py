@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -39,7 +40,7 @@ from milepost.service.probes import exposition, probes
 from milepost.service.systemd import Notifier, keep_notified, starting
 from milepost.service.wrong_tokens import WrongTokens
 from milepost.settings import Settings, SyncSettings
-from milepost.stores.open import open_reader
+from milepost.stores.open import OpenStore, open_reader
 from milepost.stores.reader import JournalReader
 
 log = structlog.get_logger("milepost")
@@ -170,13 +171,19 @@ async def _observers(settings: Settings, parts: Parts, journal_reader: JournalRe
     broadcast, activity = Broadcast(journal_reader, now), Activity(now)
     await activity.load(journal_reader)
     operations = [*event_stream(broadcast), *recent_activity(activity.past)]
-    routes = [*probes(parts.store.answers, parts.supervisor.stalled), *exposition(metrics.expose)]
+    routes = [*probes(partial(_demand_usable, parts.store), parts.supervisor.stalled), *exposition(metrics.expose)]
     shown = Shown(journal_reader, live, operations)
 
     def status_line() -> str:
         return live.status_line(parts.supervisor.streams)
 
     return _Observers(metrics, status_line, broadcast, activity, shown, routes, wrong_tokens)
+
+
+async def _demand_usable(store: OpenStore) -> None:
+    """Raise StoreAway or StoreRefused if the database does not answer, or takes no writes."""
+    await store.answers()
+    await store.takes_writes()
 
 
 # --- HTTP -------------------------------------------------------------------------------------------------------------
