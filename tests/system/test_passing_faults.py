@@ -155,5 +155,8 @@ async def test_a_daemon_whose_server_is_frozen_is_not_ready_until_it_goes_on(
                 assert "did not answer within 2 s" in await ready(daemon, url, status=503)
                 async with aiohttp.ClientSession(url) as session, session.get("/healthz") as response:
                     assert response.status == 200
+                status = await milepost(installation.folder, "status")
+                assert status.code == ExitCode.WITH_ERRORS, status
+                assert "does not answer" in status.stderr
             await ready(daemon, url, status=200)
             assert not daemon.has_ended

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from milepost.core.errors import StoreAway, StoreLost, StoreRemounted
 from milepost.stores.sqlite.files import SHM, WAL, beside
+from milepost.stores.sqlite.system_errors import error_of
 
 Inode = tuple[int, int]
 """A file, whatever its name: its device and its number there."""
@@ -132,7 +133,7 @@ class OpenFiles:
 
 @contextmanager
 def kept_open(path: Path) -> Iterator[int]:
-    """Open the database at `path` for reading during the block. Raises StoreAway where it cannot be opened.
+    """Open the database at `path` for reading during the block. Raises StoreAway or StoreRefused if that fails.
 
     The block has to outlast the process's connections: closing any descriptor of a file drops all locks that the
     process holds on it, SQLite's included (fcntl_locking(2)).
@@ -140,7 +141,7 @@ def kept_open(path: Path) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise StoreAway(f"the database {path} does not answer: {error.strerror}", hint="see its permissions") from error
+        raise error_of(path, "cannot be opened", error) from error
     try:
         yield descriptor
     finally:
