@@ -4,7 +4,7 @@ A list is decoded strictly as a whole, which is fast and nearly always works; ot
 item costs nothing but itself.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from msgspec import Struct
 from milepost.core.model import Batch, Conversation, Unreadable
 from milepost.core.problems import Problem
 from milepost.facebook.leniency import read_json
-from milepost.facebook.paging import MAX_LIMIT, NoCursor, next_cursor, read_list, surplus
+from milepost.facebook.paging import GRACE_COUNT, MAX_LIMIT, NoCursor, next_cursor, read_list, surplus
 from milepost.facebook.problems import invalid_response, problem_of, problem_of_error
 from milepost.facebook.threads import conversation, nested_messages, read_item, with_messages
 from milepost.facebook.wire import Paging, ThreadList
@@ -67,7 +67,7 @@ def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked)
     """Decode a response whose every item is valid; return None for any other."""
     try:
         listed = DECODER.decode(body)
-        messages = (len(thread.messages.data) for thread in listed.data if thread.messages)
+        messages = [len(thread.messages.data) for thread in listed.data if thread.messages]
         too_much = _surplus(len(listed.data), messages, asked, http_status)
         if too_much is not None:
             return too_much
@@ -83,7 +83,7 @@ def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Aske
     found = read_list(body, http_status, asked.conversations)
     if isinstance(found, Problem):
         return found
-    messages = (len(nested_messages(item.get("messages"))) for item in found.items if isinstance(item, dict))
+    messages = [len(nested_messages(item.get("messages"))) for item in found.items if isinstance(item, dict)]
     too_much = _surplus(len(found.items), messages, asked, http_status)
     if too_much is not None:
         return too_much
@@ -91,10 +91,14 @@ def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Aske
     return _followed(_batch(read), found.paging, mailbox, http_status)
 
 
-def _surplus(conversations: int, messages: Iterable[int], asked: Asked, http_status: int) -> Problem | None:
+def _surplus(conversations: int, messages: Sequence[int], asked: Asked, http_status: int) -> Problem | None:
     """Return the problem of a list with far more than was asked for; `messages` has the number of each thread."""
-    return surplus("conversations", conversations, asked.conversations, http_status) or surplus(
-        "messages of a conversation", max(messages, default=0), asked.messages, http_status
+    in_all = asked.conversations * asked.messages
+    grace = GRACE_COUNT * asked.messages  # for the conversations that may come beyond those asked for
+    return (
+        surplus("conversations", conversations, asked.conversations, http_status)
+        or surplus("messages of a conversation", max(messages, default=0), asked.messages, http_status)
+        or surplus("messages", sum(messages), in_all, http_status, grace)
     )
 
 
