@@ -598,6 +598,13 @@ class TestMoreThanWasAskedFor:
         assert problem.kind is ProblemKind.OVERSIZE
         assert problem.message == "the response has 241 messages of a conversation, and 20 were asked for"
 
+    def test_far_more_messages_in_all_are_refused_although_no_conversation_has_many(self) -> None:
+        messages = [message(f"m_{number}") for number in range(220)]
+        items = [thread(f"t_{number}", *messages) for number in range(60)]
+        problem = decode(encoded(listed(*items)), 200, MAILBOX, Asked(50, 20))
+        assert isinstance(problem, Problem)
+        assert problem.message == "the response has 13,200 messages, and 1,000 were asked for"
+
     def test_far_more_messages_of_a_conversation_that_is_read_alone_are_refused(self) -> None:
         long = thread("t_long", *(message(f"m_{number}") for number in range(241)))
         problem = decode_thread(encoded(long), 200, MAILBOX.own_ids)

@@ -4,7 +4,7 @@ A list is decoded strictly as a whole, which is fast and nearly always works; ot
 item costs nothing but itself.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from milepost.core.problems import Problem
 from milepost.facebook.forms import nobody_is_told, told_by, told_by_items
 from milepost.facebook.leniency import ESCAPED_NUL, mended, parse_json
 from milepost.facebook.own_id import OwnIds
-from milepost.facebook.paging import MAX_LIMIT, NoCursor, next_cursor, read_list, surplus
+from milepost.facebook.paging import GRACE_COUNT, MAX_LIMIT, NoCursor, next_cursor, read_list, surplus
 from milepost.facebook.problems import invalid_response, problem_of, problem_of_error
 from milepost.facebook.threads import conversation, messages_of, participants_of, read_item, with_messages
 from milepost.facebook.wire import Paging, ThreadList
@@ -79,7 +79,7 @@ def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked)
         return None
     try:
         listed = DECODER.decode(body)
-        messages = (len(thread.messages.data) for thread in listed.data if thread.messages)
+        messages = [len(thread.messages.data) for thread in listed.data if thread.messages]
         too_much = _surplus(len(listed.data), messages, asked, http_status)
         if too_much is not None:
             return too_much
@@ -99,7 +99,7 @@ def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Aske
     found = read_list(body, http_status, asked.conversations)
     if isinstance(found, Problem):
         return found
-    messages = (len(messages_of(item.get("messages"))) for item in found.items if isinstance(item, dict))
+    messages = [len(messages_of(item.get("messages"))) for item in found.items if isinstance(item, dict)]
     too_much = _surplus(len(found.items), messages, asked, http_status) or nobody_is_told(told_by_items(found.items))
     if too_much is not None:
         return too_much
@@ -108,10 +108,14 @@ def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Aske
     return _followed(msgspec.structs.replace(_batch(read), own_id=own_id), found.paging, mailbox, http_status)
 
 
-def _surplus(conversations: int, messages: Iterable[int], asked: Asked, http_status: int) -> Problem | None:
+def _surplus(conversations: int, messages: Sequence[int], asked: Asked, http_status: int) -> Problem | None:
     """Return the problem of a list with far more than was asked for; `messages` has the number of each thread."""
-    return surplus("conversations", conversations, asked.conversations, http_status) or surplus(
-        "messages of a conversation", max(messages, default=0), asked.messages, http_status
+    in_all = asked.conversations * asked.messages
+    grace = GRACE_COUNT * asked.messages  # for the conversations that may come beyond those asked for
+    return (
+        surplus("conversations", conversations, asked.conversations, http_status)
+        or surplus("messages of a conversation", max(messages, default=0), asked.messages, http_status)
+        or surplus("messages", sum(messages), in_all, http_status, grace)
     )
 
 

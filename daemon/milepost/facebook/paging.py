@@ -30,9 +30,9 @@ class Listed(Struct, frozen=True):
     paging: Paging
 
 
-def surplus(what: str, found: int, asked: int, http_status: int) -> Problem | None:
+def surplus(what: str, found: int, asked: int, http_status: int, grace: int = GRACE_COUNT) -> Problem | None:
     """Return the problem of a response with far more of something than was asked for; None otherwise."""
-    if found <= GRACE_FACTOR * asked + GRACE_COUNT:
+    if found <= GRACE_FACTOR * asked + grace:
         return None
     message = f"the response has {found:,} {what}, and {asked:,} were asked for"
     return Problem(ProblemKind.OVERSIZE, message, http_status=http_status)
