@@ -64,7 +64,14 @@ class Exposition:
 def everything() -> Exposition:
     """Return an exposition in which every metric has a value."""
     tally = events.Tally(
-        batches=2, inserted=1, updated=1, unchanged=1, dead_lettered=1, interaction_events=1, order_violations=1
+        batches=2,
+        inserted=1,
+        updated=1,
+        unchanged=1,
+        dead_lettered=1,
+        interaction_events=1,
+        order_violations=1,
+        replaced_characters=1,
     )
     exposition = Exposition()
     exposition.metrics.add_installation(lambda: 300.0, Path("milepost.db"))

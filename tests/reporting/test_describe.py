@@ -458,7 +458,7 @@ def test_a_clock_that_was_set_back_makes_no_negative_wait() -> None:
 
 def test_foreign_text_stays_on_one_line() -> None:
     hostile = events.FetchFailed(1, Problem(ProblemKind.API, "first\nsecond\x1b[2J"), at(4))
-    assert described(hostile).sentence.endswith(": first second [2J")
+    assert described(hostile).sentence.endswith(r": first second\x1b[2J")
 
 
 @drawn(event=any_event, is_in_a_run=st.booleans())

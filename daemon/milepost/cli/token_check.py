@@ -55,6 +55,8 @@ async def try_tokens(settings: Settings, report: Callable[[str], None]) -> ExitC
         request_timeout_seconds=source.request_timeout_seconds,
     )
     codes = set()
+    if client.proxy is not None:
+        report(f"The API is called through the proxy {client.proxy}")
     async with client:
         trial = _Trial(settings, client)
         listed = configured_pages(settings)

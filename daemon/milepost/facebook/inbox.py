@@ -10,7 +10,7 @@ from milepost.core.ports import Answered, Fetched, Gate, Held, Refused, Request
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.calls import Access, Calls, Decoded
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.decoding import Mailbox, decode, decode_messages, decode_thread
+from milepost.facebook.decoding import Asked, Mailbox, decode, decode_messages, decode_thread
 from milepost.facebook.pages import linked_account
 from milepost.facebook.problems import is_gone
 from milepost.facebook.wire import POSITION_FIELDS, THREAD_FIELDS, is_thread_id, list_fields, with_messages
@@ -30,6 +30,7 @@ class FacebookInbox:
         self._stream = stream
         self._list_path = f"{stream.page_id}/conversations"
         self._list_url = str(client.url(self._list_path))
+        self._known_tokens = client.known_tokens
         self._calls = Calls(client, access, gate, stream.key)
         self._calls.own_ids = frozenset(filter(None, (stream.page_id, instagram_account_id)))
         self._knows_own_ids = stream.platform is not Platform.INSTAGRAM or instagram_account_id is not None
@@ -39,7 +40,7 @@ class FacebookInbox:
         missing = await self._fetch_own_ids()
         if missing is not None:
             return missing
-        listed = await self._calls.get(self._list_path, self._parameters(request), self._decode_list)
+        listed = await self._calls.get(self._list_path, self._parameters(request), partial(self._decode_list, request))
         if not isinstance(listed, Decoded):
             return listed
         fetched = Fetched(listed.value, listed.asked_at, listed.took_seconds)
@@ -108,14 +109,19 @@ class FacebookInbox:
     def _decode_account(self, response: GraphResponse) -> str | Problem:
         return linked_account(response, self._stream.page_id)
 
-    def _decode_list(self, response: GraphResponse) -> Batch | Problem:
-        return decode(response.body, response.status, Mailbox(self._calls.own_ids, self._list_url))
+    def _decode_list(self, request: Request, response: GraphResponse) -> Batch | Problem:
+        mailbox, asked = Mailbox(self._calls.own_ids, self._list_url), Asked(request.limit, request.messages)
+        return decode(self._body(response), response.status, mailbox, asked)
 
     def _decode_thread(self, response: GraphResponse) -> Batch | Problem:
-        return decode_thread(response.body, response.status, self._calls.own_ids)
+        return decode_thread(self._body(response), response.status, self._calls.own_ids)
 
     def _decode_messages(self, listed: Conversation, response: GraphResponse) -> Batch | Problem:
-        return decode_messages(response.body, response.status, listed, self._calls.own_ids)
+        return decode_messages(self._body(response), response.status, listed, self._calls.own_ids)
+
+    def _body(self, response: GraphResponse) -> bytes:
+        """Return a body whose texts hold no token of ours: whoever reads the tables would have it."""
+        return self._known_tokens.without(response.body)
 
 
 def _path_of(conversation_id: str) -> str:

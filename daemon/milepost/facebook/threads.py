@@ -4,12 +4,13 @@ import json
 from hashlib import sha256
 from typing import Any
 
-import msgspec
 from msgspec import ValidationError
+from msgspec.structs import replace
 
 from milepost.core.model import Contact, Conversation, Interaction, Unreadable
+from milepost.core.texts import visible
 from milepost.facebook.interactions import interaction, utc
-from milepost.facebook.leniency import lenient
+from milepost.facebook.leniency import lenient, mended
 from milepost.facebook.redaction import scrub, unsigned
 from milepost.facebook.wire import NAMED_BY_CONTENT, Message, Thread, is_thread_id, kept_id
 
@@ -49,6 +50,7 @@ def _contact(thread: Thread, own_ids: frozenset[str]) -> Contact | None:
 
 def read_item(item: Any, own_ids: frozenset[str]) -> list[Conversation | Unreadable]:  # noqa: ANN401 -- JSON of any shape
     """Return a conversation and, separately, its messages that cannot be read."""
+    item, replaced = mended(item)
     if not isinstance(item, dict):
         return [_unreadable(None, "the item is no object", item)]
     try:
@@ -56,7 +58,7 @@ def read_item(item: Any, own_ids: frozenset[str]) -> list[Conversation | Unreada
         converted = conversation(thread, own_ids)
     except (ValidationError, OverflowError) as error:
         return [_unreadable(item.get("id"), str(error), item)]
-    return with_messages(converted, item.get("messages"), own_ids)
+    return with_messages(replace(converted, replaced_characters=replaced), item.get("messages"), own_ids)
 
 
 def with_messages(
@@ -68,19 +70,19 @@ def with_messages(
     contact_id = listed.contact.contact_id if listed.contact else None
     interactions: list[Interaction] = []
     refused: list[Any] = []
-    for message in _elements(messages):
+    for message in nested_messages(messages):
         try:
             interactions.append(interaction(lenient(message, Message), own_ids, contact_id))
         except (ValidationError, OverflowError):
             refused.append(message)
-    whole = msgspec.structs.replace(listed, interactions=tuple(interactions))
+    whole = replace(listed, interactions=tuple(interactions))
     if not refused:
         return [whole]
     reason = "messages without a time or an id that can be kept"
     return [whole, _unreadable(f"{listed.conversation_id}/messages", reason, refused)]
 
 
-def _elements(messages: Any) -> list[Any]:  # noqa: ANN401 -- JSON of any shape
+def nested_messages(messages: Any) -> list[Any]:  # noqa: ANN401 -- JSON of any shape
     """Return the nested messages; without a list of them, the whole is one element that cannot be read."""
     if not messages:
         return []
@@ -94,4 +96,4 @@ def _unreadable(subject: object, reason: str, item: Any) -> Unreadable:  # noqa:
         subject = f"{NAMED_BY_CONTENT}{sha256(payload.encode()).hexdigest()}"
     if len(payload) > MAX_PAYLOAD_CHARACTERS:
         payload = json.dumps({"cut_short": payload[: MAX_PAYLOAD_CHARACTERS // 2]}, ensure_ascii=False)
-    return Unreadable(subject, reason[:MAX_REASON_CHARACTERS], payload)
+    return Unreadable(subject, visible(reason)[:MAX_REASON_CHARACTERS], payload)

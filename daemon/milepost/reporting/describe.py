@@ -326,9 +326,11 @@ def in_brief(tally: Tally) -> str:
     counts = (
         (tally.inserted, f"{tally.inserted:,} new"),
         (tally.updated, f"{tally.updated:,} updated"),
+        (tally.moved, f"{tally.moved:,} of them moved here from another page"),
         (tally.unchanged, f"{tally.unchanged:,} unchanged"),
         (tally.deleted, f"{tally.deleted:,} deleted"),
         (tally.dead_lettered, counted(tally.dead_lettered, "dead letter")),
+        (tally.replaced_characters, f"{counted(tally.replaced_characters, 'character')} replaced"),
     )
     return ", ".join(words for number, words in counts if number) or "nothing"
 

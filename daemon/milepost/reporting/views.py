@@ -327,7 +327,8 @@ def _open_sweep(checkpoint: Checkpoint) -> OpenSweep | None:
     sweep, total = checkpoint.sweep, checkpoint.total
     if sweep is None:
         return None
-    position, tally = sweep.position, sweep.tally + checkpoint.unrecorded
+    position = sweep.position if sweep.set_aside is None else sweep.set_aside.position
+    tally = sweep.tally + checkpoint.unrecorded
     is_known = sweep.mode is Mode.FULL and checkpoint.last_full_sweep_at is not None
     return OpenSweep(
         sweep.mode,
@@ -336,6 +337,6 @@ def _open_sweep(checkpoint: Checkpoint) -> OpenSweep | None:
         sweep.walk_started_at,
         position.reached_at,
         tally.conversations,
-        max(total.inserted - total.deleted, 0) if is_known else None,
+        max(total.inserted + total.moved - total.deleted, 0) if is_known else None,
         sweep.walk_until,
     )

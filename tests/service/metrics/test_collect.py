@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from kit.builders import (
     BAD_VERSION,
@@ -104,7 +105,7 @@ INTERRUPTED = events.RunEnded(events.RunStatus.INTERRUPTED, events.Reason.PROCES
 async def test_the_counts_of_runs_equal_those_of_the_journal() -> None:
     store, exposition = MemoryStore(), Exposition()
     ada = conversation("t_1", at(-10), of=contact(), messages=[message("m_1"), message("m_2")])
-    bob = conversation("t_2", at(-20))
+    bob = replace(conversation("t_2", at(-20)), replaced_characters=4)
     first_run: list[Outcome] = [
         fetched(ada, next_cursor="a"),
         fetched(bob, next_cursor="b"),
@@ -129,6 +130,7 @@ async def test_the_counts_of_runs_equal_those_of_the_journal() -> None:
     }
     assert values(exposition, "interaction_events_total") == {"": total.interaction_events}
     assert values(exposition, "order_violations_total") == {"": total.order_violations}
+    assert values(exposition, "replaced_characters_total") == {"": total.replaced_characters} == {"": 4}
     assert values(exposition, "runs_total", "status") == {"complete_with_errors": 1, "complete": 1}
     assert values(exposition, "dead_letters") == {"": 1}
     assert sum(values(exposition, "journal_entries_total", "type").values()) == len(store.journal)

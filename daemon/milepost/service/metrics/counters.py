@@ -172,6 +172,8 @@ def _count_rows(series: StreamSeries, tally: Tally) -> None:
     series.conversations["inserted"].inc(tally.inserted)
     series.conversations["updated"].inc(tally.updated)
     series.conversations["unchanged"].inc(tally.unchanged)
+    series.conversations["moved"].inc(tally.moved)
     series.conversations["deleted"].inc(tally.deleted)
     series.interaction_events.inc(tally.interaction_events)
     series.order_violations.inc(tally.order_violations)
+    series.replaced_characters.inc(tally.replaced_characters)

@@ -18,7 +18,7 @@ from milepost.reporting.status import State
 from milepost.service.metrics.series import Family
 
 BATCH_OUTCOMES = ("stored", "unchanged", "failed")
-CONVERSATION_RESULTS = ("inserted", "updated", "unchanged", "deleted", "dead_lettered")
+CONVERSATION_RESULTS = ("inserted", "updated", "unchanged", "moved", "deleted", "dead_lettered")
 REDRIVE_RESULTS = ("redriven", "failed")
 STORE_AWAY = (Stage.STORE.value, "away")
 RETRIES = (*((Stage.FETCH.value, kind.value) for kind in ProblemKind), STORE_AWAY)
@@ -99,6 +99,9 @@ class StreamFamilies:
         self.conversations = family("counter", "conversations_total", "Conversations by result.", "result")
         self.interaction_events = family("counter", "interaction_events_total", "Interaction events written.")
         self.order_violations = family("counter", "order_violations_total", "Conversations listed out of order.")
+        self.replaced_characters = family(
+            "counter", "replaced_characters_total", "Characters that no database takes, stored as U+FFFD."
+        )
         self.redrives = family("counter", "redrives_total", "Redrives of dead letters by result.", "result")
         self.dead_letters = family("gauge", "dead_letters", "Open dead letters.")
         self.last_success = family(
@@ -132,6 +135,7 @@ class StreamSeries:
         self.interaction_events = every.interaction_events.add(stream)
         self.redrives = {result: every.redrives.add(stream, result) for result in REDRIVE_RESULTS}
         self.order_violations = every.order_violations.add(stream)
+        self.replaced_characters = every.replaced_characters.add(stream)
         self.dead_letters = every.dead_letters.add(stream)
         self.last_success = every.last_success.add(stream)
         self.checkpoint = every.checkpoint.add(stream)
