@@ -33,6 +33,7 @@ class TestTags:
             "dead_letter_closed",
             "dead_letter_opened",
             "fetch_failed",
+            "own_id_checked",
             "rate_limited",
             "redrive_failed",
             "run_ended",

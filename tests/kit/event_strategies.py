@@ -14,6 +14,7 @@ from milepost.core.events import (
     Event,
     FetchFailed,
     Mode,
+    OwnIdChecked,
     Phase,
     Position,
     Progress,
@@ -35,7 +36,7 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
-from milepost.core.model import Detail, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.core.problems import Problem, ProblemKind
 
 instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  (bounds)
@@ -96,6 +97,7 @@ BY_TYPE: dict[type[Event], st.SearchStrategy[Event]] = {
     StreamResumed: st.builds(StreamResumed, texts),
     StreamRemoved: st.builds(StreamRemoved, texts),
     SyncRequested: st.builds(SyncRequested, texts, st.booleans()),
+    OwnIdChecked: st.builds(OwnIdChecked, st.builds(OwnId, st.sampled_from(OwnIdState), st.none() | texts)),
     TokenChecked: st.builds(
         TokenChecked, st.builds(TokenHealth, st.booleans(), st.none() | instants, st.none() | instants)
     ),

@@ -8,6 +8,7 @@ the journal with them); the next entry counts it. Until then the checkpoint in m
 from datetime import datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from milepost.core.events import (
     NO_TALLY,
@@ -21,7 +22,7 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
-from milepost.core.model import Detail, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, Scope, TokenHealth
 from milepost.core.problems import Problem
 
 
@@ -52,6 +53,14 @@ class ReducedRequest(Struct, frozen=True, omit_defaults=True):
     suspect: str = ""
     worked: int = 0
 
+    @property
+    def proven(self) -> "ReducedRequest | None":
+        """The reduced request that worked last: a search that proved nothing begins again from there."""
+        if self.good:
+            is_lossy = self.detail in {Detail.BARE, Detail.POSITION}
+            return replace(self, detail=Detail.SEPARATE, suspect="", good=self.good - 1) if is_lossy else self
+        return ReducedRequest(self.worked, Detail.NESTED, self.problem) if self.worked else None
+
 
 class WalkSetAside(Struct, frozen=True, omit_defaults=True):
     """A sweep's position, and the troubles met there, while the run reads the head first."""
@@ -72,9 +81,11 @@ class Sweep(Struct, frozen=True, omit_defaults=True):
     """The open sweep: how far it walks, where it continues and its counts. The instants are those of SweepStarted.
 
     `lost_cursor` was refused and is kept until a batch shows that the sweep makes progress without it; `resets` counts
-    such losses in the run. While the head is read first, the walk is `set_aside`. It `is_rewound` once it restarted
-    because it got nowhere; `lowest` is how far its phase has got in all, restarts included, and `problem` is why its
-    walk ended early.
+    such losses in the run. While the head is read first, the walk is `set_aside`. It `was_unsure` if batches were read
+    before our own id was known.
+
+    It `is_rewound` once it restarted because it got nowhere; `lowest` is how far its phase has got in all, restarts
+    included, and `problem` is why its walk ended early.
     """
 
     mode: Mode
@@ -86,6 +97,7 @@ class Sweep(Struct, frozen=True, omit_defaults=True):
     lost_cursor: str | None = None
     resets: int = 0
     set_aside: WalkSetAside | None = None
+    was_unsure: bool = False
     is_rewound: bool = False
     lowest: Lowest | None = None
     problem: Problem | None = None
@@ -188,6 +200,7 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     failure_streak: FailureStreak | None = None
     operator_pause: OperatorPause | None = None
     token: TokenHealth | None = None
+    own_id: OwnId | None = None  # where the expected one is in no thread
     run: Run | None = None
     watermark: datetime | None = None
     last_success_at: datetime | None = None

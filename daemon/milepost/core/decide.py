@@ -9,10 +9,12 @@ from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep
 from milepost.core.dead_letters import opened, recovered, subjects_of, unread, withhold
 from milepost.core.doubts import implausible, out_of_order
 from milepost.core.events import (
+    NO_TALLY,
     BatchStored,
     DeadLetterClosed,
     DeadLetterOpened,
     Mode,
+    OwnIdChecked,
     Phase,
     Position,
     Progress,
@@ -22,7 +24,7 @@ from milepost.core.events import (
 from milepost.core.failures import exonerate, mistaken, on_refusal
 from milepost.core.head import take_up, walk_after_head
 from milepost.core.merge import difference, keys_of, order_violations
-from milepost.core.model import Batch, Changes, Detail, Keys, Known, Stream, Stretch
+from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, Stream, Stretch
 from milepost.core.plan import (
     Policy,
     batches_read,
@@ -38,6 +40,7 @@ from milepost.core.plan import (
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import advanced, cursor_loop, false_end, inversions, may_end, no_progress
+from milepost.core.readability import unexpected_form
 from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
 
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
@@ -51,12 +54,14 @@ def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pendin
         case Fetched(batch=batch):
             sweep = open_sweep(checkpoint, context.budget)
             problem = _trap(checkpoint, sweep, batch) if sweep is not None else None
-            if problem is not None and sweep is not None and not _ends(checkpoint, sweep, problem, context.policy):
+            if sweep is not None and problem is not None and _ends(checkpoint, sweep, problem, context.policy):
+                return _pending_batch(checkpoint, sweep, batch, context, problem)
+            so_far = (sweep.tally if sweep else NO_TALLY) + checkpoint.unrecorded
+            if problem := problem or unexpected_form(batch, so_far):
                 return Decided(on_refusal(checkpoint, Refused(problem, outcome.took_seconds), context))
             if reduced := mistaken(checkpoint, batch, context.policy):
                 return Decided(exonerate(checkpoint, reduced, context))
-            sweep = sweep or _new_sweep(checkpoint, outcome, context)
-            return _pending_batch(checkpoint, sweep, batch, context, problem)
+            return _pending_batch(checkpoint, sweep or _new_sweep(checkpoint, outcome, context), batch, context)
         case Refused() as refused:
             return Decided(on_refusal(checkpoint, refused, context.as_of(refused)))
 
@@ -121,7 +126,8 @@ class PendingBatch(Struct, frozen=True):
     def _moved(self, result: "_BatchResult", position: Position, problem: Problem | None = None) -> Decision:
         """Return what to record of a batch that is not the last of its sweep."""
         checkpoint, sweep, budget = self.checkpoint, self.sweep, self.context.budget
-        is_unchanged = result.changes == Changes() and not result.dead_letters
+        news = _own_id_news(checkpoint, self.batch)
+        is_unchanged = result.changes == Changes() and not (result.dead_letters or news)
         if is_unchanged and problem is None and not _has_troubles(sweep):
             set_aside = sweep.set_aside if position.phase is Phase.HEAD else None
             moved = replace(sweep, position=position, lost_cursor=None, set_aside=set_aside)
@@ -129,7 +135,7 @@ class PendingBatch(Struct, frozen=True):
         opening = beginnings(checkpoint, sweep, budget)
         number = batches_read(checkpoint, budget) + result.tally.batches
         stored = BatchStored(position, checkpoint.unrecorded + result.tally, number, problem)
-        return Record((*opening, *result.dead_letters, stored), result.changes)
+        return Record((*opening, *news, *result.dead_letters, stored), result.changes)
 
     def _compare(self, known: Known) -> "_BatchResult":
         stream, batch, now = self.keys.stream, self.batch, self.context.now
@@ -171,8 +177,9 @@ class PendingBatch(Struct, frozen=True):
         completed = SweepCompleted(
             sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=has_errors, problem=problem
         )
-        opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters else ()
-        return Record((*opening, *result.dead_letters, completed), changes)
+        news = _own_id_news(self.checkpoint, self.batch)
+        opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters or news else ()
+        return Record((*opening, *news, *result.dead_letters, completed), changes)
 
 
 class _BatchResult(Struct, frozen=True):
@@ -183,8 +190,14 @@ class _BatchResult(Struct, frozen=True):
     tally: Tally
 
 
+def _own_id_news(checkpoint: Checkpoint, batch: Batch) -> tuple[OwnIdChecked, ...]:
+    """Return what a batch says about our own id, if that is not on record."""
+    before = checkpoint.own_id or OwnId(OwnIdState.EXPECTED)
+    return () if batch.own_id in (None, before) else (OwnIdChecked(batch.own_id),)
+
+
 def _pending_batch(
-    checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context, problem: Problem | None
+    checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context, problem: Problem | None = None
 ) -> PendingBatch:
     detail = size_now(checkpoint, context.policy).detail
     is_whole = not (batch.unreadable or context.refused) and detail is Detail.NESTED

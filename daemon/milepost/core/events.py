@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from milepost.core.model import Detail, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, Scope, TokenHealth
 from milepost.core.problems import Problem
 
 
@@ -373,13 +373,19 @@ class TokenChecked(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     health: TokenHealth
 
 
+class OwnIdChecked(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What the participants of the stream's threads say about our own id has changed."""
+
+    found: OwnId
+
+
 class StreamRemoved(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """An operator removed the stream with all its rows; its next run starts over. `by` is who requested it."""
 
     by: str
 
 
-StreamEvent = StreamPaused | StreamResumed | SyncRequested | TokenChecked | StreamRemoved
+StreamEvent = StreamPaused | StreamResumed | SyncRequested | TokenChecked | OwnIdChecked | StreamRemoved
 """Events about a stream as a whole, independent of its run."""
 
 Event = (
@@ -419,6 +425,7 @@ TAGS: dict[type[Event], str] = {
     StreamResumed: "stream_resumed",
     SyncRequested: "sync_requested",
     TokenChecked: "token_checked",
+    OwnIdChecked: "own_id_checked",
     StreamRemoved: "stream_removed",
 }
 

@@ -29,6 +29,7 @@ from milepost.core.events import (
     Entry,
     FetchFailed,
     Mode,
+    OwnIdChecked,
     Phase,
     Position,
     RateLimited,
@@ -49,7 +50,7 @@ from milepost.core.events import (
     TokenChecked,
 )
 from milepost.core.head import is_of_head, return_to_walk, set_walk_aside
-from milepost.core.model import Detail
+from milepost.core.model import Detail, OwnId, OwnIdState
 from milepost.core.problems import Problem
 from milepost.core.progress import has_moved, lowest_of
 
@@ -98,7 +99,9 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
             after = _after_refusal(after, event)
         case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed() as event:
             after = _after_dead_letter(after, event)
-        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | StreamRemoved() as event:
+        case (
+            StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | OwnIdChecked() | StreamRemoved()
+        ) as event:
             after = _after_stream_event(after, entry, event)
         case StoreReturned():
             pass
@@ -120,11 +123,11 @@ def _after_refusal(
             return replace(checkpoint, retry=retry, run=_count(checkpoint.run, retries=1))
         case BatchFailed(problem=problem):
             run = _count(checkpoint.run, failed_batches=1, problem=problem)
-            return replace(checkpoint, retry=None, reduced_request=_worked(checkpoint.reduced_request), run=run)
+            return replace(checkpoint, retry=None, reduced_request=_proven(checkpoint), run=run)
         case RateLimited(scope=scope, attempts=attempts, since=since, until=until, problem=problem):
             return replace(checkpoint, rate_limit=RateLimit(scope, attempts, since, until, problem))
         case BatchShrunk() as shrunk:
-            worked = _worked(checkpoint.reduced_request)
+            worked = _proven(checkpoint)
             reduced = ReducedRequest(
                 shrunk.limit,
                 shrunk.detail,
@@ -162,6 +165,8 @@ def _after_stream_event(checkpoint: Checkpoint, entry: Entry, event: StreamEvent
             return replace(checkpoint, operator_pause=None)
         case TokenChecked(health=health):
             return replace(checkpoint, token=health)
+        case OwnIdChecked(found=found):
+            return _after_own_id(checkpoint, found)
         case SyncRequested():
             return checkpoint
         case StreamRemoved():  # a rate limit stays: it is the platform's and may apply to the whole app
@@ -169,6 +174,17 @@ def _after_stream_event(checkpoint: Checkpoint, entry: Entry, event: StreamEvent
             return Checkpoint(
                 entry.stream, entry.version, entry.hash, at, rate_limit=checkpoint.rate_limit, removed_at=at
             )
+
+
+def _after_own_id(checkpoint: Checkpoint, found: OwnId) -> Checkpoint:
+    """Note which id is ours. What was read before that was known is read again: the next sweep is a full one."""
+    if found.state is OwnIdState.UNKNOWN:
+        return replace(checkpoint, own_id=found)
+    sweep = checkpoint.sweep
+    if sweep is not None and sweep.tally.batches:
+        sweep = replace(sweep, was_unsure=True)
+    own_id = None if found.state is OwnIdState.EXPECTED else found
+    return replace(checkpoint, own_id=own_id, sweep=sweep, last_full_sweep_at=None)
 
 
 def _after_batch(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:
@@ -205,8 +221,9 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
     if run is None or run.run_id != entry.run_id:  # this one entry is the whole run
         run = Run(entry.run_id or "", event.run_started_at)
     tally = run.tally + event.tally
-    sweep = checkpoint.sweep
-    before = sweep.tally if sweep is not None and is_same_sweep(sweep, event) else NO_TALLY
+    sweep = checkpoint.sweep if is_same_sweep(checkpoint.sweep, event) else None
+    before = sweep.tally if sweep is not None else NO_TALLY
+    is_full = event.mode is Mode.FULL and not (sweep is not None and sweep.was_unsure)
     has_errors = event.has_errors or (before + event.tally).dead_lettered  # older entries lack the field
     status = RunStatus.COMPLETE_WITH_ERRORS if has_errors else RunStatus.COMPLETE
     problem = event.problem or run.problem
@@ -223,7 +240,7 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
         doubt=doubt_after(checkpoint.doubt, entry, event),
         futile_runs=0,
         last_success_at=entry.recorded_at,
-        last_full_sweep_at=entry.recorded_at if event.mode is Mode.FULL else checkpoint.last_full_sweep_at,
+        last_full_sweep_at=entry.recorded_at if is_full else checkpoint.last_full_sweep_at,
         total=checkpoint.total + event.tally,
         unrecorded=NO_TALLY,
         sweep_is_recorded=True,
@@ -298,14 +315,8 @@ def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedReque
     return replace(reduced_request, good=reduced_request.good + tally.batches)
 
 
-def _worked(reduced: ReducedRequest | None) -> ReducedRequest | None:
-    """Return the reduced request that worked last: a search that proved nothing begins again from there."""
-    if reduced is None:
-        return None
-    if reduced.good:
-        is_lossy = reduced.detail in {Detail.BARE, Detail.POSITION}
-        return replace(reduced, detail=Detail.SEPARATE, suspect="", good=reduced.good - 1) if is_lossy else reduced
-    return ReducedRequest(reduced.worked, Detail.NESTED, reduced.problem) if reduced.worked else None
+def _proven(checkpoint: Checkpoint) -> ReducedRequest | None:
+    return checkpoint.reduced_request.proven if checkpoint.reduced_request is not None else None
 
 
 def _given_up_in_a_row(checkpoint: Checkpoint, tally: Tally) -> int:

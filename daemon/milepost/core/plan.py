@@ -254,7 +254,16 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     limit = size.limit if sweep is None or not sweep.is_rewound else _another_limit(size.limit)
     attempts = checkpoint.retry.attempts if checkpoint.retry is not None else 0
     checks_list = attempts + 1 >= policy.attempts or size != whole(policy)
-    return Request(cursor, limit, policy.messages_per_conversation, until, is_last, size.detail, checks_list)
+    return Request(
+        cursor,
+        limit,
+        policy.messages_per_conversation,
+        until,
+        is_last,
+        size.detail,
+        checks_list,
+        own_id=checkpoint.own_id.own_id if checkpoint.own_id is not None else None,
+    )
 
 
 def _another_limit(limit: int) -> int:

@@ -14,6 +14,7 @@ from milepost.core.problems import Problem
 class Request(Struct, frozen=True):
     """A request for a batch: up to `limit` conversations after `cursor`, with up to `messages` messages each.
 
+    `own_id` is taken as ours, as long as the expected one is in no thread.
     `until` is how far back the walk has to go (None: to the end of the inbox), and `is_last` says that the run has no
     batch left after this one, or none that is sure to follow it: both tell a prefetching source when to stop. With
     `checks_list` a refusal is followed by a look whether the list can be read at all (`list_check`).
@@ -26,6 +27,7 @@ class Request(Struct, frozen=True):
     is_last: bool = False
     detail: Detail = Detail.NESTED
     checks_list: bool = False
+    own_id: str | None = None
 
 
 class Fetched(Struct, frozen=True):

@@ -122,6 +122,7 @@ def _status(event: Event, run: Run | None) -> Status:  # noqa: PLR0911  (one lin
             | events.StreamResumed()
             | events.SyncRequested()
             | events.TokenChecked()
+            | events.OwnIdChecked()
             | events.StreamRemoved()
         ):
             return Status.PROGRESS

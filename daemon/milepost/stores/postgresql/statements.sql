@@ -699,6 +699,10 @@ SELECT source, instant_text(since) FROM unfinished_copy;
 -- Finds out at the start, not at the first commit, that nothing may be written.
 UPDATE checkpoints SET version = version WHERE false;
 
+-- name: write_nothing
+-- Commits a record that nobody reads, to find out whether commits are possible. It changes no row.
+SELECT pg_logical_emit_message(true, 'milepost', '');
+
 -- name: source
 SELECT kind, base_url FROM source WHERE place = 1;
 

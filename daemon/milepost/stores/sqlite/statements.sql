@@ -538,6 +538,10 @@ SELECT 1 FROM journal LIMIT 1;
 -- Finds out at the start, not at the first commit, that the file is read-only.
 UPDATE checkpoints SET version = version WHERE false;
 
+-- name: write_nothing
+-- Commits a page that stays as it is, to find out whether commits are possible.
+PRAGMA user_version = 0;
+
 -- name: source
 SELECT kind, base_url FROM source WHERE place = 1;
 
