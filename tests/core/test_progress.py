@@ -397,6 +397,23 @@ def shuffled(number: int) -> list[Conversation]:
     return [aged(each, 3600 + random.randrange(36_000)) for each in range(number)]
 
 
+def sawtooth(number: int) -> list[Conversation]:
+    """Return threads that are in order over stretches of sixteen, as where a list is sorted by something else first."""
+    return [aged(each, 3600 + 60 * ((each * 37) % 600)) for each in range(number)]
+
+
+@pytest.mark.parametrize("size", [10, 20, 50])
+def test_what_is_new_is_found_where_the_list_is_in_order_for_a_while(size: int) -> None:
+    threads = sawtooth(120)
+    world = ListWorld(lambda request: listed(threads, request), Policy(batch_size=size))
+    world.run()
+    threads[100] = replace(threads[100], updated_time=world.now)
+
+    world.run()
+
+    assert world.store.conversations["t_0100"].updated_time == threads[100].updated_time
+
+
 def test_what_is_new_in_a_list_without_an_order_is_found_and_the_order_is_told() -> None:
     threads = shuffled(120)
     world = ListWorld(lambda request: listed(threads, request))

@@ -64,7 +64,7 @@ positions = st.builds(
     is_after_head=st.booleans(),
     has_gap=st.booleans(),
     is_old=st.booleans(),
-    progress=st.builds(Progress, counts, texts, st.none() | instants, counts, counts, counts),
+    progress=st.builds(Progress, counts, texts, st.none() | instants, *[counts] * 4),
 )
 
 BY_TYPE: dict[type[Event], st.SearchStrategy[Event]] = {

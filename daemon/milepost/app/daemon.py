@@ -173,6 +173,7 @@ async def _observers(settings: Settings, parts: Parts, journal_reader: JournalRe
     """Make the observers, and bring them up to the journal's end."""
     wrong_tokens, now, health = WrongTokens(), parts.clock.now, _health_of(parts)
     live = LiveStreams(now, lambda: parts.engine.slots.waiting, lambda: health.store_watch.outage is not None)
+    health.watch(lambda: live.getting_nowhere(parts.supervisor.streams))
     metrics = _metrics(settings, parts, live, health)
     metrics.register(wrong_tokens)
     for stream in parts.supervisor.streams:

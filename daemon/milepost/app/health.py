@@ -10,12 +10,14 @@ from milepost.app.pages import PageRegistry
 from milepost.app.reload import ConfigReloader
 from milepost.app.store_watch import StoreWatch
 from milepost.core.model import Stream
+from milepost.core.problems import Problem
 from milepost.engine.context import EngineContext
 from milepost.facebook.rate_limiter import Slowdown
 from milepost.reporting.health import DaemonStatus, Issue, IssueKind, most_serious_first, status_line, why_unready
 from milepost.reporting.humanize import counted
 from milepost.reporting.status import limit_in_words
 
+STUCK_ADVICE = "`milepost status` says for each what to do; what is new is copied meanwhile"
 SLOW_ADVICE = "nothing to do: the spacing wears off within minutes, and keeps calls from being refused"
 
 
@@ -38,6 +40,11 @@ class Health:
         self._slots = engine.slots
         self._now = engine.clock.now
         self._stalled = stalled
+        self._getting_nowhere: Callable[[], Mapping[Stream, Problem]] = dict
+
+    def watch(self, getting_nowhere: Callable[[], Mapping[Stream, Problem]]) -> None:
+        """Ask for the streams that get nowhere, too: the live view knows them."""
+        self._getting_nowhere = getting_nowhere
 
     def status(self) -> DaemonStatus:
         """Return the status of the daemon as a whole."""
@@ -75,6 +82,10 @@ class Health:
         stalled = self._stalled()
         if stalled is not None:
             yield Issue(IssueKind.STALLED, "streams are stalled", reason=stalled)
+        if stuck := self._getting_nowhere():
+            reason = "; ".join(f"{stream.key}: {problem}" for stream, problem in stuck.items())
+            what = f"{counted(len(stuck), 'stream')} getting nowhere"
+            yield Issue(IssueKind.GETTING_NOWHERE, what, reason=reason, advice=STUCK_ADVICE)
         yield from self.discovery.issues()
         yield from self.reloader.issues()
         slowdowns = self._registry.slowdowns()

@@ -39,7 +39,7 @@ from milepost.core.plan import (
 )
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.progress import advanced, cursor_loop, false_end, inversions, may_end, no_progress
+from milepost.core.progress import advanced, cursor_loop, disorder, false_end, may_end, no_progress
 from milepost.core.readability import unexpected_form
 from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
 
@@ -116,7 +116,8 @@ class PendingBatch(Struct, frozen=True):
             edge = _edge(self.sweep.position, batch) if self.keys.full_sweep_at is not None else ()
             position = replace(position, progress=progress, edge=edge if position.phase is Phase.WALK else ())
         else:  # the order of the walk counts for the whole sweep
-            position = replace(position, progress=Progress(inversions=progress.inversions))
+            order = Progress(inversions=progress.inversions, raised=progress.raised)
+            position = replace(position, progress=order)
         return self._moved(result, position, problem)
 
     def _progress(self, result: "_BatchResult") -> Progress:
@@ -167,7 +168,7 @@ class PendingBatch(Struct, frozen=True):
         is_empty = progress.low_at is None and sweep.lowest is None and not whole.unreadable
         problem = sweep.problem or problem
         problem = problem or implausible(missed, known, self.checkpoint.doubt, now, is_empty=is_empty)
-        problem = problem or out_of_order(whole, progress.inversions)
+        problem = problem or out_of_order(whole, progress)
         if missed and problem is None and _is_flawless(whole):
             tally = replace(tally, deleted=missed)
             changes = replace(changes, missed_are_deleted_at=now)
@@ -244,8 +245,8 @@ def _next_position(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: 
     older = older_in_a_row(times, until, sweep.position.older)
     # A small batch that is wholly older proves little: its rows may just be out of order. Where others are, it proves
     # less still, and an incremental walk over a list without any order goes on to its end.
-    disorder = min(sweep.position.progress.inversions + inversions(batch), 20)
-    is_back = reaches_back(times, until) and older >= min(policy.batch_size, LEAST_OLDER) * 2**disorder
+    least_older = min(policy.batch_size, LEAST_OLDER) * 4 ** min(disorder(sweep.position.progress, batch), 10)
+    is_back = reaches_back(times, until) and older >= least_older
     if batch.next_cursor is not None and not is_back:
         reached_at = times[-1] if times else sweep.position.reached_at
         return Position(phase, batch.next_cursor, reached_at, older, has_gap=sweep.position.has_gap)

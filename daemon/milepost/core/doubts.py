@@ -8,7 +8,7 @@ stay, and it is worse to lose sight of thousands than to show three too long.
 from datetime import datetime, timedelta
 
 from milepost.core.checkpoint import Checkpoint, Doubt
-from milepost.core.events import Entry, Mode, SweepCompleted, Tally
+from milepost.core.events import Entry, Mode, Progress, SweepCompleted, Tally
 from milepost.core.model import Known
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import futile_runs, futility
@@ -38,12 +38,14 @@ def implausible(missed: int, known: Known, before: Doubt | None, now: datetime, 
     return Problem(ProblemKind.MOST_MISSING, what)
 
 
-def out_of_order(tally: Tally, inversions: int) -> Problem | None:
-    """Return the problem of a list without an order, given the inversions within the batches of a whole sweep.
+def out_of_order(tally: Tally, progress: Progress) -> Problem | None:
+    """Return the problem of a list without an order, as far as the batches of a whole sweep show that.
 
-    A few are normal: a thread that moves is listed at its old place for a moment.
+    A few breaks are normal: a thread that moves is listed at its old place for a moment.
     """
-    if inversions < HANDFUL or 10 * inversions < tally.conversations:
+    is_mixed = progress.inversions >= HANDFUL and 10 * progress.inversions >= tally.conversations
+    is_jumping = progress.raised >= 3 and 4 * progress.raised >= tally.batches
+    if not (is_mixed or is_jumping):
         return None
     return Problem(ProblemKind.OUT_OF_ORDER, "the list of conversations is not ordered by updated_time")
 

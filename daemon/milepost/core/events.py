@@ -36,7 +36,8 @@ class Progress(Struct, frozen=True, omit_defaults=True):
 
     `mark` is a digest of the cursor after the latest power of two of its `batches`, `low_at` the lowest of the newest
     instants of each. `stale` counts the last conversations in a row that brought nothing new, `empty` the last batches
-    in a row without any, and `inversions` the conversations that were newer than the one before in their batch.
+    in a row without any. `inversions` counts the conversations that were newer than the one before in their batch, and
+    `raised` the batches that began above `low_at`: both are rare in a list that has an order.
     """
 
     batches: int = 0
@@ -45,6 +46,7 @@ class Progress(Struct, frozen=True, omit_defaults=True):
     stale: int = 0
     empty: int = 0
     inversions: int = 0
+    raised: int = 0
 
 
 class Position(Struct, frozen=True, omit_defaults=True):

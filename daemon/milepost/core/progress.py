@@ -36,6 +36,7 @@ def advanced(progress: Progress, batch: Batch, *, brings_new: bool) -> Progress:
         stale=0 if brings_new or is_lower else progress.stale + len(times),
         empty=progress.empty + 1 if is_empty else 0,
         inversions=progress.inversions + inversions(batch),
+        raised=progress.raised + is_raised(progress, batch),
     )
 
 
@@ -50,6 +51,17 @@ def inversions(batch: Batch) -> int:
     Pages that repeat rows of the one before break the order between batches, which is no sign of a list without one.
     """
     return sum(later.updated_time > earlier.updated_time for earlier, later in pairwise(batch.conversations))
+
+
+def is_raised(progress: Progress, batch: Batch) -> bool:
+    """Return whether a batch begins above where another one did before it."""
+    newest = max((each.updated_time for each in batch.conversations), default=None)
+    return newest is not None and progress.low_at is not None and newest > progress.low_at
+
+
+def disorder(progress: Progress, batch: Batch) -> int:
+    """Return how often the order was broken, this batch included."""
+    return progress.inversions + progress.raised + inversions(batch) + is_raised(progress, batch)
 
 
 def cursor_loop(position: Position, batch: Batch) -> Problem | None:

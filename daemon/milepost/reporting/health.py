@@ -18,6 +18,7 @@ class IssueKind(StrEnum):
 
     STORE_AWAY = "store_away"  # nothing can be read or written
     STALLED = "stalled"  # runs do not end
+    GETTING_NOWHERE = "getting_nowhere"  # a stream's list of conversations leads nowhere
     NOTHING_TO_DO = "nothing_to_do"  # there is no stream
     DISCOVERY_FAILED = "discovery_failed"  # the pages that source.access_token manages are not known
     RELOAD_REFUSED = "reload_refused"  # the configuration on disk is not the one in effect
@@ -26,7 +27,9 @@ class IssueKind(StrEnum):
 
 
 SERIOUSNESS = tuple(IssueKind)
-UNREADY = frozenset({IssueKind.STORE_AWAY, IssueKind.STALLED, IssueKind.NOTHING_TO_DO})  # nothing is copied
+UNREADY = frozenset(  # nothing is copied, or not as it should be
+    {IssueKind.STORE_AWAY, IssueKind.STALLED, IssueKind.GETTING_NOWHERE, IssueKind.NOTHING_TO_DO}
+)
 
 
 class Issue(Struct, frozen=True):

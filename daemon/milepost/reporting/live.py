@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.doubts import trouble_under_way
 from milepost.core.model import Stream
+from milepost.core.problems import Problem
 from milepost.core.rate_limits import by_page, held_until, holder_of
 from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead
 from milepost.reporting.humanize import clock, counted
@@ -139,10 +140,12 @@ class LiveStreams:
                 is_held = _hold_on(stream, rate_limits, now) is not None
                 yield checkpoint, self._state(known, now, is_held=is_held, is_queued=stream in queue)
 
-    def getting_nowhere(self) -> str | None:
-        """Return which streams get nowhere, and why, in words; None if none is known to."""
-        troubles = {each.stream: trouble_under_way(each) for each, _ in self.states() if each.operator_pause is None}
-        return "; ".join(f"{key} gets nowhere: {why}" for key, why in troubles.items() if why is not None) or None
+    def getting_nowhere(self, streams: Collection[Stream]) -> Mapping[Stream, Problem]:
+        """Return which of these streams get nowhere, and why."""
+        now = self._now()
+        latest = [known.latest(now) for key, known in list(self._streams.items()) if Stream.parse(key) in streams]
+        troubles = {Stream.parse(each.stream): trouble_under_way(each) for each in latest if not each.operator_pause}
+        return {stream: problem for stream, problem in troubles.items() if problem is not None}
 
     def removed(self) -> list[str]:
         """Return the keys of the streams that were removed."""

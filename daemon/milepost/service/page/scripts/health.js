@@ -6,6 +6,7 @@ const ISSUE_TONES = {
   stalled: "stopped",
   nothing_to_do: "stopped",
   discovery_failed: "warning",
+  getting_nowhere: "warning",
   reload_refused: "warning",
   restart_needed: "waiting",
   slowed_down: "waiting",
