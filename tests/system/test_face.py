@@ -103,10 +103,12 @@ async def test_a_refused_reload_is_said_until_the_configuration_is_right_and_the
         good = installation.config.read_text()
         async with facing(installation) as face:
             await face.running.says("sweep completed")
-            installation.config.write_text(yaml.safe_dump({**yaml.safe_load(good), "sync": {"batch_size": 5000}}))
+            misplaced = {"batch_size": 5000, "interval": BICYCLES.token}
+            installation.config.write_text(yaml.safe_dump({**yaml.safe_load(good), "sync": misplaced}))
             face.running.signal(signal.SIGHUP)
             await face.until_wrong("reload_refused")
             assert "sync.batch_size: found 5000" in (await face.issues())["reload_refused"]["reason"]
+            assert BICYCLES.token not in str(await face.daemon())
             assert await face.readyz() == (200, "ready\n"), "it works on, with the previous configuration"
             assert await face.metric("milepost_config_reload_successful") == 0
             assert (await face.streams())[STREAM]["is_configured"]
