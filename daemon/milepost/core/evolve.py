@@ -27,6 +27,7 @@ from milepost.core.events import (
     DeadLetterOpened,
     Entry,
     FetchFailed,
+    FieldsLeftOut,
     Mode,
     Position,
     RateLimited,
@@ -85,7 +86,7 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
             after = _after_sweep(after, entry, event)
         case RunEnded() as event:
             after = _after_run(after, entry, event)
-        case FetchFailed() | BatchFailed() | RateLimited() | BatchShrunk() | CursorLost() as event:
+        case FetchFailed() | BatchFailed() | RateLimited() | BatchShrunk() | CursorLost() | FieldsLeftOut() as event:
             after = _after_refusal(after, event)
         case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed() as event:
             after = _after_dead_letter(after, event)
@@ -99,9 +100,9 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
 
 
 def _after_refusal(
-    checkpoint: Checkpoint, event: FetchFailed | BatchFailed | RateLimited | BatchShrunk | CursorLost
+    checkpoint: Checkpoint, event: FetchFailed | BatchFailed | RateLimited | BatchShrunk | CursorLost | FieldsLeftOut
 ) -> Checkpoint:
-    """Apply a remedy: retry, give up, wait, send a smaller request, or restart at the head."""
+    """Apply a remedy: retry, give up, wait, send a smaller request, restart at the head, or leave fields out."""
     match event:
         case FetchFailed() as failed:
             retry = RetryState(failed.attempt, failed.problem, failed.retry_at, failed.suspect, failed.confirmed)
@@ -123,6 +124,8 @@ def _after_refusal(
             return replace(checkpoint, retry=None, reduced_request=reduced)
         case CursorLost():
             return replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep))
+        case FieldsLeftOut(fields=fields):
+            return replace(checkpoint, left_out_fields=fields)
 
 
 def _after_dead_letter(

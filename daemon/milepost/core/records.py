@@ -11,6 +11,7 @@ from milepost.core.events import (
     NO_TALLY,
     BatchStored,
     Event,
+    FieldsLeftOut,
     Position,
     Reason,
     RunEnded,
@@ -22,7 +23,7 @@ from milepost.core.evolve import fold
 from milepost.core.journal import Codec, seal
 from milepost.core.model import Changes, Keys, Known, RefusedRow
 from milepost.core.plan import Policy, RunBudget, batches_read
-from milepost.core.ports import Commit
+from milepost.core.ports import Commit, Fetched, Outcome
 
 
 class Record(Struct, frozen=True):
@@ -111,6 +112,14 @@ def beginnings(checkpoint: Checkpoint, sweep: Sweep | None, budget: RunBudget) -
     if sweep is not None and not (checkpoint.sweep_is_recorded and is_same_sweep(checkpoint.sweep, sweep)):
         missing.append(SweepStarted(sweep.mode, sweep.walk_started_at, sweep.catch_up_until, sweep.walk_until))
     return tuple(missing)
+
+
+def note_left_out(checkpoint: Checkpoint, outcome: Outcome, budget: RunBudget) -> Record | None:
+    """Record which fields the API refuses by name; None if that is on record, or unknown."""
+    left_out = outcome.left_out if isinstance(outcome, Fetched) else None
+    if left_out is None or left_out == checkpoint.left_out_fields:
+        return None
+    return recorded(checkpoint, budget, FieldsLeftOut(left_out))
 
 
 def unchanged_before(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, ...]:

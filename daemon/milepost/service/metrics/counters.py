@@ -82,7 +82,13 @@ class Counters:
             case events.RedriveFailed(tally=tally):
                 _count_rows(series, tally)
                 series.redrives["failed"].inc()
-            case events.RunStarted() | events.SweepStarted() | events.StoreReturned() | events.TokenChecked():
+            case (
+                events.RunStarted()
+                | events.SweepStarted()
+                | events.FieldsLeftOut()
+                | events.StoreReturned()
+                | events.TokenChecked()
+            ):
                 pass
             case events.StreamPaused() | events.StreamResumed() | events.SyncRequested() | events.StreamRemoved():
                 pass
