@@ -135,9 +135,9 @@ def _after_refusal(
             )
             return replace(checkpoint, retry=None, reduced_request=reduced)
         case CursorLost():
-            if checkpoint.sweep is not None and checkpoint.sweep.set_aside is not None:
-                return return_to_walk(checkpoint)
-            return replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep))
+            is_of_walk = sweep is None or sweep.set_aside is None
+            lost = replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep))
+            return lost if is_of_walk else return_to_walk(checkpoint)
         case FieldsLeftOut(fields=fields):
             return replace(checkpoint, left_out_fields=fields)
 
