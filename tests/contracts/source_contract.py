@@ -8,7 +8,7 @@ A subclass is named Test… and has three fixtures, whose sources use the fixtur
 """
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
 from itertools import pairwise
@@ -16,6 +16,7 @@ from itertools import pairwise
 import pytest
 from msgspec import Struct
 
+from kit.builders import NOON
 from milepost.core.model import Batch, Conversation, Detail
 from milepost.core.ports import Answered, Fetched, Held, Refused, Request, Source, Usage
 from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
@@ -48,8 +49,9 @@ class RecordingGate(Struct):
             self.closed = self.calls_left < 0
         return self.closed
 
-    def refused(self, problem: Problem) -> None:
+    def refused(self, problem: Problem) -> datetime:
         self.refusals.append(problem)
+        return NOON
 
     def used(self, usages: tuple[Usage, ...]) -> None:
         self.usages += usages

@@ -26,10 +26,11 @@ from kit.graph_answers import (
 from milepost.core.model import Batch, Contact, Conversation, Direction, Interaction
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.decoding import Asked, Mailbox, decode, decode_thread
+from milepost.facebook.own_id import OwnIds
 from milepost.facebook.threads import MAX_PAYLOAD_CHARACTERS
 
 EDGE_URL = f"https://graph.facebook.com/v26.0/{PAGE_ID}/conversations"
-MAILBOX = Mailbox(frozenset({PAGE_ID, ACCOUNT_ID}), EDGE_URL)
+MAILBOX = Mailbox(OwnIds({PAGE_ID, ACCOUNT_ID}), EDGE_URL)
 UPDATED_AT = datetime(2026, 6, 26, 1, 13, 24, tzinfo=UTC)
 GOOD = thread("t_good")
 
@@ -107,7 +108,7 @@ class TestContact:
         assert one(thread(participants=participants)).contact is None
 
     def test_a_malformed_participant_does_not_hide_the_other(self) -> None:
-        people = ["odd", {"id": 7}, person(), PAGE]
+        people = ["odd", {"id": 7.5}, person(), PAGE]
         assert one(thread(participants={"data": people})).contact == Contact("26508222372100001", "Nora Villaseñor")
 
     def test_an_empty_name_is_none(self) -> None:
@@ -140,7 +141,7 @@ class TestMessages:
     def test_an_empty_text_is_none(self, text: str | None) -> None:
         assert one_message(message=text, sticker="https://scontent.xx.fbcdn.net/s.png").text is None
 
-    @pytest.mark.parametrize("text", ["👍🏼", "שלום", "e\u0301", "a\x00b", "可以帮我个忙吗", "\u2028"])
+    @pytest.mark.parametrize("text", ["👍🏼", "שלום", "e\u0301", "可以帮我个忙吗", "\u2028"])
     def test_any_unicode_comes_through(self, text: str) -> None:
         assert one_message(message=text).text == text
 
@@ -255,7 +256,7 @@ class TestPaging:
         paging = {"previous": NEXT_URL, "cursors": {"before": "b", "after": "a"}}
         assert read(encoded({"data": [GOOD], "paging": paging})).next_cursor is None
 
-    @pytest.mark.parametrize("cursors", [None, {}, [], {"before": "b"}, {"after": ""}, {"after": 7}])
+    @pytest.mark.parametrize("cursors", [None, {}, [], {"before": "b"}, {"after": ""}, {"after": 7.5}])
     def test_without_cursors_the_one_in_next_is_used(self, cursors: object) -> None:
         paging = {"cursors": cursors, "next": NEXT_URL}
         assert read(encoded({"data": [GOOD], "paging": paging})).next_cursor == "next-cursor"
@@ -338,13 +339,114 @@ class TestLeniency:
         assert slowly.next_cursor == "after-cursor"
 
 
+class TestCharactersThatNoDatabaseTakes:
+    """NUL, which PostgreSQL refuses, and halves of surrogate pairs, which are no UTF-8."""
+
+    @pytest.mark.parametrize(
+        ("escaped", "stored"),
+        [
+            (r"\u0000", "\ufffd"),
+            (r"a\u0000b", "a\ufffdb"),
+            (r"\\\u0000", "\\\ufffd"),
+            (r"\ud83d", "\ufffd"),
+            (r"\u0000\uDE00", "\ufffd\ufffd"),
+        ],
+    )
+    def test_they_are_replaced_in_every_text_and_counted(self, escaped: str, stored: str) -> None:
+        sent = message(
+            message="MARK",
+            attachments=listed({"id": "1", "name": "MARK", "mime_type": "MARK"}),
+            shares=listed({"id": "2", "name": "MARK", "link": "MARK"}),
+        )
+        people = {"data": [person(name="MARK") | {"username": "MARK"}, PAGE]}
+        item = thread("t_1", sent, snippet="MARK", link="MARK", participants=people)
+        batch = read(encoded(listed(item, GOOD, next_url=NEXT_URL)).replace(b"MARK", escaped.encode()))
+
+        found, untouched = batch.conversations
+        (event,) = found.interactions
+        assert found.contact == Contact("26508222372100001", stored, stored)
+        assert (found.snippet, found.link, event.text) == (stored, stored, stored)
+        kept = json.loads(event.attachments or "")
+        assert [kept[0]["name"], kept[0]["mime_type"], kept[1]["name"], kept[1]["link"]] == [stored] * 4
+        assert found.replaced_characters == 9 * stored.count("\ufffd")
+        assert (untouched, batch.next_cursor) == (one(GOOD), "after-cursor")
+
+    def test_a_text_about_such_a_character_is_left_alone(self) -> None:
+        event = one_message(message=r"type \u0000 or \ud83d")
+        assert event.text == r"type \u0000 or \ud83d"
+
+    def test_what_is_nothing_but_such_a_character_is_still_a_message(self) -> None:
+        event = one_message(message="\0")
+        assert (event.kind, event.text) == ("message", "\ufffd")
+
+    def test_they_are_replaced_in_the_payload_of_a_dead_letter(self) -> None:
+        (item,) = read(encoded(listed(thread("t_1", snippet="a\0b", updated_time=None, **{"k\0": 1})))).unreadable
+        assert (json.loads(item.payload)["snippet"], json.loads(item.payload)["k\ufffd"]) == ("a\ufffdb", 1)
+
+    def test_an_answer_nested_as_deeply_as_can_be_parsed_is_mended(self) -> None:
+        deep = b'{"a":' * 400 + rb'"\u0000"' + b"}" * 400
+        body = encoded(listed(thread("t_1", odd="DEEP"))).replace(b'"DEEP"', deep)
+        assert read(body).conversations[0].replaced_characters == 1
+
+
+class TestOtherForms:
+    """What says the same in another form is read."""
+
+    CONTACT = Contact("26508222372100001", "Nora Villaseñor")
+
+    @pytest.mark.parametrize(
+        "people",
+        [
+            pytest.param([person(), PAGE], id="a list without data"),
+            pytest.param({"0": person(), "2": PAGE}, id="an object of its elements"),
+            pytest.param({"data": {"0": person(), "2": PAGE}}, id="data that is an object"),
+            pytest.param({"data": [person() | {"id": 26508222372100001}, PAGE | {"id": int(PAGE_ID)}]}, id="numbers"),
+        ],
+    )
+    def test_participants(self, people: object) -> None:
+        assert one(thread(participants=people)).contact == self.CONTACT
+
+    @pytest.mark.parametrize("people", [[26508222372100001, int(PAGE_ID)], {"data": ["26508222372100001", PAGE_ID]}])
+    def test_participants_that_are_nothing_but_ids(self, people: object) -> None:
+        assert one(thread(participants=people)).contact == Contact("26508222372100001")
+
+    @pytest.mark.parametrize("sender", [PAGE_ID, int(PAGE_ID), PAGE | {"id": int(PAGE_ID)}])
+    def test_a_sender(self, sender: object) -> None:
+        assert one_message(**{"from": sender}).direction is Direction.OUT
+
+    @pytest.mark.parametrize(
+        "messages",
+        [
+            [message("m_1"), message("m_2")],
+            {"data": {"1": message("m_1"), "3": message("m_2")}},
+            {"1": message("m_1"), "3": message("m_2")},
+        ],
+    )
+    def test_messages(self, messages: object) -> None:
+        batch = read(encoded(listed(thread("t_1", messages=messages))))
+
+        assert [event.event_id for event in batch.conversations[0].interactions] == ["m_1", "m_2"]
+        assert batch.unreadable == ()
+
+    def test_the_list_itself(self) -> None:
+        for data in ({"0": GOOD, "7": thread("t_2")}, [GOOD, thread("t_2")]):
+            batch = read(encoded({"data": data}))
+            assert [each.conversation_id for each in batch.conversations] == ["t_good", "t_2"]
+        assert read(encoded({"data": GOOD})).conversations[0].conversation_id == "t_good"
+
+    def test_ids_and_times_as_numbers(self) -> None:
+        odd = thread(id=10384863353100011, updated_time=1782436404)
+
+        assert (one(odd).conversation_id, one(odd).updated_time) == ("10384863353100011", UPDATED_AT)
+        assert one_message(id=77).event_id == "77"
+
+
 class TestUnreadable:
     @pytest.mark.parametrize(
         "fields",
         [
             {"updated_time": None},
             {"updated_time": "yesterday"},
-            {"updated_time": 1782436404},
             {"updated_time": "2026-06-26T01:13:24"},
             {"updated_time": "0001-01-01T00:00:00+1400"},
         ],
@@ -612,5 +714,5 @@ class TestAnything:
         body = json.dumps(listed(thread("t_1", message(message=text))), ensure_ascii=escaped)
         event = read(body.encode("utf-8", "surrogatepass")).conversations[0].interactions[0]
         storable = (event.text or "").encode()
-        if not any("\ud800" <= character <= "\udfff" for character in text) and "://" not in text:
+        if not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text) and "://" not in text:
             assert storable.decode() == text

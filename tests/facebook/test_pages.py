@@ -96,7 +96,7 @@ class TestPages:
             page("../me"),
             page("a\0b"),
             page("7\n"),
-            page(id=7),
+            page(id=7.5),
             {},
             "odd",
             None,

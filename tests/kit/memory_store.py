@@ -61,6 +61,7 @@ class MemoryStore:
         self.payloads: dict[str, str] = {}
         self.missed: dict[str, tuple[str, datetime]] = {}  # by conversation: the stream, and the sweep that misses it
         self.forgotten: set[tuple[str, str, str]] = set()  # the stream, "contact" or "conversation", and its id
+        self.moves: dict[tuple[str, str], datetime] = {}  # of rows, from a stream to another: when
         self.refuses: set[tuple[Table, str]] = set()
         self._codec = Codec()
 
@@ -84,19 +85,34 @@ class MemoryStore:
             if (key := (stream.platform.value, stream.page_id, contact_id)) in self.contacts
         }
         noted = {key for key, note in self.missed.items() if note == (stream.key, keys.full_sweep_at)}
-        return Known(
+        known = Known(
             {key: self.conversations[key] for key in keys.conversations if key in self.conversations},
             contacts,
             frozenset(key for key in keys.interaction_events if key in self.interaction_events),
             self._known_dead_letters(keys),
             frozenset(
-                {key for key in keys.conversations if (stream.key, "conversation", key) in self.forgotten}
+                {key for key in keys.conversations if self._is_erased(stream.platform, key)}
                 | {key for key in keys.contacts if (stream.key, "contact", key) in self.forgotten}
             ),
             unseen=len(self._unseen(stream, keys.stretch) - noted) if keys.stretch else 0,
             missed=frozenset(noted.intersection(keys.conversations)),
             all_missed=len(noted),
         )
+        pages = {row.page_id for row in known.conversations.values()} - {stream.page_id}
+        return self._with_elsewhere(known, keys, pages) if pages else known
+
+    def _with_elsewhere(self, known: Known, keys: Keys, pages: set[str]) -> Known:
+        elsewhere = {
+            (row.page_id, row.contact_id): row
+            for row in self.contacts.values()
+            if row.platform == keys.stream.platform and row.page_id in pages and row.contact_id in keys.contacts
+        }
+        moved_to = {}
+        for (previous, of), moved_at in self.moves.items():
+            if previous == keys.stream.key:
+                checkpoint = msgspec.json.decode(self.checkpoints.get(of, b'{"stream":""}'), type=Checkpoint)
+                moved_to[Stream.parse(of).page_id] = max(moved_at, checkpoint.last_success_at or moved_at)
+        return replace(known, contacts_elsewhere=elsewhere, moved_to=moved_to)
 
     def _known_dead_letters(self, keys: Keys) -> dict[str, KnownDeadLetter]:
         return {
@@ -167,7 +183,7 @@ class MemoryStore:
     def refuse_stale(self, commit: Commit) -> None:
         """Raise VersionConflict unless the commit follows the stream's last entry."""
         first = commit.entries[0]
-        version = max((row.version for row in self.journal if row.stream == first.stream), default=0)
+        version = next((row.version for row in reversed(self.journal) if row.stream == first.stream), 0)
         if first.version != version + 1:
             raise VersionConflict(f"{first.stream} is at version {version}, not {first.version - 1}")
 
@@ -205,9 +221,38 @@ class MemoryStore:
 
     def write_rows(self, commit: Commit) -> None:
         """Write the rows, the notes of what a full sweep misses and the payloads of dead letters."""
+        self._move(Stream.parse(commit.checkpoint.stream), commit)
         self._write_rows(commit.changes)
         self._write_notes(Stream.parse(commit.checkpoint.stream), commit.changes)
         self._write_payloads(commit)
+
+    def _move(self, stream: Stream, commit: Commit) -> None:
+        """Take conversations over from other pages, with their messages and contacts."""
+        moved = set(commit.changes.moved)
+        theirs = [row for key, row in self.conversations.items() if key in moved and row.page_id != stream.page_id]
+        for previous in {f"{row.platform}:{row.page_id}" for row in theirs}:
+            self.moves.pop((stream.key, previous), None)
+            self.moves[previous, stream.key] = commit.entries[-1].recorded_at
+        for previous in [previous for previous, of in self.moves if of == stream.key and moved]:
+            self.forgotten |= {(stream.key, kind, key) for of, kind, key in self.forgotten if of == previous}
+            for key in self._noted(Stream.parse(previous)):
+                if key in moved:
+                    del self.missed[key]
+        for row in theirs:
+            self.conversations[row.conversation_id] = replace(row, page_id=stream.page_id)
+        self._move_contacts(stream, theirs)
+        for event in list(self.interaction_events.values()):
+            if event.conversation_id in moved:
+                self.interaction_events[event.event_id] = replace(event, page_id=stream.page_id)
+
+    def _move_contacts(self, stream: Stream, theirs: list[ConversationRow]) -> None:
+        left = {(row.platform, row.page_id, row.contact_id) for row in self.conversations.values()}
+        for row in theirs:
+            if (contact := self.contacts.get((row.platform, row.page_id, row.contact_id or ""))) is not None:
+                here = (row.platform, stream.page_id, contact.contact_id)
+                self.contacts.setdefault(here, replace(contact, page_id=stream.page_id))
+        for gone in {(row.platform, row.page_id, row.contact_id or "") for row in theirs} - left:
+            self.contacts.pop(gone, None)
 
     def _write_rows(self, changes: Changes) -> None:
         """Keep when rows were first seen, interaction events as they are, and out who was forgotten."""
@@ -217,7 +262,7 @@ class MemoryStore:
                 gone.add(conversation.conversation_id)
                 continue
             known = self.conversations.get(conversation.conversation_id, conversation)
-            row = replace(conversation, first_synced_at=known.first_synced_at)
+            row = replace(conversation, page_id=known.page_id, first_synced_at=known.first_synced_at)
             self.conversations[conversation.conversation_id] = row
         for contact in changes.contacts:
             key = (contact.platform, contact.page_id, contact.contact_id)
@@ -240,6 +285,8 @@ class MemoryStore:
         if changes.missed_are_deleted_at is not None:
             for key in self._noted(stream):
                 row = self.conversations[key]
+                if row.page_id != stream.page_id:
+                    continue
                 self.conversations[key] = replace(row, deleted_at=row.deleted_at or changes.missed_are_deleted_at)
         if changes.missed_are_deleted_at is not None or changes.forgets_missed:
             for key in self._noted(stream):
@@ -265,21 +312,49 @@ class MemoryStore:
     def forget(self, stream: Stream, contact_id: str) -> tuple[int, int, int, int]:
         """Erase a contact and keep them out; count their contacts, conversations, interaction events and payloads."""
         before = self._counts()
-        self.forgotten.add((stream.key, "contact", contact_id))
-        theirs = {key for key, row in self.conversations.items() if self.is_forgotten(row)}
-        self.forgotten |= {(stream.key, "conversation", key) for key in theirs}
+        streams = self._linked(stream)
+        self.forgotten |= {(of, "contact", contact_id) for of in streams}
+        theirs = {
+            key
+            for key, row in self.conversations.items()
+            if row.contact_id == contact_id and f"{row.platform}:{row.page_id}" in streams
+        }
+        self.forgotten |= {(of, "conversation", key) for of in streams for key in theirs}
         for key in theirs:
             del self.conversations[key]
             self.missed.pop(key, None)
-        self.contacts.pop((stream.platform.value, stream.page_id, contact_id), None)
-        for key in [key for key, row in self.interaction_events.items() if self.is_forgotten(row)]:
-            del self.interaction_events[key]
+        for of in streams:
+            self.contacts.pop((stream.platform.value, Stream.parse(of).page_id, contact_id), None)
+        for event in list(self.interaction_events.values()):
+            if f"{event.platform}:{event.page_id}" in streams and (
+                event.contact_id == contact_id or self._is_erased(event.platform, event.conversation_id)
+            ):
+                del self.interaction_events[event.event_id]
         for key in [key for key in self.payloads if key in self.dead_letters]:
             dead_letter = self.dead_letters[key]
-            if self._is_about_forgotten(dead_letter.stream, dead_letter.subject, self.payloads[key]):
+            kept_out = {each for each in self.forgotten if each[0] == dead_letter.stream}
+            if dead_letter.stream in streams and _is_about(kept_out, dead_letter.subject, self.payloads[key]):
                 del self.payloads[key]
         contacts, conversations, events, payloads = map(int.__sub__, before, self._counts())
         return contacts, conversations, events, payloads
+
+    def _linked(self, stream: Stream) -> set[str]:
+        """Return the stream, and those that rows have moved from or to."""
+        links = set(self.moves)
+        for event in self.interaction_events.values():
+            if (row := self.conversations.get(event.conversation_id)) is not None and row.page_id != event.page_id:
+                links.add((f"{event.platform}:{event.page_id}", f"{event.platform}:{row.page_id}"))
+        linked = {stream.key}
+        while more := {of for link in links if not linked.isdisjoint(link) for of in link} - linked:
+            linked |= more
+        return linked
+
+    def _is_erased(self, platform: str, conversation_id: str) -> bool:
+        """Whether a conversation was erased, on any page."""
+        return any(
+            (kind, key) == ("conversation", conversation_id) and of.startswith(f"{platform}:")
+            for of, kind, key in self.forgotten
+        )
 
     def _counts(self) -> tuple[int, int, int, int]:
         return len(self.contacts), len(self.conversations), len(self.interaction_events), len(self.payloads)
@@ -287,18 +362,18 @@ class MemoryStore:
     def is_forgotten(self, row: ConversationRow | InteractionEventRow) -> bool:
         """Whether it is about somebody who was forgotten."""
         key = f"{row.platform}:{row.page_id}"
-        return not self.forgotten.isdisjoint(
-            {(key, "conversation", row.conversation_id), (key, "contact", row.contact_id or "")}
+        return self._is_erased(row.platform, row.conversation_id) or (
+            (key, "contact", row.contact_id or "") in self.forgotten
         )
 
     def _is_about_forgotten(self, stream: str, subject: str, payload: str) -> bool:
-        for of, kind, key in self.forgotten:
-            whole = rf"(?<![0-9A-Za-z]){re.escape(key)}(?![0-9A-Za-z])"
-            if of == stream and kind == "contact" and (subject == f"contact {key}" or re.search(whole, payload)):
-                return True
-            if of == stream and kind == "conversation" and (subject == key or subject.startswith(f"{key}/")):
-                return True
-        return False
+        platform = stream.partition(":")[0]
+        kept_out = {
+            (of, kind, key)
+            for of, kind, key in self.forgotten
+            if of == stream or (kind == "conversation" and of.startswith(f"{platform}:"))
+        }
+        return _is_about(kept_out, subject, payload)
 
     def entries(self, stream: str) -> list[Entry]:
         """Read the stream's entries back from their stored form."""
@@ -316,6 +391,17 @@ class MemoryStore:
         event = self._codec.decode(row.type, row.data)
         recorded_at = datetime.fromisoformat(row.recorded_at)
         return Entry(row.stream, row.version, row.run_id, recorded_at, row.type, row.data, row.hash, event)
+
+
+def _is_about(kept_out: set[tuple[str, str, str]], subject: str, payload: str) -> bool:
+    """Whether a dead letter is about one of these contacts and conversations."""
+    for _, kind, key in kept_out:
+        whole = rf"(?<![0-9A-Za-z]){re.escape(key)}(?![0-9A-Za-z])"
+        if kind == "contact" and (subject == f"contact {key}" or re.search(whole, payload)):
+            return True
+        if kind == "conversation" and (subject == key or subject.startswith(f"{key}/")):
+            return True
+    return False
 
 
 def _names(changes: Changes) -> Iterator[tuple[Table, str]]:

@@ -108,7 +108,7 @@ def test_the_advice_for_a_rate_limit_is_not_to_call() -> None:
 def test_advice_is_one_sentence_without_placeholders_on_either_platform() -> None:
     for row in ADVICE:
         for platform, permissions in PERMISSIONS.items():
-            sentence = row.sentence.format(page="1", permissions=permissions)
+            sentence = row.sentence.format(page="1", permissions=", ".join(permissions))
             assert sentence == sentence.strip()
             assert not sentence.endswith(".")
             assert "\n" not in sentence

@@ -18,8 +18,8 @@ from kit.builders import NOON, STREAM, checkpoint_of
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway
 from milepost.reporting.live import LiveStreams
+from milepost.service.connections import LimitedSite
 from milepost.service.http import HEADERS, MAX_BODY_BYTES, serve
-from milepost.service.limits import LimitedSite
 from milepost.service.metrics.collect import Metrics
 from milepost.service.probes import exposition, probes
 

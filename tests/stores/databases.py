@@ -27,6 +27,7 @@ KEYS = {
     "dead_letter_payloads": "dead_letter_id",
     "missed_conversations": "stream, conversation_id",
     "forgotten": "platform, page_id, kind, id",
+    "page_moves": "platform, previous_page_id, page_id",
     "source": "place",
     "checkpoints": "stream",
     "runs": "run_id",
@@ -99,6 +100,8 @@ class AnyDatabase:
         self.execute("INSERT INTO source VALUES (1, 'facebook', 'https://a.example') ON CONFLICT (place) DO NOTHING")
         who = ("messenger", "page-0", "contact", f"gone {checkpoint.version}")
         self.execute(f"INSERT INTO forgotten VALUES {who}")
+        move = ("messenger", f"page-{checkpoint.version}", "page-0", "2026-03-01T12:00:00.000Z")
+        self.execute(f"INSERT INTO page_moves VALUES {move}")
 
 
 def some_rows(of: Stream, version: int) -> Changes:

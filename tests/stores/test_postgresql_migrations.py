@@ -75,11 +75,11 @@ class TestMigrate:
     async def test_only_missing_migrations_are_applied_in_the_order_of_their_names(
         self, database: Database, more: Path
     ) -> None:
-        (more / "0010_third.sql").write_text("ALTER TABLE extra RENAME COLUMN two TO three;")
-        (more / "0009_second.sql").write_text("ALTER TABLE extra RENAME COLUMN one TO two;")
-        (more / "0008_first.sql").write_text("CREATE TABLE extra (one text); -- 50% of it")
+        (more / "0110_third.sql").write_text("ALTER TABLE extra RENAME COLUMN two TO three;")
+        (more / "0109_second.sql").write_text("ALTER TABLE extra RENAME COLUMN one TO two;")
+        (more / "0108_first.sql").write_text("CREATE TABLE extra (one text); -- 50% of it")
 
-        assert await migrated(database) == {"0008_first", "0009_second", "0010_third"}
+        assert await migrated(database) == {"0108_first", "0109_second", "0110_third"}
 
         assert [name for _, name, *_ in database.sql(COLUMNS) if name in ("one", "two", "three")] == ["three"]
 

@@ -37,6 +37,7 @@ READ_EVERYTHING = {
     "erase_conversations",
     "erase_interaction_events",
     "erase_payloads",
+    "linked_pages",
     "journal",
     "checkpoints",
     "count_checkpoints",
@@ -91,6 +92,9 @@ VALUES: dict[str, object] = {
     "interaction_events": ["m_1"],
     "subjects": ["t_1"],
     "seen": ["t_1"],
+    "moved": ["t_1"],
+    "pages": ["1", "2"],
+    "at": INSTANT,
     "streams": ["messenger:1"],
     "rows": "[]",
     "entries": "[]",
@@ -143,7 +147,6 @@ def _of_its_type(name: str, store_url: int, value: object) -> object:
     instants = {
         ("due_dead_letters", 1),
         ("due_dead_letters", 2),
-        ("mark_missed_as_deleted", 0),
         ("drop_notes_of_other_sweeps", 1),
     }
     return INSTANT if (name, store_url) in instants else value

@@ -57,11 +57,11 @@ class TestMigrate:
         assert path.read_bytes() == before
 
     def test_only_missing_migrations_are_applied_in_the_order_of_their_names(self, path: Path, more: Path) -> None:
-        (more / "0010_third.sql").write_text("ALTER TABLE extra RENAME COLUMN two TO three;")
-        (more / "0009_second.sql").write_text("ALTER TABLE extra RENAME COLUMN one TO two;")
-        (more / "0008_first.sql").write_text("CREATE TABLE extra (one TEXT);")
+        (more / "0110_third.sql").write_text("ALTER TABLE extra RENAME COLUMN two TO three;")
+        (more / "0109_second.sql").write_text("ALTER TABLE extra RENAME COLUMN one TO two;")
+        (more / "0108_first.sql").write_text("CREATE TABLE extra (one TEXT);")
 
-        assert migrate(path) == {"0008_first", "0009_second", "0010_third"}
+        assert migrate(path) == {"0108_first", "0109_second", "0110_third"}
 
         assert in_order(path) == sorted(shipped())
         assert [name for _, name, *_ in rows_of(path, "PRAGMA table_info(extra)")] == ["three"]

@@ -37,7 +37,7 @@ DEAD_LETTERS = tuple(f"d_{number}" for number in range(12))
 EMPTY = """
     ALTER TABLE journal DISABLE TRIGGER USER;
     TRUNCATE journal, checkpoints, runs, dead_letters, dead_letter_payloads, contacts, conversations,
-        contact_interaction_events, missed_conversations, forgotten;
+        contact_interaction_events, missed_conversations, forgotten, page_moves;
     ALTER TABLE journal ENABLE TRIGGER USER
 """
 
@@ -114,10 +114,19 @@ def dead_letters(draw: st.DrawFn, of: Stream) -> Act:
     return Act(of, event=event, changes=replace(draw(rows(of)), payloads=payloads), seconds=draw(some))
 
 
+@st.composite
+def moves(draw: st.DrawFn, of: Stream) -> Changes:
+    """Take over conversations of the platform's other streams, known or not, with what a batch brings of them."""
+    others = [each for each in STREAMS if each.platform is of.platform]
+    moved = {thread(draw(st.sampled_from(others)), number) for number in draw(st.sets(some, max_size=4))}
+    return replace(draw(rows(of)), moved=tuple(moved))
+
+
 def acts(of: Stream) -> st.SearchStrategy[Act]:
     return st.one_of(
         st.builds(Act, st.just(of), changes=rows(of)),
         st.builds(Act, st.just(of), changes=notes(of)),
+        st.builds(Act, st.just(of), changes=moves(of), seconds=some),
         dead_letters(of),
         st.builds(Act, st.just(of), forgotten=people),
         st.builds(Act, st.just(of), event=st.just(StreamRemoved("somebody"))),

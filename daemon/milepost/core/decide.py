@@ -1,23 +1,28 @@
 """Decide what an outcome means: what to record and what to store, together."""
 
+from datetime import timedelta
+
 from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep
 from milepost.core.dead_letters import opened, recovered, subjects_of, unread, withhold
 from milepost.core.events import (
+    NO_TALLY,
     BatchStored,
     DeadLetterClosed,
     DeadLetterOpened,
     Mode,
+    OwnIdChecked,
     Phase,
     Position,
     SweepCompleted,
     Tally,
 )
-from milepost.core.failures import on_refusal
+from milepost.core.failures import exonerate, mistaken, on_refusal
+from milepost.core.head import take_up, walk_after_head
 from milepost.core.merge import difference, keys_of, order_violations
-from milepost.core.model import Batch, Changes, Detail, Keys, Known, Stream, Stretch
+from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, Stream, Stretch
 from milepost.core.plan import (
     Policy,
     batches_read,
@@ -32,26 +37,34 @@ from milepost.core.plan import (
 )
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.problems import Problem, ProblemKind
+from milepost.core.readability import unexpected_form
 from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
 
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
+MAX_EDGE = 200  # conversations of one second that a position remembers; they are in the journal with it
 
 
 def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pending:
     """Decide what an outcome means, as far as that is possible without the store."""
+    checkpoint = take_up(checkpoint, context.budget.run_id, wants_full=context.budget.wants_full)
     match outcome:
         case Fetched(batch=batch):
             sweep = open_sweep(checkpoint, context.budget)
-            if problem := _cursor_loop(sweep, batch):
-                return Decided(on_refusal(checkpoint, problem, context))
+            so_far = (sweep.tally if sweep else NO_TALLY) + checkpoint.unrecorded
+            if problem := _cursor_loop(sweep, batch) or unexpected_form(batch, so_far):
+                return Decided(on_refusal(checkpoint, Refused(problem, outcome.took_seconds), context))
+            if reduced := mistaken(checkpoint, batch, context.policy):
+                return Decided(exonerate(checkpoint, reduced, context))
             return _pending_batch(checkpoint, sweep or _new_sweep(checkpoint, outcome, context), batch, context)
-        case Refused(problem=problem):
-            return Decided(on_refusal(checkpoint, problem, context))
+        case Refused() as refused:
+            return Decided(on_refusal(checkpoint, refused, context.as_of(refused)))
 
 
 def _cursor_loop(sweep: Sweep | None, batch: Batch) -> Problem | None:
     """Return the problem of a cursor that points to itself: following it would never end."""
     if sweep is None or sweep.position.cursor is None or batch.next_cursor != sweep.position.cursor:
+        return None
+    if sweep.position.phase is Phase.HEAD:
         return None
     return Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next batch is the one just used")
 
@@ -75,17 +88,27 @@ class PendingBatch(Struct, frozen=True):
         result = self._compare(known)
         tally = checkpoint.unrecorded + result.tally
         read_batches = sweep.tally.batches + tally.batches
-        position = _next_position(sweep, self.batch, context.policy, read_batches=read_batches)
+        position: Position | None
+        if sweep.position.phase is Phase.HEAD:
+            position = _after_head(sweep, self.batch, known, context.policy)
+        else:
+            position = _next_position(sweep, self.batch, context.policy, read_batches=read_batches)
+            if position is not None and position.phase is Phase.WALK and self.keys.full_sweep_at is not None:
+                position = replace(position, edge=_edge(sweep.position, self.batch))
         if position is None:
             return self._complete(result, known)
-        if result.changes == Changes() and not result.dead_letters:
-            return BatchUnchanged(replace(sweep, position=position, lost_cursor=None), result.tally)
+        news = _own_id_news(checkpoint, self.batch)
+        if result.changes == Changes() and not (result.dead_letters or news or _has_troubles(sweep)):
+            set_aside = sweep.set_aside if position.phase is Phase.HEAD else None
+            moved = replace(sweep, position=position, lost_cursor=None, set_aside=set_aside)
+            return BatchUnchanged(moved, result.tally)
         opening = beginnings(checkpoint, sweep, context.budget)
         stored = BatchStored(position, tally, batches_read(checkpoint, context.budget) + result.tally.batches)
-        return Record((*opening, *result.dead_letters, stored), result.changes)
+        return Record((*opening, *news, *result.dead_letters, stored), result.changes)
 
     def _compare(self, known: Known) -> "_BatchResult":
         stream, batch, now = self.keys.stream, self.batch, self.context.now
+        is_head = self.sweep.position.phase is Phase.HEAD
         reduced = self.checkpoint.reduced_request
         readable = replace(batch, conversations=()) if self.detail is Detail.POSITION else batch
         written, unwritten = withhold(difference(stream, readable, known, now), self.context.refused)
@@ -101,7 +124,7 @@ class PendingBatch(Struct, frozen=True):
             written.tally,
             dead_lettered=len(dead_letters),
             unreadable=len(failures),
-            order_violations=order_violations(batch.conversations, self.sweep.position.reached_at),
+            order_violations=0 if is_head else order_violations(batch.conversations, self.sweep.position.reached_at),
         )
         return _BatchResult(changes, (*dead_letters, *recovered(readable, self.detail, failures, known)), tally)
 
@@ -118,8 +141,9 @@ class PendingBatch(Struct, frozen=True):
         completed = SweepCompleted(
             sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=whole.dead_lettered > 0
         )
-        opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters else ()
-        return Record((*opening, *result.dead_letters, completed), changes)
+        news = _own_id_news(self.checkpoint, self.batch)
+        opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters or news else ()
+        return Record((*opening, *news, *result.dead_letters, completed), changes)
 
 
 class _BatchResult(Struct, frozen=True):
@@ -128,6 +152,12 @@ class _BatchResult(Struct, frozen=True):
     changes: Changes
     dead_letters: tuple[DeadLetterOpened | DeadLetterClosed, ...]
     tally: Tally
+
+
+def _own_id_news(checkpoint: Checkpoint, batch: Batch) -> tuple[OwnIdChecked, ...]:
+    """Return what a batch says about our own id, if that is not on record."""
+    before = checkpoint.own_id or OwnId(OwnIdState.EXPECTED)
+    return () if batch.own_id in (None, before) else (OwnIdChecked(batch.own_id),)
 
 
 def _pending_batch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context) -> PendingBatch:
@@ -169,8 +199,33 @@ def _next_position(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: 
     is_back = reaches_back(times, until) and older >= min(policy.batch_size, LEAST_OLDER)
     if batch.next_cursor is not None and not is_back:
         reached_at = times[-1] if times else sweep.position.reached_at
-        return Position(phase, batch.next_cursor, reached_at, older)
+        return Position(phase, batch.next_cursor, reached_at, older, has_gap=sweep.position.has_gap)
     return Position(Phase.CATCH_UP) if phase is Phase.WALK and read_batches > 1 else None
+
+
+def _after_head(sweep: Sweep, batch: Batch, known: Known, policy: Policy) -> Position:
+    """Return where the sweep continues after a batch of the head: with the next, or back at the walk.
+
+    What is older than a conversation that is stored as it is has been read before, unless the last reading of the head
+    was incomplete. What was there when the sweep started is left to the walk.
+    """
+    position, aside = sweep.position, sweep.set_aside
+    older = older_in_a_row([each.updated_time for each in batch.conversations], sweep.catch_up_until, position.older)
+    last = batch.conversations[-1] if batch.conversations else None
+    stored = known.conversations.get(last.conversation_id) if last is not None else None
+    is_known = last is not None and stored is not None and stored.updated_time >= last.updated_time
+    has_gap = aside is not None and aside.position.has_gap
+    if batch.next_cursor in {None, position.cursor} or last is None:
+        return walk_after_head(sweep, is_complete=batch.next_cursor is None and last is not None)
+    if older >= min(policy.batch_size, LEAST_OLDER) or (is_known and not has_gap):
+        return walk_after_head(sweep, is_complete=True)
+    return Position(Phase.HEAD, batch.next_cursor, last.updated_time, older)
+
+
+def _has_troubles(sweep: Sweep) -> bool:
+    """Return whether troubles of a walk are set aside: only an entry brings them back, so its batch needs one."""
+    aside = sweep.set_aside
+    return aside is not None and (aside.reduced_request is not None or aside.retry is not None)
 
 
 # --- deletions: what a full sweep no longer sees ----------------------------------------------------------------------
@@ -191,12 +246,26 @@ def _stretch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | No
     is_adrift = position.cursor is not None and position.reached_at is None
     if position.phase is not Phase.WALK or is_silent or is_adrift or not _notes_missed(checkpoint, sweep):
         return None
+    older_than = position.reached_at
+    if position.edge and older_than is not None:
+        older_than += timedelta(milliseconds=1)  # the second is included, since all that was seen of it is known
     return Stretch(
         sweep.walk_started_at,
-        older_than=position.reached_at,
+        older_than=older_than,
         newer_than=batch.conversations[-1].updated_time if batch.next_cursor is not None else None,
-        seen=tuple(each.conversation_id for each in batch.conversations),
+        seen=(*position.edge, *(each.conversation_id for each in batch.conversations)),
     )
+
+
+def _edge(position: Position, batch: Batch) -> tuple[str, ...]:
+    """Return the conversations seen so far with the time of the last one of a batch; none if they are too many."""
+    if not batch.conversations:
+        return position.edge
+    last = batch.conversations[-1].updated_time
+    seen = tuple(each.conversation_id for each in batch.conversations if each.updated_time == last)
+    if last == position.reached_at:
+        seen = (*position.edge, *seen) if position.edge else ()
+    return seen if len(seen) <= MAX_EDGE else ()
 
 
 def _is_flawless(tally: Tally) -> bool:

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from milepost.core.model import Detail, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, Scope, TokenHealth
 from milepost.core.problems import Problem
 
 
@@ -21,23 +21,34 @@ class Mode(StrEnum):
 
 
 class Phase(StrEnum):
-    """The halves of a sweep: the walk, then a catch-up scan from the head for threads that moved behind the walk."""
+    """The halves of a sweep: the walk, then a catch-up scan from the head for threads that moved behind the walk.
+
+    A run that resumes either in the middle reads the head of the inbox first.
+    """
 
     WALK = "walk"
     CATCH_UP = "catch_up"
+    HEAD = "head"
 
 
 class Position(Struct, frozen=True, omit_defaults=True):
     """Where a sweep continues: after `cursor`, or at the head of the inbox if that is None.
 
     `reached_at` is the updated_time of the last conversation read before that, None if there was none. `older` counts
-    the last conversations in a row that were older than the sweep has to go back.
+    the last conversations in a row that were older than the sweep has to go back. `edge` are the conversations read
+    with the time `reached_at`, where a full sweep has to know them: the next batch may hold others of that second.
+
+    `is_after_head` is set from when the head was read until this position is requested, and `has_gap` as long as the
+    last reading of the head was incomplete.
     """
 
     phase: Phase = Phase.WALK
     cursor: str | None = None
     reached_at: datetime | None = None
     older: int = 0
+    edge: tuple[str, ...] = ()
+    is_after_head: bool = False
+    has_gap: bool = False
 
 
 class Tally(Struct, frozen=True, omit_defaults=True):
@@ -58,6 +69,8 @@ class Tally(Struct, frozen=True, omit_defaults=True):
     order_violations: int = 0
     unreadable: int = 0
     deleted: int = 0  # conversations that a full sweep no longer saw
+    replaced_characters: int = 0  # NULs and halves of surrogate pairs in what was written, where U+FFFD is now
+    moved: int = 0  # conversations, among those updated, that stood under another page
 
     def __add__(self, other: "Tally") -> "Tally":
         """Return the sums of both."""
@@ -77,6 +90,8 @@ class Tally(Struct, frozen=True, omit_defaults=True):
             self.order_violations + other.order_violations,
             self.unreadable + other.unreadable,
             self.deleted + other.deleted,
+            self.replaced_characters + other.replaced_characters,
+            self.moved + other.moved,
         )
 
     @property
@@ -148,9 +163,13 @@ class Resolution(StrEnum):
 
 
 class RunStarted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A run started. `started_at` precedes the entry: a run is recorded together with its first result."""
+    """A run started. `started_at` precedes the entry: a run is recorded together with its first result.
+
+    `continues` is where it took up an open sweep; None if it did not, and in entries that are older than the field.
+    """
 
     started_at: datetime
+    continues: Phase | None = None
 
 
 class SweepStarted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -179,11 +198,17 @@ class BatchStored(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 
 
 class FetchFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The batch at the sweep's position could not be read; the next attempt is due at `retry_at`."""
+    """The batch at the sweep's position could not be read; the next attempt is due at `retry_at`.
+
+    `suspect` is a thread that was requested alone and failed for the `confirmed`th time in a row, while the list could
+    be read right afterwards; empty if the failure proves nothing about a thread.
+    """
 
     attempt: int
     problem: Problem
     retry_at: datetime
+    suspect: str = ""
+    confirmed: int = 0
 
 
 class BatchFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -205,11 +230,15 @@ class RateLimited(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 
 
 class BatchShrunk(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The batch at the sweep's position was too large or has an unreadable item: the next request is smaller."""
+    """The batch at the sweep's position was too large or has an unreadable item: the next request is smaller.
+
+    `suspect` is the thread that fails alone, of which the next request leaves something out; empty if there is none.
+    """
 
     limit: int
     detail: Detail
     problem: Problem
+    suspect: str = ""
 
 
 class CursorLost(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -318,13 +347,19 @@ class TokenChecked(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     health: TokenHealth
 
 
+class OwnIdChecked(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What the participants of the stream's threads say about our own id has changed."""
+
+    found: OwnId
+
+
 class StreamRemoved(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """An operator removed the stream with all its rows; its next run starts over. `by` is who requested it."""
 
     by: str
 
 
-StreamEvent = StreamPaused | StreamResumed | SyncRequested | TokenChecked | StreamRemoved
+StreamEvent = StreamPaused | StreamResumed | SyncRequested | TokenChecked | OwnIdChecked | StreamRemoved
 """Events about a stream as a whole, independent of its run."""
 
 Event = (
@@ -364,6 +399,7 @@ TAGS: dict[type[Event], str] = {
     StreamResumed: "stream_resumed",
     SyncRequested: "sync_requested",
     TokenChecked: "token_checked",
+    OwnIdChecked: "own_id_checked",
     StreamRemoved: "stream_removed",
 }
 

@@ -6,7 +6,7 @@ message the API later says no more than that it is deleted.
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TypeVar
 
@@ -26,7 +26,10 @@ from milepost.core.model import (
     Stream,
 )
 
+RETURN_AFTER = timedelta(days=1)  # how long a page must be silent before what moved to it moves back
+
 Value = TypeVar("Value")
+ContactKey = tuple[str, str]  # the page and the id
 
 
 class Difference(Struct, frozen=True):
@@ -81,23 +84,32 @@ def _contact_ids(batch: Batch) -> Iterable[str]:
 def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Difference:
     """Return what a batch changes in what is stored."""
     conversations: dict[str, ConversationRow] = {}
-    contacts: dict[str, ContactRow] = {}
+    contacts: dict[ContactKey, ContactRow] = {}
     events: dict[str, InteractionEventRow] = {}
-    inserted = updated = unchanged = 0
+    moved: list[str] = []
+    inserted = updated = unchanged = replaced = 0
     read = remembered(batch.conversations, known)
     for each in read:
         stored = conversations.get(each.conversation_id) or known.conversations.get(each.conversation_id)
         row = _conversation_row(stream, each, stored, now)
+        if stored is not None and _moves(stream, stored, known, now):
+            row = replace(row, page_id=stream.page_id, deleted_at=None, synced_at=now)
+            moved.append(row.conversation_id)
         if row == stored:
             unchanged += 1
         else:
             conversations[row.conversation_id] = row
             inserted, updated = (inserted + 1, updated) if stored is None else (inserted, updated + 1)
-        if each.contact is not None:
-            _merge_contact(contacts, stream, each, known.contacts, now)
-        for event in _new_events(stream, each, row.contact_id, known):
-            events[event.event_id] = event
-    changes = Changes(tuple(conversations.values()), tuple(contacts.values()), tuple(events.values()))
+        contact = _merged_contact(contacts, row.page_id, stream, each, known, now)
+        if contact is not None:
+            contacts[(contact.page_id, contact.contact_id)] = contact
+        new_events = {event.event_id: event for event in _new_events(row, each, known)}
+        events |= new_events
+        if row != stored or contact is not None or new_events:
+            replaced += each.replaced_characters
+    changes = Changes(
+        tuple(conversations.values()), tuple(contacts.values()), tuple(events.values()), moved=tuple(moved)
+    )
     tally = Tally(
         batches=1,
         inserted=inserted,
@@ -106,6 +118,8 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
         contacts=len(contacts),
         interaction_events=len(events),
         without_contact=sum(each.contact is None for each in read),
+        replaced_characters=replaced,
+        moved=len(moved),
     )
     return Difference(changes, tally)
 
@@ -123,10 +137,14 @@ def remembered(conversations: Iterable[Conversation], known: Known) -> tuple[Con
 
 
 def newer(rows: Changes, known: Known, now: datetime) -> Difference:
-    """Return which of the rows that could not be written earlier are still newer than what is stored now."""
+    """Return which of the rows that could not be written earlier are still newer than what is stored now.
+
+    They belong to the page under which their conversation stands by now.
+    """
     stored, met, forgotten = known.conversations, known.contacts, known.forgotten
+    pages = {key: row.page_id for key, row in stored.items()}
     conversations = tuple(
-        replace(row, first_synced_at=now, synced_at=now)
+        replace(row, page_id=pages.get(row.conversation_id, row.page_id), first_synced_at=now, synced_at=now)
         for row in rows.conversations
         if forgotten.isdisjoint((row.conversation_id, row.contact_id))
         and (row.conversation_id not in stored or row.updated_time > stored[row.conversation_id].updated_time)
@@ -138,7 +156,7 @@ def newer(rows: Changes, known: Known, now: datetime) -> Difference:
         and (row.contact_id not in met or row.last_interaction_at > met[row.contact_id].last_interaction_at)
     )
     events = tuple(
-        row
+        replace(row, page_id=pages.get(row.conversation_id, row.page_id))
         for row in rows.interaction_events
         if forgotten.isdisjoint((row.conversation_id, row.contact_id)) and row.event_id not in known.interaction_events
     )
@@ -196,24 +214,37 @@ def _new_conversation_row(stream: Stream, read: Conversation, now: datetime) -> 
     )
 
 
-def _merge_contact(
-    contacts: dict[str, ContactRow],
+def _moves(stream: Stream, stored: ConversationRow, known: Known, now: datetime) -> bool:
+    """Return whether a conversation stands under another page and moves to the one that has just read it.
+
+    An Instagram account can be linked to another page, and its threads keep their ids. Of two pages that both list a
+    thread, the later one has it: it moves back only where that page no longer sees it, or has been silent for long.
+    """
+    if stored.page_id == stream.page_id or stored.platform != stream.platform.value:
+        return False
+    alive_at = known.moved_to.get(stored.page_id)
+    return alive_at is None or stored.deleted_at is not None or now - alive_at >= RETURN_AFTER
+
+
+def _merged_contact(
+    contacts: Mapping[ContactKey, ContactRow],
+    page_id: str,
     stream: Stream,
     conversation: Conversation,
-    known: Mapping[str, ContactRow],
+    known: Known,
     now: datetime,
-) -> None:
-    """Add the conversation's contact to the rows to write if it is new or differs."""
+) -> ContactRow | None:
+    """Return the row to write of the conversation's contact, if that is new or differs."""
     read = conversation.contact
     if read is None:
-        return
-    stored = contacts.get(read.contact_id) or known.get(read.contact_id)
+        return None
+    key = (page_id, read.contact_id)
+    stored = contacts.get(key) or _known_contact(stream, key, known)
     interaction_at = conversation.updated_time
     if stored is None:
-        contacts[read.contact_id] = ContactRow(
-            stream.platform.value, stream.page_id, read.contact_id, read.name, read.username, now, interaction_at, now
+        return ContactRow(
+            stream.platform.value, page_id, read.contact_id, read.name, read.username, now, interaction_at, now
         )
-        return
     if interaction_at >= stored.last_interaction_at:
         row = replace(
             stored,
@@ -223,21 +254,28 @@ def _merge_contact(
         )
     else:  # an older thread of theirs may have what the newer one left out
         row = replace(stored, name=_first(stored.name, read.name), username=_first(stored.username, read.username))
-    if row != stored:
-        contacts[read.contact_id] = replace(row, updated_at=now)
+    row = replace(row, page_id=page_id)
+    return replace(row, updated_at=now) if row != stored else None
 
 
-def _new_events(
-    stream: Stream, conversation: Conversation, contact_id: str | None, known: Known
-) -> Iterable[InteractionEventRow]:
+def _known_contact(stream: Stream, key: ContactKey, known: Known) -> ContactRow | None:
+    """Return the stored contact: of a conversation that moves with this batch, the one of the page before."""
+    page_id, contact_id = key
+    if page_id != stream.page_id:
+        return known.contacts_elsewhere.get(key)
+    elsewhere = (row for row in known.contacts_elsewhere.values() if row.contact_id == contact_id)
+    return known.contacts.get(contact_id) or next(elsewhere, None)
+
+
+def _new_events(row: ConversationRow, conversation: Conversation, known: Known) -> Iterable[InteractionEventRow]:
     for event in conversation.interactions:
         if event.event_id not in known.interaction_events and event.contact_id not in known.forgotten:
             yield InteractionEventRow(
                 event.event_id,
-                conversation.conversation_id,
-                stream.platform.value,
-                stream.page_id,
-                event.contact_id or contact_id,
+                row.conversation_id,
+                row.platform,
+                row.page_id,
+                event.contact_id or row.contact_id,
                 event.direction.value,
                 event.kind,
                 event.text,

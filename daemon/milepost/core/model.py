@@ -85,6 +85,21 @@ class TokenHealth(Struct, frozen=True, omit_defaults=True):
         return min(ends, default=None)
 
 
+class OwnIdState(StrEnum):
+    """What the participants of an inbox's threads say about our own id."""
+
+    EXPECTED = "expected"  # it is among them
+    ANOTHER = "another"  # it is in no thread, and another one is in each
+    UNKNOWN = "unknown"  # it is in no thread, and which participant is us cannot be told
+
+
+class OwnId(Struct, frozen=True, omit_defaults=True):
+    """Our own id in an inbox. `own_id` is the one that is taken as ours where the expected one is in no thread."""
+
+    state: OwnIdState
+    own_id: str | None = None
+
+
 # --- what a source reads ----------------------------------------------------------------------------------------------
 
 
@@ -116,7 +131,10 @@ class Interaction(Struct, frozen=True):
 
 
 class Conversation(Struct, frozen=True):
-    """One conversation as the API returned it. None means that the API left the value out, not that there is none."""
+    """One conversation as the API returned it. None means that the API left the value out, not that there is none.
+
+    `replaced_characters` counts those of its texts that no database takes, and that are U+FFFD instead.
+    """
 
     conversation_id: str
     updated_time: datetime
@@ -127,6 +145,7 @@ class Conversation(Struct, frozen=True):
     unread_count: int | None = None
     can_reply: bool | None = None
     interactions: tuple[Interaction, ...] = ()
+    replaced_characters: int = 0
 
 
 class Unreadable(Struct, frozen=True):
@@ -138,11 +157,15 @@ class Unreadable(Struct, frozen=True):
 
 
 class Batch(Struct, frozen=True):
-    """One response of the list edge, newest conversation first. `next_cursor` is None on the last batch only."""
+    """One response of the list edge, newest conversation first. `next_cursor` is None on the last batch only.
+
+    `own_id` is what its participants say about our own id; None if they say nothing.
+    """
 
     conversations: tuple[Conversation, ...]
     next_cursor: str | None
     unreadable: tuple[Unreadable, ...] = ()
+    own_id: OwnId | None = None
 
 
 # --- what a store keeps -----------------------------------------------------------------------------------------------
@@ -205,7 +228,8 @@ class Stretch(Struct, frozen=True):
     """The stretch of an inbox that a batch of a full sweep covers, and the conversations `seen` in it.
 
     Both bounds are exclusive, because threads of the neighbouring batch may have the same time; None is the end of the
-    inbox. `sweep_started_at` identifies the sweep.
+    inbox. Such threads are in the stretch of the last batch with that time, where those `seen` before are known.
+    `sweep_started_at` identifies the sweep.
     """
 
     sweep_started_at: datetime
@@ -220,6 +244,8 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     A full sweep notes which stored conversations it misses: those of the stream that lie in `missed` and were not seen.
     `found` were seen later. `missed_are_deleted_at` ends the sweep: what it still misses is marked as deleted, and the
     notes are dropped; `forgets_missed` drops them without that.
+
+    `moved` are conversations that stood under another page: they, their messages and their contacts move to this one's.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
@@ -230,6 +256,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     found: tuple[str, ...] = ()
     missed_are_deleted_at: datetime | None = None
     forgets_missed: bool = False
+    moved: tuple[str, ...] = ()
 
 
 class Keys(Struct, frozen=True):
@@ -278,6 +305,9 @@ class Known(Struct, frozen=True):
     `dead_letters` are by subject. `forgotten` are the contacts and conversations among the keys that were erased. In a
     full sweep, `unseen` counts the conversations in the stretch that were not seen and are not noted as missed yet,
     `missed` are those of the batch that are noted, and `all_missed` counts all of the stream that are.
+
+    Where conversations stand under other pages, `contacts_elsewhere` are the contacts of those pages, by page and id,
+    and `moved_to` are the pages to which rows of this page have moved, with the last sign of life of each.
     """
 
     conversations: dict[str, ConversationRow] = {}
@@ -288,3 +318,5 @@ class Known(Struct, frozen=True):
     unseen: int = 0
     missed: frozenset[str] = frozenset()
     all_missed: int = 0
+    contacts_elsewhere: dict[tuple[str, str], ContactRow] = {}
+    moved_to: dict[str, datetime] = {}

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint, Sweep
 from milepost.core.events import Mode, Phase, Reason
+from milepost.core.head import take_up
 from milepost.core.model import Detail
 from milepost.core.ports import Refused, Request
 from milepost.core.skew import is_ahead
@@ -113,6 +114,7 @@ def plan(
     checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy, held_until: datetime | None = None
 ) -> Action:
     """Return the run's next action. `held_until` is when the rate limit that holds this stream ends, if one does."""
+    checkpoint = take_up(checkpoint, budget.run_id, wants_full=budget.wants_full)
     if budget.stops_for is not None:
         return Finish(budget.stops_for)
     if checkpoint.operator_pause is not None:
@@ -201,7 +203,7 @@ def is_over(checkpoint: Checkpoint, budget: RunBudget) -> bool:
 
 def open_sweep(checkpoint: Checkpoint, budget: RunBudget) -> Sweep | None:
     """Return the sweep to continue: None if none is open, or if a full one is wanted and the open one is not full."""
-    sweep = checkpoint.sweep
+    sweep = take_up(checkpoint, budget.run_id, wants_full=budget.wants_full).sweep
     if sweep is not None and budget.wants_full and sweep.mode is not Mode.FULL:
         return None
     return sweep
@@ -239,9 +241,21 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     else:
         cursor = sweep.position.cursor
         until = sweep.walk_until if sweep.position.phase is Phase.WALK else sweep.catch_up_until
-    is_last = batches_read(checkpoint, budget) + 1 >= budget.max_batches
+    is_head = sweep is not None and sweep.position.phase is Phase.HEAD  # it mostly takes one batch: none goes ahead
+    is_last = is_head or batches_read(checkpoint, budget) + 1 >= budget.max_batches
     size = size_now(checkpoint, policy)
-    return Request(cursor, size.limit, policy.messages_per_conversation, until, is_last, size.detail)
+    attempts = checkpoint.retry.attempts if checkpoint.retry is not None else 0
+    checks_list = attempts + 1 >= policy.attempts or size != whole(policy)
+    return Request(
+        cursor,
+        size.limit,
+        policy.messages_per_conversation,
+        until,
+        is_last,
+        size.detail,
+        checks_list,
+        own_id=checkpoint.own_id.own_id if checkpoint.own_id is not None else None,
+    )
 
 
 # --- the size of a request --------------------------------------------------------------------------------------------

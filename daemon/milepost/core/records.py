@@ -11,6 +11,7 @@ from milepost.core.events import (
     NO_TALLY,
     BatchStored,
     Event,
+    Phase,
     Position,
     Reason,
     RunEnded,
@@ -19,10 +20,11 @@ from milepost.core.events import (
     SweepStarted,
 )
 from milepost.core.evolve import fold
+from milepost.core.head import return_to_walk
 from milepost.core.journal import Codec, seal
 from milepost.core.model import Changes, Keys, Known, RefusedRow
 from milepost.core.plan import Policy, RunBudget, batches_read
-from milepost.core.ports import Commit
+from milepost.core.ports import Commit, Refused
 
 
 class Record(Struct, frozen=True):
@@ -74,6 +76,10 @@ class Context(Struct, frozen=True):
     policy: Policy
     refused: tuple[RefusedRow, ...] = ()
 
+    def as_of(self, refused: Refused) -> "Context":
+        """Return the context with the time of a refusal: a rate limit begins with its response, not with a decision."""
+        return self if refused.refused_at is None else replace(self, now=refused.refused_at)
+
 
 def prepare(checkpoint: Checkpoint, record: Record, run_id: str | None, now: datetime, codec: Codec) -> Commit:
     """Return the commit of a decision: sealed entries, rows, and the projections after them."""
@@ -107,10 +113,16 @@ def beginnings(checkpoint: Checkpoint, sweep: Sweep | None, budget: RunBudget) -
     """Return the starts of run and sweep that are not journaled yet."""
     missing: list[Event] = []
     if checkpoint.run is None or checkpoint.run.run_id != budget.run_id:
-        missing.append(RunStarted(budget.started_at))
+        missing.append(RunStarted(budget.started_at, _continued(checkpoint, sweep)))
     if sweep is not None and not (checkpoint.sweep_is_recorded and is_same_sweep(checkpoint.sweep, sweep)):
         missing.append(SweepStarted(sweep.mode, sweep.walk_started_at, sweep.catch_up_until, sweep.walk_until))
     return tuple(missing)
+
+
+def _continued(checkpoint: Checkpoint, sweep: Sweep | None) -> Phase | None:
+    """Return where a run takes up the sweep that is open; None if it starts one."""
+    is_open = checkpoint.sweep_is_recorded and sweep is not None and is_same_sweep(checkpoint.sweep, sweep)
+    return sweep.position.phase if is_open and sweep is not None else None
 
 
 def unchanged_before(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, ...]:
@@ -129,13 +141,16 @@ def ending(checkpoint: Checkpoint, ended: RunEnded, budget: RunBudget, *before: 
 
     Unchanged batches come first: they end the problems that preceded them, not this one.
     """
-    ended = replace(ended, position=_saved_position(checkpoint))
+    position = _saved_position(checkpoint)
+    if position is not None and checkpoint.sweep is not None and checkpoint.sweep.set_aside is None:
+        position = replace(position, is_after_head=False)  # the walk has had its turn
+    ended = replace(ended, position=position)
     return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *_unchanged(checkpoint, budget), *before, ended))
 
 
 def _saved_position(checkpoint: Checkpoint) -> Position | None:
     """Return where the next run continues; a lost cursor is tried again unless the sweep has moved on without it."""
-    sweep = checkpoint.sweep
+    sweep = return_to_walk(checkpoint).sweep
     if sweep is None:
         return None
     return sweep.position if sweep.lost_cursor is None else replace(sweep.position, cursor=sweep.lost_cursor)

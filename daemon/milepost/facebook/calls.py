@@ -67,7 +67,7 @@ class Calls:
         answer = await self._client.call(path, parameters, self._access.token, partial(_answer, decode))
         outcome = answer if isinstance(answer, Refused) else self._decoded(*answer)
         if isinstance(outcome, Refused):
-            self._gate.refused(outcome.problem)
+            return replace(outcome, refused_at=self._gate.refused(outcome.problem))
         return outcome
 
     def _decoded(self, head: GraphResponse, value: T | Problem) -> Decoded[T] | Refused:

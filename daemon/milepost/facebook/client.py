@@ -19,7 +19,8 @@ from milepost.core.problems import Problem, ProblemKind
 from milepost.core.skew import TOLERATED_SECONDS
 from milepost.facebook.headers import asked_by_server
 from milepost.facebook.large_bodies import MAX_VALUES, LargeBodies, Room, has_too_many_values
-from milepost.facebook.redaction import without_token
+from milepost.facebook.proxy import Proxy, proxy_to, trusted
+from milepost.facebook.redaction import KnownTokens, without_token
 
 T = TypeVar("T")
 
@@ -53,7 +54,8 @@ class GraphClient:
 
     With an app secret each call is signed (`appsecret_proof`; Meta, "Secure Graph API calls"). The
     server's Date is only a hint beside `clock`, and never makes a time later. `request_timeout_seconds` may be changed
-    at any time.
+    at any time. The environment may name a `proxy` and certificate authorities (see facebook/proxy.py); raises
+    BadConfiguration if those cannot be used.
     """
 
     def __init__(
@@ -68,17 +70,23 @@ class GraphClient:
     ) -> None:
         self.request_timeout_seconds = request_timeout_seconds
         self._root = URL(base_url) / version
+        self.proxy = proxy_to(self._root, os.environ)
+        self._trusted = trusted(os.environ) if self._root.scheme == "https" else None
         self._version = version
         self._clock = clock
-        self._app_secret = app_secret
+        self.known_tokens = KnownTokens()
+        self.rotate_app_secret(app_secret)
         self._max_body_bytes = max_body_bytes
         self._large_bodies = LargeBodies()
         self._has_warned_of_version = False
         self._has_warned_of_date = False
 
     async def __aenter__(self) -> Self:
+        if self.proxy is not None:
+            log.info("requests go through a proxy", proxy=str(self.proxy))
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
+            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=self._trusted or True),
+            proxy=self.proxy.url if self.proxy else None,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"milepost/{__version__}"},
             timeout=aiohttp.ClientTimeout(total=None),
@@ -100,6 +108,7 @@ class GraphClient:
     def rotate_app_secret(self, app_secret: str) -> None:
         """Sign with another app secret from the next call on; an empty one ends signing."""
         self._app_secret = app_secret
+        self.known_tokens.learn(app_secret)
 
     async def get(self, path: str, parameters: Mapping[str, str], access_token: str) -> GraphResponse | Refused:
         """Make one request, without following redirects. Whatever the server or the network does wrong is a Refused."""
@@ -138,7 +147,11 @@ class GraphClient:
             async with (
                 asyncio.timeout(self.request_timeout_seconds) as deadline,
                 self._session.get(
-                    self.url(path), params=parameters, headers=headers, allow_redirects=False
+                    self.url(path),
+                    params=parameters,
+                    headers=headers,
+                    allow_redirects=False,
+                    proxy_headers=self.proxy.headers if self.proxy else None,
                 ) as response,
             ):
                 body = await self._read(response, room, deadline)
@@ -146,7 +159,7 @@ class GraphClient:
         except TimeoutError:
             return Problem(ProblemKind.TIMEOUT, f"no response within {self.request_timeout_seconds:g} s")
         except (aiohttp.ClientError, OSError) as error:
-            return _problem_of(error, self._root.host)
+            return _problem_of(error, self._root.host, self.proxy)
 
     def _asked_at(self, response: aiohttp.ClientResponse, began_at: datetime, took_seconds: float) -> datetime:
         """Return the time of the request, by our clock or the server's, whichever is behind."""
@@ -226,16 +239,22 @@ def _redirect(response: aiohttp.ClientResponse) -> Problem:
     return Problem(ProblemKind.NONSENSE, message, http_status=response.status)
 
 
-def _problem_of(error: aiohttp.ClientError | OSError, host: str | None) -> Problem:
+def _problem_of(error: aiohttp.ClientError | OSError, host: str | None, proxy: Proxy | None) -> Problem:
     """Describe a failed exchange without its URL, whose query holds the signature."""
     cause = error.__cause__ if isinstance(error, ConnectionLost) else error
+    if proxy is not None and isinstance(cause, aiohttp.ClientProxyConnectionError | aiohttp.ClientConnectorDNSError):
+        host = f"the proxy {proxy} (HTTPS_PROXY)"  # which resolves the API's name itself
     match cause:
+        case aiohttp.ClientHttpProxyError(status=407):
+            message = f"the proxy {proxy} asks for a user and password: write them into HTTPS_PROXY"
+        case aiohttp.ClientHttpProxyError(status=status):
+            message = f"the proxy {proxy} (HTTPS_PROXY) makes no connection to {host}: HTTP {status}"
         case aiohttp.ClientResponseError():
             return Problem(ProblemKind.NONSENSE, f"the response of {host} is not HTTP")
         case aiohttp.ClientConnectorCertificateError():
-            message = f"the certificate of {host} is not trusted"
+            message = f"the certificate of {host} is not trusted (SSL_CERT_FILE names those of a private authority)"
         case aiohttp.ClientConnectorDNSError():
-            message = f"the name {host} does not resolve"
+            message = f"the name of {host} does not resolve" if proxy else f"the name {host} does not resolve"
         case aiohttp.ClientPayloadError():
             message = f"the response of {host} broke off"
         case aiohttp.ServerDisconnectedError():

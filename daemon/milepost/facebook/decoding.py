@@ -9,13 +9,16 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from milepost.core.model import Batch, Conversation, Unreadable
 from milepost.core.problems import Problem
-from milepost.facebook.leniency import read_json
+from milepost.facebook.forms import nobody_is_told, told_by, told_by_items
+from milepost.facebook.leniency import ESCAPED_NUL, mended, parse_json
+from milepost.facebook.own_id import OwnIds
 from milepost.facebook.paging import GRACE_COUNT, MAX_LIMIT, NoCursor, next_cursor, read_list, surplus
 from milepost.facebook.problems import invalid_response, problem_of, problem_of_error
-from milepost.facebook.threads import conversation, nested_messages, read_item, with_messages
+from milepost.facebook.threads import conversation, messages_of, participants_of, read_item, with_messages
 from milepost.facebook.wire import Paging, ThreadList
 
 MAX_MESSAGES = 20  # as the settings allow: the API withholds the details of older ones
@@ -26,7 +29,7 @@ DECODER = msgspec.json.Decoder(ThreadList)
 class Mailbox(Struct, frozen=True):
     """Whose inbox is read: the ids of our side, and the URL of the edge without its query."""
 
-    own_ids: frozenset[str]
+    own_ids: OwnIds
     edge_url: str
 
 
@@ -49,46 +52,60 @@ def decode(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked = MOST)
         return invalid_response("the response is nested too deeply", http_status)
 
 
-def decode_thread(body: bytes, http_status: int, own_ids: frozenset[str]) -> Batch | Problem:
+def decode_thread(body: bytes, http_status: int, own_ids: OwnIds) -> Batch | Problem:
     """Decode a response about one thread, as a batch of one."""
-    return _decode_thread(body, http_status, lambda thread: read_item(thread, own_ids))
+
+    def read(thread: dict[str, Any]) -> list[Conversation | Unreadable]:
+        own_ids.check([participants_of(thread)])
+        return read_item(thread, own_ids.all)
+
+    return _decode_thread(body, http_status, read)
 
 
 def decode_messages(body: bytes, http_status: int, listed: Conversation, own_ids: frozenset[str]) -> Batch | Problem:
     """Decode the messages of a thread whose other fields came with a list, as a batch of one."""
 
     def read(thread: dict[str, Any]) -> list[Conversation | Unreadable]:
-        return with_messages(listed, thread.get("messages"), own_ids)
+        messages, replaced = mended(thread.get("messages"))
+        known = replace(listed, replaced_characters=listed.replaced_characters + replaced)
+        return with_messages(known, messages, own_ids)
 
     return _decode_thread(body, http_status, read)
 
 
 def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked) -> Batch | Problem | None:
-    """Decode a response whose every item is valid; return None for any other."""
+    """Decode a response whose every item is valid, and every text storable; return None for any other."""
+    if ESCAPED_NUL in body:  # half of a surrogate pair is an error anyway
+        return None
     try:
         listed = DECODER.decode(body)
         messages = [len(thread.messages.data) for thread in listed.data if thread.messages]
         too_much = _surplus(len(listed.data), messages, asked, http_status)
         if too_much is not None:
             return too_much
-        conversations = tuple([conversation(thread, mailbox.own_ids) for thread in listed.data])
+        told = ((thread.id, thread.participants) for thread in listed.data)
+        own_id = mailbox.own_ids.check(told, is_end=listed.paging is None or listed.paging.next is None)
+        conversations = tuple([conversation(thread, mailbox.own_ids.all) for thread in listed.data])
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):
         return None
     if listed.error is not None:
         return problem_of_error(listed.error, http_status)
-    return _followed(Batch(conversations, None), listed.paging, mailbox, http_status)
+    if problem := nobody_is_told(told_by(listed.data)):
+        return problem
+    return _followed(Batch(conversations, None, own_id=own_id), listed.paging, mailbox, http_status)
 
 
 def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked) -> Batch | Problem:
     found = read_list(body, http_status, asked.conversations)
     if isinstance(found, Problem):
         return found
-    messages = [len(nested_messages(item.get("messages"))) for item in found.items if isinstance(item, dict)]
-    too_much = _surplus(len(found.items), messages, asked, http_status)
+    messages = [len(messages_of(item.get("messages"))) for item in found.items if isinstance(item, dict)]
+    too_much = _surplus(len(found.items), messages, asked, http_status) or nobody_is_told(told_by_items(found.items))
     if too_much is not None:
         return too_much
-    read = [each for item in found.items for each in read_item(item, mailbox.own_ids)]
-    return _followed(_batch(read), found.paging, mailbox, http_status)
+    own_id = mailbox.own_ids.check(map(participants_of, found.items), is_end=found.paging.next is None)
+    read = [each for item in found.items for each in read_item(item, mailbox.own_ids.all)]
+    return _followed(msgspec.structs.replace(_batch(read), own_id=own_id), found.paging, mailbox, http_status)
 
 
 def _surplus(conversations: int, messages: Sequence[int], asked: Asked, http_status: int) -> Problem | None:
@@ -105,7 +122,7 @@ def _surplus(conversations: int, messages: Sequence[int], asked: Asked, http_sta
 def _followed(batch: Batch, paging: Paging | None, mailbox: Mailbox, http_status: int) -> Batch | Problem:
     """Return the batch with its next cursor."""
     try:
-        return msgspec.structs.replace(batch, next_cursor=next_cursor(paging, mailbox.edge_url))
+        return replace(batch, next_cursor=next_cursor(paging, mailbox.edge_url))
     except NoCursor as error:
         return invalid_response(str(error), http_status)
 
@@ -124,7 +141,7 @@ def _decode_thread(
         thread = _thread_of(body, http_status)
         if isinstance(thread, Problem):
             return thread
-        messages = len(nested_messages(thread.get("messages")))
+        messages = len(messages_of(thread.get("messages")))
         return surplus("messages of a conversation", messages, MAX_MESSAGES, http_status) or _batch(read(thread))
     except RecursionError:
         return invalid_response("the response is nested too deeply", http_status)
@@ -132,7 +149,7 @@ def _decode_thread(
 
 def _thread_of(body: bytes, http_status: int) -> dict[str, Any] | Problem:
     try:
-        value = read_json(body)
+        value = parse_json(body)
     except ValueError:
         return problem_of(body, http_status)
     if isinstance(value, dict) and value.get("error") is None and isinstance(value.get("id"), str):

@@ -11,6 +11,7 @@ from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.calls import Access, Calls, Decoded
 from milepost.facebook.client import GraphClient, GraphResponse
 from milepost.facebook.decoding import Asked, Mailbox, decode, decode_messages, decode_thread
+from milepost.facebook.own_id import OwnIds
 from milepost.facebook.pages import linked_account
 from milepost.facebook.problems import is_gone
 from milepost.facebook.wire import POSITION_FIELDS, THREAD_FIELDS, is_thread_id, list_fields, with_messages
@@ -30,8 +31,10 @@ class FacebookInbox:
         self._stream = stream
         self._list_path = f"{stream.page_id}/conversations"
         self._list_url = str(client.url(self._list_path))
+        self._known_tokens = client.known_tokens
         self._calls = Calls(client, access, gate, stream.key)
-        self._calls.own_ids = frozenset(filter(None, (stream.page_id, instagram_account_id)))
+        self._own_ids = OwnIds(filter(None, (stream.page_id, instagram_account_id)))
+        self._calls.own_ids = self._own_ids.all
         self._knows_own_ids = stream.platform is not Platform.INSTAGRAM or instagram_account_id is not None
 
     async def fetch(self, request: Request) -> Answered:
@@ -39,6 +42,7 @@ class FacebookInbox:
         missing = await self._fetch_own_ids()
         if missing is not None:
             return missing
+        self._own_ids.recall(request.own_id)
         listed = await self._calls.get(self._list_path, self._parameters(request), partial(self._decode_list, request))
         if not isinstance(listed, Decoded):
             return listed
@@ -82,7 +86,7 @@ class FacebookInbox:
                 conversations.append(listed)
             else:
                 return replace(thread, took_seconds=took_seconds)
-        batch = Batch(tuple(conversations), fetched.batch.next_cursor, tuple(unreadable.values()))
+        batch = replace(fetched.batch, conversations=tuple(conversations), unreadable=tuple(unreadable.values()))
         return Fetched(batch, fetched.asked_at, took_seconds)
 
     async def _fetch_own_ids(self) -> Refused | Held | None:
@@ -93,7 +97,8 @@ class FacebookInbox:
         account_id = await self._calls.get(self._stream.page_id, parameters, self._decode_account)
         if not isinstance(account_id, Decoded):
             return account_id
-        self._calls.own_ids |= {account_id.value}
+        self._own_ids.expect(account_id.value)
+        self._calls.own_ids = self._own_ids.all
         self._knows_own_ids = True
         return None
 
@@ -109,14 +114,18 @@ class FacebookInbox:
         return linked_account(response, self._stream.page_id)
 
     def _decode_list(self, request: Request, response: GraphResponse) -> Batch | Problem:
-        mailbox, asked = Mailbox(self._calls.own_ids, self._list_url), Asked(request.limit, request.messages)
-        return decode(response.body, response.status, mailbox, asked)
+        mailbox, asked = Mailbox(self._own_ids, self._list_url), Asked(request.limit, request.messages)
+        return decode(self._body(response), response.status, mailbox, asked)
 
     def _decode_thread(self, response: GraphResponse) -> Batch | Problem:
-        return decode_thread(response.body, response.status, self._calls.own_ids)
+        return decode_thread(self._body(response), response.status, self._own_ids)
 
     def _decode_messages(self, listed: Conversation, response: GraphResponse) -> Batch | Problem:
-        return decode_messages(response.body, response.status, listed, self._calls.own_ids)
+        return decode_messages(self._body(response), response.status, listed, self._own_ids.all)
+
+    def _body(self, response: GraphResponse) -> bytes:
+        """Return a body whose texts hold no token of ours: whoever reads the tables would have it."""
+        return self._known_tokens.without(response.body)
 
 
 def _path_of(conversation_id: str) -> str:

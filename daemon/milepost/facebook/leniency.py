@@ -1,8 +1,7 @@
-"""Lenient decoding of what strict decoding rejects: broken Unicode, and single fields of a wrong type."""
+"""Lenient decoding: characters that no database takes are replaced, and optional fields of a wrong type left out."""
 
 import json
 import math
-import re
 from inspect import isclass
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -10,47 +9,106 @@ import msgspec
 from msgspec import Struct, ValidationError
 from msgspec.structs import fields
 
-ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+from milepost.core.texts import storable, storable_id
+
+ESCAPED_NUL = rb"\u0000"  # the only way in which JSON can spell it
 
 
 def read_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
-    r"""Parse JSON; invalid UTF-8 and lone surrogates (`"\ud83d"`) become U+FFFD.
+    """Parse JSON as `parse_json` does, with texts as every database takes them."""
+    value, _ = mended(parse_json(body))
+    return value
+
+
+def parse_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
+    """Parse JSON; invalid UTF-8 becomes U+FFFD.
 
     A number that Python cannot hold stays the text that it is written as. Raises ValueError for anything else (NaN and
     Infinity, too), and for nesting deeper than Python's stack.
     """
     try:
-        value = json.loads(
+        return json.loads(
             body.decode("utf-8-sig", "replace"),
             parse_constant=_refuse_constant,
             parse_int=_integer,
             parse_float=_finite,
         )
-        if not ESCAPED_SURROGATE.search(body):
-            return value
-        return json.loads(LONE_SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def mended(value: Any) -> tuple[Any, int]:  # noqa: ANN401 -- JSON of any shape
+    r"""Return JSON with U+FFFD for each NUL and each half of a surrogate pair (`"\ud83d"`), and how many those were.
+
+    A NUL in an id stays, because an id that was altered would be another one. What is given is altered in place.
+    """
+    whole: list[Any] = [value]
+    containers: list[Any] = [whole]
+    replaced = 0
+    while containers:  # not recursive: what json.loads can parse is nested as deeply as Python's stack allows
+        container = containers.pop()
+        for place, member in list(container.items()) if isinstance(container, dict) else enumerate(container):
+            if isinstance(member, dict | list):
+                containers.append(member)
+            elif isinstance(member, str):
+                container[place], count = storable_id(member) if place == "id" else storable(member)
+                replaced += count
+            if isinstance(place, str) and (name := storable(place)[0]) != place:
+                container[name] = container.pop(place)
+    return whole[0], replaced
 
 
 def lenient(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- a type expression in, a value of that type out
     """Convert JSON to a type of `wire`, treating an optional field of a wrong type as absent.
 
-    Elements of a wrong type are left out of lists. Raises ValidationError if a required field is missing or wrong.
+    Elements of a wrong type are left out of lists. What says the same in another form is read: ids as numbers, an
+    object by nothing but its id, a list without its `data`, a list as an object of its elements. Raises ValidationError
+    if a required field is missing or wrong.
     """
     try:
         return msgspec.convert(value, wanted)
     except ValidationError:
+        if get_origin(wanted) is list:
+            if not isinstance(value, (list, dict)):
+                raise
+            (element_type,) = get_args(wanted)
+            elements = elements_of(value)
+            return [read for element in elements if (read := lenient_or_none(element, element_type)) is not None]
         struct = next(
             (each for each in (wanted, *get_args(wanted)) if isclass(each) and issubclass(each, Struct)), None
         )
-        if struct is not None and isinstance(value, dict):
-            return _lenient_struct(value, struct)
-        if get_origin(wanted) is list and isinstance(value, list):
-            (element_type,) = get_args(wanted)
-            return [read for element in value if (read := _lenient_or_none(element, element_type)) is not None]
+        if struct is not None:
+            return _lenient_struct(_as_object(value, struct), struct)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return _from_number(value, wanted)
         raise
+
+
+def elements_of(value: list[Any] | dict[str, Any]) -> list[Any]:
+    """Return the elements of a list, which PHP writes as an object where its keys are not 0, 1, 2 and so on."""
+    if isinstance(value, list):
+        return value
+    return list(value.values()) if all(isinstance(each, dict) for each in value.values()) else [value]
+
+
+def _from_number(value: int, wanted: Any) -> Any:  # noqa: ANN401 -- see lenient
+    """Read a number as an id, or as seconds of Unix time."""
+    try:
+        return msgspec.convert(str(value), wanted)
+    except ValidationError:
+        return msgspec.convert(value, wanted, strict=False)
+
+
+def _as_object(value: object, struct: type[Struct]) -> dict[str, object]:
+    """Return the object that a value stands for. Raises ValidationError if that cannot be told."""
+    names = {field.encode_name for field in fields(struct)}
+    if "data" in names and (isinstance(value, list) or (isinstance(value, dict) and "data" not in value)):
+        return {"data": value}
+    if isinstance(value, dict):
+        return value
+    if "id" in names and not isinstance(value, bool) and str(value).isdecimal():
+        return {"id": str(value)}
+    raise ValidationError("not an object")
 
 
 def _lenient_struct(value: dict[str, object], struct: type[Struct]) -> Struct:
@@ -67,7 +125,8 @@ def _lenient_struct(value: dict[str, object], struct: type[Struct]) -> Struct:
     return struct(**members)
 
 
-def _lenient_or_none(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- see lenient
+def lenient_or_none(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- see lenient
+    """Convert as `lenient` does, but to None where that fails."""
     try:
         return lenient(value, wanted)
     except ValidationError:

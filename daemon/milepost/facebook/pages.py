@@ -12,7 +12,7 @@ from milepost.core.ports import Gate, Held, Refused
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.calls import Access, Calls
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.leniency import lenient
+from milepost.facebook.leniency import lenient, mended
 from milepost.facebook.paging import NoCursor, next_cursor, read_list
 from milepost.facebook.problems import invalid_response, problem_of
 from milepost.facebook.wire import Id
@@ -107,7 +107,7 @@ def _decode(edge_url: str, response: GraphResponse) -> _Batch | Problem:
 def _page(item: object) -> Page | None:
     """Return the page; None if it is unreadable, or has no token to sync it with."""
     try:
-        page = lenient(item, _ManagedPage)
+        page = lenient(mended(item)[0], _ManagedPage)
     except ValidationError:
         return None
     account = page.instagram_business_account

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 from msgspec import Struct
 
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.leniency import lenient, read_json
+from milepost.facebook.leniency import elements_of, lenient, mended, parse_json
 from milepost.facebook.problems import invalid_response, problem_of
 from milepost.facebook.wire import Paging
 
@@ -24,7 +24,7 @@ class NoCursor(ValueError):
 
 
 class Listed(Struct, frozen=True):
-    """A response that is a list: its items of any shape, and its paging."""
+    """A response that is a list: its items of any shape, not mended yet, and its paging."""
 
     items: list[Any]
     paging: Paging
@@ -41,16 +41,18 @@ def surplus(what: str, found: int, asked: int, http_status: int, grace: int = GR
 def read_list(body: bytes, http_status: int, asked: int = MAX_LIMIT) -> Listed | Problem:
     """Decode a response that must be a list, whose items may be of any shape, of at most `asked` items and some."""
     try:
-        value = read_json(body)
+        value = parse_json(body)
     except ValueError:
         return problem_of(body, http_status)
-    if not isinstance(value, dict) or value.get("error") is not None or not isinstance(value.get("data"), list):
+    data = value.get("data") if isinstance(value, dict) and value.get("error") is None else None
+    if not isinstance(data, list) and not (isinstance(data, dict) and data):  # PHP writes an empty list as []
         return problem_of(body, http_status)
     paging = value.get("paging") or {}  # PHP writes an empty object as []
     if not isinstance(paging, dict):
         return invalid_response("the response has a paging that is not an object", http_status)
-    too_many = surplus("items", len(value["data"]), asked, http_status)
-    return too_many or Listed(value["data"], lenient(paging, Paging))
+    elements = elements_of(data)
+    too_many = surplus("items", len(elements), asked, http_status)
+    return too_many or Listed(elements, lenient(mended(paging)[0], Paging))
 
 
 def next_cursor(paging: Paging | None, edge_url: str) -> str | None:

@@ -9,8 +9,13 @@ from milepost.core.problems import Pattern, Problem, ProblemKind, any_of
 from milepost.core.remedies import BAD_SIGNATURE, TOO_MUCH_DATA
 
 PERMISSIONS = {
-    Platform.MESSENGER: "pages_messaging, pages_manage_metadata and pages_read_engagement",
-    Platform.INSTAGRAM: "instagram_basic, instagram_manage_messages, pages_manage_metadata and pages_read_engagement",
+    Platform.MESSENGER: ("pages_messaging", "pages_manage_metadata", "pages_read_engagement"),
+    Platform.INSTAGRAM: (
+        "instagram_basic",
+        "instagram_manage_messages",
+        "pages_manage_metadata",
+        "pages_read_engagement",
+    ),
 }
 
 _RENEW = (
@@ -79,4 +84,5 @@ ADVICE: tuple[Advice, ...] = (
 def advice_on(problem: Problem, stream: Stream) -> str:
     """Return a sentence about what a person can do about a problem of `stream`."""
     row = next(row for row in ADVICE if row.fits(problem))
-    return row.sentence.format(page=stream.page_id, permissions=PERMISSIONS[stream.platform])
+    *others, last = PERMISSIONS[stream.platform]
+    return row.sentence.format(page=stream.page_id, permissions=f"{', '.join(others)} and {last}")

@@ -14,11 +14,11 @@ from msgspec.structs import replace
 from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.model import Stream
+from milepost.core.model import OwnId, OwnIdState, Stream
 from milepost.core.plan import Size
 from milepost.reporting.advice import advice_on
 from milepost.reporting.humanize import counted, lasting, on_one_line
-from milepost.reporting.status import limit_in_words, size_in_words, token_in_words
+from milepost.reporting.status import SET_OWN_ID, limit_in_words, own_id_in_words, size_in_words, token_in_words
 
 
 class Level(IntEnum):
@@ -110,6 +110,7 @@ def describe(entry: Entry, run: Run | None = None) -> Description:  # noqa: C901
             | events.StreamResumed()
             | events.SyncRequested()
             | events.TokenChecked()
+            | events.OwnIdChecked()
             | events.StreamRemoved() as event
         ):
             return _stream_changed(event)
@@ -308,9 +309,27 @@ def _stream_changed(event: events.StreamEvent) -> Description:
             words = token_in_words(health)
             level = Level.INFO if health.is_valid else Level.WARNING
             return Description("token checked", f"{words[0].upper()}{words[1:]}", level, {"found": words})
+        case events.OwnIdChecked(found=found):
+            return _own_id_checked(found)
         case events.StreamRemoved(by=by):
             hint = "its rows are deleted; if it is configured again, it starts from scratch"
             return Description("stream removed", f"Removed{_via(by)} with all rows", Level.WARNING, {"by": by}, hint)
+
+
+def _own_id_checked(found: OwnId) -> Description:
+    words = own_id_in_words(found)
+    sentence = f"{words[0].upper()}{words[1:]}"
+    fields = {"state": found.state.value} | ({"own_id": found.own_id} if found.own_id else {})
+    match found.state:
+        case OwnIdState.EXPECTED:
+            return Description("own id found", sentence, fields=fields)
+        case OwnIdState.ANOTHER:
+            hint = "it is taken as ours, and the next sweep reads everything again; set instagram_account_id to it"
+            return Description("own id is another", sentence, Level.WARNING, fields, hint)
+        case OwnIdState.UNKNOWN:
+            return Description("own id unknown", sentence, Level.WARNING, fields, SET_OWN_ID)
+        case unknown:
+            assert_never(unknown)
 
 
 # --- counts and times -------------------------------------------------------------------------------------------------
@@ -326,9 +345,11 @@ def in_brief(tally: Tally) -> str:
     counts = (
         (tally.inserted, f"{tally.inserted:,} new"),
         (tally.updated, f"{tally.updated:,} updated"),
+        (tally.moved, f"{tally.moved:,} of them moved here from another page"),
         (tally.unchanged, f"{tally.unchanged:,} unchanged"),
         (tally.deleted, f"{tally.deleted:,} deleted"),
         (tally.dead_lettered, counted(tally.dead_lettered, "dead letter")),
+        (tally.replaced_characters, f"{counted(tally.replaced_characters, 'character')} replaced"),
     )
     return ", ".join(words for number, words in counts if number) or "nothing"
 

@@ -38,10 +38,10 @@ class Totals(Struct, frozen=True):
     failed_batches: int
 
     @property
-    def success_rate(self) -> float:
-        """The share of batches that were read and stored, from 0 to 1; 1 if there was nothing to do."""
+    def success_rate(self) -> float | None:
+        """The share of batches that were read and stored, from 0 to 1; None if none was tried."""
         tried = self.tally.batches + self.failed_batches
-        return self.tally.batches / tried if tried else 1.0
+        return self.tally.batches / tried if tried else None
 
 
 def totals(results: Sequence[RunResult]) -> Totals:

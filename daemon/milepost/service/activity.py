@@ -74,7 +74,7 @@ def counts(entry: Entry) -> Counts | None:  # noqa: PLR0911  (one line for each 
             return None
         case events.CursorLost() | events.DeadLetterOpened() | events.TokenChecked() | events.StreamRemoved():
             return None
-        case events.StreamPaused() | events.StreamResumed() | events.SyncRequested():
+        case events.StreamPaused() | events.StreamResumed() | events.SyncRequested() | events.OwnIdChecked():
             return None
         case unknown:
             assert_never(unknown)

@@ -19,7 +19,8 @@ from aiohttp.typedefs import Handler
 from milepost.core.errors import BadConfiguration, MilepostError, may_pass
 from milepost.engine.bulkhead import bulkhead
 from milepost.service.auth import Sessions, is_admitted, refuse_foreign_pages, require_local_name, require_token
-from milepost.service.limits import MAX_CONNECTIONS, LimitedSite, limit_requests
+from milepost.service.connections import MAX_CONNECTIONS, LimitedSite, Strangers
+from milepost.service.limits import limit_requests
 from milepost.service.wrong_tokens import WrongTokens
 
 MAX_BODY_BYTES = 64 * 1024
@@ -64,8 +65,10 @@ async def serve(
     """
     wrong_tokens = wrong_tokens or WrongTokens()
     admission = require_token(Sessions(token), wrong_tokens, _now) if token else require_local_name(host)
+    strangers = Strangers()
+    hear, admit = strangers.middlewares(is_admitted)
     application = web.Application(
-        middlewares=[_errors_as_problems, admission, limit_requests(is_admitted), refuse_foreign_pages],
+        middlewares=[hear, _errors_as_problems, admission, admit, limit_requests(is_admitted), refuse_foreign_pages],
         client_max_size=MAX_BODY_BYTES,
     )
     application.add_routes(routes)
@@ -79,16 +82,16 @@ async def serve(
     )
     await runner.setup()
     try:
-        await _listen(runner, host, port)
+        await _listen(runner, host, port, strangers)
         async with wrong_tokens.logging():
             yield _url(runner)
     finally:
         await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+async def _listen(runner: web.AppRunner, host: str, port: int, strangers: Strangers) -> None:
     try:
-        await LimitedSite(runner, host, port, max_connections=MAX_CONNECTIONS).start()
+        await LimitedSite(runner, (host, port), strangers, max_connections=MAX_CONNECTIONS).start()
     except (OSError, UnicodeError) as error:  # UnicodeError: the host cannot be a DNS name
         reason, hint = "the host has no address", OTHER_HINT
         kind: type[MilepostError] = BadConfiguration

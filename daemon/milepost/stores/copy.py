@@ -50,6 +50,7 @@ TABLES = (
     Table("contact_interaction_events", ("event_id",)),
     Table("dead_letter_payloads", ("dead_letter_id",)),
     Table("missed_conversations", ("stream", "conversation_id")),
+    Table("page_moves", ("platform", "previous_page_id", "page_id"), is_verbatim=True),
     SOURCE,
 )
 

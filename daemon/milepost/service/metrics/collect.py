@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.model import OwnIdState
 from milepost.engine.feed import Notice
 from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import State
@@ -24,12 +25,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # of what `expose` re
 class Metrics:
     """All metrics of the process, in a registry of their own."""
 
-    def __init__(self, live: LiveStreams) -> None:
+    def __init__(self, live: LiveStreams, steady: Callable[[], float] = time.monotonic) -> None:
         # The text format has no field for when a counter began: each would have one more series for it.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # not annotated there
         self._registry = CollectorRegistry()
         self._instruments = Instruments(self._registry)
-        self._counters = Counters(self._instruments)
+        self._counters = Counters(self._instruments, steady)
         self._live = live
 
     def add_installation(self, interval_seconds: Callable[[], float], database: Path | None) -> None:
@@ -41,6 +42,23 @@ class Metrics:
         if database is not None:
             self._registry.register(_Disk(database.absolute().parent))
 
+    def add_health(
+        self,
+        store_up: Callable[[], bool],
+        discovery_up: Callable[[], bool | None],
+        reload_successful: Callable[[], bool],
+        streams_due: Callable[[], int],
+    ) -> None:
+        """Add the gauges of the daemon as a whole. `discovery_up` is None while discovery is off."""
+
+        def gauge(name: str, documentation: str, value: Callable[[], float]) -> None:
+            Gauge(f"milepost_{name}", documentation, registry=self._registry).set_function(value)
+
+        gauge("store_up", "1 while the database can be read and written, 0 while it cannot.", store_up)
+        gauge("config_reload_successful", "0 if the latest reload was refused.", reload_successful)
+        gauge("streams_due", "Streams that wait for a slot.", streams_due)
+        self._registry.register(_Discovery(discovery_up))
+
     def register(self, collector: Collector) -> None:
         """Add the metrics of another collector."""
         self._registry.register(collector)
@@ -51,6 +69,7 @@ class Metrics:
 
     def expose(self) -> bytes:
         """Return all metrics in the text format of Prometheus. May be called from another thread."""
+        self._counters.set_usages()
         for checkpoint, state in self._live.states():
             _set_gauges(self._instruments.of_stream(checkpoint.stream), checkpoint, state)
         for key in self._live.removed():
@@ -69,6 +88,8 @@ def _set_gauges(series: StreamSeries, checkpoint: Checkpoint, current: State) ->
         series.token_expiry.set(None)
     else:
         series.token_expiry.set(math.inf if token.ends_at is None else token.ends_at.timestamp())
+    own_id = checkpoint.own_id
+    series.own_id_unknown.set(own_id is not None and own_id.state is OwnIdState.UNKNOWN)
     failure_streak = checkpoint.failure_streak  # outlasts the runs that probe whether it is over
     for reason, stopped in series.stopped.items():
         stopped.set(failure_streak is not None and failure_streak.reason is reason)
@@ -78,6 +99,19 @@ def _set_gauges(series: StreamSeries, checkpoint: Checkpoint, current: State) ->
 
 def _timestamp(instant: datetime | None) -> float:
     return 0.0 if instant is None else instant.timestamp()
+
+
+class _Discovery(Collector):
+    """The gauge of the discovery of pages. There is none while that is off."""
+
+    def __init__(self, is_up: Callable[[], bool | None]) -> None:
+        self._is_up = is_up
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the gauge."""
+        is_up = self._is_up()
+        if is_up is not None:
+            yield GaugeMetricFamily("milepost_discovery_up", "1 if the latest discovery of pages succeeded.", is_up)
 
 
 class _Disk(Collector):

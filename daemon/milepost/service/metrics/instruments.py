@@ -18,7 +18,7 @@ from milepost.reporting.status import State
 from milepost.service.metrics.series import Family
 
 BATCH_OUTCOMES = ("stored", "unchanged", "failed")
-CONVERSATION_RESULTS = ("inserted", "updated", "unchanged", "deleted", "dead_lettered")
+CONVERSATION_RESULTS = ("inserted", "updated", "unchanged", "moved", "deleted", "dead_lettered")
 REDRIVE_RESULTS = ("redriven", "failed")
 STORE_AWAY = (Stage.STORE.value, "away")
 RETRIES = (*((Stage.FETCH.value, kind.value) for kind in ProblemKind), STORE_AWAY)
@@ -58,6 +58,7 @@ class Instruments:
         self.journal_append = histogram(
             "journal_append_duration_seconds", "Duration of commits to the journal.", COMMIT_BUCKETS
         )
+        self.slot_wait = histogram("slot_wait_seconds", "Time that streams waited for a slot.", RUN_BUCKETS)
         Info("milepost_build", "The running version.", registry=registry).info({"version": __version__})
         ProcessCollector(registry=registry)
         self.of_streams = StreamFamilies()
@@ -98,6 +99,9 @@ class StreamFamilies:
         self.conversations = family("counter", "conversations_total", "Conversations by result.", "result")
         self.interaction_events = family("counter", "interaction_events_total", "Interaction events written.")
         self.order_violations = family("counter", "order_violations_total", "Conversations listed out of order.")
+        self.replaced_characters = family(
+            "counter", "replaced_characters_total", "Characters that no database takes, stored as U+FFFD."
+        )
         self.redrives = family("counter", "redrives_total", "Redrives of dead letters by result.", "result")
         self.dead_letters = family("gauge", "dead_letters", "Open dead letters.")
         self.last_success = family(
@@ -110,6 +114,9 @@ class StreamFamilies:
             "gauge", "token_expiry_timestamp_seconds", "Time when the valid token expires; +Inf is never."
         )
         self.token_valid = family("gauge", "token_valid", "1 if the token is valid, 0 if it is not.")
+        self.own_id_unknown = family(
+            "gauge", "own_id_unknown", "1 if our own id is in no thread and which participant is us cannot be told."
+        )
         self.states = family("gauge", "stream_state", "1 for the current state of the stream.", "state")
         self.stopped = family(
             "gauge", "stream_stopped", "1 from when the stream was stopped until it is read again.", "reason"
@@ -131,10 +138,12 @@ class StreamSeries:
         self.interaction_events = every.interaction_events.add(stream)
         self.redrives = {result: every.redrives.add(stream, result) for result in REDRIVE_RESULTS}
         self.order_violations = every.order_violations.add(stream)
+        self.replaced_characters = every.replaced_characters.add(stream)
         self.dead_letters = every.dead_letters.add(stream)
         self.last_success = every.last_success.add(stream)
         self.checkpoint = every.checkpoint.add(stream)
         self.token_expiry = every.token_expiry.add(stream, value=None)
         self.token_valid = every.token_valid.add(stream, value=None)
+        self.own_id_unknown = every.own_id_unknown.add(stream)
         self.states = {state: every.states.add(stream, state.value) for state in State}
         self.stopped = {reason: every.stopped.add(stream, reason.value) for reason in STOPS}

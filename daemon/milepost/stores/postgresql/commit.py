@@ -3,7 +3,7 @@
 One statement for each table and batch, in three round trips.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -20,6 +20,7 @@ from milepost.core.model import Changes, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.stores import rows
 from milepost.stores.erasure import DELETIONS, ids_of, without_forgotten
+from milepost.stores.moves import LINKS, MOVES, move_parameters
 from milepost.stores.postgresql.connection import Connection, Database, Parameters, searchable, storable
 from milepost.stores.postgresql.errors import REFUSALS, reason_of
 from milepost.stores.postgresql.queries import PostgresqlSession, stretch_parameters
@@ -74,6 +75,7 @@ class PostgresqlWriter(PostgresqlSession):
 
     async def _prepare(self, commit: Commit, *, has_forgotten: bool) -> Prepared:
         stream, changes = Stream.parse(commit.checkpoint.stream), commit.changes
+        await self._move(LINKS, commit)
         if has_forgotten:
             changes = without_forgotten(changes, await self.forgotten_among(stream, *ids_of(changes)))
         dead_letters = await self._dead_letters_after(commit)
@@ -134,6 +136,7 @@ class PostgresqlWriter(PostgresqlSession):
         if each.is_removal:
             for statement in DELETIONS:
                 await self.execute(statement, stream_parameters(each.stream))
+        await self._move(MOVES, each.commit)
         if changes.conversations:
             latest = {row.conversation_id: row for row in changes.conversations}  # a statement may change a row once
             await self.execute("upsert_conversations", {"rows": json_rows(_sorted(latest))})
@@ -146,6 +149,13 @@ class PostgresqlWriter(PostgresqlSession):
         if run is not None:
             await self.execute("upsert_run", rows.run_tuple(checkpoint.stream, run))
 
+    async def _move(self, statements: Iterable[str], commit: Commit) -> None:
+        """Take conversations over from other pages, before the rows that the batch brought."""
+        if commit.changes.moved:
+            moved = {**move_parameters(commit), "moved": searchable(commit.changes.moved)}
+            for statement in statements:
+                await self.execute(statement, moved)
+
     async def _write_notes(self, stream: Stream, changes: Changes) -> None:
         """Keep the notes of what a full sweep misses, after the rows that it brought."""
         if changes.found:
@@ -156,7 +166,7 @@ class PostgresqlWriter(PostgresqlSession):
             await self.execute("note_missed", stretch)
         if changes.missed_are_deleted_at is not None:
             at = instant_text(changes.missed_are_deleted_at)
-            await self.execute("mark_missed_as_deleted", (at, stream.key))
+            await self.execute("mark_missed_as_deleted", stream_parameters(stream) | {"at": at})
         if changes.missed_are_deleted_at is not None or changes.forgets_missed:
             await self.execute("drop_notes", (stream.key,))
 

@@ -9,6 +9,7 @@ UNION ALL SELECT 'conversations', count(*) FROM conversations
 UNION ALL SELECT 'contact_interaction_events', count(*) FROM contact_interaction_events
 UNION ALL SELECT 'dead_letter_payloads', count(*) FROM dead_letter_payloads
 UNION ALL SELECT 'missed_conversations', count(*) FROM missed_conversations
+UNION ALL SELECT 'page_moves', count(*) FROM page_moves
 UNION ALL SELECT 'source', count(*) FROM source;
 
 -- name: read_forgotten
@@ -50,6 +51,11 @@ SELECT stream, conversation_id, instant_text(sweep_started_at)
 FROM missed_conversations
 ORDER BY stream, conversation_id;
 
+-- name: read_page_moves
+SELECT platform, previous_page_id, page_id, instant_text(moved_at)
+FROM page_moves
+ORDER BY platform, previous_page_id, page_id;
+
 -- name: read_source
 SELECT place, kind, base_url FROM source ORDER BY place;
 
@@ -81,6 +87,9 @@ COPY dead_letter_payloads (dead_letter_id, payload) FROM STDIN;
 -- name: add_missed_conversations
 COPY missed_conversations (stream, conversation_id, sweep_started_at) FROM STDIN;
 
+-- name: add_page_moves
+COPY page_moves (platform, previous_page_id, page_id, moved_at) FROM STDIN;
+
 -- name: add_source
 COPY source (place, kind, base_url) FROM STDIN;
 
@@ -99,7 +108,7 @@ SELECT pg_try_advisory_xact_lock(hashtextextended(%s || ' copy', 0));
 -- Who opens the database before the copy is committed waits, and then finds all of it.
 LOCK TABLE
     forgotten, journal, checkpoints, runs, dead_letters, contacts, conversations, contact_interaction_events,
-    dead_letter_payloads, missed_conversations, source, unfinished_copy
+    dead_letter_payloads, missed_conversations, page_moves, source, unfinished_copy
 IN ACCESS EXCLUSIVE MODE;
 
 -- name: empty_target
@@ -107,5 +116,5 @@ IN ACCESS EXCLUSIVE MODE;
 ALTER TABLE journal DISABLE TRIGGER journal_refuses_truncate;
 TRUNCATE
     forgotten, journal, checkpoints, runs, dead_letters, contacts, conversations, contact_interaction_events,
-    dead_letter_payloads, missed_conversations, source, unfinished_copy;
+    dead_letter_payloads, missed_conversations, page_moves, source, unfinished_copy;
 ALTER TABLE journal ENABLE TRIGGER journal_refuses_truncate;

@@ -8,7 +8,7 @@ from milepost.core.journal import Codec
 from milepost.core.model import Changes, Stream
 from milepost.stores.erasure import Forgotten, StreamRows, contact_parameters, removal
 from milepost.stores.postgresql.commit import PostgresqlWriter, Prepared
-from milepost.stores.postgresql.connection import NO_TIMEOUT, connected
+from milepost.stores.postgresql.connection import connected
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.migrate import demand_current
 from milepost.stores.sql import load_statements
@@ -18,15 +18,18 @@ from milepost.stores.url import StoreUrl
 async def forget_in_postgresql(store_url: StoreUrl, stream: Stream, contact_id: str) -> Forgotten:
     """Erase a contact of a page, with their conversations, messages and dead letters' payloads, and keep them out.
 
+    Whatever page they stood under when they were written: an account that moves to another page takes its people along.
+
     Works beside running workers, whose commits wait meanwhile. A contact that is not stored is kept out as well. A dead
     letter's part in the journal stays; a worker closes it. The server itself overwrites what was erased when it vacuums
     the tables; until then, and in its write-ahead log, replicas and backups, it is still there.
 
     Raises StoreRefused if there is no schema of this program's, StoreAway if the database does not answer.
     """
-    who = contact_parameters(stream, contact_id)
+    contact = contact_parameters(stream, contact_id)
     async with _writer(store_url) as writer:
         await writer.execute("lock_commits")
+        who: dict[str, object] = {**contact, "pages": list(await writer.linked_pages(stream))}
         await writer.execute("forget_contact", who)
         await writer.execute("forget_conversations", who)
         forgotten = Forgotten(
@@ -65,5 +68,5 @@ async def _writer(store_url: StoreUrl) -> AsyncIterator[PostgresqlWriter]:
     await demand_current(dsn)
     async with connected(dsn, load_statements("postgresql")) as database:
         await database.demand_finished()
-        async with database.transaction(statement_timeout=NO_TIMEOUT) as connection:
+        async with database.long_transaction() as connection:
             yield PostgresqlWriter(database, Codec(), connection)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from psycopg.rows import TupleRow
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter
@@ -16,6 +17,7 @@ from milepost.core.ports import DueDeadLetter
 from milepost.core.retry import latest_redrive
 from milepost.stores import rows
 from milepost.stores.erasure import StreamRows
+from milepost.stores.moves import pages_elsewhere
 from milepost.stores.postgresql.connection import Parameters, searchable, storable
 from milepost.stores.reader import DeadLetterState, StoredEntry
 from milepost.stores.sql import stream_parameters
@@ -100,7 +102,7 @@ class PostgresqlSession:
         ((found_as_json,),) = await self.ask("known", parameters)
         found = _decode(found_as_json)
         unseen, missed, all_missed = await self._known_of_sweep(keys)
-        return Known(
+        known = Known(
             {row.conversation_id: row for row in found.conversations},
             {row.contact_id: row for row in found.contacts},
             frozenset(found.interaction_events),
@@ -113,6 +115,24 @@ class PostgresqlSession:
             missed,
             all_missed,
         )
+        pages = pages_elsewhere(known, keys.stream)
+        return await self._with_elsewhere(known, keys, pages) if pages else known
+
+    async def _with_elsewhere(self, known: Known, keys: Keys, pages: tuple[str, ...]) -> Known:
+        """Add what is known of the other pages under which some of the conversations stand."""
+        page = stream_parameters(keys.stream)
+        wanted = page | {"pages": list(pages), "contacts": searchable(keys.contacts)}
+        contacts = map(rows.contact_row, await self.ask("contacts_elsewhere", wanted))
+        moved_to = await self.ask("moved_to", page)
+        return replace(
+            known,
+            contacts_elsewhere={(row.page_id, row.contact_id): row for row in contacts},
+            moved_to={page_id: datetime.fromisoformat(at) for page_id, at in moved_to},
+        )
+
+    async def linked_pages(self, stream: Stream) -> tuple[str, ...]:
+        """Return the page and those that rows have moved from or to."""
+        return tuple(page_id for (page_id,) in await self.ask("linked_pages", stream_parameters(stream)))
 
     async def _known_of_sweep(self, keys: Keys) -> tuple[int, frozenset[str], int]:
         """Return `unseen`, `missed` and `all_missed` of Known, which are about a full sweep."""

@@ -183,13 +183,141 @@ WHERE
 ON CONFLICT (stream, conversation_id) DO NOTHING;
 
 -- name: mark_missed_as_deleted
-UPDATE conversations SET deleted_at = %s
+-- Not those that another page has read since.
+UPDATE conversations SET deleted_at = %(at)s
 WHERE
-    conversation_id = ANY (ARRAY(SELECT conversation_id FROM missed_conversations WHERE stream = %s))
+    conversation_id = ANY (ARRAY(SELECT conversation_id FROM missed_conversations WHERE stream = %(stream)s))
+    AND platform = %(platform)s AND page_id = %(page_id)s
     AND deleted_at IS NULL;
 
 -- name: drop_notes
 DELETE FROM missed_conversations WHERE stream = %s;
+
+-- name: record_moves
+-- Which page took rows of which, the latest move of each two.
+INSERT INTO page_moves (platform, previous_page_id, page_id, moved_at)
+SELECT DISTINCT platform, page_id, %(page_id)s, %(at)s::timestamptz
+FROM conversations
+WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s
+ON CONFLICT (platform, previous_page_id, page_id) DO UPDATE SET moved_at = excluded.moved_at;
+
+-- name: drop_reverse_moves
+DELETE FROM page_moves
+WHERE
+    platform = %(platform)s AND previous_page_id = %(page_id)s
+    AND page_id IN (SELECT page_id FROM conversations WHERE conversation_id = ANY (%(moved)s::text[]));
+
+-- name: move_forgotten
+-- Who was erased on the page before is kept out on this one.
+INSERT INTO forgotten (platform, page_id, kind, id)
+SELECT DISTINCT platform, %(page_id)s, kind, id
+FROM forgotten
+WHERE
+    platform = %(platform)s
+    AND page_id = ANY (
+        ARRAY(SELECT previous_page_id FROM page_moves WHERE platform = %(platform)s AND page_id = %(page_id)s)
+    )
+ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
+
+-- name: move_contacts
+INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
+SELECT DISTINCT ON (contact_id)
+    platform, %(page_id)s, contact_id, name, username, first_seen_at, last_interaction_at, updated_at
+FROM (
+    SELECT DISTINCT page_id, contact_id
+    FROM conversations
+    WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s AND contact_id IS NOT NULL
+) AS moving
+CROSS JOIN LATERAL (
+    SELECT platform, name, username, first_seen_at, last_interaction_at, updated_at
+    FROM contacts
+    WHERE platform = %(platform)s AND page_id = moving.page_id AND contact_id = moving.contact_id
+    OFFSET 0
+) AS stored
+ORDER BY contact_id
+ON CONFLICT (platform, page_id, contact_id) DO NOTHING;
+
+-- name: drop_moved_contacts
+-- Those whose last conversation leaves their page with these.
+DELETE FROM contacts
+USING (
+    SELECT DISTINCT page_id, contact_id
+    FROM conversations
+    WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s AND contact_id IS NOT NULL
+    OFFSET 0
+) AS moving
+WHERE
+    contacts.platform = %(platform)s AND contacts.page_id = moving.page_id AND contacts.contact_id = moving.contact_id
+    AND (moving.page_id, moving.contact_id) NOT IN (
+        SELECT page_id, contact_id
+        FROM conversations
+        WHERE
+            platform = %(platform)s
+            AND page_id = ANY (
+                ARRAY(
+                    SELECT page_id
+                    FROM conversations
+                    WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s
+                )
+            )
+            AND contact_id IS NOT NULL
+            AND conversation_id <> ALL (%(moved)s::text[])
+    );
+
+-- name: move_interaction_events
+UPDATE contact_interaction_events SET page_id = %(page_id)s
+WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s;
+
+-- name: move_conversations
+UPDATE conversations SET page_id = %(page_id)s
+WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s;
+
+-- name: drop_notes_of_moved
+DELETE FROM missed_conversations
+WHERE
+    stream = ANY (
+        ARRAY(
+            SELECT platform || ':' || previous_page_id
+            FROM page_moves
+            WHERE platform = %(platform)s AND page_id = %(page_id)s
+        )
+    )
+    AND conversation_id = ANY (%(moved)s::text[]);
+
+-- name: moved_to
+-- The pages to which rows of this page have moved, and when each was last known to be at work.
+SELECT move.page_id, instant_text(greatest(move.moved_at, checkpoints.last_success_at))
+FROM page_moves AS move
+LEFT JOIN checkpoints ON checkpoints.stream = move.platform || ':' || move.page_id
+WHERE move.platform = %(platform)s AND move.previous_page_id = %(page_id)s;
+
+-- name: contacts_elsewhere
+SELECT
+    platform, page_id, contact_id, name, username, instant_text(first_seen_at), instant_text(last_interaction_at),
+    instant_text(updated_at)
+FROM contacts
+WHERE platform = %(platform)s AND page_id = ANY (%(pages)s::text[]) AND contact_id = ANY (%(contacts)s::text[]);
+
+-- name: linked_pages
+-- The page, and those that rows have moved from or to, however often. Rows that moved before moves were on record show
+-- it by messages that stand under another page than their conversation.
+WITH RECURSIVE
+link (one, other) AS (
+    SELECT previous_page_id, page_id FROM page_moves WHERE platform = %(platform)s
+    UNION
+    SELECT conversations.page_id, said.page_id
+    FROM contact_interaction_events AS said
+    JOIN conversations USING (conversation_id)
+    WHERE said.platform = %(platform)s AND conversations.page_id <> said.page_id
+),
+linked (page_id) AS (
+    SELECT %(page_id)s::text COLLATE "C"
+    UNION
+    SELECT CASE WHEN link.one = linked.page_id THEN link.other ELSE link.one END
+    FROM linked
+    JOIN link ON linked.page_id IN (link.one, link.other)
+)
+SELECT page_id FROM linked;
 
 -- name: known
 -- All that a batch asks for, as one value. One key at a time: OFFSET 0 keeps the planner from joining the other way
@@ -240,8 +368,10 @@ SELECT json_build_object(
         CROSS JOIN LATERAL (
             SELECT id
             FROM forgotten
-            WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = wanted.kind AND id = wanted.id
-            OFFSET 0
+            WHERE
+                platform = %(platform)s AND kind = wanted.kind AND id = wanted.id
+                AND (kind = 'conversation' OR page_id = %(page_id)s)
+            LIMIT 1
         ) AS stored
     )
 )::text;
@@ -281,6 +411,7 @@ SELECT
     );
 
 -- name: forgotten_among
+-- A conversation keeps its id on any page.
 SELECT stored.id
 FROM (
     SELECT 'conversation' AS kind, unnest(%(conversations)s::text[]) AS id
@@ -290,8 +421,10 @@ FROM (
 CROSS JOIN LATERAL (
     SELECT id
     FROM forgotten
-    WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = wanted.kind AND id = wanted.id
-    OFFSET 0
+    WHERE
+        platform = %(platform)s AND kind = wanted.kind AND id = wanted.id
+        AND (kind = 'conversation' OR page_id = %(page_id)s)
+    LIMIT 1
 ) AS stored;
 
 -- name: has_forgotten
@@ -303,12 +436,15 @@ SELECT EXISTS (
     SELECT 1
     FROM forgotten
     WHERE
-        platform = %(platform)s AND page_id = %(page_id)s
+        platform = %(platform)s
         AND CASE kind
             WHEN 'contact' THEN
-                %(subject)s::text = 'contact ' || id
-                OR %(payload)s::text ~ (
-                    '[^0-9A-Za-z]' || regexp_replace(id, '([]$()*+.?[^{|}\\-])', '\\\1', 'g') || '[^0-9A-Za-z]'
+                page_id = %(page_id)s
+                AND (
+                    %(subject)s::text = 'contact ' || id
+                    OR %(payload)s::text ~ (
+                        '[^0-9A-Za-z]' || regexp_replace(id, '([]$()*+.?[^{|}\\-])', '\\\1', 'g') || '[^0-9A-Za-z]'
+                    )
                 )
             ELSE %(subject)s::text = id OR starts_with(%(subject)s::text, id || '/')
         END
@@ -578,53 +714,53 @@ SELECT conversation_id, platform, page_id FROM conversations
 WHERE conversation_id > %s ORDER BY conversation_id LIMIT %s;
 
 -- name: forget_contact
-INSERT INTO forgotten (platform, page_id, kind, id) VALUES (%(platform)s, %(page_id)s, 'contact', %(contact_id)s)
+-- On each of the linked pages: their ids go with the account.
+INSERT INTO forgotten (platform, page_id, kind, id)
+SELECT %(platform)s, page_id, 'contact', %(contact_id)s FROM unnest(%(pages)s::text[]) AS page_id
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
 -- name: forget_conversations
 INSERT INTO forgotten (platform, page_id, kind, id)
-SELECT platform, page_id, 'conversation', conversation_id
+SELECT platform, linked, 'conversation', conversation_id
 FROM conversations
-WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(contact_id)s
+CROSS JOIN unnest(%(pages)s::text[]) AS linked
+WHERE platform = %(platform)s AND page_id = ANY (%(pages)s::text[]) AND contact_id = %(contact_id)s
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
 -- name: erase_contact
-DELETE FROM contacts WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(contact_id)s;
+DELETE FROM contacts
+WHERE platform = %(platform)s AND page_id = ANY (%(pages)s::text[]) AND contact_id = %(contact_id)s;
 
 -- name: erase_conversations
-DELETE FROM conversations WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(contact_id)s;
+DELETE FROM conversations
+WHERE platform = %(platform)s AND page_id = ANY (%(pages)s::text[]) AND contact_id = %(contact_id)s;
 
 -- name: erase_interaction_events
 DELETE FROM contact_interaction_events
 WHERE
-    platform = %(platform)s AND page_id = %(page_id)s
+    platform = %(platform)s AND page_id = ANY (%(pages)s::text[])
     AND (
         contact_id = %(contact_id)s
-        OR conversation_id IN (
-            SELECT id FROM forgotten
-            WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = 'conversation'
-        )
+        OR conversation_id IN (SELECT id FROM forgotten WHERE platform = %(platform)s AND kind = 'conversation')
     );
 
 -- name: erase_notes
 DELETE FROM missed_conversations
 WHERE
-    stream = %(stream)s
-    AND conversation_id IN (
-        SELECT id FROM forgotten WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = 'conversation'
-    );
+    stream = ANY (ARRAY(SELECT %(platform)s || ':' || page_id FROM unnest(%(pages)s::text[]) AS page_id))
+    AND conversation_id IN (SELECT id FROM forgotten WHERE platform = %(platform)s AND kind = 'conversation');
 
 -- name: erase_payloads
--- Those about anybody of this page who is forgotten, by the rule of is_about_forgotten.
+-- Those about anybody of these pages who is forgotten, by the rule of is_about_forgotten.
 DELETE FROM dead_letter_payloads
 WHERE
     dead_letter_id IN (
         SELECT dead_letter_id
         FROM dead_letters
         JOIN dead_letter_payloads USING (dead_letter_id)
-        JOIN forgotten ON platform = %(platform)s AND page_id = %(page_id)s
+        JOIN forgotten ON stream = platform || ':' || page_id
         WHERE
-            stream = %(stream)s
+            platform = %(platform)s AND page_id = ANY (%(pages)s::text[])
             AND CASE kind
                 WHEN 'contact' THEN
                     subject = 'contact ' || id

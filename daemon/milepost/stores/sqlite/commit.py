@@ -1,7 +1,7 @@
 """What a commit does to the tables of SQLite, and which of its rows they refuse."""
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from time import perf_counter
 
@@ -11,6 +11,7 @@ from milepost.core.model import Changes, InteractionEventRow, RefusedRow, Stream
 from milepost.core.ports import Commit, Committed
 from milepost.stores import rows
 from milepost.stores.erasure import DELETIONS, ids_of, without_forgotten
+from milepost.stores.moves import LINKS, MOVES, move_parameters
 from milepost.stores.sql import stream_parameters
 from milepost.stores.sqlite.queries import SqliteSession, stretch_parameters
 
@@ -28,8 +29,10 @@ class SqliteWriter(SqliteSession):
     def _write(self, commit: Commit, events_chunk_size: int) -> Committed:
         began = perf_counter()
         stream = Stream.parse(commit.checkpoint.stream)
+        self._move(LINKS, commit)
         changes = without_forgotten(commit.changes, self.forgotten_among(stream, *ids_of(commit.changes)))
         last_seq = self._write_entries(stream, commit)
+        self._move(MOVES, commit)
         self._write_all("upsert_conversations", map(rows.conversation_tuple, changes.conversations))
         self._write_all("upsert_contacts", map(rows.contact_tuple, changes.contacts))
         self._write_notes(stream, changes)
@@ -60,6 +63,13 @@ class SqliteWriter(SqliteSession):
             chunk = events[start : start + chunk_size]
             self._write_all("insert_interaction_events", map(rows.interaction_event_tuple, chunk))
 
+    def _move(self, statements: Iterable[str], commit: Commit) -> None:
+        """Take conversations over from other pages, before the rows that the batch brought."""
+        if commit.changes.moved:
+            moved = move_parameters(commit) | {"moved": rows.json_list(commit.changes.moved)}
+            for statement in statements:
+                self.ask(statement, moved)
+
     def _write_notes(self, stream: Stream, changes: Changes) -> None:
         """Keep the notes of what a full sweep misses, after the rows that it brought."""
         if changes.found:
@@ -69,7 +79,8 @@ class SqliteWriter(SqliteSession):
             self.ask("drop_notes_of_other_sweeps", (stream.key, stretch["sweep_started_at"]))
             self.ask("note_missed", stretch)
         if changes.missed_are_deleted_at is not None:
-            self.ask("mark_missed_as_deleted", (instant_text(changes.missed_are_deleted_at), stream.key))
+            at = instant_text(changes.missed_are_deleted_at)
+            self.ask("mark_missed_as_deleted", stream_parameters(stream) | {"at": at})
         if changes.missed_are_deleted_at is not None or changes.forgets_missed:
             self.ask("drop_notes", (stream.key,))
 

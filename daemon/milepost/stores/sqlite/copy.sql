@@ -9,6 +9,7 @@ UNION ALL SELECT 'conversations', count(*) FROM conversations
 UNION ALL SELECT 'contact_interaction_events', count(*) FROM contact_interaction_events
 UNION ALL SELECT 'dead_letter_payloads', count(*) FROM dead_letter_payloads
 UNION ALL SELECT 'missed_conversations', count(*) FROM missed_conversations
+UNION ALL SELECT 'page_moves', count(*) FROM page_moves
 UNION ALL SELECT 'source', count(*) FROM source;
 
 -- name: read_forgotten
@@ -44,6 +45,11 @@ SELECT stream, conversation_id, sweep_started_at
 FROM missed_conversations
 ORDER BY stream, conversation_id;
 
+-- name: read_page_moves
+SELECT platform, previous_page_id, page_id, moved_at
+FROM page_moves
+ORDER BY platform, previous_page_id, page_id;
+
 -- name: read_source
 SELECT place, kind, base_url FROM source ORDER BY place;
 
@@ -75,6 +81,9 @@ INSERT INTO dead_letter_payloads (dead_letter_id, payload) VALUES (?, ?);
 
 -- name: add_missed_conversations
 INSERT INTO missed_conversations (stream, conversation_id, sweep_started_at) VALUES (?, ?, ?);
+
+-- name: add_page_moves
+INSERT INTO page_moves (platform, previous_page_id, page_id, moved_at) VALUES (?, ?, ?, ?);
 
 -- name: add_source
 INSERT INTO source (place, kind, base_url) VALUES (?, ?, ?);

@@ -11,6 +11,7 @@ from milepost.core.errors import StoreAway
 from milepost.core.journal import Codec
 from milepost.core.model import Stream
 from milepost.stores.erasure import Forgotten, StreamRows, contact_parameters, removal
+from milepost.stores.rows import json_list
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.connection import connect, lock_database, real_path, transaction
@@ -25,6 +26,8 @@ CHECKPOINT_TIMEOUT_MILLISECONDS = 2_000
 async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgotten:
     """Erase a contact of a page, with their conversations, messages and dead letters' payloads, and keep them out.
 
+    Whatever page they stood under when they were written: an account that moves to another page takes its people along.
+
     Works beside a running daemon, which waits while the events are read through once. A contact that is not stored is
     kept out as well. A dead letter's part in the journal, which never names a person, stays; the daemon closes it.
 
@@ -37,7 +40,7 @@ async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgo
     path = real_path(path)
     await asyncio.to_thread(demand_current, path)
     async with connect(path, {"secure_delete": "ON"}, timeout_seconds=TIMEOUT_SECONDS) as database:
-        forgotten = await database.write(lambda connection: _forget(_writer_on(connection), who))
+        forgotten = await database.write(lambda connection: _forget(_writer_on(connection), stream, who))
         with suppress(StoreAway):
             await database.run(empty_wal)
     return forgotten
@@ -47,8 +50,9 @@ def _writer_on(connection: sqlite3.Connection) -> SqliteWriter:
     return SqliteWriter(load_statements("sqlite"), Codec(), connection)
 
 
-def _forget(writer: SqliteWriter, who: dict[str, str]) -> Forgotten:
+def _forget(writer: SqliteWriter, stream: Stream, who: dict[str, str]) -> Forgotten:
     with transaction(writer.connection):
+        who = who | {"pages": json_list(writer.linked_pages(stream))}
         writer.ask("forget_contact", who)
         writer.ask("forget_conversations", who)
         forgotten = Forgotten(

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from msgspec.structs import replace
+
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.evolve import fold
 from milepost.core.journal import Codec, RunOf, instant_text
@@ -14,6 +16,7 @@ from milepost.core.ports import DueDeadLetter
 from milepost.core.retry import latest_redrive
 from milepost.stores import rows
 from milepost.stores.erasure import StreamRows
+from milepost.stores.moves import pages_elsewhere
 from milepost.stores.reader import DeadLetterState, StoredEntry
 from milepost.stores.sql import stream_parameters
 
@@ -79,12 +82,13 @@ class SqliteSession:
         """Return what is stored under the keys."""
         stream = keys.stream
         conversation_ids, contact_ids = rows.json_list(keys.conversations), rows.json_list(keys.contacts)
-        conversations = map(rows.conversation_row, self.ask("known_conversations", (conversation_ids,)))
+        found = map(rows.conversation_row, self.ask("known_conversations", (conversation_ids,)))
+        conversations = {row.conversation_id: row for row in found}
         contacts = self.ask("known_contacts", (stream.platform.value, stream.page_id, contact_ids))
         events = self.ask("known_interaction_events", (rows.json_list(keys.interaction_events),))
         unseen, missed, all_missed = self._known_of_sweep(keys)
-        return Known(
-            {row.conversation_id: row for row in conversations},
+        known = Known(
+            conversations,
             {row.contact_id: row for row in map(rows.contact_row, contacts)},
             frozenset(event_id for (event_id,) in events),
             self._known_dead_letters(keys) if keys.subjects else {},
@@ -93,6 +97,24 @@ class SqliteSession:
             missed,
             all_missed,
         )
+        pages = pages_elsewhere(known, stream)
+        return self._with_elsewhere(known, keys, pages) if pages else known
+
+    def _with_elsewhere(self, known: Known, keys: Keys, pages: tuple[str, ...]) -> Known:
+        """Add what is known of the other pages under which some of the conversations stand."""
+        page = stream_parameters(keys.stream)
+        wanted = page | {"pages": rows.json_list(pages), "contacts": rows.json_list(keys.contacts)}
+        contacts = map(rows.contact_row, self.ask("contacts_elsewhere", wanted))
+        moved_to = self.ask("moved_to", page).fetchall()
+        return replace(
+            known,
+            contacts_elsewhere={(row.page_id, row.contact_id): row for row in contacts},
+            moved_to={page_id: datetime.fromisoformat(at) for page_id, at in moved_to},
+        )
+
+    def linked_pages(self, stream: Stream) -> tuple[str, ...]:
+        """Return the page and those that rows have moved from or to."""
+        return tuple(page_id for (page_id,) in self.ask("linked_pages", stream_parameters(stream)))
 
     def _known_dead_letters(self, keys: Keys) -> dict[str, KnownDeadLetter]:
         found = self.ask("known_dead_letters", (keys.stream.key, rows.json_list(keys.subjects)))

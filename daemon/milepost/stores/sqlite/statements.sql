@@ -122,13 +122,131 @@ WHERE
 ON CONFLICT (stream, conversation_id) DO NOTHING;
 
 -- name: mark_missed_as_deleted
-UPDATE conversations SET deleted_at = ?
+-- Not those that another page has read since.
+UPDATE conversations SET deleted_at = :at
 WHERE
-    conversation_id IN (SELECT conversation_id FROM missed_conversations WHERE stream = ?)
+    conversation_id IN (SELECT conversation_id FROM missed_conversations WHERE stream = :stream)
+    AND platform = :platform AND page_id = :page_id
     AND deleted_at IS NULL;
 
 -- name: drop_notes
 DELETE FROM missed_conversations WHERE stream = ?;
+
+-- name: record_moves
+-- Which page took rows of which, the latest move of each two.
+INSERT INTO page_moves (platform, previous_page_id, page_id, moved_at)
+SELECT platform, page_id, :page_id, :at
+FROM conversations
+WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
+ON CONFLICT (platform, previous_page_id, page_id) DO UPDATE SET moved_at = excluded.moved_at;
+
+-- name: drop_reverse_moves
+DELETE FROM page_moves
+WHERE
+    platform = :platform AND previous_page_id = :page_id
+    AND page_id IN (
+        SELECT page_id FROM conversations WHERE conversation_id IN (SELECT value FROM json_each(:moved))
+    );
+
+-- name: move_forgotten
+-- Who was erased on the page before is kept out on this one.
+INSERT INTO forgotten (platform, page_id, kind, id)
+SELECT platform, :page_id, kind, id
+FROM forgotten
+WHERE
+    platform = :platform
+    AND page_id IN (SELECT previous_page_id FROM page_moves WHERE platform = :platform AND page_id = :page_id)
+ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
+
+-- name: move_contacts
+INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
+SELECT platform, :page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at
+FROM contacts
+WHERE
+    platform = :platform
+    AND (page_id, contact_id) IN (
+        SELECT page_id, contact_id
+        FROM conversations
+        WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
+    )
+ON CONFLICT (platform, page_id, contact_id) DO NOTHING;
+
+-- name: drop_moved_contacts
+-- Those whose last conversation leaves their page with these.
+DELETE FROM contacts
+WHERE
+    platform = :platform
+    AND (page_id, contact_id) IN (
+        SELECT page_id, contact_id
+        FROM conversations
+        WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
+    )
+    AND (page_id, contact_id) NOT IN (
+        SELECT page_id, contact_id
+        FROM conversations
+        WHERE
+            platform = :platform
+            AND page_id IN (
+                SELECT page_id
+                FROM conversations
+                WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
+            )
+            AND contact_id IS NOT NULL
+            AND conversation_id NOT IN (SELECT value FROM json_each(:moved))
+    );
+
+-- name: move_interaction_events
+UPDATE contact_interaction_events SET page_id = :page_id
+WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id;
+
+-- name: move_conversations
+UPDATE conversations SET page_id = :page_id
+WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id;
+
+-- name: drop_notes_of_moved
+DELETE FROM missed_conversations
+WHERE
+    stream IN (
+        SELECT platform || ':' || previous_page_id
+        FROM page_moves
+        WHERE platform = :platform AND page_id = :page_id
+    )
+    AND conversation_id IN (SELECT value FROM json_each(:moved));
+
+-- name: moved_to
+-- The pages to which rows of this page have moved, and when each was last known to be at work.
+SELECT move.page_id, max(move.moved_at, coalesce(checkpoints.last_success_at, ''))
+FROM page_moves AS move
+LEFT JOIN checkpoints ON checkpoints.stream = move.platform || ':' || move.page_id
+WHERE move.platform = :platform AND move.previous_page_id = :page_id;
+
+-- name: contacts_elsewhere
+SELECT platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at
+FROM contacts
+WHERE
+    platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
+    AND contact_id IN (SELECT value FROM json_each(:contacts));
+
+-- name: linked_pages
+-- The page, and those that rows have moved from or to, however often. Rows that moved before moves were on record show
+-- it by messages that stand under another page than their conversation.
+WITH RECURSIVE
+link (one, other) AS (
+    SELECT previous_page_id, page_id FROM page_moves WHERE platform = :platform
+    UNION ALL
+    SELECT conversations.page_id, said.page_id
+    FROM contact_interaction_events AS said
+    JOIN conversations USING (conversation_id)
+    WHERE said.platform = :platform AND conversations.page_id <> said.page_id
+),
+linked (page_id) AS (
+    SELECT :page_id
+    UNION
+    SELECT CASE WHEN link.one = linked.page_id THEN link.other ELSE link.one END
+    FROM linked
+    JOIN link ON linked.page_id IN (link.one, link.other)
+)
+SELECT page_id FROM linked;
 
 -- name: known_conversations
 SELECT
@@ -176,14 +294,13 @@ WHERE stream = ? AND sweep_started_at = ? AND conversation_id IN (SELECT value F
 SELECT count(*) FROM missed_conversations WHERE stream = ? AND sweep_started_at = ?;
 
 -- name: has_forgotten
-SELECT 1 FROM forgotten WHERE platform = :platform AND page_id = :page_id LIMIT 1;
+SELECT 1 FROM forgotten WHERE platform = :platform LIMIT 1;
 
 -- name: forgotten_among
+-- A conversation keeps its id on any page.
 SELECT id
 FROM forgotten
-WHERE
-    platform = :platform AND page_id = :page_id
-    AND kind = 'conversation' AND id IN (SELECT value FROM json_each(:conversations))
+WHERE platform = :platform AND kind = 'conversation' AND id IN (SELECT value FROM json_each(:conversations))
 UNION ALL
 SELECT id
 FROM forgotten
@@ -196,9 +313,11 @@ WHERE
 SELECT 1
 FROM forgotten
 WHERE
-    platform = :platform AND page_id = :page_id
+    platform = :platform
     AND CASE kind
-        WHEN 'contact' THEN :subject = 'contact ' || id OR :payload GLOB '*[^0-9A-Za-z]' || id || '[^0-9A-Za-z]*'
+        WHEN 'contact' THEN
+            page_id = :page_id
+            AND (:subject = 'contact ' || id OR :payload GLOB '*[^0-9A-Za-z]' || id || '[^0-9A-Za-z]*')
         ELSE :subject = id OR instr(:subject, id || '/') = 1
     END
 LIMIT 1;
@@ -434,52 +553,55 @@ ON CONFLICT (place) DO UPDATE SET kind = excluded.kind, base_url = excluded.base
 SELECT conversation_id, platform, page_id FROM conversations WHERE conversation_id > ? ORDER BY conversation_id LIMIT ?;
 
 -- name: forget_contact
-INSERT INTO forgotten (platform, page_id, kind, id) VALUES (:platform, :page_id, 'contact', :contact_id)
+-- On each of the linked pages: their ids go with the account.
+INSERT INTO forgotten (platform, page_id, kind, id)
+SELECT :platform, value, 'contact', :contact_id FROM json_each(:pages) WHERE true
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
 -- name: forget_conversations
 INSERT INTO forgotten (platform, page_id, kind, id)
-SELECT platform, page_id, 'conversation', conversation_id
+SELECT platform, json_each.value, 'conversation', conversation_id
 FROM conversations
-WHERE platform = :platform AND page_id = :page_id AND contact_id = :contact_id
+CROSS JOIN json_each(:pages)
+WHERE
+    platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
+    AND contact_id = :contact_id
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
 -- name: erase_contact
-DELETE FROM contacts WHERE platform = :platform AND page_id = :page_id AND contact_id = :contact_id;
+DELETE FROM contacts
+WHERE platform = :platform AND page_id IN (SELECT value FROM json_each(:pages)) AND contact_id = :contact_id;
 
 -- name: erase_conversations
-DELETE FROM conversations WHERE platform = :platform AND page_id = :page_id AND contact_id = :contact_id;
+DELETE FROM conversations
+WHERE platform = :platform AND page_id IN (SELECT value FROM json_each(:pages)) AND contact_id = :contact_id;
 
 -- name: erase_interaction_events
 DELETE FROM contact_interaction_events
 WHERE
-    platform = :platform AND page_id = :page_id
+    platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
     AND (
         contact_id = :contact_id
-        OR conversation_id IN (
-            SELECT id FROM forgotten WHERE platform = :platform AND page_id = :page_id AND kind = 'conversation'
-        )
+        OR conversation_id IN (SELECT id FROM forgotten WHERE platform = :platform AND kind = 'conversation')
     );
 
 -- name: erase_notes
 DELETE FROM missed_conversations
 WHERE
-    stream = :stream
-    AND conversation_id IN (
-        SELECT id FROM forgotten WHERE platform = :platform AND page_id = :page_id AND kind = 'conversation'
-    );
+    stream IN (SELECT :platform || ':' || value FROM json_each(:pages))
+    AND conversation_id IN (SELECT id FROM forgotten WHERE platform = :platform AND kind = 'conversation');
 
 -- name: erase_payloads
--- Those about anybody of this page who is forgotten, by the rule of is_about_forgotten.
+-- Those about anybody of these pages who is forgotten, by the rule of is_about_forgotten.
 DELETE FROM dead_letter_payloads
 WHERE
     dead_letter_id IN (
         SELECT dead_letter_id
         FROM dead_letters
         JOIN dead_letter_payloads USING (dead_letter_id)
-        JOIN forgotten ON platform = :platform AND page_id = :page_id
+        JOIN forgotten ON stream = platform || ':' || page_id
         WHERE
-            stream = :stream
+            platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
             AND CASE kind
                 WHEN 'contact' THEN subject = 'contact ' || id OR payload GLOB '*[^0-9A-Za-z]' || id || '[^0-9A-Za-z]*'
                 ELSE subject = id OR instr(subject, id || '/') = 1

@@ -1,0 +1,17 @@
+-- What it takes to follow an Instagram account that is linked to another page: its threads keep their ids, and their rows
+-- go to the page that reads them.
+
+-- Which page took rows of which, and when it last did. Erasing a person looks through all pages that are linked so.
+CREATE TABLE page_moves (
+    platform TEXT NOT NULL,
+    previous_page_id TEXT NOT NULL,
+    page_id TEXT NOT NULL,
+    moved_at TEXT NOT NULL,
+    PRIMARY KEY (platform, previous_page_id, page_id)
+) STRICT, WITHOUT ROWID;
+
+-- For the messages of a conversation that moves, or that is looked at.
+CREATE INDEX interaction_events_by_conversation ON contact_interaction_events (conversation_id, occurred_at);
+
+-- A conversation is erased by its id, on whichever page it turns up.
+CREATE INDEX forgotten_by_id ON forgotten (platform, kind, id);

@@ -1,0 +1,197 @@
+"""What a store must do where an account moves to another page: its threads keep their ids, and other streams read them.
+
+A subclass is named Test… and has the fixture `kept`: an empty database of this program's schema.
+"""
+
+from datetime import datetime
+
+from contracts.store_contract import Tables
+from kit.builders import NOON, at, batch, contact, conversation, message, sweep_started
+from milepost.core.events import DeadLetterOpened, Mode, RunStarted, Stage, SweepCompleted, Tally
+from milepost.core.merge import RETURN_AFTER, difference, keys_of
+from milepost.core.model import Changes, Conversation, DeadLetterPayload, Keys, Platform, Stream, Stretch
+from milepost.core.ports import Store
+from milepost.stores.erasure import Forgotten
+from milepost.stores.open import forget, open_store
+from stores.histories import commit_after, contact_row, conversation_row, event_row
+from stores.store_dump import StoreDump
+
+OLD, NEW, THIRD, STRANGER = (Stream(Platform.INSTAGRAM, page_id) for page_id in ("1", "2", "3", "9"))
+
+
+def thread(number: int, person: str | None = None, *, seconds: int = 0, said: tuple[str, ...] = ()) -> Conversation:
+    """Return a thread with a person, who has said these things."""
+    of = contact(person or f"c_{number}", None, f"person{number}")
+    texts = said or (f"said in {number}",)
+    messages = [message(f"m_{number}_{text}", at(seconds), text) for text in texts]
+    return conversation(f"t_{number}", at(seconds), of=of, messages=messages)
+
+
+async def read(store: Store, of: Stream, *threads: Conversation, now: datetime = NOON) -> Tally:
+    """Store what a stream has read, and complete its sweep with that."""
+    known = await store.known(keys_of(of, batch(*threads)))
+    found = difference(of, batch(*threads), known, now)
+    completed = SweepCompleted(Mode.FULL, now, now, found.tally)
+    await store.commit(commit_after(await store.load(of.key), completed, changes=found.changes, now=now))
+    return found.tally
+
+
+def pages_of(tables: Tables) -> dict[str, set[str]]:
+    """Return the pages under which rows of each table stand."""
+    return {
+        "conversations": {row.page_id for row in tables.conversations.values()},
+        "contacts": {row.page_id for row in tables.contacts.values()},
+        "messages": {row.page_id for row in tables.interaction_events.values()},
+    }
+
+
+ALL_OF_THE_NEW_PAGE = {"conversations": {"2"}, "contacts": {"2"}, "messages": {"2"}}
+
+
+class MovesContract:
+    async def test_rows_follow_the_page_that_reads_them(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, thread(1, said=("first", "second")), thread(2))
+
+            tally = await read(store, NEW, thread(1, said=("second",)), thread(2), now=at(60))
+
+        tables = kept.tables()
+        assert pages_of(tables) == ALL_OF_THE_NEW_PAGE
+        assert (len(tables.conversations), len(tables.contacts), len(tables.interaction_events)) == (2, 2, 3)
+        assert {row.first_seen_at for row in tables.contacts.values()} == {NOON}
+        assert {row.first_synced_at for row in tables.conversations.values()} == {NOON}
+        assert (tally.moved, tally.updated, tally.inserted, tally.interaction_events) == (2, 2, 0, 0)
+
+    async def test_a_thread_whose_participants_are_missing_moves_with_its_contact(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, thread(1))
+            await read(store, NEW, conversation("t_1", at(0)), now=at(60))
+
+        tables = kept.tables()
+        assert pages_of(tables) == ALL_OF_THE_NEW_PAGE
+        assert [row.username for row in tables.contacts.values()] == ["person1"]
+
+    async def test_a_contact_stays_with_a_thread_that_has_not_moved_yet(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, thread(1, "c_1"), thread(2, "c_1"))
+            await read(store, NEW, thread(1, "c_1"), now=at(60))
+            assert {key[1] for key in kept.tables().contacts} == {"1", "2"}
+
+            await read(store, NEW, thread(2, "c_1"), now=at(120))
+
+        assert {key[1] for key in kept.tables().contacts} == {"2"}
+
+    async def test_the_old_page_does_not_take_them_back_but_what_it_reads_is_kept(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, thread(1))
+            await read(store, NEW, thread(1), now=at(60))
+
+            again = await read(store, OLD, thread(1), now=at(120))
+            newer = await read(store, OLD, thread(1, seconds=130, said=("more",)), now=at(180))
+
+        tables = kept.tables()
+        assert again == Tally(batches=1, unchanged=1)
+        assert (newer.moved, newer.updated, newer.interaction_events) == (0, 1, 1)
+        assert pages_of(tables) == ALL_OF_THE_NEW_PAGE
+        assert len(tables.interaction_events) == 2
+        assert [row.last_interaction_at for row in tables.contacts.values()] == [at(130)]
+
+    async def test_they_move_back_once_the_new_page_has_been_silent_for_long(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, thread(1))
+            await read(store, NEW, thread(1), now=at(60))
+            await read(store, NEW, now=at(120))
+
+            soon = await read(store, OLD, thread(1), now=at(119) + RETURN_AFTER)
+            late = await read(store, OLD, thread(1), now=at(120) + RETURN_AFTER)
+            there = await read(store, NEW, thread(1), now=at(180) + RETURN_AFTER)
+
+        assert (soon.moved, late.moved, there.moved) == (0, 1, 0)
+        assert pages_of(kept.tables()) == {"conversations": {"1"}, "contacts": {"1"}, "messages": {"1"}}
+
+    async def test_they_move_back_at_once_where_the_new_page_no_longer_sees_them(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, thread(1))
+            await read(store, NEW, thread(1), now=at(60))
+            everything = Stretch(at(60), None, None, ())
+            gone = Changes(missed=everything, missed_are_deleted_at=at(90))
+            await store.commit(commit_after(await store.load(NEW.key), changes=gone, now=at(90)))
+
+            tally = await read(store, OLD, thread(1), now=at(120))
+
+        (row,) = kept.tables().conversations.values()
+        assert (tally.moved, row.page_id, row.deleted_at) == (1, "1", None)
+
+    async def test_the_sweep_of_the_old_page_marks_none_of_them_as_deleted(self, kept: StoreDump) -> None:
+        """It had missed one already, and misses the other afterwards."""
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, thread(1), thread(2))
+            sweep = sweep_started(walk_started_at=at(10))
+            noted = Changes(missed=Stretch(at(10), None, None, ("t_2",)))
+            await store.commit(commit_after(await store.load(OLD.key), RunStarted(at(10)), sweep, changes=noted))
+            await read(store, NEW, thread(1), thread(2), now=at(60))
+
+            everything = Stretch(at(10), None, None, ())
+            known = await store.known(Keys(OLD, full_sweep_at=at(10), stretch=everything))
+            deleting = Changes(missed=everything, missed_are_deleted_at=at(70))
+            await store.commit(commit_after(await store.load(OLD.key), changes=deleting, now=at(70)))
+
+        assert (known.unseen, known.all_missed) == (0, 0)
+        assert [row.deleted_at for row in kept.tables().conversations.values()] == [None, None]
+
+    async def test_forgetting_finds_all_of_a_person_whatever_page_it_stood_under(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, thread(1), thread(2, "c_1"), thread(3))
+            opened = (
+                DeadLetterOpened("d_1", Stage.FETCH, "t_1/messages", "bad"),
+                DeadLetterOpened("d_2", Stage.STORE, "contact c_1", "bad"),
+                DeadLetterOpened("d_3", Stage.FETCH, "t_3/messages", "bad"),
+            )
+            payloads = tuple(DeadLetterPayload(each.dead_letter_id, "{}") for each in opened)
+            await store.commit(commit_after(await store.load(OLD.key), *opened, changes=Changes(payloads=payloads)))
+            await read(store, NEW, thread(1), thread(3), now=at(60))
+            await read(store, THIRD, thread(3), now=at(120))
+
+            forgotten = await forget(kept.store_url, NEW, "c_1")
+
+        # One of the threads had not moved: the contact stood under both pages.
+        assert forgotten == Forgotten(contacts=2, conversations=2, interaction_events=2, payloads=2)
+        tables = kept.tables()
+        assert set(tables.conversations) == {"t_3"}
+        assert {row.contact_id for row in tables.contacts.values()} == {"c_3"}
+        assert set(tables.payloads) == {"d_3"}
+
+    async def test_who_was_forgotten_stays_so_on_the_next_page(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, thread(1), thread(2))
+            await forget(kept.store_url, OLD, "c_1")
+
+            await read(store, NEW, thread(1), thread(2), thread(6, "c_1"), now=at(60))
+            await read(store, NEW, thread(1), thread(7, "c_1"), now=at(120))
+
+        assert set(kept.tables().conversations) == {"t_2"}
+
+    async def test_a_person_of_another_page_with_the_same_id_is_somebody_else(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, thread(1))
+            await read(store, STRANGER, thread(4, "c_1"))
+            await read(store, NEW, thread(1), now=at(60))
+
+            await forget(kept.store_url, NEW, "c_1")
+            await read(store, STRANGER, thread(5, "c_1"), now=at(120))
+
+        assert set(kept.tables().conversations) == {"t_4", "t_5"}
+
+    async def test_rows_that_moved_before_moves_were_on_record_are_found(self, kept: StoreDump) -> None:
+        """Until then the conversation stayed, and only new messages had the new page."""
+        rows = Changes(
+            (conversation_row("t_1", of=OLD, contact_id="c_1"),),
+            (contact_row("c_1", of=OLD), contact_row("c_1", of=NEW)),
+            (event_row("m_1", of=OLD), event_row("m_2", of=NEW)),
+        )
+        async with open_store(kept.store_url) as store:
+            await store.commit(commit_after(await store.load(NEW.key), changes=rows))
+
+            forgotten = await forget(kept.store_url, NEW, "c_1")
+
+        assert forgotten == Forgotten(contacts=2, conversations=1, interaction_events=2, payloads=0)
