@@ -33,7 +33,7 @@ from milepost.facebook.large_bodies import (
 )
 from milepost.facebook.pages import fetch_managed_pages
 from milepost.facebook.rate_limiter import Budget, RateLimiter
-from milepost.facebook.token_health import fetch_token_health
+from milepost.facebook.token_health import inspect_token
 
 LARGE, SMALL = b" " * IN_THREAD_BYTES, b"{}"
 
@@ -209,7 +209,7 @@ class TestEveryCall:
         assert found.kind is ProblemKind.OVERSIZE
 
     async def test_a_tokens_health(self, answered: Callable[[bytes], Awaitable[GraphClient]], access: Access) -> None:
-        found = await fetch_token_health(await answered(MILLIONS), access, RecordingGate())
+        found = await inspect_token(await answered(MILLIONS), access, RecordingGate())
         assert isinstance(found, Problem)
         assert found.kind is ProblemKind.OVERSIZE
 
