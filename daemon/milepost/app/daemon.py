@@ -212,7 +212,7 @@ def _health_of(parts: Parts) -> Health:
         supervisor.wake(stream)
         return True
 
-    store_watch = StoreWatch(parts.store.answers, wake, parts.clock)
+    store_watch = StoreWatch(partial(_demand_usable, parts.store), wake, parts.clock)
     return Health(store_watch, parts.discovery, parts.reloader, parts.registry, parts.engine, supervisor.stalled)
 
 
