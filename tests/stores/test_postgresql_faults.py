@@ -503,6 +503,8 @@ async def test_a_full_disk_is_an_absence_until_there_is_room(postgres: Server) -
             fill_up(database)
             with pytest.raises(StoreAway) as raised:
                 await live(store, STREAM, 2_000)
+            with pytest.raises(StoreAway, match="could not extend"):
+                await store.takes_writes()
 
             assert "make room; nothing that was committed is lost" in raised.value.hint
             reveals_nothing(raised.value, database)
@@ -511,6 +513,7 @@ async def test_a_full_disk_is_an_absence_until_there_is_room(postgres: Server) -
 
             database.sql("DROP TABLE ballast")
             assert (await live(store, STREAM, 3)).version > reached.version
+            await store.takes_writes()
 
 
 def fill_up(database: Database) -> None:
