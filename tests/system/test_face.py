@@ -8,6 +8,7 @@ import pytest
 import yaml
 from aiohttp import web
 
+from kit.binary import milepost
 from kit.face import facing, listening
 from kit.flaky_proxy import breakable_line
 from kit.full_disk import ballast_of, installed_on_small_disk
@@ -68,6 +69,9 @@ async def test_a_postgresql_that_stops_is_the_first_thing_said_until_it_is_back(
                 await face.until_wrong("store_away")
                 assert (await face.readyz())[0] == 503
                 assert await face.metric("milepost_store_up") == 0
+                status = await milepost(installation.folder, "status")
+                assert status.code == 1, status
+                assert status.stderr.startswith("milepost: the database ")
             finally:
                 postgres.start()
             await face.until_wrong("store_away", is_wrong=False)
