@@ -72,7 +72,8 @@ ADVICE: tuple[Advice, ...] = (
     # --- what resolves itself ---
     Advice("nothing to do: the walk restarts at the head of the inbox", codes=any_of(2642)),
     Advice("nothing to do: smaller batches are requested", codes=any_of(1), phrase=TOO_MUCH_DATA),
-    Advice("nothing to do: smaller batches are requested", kind=ProblemKind.OVERSIZE),
+    Advice(_UNLESS_IT_PERSISTS + "check source.base_url and any proxy in between; smaller batches are requested",
+           kind=ProblemKind.OVERSIZE),
     Advice(_UNLESS_IT_PERSISTS + "check Meta's status page, metastatus.com", codes=any_of(1, 2)),
     Advice(_WAIT, http_status=429),
     Advice(_UNLESS_IT_PERSISTS + "check the network and source.base_url", kind=ProblemKind.NETWORK),
