@@ -49,6 +49,18 @@ async def test_a_platform_that_is_no_longer_listed_is_dropped_until_it_is_listed
         assert [result.run.status for result in results if result.run] == [RunStatus.COMPLETE] * 2
 
 
+async def test_no_token_of_any_page_is_stored_with_what_people_write() -> None:
+    async with trial_of(page_of(BICYCLES)) as trial:
+        first, second, third = (f"EAAtoken-number-{number}" for number in range(3))
+        await trial.reload(page_of(BICYCLES), replace(page_of(BAKERY), access_token=first))
+        await trial.reload(
+            replace(page_of(BICYCLES), access_token=second), replace(page_of(BAKERY), access_token=third)
+        )
+        tokens = (first, second, third, trial.simulator.world.user_token)
+        text = trial.client.known_tokens.without("|".join(tokens).encode())
+        assert text == b"[redacted]|[redacted]|[redacted]|[redacted]"
+
+
 async def test_a_page_that_comes_back_is_synced_with_its_new_token() -> None:
     async with trial_of(page_of(BICYCLES)) as trial:
         await trial.reload(page_of(BAKERY))

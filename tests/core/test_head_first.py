@@ -1,4 +1,4 @@
-"""The head first: a run that resumes a walk reads what is new, whatever the old stretch does; the walk loses nothing."""
+"""The head first: a run that resumes a walk reads what is new, whatever the old stretch does, and loses nothing."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -173,7 +173,7 @@ def test_the_search_for_what_fails_takes_no_thread_of_the_head_for_it(max_batche
     assert {f"t_{number:04}" for number in range(60) if number != 20} <= world.stored
 
 
-def test_a_reduced_request_is_set_aside_with_the_walk() -> None:
+def test_a_limit_that_the_walk_has_learnt_holds_for_the_head_as_well() -> None:
     world = GrowingWorld()
     world.run(max_batches=2)
     world.refuses = lambda request, batch: TOO_HEAVY if request.cursor and request.limit > 2 else None
@@ -183,7 +183,7 @@ def test_a_reduced_request_is_set_aside_with_the_walk() -> None:
     world.refuses = lambda *_: None
     world.run(max_batches=2)
 
-    assert [request.limit for request in world.asked] == [10, 2]
+    assert [request.limit for request in world.asked] == [2, 2]
 
 
 def test_the_journal_says_that_a_run_began_with_the_head() -> None:

@@ -33,6 +33,7 @@ from milepost.core.events import (
 )
 from milepost.core.model import Detail
 from milepost.core.plan import GROW_AFTER, Fetch, Policy, Size, plan, size_now, smaller, whole
+from milepost.core.ports import ListCheck, Refused
 from milepost.core.problems import Problem, ProblemKind
 
 POLICY = Policy(batch_size=50)
@@ -44,6 +45,7 @@ LADDER = [
     Size(1, Detail.BARE),
     Size(1, Detail.POSITION),
 ]
+HARMLESS = [size for size in LADDER if size.detail in (Detail.NESTED, Detail.SEPARATE)]
 OVERSIZE = Problem(ProblemKind.OVERSIZE, "more than 32 MB")
 
 
@@ -77,7 +79,7 @@ class TestSmallerRequests:
     @pytest.mark.parametrize("problem", [TOO_HEAVY, OVERSIZE])
     def test_a_batch_that_is_too_large_is_shrunk_without_a_delay(self, problem: Problem) -> None:
         checkpoint = walking_since_noon()
-        for size in LADDER[1:]:
+        for size in HARMLESS[1:]:
             assert events(decision_on(checkpoint, refused(problem), context())) == (
                 BatchShrunk(size.limit, size.detail, problem),
             )
@@ -88,27 +90,31 @@ class TestSmallerRequests:
             assert (action.request.limit, action.request.detail) == (size.limit, size.detail)
             assert action.request.cursor == "after 1"
 
-    def test_a_transient_problem_shrinks_the_batch_only_after_the_retries(self) -> None:
-        tried = then(walking_since_noon(), refused(UNKNOWN), refused(UNKNOWN))
+    @pytest.mark.parametrize("problem", [UNKNOWN, NETWORK, Problem(ProblemKind.API, "no permission", code=10)])
+    def test_any_other_refusal_shrinks_the_batch_only_after_the_retries(self, problem: Problem) -> None:
+        about_content = Refused(problem, 0.1, check=ListCheck(first="t_1"))
+        tried = then(walking_since_noon(), about_content, about_content)
         assert tried.reduced_request is None
         assert tried.retry is not None
 
-        shrunk = then(tried, refused(UNKNOWN))
+        shrunk = then(tried, about_content)
 
         assert size_now(shrunk, POLICY) == LADDER[1]
         assert shrunk.retry is None
-        assert size_now(then(shrunk, refused(UNKNOWN)), POLICY) == LADDER[2], "the search is under way"
+        assert size_now(then(shrunk, about_content), POLICY) == LADDER[2], "the search is under way"
 
-    def test_shrinking_ends_in_a_failure_if_not_even_positions_can_be_read(self) -> None:
-        decided = events(decision_on(shrunk_to(1, Detail.POSITION), refused(TOO_HEAVY), context()))
+    def test_another_problem_is_retried_before_the_batch_is_shrunk_further(self) -> None:
+        """What fails now and then must not make batches smaller and smaller."""
+        decided = events(decision_on(shrunk_to(6), Refused(NETWORK, 0.1, check=ListCheck(first="t_1")), context()))
 
-        assert [type(event) for event in decided] == [BatchFailed, RunEnded]
+        assert [type(event) for event in decided] == [FetchFailed]
 
-    def test_shrinking_ends_in_retries_if_the_problem_may_pass(self) -> None:
+    @pytest.mark.parametrize("problem", [UNKNOWN, TOO_HEAVY])
+    def test_shrinking_ends_in_retries_if_not_even_positions_can_be_read(self, problem: Problem) -> None:
         bottom = shrunk_to(1, Detail.POSITION)
 
-        (first,) = events(decision_on(bottom, refused(UNKNOWN), context()))
-        last = events(decision_on(then(bottom, refused(UNKNOWN), refused(UNKNOWN)), refused(UNKNOWN), context()))
+        (first,) = events(decision_on(bottom, refused(problem), context()))
+        last = events(decision_on(then(bottom, refused(problem), refused(problem)), refused(problem), context()))
 
         assert isinstance(first, FetchFailed)
         assert [type(event) for event in last] == [BatchFailed, RunEnded]
@@ -134,7 +140,14 @@ class TestSmallerRequests:
 class TestFailedRun:
     """While shrinking, an outage looks like a poison thread: the next run has to search again."""
 
-    def test_a_failed_run_resets_the_reduced_request(self) -> None:
+    def test_a_failed_run_resets_the_reduced_request_to_what_worked(self) -> None:
+        searching = then(stored(shrunk_to(6), 1), refused(TOO_HEAVY), refused(TOO_HEAVY))
+        assert size_now(searching, POLICY).limit == 1
+
+        assert size_now(then(searching, *[refused(NETWORK)] * 3), POLICY) == Size(6, Detail.NESTED)
+        assert size_now(then(stored(shrunk_to(6), 1), *[refused(NETWORK)] * 3), POLICY) == Size(6, Detail.NESTED)
+
+    def test_a_failed_run_resets_the_reduced_request_if_nothing_worked(self) -> None:
         down = then(shrunk_to(1, Detail.POSITION), *[refused(UNKNOWN)] * 3)
 
         assert down.run is not None
@@ -214,7 +227,8 @@ class TestPoisonThread:
             chosen = self.THREADS[start : start + request.limit]
             is_spoilt = any(each.conversation_id == f"t_{self.POISON}" for each in chosen)
             if is_spoilt and request.detail is not Detail.POSITION:
-                checkpoint = then(checkpoint, refused(UNKNOWN), during=around)
+                check = ListCheck(first=chosen[0].conversation_id) if request.checks_list else None
+                checkpoint = then(checkpoint, Refused(UNKNOWN, 0.1, check=check), during=around)
                 continue
             end = start + len(chosen)
             answer = fetched(*chosen, next_cursor=str(end) if end < len(self.THREADS) else None)

@@ -51,7 +51,8 @@ class Poisonous(Inbox):
             return None if self._clock.now() >= self._good_at else self._answer_to_reread
         number = int(cursor_of(asked) or 0)
         following = str(number + 1) if number + 1 < self.batches else None
-        return fetched(unreadable(f"t_{number}"), next_cursor=following, asked_at=self._clock.now())
+        good = conversation(f"good_{number}", self._clock.now())
+        return fetched(unreadable(f"t_{number}"), good, next_cursor=following, asked_at=self._clock.now())
 
 
 def resolutions(store: MemoryStore) -> list[Resolution]:

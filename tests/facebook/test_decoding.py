@@ -26,10 +26,11 @@ from kit.graph_answers import (
 from milepost.core.model import Batch, Contact, Conversation, Direction, Interaction
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.decoding import Asked, Mailbox, decode, decode_thread
+from milepost.facebook.own_id import OwnIds
 from milepost.facebook.threads import MAX_PAYLOAD_CHARACTERS
 
 EDGE_URL = f"https://graph.facebook.com/v26.0/{PAGE_ID}/conversations"
-MAILBOX = Mailbox(frozenset({PAGE_ID, ACCOUNT_ID}), EDGE_URL)
+MAILBOX = Mailbox(OwnIds({PAGE_ID, ACCOUNT_ID}), EDGE_URL)
 UPDATED_AT = datetime(2026, 6, 26, 1, 13, 24, tzinfo=UTC)
 GOOD = thread("t_good")
 
@@ -107,7 +108,7 @@ class TestContact:
         assert one(thread(participants=participants)).contact is None
 
     def test_a_malformed_participant_does_not_hide_the_other(self) -> None:
-        people = ["odd", {"id": 7}, person(), PAGE]
+        people = ["odd", {"id": 7.5}, person(), PAGE]
         assert one(thread(participants={"data": people})).contact == Contact("26508222372100001", "Nora Villaseñor")
 
     def test_an_empty_name_is_none(self) -> None:
@@ -255,7 +256,7 @@ class TestPaging:
         paging = {"previous": NEXT_URL, "cursors": {"before": "b", "after": "a"}}
         assert read(encoded({"data": [GOOD], "paging": paging})).next_cursor is None
 
-    @pytest.mark.parametrize("cursors", [None, {}, [], {"before": "b"}, {"after": ""}, {"after": 7}])
+    @pytest.mark.parametrize("cursors", [None, {}, [], {"before": "b"}, {"after": ""}, {"after": 7.5}])
     def test_without_cursors_the_one_in_next_is_used(self, cursors: object) -> None:
         paging = {"cursors": cursors, "next": NEXT_URL}
         assert read(encoded({"data": [GOOD], "paging": paging})).next_cursor == "next-cursor"
@@ -388,13 +389,64 @@ class TestCharactersThatNoDatabaseTakes:
         assert read(body).conversations[0].replaced_characters == 1
 
 
+class TestOtherForms:
+    """What says the same in another form is read."""
+
+    CONTACT = Contact("26508222372100001", "Nora Villaseñor")
+
+    @pytest.mark.parametrize(
+        "people",
+        [
+            pytest.param([person(), PAGE], id="a list without data"),
+            pytest.param({"0": person(), "2": PAGE}, id="an object of its elements"),
+            pytest.param({"data": {"0": person(), "2": PAGE}}, id="data that is an object"),
+            pytest.param({"data": [person() | {"id": 26508222372100001}, PAGE | {"id": int(PAGE_ID)}]}, id="numbers"),
+        ],
+    )
+    def test_participants(self, people: object) -> None:
+        assert one(thread(participants=people)).contact == self.CONTACT
+
+    @pytest.mark.parametrize("people", [[26508222372100001, int(PAGE_ID)], {"data": ["26508222372100001", PAGE_ID]}])
+    def test_participants_that_are_nothing_but_ids(self, people: object) -> None:
+        assert one(thread(participants=people)).contact == Contact("26508222372100001")
+
+    @pytest.mark.parametrize("sender", [PAGE_ID, int(PAGE_ID), PAGE | {"id": int(PAGE_ID)}])
+    def test_a_sender(self, sender: object) -> None:
+        assert one_message(**{"from": sender}).direction is Direction.OUT
+
+    @pytest.mark.parametrize(
+        "messages",
+        [
+            [message("m_1"), message("m_2")],
+            {"data": {"1": message("m_1"), "3": message("m_2")}},
+            {"1": message("m_1"), "3": message("m_2")},
+        ],
+    )
+    def test_messages(self, messages: object) -> None:
+        batch = read(encoded(listed(thread("t_1", messages=messages))))
+
+        assert [event.event_id for event in batch.conversations[0].interactions] == ["m_1", "m_2"]
+        assert batch.unreadable == ()
+
+    def test_the_list_itself(self) -> None:
+        for data in ({"0": GOOD, "7": thread("t_2")}, [GOOD, thread("t_2")]):
+            batch = read(encoded({"data": data}))
+            assert [each.conversation_id for each in batch.conversations] == ["t_good", "t_2"]
+        assert read(encoded({"data": GOOD})).conversations[0].conversation_id == "t_good"
+
+    def test_ids_and_times_as_numbers(self) -> None:
+        odd = thread(id=10384863353100011, updated_time=1782436404)
+
+        assert (one(odd).conversation_id, one(odd).updated_time) == ("10384863353100011", UPDATED_AT)
+        assert one_message(id=77).event_id == "77"
+
+
 class TestUnreadable:
     @pytest.mark.parametrize(
         "fields",
         [
             {"updated_time": None},
             {"updated_time": "yesterday"},
-            {"updated_time": 1782436404},
             {"updated_time": "2026-06-26T01:13:24"},
             {"updated_time": "0001-01-01T00:00:00+1400"},
         ],
@@ -545,6 +597,13 @@ class TestMoreThanWasAskedFor:
         assert isinstance(problem, Problem)
         assert problem.kind is ProblemKind.OVERSIZE
         assert problem.message == "the response has 241 messages of a conversation, and 20 were asked for"
+
+    def test_far_more_messages_in_all_are_refused_although_no_conversation_has_many(self) -> None:
+        messages = [message(f"m_{number}") for number in range(220)]
+        items = [thread(f"t_{number}", *messages) for number in range(60)]
+        problem = decode(encoded(listed(*items)), 200, MAILBOX, Asked(50, 20))
+        assert isinstance(problem, Problem)
+        assert problem.message == "the response has 13,200 messages, and 1,000 were asked for"
 
     def test_far_more_messages_of_a_conversation_that_is_read_alone_are_refused(self) -> None:
         long = thread("t_long", *(message(f"m_{number}") for number in range(241)))

@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,11 +95,19 @@ class Running:
 
 @asynccontextmanager
 async def started(
-    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, user: str | int | None = None
+    folder: Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    user: str | int | None = None,
+    under: Sequence[str] = (),
 ) -> AsyncIterator[Running]:
-    """Run `milepost` in the folder during the block, and kill it at the end if it is still running."""
+    """Run `milepost` in the folder during the block, and kill it at the end if it is still running.
+
+    `under` is the beginning of a command that runs another one, such as `prlimit`.
+    """
     with _output_file(folder, "stdout") as stdout, _output_file(folder, "stderr") as stderr:
         process = await asyncio.create_subprocess_exec(
+            *under,
             *command(*arguments),
             cwd=folder,
             env={**ENVIRONMENT, **(environment or {})},

@@ -13,7 +13,9 @@ from milepost.core.events import (
     DeadLetterOpened,
     Event,
     FetchFailed,
+    FieldsLeftOut,
     Mode,
+    OwnIdChecked,
     Phase,
     Position,
     RateLimited,
@@ -34,7 +36,7 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
-from milepost.core.model import Detail, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.core.problems import Problem, ProblemKind
 
 instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  (bounds)
@@ -66,11 +68,12 @@ BY_TYPE: dict[type[Event], st.SearchStrategy[Event]] = {
     RunStarted: st.builds(RunStarted, instants, st.none() | st.sampled_from(Phase)),
     SweepStarted: st.builds(SweepStarted, st.sampled_from(Mode), instants, instants, st.none() | instants),
     BatchStored: st.builds(BatchStored, positions, tallies, counts),
-    FetchFailed: st.builds(FetchFailed, counts, problems, instants),
+    FetchFailed: st.builds(FetchFailed, counts, problems, instants, texts, counts),
     BatchFailed: st.builds(BatchFailed, st.sampled_from(Stage), counts, problems),
     RateLimited: st.builds(RateLimited, st.sampled_from(Scope), counts, instants, instants, problems),
-    BatchShrunk: st.builds(BatchShrunk, counts, st.sampled_from(Detail), problems),
+    BatchShrunk: st.builds(BatchShrunk, counts, st.sampled_from(Detail), problems, texts),
     CursorLost: st.builds(CursorLost, problems),
+    FieldsLeftOut: st.builds(FieldsLeftOut, st.lists(texts, max_size=3).map(tuple)),
     DeadLetterOpened: st.builds(
         DeadLetterOpened, texts, st.sampled_from(Stage), texts, texts, st.none() | instants, texts
     ),
@@ -90,6 +93,7 @@ BY_TYPE: dict[type[Event], st.SearchStrategy[Event]] = {
     StreamResumed: st.builds(StreamResumed, texts),
     StreamRemoved: st.builds(StreamRemoved, texts),
     SyncRequested: st.builds(SyncRequested, texts, st.booleans()),
+    OwnIdChecked: st.builds(OwnIdChecked, st.builds(OwnId, st.sampled_from(OwnIdState), st.none() | texts)),
     TokenChecked: st.builds(
         TokenChecked, st.builds(TokenHealth, st.booleans(), st.none() | instants, st.none() | instants)
     ),

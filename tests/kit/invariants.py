@@ -245,6 +245,7 @@ class Invariants:
             assert event.dead_letter_id not in observed.dead_letters, "a dead letter is opened again"
             is_open = any(each.subject == event.subject for each in self._open_dead_letters(stream))
             assert not is_open, f"a second open dead letter about {event.subject}"
+            self._is_guilty(stream, event)
         if isinstance(event, DeadLetterClosed):
             assert observed.dead_letters[event.dead_letter_id].closed_at is None, "a dead letter is closed twice"
             self.disturbed(stream, f"a dead letter was {event.resolution}")
@@ -256,6 +257,15 @@ class Invariants:
             observed.held_until = {event.scope: event.until}
         if dead_letter is not None:
             observed.dead_letters[dead_letter.dead_letter_id] = dead_letter
+
+    def _is_guilty(self, stream: Stream, opened: DeadLetterOpened) -> None:
+        """No thread becomes a dead letter that could be read all the time, whatever else failed."""
+        inbox, thread_id = self.world.inboxes[stream], opened.subject.partition("/")[0]
+        thread = inbox.threads.get(thread_id) or inbox.gone.get(thread_id)
+        if opened.stage is not Stage.FETCH or thread is None:
+            return
+        self.seen["a thread was given up"] += 1
+        assert thread.was_ever_sick, f"{opened.subject} can be read and was given up"
 
     def _dead_letters_agree(self, stream: Stream, after: Checkpoint) -> None:
         dead_letters = self.observed[stream].dead_letters

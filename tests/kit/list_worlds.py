@@ -13,9 +13,10 @@ from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.decide import decide
 from milepost.core.events import Entry, RunEnded
 from milepost.core.evolve import skip_unchanged
+from milepost.core.list_check import check_request, checked, wants_check
 from milepost.core.model import Batch, Conversation, Known
 from milepost.core.plan import Fetch, Finish, Policy, RunBudget, Wait, is_over, plan
-from milepost.core.ports import Committed, Fetched, Outcome, Refused, Request
+from milepost.core.ports import Committed, Fetched, Held, Outcome, Refused, Request
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Record, conclude, prepare
 from milepost.reporting.describe import Level, describe
@@ -99,7 +100,14 @@ class ListWorld:
         assert len(self.asked) < 20_000, "it asks without end"
         self.asked.append(request)
         answer = self.answer(request)
-        return Refused(answer, 0.1) if isinstance(answer, Problem) else Fetched(answer, self.now, 0.1)
+        if not isinstance(answer, Problem):
+            return Fetched(answer, self.now, 0.1)
+        refused = Refused(answer, 0.1)
+        if not wants_check(request, answer):
+            return refused
+        outcome = checked(refused, self._ask(check_request(request)))
+        assert not isinstance(outcome, Held)
+        return outcome
 
     def _settle(self, checkpoint: Checkpoint, outcome: Outcome, budget: RunBudget) -> Checkpoint:
         self.now += timedelta(seconds=0.5)

@@ -241,15 +241,31 @@ class Server:
         self.stop(mode)
         self.start(**settings)
 
-    def kill(self) -> None:
-        """Kill the server and every backend, as the kernel does when memory runs out."""
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Freeze the server and every backend during the block, as a machine does whose disk or host hangs."""
+        process, serving = self._freeze()
+        for pid in serving:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in (*serving, process.pid):
+                os.kill(pid, signal.SIGCONT)
+
+    def _freeze(self) -> tuple[subprocess.Popen[bytes], list[int]]:
+        """Freeze the process that forks the others; return it and them."""
         process = self._process
         assert process is not None
-        self._release()
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         process.send_signal(signal.SIGSTOP)
         wait_until(lambda: state_of(process.pid) == "T")  # it forks no more backends
-        serving = [int(pid) for pid in children.read_text().split()]
+        return process, [int(pid) for pid in children.read_text().split()]
+
+    def kill(self) -> None:
+        """Kill the server and every backend, as the kernel does when memory runs out."""
+        process, serving = self._freeze()
+        self._release()
         process.kill()
         for pid in serving:
             with suppress(ProcessLookupError):  # its client has left in the meantime

@@ -25,10 +25,11 @@ from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Mode, Phase, Position, Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
-from milepost.core.model import Detail, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.core.problems import Problem, ProblemKind
 from milepost.reporting.advice import advice_on
 from milepost.reporting.describe import CLOSINGS, ENDINGS, OPENINGS, Description, Level, describe
+from milepost.reporting.status import SET_OWN_ID
 
 # Two batches of nine conversations were stored, one was given up and a fetch was retried, in 30 seconds.
 BEFORE = given(
@@ -183,6 +184,17 @@ CASES: list[tuple[events.Event, Description]] = [
             WAIT,
         ),
     ),
+    (
+        events.FieldsLeftOut(("can_reply", "shares")),
+        Description(
+            "fields left out",
+            "The API refuses fields by name: conversations are read without can_reply, shares",
+            WARNING,
+            {"left_out": "can_reply, shares"},
+            "nothing is lost but these fields; they are tried again at each start, and with another source.version",
+        ),
+    ),
+    (events.FieldsLeftOut(), Description("all fields read again", "The API knows all requested fields again")),
     (
         events.CursorLost(problem(2642)),
         Description(
@@ -369,6 +381,30 @@ CASES: list[tuple[events.Event, Description]] = [
         Description("sync requested", f"Full sweep requested via {BY}", fields={"by": BY, "full": True}),
     ),
     (
+        events.OwnIdChecked(OwnId(OwnIdState.EXPECTED)),
+        Description("own id found", "Our own id is in the threads", fields={"state": "expected"}),
+    ),
+    (
+        events.OwnIdChecked(OwnId(OwnIdState.ANOTHER, "17841")),
+        Description(
+            "own id is another",
+            "Our own id is in no thread, while 17841 is in each: that is taken as ours",
+            WARNING,
+            {"state": "another", "own_id": "17841"},
+            "it is taken as ours, and the next sweep reads everything again; set instagram_account_id to it",
+        ),
+    ),
+    (
+        events.OwnIdChecked(OwnId(OwnIdState.UNKNOWN)),
+        Description(
+            "own id unknown",
+            "Our own id is in no thread, and which participant is us cannot be told",
+            WARNING,
+            {"state": "unknown"},
+            SET_OWN_ID,
+        ),
+    ),
+    (
         events.TokenChecked(TokenHealth(is_valid=False)),
         Description(
             "token checked",
@@ -458,7 +494,7 @@ def test_a_clock_that_was_set_back_makes_no_negative_wait() -> None:
 
 def test_foreign_text_stays_on_one_line() -> None:
     hostile = events.FetchFailed(1, Problem(ProblemKind.API, "first\nsecond\x1b[2J"), at(4))
-    assert described(hostile).sentence.endswith(": first second [2J")
+    assert described(hostile).sentence.endswith(r": first second\x1b[2J")
 
 
 @drawn(event=any_event, is_in_a_run=st.booleans())

@@ -287,6 +287,29 @@ async def test_a_restart_is_an_absence_that_loses_nothing(
     assert tables.checkpoints == tables.refold()
 
 
+async def test_a_write_that_changes_nothing_takes_no_special_rights(database: Database, store: PostgresqlStore) -> None:
+    await live(store, STREAM, 3)
+    before = PostgresDump(database).tables()
+    await store.write_nothing()
+    assert PostgresDump(database).tables() == before
+
+
+async def test_a_database_that_turns_read_only_takes_no_writes_whether_any_were_tried_or_not(
+    database: Database, store: PostgresqlStore
+) -> None:
+    await store.takes_writes()
+    with database.read_only():
+        await store.answers()
+        with pytest.raises(StoreAway, match="read-only"):
+            await store.write_nothing()
+        with pytest.raises(StoreAway, match="read-only"):
+            await store.commit(next_commit(await store.load(STREAM.key)))
+        with pytest.raises(StoreAway, match="read-only"):
+            await store.takes_writes()
+    await live(store, STREAM, 1)
+    await store.takes_writes()
+
+
 async def test_a_database_that_turns_read_only_is_an_absence(database: Database, store: PostgresqlStore) -> None:
     """As a primary that becomes a replica does, in a failover."""
     reached = await live(store, STREAM, 3)
@@ -480,6 +503,8 @@ async def test_a_full_disk_is_an_absence_until_there_is_room(postgres: Server) -
             fill_up(database)
             with pytest.raises(StoreAway) as raised:
                 await live(store, STREAM, 2_000)
+            with pytest.raises(StoreAway, match="could not extend"):
+                await store.takes_writes()
 
             assert "make room; nothing that was committed is lost" in raised.value.hint
             reveals_nothing(raised.value, database)
@@ -488,6 +513,7 @@ async def test_a_full_disk_is_an_absence_until_there_is_room(postgres: Server) -
 
             database.sql("DROP TABLE ballast")
             assert (await live(store, STREAM, 3)).version > reached.version
+            await store.takes_writes()
 
 
 def fill_up(database: Database) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -44,7 +45,7 @@ from milepost.service.probes import exposition, probes
 from milepost.service.systemd import Notifier, keep_notified, starting
 from milepost.service.wrong_tokens import WrongTokens
 from milepost.settings import Settings, SyncSettings
-from milepost.stores.open import open_reader
+from milepost.stores.open import OpenStore, open_reader
 from milepost.stores.reader import JournalReader
 
 log = structlog.get_logger("milepost")
@@ -179,7 +180,8 @@ async def _observers(settings: Settings, parts: Parts, journal_reader: JournalRe
     broadcast, activity = Broadcast(journal_reader, now), Activity(now)
     await activity.load(journal_reader)
     operations = [*event_stream(broadcast), *recent_activity(activity.past)]
-    routes = [*probes(parts.store.answers, health.why_unready), *exposition(metrics.expose)]
+    usable = partial(_demand_usable, parts.store)
+    routes = [*probes(usable, health.why_unready), *exposition(metrics.expose)]
     shown = Shown(journal_reader, live, health.status, operations)
 
     def status_line() -> str:
@@ -210,8 +212,14 @@ def _health_of(parts: Parts) -> Health:
         supervisor.wake(stream)
         return True
 
-    store_watch = StoreWatch(parts.store.answers, wake, parts.clock)
+    store_watch = StoreWatch(partial(_demand_usable, parts.store), wake, parts.clock)
     return Health(store_watch, parts.discovery, parts.reloader, parts.registry, parts.engine, supervisor.stalled)
+
+
+async def _demand_usable(store: OpenStore) -> None:
+    """Raise StoreAway or StoreRefused if the database does not answer, or takes no writes."""
+    await store.answers()
+    await store.takes_writes()
 
 
 # --- HTTP -------------------------------------------------------------------------------------------------------------

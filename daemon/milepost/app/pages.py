@@ -59,6 +59,7 @@ class PageRegistry:
         self._rate_limits = rate_limits
         self._calls_per_second = calls_per_second
         self._app_budget = Budget()
+        client.known_tokens.learn(manager_token)
         self._manager = Access(manager_token, RateLimiter(calls_per_second, self._app_budget))
         self._pages: dict[str, _Registration] = {}
 
@@ -94,6 +95,7 @@ class PageRegistry:
         """
         new: dict[Stream, Source] = {}
         for page in pages:
+            self._client.known_tokens.learn(page.access_token)
             known = self._pages.get(page.id)
             if known is None:
                 access = Access(page.access_token, RateLimiter(self._calls_per_second, self._app_budget))
@@ -130,6 +132,7 @@ class PageRegistry:
             if known is None:
                 continue
             access = known.access
+            self._client.known_tokens.learn(page.access_token)
             if access.problem is not None or access.token != page.access_token:
                 access.token, access.problem = page.access_token, None
                 changed += known.streams
@@ -162,6 +165,7 @@ class PageRegistry:
 
     def rotate_manager_token(self, token: str) -> None:
         """Replace the token of the user whose pages are discovered."""
+        self._client.known_tokens.learn(token)
         self._manager.token = token
 
     async def fetch_managed(self) -> tuple[Page, ...] | Problem | Held:

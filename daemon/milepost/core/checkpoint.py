@@ -8,6 +8,7 @@ the journal with them); the next entry counts it. Until then the checkpoint in m
 from datetime import datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from milepost.core.events import (
     NO_TALLY,
@@ -20,25 +21,44 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
-from milepost.core.model import Detail, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, Scope, TokenHealth
 from milepost.core.problems import Problem
 
 
 class RetryState(Struct, frozen=True, omit_defaults=True):
-    """Reading the batch at the sweep's position has failed `attempts` times so far."""
+    """Reading the batch at the sweep's position has failed `attempts` times so far.
+
+    `suspect` and `confirmed` are those of the last FetchFailed.
+    """
 
     attempts: int
     problem: Problem
     retry_at: datetime
+    suspect: str = ""
+    confirmed: int = 0
 
 
 class ReducedRequest(Struct, frozen=True, omit_defaults=True):
-    """Requests are smaller than a whole batch because of `problem`; `good` batches were read since."""
+    """Requests are smaller than a whole batch because of `problem`; `good` batches were read since.
+
+    `suspect` is the thread of which requests leave something out. `worked` is the last smaller limit that worked
+    before: if the reason turns out to be an outage, requests go back to it (0: to the whole batch).
+    """
 
     limit: int
     detail: Detail
     problem: Problem
     good: int = 0
+    suspect: str = ""
+    worked: int = 0
+
+    @property
+    def proven(self) -> "ReducedRequest | None":
+        """The reduced request that worked last: a search that proved nothing begins again from there."""
+        if self.good:
+            is_lossy = self.detail in {Detail.BARE, Detail.POSITION}
+            return replace(self, detail=Detail.SEPARATE, suspect="", good=self.good - 1) if is_lossy else self
+        return ReducedRequest(self.worked, Detail.NESTED, self.problem) if self.worked else None
 
 
 class WalkSetAside(Struct, frozen=True, omit_defaults=True):
@@ -53,7 +73,8 @@ class Sweep(Struct, frozen=True, omit_defaults=True):
     """The open sweep: how far it walks, where it continues and its counts. The instants are those of SweepStarted.
 
     `lost_cursor` was refused and is kept until a batch shows that the sweep makes progress without it; `resets` counts
-    such losses in the run. While the head is read first, the walk is `set_aside`.
+    such losses in the run. While the head is read first, the walk is `set_aside`. It `was_unsure` if batches were read
+    before our own id was known.
     """
 
     mode: Mode
@@ -65,6 +86,7 @@ class Sweep(Struct, frozen=True, omit_defaults=True):
     lost_cursor: str | None = None
     resets: int = 0
     set_aside: WalkSetAside | None = None
+    was_unsure: bool = False
 
 
 class RateLimit(Struct, frozen=True, omit_defaults=True):
@@ -156,11 +178,14 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     failure_streak: FailureStreak | None = None
     operator_pause: OperatorPause | None = None
     token: TokenHealth | None = None
+    own_id: OwnId | None = None  # where the expected one is in no thread
     run: Run | None = None
     watermark: datetime | None = None
     last_success_at: datetime | None = None
     last_full_sweep_at: datetime | None = None
     open_dead_letters: int = 0
+    left_out_fields: tuple[str, ...] = ()  # of those that are requested
+    given_up_in_a_row: int = 0  # threads of this walk that became dead letters, with none read in between
     total: Tally = NO_TALLY
     unrecorded: Tally = NO_TALLY
     sweep_is_recorded: bool = True

@@ -8,19 +8,21 @@ from msgspec.structs import replace
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep
 from milepost.core.dead_letters import opened, recovered, subjects_of, unread, withhold
 from milepost.core.events import (
+    NO_TALLY,
     BatchStored,
     DeadLetterClosed,
     DeadLetterOpened,
     Mode,
+    OwnIdChecked,
     Phase,
     Position,
     SweepCompleted,
     Tally,
 )
-from milepost.core.failures import on_refusal
+from milepost.core.failures import exonerate, mistaken, on_refusal
 from milepost.core.head import take_up, walk_after_head
 from milepost.core.merge import difference, keys_of, order_violations
-from milepost.core.model import Batch, Changes, Detail, Keys, Known, Stream, Stretch
+from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, Stream, Stretch
 from milepost.core.plan import (
     Policy,
     batches_read,
@@ -35,6 +37,7 @@ from milepost.core.plan import (
 )
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.problems import Problem, ProblemKind
+from milepost.core.readability import unexpected_form
 from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
 
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
@@ -47,11 +50,14 @@ def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pendin
     match outcome:
         case Fetched(batch=batch):
             sweep = open_sweep(checkpoint, context.budget)
-            if problem := _cursor_loop(sweep, batch):
-                return Decided(on_refusal(checkpoint, problem, context))
+            so_far = (sweep.tally if sweep else NO_TALLY) + checkpoint.unrecorded
+            if problem := _cursor_loop(sweep, batch) or unexpected_form(batch, so_far):
+                return Decided(on_refusal(checkpoint, Refused(problem, outcome.took_seconds), context))
+            if reduced := mistaken(checkpoint, batch, context.policy):
+                return Decided(exonerate(checkpoint, reduced, context))
             return _pending_batch(checkpoint, sweep or _new_sweep(checkpoint, outcome, context), batch, context)
-        case Refused(problem=problem) as refused:
-            return Decided(on_refusal(checkpoint, problem, context.as_of(refused)))
+        case Refused() as refused:
+            return Decided(on_refusal(checkpoint, refused, context.as_of(refused)))
 
 
 def _cursor_loop(sweep: Sweep | None, batch: Batch) -> Problem | None:
@@ -91,13 +97,13 @@ class PendingBatch(Struct, frozen=True):
                 position = replace(position, edge=_edge(sweep.position, self.batch))
         if position is None:
             return self._complete(result, known)
-        if result.changes == Changes() and not result.dead_letters and not _has_troubles(sweep):
+        if result.changes == Changes() and not (result.dead_letters or result.news or _has_troubles(sweep)):
             set_aside = sweep.set_aside if position.phase is Phase.HEAD else None
             moved = replace(sweep, position=position, lost_cursor=None, set_aside=set_aside)
             return BatchUnchanged(moved, result.tally)
         opening = beginnings(checkpoint, sweep, context.budget)
         stored = BatchStored(position, tally, batches_read(checkpoint, context.budget) + result.tally.batches)
-        return Record((*opening, *result.dead_letters, stored), result.changes)
+        return Record((*opening, *result.news, *result.dead_letters, stored), result.changes)
 
     def _compare(self, known: Known) -> "_BatchResult":
         stream, batch, now = self.keys.stream, self.batch, self.context.now
@@ -107,11 +113,13 @@ class PendingBatch(Struct, frozen=True):
         written, unwritten = withhold(difference(stream, readable, known, now), self.context.refused)
         failures = (*unread(batch, self.detail, reduced.problem if reduced else None, known), *unwritten)
         dead_letters, payloads = opened(stream, failures, known, now)
+        news = _own_id_news(self.checkpoint, batch)
         changes = replace(
             written.changes,
             payloads=payloads,
             missed=self.keys.stretch if known.unseen else None,
             found=tuple(each.conversation_id for each in batch.conversations if each.conversation_id in known.missed),
+            own_id=next((each.found.own_id for each in news), None),
         )
         tally = replace(
             written.tally,
@@ -119,7 +127,7 @@ class PendingBatch(Struct, frozen=True):
             unreadable=len(failures),
             order_violations=0 if is_head else order_violations(batch.conversations, self.sweep.position.reached_at),
         )
-        return _BatchResult(changes, (*dead_letters, *recovered(readable, self.detail, failures, known)), tally)
+        return _BatchResult(changes, (*dead_letters, *recovered(readable, self.detail, failures, known)), tally, news)
 
     def _complete(self, result: "_BatchResult", known: Known) -> Record:
         sweep, budget = self.sweep, self.context.budget
@@ -134,16 +142,23 @@ class PendingBatch(Struct, frozen=True):
         completed = SweepCompleted(
             sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=whole.dead_lettered > 0
         )
-        opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters else ()
-        return Record((*opening, *result.dead_letters, completed), changes)
+        opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters or result.news else ()
+        return Record((*opening, *result.news, *result.dead_letters, completed), changes)
 
 
 class _BatchResult(Struct, frozen=True):
-    """The result of a batch: rows to write, dead letters to open or close, and their counts."""
+    """The result of a batch: rows to write, dead letters to open or close, their counts, and news of our own id."""
 
     changes: Changes
     dead_letters: tuple[DeadLetterOpened | DeadLetterClosed, ...]
     tally: Tally
+    news: tuple[OwnIdChecked, ...]
+
+
+def _own_id_news(checkpoint: Checkpoint, batch: Batch) -> tuple[OwnIdChecked, ...]:
+    """Return what a batch says about our own id, if that is not on record."""
+    before = checkpoint.own_id or OwnId(OwnIdState.EXPECTED)
+    return () if batch.own_id in (None, before) else (OwnIdChecked(batch.own_id),)
 
 
 def _pending_batch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context) -> PendingBatch:

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from milepost.core.model import Detail, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, Scope, TokenHealth
 from milepost.core.problems import Problem
 
 
@@ -198,11 +198,17 @@ class BatchStored(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 
 
 class FetchFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The batch at the sweep's position could not be read; the next attempt is due at `retry_at`."""
+    """The batch at the sweep's position could not be read; the next attempt is due at `retry_at`.
+
+    `suspect` is a thread that was requested alone and failed for the `confirmed`th time in a row, while the list could
+    be read right afterwards; empty if the failure proves nothing about a thread.
+    """
 
     attempt: int
     problem: Problem
     retry_at: datetime
+    suspect: str = ""
+    confirmed: int = 0
 
 
 class BatchFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -224,17 +230,27 @@ class RateLimited(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 
 
 class BatchShrunk(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The batch at the sweep's position was too large or has an unreadable item: the next request is smaller."""
+    """The batch at the sweep's position was too large or has an unreadable item: the next request is smaller.
+
+    `suspect` is the thread that fails alone, of which the next request leaves something out; empty if there is none.
+    """
 
     limit: int
     detail: Detail
     problem: Problem
+    suspect: str = ""
 
 
 class CursorLost(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """The cursor at the sweep's position was refused: its phase restarts at the head, which duplicates no row."""
 
     problem: Problem
+
+
+class FieldsLeftOut(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The API refuses these fields by name, so that conversations are read without them; none: all are read again."""
+
+    fields: tuple[str, ...] = ()
 
 
 class DeadLetterOpened(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -337,13 +353,19 @@ class TokenChecked(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     health: TokenHealth
 
 
+class OwnIdChecked(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What the participants of the stream's threads say about our own id has changed."""
+
+    found: OwnId
+
+
 class StreamRemoved(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """An operator removed the stream with all its rows; its next run starts over. `by` is who requested it."""
 
     by: str
 
 
-StreamEvent = StreamPaused | StreamResumed | SyncRequested | TokenChecked | StreamRemoved
+StreamEvent = StreamPaused | StreamResumed | SyncRequested | TokenChecked | OwnIdChecked | StreamRemoved
 """Events about a stream as a whole, independent of its run."""
 
 Event = (
@@ -355,6 +377,7 @@ Event = (
     | RateLimited
     | BatchShrunk
     | CursorLost
+    | FieldsLeftOut
     | DeadLetterOpened
     | RedriveFailed
     | DeadLetterClosed
@@ -373,6 +396,7 @@ TAGS: dict[type[Event], str] = {
     RateLimited: "rate_limited",
     BatchShrunk: "batch_shrunk",
     CursorLost: "cursor_lost",
+    FieldsLeftOut: "fields_left_out",
     DeadLetterOpened: "dead_letter_opened",
     RedriveFailed: "redrive_failed",
     DeadLetterClosed: "dead_letter_closed",
@@ -383,6 +407,7 @@ TAGS: dict[type[Event], str] = {
     StreamResumed: "stream_resumed",
     SyncRequested: "sync_requested",
     TokenChecked: "token_checked",
+    OwnIdChecked: "own_id_checked",
     StreamRemoved: "stream_removed",
 }
 

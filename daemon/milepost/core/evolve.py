@@ -27,7 +27,9 @@ from milepost.core.events import (
     DeadLetterOpened,
     Entry,
     FetchFailed,
+    FieldsLeftOut,
     Mode,
+    OwnIdChecked,
     Phase,
     Position,
     RateLimited,
@@ -48,7 +50,7 @@ from milepost.core.events import (
     TokenChecked,
 )
 from milepost.core.head import is_of_head, return_to_walk, set_walk_aside
-from milepost.core.model import Detail
+from milepost.core.model import Detail, OwnId, OwnIdState
 from milepost.core.problems import Problem
 
 
@@ -91,11 +93,13 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
             after = _after_sweep(after, entry, event)
         case RunEnded() as event:
             after = _after_run(after, entry, event)
-        case FetchFailed() | BatchFailed() | RateLimited() | BatchShrunk() | CursorLost() as event:
+        case FetchFailed() | BatchFailed() | RateLimited() | BatchShrunk() | CursorLost() | FieldsLeftOut() as event:
             after = _after_refusal(after, event)
         case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed() as event:
             after = _after_dead_letter(after, event)
-        case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | StreamRemoved() as event:
+        case (
+            StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | OwnIdChecked() | StreamRemoved()
+        ) as event:
             after = _after_stream_event(after, entry, event)
         case StoreReturned():
             pass
@@ -105,27 +109,37 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
 
 
 def _after_refusal(
-    checkpoint: Checkpoint, event: FetchFailed | BatchFailed | RateLimited | BatchShrunk | CursorLost
+    checkpoint: Checkpoint, event: FetchFailed | BatchFailed | RateLimited | BatchShrunk | CursorLost | FieldsLeftOut
 ) -> Checkpoint:
-    """Apply a remedy: retry, give up, wait, send a smaller request, or restart at the head."""
+    """Apply a remedy: retry, give up, wait, send a smaller request, restart at the head, or leave fields out."""
     sweep = checkpoint.sweep
     if sweep is not None and sweep.position.is_after_head:  # the walk has had its turn
         checkpoint = replace(checkpoint, sweep=replace(sweep, position=replace(sweep.position, is_after_head=False)))
     match event:
-        case FetchFailed(attempt=attempt, problem=problem, retry_at=retry_at):
-            retry = RetryState(attempt, problem, retry_at)
+        case FetchFailed() as failed:
+            retry = RetryState(failed.attempt, failed.problem, failed.retry_at, failed.suspect, failed.confirmed)
             return replace(checkpoint, retry=retry, run=_count(checkpoint.run, retries=1))
         case BatchFailed(problem=problem):
             run = _count(checkpoint.run, failed_batches=1, problem=problem)
-            return replace(checkpoint, retry=None, reduced_request=None, run=run)
+            return replace(checkpoint, retry=None, reduced_request=_proven(checkpoint), run=run)
         case RateLimited(scope=scope, attempts=attempts, since=since, until=until, problem=problem):
             return replace(checkpoint, rate_limit=RateLimit(scope, attempts, since, until, problem))
-        case BatchShrunk(limit=limit, detail=detail, problem=problem):
-            return replace(checkpoint, retry=None, reduced_request=ReducedRequest(limit, detail, problem))
+        case BatchShrunk() as shrunk:
+            worked = _proven(checkpoint)
+            reduced = ReducedRequest(
+                shrunk.limit,
+                shrunk.detail,
+                shrunk.problem,
+                suspect=shrunk.suspect,
+                worked=worked.limit if worked is not None else 0,
+            )
+            return replace(checkpoint, retry=None, reduced_request=reduced)
         case CursorLost():
-            if checkpoint.sweep is not None and checkpoint.sweep.set_aside is not None:
-                return return_to_walk(checkpoint)
-            return replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep))
+            is_of_walk = sweep is None or sweep.set_aside is None
+            lost = replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep))
+            return lost if is_of_walk else return_to_walk(checkpoint)
+        case FieldsLeftOut(fields=fields):
+            return replace(checkpoint, left_out_fields=fields)
 
 
 def _after_dead_letter(
@@ -151,6 +165,8 @@ def _after_stream_event(checkpoint: Checkpoint, entry: Entry, event: StreamEvent
             return replace(checkpoint, operator_pause=None)
         case TokenChecked(health=health):
             return replace(checkpoint, token=health)
+        case OwnIdChecked(found=found):
+            return _after_own_id(checkpoint, found)
         case SyncRequested():
             return checkpoint
         case StreamRemoved():  # a rate limit stays: it is the platform's and may apply to the whole app
@@ -160,10 +176,24 @@ def _after_stream_event(checkpoint: Checkpoint, entry: Entry, event: StreamEvent
             )
 
 
+def _after_own_id(checkpoint: Checkpoint, found: OwnId) -> Checkpoint:
+    """Note which id is ours. What was read before that was known is read again: the next sweep is a full one."""
+    if found.state is OwnIdState.UNKNOWN:
+        return replace(checkpoint, own_id=found)
+    sweep = checkpoint.sweep
+    if sweep is not None and sweep.tally.batches:
+        sweep = replace(sweep, was_unsure=True)
+    own_id = None if found.state is OwnIdState.EXPECTED else found
+    return replace(checkpoint, own_id=own_id, sweep=sweep, last_full_sweep_at=None)
+
+
 def _after_batch(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:
     after = checkpoint if event.position.phase is Phase.HEAD else return_to_walk(checkpoint)
     if not event.position.is_after_head:  # else what the walk had met before is as it was
         after = replace(after, retry=None, reduced_request=_grown(after.reduced_request, event.tally))
+    if not is_of_head(event.position):
+        given_up = 0 if event.position.cursor is None else _given_up_in_a_row(checkpoint, event.tally)
+        after = replace(after, given_up_in_a_row=given_up)
     return replace(
         after,
         sweep=_advance(after.sweep, event.position, event.tally) if after.sweep else None,
@@ -187,8 +217,9 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
     if run is None or run.run_id != entry.run_id:  # this one entry is the whole run
         run = Run(entry.run_id or "", event.run_started_at)
     tally = run.tally + event.tally
-    sweep = checkpoint.sweep
-    before = sweep.tally if sweep is not None and is_same_sweep(sweep, event) else NO_TALLY
+    sweep = checkpoint.sweep if is_same_sweep(checkpoint.sweep, event) else None
+    before = sweep.tally if sweep is not None else NO_TALLY
+    is_full = event.mode is Mode.FULL and not (sweep is not None and sweep.was_unsure)
     has_errors = event.has_errors or (before + event.tally).dead_lettered  # older entries lack the field
     status = RunStatus.COMPLETE_WITH_ERRORS if has_errors else RunStatus.COMPLETE
     return replace(
@@ -197,11 +228,12 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
         retry=None,
         rate_limit=None,
         reduced_request=_grown(checkpoint.reduced_request, event.tally),
+        given_up_in_a_row=0,
         failure_streak=None,
         run=replace(run, mode=event.mode, status=status, ended_at=entry.recorded_at, tally=tally),
         watermark=event.walk_started_at,
         last_success_at=entry.recorded_at,
-        last_full_sweep_at=entry.recorded_at if event.mode is Mode.FULL else checkpoint.last_full_sweep_at,
+        last_full_sweep_at=entry.recorded_at if is_full else checkpoint.last_full_sweep_at,
         total=checkpoint.total + event.tally,
         unrecorded=NO_TALLY,
         sweep_is_recorded=True,
@@ -222,7 +254,12 @@ def _after_run(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpo
         streak = _streak_after(checkpoint.failure_streak, event.position)
         checkpoint = replace(checkpoint, rate_limit=None, failure_streak=streak)
     if event.tally.batches and not (event.position is not None and event.position.is_after_head):
-        checkpoint = replace(checkpoint, retry=None, reduced_request=_grown(checkpoint.reduced_request, event.tally))
+        checkpoint = replace(
+            checkpoint,
+            retry=None,
+            reduced_request=_grown(checkpoint.reduced_request, event.tally),
+            given_up_in_a_row=_given_up_in_a_row(checkpoint, event.tally),
+        )
     return replace(
         checkpoint,
         sweep=sweep,
@@ -262,6 +299,19 @@ def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedReque
     if reduced_request.detail is Detail.POSITION:
         return None
     return replace(reduced_request, good=reduced_request.good + tally.batches)
+
+
+def _proven(checkpoint: Checkpoint) -> ReducedRequest | None:
+    return checkpoint.reduced_request.proven if checkpoint.reduced_request is not None else None
+
+
+def _given_up_in_a_row(checkpoint: Checkpoint, tally: Tally) -> int:
+    """Count the threads that became dead letters because a list failed; one that was read ends the row."""
+    reduced = checkpoint.reduced_request
+    is_lossy = reduced is not None and reduced.detail in {Detail.BARE, Detail.POSITION} and not reduced.good
+    if is_lossy and tally.unreadable:
+        return checkpoint.given_up_in_a_row + tally.dead_lettered
+    return 0 if tally.conversations else checkpoint.given_up_in_a_row
 
 
 def _advance(sweep: Sweep, position: Position, tally: Tally) -> Sweep:

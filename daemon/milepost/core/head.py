@@ -8,8 +8,9 @@ neither order nor deletions are judged here.
 
 from msgspec.structs import replace
 
-from milepost.core.checkpoint import Checkpoint, Sweep, WalkSetAside
+from milepost.core.checkpoint import Checkpoint, ReducedRequest, Sweep, WalkSetAside
 from milepost.core.events import NO_TALLY, Mode, Phase, Position
+from milepost.core.model import Detail
 
 
 def take_up(checkpoint: Checkpoint, run_id: str, *, wants_full: bool) -> Checkpoint:
@@ -35,7 +36,16 @@ def set_walk_aside(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     aside = WalkSetAside(sweep.position, checkpoint.reduced_request, checkpoint.retry)
     sweep = replace(sweep, position=Position(Phase.HEAD), set_aside=aside)
-    return replace(checkpoint, sweep=sweep, reduced_request=None, retry=None)
+    return replace(checkpoint, sweep=sweep, reduced_request=_for_head(aside.reduced_request), retry=None)
+
+
+def _for_head(of_walk: ReducedRequest | None) -> ReducedRequest | None:
+    """Return what the head is requested with: a smaller limit of the walk, but not the search for a single thread.
+
+    Where long lists come too late, those of the head do as well, and each run would have to learn that anew.
+    """
+    proven = of_walk.proven if of_walk is not None else None
+    return proven if proven is not None and proven.detail is Detail.NESTED and proven.limit > 1 else None
 
 
 def return_to_walk(checkpoint: Checkpoint) -> Checkpoint:

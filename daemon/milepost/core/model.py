@@ -85,6 +85,21 @@ class TokenHealth(Struct, frozen=True, omit_defaults=True):
         return min(ends, default=None)
 
 
+class OwnIdState(StrEnum):
+    """What the participants of an inbox's threads say about our own id."""
+
+    EXPECTED = "expected"  # it is among them
+    ANOTHER = "another"  # it is in no thread, and another one is in each
+    UNKNOWN = "unknown"  # it is in no thread, and which participant is us cannot be told
+
+
+class OwnId(Struct, frozen=True, omit_defaults=True):
+    """Our own id in an inbox. `own_id` is the one that is taken as ours where the expected one is in no thread."""
+
+    state: OwnIdState
+    own_id: str | None = None
+
+
 # --- what a source reads ----------------------------------------------------------------------------------------------
 
 
@@ -142,11 +157,15 @@ class Unreadable(Struct, frozen=True):
 
 
 class Batch(Struct, frozen=True):
-    """One response of the list edge, newest conversation first. `next_cursor` is None on the last batch only."""
+    """One response of the list edge, newest conversation first. `next_cursor` is None on the last batch only.
+
+    `own_id` is what its participants say about our own id; None if they say nothing.
+    """
 
     conversations: tuple[Conversation, ...]
     next_cursor: str | None
     unreadable: tuple[Unreadable, ...] = ()
+    own_id: OwnId | None = None
 
 
 # --- what a store keeps -----------------------------------------------------------------------------------------------
@@ -184,7 +203,7 @@ class ConversationRow(Struct, frozen=True):
 
 
 class InteractionEventRow(Struct, frozen=True):
-    """A row of `contact_interaction_events`, its columns in order. Written once, never changed."""
+    """A row of `contact_interaction_events`, its columns in order. Written once; whose it is can still turn out."""
 
     event_id: str
     conversation_id: str
@@ -227,6 +246,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     notes are dropped; `forgets_missed` drops them without that.
 
     `moved` are conversations that stood under another page: they, their messages and their contacts move to this one's.
+    `own_id` has turned out to be ours: no contact has it, and messages from it are ours.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
@@ -238,6 +258,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     missed_are_deleted_at: datetime | None = None
     forgets_missed: bool = False
     moved: tuple[str, ...] = ()
+    own_id: str | None = None
 
 
 class Keys(Struct, frozen=True):

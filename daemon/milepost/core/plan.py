@@ -244,7 +244,18 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     is_head = sweep is not None and sweep.position.phase is Phase.HEAD  # it mostly takes one batch: none goes ahead
     is_last = is_head or batches_read(checkpoint, budget) + 1 >= budget.max_batches
     size = size_now(checkpoint, policy)
-    return Request(cursor, size.limit, policy.messages_per_conversation, until, is_last, size.detail)
+    attempts = checkpoint.retry.attempts if checkpoint.retry is not None else 0
+    checks_list = attempts + 1 >= policy.attempts or size != whole(policy)
+    return Request(
+        cursor,
+        size.limit,
+        policy.messages_per_conversation,
+        until,
+        is_last,
+        size.detail,
+        checks_list,
+        own_id=checkpoint.own_id.own_id if checkpoint.own_id is not None else None,
+    )
 
 
 # --- the size of a request --------------------------------------------------------------------------------------------

@@ -14,8 +14,10 @@ from milepost.core.problems import Problem
 class Request(Struct, frozen=True):
     """A request for a batch: up to `limit` conversations after `cursor`, with up to `messages` messages each.
 
+    `own_id` is taken as ours, as long as the expected one is in no thread.
     `until` is how far back the walk has to go (None: to the end of the inbox), and `is_last` says that the run has no
-    batch left after this one, or none that is sure to follow it: both tell a prefetching source when to stop.
+    batch left after this one, or none that is sure to follow it: both tell a prefetching source when to stop. With
+    `checks_list` a refusal is followed by a look whether the list can be read at all (`list_check`).
     """
 
     cursor: str | None
@@ -24,22 +26,44 @@ class Request(Struct, frozen=True):
     until: datetime | None = None
     is_last: bool = False
     detail: Detail = Detail.NESTED
+    checks_list: bool = False
+    own_id: str | None = None
 
 
 class Fetched(Struct, frozen=True):
-    """The batch of a request. `asked_at` is when it was sent, or a little earlier as far as clocks can be trusted."""
+    """The batch of a request. `asked_at` is when it was sent, or a little earlier as far as clocks can be trusted.
+
+    `left_out` are the fields that the API refuses by name; None if this request does not show that.
+    """
 
     batch: Batch
     asked_at: datetime
     took_seconds: float
+    left_out: tuple[str, ...] | None = None
+
+
+class ListCheck(Struct, frozen=True):
+    """The positions at the cursor of a refused request were requested right after it.
+
+    `problem` is why they were refused; None if the list can be read. `first` is the thread at the cursor, empty if none
+    was listed.
+    """
+
+    problem: Problem | None = None
+    first: str = ""
 
 
 class Refused(Struct, frozen=True):
-    """The request failed, after `took_seconds`. `refused_at` is when its Gate noted that; None if it has none."""
+    """The request failed, after `took_seconds`.
+
+    `refused_at` is when its Gate noted that; None if it has none. `check` is None if nobody looked whether the list can
+    be read.
+    """
 
     problem: Problem
     took_seconds: float
     refused_at: datetime | None = None
+    check: ListCheck | None = None
 
 
 class Held(Struct, frozen=True):

@@ -5,6 +5,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from milepost.core.texts import visible
+
 MAX_MESSAGE_CHARACTERS = 500
 
 
@@ -43,7 +45,8 @@ class Problem(Struct, frozen=True, omit_defaults=True):
             for name, value in (("HTTP", self.http_status), ("code", self.code), ("subcode", self.subcode))
             if value is not None
         ]
-        return f"{self.message} ({', '.join(numbers)})" if numbers else self.message
+        message = visible(self.message)
+        return f"{message} ({', '.join(numbers)})" if numbers else message
 
 
 class Pattern(Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from milepost.core.skew import TOLERATED_SECONDS
 from milepost.facebook.headers import asked_by_server
 from milepost.facebook.large_bodies import MAX_VALUES, LargeBodies, Room, has_too_many_values
 from milepost.facebook.proxy import Proxy, proxy_to, trusted
-from milepost.facebook.redaction import without_token
+from milepost.facebook.redaction import KnownTokens, without_token
 
 T = TypeVar("T")
 
@@ -74,7 +74,8 @@ class GraphClient:
         self._trusted = trusted(os.environ) if self._root.scheme == "https" else None
         self._version = version
         self._clock = clock
-        self._app_secret = app_secret
+        self.known_tokens = KnownTokens()
+        self.rotate_app_secret(app_secret)
         self._max_body_bytes = max_body_bytes
         self._large_bodies = LargeBodies()
         self._has_warned_of_version = False
@@ -107,6 +108,7 @@ class GraphClient:
     def rotate_app_secret(self, app_secret: str) -> None:
         """Sign with another app secret from the next call on; an empty one ends signing."""
         self._app_secret = app_secret
+        self.known_tokens.learn(app_secret)
 
     async def get(self, path: str, parameters: Mapping[str, str], access_token: str) -> GraphResponse | Refused:
         """Make one request, without following redirects. Whatever the server or the network does wrong is a Refused."""

@@ -4,7 +4,7 @@ A list is decoded strictly as a whole, which is fast and nearly always works; ot
 item costs nothing but itself.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,10 +13,12 @@ from msgspec.structs import replace
 
 from milepost.core.model import Batch, Conversation, Unreadable
 from milepost.core.problems import Problem
+from milepost.facebook.forms import nobody_is_told, told_by, told_by_items
 from milepost.facebook.leniency import ESCAPED_NUL, mended, parse_json
-from milepost.facebook.paging import MAX_LIMIT, NoCursor, next_cursor, read_list, surplus
+from milepost.facebook.own_id import OwnIds
+from milepost.facebook.paging import GRACE_COUNT, MAX_LIMIT, NoCursor, next_cursor, read_list, surplus
 from milepost.facebook.problems import invalid_response, problem_of, problem_of_error
-from milepost.facebook.threads import conversation, nested_messages, read_item, with_messages
+from milepost.facebook.threads import conversation, messages_of, participants_of, read_item, with_messages
 from milepost.facebook.wire import Paging, ThreadList
 
 MAX_MESSAGES = 20  # as the settings allow: the API withholds the details of older ones
@@ -27,7 +29,7 @@ DECODER = msgspec.json.Decoder(ThreadList)
 class Mailbox(Struct, frozen=True):
     """Whose inbox is read: the ids of our side, and the URL of the edge without its query."""
 
-    own_ids: frozenset[str]
+    own_ids: OwnIds
     edge_url: str
 
 
@@ -50,9 +52,14 @@ def decode(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked = MOST)
         return invalid_response("the response is nested too deeply", http_status)
 
 
-def decode_thread(body: bytes, http_status: int, own_ids: frozenset[str]) -> Batch | Problem:
+def decode_thread(body: bytes, http_status: int, own_ids: OwnIds) -> Batch | Problem:
     """Decode a response about one thread, as a batch of one."""
-    return _decode_thread(body, http_status, lambda thread: read_item(thread, own_ids))
+
+    def read(thread: dict[str, Any]) -> list[Conversation | Unreadable]:
+        own_ids.check([participants_of(thread)])
+        return read_item(thread, own_ids.all)
+
+    return _decode_thread(body, http_status, read)
 
 
 def decode_messages(body: bytes, http_status: int, listed: Conversation, own_ids: frozenset[str]) -> Batch | Problem:
@@ -72,34 +79,43 @@ def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked)
         return None
     try:
         listed = DECODER.decode(body)
-        messages = (len(thread.messages.data) for thread in listed.data if thread.messages)
+        messages = [len(thread.messages.data) for thread in listed.data if thread.messages]
         too_much = _surplus(len(listed.data), messages, asked, http_status)
         if too_much is not None:
             return too_much
-        conversations = tuple([conversation(thread, mailbox.own_ids) for thread in listed.data])
+        told = ((thread.id, thread.participants) for thread in listed.data)
+        own_id = mailbox.own_ids.check(told, is_end=listed.paging is None or listed.paging.next is None)
+        conversations = tuple([conversation(thread, mailbox.own_ids.all) for thread in listed.data])
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):
         return None
     if listed.error is not None:
         return problem_of_error(listed.error, http_status)
-    return _followed(Batch(conversations, None), listed.paging, mailbox, http_status)
+    if problem := nobody_is_told(told_by(listed.data)):
+        return problem
+    return _followed(Batch(conversations, None, own_id=own_id), listed.paging, mailbox, http_status)
 
 
 def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked) -> Batch | Problem:
     found = read_list(body, http_status, asked.conversations)
     if isinstance(found, Problem):
         return found
-    messages = (len(nested_messages(item.get("messages"))) for item in found.items if isinstance(item, dict))
-    too_much = _surplus(len(found.items), messages, asked, http_status)
+    messages = [len(messages_of(item.get("messages"))) for item in found.items if isinstance(item, dict)]
+    too_much = _surplus(len(found.items), messages, asked, http_status) or nobody_is_told(told_by_items(found.items))
     if too_much is not None:
         return too_much
-    read = [each for item in found.items for each in read_item(item, mailbox.own_ids)]
-    return _followed(_batch(read), found.paging, mailbox, http_status)
+    own_id = mailbox.own_ids.check(map(participants_of, found.items), is_end=found.paging.next is None)
+    read = [each for item in found.items for each in read_item(item, mailbox.own_ids.all)]
+    return _followed(msgspec.structs.replace(_batch(read), own_id=own_id), found.paging, mailbox, http_status)
 
 
-def _surplus(conversations: int, messages: Iterable[int], asked: Asked, http_status: int) -> Problem | None:
+def _surplus(conversations: int, messages: Sequence[int], asked: Asked, http_status: int) -> Problem | None:
     """Return the problem of a list with far more than was asked for; `messages` has the number of each thread."""
-    return surplus("conversations", conversations, asked.conversations, http_status) or surplus(
-        "messages of a conversation", max(messages, default=0), asked.messages, http_status
+    in_all = asked.conversations * asked.messages
+    grace = GRACE_COUNT * asked.messages  # for the conversations that may come beyond those asked for
+    return (
+        surplus("conversations", conversations, asked.conversations, http_status)
+        or surplus("messages of a conversation", max(messages, default=0), asked.messages, http_status)
+        or surplus("messages", sum(messages), in_all, http_status, grace)
     )
 
 
@@ -125,7 +141,7 @@ def _decode_thread(
         thread = _thread_of(body, http_status)
         if isinstance(thread, Problem):
             return thread
-        messages = len(nested_messages(thread.get("messages")))
+        messages = len(messages_of(thread.get("messages")))
         return surplus("messages of a conversation", messages, MAX_MESSAGES, http_status) or _batch(read(thread))
     except RecursionError:
         return invalid_response("the response is nested too deeply", http_status)

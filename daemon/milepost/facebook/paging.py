@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 from msgspec import Struct
 
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.leniency import lenient, mended, parse_json
+from milepost.facebook.leniency import elements_of, lenient, mended, parse_json
 from milepost.facebook.problems import invalid_response, problem_of
 from milepost.facebook.wire import Paging
 
@@ -30,9 +30,9 @@ class Listed(Struct, frozen=True):
     paging: Paging
 
 
-def surplus(what: str, found: int, asked: int, http_status: int) -> Problem | None:
+def surplus(what: str, found: int, asked: int, http_status: int, grace: int = GRACE_COUNT) -> Problem | None:
     """Return the problem of a response with far more of something than was asked for; None otherwise."""
-    if found <= GRACE_FACTOR * asked + GRACE_COUNT:
+    if found <= GRACE_FACTOR * asked + grace:
         return None
     message = f"the response has {found:,} {what}, and {asked:,} were asked for"
     return Problem(ProblemKind.OVERSIZE, message, http_status=http_status)
@@ -44,13 +44,15 @@ def read_list(body: bytes, http_status: int, asked: int = MAX_LIMIT) -> Listed |
         value = parse_json(body)
     except ValueError:
         return problem_of(body, http_status)
-    if not isinstance(value, dict) or value.get("error") is not None or not isinstance(value.get("data"), list):
+    data = value.get("data") if isinstance(value, dict) and value.get("error") is None else None
+    if not isinstance(data, list) and not (isinstance(data, dict) and data):  # PHP writes an empty list as []
         return problem_of(body, http_status)
     paging = value.get("paging") or {}  # PHP writes an empty object as []
     if not isinstance(paging, dict):
         return invalid_response("the response has a paging that is not an object", http_status)
-    too_many = surplus("items", len(value["data"]), asked, http_status)
-    return too_many or Listed(value["data"], lenient(mended(paging)[0], Paging))
+    elements = elements_of(data)
+    too_many = surplus("items", len(elements), asked, http_status)
+    return too_many or Listed(elements, lenient(mended(paging)[0], Paging))
 
 
 def next_cursor(paging: Paging | None, edge_url: str) -> str | None:

@@ -8,10 +8,11 @@ from msgspec import ValidationError
 from msgspec.structs import replace
 
 from milepost.core.model import Contact, Conversation, Interaction, Unreadable
+from milepost.core.texts import visible
 from milepost.facebook.interactions import interaction, utc
-from milepost.facebook.leniency import lenient, mended
+from milepost.facebook.leniency import elements_of, lenient, mended
 from milepost.facebook.redaction import scrub, unsigned
-from milepost.facebook.wire import NAMED_BY_CONTENT, Message, Thread, is_thread_id, kept_id
+from milepost.facebook.wire import NAMED_BY_CONTENT, Message, People, Thread, is_thread_id, kept_id
 
 MAX_PAYLOAD_CHARACTERS = 65536
 MAX_REASON_CHARACTERS = 200
@@ -38,13 +39,28 @@ def conversation(thread: Thread, own_ids: frozenset[str]) -> Conversation:
 
 
 def _contact(thread: Thread, own_ids: frozenset[str]) -> Contact | None:
-    """Return the other side: the first participant that is not us. The order of the list means nothing."""
+    """Return the other side: the first participant that is not us. The order of the list means nothing.
+
+    None if we are not among several participants: any of them may be us, under an id that we do not know.
+    """
     if thread.participants is None:
         return None
-    for person in thread.participants.data:
-        if person.id and person.id not in own_ids:
-            return Contact(kept_id(person.id), person.name or None, person.username or None)
-    return None
+    people = {person.id: person for person in thread.participants.data if person.id}
+    others = [person for id_, person in people.items() if id_ not in own_ids]
+    if not others or len(others) == len(people) > 1:
+        return None
+    person = others[0]
+    return Contact(kept_id(person.id or ""), person.name or None, person.username or None)
+
+
+def participants_of(item: Any) -> tuple[str, People | None]:  # noqa: ANN401 -- JSON of any shape
+    """Return the id and the participants of a thread of any shape."""
+    if not isinstance(item, dict):
+        return "", None
+    try:
+        return str(item.get("id")), lenient(item.get("participants"), People | None)
+    except ValidationError:
+        return str(item.get("id")), None
 
 
 def read_item(item: Any, own_ids: frozenset[str]) -> list[Conversation | Unreadable]:  # noqa: ANN401 -- JSON of any shape
@@ -69,7 +85,7 @@ def with_messages(
     contact_id = listed.contact.contact_id if listed.contact else None
     interactions: list[Interaction] = []
     refused: list[Any] = []
-    for message in nested_messages(messages):
+    for message in messages_of(messages):
         try:
             interactions.append(interaction(lenient(message, Message), own_ids, contact_id))
         except (ValidationError, OverflowError):
@@ -81,12 +97,12 @@ def with_messages(
     return [whole, _unreadable(f"{listed.conversation_id}/messages", reason, refused)]
 
 
-def nested_messages(messages: Any) -> list[Any]:  # noqa: ANN401 -- JSON of any shape
-    """Return the nested messages; without a list of them, the whole is one element that cannot be read."""
-    if not messages:
+def messages_of(messages: Any) -> list[Any]:  # noqa: ANN401 -- JSON of any shape
+    """Return the messages of a thread; without a list of them, the whole is one element that cannot be read."""
+    data = messages.get("data", messages) if isinstance(messages, dict) else messages
+    if not data:
         return []
-    data = (messages.get("data") or []) if isinstance(messages, dict) else None
-    return data if isinstance(data, list) else [messages]
+    return elements_of(data) if isinstance(data, (list, dict)) else [messages]
 
 
 def _unreadable(subject: object, reason: str, item: Any) -> Unreadable:  # noqa: ANN401 -- JSON of any shape
@@ -95,4 +111,4 @@ def _unreadable(subject: object, reason: str, item: Any) -> Unreadable:  # noqa:
         subject = f"{NAMED_BY_CONTENT}{sha256(payload.encode()).hexdigest()}"
     if len(payload) > MAX_PAYLOAD_CHARACTERS:
         payload = json.dumps({"cut_short": payload[: MAX_PAYLOAD_CHARACTERS // 2]}, ensure_ascii=False)
-    return Unreadable(subject, reason[:MAX_REASON_CHARACTERS], payload)
+    return Unreadable(subject, visible(reason)[:MAX_REASON_CHARACTERS], payload)

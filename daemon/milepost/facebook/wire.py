@@ -71,7 +71,7 @@ class Person(Struct):
 class People(Struct):
     """The participants of a thread, in no order that means anything."""
 
-    data: list[Person] = []
+    data: list[Person]
 
 
 class Media(Struct):
@@ -92,7 +92,7 @@ class SentAttachment(Struct):
 class SentAttachments(Struct):
     """The attachments of a message."""
 
-    data: list[SentAttachment] = []
+    data: list[SentAttachment]
 
 
 class Share(Struct):
@@ -106,7 +106,7 @@ class Share(Struct):
 class Shares(Struct):
     """The shares of a message."""
 
-    data: list[Share] = []
+    data: list[Share]
 
 
 class StoryItem(Struct):
@@ -139,7 +139,7 @@ class Message(Struct):
 class Messages(Struct):
     """The nested messages of a thread, newest first."""
 
-    data: list[Message] = []
+    data: list[Message]
 
 
 class Thread(Struct):

@@ -14,11 +14,11 @@ from msgspec.structs import replace
 from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.model import Stream
+from milepost.core.model import OwnId, OwnIdState, Stream
 from milepost.core.plan import Size
 from milepost.reporting.advice import advice_on
 from milepost.reporting.humanize import counted, lasting, on_one_line
-from milepost.reporting.status import limit_in_words, size_in_words, token_in_words
+from milepost.reporting.status import SET_OWN_ID, limit_in_words, own_id_in_words, size_in_words, token_in_words
 
 
 class Level(IntEnum):
@@ -95,6 +95,8 @@ def describe(entry: Entry, run: Run | None = None) -> Description:  # noqa: C901
             return _batch_stored(event, run)
         case events.FetchFailed() | events.BatchFailed() | events.BatchShrunk() as event:
             return _batch_refused(event, run, now)
+        case events.FieldsLeftOut() as event:
+            return _fields_left_out(event)
         case events.RateLimited() | events.CursorLost() as event:
             return _stream_refused(event, Stream.parse(entry.stream), now)
         case events.DeadLetterOpened() | events.RedriveFailed() | events.DeadLetterClosed() as event:
@@ -110,6 +112,7 @@ def describe(entry: Entry, run: Run | None = None) -> Description:  # noqa: C901
             | events.StreamResumed()
             | events.SyncRequested()
             | events.TokenChecked()
+            | events.OwnIdChecked()
             | events.StreamRemoved() as event
         ):
             return _stream_changed(event)
@@ -211,6 +214,15 @@ def _stream_refused(event: events.RateLimited | events.CursorLost, stream: Strea
             return Description("cursor refused", sentence, Level.WARNING, {"problem": str(event.problem)}, hint)
 
 
+def _fields_left_out(event: events.FieldsLeftOut) -> Description:
+    if not event.fields:
+        return Description("all fields read again", "The API knows all requested fields again")
+    names = on_one_line(", ".join(event.fields))
+    sentence = f"The API refuses fields by name: conversations are read without {names}"
+    hint = "nothing is lost but these fields; they are tried again at each start, and with another source.version"
+    return Description("fields left out", sentence, Level.WARNING, {"left_out": names}, hint)
+
+
 # --- dead letters -----------------------------------------------------------------------------------------------------
 
 
@@ -308,9 +320,27 @@ def _stream_changed(event: events.StreamEvent) -> Description:
             words = token_in_words(health)
             level = Level.INFO if health.is_valid else Level.WARNING
             return Description("token checked", f"{words[0].upper()}{words[1:]}", level, {"found": words})
+        case events.OwnIdChecked(found=found):
+            return _own_id_checked(found)
         case events.StreamRemoved(by=by):
             hint = "its rows are deleted; if it is configured again, it starts from scratch"
             return Description("stream removed", f"Removed{_via(by)} with all rows", Level.WARNING, {"by": by}, hint)
+
+
+def _own_id_checked(found: OwnId) -> Description:
+    words = own_id_in_words(found)
+    sentence = f"{words[0].upper()}{words[1:]}"
+    fields = {"state": found.state.value} | ({"own_id": found.own_id} if found.own_id else {})
+    match found.state:
+        case OwnIdState.EXPECTED:
+            return Description("own id found", sentence, fields=fields)
+        case OwnIdState.ANOTHER:
+            hint = "it is taken as ours, and the next sweep reads everything again; set instagram_account_id to it"
+            return Description("own id is another", sentence, Level.WARNING, fields, hint)
+        case OwnIdState.UNKNOWN:
+            return Description("own id unknown", sentence, Level.WARNING, fields, SET_OWN_ID)
+        case unknown:
+            assert_never(unknown)
 
 
 # --- counts and times -------------------------------------------------------------------------------------------------

@@ -13,15 +13,22 @@ from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint, RateLimit, RetryState, Run
 from milepost.core.events import NO_TALLY, Reason, RunStatus
-from milepost.core.model import Detail, Scope, Stream, TokenHealth
+from milepost.core.model import Detail, OwnId, OwnIdState, Scope, Stream, TokenHealth
 from milepost.core.plan import Policy, Size, size_now, whole
 from milepost.core.problems import Problem
 from milepost.core.rate_limits import held_until, holder_of
 from milepost.core.retry import next_run_at
 from milepost.reporting.advice import advice_on
+from milepost.reporting.humanize import on_one_line
 
 MEAN_JITTER = 0.5  # the jitter of the next run is not known yet
 OPEN_DEAD_LETTERS = "what could not be read or written is kept as dead letters: `milepost dead-letters list` shows them"
+
+
+SET_OWN_ID = (
+    "until that is clear, such threads have no contact, and all their messages count as received: set the page's "
+    "instagram_account_id to the id that stands for it in the participants of its threads"
+)
 
 
 class State(StrEnum):
@@ -244,20 +251,27 @@ def _advice(checkpoint: Checkpoint, stream: Stream, wait: Wait | None) -> str | 
         return f"{checkpoint.operator_pause.by} paused it: {how}"
     if wait is not None and wait.problem is not None:
         return advice_on(wait.problem, stream)
+    if checkpoint.own_id is not None and checkpoint.own_id.state is OwnIdState.UNKNOWN:
+        return SET_OWN_ID
     return OPEN_DEAD_LETTERS if checkpoint.open_dead_letters else None
 
 
 def _remark(checkpoint: Checkpoint, context: ConditionContext) -> str | None:
-    remarks = [each for each in (_request_remark(checkpoint, context), context.slowed_down) if each is not None]
+    own_id = None if checkpoint.own_id is None else own_id_in_words(checkpoint.own_id)
+    of_request = _request_remark(checkpoint, context)
+    remarks = [each for each in (own_id, of_request, context.slowed_down) if each is not None]
     return "; ".join(remarks) or None
 
 
 def _request_remark(checkpoint: Checkpoint, context: ConditionContext) -> str | None:
     policy = Policy(batch_size=context.batch_size)
     size = size_now(checkpoint, policy)
-    if checkpoint.reduced_request is None or size == whole(policy):
-        return None
-    return f"requests {size_in_words(size)}, because of this: {checkpoint.reduced_request.problem}"
+    remarks: list[str] = []
+    if checkpoint.reduced_request is not None and size != whole(policy):
+        remarks.append(f"requests {size_in_words(size)}, because of this: {checkpoint.reduced_request.problem}")
+    if checkpoint.left_out_fields:
+        remarks.append(f"reads without {', '.join(checkpoint.left_out_fields)}, which the API refuses by name")
+    return "; ".join(remarks) or None
 
 
 # --- words that other modules use, too --------------------------------------------------------------------------------
@@ -276,6 +290,20 @@ def token_in_words(health: TokenHealth) -> str:
     return (
         "the token is valid, and never expires" if ends_at is None else f"the token is valid until {ends_at:%Y-%m-%d}"
     )
+
+
+def own_id_in_words(found: OwnId) -> str:
+    """Return in words what the participants of threads say about our own id."""
+    match found.state:
+        case OwnIdState.EXPECTED:
+            return "our own id is in the threads"
+        case OwnIdState.ANOTHER:
+            taken = on_one_line(found.own_id or "another")
+            return f"our own id is in no thread, while {taken} is in each: that is taken as ours"
+        case OwnIdState.UNKNOWN:
+            return "our own id is in no thread, and which participant is us cannot be told"
+        case unknown:
+            assert_never(unknown)
 
 
 def size_in_words(size: Size) -> str:

@@ -72,9 +72,11 @@ def counts(entry: Entry) -> Counts | None:  # noqa: PLR0911  (one line for each 
             return Counts(retries=attempts)
         case events.RunStarted() | events.SweepStarted() | events.RateLimited() | events.BatchShrunk():
             return None
+        case events.FieldsLeftOut():
+            return None
         case events.CursorLost() | events.DeadLetterOpened() | events.TokenChecked() | events.StreamRemoved():
             return None
-        case events.StreamPaused() | events.StreamResumed() | events.SyncRequested():
+        case events.StreamPaused() | events.StreamResumed() | events.SyncRequested() | events.OwnIdChecked():
             return None
         case unknown:
             assert_never(unknown)

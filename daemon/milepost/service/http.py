@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from milepost.core.errors import BadConfiguration
+from milepost.core.errors import BadConfiguration, MilepostError, may_pass
 from milepost.engine.bulkhead import bulkhead
 from milepost.service.auth import Sessions, is_admitted, refuse_foreign_pages, require_local_name, require_token
 from milepost.service.connections import MAX_CONNECTIONS, LimitedSite, Strangers
@@ -34,8 +34,10 @@ HEADERS = {
 }
 HINTS = {
     errno.EADDRINUSE: "another program, perhaps another Milepost, is listening there: set http.listen to a free port",
+    errno.EMFILE: "let this process open more files: LimitNOFILE in its unit, or ulimit -n",
     errno.EACCES: "set http.listen to a port above 1023, or grant CAP_NET_BIND_SERVICE",
 }
+PASSING_HINT = "it may pass: a systemd unit tries again"
 OTHER_HINT = "set http.listen to an address of this machine, such as 127.0.0.1:9464 or [::1]:9464"
 
 
@@ -59,7 +61,7 @@ async def serve(
         wrong_tokens: limits, counts and logs the wrong ones.
 
     Raises:
-        BadConfiguration: the address cannot be listened on.
+        BadConfiguration: the address cannot be listened on; MilepostError if that may pass.
     """
     wrong_tokens = wrong_tokens or WrongTokens()
     admission = require_token(Sessions(token), wrong_tokens, _now) if token else require_local_name(host)
@@ -92,9 +94,12 @@ async def _listen(runner: web.AppRunner, host: str, port: int, strangers: Strang
         await LimitedSite(runner, (host, port), strangers, max_connections=MAX_CONNECTIONS).start()
     except (OSError, UnicodeError) as error:  # UnicodeError: the host cannot be a DNS name
         reason, hint = "the host has no address", OTHER_HINT
+        kind: type[MilepostError] = BadConfiguration
         if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno is not None:
             reason, hint = os.strerror(error.errno).lower(), HINTS.get(error.errno, OTHER_HINT)
-        raise BadConfiguration(f"cannot listen on {_authority(host, port)}: {reason}", hint=hint) from error
+            if may_pass(error):
+                kind, hint = MilepostError, HINTS.get(error.errno, PASSING_HINT)
+        raise kind(f"cannot listen on {_authority(host, port)}: {reason}", hint=hint) from error
 
 
 def _now() -> datetime:

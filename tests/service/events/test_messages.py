@@ -38,7 +38,7 @@ from kit.simulation_setting import Scenario
 from milepost.core import events
 from milepost.core.events import Mode, Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
-from milepost.core.model import Detail, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.reporting.describe import describe
 from milepost.service.events.messages import EncodedEvent, EntryEncoder, Message, Status, live_message, message_of
 from milepost.stores.sqlite.migrate import migrate
@@ -85,6 +85,7 @@ CASES: list[tuple[events.Event, str, dict[str, Any]]] = [
     ),
     (events.BatchShrunk(25, Detail.NESTED, NETWORK), "retrying", {"batch": 3, **SO_FAR}),
     (events.CursorLost(NETWORK), "retrying", SO_FAR),
+    (events.FieldsLeftOut(("can_reply",)), "progress", SO_FAR),
     (events.DeadLetterOpened("d_1", Stage.FETCH, "t_1", "id"), "batch_failed", {"batch": 3, **SO_FAR}),
     (events.DeadLetterOpened("d_1", Stage.STORE, "t_1", "id"), "batch_db_failed", {"batch": 3, **SO_FAR}),
     (events.DeadLetterOpened("d_1", Stage.EVENTS, "t_1", "id"), "batch_db_failed", {"batch": 3, **SO_FAR}),
@@ -128,6 +129,7 @@ CASES: list[tuple[events.Event, str, dict[str, Any]]] = [
     (events.SyncRequested(BY), "progress", SO_FAR),
     (events.SyncRequested(BY, full=True), "progress", SO_FAR),
     (events.TokenChecked(TokenHealth(is_valid=False)), "progress", SO_FAR),
+    (events.OwnIdChecked(OwnId(OwnIdState.UNKNOWN)), "progress", SO_FAR),
     (events.StreamRemoved(BY), "progress", {}),
 ]
 

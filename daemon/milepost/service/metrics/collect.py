@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.model import OwnIdState
 from milepost.engine.feed import Notice
 from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import State
@@ -33,13 +34,13 @@ class Metrics:
         self._live = live
 
     def add_installation(self, interval_seconds: Callable[[], float], database: Path | None) -> None:
-        """Add the gauges of the installation: the sync interval, the clock, and the space on the database's disk."""
+        """Add the gauges of the installation: the sync interval, the clock, and what the database takes of its disk."""
         interval = Gauge("milepost_sync_interval_seconds", "Interval between syncs.", registry=self._registry)
         interval.set_function(interval_seconds)  # a reload may change it
         clock = Gauge("milepost_clock_timestamp_seconds", "Time of this machine's clock.", registry=self._registry)
         clock.set_function(time.time)
         if database is not None:
-            self._registry.register(_Disk(database.absolute().parent))
+            self._registry.register(_Disk(database.absolute()))
 
     def add_health(
         self,
@@ -87,6 +88,8 @@ def _set_gauges(series: StreamSeries, checkpoint: Checkpoint, current: State) ->
         series.token_expiry.set(None)
     else:
         series.token_expiry.set(math.inf if token.ends_at is None else token.ends_at.timestamp())
+    own_id = checkpoint.own_id
+    series.own_id_unknown.set(own_id is not None and own_id.state is OwnIdState.UNKNOWN)
     failure_streak = checkpoint.failure_streak  # outlasts the runs that probe whether it is over
     for reason, stopped in series.stopped.items():
         stopped.set(failure_streak is not None and failure_streak.reason is reason)
@@ -112,17 +115,22 @@ class _Discovery(Collector):
 
 
 class _Disk(Collector):
-    """Gauges of the file system of a folder. There are none if it cannot be queried."""
+    """Gauges of a database's WAL and its file system. There are none if those cannot be queried."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, database: Path) -> None:
+        self._folder = database.parent
+        self._wal = database.with_name(f"{database.name}-wal")
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges. It blocks, and so must not run in the event loop."""
         try:
             usage = shutil.disk_usage(self._folder)
+            wal_bytes = self._wal.stat().st_size if self._wal.exists() else 0
         except OSError:
             return
+        yield GaugeMetricFamily(
+            "milepost_store_wal_size_bytes", "Size of the write-ahead log beside the database.", wal_bytes
+        )
         yield GaugeMetricFamily(
             "milepost_store_disk_size_bytes", "Size of the file system that holds the database.", usage.total
         )

@@ -96,9 +96,18 @@ class Counters:
             case events.RedriveFailed(tally=tally):
                 _count_rows(series, tally)
                 series.redrives["failed"].inc()
-            case events.RunStarted() | events.SweepStarted() | events.StoreReturned() | events.TokenChecked():
-                pass
-            case events.StreamPaused() | events.StreamResumed() | events.SyncRequested() | events.StreamRemoved():
+            case (
+                events.RunStarted()
+                | events.SweepStarted()
+                | events.FieldsLeftOut()
+                | events.StoreReturned()
+                | events.StreamPaused()
+                | events.StreamResumed()
+                | events.SyncRequested()
+                | events.TokenChecked()
+                | events.OwnIdChecked()
+                | events.StreamRemoved()
+            ):
                 pass
             case unknown:
                 assert_never(unknown)

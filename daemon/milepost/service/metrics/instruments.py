@@ -114,6 +114,9 @@ class StreamFamilies:
             "gauge", "token_expiry_timestamp_seconds", "Time when the valid token expires; +Inf is never."
         )
         self.token_valid = family("gauge", "token_valid", "1 if the token is valid, 0 if it is not.")
+        self.own_id_unknown = family(
+            "gauge", "own_id_unknown", "1 if our own id is in no thread and which participant is us cannot be told."
+        )
         self.states = family("gauge", "stream_state", "1 for the current state of the stream.", "state")
         self.stopped = family(
             "gauge", "stream_stopped", "1 from when the stream was stopped until it is read again.", "reason"
@@ -141,5 +144,6 @@ class StreamSeries:
         self.checkpoint = every.checkpoint.add(stream)
         self.token_expiry = every.token_expiry.add(stream, value=None)
         self.token_valid = every.token_valid.add(stream, value=None)
+        self.own_id_unknown = every.own_id_unknown.add(stream)
         self.states = {state: every.states.add(stream, state.value) for state in State}
         self.stopped = {reason: every.stopped.add(stream, reason.value) for reason in STOPS}

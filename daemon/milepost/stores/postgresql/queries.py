@@ -59,6 +59,11 @@ class PostgresqlSession:
         """Read anything. Raises StoreAway or StoreRefused if the database does not answer."""
         await self.ask("answers", ())
 
+    async def write_nothing(self) -> None:
+        """Write without changing anything."""
+        await self.ask("demand_writable", ())
+        await self.ask("write_nothing", ())
+
     async def source(self) -> DataSource | None:
         """Return where the rows come from; None until that is on record."""
         found = await self.ask("source", ())

@@ -47,6 +47,11 @@ class SqliteSession:
         """Read anything."""
         self.ask("answers").fetchone()
 
+    def write_nothing(self) -> None:
+        """Write without changing anything. The caller begins the transaction and ends it."""
+        self.ask("demand_writable")
+        self.ask("write_nothing")
+
     def source(self) -> DataSource | None:
         """Return where the rows come from; None until that is on record."""
         found = self.ask("source").fetchone()
