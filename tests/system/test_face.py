@@ -8,6 +8,7 @@ import pytest
 import yaml
 from aiohttp import web
 
+from kit.binary import milepost
 from kit.face import facing, listening
 from kit.flaky_proxy import breakable_line
 from kit.full_disk import ballast_of, installed_on_small_disk
@@ -39,7 +40,7 @@ async def test_a_full_disk_is_the_first_thing_said_until_there_is_room(on_small_
             assert "the disk is full: make room" in (await face.issues())["store_away"]["reason"]
             code, why = await face.readyz()
             assert code == 503
-            assert "the disk is full: make room" in why
+            assert "database or disk is full" in why
             assert await face.metric("milepost_store_up") == 0
             stream = (await face.streams())[STREAM]
             assert (stream["state"], stream["waits_for"]) == ("retrying", "the database")
@@ -68,6 +69,9 @@ async def test_a_postgresql_that_stops_is_the_first_thing_said_until_it_is_back(
                 await face.until_wrong("store_away")
                 assert (await face.readyz())[0] == 503
                 assert await face.metric("milepost_store_up") == 0
+                status = await milepost(installation.folder, "status")
+                assert status.code == 1, status
+                assert status.stderr.startswith("milepost: the database ")
             finally:
                 postgres.start()
             await face.until_wrong("store_away", is_wrong=False)
@@ -103,10 +107,12 @@ async def test_a_refused_reload_is_said_until_the_configuration_is_right_and_the
         good = installation.config.read_text()
         async with facing(installation) as face:
             await face.running.says("sweep completed")
-            installation.config.write_text(yaml.safe_dump({**yaml.safe_load(good), "sync": {"batch_size": 5000}}))
+            misplaced = {"batch_size": 5000, "interval": BICYCLES.token}
+            installation.config.write_text(yaml.safe_dump({**yaml.safe_load(good), "sync": misplaced}))
             face.running.signal(signal.SIGHUP)
             await face.until_wrong("reload_refused")
             assert "sync.batch_size: found 5000" in (await face.issues())["reload_refused"]["reason"]
+            assert BICYCLES.token not in str(await face.daemon())
             assert await face.readyz() == (200, "ready\n"), "it works on, with the previous configuration"
             assert await face.metric("milepost_config_reload_successful") == 0
             assert (await face.streams())[STREAM]["is_configured"]

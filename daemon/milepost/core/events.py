@@ -273,6 +273,12 @@ class CursorLost(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=
     is_last: bool = False
 
 
+class FieldsLeftOut(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The API refuses these fields by name, so that conversations are read without them; none: all are read again."""
+
+    fields: tuple[str, ...] = ()
+
+
 class DeadLetterOpened(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Something could not be read or written; its payload is kept under `dead_letter_id` for a redrive.
 
@@ -399,6 +405,7 @@ Event = (
     | RateLimited
     | BatchShrunk
     | CursorLost
+    | FieldsLeftOut
     | DeadLetterOpened
     | RedriveFailed
     | DeadLetterClosed
@@ -417,6 +424,7 @@ TAGS: dict[type[Event], str] = {
     RateLimited: "rate_limited",
     BatchShrunk: "batch_shrunk",
     CursorLost: "cursor_lost",
+    FieldsLeftOut: "fields_left_out",
     DeadLetterOpened: "dead_letter_opened",
     RedriveFailed: "redrive_failed",
     DeadLetterClosed: "dead_letter_closed",

@@ -251,7 +251,8 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     is_head = sweep is not None and sweep.position.phase is Phase.HEAD  # it mostly takes one batch: none goes ahead
     is_last = is_head or batches_read(checkpoint, budget) + 1 >= budget.max_batches
     size = size_now(checkpoint, policy)
-    limit = size.limit if sweep is None or not sweep.is_rewound else _another_limit(size.limit)
+    is_rewound = sweep is not None and sweep.is_rewound and size == whole(policy)
+    limit = _another_limit(size.limit) if is_rewound else size.limit
     attempts = checkpoint.retry.attempts if checkpoint.retry is not None else 0
     checks_list = attempts + 1 >= policy.attempts or size != whole(policy)
     return Request(

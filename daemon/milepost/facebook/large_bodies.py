@@ -17,6 +17,7 @@ MAX_VALUES = 500_000
 LARGE_BYTES = 4 * 2**20  # from here on, a body waits for room
 MAX_LARGE_BODIES = 2
 IN_THREAD_BYTES = 2**18  # below, decoding takes the event loop a few milliseconds
+MAX_THREADS = 2  # so that an odd body, which takes seconds, holds up no other
 
 STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
@@ -41,10 +42,10 @@ def _marks(body: bytes, start: int, end: int) -> int:
 class Room:
     """The share of one body in the room for large ones."""
 
-    def __init__(self, slots: asyncio.Semaphore, held: AsyncExitStack, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, slots: asyncio.Semaphore, held: AsyncExitStack, threads: ThreadPoolExecutor) -> None:
         self._slots = slots
         self._held = held
-        self._thread = thread
+        self._threads = threads
         self._is_large = False
 
     async def grow(self, size: int, deadline: asyncio.Timeout) -> None:
@@ -62,25 +63,25 @@ class Room:
         """Call a function that works on the body, in a thread unless the body is small."""
         if size < IN_THREAD_BYTES:
             return function()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
 
 class LargeBodies:
     """The room for large bodies of one client.
 
-    The thread works on one body at a time. One whose caller was cancelled is worked to its end before the next.
+    There are MAX_THREADS. A body whose caller was cancelled keeps its thread until it is decoded.
     """
 
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(MAX_LARGE_BODIES)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoding")
+        self._threads = ThreadPoolExecutor(max_workers=MAX_THREADS, thread_name_prefix="decoding")
 
     @asynccontextmanager
     async def room(self) -> AsyncIterator[Room]:
         """Yield the room of one body, which lasts to the end of the block."""
         async with AsyncExitStack() as held:
-            yield Room(self._slots, held, self._thread)
+            yield Room(self._slots, held, self._threads)
 
     def close(self) -> None:
         """Take no more work."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
