@@ -111,3 +111,19 @@ async def test_what_waits_for_a_slot_or_has_not_begun_does_not_count_as_syncing(
             await expect(page.locator(".card .state", has_text="Waiting for a slot")).to_have_count(2)
             simulator.release()
             await verdict(page, "All 3 streams are up to date")
+
+
+async def test_a_token_revoked_after_a_transient_failure_is_the_reason_that_is_shown(
+    installation: Installation, browser: Browser
+) -> None:
+    async with frozen_world(20, "http_500=first:1", pages=(BICYCLES,)) as simulator:
+        simulator.hold(after=1)  # so that the token is revoked before the second attempt
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            await daemon.says("fetch failed, retrying")
+            simulator.world.access.revoke(BICYCLES.id, 463)
+            simulator.release()
+            card = visit.page.locator(".card")
+            await verdict(visit.page, "The stream needs you")
+            await expect(card.locator(".problem")).to_contain_text("code 190")
+            await expect(card.locator(".advice")).to_contain_text("The token has expired: give page")

@@ -33,6 +33,7 @@ class TestTags:
             "dead_letter_closed",
             "dead_letter_opened",
             "fetch_failed",
+            "fields_left_out",
             "own_id_checked",
             "rate_limited",
             "redrive_failed",

@@ -9,6 +9,7 @@ from milepost.core.events import Mode, OwnIdChecked, SweepCompleted, Tally
 from milepost.core.model import OwnId, OwnIdState
 from milepost.core.plan import Fetch, Policy, next_mode, plan
 from milepost.core.ports import Fetched
+from milepost.core.records import Record
 
 EXPECTED, UNKNOWN = OwnId(OwnIdState.EXPECTED), OwnId(OwnIdState.UNKNOWN)
 ANOTHER = OwnId(OwnIdState.ANOTHER, "17841")
@@ -52,6 +53,13 @@ class TestNews:
             "OwnIdChecked",
             "SweepCompleted",
         ]
+
+    def test_rows_that_were_written_without_knowing_it_are_put_right(self) -> None:
+        for own_id, expected in ((ANOTHER, "17841"), (UNKNOWN, None)):
+            for next_cursor in ("after 2", None):
+                decision = decision_on(walking(), saying(own_id, next_cursor=next_cursor), context())
+                assert isinstance(decision, Record)
+                assert decision.changes.own_id == expected
 
 
 class TestFold:

@@ -13,6 +13,7 @@ from milepost.core.events import (
     DeadLetterOpened,
     Event,
     FetchFailed,
+    FieldsLeftOut,
     Mode,
     OwnIdChecked,
     Phase,
@@ -72,6 +73,7 @@ BY_TYPE: dict[type[Event], st.SearchStrategy[Event]] = {
     RateLimited: st.builds(RateLimited, st.sampled_from(Scope), counts, instants, instants, problems),
     BatchShrunk: st.builds(BatchShrunk, counts, st.sampled_from(Detail), problems, texts),
     CursorLost: st.builds(CursorLost, problems),
+    FieldsLeftOut: st.builds(FieldsLeftOut, st.lists(texts, max_size=3).map(tuple)),
     DeadLetterOpened: st.builds(
         DeadLetterOpened, texts, st.sampled_from(Stage), texts, texts, st.none() | instants, texts
     ),

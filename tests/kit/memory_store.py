@@ -222,6 +222,8 @@ class MemoryStore:
     def write_rows(self, commit: Commit) -> None:
         """Write the rows, the notes of what a full sweep misses and the payloads of dead letters."""
         self._move(Stream.parse(commit.checkpoint.stream), commit)
+        if commit.changes.own_id is not None:
+            self._take_as_ours(Stream.parse(commit.checkpoint.stream), commit.changes.own_id)
         self._write_rows(commit.changes)
         self._write_notes(Stream.parse(commit.checkpoint.stream), commit.changes)
         self._write_payloads(commit)
@@ -244,6 +246,25 @@ class MemoryStore:
         for event in list(self.interaction_events.values()):
             if event.conversation_id in moved:
                 self.interaction_events[event.event_id] = replace(event, page_id=stream.page_id)
+
+    def _take_as_ours(self, stream: Stream, own_id: str) -> None:
+        """Make the messages of an id ours, and nobody's contact of it."""
+        page = (stream.platform.value, stream.page_id)
+        senders: dict[str, set[str]] = {}
+        for event in self.interaction_events.values():
+            if event.contact_id not in (None, own_id):
+                senders.setdefault(event.conversation_id, set()).add(event.contact_id or "")
+        for event in list(self.interaction_events.values()):
+            if (event.platform, event.page_id, event.contact_id) == (*page, own_id):
+                row = self.conversations.get(event.conversation_id)
+                others = [row.contact_id] if row and row.contact_id not in (None, own_id) else []
+                contact_id = next(iter([*others, *sorted(senders.get(event.conversation_id, set()))]), None)
+                turned = replace(event, direction="out", contact_id=contact_id)
+                self.interaction_events[event.event_id] = turned
+        for row in list(self.conversations.values()):
+            if (row.platform, row.page_id, row.contact_id) == (*page, own_id):
+                self.conversations[row.conversation_id] = replace(row, contact_id=None)
+        self.contacts.pop((*page, own_id), None)
 
     def _move_contacts(self, stream: Stream, theirs: list[ConversationRow]) -> None:
         left = {(row.platform, row.page_id, row.contact_id) for row in self.conversations.values()}

@@ -185,6 +185,17 @@ CASES: list[tuple[events.Event, Description]] = [
         ),
     ),
     (
+        events.FieldsLeftOut(("can_reply", "shares")),
+        Description(
+            "fields left out",
+            "The API refuses fields by name: conversations are read without can_reply, shares",
+            WARNING,
+            {"left_out": "can_reply, shares"},
+            "nothing is lost but these fields; they are tried again at each start, and with another source.version",
+        ),
+    ),
+    (events.FieldsLeftOut(), Description("all fields read again", "The API knows all requested fields again")),
+    (
         events.CursorLost(problem(2642)),
         Description(
             "cursor refused",

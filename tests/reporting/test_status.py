@@ -364,6 +364,18 @@ def test_the_remark_follows_the_request_size_and_ends_with_the_whole_batch() -> 
     assert condition_of(given(events.BatchStored(walking("c3"), events.Tally(batches=1)), after=four)).remark is None
 
 
+def test_a_stream_says_which_fields_it_reads_without() -> None:
+    left_out = condition_after(*WALKING, events.FieldsLeftOut(("can_reply",)))
+    assert left_out.remark == "reads without can_reply, which the API refuses by name"
+
+    shrunk = condition_after(*WALKING, events.FieldsLeftOut(("link",)), events.BatchShrunk(6, Detail.NESTED, NETWORK))
+    assert shrunk.remark is not None
+    assert "6 conversations at a time" in shrunk.remark
+    assert shrunk.remark.endswith("; reads without link, which the API refuses by name")
+
+    assert condition_after(*WALKING, events.FieldsLeftOut(("link",)), events.FieldsLeftOut()).remark is None
+
+
 def test_open_dead_letters_are_explained_unless_something_is_worse() -> None:
     dead_letters = condition_after(*WALKING, LETTER, COMPLETED).advice
     assert dead_letters is not None

@@ -122,11 +122,17 @@ def moves(draw: st.DrawFn, of: Stream) -> Changes:
     return replace(draw(rows(of)), moved=tuple(moved))
 
 
+@st.composite
+def own_ids(draw: st.DrawFn, of: Stream) -> Changes:
+    return replace(draw(rows(of)), own_id=draw(people))
+
+
 def acts(of: Stream) -> st.SearchStrategy[Act]:
     return st.one_of(
         st.builds(Act, st.just(of), changes=rows(of)),
         st.builds(Act, st.just(of), changes=notes(of)),
         st.builds(Act, st.just(of), changes=moves(of), seconds=some),
+        st.builds(Act, st.just(of), changes=own_ids(of)),
         dead_letters(of),
         st.builds(Act, st.just(of), forgotten=people),
         st.builds(Act, st.just(of), event=st.just(StreamRemoved("somebody"))),

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from aiohttp import web
 
+from kit.binary import milepost
 from kit.face import facing, listening
+from kit.flaky_proxy import breakable_line
 from kit.full_disk import ballast_of, installed_on_small_disk
-from kit.installation import Installation
+from kit.graph_answers import listed, message, thread
+from kit.installation import Installation, PostgresqlInstallation, page_section
+from kit.loopback import serving
 from kit.postgres import Server
 from kit.simulated import BAKERY, BICYCLES, frozen_world
 from milepost.simulator.access import USER
@@ -35,7 +40,7 @@ async def test_a_full_disk_is_the_first_thing_said_until_there_is_room(on_small_
             assert "the disk is full: make room" in (await face.issues())["store_away"]["reason"]
             code, why = await face.readyz()
             assert code == 503
-            assert "the disk is full: make room" in why
+            assert "database or disk is full" in why
             assert await face.metric("milepost_store_up") == 0
             stream = (await face.streams())[STREAM]
             assert (stream["state"], stream["waits_for"]) == ("retrying", "the database")
@@ -64,8 +69,29 @@ async def test_a_postgresql_that_stops_is_the_first_thing_said_until_it_is_back(
                 await face.until_wrong("store_away")
                 assert (await face.readyz())[0] == 503
                 assert await face.metric("milepost_store_up") == 0
+                status = await milepost(installation.folder, "status")
+                assert status.code == 1, status
+                assert status.stderr.startswith("milepost: the database ")
             finally:
                 postgres.start()
+            await face.until_wrong("store_away", is_wrong=False)
+            assert await face.readyz() == (200, "ready\n")
+
+
+@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+async def test_a_server_that_is_frozen_is_the_first_thing_said_until_it_moves_again(
+    installation: PostgresqlInstallation,
+) -> None:
+    async with frozen_world(60, pages=(BICYCLES,)) as simulator, breakable_line(installation.kept) as line:
+        installation.store_url = line.store_url
+        installation.configure_for(simulator, http=listening())
+        async with facing(installation) as face:
+            await face.running.says("sweep completed")
+            line.fall_silent()
+            await face.until_wrong("store_away")
+            assert (await face.readyz())[0] == 503
+            assert await face.metric("milepost_store_up") == 0
+            line.speak_again()
             await face.until_wrong("store_away", is_wrong=False)
             assert await face.readyz() == (200, "ready\n")
 
@@ -81,10 +107,12 @@ async def test_a_refused_reload_is_said_until_the_configuration_is_right_and_the
         good = installation.config.read_text()
         async with facing(installation) as face:
             await face.running.says("sweep completed")
-            installation.config.write_text(yaml.safe_dump({**yaml.safe_load(good), "sync": {"batch_size": 5000}}))
+            misplaced = {"batch_size": 5000, "interval": BICYCLES.token}
+            installation.config.write_text(yaml.safe_dump({**yaml.safe_load(good), "sync": misplaced}))
             face.running.signal(signal.SIGHUP)
             await face.until_wrong("reload_refused")
             assert "sync.batch_size: found 5000" in (await face.issues())["reload_refused"]["reason"]
+            assert BICYCLES.token not in str(await face.daemon())
             assert await face.readyz() == (200, "ready\n"), "it works on, with the previous configuration"
             assert await face.metric("milepost_config_reload_successful") == 0
             assert (await face.streams())[STREAM]["is_configured"]
@@ -156,3 +184,29 @@ async def test_streams_that_wait_for_a_slot_say_so(installation: Installation) -
             await face.until_states("complete")
             assert await face.metric("milepost_streams_due") == 0
             assert (await face.metric("milepost_slot_wait_seconds_count") or 0) >= 3
+
+
+# --- slow for a reason ------------------------------------------------------------------------------------------------
+
+
+async def test_calls_that_are_far_apart_after_a_budget_ran_out_say_why(installation: Installation) -> None:
+    answers = iter([{"X-App-Usage": '{"call_count":100,"total_time":20}'}])
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(listed(thread("t_1", message())), headers=next(answers, {}))
+
+    async with serving(answer) as base_url:
+        installation.configure(base_url, page_section(BICYCLES), http=listening())
+        async with facing(installation) as face:
+            line = await face.running.says("calls slowed down")
+            assert "budget=app" in line
+            assert "used=100%" in line
+            await face.until_wrong("slowed_down")
+            issue = (await face.issues())["slowed_down"]
+            assert issue["what"] == "calls are slowed down for 1 page"
+            assert issue["reason"] == "100% of the app's rate limit was reported as used"
+            remark = (await face.streams())[STREAM]["remark"]
+            assert remark.startswith("calls are ")
+            assert remark.endswith("seconds apart, because 100% of the app's rate limit was reported as used")
+            assert await face.readyz() == (200, "ready\n")
+            assert "Calls are slowed down for 1 page since" in await face.status()

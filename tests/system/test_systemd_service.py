@@ -72,8 +72,6 @@ def test_another_page_needs_a_line_in_a_drop_in_and_a_new_token_a_restart(servic
         service.until_complete(f"messenger:{page.id}")
     handed_over = "/run/credentials/milepost.service/milepost.access-token"
     service.lab.write(TOKEN, "EAANewOne", mode="600")
-    service.lab.run("systemctl", "reload", "milepost")
-    assert service.lab.run("cat", handed_over) == f"{PAGE.token}\n"
     service.lab.run("systemctl", "restart", "milepost")
     assert service.lab.run("cat", handed_over) == "EAANewOne"
     service.lab.until(lambda: "1 stopped until the token" in service.shown("StatusText"), "a status")
@@ -173,12 +171,19 @@ def test_a_reload_applies_a_valid_configuration_and_rejects_an_invalid_one(servi
     service.lab.run("systemctl", "reload", "milepost")
     service.until_complete(f"messenger:{OTHER_PAGE.id}")
     service.lab.write(CONFIG, "pages: nonsense\n")
-    service.lab.run("systemctl", "reload", "milepost")
+    tried = service.lab.tried("systemctl", "reload", "milepost")
+    assert tried.returncode != 0, "it said that it had reloaded"
+    assert service.until_logged('pages: found "nonsense"')
     refused = service.until_logged("configuration not reloaded")
     assert "pages: found" in refused["MESSAGE"]
     assert refused["PRIORITY"] == "3"
     assert service.shown("MainPID") == process
     assert service.shown("ActiveState") == "active"
+    said = "the configuration could not be reloaded since"
+    service.lab.until(lambda: service.shown("StatusText").startswith(said), "a status that says so")
+    service.configure(PAGE, OTHER_PAGE)
+    service.lab.run("systemctl", "reload", "milepost")
+    service.lab.until(lambda: service.shown("StatusText") == "2 streams: 2 up to date", "an end of that")
 
 
 def test_journald_can_be_searched_by_stream_run_event_and_priority(service: Service) -> None:

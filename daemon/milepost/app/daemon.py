@@ -70,7 +70,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
         open_reader(store_url_of(settings)) as journal_reader,
         _driver(settings, parts, journal_reader) as driver,
     ):
-        observers = await _observers(settings, parts, journal_reader)
+        observers = await _observers(settings, parts, journal_reader, logging.redactor.redact)
         async with (
             serving(settings, parts, observers.shown, observers.routes, observers.wrong_tokens) as url,
             observers.broadcast.running(),
@@ -169,9 +169,11 @@ class _Observers(Struct, frozen=True, eq=False):
         return readers
 
 
-async def _observers(settings: Settings, parts: Parts, journal_reader: JournalReader) -> _Observers:
+async def _observers(
+    settings: Settings, parts: Parts, journal_reader: JournalReader, redact: Callable[[str], str]
+) -> _Observers:
     """Make the observers, and bring them up to the journal's end."""
-    wrong_tokens, now, health = WrongTokens(), parts.clock.now, _health_of(parts)
+    wrong_tokens, now, health = WrongTokens(), parts.clock.now, _health_of(parts, redact)
     live = LiveStreams(now, lambda: parts.engine.slots.waiting, lambda: health.store_watch.outage is not None)
     metrics = _metrics(settings, parts, live, health)
     metrics.register(wrong_tokens)
@@ -202,7 +204,7 @@ def _metrics(settings: Settings, parts: Parts, live: LiveStreams, health: Health
     return metrics
 
 
-def _health_of(parts: Parts) -> Health:
+def _health_of(parts: Parts, redact: Callable[[str], str]) -> Health:
     supervisor = parts.supervisor
 
     def wake(key: str) -> bool:
@@ -212,8 +214,8 @@ def _health_of(parts: Parts) -> Health:
         supervisor.wake(stream)
         return True
 
-    store_watch = StoreWatch(parts.store.answers, wake, parts.clock)
-    return Health(store_watch, parts.discovery, parts.reloader, parts.registry, parts.engine, supervisor.stalled)
+    store_watch = StoreWatch(partial(_demand_usable, parts.store), wake, parts.clock)
+    return Health(parts, store_watch, redact)
 
 
 async def _demand_usable(store: OpenStore) -> None:

@@ -172,7 +172,7 @@ def _may_pass(found: Sequence[Page] | Problem | Held) -> bool:
     """Return whether a discovery failed in a way that may be over soon."""
     match found:
         case Problem():
-            return rule_for(found, has_cursor=False).remedy is Remedy.RETRY
+            return rule_for(found, has_cursor=False).remedy in {Remedy.RETRY, Remedy.SHRINK}
         case Held():
             return True
         case _:

@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 
+from msgspec.structs import replace
+
 from milepost import __version__
-from milepost.app.discovery import PageDiscovery
-from milepost.app.pages import PageRegistry
-from milepost.app.reload import ConfigReloader
+from milepost.app.build import Parts
 from milepost.app.store_watch import StoreWatch
 from milepost.core.model import Stream
-from milepost.engine.context import EngineContext
 from milepost.facebook.rate_limiter import Slowdown
 from milepost.reporting.health import DaemonStatus, Issue, IssueKind, most_serious_first, status_line, why_unready
 from milepost.reporting.humanize import counted
@@ -22,22 +21,15 @@ SLOW_ADVICE = "nothing to do: the spacing wears off within minutes, and keeps ca
 class Health:
     """What is wrong with the daemon. It is asked in the event loop, and never waits for the database."""
 
-    def __init__(
-        self,
-        store_watch: StoreWatch,
-        discovery: PageDiscovery,
-        reloader: ConfigReloader,
-        registry: PageRegistry,
-        engine: EngineContext,
-        stalled: Callable[[], str | None],
-    ) -> None:
+    def __init__(self, parts: Parts, store_watch: StoreWatch, redact: Callable[[str], str]) -> None:
         self.store_watch = store_watch
-        self.discovery = discovery
-        self.reloader = reloader
-        self._registry = registry
-        self._slots = engine.slots
-        self._now = engine.clock.now
-        self._stalled = stalled
+        self._discovery = parts.discovery
+        self._reloader = parts.reloader
+        self._registry = parts.registry
+        self._slots = parts.engine.slots
+        self._stalled = parts.supervisor.stalled
+        self._now = parts.clock.now
+        self._redact = redact
 
     def status(self) -> DaemonStatus:
         """Return the status of the daemon as a whole."""
@@ -46,7 +38,7 @@ class Health:
 
     def issues(self) -> tuple[Issue, ...]:
         """Return what is wrong, the most serious first."""
-        return most_serious_first(self._found())
+        return most_serious_first(map(self._without_secrets, self._found()))
 
     def queued(self) -> Mapping[Stream, datetime]:
         """Return since when streams have been waiting for a slot."""
@@ -68,6 +60,10 @@ class Health:
         """Return why nothing is copied; None if something is."""
         return why_unready(self.issues(), self._now())
 
+    def _without_secrets(self, issue: Issue) -> Issue:
+        """Redact why something is wrong: a token in the wrong place of config.yaml is quoted from there."""
+        return issue if issue.reason is None else replace(issue, reason=self._redact(issue.reason))
+
     def _found(self) -> Iterator[Issue]:
         away = self.store_watch.issue()
         if away is not None:
@@ -75,8 +71,8 @@ class Health:
         stalled = self._stalled()
         if stalled is not None:
             yield Issue(IssueKind.STALLED, "streams are stalled", reason=stalled)
-        yield from self.discovery.issues()
-        yield from self.reloader.issues()
+        yield from self._discovery.issues()
+        yield from self._reloader.issues()
         slowdowns = self._registry.slowdowns()
         if slowdowns:
             worst = max(slowdowns.values(), key=lambda slowdown: slowdown.seconds)

@@ -1,6 +1,5 @@
-"""Watches whether the database is available: it is asked every few seconds, and runs report their commits."""
+"""Watches whether the database is available: it is pinged every few seconds, and runs report their commits."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
@@ -13,6 +12,7 @@ from milepost.engine.feed import Notice, Recorded, StoreRetried
 from milepost.engine.interrupt import Stop
 from milepost.reporting.health import Issue, IssueKind
 from milepost.reporting.status import StoreOutage
+from milepost.service.probes import SharedPing
 
 ASK_SECONDS = 5.0
 MAX_ANSWER_SECONDS = 10.0  # a database that is only busy takes less
@@ -30,22 +30,22 @@ class _LastRetry(Struct, frozen=True):
 
 
 class StoreWatch:
-    """Whether the database is available, from its answers to reads and from the commits of the runs.
+    """Whether the database is available, from its answers to pings and from the commits of the runs.
 
-    A database that can be read cannot always be written, such as on a full disk: that outage ends with a commit only.
+    Where a batch does not fit, the small write of a ping may: an outage that a run has met ends with a commit only.
 
     Args:
-        answers: queries the database; raises MilepostError if that fails.
+        ping: finds out whether the database answers and takes writes; raises MilepostError if not.
         wake: runs a stream at once, and returns whether there is one. A run that gave up is repeated, so that the end
             of the outage does not go unnoticed until the next one is due.
         clock: dates the outages.
     """
 
-    def __init__(self, answers: Callable[[], Awaitable[None]], wake: Callable[[str], bool], clock: Clock) -> None:
-        self._answers = answers
+    def __init__(self, ping: Callable[[], Awaitable[None]], wake: Callable[[str], bool], clock: Clock) -> None:
+        self._ping = SharedPing(ping)
         self._wake = wake
         self._clock = clock
-        self._unread: StoreOutage | None = None
+        self._unanswered: StoreOutage | None = None
         self._unwritten: StoreOutage | None = None
         self._last_retry: _LastRetry | None = None
 
@@ -58,7 +58,7 @@ class StoreWatch:
                 self._unwritten = StoreOutage(since, reason)
                 self._last_retry = _LastRetry(stream, self._clock.steady() + wait_seconds + GIVEN_UP_SECONDS)
             case Recorded():
-                self._unread = self._unwritten = self._last_retry = None
+                self._unanswered = self._unwritten = self._last_retry = None
             case _:
                 return
 
@@ -72,8 +72,7 @@ class StoreWatch:
     async def ask(self) -> None:
         """Ask the database once."""
         try:
-            async with asyncio.timeout(MAX_ANSWER_SECONDS):
-                await self._answers()
+            await self._ping.demand(MAX_ANSWER_SECONDS)
         except TimeoutError:
             self._lose(f"it did not answer within {MAX_ANSWER_SECONDS:g} s")
         except MilepostError as error:
@@ -83,11 +82,11 @@ class StoreWatch:
 
     @property
     def outage(self) -> StoreOutage | None:
-        """The outage, if the database is unavailable; why it cannot be written says more than why it cannot be read."""
-        unwritten, unread = self._unwritten, self._unread
-        if unwritten is None or unread is None:
-            return unwritten or unread
-        return StoreOutage(min(unwritten.since, unread.since), unwritten.reason)
+        """The outage, if the database is unavailable; what a run met says more than what a ping met."""
+        unwritten, unanswered = self._unwritten, self._unanswered
+        if unwritten is None or unanswered is None:
+            return unwritten or unanswered
+        return StoreOutage(min(unwritten.since, unanswered.since), unwritten.reason)
 
     def issue(self) -> Issue | None:
         """Return what is wrong with the database, if anything is."""
@@ -99,12 +98,12 @@ class StoreWatch:
     def _lose(self, reason: str) -> None:
         if self.outage is None:  # otherwise it is in the log already
             log.warning("database unavailable, retrying", part="health", reason=reason)
-        since: datetime = self._clock.now() if self._unread is None else self._unread.since
-        self._unread = StoreOutage(since, reason)
+        since: datetime = self._clock.now() if self._unanswered is None else self._unanswered.since
+        self._unanswered = StoreOutage(since, reason)
 
     def _found(self) -> None:
-        if self._unread is not None:
-            self._unread = None
+        if self._unanswered is not None:
+            self._unanswered = None
             if self.outage is None:
                 log.info("database available again", part="health")
         retry = self._last_retry

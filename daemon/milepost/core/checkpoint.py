@@ -184,6 +184,7 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     last_success_at: datetime | None = None
     last_full_sweep_at: datetime | None = None
     open_dead_letters: int = 0
+    left_out_fields: tuple[str, ...] = ()  # of those that are requested
     given_up_in_a_row: int = 0  # threads of this walk that became dead letters, with none read in between
     total: Tally = NO_TALLY
     unrecorded: Tally = NO_TALLY

@@ -97,14 +97,13 @@ class PendingBatch(Struct, frozen=True):
                 position = replace(position, edge=_edge(sweep.position, self.batch))
         if position is None:
             return self._complete(result, known)
-        news = _own_id_news(checkpoint, self.batch)
-        if result.changes == Changes() and not (result.dead_letters or news or _has_troubles(sweep)):
+        if result.changes == Changes() and not (result.dead_letters or result.news or _has_troubles(sweep)):
             set_aside = sweep.set_aside if position.phase is Phase.HEAD else None
             moved = replace(sweep, position=position, lost_cursor=None, set_aside=set_aside)
             return BatchUnchanged(moved, result.tally)
         opening = beginnings(checkpoint, sweep, context.budget)
         stored = BatchStored(position, tally, batches_read(checkpoint, context.budget) + result.tally.batches)
-        return Record((*opening, *news, *result.dead_letters, stored), result.changes)
+        return Record((*opening, *result.news, *result.dead_letters, stored), result.changes)
 
     def _compare(self, known: Known) -> "_BatchResult":
         stream, batch, now = self.keys.stream, self.batch, self.context.now
@@ -114,11 +113,13 @@ class PendingBatch(Struct, frozen=True):
         written, unwritten = withhold(difference(stream, readable, known, now), self.context.refused)
         failures = (*unread(batch, self.detail, reduced.problem if reduced else None, known), *unwritten)
         dead_letters, payloads = opened(stream, failures, known, now)
+        news = _own_id_news(self.checkpoint, batch)
         changes = replace(
             written.changes,
             payloads=payloads,
             missed=self.keys.stretch if known.unseen else None,
             found=tuple(each.conversation_id for each in batch.conversations if each.conversation_id in known.missed),
+            own_id=next((each.found.own_id for each in news), None),
         )
         tally = replace(
             written.tally,
@@ -126,7 +127,7 @@ class PendingBatch(Struct, frozen=True):
             unreadable=len(failures),
             order_violations=0 if is_head else order_violations(batch.conversations, self.sweep.position.reached_at),
         )
-        return _BatchResult(changes, (*dead_letters, *recovered(readable, self.detail, failures, known)), tally)
+        return _BatchResult(changes, (*dead_letters, *recovered(readable, self.detail, failures, known)), tally, news)
 
     def _complete(self, result: "_BatchResult", known: Known) -> Record:
         sweep, budget = self.sweep, self.context.budget
@@ -141,17 +142,17 @@ class PendingBatch(Struct, frozen=True):
         completed = SweepCompleted(
             sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=whole.dead_lettered > 0
         )
-        news = _own_id_news(self.checkpoint, self.batch)
-        opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters or news else ()
-        return Record((*opening, *news, *result.dead_letters, completed), changes)
+        opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters or result.news else ()
+        return Record((*opening, *result.news, *result.dead_letters, completed), changes)
 
 
 class _BatchResult(Struct, frozen=True):
-    """The result of a batch: rows to write, dead letters to open or close, and their counts."""
+    """The result of a batch: rows to write, dead letters to open or close, their counts, and news of our own id."""
 
     changes: Changes
     dead_letters: tuple[DeadLetterOpened | DeadLetterClosed, ...]
     tally: Tally
+    news: tuple[OwnIdChecked, ...]
 
 
 def _own_id_news(checkpoint: Checkpoint, batch: Batch) -> tuple[OwnIdChecked, ...]:

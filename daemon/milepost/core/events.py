@@ -247,6 +247,12 @@ class CursorLost(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=
     problem: Problem
 
 
+class FieldsLeftOut(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The API refuses these fields by name, so that conversations are read without them; none: all are read again."""
+
+    fields: tuple[str, ...] = ()
+
+
 class DeadLetterOpened(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Something could not be read or written; its payload is kept under `dead_letter_id` for a redrive.
 
@@ -371,6 +377,7 @@ Event = (
     | RateLimited
     | BatchShrunk
     | CursorLost
+    | FieldsLeftOut
     | DeadLetterOpened
     | RedriveFailed
     | DeadLetterClosed
@@ -389,6 +396,7 @@ TAGS: dict[type[Event], str] = {
     RateLimited: "rate_limited",
     BatchShrunk: "batch_shrunk",
     CursorLost: "cursor_lost",
+    FieldsLeftOut: "fields_left_out",
     DeadLetterOpened: "dead_letter_opened",
     RedriveFailed: "redrive_failed",
     DeadLetterClosed: "dead_letter_closed",

@@ -27,6 +27,7 @@ from milepost.core.events import (
     DeadLetterOpened,
     Entry,
     FetchFailed,
+    FieldsLeftOut,
     Mode,
     OwnIdChecked,
     Phase,
@@ -92,7 +93,7 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
             after = _after_sweep(after, entry, event)
         case RunEnded() as event:
             after = _after_run(after, entry, event)
-        case FetchFailed() | BatchFailed() | RateLimited() | BatchShrunk() | CursorLost() as event:
+        case FetchFailed() | BatchFailed() | RateLimited() | BatchShrunk() | CursorLost() | FieldsLeftOut() as event:
             after = _after_refusal(after, event)
         case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed() as event:
             after = _after_dead_letter(after, event)
@@ -108,9 +109,9 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
 
 
 def _after_refusal(
-    checkpoint: Checkpoint, event: FetchFailed | BatchFailed | RateLimited | BatchShrunk | CursorLost
+    checkpoint: Checkpoint, event: FetchFailed | BatchFailed | RateLimited | BatchShrunk | CursorLost | FieldsLeftOut
 ) -> Checkpoint:
-    """Apply a remedy: retry, give up, wait, send a smaller request, or restart at the head."""
+    """Apply a remedy: retry, give up, wait, send a smaller request, restart at the head, or leave fields out."""
     sweep = checkpoint.sweep
     if sweep is not None and sweep.position.is_after_head:  # the walk has had its turn
         checkpoint = replace(checkpoint, sweep=replace(sweep, position=replace(sweep.position, is_after_head=False)))
@@ -134,9 +135,11 @@ def _after_refusal(
             )
             return replace(checkpoint, retry=None, reduced_request=reduced)
         case CursorLost():
-            if checkpoint.sweep is not None and checkpoint.sweep.set_aside is not None:
-                return return_to_walk(checkpoint)
-            return replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep))
+            is_of_walk = sweep is None or sweep.set_aside is None
+            lost = replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep))
+            return lost if is_of_walk else return_to_walk(checkpoint)
+        case FieldsLeftOut(fields=fields):
+            return replace(checkpoint, left_out_fields=fields)
 
 
 def _after_dead_letter(

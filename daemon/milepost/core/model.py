@@ -203,7 +203,7 @@ class ConversationRow(Struct, frozen=True):
 
 
 class InteractionEventRow(Struct, frozen=True):
-    """A row of `contact_interaction_events`, its columns in order. Written once, never changed."""
+    """A row of `contact_interaction_events`, its columns in order. Written once; whose it is can still turn out."""
 
     event_id: str
     conversation_id: str
@@ -246,6 +246,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     notes are dropped; `forgets_missed` drops them without that.
 
     `moved` are conversations that stood under another page: they, their messages and their contacts move to this one's.
+    `own_id` has turned out to be ours: no contact has it, and messages from it are ours.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
@@ -257,6 +258,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     missed_are_deleted_at: datetime | None = None
     forgets_missed: bool = False
     moved: tuple[str, ...] = ()
+    own_id: str | None = None
 
 
 class Keys(Struct, frozen=True):

@@ -31,11 +31,15 @@ class Request(Struct, frozen=True):
 
 
 class Fetched(Struct, frozen=True):
-    """The batch of a request. `asked_at` is when it was sent, or a little earlier as far as clocks can be trusted."""
+    """The batch of a request. `asked_at` is when it was sent, or a little earlier as far as clocks can be trusted.
+
+    `left_out` are the fields that the API refuses by name; None if this request does not show that.
+    """
 
     batch: Batch
     asked_at: datetime
     took_seconds: float
+    left_out: tuple[str, ...] | None = None
 
 
 class ListCheck(Struct, frozen=True):

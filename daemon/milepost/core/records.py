@@ -11,6 +11,7 @@ from milepost.core.events import (
     NO_TALLY,
     BatchStored,
     Event,
+    FieldsLeftOut,
     Phase,
     Position,
     Reason,
@@ -24,7 +25,7 @@ from milepost.core.head import return_to_walk
 from milepost.core.journal import Codec, seal
 from milepost.core.model import Changes, Keys, Known, RefusedRow
 from milepost.core.plan import Policy, RunBudget, batches_read
-from milepost.core.ports import Commit, Refused
+from milepost.core.ports import Commit, Fetched, Outcome, Refused
 
 
 class Record(Struct, frozen=True):
@@ -123,6 +124,14 @@ def _continued(checkpoint: Checkpoint, sweep: Sweep | None) -> Phase | None:
     """Return where a run takes up the sweep that is open; None if it starts one."""
     is_open = checkpoint.sweep_is_recorded and sweep is not None and is_same_sweep(checkpoint.sweep, sweep)
     return sweep.position.phase if is_open and sweep is not None else None
+
+
+def note_left_out(checkpoint: Checkpoint, outcome: Outcome, budget: RunBudget) -> Record | None:
+    """Record which fields the API refuses by name; None if that is on record, or unknown."""
+    left_out = outcome.left_out if isinstance(outcome, Fetched) else None
+    if left_out is None or left_out == checkpoint.left_out_fields:
+        return None
+    return recorded(checkpoint, budget, FieldsLeftOut(left_out))
 
 
 def unchanged_before(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, ...]:

@@ -13,6 +13,7 @@ from milepost.core.problems import Pattern, Problem, ProblemKind, any_of
 
 TOO_MUCH_DATA = "reduce the amount of data"  # the only phrase that is more specific than its code
 BAD_SIGNATURE = "appsecret_proof"
+INDISPENSABLE = "and it is indispensable"  # a field that the API refuses by name; our own words
 
 
 class Remedy(StrEnum):

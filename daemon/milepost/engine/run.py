@@ -25,7 +25,7 @@ from milepost.core.plan import (
     next_step,
 )
 from milepost.core.ports import Answered, Held, Outcome, Refused, Request, Source
-from milepost.core.records import conclude, recover
+from milepost.core.records import conclude, note_left_out, recover
 from milepost.engine.clock import Deadline
 from milepost.engine.commands import CommandHandler
 from milepost.engine.context import EngineContext
@@ -203,6 +203,8 @@ class _Run:
 
     async def _settle(self, checkpoint: Checkpoint, outcome: Outcome) -> Checkpoint:
         """Decide what an outcome means, and commit that."""
+        if (left_out := note_left_out(checkpoint, outcome, self._budget)) is not None:
+            checkpoint = await self._stream_journal.record(checkpoint, left_out)
         return await self._stream_journal.settle(
             checkpoint, partial(decide, checkpoint, outcome), fetch_seconds=outcome.took_seconds
         )

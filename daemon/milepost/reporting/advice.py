@@ -6,7 +6,7 @@ row counts. For problems that resolve themselves it says so: the worst advice is
 
 from milepost.core.model import Platform, Stream
 from milepost.core.problems import Pattern, Problem, ProblemKind, any_of
-from milepost.core.remedies import BAD_SIGNATURE, TOO_MUCH_DATA
+from milepost.core.remedies import BAD_SIGNATURE, INDISPENSABLE, TOO_MUCH_DATA
 
 PERMISSIONS = {
     Platform.MESSENGER: ("pages_messaging", "pages_manage_metadata", "pages_read_engagement"),
@@ -65,6 +65,8 @@ ADVICE: tuple[Advice, ...] = (
     Advice("set source.version to a supported version of the Graph API, and restart", codes=any_of(12, 2635)),
     Advice("check whether page {page} still exists, whether its id and instagram_account_id are right, and whether "
            "the token may see it; fix that, and restart", codes=any_of(100), subcode=33),
+    Advice("set source.version to a version of the Graph API that has this field, or install a newer Milepost; "
+           "then restart", kind=ProblemKind.MISCONFIGURED, phrase=INDISPENSABLE),
     Advice("fix what the message names in config.yaml, and restart", kind=ProblemKind.MISCONFIGURED),
     Advice(_REPORT, codes=any_of(100, 2500)),
     # --- what resolves itself ---

@@ -95,6 +95,8 @@ def describe(entry: Entry, run: Run | None = None) -> Description:  # noqa: C901
             return _batch_stored(event, run)
         case events.FetchFailed() | events.BatchFailed() | events.BatchShrunk() as event:
             return _batch_refused(event, run, now)
+        case events.FieldsLeftOut() as event:
+            return _fields_left_out(event)
         case events.RateLimited() | events.CursorLost() as event:
             return _stream_refused(event, Stream.parse(entry.stream), now)
         case events.DeadLetterOpened() | events.RedriveFailed() | events.DeadLetterClosed() as event:
@@ -210,6 +212,15 @@ def _stream_refused(event: events.RateLimited | events.CursorLost, stream: Strea
             sentence = f"The cursor was refused, the walk restarts at the head of the inbox: {why}"
             hint = "the walk restarts at the head of the inbox"
             return Description("cursor refused", sentence, Level.WARNING, {"problem": str(event.problem)}, hint)
+
+
+def _fields_left_out(event: events.FieldsLeftOut) -> Description:
+    if not event.fields:
+        return Description("all fields read again", "The API knows all requested fields again")
+    names = on_one_line(", ".join(event.fields))
+    sentence = f"The API refuses fields by name: conversations are read without {names}"
+    hint = "nothing is lost but these fields; they are tried again at each start, and with another source.version"
+    return Description("fields left out", sentence, Level.WARNING, {"left_out": names}, hint)
 
 
 # --- dead letters -----------------------------------------------------------------------------------------------------

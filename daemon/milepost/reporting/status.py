@@ -266,9 +266,12 @@ def _remark(checkpoint: Checkpoint, context: ConditionContext) -> str | None:
 def _request_remark(checkpoint: Checkpoint, context: ConditionContext) -> str | None:
     policy = Policy(batch_size=context.batch_size)
     size = size_now(checkpoint, policy)
-    if checkpoint.reduced_request is None or size == whole(policy):
-        return None
-    return f"requests {size_in_words(size)}, because of this: {checkpoint.reduced_request.problem}"
+    remarks: list[str] = []
+    if checkpoint.reduced_request is not None and size != whole(policy):
+        remarks.append(f"requests {size_in_words(size)}, because of this: {checkpoint.reduced_request.problem}")
+    if checkpoint.left_out_fields:
+        remarks.append(f"reads without {', '.join(checkpoint.left_out_fields)}, which the API refuses by name")
+    return "; ".join(remarks) or None
 
 
 # --- words that other modules use, too --------------------------------------------------------------------------------

@@ -292,7 +292,7 @@ def status_of(
     run, retry, total, token = checkpoint.run, checkpoint.retry, checkpoint.total, checkpoint.token
     is_worked = context.is_at_work and is_configured is not False
     now = condition(checkpoint, replace(context, is_at_work=is_worked))
-    wait = now.wait
+    wait, is_source = now.wait, context.store_outage is None  # or else the database is what is retried
     return StreamStatus(
         stream=checkpoint.stream,
         platform=stream.platform,
@@ -307,7 +307,7 @@ def status_of(
         problem=str(wait.problem) if wait is not None and wait.problem is not None else None,
         advice=now.advice,
         remark=now.remark,
-        retry_at=retry.retry_at if retry is not None and now.state is State.RETRYING else None,
+        retry_at=retry.retry_at if retry is not None and now.state is State.RETRYING and is_source else None,
         sweep=_open_sweep(checkpoint),
         updated_at=checkpoint.updated_at,
         last_success_at=checkpoint.last_success_at,

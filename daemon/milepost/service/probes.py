@@ -24,7 +24,7 @@ def probes(
         stalled: returns why nothing has moved for longer than it should; None if all is well.
         max_store_seconds: how long the store may take.
     """
-    store = _Pings(ping_store)
+    store = SharedPing(ping_store)
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="alive\n")
@@ -44,8 +44,8 @@ def probes(
     return [web.get("/healthz", healthz), web.get("/readyz", readyz)]
 
 
-class _Pings:
-    """One ping at a time, for which every probe waits: a database that hangs would collect them."""
+class SharedPing:
+    """One ping at a time, for which everybody waits: a database that hangs would collect them."""
 
     def __init__(self, ping: Callable[[], Awaitable[None]]) -> None:
         self._ping = ping

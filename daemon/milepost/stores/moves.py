@@ -1,4 +1,4 @@
-"""Rows that follow their account to another page, in either database."""
+"""Rows that turn out to be of somebody else, in either database: of another page, or of ourselves."""
 
 from milepost.core.journal import instant_text
 from milepost.core.model import Known, Stream
@@ -15,6 +15,9 @@ MOVES = (
     "move_conversations",
     "drop_notes_of_moved",
 )
+
+
+OWN = ("turn_own_messages", "clear_own_contact", "drop_own_contact")  # likewise, of an id that is ours
 
 
 def move_parameters(commit: Commit) -> dict[str, str]:

@@ -85,6 +85,7 @@ CASES: list[tuple[events.Event, str, dict[str, Any]]] = [
     ),
     (events.BatchShrunk(25, Detail.NESTED, NETWORK), "retrying", {"batch": 3, **SO_FAR}),
     (events.CursorLost(NETWORK), "retrying", SO_FAR),
+    (events.FieldsLeftOut(("can_reply",)), "progress", SO_FAR),
     (events.DeadLetterOpened("d_1", Stage.FETCH, "t_1", "id"), "batch_failed", {"batch": 3, **SO_FAR}),
     (events.DeadLetterOpened("d_1", Stage.STORE, "t_1", "id"), "batch_db_failed", {"batch": 3, **SO_FAR}),
     (events.DeadLetterOpened("d_1", Stage.EVENTS, "t_1", "id"), "batch_db_failed", {"batch": 3, **SO_FAR}),

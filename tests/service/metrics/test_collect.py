@@ -553,10 +553,19 @@ def test_the_interval_and_the_space_on_the_disk_are_exposed(tmp_path: Path) -> N
     assert 0 < free <= room.f_bfree * room.f_frsize + MUCH_BYTES, "what is reserved for root counts as taken"
 
 
+def test_the_size_of_the_wal_is_exposed(tmp_path: Path) -> None:
+    exposition = Exposition()
+    exposition.metrics.add_installation(lambda: 90.0, tmp_path / "milepost.db")
+    assert "milepost_store_wal_size_bytes 0.0\n" in exposition.expose().decode()
+    (tmp_path / "milepost.db-wal").write_bytes(bytes(4_152))
+    assert values(exposition, "store_wal_size_bytes") == {"": 4_152}
+
+
 def test_a_disk_that_cannot_be_queried_hides_only_its_own_metrics(tmp_path: Path) -> None:
     exposition = Exposition()
     exposition.metrics.add_installation(lambda: 90.0, tmp_path / "away" / "milepost.db")
     assert values(exposition, "store_disk_free_bytes") == {}
+    assert values(exposition, "store_wal_size_bytes") == {}
     assert values(exposition, "sync_interval_seconds") == {"": 90}
 
 

@@ -118,6 +118,7 @@ def _status(event: Event, run: Run | None) -> Status:  # noqa: PLR0911  (one lin
             events.SweepStarted()
             | events.BatchStored()
             | events.StoreReturned()
+            | events.FieldsLeftOut()
             | events.DeadLetterClosed()
             | events.StreamResumed()
             | events.SyncRequested()

@@ -34,13 +34,13 @@ class Metrics:
         self._live = live
 
     def add_installation(self, interval_seconds: Callable[[], float], database: Path | None) -> None:
-        """Add the gauges of the installation: the sync interval, the clock, and the space on the database's disk."""
+        """Add the gauges of the installation: the sync interval, the clock, and what the database takes of its disk."""
         interval = Gauge("milepost_sync_interval_seconds", "Interval between syncs.", registry=self._registry)
         interval.set_function(interval_seconds)  # a reload may change it
         clock = Gauge("milepost_clock_timestamp_seconds", "Time of this machine's clock.", registry=self._registry)
         clock.set_function(time.time)
         if database is not None:
-            self._registry.register(_Disk(database.absolute().parent))
+            self._registry.register(_Disk(database.absolute()))
 
     def add_health(
         self,
@@ -115,17 +115,22 @@ class _Discovery(Collector):
 
 
 class _Disk(Collector):
-    """Gauges of the file system of a folder. There are none if it cannot be queried."""
+    """Gauges of a database's WAL and its file system. There are none if those cannot be queried."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, database: Path) -> None:
+        self._folder = database.parent
+        self._wal = database.with_name(f"{database.name}-wal")
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges. It blocks, and so must not run in the event loop."""
         try:
             usage = shutil.disk_usage(self._folder)
+            wal_bytes = self._wal.stat().st_size if self._wal.exists() else 0
         except OSError:
             return
+        yield GaugeMetricFamily(
+            "milepost_store_wal_size_bytes", "Size of the write-ahead log beside the database.", wal_bytes
+        )
         yield GaugeMetricFamily(
             "milepost_store_disk_size_bytes", "Size of the file system that holds the database.", usage.total
         )

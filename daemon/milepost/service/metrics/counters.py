@@ -99,6 +99,7 @@ class Counters:
             case (
                 events.RunStarted()
                 | events.SweepStarted()
+                | events.FieldsLeftOut()
                 | events.StoreReturned()
                 | events.StreamPaused()
                 | events.StreamResumed()

@@ -20,7 +20,7 @@ from milepost.core.model import Changes, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.stores import rows
 from milepost.stores.erasure import DELETIONS, ids_of, without_forgotten
-from milepost.stores.moves import LINKS, MOVES, move_parameters
+from milepost.stores.moves import LINKS, MOVES, OWN, move_parameters
 from milepost.stores.postgresql.connection import Connection, Database, Parameters, searchable, storable
 from milepost.stores.postgresql.errors import REFUSALS, reason_of
 from milepost.stores.postgresql.queries import PostgresqlSession, stretch_parameters
@@ -137,6 +137,9 @@ class PostgresqlWriter(PostgresqlSession):
             for statement in DELETIONS:
                 await self.execute(statement, stream_parameters(each.stream))
         await self._move(MOVES, each.commit)
+        if changes.own_id is not None:
+            for statement in OWN:
+                await self.execute(statement, stream_parameters(each.stream) | {"own_id": changes.own_id})
         if changes.conversations:
             latest = {row.conversation_id: row for row in changes.conversations}  # a statement may change a row once
             await self.execute("upsert_conversations", {"rows": json_rows(_sorted(latest))})

@@ -193,6 +193,30 @@ WHERE
 -- name: drop_notes
 DELETE FROM missed_conversations WHERE stream = %s;
 
+-- name: turn_own_messages
+-- Messages of an id that has turned out to be ours: they are sent ones, to the other person of their conversation.
+UPDATE contact_interaction_events AS said
+SET
+    direction = 'out',
+    contact_id = coalesce(
+        (
+            SELECT nullif(conversations.contact_id, %(own_id)s) FROM conversations
+            WHERE conversations.conversation_id = said.conversation_id
+        ),
+        (
+            SELECT min(other.contact_id) FROM contact_interaction_events AS other
+            WHERE other.conversation_id = said.conversation_id AND other.contact_id <> %(own_id)s
+        )
+    )
+WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(own_id)s;
+
+-- name: clear_own_contact
+UPDATE conversations SET contact_id = NULL
+WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(own_id)s;
+
+-- name: drop_own_contact
+DELETE FROM contacts WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(own_id)s;
+
 -- name: record_moves
 -- Which page took rows of which, the latest move of each two.
 INSERT INTO page_moves (platform, previous_page_id, page_id, moved_at)

@@ -11,7 +11,7 @@ from milepost.core.model import Changes, InteractionEventRow, RefusedRow, Stream
 from milepost.core.ports import Commit, Committed
 from milepost.stores import rows
 from milepost.stores.erasure import DELETIONS, ids_of, without_forgotten
-from milepost.stores.moves import LINKS, MOVES, move_parameters
+from milepost.stores.moves import LINKS, MOVES, OWN, move_parameters
 from milepost.stores.sql import stream_parameters
 from milepost.stores.sqlite.queries import SqliteSession, stretch_parameters
 
@@ -33,6 +33,9 @@ class SqliteWriter(SqliteSession):
         changes = without_forgotten(commit.changes, self.forgotten_among(stream, *ids_of(commit.changes)))
         last_seq = self._write_entries(stream, commit)
         self._move(MOVES, commit)
+        if changes.own_id is not None:
+            for statement in OWN:
+                self.ask(statement, stream_parameters(stream) | {"own_id": changes.own_id})
         self._write_all("upsert_conversations", map(rows.conversation_tuple, changes.conversations))
         self._write_all("upsert_contacts", map(rows.contact_tuple, changes.contacts))
         self._write_notes(stream, changes)

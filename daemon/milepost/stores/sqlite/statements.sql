@@ -132,6 +132,32 @@ WHERE
 -- name: drop_notes
 DELETE FROM missed_conversations WHERE stream = ?;
 
+-- name: turn_own_messages
+-- Messages of an id that has turned out to be ours: they are sent ones, to the other person of their conversation.
+UPDATE contact_interaction_events
+SET
+    direction = 'out',
+    contact_id = coalesce(
+        (
+            SELECT nullif(conversations.contact_id, :own_id) FROM conversations
+            WHERE conversations.conversation_id = contact_interaction_events.conversation_id
+        ),
+        (
+            SELECT min(other.contact_id) FROM contact_interaction_events AS other
+            WHERE
+                other.conversation_id = contact_interaction_events.conversation_id
+                AND other.contact_id <> :own_id
+        )
+    )
+WHERE platform = :platform AND page_id = :page_id AND contact_id = :own_id;
+
+-- name: clear_own_contact
+UPDATE conversations SET contact_id = NULL
+WHERE platform = :platform AND page_id = :page_id AND contact_id = :own_id;
+
+-- name: drop_own_contact
+DELETE FROM contacts WHERE platform = :platform AND page_id = :page_id AND contact_id = :own_id;
+
 -- name: record_moves
 -- Which page took rows of which, the latest move of each two.
 INSERT INTO page_moves (platform, previous_page_id, page_id, moved_at)

@@ -1,0 +1,62 @@
+"""What a store must do where an id turns out to be ours, which had been taken for a contact.
+
+A subclass is named Test… and has the fixture `kept`: an empty database of this program's schema.
+"""
+
+from msgspec.structs import replace
+
+from kit.builders import STREAM
+from milepost.core.model import Changes, Platform, Stream
+from milepost.stores.open import open_store
+from stores.histories import commit_after, contact_row, conversation_row, event_row
+from stores.store_dump import StoreDump
+
+OTHER = Stream(Platform.MESSENGER, "9")
+ADA_S = replace(event_row("m_1", conversation_id="t_1"), contact_id="ada")
+OURS = replace(event_row("m_2", conversation_id="t_1"), contact_id="us")
+ALONE = replace(event_row("m_3", conversation_id="t_2"), contact_id="us")
+TO_BOB = replace(event_row("m_4", conversation_id="t_3"), contact_id="us")
+WRONG = Changes(
+    tuple(conversation_row(f"t_{n}", contact_id=contact_id) for n, contact_id in ((1, "us"), (2, "us"), (3, "bob"))),
+    (contact_row("us"), contact_row("bob")),
+    (ADA_S, OURS, ALONE, TO_BOB),
+)
+ELSEWHERE = Changes(
+    (conversation_row("t_9", of=OTHER, contact_id="us"),),
+    (contact_row("us", of=OTHER),),
+    (replace(event_row("m_9", of=OTHER, conversation_id="t_9"), contact_id="us"),),
+)
+
+
+class OwnIdContract:
+    async def test_rows_that_were_written_without_knowing_it_are_put_right(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await store.commit(commit_after(await store.load(STREAM.key), changes=WRONG))
+
+            await store.commit(commit_after(await store.load(STREAM.key), changes=Changes(own_id="us")))
+
+        tables = kept.tables()
+        assert {key: row.contact_id for key, row in tables.conversations.items()} == {
+            "t_1": None,
+            "t_2": None,
+            "t_3": "bob",
+        }
+        assert [row.contact_id for row in tables.contacts.values()] == ["bob"]
+        assert {key: (row.direction, row.contact_id) for key, row in tables.interaction_events.items()} == {
+            "m_1": ("in", "ada"),
+            "m_2": ("out", "ada"),
+            "m_3": ("out", None),
+            "m_4": ("out", "bob"),
+        }
+
+    async def test_the_rows_of_other_pages_stay_as_they_are(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await store.commit(commit_after(await store.load(OTHER.key), changes=ELSEWHERE))
+            before = kept.tables()
+
+            await store.commit(commit_after(await store.load(STREAM.key), changes=Changes(own_id="us")))
+
+        after = kept.tables()
+        assert after.conversations == before.conversations
+        assert after.contacts == before.contacts
+        assert after.interaction_events == before.interaction_events
