@@ -662,6 +662,13 @@ class TestExtremes:
         assert problem.code == 190
         assert 0 < len(problem.message) <= 500
 
+    @pytest.mark.parametrize("odd", [{"id": []}, 7])
+    def test_an_enormous_list_of_odd_elements_is_absent(self, odd: object) -> None:
+        found = one_message(attachments={"data": [{"id": "a", "mime_type": "image/png"}, *[odd] * 1_000]})
+        assert (found.kind, found.attachments) == ("message", None)
+        found = one_message(attachments={"data": [{"id": "a", "mime_type": "image/png"}, *[odd] * 900]})
+        assert found.attachments is not None
+
     def test_an_enormous_id_costs_only_its_item(self) -> None:
         batch = read(encoded(listed(thread("t" * 100_000), GOOD)))
         assert [each.conversation_id for each in batch.conversations] == ["t_good"]
