@@ -20,12 +20,12 @@ def read_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
 
 
 def parse_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
-    """Parse JSON; invalid UTF-8 becomes U+FFFD.
+    """Parse JSON; invalid UTF-8 becomes U+FFFD, and control characters may stand in texts as they are.
 
     Raises ValueError for anything else (NaN and Infinity, too), and for nesting deeper than Python's stack.
     """
     try:
-        return json.loads(body.decode("utf-8-sig", "replace"), parse_constant=_refuse_constant)
+        return json.loads(body.decode("utf-8-sig", "replace"), strict=False, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
