@@ -371,6 +371,12 @@ class TestCharactersThatNoDatabaseTakes:
         assert found.replaced_characters == 9 * stored.count("\ufffd")
         assert (untouched, batch.next_cursor) == (one(GOOD), "after-cursor")
 
+    def test_control_characters_that_should_have_been_escaped_cost_nothing(self) -> None:
+        body = encoded(listed(thread("t_1", message(message="MARK")), GOOD)).replace(b"MARK", b"one\ntwo\x01\0")
+        first, second = read(body).conversations
+        assert (first.interactions[0].text, first.replaced_characters) == ("one\ntwo\x01\ufffd", 1)
+        assert second == one(GOOD)
+
     def test_a_text_about_such_a_character_is_left_alone(self) -> None:
         event = one_message(message=r"type \u0000 or \ud83d")
         assert event.text == r"type \u0000 or \ud83d"

@@ -22,7 +22,7 @@ def read_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
 
 
 def parse_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
-    """Parse JSON; invalid UTF-8 becomes U+FFFD.
+    """Parse JSON; invalid UTF-8 becomes U+FFFD, and control characters may stand in texts as they are.
 
     A number that Python cannot hold stays the text that it is written as. Raises ValueError for anything else (NaN and
     Infinity, too), and for nesting deeper than Python's stack.
@@ -30,6 +30,7 @@ def parse_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
     try:
         return json.loads(
             body.decode("utf-8-sig", "replace"),
+            strict=False,
             parse_constant=_refuse_constant,
             parse_int=_integer,
             parse_float=_finite,
