@@ -68,7 +68,8 @@ class ReducedRequest(Struct, frozen=True, omit_defaults=True):
     """Requests are smaller than a whole batch because of `problem`; `good` batches were read since.
 
     `suspect` is the thread of which requests leave something out. `worked` is the last smaller limit that worked
-    before: if the reason turns out to be an outage, requests go back to it (0: to the whole batch).
+    before: if the reason turns out to be an outage, requests go back to it (0: to the whole batch). `relapses` counts
+    how often in a row requests that had grown from this limit failed.
     """
 
     limit: int
@@ -77,6 +78,7 @@ class ReducedRequest(Struct, frozen=True, omit_defaults=True):
     good: int = 0
     suspect: str = ""
     worked: int = 0
+    relapses: int = 0
 
 
 class FailureStreak(Struct, frozen=True, omit_defaults=True):

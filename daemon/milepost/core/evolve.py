@@ -113,15 +113,7 @@ def _after_refusal(
         case RateLimited(scope=scope, attempts=attempts, since=since, until=until, problem=problem):
             return replace(checkpoint, rate_limit=RateLimit(scope, attempts, since, until, problem))
         case BatchShrunk() as shrunk:
-            worked = _worked(checkpoint.reduced_request)
-            reduced = ReducedRequest(
-                shrunk.limit,
-                shrunk.detail,
-                shrunk.problem,
-                suspect=shrunk.suspect,
-                worked=worked.limit if worked is not None else 0,
-            )
-            return replace(checkpoint, retry=None, reduced_request=reduced)
+            return replace(checkpoint, retry=None, reduced_request=_shrunk(checkpoint.reduced_request, shrunk))
         case CursorLost():
             return replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep))
         case FieldsLeftOut(fields=fields):
@@ -256,6 +248,21 @@ def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedReque
     return replace(reduced_request, good=reduced_request.good + tally.batches)
 
 
+def _shrunk(before: ReducedRequest | None, shrunk: BatchShrunk) -> ReducedRequest:
+    worked = _worked(before)
+    relapses = 0
+    if before is not None and before.limit >= shrunk.limit:
+        relapses = before.relapses + (before.good > 0 and before.limit == shrunk.limit)
+    return ReducedRequest(
+        shrunk.limit,
+        shrunk.detail,
+        shrunk.problem,
+        suspect=shrunk.suspect,
+        worked=worked.limit if worked is not None else 0,
+        relapses=relapses,
+    )
+
+
 def _worked(reduced: ReducedRequest | None) -> ReducedRequest | None:
     """Return the reduced request that worked last: a search that proved nothing begins again from there."""
     if reduced is None:
@@ -263,7 +270,9 @@ def _worked(reduced: ReducedRequest | None) -> ReducedRequest | None:
     if reduced.good:
         is_lossy = reduced.detail in {Detail.BARE, Detail.POSITION}
         return replace(reduced, detail=Detail.SEPARATE, suspect="", good=reduced.good - 1) if is_lossy else reduced
-    return ReducedRequest(reduced.worked, Detail.NESTED, reduced.problem) if reduced.worked else None
+    if not reduced.worked:
+        return None
+    return ReducedRequest(reduced.worked, Detail.NESTED, reduced.problem, relapses=reduced.relapses)
 
 
 def _given_up_in_a_row(checkpoint: Checkpoint, tally: Tally) -> int:
