@@ -204,6 +204,25 @@ class TestGrowth:
 
         assert size_now(then(grown, refused(TOO_HEAVY)), POLICY) == Size(6, Detail.NESTED)
 
+    def test_growth_that_fails_each_time_is_tried_later_and_later(self) -> None:
+        """It may cost a timeout of half a minute each time."""
+        small = shrunk_to(6)
+        waits: list[int] = []
+        for _ in range(7):
+            batches = next(n for n in range(1, 500) if size_now(stored(small, n), POLICY).limit > 6)
+            waits.append(batches)
+            small = then(stored(small, batches), refused(TOO_HEAVY))
+            assert size_now(small, POLICY) == Size(6, Detail.NESTED)
+
+        assert waits == [GROW_AFTER * times for times in (1, 2, 4, 8, 16, 16, 16)]
+
+    def test_growth_that_succeeds_once_is_as_quick_as_ever_from_there(self) -> None:
+        small = then(stored(shrunk_to(6), GROW_AFTER), refused(TOO_HEAVY))
+        larger = then(stored(small, 3 * 2 * GROW_AFTER), refused(TOO_HEAVY))
+
+        assert size_now(larger, POLICY) == Size(24, Detail.NESTED)
+        assert size_now(stored(larger, GROW_AFTER), POLICY) == Size(48, Detail.NESTED)
+
     def test_growth_never_exceeds_the_batch_size(self) -> None:
         assert size_now(stored(shrunk_to(25), 200), POLICY) == whole(POLICY)
 

@@ -128,15 +128,7 @@ def _after_refusal(
         case RateLimited(scope=scope, attempts=attempts, since=since, until=until, problem=problem):
             return replace(checkpoint, rate_limit=RateLimit(scope, attempts, since, until, problem))
         case BatchShrunk() as shrunk:
-            worked = _proven(checkpoint)
-            reduced = ReducedRequest(
-                shrunk.limit,
-                shrunk.detail,
-                shrunk.problem,
-                suspect=shrunk.suspect,
-                worked=worked.limit if worked is not None else 0,
-            )
-            return replace(checkpoint, retry=None, reduced_request=reduced)
+            return replace(checkpoint, retry=None, reduced_request=_shrunk(checkpoint.reduced_request, shrunk))
         case CursorLost(is_last=is_last):
             is_of_walk = sweep is None or sweep.set_aside is None
             lost = replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep, is_last=is_last))
@@ -316,6 +308,21 @@ def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedReque
     if reduced_request.detail is Detail.POSITION:
         return None
     return replace(reduced_request, good=reduced_request.good + tally.batches)
+
+
+def _shrunk(before: ReducedRequest | None, shrunk: BatchShrunk) -> ReducedRequest:
+    worked = before.proven if before is not None else None
+    relapses = 0
+    if before is not None and before.limit >= shrunk.limit:
+        relapses = before.relapses + (before.good > 0 and before.limit == shrunk.limit)
+    return ReducedRequest(
+        shrunk.limit,
+        shrunk.detail,
+        shrunk.problem,
+        suspect=shrunk.suspect,
+        worked=worked.limit if worked is not None else 0,
+        relapses=relapses,
+    )
 
 
 def _proven(checkpoint: Checkpoint) -> ReducedRequest | None:

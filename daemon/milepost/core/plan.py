@@ -275,6 +275,7 @@ def _another_limit(limit: int) -> int:
 # --- the size of a request --------------------------------------------------------------------------------------------
 
 GROW_AFTER = 5  # good batches before the size doubles again
+MAX_DOUBLINGS = 4  # of that, where growing fails each time: a list that is too large may cost a timeout
 
 
 class Size(Struct, frozen=True):
@@ -292,6 +293,8 @@ def whole(policy: Policy) -> Size:
 def size_now(checkpoint: Checkpoint, policy: Policy) -> Size:
     """Return the size of the next request: the whole batch, or a reduced one that grows with each GROW_AFTER batches.
 
+    If it fails whenever it has grown, it grows later each time.
+
     The details BARE and POSITION hold for one batch only, because they make dead letters.
     """
     reduced_request = checkpoint.reduced_request
@@ -305,7 +308,8 @@ def size_now(checkpoint: Checkpoint, policy: Policy) -> Size:
             limit, detail, good = 1, Detail.SEPARATE, good - 1
         case _:
             limit, detail = reduced_request.limit, reduced_request.detail
-    steps = min(good // GROW_AFTER, 16)  # 2**16 is more than any batch has
+    grow_after = GROW_AFTER * 2 ** min(reduced_request.relapses, MAX_DOUBLINGS)
+    steps = min(good // grow_after, 16)  # 2**16 is more than any batch has
     if steps and detail is Detail.SEPARATE:
         steps, detail = steps - 1, Detail.NESTED
     return Size(min(policy.batch_size, limit * 2**steps), detail)
