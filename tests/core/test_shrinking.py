@@ -42,10 +42,11 @@ LADDER = [
     WHOLE,
     *(Size(limit, Detail.NESTED) for limit in (25, 12, 6, 3, 1)),
     Size(1, Detail.SEPARATE),
+    Size(1, Detail.LEAN),
     Size(1, Detail.BARE),
     Size(1, Detail.POSITION),
 ]
-HARMLESS = [size for size in LADDER if size.detail in (Detail.NESTED, Detail.SEPARATE)]
+HARMLESS = [size for size in LADDER if not size.detail.leaves_out]
 OVERSIZE = Problem(ProblemKind.OVERSIZE, "more than 32 MB")
 
 
@@ -192,9 +193,12 @@ class TestGrowth:
         assert size_now(stored(separate, 2 * GROW_AFTER), POLICY) == Size(2, Detail.NESTED)
 
     @pytest.mark.parametrize("read", [stored, skipped])
-    def test_messages_are_left_out_for_one_batch_only(self, read: Callable[[Checkpoint, int], Checkpoint]) -> None:
-        assert size_now(read(shrunk_to(1, Detail.BARE), 1), POLICY) == Size(1, Detail.SEPARATE)
-        assert size_now(stored(shrunk_to(1, Detail.BARE), 1 + GROW_AFTER), POLICY) == Size(1, Detail.NESTED)
+    @pytest.mark.parametrize("detail", [Detail.LEAN, Detail.BARE])
+    def test_messages_are_left_out_for_one_batch_only(
+        self, detail: Detail, read: Callable[[Checkpoint, int], Checkpoint]
+    ) -> None:
+        assert size_now(read(shrunk_to(1, detail), 1), POLICY) == Size(1, Detail.SEPARATE)
+        assert size_now(stored(shrunk_to(1, detail), 1 + GROW_AFTER), POLICY) == Size(1, Detail.NESTED)
 
     def test_the_size_is_whole_again_after_stepping_over_the_faulty_thread(self) -> None:
         assert size_now(stored(shrunk_to(1, Detail.POSITION), 1), POLICY) == WHOLE

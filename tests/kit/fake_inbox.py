@@ -11,7 +11,17 @@ from random import Random
 from kit.builders import NOON
 from kit.fake_outages import OUTAGES, UNKNOWN, Climate, Outages
 from kit.virtual_time import VirtualTime
-from milepost.core.model import Batch, Contact, Conversation, Detail, Direction, Interaction, Stream, Unreadable
+from milepost.core.model import (
+    LEAN_MESSAGES,
+    Batch,
+    Contact,
+    Conversation,
+    Detail,
+    Direction,
+    Interaction,
+    Stream,
+    Unreadable,
+)
 from milepost.core.ports import Fetched, Outcome, Refused, Request
 from milepost.core.problems import Problem, ProblemKind
 
@@ -40,6 +50,7 @@ class Health(Enum):
 
     GOOD = Detail.NESTED
     HEAVY = Detail.SEPARATE
+    SLOW = Detail.LEAN
     MUTE = Detail.BARE
     POISON = Detail.POSITION
 
@@ -269,7 +280,8 @@ class Inbox:
         next_cursor = self._cursor(start, lines, hops + 1) if has_more else None
         if request.cursor in self._bad_cursors:
             next_cursor = request.cursor
-        listed_messages = request.messages if detail in (Detail.NESTED, Detail.SEPARATE) else 0
+        most = {Detail.LEAN: LEAN_MESSAGES, Detail.BARE: 0}.get(detail, request.messages)
+        listed_messages = min(request.messages, most)
         if detail is Detail.POSITION:
             positions = tuple(Conversation(each.thread_id, each.updated_time) for each in threads)
             return Batch(positions, next_cursor)

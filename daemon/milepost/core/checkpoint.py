@@ -59,8 +59,9 @@ class ReducedRequest(Struct, frozen=True, omit_defaults=True):
     def proven(self) -> "ReducedRequest | None":
         """The reduced request that worked last: a search that proved nothing begins again from there."""
         if self.good:
-            is_lossy = self.detail in {Detail.BARE, Detail.POSITION}
-            return replace(self, detail=Detail.SEPARATE, suspect="", good=self.good - 1) if is_lossy else self
+            if not self.detail.leaves_out:
+                return self
+            return replace(self, detail=Detail.SEPARATE, suspect="", good=self.good - 1)
         if not self.worked:
             return None
         return ReducedRequest(self.worked, Detail.NESTED, self.problem, relapses=self.relapses)

@@ -332,8 +332,8 @@ def _proven(checkpoint: Checkpoint) -> ReducedRequest | None:
 def _given_up_in_a_row(checkpoint: Checkpoint, tally: Tally) -> int:
     """Count the threads that became dead letters because a list failed; one that was read ends the row."""
     reduced = checkpoint.reduced_request
-    is_lossy = reduced is not None and reduced.detail in {Detail.BARE, Detail.POSITION} and not reduced.good
-    if is_lossy and tally.unreadable:
+    leaves_out = reduced is not None and reduced.detail.leaves_out and not reduced.good
+    if leaves_out and tally.unreadable:
         return checkpoint.given_up_in_a_row + tally.dead_lettered
     return 0 if tally.conversations else checkpoint.given_up_in_a_row
 

@@ -295,7 +295,7 @@ def size_now(checkpoint: Checkpoint, policy: Policy) -> Size:
 
     If it fails whenever it has grown, it grows later each time.
 
-    The details BARE and POSITION hold for one batch only, because they make dead letters.
+    Details that leave something out hold for one batch only, because they make dead letters.
     """
     reduced_request = checkpoint.reduced_request
     if reduced_request is None:
@@ -304,7 +304,7 @@ def size_now(checkpoint: Checkpoint, policy: Policy) -> Size:
     match reduced_request.detail:
         case Detail.POSITION if good:
             return whole(policy)
-        case Detail.BARE if good:
+        case Detail.LEAN | Detail.BARE if good:
             limit, detail, good = 1, Detail.SEPARATE, good - 1
         case _:
             limit, detail = reduced_request.limit, reduced_request.detail
@@ -323,6 +323,8 @@ def smaller(size: Size, policy: Policy) -> Size | None:
         case Detail.NESTED if policy.messages_per_conversation:
             return Size(1, Detail.SEPARATE)
         case Detail.SEPARATE:
+            return Size(1, Detail.LEAN)
+        case Detail.LEAN:
             return Size(1, Detail.BARE)
         case Detail.NESTED | Detail.BARE:
             return Size(1, Detail.POSITION)
