@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kit.builders import conversation
-from kit.list_worlds import ListWorld, aged, ended, listed, newest_first, problem_of
+from kit.list_worlds import ListWorld, aged, ended, listed, named_on_every_face, newest_first, problem_of
 from milepost.core.doubts import AGREES_AFTER, HANDFUL, doubt_about
 from milepost.core.events import CursorLost, Mode, Reason, RunStatus, SweepCompleted
 from milepost.core.model import Batch, Conversation
@@ -512,6 +512,7 @@ def test_no_world_makes_a_stream_get_nowhere_in_silence(
         if idle >= MAX_RUNS:
             assert checkpoint.run is not None
             assert doubt_about(checkpoint) is not None or checkpoint.run.status in TROUBLES, "it has no name"
+            assert named_on_every_face(world), "status or metrics do not tell"
             assert len(world.warnings()) > told, "nothing is told"
 
 
