@@ -50,7 +50,7 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
-from milepost.core.head import is_of_head, return_to_walk, set_walk_aside
+from milepost.core.head import is_of_head, resumed, return_to_walk
 from milepost.core.model import Detail, OwnId, OwnIdState
 from milepost.core.problems import Problem
 from milepost.core.progress import has_moved, lowest_of
@@ -88,7 +88,7 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
         case RunStarted(started_at=started_at, continues=continues):
             run = Run(entry.run_id or "", started_at, mode=after.sweep.mode if after.sweep else None)
             after = replace(after, run=run)
-            after = set_walk_aside(after) if continues is Phase.HEAD else after
+            after = resumed(after, continues, started_at)
             after = replace(after, futile_runs=after.futile_runs + (continues is not None))
         case SweepStarted() as event:
             after = _after_sweep_start(after, event)
@@ -294,7 +294,9 @@ def _without_cursor(sweep: Sweep | None, *, is_last: bool) -> Sweep | None:
         return None
     return replace(
         sweep,
-        position=Position(sweep.position.phase, has_gap=sweep.position.has_gap),
+        position=Position(
+            sweep.position.phase, has_gap=sweep.position.has_gap, head_read_at=sweep.position.head_read_at
+        ),
         lost_cursor=sweep.position.cursor,
         resets=sweep.resets + 1,
         is_rewound=sweep.is_rewound or is_last,
