@@ -256,7 +256,7 @@ def blind(refused: Refused, positions: Answered) -> Answered:
     """Takes every refusal for one about what the list holds."""
     together = checked(refused, positions)
     if isinstance(together, Refused) and together.check is not None and together.check.problem is not None:
-        return replace(together, check=ListCheck(first="whoever it is"))
+        return replace(together, check=ListCheck(listed=("whoever it is",)))
     return together
 
 

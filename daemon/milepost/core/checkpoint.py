@@ -81,6 +81,14 @@ class ReducedRequest(Struct, frozen=True, omit_defaults=True):
     relapses: int = 0
 
 
+class GivenUp(Struct, frozen=True, omit_defaults=True):
+    """A thread that made lists fail and has an open dead letter; `detail` is how much of it can be read."""
+
+    dead_letter_id: str
+    conversation_id: str
+    detail: Detail
+
+
 class FailureStreak(Struct, frozen=True, omit_defaults=True):
     """The last `runs` runs, since `since`, failed or stopped for the same reason."""
 
@@ -166,6 +174,7 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     last_full_sweep_at: datetime | None = None
     open_dead_letters: int = 0
     left_out_fields: tuple[str, ...] = ()  # of those that are requested
+    given_up: tuple[GivenUp, ...] = ()
     given_up_in_a_row: int = 0  # threads of this walk that became dead letters, with none read in between
     total: Tally = NO_TALLY
     unrecorded: Tally = NO_TALLY

@@ -242,7 +242,7 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     is_last = batches_read(checkpoint, budget) + 1 >= budget.max_batches
     size = size_now(checkpoint, policy)
     attempts = checkpoint.retry.attempts if checkpoint.retry is not None else 0
-    checks_list = attempts + 1 >= policy.attempts or size != whole(policy)
+    checks_list = attempts + 1 >= policy.attempts or size != whole(policy) or bool(checkpoint.given_up)
     return Request(cursor, size.limit, policy.messages_per_conversation, until, is_last, size.detail, checks_list)
 
 
@@ -275,6 +275,8 @@ def size_now(checkpoint: Checkpoint, policy: Policy) -> Size:
     if reduced_request is None:
         return whole(policy)
     good = reduced_request.good + checkpoint.unrecorded.batches
+    if good and reduced_request.suspect:  # the thread that failed was passed
+        return whole(policy)
     match reduced_request.detail:
         case Detail.POSITION if good:
             return whole(policy)
