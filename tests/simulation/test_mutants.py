@@ -480,7 +480,9 @@ MUTANTS = {
         "a second open dead letter about|opened again", patches={"milepost.core.decide.opened": always_another}
     ),
     "the dead letter of a row is that of its thread": Mutant(
-        f"{EITHER}|{UNSEEN}", patches={"milepost.core.dead_letters.row_of": itself}, narrowed=to_double_faults
+        f"{EITHER}|{UNSEEN}|is neither stored nor a dead letter",
+        patches={"milepost.core.dead_letters.row_of": itself},
+        narrowed=to_double_faults,
     ),
     "a dead letter keeps the row that it began with": Mutant(
         f"{EITHER}|{UNSEEN}", patches={"milepost.core.decide.opened": first_state_only}
