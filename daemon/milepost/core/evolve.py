@@ -9,6 +9,7 @@ from milepost.core.checkpoint import (
     BatchUnchanged,
     Checkpoint,
     FailureStreak,
+    GivenUp,
     OperatorPause,
     RateLimit,
     ReducedRequest,
@@ -39,6 +40,7 @@ from milepost.core.events import (
     RunEnded,
     RunStarted,
     RunStatus,
+    Stage,
     StoreReturned,
     StreamEvent,
     StreamPaused,
@@ -54,6 +56,8 @@ from milepost.core.head import is_of_head, resumed, return_to_walk
 from milepost.core.model import Detail, OwnId, OwnIdState
 from milepost.core.problems import Problem
 from milepost.core.progress import has_moved, lowest_of
+
+MAX_GIVEN_UP = 32  # that are remembered: the latest
 
 
 def skip_unchanged(checkpoint: Checkpoint, unchanged: BatchUnchanged) -> Checkpoint:
@@ -142,13 +146,15 @@ def _after_dead_letter(
 ) -> Checkpoint:
     """Count the open dead letters and the rows of redrives, which belong to no run."""
     match event:
-        case DeadLetterOpened():
-            return replace(checkpoint, open_dead_letters=checkpoint.open_dead_letters + 1)
+        case DeadLetterOpened() as opened:
+            open_now = checkpoint.open_dead_letters + 1
+            return replace(checkpoint, open_dead_letters=open_now, given_up=_given_up(checkpoint, opened))
         case RedriveFailed(tally=tally):
             return replace(checkpoint, total=checkpoint.total + tally)
         case DeadLetterClosed(tally=tally):
-            open_now = checkpoint.open_dead_letters - 1
-            return replace(checkpoint, open_dead_letters=open_now, total=checkpoint.total + tally)
+            open_now, total = checkpoint.open_dead_letters - 1, checkpoint.total + tally
+            left = tuple(each for each in checkpoint.given_up if each.dead_letter_id != event.dead_letter_id)
+            return replace(checkpoint, open_dead_letters=open_now, given_up=left, total=total)
 
 
 def _after_stream_event(checkpoint: Checkpoint, entry: Entry, event: StreamEvent) -> Checkpoint:
@@ -307,7 +313,7 @@ def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedReque
     """Count the good batches at a reduced size. Stepping over a batch removes what made it necessary."""
     if reduced_request is None or not tally.batches:
         return reduced_request
-    if reduced_request.detail is Detail.POSITION:
+    if reduced_request.detail is Detail.POSITION or reduced_request.suspect:
         return None
     return replace(reduced_request, good=reduced_request.good + tally.batches)
 
@@ -329,6 +335,18 @@ def _shrunk(before: ReducedRequest | None, shrunk: BatchShrunk) -> ReducedReques
 
 def _proven(checkpoint: Checkpoint) -> ReducedRequest | None:
     return checkpoint.reduced_request.proven if checkpoint.reduced_request is not None else None
+
+
+def _given_up(checkpoint: Checkpoint, opened: DeadLetterOpened) -> tuple[GivenUp, ...]:
+    """Remember a thread that becomes a dead letter because lists with it fail."""
+    reduced = checkpoint.reduced_request
+    if reduced is None or not reduced.detail.leaves_out or not reduced.suspect:
+        return checkpoint.given_up
+    if opened.stage is not Stage.FETCH or opened.subject.removesuffix("/messages") != reduced.suspect:
+        return checkpoint.given_up
+    given_up = GivenUp(opened.dead_letter_id, reduced.suspect, reduced.detail)
+    others = (each for each in checkpoint.given_up if each.conversation_id != reduced.suspect)
+    return (*others, given_up)[-MAX_GIVEN_UP:]
 
 
 def _given_up_in_a_row(checkpoint: Checkpoint, tally: Tally) -> int:

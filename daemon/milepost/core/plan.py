@@ -262,7 +262,7 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     is_rewound = sweep is not None and sweep.is_rewound and size == whole(policy)
     limit = _another_limit(size.limit) if is_rewound else size.limit
     attempts = checkpoint.retry.attempts if checkpoint.retry is not None else 0
-    checks_list = attempts + 1 >= policy.attempts or size != whole(policy)
+    checks_list = attempts + 1 >= policy.attempts or size != whole(policy) or bool(checkpoint.given_up)
     return Request(
         cursor,
         limit,
@@ -309,6 +309,8 @@ def size_now(checkpoint: Checkpoint, policy: Policy) -> Size:
     if reduced_request is None:
         return whole(policy)
     good = reduced_request.good + checkpoint.unrecorded.batches
+    if good and reduced_request.suspect:  # the thread that failed was passed
+        return whole(policy)
     match reduced_request.detail:
         case Detail.POSITION if good:
             return whole(policy)
