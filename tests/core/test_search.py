@@ -12,7 +12,7 @@ from kit.decisions import decision_on, events, then, walking
 from kit.search_world import DOWN, SearchWorld, Sick
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import BatchFailed, BatchShrunk, FetchFailed, Reason, RunEnded, RunStatus
-from milepost.core.failures import CONFIRMATIONS, MAX_GIVEN_UP_IN_A_ROW
+from milepost.core.failures import CONFIRMATIONS, CONFIRMATIONS_OF_LESS, MAX_GIVEN_UP_IN_A_ROW
 from milepost.core.list_check import check_request, checked, wants_check
 from milepost.core.model import Detail
 from milepost.core.plan import Fetch, Policy, plan
@@ -86,6 +86,16 @@ class TestAnyForm:
         assert world.read.keys() == all_but(20)
 
     @pytest.mark.parametrize("form", FORMS)
+    def test_the_newest_messages_of_a_thread_with_too_many_are_read(self, form: str) -> None:
+        world = SearchWorld(20, {7: Sick(FORMS[form], Detail.LEAN)})
+
+        world.sweep()
+
+        assert world.dead_letters == {"t_7/messages"}
+        assert world.read.keys() == all_but(20)
+        assert "m_7" in world.interaction_events
+
+    @pytest.mark.parametrize("form", FORMS)
     def test_a_thread_that_is_read_alone_is_no_dead_letter(self, form: str) -> None:
         world = SearchWorld(20, {7: Sick(FORMS[form], Detail.SEPARATE)})
 
@@ -138,7 +148,7 @@ class TestAnyForm:
             )
             whole = 2 * policy.attempts
             halving = 3 * (math.floor(math.log2(batch_size)) + 1)  # refused, checked, and read on the way
-            alone = 2 * 2 * CONFIRMATIONS + 1
+            alone = 2 * (CONFIRMATIONS + 2 * CONFIRMATIONS_OF_LESS) + 1  # separate, lean, bare, position
             assert stepped_over <= whole + halving + alone
 
     def test_the_search_goes_on_where_a_run_ended(self) -> None:
@@ -342,7 +352,7 @@ class TestSuspects:
         assert after.reduced_request is not None
         assert after.reduced_request.detail is Detail.SEPARATE
 
-    @pytest.mark.parametrize("detail", [Detail.BARE, Detail.POSITION])
+    @pytest.mark.parametrize("detail", [Detail.LEAN, Detail.BARE, Detail.POSITION])
     def test_a_thread_that_came_in_its_place_is_read_in_full(self, detail: Detail) -> None:
         """At the head of the inbox a message may arrive at any time."""
         before = alone(detail)

@@ -42,10 +42,11 @@ LADDER = [
     WHOLE,
     *(Size(limit, Detail.NESTED) for limit in (25, 12, 6, 3, 1)),
     Size(1, Detail.SEPARATE),
+    Size(1, Detail.LEAN),
     Size(1, Detail.BARE),
     Size(1, Detail.POSITION),
 ]
-HARMLESS = [size for size in LADDER if size.detail in (Detail.NESTED, Detail.SEPARATE)]
+HARMLESS = [size for size in LADDER if not size.detail.leaves_out]
 OVERSIZE = Problem(ProblemKind.OVERSIZE, "more than 32 MB")
 
 
@@ -192,9 +193,12 @@ class TestGrowth:
         assert size_now(stored(separate, 2 * GROW_AFTER), POLICY) == Size(2, Detail.NESTED)
 
     @pytest.mark.parametrize("read", [stored, skipped])
-    def test_messages_are_left_out_for_one_batch_only(self, read: Callable[[Checkpoint, int], Checkpoint]) -> None:
-        assert size_now(read(shrunk_to(1, Detail.BARE), 1), POLICY) == Size(1, Detail.SEPARATE)
-        assert size_now(stored(shrunk_to(1, Detail.BARE), 1 + GROW_AFTER), POLICY) == Size(1, Detail.NESTED)
+    @pytest.mark.parametrize("detail", [Detail.LEAN, Detail.BARE])
+    def test_messages_are_left_out_for_one_batch_only(
+        self, detail: Detail, read: Callable[[Checkpoint, int], Checkpoint]
+    ) -> None:
+        assert size_now(read(shrunk_to(1, detail), 1), POLICY) == Size(1, Detail.SEPARATE)
+        assert size_now(stored(shrunk_to(1, detail), 1 + GROW_AFTER), POLICY) == Size(1, Detail.NESTED)
 
     def test_the_size_is_whole_again_after_stepping_over_the_faulty_thread(self) -> None:
         assert size_now(stored(shrunk_to(1, Detail.POSITION), 1), POLICY) == WHOLE
@@ -203,6 +207,25 @@ class TestGrowth:
         grown = stored(shrunk_to(6), GROW_AFTER)
 
         assert size_now(then(grown, refused(TOO_HEAVY)), POLICY) == Size(6, Detail.NESTED)
+
+    def test_growth_that_fails_each_time_is_tried_later_and_later(self) -> None:
+        """It may cost a timeout of half a minute each time."""
+        small = shrunk_to(6)
+        waits: list[int] = []
+        for _ in range(7):
+            batches = next(n for n in range(1, 500) if size_now(stored(small, n), POLICY).limit > 6)
+            waits.append(batches)
+            small = then(stored(small, batches), refused(TOO_HEAVY))
+            assert size_now(small, POLICY) == Size(6, Detail.NESTED)
+
+        assert waits == [GROW_AFTER * times for times in (1, 2, 4, 8, 16, 16, 16)]
+
+    def test_growth_that_succeeds_once_is_as_quick_as_ever_from_there(self) -> None:
+        small = then(stored(shrunk_to(6), GROW_AFTER), refused(TOO_HEAVY))
+        larger = then(stored(small, 3 * 2 * GROW_AFTER), refused(TOO_HEAVY))
+
+        assert size_now(larger, POLICY) == Size(24, Detail.NESTED)
+        assert size_now(stored(larger, GROW_AFTER), POLICY) == Size(48, Detail.NESTED)
 
     def test_growth_never_exceeds_the_batch_size(self) -> None:
         assert size_now(stored(shrunk_to(25), 200), POLICY) == whole(POLICY)

@@ -371,6 +371,12 @@ class TestCharactersThatNoDatabaseTakes:
         assert found.replaced_characters == 9 * stored.count("\ufffd")
         assert (untouched, batch.next_cursor) == (one(GOOD), "after-cursor")
 
+    def test_control_characters_that_should_have_been_escaped_cost_nothing(self) -> None:
+        body = encoded(listed(thread("t_1", message(message="MARK")), GOOD)).replace(b"MARK", b"one\ntwo\x01\0")
+        first, second = read(body).conversations
+        assert (first.interactions[0].text, first.replaced_characters) == ("one\ntwo\x01\ufffd", 1)
+        assert second == one(GOOD)
+
     def test_a_text_about_such_a_character_is_left_alone(self) -> None:
         event = one_message(message=r"type \u0000 or \ud83d")
         assert event.text == r"type \u0000 or \ud83d"
@@ -661,6 +667,13 @@ class TestExtremes:
         problem = refused(b'{"error":{"code":190,"message":"' + unit.encode() * 300_000 + b'"}}')
         assert problem.code == 190
         assert 0 < len(problem.message) <= 500
+
+    @pytest.mark.parametrize("odd", [{"id": []}, 7])
+    def test_an_enormous_list_of_odd_elements_is_absent(self, odd: object) -> None:
+        found = one_message(attachments={"data": [{"id": "a", "mime_type": "image/png"}, *[odd] * 1_000]})
+        assert (found.kind, found.attachments) == ("message", None)
+        found = one_message(attachments={"data": [{"id": "a", "mime_type": "image/png"}, *[odd] * 900]})
+        assert found.attachments is not None
 
     def test_an_enormous_id_costs_only_its_item(self) -> None:
         batch = read(encoded(listed(thread("t" * 100_000), GOOD)))

@@ -159,6 +159,7 @@ class TestRequest:
     @pytest.mark.parametrize(
         ("detail", "fields"),
         [
+            (Detail.LEAN, "id,updated_time,participants,messages.limit(5){id,created_time,from,message}"),
             (Detail.BARE, THREAD_FIELDS),
             (Detail.POSITION, "id,updated_time"),
         ],

@@ -12,7 +12,17 @@ from random import Random
 from kit.builders import NOON
 from kit.fake_outages import OUTAGES, UNKNOWN, Climate, Outages
 from kit.virtual_time import VirtualTime
-from milepost.core.model import Batch, Contact, Conversation, Detail, Direction, Interaction, Stream, Unreadable
+from milepost.core.model import (
+    LEAN_MESSAGES,
+    Batch,
+    Contact,
+    Conversation,
+    Detail,
+    Direction,
+    Interaction,
+    Stream,
+    Unreadable,
+)
 from milepost.core.ports import Fetched, Outcome, Refused, Request
 from milepost.core.problems import Problem, ProblemKind
 
@@ -44,6 +54,7 @@ class Health(Enum):
 
     GOOD = Detail.NESTED
     HEAVY = Detail.SEPARATE
+    SLOW = Detail.LEAN
     MUTE = Detail.BARE
     POISON = Detail.POSITION
 
@@ -320,7 +331,8 @@ class Inbox:
         if request.cursor in self._bad_cursors:
             next_cursor = request.cursor
         next_cursor = self._led_back(request.cursor, next_cursor)
-        listed_messages = request.messages if detail in (Detail.NESTED, Detail.SEPARATE) else 0
+        most = {Detail.LEAN: LEAN_MESSAGES, Detail.BARE: 0}.get(detail, request.messages)
+        listed_messages = min(request.messages, most)
         if detail is Detail.POSITION:
             positions = tuple(Conversation(each.thread_id, each.updated_time) for each in threads)
             return Batch(positions, next_cursor)

@@ -345,6 +345,7 @@ def test_a_stream_whose_calls_are_far_apart_says_why() -> None:
         (6, Detail.NESTED, "requests 6 conversations at a time, because of this: it went wrong (code 1)"),
         (1, Detail.NESTED, "requests 1 conversation at a time, because"),
         (1, Detail.SEPARATE, "its messages separately, because"),
+        (1, Detail.LEAN, "requests 1 conversation with its newest messages only, because"),
         (1, Detail.BARE, "requests 1 conversation without its messages, because"),
         (1, Detail.POSITION, "requests only the position of 1 conversation, to skip it, because"),
     ],

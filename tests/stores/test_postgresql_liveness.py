@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
+from tempfile import TemporaryDirectory
 
+import msgspec
 import psycopg
 import pytest
 
@@ -12,7 +14,8 @@ from kit.builders import NOON, STREAM
 from kit.flaky_proxy import breakable_line
 from kit.postgres import Database
 from milepost.core.errors import StoreAway
-from milepost.stores.open import forget, has_database, is_at_work, open_reader, open_store, remove
+from milepost.stores.copy import CopyJob
+from milepost.stores.open import copy_store, forget, has_database, is_at_work, open_reader, open_store, remove
 from milepost.stores.postgresql import liveness, notify
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.liveness import while_answering
@@ -38,6 +41,17 @@ async def opened(store_url: StoreUrl) -> None:
         pass
 
 
+async def copied(store_url: StoreUrl, *, there: bool) -> None:
+    with TemporaryDirectory() as folder:
+        file = StoreUrl(f"sqlite:///{folder}/a.db")
+        async with open_store(file) as store:
+            await live(store, STREAM, 2)
+        if there:
+            await copy_store(CopyJob(file, msgspec.structs.replace(store_url, schema="another")), lambda _: None)
+        else:
+            await copy_store(CopyJob(store_url, StoreUrl(f"sqlite:///{folder}/b.db")), lambda _: None)
+
+
 # What is done, and at which statement of it the server freezes.
 WORK: dict[str, tuple[Callable[[StoreUrl], Awaitable[object]], bytes]] = {
     "has_schema": (has_database, b"to_regclass"),
@@ -47,6 +61,9 @@ WORK: dict[str, tuple[Callable[[StoreUrl], Awaitable[object]], bytes]] = {
     "remove": (lambda url: remove(url, STREAM, "somebody", NOON), b"hashtextextended"),
     "verify": (partial(audited, "verify"), b"DECLARE"),
     "rebuild": (partial(audited, "rebuild"), b"DELETE FROM"),
+    "copy there": (partial(copied, there=True), b"COPY "),
+    "copy there, before the first row": (partial(copied, there=True), b"pg_try_advisory_xact_lock"),
+    "copy from there": (partial(copied, there=False), b"DECLARE"),
     "whether anybody works on it": (is_at_work, b"set_config"),
 }
 

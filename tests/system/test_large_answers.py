@@ -85,10 +85,10 @@ async def test_an_answer_of_millions_is_refused_and_the_daemon_and_the_other_pag
 
 
 class Inbox:
-    """An inbox in which the messages of one thread are millions, in the list and when it is read alone."""
+    """An inbox in which one thread has odd messages, in the list and when it is read alone."""
 
-    def __init__(self, count: int, odd: int) -> None:
-        self.millions = b'"messages":{"data":[' + b",".join([b"{}"] * MILLIONS) + b"]}"
+    def __init__(self, count: int, odd: int, messages: bytes) -> None:
+        self.odd_messages = b'"messages":{"data":' + messages + b"}"
         self.threads = [thread(f"t_{number}", message(f"m_{number}")) for number in range(count)]
         self.odd = f"t_{odd}"
 
@@ -111,14 +111,23 @@ class Inbox:
             return (
                 encoded({name: value for name, value in found.items() if name != "messages"})[:-1]
                 + b","
-                + self.millions
+                + self.odd_messages
                 + b"}"
             )
         return encoded({name: value for name, value in found.items() if edge or name != "messages"})
 
 
-async def test_one_conversation_with_millions_of_messages_is_the_only_dead_letter(installation: Installation) -> None:
-    inbox = Inbox(12, odd=7)
+ODD = {
+    "millions": (b"[" + b",".join([b"{}"] * MILLIONS) + b"]", "more than 500,000 values"),
+    "a thousand": (b"[" + b",".join([b"{}"] * 1_000) + b"]", "1,000 messages of a conversation"),
+    "nested": (b"[" * 50_000 + b"]" * 50_000, "nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_one_conversation_with_odd_messages_is_the_only_dead_letter(installation: Installation, odd: str) -> None:
+    messages, why = ODD[odd]
+    inbox = Inbox(12, 7, messages)
     async with serving(inbox.respond) as base_url:
         installation.configure(base_url, page(BIG), **SETTINGS, sync={"batch_size": 8})
         async with started(installation.folder, "sync") as sync:
@@ -129,4 +138,31 @@ async def test_one_conversation_with_millions_of_messages_is_the_only_dead_lette
     assert installation.rows("SELECT count(*) FROM contact_interaction_events") == [(11,)]
     ((subject, reason),) = installation.rows("SELECT subject, reason FROM dead_letters")
     assert subject.startswith("t_7")
-    assert "more than 500,000 values" in reason
+    assert why in reason
+
+
+async def test_an_answer_that_is_simply_large_is_stored_as_a_whole(installation: Installation) -> None:
+    """As large as one can be: 200 conversations, each with 20 messages of 2,000 characters."""
+    text = "Grüße, 😀! " * 181
+    threads = [
+        thread(f"t_{number}", *(message(f"m_{number}_{place}", message=text) for place in range(20)))
+        for number in range(200)
+    ]
+    body = json.dumps(listed(*threads)).encode()
+    assert 2**24 < len(body) < 2**25
+    asked = 0
+
+    async def respond(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return web.Response(body=body)
+
+    async with serving(respond) as base_url:
+        installation.configure(base_url, page(GOOD), **SETTINGS, sync={"batch_size": 200})
+        async with started(installation.folder, "sync") as sync:
+            limit_memory(sync)
+            ended = await sync.ended()
+    assert ended.code == 0, ended
+    assert installation.rows("SELECT count(*) FROM conversations") == [(200,)]
+    assert installation.rows("SELECT count(*), min(text) = max(text) FROM contact_interaction_events") == [(4_000, 1)]
+    assert asked <= 3, "it was asked for in pieces"

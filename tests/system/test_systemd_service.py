@@ -95,6 +95,23 @@ def test_a_service_killed_in_mid_sweep_is_restarted_and_resumes_at_the_cursor(se
     service.lab.run("milepost", "journal", "verify")
 
 
+def test_a_service_whose_disk_has_no_inode_is_started_again_until_there_is_one(service: Service) -> None:
+    state = "/var/lib/private/milepost"
+    service.change_unit("")
+    service.simulate(40)
+    service.configure()
+    service.hand_over_token()
+    service.lab.run("mkdir", "-p", "-m", "700", state)
+    service.lab.run("mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=1", "tmpfs", state)
+    service.lab.run("systemctl", "start", "--no-block", "milepost")
+    service.until_logged("cannot be locked: No space left on device")
+    service.lab.until(lambda: int(service.shown("NRestarts")) >= 2, "two restarts")
+    service.lab.run("mount", "-o", "remount,nr_inodes=100", state)
+    service.lab.until(lambda: service.shown("ActiveState") == "active", "a start")
+    service.until_complete()
+    assert service.copied() == service.undisturbed()
+
+
 def test_a_hanging_service_is_killed_by_the_watchdog_and_resumes(service: Service) -> None:
     service.change_unit("WatchdogSec=3s\n")
     working(service)

@@ -43,7 +43,8 @@ class ReducedRequest(Struct, frozen=True, omit_defaults=True):
     """Requests are smaller than a whole batch because of `problem`; `good` batches were read since.
 
     `suspect` is the thread of which requests leave something out. `worked` is the last smaller limit that worked
-    before: if the reason turns out to be an outage, requests go back to it (0: to the whole batch).
+    before: if the reason turns out to be an outage, requests go back to it (0: to the whole batch). `relapses` counts
+    how often in a row requests that had grown from this limit failed.
     """
 
     limit: int
@@ -52,14 +53,18 @@ class ReducedRequest(Struct, frozen=True, omit_defaults=True):
     good: int = 0
     suspect: str = ""
     worked: int = 0
+    relapses: int = 0
 
     @property
     def proven(self) -> "ReducedRequest | None":
         """The reduced request that worked last: a search that proved nothing begins again from there."""
         if self.good:
-            is_lossy = self.detail in {Detail.BARE, Detail.POSITION}
-            return replace(self, detail=Detail.SEPARATE, suspect="", good=self.good - 1) if is_lossy else self
-        return ReducedRequest(self.worked, Detail.NESTED, self.problem) if self.worked else None
+            if not self.detail.leaves_out:
+                return self
+            return replace(self, detail=Detail.SEPARATE, suspect="", good=self.good - 1)
+        if not self.worked:
+            return None
+        return ReducedRequest(self.worked, Detail.NESTED, self.problem, relapses=self.relapses)
 
 
 class WalkSetAside(Struct, frozen=True, omit_defaults=True):

@@ -128,15 +128,7 @@ def _after_refusal(
         case RateLimited(scope=scope, attempts=attempts, since=since, until=until, problem=problem):
             return replace(checkpoint, rate_limit=RateLimit(scope, attempts, since, until, problem))
         case BatchShrunk() as shrunk:
-            worked = _proven(checkpoint)
-            reduced = ReducedRequest(
-                shrunk.limit,
-                shrunk.detail,
-                shrunk.problem,
-                suspect=shrunk.suspect,
-                worked=worked.limit if worked is not None else 0,
-            )
-            return replace(checkpoint, retry=None, reduced_request=reduced)
+            return replace(checkpoint, retry=None, reduced_request=_shrunk(checkpoint.reduced_request, shrunk))
         case CursorLost(is_last=is_last):
             is_of_walk = sweep is None or sweep.set_aside is None
             lost = replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep, is_last=is_last))
@@ -319,6 +311,21 @@ def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedReque
     return replace(reduced_request, good=reduced_request.good + tally.batches)
 
 
+def _shrunk(before: ReducedRequest | None, shrunk: BatchShrunk) -> ReducedRequest:
+    worked = before.proven if before is not None else None
+    relapses = 0
+    if before is not None and before.limit >= shrunk.limit:
+        relapses = before.relapses + (before.good > 0 and before.limit == shrunk.limit)
+    return ReducedRequest(
+        shrunk.limit,
+        shrunk.detail,
+        shrunk.problem,
+        suspect=shrunk.suspect,
+        worked=worked.limit if worked is not None else 0,
+        relapses=relapses,
+    )
+
+
 def _proven(checkpoint: Checkpoint) -> ReducedRequest | None:
     return checkpoint.reduced_request.proven if checkpoint.reduced_request is not None else None
 
@@ -326,8 +333,8 @@ def _proven(checkpoint: Checkpoint) -> ReducedRequest | None:
 def _given_up_in_a_row(checkpoint: Checkpoint, tally: Tally) -> int:
     """Count the threads that became dead letters because a list failed; one that was read ends the row."""
     reduced = checkpoint.reduced_request
-    is_lossy = reduced is not None and reduced.detail in {Detail.BARE, Detail.POSITION} and not reduced.good
-    if is_lossy and tally.unreadable:
+    leaves_out = reduced is not None and reduced.detail.leaves_out and not reduced.good
+    if leaves_out and tally.unreadable:
         return checkpoint.given_up_in_a_row + tally.dead_lettered
     return 0 if tally.conversations else checkpoint.given_up_in_a_row
 

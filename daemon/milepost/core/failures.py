@@ -29,6 +29,7 @@ from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.retry import backoff_seconds
 
 CONFIRMATIONS = 3  # failures of a thread alone, each followed by a good look at the list: no single outage makes two
+CONFIRMATIONS_OF_LESS = 2  # the same, once something of the thread is left out
 MAX_ATTEMPTS_ALONE = 4 * CONFIRMATIONS
 MAX_GIVEN_UP_IN_A_ROW = 10  # more threads than that do not fail by themselves
 
@@ -80,7 +81,7 @@ def _narrow(checkpoint: Checkpoint, problem: Problem, first: str, context: Conte
     next_size = smaller(size, policy)
     if next_size is None:
         return _fail(checkpoint, problem, context)
-    if _is_lossy(next_size):
+    if next_size.detail.leaves_out:
         return _accuse(checkpoint, problem, first, next_size, context)
     is_search = size != whole(policy) and reduced is not None and _is_alike(problem, reduced.problem)
     if not is_search and _attempt(checkpoint) < policy.attempts:
@@ -97,7 +98,8 @@ def _accuse(checkpoint: Checkpoint, problem: Problem, first: str, next_size: Siz
     retry = checkpoint.retry
     before = retry.confirmed if retry is not None and retry.suspect == first else 0
     confirmed = before + 1 if first else 0
-    if confirmed >= CONFIRMATIONS:
+    is_first = not size_now(checkpoint, context.policy).detail.leaves_out
+    if confirmed >= (CONFIRMATIONS if is_first else CONFIRMATIONS_OF_LESS):
         if checkpoint.given_up_in_a_row >= MAX_GIVEN_UP_IN_A_ROW:
             return _give_up(checkpoint, problem, context)
         shrunk = BatchShrunk(next_size.limit, next_size.detail, problem, first)
@@ -114,7 +116,7 @@ def mistaken(checkpoint: Checkpoint, batch: Batch, policy: Policy) -> ReducedReq
     Another one may be at the cursor by now: it must not become a dead letter for that.
     """
     reduced = checkpoint.reduced_request
-    if reduced is None or not reduced.suspect or not _is_lossy(size_now(checkpoint, policy)):
+    if reduced is None or not reduced.suspect or not size_now(checkpoint, policy).detail.leaves_out:
         return None
     listed = {each.conversation_id for each in batch.conversations} | {each.subject for each in batch.unreadable}
     return None if listed <= {reduced.suspect, messages_of(reduced.suspect)} else reduced
@@ -136,11 +138,6 @@ def _give_up(checkpoint: Checkpoint, problem: Problem, context: Context) -> Reco
             return _stop(checkpoint, problem, context, Reason.CONFIGURATION)
         case _:
             return _fail(checkpoint, problem, context)
-
-
-def _is_lossy(size: Size) -> bool:
-    """Return whether a request of this size leaves something out, which makes a dead letter."""
-    return size.detail in {Detail.BARE, Detail.POSITION}
 
 
 def _is_alike(one: Problem, other: Problem) -> bool:
@@ -208,7 +205,7 @@ def _shrink(checkpoint: Checkpoint, problem: Problem, context: Context) -> Recor
     """Request fewer conversations, at once; leave nothing out of any, as nobody looked whether the list can be read."""
     policy = context.policy
     size = smaller(size_now(checkpoint, policy), policy)
-    if size is None or _is_lossy(size):
+    if size is None or size.detail.leaves_out:
         return _retry(checkpoint, problem, context, Rule(Remedy.RETRY, "too much, even of one conversation"))
     return recorded(checkpoint, context.budget, BatchShrunk(size.limit, size.detail, problem))
 

@@ -59,13 +59,22 @@ class Scope(StrEnum):
     STREAM = "stream"
 
 
+LEAN_MESSAGES = 5  # of the newest
+
+
 class Detail(StrEnum):
     """How much of each conversation a request asks for, from most to least."""
 
     NESTED = "nested"  # with its messages
     SEPARATE = "separate"  # the same, but with a request per thread for its messages
+    LEAN = "lean"  # with its newest messages only, and of all only what is essential
     BARE = "bare"  # without its messages
     POSITION = "position"  # its id and updated_time only, to step over it
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether something is not read, which makes a dead letter."""
+        return self in {Detail.LEAN, Detail.BARE, Detail.POSITION}
 
 
 class TokenHealth(Struct, frozen=True, omit_defaults=True):

@@ -275,6 +275,7 @@ def _another_limit(limit: int) -> int:
 # --- the size of a request --------------------------------------------------------------------------------------------
 
 GROW_AFTER = 5  # good batches before the size doubles again
+MAX_DOUBLINGS = 4  # of that, where growing fails each time: a list that is too large may cost a timeout
 
 
 class Size(Struct, frozen=True):
@@ -292,7 +293,9 @@ def whole(policy: Policy) -> Size:
 def size_now(checkpoint: Checkpoint, policy: Policy) -> Size:
     """Return the size of the next request: the whole batch, or a reduced one that grows with each GROW_AFTER batches.
 
-    The details BARE and POSITION hold for one batch only, because they make dead letters.
+    If it fails whenever it has grown, it grows later each time.
+
+    Details that leave something out hold for one batch only, because they make dead letters.
     """
     reduced_request = checkpoint.reduced_request
     if reduced_request is None:
@@ -301,11 +304,12 @@ def size_now(checkpoint: Checkpoint, policy: Policy) -> Size:
     match reduced_request.detail:
         case Detail.POSITION if good:
             return whole(policy)
-        case Detail.BARE if good:
+        case Detail.LEAN | Detail.BARE if good:
             limit, detail, good = 1, Detail.SEPARATE, good - 1
         case _:
             limit, detail = reduced_request.limit, reduced_request.detail
-    steps = min(good // GROW_AFTER, 16)  # 2**16 is more than any batch has
+    grow_after = GROW_AFTER * 2 ** min(reduced_request.relapses, MAX_DOUBLINGS)
+    steps = min(good // grow_after, 16)  # 2**16 is more than any batch has
     if steps and detail is Detail.SEPARATE:
         steps, detail = steps - 1, Detail.NESTED
     return Size(min(policy.batch_size, limit * 2**steps), detail)
@@ -319,6 +323,8 @@ def smaller(size: Size, policy: Policy) -> Size | None:
         case Detail.NESTED if policy.messages_per_conversation:
             return Size(1, Detail.SEPARATE)
         case Detail.SEPARATE:
+            return Size(1, Detail.LEAN)
+        case Detail.LEAN:
             return Size(1, Detail.BARE)
         case Detail.NESTED | Detail.BARE:
             return Size(1, Detail.POSITION)

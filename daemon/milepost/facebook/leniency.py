@@ -11,6 +11,7 @@ from msgspec.structs import fields
 
 from milepost.core.texts import storable, storable_id
 
+MAX_ELEMENTS = 1_000  # of participants, attachments or shares that are tried one by one, which takes 30 µs each
 ESCAPED_NUL = rb"\u0000"  # the only way in which JSON can spell it
 
 
@@ -21,7 +22,7 @@ def read_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
 
 
 def parse_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
-    """Parse JSON; invalid UTF-8 becomes U+FFFD.
+    """Parse JSON; invalid UTF-8 becomes U+FFFD, and control characters may stand in texts as they are.
 
     A number that Python cannot hold stays the text that it is written as. Raises ValueError for anything else (NaN and
     Infinity, too), and for nesting deeper than Python's stack.
@@ -29,6 +30,7 @@ def parse_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
     try:
         return json.loads(
             body.decode("utf-8-sig", "replace"),
+            strict=False,
             parse_constant=_refuse_constant,
             parse_int=_integer,
             parse_float=_finite,
@@ -61,9 +63,9 @@ def mended(value: Any) -> tuple[Any, int]:  # noqa: ANN401 -- JSON of any shape
 def lenient(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- a type expression in, a value of that type out
     """Convert JSON to a type of `wire`, treating an optional field of a wrong type as absent.
 
-    Elements of a wrong type are left out of lists. What says the same in another form is read: ids as numbers, an
-    object by nothing but its id, a list without its `data`, a list as an object of its elements. Raises ValidationError
-    if a required field is missing or wrong.
+    Elements of a wrong type are left out of lists, unless there are too many to try one by one. What says the same in
+    another form is read: ids as numbers, an object by nothing but its id, a list without its `data`, a list as an
+    object of its elements. Raises ValidationError if a required field is missing or wrong.
     """
     try:
         return msgspec.convert(value, wanted)
@@ -73,6 +75,8 @@ def lenient(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- a type expres
                 raise
             (element_type,) = get_args(wanted)
             elements = elements_of(value)
+            if len(elements) > MAX_ELEMENTS:
+                raise
             return [read for element in elements if (read := lenient_or_none(element, element_type)) is not None]
         struct = next(
             (each for each in (wanted, *get_args(wanted)) if isclass(each) and issubclass(each, Struct)), None

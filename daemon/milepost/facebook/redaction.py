@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 REDACTED = "[redacted]"
 MIN_TOKEN_CHARACTERS = 12  # real ones have 100 and more; a short text would be found in keys and ids, too
-BEGINNING_BYTES = 8
+BEGINNING_BYTES = 4  # so that those of many apps are few, and one is hardly ever found by chance
 SECRET_PARAMETER = re.compile(
     r"\b(access_token|input_token|fb_exchange_token|appsecret_proof|client_secret)([\"']?\s*[=:]\s*[\"']?)[^&\s\"'<>]+",
     re.IGNORECASE,

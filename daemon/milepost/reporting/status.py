@@ -318,6 +318,8 @@ def size_in_words(size: Size) -> str:
             return "1 conversation at a time" if size.limit == 1 else f"{size.limit} conversations at a time"
         case Detail.SEPARATE:
             return "1 conversation at a time, and its messages separately"
+        case Detail.LEAN:
+            return "1 conversation with its newest messages only"
         case Detail.BARE:
             return "1 conversation without its messages"
         case Detail.POSITION:

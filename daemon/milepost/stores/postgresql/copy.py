@@ -16,7 +16,7 @@ from milepost.stores.copy import CHUNK_ROWS, NUL, Row, Table, UnfinishedCopy, re
 from milepost.stores.postgresql.connection import NO_TIMEOUT
 from milepost.stores.postgresql.dsn import Dsn, dsn_of
 from milepost.stores.postgresql.errors import REFUSALS, errors_of, reason_of
-from milepost.stores.postgresql.liveness import hang_up
+from milepost.stores.postgresql.liveness import hang_up, while_answering_a_thread
 from milepost.stores.postgresql.migrate import demand_current, has_schema, migrate
 from milepost.stores.postgresql.notify import ALIVE_SECONDS
 from milepost.stores.postgresql.reader import PostgresqlLedger
@@ -69,7 +69,7 @@ def _connect(dsn: Dsn) -> Iterator[Connection]:
     """Open a connection, which is rolled back in the end unless it was committed."""
     with errors_of(dsn.name):
         connection = psycopg.connect(dsn.conninfo, **dsn.connect_kwargs())
-    with closing(connection):
+    with closing(connection), while_answering_a_thread(dsn, connection):
         yield connection
 
 

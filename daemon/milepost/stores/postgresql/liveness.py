@@ -7,6 +7,7 @@ other connections are tried meanwhile; a server that keeps silent to those as we
 import asyncio
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
@@ -33,13 +34,66 @@ async def while_answering(dsn: Dsn, connection: AnyConnection) -> AsyncIterator[
     except (psycopg.Error, StoreAway) as error:
         if not watching.done():
             raise
-        raise StoreAway(
-            f"the database {dsn.name} does not answer: the server accepts connections, or packets, but says nothing",
-            hint="see whether the server is suspended, out of memory, or behind a broken line",
-        ) from error
+        raise _silent(dsn) from error
     finally:
         watching.cancel()
         await asyncio.wait({watching})
+
+
+@contextmanager
+def while_answering_a_thread(dsn: Dsn, connection: psycopg.Connection[TupleRow]) -> Iterator[None]:
+    """Do the same for a thread without an event loop: another thread has one meanwhile."""
+    watcher = _Watcher(dsn, connection)
+    watcher.start()
+    try:
+        yield
+    except (psycopg.Error, StoreAway) as error:
+        if not watcher.was_silent:
+            raise
+        raise _silent(dsn) from error
+    finally:
+        watcher.stop()
+
+
+class _Watcher(threading.Thread):
+    """Hangs up on a connection as soon as the server has become silent, until it is stopped."""
+
+    def __init__(self, dsn: Dsn, connection: AnyConnection) -> None:
+        super().__init__(name=f"liveness of {dsn.name}", daemon=True)
+        self.was_silent = False
+        self._dsn = dsn
+        self._connection = connection
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+
+    def run(self) -> None:
+        """Watch, in this thread."""
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._watch())
+
+    def stop(self) -> None:
+        """End it, from another thread."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self.join()
+
+    async def _watch(self) -> None:
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        silence = asyncio.ensure_future(_silence_of(self._dsn))
+        done, pending = await asyncio.wait({stopping, silence}, return_when=asyncio.FIRST_COMPLETED)
+        if silence in done:
+            self.was_silent = True
+            hang_up(self._connection)
+            await self._stopping.wait()
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+
+def _silent(dsn: Dsn) -> StoreAway:
+    return StoreAway(
+        f"the database {dsn.name} does not answer: the server accepts connections, or packets, but says nothing",
+        hint="see whether the server is suspended, out of memory, or behind a broken line",
+    )
 
 
 @contextmanager
