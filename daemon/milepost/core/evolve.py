@@ -54,7 +54,7 @@ from milepost.core.events import (
 )
 from milepost.core.head import is_of_head, resumed, return_to_walk
 from milepost.core.model import Detail, OwnId, OwnIdState
-from milepost.core.problems import Problem
+from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import has_moved, lowest_of
 
 MAX_GIVEN_UP = 32  # that are remembered: the latest
@@ -224,7 +224,8 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
     tally = run.tally + event.tally
     sweep = checkpoint.sweep if is_same_sweep(checkpoint.sweep, event) else None
     before = sweep.tally if sweep is not None else NO_TALLY
-    is_full = event.mode is Mode.FULL and not (sweep is not None and sweep.was_unsure)
+    is_empty = event.problem is not None and event.problem.kind is ProblemKind.EMPTY_INBOX  # it has read nothing
+    is_full = event.mode is Mode.FULL and not is_empty and not (sweep is not None and sweep.was_unsure)
     has_errors = event.has_errors or (before + event.tally).dead_lettered  # older entries lack the field
     status = RunStatus.COMPLETE_WITH_ERRORS if has_errors else RunStatus.COMPLETE
     problem = event.problem or run.problem
@@ -237,7 +238,7 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
         given_up_in_a_row=0,
         failure_streak=None,
         run=replace(run, mode=event.mode, status=status, ended_at=entry.recorded_at, tally=tally, problem=problem),
-        watermark=event.walk_started_at,
+        watermark=checkpoint.watermark if is_empty else event.walk_started_at,
         doubt=doubt_after(checkpoint.doubt, entry, event),
         futile_runs=0,
         last_success_at=entry.recorded_at,
