@@ -45,8 +45,7 @@ def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pendin
     match outcome:
         case Fetched(batch=batch):
             sweep = open_sweep(checkpoint, context.budget)
-            so_far = (sweep.tally if sweep else NO_TALLY) + checkpoint.unrecorded
-            if problem := _cursor_loop(sweep, batch) or unexpected_form(batch, so_far):
+            if problem := _cursor_loop(sweep, batch) or _unexpected_form(checkpoint, sweep, batch):
                 return Decided(on_refusal(checkpoint, problem, context))
             return _pending_batch(checkpoint, sweep or _new_sweep(checkpoint, outcome, context), batch, context)
         case Refused(problem=problem):
@@ -58,6 +57,14 @@ def _cursor_loop(sweep: Sweep | None, batch: Batch) -> Problem | None:
     if sweep is None or sweep.position.cursor is None or batch.next_cursor != sweep.position.cursor:
         return None
     return Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next batch is the one just used")
+
+
+def _unexpected_form(checkpoint: Checkpoint, sweep: Sweep | None, batch: Batch) -> Problem | None:
+    """Return the problem of a walk whose rows are nearly all unreadable; a catch-up scan meets the same rows again."""
+    if sweep is None:
+        return unexpected_form(batch, NO_TALLY)
+    in_walk = sweep.position.phase is Phase.WALK
+    return unexpected_form(batch, sweep.tally + checkpoint.unrecorded) if in_walk else None
 
 
 # --- a batch was read -------------------------------------------------------------------------------------------------

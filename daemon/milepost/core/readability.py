@@ -6,7 +6,8 @@ from milepost.core.events import Tally
 from milepost.core.model import Batch
 from milepost.core.problems import Problem, ProblemKind
 
-MIN_UNREADABLE = 5  # in the sweep so far; fewer are dead letters, whatever they have in common
+MIN_UNREADABLE = 5  # in one batch; fewer are dead letters, whatever they have in common
+MIN_IN_SWEEP = 12  # in a sweep of smaller batches, which may have met a row more than once
 NEARLY_ALL = 0.9
 READ_VERSION = "set source.version to one that it reads, such as the default, or update Milepost"
 MESSAGES = "/messages"  # ends the subject of messages whose conversation was read
@@ -28,7 +29,8 @@ def unexpected_form(batch: Batch, before: Tally) -> Problem | None:
             continue
         reason, count = Counter(each.reason for each in unreadable).most_common(1)[0]
         in_sweep = before.unreadable + count
-        if in_sweep >= MIN_UNREADABLE and count >= NEARLY_ALL * rows and in_sweep >= NEARLY_ALL * of_sweep:
+        is_enough = count >= MIN_UNREADABLE or in_sweep >= MIN_IN_SWEEP
+        if is_enough and count >= NEARLY_ALL * rows and in_sweep >= NEARLY_ALL * of_sweep:
             what = "conversations" if unreadable is apart else "conversations' messages"
             return Problem(ProblemKind.MISCONFIGURED, _message(f"{in_sweep:,} of {of_sweep:,} {what}", reason))
     return None
