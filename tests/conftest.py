@@ -1,11 +1,13 @@
 """What all tests share: Hypothesis draws the same examples every time, and no test leaves its mark on the process."""
 
 import logging
+import os
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 
 import pytest
 import structlog
@@ -15,6 +17,23 @@ from kit.postgres import Database, Server, Servers, fresh_database
 
 settings.register_profile("milepost", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("milepost")
+
+
+@pytest.hookimpl(trylast=True)  # when the others are deselected
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest tests first, those with a timeout of their own: begun last, each would run alone.
+
+    They are spread over the worker processes, each of which begins with an equal share of the tests, in order.
+    """
+    longest = [item for item in items if item.get_closest_marker("timeout")]
+    others = [item for item in items if not item.get_closest_marker("timeout")]
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    bounds = [len(others) * worker // workers for worker in range(workers + 1)]
+    items[:] = [
+        item
+        for worker, (start, end) in enumerate(pairwise(bounds))
+        for item in (*longest[worker::workers], *others[start:end])
+    ]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from app.trial import OF_BICYCLES, trial_of
+from app.trial import OF_BICYCLES, Trial, page_of, trial_of
 from kit.builders import NOON
 from kit.simulated import BAKERY, BICYCLES
 from milepost.app.discovery import DISCOVERY_RETRY_SECONDS, DISCOVERY_SECONDS
@@ -15,6 +15,7 @@ from milepost.core.model import Platform, Scope, Stream
 from milepost.core.ports import Held
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.pages import Page
+from milepost.reporting.health import IssueKind
 from milepost.simulator.access import USER
 
 APP_LIMIT = Problem(ProblemKind.API, "(#4) Application request limit reached", code=4)
@@ -40,17 +41,17 @@ async def test_pages_are_discovered_every_quarter_of_an_hour() -> None:
 
 
 async def test_discovery_is_retried_soon_after_a_failure_that_may_pass() -> None:
-    async with trial_of(faults="http_500=first:1") as trial:
+    async with trial_of(faults="http_500=first:2") as trial:
         await trial.run_discovery(DISCOVERY_SECONDS + DISCOVERY_RETRY_SECONDS + 60)
-        assert trial.discoveries == 2
+        assert trial.discoveries == 3  # the first one also looks whether the list can be read
         assert OF_BICYCLES in trial.supervisor.streams
 
 
 async def test_a_start_whose_discovery_failed_retries_it_soon() -> None:
-    async with trial_of(faults="http_500=first:1") as trial:
+    async with trial_of(faults="http_500=first:2") as trial:
         assert await trial.discovery.discover() is not None
         await trial.run_discovery(DISCOVERY_RETRY_SECONDS + 20)
-        assert trial.discoveries == 2
+        assert trial.discoveries == 3  # the first one also looks whether the list can be read
         assert OF_BICYCLES in trial.supervisor.streams
 
 
@@ -114,6 +115,52 @@ async def test_no_calls_are_made_for_a_lost_page_until_it_is_back() -> None:
         (back,) = await trial.supervisor.sync([OF_BICYCLES])
         assert back.run is not None
         assert back.run.status is RunStatus.COMPLETE
+
+
+def kinds(trial: Trial) -> list[str]:
+    return [issue.kind.value for issue in trial.discovery.issues()]
+
+
+async def test_a_discovery_that_fails_is_an_issue_from_its_first_failure_until_it_succeeds() -> None:
+    async with trial_of(page_of(BAKERY)) as trial:
+        trial.simulator.world.access.revoke(USER)
+        await trial.discovery.discover()
+        began = trial.clock.now()
+        trial.clock.time += timedelta(minutes=15)
+        await trial.discovery.discover()
+        (issue,) = trial.discovery.issues()
+        assert (issue.kind, issue.since, trial.discovery.is_up) == (IssueKind.DISCOVERY_FAILED, began, False)
+        assert "code 190" in (issue.reason or "")
+        trial.simulator.world.access.allow(USER)
+        await trial.discovery.discover()
+        assert (kinds(trial), trial.discovery.is_up) == ([], True)
+
+
+async def test_a_rate_limit_that_forbids_a_discovery_is_no_failure_of_one_that_has_succeeded() -> None:
+    async with trial_of() as trial:
+        rate_limit = RateLimit(Scope.APP, 1, NOON, NOON + timedelta(hours=1), replace(APP_LIMIT, wait_seconds=3600.0))
+        trial.engine.rate_limits.observe(Checkpoint(OF_BICYCLES.key, rate_limit=rate_limit))
+        await trial.discovery.discover()
+        assert (kinds(trial), trial.discovery.is_up) == (["nothing_to_do", "discovery_failed"], False)
+        trial.clock.time += timedelta(hours=2)
+        await trial.discovery.discover()
+        assert (kinds(trial), trial.discovery.is_up) == ([], True)
+        limit = replace(rate_limit, since=trial.clock.now(), until=trial.clock.now() + timedelta(hours=1))
+        trial.engine.rate_limits.observe(Checkpoint(OF_BICYCLES.key, rate_limit=limit))
+        assert await trial.discovery.discover() == Held()
+        assert (kinds(trial), trial.discovery.is_up) == ([], True)
+
+
+async def test_without_any_stream_there_is_nothing_to_do_and_why() -> None:
+    async with trial_of() as trial:
+        for page in (BAKERY, BICYCLES):
+            trial.simulator.world.access.unmanage(page.id)
+        await trial.discovery.discover()
+        (issue,) = trial.discovery.issues()
+        assert (issue.kind, issue.reason) == (IssueKind.NOTHING_TO_DO, "source.access_token manages no page")
+        await trial.reload(discover_pages=False)
+        (issue,) = trial.discovery.issues()
+        assert (issue.reason, trial.discovery.is_up) == ("the configuration lists no page", None)
 
 
 async def test_a_requested_discovery_runs_at_once() -> None:

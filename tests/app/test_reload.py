@@ -17,6 +17,7 @@ from milepost.core.errors import BadConfiguration
 from milepost.core.events import RunStatus
 from milepost.core.model import Platform, Stream
 from milepost.engine.interrupt import Interrupt
+from milepost.reporting.health import Issue, IssueKind
 from milepost.settings import Settings
 from milepost.settings.diff import is_live
 
@@ -46,6 +47,18 @@ async def test_a_platform_that_is_no_longer_listed_is_dropped_until_it_is_listed
         assert set(trial.supervisor.streams) == {messenger, instagram}
         results = await trial.supervisor.sync([messenger, instagram])
         assert [result.run.status for result in results if result.run] == [RunStatus.COMPLETE] * 2
+
+
+async def test_no_token_of_any_page_is_stored_with_what_people_write() -> None:
+    async with trial_of(page_of(BICYCLES)) as trial:
+        first, second, third = (f"EAAtoken-number-{number}" for number in range(3))
+        await trial.reload(page_of(BICYCLES), replace(page_of(BAKERY), access_token=first))
+        await trial.reload(
+            replace(page_of(BICYCLES), access_token=second), replace(page_of(BAKERY), access_token=third)
+        )
+        tokens = (first, second, third, trial.simulator.world.user_token)
+        text = trial.client.known_tokens.without("|".join(tokens).encode())
+        assert text == b"[redacted]|[redacted]|[redacted]|[redacted]"
 
 
 async def test_a_page_that_comes_back_is_synced_with_its_new_token() -> None:
@@ -110,6 +123,32 @@ async def test_a_live_key_takes_effect_and_any_other_is_reported_as_needing_a_re
         assert reloaded == (Reload(live=(key,)) if is_live(key) else Reload(takes_restart=(key,)))
         if not key.endswith("_file"):  # those say where a secret comes from
             assert (trial.in_effect != before) == is_live(key)
+
+
+async def test_a_refused_reload_is_an_issue_until_one_is_accepted() -> None:
+    answers: list[Settings | BadConfiguration] = [BadConfiguration("config.yaml:1: sync.interval: found 5")]
+
+    def load() -> Settings:
+        if isinstance(answers[-1], BadConfiguration):
+            raise answers[-1]
+        return answers[-1]
+
+    async with trial_of(page_of(BICYCLES)) as trial:
+
+        async def request_reload() -> list[Issue]:
+            trial.engine.stop.clear()
+            (requested := Interrupt()).set()
+            await trial.run_reloader(15, Configuration(load, None), requested)
+            return list(trial.reloader.issues())
+
+        (issue,) = await request_reload()
+        assert (issue.kind, issue.reason) == (IssueKind.RELOAD_REFUSED, "config.yaml:1: sync.interval: found 5")
+        assert trial.reloader.is_refused
+        answers.append(with_other("store.url"))
+        kinds = [issue.kind for issue in await request_reload()]
+        assert (kinds, trial.reloader.is_refused) == ([IssueKind.RESTART_NEEDED], False)
+        answers.append(trial.reloader.settings)
+        assert await request_reload() == []
 
 
 async def test_a_reload_is_announced_even_if_it_fails() -> None:

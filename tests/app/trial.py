@@ -90,7 +90,7 @@ async def trial_of(*pages: Page, faults: str = "calm") -> AsyncIterator[Trial]:
         registry = PageRegistry(client, share.rate_limits, 0, simulator.world.user_token)
         supervisor = Supervisor(share, registry.add(pages), Schedule())
         settings = settings_with(*pages, discover_pages=True, source=manager_of(simulator))
-        discovery = PageDiscovery(registry, supervisor, settings, secrets.append)
+        discovery = PageDiscovery(registry, supervisor, settings, secrets.append, clock.now)
         targets = ReloadTargets(supervisor, client, share.rate_limits, discovery)
         reloader = ConfigReloader(settings, targets, secrets.append)
         yield Trial(simulator, clock, share, supervisor, registry, client, discovery, reloader, secrets)

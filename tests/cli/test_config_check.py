@@ -1,16 +1,20 @@
 """`milepost config check`: what is wrong, where secrets come from, and whether tokens work."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
-from kit.loopback import nowhere
+from kit.loopback import nowhere, serving
 from milepost.cli.config import command
 from milepost.cli.token_check import try_tokens
 from milepost.core.errors import BadConfiguration
+from milepost.core.model import Platform
+from milepost.reporting.advice import PERMISSIONS
 from milepost.reporting.summary import ExitCode
 from milepost.settings import PageSettings, Settings, SourceSettings
 from milepost.simulator.faults import CALM, FaultPlan, parse_faults
@@ -125,6 +129,9 @@ def page(id_: str, token: str, name: str = "") -> PageSettings:
     return PageSettings(id=id_, access_token=SecretStr(token), name=name)
 
 
+MESSENGER_ONLY = PageSettings(id="1", access_token=SecretStr(SECRET), platforms=("messenger",))
+
+
 async def tried(settings: Settings) -> tuple[ExitCode, list[str]]:
     lines = list[str]()
     code = await try_tokens(settings, lines.append)
@@ -136,7 +143,89 @@ async def test_working_tokens_are_reported_as_working() -> None:
         pages = [page(each.id, each.token, "Bakery") for each in server.pages]
         code, lines = await tried(settings(server.base_url, *pages))
     assert code is ExitCode.COMPLETE
-    assert lines == [f"page {each.id} (Bakery): the token works" for each in server.pages]
+    assert [line for line in lines if not line.startswith("  ")] == [
+        f"page {each.id} (Bakery): the token works, until {in_two_months()}" for each in server.pages
+    ]
+
+
+def in_two_months() -> str:
+    """Return the day on which the simulated access to data ends."""
+    return f"{datetime.now(UTC) + timedelta(days=60):%Y-%m-%d}"
+
+
+async def test_the_conversations_of_each_platform_are_asked_for_as_the_streams_will() -> None:
+    async with simulator() as server:
+        only = server.pages[0]
+        asked_for = PageSettings(id=only.id, access_token=SecretStr(only.token), platforms=("messenger", "instagram"))
+        code, lines = await tried(settings(server.base_url, asked_for))
+        asked = [request for request in server.requests.last if request.edge == "conversations"]
+    assert code is ExitCode.COMPLETE
+    assert lines[1:] == ["  messenger: conversations can be read", "  instagram: conversations can be read"]
+    assert [(each.platform, each.limit) for each in asked] == [("messenger", "1"), ("instagram", "1")]
+
+
+async def test_a_permission_that_is_missing_for_one_platform_only_is_found() -> None:
+    async with simulator() as server:
+        only = server.pages[0]
+        server.world.access.forbid(only.id)
+        code, lines = await tried(settings(server.base_url, page(only.id, only.token)))
+    assert code is ExitCode.AUTHORIZATION
+    assert "code 10" in lines[1]
+    assert lines[2].startswith("    → a permission is missing: grant pages_messaging, pages_manage_metadata and ")
+    assert "  messenger: the token does not have the permission pages_messaging" in lines
+
+
+async def test_a_right_that_was_lost_behind_an_empty_inbox_is_found_by_debug_token() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        answers: dict[str, Any] = {
+            "me": {"id": "1", "name": "Bakery"},
+            "conversations": {"data": []},
+            "debug_token": {"data": {"is_valid": True, "expires_at": 0, "scopes": ["pages_show_list"]}},
+        }
+        return web.json_response(answers[request.path.rpartition("/")[2]])
+
+    async with serving(answer) as base_url:
+        code, lines = await tried(settings(base_url, MESSENGER_ONLY))
+    assert code is ExitCode.AUTHORIZATION
+    assert lines == [
+        "page 1: the token works, and never expires",
+        "  messenger: conversations can be read, but there are none so far",
+        f"  messenger: the token does not have the permission {', '.join(PERMISSIONS[Platform.MESSENGER])}",
+        "  → grant it, and set pages[0].access_token to a new token that has it",
+    ]
+
+
+async def test_a_token_that_soon_ends_is_reported() -> None:
+    async with simulator() as server:
+        only = server.pages[0]
+        server.world.access.expire(only.id, 3 * 86_400, datetime.now(UTC))
+        code, lines = await tried(settings(server.base_url, page(only.id, only.token)))
+    assert code is ExitCode.COMPLETE
+    assert lines[0].endswith(f"the token works, until {datetime.now(UTC) + timedelta(days=3):%Y-%m-%d}")
+    assert lines[-1] == "  → set pages[0].access_token to a new token before then"
+
+
+async def test_an_api_without_debug_token_proves_nothing_against_a_token_that_works() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        if request.path.endswith("debug_token"):
+            return web.json_response({"error": {"message": "no such object", "code": 100}}, status=400)
+        return web.json_response({"id": "1", "data": []})
+
+    async with serving(answer) as base_url:
+        code, lines = await tried(settings(base_url, MESSENGER_ONLY))
+    assert code is ExitCode.COMPLETE
+    assert lines[0] == "page 1: the token works; how long, and what it permits, cannot be told"
+
+
+async def test_an_instagram_account_that_is_not_linked_is_found() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"id": "1", "name": "Bakery"})
+
+    async with serving(answer) as base_url:
+        asked_for = PageSettings(id="1", access_token=SecretStr(SECRET), platforms=("instagram",))
+        code, lines = await tried(settings(base_url, asked_for))
+    assert code is ExitCode.CONFIGURATION
+    assert "  instagram: page 1 has no Instagram professional account linked" in lines[1]
 
 
 async def test_calls_are_signed_with_the_app_secret() -> None:
@@ -154,8 +243,8 @@ async def test_a_refused_token_is_reported_with_its_key() -> None:
         pages = (page(first.id, first.token), page(second.id, SECRET))
         code, lines = await tried(settings(server.base_url, *pages))
     assert code is ExitCode.AUTHORIZATION
-    assert "code 190" in lines[1]
-    assert lines[2] == "  → set pages[1].access_token to a new token with the required permissions"
+    assert "code 190" in lines[-2]
+    assert lines[-1] == "  → set pages[1].access_token to a new token with the required permissions"
     assert SECRET not in "\n".join(lines)
 
 
@@ -186,7 +275,11 @@ async def test_the_pages_that_would_be_discovered_are_listed() -> None:
         code, lines = await tried(settings(server.base_url, manager_token=server.world.user_token))
         names = ", ".join(f"{each.id} ({each.name})" for each in server.pages)
     assert code is ExitCode.COMPLETE
-    assert lines == [f"source.discover_pages: source.access_token manages 2 pages: {names}"]
+    assert lines[0] == f"source.discover_pages: source.access_token manages 2 pages: {names}"
+    assert [line for line in lines if line.startswith("page ")] == [
+        f"page {each.id} ({each.name}): the token works, until {in_two_months()}" for each in server.pages
+    ]
+    assert lines.count("  messenger: conversations can be read") == 2
 
 
 async def test_a_manager_without_pages_is_reported() -> None:

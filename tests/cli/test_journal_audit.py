@@ -47,6 +47,7 @@ def test_a_sound_journal_is_counted(database: Path) -> None:
     result = journal(database, "verify")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("The journal is sound: 5 entries, 1 stream, 2 runs, 1 dead letter, checked in ")
+    assert result.stdout.splitlines()[1].startswith("Not covered")
 
 
 def test_a_projection_that_differs_from_its_fold_is_found_and_rebuilt(database: Path) -> None:

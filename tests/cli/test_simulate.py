@@ -62,7 +62,7 @@ def test_the_configuration_that_it_writes_works(tmp_path: Path) -> None:
         config.write_text(text)
         checked = milepost("config", "check", "--online", "-c", "simulated.yaml", directory=tmp_path)
         assert (checked.returncode, checked.stderr) == (0, "")
-        assert checked.stdout.endswith(": the token works\n")
+        assert checked.stdout.endswith("  instagram: conversations can be read\n")
         synced = milepost("sync", "-c", "simulated.yaml", directory=tmp_path)
         assert synced.returncode == 0
         shown = milepost("status", "-c", "simulated.yaml", directory=tmp_path)

@@ -1,6 +1,7 @@
 """The status as people see it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from itertools import takewhile
 
 from kit.builders import (
@@ -21,6 +22,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Mode, Reason, RunEnded, RunStatus, Stage, Tally
 from milepost.core.model import Detail, Platform, Scope, Stream
 from milepost.core.problems import Problem, ProblemKind
+from milepost.reporting.health import DaemonStatus, Issue, IssueKind
 from milepost.reporting.status import OPEN_DEAD_LETTERS, ConditionContext, rate_limits_of
 from milepost.reporting.views import Status, statuses
 
@@ -33,6 +35,48 @@ STORED = events.BatchStored(walking("c1"), Tally(batches=12, inserted=600, conta
 def text(*checkpoints: Checkpoint, at_work: bool = True, configured: Sequence[str] | None = None) -> str:
     around = ConditionContext(at(240), at_work, 240.0, 50, rate_limits_of(checkpoints))
     return rendered(Status(around.now, "milepost.db", at_work, statuses(checkpoints, around, configured, {})))
+
+
+def text_of_daemon(daemon: DaemonStatus, *checkpoints: Checkpoint) -> str:
+    around = ConditionContext(at(240), True, 240.0, 50, rate_limits_of(checkpoints))
+    shown = statuses(checkpoints, around, None, {}, daemon)
+    return rendered(Status(around.now, "milepost.db", True, shown, daemon))
+
+
+def daemon_with(
+    *issues: Issue, queued: Mapping[str, datetime] | None = None, slowed: Mapping[str, str] | None = None
+) -> DaemonStatus:
+    return DaemonStatus(at(240), "1", issues, queued or {}, slowed or {})
+
+
+def test_what_is_wrong_with_the_daemon_comes_first_and_what_to_do() -> None:
+    away = Issue(IssueKind.STORE_AWAY, "the database is unavailable", NOON, "the disk is full", "make room")
+    reload = Issue(IssueKind.RELOAD_REFUSED, "the configuration could not be reloaded", NOON, "found 5")
+    lines = text_of_daemon(daemon_with(away, reload), after(*OPENED, STORED)).splitlines()
+    assert lines[:5] == [
+        "The database is unavailable since 12:00 UTC (4 minutes ago): the disk is full",
+        "  → make room",
+        "The configuration could not be reloaded since 12:00 UTC (4 minutes ago): found 5",
+        "",
+        "stream                       state     open sweep        last saved     last success  next run",
+    ]
+    assert lines[5].startswith("messenger:61590023753730000  retrying  ")
+    assert lines[6] == "  waits for the database, since 12:00 UTC (4 minutes ago)"
+
+
+def test_without_streams_the_reason_is_all_there_is_to_say() -> None:
+    none = Issue(IssueKind.NOTHING_TO_DO, "there is no stream to work on", reason="the configuration lists no page")
+    assert text_of_daemon(daemon_with(none)) == "There is no stream to work on: the configuration lists no page"
+
+
+def test_a_stream_that_waits_for_a_slot_and_one_that_is_slow_say_so() -> None:
+    daemon = daemon_with(queued={IDLE.key: at(180)}, slowed={BUSY.page_id: "calls are 8 seconds apart"})
+    table = text_of_daemon(daemon, Checkpoint(IDLE.key), after(*OPENED, STORED, stream=BUSY))
+    waits, remark = under(table)
+    assert waits.startswith("  waits for a free slot (sync.concurrency limits")
+    assert waits.endswith("since 12:03 UTC (60 seconds ago)")
+    assert remark == "  calls are 8 seconds apart"
+    assert under(table, BUSY) == ["  calls are 8 seconds apart"]
 
 
 def under(table: str, stream: Stream = IDLE) -> list[str]:

@@ -11,7 +11,7 @@ from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.events import Mode, Reason, RunEnded, RunStatus, Stage, Tally
 from milepost.core.model import Scope
-from milepost.core.ports import RunResult
+from milepost.core.ports import Held, RunResult
 from milepost.core.problems import Problem, ProblemKind
 from milepost.reporting.advice import advice_on
 from milepost.reporting.status import OPEN_DEAD_LETTERS, ConditionContext, condition, rate_limits_of
@@ -57,6 +57,23 @@ def test_a_stream_has_a_line_with_its_counts() -> None:
     assert cells(lines[2]) == ["total", "40", "2,000", "0", "50", "0", "3", "0", "12.5"]
     assert "100.0% of batches succeeded" in lines
     assert "written: 1,990 contacts, 9,000 interaction events" in lines
+
+
+def test_a_sync_that_read_nothing_does_not_claim_that_it_succeeded() -> None:
+    untouched = RunResult("messenger:1", None)
+    failed = RunResult("messenger:2", Run("r_3", NOON, status=RunStatus.STOPPED, ended_at=NOON, retries=2))
+    for results in ([], [untouched], [untouched, failed]):
+        said = "\n".join(table(*results))
+        assert "no batch was read" in said
+        assert "%" not in said
+
+
+def test_a_sync_without_streams_says_why_there_are_none() -> None:
+    lines = rendered([], 1.0, {}, NOON, DEAD_TOKEN).splitlines()
+    assert lines[-2] == "source.discover_pages: the pages could not be discovered: it went wrong (code 190)"
+    assert "give source.access_token a new token" in lines[-1]
+    held = rendered([], 1.0, {}, NOON, Held()).splitlines()
+    assert held[-1] == "source.discover_pages: the pages were not discovered: a rate limit forbids the call"
 
 
 def test_columns_are_aligned() -> None:

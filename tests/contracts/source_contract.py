@@ -8,7 +8,7 @@ A subclass is named Test… and has three fixtures, whose sources use the fixtur
 """
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
 from itertools import pairwise
@@ -16,7 +16,8 @@ from itertools import pairwise
 import pytest
 from msgspec import Struct
 
-from milepost.core.model import Batch, Conversation, Detail
+from kit.builders import NOON
+from milepost.core.model import LEAN_MESSAGES, Batch, Conversation, Detail
 from milepost.core.ports import Answered, Fetched, Held, Refused, Request, Source, Usage
 from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
 
@@ -48,8 +49,9 @@ class RecordingGate(Struct):
             self.closed = self.calls_left < 0
         return self.closed
 
-    def refused(self, problem: Problem) -> None:
+    def refused(self, problem: Problem) -> datetime:
         self.refusals.append(problem)
+        return NOON
 
     def used(self, usages: tuple[Usage, ...]) -> None:
         self.usages += usages
@@ -153,6 +155,15 @@ class SourceContract:
 
     async def test_messages_that_are_requested_separately_are_the_same(self, inbox: Inbox) -> None:
         assert await walk(inbox.source, 3, 2, Detail.SEPARATE) == await walk(inbox.source, 3, 2)
+
+    async def test_of_a_lean_conversation_come_the_newest_messages(self, inbox: Inbox) -> None:
+        lean = conversations(await walk(inbox.source, 3, 20, Detail.LEAN))
+        whole = conversations(await walk(inbox.source, 3, 20))
+        for few, all_ in zip(lean, whole, strict=True):
+            assert few.contact == all_.contact
+            assert [each.event_id for each in few.interactions] == [
+                each.event_id for each in all_.interactions[:LEAN_MESSAGES]
+            ]
 
     async def test_without_its_messages_a_conversation_is_the_same(self, inbox: Inbox) -> None:
         assert await walk(inbox.source, 3, 2, Detail.BARE) == await walk(inbox.source, 3)

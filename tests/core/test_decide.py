@@ -26,6 +26,7 @@ from milepost.core.events import (
     BatchStored,
     FetchFailed,
     Mode,
+    Phase,
     Reason,
     RunEnded,
     RunStarted,
@@ -171,12 +172,12 @@ class TestWalk:
         assert events(decision)[-1] == BatchStored(catching_up(), QUIET + NEW, batch=2)
 
     def test_a_walk_resumed_at_its_last_batch_needs_its_catch_up_scan(self) -> None:
-        ended = RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("after 1"))
-        before = given(ended, after=walking_since_noon())
+        position = replace(walking("after 1"), is_after_head=True)
+        before = given(RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, position), after=walking_since_noon())
 
         decision = decision_on(before, fetched(conversation()), context(during=budget("run-2")))
 
-        assert events(decision) == (RunStarted(NOON), BatchStored(catching_up(), NEW, batch=1))
+        assert events(decision) == (RunStarted(NOON, Phase.WALK), BatchStored(catching_up(), NEW, batch=1))
 
 
 class TestCatchUpScan:

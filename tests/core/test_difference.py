@@ -28,6 +28,29 @@ def again(read: Batch, known: Known) -> Difference:
     return difference(STREAM, read, known, LATER)
 
 
+class TestReplacedCharacters:
+    READ = replace(conversation(of=contact(), messages=[message("m_1")]), replaced_characters=3)
+
+    def test_they_are_counted_where_something_is_written(self) -> None:
+        first = difference(STREAM, batch(self.READ, conversation("t_2")), NOTHING, NOON)
+        assert first.tally.replaced_characters == 3
+
+    def test_they_are_not_counted_again_where_nothing_is(self) -> None:
+        assert again(batch(self.READ), stored(batch(self.READ))).tally.replaced_characters == 0
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            conversation(of=contact(), messages=[message("m_2")]),
+            conversation(of=contact(name="Bo"), messages=[message("m_1")]),
+            conversation(of=contact(), messages=[message("m_1")], snippet="new"),
+        ],
+    )
+    def test_they_are_counted_whichever_row_is_new(self, changed: Conversation) -> None:
+        found = again(batch(replace(changed, replaced_characters=2)), stored(batch(self.READ)))
+        assert found.tally.replaced_characters == 2
+
+
 class TestNewConversations:
     def test_a_new_conversation_is_inserted_with_its_contact_and_messages(self) -> None:
         read = conversation("t_1", at(-5), of=contact("c_1", "Ada"), messages=[message("m_1"), message("m_2")])

@@ -169,6 +169,44 @@ class TestBatchShrunk:
         assert after.reduced_request == ReducedRequest(12, Detail.NESTED, NETWORK)
         assert after.retry is None
 
+    def test_batch_shrunk_remembers_the_limit_that_worked_before(self) -> None:
+        good = BatchStored(walking("after 2"), Tally(batches=1, inserted=1))
+        shrunk, smaller = BatchShrunk(12, Detail.NESTED, NETWORK), BatchShrunk(6, Detail.NESTED, NETWORK)
+
+        after = given(*WALKING, shrunk, good, smaller, BatchShrunk(3, Detail.NESTED, NETWORK))
+        assert after.reduced_request == ReducedRequest(3, Detail.NESTED, NETWORK, worked=12)
+
+        failed = given(BatchFailed(Stage.FETCH, 3, NETWORK), after=after)
+        assert failed.reduced_request == ReducedRequest(12, Detail.NESTED, NETWORK)
+
+
+class TestGivenUp:
+    def given_up(self, *events: Event) -> int:
+        return given(*WALKING, BatchShrunk(1, Detail.POSITION, NETWORK, "t_1"), *events).given_up_in_a_row
+
+    STEP = BatchStored(walking("after 2"), Tally(batches=1, dead_lettered=1, unreadable=1))
+    KNOWN = BatchStored(walking("after 2"), Tally(batches=1, unreadable=1))
+    READ = BatchStored(walking("after 3"), Tally(batches=1, inserted=1))
+
+    def test_dead_letters_in_a_row_are_counted(self) -> None:
+        again = BatchShrunk(1, Detail.POSITION, NETWORK, "t_2")
+
+        assert self.given_up(self.STEP) == 1
+        assert self.given_up(self.STEP, again, self.STEP) == 2
+        assert self.given_up(self.STEP, RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT, walking("after 2"))) == 1
+
+    def test_a_thread_whose_dead_letter_is_open_already_is_not_counted(self) -> None:
+        assert self.given_up(self.KNOWN) == 0
+
+    def test_a_thread_that_is_read_begins_another_row(self) -> None:
+        assert self.given_up(self.STEP, self.READ) == 0
+
+    def test_the_end_of_a_walk_begins_another_row(self) -> None:
+        scan = BatchStored(catching_up(), Tally(batches=1, dead_lettered=1, unreadable=1))
+
+        assert self.given_up(scan) == 0
+        assert self.given_up(self.STEP, SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1))) == 0
+
 
 class TestCursorLost:
     def test_cursor_lost_restarts_the_phase_at_its_head_and_keeps_the_cursor(self) -> None:

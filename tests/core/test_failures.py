@@ -384,7 +384,7 @@ class TestCursorLoop:
     def test_a_cursor_loop_that_persists_restarts_the_sweep_at_the_head(self) -> None:
         before = given(FetchFailed(2, self.LOOP, at(1)), after=walking_since_noon())
 
-        assert events(decision_on(before, self.ANSWER, context())) == (CursorLost(self.LOOP),)
+        assert events(decision_on(before, self.ANSWER, context())) == (CursorLost(self.LOOP, is_last=True),)
 
     def test_a_cursor_loop_that_is_met_again_fails_the_run(self) -> None:
         before = then(

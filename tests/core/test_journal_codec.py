@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from kit.builders import NOON, walking
 from kit.event_strategies import BY_TYPE, events
 from milepost.core.errors import JournalDamaged
-from milepost.core.events import TAGS, BatchStored, Event, Mode, RunStarted, SweepStarted, Tally
+from milepost.core.events import TAGS, BatchShrunk, BatchStored, Event, Mode, RunStarted, SweepStarted, Tally
 from milepost.core.journal import Codec, Upcast
+from milepost.core.model import Detail
+from milepost.core.problems import Problem, ProblemKind
 
 STORED = '{"position":{"cursor":"x"},"tally":{"batches":1}}'
 
@@ -31,6 +33,7 @@ class TestTags:
             "dead_letter_closed",
             "dead_letter_opened",
             "fetch_failed",
+            "fields_left_out",
             "own_id_checked",
             "rate_limited",
             "redrive_failed",
@@ -70,6 +73,13 @@ class TestEncoding:
 
     def test_encoding_leaves_defaults_out(self) -> None:
         assert Codec().encode(BatchStored(walking("x"), Tally(batches=1))) == ("batch_stored", STORED)
+
+    def test_entries_older_than_suspects_are_decoded(self) -> None:
+        problem = Problem(ProblemKind.API, "an unknown error", code=1)
+        shrunk = '{"limit":5,"detail":"nested","problem":{"kind":"api","message":"an unknown error","code":1}}'
+
+        assert Codec().decode("batch_shrunk", shrunk) == BatchShrunk(5, Detail.NESTED, problem)
+        assert Codec().encode(BatchShrunk(5, Detail.NESTED, problem)) == ("batch_shrunk", shrunk)
 
     def test_an_entry_older_than_batch_numbers_is_decoded(self) -> None:
         assert Codec().decode("batch_stored", STORED) == BatchStored(walking("x"), Tally(batches=1), batch=0)

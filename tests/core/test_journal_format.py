@@ -1,8 +1,8 @@
 """A journal in its first format, and what it means. The files are history: add to them, never change them.
 
 The first 22 entries are from a Milepost without remedies, the first 42 from one without commands, the first 52 from one
-that could not remove streams, the first 53 from one that did not number batches, and the first 58 from one that did not
-check which participant is us.
+that could not remove streams, the first 53 from one that did not number batches, the first 58 from one that did not
+check which participant is us, and the first 61 from one that left no fields out.
 """
 
 from datetime import datetime

@@ -36,6 +36,8 @@ def odd_inside(count: int) -> Items:
         pytest.param(odd(1), Tally(batches=11, unreadable=11), id="the twelfth batch of one"),
         pytest.param([*odd(45), *odd(5, "id is missing")], Tally(), id="nearly all for the same reason"),
         pytest.param(odd(50), Tally(batches=1, unchanged=2), id="nearly all of a sweep"),
+        pytest.param(odd(50), Tally(batches=20, unchanged=1000), id="a form that changes in the middle of an inbox"),
+        pytest.param(odd(10), Tally(batches=104, unchanged=1000, unreadable=40), id="likewise, in small batches"),
     ],
 )
 def test_what_nearly_all_rows_have_in_common_is_a_problem_of_the_answer(items: Items, before: Tally) -> None:
@@ -56,7 +58,8 @@ def test_what_nearly_all_rows_have_in_common_is_a_problem_of_the_answer(items: I
         pytest.param([*good(47), *odd(3)], Tally(), id="three odd rows among many"),
         pytest.param([*good(25), *odd(25)], Tally(), id="half of a batch"),
         pytest.param([*good(20), *odd_inside(3)], Tally(), id="the messages of three"),
-        pytest.param(odd(50), Tally(batches=20, unchanged=1000), id="the end of a good inbox"),
+        pytest.param(odd(20), Tally(batches=20, unchanged=1000), id="the end of a good inbox"),
+        pytest.param(odd(1), Tally(batches=1000, unchanged=900, unreadable=99), id="one in ten, batch by batch"),
         pytest.param([unreadable(f"t_{n}", f"reason {n}") for n in range(50)], Tally(), id="each for its own reason"),
     ],
 )

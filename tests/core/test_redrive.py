@@ -45,7 +45,7 @@ from milepost.core.redrive import discard, redrive, to_reread
 from milepost.core.retry import redrive_seconds
 
 BEFORE = given(DeadLetterOpened("d_1", Stage.FETCH, "t_1", "bad"), after=walking_since_noon())
-READ = conversation("t_1", at(-5), of=contact("c_1"), messages=[message("m_1")])
+READ = conversation("t_1", at(-5), of=contact("c_1"), messages=[message("m_1")], snippet="hi")
 NEVER = None
 
 
@@ -256,6 +256,26 @@ class TestKeptRows:
         decided = redriven(dead_letter, refused_rows=(RefusedRow(Table.CONVERSATIONS, "t_1", "still too long"),))
 
         assert decided == Record((RedriveFailed("d_1", 1, "still too long", at(1800)),))
+
+    @pytest.mark.parametrize("dead_letter", [ROW, PERSON, CHUNK])
+    def test_a_kept_row_is_written_without_the_characters_that_no_database_takes(
+        self, dead_letter: DueDeadLetter
+    ) -> None:
+        """Earlier versions kept them, and PostgreSQL refused the row for ever."""
+        payload = dead_letter.payload or ""
+        for text in ('"Ada"', '"hello"', '"hi"'):
+            payload = payload.replace(text, r'"\u0000a\u0000"')
+        assert "u0000" in payload
+
+        decided = redriven(replace(dead_letter, payload=payload))
+
+        (closed,) = decided.events
+        assert isinstance(closed, DeadLetterClosed)
+        assert closed.tally.replaced_characters == 2
+        written = decided.changes
+        texts = [each.name for each in written.contacts]
+        texts += [each.snippet for each in written.conversations] + [each.text for each in written.interaction_events]
+        assert texts == ["\ufffda\ufffd"]
 
     @pytest.mark.parametrize("dead_letter", [ROW, CHUNK])
     def test_a_kept_row_of_a_forgotten_person_is_not_written(self, dead_letter: DueDeadLetter) -> None:

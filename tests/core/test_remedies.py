@@ -39,10 +39,10 @@ def remedy(what: Problem, *, has_cursor: bool = True) -> Remedy:
 # What is known of the API's errors: the response, its remedy, and what follows that.
 FACTS = [
     # --- it may pass ---
-    (Answer(1), RETRY, SHRINK),
-    (Answer(1, http_status=500), RETRY, SHRINK),
-    (Answer(1, message=LOCALISED, http_status=500), RETRY, SHRINK),
-    (Answer(1, is_transient=True), RETRY, SHRINK),
+    (Answer(1), RETRY, RETRY),
+    (Answer(1, http_status=500), RETRY, RETRY),
+    (Answer(1, message=LOCALISED, http_status=500), RETRY, RETRY),
+    (Answer(1, is_transient=True), RETRY, RETRY),
     (Answer(2), RETRY, RETRY),
     (Answer(2, http_status=500, is_transient=True), RETRY, RETRY),
     (Answer(9_999, is_transient=True), RETRY, RETRY),

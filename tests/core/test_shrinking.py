@@ -33,6 +33,7 @@ from milepost.core.events import (
 )
 from milepost.core.model import Detail
 from milepost.core.plan import GROW_AFTER, Fetch, Policy, Size, plan, size_now, smaller, whole
+from milepost.core.ports import ListCheck, Refused
 from milepost.core.problems import Problem, ProblemKind
 
 POLICY = Policy(batch_size=50)
@@ -41,9 +42,11 @@ LADDER = [
     WHOLE,
     *(Size(limit, Detail.NESTED) for limit in (25, 12, 6, 3, 1)),
     Size(1, Detail.SEPARATE),
+    Size(1, Detail.LEAN),
     Size(1, Detail.BARE),
     Size(1, Detail.POSITION),
 ]
+HARMLESS = [size for size in LADDER if not size.detail.leaves_out]
 OVERSIZE = Problem(ProblemKind.OVERSIZE, "more than 32 MB")
 
 
@@ -77,7 +80,7 @@ class TestSmallerRequests:
     @pytest.mark.parametrize("problem", [TOO_HEAVY, OVERSIZE])
     def test_a_batch_that_is_too_large_is_shrunk_without_a_delay(self, problem: Problem) -> None:
         checkpoint = walking_since_noon()
-        for size in LADDER[1:]:
+        for size in HARMLESS[1:]:
             assert events(decision_on(checkpoint, refused(problem), context())) == (
                 BatchShrunk(size.limit, size.detail, problem),
             )
@@ -88,27 +91,31 @@ class TestSmallerRequests:
             assert (action.request.limit, action.request.detail) == (size.limit, size.detail)
             assert action.request.cursor == "after 1"
 
-    def test_a_transient_problem_shrinks_the_batch_only_after_the_retries(self) -> None:
-        tried = then(walking_since_noon(), refused(UNKNOWN), refused(UNKNOWN))
+    @pytest.mark.parametrize("problem", [UNKNOWN, NETWORK, Problem(ProblemKind.API, "no permission", code=10)])
+    def test_any_other_refusal_shrinks_the_batch_only_after_the_retries(self, problem: Problem) -> None:
+        about_content = Refused(problem, 0.1, check=ListCheck(first="t_1"))
+        tried = then(walking_since_noon(), about_content, about_content)
         assert tried.reduced_request is None
         assert tried.retry is not None
 
-        shrunk = then(tried, refused(UNKNOWN))
+        shrunk = then(tried, about_content)
 
         assert size_now(shrunk, POLICY) == LADDER[1]
         assert shrunk.retry is None
-        assert size_now(then(shrunk, refused(UNKNOWN)), POLICY) == LADDER[2], "the search is under way"
+        assert size_now(then(shrunk, about_content), POLICY) == LADDER[2], "the search is under way"
 
-    def test_shrinking_ends_in_a_failure_if_not_even_positions_can_be_read(self) -> None:
-        decided = events(decision_on(shrunk_to(1, Detail.POSITION), refused(TOO_HEAVY), context()))
+    def test_another_problem_is_retried_before_the_batch_is_shrunk_further(self) -> None:
+        """What fails now and then must not make batches smaller and smaller."""
+        decided = events(decision_on(shrunk_to(6), Refused(NETWORK, 0.1, check=ListCheck(first="t_1")), context()))
 
-        assert [type(event) for event in decided] == [BatchFailed, RunEnded]
+        assert [type(event) for event in decided] == [FetchFailed]
 
-    def test_shrinking_ends_in_retries_if_the_problem_may_pass(self) -> None:
+    @pytest.mark.parametrize("problem", [UNKNOWN, TOO_HEAVY])
+    def test_shrinking_ends_in_retries_if_not_even_positions_can_be_read(self, problem: Problem) -> None:
         bottom = shrunk_to(1, Detail.POSITION)
 
-        (first,) = events(decision_on(bottom, refused(UNKNOWN), context()))
-        last = events(decision_on(then(bottom, refused(UNKNOWN), refused(UNKNOWN)), refused(UNKNOWN), context()))
+        (first,) = events(decision_on(bottom, refused(problem), context()))
+        last = events(decision_on(then(bottom, refused(problem), refused(problem)), refused(problem), context()))
 
         assert isinstance(first, FetchFailed)
         assert [type(event) for event in last] == [BatchFailed, RunEnded]
@@ -134,7 +141,14 @@ class TestSmallerRequests:
 class TestFailedRun:
     """While shrinking, an outage looks like a poison thread: the next run has to search again."""
 
-    def test_a_failed_run_resets_the_reduced_request(self) -> None:
+    def test_a_failed_run_resets_the_reduced_request_to_what_worked(self) -> None:
+        searching = then(stored(shrunk_to(6), 1), refused(TOO_HEAVY), refused(TOO_HEAVY))
+        assert size_now(searching, POLICY).limit == 1
+
+        assert size_now(then(searching, *[refused(NETWORK)] * 3), POLICY) == Size(6, Detail.NESTED)
+        assert size_now(then(stored(shrunk_to(6), 1), *[refused(NETWORK)] * 3), POLICY) == Size(6, Detail.NESTED)
+
+    def test_a_failed_run_resets_the_reduced_request_if_nothing_worked(self) -> None:
         down = then(shrunk_to(1, Detail.POSITION), *[refused(UNKNOWN)] * 3)
 
         assert down.run is not None
@@ -179,9 +193,12 @@ class TestGrowth:
         assert size_now(stored(separate, 2 * GROW_AFTER), POLICY) == Size(2, Detail.NESTED)
 
     @pytest.mark.parametrize("read", [stored, skipped])
-    def test_messages_are_left_out_for_one_batch_only(self, read: Callable[[Checkpoint, int], Checkpoint]) -> None:
-        assert size_now(read(shrunk_to(1, Detail.BARE), 1), POLICY) == Size(1, Detail.SEPARATE)
-        assert size_now(stored(shrunk_to(1, Detail.BARE), 1 + GROW_AFTER), POLICY) == Size(1, Detail.NESTED)
+    @pytest.mark.parametrize("detail", [Detail.LEAN, Detail.BARE])
+    def test_messages_are_left_out_for_one_batch_only(
+        self, detail: Detail, read: Callable[[Checkpoint, int], Checkpoint]
+    ) -> None:
+        assert size_now(read(shrunk_to(1, detail), 1), POLICY) == Size(1, Detail.SEPARATE)
+        assert size_now(stored(shrunk_to(1, detail), 1 + GROW_AFTER), POLICY) == Size(1, Detail.NESTED)
 
     def test_the_size_is_whole_again_after_stepping_over_the_faulty_thread(self) -> None:
         assert size_now(stored(shrunk_to(1, Detail.POSITION), 1), POLICY) == WHOLE
@@ -190,6 +207,25 @@ class TestGrowth:
         grown = stored(shrunk_to(6), GROW_AFTER)
 
         assert size_now(then(grown, refused(TOO_HEAVY)), POLICY) == Size(6, Detail.NESTED)
+
+    def test_growth_that_fails_each_time_is_tried_later_and_later(self) -> None:
+        """It may cost a timeout of half a minute each time."""
+        small = shrunk_to(6)
+        waits: list[int] = []
+        for _ in range(7):
+            batches = next(n for n in range(1, 500) if size_now(stored(small, n), POLICY).limit > 6)
+            waits.append(batches)
+            small = then(stored(small, batches), refused(TOO_HEAVY))
+            assert size_now(small, POLICY) == Size(6, Detail.NESTED)
+
+        assert waits == [GROW_AFTER * times for times in (1, 2, 4, 8, 16, 16, 16)]
+
+    def test_growth_that_succeeds_once_is_as_quick_as_ever_from_there(self) -> None:
+        small = then(stored(shrunk_to(6), GROW_AFTER), refused(TOO_HEAVY))
+        larger = then(stored(small, 3 * 2 * GROW_AFTER), refused(TOO_HEAVY))
+
+        assert size_now(larger, POLICY) == Size(24, Detail.NESTED)
+        assert size_now(stored(larger, GROW_AFTER), POLICY) == Size(48, Detail.NESTED)
 
     def test_growth_never_exceeds_the_batch_size(self) -> None:
         assert size_now(stored(shrunk_to(25), 200), POLICY) == whole(POLICY)
@@ -214,7 +250,8 @@ class TestPoisonThread:
             chosen = self.THREADS[start : start + request.limit]
             is_spoilt = any(each.conversation_id == f"t_{self.POISON}" for each in chosen)
             if is_spoilt and request.detail is not Detail.POSITION:
-                checkpoint = then(checkpoint, refused(UNKNOWN), during=around)
+                check = ListCheck(first=chosen[0].conversation_id) if request.checks_list else None
+                checkpoint = then(checkpoint, Refused(UNKNOWN, 0.1, check=check), during=around)
                 continue
             end = start + len(chosen)
             answer = fetched(*chosen, next_cursor=str(end) if end < len(self.THREADS) else None)

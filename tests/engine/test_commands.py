@@ -55,7 +55,7 @@ async def test_a_pause_ends_the_run_after_the_current_batch_with_its_position_sa
         calls = len(inbox.asked)
         await one.ask(STREAM, ResumeStream(ADA))
         await asyncio.sleep(100)
-        assert inbox.cursors[calls] == checkpoint.sweep.position.cursor
+        assert inbox.cursors[calls : calls + 2] == [None, checkpoint.sweep.position.cursor], "the head comes first"
     assert len(store.conversations) == 50
 
 

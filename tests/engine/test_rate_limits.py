@@ -226,14 +226,14 @@ async def test_a_limit_met_ahead_is_recorded_before_any_wait(named_seconds: floa
     (result,) = await Supervisor(parts, {OTHER: inbox}, Schedule()).sync([OTHER])
     checkpoint = await store.load(OTHER.key)
     (limited,) = [row.event for row in store.entries(OTHER.key) if isinstance(row.event, RateLimited)]
-    assert limited.until == at(1 + named_seconds), "from when it was met, not from when it was settled"
+    assert limited.until == at(named_seconds), "from when it was met, not from when it was settled"
     assert result.run is not None
     if named_seconds == HOUR:
         assert checkpoint.rate_limit is not None
         assert result.run.reason is Reason.RATE_LIMIT
     else:
         assert result.run.status is RunStatus.COMPLETE
-        assert inbox.called_at[2] == pytest.approx(1 + named_seconds)
+        assert inbox.called_at[2] == pytest.approx(named_seconds)
 
 
 async def test_a_refusal_before_a_stop_is_on_record_when_the_process_ends() -> None:
@@ -254,6 +254,27 @@ async def test_a_refusal_before_a_stop_is_on_record_when_the_process_ends() -> N
     assert checkpoint.rate_limit is not None
     assert checkpoint.run is not None
     assert checkpoint.run.reason is Reason.SHUTDOWN
+
+
+async def test_a_limit_is_dated_by_its_response_however_late_it_is_decided() -> None:
+    """The entry and what every other stream goes by agree, also where the database keeps a refusal waiting."""
+
+    class Busy(MemoryStore):
+        async def known(self, keys: Keys) -> Known:
+            await asyncio.sleep(30)
+            return await super().known(keys)
+
+    store = Busy()
+    parts = engine(store, policy=POLICY)
+
+    async def before(asked: Request | str) -> Outcome | None:
+        return refused(replace(PAGE_LIMIT, wait_seconds=100.0)) if cursor_of(asked) == "1" else None
+
+    inbox = gated(parts, OTHER, before)
+    await Supervisor(parts, {OTHER: inbox}, Schedule(max_run_seconds=70)).sync([OTHER])
+    checkpoint = await store.load(OTHER.key)
+    assert checkpoint.rate_limit is not None
+    assert checkpoint.rate_limit.until == at(inbox.called_at[1] + 100)
 
 
 async def test_a_held_call_is_made_only_after_the_limit() -> None:

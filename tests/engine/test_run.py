@@ -11,9 +11,10 @@ from kit.engine_doubles import FlakyStore, Inbox, cursor_of, engine, find_open_d
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.commands import RecordTokenHealth
 from milepost.core.errors import RowsRejected, StoreAway, VersionConflict
 from milepost.core.events import Reason, RunStatus, Stage, StoreReturned
-from milepost.core.model import Detail, RefusedRow, Table
+from milepost.core.model import Detail, RefusedRow, Table, TokenHealth
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.core.problems import Problem, ProblemKind
@@ -80,13 +81,13 @@ async def test_a_refused_batch_is_retried_after_a_jittered_wait() -> None:
 
 async def test_a_run_fails_when_its_retries_are_used_up_and_the_next_continues_at_the_same_batch() -> None:
     store = MemoryStore()
-    failed = await finished(fails_at("2", 3, refused()), store)
+    failed = await finished(fails_at("2", 4, refused()), store)  # three attempts, and the look at the list
     assert failed.run is not None
     assert (failed.run.status, failed.run.reason) == (RunStatus.FAILED, Reason.RETRIES_EXHAUSTED)
     assert failed.run.failed_batches == 1
     again = Inbox(5)
     await finished(again, store, within=budget("r_2"))
-    assert again.cursors[0] == "2"
+    assert again.cursors[:2] == [None, "2"], "the head, and then the batch that failed"
     assert len(store.conversations) == 5
 
 
@@ -132,7 +133,7 @@ async def test_the_batch_limit_ends_the_run_and_the_next_goes_on_from_there() ->
     assert inbox.cursors == [None, "1"], "nothing is fetched ahead beyond the limit"
     again = Inbox(5)
     await finished(again, store, within=budget("r_2"))
-    assert again.cursors == ["2", "3", "4", None]
+    assert again.cursors == [None, "2", "3", "4", None], "what is new comes first"
 
 
 async def test_the_time_limit_ends_the_run_with_its_position_saved() -> None:
@@ -313,6 +314,66 @@ async def test_a_thread_that_fails_alone_is_stepped_over_and_becomes_a_dead_lett
     assert set(store.conversations) == {"t_0", "t_1", "t_3", "t_4"}
     assert checkpoint.run is not None
     assert checkpoint.run.status is RunStatus.COMPLETE_WITH_ERRORS
+
+
+def positions(inbox: Inbox) -> int:
+    """Return how often somebody looked whether the list can be read."""
+    return sum(isinstance(asked, Request) and asked.detail is Detail.POSITION for asked in inbox.asked)
+
+
+async def test_a_missing_permission_is_of_the_thread_if_the_list_can_be_read() -> None:
+    async def forbidden(asked: Request | str) -> Outcome | None:
+        is_read = isinstance(asked, Request) and asked.cursor == "2" and asked.detail is not Detail.POSITION
+        return refused(problem(10, http_status=403)) if is_read else None
+
+    store, inbox = MemoryStore(), Inbox(5, before=forbidden)
+    checkpoint = await ran(engine(store, policy=Policy(batch_size=4)), inbox, budget())
+    assert [dead_letter.subject for dead_letter in find_open_dead_letters(store)] == ["t_2"]
+    assert checkpoint.run is not None
+    assert checkpoint.run.status is RunStatus.COMPLETE_WITH_ERRORS
+
+
+async def test_a_missing_permission_is_of_the_stream_if_the_list_cannot_be_read_either() -> None:
+    store, inbox = MemoryStore(), fails_at("2", 100, refused(problem(10, http_status=403)))
+    checkpoint = await finished(inbox, store)
+    assert checkpoint.run is not None
+    assert (checkpoint.run.status, checkpoint.run.reason) == (RunStatus.STOPPED, Reason.AUTHORIZATION)
+    assert positions(inbox) == 1
+    assert find_open_dead_letters(store) == []
+
+
+async def test_nobody_looks_at_the_list_before_the_last_attempt() -> None:
+    inbox = fails_at("2", 2, refused())
+    await finished(inbox, MemoryStore())
+    assert positions(inbox) == 0
+
+
+@pytest.mark.parametrize("what", ["a stop", "a removal", "a command"])
+async def test_whatever_comes_up_comes_before_the_look_at_the_list(what: str) -> None:
+    stop, mailbox = Stop(), Mailbox()
+
+    async def before(asked: Request | str) -> Outcome | None:
+        if cursor_of(asked) != "2":
+            return None
+        match what:
+            case "a stop":
+                stop.request()
+            case "a removal":
+                mailbox.dismiss()
+            case _ if mailbox.interrupt.is_set or len(inbox.asked) > 4:
+                return None
+            case _:
+                mailbox.ask(RecordTokenHealth(TokenHealth(is_valid=True)))
+        return refused(problem(10))
+
+    store, inbox = MemoryStore(), Inbox(5, before=before)
+    parts = engine(store, stop=stop, policy=POLICY)
+    async with parts.slots.hold(STREAM):
+        checkpoint = await run_stream(parts, STREAM, inbox, budget(), mailbox)
+    assert positions(inbox) == 0
+    assert checkpoint.run is not None
+    assert checkpoint.run.status is (RunStatus.COMPLETE if what == "a command" else RunStatus.PAUSED)
+    assert "fetch_failed" not in types(store, STREAM), "the refusal is dropped, and the request made again"
 
 
 async def test_a_row_that_the_store_refuses_becomes_a_dead_letter_and_the_others_are_stored() -> None:

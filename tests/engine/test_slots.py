@@ -61,6 +61,52 @@ async def test_a_slot_counts_from_when_it_was_last_acquired() -> None:
     assert slots.held_seconds() == {}
 
 
+async def test_a_stream_that_waits_for_a_slot_is_known_with_for_how_long() -> None:
+    waited = list[float]()
+    slots = Slots(1, waited.append)
+
+    async def wait_inside() -> None:
+        async with slots.hold(ONE):
+            await asyncio.sleep(10)
+            async with slots.released(ONE):
+                await asyncio.sleep(1)
+
+    async def work() -> None:
+        async with slots.hold(TWO):
+            await asyncio.sleep(20)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(wait_inside())
+        tasks.create_task(work())
+        await asyncio.sleep(4)
+        assert slots.waiting_seconds() == {TWO: 4}
+        await asyncio.sleep(16)
+        assert slots.waiting_seconds() == {ONE: 9}, "the other one has the slot that it released, from 10 on"
+    assert slots.waiting_seconds() == {}
+    assert waited == [0, 10, 19]
+
+
+async def test_a_stream_that_gives_up_waiting_waits_no_longer() -> None:
+    slots = Slots(1)
+    async with slots.hold(ONE):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5), slots.hold(TWO):
+                pass
+        assert slots.waiting_seconds() == {}
+
+
+async def test_a_stream_that_is_due_elsewhere_waits_from_when_it_was_due() -> None:
+    waited = list[float]()
+    slots = Slots(1, waited.append)
+    slots.note_due([ONE, TWO])
+    await asyncio.sleep(3)
+    slots.note_due([ONE])
+    assert slots.waiting_seconds() == {ONE: 3}
+    async with slots.hold(ONE):
+        assert slots.waiting_seconds() == {}
+    assert waited == [3]
+
+
 async def test_a_slot_is_free_again_however_its_block_ended() -> None:
     slots = Slots(1)
 

@@ -182,7 +182,7 @@ async def test_an_unavailable_store_ends_the_run_and_the_next_continues_from_wha
     inbox = Inbox(BATCHES)
     await ran(engine(store), inbox, budget("run-2", deadline_at=at(100_000)))
 
-    assert inbox.cursors == (["2", None] if is_stored else ["1", "2", None])
+    assert inbox.cursors == ([None, "2", None] if is_stored else [None, "1", "2", None])
     assert types(store, STREAM).count("batch_stored") == BATCHES
     assert types(store, STREAM).count("sweep_completed") == 1
     assert set(store.conversations) == {"t_0", "t_1", "t_2"}
@@ -205,7 +205,7 @@ async def test_a_stop_does_not_wait_for_the_store_and_the_next_run_continues_fro
     inbox = Inbox(BATCHES)
     checkpoint = await ran(engine(store), inbox, budget("run-2"))
 
-    assert inbox.cursors == (["2", None] if is_stored else ["1", "2", None])
+    assert inbox.cursors == ([None, "2", None] if is_stored else [None, "1", "2", None])
     assert checkpoint.run is not None
     assert checkpoint.run.status is RunStatus.COMPLETE
     assert types(store, STREAM).count("batch_stored") == BATCHES

@@ -3,8 +3,6 @@
 import asyncio
 import gzip
 import hmac
-import ssl
-import subprocess
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -13,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
 from kit.debian import needs
 from kit.graph_answers import TOKEN
 from kit.loopback import nowhere, sending, serving
+from kit.tls import certified, serving_tls
 from milepost.core.ports import Refused
 from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
 from milepost.facebook.client import GraphClient, GraphResponse
@@ -438,27 +436,15 @@ class TestOversize:
 
 @needs("openssl")
 async def test_an_untrusted_certificate_is_refused(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    await asyncio.to_thread(
-        subprocess.run, [*make, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True
-    )
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
+    context, _ = await asyncio.to_thread(certified, tmp_path, "127.0.0.1")
     seen: list[web.BaseRequest] = []
 
     async def respond(request: web.Request) -> web.Response:
         seen.append(request)
         return web.Response()
 
-    application = web.Application()
-    application.router.add_get("/{path:.*}", respond)
-    server = TestServer(application, scheme="https", host="127.0.0.1")
-    await server.start_server(ssl=context)
-    try:
-        problem = await problem_at(str(server.make_url("/")))
-    finally:
-        await server.close()
+    async with serving_tls(respond, context, "127.0.0.1") as base_url:
+        problem = await problem_at(base_url)
     assert problem.kind is ProblemKind.NETWORK
     assert "certificate" in problem.message
     assert seen == []

@@ -25,7 +25,7 @@ from kit.graph_answers import (
 )
 from milepost.core.model import Batch, Contact, Conversation, Direction, Interaction
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.decoding import Mailbox, decode
+from milepost.facebook.decoding import Asked, Mailbox, decode, decode_thread
 from milepost.facebook.own_id import OwnIds
 from milepost.facebook.threads import MAX_PAYLOAD_CHARACTERS
 
@@ -141,7 +141,7 @@ class TestMessages:
     def test_an_empty_text_is_none(self, text: str | None) -> None:
         assert one_message(message=text, sticker="https://scontent.xx.fbcdn.net/s.png").text is None
 
-    @pytest.mark.parametrize("text", ["👍🏼", "שלום", "e\u0301", "a\x00b", "可以帮我个忙吗", "\u2028"])
+    @pytest.mark.parametrize("text", ["👍🏼", "שלום", "e\u0301", "可以帮我个忙吗", "\u2028"])
     def test_any_unicode_comes_through(self, text: str) -> None:
         assert one_message(message=text).text == text
 
@@ -339,6 +339,62 @@ class TestLeniency:
         assert slowly.next_cursor == "after-cursor"
 
 
+class TestCharactersThatNoDatabaseTakes:
+    """NUL, which PostgreSQL refuses, and halves of surrogate pairs, which are no UTF-8."""
+
+    @pytest.mark.parametrize(
+        ("escaped", "stored"),
+        [
+            (r"\u0000", "\ufffd"),
+            (r"a\u0000b", "a\ufffdb"),
+            (r"\\\u0000", "\\\ufffd"),
+            (r"\ud83d", "\ufffd"),
+            (r"\u0000\uDE00", "\ufffd\ufffd"),
+        ],
+    )
+    def test_they_are_replaced_in_every_text_and_counted(self, escaped: str, stored: str) -> None:
+        sent = message(
+            message="MARK",
+            attachments=listed({"id": "1", "name": "MARK", "mime_type": "MARK"}),
+            shares=listed({"id": "2", "name": "MARK", "link": "MARK"}),
+        )
+        people = {"data": [person(name="MARK") | {"username": "MARK"}, PAGE]}
+        item = thread("t_1", sent, snippet="MARK", link="MARK", participants=people)
+        batch = read(encoded(listed(item, GOOD, next_url=NEXT_URL)).replace(b"MARK", escaped.encode()))
+
+        found, untouched = batch.conversations
+        (event,) = found.interactions
+        assert found.contact == Contact("26508222372100001", stored, stored)
+        assert (found.snippet, found.link, event.text) == (stored, stored, stored)
+        kept = json.loads(event.attachments or "")
+        assert [kept[0]["name"], kept[0]["mime_type"], kept[1]["name"], kept[1]["link"]] == [stored] * 4
+        assert found.replaced_characters == 9 * stored.count("\ufffd")
+        assert (untouched, batch.next_cursor) == (one(GOOD), "after-cursor")
+
+    def test_control_characters_that_should_have_been_escaped_cost_nothing(self) -> None:
+        body = encoded(listed(thread("t_1", message(message="MARK")), GOOD)).replace(b"MARK", b"one\ntwo\x01\0")
+        first, second = read(body).conversations
+        assert (first.interactions[0].text, first.replaced_characters) == ("one\ntwo\x01\ufffd", 1)
+        assert second == one(GOOD)
+
+    def test_a_text_about_such_a_character_is_left_alone(self) -> None:
+        event = one_message(message=r"type \u0000 or \ud83d")
+        assert event.text == r"type \u0000 or \ud83d"
+
+    def test_what_is_nothing_but_such_a_character_is_still_a_message(self) -> None:
+        event = one_message(message="\0")
+        assert (event.kind, event.text) == ("message", "\ufffd")
+
+    def test_they_are_replaced_in_the_payload_of_a_dead_letter(self) -> None:
+        (item,) = read(encoded(listed(thread("t_1", snippet="a\0b", updated_time=None, **{"k\0": 1})))).unreadable
+        assert (json.loads(item.payload)["snippet"], json.loads(item.payload)["k\ufffd"]) == ("a\ufffdb", 1)
+
+    def test_an_answer_nested_as_deeply_as_can_be_parsed_is_mended(self) -> None:
+        deep = b'{"a":' * 400 + rb'"\u0000"' + b"}" * 400
+        body = encoded(listed(thread("t_1", odd="DEEP"))).replace(b'"DEEP"', deep)
+        assert read(body).conversations[0].replaced_characters == 1
+
+
 class TestOtherForms:
     """What says the same in another form is read."""
 
@@ -512,7 +568,6 @@ class TestNoBatch:
             b'{"data":[{"id":"t_1","upda',
             b'{"data":[NaN]}',
             b'{"data":[Infinity]}',
-            b'{"data":[' + b"9" * 5000 + b"]}",
             b"[" * 100_000,
             b'{"data":' * 100_000,
             b'{"data":[{"id":"t_1","updated_time":"2026-06-26T01:13:24+0000","x":' + b"[" * 5000 + b"]" * 5000 + b"}]}",
@@ -528,6 +583,112 @@ class TestNoBatch:
     def test_an_item_nested_to_any_depth_raises_nothing(self, depth: int) -> None:
         body = b'{"data":[{"id":"t_1","updated_time":"","x":' + b"[" * depth + b"]" * depth + b"}]}"
         assert isinstance(decode(body, 200, MAILBOX), Batch | Problem)
+
+
+class TestMoreThanWasAskedFor:
+    """Refused as oversize, so that less is asked for; the grace is wide, because a little more does no harm."""
+
+    @pytest.mark.parametrize("item", [GOOD, {}, 7], ids=["good", "empty", "number"])
+    def test_far_more_conversations_are_refused(self, item: object) -> None:
+        problem = decode(encoded(listed(*[item] * 303)), 200, MAILBOX, Asked(50, 20))
+        assert isinstance(problem, Problem)
+        assert problem.kind is ProblemKind.OVERSIZE
+        assert problem.message.startswith("the response has 303 ")
+        assert problem.message.endswith(", and 50 were asked for")
+
+    @pytest.mark.parametrize("bad", [[], [{"id": "t_bad"}]], ids=["read as a whole", "read item by item"])
+    def test_far_more_messages_of_a_conversation_are_refused(self, bad: list[Json]) -> None:
+        long = thread("t_long", *(message(f"m_{number}") for number in range(241)))
+        problem = decode(encoded(listed(GOOD, long, *bad)), 200, MAILBOX, Asked(50, 20))
+        assert isinstance(problem, Problem)
+        assert problem.kind is ProblemKind.OVERSIZE
+        assert problem.message == "the response has 241 messages of a conversation, and 20 were asked for"
+
+    def test_far_more_messages_in_all_are_refused_although_no_conversation_has_many(self) -> None:
+        messages = [message(f"m_{number}") for number in range(220)]
+        items = [thread(f"t_{number}", *messages) for number in range(60)]
+        problem = decode(encoded(listed(*items)), 200, MAILBOX, Asked(50, 20))
+        assert isinstance(problem, Problem)
+        assert problem.message == "the response has 13,200 messages, and 1,000 were asked for"
+
+    def test_far_more_messages_of_a_conversation_that_is_read_alone_are_refused(self) -> None:
+        long = thread("t_long", *(message(f"m_{number}") for number in range(241)))
+        problem = decode_thread(encoded(long), 200, MAILBOX.own_ids)
+        assert isinstance(problem, Problem)
+        assert problem.kind is ProblemKind.OVERSIZE
+
+    @pytest.mark.parametrize("bad", [[], [{"id": "t_bad"}]], ids=["read as a whole", "read item by item"])
+    def test_a_few_more_are_read(self, bad: list[Json]) -> None:
+        items = [thread(f"t_{number}") for number in range(200)]
+        batch = decode(encoded(listed(*items, *bad)), 200, MAILBOX, Asked(1, 20))
+        assert isinstance(batch, Batch)
+        assert len(batch.conversations) == 200
+
+    def test_a_large_answer_that_was_asked_for_is_read(self) -> None:
+        text = "a, b, c, " * 220
+        messages = [message(f"m_{number}", message=text) for number in range(20)]
+        items = [thread(f"t_{number}", *messages) for number in range(200)]
+        batch = decode(encoded(listed(*items)), 200, MAILBOX, Asked(200, 20))
+        assert isinstance(batch, Batch)
+        assert sum(len(each.interactions) for each in batch.conversations) == 4_000
+
+
+class TestExtremes:
+    @pytest.mark.parametrize(
+        "digits", ["9" * 5_000, "-" + "9" * 100_000, "9" * 30, "1e999", "-1e99999", "1" * 400 + ".5"]
+    )
+    def test_a_huge_number_costs_only_its_field(self, digits: str) -> None:
+        body = encoded(listed(thread("t_1", message_count=1), GOOD)).replace(
+            b'"message_count": 1,', f'"message_count": {digits},'.encode()
+        )
+        first, second = read(body).conversations
+        assert (first.conversation_id, first.message_count) == ("t_1", None)
+        assert second.message_count == 93
+
+    @pytest.mark.parametrize("number", ["9" * 5_000, "1e999", "-1e999"])
+    def test_a_huge_number_in_an_unreadable_item_stays_in_its_payload(self, number: str) -> None:
+        (unreadable,) = read(b'{"data":[{"id":"t_1","odd":' + number.encode() + b"}]}").unreadable
+        assert json.loads(unreadable.payload, parse_constant=pytest.fail) == {"id": "t_1", "odd": number}
+
+    def test_the_digits_of_an_error_code_are_no_crash(self) -> None:
+        assert refused(b'{"error":{"message":"x","code":' + b"9" * 5_000 + b"}}").code is None
+
+    @pytest.mark.parametrize("unit", ["x", "😀", "é", r"\ud83d", r"\u0000", "access_token=", "https://", "a@", "EAA"])
+    def test_an_enormous_text_comes_through(self, unit: str) -> None:
+        body = (
+            b'{"data":[{"id":"t_1","updated_time":"2026-06-26T01:13:24+0000","snippet":"'
+            + unit.encode() * 300_000
+            + b'"}]}'
+        )
+        assert len(read(body).conversations[0].snippet or "") >= 300_000
+
+    @pytest.mark.parametrize("unit", ["x", "access_token= ", "\\", "a@a ", "https://", "EAA", "<script "])
+    def test_an_enormous_error_message_is_cut(self, unit: str) -> None:
+        problem = refused(b'{"error":{"code":190,"message":"' + unit.encode() * 300_000 + b'"}}')
+        assert problem.code == 190
+        assert 0 < len(problem.message) <= 500
+
+    @pytest.mark.parametrize("odd", [{"id": []}, 7])
+    def test_an_enormous_list_of_odd_elements_is_absent(self, odd: object) -> None:
+        found = one_message(attachments={"data": [{"id": "a", "mime_type": "image/png"}, *[odd] * 1_000]})
+        assert (found.kind, found.attachments) == ("message", None)
+        found = one_message(attachments={"data": [{"id": "a", "mime_type": "image/png"}, *[odd] * 900]})
+        assert found.attachments is not None
+
+    def test_an_enormous_id_costs_only_its_item(self) -> None:
+        batch = read(encoded(listed(thread("t" * 100_000), GOOD)))
+        assert [each.conversation_id for each in batch.conversations] == ["t_good"]
+        assert len(batch.unreadable) == 1
+
+    def test_of_repeated_keys_the_last_counts_however_the_response_is_read(self) -> None:
+        repeated = b'"id":"t_0","id":"t_1","updated_time":"","updated_time":"2026-06-26T01:13:24+0000"'
+        whole = b'{"data":[],"data":[{' + repeated + b"}]}"
+        by_item = b'{"data":[],"data":[{' + repeated + b',"message_count":-1}]}'
+        assert [read(body).conversations[0].conversation_id for body in (whole, by_item)] == ["t_1", "t_1"]
+
+    def test_an_error_that_is_repeated_as_null_is_an_error_or_a_batch_but_no_crash(self) -> None:
+        assert isinstance(decode(b'{"error":{"code":1},"error":null,"data":[]}', 200, MAILBOX), Batch)
+        assert refused(b'{"error":null,"error":{"code":1},"data":[]}').code == 1
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -566,5 +727,5 @@ class TestAnything:
         body = json.dumps(listed(thread("t_1", message(message=text))), ensure_ascii=escaped)
         event = read(body.encode("utf-8", "surrogatepass")).conversations[0].interactions[0]
         storable = (event.text or "").encode()
-        if not any("\ud800" <= character <= "\udfff" for character in text) and "://" not in text:
+        if not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text) and "://" not in text:
             assert storable.decode() == text

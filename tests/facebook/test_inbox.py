@@ -24,6 +24,7 @@ from kit.graph_answers import (
     instagram_person,
     listed,
     message,
+    person,
     thread,
 )
 from kit.loopback import serving
@@ -106,6 +107,37 @@ def contact_of(outcome: Answered) -> Contact | None:
     return outcome.batch.conversations[0].contact
 
 
+class TestTokensOfOurs:
+    """People paste what they should not; whoever reads the tables must not find a token."""
+
+    OTHER = "EAAGm0PX4ZCpsBAKZCofanotherpage9876543210"
+    APP_SECRET = "0123456789abcdef0123456789abcdef"
+
+    async def test_none_is_kept_in_a_text(self) -> None:
+        told = f"mine: {TOKEN}, theirs: {self.OTHER}, the app's: {self.APP_SECRET}"
+        item = thread("t_1", message(message=told), snippet=self.OTHER, participants={"data": [person(name=told)]})
+
+        async def respond(request: web.Request) -> web.Response:
+            return web.json_response(listed(item) if request.path.endswith("/conversations") else item)
+
+        async with serving(respond) as url, GraphClient(url, "v26.0", clock=lambda: NOW) as client:
+            client.rotate_app_secret(self.APP_SECRET)
+            client.known_tokens.learn(self.OTHER)
+            inbox = messenger(client)
+            answers = [
+                await inbox.fetch(Request(None, 2, 2)),
+                await inbox.fetch(Request(None, 2, 2, detail=Detail.SEPARATE)),
+                await inbox.reread("t_1", 2),
+            ]
+
+        for answer in answers:
+            (read,) = fetched(answer).conversations
+            safe = "mine: [redacted], theirs: [redacted], the app's: [redacted]"
+            assert (read.snippet, read.interactions[0].text) == ("[redacted]", safe)
+            assert read.contact is not None
+            assert read.contact.name == safe
+
+
 class TestRequest:
     async def test_messenger_requests_have_conversations_and_messages(self, api: Api, client: GraphClient) -> None:
         nested = "messages.limit(20){id,created_time,from,message,sticker,attachments,shares}"
@@ -127,6 +159,7 @@ class TestRequest:
     @pytest.mark.parametrize(
         ("detail", "fields"),
         [
+            (Detail.LEAN, "id,updated_time,participants,messages.limit(5){id,created_time,from,message}"),
             (Detail.BARE, THREAD_FIELDS),
             (Detail.POSITION, "id,updated_time"),
         ],
@@ -416,8 +449,9 @@ LIMITS = {
 class ClosingGate(RecordingGate):
     """Closes at the first refusal."""
 
-    def refused(self, problem: Problem) -> None:
+    def refused(self, problem: Problem) -> datetime:
         self.closed = True
+        return super().refused(problem)
 
 
 class TestLimits:

@@ -1,6 +1,6 @@
 """The pages that a token manages: read to the end of the list, leniently, and within pace and limits."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -16,7 +16,7 @@ from milepost.core.ports import Held, Usage
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.calls import Access
 from milepost.facebook.client import GraphClient
-from milepost.facebook.pages import MAX_BATCHES, Page, fetch_managed_pages
+from milepost.facebook.pages import FIELDS, MAX_BATCHES, SIZES, Page, fetch_managed_pages
 from milepost.facebook.rate_limiter import Budget, RateLimiter
 
 Found = tuple[Page, ...] | Problem | Held
@@ -149,6 +149,92 @@ class TestPaging:
         assert (await problem_of({"data": [page()], "paging": paging})).kind is ProblemKind.NONSENSE
 
 
+HEAVY = error(1, "Please reduce the amount of data you're asking for, then retry your request")
+FORBIDDEN = error(100, "(#100) Tried accessing nonexisting field (name) on node type (Page)")
+
+
+class ManagedPages:
+    """The edge of a number of pages, which refuses some requests with `refusal`."""
+
+    def __init__(self, pages: int, refuses: Callable[[int, str], bool], refusal: Json = HEAVY) -> None:
+        self._pages = pages
+        self._refuses = refuses
+        self._refusal = refusal
+        self.asked: list[tuple[int, str]] = []
+
+    async def respond(self, request: web.Request) -> web.Response:
+        limit, fields = int(request.query["limit"]), request.query["fields"]
+        self.asked.append((limit, fields))
+        if self._refuses(limit, fields):
+            return web.json_response(self._refusal, status=500)
+        start = int(request.query.get("after", "0"))
+        end = min(start + limit, self._pages)
+        shown = [
+            {name: page(str(number))[name] for name in fields.split(",") if name in page()}
+            for number in range(start, end)
+        ]
+        return web.json_response(listed(*shown, next_url=NEXT_URL if end < self._pages else None, after=str(end)))
+
+    async def found(self) -> Found:
+        async with serving(self.respond) as base_url, client_of(base_url) as client:
+            return await fetch_managed_pages(client, Access(TOKEN, RateLimiter(0, Budget())), RecordingGate())
+
+
+class TestHeavyLists:
+    @pytest.mark.parametrize("most", [99, 25, 7, 1])
+    @pytest.mark.parametrize("refusal", [HEAVY, error(2), error(10), error(960)], ids=str)
+    async def test_fewer_pages_are_requested_at_once_until_they_come(self, most: int, refusal: Json) -> None:
+        edge = ManagedPages(30, lambda limit, _: limit > most, refusal)
+
+        outcome = await edge.found()
+
+        assert isinstance(outcome, tuple)
+        assert len(outcome) == 30
+        assert {each.name for each in outcome} == {"Corner Bakery"}
+        assert [limit for limit, fields in edge.asked if fields == FIELDS and limit > most] == [
+            size.limit for size in SIZES if size.limit > most
+        ], "each size that failed once"
+
+    async def test_less_of_each_is_requested_before_the_list_is_given_up(self) -> None:
+        edge = ManagedPages(3, lambda _, fields: "instagram_business_account" in fields)
+
+        with capture_logs() as logs:
+            outcome = await edge.found()
+
+        assert isinstance(outcome, tuple)
+        assert [each.id for each in outcome] == ["0", "1", "2"]
+        assert {entry["event"] for entry in logs} == {"managed_pages_read_without_accounts"}
+
+    async def test_a_list_that_cannot_be_read_at_all_is_given_up_soon(self) -> None:
+        edge = ManagedPages(3, lambda *_: True)
+
+        outcome = await edge.found()
+
+        assert isinstance(outcome, Problem)
+        assert outcome.code == 1
+        assert edge.asked == [(100, FIELDS), (1, "id")]
+
+    async def test_a_field_that_is_refused_by_name_is_left_out(self) -> None:
+        edge = ManagedPages(3, lambda _, fields: "name" in fields, FORBIDDEN)
+
+        with capture_logs() as logs:
+            outcome = await edge.found()
+
+        assert isinstance(outcome, tuple)
+        assert [each.id for each in outcome] == ["0", "1", "2"]
+        assert edge.asked[1:] == [(100, "id,access_token,instagram_business_account")]
+        assert [entry["field"] for entry in logs] == ["name"]
+
+    async def test_a_token_that_is_refused_by_name_is_said_plainly(self) -> None:
+        refusal = error(100, "(#100) Tried accessing nonexisting field (access_token) on node type (Page)")
+
+        outcome = await ManagedPages(3, lambda *_: True, refusal).found()
+
+        assert isinstance(outcome, Problem)
+        assert outcome.kind is ProblemKind.MISCONFIGURED
+        assert "access_token" in outcome.message
+
+
 class TestProblems:
     async def test_an_api_error_is_a_problem(self) -> None:
         gate = RecordingGate()
@@ -167,7 +253,7 @@ class TestProblems:
             outcome = await fetch_managed_pages(client, Access(TOKEN, RateLimiter(0, Budget())), gate)
         assert isinstance(outcome, Problem)
         assert outcome.kind is ProblemKind.NETWORK
-        assert gate.refusals == [outcome]
+        assert gate.refusals == [outcome] * 2, "that of the list, and that of a look whether it can be read at all"
 
     @pytest.mark.parametrize("calls", [0, 1])
     async def test_behind_a_closed_gate_no_call_is_made(self, calls: int) -> None:

@@ -74,12 +74,31 @@ class TestErrorEnvelope:
         body = rb'{"error":{"message":"bad \ud83d thing","code":1}}'
         assert problem_of(body, 500).message == "bad \ufffd thing"
 
+    @pytest.mark.parametrize(
+        ("message", "seen"),
+        [
+            ("first\nsecond\r\n\tthird", "first second third"),
+            ("\x1b[2Jall is well\x07", r"\x1b[2Jall is well\x07"),
+            ("token \u202edilav si\u2066", r"token \u202edilav si\u2066"),
+        ],
+    )
+    def test_what_a_message_hides_is_made_visible(self, message: str, seen: str) -> None:
+        assert problem_of(encoded(error(190, message)), 400).message == seen
+
+    def test_a_message_stays_bounded_when_it_is_made_visible(self) -> None:
+        found = problem_of(encoded(error(190, "\u202e" * MAX_MESSAGE_CHARACTERS)), 400)
+        assert len(found.message) == MAX_MESSAGE_CHARACTERS
+
     def test_a_message_about_tokens_stays_readable(self) -> None:
         message = "Error validating access token: Session has expired on 2014年8月17日 8:00."
         assert problem_of(encoded(error(190, message)), 400).message == message
 
 
 class TestNoEnvelope:
+    def test_what_an_html_page_hides_is_made_visible(self) -> None:
+        problem = problem_of("<p>Sorry\u202e\x1b[31m\0&#8238;</p>".encode(), 502)
+        assert problem.message == r"the response is not JSON: Sorry\u202e\x1b[31m \u202e"
+
     def test_an_html_page_is_quoted_as_text(self) -> None:
         body = (
             b"<html><style>h1 {color: red}</style>\n<h1 id=sorry>Sorry,\n something &amp; else</h1> went wrong.</html>"

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from milepost.core.model import Scope
 from milepost.core.ports import Usage
@@ -15,6 +16,7 @@ from milepost.facebook.rate_limiter import (
     RECENT_SECONDS,
     Budget,
     RateLimiter,
+    Slowdown,
     slowdown_seconds,
 )
 
@@ -64,19 +66,73 @@ class TestBudget:
         budget = Budget()
         budget.report("one", 1.0, now=0)
         budget.report("one", 0.9, now=1)
-        assert budget.slowdown_seconds(now=2) == slowdown_seconds(0.9)
+        assert budget.slowdown_seconds(now=1) == slowdown_seconds(0.9)
 
     def test_the_fullest_report_of_several_reporters_counts(self) -> None:
         budget = Budget()
         budget.report("one", 0.9, now=0)
-        budget.report("other", 0.2, now=1)
-        assert budget.slowdown_seconds(now=2) == slowdown_seconds(0.9)
+        budget.report("other", 0.2, now=0)
+        assert budget.slowdown_seconds(now=0) == slowdown_seconds(0.9)
 
-    def test_an_old_report_is_forgotten(self) -> None:
+    def test_a_report_ages_until_it_is_forgotten(self) -> None:
         budget = Budget()
         budget.report("one", 1.0, now=0)
-        assert budget.slowdown_seconds(now=RECENT_SECONDS - 1) == MAX_SLOWDOWN_SECONDS
+        halfway = budget.slowdown_seconds(now=RECENT_SECONDS / 2)
+        assert halfway == MAX_SLOWDOWN_SECONDS / 4
+        assert 0 < budget.slowdown_seconds(now=RECENT_SECONDS - 1) < 0.001
         assert budget.slowdown_seconds(now=RECENT_SECONDS) == 0
+
+    def test_usage_far_beyond_the_budget_ages_as_fast_as_all_of_it(self) -> None:
+        budget, beyond = Budget(), Budget()
+        budget.report("one", 1.0, now=0)
+        beyond.report("one", 7.0, now=0)
+        assert beyond.slowdown_seconds(now=100) == budget.slowdown_seconds(now=100)
+
+
+class TestSlowdownIsTold:
+    def test_a_page_whose_calls_are_far_apart_says_why_and_since_when(self) -> None:
+        app = Budget()
+        one, other = RateLimiter(2, app), RateLimiter(2, app)
+        one.observe("messenger", used(1.0, Scope.APP), now=100)
+        expected = Slowdown(Scope.APP, seconds=MAX_SLOWDOWN_SECONDS, ratio=1.0, since=100)
+        assert one.slowdown(now=100) == other.slowdown(now=100) == expected
+        one.observe("messenger", used(0.99, Scope.APP), now=110)
+        later = other.slowdown(now=110)
+        assert later is not None
+        assert (later.since, later.ratio) == (100, 0.99)
+
+    def test_calls_that_are_hardly_slowed_down_are_nothing_to_tell(self) -> None:
+        rate_limiter = RateLimiter(2, Budget())
+        rate_limiter.observe("messenger", used(0.85), now=0)
+        assert rate_limiter.slowdown(now=0) is None
+
+    def test_a_slowdown_that_wears_off_is_over_and_another_one_begins_anew(self) -> None:
+        rate_limiter = RateLimiter(2, Budget())
+        rate_limiter.observe("messenger", used(1.0), now=0)
+        assert rate_limiter.slowdown(now=RECENT_SECONDS) is None
+        rate_limiter.observe("messenger", used(1.0), now=1000)
+        again = rate_limiter.slowdown(now=1000)
+        assert again is not None
+        assert again.since == 1000
+
+    async def test_the_log_says_once_that_calls_are_slowed_down_and_once_that_they_are_not(self) -> None:
+        rate_limiter, now = RateLimiter(0, Budget()), asyncio.get_running_loop().time()
+        with capture_logs() as logged:
+            for _ in range(2):
+                rate_limiter.observe("messenger", used(1.0), now)
+            rate_limiter.observe("messenger", used(0.1), now)
+        assert [(line["event"], line["log_level"]) for line in logged] == [
+            ("calls slowed down", "warning"),
+            ("calls no longer slowed down", "info"),
+        ]
+        assert (logged[0]["budget"], logged[0]["used"]) == ("page", "100%")
+
+    def test_the_log_says_that_a_slowdown_has_worn_off_without_another_report(self) -> None:
+        rate_limiter = RateLimiter(0, Budget())
+        with capture_logs() as logged:
+            rate_limiter.observe("messenger", used(1.0), now=0)
+            rate_limiter.slowdown(now=RECENT_SECONDS)
+        assert [line["event"] for line in logged] == ["calls slowed down", "calls no longer slowed down"]
 
 
 class TestPace:

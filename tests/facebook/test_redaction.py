@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.graph_answers import TOKEN
-from milepost.facebook.redaction import MIN_TOKEN_CHARACTERS, scrub, unsigned, without_token
+from milepost.facebook.redaction import MIN_TOKEN_CHARACTERS, KnownTokens, scrub, unsigned, without_token
 
 AWKWARD_TOKEN = "EAAtoken/+%=&~\"'\\<0123456789"
 
@@ -72,3 +72,37 @@ class TestWithoutToken:
     @given(st.text(), st.text(), st.text(min_size=MIN_TOKEN_CHARACTERS, alphabet="abcdefgh0123"))
     def test_the_token_in_use_never_remains(self, before: str, after: str, token: str) -> None:
         assert token.encode() not in without_token((before + token + after).encode(), token)
+
+
+class TestKnownTokens:
+    @pytest.mark.parametrize(
+        "spelling",
+        [AWKWARD_TOKEN, json.dumps(AWKWARD_TOKEN)[1:-1], json.dumps(AWKWARD_TOKEN)[1:-1].replace("/", r"\/"),
+         quote(AWKWARD_TOKEN, safe=""), html.escape(AWKWARD_TOKEN)],
+    )  # fmt: skip
+    def test_all_are_removed_however_they_are_spelled(self, spelling: str) -> None:
+        known = KnownTokens()
+        for secret in (TOKEN, AWKWARD_TOKEN, AWKWARD_TOKEN + "longer"):
+            known.learn(secret)
+        body = f"<{spelling}|{TOKEN}{TOKEN}|{AWKWARD_TOKEN}longer>".encode()
+        assert known.without(body) == b"<[redacted]|[redacted][redacted]|[redacted]>"
+
+    def test_what_only_begins_like_one_is_left_alone(self) -> None:
+        known = KnownTokens()
+        known.learn(TOKEN)
+        body = f"{TOKEN[:-1]} {TOKEN[:20]}{TOKEN[:20]} {TOKEN[1:]}".encode()
+        assert known.without(body) == body
+
+    @pytest.mark.parametrize("secret", ["", "id", "1" * (MIN_TOKEN_CHARACTERS - 1)])
+    def test_a_text_too_short_for_a_secret_spoils_no_response(self, secret: str) -> None:
+        known = KnownTokens()
+        known.learn(secret)
+        assert known.without(b'{"id":"1111111111111111"}') == b'{"id":"1111111111111111"}'
+
+    @given(st.lists(st.text("abEA", min_size=MIN_TOKEN_CHARACTERS, max_size=20)), st.text('abEA "/'))
+    def test_none_remains_whole(self, secrets: list[str], text: str) -> None:
+        known = KnownTokens()
+        for secret in secrets:
+            known.learn(secret)
+        body = known.without(" ".join([text, *secrets, text]).encode())
+        assert not any(secret.encode() in body for secret in secrets)

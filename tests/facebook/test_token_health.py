@@ -14,7 +14,7 @@ from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.calls import Access
 from milepost.facebook.client import GraphClient
 from milepost.facebook.rate_limiter import Budget, RateLimiter
-from milepost.facebook.token_health import fetch_token_health
+from milepost.facebook.token_health import InspectedToken, inspect_token
 
 APRIL = datetime(2026, 4, 1, tzinfo=UTC)
 
@@ -34,7 +34,8 @@ async def fetched_health(
         serving(respond) as base_url,
         GraphClient(base_url, "v26.0", clock=lambda: datetime.now(UTC)) as client,
     ):
-        found = await fetch_token_health(client, Access(TOKEN, RateLimiter(0, Budget())), gate or RecordingGate())
+        inspected = await inspect_token(client, Access(TOKEN, RateLimiter(0, Budget())), gate or RecordingGate())
+    found = inspected.health if isinstance(inspected, InspectedToken) else inspected
     assert [(each.path, dict(each.query)) for each in seen] == (
         [] if isinstance(found, Held) else [("/v26.0/debug_token", {"input_token": TOKEN})]
     )

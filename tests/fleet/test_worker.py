@@ -354,3 +354,14 @@ async def test_a_recorded_end_in_the_future_keeps_no_worker_waiting(crew: Crew) 
     async with crew.at_work():
         await asyncio.sleep(1200)
     assert [crew.sweeps(stream) for stream in keys] == [2] * 4
+
+
+async def test_streams_that_are_due_and_find_no_slot_here_wait_for_one(crew: Crew) -> None:
+    mine = streams(3)
+    member = await crew.join(mine, concurrency=1, call_seconds=10)
+    async with crew.at_work():
+        await asyncio.sleep(5)
+        assert len(member.parts.slots.waiting) == 2
+        assert max(member.parts.slots.waiting_seconds().values()) > 3
+        await asyncio.sleep(200)
+        assert list(member.parts.slots.waiting) == []

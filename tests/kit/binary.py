@@ -5,7 +5,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,11 @@ from typing import IO
 
 PATIENCE_SECONDS = 60.0
 POLL_SECONDS = 0.005
+# structlog imports rich wherever it is installed. Users have none, but a tool of the tests brings it, and each start of
+# the program would take a quarter longer for it.
+WITHOUT_RICH = Path(__file__).parent / "without_rich"
 # The environment of the tests must not reach the program.
-ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8"}
+ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": str(WITHOUT_RICH)}
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,19 @@ class Running:
 
 @asynccontextmanager
 async def started(
-    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, user: str | int | None = None
+    folder: Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    user: str | int | None = None,
+    under: Sequence[str] = (),
 ) -> AsyncIterator[Running]:
-    """Run `milepost` in the folder during the block, and kill it at the end if it is still running."""
+    """Run `milepost` in the folder during the block, and kill it at the end if it is still running.
+
+    `under` is the beginning of a command that runs another one, such as `prlimit`.
+    """
     with _output_file(folder, "stdout") as stdout, _output_file(folder, "stderr") as stderr:
         process = await asyncio.create_subprocess_exec(
+            *under,
             *command(*arguments),
             cwd=folder,
             env={**ENVIRONMENT, **(environment or {})},
@@ -122,10 +134,16 @@ async def milepost(
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait until the condition is true. Fails the test if that takes too long."""
+    """Wait until the condition is true. Fails the test if that takes too long.
+
+    Two thirds of the time are left to the others: some conditions connect to PostgreSQL, or read a long log.
+    """
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not condition():  # noqa: ASYNC110  (another process makes it true, without an event of ours)
-            await asyncio.sleep(POLL_SECONDS)
+        while True:
+            began = time.perf_counter()
+            if condition():
+                return
+            await asyncio.sleep(max(POLL_SECONDS, 2 * (time.perf_counter() - began)))
 
 
 def command(*arguments: str) -> list[str]:

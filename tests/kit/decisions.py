@@ -2,6 +2,8 @@
 
 from datetime import datetime
 
+from msgspec.structs import replace
+
 from kit.builders import (
     NOON,
     RUN_ID,
@@ -17,7 +19,7 @@ from kit.builders import (
 from kit.builders import walking as walking_at
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.decide import decide
-from milepost.core.events import BatchStored, Event, Mode, Tally
+from milepost.core.events import BatchStored, Event, Mode, Progress, RunEnded, Tally
 from milepost.core.evolve import skip_unchanged
 from milepost.core.model import Conversation, Keys, Known
 from milepost.core.ports import Outcome
@@ -28,8 +30,18 @@ QUIET = Tally(batches=1, unchanged=1, without_contact=1)
 
 
 def decision_on(checkpoint: Checkpoint, outcome: Outcome, during: Context, known: Known | None = None) -> Decision:
-    """Return the decision on an outcome, given what the store holds."""
-    return decide(checkpoint, outcome, during).record(known or Known())
+    """Return the decision on an outcome, given what the store holds; its positions are without their progress."""
+    match decide(checkpoint, outcome, during).record(known or Known()):
+        case Record(events=events) as decision:
+            return replace(decision, events=tuple(_plain(event) for event in events))
+        case BatchUnchanged(sweep=sweep) as decision:
+            return replace(decision, sweep=replace(sweep, position=replace(sweep.position, progress=Progress())))
+
+
+def _plain(event: Event) -> Event:
+    if isinstance(event, BatchStored | RunEnded) and event.position is not None:
+        return replace(event, position=replace(event.position, progress=Progress()))
+    return event
 
 
 def looked_up(checkpoint: Checkpoint, outcome: Outcome, during: Context) -> Keys:

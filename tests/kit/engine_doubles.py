@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 import msgspec
+from msgspec.structs import replace
 
 from kit.builders import NOON, contact, conversation, fetched, refused
 from kit.memory_store import MemoryStore
@@ -66,7 +67,7 @@ class Inbox:
         await asyncio.sleep(self._call_seconds)
         outcome = await self._before(asked) if self._before is not None else None
         if self._gate is not None and isinstance(outcome, Refused):
-            self._gate.refused(outcome.problem)
+            return replace(outcome, refused_at=self._gate.refused(outcome.problem))
         return outcome or self._good_answer(asked)
 
     def _good_answer(self, asked: Request | str) -> Outcome:

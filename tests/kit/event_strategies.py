@@ -13,10 +13,12 @@ from milepost.core.events import (
     DeadLetterOpened,
     Event,
     FetchFailed,
+    FieldsLeftOut,
     Mode,
     OwnIdChecked,
     Phase,
     Position,
+    Progress,
     RateLimited,
     Reason,
     RedriveFailed,
@@ -42,7 +44,6 @@ instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st
 counts = st.integers(0, 2**53)
 durations = st.floats(0, 1e9)
 texts = st.text()
-positions = st.builds(Position, st.sampled_from(Phase), st.none() | texts, st.none() | instants)
 tallies = st.builds(Tally, *[st.just(0) | counts] * len(Tally.__struct_fields__))
 problems = st.builds(
     Problem,
@@ -55,21 +56,36 @@ problems = st.builds(
     wait_seconds=st.none() | durations,
 )
 
+positions = st.builds(
+    Position,
+    st.sampled_from(Phase),
+    st.none() | texts,
+    st.none() | instants,
+    edge=st.lists(texts, max_size=3).map(tuple),
+    is_after_head=st.booleans(),
+    has_gap=st.booleans(),
+    is_old=st.booleans(),
+    progress=st.builds(Progress, counts, texts, st.none() | instants, *[counts] * 4),
+)
+
 BY_TYPE: dict[type[Event], st.SearchStrategy[Event]] = {
-    RunStarted: st.builds(RunStarted, instants),
+    RunStarted: st.builds(RunStarted, instants, st.none() | st.sampled_from(Phase)),
     SweepStarted: st.builds(SweepStarted, st.sampled_from(Mode), instants, instants, st.none() | instants),
-    BatchStored: st.builds(BatchStored, positions, tallies, counts),
-    FetchFailed: st.builds(FetchFailed, counts, problems, instants),
+    BatchStored: st.builds(BatchStored, positions, tallies, counts, st.none() | problems),
+    FetchFailed: st.builds(FetchFailed, counts, problems, instants, texts, counts),
     BatchFailed: st.builds(BatchFailed, st.sampled_from(Stage), counts, problems),
     RateLimited: st.builds(RateLimited, st.sampled_from(Scope), counts, instants, instants, problems),
-    BatchShrunk: st.builds(BatchShrunk, counts, st.sampled_from(Detail), problems),
-    CursorLost: st.builds(CursorLost, problems),
+    BatchShrunk: st.builds(BatchShrunk, counts, st.sampled_from(Detail), problems, texts),
+    CursorLost: st.builds(CursorLost, problems, st.booleans()),
+    FieldsLeftOut: st.builds(FieldsLeftOut, st.lists(texts, max_size=3).map(tuple)),
     DeadLetterOpened: st.builds(
         DeadLetterOpened, texts, st.sampled_from(Stage), texts, texts, st.none() | instants, texts
     ),
     RedriveFailed: st.builds(RedriveFailed, texts, counts, texts, st.none() | instants, tallies, texts),
     DeadLetterClosed: st.builds(DeadLetterClosed, texts, st.sampled_from(Resolution), tallies, texts, texts),
-    SweepCompleted: st.builds(SweepCompleted, st.sampled_from(Mode), instants, instants, tallies, st.booleans()),
+    SweepCompleted: st.builds(
+        SweepCompleted, st.sampled_from(Mode), instants, instants, tallies, st.booleans(), st.none() | problems
+    ),
     RunEnded: st.builds(
         RunEnded,
         st.sampled_from(RunStatus),

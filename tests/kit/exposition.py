@@ -26,7 +26,8 @@ class Exposition:
 
     def __init__(self, now: datetime = NOON) -> None:
         self.live = LiveStreams(lambda: now)
-        self.metrics = Metrics(self.live)
+        self.steady = 0.0
+        self.metrics = Metrics(self.live, lambda: self.steady)
         self._versions: dict[str, int] = {}
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -63,10 +64,18 @@ class Exposition:
 def everything() -> Exposition:
     """Return an exposition in which every metric has a value."""
     tally = events.Tally(
-        batches=2, inserted=1, updated=1, unchanged=1, dead_lettered=1, interaction_events=1, order_violations=1
+        batches=2,
+        inserted=1,
+        updated=1,
+        unchanged=1,
+        dead_lettered=1,
+        interaction_events=1,
+        order_violations=1,
+        replaced_characters=1,
     )
     exposition = Exposition()
     exposition.metrics.add_installation(lambda: 300.0, Path("milepost.db"))
+    exposition.metrics.add_health(lambda: True, lambda: True, lambda: True, lambda: 1)
     exposition.metrics.register(WrongTokens())
     exposition.read(
         recorded(run_started(), events.FetchFailed(1, NETWORK, at(2))),

@@ -9,9 +9,19 @@ from enum import Enum
 from random import Random
 
 from kit.builders import NOON
-from kit.fake_outages import UNKNOWN, Climate, Outages
+from kit.fake_outages import OUTAGES, UNKNOWN, Climate, Outages
 from kit.virtual_time import VirtualTime
-from milepost.core.model import Batch, Contact, Conversation, Detail, Direction, Interaction, Stream, Unreadable
+from milepost.core.model import (
+    LEAN_MESSAGES,
+    Batch,
+    Contact,
+    Conversation,
+    Detail,
+    Direction,
+    Interaction,
+    Stream,
+    Unreadable,
+)
 from milepost.core.ports import Fetched, Outcome, Refused, Request
 from milepost.core.problems import Problem, ProblemKind
 
@@ -22,6 +32,15 @@ DEAD_CURSORS = (
     Problem(ProblemKind.API, "an invalid parameter", http_status=400, code=100),
 )
 GONE = Problem(ProblemKind.API, "it does not exist", http_status=400, code=100, subcode=33)
+SPOILT_LISTS = (  # forms in which one thread was seen to make every list with it fail
+    UNKNOWN,
+    *OUTAGES,
+    Problem(ProblemKind.NONSENSE, "JSON cut short", http_status=200),
+    Problem(ProblemKind.API, "code 960", http_status=400, code=960),
+    Problem(ProblemKind.API, "a missing object", http_status=400, code=100, subcode=2_018_001),
+    Problem(ProblemKind.API, "an invalid parameter", http_status=400, code=100),
+    Problem(ProblemKind.API, "no permission", http_status=403, code=10),
+)
 
 DETAILS = tuple(Detail)  # the most first
 
@@ -31,6 +50,7 @@ class Health(Enum):
 
     GOOD = Detail.NESTED
     HEAVY = Detail.SEPARATE
+    SLOW = Detail.LEAN
     MUTE = Detail.BARE
     POISON = Detail.POSITION
 
@@ -71,6 +91,8 @@ class Thread:
     messages: list[Interaction] = field(default_factory=list)
     is_readable: bool = True
     health: Health = Health.GOOD
+    refusal: Problem = UNKNOWN  # of what its health does not bear
+    was_ever_sick: bool = False
 
     @property
     def contact_id(self) -> str:
@@ -143,6 +165,8 @@ class Inbox:
                 break
         thread.is_readable = not self._happens(self.habits.unreadable_chance)
         thread.health = self.random.choice(list(Health)[1:]) if self._happens(self.habits.sick_chance) else Health.GOOD
+        thread.refusal = self.random.choice(SPOILT_LISTS)
+        thread.was_ever_sick |= thread.health is not Health.GOOD or not thread.is_readable
         thread.moved_at = self.now
         thread.updated_time = whole_second(self.now)
         event_id = f"m_{thread.thread_id}_{len(thread.messages)}"
@@ -213,7 +237,7 @@ class Inbox:
         if problem is None and thread is None:
             problem = GONE
         if problem is None and thread is not None and not thread.health.bears(self._detail(Detail.SEPARATE, messages)):
-            problem = UNKNOWN
+            problem = thread.refusal
         if problem is not None or thread is None:
             return Refused(problem or GONE, took_seconds)
         return Fetched(Batch(*_as_listed([thread], messages, None)), asked_at, took_seconds)
@@ -244,8 +268,9 @@ class Inbox:
             lines = self.listing[start : start + size]
         threads = [line.thread for line in lines]
         detail = self._detail(request.detail, request.messages)
-        if not all(thread.health.bears(detail) for thread in threads):
-            return TOO_HEAVY if all(thread.health in (Health.GOOD, Health.HEAVY) for thread in threads) else UNKNOWN
+        spoilt = next((thread for thread in threads if not thread.health.bears(detail)), None)
+        if spoilt is not None:
+            return TOO_HEAVY if spoilt.health is Health.HEAVY else spoilt.refusal
         nested = sum(min(len(thread.messages), request.messages) for thread in threads)
         if detail is Detail.NESTED and len(threads) > 1 and nested > self.habits.max_messages:
             return OVERSIZE
@@ -255,7 +280,8 @@ class Inbox:
         next_cursor = self._cursor(start, lines, hops + 1) if has_more else None
         if request.cursor in self._bad_cursors:
             next_cursor = request.cursor
-        listed_messages = request.messages if detail in (Detail.NESTED, Detail.SEPARATE) else 0
+        most = {Detail.LEAN: LEAN_MESSAGES, Detail.BARE: 0}.get(detail, request.messages)
+        listed_messages = min(request.messages, most)
         if detail is Detail.POSITION:
             positions = tuple(Conversation(each.thread_id, each.updated_time) for each in threads)
             return Batch(positions, next_cursor)

@@ -32,6 +32,7 @@ class Line:
         self._is_open.set()
         self.port = 0
         self.clients = 0  # accepted so far
+        self._silent_at: bytes | None = None
         self._cuts: Iterator[Cut | None] = iter(())
         self.cuts = Counter[Cut]()  # made so far
 
@@ -51,6 +52,10 @@ class Line:
     def fall_silent(self) -> None:
         """Hold back all data in both directions, with every connection open."""
         self._is_open.clear()
+
+    def fall_silent_at(self, asked: bytes) -> None:
+        """Fall silent as soon as a client asks for something with these bytes in it."""
+        self._silent_at = asked
 
     def speak_again(self) -> None:
         """Pass on what was held back, and all that follows."""
@@ -94,7 +99,7 @@ class Line:
             cut = next(self._cuts, None) if COMMIT in asked else None
             if cut is not None:
                 self.cuts[cut] += 1
-            if cut is Cut.SILENCE:
+            if cut is Cut.SILENCE or (self._silent_at is not None and self._silent_at in asked):
                 self.fall_silent()
             await self._is_open.wait()
             if cut is Cut.BEFORE:

@@ -10,6 +10,7 @@ from kit.builders import removals, total
 from kit.fake_inbox import Inbox, Thread, World, as_listed
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run, Sweep
+from milepost.core.doubts import WITHOUT_PROGRESS
 from milepost.core.events import (
     BatchStored,
     DeadLetterClosed,
@@ -38,6 +39,7 @@ from milepost.core.journal import RunOf, check_link, dead_letter_after, project
 from milepost.core.model import Changes, Conversation, ConversationRow, Scope, Stream
 from milepost.core.plan import RunBudget
 from milepost.core.ports import Commit, Fetched, Outcome, Refused
+from milepost.core.records import Decision, Record
 from milepost.core.remedies import Remedy, rule_for
 
 RIVAL = "another process"  # as the journal names it, and as its run ids begin
@@ -79,10 +81,9 @@ class Reading:
     budget: RunBudget
 
 
-def leads_to_itself(sweep: Sweep | None, fetched: Fetched) -> bool:
-    """Whether an answer is a refusal in disguise, which reads nothing: its cursor is the one just used."""
-    cursor = sweep.position.cursor if sweep is not None else None
-    return cursor is not None and fetched.batch.next_cursor == cursor
+def is_refused(decision: Decision) -> bool:
+    """Whether a decision on an answer took it for a refusal in disguise, which reads nothing."""
+    return isinstance(decision, Record) and not isinstance(decision.events[-1], BatchStored | SweepCompleted)
 
 
 class Invariants:
@@ -129,6 +130,8 @@ class Invariants:
         observed.sweep_being_read = (sweep.mode, sweep.walk_started_at) if sweep else (None, reading.fetched.asked_at)
         if sweep is None or sweep.position.phase is Phase.WALK:
             observed.walk_read_at[observed.sweep_being_read] = reading.sent_at
+        elif sweep.position.phase is Phase.HEAD:
+            self.seen["a resumed run read the head first"] += 1
         else:
             self.seen["a catch-up scan read a batch"] += 1
 
@@ -243,6 +246,7 @@ class Invariants:
             assert event.dead_letter_id not in observed.dead_letters, "a dead letter is opened again"
             is_open = any(each.subject == event.subject for each in self._open_dead_letters(stream))
             assert not is_open, f"a second open dead letter about {event.subject}"
+            self._is_guilty(stream, event)
         if isinstance(event, DeadLetterClosed):
             assert observed.dead_letters[event.dead_letter_id].closed_at is None, "a dead letter is closed twice"
             self.disturbed(stream, f"a dead letter was {event.resolution}")
@@ -254,6 +258,15 @@ class Invariants:
             observed.held_until = {event.scope: event.until}
         if dead_letter is not None:
             observed.dead_letters[dead_letter.dead_letter_id] = dead_letter
+
+    def _is_guilty(self, stream: Stream, opened: DeadLetterOpened) -> None:
+        """No thread becomes a dead letter that could be read all the time, whatever else failed."""
+        inbox, thread_id = self.world.inboxes[stream], opened.subject.partition("/")[0]
+        thread = inbox.threads.get(thread_id) or inbox.gone.get(thread_id)
+        if opened.stage is not Stage.FETCH or thread is None:
+            return
+        self.seen["a thread was given up"] += 1
+        assert thread.was_ever_sick, f"{opened.subject} can be read and was given up"
 
     def _dead_letters_agree(self, stream: Stream, after: Checkpoint) -> None:
         dead_letters = self.observed[stream].dead_letters
@@ -314,7 +327,7 @@ class Invariants:
 
     def _watermark_is_safe(self, stream: Stream, after: Checkpoint) -> None:
         """What is older than the watermark is stored; less the overlap, where nobody has a clock that is right."""
-        if after.watermark is None:
+        if after.watermark is None or _is_in_doubt(after):
             return
         for thread in self.world.inboxes[stream].threads.values():
             if thread.updated_time < after.watermark - self.doubt:
@@ -325,7 +338,9 @@ class Invariants:
         self.seen["a sweep completed"] += 1
         assert observed.sweep_being_read is not None, "a sweep completed that read nothing"
         walk_read_at = observed.walk_read_at[observed.sweep_being_read]
-        for thread in self.world.inboxes[stream].threads.values():
+        if _is_in_doubt(after):
+            self.seen["a sweep completed in doubt"] += 1
+        for thread in self.world.inboxes[stream].threads.values() if not _is_in_doubt(after) else ():
             if thread.moved_at <= walk_read_at:
                 assert self._is_safe(stream, thread), f"{thread.thread_id} moved during the walk and was missed"
         if observed.is_undisturbed and not run.tally.has_changes:
@@ -379,7 +394,8 @@ class Invariants:
 
     def _missing_events(self, stream: Stream, read: Conversation) -> set[str]:
         events = {event.event_id for event in read.interactions} - self.observed[stream].given_up_events
-        return events - self.store.interaction_events.keys() - self._events_in_dead_letters(read.conversation_id)
+        missing = events - self.store.interaction_events.keys()
+        return missing and missing - self._events_in_dead_letters(read.conversation_id)
 
     def _events_in_dead_letters(self, thread_id: str) -> set[str]:
         prefix = f"{thread_id}/events/"
@@ -414,7 +430,8 @@ class Invariants:
 
     def everything_is_safe(self) -> None:
         for stream, inbox in self.world.inboxes.items():
-            for thread in inbox.threads.values():
+            is_in_doubt = _is_in_doubt(self.observed[stream].refolded)
+            for thread in inbox.threads.values() if not is_in_doubt else ():
                 assert self._is_safe(stream, thread), f"{thread.thread_id} is neither stored nor a dead letter"
 
     def projections_are_the_fold(self) -> None:
@@ -462,14 +479,17 @@ class Invariants:
             assert stored.updated_time == true.updated_time
             assert (stored.snippet, stored.message_count) == (true.snippet, true.message_count)
             assert {event.event_id for event in true.interactions} <= self.store.interaction_events.keys()
-        times = {thread.updated_time for thread in inbox.threads.values()}
-        for key in rows.keys() & inbox.gone.keys():
-            is_marked = rows[key].deleted_at is not None
-            assert is_marked or rows[key].updated_time in times, f"{key} is gone and not marked as deleted"
+        for key in rows.keys() & inbox.gone.keys() if inbox.threads else ():  # an empty inbox is not believed
+            assert rows[key].deleted_at is not None, f"{key} is gone and not marked as deleted"
         for key, row in self.store.interaction_events.items():
             if row.conversation_id in rows:
                 thread = inbox.threads.get(row.conversation_id) or inbox.gone[row.conversation_id]
                 assert key in {event.event_id for event in thread.messages}
+
+
+def _is_in_doubt(checkpoint: Checkpoint) -> bool:
+    """Whether the end of a walk was assumed, and nothing is known of what may lie behind it."""
+    return checkpoint.doubt is not None and checkpoint.doubt.problem.kind in WITHOUT_PROGRESS
 
 
 def concerns(scope: Scope, owner: Stream, stream: Stream) -> bool:

@@ -97,6 +97,7 @@ class MemoryStore:
             unseen=len(self._unseen(stream, keys.stretch) - noted) if keys.stretch else 0,
             missed=frozenset(noted.intersection(keys.conversations)),
             all_missed=len(noted),
+            stored=self._count_stored(stream) if keys.counts_stored else 0,
         )
         pages = {row.page_id for row in known.conversations.values()} - {stream.page_id}
         return self._with_elsewhere(known, keys, pages) if pages else known
@@ -113,6 +114,10 @@ class MemoryStore:
                 checkpoint = msgspec.json.decode(self.checkpoints.get(of, b'{"stream":""}'), type=Checkpoint)
                 moved_to[Stream.parse(of).page_id] = max(moved_at, checkpoint.last_success_at or moved_at)
         return replace(known, contacts_elsewhere=elsewhere, moved_to=moved_to)
+
+    def _count_stored(self, stream: Stream) -> int:
+        of_stream = (stream.platform.value, stream.page_id, None)
+        return sum((row.platform, row.page_id, row.deleted_at) == of_stream for row in self.conversations.values())
 
     def _known_dead_letters(self, keys: Keys) -> dict[str, KnownDeadLetter]:
         return {
@@ -183,7 +188,7 @@ class MemoryStore:
     def refuse_stale(self, commit: Commit) -> None:
         """Raise VersionConflict unless the commit follows the stream's last entry."""
         first = commit.entries[0]
-        version = max((row.version for row in self.journal if row.stream == first.stream), default=0)
+        version = next((row.version for row in reversed(self.journal) if row.stream == first.stream), 0)
         if first.version != version + 1:
             raise VersionConflict(f"{first.stream} is at version {version}, not {first.version - 1}")
 

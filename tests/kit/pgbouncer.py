@@ -1,6 +1,7 @@
 """PgBouncer in transaction mode in front of a temporary PostgreSQL; Debian's package is `pgbouncer`."""
 
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import psycopg
 from kit.debian import needs
 from kit.ports import unused_port
 from kit.postgres import POLL_SECONDS, ROLE, START_SECONDS, Account, Database
+from kit.tether import Tether
 from milepost.stores.url import StoreUrl
 
 CONFIGURATION = """
@@ -41,6 +43,7 @@ class PgBouncer:
         self._account = account
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
+        self._tether: Tether | None = None
 
     @property
     def store_url(self) -> StoreUrl:
@@ -67,6 +70,7 @@ class PgBouncer:
         program = shutil.which("pgbouncer")
         assert program is not None
         self._process = self._account.launch([program, self._folder / "pgbouncer.ini"], self._folder)
+        self._tether = Tether(self._process.pid, signal.SIGTERM)
         ends_at = time.monotonic() + START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > ends_at:
@@ -75,6 +79,9 @@ class PgBouncer:
 
     def stop(self) -> None:
         """Stop the pooler at once, with all connections through it."""
+        if self._tether is not None:
+            self._tether.release()
+            self._tether = None
         if self._process is not None:
             self._process.terminate()  # 1.18: "immediate shutdown"
             self._process.wait(START_SECONDS)

@@ -14,7 +14,7 @@ import structlog
 from msgspec.structs import replace
 
 from kit.fake_inbox import whole_second
-from kit.invariants import RIVAL, Reading, concerns, leads_to_itself
+from kit.invariants import RIVAL, Reading, concerns, is_refused
 from kit.simulated_rivals import Rivals
 from kit.simulation_setting import Setting
 from milepost.core.checkpoint import Checkpoint
@@ -22,6 +22,7 @@ from milepost.core.commands import Discard, PauseStream, RecordTokenHealth, Redr
 from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, VersionConflict
 from milepost.core.events import Reason, RunEnded, StoreReturned
 from milepost.core.evolve import skip_unchanged
+from milepost.core.failures import mistaken
 from milepost.core.model import Keys, Known, Scope, Stream, TokenHealth
 from milepost.core.plan import open_sweep
 from milepost.core.ports import (
@@ -240,9 +241,17 @@ class Process:
             has_cursor = sweep is not None and sweep.position.cursor is not None
             remedy = rule_for(outcome.problem, has_cursor=has_cursor).remedy
             self.invariants.disturbed(stream, f"a refusal: {remedy}")
+            if outcome.check is not None:
+                is_content = outcome.check.problem is None
+                self.invariants.seen[
+                    f"a refusal was about {'what the list holds' if is_content else 'everything'}"
+                ] += 1
             return
-        if leads_to_itself(sweep, outcome):
+        if is_refused(decision):
             self.invariants.disturbed(stream, "a cursor loop")
+            return
+        if mistaken(checkpoint, outcome.batch, context.policy) is not None:
+            self.invariants.disturbed(stream, "another thread came in the place of one that fails")
             return
         reading = Reading(stream, sweep, outcome, self.sources[stream].sent_at(outcome), context.budget)
         if isinstance(decision, Record):
@@ -354,7 +363,7 @@ class SimulatedSource:
         await asyncio.sleep(outcome.took_seconds)
         await process.reach()
         if isinstance(outcome, Refused):
-            self._gate.refused(outcome.problem)
+            outcome = replace(outcome, refused_at=self._gate.refused(outcome.problem))
             self._was_refused(outcome, is_batch=is_batch)
         process.step(self._stream)
         self._sent[id(outcome)] = (outcome, sent_at)

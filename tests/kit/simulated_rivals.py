@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from kit.builders import CODEC
-from kit.invariants import RIVAL, Reading, leads_to_itself
+from kit.invariants import RIVAL, Reading, is_refused
 from kit.simulation_setting import Setting, settled
 from milepost.core import commands
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
@@ -69,7 +69,7 @@ class Rivals:
         if isinstance(decision, BatchUnchanged):
             return None
         sweep = open_sweep(checkpoint, budget)
-        is_read = isinstance(outcome, Fetched) and not leads_to_itself(sweep, outcome)
+        is_read = isinstance(outcome, Fetched) and not is_refused(decision)
         if isinstance(outcome, Fetched) and is_read and checkpoint.version == setting.snapshot(stream).version:
             setting.invariants.batch_fetched(Reading(stream, sweep, outcome, sent_at, budget))
         return self._commit(stream, checkpoint, decision, budget.run_id)

@@ -48,6 +48,8 @@ DEBUG, INFO, WARNING, ERROR = Level
 WENT_WRONG = {"problem": "it went wrong"}
 WAIT = advice_on(RATE_LIMIT, STREAM)
 NEW_TOKEN = advice_on(DEAD_TOKEN, STREAM)
+LOOP = Problem(ProblemKind.CURSOR_LOOP, "round and round")
+STUCK = Problem(ProblemKind.NO_PROGRESS, "nothing new")
 
 CASES: list[tuple[events.Event, Description]] = [
     (run_started(NOON), Description("run started", "Run started", DEBUG)),
@@ -185,6 +187,17 @@ CASES: list[tuple[events.Event, Description]] = [
         ),
     ),
     (
+        events.FieldsLeftOut(("can_reply", "shares")),
+        Description(
+            "fields left out",
+            "The API refuses fields by name: conversations are read without can_reply, shares",
+            WARNING,
+            {"left_out": "can_reply, shares"},
+            "nothing is lost but these fields; they are tried again at each start, and with another source.version",
+        ),
+    ),
+    (events.FieldsLeftOut(), Description("all fields read again", "The API knows all requested fields again")),
+    (
         events.CursorLost(problem(2642)),
         Description(
             "cursor refused",
@@ -192,6 +205,46 @@ CASES: list[tuple[events.Event, Description]] = [
             WARNING,
             {"problem": "it went wrong (code 2642)"},
             "the walk restarts at the head of the inbox",
+        ),
+    ),
+    (
+        events.CursorLost(LOOP, is_last=True),
+        Description(
+            "cursor refused",
+            "The list leads nowhere, the walk restarts at the head of the inbox: round and round",
+            WARNING,
+            {"problem": "round and round"},
+            "the walk restarts at the head of the inbox",
+        ),
+    ),
+    (
+        events.BatchStored(Position(Phase.CATCH_UP), Tally(batches=1, unchanged=50), problem=LOOP),
+        Description(
+            "walk ended early",
+            "The walk ends here, though the list goes on: round and round",
+            WARNING,
+            {"unchanged": 50, "problem": "round and round"},
+            advice_on(LOOP, STREAM),
+        ),
+    ),
+    (
+        events.SweepCompleted(Mode.FULL, NOON, NOON, TALLY, has_errors=True, problem=LOOP),
+        Description(
+            "sweep completed",
+            f"Full sweep complete ({IN_BRIEF}), but in doubt, and deletes nothing: round and round",
+            WARNING,
+            {"mode": "full", "status": "complete_with_errors", **IN_ALL, "problem": "round and round"},
+            advice_on(LOOP, STREAM),
+        ),
+    ),
+    (
+        RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT, walking("b"), TALLY, STUCK),
+        Description(
+            "run ended early",
+            f"Stopped at the time limit of a run ({IN_BRIEF}): nothing new; the next run continues there",
+            WARNING,
+            {"reason": "time_limit", "status": "paused", **IN_ALL, "problem": "nothing new"},
+            advice_on(STUCK, STREAM),
         ),
     ),
     # --- dead letters ---
@@ -483,7 +536,7 @@ def test_a_clock_that_was_set_back_makes_no_negative_wait() -> None:
 
 def test_foreign_text_stays_on_one_line() -> None:
     hostile = events.FetchFailed(1, Problem(ProblemKind.API, "first\nsecond\x1b[2J"), at(4))
-    assert described(hostile).sentence.endswith(": first second [2J")
+    assert described(hostile).sentence.endswith(r": first second\x1b[2J")
 
 
 @drawn(event=any_event, is_in_a_run=st.booleans())

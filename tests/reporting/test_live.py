@@ -153,6 +153,26 @@ def test_a_removed_stream_has_no_state_but_its_rate_limit_still_holds_others() -
     assert live.removed() == [STREAM.key]
 
 
+def test_while_the_database_is_away_no_stream_is_syncing() -> None:
+    is_away = True
+    live = LiveStreams(Clock(), is_store_away=lambda: is_away)
+    for checkpoint in (WALKING, checkpoint_of(OTHER, COMPLETED), Checkpoint(THIRD.key)):
+        live.read(recorded(checkpoint))
+    assert states(live) == {STREAM.key: State.RETRYING, OTHER.key: State.COMPLETE, THIRD.key: State.RETRYING}
+    assert live.status_line([STREAM, OTHER, THIRD]) == "3 streams: 2 retrying, 1 up to date"
+    is_away = False
+    assert states(live)[STREAM.key] is State.SYNCING
+
+
+def test_a_stream_that_waits_for_a_slot_is_neither_syncing_nor_up_to_date() -> None:
+    queue = {STREAM, OTHER}
+    live = LiveStreams(Clock(), lambda: queue)
+    for checkpoint in (WALKING, checkpoint_of(OTHER, COMPLETED), checkpoint_of(THIRD, *STARTED)):
+        live.read(recorded(checkpoint))
+    assert states(live) == {STREAM.key: State.QUEUED, OTHER.key: State.QUEUED, THIRD.key: State.SYNCING}
+    assert live.status_line([STREAM, OTHER, THIRD]) == "3 streams: 1 syncing, 2 waiting for a slot"
+
+
 # --- the status line --------------------------------------------------------------------------------------------------
 
 

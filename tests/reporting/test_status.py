@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kit.builders import (
     BAD_VERSION,
@@ -24,7 +26,17 @@ from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.model import Detail, Platform, Scope, Stream
 from milepost.core.rate_limits import PROBE_LEAD_SECONDS
 from milepost.core.retry import AUTHORIZATION_PROBE_SECONDS, CONFIGURATION_PROBE_SECONDS, MAX_PARK_SECONDS
-from milepost.reporting.status import Condition, ConditionContext, State, Wait, condition, limit_on, rate_limits_of
+from milepost.reporting.advice import advice_on
+from milepost.reporting.status import (
+    Condition,
+    ConditionContext,
+    State,
+    StoreOutage,
+    Wait,
+    condition,
+    limit_on,
+    rate_limits_of,
+)
 
 OTHER = Stream(Platform.MESSENGER, "2")
 SIBLING = Stream(Platform.INSTAGRAM, STREAM.page_id)
@@ -235,9 +247,93 @@ def test_a_run_that_ended_between_two_attempts_still_shows_the_problem() -> None
     assert wait.problem == NETWORK
 
 
+@pytest.mark.parametrize(
+    "ended", [UNAUTHORIZED, MISCONFIGURED, events.RunEnded(events.RunStatus.FAILED, events.Reason.RETRIES_EXHAUSTED)]
+)
+def test_a_run_that_ended_for_a_cause_of_its_own_shows_that_and_not_an_attempt_before_it(
+    ended: events.RunEnded,
+) -> None:
+    cause = ended.problem or BAD_VERSION
+    transient = (events.FetchFailed(1, NETWORK, at(4)), replace(ended, problem=cause))
+    found = condition_after(*WALKING, *transient)
+    assert found.wait is not None
+    assert found.wait.problem == cause
+    assert found.advice == advice_on(cause, STREAM)
+
+
+def test_a_probe_of_a_stopped_stream_does_not_show_a_failed_attempt_of_the_run_before_it() -> None:
+    stopped = given(*WALKING, events.FetchFailed(1, NETWORK, at(4)), UNAUTHORIZED)
+    probing = given(run_started(at(1800)), after=stopped, run_id="run-2", recorded_at=at(1800))
+    assert condition_of(probing, at(1801)) == Condition(State.SYNCING, None, None, None, None)
+
+
+def test_a_run_that_waits_for_an_attempt_that_the_run_before_it_scheduled_is_retrying() -> None:
+    failed = (events.FetchFailed(1, NETWORK, at(30)), OUT_OF_TIME)
+    again = given(run_started(at(10)), after=given(*WALKING, *failed), run_id="run-2", recorded_at=at(10))
+    found = condition_of(again, at(11))
+    assert (found.state, found.wait and found.wait.until) == (State.RETRYING, at(30))
+
+
 def test_a_good_batch_ends_the_wait_of_a_stopped_stream() -> None:
     recovered = (*WALKING, UNAUTHORIZED, events.BatchStored(walking("c2"), events.Tally(batches=1)), COMPLETED)
     assert condition_after(*recovered) == Condition(State.COMPLETE, None, None, None, at(300))
+
+
+# --- what only the daemon knows ---------------------------------------------------------------------------------------
+
+
+def condition_with(checkpoint: Checkpoint, **known: Any) -> Condition:  # noqa: ANN401
+    context = replace(context_at(rate_limits=rate_limits_of([checkpoint])), **known)
+    return condition(checkpoint, context)
+
+
+AWAY = StoreOutage(at(-60), "the disk is full (make room)")
+EVERY_STATE = [
+    (Checkpoint(STREAM.key), State.NEVER_SYNCED),
+    (given(*WALKING), State.SYNCING),
+    (given(*WALKING, events.FetchFailed(1, NETWORK, at(4))), State.RETRYING),
+    (given(*WALKING, LIMITED), State.RATE_LIMITED),
+    (given(*WALKING, COMPLETED), State.COMPLETE),
+    (given(*WALKING, OUT_OF_TIME), State.PAUSED),
+    (given(*WALKING, INTERRUPTED), State.INTERRUPTED),
+    (given(*WALKING, *GIVEN_UP), State.FAILED),
+    (given(*WALKING, UNAUTHORIZED), State.STOPPED),
+    (given(COMPLETED, events.StreamPaused("ada")), State.ON_HOLD),
+]
+
+
+@pytest.mark.parametrize(("checkpoint", "state"), EVERY_STATE)
+def test_while_the_database_is_away_no_stream_claims_to_get_on(checkpoint: Checkpoint, state: State) -> None:
+    assert condition_with(checkpoint).state is state
+    found = condition_with(checkpoint, store_outage=AWAY)
+    if state in {State.RATE_LIMITED, State.COMPLETE, State.FAILED, State.STOPPED, State.ON_HOLD}:
+        assert found == condition_with(checkpoint)
+    else:
+        assert (found.state, found.wait) == (State.RETRYING, Wait("the database", at(-60), None))
+        assert found.advice == "it is unavailable: the disk is full (make room)"
+
+
+@pytest.mark.parametrize(("checkpoint", "state"), EVERY_STATE)
+def test_a_stream_that_waits_for_a_slot_says_so_unless_something_else_holds_it_up(
+    checkpoint: Checkpoint, state: State
+) -> None:
+    found = condition_with(checkpoint, queued_since=at(-30))
+    if state in {State.RATE_LIMITED, State.FAILED, State.STOPPED, State.ON_HOLD}:
+        assert found == condition_with(checkpoint)
+    else:
+        assert found.state is State.QUEUED
+        assert found.wait is not None
+        assert (found.wait.waits_for[:11], found.wait.since) == ("a free slot", at(-30))
+
+
+def test_a_stream_whose_calls_are_far_apart_says_why() -> None:
+    why = "calls are 8 seconds apart, because 100% of the app's rate limit was reported as used"
+    assert condition_with(given(*WALKING), slowed_down=why).remark == why
+    shrunk = given(*WALKING, events.BatchShrunk(6, Detail.NESTED, problem(1)))
+    remark = condition_with(shrunk, slowed_down=why).remark
+    assert remark is not None
+    assert remark.startswith("requests 6 conversations")
+    assert remark.endswith(f"; {why}")
 
 
 # --- remarks ----------------------------------------------------------------------------------------------------------
@@ -249,6 +345,7 @@ def test_a_good_batch_ends_the_wait_of_a_stopped_stream() -> None:
         (6, Detail.NESTED, "requests 6 conversations at a time, because of this: it went wrong (code 1)"),
         (1, Detail.NESTED, "requests 1 conversation at a time, because"),
         (1, Detail.SEPARATE, "its messages separately, because"),
+        (1, Detail.LEAN, "requests 1 conversation with its newest messages only, because"),
         (1, Detail.BARE, "requests 1 conversation without its messages, because"),
         (1, Detail.POSITION, "requests only the position of 1 conversation, to skip it, because"),
     ],
@@ -266,6 +363,18 @@ def test_the_remark_follows_the_request_size_and_ends_with_the_whole_batch() -> 
     assert remark is not None
     assert "25 conversations" in remark
     assert condition_of(given(events.BatchStored(walking("c3"), events.Tally(batches=1)), after=four)).remark is None
+
+
+def test_a_stream_says_which_fields_it_reads_without() -> None:
+    left_out = condition_after(*WALKING, events.FieldsLeftOut(("can_reply",)))
+    assert left_out.remark == "reads without can_reply, which the API refuses by name"
+
+    shrunk = condition_after(*WALKING, events.FieldsLeftOut(("link",)), events.BatchShrunk(6, Detail.NESTED, NETWORK))
+    assert shrunk.remark is not None
+    assert "6 conversations at a time" in shrunk.remark
+    assert shrunk.remark.endswith("; reads without link, which the API refuses by name")
+
+    assert condition_after(*WALKING, events.FieldsLeftOut(("link",)), events.FieldsLeftOut()).remark is None
 
 
 def test_open_dead_letters_are_explained_unless_something_is_worse() -> None:

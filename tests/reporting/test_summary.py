@@ -67,5 +67,6 @@ def test_totals_add_up_all_runs() -> None:
     assert whole.success_rate == 0.9
 
 
-def test_without_work_the_success_rate_is_one() -> None:
-    assert totals([]).success_rate == 1.0
+def test_where_no_batch_was_tried_there_is_no_success_rate() -> None:
+    assert totals([]).success_rate is None
+    assert totals([RunResult("a", Run("r_1", NOON, retries=2))]).success_rate is None

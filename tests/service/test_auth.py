@@ -105,10 +105,24 @@ async def test_the_token_opens_a_session_whose_cookie_admits() -> None:
         assert (cookie["httponly"], cookie["samesite"], cookie["path"]) == (True, "Strict", "/")
         assert cookie["max-age"] == str(MAX_SESSION_SECONDS)
         assert cookie["domain"] == ""
+        assert cookie["secure"] == ""
         assert await status_of(session, "GET", "/secret") == 200
         assert await status_of(session, "POST", "/secret", "{}", JSON) == 200
         assert await status_of(session, "POST", "/logout", "{}", JSON) == 204
         assert await status_of(session, "GET", "/secret") == 401
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "is_secure"),
+    [("https", True), ("HTTPS", True), ("https, http", True), ("http", False), ("http, https", False), ("", False)],
+)
+async def test_behind_a_proxy_with_tls_the_cookie_never_travels_in_the_clear(forwarded: str, is_secure: bool) -> None:
+    headers = JSON | {"X-Forwarded-Proto": forwarded, "Authorization": f"Bearer {TOKEN}"}
+    async with client() as session:
+        for path, body in (("/login", RIGHT), ("/logout", "{}")):
+            async with session.post(path, data=body, headers=headers) as response:
+                cookie = SimpleCookie(response.headers["Set-Cookie"])[COOKIE]
+            assert bool(cookie["secure"]) == is_secure
 
 
 def test_an_ended_session_is_still_signed() -> None:

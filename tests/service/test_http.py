@@ -1,7 +1,9 @@
 """The HTTP service over real connections: who is admitted, how it responds, and how it shuts down."""
 
 import asyncio
+import errno
 import gzip
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -14,10 +16,10 @@ from structlog.testing import capture_logs
 
 from kit.builders import NOON, STREAM, checkpoint_of
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.errors import BadConfiguration, StoreAway
+from milepost.core.errors import BadConfiguration, MilepostError, StoreAway
 from milepost.reporting.live import LiveStreams
+from milepost.service.connections import LimitedSite
 from milepost.service.http import HEADERS, MAX_BODY_BYTES, serve
-from milepost.service.limits import LimitedSite
 from milepost.service.metrics.collect import Metrics
 from milepost.service.probes import exposition, probes
 
@@ -85,6 +87,26 @@ async def test_the_daemon_is_not_ready_when_the_store_takes_too_long() -> None:
     async with client(all_routes(asyncio.Event().wait)) as session, session.get("/readyz") as response:  # type: ignore[arg-type]  # what it answers is not looked at
         assert response.status == 503
         assert (await problem_of(response))["detail"] == "the store did not answer within 0.05 s"
+
+
+async def test_probes_wait_for_the_ping_that_is_under_way_and_begin_no_other() -> None:
+    pings, answered = 0, asyncio.Event()
+
+    async def hang() -> None:
+        nonlocal pings
+        pings += 1
+        await answered.wait()
+
+    async with client(all_routes(hang)) as session:
+        for _ in range(3):
+            async with session.get("/readyz") as response:
+                assert response.status == 503
+        assert pings == 1
+        answered.set()
+        await asyncio.sleep(0)
+        async with session.get("/readyz") as response:
+            assert response.status == 200
+        assert pings == 2
 
 
 async def test_the_daemon_is_not_ready_when_the_work_stalls() -> None:
@@ -430,6 +452,21 @@ async def test_a_port_that_needs_privileges_is_refused_with_a_hint(monkeypatch: 
         async with serve("127.0.0.1", 80, []):
             pass
     assert "http.listen" in caught.value.hint
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+async def test_a_machine_without_resources_is_no_bad_configuration(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    async def refuse(_: LimitedSite) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(LimitedSite, "start", refuse)
+    with pytest.raises(MilepostError, match=os.strerror(number).lower()) as caught:
+        async with serve("127.0.0.1", 80, []):
+            pass
+    assert not isinstance(caught.value, BadConfiguration)
+    assert caught.value.hint
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------

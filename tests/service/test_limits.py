@@ -1,4 +1,4 @@
-"""Limits on requests and connections, and how the rest is refused."""
+"""Limits on requests, and how the rest is refused."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from milepost.service import http, limits
+from milepost.service import limits
 from milepost.service.http import serve
 from milepost.service.probes import probes
 
@@ -76,43 +76,3 @@ async def test_two_hundred_pages_that_poll_are_not_refused() -> None:
         answered = await asyncio.gather(*(statuses(session, "/thing", 5) for _ in range(200)))
     assert {status for each in answered for status in each} == {200}
     assert limits.MAX_REQUESTS / limits.IN_SECONDS >= 200 / 2
-
-
-async def test_connections_are_limited_and_freed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "MAX_CONNECTIONS", 3)
-    async with serve("127.0.0.1", 0, [web.get("/thing", thing)]) as url:
-        port = int(url.rpartition(":")[2])
-        held = [await open_request(port) for _ in range(3)]
-        assert [await first_line(reader) for reader, _ in held] == ["HTTP/1.1 200 OK"] * 3
-        reader, writer = await open_request(port)
-        text = (await reader.read()).decode()
-        assert text.startswith("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n")
-        assert text.endswith("\r\n\r\ntoo many connections\r\n")
-        await ended(writer)
-        await ended(held[0][1])
-        async with asyncio.timeout(60):
-            while True:  # the server has to hear of the end
-                reader, writer = await open_request(port)
-                line = await first_line(reader)
-                await ended(writer)
-                if line == "HTTP/1.1 200 OK":
-                    break
-        for _, writer in held[1:]:
-            await ended(writer)
-
-
-async def open_request(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a connection, and ask for something."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /thing HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    await writer.drain()
-    return reader, writer
-
-
-async def first_line(reader: asyncio.StreamReader) -> str:
-    return (await reader.readline()).decode().strip()
-
-
-async def ended(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-    await writer.wait_closed()

@@ -189,7 +189,8 @@ async def test_a_stalled_service_does_not_ping_the_watchdog_and_says_why(listene
     clock = LeapingClock(stop)
     clock.ends_at = at(60)
     notifier = listener.notifier(WATCHDOG_USEC="6000000")
-    await keep_notified(notifier, up_to_date, lambda: "no end of the runs of messenger:1", clock, stop)
+    stalled = "no end of the runs of messenger:1"
+    await keep_notified(notifier, lambda: f"streams are stalled ({stalled})", lambda: stalled, clock, stop)
     received = listener.received()
     assert "WATCHDOG=1" not in received
-    assert received[0] == "STATUS=stalled: no end of the runs of messenger:1"
+    assert received[0] == f"STATUS=streams are stalled ({stalled})"

@@ -1,10 +1,13 @@
 """The messages about a file that is wrong."""
 
+import errno
+import os
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
-from milepost.core.errors import BadConfiguration
+from milepost.core.errors import BadConfiguration, ConfigurationAway
 from milepost.settings import load
 from milepost.settings.yaml import MAX_BYTES
 
@@ -156,6 +159,25 @@ class TestFiles:
     def test_a_directory_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(BadConfiguration, match="is a directory, not a file"):
             load(tmp_path, {})
+
+    @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE])
+    @pytest.mark.parametrize("secret", [True, False])
+    def test_a_file_that_cannot_be_read_now_is_no_bad_configuration(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch, number: int, secret: bool
+    ) -> None:
+        token = file.with_name("token")
+        token.write_text("a-token-of-some-length")
+        file.write_text("http: {token_file: token}")
+        really = Path.open
+
+        def failing(path: Path, mode: str = "r") -> IO[Any]:
+            if path == (token if secret else file):
+                raise OSError(number, os.strerror(number))
+            return really(path, mode)
+
+        monkeypatch.setattr(Path, "open", failing)
+        with pytest.raises(ConfigurationAway, match=os.strerror(number)):
+            load(file, {})
 
     def test_an_unreadable_file_is_refused(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def denied(*_: object) -> None:  # not by file mode, which does not bind root

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from kit.builders import NOON
 from kit.fake_inbox import Habits
+from kit.fake_outages import Climate
 from kit.memory_store import MemoryStore
 from kit.scenarios import scenarios
 from kit.simulation import Simulation
@@ -33,6 +34,7 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.events import Phase as SweepPhase
+from milepost.core.list_check import checked
 from milepost.core.merge import Difference, newer
 from milepost.core.model import (
     Batch,
@@ -47,7 +49,7 @@ from milepost.core.model import (
     Stretch,
 )
 from milepost.core.plan import Fetch, Interruptions, Policy, RunBudget, SettleRefusal, Size, Step, next_step, smaller
-from milepost.core.ports import Commit, Committed, Fetched, Outcome, Refused
+from milepost.core.ports import Answered, Commit, Committed, Fetched, ListCheck, Outcome, Refused
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Decided, Decision, Pending, Record, _saved_position, beginnings
 from milepost.core.remedies import Remedy, Rule, rule_for
@@ -250,6 +252,18 @@ def everybody_is_remembered(conversations: Iterable[Conversation], known: Known)
     return tuple(conversations)
 
 
+def blind(refused: Refused, positions: Answered) -> Answered:
+    """Takes every refusal for one about what the list holds."""
+    together = checked(refused, positions)
+    if isinstance(together, Refused) and together.check is not None and together.check.problem is not None:
+        return replace(together, check=ListCheck(first="whoever it is"))
+    return together
+
+
+def whoever_comes(checkpoint: Checkpoint, batch: Batch, policy: Policy) -> None:
+    """Gives up whatever thread is at the cursor by now."""
+
+
 def never_smaller(size: Size, policy: Policy) -> Size | None:
     """Knows nothing below a single conversation, which is then asked for again and again."""
     return smaller(size, policy) if size.limit > 1 else Size(1, Detail.NESTED)
@@ -367,9 +381,10 @@ class Mutant:
 
 
 def to_lost_cursors(scenario: Scenario) -> Scenario:
-    """Let cursors die in full sweeps that are without a flaw and take several runs."""
+    """Let cursors die in full sweeps of one stream that are without a flaw and take several runs."""
     habits = Habits(dead_cursor_chance=0.2, deletion_chance=0.05)
-    return dataclasses.replace(scenario, habits=habits, run_seconds=3.0, full_chance=0.5, threads=12, stop_chance=0.05)
+    longer = dataclasses.replace(scenario, streams=1, threads=12, run_seconds=3.0)
+    return dataclasses.replace(longer, habits=habits, full_chance=0.5, stop_chance=0.05)
 
 
 def to_double_faults(scenario: Scenario) -> Scenario:
@@ -394,6 +409,20 @@ def to_disorder_in_small_batches(scenario: Scenario) -> Scenario:
 def to_ghosts(scenario: Scenario) -> Scenario:
     """Let threads be listed again as they were before."""
     return dataclasses.replace(scenario, habits=Habits(ghost_chance=0.3, arrival_chance=0.3), refused_row_chance=0.0)
+
+
+def to_short_outages(scenario: Scenario) -> Scenario:
+    """Let outages begin and end all the time."""
+    climate = Climate(outage_chance=0.4, longest_seconds=4.0, with_unknown_errors=True)
+    policy = replace(scenario.policy, attempts=1, base_delay_seconds=0.5)
+    habits = Habits(arrival_chance=0.1, climate=climate)
+    return dataclasses.replace(scenario, habits=habits, policy=policy, reload_chance=0.0)
+
+
+def to_a_moving_head(scenario: Scenario) -> Scenario:
+    """Let threads that cannot be read be overtaken by others that can."""
+    habits = Habits(sick_chance=0.2, arrival_chance=0.5)
+    return dataclasses.replace(scenario, habits=habits, threads=6, interval_seconds=1.0)
 
 
 def to_rivals(scenario: Scenario) -> Scenario:
@@ -473,7 +502,7 @@ MUTANTS = {
         "is there and was marked as deleted", patches={"milepost.core.decide._stretch": whole_stretch}
     ),
     "a cursor is taken up without its place": Mutant(
-        "is there and was marked as deleted",
+        "is there and was marked as deleted|is gone and not marked as deleted",
         patches={"milepost.core.decide._stretch": stretch_of_the_scan},
         narrowed=to_lost_cursors,
     ),
@@ -482,6 +511,19 @@ MUTANTS = {
     ),
     "a thread is asked for until it answers": Mutant(
         "calls without end|does not end", patches={"milepost.core.failures.smaller": never_smaller}
+    ),
+    "an outage is taken for what a list holds": Mutant(
+        "can be read and was given up", patches={"milepost.engine.run.checked": blind}, narrowed=to_short_outages
+    ),
+    "one look at the list is enough": Mutant(
+        "can be read and was given up",
+        patches={"milepost.core.failures.CONFIRMATIONS": 1},
+        narrowed=to_short_outages,
+    ),
+    "whoever is in its place is given up": Mutant(
+        "can be read and was given up",
+        patches={"milepost.core.decide.mistaken": whoever_comes},
+        narrowed=to_a_moving_head,
     ),
     "a stop is overlooked": Mutant(
         "a call after the stop|a call for a removed stream", patches={"milepost.engine.run.next_step": nobody_stops}

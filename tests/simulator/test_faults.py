@@ -103,10 +103,11 @@ class TestParsing:
         )
 
     def test_rules_take_a_number_or_a_duration(self) -> None:
-        shares = "poison=0.01,poison_messages=0.02,heavy_threads=0.03"
+        shares = "poison=0.01,spoilt=0.04,poison_messages=0.02,heavy_threads=0.03"
         plan = parse_faults(f"{shares},heavy=420,usage=85,cursor_life=1h,prolong=5m")
         assert plan == FaultPlan(
             poison_share=0.01,
+            spoilt_share=0.04,
             poison_messages_share=0.02,
             heavy_share=0.03,
             max_weight=420,

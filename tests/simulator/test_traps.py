@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
+import aiohttp
 import pytest
 
 from kit.simulated import BAKERY, BICYCLES, NOW, Client, frozen_client, frozen_world
@@ -19,6 +20,20 @@ WITHOUT_MESSAGES = "id,updated_time,participants"
 async def client() -> AsyncIterator[Client]:
     async with frozen_client() as client:
         yield client
+
+
+async def raw(client: Client, path: str, fields: str) -> str:
+    """Return the form of a response, whatever it is: its status, with its code or what there is in place of one."""
+    try:
+        response, body = await client.get(path, fields=fields)
+    except aiohttp.ClientConnectionError:
+        return "reset"
+    except ValueError:
+        return "not JSON"
+    if not body:
+        return f"{response.status} {body}"
+    error = body.get("error")
+    return "a thread" if error is None else f"{response.status} {error['code']}/{error.get('error_subcode')}"
 
 
 class TestIllThreads:
@@ -57,6 +72,20 @@ class TestIllThreads:
         assert await client.code(f"v26.0/{thread}") == 1
         assert await client.code(f"v26.0/{thread}", fields=POSITIONS) is None
         assert await client.code(f"v26.0/{thread}/messages", fields="id") == 1
+
+    async def test_a_spoilt_thread_fails_every_list_in_a_form_of_its_own(self, client: Client) -> None:
+        seen = set[str]()
+        for head in (each.id for each in client.truth()):
+            client.server.world.poison(head, Ailment.SPOILT)
+            answers = [await raw(client, f"v26.0/{head}", WITHOUT_MESSAGES) for _ in range(2)]
+            assert answers[0] == answers[1], "the same each time"
+            assert answers[0] != "a thread"
+            seen.add(answers[0])
+            assert await client.code(f"v26.0/{head}", fields=POSITIONS) is None
+        assert len(seen) > 5, seen
+        head = client.truth()[0].id
+        assert await raw(client, LIST, WITHOUT_MESSAGES) == await raw(client, f"v26.0/{head}", WITHOUT_MESSAGES)
+        assert (await client.conversations(fields=POSITIONS, limit="1"))["data"][0]["id"] == head
 
     async def test_poison_messages_fail_only_what_shows_them(self, client: Client) -> None:
         thread = client.truth()[0].id

@@ -1,12 +1,16 @@
-"""Databases for the tests of the SQLite store."""
+"""Databases for the tests of the SQLite store, and pairs of databases for those of `store copy`."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kit.postgres import Server
 from milepost.stores.sqlite.files import create_private
 from milepost.stores.sqlite.migrate import migrate
+from stores.copies import WAYS, Pair, made
+from stores.databases import AnyDatabase, Databases, databases
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +26,35 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def path(tmp_path: Path, migrated: Path) -> Path:
     """Return a fresh database, migrated and empty."""
     return Path(shutil.copy(migrated, tmp_path))
+
+
+@pytest.fixture
+def maker(tmp_path: Path, postgres: Server) -> Iterator[Databases]:
+    with databases(tmp_path, postgres) as maker:
+        yield maker
+
+
+@pytest.fixture(params=WAYS, ids=" to ".join)
+def pair(request: pytest.FixtureRequest, maker: Databases) -> Pair:
+    """Return a database with rows in every table, and one that is not made yet."""
+    return made(maker, *request.param)
+
+
+@pytest.fixture
+def into_postgresql(maker: Databases) -> Pair:
+    return made(maker, "sqlite", "postgresql")
+
+
+@pytest.fixture
+def into_sqlite(maker: Databases) -> Pair:
+    return made(maker, "postgresql", "sqlite")
+
+
+@pytest.fixture
+def source(pair: Pair) -> AnyDatabase:
+    return pair[0]
+
+
+@pytest.fixture
+def target(pair: Pair) -> AnyDatabase:
+    return pair[1]

@@ -20,6 +20,7 @@ from milepost.stores.open import has_database, open_store
 from milepost.stores.postgresql import connection as connecting
 from milepost.stores.postgresql import dsn as addressing
 from milepost.stores.postgresql.commit import PostgresqlWriter, Prepared
+from milepost.stores.postgresql.errors import translated
 from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
 from milepost.stores.url import StoreUrl
 from stores.histories import commit_after, contact_row, conversation_row, event_row, life, live, next_commit, stream
@@ -287,6 +288,51 @@ async def test_a_restart_is_an_absence_that_loses_nothing(
     assert tables.checkpoints == tables.refold()
 
 
+async def test_a_write_that_changes_nothing_takes_no_special_rights(database: Database, store: PostgresqlStore) -> None:
+    await live(store, STREAM, 3)
+    before = PostgresDump(database).tables()
+    await store.write_nothing()
+    assert PostgresDump(database).tables() == before
+
+
+async def test_a_database_that_turns_read_only_takes_no_writes_whether_any_were_tried_or_not(
+    database: Database, store: PostgresqlStore
+) -> None:
+    await store.takes_writes()
+    with database.read_only():
+        await store.answers()
+        with pytest.raises(StoreAway, match="read-only"):
+            await store.write_nothing()
+        with pytest.raises(StoreAway, match="read-only"):
+            await store.commit(next_commit(await store.load(STREAM.key)))
+        with pytest.raises(StoreAway, match="read-only"):
+            await store.takes_writes()
+    await live(store, STREAM, 1)
+    await store.takes_writes()
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "expected"),
+    [
+        ("42501", 'could not extend file "base/1/2": Read-only file system', StoreAway),
+        ("58030", 'could not read blocks 1..1 in file "base/1/2": Input/output error', StoreAway),
+        ("XX000", 'could not open file "base/1/2": Stale file handle', StoreAway),
+        ("53000", 'could not open file "base/1/2": Too many open files in system', StoreAway),
+        ("42501", "permission denied for table checkpoints", StoreRefused),
+        ("XX001", "invalid page in block 1 of relation base/1/2", StoreRefused),
+    ],
+)
+async def test_a_file_system_of_the_server_that_went_away_is_an_absence(
+    database: Database, state: str, message: str, expected: type[MilepostError]
+) -> None:
+    with database.connect() as connection, pytest.raises(psycopg.Error) as raised:
+        connection.execute(f"DO $$ BEGIN RAISE EXCEPTION '{message}' USING ERRCODE = '{state}'; END $$".encode())
+    meant = translated(raised.value, "shop")
+    assert type(meant) is expected
+    assert message in meant.message
+    assert expected is StoreRefused or "backup" not in meant.hint
+
+
 async def test_a_database_that_turns_read_only_is_an_absence(database: Database, store: PostgresqlStore) -> None:
     """As a primary that becomes a replica does, in a failover."""
     reached = await live(store, STREAM, 3)
@@ -480,6 +526,8 @@ async def test_a_full_disk_is_an_absence_until_there_is_room(postgres: Server) -
             fill_up(database)
             with pytest.raises(StoreAway) as raised:
                 await live(store, STREAM, 2_000)
+            with pytest.raises(StoreAway, match="could not extend"):
+                await store.takes_writes()
 
             assert "make room; nothing that was committed is lost" in raised.value.hint
             reveals_nothing(raised.value, database)
@@ -488,6 +536,7 @@ async def test_a_full_disk_is_an_absence_until_there_is_room(postgres: Server) -
 
             database.sql("DROP TABLE ballast")
             assert (await live(store, STREAM, 3)).version > reached.version
+            await store.takes_writes()
 
 
 def fill_up(database: Database) -> None:

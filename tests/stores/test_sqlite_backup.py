@@ -56,6 +56,34 @@ async def test_a_copy_is_of_the_moment_when_it_began_however_much_is_committed_m
     assert rows_of(database, COUNT) == [(2_000 + total,)]
 
 
+async def test_the_wal_does_not_grow_beyond_its_bound_meanwhile(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From then on commits wait for the end of the copy, as for any other writer."""
+    monkeypatch.setattr(backup, "STEP_PAGES", 1)
+    monkeypatch.setattr(backup, "MAX_WAL_BYTES", 100_000)
+    outcomes: list[str] = []
+
+    def commit(copied: int, _: int) -> None:
+        with closing(sqlite3.connect(database, isolation_level=None, timeout=0)) as writer:
+            try:
+                writer.execute(ADD, (f"meanwhile {copied}",))
+                outcomes.append("committed")
+            except sqlite3.OperationalError as error:
+                outcomes.append(str(error))
+
+    with raw(database) as keeper:  # or the last writer to leave would empty the WAL
+        keeper.execute("SELECT count(*) FROM contacts").fetchone()
+        await copy(database, tmp_path / "copy.db", commit)
+        committed = outcomes.count("committed")
+        assert outcomes == ["committed"] * committed + ["database is locked"] * (len(outcomes) - committed)
+        assert 0 < committed < len(outcomes) / 2
+        assert database.with_name("milepost.db-wal").stat().st_size < 150_000
+        commit(-1, -1)
+    assert outcomes[-1] == "committed"
+    assert rows_of(tmp_path / "copy.db", COUNT) == [(2_000,)]
+
+
 async def test_what_is_only_in_the_wal_is_copied(database: Path, tmp_path: Path) -> None:
     with raw(database) as connection:
         connection.execute("PRAGMA wal_autocheckpoint = 0")

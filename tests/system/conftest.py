@@ -1,7 +1,7 @@
 """Fixtures of the tests of the whole program."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,6 @@ import pytest
 from kit.installation import Installation, PostgresqlInstallation
 from kit.postgres import fresh_database
 from kit.systemd_service import Service, installed_layer, installed_service
-from milepost.simulator.messages import Message
 
 
 @pytest.fixture
@@ -18,18 +17,8 @@ def installation(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ins
     if getattr(request, "param", "sqlite") == "sqlite":
         yield Installation(tmp_path)
     else:
-        request.getfixturevalue("texts_without_nul")
         with fresh_database(request.getfixturevalue("postgres"), template=None) as database:
             yield PostgresqlInstallation(tmp_path, database)
-
-
-@pytest.fixture
-def texts_without_nul(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep NULs out of the simulated messages: PostgreSQL refuses them, and each would become a dead letter."""
-    written: Callable[[Message], str | None] = vars(Message)["text"].fget
-    monkeypatch.setattr(
-        Message, "text", property(lambda message: (text := written(message)) and text.replace("\0", ""))
-    )
 
 
 @pytest.fixture

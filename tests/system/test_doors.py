@@ -1,10 +1,12 @@
 """Who gets access to the database's files, and over HTTP, with the real program."""
 
+import asyncio
 import os
 import signal
 import stat
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -13,6 +15,7 @@ import pytest
 from kit.binary import milepost, started, until
 from kit.installation import Installation
 from kit.simulated import BICYCLES, frozen_world
+from milepost.service.connections import MAX_CONNECTIONS
 from milepost.service.wrong_tokens import MAX_TRIES
 
 TOKEN = "a-token-of-some-length"
@@ -59,6 +62,22 @@ async def test_an_existing_database_is_closed_to_other_users(installation: Insta
             await daemon.says("started")
             assert "database closed to other users" in daemon.said
             assert {mode for name, mode in modes(installation.folder).items() if ".lock" not in name} == {"0o600"}
+
+
+async def test_hundreds_of_silent_connections_keep_nobody_out(installation: Installation) -> None:
+    async with frozen_world(20, pages=(BICYCLES,)) as simulator, AsyncExitStack() as strangers:
+        installation.configure_for(simulator, http={"token": TOKEN})
+        async with started(installation.folder, "run") as daemon:
+            url = await daemon.url()
+            port = int(url.rpartition(":")[2])
+            for _ in range(MAX_CONNECTIONS + 50):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                strangers.callback(writer.close)
+            async with aiohttp.ClientSession(url, headers={"Authorization": f"Bearer {TOKEN}"}) as session:
+                for path in ("/healthz", "/readyz", "/metrics", "/api/streams"):
+                    async with session.get(path) as response:
+                        assert response.status == 200, path
+            await until(lambda: "too many connections" in daemon.said)
 
 
 async def test_token_guesses_are_limited_counted_and_logged_and_lock_nobody_out(installation: Installation) -> None:

@@ -1,6 +1,5 @@
 """A disk that fills up during a sync: the sync waits for space, and continues."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,20 +7,14 @@ import pytest
 
 from kit.binary import milepost, started
 from kit.copied_tables import assert_copied
+from kit.full_disk import ballast_of, installed_on_small_disk
 from kit.installation import Installation
 from kit.simulated import NOW, frozen_world
-from kit.small_disk import small_disk
-
-ROOM_BYTES = 3 * 2**19
 
 
 @pytest.fixture
 def on_small_disk(tmp_path: Path) -> Iterator[Installation]:
-    """Return an installation on a disk with ballast that leaves a megabyte and a half."""
-    with small_disk(tmp_path, "64m") as disk:
-        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - ROOM_BYTES))
-        installation = Installation(tmp_path)
-        installation.database = disk / "milepost.db"
+    with installed_on_small_disk(tmp_path) as installation:
         yield installation
 
 
@@ -30,7 +23,7 @@ async def test_a_sync_waits_for_a_full_disk_and_completes_when_there_is_space(on
         on_small_disk.configure_for(simulator, store={"url": f"sqlite:///{on_small_disk.database}"})
         async with started(on_small_disk.folder, "sync") as running:
             line = await running.says("database unavailable, retrying")
-            (on_small_disk.database.parent / "ballast").unlink()
+            ballast_of(on_small_disk.database.parent).unlink()
             ended = await running.ended()
         assert "the disk is full: make room; nothing that was committed is lost" in line
         assert ended.code == 0, ended
@@ -51,7 +44,7 @@ async def test_a_disk_that_stays_full_ends_the_sync_and_the_next_one_continues_w
         assert ended.code == 1, ended
         assert "make room" in ended.stdout + ended.stderr
         asked = simulator.requests.total
-        (on_small_disk.database.parent / "ballast").unlink()
+        ballast_of(on_small_disk.database.parent).unlink()
         on_small_disk.configure_for(simulator, store=url)
         assert (await on_small_disk.sync()).code == 0
         assert simulator.requests.total - asked < 36, "it began again from the beginning"

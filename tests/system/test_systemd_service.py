@@ -72,8 +72,6 @@ def test_another_page_needs_a_line_in_a_drop_in_and_a_new_token_a_restart(servic
         service.until_complete(f"messenger:{page.id}")
     handed_over = "/run/credentials/milepost.service/milepost.access-token"
     service.lab.write(TOKEN, "EAANewOne", mode="600")
-    service.lab.run("systemctl", "reload", "milepost")
-    assert service.lab.run("cat", handed_over) == f"{PAGE.token}\n"
     service.lab.run("systemctl", "restart", "milepost")
     assert service.lab.run("cat", handed_over) == "EAANewOne"
     service.lab.until(lambda: "1 stopped until the token" in service.shown("StatusText"), "a status")
@@ -95,6 +93,23 @@ def test_a_service_killed_in_mid_sweep_is_restarted_and_resumes_at_the_cursor(se
     ]
     assert service.copied() == service.undisturbed()
     service.lab.run("milepost", "journal", "verify")
+
+
+def test_a_service_whose_disk_has_no_inode_is_started_again_until_there_is_one(service: Service) -> None:
+    state = "/var/lib/private/milepost"
+    service.change_unit("")
+    service.simulate(40)
+    service.configure()
+    service.hand_over_token()
+    service.lab.run("mkdir", "-p", "-m", "700", state)
+    service.lab.run("mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=1", "tmpfs", state)
+    service.lab.run("systemctl", "start", "--no-block", "milepost")
+    service.until_logged("cannot be locked: No space left on device")
+    service.lab.until(lambda: int(service.shown("NRestarts")) >= 2, "two restarts")
+    service.lab.run("mount", "-o", "remount,nr_inodes=100", state)
+    service.lab.until(lambda: service.shown("ActiveState") == "active", "a start")
+    service.until_complete()
+    assert service.copied() == service.undisturbed()
 
 
 def test_a_hanging_service_is_killed_by_the_watchdog_and_resumes(service: Service) -> None:
@@ -173,12 +188,19 @@ def test_a_reload_applies_a_valid_configuration_and_rejects_an_invalid_one(servi
     service.lab.run("systemctl", "reload", "milepost")
     service.until_complete(f"messenger:{OTHER_PAGE.id}")
     service.lab.write(CONFIG, "pages: nonsense\n")
-    service.lab.run("systemctl", "reload", "milepost")
+    tried = service.lab.tried("systemctl", "reload", "milepost")
+    assert tried.returncode != 0, "it said that it had reloaded"
+    assert service.until_logged('pages: found "nonsense"')
     refused = service.until_logged("configuration not reloaded")
     assert "pages: found" in refused["MESSAGE"]
     assert refused["PRIORITY"] == "3"
     assert service.shown("MainPID") == process
     assert service.shown("ActiveState") == "active"
+    said = "the configuration could not be reloaded since"
+    service.lab.until(lambda: service.shown("StatusText").startswith(said), "a status that says so")
+    service.configure(PAGE, OTHER_PAGE)
+    service.lab.run("systemctl", "reload", "milepost")
+    service.lab.until(lambda: service.shown("StatusText") == "2 streams: 2 up to date", "an end of that")
 
 
 def test_journald_can_be_searched_by_stream_run_event_and_priority(service: Service) -> None:

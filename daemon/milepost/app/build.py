@@ -18,7 +18,7 @@ from milepost.core.problems import Problem
 from milepost.core.skew import furthest_ahead
 from milepost.engine.clock import SystemClock
 from milepost.engine.context import EngineContext
-from milepost.engine.feed import Feed
+from milepost.engine.feed import Feed, SlotWaited
 from milepost.engine.interrupt import Stop, stopping_when_lost
 from milepost.engine.rate_limits import RateLimits
 from milepost.engine.slots import Slots
@@ -80,10 +80,10 @@ async def assembled(
         for checkpoint in checkpoints:
             rate_limits.observe(checkpoint)  # before the first call: a limit outlives the process that met it
         registry = PageRegistry(client, rate_limits, settings.source.calls_per_second, world.manager_token)
-        slots = Slots(settings.sync.concurrency)
+        slots = Slots(settings.sync.concurrency, lambda seconds: feed.publish(SlotWaited(seconds)))
         engine = EngineContext(store, clock, feed, stop, policy_of(settings), rate_limits, slots)
         supervisor = Supervisor(engine, registry.add(world.pages), schedule_of(settings))
-        discovery = PageDiscovery(registry, supervisor, settings, learn_secret)
+        discovery = PageDiscovery(registry, supervisor, settings, learn_secret, clock.now)
         targets = ReloadTargets(supervisor, client, rate_limits, discovery)
         yield Parts(
             supervisor=supervisor,

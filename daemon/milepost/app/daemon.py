@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -12,13 +13,18 @@ from msgspec import Struct
 from milepost import __version__
 from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
+from milepost.app.health import Health
 from milepost.app.reload import Configuration
+from milepost.app.store_watch import StoreWatch
+from milepost.core.model import Stream
 from milepost.engine.bulkhead import bulkhead
 from milepost.engine.feed import Feed, Reader, reading
 from milepost.engine.interrupt import Interrupt, Stop, stopping_on_signals
+from milepost.reporting.health import DaemonStatus
 from milepost.reporting.live import LiveStreams
 from milepost.service.activity import Activity, recent_activity
 from milepost.service.api.background import BackgroundWork, background_work
+from milepost.service.api.daemon import daemon_status
 from milepost.service.api.dead_letters import dead_letter_actions, dead_letters
 from milepost.service.api.endpoint import AnyOperation, routes_of
 from milepost.service.api.journal import journal
@@ -39,7 +45,7 @@ from milepost.service.probes import exposition, probes
 from milepost.service.systemd import Notifier, keep_notified, starting
 from milepost.service.wrong_tokens import WrongTokens
 from milepost.settings import Settings, SyncSettings
-from milepost.stores.open import open_reader
+from milepost.stores.open import OpenStore, open_reader
 from milepost.stores.reader import JournalReader
 
 log = structlog.get_logger("milepost")
@@ -64,7 +70,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
         open_reader(store_url_of(settings)) as journal_reader,
         _driver(settings, parts, journal_reader) as driver,
     ):
-        observers = await _observers(settings, parts, journal_reader)
+        observers = await _observers(settings, parts, journal_reader, logging.redactor.redact)
         async with (
             serving(settings, parts, observers.shown, observers.routes, observers.wrong_tokens) as url,
             observers.broadcast.running(),
@@ -78,6 +84,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
                 "reload": parts.reloader.run(configuration, reload_requested, parts.clock, stop),
                 "discovery": parts.discovery.run(parts.clock, stop),
                 "token watch": parts.token_watch.run(parts.clock, stop),
+                "store watch": observers.health.store_watch.run(stop),
                 "systemd": keep_notified(systemd, observers.status_line, parts.supervisor.stalled, parts.clock, stop),
             }
             for name, work in background.items():
@@ -120,10 +127,11 @@ async def _driver(settings: Settings, parts: Parts, journal_reader: JournalReade
 
 
 class Shown(Struct, frozen=True, eq=False):
-    """What the API shows: the journal, what the streams are doing, and the operations of other observers."""
+    """What the API shows: the journal, what streams and daemon are doing, and the operations of other observers."""
 
     journal_reader: JournalReader
     live: LiveStreams
+    daemon: Callable[[], DaemonStatus]
     operations: Sequence[AnyOperation]
 
 
@@ -131,6 +139,7 @@ class _Observers(Struct, frozen=True, eq=False):
     """The readers of the feeds, and what HTTP serves of them."""
 
     metrics: Metrics
+    health: Health
     status_line: Callable[[], str]
     broadcast: Broadcast
     activity: Activity
@@ -145,6 +154,7 @@ class _Observers(Struct, frozen=True, eq=False):
             "log": JournalLog().read,
             "events": self.broadcast.read,
             "live view": self.shown.live.read,
+            "store watch": self.health.store_watch.read,
         }
 
     def of_the_journal(self, *, is_shared: bool) -> Mapping[str, Reader]:
@@ -154,29 +164,65 @@ class _Observers(Struct, frozen=True, eq=False):
             readers |= {
                 "events of others": self.broadcast.read,
                 "live view of others": self.shown.live.read,
+                "store watch of others": self.health.store_watch.read,
             }
         return readers
 
 
-async def _observers(settings: Settings, parts: Parts, journal_reader: JournalReader) -> _Observers:
+async def _observers(
+    settings: Settings, parts: Parts, journal_reader: JournalReader, redact: Callable[[str], str]
+) -> _Observers:
     """Make the observers, and bring them up to the journal's end."""
-    wrong_tokens, now = WrongTokens(), parts.clock.now
-    live = LiveStreams(now)
-    metrics = Metrics(live)
-    metrics.add_installation(lambda: parts.reloader.settings.sync.interval_seconds, store_url_of(settings).file)
+    wrong_tokens, now, health = WrongTokens(), parts.clock.now, _health_of(parts, redact)
+    live = LiveStreams(now, lambda: parts.engine.slots.waiting, lambda: health.store_watch.outage is not None)
+    health.watch(lambda: live.getting_nowhere(parts.supervisor.streams))
+    metrics = _metrics(settings, parts, live, health)
     metrics.register(wrong_tokens)
     for stream in parts.supervisor.streams:
         live.load(await parts.store.load(stream.key))
     broadcast, activity = Broadcast(journal_reader, now), Activity(now)
     await activity.load(journal_reader)
     operations = [*event_stream(broadcast), *recent_activity(activity.past)]
-    routes = [*probes(parts.store.answers, parts.supervisor.stalled), *exposition(metrics.expose)]
-    shown = Shown(journal_reader, live, operations)
+    usable = partial(_demand_usable, parts.store)
+    routes = [*probes(usable, health.why_unready), *exposition(metrics.expose)]
+    shown = Shown(journal_reader, live, health.status, operations)
 
     def status_line() -> str:
-        return live.status_line(parts.supervisor.streams)
+        return health.status_line(live.status_line(parts.supervisor.streams))
 
-    return _Observers(metrics, status_line, broadcast, activity, shown, routes, wrong_tokens)
+    return _Observers(metrics, health, status_line, broadcast, activity, shown, routes, wrong_tokens)
+
+
+def _metrics(settings: Settings, parts: Parts, live: LiveStreams, health: Health) -> Metrics:
+    metrics = Metrics(live)
+    metrics.add_installation(lambda: parts.reloader.settings.sync.interval_seconds, store_url_of(settings).file)
+    metrics.add_health(
+        store_up=lambda: health.store_watch.outage is None,
+        discovery_up=lambda: parts.discovery.is_up,
+        reload_successful=lambda: not parts.reloader.is_refused,
+        streams_due=lambda: len(parts.engine.slots.waiting),
+    )
+    return metrics
+
+
+def _health_of(parts: Parts, redact: Callable[[str], str]) -> Health:
+    supervisor = parts.supervisor
+
+    def wake(key: str) -> bool:
+        stream = Stream.parse(key)
+        if stream not in supervisor.streams:
+            return False
+        supervisor.wake(stream)
+        return True
+
+    store_watch = StoreWatch(partial(_demand_usable, parts.store), wake, parts.clock)
+    return Health(parts, store_watch, redact)
+
+
+async def _demand_usable(store: OpenStore) -> None:
+    """Raise StoreAway or StoreRefused if the database does not answer, or takes no writes."""
+    await store.answers()
+    await store.takes_writes()
 
 
 # --- HTTP -------------------------------------------------------------------------------------------------------------
@@ -201,6 +247,7 @@ async def serving(
         operations = described(
             [
                 *_stream_operations(parts, shown, background),
+                *daemon_status(shown.daemon),
                 *runs(journal_reader),
                 *journal(journal_reader),
                 *dead_letters(journal_reader),
@@ -223,5 +270,5 @@ def _stream_operations(parts: Parts, shown: Shown, background: BackgroundWork) -
     def sync_settings() -> SyncSettings:
         return parts.reloader.settings.sync
 
-    overview = Overview(shown.journal_reader, shown.live, parts.clock.now, keys, names, sync_settings)
+    overview = Overview(shown.journal_reader, shown.live, parts.clock.now, keys, names, sync_settings, shown.daemon)
     return [*streams(overview), *stream_actions(background, supervisor.ask, keys)]

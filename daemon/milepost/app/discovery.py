@@ -1,9 +1,10 @@
 """Keeps the set of pages up to date: those that the configuration lists, and those that the manager's token manages."""
 
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 
 import structlog
+from msgspec import Struct
 
 from milepost.app.pages import PageRegistry, configured_pages
 from milepost.core.ports import Clock, Held
@@ -12,6 +13,7 @@ from milepost.core.remedies import Remedy, rule_for
 from milepost.engine.interrupt import Interrupt, Stop
 from milepost.engine.supervisor import Supervisor
 from milepost.facebook.pages import Page
+from milepost.reporting.health import Issue, IssueKind
 from milepost.settings import Settings
 
 LOOK_SECONDS = 10.0  # between two looks at the clock, which may have been set or suspended
@@ -19,6 +21,14 @@ DISCOVERY_SECONDS = 900.0
 DISCOVERY_RETRY_SECONDS = 60.0  # after a failure that may pass, or when a rate limit forbade the call
 
 log = structlog.get_logger("milepost")
+
+
+class _Failure(Struct, frozen=True):
+    """Discovery has failed since then: why its latest attempt did, and what a person can do."""
+
+    since: datetime
+    reason: str
+    advice: str
 
 
 class PageDiscovery:
@@ -33,7 +43,11 @@ class PageDiscovery:
         supervisor: Supervisor,
         settings: Settings,
         learn_secret: Callable[[str], None],
+        now: Callable[[], datetime],
     ) -> None:
+        self._now = now
+        self._failure: _Failure | None = None
+        self._has_succeeded = False
         self._registry = registry
         self._supervisor = supervisor
         self._settings = settings
@@ -74,21 +88,59 @@ class PageDiscovery:
         """
         settings = self._settings
         if not settings.source.discover_pages:
+            self._failure = None
             return None
         found = await self._registry.fetch_managed()
         if self._settings is not settings:
             return Held()
+        self._note(found)
         self._next_seconds = DISCOVERY_RETRY_SECONDS if _may_pass(found) else DISCOVERY_SECONDS
         if isinstance(found, Held):
             return found
         if isinstance(found, Problem):
-            log.error("pages could not be discovered", problem=str(found), hint=_hint(found))
+            log.error("pages could not be discovered", problem=str(found), hint=discovery_hint(found))
             return found
         configured = {page.id for page in settings.pages}
         pages = [page for page in found if page.id not in configured]
         self._add(pages)
         self._suspend_lost(frozenset(page.id for page in pages))
         return None
+
+    @property
+    def is_up(self) -> bool | None:
+        """Whether the latest discovery succeeded; None while discovery is off."""
+        if not self._settings.source.discover_pages:
+            return None
+        return self._failure is None and self._has_succeeded
+
+    def issues(self) -> Iterator[Issue]:
+        """Yield what is wrong with the set of pages: that none is known, and that they cannot be discovered."""
+        failure = self._failure if self._settings.source.discover_pages else None
+        if not self._supervisor.streams:
+            yield Issue(IssueKind.NOTHING_TO_DO, "there is no stream to work on", reason=self._why_no_streams(failure))
+        if failure is not None:
+            what = "the pages that source.access_token manages cannot be discovered"
+            yield Issue(IssueKind.DISCOVERY_FAILED, what, failure.since, failure.reason, failure.advice)
+
+    def _why_no_streams(self, failure: "_Failure | None") -> str:
+        if failure is not None:
+            return "no page could be discovered"
+        if self._settings.source.discover_pages:
+            return "source.access_token manages no page"
+        return "the configuration lists no page"
+
+    def _note(self, found: Sequence[Page] | Problem | Held) -> None:
+        """Remember whether a discovery failed, and since when; a rate limit that forbade the call says nothing new."""
+        since = self._now() if self._failure is None else self._failure.since
+        match found:
+            case Problem():
+                self._failure = _Failure(since, str(found), discovery_hint(found))
+            case Held() if not self._has_succeeded and self._failure is None:
+                self._failure = _Failure(since, "a rate limit forbids the call", "nothing to do: it is retried")
+            case Held():
+                pass
+            case _:
+                self._failure, self._has_succeeded = None, True
 
     def _suspend_lost(self, managed: frozenset[str]) -> None:
         for stream in self._registry.suspend(self._discovered - managed):
@@ -120,14 +172,15 @@ def _may_pass(found: Sequence[Page] | Problem | Held) -> bool:
     """Return whether a discovery failed in a way that may be over soon."""
     match found:
         case Problem():
-            return rule_for(found, has_cursor=False).remedy is Remedy.RETRY
+            return rule_for(found, has_cursor=False).remedy in {Remedy.RETRY, Remedy.SHRINK}
         case Held():
             return True
         case _:
             return False
 
 
-def _hint(problem: Problem) -> str:
+def discovery_hint(problem: Problem) -> str:
+    """Return what a person can do about a discovery that failed."""
     match rule_for(problem, has_cursor=False).remedy:
         case Remedy.STOP_AUTHORIZATION:
             return "give source.access_token a new token; it is picked up without a restart"

@@ -1,5 +1,6 @@
 """The registry of pages: tokens change, pages come and go, and nothing has to be restarted."""
 
+import asyncio
 from collections.abc import Collection, Iterable
 
 from msgspec import Struct
@@ -12,8 +13,8 @@ from milepost.facebook.calls import Access
 from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
 from milepost.facebook.pages import Page, fetch_managed_pages
-from milepost.facebook.rate_limiter import Budget, RateLimiter
-from milepost.facebook.token_health import fetch_token_health
+from milepost.facebook.rate_limiter import Budget, RateLimiter, Slowdown
+from milepost.facebook.token_health import InspectedToken, inspect_token
 from milepost.settings import Settings
 
 # Discovery calls as a stream of its own: an app limit that it meets holds up every stream, a user limit only itself.
@@ -58,6 +59,7 @@ class PageRegistry:
         self._rate_limits = rate_limits
         self._calls_per_second = calls_per_second
         self._app_budget = Budget()
+        client.known_tokens.learn(manager_token)
         self._manager = Access(manager_token, RateLimiter(calls_per_second, self._app_budget))
         self._pages: dict[str, _Registration] = {}
 
@@ -93,6 +95,7 @@ class PageRegistry:
         """
         new: dict[Stream, Source] = {}
         for page in pages:
+            self._client.known_tokens.learn(page.access_token)
             known = self._pages.get(page.id)
             if known is None:
                 access = Access(page.access_token, RateLimiter(self._calls_per_second, self._app_budget))
@@ -129,6 +132,7 @@ class PageRegistry:
             if known is None:
                 continue
             access = known.access
+            self._client.known_tokens.learn(page.access_token)
             if access.problem is not None or access.token != page.access_token:
                 access.token, access.problem = page.access_token, None
                 changed += known.streams
@@ -144,6 +148,12 @@ class PageRegistry:
                 lost += page.streams
         return tuple(lost)
 
+    def slowdowns(self) -> dict[str, Slowdown]:
+        """Return the pages whose calls are notably slowed down, by page id."""
+        now = asyncio.get_running_loop().time()
+        found = {page_id: page.access.rate_limiter.slowdown(now) for page_id, page in self._pages.items()}
+        return {page_id: slowdown for page_id, slowdown in found.items() if slowdown is not None}
+
     def tokens(self) -> dict[str, str]:
         """Return the token of every page that is not suspended, by page id."""
         return {page_id: page.access.token for page_id, page in self._pages.items() if page.access.problem is None}
@@ -155,6 +165,7 @@ class PageRegistry:
 
     def rotate_manager_token(self, token: str) -> None:
         """Replace the token of the user whose pages are discovered."""
+        self._client.known_tokens.learn(token)
         self._manager.token = token
 
     async def fetch_managed(self) -> tuple[Page, ...] | Problem | Held:
@@ -163,10 +174,15 @@ class PageRegistry:
 
     async def fetch_token_health(self, page_id: str) -> TokenHealth | Problem | Held:
         """Return the health of a page's token; Held if the page is not registered any more."""
+        found = await self.inspect_token(page_id)
+        return found.health if isinstance(found, InspectedToken) else found
+
+    async def inspect_token(self, page_id: str) -> InspectedToken | Problem | Held:
+        """Return what the platform says of a page's token; Held if the page is not registered any more."""
         page = self._pages.get(page_id)
         if page is None:
             return Held()
-        return await fetch_token_health(self._client, page.access, self._rate_limits.gate(page.streams[0]))
+        return await inspect_token(self._client, page.access, self._rate_limits.gate(page.streams[0]))
 
     def _source(self, stream: Stream, page: _Registration) -> Source:
         return FacebookInbox(

@@ -1,9 +1,9 @@
 """Applies configuration changes to the running daemon."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -17,10 +17,13 @@ from milepost.engine.interrupt import Interrupt, Stop
 from milepost.engine.rate_limits import RateLimits
 from milepost.engine.supervisor import Schedule, Supervisor
 from milepost.facebook.client import GraphClient
+from milepost.reporting.health import Issue, IssueKind
 from milepost.service.logs.output import set_level
 from milepost.settings import Settings, changes_between, secret_files, secrets
 
 LOOK_SECONDS = 10.0  # between two looks at the files: a new token is in use well within a minute
+
+REFUSED_ADVICE = "the previous one stays in effect; fix the file, which is then read again: see `milepost config check`"
 
 log = structlog.get_logger("milepost")
 
@@ -99,6 +102,23 @@ class ConfigReloader:
         self._settings = settings
         self._targets = targets
         self._learn_secret = learn_secret
+        self._latest = Reload()
+        self._reloaded_at: datetime | None = None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the latest reload was refused: the configuration in effect is not the one on disk."""
+        return bool(self._latest.refusal)
+
+    def issues(self) -> Iterator[Issue]:
+        """Yield how the configuration in effect differs from the one on disk."""
+        if self._latest.refusal:
+            what = "the configuration could not be reloaded"
+            yield Issue(IssueKind.RELOAD_REFUSED, what, self._reloaded_at, self._latest.refusal, REFUSED_ADVICE)
+        elif self._latest.takes_restart:
+            keys = ", ".join(self._latest.takes_restart)
+            what = "keys of the configuration have new values that take effect with a restart"
+            yield Issue(IssueKind.RESTART_NEEDED, what, self._reloaded_at, keys, "restart Milepost")
 
     @property
     def settings(self) -> Settings:
@@ -117,6 +137,7 @@ class ConfigReloader:
                 requested.clear()
                 with configuration.reloading():
                     reloaded = await self.reload(configuration)
+                    self._latest, self._reloaded_at = reloaded, clock.now()
                     if is_requested or reloaded != Reload():
                         _log(reloaded)
                 seen = found

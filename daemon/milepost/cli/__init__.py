@@ -9,7 +9,14 @@ from typing import NoReturn, TextIO
 import click
 
 from milepost import __version__
-from milepost.core.errors import BadConfiguration, MilepostError, StoreBusy, StoreRefused
+from milepost.core.errors import (
+    BadConfiguration,
+    ConfigurationAway,
+    MilepostError,
+    StoreBusy,
+    StoreRefused,
+    StoreRemounted,
+)
 from milepost.reporting.summary import ExitCode
 
 COMMANDS = {
@@ -88,6 +95,8 @@ def _devnull() -> TextIO:
 
 def _exit_code(error: MilepostError) -> ExitCode:
     match error:
+        case StoreRemounted() | ConfigurationAway():  # a restart helps, which 78 would prevent
+            return ExitCode.WITH_ERRORS
         case BadConfiguration() | StoreRefused():
             return ExitCode.CONFIGURATION
         case StoreBusy():

@@ -22,9 +22,12 @@ def command() -> None:
 
 @command.command()
 @config_option
-@click.option("--online", is_flag=True, help="Also try the tokens against the API.")
+@click.option("--online", is_flag=True, help="Also ask the API for what each stream will, and what the tokens permit.")
 def check(config: str | None, *, online: bool) -> None:
     """Check the configuration, and show where each secret comes from, but never its value.
+
+    With --online, the newest conversation of each page and platform is asked for, and for how long the token is valid
+    and what it permits.
 
     Exit codes: 0 valid · 78 invalid · with --online also 77 a token was refused · 1 the API is unavailable
     """

@@ -10,6 +10,7 @@ import msgspec
 
 from milepost.core.commands import DeadLetterCommand, Discard, Redrive
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy
+from milepost.reporting.health import DaemonStatus
 from milepost.reporting.views import ActionResult, closed, refused
 from milepost.service.api.background import MAX_WAIT_SECONDS
 from milepost.service.api.dead_letters import DiscardBody
@@ -19,6 +20,8 @@ from milepost.settings import HttpSettings
 
 # The daemon looks the dead letter up, and then waits for its redrive.
 TIMEOUT = aiohttp.ClientTimeout(total=2 * MAX_WAIT_SECONDS + 5.0, sock_connect=5.0)
+
+STATUS_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 
 
 class Daemon:
@@ -48,6 +51,16 @@ class Daemon:
                 f"another Milepost is using the database and does not answer at {self._url}: {_why(error)}",
                 hint="if it is a sync, let it finish; if it is the daemon, check that http.listen is still the same",
             ) from error
+
+    async def fetch_status(self) -> DaemonStatus | None:
+        """Return the status of the daemon as a whole; None if it does not answer, or not to us."""
+        try:
+            async with self._session.get(
+                f"{self._url}/api/daemon", timeout=STATUS_TIMEOUT, allow_redirects=False
+            ) as response:
+                return msgspec.json.decode(await response.read(), type=DaemonStatus) if response.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
 
     def _parse(self, command: DeadLetterCommand, status: int, body: bytes) -> ActionResult:
         match status:

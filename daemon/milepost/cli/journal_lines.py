@@ -32,6 +32,7 @@ _DETAILS = (
     "interaction_events",
     "without_contact",
     "order_violations",
+    "replaced_characters",
     "unreadable",
     "reached",
 )

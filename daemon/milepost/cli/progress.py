@@ -12,7 +12,7 @@ from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.events import NO_TALLY
 from milepost.core.model import Stream
 from milepost.core.rate_limits import by_page
-from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead, UsageReported
+from milepost.engine.feed import Notice, Recorded, SlotWaited, StoreRetried, UnchangedRead, UsageReported
 from milepost.reporting.humanize import clock, in_words, on_one_line
 from milepost.reporting.status import State, held_up, limit_on, rate_limits_of, state_of
 
@@ -37,7 +37,7 @@ class Progress:
             case StoreRetried(stream=stream, away_seconds=away_seconds):
                 reason = on_one_line(notice.reason)
                 self._show(stream, f"{stream}  the database has been unavailable for {away_seconds:.0f} s: {reason}")
-            case UsageReported():
+            case UsageReported() | SlotWaited():
                 pass
             case unknown:
                 assert_never(unknown)

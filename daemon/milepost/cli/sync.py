@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
+from milepost.app.discovery import discovery_hint
 from milepost.cli.options import config_option, load_settings, parse_stream
 from milepost.core.checkpoint import Run
 from milepost.core.errors import BadConfiguration, StoreBusy
@@ -53,7 +54,7 @@ def command(config: str | None, streams: tuple[str, ...], *, full: bool) -> None
     settings = load_settings(config)
     wanted = [parse_stream(key) for key in streams]
     synced = asyncio.run(_sync(settings, wanted, full=full))
-    click.echo(rendered(synced.results, synced.seconds, synced.conditions, datetime.now(UTC)))
+    click.echo(rendered(synced.results, synced.seconds, synced.conditions, datetime.now(UTC), synced.undiscovered))
     sys.exit(most_serious({exit_code(synced.results), _code_of(synced.undiscovered)}))
 
 
@@ -150,23 +151,39 @@ def _chosen(wanted: Sequence[Stream], parts: Parts) -> Sequence[Stream]:
 # --- the summary ------------------------------------------------------------------------------------------------------
 
 
-def rendered(results: Sequence[RunResult], seconds: float, conditions: Mapping[str, Condition], now: datetime) -> str:
+def rendered(
+    results: Sequence[RunResult],
+    seconds: float,
+    conditions: Mapping[str, Condition],
+    now: datetime,
+    undiscovered: Problem | Held | None = None,
+) -> str:
     """Return the summary of a sync that took `seconds`: a line a stream, the totals, and what to do about failures.
 
-    `conditions` say by stream what each waits for at `now`.
+    `conditions` say by stream what each waits for at `now`, `undiscovered` why pages could not be discovered.
     """
     whole = totals(results)
     table = [HEADINGS, *(_row(result) for result in results), _total_row(whole, seconds)]
     widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))]
     lines = [_aligned(row, widths) for row in table]
+    rate = whole.success_rate
     lines += [
         "",
-        f"{whole.success_rate:.1%} of batches succeeded",
+        "no batch was read" if rate is None else f"{rate:.1%} of batches succeeded",
         f"written: {whole.tally.contacts:,} contacts, {whole.tally.interaction_events:,} interaction events",
     ]
     for result in results:
         lines += _why(result, conditions.get(result.stream), now)
+    if undiscovered is not None:
+        lines += _why_undiscovered(undiscovered)
     return "\n".join(lines)
+
+
+def _why_undiscovered(why: Problem | Held) -> list[str]:
+    if isinstance(why, Held):
+        return ["source.discover_pages: the pages were not discovered: a rate limit forbids the call"]
+    words = f"source.discover_pages: the pages could not be discovered: {on_one_line(why)}"
+    return [words, f"  → {discovery_hint(why)}"]
 
 
 def _row(result: RunResult) -> tuple[str, ...]:

@@ -1,13 +1,15 @@
-"""Tries tokens against the API: whether each page's works and is its own, and which pages a manager's token finds."""
+"""Tries tokens against the API: asks for what the streams of each page will ask for, and what the tokens permit."""
 
-from collections.abc import Callable
-from datetime import UTC, datetime
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 from msgspec import Struct
 
-from milepost.app.pages import PageRegistry
-from milepost.core.ports import Held, Refused
+from milepost.app.pages import PageRegistry, configured_pages
+from milepost.core.model import Platform, Stream
+from milepost.core.ports import Fetched, Held, Refused, Request, Source
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy, rule_for
 from milepost.engine.clock import SystemClock
@@ -16,9 +18,16 @@ from milepost.engine.rate_limits import RateLimits
 from milepost.facebook.client import GraphClient
 from milepost.facebook.pages import Page
 from milepost.facebook.problems import problem_of
+from milepost.facebook.token_health import InspectedToken
+from milepost.reporting.advice import PERMISSIONS, advice_on
 from milepost.reporting.humanize import counted, on_one_line
 from milepost.reporting.summary import ExitCode, most_serious
-from milepost.settings import PageSettings, Settings
+from milepost.settings import Settings
+
+# The permissions without which the platform refuses the list of conversations, or shows it empty.
+ESSENTIAL = {Platform.MESSENGER: "pages_messaging", Platform.INSTAGRAM: "instagram_manage_messages"}
+MAX_AT_ONCE = 8
+SOON = timedelta(days=14)
 
 
 class Owner(Struct):
@@ -28,8 +37,15 @@ class Owner(Struct):
     name: str = ""
 
 
+class _Tried(Struct, frozen=True):
+    """What a trial has shown: lines for people, and the exit code."""
+
+    lines: tuple[str, ...] = ()
+    code: ExitCode = ExitCode.COMPLETE
+
+
 async def try_tokens(settings: Settings, report: Callable[[str], None]) -> ExitCode:
-    """Call `GET /me` with the token of every page, then discover pages, and report each result."""
+    """Try the token of every page, listed or discovered, and report each result."""
     source = settings.source
     client = GraphClient(
         source.base_url,
@@ -39,41 +55,93 @@ async def try_tokens(settings: Settings, report: Callable[[str], None]) -> ExitC
         request_timeout_seconds=source.request_timeout_seconds,
     )
     codes = set()
+    if client.proxy is not None:
+        report(f"The API is called through the proxy {client.proxy}")
     async with client:
-        for index, page in enumerate(settings.pages):
-            answer = await _owner(client, page.access_token.get_secret_value())
-            text, code = _verdict(index, page, answer)
-            report(f"page {page.id}{f' ({page.name})' if page.name else ''}: {text}")
-            codes.add(code)
+        trial = _Trial(settings, client)
+        listed = configured_pages(settings)
+        keys = {page.id: f"pages[{index}].access_token" for index, page in enumerate(listed)}
+        codes.add(await trial.try_pages(listed, keys, report))
         if settings.source.discover_pages:
-            text, code = _findings(await _managed(client, settings))
+            found = await trial.registry.fetch_managed()
+            text, code = _findings(found)
             report(f"source.discover_pages: {text}")
             codes.add(code)
+            others = [page for page in found if page.id not in keys] if isinstance(found, tuple) else []
+            codes.add(await trial.try_pages(others, {}, report))
     return most_serious(codes)
 
 
-async def _owner(client: GraphClient, access_token: str) -> Owner | Problem:
-    answer = await client.get("me", {"fields": "id,name"}, access_token)
-    if isinstance(answer, Refused):
-        return answer.problem
-    try:
-        return msgspec.json.decode(answer.body, type=Owner)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return problem_of(answer.body, answer.status)
+class _Trial:
+    """Asks the API what the streams would ask it, with the same requests and at the same pace."""
+
+    def __init__(self, settings: Settings, client: GraphClient) -> None:
+        rate_limits = RateLimits(SystemClock(), Feed(), floor_seconds=settings.source.rate_limit_floor_seconds)
+        token = settings.source.access_token.get_secret_value()
+        self.registry = PageRegistry(client, rate_limits, settings.source.calls_per_second, token)
+        self._client = client
+        self._request = Request(None, 1, settings.sync.messages_per_conversation, is_last=True)
+        self._slots = asyncio.Semaphore(MAX_AT_ONCE)
+
+    async def try_pages(
+        self, pages: Sequence[Page], keys: Mapping[str, str], report: Callable[[str], None]
+    ) -> ExitCode:
+        """Try several pages at once, and report them in their order. `keys` name where each token is configured."""
+        sources = self.registry.add(pages)
+        trials = [self._try_page(page, sources, keys.get(page.id, "source.access_token")) for page in pages]
+        tried = await asyncio.gather(*trials)
+        for each in tried:
+            report("\n".join(each.lines))
+        return most_serious(each.code for each in tried)
+
+    async def _try_page(self, page: Page, sources: Mapping[Stream, Source], key: str) -> _Tried:
+        async with self._slots:
+            name = f"page {page.id}{f' ({on_one_line(page.name)})' if page.name else ''}"
+            owner = _on_owner(key, page, await self._owner(page.access_token))
+            if owner.code is not ExitCode.COMPLETE:
+                return _under(f"{name}: ", owner)
+            streams = [await self._try_stream(stream, sources[stream]) for stream in page.streams]
+            token = _on_token(page, await self.registry.inspect_token(page.id), key, datetime.now(UTC))
+        first, *rest = token.lines
+        lines = [f"{name}: {first}", *(f"  {line}" for each in streams for line in each.lines)]
+        return _Tried((*lines, *rest), most_serious({token.code, *(each.code for each in streams)}))
+
+    async def _owner(self, access_token: str) -> Owner | Problem:
+        answer = await self._client.get("me", {"fields": "id,name"}, access_token)
+        if isinstance(answer, Refused):
+            return answer.problem
+        try:
+            return msgspec.json.decode(answer.body, type=Owner)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return problem_of(answer.body, answer.status)
+
+    async def _try_stream(self, stream: Stream, source: Source) -> _Tried:
+        """Ask for the newest conversation of a stream."""
+        match await source.fetch(self._request):
+            case Held():
+                return _Tried((f"{stream.platform}: not tried: a rate limit forbids the call",), ExitCode.WITH_ERRORS)
+            case Refused(problem=problem):
+                code = _code_of(problem)
+                lines = f"{stream.platform}: {on_one_line(problem)}", f"  → {advice_on(problem, stream)}"
+                return _Tried(lines, code)
+            case Fetched(batch=batch) if batch.conversations or batch.unreadable:
+                return _Tried((f"{stream.platform}: conversations can be read",))
+            case Fetched():
+                return _Tried((f"{stream.platform}: conversations can be read, but there are none so far",))
 
 
-async def _managed(client: GraphClient, settings: Settings) -> tuple[Page, ...] | Problem | Held:
-    rate_limits = RateLimits(SystemClock(), Feed(), floor_seconds=settings.source.rate_limit_floor_seconds)
-    token = settings.source.access_token.get_secret_value()
-    return await PageRegistry(client, rate_limits, settings.source.calls_per_second, token).fetch_managed()
+def _under(heading: str, tried: _Tried) -> _Tried:
+    first, *rest = tried.lines
+    return _Tried((f"{heading}{first}", *rest), tried.code)
 
 
 def _findings(found: tuple[Page, ...] | Problem | Held) -> tuple[str, ExitCode]:
     match found:
         case Problem():
-            return _refusal("source.access_token", found)
-        case Held():  # no rate limit is known here
-            return "not checked", ExitCode.WITH_ERRORS
+            refusal = _refusal("source.access_token", found)
+            return "\n".join(refusal.lines), refusal.code
+        case Held():
+            return "not checked: a rate limit forbids the call", ExitCode.WITH_ERRORS
         case ():
             return "source.access_token works, but manages no page", ExitCode.WITH_ERRORS
         case pages:
@@ -81,24 +149,54 @@ def _findings(found: tuple[Page, ...] | Problem | Held) -> tuple[str, ExitCode]:
             return f"source.access_token manages {counted(len(pages), 'page')}: {names}", ExitCode.COMPLETE
 
 
-def _verdict(index: int, page: PageSettings, answer: Owner | Problem) -> tuple[str, ExitCode]:
+def _on_owner(key: str, page: Page, answer: Owner | Problem) -> _Tried:
     match answer:
         # Where only Instagram is copied, the token may be that of the account, whose id is another one.
-        case Owner() if answer.id == page.id or "messenger" not in page.platforms:
-            return "the token works", ExitCode.COMPLETE
+        case Owner() if answer.id == page.id or Platform.MESSENGER not in page.platforms:
+            return _Tried()
         case Owner():
             text = f"the token belongs to {on_one_line(answer.name)} ({answer.id}), not to this page"
-            return f"{text}\n  → set the access_token of pages[{index}] to that of its own page", ExitCode.CONFIGURATION
+            return _Tried((text, f"  → set {key} to the token of this page itself"), ExitCode.CONFIGURATION)
         case Problem():
-            return _refusal(f"pages[{index}].access_token", answer)
+            return _refusal(key, answer)
 
 
-def _refusal(key: str, problem: Problem) -> tuple[str, ExitCode]:
-    text = on_one_line(problem)
+def _on_token(page: Page, found: InspectedToken | Problem | Held, key: str, now: datetime) -> _Tried:
+    """Return what the platform says of a token that has worked: how long it lasts, and what it permits."""
+    if not isinstance(found, InspectedToken):  # such as the API of Instagram Login, which has no debug_token
+        return _Tried(("the token works; how long, and what it permits, cannot be told",))
+    if not found.health.is_valid:
+        return _Tried(("the token is not valid any more", f"  → set {key} to a new token"), ExitCode.AUTHORIZATION)
+    ends_at = found.health.ends_at
+    lines = [f"the token works, {'and never expires' if ends_at is None else f'until {ends_at:%Y-%m-%d}'}"]
+    if ends_at is not None and ends_at - now < SOON:
+        lines.append(f"  → set {key} to a new token before then")
+    code = ExitCode.COMPLETE
+    for platform in page.platforms if found.permissions else ():
+        missing = [each for each in PERMISSIONS[platform] if each not in found.permissions]
+        if missing:
+            lines.append(f"  {platform}: the token does not have the permission {', '.join(missing)}")
+        if ESSENTIAL[platform] in missing:
+            lines.append(f"  → grant it, and set {key} to a new token that has it")
+            code = ExitCode.AUTHORIZATION
+    return _Tried(tuple(lines), code)
+
+
+def _refusal(key: str, problem: Problem) -> _Tried:
+    advice = {
+        ExitCode.AUTHORIZATION: f"set {key} to a new token with the required permissions",
+        ExitCode.CONFIGURATION: "check source.version and source.app_secret",
+        ExitCode.WITH_ERRORS: "the token could not be tried; try again later",
+    }
+    code = _code_of(problem)
+    return _Tried((on_one_line(problem), f"  → {advice[code]}"), code)
+
+
+def _code_of(problem: Problem) -> ExitCode:
     match rule_for(problem, has_cursor=False).remedy:
         case Remedy.STOP_AUTHORIZATION:
-            return f"{text}\n  → set {key} to a new token with the required permissions", ExitCode.AUTHORIZATION
+            return ExitCode.AUTHORIZATION
         case Remedy.STOP_CONFIGURATION:
-            return f"{text}\n  → check source.version and source.app_secret", ExitCode.CONFIGURATION
+            return ExitCode.CONFIGURATION
         case Remedy.RETRY | Remedy.WAIT | Remedy.SHRINK | Remedy.RESET:
-            return f"{text}\n  → the token could not be tried; try again later", ExitCode.WITH_ERRORS
+            return ExitCode.WITH_ERRORS

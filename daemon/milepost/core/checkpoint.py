@@ -8,10 +8,12 @@ the journal with them); the next entry counts it. Until then the checkpoint in m
 from datetime import datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from milepost.core.events import (
     NO_TALLY,
     Mode,
+    Phase,
     Position,
     Reason,
     Resolution,
@@ -24,11 +26,71 @@ from milepost.core.model import Detail, OwnId, Scope, TokenHealth
 from milepost.core.problems import Problem
 
 
+class RetryState(Struct, frozen=True, omit_defaults=True):
+    """Reading the batch at the sweep's position has failed `attempts` times so far.
+
+    `suspect` and `confirmed` are those of the last FetchFailed.
+    """
+
+    attempts: int
+    problem: Problem
+    retry_at: datetime
+    suspect: str = ""
+    confirmed: int = 0
+
+
+class ReducedRequest(Struct, frozen=True, omit_defaults=True):
+    """Requests are smaller than a whole batch because of `problem`; `good` batches were read since.
+
+    `suspect` is the thread of which requests leave something out. `worked` is the last smaller limit that worked
+    before: if the reason turns out to be an outage, requests go back to it (0: to the whole batch). `relapses` counts
+    how often in a row requests that had grown from this limit failed.
+    """
+
+    limit: int
+    detail: Detail
+    problem: Problem
+    good: int = 0
+    suspect: str = ""
+    worked: int = 0
+    relapses: int = 0
+
+    @property
+    def proven(self) -> "ReducedRequest | None":
+        """The reduced request that worked last: a search that proved nothing begins again from there."""
+        if self.good:
+            if not self.detail.leaves_out:
+                return self
+            return replace(self, detail=Detail.SEPARATE, suspect="", good=self.good - 1)
+        if not self.worked:
+            return None
+        return ReducedRequest(self.worked, Detail.NESTED, self.problem, relapses=self.relapses)
+
+
+class WalkSetAside(Struct, frozen=True, omit_defaults=True):
+    """A sweep's position, and the troubles met there, while the run reads the head first."""
+
+    position: Position
+    reduced_request: ReducedRequest | None = None
+    retry: RetryState | None = None
+
+
+class Lowest(Struct, frozen=True):
+    """The lowest of the newest instants of the batches of a phase, as in Progress."""
+
+    phase: Phase
+    at: datetime
+
+
 class Sweep(Struct, frozen=True, omit_defaults=True):
     """The open sweep: how far it walks, where it continues and its counts. The instants are those of SweepStarted.
 
     `lost_cursor` was refused and is kept until a batch shows that the sweep makes progress without it; `resets` counts
-    such losses in the run. It `was_unsure` if batches were read before our own id was known.
+    such losses in the run. While the head is read first, the walk is `set_aside`. It `was_unsure` if batches were read
+    before our own id was known.
+
+    It `is_rewound` once it restarted because it got nowhere; `lowest` is how far its phase has got in all, restarts
+    included, and `problem` is why its walk ended early.
     """
 
     mode: Mode
@@ -39,15 +101,11 @@ class Sweep(Struct, frozen=True, omit_defaults=True):
     tally: Tally = NO_TALLY
     lost_cursor: str | None = None
     resets: int = 0
+    set_aside: WalkSetAside | None = None
     was_unsure: bool = False
-
-
-class RetryState(Struct, frozen=True, omit_defaults=True):
-    """Reading the batch at the sweep's position has failed `attempts` times so far."""
-
-    attempts: int
-    problem: Problem
-    retry_at: datetime
+    is_rewound: bool = False
+    lowest: Lowest | None = None
+    problem: Problem | None = None
 
 
 class RateLimit(Struct, frozen=True, omit_defaults=True):
@@ -60,15 +118,6 @@ class RateLimit(Struct, frozen=True, omit_defaults=True):
     problem: Problem
 
 
-class ReducedRequest(Struct, frozen=True, omit_defaults=True):
-    """Requests are smaller than a whole batch because of `problem`; `good` batches were read since."""
-
-    limit: int
-    detail: Detail
-    problem: Problem
-    good: int = 0
-
-
 class FailureStreak(Struct, frozen=True, omit_defaults=True):
     """The last `runs` runs, since `since`, failed or stopped for the same reason."""
 
@@ -76,6 +125,13 @@ class FailureStreak(Struct, frozen=True, omit_defaults=True):
     since: datetime
     runs: int
     problem: Problem | None = None
+
+
+class Doubt(Struct, frozen=True, omit_defaults=True):
+    """The last sweep is not to be relied on because of `problem`, of which the first such sweep told at `since`."""
+
+    problem: Problem
+    since: datetime
 
 
 class OperatorPause(Struct, frozen=True, omit_defaults=True):
@@ -133,6 +189,7 @@ STORED_NAMES = {
 class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     """The state of a stream after entry number `version`, whose hash is `hash`.
 
+    `futile_runs` counts the runs in a row that resumed the sweep and read nothing new, an open one included.
     `unrecorded` and `sweep_is_recorded` are about unchanged batches since that entry; both have their defaults in every
     checkpoint that is stored.
     """
@@ -153,7 +210,11 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     watermark: datetime | None = None
     last_success_at: datetime | None = None
     last_full_sweep_at: datetime | None = None
+    doubt: Doubt | None = None
+    futile_runs: int = 0
     open_dead_letters: int = 0
+    left_out_fields: tuple[str, ...] = ()  # of those that are requested
+    given_up_in_a_row: int = 0  # threads of this walk that became dead letters, with none read in between
     total: Tally = NO_TALLY
     unrecorded: Tally = NO_TALLY
     sweep_is_recorded: bool = True

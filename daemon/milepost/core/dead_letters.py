@@ -84,7 +84,11 @@ def subjects_of(batch: Batch, refused: Iterable[RefusedRow]) -> tuple[str, ...]:
 
 
 # The subject that a request of less detail leaves unread: the messages of a conversation, or all of it.
-_LEFT_OUT: Mapping[Detail, Callable[[str], str]] = {Detail.BARE: messages_of, Detail.POSITION: str}
+_LEFT_OUT: Mapping[Detail, Callable[[str], str]] = {
+    Detail.LEAN: messages_of,
+    Detail.BARE: messages_of,
+    Detail.POSITION: str,
+}
 
 
 # --- what could not be read or written --------------------------------------------------------------------------------
@@ -223,7 +227,7 @@ def recovered(batch: Batch, detail: Detail, failures: Iterable[Failure], known: 
         subjects |= {each.conversation_id, row_of(each.conversation_id)}
         if each.contact is not None:
             subjects.add(_contact_subject(each.contact.contact_id))
-        if detail is not Detail.BARE and each.interactions:
+        if not detail.leaves_out and each.interactions:
             subjects.add(messages_of(each.conversation_id))
     return tuple(
         DeadLetterClosed(dead_letter.dead_letter_id, Resolution.RECOVERED)

@@ -1,10 +1,13 @@
 """Decide what an outcome means: what to record and what to store, together."""
 
+from datetime import timedelta
+
 from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep
 from milepost.core.dead_letters import opened, recovered, subjects_of, unread, withhold
+from milepost.core.doubts import implausible, out_of_order
 from milepost.core.events import (
     NO_TALLY,
     BatchStored,
@@ -14,10 +17,12 @@ from milepost.core.events import (
     OwnIdChecked,
     Phase,
     Position,
+    Progress,
     SweepCompleted,
     Tally,
 )
-from milepost.core.failures import on_refusal
+from milepost.core.failures import exonerate, mistaken, on_refusal
+from milepost.core.head import take_up, walk_after_head
 from milepost.core.merge import difference, keys_of, order_violations
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, Stream, Stretch
 from milepost.core.plan import (
@@ -34,44 +39,63 @@ from milepost.core.plan import (
 )
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.problems import Problem, ProblemKind
+from milepost.core.progress import advanced, cursor_loop, disorder, false_end, may_end, no_progress
 from milepost.core.readability import unexpected_form
 from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
 
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
+MAX_EDGE = 200  # conversations of one second that a position remembers; they are in the journal with it
 
 
 def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pending:
     """Decide what an outcome means, as far as that is possible without the store."""
+    checkpoint = take_up(checkpoint, context.budget.run_id, wants_full=context.budget.wants_full)
     match outcome:
         case Fetched(batch=batch):
             sweep = open_sweep(checkpoint, context.budget)
-            if problem := _cursor_loop(sweep, batch) or _unexpected_form(checkpoint, sweep, batch):
-                return Decided(on_refusal(checkpoint, problem, context))
+            problem = _trap(checkpoint, sweep, batch) if sweep is not None else None
+            if sweep is not None and problem is not None and _ends(checkpoint, sweep, problem, context.policy):
+                return _pending_batch(checkpoint, sweep, batch, context, problem)
+            if problem := problem or _unexpected_form(checkpoint, sweep, batch):
+                return Decided(on_refusal(checkpoint, Refused(problem, outcome.took_seconds), context))
+            if reduced := mistaken(checkpoint, batch, context.policy):
+                return Decided(exonerate(checkpoint, reduced, context))
             return _pending_batch(checkpoint, sweep or _new_sweep(checkpoint, outcome, context), batch, context)
-        case Refused(problem=problem):
-            return Decided(on_refusal(checkpoint, problem, context))
+        case Refused() as refused:
+            return Decided(on_refusal(checkpoint, refused, context.as_of(refused)))
 
 
-def _cursor_loop(sweep: Sweep | None, batch: Batch) -> Problem | None:
-    """Return the problem of a cursor that points to itself: following it would never end."""
-    if sweep is None or sweep.position.cursor is None or batch.next_cursor != sweep.position.cursor:
+def _trap(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Problem | None:
+    """Return the problem of an answer that would keep a walk from its end, or end it too soon."""
+    position = sweep.position
+    if position.phase is Phase.HEAD:
         return None
-    return Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next batch is the one just used")
+    has_waited = checkpoint.rate_limit is not None
+    return cursor_loop(position, batch) or false_end(position, batch, has_waited=has_waited)
+
+
+def _ends(checkpoint: Checkpoint, sweep: Sweep, problem: Problem, policy: Policy) -> bool:
+    """Return whether the walk ends because of a problem that outlasted its remedies."""
+    attempt = checkpoint.retry.attempts + 1 if checkpoint.retry is not None else 1
+    return may_end(sweep) and (problem.kind is ProblemKind.FALSE_END or attempt >= policy.attempts)
 
 
 def _unexpected_form(checkpoint: Checkpoint, sweep: Sweep | None, batch: Batch) -> Problem | None:
     """Return the problem of a walk whose rows are nearly all unreadable; a catch-up scan meets the same rows again."""
     if sweep is None:
         return unexpected_form(batch, NO_TALLY)
-    in_walk = sweep.position.phase is Phase.WALK
-    return unexpected_form(batch, sweep.tally + checkpoint.unrecorded) if in_walk else None
+    in_scan = sweep.position.phase is Phase.CATCH_UP
+    return None if in_scan else unexpected_form(batch, sweep.tally + checkpoint.unrecorded)
 
 
 # --- a batch was read -------------------------------------------------------------------------------------------------
 
 
 class PendingBatch(Struct, frozen=True):
-    """A batch whose stored rows are not known yet. `sweep` is the one it belongs to."""
+    """A batch whose stored rows are not known yet. `sweep` is the one it belongs to.
+
+    `problem` is why the walk ends with this batch, though the list goes on.
+    """
 
     checkpoint: Checkpoint
     sweep: Sweep
@@ -79,24 +103,50 @@ class PendingBatch(Struct, frozen=True):
     detail: Detail
     context: Context
     keys: Keys
+    problem: Problem | None = None
 
     def record(self, known: Known) -> Decision:
         """Record the batch and where its sweep continues, or skip a batch that changes nothing."""
-        checkpoint, sweep, context = self.checkpoint, self.sweep, self.context
         result = self._compare(known)
-        tally = checkpoint.unrecorded + result.tally
-        read_batches = sweep.tally.batches + tally.batches
-        position = _next_position(sweep, self.batch, context.policy, read_batches=read_batches)
+        if self.sweep.position.phase is Phase.HEAD:
+            return self._moved(result, _after_head(self.sweep, self.batch, known, self.context.policy))
+        progress = self._progress(result)
+        problem = self.problem or no_progress(progress)
+        if problem is not None and not may_end(self.sweep):
+            return on_refusal(self.checkpoint, Refused(problem, 0.0), self.context)
+        batch = self.batch if problem is None else replace(self.batch, next_cursor=None)
+        read_batches = self.sweep.tally.batches + (self.checkpoint.unrecorded + result.tally).batches
+        position = _next_position(self.sweep, batch, self.context.policy, read_batches=read_batches)
         if position is None:
-            return self._complete(result, known)
-        if result.changes == Changes() and not (result.dead_letters or result.news):
-            return BatchUnchanged(replace(sweep, position=position, lost_cursor=None), result.tally)
-        opening = beginnings(checkpoint, sweep, context.budget)
-        stored = BatchStored(position, tally, batches_read(checkpoint, context.budget) + result.tally.batches)
+            return self._complete(result, known, progress, problem)
+        if position.phase is self.sweep.position.phase:
+            edge = _edge(self.sweep.position, batch) if self.keys.full_sweep_at is not None else ()
+            position = replace(position, progress=progress, edge=edge if position.phase is Phase.WALK else ())
+        else:  # the order of the walk counts for the whole sweep
+            order = Progress(inversions=progress.inversions, raised=progress.raised)
+            position = replace(position, progress=order)
+        return self._moved(result, position, problem)
+
+    def _progress(self, result: "_BatchResult") -> Progress:
+        brings_new = bool(result.tally.inserted or result.tally.dead_lettered)
+        return advanced(self.sweep.position.progress, self.batch, brings_new=brings_new)
+
+    def _moved(self, result: "_BatchResult", position: Position, problem: Problem | None = None) -> Decision:
+        """Return what to record of a batch that is not the last of its sweep."""
+        checkpoint, sweep, budget = self.checkpoint, self.sweep, self.context.budget
+        is_unchanged = result.changes == Changes() and not (result.dead_letters or result.news)
+        if is_unchanged and problem is None and not _has_troubles(sweep):
+            set_aside = sweep.set_aside if position.phase is Phase.HEAD else None
+            moved = replace(sweep, position=position, lost_cursor=None, set_aside=set_aside)
+            return BatchUnchanged(moved, result.tally)
+        opening = beginnings(checkpoint, sweep, budget)
+        number = batches_read(checkpoint, budget) + result.tally.batches
+        stored = BatchStored(position, checkpoint.unrecorded + result.tally, number, problem)
         return Record((*opening, *result.news, *result.dead_letters, stored), result.changes)
 
     def _compare(self, known: Known) -> "_BatchResult":
         stream, batch, now = self.keys.stream, self.batch, self.context.now
+        is_head = self.sweep.position.phase is Phase.HEAD
         reduced = self.checkpoint.reduced_request
         readable = replace(batch, conversations=()) if self.detail is Detail.POSITION else batch
         written, unwritten = withhold(difference(stream, readable, known, now), self.context.refused)
@@ -114,22 +164,27 @@ class PendingBatch(Struct, frozen=True):
             written.tally,
             dead_lettered=len(dead_letters),
             unreadable=len(failures),
-            order_violations=order_violations(batch.conversations, self.sweep.position.reached_at),
+            order_violations=0 if is_head else order_violations(batch.conversations, self.sweep.position.reached_at),
         )
         return _BatchResult(changes, (*dead_letters, *recovered(readable, self.detail, failures, known)), tally, news)
 
-    def _complete(self, result: "_BatchResult", known: Known) -> Record:
-        sweep, budget = self.sweep, self.context.budget
+    def _complete(self, result: "_BatchResult", known: Known, progress: Progress, problem: Problem | None) -> Record:
+        sweep, budget, now = self.sweep, self.context.budget, self.context.now
         tally, changes = self.checkpoint.unrecorded + result.tally, result.changes
         whole = sweep.tally + tally
         missed = known.all_missed + known.unseen - len(changes.found)
-        if missed and _is_flawless(whole):
+        is_empty = progress.low_at is None and sweep.lowest is None and not whole.unreadable
+        problem = sweep.problem or problem
+        problem = problem or implausible(missed, known, self.checkpoint.doubt, now, is_empty=is_empty)
+        problem = problem or out_of_order(whole, progress)
+        if missed and problem is None and _is_flawless(whole):
             tally = replace(tally, deleted=missed)
-            changes = replace(changes, missed_are_deleted_at=self.context.now)
+            changes = replace(changes, missed_are_deleted_at=now)
         elif known.all_missed or known.unseen:
             changes = replace(changes, forgets_missed=True)
+        has_errors = whole.dead_lettered > 0 or problem is not None
         completed = SweepCompleted(
-            sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=whole.dead_lettered > 0
+            sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=has_errors, problem=problem
         )
         opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters or result.news else ()
         return Record((*opening, *result.news, *result.dead_letters, completed), changes)
@@ -150,7 +205,9 @@ def _own_id_news(checkpoint: Checkpoint, batch: Batch) -> tuple[OwnIdChecked, ..
     return () if batch.own_id in (None, before) else (OwnIdChecked(batch.own_id),)
 
 
-def _pending_batch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context) -> PendingBatch:
+def _pending_batch(
+    checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context, problem: Problem | None = None
+) -> PendingBatch:
     detail = size_now(checkpoint, context.policy).detail
     is_whole = not (batch.unreadable or context.refused) and detail is Detail.NESTED
     keys = replace(
@@ -158,8 +215,17 @@ def _pending_batch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: 
         subjects=() if is_whole and not checkpoint.open_dead_letters else subjects_of(batch, context.refused),
         full_sweep_at=sweep.walk_started_at if _notes_missed(checkpoint, sweep) else None,
         stretch=_stretch(checkpoint, sweep, batch),
+        counts_stored=_may_complete(checkpoint, sweep, batch, context.policy),
     )
-    return PendingBatch(checkpoint, sweep, batch, detail, context, keys)
+    return PendingBatch(checkpoint, sweep, batch, detail, context, keys, problem)
+
+
+def _may_complete(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, policy: Policy) -> bool:
+    """Return whether what a sweep found has to be compared with all that is stored after this batch."""
+    if sweep.position.phase is Phase.HEAD or (batch.conversations and not _notes_missed(checkpoint, sweep)):
+        return False
+    read_batches = sweep.tally.batches + checkpoint.unrecorded.batches + 1
+    return _next_position(sweep, batch, policy, read_batches=read_batches) is None
 
 
 def _new_sweep(checkpoint: Checkpoint, fetched: Fetched, context: Context) -> Sweep:
@@ -185,12 +251,40 @@ def _next_position(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: 
     phase, times = sweep.position.phase, [each.updated_time for each in batch.conversations]
     until = sweep.walk_until if phase is Phase.WALK else sweep.catch_up_until
     older = older_in_a_row(times, until, sweep.position.older)
-    # A small batch that is wholly older proves little: its rows may just be out of order.
-    is_back = reaches_back(times, until) and older >= min(policy.batch_size, LEAST_OLDER)
+    # A small batch that is wholly older proves little: its rows may just be out of order. Where others are, it proves
+    # less still, and an incremental walk over a list without any order goes on to its end.
+    least_older = min(policy.batch_size, LEAST_OLDER) * 4 ** min(disorder(sweep.position.progress, batch), 10)
+    is_back = reaches_back(times, until) and older >= least_older
     if batch.next_cursor is not None and not is_back:
         reached_at = times[-1] if times else sweep.position.reached_at
-        return Position(phase, batch.next_cursor, reached_at, older)
+        return Position(phase, batch.next_cursor, reached_at, older, has_gap=sweep.position.has_gap)
     return Position(Phase.CATCH_UP) if phase is Phase.WALK and read_batches > 1 else None
+
+
+def _after_head(sweep: Sweep, batch: Batch, known: Known, policy: Policy) -> Position:
+    """Return where the sweep continues after a batch of the head: with the next, or back at the walk.
+
+    What is older than a conversation that is stored as it is has been read before, unless the last reading of the head
+    was incomplete. What was there when the sweep started is left to the walk.
+    """
+    position, aside = sweep.position, sweep.set_aside
+    older = older_in_a_row([each.updated_time for each in batch.conversations], sweep.catch_up_until, position.older)
+    last = batch.conversations[-1] if batch.conversations else None
+    stored = known.conversations.get(last.conversation_id) if last is not None else None
+    is_known = last is not None and stored is not None and stored.updated_time >= last.updated_time
+    has_gap = aside is not None and aside.position.has_gap
+    progress = advanced(position.progress, batch, brings_new=False)
+    if batch.next_cursor is None or last is None or cursor_loop(position, batch) or no_progress(progress):
+        return walk_after_head(sweep, is_complete=batch.next_cursor is None and last is not None)
+    if older >= min(policy.batch_size, LEAST_OLDER) or (is_known and not has_gap):
+        return walk_after_head(sweep, is_complete=True)
+    return Position(Phase.HEAD, batch.next_cursor, last.updated_time, older, progress=progress)
+
+
+def _has_troubles(sweep: Sweep) -> bool:
+    """Return whether troubles of a walk are set aside: only an entry brings them back, so its batch needs one."""
+    aside = sweep.set_aside
+    return aside is not None and (aside.reduced_request is not None or aside.retry is not None)
 
 
 # --- deletions: what a full sweep no longer sees ----------------------------------------------------------------------
@@ -211,12 +305,26 @@ def _stretch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | No
     is_adrift = position.cursor is not None and position.reached_at is None
     if position.phase is not Phase.WALK or is_silent or is_adrift or not _notes_missed(checkpoint, sweep):
         return None
+    older_than = position.reached_at
+    if position.edge and older_than is not None:
+        older_than += timedelta(milliseconds=1)  # the second is included, since all that was seen of it is known
     return Stretch(
         sweep.walk_started_at,
-        older_than=position.reached_at,
+        older_than=older_than,
         newer_than=batch.conversations[-1].updated_time if batch.next_cursor is not None else None,
-        seen=tuple(each.conversation_id for each in batch.conversations),
+        seen=(*position.edge, *(each.conversation_id for each in batch.conversations)),
     )
+
+
+def _edge(position: Position, batch: Batch) -> tuple[str, ...]:
+    """Return the conversations seen so far with the time of the last one of a batch; none if they are too many."""
+    if not batch.conversations:
+        return position.edge
+    last = batch.conversations[-1].updated_time
+    seen = tuple(each.conversation_id for each in batch.conversations if each.updated_time == last)
+    if last == position.reached_at:
+        seen = (*position.edge, *seen) if position.edge else ()
+    return seen if len(seen) <= MAX_EDGE else ()
 
 
 def _is_flawless(tally: Tally) -> bool:

@@ -2,8 +2,10 @@
 
     MilepostError
     ├── BadConfiguration        config.yaml, a secret or an argument is wrong; nothing was started
+    │   └── ConfigurationAway   … or cannot be read now; worth another start
     ├── StoreRefused            the database cannot be used as it is: unreadable, read-only, corrupt, too new
     │   └── StoreLost           … because one of its files was deleted or replaced while it was open
+    │       └── StoreRemounted  … with the file system that it is on: a new start opens what is there now
     ├── StoreAway               the database is unavailable: locked, full, failing disk; worth a retry
     │   └── OutcomeUnknown      … and did not confirm a commit
     ├── StoreBusy               another Milepost is using this database
@@ -13,6 +15,23 @@
 
 Each has a hint: the command to run or the key to change.
 """
+
+import errno
+
+# Errors of the operating system that may pass without anybody touching the configuration: of a resource that has run
+# out, and of a disk or a file system that went away.
+_PASSING = frozenset(
+    {
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EDQUOT, errno.ENOLCK),
+        *(errno.EIO, errno.EREMOTEIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN),
+        *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EBUSY, errno.EAGAIN),
+    }
+)
+
+
+def may_pass(error: OSError) -> bool:
+    """Return whether an error of the operating system may pass by itself, so that a new attempt makes sense."""
+    return error.errno in _PASSING
 
 
 class MilepostError(Exception):
@@ -31,12 +50,20 @@ class BadConfiguration(MilepostError):
     """The configuration, a secret it names or a command-line argument is wrong; nothing was started."""
 
 
+class ConfigurationAway(BadConfiguration):
+    """A file of the configuration cannot be read now, for a reason that may pass."""
+
+
 class StoreRefused(MilepostError):
     """The database cannot be used as it is: unreadable, read-only, corrupt, or newer than this program."""
 
 
 class StoreLost(StoreRefused):
     """A file of the database was deleted, replaced or overwritten while it was open: nothing more is committed."""
+
+
+class StoreRemounted(StoreLost):
+    """The file system of the database was mounted anew while it was open: a new start opens the one that is there."""
 
 
 class StoreAway(MilepostError):

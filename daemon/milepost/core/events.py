@@ -21,23 +21,54 @@ class Mode(StrEnum):
 
 
 class Phase(StrEnum):
-    """The halves of a sweep: the walk, then a catch-up scan from the head for threads that moved behind the walk."""
+    """The halves of a sweep: the walk, then a catch-up scan from the head for threads that moved behind the walk.
+
+    A run that resumes either in the middle reads the head of the inbox first.
+    """
 
     WALK = "walk"
     CATCH_UP = "catch_up"
+    HEAD = "head"
+
+
+class Progress(Struct, frozen=True, omit_defaults=True):
+    """How a walk or scan has gone since it last began at the head, so far as that shows whether it gets anywhere.
+
+    `mark` is a digest of the cursor after the latest power of two of its `batches`, `low_at` the lowest of the newest
+    instants of each. `stale` counts the last conversations in a row that brought nothing new, `empty` the last batches
+    in a row without any. `inversions` counts the conversations that were newer than the one before in their batch, and
+    `raised` the batches that began above `low_at`: both are rare in a list that has an order.
+    """
+
+    batches: int = 0
+    mark: str = ""
+    low_at: datetime | None = None
+    stale: int = 0
+    empty: int = 0
+    inversions: int = 0
+    raised: int = 0
 
 
 class Position(Struct, frozen=True, omit_defaults=True):
     """Where a sweep continues: after `cursor`, or at the head of the inbox if that is None.
 
     `reached_at` is the updated_time of the last conversation read before that, None if there was none. `older` counts
-    the last conversations in a row that were older than the sweep has to go back.
+    the last conversations in a row that were older than the sweep has to go back. `edge` are the conversations read
+    with the time `reached_at`, where a full sweep has to know them: the next batch may hold others of that second.
+
+    `is_after_head` is set from when the head was read until this position is requested, `has_gap` as long as the last
+    reading of the head was incomplete, and `is_old` if `cursor` is of an earlier run.
     """
 
     phase: Phase = Phase.WALK
     cursor: str | None = None
     reached_at: datetime | None = None
     older: int = 0
+    edge: tuple[str, ...] = ()
+    is_after_head: bool = False
+    has_gap: bool = False
+    is_old: bool = False
+    progress: Progress = Progress()
 
 
 class Tally(Struct, frozen=True, omit_defaults=True):
@@ -58,6 +89,7 @@ class Tally(Struct, frozen=True, omit_defaults=True):
     order_violations: int = 0
     unreadable: int = 0
     deleted: int = 0  # conversations that a full sweep no longer saw
+    replaced_characters: int = 0  # NULs and halves of surrogate pairs in what was written, where U+FFFD is now
     moved: int = 0  # conversations, among those updated, that stood under another page
 
     def __add__(self, other: "Tally") -> "Tally":
@@ -78,6 +110,7 @@ class Tally(Struct, frozen=True, omit_defaults=True):
             self.order_violations + other.order_violations,
             self.unreadable + other.unreadable,
             self.deleted + other.deleted,
+            self.replaced_characters + other.replaced_characters,
             self.moved + other.moved,
         )
 
@@ -150,9 +183,13 @@ class Resolution(StrEnum):
 
 
 class RunStarted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A run started. `started_at` precedes the entry: a run is recorded together with its first result."""
+    """A run started. `started_at` precedes the entry: a run is recorded together with its first result.
+
+    `continues` is where it took up an open sweep; None if it did not, and in entries that are older than the field.
+    """
 
     started_at: datetime
+    continues: Phase | None = None
 
 
 class SweepStarted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -172,20 +209,28 @@ class SweepStarted(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 class BatchStored(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One or more batches were stored, the last of them with this entry; the sweep continues at `position`.
 
-    `batch` is the number of the last one in its run; 0 in entries that are older than the field.
+    `batch` is the number of the last one in its run; 0 in entries that are older than the field. `problem` is why the
+    walk ends there, though the list goes on.
     """
 
     position: Position
     tally: Tally
     batch: int = 0
+    problem: Problem | None = None
 
 
 class FetchFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The batch at the sweep's position could not be read; the next attempt is due at `retry_at`."""
+    """The batch at the sweep's position could not be read; the next attempt is due at `retry_at`.
+
+    `suspect` is a thread that was requested alone and failed for the `confirmed`th time in a row, while the list could
+    be read right afterwards; empty if the failure proves nothing about a thread.
+    """
 
     attempt: int
     problem: Problem
     retry_at: datetime
+    suspect: str = ""
+    confirmed: int = 0
 
 
 class BatchFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -207,17 +252,31 @@ class RateLimited(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 
 
 class BatchShrunk(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The batch at the sweep's position was too large or has an unreadable item: the next request is smaller."""
+    """The batch at the sweep's position was too large or has an unreadable item: the next request is smaller.
+
+    `suspect` is the thread that fails alone, of which the next request leaves something out; empty if there is none.
+    """
 
     limit: int
     detail: Detail
     problem: Problem
+    suspect: str = ""
 
 
 class CursorLost(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The cursor at the sweep's position was refused: its phase restarts at the head, which duplicates no row."""
+    """The cursor at the sweep's position was refused: its phase restarts at the head, which duplicates no row.
+
+    `is_last` says that the sweep restarts for such a problem once: if it persists, the phase ends there.
+    """
 
     problem: Problem
+    is_last: bool = False
+
+
+class FieldsLeftOut(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The API refuses these fields by name, so that conversations are read without them; none: all are read again."""
+
+    fields: tuple[str, ...] = ()
 
 
 class DeadLetterOpened(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -267,8 +326,9 @@ class SweepCompleted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     """A sweep is complete, and its run with it; `walk_started_at` is the new watermark.
 
     It has all the fields of a short sweep, so that a sweep of one batch, with changes or without, is this one entry.
-    `has_errors` is true if the sweep opened dead letters, in this run or an earlier one; it is false in all entries
-    that are older than the field.
+    `has_errors` is true if the sweep opened dead letters, in this run or an earlier one, or is in doubt; it is false in
+    all entries that are older than the field. `problem` is why the sweep is not to be relied on: it marked nothing as
+    deleted.
     """
 
     mode: Mode
@@ -276,6 +336,7 @@ class SweepCompleted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     run_started_at: datetime
     tally: Tally
     has_errors: bool = False
+    problem: Problem | None = None
 
 
 class RunEnded(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -344,6 +405,7 @@ Event = (
     | RateLimited
     | BatchShrunk
     | CursorLost
+    | FieldsLeftOut
     | DeadLetterOpened
     | RedriveFailed
     | DeadLetterClosed
@@ -362,6 +424,7 @@ TAGS: dict[type[Event], str] = {
     RateLimited: "rate_limited",
     BatchShrunk: "batch_shrunk",
     CursorLost: "cursor_lost",
+    FieldsLeftOut: "fields_left_out",
     DeadLetterOpened: "dead_letter_opened",
     RedriveFailed: "redrive_failed",
     DeadLetterClosed: "dead_letter_closed",

@@ -17,6 +17,7 @@ from milepost.core.checkpoint import (
     Sweep,
     is_same_sweep,
 )
+from milepost.core.doubts import doubt_after
 from milepost.core.events import (
     NO_TALLY,
     BatchFailed,
@@ -27,10 +28,13 @@ from milepost.core.events import (
     DeadLetterOpened,
     Entry,
     FetchFailed,
+    FieldsLeftOut,
     Mode,
     OwnIdChecked,
+    Phase,
     Position,
     RateLimited,
+    Reason,
     RedriveFailed,
     RunEnded,
     RunStarted,
@@ -46,19 +50,23 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
+from milepost.core.head import is_of_head, return_to_walk, set_walk_aside
 from milepost.core.model import Detail, OwnId, OwnIdState
 from milepost.core.problems import Problem
+from milepost.core.progress import has_moved, lowest_of
 
 
 def skip_unchanged(checkpoint: Checkpoint, unchanged: BatchUnchanged) -> Checkpoint:
     """Return the checkpoint, in memory only, after a batch that changed nothing."""
     is_recorded = checkpoint.sweep_is_recorded and is_same_sweep(checkpoint.sweep, unchanged.sweep)
+    if unchanged.sweep.position.is_after_head:  # a smaller request was one of the head
+        checkpoint = return_to_walk(checkpoint)
     return replace(
         checkpoint,
         sweep=unchanged.sweep,
         retry=None,
         rate_limit=None,
-        failure_streak=None,
+        failure_streak=_streak_after(checkpoint.failure_streak, unchanged.sweep.position),
         unrecorded=checkpoint.unrecorded + unchanged.tally,
         sweep_is_recorded=is_recorded,
     )
@@ -77,16 +85,18 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
     match entry.event:
         case BatchStored() as event:
             after = _after_batch(after, event)
-        case RunStarted(started_at=started_at):
+        case RunStarted(started_at=started_at, continues=continues):
             run = Run(entry.run_id or "", started_at, mode=after.sweep.mode if after.sweep else None)
             after = replace(after, run=run)
+            after = set_walk_aside(after) if continues is Phase.HEAD else after
+            after = replace(after, futile_runs=after.futile_runs + (continues is not None))
         case SweepStarted() as event:
             after = _after_sweep_start(after, event)
         case SweepCompleted() as event:
             after = _after_sweep(after, entry, event)
         case RunEnded() as event:
             after = _after_run(after, entry, event)
-        case FetchFailed() | BatchFailed() | RateLimited() | BatchShrunk() | CursorLost() as event:
+        case FetchFailed() | BatchFailed() | RateLimited() | BatchShrunk() | CursorLost() | FieldsLeftOut() as event:
             after = _after_refusal(after, event)
         case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed() as event:
             after = _after_dead_letter(after, event)
@@ -102,22 +112,29 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
 
 
 def _after_refusal(
-    checkpoint: Checkpoint, event: FetchFailed | BatchFailed | RateLimited | BatchShrunk | CursorLost
+    checkpoint: Checkpoint, event: FetchFailed | BatchFailed | RateLimited | BatchShrunk | CursorLost | FieldsLeftOut
 ) -> Checkpoint:
-    """Apply a remedy: retry, give up, wait, send a smaller request, or restart at the head."""
+    """Apply a remedy: retry, give up, wait, send a smaller request, restart at the head, or leave fields out."""
+    sweep = checkpoint.sweep
+    if sweep is not None and sweep.position.is_after_head:  # the walk has had its turn
+        checkpoint = replace(checkpoint, sweep=replace(sweep, position=replace(sweep.position, is_after_head=False)))
     match event:
-        case FetchFailed(attempt=attempt, problem=problem, retry_at=retry_at):
-            retry = RetryState(attempt, problem, retry_at)
+        case FetchFailed() as failed:
+            retry = RetryState(failed.attempt, failed.problem, failed.retry_at, failed.suspect, failed.confirmed)
             return replace(checkpoint, retry=retry, run=_count(checkpoint.run, retries=1))
         case BatchFailed(problem=problem):
             run = _count(checkpoint.run, failed_batches=1, problem=problem)
-            return replace(checkpoint, retry=None, reduced_request=None, run=run)
+            return replace(checkpoint, retry=None, reduced_request=_proven(checkpoint), run=run)
         case RateLimited(scope=scope, attempts=attempts, since=since, until=until, problem=problem):
             return replace(checkpoint, rate_limit=RateLimit(scope, attempts, since, until, problem))
-        case BatchShrunk(limit=limit, detail=detail, problem=problem):
-            return replace(checkpoint, retry=None, reduced_request=ReducedRequest(limit, detail, problem))
-        case CursorLost():
-            return replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep))
+        case BatchShrunk() as shrunk:
+            return replace(checkpoint, retry=None, reduced_request=_shrunk(checkpoint.reduced_request, shrunk))
+        case CursorLost(is_last=is_last):
+            is_of_walk = sweep is None or sweep.set_aside is None
+            lost = replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep, is_last=is_last))
+            return lost if is_of_walk else return_to_walk(checkpoint)
+        case FieldsLeftOut(fields=fields):
+            return replace(checkpoint, left_out_fields=fields)
 
 
 def _after_dead_letter(
@@ -166,14 +183,22 @@ def _after_own_id(checkpoint: Checkpoint, found: OwnId) -> Checkpoint:
 
 
 def _after_batch(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:
+    after = checkpoint if event.position.phase is Phase.HEAD else return_to_walk(checkpoint)
+    if not event.position.is_after_head:  # else what the walk had met before is as it was
+        after = replace(after, retry=None, reduced_request=_grown(after.reduced_request, event.tally))
+    sweep = _advance(after.sweep, event.position, event.tally) if after.sweep else None
+    if sweep is not None and event.problem is not None:
+        sweep = replace(sweep, problem=event.problem)
+    if not is_of_head(event.position):
+        given_up = 0 if event.position.cursor is None else _given_up_in_a_row(checkpoint, event.tally)
+        after = replace(after, given_up_in_a_row=given_up)
     return replace(
-        checkpoint,
-        sweep=_advance(checkpoint.sweep, event.position, event.tally) if checkpoint.sweep else None,
+        after,
+        sweep=sweep,
+        futile_runs=_futile_runs(after, event.position, event.tally),
         run=_count(checkpoint.run, tally=event.tally),
-        retry=None,
         rate_limit=None,
-        reduced_request=_grown(checkpoint.reduced_request, event.tally),
-        failure_streak=None,
+        failure_streak=_streak_after(checkpoint.failure_streak, event.position),
         total=checkpoint.total + event.tally,
         unrecorded=NO_TALLY,
     )
@@ -186,6 +211,7 @@ def _after_sweep_start(checkpoint: Checkpoint, event: SweepStarted) -> Checkpoin
 
 
 def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) -> Checkpoint:
+    checkpoint = return_to_walk(checkpoint)
     run = checkpoint.run
     if run is None or run.run_id != entry.run_id:  # this one entry is the whole run
         run = Run(entry.run_id or "", event.run_started_at)
@@ -195,15 +221,19 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
     is_full = event.mode is Mode.FULL and not (sweep is not None and sweep.was_unsure)
     has_errors = event.has_errors or (before + event.tally).dead_lettered  # older entries lack the field
     status = RunStatus.COMPLETE_WITH_ERRORS if has_errors else RunStatus.COMPLETE
+    problem = event.problem or run.problem
     return replace(
         checkpoint,
         sweep=None,
         retry=None,
         rate_limit=None,
         reduced_request=_grown(checkpoint.reduced_request, event.tally),
+        given_up_in_a_row=0,
         failure_streak=None,
-        run=replace(run, mode=event.mode, status=status, ended_at=entry.recorded_at, tally=tally),
+        run=replace(run, mode=event.mode, status=status, ended_at=entry.recorded_at, tally=tally, problem=problem),
         watermark=event.walk_started_at,
+        doubt=doubt_after(checkpoint.doubt, entry, event),
+        futile_runs=0,
         last_success_at=entry.recorded_at,
         last_full_sweep_at=entry.recorded_at if is_full else checkpoint.last_full_sweep_at,
         total=checkpoint.total + event.tally,
@@ -213,25 +243,41 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
 
 
 def _after_run(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpoint:
+    checkpoint = return_to_walk(checkpoint)
     run = _count(checkpoint.run, tally=event.tally, problem=event.problem)
     if run is not None:
         run = replace(run, status=event.status, reason=event.reason, ended_at=entry.recorded_at)
-    sweep = checkpoint.sweep
+    sweep, futile_runs = checkpoint.sweep, checkpoint.futile_runs
     if sweep is not None and event.position is not None:
+        futile_runs = _futile_runs(checkpoint, event.position, event.tally)
         sweep = _advance(sweep, event.position, event.tally)
     if sweep is not None and sweep.resets:  # counted per run
         sweep = replace(sweep, resets=0)
     if event.tally.batches:  # unchanged batches were read since, so earlier problems are over
-        checkpoint = replace(checkpoint, retry=None, rate_limit=None, failure_streak=None)
+        streak = _streak_after(checkpoint.failure_streak, event.position)
+        checkpoint = replace(checkpoint, rate_limit=None, failure_streak=streak)
+    if event.tally.batches and not (event.position is not None and event.position.is_after_head):
+        checkpoint = replace(
+            checkpoint,
+            retry=None,
+            reduced_request=_grown(checkpoint.reduced_request, event.tally),
+            given_up_in_a_row=_given_up_in_a_row(checkpoint, event.tally),
+        )
     return replace(
         checkpoint,
         sweep=sweep,
-        reduced_request=_grown(checkpoint.reduced_request, event.tally),
+        futile_runs=futile_runs,
         failure_streak=_failure_streak(checkpoint.failure_streak, entry, event),
         run=run,
         total=checkpoint.total + event.tally,
         unrecorded=NO_TALLY,
     )
+
+
+def _streak_after(before: FailureStreak | None, position: Position | None) -> FailureStreak | None:
+    """Return the failures in a row after a batch: reading the head does not end those of the walk."""
+    is_of_walk = before is not None and before.reason is Reason.RETRIES_EXHAUSTED
+    return before if is_of_walk and position is not None and is_of_head(position) else None
 
 
 def _failure_streak(before: FailureStreak | None, entry: Entry, event: RunEnded) -> FailureStreak | None:
@@ -243,11 +289,16 @@ def _failure_streak(before: FailureStreak | None, entry: Entry, event: RunEnded)
     return replace(before, runs=before.runs + 1, problem=event.problem)
 
 
-def _without_cursor(sweep: Sweep | None) -> Sweep | None:
+def _without_cursor(sweep: Sweep | None, *, is_last: bool) -> Sweep | None:
     if sweep is None:
         return None
-    position = Position(sweep.position.phase)
-    return replace(sweep, position=position, lost_cursor=sweep.position.cursor, resets=sweep.resets + 1)
+    return replace(
+        sweep,
+        position=Position(sweep.position.phase, has_gap=sweep.position.has_gap),
+        lost_cursor=sweep.position.cursor,
+        resets=sweep.resets + 1,
+        is_rewound=sweep.is_rewound or is_last,
+    )
 
 
 def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedRequest | None:
@@ -259,8 +310,51 @@ def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedReque
     return replace(reduced_request, good=reduced_request.good + tally.batches)
 
 
+def _shrunk(before: ReducedRequest | None, shrunk: BatchShrunk) -> ReducedRequest:
+    worked = before.proven if before is not None else None
+    relapses = 0
+    if before is not None and before.limit >= shrunk.limit:
+        relapses = before.relapses + (before.good > 0 and before.limit == shrunk.limit)
+    return ReducedRequest(
+        shrunk.limit,
+        shrunk.detail,
+        shrunk.problem,
+        suspect=shrunk.suspect,
+        worked=worked.limit if worked is not None else 0,
+        relapses=relapses,
+    )
+
+
+def _proven(checkpoint: Checkpoint) -> ReducedRequest | None:
+    return checkpoint.reduced_request.proven if checkpoint.reduced_request is not None else None
+
+
+def _given_up_in_a_row(checkpoint: Checkpoint, tally: Tally) -> int:
+    """Count the threads that became dead letters because a list failed; one that was read ends the row."""
+    reduced = checkpoint.reduced_request
+    leaves_out = reduced is not None and reduced.detail.leaves_out and not reduced.good
+    if leaves_out and tally.unreadable:
+        return checkpoint.given_up_in_a_row + tally.dead_lettered
+    return 0 if tally.conversations else checkpoint.given_up_in_a_row
+
+
 def _advance(sweep: Sweep, position: Position, tally: Tally) -> Sweep:
-    return replace(sweep, position=position, tally=sweep.tally + tally, lost_cursor=None)
+    lowest = lowest_of(position) if has_moved(sweep, position, NO_TALLY) else None
+    set_aside = sweep.set_aside if position.phase is Phase.HEAD else None
+    return replace(
+        sweep,
+        position=position,
+        tally=sweep.tally + tally,
+        lost_cursor=None,
+        set_aside=set_aside,
+        lowest=lowest or sweep.lowest,
+    )
+
+
+def _futile_runs(checkpoint: Checkpoint, position: Position, tally: Tally) -> int:
+    """Return how many runs in a row were futile, after an entry with this position and tally."""
+    sweep = checkpoint.sweep
+    return 0 if sweep is None or has_moved(sweep, position, tally) else checkpoint.futile_runs
 
 
 def _count(

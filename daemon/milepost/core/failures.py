@@ -2,30 +2,60 @@
 
 from datetime import timedelta
 
-from milepost.core.checkpoint import Checkpoint
+from msgspec.structs import replace
+
+from milepost.core.checkpoint import Checkpoint, ReducedRequest
+from milepost.core.dead_letters import messages_of
+from milepost.core.doubts import WITHOUT_PROGRESS
 from milepost.core.events import (
     BatchFailed,
     BatchShrunk,
     CursorLost,
     FetchFailed,
+    Phase,
     RateLimited,
     Reason,
     RunEnded,
     RunStatus,
     Stage,
 )
-from milepost.core.plan import open_sweep, size_now, smaller, whole
+from milepost.core.model import Batch, Detail
+from milepost.core.plan import Policy, Size, open_sweep, size_now, smaller, whole
+from milepost.core.ports import Refused
 from milepost.core.problems import Problem
 from milepost.core.rate_limits import next_rate_limit
 from milepost.core.records import Context, Record, ending, recorded
 from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.retry import backoff_seconds
 
+CONFIRMATIONS = 3  # failures of a thread alone, each followed by a good look at the list: no single outage makes two
+CONFIRMATIONS_OF_LESS = 2  # the same, once something of the thread is left out
+MAX_ATTEMPTS_ALONE = 4 * CONFIRMATIONS
+MAX_GIVEN_UP_IN_A_ROW = 10  # more threads than that do not fail by themselves
 
-def on_refusal(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
-    """Return what to record of a batch that could not be read."""
+
+def on_refusal(checkpoint: Checkpoint, refused: Refused, context: Context) -> Record:
+    """Return what to record of a batch that could not be read.
+
+    If the list can be read at all, the refusal is about what it holds, whatever its code: smaller requests find that.
+    If not, the remedy is that of the code.
+    """
     sweep = open_sweep(checkpoint, context.budget)
-    rule = rule_for(problem, has_cursor=sweep is not None and sweep.position.cursor is not None)
+    has_cursor = sweep is not None and sweep.position.cursor is not None
+    problem, check = refused.problem, refused.check
+    if check is not None and check.problem is None:
+        return _narrow(checkpoint, problem, check.first, context)
+    rule = rule_for(problem, has_cursor=has_cursor)
+    if check is not None and check.problem is not None:
+        of_list = rule_for(check.problem, has_cursor=has_cursor)
+        if of_list.remedy not in {Remedy.RETRY, Remedy.SHRINK}:  # what the list is refused with is clearer
+            problem, rule = check.problem, of_list
+        elif rule.remedy is not Remedy.RETRY:  # nothing can be read at all: it may pass
+            rule = of_list if of_list.remedy is Remedy.RETRY else Rule(Remedy.RETRY, of_list.source)
+    return _remedied(checkpoint, problem, context, rule)
+
+
+def _remedied(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
     match rule.remedy:
         case Remedy.RETRY:
             return _retry(checkpoint, problem, context, rule)
@@ -41,28 +71,106 @@ def on_refusal(checkpoint: Checkpoint, problem: Problem, context: Context) -> Re
             return _stop(checkpoint, problem, context, Reason.CONFIGURATION)
 
 
-def _retry(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
-    policy = context.policy
-    attempt = checkpoint.retry.attempts + 1 if checkpoint.retry else 1
+# --- the list can be read, and its content not ------------------------------------------------------------------------
+
+
+def _narrow(checkpoint: Checkpoint, problem: Problem, first: str, context: Context) -> Record:
+    """Search for what makes the list fail: fewer conversations at once, then less of the one that fails alone."""
+    policy, reduced = context.policy, checkpoint.reduced_request
     size = size_now(checkpoint, policy)
-    if rule.then is Remedy.SHRINK and size != whole(policy) and smaller(size, policy) is not None:
-        return _shrink(checkpoint, problem, context)  # the search for the item that fails is under way
-    if attempt >= policy.attempts:
-        return _after_retries(checkpoint, problem, context, rule)
+    next_size = smaller(size, policy)
+    if next_size is None:
+        return _fail(checkpoint, problem, context)
+    if next_size.detail.leaves_out:
+        return _accuse(checkpoint, problem, first, next_size, context)
+    is_search = size != whole(policy) and reduced is not None and _is_alike(problem, reduced.problem)
+    if not is_search and _attempt(checkpoint) < policy.attempts:
+        return recorded(checkpoint, context.budget, _fetch_failed(checkpoint, problem, context))
+    return recorded(checkpoint, context.budget, BatchShrunk(next_size.limit, next_size.detail, problem))
+
+
+def _accuse(checkpoint: Checkpoint, problem: Problem, first: str, next_size: Size, context: Context) -> Record:
+    """Leave something out of the thread at the cursor once its failures alone are confirmed; until then, retry.
+
+    Each failure counts only because the list could be read right after it. So an outage, which would have to end before
+    each look and begin again after it, makes no dead letter of a healthy thread.
+    """
+    retry = checkpoint.retry
+    before = retry.confirmed if retry is not None and retry.suspect == first else 0
+    confirmed = before + 1 if first else 0
+    is_first = not size_now(checkpoint, context.policy).detail.leaves_out
+    if confirmed >= (CONFIRMATIONS if is_first else CONFIRMATIONS_OF_LESS):
+        if checkpoint.given_up_in_a_row >= MAX_GIVEN_UP_IN_A_ROW:
+            return _give_up(checkpoint, problem, context)
+        shrunk = BatchShrunk(next_size.limit, next_size.detail, problem, first)
+        return recorded(checkpoint, context.budget, shrunk)
+    if _attempt(checkpoint) >= MAX_ATTEMPTS_ALONE:
+        return _fail(checkpoint, problem, context)
+    failed = replace(_fetch_failed(checkpoint, problem, context), suspect=first, confirmed=confirmed)
+    return recorded(checkpoint, context.budget, failed)
+
+
+def mistaken(checkpoint: Checkpoint, batch: Batch, policy: Policy) -> ReducedRequest | None:
+    """Return the reduced request if it left something out of another thread than the one that failed alone.
+
+    Another one may be at the cursor by now: it must not become a dead letter for that.
+    """
+    reduced = checkpoint.reduced_request
+    if reduced is None or not reduced.suspect or not size_now(checkpoint, policy).detail.leaves_out:
+        return None
+    listed = {each.conversation_id for each in batch.conversations} | {each.subject for each in batch.unreadable}
+    return None if listed <= {reduced.suspect, messages_of(reduced.suspect)} else reduced
+
+
+def exonerate(checkpoint: Checkpoint, reduced: ReducedRequest, context: Context) -> Record:
+    """Read in full what was listed in place of the thread that failed alone."""
+    detail = Detail.SEPARATE if context.policy.messages_per_conversation else Detail.NESTED
+    shrunk = BatchShrunk(1, detail, reduced.problem)
+    return recorded(checkpoint, context.budget, shrunk)
+
+
+def _give_up(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
+    """End the run: one thread after the other fails, so the cause is in none of them."""
+    match rule_for(problem, has_cursor=False).remedy:
+        case Remedy.STOP_AUTHORIZATION:
+            return _stop(checkpoint, problem, context, Reason.AUTHORIZATION)
+        case Remedy.STOP_CONFIGURATION:
+            return _stop(checkpoint, problem, context, Reason.CONFIGURATION)
+        case _:
+            return _fail(checkpoint, problem, context)
+
+
+def _is_alike(one: Problem, other: Problem) -> bool:
+    return (one.kind, one.code) == (other.kind, other.code)
+
+
+# --- nothing can be read, or it is about no thread --------------------------------------------------------------------
+
+
+def _attempt(checkpoint: Checkpoint) -> int:
+    """Return the number of the attempt that has just failed."""
+    return checkpoint.retry.attempts + 1 if checkpoint.retry else 1
+
+
+def _fetch_failed(checkpoint: Checkpoint, problem: Problem, context: Context) -> FetchFailed:
+    attempt, policy = _attempt(checkpoint), context.policy
     delay_seconds = backoff_seconds(
         attempt,
         context.jitter,
         base_delay_seconds=policy.base_delay_seconds,
         max_delay_seconds=policy.max_delay_seconds,
     )
-    retried = FetchFailed(attempt, problem, context.now + timedelta(seconds=delay_seconds))
-    return recorded(checkpoint, context.budget, retried)
+    return FetchFailed(attempt, problem, context.now + timedelta(seconds=delay_seconds))
+
+
+def _retry(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
+    if _attempt(checkpoint) >= context.policy.attempts:
+        return _after_retries(checkpoint, problem, context, rule)
+    return recorded(checkpoint, context.budget, _fetch_failed(checkpoint, problem, context))
 
 
 def _after_retries(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
     match rule.then:
-        case Remedy.SHRINK:
-            return _shrink(checkpoint, problem, context)
         case Remedy.RESET:
             return _restart(checkpoint, problem, context)
         case Remedy.STOP_CONFIGURATION:
@@ -72,8 +180,7 @@ def _after_retries(checkpoint: Checkpoint, problem: Problem, context: Context, r
 
 
 def _fail(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
-    attempts = checkpoint.retry.attempts + 1 if checkpoint.retry else 1
-    failed = BatchFailed(Stage.FETCH, attempts, problem)
+    failed = BatchFailed(Stage.FETCH, _attempt(checkpoint), problem)
     ended = RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=problem)
     return ending(checkpoint, ended, context.budget, failed)
 
@@ -95,19 +202,20 @@ def rate_limited(checkpoint: Checkpoint, problem: Problem, rule: Rule, context: 
 
 
 def _shrink(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
+    """Request fewer conversations, at once; leave nothing out of any, as nobody looked whether the list can be read."""
     policy = context.policy
     size = smaller(size_now(checkpoint, policy), policy)
-    if size is None:  # not even positions can be read: this is no problem of a single thread
-        return _fail(checkpoint, problem, context)
+    if size is None or size.detail.leaves_out:
+        return _retry(checkpoint, problem, context, Rule(Remedy.RETRY, "too much, even of one conversation"))
     return recorded(checkpoint, context.budget, BatchShrunk(size.limit, size.detail, problem))
 
 
 def _restart(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
     """Restart at the head, once in a run: a cursor that fails each time must not keep the run in a loop."""
     sweep = open_sweep(checkpoint, context.budget)
-    if sweep is not None and sweep.resets:
+    if sweep is not None and sweep.resets and sweep.position.phase is not Phase.HEAD:
         return _fail(checkpoint, problem, context)
-    return recorded(checkpoint, context.budget, CursorLost(problem))
+    return recorded(checkpoint, context.budget, CursorLost(problem, is_last=problem.kind in WITHOUT_PROGRESS))
 
 
 def _stop(checkpoint: Checkpoint, problem: Problem, context: Context, reason: Reason) -> Record:

@@ -5,7 +5,7 @@ that the API leaves out leaves the stored one alone. Interaction events are writ
 message the API later says no more than that it is deleted.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TypeVar
@@ -87,7 +87,7 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
     contacts: dict[ContactKey, ContactRow] = {}
     events: dict[str, InteractionEventRow] = {}
     moved: list[str] = []
-    inserted = updated = unchanged = 0
+    inserted = updated = unchanged = replaced = 0
     read = remembered(batch.conversations, known)
     for each in read:
         stored = conversations.get(each.conversation_id) or known.conversations.get(each.conversation_id)
@@ -100,10 +100,13 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
         else:
             conversations[row.conversation_id] = row
             inserted, updated = (inserted + 1, updated) if stored is None else (inserted, updated + 1)
-        if each.contact is not None:
-            _merge_contact(contacts, row.page_id, stream, each, known, now)
-        for event in _new_events(row, each, known):
-            events[event.event_id] = event
+        contact = _merged_contact(contacts, row.page_id, stream, each, known, now)
+        if contact is not None:
+            contacts[(contact.page_id, contact.contact_id)] = contact
+        new_events = {event.event_id: event for event in _new_events(row, each, known)}
+        events |= new_events
+        if row != stored or contact is not None or new_events:
+            replaced += each.replaced_characters
     changes = Changes(
         tuple(conversations.values()), tuple(contacts.values()), tuple(events.values()), moved=tuple(moved)
     )
@@ -115,6 +118,7 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
         contacts=len(contacts),
         interaction_events=len(events),
         without_contact=sum(each.contact is None for each in read),
+        replaced_characters=replaced,
         moved=len(moved),
     )
     return Difference(changes, tally)
@@ -222,26 +226,25 @@ def _moves(stream: Stream, stored: ConversationRow, known: Known, now: datetime)
     return alive_at is None or stored.deleted_at is not None or now - alive_at >= RETURN_AFTER
 
 
-def _merge_contact(
-    contacts: dict[ContactKey, ContactRow],
+def _merged_contact(
+    contacts: Mapping[ContactKey, ContactRow],
     page_id: str,
     stream: Stream,
     conversation: Conversation,
     known: Known,
     now: datetime,
-) -> None:
-    """Add the conversation's contact to the rows to write if it is new or differs."""
+) -> ContactRow | None:
+    """Return the row to write of the conversation's contact, if that is new or differs."""
     read = conversation.contact
     if read is None:
-        return
+        return None
     key = (page_id, read.contact_id)
     stored = contacts.get(key) or _known_contact(stream, key, known)
     interaction_at = conversation.updated_time
     if stored is None:
-        contacts[key] = ContactRow(
+        return ContactRow(
             stream.platform.value, page_id, read.contact_id, read.name, read.username, now, interaction_at, now
         )
-        return
     if interaction_at >= stored.last_interaction_at:
         row = replace(
             stored,
@@ -252,8 +255,7 @@ def _merge_contact(
     else:  # an older thread of theirs may have what the newer one left out
         row = replace(stored, name=_first(stored.name, read.name), username=_first(stored.username, read.username))
     row = replace(row, page_id=page_id)
-    if row != stored:
-        contacts[key] = replace(row, updated_at=now)
+    return replace(row, updated_at=now) if row != stored else None
 
 
 def _known_contact(stream: Stream, key: ContactKey, known: Known) -> ContactRow | None:

@@ -59,13 +59,22 @@ class Scope(StrEnum):
     STREAM = "stream"
 
 
+LEAN_MESSAGES = 5  # of the newest
+
+
 class Detail(StrEnum):
     """How much of each conversation a request asks for, from most to least."""
 
     NESTED = "nested"  # with its messages
     SEPARATE = "separate"  # the same, but with a request per thread for its messages
+    LEAN = "lean"  # with its newest messages only, and of all only what is essential
     BARE = "bare"  # without its messages
     POSITION = "position"  # its id and updated_time only, to step over it
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether something is not read, which makes a dead letter."""
+        return self in {Detail.LEAN, Detail.BARE, Detail.POSITION}
 
 
 class TokenHealth(Struct, frozen=True, omit_defaults=True):
@@ -131,7 +140,10 @@ class Interaction(Struct, frozen=True):
 
 
 class Conversation(Struct, frozen=True):
-    """One conversation as the API returned it. None means that the API left the value out, not that there is none."""
+    """One conversation as the API returned it. None means that the API left the value out, not that there is none.
+
+    `replaced_characters` counts those of its texts that no database takes, and that are U+FFFD instead.
+    """
 
     conversation_id: str
     updated_time: datetime
@@ -142,6 +154,7 @@ class Conversation(Struct, frozen=True):
     unread_count: int | None = None
     can_reply: bool | None = None
     interactions: tuple[Interaction, ...] = ()
+    replaced_characters: int = 0
 
 
 class Unreadable(Struct, frozen=True):
@@ -224,7 +237,8 @@ class Stretch(Struct, frozen=True):
     """The stretch of an inbox that a batch of a full sweep covers, and the conversations `seen` in it.
 
     Both bounds are exclusive, because threads of the neighbouring batch may have the same time; None is the end of the
-    inbox. `sweep_started_at` identifies the sweep.
+    inbox. Such threads are in the stretch of the last batch with that time, where those `seen` before are known.
+    `sweep_started_at` identifies the sweep.
     """
 
     sweep_started_at: datetime
@@ -260,7 +274,7 @@ class Keys(Struct, frozen=True):
     """The keys of the rows that a batch touches. Contacts and subjects are those of `stream`; other keys are global.
 
     `subjects` are those of dead letters. `full_sweep_at` identifies the batch's sweep if that is a full one that notes
-    what it misses, and `stretch` is what the batch covers of the inbox.
+    what it misses, and `stretch` is what the batch covers of the inbox. `counts_stored` asks for `Known.stored`.
     """
 
     stream: Stream
@@ -270,6 +284,7 @@ class Keys(Struct, frozen=True):
     subjects: tuple[str, ...] = ()
     full_sweep_at: datetime | None = None
     stretch: Stretch | None = None
+    counts_stored: bool = False
 
 
 class KnownDeadLetter(Struct, frozen=True):
@@ -301,7 +316,8 @@ class Known(Struct, frozen=True):
 
     `dead_letters` are by subject. `forgotten` are the contacts and conversations among the keys that were erased. In a
     full sweep, `unseen` counts the conversations in the stretch that were not seen and are not noted as missed yet,
-    `missed` are those of the batch that are noted, and `all_missed` counts all of the stream that are.
+    `missed` are those of the batch that are noted, and `all_missed` counts all of the stream that are. `stored` counts
+    the stream's conversations that are not marked as deleted, where that was asked for.
 
     Where conversations stand under other pages, `contacts_elsewhere` are the contacts of those pages, by page and id,
     and `moved_to` are the pages to which rows of this page have moved, with the last sign of life of each.
@@ -315,5 +331,6 @@ class Known(Struct, frozen=True):
     unseen: int = 0
     missed: frozenset[str] = frozenset()
     all_missed: int = 0
+    stored: int = 0
     contacts_elsewhere: dict[tuple[str, str], ContactRow] = {}
     moved_to: dict[str, datetime] = {}

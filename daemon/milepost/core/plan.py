@@ -6,9 +6,12 @@ from datetime import UTC, datetime, timedelta
 from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint, Sweep
+from milepost.core.doubts import MAX_INTERVAL_SECONDS
 from milepost.core.events import Mode, Phase, Reason
+from milepost.core.head import take_up
 from milepost.core.model import Detail
 from milepost.core.ports import Refused, Request
+from milepost.core.problems import ProblemKind
 from milepost.core.skew import is_ahead
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before any conversation
@@ -113,6 +116,7 @@ def plan(
     checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy, held_until: datetime | None = None
 ) -> Action:
     """Return the run's next action. `held_until` is when the rate limit that holds this stream ends, if one does."""
+    checkpoint = take_up(checkpoint, budget.run_id, wants_full=budget.wants_full)
     if budget.stops_for is not None:
         return Finish(budget.stops_for)
     if checkpoint.operator_pause is not None:
@@ -201,7 +205,7 @@ def is_over(checkpoint: Checkpoint, budget: RunBudget) -> bool:
 
 def open_sweep(checkpoint: Checkpoint, budget: RunBudget) -> Sweep | None:
     """Return the sweep to continue: None if none is open, or if a full one is wanted and the open one is not full."""
-    sweep = checkpoint.sweep
+    sweep = take_up(checkpoint, budget.run_id, wants_full=budget.wants_full).sweep
     if sweep is not None and budget.wants_full and sweep.mode is not Mode.FULL:
         return None
     return sweep
@@ -210,14 +214,19 @@ def open_sweep(checkpoint: Checkpoint, budget: RunBudget) -> Sweep | None:
 def next_mode(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy) -> Mode:
     """Return the mode of the next sweep.
 
-    A watermark in the future is not trusted, since nobody knows how far the inbox had been read when it was set.
+    A watermark in the future is not trusted, since nobody knows how far the inbox had been read when it was set. A list
+    without an order has to be walked to its end, and a sweep in doubt is soon followed by another full one.
     """
     if budget.wants_full or checkpoint.watermark is None or checkpoint.last_full_sweep_at is None:
         return Mode.FULL
     if is_ahead(checkpoint.watermark, now):
         return Mode.FULL
+    doubt = checkpoint.doubt
+    if doubt is not None and doubt.problem.kind is ProblemKind.OUT_OF_ORDER:
+        return Mode.FULL
     if policy.full_sweep_interval_seconds:
-        interval = timedelta(seconds=policy.full_sweep_interval_seconds)
+        seconds = policy.full_sweep_interval_seconds
+        interval = timedelta(seconds=seconds if doubt is None else min(seconds, MAX_INTERVAL_SECONDS))
         elapsed = now - checkpoint.last_full_sweep_at
         if elapsed >= interval or elapsed < -interval:  # in the future by more than the interval: a clock was ahead
             return Mode.FULL
@@ -239,15 +248,34 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     else:
         cursor = sweep.position.cursor
         until = sweep.walk_until if sweep.position.phase is Phase.WALK else sweep.catch_up_until
-    is_last = batches_read(checkpoint, budget) + 1 >= budget.max_batches
+    is_head = sweep is not None and sweep.position.phase is Phase.HEAD  # it mostly takes one batch: none goes ahead
+    is_last = is_head or batches_read(checkpoint, budget) + 1 >= budget.max_batches
     size = size_now(checkpoint, policy)
-    own_id = checkpoint.own_id.own_id if checkpoint.own_id else None
-    return Request(cursor, size.limit, policy.messages_per_conversation, until, is_last, size.detail, own_id)
+    is_rewound = sweep is not None and sweep.is_rewound and size == whole(policy)
+    limit = _another_limit(size.limit) if is_rewound else size.limit
+    attempts = checkpoint.retry.attempts if checkpoint.retry is not None else 0
+    checks_list = attempts + 1 >= policy.attempts or size != whole(policy)
+    return Request(
+        cursor,
+        limit,
+        policy.messages_per_conversation,
+        until,
+        is_last,
+        size.detail,
+        checks_list,
+        own_id=checkpoint.own_id.own_id if checkpoint.own_id is not None else None,
+    )
+
+
+def _another_limit(limit: int) -> int:
+    """Return the limit for a walk that started over because its cursors led nowhere: it is to get other ones."""
+    return limit - 1 if limit > 1 else limit + 1
 
 
 # --- the size of a request --------------------------------------------------------------------------------------------
 
 GROW_AFTER = 5  # good batches before the size doubles again
+MAX_DOUBLINGS = 4  # of that, where growing fails each time: a list that is too large may cost a timeout
 
 
 class Size(Struct, frozen=True):
@@ -265,7 +293,9 @@ def whole(policy: Policy) -> Size:
 def size_now(checkpoint: Checkpoint, policy: Policy) -> Size:
     """Return the size of the next request: the whole batch, or a reduced one that grows with each GROW_AFTER batches.
 
-    The details BARE and POSITION hold for one batch only, because they make dead letters.
+    If it fails whenever it has grown, it grows later each time.
+
+    Details that leave something out hold for one batch only, because they make dead letters.
     """
     reduced_request = checkpoint.reduced_request
     if reduced_request is None:
@@ -274,11 +304,12 @@ def size_now(checkpoint: Checkpoint, policy: Policy) -> Size:
     match reduced_request.detail:
         case Detail.POSITION if good:
             return whole(policy)
-        case Detail.BARE if good:
+        case Detail.LEAN | Detail.BARE if good:
             limit, detail, good = 1, Detail.SEPARATE, good - 1
         case _:
             limit, detail = reduced_request.limit, reduced_request.detail
-    steps = min(good // GROW_AFTER, 16)  # 2**16 is more than any batch has
+    grow_after = GROW_AFTER * 2 ** min(reduced_request.relapses, MAX_DOUBLINGS)
+    steps = min(good // grow_after, 16)  # 2**16 is more than any batch has
     if steps and detail is Detail.SEPARATE:
         steps, detail = steps - 1, Detail.NESTED
     return Size(min(policy.batch_size, limit * 2**steps), detail)
@@ -292,6 +323,8 @@ def smaller(size: Size, policy: Policy) -> Size | None:
         case Detail.NESTED if policy.messages_per_conversation:
             return Size(1, Detail.SEPARATE)
         case Detail.SEPARATE:
+            return Size(1, Detail.LEAN)
+        case Detail.LEAN:
             return Size(1, Detail.BARE)
         case Detail.NESTED | Detail.BARE:
             return Size(1, Detail.POSITION)

@@ -16,7 +16,8 @@ class Request(Struct, frozen=True):
 
     `own_id` is taken as ours, as long as the expected one is in no thread.
     `until` is how far back the walk has to go (None: to the end of the inbox), and `is_last` says that the run has no
-    batch left after this one: both tell a prefetching source when to stop.
+    batch left after this one, or none that is sure to follow it: both tell a prefetching source when to stop. With
+    `checks_list` a refusal is followed by a look whether the list can be read at all (`list_check`).
     """
 
     cursor: str | None
@@ -25,22 +26,44 @@ class Request(Struct, frozen=True):
     until: datetime | None = None
     is_last: bool = False
     detail: Detail = Detail.NESTED
+    checks_list: bool = False
     own_id: str | None = None
 
 
 class Fetched(Struct, frozen=True):
-    """The batch of a request. `asked_at` is when it was sent, or a little earlier as far as clocks can be trusted."""
+    """The batch of a request. `asked_at` is when it was sent, or a little earlier as far as clocks can be trusted.
+
+    `left_out` are the fields that the API refuses by name; None if this request does not show that.
+    """
 
     batch: Batch
     asked_at: datetime
     took_seconds: float
+    left_out: tuple[str, ...] | None = None
+
+
+class ListCheck(Struct, frozen=True):
+    """The positions at the cursor of a refused request were requested right after it.
+
+    `problem` is why they were refused; None if the list can be read. `first` is the thread at the cursor, empty if none
+    was listed.
+    """
+
+    problem: Problem | None = None
+    first: str = ""
 
 
 class Refused(Struct, frozen=True):
-    """The request failed, after `took_seconds`."""
+    """The request failed, after `took_seconds`.
+
+    `refused_at` is when its Gate noted that; None if it has none. `check` is None if nobody looked whether the list can
+    be read.
+    """
 
     problem: Problem
     took_seconds: float
+    refused_at: datetime | None = None
+    check: ListCheck | None = None
 
 
 class Held(Struct, frozen=True):
@@ -81,8 +104,8 @@ class Gate(Protocol):
         """Return whether a rate limit forbids a call now."""
         ...
 
-    def refused(self, problem: Problem) -> None:
-        """Note a refusal at once, so that calls that are already waiting are not made."""
+    def refused(self, problem: Problem) -> datetime:
+        """Note a refusal at once, so that calls that are already waiting are not made, and return when that was."""
         ...
 
     def used(self, usages: tuple[Usage, ...]) -> None:

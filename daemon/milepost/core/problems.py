@@ -5,6 +5,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from milepost.core.texts import visible
+
 MAX_MESSAGE_CHARACTERS = 500
 
 
@@ -14,10 +16,15 @@ class ProblemKind(StrEnum):
     NETWORK = "network"  # no connection, a reset, a name that does not resolve
     TIMEOUT = "timeout"  # no response in time
     NONSENSE = "nonsense"  # no response of the Graph API: HTML, truncated JSON, wrong types, a redirect
-    OVERSIZE = "oversize"  # more bytes than any batch can have
+    OVERSIZE = "oversize"  # more bytes, values or items than any batch has
     API = "api"  # an error envelope of the Graph API
     MISCONFIGURED = "misconfigured"  # a response that shows a wrong setting, not a failure
-    CURSOR_LOOP = "cursor_loop"  # the cursor of the next batch is the one just used
+    CURSOR_LOOP = "cursor_loop"  # the cursor of the next batch was used before
+    NO_PROGRESS = "no_progress"  # batch after batch, or run after run, brings nothing that was not read before
+    FALSE_END = "false_end"  # an empty answer to an old cursor
+    EMPTY_INBOX = "empty_inbox"  # nothing is listed, though conversations are stored
+    MOST_MISSING = "most_missing"  # a full sweep did not find most of what is stored
+    OUT_OF_ORDER = "out_of_order"  # the list is not ordered by updated_time
     NOT_MANAGED = "not_managed"  # the token used for discovery no longer manages the page
 
 
@@ -43,7 +50,8 @@ class Problem(Struct, frozen=True, omit_defaults=True):
             for name, value in (("HTTP", self.http_status), ("code", self.code), ("subcode", self.subcode))
             if value is not None
         ]
-        return f"{self.message} ({', '.join(numbers)})" if numbers else self.message
+        message = visible(self.message)
+        return f"{message} ({', '.join(numbers)})" if numbers else message
 
 
 class Pattern(Struct, frozen=True, kw_only=True):

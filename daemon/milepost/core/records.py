@@ -11,6 +11,8 @@ from milepost.core.events import (
     NO_TALLY,
     BatchStored,
     Event,
+    FieldsLeftOut,
+    Phase,
     Position,
     Reason,
     RunEnded,
@@ -19,10 +21,12 @@ from milepost.core.events import (
     SweepStarted,
 )
 from milepost.core.evolve import fold
+from milepost.core.head import return_to_walk
 from milepost.core.journal import Codec, seal
 from milepost.core.model import Changes, Keys, Known, RefusedRow
 from milepost.core.plan import Policy, RunBudget, batches_read
-from milepost.core.ports import Commit
+from milepost.core.ports import Commit, Fetched, Outcome, Refused
+from milepost.core.progress import futility, has_moved
 
 
 class Record(Struct, frozen=True):
@@ -74,6 +78,10 @@ class Context(Struct, frozen=True):
     policy: Policy
     refused: tuple[RefusedRow, ...] = ()
 
+    def as_of(self, refused: Refused) -> "Context":
+        """Return the context with the time of a refusal: a rate limit begins with its response, not with a decision."""
+        return self if refused.refused_at is None else replace(self, now=refused.refused_at)
+
 
 def prepare(checkpoint: Checkpoint, record: Record, run_id: str | None, now: datetime, codec: Codec) -> Commit:
     """Return the commit of a decision: sealed entries, rows, and the projections after them."""
@@ -87,8 +95,17 @@ def conclude(checkpoint: Checkpoint, reason: Reason, budget: RunBudget) -> Recor
     has_started = checkpoint.run is not None and checkpoint.run.run_id == budget.run_id
     if not has_started and checkpoint.unrecorded == NO_TALLY:
         return None
-    ended = RunEnded(RunStatus.PAUSED, reason, _saved_position(checkpoint), checkpoint.unrecorded)
+    problem = futility(_futile_runs(checkpoint, has_started=has_started))
+    ended = RunEnded(RunStatus.PAUSED, reason, _saved_position(checkpoint), checkpoint.unrecorded, problem)
     return Record((*beginnings(checkpoint, checkpoint.sweep, budget), ended))
+
+
+def _futile_runs(checkpoint: Checkpoint, *, has_started: bool) -> int:
+    """Return how many runs in a row were futile if the one under way ends now."""
+    sweep = checkpoint.sweep
+    if sweep is None or has_moved(sweep, sweep.position, checkpoint.unrecorded):
+        return 0
+    return checkpoint.futile_runs + (not has_started and checkpoint.sweep_is_recorded)
 
 
 def recover(checkpoint: Checkpoint, own_run_id: str | None = None) -> Record | None:
@@ -107,10 +124,24 @@ def beginnings(checkpoint: Checkpoint, sweep: Sweep | None, budget: RunBudget) -
     """Return the starts of run and sweep that are not journaled yet."""
     missing: list[Event] = []
     if checkpoint.run is None or checkpoint.run.run_id != budget.run_id:
-        missing.append(RunStarted(budget.started_at))
+        missing.append(RunStarted(budget.started_at, _continued(checkpoint, sweep)))
     if sweep is not None and not (checkpoint.sweep_is_recorded and is_same_sweep(checkpoint.sweep, sweep)):
         missing.append(SweepStarted(sweep.mode, sweep.walk_started_at, sweep.catch_up_until, sweep.walk_until))
     return tuple(missing)
+
+
+def _continued(checkpoint: Checkpoint, sweep: Sweep | None) -> Phase | None:
+    """Return where a run takes up the sweep that is open; None if it starts one."""
+    is_open = checkpoint.sweep_is_recorded and sweep is not None and is_same_sweep(checkpoint.sweep, sweep)
+    return sweep.position.phase if is_open and sweep is not None else None
+
+
+def note_left_out(checkpoint: Checkpoint, outcome: Outcome, budget: RunBudget) -> Record | None:
+    """Record which fields the API refuses by name; None if that is on record, or unknown."""
+    left_out = outcome.left_out if isinstance(outcome, Fetched) else None
+    if left_out is None or left_out == checkpoint.left_out_fields:
+        return None
+    return recorded(checkpoint, budget, FieldsLeftOut(left_out))
 
 
 def unchanged_before(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, ...]:
@@ -129,13 +160,16 @@ def ending(checkpoint: Checkpoint, ended: RunEnded, budget: RunBudget, *before: 
 
     Unchanged batches come first: they end the problems that preceded them, not this one.
     """
-    ended = replace(ended, position=_saved_position(checkpoint))
+    position = _saved_position(checkpoint)
+    if position is not None and checkpoint.sweep is not None and checkpoint.sweep.set_aside is None:
+        position = replace(position, is_after_head=False)  # the walk has had its turn
+    ended = replace(ended, position=position)
     return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *_unchanged(checkpoint, budget), *before, ended))
 
 
 def _saved_position(checkpoint: Checkpoint) -> Position | None:
     """Return where the next run continues; a lost cursor is tried again unless the sweep has moved on without it."""
-    sweep = checkpoint.sweep
+    sweep = return_to_walk(checkpoint).sweep
     if sweep is None:
         return None
     return sweep.position if sweep.lost_cursor is None else replace(sweep.position, cursor=sweep.lost_cursor)

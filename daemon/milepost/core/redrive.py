@@ -1,5 +1,7 @@
 """Decide what a redrive means: the dead letter is closed with the rows it yields, or retried later."""
 
+from typing import TypeVar
+
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
@@ -32,6 +34,11 @@ from milepost.core.plan import RunBudget
 from milepost.core.ports import DueDeadLetter, Fetched, Outcome, Refused
 from milepost.core.records import Context, Pending, Record, unchanged_before
 from milepost.core.remedies import Remedy, rule_for
+from milepost.core.texts import storable
+
+TEXTS = ("name", "username", "link", "snippet", "text")  # the columns that hold what people wrote
+
+Row = TypeVar("Row", bound=Struct)
 
 _decode_rows = msgspec.json.Decoder(Changes).decode
 
@@ -52,7 +59,8 @@ def redrive(
 
     `by` is who requested it; empty for an automatic redrive.
     """
-    stream, rows = Stream.parse(checkpoint.stream), _rows(due)
+    stream = Stream.parse(checkpoint.stream)
+    rows, replaced = _rows(due)
     keys: Keys | None = None
     match outcome:
         case Fetched(batch=batch):
@@ -61,11 +69,14 @@ def redrive(
             pass
         case None:
             keys = keys_of_rows(stream, rows)
-    return PendingRedrive(checkpoint, due, outcome, context, by, rows, keys)
+    return PendingRedrive(checkpoint, due, outcome, context, by, rows, keys, replaced)
 
 
 class PendingRedrive(Struct, frozen=True):
-    """A redrive whose stored rows are not known yet. `rows` are those of the payload."""
+    """A redrive whose stored rows are not known yet.
+
+    `rows` are those of the payload, in whose texts `replaced_characters` were replaced.
+    """
 
     checkpoint: Checkpoint
     due: DueDeadLetter
@@ -74,6 +85,7 @@ class PendingRedrive(Struct, frozen=True):
     by: str
     rows: Changes
     keys: Keys | None
+    replaced_characters: int
 
     def record(self, known: Known) -> Record:
         """Record that the dead letter is closed or has failed again, with the rows to write."""
@@ -93,10 +105,10 @@ class PendingRedrive(Struct, frozen=True):
         match self.outcome:
             case Fetched(batch=batch):
                 return _reread(self.checkpoint, self.due, batch, self.context, known)
-            case Refused(problem=problem):
+            case Refused(problem=problem) as refused:
                 rule = rule_for(problem, has_cursor=False)
                 if rule.remedy is Remedy.WAIT:
-                    return Record((rate_limited(self.checkpoint, problem, rule, self.context),))
+                    return Record((rate_limited(self.checkpoint, problem, rule, self.context.as_of(refused)),))
                 return Record((_failure(self.due.dead_letter, str(problem), self.context),))
             case None:
                 return self._rewrite(known)
@@ -111,7 +123,8 @@ class PendingRedrive(Struct, frozen=True):
         if context.refused:
             return Record((_failure(dead_letter, context.refused[0].reason, context),))
         written = newer(self.rows, known, context.now)
-        closed = DeadLetterClosed(dead_letter.dead_letter_id, Resolution.REDRIVEN, written.tally)
+        tally = replace(written.tally, replaced_characters=self.replaced_characters if written.tally.has_changes else 0)
+        closed = DeadLetterClosed(dead_letter.dead_letter_id, Resolution.REDRIVEN, tally)
         return Record((closed,), written.changes)
 
 
@@ -121,9 +134,25 @@ def discard(checkpoint: Checkpoint, dead_letter: DeadLetter, reason: str, budget
     return Record((*unchanged_before(checkpoint, budget), closed))
 
 
-def _rows(due: DueDeadLetter) -> Changes:
-    """Decode the rows of a payload; there are none in that of an unread item."""
-    return Changes() if due.payload is None or due.dead_letter.stage is Stage.FETCH else _decode_rows(due.payload)
+def _rows(due: DueDeadLetter) -> tuple[Changes, int]:
+    """Decode the rows of a payload; there are none in that of an unread item.
+
+    Earlier versions left a NUL in texts, which PostgreSQL refused. Such characters are replaced and counted here.
+    """
+    if due.payload is None or due.dead_letter.stage is Stage.FETCH:
+        return Changes(), 0
+    rows = _decode_rows(due.payload)
+    replaced = 0
+
+    def mended(row: Row) -> Row:
+        nonlocal replaced
+        texts = {name: storable(text) for name in TEXTS if (text := getattr(row, name, None)) is not None}
+        replaced += sum(count for _, count in texts.values())
+        return replace(row, **{name: text for name, (text, _) in texts.items()})
+
+    conversations, contacts = tuple(map(mended, rows.conversations)), tuple(map(mended, rows.contacts))
+    events = tuple(map(mended, rows.interaction_events))
+    return replace(rows, conversations=conversations, contacts=contacts, interaction_events=events), replaced
 
 
 def _failure(dead_letter: DeadLetter, reason: str, context: Context, tally: Tally = NO_TALLY) -> RedriveFailed:

@@ -13,6 +13,7 @@ from milepost.core.problems import Pattern, Problem, ProblemKind, any_of
 
 TOO_MUCH_DATA = "reduce the amount of data"  # the only phrase that is more specific than its code
 BAD_SIGNATURE = "appsecret_proof"
+INDISPENSABLE = "and it is indispensable"  # a field that the API refuses by name; our own words
 
 
 class Remedy(StrEnum):
@@ -29,13 +30,15 @@ class Remedy(StrEnum):
 class Rule(Pattern, frozen=True):
     """A row of the table.
 
-    `then` applies once the retries are exhausted (RETRY: nothing more in this run). `scope` is whose calls have to
-    wait, and `least_wait_seconds` for how long at least.
+    `then` applies once the retries are exhausted (RETRY: nothing more in this run). `is_general` is whether the cause
+    is never in what a list holds; any other refusal of a list has that remedy only while the list cannot be read at
+    all. `scope` is whose calls have to wait, and `least_wait_seconds` for how long at least.
     """
 
     remedy: Remedy
     source: str
     then: Remedy = Remedy.RETRY
+    is_general: bool = False
     scope: Scope = Scope.STREAM
     least_wait_seconds: float = 0.0
 
@@ -47,31 +50,40 @@ RULES: tuple[Rule, ...] = (
     Rule(Remedy.SHRINK, "captured: HTTP 500, code 1 with subcode 99", codes=any_of(1), subcode=99),
     Rule(Remedy.SHRINK, "a response larger than any batch", kind=ProblemKind.OVERSIZE),
     # --- it may pass ---
-    # Some Instagram chats make every list with them fail like an outage (seen in 2026-09): shrinking finds them.
-    Rule(Remedy.RETRY, "Handle errors: API Unknown", codes=any_of(1), then=Remedy.SHRINK),
-    Rule(Remedy.RETRY, "Handle errors: API Service", codes=any_of(2)),
+    # Some chats make every list with them fail like an outage, with any code (seen in 2026-09): if the list can be read
+    # without its content, smaller requests find them.
+    Rule(Remedy.RETRY, "Handle errors: API Unknown, API Service", codes=any_of(1, 2)),
     # --- rate limits: wait, and longer after further calls ---
-    Rule(Remedy.WAIT, "Rate limits: app", codes=any_of(4), scope=Scope.APP),
-    Rule(Remedy.WAIT, "Rate limits: user, page, custom", codes=any_of(17, 32, 341, 613), scope=Scope.PAGE),
-    Rule(Remedy.WAIT, "Rate limits: business use cases", codes=any_of(range(80000, 80010), 80014), scope=Scope.PAGE),
+    Rule(Remedy.WAIT, "Rate limits: app", codes=any_of(4), scope=Scope.APP, is_general=True),
+    Rule(Remedy.WAIT, "Rate limits: user, page, custom", codes=any_of(17, 32, 341, 613), scope=Scope.PAGE,
+         is_general=True),
+    Rule(Remedy.WAIT, "Rate limits: business use cases", codes=any_of(range(80000, 80010), 80014), scope=Scope.PAGE,
+         is_general=True),
     Rule(Remedy.WAIT, "Handle errors: blocked for policy", codes=any_of(368), scope=Scope.PAGE,
-         least_wait_seconds=3600.0),
+         is_general=True, least_wait_seconds=3600.0),
     # --- an operator is needed ---
-    Rule(Remedy.STOP_AUTHORIZATION, "Handle errors: session, token", codes=any_of(102, 190, 492)),
+    Rule(Remedy.STOP_AUTHORIZATION, "Handle errors: session, token", codes=any_of(102, 190, 492), is_general=True),
     Rule(Remedy.STOP_AUTHORIZATION, "Handle errors: permission", codes=any_of(3, 10, range(200, 300))),
-    Rule(Remedy.STOP_AUTHORIZATION, "discovery: no longer managed", kind=ProblemKind.NOT_MANAGED),
-    Rule(Remedy.STOP_CONFIGURATION, "Secure Graph API calls", codes=any_of(104)),
-    Rule(Remedy.STOP_CONFIGURATION, "Secure Graph API calls", codes=any_of(100), phrase=BAD_SIGNATURE),
-    Rule(Remedy.STOP_CONFIGURATION, "no such query, or a retired version", codes=any_of(12, 2500, 2635)),
-    Rule(Remedy.STOP_CONFIGURATION, "the response shows a wrong setting", kind=ProblemKind.MISCONFIGURED),
+    Rule(Remedy.STOP_AUTHORIZATION, "discovery: no longer managed", kind=ProblemKind.NOT_MANAGED,
+         is_general=True),
+    Rule(Remedy.STOP_CONFIGURATION, "Secure Graph API calls", codes=any_of(104), is_general=True),
+    Rule(Remedy.STOP_CONFIGURATION, "Secure Graph API calls", codes=any_of(100), phrase=BAD_SIGNATURE,
+         is_general=True),
+    Rule(Remedy.STOP_CONFIGURATION, "a retired version", codes=any_of(12, 2635), is_general=True),
+    Rule(Remedy.STOP_CONFIGURATION, "no such query", codes=any_of(2500)),
+    Rule(Remedy.STOP_CONFIGURATION, "the response shows a wrong setting", kind=ProblemKind.MISCONFIGURED,
+         is_general=True),
     # --- a dead cursor, or what looks like one ---
     Rule(Remedy.RETRY, "captured: the object is gone, or a hidden limit", codes=any_of(100), subcode=33,
          then=Remedy.STOP_CONFIGURATION),
-    Rule(Remedy.RETRY, "reported: a cursor that leads to itself", kind=ProblemKind.CURSOR_LOOP, then=Remedy.RESET),
-    Rule(Remedy.RESET, "captured: invalid cursors values", codes=any_of(2642)),
+    Rule(Remedy.RETRY, "reported: a cursor that leads to itself", kind=ProblemKind.CURSOR_LOOP, then=Remedy.RESET,
+         is_general=True),
+    Rule(Remedy.RESET, "reported: empty batches without end", kind=ProblemKind.NO_PROGRESS, is_general=True),
+    Rule(Remedy.RESET, "reported: an empty answer to a dead cursor", kind=ProblemKind.FALSE_END, is_general=True),
+    Rule(Remedy.RESET, "captured: invalid cursors values", codes=any_of(2642), is_general=True),
     Rule(Remedy.RESET, "reported: also returned for cursors", codes=any_of(100)),
     # --- no known code ---
-    Rule(Remedy.WAIT, "RFC 6585", http_status=429, scope=Scope.PAGE),
+    Rule(Remedy.WAIT, "RFC 6585", http_status=429, scope=Scope.PAGE, is_general=True),
     Rule(Remedy.RETRY, "Handle errors: is_transient", is_transient=True),
     Rule(Remedy.RETRY, "network, outage, an invalid response, an unknown code"),
 )

@@ -56,7 +56,13 @@ class UsageReported(Struct, frozen=True):
     usages: tuple[Usage, ...]
 
 
-Notice = Recorded | UnchangedRead | StoreRetried | UsageReported
+class SlotWaited(Struct, frozen=True):
+    """A stream has got a slot, after this many seconds."""
+
+    seconds: float
+
+
+Notice = Recorded | UnchangedRead | StoreRetried | UsageReported | SlotWaited
 
 
 class Subscription:

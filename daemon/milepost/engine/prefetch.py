@@ -51,9 +51,10 @@ class Prefetch:
         outcome = ahead.outcome.result()
         return outcome if isinstance(outcome, Refused) else None
 
-    def forget(self) -> None:
-        """Drop what was answered ahead: it is being settled."""
-        self._ahead = None
+    def forget(self) -> Request | None:
+        """Drop what was answered ahead, and return its request: it is being settled."""
+        ahead, self._ahead = self._ahead, None
+        return ahead.request if ahead is not None else None
 
     async def cancel(self) -> None:
         """Cancel the request that was sent ahead, and wait until it has ended."""

@@ -63,13 +63,14 @@ class RateLimits:
         near = by_page(self._recorded | self._met)
         return lambda stream: held_until(stream, near(stream))
 
-    def observe_refusal(self, stream: Stream, problem: Problem) -> None:
-        """Take over the rate limit that a response reports, if it reports one."""
-        rule = rule_for(problem, has_cursor=False)
+    def observe_refusal(self, stream: Stream, problem: Problem) -> datetime:
+        """Take over the rate limit that a response reports, if it reports one. Returns the time of the response."""
+        rule, now = rule_for(problem, has_cursor=False), self._clock.now()
         if rule.remedy is Remedy.WAIT:
             self._shift()
-            before, now = self._recorded.get(stream), self._clock.now()
+            before = self._recorded.get(stream)
             self._met[stream] = next_rate_limit(before, problem, rule, now, floor_seconds=self.floor_seconds)
+        return now
 
     def gate(self, stream: Stream) -> "StreamGate":
         """Return the gate that the stream's source checks before each call."""
@@ -102,9 +103,9 @@ class StreamGate:
         until = self._rate_limits.held_until(self._stream)
         return until is not None and until > self._clock.now()
 
-    def refused(self, problem: Problem) -> None:
-        """Report a refusal, before anything is decided about it."""
-        self._rate_limits.observe_refusal(self._stream, problem)
+    def refused(self, problem: Problem) -> datetime:
+        """Report a refusal, before anything is decided about it, and return the time of it."""
+        return self._rate_limits.observe_refusal(self._stream, problem)
 
     def used(self, usages: tuple[Usage, ...]) -> None:
         """Report the usage that a response's headers name."""

@@ -9,6 +9,7 @@ from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.decide import decide
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
+from milepost.core.list_check import check_request, checked, wants_check
 from milepost.core.model import Stream
 from milepost.core.plan import (
     Fetch,
@@ -23,8 +24,8 @@ from milepost.core.plan import (
     is_over,
     next_step,
 )
-from milepost.core.ports import Answered, Held, Outcome, Request, Source
-from milepost.core.records import conclude, recover
+from milepost.core.ports import Answered, Held, Outcome, Refused, Request, Source
+from milepost.core.records import conclude, note_left_out, recover
 from milepost.engine.clock import Deadline
 from milepost.engine.commands import CommandHandler
 from milepost.engine.context import EngineContext
@@ -99,8 +100,7 @@ class _Run:
                     case Fetch(request=request):
                         checkpoint = await self._fetch(checkpoint, request)
                     case SettleRefusal(refused=refused):
-                        self._prefetch.forget()
-                        checkpoint = await self._settle(checkpoint, refused)
+                        checkpoint = await self._settle_ahead(checkpoint, self._prefetch.forget(), refused)
                     case RunCommands():
                         checkpoint = await self._commands.run_commands(checkpoint)
                     case Reload():
@@ -131,7 +131,26 @@ class _Run:
         answer: Answered = Held()
         async with self._engine.stop.interruptible():
             answer = await self._prefetch.fetch(request)
+        if isinstance(answer, Refused) and wants_check(request, answer.problem):
+            answer = await self._check_list(request, answer)
         return checkpoint if isinstance(answer, Held) else await self._settle(checkpoint, answer)
+
+    async def _check_list(self, request: Request, refused: Refused) -> Answered:
+        """Return a refusal together with a look whether the list can be read at all.
+
+        Held if something comes up before that: nothing changes then, and the same request is planned again.
+        """
+        mailbox, stop = self._mailbox, self._engine.stop
+        if not (mailbox.interrupt.is_set or mailbox.is_dismissed or mailbox.is_outdated or stop.is_requested):
+            async with stop.interruptible():
+                return checked(refused, await self._prefetch.fetch(check_request(request)))
+        return Held()
+
+    async def _settle_ahead(self, checkpoint: Checkpoint, request: Request | None, refused: Refused) -> Checkpoint:
+        """Settle the refusal of a request that was sent ahead; one to be checked comes again when it is planned."""
+        if request is not None and wants_check(request, refused.problem):
+            return checkpoint
+        return await self._settle(checkpoint, refused)
 
     async def _wait(self, checkpoint: Checkpoint, until: datetime) -> Checkpoint:
         """Wait without a slot. Commands that interrupt it are executed at once, before there is a slot again."""
@@ -184,6 +203,8 @@ class _Run:
 
     async def _settle(self, checkpoint: Checkpoint, outcome: Outcome) -> Checkpoint:
         """Decide what an outcome means, and commit that."""
+        if (left_out := note_left_out(checkpoint, outcome, self._budget)) is not None:
+            checkpoint = await self._stream_journal.record(checkpoint, left_out)
         return await self._stream_journal.settle(
             checkpoint, partial(decide, checkpoint, outcome), fetch_seconds=outcome.took_seconds
         )

@@ -1,25 +1,50 @@
 """The slots of running streams: a resizable semaphore, first come, first served."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from milepost.core.model import Stream
 
 
 class Slots:
-    """`concurrency` streams run at once. A run that waits releases its slot, so that it holds up no other stream."""
+    """`concurrency` streams run at once. A run that waits releases its slot, so that it holds up no other stream.
 
-    def __init__(self, concurrency: int) -> None:
+    `observe_wait` is called with the seconds that each slot was waited for.
+    """
+
+    def __init__(self, concurrency: int, observe_wait: Callable[[float], None] = lambda _: None) -> None:
         self._concurrency = concurrency
+        self._observe_wait = observe_wait
         self._surplus = 0  # slots to withdraw as they become free
         self._free = asyncio.Semaphore(concurrency)
-        self._held_since: dict[Stream, float] = {}  # by the event loop's clock, which stands still with the process
+        # By the event loop's clock, which stands still with the process.
+        self._held_since: dict[Stream, float] = {}
+        self._waiting_since: dict[Stream, float] = {}
+        self._due_since: dict[Stream, float] = {}
 
     def held_seconds(self) -> Mapping[Stream, float]:
         """Return for how long each stream has held its slot without a break."""
         now = asyncio.get_running_loop().time()
         return {stream: now - held_since for stream, held_since in self._held_since.items()}
+
+    def waiting_seconds(self) -> Mapping[Stream, float]:
+        """Return for how long each stream has been waiting for a slot."""
+        now = asyncio.get_running_loop().time()
+        return {stream: now - since for stream, since in (self._due_since | self._waiting_since).items()}
+
+    @property
+    def waiting(self) -> Collection[Stream]:
+        """The streams that wait for a slot. May be asked in another thread."""
+        return (self._due_since | self._waiting_since).keys()
+
+    def note_due(self, streams: Iterable[Stream]) -> None:
+        """Note all streams that are due but may not ask for a slot yet: they wait from now on, unless they do already.
+
+        A worker of a fleet asks only once it has a lease on the stream.
+        """
+        now = asyncio.get_running_loop().time()
+        self._due_since = {stream: self._due_since.get(stream, now) for stream in streams}
 
     @property
     def all_taken(self) -> bool:
@@ -37,7 +62,7 @@ class Slots:
     @asynccontextmanager
     async def hold(self, stream: Stream) -> AsyncIterator[None]:
         """Hold a slot during the block."""
-        await self._acquire()
+        await self._acquire(stream)
         try:
             self._held_since[stream] = asyncio.get_running_loop().time()
             yield
@@ -53,11 +78,17 @@ class Slots:
         try:
             yield
         finally:
-            await self._acquire()
+            await self._acquire(stream)
             self._held_since[stream] = asyncio.get_running_loop().time()
 
-    async def _acquire(self) -> None:
-        await self._free.acquire()
-        while self._surplus > 0:  # withdraw this one, and wait for another
-            self._surplus -= 1
+    async def _acquire(self, stream: Stream) -> None:
+        now = asyncio.get_running_loop().time()
+        since = self._waiting_since[stream] = self._due_since.pop(stream, now)
+        try:
             await self._free.acquire()
+            while self._surplus > 0:  # withdraw this one, and wait for another
+                self._surplus -= 1
+                await self._free.acquire()
+        finally:
+            del self._waiting_since[stream]
+        self._observe_wait(asyncio.get_running_loop().time() - since)

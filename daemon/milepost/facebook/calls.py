@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Generic, TypeVar
 
 from msgspec import Struct
@@ -63,21 +64,23 @@ class Calls:
             return Refused(self._access.problem, 0.0)
         if self._gate.is_closed():
             return Held()
-        response = await self._client.get(path, parameters, self._access.token)
-        outcome = self._decoded(response, decode) if isinstance(response, GraphResponse) else response
+        answer = await self._client.call(path, parameters, self._access.token, partial(_answer, decode))
+        outcome = answer if isinstance(answer, Refused) else self._decoded(*answer)
         if isinstance(outcome, Refused):
-            self._gate.refused(outcome.problem)
+            return replace(outcome, refused_at=self._gate.refused(outcome.problem))
         return outcome
 
-    def _decoded(self, response: GraphResponse, decode: Decoder[T]) -> Decoded[T] | Refused:
-        used = usages(response.headers, self.own_ids)
+    def _decoded(self, head: GraphResponse, value: T | Problem) -> Decoded[T] | Refused:
+        used = usages(head.headers, self.own_ids)
         self._access.rate_limiter.update(self._name, used)
         self._gate.used(used)
-        if response.status >= 300:
-            value: T | Problem = problem_of(response.body, response.status)
-        else:
-            value = decode(response)
         if isinstance(value, Problem):
-            waits = wait_seconds(response.headers, value.code, self.own_ids)
-            return Refused(replace(value, wait_seconds=waits), response.took_seconds)
-        return Decoded(value, response.asked_at, response.took_seconds)
+            waits = wait_seconds(head.headers, value.code, self.own_ids)
+            return Refused(replace(value, wait_seconds=waits), head.took_seconds)
+        return Decoded(value, head.asked_at, head.took_seconds)
+
+
+def _answer(decode: Decoder[T], response: GraphResponse) -> tuple[GraphResponse, T | Problem]:
+    """Return a response without its body, and what the body says."""
+    value = problem_of(response.body, response.status) if response.status >= 300 else decode(response)
+    return replace(response, body=b""), value

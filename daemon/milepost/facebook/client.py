@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import aiohttp
 import structlog
@@ -18,7 +18,11 @@ from milepost.core.ports import Refused
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.skew import TOLERATED_SECONDS
 from milepost.facebook.headers import asked_by_server
-from milepost.facebook.redaction import without_token
+from milepost.facebook.large_bodies import MAX_VALUES, LargeBodies, Room, has_too_many_values
+from milepost.facebook.proxy import Proxy, proxy_to, trusted
+from milepost.facebook.redaction import KnownTokens, without_token
+
+T = TypeVar("T")
 
 MAX_BODY_BYTES = 32 * 2**20  # a batch of 200 threads with 20 messages each has about 4 MiB
 MAX_CONNECTIONS = 1000  # as many as streams that one daemon is expected to work at once
@@ -50,7 +54,8 @@ class GraphClient:
 
     With an app secret each call is signed (`appsecret_proof`; Meta, "Secure Graph API calls"). The
     server's Date is only a hint beside `clock`, and never makes a time later. `request_timeout_seconds` may be changed
-    at any time.
+    at any time. The environment may name a `proxy` and certificate authorities (see facebook/proxy.py); raises
+    BadConfiguration if those cannot be used.
     """
 
     def __init__(
@@ -65,16 +70,23 @@ class GraphClient:
     ) -> None:
         self.request_timeout_seconds = request_timeout_seconds
         self._root = URL(base_url) / version
+        self.proxy = proxy_to(self._root, os.environ)
+        self._trusted = trusted(os.environ) if self._root.scheme == "https" else None
         self._version = version
         self._clock = clock
-        self._app_secret = app_secret
+        self.known_tokens = KnownTokens()
+        self.rotate_app_secret(app_secret)
         self._max_body_bytes = max_body_bytes
+        self._large_bodies = LargeBodies()
         self._has_warned_of_version = False
         self._has_warned_of_date = False
 
     async def __aenter__(self) -> Self:
+        if self.proxy is not None:
+            log.info("requests go through a proxy", proxy=str(self.proxy))
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
+            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=self._trusted or True),
+            proxy=self.proxy.url if self.proxy else None,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"milepost/{__version__}"},
             timeout=aiohttp.ClientTimeout(total=None),
@@ -86,6 +98,7 @@ class GraphClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._large_bodies.close()
         await self._session.close()
 
     def url(self, path: str) -> URL:
@@ -95,36 +108,68 @@ class GraphClient:
     def rotate_app_secret(self, app_secret: str) -> None:
         """Sign with another app secret from the next call on; an empty one ends signing."""
         self._app_secret = app_secret
+        self.known_tokens.learn(app_secret)
 
     async def get(self, path: str, parameters: Mapping[str, str], access_token: str) -> GraphResponse | Refused:
         """Make one request, without following redirects. Whatever the server or the network does wrong is a Refused."""
-        loop = asyncio.get_running_loop()
-        began_at, began = self._clock(), loop.time()
+        return await self.call(path, parameters, access_token, lambda response: response)
+
+    async def call(
+        self,
+        path: str,
+        parameters: Mapping[str, str],
+        access_token: str,
+        decode: Callable[[GraphResponse], T],
+    ) -> T | Refused:
+        """Make one request, as `get` does, and decode the response, in a thread if it is large."""
+        began_at, began = self._clock(), asyncio.get_running_loop().time()
+        async with self._large_bodies.room() as room:
+            received = await self._exchange(path, self._signed(parameters, access_token), access_token, room)
+            took_seconds = asyncio.get_running_loop().time() - began
+            if isinstance(received, Problem):
+                return Refused(received, took_seconds)
+            response, body = received
+            asked_at = self._asked_at(response, began_at, took_seconds)
+
+            def decoded() -> T | Refused:
+                if has_too_many_values(body):
+                    return Refused(_too_many_values(response.status), took_seconds)
+                clean = without_token(body, access_token)
+                return decode(GraphResponse(response.status, response.headers, clean, asked_at, took_seconds))
+
+            return await room.work(len(body), decoded)
+
+    async def _exchange(
+        self, path: str, parameters: Mapping[str, str], access_token: str, room: Room
+    ) -> tuple[aiohttp.ClientResponse, bytes] | Problem:
         headers = {"Authorization": f"Bearer {access_token}"}
-        signed = self._signed(parameters, access_token)
         try:
             async with (
-                asyncio.timeout(self.request_timeout_seconds),
-                self._session.get(self.url(path), params=signed, headers=headers, allow_redirects=False) as response,
+                asyncio.timeout(self.request_timeout_seconds) as deadline,
+                self._session.get(
+                    self.url(path),
+                    params=parameters,
+                    headers=headers,
+                    allow_redirects=False,
+                    proxy_headers=self.proxy.headers if self.proxy else None,
+                ) as response,
             ):
-                problem, body = await self._read(response)
+                body = await self._read(response, room, deadline)
+                return body if isinstance(body, Problem) else (response, body)
         except TimeoutError:
-            waited = f"no response within {self.request_timeout_seconds:g} s"
-            return Refused(Problem(ProblemKind.TIMEOUT, waited), loop.time() - began)
+            return Problem(ProblemKind.TIMEOUT, f"no response within {self.request_timeout_seconds:g} s")
         except (aiohttp.ClientError, OSError) as error:
-            return Refused(_problem_of(error, self._root.host), loop.time() - began)
-        took_seconds = loop.time() - began
-        if problem is not None:
-            return Refused(problem, took_seconds)
+            return _problem_of(error, self._root.host, self.proxy)
+
+    def _asked_at(self, response: aiohttp.ClientResponse, began_at: datetime, took_seconds: float) -> datetime:
+        """Return the time of the request, by our clock or the server's, whichever is behind."""
         self._compare_version(response.headers.get("facebook-api-version"))
         asked_at = began_at.replace(microsecond=0)
         asked_by_its_clock = asked_by_server(response.headers.get("Date"), took_seconds)
-        if asked_by_its_clock is not None:
-            self._compare_clocks(began_at, asked_by_its_clock, took_seconds)
-            asked_at = min(asked_at, asked_by_its_clock)
-        return GraphResponse(
-            response.status, response.headers, without_token(body, access_token), asked_at, took_seconds
-        )
+        if asked_by_its_clock is None:
+            return asked_at
+        self._compare_clocks(began_at, asked_by_its_clock, took_seconds)
+        return min(asked_at, asked_by_its_clock)
 
     def _signed(self, parameters: Mapping[str, str], access_token: str) -> Mapping[str, str]:
         if not self._app_secret:
@@ -132,21 +177,22 @@ class GraphClient:
         proof = hmac.digest(self._app_secret.encode(), access_token.encode(), "sha256").hex()
         return {**parameters, "appsecret_proof": proof}
 
-    async def _read(self, response: aiohttp.ClientResponse) -> tuple[Problem | None, bytes]:
+    async def _read(self, response: aiohttp.ClientResponse, room: Room, deadline: asyncio.Timeout) -> bytes | Problem:
         """Read the body piece by piece. The declared length is only a hint to stop at once, never trusted."""
         if 300 <= response.status < 400:
-            return _redirect(response), b""
+            return _redirect(response)
         body = bytearray()
         if (response.content_length or 0) <= self._max_body_bytes:
             async for piece in response.content.iter_any():
                 body += piece
                 if len(body) > self._max_body_bytes:
                     break
+                await room.grow(len(body), deadline)
             else:
-                return None, bytes(body)
+                return bytes(body)
         response.close()
         message = f"the response is larger than {self._max_body_bytes / 2**20:g} MiB"
-        return Problem(ProblemKind.OVERSIZE, message, http_status=response.status), b""
+        return Problem(ProblemKind.OVERSIZE, message, http_status=response.status)
 
     def _compare_version(self, answered: str | None) -> None:
         differs = answered is not None and answered.isascii() and answered != self._version
@@ -179,6 +225,11 @@ async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerTy
         raise ConnectionLost from error
 
 
+def _too_many_values(http_status: int) -> Problem:
+    message = f"the response holds more than {MAX_VALUES:,} values, which no batch has"
+    return Problem(ProblemKind.OVERSIZE, message, http_status=http_status)
+
+
 def _redirect(response: aiohttp.ClientResponse) -> Problem:
     try:
         host = URL(response.headers.get("Location", "")).raw_host or "the same host"
@@ -188,16 +239,22 @@ def _redirect(response: aiohttp.ClientResponse) -> Problem:
     return Problem(ProblemKind.NONSENSE, message, http_status=response.status)
 
 
-def _problem_of(error: aiohttp.ClientError | OSError, host: str | None) -> Problem:
+def _problem_of(error: aiohttp.ClientError | OSError, host: str | None, proxy: Proxy | None) -> Problem:
     """Describe a failed exchange without its URL, whose query holds the signature."""
     cause = error.__cause__ if isinstance(error, ConnectionLost) else error
+    if proxy is not None and isinstance(cause, aiohttp.ClientProxyConnectionError | aiohttp.ClientConnectorDNSError):
+        host = f"the proxy {proxy} (HTTPS_PROXY)"  # which resolves the API's name itself
     match cause:
+        case aiohttp.ClientHttpProxyError(status=407):
+            message = f"the proxy {proxy} asks for a user and password: write them into HTTPS_PROXY"
+        case aiohttp.ClientHttpProxyError(status=status):
+            message = f"the proxy {proxy} (HTTPS_PROXY) makes no connection to {host}: HTTP {status}"
         case aiohttp.ClientResponseError():
             return Problem(ProblemKind.NONSENSE, f"the response of {host} is not HTTP")
         case aiohttp.ClientConnectorCertificateError():
-            message = f"the certificate of {host} is not trusted"
+            message = f"the certificate of {host} is not trusted (SSL_CERT_FILE names those of a private authority)"
         case aiohttp.ClientConnectorDNSError():
-            message = f"the name {host} does not resolve"
+            message = f"the name of {host} does not resolve" if proxy else f"the name {host} does not resolve"
         case aiohttp.ClientPayloadError():
             message = f"the response of {host} broke off"
         case aiohttp.ServerDisconnectedError():

@@ -4,21 +4,24 @@ A list is decoded strictly as a whole, which is fast and nearly always works; ot
 item costs nothing but itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from milepost.core.model import Batch, Conversation, Unreadable
 from milepost.core.problems import Problem
 from milepost.facebook.forms import nobody_is_told, told_by, told_by_items
-from milepost.facebook.leniency import read_json
+from milepost.facebook.leniency import ESCAPED_NUL, mended, parse_json
 from milepost.facebook.own_id import OwnIds
-from milepost.facebook.paging import NoCursor, next_cursor, read_list
+from milepost.facebook.paging import GRACE_COUNT, MAX_LIMIT, NoCursor, next_cursor, read_list, surplus
 from milepost.facebook.problems import invalid_response, problem_of, problem_of_error
-from milepost.facebook.threads import conversation, participants_of, read_item, with_messages
+from milepost.facebook.threads import conversation, messages_of, participants_of, read_item, with_messages
 from milepost.facebook.wire import Paging, ThreadList
+
+MAX_MESSAGES = 20  # as the settings allow: the API withholds the details of older ones
 
 DECODER = msgspec.json.Decoder(ThreadList)
 
@@ -30,11 +33,21 @@ class Mailbox(Struct, frozen=True):
     edge_url: str
 
 
-def decode(body: bytes, http_status: int, mailbox: Mailbox) -> Batch | Problem:
-    """Decode a response of the list edge."""
+class Asked(Struct, frozen=True):
+    """The most conversations that were asked for, and the most messages of each. By default, the most that ever are."""
+
+    conversations: int = MAX_LIMIT
+    messages: int = MAX_MESSAGES
+
+
+MOST = Asked()
+
+
+def decode(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked = MOST) -> Batch | Problem:
+    """Decode a response of the list edge. One with far more than was asked for is refused as oversize."""
     try:
-        decoded = _decode_whole(body, http_status, mailbox)
-        return _decode_by_item(body, http_status, mailbox) if decoded is None else decoded
+        decoded = _decode_whole(body, http_status, mailbox, asked)
+        return _decode_by_item(body, http_status, mailbox, asked) if decoded is None else decoded
     except RecursionError:
         return invalid_response("the response is nested too deeply", http_status)
 
@@ -53,15 +66,23 @@ def decode_messages(body: bytes, http_status: int, listed: Conversation, own_ids
     """Decode the messages of a thread whose other fields came with a list, as a batch of one."""
 
     def read(thread: dict[str, Any]) -> list[Conversation | Unreadable]:
-        return with_messages(listed, thread.get("messages"), own_ids)
+        messages, replaced = mended(thread.get("messages"))
+        known = replace(listed, replaced_characters=listed.replaced_characters + replaced)
+        return with_messages(known, messages, own_ids)
 
     return _decode_thread(body, http_status, read)
 
 
-def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox) -> Batch | Problem | None:
-    """Decode a response whose every item is valid; return None for any other."""
+def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked) -> Batch | Problem | None:
+    """Decode a response whose every item is valid, and every text storable; return None for any other."""
+    if ESCAPED_NUL in body:  # half of a surrogate pair is an error anyway
+        return None
     try:
         listed = DECODER.decode(body)
+        messages = [len(thread.messages.data) for thread in listed.data if thread.messages]
+        too_much = _surplus(len(listed.data), messages, asked, http_status)
+        if too_much is not None:
+            return too_much
         told = ((thread.id, thread.participants) for thread in listed.data)
         own_id = mailbox.own_ids.check(told, is_end=listed.paging is None or listed.paging.next is None)
         conversations = tuple([conversation(thread, mailbox.own_ids.all) for thread in listed.data])
@@ -74,21 +95,34 @@ def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox) -> Batch | Pr
     return _followed(Batch(conversations, None, own_id=own_id), listed.paging, mailbox, http_status)
 
 
-def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox) -> Batch | Problem:
-    found = read_list(body, http_status)
+def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked) -> Batch | Problem:
+    found = read_list(body, http_status, asked.conversations)
     if isinstance(found, Problem):
         return found
-    if problem := nobody_is_told(told_by_items(found.items)):
-        return problem
+    messages = [len(messages_of(item.get("messages"))) for item in found.items if isinstance(item, dict)]
+    too_much = _surplus(len(found.items), messages, asked, http_status) or nobody_is_told(told_by_items(found.items))
+    if too_much is not None:
+        return too_much
     own_id = mailbox.own_ids.check(map(participants_of, found.items), is_end=found.paging.next is None)
     read = [each for item in found.items for each in read_item(item, mailbox.own_ids.all)]
     return _followed(msgspec.structs.replace(_batch(read), own_id=own_id), found.paging, mailbox, http_status)
 
 
+def _surplus(conversations: int, messages: Sequence[int], asked: Asked, http_status: int) -> Problem | None:
+    """Return the problem of a list with far more than was asked for; `messages` has the number of each thread."""
+    in_all = asked.conversations * asked.messages
+    grace = GRACE_COUNT * asked.messages  # for the conversations that may come beyond those asked for
+    return (
+        surplus("conversations", conversations, asked.conversations, http_status)
+        or surplus("messages of a conversation", max(messages, default=0), asked.messages, http_status)
+        or surplus("messages", sum(messages), in_all, http_status, grace)
+    )
+
+
 def _followed(batch: Batch, paging: Paging | None, mailbox: Mailbox, http_status: int) -> Batch | Problem:
     """Return the batch with its next cursor."""
     try:
-        return msgspec.structs.replace(batch, next_cursor=next_cursor(paging, mailbox.edge_url))
+        return replace(batch, next_cursor=next_cursor(paging, mailbox.edge_url))
     except NoCursor as error:
         return invalid_response(str(error), http_status)
 
@@ -105,14 +139,17 @@ def _decode_thread(
 ) -> Batch | Problem:
     try:
         thread = _thread_of(body, http_status)
-        return thread if isinstance(thread, Problem) else _batch(read(thread))
+        if isinstance(thread, Problem):
+            return thread
+        messages = len(messages_of(thread.get("messages")))
+        return surplus("messages of a conversation", messages, MAX_MESSAGES, http_status) or _batch(read(thread))
     except RecursionError:
         return invalid_response("the response is nested too deeply", http_status)
 
 
 def _thread_of(body: bytes, http_status: int) -> dict[str, Any] | Problem:
     try:
-        value = read_json(body)
+        value = parse_json(body)
     except ValueError:
         return problem_of(body, http_status)
     if isinstance(value, dict) and value.get("error") is None and isinstance(value.get("id"), str):

@@ -1,6 +1,8 @@
 """A stream's inbox in the Graph API: the Source of the engine."""
 
+from collections.abc import Mapping
 from functools import partial
+from typing import TypeVar
 from urllib.parse import quote
 
 from msgspec.structs import replace
@@ -8,13 +10,16 @@ from msgspec.structs import replace
 from milepost.core.model import Batch, Conversation, Detail, Platform, Stream
 from milepost.core.ports import Answered, Fetched, Gate, Held, Refused, Request
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.calls import Access, Calls, Decoded
+from milepost.facebook.calls import Access, Calls, Decoded, Decoder
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.decoding import Mailbox, decode, decode_messages, decode_thread
+from milepost.facebook.decoding import Asked, Mailbox, decode, decode_messages, decode_thread
+from milepost.facebook.fields import ESSENTIAL, indispensable, refused_field, without
 from milepost.facebook.own_id import OwnIds
 from milepost.facebook.pages import linked_account
 from milepost.facebook.problems import is_gone
 from milepost.facebook.wire import POSITION_FIELDS, THREAD_FIELDS, is_thread_id, list_fields, with_messages
+
+T = TypeVar("T")
 
 
 class FacebookInbox:
@@ -31,9 +36,11 @@ class FacebookInbox:
         self._stream = stream
         self._list_path = f"{stream.page_id}/conversations"
         self._list_url = str(client.url(self._list_path))
+        self._known_tokens = client.known_tokens
         self._calls = Calls(client, access, gate, stream.key)
         self._own_ids = OwnIds(filter(None, (stream.page_id, instagram_account_id)))
         self._calls.own_ids = self._own_ids.all
+        self._left_out: set[str] = set()  # fields that the API refuses by name
         self._knows_own_ids = stream.platform is not Platform.INSTAGRAM or instagram_account_id is not None
 
     async def fetch(self, request: Request) -> Answered:
@@ -42,10 +49,11 @@ class FacebookInbox:
         if missing is not None:
             return missing
         self._own_ids.recall(request.own_id)
-        listed = await self._calls.get(self._list_path, self._parameters(request), self._decode_list)
+        listed = await self._get(self._list_path, self._parameters(request), partial(self._decode_list, request))
         if not isinstance(listed, Decoded):
             return listed
-        fetched = Fetched(listed.value, listed.asked_at, listed.took_seconds)
+        left_out = tuple(sorted(self._left_out)) if request.detail is Detail.NESTED else None
+        fetched = Fetched(listed.value, listed.asked_at, listed.took_seconds, left_out)
         if request.detail is Detail.SEPARATE and request.messages:
             return await self._add_messages(fetched, request.messages)
         return fetched
@@ -58,10 +66,22 @@ class FacebookInbox:
         if missing is not None:
             return missing
         fields = with_messages(THREAD_FIELDS, self._stream.platform, messages)
-        thread = await self._calls.get(_path_of(conversation_id), {"fields": fields}, self._decode_thread)
+        thread = await self._get(_path_of(conversation_id), {"fields": fields}, self._decode_thread)
         if not isinstance(thread, Decoded):
             return thread
         return Fetched(thread.value, thread.asked_at, thread.took_seconds)
+
+    async def _get(self, path: str, parameters: Mapping[str, str], decode: Decoder[T]) -> Decoded[T] | Refused | Held:
+        """Make a call, and again without each field that the API refuses by name, now and in later calls."""
+        while True:
+            fields = without(parameters["fields"], self._left_out)
+            outcome = await self._calls.get(path, {**parameters, "fields": fields}, decode)
+            name = refused_field(outcome.problem, fields) if isinstance(outcome, Refused) else None
+            if name is None or not isinstance(outcome, Refused):
+                return outcome
+            if name in ESSENTIAL:
+                return replace(outcome, problem=indispensable(name, outcome.problem))
+            self._left_out.add(name)
 
     async def _add_messages(self, fetched: Fetched, messages: int) -> Answered:
         """Fetch the messages of each listed thread; the first failure is the outcome.
@@ -74,7 +94,7 @@ class FacebookInbox:
         took_seconds = fetched.took_seconds
         for listed in fetched.batch.conversations:
             path, decoder = _path_of(listed.conversation_id), partial(self._decode_messages, listed)
-            thread = await self._calls.get(path, parameters, decoder)
+            thread = await self._get(path, parameters, decoder)
             if isinstance(thread, Held):
                 return thread
             took_seconds += thread.took_seconds
@@ -112,14 +132,19 @@ class FacebookInbox:
     def _decode_account(self, response: GraphResponse) -> str | Problem:
         return linked_account(response, self._stream.page_id)
 
-    def _decode_list(self, response: GraphResponse) -> Batch | Problem:
-        return decode(response.body, response.status, Mailbox(self._own_ids, self._list_url))
+    def _decode_list(self, request: Request, response: GraphResponse) -> Batch | Problem:
+        mailbox, asked = Mailbox(self._own_ids, self._list_url), Asked(request.limit, request.messages)
+        return decode(self._body(response), response.status, mailbox, asked)
 
     def _decode_thread(self, response: GraphResponse) -> Batch | Problem:
-        return decode_thread(response.body, response.status, self._own_ids)
+        return decode_thread(self._body(response), response.status, self._own_ids)
 
     def _decode_messages(self, listed: Conversation, response: GraphResponse) -> Batch | Problem:
-        return decode_messages(response.body, response.status, listed, self._own_ids.all)
+        return decode_messages(self._body(response), response.status, listed, self._own_ids.all)
+
+    def _body(self, response: GraphResponse) -> bytes:
+        """Return a body whose texts hold no token of ours: whoever reads the tables would have it."""
+        return self._known_tokens.without(response.body)
 
 
 def _path_of(conversation_id: str) -> str:

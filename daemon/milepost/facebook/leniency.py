@@ -1,7 +1,7 @@
-"""Lenient decoding of what strict decoding rejects: broken Unicode, and single fields of a wrong type."""
+"""Lenient decoding: characters that no database takes are replaced, and optional fields of a wrong type left out."""
 
 import json
-import re
+import math
 from inspect import isclass
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -9,30 +9,63 @@ import msgspec
 from msgspec import Struct, ValidationError
 from msgspec.structs import fields
 
-ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+from milepost.core.texts import storable, storable_id
+
+MAX_ELEMENTS = 1_000  # of participants, attachments or shares that are tried one by one, which takes 30 µs each
+ESCAPED_NUL = rb"\u0000"  # the only way in which JSON can spell it
 
 
 def read_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
-    r"""Parse JSON; invalid UTF-8 and lone surrogates (`"\ud83d"`) become U+FFFD.
+    """Parse JSON as `parse_json` does, with texts as every database takes them."""
+    value, _ = mended(parse_json(body))
+    return value
 
-    Raises ValueError for anything else (NaN and Infinity, too), and for nesting deeper than Python's stack.
+
+def parse_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
+    """Parse JSON; invalid UTF-8 becomes U+FFFD, and control characters may stand in texts as they are.
+
+    A number that Python cannot hold stays the text that it is written as. Raises ValueError for anything else (NaN and
+    Infinity, too), and for nesting deeper than Python's stack.
     """
     try:
-        value = json.loads(body.decode("utf-8-sig", "replace"), parse_constant=_refuse_constant)
-        if not ESCAPED_SURROGATE.search(body):
-            return value
-        return json.loads(LONE_SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
+        return json.loads(
+            body.decode("utf-8-sig", "replace"),
+            strict=False,
+            parse_constant=_refuse_constant,
+            parse_int=_integer,
+            parse_float=_finite,
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def mended(value: Any) -> tuple[Any, int]:  # noqa: ANN401 -- JSON of any shape
+    r"""Return JSON with U+FFFD for each NUL and each half of a surrogate pair (`"\ud83d"`), and how many those were.
+
+    A NUL in an id stays, because an id that was altered would be another one. What is given is altered in place.
+    """
+    whole: list[Any] = [value]
+    containers: list[Any] = [whole]
+    replaced = 0
+    while containers:  # not recursive: what json.loads can parse is nested as deeply as Python's stack allows
+        container = containers.pop()
+        for place, member in list(container.items()) if isinstance(container, dict) else enumerate(container):
+            if isinstance(member, dict | list):
+                containers.append(member)
+            elif isinstance(member, str):
+                container[place], count = storable_id(member) if place == "id" else storable(member)
+                replaced += count
+            if isinstance(place, str) and (name := storable(place)[0]) != place:
+                container[name] = container.pop(place)
+    return whole[0], replaced
 
 
 def lenient(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- a type expression in, a value of that type out
     """Convert JSON to a type of `wire`, treating an optional field of a wrong type as absent.
 
-    Elements of a wrong type are left out of lists. What says the same in another form is read: ids as numbers, an
-    object by nothing but its id, a list without its `data`, a list as an object of its elements. Raises ValidationError
-    if a required field is missing or wrong.
+    Elements of a wrong type are left out of lists, unless there are too many to try one by one. What says the same in
+    another form is read: ids as numbers, an object by nothing but its id, a list without its `data`, a list as an
+    object of its elements. Raises ValidationError if a required field is missing or wrong.
     """
     try:
         return msgspec.convert(value, wanted)
@@ -42,6 +75,8 @@ def lenient(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- a type expres
                 raise
             (element_type,) = get_args(wanted)
             elements = elements_of(value)
+            if len(elements) > MAX_ELEMENTS:
+                raise
             return [read for element in elements if (read := lenient_or_none(element, element_type)) is not None]
         struct = next(
             (each for each in (wanted, *get_args(wanted)) if isclass(each) and issubclass(each, Struct)), None
@@ -100,6 +135,19 @@ def lenient_or_none(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- see l
         return lenient(value, wanted)
     except ValidationError:
         return None
+
+
+def _integer(text: str) -> int | str:
+    """Return the number, or the text where it has more digits than Python converts (sys.set_int_max_str_digits)."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def _finite(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
 def _refuse_constant(name: str) -> NoReturn:

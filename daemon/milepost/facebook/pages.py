@@ -6,19 +6,23 @@ from typing import Annotated
 import msgspec
 import structlog
 from msgspec import Meta, Struct, ValidationError
+from msgspec.structs import replace
 
 from milepost.core.model import Platform, Stream
 from milepost.core.ports import Gate, Held, Refused
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.calls import Access, Calls
+from milepost.core.remedies import rule_for
+from milepost.facebook.calls import Access, Calls, Decoded, Decoder
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.leniency import lenient
-from milepost.facebook.paging import NoCursor, next_cursor, read_list
+from milepost.facebook.fields import indispensable, refused_field, without
+from milepost.facebook.leniency import lenient, mended
+from milepost.facebook.paging import Listed, NoCursor, next_cursor, read_list
 from milepost.facebook.problems import invalid_response, problem_of
 from milepost.facebook.wire import Id
 
 PATH = "me/accounts"
-PARAMETERS = {"fields": "id,name,access_token,instagram_business_account", "limit": "100"}
+FIELDS = "id,name,access_token,instagram_business_account"
+NEEDED = frozenset({"id", "access_token"})
 MAX_BATCHES = 100
 
 GraphId = Annotated[str, Meta(pattern=r"^[0-9]{1,40}\Z")]  # as the settings demand of the pages that they list
@@ -45,6 +49,15 @@ class Page(Struct, frozen=True, repr_omit_defaults=True):
         return f"Page({self.id!r}, {self.platforms!r})"
 
 
+class _Size(Struct, frozen=True):
+    limit: int
+    fields: str = FIELDS
+
+
+# As conversations, lists of pages are refused with "reduce the amount of data" or never come in time (reports of 2026).
+SIZES = (_Size(100), _Size(25), _Size(5), _Size(1), _Size(1, "id,name,access_token"))
+
+
 class _Account(Struct):
     id: GraphId
 
@@ -64,19 +77,20 @@ class _Batch(Struct, frozen=True):
 async def fetch_managed_pages(client: GraphClient, access: Access, gate: Gate) -> tuple[Page, ...] | Problem | Held:
     """Fetch the whole list with the user's token (Meta, "Graph API: User, Accounts"); Held if a rate limit forbade it.
 
-    A page is on Instagram if an account is linked to it.
+    A page is on Instagram if an account is linked to it. Where the list is refused, although the ids in it can be read,
+    fewer pages are requested at once, and at last less of each.
     """
     calls = Calls(client, access, gate, PATH)
-    decode = partial(_decode, str(client.url(PATH)))
+    edge = _Edge(calls, partial(_decode, str(client.url(PATH))))
     pages: dict[str, Page] = {}
     cursors: set[str] = set()
-    parameters = PARAMETERS
-    for _ in range(MAX_BATCHES):
-        outcome = await calls.get(PATH, parameters, decode)
-        if isinstance(outcome, Held):
-            return outcome
-        if isinstance(outcome, Refused):
-            return outcome.problem
+    cursor: str | None = None
+    left = MAX_BATCHES * SIZES[0].limit
+    while left > 0:
+        outcome = await edge.fetch(cursor)
+        if not isinstance(outcome, Decoded):
+            return outcome.problem if isinstance(outcome, Refused) else outcome
+        left -= edge.limit
         pages |= {page.id: page for page in outcome.value.pages}
         cursor = outcome.value.next_cursor
         if cursor is None:
@@ -84,11 +98,63 @@ async def fetch_managed_pages(client: GraphClient, access: Access, gate: Gate) -
         if cursor in cursors:
             return Problem(ProblemKind.CURSOR_LOOP, "the list of managed pages repeats a cursor")
         cursors.add(cursor)
-        parameters = {**PARAMETERS, "after": cursor}
     message = (
         f"the list of managed pages does not end within {MAX_BATCHES} batches; list the pages in the configuration"
     )
     return Problem(ProblemKind.MISCONFIGURED, message)
+
+
+class _Edge:
+    """The edge of the managed pages. A size that failed is not requested again."""
+
+    def __init__(self, calls: Calls, decode: Decoder[_Batch]) -> None:
+        self._calls = calls
+        self._decode = decode
+        self._step = 0
+        self._left_out: set[str] = set()  # fields that the API refuses by name
+
+    @property
+    def limit(self) -> int:
+        """How many pages are requested at once."""
+        return SIZES[self._step].limit
+
+    async def fetch(self, cursor: str | None) -> Decoded[_Batch] | Refused | Held:
+        """Fetch a batch, and a smaller one if it is refused although the list can be read."""
+        while True:
+            size = SIZES[self._step]
+            outcome = await self._get(size, cursor)
+            if not isinstance(outcome, Refused):
+                if isinstance(outcome, Decoded) and size.fields != FIELDS:
+                    log.warning("managed_pages_read_without_accounts", count=len(outcome.value.pages))
+                    self._step -= 1  # the next page may be read in full
+                return outcome
+            if self._step + 1 == len(SIZES) or rule_for(outcome.problem, has_cursor=cursor is not None).is_general:
+                return outcome
+            looked = await self._calls.get(PATH, _parameters("id", 1, cursor), _decode_any)
+            if not isinstance(looked, Decoded):
+                return looked if isinstance(looked, Held) else outcome
+            self._step += 1
+
+    async def _get(self, size: "_Size", cursor: str | None) -> Decoded[_Batch] | Refused | Held:
+        while True:
+            fields = without(size.fields, self._left_out)
+            outcome = await self._calls.get(PATH, _parameters(fields, size.limit, cursor), self._decode)
+            name = refused_field(outcome.problem, fields) if isinstance(outcome, Refused) else None
+            if name is None or not isinstance(outcome, Refused):
+                return outcome
+            if name in NEEDED:
+                return replace(outcome, problem=indispensable(name, outcome.problem))
+            log.warning("managed_pages_without_field", field=name)
+            self._left_out.add(name)
+
+
+def _parameters(fields: str, limit: int, cursor: str | None) -> dict[str, str]:
+    parameters = {"fields": fields, "limit": str(limit)}
+    return parameters if cursor is None else {**parameters, "after": cursor}
+
+
+def _decode_any(response: GraphResponse) -> Listed | Problem:
+    return read_list(response.body, response.status)
 
 
 def _decode(edge_url: str, response: GraphResponse) -> _Batch | Problem:
@@ -107,7 +173,7 @@ def _decode(edge_url: str, response: GraphResponse) -> _Batch | Problem:
 def _page(item: object) -> Page | None:
     """Return the page; None if it is unreadable, or has no token to sync it with."""
     try:
-        page = lenient(item, _ManagedPage)
+        page = lenient(mended(item)[0], _ManagedPage)
     except ValidationError:
         return None
     account = page.instagram_business_account

@@ -5,12 +5,18 @@ from urllib.parse import parse_qs, urlsplit
 
 from msgspec import Struct
 
-from milepost.core.problems import Problem
-from milepost.facebook.leniency import elements_of, lenient, read_json
+from milepost.core.problems import Problem, ProblemKind
+from milepost.facebook.leniency import elements_of, lenient, mended, parse_json
 from milepost.facebook.problems import invalid_response, problem_of
 from milepost.facebook.wire import Paging
 
 MAX_CURSOR_CHARACTERS = 4096  # captured ones have about 200; more would not fit into a URL
+
+
+MAX_LIMIT = 200  # as the settings allow: the API silently cuts larger ones
+# What may come beyond what was asked for: the API has not been seen to give more, and a little more does no harm.
+GRACE_FACTOR = 2
+GRACE_COUNT = 200
 
 
 class NoCursor(ValueError):
@@ -18,16 +24,24 @@ class NoCursor(ValueError):
 
 
 class Listed(Struct, frozen=True):
-    """A response that is a list: its items of any shape, and its paging."""
+    """A response that is a list: its items of any shape, not mended yet, and its paging."""
 
     items: list[Any]
     paging: Paging
 
 
-def read_list(body: bytes, http_status: int) -> Listed | Problem:
-    """Decode a response that must be a list, whose items may be of any shape."""
+def surplus(what: str, found: int, asked: int, http_status: int, grace: int = GRACE_COUNT) -> Problem | None:
+    """Return the problem of a response with far more of something than was asked for; None otherwise."""
+    if found <= GRACE_FACTOR * asked + grace:
+        return None
+    message = f"the response has {found:,} {what}, and {asked:,} were asked for"
+    return Problem(ProblemKind.OVERSIZE, message, http_status=http_status)
+
+
+def read_list(body: bytes, http_status: int, asked: int = MAX_LIMIT) -> Listed | Problem:
+    """Decode a response that must be a list, whose items may be of any shape, of at most `asked` items and some."""
     try:
-        value = read_json(body)
+        value = parse_json(body)
     except ValueError:
         return problem_of(body, http_status)
     data = value.get("data") if isinstance(value, dict) and value.get("error") is None else None
@@ -36,7 +50,9 @@ def read_list(body: bytes, http_status: int) -> Listed | Problem:
     paging = value.get("paging") or {}  # PHP writes an empty object as []
     if not isinstance(paging, dict):
         return invalid_response("the response has a paging that is not an object", http_status)
-    return Listed(elements_of(data), lenient(paging, Paging))
+    elements = elements_of(data)
+    too_many = surplus("items", len(elements), asked, http_status)
+    return too_many or Listed(elements, lenient(mended(paging)[0], Paging))
 
 
 def next_cursor(paging: Paging | None, edge_url: str) -> str | None:

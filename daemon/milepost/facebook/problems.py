@@ -5,13 +5,15 @@ import re
 from typing import Any
 
 from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
+from milepost.core.texts import visible
 from milepost.facebook.leniency import read_json
 from milepost.facebook.redaction import impersonal, redact
 
+MAX_REDACTED_CHARACTERS = 64 * MAX_MESSAGE_CHARACTERS  # of a message, which may have millions
 MAX_EXCERPT_CHARACTERS = 200
 MAX_EXCERPT_BYTES = 4096
 MARKUP = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^<>]*>", re.IGNORECASE | re.DOTALL)
-UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\ufffd]+")
+UNREADABLE = re.compile(r"[\x00\ufffd]+")  # a page in another encoding, or none
 
 
 def problem_of(body: bytes, http_status: int) -> Problem:
@@ -32,7 +34,7 @@ def problem_of_error(error: Any, http_status: int) -> Problem:  # noqa: ANN401 -
     message = next((each for each in messages if isinstance(each, str) and each.strip()), "an error without a message")
     return Problem(
         ProblemKind.API,
-        impersonal(redact(message), MAX_MESSAGE_CHARACTERS),
+        visible(impersonal(redact(message[:MAX_REDACTED_CHARACTERS]), MAX_MESSAGE_CHARACTERS))[:MAX_MESSAGE_CHARACTERS],
         http_status=http_status,
         code=_number(fields.get("code")),
         subcode=_number(fields.get("error_subcode")),
@@ -58,7 +60,7 @@ def _not_json(body: bytes, http_status: int) -> Problem:
     if body.lstrip()[:1] != b"<":
         return invalid_response("the response is not JSON", http_status)  # quoting it might quote a conversation
     text = html.unescape(MARKUP.sub(" ", body[:MAX_EXCERPT_BYTES].decode(errors="replace")))
-    excerpt = impersonal(redact(UNPRINTABLE.sub(" ", text).strip()), MAX_EXCERPT_CHARACTERS)
+    excerpt = impersonal(redact(visible(UNREADABLE.sub(" ", text))), MAX_EXCERPT_CHARACTERS)
     return invalid_response(f"the response is not JSON: {excerpt}", http_status)
 
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 REDACTED = "[redacted]"
 MIN_TOKEN_CHARACTERS = 12  # real ones have 100 and more; a short text would be found in keys and ids, too
+BEGINNING_BYTES = 4  # so that those of many apps are few, and one is hardly ever found by chance
 SECRET_PARAMETER = re.compile(
     r"\b(access_token|input_token|fb_exchange_token|appsecret_proof|client_secret)([\"']?\s*[=:]\s*[\"']?)[^&\s\"'<>]+",
     re.IGNORECASE,
@@ -23,11 +24,50 @@ def without_token(body: bytes, access_token: str) -> bytes:
     """Return a response body without the token that it was requested with, as JSON, URLs and HTML may spell it."""
     if len(access_token) < MIN_TOKEN_CHARACTERS:
         return body
-    in_json = json.dumps(access_token)[1:-1]
-    in_php = in_json.replace("/", "\\/")  # the Graph API is written in PHP, whose json_encode escapes slashes
-    for spelling in {access_token, in_json, in_php, quote(access_token, safe=""), html.escape(access_token)}:
-        body = body.replace(spelling.encode(), REDACTED.encode())
+    for spelling in _spellings(access_token):
+        body = body.replace(spelling, REDACTED.encode())
     return body
+
+
+def _spellings(secret: str) -> set[bytes]:
+    in_json = json.dumps(secret)[1:-1]
+    in_php = in_json.replace("/", "\\/")  # the Graph API is written in PHP, whose json_encode escapes slashes
+    spellings = {secret, in_json, in_php, quote(secret, safe=""), html.escape(secret)}
+    return {spelling.encode() for spelling in spellings}
+
+
+class KnownTokens:
+    """Secrets of ours that must not be stored, whoever wrote them into a text."""
+
+    def __init__(self) -> None:
+        self._by_beginning: dict[bytes, dict[int, set[bytes]]] = {}  # by their first bytes, then by length
+
+    def learn(self, secret: str) -> None:
+        """Redact this one as well from now on, also in earlier spellings of a rotated one."""
+        if len(secret) >= MIN_TOKEN_CHARACTERS:
+            for spelling in _spellings(secret):
+                beginning = self._by_beginning.setdefault(spelling[:BEGINNING_BYTES], {})
+                beginning.setdefault(len(spelling), set()).add(spelling)
+
+    def without(self, body: bytes) -> bytes:
+        """Return a response body without them. Its time does not depend on how many there are, nor on what it holds."""
+        for beginning, spellings in self._by_beginning.items():
+            if beginning in body:  # hardly ever: the tokens of an app begin alike, and other texts do not
+                body = _redacted(body, beginning, spellings)
+        return body
+
+
+def _redacted(body: bytes, beginning: bytes, spellings: dict[int, set[bytes]]) -> bytes:
+    lengths = sorted(spellings, reverse=True)
+    pieces, kept_until = [], 0
+    at = body.find(beginning)
+    while at >= 0:
+        end = next((at + length for length in lengths if body[at : at + length] in spellings[length]), None)
+        if end is not None:
+            pieces += [body[kept_until:at], REDACTED.encode()]
+            kept_until = end
+        at = body.find(beginning, end or at + 1)
+    return b"".join([*pieces, body[kept_until:]])
 
 
 def redact(text: str) -> str:

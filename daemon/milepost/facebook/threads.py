@@ -4,12 +4,13 @@ import json
 from hashlib import sha256
 from typing import Any
 
-import msgspec
 from msgspec import ValidationError
+from msgspec.structs import replace
 
 from milepost.core.model import Contact, Conversation, Interaction, Unreadable
+from milepost.core.texts import visible
 from milepost.facebook.interactions import interaction, utc
-from milepost.facebook.leniency import elements_of, lenient
+from milepost.facebook.leniency import elements_of, lenient, mended
 from milepost.facebook.redaction import scrub, unsigned
 from milepost.facebook.wire import NAMED_BY_CONTENT, Message, People, Thread, is_thread_id, kept_id
 
@@ -64,6 +65,7 @@ def participants_of(item: Any) -> tuple[str, People | None]:  # noqa: ANN401 -- 
 
 def read_item(item: Any, own_ids: frozenset[str]) -> list[Conversation | Unreadable]:  # noqa: ANN401 -- JSON of any shape
     """Return a conversation and, separately, its messages that cannot be read."""
+    item, replaced = mended(item)
     if not isinstance(item, dict):
         return [_unreadable(None, "the item is no object", item)]
     try:
@@ -71,7 +73,7 @@ def read_item(item: Any, own_ids: frozenset[str]) -> list[Conversation | Unreada
         converted = conversation(thread, own_ids)
     except (ValidationError, OverflowError) as error:
         return [_unreadable(item.get("id"), str(error), item)]
-    return with_messages(converted, item.get("messages"), own_ids)
+    return with_messages(replace(converted, replaced_characters=replaced), item.get("messages"), own_ids)
 
 
 def with_messages(
@@ -88,7 +90,7 @@ def with_messages(
             interactions.append(interaction(lenient(message, Message), own_ids, contact_id))
         except (ValidationError, OverflowError):
             refused.append(message)
-    whole = msgspec.structs.replace(listed, interactions=tuple(interactions))
+    whole = replace(listed, interactions=tuple(interactions))
     if not refused:
         return [whole]
     reason = "messages without a time or an id that can be kept"
@@ -109,4 +111,4 @@ def _unreadable(subject: object, reason: str, item: Any) -> Unreadable:  # noqa:
         subject = f"{NAMED_BY_CONTENT}{sha256(payload.encode()).hexdigest()}"
     if len(payload) > MAX_PAYLOAD_CHARACTERS:
         payload = json.dumps({"cut_short": payload[: MAX_PAYLOAD_CHARACTERS // 2]}, ensure_ascii=False)
-    return Unreadable(subject, reason[:MAX_REASON_CHARACTERS], payload)
+    return Unreadable(subject, visible(reason)[:MAX_REASON_CHARACTERS], payload)

@@ -18,18 +18,26 @@ PATH = "debug_token"
 Seconds = Annotated[int, Meta(ge=0, le=253_402_300_799)]  # Unix time up to the year 9999; 0 means never
 
 
+class InspectedToken(Struct, frozen=True):
+    """What the platform says of a token. `permissions` are those that it grants; empty where it does not say."""
+
+    health: TokenHealth
+    permissions: frozenset[str]
+
+
 class _Facts(Struct):
     is_valid: bool
     expires_at: Seconds = 0
     data_access_expires_at: Seconds = 0
+    scopes: list[str] = []
 
 
 class _DebugToken(Struct):
     data: _Facts
 
 
-async def fetch_token_health(client: GraphClient, access: Access, gate: Gate) -> TokenHealth | Problem | Held:
-    """Fetch the health of the token in `access`, with the token itself, which a page's token may do.
+async def inspect_token(client: GraphClient, access: Access, gate: Gate) -> InspectedToken | Problem | Held:
+    """Inspect the token in `access`, with the token itself, which a page's token may do.
 
     The API wants the inspected token in the query. The query goes nowhere but to the API: neither errors nor logs have
     it.
@@ -44,12 +52,13 @@ async def fetch_token_health(client: GraphClient, access: Access, gate: Gate) ->
             return decoded.value
 
 
-def _decode(response: GraphResponse) -> TokenHealth | Problem:
+def _decode(response: GraphResponse) -> InspectedToken | Problem:
     try:
         facts = lenient(read_json(response.body), _DebugToken).data
     except (ValidationError, ValueError):
         return problem_of(response.body, response.status)
-    return TokenHealth(facts.is_valid, _instant(facts.expires_at), _instant(facts.data_access_expires_at))
+    health = TokenHealth(facts.is_valid, _instant(facts.expires_at), _instant(facts.data_access_expires_at))
+    return InspectedToken(health, frozenset(facts.scopes))
 
 
 def _instant(seconds: int) -> datetime | None:

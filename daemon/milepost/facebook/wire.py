@@ -9,7 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, ValidationError, field
 
-from milepost.core.model import Detail, Platform
+from milepost.core.model import LEAN_MESSAGES, Detail, Platform
 
 MAX_ID_CHARACTERS = 512  # captured ones have up to 200
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARACTERS)]
@@ -34,6 +34,9 @@ def list_fields(platform: Platform, messages: int, detail: Detail) -> str:
             return with_messages(THREAD_FIELDS, platform, messages)
         case Detail.SEPARATE | Detail.BARE:
             return THREAD_FIELDS
+        case Detail.LEAN:
+            nested = f",messages.limit({min(messages, LEAN_MESSAGES)}){{id,created_time,from,message}}"
+            return f"{POSITION_FIELDS},participants{nested if messages else ''}"
         case Detail.POSITION:
             return POSITION_FIELDS
 

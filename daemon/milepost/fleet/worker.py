@@ -93,12 +93,15 @@ class Worker:
         while not (self._engine.stop.is_requested or self._engine.slots.all_taken):
             lease = await self._leases.take([stream.key for stream in self._idle()])
             if lease is None:
-                return
+                break
             stream = Stream.parse(lease.stream)
             self._held[stream] = lease
             before = await self._unless_away("store", self._engine.store.load(lease.stream))
             slots.create_task(self._work(stream, lease, before), name=f"run of {lease.stream}")
             await asyncio.sleep(0)  # it takes its slot, so that `all_taken` is up to date
+        # While there are free slots here, another worker has the lease, or is about to take it.
+        late = self._idle() if self._engine.slots.all_taken else []
+        self._engine.slots.note_due(stream for stream in late if (at := due(stream, None)) is not None and at <= now)
 
     async def _work(self, stream: Stream, lease: Lease, before: Checkpoint | None) -> None:
         """Run a stream, unless it is no longer due: another worker may have been faster."""

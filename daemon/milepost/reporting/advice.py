@@ -6,11 +6,16 @@ row counts. For problems that resolve themselves it says so: the worst advice is
 
 from milepost.core.model import Platform, Stream
 from milepost.core.problems import Pattern, Problem, ProblemKind, any_of
-from milepost.core.remedies import BAD_SIGNATURE, TOO_MUCH_DATA
+from milepost.core.remedies import BAD_SIGNATURE, INDISPENSABLE, TOO_MUCH_DATA
 
 PERMISSIONS = {
-    Platform.MESSENGER: "pages_messaging, pages_manage_metadata and pages_read_engagement",
-    Platform.INSTAGRAM: "instagram_basic, instagram_manage_messages, pages_manage_metadata and pages_read_engagement",
+    Platform.MESSENGER: ("pages_messaging", "pages_manage_metadata", "pages_read_engagement"),
+    Platform.INSTAGRAM: (
+        "instagram_basic",
+        "instagram_manage_messages",
+        "pages_manage_metadata",
+        "pages_read_engagement",
+    ),
 }
 
 _RENEW = (
@@ -60,12 +65,27 @@ ADVICE: tuple[Advice, ...] = (
     Advice("set source.version to a supported version of the Graph API, and restart", codes=any_of(12, 2635)),
     Advice("check whether page {page} still exists, whether its id and instagram_account_id are right, and whether "
            "the token may see it; fix that, and restart", codes=any_of(100), subcode=33),
+    Advice("set source.version to a version of the Graph API that has this field, or install a newer Milepost; "
+           "then restart", kind=ProblemKind.MISCONFIGURED, phrase=INDISPENSABLE),
     Advice("fix what the message names in config.yaml, and restart", kind=ProblemKind.MISCONFIGURED),
     Advice(_REPORT, codes=any_of(100, 2500)),
     # --- what resolves itself ---
     Advice("nothing to do: the walk restarts at the head of the inbox", codes=any_of(2642)),
+    Advice("nothing to do at once: what is new is read, and a full sweep tries again within a day; if it persists, "
+           "report it to Meta; if runs are short, raise sync.max_run_duration and sync.max_batches_per_run",
+           kind=ProblemKind.NO_PROGRESS),
+    Advice("nothing to do at once: what is new is read, and a full sweep tries again within a day; if it persists, "
+           "report it to Meta", kind=ProblemKind.CURSOR_LOOP),
+    Advice("nothing to do: the walk restarts at the head of the inbox", kind=ProblemKind.FALSE_END),
+    Advice("check in Meta's inbox whether page {page} really has no conversations, and whether its token still has "
+           "{permissions}; nothing is marked as deleted meanwhile", kind=ProblemKind.EMPTY_INBOX),
+    Advice("check in Meta's inbox whether the conversations of page {page} are really gone; if another full sweep "
+           "misses them after a day, they are marked as deleted", kind=ProblemKind.MOST_MISSING),
+    Advice("nothing to do: each sweep reads the whole inbox, and none marks deletions, until the order is back; "
+           "report it to Meta", kind=ProblemKind.OUT_OF_ORDER),
     Advice("nothing to do: smaller batches are requested", codes=any_of(1), phrase=TOO_MUCH_DATA),
-    Advice("nothing to do: smaller batches are requested", kind=ProblemKind.OVERSIZE),
+    Advice(_UNLESS_IT_PERSISTS + "check source.base_url and any proxy in between; smaller batches are requested",
+           kind=ProblemKind.OVERSIZE),
     Advice(_UNLESS_IT_PERSISTS + "check Meta's status page, metastatus.com", codes=any_of(1, 2)),
     Advice(_WAIT, http_status=429),
     Advice(_UNLESS_IT_PERSISTS + "check the network and source.base_url", kind=ProblemKind.NETWORK),
@@ -79,4 +99,5 @@ ADVICE: tuple[Advice, ...] = (
 def advice_on(problem: Problem, stream: Stream) -> str:
     """Return a sentence about what a person can do about a problem of `stream`."""
     row = next(row for row in ADVICE if row.fits(problem))
-    return row.sentence.format(page=stream.page_id, permissions=PERMISSIONS[stream.platform])
+    *others, last = PERMISSIONS[stream.platform]
+    return row.sentence.format(page=stream.page_id, permissions=f"{', '.join(others)} and {last}")

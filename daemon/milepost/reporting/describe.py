@@ -16,6 +16,7 @@ from milepost.core.checkpoint import Run
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
 from milepost.core.model import OwnId, OwnIdState, Stream
 from milepost.core.plan import Size
+from milepost.core.problems import ProblemKind
 from milepost.reporting.advice import advice_on
 from milepost.reporting.humanize import counted, lasting, on_one_line
 from milepost.reporting.status import SET_OWN_ID, limit_in_words, own_id_in_words, size_in_words, token_in_words
@@ -92,15 +93,17 @@ def describe(entry: Entry, run: Run | None = None) -> Description:  # noqa: C901
         case events.SweepStarted() as event:
             return _sweep_started(event, now)
         case events.BatchStored() as event:
-            return _batch_stored(event, run)
+            return _batch_stored(event, run, Stream.parse(entry.stream))
         case events.FetchFailed() | events.BatchFailed() | events.BatchShrunk() as event:
             return _batch_refused(event, run, now)
+        case events.FieldsLeftOut() as event:
+            return _fields_left_out(event)
         case events.RateLimited() | events.CursorLost() as event:
             return _stream_refused(event, Stream.parse(entry.stream), now)
         case events.DeadLetterOpened() | events.RedriveFailed() | events.DeadLetterClosed() as event:
             return _dead_letter(event, now)
         case events.SweepCompleted() as event:
-            return _sweep_completed(event, run)
+            return _sweep_completed(event, run, Stream.parse(entry.stream))
         case events.RunEnded() as event:
             return _run_ended(event, run, Stream.parse(entry.stream))
         case events.StoreReturned() as event:
@@ -128,7 +131,7 @@ def _sweep_started(event: events.SweepStarted, now: datetime) -> Description:
     return Description("sweep started", f"{_sweep(event.mode)} started: {reach}", fields=fields)
 
 
-def _batch_stored(event: events.BatchStored, run: Run | None) -> Description:
+def _batch_stored(event: events.BatchStored, run: Run | None, stream: Stream) -> Description:
     tally, position = event.tally, event.position
     fields = _counts(replace(tally, batches=0))
     if position.reached_at is not None:
@@ -136,6 +139,10 @@ def _batch_stored(event: events.BatchStored, run: Run | None) -> Description:
     starts_scan = position.phase is events.Phase.CATCH_UP and position.cursor is None
     then = "; the catch-up scan starts" if starts_scan else ""
     subject = _batches(tally, run)
+    if event.problem is not None:
+        sentence = f"The walk ends here, though the list goes on: {on_one_line(event.problem)}"
+        fields["problem"] = str(event.problem)
+        return Description("walk ended early", sentence, Level.WARNING, fields, advice_on(event.problem, stream))
     if tally.has_changes:
         return Description("batch stored", f"{subject} stored: {in_brief(tally)}{then}", fields=fields)
     unchanged = f", {tally.unchanged:,} unchanged" if tally.unchanged else ""
@@ -151,11 +158,17 @@ def _batches(tally: Tally, run: Run | None) -> str:
     return f"Batches {first:,} to {last:,}" if 0 < first < last else f"Batch {last:,}"
 
 
-def _sweep_completed(event: events.SweepCompleted, run: Run | None) -> Description:
-    tally = event.tally if run is None else run.tally
+def _sweep_completed(event: events.SweepCompleted, run: Run | None, stream: Stream) -> Description:
+    tally, problem = event.tally if run is None else run.tally, event.problem
+    fields = {"mode": event.mode.value, **_summary(event, run)}
+    if problem is not None:
+        why = f"in doubt, and deletes nothing: {on_one_line(problem)}"
+        sentence = f"{_sweep(event.mode)} complete ({_batches_in_brief(tally)}), but {why}"
+        fields["problem"] = str(problem)
+        return Description("sweep completed", sentence, Level.WARNING, fields, advice_on(problem, stream))
     how = "complete with dead letters" if has_errors(run) else "complete"
     sentence = f"{_sweep(event.mode)} {how}: {_batches_in_brief(tally)}"
-    return Description("sweep completed", sentence, fields={"mode": event.mode.value, **_summary(event, run)})
+    return Description("sweep completed", sentence, fields=fields)
 
 
 def _sweep(mode: events.Mode) -> str:
@@ -206,10 +219,20 @@ def _stream_refused(event: events.RateLimited | events.CursorLost, stream: Strea
             }
             sentence = f"Reached {limit_in_words(scope)}{times}, no calls until {_clock(until, now)}: {why}"
             return Description("rate limited", sentence, Level.WARNING, fields, advice_on(event.problem, stream))
-        case events.CursorLost():
-            sentence = f"The cursor was refused, the walk restarts at the head of the inbox: {why}"
+        case events.CursorLost(is_last=is_last):
+            what = "The list leads nowhere" if is_last else "The cursor was refused"
+            sentence = f"{what}, the walk restarts at the head of the inbox: {why}"
             hint = "the walk restarts at the head of the inbox"
             return Description("cursor refused", sentence, Level.WARNING, {"problem": str(event.problem)}, hint)
+
+
+def _fields_left_out(event: events.FieldsLeftOut) -> Description:
+    if not event.fields:
+        return Description("all fields read again", "The API knows all requested fields again")
+    names = on_one_line(", ".join(event.fields))
+    sentence = f"The API refuses fields by name: conversations are read without {names}"
+    hint = "nothing is lost but these fields; they are tried again at each start, and with another source.version"
+    return Description("fields left out", sentence, Level.WARNING, {"left_out": names}, hint)
 
 
 # --- dead letters -----------------------------------------------------------------------------------------------------
@@ -284,6 +307,8 @@ def _level(ended: events.RunEnded) -> Level:
         return Level.ERROR
     if ended.reason in {Reason.PROCESS_DIED, Reason.BROKE_OFF}:
         return Level.WARNING
+    if ended.problem is not None and ended.problem.kind is ProblemKind.NO_PROGRESS:
+        return Level.WARNING
     return Level.INFO
 
 
@@ -349,6 +374,7 @@ def in_brief(tally: Tally) -> str:
         (tally.unchanged, f"{tally.unchanged:,} unchanged"),
         (tally.deleted, f"{tally.deleted:,} deleted"),
         (tally.dead_lettered, counted(tally.dead_lettered, "dead letter")),
+        (tally.replaced_characters, f"{counted(tally.replaced_characters, 'character')} replaced"),
     )
     return ", ".join(words for number, words in counts if number) or "nothing"
 

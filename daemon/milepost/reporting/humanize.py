@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from milepost.core.problems import Problem
+from milepost.core.texts import visible
 
 # The least number of seconds for each unit: 95 seconds say more than 1 minute.
 _UNITS = ((2 * 86400, 86400, "day"), (100 * 60, 3600, "hour"), (100, 60, "minute"))
@@ -58,8 +59,8 @@ def in_words(tag: str) -> str:
 
 
 def on_one_line(text: str | Problem) -> str:
-    """Make untrusted text safe for a terminal: no line breaks, escape codes or changes of direction."""
-    return " ".join("".join(each if each.isprintable() else " " for each in str(text)).split())
+    """Make untrusted text safe for a terminal: line breaks, escape codes and changes of direction become visible."""
+    return visible(str(text))
 
 
 def in_columns(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:

@@ -6,24 +6,35 @@ idle; and while the store is away nothing can be recorded at all.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, RateLimit
+from milepost.core.doubts import trouble_under_way
 from milepost.core.model import Stream
+from milepost.core.problems import Problem
 from milepost.core.rate_limits import by_page, held_until, holder_of
 from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead
 from milepost.reporting.humanize import clock, counted
-from milepost.reporting.status import State, held_up, limit_in_words, rate_limits_of, state_of
+from milepost.reporting.status import (
+    State,
+    held_up,
+    held_up_by_store,
+    limit_in_words,
+    queued,
+    rate_limits_of,
+    state_of,
+)
 
 MAX_AGE = timedelta(minutes=5)  # a batch takes less; an older one belongs to a run that broke off
 
 # In this order: streams that are working, then those that wait, then those that need a person.
 WORDS: Mapping[State, str] = {
     State.SYNCING: "syncing",
+    State.QUEUED: "waiting for a slot",
     State.RETRYING: "retrying",
     State.COMPLETE: "up to date",
     State.COMPLETE_WITH_ERRORS: "up to date except for dead letters",
@@ -54,12 +65,18 @@ class _Live(Struct, frozen=True):
         """Return where the stream stands at `now`."""
         return self.fresh(now) or self.recorded
 
-    def state(self, now: datetime, *, is_held: bool) -> State:
-        """Return the state at `now`. `is_held` is whether a rate limit forbids calls."""
+    def state(self, now: datetime, *, is_held: bool, is_queued: bool, is_store_away: bool) -> State:
+        """Return the state at `now`.
+
+        `is_held` is whether a rate limit forbids calls, `is_queued` whether the stream waits for a slot, and
+        `is_store_away` whether the database is unavailable to all.
+        """
         if self.is_store_away:
             return State.RETRYING
         state = state_of(self.latest(now), is_at_work=self.is_at_work)
-        return held_up(state) if is_held else state
+        state = held_up(state) if is_held else state
+        state = queued(state) if is_queued else state
+        return held_up_by_store(state) if is_store_away else state
 
     @property
     def version(self) -> int:
@@ -73,8 +90,16 @@ class LiveStreams:
     Other threads may query it meanwhile: what is known of a stream is replaced as a whole.
     """
 
-    def __init__(self, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        now: Callable[[], datetime],
+        queue: Callable[[], Collection[Stream]] = frozenset,
+        is_store_away: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Take the clock, and what no notice says: which streams wait for a slot, and whether the database is away."""
         self._now = now
+        self._queue = queue
+        self._is_store_away = is_store_away
         self._streams: dict[str, _Live] = {}
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -106,13 +131,21 @@ class LiveStreams:
 
     def states(self) -> Iterator[tuple[Checkpoint, State]]:
         """Yield where each stream stands and its state, except for streams that were removed."""
-        now, streams = self._now(), list(self._streams.values())
+        now, streams, queue = self._now(), list(self._streams.values()), self._queue()
         rate_limits = by_page(rate_limits_of(known.latest(now) for known in streams))
         for known in streams:
             checkpoint = known.latest(now)
             if checkpoint.removed_at is None:
-                is_held = _hold_on(Stream.parse(checkpoint.stream), rate_limits, now) is not None
-                yield checkpoint, known.state(now, is_held=is_held)
+                stream = Stream.parse(checkpoint.stream)
+                is_held = _hold_on(stream, rate_limits, now) is not None
+                yield checkpoint, self._state(known, now, is_held=is_held, is_queued=stream in queue)
+
+    def getting_nowhere(self, streams: Collection[Stream]) -> Mapping[Stream, Problem]:
+        """Return which of these streams get nowhere, and why."""
+        now = self._now()
+        latest = [known.latest(now) for key, known in list(self._streams.items()) if Stream.parse(key) in streams]
+        troubles = {Stream.parse(each.stream): trouble_under_way(each) for each in latest if not each.operator_pause}
+        return {stream: problem for stream, problem in troubles.items() if problem is not None}
 
     def removed(self) -> list[str]:
         """Return the keys of the streams that were removed."""
@@ -127,9 +160,11 @@ class LiveStreams:
     def _parts(self, streams: Iterable[Stream], now: datetime) -> Iterator[str]:
         rate_limits = by_page(rate_limits_of(known.latest(now) for known in self._streams.values()))
         states, limits, ends_at = Counter[State](), Counter[str](), dict[str, datetime]()
+        queue = self._queue()
         for stream in streams:
             hold = _hold_on(stream, rate_limits, now)
-            state = self._streams.get(stream.key, _Live(Checkpoint(stream.key))).state(now, is_held=hold is not None)
+            known = self._streams.get(stream.key, _Live(Checkpoint(stream.key)))
+            state = self._state(known, now, is_held=hold is not None, is_queued=stream in queue)
             if hold is None or state is not State.RATE_LIMITED:
                 states[state] += 1
                 continue
@@ -139,6 +174,9 @@ class LiveStreams:
         yield from (f"{states[state]:,} {words}" for state, words in WORDS.items() if states[state])
         for limit, number in limits.items():
             yield f"{number:,} waiting for {limit} until {clock(ends_at[limit], now)}"
+
+    def _state(self, known: _Live, now: datetime, *, is_held: bool, is_queued: bool) -> State:
+        return known.state(now, is_held=is_held, is_queued=is_queued, is_store_away=self._is_store_away())
 
 
 def _hold_on(

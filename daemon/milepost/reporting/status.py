@@ -11,7 +11,8 @@ from typing import assert_never
 
 from msgspec import Struct
 
-from milepost.core.checkpoint import Checkpoint, RateLimit, Run
+from milepost.core.checkpoint import Checkpoint, RateLimit, RetryState, Run
+from milepost.core.doubts import doubt_about
 from milepost.core.events import NO_TALLY, Reason, RunStatus
 from milepost.core.model import Detail, OwnId, OwnIdState, Scope, Stream, TokenHealth
 from milepost.core.plan import Policy, Size, size_now, whole
@@ -35,6 +36,7 @@ class State(StrEnum):
     """What a stream is doing, or how its latest run left it."""
 
     NEVER_SYNCED = "never_synced"
+    QUEUED = "queued"  # it is due, or could continue, and waits for a slot
     SYNCING = "syncing"
     RETRYING = "retrying"  # the source or the store failed; the same work is retried
     RATE_LIMITED = "rate_limited"  # there is more to read, and a rate limit forbids it
@@ -47,10 +49,19 @@ class State(StrEnum):
     ON_HOLD = "on_hold"  # an operator paused it; it is not worked until it is resumed
 
 
+class StoreOutage(Struct, frozen=True):
+    """The database has been unavailable since then, and why."""
+
+    since: datetime
+    reason: str
+
+
 class ConditionContext(Struct, frozen=True):
     """Inputs to a stream's condition besides its checkpoint. `is_at_work` is whether a Milepost is at work.
 
-    `rate_limits` are the latest ones of all streams: a limit that one has met may hold up others.
+    `rate_limits` are the latest ones of all streams: a limit that one has met may hold up others. The rest is known to
+    the daemon only: the outage of its database, since when the stream has been waiting for a slot, and how far apart
+    its calls are, in words, if that is out of the ordinary.
     """
 
     now: datetime
@@ -58,6 +69,9 @@ class ConditionContext(Struct, frozen=True):
     interval_seconds: float
     batch_size: int
     rate_limits: Mapping[Stream, RateLimit] = {}
+    store_outage: StoreOutage | None = None
+    queued_since: datetime | None = None
+    slowed_down: str | None = None
 
 
 class Wait(Struct, frozen=True):
@@ -91,12 +105,22 @@ def condition(checkpoint: Checkpoint, context: ConditionContext) -> Condition:
     state = state_of(checkpoint, is_at_work=context.is_at_work)
     if hold is not None and (context.is_at_work or state is not State.INTERRUPTED):
         state = held_up(state)
+    if context.queued_since is not None:
+        state = queued(state)
+    if context.store_outage is not None:
+        state = held_up_by_store(state)
     is_due = state is not State.ON_HOLD and not is_running(checkpoint)
     next_run_at = _next_run_at(checkpoint.run, hold, context) if is_due else None
     wait = _wait(checkpoint, state, hold, next_run_at)
+    advice = _advice(checkpoint, stream, wait)
     if checkpoint.operator_pause is not None:
         wait = Wait("an operator to resume it", checkpoint.operator_pause.since, None)
-    return Condition(state, wait, _advice(checkpoint, stream, wait), _remark(checkpoint, context), next_run_at)
+    elif context.store_outage is not None and state is State.RETRYING:
+        wait = Wait("the database", context.store_outage.since, None)
+        advice = f"it is unavailable: {context.store_outage.reason}"
+    elif context.queued_since is not None and state is State.QUEUED:
+        wait = Wait("a free slot (sync.concurrency limits how many streams run at once)", context.queued_since, None)
+    return Condition(state, wait, advice, _remark(checkpoint, context), next_run_at)
 
 
 # --- the state --------------------------------------------------------------------------------------------------------
@@ -110,7 +134,15 @@ def state_of(checkpoint: Checkpoint, *, is_at_work: bool) -> State:
         return State.NEVER_SYNCED if checkpoint.run is None else State(checkpoint.run.status.value)
     if not is_at_work:  # the process died
         return State.INTERRUPTED
-    return State.SYNCING if checkpoint.retry is None else State.RETRYING
+    return State.SYNCING if _due_retry(checkpoint) is None else State.RETRYING
+
+
+def _due_retry(checkpoint: Checkpoint) -> RetryState | None:
+    """Return the next attempt at a batch; None if it was due before the open run began, which has not failed yet."""
+    run, retry = checkpoint.run, checkpoint.retry
+    if run is None or retry is None:
+        return retry
+    return retry if run.retries or retry.retry_at > run.started_at else None
 
 
 def is_running(checkpoint: Checkpoint) -> bool:
@@ -123,6 +155,25 @@ def held_up(state: State) -> State:
     """Return the state of a stream that must not call now. One with nothing left to read is not held up."""
     with_more_to_read = {State.SYNCING, State.RETRYING, State.PAUSED, State.INTERRUPTED}
     return State.RATE_LIMITED if state in with_more_to_read else state
+
+
+def queued(state: State) -> State:
+    """Return the state of a stream that waits for a slot. One that needs a person, or a limit to end, says so first."""
+    with_something_to_say = {State.STOPPED, State.FAILED, State.ON_HOLD, State.RATE_LIMITED}
+    return state if state in with_something_to_say else State.QUEUED
+
+
+def held_up_by_store(state: State) -> State:
+    """Return the state of a stream while the database is unavailable. One that is up to date is not held up yet."""
+    with_more_to_read = {
+        State.SYNCING,
+        State.RETRYING,
+        State.QUEUED,
+        State.NEVER_SYNCED,
+        State.PAUSED,
+        State.INTERRUPTED,
+    }
+    return State.RETRYING if state in with_more_to_read else state
 
 
 # --- what it waits for ------------------------------------------------------------------------------------------------
@@ -155,13 +206,15 @@ def _next_run_at(run: Run | None, hold: Wait | None, context: ConditionContext) 
 def _wait(checkpoint: Checkpoint, state: State, hold: Wait | None, next_run_at: datetime | None) -> Wait | None:
     run, retry = checkpoint.run, checkpoint.retry
     ended_at = run.ended_at if run is not None else None
-    problem = retry.problem if retry is not None else run.problem if run is not None else None
+    # Of the run first: an attempt that failed before its end is not why it ended.
+    problem = (run.problem if run is not None else None) or (retry.problem if retry is not None else None)
     match state:
         case State.RATE_LIMITED:
             return hold
         case State.RETRYING:
             retry_at = retry.retry_at if retry is not None else None
-            return Wait("the next attempt at a batch that could not be read", checkpoint.updated_at, retry_at, problem)
+            cause = retry.problem if retry is not None else None
+            return Wait("the next attempt at a batch that could not be read", checkpoint.updated_at, retry_at, cause)
         case State.STOPPED | State.FAILED:
             streak = checkpoint.failure_streak
             since = streak.since if streak is not None else ended_at
@@ -170,7 +223,7 @@ def _wait(checkpoint: Checkpoint, state: State, hold: Wait | None, next_run_at: 
             return hold or Wait(
                 "the next run, which continues where the last one ended", ended_at, next_run_at, problem
             )
-        case State.SYNCING | State.ON_HOLD:
+        case State.SYNCING | State.QUEUED | State.ON_HOLD:
             return None
         case State.NEVER_SYNCED | State.COMPLETE | State.COMPLETE_WITH_ERRORS:
             is_delayed = hold is not None and hold.until is not None and (next_run_at or hold.until) <= hold.until
@@ -201,19 +254,29 @@ def _advice(checkpoint: Checkpoint, stream: Stream, wait: Wait | None) -> str | 
         return advice_on(wait.problem, stream)
     if checkpoint.own_id is not None and checkpoint.own_id.state is OwnIdState.UNKNOWN:
         return SET_OWN_ID
+    if (doubt := doubt_about(checkpoint)) is not None:
+        return advice_on(doubt, stream)
     return OPEN_DEAD_LETTERS if checkpoint.open_dead_letters else None
 
 
 def _remark(checkpoint: Checkpoint, context: ConditionContext) -> str | None:
     own_id = None if checkpoint.own_id is None else own_id_in_words(checkpoint.own_id)
+    doubt = doubt_about(checkpoint)
+    of_list = None if doubt is None else f"the list of conversations is not to be relied on: {doubt}"
+    of_request = _request_remark(checkpoint, context)
+    remarks = [each for each in (own_id, of_list, of_request, context.slowed_down) if each is not None]
+    return "; ".join(remarks) or None
+
+
+def _request_remark(checkpoint: Checkpoint, context: ConditionContext) -> str | None:
     policy = Policy(batch_size=context.batch_size)
     size = size_now(checkpoint, policy)
-    if checkpoint.reduced_request is None or size == whole(policy):
-        return own_id
-    return (
-        f"{own_id}; " * (own_id is not None)
-        + f"requests {size_in_words(size)}, because of this: {checkpoint.reduced_request.problem}"
-    )
+    remarks: list[str] = []
+    if checkpoint.reduced_request is not None and size != whole(policy):
+        remarks.append(f"requests {size_in_words(size)}, because of this: {checkpoint.reduced_request.problem}")
+    if checkpoint.left_out_fields:
+        remarks.append(f"reads without {', '.join(checkpoint.left_out_fields)}, which the API refuses by name")
+    return "; ".join(remarks) or None
 
 
 # --- words that other modules use, too --------------------------------------------------------------------------------
@@ -255,6 +318,8 @@ def size_in_words(size: Size) -> str:
             return "1 conversation at a time" if size.limit == 1 else f"{size.limit} conversations at a time"
         case Detail.SEPARATE:
             return "1 conversation at a time, and its messages separately"
+        case Detail.LEAN:
+            return "1 conversation with its newest messages only"
         case Detail.BARE:
             return "1 conversation without its messages"
         case Detail.POSITION:

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from milepost.core.events import NO_TALLY, Reason, RunStatus, Tally
 from milepost.core.ports import RunResult
+from milepost.core.problems import ProblemKind
 
 
 class ExitCode(IntEnum):
@@ -38,10 +39,10 @@ class Totals(Struct, frozen=True):
     failed_batches: int
 
     @property
-    def success_rate(self) -> float:
-        """The share of batches that were read and stored, from 0 to 1; 1 if there was nothing to do."""
+    def success_rate(self) -> float | None:
+        """The share of batches that were read and stored, from 0 to 1; None if none was tried."""
         tried = self.tally.batches + self.failed_batches
-        return self.tally.batches / tried if tried else 1.0
+        return self.tally.batches / tried if tried else None
 
 
 def totals(results: Sequence[RunResult]) -> Totals:
@@ -75,6 +76,7 @@ def _exit_code(result: RunResult) -> ExitCode:
         case RunStatus.COMPLETE_WITH_ERRORS | RunStatus.FAILED | RunStatus.INTERRUPTED | RunStatus.RUNNING:
             return ExitCode.WITH_ERRORS
         case RunStatus.PAUSED:
-            return ExitCode.PROGRESS_SAVED
+            is_futile = result.run.problem is not None and result.run.problem.kind is ProblemKind.NO_PROGRESS
+            return ExitCode.WITH_ERRORS if is_futile else ExitCode.PROGRESS_SAVED
         case RunStatus.STOPPED:
             return ExitCode.AUTHORIZATION if result.run.reason is Reason.AUTHORIZATION else ExitCode.CONFIGURATION

@@ -16,6 +16,7 @@ from milepost.core.commands import CommandDeferred
 from milepost.core.events import Mode, Phase, Reason, Resolution, RunStatus, Stage
 from milepost.core.model import Platform, Stream
 from milepost.core.problems import Problem
+from milepost.reporting.health import DaemonStatus, outage_in
 from milepost.reporting.status import ConditionContext, State, condition
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -229,12 +230,16 @@ class StreamStatus(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """The status of all streams at the instant `at`. `is_at_work` is whether a Milepost holds the database."""
+    """The status of all streams at the instant `at`. `is_at_work` is whether a Milepost holds the database.
+
+    `daemon` is what the daemon says of itself; null if none answers at `http.listen`.
+    """
 
     at: datetime
     database: str
     is_at_work: bool
     streams: tuple[StreamStatus, ...]
+    daemon: DaemonStatus | None = None
 
 
 def statuses(
@@ -242,6 +247,7 @@ def statuses(
     context: ConditionContext,
     configured: Sequence[str] | None,
     page_names: Mapping[str, str],
+    daemon: DaemonStatus | None = None,
 ) -> tuple[StreamStatus, ...]:
     """Return the status of every stream: the configured ones in their order, then all others in the journal.
 
@@ -252,6 +258,7 @@ def statuses(
         context: what a status depends on besides the checkpoint.
         configured: the keys in the configuration; None if the simulator names the streams.
         page_names: the known names of pages, by id.
+        daemon: what the daemon says of itself, if one answers.
     """
     journaled = {checkpoint.stream: checkpoint for checkpoint in checkpoints}
     known = dict.fromkeys(configured or ())
@@ -259,11 +266,21 @@ def statuses(
     return tuple(
         status_of(
             journaled.get(key) or Checkpoint(key),
-            context,
+            context if daemon is None else as_of_daemon(context, key, daemon),
             page_names,
             is_configured=None if configured is None else key in known,
         )
         for key in known | dict.fromkeys(others)
+    )
+
+
+def as_of_daemon(context: ConditionContext, key: str, daemon: DaemonStatus) -> ConditionContext:
+    """Return the context of one stream with what only the daemon knows of it."""
+    return replace(
+        context,
+        store_outage=outage_in(daemon.issues, daemon.at),
+        queued_since=daemon.queued.get(key),
+        slowed_down=daemon.slowed_down.get(Stream.parse(key).page_id),
     )
 
 
@@ -275,7 +292,7 @@ def status_of(
     run, retry, total, token = checkpoint.run, checkpoint.retry, checkpoint.total, checkpoint.token
     is_worked = context.is_at_work and is_configured is not False
     now = condition(checkpoint, replace(context, is_at_work=is_worked))
-    wait = now.wait
+    wait, is_source = now.wait, context.store_outage is None  # or else the database is what is retried
     return StreamStatus(
         stream=checkpoint.stream,
         platform=stream.platform,
@@ -290,7 +307,7 @@ def status_of(
         problem=str(wait.problem) if wait is not None and wait.problem is not None else None,
         advice=now.advice,
         remark=now.remark,
-        retry_at=retry.retry_at if retry is not None and now.state is State.RETRYING else None,
+        retry_at=retry.retry_at if retry is not None and now.state is State.RETRYING and is_source else None,
         sweep=_open_sweep(checkpoint),
         updated_at=checkpoint.updated_at,
         last_success_at=checkpoint.last_success_at,
@@ -310,7 +327,8 @@ def _open_sweep(checkpoint: Checkpoint) -> OpenSweep | None:
     sweep, total = checkpoint.sweep, checkpoint.total
     if sweep is None:
         return None
-    position, tally = sweep.position, sweep.tally + checkpoint.unrecorded
+    position = sweep.position if sweep.set_aside is None else sweep.set_aside.position
+    tally = sweep.tally + checkpoint.unrecorded
     is_known = sweep.mode is Mode.FULL and checkpoint.last_full_sweep_at is not None
     return OpenSweep(
         sweep.mode,

@@ -72,6 +72,8 @@ def counts(entry: Entry) -> Counts | None:  # noqa: PLR0911  (one line for each 
             return Counts(retries=attempts)
         case events.RunStarted() | events.SweepStarted() | events.RateLimited() | events.BatchShrunk():
             return None
+        case events.FieldsLeftOut():
+            return None
         case events.CursorLost() | events.DeadLetterOpened() | events.TokenChecked() | events.StreamRemoved():
             return None
         case events.StreamPaused() | events.StreamResumed() | events.SyncRequested() | events.OwnIdChecked():

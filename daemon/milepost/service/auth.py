@@ -104,6 +104,15 @@ def is_admitted(request: web.Request) -> bool:
     return is_known
 
 
+def came_over_tls(request: web.Request) -> bool:
+    """Return whether the client spoke TLS to the first proxy in front of the daemon, which itself speaks plain HTTP.
+
+    Anybody can write the header; whoever makes it up only keeps their own browser from sending the cookie in the clear.
+    """
+    first, _, _ = request.headers.get("X-Forwarded-Proto", "").partition(",")
+    return first.strip().lower() == "https"
+
+
 def _has_token(request: web.Request, sessions: Sessions) -> bool:
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     is_right = sessions.is_token(given.strip())

@@ -16,10 +16,11 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from milepost.core.errors import BadConfiguration
+from milepost.core.errors import BadConfiguration, MilepostError, may_pass
 from milepost.engine.bulkhead import bulkhead
 from milepost.service.auth import Sessions, is_admitted, refuse_foreign_pages, require_local_name, require_token
-from milepost.service.limits import MAX_CONNECTIONS, LimitedSite, limit_requests
+from milepost.service.connections import MAX_CONNECTIONS, LimitedSite, Strangers
+from milepost.service.limits import limit_requests
 from milepost.service.wrong_tokens import WrongTokens
 
 MAX_BODY_BYTES = 64 * 1024
@@ -33,8 +34,10 @@ HEADERS = {
 }
 HINTS = {
     errno.EADDRINUSE: "another program, perhaps another Milepost, is listening there: set http.listen to a free port",
+    errno.EMFILE: "let this process open more files: LimitNOFILE in its unit, or ulimit -n",
     errno.EACCES: "set http.listen to a port above 1023, or grant CAP_NET_BIND_SERVICE",
 }
+PASSING_HINT = "it may pass: a systemd unit tries again"
 OTHER_HINT = "set http.listen to an address of this machine, such as 127.0.0.1:9464 or [::1]:9464"
 
 
@@ -58,12 +61,14 @@ async def serve(
         wrong_tokens: limits, counts and logs the wrong ones.
 
     Raises:
-        BadConfiguration: the address cannot be listened on.
+        BadConfiguration: the address cannot be listened on; MilepostError if that may pass.
     """
     wrong_tokens = wrong_tokens or WrongTokens()
     admission = require_token(Sessions(token), wrong_tokens, _now) if token else require_local_name(host)
+    strangers = Strangers()
+    hear, admit = strangers.middlewares(is_admitted)
     application = web.Application(
-        middlewares=[_errors_as_problems, admission, limit_requests(is_admitted), refuse_foreign_pages],
+        middlewares=[hear, _errors_as_problems, admission, admit, limit_requests(is_admitted), refuse_foreign_pages],
         client_max_size=MAX_BODY_BYTES,
     )
     application.add_routes(routes)
@@ -77,21 +82,24 @@ async def serve(
     )
     await runner.setup()
     try:
-        await _listen(runner, host, port)
+        await _listen(runner, host, port, strangers)
         async with wrong_tokens.logging():
             yield _url(runner)
     finally:
         await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+async def _listen(runner: web.AppRunner, host: str, port: int, strangers: Strangers) -> None:
     try:
-        await LimitedSite(runner, host, port, max_connections=MAX_CONNECTIONS).start()
+        await LimitedSite(runner, (host, port), strangers, max_connections=MAX_CONNECTIONS).start()
     except (OSError, UnicodeError) as error:  # UnicodeError: the host cannot be a DNS name
         reason, hint = "the host has no address", OTHER_HINT
+        kind: type[MilepostError] = BadConfiguration
         if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno is not None:
             reason, hint = os.strerror(error.errno).lower(), HINTS.get(error.errno, OTHER_HINT)
-        raise BadConfiguration(f"cannot listen on {_authority(host, port)}: {reason}", hint=hint) from error
+            if may_pass(error):
+                kind, hint = MilepostError, HINTS.get(error.errno, PASSING_HINT)
+        raise kind(f"cannot listen on {_authority(host, port)}: {reason}", hint=hint) from error
 
 
 def _now() -> datetime:

@@ -1,9 +1,8 @@
-"""Limits on requests and connections, so that what one client uses up is not missing to the others, or to the sync.
+"""Limits on requests, so that what one client uses up is not missing to the others, or to the sync.
 
 The numbers are far above what a status page on each of 200 desks needs, and far below what hurts the sync.
 """
 
-import asyncio
 import ipaddress
 import math
 import time
@@ -13,15 +12,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 MAX_CLIENTS = 4_096
-MAX_CONNECTIONS = 800  # the default limit of open files is 1,024, and the sync needs some
 MAX_REQUESTS, IN_SECONDS = 2_000, 10.0
 NEVER_LIMITED = frozenset({"/healthz"})
 _TOLERANCE_SECONDS = 1e-6  # for sums of floats
-
-_TOO_MANY_CONNECTIONS = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
-    b"Content-Type: text/plain\r\nContent-Length: 22\r\n\r\ntoo many connections\r\n"
-)
 
 
 class Allowance:
@@ -85,38 +78,3 @@ def limit_requests(is_admitted: Callable[[web.Request], bool]) -> Middleware:
         return await handler(request)
 
     return limit
-
-
-class LimitedSite(web.BaseSite):
-    """A listener that holds no more than `max_connections` at a time."""
-
-    def __init__(self, runner: web.BaseRunner, host: str, port: int, *, max_connections: int) -> None:
-        super().__init__(runner)
-        self._host = host
-        self._port = port
-        self._max_connections = max_connections
-
-    @property
-    def name(self) -> str:
-        """The address, for people."""
-        return f"{self._host}:{self._port}"
-
-    async def start(self) -> None:
-        """Listen. Raises OSError if that is impossible, UnicodeError for a host that is not a valid name."""
-        await super().start()
-        self._server = await asyncio.get_running_loop().create_server(self._protocol, self._host, self._port)
-
-    def _protocol(self) -> asyncio.Protocol:
-        server = self._runner.server
-        if server is None or len(server.connections) >= self._max_connections:
-            return _Refusal()
-        return server()
-
-
-class _Refusal(asyncio.Protocol):
-    """Refuses a connection."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.WriteTransport):
-            transport.write(_TOO_MANY_CONNECTIONS)
-            transport.close()

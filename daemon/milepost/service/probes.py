@@ -20,18 +20,18 @@ def probes(
     """Return the routes /healthz, which answers as long as the process lives, and /readyz.
 
     Args:
-        ping_store: queries the store; raises MilepostError if that fails.
+        ping_store: finds out whether the store answers and takes writes; raises MilepostError if not.
         stalled: returns why nothing has moved for longer than it should; None if all is well.
         max_store_seconds: how long the store may take.
     """
+    store = SharedPing(ping_store)
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="alive\n")
 
     async def readyz(_: web.Request) -> web.Response:
         try:
-            async with asyncio.timeout(max_store_seconds):
-                await ping_store()
+            await store.demand(max_store_seconds)
         except TimeoutError as error:
             text = f"the store did not answer within {max_store_seconds:g} s"
             raise web.HTTPServiceUnavailable(text=text) from error
@@ -42,6 +42,25 @@ def probes(
         return web.Response(text="ready\n")
 
     return [web.get("/healthz", healthz), web.get("/readyz", readyz)]
+
+
+class SharedPing:
+    """One ping at a time, for which everybody waits: a database that hangs would collect them."""
+
+    def __init__(self, ping: Callable[[], Awaitable[None]]) -> None:
+        self._ping = ping
+        self._pinging: asyncio.Future[None] | None = None
+
+    async def demand(self, max_seconds: float) -> None:
+        """Raise what the ping raises, or TimeoutError if it takes longer. It goes on: cancelling could hang as well."""
+        pinging = self._pinging
+        if pinging is None or pinging.done():
+            pinging = self._pinging = asyncio.ensure_future(self._ping())
+            pinging.add_done_callback(lambda done: done.cancelled() or done.exception())  # marks it as retrieved
+        await asyncio.wait([pinging], timeout=max_seconds)
+        if not pinging.done():
+            raise TimeoutError
+        pinging.result()
 
 
 def exposition(expose: Callable[[], bytes]) -> Sequence[web.AbstractRouteDef]:

@@ -129,7 +129,7 @@ async def keep_notified(
 
     Args:
         notifier: if it is not enabled, this returns at once.
-        status: returns what the service is doing now.
+        status: returns what is wrong and what the service is doing now.
         stalled: returns why nothing has moved for longer than it should; None if all is well.
         clock: measures the time between two updates.
         stop: once it is requested, the shutdown is reported.
@@ -138,10 +138,9 @@ async def keep_notified(
         return
     seconds = min(STATUS_SECONDS, (notifier.watchdog_seconds or STATUS_SECONDS) / 3)
     while not stop.is_requested:
-        reason = stalled()
-        if reason is None:
+        if stalled() is None:
             notifier.ping_watchdog()
-        notifier.status(f"stalled: {reason}" if reason is not None else status())
+        notifier.status(status())
         async with stop.interruptible():
             await clock.sleep_until(clock.now() + timedelta(seconds=seconds))
     notifier.stopping()

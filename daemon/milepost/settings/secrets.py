@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from milepost.core.errors import BadConfiguration
+from milepost.core.errors import BadConfiguration, ConfigurationAway
 from milepost.settings.model import Settings
 from milepost.settings.yaml import UNRESOLVED, Document, KeyPath, Problem, format_key_path, read_text
 
@@ -78,6 +78,8 @@ def fill_in(document: Document, environment: Mapping[str, str]) -> None:
         section[file_key] = str(path)
         try:
             section[key] = _secret_in(path)
+        except ConfigurationAway:
+            raise
         except BadConfiguration as error:
             document.problems.append(Problem((*key_path, file_key), error.message))
             section[key] = UNRESOLVED

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from milepost.core.errors import BadConfiguration
+from milepost.core.errors import BadConfiguration, ConfigurationAway, may_pass
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 20
@@ -265,7 +265,7 @@ def read_text(path: Path, *, max_bytes: int) -> str:
     """Return the text of a small file, such as the configuration or a secret.
 
     Raises:
-        BadConfiguration: the file is missing, unreadable, too large, or not UTF-8.
+        BadConfiguration: the file is missing, unreadable, too large, or not UTF-8; ConfigurationAway if that may pass.
     """
     try:
         with path.open("rb") as file:
@@ -278,7 +278,8 @@ def read_text(path: Path, *, max_bytes: int) -> str:
         raise BadConfiguration(f"{path}: permission to read it is denied") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else error
-        raise BadConfiguration(f"{path!s}: cannot be read: {reason}") from None
+        kind = ConfigurationAway if isinstance(error, OSError) and may_pass(error) else BadConfiguration
+        raise kind(f"{path!s}: cannot be read: {reason}") from None
     if len(content) > max_bytes:
         raise BadConfiguration(f"{path}: is larger than {max_bytes} bytes")
     try:

@@ -17,6 +17,8 @@ class Ailment(StrEnum):
 
     POISON = "poison"
     """Every request for more than its id and `updated_time` fails with code 1, lists at any limit."""
+    SPOILT = "spoilt"
+    """The same in another form than code 1, which depends on the thread's id: any other code, or no envelope at all."""
     POISON_MESSAGES = "poison_messages"
     """Every request for its messages fails with code 1."""
     HEAVY = "heavy"
@@ -30,6 +32,7 @@ class Ailments:
         self._seed = faults.seed
         self._shares = (
             (Ailment.POISON, faults.poison_share),
+            (Ailment.SPOILT, faults.spoilt_share),
             (Ailment.POISON_MESSAGES, faults.poison_messages_share),
             (Ailment.HEAVY, faults.heavy_share),
         )
@@ -62,6 +65,9 @@ class Ailments:
             match self.of(thread.id):
                 case Ailment.POISON:
                     raise refusals.unknown_error(request.seed)
+                case Ailment.SPOILT:
+                    drawn = seeded.number(self._seed, thread.id, "form")
+                    raise refusals.spoilt(seeded.pick(refusals.SPOILT_FORMS, drawn))
                 case Ailment.POISON_MESSAGES if shows_messages:
                     raise refusals.unknown_error(request.seed)
                 case Ailment.HEAVY if shows_messages and request.edge == "conversations":

@@ -56,6 +56,7 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
     max_calls_per_second: float = 0.0
     max_weight: float = 0.0
     poison_share: float = 0.0
+    spoilt_share: float = 0.0
     poison_messages_share: float = 0.0
     heavy_share: float = 0.0
     cursor_life_seconds: float = 0.0
@@ -124,6 +125,7 @@ HOSTILE = FaultPlan(
     ),
     max_weight=420,
     poison_share=0.005,
+    spoilt_share=0.005,
     poison_messages_share=0.005,
     heavy_share=0.005,
     cursor_life_seconds=900.0,
@@ -156,6 +158,7 @@ _NUMBERS: Mapping[str, tuple[str, float]] = {
     "pace": ("max_calls_per_second", 100_000),
     "heavy": ("max_weight", 100_000),
     "poison": ("poison_share", 1),
+    "spoilt": ("spoilt_share", 1),
     "poison_messages": ("poison_messages_share", 1),
     "heavy_threads": ("heavy_share", 1),
     "usage": ("usage_percent", 1000),

@@ -19,7 +19,7 @@ from milepost.simulator.world import World
 
 _DEFAULT_PAGE_FIELDS = (Field("id"), Field("name"))
 _DEFAULT_ACCOUNT_FIELDS = (Field("access_token"), Field("category"), Field("name"), Field("id"), Field("tasks"))
-_SCOPES = ["pages_show_list", "instagram_basic"]
+_SCOPES = ["pages_show_list", "instagram_basic", "pages_manage_metadata", "pages_read_engagement"]
 _MESSAGING_SCOPES = ["pages_messaging", "instagram_manage_messages"]
 
 

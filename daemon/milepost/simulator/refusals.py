@@ -126,6 +126,37 @@ def too_heavy(drawn: int) -> Refusal:
     return Refusal(500, 1, "Please reduce the amount of data you're asking for, then retry your request")
 
 
+class Garbled(Refusal):
+    """A response that is no error envelope: any status and bytes; status 0 stands for a connection that ends."""
+
+    def __init__(self, status: int, raw: bytes, content_type: str) -> None:
+        super().__init__(status, 0, "no envelope")
+        self.raw = raw
+        self.content_type = content_type
+
+
+HTML = b'<html><body><h1 id="sorry">Sorry, something went wrong.</h1><p>We are working on it.</p></body></html>'
+_GARBLED: Mapping[str, tuple[int, bytes, str]] = {
+    "html": (502, HTML, "text/html"),
+    "null": (200, b"null", "application/json"),
+    "cut short": (200, b'{"data":[{"id":"t_1","updated_time":"2026-', "application/json"),
+    "empty": (200, b"", "application/json"),
+    "reset": (0, b"", "application/json"),
+}
+SPOILT_FORMS = ("2", "960", "100/2018001", "10", *_GARBLED)
+"""How a thread was seen to spoil every list that holds it (reports of 2026-09), beside code 1."""
+
+
+def spoilt(form: str) -> Refusal:
+    """The response to a request for a thread that fails in one of SPOILT_FORMS, each time the same."""
+    if form in _GARBLED:
+        return Garbled(*_GARBLED[form])
+    if form == "10":
+        return permission_missing(10)
+    code, _, subcode = form.partition("/")
+    return broken(int(code), int(subcode) if subcode else None, True if code == "2" else None)
+
+
 def broken(code: int, subcode: int | None, is_transient: bool | None) -> Refusal:
     """The error of every request of a broken page: any code, with the API's message for it."""
     message = _BROKEN.get((code, subcode)) or _BROKEN.get((code, None), f"(#{code}) Something unheard of went wrong")

@@ -7,7 +7,7 @@ import msgspec
 from milepost.simulator import refusals
 from milepost.simulator.conditions import Limit, Usage
 from milepost.simulator.graph import GraphApi
-from milepost.simulator.refusals import Refusal
+from milepost.simulator.refusals import HTML, Garbled, Refusal
 from milepost.simulator.requests import ApiRequest
 from milepost.simulator.strikes import (
     ConnectionReset,
@@ -27,8 +27,6 @@ from milepost.simulator.strikes import (
     UnknownError,
     name_of,
 )
-
-_HTML = b'<html><body><h1 id="sorry">Sorry, something went wrong.</h1><p>We are working on it.</p></body></html>'
 
 
 class ApiResponse(msgspec.Struct, frozen=True):
@@ -69,7 +67,7 @@ def respond(request: ApiRequest, api: GraphApi, strike: Strike) -> ApiResponse: 
             plain = refusals.bad_parameter("Invalid parameter")
             response = refused(request, plain if strike.seed % 2 else refusals.dead_cursor())
         case HtmlOutage():
-            response = ApiResponse(502, _HTML, content_type="text/html")
+            response = ApiResponse(502, HTML, content_type="text/html")
         case RateLimited():
             response = _briefly_limited(request, strike.seed)
         case ConnectionReset():
@@ -87,7 +85,7 @@ def too_fast(request: ApiRequest, strike: Strike) -> ApiResponse:
 def limited(request: ApiRequest, limit: Limit, strike: Strike) -> ApiResponse:
     """Return the response to a call during a limit."""
     if limit.code == 429:
-        response = ApiResponse(429, _HTML if strike.seed % 2 else b"", content_type="text/html")
+        response = ApiResponse(429, HTML if strike.seed % 2 else b"", content_type="text/html")
     else:
         response = refused(request, refusals.limited(limit.code, request.platform))
     return msgspec.structs.replace(
@@ -101,6 +99,8 @@ def limited(request: ApiRequest, limit: Limit, strike: Strike) -> ApiResponse:
 
 def refused(request: ApiRequest, refusal: Refusal) -> ApiResponse:
     """Return an error response."""
+    if isinstance(refusal, Garbled):
+        return ApiResponse(refusal.status, refusal.raw, content_type=refusal.content_type)
     return ApiResponse(refusal.status, msgspec.json.encode(refusal.body(request.trace_id, request.seed)))
 
 

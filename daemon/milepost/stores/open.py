@@ -32,6 +32,10 @@ class OpenStore(Store, Protocol):
         """Read anything. Raises StoreAway or StoreRefused if the database does not answer."""
         ...
 
+    async def takes_writes(self) -> None:
+        """Raise StoreAway or StoreRefused if nothing can be written."""
+        ...
+
     async def source(self) -> DataSource | None:
         """Return where the rows come from; None until that is on record."""
         ...

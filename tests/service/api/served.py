@@ -15,6 +15,7 @@ from milepost.core.evolve import fold
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
 from milepost.core.ports import Commit
 from milepost.engine.interrupt import Stop
+from milepost.reporting.health import DaemonStatus
 from milepost.reporting.live import LiveStreams
 from milepost.service.activity import Activity, recent_activity
 from milepost.service.api.endpoint import AnyOperation
@@ -54,12 +55,19 @@ async def served(
     async with (
         assembled(settings, Stop()) as parts,
         open_sqlite_reader(path) as journal_reader,
-        serving(
-            settings, parts, Shown(journal_reader, LiveStreams(parts.clock.now), feed_operations(journal_reader, parts))
-        ) as url,
+        serving(settings, parts, shown(parts, journal_reader)) as url,
         aiohttp.ClientSession(url, headers=headers) as session,
     ):
         yield session, parts
+
+
+def shown(parts: Parts, journal_reader: SqliteReader) -> Shown:
+    """Return what the API shows of a daemon with which nothing is wrong."""
+
+    def daemon() -> DaemonStatus:
+        return DaemonStatus(parts.clock.now(), "1", (), {}, {})
+
+    return Shown(journal_reader, LiveStreams(parts.clock.now), daemon, feed_operations(journal_reader, parts))
 
 
 def feed_operations(journal_reader: SqliteReader, parts: Parts) -> list[AnyOperation]:

@@ -54,7 +54,7 @@ IN_ALL = {"inserted": 59, "updated": 3, "skipped": 2, "dead_lettered": 1}
 BY = "status page from 127.0.0.1"
 
 CASES: list[tuple[events.Event, str, dict[str, Any]]] = [
-    (run_started(NOON), "started", {"batches": 0, "failedBatches": 0, "successRate": 100.0}),
+    (run_started(NOON), "started", {"batches": 0, "failedBatches": 0}),
     (sweep_started(), "progress", SO_FAR),
     (sweep_started(Mode.INCREMENTAL, walk_until=at(-600)), "progress", SO_FAR),
     (events.BatchStored(walking("b"), TALLY), "progress", {"batch": 3, **COUNTS, **AFTER}),
@@ -85,6 +85,7 @@ CASES: list[tuple[events.Event, str, dict[str, Any]]] = [
     ),
     (events.BatchShrunk(25, Detail.NESTED, NETWORK), "retrying", {"batch": 3, **SO_FAR}),
     (events.CursorLost(NETWORK), "retrying", SO_FAR),
+    (events.FieldsLeftOut(("can_reply",)), "progress", SO_FAR),
     (events.DeadLetterOpened("d_1", Stage.FETCH, "t_1", "id"), "batch_failed", {"batch": 3, **SO_FAR}),
     (events.DeadLetterOpened("d_1", Stage.STORE, "t_1", "id"), "batch_db_failed", {"batch": 3, **SO_FAR}),
     (events.DeadLetterOpened("d_1", Stage.EVENTS, "t_1", "id"), "batch_db_failed", {"batch": 3, **SO_FAR}),
@@ -150,6 +151,11 @@ def test_a_message_has_the_status_the_sentence_and_the_figures_of_its_entry(
     assert message["type"] == events.TAGS[type(event)]
     assert (message["stream"], message["run"], message["at"]) == (STREAM.key, RUN_ID, "2026-03-01T12:00:30Z")
     assert figures.items() <= message.items()
+
+
+def test_a_run_that_has_tried_no_batch_has_no_success_rate() -> None:
+    (entry,) = entries(run_started(NOON), after=BEFORE, recorded_at=at(30))
+    assert "successRate" not in fields_of(message_of(entry, evolve(BEFORE, entry).run))
 
 
 def test_every_kind_of_entry_and_every_status_is_in_the_table() -> None:

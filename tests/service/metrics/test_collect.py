@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from kit.builders import (
     BAD_VERSION,
@@ -39,8 +40,8 @@ from milepost.core.model import Detail, Platform, Scope, Stream, TokenHealth
 from milepost.core.ports import Outcome, Usage
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy
-from milepost.engine.feed import Notice, Recorded
-from milepost.service.metrics.counters import MAX_CODES
+from milepost.engine.feed import Notice, Recorded, SlotWaited
+from milepost.service.metrics.counters import MAX_CODES, USAGE_SECONDS
 
 DOCUMENTATION = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
 KEY = STREAM.key
@@ -104,7 +105,7 @@ INTERRUPTED = events.RunEnded(events.RunStatus.INTERRUPTED, events.Reason.PROCES
 async def test_the_counts_of_runs_equal_those_of_the_journal() -> None:
     store, exposition = MemoryStore(), Exposition()
     ada = conversation("t_1", at(-10), of=contact(), messages=[message("m_1"), message("m_2")])
-    bob = conversation("t_2", at(-20))
+    bob = replace(conversation("t_2", at(-20)), replaced_characters=4)
     first_run: list[Outcome] = [
         fetched(ada, next_cursor="a"),
         fetched(bob, next_cursor="b"),
@@ -129,6 +130,7 @@ async def test_the_counts_of_runs_equal_those_of_the_journal() -> None:
     }
     assert values(exposition, "interaction_events_total") == {"": total.interaction_events}
     assert values(exposition, "order_violations_total") == {"": total.order_violations}
+    assert values(exposition, "replaced_characters_total") == {"": total.replaced_characters} == {"": 4}
     assert values(exposition, "runs_total", "status") == {"complete_with_errors": 1, "complete": 1}
     assert values(exposition, "dead_letters") == {"": 1}
     assert sum(values(exposition, "journal_entries_total", "type").values()) == len(store.journal)
@@ -489,6 +491,21 @@ def documented() -> dict[str, tuple[str, set[str]]]:
     return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 
+def test_a_usage_that_nobody_has_reported_for_an_hour_is_shown_no_longer() -> None:
+    exposition = after(usage_told(Usage(Scope.APP, "call_count", 1.0)))
+    exposition.steady = USAGE_SECONDS / 2
+    exposition.read(usage_told(Usage(Scope.PAGE, "call_count", 0.4)))
+    assert values(exposition, "rate_limit_usage_ratio", "scope") == {"app": 1.0, "page": 0.4}
+    exposition.steady = USAGE_SECONDS
+    assert values(exposition, "rate_limit_usage_ratio", "scope") == {"page": 0.4}
+
+
+def test_waits_for_slots_are_observed_whoever_waited() -> None:
+    exposition = after(SlotWaited(0.0), SlotWaited(4.0))
+    assert values(exposition, "slot_wait_seconds_count") == {"": 2}
+    assert values(exposition, "slot_wait_seconds_sum") == {"": 4}
+
+
 def test_the_documentation_names_every_metric_with_its_type_and_labels() -> None:
     exposed = {}
     for family in families(everything().expose()):
@@ -536,10 +553,19 @@ def test_the_interval_and_the_space_on_the_disk_are_exposed(tmp_path: Path) -> N
     assert 0 < free <= room.f_bfree * room.f_frsize + MUCH_BYTES, "what is reserved for root counts as taken"
 
 
+def test_the_size_of_the_wal_is_exposed(tmp_path: Path) -> None:
+    exposition = Exposition()
+    exposition.metrics.add_installation(lambda: 90.0, tmp_path / "milepost.db")
+    assert "milepost_store_wal_size_bytes 0.0\n" in exposition.expose().decode()
+    (tmp_path / "milepost.db-wal").write_bytes(bytes(4_152))
+    assert values(exposition, "store_wal_size_bytes") == {"": 4_152}
+
+
 def test_a_disk_that_cannot_be_queried_hides_only_its_own_metrics(tmp_path: Path) -> None:
     exposition = Exposition()
     exposition.metrics.add_installation(lambda: 90.0, tmp_path / "away" / "milepost.db")
     assert values(exposition, "store_disk_free_bytes") == {}
+    assert values(exposition, "store_wal_size_bytes") == {}
     assert values(exposition, "sync_interval_seconds") == {"": 90}
 
 

@@ -8,7 +8,7 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from milepost.service.api.endpoint import AnyOperation, Call, Nothing, Operation
-from milepost.service.auth import COOKIE, MAX_SESSION_SECONDS, Sessions
+from milepost.service.auth import COOKIE, MAX_SESSION_SECONDS, Sessions, came_over_tls
 from milepost.service.limits import client_of, too_many
 from milepost.service.wrong_tokens import WrongTokens
 
@@ -33,12 +33,19 @@ def login(sessions: Sessions | None, wrong_tokens: WrongTokens, now: Callable[[]
                 raise too_many("too many wrong tokens", wait_seconds)
             raise web.HTTPForbidden(text="wrong token: send the value of http.token")
         response = web.Response(status=204)
-        response.set_cookie(COOKIE, sessions.open(now()), max_age=MAX_SESSION_SECONDS, httponly=True, samesite="Strict")
+        response.set_cookie(
+            COOKIE,
+            sessions.open(now()),
+            max_age=MAX_SESSION_SECONDS,
+            httponly=True,
+            samesite="Strict",
+            secure=came_over_tls(call.request),
+        )
         return response
 
-    async def log_out(_: Call[Nothing, Nothing]) -> web.Response:
+    async def log_out(call: Call[Nothing, Nothing]) -> web.Response:
         response = web.Response(status=204)
-        response.del_cookie(COOKIE, httponly=True, samesite="Strict")
+        response.del_cookie(COOKIE, httponly=True, samesite="Strict", secure=came_over_tls(call.request))
         return response
 
     return [

@@ -15,9 +15,10 @@ from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.commands import PauseStream, ResumeStream, StreamCommand, SyncNow
 from milepost.core.model import Stream
 from milepost.core.rate_limits import by_page
+from milepost.reporting.health import DaemonStatus
 from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
-from milepost.reporting.views import StreamStatus, status_of
+from milepost.reporting.views import StreamStatus, as_of_daemon, status_of
 from milepost.service.api.background import BackgroundWork, StillRunning
 from milepost.service.api.endpoint import (
     CURSOR_DESCRIPTION,
@@ -71,7 +72,7 @@ class Overview(Struct, frozen=True, eq=False):
     """Where all streams stand: those in the journal, and those that this daemon works.
 
     `live` has their progress since the last entry, `worked` returns the keys of the streams that this daemon works,
-    `page_names` the names of pages by id, and `sync` the settings in effect.
+    `page_names` the names of pages by id, `sync` the settings in effect, and `daemon` the status of the daemon.
     """
 
     journal_reader: JournalReader
@@ -80,16 +81,20 @@ class Overview(Struct, frozen=True, eq=False):
     worked: Callable[[], Sequence[str]]
     page_names: Callable[[], Mapping[str, str]]
     sync: Callable[[], SyncSettings]
+    daemon: Callable[[], DaemonStatus]
 
     async def snapshot(self) -> "Snapshot":
         """Take all of them at once, even for one: a rate limit that one stream has met may hold up others."""
         checkpoints = {each.stream: self.live.since(each) for each in await self.journal_reader.checkpoints()}
-        sync = self.sync()
+        sync, daemon = self.sync(), self.daemon()
         context = ConditionContext(
-            self.now(), is_at_work=True, interval_seconds=sync.interval_seconds, batch_size=sync.batch_size
+            self.now(),
+            is_at_work=True,
+            interval_seconds=sync.interval_seconds,
+            batch_size=sync.batch_size,
         )
         rate_limits = by_page(rate_limits_of(checkpoints.values()))
-        return Snapshot(context, checkpoints, rate_limits, frozenset(self.worked()), self.page_names())
+        return Snapshot(context, checkpoints, rate_limits, frozenset(self.worked()), self.page_names(), daemon)
 
 
 class Snapshot(Struct, frozen=True, eq=False):
@@ -100,6 +105,7 @@ class Snapshot(Struct, frozen=True, eq=False):
     rate_limits: Callable[[Stream], Mapping[Stream, RateLimit]]
     worked: frozenset[str]
     page_names: Mapping[str, str]
+    daemon: DaemonStatus
 
     def keys(self) -> list[str]:
         """Return the keys of the streams, sorted."""
@@ -115,6 +121,7 @@ class Snapshot(Struct, frozen=True, eq=False):
         """Return the status of a stream."""
         checkpoint = self.checkpoints.get(key) or Checkpoint(key)
         context = replace(self.context, rate_limits=self.rate_limits(Stream.parse(key)))
+        context = as_of_daemon(context, key, self.daemon)
         return status_of(checkpoint, context, self.page_names, is_configured=key in self.worked)
 
     def page(self, query: StreamsQuery) -> Reply[Streams]:

@@ -13,7 +13,7 @@ from typing import assert_never
 
 from milepost.core.errors import MilepostError, StoreAway
 from milepost.engine.bulkhead import bulkhead
-from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead, UsageReported
+from milepost.engine.feed import Notice, Recorded, SlotWaited, StoreRetried, UnchangedRead, UsageReported
 from milepost.service.events.buffer import EventQuery, EventReader, RecentEvents
 from milepost.service.events.messages import EncodedEvent, encoded, live_message
 from milepost.stores.reader import JournalReader
@@ -88,7 +88,7 @@ class Broadcast:
                 self._unrecorded[checkpoint.stream] = notice
             case StoreRetried(stream=stream):
                 self._unrecorded[stream] = notice
-            case UsageReported():
+            case UsageReported() | SlotWaited():
                 return
             case unknown:
                 assert_never(unknown)

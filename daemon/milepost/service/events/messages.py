@@ -118,6 +118,7 @@ def _status(event: Event, run: Run | None) -> Status:  # noqa: PLR0911  (one lin
             events.SweepStarted()
             | events.BatchStored()
             | events.StoreReturned()
+            | events.FieldsLeftOut()
             | events.DeadLetterClosed()
             | events.StreamResumed()
             | events.SyncRequested()
@@ -187,11 +188,11 @@ def _so_far(run: Run | None, entry: Entry) -> dict[str, Any]:
     """Return what the run came to up to this entry."""
     if run is None:
         return {}
-    totals = Totals(run.tally, run.retries, run.failed_batches)
+    rate = Totals(run.tally, run.retries, run.failed_batches).success_rate
     figures = {
         "batches": run.tally.batches,
         "failed_batches": run.failed_batches,
-        "success_rate": round(100 * totals.success_rate, 1),
+        "success_rate": None if rate is None else round(100 * rate, 1),
     }
     if run.status is RunStatus.INTERRUPTED:  # nobody saw when that one ended
         return figures

@@ -9,7 +9,7 @@ from structlog.typing import FilteringBoundLogger
 from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Entry, RunStatus
-from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead, UsageReported
+from milepost.engine.feed import Notice, Recorded, SlotWaited, StoreRetried, UnchangedRead, UsageReported
 from milepost.reporting.describe import describe
 
 
@@ -36,7 +36,7 @@ class JournalLog:
                     wait_seconds=round(retried.wait_seconds, 1),
                     reason=retried.reason,
                 )
-            case UnchangedRead() | UsageReported():
+            case UnchangedRead() | UsageReported() | SlotWaited():
                 pass
             case unknown:
                 assert_never(unknown)

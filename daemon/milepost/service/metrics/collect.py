@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.doubts import doubt_about
 from milepost.core.model import OwnIdState
 from milepost.engine.feed import Notice
 from milepost.reporting.live import LiveStreams
@@ -25,22 +26,39 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # of what `expose` re
 class Metrics:
     """All metrics of the process, in a registry of their own."""
 
-    def __init__(self, live: LiveStreams) -> None:
+    def __init__(self, live: LiveStreams, steady: Callable[[], float] = time.monotonic) -> None:
         # The text format has no field for when a counter began: each would have one more series for it.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # not annotated there
         self._registry = CollectorRegistry()
         self._instruments = Instruments(self._registry)
-        self._counters = Counters(self._instruments)
+        self._counters = Counters(self._instruments, steady)
         self._live = live
 
     def add_installation(self, interval_seconds: Callable[[], float], database: Path | None) -> None:
-        """Add the gauges of the installation: the sync interval, the clock, and the space on the database's disk."""
+        """Add the gauges of the installation: the sync interval, the clock, and what the database takes of its disk."""
         interval = Gauge("milepost_sync_interval_seconds", "Interval between syncs.", registry=self._registry)
         interval.set_function(interval_seconds)  # a reload may change it
         clock = Gauge("milepost_clock_timestamp_seconds", "Time of this machine's clock.", registry=self._registry)
         clock.set_function(time.time)
         if database is not None:
-            self._registry.register(_Disk(database.absolute().parent))
+            self._registry.register(_Disk(database.absolute()))
+
+    def add_health(
+        self,
+        store_up: Callable[[], bool],
+        discovery_up: Callable[[], bool | None],
+        reload_successful: Callable[[], bool],
+        streams_due: Callable[[], int],
+    ) -> None:
+        """Add the gauges of the daemon as a whole. `discovery_up` is None while discovery is off."""
+
+        def gauge(name: str, documentation: str, value: Callable[[], float]) -> None:
+            Gauge(f"milepost_{name}", documentation, registry=self._registry).set_function(value)
+
+        gauge("store_up", "1 while the database can be read and written, 0 while it cannot.", store_up)
+        gauge("config_reload_successful", "0 if the latest reload was refused.", reload_successful)
+        gauge("streams_due", "Streams that wait for a slot.", streams_due)
+        self._registry.register(_Discovery(discovery_up))
 
     def register(self, collector: Collector) -> None:
         """Add the metrics of another collector."""
@@ -52,6 +70,7 @@ class Metrics:
 
     def expose(self) -> bytes:
         """Return all metrics in the text format of Prometheus. May be called from another thread."""
+        self._counters.set_usages()
         for checkpoint, state in self._live.states():
             _set_gauges(self._instruments.of_stream(checkpoint.stream), checkpoint, state)
         for key in self._live.removed():
@@ -75,6 +94,9 @@ def _set_gauges(series: StreamSeries, checkpoint: Checkpoint, current: State) ->
     failure_streak = checkpoint.failure_streak  # outlasts the runs that probe whether it is over
     for reason, stopped in series.stopped.items():
         stopped.set(failure_streak is not None and failure_streak.reason is reason)
+    problem = doubt_about(checkpoint)
+    for kind, in_doubt in series.in_doubt.items():
+        in_doubt.set(problem is not None and problem.kind is kind)
     for state, shown in series.states.items():
         shown.set(state is current)
 
@@ -83,18 +105,36 @@ def _timestamp(instant: datetime | None) -> float:
     return 0.0 if instant is None else instant.timestamp()
 
 
-class _Disk(Collector):
-    """Gauges of the file system of a folder. There are none if it cannot be queried."""
+class _Discovery(Collector):
+    """The gauge of the discovery of pages. There is none while that is off."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, is_up: Callable[[], bool | None]) -> None:
+        self._is_up = is_up
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the gauge."""
+        is_up = self._is_up()
+        if is_up is not None:
+            yield GaugeMetricFamily("milepost_discovery_up", "1 if the latest discovery of pages succeeded.", is_up)
+
+
+class _Disk(Collector):
+    """Gauges of a database's WAL and its file system. There are none if those cannot be queried."""
+
+    def __init__(self, database: Path) -> None:
+        self._folder = database.parent
+        self._wal = database.with_name(f"{database.name}-wal")
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges. It blocks, and so must not run in the event loop."""
         try:
             usage = shutil.disk_usage(self._folder)
+            wal_bytes = self._wal.stat().st_size if self._wal.exists() else 0
         except OSError:
             return
+        yield GaugeMetricFamily(
+            "milepost_store_wal_size_bytes", "Size of the write-ahead log beside the database.", wal_bytes
+        )
         yield GaugeMetricFamily(
             "milepost_store_disk_size_bytes", "Size of the file system that holds the database.", usage.total
         )

@@ -4,6 +4,7 @@ Each entry carries all that happened since the one before it. So a batch that ch
 covers it, and nothing is counted twice.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import assert_never
 
@@ -14,9 +15,10 @@ from milepost.core.model import Scope, Stream
 from milepost.core.ports import Usage
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy
-from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead, UsageReported
+from milepost.engine.feed import Notice, Recorded, SlotWaited, StoreRetried, UnchangedRead, UsageReported
 from milepost.service.metrics.instruments import STORE_AWAY, Instruments, StreamSeries
 
+USAGE_SECONDS = 3600.0  # the platform counts the calls of a rolling hour (Meta, "Rate limits")
 MAX_CODES = 100  # whatever codes a server makes up, memory is bounded
 
 _Failure = (
@@ -27,9 +29,10 @@ _Failure = (
 class Counters:
     """A reader of the feed that counts this process's own work."""
 
-    def __init__(self, instruments: Instruments) -> None:
+    def __init__(self, instruments: Instruments, steady: Callable[[], float]) -> None:
         self._instruments = instruments
-        self._ratios: dict[tuple[Scope, str], dict[str, float]] = {}  # by page
+        self._steady = steady
+        self._ratios: dict[tuple[Scope, str], dict[str, tuple[float, float]]] = {}  # by page, with when
         self._codes: set[str] = set()
 
     def read(self, notice: Notice) -> None:
@@ -42,16 +45,27 @@ class Counters:
             case StoreRetried(stream=key):
                 self._instruments.of_stream(key).retries[STORE_AWAY].inc()
             case UsageReported(stream=key, usages=usages):
-                self._set_usages(Stream.parse(key), usages)
+                self._note_usages(Stream.parse(key), usages)
+            case SlotWaited(seconds=seconds):
+                self._instruments.slot_wait.observe(seconds)
             case unknown:
                 assert_never(unknown)
 
-    def _set_usages(self, stream: Stream, usages: tuple[Usage, ...]) -> None:
-        """Set each budget's latest ratio, of pages that of the fullest. All streams share the budget of the app."""
+    def _note_usages(self, stream: Stream, usages: tuple[Usage, ...]) -> None:
+        """Note each budget's latest ratio; that of the fullest page counts. All streams share the budget of the app."""
         for usage in usages:
             ratios = self._ratios.setdefault((usage.scope, usage.kind), {})
-            ratios["" if usage.scope is Scope.APP else stream.page_id] = usage.ratio
-            self._instruments.usage.labels(usage.scope.value, usage.kind).set(max(ratios.values()))
+            ratios["" if usage.scope is Scope.APP else stream.page_id] = (usage.ratio, self._steady())
+
+    def set_usages(self) -> None:
+        """Set the gauges of the budgets to what was reported within an hour. May be called from another thread."""
+        now = self._steady()
+        for (scope, kind), ratios in list(self._ratios.items()):
+            recent = [ratio for ratio, at in list(ratios.values()) if now - at < USAGE_SECONDS]
+            if recent:
+                self._instruments.usage.labels(scope.value, kind).set(max(recent))
+            else:
+                self._instruments.usage.remove(scope.value, kind)
 
     def _count(self, notice: Recorded) -> None:
         series = self._instruments.of_stream(notice.checkpoint.stream)
@@ -85,6 +99,7 @@ class Counters:
             case (
                 events.RunStarted()
                 | events.SweepStarted()
+                | events.FieldsLeftOut()
                 | events.StoreReturned()
                 | events.StreamPaused()
                 | events.StreamResumed()
@@ -170,3 +185,4 @@ def _count_rows(series: StreamSeries, tally: Tally) -> None:
     series.conversations["deleted"].inc(tally.deleted)
     series.interaction_events.inc(tally.interaction_events)
     series.order_violations.inc(tally.order_violations)
+    series.replaced_characters.inc(tally.replaced_characters)

@@ -11,6 +11,7 @@ from threading import Lock
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from milepost import __version__
+from milepost.core import doubts
 from milepost.core.events import TAGS, Reason, RunStatus, Stage
 from milepost.core.model import Scope
 from milepost.core.problems import ProblemKind
@@ -20,8 +21,10 @@ from milepost.service.metrics.series import Family
 BATCH_OUTCOMES = ("stored", "unchanged", "failed")
 CONVERSATION_RESULTS = ("inserted", "updated", "unchanged", "moved", "deleted", "dead_lettered")
 REDRIVE_RESULTS = ("redriven", "failed")
+NEVER_RETRIED = frozenset(doubts.KINDS) - {ProblemKind.CURSOR_LOOP}
 STORE_AWAY = (Stage.STORE.value, "away")
-RETRIES = (*((Stage.FETCH.value, kind.value) for kind in ProblemKind), STORE_AWAY)
+RETRIES = (*((Stage.FETCH.value, kind.value) for kind in ProblemKind if kind not in NEVER_RETRIED), STORE_AWAY)
+DOUBTS = doubts.KINDS
 STOPS = (Reason.AUTHORIZATION, Reason.CONFIGURATION)
 ENDINGS: tuple[RunStatus, ...] = tuple(status for status in RunStatus if status is not RunStatus.RUNNING)
 
@@ -58,6 +61,7 @@ class Instruments:
         self.journal_append = histogram(
             "journal_append_duration_seconds", "Duration of commits to the journal.", COMMIT_BUCKETS
         )
+        self.slot_wait = histogram("slot_wait_seconds", "Time that streams waited for a slot.", RUN_BUCKETS)
         Info("milepost_build", "The running version.", registry=registry).info({"version": __version__})
         ProcessCollector(registry=registry)
         self.of_streams = StreamFamilies()
@@ -98,6 +102,9 @@ class StreamFamilies:
         self.conversations = family("counter", "conversations_total", "Conversations by result.", "result")
         self.interaction_events = family("counter", "interaction_events_total", "Interaction events written.")
         self.order_violations = family("counter", "order_violations_total", "Conversations listed out of order.")
+        self.replaced_characters = family(
+            "counter", "replaced_characters_total", "Characters that no database takes, stored as U+FFFD."
+        )
         self.redrives = family("counter", "redrives_total", "Redrives of dead letters by result.", "result")
         self.dead_letters = family("gauge", "dead_letters", "Open dead letters.")
         self.last_success = family(
@@ -117,6 +124,7 @@ class StreamFamilies:
         self.stopped = family(
             "gauge", "stream_stopped", "1 from when the stream was stopped until it is read again.", "reason"
         )
+        self.in_doubt = family("gauge", "stream_in_doubt", "1 while the list's answers are not relied on.", "reason")
 
 
 class StreamSeries:
@@ -134,6 +142,7 @@ class StreamSeries:
         self.interaction_events = every.interaction_events.add(stream)
         self.redrives = {result: every.redrives.add(stream, result) for result in REDRIVE_RESULTS}
         self.order_violations = every.order_violations.add(stream)
+        self.replaced_characters = every.replaced_characters.add(stream)
         self.dead_letters = every.dead_letters.add(stream)
         self.last_success = every.last_success.add(stream)
         self.checkpoint = every.checkpoint.add(stream)
@@ -142,3 +151,4 @@ class StreamSeries:
         self.own_id_unknown = every.own_id_unknown.add(stream)
         self.states = {state: every.states.add(stream, state.value) for state in State}
         self.stopped = {reason: every.stopped.add(stream, reason.value) for reason in STOPS}
+        self.in_doubt = {kind: every.in_doubt.add(stream, kind.value) for kind in DOUBTS}

@@ -23,7 +23,7 @@ POLICY = (
 )
 # In the order in which they run: the top level of a script uses only what comes before it.
 STATUS_SCRIPTS = (
-    "words", "elements", "states", "daemon", "notices", "connection", "theme", "rates", "card", "streams",
+    "words", "elements", "states", "daemon", "notices", "health", "connection", "theme", "rates", "card", "streams",
     "verdict", "chart", "toasts", "feed", "dead-letters", "refresh", "page",
 )  # fmt: skip
 LOGIN_SCRIPTS = ("words", "elements", "daemon", "login")

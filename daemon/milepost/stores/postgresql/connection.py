@@ -1,10 +1,8 @@
 """Connections to PostgreSQL, from a pool, and transactions that rely on nothing of a server's session."""
 
 import asyncio
-import os
-import socket
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -15,6 +13,7 @@ from milepost.core.errors import MilepostError, StoreAway
 from milepost.stores.copy import UnfinishedCopy
 from milepost.stores.postgresql.dsn import Dsn
 from milepost.stores.postgresql.errors import errors_of, translated
+from milepost.stores.postgresql.liveness import answering_within, while_answering
 
 Connection = psycopg.AsyncConnection[TupleRow]
 Parameters = Mapping[str, Any] | tuple[Any, ...]
@@ -38,14 +37,23 @@ class Database:
         self.sql = sql
 
     @asynccontextmanager
-    async def transaction(self, *, statement_timeout: str = STATEMENT_TIMEOUT) -> AsyncIterator[Connection]:
+    async def transaction(self) -> AsyncIterator[Connection]:
         """Yield a connection inside a transaction, which is committed at the end, or rolled back if the block raises.
 
         Raises StoreAway or StoreRefused; a row that is refused raises one of REFUSALS.
         """
-        async with self.connection(is_bounded=statement_timeout != NO_TIMEOUT) as connection:
-            await self.begin(connection, statement_timeout)
+        async with self.connection() as connection:
+            await self.begin(connection)
             yield connection
+
+    @asynccontextmanager
+    async def long_transaction(self) -> AsyncIterator[Connection]:
+        """Yield a connection inside a transaction that may take as long as the server is alive; see `transaction`."""
+        with errors_of(self.dsn.name):
+            async with self._working() as connection, while_answering(self.dsn, connection):
+                await self.begin(connection, NO_TIMEOUT)
+                yield connection
+                await connection.commit()
 
     async def rows(self, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
         """Run a statement in a transaction and a round trip of its own. Raises as `transaction` does."""
@@ -73,13 +81,12 @@ class Database:
             raise mark.refusal(self.dsn.name)
 
     @asynccontextmanager
-    async def connection(self, *, is_bounded: bool = True) -> AsyncIterator[Connection]:
+    async def connection(self) -> AsyncIterator[Connection]:
         """Yield a connection. A transaction on it is committed at the end. Raises as `transaction` does."""
         with errors_of(self.dsn.name), ExitStack() as deadline:
             try:
                 async with self._working() as connection:
-                    if is_bounded:
-                        deadline.enter_context(answering_within(ANSWER_SECONDS, connection))
+                    deadline.enter_context(answering_within(ANSWER_SECONDS, connection))
                     yield connection
             except PoolTimeout as error:
                 raise await self.why_away() from error
@@ -166,22 +173,6 @@ async def _answers(connection: Connection) -> bool:
     except psycopg.OperationalError:
         return False
     return True
-
-
-@contextmanager
-def answering_within(seconds: float, connection: Connection) -> Iterator[None]:
-    """Hang up on a server that has not answered by then: whoever waits for it gets a broken connection."""
-    hanging_up = asyncio.get_running_loop().call_later(seconds, _hang_up, connection)
-    try:
-        yield
-    finally:
-        hanging_up.cancel()
-
-
-def _hang_up(connection: Connection) -> None:
-    if not connection.closed:
-        with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as line:
-            line.shutdown(socket.SHUT_RDWR)
 
 
 # --- text, of which PostgreSQL takes everything but the NUL character and half of a surrogate pair --------------------

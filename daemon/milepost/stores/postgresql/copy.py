@@ -1,10 +1,8 @@
 """PostgreSQL schemas as the two sides of a copy: see stores/copy.py."""
 
 import asyncio
-import os
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 
 import psycopg
 from psycopg import IsolationLevel
@@ -18,6 +16,7 @@ from milepost.stores.copy import CHUNK_ROWS, NUL, Row, Table, UnfinishedCopy, re
 from milepost.stores.postgresql.connection import NO_TIMEOUT
 from milepost.stores.postgresql.dsn import Dsn, dsn_of
 from milepost.stores.postgresql.errors import REFUSALS, errors_of, reason_of
+from milepost.stores.postgresql.liveness import hang_up, while_answering_a_thread
 from milepost.stores.postgresql.migrate import demand_current, has_schema, migrate
 from milepost.stores.postgresql.notify import ALIVE_SECONDS
 from milepost.stores.postgresql.reader import PostgresqlLedger
@@ -70,7 +69,7 @@ def _connect(dsn: Dsn) -> Iterator[Connection]:
     """Open a connection, which is rolled back in the end unless it was committed."""
     with errors_of(dsn.name):
         connection = psycopg.connect(dsn.conninfo, **dsn.connect_kwargs())
-    with closing(connection):
+    with closing(connection), while_answering_a_thread(dsn, connection):
         yield connection
 
 
@@ -115,8 +114,7 @@ class _Side:
 
     def interrupt(self) -> None:
         """Hang up: whoever waits for the server learns that the connection broke. Called from another thread."""
-        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self._connection.fileno())) as line:
-            line.shutdown(socket.SHUT_RDWR)
+        hang_up(self._connection)
 
     def _begin(self) -> None:
         self._connection.execute(self._sql["settings"], self._settings)

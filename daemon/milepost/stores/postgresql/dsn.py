@@ -36,8 +36,16 @@ class Dsn(Struct, frozen=True, repr_omit_defaults=True):
         return f"milepost_{sha256(self.schema.encode()).hexdigest()[:16]}"
 
     def connect_kwargs(self) -> dict[str, Any]:
-        """Return what psycopg takes besides the conninfo."""
-        kwargs: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "milepost"}
+        """Return what psycopg takes besides the conninfo.
+
+        The encoding is asked for by every connection, which overrides what ALTER ROLE, ALTER DATABASE, postgresql.conf
+        or PGCLIENTENCODING set for clients: in LATIN1 most names cannot be sent, and SQL_ASCII gives bytes for text.
+        """
+        kwargs: dict[str, Any] = {
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "application_name": "milepost",
+            "client_encoding": "UTF8",
+        }
         if self.is_pooled:
             kwargs["prepare_threshold"] = None  # or it would be prepared in one session and executed in another
         if self.password:

@@ -8,7 +8,7 @@ from milepost.core.journal import Codec
 from milepost.core.model import Changes, Stream
 from milepost.stores.erasure import Forgotten, StreamRows, contact_parameters, removal
 from milepost.stores.postgresql.commit import PostgresqlWriter, Prepared
-from milepost.stores.postgresql.connection import NO_TIMEOUT, connected
+from milepost.stores.postgresql.connection import connected
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.migrate import demand_current
 from milepost.stores.sql import load_statements
@@ -68,5 +68,5 @@ async def _writer(store_url: StoreUrl) -> AsyncIterator[PostgresqlWriter]:
     await demand_current(dsn)
     async with connected(dsn, load_statements("postgresql")) as database:
         await database.demand_finished()
-        async with database.transaction(statement_timeout=NO_TIMEOUT) as connection:
+        async with database.long_transaction() as connection:
             yield PostgresqlWriter(database, Codec(), connection)

@@ -1,5 +1,7 @@
 """What PostgreSQL's errors mean for the user and for the engine, by SQLSTATE."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,7 +41,11 @@ _AWAY = {
     "40": "it conflicted with other sessions; retrying",
     "25": "the server ended a transaction that took too long; retrying",
     "08": "the connection to the server broke; retrying",
+    # What has no state of its own: also a file system of the server that went away (ESTALE, ENODEV).
+    "XX000": "the server has an internal error: see its log; nothing that was committed is lost",
 }
+# PostgreSQL reports a file system that was mounted read-only as it reports missing privileges.
+_READ_ONLY = os.strerror(errno.EROFS)
 _UNREACHABLE = "check that the server runs and that store.url leads to it"
 
 # Of a server that rejects a connection, libpq passes on the text alone, in the server's language: there is no SQLSTATE
@@ -88,6 +94,8 @@ def translated(error: Exception, name: str) -> MilepostError:
             if words in message:
                 return _by_state(name, message, meant)
         return StoreAway(f"the database {name} does not answer: {message}", hint=_UNREACHABLE)
+    if state == "42501" and _READ_ONLY in message:
+        return _by_state(name, message, "58")
     for beginning in (state, state[:2]):
         if beginning in _AWAY or beginning in _REFUSED:
             return _by_state(name, message, beginning)

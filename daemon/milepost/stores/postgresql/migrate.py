@@ -12,6 +12,7 @@ from psycopg.rows import TupleRow
 from milepost.core.errors import StoreRefused
 from milepost.stores.postgresql.dsn import Dsn, dsn_of
 from milepost.stores.postgresql.errors import errors_of
+from milepost.stores.postgresql.liveness import while_answering
 from milepost.stores.postgresql.rights import kept_private
 from milepost.stores.postgresql.views import show_views
 from milepost.stores.url import StoreUrl
@@ -32,7 +33,8 @@ CREATE TABLE IF NOT EXISTS schema_migrations (name text COLLATE "C" PRIMARY KEY,
 @asynccontextmanager
 async def _connection(dsn: Dsn) -> AsyncIterator[Connection]:
     with errors_of(dsn.name):
-        async with await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs()) as connection:
+        connection = await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs())
+        async with while_answering(dsn, connection), connection:
             # Whatever the default is: whoever waited for another one's migration must see it.
             await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
             yield connection

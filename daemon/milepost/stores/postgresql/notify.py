@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 import psycopg
 from psycopg import sql
 
-from milepost.stores.postgresql.connection import ANSWER_SECONDS, answering_within
+from milepost.stores.postgresql.connection import ANSWER_SECONDS
 from milepost.stores.postgresql.dsn import Dsn, dsn_of
 from milepost.stores.postgresql.errors import errors_of
+from milepost.stores.postgresql.liveness import answering_within
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 
@@ -53,7 +54,8 @@ async def _listen(dsn: Dsn, on_commit: Callable[[], None]) -> None:
     async with await psycopg.AsyncConnection.connect(
         dsn.conninfo, autocommit=True, **dsn.connect_kwargs()
     ) as connection:
-        await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(dsn.channel)))
+        with answering_within(ANSWER_SECONDS, connection):
+            await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(dsn.channel)))
         on_commit()
         while True:
             async for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
@@ -66,11 +68,13 @@ async def are_at_work(store_url: StoreUrl) -> bool:
     """Return whether any worker is alive. Raises StoreRefused or StoreAway where that cannot be determined."""
     dsn, statements = dsn_of(store_url), load_statements("postgresql") | load_statements("postgresql", "queue")
     with errors_of(dsn.name):
-        async with await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs()) as connection:
-            await connection.execute(statements["settings"], {"schema": dsn.schema, "statement_timeout": "30s"})
-            (has_queue,) = await (await connection.execute(statements["has_queue_schema"])).fetchone() or (False,)
-            if not has_queue:
-                return False
-            alive = await connection.execute(statements["workers_at_work"], (ALIVE_SECONDS,))
-            (count,) = await alive.fetchone() or (0,)
-            return bool(count)
+        connection = await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs())
+        with answering_within(ANSWER_SECONDS, connection):
+            async with connection:
+                await connection.execute(statements["settings"], {"schema": dsn.schema, "statement_timeout": "30s"})
+                (has_queue,) = await (await connection.execute(statements["has_queue_schema"])).fetchone() or (False,)
+                if not has_queue:
+                    return False
+                alive = await connection.execute(statements["workers_at_work"], (ALIVE_SECONDS,))
+                (count,) = await alive.fetchone() or (0,)
+                return bool(count)

@@ -59,6 +59,11 @@ class PostgresqlSession:
         """Read anything. Raises StoreAway or StoreRefused if the database does not answer."""
         await self.ask("answers", ())
 
+    async def write_nothing(self) -> None:
+        """Write without changing anything."""
+        await self.ask("demand_writable", ())
+        await self.ask("write_nothing", ())
+
     async def source(self) -> DataSource | None:
         """Return where the rows come from; None until that is on record."""
         found = await self.ask("source", ())
@@ -109,6 +114,7 @@ class PostgresqlSession:
             unseen,
             missed,
             all_missed,
+            await self._count_stored(keys),
         )
         pages = pages_elsewhere(known, keys.stream)
         return await self._with_elsewhere(known, keys, pages) if pages else known
@@ -141,6 +147,12 @@ class PostgresqlSession:
         }
         ((unseen, missed, all_missed),) = await self.ask("known_of_sweep", parameters)
         return unseen, frozenset(missed), all_missed
+
+    async def _count_stored(self, keys: Keys) -> int:
+        if not keys.counts_stored:
+            return 0
+        ((stored,),) = await self.ask("count_stored", stream_parameters(keys.stream))
+        return int(stored)
 
     async def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
         """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""

@@ -18,6 +18,7 @@ from milepost.stores.audit import Audit, Row, Table
 from milepost.stores.postgresql.connection import NO_TIMEOUT, Database, connected, storable
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.errors import errors_of
+from milepost.stores.postgresql.liveness import hang_up, while_answering
 from milepost.stores.postgresql.migrate import demand_current
 from milepost.stores.postgresql.queries import PostgresqlSession
 from milepost.stores.sql import load_statements
@@ -73,9 +74,10 @@ class PostgresqlReader(PostgresqlSession):
                 return function(ledger)
 
         try:
-            return await asyncio.to_thread(audited)
+            async with while_answering(dsn, connection):
+                return await asyncio.to_thread(audited)
         except asyncio.CancelledError:
-            connection.cancel_safe()
+            hang_up(connection)
             raise
 
 

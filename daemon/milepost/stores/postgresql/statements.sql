@@ -434,6 +434,11 @@ SELECT
         WHERE stream = %(stream)s AND sweep_started_at = %(sweep_started_at)s
     );
 
+-- name: count_stored
+SELECT count(*)
+FROM conversations
+WHERE platform = %(platform)s AND page_id = %(page_id)s AND deleted_at IS NULL;
+
 -- name: forgotten_among
 -- A conversation keeps its id on any page.
 SELECT stored.id
@@ -717,6 +722,10 @@ SELECT source, instant_text(since) FROM unfinished_copy;
 -- name: demand_writable
 -- Finds out at the start, not at the first commit, that nothing may be written.
 UPDATE checkpoints SET version = version WHERE false;
+
+-- name: write_nothing
+-- Commits a record that nobody reads, to find out whether commits are possible. It changes no row.
+SELECT pg_logical_emit_message(true, 'milepost', '');
 
 -- name: source
 SELECT kind, base_url FROM source WHERE place = 1;

@@ -14,6 +14,7 @@ from milepost.core.errors import MilepostError, OutcomeUnknown, RowsRejected, St
 from milepost.core.journal import Codec
 from milepost.core.ports import Commit, Committed, DueDeadLetter, Rejected
 from milepost.stores.group_commit import GroupCommit, GroupResult
+from milepost.stores.last_write import LastWrite
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import Database, connected
 from milepost.stores.postgresql.dsn import dsn_of
@@ -51,16 +52,21 @@ class PostgresqlStore(PostgresqlSession):
         self._events_chunk_size = events_chunk_size
         self._group_commit = GroupCommit(self._write_group)
         self.provenance = Provenance(self, database.dsn.name)
+        self._last_write = LastWrite(self.write_nothing)
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""
         found = await self.dead_letters_with_payloads(dead_letter_ids)
         return tuple(due for due in found if due.dead_letter.closed_at is None)
 
+    async def takes_writes(self) -> None:
+        """Raise StoreAway or StoreRefused if nothing can be written."""
+        await self._last_write.demand()
+
     async def commit(self, commit: Commit) -> Committed | Rejected:
         """Store a commit durably and whole or not at all, together with those that wait at the same time."""
         await self.provenance.before(commit)
-        return await self._group_commit.commit(commit)
+        return await self._last_write.watch(self._group_commit.commit(commit))
 
     async def settle(self, commit: Commit) -> Committed | None:
         """Return whether a commit of unknown outcome was stored; None if it was not, and will not be.

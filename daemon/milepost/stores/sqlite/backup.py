@@ -3,12 +3,14 @@
 import os
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from milepost.core.errors import MilepostError
+from milepost.stores.sqlite.files import WAL
 
 STEP_PAGES = 1_000  # 4 MB: some milliseconds, after which a copy can be abandoned
+MAX_WAL_BYTES = 512 * 2**20
 
 # SQLite's errors about the file that is written, not about the one that is read.
 _UNWRITABLE = {"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_TRUNCATE", "SQLITE_CANTOPEN", "SQLITE_READONLY"}
@@ -18,7 +20,8 @@ def copy(source: sqlite3.Connection, target: Path, progress: Callable[[int, int]
     """Copy all of `source` into the file `target`, empty or not yet there, and onto the disk.
 
     The whole copy reads one snapshot. Otherwise SQLite would start it over at each commit of the daemon, and never end
-    beside a busy one; so the daemon's commits go into the WAL meanwhile, and wait for nothing.
+    beside a busy one; so the daemon's commits go into the WAL meanwhile, and wait for nothing, until the WAL has
+    MAX_WAL_BYTES. From then on they wait for the end of the copy, which is some seconds for each gigabyte.
 
     Args:
         source: a connection without a transaction.
@@ -31,10 +34,15 @@ def copy(source: sqlite3.Connection, target: Path, progress: Callable[[int, int]
     source.execute("BEGIN")
     try:
         source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # takes the snapshot, which BEGIN does not
-        with closing(sqlite3.connect(target, isolation_level=None)) as copied:
+        with closing(sqlite3.connect(target, isolation_level=None)) as copied, closing(_Writers(source)) as writers:
+
+            def step(_: int, left: int, pages: int) -> None:
+                writers.bound_wal()
+                progress(pages - left, pages)
+
             copied.execute("PRAGMA synchronous = OFF")  # it is synced once, below
             copied.execute("PRAGMA journal_mode = OFF")
-            source.backup(copied, pages=STEP_PAGES, progress=lambda _, left, pages: progress(pages - left, pages))
+            source.backup(copied, pages=STEP_PAGES, progress=step)
             copied.execute("PRAGMA journal_mode = DELETE")  # it came as WAL, which needs two more files to be read
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorname", "") not in _UNWRITABLE:
@@ -43,6 +51,25 @@ def copy(source: sqlite3.Connection, target: Path, progress: Callable[[int, int]
     finally:
         source.execute("ROLLBACK")
     _sync(target)
+
+
+class _Writers:
+    """Those who write to the database that is copied. They wait once the WAL is too large, until this is closed."""
+
+    def __init__(self, source: sqlite3.Connection) -> None:
+        ((path,),) = source.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchall()
+        self._wal = Path(f"{path}{WAL}")
+        self._kept_out = sqlite3.connect(path, isolation_level=None, timeout=0)
+
+    def bound_wal(self) -> None:
+        """Take the one place of a writer, if the WAL has MAX_WAL_BYTES and nobody writes at this moment."""
+        with suppress(FileNotFoundError, sqlite3.OperationalError):
+            if self._wal.stat().st_size >= MAX_WAL_BYTES and not self._kept_out.in_transaction:
+                self._kept_out.execute("BEGIN IMMEDIATE")
+
+    def close(self) -> None:
+        """Let them go on."""
+        self._kept_out.close()
 
 
 def demand_whole(connection: sqlite3.Connection) -> None:

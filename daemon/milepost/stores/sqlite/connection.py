@@ -18,6 +18,7 @@ import aiosqlite
 from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, StoreBusy, StoreRefused
 from milepost.stores.sqlite.files import LOCK, OWNER_ONLY, beside
 from milepost.stores.sqlite.identity import Inode, OpenFiles, inode_of
+from milepost.stores.sqlite.system_errors import CHECK_RIGHTS, error_of, why_unopened
 
 Result = TypeVar("Result")
 
@@ -26,16 +27,18 @@ LOCK_RETRY_SECONDS = 0.05
 
 # Errors that do not pass, by SQLite's result code, with what to do about each.
 _REFUSED = {
-    "SQLITE_CANTOPEN": "check store.url, that its directory exists and that this user may write there",
-    "SQLITE_READONLY": "Milepost must be able to write the database file and its directory",
-    "SQLITE_PERM": "Milepost must be able to write the database file and its directory",
-    "SQLITE_AUTH": "Milepost must be able to write the database file and its directory",
+    "SQLITE_READONLY": CHECK_RIGHTS,
+    "SQLITE_PERM": CHECK_RIGHTS,
+    "SQLITE_AUTH": CHECK_RIGHTS,
     "SQLITE_NOTADB": "the file is not a SQLite database: check store.url",
     "SQLITE_ERROR": "the tables are not Milepost's: check store.url, or restore the database from a backup",
     "SQLITE_CORRUPT": "restore the database from a backup, then start again: the journal knows where to continue",
 }
+# Errors whose cause the operating system knows, and SQLite does not say.
+_OF_THE_SYSTEM = {"SQLITE_CANTOPEN", "SQLITE_READONLY"}
 # Errors that may pass, with what to do if they do not.
 _AWAY = {
+    "SQLITE_CANTOPEN": "there may have been no room for a file, or no file descriptor: see the system log",
     "SQLITE_BUSY": "another program has locked the database; retrying",
     "SQLITE_LOCKED": "another program has locked the database; retrying",
     "SQLITE_FULL": "the disk is full: make room; nothing that was committed is lost",
@@ -49,6 +52,9 @@ def _translated(error: sqlite3.Error, path: Path) -> MilepostError | None:
     """Return what a SQLite error means for the user; None where it is a bug of ours."""
     code = getattr(error, "sqlite_errorname", "") or ""
     primary = "_".join(code.split("_")[:2])
+    if primary in _OF_THE_SYSTEM and (cause := why_unopened(path)) is not None:
+        found = error_of(path, "cannot be used", cause)
+        return type(found)(f"the database {path} cannot be used: {error}: {cause.strerror}", hint=found.hint)
     if primary in _REFUSED:
         return StoreRefused(f"the database {path} cannot be used: {error}", hint=_REFUSED[primary])
     if primary in _AWAY:
@@ -178,13 +184,13 @@ def lock_database(path: Path) -> Iterator[dict[Path, Inode]]:
 
     The kernel drops the lock with the process, however it ends. It excludes nobody once another file is in its place.
 
-    Raises StoreBusy if another process holds it, StoreRefused if the lock cannot be made.
+    Raises StoreBusy if another process holds it, StoreRefused or StoreAway if the lock cannot be made.
     """
     lock_path = beside(path, LOCK)
     try:
         descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY)
     except OSError as error:
-        raise _unlockable(path, error) from error
+        raise error_of(path, "cannot be locked", error) from error
     try:
         try:
             _lock(descriptor)
@@ -195,7 +201,7 @@ def lock_database(path: Path) -> Iterator[dict[Path, Inode]]:
                 hint="stop it first, or let it do the work: `milepost status` shows what it does",
             ) from error
         except OSError as error:  # a file system without locks
-            raise _unlockable(path, error) from error
+            raise error_of(path, "cannot be locked", error) from error
         with suppress(OSError):  # only names the holder; the database itself reports a full disk
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -215,13 +221,6 @@ def _lock(descriptor: int) -> None:
             return
         time.sleep(LOCK_RETRY_SECONDS)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _unlockable(path: Path, error: OSError) -> StoreRefused:
-    return StoreRefused(
-        f"the database {path} cannot be locked: {error.strerror}: {path}.lock",
-        hint="check store.url, that its directory exists and that this user may write there",
-    )
 
 
 def is_held(path: Path) -> bool:

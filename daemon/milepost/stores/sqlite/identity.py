@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from milepost.core.errors import StoreAway, StoreLost
+from milepost.core.errors import StoreAway, StoreLost, StoreRemounted
 from milepost.stores.sqlite.files import SHM, WAL, beside
+from milepost.stores.sqlite.system_errors import error_of
 
 Inode = tuple[int, int]
 """A file, whatever its name: its device and its number there."""
@@ -24,6 +25,8 @@ RESTORE = (
     "nothing is written any more; put the file back or restore a backup while Milepost is stopped, as"
     " docs/operations.md says: without a file, a start creates a new, empty database"
 )
+MOUNT = "mount it again: what was committed is on it, and Milepost waits for it"
+ANEW = "nothing is written any more; what was committed is safe: start Milepost again, as its systemd unit does"
 START_AGAIN = (
     "nothing is written any more; what was committed is safe: see that nothing removes files beside the database,"
     " and start Milepost again"
@@ -48,10 +51,12 @@ class OpenFiles:
         self._others: dict[Path, Inode | None] = dict(others or {})
         self._descriptor = descriptor
         self._header = b""
-        self._lost: tuple[str, str] | None = None
+        self._device: int | None = None
+        self._lost: StoreLost | None = None
 
     def opening(self) -> None:
-        """Remember the database that SQLite is about to open."""
+        """Remember the database that SQLite is about to open, and the file system that it is on."""
+        self._device = self._device_there()
         self._database = self._named(self._path)
 
     def opened(self, *, has_wal: bool) -> None:
@@ -68,18 +73,34 @@ class OpenFiles:
         """
         self._lost = self._lost or self._loss()
         if self._lost is not None:
-            message, hint = self._lost
-            raise StoreLost(message, hint=hint)
+            raise type(self._lost)(self._lost.message, hint=self._lost.hint)
 
-    def _loss(self) -> tuple[str, str] | None:
-        """Return what was lost, if anything, and what to do."""
-        if (change := self._change(self._path, self._database)) is not None:
-            return f"the database {self._path} was {change} while it was open", RESTORE
+    def _loss(self) -> StoreLost | None:
+        """Return what was lost, if anything. Raises StoreAway while the file system is not mounted."""
+        change = self._change(self._path, self._database)
+        if self._device is not None and self._device_there() != self._device:
+            return self._of_another_file_system()
+        if change is not None:
+            return StoreLost(f"the database {self._path} was {change} while it was open", hint=RESTORE)
         if self._read_header() != self._header:
-            return f"the database {self._path} was overwritten while it was open", RESTORE
+            return StoreLost(f"the database {self._path} was overwritten while it was open", hint=RESTORE)
         for path, inode in self._others.items():
             if (change := self._change(path, inode)) is not None:
-                return f"{path}, which the database needs, was {change} while it was open", START_AGAIN
+                message = f"{path}, which the database needs, was {change} while it was open"
+                return StoreLost(message, hint=START_AGAIN)
+        return None
+
+    def _of_another_file_system(self) -> StoreRemounted:
+        if self._named(self._path) is None:
+            raise StoreAway(f"the file system of the database {self._path} is not mounted any more", hint=MOUNT)
+        message = f"the file system of the database {self._path} was mounted anew while it was open"
+        return StoreRemounted(message, hint=ANEW)
+
+    def _device_there(self) -> int | None:
+        """Return the file system of the database's directory or, where that is missing, of the nearest one above it."""
+        for directory in self._path.absolute().parents:
+            if (found := self._named(directory)) is not None:
+                return found[0]
         return None
 
     def _change(self, path: Path, opened: Inode | None) -> str | None:
@@ -95,18 +116,24 @@ class OpenFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise StoreAway(
-                f"the database {self._path} does not answer: {path}: {error.strerror}",
-                hint="see the system log, and check the permissions of its directory",
-            ) from error
+            raise self._away(path, error) from error
 
     def _read_header(self) -> bytes:
-        return b"" if self._descriptor is None else os.pread(self._descriptor, HEADER_BYTES, 0)
+        try:
+            return b"" if self._descriptor is None else os.pread(self._descriptor, HEADER_BYTES, 0)
+        except OSError as error:
+            raise self._away(self._path, error) from error
+
+    def _away(self, path: Path, error: OSError) -> StoreAway:
+        return StoreAway(
+            f"the database {self._path} does not answer: {path}: {error.strerror}",
+            hint="see the system log, and check the permissions of its directory",
+        )
 
 
 @contextmanager
 def kept_open(path: Path) -> Iterator[int]:
-    """Open the database at `path` for reading during the block. Raises StoreAway where it cannot be opened.
+    """Open the database at `path` for reading during the block. Raises StoreAway or StoreRefused if that fails.
 
     The block has to outlast the process's connections: closing any descriptor of a file drops all locks that the
     process holds on it, SQLite's included (fcntl_locking(2)).
@@ -114,7 +141,7 @@ def kept_open(path: Path) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise StoreAway(f"the database {path} does not answer: {error.strerror}", hint="see its permissions") from error
+        raise error_of(path, "cannot be opened", error) from error
     try:
         yield descriptor
     finally:

@@ -47,6 +47,11 @@ class SqliteSession:
         """Read anything."""
         self.ask("answers").fetchone()
 
+    def write_nothing(self) -> None:
+        """Write without changing anything. The caller begins the transaction and ends it."""
+        self.ask("demand_writable")
+        self.ask("write_nothing")
+
     def source(self) -> DataSource | None:
         """Return where the rows come from; None until that is on record."""
         found = self.ask("source").fetchone()
@@ -91,6 +96,7 @@ class SqliteSession:
             unseen,
             missed,
             all_missed,
+            self._count_stored(keys),
         )
         pages = pages_elsewhere(known, stream)
         return self._with_elsewhere(known, keys, pages) if pages else known
@@ -130,6 +136,12 @@ class SqliteSession:
         if keys.stretch is not None:
             (unseen,) = self.ask("count_unseen", stretch_parameters(keys.stream, keys.stretch)).fetchone()
         return unseen, frozenset(conversation_id for (conversation_id,) in missed), all_missed
+
+    def _count_stored(self, keys: Keys) -> int:
+        if not keys.counts_stored:
+            return 0
+        (stored,) = self.ask("count_stored", stream_parameters(keys.stream)).fetchone()
+        return int(stored)
 
     def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
         """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter
-from milepost.core.errors import MilepostError
+from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import Entry
 from milepost.core.journal import Codec, RunOf
 from milepost.core.model import Stream
@@ -25,6 +25,8 @@ from milepost.stores.sqlite.files import close_to_others
 from milepost.stores.sqlite.identity import OpenFiles
 from milepost.stores.sqlite.migrate import demand_current
 from milepost.stores.sqlite.queries import SqliteSession
+
+ENTRIES_PER_STEP = 2_000  # some ten milliseconds
 
 Result = TypeVar("Result")
 
@@ -100,7 +102,17 @@ class SqliteReader:
 
     async def verify(self) -> Audit:
         """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""
-        return await self._audit(_verify)
+        is_abandoned = threading.Event()
+
+        def go_on() -> None:
+            if is_abandoned.is_set():
+                raise MilepostError("the check was abandoned")
+
+        try:
+            return await self._audit(partial(verify_in_steps, go_on=go_on))
+        except asyncio.CancelledError:
+            is_abandoned.set()
+            raise
 
     async def verify_whole(self) -> Audit:
         """Verify, and read every page as well. Raises JournalDamaged, or MilepostError for a damaged page."""
@@ -176,13 +188,51 @@ class SqliteLedger:
         self._session.connection.executemany(self._session.sql[f"upsert_{table}"], projected)
 
 
-def _verify(session: SqliteSession) -> Audit:
-    """Verify one moment of the journal, while a daemon goes on writing. Raises JournalDamaged."""
-    session.connection.execute("BEGIN")
-    try:
-        return audit.verify(SqliteLedger(session))
-    finally:
-        session.connection.execute("ROLLBACK")
+class SteppedLedger(SqliteLedger):
+    """A Ledger that is read in many short transactions, because a daemon goes on writing.
+
+    While a transaction reads, SQLite cannot reuse the WAL, which then grows with each commit (by 560 MB in 75 s). The
+    journal only grows, and what an entry leaves behind for good (an ended run, a closed dead letter) stays as it is, so
+    only the last entries and the rows that still change have to be read at one moment: the transaction of the last step
+    is left open for that.
+    """
+
+    def __init__(self, session: SqliteSession, go_on: Callable[[], None]) -> None:
+        super().__init__(session)
+        self._go_on = go_on
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the whole journal, in the order of seq. `go_on` is called between steps."""
+        after, found = 0, self._step(0)
+        while len(found) == ENTRIES_PER_STEP:
+            self._session.connection.execute("ROLLBACK")
+            after = found[-1].seq
+            yield from (each.entry for each in found)
+            self._go_on()
+            found = self._step(after)
+        yield from (each.entry for each in found)
+
+    def _step(self, after: int) -> list[StoredEntry]:
+        self._session.connection.execute("BEGIN")
+        return self._session.entries(after=after, limit=ENTRIES_PER_STEP)
+
+
+def verify_in_steps(session: SqliteSession, go_on: Callable[[], None]) -> Audit:
+    """Verify the journal up to the moment of the last step, while a daemon goes on writing. Raises JournalDamaged."""
+    ledger = SteppedLedger(session, go_on)
+    while True:
+        removals = ledger.removals()
+        try:
+            verified = audit.verify(ledger)
+            if ledger.removals() == removals:
+                return verified
+        except JournalDamaged:
+            if ledger.removals() == removals:
+                raise
+        finally:
+            if session.connection.in_transaction:
+                session.connection.execute("ROLLBACK")
+        # A stream was removed meanwhile, with its ended runs and closed dead letters: what was read of those is void.
 
 
 def _rebuild(session: SqliteSession) -> Audit:

@@ -319,6 +319,9 @@ WHERE stream = ? AND sweep_started_at = ? AND conversation_id IN (SELECT value F
 -- name: count_missed
 SELECT count(*) FROM missed_conversations WHERE stream = ? AND sweep_started_at = ?;
 
+-- name: count_stored
+SELECT count(*) FROM conversations WHERE platform = :platform AND page_id = :page_id AND deleted_at IS NULL;
+
 -- name: has_forgotten
 SELECT 1 FROM forgotten WHERE platform = :platform LIMIT 1;
 
@@ -560,6 +563,10 @@ SELECT 1 FROM journal LIMIT 1;
 -- name: demand_writable
 -- Finds out at the start, not at the first commit, that the file is read-only.
 UPDATE checkpoints SET version = version WHERE false;
+
+-- name: write_nothing
+-- Commits a page that stays as it is, to find out whether commits are possible.
+PRAGMA user_version = 0;
 
 -- name: source
 SELECT kind, base_url FROM source WHERE place = 1;

@@ -21,6 +21,7 @@ from milepost.core.journal import Codec
 from milepost.core.model import DataSource, Keys, Known
 from milepost.core.ports import Commit, Committed, DueDeadLetter, Rejected
 from milepost.stores.group_commit import GroupCommit, GroupResult
+from milepost.stores.last_write import LastWrite
 from milepost.stores.provenance import Provenance
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import REFUSALS, SqliteWriter, reason_of
@@ -103,6 +104,7 @@ class SqliteStore:
         self._writer_on = partial(SqliteWriter, load_statements("sqlite"), codec)
         self._group_commit = GroupCommit(self._write_group)
         self.provenance = Provenance(self, database.path)
+        self._last_write = LastWrite(self._write_nothing)
 
     async def load(self, stream: str) -> Checkpoint:
         """Return the stream's checkpoint: its snapshot, and the entries since."""
@@ -129,6 +131,10 @@ class SqliteStore:
         """Read anything. Raises StoreAway or StoreRefused if the database does not answer."""
         await self._run(SqliteSession.answers)
 
+    async def takes_writes(self) -> None:
+        """Raise StoreAway or StoreRefused if nothing can be written."""
+        await self._last_write.demand()
+
     async def source(self) -> DataSource | None:
         """Return where the rows come from; None until that is on record."""
         return await self._run(SqliteSession.source)
@@ -148,7 +154,7 @@ class SqliteStore:
     async def commit(self, commit: Commit) -> Committed | Rejected:
         """Store a commit durably and whole or not at all, together with those that wait at the same time."""
         await self.provenance.before(commit)
-        return await self._group_commit.commit(commit)
+        return await self._last_write.watch(self._group_commit.commit(commit))
 
     async def settle(self, commit: Commit) -> Committed | None:
         """Return whether a commit of unknown outcome was stored; None if it was not, and will not be."""
@@ -172,6 +178,13 @@ class SqliteStore:
 
     async def _run(self, question: Callable[[SqliteWriter], Result]) -> Result:
         return await self._database.run(lambda connection: question(self._writer_on(connection)))
+
+    async def _write_nothing(self) -> None:
+        def write(connection: sqlite3.Connection) -> None:
+            with transaction(connection):
+                self._writer_on(connection).write_nothing()
+
+        await self._database.write(write)
 
     async def _write_group(self, commits: list[Commit]) -> Sequence[GroupResult]:
         return await self._database.write(lambda connection: self._write(commits, self._writer_on(connection)))

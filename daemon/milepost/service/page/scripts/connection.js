@@ -4,33 +4,34 @@ const OUTAGE_AFTER_MS = 10_000;
 const OUTAGE = "This page resumes by itself when the daemon is back. "
   + "Its log, or `systemctl status milepost`, says why it is down.";
 
-const unreachable = new Set(); // which of "events" and "answers"
-let unreachableSince = null;
+const unreachable = new Map(); // which of "events" and "answers", and since when
 
 function markReachable(what) {
   unreachable.delete(what);
-  if (unreachable.size === 0) unreachableSince = null;
   showConnection();
 }
 
 function markUnreachable(what) {
-  unreachable.add(what);
-  unreachableSince ??= now();
+  if (!unreachable.has(what)) unreachable.set(what, now());
   showConnection();
 }
 
-/** Return since when the daemon is unreachable, if that is longer than a restart takes; otherwise null. */
+/**
+ * Return since when the daemon is unreachable, if that is longer than a restart takes; otherwise null. While it answers
+ * requests it is not, even if it has no events to send, because its database is unavailable.
+ */
 function outageSince() {
-  return unreachableSince !== null && now() - unreachableSince > OUTAGE_AFTER_MS ? unreachableSince : null;
+  const since = unreachable.get("answers");
+  return since !== undefined && now() - since > OUTAGE_AFTER_MS ? since : null;
 }
 
 function showConnection() {
   const isOutage = outageSince() !== null;
-  const [tone, words] = unreachableSince === null ? ["done", "Live"]
-    : isOutage ? ["stopped", `Unreachable since ${clock(unreachableSince, { seconds: true })}`]
+  const [tone, words] = unreachable.size === 0 ? ["done", "Live"]
+    : isOutage ? ["stopped", `Unreachable since ${clock(outageSince(), { seconds: true })}`]
       : ["warning", "Reconnecting …"];
   setTone(byId("connection"), tone);
   setText(byId("connection").querySelector("span"), words);
-  document.body.classList.toggle("stale", isOutage);
+  document.body.classList.toggle("stale", isOutage || issueOf("store_away") !== null);
   showNotice("connection", isOutage ? OUTAGE : null);
 }

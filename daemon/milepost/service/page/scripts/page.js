@@ -61,6 +61,7 @@ function wire() {
 showTheme(chosenTheme());
 setText(byId("zone"), zoneInWords());
 wire();
+await refreshDaemon();
 await refresh();
 subscribe({ onEvent, onConnected, onDisconnected: () => markUnreachable("events") });
-await refreshForever();
+await Promise.all([refreshForever(), watchDaemonForever()]);

@@ -7,6 +7,7 @@ const STATES = {
   interrupted: { words: "Interrupted", tone: "warning" },
   retrying: { words: "Retrying", tone: "warning" },
   rate_limited: { words: "Rate limited", tone: "waiting" },
+  queued: { words: "Waiting for a slot", tone: "waiting" },
   syncing: { words: "Syncing", tone: "working" },
   paused: { words: "Between runs", tone: "waiting" },
   on_hold: { words: "Paused", tone: "held" },

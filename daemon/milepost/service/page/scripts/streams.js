@@ -8,6 +8,8 @@ const NONE_CHOSEN = "No stream matches. Try another name, or all states.";
 const NONE = "There are no streams yet. Add your pages under `pages` in config.yaml: "
   + "they are picked up when the file is saved.";
 
+const NONE_DISCOVERED = "There are no streams, because the pages cannot be discovered.";
+
 const cards = new Map(); // by stream
 let streams = [];
 let namesByKey = new Map();
@@ -61,7 +63,8 @@ function showCounts(chosen, shown) {
   byId("more-streams").hidden = shown === chosen;
   setText(byId("more-streams"), `Show more (${(chosen - shown).toLocaleString("en")} left)`);
   byId("streams-empty").hidden = chosen > 0;
-  setTextWithCode(byId("streams-empty"), streams.length > 0 ? NONE_CHOSEN : NONE);
+  const none = issueOf("discovery_failed") === null ? NONE : NONE_DISCOVERED;
+  setTextWithCode(byId("streams-empty"), streams.length > 0 ? NONE_CHOSEN : none);
 }
 
 /** Offer those states to filter by that some stream is in. */

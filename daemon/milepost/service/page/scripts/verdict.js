@@ -10,7 +10,10 @@ const VERDICTS = [
     many: "are retrying after a failure",
   },
   { states: ["rate_limited"], tone: "waiting", one: "is rate limited", many: "are rate limited" },
-  { states: ["syncing", "never_synced", "paused"], tone: "working", one: "is syncing", many: "are syncing" },
+  { states: ["syncing"], tone: "working", one: "is syncing", many: "are syncing" },
+  { states: ["queued"], tone: "waiting", one: "is waiting for a slot", many: "are waiting for a slot" },
+  { states: ["never_synced"], tone: "idle", one: "has not begun", many: "have not begun" },
+  { states: ["paused"], tone: "waiting", one: "is between runs", many: "are between runs" },
   {
     states: ["complete_with_errors"],
     tone: "warning",
@@ -47,7 +50,7 @@ function verdictOnDaemon({ words, more }) {
 
 function showVerdict() {
   const onStreams = verdictOn(streams.filter((stream) => stream.is_configured !== false));
-  const { tone, words, more } = verdictOnDaemon(onStreams) ?? onStreams;
+  const { tone, words, more } = verdictOnDaemon(onStreams) ?? verdictOnIssues(onStreams) ?? onStreams;
   setTone(byId("summary"), tone);
   setText(byId("verdict"), words);
   setText(byId("verdict-more"), more || "\u00a0");

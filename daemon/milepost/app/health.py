@@ -1,0 +1,101 @@
+"""Puts together what is wrong with the daemon as a whole, as its parts know it."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta
+
+from msgspec.structs import replace
+
+from milepost import __version__
+from milepost.app.build import Parts
+from milepost.app.store_watch import StoreWatch
+from milepost.core.model import Stream
+from milepost.core.problems import Problem
+from milepost.facebook.rate_limiter import Slowdown
+from milepost.reporting.health import DaemonStatus, Issue, IssueKind, most_serious_first, status_line, why_unready
+from milepost.reporting.humanize import counted
+from milepost.reporting.status import limit_in_words
+
+STUCK_ADVICE = "`milepost status` says for each what to do; what is new is copied meanwhile"
+SLOW_ADVICE = "nothing to do: the spacing wears off within minutes, and keeps calls from being refused"
+
+
+class Health:
+    """What is wrong with the daemon. It is asked in the event loop, and never waits for the database."""
+
+    def __init__(self, parts: Parts, store_watch: StoreWatch, redact: Callable[[str], str]) -> None:
+        self.store_watch = store_watch
+        self._discovery = parts.discovery
+        self._reloader = parts.reloader
+        self._registry = parts.registry
+        self._slots = parts.engine.slots
+        self._stalled = parts.supervisor.stalled
+        self._now = parts.clock.now
+        self._redact = redact
+        self._getting_nowhere: Callable[[], Mapping[Stream, Problem]] = dict
+
+    def watch(self, getting_nowhere: Callable[[], Mapping[Stream, Problem]]) -> None:
+        """Ask for the streams that get nowhere, too: the live view knows them."""
+        self._getting_nowhere = getting_nowhere
+
+    def status(self) -> DaemonStatus:
+        """Return the status of the daemon as a whole."""
+        queued = {stream.key: since for stream, since in self.queued().items()}
+        return DaemonStatus(self._now(), __version__, self.issues(), queued, self.slowed_down())
+
+    def issues(self) -> tuple[Issue, ...]:
+        """Return what is wrong, the most serious first."""
+        return most_serious_first(map(self._without_secrets, self._found()))
+
+    def queued(self) -> Mapping[Stream, datetime]:
+        """Return since when streams have been waiting for a slot."""
+        now = self._now()
+        return {
+            stream: (now - timedelta(seconds=seconds)).replace(microsecond=0)
+            for stream, seconds in self._slots.waiting_seconds().items()
+        }
+
+    def slowed_down(self) -> Mapping[str, str]:
+        """Return the pages whose calls are far apart, by id, with how far and why."""
+        return {page_id: _in_words(slowdown) for page_id, slowdown in self._registry.slowdowns().items()}
+
+    def status_line(self, streams: str) -> str:
+        """Return in one line what is wrong, and how the streams stand."""
+        return status_line(self.issues(), streams, self._now())
+
+    def why_unready(self) -> str | None:
+        """Return why nothing is copied; None if something is."""
+        return why_unready(self.issues(), self._now())
+
+    def _without_secrets(self, issue: Issue) -> Issue:
+        """Redact why something is wrong: a token in the wrong place of config.yaml is quoted from there."""
+        return issue if issue.reason is None else replace(issue, reason=self._redact(issue.reason))
+
+    def _found(self) -> Iterator[Issue]:
+        away = self.store_watch.issue()
+        if away is not None:
+            yield away
+        stalled = self._stalled()
+        if stalled is not None:
+            yield Issue(IssueKind.STALLED, "streams are stalled", reason=stalled)
+        if stuck := self._getting_nowhere():
+            reason = "; ".join(f"{stream.key}: {problem}" for stream, problem in stuck.items())
+            what = f"{counted(len(stuck), 'stream')} getting nowhere"
+            yield Issue(IssueKind.GETTING_NOWHERE, what, reason=reason, advice=STUCK_ADVICE)
+        yield from self._discovery.issues()
+        yield from self._reloader.issues()
+        slowdowns = self._registry.slowdowns()
+        if slowdowns:
+            worst = max(slowdowns.values(), key=lambda slowdown: slowdown.seconds)
+            seconds = asyncio.get_running_loop().time() - min(slowdown.since for slowdown in slowdowns.values())
+            since = (self._now() - timedelta(seconds=seconds)).replace(microsecond=0)
+            what = f"calls are slowed down for {counted(len(slowdowns), 'page')}"
+            yield Issue(IssueKind.SLOWED_DOWN, what, since, _why(worst), SLOW_ADVICE)
+
+
+def _in_words(slowdown: Slowdown) -> str:
+    return f"calls are {counted(round(slowdown.seconds), 'second')} apart, because {_why(slowdown)}"
+
+
+def _why(slowdown: Slowdown) -> str:
+    return f"{slowdown.ratio:.0%} of {limit_in_words(slowdown.scope)} was reported as used"

@@ -1,0 +1,114 @@
+"""Watches whether the database is available: it is pinged every few seconds, and runs report their commits."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+import structlog
+from msgspec import Struct
+
+from milepost.core.errors import MilepostError
+from milepost.core.ports import Clock
+from milepost.engine.feed import Notice, Recorded, StoreRetried
+from milepost.engine.interrupt import Stop
+from milepost.reporting.health import Issue, IssueKind
+from milepost.reporting.status import StoreOutage
+from milepost.service.probes import SharedPing
+
+ASK_SECONDS = 5.0
+MAX_ANSWER_SECONDS = 10.0  # a database that is only busy takes less
+GIVEN_UP_SECONDS = 30.0  # a run that has not retried for so long has ended without a commit
+ADVICE = "Milepost retries, and continues from the last committed batch when the database is back"
+
+log = structlog.get_logger("milepost")
+
+
+class _LastRetry(Struct, frozen=True):
+    """The stream whose commit failed last, and when its run must have tried again, by the steady clock."""
+
+    stream: str
+    by: float
+
+
+class StoreWatch:
+    """Whether the database is available, from its answers to pings and from the commits of the runs.
+
+    Where a batch does not fit, the small write of a ping may: an outage that a run has met ends with a commit only.
+
+    Args:
+        ping: finds out whether the database answers and takes writes; raises MilepostError if not.
+        wake: runs a stream at once, and returns whether there is one. A run that gave up is repeated, so that the end
+            of the outage does not go unnoticed until the next one is due.
+        clock: dates the outages.
+    """
+
+    def __init__(self, ping: Callable[[], Awaitable[None]], wake: Callable[[str], bool], clock: Clock) -> None:
+        self._ping = SharedPing(ping)
+        self._wake = wake
+        self._clock = clock
+        self._unanswered: StoreOutage | None = None
+        self._unwritten: StoreOutage | None = None
+        self._last_retry: _LastRetry | None = None
+
+    def read(self, notice: Notice) -> None:
+        """Take in a notice of a failed commit, or of one that succeeded, whoever made it."""
+        match notice:
+            case StoreRetried(stream=stream, away_seconds=away_seconds, wait_seconds=wait_seconds, reason=reason):
+                began = self._clock.now() - timedelta(seconds=away_seconds)
+                since = began if self._unwritten is None else self._unwritten.since
+                self._unwritten = StoreOutage(since, reason)
+                self._last_retry = _LastRetry(stream, self._clock.steady() + wait_seconds + GIVEN_UP_SECONDS)
+            case Recorded():
+                self._unanswered = self._unwritten = self._last_retry = None
+            case _:
+                return
+
+    async def run(self, stop: Stop) -> None:
+        """Ask the database every few seconds, until a stop is requested."""
+        while not stop.is_requested:
+            await self.ask()
+            async with stop.interruptible():
+                await self._clock.sleep_until(self._clock.now() + timedelta(seconds=ASK_SECONDS))
+
+    async def ask(self) -> None:
+        """Ask the database once."""
+        try:
+            await self._ping.demand(MAX_ANSWER_SECONDS)
+        except TimeoutError:
+            self._lose(f"it did not answer within {MAX_ANSWER_SECONDS:g} s")
+        except MilepostError as error:
+            self._lose(str(error))
+        else:
+            self._found()
+
+    @property
+    def outage(self) -> StoreOutage | None:
+        """The outage, if the database is unavailable; what a run met says more than what a ping met."""
+        unwritten, unanswered = self._unwritten, self._unanswered
+        if unwritten is None or unanswered is None:
+            return unwritten or unanswered
+        return StoreOutage(min(unwritten.since, unanswered.since), unwritten.reason)
+
+    def issue(self) -> Issue | None:
+        """Return what is wrong with the database, if anything is."""
+        outage = self.outage
+        if outage is None:
+            return None
+        return Issue(IssueKind.STORE_AWAY, "the database is unavailable", outage.since, outage.reason, ADVICE)
+
+    def _lose(self, reason: str) -> None:
+        if self.outage is None:  # otherwise it is in the log already
+            log.warning("database unavailable, retrying", part="health", reason=reason)
+        since: datetime = self._clock.now() if self._unanswered is None else self._unanswered.since
+        self._unanswered = StoreOutage(since, reason)
+
+    def _found(self) -> None:
+        if self._unanswered is not None:
+            self._unanswered = None
+            if self.outage is None:
+                log.info("database available again", part="health")
+        retry = self._last_retry
+        if retry is None or self._clock.steady() < retry.by:
+            return
+        self._last_retry = _LastRetry(retry.stream, self._clock.steady() + GIVEN_UP_SECONDS)
+        if not self._wake(retry.stream):  # nobody is left who could find out
+            self._unwritten = self._last_retry = None

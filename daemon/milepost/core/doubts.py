@@ -1,0 +1,77 @@
+"""Answers that are not to be believed: what a completed sweep says of an inbox, compared with what is stored.
+
+A right that was lost, and an incident, can look like an inbox without conversations. So an implausible answer deletes
+nothing and is on record with the sweep, until another sweep shows that all is well. Marks of deletion can wait: rows
+stay, and it is worse to lose sight of thousands than to show three too long.
+"""
+
+from datetime import datetime, timedelta
+
+from milepost.core.checkpoint import Checkpoint, Doubt
+from milepost.core.events import Entry, Mode, Progress, SweepCompleted, Tally
+from milepost.core.model import Known
+from milepost.core.problems import Problem, ProblemKind
+from milepost.core.progress import futile_runs, futility
+
+HANDFUL = 5  # so many may be gone at once from an inbox of any size
+AGREES_AFTER = timedelta(days=1)  # before a second sweep that misses most is believed
+MAX_INTERVAL_SECONDS = 86_400.0  # between full sweeps as long as the last one is in doubt
+
+WITHOUT_PROGRESS = (ProblemKind.NO_PROGRESS, ProblemKind.CURSOR_LOOP, ProblemKind.FALSE_END)
+KINDS = (*WITHOUT_PROGRESS, ProblemKind.EMPTY_INBOX, ProblemKind.MOST_MISSING, ProblemKind.OUT_OF_ORDER)
+
+
+def implausible(missed: int, known: Known, before: Doubt | None, now: datetime, *, is_empty: bool) -> Problem | None:
+    """Return why the answers of a whole sweep are not believed; None if they are.
+
+    `missed` counts the stored conversations that it did not find, and `is_empty` says that nothing at all was listed. A
+    sweep that misses most is believed if one said so a day ago and no other has found more since; an empty inbox never.
+    """
+    if known.stored and is_empty:
+        what = f"the list of conversations is empty, and {known.stored} are stored"
+        return Problem(ProblemKind.EMPTY_INBOX, what)
+    if missed <= HANDFUL or 2 * missed <= known.stored:
+        return None
+    if before is not None and before.problem.kind is ProblemKind.MOST_MISSING and now - before.since >= AGREES_AFTER:
+        return None
+    what = f"the sweep did not find {missed} of {known.stored} conversations that are stored"
+    return Problem(ProblemKind.MOST_MISSING, what)
+
+
+def out_of_order(tally: Tally, progress: Progress) -> Problem | None:
+    """Return the problem of a list without an order, as far as the batches of a whole sweep show that.
+
+    A few breaks are normal: a thread that moves is listed at its old place for a moment.
+    """
+    is_mixed = progress.inversions >= HANDFUL and 10 * progress.inversions >= tally.conversations
+    is_jumping = progress.raised >= 3 and 4 * progress.raised >= tally.batches
+    if not (is_mixed or is_jumping):
+        return None
+    return Problem(ProblemKind.OUT_OF_ORDER, "the list of conversations is not ordered by updated_time")
+
+
+def doubt_after(before: Doubt | None, entry: Entry, event: SweepCompleted) -> Doubt | None:
+    """Return the doubt after a completed sweep. Only a full one clears it, or any one if the inbox had been empty."""
+    if event.problem is not None:
+        is_same = before is not None and before.problem.kind is event.problem.kind
+        return Doubt(event.problem, before.since if before is not None and is_same else entry.recorded_at)
+    is_cleared = event.mode is Mode.FULL or (before is not None and before.problem.kind is ProblemKind.EMPTY_INBOX)
+    return None if is_cleared else before
+
+
+def doubt_about(checkpoint: Checkpoint) -> Problem | None:
+    """Return the trouble that a stream's list makes now, whether its sweep is open or complete; None if none."""
+    if (problem := trouble_under_way(checkpoint)) is not None:
+        return problem
+    return checkpoint.doubt.problem if checkpoint.doubt is not None else None
+
+
+def trouble_under_way(checkpoint: Checkpoint) -> Problem | None:
+    """Return why the open sweep gets nowhere; None if it does get on, or none is open."""
+    if (futile := futility(futile_runs(checkpoint))) is not None:
+        return futile
+    run, sweep = checkpoint.run, checkpoint.sweep
+    if sweep is None or sweep.problem is not None:
+        return sweep.problem if sweep is not None else None
+    problem = run.problem if run is not None else None
+    return problem if problem is not None and problem.kind in WITHOUT_PROGRESS else None

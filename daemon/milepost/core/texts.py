@@ -1,0 +1,42 @@
+"""Texts as every database takes them, and as a reader can trust them.
+
+PostgreSQL stores no NUL, and UTF-8 has no half of a surrogate pair; neither means anything in what people wrote. Such
+a character is replaced, alike for every database, so that the rest of its row is kept.
+"""
+
+import re
+from unicodedata import category
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_HALF = re.compile("[\ud800-\udfff]")
+_JOINERS = "\u200c\u200d"  # which join emoji and letters, and hide nothing
+
+
+def storable(text: str) -> tuple[str, int]:
+    """Return a text with U+FFFD for each NUL and each half of a surrogate pair, and how many those were."""
+    return _UNSTORABLE.subn(REPLACEMENT, text)
+
+
+def storable_id(text: str) -> tuple[str, int]:
+    """Return an id with U+FFFD for each half of a surrogate pair. A NUL stays, for such an id is refused."""
+    return _HALF.subn(REPLACEMENT, text)
+
+
+def visible(text: str) -> str:
+    """Return a text of somebody else on one line, with escapes for what would be invisible or change what is seen.
+
+    Those are control characters, which can drive a terminal, changes of direction, which make a line read otherwise
+    than it is, and characters that no font has.
+    """
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else _escaped(each) for each in text)
+    return " ".join(text.split())
+
+
+def _escaped(character: str) -> str:
+    if character.isspace() or character in _JOINERS:
+        return character
+    if category(character) == "Cs":
+        return REPLACEMENT
+    return character.encode("unicode_escape").decode()

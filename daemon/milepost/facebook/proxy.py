@@ -1,0 +1,100 @@
+"""The way to the API that the environment prescribes: a proxy, and whose certificates are trusted.
+
+The variables are those that most programs know: HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE. There is no HTTP_PROXY, because
+plain HTTP is allowed to the loopback only, so that tokens in plain text never leave the machine.
+"""
+
+import ssl
+from base64 import b64encode
+from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
+
+from msgspec import Struct
+from yarl import URL
+
+from milepost.core.errors import BadConfiguration
+
+HINT = "write http://host:port, with user:password@ before the host if the proxy asks for it, or unset the variable"
+
+
+class Proxy(Struct, frozen=True):
+    """A proxy: its `url` has neither user nor password. Those are in `headers`, which the repr leaves out."""
+
+    url: URL
+    headers: Mapping[str, str] = {}
+
+    def __str__(self) -> str:
+        return str(self.url)
+
+    def __repr__(self) -> str:
+        return f"Proxy({str(self.url)!r})"
+
+
+def proxy_to(url: URL, environment: Mapping[str, str]) -> Proxy | None:
+    """Return the proxy to use for a URL; None for none. Raises BadConfiguration, which does not quote the variable."""
+    written = _variable("HTTPS_PROXY", environment)
+    if url.scheme != "https" or not written or _is_direct(url, _variable("NO_PROXY", environment)):
+        return None
+    try:
+        proxy = URL(written if "://" in written else f"http://{written}")
+        headers = {"Proxy-Authorization": _basic(proxy.user, proxy.password or "")} if proxy.user else {}
+        port = proxy.port
+    except ValueError:  # its message may quote the password
+        raise BadConfiguration("HTTPS_PROXY is not the URL of a proxy", hint=HINT) from None
+    if proxy.scheme not in ("http", "https"):
+        what = f"HTTPS_PROXY names a proxy for {proxy.scheme}, but only HTTP proxies are supported"
+        raise BadConfiguration(what, hint=HINT)
+    if not proxy.host or not port or " " in written:
+        raise BadConfiguration("HTTPS_PROXY names no host, or an impossible port", hint=HINT)
+    return Proxy(URL.build(scheme=proxy.scheme, host=proxy.host, port=port), headers)
+
+
+def _basic(user: str, password: str) -> str:
+    """Return credentials as a header has them (RFC 7617)."""
+    return f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"
+
+
+def trusted(environment: Mapping[str, str]) -> ssl.SSLContext | None:
+    """Return a context that trusts the certificates in SSL_CERT_FILE; None without that variable.
+
+    OpenSSL reads it by itself as well, but says nothing about a file that is missing or holds no certificate. Raises
+    BadConfiguration for such a one.
+    """
+    path = environment.get("SSL_CERT_FILE")
+    if not path:
+        return None
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError:
+        reason = "holds no certificates"
+    except OSError as error:
+        reason = f"cannot be read: {(error.strerror or 'unknown error').lower()}"
+    else:
+        return context
+    hint = "name a file of PEM certificates that this user may read, or unset the variable"
+    raise BadConfiguration(f"SSL_CERT_FILE: {path} {reason}", hint=hint)
+
+
+def _variable(name: str, environment: Mapping[str, str]) -> str:
+    return environment.get(name.lower()) or environment.get(name) or ""
+
+
+def _is_direct(url: URL, no_proxy: str) -> bool:
+    """Return whether NO_PROXY lists the URL's host: by its name or a domain, as an address or its network, or `*`."""
+    host, port = url.host or "", url.port
+    for written in no_proxy.replace(",", " ").split():
+        entry, _, only_port = written.rpartition(":") if written.count(":") == 1 else (written, "", "")
+        domain = entry.lower().removeprefix("*").strip(".[]")
+        if only_port not in ("", str(port)):
+            continue
+        if entry == "*" or (domain and (host == domain or host.endswith(f".{domain}"))) or _is_within(host, entry):
+            return True
+    return False
+
+
+def _is_within(host: str, network: str) -> bool:
+    try:
+        return ip_address(host) in ip_network(network.strip("[]"), strict=False)
+    except ValueError:
+        return False

@@ -1,0 +1,92 @@
+"""What is wrong with the daemon as a whole, not with one stream: in words, the most serious first.
+
+The one vocabulary for the status line of systemd, `/readyz`, the API, the status page and `milepost status`.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from enum import StrEnum
+
+from msgspec import Struct
+
+from milepost.reporting.humanize import ago, clock, on_one_line
+from milepost.reporting.status import StoreOutage
+
+
+class IssueKind(StrEnum):
+    """What an issue is about; the most serious first."""
+
+    STORE_AWAY = "store_away"  # nothing can be read or written
+    STALLED = "stalled"  # runs do not end
+    GETTING_NOWHERE = "getting_nowhere"  # a stream's list of conversations leads nowhere
+    NOTHING_TO_DO = "nothing_to_do"  # there is no stream
+    DISCOVERY_FAILED = "discovery_failed"  # the pages that source.access_token manages are not known
+    RELOAD_REFUSED = "reload_refused"  # the configuration on disk is not the one in effect
+    RESTART_NEEDED = "restart_needed"  # neither is a part of it
+    SLOWED_DOWN = "slowed_down"  # calls are spaced because a rate limit's budget runs out
+
+
+SERIOUSNESS = tuple(IssueKind)
+UNREADY = frozenset(  # nothing is copied, or not as it should be
+    {IssueKind.STORE_AWAY, IssueKind.STALLED, IssueKind.GETTING_NOWHERE, IssueKind.NOTHING_TO_DO}
+)
+
+
+class Issue(Struct, frozen=True):
+    """Something that is wrong: `what` in words, since when (null if that is unknown), why, and what a person can do."""
+
+    kind: IssueKind
+    what: str
+    since: datetime | None = None
+    reason: str | None = None
+    advice: str | None = None
+
+
+class DaemonStatus(Struct, frozen=True):
+    """The daemon as a whole at the instant `at`, from its memory: it is known while the database is unavailable.
+
+    `issues` are what is wrong with it, the most serious first. `queued` says by stream since when it has been waiting
+    for a slot, `slowed_down` by page how far apart its calls are, and why.
+    """
+
+    at: datetime
+    version: str
+    issues: tuple[Issue, ...]
+    queued: Mapping[str, datetime]
+    slowed_down: Mapping[str, str]
+
+
+def outage_in(issues: Iterable[Issue], now: datetime) -> StoreOutage | None:
+    """Return the outage of the database, if that is one of the issues."""
+    away = next((issue for issue in issues if issue.kind is IssueKind.STORE_AWAY), None)
+    return None if away is None else StoreOutage(away.since or now, away.reason or away.what)
+
+
+def most_serious_first(issues: Iterable[Issue]) -> tuple[Issue, ...]:
+    """Sort issues."""
+    return tuple(sorted(issues, key=lambda issue: SERIOUSNESS.index(issue.kind)))
+
+
+def in_a_sentence(issue: Issue, now: datetime) -> str:
+    """Return an issue in one line, without the advice."""
+    since = "" if issue.since is None else f" since {clock(issue.since, now)} ({ago(issue.since, now)})"
+    return f"{issue.what}{since}" + ("" if issue.reason is None else f": {on_one_line(issue.reason)}")
+
+
+def status_line(issues: Iterable[Issue], streams: str, now: datetime) -> str:
+    """Return what the daemon is doing in one line: what is wrong first, and then how the streams stand.
+
+    Instants are without how long ago they were: the line would change all the time.
+    """
+    wrong = [
+        issue.what
+        + ("" if issue.since is None else f" since {clock(issue.since, now)}")
+        + ("" if issue.reason is None else f" ({on_one_line(issue.reason)})")
+        for issue in issues
+    ]
+    return "; ".join([*wrong, streams])
+
+
+def why_unready(issues: Iterable[Issue], now: datetime) -> str | None:
+    """Return why nothing is copied; None if something is."""
+    return next((in_a_sentence(issue, now) for issue in issues if issue.kind in UNREADY), None)

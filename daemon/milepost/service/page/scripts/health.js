@@ -1,0 +1,49 @@
+// What is wrong with the daemon as a whole: it comes before how the streams stand.
+
+/** The kinds of issues. One that is `stopped` is the verdict: nothing is copied. */
+const ISSUE_TONES = {
+  store_away: "stopped",
+  stalled: "stopped",
+  nothing_to_do: "stopped",
+  discovery_failed: "warning",
+  getting_nowhere: "warning",
+  reload_refused: "warning",
+  restart_needed: "waiting",
+  slowed_down: "waiting",
+};
+
+let issues = []; // the most serious first
+
+function updateDaemon(status) {
+  for (const { kind } of issues) showNotice(kind, null);
+  ({ issues } = status);
+  for (const issue of issues) if (ISSUE_TONES[issue.kind] !== "stopped") showNotice(issue.kind, issueInWords(issue));
+  showConnection();
+  if (issues.length > 0 || streams.length > 0) showVerdict();
+}
+
+function issueOf(kind) {
+  return issues.find((issue) => issue.kind === kind) ?? null;
+}
+
+/** Return an issue in sentences. */
+function issueInWords(issue) {
+  return `${capitalized(issue.what)}${detailsOf(issue)}`;
+}
+
+/** Return since when something is wrong, why, and what a person can do. */
+function detailsOf({ since, reason, advice }) {
+  const begin = since === null ? "" : ` since ${clock(since)}`;
+  const why = reason === null ? "." : `: ${reason}.`;
+  return `${begin}${why}${advice === null ? "" : ` ${capitalized(advice)}.`}`;
+}
+
+/** Return the verdict on what keeps everything from being copied, above that on the streams; null if nothing does. */
+function verdictOnIssues({ words, more }) {
+  const worst = issues.find(({ kind }) => ISSUE_TONES[kind] === "stopped");
+  if (worst === undefined) return null;
+  const details = capitalized(detailsOf({ ...worst, since: null }).replace(/^[.:] ?/, ""));
+  const since = worst.since === null ? "" : `Since ${clock(worst.since)}`;
+  const onStreams = streams.length > 0 ? [words, more] : [];
+  return { tone: "stopped", words: capitalized(worst.what), more: [since, details, ...onStreams].filter(Boolean).join(" · ") };
+}

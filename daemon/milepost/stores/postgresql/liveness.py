@@ -1,0 +1,136 @@
+"""Whether a server still answers, for waits that may rightly take long: migrations, audits, erasures.
+
+A statement that works for minutes looks like one on a frozen server, or behind a line that swallows everything. So
+other connections are tried meanwhile; a server that keeps silent to those as well will not answer at all.
+"""
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from milepost.core.errors import StoreAway
+from milepost.stores.postgresql.dsn import Dsn
+
+EVERY_SECONDS = 15.0
+ANSWER_SECONDS = 10.0
+SILENT_TRIES = 2  # one may be lost while the server is merely busy
+
+AnyConnection = psycopg.AsyncConnection[TupleRow] | psycopg.Connection[TupleRow]
+
+
+@asynccontextmanager
+async def while_answering(dsn: Dsn, connection: AnyConnection) -> AsyncIterator[None]:
+    """Hang up on the connection as soon as the server has become silent. Raises StoreAway then."""
+    watching = asyncio.create_task(_silence_of(dsn), name=f"liveness of {dsn.name}")
+    watching.add_done_callback(lambda task: None if task.cancelled() else hang_up(connection))
+    try:
+        yield
+    except (psycopg.Error, StoreAway) as error:
+        if not watching.done():
+            raise
+        raise _silent(dsn) from error
+    finally:
+        watching.cancel()
+        await asyncio.wait({watching})
+
+
+@contextmanager
+def while_answering_a_thread(dsn: Dsn, connection: psycopg.Connection[TupleRow]) -> Iterator[None]:
+    """Do the same for a thread without an event loop: another thread has one meanwhile."""
+    watcher = _Watcher(dsn, connection)
+    watcher.start()
+    try:
+        yield
+    except (psycopg.Error, StoreAway) as error:
+        if not watcher.was_silent:
+            raise
+        raise _silent(dsn) from error
+    finally:
+        watcher.stop()
+
+
+class _Watcher(threading.Thread):
+    """Hangs up on a connection as soon as the server has become silent, until it is stopped."""
+
+    def __init__(self, dsn: Dsn, connection: AnyConnection) -> None:
+        super().__init__(name=f"liveness of {dsn.name}", daemon=True)
+        self.was_silent = False
+        self._dsn = dsn
+        self._connection = connection
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+
+    def run(self) -> None:
+        """Watch, in this thread."""
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._watch())
+
+    def stop(self) -> None:
+        """End it, from another thread."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self.join()
+
+    async def _watch(self) -> None:
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        silence = asyncio.ensure_future(_silence_of(self._dsn))
+        done, pending = await asyncio.wait({stopping, silence}, return_when=asyncio.FIRST_COMPLETED)
+        if silence in done:
+            self.was_silent = True
+            hang_up(self._connection)
+            await self._stopping.wait()
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+
+def _silent(dsn: Dsn) -> StoreAway:
+    return StoreAway(
+        f"the database {dsn.name} does not answer: the server accepts connections, or packets, but says nothing",
+        hint="see whether the server is suspended, out of memory, or behind a broken line",
+    )
+
+
+@contextmanager
+def answering_within(seconds: float, connection: AnyConnection) -> Iterator[None]:
+    """Hang up on a server that has not answered by then: whoever waits for it gets a broken connection."""
+    hanging_up = asyncio.get_running_loop().call_later(seconds, hang_up, connection)
+    try:
+        yield
+    finally:
+        hanging_up.cancel()
+
+
+def hang_up(connection: AnyConnection) -> None:
+    """Break a connection, whoever waits for it in whichever thread."""
+    if not connection.closed:
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
+
+
+async def _silence_of(dsn: Dsn) -> None:
+    """Return once the server has kept silent to several new connections in a row."""
+    silent = 0
+    while silent < SILENT_TRIES:
+        await asyncio.sleep(EVERY_SECONDS if silent == 0 else 0)
+        silent = silent + 1 if await _is_silent(dsn) else 0
+
+
+async def _is_silent(dsn: Dsn) -> bool:
+    """Return whether nothing is heard. An error is an answer: of a server that restarts, or has no connection left."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            connection = await psycopg.AsyncConnection.connect(dsn.conninfo, autocommit=True, **dsn.connect_kwargs())
+        with answering_within(ANSWER_SECONDS, connection):
+            async with connection:
+                await connection.execute("SELECT 1")  # a pooler accepts connections while its server is frozen
+    except (psycopg.Error, OSError):  # TimeoutError is an OSError
+        return loop.time() - began >= ANSWER_SECONDS
+    return False

@@ -1,0 +1,129 @@
+"""What the status page says while something is wrong with the daemon as a whole."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+from playwright.async_api import Browser, Page, expect
+
+from kit.binary import started
+from kit.browser import visiting
+from kit.full_disk import ballast_of, installed_on_small_disk
+from kit.installation import Installation, PostgresqlInstallation
+from kit.postgres import Servers, fresh_database
+from kit.simulated import BAKERY, BICYCLES, frozen_world
+from milepost.simulator.access import USER
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def verdict(page: Page, text: str) -> None:
+    await expect(page.locator("#verdict")).to_have_text(text)
+
+
+async def test_a_full_disk_is_the_verdict_whatever_the_streams_do(tmp_path: Path, browser: Browser) -> None:
+    with installed_on_small_disk(tmp_path) as installation:
+        async with frozen_world(600, pages=(BICYCLES,)) as simulator:
+            installation.configure_for(simulator, store={"url": f"sqlite:///{installation.database}"})
+            async with started(tmp_path, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+                page = visit.page
+                await verdict(page, "The database is unavailable")
+                await expect(page.locator("#verdict-more")).to_contain_text("the disk is full: make room")
+                await expect(page.locator("#summary")).to_have_attribute("data-tone", "stopped")
+                await expect(page).to_have_title("The database is unavailable · Milepost")
+                await expect(page.locator(".card .state")).to_have_text("Retrying")
+                assert await visit.faults() == []
+                await expect(page.locator(".card .waits")).to_contain_text("Waits for the database")
+                ballast_of(installation.database.parent).unlink()
+                await verdict(page, "The stream is up to date")
+
+
+async def test_a_stopped_postgresql_is_the_verdict_although_no_stream_can_be_read(
+    tmp_path: Path, browser: Browser, postgres_servers: Servers
+) -> None:
+    server = postgres_servers.of("newest")
+    with fresh_database(server, template=None) as database:
+        installation = PostgresqlInstallation(tmp_path, database)
+        async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+            installation.configure_for(simulator)
+            async with started(tmp_path, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+                await expect(visit.page.locator(".card .state")).to_have_text("Up to date")
+                visit.expects("503")
+                server.stop("immediate")
+                try:
+                    await verdict(visit.page, "The database is unavailable")
+                    await expect(visit.page.locator("#verdict-more")).to_contain_text("The stream is up to date")
+                    await expect(visit.page.locator("body")).to_have_class("stale")
+                finally:
+                    server.start()
+                await verdict(visit.page, "The stream is up to date")
+
+
+async def test_failed_discovery_is_said_where_there_are_streams_and_where_there_are_none(
+    installation: Installation, browser: Browser
+) -> None:
+    async with frozen_world(20, pages=(BAKERY, BICYCLES)) as simulator:
+        simulator.world.access.revoke(USER)
+        source = {"access_token": simulator.world.user_token, "discover_pages": True}
+        installation.configure(simulator.base_url, source=source)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await verdict(page, "There is no stream to work on")
+            await expect(page.locator("#streams-empty")).to_contain_text("cannot be discovered")
+            await expect(page.locator("#notice")).to_contain_text("code 190")
+            simulator.world.access.allow(USER)
+            daemon.signal(signal.SIGHUP)
+            await verdict(page, "All 3 streams are up to date")
+            await expect(page.locator("#notice")).to_be_hidden()
+            simulator.world.access.revoke(USER)
+            daemon.signal(signal.SIGHUP)
+            await expect(page.locator("#notice")).to_contain_text("cannot be discovered since")
+            await expect(page.locator("#notice")).to_contain_text("Give source.access_token a new token")
+
+
+async def test_a_refused_reload_is_said_until_the_file_is_right(installation: Installation, browser: Browser) -> None:
+    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator)
+        good = installation.config.read_text()
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await verdict(page, "The stream is up to date")
+            installation.config.write_text(yaml.safe_dump({**yaml.safe_load(good), "sync": {"batch_size": 5000}}))
+            daemon.signal(signal.SIGHUP)
+            await expect(page.locator("#notice")).to_contain_text("sync.batch_size: found 5000")
+            await verdict(page, "The stream is up to date")
+            installation.config.write_text(good)
+            daemon.signal(signal.SIGHUP)
+            await expect(page.locator("#notice")).to_be_hidden()
+
+
+async def test_what_waits_for_a_slot_or_has_not_begun_does_not_count_as_syncing(
+    installation: Installation, browser: Browser
+) -> None:
+    async with frozen_world(60, pages=(BAKERY, BICYCLES)) as simulator:
+        simulator.hold(after=2)
+        installation.configure_for(simulator, sync={"concurrency": 1, "batch_size": 20, "interval": "1h"})
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await verdict(page, "1 of 3 streams is syncing")
+            await expect(page.locator("#verdict-more")).to_have_text("2 are waiting for a slot")
+            await expect(page.locator(".card .state", has_text="Waiting for a slot")).to_have_count(2)
+            simulator.release()
+            await verdict(page, "All 3 streams are up to date")
+
+
+async def test_a_token_revoked_after_a_transient_failure_is_the_reason_that_is_shown(
+    installation: Installation, browser: Browser
+) -> None:
+    async with frozen_world(20, "http_500=first:1", pages=(BICYCLES,)) as simulator:
+        simulator.hold(after=1)  # so that the token is revoked before the second attempt
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            await daemon.says("fetch failed, retrying")
+            simulator.world.access.revoke(BICYCLES.id, 463)
+            simulator.release()
+            card = visit.page.locator(".card")
+            await verdict(visit.page, "The stream needs you")
+            await expect(card.locator(".problem")).to_contain_text("code 190")
+            await expect(card.locator(".advice")).to_contain_text("The token has expired: give page")

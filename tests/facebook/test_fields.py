@@ -1,0 +1,183 @@
+"""Fields that the API refuses by name are left out; the essential ones stop the stream."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import pytest
+from aiohttp import web
+
+from contracts.source_contract import RecordingGate
+from kit.builders import NOON, STREAM, budget, checkpoint_of, given, run_started
+from kit.graph_answers import PAGE_ID, TOKEN, Json, error, listed, message, thread
+from kit.loopback import serving
+from milepost.core.events import FieldsLeftOut, RunStarted
+from milepost.core.model import Batch, Detail, Platform, Stream
+from milepost.core.ports import Fetched, Refused, Request
+from milepost.core.problems import Problem, ProblemKind
+from milepost.core.records import note_left_out
+from milepost.core.remedies import Remedy, rule_for
+from milepost.facebook.calls import Access
+from milepost.facebook.client import GraphClient
+from milepost.facebook.fields import ESSENTIAL, refused_field, without
+from milepost.facebook.inbox import FacebookInbox
+from milepost.facebook.rate_limiter import Budget, RateLimiter
+from milepost.facebook.wire import list_fields
+from milepost.reporting.advice import advice_on
+
+REQUESTED = list_fields(Platform.MESSENGER, 20, Detail.NESTED)
+OPTIONAL = ("link", "snippet", "message_count", "unread_count", "can_reply", "sticker", "attachments", "shares")
+
+
+def nonexisting(name: str, code: int = 100) -> Json:
+    return error(code, f"(#{code}) Tried accessing nonexisting field ({name}) on node type (UnifiedThread)")
+
+
+class FussyApi:
+    """One thread with one message, for requests without the fields that it does not know any more."""
+
+    def __init__(self, *unknown: str) -> None:
+        self.unknown = unknown
+        self.asked: list[str] = []
+
+    async def respond(self, request: web.Request) -> web.Response:
+        fields = request.query["fields"]
+        self.asked.append(fields)
+        for name in self.unknown:
+            if without(fields, [name]) != fields:
+                return web.json_response(nonexisting(name), status=400)
+        if request.path.endswith("/conversations"):
+            return web.json_response(listed(thread("t_1", message("m_1"))))
+        return web.json_response(thread("t_1", message("m_1")))
+
+
+@asynccontextmanager
+async def inbox_of(api: FussyApi) -> AsyncIterator[FacebookInbox]:
+    clock = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    async with serving(api.respond) as base_url, GraphClient(base_url, "v26.0", clock=lambda: clock) as client:
+        access = Access(TOKEN, RateLimiter(0, Budget()))
+        yield FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), access, RecordingGate())
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", OPTIONAL)
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "(#100) Tried accessing nonexisting field ({}) on node type (UnifiedThread)",
+            "(#12) {} field is deprecated for versions v27.0 and higher",
+            "{} is not a valid field",
+            "'{}' is not a valid field.",
+            "Unknown fields: {}.",
+            "Invalid field: messages{{{}}}",
+            "The field {} has been removed",
+            "Field messages.{} is not supported",
+        ],
+    )
+    def test_a_refused_field_is_known_by_the_words_of_the_refusal(self, name: str, text: str) -> None:
+        assert refused_field(Problem(ProblemKind.API, text.format(name), code=100), REQUESTED) == name
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "(#100) Invalid parameter",
+            "An unexpected error has occurred. Please retry your request later.",
+            "(#100) Tried accessing nonexisting field (accounts) on node type (Page)",
+            "Please reduce the amount of data you're asking for, then retry your request",
+            "A link in this message is invalid",
+        ],
+    )
+    def test_other_refusals_name_no_field(self, text: str) -> None:
+        assert refused_field(Problem(ProblemKind.API, text, code=100), REQUESTED) is None
+
+    def test_only_the_api_names_fields(self) -> None:
+        assert refused_field(Problem(ProblemKind.NONSENSE, "link is not a valid field"), REQUESTED) is None
+
+    @pytest.mark.parametrize("platform", Platform)
+    def test_a_request_can_be_made_without_any_of_them(self, platform: Platform) -> None:
+        requested = list_fields(platform, 20, Detail.NESTED)
+        optional = {*OPTIONAL, "story", "is_unsupported"}
+
+        assert without(requested, optional) == (
+            "id,updated_time,participants,messages.limit(20){id,created_time,from,message}"
+        )
+        assert without(requested, []) == requested
+        assert without("id,participants", ["participants"]) == "id"
+
+
+class TestRequests:
+    @pytest.mark.parametrize("name", OPTIONAL)
+    async def test_a_field_that_is_refused_is_left_out_from_then_on(self, name: str) -> None:
+        api = FussyApi(name)
+        async with inbox_of(api) as inbox:
+            first, second = await inbox.fetch(Request(None, 5, 20)), await inbox.fetch(Request(None, 5, 20))
+
+        assert isinstance(first, Fetched)
+        assert isinstance(second, Fetched)
+        assert (first.left_out, second.left_out) == ((name,), (name,))
+        assert len(first.batch.conversations[0].interactions) == 1
+        assert api.asked == [REQUESTED, *[without(REQUESTED, [name])] * 2], "tried once"
+
+    async def test_several_are_left_out_one_after_the_other(self) -> None:
+        api = FussyApi("link", "shares", "can_reply")
+        async with inbox_of(api) as inbox:
+            outcome = await inbox.fetch(Request(None, 5, 20))
+
+        assert isinstance(outcome, Fetched)
+        assert outcome.left_out == ("can_reply", "link", "shares")
+        assert len(api.asked) == 4
+
+    async def test_single_threads_are_read_without_it_too(self) -> None:
+        api = FussyApi("sticker")
+        async with inbox_of(api) as inbox:
+            separate = await inbox.fetch(Request(None, 1, 20, detail=Detail.SEPARATE))
+            reread = await inbox.reread("t_1", 20)
+
+        assert isinstance(separate, Fetched)
+        assert isinstance(reread, Fetched)
+        assert separate.left_out is None, "the list alone does not show it"
+        assert len(separate.batch.conversations[0].interactions) == 1
+
+    async def test_a_new_start_tries_it_again(self) -> None:
+        api = FussyApi("link")
+        for _ in range(2):
+            async with inbox_of(api) as inbox:
+                await inbox.fetch(Request(None, 5, 20))
+
+        assert api.asked.count(REQUESTED) == 2
+
+    @pytest.mark.parametrize("name", sorted(ESSENTIAL - {"id", "messages"}))
+    async def test_an_essential_field_stops_the_stream_and_is_said_plainly(self, name: str) -> None:
+        async with inbox_of(FussyApi(name)) as inbox:
+            outcome = await inbox.fetch(Request(None, 5, 20))
+
+        assert isinstance(outcome, Refused)
+        assert rule_for(outcome.problem, has_cursor=True).remedy is Remedy.STOP_CONFIGURATION
+        assert name in outcome.problem.message
+        assert "source.version" in advice_on(outcome.problem, STREAM)
+
+
+class TestRecord:
+    def noted(self, left_out: tuple[str, ...] | None, *on_record: str) -> object:
+        outcome = Fetched(Batch((), None), NOON, 0.1, left_out)
+        before = given(run_started(), FieldsLeftOut(on_record)) if on_record else given(run_started())
+        record = note_left_out(before, outcome, budget())
+        return None if record is None else record.events
+
+    def test_what_is_left_out_is_recorded_once(self) -> None:
+        assert self.noted(("link",)) == (FieldsLeftOut(("link",)),)
+        assert self.noted(("link",), "link") is None
+        assert self.noted(("link", "shares"), "link") == (FieldsLeftOut(("link", "shares")),)
+
+    def test_it_is_recorded_that_all_fields_are_read_again(self) -> None:
+        assert self.noted((), "link") == (FieldsLeftOut(),)
+        assert self.noted(()) is None
+
+    def test_a_request_that_does_not_show_it_records_nothing(self) -> None:
+        assert self.noted(None, "link") is None
+
+    def test_a_run_of_which_nothing_is_on_record_begins_with_it(self) -> None:
+        record = note_left_out(checkpoint_of(), Fetched(Batch((), None), NOON, 0.1, ("link",)), budget())
+
+        assert record is not None
+        assert record.events == (RunStarted(NOON), FieldsLeftOut(("link",)))

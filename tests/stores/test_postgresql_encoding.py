@@ -1,0 +1,109 @@
+"""Connections speak UTF-8, whatever a role, a database or the environment sets for clients."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kit.builders import STREAM
+from kit.pgbouncer import needs_pgbouncer, pooled
+from kit.postgres import ROLE, Database, Server, fresh_database
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.model import Changes, Keys
+from milepost.core.ports import Committed
+from milepost.stores.copy import CopyJob
+from milepost.stores.open import copy_store, forget, has_database, is_at_work, open_reader, open_store
+from milepost.stores.postgresql.notify import listening
+from milepost.stores.url import StoreUrl
+from stores.histories import commit_after, contact_row, conversation_row, event_row
+
+NAME = "Łucja 👩‍👩‍👧 愛 ع"
+ROWS = Changes(
+    (conversation_row("t_1", snippet=NAME),), (contact_row("c_1", name=NAME),), (event_row("m_1", text=NAME),)
+)
+# What somebody's other programs may want of the database, the role or the machine.
+SETTINGS = {
+    "latin for a database": ("ALTER DATABASE {database} SET client_encoding = 'LATIN1'", ""),
+    "latin for a role": ("ALTER ROLE {role} IN DATABASE {database} SET client_encoding = 'LATIN1'", ""),
+    "none for a database": ("ALTER DATABASE {database} SET client_encoding = 'SQL_ASCII'", ""),
+    "japanese in the environment": ("", "EUC_JP"),
+    "two bytes in the environment, latin for a database": (
+        "ALTER DATABASE {database} SET client_encoding = 'LATIN9'",
+        "WIN1251",
+    ),
+}
+
+
+@pytest.fixture(params=SETTINGS)
+def foreign(request: pytest.FixtureRequest, postgres: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """Yield an empty database, not yet migrated, whose clients get another encoding unless they ask for one."""
+    statement, environment = SETTINGS[request.param]
+    with fresh_database(postgres, template=None) as database:
+        if statement:
+            postgres.sql(statement.format(database=database.name, role=ROLE))
+        if environment:
+            monkeypatch.setenv("PGCLIENTENCODING", environment)
+        yield database
+        monkeypatch.delenv("PGCLIENTENCODING", raising=False)
+
+
+async def store_and_read(store_url: StoreUrl) -> None:
+    async with open_store(store_url) as store:
+        assert isinstance(await store.commit(commit_after(Checkpoint(STREAM.key), changes=ROWS)), Committed)
+        known = await store.known(Keys(STREAM, ("t_1",), ("c_1",), ("m_1",)))
+    assert known.contacts["c_1"].name == known.conversations["t_1"].snippet == NAME
+
+
+async def test_every_text_is_stored_as_it_is(foreign: Database) -> None:
+    await store_and_read(foreign.store_url)
+
+    async with open_reader(foreign.store_url) as journal_reader:
+        await journal_reader.verify()
+    assert await has_database(foreign.store_url)
+    assert not await is_at_work(foreign.store_url)
+    assert (await forget(foreign.store_url, STREAM, "c_1")).interaction_events == 1
+
+
+async def test_a_copy_has_every_text(foreign: Database, tmp_path: Path) -> None:
+    file = StoreUrl(f"sqlite:///{tmp_path / 'source.db'}")
+    await store_and_read(file)
+
+    await copy_store(CopyJob(file, foreign.store_url), lambda _: None)
+    await copy_store(CopyJob(foreign.store_url, StoreUrl(f"sqlite:///{tmp_path / 'back.db'}")), lambda _: None)
+
+
+async def test_a_listening_connection_hears_of_commits(foreign: Database) -> None:
+    heard = asyncio.Event()
+    async with open_store(foreign.store_url) as store, listening(foreign.store_url, heard.set):
+        async with asyncio.timeout(30):
+            await heard.wait()  # it listens
+            heard.clear()
+            await store.commit(commit_after(Checkpoint(STREAM.key), changes=ROWS))
+            await heard.wait()
+
+
+@needs_pgbouncer
+async def test_every_text_is_stored_through_a_pooler(foreign: Database) -> None:
+    with pooled(foreign, pool_size=2) as pooler:
+        await store_and_read(pooler.store_url)
+
+
+async def test_dates_and_strings_written_in_another_way_make_no_difference(postgres: Server) -> None:
+    """The rest of what ALTER DATABASE is used for: how values look to other programs."""
+    with fresh_database(postgres, template=None) as database:
+        for setting in (
+            "datestyle = 'SQL, DMY'",
+            "intervalstyle = 'sql_standard'",
+            "bytea_output = 'escape'",
+            "timezone = 'Asia/Kolkata'",
+            "standard_conforming_strings = off",
+            "default_transaction_isolation = 'serializable'",
+            "extra_float_digits = -5",
+            "xmloption = 'document'",
+        ):
+            postgres.sql(f"ALTER DATABASE {database.name} SET {setting}")
+        await store_and_read(database.store_url)
+        async with open_reader(database.store_url) as journal_reader:
+            await journal_reader.verify()
+            assert [entry.entry.recorded_at for entry in await journal_reader.latest(limit=1)]

@@ -1,0 +1,212 @@
+"""What the real daemon says of itself while something is wrong: on every face, and no longer than it lasts."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from aiohttp import web
+
+from kit.binary import milepost
+from kit.face import facing, listening
+from kit.flaky_proxy import breakable_line
+from kit.full_disk import ballast_of, installed_on_small_disk
+from kit.graph_answers import listed, message, thread
+from kit.installation import Installation, PostgresqlInstallation, page_section
+from kit.loopback import serving
+from kit.postgres import Server
+from kit.simulated import BAKERY, BICYCLES, frozen_world
+from milepost.simulator.access import USER
+
+STREAM = f"messenger:{BICYCLES.id}"
+
+
+@pytest.fixture
+def on_small_disk(tmp_path: Path) -> Iterator[Installation]:
+    with installed_on_small_disk(tmp_path) as installation:
+        yield installation
+
+
+# --- the database -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_full_disk_is_the_first_thing_said_until_there_is_room(on_small_disk: Installation) -> None:
+    async with frozen_world(600, pages=(BICYCLES,)) as simulator:
+        on_small_disk.configure_for(simulator, store={"url": f"sqlite:///{on_small_disk.database}"}, http=listening())
+        async with facing(on_small_disk) as face:
+            await face.until_wrong("store_away")
+            assert next(iter(await face.issues())) == "store_away"
+            assert "the disk is full: make room" in (await face.issues())["store_away"]["reason"]
+            code, why = await face.readyz()
+            assert code == 503
+            assert "database or disk is full" in why
+            assert await face.metric("milepost_store_up") == 0
+            stream = (await face.streams())[STREAM]
+            assert (stream["state"], stream["waits_for"]) == ("retrying", "the database")
+            said = (await face.status()).splitlines()
+            assert said[0].startswith("The database is unavailable since ")
+            assert any(line.startswith("  waits for the database") for line in said)
+            ballast_of(on_small_disk.database.parent).unlink()
+            await face.until_wrong("store_away", is_wrong=False)
+            await face.running.says("sweep completed")
+            assert await face.readyz() == (200, "ready\n")
+            assert await face.metric("milepost_store_up") == 1
+            assert "unavailable" not in await face.status()
+
+
+@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+async def test_a_postgresql_that_stops_is_the_first_thing_said_until_it_is_back(
+    installation: Installation, postgres: Server
+) -> None:
+    async with frozen_world(60, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, http=listening())
+        async with facing(installation) as face:
+            await face.running.says("sweep completed")
+            assert await face.metric("milepost_store_up") == 1
+            postgres.stop("immediate")
+            try:
+                await face.until_wrong("store_away")
+                assert (await face.readyz())[0] == 503
+                assert await face.metric("milepost_store_up") == 0
+                status = await milepost(installation.folder, "status")
+                assert status.code == 1, status
+                assert status.stderr.startswith("milepost: the database ")
+            finally:
+                postgres.start()
+            await face.until_wrong("store_away", is_wrong=False)
+            assert await face.readyz() == (200, "ready\n")
+
+
+@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+async def test_a_server_that_is_frozen_is_the_first_thing_said_until_it_moves_again(
+    installation: PostgresqlInstallation,
+) -> None:
+    async with frozen_world(60, pages=(BICYCLES,)) as simulator, breakable_line(installation.kept) as line:
+        installation.store_url = line.store_url
+        installation.configure_for(simulator, http=listening())
+        async with facing(installation) as face:
+            await face.running.says("sweep completed")
+            line.fall_silent()
+            await face.until_wrong("store_away")
+            assert (await face.readyz())[0] == 503
+            assert await face.metric("milepost_store_up") == 0
+            line.speak_again()
+            await face.until_wrong("store_away", is_wrong=False)
+            assert await face.readyz() == (200, "ready\n")
+
+
+# --- the configuration ------------------------------------------------------------------------------------------------
+
+
+async def test_a_refused_reload_is_said_until_the_configuration_is_right_and_the_previous_one_stays(
+    installation: Installation,
+) -> None:
+    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, http=listening())
+        good = installation.config.read_text()
+        async with facing(installation) as face:
+            await face.running.says("sweep completed")
+            misplaced = {"batch_size": 5000, "interval": BICYCLES.token}
+            installation.config.write_text(yaml.safe_dump({**yaml.safe_load(good), "sync": misplaced}))
+            face.running.signal(signal.SIGHUP)
+            await face.until_wrong("reload_refused")
+            assert "sync.batch_size: found 5000" in (await face.issues())["reload_refused"]["reason"]
+            assert BICYCLES.token not in str(await face.daemon())
+            assert await face.readyz() == (200, "ready\n"), "it works on, with the previous configuration"
+            assert await face.metric("milepost_config_reload_successful") == 0
+            assert (await face.streams())[STREAM]["is_configured"]
+            installation.config.write_text(good)
+            face.running.signal(signal.SIGHUP)
+            await face.until_wrong("reload_refused", is_wrong=False)
+            assert await face.metric("milepost_config_reload_successful") == 1
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_token_revoked_after_a_transient_failure_is_what_a_stopped_stream_shows(
+    installation: Installation,
+) -> None:
+    async with frozen_world(20, "http_500=first:1", pages=(BICYCLES,)) as simulator:
+        simulator.hold(after=1)  # so that the token is revoked before the second attempt
+        installation.configure_for(simulator, http=listening())
+        async with facing(installation) as face:
+            await face.running.says("fetch failed, retrying")
+            simulator.world.access.revoke(BICYCLES.id, 463)
+            simulator.release()
+            await face.until_states("stopped")
+            stream = (await face.streams())[STREAM]
+            assert stream["state"] == "stopped"
+            assert "code 190" in stream["problem"]
+            assert stream["advice"].startswith("the token has expired: give page")
+            said = await face.status()
+            assert "→ the token has expired" in said
+            assert "nothing to do" not in said
+
+
+async def test_failed_discovery_is_said_and_without_any_stream_nothing_is_ready(installation: Installation) -> None:
+    async with frozen_world(20, pages=(BAKERY, BICYCLES)) as simulator:
+        simulator.world.access.revoke(USER)
+        source = {"access_token": simulator.world.user_token, "discover_pages": True}
+        installation.configure(simulator.base_url, source=source, http=listening())
+        async with facing(installation) as face:
+            issues = await face.issues()
+            assert list(issues) == ["nothing_to_do", "discovery_failed"]
+            assert "code 190" in issues["discovery_failed"]["reason"]
+            assert await face.readyz() == (503, "there is no stream to work on: no page could be discovered")
+            assert await face.metric("milepost_discovery_up") == 0
+            said = (await face.status()).splitlines()
+            assert said[0] == "There is no stream to work on: no page could be discovered"
+            assert any("give source.access_token a new token" in line for line in said)
+            simulator.world.access.allow(USER)
+            face.running.signal(signal.SIGHUP)
+            await face.until(lambda issues: not issues)
+            assert await face.metric("milepost_discovery_up") == 1
+            assert await face.readyz() == (200, "ready\n")
+
+
+# --- slots ------------------------------------------------------------------------------------------------------------
+
+
+async def test_streams_that_wait_for_a_slot_say_so(installation: Installation) -> None:
+    async with frozen_world(60, pages=(BAKERY, BICYCLES)) as simulator:
+        simulator.hold(after=1)
+        installation.configure_for(simulator, http=listening(), sync={"concurrency": 1})
+        async with facing(installation) as face:
+            await face.running.says("started")
+            assert await face.metric("milepost_streams_due") == 2
+            states = sorted(stream["state"] for stream in (await face.streams()).values())
+            assert states.count("queued") == 2
+            said = await face.status()
+            assert said.count("waits for a free slot (sync.concurrency") == 2
+            simulator.release()
+            await face.until_states("complete")
+            assert await face.metric("milepost_streams_due") == 0
+            assert (await face.metric("milepost_slot_wait_seconds_count") or 0) >= 3
+
+
+# --- slow for a reason ------------------------------------------------------------------------------------------------
+
+
+async def test_calls_that_are_far_apart_after_a_budget_ran_out_say_why(installation: Installation) -> None:
+    answers = iter([{"X-App-Usage": '{"call_count":100,"total_time":20}'}])
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(listed(thread("t_1", message())), headers=next(answers, {}))
+
+    async with serving(answer) as base_url:
+        installation.configure(base_url, page_section(BICYCLES), http=listening())
+        async with facing(installation) as face:
+            line = await face.running.says("calls slowed down")
+            assert "budget=app" in line
+            assert "used=100%" in line
+            await face.until_wrong("slowed_down")
+            issue = (await face.issues())["slowed_down"]
+            assert issue["what"] == "calls are slowed down for 1 page"
+            assert issue["reason"] == "100% of the app's rate limit was reported as used"
+            remark = (await face.streams())[STREAM]["remark"]
+            assert remark.startswith("calls are ")
+            assert remark.endswith("seconds apart, because 100% of the app's rate limit was reported as used")
+            assert await face.readyz() == (200, "ready\n")
+            assert "Calls are slowed down for 1 page since" in await face.status()
