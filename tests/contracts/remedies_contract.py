@@ -244,6 +244,15 @@ class SweepNotesContract:
         assert (await asked(store, None, "t_1", of=OTHER)).missed == frozenset()
         assert await store.known(Keys(STREAM, subjects=("t_1",))) == Known()
 
+    async def test_the_stored_conversations_of_a_stream_are_counted_where_that_is_asked_for(self, store: Store) -> None:
+        gone = replace(lying_at("t_gone", 2), deleted_at=at(-60))
+        await commit(store, changes=Changes((*(lying_at(f"t_{n}", n) for n in range(5)), gone)))
+        await commit(store, changes=Changes((lying_at("t_other", 2, of=OTHER),)), of=OTHER)
+
+        assert (await store.known(Keys(STREAM, counts_stored=True))).stored == 5
+        assert (await store.known(Keys(OTHER, counts_stored=True, full_sweep_at=SWEEP))).stored == 1
+        assert (await store.known(Keys(STREAM))).stored == 0
+
     async def test_a_conversation_that_is_found_is_no_longer_missed(self, store: Store) -> None:
         await commit(store, changes=Changes(tuple(lying_at(f"t_{n}", n) for n in range(5))))
         await commit(store, changes=Changes(missed=stretch()))

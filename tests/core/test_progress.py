@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kit.builders import conversation
-from kit.list_worlds import ListWorld, aged, ended, listed, newest_first, problem_of
+from kit.list_worlds import ListWorld, aged, ended, listed, named_on_every_face, newest_first, problem_of
 from milepost.core.doubts import AGREES_AFTER, HANDFUL, doubt_about
 from milepost.core.events import CursorLost, Mode, Reason, RunStatus, SweepCompleted
 from milepost.core.model import Batch, Conversation
@@ -327,6 +327,26 @@ def test_an_empty_inbox_deletes_nothing_ever_and_is_told(number: int) -> None:
     assert doubt_about(world.checkpoint) is None
 
 
+def test_an_inbox_that_is_empty_all_at_once_is_asked_again_before_a_sweep_ends() -> None:
+    world = ListWorld(lambda request: listed(THREADS, request))
+    empty = [2]
+
+    def answer(request: Request) -> Batch:
+        if request.cursor is None and len(world.asked) > 1 and empty[0]:  # the first batch of the scan
+            empty[0] -= 1
+            return Batch((), None)
+        return listed(THREADS, request)
+
+    world.answer = answer
+    world.run()
+    assert completed(world)[-1].problem is None
+
+    empty[0] = 100
+    world.run(full=True)
+    assert completed(world)[-1].problem is not None
+    assert world.deleted == set()
+
+
 def test_an_empty_inbox_of_which_nothing_is_stored_is_plausible() -> None:
     world = ListWorld(lambda request: Batch((), None))
     for full in (False, True, False):
@@ -512,6 +532,7 @@ def test_no_world_makes_a_stream_get_nowhere_in_silence(
         if idle >= MAX_RUNS:
             assert checkpoint.run is not None
             assert doubt_about(checkpoint) is not None or checkpoint.run.status in TROUBLES, "it has no name"
+            assert named_on_every_face(world), "status or metrics do not tell"
             assert len(world.warnings()) > told, "nothing is told"
 
 

@@ -72,6 +72,10 @@ class Habits:
     empty_chance: float = 0.0
     dead_cursor_chance: float = 0.0
     loop_chance: float = 0.0
+    round_chance: float = 0.0  # a cursor leads back to one of those before it
+    false_end_chance: float = 0.0  # a cursor of an earlier run leads to nothing, as if to the end
+    false_empty_chance: float = 0.0  # the inbox looks empty
+    is_ordered: bool = True
     max_messages: int = 10_000  # in one answer
     counts_offsets: bool = False  # cursors are offsets, not places after an item
     climate: Climate = field(default_factory=Climate)

@@ -20,6 +20,9 @@ from milepost.core.ports import Committed, Fetched, Held, Outcome, Refused, Requ
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Record, conclude, prepare
 from milepost.reporting.describe import Level, describe
+from milepost.reporting.live import LiveStreams
+from milepost.reporting.status import ConditionContext, condition
+from milepost.service.metrics.collect import Metrics
 
 Answer = Callable[[Request], Batch | Problem]
 
@@ -122,6 +125,19 @@ class ListWorld:
         commit = prepare(checkpoint, record, budget.run_id, self.now, CODEC)
         assert isinstance(settled(self.store.commit(commit)), Committed)
         return commit.checkpoint
+
+
+def named_on_every_face(world: ListWorld) -> bool:
+    """Whether the status and a metric name what is wrong with a stream that gets nowhere."""
+    checkpoint = world.checkpoint
+    now = condition(checkpoint, ConditionContext(world.now, True, 300.0, world.policy.batch_size))
+    live = LiveStreams(lambda: world.now)
+    live.load(checkpoint)
+    shown = [line for line in Metrics(live).expose().decode().splitlines() if line.endswith(" 1.0")]
+    is_in_doubt = any(line.startswith("milepost_stream_in_doubt{") for line in shown)
+    has_failed = any('state="failed"' in line or 'state="stopped"' in line for line in shown)
+    is_named = now.remark is not None if is_in_doubt else now.wait is not None and now.wait.problem is not None
+    return (is_in_doubt or has_failed) and is_named and now.advice is not None
 
 
 def problem_of(checkpoint: Checkpoint) -> Problem | None:

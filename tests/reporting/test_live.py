@@ -9,6 +9,7 @@ from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.evolve import skip_unchanged
 from milepost.core.model import Platform, Scope, Stream
 from milepost.core.ports import Committed
+from milepost.core.problems import Problem, ProblemKind
 from milepost.engine.feed import Recorded, UnchangedRead
 from milepost.reporting.live import MAX_AGE, WORDS, LiveStreams
 from milepost.reporting.status import ConditionContext, State
@@ -227,6 +228,20 @@ def test_the_line_follows_commits_and_unchanged_batches() -> None:
 def test_the_line_counts_the_given_streams_whatever_is_known_of_others() -> None:
     live = live_view(checkpoint_of(OTHER, *STARTED))
     assert live.status_line([]) == "no streams to sync"
+
+
+def test_streams_that_get_nowhere_are_named_with_their_problem_unless_an_operator_paused_them() -> None:
+    stuck = Problem(ProblemKind.NO_PROGRESS, "nothing new")
+    reason = events.Reason.RETRIES_EXHAUSTED
+    checkpoint = given(events.RunEnded(events.RunStatus.FAILED, reason, walking("b"), problem=stuck), after=WALKING)
+    live = LiveStreams(lambda: NOON)
+    live.load(checkpoint)
+
+    assert live.getting_nowhere({STREAM}) == {STREAM: stuck}
+    assert live.getting_nowhere(set()) == {}
+
+    live.load(given(events.StreamPaused("Ada"), after=checkpoint))
+    assert live.getting_nowhere({STREAM}) == {}
 
 
 def test_every_state_but_rate_limited_has_words() -> None:

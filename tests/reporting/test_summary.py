@@ -6,16 +6,18 @@ from kit.builders import NOON
 from milepost.core.checkpoint import Run
 from milepost.core.events import Reason, RunStatus, Tally
 from milepost.core.ports import RunResult
+from milepost.core.problems import Problem, ProblemKind
 from milepost.reporting.summary import ExitCode, exit_code, totals
 
 
-def result(status: RunStatus, reason: Reason | None = None, **counts: int) -> RunResult:
-    return RunResult("messenger:1", Run("r_1", NOON, status=status, reason=reason, **counts))  # type: ignore[arg-type]
+def result(status: RunStatus, reason: Reason | None = None, **more: object) -> RunResult:
+    return RunResult("messenger:1", Run("r_1", NOON, status=status, reason=reason, **more))  # type: ignore[arg-type]
 
 
 COMPLETE = result(RunStatus.COMPLETE)
 WITH_ERRORS = result(RunStatus.COMPLETE_WITH_ERRORS)
 PAUSED = result(RunStatus.PAUSED, Reason.TIME_LIMIT)
+FUTILE = result(RunStatus.PAUSED, Reason.TIME_LIMIT, problem=Problem(ProblemKind.NO_PROGRESS, "nothing new"))
 FAILED = result(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED)
 NO_TOKEN = result(RunStatus.STOPPED, Reason.AUTHORIZATION)
 WRONG_SETTING = result(RunStatus.STOPPED, Reason.CONFIGURATION)
@@ -31,6 +33,7 @@ BROKEN = RunResult("messenger:1", None, error="the disk is full")
         (FAILED, ExitCode.WITH_ERRORS),
         (BROKEN, ExitCode.WITH_ERRORS),
         (PAUSED, ExitCode.PROGRESS_SAVED),
+        (FUTILE, ExitCode.WITH_ERRORS),
         (NOT_WORKED, ExitCode.PROGRESS_SAVED),
         (NO_TOKEN, ExitCode.AUTHORIZATION),
         (WRONG_SETTING, ExitCode.CONFIGURATION),

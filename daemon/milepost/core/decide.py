@@ -39,7 +39,7 @@ from milepost.core.plan import (
 )
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.progress import advanced, cursor_loop, disorder, false_end, may_end, no_progress
+from milepost.core.progress import advanced, cursor_loop, disorder, false_end, may_end, no_progress, suddenly_empty
 from milepost.core.readability import unexpected_form
 from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
 
@@ -71,13 +71,24 @@ def _trap(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Problem | None:
     if position.phase is Phase.HEAD:
         return None
     has_waited = checkpoint.rate_limit is not None
-    return cursor_loop(position, batch) or false_end(position, batch, has_waited=has_waited)
+    read = (sweep.tally + checkpoint.unrecorded).conversations
+    return (
+        cursor_loop(position, batch)
+        or false_end(position, batch, has_waited=has_waited)
+        or suddenly_empty(position, batch, read)
+    )
 
 
 def _ends(checkpoint: Checkpoint, sweep: Sweep, problem: Problem, policy: Policy) -> bool:
     """Return whether the walk ends because of a problem that outlasted its remedies."""
-    attempt = checkpoint.retry.attempts + 1 if checkpoint.retry is not None else 1
-    return may_end(sweep) and (problem.kind is ProblemKind.FALSE_END or attempt >= policy.attempts)
+    is_last = (checkpoint.retry.attempts + 1 if checkpoint.retry is not None else 1) >= policy.attempts
+    match problem.kind:
+        case ProblemKind.EMPTY_INBOX:
+            return is_last
+        case ProblemKind.FALSE_END:
+            return may_end(sweep)
+        case _:
+            return may_end(sweep) and is_last
 
 
 def _unexpected_form(checkpoint: Checkpoint, sweep: Sweep | None, batch: Batch) -> Problem | None:
@@ -111,9 +122,10 @@ class PendingBatch(Struct, frozen=True):
         if self.sweep.position.phase is Phase.HEAD:
             return self._moved(result, _after_head(self.sweep, self.batch, known, self.context.policy))
         progress = self._progress(result)
-        problem = self.problem or no_progress(progress)
-        if problem is not None and not may_end(self.sweep):
+        problem = no_progress(progress)
+        if problem is not None and self.problem is None and not may_end(self.sweep):
             return on_refusal(self.checkpoint, Refused(problem, 0.0), self.context)
+        problem = self.problem or problem
         batch = self.batch if problem is None else replace(self.batch, next_cursor=None)
         read_batches = self.sweep.tally.batches + (self.checkpoint.unrecorded + result.tally).batches
         position = _next_position(self.sweep, batch, self.context.policy, read_batches=read_batches)

@@ -94,6 +94,14 @@ def false_end(position: Position, batch: Batch, *, has_waited: bool) -> Problem 
     return Problem(ProblemKind.FALSE_END, "the list ended with an empty answer to a cursor that had been kept")
 
 
+def suddenly_empty(position: Position, batch: Batch, read: int) -> Problem | None:
+    """Return the problem of an inbox that is empty when it is scanned, though its walk has `read` conversations."""
+    is_empty = not (batch.conversations or batch.unreadable or batch.next_cursor)
+    if position.phase is not Phase.CATCH_UP or position.cursor is not None or not (is_empty and read):
+        return None
+    return Problem(ProblemKind.EMPTY_INBOX, "the list of conversations is empty, and was not when it was walked")
+
+
 def may_end(sweep: Sweep) -> bool:
     """Return whether a walk in trouble ends here: it was in a run before, too, and started over at the head since."""
     return sweep.is_rewound and not sweep.resets

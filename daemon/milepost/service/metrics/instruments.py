@@ -21,7 +21,7 @@ from milepost.service.metrics.series import Family
 BATCH_OUTCOMES = ("stored", "unchanged", "failed")
 CONVERSATION_RESULTS = ("inserted", "updated", "unchanged", "moved", "deleted", "dead_lettered")
 REDRIVE_RESULTS = ("redriven", "failed")
-NEVER_RETRIED = frozenset(doubts.KINDS) - {ProblemKind.CURSOR_LOOP}
+NEVER_RETRIED = frozenset(doubts.KINDS) - {ProblemKind.CURSOR_LOOP, ProblemKind.EMPTY_INBOX}
 STORE_AWAY = (Stage.STORE.value, "away")
 RETRIES = (*((Stage.FETCH.value, kind.value) for kind in ProblemKind if kind not in NEVER_RETRIED), STORE_AWAY)
 DOUBTS = doubts.KINDS
