@@ -96,7 +96,8 @@ def _unexpected_form(checkpoint: Checkpoint, sweep: Sweep | None, batch: Batch) 
     if sweep is None:
         return unexpected_form(batch, NO_TALLY)
     in_scan = sweep.position.phase is Phase.CATCH_UP
-    return None if in_scan else unexpected_form(batch, sweep.tally + checkpoint.unrecorded)
+    so_far = sweep.tally + checkpoint.unrecorded
+    return None if in_scan else unexpected_form(batch, so_far, checkpoint.open_dead_letters)
 
 
 # --- a batch was read -------------------------------------------------------------------------------------------------

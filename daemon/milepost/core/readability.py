@@ -7,14 +7,14 @@ from milepost.core.model import Batch
 from milepost.core.problems import Problem, ProblemKind
 
 MIN_UNREADABLE = 5  # in one batch; fewer are dead letters, whatever they have in common
-MIN_IN_SWEEP = 12  # in a sweep of smaller batches, which may have met a row more than once
+MIN_OPEN = 12  # dead letters that are open where batches are smaller: a sweep may meet a row more than once
 MANY_IN_SWEEP = 50  # that a batch of them is no end of an inbox any more, however much was read before
 NEARLY_ALL = 0.9
 READ_VERSION = "set source.version to one that it reads, such as the default, or update Milepost"
 MESSAGES = "/messages"  # ends the subject of messages whose conversation was read
 
 
-def unexpected_form(batch: Batch, before: Tally) -> Problem | None:
+def unexpected_form(batch: Batch, before: Tally, open_dead_letters: int = 0) -> Problem | None:
     """Return the problem of a batch of which nearly all rows are unreadable for one reason, as in its sweep before.
 
     As dead letters they would make an inbox that counts as complete.
@@ -30,7 +30,7 @@ def unexpected_form(batch: Batch, before: Tally) -> Problem | None:
             continue
         reason, count = Counter(each.reason for each in unreadable).most_common(1)[0]
         in_sweep = before.unreadable + count
-        is_enough = count >= MIN_UNREADABLE or in_sweep >= MIN_IN_SWEEP
+        is_enough = count >= MIN_UNREADABLE or open_dead_letters >= MIN_OPEN
         is_broad = in_sweep >= NEARLY_ALL * of_sweep or (count >= MIN_UNREADABLE and in_sweep >= MANY_IN_SWEEP)
         if is_enough and is_broad and count >= NEARLY_ALL * rows:
             what = "conversations" if unreadable is apart else "conversations' messages"
