@@ -2,7 +2,8 @@
 
 The first 22 entries are from a Milepost without remedies, the first 42 from one without commands, the first 52 from one
 that could not remove streams, the first 53 from one that did not number batches, the first 58 from one that did not
-check which participant is us, and the first 61 from one that left no fields out.
+check which participant is us, the first 61 from one that left no fields out, and the first 62 from one that believed
+whatever a list answered.
 """
 
 from datetime import datetime
@@ -13,8 +14,8 @@ import pytest
 from msgspec.structs import replace
 
 from kit.memory_store import JournalRow
-from milepost.core.checkpoint import Checkpoint, Run
-from milepost.core.events import TAGS, BatchStored, Entry, RunStatus, SweepCompleted
+from milepost.core.checkpoint import Checkpoint, Doubt, Run
+from milepost.core.events import TAGS, BatchStored, Entry, Progress, RunStatus, SweepCompleted
 from milepost.core.evolve import evolve
 from milepost.core.journal import Codec, check_link
 
@@ -24,6 +25,7 @@ WITHOUT_REMEDIES = 22
 WITHOUT_REQUESTS = 42
 WITHOUT_REMOVALS = 52
 WITHOUT_NUMBERS = 53
+WITHOUT_DOUBTS = 62
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,9 @@ def test_the_runs_of_an_old_journal_ended_as_they_always_did(checkpoints: list[C
         "r8": RunStatus.COMPLETE_WITH_ERRORS,
         "r9": RunStatus.PAUSED,
         "r15": RunStatus.COMPLETE_WITH_ERRORS,
+        "r17": RunStatus.PAUSED,
+        "r18": RunStatus.PAUSED,
+        "r19": RunStatus.COMPLETE_WITH_ERRORS,
     }
 
 
@@ -119,5 +124,24 @@ def test_old_entries_neither_number_their_batches_nor_say_whether_their_sweep_ha
 
     assert {entry.event.batch for entry in old if isinstance(entry.event, BatchStored)} == {0}
     assert {entry.event.has_errors for entry in old if isinstance(entry.event, SweepCompleted)} == {False}
-    assert [entry.event.batch for entry in new if isinstance(entry.event, BatchStored)] == [1]
-    assert [entry.event.has_errors for entry in new if isinstance(entry.event, SweepCompleted)] == [True]
+    assert [entry.event.batch for entry in new if isinstance(entry.event, BatchStored)] == [1, 2, 1, 1]
+    assert [entry.event.has_errors for entry in new if isinstance(entry.event, SweepCompleted)] == [True, True]
+
+
+def test_old_entries_doubt_nothing(journal: list[Entry], checkpoints: list[Checkpoint]) -> None:
+    last = checkpoints[WITHOUT_DOUBTS - 1]
+
+    assert (last.doubt, last.futile_runs) == (None, 0)
+    assert all(
+        entry.event.position.progress == Progress()
+        for entry in journal[:WITHOUT_DOUBTS]
+        if isinstance(entry.event, BatchStored)
+    )
+
+
+def test_a_sweep_that_got_nowhere_left_a_doubt(journal: list[Entry], checkpoints: list[Checkpoint]) -> None:
+    completed = journal[-1].event
+    assert isinstance(completed, SweepCompleted)
+
+    assert completed.problem is not None
+    assert checkpoints[-1].doubt == Doubt(completed.problem, journal[-1].recorded_at)

@@ -3,6 +3,7 @@
 All instants are the server's; `updated_time` and `asked_at` are whole seconds, as on the wire.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -42,6 +43,7 @@ SPOILT_LISTS = (  # forms in which one thread was seen to make every list with i
     Problem(ProblemKind.API, "no permission", http_status=403, code=10),
 )
 
+FEW = 4  # an inbox looks empty only where more are stored: an empty one is no news otherwise
 DETAILS = tuple(Detail)  # the most first
 
 
@@ -123,6 +125,11 @@ class Inbox:
         self.gone: dict[str, Thread] = {}
         self.listing: list[Listed] = []  # head first
         self._bad_cursors: dict[str, tuple[datetime, Problem | None]] = {}  # None: it leads to itself
+        self._issued: list[str] = []  # cursors, in this run and before
+        self._old: set[str] = set()  # those of earlier runs
+        self._rounds: dict[str, tuple[datetime, str]] = {}  # cursors that lead back, and where to
+        self._false_ends: dict[str, datetime] = {}
+        self._empty_until = self.now
 
     @property
     def habits(self) -> Habits:
@@ -181,6 +188,9 @@ class Inbox:
     def settle(self) -> None:
         """Leave nothing behind, and let every cursor lead to its place."""
         self._bad_cursors.clear()
+        self._rounds.clear()
+        self._false_ends.clear()
+        self._empty_until = self.now
         self.listing = [line for line in self.listing if not line.is_ghost]
 
     def heal(self) -> None:
@@ -203,6 +213,8 @@ class Inbox:
         Below older lines only where every item has its time, because a batch of old lines and an unreadable one looks
         wholly old. Only at the head where cursors are offsets: a line that sinks lifts others over them.
         """
+        if not self.habits.is_ordered:
+            return self.random.randint(0, len(self.listing))
         if not self.listing or self.habits.counts_offsets or not self._happens(self.habits.displaced_chance):
             return 0
         place = 0
@@ -230,7 +242,7 @@ class Inbox:
         asked_at = whole_second(self.now) - timedelta(seconds=self.random.randrange(3))
         took_seconds = self.random.random()
         problem = self._bad_cursor(request.cursor) or self.world.outages.refusal(self.stream, self.now)
-        answer = problem or self._batch(request)
+        answer = problem or self._lie(request.cursor) or self._batch(request)
         return Refused(answer, took_seconds) if isinstance(answer, Problem) else Fetched(answer, asked_at, took_seconds)
 
     def reread(self, conversation_id: str, messages: int) -> Outcome:
@@ -258,6 +270,38 @@ class Inbox:
             del self._bad_cursors[cursor]
         return self._bad_cursors[cursor][1] if cursor in self._bad_cursors else None
 
+    def age_cursors(self) -> None:
+        """Let a run end: what it was given are old cursors for the next."""
+        self._old.update(self._issued)
+        del self._issued[:-20]
+
+    def _lie(self, cursor: str | None) -> Batch | None:
+        """Answer as if the inbox ended, or were empty, now and then."""
+        until = self.now + timedelta(seconds=self.random.random() * 60)
+        if cursor is None:
+            if self._happens(self.habits.false_empty_chance):
+                self._empty_until = max(self._empty_until, until)
+            is_empty = self.now < self._empty_until and self.world.stored(self.stream) > FEW
+            return Batch((), None) if is_empty else None
+        if cursor in self._old and self._happens(self.habits.false_end_chance):
+            self._false_ends.setdefault(cursor, until)
+        return Batch((), None) if cursor in self._old and self.now < self._false_ends.get(cursor, self.now) else None
+
+    def _led_back(self, cursor: str | None, following: str | None) -> str | None:
+        """Return the next cursor, which leads back to one of those before it now and then."""
+        place = self._start(cursor)[0]
+        before = [each for each in self._issued[-6:] if self._start(each)[0] <= place]
+        if cursor is not None and following is not None and before and self._happens(self.habits.round_chance):
+            until = self.now + timedelta(seconds=self.random.random() * 60)
+            self._rounds.setdefault(cursor, (until, self.random.choice(before)))
+        until, target = self._rounds.get(cursor or "", (self.now, ""))
+        if self.now < until and self._start(target)[0] <= place:
+            following = target
+        if following is not None:
+            self._issued.append(following)
+            self._old.discard(following)  # one that is given again is no longer old
+        return following
+
     @staticmethod
     def _detail(detail: Detail, messages: int) -> Detail:
         """Return the effective detail: without messages it makes no difference how they would be read."""
@@ -284,6 +328,7 @@ class Inbox:
         next_cursor = self._cursor(start, lines, hops + 1) if has_more else None
         if request.cursor in self._bad_cursors:
             next_cursor = request.cursor
+        next_cursor = self._led_back(request.cursor, next_cursor)
         most = {Detail.LEAN: LEAN_MESSAGES, Detail.BARE: 0}.get(detail, request.messages)
         listed_messages = min(request.messages, most)
         if detail is Detail.POSITION:
@@ -321,6 +366,8 @@ class World:
         self.slack = timedelta(seconds=slack_seconds)
         self.outages = Outages(random, habits.climate)
         self.inboxes: dict[Stream, Inbox] = {}
+        self.is_ordered = habits.is_ordered
+        self.stored: Callable[[Stream], int] = lambda _: 0
         self._threads = 0
 
     @property
@@ -365,7 +412,11 @@ def _as_listed(
 ) -> tuple[tuple[Conversation, ...], str | None, tuple[Unreadable, ...]]:
     good = tuple(as_listed(thread, messages) for thread in threads if thread.is_readable)
     bad = tuple(
-        Unreadable(thread.thread_id, "link: expected str", f'{{"updated_time": "{thread.updated_time}"}}')
+        Unreadable(
+            thread.thread_id,
+            "link: expected str",
+            f'{{"updated_time": "{thread.updated_time}"}}',
+        )
         for thread in threads
         if not thread.is_readable
     )

@@ -10,9 +10,11 @@ from kit.builders import removals, total
 from kit.fake_inbox import Inbox, Thread, World, as_listed
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run, Sweep
+from milepost.core.doubts import KINDS as DOUBTS
 from milepost.core.doubts import WITHOUT_PROGRESS
 from milepost.core.events import (
     BatchStored,
+    CursorLost,
     DeadLetterClosed,
     DeadLetterOpened,
     Entry,
@@ -225,6 +227,8 @@ class Invariants:
                 self.disturbed(stream, f"a run ended: {reason}")
             case SweepStarted(mode=Mode.FULL) if before.sweep is not None and before.sweep.walk_until is not None:
                 self.seen["a full sweep forced over an open incremental one"] += 1
+            case CursorLost(problem=problem) if problem.kind in WITHOUT_PROGRESS:
+                self.disturbed(stream, f"a walk started over: {problem.kind}")
             case StoreReturned():
                 self.disturbed(stream, "the store was away")
             case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked():
@@ -327,7 +331,7 @@ class Invariants:
 
     def _watermark_is_safe(self, stream: Stream, after: Checkpoint) -> None:
         """What is older than the watermark is stored; less the overlap, where nobody has a clock that is right."""
-        if after.watermark is None or _is_in_doubt(after):
+        if after.watermark is None or _is_in_doubt(after) or not self.world.is_ordered:
             return
         for thread in self.world.inboxes[stream].threads.values():
             if thread.updated_time < after.watermark - self.doubt:
@@ -338,9 +342,11 @@ class Invariants:
         self.seen["a sweep completed"] += 1
         assert observed.sweep_being_read is not None, "a sweep completed that read nothing"
         walk_read_at = observed.walk_read_at[observed.sweep_being_read]
-        if _is_in_doubt(after):
-            self.seen["a sweep completed in doubt"] += 1
-        for thread in self.world.inboxes[stream].threads.values() if not _is_in_doubt(after) else ():
+        is_in_doubt = _is_in_doubt(after) or not self.world.is_ordered
+        if run.problem is not None and run.problem.kind in DOUBTS:
+            self.seen[f"a sweep completed in doubt: {run.problem.kind}"] += 1
+            is_in_doubt = True
+        for thread in self.world.inboxes[stream].threads.values() if not is_in_doubt else ():
             if thread.moved_at <= walk_read_at:
                 assert self._is_safe(stream, thread), f"{thread.thread_id} moved during the walk and was missed"
         if observed.is_undisturbed and not run.tally.has_changes:
@@ -411,6 +417,9 @@ class Invariants:
         of_stream = (stream.platform.value, stream.page_id)
         return [row for row in self.store.conversations.values() if (row.platform, row.page_id) == of_stream]
 
+    def rows_alive(self, stream: Stream) -> list[ConversationRow]:
+        return [row for row in self._rows(stream) if row.deleted_at is None]
+
     def forgot(self, stream: Stream, thread_id: str, conversations: int, events: int) -> None:
         self.seen["a person was forgotten"] += 1
         self.observed[stream].erased.update(conversations=conversations, events=events, payloads=1)
@@ -430,7 +439,7 @@ class Invariants:
 
     def everything_is_safe(self) -> None:
         for stream, inbox in self.world.inboxes.items():
-            is_in_doubt = _is_in_doubt(self.observed[stream].refolded)
+            is_in_doubt = _is_in_doubt(self.observed[stream].refolded) or not self.world.is_ordered
             for thread in inbox.threads.values() if not is_in_doubt else ():
                 assert self._is_safe(stream, thread), f"{thread.thread_id} is neither stored nor a dead letter"
 

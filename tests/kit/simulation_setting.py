@@ -14,6 +14,7 @@ from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualTime
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.decide import decide
+from milepost.core.events import RunEnded, SweepCompleted
 from milepost.core.model import Platform, Stream, Table
 from milepost.core.plan import Policy
 from milepost.core.ports import Commit, Committed, DueDeadLetter, Outcome, Rejected
@@ -71,6 +72,7 @@ class Setting:
         self.invariants = Invariants(self.world, self.store, scenario.policy.messages_per_conversation)
         if min(scenario.skew_seconds, scenario.date_skew_seconds) > 0:
             self.invariants.doubt = timedelta(seconds=scenario.policy.watermark_overlap_seconds + 1.0)
+        self.world.stored = lambda stream: len(self.invariants.rows_alive(stream))
         self.steps = 0
         self.is_calm = False
         self.store_returns_at = self.now
@@ -119,6 +121,8 @@ class Setting:
             self.invariants.disturbed(stream, "the store refused rows")
         else:
             self.invariants.committed(stream, commit, deleted_before)
+            if any(isinstance(entry.event, RunEnded | SweepCompleted) for entry in commit.entries):
+                self.world.inboxes[stream].age_cursors()
         return answer
 
     def _refuse_a_row(self) -> None:

@@ -22,7 +22,7 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.failures import exonerate, mistaken, on_refusal
-from milepost.core.head import take_up, walk_after_head
+from milepost.core.head import walk_after_head
 from milepost.core.merge import difference, keys_of, order_violations
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, Stream, Stretch
 from milepost.core.plan import (
@@ -34,6 +34,7 @@ from milepost.core.plan import (
     overlap_before,
     reaches_back,
     size_now,
+    taken_up,
     walk_limit,
     walk_start,
 )
@@ -49,7 +50,7 @@ MAX_EDGE = 200  # conversations of one second that a position remembers; they ar
 
 def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pending:
     """Decide what an outcome means, as far as that is possible without the store."""
-    checkpoint = take_up(checkpoint, context.budget.run_id, wants_full=context.budget.wants_full)
+    checkpoint = taken_up(checkpoint, context.budget)
     match outcome:
         case Fetched(batch=batch):
             sweep = open_sweep(checkpoint, context.budget)
@@ -126,7 +127,13 @@ class PendingBatch(Struct, frozen=True):
             return self._complete(result, known, progress, problem)
         if position.phase is self.sweep.position.phase:
             edge = _edge(self.sweep.position, batch) if self.keys.full_sweep_at is not None else ()
-            position = replace(position, progress=progress, edge=edge if position.phase is Phase.WALK else ())
+            before, started_at = self.sweep.position, self.context.budget.started_at
+            position = replace(
+                position,
+                progress=progress,
+                edge=edge if position.phase is Phase.WALK else (),
+                head_read_at=started_at if before.cursor is None else before.head_read_at,
+            )
         else:  # the order of the walk counts for the whole sweep
             order = Progress(inversions=progress.inversions, raised=progress.raised)
             position = replace(position, progress=order)

@@ -51,7 +51,12 @@ def out_of_order(tally: Tally, progress: Progress) -> Problem | None:
 
 
 def doubt_after(before: Doubt | None, entry: Entry, event: SweepCompleted) -> Doubt | None:
-    """Return the doubt after a completed sweep. Only a full one clears it, or any one if the inbox had been empty."""
+    """Return the doubt after a completed sweep. Only a full one clears it, or any one if the inbox had been empty.
+
+    An empty inbox says nothing about an earlier doubt, which stays.
+    """
+    if event.problem is not None and before is not None and event.problem.kind is ProblemKind.EMPTY_INBOX:
+        return before
     if event.problem is not None:
         is_same = before is not None and before.problem.kind is event.problem.kind
         return Doubt(event.problem, before.since if before is not None and is_same else entry.recorded_at)

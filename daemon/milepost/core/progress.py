@@ -95,9 +95,9 @@ def false_end(position: Position, batch: Batch, *, has_waited: bool) -> Problem 
 
 
 def suddenly_empty(position: Position, batch: Batch, read: int) -> Problem | None:
-    """Return the problem of an inbox that is empty when it is scanned, though its walk has `read` conversations."""
+    """Return the problem of an inbox whose head is empty, though its sweep has `read` conversations."""
     is_empty = not (batch.conversations or batch.unreadable or batch.next_cursor)
-    if position.phase is not Phase.CATCH_UP or position.cursor is not None or not (is_empty and read):
+    if position.cursor is not None or not (is_empty and read):
         return None
     return Problem(ProblemKind.EMPTY_INBOX, "the list of conversations is empty, and was not when it was walked")
 
@@ -121,7 +121,7 @@ def has_moved(sweep: Sweep, position: Position, tally: Tally) -> bool:
     lowest, reached = sweep.lowest, lowest_of(position)
     is_lower = reached is not None and (lowest is None or lowest.phase is not reached.phase or reached.at < lowest.at)
     is_scan_starting = position.phase is Phase.CATCH_UP and position.cursor is None
-    return tally.inserted > 0 or is_lower or is_scan_starting
+    return tally.inserted > 0 or tally.dead_lettered > 0 or is_lower or is_scan_starting
 
 
 def futile_runs(checkpoint: Checkpoint) -> int:
