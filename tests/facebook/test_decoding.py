@@ -624,6 +624,15 @@ class TestMoreThanWasAskedFor:
         assert isinstance(batch, Batch)
         assert len(batch.conversations) == 200
 
+    @pytest.mark.parametrize("count", [1, 10])
+    @pytest.mark.parametrize("bad", [[], [{"id": "t_bad"}]], ids=["read as a whole", "read item by item"])
+    def test_messages_that_come_although_none_were_asked_for_are_read(self, count: int, bad: list[Json]) -> None:
+        messages = [message(f"m_{number}") for number in range(count)]
+        items = [thread(f"t_{number}", *messages) for number in range(25)]
+        batch = decode(encoded(listed(*items, *bad)), 200, MAILBOX, Asked(1, 0))
+        assert isinstance(batch, Batch)
+        assert len(batch.conversations) == 25
+
     def test_a_large_answer_that_was_asked_for_is_read(self) -> None:
         text = "a, b, c, " * 220
         messages = [message(f"m_{number}", message=text) for number in range(20)]

@@ -117,7 +117,7 @@ def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Aske
 def _surplus(conversations: int, messages: Sequence[int], asked: Asked, http_status: int) -> Problem | None:
     """Return the problem of a list with far more than was asked for; `messages` has the number of each thread."""
     in_all = asked.conversations * asked.messages
-    grace = GRACE_COUNT * asked.messages  # for the conversations that may come beyond those asked for
+    grace = GRACE_COUNT * MAX_MESSAGES  # conversations may come beyond those asked for, and messages with them
     return (
         surplus("conversations", conversations, asked.conversations, http_status)
         or surplus("messages of a conversation", max(messages, default=0), asked.messages, http_status)
