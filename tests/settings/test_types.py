@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from milepost.app.database import store_url_of
 from milepost.core.errors import BadConfiguration
-from milepost.settings import RetrySettings, Settings, SyncSettings, load, load_or_default
+from milepost.settings import RetrySettings, Settings, SyncSettings, load, load_or_default, moved_keys
 from milepost.settings.yaml import substitute
 from milepost.stores.url import StoreUrl
 
@@ -324,10 +324,21 @@ class TestPages:
         settings = loaded(file, f"source:\n  kind: facebook\n  access_token: x\n  discover_pages: {true}")
         assert (settings.source.discover_pages, settings.pages) == (True, ())
 
-    @pytest.mark.parametrize("value", ["true", "false", "${X:-true}"])
-    def test_the_place_that_discovery_had_before_is_refused_with_the_key_to_write(self, file: Path, value: str) -> None:
-        expected = "config.yaml:2: discover_pages: moved into source; write it there: source.discover_pages"
-        assert refused(file, f"source: {{kind: simulator}}\ndiscover_pages: {value}") == expected
+    @pytest.mark.parametrize("value", ["true", "${X:-true}"])
+    def test_the_place_that_discovery_had_before_is_still_read(self, file: Path, value: str) -> None:
+        settings = loaded(file, f"source: {{kind: facebook, access_token: x}}\ndiscover_pages: {value}")
+        assert settings.source.discover_pages
+        assert moved_keys(file, {}) != ()
+
+    def test_a_wrong_value_in_the_old_place_is_refused_with_its_line(self, file: Path) -> None:
+        expected = 'config.yaml:2: source.discover_pages: found "maybe"; allowed: true or false'
+        assert expected in refused(file, "source: {kind: facebook, access_token: x}\ndiscover_pages: maybe")
+
+    def test_discovery_in_both_places_is_refused(self, file: Path) -> None:
+        expected = "config.yaml:2: discover_pages: moved into source, where it is given as well; remove it here"
+        assert expected in refused(
+            file, "source: {kind: facebook, access_token: x, discover_pages: true}\ndiscover_pages: true"
+        )
 
 
 class TestEnvironment:

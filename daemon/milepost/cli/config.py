@@ -12,7 +12,7 @@ from milepost.app.database import store_url_of
 from milepost.cli.options import config_option, load_settings
 from milepost.reporting.humanize import in_columns
 from milepost.reporting.summary import ExitCode
-from milepost.settings import SecretOrigin, Settings, default_path, secret_report, secrets
+from milepost.settings import SecretOrigin, Settings, default_path, moved_keys, secret_report, secrets
 
 
 @click.group(name="config")
@@ -37,7 +37,7 @@ def check(config: str | None, *, online: bool) -> None:
         click.echo("There is no config.yaml here: the built-in settings apply, with the simulator")
     else:
         click.echo(f"{path} is valid")
-        click.echo(_purpose(settings))
+        click.echo("\n".join([_purpose(settings), *moved_keys(path, os.environ)]))
         click.echo("\n".join(["", *_origins(secret_report(path, os.environ))]))
     if online:
         sys.exit(_try_tokens(settings))

@@ -9,7 +9,7 @@ diff         what a reload changes, and which of it needs a restart
 """
 
 from milepost.settings.diff import Changes, changes_between
-from milepost.settings.load import default_path, load, load_or_default, secret_report
+from milepost.settings.load import default_path, load, load_or_default, moved_keys, secret_report
 from milepost.settings.model import (
     HttpSettings,
     LogSettings,
@@ -37,6 +37,7 @@ __all__ = [
     "default_path",
     "load",
     "load_or_default",
+    "moved_keys",
     "secret_files",
     "secret_report",
     "secrets",

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -10,7 +11,7 @@ from milepost.core.errors import BadConfiguration
 from milepost.settings.messages import problems_in
 from milepost.settings.model import FACEBOOK_STORE, Settings, StoreSettings
 from milepost.settings.secrets import SecretOrigin, fill_in, origins, written_pages
-from milepost.settings.yaml import Document, Problem, as_if_written, read_document
+from milepost.settings.yaml import Document, KeyPath, Problem, as_if_written, read_document
 
 DEFAULT_PATH = Path("config.yaml")
 SQLITE = "sqlite:///"
@@ -67,10 +68,39 @@ def secret_report(path: Path, environment: Mapping[str, str]) -> tuple[SecretOri
     return tuple(origins(_filled_in(path, environment)))
 
 
+def moved_keys(path: Path, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what to write in a file whose keys stand where they had their place before. Raises as `secret_report`."""
+    is_old = _OLD_PLACE in read_document(path, environment).tree
+    return ("discover_pages: still read here, but moved into source; write source.discover_pages",) if is_old else ()
+
+
+_OLD_PLACE = "discover_pages"
+
+
 def _filled_in(path: Path, environment: Mapping[str, str]) -> Document:
     document = read_document(path, environment)
+    _move(document)
     fill_in(document, environment)
     return document
+
+
+def _move(document: Document) -> None:
+    """Move `discover_pages` into source, where it belongs; it had its place at the top before."""
+    old, new, source = (_OLD_PLACE,), ("source", _OLD_PLACE), document.tree.get("source", {})
+    if _OLD_PLACE not in document.tree or not isinstance(source, dict):
+        return
+    value = document.tree.pop(_OLD_PLACE)
+    if _OLD_PLACE in source:
+        document.problems.append(Problem(old, "moved into source, where it is given as well; remove it here"))
+        return
+    document.tree["source"] = {**source, _OLD_PLACE: value}
+    for named in (document.lines, document.written, document.answered):
+        _copy(named, old, new)
+
+
+def _copy(named: dict[KeyPath, Any], old: KeyPath, new: KeyPath) -> None:
+    if old in named:
+        named[new] = named[old]
 
 
 def _validated(document: Document) -> Settings | None:
@@ -92,8 +122,6 @@ def _validated(document: Document) -> Settings | None:
 def _broken_rules(document: Document) -> Iterator[Problem]:
     """Yield the rules that a document breaks, once its secrets are filled in."""
     yield from _repeated_ids(document)
-    if "discover_pages" in document.tree:
-        yield Problem(("discover_pages",), "moved into source; write it there: source.discover_pages")
     kind = _kind(document)
     if kind == "facebook":
         yield from _missing_for_facebook(document)
