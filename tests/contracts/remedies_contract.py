@@ -13,6 +13,7 @@ from contracts.store_contract import Look, commit
 from kit.builders import NOON, STREAM, at
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Event, RedriveFailed, Resolution, Stage
+from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.model import (
     Changes,
     ConversationRow,
@@ -25,13 +26,82 @@ from milepost.core.model import (
     Stream,
     Stretch,
 )
-from milepost.core.ports import DueDeadLetter, Store
+from milepost.core.ports import DueDeadLetter, OpenGap, Store
+from milepost.core.problems import Problem, ProblemKind
 from stores.histories import commit_after, contact_row, conversation_row, event_row
 
 Forget = Callable[[Stream, str], Awaitable[tuple[int, int, int, int]]]
 
 OTHER = Stream(Platform.INSTAGRAM, STREAM.page_id)
 SWEEP, NEXT_SWEEP = at(1_000), at(2_000)
+PROBLEM = Problem(ProblemKind.NETWORK, "connection reset")
+
+
+# --- the backlog ------------------------------------------------------------------------------------------------------
+
+
+def gap(key: str = "g_1", conversation_id: str = "t_1", *, newest_at: datetime = NOON) -> Gap:
+    return Gap(key, conversation_id, NOON, newest_at, at(-60), at(-3600), cursor="older")
+
+
+async def open_gaps(store: Store, *, of: Stream = STREAM, limit: int = 100) -> list[str]:
+    return [each.gap.gap_id for each in await store.open_gaps(of.key, limit)]
+
+
+class BacklogContract:
+    async def test_a_stream_without_a_past_owes_nothing(self, store: Store) -> None:
+        assert await store.open_gaps(STREAM.key, 10) == ()
+
+    async def test_a_gap_is_open_with_all_that_is_known_of_it(self, store: Store) -> None:
+        whole = replace(gap(), stored=50, walked_to=at(-90), idle=1, limit=12, attempts=2, resets=1, retry_at=at(9))
+        await commit(store, MessagesOwed((whole,)))
+
+        assert await store.open_gaps(STREAM.key, 10) == (OpenGap(whole, is_forgotten=False),)
+
+    async def test_gaps_come_the_newest_first_and_no_more_than_were_asked_for(self, store: Store) -> None:
+        await commit(store, MessagesOwed(tuple(gap(f"g_{n}", newest_at=at(n * 7 % 5)) for n in range(5))))
+
+        assert await open_gaps(store) == ["g_2", "g_4", "g_1", "g_3", "g_0"]
+        assert await open_gaps(store, limit=2) == ["g_2", "g_4"]
+
+    async def test_a_gap_is_as_the_latest_entry_has_it_until_nothing_is_owed(self, store: Store) -> None:
+        await commit(store, MessagesOwed((gap(), gap("g_2"))))
+        further = replace(gap(), cursor="oldest", reached_at=at(-120), stored=50)
+
+        await commit(store, MessagesRead(further, 50))
+        assert (await store.open_gaps(STREAM.key, 10))[1].gap == further
+        retried = replace(further, attempts=1, retry_at=at(5))
+        await commit(store, MessagesFailed(retried, PROBLEM))
+        assert (await store.open_gaps(STREAM.key, 10))[1].gap == retried
+        await commit(store, MessagesRead(retried, 1, ending=GapEnding.CLOSED))
+        assert await open_gaps(store) == ["g_2"]
+        await commit(store, MessagesFailed(gap("g_2"), PROBLEM, GapEnding.GONE))
+        assert await open_gaps(store) == []
+
+    async def test_streams_owe_for_themselves(self, store: Store) -> None:
+        await commit(store, MessagesOwed((gap("mine"),)))
+        await commit(store, MessagesOwed((gap("theirs"),)), of=OTHER)
+
+        assert await open_gaps(store) == ["mine"]
+        assert await open_gaps(store, of=OTHER) == ["theirs"]
+
+    async def test_what_is_owed_of_a_person_who_was_erased_is_marked(self, store: Store, forget: Forget) -> None:
+        rows = Changes((conversation_row("t_1"),), (contact_row("c_1"),))
+        await commit(store, MessagesOwed((gap("g_1", "t_1"), gap("g_2", "t_2"))), changes=rows)
+
+        await forget(STREAM, "c_1")
+
+        assert {each.gap.gap_id: each.is_forgotten for each in await store.open_gaps(STREAM.key, 10)} == {
+            "g_1": True,
+            "g_2": False,
+        }
+
+    async def test_a_gap_that_the_commit_of_its_end_opens_again_is_open(self, store: Store) -> None:
+        await commit(
+            store, MessagesOwed((gap(),)), MessagesRead(gap(), ending=GapEnding.CLOSED), MessagesOwed((gap(),))
+        )
+
+        assert await open_gaps(store) == ["g_1"]
 
 
 # --- dead letters -----------------------------------------------------------------------------------------------------
@@ -489,5 +559,5 @@ class ForgettingContract:
         assert await counts(store, stretch()) == (0, 2)
 
 
-class RemediesContract(DeadLettersContract, SweepNotesContract, ForgettingContract):
+class RemediesContract(BacklogContract, DeadLettersContract, SweepNotesContract, ForgettingContract):
     """All contracts of the remedies."""

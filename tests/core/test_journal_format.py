@@ -2,8 +2,8 @@
 
 The first 22 entries are from a Milepost without remedies, the first 42 from one without commands, the first 52 from one
 that could not remove streams, the first 53 from one that did not number batches, the first 58 from one that did not
-check which participant is us, the first 61 from one that left no fields out, and the first 62 from one that believed
-whatever a list answered.
+check which participant is us, the first 61 from one that left no fields out, the first 62 from one that believed
+whatever a list answered, and the first 73 from one that read no older messages.
 """
 
 from datetime import datetime
@@ -26,6 +26,7 @@ WITHOUT_REQUESTS = 42
 WITHOUT_REMOVALS = 52
 WITHOUT_NUMBERS = 53
 WITHOUT_DOUBTS = 62
+WITHOUT_BACKLOG = 73
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,7 @@ def test_the_runs_of_an_old_journal_ended_as_they_always_did(checkpoints: list[C
         "r17": RunStatus.PAUSED,
         "r18": RunStatus.PAUSED,
         "r19": RunStatus.COMPLETE_WITH_ERRORS,
+        "r20": RunStatus.COMPLETE,
     }
 
 
@@ -125,7 +127,7 @@ def test_old_entries_neither_number_their_batches_nor_say_whether_their_sweep_ha
     assert {entry.event.batch for entry in old if isinstance(entry.event, BatchStored)} == {0}
     assert {entry.event.has_errors for entry in old if isinstance(entry.event, SweepCompleted)} == {False}
     assert [entry.event.batch for entry in new if isinstance(entry.event, BatchStored)] == [1, 2, 1, 1]
-    assert [entry.event.has_errors for entry in new if isinstance(entry.event, SweepCompleted)] == [True, True]
+    assert [entry.event.has_errors for entry in new if isinstance(entry.event, SweepCompleted)] == [True, True, False]
 
 
 def test_old_entries_doubt_nothing(journal: list[Entry], checkpoints: list[Checkpoint]) -> None:
@@ -140,8 +142,15 @@ def test_old_entries_doubt_nothing(journal: list[Entry], checkpoints: list[Check
 
 
 def test_a_sweep_that_got_nowhere_left_a_doubt(journal: list[Entry], checkpoints: list[Checkpoint]) -> None:
-    completed = journal[-1].event
-    assert isinstance(completed, SweepCompleted)
+    last, after = journal[WITHOUT_BACKLOG - 1], checkpoints[WITHOUT_BACKLOG - 1]
+    assert isinstance(last.event, SweepCompleted)
 
-    assert completed.problem is not None
-    assert checkpoints[-1].doubt == Doubt(completed.problem, journal[-1].recorded_at)
+    assert last.event.problem is not None
+    assert after.doubt == Doubt(last.event.problem, last.recorded_at)
+
+
+def test_what_is_owed_is_read_to_the_end(checkpoints: list[Checkpoint]) -> None:
+    backlog = [after.backlog for after in checkpoints]
+
+    assert set(backlog[:WITHOUT_BACKLOG]) == {0}
+    assert backlog[WITHOUT_BACKLOG:] == [0, 0, 1, 1, 1, 1, 0]

@@ -129,7 +129,7 @@ async def test_a_stream_at_its_batch_limit_continues_at_once_behind_those_that_w
     parts = engine(MemoryStore(), clock=clock, policy=POLICY, concurrency=1)
     supervisor = Supervisor(parts, {long: noting("a"), short: noting("b")}, Schedule(max_batches_per_run=1))
     async with running(supervisor, parts.stop):
-        await asyncio.sleep(10.5)
+        await asyncio.sleep(6.5)
     assert slots == ["a0", "b0", "a1", "b1", "a2", "b2"]
 
 

@@ -17,6 +17,7 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.evolve import fold
+from milepost.core.gaps import Gap
 from milepost.core.journal import Codec, seal
 from milepost.core.model import (
     Batch,
@@ -24,13 +25,14 @@ from milepost.core.model import (
     Conversation,
     Direction,
     Interaction,
+    MessagePage,
     Platform,
     RefusedRow,
     Stream,
     Unreadable,
 )
 from milepost.core.plan import Policy, RunBudget
-from milepost.core.ports import Fetched, Refused
+from milepost.core.ports import Fetched, MessagesFetched, Refused
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import Context
 
@@ -119,6 +121,15 @@ BAD_VERSION = problem(2635)
 DEAD_CURSOR = problem(2642)
 UNKNOWN = problem(1)
 TOO_HEAVY = Problem(ProblemKind.API, "Please reduce the amount of data you're asking for", http_status=500, code=1)
+
+
+GAP = Gap("g_1", "t_1", NOON, at(-60), at(-120), at(-3600), cursor="older")
+
+
+def messages_fetched(
+    *messages: Interaction, next_cursor: str | None = None, unreadable: Sequence[Unreadable] = ()
+) -> MessagesFetched:
+    return MessagesFetched(MessagePage(messages, next_cursor, tuple(unreadable)), NOON, 0.1)
 
 
 def refused(what: Problem = NETWORK, took: float = 0.1) -> Refused:

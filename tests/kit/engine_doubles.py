@@ -13,9 +13,23 @@ from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.errors import StoreAway
-from milepost.core.model import Conversation, Stream
+from milepost.core.model import Conversation, MessagePage, Stream
 from milepost.core.plan import Policy
-from milepost.core.ports import Answered, Clock, Commit, Committed, Gate, Held, Outcome, Refused, Rejected, Request
+from milepost.core.ports import (
+    Answered,
+    Clock,
+    Commit,
+    Committed,
+    Gate,
+    Held,
+    MessagesAnswered,
+    MessagesFetched,
+    MessagesRequest,
+    Outcome,
+    Refused,
+    Rejected,
+    Request,
+)
 from milepost.core.problems import Problem
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed, Notice
@@ -58,6 +72,10 @@ class Inbox:
 
     async def reread(self, conversation_id: str, messages: int) -> Answered:
         return await self._answer(conversation_id)
+
+    async def messages(self, request: MessagesRequest) -> MessagesAnswered:
+        """Return no messages: the conversations have none."""
+        return MessagesFetched(MessagePage(()), NOON, 0.0)
 
     async def _answer(self, asked: Request | str) -> Answered:
         if self._gate is not None and self._gate.is_closed():

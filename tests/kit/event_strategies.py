@@ -37,6 +37,7 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
+from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.core.problems import Problem, ProblemKind
 
@@ -56,6 +57,21 @@ problems = st.builds(
     wait_seconds=st.none() | durations,
 )
 
+gaps = st.builds(
+    Gap,
+    texts,
+    texts,
+    instants,
+    instants,
+    instants,
+    instants,
+    st.none() | texts,
+    counts,
+    st.none() | instants,
+    *[st.just(0) | counts] * 4,
+    st.none() | instants,
+)
+gap_endings = st.none() | st.sampled_from(GapEnding)
 positions = st.builds(
     Position,
     st.sampled_from(Phase),
@@ -95,6 +111,9 @@ BY_TYPE: dict[type[Event], st.SearchStrategy[Event]] = {
         st.none() | problems,
     ),
     StoreReturned: st.builds(StoreReturned, durations, counts),
+    MessagesOwed: st.builds(MessagesOwed, st.lists(gaps, max_size=3).map(tuple)),
+    MessagesRead: st.builds(MessagesRead, gaps, counts, counts, gap_endings),
+    MessagesFailed: st.builds(MessagesFailed, gaps, problems, gap_endings),
     StreamPaused: st.builds(StreamPaused, texts),
     StreamResumed: st.builds(StreamResumed, texts),
     StreamRemoved: st.builds(StreamRemoved, texts),

@@ -20,10 +20,11 @@ from milepost.core.model import (
     Detail,
     Direction,
     Interaction,
+    MessagePage,
     Stream,
     Unreadable,
 )
-from milepost.core.ports import Fetched, Outcome, Refused, Request
+from milepost.core.ports import Fetched, MessagesFetched, MessagesOutcome, MessagesRequest, Outcome, Refused, Request
 from milepost.core.problems import Problem, ProblemKind
 
 TOO_HEAVY = Problem(ProblemKind.API, "Please reduce the amount of data", http_status=500, code=1)
@@ -66,6 +67,8 @@ class Habits:
 
     arrival_chance: float = 0.3
     new_thread_chance: float = 0.2
+    burst_chance: float = 0.0  # that more messages than one arrive at once
+    longest_burst: int = 30
     unreadable_chance: float = 0.0
     sick_chance: float = 0.0
     deletion_chance: float = 0.0
@@ -148,8 +151,11 @@ class Inbox:
             known = [*self.threads.values(), *self.gone.values()]
             if not known or self._happens(self.habits.new_thread_chance):
                 self.new_thread()
-            else:
-                self.message_for(self.random.choice(known))
+                continue
+            thread = self.random.choice(known)
+            is_burst = self._happens(self.habits.burst_chance)
+            for _ in range(self.random.randint(2, self.habits.longest_burst) if is_burst else 1):
+                self.message_for(thread)
         if self.threads and self._happens(self.habits.deletion_chance) and not self.habits.counts_offsets:
             self.delete(self.random.choice(list(self.threads.values())))
         if self.threads and self._happens(self.habits.sick_chance):
@@ -257,6 +263,32 @@ class Inbox:
         if problem is not None or thread is None:
             return Refused(problem or GONE, took_seconds)
         return Fetched(Batch(*_as_listed([thread], messages, None)), asked_at, took_seconds)
+
+    def messages(self, request: MessagesRequest) -> MessagesOutcome:
+        """Answer a call for messages of one conversation; its cursors are the ids of messages."""
+        asked_at, took_seconds = whole_second(self.now), self.random.random()
+        problem = self._bad_cursor(request.cursor) or self.world.outages.refusal(self.stream, self.now)
+        thread = self.threads.get(request.conversation_id)
+        if problem is None and thread is None:
+            problem = GONE
+        if problem is None and thread is not None and not thread.health.bears(Detail.SEPARATE):
+            problem = UNKNOWN
+        if problem is None and request.limit > max(1, self.habits.max_messages):
+            problem = TOO_HEAVY
+        if problem is not None or thread is None:
+            return Refused(problem or GONE, took_seconds)
+        return MessagesFetched(self._page(thread, request), asked_at, took_seconds)
+
+    def _page(self, thread: Thread, request: MessagesRequest) -> MessagePage:
+        newest_first = thread.messages[::-1]
+        after, _, hops = (request.cursor or "").partition("/")
+        start = [each.event_id for each in newest_first].index(after) + 1 if after else 0
+        is_empty = start > 0 and int(hops or 0) < 3 and self._happens(self.habits.empty_chance)
+        shown = newest_first[start : start + (0 if is_empty else self.random.randint(1, request.limit))]
+        next_cursor = f"{shown[-1].event_id if shown else after}/{0 if shown else int(hops or 0) + 1}"
+        if request.cursor in self._bad_cursors:
+            next_cursor = request.cursor
+        return MessagePage(tuple(shown), next_cursor if start + len(shown) < len(newest_first) else None)
 
     def _bad_cursor(self, cursor: str | None) -> Problem | None:
         if cursor is None:
@@ -433,6 +465,8 @@ def as_listed(thread: Thread, messages: int) -> Conversation:
         snippet=thread.messages[-1].text,
         message_count=len(thread.messages),
         interactions=newest_first,
+        has_older=len(thread.messages) > messages > 0,
+        older_cursor=newest_first[-1].event_id if len(thread.messages) > messages > 0 else None,
     )
 
 

@@ -3,13 +3,17 @@
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 
 import msgspec
+from msgspec.structs import replace
 
 from kit.builders import removals, total
 from kit.fake_inbox import Inbox, Thread, World, as_listed
 from kit.memory_store import MemoryStore
+from milepost.core.backlog import gap_in
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run, Sweep
+from milepost.core.dead_letters import is_of_older
 from milepost.core.doubts import KINDS as DOUBTS
 from milepost.core.doubts import WITHOUT_PROGRESS
 from milepost.core.events import (
@@ -37,10 +41,11 @@ from milepost.core.events import (
     TokenChecked,
 )
 from milepost.core.evolve import evolve
-from milepost.core.journal import RunOf, check_link, dead_letter_after, project
-from milepost.core.model import Changes, Conversation, ConversationRow, Scope, Stream
+from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.journal import GapOf, RunOf, check_link, dead_letter_after, project
+from milepost.core.model import Changes, Conversation, ConversationRow, Interaction, Scope, Stream
 from milepost.core.plan import RunBudget
-from milepost.core.ports import Commit, Fetched, Outcome, Refused
+from milepost.core.ports import Commit, Fetched, MessagesFetched, MessagesOutcome, Outcome, Refused
 from milepost.core.records import Decision, Record
 from milepost.core.remedies import Remedy, rule_for
 
@@ -66,6 +71,8 @@ class Observed:
         self.vain_calls = 0
         self.given_up_at: dict[str, datetime] = {}  # by thread
         self.given_up_events: set[str] = set()
+        self.first_messages: dict[str, int | None] = {}  # by thread: the oldest one that came when it was met
+        self.given_up_older: set[str] = set()  # messages that were there when their dead letter was discarded
         self.held_until: dict[Scope, datetime] = {}
         self.stored_once: set[str] = set()  # conversations, whatever became of them since
         self.run_ids: set[str] = set()
@@ -195,13 +202,32 @@ class Invariants:
         self._dead_letters_agree(stream, after)
         self._count_forgotten(stream, commit.changes)
         self._counts_agree(stream, after)
+        self._note_first_messages(stream, commit.changes)
+        gaps = [gap for of, gap in self.store.gaps.values() if of == stream.key]
+        assert after.backlog == len(gaps), "the journal does not count the backlog"
         self._deletions_are_true(stream, fresh, deleted_before)
         self._watermark_is_safe(stream, after)
         if any(isinstance(entry.event, SweepCompleted) for entry in fresh):
             assert commit.run is not None
             self._sweep_completed(stream, after, commit.run)
 
-    def decided(self, outcome: Outcome | None, events: tuple[Event, ...]) -> None:
+    def messages_decided(self, outcome: MessagesOutcome, events: tuple[Event, ...]) -> None:
+        """Note how it went, and check what holds for every answer."""
+        self.decided(outcome, events)
+        for event in events:
+            match event:
+                case MessagesRead(ending=None):
+                    self.seen["older messages were read"] += 1
+                case MessagesFailed(gap=gap, ending=None) if gap.resets and gap.cursor is None:
+                    self.seen["older messages are read from the newest on"] += 1
+                case MessagesFailed(ending=None):
+                    self.seen["older messages could not be read"] += 1
+                case MessagesRead(ending=ending) | MessagesFailed(ending=ending):
+                    self.seen[f"a gap ended: {ending}"] += 1
+                case _:
+                    pass
+
+    def decided(self, outcome: Outcome | MessagesFetched | None, events: tuple[Event, ...]) -> None:
         """A limit costs no retry and no dead letter."""
         if not isinstance(outcome, Refused) or rule_for(outcome.problem, has_cursor=False).remedy is not Remedy.WAIT:
             return
@@ -244,6 +270,10 @@ class Invariants:
 
     def _entry_is_sound(self, stream: Stream, entry: Entry) -> None:
         observed, event = self.observed[stream], entry.event
+        if isinstance(event, MessagesOwed):
+            self.seen["messages were owed"] += 1
+        if isinstance(event, MessagesFailed) and event.ending is GapEnding.GONE:
+            self._gives_up_older(stream, event.gap)
         dead_letter = dead_letter_after(entry, observed.dead_letters.get)
         if isinstance(event, DeadLetterOpened):
             self.seen[f"a dead letter of {event.stage}"] += 1
@@ -368,7 +398,40 @@ class Invariants:
             return False
         if f"{thread.thread_id}/messages" in subjects:
             return True
-        return not self._missing_events(stream, as_listed(thread, self.messages))
+        owed = self._owed_of(stream, thread.thread_id)
+        return all(any(covers(gap, thread, each) for gap in owed) for each in self._missing(stream, thread))
+
+    def _note_first_messages(self, stream: Stream, changes: Changes) -> None:
+        """Note the oldest message that came with each thread when it was stored first: what is older is not owed."""
+        observed = self.observed[stream]
+        for row in changes.conversations:
+            thread = self._thread(stream, row.conversation_id)
+            if row.conversation_id in observed.first_messages or thread is None:
+                continue
+            stored = [each.event_id in self.store.interaction_events for each in thread.messages]
+            while stored and not stored[-1]:
+                stored.pop()
+            came_with_it = len(list(takewhile(bool, reversed(stored))))  # an earlier row may have been refused
+            observed.first_messages[row.conversation_id] = len(stored) - came_with_it if came_with_it else None
+
+    def _missing(self, stream: Stream, thread: Thread) -> list[Interaction]:
+        """Return the messages that are not stored, of those that the list shows and those since the thread was met."""
+        listed = as_listed(thread, self.messages)
+        first = self.observed[stream].first_messages.get(thread.thread_id)
+        since = () if first is None else thread.messages[first:]
+        older = self._missing_events(stream, replace(listed, interactions=tuple(since)))
+        missing = self._missing_events(stream, listed) | (older - self.observed[stream].given_up_older)
+        return [each for each in thread.messages if each.event_id in missing]
+
+    def _owed_of(self, stream: Stream, thread_id: str) -> list[Gap]:
+        """Return what is owed of a thread, by the backlog or by dead letters."""
+        payloads = (
+            self.store.payloads.get(each.dead_letter_id)
+            for each in self._open_dead_letters(stream)
+            if is_of_older(each.subject)
+        )
+        gaps = [gap for _, gap in self.store.gaps.values()] + [gap_in(each) for each in payloads if each is not None]
+        return [gap for gap in gaps if gap.conversation_id == thread_id]
 
     def _is_excused(self, stream: Stream, thread_id: str, as_of: datetime | None = None) -> bool:
         """Whether its person had it erased, or an operator discarded it as it is, or as it was when it was read."""
@@ -432,8 +495,21 @@ class Invariants:
         if dead_letter.stage is Stage.EVENTS and payload is not None:
             rows = msgspec.json.decode(payload, type=Changes).interaction_events
             self.observed[stream].given_up_events |= {row.event_id for row in rows}
-        else:
-            self.observed[stream].given_up_at[dead_letter.subject.partition("/")[0]] = self.world.now
+            return
+        self.observed[stream].given_up_at[dead_letter.subject.partition("/")[0]] = self.world.now
+        thread = self._thread(stream, dead_letter.subject.partition("/")[0])
+        if thread is not None and dead_letter.stage is Stage.FETCH:
+            self.observed[stream].given_up_older |= {each.event_id for each in thread.messages}
+
+    def _gives_up_older(self, stream: Stream, gap: Gap) -> None:
+        """Note that messages are given up because their thread is gone: it may come back."""
+        thread = self._thread(stream, gap.conversation_id)
+        if thread is not None:
+            self.observed[stream].given_up_older |= {each.event_id for each in thread.messages}
+
+    def _thread(self, stream: Stream, thread_id: str) -> Thread | None:
+        inbox = self.world.inboxes[stream]
+        return inbox.threads.get(thread_id) or inbox.gone.get(thread_id)
 
     # --- at the end ---
 
@@ -453,6 +529,8 @@ class Invariants:
         assert dead_letters == self.store.dead_letters, "the dead letters are not their fold"
         assert runs == self.store.runs, "the runs are not their fold"
         assert snapshots == self.store.checkpoints, "the checkpoints are not their fold"
+        gaps = {each.gap.gap_id: (each.stream, each.gap) for each in rebuilt if isinstance(each, GapOf)}
+        assert gaps == self.store.gaps, "the backlog is not its fold"
 
     def nothing_is_left_of_the_forgotten(self) -> None:
         gone = {key for _, kind, key in self.store.forgotten if kind == "contact"}
@@ -488,12 +566,22 @@ class Invariants:
             assert stored.updated_time == true.updated_time
             assert (stored.snippet, stored.message_count) == (true.snippet, true.message_count)
             assert {event.event_id for event in true.interactions} <= self.store.interaction_events.keys()
+            lost = {each.event_id for each in self._missing(stream, thread)}
+            assert not lost, f"{lost} were never stored"
         for key in rows.keys() & inbox.gone.keys() if inbox.threads else ():  # an empty inbox is not believed
             assert rows[key].deleted_at is not None, f"{key} is gone and not marked as deleted"
         for key, row in self.store.interaction_events.items():
             if row.conversation_id in rows:
                 thread = inbox.threads.get(row.conversation_id) or inbox.gone[row.conversation_id]
                 assert key in {event.event_id for event in thread.messages}
+
+
+def covers(gap: Gap, thread: Thread, message: Interaction) -> bool:
+    """Whether a message is still to be read by what a gap owes: it is below what was read, or below the cursor."""
+    if gap.cursor is None or message.occurred_at <= gap.reached_at:
+        return True
+    ids = [each.event_id for each in thread.messages]
+    return ids.index(message.event_id) < ids.index(gap.cursor.partition("/")[0])
 
 
 def _is_in_doubt(checkpoint: Checkpoint) -> bool:

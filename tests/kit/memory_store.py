@@ -15,6 +15,7 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Entry, Resolution, StreamRemoved
 from milepost.core.evolve import evolve
+from milepost.core.gaps import Gap, gaps_after
 from milepost.core.journal import Codec, check_link, dead_letter_after, instant_text
 from milepost.core.model import (
     Changes,
@@ -29,7 +30,7 @@ from milepost.core.model import (
     Stretch,
     Table,
 )
-from milepost.core.ports import Commit, Committed, DueDeadLetter, Rejected
+from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
 from milepost.core.retry import latest_redrive
 
 ContactKey = tuple[str, str, str]
@@ -59,6 +60,7 @@ class MemoryStore:
         self.interaction_events: dict[str, InteractionEventRow] = {}
         self.dead_letters: dict[str, DeadLetter] = {}
         self.payloads: dict[str, str] = {}
+        self.gaps: dict[str, tuple[str, Gap]] = {}  # with the stream of each
         self.missed: dict[str, tuple[str, datetime]] = {}  # by conversation: the stream, and the sweep that misses it
         self.forgotten: set[tuple[str, str, str]] = set()  # the stream, "contact" or "conversation", and its id
         self.moves: dict[tuple[str, str], datetime] = {}  # of rows, from a stream to another: when
@@ -153,6 +155,17 @@ class MemoryStore:
             sorted(due, key=lambda each: (each.dead_letter.opened_at, each.dead_letter.dead_letter_id))[:limit]
         )
 
+    async def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
+        """Return up to `limit` open gaps of the stream, the newest first."""
+        gaps = sorted(
+            (gap for of, gap in self.gaps.values() if of == stream),
+            key=lambda gap: (gap.newest_at, gap.gap_id),
+            reverse=True,
+        )
+        return tuple(
+            OpenGap(gap, (stream, "conversation", gap.conversation_id) in self.forgotten) for gap in gaps[:limit]
+        )
+
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""
         dead_letters = (self.dead_letters[key] for key in dead_letter_ids if key in self.dead_letters)
@@ -203,6 +216,11 @@ class MemoryStore:
             dead_letter = dead_letter_after(entry, self.dead_letters.get)
             if dead_letter is not None:
                 self.dead_letters[dead_letter.dead_letter_id] = dead_letter
+            for after in gaps_after(entry.event):
+                if after.is_open:
+                    self.gaps[after.gap.gap_id] = (entry.stream, after.gap)
+                else:
+                    self.gaps.pop(after.gap.gap_id, None)
         self.checkpoints[commit.checkpoint.stream] = msgspec.json.encode(commit.checkpoint)
         if commit.run is not None:
             self.runs[commit.run.run_id] = commit.run
@@ -215,6 +233,8 @@ class MemoryStore:
         for key in [key for key, dead_letter in self.dead_letters.items() if dead_letter.stream == stream.key]:
             self.payloads.pop(key, None)
             del self.dead_letters[key]
+        for key in [key for key, (of, _) in self.gaps.items() if of == stream.key]:
+            del self.gaps[key]
         for key in self._noted(stream):
             del self.missed[key]
         for contact in [key for key in self.contacts if key[:2] == page]:

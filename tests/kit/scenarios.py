@@ -28,6 +28,8 @@ habits = st.builds(
     Habits,
     arrival_chance=st.sampled_from((0.1, 0.3, 0.5)),
     new_thread_chance=st.sampled_from((0.0, 0.2)),
+    burst_chance=chance(0.1, 0.4),
+    longest_burst=st.sampled_from((4, 30, 150)),
     unreadable_chance=chance(0.1, 0.3),
     sick_chance=chance(0.05, 0.2),
     deletion_chance=chance(0.05, 0.2),

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from datetime import datetime, timedelta
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import structlog
 from msgspec.structs import replace
@@ -32,6 +32,10 @@ from milepost.core.ports import (
     DueDeadLetter,
     Fetched,
     Held,
+    MessagesAnswered,
+    MessagesFetched,
+    MessagesRequest,
+    OpenGap,
     Outcome,
     Refused,
     Rejected,
@@ -46,6 +50,7 @@ from milepost.engine.rate_limits import RateLimits, StreamGate
 from milepost.engine.slots import Slots
 from milepost.engine.supervisor import Schedule, Supervisor
 
+Answer = TypeVar("Answer", bound=Outcome | MessagesFetched)
 OPERATOR = "an operator"
 PLANNED_ENDS = {Reason.SHUTDOWN, Reason.REQUEST, Reason.REMOVED, Reason.TIME_LIMIT, Reason.BATCH_LIMIT}
 MAX_ANSWER_SECONDS = 30.0  # a command that a stopped process leaves unanswered is a bug
@@ -327,7 +332,7 @@ class SimulatedSource:
         self._stream = stream
         self._inbox = process.setting.world.inboxes[stream]
         self._gate: StreamGate = process.rate_limits.gate(stream)
-        self._sent: dict[int, tuple[Outcome, datetime]] = {}
+        self._sent: dict[int, tuple[Outcome | MessagesFetched, datetime]] = {}
         self.calls_since_notified: int | None = None  # of another process's entry
         self.is_limit_unsettled = False
 
@@ -343,7 +348,13 @@ class SimulatedSource:
         self._process.invariants.observed[self._stream].vain_calls = 0
         return answered
 
-    async def _call(self, answer: Callable[[], Outcome], *, is_batch: bool) -> Answered:
+    async def messages(self, request: MessagesRequest) -> MessagesAnswered:
+        answered = await self._call(lambda: self._inbox.messages(request), is_batch=False)
+        if isinstance(answered, MessagesFetched):
+            self._process.invariants.observed[self._stream].vain_calls = 0
+        return answered
+
+    async def _call(self, answer: Callable[[], Answer], *, is_batch: bool) -> Answer | Refused | Held:
         process, setting = self._process, self._setting
         await process.reach()
         if self._gate.is_closed():
@@ -397,7 +408,7 @@ class SimulatedSource:
         task = asyncio.current_task()
         return task is None or not task.get_name().startswith("stream ")
 
-    def _dated(self, outcome: Outcome, asked_at: datetime) -> Outcome:
+    def _dated(self, outcome: Answer, asked_at: datetime) -> Answer:
         """Date an answer as the client does: by our clock, or the server's if that is behind."""
         if not isinstance(outcome, Fetched):
             return outcome
@@ -426,6 +437,10 @@ class SimulatedStore:
     async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         await self._reach()
         return await self._store.due_dead_letters(stream, now, limit)
+
+    async def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
+        await self._reach()
+        return await self._store.open_gaps(stream, limit)
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         await self._reach()

@@ -12,10 +12,12 @@ from kit.memory_store import MemoryStore
 from kit.simulated_process import ObservedPending, Process
 from kit.simulation_setting import Decide, Scenario, Setting
 from kit.virtual_time import VirtualLoop
+from milepost.core.backlog import decide_messages
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import Redrive, ResumeStream
 from milepost.core.decide import decide
-from milepost.core.ports import DueDeadLetter, Outcome
+from milepost.core.gaps import Gap
+from milepost.core.ports import DueDeadLetter, MessagesFetched, MessagesOutcome, Outcome
 from milepost.core.records import Context, Decision, Pending, Record
 from milepost.core.redrive import redrive
 from milepost.engine.supervisor import Schedule, Supervisor
@@ -38,6 +40,7 @@ class Simulation:
             # Threads are unreadable at random here: a handful that all are is no list in another form.
             patch("milepost.core.decide.unexpected_form", lambda *_: None),
             patch("milepost.engine.redrive.redrive", self._redrive),
+            patch("milepost.engine.backlog.decide_messages", self._decide_messages),
         ):
             runner.run(self._play())
 
@@ -67,13 +70,26 @@ class Simulation:
         return self.process.decide(checkpoint, outcome, context)
 
     def _redrive(
-        self, checkpoint: Checkpoint, due: DueDeadLetter, outcome: Outcome | None, context: Context, *, by: str = ""
+        self,
+        checkpoint: Checkpoint,
+        due: DueDeadLetter,
+        outcome: Outcome | MessagesFetched | None,
+        context: Context,
+        *,
+        by: str = "",
     ) -> Pending:
         def check(decision: Decision) -> None:
             assert isinstance(decision, Record)
             self.setting.invariants.decided(outcome, decision.events)
 
         return ObservedPending(redrive(checkpoint, due, outcome, context, by=by), check)
+
+    def _decide_messages(self, checkpoint: Checkpoint, gap: Gap, outcome: MessagesOutcome, context: Context) -> Pending:
+        def check(decision: Decision) -> None:
+            assert isinstance(decision, Record)
+            self.setting.invariants.messages_decided(outcome, decision.events)
+
+        return ObservedPending(decide_messages(checkpoint, gap, outcome, context), check)
 
     # --- the end ---
 
@@ -89,6 +105,7 @@ class Simulation:
         setting.world.heal()
         await self._redrive_all()
         await self._sweep_all(times=3, full=True)
+        assert all(setting.snapshot(stream).backlog == 0 for stream in setting.streams), "messages are still owed"
         setting.invariants.tables_equal_inboxes()
         setting.invariants.projections_are_the_fold()
         before = {stream: setting.snapshot(stream).version for stream in setting.streams}

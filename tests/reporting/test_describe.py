@@ -3,10 +3,12 @@
 import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kit.builders import (
     APP_LIMIT,
     DEAD_TOKEN,
+    GAP,
     NETWORK,
     NOON,
     RATE_LIMIT,
@@ -25,6 +27,7 @@ from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Mode, Phase, Position, Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
+from milepost.core.gaps import GapEnding, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.core.problems import Problem, ProblemKind
 from milepost.reporting.advice import advice_on
@@ -45,6 +48,7 @@ IN_ALL = {"seconds": 30.0, "batches": 3, "inserted": 59, "updated": 3, "unchange
 IN_BRIEF = "3 batches, 59 new, 3 updated, 2 unchanged, 1 dead letter"
 BY = "API from 127.0.0.1"
 DEBUG, INFO, WARNING, ERROR = Level
+OF_GAP = {"conversation": "t_1", "reached": "2026-03-01T11:58:00+00:00"}
 WENT_WRONG = {"problem": "it went wrong"}
 WAIT = advice_on(RATE_LIMIT, STREAM)
 NEW_TOKEN = advice_on(DEAD_TOKEN, STREAM)
@@ -395,6 +399,58 @@ CASES: list[tuple[events.Event, Description]] = [
         ),
     ),
     # --- the store and the stream ---
+    (
+        MessagesOwed((GAP, replace(GAP, gap_id="g_2", conversation_id="t_2"))),
+        Description(
+            "messages owed",
+            "2 conversations have more new messages than the list shows: they are owed",
+            fields={"conversations": ["t_1", "t_2"], "gaps": 2},
+        ),
+    ),
+    (
+        MessagesRead(replace(GAP, stored=90), 50),
+        Description(
+            "messages read",
+            "50 older messages of a conversation stored; more are owed",
+            DEBUG,
+            OF_GAP | {"stored": 50, "stored_so_far": 90},
+        ),
+    ),
+    (
+        MessagesRead(GAP, 1, ending=GapEnding.CLOSED),
+        Description(
+            "messages read",
+            "1 older message of a conversation stored; all that was owed is stored",
+            fields=OF_GAP | {"ending": "closed", "stored": 1, "stored_so_far": 0},
+        ),
+    ),
+    (
+        MessagesFailed(replace(GAP, attempts=1, retry_at=at(2)), NETWORK),
+        Description(
+            "messages not read",
+            f"Older messages of a conversation could not be read; next attempt at 12:00:02 UTC: {NETWORK}",
+            WARNING,
+            OF_GAP | {"attempts": 1, "problem": str(NETWORK)},
+        ),
+    ),
+    (
+        MessagesFailed(replace(GAP, attempts=3), NETWORK),
+        Description(
+            "messages not read",
+            f"Older messages of a conversation could not be read; the next run tries again: {NETWORK}",
+            WARNING,
+            OF_GAP | {"attempts": 3, "problem": str(NETWORK)},
+        ),
+    ),
+    (
+        MessagesFailed(GAP, NETWORK, GapEnding.DEAD_LETTER),
+        Description(
+            "messages not read",
+            f"Older messages of a conversation could not be read; a dead letter keeps what is owed: {NETWORK}",
+            WARNING,
+            OF_GAP | {"ending": "dead_letter", "attempts": 0, "problem": str(NETWORK)},
+        ),
+    ),
     (
         events.StoreReturned(61.04, 5),
         Description(

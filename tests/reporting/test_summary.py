@@ -1,6 +1,7 @@
 """The result of a sync, and the exit code that scripts rely on."""
 
 import pytest
+from msgspec.structs import replace
 
 from kit.builders import NOON
 from milepost.core.checkpoint import Run
@@ -21,6 +22,10 @@ FUTILE = result(RunStatus.PAUSED, Reason.TIME_LIMIT, problem=Problem(ProblemKind
 FAILED = result(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED)
 NO_TOKEN = result(RunStatus.STOPPED, Reason.AUTHORIZATION)
 WRONG_SETTING = result(RunStatus.STOPPED, Reason.CONFIGURATION)
+OWING = replace(result(RunStatus.COMPLETE), backlog=3)
+WITH_UNREADABLE_MESSAGES = RunResult(
+    "messenger:1", Run("r_1", NOON, status=RunStatus.COMPLETE, tally=Tally(dead_lettered=1))
+)
 NOT_WORKED = RunResult("messenger:1", None)
 BROKEN = RunResult("messenger:1", None, error="the disk is full")
 
@@ -33,6 +38,8 @@ BROKEN = RunResult("messenger:1", None, error="the disk is full")
         (FAILED, ExitCode.WITH_ERRORS),
         (BROKEN, ExitCode.WITH_ERRORS),
         (PAUSED, ExitCode.PROGRESS_SAVED),
+        (OWING, ExitCode.PROGRESS_SAVED),
+        (WITH_UNREADABLE_MESSAGES, ExitCode.WITH_ERRORS),
         (FUTILE, ExitCode.WITH_ERRORS),
         (NOT_WORKED, ExitCode.PROGRESS_SAVED),
         (NO_TOKEN, ExitCode.AUTHORIZATION),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given as drawn
 
 from kit.builders import (
+    GAP,
     NETWORK,
     NOON,
     STREAM,
@@ -22,6 +23,7 @@ from kit.builders import (
 from kit.event_strategies import BY_TYPE
 from kit.notices import passed, recorded, store_retried, usage_told
 from milepost.core import events
+from milepost.core.gaps import MessagesFailed
 from milepost.core.journal import Codec, seal
 from milepost.service import activity as module
 from milepost.service.activity import BUCKETS, Activity, Counts, Past, counts, recent_activity
@@ -44,6 +46,7 @@ COUNTED: dict[type[events.Event], tuple[events.Event, Counts]] = {
         (events.BatchFailed(events.Stage.FETCH, 3, NETWORK), Counts(failed_batches=1)),
         (events.FetchFailed(1, NETWORK, NOON), Counts(retries=1)),
         (events.StoreReturned(12.0, 3), Counts(retries=3)),
+        (MessagesFailed(GAP, NETWORK), Counts(retries=1)),
     )
 }
 

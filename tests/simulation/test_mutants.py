@@ -18,6 +18,7 @@ from kit.memory_store import MemoryStore
 from kit.scenarios import scenarios
 from kit.simulation import Simulation
 from kit.simulation_setting import Decide, Scenario
+from milepost.core.backlog import _gap_after
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, DeadLetter, RateLimit, Run, Sweep
 from milepost.core.dead_letters import Failure, opened, recovered, unread, withhold
 from milepost.core.decide import _next_position, _stretch, decide
@@ -34,6 +35,7 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.events import Phase as SweepPhase
+from milepost.core.gaps import Gap, GapEnding, MessagesOwed
 from milepost.core.list_check import checked
 from milepost.core.merge import Difference, newer
 from milepost.core.model import (
@@ -44,6 +46,7 @@ from milepost.core.model import (
     Detail,
     Keys,
     Known,
+    MessagePage,
     RefusedRow,
     Stream,
     Stretch,
@@ -368,6 +371,18 @@ class UncheckedStore(MemoryStore):
         pass
 
 
+def nothing_is_owed(*_: object) -> tuple[MessagesOwed, ...]:
+    return ()
+
+
+def any_stored_message_ends_it(
+    gap: Gap, page: MessagePage, known: Known, *, stored: int
+) -> tuple[Gap, GapEnding | None]:
+    following, ending = _gap_after(gap, page, known, stored=stored)
+    is_stored = any(each.event_id in known.interaction_events for each in page.interactions)
+    return following, GapEnding.CLOSED if is_stored else ending
+
+
 # --- and none of them survives ----------------------------------------------------------------------------------------
 
 
@@ -431,6 +446,13 @@ def to_rivals(scenario: Scenario) -> Scenario:
     return dataclasses.replace(
         scenario, habits=quiet, rival_chance=0.3, threads=12, max_batches=50, run_seconds=270.0, full_chance=0.5
     )
+
+
+def to_bursts(scenario: Scenario) -> Scenario:
+    """Let more messages arrive at once than a list shows, while reading them fails now and then."""
+    habits = Habits(burst_chance=0.4, new_thread_chance=0.0, dead_cursor_chance=0.1)
+    policy = replace(scenario.policy, messages_per_conversation=3)
+    return dataclasses.replace(scenario, habits=habits, policy=policy, threads=4, run_seconds=20.0)
 
 
 LOSS = "the watermark passed t_[0-9]+, which is not stored"
@@ -540,6 +562,14 @@ MUTANTS = {
     ),
     "a refusal that came ahead waits until it is wanted": Mutant(
         "a rate limit that it met is not on record", patches={"milepost.engine.run.next_step": commands_first}
+    ),
+    "messages that the list does not show are not owed": Mutant(
+        EITHER, patches={"milepost.core.decide.owed": nothing_is_owed}, narrowed=to_bursts
+    ),
+    "a gap ends at any message that is stored": Mutant(
+        f"{EITHER}|were never stored|neither stored nor a dead letter",
+        patches={"milepost.core.backlog._gap_after": any_stored_message_ends_it},
+        narrowed=to_bursts,
     ),
     "a run goes on that another process took over": Mutant(
         "two runs of a stream|goes on that has ended",

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
+from msgspec.structs import replace
+
 from kit.builders import CODEC, NOON, STREAM, at, sweep_started, walking
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import (
@@ -21,6 +23,7 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
+from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.model import (
     Changes,
     ContactRow,
@@ -31,9 +34,11 @@ from milepost.core.model import (
     Stream,
 )
 from milepost.core.ports import Commit, Store
+from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import Record, prepare
 
 BATCHES_PER_RUN = 4
+GONE = Problem(ProblemKind.API, "it does not exist", http_status=400, code=100, subcode=33)
 NO_CHANGES = Changes()
 
 
@@ -108,7 +113,8 @@ def event_row(
 def next_commit(checkpoint: Checkpoint) -> Commit:
     """Continue a life: a run of a few batches that ends at a limit; every third completes its sweep.
 
-    Each batch leaves a dead letter over. At the end of a run, one is tried again in vain, and another one closed.
+    Each batch leaves a dead letter and a gap. At the end of a run, one dead letter is tried again in vain and another
+    one is closed; one gap is read, and of another one nothing is left.
     """
     now = NOON + timedelta(seconds=checkpoint.version)
     run = checkpoint.run
@@ -128,10 +134,16 @@ def next_commit(checkpoint: Checkpoint) -> Commit:
         ending: Event = SweepCompleted(Mode.FULL, walk_started_at, now, tally)
     else:
         ending = RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("limit"), tally)
-    last, before_last = (letter_of(checkpoint.stream, checkpoint.version - since) for since in (1, 3))
-    closed = DeadLetterClosed(before_last, (Resolution.REDRIVEN, Resolution.DISCARDED)[checkpoint.version % 3 % 2])
-    failed = RedriveFailed(last, 1, "still: expected str", now + timedelta(hours=1))
-    return commit_after(checkpoint, failed, closed, ending, run_id=run_id, now=now)
+    last, before_last = (checkpoint.version - since for since in (2, 5))
+    closed = DeadLetterClosed(
+        letter_of(checkpoint.stream, before_last),
+        (Resolution.REDRIVEN, Resolution.DISCARDED)[checkpoint.version % 3 % 2],
+    )
+    failed = RedriveFailed(letter_of(checkpoint.stream, last), 1, "still: expected str", now + timedelta(hours=1))
+    gap = gap_of(checkpoint.stream, last)
+    read = MessagesRead(replace(gap, reached_at=at(-9), cursor=None, stored=50, attempts=1, retry_at=at(9)), 50)
+    gone = MessagesFailed(gap_of(checkpoint.stream, before_last), GONE, GapEnding.GONE)
+    return commit_after(checkpoint, failed, closed, ending, read, gone, run_id=run_id, now=now)
 
 
 def _batch(checkpoint: Checkpoint, opening: tuple[Event, ...], run_id: str, now: datetime) -> Commit:
@@ -141,7 +153,8 @@ def _batch(checkpoint: Checkpoint, opening: tuple[Event, ...], run_id: str, now:
     )
     stored = BatchStored(walking(f"cursor-{version}"), Tally(batches=1, inserted=2, dead_lettered=1))
     changes = rows_of_batch(Stream.parse(checkpoint.stream), version)
-    return commit_after(checkpoint, *opening, dead_letter, stored, changes=changes, run_id=run_id, now=now)
+    owed = MessagesOwed((gap_of(checkpoint.stream, version),))
+    return commit_after(checkpoint, *opening, dead_letter, stored, owed, changes=changes, run_id=run_id, now=now)
 
 
 def rows_of_batch(of: Stream, version: int) -> Changes:
@@ -158,6 +171,13 @@ def rows_of_batch(of: Stream, version: int) -> Changes:
 def letter_of(stream_key: str, version: int) -> str:
     """Name the dead letter that is opened by the entry of this version."""
     return f"{stream_key}/{version}"
+
+
+def gap_of(stream_key: str, version: int) -> Gap:
+    """Return the gap that is found with the dead letter of this version."""
+    return Gap(
+        f"{stream_key}/gap/{version}", f"t_{version}", at(version), at(version), at(-1), at(-60), f"after {version}"
+    )
 
 
 def life(of: Stream, commits: int) -> Iterator[Commit]:

@@ -17,7 +17,7 @@ from milepost.stores import rows
 from milepost.stores.url import StoreUrl
 from stores.sqlite_files import DROP_TRIGGERS, execute, raw
 
-PROJECTIONS = ("checkpoints", "runs", "dead_letters")
+PROJECTIONS = ("checkpoints", "runs", "dead_letters", "message_backlog")
 
 Rows = list[tuple[Any, ...]]
 Ask = Callable[[str], Rows]

@@ -73,6 +73,11 @@ FROM numbers;
 INSERT INTO dead_letter_payloads SELECT 'd_' || n, '{{{{}}}}' FROM numbers WHERE n % 2 = 1;
 INSERT INTO missed_conversations
 SELECT CASE WHEN n <= {NOTES} THEN 'messenger:1' ELSE 'messenger:2' END, 't_' || n, '2026-03-01Z' FROM numbers;
+INSERT INTO message_backlog
+SELECT
+    'g_' || n, 'messenger:1', 't_' || n, now(), timestamptz '2026-03-01Z' - n * interval '1 minute', now(), 0, 0, NULL,
+    '{{{{}}}}'
+FROM numbers;
 INSERT INTO forgotten SELECT 'messenger', '1', 'contact', 'f_' || n FROM numbers;
 INSERT INTO checkpoints (stream, version, hash, open_dead_letters, state)
 SELECT 'messenger:' || n, 1, '', 0, '{{{{}}}}' FROM numbers;
@@ -110,6 +115,7 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "mark_missed_as_deleted": (SWEEP_STARTED_AT, "messenger:1"),
     "drop_notes": ("messenger:1",),
     "delete_payload": ("d_7",),
+    "delete_gap": ("g_7",),
     "dead_letter": ("d_7",),
     "due_dead_letters": ("messenger:1", "2036-03-01T00:00:00Z", "2036-03-02T00:00:00Z", KEYS),
     "dead_letters_with_payloads": (DEAD_LETTERS,),
@@ -119,6 +125,7 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "stored_checkpoints": (["messenger:1"],),
     "stored_runs": (RUNS,),
     "stored_dead_letters": (DEAD_LETTERS,),
+    "stored_gaps": ([each.replace("d_", "g_") for each in DEAD_LETTERS],),
     "record_source": ("facebook", ""),
     "replace_source": ("facebook", ""),
     "conversations_after": ("t_7", KEYS),

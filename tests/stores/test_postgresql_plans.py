@@ -44,9 +44,11 @@ READ_EVERYTHING = {
     "count_checkpoints",
     "count_runs",
     "count_dead_letters",
+    "count_gaps",
     "clear_checkpoints",
     "clear_runs",
     "clear_dead_letters",
+    "clear_gaps",
 }
 # These read one row, or the newest few, in the order of the key.
 ARE_LIMITED = {"latest_entries", "answers", "last_seq", "has_forgotten", "insert_entries"}

@@ -40,8 +40,9 @@ def command(config: str | None, *, as_json: bool) -> None:
     problem (why it is not complete), advice (what a person can do), remark, retry_at, sweep (an open one: mode, phase,
     batches, walk_started_at, reached_at, conversations, expected, walk_until), updated_at, last_success_at,
     last_full_sweep_at, watermark, written (conversations_inserted, conversations_updated, contacts,
-    interaction_events), open_dead_letters, next_run_at, run (the latest one), on_hold (since and by, where an operator
-    paused it), token_is_valid and token_expires_at. Fields that do not apply are null.
+    interaction_events), open_dead_letters, message_backlog (conversations with older messages that are still to be
+    read), next_run_at, run (the latest one), on_hold (since and by, where an operator paused it), token_is_valid and
+    token_expires_at. Fields that do not apply are null.
     """
     settings = load_settings(config)
     store_url = store_url_of(settings)

@@ -25,7 +25,7 @@ from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy, rule_for
 from milepost.engine.feed import Reader, reading
 from milepost.engine.interrupt import Stop, stopping_on_signals
-from milepost.reporting.humanize import clock, in_words, on_one_line
+from milepost.reporting.humanize import clock, counted, in_words, on_one_line
 from milepost.reporting.status import Condition, ConditionContext, condition, rate_limits_of
 from milepost.reporting.summary import ExitCode, Totals, exit_code, most_serious, totals
 from milepost.service.logs.journal import JournalLog
@@ -227,11 +227,18 @@ def _why(result: RunResult, condition: Condition | None, now: datetime) -> list[
     """Return why a stream is not complete, until when, and what to do; nothing where it is complete."""
     if result.error is not None:
         return [f"{result.stream}: {on_one_line(result.error)}"]
-    what = _what(result.run, condition, now)
+    what = _what(result.run, condition, now) or _owed(result)
     if what is None:
         return []
     advice = condition.advice if condition is not None else None
     return [f"{result.stream}: {what}", *([f"  → {advice}"] if advice is not None else [])]
+
+
+def _owed(result: RunResult) -> str | None:
+    if not result.backlog:
+        return None
+    count = counted(result.backlog, "conversation")
+    return f"{count} with older messages that are still to be read; the next sync continues there"
 
 
 def _what(run: Run | None, condition: Condition | None, now: datetime) -> str | None:

@@ -221,6 +221,7 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     doubt: Doubt | None = None
     futile_runs: int = 0
     open_dead_letters: int = 0
+    backlog: int = 0  # open gaps: conversations with older messages that are still to be read
     left_out_fields: tuple[str, ...] = ()  # of those that are requested
     given_up: tuple[GivenUp, ...] = ()
     given_up_in_a_row: int = 0  # threads of this walk that became dead letters, with none read in between

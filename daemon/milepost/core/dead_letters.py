@@ -30,11 +30,14 @@ from milepost.core.model import (
     RefusedRow,
     Stream,
     Table,
+    Unreadable,
 )
 from milepost.core.problems import Problem
 from milepost.core.retry import redrive_seconds
 
 MAX_REASON_CHARACTERS = 500
+
+_OLDER = "/older/"
 
 Row = TypeVar("Row")
 
@@ -60,9 +63,19 @@ def row_of(conversation_id: str) -> str:
     return f"{conversation_id}/row"
 
 
+def older_of(conversation_id: str, gap_id: str) -> str:
+    """Return the subject for older messages of a conversation, which are read from a place of their own."""
+    return f"{conversation_id}{_OLDER}{gap_id}"
+
+
+def is_of_older(subject: str) -> bool:
+    """Return whether a subject is that of older messages of a conversation."""
+    return _OLDER in subject
+
+
 def conversation_of(subject: str) -> str | None:
     """Return the conversation to read again for a subject; None if there is none."""
-    return None if subject.startswith("sha256:") else subject.removesuffix("/messages")
+    return None if subject.startswith("sha256:") else subject.partition(_OLDER)[0].removesuffix("/messages")
 
 
 def subjects_of(batch: Batch, refused: Iterable[RefusedRow]) -> tuple[str, ...]:
@@ -99,11 +112,7 @@ def unread(batch: Batch, detail: Detail, problem: Problem | None, known: Known) 
 
     A conversation whose stored row is as new is no failure: a thread that fails in every list may have been read alone.
     """
-    failures = [
-        Failure(item.subject, Stage.FETCH, item.reason, item.payload)
-        for item in batch.unreadable
-        if conversation_of(item.subject) not in known.forgotten
-    ]
+    failures = unread_items(batch.unreadable, known)
     subject_of = _LEFT_OUT.get(detail)
     if subject_of is not None:
         reason = str(problem)[:MAX_REASON_CHARACTERS]
@@ -113,6 +122,27 @@ def unread(batch: Batch, detail: Detail, problem: Problem | None, known: Known) 
             if _has_news(each, known)
         )
     return tuple(failures)
+
+
+def unread_items(items: Iterable[Unreadable], known: Known) -> list[Failure]:
+    """Return the items that do not have the form of what was requested, without those of people who were erased."""
+    return [
+        Failure(item.subject, Stage.FETCH, item.reason, item.payload)
+        for item in items
+        if conversation_of(item.subject) not in known.forgotten
+    ]
+
+
+def withhold_each(
+    rows: Iterable[InteractionEventRow], refused: Iterable[RefusedRow]
+) -> tuple[tuple[InteractionEventRow, ...], list[Failure]]:
+    """Split off the messages that the store refused, each as a failure of its own.
+
+    Older messages come in pages of any size: which of them make a chunk is not the same each time.
+    """
+    reasons = {(row.table, row.key): row.reason for row in refused}
+    kept, failed = _partition(rows, lambda row: (Table.INTERACTION_EVENTS, row.event_id), reasons)
+    return kept, [failure for each in failed for failure in _event_failures([each])]
 
 
 def withhold(found: Difference, refused: tuple[RefusedRow, ...]) -> tuple[Difference, tuple[Failure, ...]]:
@@ -254,6 +284,12 @@ def _dead_letter_id(stream: Stream, subject: str, now: datetime) -> str:
 
 def _contact_subject(contact_id: str) -> str:
     return f"contact {contact_id}"
+
+
+def subjects_of_events(conversation_id: str, events: Iterable[str], refused: Iterable[RefusedRow]) -> list[str]:
+    """Return the subjects of those of a conversation's messages that the store refused."""
+    keys = {row.key for row in refused if row.table is Table.INTERACTION_EVENTS}
+    return [_events_subject(conversation_id, event_id) for event_id in events if event_id in keys]
 
 
 def _events_subject(conversation_id: str, event_id: str) -> str:

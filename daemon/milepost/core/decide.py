@@ -5,6 +5,7 @@ from datetime import timedelta
 from msgspec import Struct
 from msgspec.structs import replace
 
+from milepost.core.backlog import owed
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep
 from milepost.core.dead_letters import opened, recovered, subjects_of, unread, withhold
 from milepost.core.doubts import implausible, out_of_order
@@ -22,6 +23,7 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.failures import exonerate, mistaken, on_refusal
+from milepost.core.gaps import MessagesOwed
 from milepost.core.head import walk_after_head
 from milepost.core.merge import difference, keys_of, order_violations
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, Stream, Stretch
@@ -154,7 +156,7 @@ class PendingBatch(Struct, frozen=True):
     def _moved(self, result: "_BatchResult", position: Position, problem: Problem | None = None) -> Decision:
         """Return what to record of a batch that is not the last of its sweep."""
         checkpoint, sweep, budget = self.checkpoint, self.sweep, self.context.budget
-        is_unchanged = result.changes == Changes() and not (result.dead_letters or result.news)
+        is_unchanged = result.changes == Changes() and not (result.events or result.news)
         if is_unchanged and problem is None and not _has_troubles(sweep):
             set_aside = sweep.set_aside if position.phase is Phase.HEAD else None
             moved = replace(sweep, position=position, lost_cursor=None, set_aside=set_aside)
@@ -162,14 +164,15 @@ class PendingBatch(Struct, frozen=True):
         opening = beginnings(checkpoint, sweep, budget)
         number = batches_read(checkpoint, budget) + result.tally.batches
         stored = BatchStored(position, checkpoint.unrecorded + result.tally, number, problem)
-        return Record((*opening, *result.news, *result.dead_letters, stored), result.changes)
+        return Record((*opening, *result.news, *result.events, stored), result.changes)
 
     def _compare(self, known: Known) -> "_BatchResult":
         stream, batch, now = self.keys.stream, self.batch, self.context.now
         is_head = self.sweep.position.phase is Phase.HEAD
         reduced = self.checkpoint.reduced_request
         readable = replace(batch, conversations=()) if self.detail is Detail.POSITION else batch
-        written, unwritten = withhold(difference(stream, readable, known, now), self.context.refused)
+        found = difference(stream, readable, known, now)
+        written, unwritten = withhold(found, self.context.refused)
         failures = (*unread(batch, self.detail, reduced.problem if reduced else None, known), *unwritten)
         dead_letters, payloads = opened(stream, failures, known, now)
         news = _own_id_news(self.checkpoint, batch)
@@ -186,7 +189,9 @@ class PendingBatch(Struct, frozen=True):
             unreadable=len(failures),
             order_violations=0 if is_head else order_violations(batch.conversations, self.sweep.position.reached_at),
         )
-        return _BatchResult(changes, (*dead_letters, *recovered(readable, self.detail, failures, known)), tally, news)
+        closed = recovered(readable, self.detail, failures, known)
+        gaps = owed(stream, readable, found, known, self.context)
+        return _BatchResult(changes, (*dead_letters, *closed, *gaps), tally, news)
 
     def _complete(self, result: "_BatchResult", known: Known, progress: Progress, problem: Problem | None) -> Record:
         sweep, budget, now = self.sweep, self.context.budget, self.context.now
@@ -206,15 +211,18 @@ class PendingBatch(Struct, frozen=True):
         completed = SweepCompleted(
             sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=has_errors, problem=problem
         )
-        opening = beginnings(self.checkpoint, sweep, budget) if result.dead_letters or result.news else ()
-        return Record((*opening, *result.news, *result.dead_letters, completed), changes)
+        opening = beginnings(self.checkpoint, sweep, budget) if result.events or result.news else ()
+        return Record((*opening, *result.news, *result.events, completed), changes)
 
 
 class _BatchResult(Struct, frozen=True):
-    """The result of a batch: rows to write, dead letters to open or close, their counts, and news of our own id."""
+    """The result of a batch: rows to write, what else to record, the counts, and news of our own id.
+
+    To be recorded are dead letters that are opened or closed, and messages that are owed.
+    """
 
     changes: Changes
-    dead_letters: tuple[DeadLetterOpened | DeadLetterClosed, ...]
+    events: tuple[DeadLetterOpened | DeadLetterClosed | MessagesOwed, ...]
     tally: Tally
     news: tuple[OwnIdChecked, ...]
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from milepost.core.gaps import GapEvent, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, OwnId, Scope, TokenHealth
 from milepost.core.problems import Problem
 
@@ -285,8 +286,9 @@ class DeadLetterOpened(Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     """Something could not be read or written; its payload is kept under `dead_letter_id` for a redrive.
 
     `subject` names it: a conversation's id, `<id>/messages` (could not be read), `<id>/row` and `<id>/events/…` (could
-    not be written), `contact <id>`, or `sha256:…` for an item without an id. `redrive_at` is when it is retried
-    automatically. The payload's `fingerprint` shows whether it has changed after an operator discarded it.
+    not be written), `<id>/older/…` (older messages, could not be read), `contact <id>`, or `sha256:…` for an item
+    without an id. `redrive_at` is when it is retried automatically. The payload's `fingerprint` shows whether it has
+    changed after an operator discarded it.
     """
 
     dead_letter_id: str
@@ -414,6 +416,7 @@ Event = (
     | SweepCompleted
     | RunEnded
     | StoreReturned
+    | GapEvent
     | StreamEvent
 )
 
@@ -433,6 +436,9 @@ TAGS: dict[type[Event], str] = {
     SweepCompleted: "sweep_completed",
     RunEnded: "run_ended",
     StoreReturned: "store_returned",
+    MessagesOwed: "messages_owed",
+    MessagesRead: "messages_read",
+    MessagesFailed: "messages_failed",
     StreamPaused: "stream_paused",
     StreamResumed: "stream_resumed",
     SyncRequested: "sync_requested",

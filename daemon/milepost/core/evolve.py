@@ -52,6 +52,7 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
+from milepost.core.gaps import GapEnding, GapEvent, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.head import is_of_head, resumed, return_to_walk
 from milepost.core.model import Detail, OwnId, OwnIdState
 from milepost.core.problems import Problem, ProblemKind
@@ -83,7 +84,7 @@ def fold(entries: Iterable[Entry], checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
+def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:  # noqa: C901  (one case for each kind of event)
     """Return the checkpoint after an entry."""
     after = replace(checkpoint, version=entry.version, hash=entry.hash, updated_at=entry.recorded_at, removed_at=None)
     match entry.event:
@@ -104,6 +105,8 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
             after = _after_refusal(after, event)
         case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed() as event:
             after = _after_dead_letter(after, event)
+        case MessagesOwed() | MessagesRead() | MessagesFailed() as event:
+            after = _after_gap_event(after, entry, event)
         case (
             StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | OwnIdChecked() | StreamRemoved()
         ) as event:
@@ -155,6 +158,27 @@ def _after_dead_letter(
             open_now, total = checkpoint.open_dead_letters - 1, checkpoint.total + tally
             left = tuple(each for each in checkpoint.given_up if each.dead_letter_id != event.dead_letter_id)
             return replace(checkpoint, open_dead_letters=open_now, given_up=left, total=total)
+
+
+def _after_gap_event(checkpoint: Checkpoint, entry: Entry, event: GapEvent) -> Checkpoint:
+    """Count the open gaps, and what was read of them and could not be read in the run."""
+    run = checkpoint.run if checkpoint.run is not None and checkpoint.run.run_id == entry.run_id else None
+    match event:
+        case MessagesOwed(gaps=gaps):
+            return replace(checkpoint, backlog=checkpoint.backlog + len(gaps))
+        case MessagesRead(stored=stored, dead_lettered=dead_lettered, ending=ending):
+            checkpoint = replace(checkpoint, rate_limit=None)
+            tally = Tally(interaction_events=stored, dead_lettered=dead_lettered)
+        case MessagesFailed(ending=ending):
+            tally = Tally(dead_lettered=int(ending is GapEnding.DEAD_LETTER))
+        case unknown:
+            assert_never(unknown)
+    return replace(
+        checkpoint,
+        backlog=checkpoint.backlog - (ending is not None),
+        run=_count(run, tally=tally) or checkpoint.run,
+        total=checkpoint.total + tally,
+    )
 
 
 def _after_stream_event(checkpoint: Checkpoint, entry: Entry, event: StreamEvent) -> Checkpoint:

@@ -17,6 +17,7 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import JournalDamaged
 from milepost.core.events import TAGS, DeadLetterClosed, DeadLetterOpened, Entry, Event, RedriveFailed, StreamRemoved
 from milepost.core.evolve import evolve
+from milepost.core.gaps import Gap, gaps_after
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -130,7 +131,14 @@ class RunOf(Struct, frozen=True):
     run: Run
 
 
-Projected = Checkpoint | RunOf | DeadLetter
+class GapOf(Struct, frozen=True):
+    """An open gap of a stream."""
+
+    stream: str
+    gap: Gap
+
+
+Projected = Checkpoint | RunOf | DeadLetter | GapOf
 
 
 def since_removal(entries: Sequence[Entry]) -> Sequence[Entry]:
@@ -144,12 +152,13 @@ def since_removal(entries: Sequence[Entry]) -> Sequence[Entry]:
 def project(entries: Iterable[Entry], removed: Mapping[str, int]) -> Iterator[Projected]:
     """Yield the projections of a whole journal, given in the order of seq, and check its hash chains on the way.
 
-    `removed` has the version of each stream's latest removal: no runs or dead letters remain from before it.
+    `removed` has the version of each stream's latest removal: no runs, dead letters or gaps remain from before it.
 
     Raises JournalDamaged at the first entry that does not follow from its predecessor.
     """
     checkpoints: dict[str, Checkpoint] = {}
     dead_letters: dict[str, DeadLetter] = {}
+    gaps: dict[str, GapOf] = {}
     for entry in entries:
         before = checkpoints.get(entry.stream) or Checkpoint(entry.stream)
         check_link(before, entry)
@@ -165,7 +174,13 @@ def project(entries: Iterable[Entry], removed: Mapping[str, int]) -> Iterator[Pr
             yield dead_letter
         elif dead_letter is not None:
             dead_letters[dead_letter.dead_letter_id] = dead_letter
+        for each in gaps_after(entry.event):
+            if each.is_open:
+                gaps[each.gap.gap_id] = GapOf(entry.stream, each.gap)
+            else:
+                gaps.pop(each.gap.gap_id, None)
     yield from dead_letters.values()
+    yield from gaps.values()
     for checkpoint in checkpoints.values():
         if checkpoint.run is not None:
             yield RunOf(checkpoint.stream, checkpoint.run)

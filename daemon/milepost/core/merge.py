@@ -20,6 +20,7 @@ from milepost.core.model import (
     ContactRow,
     Conversation,
     ConversationRow,
+    Interaction,
     InteractionEventRow,
     Keys,
     Known,
@@ -103,9 +104,9 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
         contact = _merged_contact(contacts, row.page_id, stream, each, known, now)
         if contact is not None:
             contacts[(contact.page_id, contact.contact_id)] = contact
-        new_events = {event.event_id: event for event in _new_events(row, each, known)}
-        events |= new_events
-        if row != stored or contact is not None or new_events:
+        new = {event.event_id: event for event in new_events(row, each.interactions, known)}
+        events |= new
+        if row != stored or contact is not None or new:
             replaced += each.replaced_characters
     changes = Changes(
         tuple(conversations.values()), tuple(contacts.values()), tuple(events.values()), moved=tuple(moved)
@@ -267,8 +268,11 @@ def _known_contact(stream: Stream, key: ContactKey, known: Known) -> ContactRow 
     return known.contacts.get(contact_id) or next(elsewhere, None)
 
 
-def _new_events(row: ConversationRow, conversation: Conversation, known: Known) -> Iterable[InteractionEventRow]:
-    for event in conversation.interactions:
+def new_events(
+    row: ConversationRow, interactions: Iterable[Interaction], known: Known
+) -> Iterable[InteractionEventRow]:
+    """Yield the rows of those messages of a conversation that are not stored."""
+    for event in interactions:
         if event.event_id not in known.interaction_events and event.contact_id not in known.forgotten:
             yield InteractionEventRow(
                 event.event_id,

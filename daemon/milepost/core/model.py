@@ -142,7 +142,8 @@ class Interaction(Struct, frozen=True):
 class Conversation(Struct, frozen=True):
     """One conversation as the API returned it. None means that the API left the value out, not that there is none.
 
-    `replaced_characters` counts those of its texts that no database takes, and that are U+FFFD instead.
+    `replaced_characters` counts those of its texts that no database takes, and that are U+FFFD instead. It has more
+    messages than these if it `has_older` ones, after `older_cursor` where that is known.
     """
 
     conversation_id: str
@@ -155,6 +156,8 @@ class Conversation(Struct, frozen=True):
     can_reply: bool | None = None
     interactions: tuple[Interaction, ...] = ()
     replaced_characters: int = 0
+    has_older: bool = False
+    older_cursor: str | None = None
 
 
 class Unreadable(Struct, frozen=True):
@@ -175,6 +178,14 @@ class Batch(Struct, frozen=True):
     next_cursor: str | None
     unreadable: tuple[Unreadable, ...] = ()
     own_id: OwnId | None = None
+
+
+class MessagePage(Struct, frozen=True):
+    """Messages of one conversation, newest first. `next_cursor` is None if these are its oldest."""
+
+    interactions: tuple[Interaction, ...]
+    next_cursor: str | None = None
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 # --- what a store keeps -----------------------------------------------------------------------------------------------

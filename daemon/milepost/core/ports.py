@@ -7,7 +7,8 @@ from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.events import Entry
-from milepost.core.model import Batch, Changes, Detail, Keys, Known, RefusedRow, Scope
+from milepost.core.gaps import Gap
+from milepost.core.model import Batch, Changes, Detail, Keys, Known, MessagePage, RefusedRow, Scope
 from milepost.core.problems import Problem
 
 
@@ -57,6 +58,22 @@ class ListCheck(Struct, frozen=True):
         return self.listed[0] if self.listed else ""
 
 
+class MessagesRequest(Struct, frozen=True):
+    """A request for up to `limit` messages of a conversation, after `cursor`; without one, for the newest."""
+
+    conversation_id: str
+    cursor: str | None
+    limit: int
+
+
+class MessagesFetched(Struct, frozen=True):
+    """The messages of a request, and when it was sent (see Fetched)."""
+
+    page: MessagePage
+    asked_at: datetime
+    took_seconds: float
+
+
 class Refused(Struct, frozen=True):
     """The request failed, after `took_seconds`.
 
@@ -76,6 +93,8 @@ class Held(Struct, frozen=True):
 
 Outcome = Fetched | Refused
 Answered = Outcome | Held
+MessagesOutcome = MessagesFetched | Refused
+MessagesAnswered = MessagesOutcome | Held
 
 
 class Source(Protocol):
@@ -87,6 +106,10 @@ class Source(Protocol):
 
     async def reread(self, conversation_id: str, messages: int) -> Answered:
         """Read one conversation, with up to `messages` messages, as a batch of one. Raises as `fetch` does."""
+        ...
+
+    async def messages(self, request: MessagesRequest) -> MessagesAnswered:
+        """Read messages of one conversation. Raises as `fetch` does."""
         ...
 
 
@@ -147,6 +170,13 @@ class DueDeadLetter(Struct, frozen=True):
     payload: str | None
 
 
+class OpenGap(Struct, frozen=True):
+    """A gap of which messages are still owed. It is not read any more if the person it is about was erased."""
+
+    gap: Gap
+    is_forgotten: bool
+
+
 class Store(Protocol):
     """The database: journal, rows and projections.
 
@@ -178,17 +208,25 @@ class Store(Protocol):
         """Return open dead letters of the stream whose redrive is due or whose payload was erased, oldest first."""
         ...
 
+    async def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
+        """Return up to `limit` open gaps of the stream, the newest first."""
+        ...
+
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""
         ...
 
 
 class RunResult(Struct, frozen=True):
-    """The result of running a stream: its run, or the `error` that kept the run's end from being recorded."""
+    """The result of running a stream: its run, or the `error` that kept the run's end from being recorded.
+
+    `backlog` counts the conversations with older messages that the run has not read.
+    """
 
     stream: str
     run: Run | None
     error: str | None = None
+    backlog: int = 0
 
 
 class Clock(Protocol):

@@ -6,11 +6,13 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from milepost.core.backlog import gap_in, keys_of_page, owed, payload_of, read_page, request_of, vain
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.dead_letters import (
     MAX_REASON_CHARACTERS,
     can_succeed,
     conversation_of,
+    is_of_older,
     opened,
     recovered,
     redrive_at,
@@ -28,10 +30,12 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.failures import rate_limited
+from milepost.core.gaps import MessagesOwed
 from milepost.core.merge import difference, keys_of, keys_of_rows, newer, remembered
-from milepost.core.model import Batch, Changes, Detail, Keys, Known, Stream
+from milepost.core.model import Batch, Changes, DeadLetterPayload, Detail, Keys, Known, MessagePage, Stream
 from milepost.core.plan import RunBudget
-from milepost.core.ports import DueDeadLetter, Fetched, Outcome, Refused
+from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, MessagesRequest, Outcome, Refused
+from milepost.core.problems import Problem
 from milepost.core.records import Context, Pending, Record, unchanged_before
 from milepost.core.remedies import Remedy, rule_for
 from milepost.core.texts import storable
@@ -43,19 +47,24 @@ Row = TypeVar("Row", bound=Struct)
 _decode_rows = msgspec.json.Decoder(Changes).decode
 
 
-def to_reread(due: DueDeadLetter) -> str | None:
-    """Return the conversation that a redrive has to read; None if the payload has all it needs."""
-    return (
-        conversation_of(due.dead_letter.subject)
-        if due.dead_letter.stage is Stage.FETCH and due.payload is not None
-        else None
-    )
+def to_reread(due: DueDeadLetter) -> str | MessagesRequest | None:
+    """Return the conversation or older messages that a redrive has to read; None if the payload has all it needs."""
+    if due.dead_letter.stage is not Stage.FETCH or due.payload is None:
+        return None
+    if is_of_older(due.dead_letter.subject):
+        return request_of(gap_in(due.payload))
+    return conversation_of(due.dead_letter.subject)
 
 
 def redrive(
-    checkpoint: Checkpoint, due: DueDeadLetter, outcome: Outcome | None, context: Context, *, by: str = ""
+    checkpoint: Checkpoint,
+    due: DueDeadLetter,
+    outcome: Outcome | MessagesFetched | None,
+    context: Context,
+    *,
+    by: str = "",
 ) -> Pending:
-    """Decide what a redrive means. `outcome` is that of reading the conversation again, None if that was not needed.
+    """Decide what a redrive means. `outcome` is that of reading what could not be read, None if that was not needed.
 
     `by` is who requested it; empty for an automatic redrive.
     """
@@ -65,6 +74,8 @@ def redrive(
     match outcome:
         case Fetched(batch=batch):
             keys = replace(keys_of(stream, batch), subjects=subjects_of(batch, context.refused))
+        case MessagesFetched(page=page):
+            keys = keys_of_page(checkpoint, gap_in(due.payload or ""), page, context.refused)
         case Refused():
             pass
         case None:
@@ -80,7 +91,7 @@ class PendingRedrive(Struct, frozen=True):
 
     checkpoint: Checkpoint
     due: DueDeadLetter
-    outcome: Outcome | None
+    outcome: Outcome | MessagesFetched | None
     context: Context
     by: str
     rows: Changes
@@ -105,13 +116,39 @@ class PendingRedrive(Struct, frozen=True):
         match self.outcome:
             case Fetched(batch=batch):
                 return _reread(self.checkpoint, self.due, batch, self.context, known)
+            case MessagesFetched(page=page):
+                return self._read_older(page, known)
             case Refused(problem=problem) as refused:
-                rule = rule_for(problem, has_cursor=False)
-                if rule.remedy is Remedy.WAIT:
-                    return Record((rate_limited(self.checkpoint, problem, rule, self.context.as_of(refused)),))
-                return Record((_failure(self.due.dead_letter, str(problem), self.context),))
+                return self._refused(problem, self.context.as_of(refused))
             case None:
                 return self._rewrite(known)
+
+    def _refused(self, problem: Problem, context: Context) -> Record:
+        """Record why it could not be read. If the cursor of older messages is lost, the next redrive does without."""
+        due = self.due
+        gap = gap_in(due.payload) if is_of_older(due.dead_letter.subject) and due.payload is not None else None
+        rule = rule_for(problem, has_cursor=gap is not None and gap.cursor is not None)
+        if rule.remedy is Remedy.WAIT:
+            return Record((rate_limited(self.checkpoint, problem, rule, context),))
+        failed = Record((_failure(due.dead_letter, str(problem), self.context),))
+        if gap is None or gap.cursor is None or Remedy.RESET not in {rule.remedy, rule.then}:
+            return failed
+        payload = DeadLetterPayload(
+            due.dead_letter.dead_letter_id, payload_of(replace(gap, cursor=None, walked_to=None))
+        )
+        return replace(failed, changes=Changes(payloads=(payload,)))
+
+    def _read_older(self, page: MessagePage, known: Known) -> Record:
+        """Store older messages that could not be read before; what is left of them is owed."""
+        dead_letter, gap = self.due.dead_letter, gap_in(self.due.payload or "")
+        if problem := vain(gap, page):
+            return self._refused(problem, self.context)
+        read = read_page(Stream.parse(self.checkpoint.stream), gap, page, self.context, known)
+        is_forgotten = gap.conversation_id in known.forgotten
+        resolution = Resolution.FORGOTTEN if is_forgotten else Resolution.REDRIVEN
+        closed = DeadLetterClosed(dead_letter.dead_letter_id, resolution, read.tally)
+        rest = (MessagesOwed((read.gap,)),) if read.ending is None else ()
+        return Record((*read.dead_letters, closed, *rest), read.changes)
 
     def _rewrite(self, known: Known) -> Record:
         """Write the rows of the payload, which the store once refused."""
@@ -165,7 +202,8 @@ def _reread(checkpoint: Checkpoint, due: DueDeadLetter, batch: Batch, context: C
     """Treat what was read like a batch: it may also close or open other dead letters of the conversation."""
     dead_letter, now = due.dead_letter, context.now
     stream = Stream.parse(checkpoint.stream)
-    found, unwritten = withhold(difference(stream, batch, known, now), context.refused)
+    whole = difference(stream, batch, known, now)
+    found, unwritten = withhold(whole, context.refused)
     failures = (*unread(batch, Detail.NESTED, None, known), *unwritten)
     reasons = {each.subject: each.reason for each in failures}
     dead_letters, payloads = opened(stream, failures, known, now)
@@ -173,6 +211,7 @@ def _reread(checkpoint: Checkpoint, due: DueDeadLetter, batch: Batch, context: C
     others: tuple[Event, ...] = (
         *dead_letters,
         *(each for each in closed if each.dead_letter_id != dead_letter.dead_letter_id),
+        *owed(stream, batch, whole, known, context),
     )
     changes = replace(found.changes, payloads=payloads)
     tally = replace(found.tally, batches=0, dead_lettered=len(dead_letters))

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from milepost.core.model import Detail
 from milepost.core.plan import reaches_back
-from milepost.core.ports import Answered, Fetched, Refused, Request, Source
+from milepost.core.ports import Answered, Fetched, MessagesAnswered, MessagesRequest, Refused, Request, Source
 
 
 class _Prefetched(Struct, frozen=True):
@@ -41,6 +41,10 @@ class Prefetch:
     async def reread(self, conversation_id: str, messages: int) -> Answered:
         """Read one conversation. These are never requested ahead."""
         return await self._source.reread(conversation_id, messages)
+
+    async def messages(self, request: MessagesRequest) -> MessagesAnswered:
+        """Read messages of one conversation. These are never requested ahead, either."""
+        return await self._source.messages(request)
 
     @property
     def refusal(self) -> Refused | None:

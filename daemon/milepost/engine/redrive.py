@@ -8,7 +8,7 @@ from milepost.core.commands import CommandDeferred, DeadLetterCommand, Discard, 
 from milepost.core.errors import MilepostError, VersionConflict
 from milepost.core.model import Stream
 from milepost.core.plan import RunBudget
-from milepost.core.ports import Answered, DueDeadLetter, Fetched, Held, Outcome, Refused, Source
+from milepost.core.ports import DueDeadLetter, Held, MessagesFetched, MessagesRequest, Outcome, Source
 from milepost.core.redrive import discard, redrive, to_reread
 from milepost.engine.clock import Deadline
 from milepost.engine.context import EngineContext
@@ -82,23 +82,26 @@ class Redriver:
 
     async def _redrive(self, checkpoint: Checkpoint, due: DueDeadLetter, by: str = "") -> Checkpoint | MilepostError:
         """Redrive a dead letter. Returns the checkpoint after it, or why it cannot be read now."""
-        outcome: Outcome | None = None
-        conversation_id = to_reread(due)
-        if conversation_id is not None:
-            answer = await self._reread(conversation_id)
+        outcome: Outcome | MessagesFetched | None = None
+        unread = to_reread(due)
+        if unread is not None:
+            answer = await self._reread(unread)
             if isinstance(answer, MilepostError):
                 return answer
             outcome = answer
         return await self._stream_journal.settle(checkpoint, partial(redrive, checkpoint, due, outcome, by=by))
 
-    async def _reread(self, conversation_id: str) -> Outcome | MilepostError:
+    async def _reread(self, unread: str | MessagesRequest) -> Outcome | MessagesFetched | MilepostError:
         if self._source is None:
             return MilepostError(f"{self._stream.key} is not configured, so there is no token to read it with")
-        answer: Answered = Held()
+        answer: Outcome | MessagesFetched | Held = Held()
         if self._deferral() is None:
             async with self._engine.stop.interruptible():
-                answer = await self._source.reread(conversation_id, self._engine.policy.messages_per_conversation)
-        if isinstance(answer, Fetched | Refused):
+                if isinstance(unread, MessagesRequest):
+                    answer = await self._source.messages(unread)
+                else:
+                    answer = await self._source.reread(unread, self._engine.policy.messages_per_conversation)
+        if not isinstance(answer, Held):
             return answer
         return self._deferral() or CommandDeferred("a rate limit prevented the call", hint="try again")
 

@@ -26,6 +26,7 @@ from milepost.core.plan import (
 )
 from milepost.core.ports import Answered, Held, Outcome, Refused, Request, Source
 from milepost.core.records import conclude, note_left_out, recover
+from milepost.engine.backlog import BacklogReader
 from milepost.engine.clock import Deadline
 from milepost.engine.commands import CommandHandler
 from milepost.engine.context import EngineContext
@@ -43,7 +44,7 @@ async def run_stream(
     mailbox: Mailbox,
     own_run_id: str | None = None,
 ) -> Checkpoint:
-    """Run the stream until its sweep is complete or the budget is used up, then redrive what is due.
+    """Run the stream until its sweep is complete or the budget is used up, then redrive and read what is owed.
 
     The caller holds the stream's slot. Commands are executed between batches; a stream that is dismissed ends its run.
     `own_run_id` is this process's previous run of the stream, if any. Returns the checkpoint after the run.
@@ -55,7 +56,10 @@ async def run_stream(
     commands = CommandHandler(mailbox, redriver, stream_journal, budget)
     async with prefetching(source) as prefetch:
         checkpoint = await _Run(engine, stream_journal, prefetch, commands, mailbox, budget).complete(own_run_id)
-    return checkpoint if mailbox.is_dismissed else await redriver.redrive_due(checkpoint)
+    if mailbox.is_dismissed:
+        return checkpoint
+    checkpoint = await redriver.redrive_due(checkpoint)
+    return await BacklogReader(engine, source, stream_journal, commands, mailbox, budget).read_owed(checkpoint)
 
 
 async def run_commands_only(

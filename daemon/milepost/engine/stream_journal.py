@@ -9,7 +9,7 @@ from milepost.core.evolve import skip_unchanged
 from milepost.core.journal import Codec
 from milepost.core.model import Keys, Known, RefusedRow, Stream
 from milepost.core.plan import RunBudget
-from milepost.core.ports import Commit, Committed, DueDeadLetter, Rejected
+from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
 from milepost.core.records import Context, Pending, Record, prepare
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Recorded, UnchangedRead
@@ -69,6 +69,10 @@ class StreamJournal:
         """Return dead letters of the stream whose redrive is due, at most `limit`."""
         now = self._engine.clock.now()
         return await self._store_retry.call(lambda: self._store.due_dead_letters(self.stream.key, now, limit))
+
+    async def open_gaps(self, limit: int) -> tuple[OpenGap, ...]:
+        """Return up to `limit` open gaps of the stream, the newest first."""
+        return await self._store_retry.call(lambda: self._store.open_gaps(self.stream.key, limit))
 
     async def find_open_dead_letter(self, dead_letter_id: str) -> DueDeadLetter | None:
         """Return a dead letter if it is open."""

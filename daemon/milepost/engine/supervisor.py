@@ -221,7 +221,7 @@ class Supervisor:
                 why = f"it is paused (by {by}) and has to be resumed first"
                 return RunResult(stream.key, _run_of(checkpoint, budget.run_id), error=why)
             case Checkpoint() as checkpoint:
-                return RunResult(stream.key, _run_of(checkpoint, budget.run_id))
+                return RunResult(stream.key, _run_of(checkpoint, budget.run_id), backlog=checkpoint.backlog)
             case Exception() as error:
                 return RunResult(stream.key, await self._recorded_run(stream, budget.run_id), error=str(error))
 

@@ -11,14 +11,21 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.model import Batch, Conversation, OwnId, Unreadable
+from milepost.core.model import Batch, Conversation, MessagePage, OwnId, Unreadable
 from milepost.core.problems import Problem
 from milepost.facebook.forms import nobody_is_told, told_by, told_by_items
 from milepost.facebook.leniency import ESCAPED_NUL, mended, parse_json
 from milepost.facebook.own_id import OwnIds
 from milepost.facebook.paging import GRACE_COUNT, MAX_LIMIT, NoCursor, next_cursor, read_list, surplus
 from milepost.facebook.problems import invalid_response, problem_of, problem_of_error
-from milepost.facebook.threads import conversation, messages_of, participants_of, read_item, with_messages
+from milepost.facebook.threads import (
+    conversation,
+    message_page,
+    messages_of,
+    participants_of,
+    read_item,
+    with_messages,
+)
 from milepost.facebook.wire import Paging, People, ThreadList
 
 MAX_MESSAGES = 20  # as the settings allow: the API withholds the details of older ones
@@ -77,6 +84,20 @@ def decode_messages(body: bytes, http_status: int, listed: Conversation, own_ids
         return with_messages(known, messages, own_ids)
 
     return _decode_thread(body, http_status, read)
+
+
+def decode_message_page(body: bytes, http_status: int, mailbox: Mailbox, asked: int) -> MessagePage | Problem:
+    """Decode a response of a thread's messages edge, of which `asked` messages were requested."""
+    try:
+        found = read_list(body, http_status, asked)
+        if isinstance(found, Problem):
+            return found
+        cursor = next_cursor(found.paging, mailbox.edge_url)
+        return message_page(mended(found.items)[0], cursor, mailbox.own_ids.all)
+    except NoCursor as error:
+        return invalid_response(str(error), http_status)
+    except RecursionError:
+        return invalid_response("the response is nested too deeply", http_status)
 
 
 def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked) -> Batch | Problem | None:

@@ -7,17 +7,34 @@ from urllib.parse import quote
 
 from msgspec.structs import replace
 
-from milepost.core.model import Batch, Conversation, Detail, Platform, Stream
-from milepost.core.ports import Answered, Fetched, Gate, Held, Refused, Request
+from milepost.core.model import Batch, Conversation, Detail, MessagePage, Platform, Stream
+from milepost.core.ports import (
+    Answered,
+    Fetched,
+    Gate,
+    Held,
+    MessagesAnswered,
+    MessagesFetched,
+    MessagesRequest,
+    Refused,
+    Request,
+)
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.calls import Access, Calls, Decoded, Decoder
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.decoding import Asked, Mailbox, decode, decode_messages, decode_thread
+from milepost.facebook.decoding import Asked, Mailbox, decode, decode_message_page, decode_messages, decode_thread
 from milepost.facebook.fields import ESSENTIAL, indispensable, refused_field, without
 from milepost.facebook.own_id import OwnIds
 from milepost.facebook.pages import linked_account
 from milepost.facebook.problems import is_gone
-from milepost.facebook.wire import POSITION_FIELDS, THREAD_FIELDS, is_thread_id, list_fields, with_messages
+from milepost.facebook.wire import (
+    MESSAGE_FIELDS,
+    POSITION_FIELDS,
+    THREAD_FIELDS,
+    is_thread_id,
+    list_fields,
+    with_messages,
+)
 
 T = TypeVar("T")
 
@@ -34,6 +51,7 @@ class FacebookInbox:
         instagram_account_id: str | None = None,
     ) -> None:
         self._stream = stream
+        self._client = client
         self._list_path = f"{stream.page_id}/conversations"
         self._list_url = str(client.url(self._list_path))
         self._known_tokens = client.known_tokens
@@ -70,6 +88,21 @@ class FacebookInbox:
         if not isinstance(thread, Decoded):
             return thread
         return Fetched(thread.value, thread.asked_at, thread.took_seconds)
+
+    async def messages(self, request: MessagesRequest) -> MessagesAnswered:
+        """Fetch messages of one conversation. Never raises, either."""
+        if not is_thread_id(request.conversation_id):
+            return Refused(Problem(ProblemKind.NONSENSE, "a conversation cannot be requested by this id"), 0.0)
+        missing = await self._fetch_own_ids()
+        if missing is not None:
+            return missing
+        path = f"{_path_of(request.conversation_id)}/messages"
+        parameters = {"fields": MESSAGE_FIELDS[self._stream.platform], "limit": str(request.limit)}
+        if request.cursor is not None:
+            parameters["after"] = request.cursor
+        decoder = partial(self._decode_message_page, str(self._client.url(path)), request.limit)
+        found = await self._get(path, parameters, decoder)
+        return MessagesFetched(found.value, found.asked_at, found.took_seconds) if isinstance(found, Decoded) else found
 
     async def _get(self, path: str, parameters: Mapping[str, str], decode: Decoder[T]) -> Decoded[T] | Refused | Held:
         """Make a call, and again without each field that the API refuses by name, now and in later calls."""
@@ -146,6 +179,10 @@ class FacebookInbox:
     def _body(self, response: GraphResponse) -> bytes:
         """Return a body whose texts hold no token of ours: whoever reads the tables would have it."""
         return self._known_tokens.without(response.body)
+
+    def _decode_message_page(self, edge_url: str, asked: int, response: GraphResponse) -> MessagePage | Problem:
+        mailbox = Mailbox(self._own_ids, edge_url)
+        return decode_message_page(self._body(response), response.status, mailbox, asked)
 
 
 def _path_of(conversation_id: str) -> str:

@@ -68,6 +68,12 @@ def next_cursor(paging: Paging | None, edge_url: str) -> str | None:
     return cursor
 
 
+def older_cursor(paging: Paging | None) -> str | None:
+    """Return the cursor of the messages after nested ones; None without a usable one."""
+    cursor = paging.cursors.after if paging is not None and paging.cursors else None
+    return cursor if cursor and len(cursor) <= MAX_CURSOR_CHARACTERS else None
+
+
 def _cursor_of(next_url: object, edge_url: str) -> str | None:
     """Return the cursor of a `next` URL of the requested edge, whatever API version it names."""
     if not isinstance(next_url, str):

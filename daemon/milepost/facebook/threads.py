@@ -7,15 +7,17 @@ from typing import Any
 from msgspec import ValidationError
 from msgspec.structs import replace
 
-from milepost.core.model import Contact, Conversation, Interaction, Unreadable
+from milepost.core.model import Contact, Conversation, Interaction, MessagePage, Unreadable
 from milepost.core.texts import visible
 from milepost.facebook.interactions import interaction, utc
 from milepost.facebook.leniency import elements_of, lenient, mended
+from milepost.facebook.paging import older_cursor
 from milepost.facebook.redaction import scrub, unsigned
-from milepost.facebook.wire import NAMED_BY_CONTENT, Message, People, Thread, is_thread_id, kept_id
+from milepost.facebook.wire import NAMED_BY_CONTENT, Message, Paging, People, Thread, is_thread_id, kept_id
 
 MAX_PAYLOAD_CHARACTERS = 65536
 MAX_REASON_CHARACTERS = 200
+NO_TIME_OR_ID = "messages without a time or an id that can be kept"
 
 
 def conversation(thread: Thread, own_ids: frozenset[str]) -> Conversation:
@@ -25,6 +27,8 @@ def conversation(thread: Thread, own_ids: frozenset[str]) -> Conversation:
     contact = _contact(thread, own_ids)
     contact_id = contact.contact_id if contact else None
     messages = thread.messages.data if thread.messages else ()
+    paging = thread.messages.paging if thread.messages else None
+    has_older = paging is not None and paging.next is not None
     return Conversation(
         thread.id,
         utc(thread.updated_time),
@@ -35,6 +39,8 @@ def conversation(thread: Thread, own_ids: frozenset[str]) -> Conversation:
         thread.unread_count,
         thread.can_reply,
         tuple([interaction(message, own_ids, contact_id) for message in messages]),
+        has_older=has_older,
+        older_cursor=older_cursor(paging) if has_older else None,
     )
 
 
@@ -83,18 +89,45 @@ def with_messages(
 ) -> list[Conversation | Unreadable]:
     """Return a conversation with the messages of its thread and, separately, those that cannot be read."""
     contact_id = listed.contact.contact_id if listed.contact else None
+    interactions, refused = _read_messages(messages_of(messages), own_ids, contact_id)
+    paging = _paging(messages)
+    has_older = paging is not None and paging.next is not None
+    whole = replace(
+        listed,
+        interactions=interactions,
+        has_older=has_older,
+        older_cursor=older_cursor(paging) if has_older else None,
+    )
+    if not refused:
+        return [whole]
+    return [whole, _unreadable(f"{listed.conversation_id}/messages", NO_TIME_OR_ID, refused)]
+
+
+def message_page(items: list[Any], next_cursor: str | None, own_ids: frozenset[str]) -> MessagePage:
+    """Return messages of a thread that were requested by themselves, which do not say whose thread it is."""
+    interactions, refused = _read_messages(items, own_ids, None)
+    unreadable = (_unreadable(None, NO_TIME_OR_ID, refused),) if refused else ()
+    return MessagePage(interactions, next_cursor, unreadable)
+
+
+def _read_messages(
+    messages: list[Any], own_ids: frozenset[str], contact_id: str | None
+) -> tuple[tuple[Interaction, ...], list[Any]]:
+    """Return the messages that can be read, and the others."""
     interactions: list[Interaction] = []
     refused: list[Any] = []
-    for message in messages_of(messages):
+    for message in messages:
         try:
             interactions.append(interaction(lenient(message, Message), own_ids, contact_id))
         except (ValidationError, OverflowError):
             refused.append(message)
-    whole = replace(listed, interactions=tuple(interactions))
-    if not refused:
-        return [whole]
-    reason = "messages without a time or an id that can be kept"
-    return [whole, _unreadable(f"{listed.conversation_id}/messages", reason, refused)]
+    return tuple(interactions), refused
+
+
+def _paging(messages: Any) -> Paging | None:  # noqa: ANN401 -- JSON of any shape
+    """Return the paging of nested messages."""
+    paging = messages.get("paging") if isinstance(messages, dict) else None
+    return lenient(paging, Paging) if isinstance(paging, dict) else None
 
 
 def messages_of(messages: Any) -> list[Any]:  # noqa: ANN401 -- JSON of any shape

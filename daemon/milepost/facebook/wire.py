@@ -139,10 +139,24 @@ class Message(Struct):
     is_unsupported: bool | str | None = None
 
 
+class Cursors(Struct):
+    """The cursors of a batch; only the end is of use."""
+
+    after: str | None = None
+
+
+class Paging(Struct):
+    """The list has a next batch if there is a `next`, which holds the access token and is never followed."""
+
+    next: object = None
+    cursors: Cursors | None = None
+
+
 class Messages(Struct):
     """The nested messages of a thread, newest first."""
 
     data: list[Message]
+    paging: Paging | None = None
 
 
 class Thread(Struct):
@@ -157,19 +171,6 @@ class Thread(Struct):
     unread_count: Count | None = None
     can_reply: bool | None = None
     messages: Messages | None = None
-
-
-class Cursors(Struct):
-    """The cursors of a batch; only the end is of use."""
-
-    after: str | None = None
-
-
-class Paging(Struct):
-    """The list has a next batch if there is a `next`, which holds the access token and is never followed."""
-
-    next: object = None
-    cursors: Cursors | None = None
 
 
 class ThreadList(Struct):

@@ -5,6 +5,7 @@ from enum import IntEnum
 
 from msgspec import Struct
 
+from milepost.core.checkpoint import Run
 from milepost.core.events import NO_TALLY, Reason, RunStatus, Tally
 from milepost.core.ports import RunResult
 from milepost.core.problems import ProblemKind
@@ -72,7 +73,7 @@ def _exit_code(result: RunResult) -> ExitCode:
         return ExitCode.PROGRESS_SAVED
     match result.run.status:
         case RunStatus.COMPLETE:
-            return ExitCode.COMPLETE
+            return _of_complete(result.run, result.backlog)
         case RunStatus.COMPLETE_WITH_ERRORS | RunStatus.FAILED | RunStatus.INTERRUPTED | RunStatus.RUNNING:
             return ExitCode.WITH_ERRORS
         case RunStatus.PAUSED:
@@ -80,3 +81,10 @@ def _exit_code(result: RunResult) -> ExitCode:
             return ExitCode.WITH_ERRORS if is_futile else ExitCode.PROGRESS_SAVED
         case RunStatus.STOPPED:
             return ExitCode.AUTHORIZATION if result.run.reason is Reason.AUTHORIZATION else ExitCode.CONFIGURATION
+
+
+def _of_complete(run: Run, backlog: int) -> ExitCode:
+    """Return the exit code of a complete sweep: older messages may be left, or have become dead letters since."""
+    if backlog:
+        return ExitCode.PROGRESS_SAVED
+    return ExitCode.WITH_ERRORS if run.tally.dead_lettered else ExitCode.COMPLETE

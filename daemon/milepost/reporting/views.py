@@ -198,7 +198,8 @@ class StreamStatus(Struct, frozen=True):
     if no Milepost is at work, and for a stream that is not in the configuration (`is_configured`; null if the simulator
     names the streams). `page_name` is "" if it is unknown. `on_hold` is since when, and by whom, the stream is paused.
     `token_expires_at` is when its token, or the token's access to data, ends: null if it never does; like
-    `token_is_valid`, null also as long as that is unknown.
+    `token_is_valid`, null also as long as that is unknown. `message_backlog` counts conversations with older messages
+    that are still to be read.
     """
 
     stream: str
@@ -222,6 +223,7 @@ class StreamStatus(Struct, frozen=True):
     watermark: datetime | None
     written: Written
     open_dead_letters: int
+    message_backlog: int
     next_run_at: datetime | None
     run: RunView | None
     on_hold: OperatorPause | None
@@ -315,6 +317,7 @@ def status_of(
         watermark=checkpoint.watermark,
         written=Written(total.inserted, total.updated, total.contacts, total.interaction_events),
         open_dead_letters=checkpoint.open_dead_letters,
+        message_backlog=checkpoint.backlog,
         next_run_at=now.next_run_at,
         run=None if run is None else run_view(checkpoint.stream, run),
         on_hold=checkpoint.operator_pause,

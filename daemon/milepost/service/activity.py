@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from milepost.core import events
 from milepost.core.events import Entry
+from milepost.core.gaps import MessagesFailed, MessagesOwed, MessagesRead
 from milepost.engine.feed import Notice, Recorded
 from milepost.service.api.endpoint import AnyOperation, Call, Operation, Reply, StreamKey
 from milepost.stores.reader import JournalReader
@@ -57,7 +58,7 @@ class ActivityQuery(Struct, frozen=True, forbid_unknown_fields=True):
     stream: StreamKey | None = None
 
 
-def counts(entry: Entry) -> Counts | None:  # noqa: PLR0911  (one line for each kind of event)
+def counts(entry: Entry) -> Counts | None:  # noqa: C901, PLR0911  (one line for each kind of event)
     """Return what an entry adds to its bucket; None if that is nothing."""
     match entry.event:
         case events.BatchStored(tally=tally) | events.SweepCompleted(tally=tally) | events.RunEnded(tally=tally):
@@ -66,7 +67,7 @@ def counts(entry: Entry) -> Counts | None:  # noqa: PLR0911  (one line for each 
             return Counts(conversations=tally.conversations)
         case events.BatchFailed():
             return Counts(failed_batches=1)
-        case events.FetchFailed():
+        case events.FetchFailed() | MessagesFailed():
             return Counts(retries=1)
         case events.StoreReturned(attempts=attempts):
             return Counts(retries=attempts)
@@ -77,6 +78,8 @@ def counts(entry: Entry) -> Counts | None:  # noqa: PLR0911  (one line for each 
         case events.CursorLost() | events.DeadLetterOpened() | events.TokenChecked() | events.StreamRemoved():
             return None
         case events.StreamPaused() | events.StreamResumed() | events.SyncRequested() | events.OwnIdChecked():
+            return None
+        case MessagesOwed() | MessagesRead():
             return None
         case unknown:
             assert_never(unknown)

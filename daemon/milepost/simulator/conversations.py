@@ -37,8 +37,10 @@ def conversation_node(thread: Thread, fields: tuple[Field, ...], link: Link) -> 
     return node if "id" in node else {**node, "id": thread.id}
 
 
-def message_list(thread: Thread, request: ApiRequest) -> Node:
-    """Return a thread's messages, newest first; the API has only the newest 20.
+def message_list(thread: Thread, messages: tuple[Moment, ...], request: ApiRequest) -> Node:
+    """Return those of a thread's messages that were requested, newest first.
+
+    It has a `next` as long as the thread has more messages, even if those cannot be read.
 
     Raises:
         Refusal: the cursor is of none of these messages, or the request pages backwards.
@@ -48,11 +50,11 @@ def message_list(thread: Thread, request: ApiRequest) -> Node:
         raise refusals.bad_parameter("The simulator does not page backwards")
     start = 0
     if "after" in request.query:
-        cursors = [_cursor(moment) for moment in thread.newest]
+        cursors = [_cursor(moment) for moment in messages]
         if request.query["after"] not in cursors:
             raise refusals.dead_cursor()
         start = cursors.index(request.query["after"]) + 1
-    shown = thread.newest[start : start + request.limit]
+    shown = messages[start : start + request.limit]
     if not shown:
         return {"data": []}
     has_more = thread.message_count > start + len(shown)

@@ -74,7 +74,7 @@ class GraphApi:
             case _, "conversations":
                 return self._conversations(request, self._inbox(request))
             case _, "messages":
-                return message_list(self._thread(request), request)
+                return self._messages(request)
             case _, "" if (page := self._page_named(request)) is not None:
                 return _page_node(page, request.fields or _DEFAULT_PAGE_FIELDS)
             case _, "":
@@ -141,6 +141,12 @@ class GraphApi:
         self._demand_access(self._access.page(thread.page.id), request)
         self._world.ailments.check((thread,), request)
         return thread
+
+    def _messages(self, request: ApiRequest) -> Node:
+        thread = self._thread(request)
+        inbox = self._world.inbox(thread.page.id, thread.platform)
+        messages = () if inbox is None else inbox.messages(thread, instant_us(request.at))
+        return message_list(thread, messages, request)
 
     def _accounts(self, request: ApiRequest) -> Node:
         if request.token != self._access.user_token:

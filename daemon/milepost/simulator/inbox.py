@@ -14,7 +14,7 @@ from milepost.simulator.arrivals import Arrivals, instant_us
 from milepost.simulator.plan import DEFAULT_SEED, Platform, SimulatedPage, WorldPlan
 
 MAX_DETAILED_MESSAGES = 20
-"""The Graph API returns only the newest 20 messages of a thread."""
+"""The Graph API lists no more messages of a thread, and on Instagram has no more of it at all."""
 
 _INDEX_BITS = 28
 
@@ -122,13 +122,19 @@ class Inbox:
         known = index < self._arrivals.conversations or index in self._received
         return index if known and self._conversation_id(index) == conversation_id else None
 
-    def receive(self, index: int | None, at_us: int) -> str:
-        """Add a message to a conversation, or to a new one, and return the conversation's id."""
+    def messages(self, thread: Thread, at_us: int) -> tuple[Moment, ...]:
+        """Return the messages of a thread that can be read one page after the other, newest first."""
+        if self.platform == "instagram":
+            return thread.newest
+        return tuple(self._moments(thread.position.index, at_us, thread.message_count)[0])
+
+    def receive(self, index: int | None, at_us: int, count: int = 1) -> str:
+        """Add messages of one instant to a conversation, or to a new one, and return the conversation's id."""
         if index is None:
             index = self._arrivals.conversations + self._newcomers
             self._newcomers += 1
         self._deleted.discard(index)
-        self._received.setdefault(index, []).append(at_us)
+        self._received.setdefault(index, []).extend([at_us] * count)
         return self._conversation_id(index)
 
     def delete(self, index: int) -> None:
@@ -168,15 +174,7 @@ class Inbox:
 
     def _thread(self, position: Position, at_us: int) -> Thread:
         index = position.index
-        dealt, earlier = self._dealt_moments(index, at_us)
-        received = [
-            self._moment(index, f"received {ordinal}", instant)
-            for ordinal, instant in enumerate(self._received.get(index, ()))
-            if instant <= at_us
-        ]
-        moments = dealt + received
-        if received:
-            moments.sort(key=lambda moment: moment.at_us, reverse=True)
+        moments, earlier = self._moments(index, at_us, MAX_DETAILED_MESSAGES)
         return Thread(
             id=self._conversation_id(index),
             page=self.page,
@@ -188,7 +186,23 @@ class Inbox:
             newest=tuple(moments[:MAX_DETAILED_MESSAGES]),
         )
 
-    def _dealt_moments(self, index: int, at_us: int) -> tuple[list[Moment], int]:
+    def _moments(self, index: int, at_us: int, most: int) -> tuple[list[Moment], int]:
+        """Return the messages of a thread, newest first, and the number of earlier ones.
+
+        These are those that were received by hand, and the newest ones that the formula has dealt, `most` at most.
+        """
+        dealt, earlier = self._dealt_moments(index, at_us, most)
+        received = [
+            self._moment(index, f"received {ordinal}", instant)
+            for ordinal, instant in enumerate(self._received.get(index, ()))
+            if instant <= at_us
+        ]
+        moments = received[::-1] + dealt
+        if received:
+            moments.sort(key=lambda moment: moment.at_us, reverse=True)
+        return moments, earlier
+
+    def _dealt_moments(self, index: int, at_us: int, most: int) -> tuple[list[Moment], int]:
         """Return the newest messages that the formula has dealt, and the number of earlier ones."""
         arrivals = self._arrivals
         if index >= arrivals.conversations:
@@ -196,7 +210,7 @@ class Inbox:
         newest = arrivals.newest_slot_of(index, arrivals.slot_at(at_us))
         round_ = newest // arrivals.conversations
         count = self._message_count(index, round_)
-        shown = min(count, MAX_DETAILED_MESSAGES)
+        shown = min(count, most)
         slots = [newest, *(arrivals.slot_in_round(index, round_ - back) for back in range(1, shown))]
         return [self._moment(index, slot, arrivals.instant_of(slot)) for slot in slots], count - shown
 

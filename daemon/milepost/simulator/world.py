@@ -18,6 +18,8 @@ from milepost.simulator.plan import Platform, SimulatedPage, WorldPlan
 
 __all__ = ["SimulatedPage", "TrueConversation", "World", "WorldPlan"]
 
+MAX_BURST = 10_000
+
 
 class TrueConversation(msgspec.Struct, frozen=True, kw_only=True):
     """What a full walk must find of a conversation; `contact_id` is None if the API leaves out the participants."""
@@ -75,20 +77,26 @@ class World:
         """Return the inbox that a conversation of this id is in or was deleted from; None if there is none."""
         return next((inbox for inbox in self.inboxes if inbox.index_of(conversation_id) is not None), None)
 
-    def receive(self, page_id: str, platform: Platform, at: datetime, conversation_id: str | None = None) -> str:
-        """Make a message arrive, from a new contact if no conversation is given.
+    def receive(
+        self, page_id: str, platform: Platform, at: datetime, conversation_id: str | None = None, count: int = 1
+    ) -> str:
+        """Make messages arrive at once in one conversation, from a new contact if none is given.
 
         Returns:
             The id of the conversation.
 
         Raises:
             KeyError: the page, platform or conversation does not exist.
+            ValueError: there are none, or too many.
         """
         inbox = self._inboxes[page_id, platform]
         index = None if conversation_id is None else inbox.index_of(conversation_id)
         if conversation_id is not None and index is None:
             raise KeyError(conversation_id)
-        return inbox.receive(index, instant_us(at))
+        if not 1 <= count <= MAX_BURST:
+            msg = f"count must be from 1 to {MAX_BURST}"
+            raise ValueError(msg)
+        return inbox.receive(index, instant_us(at), count)
 
     def delete(self, conversation_id: str) -> None:
         """Remove a conversation without a trace; only `receive` brings it back.

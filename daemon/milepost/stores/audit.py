@@ -10,11 +10,11 @@ from msgspec import Struct
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.errors import JournalDamaged
 from milepost.core.events import Entry
-from milepost.core.journal import Projected, RunOf, project
+from milepost.core.journal import GapOf, Projected, RunOf, project
 from milepost.stores import rows
 
-Table = Literal["checkpoint", "run", "dead_letter"]
-TABLES: tuple[Table, ...] = ("checkpoint", "run", "dead_letter")
+Table = Literal["checkpoint", "run", "dead_letter", "gap"]
+TABLES: tuple[Table, ...] = ("checkpoint", "run", "dead_letter", "gap")
 MAX_ROWS_HELD = 1_000
 
 Row = tuple[Any, ...]
@@ -29,6 +29,7 @@ class Audit(Struct, frozen=True):
     runs: int
     dead_letters: int
     last_recorded_at: datetime | None
+    gaps: int = 0
 
 
 class Ledger(Protocol):
@@ -73,7 +74,12 @@ def verify(ledger: Ledger) -> Audit:
                 raise _differs(f"the {table} {row[0]} is not what the journal says")
 
     audit = _audit(ledger, compare)
-    expected: dict[Table, int] = {"checkpoint": audit.streams, "run": audit.runs, "dead_letter": audit.dead_letters}
+    expected: dict[Table, int] = {
+        "checkpoint": audit.streams,
+        "run": audit.runs,
+        "dead_letter": audit.dead_letters,
+        "gap": audit.gaps,
+    }
     for table in TABLES:
         stored = ledger.count(table)
         if stored != expected[table]:
@@ -113,7 +119,7 @@ def _audit(ledger: Ledger, process: Callable[[Table, list[Row]], None]) -> Audit
             flush(table)
     for table in TABLES:
         flush(table)
-    return Audit(read, counts["checkpoint"], counts["run"], counts["dead_letter"], last_recorded_at)
+    return Audit(read, counts["checkpoint"], counts["run"], counts["dead_letter"], last_recorded_at, counts["gap"])
 
 
 def _row(item: Projected) -> tuple[Table, Row]:
@@ -124,3 +130,5 @@ def _row(item: Projected) -> tuple[Table, Row]:
             return "run", rows.run_tuple(stream, run)
         case DeadLetter():
             return "dead_letter", rows.dead_letter_tuple(item)
+        case GapOf(stream=stream, gap=gap):
+            return "gap", rows.gap_tuple(stream, gap)

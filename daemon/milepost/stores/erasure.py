@@ -20,6 +20,7 @@ DELETIONS = (
     "remove_stream_payloads",
     "remove_stream_dead_letters",
     "remove_stream_runs",
+    "remove_stream_gaps",
     "remove_stream_notes",
     "remove_stream_contacts",
     "remove_stream_conversations",

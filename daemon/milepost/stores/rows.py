@@ -9,6 +9,7 @@ import msgspec
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import JournalDamaged, StoreRefused
 from milepost.core.events import Entry, Mode, Reason, Resolution, RunStatus, Stage, Tally
+from milepost.core.gaps import Gap
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow
 from milepost.core.problems import Problem
@@ -16,6 +17,7 @@ from milepost.core.problems import Problem
 _encode = msgspec.json.Encoder().encode
 _decode_checkpoint = msgspec.json.Decoder(Checkpoint).decode
 _decode_problem = msgspec.json.Decoder(Problem).decode
+_decode_gap = msgspec.json.Decoder(Gap).decode
 
 RESTORE = "restore the database from a backup"
 
@@ -271,6 +273,32 @@ def dead_letter(columns: tuple[Any, ...]) -> DeadLetter:
     except (TypeError, ValueError) as error:
         raise JournalDamaged(
             f"the dead letter {key} cannot be read: {error}", hint="run `milepost journal rebuild`"
+        ) from error
+
+
+def gap_tuple(stream: str, gap: Gap) -> tuple[Any, ...]:
+    """Return the columns of an open gap: what people query, then the whole as JSON."""
+    return (
+        gap.gap_id,
+        stream,
+        gap.conversation_id,
+        instant_text(gap.owed_since),
+        instant_text(gap.newest_at),
+        instant_text(gap.reached_at),
+        gap.stored,
+        gap.attempts,
+        _optional_text(gap.retry_at),
+        _encode(gap).decode(),
+    )
+
+
+def gap(state: str) -> Gap:
+    """Return a stored gap. Raises JournalDamaged if it cannot be read: it can be rebuilt from the journal."""
+    try:
+        return _decode_gap(state)
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise JournalDamaged(
+            f"a row of message_backlog cannot be read: {error}", hint="run `milepost journal rebuild`"
         ) from error
 
 

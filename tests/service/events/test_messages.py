@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from kit.builders import (
     APP_LIMIT,
     DEAD_TOKEN,
+    GAP,
     NETWORK,
     NOON,
     RUN_ID,
@@ -38,6 +39,7 @@ from kit.simulation_setting import Scenario
 from milepost.core import events
 from milepost.core.events import Mode, Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
+from milepost.core.gaps import MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.reporting.describe import describe
 from milepost.service.events.messages import EncodedEvent, EntryEncoder, Message, Status, live_message, message_of
@@ -128,6 +130,9 @@ CASES: list[tuple[events.Event, str, dict[str, Any]]] = [
     (events.StreamResumed(BY), "progress", SO_FAR),
     (events.SyncRequested(BY), "progress", SO_FAR),
     (events.SyncRequested(BY, full=True), "progress", SO_FAR),
+    (MessagesOwed((GAP,)), "progress", SO_FAR),
+    (MessagesRead(GAP, 50), "progress", SO_FAR),
+    (MessagesFailed(GAP, NETWORK), "retrying", SO_FAR),
     (events.TokenChecked(TokenHealth(is_valid=False)), "progress", SO_FAR),
     (events.OwnIdChecked(OwnId(OwnIdState.UNKNOWN)), "progress", SO_FAR),
     (events.StreamRemoved(BY), "progress", {}),

@@ -17,6 +17,7 @@ from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.events import NO_TALLY, Entry, Event, Reason, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
+from milepost.core.gaps import MessagesFailed, MessagesOwed, MessagesRead
 from milepost.engine.feed import StoreRetried, UnchangedRead
 from milepost.reporting.describe import describe, has_errors
 from milepost.reporting.humanize import ahead
@@ -110,13 +111,15 @@ def live_message(notice: UnchangedRead | StoreRetried, now: datetime) -> Message
             return Message(status=Status.DB_RETRYING, message=words, stream=stream, at=now, until=until)
 
 
-def _status(event: Event, run: Run | None) -> Status:  # noqa: PLR0911  (one line for each status)
+def _status(event: Event, run: Run | None) -> Status:  # noqa: C901, PLR0911  (one line for each status)
     match event:
         case events.RunStarted():
             return Status.STARTED
         case (
             events.SweepStarted()
             | events.BatchStored()
+            | MessagesOwed()
+            | MessagesRead()
             | events.StoreReturned()
             | events.FieldsLeftOut()
             | events.DeadLetterClosed()
@@ -130,6 +133,8 @@ def _status(event: Event, run: Run | None) -> Status:  # noqa: PLR0911  (one lin
         case events.StreamPaused():
             return Status.PAUSED
         case events.FetchFailed() | events.BatchShrunk() | events.CursorLost() | events.RedriveFailed():
+            return Status.RETRYING
+        case MessagesFailed():
             return Status.RETRYING
         case events.RateLimited():
             return Status.RATE_LIMITED

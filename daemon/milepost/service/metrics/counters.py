@@ -11,10 +11,11 @@ from typing import assert_never
 from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
+from milepost.core.gaps import GapEvent, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.model import Scope, Stream
 from milepost.core.ports import Usage
 from milepost.core.problems import Problem
-from milepost.core.remedies import Remedy
+from milepost.core.remedies import Remedy, rule_for
 from milepost.engine.feed import Notice, Recorded, SlotWaited, StoreRetried, UnchangedRead, UsageReported
 from milepost.service.metrics.instruments import STORE_AWAY, Instruments, StreamSeries
 
@@ -96,6 +97,8 @@ class Counters:
             case events.RedriveFailed(tally=tally):
                 _count_rows(series, tally)
                 series.redrives["failed"].inc()
+            case MessagesOwed() | MessagesRead() | MessagesFailed() as event:
+                self._count_gap_event(series, event)
             case (
                 events.RunStarted()
                 | events.SweepStarted()
@@ -129,6 +132,15 @@ class Counters:
                 self._count_error(problem, Remedy.SHRINK)
             case events.CursorLost(problem=problem):
                 self._count_error(problem, Remedy.RESET)
+
+    def _count_gap_event(self, series: StreamSeries, event: GapEvent) -> None:
+        match event:
+            case MessagesRead(stored=stored):
+                series.interaction_events.inc(stored)
+            case MessagesFailed(problem=problem):
+                self._count_error(problem, rule_for(problem, has_cursor=True).remedy)
+            case MessagesOwed():
+                pass
 
     def _count_stop(self, ended: events.SweepCompleted | events.RunEnded) -> None:
         """Count the error that stopped a stream. A run that ends for any other has an earlier entry about it."""

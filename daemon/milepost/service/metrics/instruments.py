@@ -107,6 +107,9 @@ class StreamFamilies:
         )
         self.redrives = family("counter", "redrives_total", "Redrives of dead letters by result.", "result")
         self.dead_letters = family("gauge", "dead_letters", "Open dead letters.")
+        self.message_backlog = family(
+            "gauge", "message_backlog", "Conversations with older messages that are still to be read."
+        )
         self.last_success = family(
             "gauge", "last_success_timestamp_seconds", "Time of the last completed sweep; 0 is never."
         )
@@ -144,6 +147,7 @@ class StreamSeries:
         self.order_violations = every.order_violations.add(stream)
         self.replaced_characters = every.replaced_characters.add(stream)
         self.dead_letters = every.dead_letters.add(stream)
+        self.message_backlog = every.message_backlog.add(stream)
         self.last_success = every.last_success.add(stream)
         self.checkpoint = every.checkpoint.add(stream)
         self.token_expiry = every.token_expiry.add(stream, value=None)

@@ -15,6 +15,7 @@ from psycopg.rows import TupleRow
 
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.events import Entry
+from milepost.core.gaps import gaps_after
 from milepost.core.journal import Codec, dead_letter_after, instant_text, since_removal
 from milepost.core.model import Changes, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
@@ -148,6 +149,7 @@ class PostgresqlWriter(PostgresqlSession):
             await self.execute("upsert_contacts", {"rows": json_rows(_sorted(contacts))})
         await self._write_notes(each.stream, changes)
         await self._write_dead_letters(each)
+        await self._write_gaps(each.commit)
         await self.execute("upsert_checkpoint", _storable(rows.checkpoint_tuple(checkpoint)))
         if run is not None:
             await self.execute("upsert_run", rows.run_tuple(checkpoint.stream, run))
@@ -181,6 +183,15 @@ class PostgresqlWriter(PostgresqlSession):
         for dead_letter in each.dead_letters:
             if dead_letter.closed_at is not None:  # a payload is kept while its dead letter is open
                 await self.execute("delete_payload", (dead_letter.dead_letter_id,))
+
+    async def _write_gaps(self, commit: Commit) -> None:
+        """Bring the backlog up to the entries."""
+        for entry in since_removal(commit.entries):
+            for each in gaps_after(entry.event):
+                if each.is_open:
+                    await self.execute("upsert_gap", _storable(rows.gap_tuple(entry.stream, each.gap)))
+                else:
+                    await self.execute("delete_gap", (each.gap.gap_id,))
 
     async def _write_events(self, changes: Changes, chunk_size: int) -> None:
         events = changes.interaction_events

@@ -108,7 +108,7 @@ SELECT pg_try_advisory_xact_lock(hashtextextended(%s || ' copy', 0));
 -- Who opens the database before the copy is committed waits, and then finds all of it.
 LOCK TABLE
     forgotten, journal, checkpoints, runs, dead_letters, contacts, conversations, contact_interaction_events,
-    dead_letter_payloads, missed_conversations, page_moves, source, unfinished_copy
+    dead_letter_payloads, missed_conversations, page_moves, message_backlog, source, unfinished_copy
 IN ACCESS EXCLUSIVE MODE;
 
 -- name: empty_target
@@ -116,5 +116,5 @@ IN ACCESS EXCLUSIVE MODE;
 ALTER TABLE journal DISABLE TRIGGER journal_refuses_truncate;
 TRUNCATE
     forgotten, journal, checkpoints, runs, dead_letters, contacts, conversations, contact_interaction_events,
-    dead_letter_payloads, missed_conversations, page_moves, source, unfinished_copy;
+    dead_letter_payloads, missed_conversations, page_moves, message_backlog, source, unfinished_copy;
 ALTER TABLE journal ENABLE TRIGGER journal_refuses_truncate;

@@ -13,7 +13,7 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.evolve import fold
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import ContactRow, ConversationRow, DataSource, Keys, Known, KnownDeadLetter, Stream, Stretch
-from milepost.core.ports import DueDeadLetter
+from milepost.core.ports import DueDeadLetter, OpenGap
 from milepost.core.retry import latest_redrive
 from milepost.stores import rows
 from milepost.stores.erasure import StreamRows
@@ -252,6 +252,11 @@ class PostgresqlSession:
         """Return open dead letters whose redrive is due, or whose payload was erased; oldest first."""
         times = instant_text(now), instant_text(latest_redrive(now))
         return _with_payloads(await self.ask("due_dead_letters", (stream, *times, limit)))
+
+    async def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
+        """Return up to `limit` open gaps, the newest first."""
+        found = await self.ask("open_gaps", stream_parameters(Stream.parse(stream)) | {"limit": limit})
+        return tuple(OpenGap(rows.gap(state), bool(is_forgotten)) for state, is_forgotten in found)
 
     async def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:
         """Return these dead letters, open or closed."""

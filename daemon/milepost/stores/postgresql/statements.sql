@@ -161,6 +161,23 @@ ON CONFLICT (dead_letter_id) DO UPDATE SET
     note = excluded.note,
     fingerprint = excluded.fingerprint;
 
+-- name: upsert_gap
+INSERT INTO message_backlog (
+    gap_id, stream, conversation_id, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
+)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (gap_id) DO UPDATE SET
+    owed_since = excluded.owed_since,
+    newest_at = excluded.newest_at,
+    reached_at = excluded.reached_at,
+    stored = excluded.stored,
+    attempts = excluded.attempts,
+    retry_at = excluded.retry_at,
+    state = excluded.state;
+
+-- name: delete_gap
+DELETE FROM message_backlog WHERE gap_id = %s;
+
 -- name: delete_payload
 DELETE FROM dead_letter_payloads WHERE dead_letter_id = %s;
 
@@ -497,6 +514,19 @@ WHERE stream = %s AND closed_at IS NULL AND (redrive_at <= %s OR redrive_at > %s
 ORDER BY dead_letters.opened_at, dead_letter_id
 LIMIT %s;
 
+-- name: open_gaps
+-- The newest first, and whether the person of each was erased.
+SELECT
+    state::text,
+    EXISTS (
+        SELECT 1 FROM forgotten
+        WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = 'conversation' AND id = conversation_id
+    )
+FROM message_backlog
+WHERE stream = %(stream)s
+ORDER BY newest_at DESC, gap_id DESC
+LIMIT %(limit)s;
+
 -- name: dead_letters_with_payloads
 SELECT
     dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
@@ -683,6 +713,9 @@ DELETE FROM runs;
 -- name: clear_dead_letters
 DELETE FROM dead_letters;
 
+-- name: clear_gaps
+DELETE FROM message_backlog;
+
 -- name: stored_checkpoints
 SELECT
     stream, version, hash, mode, phase, cursor, instant_text(watermark), instant_text(last_success_at),
@@ -704,6 +737,13 @@ SELECT
 FROM dead_letters
 WHERE dead_letter_id = ANY (%s::text[]);
 
+-- name: stored_gaps
+SELECT
+    gap_id, stream, conversation_id, instant_text(owed_since), instant_text(newest_at), instant_text(reached_at), stored,
+    attempts, instant_text(retry_at), state::text
+FROM message_backlog
+WHERE gap_id = ANY (%s::text[]);
+
 -- name: count_checkpoints
 SELECT count(*) FROM checkpoints;
 
@@ -712,6 +752,9 @@ SELECT count(*) FROM runs;
 
 -- name: count_dead_letters
 SELECT count(*) FROM dead_letters;
+
+-- name: count_gaps
+SELECT count(*) FROM message_backlog;
 
 -- name: answers
 SELECT 1 FROM journal LIMIT 1;
@@ -816,6 +859,9 @@ DELETE FROM dead_letters WHERE stream = %(stream)s;
 
 -- name: remove_stream_runs
 DELETE FROM runs WHERE stream = %(stream)s;
+
+-- name: remove_stream_gaps
+DELETE FROM message_backlog WHERE stream = %(stream)s;
 
 -- name: remove_stream_notes
 DELETE FROM missed_conversations WHERE stream = %(stream)s;

@@ -6,6 +6,7 @@ from functools import partial
 from time import perf_counter
 
 from milepost.core.checkpoint import DeadLetter
+from milepost.core.gaps import gaps_after
 from milepost.core.journal import dead_letter_after, instant_text, since_removal
 from milepost.core.model import Changes, InteractionEventRow, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
@@ -40,6 +41,7 @@ class SqliteWriter(SqliteSession):
         self._write_all("upsert_contacts", map(rows.contact_tuple, changes.contacts))
         self._write_notes(stream, changes)
         self._write_dead_letters(stream, commit)
+        self._write_gaps(commit)
         self.ask("upsert_checkpoint", rows.checkpoint_tuple(commit.checkpoint))
         if commit.run is not None:
             self.ask("upsert_run", rows.run_tuple(commit.checkpoint.stream, commit.run))
@@ -101,6 +103,15 @@ class SqliteWriter(SqliteSession):
                 self.ask("upsert_payload", (each.dead_letter_id, each.payload))
         closed = ((key,) for key, dead_letter in dead_letters.items() if dead_letter.closed_at is not None)
         self._write_all("delete_payload", closed)
+
+    def _write_gaps(self, commit: Commit) -> None:
+        """Bring the backlog up to the entries."""
+        for entry in since_removal(commit.entries):
+            for each in gaps_after(entry.event):
+                if each.is_open:
+                    self.ask("upsert_gap", rows.gap_tuple(entry.stream, each.gap))
+                else:
+                    self.ask("delete_gap", (each.gap.gap_id,))
 
     def refused_rows(self, changes: Changes) -> tuple[RefusedRow, ...]:
         """Return the rows at fault, found by trying each alone, outside a transaction. Nothing is stored."""

@@ -12,7 +12,7 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.evolve import fold
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import DataSource, Keys, Known, KnownDeadLetter, Stream, Stretch
-from milepost.core.ports import DueDeadLetter
+from milepost.core.ports import DueDeadLetter, OpenGap
 from milepost.core.retry import latest_redrive
 from milepost.stores import rows
 from milepost.stores.erasure import StreamRows
@@ -240,6 +240,11 @@ class SqliteSession:
         """Return open dead letters whose redrive is due, or whose payload was erased; oldest first."""
         times = {"now": instant_text(now), "latest": instant_text(latest_redrive(now))}
         return _with_payloads(self.ask("due_dead_letters", {"stream": stream, "limit": limit, **times}))
+
+    def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
+        """Return up to `limit` open gaps, the newest first."""
+        found = self.ask("open_gaps", stream_parameters(Stream.parse(stream)) | {"limit": limit})
+        return tuple(OpenGap(rows.gap(state), bool(is_forgotten)) for state, is_forgotten in found)
 
     def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:
         """Return these dead letters, open or closed."""

@@ -100,6 +100,23 @@ ON CONFLICT (dead_letter_id) DO UPDATE SET
     note = excluded.note,
     fingerprint = excluded.fingerprint;
 
+-- name: upsert_gap
+INSERT INTO message_backlog (
+    gap_id, stream, conversation_id, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
+)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (gap_id) DO UPDATE SET
+    owed_since = excluded.owed_since,
+    newest_at = excluded.newest_at,
+    reached_at = excluded.reached_at,
+    stored = excluded.stored,
+    attempts = excluded.attempts,
+    retry_at = excluded.retry_at,
+    state = excluded.state;
+
+-- name: delete_gap
+DELETE FROM message_backlog WHERE gap_id = ?;
+
 -- name: delete_payload
 DELETE FROM dead_letter_payloads WHERE dead_letter_id = ?;
 
@@ -369,6 +386,19 @@ WHERE stream = :stream AND closed_at IS NULL AND (redrive_at <= :now OR redrive_
 ORDER BY opened_at, dead_letter_id
 LIMIT :limit;
 
+-- name: open_gaps
+-- The newest first, and whether the person of each was erased.
+SELECT
+    state,
+    EXISTS (
+        SELECT 1 FROM forgotten
+        WHERE platform = :platform AND page_id = :page_id AND kind = 'conversation' AND id = conversation_id
+    )
+FROM message_backlog
+WHERE stream = :stream
+ORDER BY newest_at DESC, gap_id DESC
+LIMIT :limit;
+
 -- name: dead_letters_with_payloads
 SELECT
     dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution,
@@ -527,6 +557,9 @@ DELETE FROM runs;
 -- name: clear_dead_letters
 DELETE FROM dead_letters;
 
+-- name: clear_gaps
+DELETE FROM message_backlog;
+
 -- name: stored_checkpoints
 SELECT
     stream, version, hash, mode, phase, cursor, watermark, last_success_at, last_full_sweep_at, open_dead_letters,
@@ -548,6 +581,11 @@ SELECT
 FROM dead_letters
 WHERE dead_letter_id IN (SELECT value FROM json_each(?));
 
+-- name: stored_gaps
+SELECT gap_id, stream, conversation_id, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
+FROM message_backlog
+WHERE gap_id IN (SELECT value FROM json_each(?));
+
 -- name: count_checkpoints
 SELECT count(*) FROM checkpoints;
 
@@ -556,6 +594,9 @@ SELECT count(*) FROM runs;
 
 -- name: count_dead_letters
 SELECT count(*) FROM dead_letters;
+
+-- name: count_gaps
+SELECT count(*) FROM message_backlog;
 
 -- name: answers
 SELECT 1 FROM journal LIMIT 1;
@@ -653,6 +694,9 @@ DELETE FROM dead_letters WHERE stream = :stream;
 
 -- name: remove_stream_runs
 DELETE FROM runs WHERE stream = :stream;
+
+-- name: remove_stream_gaps
+DELETE FROM message_backlog WHERE stream = :stream;
 
 -- name: remove_stream_notes
 DELETE FROM missed_conversations WHERE stream = :stream;

@@ -19,7 +19,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import MilepostError, RowsRejected, StoreAway, StoreLost, VersionConflict
 from milepost.core.journal import Codec
 from milepost.core.model import DataSource, Keys, Known
-from milepost.core.ports import Commit, Committed, DueDeadLetter, Rejected
+from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
 from milepost.stores.group_commit import GroupCommit, GroupResult
 from milepost.stores.last_write import LastWrite
 from milepost.stores.provenance import Provenance
@@ -121,6 +121,10 @@ class SqliteStore:
     async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return open dead letters whose redrive is due, or whose payload was erased; oldest first."""
         return await self._run(lambda session: session.due_dead_letters(stream, now, limit))
+
+    async def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
+        """Return up to `limit` open gaps, the newest first."""
+        return await self._run(lambda session: session.open_gaps(stream, limit))
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""

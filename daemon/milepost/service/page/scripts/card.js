@@ -83,10 +83,11 @@ function showProgress(bar, { sweep, state }) {
 
 function factsOf(stream) {
   const dated = (instant) => (instant === null ? "" : inFull(instant));
-  const { last_success_at: success, next_run_at: next, open_dead_letters: deadLetters } = stream;
+  const { last_success_at: success, next_run_at: next, open_dead_letters: deadLetters, message_backlog: backlog } = stream;
   const facts = [["Last success", ago(success), dated(success)]];
   if (stream.on_hold === null && next !== null) facts.push(["Next run", ahead(next), dated(next)]);
   if (deadLetters > 0) facts.push(["Dead letters", deadLetters.toLocaleString("en"), "", "warning"]);
+  if (backlog > 0) facts.push(["Older messages", `of ${counted(backlog, "conversation")}`]);
   return [...facts, ...tokenFacts(stream)];
 }
 

@@ -1,0 +1,100 @@
+"""Gaps: messages of a conversation that were not in the list that showed it, and so are owed; and their events.
+
+A list shows the newest messages of a conversation, 20 at most. If none of them is stored and there are older ones, then
+those between them and what is stored are owed, until they are read from the conversation itself.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+
+from msgspec import Struct
+
+from milepost.core.problems import Problem
+
+
+class Gap(Struct, frozen=True, omit_defaults=True):
+    """Messages that are owed: those of a conversation from `reached_at` back to the state of it that was stored before.
+
+    That was the state at `back_to`: a stored message that is older ends the gap. Newer ones do not: they may have been
+    stored since. Reading continues after `cursor`; without one it begins at the newest message.
+    Gaps are read by `newest_at`, the time of the newest message that the list showed, the newest first. `stored` counts
+    the messages that were stored since. `walked_to` is how far reading has come since it last began at the newest
+    message, and `idle` counts the requests since that led no further. `limit` is how many to request at a time (0: as
+    many as usual). A failed request is retried at `retry_at`, or in the next run; `attempts` and `resets` count
+    failures and lost cursors in a row.
+    """
+
+    gap_id: str
+    conversation_id: str
+    owed_since: datetime
+    newest_at: datetime
+    reached_at: datetime
+    back_to: datetime
+    cursor: str | None = None
+    stored: int = 0
+    walked_to: datetime | None = None
+    idle: int = 0
+    limit: int = 0
+    attempts: int = 0
+    resets: int = 0
+    retry_at: datetime | None = None
+
+
+class GapEnding(StrEnum):
+    """Why nothing of a gap is owed any more."""
+
+    CLOSED = "closed"  # a message was reached that was stored before
+    THREAD_END = "thread_end"  # the oldest message of the conversation was read
+    GONE = "gone"  # the conversation no longer exists
+    FORGOTTEN = "forgotten"  # the person it is about was erased
+    DEAD_LETTER = "dead_letter"  # it cannot be read: a dead letter keeps what is owed
+
+
+class MessagesOwed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Conversations have more messages than came with the list: what is between those and the stored ones is owed."""
+
+    gaps: tuple[Gap, ...]
+
+
+class MessagesRead(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Older messages of a conversation were read and `stored` of them were new; `gap` is what is owed after that.
+
+    `dead_lettered` counts the dead letters that were opened. Nothing is owed any more if there is an `ending`.
+    """
+
+    gap: Gap
+    stored: int = 0
+    dead_lettered: int = 0
+    ending: GapEnding | None = None
+
+
+class MessagesFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Older messages of a conversation could not be read; `gap` says how and when that is tried again.
+
+    With an `ending` it is not: the conversation is gone, or a dead letter keeps what is owed.
+    """
+
+    gap: Gap
+    problem: Problem
+    ending: GapEnding | None = None
+
+
+GapEvent = MessagesOwed | MessagesRead | MessagesFailed
+
+
+class GapAfter(Struct, frozen=True):
+    """A gap after an entry; it `is_open` if anything is still owed."""
+
+    gap: Gap
+    is_open: bool
+
+
+def gaps_after(event: object) -> tuple[GapAfter, ...]:
+    """Return the gaps that an event is about, as they are after it."""
+    match event:
+        case MessagesOwed(gaps=gaps):
+            return tuple(GapAfter(gap, is_open=True) for gap in gaps)
+        case MessagesRead(gap=gap, ending=ending) | MessagesFailed(gap=gap, ending=ending):
+            return (GapAfter(gap, is_open=ending is None),)
+        case _:
+            return ()

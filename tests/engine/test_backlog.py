@@ -1,0 +1,293 @@
+"""What is owed is read at the end of a stream's run, within its limits."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from msgspec.structs import replace
+
+from kit.builders import DEAD_TOKEN, NETWORK, NOON, RATE_LIMIT, contact, conversation, fetched, message, refused
+from kit.engine_doubles import Inbox, engine
+from kit.memory_store import MemoryStore
+from milepost.core.commands import PauseStream
+from milepost.core.gaps import GapEnding, MessagesFailed, MessagesRead
+from milepost.core.model import Conversation, Interaction, MessagePage, Platform, Stream
+from milepost.core.plan import Policy
+from milepost.core.ports import (
+    Answered,
+    Held,
+    MessagesAnswered,
+    MessagesFetched,
+    MessagesOutcome,
+    MessagesRequest,
+    Refused,
+    Request,
+)
+from milepost.engine.backlog import MIN_READ_SECONDS
+from milepost.engine.context import EngineContext
+from milepost.engine.interrupt import Stop
+from milepost.engine.supervisor import Schedule, Supervisor
+
+STREAM = Stream(Platform.MESSENGER, "1")
+POLICY = Policy(batch_size=10, messages_per_conversation=2, full_sweep_interval_seconds=0)
+OfCall = Callable[[MessagesRequest], Awaitable[MessagesOutcome | None]]
+
+
+class Busy(Inbox):
+    """An inbox of some threads, in which messages arrive; pages have `page_size` messages, cursors are their ids.
+
+    `before` is awaited ahead of each answer to a request for messages, and may answer in its place.
+    """
+
+    def __init__(
+        self, parts: EngineContext, threads: int, *, page_size: int = 10, before: OfCall | None = None
+    ) -> None:
+        super().__init__(1, clock=parts.clock, gate=parts.rate_limits.gate(STREAM))
+        self.threads = {f"t_{number}": [message(f"m_{number}_0", NOON)] for number in range(threads)}
+        self.requests: list[MessagesRequest] = []
+        self._page_size = page_size
+        self._before_messages = before
+
+    def arrive(self, thread_id: str, count: int) -> None:
+        thread = self.threads[thread_id]
+        number = thread_id.partition("_")[2]
+        now = NOON + timedelta(minutes=5 + len(thread))
+        thread += [message(f"m_{number}_{len(thread) + n}", now + timedelta(seconds=n)) for n in range(count)]
+
+    async def fetch(self, request: Request) -> Answered:
+        self.asked.append(request)
+        listed = sorted(map(self._listed, self.threads), key=lambda each: each.updated_time, reverse=True)
+        return fetched(*listed, asked_at=NOON + timedelta(minutes=1))
+
+    def _listed(self, thread_id: str) -> Conversation:
+        thread = self.threads[thread_id]
+        shown = thread[::-1][: POLICY.messages_per_conversation]
+        read = conversation(thread_id, thread[-1].occurred_at, of=contact(f"c_{thread_id}"), messages=shown)
+        return replace(read, has_older=len(shown) < len(thread), older_cursor=shown[-1].event_id)
+
+    async def messages(self, request: MessagesRequest) -> MessagesAnswered:
+        assert self._gate is not None
+        if self._gate.is_closed():
+            return Held()
+        self.requests.append(request)
+        outcome = await self._before_messages(request) if self._before_messages is not None else None
+        if isinstance(outcome, Refused):
+            return replace(outcome, refused_at=self._gate.refused(outcome.problem))
+        return outcome or MessagesFetched(self._page(request), NOON, 0.1)
+
+    def _page(self, request: MessagesRequest) -> MessagePage:
+        newest_first: list[Interaction] = self.threads[request.conversation_id][::-1]
+        start = 0
+        if request.cursor is not None:
+            start = [each.event_id for each in newest_first].index(request.cursor) + 1
+        shown = newest_first[start : start + self._page_size]
+        has_more = start + len(shown) < len(newest_first)
+        return MessagePage(tuple(shown), shown[-1].event_id if has_more else None)
+
+
+def refusing(outcome: Refused, times: int) -> OfCall:
+    """Refuse the first requests."""
+    left = iter(range(times))
+
+    async def before(_: MessagesRequest) -> MessagesOutcome | None:
+        return outcome if next(left, None) is not None else None
+
+    return before
+
+
+def one_run(parts: EngineContext, inbox: Busy, schedule: Schedule | None = None) -> Supervisor:
+    return Supervisor(parts, {STREAM: inbox}, schedule or Schedule())
+
+
+async def bursts(parts: EngineContext, inbox: Busy, *counts: int) -> None:
+    """Copy the inbox, and let messages arrive in its threads."""
+    await one_run(parts, inbox).sync([STREAM])
+    assert inbox.requests == [], "something was owed of what was met for the first time"
+    for number, count in enumerate(counts):
+        inbox.arrive(f"t_{number}", count)
+
+
+def endings(store: MemoryStore) -> list[GapEnding | None]:
+    events = (row.event for row in store.entries(STREAM.key))
+    return [event.ending for event in events if isinstance(event, MessagesRead | MessagesFailed)]
+
+
+def all_of(inbox: Busy) -> set[str]:
+    return {each.event_id for thread in inbox.threads.values() for each in thread}
+
+
+async def test_what_is_owed_is_read_page_by_page_until_a_message_that_was_stored() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    inbox = Busy(parts, 2)
+    await bursts(parts, inbox, 25)
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert store.interaction_events.keys() == all_of(inbox)
+    assert [request.cursor for request in inbox.requests] == ["m_0_24", "m_0_14", "m_0_4"]
+    assert endings(store) == [None, None, GapEnding.THREAD_END]
+    assert result.run is not None
+    assert result.run.tally.interaction_events == 25
+    assert result.backlog == 0
+
+
+async def test_a_sweep_without_news_asks_for_no_messages_and_writes_one_entry() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    inbox = Busy(parts, 2)
+    await bursts(parts, inbox, 25)
+    await one_run(parts, inbox).sync([STREAM])
+    entries, calls = len(store.journal), len(inbox.requests)
+
+    await one_run(parts, inbox).sync([STREAM])
+
+    assert (len(store.journal), len(inbox.requests)) == (entries + 1, calls)
+
+
+async def test_the_newest_gap_is_read_first_and_to_its_end() -> None:
+    parts = engine(MemoryStore(), policy=POLICY)
+    inbox = Busy(parts, 3)
+    await bursts(parts, inbox, 15, 25, 20)
+
+    await one_run(parts, inbox).sync([STREAM])
+
+    order = list(dict.fromkeys(request.conversation_id for request in inbox.requests))
+    assert order == ["t_1", "t_2", "t_0"]
+    assert [request.conversation_id for request in inbox.requests] == sorted(
+        (request.conversation_id for request in inbox.requests), key=order.index
+    )
+
+
+async def test_messages_that_arrive_between_two_gaps_leave_both_to_be_read() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    inbox = Busy(parts, 1, before=refusing(refused(NETWORK), POLICY.attempts))
+    await bursts(parts, inbox, 25)
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+    assert result.backlog == 1
+    inbox.arrive("t_0", 30)
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert result.backlog == 0
+    assert store.interaction_events.keys() == all_of(inbox)
+
+
+async def test_a_failure_is_retried_within_the_run() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    inbox = Busy(parts, 1, before=refusing(refused(NETWORK), POLICY.attempts - 1))
+    await bursts(parts, inbox, 25)
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert result.backlog == 0
+    assert store.interaction_events.keys() == all_of(inbox)
+
+
+async def test_a_rate_limit_is_waited_out_and_no_call_is_made_meanwhile() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    inbox = Busy(parts, 1, before=refusing(refused(RATE_LIMIT), 1))
+    await bursts(parts, inbox, 25)
+    began = parts.clock.now()
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert result.backlog == 0
+    assert parts.clock.now() - began >= timedelta(seconds=POLICY.rate_limit_floor_seconds)
+    assert len(inbox.requests) == 4
+
+
+async def test_a_dead_token_ends_the_reading_at_once() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    inbox = Busy(parts, 3, before=refusing(refused(DEAD_TOKEN), 100))
+    await bursts(parts, inbox, 25, 25, 25)
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert (len(inbox.requests), result.backlog) == (1, 3)
+
+
+async def test_gaps_that_all_fail_end_the_reading() -> None:
+    parts = engine(MemoryStore(), policy=POLICY)
+    inbox = Busy(parts, 6, before=refusing(refused(NETWORK), 1000))
+    await bursts(parts, inbox, *[25] * 6)
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert (len(inbox.requests), result.backlog) == (3 * POLICY.attempts, 6)
+
+
+async def test_reading_ends_at_the_time_limit_and_the_next_run_goes_on_there() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+
+    async def slow(_: MessagesRequest) -> None:
+        await asyncio.sleep(20)
+
+    inbox = Busy(parts, 1, before=slow)
+    await bursts(parts, inbox, 75)
+    schedule = Schedule(max_run_seconds=10.0)  # less than MIN_READ_SECONDS
+
+    (result,) = await one_run(parts, inbox, schedule).sync([STREAM])
+
+    assert (len(inbox.requests), result.backlog) == (1 + int(MIN_READ_SECONDS) // 20, 1)
+    while result.backlog:
+        (result,) = await one_run(parts, inbox, schedule).sync([STREAM])
+    assert store.interaction_events.keys() == all_of(inbox)
+    cursors = [request.cursor for request in inbox.requests]
+    assert len(set(cursors)) == len(cursors), "something was read twice"
+
+
+async def test_a_stop_ends_the_reading() -> None:
+    store, stop = MemoryStore(), Stop()
+    parts = engine(store, policy=POLICY, stop=stop)
+
+    async def stops(_: MessagesRequest) -> None:
+        stop.request()
+
+    inbox = Busy(parts, 1, before=stops)
+    await bursts(parts, inbox, 75)
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert (len(inbox.requests), result.backlog) == (1, 1)
+
+
+async def test_commands_are_executed_between_two_calls() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    asked: list[asyncio.Task[None]] = []
+
+    async def pauses(_: MessagesRequest) -> None:
+        if not asked:
+            asked.append(asyncio.ensure_future(supervisor.ask(STREAM, PauseStream("somebody"))))
+            await asyncio.sleep(0)
+
+    inbox = Busy(parts, 1, before=pauses)
+    await bursts(parts, inbox, 75)
+    supervisor = one_run(parts, inbox)
+
+    await supervisor.sync([STREAM])
+
+    await asked[0]
+    assert len(inbox.requests) == 1
+    assert "stream_paused" in [row.type for row in store.journal]
+
+
+async def test_of_a_person_who_was_erased_nothing_is_read() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    inbox = Busy(parts, 1, before=refusing(refused(NETWORK), POLICY.attempts))
+    await bursts(parts, inbox, 25)
+    await one_run(parts, inbox).sync([STREAM])
+    calls = len(inbox.requests)
+    store.forget(STREAM, "c_t_0")
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert (len(inbox.requests), result.backlog) == (calls, 0)
+    assert endings(store)[-1] is GapEnding.FORGOTTEN

@@ -1,0 +1,266 @@
+"""More messages than a list shows arrive between two syncs, and every one of them is stored."""
+
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from kit.binary import Running, milepost, started, until
+from kit.installation import Installation, on_both_databases
+from kit.simulated import BICYCLES, Clock, frozen_world
+from milepost.core.checkpoint import Checkpoint
+from milepost.simulator import refusals
+from milepost.simulator.arrivals import instant_us
+from milepost.simulator.graph import GraphApi
+from milepost.simulator.messages import Node
+from milepost.simulator.plan import SimulatedPage
+from milepost.simulator.requests import ApiRequest
+from milepost.simulator.server import SimulatorServer
+
+BURSTS = (20, 21, 45, 70)
+PHOTOS = SimulatedPage(
+    id="61550000000000003", name="Photos", token="EAAPhotos", platforms=("instagram",), instagram_account_id="178414"
+)
+
+
+class Edge:
+    """What happens at each call for the messages of one conversation, in place of the answer or before it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.happens: Callable[[], None] = lambda: None
+        answer = GraphApi._messages
+
+        def messages(api: GraphApi, request: ApiRequest) -> Node:
+            self.happens()
+            return answer(api, request)
+
+        monkeypatch.setattr(GraphApi, "_messages", messages)
+
+    def fails(self) -> None:
+        """Fail each call like a poisoned one."""
+
+        def fail() -> None:
+            raise refusals.unknown_error(0)
+
+        self.happens = fail
+
+    def kills(self, running: Running, call: int) -> None:
+        """Kill a process when it makes a call, before there is an answer."""
+        calls = iter(range(1, call + 1))
+
+        def kill() -> None:
+            if next(calls, 0) == call:
+                running.signal(signal.SIGKILL)
+
+        self.happens = kill
+
+    def works(self) -> None:
+        self.happens = lambda: None
+
+
+@pytest.fixture
+def edge(monkeypatch: pytest.MonkeyPatch) -> Edge:
+    return Edge(monkeypatch)
+
+
+class Burst:
+    """A world of 30 conversations, in some of which many messages arrive at once."""
+
+    def __init__(self, page: SimulatedPage = BICYCLES, faults: str = "calm") -> None:
+        self.page = page
+        self.clock = Clock()
+        self.simulator = frozen_world(30, faults, pages=(page,), clock=self.clock)
+
+    def serving(self) -> AbstractAsyncContextManager[SimulatorServer]:
+        return self.simulator
+
+    def threads(self) -> list[str]:
+        """Return the conversations that a list shows with all of their messages, the newest first."""
+        truth = self.simulator.world.truth(self.page.id, self.page.platforms[0], self.clock())
+        return [each.id for each in truth if each.message_count < 20]
+
+    def arrive(self, threads: Sequence[str], counts: Sequence[int] = BURSTS) -> None:
+        for thread, count in zip(threads, counts, strict=True):
+            self.clock.now += timedelta(minutes=1)
+            self.simulator.world.receive(self.page.id, self.page.platforms[0], self.clock(), thread, count)
+        self.clock.now += timedelta(minutes=1)
+
+    def readable(self, thread_id: str) -> list[str]:
+        """Return the ids of all messages of a conversation that can be read."""
+        inbox = self.simulator.world.inbox_with(thread_id)
+        thread = self.simulator.world.find(thread_id, self.clock())
+        assert inbox is not None
+        assert thread is not None
+        return sorted(each.id for each in inbox.messages(thread, instant_us(self.clock())))
+
+    def calls_for_messages(self) -> int:
+        """Count the calls for the messages of one conversation since the last count."""
+        calls = sum(request.edge == "messages" for request in self.simulator.requests.last)
+        self.simulator.requests.last.clear()
+        return calls
+
+
+def stored(installation: Installation, thread_id: str) -> list[str]:
+    query = "SELECT event_id FROM contact_interaction_events WHERE conversation_id = ?"
+    return sorted(event_id for (event_id,) in installation.rows(query, thread_id))
+
+
+def entries(installation: Installation) -> list[str]:
+    return [type_ for (type_,) in installation.rows("SELECT type FROM journal ORDER BY seq")]
+
+
+@on_both_databases
+async def test_every_message_is_stored_and_a_further_sync_asks_for_none(installation: Installation) -> None:
+    world = Burst()
+    async with world.serving() as simulator:
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
+        assert world.calls_for_messages() == 0, "nothing is owed of what is met for the first time"
+        chosen = world.threads()[-4:]
+        world.arrive(chosen)
+
+        assert (await installation.sync()).code == 0
+
+        for thread in chosen:
+            assert stored(installation, thread) == world.readable(thread)
+        assert 0 < world.calls_for_messages() <= 8
+        assert installation.rows("SELECT * FROM message_backlog") == []
+        before = len(entries(installation))
+        assert (await installation.sync()).code == 0
+        assert world.calls_for_messages() == 0
+        assert len(entries(installation)) == before + 1
+    verified = await milepost(installation.folder, "journal", "verify")
+    assert verified.code == 0, verified
+
+
+@on_both_databases
+async def test_a_process_that_is_killed_while_it_reads_owes_what_is_left(
+    installation: Installation, edge: Edge
+) -> None:
+    world = Burst()
+    async with world.serving() as simulator:
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
+        chosen = world.threads()[-4:]
+        world.arrive(chosen, (60, 130, 45, 70))
+        for call in (1, 2, 2, 3):
+            async with started(installation.folder, "sync") as running:
+                edge.kills(running, call)
+                await until(lambda: running.has_ended)
+            assert installation.rows("SELECT 1 FROM message_backlog"), "it was killed too late to prove anything"
+            verified = await milepost(installation.folder, "journal", "verify")
+            assert verified.code == 0, verified
+        edge.works()
+
+        assert (await installation.sync()).code == 0
+
+        for thread in chosen:
+            assert stored(installation, thread) == world.readable(thread)
+        assert installation.rows("SELECT * FROM message_backlog") == []
+
+
+async def test_faults_delay_older_messages_and_lose_none(installation: Installation) -> None:
+    world = Burst(faults="http_500=0.2,reset=0.1,truncated=0.1,dead_cursor=0.2,looping_cursor=0.1")
+    async with world.serving() as simulator:
+        installation.configure_for(simulator)
+        await installation.sync_until_complete(most=30)
+        chosen = world.threads()[-4:]
+        world.arrive(chosen, (130, 45, 70, 33))
+
+        for _ in range(30):
+            await installation.sync()
+            if not installation.rows("SELECT 1 FROM message_backlog"):
+                break
+        simulator.calm()
+        await milepost(installation.folder, "dead-letters", "redrive")
+        await installation.sync_until_complete()
+
+        for thread in chosen:
+            assert stored(installation, thread) == world.readable(thread)
+
+
+@on_both_databases
+async def test_messages_that_can_never_be_read_become_a_dead_letter_that_a_redrive_brings_back(
+    installation: Installation, edge: Edge
+) -> None:
+    world = Burst()
+    async with world.serving() as simulator:
+        installation.configure_for(simulator, retry={"attempts": 2})
+        assert (await installation.sync()).code == 0
+        (thread,) = world.threads()[-1:]
+        world.arrive([thread], [60])
+        edge.fails()
+        for _ in range(3):
+            assert not installation.rows("SELECT 1 FROM dead_letters")
+            await installation.sync()
+
+        ((subject,),) = installation.rows("SELECT subject FROM dead_letters WHERE closed_at IS NULL")
+        assert subject.startswith(f"{thread}/older/")
+        edge.works()
+        redriven = await milepost(installation.folder, "dead-letters", "redrive")
+        assert redriven.code == 0, redriven
+        await installation.sync()
+        assert stored(installation, thread) == world.readable(thread)
+
+
+async def test_a_backlog_is_shown_until_it_is_read(installation: Installation, edge: Edge) -> None:
+    world = Burst()
+    async with world.serving() as simulator:
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
+        world.arrive(world.threads()[-4:], (60, 60, 60, 60))
+        edge.fails()
+        await installation.sync()
+
+        shown = await milepost(installation.folder, "status")
+        assert "4 conversations with older messages that are still to be read" in shown.stdout
+        as_json = msgspec.json.decode((await milepost(installation.folder, "status", "--json")).stdout)
+        assert [stream["message_backlog"] for stream in as_json["streams"]] == [4]
+        edge.works()
+        assert (await installation.sync()).code == 0
+        shown = await milepost(installation.folder, "status")
+        assert "older messages" not in shown.stdout
+
+
+async def test_what_instagram_does_not_show_ends_the_gap(installation: Installation) -> None:
+    world = Burst(PHOTOS)
+    async with world.serving() as simulator:
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
+        (thread,) = world.threads()[-1:]
+        world.arrive([thread], [60])
+
+        assert (await installation.sync()).code == 0
+
+        assert set(world.readable(thread)) <= set(stored(installation, thread))
+        (state,) = (state for (state,) in installation.rows("SELECT state FROM checkpoints"))
+        assert msgspec.json.decode(state, type=Checkpoint).backlog == 0
+
+
+@on_both_databases
+async def test_a_person_who_was_erased_is_not_read_any_more(installation: Installation, edge: Edge) -> None:
+    world = Burst()
+    async with world.serving() as simulator:
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
+        ((contact_id, thread), *_) = installation.rows(
+            "SELECT contact_id, conversation_id FROM conversations WHERE contact_id IS NOT NULL ORDER BY updated_time"
+        )
+        world.arrive([thread], [60])
+        edge.fails()
+        await installation.sync()
+        edge.works()
+        world.calls_for_messages()
+        erased = await milepost(
+            installation.folder, "contacts", "forget", "messenger", BICYCLES.id, contact_id, "--yes"
+        )
+        assert erased.code == 0, erased
+
+        assert (await installation.sync()).code == 0
+
+        assert world.calls_for_messages() == 0
+        assert stored(installation, thread) == []
+        assert installation.rows("SELECT * FROM message_backlog") == []
