@@ -197,7 +197,7 @@ def test_a_stream_with_a_reduced_request_says_so() -> None:
 def test_a_problem_stays_on_its_line() -> None:
     foul = Problem(ProblemKind.API, "first\n\x1b[31msecond")
     table = text(after(*OPENED, RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=foul)))
-    assert under(table)[1] == "  cause: first [31msecond"
+    assert under(table)[1] == "  cause: first \\x1b[31msecond"
 
 
 def test_streams_wait_for_the_daemon_or_for_nothing() -> None:

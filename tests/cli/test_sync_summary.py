@@ -142,10 +142,10 @@ def test_a_stream_held_up_by_the_limit_of_another_says_so() -> None:
 
 def test_an_error_is_shown_on_its_line() -> None:
     lines = table(RunResult("messenger:3", None, error="the disk is full\n\x1b[2J(make room)"))
-    assert "messenger:3: the disk is full [2J(make room)" in lines
+    assert "messenger:3: the disk is full \\x1b[2J(make room)" in lines
 
 
 def test_foreign_text_stays_on_its_line() -> None:
     foul = Problem(ProblemKind.API, "first\n\x1b[31msecond", code=190)
     lines = explanations(after(RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=foul)))
-    assert lines[0] == f"{STREAM.key}: authorization: first [31msecond (code 190)"
+    assert lines[0] == f"{STREAM.key}: authorization: first \\x1b[31msecond (code 190)"

@@ -50,7 +50,7 @@ class TestFirstBatch:
         assert decision.events == (
             RunStarted(NOON),
             SweepStarted(Mode.FULL, at(-2), at(-602)),
-            BatchStored(walking("after 1", NOON), NEW, batch=1),
+            BatchStored(walking("after 1", NOON, head_read_at=NOON), NEW, batch=1),
         )
         assert [row.conversation_id for row in decision.changes.conversations] == ["t_1"]
 
@@ -82,13 +82,13 @@ class TestFirstBatch:
 
         assert isinstance(decision, BatchUnchanged)
         assert decision.tally == QUIET
-        assert decision.sweep.position == walking("x", NOON)
+        assert decision.sweep.position == walking("x", NOON, head_read_at=NOON)
 
     def test_an_empty_first_batch_with_a_next_cursor_is_skipped(self) -> None:
         decision = decision_on(checkpoint_of(), fetched(next_cursor="x"), context())
 
         assert isinstance(decision, BatchUnchanged)
-        assert decision.sweep.position == walking("x")
+        assert decision.sweep.position == walking("x", head_read_at=NOON)
 
 
 class TestWalk:
@@ -184,7 +184,7 @@ class TestCatchUpScan:
     def test_a_catch_up_scan_continues_while_a_batch_has_rows_newer_than_the_start_of_the_walk(self) -> None:
         decision = decision_on(scanning(), fetched(conversation(updated_time=at(-600)), next_cursor="x"), context())
 
-        assert events(decision) == (BatchStored(catching_up("x", at(-600)), NEW, batch=3),)
+        assert events(decision) == (BatchStored(catching_up("x", at(-600), head_read_at=NOON), NEW, batch=3),)
 
     def test_a_catch_up_scan_ends_the_sweep_at_a_batch_wholly_older(self) -> None:
         one_by_one = context(policy=Policy(batch_size=1))
@@ -201,7 +201,7 @@ class TestCatchUpScan:
         decision = decision_on(scanning(), fetched(next_cursor="x"), context())
 
         assert isinstance(decision, BatchUnchanged)
-        assert decision.sweep.position == catching_up("x")
+        assert decision.sweep.position == catching_up("x", head_read_at=NOON)
 
 
 class TestEndOfASweep:
@@ -249,7 +249,7 @@ class TestUnchangedBatches:
         assert events(decision) == (
             RunStarted(NOON),
             SweepStarted(Mode.FULL, at(-2), at(-602)),
-            BatchStored(walking("after 2", NOON), QUIET + NEW, batch=2),
+            BatchStored(walking("after 2", NOON, head_read_at=NOON), QUIET + NEW, batch=2),
         )
 
     def test_a_sweep_of_unchanged_batches_is_one_entry(self) -> None:
@@ -270,7 +270,7 @@ class TestUnchangedBatches:
         decision = decision_on(before, refused(NETWORK), context())
 
         assert [type(event) for event in events(decision)] == [RunStarted, SweepStarted, BatchStored, FetchFailed]
-        assert events(decision)[2] == BatchStored(walking("x", NOON), QUIET, batch=1)
+        assert events(decision)[2] == BatchStored(walking("x", NOON, head_read_at=NOON), QUIET, batch=1)
 
 
 class TestForcedFullSweep:
@@ -284,7 +284,7 @@ class TestForcedFullSweep:
         assert events(decision) == (
             RunStarted(NOON),
             SweepStarted(Mode.FULL, at(60), at(-540)),
-            BatchStored(walking("x", NOON), NEW, batch=1),
+            BatchStored(walking("x", NOON, head_read_at=NOON), NEW, batch=1),
         )
 
     def test_a_forced_full_sweep_of_one_batch_leaves_nothing_of_the_incremental_one(self) -> None:
@@ -301,7 +301,9 @@ class TestForcedFullSweep:
 
         decision = decision_on(before, refused(RATE_LIMIT), context(during=budget("run-2", wants_full=True)))
 
-        assert given(*events(decision), after=before, run_id="run-2").sweep == before.sweep
+        assert before.sweep is not None
+        old = replace(before.sweep.position, is_old=True)
+        assert given(*events(decision), after=before, run_id="run-2").sweep == replace(before.sweep, position=old)
 
 
 class TestPrepare:

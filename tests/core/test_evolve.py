@@ -21,6 +21,7 @@ from milepost.core.checkpoint import (
     BatchUnchanged,
     Checkpoint,
     DeadLetter,
+    GivenUp,
     RateLimit,
     ReducedRequest,
     RetryState,
@@ -187,6 +188,27 @@ class TestGivenUp:
     STEP = BatchStored(walking("after 2"), Tally(batches=1, dead_lettered=1, unreadable=1))
     KNOWN = BatchStored(walking("after 2"), Tally(batches=1, unreadable=1))
     READ = BatchStored(walking("after 3"), Tally(batches=1, inserted=1))
+
+    def test_threads_that_make_lists_fail_are_remembered_while_their_dead_letters_are_open(self) -> None:
+        opened = [DeadLetterOpened(f"d_{n}", Stage.FETCH, f"t_{n}", "code 2") for n in range(40)]
+        after = given(*WALKING)
+        for n, each in enumerate(opened):
+            after = given(BatchShrunk(1, Detail.POSITION, NETWORK, f"t_{n}"), each, self.STEP, after=after)
+
+        assert [each.conversation_id for each in after.given_up] == [f"t_{n}" for n in range(8, 40)], "the latest"
+        closed = given(DeadLetterClosed("d_20", Resolution.REDRIVEN), after=after)
+        assert GivenUp("d_20", "t_20", Detail.POSITION) in after.given_up
+        assert GivenUp("d_20", "t_20", Detail.POSITION) not in closed.given_up
+
+    def test_other_dead_letters_are_not_remembered(self) -> None:
+        lean = BatchShrunk(1, Detail.LEAN, NETWORK, "t_1")
+        unreadable = DeadLetterOpened("d_1", Stage.FETCH, "t_1", "id: expected str")
+        messages = DeadLetterOpened("d_2", Stage.FETCH, "t_1/messages", "code 2")
+        row = DeadLetterOpened("d_3", Stage.STORE, "t_1/row", "too long")
+
+        assert given(*WALKING, unreadable).given_up == ()
+        assert given(*WALKING, lean, row).given_up == ()
+        assert given(*WALKING, lean, messages).given_up == (GivenUp("d_2", "t_1", Detail.LEAN),)
 
     def test_dead_letters_in_a_row_are_counted(self) -> None:
         again = BatchShrunk(1, Detail.POSITION, NETWORK, "t_2")

@@ -305,7 +305,12 @@ class TestDeadCursor:
 
         assert events(decision) == (
             BatchFailed(Stage.FETCH, 1, DEAD_CURSOR),
-            RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, walking("after 2", NOON), problem=DEAD_CURSOR),
+            RunEnded(
+                RunStatus.FAILED,
+                Reason.RETRIES_EXHAUSTED,
+                walking("after 2", NOON, head_read_at=NOON),
+                problem=DEAD_CURSOR,
+            ),
         )
 
     @pytest.mark.parametrize(
@@ -354,7 +359,7 @@ class TestDeadCursor:
             assert ending is not None
             ended = ending.events[-1]
             assert isinstance(ended, RunEnded)
-            assert ended.position == walking("after 5", NOON)
+            assert ended.position == walking("after 5", NOON, head_read_at=NOON)
 
     def test_a_refused_cursor_is_about_the_query_if_none_was_sent(self) -> None:
         decision = decision_on(checkpoint_of(), refused(self.OTHER_WORDS), context())

@@ -6,6 +6,7 @@ from itertools import count
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kit.builders import at, budget, checkpoint_of, context, conversation, fetched, problem, refused
 from kit.decisions import decision_on, events, then, walking
@@ -250,7 +251,7 @@ class TestChecks:
     @pytest.mark.parametrize("form", FORMS)
     def test_a_refusal_that_may_be_about_content_is_checked(self, form: str) -> None:
         assert wants_check(Request("after 1", 1, 20, checks_list=True), FORMS[form])
-        assert not wants_check(check_request(self.REQUEST), FORMS[form])
+        assert not wants_check(check_request(self.REQUEST, checkpoint_of()), FORMS[form])
 
     @pytest.mark.parametrize("form", GENERAL)
     def test_what_every_request_is_refused_with_is_not_checked(self, form: str) -> None:
@@ -269,12 +270,12 @@ class TestChecks:
         assert wants_check(last.request, DOWN)
 
     def test_the_check_is_for_one_position_at_the_same_cursor(self) -> None:
-        assert check_request(self.REQUEST) == Request("after 1", 1, 0, detail=Detail.POSITION)
+        assert check_request(self.REQUEST, checkpoint_of()) == Request("after 1", 1, 0, detail=Detail.POSITION)
 
     def test_a_check_tells_which_thread_is_at_the_cursor(self) -> None:
         outcome = checked(refused(DOWN, 1.0), fetched(conversation("t_5"), conversation("t_6"), took=0.5))
 
-        assert outcome == Refused(DOWN, 1.5, check=ListCheck(first="t_5"))
+        assert outcome == Refused(DOWN, 1.5, check=ListCheck(listed=("t_5", "t_6")))
 
     def test_a_check_that_a_rate_limit_prevents_leaves_the_refusal_unsettled(self) -> None:
         assert checked(refused(DOWN), Held()) == Held()
@@ -282,7 +283,7 @@ class TestChecks:
 
 def alone(detail: Detail = Detail.SEPARATE) -> Checkpoint:
     """Return a stream that requests a thread alone, in the search for the cause of code 2."""
-    shrunk = [Refused(DOWN, 0.1, check=ListCheck(first="t_1"))] * (3 + 6)
+    shrunk = [Refused(DOWN, 0.1, check=ListCheck(listed=("t_1",)))] * (3 + 6)
     after = then(walking(), *shrunk[:3], during=context(policy=Policy(base_delay_seconds=0.0)))
     while after.reduced_request is None or after.reduced_request.detail is not detail:
         after = then(after, shrunk[0])
@@ -331,7 +332,7 @@ class TestRefusedChecks:
         ]
 
     def test_a_refused_check_clears_the_thread(self) -> None:
-        confirmed = then(alone(), *[Refused(DOWN, 0.1, check=ListCheck(first="t_1"))] * (CONFIRMATIONS - 1))
+        confirmed = then(alone(), *[Refused(DOWN, 0.1, check=ListCheck(listed=("t_1",)))] * (CONFIRMATIONS - 1))
         assert confirmed.retry is not None
         assert (confirmed.retry.suspect, confirmed.retry.confirmed) == ("t_1", CONFIRMATIONS - 1)
 
@@ -343,7 +344,7 @@ class TestRefusedChecks:
 
 class TestSuspects:
     def test_another_thread_at_the_cursor_is_confirmed_anew(self) -> None:
-        others = [Refused(DOWN, 0.1, check=ListCheck(first=f"t_{number % 2}")) for number in range(8)]
+        others = [Refused(DOWN, 0.1, check=ListCheck(listed=(f"t_{number % 2}",))) for number in range(8)]
 
         after = then(alone(), *others)
 
@@ -367,6 +368,53 @@ class TestSuspects:
         assert after.run is not None
         assert after.run.status is RunStatus.FAILED
         assert after.open_dead_letters == 0
+
+
+class TestKnownThreads:
+    """A thread whose dead letter is open is passed without another search."""
+
+    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("bears", [Detail.LEAN, Detail.BARE, Detail.POSITION])
+    @pytest.mark.parametrize("place", [0, 1, 7, 31, 49])
+    def test_a_known_thread_costs_a_later_sweep_few_calls(self, form: str, bears: Detail, place: int) -> None:
+        world = SearchWorld(50, {place: Sick(FORMS[form], bears)}, policy=Policy(batch_size=50, base_delay_seconds=0))
+        after = world.sweep()
+        assert [each.conversation_id for each in after.given_up] == [f"t_{place}"]
+        world.requests.clear()
+        world.runs += 1
+
+        again = world.sweep(replace(after, last_success_at=None))
+
+        assert len(world.dead_letters) == 1
+        assert again.open_dead_letters == 1
+        assert len(world.requests) <= 24, "its walk and its catch-up scan"
+
+    def test_a_known_thread_that_is_well_again_is_read(self) -> None:
+        world = SearchWorld(20, {5: Sick(FORMS["code 2"]), 9: Sick(FORMS["code 960"])})
+        after = world.sweep()
+        assert world.dead_letters == ids(5, 9)
+        world.sick = {9: world.sick[9]}
+        world.runs += 1
+
+        again = world.sweep(replace(after, last_success_at=None))
+
+        assert world.dead_letters == ids(9)
+        assert world.read.keys() == all_but(20, 9)
+        assert [each.conversation_id for each in again.given_up] == ["t_9"]
+
+    @pytest.mark.parametrize("begins", range(24))
+    def test_no_outage_beside_a_known_thread_makes_a_dead_letter(self, begins: int) -> None:
+        policy = Policy(batch_size=4, base_delay_seconds=0.0)
+        for lasts in range(1, LONGEST):
+            world = SearchWorld(9, {4: Sick(FORMS["code 2"])}, policy=policy)
+            after = world.sweep()
+            world.requests.clear()
+            world.runs += 1
+            world.outage = range(begins, begins + lasts)
+
+            world.sweep(replace(after, last_success_at=None))
+
+            assert world.dead_letters == ids(4), world.outage
 
 
 class TestManyInARow:
@@ -401,6 +449,8 @@ class TestManyInARow:
 
 
 def test_the_first_batch_of_a_stream_is_searched_too() -> None:
-    decided = events(decision_on(checkpoint_of(), Refused(problem(10), 0.1, check=ListCheck(first="t_1")), context()))
+    decided = events(
+        decision_on(checkpoint_of(), Refused(problem(10), 0.1, check=ListCheck(listed=("t_1",))), context())
+    )
 
     assert isinstance(decided[-1], FetchFailed)

@@ -93,7 +93,7 @@ class TestSmallerRequests:
 
     @pytest.mark.parametrize("problem", [UNKNOWN, NETWORK, Problem(ProblemKind.API, "no permission", code=10)])
     def test_any_other_refusal_shrinks_the_batch_only_after_the_retries(self, problem: Problem) -> None:
-        about_content = Refused(problem, 0.1, check=ListCheck(first="t_1"))
+        about_content = Refused(problem, 0.1, check=ListCheck(listed=("t_1",)))
         tried = then(walking_since_noon(), about_content, about_content)
         assert tried.reduced_request is None
         assert tried.retry is not None
@@ -106,7 +106,7 @@ class TestSmallerRequests:
 
     def test_another_problem_is_retried_before_the_batch_is_shrunk_further(self) -> None:
         """What fails now and then must not make batches smaller and smaller."""
-        decided = events(decision_on(shrunk_to(6), Refused(NETWORK, 0.1, check=ListCheck(first="t_1")), context()))
+        decided = events(decision_on(shrunk_to(6), Refused(NETWORK, 0.1, check=ListCheck(listed=("t_1",))), context()))
 
         assert [type(event) for event in decided] == [FetchFailed]
 
@@ -200,6 +200,16 @@ class TestGrowth:
         assert size_now(read(shrunk_to(1, detail), 1), POLICY) == Size(1, Detail.SEPARATE)
         assert size_now(stored(shrunk_to(1, detail), 1 + GROW_AFTER), POLICY) == Size(1, Detail.NESTED)
 
+    @pytest.mark.parametrize("read", [stored, skipped])
+    @pytest.mark.parametrize("detail", [Detail.LEAN, Detail.BARE, Detail.POSITION])
+    def test_the_size_is_whole_again_after_the_thread_that_failed_alone(
+        self, detail: Detail, read: Callable[[Checkpoint, int], Checkpoint]
+    ) -> None:
+        found = given(BatchShrunk(1, detail, TOO_HEAVY, "t_1"), after=walking_since_noon())
+
+        assert size_now(found, POLICY) == Size(1, detail)
+        assert size_now(read(found, 1), POLICY) == WHOLE
+
     def test_the_size_is_whole_again_after_stepping_over_the_faulty_thread(self) -> None:
         assert size_now(stored(shrunk_to(1, Detail.POSITION), 1), POLICY) == WHOLE
 
@@ -250,7 +260,7 @@ class TestPoisonThread:
             chosen = self.THREADS[start : start + request.limit]
             is_spoilt = any(each.conversation_id == f"t_{self.POISON}" for each in chosen)
             if is_spoilt and request.detail is not Detail.POSITION:
-                check = ListCheck(first=chosen[0].conversation_id) if request.checks_list else None
+                check = ListCheck(listed=(chosen[0].conversation_id,)) if request.checks_list else None
                 checkpoint = then(checkpoint, Refused(UNKNOWN, 0.1, check=check), during=around)
                 continue
             end = start + len(chosen)

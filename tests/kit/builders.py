@@ -185,12 +185,16 @@ def sweep_started(
     return SweepStarted(mode, walk_started_at, walk_started_at - overlap, walk_until)
 
 
-def walking(cursor: str | None = None, reached_at: datetime | None = None) -> Position:
-    return Position(Phase.WALK, cursor, reached_at)
+def walking(
+    cursor: str | None = None, reached_at: datetime | None = None, *, head_read_at: datetime | None = None
+) -> Position:
+    return Position(Phase.WALK, cursor, reached_at, head_read_at=head_read_at)
 
 
-def catching_up(cursor: str | None = None, reached_at: datetime | None = None) -> Position:
-    return Position(Phase.CATCH_UP, cursor, reached_at)
+def catching_up(
+    cursor: str | None = None, reached_at: datetime | None = None, *, head_read_at: datetime | None = None
+) -> Position:
+    return Position(Phase.CATCH_UP, cursor, reached_at, head_read_at=head_read_at)
 
 
 def total(tallies: Iterable[Tally]) -> Tally:

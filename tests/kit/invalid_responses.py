@@ -51,7 +51,7 @@ KINDS: dict[str, Kind] = {
     "no JSON": Kind(lambda: [http(b"OK")], "the response is not JSON"),
     "half of it": Kind(lambda: [http(b'{"data": [{"id": "t_1"')], "cut short"),
     "nothing": Kind(lambda: [http(b"")], "the response is empty"),
-    "wrong types": Kind(lambda: [http(b'{"data": {"id": 7}, "paging": []}')], "neither a batch nor an error"),
+    "wrong types": Kind(lambda: [http(b'{"data": "none", "paging": []}')], "neither a batch nor an error"),
     "a list": Kind(lambda: [http(b"[1, 2, 3]")], "neither a batch nor an error"),
     "deep nesting": Kind(lambda: [http(b"[" * 100_000)], "nested too deeply"),
     "a gigabyte": Kind(_gigabyte, "larger than"),

@@ -91,7 +91,7 @@ class ListWorld:
         while not is_over(checkpoint, budget):
             match plan(checkpoint, self.now, budget, self.policy):
                 case Fetch(request=request):
-                    checkpoint = self._settle(checkpoint, self._ask(request), budget)
+                    checkpoint = self._settle(checkpoint, self._ask(request, checkpoint), budget)
                 case Wait(until=until):
                     self.now = until
                 case Finish(reason=reason):
@@ -99,7 +99,7 @@ class ListWorld:
                     return checkpoint if ending is None else self._commit(checkpoint, ending, budget)
         return checkpoint
 
-    def _ask(self, request: Request) -> Outcome:
+    def _ask(self, request: Request, checkpoint: Checkpoint) -> Outcome:
         assert len(self.asked) < 20_000, "it asks without end"
         self.asked.append(request)
         answer = self.answer(request)
@@ -108,7 +108,7 @@ class ListWorld:
         refused = Refused(answer, 0.1)
         if not wants_check(request, answer):
             return refused
-        outcome = checked(refused, self._ask(check_request(request)))
+        outcome = checked(refused, self._ask(check_request(request, checkpoint), checkpoint))
         assert not isinstance(outcome, Held)
         return outcome
 

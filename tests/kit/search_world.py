@@ -60,7 +60,7 @@ class SearchWorld:
         while len(self.requests) < MAX_CALLS:
             action = plan(checkpoint, NOON, self._budget(), self.policy)
             if isinstance(action, Fetch):
-                checkpoint = self._settle(checkpoint, self._answer(action.request))
+                checkpoint = self._settle(checkpoint, self._answer(action.request, checkpoint))
             elif isinstance(action, Finish) and (ending := conclude(checkpoint, action.reason, self._budget())):
                 checkpoint = given(*ending.events, after=checkpoint, run_id=f"run-{self.runs}")
             if checkpoint.last_success_at is not None:
@@ -99,10 +99,10 @@ class SearchWorld:
                 case _:
                     pass
 
-    def _answer(self, request: Request) -> Outcome:
+    def _answer(self, request: Request, checkpoint: Checkpoint) -> Outcome:
         answer = self._call(request)
         if isinstance(answer, Refused) and wants_check(request, answer.problem):
-            together = checked(answer, self._call(check_request(request)))
+            together = checked(answer, self._call(check_request(request, checkpoint)))
             assert not isinstance(together, Held)
             return together
         return answer

@@ -165,6 +165,16 @@ def test_while_the_database_is_away_no_stream_is_syncing() -> None:
     assert states(live)[STREAM.key] is State.SYNCING
 
 
+def test_a_stream_whose_run_gave_up_is_not_retrying_for_longer_than_the_database_is_away() -> None:
+    away = [True]
+    live = LiveStreams(Clock(), is_store_away=lambda: away[0])
+    live.read(recorded(COMPLETE))
+    live.read(store_retried())
+    assert states(live) == {STREAM.key: State.RETRYING}
+    away[0] = False
+    assert states(live) == {STREAM.key: State.COMPLETE}
+
+
 def test_a_stream_that_waits_for_a_slot_is_neither_syncing_nor_up_to_date() -> None:
     queue = {STREAM, OTHER}
     live = LiveStreams(Clock(), lambda: queue)

@@ -256,7 +256,7 @@ def blind(refused: Refused, positions: Answered) -> Answered:
     """Takes every refusal for one about what the list holds."""
     together = checked(refused, positions)
     if isinstance(together, Refused) and together.check is not None and together.check.problem is not None:
-        return replace(together, check=ListCheck(first="whoever it is"))
+        return replace(together, check=ListCheck(listed=("whoever it is",)))
     return together
 
 
@@ -481,7 +481,9 @@ MUTANTS = {
         "a second open dead letter about|opened again", patches={"milepost.core.decide.opened": always_another}
     ),
     "the dead letter of a row is that of its thread": Mutant(
-        f"{EITHER}|{UNSEEN}", patches={"milepost.core.dead_letters.row_of": itself}, narrowed=to_double_faults
+        f"{EITHER}|{UNSEEN}|is neither stored nor a dead letter",
+        patches={"milepost.core.dead_letters.row_of": itself},
+        narrowed=to_double_faults,
     ),
     "a dead letter keeps the row that it began with": Mutant(
         f"{EITHER}|{UNSEEN}", patches={"milepost.core.decide.opened": first_state_only}

@@ -249,6 +249,7 @@ def test_instances_run_side_by_side_each_with_its_own_database(service: Service)
         assert service.rows("SELECT DISTINCT page_id FROM conversations", database) == [(page.id,)]
         owner = service.lab.run("stat", "-L", "-c", "%u", f"/var/lib/milepost-{name}").strip()
         assert owner in service.lab.run("cat", f"/proc/{service.lab.shown(f'milepost@{name}', 'MainPID')}/status")
+        service.lab.run("systemctl", "reload", f"milepost@{name}")
 
 
 def test_the_timer_syncs_on_a_schedule_instead_of_a_daemon(service: Service) -> None:

@@ -118,6 +118,14 @@ class RateLimit(Struct, frozen=True, omit_defaults=True):
     problem: Problem
 
 
+class GivenUp(Struct, frozen=True, omit_defaults=True):
+    """A thread that made lists fail and has an open dead letter; `detail` is how much of it can be read."""
+
+    dead_letter_id: str
+    conversation_id: str
+    detail: Detail
+
+
 class FailureStreak(Struct, frozen=True, omit_defaults=True):
     """The last `runs` runs, since `since`, failed or stopped for the same reason."""
 
@@ -214,6 +222,7 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     futile_runs: int = 0
     open_dead_letters: int = 0
     left_out_fields: tuple[str, ...] = ()  # of those that are requested
+    given_up: tuple[GivenUp, ...] = ()
     given_up_in_a_row: int = 0  # threads of this walk that became dead letters, with none read in between
     total: Tally = NO_TALLY
     unrecorded: Tally = NO_TALLY

@@ -22,7 +22,7 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.failures import exonerate, mistaken, on_refusal
-from milepost.core.head import take_up, walk_after_head
+from milepost.core.head import walk_after_head
 from milepost.core.merge import difference, keys_of, order_violations
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, Stream, Stretch
 from milepost.core.plan import (
@@ -34,6 +34,7 @@ from milepost.core.plan import (
     overlap_before,
     reaches_back,
     size_now,
+    taken_up,
     walk_limit,
     walk_start,
 )
@@ -49,15 +50,14 @@ MAX_EDGE = 200  # conversations of one second that a position remembers; they ar
 
 def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pending:
     """Decide what an outcome means, as far as that is possible without the store."""
-    checkpoint = take_up(checkpoint, context.budget.run_id, wants_full=context.budget.wants_full)
+    checkpoint = taken_up(checkpoint, context.budget)
     match outcome:
         case Fetched(batch=batch):
             sweep = open_sweep(checkpoint, context.budget)
             problem = _trap(checkpoint, sweep, batch) if sweep is not None else None
             if sweep is not None and problem is not None and _ends(checkpoint, sweep, problem, context.policy):
                 return _pending_batch(checkpoint, sweep, batch, context, problem)
-            so_far = (sweep.tally if sweep else NO_TALLY) + checkpoint.unrecorded
-            if problem := problem or unexpected_form(batch, so_far):
+            if problem := problem or _unexpected_form(checkpoint, sweep, batch):
                 return Decided(on_refusal(checkpoint, Refused(problem, outcome.took_seconds), context))
             if reduced := mistaken(checkpoint, batch, context.policy):
                 return Decided(exonerate(checkpoint, reduced, context))
@@ -90,6 +90,15 @@ def _ends(checkpoint: Checkpoint, sweep: Sweep, problem: Problem, policy: Policy
             return may_end(sweep)
         case _:
             return may_end(sweep) and is_last
+
+
+def _unexpected_form(checkpoint: Checkpoint, sweep: Sweep | None, batch: Batch) -> Problem | None:
+    """Return the problem of a walk whose rows are nearly all unreadable; a catch-up scan meets the same rows again."""
+    if sweep is None:
+        return unexpected_form(batch, NO_TALLY)
+    in_scan = sweep.position.phase is Phase.CATCH_UP
+    so_far = sweep.tally + checkpoint.unrecorded
+    return None if in_scan else unexpected_form(batch, so_far, checkpoint.open_dead_letters)
 
 
 # --- a batch was read -------------------------------------------------------------------------------------------------
@@ -126,7 +135,13 @@ class PendingBatch(Struct, frozen=True):
             return self._complete(result, known, progress, problem)
         if position.phase is self.sweep.position.phase:
             edge = _edge(self.sweep.position, batch) if self.keys.full_sweep_at is not None else ()
-            position = replace(position, progress=progress, edge=edge if position.phase is Phase.WALK else ())
+            before, started_at = self.sweep.position, self.context.budget.started_at
+            position = replace(
+                position,
+                progress=progress,
+                edge=edge if position.phase is Phase.WALK else (),
+                head_read_at=started_at if before.cursor is None else before.head_read_at,
+            )
         else:  # the order of the walk counts for the whole sweep
             order = Progress(inversions=progress.inversions, raised=progress.raised)
             position = replace(position, progress=order)

@@ -57,7 +57,8 @@ class Position(Struct, frozen=True, omit_defaults=True):
     with the time `reached_at`, where a full sweep has to know them: the next batch may hold others of that second.
 
     `is_after_head` is set from when the head was read until this position is requested, `has_gap` as long as the last
-    reading of the head was incomplete, and `is_old` if `cursor` is of an earlier run.
+    reading of the head was incomplete, and `is_old` if `cursor` is of an earlier run. `head_read_at` is the start of
+    the latest run that read the head, None in entries that are older than the field.
     """
 
     phase: Phase = Phase.WALK
@@ -68,6 +69,7 @@ class Position(Struct, frozen=True, omit_defaults=True):
     is_after_head: bool = False
     has_gap: bool = False
     is_old: bool = False
+    head_read_at: datetime | None = None
     progress: Progress = Progress()
 
 

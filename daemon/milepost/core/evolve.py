@@ -9,6 +9,7 @@ from milepost.core.checkpoint import (
     BatchUnchanged,
     Checkpoint,
     FailureStreak,
+    GivenUp,
     OperatorPause,
     RateLimit,
     ReducedRequest,
@@ -39,6 +40,7 @@ from milepost.core.events import (
     RunEnded,
     RunStarted,
     RunStatus,
+    Stage,
     StoreReturned,
     StreamEvent,
     StreamPaused,
@@ -50,10 +52,12 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
-from milepost.core.head import is_of_head, return_to_walk, set_walk_aside
+from milepost.core.head import is_of_head, resumed, return_to_walk
 from milepost.core.model import Detail, OwnId, OwnIdState
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import has_moved, lowest_of
+
+MAX_GIVEN_UP = 32  # that are remembered: the latest
 
 
 def skip_unchanged(checkpoint: Checkpoint, unchanged: BatchUnchanged) -> Checkpoint:
@@ -88,7 +92,7 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
         case RunStarted(started_at=started_at, continues=continues):
             run = Run(entry.run_id or "", started_at, mode=after.sweep.mode if after.sweep else None)
             after = replace(after, run=run)
-            after = set_walk_aside(after) if continues is Phase.HEAD else after
+            after = resumed(after, continues, started_at)
             after = replace(after, futile_runs=after.futile_runs + (continues is not None))
         case SweepStarted() as event:
             after = _after_sweep_start(after, event)
@@ -142,13 +146,15 @@ def _after_dead_letter(
 ) -> Checkpoint:
     """Count the open dead letters and the rows of redrives, which belong to no run."""
     match event:
-        case DeadLetterOpened():
-            return replace(checkpoint, open_dead_letters=checkpoint.open_dead_letters + 1)
+        case DeadLetterOpened() as opened:
+            open_now = checkpoint.open_dead_letters + 1
+            return replace(checkpoint, open_dead_letters=open_now, given_up=_given_up(checkpoint, opened))
         case RedriveFailed(tally=tally):
             return replace(checkpoint, total=checkpoint.total + tally)
         case DeadLetterClosed(tally=tally):
-            open_now = checkpoint.open_dead_letters - 1
-            return replace(checkpoint, open_dead_letters=open_now, total=checkpoint.total + tally)
+            open_now, total = checkpoint.open_dead_letters - 1, checkpoint.total + tally
+            left = tuple(each for each in checkpoint.given_up if each.dead_letter_id != event.dead_letter_id)
+            return replace(checkpoint, open_dead_letters=open_now, given_up=left, total=total)
 
 
 def _after_stream_event(checkpoint: Checkpoint, entry: Entry, event: StreamEvent) -> Checkpoint:
@@ -217,10 +223,12 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
         run = Run(entry.run_id or "", event.run_started_at)
     tally = run.tally + event.tally
     sweep = checkpoint.sweep if is_same_sweep(checkpoint.sweep, event) else None
-    before = sweep.tally if sweep is not None else NO_TALLY
+    whole = (sweep.tally if sweep is not None else NO_TALLY) + event.tally
     is_empty = event.problem is not None and event.problem.kind is ProblemKind.EMPTY_INBOX  # it has read nothing
     is_full = event.mode is Mode.FULL and not is_empty and not (sweep is not None and sweep.was_unsure)
-    has_errors = event.has_errors or (before + event.tally).dead_lettered  # older entries lack the field
+    # What else has moved here from another page may lie below the watermark: the next sweep is a full one.
+    last_full_sweep_at = None if whole.moved else checkpoint.last_full_sweep_at
+    has_errors = event.has_errors or whole.dead_lettered  # older entries lack the field
     status = RunStatus.COMPLETE_WITH_ERRORS if has_errors else RunStatus.COMPLETE
     problem = event.problem or run.problem
     return replace(
@@ -236,7 +244,7 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
         doubt=doubt_after(checkpoint.doubt, entry, event),
         futile_runs=0,
         last_success_at=entry.recorded_at,
-        last_full_sweep_at=entry.recorded_at if is_full else checkpoint.last_full_sweep_at,
+        last_full_sweep_at=entry.recorded_at if is_full else last_full_sweep_at,
         total=checkpoint.total + event.tally,
         unrecorded=NO_TALLY,
         sweep_is_recorded=True,
@@ -295,7 +303,9 @@ def _without_cursor(sweep: Sweep | None, *, is_last: bool) -> Sweep | None:
         return None
     return replace(
         sweep,
-        position=Position(sweep.position.phase, has_gap=sweep.position.has_gap),
+        position=Position(
+            sweep.position.phase, has_gap=sweep.position.has_gap, head_read_at=sweep.position.head_read_at
+        ),
         lost_cursor=sweep.position.cursor,
         resets=sweep.resets + 1,
         is_rewound=sweep.is_rewound or is_last,
@@ -306,7 +316,7 @@ def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedReque
     """Count the good batches at a reduced size. Stepping over a batch removes what made it necessary."""
     if reduced_request is None or not tally.batches:
         return reduced_request
-    if reduced_request.detail is Detail.POSITION:
+    if reduced_request.detail is Detail.POSITION or reduced_request.suspect:
         return None
     return replace(reduced_request, good=reduced_request.good + tally.batches)
 
@@ -328,6 +338,18 @@ def _shrunk(before: ReducedRequest | None, shrunk: BatchShrunk) -> ReducedReques
 
 def _proven(checkpoint: Checkpoint) -> ReducedRequest | None:
     return checkpoint.reduced_request.proven if checkpoint.reduced_request is not None else None
+
+
+def _given_up(checkpoint: Checkpoint, opened: DeadLetterOpened) -> tuple[GivenUp, ...]:
+    """Remember a thread that becomes a dead letter because lists with it fail."""
+    reduced = checkpoint.reduced_request
+    if reduced is None or not reduced.detail.leaves_out or not reduced.suspect:
+        return checkpoint.given_up
+    if opened.stage is not Stage.FETCH or opened.subject.removesuffix("/messages") != reduced.suspect:
+        return checkpoint.given_up
+    given_up = GivenUp(opened.dead_letter_id, reduced.suspect, reduced.detail)
+    others = (each for each in checkpoint.given_up if each.conversation_id != reduced.suspect)
+    return (*others, given_up)[-MAX_GIVEN_UP:]
 
 
 def _given_up_in_a_row(checkpoint: Checkpoint, tally: Tally) -> int:

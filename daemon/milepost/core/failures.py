@@ -21,7 +21,7 @@ from milepost.core.events import (
 )
 from milepost.core.model import Batch, Detail
 from milepost.core.plan import Policy, Size, open_sweep, size_now, smaller, whole
-from milepost.core.ports import Refused
+from milepost.core.ports import ListCheck, Refused
 from milepost.core.problems import Problem
 from milepost.core.rate_limits import next_rate_limit
 from milepost.core.records import Context, Record, ending, recorded
@@ -44,7 +44,9 @@ def on_refusal(checkpoint: Checkpoint, refused: Refused, context: Context) -> Re
     has_cursor = sweep is not None and sweep.position.cursor is not None
     problem, check = refused.problem, refused.check
     if check is not None and check.problem is None:
-        return _narrow(checkpoint, problem, check.first, context)
+        return _step_over_known(checkpoint, refused, check, context) or _narrow(
+            checkpoint, problem, check.first, context
+        )
     rule = rule_for(problem, has_cursor=has_cursor)
     if check is not None and check.problem is not None:
         of_list = rule_for(check.problem, has_cursor=has_cursor)
@@ -72,6 +74,26 @@ def _remedied(checkpoint: Checkpoint, problem: Problem, context: Context, rule: 
 
 
 # --- the list can be read, and its content not ------------------------------------------------------------------------
+
+
+def _step_over_known(checkpoint: Checkpoint, refused: Refused, check: ListCheck, context: Context) -> Record | None:
+    """Read what is before a thread that was given up; if it still fails alone, leave out of it what was left out then.
+
+    It needs no search and no confirmation: its dead letter is open, and no other is made. None if no such thread is
+    listed, or if it fails with less as well.
+    """
+    known = {each.conversation_id: each.detail for each in checkpoint.given_up}
+    place = next((number for number, each in enumerate(check.listed) if each in known), None)
+    size = size_now(checkpoint, context.policy)
+    if place is None or size.detail.leaves_out:
+        return None
+    if size.limit > 1:
+        shrunk = BatchShrunk(min(max(place, 1), size.limit - 1), Detail.NESTED, refused.problem)
+    elif place == 0:
+        shrunk = BatchShrunk(1, known[check.first], refused.problem, check.first)
+    else:
+        return None
+    return recorded(checkpoint, context.budget, shrunk)
 
 
 def _narrow(checkpoint: Checkpoint, problem: Problem, first: str, context: Context) -> Record:

@@ -7,6 +7,7 @@ outage fails everything, the positions included.
 
 from msgspec.structs import replace
 
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Detail
 from milepost.core.ports import Answered, Fetched, Held, ListCheck, Outcome, Refused, Request
 from milepost.core.problems import Problem
@@ -27,9 +28,10 @@ def wants_check(request: Request, problem: Problem) -> bool:
             return True
 
 
-def check_request(request: Request) -> Request:
-    """Return the request for the positions at the same cursor."""
-    return replace(request, limit=1, messages=0, detail=Detail.POSITION, checks_list=False)
+def check_request(request: Request, checkpoint: Checkpoint) -> Request:
+    """Return the request for the position at the same cursor; for all of them if a known thread may be among them."""
+    limit = request.limit if checkpoint.given_up else 1
+    return replace(request, limit=limit, messages=0, detail=Detail.POSITION, checks_list=False)
 
 
 def checked(refused: Refused, positions: Answered) -> Outcome | Held:
@@ -39,7 +41,7 @@ def checked(refused: Refused, positions: Answered) -> Outcome | Held:
     if isinstance(positions, Fetched):
         batch = positions.batch
         subjects = [each.conversation_id for each in batch.conversations] + [each.subject for each in batch.unreadable]
-        check = ListCheck(first=next(iter(subjects), ""))
+        check = ListCheck(listed=tuple(subjects))
     else:
         check = ListCheck(positions.problem)
         refused = replace(refused, refused_at=positions.refused_at)  # if it is a rate limit, that began then

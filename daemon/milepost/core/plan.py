@@ -89,6 +89,7 @@ class RunBudget(Struct, frozen=True):
     max_batches: int
     wants_full: bool = False
     stops_for: Reason | None = None
+    interval_seconds: float = 0.0
 
 
 class Fetch(Struct, frozen=True):
@@ -116,7 +117,7 @@ def plan(
     checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy, held_until: datetime | None = None
 ) -> Action:
     """Return the run's next action. `held_until` is when the rate limit that holds this stream ends, if one does."""
-    checkpoint = take_up(checkpoint, budget.run_id, wants_full=budget.wants_full)
+    checkpoint = taken_up(checkpoint, budget)
     if budget.stops_for is not None:
         return Finish(budget.stops_for)
     if checkpoint.operator_pause is not None:
@@ -203,9 +204,16 @@ def is_over(checkpoint: Checkpoint, budget: RunBudget) -> bool:
     return run is not None and run.run_id == budget.run_id and run.ended_at is not None
 
 
+def taken_up(checkpoint: Checkpoint, budget: RunBudget) -> Checkpoint:
+    """Return the checkpoint as the run takes it up: what is new may come first."""
+    if budget.wants_full and checkpoint.sweep is not None and checkpoint.sweep.mode is not Mode.FULL:
+        return checkpoint  # the run begins another sweep
+    return take_up(checkpoint, budget.run_id, budget.started_at, interval_seconds=budget.interval_seconds)
+
+
 def open_sweep(checkpoint: Checkpoint, budget: RunBudget) -> Sweep | None:
     """Return the sweep to continue: None if none is open, or if a full one is wanted and the open one is not full."""
-    sweep = take_up(checkpoint, budget.run_id, wants_full=budget.wants_full).sweep
+    sweep = taken_up(checkpoint, budget).sweep
     if sweep is not None and budget.wants_full and sweep.mode is not Mode.FULL:
         return None
     return sweep
@@ -254,7 +262,7 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     is_rewound = sweep is not None and sweep.is_rewound and size == whole(policy)
     limit = _another_limit(size.limit) if is_rewound else size.limit
     attempts = checkpoint.retry.attempts if checkpoint.retry is not None else 0
-    checks_list = attempts + 1 >= policy.attempts or size != whole(policy)
+    checks_list = attempts + 1 >= policy.attempts or size != whole(policy) or bool(checkpoint.given_up)
     return Request(
         cursor,
         limit,
@@ -301,6 +309,8 @@ def size_now(checkpoint: Checkpoint, policy: Policy) -> Size:
     if reduced_request is None:
         return whole(policy)
     good = reduced_request.good + checkpoint.unrecorded.batches
+    if good and reduced_request.suspect:  # the thread that failed was passed
+        return whole(policy)
     match reduced_request.detail:
         case Detail.POSITION if good:
             return whole(policy)

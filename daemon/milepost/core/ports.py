@@ -45,12 +45,16 @@ class Fetched(Struct, frozen=True):
 class ListCheck(Struct, frozen=True):
     """The positions at the cursor of a refused request were requested right after it.
 
-    `problem` is why they were refused; None if the list can be read. `first` is the thread at the cursor, empty if none
-    was listed.
+    `problem` is why they were refused; None if the list can be read. `listed` are the threads from the cursor on.
     """
 
     problem: Problem | None = None
-    first: str = ""
+    listed: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> str:
+        """The thread at the cursor, empty if none was listed."""
+        return self.listed[0] if self.listed else ""
 
 
 class Refused(Struct, frozen=True):

@@ -132,10 +132,10 @@ class _Run:
         async with self._engine.stop.interruptible():
             answer = await self._prefetch.fetch(request)
         if isinstance(answer, Refused) and wants_check(request, answer.problem):
-            answer = await self._check_list(request, answer)
+            answer = await self._check_list(check_request(request, checkpoint), answer)
         return checkpoint if isinstance(answer, Held) else await self._settle(checkpoint, answer)
 
-    async def _check_list(self, request: Request, refused: Refused) -> Answered:
+    async def _check_list(self, positions: Request, refused: Refused) -> Answered:
         """Return a refusal together with a look whether the list can be read at all.
 
         Held if something comes up before that: nothing changes then, and the same request is planned again.
@@ -143,7 +143,7 @@ class _Run:
         mailbox, stop = self._mailbox, self._engine.stop
         if not (mailbox.interrupt.is_set or mailbox.is_dismissed or mailbox.is_outdated or stop.is_requested):
             async with stop.interruptible():
-                return checked(refused, await self._prefetch.fetch(check_request(request)))
+                return checked(refused, await self._prefetch.fetch(positions))
         return Held()
 
     async def _settle_ahead(self, checkpoint: Checkpoint, request: Request | None, refused: Refused) -> Checkpoint:

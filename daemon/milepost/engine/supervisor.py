@@ -233,7 +233,14 @@ class Supervisor:
     def _new_budget(self, started_at: datetime, *, full: bool = False) -> RunBudget:
         run_id = _run_id(started_at, self._engine.clock.random())
         deadline_at = started_at + timedelta(seconds=self._schedule.max_run_seconds)
-        return RunBudget(run_id, started_at, deadline_at, self._schedule.max_batches_per_run, wants_full=full)
+        return RunBudget(
+            run_id,
+            started_at,
+            deadline_at,
+            self._schedule.max_batches_per_run,
+            wants_full=full,
+            interval_seconds=self._schedule.interval_seconds,
+        )
 
     async def _run_within(self, stream: Stream, budget: RunBudget) -> Checkpoint:
         source, mailbox, before = self._sources[stream], self._mailboxes[stream], self._latest.get(stream)

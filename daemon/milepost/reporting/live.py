@@ -65,13 +65,13 @@ class _Live(Struct, frozen=True):
         """Return where the stream stands at `now`."""
         return self.fresh(now) or self.recorded
 
-    def state(self, now: datetime, *, is_held: bool, is_queued: bool, is_store_away: bool) -> State:
+    def state(self, now: datetime, *, is_held: bool, is_queued: bool, is_store_away: bool | None) -> State:
         """Return the state at `now`.
 
         `is_held` is whether a rate limit forbids calls, `is_queued` whether the stream waits for a slot, and
-        `is_store_away` whether the database is unavailable to all.
+        `is_store_away` whether the database is unavailable to all; None if only its own notices tell.
         """
-        if self.is_store_away:
+        if self.is_store_away and is_store_away is not False:  # a run that gave up gets no notice of the end
             return State.RETRYING
         state = state_of(self.latest(now), is_at_work=self.is_at_work)
         state = held_up(state) if is_held else state
@@ -94,7 +94,7 @@ class LiveStreams:
         self,
         now: Callable[[], datetime],
         queue: Callable[[], Collection[Stream]] = frozenset,
-        is_store_away: Callable[[], bool] = lambda: False,
+        is_store_away: Callable[[], bool | None] = lambda: None,
     ) -> None:
         """Take the clock, and what no notice says: which streams wait for a slot, and whether the database is away."""
         self._now = now
