@@ -371,6 +371,12 @@ class TestCharactersThatNoDatabaseTakes:
         assert found.replaced_characters == 9 * stored.count("\ufffd")
         assert (untouched, batch.next_cursor) == (one(GOOD), "after-cursor")
 
+    def test_they_are_replaced_in_ids_that_are_only_told(self) -> None:
+        """PostgreSQL refuses to take a text with NUL out of the JSON, and the whole query with it."""
+        odd = {"attachments": listed({"id": "1\0"}), "shares": listed({"id": "2\0"})}
+        event = one_message(**odd, story={"mention": {"id": "3\0"}})
+        assert [each["id"] for each in json.loads(event.attachments or "")] == ["1\ufffd", "2\ufffd", "3\ufffd"]
+
     def test_control_characters_that_should_have_been_escaped_cost_nothing(self) -> None:
         body = encoded(listed(thread("t_1", message(message="MARK")), GOOD)).replace(b"MARK", b"one\ntwo\x01\0")
         first, second = read(body).conversations
@@ -623,6 +629,15 @@ class TestMoreThanWasAskedFor:
         batch = decode(encoded(listed(*items, *bad)), 200, MAILBOX, Asked(1, 20))
         assert isinstance(batch, Batch)
         assert len(batch.conversations) == 200
+
+    @pytest.mark.parametrize("count", [1, 10])
+    @pytest.mark.parametrize("bad", [[], [{"id": "t_bad"}]], ids=["read as a whole", "read item by item"])
+    def test_messages_that_come_although_none_were_asked_for_are_read(self, count: int, bad: list[Json]) -> None:
+        messages = [message(f"m_{number}") for number in range(count)]
+        items = [thread(f"t_{number}", *messages) for number in range(25)]
+        batch = decode(encoded(listed(*items, *bad)), 200, MAILBOX, Asked(1, 0))
+        assert isinstance(batch, Batch)
+        assert len(batch.conversations) == 25
 
     def test_a_large_answer_that_was_asked_for_is_read(self) -> None:
         text = "a, b, c, " * 220

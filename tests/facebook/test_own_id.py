@@ -72,7 +72,7 @@ class TestCheck:
     def test_what_is_not_certain_is_said_to_be_unknown(self, threads: list[str]) -> None:
         own_ids = OwnIds(["wrong"])
 
-        assert own_ids.check(told(*threads), is_end=True) == UNKNOWN
+        assert own_ids.check(told(*threads), is_head=True, is_end=True) == UNKNOWN
         assert own_ids.all == {"wrong"}
 
     @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ class TestCheck:
     def test_threads_with_fewer_than_two_participants_say_nothing(self, threads: list[str]) -> None:
         own_ids = OwnIds(["wrong"])
 
-        assert own_ids.check(told(*threads), is_end=True) is None
+        assert own_ids.check(told(*threads), is_head=True, is_end=True) is None
         assert own_ids.all == {"wrong"}
 
     def test_groups_and_threads_with_missing_participants_are_no_obstacle(self) -> None:
@@ -99,6 +99,15 @@ class TestCheck:
         found = [own_ids.check(told(f"us {each}")) for each in "aabcd"]
 
         assert found == [None, None, None, ANOTHER, ANOTHER]
+
+    def test_a_small_inbox_is_told_by_its_end(self) -> None:
+        own_ids = OwnIds(["wrong"])
+
+        assert own_ids.check(told("us a"), is_head=True) is None
+        assert own_ids.check(told("us b"), is_end=True) == UNKNOWN
+
+    def test_the_end_alone_says_nothing_where_a_walk_was_resumed(self) -> None:
+        assert OwnIds(["us"]).check(told("b c"), is_end=True) is None
 
     def test_a_few_odd_threads_say_nothing_once_our_id_was_seen(self) -> None:
         own_ids = OwnIds(["us"])

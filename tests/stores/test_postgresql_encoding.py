@@ -89,6 +89,15 @@ async def test_every_text_is_stored_through_a_pooler(foreign: Database) -> None:
         await store_and_read(pooler.store_url)
 
 
+async def test_every_text_is_stored_whatever_options_the_environment_has(
+    postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PgBouncer refuses them altogether."""
+    monkeypatch.setenv("PGOPTIONS", "-c client_encoding=LATIN1 -c datestyle=German")
+    with fresh_database(postgres, template=None) as database:
+        await store_and_read(database.store_url)
+
+
 async def test_dates_and_strings_written_in_another_way_make_no_difference(postgres: Server) -> None:
     """The rest of what ALTER DATABASE is used for: how values look to other programs."""
     with fresh_database(postgres, template=None) as database:

@@ -85,10 +85,12 @@ async def test_a_server_that_freezes_meanwhile_is_away(database: Database, work:
     assert database.password not in str(raised.value)
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("limit", [-1, 1])
-async def test_a_server_that_lives_may_take_its_time(database: Database, limit: int) -> None:
+async def test_a_server_that_lives_may_take_its_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
     """Also one that has no connection left: that is an answer."""
+    monkeypatch.setattr(liveness, "EVERY_SECONDS", 0.05)
     database.server.sql(f"ALTER DATABASE {database.name} CONNECTION LIMIT {limit}")
     dsn = dsn_of(database.store_url)
     connection = await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs())

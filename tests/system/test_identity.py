@@ -79,8 +79,9 @@ async def test_an_account_whose_configured_id_is_not_the_one_in_participants(ins
         assert directions(installation) == {"in": 12, "out": 12}
         assert first.stderr.count("own id is another") == 1
         assert "own id" not in again.stderr, "it is said once"
-        status = await milepost(installation.folder, "status")
-        assert f"our own id is in no thread, while {ACCOUNT} is in each" in status.stdout
+        for command in (("status",), ("config", "check", "--online")):
+            told = await milepost(installation.folder, *command)
+            assert f"our own id is in no thread, while {ACCOUNT} is in each" in told.stdout
 
 
 async def test_an_inbox_too_small_to_tell_which_participant_is_us(installation: Installation) -> None:
@@ -90,9 +91,10 @@ async def test_an_inbox_too_small_to_tell_which_participant_is_us(installation: 
 
         assert (first.code, first.stderr.count("own id unknown")) == (0, 1)
         assert installation.rows("SELECT contact_id FROM conversations") == [(None,)]
-        status = await milepost(installation.folder, "status")
-        assert "our own id is in no thread, and which participant is us cannot be told" in status.stdout
-        assert "instagram_account_id" in status.stdout
+        for command in (("status",), ("config", "check", "--online")):
+            told = await milepost(installation.folder, *command)
+            assert "our own id is in no thread, and which participant is us cannot be told" in told.stdout
+            assert "instagram_account_id" in told.stdout
 
         api.threads = [with_person(n) for n in range(4)]  # more people write
         codes = [(await installation.sync()).code for _ in range(2)]
@@ -113,7 +115,8 @@ async def test_an_account_that_is_linked_to_another_page_takes_its_rows_along(in
         moved = await installation.sync()
         full = await installation.sync("--full")
 
-        assert (moved.code, full.code) == (0, 0)
+        # The old page's empty inbox is implausible only as long as its rows have not moved yet.
+        assert (moved.code in (0, 1), full.code) == (True, 0)
         for table in ("conversations", "contacts", "contact_interaction_events"):
             rows = installation.rows(f"SELECT page_id, count(*) FROM {table} GROUP BY 1")
             assert rows == [(NEW, 26 if table == "contact_interaction_events" else 13)]

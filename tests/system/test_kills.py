@@ -17,6 +17,8 @@ FAULTS = "http_500=0.03,truncated=0.02,empty_batch=0.02,latency=10ms"
 RETRY = {"attempts": 20, "base_delay": "1ms", "max_delay": "10ms"}
 MAX_WASTED_BY_A_KILL = 2  # in each stream: the current batch, and the prefetched one
 
+MAX_REQUESTS_OF_HEAD = 10  # a batch of a quiet head, and one more if rows of it are new; the rest are retries
+
 
 @dataclass
 class Killings:
@@ -30,7 +32,7 @@ class Killings:
 
     async def live(self, *, die_after_requests: int | None, grace_seconds: float = 0.0) -> None:
         """Sync until the world was asked so often, and kill it a moment later; or until it is complete."""
-        committed = {stream: self._committed_cursors(stream) for stream in STREAMS}
+        walked = {stream: self._walked(stream) for stream in STREAMS}
         due = self.simulator.requests.total + (die_after_requests or 0)
         async with started(self.installation.folder, "sync") as running:
             if die_after_requests is None:
@@ -42,15 +44,18 @@ class Killings:
         await self._settle()
         for stream, cursors in taken_cursors(self.simulator).items():
             self.requests += len(cursors)
-            assert not committed[stream].intersection(cursors), f"{stream} was asked again for what was committed"
+            *committed, resumed = walked[stream] or [None]
+            start = cursors.index(resumed) if resumed in cursors else len(cursors)
+            head, walk = cursors[:start], cursors[start:]
+            assert not {*committed}.intersection(walk) - {resumed}, f"{stream} was asked again for what was committed"
+            assert {*head} <= {None, *committed}, "only what is new comes first, where the run before met trouble"
+            assert len(head) <= MAX_REQUESTS_OF_HEAD
         self.lives += 1
         self.interrupted.update(self._open_runs())
 
-    def _committed_cursors(self, stream: str) -> set[str | None]:
-        """Name the cursors whose batches are committed: all that the walk has left behind."""
-        if stream not in self.installation.checkpoints():
-            return set()
-        return set(self.installation.positions(stream)[:-1])
+    def _walked(self, stream: str) -> list[str | None]:
+        """Return the cursors whose batches are committed, and last the one where the walk goes on."""
+        return self.installation.positions(stream) if stream in self.installation.checkpoints() else []
 
     def _open_runs(self) -> Iterator[str]:
         for checkpoint in self.installation.checkpoints().values():

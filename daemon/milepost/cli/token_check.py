@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from milepost.app.pages import PageRegistry, configured_pages
-from milepost.core.model import Platform, Stream
+from milepost.core.model import Batch, OwnId, OwnIdState, Platform, Stream
 from milepost.core.ports import Fetched, Held, Refused, Request, Source
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy, rule_for
@@ -21,12 +22,14 @@ from milepost.facebook.problems import problem_of
 from milepost.facebook.token_health import InspectedToken
 from milepost.reporting.advice import PERMISSIONS, advice_on
 from milepost.reporting.humanize import counted, on_one_line
+from milepost.reporting.status import SET_OWN_ID, own_id_in_words
 from milepost.reporting.summary import ExitCode, most_serious
 from milepost.settings import Settings
 
 # The permissions without which the platform refuses the list of conversations, or shows it empty.
 ESSENTIAL = {Platform.MESSENGER: "pages_messaging", Platform.INSTAGRAM: "instagram_manage_messages"}
 MAX_AT_ONCE = 8
+MORE_CONVERSATIONS = 25  # to find out which participant is us
 SOON = timedelta(days=14)
 
 
@@ -125,9 +128,27 @@ class _Trial:
                 lines = f"{stream.platform}: {on_one_line(problem)}", f"  → {advice_on(problem, stream)}"
                 return _Tried(lines, code)
             case Fetched(batch=batch) if batch.conversations or batch.unreadable:
-                return _Tried((f"{stream.platform}: conversations can be read",))
+                return _on_own_id(f"{stream.platform}: conversations can be read", await self._own_id(source, batch))
             case Fetched():
                 return _Tried((f"{stream.platform}: conversations can be read, but there are none so far",))
+
+    async def _own_id(self, source: Source, newest: Batch) -> OwnId | None:
+        """Return what participants say about our own id, from more conversations where the newest does not have it."""
+        if newest.own_id is not None and newest.own_id.state is OwnIdState.EXPECTED:
+            return newest.own_id
+        more = await source.fetch(replace(self._request, limit=MORE_CONVERSATIONS))
+        return more.batch.own_id if isinstance(more, Fetched) else None
+
+
+def _on_own_id(readable: str, found: OwnId | None) -> _Tried:
+    match found:
+        case OwnId(state=OwnIdState.ANOTHER, own_id=own_id):
+            advice = f"  → set the page's instagram_account_id to {on_one_line(own_id or '')}"
+            return _Tried((readable, f"  {own_id_in_words(found)}", advice))
+        case OwnId(state=OwnIdState.UNKNOWN):
+            return _Tried((readable, f"  {own_id_in_words(found)}", f"  → {SET_OWN_ID}"), ExitCode.WITH_ERRORS)
+        case _:
+            return _Tried((readable,))
 
 
 def _under(heading: str, tried: _Tried) -> _Tried:

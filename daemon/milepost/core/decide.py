@@ -59,8 +59,7 @@ def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pendin
             problem = _trap(checkpoint, sweep, batch) if sweep is not None else None
             if sweep is not None and problem is not None and _ends(checkpoint, sweep, problem, context.policy):
                 return _pending_batch(checkpoint, sweep, batch, context, problem)
-            so_far = (sweep.tally if sweep else NO_TALLY) + checkpoint.unrecorded
-            if problem := problem or unexpected_form(batch, so_far):
+            if problem := problem or _unexpected_form(checkpoint, sweep, batch):
                 return Decided(on_refusal(checkpoint, Refused(problem, outcome.took_seconds), context))
             if reduced := mistaken(checkpoint, batch, context.policy):
                 return Decided(exonerate(checkpoint, reduced, context))
@@ -93,6 +92,15 @@ def _ends(checkpoint: Checkpoint, sweep: Sweep, problem: Problem, policy: Policy
             return may_end(sweep)
         case _:
             return may_end(sweep) and is_last
+
+
+def _unexpected_form(checkpoint: Checkpoint, sweep: Sweep | None, batch: Batch) -> Problem | None:
+    """Return the problem of a walk whose rows are nearly all unreadable; a catch-up scan meets the same rows again."""
+    if sweep is None:
+        return unexpected_form(batch, NO_TALLY)
+    in_scan = sweep.position.phase is Phase.CATCH_UP
+    so_far = sweep.tally + checkpoint.unrecorded
+    return None if in_scan else unexpected_form(batch, so_far, checkpoint.open_dead_letters)
 
 
 # --- a batch was read -------------------------------------------------------------------------------------------------

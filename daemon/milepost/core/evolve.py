@@ -247,10 +247,12 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
         run = Run(entry.run_id or "", event.run_started_at)
     tally = run.tally + event.tally
     sweep = checkpoint.sweep if is_same_sweep(checkpoint.sweep, event) else None
-    before = sweep.tally if sweep is not None else NO_TALLY
+    whole = (sweep.tally if sweep is not None else NO_TALLY) + event.tally
     is_empty = event.problem is not None and event.problem.kind is ProblemKind.EMPTY_INBOX  # it has read nothing
     is_full = event.mode is Mode.FULL and not is_empty and not (sweep is not None and sweep.was_unsure)
-    has_errors = event.has_errors or (before + event.tally).dead_lettered  # older entries lack the field
+    # What else has moved here from another page may lie below the watermark: the next sweep is a full one.
+    last_full_sweep_at = None if whole.moved else checkpoint.last_full_sweep_at
+    has_errors = event.has_errors or whole.dead_lettered  # older entries lack the field
     status = RunStatus.COMPLETE_WITH_ERRORS if has_errors else RunStatus.COMPLETE
     problem = event.problem or run.problem
     return replace(
@@ -266,7 +268,7 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
         doubt=doubt_after(checkpoint.doubt, entry, event),
         futile_runs=0,
         last_success_at=entry.recorded_at,
-        last_full_sweep_at=entry.recorded_at if is_full else checkpoint.last_full_sweep_at,
+        last_full_sweep_at=entry.recorded_at if is_full else last_full_sweep_at,
         total=checkpoint.total + event.tally,
         unrecorded=NO_TALLY,
         sweep_is_recorded=True,

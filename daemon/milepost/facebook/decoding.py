@@ -4,14 +4,14 @@ A list is decoded strictly as a whole, which is fast and nearly always works; ot
 item costs nothing but itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.model import Batch, Conversation, MessagePage, Unreadable
+from milepost.core.model import Batch, Conversation, MessagePage, OwnId, Unreadable
 from milepost.core.problems import Problem
 from milepost.facebook.forms import nobody_is_told, told_by, told_by_items
 from milepost.facebook.leniency import ESCAPED_NUL, mended, parse_json
@@ -26,7 +26,7 @@ from milepost.facebook.threads import (
     read_item,
     with_messages,
 )
-from milepost.facebook.wire import Paging, ThreadList
+from milepost.facebook.wire import Paging, People, ThreadList
 
 MAX_MESSAGES = 20  # as the settings allow: the API withholds the details of older ones
 
@@ -34,10 +34,16 @@ DECODER = msgspec.json.Decoder(ThreadList)
 
 
 class Mailbox(Struct, frozen=True):
-    """Whose inbox is read: the ids of our side, and the URL of the edge without its query."""
+    """Whose inbox is read, and whether at its head: the ids of our side, and the URL of the edge without its query."""
 
     own_ids: OwnIds
     edge_url: str
+    is_head: bool = True
+
+    def check(self, threads: Iterable[tuple[str, People | None]], paging: Paging | None) -> OwnId | None:
+        """Return what the threads of a response say about our own id."""
+        is_end = paging is None or paging.next is None
+        return self.own_ids.check(threads, is_head=self.is_head, is_end=is_end)
 
 
 class Asked(Struct, frozen=True):
@@ -105,7 +111,7 @@ def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked)
         if too_much is not None:
             return too_much
         told = ((thread.id, thread.participants) for thread in listed.data)
-        own_id = mailbox.own_ids.check(told, is_end=listed.paging is None or listed.paging.next is None)
+        own_id = mailbox.check(told, listed.paging)
         conversations = tuple([conversation(thread, mailbox.own_ids.all) for thread in listed.data])
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):
         return None
@@ -124,7 +130,7 @@ def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Aske
     too_much = _surplus(len(found.items), messages, asked, http_status) or nobody_is_told(told_by_items(found.items))
     if too_much is not None:
         return too_much
-    own_id = mailbox.own_ids.check(map(participants_of, found.items), is_end=found.paging.next is None)
+    own_id = mailbox.check(map(participants_of, found.items), found.paging)
     read = [each for item in found.items for each in read_item(item, mailbox.own_ids.all)]
     return _followed(msgspec.structs.replace(_batch(read), own_id=own_id), found.paging, mailbox, http_status)
 
@@ -132,7 +138,7 @@ def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Aske
 def _surplus(conversations: int, messages: Sequence[int], asked: Asked, http_status: int) -> Problem | None:
     """Return the problem of a list with far more than was asked for; `messages` has the number of each thread."""
     in_all = asked.conversations * asked.messages
-    grace = GRACE_COUNT * asked.messages  # for the conversations that may come beyond those asked for
+    grace = GRACE_COUNT * MAX_MESSAGES  # conversations may come beyond those asked for, and messages with them
     return (
         surplus("conversations", conversations, asked.conversations, http_status)
         or surplus("messages of a conversation", max(messages, default=0), asked.messages, http_status)

@@ -166,7 +166,8 @@ class FacebookInbox:
         return linked_account(response, self._stream.page_id)
 
     def _decode_list(self, request: Request, response: GraphResponse) -> Batch | Problem:
-        mailbox, asked = Mailbox(self._own_ids, self._list_url), Asked(request.limit, request.messages)
+        mailbox = Mailbox(self._own_ids, self._list_url, is_head=request.cursor is None)
+        asked = Asked(request.limit, request.messages)
         return decode(self._body(response), response.status, mailbox, asked)
 
     def _decode_thread(self, response: GraphResponse) -> Batch | Problem:

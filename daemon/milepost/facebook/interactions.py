@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from milepost.core.model import Direction, Interaction
+from milepost.core.texts import storable
 from milepost.facebook.redaction import unsigned
 from milepost.facebook.wire import Message, SentAttachment, Share, StoryItem, kept_id
 
@@ -100,7 +101,9 @@ def _attachments(message: Message) -> str | None:
 
 
 def _attachment(sent: SentAttachment) -> Attachment:
-    return Attachment(_media_type(sent), sent.id, sent.mime_type, unsigned(sent.name) if sent.name else None, sent.size)
+    return Attachment(
+        _media_type(sent), _told(sent.id), sent.mime_type, unsigned(sent.name) if sent.name else None, sent.size
+    )
 
 
 def _media_type(sent: SentAttachment) -> str:
@@ -113,8 +116,15 @@ def _media_type(sent: SentAttachment) -> str:
 
 
 def _share(share: Share) -> Attachment:
-    return Attachment("share", share.id, name=share.name or None, link=unsigned(share.link) if share.link else None)
+    return Attachment(
+        "share", _told(share.id), name=share.name or None, link=unsigned(share.link) if share.link else None
+    )
 
 
 def _story(kind: Kind, item: StoryItem | None) -> list[Attachment]:
-    return [] if item is None else [Attachment(kind.value, item.id)]
+    return [] if item is None else [Attachment(kind.value, _told(item.id))]
+
+
+def _told(other_id: str | None) -> str | None:
+    """Return an id that is only told, not looked up: PostgreSQL could not take a text with NUL out of the JSON."""
+    return storable(other_id)[0] if other_id else other_id

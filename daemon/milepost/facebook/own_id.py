@@ -24,6 +24,7 @@ class OwnIds:
         self._expected = frozenset(expected)
         self._taken: str | None = None
         self._is_seen = False  # one that is expected has been among participants
+        self._is_from_head = False  # the inbox has been read from its head
         self._evidence: dict[str, frozenset[str]] = {}  # the participants of the latest threads without us
 
     @property
@@ -40,12 +41,13 @@ class OwnIds:
         if own_id is not None and not self._is_seen:
             self._taken = own_id
 
-    def check(self, threads: Iterable[Told], *, is_end: bool = False) -> OwnId | None:
+    def check(self, threads: Iterable[Told], *, is_head: bool = False, is_end: bool = False) -> OwnId | None:
         """Return what the threads of a response say about our own id; None if they say nothing.
 
         Threads whose participants are missing, or only one, say nothing. Nor do a few without us, unless they are all
-        of an inbox, whose end this response is.
+        of an inbox, whose head and end have been read.
         """
+        self._is_from_head = self._is_from_head or is_head
         told: dict[str, frozenset[str]] = {}
         for thread_id, participants in threads:
             ids = {person.id for person in participants.data if person.id} if participants else set()
@@ -58,7 +60,7 @@ class OwnIds:
             self._taken = _common(self._evidence.values())
         if self._taken is not None:
             return OwnId(OwnIdState.ANOTHER, self._taken) if told else None
-        is_all = is_end and not self._is_seen and bool(self._evidence)
+        is_all = is_end and self._is_from_head and not self._is_seen and bool(self._evidence)
         return OwnId(OwnIdState.UNKNOWN) if len(self._evidence) >= MIN_THREADS or is_all else None
 
     def _see_expected(self) -> OwnId:
