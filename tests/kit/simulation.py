@@ -37,8 +37,6 @@ class Simulation:
         with (
             asyncio.Runner(loop_factory=lambda: VirtualLoop(self.setting.time)) as runner,
             patch("milepost.engine.run.decide", self._decide),
-            # Threads are unreadable at random here: a handful that all are is no list in another form.
-            patch("milepost.core.decide.unexpected_form", lambda *_: None),
             patch("milepost.engine.redrive.redrive", self._redrive),
             patch("milepost.engine.backlog.decide_messages", self._decide_messages),
         ):
