@@ -28,13 +28,16 @@ from stores.test_postgresql_plans import READ_EVERYTHING
 # --- each statement, on tables of two sizes ---------------------------------------------------------------------------
 
 SQL = load_statements("postgresql")
-# They read what a page has on purpose: when a person is erased, to see whether a payload is about one who was, and when
-# a stream is removed.
+# They read what a page has on purpose: when a person is erased, to see whether a payload is about one who was, when a
+# stream is removed, when an id turns out to be ours, and to judge the end of a full sweep.
 READ_A_PAGE = {
+    "clear_own_contact",
+    "count_stored",
     "forget_conversations",
     "is_about_forgotten",
     "remove_stream_contacts",
     "remove_stream_conversations",
+    "remove_stream_gaps",
     "remove_stream_runs",
 }
 WRITES_WHAT_IT_IS_GIVEN = {name for name, text in SQL.items() if "VALUES (%s" in text or "json_to_recordset" in text}
@@ -94,6 +97,10 @@ NAMED: dict[str, object] = {
     "platform": "messenger",
     "page_id": "1",
     "contact_id": "c_7",
+    "own_id": "c_7",
+    "at": SWEEP_STARTED_AT,
+    "moved": THREADS,
+    "pages": ["1", "2"],
     "conversations": THREADS,
     "contacts": PEOPLE,
     "interaction_events": MESSAGES,
@@ -112,7 +119,6 @@ NAMED: dict[str, object] = {
 IN_ORDER: dict[str, tuple[object, ...]] = {
     "drop_found_notes": ("messenger:1", THREADS),
     "drop_notes_of_other_sweeps": ("messenger:1", SWEEP_STARTED_AT),
-    "mark_missed_as_deleted": (SWEEP_STARTED_AT, "messenger:1"),
     "drop_notes": ("messenger:1",),
     "delete_payload": ("d_7",),
     "delete_gap": ("g_7",),

@@ -200,11 +200,11 @@ WHERE
 ON CONFLICT (stream, conversation_id) DO NOTHING;
 
 -- name: mark_missed_as_deleted
--- Not those that another page has read since.
+-- Not those that another page has read since; written so that the planner does not read all of the page for that.
 UPDATE conversations SET deleted_at = %(at)s
 WHERE
     conversation_id = ANY (ARRAY(SELECT conversation_id FROM missed_conversations WHERE stream = %(stream)s))
-    AND platform = %(platform)s AND page_id = %(page_id)s
+    AND platform || ':' || page_id = %(stream)s
     AND deleted_at IS NULL;
 
 -- name: drop_notes
@@ -307,7 +307,19 @@ WHERE
 
 -- name: move_interaction_events
 UPDATE contact_interaction_events SET page_id = %(page_id)s
-WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s;
+WHERE
+    event_id = ANY (
+        ARRAY(
+            SELECT said.event_id
+            FROM unnest(%(moved)s::text[]) AS wanted
+            CROSS JOIN LATERAL (
+                SELECT event_id
+                FROM contact_interaction_events
+                WHERE conversation_id = wanted AND page_id <> %(page_id)s
+                OFFSET 0
+            ) AS said
+        )
+    );
 
 -- name: move_conversations
 UPDATE conversations SET page_id = %(page_id)s
@@ -316,14 +328,22 @@ WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s;
 -- name: drop_notes_of_moved
 DELETE FROM missed_conversations
 WHERE
-    stream = ANY (
+    ctid = ANY (
         ARRAY(
-            SELECT platform || ':' || previous_page_id
+            SELECT noted.place
             FROM page_moves
-            WHERE platform = %(platform)s AND page_id = %(page_id)s
+            CROSS JOIN unnest(%(moved)s::text[]) AS wanted
+            CROSS JOIN LATERAL (
+                SELECT ctid AS place
+                FROM missed_conversations
+                WHERE
+                    stream = page_moves.platform || ':' || page_moves.previous_page_id
+                    AND conversation_id = wanted
+                OFFSET 0
+            ) AS noted
+            WHERE page_moves.platform = %(platform)s AND page_moves.page_id = %(page_id)s
         )
-    )
-    AND conversation_id = ANY (%(moved)s::text[]);
+    );
 
 -- name: moved_to
 -- The pages to which rows of this page have moved, and when each was last known to be at work.
