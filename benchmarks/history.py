@@ -20,9 +20,6 @@ from milepost.core.events import (
     DeadLetterOpened,
     Event,
     FetchFailed,
-    Mode,
-    Phase,
-    Position,
     Reason,
     RunEnded,
     RunStarted,
@@ -34,6 +31,7 @@ from milepost.core.events import (
 )
 from milepost.core.journal import Codec, dead_letter_after
 from milepost.core.ports import Commit
+from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import Record, prepare
 from milepost.stores import rows

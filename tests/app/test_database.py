@@ -13,8 +13,9 @@ from kit.postgres import Server
 from milepost.app.database import SIMULATOR, Holding, demand_source, holdings, source_of
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreRefused
-from milepost.core.events import BatchStored, Event, Mode, RunStarted, SweepCompleted, Tally
+from milepost.core.events import BatchStored, Event, RunStarted, SweepCompleted, Tally
 from milepost.core.model import Changes, DataSource, Platform, Stream
+from milepost.core.position import Mode
 from milepost.settings import Settings
 from milepost.simulator.plan import PLATFORMS, SimulatedPage, WorldPlan
 from milepost.simulator.world import World

@@ -16,10 +16,11 @@ from click.testing import CliRunner, Result
 from kit.builders import NOON, STREAM, entries
 from milepost.cli.contacts import command
 from milepost.core.errors import StoreRefused
-from milepost.core.events import BatchStored, DeadLetterOpened, Position, Stage, Tally
+from milepost.core.events import BatchStored, DeadLetterOpened, Stage, Tally
 from milepost.core.evolve import fold
 from milepost.core.model import Changes, ContactRow, ConversationRow, DeadLetterPayload, InteractionEventRow
 from milepost.core.ports import Commit
+from milepost.core.position import Position
 from milepost.stores.sqlite.store import open_sqlite
 
 PAGE = ("messenger", STREAM.page_id)

@@ -9,7 +9,8 @@ import pytest
 
 from kit.builders import NOON, STREAM, run_started, sweep_started, walking
 from kit.databases import record
-from milepost.core.events import BatchStored, DeadLetterOpened, Mode, Stage, SweepCompleted, Tally
+from milepost.core.events import BatchStored, DeadLetterOpened, Stage, SweepCompleted, Tally
+from milepost.core.position import Mode
 from milepost.stores.sqlite.connection import lock_database
 
 

@@ -20,8 +20,9 @@ from milepost.cli.atomic_file import OWNER_ONLY, atomic_file
 from milepost.cli.journal import command
 from milepost.cli.journal_lines import EXPORT_PAGE, write_out
 from milepost.core.errors import JournalDamaged, MilepostError
-from milepost.core.events import BatchStored, Mode, SweepCompleted, Tally
+from milepost.core.events import BatchStored, SweepCompleted, Tally
 from milepost.core.model import Platform, Stream
+from milepost.core.position import Mode
 from milepost.stores.reader import StoredEntry
 from milepost.stores.sqlite.reader import SqliteReader, open_sqlite_reader
 

@@ -7,8 +7,9 @@ import pytest
 from kit.builders import DEAD_TOKEN, NETWORK, NOON, STREAM, at, entries, sweep_started, walking
 from milepost.cli.journal_lines import as_json, as_text
 from milepost.core import events
-from milepost.core.events import Mode, Phase, Position, Reason, Resolution, RunEnded, RunStatus, Stage, Tally
+from milepost.core.events import Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.journal import link
+from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
 from milepost.reporting.describe import describe
 from milepost.stores.reader import StoredEntry

@@ -18,8 +18,9 @@ from kit.databases import record
 from milepost.cli.journal import command
 from milepost.cli.journal_lines import follow
 from milepost.core.errors import StoreAway, StoreRefused
-from milepost.core.events import BatchStored, Mode, SweepCompleted, Tally
+from milepost.core.events import BatchStored, SweepCompleted, Tally
 from milepost.core.model import Platform, Stream
+from milepost.core.position import Mode
 from milepost.stores.reader import StoredEntry
 from milepost.stores.sqlite.reader import SqliteReader
 

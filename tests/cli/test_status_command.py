@@ -14,8 +14,9 @@ from milepost.cli.options import configured_streams
 from milepost.cli.status import command
 from milepost.core import events
 from milepost.core.errors import BadConfiguration, StoreRefused
-from milepost.core.events import Mode, Reason, RunEnded, RunStatus, Tally
+from milepost.core.events import Reason, RunEnded, RunStatus, Tally
 from milepost.core.model import Platform, Scope, Stream
+from milepost.core.position import Mode
 from milepost.reporting.status import State
 from milepost.reporting.views import OpenSweep, Status, StreamStatus, Written
 from milepost.settings import PageSettings, Settings

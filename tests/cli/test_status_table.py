@@ -19,8 +19,9 @@ from kit.builders import (
 from milepost.cli.status import rendered
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import Mode, Reason, RunEnded, RunStatus, Stage, Tally
+from milepost.core.events import Reason, RunEnded, RunStatus, Stage, Tally
 from milepost.core.model import Detail, Platform, Scope, Stream
+from milepost.core.position import Mode
 from milepost.core.problems import Problem, ProblemKind
 from milepost.reporting.health import DaemonStatus, Issue, IssueKind
 from milepost.reporting.status import OPEN_DEAD_LETTERS, ConditionContext, rate_limits_of

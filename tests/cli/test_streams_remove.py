@@ -14,8 +14,9 @@ from kit.builders import NOON, STREAM
 from kit.installation import Installation
 from kit.simulated import frozen_world
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import BatchStored, DeadLetterOpened, Position, RunStarted, Stage, Tally
+from milepost.core.events import BatchStored, DeadLetterOpened, RunStarted, Stage, Tally
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
+from milepost.core.position import Position
 from milepost.stores.sqlite.connection import lock_database
 from milepost.stores.sqlite.store import open_sqlite
 from stores.histories import commit_after, contact_row, conversation_row, event_row

@@ -9,9 +9,10 @@ from kit.builders import DEAD_TOKEN, NETWORK, NOON, RATE_LIMIT, STREAM, at, give
 from milepost.cli.sync import rendered
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, Run
-from milepost.core.events import Mode, Reason, RunEnded, RunStatus, Stage, Tally
+from milepost.core.events import Reason, RunEnded, RunStatus, Stage, Tally
 from milepost.core.model import Scope
 from milepost.core.ports import Held, RunResult
+from milepost.core.position import Mode
 from milepost.core.problems import Problem, ProblemKind
 from milepost.reporting.advice import advice_on
 from milepost.reporting.status import OPEN_DEAD_LETTERS, ConditionContext, condition, rate_limits_of

@@ -7,10 +7,11 @@ from datetime import datetime
 
 from contracts.store_contract import Tables
 from kit.builders import NOON, at, batch, contact, conversation, message, sweep_started
-from milepost.core.events import DeadLetterOpened, Mode, RunStarted, Stage, SweepCompleted, Tally
+from milepost.core.events import DeadLetterOpened, RunStarted, Stage, SweepCompleted, Tally
 from milepost.core.merge import RETURN_AFTER, difference, keys_of
 from milepost.core.model import Changes, Conversation, DeadLetterPayload, Keys, Platform, Stream, Stretch
 from milepost.core.ports import Store
+from milepost.core.position import Mode
 from milepost.stores.erasure import Forgotten
 from milepost.stores.open import forget, open_store
 from stores.histories import commit_after, contact_row, conversation_row, event_row

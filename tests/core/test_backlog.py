@@ -50,7 +50,6 @@ from milepost.core.decide import decide
 from milepost.core.events import (
     DeadLetterClosed,
     DeadLetterOpened,
-    Mode,
     RateLimited,
     Reason,
     RedriveFailed,
@@ -76,6 +75,7 @@ from milepost.core.model import (
 )
 from milepost.core.plan import Finish, Wait
 from milepost.core.ports import DueDeadLetter, MessagesOutcome
+from milepost.core.position import Mode
 from milepost.core.problems import Problem
 from milepost.core.records import Record
 from milepost.core.redrive import redrive, to_reread

@@ -25,8 +25,6 @@ from milepost.core.checkpoint import BatchUnchanged
 from milepost.core.events import (
     BatchStored,
     FetchFailed,
-    Mode,
-    Phase,
     Reason,
     RunEnded,
     RunStarted,
@@ -36,6 +34,7 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.plan import EPOCH, Policy
+from milepost.core.position import Mode, Phase
 from milepost.core.records import prepare
 
 IN_TWOS = context(policy=Policy(batch_size=2))

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from kit.builders import at, conversation, fetched
 from kit.decisions import scanning, then, walking
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import Mode, Phase
 from milepost.core.model import Conversation
+from milepost.core.position import Mode, Phase
 
 ENOUGH = 10
 NEW, OLD = -60.0, -7200.0  # the walk goes back to one hour before noon, the scan to ten minutes before

@@ -32,7 +32,6 @@ from milepost.core.events import (
     BatchStored,
     CursorLost,
     FetchFailed,
-    Mode,
     RateLimited,
     Reason,
     RunEnded,
@@ -45,6 +44,7 @@ from milepost.core.events import (
 )
 from milepost.core.model import Scope
 from milepost.core.plan import Policy
+from milepost.core.position import Mode
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import Record, conclude, recover
 

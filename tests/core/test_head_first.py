@@ -8,10 +8,11 @@ from msgspec.structs import replace
 
 from kit.builders import STREAM, TOO_HEAVY, UNKNOWN, problem
 from kit.list_worlds import ListWorld, aged, listed, newest_first
-from milepost.core.events import BatchStored, Phase, RunStarted, RunStatus
+from milepost.core.events import BatchStored, RunStarted, RunStatus
 from milepost.core.model import Batch, Conversation, Detail
 from milepost.core.plan import Policy, size_now
 from milepost.core.ports import Request
+from milepost.core.position import Phase
 from milepost.core.problems import Problem, ProblemKind
 
 OUTAGE = problem(kind=ProblemKind.NETWORK)

@@ -11,9 +11,10 @@ from msgspec.structs import replace
 from kit.builders import CODEC, NOON, STREAM, at, checkpoint_of, entries, run_started, sweep_started, walking
 from kit.event_strategies import events
 from milepost.core.errors import JournalDamaged
-from milepost.core.events import BatchStored, Entry, Event, Mode, SweepCompleted, Tally
+from milepost.core.events import BatchStored, Entry, Event, SweepCompleted, Tally
 from milepost.core.evolve import evolve
 from milepost.core.journal import check_link, instant_text, link, seal
+from milepost.core.position import Mode
 
 JOURNAL = entries(
     run_started(),

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from kit.builders import NOON, walking
 from kit.event_strategies import BY_TYPE, events
 from milepost.core.errors import JournalDamaged
-from milepost.core.events import TAGS, BatchShrunk, BatchStored, Event, Mode, RunStarted, SweepStarted, Tally
+from milepost.core.events import TAGS, BatchShrunk, BatchStored, Event, RunStarted, SweepStarted, Tally
 from milepost.core.journal import Codec, Upcast
 from milepost.core.model import Detail
+from milepost.core.position import Mode
 from milepost.core.problems import Problem, ProblemKind
 
 STORED = '{"position":{"cursor":"x"},"tally":{"batches":1}}'

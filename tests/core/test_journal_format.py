@@ -15,9 +15,10 @@ from msgspec.structs import replace
 
 from kit.memory_store import JournalRow
 from milepost.core.checkpoint import Checkpoint, Doubt, Run
-from milepost.core.events import TAGS, BatchStored, Entry, Progress, RunStatus, SweepCompleted
+from milepost.core.events import TAGS, BatchStored, Entry, RunStatus, SweepCompleted
 from milepost.core.evolve import evolve
 from milepost.core.journal import Codec, check_link
+from milepost.core.position import Progress
 
 HERE = Path(__file__).parent
 CODEC = Codec()

@@ -1,8 +1,9 @@
 """An account that moves to another page, from the batch to the next sweep. What stores do is in moves_contract.py."""
 
 from kit.builders import NOON, at, budget, given, sweep_started, walking
-from milepost.core.events import BatchStored, Mode, SweepCompleted, Tally
+from milepost.core.events import BatchStored, SweepCompleted, Tally
 from milepost.core.plan import Policy, next_mode
+from milepost.core.position import Mode
 
 FULL = SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1))
 MOVED = Tally(batches=1, updated=3, moved=3)

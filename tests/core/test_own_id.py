@@ -5,10 +5,11 @@ from msgspec.structs import replace
 from kit.builders import NOON, at, budget, checkpoint_of, context, conversation, fetched, given
 from kit.decisions import NEW, decision_on, events, knowing, walking
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
-from milepost.core.events import Mode, OwnIdChecked, SweepCompleted, Tally
+from milepost.core.events import OwnIdChecked, SweepCompleted, Tally
 from milepost.core.model import OwnId, OwnIdState
 from milepost.core.plan import Fetch, Policy, next_mode, plan
 from milepost.core.ports import Fetched
+from milepost.core.position import Mode
 from milepost.core.records import Record
 
 EXPECTED, UNKNOWN = OwnId(OwnIdState.EXPECTED), OwnId(OwnIdState.UNKNOWN)

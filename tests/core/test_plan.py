@@ -23,7 +23,6 @@ from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.events import (
     BatchStored,
     FetchFailed,
-    Mode,
     Reason,
     RunEnded,
     RunStatus,
@@ -51,6 +50,7 @@ from milepost.core.plan import (
     walk_start,
 )
 from milepost.core.ports import Request
+from milepost.core.position import Mode
 
 HOUR = 3600.0
 DAY = 24 * HOUR

@@ -13,10 +13,11 @@ from msgspec.structs import replace
 from kit.builders import conversation
 from kit.list_worlds import ListWorld, aged, ended, listed, named_on_every_face, newest_first, problem_of
 from milepost.core.doubts import AGREES_AFTER, HANDFUL, doubt_about
-from milepost.core.events import CursorLost, Mode, Reason, RunStatus, SweepCompleted
+from milepost.core.events import CursorLost, Reason, RunStatus, SweepCompleted
 from milepost.core.model import Batch, Conversation
 from milepost.core.plan import Policy
 from milepost.core.ports import Request
+from milepost.core.position import Mode
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import MAX_EMPTY, MAX_RUNS, MAX_STALE
 

@@ -18,7 +18,6 @@ from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep
 from milepost.core.events import (
     BatchStored,
     FetchFailed,
-    Mode,
     Reason,
     RunEnded,
     RunStarted,
@@ -28,6 +27,7 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.evolve import skip_unchanged
+from milepost.core.position import Mode
 from milepost.core.records import Record, conclude, recover
 
 QUIET = Tally(batches=1, unchanged=50)

@@ -21,19 +21,11 @@ from kit.builders import (
 from kit.decisions import decision_on, events, knowing, record, then
 from kit.decisions import walking as walking_since_noon
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import (
-    BatchFailed,
-    BatchShrunk,
-    BatchStored,
-    FetchFailed,
-    Mode,
-    RunEnded,
-    SweepCompleted,
-    Tally,
-)
+from milepost.core.events import BatchFailed, BatchShrunk, BatchStored, FetchFailed, RunEnded, SweepCompleted, Tally
 from milepost.core.model import Detail
 from milepost.core.plan import GROW_AFTER, Fetch, Policy, Size, plan, size_now, smaller, whole
 from milepost.core.ports import ListCheck, Refused
+from milepost.core.position import Mode
 from milepost.core.problems import Problem, ProblemKind
 
 POLICY = Policy(batch_size=50)

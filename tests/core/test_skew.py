@@ -6,8 +6,9 @@ from msgspec.structs import replace
 
 from kit.builders import NOON, RATE_LIMIT, STREAM, at
 from milepost.core.checkpoint import Checkpoint, RateLimit, Run, Sweep
-from milepost.core.events import Mode, RunStatus
+from milepost.core.events import RunStatus
 from milepost.core.model import Scope
+from milepost.core.position import Mode
 from milepost.core.skew import furthest_ahead, is_ahead
 
 CHECKPOINT = Checkpoint(

@@ -9,9 +9,10 @@ from kit.engine_doubles import Inbox, cursor_of, engine, find_open_dead_letters,
 from kit.memory_store import MemoryStore
 from milepost.core.commands import Discard, PauseStream, RecordTokenHealth, Redrive, ResumeStream, SyncNow
 from milepost.core.errors import MilepostError
-from milepost.core.events import Mode, Reason, RunStatus
+from milepost.core.events import Reason, RunStatus
 from milepost.core.model import TokenHealth
 from milepost.core.ports import Outcome, Request
+from milepost.core.position import Mode
 from milepost.engine.context import EngineContext
 from milepost.engine.supervisor import Schedule, Supervisor
 

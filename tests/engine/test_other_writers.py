@@ -12,8 +12,9 @@ from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.commands import PauseStream, SyncNow
 from milepost.core.errors import MilepostError, VersionConflict
-from milepost.core.events import Mode, Reason, RunStatus, StreamRemoved
+from milepost.core.events import Reason, RunStatus, StreamRemoved
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
+from milepost.core.position import Mode
 from milepost.core.records import Record, prepare
 from milepost.engine.context import EngineContext
 from milepost.engine.mailbox import Mailbox

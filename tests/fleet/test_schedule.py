@@ -9,7 +9,6 @@ from kit.leaping_clock import LeapingClock
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import (
     Event,
-    Mode,
     RunStarted,
     StreamPaused,
     StreamResumed,
@@ -20,6 +19,7 @@ from milepost.core.events import (
 )
 from milepost.core.evolve import fold
 from milepost.core.model import TokenHealth
+from milepost.core.position import Mode
 from milepost.engine.interrupt import Stop
 from milepost.engine.supervisor import Schedule
 from milepost.fleet.schedule import FleetSchedule

@@ -4,18 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import (
-    Entry,
-    Event,
-    Mode,
-    Phase,
-    Position,
-    Reason,
-    RunStarted,
-    StreamRemoved,
-    SweepStarted,
-    Tally,
-)
+from milepost.core.events import Entry, Event, Reason, RunStarted, StreamRemoved, SweepStarted, Tally
 from milepost.core.evolve import fold
 from milepost.core.gaps import Gap
 from milepost.core.journal import Codec, seal
@@ -33,6 +22,7 @@ from milepost.core.model import (
 )
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import Fetched, MessagesFetched, Refused
+from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import Context
 

@@ -19,10 +19,11 @@ from kit.builders import (
 from kit.builders import walking as walking_at
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.decide import decide
-from milepost.core.events import BatchStored, Event, Mode, Progress, RunEnded, Tally
+from milepost.core.events import BatchStored, Event, RunEnded, Tally
 from milepost.core.evolve import skip_unchanged
 from milepost.core.model import Conversation, Keys, Known
 from milepost.core.ports import Outcome
+from milepost.core.position import Mode, Progress
 from milepost.core.records import Context, Decision, Record
 
 NEW = Tally(batches=1, inserted=1, without_contact=1)

@@ -14,11 +14,7 @@ from milepost.core.events import (
     Event,
     FetchFailed,
     FieldsLeftOut,
-    Mode,
     OwnIdChecked,
-    Phase,
-    Position,
-    Progress,
     RateLimited,
     Reason,
     RedriveFailed,
@@ -39,6 +35,7 @@ from milepost.core.events import (
 )
 from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
+from milepost.core.position import Mode, Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind
 
 instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  (bounds)

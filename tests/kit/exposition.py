@@ -13,6 +13,7 @@ from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Scope, TokenHealth
 from milepost.core.ports import Usage
+from milepost.core.position import Mode
 from milepost.engine.feed import Notice, Recorded, UnchangedRead
 from milepost.reporting.live import LiveStreams
 from milepost.service.metrics.collect import Metrics
@@ -84,7 +85,7 @@ def everything() -> Exposition:
             events.BatchFailed(events.Stage.FETCH, 3, NETWORK),
             events.RunEnded(events.RunStatus.FAILED, events.Reason.RETRIES_EXHAUSTED, problem=NETWORK),
         ),
-        recorded(events.SweepCompleted(events.Mode.FULL, NOON, at(-90), tally)),
+        recorded(events.SweepCompleted(Mode.FULL, NOON, at(-90), tally)),
         recorded(run_started(), events.RateLimited(Scope.PAGE, 1, NOON, at(90), RATE_LIMIT)),
         recorded(events.DeadLetterClosed("a", events.Resolution.REDRIVEN)),
         recorded(events.TokenChecked(TokenHealth(is_valid=True, expires_at=NOON))),

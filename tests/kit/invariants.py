@@ -23,8 +23,6 @@ from milepost.core.events import (
     DeadLetterOpened,
     Entry,
     Event,
-    Mode,
-    Phase,
     RateLimited,
     RedriveFailed,
     Resolution,
@@ -46,6 +44,7 @@ from milepost.core.journal import GapOf, RunOf, check_link, dead_letter_after, p
 from milepost.core.model import Changes, Conversation, ConversationRow, Interaction, Scope, Stream
 from milepost.core.plan import RunBudget
 from milepost.core.ports import Commit, Fetched, MessagesFetched, MessagesOutcome, Outcome, Refused
+from milepost.core.position import Mode, Phase
 from milepost.core.records import Decision, Record
 from milepost.core.remedies import Remedy, rule_for
 

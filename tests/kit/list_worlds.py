@@ -19,7 +19,8 @@ from milepost.core.plan import Fetch, Finish, Policy, RunBudget, Wait, is_over, 
 from milepost.core.ports import Committed, Fetched, Held, Outcome, Refused, Request
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Record, conclude, prepare
-from milepost.reporting.describe import Level, describe
+from milepost.reporting.describe import describe
+from milepost.reporting.description import Level
 from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import ConditionContext, condition
 from milepost.service.metrics.collect import Metrics

@@ -25,13 +25,15 @@ from kit.builders import (
 from kit.event_strategies import events as any_event
 from milepost.core import events
 from milepost.core.checkpoint import Run
-from milepost.core.events import Mode, Phase, Position, Reason, Resolution, RunEnded, RunStatus, Stage, Tally
+from milepost.core.events import Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
 from milepost.core.gaps import GapEnding, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
+from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
 from milepost.reporting.advice import advice_on
-from milepost.reporting.describe import CLOSINGS, ENDINGS, OPENINGS, Description, Level, describe
+from milepost.reporting.describe import CLOSINGS, ENDINGS, OPENINGS, describe
+from milepost.reporting.description import Description, Level
 from milepost.reporting.status import SET_OWN_ID
 
 # Two batches of nine conversations were stored, one was given up and a fetch was retried, in 30 seconds.

@@ -9,6 +9,7 @@ from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.evolve import skip_unchanged
 from milepost.core.model import Platform, Scope, Stream
 from milepost.core.ports import Committed
+from milepost.core.position import Mode
 from milepost.core.problems import Problem, ProblemKind
 from milepost.engine.feed import Recorded, UnchangedRead
 from milepost.reporting.live import MAX_AGE, WORDS, LiveStreams
@@ -19,7 +20,7 @@ OTHER = Stream(Platform.MESSENGER, "2")
 THIRD = Stream(Platform.MESSENGER, "3")
 SIBLING = Stream(Platform.INSTAGRAM, STREAM.page_id)
 STARTED = (run_started(), sweep_started(), events.BatchStored(walking("c1"), events.Tally(batches=1, inserted=50)))
-COMPLETED = events.SweepCompleted(events.Mode.FULL, NOON, NOON, events.Tally(batches=4, inserted=200))
+COMPLETED = events.SweepCompleted(Mode.FULL, NOON, NOON, events.Tally(batches=4, inserted=200))
 LIMITED = events.RateLimited(Scope.PAGE, 1, NOON, at(7500), RATE_LIMIT)
 QUIET = events.Tally(batches=1, unchanged=50)
 WALKING = given(*STARTED)

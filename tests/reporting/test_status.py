@@ -24,6 +24,7 @@ from kit.builders import (
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.model import Detail, Platform, Scope, Stream
+from milepost.core.position import Mode
 from milepost.core.rate_limits import PROBE_LEAD_SECONDS
 from milepost.core.retry import AUTHORIZATION_PROBE_SECONDS, CONFIGURATION_PROBE_SECONDS, MAX_PARK_SECONDS
 from milepost.reporting.advice import advice_on
@@ -41,7 +42,7 @@ from milepost.reporting.status import (
 OTHER = Stream(Platform.MESSENGER, "2")
 SIBLING = Stream(Platform.INSTAGRAM, STREAM.page_id)
 WALKING = (run_started(), sweep_started(), events.BatchStored(walking("c1"), events.Tally(batches=1, inserted=50)))
-COMPLETED = events.SweepCompleted(events.Mode.FULL, NOON, NOON, events.Tally(batches=1))
+COMPLETED = events.SweepCompleted(Mode.FULL, NOON, NOON, events.Tally(batches=1))
 LETTER = events.DeadLetterOpened("dl_1", events.Stage.FETCH, "t_bad", "id: expected str")
 LIMITED = events.RateLimited(Scope.PAGE, 2, at(-60), at(120), RATE_LIMIT)
 GIVEN_UP = (
@@ -90,7 +91,7 @@ def limited(stream: Stream, scope: Scope, seconds: float = 120) -> Checkpoint:
         ),
         ((*WALKING, COMPLETED), State.COMPLETE),
         (
-            (*WALKING, LETTER, events.SweepCompleted(events.Mode.FULL, NOON, NOON, events.Tally(dead_lettered=1))),
+            (*WALKING, LETTER, events.SweepCompleted(Mode.FULL, NOON, NOON, events.Tally(dead_lettered=1))),
             State.COMPLETE_WITH_ERRORS,
         ),
         ((*WALKING, OUT_OF_TIME), State.PAUSED),

@@ -21,20 +21,21 @@ from kit.builders import walking as walking_at
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Detail, Scope
+from milepost.core.position import Mode, Phase, Position
 from milepost.core.rate_limits import PROBE_LEAD_SECONDS
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
 from milepost.reporting.views import OpenSweep, StreamStatus, Written, statuses
 
 OPENED = (run_started(), sweep_started())
 STORED = events.BatchStored(
-    events.Position(events.Phase.WALK, "c1", at(-60)),
+    Position(Phase.WALK, "c1", at(-60)),
     events.Tally(batches=1, inserted=50, contacts=49, interaction_events=200),
 )
 WALKING = (*OPENED, STORED)
 
 
 def completed(tally: events.Tally | None = None) -> events.SweepCompleted:
-    return events.SweepCompleted(events.Mode.FULL, NOON, NOON, tally or events.Tally(batches=1))
+    return events.SweepCompleted(Mode.FULL, NOON, NOON, tally or events.Tally(batches=1))
 
 
 def context_at(now: datetime = NOON, *others: Checkpoint, at_work: bool = True) -> ConditionContext:
@@ -106,13 +107,9 @@ def test_a_smaller_request_is_remarked_on_by_the_configured_batch_size() -> None
 
 
 def test_the_open_sweep_is_shown_with_its_phase_and_progress() -> None:
-    assert status_of(given(*WALKING)).sweep == OpenSweep(
-        events.Mode.FULL, events.Phase.WALK, 1, NOON, at(-60), 50, None, None
-    )
+    assert status_of(given(*WALKING)).sweep == OpenSweep(Mode.FULL, Phase.WALK, 1, NOON, at(-60), 50, None, None)
     scanning = given(*WALKING, events.BatchStored(catching_up(), events.Tally(batches=2, unchanged=7)))
-    assert status_of(scanning).sweep == OpenSweep(
-        events.Mode.FULL, events.Phase.CATCH_UP, 3, NOON, None, 57, None, None
-    )
+    assert status_of(scanning).sweep == OpenSweep(Mode.FULL, Phase.CATCH_UP, 3, NOON, None, 57, None, None)
     assert status_of(given(*WALKING, completed())).sweep is None
 
 
@@ -124,7 +121,7 @@ def test_a_full_sweep_is_expected_to_read_as_many_conversations_as_are_known() -
 
 def test_an_incremental_sweep_goes_as_far_as_its_walk_has_to() -> None:
     first = given(*WALKING, completed())
-    again = given(run_started(), sweep_started(events.Mode.INCREMENTAL, at(300), at(-600)), after=first, run_id="run-2")
+    again = given(run_started(), sweep_started(Mode.INCREMENTAL, at(300), at(-600)), after=first, run_id="run-2")
     assert (sweep_of(again).expected, sweep_of(again).walk_until) == (None, at(-600))
 
 

@@ -25,6 +25,7 @@ from kit.notices import passed, recorded, store_retried, usage_told
 from milepost.core import events
 from milepost.core.gaps import MessagesFailed
 from milepost.core.journal import Codec, seal
+from milepost.core.position import Mode
 from milepost.service import activity as module
 from milepost.service.activity import BUCKETS, Activity, Counts, Past, counts, recent_activity
 from milepost.service.api.endpoint import routes_of
@@ -39,7 +40,7 @@ COUNTED: dict[type[events.Event], tuple[events.Event, Counts]] = {
     type(event): (event, added)
     for event, added in (
         (events.BatchStored(walking("a"), READ), Counts(conversations=100)),
-        (events.SweepCompleted(events.Mode.FULL, NOON, NOON, READ), Counts(conversations=100)),
+        (events.SweepCompleted(Mode.FULL, NOON, NOON, READ), Counts(conversations=100)),
         (events.RunEnded(events.RunStatus.PAUSED, events.Reason.TIME_LIMIT, None, READ), Counts(conversations=100)),
         (events.DeadLetterClosed("d_1", events.Resolution.REDRIVEN, events.Tally(inserted=1)), Counts(conversations=1)),
         (events.RedriveFailed("d_1", 2, "in vain", None, events.Tally(updated=1)), Counts(conversations=1)),

@@ -28,13 +28,11 @@ from milepost.core.events import (
     DeadLetterClosed,
     DeadLetterOpened,
     Event,
-    Position,
     Resolution,
     RunEnded,
     SweepCompleted,
     Tally,
 )
-from milepost.core.events import Phase as SweepPhase
 from milepost.core.gaps import Gap, GapEnding, MessagesOwed
 from milepost.core.list_check import checked
 from milepost.core.merge import Difference, newer
@@ -53,6 +51,8 @@ from milepost.core.model import (
 )
 from milepost.core.plan import Fetch, Interruptions, Policy, RunBudget, SettleRefusal, Size, Step, next_step, smaller
 from milepost.core.ports import Answered, Commit, Committed, Fetched, ListCheck, Outcome, Refused
+from milepost.core.position import Phase as SweepPhase
+from milepost.core.position import Position
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Decided, Decision, Pending, Record, _saved_position, beginnings
 from milepost.core.remedies import Remedy, Rule, rule_for

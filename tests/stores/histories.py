@@ -12,7 +12,6 @@ from milepost.core.events import (
     DeadLetterClosed,
     DeadLetterOpened,
     Event,
-    Mode,
     Reason,
     RedriveFailed,
     Resolution,
@@ -34,6 +33,7 @@ from milepost.core.model import (
     Stream,
 )
 from milepost.core.ports import Commit, Store
+from milepost.core.position import Mode
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import Record, prepare
 

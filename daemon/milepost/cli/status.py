@@ -10,7 +10,8 @@ import msgspec
 from milepost.app.database import store_url_of
 from milepost.cli.options import config_option, configured_streams, load_settings
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import Phase, Reason
+from milepost.core.events import Reason
+from milepost.core.position import Phase
 from milepost.reporting.health import DaemonStatus, in_a_sentence
 from milepost.reporting.humanize import ago, ahead, counted, in_columns, in_words, on_one_line, waiting
 from milepost.reporting.status import ConditionContext, State, rate_limits_of

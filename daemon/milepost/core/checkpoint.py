@@ -10,19 +10,9 @@ from datetime import datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.events import (
-    NO_TALLY,
-    Mode,
-    Phase,
-    Position,
-    Reason,
-    Resolution,
-    RunStatus,
-    Stage,
-    SweepCompleted,
-    Tally,
-)
+from milepost.core.events import NO_TALLY, Reason, Resolution, RunStatus, Stage, SweepCompleted, Tally
 from milepost.core.model import Detail, OwnId, Scope, TokenHealth
+from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem
 
 

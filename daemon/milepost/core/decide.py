@@ -14,11 +14,7 @@ from milepost.core.events import (
     BatchStored,
     DeadLetterClosed,
     DeadLetterOpened,
-    Mode,
     OwnIdChecked,
-    Phase,
-    Position,
-    Progress,
     SweepCompleted,
     Tally,
 )
@@ -41,6 +37,7 @@ from milepost.core.plan import (
     walk_start,
 )
 from milepost.core.ports import Fetched, Outcome, Refused
+from milepost.core.position import Mode, Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import advanced, cursor_loop, disorder, false_end, may_end, no_progress, suddenly_empty
 from milepost.core.readability import unexpected_form

@@ -8,8 +8,9 @@ stay, and it is worse to lose sight of thousands than to show three too long.
 from datetime import datetime, timedelta
 
 from milepost.core.checkpoint import Checkpoint, Doubt
-from milepost.core.events import Entry, Mode, Progress, SweepCompleted, Tally
+from milepost.core.events import Entry, SweepCompleted, Tally
 from milepost.core.model import Known
+from milepost.core.position import Mode, Progress
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import futile_runs, futility
 

@@ -9,10 +9,8 @@ from milepost.core.checkpoint import (
     BatchUnchanged,
     Checkpoint,
     FailureStreak,
-    GivenUp,
     OperatorPause,
     RateLimit,
-    ReducedRequest,
     RetryState,
     Run,
     Sweep,
@@ -30,17 +28,13 @@ from milepost.core.events import (
     Entry,
     FetchFailed,
     FieldsLeftOut,
-    Mode,
     OwnIdChecked,
-    Phase,
-    Position,
     RateLimited,
     Reason,
     RedriveFailed,
     RunEnded,
     RunStarted,
     RunStatus,
-    Stage,
     StoreReturned,
     StreamEvent,
     StreamPaused,
@@ -54,11 +48,11 @@ from milepost.core.events import (
 )
 from milepost.core.gaps import GapEnding, GapEvent, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.head import is_of_head, resumed, return_to_walk
-from milepost.core.model import Detail, OwnId, OwnIdState
+from milepost.core.model import OwnId, OwnIdState
+from milepost.core.narrowing import given_up_in_a_row, grown, proven_request, shrunk_request, with_given_up
+from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import has_moved, lowest_of
-
-MAX_GIVEN_UP = 32  # that are remembered: the latest
 
 
 def skip_unchanged(checkpoint: Checkpoint, unchanged: BatchUnchanged) -> Checkpoint:
@@ -131,11 +125,11 @@ def _after_refusal(
             return replace(checkpoint, retry=retry, run=_count(checkpoint.run, retries=1))
         case BatchFailed(problem=problem):
             run = _count(checkpoint.run, failed_batches=1, problem=problem)
-            return replace(checkpoint, retry=None, reduced_request=_proven(checkpoint), run=run)
+            return replace(checkpoint, retry=None, reduced_request=proven_request(checkpoint), run=run)
         case RateLimited(scope=scope, attempts=attempts, since=since, until=until, problem=problem):
             return replace(checkpoint, rate_limit=RateLimit(scope, attempts, since, until, problem))
         case BatchShrunk() as shrunk:
-            return replace(checkpoint, retry=None, reduced_request=_shrunk(checkpoint.reduced_request, shrunk))
+            return replace(checkpoint, retry=None, reduced_request=shrunk_request(checkpoint.reduced_request, shrunk))
         case CursorLost(is_last=is_last):
             is_of_walk = sweep is None or sweep.set_aside is None
             lost = replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep, is_last=is_last))
@@ -151,7 +145,7 @@ def _after_dead_letter(
     match event:
         case DeadLetterOpened() as opened:
             open_now = checkpoint.open_dead_letters + 1
-            return replace(checkpoint, open_dead_letters=open_now, given_up=_given_up(checkpoint, opened))
+            return replace(checkpoint, open_dead_letters=open_now, given_up=with_given_up(checkpoint, opened))
         case RedriveFailed(tally=tally):
             return replace(checkpoint, total=checkpoint.total + tally)
         case DeadLetterClosed(tally=tally):
@@ -215,12 +209,12 @@ def _after_own_id(checkpoint: Checkpoint, found: OwnId) -> Checkpoint:
 def _after_batch(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:
     after = checkpoint if event.position.phase is Phase.HEAD else return_to_walk(checkpoint)
     if not event.position.is_after_head:  # else what the walk had met before is as it was
-        after = replace(after, retry=None, reduced_request=_grown(after.reduced_request, event.tally))
+        after = replace(after, retry=None, reduced_request=grown(after.reduced_request, event.tally))
     sweep = _advance(after.sweep, event.position, event.tally) if after.sweep else None
     if sweep is not None and event.problem is not None:
         sweep = replace(sweep, problem=event.problem)
     if not is_of_head(event.position):
-        given_up = 0 if event.position.cursor is None else _given_up_in_a_row(checkpoint, event.tally)
+        given_up = 0 if event.position.cursor is None else given_up_in_a_row(checkpoint, event.tally)
         after = replace(after, given_up_in_a_row=given_up)
     return replace(
         after,
@@ -260,7 +254,7 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
         sweep=None,
         retry=None,
         rate_limit=None,
-        reduced_request=_grown(checkpoint.reduced_request, event.tally),
+        reduced_request=grown(checkpoint.reduced_request, event.tally),
         given_up_in_a_row=0,
         failure_streak=None,
         run=replace(run, mode=event.mode, status=status, ended_at=entry.recorded_at, tally=tally, problem=problem),
@@ -293,8 +287,8 @@ def _after_run(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpo
         checkpoint = replace(
             checkpoint,
             retry=None,
-            reduced_request=_grown(checkpoint.reduced_request, event.tally),
-            given_up_in_a_row=_given_up_in_a_row(checkpoint, event.tally),
+            reduced_request=grown(checkpoint.reduced_request, event.tally),
+            given_up_in_a_row=given_up_in_a_row(checkpoint, event.tally),
         )
     return replace(
         checkpoint,
@@ -334,55 +328,6 @@ def _without_cursor(sweep: Sweep | None, *, is_last: bool) -> Sweep | None:
         resets=sweep.resets + 1,
         is_rewound=sweep.is_rewound or is_last,
     )
-
-
-def _grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedRequest | None:
-    """Count the good batches at a reduced size. Stepping over a batch removes what made it necessary."""
-    if reduced_request is None or not tally.batches:
-        return reduced_request
-    if reduced_request.detail is Detail.POSITION or reduced_request.suspect:
-        return None
-    return replace(reduced_request, good=reduced_request.good + tally.batches)
-
-
-def _shrunk(before: ReducedRequest | None, shrunk: BatchShrunk) -> ReducedRequest:
-    worked = before.proven if before is not None else None
-    relapses = 0
-    if before is not None and before.limit >= shrunk.limit:
-        relapses = before.relapses + (before.good > 0 and before.limit == shrunk.limit)
-    return ReducedRequest(
-        shrunk.limit,
-        shrunk.detail,
-        shrunk.problem,
-        suspect=shrunk.suspect,
-        worked=worked.limit if worked is not None else 0,
-        relapses=relapses,
-    )
-
-
-def _proven(checkpoint: Checkpoint) -> ReducedRequest | None:
-    return checkpoint.reduced_request.proven if checkpoint.reduced_request is not None else None
-
-
-def _given_up(checkpoint: Checkpoint, opened: DeadLetterOpened) -> tuple[GivenUp, ...]:
-    """Remember a thread that becomes a dead letter because lists with it fail."""
-    reduced = checkpoint.reduced_request
-    if reduced is None or not reduced.detail.leaves_out or not reduced.suspect:
-        return checkpoint.given_up
-    if opened.stage is not Stage.FETCH or opened.subject.removesuffix("/messages") != reduced.suspect:
-        return checkpoint.given_up
-    given_up = GivenUp(opened.dead_letter_id, reduced.suspect, reduced.detail)
-    others = (each for each in checkpoint.given_up if each.conversation_id != reduced.suspect)
-    return (*others, given_up)[-MAX_GIVEN_UP:]
-
-
-def _given_up_in_a_row(checkpoint: Checkpoint, tally: Tally) -> int:
-    """Count the threads that became dead letters because a list failed; one that was read ends the row."""
-    reduced = checkpoint.reduced_request
-    leaves_out = reduced is not None and reduced.detail.leaves_out and not reduced.good
-    if leaves_out and tally.unreadable:
-        return checkpoint.given_up_in_a_row + tally.dead_lettered
-    return 0 if tally.conversations else checkpoint.given_up_in_a_row
 
 
 def _advance(sweep: Sweep, position: Position, tally: Tally) -> Sweep:

@@ -12,7 +12,6 @@ from milepost.core.events import (
     BatchShrunk,
     CursorLost,
     FetchFailed,
-    Phase,
     RateLimited,
     Reason,
     RunEnded,
@@ -22,6 +21,7 @@ from milepost.core.events import (
 from milepost.core.model import Batch, Detail
 from milepost.core.plan import Policy, Size, open_sweep, size_now, smaller, whole
 from milepost.core.ports import ListCheck, Refused
+from milepost.core.position import Phase
 from milepost.core.problems import Problem
 from milepost.core.rate_limits import next_rate_limit
 from milepost.core.records import Context, Record, ending, recorded

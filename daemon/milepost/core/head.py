@@ -11,8 +11,9 @@ from datetime import datetime
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, ReducedRequest, Sweep, WalkSetAside
-from milepost.core.events import NO_TALLY, Phase, Position
+from milepost.core.events import NO_TALLY
 from milepost.core.model import Detail
+from milepost.core.position import Phase, Position
 
 
 def take_up(checkpoint: Checkpoint, run_id: str, started_at: datetime, *, interval_seconds: float) -> Checkpoint:

@@ -7,10 +7,11 @@ from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint, Sweep
 from milepost.core.doubts import MAX_INTERVAL_SECONDS
-from milepost.core.events import Mode, Phase, Reason
+from milepost.core.events import Reason
 from milepost.core.head import take_up
 from milepost.core.model import Detail
 from milepost.core.ports import Refused, Request
+from milepost.core.position import Mode, Phase
 from milepost.core.problems import ProblemKind
 from milepost.core.skew import is_ahead
 

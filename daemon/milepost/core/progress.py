@@ -11,9 +11,10 @@ from hashlib import sha256
 from itertools import pairwise
 
 from milepost.core.checkpoint import Checkpoint, Lowest, Sweep
-from milepost.core.events import Phase, Position, Progress, Tally
+from milepost.core.events import Tally
 from milepost.core.head import is_of_head
 from milepost.core.model import Batch
+from milepost.core.position import Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind
 
 MAX_EMPTY = 100  # batches in a row

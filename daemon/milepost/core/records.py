@@ -12,8 +12,6 @@ from milepost.core.events import (
     BatchStored,
     Event,
     FieldsLeftOut,
-    Phase,
-    Position,
     Reason,
     RunEnded,
     RunStarted,
@@ -26,6 +24,7 @@ from milepost.core.journal import Codec, seal
 from milepost.core.model import Changes, Keys, Known, RefusedRow
 from milepost.core.plan import Policy, RunBudget, batches_read
 from milepost.core.ports import Commit, Fetched, Outcome, Refused
+from milepost.core.position import Phase, Position
 from milepost.core.progress import futility, has_moved
 
 

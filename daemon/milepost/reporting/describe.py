@@ -4,11 +4,10 @@ A description names no person. What an operator wrote when discarding a dead let
 `note`, which is for the operator's own terminal only.
 """
 
-from datetime import UTC, datetime, timedelta
-from enum import IntEnum
+from datetime import datetime
 from typing import Any, assert_never
 
-from msgspec import Struct, to_builtins
+from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core import events
@@ -17,36 +16,24 @@ from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Ta
 from milepost.core.gaps import Gap, GapEnding, GapEvent, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.model import OwnId, OwnIdState, Stream
 from milepost.core.plan import Size
+from milepost.core.position import Mode, Phase
 from milepost.core.problems import ProblemKind
 from milepost.reporting.advice import advice_on
+from milepost.reporting.description import (
+    Description,
+    Level,
+    batches_in_brief,
+    clock,
+    counts,
+    has_errors,
+    in_brief,
+    seconds,
+    summary,
+)
 from milepost.reporting.humanize import counted, lasting, on_one_line
 from milepost.reporting.status import SET_OWN_ID, limit_in_words, own_id_in_words, size_in_words, token_in_words
 
 MAX_IDS = 10  # in the fields of a description
-
-
-class Level(IntEnum):
-    """How much attention an entry deserves. The numbers are those of the logging module.
-
-    Routine work is debug or info; what recovers by itself is a warning, once, where it begins; what needs a person is
-    an error.
-    """
-
-    DEBUG = 10
-    INFO = 20
-    WARNING = 30
-    ERROR = 40
-
-
-class Description(Struct, frozen=True):
-    """An entry in words: its `title` in a few, `sentence` in full, and its facts as plain values in `fields`."""
-
-    title: str
-    sentence: str
-    level: Level = Level.INFO
-    fields: dict[str, Any] = {}
-    hint: str | None = None
-    note: str = ""
 
 
 class Ending(Struct, frozen=True):
@@ -133,17 +120,17 @@ def describe(  # noqa: C901, PLR0911, PLR0912  (one case for each kind of event)
 
 def _sweep_started(event: events.SweepStarted, now: datetime) -> Description:
     until = event.walk_until
-    reach = "reading all conversations" if until is None else f"reading back to {_clock(until, now)}"
+    reach = "reading all conversations" if until is None else f"reading back to {clock(until, now)}"
     fields = {"mode": event.mode.value, "back_to": "the oldest" if until is None else until.isoformat()}
     return Description("sweep started", f"{_sweep(event.mode)} started: {reach}", fields=fields)
 
 
 def _batch_stored(event: events.BatchStored, run: Run | None, stream: Stream) -> Description:
     tally, position = event.tally, event.position
-    fields = _counts(replace(tally, batches=0))
+    fields = counts(replace(tally, batches=0))
     if position.reached_at is not None:
         fields["reached"] = position.reached_at.isoformat()
-    starts_scan = position.phase is events.Phase.CATCH_UP and position.cursor is None
+    starts_scan = position.phase is Phase.CATCH_UP and position.cursor is None
     then = "; the catch-up scan starts" if starts_scan else ""
     subject = _batches(tally, run)
     if event.problem is not None:
@@ -167,18 +154,18 @@ def _batches(tally: Tally, run: Run | None) -> str:
 
 def _sweep_completed(event: events.SweepCompleted, run: Run | None, stream: Stream) -> Description:
     tally, problem = event.tally if run is None else run.tally, event.problem
-    fields = {"mode": event.mode.value, **_summary(event, run)}
+    fields = {"mode": event.mode.value, **summary(event, run)}
     if problem is not None:
         why = f"in doubt, and deletes nothing: {on_one_line(problem)}"
-        sentence = f"{_sweep(event.mode)} complete ({_batches_in_brief(tally)}), but {why}"
+        sentence = f"{_sweep(event.mode)} complete ({batches_in_brief(tally)}), but {why}"
         fields["problem"] = str(problem)
         return Description("sweep completed", sentence, Level.WARNING, fields, advice_on(problem, stream))
     how = "complete with dead letters" if has_errors(run) else "complete"
-    sentence = f"{_sweep(event.mode)} {how}: {_batches_in_brief(tally)}"
+    sentence = f"{_sweep(event.mode)} {how}: {batches_in_brief(tally)}"
     return Description("sweep completed", sentence, fields=fields)
 
 
-def _sweep(mode: events.Mode) -> str:
+def _sweep(mode: Mode) -> str:
     return f"{mode.value.capitalize()} sweep"
 
 
@@ -194,9 +181,9 @@ def _batch_refused(
         case events.FetchFailed(attempt=attempt, retry_at=retry_at):
             return Description(
                 "fetch failed, retrying",
-                f"{batch} could not be read (attempt {attempt:,}), next attempt at {_clock(retry_at, now)}: {why}",
+                f"{batch} could not be read (attempt {attempt:,}), next attempt at {clock(retry_at, now)}: {why}",
                 Level.WARNING,
-                {"attempt": attempt, "wait_seconds": _seconds(retry_at - now)} | problem,
+                {"attempt": attempt, "wait_seconds": seconds(retry_at - now)} | problem,
             )
         case events.BatchFailed(stage=stage, attempts=attempts):
             return Description(
@@ -215,16 +202,16 @@ def _stream_refused(event: events.RateLimited | events.CursorLost, stream: Strea
     why = on_one_line(event.problem)
     match event:
         case events.RateLimited(scope=scope, attempts=attempts, since=since, until=until):
-            times = "" if attempts == 1 else f" {counted(attempts, 'time')} since {_clock(since, now)}"
+            times = "" if attempts == 1 else f" {counted(attempts, 'time')} since {clock(since, now)}"
             fields = {
                 "scope": scope.value,
                 "attempts": attempts,
                 "since": since.isoformat(),
                 "until": until.isoformat(),
-                "wait_seconds": _seconds(until - now),
+                "wait_seconds": seconds(until - now),
                 "problem": str(event.problem),
             }
-            sentence = f"Reached {limit_in_words(scope)}{times}, no calls until {_clock(until, now)}: {why}"
+            sentence = f"Reached {limit_in_words(scope)}{times}, no calls until {clock(until, now)}: {why}"
             return Description("rate limited", sentence, Level.WARNING, fields, advice_on(event.problem, stream))
         case events.CursorLost(is_last=is_last):
             what = "The list leads nowhere" if is_last else "The cursor was refused"
@@ -272,13 +259,13 @@ def _dead_letter(
             return Description(
                 "dead letter closed",
                 f"{CLOSINGS[resolution]}{_via(event.by)}{brought}",
-                fields=fields | {"resolution": resolution.value, **_counts(tally)},
+                fields=fields | {"resolution": resolution.value, **counts(tally)},
                 note=reason,
             )
 
 
 def _next_attempt(redrive_at: datetime | None, now: datetime) -> str:
-    return "no automatic redrive" if redrive_at is None else f"next attempt at {_clock(redrive_at, now)}"
+    return "no automatic redrive" if redrive_at is None else f"next attempt at {clock(redrive_at, now)}"
 
 
 def _redrive_hint(event: events.DeadLetterOpened | events.RedriveFailed) -> str:
@@ -334,7 +321,7 @@ def _gap_fields(gap: Gap, ending: GapEnding | None) -> dict[str, Any]:
 
 def _next_reading(gap: Gap, now: datetime) -> str:
     if gap.retry_at is not None:
-        return f"next attempt at {_clock(gap.retry_at, now)}"
+        return f"next attempt at {clock(gap.retry_at, now)}"
     return "the next run tries again" if gap.attempts else "it is tried again"
 
 
@@ -344,9 +331,9 @@ def _next_reading(gap: Gap, now: datetime) -> str:
 def _run_ended(event: events.RunEnded, run: Run | None, stream: Stream) -> Description:
     ending, problem = ENDINGS[event.reason], event.problem
     tally = event.tally if run is None else run.tally
-    words = f"{ending.what} ({_batches_in_brief(tally)})" if tally.batches else ending.what
+    words = f"{ending.what} ({batches_in_brief(tally)})" if tally.batches else ending.what
     title = "run ended early" if event.status is RunStatus.PAUSED else f"run {event.status.value}"
-    fields = {"reason": event.reason.value, **_summary(event, run)}
+    fields = {"reason": event.reason.value, **summary(event, run)}
     if problem is None:
         return Description(title, f"{words}; {ending.next}", _level(event), fields, ending.next)
     advice = advice_on(problem, stream)
@@ -409,52 +396,3 @@ def _own_id_checked(found: OwnId) -> Description:
             return Description("own id unknown", sentence, Level.WARNING, fields, SET_OWN_ID)
         case unknown:
             assert_never(unknown)
-
-
-# --- counts and times -------------------------------------------------------------------------------------------------
-
-
-def has_errors(run: Run | None) -> bool:
-    """Whether a run completed its sweep with dead letters on the way."""
-    return run is not None and run.status is RunStatus.COMPLETE_WITH_ERRORS
-
-
-def in_brief(tally: Tally) -> str:
-    """Return the counts that matter to everyone and are not 0, or `nothing`."""
-    counts = (
-        (tally.inserted, f"{tally.inserted:,} new"),
-        (tally.updated, f"{tally.updated:,} updated"),
-        (tally.moved, f"{tally.moved:,} of them moved here from another page"),
-        (tally.unchanged, f"{tally.unchanged:,} unchanged"),
-        (tally.deleted, f"{tally.deleted:,} deleted"),
-        (tally.dead_lettered, counted(tally.dead_lettered, "dead letter")),
-        (tally.replaced_characters, f"{counted(tally.replaced_characters, 'character')} replaced"),
-    )
-    return ", ".join(words for number, words in counts if number) or "nothing"
-
-
-def _batches_in_brief(tally: Tally) -> str:
-    return f"{counted(tally.batches, 'batch', 'batches')}, {in_brief(tally)}"
-
-
-def _summary(event: events.SweepCompleted | events.RunEnded, run: Run | None) -> dict[str, Any]:
-    """Return the status, the seconds and the counts of an ended run; where it is not known, the counts of the event."""
-    if run is None or run.ended_at is None:
-        return _counts(event.tally)
-    return {"status": run.status.value, "seconds": _seconds(run.ended_at - run.started_at), **_counts(run.tally)}
-
-
-def _counts(tally: Tally) -> dict[str, Any]:
-    """Return all counts that are not 0."""
-    counts: dict[str, Any] = to_builtins(tally)
-    return counts
-
-
-def _seconds(duration: timedelta) -> float:
-    return round(max(0.0, duration.total_seconds()), 1)  # the clock may have been set back meanwhile
-
-
-def _clock(instant: datetime, now: datetime) -> str:
-    """Return an instant to the second, with its date where that is not today's."""
-    utc = instant.astimezone(UTC)
-    return f"{utc:%H:%M:%S} UTC" if utc.date() == now.astimezone(UTC).date() else f"{utc:%Y-%m-%d %H:%M:%S} UTC"

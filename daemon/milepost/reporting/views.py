@@ -13,8 +13,9 @@ from msgspec.structs import astuple, replace
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter, OperatorPause, Run
 from milepost.core.commands import CommandDeferred
-from milepost.core.events import Mode, Phase, Reason, Resolution, RunStatus, Stage
+from milepost.core.events import Reason, Resolution, RunStatus, Stage
 from milepost.core.model import Platform, Stream
+from milepost.core.position import Mode, Phase
 from milepost.core.problems import Problem
 from milepost.reporting.health import DaemonStatus, outage_in
 from milepost.reporting.status import ConditionContext, State, condition

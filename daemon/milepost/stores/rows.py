@@ -8,10 +8,11 @@ import msgspec
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import JournalDamaged, StoreRefused
-from milepost.core.events import Entry, Mode, Reason, Resolution, RunStatus, Stage, Tally
+from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
 from milepost.core.gaps import Gap
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow
+from milepost.core.position import Mode
 from milepost.core.problems import Problem
 
 _encode = msgspec.json.Encoder().encode

@@ -37,10 +37,11 @@ from kit.scenarios import scenarios
 from kit.simulation import Simulation
 from kit.simulation_setting import Scenario
 from milepost.core import events
-from milepost.core.events import Mode, Reason, Resolution, RunEnded, RunStatus, Stage, Tally
+from milepost.core.events import Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
 from milepost.core.gaps import MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
+from milepost.core.position import Mode
 from milepost.reporting.describe import describe
 from milepost.service.events.messages import EncodedEvent, EntryEncoder, Message, Status, live_message, message_of
 from milepost.stores.sqlite.migrate import migrate

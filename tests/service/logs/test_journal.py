@@ -32,9 +32,10 @@ from kit.builders import (
 from kit.memory_store import MemoryStore
 from kit.notices import passed, recorded, store_retried, told_by_a_run, usage_told
 from milepost.core import events
-from milepost.core.events import Mode, Reason, Resolution, RunEnded, RunStatus, Stage, Tally
+from milepost.core.events import Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.model import Detail, Scope
 from milepost.core.ports import Outcome
+from milepost.core.position import Mode
 from milepost.engine.feed import Notice
 from milepost.reporting.describe import describe
 from milepost.service.logs.journal import JournalLog

@@ -38,6 +38,7 @@ from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Detail, Platform, Scope, Stream, TokenHealth
 from milepost.core.ports import Outcome, Usage
+from milepost.core.position import Mode
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy
 from milepost.engine.feed import Notice, Recorded, SlotWaited
@@ -82,7 +83,7 @@ def stopped_for(of: Problem, status: events.RunStatus, reason: events.Reason) ->
 
 
 def completed(tally: events.Tally = ONE_BATCH) -> events.SweepCompleted:
-    return events.SweepCompleted(events.Mode.FULL, NOON, at(-90), tally)
+    return events.SweepCompleted(Mode.FULL, NOON, at(-90), tally)
 
 
 def dead_letter(dead_letter_id: str, stage: events.Stage = events.Stage.FETCH) -> events.DeadLetterOpened:

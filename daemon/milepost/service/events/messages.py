@@ -19,7 +19,8 @@ from milepost.core.events import NO_TALLY, Entry, Event, Reason, RunStatus, Stag
 from milepost.core.evolve import evolve
 from milepost.core.gaps import MessagesFailed, MessagesOwed, MessagesRead
 from milepost.engine.feed import StoreRetried, UnchangedRead
-from milepost.reporting.describe import describe, has_errors
+from milepost.reporting.describe import describe
+from milepost.reporting.description import has_errors
 from milepost.reporting.humanize import ahead
 from milepost.reporting.summary import Totals
 from milepost.stores.reader import JournalReader, StoredEntry

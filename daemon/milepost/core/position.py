@@ -1,0 +1,66 @@
+"""Where a sweep is: the phase, the place in the inbox, and whether it gets anywhere."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class Mode(StrEnum):
+    """How far a sweep walks: to the end of the inbox, or to the watermark of the previous sweep."""
+
+    FULL = "full"
+    INCREMENTAL = "incremental"
+
+
+class Phase(StrEnum):
+    """The halves of a sweep: the walk, then a catch-up scan from the head for threads that moved behind the walk.
+
+    A run that resumes either in the middle reads the head of the inbox first.
+    """
+
+    WALK = "walk"
+    CATCH_UP = "catch_up"
+    HEAD = "head"
+
+
+class Progress(Struct, frozen=True, omit_defaults=True):
+    """How a walk or scan has gone since it last began at the head, so far as that shows whether it gets anywhere.
+
+    `mark` is a digest of the cursor after the latest power of two of its `batches`, `low_at` the lowest of the newest
+    instants of each. `stale` counts the last conversations in a row that brought nothing new, `empty` the last batches
+    in a row without any. `inversions` counts the conversations that were newer than the one before in their batch, and
+    `raised` the batches that began above `low_at`: both are rare in a list that has an order.
+    """
+
+    batches: int = 0
+    mark: str = ""
+    low_at: datetime | None = None
+    stale: int = 0
+    empty: int = 0
+    inversions: int = 0
+    raised: int = 0
+
+
+class Position(Struct, frozen=True, omit_defaults=True):
+    """Where a sweep continues: after `cursor`, or at the head of the inbox if that is None.
+
+    `reached_at` is the updated_time of the last conversation read before that, None if there was none. `older` counts
+    the last conversations in a row that were older than the sweep has to go back. `edge` are the conversations read
+    with the time `reached_at`, where a full sweep has to know them: the next batch may hold others of that second.
+
+    `is_after_head` is set from when the head was read until this position is requested, `has_gap` as long as the last
+    reading of the head was incomplete, and `is_old` if `cursor` is of an earlier run. `head_read_at` is the start of
+    the latest run that read the head, None in entries that are older than the field.
+    """
+
+    phase: Phase = Phase.WALK
+    cursor: str | None = None
+    reached_at: datetime | None = None
+    older: int = 0
+    edge: tuple[str, ...] = ()
+    is_after_head: bool = False
+    has_gap: bool = False
+    is_old: bool = False
+    head_read_at: datetime | None = None
+    progress: Progress = Progress()
