@@ -246,8 +246,8 @@ async def nothing_is_half_stored(path: Path, store: SqliteStore, reached: Checkp
 class TestAFullDisk:
     @pytest.fixture
     def disk(self, tmp_path: Path) -> Iterator[Path]:
-        """Mount a disk of a megabyte."""
-        with small_disk(tmp_path, "1m") as disk:
+        """Mount a disk of two megabytes."""
+        with small_disk(tmp_path, "2m") as disk:
             yield disk
 
     async def test_a_full_disk_is_an_absence_until_there_is_room(self, disk: Path, migrated: Path) -> None:

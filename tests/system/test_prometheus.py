@@ -24,8 +24,8 @@ QUIET = {
     "Starts",
     "API errors by code and remedy",
     "Retries",
-    "Open dead letters by stream",
-    "Order violations and replaced characters",
+    "Open dead letters and message backlog",
+    "Order violations, replaced characters and doubts",
     "Database and configuration",  # its discovery is off
     "All streams",
 }

@@ -24,6 +24,8 @@ from milepost.stores.sqlite.store import CACHE_KIB
 UNFINISHED = "-copy"
 """What the name of a target ends in until it is verified."""
 
+READ_ROWS = 500
+
 
 @contextmanager
 def open_sqlite_source(path: Path) -> Iterator["SqliteCopySource"]:
@@ -110,7 +112,9 @@ class _Side:
     def read(self, table: Table) -> Iterator[Row]:
         """Yield the rows of a table in the order of its key."""
         with errors_of(self._path):
-            yield from self._connection.execute(self._sql[f"read_{table.name}"])
+            found = self._connection.execute(self._sql[f"read_{table.name}"])
+            while rows := found.fetchmany(READ_ROWS):  # not `yield from found`: that is closed later than the database
+                yield from rows
 
     def interrupt(self) -> None:
         """Make what is under way fail soon. Called from another thread."""
