@@ -106,7 +106,7 @@ async def test_a_working_daemon_logs_it_refuses_requests_and_exits_without_publi
                 asking.create_task(read_ids(url, received))
                 asking.create_task(statuses(session, "/readyz", ready))
                 asking.create_task(statuses(session, "/api/streams", listed))
-                await until(lambda: received)
+                await until(lambda: received and ready and listed)
                 async with held_still(daemon):
                     ((last,),) = installation.rows("SELECT max(seq) FROM journal")
                     harms(installation.database)
