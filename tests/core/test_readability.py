@@ -73,6 +73,7 @@ def test_batches_of_one_row_count_the_dead_letters_that_are_open() -> None:
     assert unexpected_form(batch(*odd(1)), before, MIN_OPEN) is not None
     assert unexpected_form(batch(*odd(1)), before, MIN_OPEN - 1) is None
     assert unexpected_form(batch(*good(1)), before, MIN_OPEN) is None
+    assert unexpected_form(batch(*odd(1)), Tally(), MIN_OPEN) is None, "those of before say nothing of this sweep"
     assert unexpected_form(batch(*odd(1)), Tally(batches=80, unchanged=40, unreadable=40), MIN_OPEN) is None
 
 

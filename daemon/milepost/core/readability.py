@@ -30,7 +30,7 @@ def unexpected_form(batch: Batch, before: Tally, open_dead_letters: int = 0) -> 
             continue
         reason, count = Counter(each.reason for each in unreadable).most_common(1)[0]
         in_sweep = before.unreadable + count
-        is_enough = count >= MIN_UNREADABLE or open_dead_letters >= MIN_OPEN
+        is_enough = count >= MIN_UNREADABLE or min(in_sweep, open_dead_letters) >= MIN_OPEN
         is_broad = in_sweep >= NEARLY_ALL * of_sweep or (count >= MIN_UNREADABLE and in_sweep >= MANY_IN_SWEEP)
         if is_enough and is_broad and count >= NEARLY_ALL * rows:
             what = "conversations" if unreadable is apart else "conversations' messages"
