@@ -12,7 +12,17 @@ from kit.builders import at, budget, checkpoint_of, context, conversation, fetch
 from kit.decisions import decision_on, events, then, walking
 from kit.search_world import DOWN, SearchWorld, Sick
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import BatchFailed, BatchShrunk, FetchFailed, Reason, RunEnded, RunStatus
+from milepost.core.events import (
+    BatchFailed,
+    BatchShrunk,
+    BatchStored,
+    DeadLetterOpened,
+    FetchFailed,
+    Reason,
+    RunEnded,
+    RunStatus,
+    SweepCompleted,
+)
 from milepost.core.failures import CONFIRMATIONS, CONFIRMATIONS_OF_LESS, MAX_GIVEN_UP_IN_A_ROW
 from milepost.core.list_check import check_request, checked, wants_check
 from milepost.core.model import Detail
@@ -342,6 +352,15 @@ class TestRefusedChecks:
         assert after.reduced_request is None
 
 
+LAST_ATTEMPT = context(policy=Policy(attempts=1))
+
+
+def at_the_last_loop(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the stream in a walk that started over because of a cursor loop: it ends at the next one."""
+    assert checkpoint.sweep is not None
+    return replace(checkpoint, sweep=replace(checkpoint.sweep, is_rewound=True, resets=0))
+
+
 class TestSuspects:
     def test_another_thread_at_the_cursor_is_confirmed_anew(self) -> None:
         others = [Refused(DOWN, 0.1, check=ListCheck(listed=(f"t_{number % 2}",))) for number in range(8)]
@@ -361,6 +380,29 @@ class TestSuspects:
         decided = events(decision_on(before, fetched(conversation("t_new"), next_cursor="x"), context()))
 
         assert decided == (BatchShrunk(1, Detail.SEPARATE, DOWN),)
+
+    @pytest.mark.parametrize("detail", [Detail.LEAN, Detail.BARE, Detail.POSITION])
+    def test_a_thread_that_came_in_its_place_is_read_in_full_where_the_walk_ends(self, detail: Detail) -> None:
+        """A list without an order puts any thread there, and its cursors may come round at that very place."""
+        before = at_the_last_loop(alone(detail))
+        another = fetched(conversation("t_new"), next_cursor="after 1")
+
+        decided = events(decision_on(before, another, LAST_ATTEMPT))
+        ending = events(decision_on(then(before, another, during=LAST_ATTEMPT), another, LAST_ATTEMPT))
+
+        assert decided == (BatchShrunk(1, Detail.SEPARATE, DOWN),)
+        assert not any(isinstance(each, DeadLetterOpened) for each in ending)
+        assert isinstance(ending[-1], BatchStored | SweepCompleted), "the walk ends all the same"
+        assert ending[-1].problem is not None
+
+    @pytest.mark.parametrize("detail", [Detail.LEAN, Detail.BARE, Detail.POSITION])
+    def test_the_thread_that_fails_is_a_dead_letter_where_the_walk_ends(self, detail: Detail) -> None:
+        suspect = fetched(conversation("t_1"), next_cursor="after 1")
+
+        decided = events(decision_on(at_the_last_loop(alone(detail)), suspect, LAST_ATTEMPT))
+
+        blamed = [each.subject.partition("/")[0] for each in decided if isinstance(each, DeadLetterOpened)]
+        assert blamed == ["t_1"]
 
     def test_a_thread_that_is_gone_is_not_blamed(self) -> None:
         after = then(alone(), *[Refused(DOWN, 0.1, check=ListCheck())] * 20)

@@ -62,14 +62,9 @@ policies = st.builds(
 def without_contradictions(scenario: Scenario) -> Scenario:
     """Leave out ghosts, which show a thread in an older state, where they would contradict the checks.
 
-    Where threads may be sick or rows refused, reading one would close the dead letter about the newest state. In a list
-    without an order none is sick, since others come to its place while it is looked at.
+    Where threads may be sick or rows refused, reading one would close the dead letter about the newest state.
     """
     habits = scenario.habits
-    if not habits.is_ordered:
-        climate = replace(habits.climate, with_unknown_errors=False)
-        habits = replace(habits, sick_chance=0.0, max_messages=10_000, climate=climate)
-        scenario = replace(scenario, habits=habits)
     if habits.may_shrink or habits.unreadable_chance or scenario.refused_row_chance:
         return replace(scenario, habits=replace(habits, ghost_chance=0.0))
     return scenario

@@ -52,14 +52,15 @@ def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pendin
     checkpoint = taken_up(checkpoint, context.budget)
     match outcome:
         case Fetched(batch=batch):
+            # Before all else: a batch that ends its walk may open dead letters as well.
+            if reduced := mistaken(checkpoint, batch, context.policy):
+                return Decided(exonerate(checkpoint, reduced, context))
             sweep = open_sweep(checkpoint, context.budget)
             problem = _trap(checkpoint, sweep, batch) if sweep is not None else None
             if sweep is not None and problem is not None and _ends(checkpoint, sweep, problem, context.policy):
                 return _pending_batch(checkpoint, sweep, batch, context, problem)
             if problem := problem or _unexpected_form(checkpoint, sweep, batch):
                 return Decided(on_refusal(checkpoint, Refused(problem, outcome.took_seconds), context))
-            if reduced := mistaken(checkpoint, batch, context.policy):
-                return Decided(exonerate(checkpoint, reduced, context))
             return _pending_batch(checkpoint, sweep or _new_sweep(checkpoint, outcome, context), batch, context)
         case Refused() as refused:
             return Decided(on_refusal(checkpoint, refused, context.as_of(refused)))
