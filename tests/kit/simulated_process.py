@@ -24,7 +24,7 @@ from milepost.core.events import Reason, RunEnded, StoreReturned
 from milepost.core.evolve import skip_unchanged
 from milepost.core.failures import mistaken
 from milepost.core.model import Keys, Known, Scope, Stream, TokenHealth
-from milepost.core.plan import open_sweep
+from milepost.core.plan import open_sweep, taken_up
 from milepost.core.ports import (
     Answered,
     Commit,
@@ -253,10 +253,9 @@ class Process:
                 ] += 1
             return
         if is_refused(decision):
-            self.invariants.disturbed(stream, "a cursor loop")
-            return
-        if mistaken(checkpoint, outcome.batch, context.policy) is not None:
-            self.invariants.disturbed(stream, "another thread came in the place of one that fails")
+            is_another = mistaken(taken_up(checkpoint, context.budget), outcome.batch, context.policy) is not None
+            in_its_place = "another thread came in the place of one that fails"
+            self.invariants.disturbed(stream, in_its_place if is_another else "a cursor loop")
             return
         reading = Reading(stream, sweep, outcome, self.sources[stream].sent_at(outcome), context.budget)
         if isinstance(decision, Record):
