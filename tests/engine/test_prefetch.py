@@ -108,3 +108,23 @@ async def test_a_refusal_that_comes_together_with_a_stop_is_not_lost() -> None:
         async with stop.interruptible():
             await prefetch.fetch(Request("1", 1, 20))
         assert prefetch.refusal == refused()
+
+
+async def test_a_stop_while_a_request_ahead_is_cancelled_makes_no_other_call() -> None:
+    stop = Stop()
+
+    async def stop_when_cancelled(asked: Request | str) -> Outcome | None:
+        if cursor_of(asked) == "1":
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                stop.request()
+        return None
+
+    inbox = Inbox(3, before=stop_when_cancelled)
+    async with prefetching(inbox) as ahead:
+        await ahead.fetch(asks(None))
+        await let_run()
+        async with stop.interruptible():
+            await ahead.fetch(asks("2"))
+    assert inbox.cursors == [None, "1"]

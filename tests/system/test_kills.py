@@ -48,7 +48,7 @@ class Killings:
             start = cursors.index(resumed) if resumed in cursors else len(cursors)
             head, walk = cursors[:start], cursors[start:]
             assert not {*committed}.intersection(walk) - {resumed}, f"{stream} was asked again for what was committed"
-            assert {*head} <= {None, *committed}, "only what is new comes first, where the run before met trouble"
+            assert head[:1] in ([], [None]), "only what is new comes first, where the run before met trouble"
             assert len(head) <= MAX_REQUESTS_OF_HEAD
         self.lives += 1
         self.interrupted.update(self._open_runs())

@@ -32,6 +32,7 @@ class Prefetch:
             self._ahead = None  # not before: a stop that comes together with a refusal must not lose it
         else:
             await self.cancel()
+            await asyncio.sleep(0)  # a stop while that was cancelled takes effect here, and not after one more call
             outcome = await self._source.fetch(request)
         next_request = _next_request(request, outcome)
         if next_request is not None:

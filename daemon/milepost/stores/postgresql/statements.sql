@@ -356,8 +356,11 @@ WHERE move.platform = %(platform)s AND move.previous_page_id = %(page_id)s;
 SELECT
     platform, page_id, contact_id, name, username, instant_text(first_seen_at), instant_text(last_interaction_at),
     instant_text(updated_at)
-FROM contacts
-WHERE platform = %(platform)s AND page_id = ANY (%(pages)s::text[]) AND contact_id = ANY (%(contacts)s::text[]);
+FROM unnest(%(pages)s::text[]) AS of_page
+CROSS JOIN unnest(%(contacts)s::text[]) AS wanted
+CROSS JOIN LATERAL (
+    SELECT * FROM contacts WHERE platform = %(platform)s AND page_id = of_page AND contact_id = wanted OFFSET 0
+) AS stored;
 
 -- name: linked_pages
 -- The page, and those that rows have moved from or to, however often. Rows that moved before moves were on record show
