@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from milepost.core.model import Detail
 from milepost.core.plan import reaches_back
-from milepost.core.ports import Answered, Fetched, MessagesAnswered, MessagesRequest, Refused, Request, Source
+from milepost.core.ports import Answered, Fetched, Held, MessagesAnswered, MessagesRequest, Refused, Request, Source
 
 
 class _Prefetched(Struct, frozen=True):
@@ -25,14 +25,15 @@ class Prefetch:
         self._ahead: _Prefetched | None = None
 
     async def fetch(self, request: Request) -> Answered:
-        """Return the batch, which may be ready, and request the next."""
+        """Return the batch, which may be ready, and request the next. Held if another one was on its way."""
         ahead = self._ahead
         if ahead is not None and _is_same(ahead.request, request) and not ahead.outcome.cancelled():
             outcome = await ahead.outcome
             self._ahead = None  # not before: a stop that comes together with a refusal must not lose it
-        else:
+        elif ahead is not None:
             await self.cancel()
-            await asyncio.sleep(0)  # a stop while that was cancelled takes effect here, and not after one more call
+            return Held()  # a stop or a removal meanwhile counts first; otherwise the same request is planned again
+        else:
             outcome = await self._source.fetch(request)
         next_request = _next_request(request, outcome)
         if next_request is not None:
