@@ -285,10 +285,11 @@ class Invariants:
             self.disturbed(stream, f"a dead letter was {event.resolution}")
         if isinstance(event, DeadLetterClosed | RedriveFailed):
             observed.redrive_tally += event.tally
-        if isinstance(event, RateLimited) and not (entry.run_id or "").startswith(
-            RIVAL
-        ):  # its limits are not known here
+        is_rival_s = (entry.run_id or "").startswith(RIVAL)
+        if isinstance(event, RateLimited) and not is_rival_s:  # its limits are not known here
             observed.held_until = {event.scope: event.until}
+        if isinstance(event, BatchStored | SweepCompleted) and is_rival_s:  # it has read a batch: the limit is over
+            observed.held_until = {}
         if dead_letter is not None:
             observed.dead_letters[dead_letter.dead_letter_id] = dead_letter
 
