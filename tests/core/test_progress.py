@@ -524,17 +524,17 @@ def test_no_world_makes_a_stream_get_nowhere_in_silence(
     answer: Callable[[Request], Batch | Problem], max_batches: int
 ) -> None:
     world = ListWorld(answer, Policy(batch_size=5))
-    idle, told = 0, 0
+    idle, warned = 0, 0
     for _ in range(30):
         before = state_of_reading(world)
         checkpoint = world.run(max_batches=max_batches)
         has_moved = state_of_reading(world) != before
-        idle, told = (0, len(world.warnings())) if has_moved else (idle + 1, told)
+        idle, warned = (0, len(world.warnings())) if has_moved else (idle + 1, warned)
         if idle >= MAX_RUNS:
             assert checkpoint.run is not None
             assert doubt_about(checkpoint) is not None or checkpoint.run.status in TROUBLES, "it has no name"
             assert named_on_every_face(world), "status or metrics do not tell"
-            assert len(world.warnings()) > told, "nothing is told"
+            assert len(world.warnings()) > warned, "no warning"
 
 
 def state_of_reading(world: ListWorld) -> tuple[object, ...]:

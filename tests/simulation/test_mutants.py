@@ -264,7 +264,7 @@ def blind(refused: Refused, positions: Answered) -> Answered:
 
 
 def whoever_comes(checkpoint: Checkpoint, batch: Batch, policy: Policy) -> None:
-    """Gives up whatever thread is at the cursor by now."""
+    """Leave out whatever thread is at the cursor by now."""
 
 
 def never_smaller(size: Size, policy: Policy) -> Size | None:
