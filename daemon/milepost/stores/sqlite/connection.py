@@ -54,7 +54,8 @@ def _translated(error: sqlite3.Error, path: Path) -> MilepostError | None:
     primary = "_".join(code.split("_")[:2])
     if primary in _OF_THE_SYSTEM and (cause := why_unopened(path)) is not None:
         found = error_of(path, "cannot be used", cause)
-        return type(found)(f"the database {path} cannot be used: {error}: {cause.strerror}", hint=found.hint)
+        hint = _REFUSED.get(primary, found.hint) if isinstance(found, StoreRefused) else found.hint
+        return type(found)(f"the database {path} cannot be used: {error}: {cause.strerror}", hint=hint)
     if primary in _REFUSED:
         return StoreRefused(f"the database {path} cannot be used: {error}", hint=_REFUSED[primary])
     if primary in _AWAY:
