@@ -220,6 +220,11 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     sweep_is_recorded: bool = True
     removed_at: datetime | None = None  # set if that entry is its removal: none of its rows are stored
 
+    @property
+    def attempt(self) -> int:
+        """The number, from 1, of the next attempt to read the batch at the sweep's position."""
+        return self.retry.attempts + 1 if self.retry is not None else 1
+
 
 class BatchUnchanged(Struct, frozen=True):
     """A batch changed nothing and is not journaled; `sweep` is the open sweep after it."""

@@ -82,7 +82,7 @@ def _trap(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Problem | None:
 
 def _ends(checkpoint: Checkpoint, sweep: Sweep, problem: Problem, policy: Policy) -> bool:
     """Return whether the walk ends because of a problem that outlasted its remedies."""
-    is_last = (checkpoint.retry.attempts + 1 if checkpoint.retry is not None else 1) >= policy.attempts
+    is_last = checkpoint.attempt >= policy.attempts
     match problem.kind:
         case ProblemKind.EMPTY_INBOX:
             return is_last

@@ -106,7 +106,7 @@ def _narrow(checkpoint: Checkpoint, problem: Problem, first: str, context: Conte
     if next_size.detail.leaves_out:
         return _accuse(checkpoint, problem, first, next_size, context)
     is_search = size != whole(policy) and reduced is not None and _is_alike(problem, reduced.problem)
-    if not is_search and _attempt(checkpoint) < policy.attempts:
+    if not is_search and checkpoint.attempt < policy.attempts:
         return recorded(checkpoint, context.budget, _fetch_failed(checkpoint, problem, context))
     return recorded(checkpoint, context.budget, BatchShrunk(next_size.limit, next_size.detail, problem))
 
@@ -126,7 +126,7 @@ def _accuse(checkpoint: Checkpoint, problem: Problem, first: str, next_size: Siz
             return _give_up(checkpoint, problem, context)
         shrunk = BatchShrunk(next_size.limit, next_size.detail, problem, first)
         return recorded(checkpoint, context.budget, shrunk)
-    if _attempt(checkpoint) >= MAX_ATTEMPTS_ALONE:
+    if checkpoint.attempt >= MAX_ATTEMPTS_ALONE:
         return _fail(checkpoint, problem, context)
     failed = replace(_fetch_failed(checkpoint, problem, context), suspect=first, confirmed=confirmed)
     return recorded(checkpoint, context.budget, failed)
@@ -169,13 +169,8 @@ def _is_alike(one: Problem, other: Problem) -> bool:
 # --- nothing can be read, or it is about no thread --------------------------------------------------------------------
 
 
-def _attempt(checkpoint: Checkpoint) -> int:
-    """Return the number of the attempt that has just failed."""
-    return checkpoint.retry.attempts + 1 if checkpoint.retry else 1
-
-
 def _fetch_failed(checkpoint: Checkpoint, problem: Problem, context: Context) -> FetchFailed:
-    attempt, policy = _attempt(checkpoint), context.policy
+    attempt, policy = checkpoint.attempt, context.policy
     delay_seconds = backoff_seconds(
         attempt,
         context.jitter,
@@ -186,7 +181,7 @@ def _fetch_failed(checkpoint: Checkpoint, problem: Problem, context: Context) ->
 
 
 def _retry(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
-    if _attempt(checkpoint) >= context.policy.attempts:
+    if checkpoint.attempt >= context.policy.attempts:
         return _after_retries(checkpoint, problem, context, rule)
     return recorded(checkpoint, context.budget, _fetch_failed(checkpoint, problem, context))
 
@@ -202,7 +197,7 @@ def _after_retries(checkpoint: Checkpoint, problem: Problem, context: Context, r
 
 
 def _fail(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
-    failed = BatchFailed(Stage.FETCH, _attempt(checkpoint), problem)
+    failed = BatchFailed(Stage.FETCH, checkpoint.attempt, problem)
     ended = RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=problem)
     return ending(checkpoint, ended, context.budget, failed)
 

@@ -262,8 +262,7 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     size = size_now(checkpoint, policy)
     is_rewound = sweep is not None and sweep.is_rewound and size == whole(policy)
     limit = _another_limit(size.limit) if is_rewound else size.limit
-    attempts = checkpoint.retry.attempts if checkpoint.retry is not None else 0
-    checks_list = attempts + 1 >= policy.attempts or size != whole(policy) or bool(checkpoint.given_up)
+    checks_list = checkpoint.attempt >= policy.attempts or size != whole(policy) or bool(checkpoint.given_up)
     return Request(
         cursor,
         limit,

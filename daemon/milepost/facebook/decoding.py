@@ -21,7 +21,7 @@ from milepost.facebook.problems import invalid_response, problem_of, problem_of_
 from milepost.facebook.threads import (
     conversation,
     message_page,
-    messages_of,
+    nested_messages,
     participants_of,
     read_item,
     with_messages,
@@ -126,7 +126,7 @@ def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Aske
     found = read_list(body, http_status, asked.conversations)
     if isinstance(found, Problem):
         return found
-    messages = [len(messages_of(item.get("messages"))) for item in found.items if isinstance(item, dict)]
+    messages = [len(nested_messages(item.get("messages"))) for item in found.items if isinstance(item, dict)]
     too_much = _surplus(len(found.items), messages, asked, http_status) or nobody_is_told(told_by_items(found.items))
     if too_much is not None:
         return too_much
@@ -168,7 +168,7 @@ def _decode_thread(
         thread = _thread_of(body, http_status)
         if isinstance(thread, Problem):
             return thread
-        messages = len(messages_of(thread.get("messages")))
+        messages = len(nested_messages(thread.get("messages")))
         return surplus("messages of a conversation", messages, MAX_MESSAGES, http_status) or _batch(read(thread))
     except RecursionError:
         return invalid_response("the response is nested too deeply", http_status)

@@ -10,7 +10,7 @@ from typing import Any
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.readability import READ_VERSION
 from milepost.facebook.leniency import lenient_or_none
-from milepost.facebook.threads import messages_of, participants_of
+from milepost.facebook.threads import nested_messages, participants_of
 from milepost.facebook.wire import Person, Thread
 
 MIN_THREADS = 5
@@ -58,7 +58,7 @@ def told_by_items(items: Iterable[Any]) -> Iterator[Told]:
             has_ids = people is not None and any(person.id for person in people.data)
             yield (
                 has_ids if item.get("participants") not in (None, [], {}, {"data": []}) else None,
-                [_has_sender(message) for message in messages_of(item.get("messages"))],
+                [_has_sender(message) for message in nested_messages(item.get("messages"))],
             )
 
 

@@ -89,7 +89,7 @@ def with_messages(
 ) -> list[Conversation | Unreadable]:
     """Return a conversation with the messages of its thread and, separately, those that cannot be read."""
     contact_id = listed.contact.contact_id if listed.contact else None
-    interactions, refused = _read_messages(messages_of(messages), own_ids, contact_id)
+    interactions, refused = _read_messages(nested_messages(messages), own_ids, contact_id)
     paging = _paging(messages)
     has_older = paging is not None and paging.next is not None
     whole = replace(
@@ -130,7 +130,7 @@ def _paging(messages: Any) -> Paging | None:  # noqa: ANN401 -- JSON of any shap
     return lenient(paging, Paging) if isinstance(paging, dict) else None
 
 
-def messages_of(messages: Any) -> list[Any]:  # noqa: ANN401 -- JSON of any shape
+def nested_messages(messages: Any) -> list[Any]:  # noqa: ANN401 -- JSON of any shape
     """Return the messages of a thread; without a list of them, the whole is one element that cannot be read."""
     data = messages.get("data", messages) if isinstance(messages, dict) else messages
     if not data:
