@@ -12,6 +12,7 @@ from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Ta
 from milepost.core.gaps import Gap
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow
+from milepost.core.ports import DueDeadLetter
 from milepost.core.position import Mode
 from milepost.core.problems import Problem
 
@@ -275,6 +276,11 @@ def dead_letter(columns: tuple[Any, ...]) -> DeadLetter:
         raise JournalDamaged(
             f"the dead letter {key} cannot be read: {error}", hint="run `milepost journal rebuild`"
         ) from error
+
+
+def with_payloads(found: Iterable[tuple[Any, ...]]) -> tuple[DueDeadLetter, ...]:
+    """Return dead letters, each with its payload in the last column. Raises as `dead_letter` does."""
+    return tuple(DueDeadLetter(dead_letter(columns[:-1]), columns[-1]) for columns in found)
 
 
 def gap_tuple(stream: str, gap: Gap) -> tuple[Any, ...]:

@@ -251,7 +251,7 @@ class PostgresqlSession:
     async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return open dead letters whose redrive is due, or whose payload was erased; oldest first."""
         times = instant_text(now), instant_text(latest_redrive(now))
-        return _with_payloads(await self.ask("due_dead_letters", (stream, *times, limit)))
+        return rows.with_payloads(await self.ask("due_dead_letters", (stream, *times, limit)))
 
     async def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps, the newest first."""
@@ -260,11 +260,7 @@ class PostgresqlSession:
 
     async def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:
         """Return these dead letters, open or closed."""
-        return _with_payloads(await self.ask("dead_letters_with_payloads", (searchable(dead_letter_ids),)))
-
-
-def _with_payloads(found: Iterable[TupleRow]) -> tuple[DueDeadLetter, ...]:
-    return tuple(DueDeadLetter(rows.dead_letter(columns[:-1]), columns[-1]) for columns in found)
+        return rows.with_payloads(await self.ask("dead_letters_with_payloads", (searchable(dead_letter_ids),)))
 
 
 def stretch_parameters(stream: Stream, stretch: Stretch) -> dict[str, Any]:

@@ -239,7 +239,7 @@ class SqliteSession:
     def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return open dead letters whose redrive is due, or whose payload was erased; oldest first."""
         times = {"now": instant_text(now), "latest": instant_text(latest_redrive(now))}
-        return _with_payloads(self.ask("due_dead_letters", {"stream": stream, "limit": limit, **times}))
+        return rows.with_payloads(self.ask("due_dead_letters", {"stream": stream, "limit": limit, **times}))
 
     def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps, the newest first."""
@@ -248,11 +248,7 @@ class SqliteSession:
 
     def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:
         """Return these dead letters, open or closed."""
-        return _with_payloads(self.ask("dead_letters_with_payloads", (rows.json_list(dead_letter_ids),)))
-
-
-def _with_payloads(found: Iterable[tuple[Any, ...]]) -> tuple[DueDeadLetter, ...]:
-    return tuple(DueDeadLetter(rows.dead_letter(columns[:-1]), columns[-1]) for columns in found)
+        return rows.with_payloads(self.ask("dead_letters_with_payloads", (rows.json_list(dead_letter_ids),)))
 
 
 def stretch_parameters(stream: Stream, stretch: Stretch) -> dict[str, str]:
