@@ -33,8 +33,8 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead
-from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
+from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead, Missed
+from milepost.core.model import Detail, MissedReason, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.core.position import Mode, Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind
 
@@ -67,6 +67,10 @@ gaps = st.builds(
     st.none() | instants,
     *[st.just(0) | counts] * 4,
     st.none() | instants,
+    st.just(0) | counts,
+)
+missed = st.builds(
+    Missed, texts, st.sampled_from(MissedReason), instants, instants, st.none() | counts, is_estimate=st.booleans()
 )
 gap_endings = st.none() | st.sampled_from(GapEnding)
 positions = st.builds(
@@ -111,6 +115,7 @@ BY_TYPE: dict[type[Event], st.SearchStrategy[Event]] = {
     MessagesOwed: st.builds(MessagesOwed, st.lists(gaps, max_size=3).map(tuple)),
     MessagesRead: st.builds(MessagesRead, gaps, counts, counts, gap_endings),
     MessagesFailed: st.builds(MessagesFailed, gaps, problems, gap_endings),
+    MessagesMissed: st.builds(MessagesMissed, st.lists(missed, min_size=1, max_size=3).map(tuple)),
     StreamPaused: st.builds(StreamPaused, texts),
     StreamResumed: st.builds(StreamResumed, texts),
     StreamRemoved: st.builds(StreamRemoved, texts),

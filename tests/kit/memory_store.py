@@ -87,6 +87,12 @@ class MemoryStore:
             if (key := (stream.platform.value, stream.page_id, contact_id)) in self.contacts
         }
         noted = {key for key, note in self.missed.items() if note == (stream.key, keys.full_sweep_at)}
+        span = keys.counts_messages
+        counted = [
+            row
+            for row in self.interaction_events.values()
+            if span is not None and row.conversation_id == span.conversation_id
+        ]
         known = Known(
             {key: self.conversations[key] for key in keys.conversations if key in self.conversations},
             contacts,
@@ -100,6 +106,8 @@ class MemoryStore:
             missed=frozenset(noted.intersection(keys.conversations)),
             all_missed=len(noted),
             stored=self._count_stored(stream) if keys.counts_stored else 0,
+            stored_messages=len(counted),
+            stored_below=sum(row.occurred_at <= span.back_to for row in counted) if span is not None else 0,
         )
         pages = {row.page_id for row in known.conversations.values()} - {stream.page_id}
         return self._with_elsewhere(known, keys, pages) if pages else known

@@ -28,9 +28,18 @@ from milepost.core.dead_letters import (
 )
 from milepost.core.events import DeadLetterOpened, Reason, RunStatus, Stage, Tally
 from milepost.core.failures import rate_limited
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead, Missed
 from milepost.core.journal import instant_text
 from milepost.core.merge import Difference, new_events, remembered
+from milepost.core.missed import (
+    ends_with,
+    gone,
+    is_doubtful_end,
+    recorded,
+    says_deleted,
+    withheld_below,
+    without_content,
+)
 from milepost.core.model import (
     Batch,
     Changes,
@@ -39,8 +48,10 @@ from milepost.core.model import (
     Keys,
     Known,
     MessagePage,
+    MissedReason,
     RefusedRow,
     Stream,
+    ThreadSpan,
 )
 from milepost.core.plan import Finish, Policy, RunBudget, Wait
 from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest, Refused
@@ -106,7 +117,16 @@ def _gap_below(stream: Stream, read: Conversation, back_to: datetime | None, now
     oldest = read.interactions[-1].event_id
     named = f"{stream.key}\n{read.conversation_id}\n{oldest}\n{instant_text(now)}"
     gap_id = sha256(named.encode()).hexdigest()[:16]
-    return Gap(gap_id, read.conversation_id, now, max(times), min(times), back_to or min(times), read.older_cursor)
+    return Gap(
+        gap_id,
+        read.conversation_id,
+        now,
+        max(times),
+        min(times),
+        back_to or min(times),
+        read.older_cursor,
+        listed=len(read.interactions),
+    )
 
 
 # --- when it is read --------------------------------------------------------------------------------------------------
@@ -197,6 +217,9 @@ def decide_messages(checkpoint: Checkpoint, gap: Gap, outcome: MessagesOutcome, 
             if problem := vain(gap, page):
                 return Decided(_on_refusal(checkpoint, gap, problem, context))
             return PendingMessages(checkpoint, gap, page, context, keys_of_page(checkpoint, gap, page, context.refused))
+        case Refused(problem=problem) if says_deleted(problem) and _limit_of(gap) == 1:
+            page = MessagePage((), withheld=MissedReason.DELETED)
+            return PendingMessages(checkpoint, gap, page, context, keys_of_page(checkpoint, gap, page, ()))
         case Refused(problem=problem) as refused:
             return Decided(_on_refusal(checkpoint, gap, problem, context.as_of(refused)))
 
@@ -208,7 +231,7 @@ def vain(gap: Gap, page: MessagePage) -> Problem | None:
 
 def keys_of_page(checkpoint: Checkpoint, gap: Gap, page: MessagePage, refused: Iterable[RefusedRow]) -> Keys:
     """Return the keys of all rows that messages may touch, and of the dead letters about those that were refused."""
-    events = tuple(each.event_id for each in page.interactions)
+    events = (*(each.event_id for each in page.interactions), *page.bare_ids)
     return Keys(
         Stream.parse(checkpoint.stream),
         conversations=(gap.conversation_id,),
@@ -218,6 +241,7 @@ def keys_of_page(checkpoint: Checkpoint, gap: Gap, page: MessagePage, refused: I
             *(each.subject for each in page.unreadable),
             *subjects_of_events(gap.conversation_id, events, refused),
         ),
+        counts_messages=ThreadSpan(gap.conversation_id, gap.back_to) if ends_with(page) else None,
     )
 
 
@@ -237,17 +261,18 @@ class PendingMessages(Struct, frozen=True):
             return _on_refusal(self.checkpoint, self.gap, NO_PROGRESS, self.context)
         event = MessagesRead(read.gap, read.tally.interaction_events, read.tally.dead_lettered, read.ending)
         before = unchanged_before(self.checkpoint, self.context.budget)
-        return Record((*before, *read.dead_letters, event), read.changes)
+        return Record((*before, *read.dead_letters, *recorded(*read.missed), event), read.changes)
 
 
 class PageRead(Struct, frozen=True):
-    """What messages come to: the rows to write, the dead letters to open, and the gap after them."""
+    """What messages come to: rows to write, dead letters to open, what is missed, and the gap after them."""
 
     changes: Changes
     dead_letters: tuple[DeadLetterOpened, ...]
     tally: Tally
     gap: Gap
     ending: GapEnding | None
+    missed: tuple[Missed, ...] = ()
 
 
 def read_page(stream: Stream, gap: Gap, page: MessagePage, context: Context, known: Known) -> PageRead:
@@ -260,7 +285,12 @@ def read_page(stream: Stream, gap: Gap, page: MessagePage, context: Context, kno
     dead_letters, payloads = opened(stream, (*unread_items(page.unreadable, known), *unwritten), known, context.now)
     tally = Tally(interaction_events=len(written), dead_lettered=len(dead_letters))
     after, ending = _gap_after(gap, page, known, stored=len(written))
-    return PageRead(Changes(interaction_events=written, payloads=payloads), dead_letters, tally, after, ending)
+    missed = without_content(written)
+    below = withheld_below(after, page, row, known, len(written)) if ending is GapEnding.THREAD_END else None
+    if below is not None:
+        missed, ending = (*missed, below), GapEnding.WITHHELD
+    changes = Changes(interaction_events=written, payloads=payloads)
+    return PageRead(changes, dead_letters, tally, after, ending, missed)
 
 
 def _unstored_row(stream: Stream, gap: Gap, now: datetime) -> ConversationRow:
@@ -300,7 +330,9 @@ def _gap_after(gap: Gap, page: MessagePage, known: Known, *, stored: int) -> tup
     )
     if any(each.event_id in known.interaction_events and each.occurred_at < gap.back_to for each in messages):
         return after, GapEnding.CLOSED
-    return after, GapEnding.THREAD_END if page.next_cursor is None else None
+    if is_doubtful_end(gap, page):
+        return _from_the_newest(after), None
+    return after, GapEnding.THREAD_END if ends_with(page) else None
 
 
 # --- what a refusal means ---------------------------------------------------------------------------------------------
@@ -314,7 +346,7 @@ def _on_refusal(checkpoint: Checkpoint, gap: Gap, problem: Problem, context: Con
     after, ending = _after_failure(gap, problem, rule, context)
     failed = MessagesFailed(after, problem, ending)
     if ending is not GapEnding.DEAD_LETTER:
-        return Record((*before, failed))
+        return Record((*before, *recorded(*([gone(gap)] if ending is GapEnding.GONE else [])), failed))
     failure = Failure(
         older_of(gap.conversation_id, gap.gap_id), Stage.FETCH, str(problem)[:MAX_REASON_CHARACTERS], payload_of(after)
     )
@@ -329,7 +361,7 @@ def _after_failure(gap: Gap, problem: Problem, rule: Rule, context: Context) -> 
         if gap.resets >= MAX_RESETS:
             return _from_the_newest(gap), GapEnding.DEAD_LETTER
         return _from_the_newest(gap), None
-    if rule.remedy is Remedy.SHRINK and size > 1:
+    if size > 1 and (rule.remedy is Remedy.SHRINK or says_deleted(problem)):  # of the newer ones it may have some
         return replace(gap, limit=_smaller(size), attempts=0, retry_at=None), None
     after = replace(gap, attempts=gap.attempts + 1)
     if not is_parked(after, policy):

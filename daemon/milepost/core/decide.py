@@ -19,9 +19,10 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.failures import exonerate, mistaken, on_refusal
-from milepost.core.gaps import MessagesOwed
+from milepost.core.gaps import MessagesMissed, MessagesOwed
 from milepost.core.head import walk_after_head
 from milepost.core.merge import difference, keys_of, order_violations
+from milepost.core.missed import recorded, without_content
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, Stream, Stretch
 from milepost.core.plan import (
     Policy,
@@ -189,7 +190,8 @@ class PendingBatch(Struct, frozen=True):
         )
         closed = recovered(readable, self.detail, failures, known)
         gaps = owed(stream, readable, found, known, self.context)
-        return _BatchResult(changes, (*dead_letters, *closed, *gaps), tally, news)
+        missed = () if self.detail.leaves_out else recorded(*without_content(written.changes.interaction_events))
+        return _BatchResult(changes, (*dead_letters, *closed, *missed, *gaps), tally, news)
 
     def _complete(self, result: "_BatchResult", known: Known, progress: Progress, problem: Problem | None) -> Record:
         sweep, budget, now = self.sweep, self.context.budget, self.context.now
@@ -216,11 +218,11 @@ class PendingBatch(Struct, frozen=True):
 class _BatchResult(Struct, frozen=True):
     """The result of a batch: rows to write, what else to record, the counts, and news of our own id.
 
-    To be recorded are dead letters that are opened or closed, and messages that are owed.
+    To be recorded are dead letters that are opened or closed, and messages that are missed or owed.
     """
 
     changes: Changes
-    events: tuple[DeadLetterOpened | DeadLetterClosed | MessagesOwed, ...]
+    events: tuple[DeadLetterOpened | DeadLetterClosed | MessagesMissed | MessagesOwed, ...]
     tally: Tally
     news: tuple[OwnIdChecked, ...]
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from milepost.core.gaps import GapEvent, MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import GapEvent, MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, OwnId, Scope, TokenHealth
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem
@@ -377,6 +377,7 @@ TAGS: dict[type[Event], str] = {
     MessagesOwed: "messages_owed",
     MessagesRead: "messages_read",
     MessagesFailed: "messages_failed",
+    MessagesMissed: "messages_missed",
     StreamPaused: "stream_paused",
     StreamResumed: "stream_resumed",
     SyncRequested: "sync_requested",

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from milepost.core.model import MissedReason
 from milepost.core.problems import Problem
 
 
@@ -17,11 +18,11 @@ class Gap(Struct, frozen=True, omit_defaults=True):
 
     That was the state at `back_to`: a stored message that is older ends the gap. Newer ones do not: they may have been
     stored since. Reading continues after `cursor`; without one it begins at the newest message.
-    Gaps are read by `newest_at`, the time of the newest message that the list showed, the newest first. `stored` counts
-    the messages that were stored since. `walked_to` is how far reading has come since it last began at the newest
-    message, and `idle` counts the requests since that led no further. `limit` is how many to request at a time (0: as
-    many as usual). A failed request is retried at `retry_at`, or in the next run; `attempts` and `resets` count
-    failures and lost cursors in a row.
+    Gaps are read by `newest_at`, the time of the newest message that the list showed, the newest first. `listed` counts
+    the messages that the list showed (0 in entries that are older than the field), and `stored` those that were stored
+    since. `walked_to` is how far reading has come since it last began at the newest message, and `idle` counts the
+    requests since that led no further. `limit` is how many to request at a time (0: as many as usual). A failed request
+    is retried at `retry_at`, or in the next run; `attempts` and `resets` count failures and lost cursors in a row.
     """
 
     gap_id: str
@@ -38,6 +39,7 @@ class Gap(Struct, frozen=True, omit_defaults=True):
     attempts: int = 0
     resets: int = 0
     retry_at: datetime | None = None
+    listed: int = 0
 
 
 class GapEnding(StrEnum):
@@ -45,6 +47,7 @@ class GapEnding(StrEnum):
 
     CLOSED = "closed"  # a message was reached that was stored before
     THREAD_END = "thread_end"  # the oldest message of the conversation was read
+    WITHHELD = "withheld"  # the API withholds the rest, which is on record as missed
     GONE = "gone"  # the conversation no longer exists
     FORGOTTEN = "forgotten"  # the person it is about was erased
     DEAD_LETTER = "dead_letter"  # it cannot be read: a dead letter keeps what is owed
@@ -79,7 +82,32 @@ class MessagesFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     ending: GapEnding | None = None
 
 
-GapEvent = MessagesOwed | MessagesRead | MessagesFailed
+class Missed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Messages of a conversation that the API withholds, between `from_at` and `until_at`.
+
+    `count` is None where it cannot be told how many they are; it `is_estimate` if it follows from `message_count`.
+    """
+
+    conversation_id: str
+    reason: MissedReason
+    from_at: datetime
+    until_at: datetime
+    count: int | None = None
+    is_estimate: bool = False
+
+
+class MessagesMissed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The API withholds messages: they are not stored, and are not asked for again."""
+
+    missed: tuple[Missed, ...]
+
+    @property
+    def messages(self) -> int:
+        """How many messages are missed; where that cannot be told, one for each conversation."""
+        return sum(1 if each.count is None else each.count for each in self.missed)
+
+
+GapEvent = MessagesOwed | MessagesRead | MessagesFailed | MessagesMissed
 
 
 class GapAfter(Struct, frozen=True):

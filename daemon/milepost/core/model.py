@@ -127,6 +127,9 @@ class Direction(StrEnum):
     OUT = "out"
 
 
+UNAVAILABLE = "unavailable"  # the kind of a message without content: deleted, or older than what the API gives out
+
+
 class Interaction(Struct, frozen=True):
     """One message of a conversation. `attachments` is JSON text without URLs that expire or are signed."""
 
@@ -180,12 +183,26 @@ class Batch(Struct, frozen=True):
     own_id: OwnId | None = None
 
 
+class MissedReason(StrEnum):
+    """Why messages of a conversation cannot be had."""
+
+    WINDOW = "window"  # the API lists no older ones, though there are
+    NO_CONTENT = "no_content"  # the API lists them without their content
+    DELETED = "deleted"  # the API answers that they, or their conversation, are deleted
+
+
 class MessagePage(Struct, frozen=True):
-    """Messages of one conversation, newest first. `next_cursor` is None if these are its oldest."""
+    """Messages of one conversation, newest first. `next_cursor` is None if these are its oldest.
+
+    Of some the API has no more than their `bare_ids`. Where it gave no page, because all that is left is withheld, the
+    page is empty and `withheld` says why.
+    """
 
     interactions: tuple[Interaction, ...]
     next_cursor: str | None = None
     unreadable: tuple[Unreadable, ...] = ()
+    bare_ids: tuple[str, ...] = ()
+    withheld: MissedReason | None = None
 
 
 # --- what a store keeps -----------------------------------------------------------------------------------------------
@@ -281,11 +298,19 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     own_id: str | None = None
 
 
+class ThreadSpan(Struct, frozen=True):
+    """The messages of a conversation that are to be counted: all, and those at or before `back_to`."""
+
+    conversation_id: str
+    back_to: datetime
+
+
 class Keys(Struct, frozen=True):
     """The keys of the rows that a batch touches. Contacts and subjects are those of `stream`; other keys are global.
 
     `subjects` are those of dead letters. `full_sweep_at` identifies the batch's sweep if that is a full one that notes
-    what it misses, and `stretch` is what the batch covers of the inbox. `counts_stored` asks for `Known.stored`.
+    what it misses, and `stretch` is what the batch covers of the inbox. `counts_stored` asks for `Known.stored`, and
+    `counts_messages` for `Known.stored_messages` and `Known.stored_below`.
     """
 
     stream: Stream
@@ -296,6 +321,7 @@ class Keys(Struct, frozen=True):
     full_sweep_at: datetime | None = None
     stretch: Stretch | None = None
     counts_stored: bool = False
+    counts_messages: ThreadSpan | None = None
 
 
 class KnownDeadLetter(Struct, frozen=True):
@@ -328,7 +354,8 @@ class Known(Struct, frozen=True):
     `dead_letters` are by subject. `forgotten` are the contacts and conversations among the keys that were erased. In a
     full sweep, `unseen` counts the conversations in the stretch that were not seen and are not noted as missed yet,
     `missed` are those of the batch that are noted, and `all_missed` counts all of the stream that are. `stored` counts
-    the stream's conversations that are not marked as deleted, where that was asked for.
+    the stream's conversations that are not marked as deleted, where that was asked for; so do `stored_messages` and
+    `stored_below` those of the messages of a span.
 
     Where conversations stand under other pages, `contacts_elsewhere` are the contacts of those pages, by page and id,
     and `moved_to` are the pages to which rows of this page have moved, with the last sign of life of each.
@@ -343,5 +370,7 @@ class Known(Struct, frozen=True):
     missed: frozenset[str] = frozenset()
     all_missed: int = 0
     stored: int = 0
+    stored_messages: int = 0
+    stored_below: int = 0
     contacts_elsewhere: dict[tuple[str, str], ContactRow] = {}
     moved_to: dict[str, datetime] = {}

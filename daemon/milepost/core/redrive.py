@@ -32,7 +32,18 @@ from milepost.core.events import (
 from milepost.core.failures import rate_limited
 from milepost.core.gaps import MessagesOwed
 from milepost.core.merge import difference, keys_of, keys_of_rows, newer, remembered
-from milepost.core.model import Batch, Changes, DeadLetterPayload, Detail, Keys, Known, MessagePage, Stream
+from milepost.core.missed import recorded, says_deleted, without_content
+from milepost.core.model import (
+    Batch,
+    Changes,
+    DeadLetterPayload,
+    Detail,
+    Keys,
+    Known,
+    MessagePage,
+    MissedReason,
+    Stream,
+)
 from milepost.core.plan import RunBudget
 from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, MessagesRequest, Outcome, Refused
 from milepost.core.problems import Problem
@@ -70,6 +81,9 @@ def redrive(
     """
     stream = Stream.parse(checkpoint.stream)
     rows, replaced = _rows(due)
+    if isinstance(outcome, Refused) and says_deleted(outcome.problem) and is_of_older(due.dead_letter.subject):
+        page = MessagePage((), withheld=MissedReason.DELETED)
+        outcome = MessagesFetched(page, context.now, outcome.took_seconds)
     keys: Keys | None = None
     match outcome:
         case Fetched(batch=batch):
@@ -148,7 +162,7 @@ class PendingRedrive(Struct, frozen=True):
         resolution = Resolution.FORGOTTEN if is_forgotten else Resolution.REDRIVEN
         closed = DeadLetterClosed(dead_letter.dead_letter_id, resolution, read.tally)
         rest = (MessagesOwed((read.gap,)),) if read.ending is None else ()
-        return Record((*read.dead_letters, closed, *rest), read.changes)
+        return Record((*read.dead_letters, *recorded(*read.missed), closed, *rest), read.changes)
 
     def _rewrite(self, known: Known) -> Record:
         """Write the rows of the payload, which the store once refused."""
@@ -162,7 +176,8 @@ class PendingRedrive(Struct, frozen=True):
         written = newer(self.rows, known, context.now)
         tally = replace(written.tally, replaced_characters=self.replaced_characters if written.tally.has_changes else 0)
         closed = DeadLetterClosed(dead_letter.dead_letter_id, Resolution.REDRIVEN, tally)
-        return Record((closed,), written.changes)
+        missed = recorded(*without_content(written.changes.interaction_events))
+        return Record((*missed, closed), written.changes)
 
 
 def discard(checkpoint: Checkpoint, dead_letter: DeadLetter, reason: str, budget: RunBudget, *, by: str = "") -> Record:
@@ -211,6 +226,7 @@ def _reread(checkpoint: Checkpoint, due: DueDeadLetter, batch: Batch, context: C
     others: tuple[Event, ...] = (
         *dead_letters,
         *(each for each in closed if each.dead_letter_id != dead_letter.dead_letter_id),
+        *recorded(*without_content(found.changes.interaction_events)),
         *owed(stream, batch, whole, known, context),
     )
     changes = replace(found.changes, payloads=payloads)

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import Gap, GapEnding, GapEvent, MessagesFailed, MessagesOwed, MessagesRead
-from milepost.core.model import OwnId, OwnIdState, Stream
+from milepost.core.gaps import Gap, GapEnding, GapEvent, MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
+from milepost.core.model import MissedReason, OwnId, OwnIdState, Stream
 from milepost.core.plan import Size
 from milepost.core.position import Mode, Phase
 from milepost.core.problems import ProblemKind
@@ -94,7 +94,7 @@ def describe(  # noqa: C901, PLR0911, PLR0912  (one case for each kind of event)
             return _stream_refused(event, Stream.parse(entry.stream), now)
         case events.DeadLetterOpened() | events.RedriveFailed() | events.DeadLetterClosed() as event:
             return _dead_letter(event, now)
-        case MessagesOwed() | MessagesRead() | MessagesFailed() as event:
+        case MessagesOwed() | MessagesRead() | MessagesFailed() | MessagesMissed() as event:
             return _backlog(event, now)
         case events.SweepCompleted() as event:
             return _sweep_completed(event, run, Stream.parse(entry.stream))
@@ -283,9 +283,16 @@ def _via(actor: str) -> str:
 GAP_ENDINGS = {
     GapEnding.CLOSED: "all that was owed is stored",
     GapEnding.THREAD_END: "its oldest message is stored",
+    GapEnding.WITHHELD: "the API withholds the rest",
     GapEnding.GONE: "the conversation no longer exists",
     GapEnding.FORGOTTEN: "the person it is about was erased",
     GapEnding.DEAD_LETTER: "a dead letter keeps what is owed",
+}
+
+WITHHELD = {
+    MissedReason.WINDOW: "the API lists no older ones",
+    MissedReason.NO_CONTENT: "the API lists them without content",
+    MissedReason.DELETED: "the API says that they are deleted",
 }
 
 
@@ -308,6 +315,29 @@ def _backlog(event: GapEvent, now: datetime) -> Description:
             sentence = f"Older messages of a conversation could not be read; {then}: {on_one_line(problem)}"
             fields = _gap_fields(gap, ending) | {"attempts": gap.attempts, "problem": str(problem)}
             return Description("messages not read", sentence, Level.WARNING, fields)
+        case MessagesMissed() as event:
+            return _missed(event, now)
+
+
+def _missed(event: MessagesMissed, now: datetime) -> Description:
+    missed = event.missed
+    is_exact = not any(each.is_estimate or each.count is None for each in missed)
+    count = ("" if is_exact else "about ") + counted(event.messages, "message")
+    threads = "a conversation" if len(missed) == 1 else counted(len(missed), "conversation")
+    from_at, until_at = min(each.from_at for each in missed), max(each.until_at for each in missed)
+    why = " and ".join(WITHHELD[each] for each in MissedReason if any(each is one.reason for one in missed))
+    sentence = (
+        f"{count[0].upper()}{count[1:]} of {threads} cannot be read, from {clock(from_at, now)} to "
+        f"{clock(until_at, now)}: {why}"
+    )
+    fields = {
+        "conversations": [each.conversation_id for each in missed][:MAX_IDS],
+        "messages": event.messages,
+        "from": from_at.isoformat(),
+        "until": until_at.isoformat(),
+        "reasons": sorted({each.reason.value for each in missed}),
+    }
+    return Description("messages missed", sentence, Level.WARNING, fields, "they are not asked for again")
 
 
 def _gap_level(ending: GapEnding | None) -> Level:

@@ -4,7 +4,7 @@ The one vocabulary for `milepost status`, the gauge of states, the API and the s
 those are values, which each output formats in its own way.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import assert_never
@@ -263,8 +263,8 @@ def _remark(checkpoint: Checkpoint, context: ConditionContext) -> str | None:
     own_id = None if checkpoint.own_id is None else own_id_in_words(checkpoint.own_id)
     doubt = doubt_about(checkpoint)
     of_list = None if doubt is None else f"the list of conversations is not to be relied on: {doubt}"
-    of_request, of_backlog = _request_remark(checkpoint, context), _backlog_remark(checkpoint)
-    remarks = (own_id, of_list, of_request, context.slowed_down, of_backlog)
+    of_request, of_messages = _request_remark(checkpoint, context), _message_remarks(checkpoint)
+    remarks = (own_id, of_list, of_request, context.slowed_down, *of_messages)
     return "; ".join(each for each in remarks if each is not None) or None
 
 
@@ -279,10 +279,11 @@ def _request_remark(checkpoint: Checkpoint, context: ConditionContext) -> str | 
     return "; ".join(remarks) or None
 
 
-def _backlog_remark(checkpoint: Checkpoint) -> str | None:
-    if not checkpoint.backlog:
-        return None
-    return f"{counted(checkpoint.backlog, 'conversation')} with older messages that are still to be read"
+def _message_remarks(checkpoint: Checkpoint) -> Iterator[str]:
+    if checkpoint.backlog:
+        yield f"{counted(checkpoint.backlog, 'conversation')} with older messages that are still to be read"
+    if checkpoint.missed is not None:
+        yield f"{counted(checkpoint.missed.messages, 'message')} so far that the API withholds"
 
 
 # --- words that other modules use, too --------------------------------------------------------------------------------

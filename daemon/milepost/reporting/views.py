@@ -200,7 +200,8 @@ class StreamStatus(Struct, frozen=True):
     names the streams). `page_name` is "" if it is unknown. `on_hold` is since when, and by whom, the stream is paused.
     `token_expires_at` is when its token, or the token's access to data, ends: null if it never does; like
     `token_is_valid`, null also as long as that is unknown. `message_backlog` counts conversations with older messages
-    that are still to be read.
+    that are still to be read, `messages_missed` the messages that the API has withheld so far, the latest of them on
+    record since `messages_missed_at`.
     """
 
     stream: str
@@ -225,6 +226,8 @@ class StreamStatus(Struct, frozen=True):
     written: Written
     open_dead_letters: int
     message_backlog: int
+    messages_missed: int
+    messages_missed_at: datetime | None
     next_run_at: datetime | None
     run: RunView | None
     on_hold: OperatorPause | None
@@ -295,6 +298,7 @@ def status_of(
     run, retry, total, token = checkpoint.run, checkpoint.retry, checkpoint.total, checkpoint.token
     is_worked = context.is_at_work and is_configured is not False
     now = condition(checkpoint, replace(context, is_at_work=is_worked))
+    missed = checkpoint.missed
     wait, is_source = now.wait, context.store_outage is None  # or else the database is what is retried
     return StreamStatus(
         stream=checkpoint.stream,
@@ -319,6 +323,8 @@ def status_of(
         written=Written(total.inserted, total.updated, total.contacts, total.interaction_events),
         open_dead_letters=checkpoint.open_dead_letters,
         message_backlog=checkpoint.backlog,
+        messages_missed=missed.messages if missed is not None else 0,
+        messages_missed_at=missed.latest_at if missed is not None else None,
         next_run_at=now.next_run_at,
         run=None if run is None else run_view(checkpoint.stream, run),
         on_hold=checkpoint.operator_pause,

@@ -11,7 +11,7 @@ from milepost.core.errors import JournalDamaged, StoreRefused
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
 from milepost.core.gaps import Gap
 from milepost.core.journal import Codec, RunOf, instant_text
-from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow
+from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow, ThreadSpan
 from milepost.core.ports import DueDeadLetter
 from milepost.core.position import Mode
 from milepost.core.problems import Problem
@@ -114,6 +114,11 @@ def conversation_row(columns: tuple[Any, ...]) -> ConversationRow:
         synced_at=_instant(columns[11]),
         deleted_at=None if columns[12] is None else _instant(columns[12]),
     )
+
+
+def span_parameters(span: ThreadSpan) -> dict[str, str]:
+    """Return the parameters of the statement that counts messages of a conversation."""
+    return {"conversation_id": span.conversation_id, "back_to": instant_text(span.back_to)}
 
 
 def interaction_event_tuple(row: InteractionEventRow) -> tuple[Any, ...]:

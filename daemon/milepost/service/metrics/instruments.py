@@ -101,6 +101,7 @@ class StreamFamilies:
         self.runs = family("counter", "runs_total", "Completed runs by status.", "status")
         self.conversations = family("counter", "conversations_total", "Conversations by result.", "result")
         self.interaction_events = family("counter", "interaction_events_total", "Interaction events written.")
+        self.messages_missed = family("counter", "messages_missed_total", "Messages that the API withholds.")
         self.order_violations = family("counter", "order_violations_total", "Conversations listed out of order.")
         self.replaced_characters = family(
             "counter", "replaced_characters_total", "Characters that no database takes, stored as U+FFFD."
@@ -143,6 +144,7 @@ class StreamSeries:
         self.runs = {status: every.runs.add(stream, status.value) for status in ENDINGS}
         self.conversations = {result: every.conversations.add(stream, result) for result in CONVERSATION_RESULTS}
         self.interaction_events = every.interaction_events.add(stream)
+        self.messages_missed = every.messages_missed.add(stream)
         self.redrives = {result: every.redrives.add(stream, result) for result in REDRIVE_RESULTS}
         self.order_violations = every.order_violations.add(stream)
         self.replaced_characters = every.replaced_characters.add(stream)

@@ -115,6 +115,7 @@ class PostgresqlSession:
             missed,
             all_missed,
             await self._count_stored(keys),
+            *await self._count_messages(keys),
         )
         pages = pages_elsewhere(known, keys.stream)
         return await self._with_elsewhere(known, keys, pages) if pages else known
@@ -153,6 +154,13 @@ class PostgresqlSession:
             return 0
         ((stored,),) = await self.ask("count_stored", stream_parameters(keys.stream))
         return int(stored)
+
+    async def _count_messages(self, keys: Keys) -> tuple[int, int]:
+        """Return `stored_messages` and `stored_below` of Known."""
+        if keys.counts_messages is None:
+            return 0, 0
+        ((stored, below),) = await self.ask("count_messages", rows.span_parameters(keys.counts_messages))
+        return int(stored), int(below)
 
     async def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
         """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""

@@ -479,6 +479,11 @@ SELECT count(*)
 FROM conversations
 WHERE platform = %(platform)s AND page_id = %(page_id)s AND deleted_at IS NULL;
 
+-- name: count_messages
+SELECT count(*), count(*) FILTER (WHERE occurred_at <= %(back_to)s)
+FROM contact_interaction_events
+WHERE conversation_id = %(conversation_id)s;
+
 -- name: forgotten_among
 -- A conversation keeps its id on any page.
 SELECT stored.id

@@ -97,6 +97,7 @@ class SqliteSession:
             missed,
             all_missed,
             self._count_stored(keys),
+            *self._count_messages(keys),
         )
         pages = pages_elsewhere(known, stream)
         return self._with_elsewhere(known, keys, pages) if pages else known
@@ -142,6 +143,13 @@ class SqliteSession:
             return 0
         (stored,) = self.ask("count_stored", stream_parameters(keys.stream)).fetchone()
         return int(stored)
+
+    def _count_messages(self, keys: Keys) -> tuple[int, int]:
+        """Return `stored_messages` and `stored_below` of Known."""
+        if keys.counts_messages is None:
+            return 0, 0
+        stored, below = self.ask("count_messages", rows.span_parameters(keys.counts_messages)).fetchone()
+        return stored, below
 
     def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
         """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""

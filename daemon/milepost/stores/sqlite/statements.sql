@@ -339,6 +339,11 @@ SELECT count(*) FROM missed_conversations WHERE stream = ? AND sweep_started_at 
 -- name: count_stored
 SELECT count(*) FROM conversations WHERE platform = :platform AND page_id = :page_id AND deleted_at IS NULL;
 
+-- name: count_messages
+SELECT count(*), count(CASE WHEN occurred_at <= :back_to THEN 1 END)
+FROM contact_interaction_events
+WHERE conversation_id = :conversation_id;
+
 -- name: has_forgotten
 SELECT 1 FROM forgotten WHERE platform = :platform LIMIT 1;
 

@@ -2,6 +2,7 @@
 
 const NEAR_DAYS = 14; // before a token expires
 const URGENT_DAYS = 3;
+const RECENT_MISS_DAYS = 7;
 
 function makeCard(stream) {
   const card = fromTemplate("a-card");
@@ -88,7 +89,13 @@ function factsOf(stream) {
   if (stream.on_hold === null && next !== null) facts.push(["Next run", ahead(next), dated(next)]);
   if (deadLetters > 0) facts.push(["Dead letters", deadLetters.toLocaleString("en"), "", "warning"]);
   if (backlog > 0) facts.push(["Older messages", `of ${counted(backlog, "conversation")}`]);
+  if (stream.messages_missed > 0) facts.push(missedFact(stream));
   return [...facts, ...tokenFacts(stream)];
+}
+
+function missedFact({ messages_missed: missed, messages_missed_at: at }) {
+  const isNew = now() - new Date(at) < RECENT_MISS_DAYS * 86_400_000;
+  return ["Withheld by the API", `${counted(missed, "message")}, last found ${ago(at)}`, inFull(at), isNew ? "warning" : ""];
 }
 
 function tokenFacts({ token_is_valid: isValid, token_expires_at: expires }) {

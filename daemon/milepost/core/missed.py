@@ -1,0 +1,134 @@
+"""Messages that the API withholds: what is on record of them, and how an answer shows that there are some.
+
+On Instagram the API has only the newest 20 messages of a conversation (Meta, "Conversations"); an older one is answered
+as deleted (code 9000001), or listed without content. Nothing can be done about such messages but to say so: they are
+neither stored nor owed, and are not asked for again.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from milepost.core.gaps import Gap, MessagesMissed, Missed
+from milepost.core.model import (
+    UNAVAILABLE,
+    ConversationRow,
+    InteractionEventRow,
+    Known,
+    MessagePage,
+    MissedReason,
+    Platform,
+)
+from milepost.core.problems import Problem
+
+WINDOW = 20  # messages of a conversation: a list never shows more, and an API that ends there has no more
+WINDOW_LASTS = timedelta(days=7)  # before it is tried again whether a stream's API still ends there
+LEAST_SURPLUS = 2  # by which an estimate of the number of messages must exceed what is stored
+SURPLUS_SHARE = 20  # or by one in so many of them
+DELETED = 9000001  # the code for a message that was deleted or is older than the newest 20 (Meta, "Conversations")
+
+
+def recorded(*missed: Missed) -> tuple[MessagesMissed, ...]:
+    """Return the event of what is missed, if anything is."""
+    return (MessagesMissed(missed),) if missed else ()
+
+
+# --- messages without content -----------------------------------------------------------------------------------------
+
+
+def without_content(new: Iterable[InteractionEventRow]) -> tuple[Missed, ...]:
+    """Return those of the new messages that came without any content, by conversation."""
+    times: dict[str, list[datetime]] = {}
+    for row in new:
+        if row.kind == UNAVAILABLE and row.text is None and row.attachments is None:
+            times.setdefault(row.conversation_id, []).append(row.occurred_at)
+    return tuple(
+        Missed(conversation_id, MissedReason.NO_CONTENT, min(instants), max(instants), len(instants))
+        for conversation_id, instants in times.items()
+    )
+
+
+# --- a conversation that ends too soon --------------------------------------------------------------------------------
+
+
+def ends_with(page: MessagePage) -> bool:
+    """Return whether reading ends with a page: behind messages of which it has only the ids, others have no more."""
+    return page.next_cursor is None or bool(page.bare_ids)
+
+
+def is_doubtful_end(gap: Gap, page: MessagePage) -> bool:
+    """Return whether an end is not believed yet: an old cursor may be answered by an empty list, without an error."""
+    is_empty = not (page.interactions or page.bare_ids or page.unreadable)
+    has_next = page.next_cursor is not None or page.withheld is not None
+    return is_empty and not has_next and gap.cursor is not None and not gap.resets
+
+
+def withheld_below(gap: Gap, page: MessagePage, row: ConversationRow, known: Known, new: int) -> Missed | None:
+    """Return what is missed of a gap that ends with a page before any stored message; None if all of it was read.
+
+    `new` counts the messages of the page that are stored with it.
+    `message_count` is an estimate. That older messages are stored but not listed, or that an answer before said that
+    there are more, makes a difference of one message count.
+    """
+    if any(each.event_id in known.interaction_events and each.occurred_at <= gap.back_to for each in page.interactions):
+        return None
+    bare = set(page.bare_ids)
+    unknown = len(bare - known.interaction_events)
+    is_counted = bool(bare) and (page.next_cursor is None or unknown < len(bare))
+    if is_counted:
+        missing: int | None = unknown
+    else:
+        missing = None if row.message_count is None else row.message_count - known.stored_messages - new
+    is_promised = gap.resets > 0 or page.withheld is not None or (gap.cursor is not None and not page.interactions)
+    if missing is None:
+        is_cut = bool(bare or known.stored_below or (is_promised and row.platform == Platform.INSTAGRAM.value))
+    elif bare or known.stored_below or is_promised:
+        is_cut = missing > 0
+    else:
+        is_cut = missing > max(LEAST_SURPLUS, (row.message_count or 0) // SURPLUS_SHARE)
+    if not is_cut:
+        return None
+    return Missed(
+        gap.conversation_id,
+        page.withheld or (MissedReason.NO_CONTENT if bare else MissedReason.WINDOW),
+        min(gap.back_to, gap.reached_at),
+        gap.reached_at,
+        missing,
+        is_estimate=missing is not None and not is_counted,
+    )
+
+
+def gone(gap: Gap) -> Missed:
+    """Return what is missed of a gap whose conversation no longer exists."""
+    return Missed(gap.conversation_id, MissedReason.DELETED, min(gap.back_to, gap.reached_at), gap.reached_at)
+
+
+# --- a stream whose API ends at a window ------------------------------------------------------------------------------
+
+
+def is_beyond_window(window_at: datetime | None, gap: Gap, now: datetime) -> bool:
+    """Return whether a gap need not be asked for: the stream's API was seen to end where the list did, at `window_at`.
+
+    That is tried again after some days: the platform may have changed its mind.
+    """
+    return (
+        window_at is not None
+        and timedelta() <= now - window_at < WINDOW_LASTS
+        and gap.listed >= WINDOW
+        and not gap.stored
+    )
+
+
+def window_after(before: datetime | None, gap: Gap, recorded_at: datetime, *, is_withheld: bool) -> datetime | None:
+    """Return since when the stream's API is known to end at the window, after messages of a gap were read."""
+    if gap.listed < WINDOW:
+        return before
+    if gap.stored:
+        return None
+    if not is_withheld:
+        return before
+    return before if before is not None and recorded_at - before < WINDOW_LASTS else recorded_at
+
+
+def says_deleted(problem: Problem) -> bool:
+    """Return whether the API refuses messages because they are deleted, or too old, which it does not tell apart."""
+    return problem.code == DELETED
