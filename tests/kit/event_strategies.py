@@ -113,7 +113,7 @@ BY_TYPE: dict[type[Event], st.SearchStrategy[Event]] = {
     ),
     StoreReturned: st.builds(StoreReturned, durations, counts),
     MessagesOwed: st.builds(MessagesOwed, st.lists(gaps, max_size=3).map(tuple)),
-    MessagesRead: st.builds(MessagesRead, gaps, counts, counts, gap_endings),
+    MessagesRead: st.builds(MessagesRead, gaps, counts, counts, gap_endings, counts, counts),
     MessagesFailed: st.builds(MessagesFailed, gaps, problems, gap_endings),
     MessagesMissed: st.builds(MessagesMissed, st.lists(missed, min_size=1, max_size=3).map(tuple)),
     StreamPaused: st.builds(StreamPaused, texts),

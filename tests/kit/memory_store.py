@@ -32,6 +32,8 @@ from milepost.core.model import (
 )
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
 from milepost.core.retry import latest_redrive
+from milepost.core.revisions import erased_in, unsent_in
+from milepost.stores.rows import to_look_up
 
 ContactKey = tuple[str, str, str]
 
@@ -91,7 +93,7 @@ class MemoryStore:
         counted = [
             row
             for row in self.interaction_events.values()
-            if span is not None and row.conversation_id == span.conversation_id
+            if span is not None and row.conversation_id == span.conversation_id and row.deleted_at is None
         ]
         known = Known(
             {key: self.conversations[key] for key in keys.conversations if key in self.conversations},
@@ -107,6 +109,7 @@ class MemoryStore:
             all_missed=len(noted),
             stored=self._count_stored(stream) if keys.counts_stored else 0,
             stored_messages=len(counted),
+            messages=self._known_messages(keys),
             stored_below=sum(row.occurred_at <= span.back_to for row in counted) if span is not None else 0,
         )
         pages = {row.page_id for row in known.conversations.values()} - {stream.page_id}
@@ -124,6 +127,14 @@ class MemoryStore:
                 checkpoint = msgspec.json.decode(self.checkpoints.get(of, b'{"stream":""}'), type=Checkpoint)
                 moved_to[Stream.parse(of).page_id] = max(moved_at, checkpoint.last_success_at or moved_at)
         return replace(known, contacts_elsewhere=elsewhere, moved_to=moved_to)
+
+    def _known_messages(self, keys: Keys) -> dict[str, InteractionEventRow]:
+        return {
+            row.event_id: row
+            for wanted in to_look_up(keys, self.conversations)
+            for row in self.interaction_events.values()
+            if row.conversation_id == wanted.conversation_id and wanted.oldest_at <= row.occurred_at <= wanted.newest_at
+        }
 
     def _count_stored(self, stream: Stream) -> int:
         of_stream = (stream.platform.value, stream.page_id, None)
@@ -326,6 +337,16 @@ class MemoryStore:
         for event in changes.interaction_events:
             if event.conversation_id not in gone and not self.is_forgotten(event):
                 self.interaction_events.setdefault(event.event_id, event)
+        self._revise(changes)
+
+    def _revise(self, changes: Changes) -> None:
+        for event in changes.revised:
+            if event.event_id in self.interaction_events:
+                self.interaction_events[event.event_id] = event
+        unsent = unsent_in(changes)
+        for dead_letter_id, payload in self.payloads.items():
+            if any(each in payload for each in unsent):
+                self.payloads[dead_letter_id] = erased_in(payload, unsent)
 
     def _write_notes(self, stream: Stream, changes: Changes) -> None:
         for key in changes.found:
@@ -462,7 +483,7 @@ def _names(changes: Changes) -> Iterator[tuple[Table, str]]:
     """Name the rows that a store may refuse."""
     yield from ((Table.CONVERSATIONS, row.conversation_id) for row in changes.conversations)
     yield from ((Table.CONTACTS, row.contact_id) for row in changes.contacts)
-    yield from ((Table.INTERACTION_EVENTS, row.event_id) for row in changes.interaction_events)
+    yield from ((Table.INTERACTION_EVENTS, row.event_id) for row in (*changes.interaction_events, *changes.revised))
 
 
 def _is_due(redrive_at: datetime | None, now: datetime) -> bool:

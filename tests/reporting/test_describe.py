@@ -455,6 +455,15 @@ CASES: list[tuple[events.Event, Description]] = [
         ),
     ),
     (
+        MessagesRead(replace(GAP, stored=90), 50, edited=1, unsent=2),
+        Description(
+            "messages read",
+            "50 older messages of a conversation stored; more are owed",
+            DEBUG,
+            OF_GAP | {"stored": 50, "stored_so_far": 90, "edited": 1, "unsent": 2},
+        ),
+    ),
+    (
         MessagesRead(replace(GAP, stored=40), ending=GapEnding.WITHHELD),
         Description(
             "messages read",

@@ -39,6 +39,7 @@ READ_A_PAGE = {
     "remove_stream_conversations",
     "remove_stream_gaps",
     "remove_stream_runs",
+    "payloads_about",  # of the open dead letters of a stream, where a message was unsent
 }
 WRITES_WHAT_IT_IS_GIVEN = {name for name, text in SQL.items() if "VALUES (%s" in text or "json_to_recordset" in text}
 HELD = sorted(SQL.keys() - READ_EVERYTHING - READ_A_PAGE - WRITES_WHAT_IT_IS_GIVEN - {"settings"})
@@ -104,6 +105,10 @@ NAMED: dict[str, object] = {
     "conversations": THREADS,
     "contacts": PEOPLE,
     "interaction_events": MESSAGES,
+    "conversation_id": "t_7",
+    "back_to": SWEEP_STARTED_AT,
+    "oldest": [SWEEP_STARTED_AT] * KEYS,
+    "newest": ["2036-03-01T00:00:00Z"] * KEYS,
     "subjects": THREADS,
     "seen": THREADS,
     "has_stretch": True,

@@ -43,6 +43,7 @@ from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import advanced, cursor_loop, disorder, false_end, may_end, no_progress, suddenly_empty
 from milepost.core.readability import unexpected_form
 from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
+from milepost.core.revisions import readings, with_revisions
 
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
 MAX_EDGE = 200  # conversations of one second that a position remembers; they are in the journal with it
@@ -170,7 +171,7 @@ class PendingBatch(Struct, frozen=True):
         is_head = self.sweep.position.phase is Phase.HEAD
         reduced = self.checkpoint.reduced_request
         readable = replace(batch, conversations=()) if self.detail is Detail.POSITION else batch
-        found = difference(stream, readable, known, now)
+        found = with_revisions(difference(stream, readable, known, now), readable, self.keys.readings, known, now)
         written, unwritten = withhold(found, self.context.refused)
         failures = (*unread(batch, self.detail, reduced.problem if reduced else None, known), *unwritten)
         dead_letters, payloads = opened(stream, failures, known, now)
@@ -244,6 +245,7 @@ def _pending_batch(
         full_sweep_at=sweep.walk_started_at if _notes_missed(checkpoint, sweep) else None,
         stretch=_stretch(checkpoint, sweep, batch),
         counts_stored=_may_complete(checkpoint, sweep, batch, context.policy),
+        readings=readings(batch, detail, context.policy.messages_per_conversation),
     )
     return PendingBatch(checkpoint, sweep, batch, detail, context, keys, problem)
 

@@ -165,11 +165,13 @@ def _after_gap_event(checkpoint: Checkpoint, entry: Entry, event: GapEvent) -> C
         case MessagesMissed(messages=messages):
             before = checkpoint.missed.messages if checkpoint.missed is not None else 0
             return replace(checkpoint, missed=MissedSoFar(before + messages, entry.recorded_at))
-        case MessagesRead(gap=gap, stored=stored, dead_lettered=dead_lettered, ending=ending):
+        case MessagesRead(gap=gap, stored=stored, dead_lettered=dead_lettered, ending=ending) as read:
             is_withheld = ending is GapEnding.WITHHELD
             window_at = window_after(checkpoint.window_at, gap, entry.recorded_at, is_withheld=is_withheld)
             checkpoint = replace(checkpoint, rate_limit=None, window_at=window_at)
-            tally = Tally(interaction_events=stored, dead_lettered=dead_lettered)
+            tally = Tally(
+                interaction_events=stored, dead_lettered=dead_lettered, edited=read.edited, unsent=read.unsent
+            )
         case MessagesFailed(ending=ending):
             tally = Tally(dead_lettered=int(ending is GapEnding.DEAD_LETTER))
         case unknown:

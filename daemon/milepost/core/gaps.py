@@ -62,13 +62,16 @@ class MessagesOwed(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 class MessagesRead(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Older messages of a conversation were read and `stored` of them were new; `gap` is what is owed after that.
 
-    `dead_lettered` counts the dead letters that were opened. Nothing is owed any more if there is an `ending`.
+    `dead_lettered` counts the dead letters that were opened, `edited` and `unsent` the stored messages that turned out
+    to be. Nothing is owed any more if there is an `ending`.
     """
 
     gap: Gap
     stored: int = 0
     dead_lettered: int = 0
     ending: GapEnding | None = None
+    edited: int = 0
+    unsent: int = 0
 
 
 class MessagesFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

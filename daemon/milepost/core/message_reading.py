@@ -37,10 +37,12 @@ from milepost.core.missed import (
 from milepost.core.model import (
     Changes,
     ConversationRow,
+    InteractionEventRow,
     Keys,
     Known,
     MessagePage,
     MissedReason,
+    Reading,
     RefusedRow,
     Stream,
     ThreadSpan,
@@ -51,6 +53,7 @@ from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import Context, Decided, Pending, Record, unchanged_before
 from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.retry import backoff_seconds
+from milepost.core.revisions import reading, revised, tally_of, without_fingerprint
 
 MESSAGES_PER_REQUEST = 50
 SHRINKS_BY = 4
@@ -126,7 +129,14 @@ def keys_of_page(checkpoint: Checkpoint, gap: Gap, page: MessagePage, refused: I
             *subjects_of_events(gap.conversation_id, events, refused),
         ),
         counts_messages=ThreadSpan(gap.conversation_id, gap.back_to) if ends_with(page) else None,
+        readings=(_reading(gap, page),) if page.interactions else (),
     )
+
+
+def _reading(gap: Gap, page: MessagePage) -> Reading:
+    is_full = page.next_cursor is None or len(page.interactions) >= _limit_of(gap)
+    is_whole = is_full and not (page.unreadable or page.bare_ids)
+    return reading(gap.conversation_id, page.interactions, is_whole=is_whole)
 
 
 class PendingMessages(Struct, frozen=True):
@@ -143,7 +153,15 @@ class PendingMessages(Struct, frozen=True):
         read = read_page(self.keys.stream, self.gap, self.page, self.context, known)
         if read.ending is None and read.gap.idle > MAX_IDLE:
             return _on_refusal(self.checkpoint, self.gap, NO_PROGRESS, self.context)
-        event = MessagesRead(read.gap, read.tally.interaction_events, read.tally.dead_lettered, read.ending)
+        tally = read.tally
+        event = MessagesRead(
+            read.gap,
+            tally.interaction_events,
+            tally.dead_lettered,
+            read.ending,
+            edited=tally.edited,
+            unsent=tally.unsent,
+        )
         before = unchanged_before(self.checkpoint, self.context.budget)
         return Record((*before, *read.dead_letters, *recorded(*read.missed), event), read.changes)
 
@@ -166,15 +184,23 @@ def read_page(stream: Stream, gap: Gap, page: MessagePage, context: Context, kno
     row = known.conversations.get(gap.conversation_id) or _unstored_row(stream, gap, context.now)
     new = {each.event_id: each for each in new_events(row, page.interactions, known)}
     written, unwritten = withhold_each(new.values(), context.refused)
-    dead_letters, payloads = opened(stream, (*unread_items(page.unreadable, known), *unwritten), known, context.now)
-    tally = Tally(interaction_events=len(written), dead_lettered=len(dead_letters))
+    changed, unchanged = withhold_each(_revised(gap, page, known, context.now), context.refused)
+    failures = (*unread_items(page.unreadable, known), *unwritten, *unchanged)
+    dead_letters, payloads = opened(stream, failures, known, context.now)
+    tally = Tally(interaction_events=len(written), dead_lettered=len(dead_letters)) + tally_of(changed)
     after, ending = _gap_after(gap, page, known, stored=len(written))
     missed = without_content(written)
     below = withheld_below(after, page, row, known, len(written)) if ending is GapEnding.THREAD_END else None
     if below is not None:
         missed, ending = (*missed, below), GapEnding.WITHHELD
-    changes = Changes(interaction_events=written, payloads=payloads)
+    # The fingerprint is of the messages as they were.
+    touched = (without_fingerprint(row),) if changed and gap.conversation_id in known.conversations else ()
+    changes = Changes(touched, interaction_events=written, payloads=payloads, revised=changed)
     return PageRead(changes, dead_letters, tally, after, ending, missed)
+
+
+def _revised(gap: Gap, page: MessagePage, known: Known, now: datetime) -> tuple[InteractionEventRow, ...]:
+    return tuple(revised(_reading(gap, page), page.interactions, known, now)) if known.messages else ()
 
 
 def _unstored_row(stream: Stream, gap: Gap, now: datetime) -> ConversationRow:

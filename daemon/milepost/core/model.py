@@ -237,10 +237,14 @@ class ConversationRow(Struct, frozen=True):
     first_synced_at: datetime
     synced_at: datetime
     deleted_at: datetime | None = None
+    messages_fingerprint: str | None = None
 
 
-class InteractionEventRow(Struct, frozen=True):
-    """A row of `contact_interaction_events`, its columns in order. Written once; whose it is can still turn out."""
+class InteractionEventRow(Struct, frozen=True, omit_defaults=True):
+    """A row of `contact_interaction_events`, its columns in order.
+
+    It changes if the message is `edited_at` some time or unsent (`deleted_at`), or if it turns out whose it is.
+    """
 
     event_id: str
     conversation_id: str
@@ -252,6 +256,8 @@ class InteractionEventRow(Struct, frozen=True):
     text: str | None
     attachments: str | None
     occurred_at: datetime
+    edited_at: datetime | None = None
+    deleted_at: datetime | None = None
 
 
 class DeadLetterPayload(Struct, frozen=True):
@@ -283,7 +289,8 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     notes are dropped; `forgets_missed` drops them without that.
 
     `moved` are conversations that stood under another page: they, their messages and their contacts move to this one's.
-    `own_id` has turned out to be ours: no contact has it, and messages from it are ours.
+    `own_id` has turned out to be ours: no contact has it, and messages from it are ours. `revised` are stored messages
+    that were edited or unsent, as they are now.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
@@ -296,6 +303,19 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     forgets_missed: bool = False
     moved: tuple[str, ...] = ()
     own_id: str | None = None
+    revised: tuple[InteractionEventRow, ...] = ()
+
+
+class Reading(Struct, frozen=True):
+    """What an answer shows of the messages of a conversation, from the oldest to the newest of them.
+
+    The `fingerprint` is one of their ids and content; None if the answer may lack some of those in between.
+    """
+
+    conversation_id: str
+    oldest_at: datetime
+    newest_at: datetime
+    fingerprint: str | None
 
 
 class ThreadSpan(Struct, frozen=True):
@@ -310,7 +330,7 @@ class Keys(Struct, frozen=True):
 
     `subjects` are those of dead letters. `full_sweep_at` identifies the batch's sweep if that is a full one that notes
     what it misses, and `stretch` is what the batch covers of the inbox. `counts_stored` asks for `Known.stored`, and
-    `counts_messages` for `Known.stored_messages` and `Known.stored_below`.
+    `counts_messages` for `Known.stored_messages` and `Known.stored_below`. `readings` ask for `Known.messages`.
     """
 
     stream: Stream
@@ -322,6 +342,7 @@ class Keys(Struct, frozen=True):
     stretch: Stretch | None = None
     counts_stored: bool = False
     counts_messages: ThreadSpan | None = None
+    readings: tuple[Reading, ...] = ()
 
 
 class KnownDeadLetter(Struct, frozen=True):
@@ -355,7 +376,8 @@ class Known(Struct, frozen=True):
     full sweep, `unseen` counts the conversations in the stretch that were not seen and are not noted as missed yet,
     `missed` are those of the batch that are noted, and `all_missed` counts all of the stream that are. `stored` counts
     the stream's conversations that are not marked as deleted, where that was asked for; so do `stored_messages` and
-    `stored_below` those of the messages of a span.
+    `stored_below` those of the messages of a span. `messages` are the stored ones between the oldest and the newest of
+    each reading whose fingerprint is not that of its conversation.
 
     Where conversations stand under other pages, `contacts_elsewhere` are the contacts of those pages, by page and id,
     and `moved_to` are the pages to which rows of this page have moved, with the last sign of life of each.
@@ -372,5 +394,6 @@ class Known(Struct, frozen=True):
     stored: int = 0
     stored_messages: int = 0
     stored_below: int = 0
+    messages: dict[str, InteractionEventRow] = {}
     contacts_elsewhere: dict[tuple[str, str], ContactRow] = {}
     moved_to: dict[str, datetime] = {}

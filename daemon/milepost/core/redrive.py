@@ -50,6 +50,7 @@ from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, Message
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Pending, Record, unchanged_before
 from milepost.core.remedies import Remedy, rule_for
+from milepost.core.revisions import readings, with_revisions
 from milepost.core.texts import storable
 
 TEXTS = ("name", "username", "link", "snippet", "text")  # the columns that hold what people wrote
@@ -88,7 +89,9 @@ def redrive(
     keys: Keys | None = None
     match outcome:
         case Fetched(batch=batch):
-            keys = replace(keys_of(stream, batch), subjects=subjects_of(batch, context.refused))
+            asked = context.policy.messages_per_conversation
+            shown = readings(batch, Detail.NESTED, asked)
+            keys = replace(keys_of(stream, batch), subjects=subjects_of(batch, context.refused), readings=shown)
         case MessagesFetched(page=page):
             keys = keys_of_page(checkpoint, gap_in(due.payload or ""), page, context.refused)
         case Refused():
@@ -218,7 +221,8 @@ def _reread(checkpoint: Checkpoint, due: DueDeadLetter, batch: Batch, context: C
     """Treat what was read like a batch: it may also close or open other dead letters of the conversation."""
     dead_letter, now = due.dead_letter, context.now
     stream = Stream.parse(checkpoint.stream)
-    whole = difference(stream, batch, known, now)
+    shown = readings(batch, Detail.NESTED, context.policy.messages_per_conversation)
+    whole = with_revisions(difference(stream, batch, known, now), batch, shown, known, now)
     found, unwritten = withhold(whole, context.refused)
     failures = (*unread(batch, Detail.NESTED, None, known), *unwritten)
     reasons = {each.subject: each.reason for each in failures}

@@ -305,10 +305,11 @@ def _backlog(event: GapEvent, now: datetime) -> Description:
             )
             ids = [gap.conversation_id for gap in gaps]
             return Description("messages owed", sentence, fields={"conversations": ids[:MAX_IDS], "gaps": len(gaps)})
-        case MessagesRead(gap=gap, stored=stored, ending=ending):
+        case MessagesRead(gap=gap, stored=stored, ending=ending) as read:
             then = "more are owed" if ending is None else GAP_ENDINGS[ending]
             sentence = f"{counted(stored, 'older message')} of a conversation stored; {then}"
-            counts = {"stored": stored, "stored_so_far": gap.stored}
+            revised = {"edited": read.edited, "unsent": read.unsent}
+            counts = {"stored": stored, "stored_so_far": gap.stored} | {k: v for k, v in revised.items() if v}
             return Description("messages read", sentence, _gap_level(ending), _gap_fields(gap, ending) | counts)
         case MessagesFailed(gap=gap, problem=problem, ending=ending):
             then = _next_reading(gap, now) if ending is None else GAP_ENDINGS[ending]

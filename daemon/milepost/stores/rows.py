@@ -1,6 +1,6 @@
 """The core's rows as tuples for a database that stores instants as text, and back. Columns are in struct order."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from milepost.core.errors import JournalDamaged, StoreRefused
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
 from milepost.core.gaps import Gap
 from milepost.core.journal import Codec, RunOf, instant_text
-from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow, ThreadSpan
+from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow, Keys, Reading, ThreadSpan
 from milepost.core.ports import DueDeadLetter
 from milepost.core.position import Mode
 from milepost.core.problems import Problem
@@ -47,6 +47,10 @@ def _instant(text: str) -> datetime:
         return datetime.fromisoformat(text)
     except (TypeError, ValueError) as error:
         raise StoreRefused(f"a stored row holds {text!r}, which is not a time", hint=RESTORE) from error
+
+
+def _optional_instant(text: str | None) -> datetime | None:
+    return None if text is None else _instant(text)
 
 
 def contact_tuple(row: ContactRow) -> tuple[Any, ...]:
@@ -94,6 +98,7 @@ def conversation_tuple(row: ConversationRow) -> tuple[Any, ...]:
         instant_text(row.first_synced_at),
         instant_text(row.synced_at),
         _optional_text(row.deleted_at),
+        row.messages_fingerprint,
     )
 
 
@@ -112,7 +117,8 @@ def conversation_row(columns: tuple[Any, ...]) -> ConversationRow:
         updated_time=_instant(columns[9]),
         first_synced_at=_instant(columns[10]),
         synced_at=_instant(columns[11]),
-        deleted_at=None if columns[12] is None else _instant(columns[12]),
+        deleted_at=_optional_instant(columns[12]),
+        messages_fingerprint=columns[13],
     )
 
 
@@ -135,6 +141,34 @@ def interaction_event_tuple(row: InteractionEventRow) -> tuple[Any, ...]:
         row.attachments,
         instant_text(row.occurred_at),
     )
+
+
+def interaction_event_row(columns: tuple[Any, ...]) -> InteractionEventRow:
+    """Return the interaction event of these columns."""
+    times: tuple[Any, ...] = (_instant(columns[9]), *map(_optional_instant, columns[10:]))
+    return InteractionEventRow(*(columns[:9] + times))
+
+
+def revision(row: InteractionEventRow) -> dict[str, str | None]:
+    """Return what of an interaction event changes if it is edited or unsent."""
+    return {
+        "event_id": row.event_id,
+        "kind": row.kind,
+        "text": row.text,
+        "attachments": row.attachments,
+        "edited_at": _optional_text(row.edited_at),
+        "deleted_at": _optional_text(row.deleted_at),
+    }
+
+
+def to_look_up(keys: Keys, conversations: Mapping[str, ConversationRow]) -> list[Reading]:
+    """Return the readings whose messages have to be compared with the stored ones."""
+    return [
+        each
+        for each in keys.readings
+        if (row := conversations.get(each.conversation_id)) is not None
+        and (each.fingerprint is None or each.fingerprint != row.messages_fingerprint)
+    ]
 
 
 def entry_tuple(entry: Entry) -> tuple[Any, ...]:
@@ -314,6 +348,6 @@ def gap(state: str) -> Gap:
         ) from error
 
 
-def json_list(ids: Iterable[str]) -> str:
-    """Return ids as the JSON array that `json_each` reads: any number of them is one parameter."""
+def json_list(ids: Iterable[object]) -> str:
+    """Return ids, or lists of texts, as the JSON array that `json_each` reads: any number of them is one parameter."""
     return _encode(list(ids)).decode()

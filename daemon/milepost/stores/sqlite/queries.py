@@ -11,7 +11,16 @@ from msgspec.structs import replace
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.evolve import fold
 from milepost.core.journal import Codec, RunOf, instant_text
-from milepost.core.model import DataSource, Keys, Known, KnownDeadLetter, Stream, Stretch
+from milepost.core.model import (
+    ConversationRow,
+    DataSource,
+    InteractionEventRow,
+    Keys,
+    Known,
+    KnownDeadLetter,
+    Stream,
+    Stretch,
+)
 from milepost.core.ports import DueDeadLetter, OpenGap
 from milepost.core.retry import latest_redrive
 from milepost.stores import rows
@@ -98,6 +107,7 @@ class SqliteSession:
             all_missed,
             self._count_stored(keys),
             *self._count_messages(keys),
+            self._known_messages(keys, conversations),
         )
         pages = pages_elsewhere(known, stream)
         return self._with_elsewhere(known, keys, pages) if pages else known
@@ -150,6 +160,16 @@ class SqliteSession:
             return 0, 0
         stored, below = self.ask("count_messages", rows.span_parameters(keys.counts_messages)).fetchone()
         return stored, below
+
+    def _known_messages(
+        self, keys: Keys, conversations: Mapping[str, ConversationRow]
+    ) -> dict[str, InteractionEventRow]:
+        wanted = rows.to_look_up(keys, conversations)
+        if not wanted:
+            return {}
+        spans = [(each.conversation_id, instant_text(each.oldest_at), instant_text(each.newest_at)) for each in wanted]
+        found = map(rows.interaction_event_row, self.ask("known_messages", (rows.json_list(spans),)))
+        return {row.event_id: row for row in found}
 
     def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
         """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""
