@@ -105,9 +105,22 @@ class Invariants:
         self.doubt = timedelta()
         self.observed: dict[Stream, Observed] = {}
         self._journal_read = 0
+        self._written_before = 0
+        self.linked: tuple[Stream, ...] = ()  # the pages that an account was linked to, the last one at the end
 
     def watch(self, stream: Stream) -> None:
         self.observed[stream] = Observed(stream)
+
+    def link(self, stream: Stream, another: Stream) -> None:
+        """Expect the rows of a stream to follow the page that reads them."""
+        self.watch(another)
+        self.linked = (stream, another)
+        for linked in self.linked:
+            self.disturbed(linked, "an account was linked to another page")
+
+    def _group(self, stream: Stream) -> tuple[Stream, ...]:
+        """Return the streams among which rows of this one may move."""
+        return self.linked if stream in self.linked else (stream,)
 
     # --- while it works ---
 
@@ -175,7 +188,9 @@ class Invariants:
             assert stored is None or row.updated_time >= stored.updated_time, f"{row.conversation_id} becomes older"
         events = [row.event_id for row in changes.interaction_events]
         assert len(set(events)) == len(events), "an interaction event twice in one commit"
-        assert self.store.interaction_events.keys().isdisjoint(events), "an interaction event is written again"
+        again = self.store.interaction_events.keys() & set(events)
+        assert not again or stream in self.linked, "an interaction event is written again"
+        self._written_before = len(again)  # by the other page, since this one looked: kept once, and counted by both
         dead_letters = [row.dead_letter_id for row in changes.payloads]
         assert len(set(dead_letters)) == len(dead_letters), "a dead letter twice in one commit"
 
@@ -199,6 +214,7 @@ class Invariants:
         if commit.changes.missed or commit.changes.found:
             self.disturbed(stream, "a full sweep noted what it missed")
         self._dead_letters_agree(stream, after)
+        observed.erased["events"] += self._written_before
         self._count_forgotten(stream, commit.changes)
         self._counts_agree(stream, after)
         self._note_first_messages(stream, commit.changes)
@@ -320,7 +336,8 @@ class Invariants:
         """Count what was decided on before its person was forgotten, and not stored for it."""
         observed, store = self.observed[stream], self.store
         for row in changes.conversations:
-            if row.conversation_id not in observed.stored_once and store.is_forgotten(row):
+            is_new = all(row.conversation_id not in self.observed[each].stored_once for each in self._group(stream))
+            if is_new and store.is_forgotten(row):
                 observed.erased["conversations"] += 1
             observed.stored_once.add(row.conversation_id)
         lost = [row for row in changes.interaction_events if row.event_id not in store.interaction_events]
@@ -335,13 +352,15 @@ class Invariants:
         observed = self.observed[stream]
         runs = [self.store.runs[key] for key in self.store.runs.keys() & observed.run_ids]
         assert after.total == total(run.tally for run in runs) + observed.redrive_tally, "the runs do not add up"
-        of_stream = (stream.platform.value, stream.page_id)
-        rows = sum((row.platform, row.page_id) == of_stream for row in self.store.conversations.values())
-        events = sum((row.platform, row.page_id) == of_stream for row in self.store.interaction_events.values())
-        counted = (after.total.inserted, after.total.interaction_events, after.total.dead_lettered)
+        group = [(each, self.observed[each]) for each in self._group(stream)]
+        pages = {(each.platform.value, each.page_id) for each, _ in group}
+        rows = sum((row.platform, row.page_id) in pages for row in self.store.conversations.values())
+        events = sum((row.platform, row.page_id) in pages for row in self.store.interaction_events.values())
+        totals = total(each.refolded.total for _, each in group)
+        counted = (totals.inserted, totals.interaction_events, after.total.dead_lettered)
         stored = (
-            rows + observed.erased["conversations"],
-            events + observed.erased["events"],
+            rows + sum(each.erased["conversations"] for _, each in group),
+            events + sum(each.erased["events"] for _, each in group),
             len(observed.dead_letters),
         )
         assert counted == stored, "the journal does not count what the tables hold"
@@ -361,6 +380,16 @@ class Invariants:
 
     def deleted(self, stream: Stream) -> frozenset[str]:
         return frozenset(row.conversation_id for row in self._rows(stream) if row.deleted_at is not None)
+
+    def deleted_of_linked(self, stream: Stream) -> frozenset[str]:
+        return frozenset().union(*(self.deleted(each) for each in self._group(stream) if each != stream))
+
+    def others_are_left_alone(self, stream: Stream, deleted_before: frozenset[str]) -> None:
+        """A page marks nothing as deleted that stands under another."""
+        assert self.deleted_of_linked(stream) <= deleted_before, "a thread of another page was marked as deleted"
+
+    def _is_forgotten(self, stream: Stream, contact_id: str) -> bool:
+        return any((each.key, "contact", contact_id) in self.store.forgotten for each in self._group(stream))
 
     def _watermark_is_safe(self, stream: Stream, after: Checkpoint) -> None:
         """What is older than the watermark is stored; less the overlap, where nobody has a clock that is right."""
@@ -439,7 +468,7 @@ class Invariants:
     def _is_excused(self, stream: Stream, thread_id: str, as_of: datetime | None = None) -> bool:
         """Whether its person had it erased, or an operator discarded it as it is, or as it was when it was read."""
         inbox, given_up_at = self.world.inboxes[stream], self.observed[stream].given_up_at.get(thread_id)
-        if (stream.key, "contact", f"c_{thread_id}") in self.store.forgotten:
+        if self._is_forgotten(stream, f"c_{thread_id}"):
             return True
         thread = inbox.threads.get(thread_id)
         if given_up_at is None or thread is None:
@@ -488,7 +517,9 @@ class Invariants:
 
     def forgot(self, stream: Stream, thread_id: str, conversations: int, events: int) -> None:
         self.seen["a person was forgotten"] += 1
-        self.observed[stream].erased.update(conversations=conversations, events=events, payloads=1)
+        self.observed[stream].erased.update(conversations=conversations, events=events)
+        for linked in self._group(stream):
+            self.observed[linked].erased["payloads"] += 1
         self.nothing_is_left_of_the_forgotten()
         self.observed[stream].given_up_at.pop(thread_id, None)
 
@@ -560,9 +591,10 @@ class Invariants:
 
     def _table_equals_inbox(self, stream: Stream, inbox: Inbox) -> None:
         rows = {row.conversation_id: row for row in self._rows(stream)}
-        assert rows.keys() <= inbox.threads.keys() | inbox.gone.keys()
+        strange = rows.keys() - inbox.threads.keys() - inbox.gone.keys()
+        assert not strange, f"{strange} stand under {stream.key}, which does not have them"
         for thread in inbox.threads.values():
-            if (stream.key, "contact", thread.contact_id) in self.store.forgotten:
+            if self._is_forgotten(stream, thread.contact_id):
                 continue
             true, stored = as_listed(thread, self.messages), rows[thread.thread_id]
             assert stored.deleted_at is None, f"{thread.thread_id} is there and marked as deleted"
@@ -577,6 +609,7 @@ class Invariants:
             if row.conversation_id in rows:
                 thread = inbox.threads.get(row.conversation_id) or inbox.gone[row.conversation_id]
                 assert key in {event.event_id for event in thread.messages}
+                assert row.page_id == stream.page_id, f"{key} did not follow its thread"
 
 
 def covers(gap: Gap, thread: Thread, message: Interaction) -> bool:

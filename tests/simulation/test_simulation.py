@@ -82,6 +82,7 @@ ORDEALS = {
     "another process took the stream over",
     "another thread came in the place of one that fails",
     "another process wrote of the stream",
+    "an account was linked to another page",
     "an operator discarded a dead letter",
     "an operator redrove a dead letter",
     "the configuration was changed",
