@@ -77,6 +77,7 @@ ORDEALS = {
     "a sweep completed in doubt: out_of_order",
     "a walk started over: cursor_loop",
     "a walk started over: false_end",
+    "a thread that fails in lists was read alone",
     "a thread was given up",
     "a thread was marked as deleted",
     "another process took the stream over",
