@@ -117,11 +117,13 @@ class Setting:
         """Commit, whoever does it, and check all that must hold before and after."""
         deleted_before = self.invariants.deleted(stream)
         others_before = self.invariants.deleted_of_linked(stream)
-        if commit.entries[0].version == self.snapshot(stream).version + 1:  # else it is refused
+        is_next = commit.entries[0].version == self.snapshot(stream).version + 1
+        if is_next and not self.store.is_outdated(commit):  # else it is refused
             self.invariants.about_to_commit(stream, commit)
         answer = await self.store.commit(commit)
         if isinstance(answer, Rejected):
-            self.invariants.disturbed(stream, "the store refused rows")
+            is_refused = bool(answer.rows)
+            self.invariants.disturbed(stream, "the store refused rows" if is_refused else "two pages read at once")
         else:
             self.invariants.committed(stream, commit, deleted_before)
             self.invariants.others_are_left_alone(stream, others_before)
@@ -161,10 +163,10 @@ class Setting:
         if inbox.threads:
             thread = self.random.choice(list(inbox.threads.values()))
             stored = self.store.conversations.get(thread.thread_id)
-            if stored is not None:
-                stream = Stream(stream.platform, stored.page_id)
-            elif self.scenario.link_chance:
-                return  # of whoever is stored nowhere, nothing says yet which pages had the same account
+            if stored is None and self.scenario.link_chance:
+                return  # of whoever is stored nowhere, nothing says which pages had the same account
+            if stored is not None and self.random.random() < 0.5:
+                stream = Stream(stream.platform, stored.page_id)  # else it may be one that has nothing of it yet
             _, conversations, events, _ = self.store.forget(stream, thread.contact_id)
             self.invariants.forgot(stream, thread.thread_id, conversations, events)
 
