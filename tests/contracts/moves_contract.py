@@ -36,14 +36,14 @@ async def read(store: Store, of: Stream, *threads: Conversation, now: datetime =
     known = await store.known(keys_of(of, batch(*threads)))
     found = difference(of, batch(*threads), known, now)
     completed = SweepCompleted(Mode.FULL, now, now, found.tally)
-    await store.commit(commit_after(await store.load(of.key), completed, changes=found.changes, now=now))
+    await store.commit(commit_after(await store.load(of), completed, changes=found.changes, now=now))
     return found.tally
 
 
 async def rewrite(store: Store, of: Stream, rows: Changes, now: datetime = NOON) -> Tally:
     """Write the rows of a stream's dead letter, as its redrive does."""
     found = newer(rows, await store.known(keys_of_rows(of, rows)), now)
-    await store.commit(commit_after(await store.load(of.key), changes=found.changes, now=now))
+    await store.commit(commit_after(await store.load(of), changes=found.changes, now=now))
     return found.tally
 
 
@@ -86,7 +86,7 @@ class MovesContract:
         """The old page could store them, but not the row of their conversation."""
         rows = Changes((), (contact_row("c_1", of=OLD, name=None),), (event_row("m_0", of=OLD),))
         async with open_store(kept.store_url) as store:
-            await store.commit(commit_after(await store.load(OLD.key), changes=rows))
+            await store.commit(commit_after(await store.load(OLD), changes=rows))
 
             tally = await read(store, NEW, thread(1), now=at(60))
 
@@ -104,7 +104,7 @@ class MovesContract:
                 for of in (OLD, NEW):
                     known = await store.known(keys_of(of, batch(*threads)))
                     found = difference(of, batch(*threads), known, now)
-                    prepared = commit_after(await store.load(of.key), changes=found.changes, now=now)
+                    prepared = commit_after(await store.load(of), changes=found.changes, now=now)
                     decided.append(replace(prepared, known=known))
                 first, second = decided
 
@@ -124,7 +124,7 @@ class MovesContract:
             for of in (OLD, NEW):
                 known = await store.known(keys_of(of, batch(thread(1))))
                 changes = difference(of, batch(thread(1)), known, NOON).changes
-                decided.append(replace(commit_after(await store.load(of.key), changes=changes), known=known))
+                decided.append(replace(commit_after(await store.load(of), changes=changes), known=known))
 
             answers = await asyncio.gather(*map(store.commit, decided))
 
@@ -191,7 +191,7 @@ class MovesContract:
             await read(store, NEW, thread(1), now=at(60))
             everything = Stretch(at(60), None, None, ())
             gone = Changes(missed=everything, missed_are_deleted_at=at(90))
-            await store.commit(commit_after(await store.load(NEW.key), changes=gone, now=at(90)))
+            await store.commit(commit_after(await store.load(NEW), changes=gone, now=at(90)))
 
             tally = await read(store, OLD, thread(1), now=at(120))
 
@@ -204,13 +204,13 @@ class MovesContract:
             await read(store, OLD, thread(1), thread(2))
             sweep = sweep_started(walk_started_at=at(10))
             noted = Changes(missed=Stretch(at(10), None, None, ("t_2",)))
-            await store.commit(commit_after(await store.load(OLD.key), RunStarted(at(10)), sweep, changes=noted))
+            await store.commit(commit_after(await store.load(OLD), RunStarted(at(10)), sweep, changes=noted))
             await read(store, NEW, thread(1), thread(2), now=at(60))
 
             everything = Stretch(at(10), None, None, ())
             known = await store.known(Keys(OLD, full_sweep_at=at(10), stretch=everything))
             deleting = Changes(missed=everything, missed_are_deleted_at=at(70))
-            await store.commit(commit_after(await store.load(OLD.key), changes=deleting, now=at(70)))
+            await store.commit(commit_after(await store.load(OLD), changes=deleting, now=at(70)))
 
         assert (known.unseen, known.all_missed) == (0, 0)
         assert [row.deleted_at for row in kept.tables().conversations.values()] == [None, None]
@@ -224,7 +224,7 @@ class MovesContract:
                 DeadLetterOpened("d_3", Stage.FETCH, "t_3/messages", "bad"),
             )
             payloads = tuple(DeadLetterPayload(each.dead_letter_id, "{}") for each in opened)
-            await store.commit(commit_after(await store.load(OLD.key), *opened, changes=Changes(payloads=payloads)))
+            await store.commit(commit_after(await store.load(OLD), *opened, changes=Changes(payloads=payloads)))
             await read(store, NEW, thread(1), thread(3), now=at(60))
             await read(store, THIRD, thread(3), now=at(120))
 
@@ -243,7 +243,7 @@ class MovesContract:
             await read(store, OLD, thread(1), thread(2, "c_1"), thread(3))
             opened = DeadLetterOpened("d_1", Stage.STORE, "contact c_1", "bad")
             payload = Changes(payloads=(DeadLetterPayload("d_1", "{}"),))
-            await store.commit(commit_after(await store.load(OLD.key), opened, changes=payload))
+            await store.commit(commit_after(await store.load(OLD), opened, changes=payload))
             forgotten = await forget(kept.store_url, NEW, "c_1")
 
             tally = await read(store, NEW, thread(1), now=at(60))
@@ -294,7 +294,7 @@ class MovesContract:
             (event_row("m_1", of=OLD), event_row("m_2", of=NEW)),
         )
         async with open_store(kept.store_url) as store:
-            await store.commit(commit_after(await store.load(NEW.key), changes=rows))
+            await store.commit(commit_after(await store.load(NEW), changes=rows))
 
             forgotten = await forget(kept.store_url, NEW, "c_1")
 

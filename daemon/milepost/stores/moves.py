@@ -25,8 +25,7 @@ OWN = ("turn_own_messages", "clear_own_contact", "drop_own_contact")  # likewise
 
 def move_parameters(commit: Commit) -> dict[str, str]:
     """Return the parameters of these statements, but for the list of what is moved."""
-    stream = Stream.parse(commit.checkpoint.stream)
-    return stream_parameters(stream) | {"at": instant_text(commit.entries[-1].recorded_at)}
+    return stream_parameters(commit.checkpoint.stream) | {"at": instant_text(commit.entries[-1].recorded_at)}
 
 
 class Outdated(Exception):
@@ -49,7 +48,7 @@ def demand_known(commit: Commit, states: Iterable[tuple[str, str, str]]) -> None
     if {key: (row.page_id, instant_text(row.synced_at)) for key, row in rows} != {
         key: (page_id, synced_at) for key, page_id, synced_at in states
     }:
-        raise Outdated(commit.checkpoint.stream)
+        raise Outdated
 
 
 def pages_elsewhere(known: Known, stream: Stream) -> frozenset[str]:

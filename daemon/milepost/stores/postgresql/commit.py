@@ -47,7 +47,7 @@ class Prepared(Struct, frozen=True):
     @property
     def stream(self) -> Stream:
         """The stream that the commit is about."""
-        return Stream.parse(self.commit.checkpoint.stream)
+        return self.commit.checkpoint.stream
 
 
 class PostgresqlWriter(PostgresqlSession):
@@ -66,7 +66,7 @@ class PostgresqlWriter(PostgresqlSession):
 
     async def prepare(self, commits: Sequence[Commit]) -> list[Prepared]:
         """Begin the transaction of a group: take its locks, and read what depends on what is stored."""
-        streams = sorted({commit.checkpoint.stream for commit in commits})  # one order for all: no deadlock
+        streams = sorted({commit.checkpoint.stream.key for commit in commits})  # one order for all: no deadlock
         async with self.connection.pipeline():
             await self._database.begin(self.connection)
             await self.execute("lock_streams", {"streams": streams})
@@ -81,14 +81,14 @@ class PostgresqlWriter(PostgresqlSession):
         wanted = {key for each in written for key in each}
         ((has_forgotten, found),) = await self.ask("before_commit", {"conversations": searchable(wanted)})
         if len(wanted) < sum(map(len, written)):  # two of the group write of the same one: each by itself, then
-            raise Outdated(", ".join(commit.checkpoint.stream for commit in commits))
+            raise Outdated
         states = {state[0]: state for state in _decode_states(found)}
         for commit, keys in zip(commits, written, strict=True):
             demand_known(commit, [states[key] for key in map(storable, keys) if key in states])
         return bool(has_forgotten)
 
     async def _prepare(self, commit: Commit, *, has_forgotten: bool) -> Prepared:
-        stream, changes = Stream.parse(commit.checkpoint.stream), commit.changes
+        stream, changes = commit.checkpoint.stream, commit.changes
         await self._link(stream, commit)
         if has_forgotten:
             changes = without_forgotten(changes, await self.forgotten_among(stream, *ids_of(changes)))
@@ -297,7 +297,7 @@ def _entries_as_json(entries: Sequence[Entry]) -> str:
         [
             {
                 "ordinal": ordinal,
-                "stream": entry.stream,
+                "stream": entry.stream.key,
                 "version": entry.version,
                 "run_id": entry.run_id,
                 "recorded_at": instant_text(entry.recorded_at),

@@ -29,7 +29,7 @@ class SqliteWriter(SqliteSession):
 
     def _write(self, commit: Commit, events_chunk_size: int) -> Committed:
         began = perf_counter()
-        stream = Stream.parse(commit.checkpoint.stream)
+        stream = commit.checkpoint.stream
         if written := written_of(commit):
             demand_known(commit, self.ask("conversation_states", (rows.json_list(written),)))
         self._link(stream, commit)
