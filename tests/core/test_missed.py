@@ -207,7 +207,7 @@ class TestWhatIsAnsweredAsDeleted:
         assert endings(events) == [GapEnding.GONE]
 
     def test_a_redrive_closes_its_dead_letter(self) -> None:
-        letter = DeadLetter("d_1", STREAM.key, Stage.FETCH, "t_1/older/g_1", "why", NOON)
+        letter = DeadLetter("d_1", STREAM, Stage.FETCH, "t_1/older/g_1", "why", NOON)
         due = DueDeadLetter(letter, payload_of(GAP))
         record = redrive(DONE, due, refused(SAYS_DELETED), context()).record(stored(61, messages=21, below=1))
 

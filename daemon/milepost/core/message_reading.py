@@ -42,10 +42,8 @@ from milepost.core.model import (
     Known,
     MessagePage,
     MissedReason,
-    Reading,
     RefusedRow,
     Stream,
-    ThreadSpan,
 )
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest, Refused
@@ -54,6 +52,7 @@ from milepost.core.records import Context, Decided, Pending, Record, unchanged_b
 from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.retry import backoff_seconds
 from milepost.core.revisions import reading, revised, tally_of, without_fingerprint
+from milepost.core.spans import Reading, ThreadSpan
 
 MESSAGES_PER_REQUEST = 50
 SHRINKS_BY = 4
@@ -120,7 +119,7 @@ def keys_of_page(checkpoint: Checkpoint, gap: Gap, page: MessagePage, refused: I
     """Return the keys of all rows that messages may touch, and of the dead letters about those that were refused."""
     events = (*(each.event_id for each in page.interactions), *page.bare_ids)
     return Keys(
-        Stream.parse(checkpoint.stream),
+        checkpoint.stream,
         conversations=(gap.conversation_id,),
         contacts=tuple(dict.fromkeys(each.contact_id for each in page.interactions if each.contact_id)),
         interaction_events=events,
@@ -260,7 +259,7 @@ def _on_refusal(checkpoint: Checkpoint, gap: Gap, problem: Problem, context: Con
     failure = Failure(
         older_of(gap.conversation_id, gap.gap_id), Stage.FETCH, str(problem)[:MAX_REASON_CHARACTERS], payload_of(after)
     )
-    dead_letters, payloads = opened(Stream.parse(checkpoint.stream), (failure,), Known(), context.now)
+    dead_letters, payloads = opened(checkpoint.stream, (failure,), Known(), context.now)
     return Record((*before, *dead_letters, failed), Changes(payloads=payloads))
 
 

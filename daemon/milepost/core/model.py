@@ -5,9 +5,11 @@ Instants are aware datetimes in UTC. Ids are text, always: they exceed 2^53, and
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Self
+from typing import Final, Self
 
 from msgspec import Struct
+
+from milepost.core.spans import Reading, ThreadSpan
 
 
 class Platform(StrEnum):
@@ -17,16 +19,31 @@ class Platform(StrEnum):
     INSTAGRAM = "instagram"
 
 
-class Stream(Struct, frozen=True):
-    """One page on one platform, the unit that is swept, journaled and resumed."""
+class Stream:
+    """One page on one platform, the unit that is swept, journaled and resumed.
 
-    platform: Platform
-    page_id: str
+    It is text in rows and in JSON only: its `key`, such as `messenger:1234567890`. msgspec would write a struct as an
+    object, so this is a plain class, which is written and read by the hooks of `stores.rows`.
+    """
 
-    @property
-    def key(self) -> str:
-        """The stream's key: `messenger:1234567890`."""
-        return f"{self.platform}:{self.page_id}"
+    __slots__ = ("key", "page_id", "platform")
+
+    def __init__(self, platform: Platform, page_id: str) -> None:
+        self.platform: Final = platform
+        self.page_id: Final = page_id
+        self.key: Final = f"{platform}:{page_id}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __str__(self) -> str:
+        return self.key
+
+    def __repr__(self) -> str:
+        return f"Stream({self.key!r})"
 
     @classmethod
     def parse(cls, key: str) -> Self:
@@ -194,8 +211,7 @@ class MissedReason(StrEnum):
 class MessagePage(Struct, frozen=True):
     """Messages of one conversation, newest first. `next_cursor` is None if these are its oldest.
 
-    Of some the API has no more than their `bare_ids`. Where it gave no page, because all that is left is withheld, the
-    page is empty and `withheld` says why.
+    Of some the API has no more than their `bare_ids`. An empty page may say why all that is left is `withheld`.
     """
 
     interactions: tuple[Interaction, ...]
@@ -241,10 +257,7 @@ class ConversationRow(Struct, frozen=True):
 
 
 class InteractionEventRow(Struct, frozen=True, omit_defaults=True):
-    """A row of `contact_interaction_events`, its columns in order.
-
-    It changes if the message is `edited_at` some time or unsent (`deleted_at`), or if it turns out whose it is.
-    """
+    """A row of `contact_interaction_events`, its columns in order. An unsent message (`deleted_at`) has no content."""
 
     event_id: str
     conversation_id: str
@@ -289,6 +302,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     notes are dropped; `forgets_missed` drops them without that.
 
     `moved` are conversations that stood under another page: they, their messages and their contacts move to this one's.
+    Of those that have no row, and of people who were erased, what is left under the other page moves or goes.
     `own_id` has turned out to be ours: no contact has it, and messages from it are ours. `revised` are stored messages
     that were edited or unsent, as they are now.
     """
@@ -306,31 +320,12 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     revised: tuple[InteractionEventRow, ...] = ()
 
 
-class Reading(Struct, frozen=True):
-    """What an answer shows of the messages of a conversation, from the oldest to the newest of them.
-
-    The `fingerprint` is one of their ids and content; None if the answer may lack some of those in between.
-    """
-
-    conversation_id: str
-    oldest_at: datetime
-    newest_at: datetime
-    fingerprint: str | None
-
-
-class ThreadSpan(Struct, frozen=True):
-    """The messages of a conversation that are to be counted: all, and those at or before `back_to`."""
-
-    conversation_id: str
-    back_to: datetime
-
-
 class Keys(Struct, frozen=True):
     """The keys of the rows that a batch touches. Contacts and subjects are those of `stream`; other keys are global.
 
     `subjects` are those of dead letters. `full_sweep_at` identifies the batch's sweep if that is a full one that notes
-    what it misses, and `stretch` is what the batch covers of the inbox. `counts_stored` asks for `Known.stored`, and
-    `counts_messages` for `Known.stored_messages` and `Known.stored_below`. `readings` ask for `Known.messages`.
+    what it misses, and `stretch` is what the batch covers of the inbox. `counts_stored` asks for `Known.stored`,
+    `locates_contacts` for `contact_pages`, `counts_messages` for the numbers of messages, `readings` for `messages`.
     """
 
     stream: Stream
@@ -341,6 +336,7 @@ class Keys(Struct, frozen=True):
     full_sweep_at: datetime | None = None
     stretch: Stretch | None = None
     counts_stored: bool = False
+    locates_contacts: bool = False
     counts_messages: ThreadSpan | None = None
     readings: tuple[Reading, ...] = ()
 
@@ -381,6 +377,8 @@ class Known(Struct, frozen=True):
 
     Where conversations stand under other pages, `contacts_elsewhere` are the contacts of those pages, by page and id,
     and `moved_to` are the pages to which rows of this page have moved, with the last sign of life of each.
+    `left_behind` are conversations without a row whose messages stand under another page, with that page. Where rows
+    of this page have moved, and it was asked for, `contact_pages` are the pages of each contact's conversations.
     """
 
     conversations: dict[str, ConversationRow] = {}
@@ -397,3 +395,5 @@ class Known(Struct, frozen=True):
     messages: dict[str, InteractionEventRow] = {}
     contacts_elsewhere: dict[tuple[str, str], ContactRow] = {}
     moved_to: dict[str, datetime] = {}
+    left_behind: dict[str, str] = {}
+    contact_pages: dict[str, frozenset[str]] = {}

@@ -43,7 +43,6 @@ from milepost.core.model import (
     Known,
     MessagePage,
     MissedReason,
-    Stream,
 )
 from milepost.core.plan import RunBudget
 from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, MessagesRequest, Outcome, Refused
@@ -81,7 +80,7 @@ def redrive(
 
     `by` is who requested it; empty for an automatic redrive.
     """
-    stream = Stream.parse(checkpoint.stream)
+    stream = checkpoint.stream
     rows, replaced = _rows(due)
     if isinstance(outcome, Refused) and says_deleted(outcome.problem) and is_of_older(due.dead_letter.subject):
         page = MessagePage((), withheld=MissedReason.DELETED)
@@ -161,7 +160,7 @@ class PendingRedrive(Struct, frozen=True):
         dead_letter, gap = self.due.dead_letter, gap_in(self.due.payload or "")
         if problem := vain(gap, page):
             return self._refused(problem, self.context)
-        read = read_page(Stream.parse(self.checkpoint.stream), gap, page, self.context, known)
+        read = read_page(self.checkpoint.stream, gap, page, self.context, known)
         is_forgotten = gap.conversation_id in known.forgotten
         resolution = Resolution.FORGOTTEN if is_forgotten else Resolution.REDRIVEN
         closed = DeadLetterClosed(dead_letter.dead_letter_id, resolution, read.tally)
@@ -220,7 +219,7 @@ def _failure(dead_letter: DeadLetter, reason: str, context: Context, tally: Tall
 def _reread(checkpoint: Checkpoint, due: DueDeadLetter, batch: Batch, context: Context, known: Known) -> Record:
     """Treat what was read like a batch: it may also close or open other dead letters of the conversation."""
     dead_letter, now = due.dead_letter, context.now
-    stream = Stream.parse(checkpoint.stream)
+    stream = checkpoint.stream
     shown = readings(batch, Detail.NESTED, context.policy.messages_per_conversation)
     whole = with_revisions(difference(stream, batch, known, now), batch, shown, known, now)
     found, unwritten = withhold(whole, context.refused)

@@ -25,8 +25,8 @@ from milepost.core.model import (
     Interaction,
     InteractionEventRow,
     Known,
-    Reading,
 )
+from milepost.core.spans import Reading
 
 ERASED_KEYS = frozenset({"text", "message", "attachments", "shares", "sticker", "story"})
 IDS = ("event_id", "id")

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import Gap, GapEnding, GapEvent, MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
-from milepost.core.model import MissedReason, OwnId, OwnIdState, Stream
+from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
+from milepost.core.model import OwnId, OwnIdState, Stream
 from milepost.core.plan import Size
 from milepost.core.position import Mode, Phase
 from milepost.core.problems import ProblemKind
@@ -31,9 +31,8 @@ from milepost.reporting.description import (
     summary,
 )
 from milepost.reporting.humanize import counted, lasting, on_one_line
+from milepost.reporting.message_entries import describe_messages
 from milepost.reporting.status import SET_OWN_ID, limit_in_words, own_id_in_words, size_in_words, token_in_words
-
-MAX_IDS = 10  # in the fields of a description
 
 
 class Ending(Struct, frozen=True):
@@ -85,21 +84,21 @@ def describe(  # noqa: C901, PLR0911, PLR0912  (one case for each kind of event)
         case events.SweepStarted() as event:
             return _sweep_started(event, now)
         case events.BatchStored() as event:
-            return _batch_stored(event, run, Stream.parse(entry.stream))
+            return _batch_stored(event, run, entry.stream)
         case events.FetchFailed() | events.BatchFailed() | events.BatchShrunk() as event:
             return _batch_refused(event, run, now)
         case events.FieldsLeftOut() as event:
             return _fields_left_out(event)
         case events.RateLimited() | events.CursorLost() as event:
-            return _stream_refused(event, Stream.parse(entry.stream), now)
+            return _stream_refused(event, entry.stream, now)
         case events.DeadLetterOpened() | events.RedriveFailed() | events.DeadLetterClosed() as event:
             return _dead_letter(event, now)
         case MessagesOwed() | MessagesRead() | MessagesFailed() | MessagesMissed() as event:
-            return _backlog(event, now)
+            return describe_messages(event, now)
         case events.SweepCompleted() as event:
-            return _sweep_completed(event, run, Stream.parse(entry.stream))
+            return _sweep_completed(event, run, entry.stream)
         case events.RunEnded() as event:
-            return _run_ended(event, run, Stream.parse(entry.stream))
+            return _run_ended(event, run, entry.stream)
         case events.StoreReturned() as event:
             return _store_returned(event)
         case (
@@ -276,84 +275,6 @@ def _redrive_hint(event: events.DeadLetterOpened | events.RedriveFailed) -> str:
 
 def _via(actor: str) -> str:
     return f" via {on_one_line(actor)}" if actor else ""
-
-
-# --- the backlog of messages ------------------------------------------------------------------------------------------
-
-GAP_ENDINGS = {
-    GapEnding.CLOSED: "all that was owed is stored",
-    GapEnding.THREAD_END: "its oldest message is stored",
-    GapEnding.WITHHELD: "the API withholds the rest",
-    GapEnding.GONE: "the conversation no longer exists",
-    GapEnding.FORGOTTEN: "the person it is about was erased",
-    GapEnding.DEAD_LETTER: "a dead letter keeps what is owed",
-}
-
-WITHHELD = {
-    MissedReason.WINDOW: "the API lists no older ones",
-    MissedReason.NO_CONTENT: "the API lists them without content",
-    MissedReason.DELETED: "the API says that they are deleted",
-}
-
-
-def _backlog(event: GapEvent, now: datetime) -> Description:
-    match event:
-        case MessagesOwed(gaps=gaps):
-            count = counted(len(gaps), "conversation")
-            sentence = (
-                f"{count} {'has' if len(gaps) == 1 else 'have'} more new messages than the list shows: they are owed"
-            )
-            ids = [gap.conversation_id for gap in gaps]
-            return Description("messages owed", sentence, fields={"conversations": ids[:MAX_IDS], "gaps": len(gaps)})
-        case MessagesRead(gap=gap, stored=stored, ending=ending) as read:
-            then = "more are owed" if ending is None else GAP_ENDINGS[ending]
-            sentence = f"{counted(stored, 'older message')} of a conversation stored; {then}"
-            revised = {"edited": read.edited, "unsent": read.unsent}
-            counts = {"stored": stored, "stored_so_far": gap.stored} | {k: v for k, v in revised.items() if v}
-            return Description("messages read", sentence, _gap_level(ending), _gap_fields(gap, ending) | counts)
-        case MessagesFailed(gap=gap, problem=problem, ending=ending):
-            then = _next_reading(gap, now) if ending is None else GAP_ENDINGS[ending]
-            sentence = f"Older messages of a conversation could not be read; {then}: {on_one_line(problem)}"
-            fields = _gap_fields(gap, ending) | {"attempts": gap.attempts, "problem": str(problem)}
-            return Description("messages not read", sentence, Level.WARNING, fields)
-        case MessagesMissed() as event:
-            return _missed(event, now)
-
-
-def _missed(event: MessagesMissed, now: datetime) -> Description:
-    missed = event.missed
-    is_exact = not any(each.is_estimate or each.count is None for each in missed)
-    count = ("" if is_exact else "about ") + counted(event.messages, "message")
-    threads = "a conversation" if len(missed) == 1 else counted(len(missed), "conversation")
-    from_at, until_at = min(each.from_at for each in missed), max(each.until_at for each in missed)
-    why = " and ".join(WITHHELD[each] for each in MissedReason if any(each is one.reason for one in missed))
-    sentence = (
-        f"{count[0].upper()}{count[1:]} of {threads} cannot be read, from {clock(from_at, now)} to "
-        f"{clock(until_at, now)}: {why}"
-    )
-    fields = {
-        "conversations": [each.conversation_id for each in missed][:MAX_IDS],
-        "messages": event.messages,
-        "from": from_at.isoformat(),
-        "until": until_at.isoformat(),
-        "reasons": sorted({each.reason.value for each in missed}),
-    }
-    return Description("messages missed", sentence, Level.WARNING, fields, "they are not asked for again")
-
-
-def _gap_level(ending: GapEnding | None) -> Level:
-    return Level.DEBUG if ending is None else Level.INFO
-
-
-def _gap_fields(gap: Gap, ending: GapEnding | None) -> dict[str, Any]:
-    fields = {"conversation": gap.conversation_id, "reached": gap.reached_at.isoformat()}
-    return fields if ending is None else fields | {"ending": ending.value}
-
-
-def _next_reading(gap: Gap, now: datetime) -> str:
-    if gap.retry_at is not None:
-        return f"next attempt at {clock(gap.retry_at, now)}"
-    return "the next run tries again" if gap.attempts else "it is tried again"
 
 
 # --- runs and streams -------------------------------------------------------------------------------------------------
