@@ -25,6 +25,7 @@ from milepost.core.model import (
     Keys,
     Known,
     KnownDeadLetter,
+    PageRow,
     RefusedRow,
     Stream,
     Stretch,
@@ -56,6 +57,7 @@ class MemoryStore:
         self.checkpoints: dict[str, bytes] = {}
         self.runs: dict[str, Run] = {}
         self.conversations: dict[str, ConversationRow] = {}
+        self.pages: dict[tuple[str, str], PageRow] = {}
         self.contacts: dict[ContactKey, ContactRow] = {}
         self.interaction_events: dict[str, InteractionEventRow] = {}
         self.dead_letters: dict[str, DeadLetter] = {}
@@ -237,6 +239,7 @@ class MemoryStore:
             del self.gaps[key]
         for key in self._noted(stream):
             del self.missed[key]
+        self.pages.pop(page, None)
         for contact in [key for key in self.contacts if key[:2] == page]:
             del self.contacts[contact]
         for key in [key for key, row in self.conversations.items() if (row.platform, row.page_id) == page]:
@@ -302,6 +305,14 @@ class MemoryStore:
 
     def _write_rows(self, changes: Changes) -> None:
         """Keep when rows were first seen, interaction events as they are, and out who was forgotten."""
+        if (page := changes.page) is not None:
+            stored = self.pages.get((page.platform, page.page_id), page)
+            self.pages[page.platform, page.page_id] = replace(
+                page,
+                name=page.name if page.name is not None else stored.name,
+                username=page.username if page.username is not None else stored.username,
+                first_seen_at=stored.first_seen_at,
+            )
         gone: set[str] = set()
         for conversation in changes.conversations:
             if self.is_forgotten(conversation):

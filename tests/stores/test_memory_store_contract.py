@@ -30,6 +30,7 @@ class TestMemoryStore(StoreContract, RemediesContract):
                 dict(store.interaction_events),
                 dict(store.dead_letters),
                 dict(store.payloads),
+                dict(store.pages),
             )
 
         return look

@@ -45,6 +45,14 @@ RETURNING seq;
 -- name: announce
 SELECT pg_notify(%(channel)s, '');
 
+-- name: upsert_page
+INSERT INTO pages (platform, page_id, name, username, first_seen_at, last_seen_at)
+VALUES (%s, %s, %s, %s, %s, %s)
+ON CONFLICT (platform, page_id) DO UPDATE SET
+    name = coalesce(excluded.name, pages.name),
+    username = coalesce(excluded.username, pages.username),
+    last_seen_at = excluded.last_seen_at;
+
 -- name: upsert_contacts
 INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
 SELECT
@@ -888,6 +896,9 @@ DELETE FROM message_backlog WHERE stream = %(stream)s;
 
 -- name: remove_stream_notes
 DELETE FROM missed_conversations WHERE stream = %(stream)s;
+
+-- name: remove_stream_page
+DELETE FROM pages WHERE platform = %(platform)s AND page_id = %(page_id)s;
 
 -- name: remove_stream_contacts
 DELETE FROM contacts WHERE platform = %(platform)s AND page_id = %(page_id)s;

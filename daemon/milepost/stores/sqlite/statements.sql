@@ -4,6 +4,14 @@
 -- name: insert_entries
 INSERT INTO journal (stream, version, run_id, recorded_at, type, data, hash) VALUES (?, ?, ?, ?, ?, ?, ?);
 
+-- name: upsert_page
+INSERT INTO pages (platform, page_id, name, username, first_seen_at, last_seen_at)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (platform, page_id) DO UPDATE SET
+    name = coalesce(excluded.name, pages.name),
+    username = coalesce(excluded.username, pages.username),
+    last_seen_at = excluded.last_seen_at;
+
 -- name: upsert_contacts
 INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -700,6 +708,9 @@ DELETE FROM message_backlog WHERE stream = :stream;
 
 -- name: remove_stream_notes
 DELETE FROM missed_conversations WHERE stream = :stream;
+
+-- name: remove_stream_page
+DELETE FROM pages WHERE platform = :platform AND page_id = :page_id;
 
 -- name: remove_stream_contacts
 DELETE FROM contacts WHERE platform = :platform AND page_id = :page_id;
