@@ -19,7 +19,7 @@ HTML = runbooks_page().html.decode()
 @pytest.mark.parametrize(
     ("markdown", "html"),
     [
-        ("## MilepostDown", '<h2 id="milepostdown"><a href="#milepostdown">MilepostDown</a></h2>'),
+        ("## MilepostDown", '<h2 id="milepostdown"><a id="MilepostDown" href="#milepostdown">MilepostDown</a></h2>'),
         ("**Meaning.** A <b> & `x < y`.", "<p><b>Meaning.</b> A &lt;b&gt; &amp; <code>x &lt; y</code>.</p>"),
         ("    a  # <b>\n      b", "<pre>a  # &lt;b&gt;\n  b</pre>"),
         ("1. One,\n   still.\n2. Two.", "<ol><li>One, still.</li><li>Two.</li></ol>"),
@@ -33,7 +33,7 @@ def test_the_markdown_of_runbooks_is_rendered(markdown: str, html: str) -> None:
 
 @pytest.mark.parametrize("alert", [rule["alert"] for rule in ALERTS])
 def test_every_alert_has_its_place(alert: str) -> None:
-    assert f'<h2 id="{alert.lower()}">' in HTML
+    assert f'<h2 id="{alert.lower()}"><a id="{alert}"' in HTML
 
 
 def test_nothing_of_the_markdown_is_left_over_and_every_link_leads_somewhere() -> None:

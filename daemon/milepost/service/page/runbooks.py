@@ -51,7 +51,8 @@ def _block(block: str) -> str:
     if block.startswith("#"):
         name = re.sub(r"[^\w-]", "", title.lower().replace(" ", "-"))
         level = len(marks)
-        return f'<h{level} id="{name}"><a href="#{name}">{_spans(title)}</a></h{level}>'
+        as_written = f' id="{title}"' if title.isidentifier() and title != name else ""  # as Grafana's tables have it
+        return f'<h{level} id="{name}"><a{as_written} href="#{name}">{_spans(title)}</a></h{level}>'
     if block.startswith("    "):
         code = "\n".join(line.removeprefix("    ") for line in block.splitlines())
         return f"<pre>{escape(code)}</pre>"
