@@ -246,7 +246,7 @@ async def fill(store_url: StoreUrl) -> None:
     async with open_store(store_url, synchronous="normal") as store:
         for of, rows, now in ((BAKERY, IN_MESSENGER, NOON), (CLUB, ON_INSTAGRAM, at(1))):
             completed = SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1))
-            await store.commit(commit_after(Checkpoint(of.key), completed, changes=rows, now=now))
+            await store.commit(commit_after(Checkpoint(of), completed, changes=rows, now=now))
 
 
 @pytest.mark.parametrize("name", ANSWERS)

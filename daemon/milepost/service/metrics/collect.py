@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.doubts import doubt_about
-from milepost.core.model import OwnIdState, Stream
+from milepost.core.model import OwnIdState
 from milepost.engine.feed import Notice
 from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import State
@@ -78,12 +78,13 @@ class Metrics:
         self._counters.set_usages()
         page_names = self._page_names()
         for checkpoint, state in self._live.states():
-            series, page_id = self._instruments.of_stream(checkpoint.stream), Stream.parse(checkpoint.stream).page_id
+            stream = checkpoint.stream
+            series = self._instruments.of_stream(stream.key)
             _set_gauges(series, checkpoint, state)
-            series.page_usage.set(self._counters.page_usage(page_id))
-            self._instruments.name_stream(checkpoint.stream, page_names.get(page_id) or page_id)
-        for key in self._live.removed():
-            self._instruments.drop_stream(key)
+            series.page_usage.set(self._counters.page_usage(stream.page_id))
+            self._instruments.name_stream(stream, page_names.get(stream.page_id) or stream.page_id)
+        for stream in self._live.removed():
+            self._instruments.drop_stream(stream.key)
         of_streams = "".join(family.write() for family in self._instruments.of_streams.all)
         return generate_latest(self._registry) + of_streams.encode()
 

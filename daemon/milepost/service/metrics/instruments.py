@@ -77,13 +77,13 @@ class Instruments:
                 self._streams[key] = series
         return series
 
-    def name_stream(self, key: str, page_name: str) -> None:
+    def name_stream(self, stream: Stream, page_name: str) -> None:
         """Expose what the page of a stream is called, in place of what it was called before."""
-        series, stream = self.of_stream(key), Stream.parse(key)
+        series = self.of_stream(stream.key)
         with self._creating:
             if series.page_name != page_name:
-                self.of_streams.info.drop("stream", key)
-                self.of_streams.info.add(key, stream.platform.value, stream.page_id, page_name, value=1.0)
+                self.of_streams.info.drop("stream", stream.key)
+                self.of_streams.info.add(stream.key, stream.platform.value, stream.page_id, page_name, value=1.0)
                 series.page_name = page_name
 
     def drop_stream(self, key: str) -> None:
