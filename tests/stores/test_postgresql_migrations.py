@@ -170,7 +170,7 @@ class TestAnOlderDatabase:
         assert PostgresDump(empty).projections() == before
 
     async def test_the_rows_of_before_have_their_pages(self, empty: Database, more: Path) -> None:
-        newer = taken_away(more, since="0010")
+        newer = taken_away(more, since="0011")
         await migrated(empty)
         empty.sql(
             f"""

@@ -96,7 +96,7 @@ class TestAnOlderDatabase:
 
     def test_the_rows_of_before_have_their_pages(self, tmp_path: Path, more: Path) -> None:
         path = tmp_path / "milepost.db"
-        newer = taken_away(more, since="0010")
+        newer = taken_away(more, since="0011")
         migrate(path)
         execute(
             path,
