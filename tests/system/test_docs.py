@@ -4,7 +4,9 @@ import asyncio
 import json
 import os
 import re
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import aiohttp
@@ -96,6 +98,25 @@ async def test_a_token_is_got_as_the_page_says(tmp_path: Path) -> None:
         said = await followed(tmp_path, check)
     assert said.count("conversations can be read") == 2
     assert "the token works" in said
+
+
+async def test_the_quick_start_ends_with_contacts_in_a_database(tmp_path: Path) -> None:
+    """But for the installation, which is that of the README, and for what runs until it is stopped."""
+    page = (DOCS / "quick-start.md").read_text()
+    (example,) = (block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "pages:" in block)
+    (query,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    script = "\n".join(block for block in commands(DOCS / "quick-start.md") if "pip install" not in block)
+    script = re.sub(r"^\.venv/bin/milepost run.*$", "", script.replace("EAAB…", BAKERY.token), flags=re.MULTILINE)
+    assert "sync" in script
+    async with frozen_world(20) as simulator:
+        base_url = f"kind: facebook\n  base_url: {simulator.base_url}"
+        config = example.replace("1234567890", BAKERY.id).replace("kind: facebook", base_url)
+        (tmp_path / "config.yaml").write_text(config)
+        said = await followed(tmp_path, script.replace(".venv/bin/milepost", "milepost"))
+        assert "conversations can be read" in said
+    with closing(sqlite3.connect(tmp_path / "bakery.db")) as connection:
+        assert len(connection.execute(query).fetchall()) > 10
+        assert connection.execute("SELECT DISTINCT name FROM pages").fetchall() == [("Corner Bakery",)]
 
 
 def test_the_checks_of_a_contributor_are_those_of_ci() -> None:
