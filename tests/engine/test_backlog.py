@@ -3,10 +3,22 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from math import inf
 
 from msgspec.structs import replace
 
-from kit.builders import DEAD_TOKEN, NETWORK, NOON, RATE_LIMIT, contact, conversation, fetched, message, refused
+from kit.builders import (
+    DEAD_CURSOR,
+    DEAD_TOKEN,
+    NETWORK,
+    NOON,
+    RATE_LIMIT,
+    contact,
+    conversation,
+    fetched,
+    message,
+    refused,
+)
 from kit.engine_doubles import Inbox, engine
 from kit.memory_store import MemoryStore
 from milepost.core.commands import PauseStream
@@ -47,6 +59,12 @@ class Busy(Inbox):
         self.requests: list[MessagesRequest] = []
         self._page_size = page_size
         self._before_messages = before
+
+    def has_past(self, thread_id: str, count: int) -> None:
+        """Let a thread have messages from before, one an hour."""
+        number = thread_id.partition("_")[2]
+        older = [message(f"m_{number}_old_{n}", NOON - timedelta(hours=n)) for n in range(count, 0, -1)]
+        self.threads[thread_id] = older + self.threads[thread_id]
 
     def arrive(self, thread_id: str, count: int) -> None:
         thread = self.threads[thread_id]
@@ -105,6 +123,15 @@ async def bursts(parts: EngineContext, inbox: Busy, *counts: int) -> None:
     assert inbox.requests == [], "something was owed of what was met for the first time"
     for number, count in enumerate(counts):
         inbox.arrive(f"t_{number}", count)
+
+
+def with_pasts(parts: EngineContext, *counts: int, before: OfCall | None = None) -> Busy:
+    """Return an inbox of threads with so many older messages each."""
+    inbox = Busy(parts, len(counts), before=before)
+    for number, count in enumerate(counts):
+        inbox.threads[f"t_{number}"] = [message(f"m_{number}_0", NOON - timedelta(minutes=number))]
+        inbox.has_past(f"t_{number}", count)
+    return inbox
 
 
 def endings(store: MemoryStore) -> list[GapEnding | None]:
@@ -291,3 +318,91 @@ async def test_of_a_person_who_was_erased_nothing_is_read() -> None:
 
     assert (len(inbox.requests), result.backlog) == (calls, 0)
     assert endings(store)[-1] is GapEnding.FORGOTTEN
+
+
+# --- histories --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_history_of_a_conversation_that_is_met_is_read_back_to_the_limit() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=replace(POLICY, message_history_seconds=15 * 3600.0))
+    inbox = with_pasts(parts, 30, 0, 3)
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert [(each.conversation_id, each.cursor) for each in inbox.requests] == [
+        ("t_0", "m_0_old_1"),
+        ("t_0", "m_0_old_11"),
+        ("t_2", "m_2_old_1"),
+    ]
+    assert endings(store) == [None, GapEnding.HISTORY_LIMIT, GapEnding.THREAD_END]
+    assert store.interaction_events.keys() == all_of(inbox) - {f"m_0_old_{n}" for n in range(22, 31)}
+    assert result.backlog == 0
+
+
+async def test_an_inbox_whose_messages_all_came_makes_no_calls_for_messages() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    inbox = with_pasts(parts, 1, 1, 0)
+
+    await one_run(parts, inbox).sync([STREAM])
+
+    assert inbox.requests == []
+    assert "messages_owed" not in [row.type for row in store.journal]
+
+
+async def test_a_longer_limit_reads_on_where_reading_stopped_with_the_next_full_sweep() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=replace(POLICY, message_history_seconds=0.0))
+    inbox = with_pasts(parts, 30, 12)
+    await one_run(parts, inbox).sync([STREAM])
+    assert inbox.requests == []
+    longer = replace(parts, policy=replace(POLICY, message_history_seconds=11 * 3600.0))
+
+    await one_run(longer, inbox).sync([STREAM])
+    assert inbox.requests == [], "the histories are looked at without a full sweep"
+    await one_run(longer, inbox).sync([STREAM], full=True)
+    assert [each.cursor for each in inbox.requests] == ["m_0_old_1", "m_1_old_1"]
+    await one_run(longer, inbox).sync([STREAM], full=True)
+    assert len(inbox.requests) == 2, "what was read is read again"
+    whole = replace(parts, policy=replace(POLICY, message_history_seconds=inf))
+    await one_run(whole, inbox).sync([STREAM], full=True)
+
+    assert [each.cursor for each in inbox.requests[2:]] == ["m_0_old_11", "m_0_old_21", "m_1_old_11"]
+    assert store.interaction_events.keys() == all_of(inbox)
+
+
+async def test_messages_that_arrive_while_a_history_is_read_are_stored_and_do_not_prolong_it() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+
+    async def arrives(_: MessagesRequest) -> None:
+        inbox.arrive("t_0", 5)
+
+    inbox = with_pasts(parts, 45, before=arrives)
+    await one_run(parts, inbox).sync([STREAM])
+    assert len(inbox.requests) == 5
+    await one_run(parts, inbox).sync([STREAM])
+    inbox._before_messages = None
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert result.backlog == 0
+    assert store.interaction_events.keys() == all_of(inbox)
+
+
+async def test_a_lost_cursor_begins_a_history_anew_and_stores_nothing_twice() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    calls = iter(range(100))
+
+    async def loses(request: MessagesRequest) -> MessagesOutcome | None:
+        return refused(DEAD_CURSOR) if next(calls) == 2 else None
+
+    inbox = with_pasts(parts, 45, before=loses)
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert result.backlog == 0
+    assert store.interaction_events.keys() == all_of(inbox)
+    assert [each.cursor for each in inbox.requests][:4] == ["m_0_old_1", "m_0_old_11", "m_0_old_21", None]

@@ -69,10 +69,15 @@ def walk_start(
 
 
 class Policy(Struct, frozen=True):
-    """The settings that decisions depend on. A `full_sweep_interval_seconds` of 0 means never."""
+    """The settings that decisions depend on. A `full_sweep_interval_seconds` of 0 means never.
+
+    `message_history_seconds` is how far back the messages of a conversation that is met for the first time are read:
+    infinite for all of them, 0 for none but those that come with the list.
+    """
 
     batch_size: int = 50
     messages_per_conversation: int = 20
+    message_history_seconds: float = 90 * 86400.0
     watermark_overlap_seconds: float = 600.0
     full_sweep_interval_seconds: float = 7 * 86400.0
     attempts: int = 3

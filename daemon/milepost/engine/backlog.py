@@ -5,7 +5,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from milepost.core.backlog import MAX_PARKED, ReadGap, next_gap, plan_backlog
+from milepost.core.backlog import MAX_PARKED, ReadGap, earlier_limit, next_gap, plan_backlog, reopen
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
@@ -22,6 +22,7 @@ from milepost.engine.stream_journal import StreamJournal
 
 MIN_READ_SECONDS = 30.0  # even after a run that used up its time, as every run of a long sweep does
 GAPS_AHEAD = 10  # that are loaded beyond those that failed
+GAPS_REOPENED = 200  # at once
 
 
 class BacklogReader:
@@ -55,6 +56,7 @@ class BacklogReader:
         clock = self._engine.clock
         least = Deadline(clock, clock.now() + timedelta(seconds=MIN_READ_SECONDS))
         try:
+            checkpoint = await self._reopen(checkpoint)
             while not self._is_in_vain:
                 self._mailbox.set_version(checkpoint.version)
                 after = await self._step(checkpoint, max(self._deadline.at, least.at))
@@ -63,6 +65,13 @@ class BacklogReader:
                 checkpoint = after
         except VersionConflict:  # another process wrote to the stream: what is left is read after the next run
             return await self._stream_journal.load()
+        return checkpoint
+
+    async def _reopen(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Open the histories again that are owed further back than they were read."""
+        limit = earlier_limit(checkpoint, self._engine.clock.now(), self._budget, self._engine.policy)
+        while limit is not None and (gaps := await self._stream_journal.gaps_at_limit(limit, GAPS_REOPENED)):
+            checkpoint = await self._stream_journal.record(checkpoint, reopen(checkpoint, gaps, limit, self._budget))
         return checkpoint
 
     async def _step(self, checkpoint: Checkpoint, deadline_at: datetime) -> Checkpoint | None:

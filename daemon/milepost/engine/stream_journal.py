@@ -1,11 +1,13 @@
 """One stream's journal during a run: load the checkpoint, decide and commit, then publish to the feed."""
 
 from collections.abc import Callable
+from datetime import datetime
 from time import perf_counter
 
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.errors import OutcomeUnknown, RowsRejected
 from milepost.core.evolve import skip_unchanged
+from milepost.core.gaps import Gap
 from milepost.core.journal import Codec
 from milepost.core.model import Keys, Known, RefusedRow, Stream
 from milepost.core.plan import RunBudget
@@ -71,8 +73,12 @@ class StreamJournal:
         return await self._store_retry.call(lambda: self._store.due_dead_letters(self.stream.key, now, limit))
 
     async def open_gaps(self, limit: int) -> tuple[OpenGap, ...]:
-        """Return up to `limit` open gaps of the stream, the newest first."""
+        """Return up to `limit` open gaps of the stream: those between two sweeps before histories, the newest first."""
         return await self._store_retry.call(lambda: self._store.open_gaps(self.stream.key, limit))
+
+    async def gaps_at_limit(self, later_than: datetime, limit: int) -> tuple[Gap, ...]:
+        """Return up to `limit` histories of the stream that are at their limit and ended later than `later_than`."""
+        return await self._store_retry.call(lambda: self._store.gaps_at_limit(self.stream.key, later_than, limit))
 
     async def find_open_dead_letter(self, dead_letter_id: str) -> DueDeadLetter | None:
         """Return a dead letter if it is open."""
