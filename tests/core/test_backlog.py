@@ -243,7 +243,7 @@ class TestHistory:
         assert owed_of(listed(-60, -30), Known(forgotten=frozenset({"t_1"}))) == []
 
     def test_a_redrive_that_meets_it_owes_its_history(self) -> None:
-        dead_letter = DueDeadLetter(DeadLetter("d_1", STREAM.key, Stage.FETCH, "t_1", "it failed", NOON), "{}")
+        dead_letter = DueDeadLetter(DeadLetter("d_1", STREAM, Stage.FETCH, "t_1", "it failed", NOON), "{}")
         record = redrive(DONE, dead_letter, fetched(listed(-60, -30)), context()).record(Known())
 
         assert isinstance(record, Record)
@@ -518,7 +518,7 @@ class TestFailures:
 
 
 def due(gap: Gap = GAP) -> DueDeadLetter:
-    dead_letter = DeadLetter("d_1", STREAM.key, Stage.FETCH, f"t_1/older/{gap.gap_id}", "it failed", NOON)
+    dead_letter = DeadLetter("d_1", STREAM, Stage.FETCH, f"t_1/older/{gap.gap_id}", "it failed", NOON)
     return DueDeadLetter(dead_letter, payload_of(gap))
 
 

@@ -135,7 +135,7 @@ def with_pasts(parts: EngineContext, *counts: int, before: OfCall | None = None)
 
 
 def endings(store: MemoryStore) -> list[GapEnding | None]:
-    events = (row.event for row in store.entries(STREAM.key))
+    events = (row.event for row in store.entries(STREAM))
     return [event.ending for event in events if isinstance(event, MessagesRead | MessagesFailed)]
 
 

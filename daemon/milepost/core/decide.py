@@ -22,7 +22,7 @@ from milepost.core.failures import exonerate, mistaken, on_refusal
 from milepost.core.gaps import MessagesOwed
 from milepost.core.head import walk_after_head
 from milepost.core.merge import difference, keys_of, order_violations
-from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, Stream, Stretch
+from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, Stretch
 from milepost.core.plan import (
     Policy,
     batches_read,
@@ -58,10 +58,10 @@ def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pendin
             sweep = open_sweep(checkpoint, context.budget)
             problem = _trap(checkpoint, sweep, batch) if sweep is not None else None
             if sweep is not None and problem is not None and _ends(checkpoint, sweep, problem, context.policy):
-                return _pending_batch(checkpoint, sweep, batch, context, problem)
+                return _pending_batch(checkpoint, sweep, outcome, context, problem)
             if problem := problem or _unexpected_form(checkpoint, sweep, batch):
                 return Decided(on_refusal(checkpoint, Refused(problem, outcome.took_seconds), context))
-            return _pending_batch(checkpoint, sweep or _new_sweep(checkpoint, outcome, context), batch, context)
+            return _pending_batch(checkpoint, sweep or _new_sweep(checkpoint, outcome, context), outcome, context)
         case Refused() as refused:
             return Decided(on_refusal(checkpoint, refused, context.as_of(refused)))
 
@@ -232,12 +232,13 @@ def _own_id_news(checkpoint: Checkpoint, batch: Batch) -> tuple[OwnIdChecked, ..
 
 
 def _pending_batch(
-    checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context, problem: Problem | None = None
+    checkpoint: Checkpoint, sweep: Sweep, fetched: Fetched, context: Context, problem: Problem | None = None
 ) -> PendingBatch:
-    detail = size_now(checkpoint, context.policy).detail
+    batch = fetched.batch
+    detail = Detail.NESTED if fetched.is_whole else size_now(checkpoint, context.policy).detail
     is_whole = not (batch.unreadable or context.refused) and detail is Detail.NESTED
     keys = replace(
-        keys_of(Stream.parse(checkpoint.stream), batch),
+        keys_of(checkpoint.stream, batch),
         subjects=() if is_whole and not checkpoint.open_dead_letters else subjects_of(batch, context.refused),
         full_sweep_at=sweep.walk_started_at if _notes_missed(checkpoint, sweep) else None,
         stretch=_stretch(checkpoint, sweep, batch),
