@@ -1,4 +1,4 @@
-"""core.backlog: which messages are owed, when they are read, and what reading them means."""
+"""core.backlog and core.message_reading: which messages are owed, and what reading them means."""
 
 from math import inf
 
@@ -32,7 +32,7 @@ from kit.builders import (
     run_started,
     unreadable,
 )
-from milepost.core.backlog import MAX_PARKED, ReadGap, earlier_limit, next_gap, plan_backlog, reopen
+from milepost.core.backlog import earlier_limit, reopen
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.decide import decide
 from milepost.core.events import (
@@ -45,7 +45,6 @@ from milepost.core.events import (
     RunEnded,
     RunStatus,
     Stage,
-    StreamPaused,
     SweepCompleted,
     Tally,
 )
@@ -72,7 +71,7 @@ from milepost.core.model import (
     RefusedRow,
     Table,
 )
-from milepost.core.plan import EPOCH, Finish, Wait
+from milepost.core.plan import EPOCH
 from milepost.core.ports import DueDeadLetter, MessagesOutcome
 from milepost.core.position import Mode
 from milepost.core.problems import Problem
@@ -268,68 +267,6 @@ class TestAnEarlierLimit:
         (event,) = reopen(DONE, [replace(HISTORY, reached_at=at(-3600), attempts=2)], EPOCH, budget()).events
 
         assert event == MessagesOwed((replace(HISTORY, reached_at=at(-3600), history_to=EPOCH),))
-
-
-class TestWhenItIsRead:
-    def test_it_is_read_after_the_sweep(self) -> None:
-        assert plan_backlog(DONE, NOON, budget()) == ReadGap()
-
-    def test_nothing_is_read_where_nothing_is_owed(self) -> None:
-        done = given(run_started(), SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
-        assert plan_backlog(done, NOON, budget()) is None
-
-    def test_reading_ends_at_the_time_limit_and_for_a_stop(self) -> None:
-        assert plan_backlog(DONE, at(270), budget()) == Finish(Reason.TIME_LIMIT)
-        assert plan_backlog(DONE, NOON, budget(stops_for=Reason.SHUTDOWN)) == Finish(Reason.SHUTDOWN)
-
-    def test_a_rate_limit_is_waited_out_if_it_ends_within_the_run(self) -> None:
-        assert plan_backlog(DONE, NOON, budget(), at(60)) == Wait(at(60))
-        assert plan_backlog(DONE, at(60), budget(), at(60)) == ReadGap()
-        assert plan_backlog(DONE, NOON, budget(), at(270)) == Finish(Reason.RATE_LIMIT)
-
-    @pytest.mark.parametrize(
-        ("ended", "is_read"),
-        [
-            (RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT), True),
-            (RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT), True),
-            (RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT), False),
-            (RunEnded(RunStatus.PAUSED, Reason.SHUTDOWN), False),
-            (RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED), False),
-            (RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION), False),
-        ],
-    )
-    def test_it_is_read_after_a_run_that_could_read(self, ended: RunEnded, *, is_read: bool) -> None:
-        after = given(run_started(), MessagesOwed((GAP,)), ended)
-        assert (plan_backlog(after, NOON, budget()) == ReadGap()) is is_read
-
-    def test_nothing_is_read_while_the_stream_is_paused_or_by_a_run_that_recorded_nothing(self) -> None:
-        assert plan_backlog(given(StreamPaused("somebody"), after=DONE), NOON, budget()) is None
-        assert plan_backlog(DONE, NOON, budget("another run")) is None
-
-    def test_what_waits_for_a_retry_is_passed_over(self) -> None:
-        waiting, other = replace(GAP, attempts=1, retry_at=at(5)), replace(GAP, gap_id="g_2")
-
-        assert next_gap([waiting, other], {"g_1"}, NOON, POLICY) == other
-        assert next_gap([waiting], {"g_1"}, NOON, POLICY) == Wait(at(5))
-        assert next_gap([waiting], {"g_1"}, at(5), POLICY) == waiting
-
-    def test_a_retry_that_a_clock_ahead_has_set_is_due(self) -> None:
-        waiting = replace(GAP, attempts=1, retry_at=at(86_400))
-        assert next_gap([waiting], {"g_1"}, NOON, POLICY) == waiting
-
-    def test_what_failed_often_enough_in_this_run_is_left_to_the_next(self) -> None:
-        failed = replace(GAP, attempts=POLICY.attempts)
-
-        assert next_gap([failed], {"g_1"}, NOON, POLICY) is None
-        assert next_gap([failed], set(), NOON, POLICY) == failed
-
-    def test_after_several_that_failed_the_others_are_left_too(self) -> None:
-        failed = [replace(GAP, gap_id=f"g_{n}", attempts=POLICY.attempts) for n in range(MAX_PARKED)]
-        other = replace(GAP, gap_id="other")
-        tried = {gap.gap_id for gap in failed}
-
-        assert next_gap([*failed[1:], other], tried, NOON, POLICY) == other
-        assert next_gap([*failed, other], tried, NOON, POLICY) is None
 
 
 def settled(outcome: MessagesOutcome, known: Known, gap: Gap = GAP, **inputs: object) -> Record:

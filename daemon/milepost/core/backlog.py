@@ -1,35 +1,27 @@
-"""The backlog: which messages a batch shows to be owed, and when they are read.
+"""The backlog: which messages a batch shows to be owed.
 
 Every message of a conversation up to its stored state is stored, owed, or in a dead letter. So where none of the
 messages that a list shows is stored, those between them and that state are owed. Of a conversation that is met for the
-first time, the older ones are owed back to the limit of `sync.message_history`. What reading them means is decided in
-`message_reading`.
+first time, the older ones are owed back to the limit of `sync.message_history`. When they are read is decided in
+`background`, and what that means in `message_reading`.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from hashlib import sha256
 
-from msgspec import Struct
 from msgspec.structs import replace
 
+from milepost.core.background import COMPLETE
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.dead_letters import messages_of, row_of
-from milepost.core.events import Reason, RunStatus
 from milepost.core.gaps import Gap, MessagesOwed
 from milepost.core.journal import instant_text
 from milepost.core.merge import Difference, remembered
-from milepost.core.message_reading import is_parked
 from milepost.core.model import Batch, Conversation, Known, Stream
-from milepost.core.plan import EPOCH, Finish, Policy, RunBudget, Wait, overlap_before
+from milepost.core.plan import EPOCH, Policy, RunBudget, overlap_before
 from milepost.core.position import Mode
 from milepost.core.records import Context, Record, unchanged_before
-
-COMPLETE = (RunStatus.COMPLETE, RunStatus.COMPLETE_WITH_ERRORS)
-MAX_PARKED = 3  # gaps that fail in a run, before it is assumed that all would
-
-
-# --- what is owed -----------------------------------------------------------------------------------------------------
 
 
 def owed(
@@ -130,58 +122,3 @@ def reopen(checkpoint: Checkpoint, gaps: Iterable[Gap], history_to: datetime, bu
     """Return what to record of histories that end at their limit, and are owed back to an earlier one."""
     opened = tuple(replace(gap, history_to=history_to, idle=0, limit=0, attempts=0, resets=0) for gap in gaps)
     return Record((*unchanged_before(checkpoint, budget), MessagesOwed(opened)))
-
-
-# --- when it is read --------------------------------------------------------------------------------------------------
-
-
-class ReadGap(Struct, frozen=True):
-    """Read the next gap that is due."""
-
-
-def plan_backlog(
-    checkpoint: Checkpoint, now: datetime, budget: RunBudget, held_until: datetime | None = None
-) -> ReadGap | Wait | Finish | None:
-    """Return what to do about the backlog after a run; None if there is nothing to do, or nothing can be done.
-
-    A run that failed, was stopped, or met a rate limit that lasts shows that calls are in vain for now.
-    """
-    if not checkpoint.backlog or not _may_read(checkpoint, budget):
-        return None
-    if budget.stops_for is not None:
-        return Finish(budget.stops_for)
-    if now >= budget.deadline_at:
-        return Finish(Reason.TIME_LIMIT)
-    if held_until is None or held_until <= now:
-        return ReadGap()
-    return Finish(Reason.RATE_LIMIT) if held_until >= budget.deadline_at else Wait(held_until)
-
-
-def _may_read(checkpoint: Checkpoint, budget: RunBudget) -> bool:
-    run = checkpoint.run
-    if run is None or run.run_id != budget.run_id or checkpoint.failure_streak or checkpoint.operator_pause:
-        return False
-    return run.status in COMPLETE or run.reason in {
-        Reason.TIME_LIMIT,
-        Reason.BATCH_LIMIT,
-    }
-
-
-def next_gap(gaps: Iterable[Gap], tried: Collection[str], now: datetime, policy: Policy) -> Gap | Wait | None:
-    """Return the first of the gaps that can be read now, or when one can be; None if none can in this run.
-
-    One that was `tried` in this run, and failed as often as a run may try, is left to the next; after several of these,
-    so are the others.
-    """
-    latest = now + timedelta(seconds=policy.max_delay_seconds)  # a later retry was set by a clock that was ahead
-    parked, waits = 0, []
-    for gap in gaps:
-        if gap.gap_id in tried and is_parked(gap, policy):
-            parked += 1
-            if parked >= MAX_PARKED:
-                return None
-        elif gap.retry_at is None or not now < gap.retry_at <= latest:
-            return gap
-        else:
-            waits.append(gap.retry_at)
-    return Wait(min(waits)) if waits else None

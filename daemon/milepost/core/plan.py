@@ -151,6 +151,10 @@ class SettleRefusal(Struct, frozen=True):
     refused: Refused
 
 
+class ReadMessages(Struct, frozen=True):
+    """Read older messages before the next batch."""
+
+
 class RunCommands(Struct, frozen=True):
     """Execute the commands that wait in the stream's mailbox."""
 
@@ -161,9 +165,10 @@ class Interruptions(Struct, frozen=True):
     is_outdated: bool = False
     refused: Refused | None = None  # a request that was sent ahead
     has_commands: bool = False
+    are_messages_due: bool = False  # older ones, before the next batch
 
 
-Step = Reload | SettleRefusal | RunCommands | Action
+Step = Reload | SettleRefusal | RunCommands | ReadMessages | Action
 
 
 def next_step(
@@ -184,7 +189,8 @@ def next_step(
         return SettleRefusal(interruptions.refused)
     if interruptions.has_commands:
         return RunCommands()
-    return plan(checkpoint, now, budget, policy, held_until)
+    action = plan(checkpoint, now, budget, policy, held_until)
+    return ReadMessages() if interruptions.are_messages_due and isinstance(action, Fetch) else action
 
 
 def _retry_at(checkpoint: Checkpoint, now: datetime, policy: Policy) -> datetime:

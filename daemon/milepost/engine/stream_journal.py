@@ -27,7 +27,7 @@ class StreamJournal:
         self._engine = engine
         self._store = engine.store
         self.stream = stream
-        self._budget = budget
+        self.budget = budget
         self._store_retry = StoreRetry(engine, stream, give_up_at=budget.deadline_at)
         self._codec = Codec()
 
@@ -52,13 +52,13 @@ class StreamJournal:
         refused: tuple[RefusedRow, ...] = ()
         while True:
             clock = self._engine.clock
-            context = Context(clock.now(), clock.random(), self._budget, self._engine.policy, refused)
+            context = Context(clock.now(), clock.random(), self.budget, self._engine.policy, refused)
             pending = decide(context)
             known = await self._known(pending.keys)
             decision = pending.record(known)
             if isinstance(decision, BatchUnchanged):
                 return self._skip_unchanged(checkpoint, decision, fetch_seconds or 0.0)
-            answer = await self._commit(checkpoint, decision, self._budget.run_id, fetch_seconds, known)
+            answer = await self._commit(checkpoint, decision, self.budget.run_id, fetch_seconds, known)
             if isinstance(answer, Checkpoint):
                 return answer
             if answer.rows and set(answer.rows) <= set(refused):
@@ -67,7 +67,7 @@ class StreamJournal:
 
     async def record(self, checkpoint: Checkpoint, record: Record, run_id: str | None = None) -> Checkpoint:
         """Commit events without rows and return the checkpoint after them. Raises as `settle` does."""
-        answer = await self._commit(checkpoint, record, run_id or self._budget.run_id)
+        answer = await self._commit(checkpoint, record, run_id or self.budget.run_id)
         if isinstance(answer, Rejected):
             raise RowsRejected("the database refuses rows that it was not given", hint="please report this")
         return answer

@@ -73,6 +73,7 @@ class ConditionContext(Struct, frozen=True):
     store_outage: StoreOutage | None = None
     queued_since: datetime | None = None
     slowed_down: str | None = None
+    held_back: str | None = None
 
 
 class Wait(Struct, frozen=True):
@@ -265,7 +266,8 @@ def _remark(checkpoint: Checkpoint, context: ConditionContext) -> str | None:
     doubt = doubt_about(checkpoint)
     of_list = None if doubt is None else f"the list of conversations is not to be relied on: {doubt}"
     of_request, of_backlog = _request_remark(checkpoint, context), backlog_in_words(checkpoint)
-    remarks = (own_id, of_list, of_request, context.slowed_down, of_backlog)
+    held_back = context.held_back if of_backlog is not None else None
+    remarks = (own_id, of_list, of_request, context.slowed_down, of_backlog, held_back)
     return "; ".join(each for each in remarks if each is not None) or None
 
 

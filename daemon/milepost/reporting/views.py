@@ -287,6 +287,7 @@ def as_of_daemon(context: ConditionContext, stream: Stream, daemon: DaemonStatus
         store_outage=outage_in(daemon.issues, daemon.at),
         queued_since=daemon.queued.get(stream.key),
         slowed_down=daemon.slowed_down.get(stream.page_id),
+        held_back=daemon.held_back.get(stream.page_id),
     )
 
 
