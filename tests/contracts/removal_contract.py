@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from contracts.store_contract import Tables
 from kit.builders import NOON, at
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.model import Changes, Stream, Stretch
+from milepost.core.model import Changes, Stream
+from milepost.core.spans import Stretch
 from milepost.stores.erasure import StreamRows
 from milepost.stores.open import forget, open_reader, open_store, remove
 from stores.histories import commit_after, contact_row, conversation_row, event_row, life, live, stream
@@ -47,6 +48,7 @@ def of(tables: Tables, one: Stream) -> Tables:
         {key: row for key, row in tables.interaction_events.items() if (row.platform, row.page_id) == page},
         dead_letters,
         {key: payload for key, payload in tables.payloads.items() if key in dead_letters},
+        {key: row for key, row in tables.pages.items() if key == page},
     )
 
 

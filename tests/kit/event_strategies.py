@@ -67,10 +67,17 @@ gaps = st.builds(
     st.none() | instants,
     *[st.just(0) | counts] * 4,
     st.none() | instants,
+    st.none() | instants,
     st.just(0) | counts,
 )
 missed = st.builds(
-    Missed, texts, st.sampled_from(MissedReason), instants, instants, st.none() | counts, is_estimate=st.booleans()
+    Missed,
+    texts,
+    st.sampled_from(MissedReason),
+    st.none() | instants,
+    instants,
+    st.none() | counts,
+    is_estimate=st.booleans(),
 )
 gap_endings = st.none() | st.sampled_from(GapEnding)
 positions = st.builds(

@@ -252,7 +252,7 @@ async def test_what_instagram_withholds_is_said_once_and_not_asked_for_again(ins
         assert "messages missed" in result.stderr
         assert set(stored(installation, first)) == before | set(world.readable(first))
         assert missed(installation) == [(first, "window", 40)]
-        assert installation.rows("SELECT * FROM message_backlog") == []
+        assert installation.rows("SELECT 1 FROM message_backlog WHERE conversation_id = ?", first) == []
         shown = await milepost(installation.folder, "status")
         assert "messages so far that the API withholds" in shown.stdout
         tail = await milepost(installation.folder, "journal", "tail")

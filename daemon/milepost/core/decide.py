@@ -23,7 +23,7 @@ from milepost.core.gaps import MessagesMissed, MessagesOwed
 from milepost.core.head import walk_after_head
 from milepost.core.merge import difference, keys_of, order_violations
 from milepost.core.missed import recorded, without_content
-from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, Stretch
+from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, PageRow
 from milepost.core.plan import (
     Policy,
     batches_read,
@@ -44,6 +44,7 @@ from milepost.core.progress import advanced, cursor_loop, disorder, false_end, m
 from milepost.core.readability import unexpected_form
 from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
 from milepost.core.revisions import readings, with_revisions
+from milepost.core.spans import Stretch
 
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
 MAX_EDGE = 200  # conversations of one second that a position remembers; they are in the journal with it
@@ -164,7 +165,7 @@ class PendingBatch(Struct, frozen=True):
         opening = beginnings(checkpoint, sweep, budget)
         number = batches_read(checkpoint, budget) + result.tally.batches
         stored = BatchStored(position, checkpoint.unrecorded + result.tally, number, problem)
-        return Record((*opening, *result.news, *result.events, stored), result.changes)
+        return Record((*opening, *result.news, *result.events, stored), self._with_page(result.changes))
 
     def _compare(self, known: Known) -> "_BatchResult":
         stream, batch, now = self.keys.stream, self.batch, self.context.now
@@ -190,7 +191,7 @@ class PendingBatch(Struct, frozen=True):
             order_violations=0 if is_head else order_violations(batch.conversations, self.sweep.position.reached_at),
         )
         closed = recovered(readable, self.detail, failures, known)
-        gaps = owed(stream, readable, found, known, self.context)
+        gaps = owed(stream, readable, found, known, self.context, self.checkpoint.watermark)
         missed = () if self.detail.leaves_out else recorded(*without_content(written.changes.interaction_events))
         return _BatchResult(changes, (*dead_letters, *closed, *missed, *gaps), tally, news)
 
@@ -213,7 +214,14 @@ class PendingBatch(Struct, frozen=True):
             sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=has_errors, problem=problem
         )
         opening = beginnings(self.checkpoint, sweep, budget) if result.events or result.news else ()
-        return Record((*opening, *result.news, *result.events, completed), changes)
+        return Record((*opening, *result.news, *result.events, completed), self._with_page(changes))
+
+    def _with_page(self, changes: Changes) -> Changes:
+        """Add the page that was read, if the source says what it is called."""
+        page, stream, now = self.batch.page, self.keys.stream, self.context.now
+        if page is None:
+            return changes
+        return replace(changes, page=PageRow(stream.platform, stream.page_id, page.name, page.username, now, now))
 
 
 class _BatchResult(Struct, frozen=True):

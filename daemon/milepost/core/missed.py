@@ -69,8 +69,9 @@ def withheld_below(gap: Gap, page: MessagePage, row: ConversationRow, known: Kno
     `message_count` is an estimate. That older messages are stored but not listed, or that an answer before said that
     there are more, makes a difference of one message count.
     """
-    if any(each.event_id in known.interaction_events and each.occurred_at <= gap.back_to for each in page.interactions):
+    if gap.is_at_limit or _reaches_stored(gap, page, known):
         return None
+    has_below = known.stored_below > 0 and not gap.is_history
     bare = set(page.bare_ids)
     unknown = len(bare - known.interaction_events)
     is_counted = bool(bare) and (page.next_cursor is None or unknown < len(bare))
@@ -80,8 +81,8 @@ def withheld_below(gap: Gap, page: MessagePage, row: ConversationRow, known: Kno
         missing = None if row.message_count is None else row.message_count - known.stored_messages - new
     is_promised = gap.resets > 0 or page.withheld is not None or (gap.cursor is not None and not page.interactions)
     if missing is None:
-        is_cut = bool(bare or known.stored_below or (is_promised and row.platform == Platform.INSTAGRAM.value))
-    elif bare or known.stored_below or is_promised:
+        is_cut = bool(bare or has_below or (is_promised and row.platform == Platform.INSTAGRAM.value))
+    elif bare or has_below or is_promised:
         is_cut = missing > 0
     else:
         is_cut = missing > max(LEAST_SURPLUS, (row.message_count or 0) // SURPLUS_SHARE)
@@ -90,7 +91,7 @@ def withheld_below(gap: Gap, page: MessagePage, row: ConversationRow, known: Kno
     return Missed(
         gap.conversation_id,
         page.withheld or (MissedReason.NO_CONTENT if bare else MissedReason.WINDOW),
-        min(gap.back_to, gap.reached_at),
+        _from_at(gap),
         gap.reached_at,
         missing,
         is_estimate=missing is not None and not is_counted,
@@ -99,7 +100,18 @@ def withheld_below(gap: Gap, page: MessagePage, row: ConversationRow, known: Kno
 
 def gone(gap: Gap) -> Missed:
     """Return what is missed of a gap whose conversation no longer exists."""
-    return Missed(gap.conversation_id, MissedReason.DELETED, min(gap.back_to, gap.reached_at), gap.reached_at)
+    return Missed(gap.conversation_id, MissedReason.DELETED, _from_at(gap), gap.reached_at)
+
+
+def _from_at(gap: Gap) -> datetime | None:
+    return None if gap.is_history else min(gap.back_to, gap.reached_at)
+
+
+def _reaches_stored(gap: Gap, page: MessagePage, known: Known) -> bool:
+    """Return whether a page reaches the stored state, of which only the newest message may be left."""
+    return not gap.is_history and any(
+        each.event_id in known.interaction_events and each.occurred_at <= gap.back_to for each in page.interactions
+    )
 
 
 # --- a stream whose API ends at a window ------------------------------------------------------------------------------

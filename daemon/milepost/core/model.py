@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from msgspec import Struct
 
-from milepost.core.spans import Reading, ThreadSpan
+from milepost.core.spans import Reading, Stretch, ThreadSpan
 
 
 class Platform(StrEnum):
@@ -77,6 +77,7 @@ class Scope(StrEnum):
 
 
 LEAN_MESSAGES = 5  # of the newest
+UNAVAILABLE = "unavailable"  # the kind of a message without content: deleted, or older than what the API gives out
 
 
 class Detail(StrEnum):
@@ -144,9 +145,6 @@ class Direction(StrEnum):
     OUT = "out"
 
 
-UNAVAILABLE = "unavailable"  # the kind of a message without content: deleted, or older than what the API gives out
-
-
 class Interaction(Struct, frozen=True):
     """One message of a conversation. `attachments` is JSON text without URLs that expire or are signed."""
 
@@ -188,16 +186,25 @@ class Unreadable(Struct, frozen=True):
     payload: str
 
 
+class Profile(Struct, frozen=True):
+    """What a page is called, and the user name of its Instagram account; None where that is unknown."""
+
+    name: str | None = None
+    username: str | None = None
+
+
 class Batch(Struct, frozen=True):
     """One response of the list edge, newest conversation first. `next_cursor` is None on the last batch only.
 
-    `own_id` is what its participants say about our own id; None if they say nothing.
+    `own_id` is what its participants say about our own id; None if they say nothing. `page` is whose inbox it is; None
+    if the source does not say.
     """
 
     conversations: tuple[Conversation, ...]
     next_cursor: str | None
     unreadable: tuple[Unreadable, ...] = ()
     own_id: OwnId | None = None
+    page: Profile | None = None
 
 
 class MissedReason(StrEnum):
@@ -209,19 +216,27 @@ class MissedReason(StrEnum):
 
 
 class MessagePage(Struct, frozen=True):
-    """Messages of one conversation, newest first. `next_cursor` is None if these are its oldest.
-
-    Of some the API has no more than their `bare_ids`. An empty page may say why all that is left is `withheld`.
-    """
+    """Messages of one conversation, newest first, and the `bare_ids` of those of which the API has no more."""
 
     interactions: tuple[Interaction, ...]
-    next_cursor: str | None = None
+    next_cursor: str | None = None  # None if these are its oldest
     unreadable: tuple[Unreadable, ...] = ()
     bare_ids: tuple[str, ...] = ()
-    withheld: MissedReason | None = None
+    withheld: MissedReason | None = None  # of an empty page: why no more can be had
 
 
 # --- what a store keeps -----------------------------------------------------------------------------------------------
+
+
+class PageRow(Struct, frozen=True):
+    """A row of `pages`, its columns in order. What is None leaves what is stored, and `first_seen_at` is kept."""
+
+    platform: str
+    page_id: str
+    name: str | None
+    username: str | None
+    first_seen_at: datetime
+    last_seen_at: datetime
 
 
 class ContactRow(Struct, frozen=True):
@@ -280,20 +295,6 @@ class DeadLetterPayload(Struct, frozen=True):
     payload: str
 
 
-class Stretch(Struct, frozen=True):
-    """The stretch of an inbox that a batch of a full sweep covers, and the conversations `seen` in it.
-
-    Both bounds are exclusive, because threads of the neighbouring batch may have the same time; None is the end of the
-    inbox. Such threads are in the stretch of the last batch with that time, where those `seen` before are known.
-    `sweep_started_at` identifies the sweep.
-    """
-
-    sweep_started_at: datetime
-    older_than: datetime | None
-    newer_than: datetime | None
-    seen: tuple[str, ...]
-
-
 class Changes(Struct, frozen=True, omit_defaults=True):
     """The rows that a commit writes: only those that are new or differ from what is stored.
 
@@ -303,8 +304,8 @@ class Changes(Struct, frozen=True, omit_defaults=True):
 
     `moved` are conversations that stood under another page: they, their messages and their contacts move to this one's.
     Of those that have no row, and of people who were erased, what is left under the other page moves or goes.
-    `own_id` has turned out to be ours: no contact has it, and messages from it are ours. `revised` are stored messages
-    that were edited or unsent, as they are now.
+    `own_id` has turned out to be ours: no contact has it, and messages from it are ours. `page` is the page that was
+    read, which alone makes no commit. `revised` are stored messages that were edited or unsent, as they are now.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
@@ -317,6 +318,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     forgets_missed: bool = False
     moved: tuple[str, ...] = ()
     own_id: str | None = None
+    page: PageRow | None = None
     revised: tuple[InteractionEventRow, ...] = ()
 
 
@@ -371,10 +373,8 @@ class Known(Struct, frozen=True):
     `dead_letters` are by subject. `forgotten` are the contacts and conversations among the keys that were erased. In a
     full sweep, `unseen` counts the conversations in the stretch that were not seen and are not noted as missed yet,
     `missed` are those of the batch that are noted, and `all_missed` counts all of the stream that are. `stored` counts
-    the stream's conversations that are not marked as deleted, where that was asked for; so do `stored_messages` and
-    `stored_below` those of the messages of a span. `messages` are the stored ones between the oldest and the newest of
-    each reading whose fingerprint is not that of its conversation.
-
+    its conversations that are not marked as deleted, `stored_messages` and `stored_below` the messages of a span, and
+    `messages` are those of readings with another fingerprint than their conversation, each where it was asked for.
     Where conversations stand under other pages, `contacts_elsewhere` are the contacts of those pages, by page and id,
     and `moved_to` are the pages to which rows of this page have moved, with the last sign of life of each.
     `left_behind` are conversations without a row whose messages stand under another page, with that page. Where rows

@@ -5,7 +5,7 @@ has a fingerprint of the messages that came with it; the stored ones are looked 
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from zlib import crc32
 
@@ -24,6 +24,7 @@ from milepost.core.model import (
     Detail,
     Interaction,
     InteractionEventRow,
+    Keys,
     Known,
 )
 from milepost.core.spans import Reading
@@ -83,6 +84,16 @@ def _fingerprint(messages: Iterable[Interaction]) -> str:
     for each in messages:
         parts += (each.event_id, each.text, each.attachments)
     return f"{crc32(_encode(parts)):08x}"
+
+
+def to_look_up(keys: Keys, conversations: Mapping[str, ConversationRow]) -> list[Reading]:
+    """Return the readings whose messages have to be compared with the stored ones."""
+    return [
+        each
+        for each in keys.readings
+        if (row := conversations.get(each.conversation_id)) is not None
+        and (each.fingerprint is None or each.fingerprint != row.messages_fingerprint)
+    ]
 
 
 # --- what that shows --------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Messages of a conversation that a decision wants to know of: those of an answer, or those up to an instant."""
+"""Spans of time that a decision wants to know of: in the inbox, or in a conversation."""
 
 from datetime import datetime
 
@@ -22,3 +22,17 @@ class ThreadSpan(Struct, frozen=True):
 
     conversation_id: str
     back_to: datetime
+
+
+class Stretch(Struct, frozen=True):
+    """The stretch of an inbox that a batch of a full sweep covers, and the conversations `seen` in it.
+
+    Both bounds are exclusive, because threads of the neighbouring batch may have the same time; None is the end of the
+    inbox. Such threads are in the stretch of the last batch with that time, where those `seen` before are known.
+    `sweep_started_at` identifies the sweep.
+    """
+
+    sweep_started_at: datetime
+    older_than: datetime | None
+    newer_than: datetime | None
+    seen: tuple[str, ...]

@@ -19,6 +19,7 @@ from milepost.core.plan import Size
 from milepost.core.position import Mode, Phase
 from milepost.core.problems import ProblemKind
 from milepost.reporting.advice import advice_on
+from milepost.reporting.backlog import describe_backlog
 from milepost.reporting.description import (
     Description,
     Level,
@@ -31,7 +32,6 @@ from milepost.reporting.description import (
     summary,
 )
 from milepost.reporting.humanize import counted, lasting, on_one_line
-from milepost.reporting.message_entries import describe_messages
 from milepost.reporting.status import SET_OWN_ID, limit_in_words, own_id_in_words, size_in_words, token_in_words
 
 
@@ -94,7 +94,7 @@ def describe(  # noqa: C901, PLR0911, PLR0912  (one case for each kind of event)
         case events.DeadLetterOpened() | events.RedriveFailed() | events.DeadLetterClosed() as event:
             return _dead_letter(event, now)
         case MessagesOwed() | MessagesRead() | MessagesFailed() | MessagesMissed() as event:
-            return describe_messages(event, now)
+            return describe_backlog(event, now)
         case events.SweepCompleted() as event:
             return _sweep_completed(event, run, entry.stream)
         case events.RunEnded() as event:

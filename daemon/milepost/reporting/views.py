@@ -14,6 +14,7 @@ from msgspec.structs import asdict, replace
 from milepost.core.checkpoint import Checkpoint, DeadLetter, OperatorPause, Run
 from milepost.core.commands import CommandDeferred
 from milepost.core.events import Reason, Resolution, RunStatus, Stage
+from milepost.core.gaps import HistoryLeft
 from milepost.core.model import Platform, Stream
 from milepost.core.position import Mode, Phase
 from milepost.core.problems import Problem
@@ -200,8 +201,9 @@ class StreamStatus(Struct, frozen=True):
     names the streams). `page_name` is "" if it is unknown. `on_hold` is since when, and by whom, the stream is paused.
     `token_expires_at` is when its token, or the token's access to data, ends: null if it never does; like
     `token_is_valid`, null also as long as that is unknown. `message_backlog` counts conversations with older messages
-    that are still to be read, `messages_missed` the messages that the API has withheld so far, the latest of them on
-    record since `messages_missed_at`.
+    that are still to be read; of these, `message_history` counts the ones whose histories are, and how many there were
+    since none was: null if none is. `messages_missed` counts the messages that the API has withheld so far, the latest
+    of them on record since `messages_missed_at`.
     """
 
     stream: str
@@ -226,6 +228,7 @@ class StreamStatus(Struct, frozen=True):
     written: Written
     open_dead_letters: int
     message_backlog: int
+    message_history: HistoryLeft | None
     messages_missed: int
     messages_missed_at: datetime | None
     next_run_at: datetime | None
@@ -287,6 +290,7 @@ def as_of_daemon(context: ConditionContext, stream: Stream, daemon: DaemonStatus
         store_outage=outage_in(daemon.issues, daemon.at),
         queued_since=daemon.queued.get(stream.key),
         slowed_down=daemon.slowed_down.get(stream.page_id),
+        held_back=daemon.held_back.get(stream.page_id),
     )
 
 
@@ -323,6 +327,7 @@ def status_of(
         written=Written(total.inserted, total.updated, total.contacts, total.interaction_events),
         open_dead_letters=checkpoint.open_dead_letters,
         message_backlog=checkpoint.backlog,
+        message_history=checkpoint.history,
         messages_missed=missed.messages if missed is not None else 0,
         messages_missed_at=missed.latest_at if missed is not None else None,
         next_run_at=now.next_run_at,
