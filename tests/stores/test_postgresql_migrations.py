@@ -113,7 +113,7 @@ class TestAnInterruptedMigration:
         self, empty: Database, more: Path
     ) -> None:
         before = shipped()
-        bad = more / "0010_bad.sql"
+        bad = more / "0110_bad.sql"
         bad.write_text("CREATE TABLE half (a text); INSERT INTO half VALUES (1); CREATE TABLE half (b text);")
 
         with pytest.raises(StoreRefused, match='"half" already exists'):
@@ -122,7 +122,7 @@ class TestAnInterruptedMigration:
         assert in_order(empty) == sorted(before)
         assert empty.sql("SELECT to_regclass('half')") == [(None,)]
         bad.write_text("CREATE TABLE half (a text);")
-        assert await migrated(empty) == {"0010_bad"}
+        assert await migrated(empty) == {"0110_bad"}
         async with open_store(empty.store_url) as store:
             await live(store, STREAM, 3)
 

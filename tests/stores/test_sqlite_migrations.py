@@ -147,7 +147,7 @@ class TestAnInterruptedMigration:
     ) -> None:
         path = tmp_path / "milepost.db"
         before = shipped()
-        bad = more / "0010_bad.sql"
+        bad = more / "0110_bad.sql"
         bad.write_text("CREATE TABLE half (a TEXT); INSERT INTO half VALUES (1); CREATE TABLE half (b TEXT);")
 
         with pytest.raises(StoreRefused, match="half already exists"):
@@ -156,7 +156,7 @@ class TestAnInterruptedMigration:
         assert in_order(path) == sorted(before)
         assert rows_of(path, "SELECT * FROM sqlite_master WHERE name = 'half'") == []
         bad.write_text("CREATE TABLE half (a TEXT);")
-        assert migrate(path) == {"0010_bad"}
+        assert migrate(path) == {"0110_bad"}
         async with open_sqlite(path) as store:
             await live(store, STREAM, 3)
 
