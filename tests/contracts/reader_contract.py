@@ -291,13 +291,6 @@ class PositionsContract:
         assert [found[each].version for each in STREAMS] == [4, 4, 4]
         assert found[nobody] == Checkpoint(nobody)
 
-    async def test_runs_that_completed_with_errors_are_found(self, filled: StoreDump) -> None:
-        async with open_reader(filled.store_url) as journal_reader:
-            runs = await journal_reader.runs(limit=1000)
-            with_errors = {each.run.run_id for each in runs if each.run.status is RunStatus.COMPLETE_WITH_ERRORS}
-            assert await journal_reader.completed_with_errors(each.run.run_id for each in runs) == with_errors
-        assert 0 < len(with_errors) < len(runs)
-
     async def test_the_last_seq_before_an_instant_is_found(self, filled: StoreDump) -> None:
         async with open_reader(filled.store_url) as journal_reader:
             instants = [each.entry.recorded_at for each in await journal_reader.entries(after=0, limit=1000)]

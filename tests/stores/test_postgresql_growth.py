@@ -126,7 +126,6 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "due_dead_letters": ("messenger:1", "2036-03-01T00:00:00Z", "2036-03-02T00:00:00Z", KEYS),
     "dead_letters_with_payloads": (DEAD_LETTERS,),
     "checkpoint": ("messenger:1",),
-    "completed_with_errors": (RUNS,),
     "recorded_at": (7,),
     "stored_checkpoints": (["messenger:1"],),
     "stored_runs": (RUNS,),

@@ -711,9 +711,6 @@ WHERE
     )
 ORDER BY version;
 
--- name: completed_with_errors
-SELECT run_id FROM runs WHERE run_id = ANY (%s::text[]) AND status = 'complete_with_errors';
-
 -- name: last_seq
 SELECT coalesce(max(seq), 0) FROM journal;
 
