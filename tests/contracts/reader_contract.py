@@ -35,7 +35,7 @@ ONE_TOO_MANY = """
 """
 STREAMS = [stream(number) for number in range(3)]
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
-RENAMED = "0012_invalid_response"
+RENAMED = "0013_invalid_response"
 OLD_WORD, NEW_WORD = '"kind":"nonsense"', '"kind":"invalid_response"'
 
 

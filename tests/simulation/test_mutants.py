@@ -234,6 +234,11 @@ def kept_rows_win(rows: Changes, known: Known, now: datetime) -> Difference:
     return newer(rows, replace(known, conversations={}, contacts={}), now)
 
 
+def nothing_moves(*_: object) -> bool:
+    """Leaves rows under the page that read them first."""
+    return False
+
+
 def all_is_flawless(tally: Tally) -> bool:
     return True
 
@@ -529,6 +534,9 @@ MUTANTS = {
         "is there and was marked as deleted|is gone and not marked as deleted",
         patches={"milepost.core.decide._stretch": stretch_of_the_scan},
         narrowed=to_lost_cursors,
+    ),
+    "rows stay with the page that was first": Mutant(
+        "stand under instagram:1", patches={"milepost.core.merge._moves": nothing_moves}
     ),
     "who was forgotten is remembered": Mutant(
         MISCOUNT, patches={"milepost.core.merge.remembered": everybody_is_remembered}
