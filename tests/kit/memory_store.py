@@ -185,15 +185,28 @@ class MemoryStore:
         )
 
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
-        """Return up to `limit` open gaps of the stream, the newest first."""
+        """Return up to `limit` open gaps of the stream: those between two sweeps before histories, the newest first."""
         gaps = sorted(
-            (gap for of, gap in self.gaps.values() if of == stream.key),
-            key=lambda gap: (gap.newest_at, gap.gap_id),
+            (gap for of, gap in self.gaps.values() if of == stream.key and not gap.is_at_limit),
+            key=lambda gap: (not gap.is_history, gap.newest_at, gap.gap_id),
             reverse=True,
         )
         return tuple(
             OpenGap(gap, (stream.key, "conversation", gap.conversation_id) in self.forgotten) for gap in gaps[:limit]
         )
+
+    async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
+        """Return up to `limit` histories of the stream that are at their limit and ended later than `later_than`."""
+        gaps = sorted(
+            (
+                gap
+                for of, gap in self.gaps.values()
+                if of == stream.key and gap.is_at_limit and gap.reached_at > later_than
+            ),
+            key=lambda gap: gap.reached_at,
+            reverse=True,
+        )
+        return tuple(gaps[:limit])
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""
@@ -256,7 +269,7 @@ class MemoryStore:
             if dead_letter is not None:
                 self.dead_letters[dead_letter.dead_letter_id] = dead_letter
             for after in gaps_after(entry.event):
-                if after.is_open:
+                if after.is_kept:
                     self.gaps[after.gap.gap_id] = (entry.stream.key, after.gap)
                 else:
                     self.gaps.pop(after.gap.gap_id, None)

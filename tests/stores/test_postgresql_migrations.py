@@ -113,7 +113,7 @@ class TestAnInterruptedMigration:
         self, empty: Database, more: Path
     ) -> None:
         before = shipped()
-        bad = more / "0099_bad.sql"
+        bad = more / "0900_bad.sql"
         bad.write_text("CREATE TABLE half (a text); INSERT INTO half VALUES (1); CREATE TABLE half (b text);")
 
         with pytest.raises(StoreRefused, match='"half" already exists'):
@@ -122,7 +122,7 @@ class TestAnInterruptedMigration:
         assert in_order(empty) == sorted(before)
         assert empty.sql("SELECT to_regclass('half')") == [(None,)]
         bad.write_text("CREATE TABLE half (a text);")
-        assert await migrated(empty) == {"0099_bad"}
+        assert await migrated(empty) == {"0900_bad"}
         async with open_store(empty.store_url) as store:
             await live(store, STREAM, 3)
 
@@ -144,7 +144,7 @@ class TestAnInterruptedMigration:
 
 class TestAnOlderDatabase:
     async def test_a_reader_refuses_an_older_database(self, database: Database, more: Path) -> None:
-        (more / "0099_new.sql").write_text("CREATE TABLE extra (one text);")
+        (more / "0900_new.sql").write_text("CREATE TABLE extra (one text);")
 
         with pytest.raises(StoreRefused, match=r"older Milepost.*milepost run"):
             async with open_reader(database.store_url):

@@ -139,11 +139,11 @@ def as_it_was(path: Path, events: list[DeadLetterOpened]) -> None:
 
 class TestANewerDatabase:
     async def test_a_newer_database_is_refused_with_the_names_of_unknown_migrations(self, path: Path) -> None:
-        execute(path, "INSERT INTO schema_migrations VALUES ('0099_from_the_future', '2099-01-01')")
+        execute(path, "INSERT INTO schema_migrations VALUES ('0900_from_the_future', '2099-01-01')")
 
         for opening in (open_sqlite(path), open_sqlite_reader(path), open_sqlite_reader(path, alone=True)):
             with pytest.raises(
-                StoreRefused, match="newer than this Milepost: its migrations include 0099_from_the_future"
+                StoreRefused, match="newer than this Milepost: its migrations include 0900_from_the_future"
             ):
                 async with opening:
                     pass
@@ -169,7 +169,7 @@ class TestAnInterruptedMigration:
     ) -> None:
         path = tmp_path / "milepost.db"
         before = shipped()
-        bad = more / "0099_bad.sql"
+        bad = more / "0900_bad.sql"
         bad.write_text("CREATE TABLE half (a TEXT); INSERT INTO half VALUES (1); CREATE TABLE half (b TEXT);")
 
         with pytest.raises(StoreRefused, match="half already exists"):
@@ -178,7 +178,7 @@ class TestAnInterruptedMigration:
         assert in_order(path) == sorted(before)
         assert rows_of(path, "SELECT * FROM sqlite_master WHERE name = 'half'") == []
         bad.write_text("CREATE TABLE half (a TEXT);")
-        assert migrate(path) == {"0099_bad"}
+        assert migrate(path) == {"0900_bad"}
         async with open_sqlite(path) as store:
             await live(store, STREAM, 3)
 

@@ -188,7 +188,7 @@ class PendingBatch(Struct, frozen=True):
             order_violations=0 if is_head else order_violations(batch.conversations, self.sweep.position.reached_at),
         )
         closed = recovered(readable, self.detail, failures, known)
-        gaps = owed(stream, readable, found, known, self.context)
+        gaps = owed(stream, readable, found, known, self.context, self.checkpoint.watermark)
         return _BatchResult(changes, (*dead_letters, *closed, *gaps), tally, news)
 
     def _complete(self, result: "_BatchResult", known: Known, progress: Progress, problem: Problem | None) -> Record:

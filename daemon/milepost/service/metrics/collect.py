@@ -95,6 +95,7 @@ class Metrics:
 def _set_gauges(series: StreamSeries, checkpoint: Checkpoint, current: State) -> None:
     series.dead_letters.set(checkpoint.open_dead_letters)
     series.message_backlog.set(checkpoint.backlog)
+    series.history_backlog.set(checkpoint.history.left if checkpoint.history is not None else 0)
     series.last_success.set(_timestamp(checkpoint.last_success_at))
     series.checkpoint.set(_timestamp(checkpoint.updated_at))
     token = checkpoint.token  # None: not checked yet

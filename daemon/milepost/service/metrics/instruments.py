@@ -119,6 +119,9 @@ class StreamFamilies:
         self.message_backlog = family(
             "gauge", "message_backlog", "Conversations with older messages that are still to be read."
         )
+        self.history_backlog = family(
+            "gauge", "message_history_backlog", "Of these, conversations whose histories are still to be read."
+        )
         self.last_success = family(
             "gauge", "last_success_timestamp_seconds", "Time of the last completed sweep; 0 is never."
         )
@@ -163,6 +166,7 @@ class StreamSeries:
         self.replaced_characters = every.replaced_characters.add(stream)
         self.dead_letters = every.dead_letters.add(stream)
         self.message_backlog = every.message_backlog.add(stream)
+        self.history_backlog = every.history_backlog.add(stream)
         self.last_success = every.last_success.add(stream)
         self.checkpoint = every.checkpoint.add(stream)
         self.token_expiry = every.token_expiry.add(stream, value=None)
