@@ -5,11 +5,12 @@ messages that a list shows is stored, those between them and that state are owed
 `message_reading`.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from hashlib import sha256
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.dead_letters import messages_of, row_of
@@ -33,7 +34,7 @@ def owed(stream: Stream, batch: Batch, found: Difference, known: Known, context:
 
     Nothing is owed of a conversation that is met for the first time: it is not stored, nor was it refused by the store.
     `found` is what the batch changes: a conversation without news owes nothing that it did not owe before, unless its
-    messages could not be read until now.
+    messages could not be read until now, or it moves here from another page.
     """
     changed = {row.conversation_id for row in found.changes.conversations}
     gaps: dict[str, Gap] = {}
@@ -44,6 +45,7 @@ def owed(stream: Stream, batch: Batch, found: Difference, known: Known, context:
             stored = known.conversations.get(each.conversation_id)
             gap = _gap_below(stream, each, stored.updated_time if stored else None, context.now)
             gaps[gap.gap_id] = gap
+    gaps |= {each.gap_id: each for each in _taken_over(stream, found, known)}
     return (MessagesOwed(tuple(gaps.values())),) if gaps else ()
 
 
@@ -56,6 +58,14 @@ def _has_unknown_older(read: Conversation, known: Known, policy: Policy) -> bool
         and (read.conversation_id in known.conversations or _is_open(row_of(read.conversation_id), known))
         and known.interaction_events.isdisjoint(each.event_id for each in messages)
     )
+
+
+def _taken_over(stream: Stream, found: Difference, known: Known) -> Iterator[Gap]:
+    """Yield what another page owed of conversations that move here: its token may not read them any more."""
+    for gap in known.owed_elsewhere:
+        if gap.conversation_id in found.changes.moved:
+            gap_id = sha256(f"{stream.key}\n{gap.gap_id}".encode()).hexdigest()[:16]
+            yield replace(gap, gap_id=gap_id, idle=0, attempts=0, resets=0, retry_at=None)
 
 
 def _is_open(subject: str, known: Known) -> bool:
