@@ -162,8 +162,8 @@ def quiet_is_told(checkpoint: Checkpoint, outcome: Outcome, around: Context) -> 
     return Altered(decide(checkpoint, outcome, around), journal)
 
 
-def no_catch_up(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: int) -> Position | None:
-    position = _next_position(sweep, batch, policy, read_batches=read_batches)
+def no_catch_up(sweep: Sweep, batch: Batch, *, read_batches: int) -> Position | None:
+    position = _next_position(sweep, batch, read_batches=read_batches)
     return None if position == Position(SweepPhase.CATCH_UP) else position
 
 
@@ -433,7 +433,7 @@ def to_ghosts(scenario: Scenario) -> Scenario:
 
 def to_short_outages(scenario: Scenario) -> Scenario:
     """Let outages begin and end all the time."""
-    climate = Climate(outage_chance=0.4, longest_seconds=4.0, with_unknown_errors=True)
+    climate = Climate(outage_chance=0.4, longest_seconds=2.0, with_unknown_errors=True)
     policy = replace(scenario.policy, attempts=1, base_delay_seconds=0.5)
     habits = Habits(arrival_chance=0.1, climate=climate)
     return dataclasses.replace(scenario, habits=habits, policy=policy, reload_chance=0.0)
