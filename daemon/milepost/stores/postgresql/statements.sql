@@ -408,6 +408,13 @@ WHERE
         )
     );
 
+-- name: owed_elsewhere
+-- What other pages owe of these conversations.
+SELECT state::text FROM message_backlog
+WHERE
+    stream = ANY (ARRAY(SELECT %(platform)s || ':' || of_page FROM unnest(%(pages)s::text[]) AS of_page))
+    AND conversation_id = ANY (%(conversations)s::text[]);
+
 -- name: contact_pages
 -- The pages of these contacts' conversations: this one, and those to which its rows have moved, however often.
 WITH RECURSIVE later (page_id) AS (
