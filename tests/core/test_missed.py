@@ -30,7 +30,16 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.decide import decide
 from milepost.core.events import BatchShrunk, DeadLetterClosed, Event, Resolution, Stage, SweepCompleted, Tally
 from milepost.core.evolve import fold
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead, Missed
+from milepost.core.gaps import (
+    Gap,
+    GapEnding,
+    MessagesFailed,
+    MessagesMissed,
+    MessagesOwed,
+    MessagesRead,
+    Missed,
+    MissedReason,
+)
 from milepost.core.merge import difference
 from milepost.core.message_reading import decide_messages, payload_of, request_of
 from milepost.core.missed import DELETED, WINDOW, WINDOW_LASTS, is_beyond_window
@@ -40,7 +49,6 @@ from milepost.core.model import (
     Interaction,
     Known,
     MessagePage,
-    MissedReason,
     Platform,
     Stream,
 )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Entry, Event, Reason, RunStarted, StreamRemoved, SweepStarted, Tally
 from milepost.core.evolve import fold
-from milepost.core.gaps import Gap, Missed
+from milepost.core.gaps import Gap, Missed, MissedReason
 from milepost.core.journal import Codec, seal
 from milepost.core.model import (
     Batch,
@@ -15,7 +15,6 @@ from milepost.core.model import (
     Direction,
     Interaction,
     MessagePage,
-    MissedReason,
     Platform,
     RefusedRow,
     Stream,

@@ -33,8 +33,17 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead, Missed
-from milepost.core.model import Detail, MissedReason, OwnId, OwnIdState, Scope, TokenHealth
+from milepost.core.gaps import (
+    Gap,
+    GapEnding,
+    MessagesFailed,
+    MessagesMissed,
+    MessagesOwed,
+    MessagesRead,
+    Missed,
+    MissedReason,
+)
+from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.core.position import Mode, Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind
 

@@ -28,8 +28,16 @@ from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
-from milepost.core.gaps import GapEnding, MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead, Missed
-from milepost.core.model import Detail, MissedReason, OwnId, OwnIdState, Scope, TokenHealth
+from milepost.core.gaps import (
+    GapEnding,
+    MessagesFailed,
+    MessagesMissed,
+    MessagesOwed,
+    MessagesRead,
+    Missed,
+    MissedReason,
+)
+from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
 from milepost.reporting.advice import advice_on

@@ -10,7 +10,6 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from milepost.core.model import MissedReason
 from milepost.core.problems import Problem
 
 
@@ -102,6 +101,14 @@ class MessagesFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     gap: Gap
     problem: Problem
     ending: GapEnding | None = None
+
+
+class MissedReason(StrEnum):
+    """Why messages of a conversation cannot be had."""
+
+    WINDOW = "window"  # the API lists no older ones, though there are
+    NO_CONTENT = "no_content"  # the API lists them without their content
+    DELETED = "deleted"  # the API answers that they, or their conversation, are deleted
 
 
 class Missed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -24,7 +24,7 @@ from milepost.core.dead_letters import (
 )
 from milepost.core.events import DeadLetterOpened, Stage, Tally
 from milepost.core.failures import rate_limited
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesRead, Missed
+from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesRead, Missed, MissedReason
 from milepost.core.merge import new_events
 from milepost.core.missed import (
     ends_with,
@@ -42,7 +42,6 @@ from milepost.core.model import (
     Keys,
     Known,
     MessagePage,
-    MissedReason,
     RefusedRow,
     Stream,
 )

@@ -8,14 +8,13 @@ neither stored nor owed, and are not asked for again.
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from milepost.core.gaps import Gap, MessagesMissed, Missed
+from milepost.core.gaps import Gap, MessagesMissed, Missed, MissedReason
 from milepost.core.model import (
     UNAVAILABLE,
     ConversationRow,
     InteractionEventRow,
     Known,
     MessagePage,
-    MissedReason,
     Platform,
 )
 from milepost.core.problems import Problem

@@ -9,6 +9,7 @@ from typing import Final, Self
 
 from msgspec import Struct
 
+from milepost.core.gaps import Gap, MissedReason
 from milepost.core.spans import Reading, Stretch, ThreadSpan
 
 
@@ -207,14 +208,6 @@ class Batch(Struct, frozen=True):
     page: Profile | None = None
 
 
-class MissedReason(StrEnum):
-    """Why messages of a conversation cannot be had."""
-
-    WINDOW = "window"  # the API lists no older ones, though there are
-    NO_CONTENT = "no_content"  # the API lists them without their content
-    DELETED = "deleted"  # the API answers that they, or their conversation, are deleted
-
-
 class MessagePage(Struct, frozen=True):
     """Messages of one conversation, newest first, and the `bare_ids` of those of which the API has no more."""
 
@@ -376,7 +369,8 @@ class Known(Struct, frozen=True):
     its conversations that are not marked as deleted, `stored_messages` and `stored_below` the messages of a span, and
     `messages` are those of readings with another fingerprint than their conversation, each where it was asked for.
     Where conversations stand under other pages, `contacts_elsewhere` are the contacts of those pages, by page and id,
-    and `moved_to` are the pages to which rows of this page have moved, with the last sign of life of each.
+    `owed_elsewhere` is what those pages still owe of these conversations, and `moved_to` are the pages to which rows of
+    this page have moved, with the last sign of life of each.
     `left_behind` are conversations without a row whose messages stand under another page, with that page. Where rows
     of this page have moved, and it was asked for, `contact_pages` are the pages of each contact's conversations.
     """
@@ -395,5 +389,6 @@ class Known(Struct, frozen=True):
     messages: dict[str, InteractionEventRow] = {}
     contacts_elsewhere: dict[tuple[str, str], ContactRow] = {}
     moved_to: dict[str, datetime] = {}
+    owed_elsewhere: tuple[Gap, ...] = ()
     left_behind: dict[str, str] = {}
     contact_pages: dict[str, frozenset[str]] = {}

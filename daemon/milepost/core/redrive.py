@@ -30,7 +30,7 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.failures import rate_limited
-from milepost.core.gaps import GapEnding, MessagesOwed
+from milepost.core.gaps import GapEnding, MessagesOwed, MissedReason
 from milepost.core.merge import difference, keys_of, keys_of_rows, newer, remembered
 from milepost.core.message_reading import gap_in, keys_of_page, payload_of, read_page, request_of, vain
 from milepost.core.missed import recorded, says_deleted, without_content
@@ -42,7 +42,6 @@ from milepost.core.model import (
     Keys,
     Known,
     MessagePage,
-    MissedReason,
 )
 from milepost.core.plan import RunBudget
 from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, MessagesRequest, Outcome, Refused

@@ -21,10 +21,10 @@ from milepost.core.backlog import earlier_limit, reopen
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
-from milepost.core.gaps import Gap
+from milepost.core.gaps import Gap, MissedReason
 from milepost.core.message_reading import decide_messages, forget_gap, request_of
 from milepost.core.missed import is_beyond_window
-from milepost.core.model import MessagePage, MissedReason
+from milepost.core.model import MessagePage
 from milepost.core.plan import RunBudget, Wait
 from milepost.core.ports import (
     Held,

@@ -13,8 +13,8 @@ from milepost.core.gaps import (
     MessagesOwed,
     MessagesRead,
     Missed,
+    MissedReason,
 )
-from milepost.core.model import MissedReason
 from milepost.reporting.description import Description, Level, clock
 from milepost.reporting.humanize import counted, on_one_line
 
