@@ -14,6 +14,7 @@ from milepost.core.events import (
     BatchStored,
     DeadLetterClosed,
     DeadLetterOpened,
+    Event,
     OwnIdChecked,
     SweepCompleted,
     Tally,
@@ -42,7 +43,7 @@ from milepost.core.position import Mode, Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import advanced, cursor_loop, disorder, false_end, may_end, no_progress, suddenly_empty
 from milepost.core.readability import unexpected_form
-from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
+from milepost.core.records import Context, Decided, Decision, Pending, Record, arrived_since, beginnings
 from milepost.core.revisions import readings, with_revisions
 from milepost.core.spans import Stretch
 
@@ -165,7 +166,7 @@ class PendingBatch(Struct, frozen=True):
         opening = beginnings(checkpoint, sweep, budget)
         number = batches_read(checkpoint, budget) + result.tally.batches
         stored = BatchStored(position, checkpoint.unrecorded + result.tally, number, problem)
-        return Record((*opening, *result.news, *result.events, stored), self._with_page(result.changes))
+        return self._record((*opening, *result.news, *result.events, stored), result.changes)
 
     def _compare(self, known: Known) -> "_BatchResult":
         stream, batch, now = self.keys.stream, self.batch, self.context.now
@@ -214,7 +215,11 @@ class PendingBatch(Struct, frozen=True):
             sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=has_errors, problem=problem
         )
         opening = beginnings(self.checkpoint, sweep, budget) if result.events or result.news else ()
-        return Record((*opening, *result.news, *result.events, completed), self._with_page(changes))
+        return self._record((*opening, *result.news, *result.events, completed), changes)
+
+    def _record(self, events: tuple[Event, ...], changes: Changes) -> Record:
+        """Record a batch, with the page that was read and the messages that are new since the last sweep."""
+        return Record(events, self._with_page(changes), arrived_since(self.checkpoint.watermark, changes))
 
     def _with_page(self, changes: Changes) -> Changes:
         """Add the page that was read, if the source says what it is called."""

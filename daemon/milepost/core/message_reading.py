@@ -48,7 +48,7 @@ from milepost.core.model import (
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest, Refused
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.records import Context, Decided, Pending, Record, unchanged_before
+from milepost.core.records import Context, Decided, Pending, Record, arrived_since, unchanged_before
 from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.retry import backoff_seconds
 from milepost.core.revisions import reading, revised, tally_of, without_fingerprint
@@ -162,7 +162,8 @@ class PendingMessages(Struct, frozen=True):
             unsent=tally.unsent,
         )
         before = unchanged_before(self.checkpoint, self.context.budget)
-        return Record((*before, *read.dead_letters, *recorded(*read.missed), event), read.changes)
+        arrived = arrived_since(None if self.gap.is_history else self.gap.back_to, read.changes)
+        return Record((*before, *read.dead_letters, *recorded(*read.missed), event), read.changes, arrived)
 
 
 class PageRead(Struct, frozen=True):

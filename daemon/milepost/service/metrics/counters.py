@@ -79,6 +79,9 @@ class Counters:
         for entry in notice.entries:
             self._instruments.journal_entries[entry.type].inc()
             self._count_entry(series, entry, notice)
+        for sent_at in notice.arrived:
+            delay = notice.entries[-1].recorded_at - sent_at
+            self._instruments.message_delay.observe(max(0.0, delay.total_seconds()))  # clocks may differ
         self._instruments.journal_append.observe(notice.commit_seconds)
         if notice.fetch_seconds is not None:
             self._observe(Stage.FETCH, notice.fetch_seconds)

@@ -31,6 +31,7 @@ ENDINGS: tuple[RunStatus, ...] = tuple(status for status in RunStatus if status 
 COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BATCH_BUCKETS = (*COMMIT_BUCKETS, 30.0, 60.0)  # as far as source.request_timeout usually goes
 RUN_BUCKETS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 270.0, 300.0, 600.0, 1800.0, 3600.0)
+DELAY_BUCKETS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 10800.0, 43200.0, 86400.0)
 
 
 class Instruments:
@@ -60,6 +61,9 @@ class Instruments:
         self.run_duration = histogram("run_duration_seconds", "Duration of runs.", RUN_BUCKETS, "status")
         self.journal_append = histogram(
             "journal_append_duration_seconds", "Duration of commits to the journal.", COMMIT_BUCKETS
+        )
+        self.message_delay = histogram(
+            "message_delay_seconds", "From when a message was sent until it is stored.", DELAY_BUCKETS
         )
         self.slot_wait = histogram("slot_wait_seconds", "Time that streams waited for a slot.", RUN_BUCKETS)
         Info("milepost_build", "The running version.", registry=registry).info({"version": __version__})
