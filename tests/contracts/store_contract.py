@@ -419,9 +419,13 @@ class StoreContract:
         await commit(store, changes=Changes(interaction_events=(*rows, event_row("m_x", conversation_id="t_2"))))
         await commit(store, changes=Changes(revised=(replace(rows[0], text=None, deleted_at=at(9)),)))
 
-        known = await store.known(Keys(STREAM, counts_messages=ThreadSpan("t_1", at(2))))
+        async def counted(newest: int, as_of: int) -> tuple[int, int]:
+            known = await store.known(Keys(STREAM, counts_messages=ThreadSpan("t_1", at(2), at(newest), at(as_of))))
+            return known.stored_messages, known.stored_below
 
-        assert (known.stored_messages, known.stored_below) == (4, 2)
+        assert await counted(4, as_of=10) == (4, 2)
+        assert await counted(3, as_of=10) == (3, 2)
+        assert await counted(4, as_of=8) == (5, 3)
 
     async def test_the_payload_of_a_dead_letter_stays_out_of_the_journal(self, store: Store, look: Look) -> None:
         opened = DeadLetterOpened("d_1", Stage.FETCH, "t_bad", "id: expected str")

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from msgspec import Struct
 from msgspec.structs import replace
 
 from kit.builders import (
@@ -64,16 +65,26 @@ GONE = problem(100, subcode=33)
 SAYS_DELETED = problem(DELETED)
 
 
-def stored(count: int | None = None, *, messages: int = 0, below: int = 0, stream: Stream = STREAM) -> Known:
-    """Return what a store holds of the conversation: its estimate, how many messages, and how many below the gap."""
-    before = replace(conversation("t_1", at(-30), of=contact()), message_count=count)
+class Store(Struct, frozen=True):
+    """What a store holds of the conversation, and the estimate of the list that showed the gap."""
+
+    known: Known
+    count: int | None
+    stream: Stream
+
+
+def stored(count: int | None = None, *, messages: int = 0, below: int = 0, stream: Stream = STREAM) -> Store:
+    """Return what a store holds: how many messages, and how many below the gap."""
+    before = conversation("t_1", at(-30), of=contact())
     rows = difference(stream, fetched(before).batch, Known(), NOON).changes
     known = Known({row.conversation_id: row for row in rows.conversations})
-    return replace(known, stored_messages=messages, stored_below=below)
+    return Store(replace(known, stored_messages=messages, stored_below=below), count, stream)
 
 
-def settled(outcome: MessagesOutcome, known: Known, gap: Gap = AT_END) -> tuple[Event, ...]:
-    decision = decide_messages(DONE, gap, outcome, context()).record(known)
+def settled(outcome: MessagesOutcome, held: Store | Known, gap: Gap = AT_END) -> tuple[Event, ...]:
+    store = held if isinstance(held, Store) else Store(held, None, STREAM)
+    gap, done = replace(gap, message_count=store.count), replace(DONE, stream=store.stream)
+    decision = decide_messages(done, gap, outcome, context()).record(store.known)
     assert isinstance(decision, Record)
     return decision.events
 
@@ -122,7 +133,8 @@ class TestAConversationThatEndsTooSoon:
         assert missed_by(*settled(messages_fetched(), stored(20, messages=20))) == []
 
     def test_a_stored_message_that_is_reached_ends_the_gap_and_nothing_is_missed(self) -> None:
-        known = replace(stored(100, messages=21, below=1), interaction_events=frozenset({"m_old"}))
+        store = stored(100, messages=21, below=1)
+        known = replace(store, known=replace(store.known, interaction_events=frozenset({"m_old"})))
         events = settled(messages_fetched(message("m_old", at(-4000))), known)
 
         assert (missed_by(*events), endings(events)) == ([], [GapEnding.CLOSED])
@@ -189,7 +201,8 @@ class TestMessagesWithoutContent:
 
     def test_bare_ids_down_to_a_stored_one_are_counted(self) -> None:
         page = MessagesFetched(MessagePage((), None, bare_ids=("a", "b", "old")), NOON, 0.1)
-        known = replace(stored(130, messages=20, below=1), interaction_events=frozenset({"old"}))
+        store = stored(130, messages=20, below=1)
+        known = replace(store, known=replace(store.known, interaction_events=frozenset({"old"})))
 
         assert [each.count for each in missed_by(*settled(page, known, GAP))] == [2]
 
@@ -216,8 +229,8 @@ class TestWhatIsAnsweredAsDeleted:
 
     def test_a_redrive_closes_its_dead_letter(self) -> None:
         letter = DeadLetter("d_1", STREAM, Stage.FETCH, "t_1/older/g_1", "why", NOON)
-        due = DueDeadLetter(letter, payload_of(GAP))
-        record = redrive(DONE, due, refused(SAYS_DELETED), context()).record(stored(61, messages=21, below=1))
+        due = DueDeadLetter(letter, payload_of(replace(GAP, message_count=61)))
+        record = redrive(DONE, due, refused(SAYS_DELETED), context()).record(stored(messages=21, below=1).known)
 
         assert isinstance(record, Record)
         missed, closed = record.events

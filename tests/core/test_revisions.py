@@ -163,6 +163,12 @@ class TestEdited:
         (event,) = (each for each in record.events if isinstance(each, MessagesRead))
         assert (event.stored, event.edited, event.unsent) == (0, 1, 0)
 
+    def test_an_answer_of_an_older_state_changes_nothing(self) -> None:
+        known = stored(thread(message("m_1", NOON, "hallo")))
+        older = replace(thread(message("m_1", NOON, "hello")), updated_time=at(-60))
+
+        assert revised(older, known) == {}
+
 
 class TestUnsent:
     def test_a_message_that_is_missing_between_two_is_erased_and_its_row_stays(self) -> None:
@@ -269,6 +275,12 @@ class TestTheFingerprint:
         assert isinstance(record, Record)
         assert [each.messages_fingerprint for each in record.changes.conversations] == [None]
 
+    def test_it_has_none_if_messages_were_stored_before_the_conversation(self) -> None:
+        record = decision(thread(*numbered(1, 2)), Known(interaction_events=frozenset({"m_1"})))
+
+        assert isinstance(record, Record)
+        assert [each.messages_fingerprint for each in record.changes.conversations] == [None]
+
     def test_an_unchanged_conversation_keeps_its_row_even_if_it_has_none(self) -> None:
         """Rows that are older than the fingerprint must not all be written again."""
         read = thread(*numbered(1, 2))
@@ -311,6 +323,16 @@ class TestARevisionThatTheStoreRefuses:
         assert isinstance(record, Record)
         assert record.changes.revised == ()
         assert [each.subject for each in record.events if isinstance(each, DeadLetterOpened)] == ["t_1/events/m_1"]
+
+    def test_a_conversation_whose_row_is_refused_does_not_keep_a_page_from_being_stored(self) -> None:
+        known = stored(thread(*numbered(1, 2)))
+        page = messages_fetched(message("m_1", at(60), "another"))
+        refused = (RefusedRow(Table.CONVERSATIONS, "t_1", "why"),)
+        record = decide_messages(NESTED, GAP, page, context(refused_rows=refused)).record(known)
+
+        assert isinstance(record, Record)
+        assert record.changes.conversations == ()
+        assert [each.event_id for each in record.changes.revised] == ["m_1"]
 
 
 class TestPayloads:

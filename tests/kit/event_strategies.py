@@ -78,6 +78,7 @@ gaps = st.builds(
     st.none() | instants,
     st.none() | instants,
     st.just(0) | counts,
+    st.none() | counts,
 )
 missed = st.builds(
     Missed,

@@ -99,7 +99,10 @@ class MemoryStore:
         counted = [
             row
             for row in self.interaction_events.values()
-            if span is not None and row.conversation_id == span.conversation_id and row.deleted_at is None
+            if span is not None
+            and row.conversation_id == span.conversation_id
+            and row.occurred_at <= span.newest_at
+            and (row.deleted_at is None or row.deleted_at > span.as_of)
         ]
         known = Known(
             {key: self.conversations[key] for key in keys.conversations if key in self.conversations},

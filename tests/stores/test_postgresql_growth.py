@@ -110,6 +110,8 @@ NAMED: dict[str, object] = {
     "interaction_events": MESSAGES,
     "conversation_id": "t_7",
     "back_to": SWEEP_STARTED_AT,
+    "newest_at": "2036-03-01T00:00:00Z",
+    "as_of": SWEEP_STARTED_AT,
     "oldest": [SWEEP_STARTED_AT] * KEYS,
     "newest": ["2036-03-01T00:00:00Z"] * KEYS,
     "subjects": THREADS,

@@ -95,6 +95,8 @@ VALUES: dict[str, object] = {
     "event_ids": ["m_1"],
     "conversation_id": "t_1",
     "back_to": INSTANT,
+    "newest_at": INSTANT,
+    "as_of": INSTANT,
     "oldest": [INSTANT],
     "newest": [INSTANT],
     "subjects": ["t_1"],

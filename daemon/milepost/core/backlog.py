@@ -121,6 +121,7 @@ def _gap_below(stream: Stream, read: Conversation, back_to: datetime | None, now
         back_to or min(times),
         read.older_cursor,
         listed=len(read.interactions),
+        message_count=read.message_count,
     )
 
 

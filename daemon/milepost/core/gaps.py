@@ -19,10 +19,11 @@ class Gap(Struct, frozen=True, omit_defaults=True):
     That was the state at `back_to`: a stored message that is older ends the gap. Newer ones do not: they may have been
     stored since. Reading continues after `cursor`; without one it begins at the newest message.
     Gaps are read by `newest_at`, the time of the newest message that the list showed, the newest first. `listed` counts
-    the messages that the list showed (0 in entries that are older than the field), and `stored` those that were stored
-    since. `walked_to` is how far reading has come since it last began at the newest message, and `idle` counts the
-    requests since that led no further. `limit` is how many to request at a time (0: as many as usual). A failed request
-    is retried at `retry_at`, or in the next run; `attempts` and `resets` count failures and lost cursors in a row.
+    the messages that the list showed (0 in entries that are older than the field), `message_count` is its estimate of
+    how many there were in all, and `stored` counts those that were stored since. `walked_to` is how far reading has
+    come since it last began at the newest message, and `idle` counts the requests since that led no further. `limit` is
+    how many to request at a time (0: as many as usual). A failed request is retried at `retry_at`, or in the next run;
+    `attempts` and `resets` count failures and lost cursors in a row.
 
     A history is owed back to `history_to`. One that was read that far owes nothing, and is kept all the same: with an
     earlier limit, reading continues after its cursor.
@@ -44,6 +45,7 @@ class Gap(Struct, frozen=True, omit_defaults=True):
     retry_at: datetime | None = None
     history_to: datetime | None = None
     listed: int = 0
+    message_count: int | None = None
 
     @property
     def is_history(self) -> bool:

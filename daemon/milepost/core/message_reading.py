@@ -44,6 +44,7 @@ from milepost.core.model import (
     MessagePage,
     RefusedRow,
     Stream,
+    Table,
 )
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest, Refused
@@ -127,9 +128,14 @@ def keys_of_page(checkpoint: Checkpoint, gap: Gap, page: MessagePage, refused: I
             *(each.subject for each in page.unreadable),
             *subjects_of_events(gap.conversation_id, events, refused),
         ),
-        counts_messages=ThreadSpan(gap.conversation_id, gap.back_to) if ends_with(page) else None,
+        counts_messages=span_of(gap) if ends_with(page) else None,
         readings=(_reading(gap, page),) if page.interactions else (),
     )
+
+
+def span_of(gap: Gap) -> ThreadSpan:
+    """Return the messages that the list counted which showed the gap."""
+    return ThreadSpan(gap.conversation_id, gap.back_to, gap.newest_at, gap.owed_since)
 
 
 def _reading(gap: Gap, page: MessagePage) -> Reading:
@@ -190,11 +196,13 @@ def read_page(stream: Stream, gap: Gap, page: MessagePage, context: Context, kno
     tally = Tally(interaction_events=len(written), dead_lettered=len(dead_letters)) + tally_of(changed)
     after, ending = _gap_after(gap, page, known, stored=len(written))
     missed = without_content(written)
-    below = withheld_below(after, page, row, known, len(written)) if ending is GapEnding.THREAD_END else None
+    below = withheld_below(stream, gap, after, page, known, written) if ending is GapEnding.THREAD_END else None
     if below is not None:
         missed, ending = (*missed, below), GapEnding.WITHHELD
-    # The fingerprint is of the messages as they were.
-    touched = (without_fingerprint(row),) if changed and gap.conversation_id in known.conversations else ()
+    # The fingerprint is of the messages as they were; a row that the store refuses keeps it.
+    is_refused = any((each.table, each.key) == (Table.CONVERSATIONS, gap.conversation_id) for each in context.refused)
+    has_row = gap.conversation_id in known.conversations and not is_refused
+    touched = (without_fingerprint(row),) if changed and has_row else ()
     changes = Changes(touched, interaction_events=written, payloads=payloads, revised=changed)
     return PageRead(changes, dead_letters, tally, after, ending, missed)
 
@@ -239,8 +247,10 @@ def _gap_after(gap: Gap, page: MessagePage, known: Known, *, stored: int) -> tup
         retry_at=None,
     )
     # No stored message ends a history: it may be its own, or one from beyond the end of a gap that was read since.
+    # Nor does one that this very gap has brought, where its conversation was stored without messages.
+    before = min(gap.back_to, gap.reached_at)
     if not gap.is_history and any(
-        each.event_id in known.interaction_events and each.occurred_at < gap.back_to for each in messages
+        each.event_id in known.interaction_events and each.occurred_at < before for each in messages
     ):
         return after, GapEnding.CLOSED
     if is_doubtful_end(gap, page):

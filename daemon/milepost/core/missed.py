@@ -5,17 +5,17 @@ as deleted (code 9000001), or listed without content. Nothing can be done about 
 neither stored nor owed, and are not asked for again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 
 from milepost.core.gaps import Gap, MessagesMissed, Missed, MissedReason
 from milepost.core.model import (
     UNAVAILABLE,
-    ConversationRow,
     InteractionEventRow,
     Known,
     MessagePage,
     Platform,
+    Stream,
 )
 from milepost.core.problems import Problem
 
@@ -61,14 +61,16 @@ def is_doubtful_end(gap: Gap, page: MessagePage) -> bool:
     return is_empty and not has_next and gap.cursor is not None and not gap.resets
 
 
-def withheld_below(gap: Gap, page: MessagePage, row: ConversationRow, known: Known, new: int) -> Missed | None:
+def withheld_below(
+    stream: Stream, before: Gap, gap: Gap, page: MessagePage, known: Known, new: Collection[InteractionEventRow]
+) -> Missed | None:
     """Return what is missed of a gap that ends with a page before any stored message; None if all of it was read.
 
-    `new` counts the messages of the page that are stored with it.
+    That is the gap `before` the page, and after it. `new` are the messages of the page that are stored with it.
     `message_count` is an estimate. That older messages are stored but not listed, or that an answer before said that
     there are more, makes a difference of one message count.
     """
-    if gap.is_at_limit or _reaches_stored(gap, page, known):
+    if gap.is_at_limit or _reaches_stored(before, page, known):
         return None
     has_below = known.stored_below > 0 and not gap.is_history
     bare = set(page.bare_ids)
@@ -77,21 +79,23 @@ def withheld_below(gap: Gap, page: MessagePage, row: ConversationRow, known: Kno
     if is_counted:
         missing: int | None = unknown
     else:
-        missing = None if row.message_count is None else row.message_count - known.stored_messages - new
+        came = sum(each.occurred_at <= gap.newest_at for each in new)
+        missing = None if gap.message_count is None else gap.message_count - known.stored_messages - came
     is_promised = gap.resets > 0 or page.withheld is not None or (gap.cursor is not None and not page.interactions)
     if missing is None:
-        is_cut = bool(bare or has_below or (is_promised and row.platform == Platform.INSTAGRAM.value))
+        is_cut = bool(bare or has_below or (is_promised and stream.platform is Platform.INSTAGRAM))
     elif bare or has_below or is_promised:
         is_cut = missing > 0
     else:
-        is_cut = missing > max(LEAST_SURPLUS, (row.message_count or 0) // SURPLUS_SHARE)
+        is_cut = missing > max(LEAST_SURPLUS, (gap.message_count or 0) // SURPLUS_SHARE)
     if not is_cut:
         return None
     return Missed(
         gap.conversation_id,
         page.withheld or (MissedReason.NO_CONTENT if bare else MissedReason.WINDOW),
         _from_at(gap),
-        gap.reached_at,
+        # A walk from the newest message on may end above where the list had ended: what arrived since fills the window.
+        gap.reached_at if gap.walked_to is None else max(gap.reached_at, gap.walked_to),
         missing,
         is_estimate=missing is not None and not is_counted,
     )
@@ -103,13 +107,17 @@ def gone(gap: Gap) -> Missed:
 
 
 def _from_at(gap: Gap) -> datetime | None:
-    return None if gap.is_history else min(gap.back_to, gap.reached_at)
+    """Return when the messages of a gap begin; None if that is unknown, as its state was stored without messages."""
+    return None if gap.is_history or gap.back_to >= gap.reached_at else gap.back_to
 
 
 def _reaches_stored(gap: Gap, page: MessagePage, known: Known) -> bool:
     """Return whether a page reaches the stored state, of which only the newest message may be left."""
     return not gap.is_history and any(
-        each.event_id in known.interaction_events and each.occurred_at <= gap.back_to for each in page.interactions
+        each.event_id in known.interaction_events
+        and each.occurred_at <= gap.back_to
+        and each.occurred_at < gap.reached_at
+        for each in page.interactions
     )
 
 

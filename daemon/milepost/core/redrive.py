@@ -48,7 +48,7 @@ from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, Message
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Pending, Record, unchanged_before
 from milepost.core.remedies import Remedy, rule_for
-from milepost.core.revisions import readings, with_revisions
+from milepost.core.revisions import readings, with_older_messages, with_revisions
 from milepost.core.texts import storable
 
 TEXTS = ("name", "username", "link", "snippet", "text")  # the columns that hold what people wrote
@@ -180,7 +180,7 @@ class PendingRedrive(Struct, frozen=True):
         tally = replace(written.tally, replaced_characters=self.replaced_characters if written.tally.has_changes else 0)
         closed = DeadLetterClosed(dead_letter.dead_letter_id, Resolution.REDRIVEN, tally)
         missed = recorded(*without_content(written.changes.interaction_events))
-        return Record((*missed, closed), written.changes)
+        return Record((*missed, closed), with_older_messages(written.changes, known))
 
 
 def discard(checkpoint: Checkpoint, dead_letter: DeadLetter, reason: str, budget: RunBudget, *, by: str = "") -> Record:

@@ -162,6 +162,10 @@ def with_revisions(
 ) -> Difference:
     """Add to what a batch changes the messages that it shows to be edited or unsent, and the fingerprints."""
     fingerprints = {each.conversation_id: each.fingerprint for each in shown}
+    for each in batch.conversations:  # a row that the store refused before: its messages were not looked up
+        is_met = each.conversation_id not in known.conversations
+        if is_met and any(message.event_id in known.interaction_events for message in each.interactions):
+            fingerprints[each.conversation_id] = None
     conversations = {row.conversation_id: row for row in found.changes.conversations}
     rows = _revised_in(remembered(batch.conversations, known), shown, known, now) if known.messages else ()
     for conversation_id in {row.conversation_id for row in rows} - conversations.keys():
@@ -189,10 +193,16 @@ def _revised_in(
     rows = (
         row
         for each in read
-        if each.conversation_id in by_id
+        if each.conversation_id in by_id and not _is_older(each, known)
         for row in revised(by_id[each.conversation_id], each.interactions, known, now)
     )
     return tuple({row.event_id: row for row in rows}.values())
+
+
+def _is_older(read: Conversation, known: Known) -> bool:
+    """Return whether an answer is of an older state than the stored one."""
+    stored = known.conversations.get(read.conversation_id)
+    return stored is not None and read.updated_time < stored.updated_time
 
 
 def tally_of(rows: Iterable[InteractionEventRow]) -> Tally:
@@ -207,6 +217,14 @@ def tally_of(rows: Iterable[InteractionEventRow]) -> Tally:
 def without_fingerprint(row: ConversationRow) -> ConversationRow:
     """Return a conversation whose stored messages are not those of an answer any more, so that they are looked up."""
     return replace(row, messages_fingerprint=None)
+
+
+def with_older_messages(changes: Changes, known: Known) -> Changes:
+    """Add the conversations of messages that were read some time ago, and may have been edited or unsent since."""
+    written = {row.conversation_id for row in changes.conversations}
+    of_messages = dict.fromkeys(row.conversation_id for row in changes.interaction_events)
+    touched = (known.conversations[each] for each in of_messages if each in known.conversations.keys() - written)
+    return replace(changes, conversations=(*changes.conversations, *map(without_fingerprint, touched)))
 
 
 # --- what else keeps the content of a message -------------------------------------------------------------------------

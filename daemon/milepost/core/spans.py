@@ -18,10 +18,15 @@ class Reading(Struct, frozen=True):
 
 
 class ThreadSpan(Struct, frozen=True):
-    """The messages of a conversation that are to be counted: all, and those at or before `back_to`."""
+    """The messages of a conversation that are to be counted, as they were at `as_of`.
+
+    That is those up to `newest_at` and, of these, those up to `back_to`.
+    """
 
     conversation_id: str
     back_to: datetime
+    newest_at: datetime
+    as_of: datetime
 
 
 class Stretch(Struct, frozen=True):

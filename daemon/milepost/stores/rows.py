@@ -156,7 +156,12 @@ def conversation_row(columns: tuple[Any, ...]) -> ConversationRow:
 
 def span_parameters(span: ThreadSpan) -> dict[str, str]:
     """Return the parameters of the statement that counts messages of a conversation."""
-    return {"conversation_id": span.conversation_id, "back_to": instant_text(span.back_to)}
+    return {
+        "conversation_id": span.conversation_id,
+        "back_to": instant_text(span.back_to),
+        "newest_at": instant_text(span.newest_at),
+        "as_of": instant_text(span.as_of),
+    }
 
 
 def interaction_event_tuple(row: InteractionEventRow) -> tuple[Any, ...]:

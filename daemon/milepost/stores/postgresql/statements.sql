@@ -617,7 +617,9 @@ WHERE platform = %(platform)s AND page_id = %(page_id)s AND deleted_at IS NULL;
 -- name: count_messages
 SELECT count(*), count(*) FILTER (WHERE occurred_at <= %(back_to)s)
 FROM contact_interaction_events
-WHERE conversation_id = %(conversation_id)s AND deleted_at IS NULL;
+WHERE
+    conversation_id = %(conversation_id)s AND occurred_at <= %(newest_at)s
+    AND (deleted_at IS NULL OR deleted_at > %(as_of)s);
 
 -- name: forgotten_among
 -- A conversation keeps its id on any page.

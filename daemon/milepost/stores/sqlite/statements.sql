@@ -429,7 +429,9 @@ SELECT count(*) FROM conversations WHERE platform = :platform AND page_id = :pag
 -- name: count_messages
 SELECT count(*), count(CASE WHEN occurred_at <= :back_to THEN 1 END)
 FROM contact_interaction_events
-WHERE conversation_id = :conversation_id AND deleted_at IS NULL;
+WHERE
+    conversation_id = :conversation_id AND occurred_at <= :newest_at
+    AND (deleted_at IS NULL OR deleted_at > :as_of);
 
 -- name: has_forgotten
 SELECT 1 FROM forgotten WHERE platform = :platform LIMIT 1;
