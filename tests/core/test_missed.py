@@ -132,6 +132,13 @@ class TestAConversationThatEndsTooSoon:
         assert [each.count for each in missed_by(*settled(messages_fetched(), stored(21, messages=20)))] == [1]
         assert missed_by(*settled(messages_fetched(), stored(20, messages=20))) == []
 
+    def test_a_walk_that_ends_above_where_the_list_began_has_left_a_hole(self) -> None:
+        """What has arrived since fills the window, and the list's count knows nothing of it."""
+        restarted = replace(AT_END, cursor=None)
+        (missed,) = missed_by(*settled(messages_fetched(message("m_9", at(-10))), stored(2, messages=2), restarted))
+
+        assert (missed.count, missed.from_at, missed.until_at) == (None, at(-3600), at(-10))
+
     def test_a_stored_message_that_is_reached_ends_the_gap_and_nothing_is_missed(self) -> None:
         store = stored(100, messages=21, below=1)
         known = replace(store, known=replace(store.known, interaction_events=frozenset({"m_old"})))

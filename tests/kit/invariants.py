@@ -492,6 +492,7 @@ class Invariants:
         since = [] if first is None else thread.messages[first:]
         older = self._missing_events(stream, replace(listed, interactions=(*history, *since))) & readable
         missing = self._missing_events(stream, listed) | (older - self.observed[stream].given_up_older)
+        missing -= {each.event_id for each in thread.there} - readable if thread.unsent else set()
         return [each for each in thread.messages if each.event_id in missing]
 
     def _is_missed(self, stream: Stream, thread: Thread, message: Interaction) -> bool:

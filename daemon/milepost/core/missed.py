@@ -67,38 +67,53 @@ def withheld_below(
     """Return what is missed of a gap that ends with a page before any stored message; None if all of it was read.
 
     That is the gap `before` the page, and after it. `new` are the messages of the page that are stored with it.
-    `message_count` is an estimate. That older messages are stored but not listed, or that an answer before said that
-    there are more, makes a difference of one message count.
     """
     if gap.is_at_limit or _reaches_stored(before, page, known):
         return None
-    has_below = known.stored_below > 0 and not gap.is_history
-    bare = set(page.bare_ids)
-    unknown = len(bare - known.interaction_events)
-    is_counted = bool(bare) and (page.next_cursor is None or unknown < len(bare))
-    if is_counted:
-        missing: int | None = unknown
-    else:
-        came = sum(each.occurred_at <= gap.newest_at for each in new)
-        missing = None if gap.message_count is None else gap.message_count - known.stored_messages - came
-    is_promised = gap.resets > 0 or page.withheld is not None or (gap.cursor is not None and not page.interactions)
-    if missing is None:
-        is_cut = bool(bare or has_below or (is_promised and stream.platform is Platform.INSTAGRAM))
-    elif bare or has_below or is_promised:
-        is_cut = missing > 0
-    else:
-        is_cut = missing > max(LEAST_SURPLUS, (gap.message_count or 0) // SURPLUS_SHARE)
-    if not is_cut:
+    counted = _counted(page, known)
+    missing = _estimated(gap, known, new) if counted is None else counted
+    has_hole = gap.walked_to is not None and gap.walked_to > gap.newest_at
+    if not (has_hole or _is_cut(stream, gap, page, known, missing)):
         return None
+    if missing is not None and missing <= 0:
+        missing = None
     return Missed(
         gap.conversation_id,
-        page.withheld or (MissedReason.NO_CONTENT if bare else MissedReason.WINDOW),
+        page.withheld or (MissedReason.NO_CONTENT if page.bare_ids else MissedReason.WINDOW),
         _from_at(gap),
         # A walk from the newest message on may end above where the list had ended: what arrived since fills the window.
         gap.reached_at if gap.walked_to is None else max(gap.reached_at, gap.walked_to),
         missing,
-        is_estimate=missing is not None and not is_counted,
+        is_estimate=missing is not None and counted is None,
     )
+
+
+def _counted(page: MessagePage, known: Known) -> int | None:
+    """Return how many messages have no more than an id; None if there are others behind them."""
+    bare = set(page.bare_ids)
+    unknown = bare - known.interaction_events
+    return len(unknown) if bare and (page.next_cursor is None or unknown != bare) else None
+
+
+def _estimated(gap: Gap, known: Known, new: Collection[InteractionEventRow]) -> int | None:
+    """Return how many of the messages that the list counted are neither stored nor on the page; None if it did not."""
+    came = sum(each.occurred_at <= gap.newest_at for each in new)
+    return None if gap.message_count is None else gap.message_count - known.stored_messages - came
+
+
+def _is_cut(stream: Stream, gap: Gap, page: MessagePage, known: Known, missing: int | None) -> bool:
+    """Return whether messages are missing behind a page.
+
+    `message_count` is an estimate. That older messages are stored but not listed, or that an answer before said that
+    there are more, makes a difference of one message count.
+    """
+    has_below = bool(page.bare_ids) or (known.stored_below > 0 and not gap.is_history)
+    is_promised = gap.resets > 0 or page.withheld is not None or (gap.cursor is not None and not page.interactions)
+    if missing is None:
+        return has_below or (is_promised and stream.platform is Platform.INSTAGRAM)
+    if has_below or is_promised:
+        return missing > 0
+    return missing > max(LEAST_SURPLUS, (gap.message_count or 0) // SURPLUS_SHARE)
 
 
 def gone(gap: Gap) -> Missed:
