@@ -240,10 +240,6 @@ class PostgresqlSession:
         statement = "runs_before" if stream is None else "stream_runs_before"
         return [rows.run(columns) for columns in await self.ask(statement, parameters)]
 
-    async def completed_with_errors(self, run_ids: Iterable[str]) -> frozenset[str]:
-        """Return those of these runs that completed a sweep with dead letters."""
-        return frozenset(run_id for (run_id,) in await self.ask("completed_with_errors", (searchable(run_ids),)))
-
     async def find_dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
         """Return a dead letter, without its payload."""
         found = await self.ask("dead_letter", (storable(dead_letter_id),))

@@ -238,10 +238,6 @@ class SqliteSession:
         statement = "runs_before" if stream is None else "stream_runs_before"
         return [rows.run(columns) for columns in self.ask(statement, parameters)]
 
-    def completed_with_errors(self, run_ids: Iterable[str]) -> frozenset[str]:
-        """Return those of these runs that completed a sweep with dead letters."""
-        return frozenset(run_id for (run_id,) in self.ask("completed_with_errors", (rows.json_list(run_ids),)))
-
     def find_dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
         """Return a dead letter, without its payload."""
         columns = self.ask("dead_letter", (dead_letter_id,)).fetchone()

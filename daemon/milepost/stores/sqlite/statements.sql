@@ -605,9 +605,6 @@ WHERE
     )
 ORDER BY version;
 
--- name: completed_with_errors
-SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) AND status = 'complete_with_errors';
-
 -- name: last_seq
 SELECT coalesce(max(seq), 0) FROM journal;
 
