@@ -26,6 +26,7 @@ from milepost.core.model import (
     Keys,
     Known,
     KnownDeadLetter,
+    PageRow,
     RefusedRow,
     Stream,
     Stretch,
@@ -60,6 +61,7 @@ class MemoryStore:
         self.checkpoints: dict[str, str] = {}
         self.runs: dict[str, Run] = {}
         self.conversations: dict[str, ConversationRow] = {}
+        self.pages: dict[tuple[str, str], PageRow] = {}
         self.contacts: dict[ContactKey, ContactRow] = {}
         self.interaction_events: dict[str, InteractionEventRow] = {}
         self.dead_letters: dict[str, DeadLetter] = {}
@@ -135,7 +137,15 @@ class MemoryStore:
                 snapshot = self.checkpoints.get(of)
                 last_success_at = rows.checkpoint(snapshot).last_success_at if snapshot is not None else None
                 moved_to[Stream.parse(of).page_id] = max(moved_at, last_success_at or moved_at)
-        return replace(known, contacts_elsewhere=elsewhere, moved_to=moved_to, contact_pages=contact_pages)
+        owed = tuple(
+            gap
+            for of, gap in self.gaps.values()
+            if gap.conversation_id in keys.conversations
+            and of in {f"{keys.stream.platform}:{page_id}" for page_id in pages}
+        )
+        return replace(
+            known, contacts_elsewhere=elsewhere, moved_to=moved_to, contact_pages=contact_pages, owed_elsewhere=owed
+        )
 
     def _later(self, stream: Stream) -> set[str]:
         """Return the stream, and those to which its rows have moved, however often."""
@@ -287,6 +297,7 @@ class MemoryStore:
             del self.gaps[key]
         for key in self._noted(stream):
             del self.missed[key]
+        self.pages.pop(page, None)
         for contact in [key for key in self.contacts if key[:2] == page]:
             del self.contacts[contact]
         for key in [key for key, row in self.conversations.items() if (row.platform, row.page_id) == page]:
@@ -359,6 +370,14 @@ class MemoryStore:
 
     def _write_rows(self, changes: Changes) -> None:
         """Keep when rows were first seen, interaction events as they are, and out who was forgotten."""
+        if (page := changes.page) is not None:
+            stored = self.pages.get((page.platform, page.page_id), page)
+            self.pages[page.platform, page.page_id] = replace(
+                page,
+                name=page.name if page.name is not None else stored.name,
+                username=page.username if page.username is not None else stored.username,
+                first_seen_at=stored.first_seen_at,
+            )
         gone: set[str] = set()
         for conversation in changes.conversations:
             if self.is_forgotten(conversation):

@@ -169,6 +169,26 @@ class TestAnOlderDatabase:
             await journal_reader.rebuild()
         assert PostgresDump(empty).projections() == before
 
+    async def test_the_rows_of_before_have_their_pages(self, empty: Database, more: Path) -> None:
+        newer = taken_away(more, since="0011")
+        await migrated(empty)
+        empty.sql(
+            f"""
+            INSERT INTO conversations (conversation_id, platform, page_id, updated_time, first_synced_at, synced_at)
+            VALUES ('t_1', 'messenger', '7', now(), '{at(1)}', '{at(8)}'),
+                ('t_2', 'messenger', '7', now(), '{at(2)}', '{at(9)}'),
+                ('t_3', 'instagram', '7', now(), '{at(3)}', '{at(4)}')
+            """
+        )
+        for each, script in newer.items():
+            each.write_text(script)
+        await migrated(empty)
+
+        assert empty.sql("SELECT * FROM pages ORDER BY platform") == [
+            ("instagram", "7", None, None, instant_text(at(3)), instant_text(at(4))),
+            ("messenger", "7", None, None, instant_text(at(1)), instant_text(at(9))),
+        ]
+
 
 def taken_away(migrations: Path, *, since: str) -> dict[Path, str]:
     """Delete the migrations from that one on, and return their texts."""

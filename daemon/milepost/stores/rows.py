@@ -11,7 +11,7 @@ from milepost.core.errors import JournalDamaged, StoreRefused
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
 from milepost.core.gaps import Gap, GapAfter, gaps_after
 from milepost.core.journal import Codec, RunOf, instant_text, since_removal
-from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow, Stream
+from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow, PageRow, Stream
 from milepost.core.ports import Commit, DueDeadLetter
 from milepost.core.position import Mode
 from milepost.core.problems import Problem
@@ -60,6 +60,24 @@ def _instant(text: str) -> datetime:
         return datetime.fromisoformat(text)
     except (TypeError, ValueError) as error:
         raise StoreRefused(f"a stored row holds {text!r}, which is not a time", hint=RESTORE) from error
+
+
+def page_tuple(row: PageRow) -> tuple[Any, ...]:
+    """Return a page's columns."""
+    return (
+        row.platform,
+        row.page_id,
+        row.name,
+        row.username,
+        instant_text(row.first_seen_at),
+        instant_text(row.last_seen_at),
+    )
+
+
+def page_row(columns: tuple[Any, ...]) -> PageRow:
+    """Return the page of these columns."""
+    platform, page_id, name, username, first_seen_at, last_seen_at = columns
+    return PageRow(platform, page_id, name, username, _instant(first_seen_at), _instant(last_seen_at))
 
 
 def contact_tuple(row: ContactRow) -> tuple[Any, ...]:

@@ -153,6 +153,8 @@ class PostgresqlWriter(PostgresqlSession):
         if changes.own_id is not None:
             for statement in OWN:
                 await self.execute(statement, stream_parameters(each.stream) | {"own_id": changes.own_id})
+        if changes.page is not None:
+            await self.execute("upsert_page", _storable(rows.page_tuple(changes.page)))
         if changes.conversations:
             latest = {row.conversation_id: row for row in changes.conversations}  # a statement may change a row once
             await self.execute("upsert_conversations", {"rows": json_rows(_sorted(latest))})

@@ -38,6 +38,8 @@ class SqliteWriter(SqliteSession):
         if changes.own_id is not None:
             for statement in OWN:
                 self.ask(statement, stream_parameters(stream) | {"own_id": changes.own_id})
+        if changes.page is not None:
+            self.ask("upsert_page", rows.page_tuple(changes.page))
         self._write_all("upsert_conversations", map(rows.conversation_tuple, changes.conversations))
         self._write_all("upsert_contacts", map(rows.contact_tuple, changes.contacts))
         self._write_notes(stream, changes)

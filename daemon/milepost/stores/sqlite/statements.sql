@@ -4,6 +4,14 @@
 -- name: insert_entries
 INSERT INTO journal (stream, version, run_id, recorded_at, type, data, hash) VALUES (?, ?, ?, ?, ?, ?, ?);
 
+-- name: upsert_page
+INSERT INTO pages (platform, page_id, name, username, first_seen_at, last_seen_at)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (platform, page_id) DO UPDATE SET
+    name = coalesce(excluded.name, pages.name),
+    username = coalesce(excluded.username, pages.username),
+    last_seen_at = excluded.last_seen_at;
+
 -- name: upsert_contacts
 INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -282,6 +290,13 @@ SELECT conversation_id, max(page_id)
 FROM contact_interaction_events
 WHERE conversation_id IN (SELECT value FROM json_each(:conversations)) AND platform = :platform AND page_id <> :page_id
 GROUP BY conversation_id;
+
+-- name: owed_elsewhere
+-- What other pages owe of these conversations.
+SELECT state FROM message_backlog
+WHERE
+    stream IN (SELECT :platform || ':' || value FROM json_each(:pages))
+    AND conversation_id IN (SELECT value FROM json_each(:conversations));
 
 -- name: contact_pages
 -- The pages of these contacts' conversations: this one, and those to which its rows have moved, however often.
@@ -586,9 +601,6 @@ WHERE
     )
 ORDER BY version;
 
--- name: completed_with_errors
-SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) AND status = 'complete_with_errors';
-
 -- name: last_seq
 SELECT coalesce(max(seq), 0) FROM journal;
 
@@ -758,6 +770,9 @@ DELETE FROM message_backlog WHERE stream = :stream;
 
 -- name: remove_stream_notes
 DELETE FROM missed_conversations WHERE stream = :stream;
+
+-- name: remove_stream_page
+DELETE FROM pages WHERE platform = :platform AND page_id = :page_id;
 
 -- name: remove_stream_contacts
 DELETE FROM contacts WHERE platform = :platform AND page_id = :page_id;
