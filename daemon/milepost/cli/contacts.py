@@ -5,6 +5,7 @@ import asyncio
 import click
 
 from milepost.app.database import store_url_of
+from milepost.cli.groups import Group
 from milepost.cli.options import config_option, confirm, demand_known, load_settings, yes_option
 from milepost.core.model import Platform, Stream
 from milepost.reporting.humanize import in_columns, on_one_line
@@ -15,7 +16,7 @@ from milepost.stores.open import forget, open_reader
 RIGHT = frozenset({1})
 
 
-@click.group(name="contacts")
+@click.group(cls=Group, name="contacts")
 def command() -> None:
     """Erase a person on request."""
 

@@ -11,6 +11,7 @@ import msgspec
 
 from milepost.app.database import store_url_of
 from milepost.cli.dead_letter_table import MAX_SUBJECT, as_json, described, rendered, shortened
+from milepost.cli.groups import Group
 from milepost.cli.options import BY, config_option, demand_known, load_settings, stream_option
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import DeadLetterCommand, Discard, Redrive
@@ -27,7 +28,7 @@ MAX_CANDIDATES = 5
 PAGE = 500
 
 
-@click.group(name="dead-letters")
+@click.group(cls=Group, name="dead-letters")
 def command() -> None:
     """List, show, redrive or discard dead letters: what could not be read or written, kept for a redrive.
 

@@ -12,6 +12,7 @@ import click
 
 from milepost.app.database import store_url_of
 from milepost.cli.atomic_file import atomic_file
+from milepost.cli.groups import Group
 from milepost.cli.journal_lines import as_json, as_text, follow, reported_write_errors, show_newest, write_out
 from milepost.cli.options import config_option, demand_known, load_settings, stream_option
 from milepost.cli.signals import stop_at_closed_pipe, stopped_by_signals
@@ -25,7 +26,7 @@ from milepost.stores.url import StoreUrl
 MAX_LINES = 10_000
 
 
-@click.group(name="journal")
+@click.group(cls=Group, name="journal")
 def command() -> None:
     """Follow, verify, rebuild or export the journal: the append-only record of everything that happened."""
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import click
 
 from milepost.app.database import store_url_of
+from milepost.cli.groups import Group
 from milepost.cli.options import (
     BY,
     config_option,
@@ -27,7 +28,7 @@ from milepost.stores.open import is_at_work, open_reader, remove
 RIGHT = frozenset({2, 3, 4, 5})
 
 
-@click.group(name="streams")
+@click.group(cls=Group, name="streams")
 def command() -> None:
     """Remove streams with their rows."""
 

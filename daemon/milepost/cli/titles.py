@@ -1,0 +1,46 @@
+"""Streams as people know them: by the name of their page first, then by their key."""
+
+from collections.abc import Collection, Mapping
+
+from milepost.cli.terminal import Column
+from milepost.core.model import Stream
+from milepost.reporting.humanize import on_one_line
+from milepost.settings import Settings
+
+_PAGE = Column("page", shortest=12)
+# Without the page's name the key has to be whole: it is what one types.
+_STREAM, _SHORT_STREAM = Column("stream"), Column("stream", shortest=19, shortened_after=":")
+
+
+class Titles:
+    """The titles of streams. `names` are those of pages by id, as far as they are known."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = {page_id: on_one_line(name) for page_id, name in names.items() if name}
+
+    def name(self, key: str) -> str:
+        """Return the name of a stream's page; "" if it is unknown."""
+        return self._names.get(Stream.parse(key).page_id, "")
+
+    def of(self, key: str) -> str:
+        """Return the title of a stream: `Corner Bakery (messenger:1234567890)`, or its key alone."""
+        name = self.name(key)
+        return f"{name} ({key})" if name else key
+
+    def short(self, key: str) -> str:
+        """Return what fits a narrow line: `Corner Bakery messenger`, or the key."""
+        name = self.name(key)
+        return f"{name} {Stream.parse(key).platform}" if name else key
+
+    def columns(self, keys: Collection[str]) -> list[Column]:
+        """Return the first columns of a table of these streams."""
+        return [_PAGE, _SHORT_STREAM] if any(map(self.name, keys)) else [_STREAM]
+
+    def cells(self, key: str, keys: Collection[str]) -> list[str]:
+        """Return the cells of a stream in those columns."""
+        return [self.name(key) or "-", key] if any(map(self.name, keys)) else [key]
+
+
+def configured_titles(settings: Settings) -> Titles:
+    """Return the titles with the names that the configuration gives."""
+    return Titles({page.id: page.name for page in settings.pages})
