@@ -13,6 +13,8 @@ from milepost.app.database import store_url_of
 from milepost.cli.dead_letter_table import MAX_SUBJECT, as_json, described, rendered, shortened
 from milepost.cli.groups import Group
 from milepost.cli.options import BY, config_option, demand_known, load_settings, stream_option
+from milepost.cli.terminal import echo, stdout_terminal
+from milepost.cli.titles import configured_titles
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import DeadLetterCommand, Discard, Redrive
 from milepost.core.dead_letters import MAX_REASON_CHARACTERS
@@ -72,7 +74,8 @@ async def _list(settings: Settings, stream: str | None, *, open_only: bool, writ
     if not rows:
         click.echo(_none(stream, open_only=open_only))
         return
-    click.echo(rendered(rows, datetime.now(UTC)))
+    terminal = stdout_terminal()
+    echo(rendered(rows, datetime.now(UTC), configured_titles(settings), terminal), terminal)
     if number > MAX_ROWS:
         click.echo(f"… and {number - MAX_ROWS:,} more: --json lists them all")
 

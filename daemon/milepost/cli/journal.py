@@ -13,9 +13,19 @@ import click
 from milepost.app.database import store_url_of
 from milepost.cli.atomic_file import atomic_file
 from milepost.cli.groups import Group
-from milepost.cli.journal_lines import as_json, as_text, follow, reported_write_errors, show_newest, write_out
+from milepost.cli.journal_lines import (
+    as_json,
+    as_text,
+    as_wrapped,
+    follow,
+    reported_write_errors,
+    show_newest,
+    write_out,
+)
 from milepost.cli.options import config_option, demand_known, load_settings, stream_option
 from milepost.cli.signals import stop_at_closed_pipe, stopped_by_signals
+from milepost.cli.terminal import stdout_terminal
+from milepost.cli.titles import configured_titles
 from milepost.reporting.humanize import counted
 from milepost.settings import Settings
 from milepost.stores.audit import Audit
@@ -48,10 +58,15 @@ def command() -> None:
 def tail(config: str | None, lines: int, stream: str | None, *, follows: bool, writes_json: bool) -> None:
     """Show the newest entries, oldest first."""
     settings = load_settings(config)
-    write = as_json if writes_json else as_text
+    titles, terminal = configured_titles(settings), stdout_terminal()
 
     def show(stored: StoredEntry) -> None:
-        click.echo(write(stored), nl=False)
+        if writes_json:
+            click.echo(as_json(stored), nl=False)
+        elif terminal.width is None:
+            click.echo(as_text(stored), nl=False)
+        else:
+            click.echo(as_wrapped(stored, titles, terminal), nl=False, color=terminal.has_colours)
 
     asyncio.run(_tail(settings, lines, stream, show, follows=follows))
 

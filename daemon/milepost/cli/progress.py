@@ -8,7 +8,7 @@ from typing import Never, TextIO, assert_never
 
 from tqdm import tqdm
 
-from milepost.cli.terminal import elided, width_of
+from milepost.cli.terminal import clipped, width_of
 from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.events import NO_TALLY, Tally
 from milepost.core.model import Stream
@@ -107,7 +107,7 @@ def _extent(checkpoint: Checkpoint, tally: Tally) -> str:
 
 def _padded(name: str) -> str:
     width = NAME_WIDTH - width_of(name)
-    return f"{name}{' ' * width}" if width >= 0 else elided(name, NAME_WIDTH, ":")
+    return f"{name}{' ' * width}" if width >= 0 else clipped(name, NAME_WIDTH)
 
 
 def _state(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, RateLimit]) -> str:

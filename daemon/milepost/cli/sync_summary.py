@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from milepost.app.discovery import discovery_hint
 from milepost.cli.terminal import PLAIN, Column, Terminal, table
-from milepost.cli.titles import Titles
+from milepost.cli.titles import NO_TITLES, Titles
 from milepost.core.checkpoint import Run
 from milepost.core.events import Reason, RunStatus, Tally
 from milepost.core.ports import Held, RunResult
@@ -27,7 +27,6 @@ COLUMNS = (
     Column("failed", is_right=True, rank=2),
     Column("seconds", is_right=True, rank=5),
 )
-NO_TITLES = Titles({})
 
 
 class Synced(Struct, frozen=True):

@@ -7,7 +7,7 @@ exported, counts there too, which is how watch(1) tells how wide its screen is.
 import os
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from unicodedata import combining, east_asian_width
 
 import click
@@ -76,16 +76,25 @@ def width_of(text: str) -> int:
     return sum(0 if combining(sign) else 2 if east_asian_width(sign) in "WF" else 1 for sign in text)
 
 
-def elided(text: str, width: int, after: str = "") -> str:
-    """Shorten a text in its middle, as ids differ at both ends; what precedes the separator `after` stays whole."""
+def elided(text: str, width: int) -> str:
+    """Shorten a text in its middle: ids differ at both ends."""
     if width_of(text) <= width:
         return text
-    if after and (parts := text.partition(after))[1]:
-        kept = f"{parts[0]}{after}"
-        return f"{kept}{elided(parts[2], width - width_of(kept))}"
     head_width = (width - 1) // 2
     head, tail = _cut(text, head_width), _cut(text[::-1], width - 1 - head_width)[::-1]
     return f"{head}…{tail}"
+
+
+def elided_key(text: str, width: int) -> str:
+    """Shorten the key of a stream: its platform stays whole."""
+    platform, colon, page_id = text.partition(":")
+    kept = f"{platform}{colon}"
+    return f"{kept}{elided(page_id, width - len(kept))}" if page_id else elided(text, width)
+
+
+def clipped(text: str, width: int) -> str:
+    """Shorten a text at its end, as a name."""
+    return text if width_of(text) <= width else f"{_cut(text, width - 1).rstrip()}…"
 
 
 def _cut(text: str, width: int) -> str:
@@ -101,14 +110,14 @@ class Column(Struct, frozen=True):
     """A column of a table.
 
     `rank` says when it is dropped where the table is too wide: that with the lowest first, None never. `shortest` is
-    how far its cells may be shortened; None not at all. What precedes `shortened_after` in a cell stays whole.
+    how far its cells may be shortened, by `shorten`; None not at all.
     """
 
     heading: str
     is_right: bool = False
     rank: int | None = None
     shortest: int | None = None
-    shortened_after: str = ""
+    shorten: Callable[[str, int], str] = elided
 
 
 class Cell(Struct, frozen=True):
@@ -187,7 +196,7 @@ def _total(widths: Sequence[int]) -> int:
 def _line(columns: Sequence[Column], row: Sequence[Cell], widths: Mapping[int, int], terminal: Terminal) -> str:
     texts, last = list[str](), max(widths, default=-1)
     for index, width in widths.items():
-        text = elided(row[index].text, width, columns[index].shortened_after)
+        text = columns[index].shorten(row[index].text, width)
         padding = " " * (width - width_of(text))
         painted = terminal.painted(text, row[index].colour)
         is_end = index == last

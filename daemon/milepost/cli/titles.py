@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Mapping
 
-from milepost.cli.terminal import Column
+from milepost.cli.terminal import Column, clipped, elided_key
 from milepost.core.model import Stream
 from milepost.reporting.humanize import on_one_line
 from milepost.settings import Settings
 
-_PAGE = Column("page", shortest=12)
+_PAGE = Column("page", shortest=12, shorten=clipped)
 # Without the page's name the key has to be whole: it is what one types.
-_STREAM, _SHORT_STREAM = Column("stream"), Column("stream", shortest=19, shortened_after=":")
+_STREAM, _SHORT_STREAM = Column("stream"), Column("stream", shortest=19, shorten=elided_key)
 
 
 class Titles:
@@ -39,6 +39,9 @@ class Titles:
     def cells(self, key: str, keys: Collection[str]) -> list[str]:
         """Return the cells of a stream in those columns."""
         return [self.name(key) or "-", key] if any(map(self.name, keys)) else [key]
+
+
+NO_TITLES = Titles({})
 
 
 def configured_titles(settings: Settings) -> Titles:

@@ -2,12 +2,11 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
 from kit.binary import Running, milepost, started, until
-from kit.installation import Installation
+from kit.installation import Installation, on_both_databases
 from kit.ports import unused_port
 from kit.simulated import BICYCLES, frozen_world
 from milepost.simulator.server import SimulatorServer
@@ -15,11 +14,6 @@ from milepost.simulator.server import SimulatorServer
 KEY = f"messenger:{BICYCLES.id}"
 TITLE = f"Fahrrad Müller ({KEY})"
 TOKEN = "a-token-of-some-length"
-
-
-@pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    return Installation(tmp_path)
 
 
 def configure(installation: Installation, simulator: SimulatorServer, **http: str) -> None:
@@ -42,6 +36,7 @@ def events(installation: Installation) -> list[str]:
     return [type_ for (type_,) in installation.rows("SELECT type FROM journal ORDER BY seq")]
 
 
+@on_both_databases
 async def test_beside_a_daemon_they_go_through_it(installation: Installation) -> None:
     async with idle_daemon(installation, token=TOKEN):
         paused = await milepost(installation.folder, "pause", KEY)
@@ -50,13 +45,14 @@ async def test_beside_a_daemon_they_go_through_it(installation: Installation) ->
         resumed = await milepost(installation.folder, "resume", KEY, KEY)
     assert (paused.code, paused.stdout) == (0, f"{TITLE}: paused; `milepost resume {KEY}` resumes it\n")
     assert refused.code == 1, refused
-    assert f"{TITLE}: {KEY} is paused (by command line from 127.0.0.1)" in refused.stdout
+    assert f"{TITLE}: {KEY} is paused (by command line" in refused.stdout
     assert f"with `milepost resume {KEY}`" in status.stdout
     assert "when resumed" in status.stdout
     assert (resumed.code, resumed.stdout) == (0, f"{TITLE}: resumed, and syncs at once\n")
     assert [each for each in events(installation) if each.startswith("stream_")] == ["stream_paused", "stream_resumed"]
 
 
+@on_both_databases
 @pytest.mark.parametrize("arguments", [(), (KEY,), ("--full",)], ids=["all", "one", "full"])
 async def test_a_sync_beside_a_daemon_waits_for_its_run_and_sums_it_up(
     installation: Installation, arguments: tuple[str, ...]
