@@ -16,6 +16,7 @@ from milepost.app.build import assembled
 from milepost.app.database import store_url_of
 from milepost.cli.daemon_client import Daemon, daemon_at
 from milepost.cli.options import unknown_stream
+from milepost.cli.terminal import echo, stdout_terminal
 from milepost.cli.titles import Titles
 from milepost.core.commands import PauseStream, ResumeStream, StreamCommand
 from milepost.core.errors import MilepostError, StoreAway, StoreBusy, StoreRefused
@@ -82,7 +83,7 @@ def demand_worked(wanted: Sequence[Stream], streams: Sequence[Stream]) -> None:
 
 async def perform(settings: Settings, streams: Sequence[Stream], command: PauseStream | ResumeStream) -> ExitCode:
     """Execute a command for each stream, print each result, and return the exit code."""
-    stop, log = Stop(), settings.log
+    stop, log, terminal = Stop(), settings.log, stdout_terminal()
     is_refused = False
     with logged(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ):
         async with stopping_on_signals(stop), operator(settings, stop) as who:
@@ -92,7 +93,7 @@ async def perform(settings: Settings, streams: Sequence[Stream], command: PauseS
                     return ExitCode.PROGRESS_SAVED
                 result = await _result(who, stream, command)
                 is_refused = is_refused or isinstance(result, MilepostError)
-                click.echo(f"{who.titles.of(stream.key)}: {result}")
+                echo(terminal.wrapped(f"{who.titles.of(stream.key)}: {result}"), terminal)
     return ExitCode.WITH_ERRORS if is_refused else ExitCode.COMPLETE
 
 
