@@ -45,9 +45,9 @@ async def sync_through_daemon(
     """
     before = {each.stream: each for each in await look.journal_reader.checkpoints()}
     refused = await _request(who, streams, full=full)
-    wanted = {stream.key: before.get(stream.key) for stream in streams if stream.key not in refused}
+    wanted = {stream: before.get(stream) for stream in streams if stream not in refused}
     asked_at, over_at = look.now(), monotonic() + _longest_seconds(settings, len(streams))
-    ended: dict[str, Checkpoint] = {}
+    ended: dict[Stream, Checkpoint] = {}
     while len(ended) < len(wanted) and monotonic() < over_at and not stop.is_requested and await look.is_at_work():
         async with stop.interruptible():
             await asyncio.sleep(POLL_SECONDS)
@@ -57,31 +57,30 @@ async def sync_through_daemon(
         for each in checkpoints:
             if each.stream in wanted:
                 look.show(each)
-                is_held = (held_until(Stream.parse(each.stream), limits) or asked_at) > run_ends_at
+                is_held = (held_until(each.stream, limits) or asked_at) > run_ends_at
                 if _has_run(each, wanted[each.stream], full=full) or _waits_longer(each, is_held=is_held):
                     ended[each.stream] = each
-    return [_result(stream.key, ended.get(stream.key), wanted.get(stream.key), refused) for stream in streams]
+    return [_result(stream, ended.get(stream), wanted.get(stream), refused) for stream in streams]
 
 
-async def _request(who: Operator, streams: Sequence[Stream], *, full: bool) -> dict[str, str]:
+async def _request(who: Operator, streams: Sequence[Stream], *, full: bool) -> dict[Stream, str]:
     """Ask for a run of each stream, and return why some were refused. Raises what concerns all of them."""
-    free, refused = asyncio.Semaphore(MAX_REQUESTS), dict[str, str]()
+    free = asyncio.Semaphore(MAX_REQUESTS)
 
-    async def request(stream: Stream) -> None:
+    async def request(stream: Stream) -> MilepostError | None:
         async with free:
             try:
                 await who.ask(stream, SyncNow(BY, full))
-            except (StoreAway, StoreBusy, StoreRefused, BadConfiguration):
-                raise
             except MilepostError as error:
-                refused[stream.key] = str(error)
+                return error
+        return None
 
-    try:
-        async with asyncio.TaskGroup() as requests:
-            for stream in streams:
-                requests.create_task(request(stream), name=f"request for {stream.key}")
-    except* MilepostError as errors:
-        raise errors.exceptions[0] from None
+    refused = dict[Stream, str]()
+    for stream, error in zip(streams, await asyncio.gather(*map(request, streams)), strict=True):
+        if isinstance(error, (StoreAway, StoreBusy, StoreRefused, BadConfiguration)):
+            raise error
+        if error is not None:
+            refused[stream] = str(error)
     return refused
 
 
@@ -107,12 +106,14 @@ def _waits_longer(checkpoint: Checkpoint, *, is_held: bool) -> bool:
     return not is_running(checkpoint) and (checkpoint.operator_pause is not None or is_held)
 
 
-def _result(key: str, ended: Checkpoint | None, before: Checkpoint | None, refused: Mapping[str, str]) -> RunResult:
-    if key in refused:
-        return RunResult(key, None, error=refused[key])
+def _result(
+    stream: Stream, ended: Checkpoint | None, before: Checkpoint | None, refused: Mapping[Stream, str]
+) -> RunResult:
+    if stream in refused:
+        return RunResult(stream, None, error=refused[stream])
     if ended is None:
-        return RunResult(key, None)
+        return RunResult(stream, None)
     if ended.operator_pause is not None:
         why = f"it is paused (by {ended.operator_pause.by}) and has to be resumed first"
-        return RunResult(key, _new_run(ended, before), error=why)
-    return RunResult(key, _new_run(ended, before), backlog=ended.backlog)
+        return RunResult(stream, _new_run(ended, before), error=why)
+    return RunResult(stream, _new_run(ended, before), backlog=ended.backlog)

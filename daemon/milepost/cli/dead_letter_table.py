@@ -13,6 +13,7 @@ from milepost.core.checkpoint import DeadLetter
 from milepost.core.dead_letters import conversation_of
 from milepost.core.events import Stage
 from milepost.reporting.humanize import ago, ahead, counted, in_columns, on_one_line
+from milepost.reporting.views import dead_letter_view
 
 NEXT = "next redrive"
 COLUMNS = (
@@ -36,12 +37,12 @@ def rendered(
     dead_letters: Sequence[DeadLetter], now: datetime, titles: Titles = NO_TITLES, terminal: Terminal = PLAIN
 ) -> list[str]:
     """Return the dead letters as lines: one each, and on a terminal one more for its reason, where that has room."""
-    keys = {dead_letter.stream for dead_letter in dead_letters}
-    columns = [Column("id"), *titles.columns(keys), *COLUMNS]
+    streams = {dead_letter.stream for dead_letter in dead_letters}
+    columns = [Column("id"), *titles.columns(streams), *COLUMNS]
     if any(dead_letter.closed_at is not None for dead_letter in dead_letters):
         columns[-1] = replace(columns[-1], heading=f"{NEXT}, or closed")
     rows = [
-        [dead_letter.dead_letter_id, *titles.cells(dead_letter.stream, keys), *_row(dead_letter, now)]
+        [dead_letter.dead_letter_id, *titles.cells(dead_letter.stream, streams), *_row(dead_letter, now)]
         for dead_letter in dead_letters
     ]
     if terminal.width is None:
@@ -77,7 +78,7 @@ def _next(dead_letter: DeadLetter, now: datetime) -> str:
 
 def as_json(dead_letter: DeadLetter, **more: object) -> bytes:
     """Return a dead letter as a JSON object of one line, with every key and those of `more`."""
-    return msgspec.json.encode(msgspec.structs.asdict(dead_letter) | more)
+    return msgspec.json.encode(msgspec.structs.asdict(dead_letter_view(dead_letter)) | more)
 
 
 # --- one dead letter --------------------------------------------------------------------------------------------------
@@ -87,7 +88,7 @@ def described(dead_letter: DeadLetter, payload: str | None, now: datetime) -> st
     """Return everything about a dead letter, and what to do about it."""
     facts = [
         ("dead letter", dead_letter.dead_letter_id),
-        ("stream", dead_letter.stream),
+        ("stream", dead_letter.stream.key),
         ("subject", on_one_line(dead_letter.subject)),
         ("stage", f"{dead_letter.stage}: {MEANINGS[dead_letter.stage]}"),
         ("reason", on_one_line(dead_letter.reason)),

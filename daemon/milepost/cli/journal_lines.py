@@ -64,7 +64,7 @@ def as_json(stored: StoredEntry) -> bytes:
     entry = stored.entry
     columns = EntryObject(
         stored.seq,
-        entry.stream,
+        entry.stream.key,
         entry.version,
         entry.run_id,
         instant_text(entry.recorded_at),
@@ -79,7 +79,7 @@ def as_text(stored: StoredEntry) -> str:
     """Return an entry as a line for people: when, which stream, its seq and version, what happened, and details."""
     entry = stored.entry
     when = f"{entry.recorded_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    place = f"{entry.stream.ljust(_STREAM_WIDTH)}  #{stored.seq} v{entry.version}"
+    place = f"{entry.stream.key.ljust(_STREAM_WIDTH)}  #{stored.seq} v{entry.version}"
     return f"{when}  {place}  {_words(entry)}\n"
 
 

@@ -83,10 +83,10 @@ def complete_stream(ctx: click.Context, _: click.Parameter, incomplete: str) -> 
 
 async def _known_streams(settings: Settings) -> list[str]:
     """Return the streams that are configured or stored, sorted."""
-    store_url, known = store_url_of(settings), {*(configured_streams(settings) or ())}
+    store_url, known = store_url_of(settings), {each.key for each in configured_streams(settings) or ()}
     if await has_database(store_url):
         async with open_reader(store_url) as journal_reader:
-            known |= {each.stream for each in await journal_reader.checkpoints() if each.removed_at is None}
+            known |= {each.stream.key for each in await journal_reader.checkpoints() if each.removed_at is None}
     return sorted(known)
 
 
@@ -101,11 +101,11 @@ stream_option = click.option(
 )
 
 
-def configured_streams(settings: Settings) -> Sequence[str] | None:
+def configured_streams(settings: Settings) -> Sequence[Stream] | None:
     """Return the streams that the configuration lists; None where it leaves that to discovery or the simulator."""
     if settings.source.discover_pages or not settings.pages:
         return None
-    return [Stream(Platform(platform), page.id).key for page in settings.pages for platform in page.platforms]
+    return [Stream(Platform(platform), page.id) for page in settings.pages for platform in page.platforms]
 
 
 async def demand_known(
@@ -115,9 +115,10 @@ async def demand_known(
 
     A removed stream still has its journal and is accepted, but it is not among the streams that the error lists.
     """
-    checkpoints, configured = await journal_reader.checkpoints(), {*(configured_streams(settings) or ())}
-    if stream is not None and stream not in {checkpoint.stream for checkpoint in checkpoints} | configured:
-        stored = {checkpoint.stream for checkpoint in checkpoints if checkpoint.removed_at is None}
+    checkpoints = await journal_reader.checkpoints()
+    configured = {each.key for each in configured_streams(settings) or ()}
+    if stream is not None and stream not in {checkpoint.stream.key for checkpoint in checkpoints} | configured:
+        stored = {checkpoint.stream.key for checkpoint in checkpoints if checkpoint.removed_at is None}
         raise click.BadParameter(unknown_stream(stream, stored | configured), param_hint=given_as)
 
 

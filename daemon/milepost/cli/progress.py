@@ -30,12 +30,14 @@ class Progress:
     `name` returns what to call a stream on its line.
     """
 
-    def __init__(self, now: Callable[[], datetime], out: TextIO, name: Callable[[str], str] = str) -> None:
+    def __init__(
+        self, now: Callable[[], datetime], out: TextIO, name: Callable[[Stream], str] = lambda stream: stream.key
+    ) -> None:
         self._now = now
         self._out = out
         self._name = name
-        self._bars: dict[str, tqdm[Never]] = {}
-        self._checkpoints: dict[str, Checkpoint] = {}
+        self._bars: dict[Stream, tqdm[Never]] = {}
+        self._checkpoints: dict[Stream, Checkpoint] = {}
 
     def read(self, notice: Notice) -> None:
         """Update the line of the stream, and all lines where a rate limit begins or ends that may hold up others."""
@@ -59,14 +61,14 @@ class Progress:
         now, near = self._now(), by_page(rate_limits_of(self._checkpoints.values()))
         for each in self._checkpoints.values() if has_new_limit else [checkpoint]:
             name = self._name(each.stream)
-            self._draw(each.stream, line(each, now, near(Stream.parse(each.stream)), name))
+            self._draw(each.stream, line(each, now, near(each.stream), name))
 
     def close(self) -> None:
         """Leave the lines as they are."""
         for bar in self._bars.values():
             bar.close()
 
-    def _draw(self, stream: str, text: str) -> None:
+    def _draw(self, stream: Stream, text: str) -> None:
         if stream not in self._bars:
             self._bars[stream] = tqdm(
                 bar_format="{desc}", position=len(self._bars), file=self._out, dynamic_ncols=True, mininterval=0.1
@@ -112,7 +114,7 @@ def _padded(name: str) -> str:
 
 def _state(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, RateLimit]) -> str:
     state = state_of(checkpoint, is_at_work=True)
-    hold = limit_on(Stream.parse(checkpoint.stream), rate_limits, now)
+    hold = limit_on(checkpoint.stream, rate_limits, now)
     if hold is not None and hold.until is not None and held_up(state) is State.RATE_LIMITED:
         return f"waits for {hold.waits_for} until {clock(hold.until, now)}"
     if state is State.RETRYING and checkpoint.retry is not None:
@@ -139,7 +141,7 @@ class BesideBars(io.TextIOBase):
 
 
 @contextmanager
-def progress_on_terminal(out: TextIO, name: Callable[[str], str]) -> Iterator[Progress]:
+def progress_on_terminal(out: TextIO, name: Callable[[Stream], str]) -> Iterator[Progress]:
     """Draw the progress on `out` during the block. `name` returns what to call a stream."""
     tqdm.monitor_interval = 0  # no thread of its own
     progress = Progress(lambda: datetime.now(UTC), out, name)

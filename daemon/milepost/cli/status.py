@@ -108,7 +108,7 @@ async def _ask_daemon(http: HttpSettings, seen: _Seen) -> _Seen:
     # Imported here: without a daemon nobody needs to wait for an HTTP client to load.
     from milepost.cli.daemon_client import WorkedStream, daemon_at  # noqa: PLC0415
 
-    are_named = all(seen.names.get(Stream.parse(each.stream).page_id) for each in seen.checkpoints)
+    are_named = all(seen.names.get(each.stream.page_id) for each in seen.checkpoints)
     async with daemon_at(http) as daemon:
         status = await daemon.fetch_status()
         streams: Sequence[WorkedStream] = ()
@@ -127,12 +127,15 @@ def rendered(status: Status, terminal: Terminal = PLAIN) -> list[str]:
     if not status.streams:
         nothing = "No stream has been synced yet: start with `milepost sync` or `milepost run`."
         return wrong or [nothing]
-    keys = [stream.stream for stream in status.streams]
+    streams = [Stream(stream.platform, stream.page_id) for stream in status.streams]
     titles = Titles({stream.page_id: stream.page_name for stream in status.streams})
-    leading = titles.columns(keys)
+    leading = titles.columns(streams)
     conditions = table(
         [*leading, *CONDITION],
-        [[*titles.cells(stream.stream, keys), *_condition(stream, status)] for stream in status.streams],
+        [
+            [*titles.cells(stream, streams), *_condition(each, status)]
+            for stream, each in zip(streams, status.streams, strict=True)
+        ],
         terminal,
     )
     lines = [conditions.heading]
@@ -140,7 +143,10 @@ def rendered(status: Status, terminal: Terminal = PLAIN) -> list[str]:
         lines += row, *(line for text in _waiting(stream, status.at) for line in terminal.wrapped(f"  {text}"))
     written = table(
         [*leading, *WRITTEN],
-        [[*titles.cells(stream.stream, keys), *_written(stream)] for stream in status.streams],
+        [
+            [*titles.cells(stream, streams), *_written(each)]
+            for stream, each in zip(streams, status.streams, strict=True)
+        ],
         terminal,
     )
     return [*wrong, *([""] if wrong else []), *lines, "", *written.lines]

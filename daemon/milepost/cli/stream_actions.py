@@ -57,7 +57,7 @@ async def operator(settings: Settings, stop: Stop, *, for_runs: bool = False) ->
     async with assembled(settings if for_runs else _without_discovery(settings), stop) as parts:
         streams = list(parts.supervisor.streams)
         if not for_runs:
-            streams += [Stream.parse(each.stream) for each in await parts.store.checkpoints() if not each.removed_at]
+            streams += [each.stream for each in await parts.store.checkpoints() if not each.removed_at]
         yield Operator([*dict.fromkeys(streams)], Titles(parts.registry.page_names()), parts.supervisor.ask, at_work)
 
 
@@ -93,7 +93,7 @@ async def perform(settings: Settings, streams: Sequence[Stream], command: PauseS
                     return ExitCode.PROGRESS_SAVED
                 result = await _result(who, stream, command)
                 is_refused = is_refused or isinstance(result, MilepostError)
-                echo(terminal.wrapped(f"{who.titles.of(stream.key)}: {result}"), terminal)
+                echo(terminal.wrapped(f"{who.titles.of(stream)}: {result}"), terminal)
     return ExitCode.WITH_ERRORS if is_refused else ExitCode.COMPLETE
 
 

@@ -59,7 +59,7 @@ def remove_(config: str | None, streams: Sequence[str], *, is_confirmed: bool) -
     stored = {stream: rows for stream, rows in asyncio.run(_stored(settings, wanted)).items() if rows is not None}
     for stream in wanted:
         if stream not in stored:
-            click.echo(f"Nothing is stored for {titles.of(stream.key)}")
+            click.echo(f"Nothing is stored for {titles.of(stream)}")
     if not stored:
         return
     if not is_confirmed:
@@ -87,14 +87,14 @@ async def _stored(settings: Settings, streams: Sequence[Stream]) -> dict[Stream,
         for stream in streams:
             await demand_known(stream.key, journal_reader, settings, "STREAM")
         kept = {each.stream for each in await journal_reader.checkpoints() if each.removed_at is None}
-        return {stream: await journal_reader.count_rows(stream) if stream.key in kept else None for stream in streams}
+        return {stream: await journal_reader.count_rows(stream) if stream in kept else None for stream in streams}
 
 
 def _table(stored: Mapping[Stream, StreamRows], titles: Titles, terminal: Terminal) -> list[str]:
-    keys = [stream.key for stream in stored]
+    streams = list(stored)
     rows = [
         (
-            *titles.cells(stream.key, keys),
+            *titles.cells(stream, streams),
             f"{rows.contacts:,}",
             f"{rows.conversations:,}",
             f"{rows.interaction_events:,}",
@@ -102,19 +102,19 @@ def _table(stored: Mapping[Stream, StreamRows], titles: Titles, terminal: Termin
         )
         for stream, rows in stored.items()
     ]
-    return table([*titles.columns(keys), *COLUMNS], rows, terminal).lines
+    return table([*titles.columns(streams), *COLUMNS], rows, terminal).lines
 
 
 def _result(stream: Stream, removed: StreamRows | None, titles: Titles) -> str:
     if removed is None:  # somebody else removed it since it was counted
-        return f"Nothing is stored for {titles.of(stream.key)} any more"
+        return f"Nothing is stored for {titles.of(stream)} any more"
     parts = (
         counted(removed.contacts, "contact"),
         counted(removed.conversations, "conversation"),
         counted(removed.interaction_events, "message"),
         counted(removed.open_dead_letters, "open dead letter"),
     )
-    return f"Removed {titles.of(stream.key)}: {', '.join(parts)}"
+    return f"Removed {titles.of(stream)}: {', '.join(parts)}"
 
 
 def _not_reached(streams: Sequence[Stream], settings: Settings, titles: Titles) -> list[str]:
@@ -140,7 +140,7 @@ def _copied_again(streams: Sequence[Stream], settings: Settings, titles: Titles)
     if configured is None:
         return ["Pages that are still discovered or simulated are copied again from scratch."]
     return [
-        f"{titles.of(stream.key)} is still configured: its next run copies it again from scratch."
+        f"{titles.of(stream)} is still configured: its next run copies it again from scratch."
         for stream in streams
-        if stream.key in configured
+        if stream in configured
     ]

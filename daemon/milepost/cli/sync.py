@@ -126,7 +126,7 @@ def _show_nothing(_: Checkpoint) -> None:
     """Show nothing where nobody watches."""
 
 
-def _conditions(settings: Settings, checkpoints: Sequence[Checkpoint], *, is_at_work: bool) -> dict[str, Condition]:
+def _conditions(settings: Settings, checkpoints: Sequence[Checkpoint], *, is_at_work: bool) -> dict[Stream, Condition]:
     sync = settings.sync
     around = ConditionContext(
         datetime.now(UTC), is_at_work, sync.interval_seconds, sync.batch_size, rate_limits_of(checkpoints)

@@ -10,6 +10,7 @@ from milepost.cli.terminal import PLAIN, Column, Terminal, table
 from milepost.cli.titles import NO_TITLES, Titles
 from milepost.core.checkpoint import Run
 from milepost.core.events import Reason, RunStatus, Tally
+from milepost.core.model import Stream
 from milepost.core.ports import Held, RunResult
 from milepost.core.problems import Problem
 from milepost.reporting.humanize import clock, counted, in_words, on_one_line
@@ -37,7 +38,7 @@ class Synced(Struct, frozen=True):
 
     results: Sequence[RunResult]
     seconds: float
-    conditions: Mapping[str, Condition] = {}
+    conditions: Mapping[Stream, Condition] = {}
     undiscovered: Problem | Held | None = None
     titles: Titles = NO_TITLES
 
@@ -45,9 +46,9 @@ class Synced(Struct, frozen=True):
 def rendered(synced: Synced, now: datetime, terminal: Terminal = PLAIN) -> list[str]:
     """Return the lines of the summary: one a stream, the totals, and at `now` what to do about failures."""
     titles, results, whole = synced.titles, synced.results, totals(synced.results)
-    keys = [result.stream for result in results]
-    leading = titles.columns(keys)
-    rows = [[*titles.cells(result.stream, keys), *_row(result)] for result in results]
+    streams = [result.stream for result in results]
+    leading = titles.columns(streams)
+    rows = [[*titles.cells(result.stream, streams), *_row(result)] for result in results]
     total = ["total", *[""] * (len(leading) - 1), *_total_row(whole, synced.seconds)]
     rate = whole.success_rate
     lines = [

@@ -18,27 +18,27 @@ class Titles:
     def __init__(self, names: Mapping[str, str]) -> None:
         self._names = {page_id: on_one_line(name) for page_id, name in names.items() if name}
 
-    def name(self, key: str) -> str:
+    def name(self, stream: Stream) -> str:
         """Return the name of a stream's page; "" if it is unknown."""
-        return self._names.get(Stream.parse(key).page_id, "")
+        return self._names.get(stream.page_id, "")
 
-    def of(self, key: str) -> str:
+    def of(self, stream: Stream) -> str:
         """Return the title of a stream: `Corner Bakery (messenger:1234567890)`, or its key alone."""
-        name = self.name(key)
-        return f"{name} ({key})" if name else key
+        name = self.name(stream)
+        return f"{name} ({stream.key})" if name else stream.key
 
-    def short(self, key: str) -> str:
+    def short(self, stream: Stream) -> str:
         """Return what fits a narrow line: `Corner Bakery messenger`, or the key."""
-        name = self.name(key)
-        return f"{name} {Stream.parse(key).platform}" if name else key
+        name = self.name(stream)
+        return f"{name} {stream.platform}" if name else stream.key
 
-    def columns(self, keys: Collection[str]) -> list[Column]:
+    def columns(self, streams: Collection[Stream]) -> list[Column]:
         """Return the first columns of a table of these streams."""
-        return [_PAGE, _SHORT_STREAM] if any(map(self.name, keys)) else [_STREAM]
+        return [_PAGE, _SHORT_STREAM] if any(map(self.name, streams)) else [_STREAM]
 
-    def cells(self, key: str, keys: Collection[str]) -> list[str]:
+    def cells(self, stream: Stream, streams: Collection[Stream]) -> list[str]:
         """Return the cells of a stream in those columns."""
-        return [self.name(key) or "-", key] if any(map(self.name, keys)) else [key]
+        return [self.name(stream) or "-", stream.key] if any(map(self.name, streams)) else [stream.key]
 
 
 NO_TITLES = Titles({})
