@@ -14,6 +14,7 @@ from milepost.settings.types import (
     FilePath,
     Flag,
     GraphId,
+    HostNames,
     Number,
     OptionalGraphId,
     Platforms,
@@ -176,6 +177,9 @@ class HttpSettings(Section):
     """The bearer token for everything but `/healthz`, at least 16 characters; required if `listen` is not loopback."""
     token_file: FilePath = ""
     """A file that holds it."""
+
+    allowed_hosts: HostNames = ()
+    """Names by which requests may address the daemon without a token, beside this machine's own; behind a proxy."""
 
     @property
     def host(self) -> str:
