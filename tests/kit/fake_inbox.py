@@ -69,6 +69,7 @@ class Habits:
     new_thread_chance: float = 0.2
     burst_chance: float = 0.0  # that more messages than one arrive at once
     longest_burst: int = 30
+    longest_past: int = 0  # messages of a thread from before it was listed first
     unreadable_chance: float = 0.0
     sick_chance: float = 0.0
     deletion_chance: float = 0.0
@@ -133,6 +134,7 @@ class Inbox:
         self._rounds: dict[str, tuple[datetime, str]] = {}  # cursors that lead back, and where to
         self._false_ends: dict[str, datetime] = {}
         self._empty_until = self.now
+        self.has_account = True  # else nothing is there, and nothing arrives
 
     @property
     def habits(self) -> Habits:
@@ -146,7 +148,7 @@ class Inbox:
 
     def stir(self) -> None:
         """Let something arrive, or go."""
-        while self._happens(self.habits.arrival_chance):
+        while self.has_account and self._happens(self.habits.arrival_chance):
             self.world.pass_time(self.random.random())
             known = [*self.threads.values(), *self.gone.values()]
             if not known or self._happens(self.habits.new_thread_chance):
@@ -163,6 +165,11 @@ class Inbox:
 
     def new_thread(self) -> None:
         thread = Thread(self.world.new_thread_id(), self.now, self.now)
+        age = timedelta(seconds=self.random.choice((10.0, 600.0, 86_400.0)))
+        count = self.random.randint(0, self.habits.longest_past)
+        for n in range(count):
+            event_id, at = f"m_{thread.thread_id}_{n}", self.now - age * ((count - n) / count)
+            thread.messages.append(Interaction(event_id, Direction.IN, "message", at, text=event_id))
         self.message_for(thread)
 
     def delete(self, thread: Thread) -> None:
@@ -190,6 +197,11 @@ class Inbox:
         thread.messages.append(Interaction(event_id, Direction.IN, "message", self.now, text=event_id))
         place = self._place_of_arrival()
         self.listing.insert(place, Listed(self._rank_at(place), thread))
+
+    def move_to(self, other: "Inbox") -> None:
+        """Let another page have the threads, which keep their ids; those that are gone may come back there."""
+        other.threads, other.gone, other.listing = self.threads, self.gone, self.listing
+        self.threads, self.listing, self.has_account = {}, [], False
 
     def settle(self) -> None:
         """Leave nothing behind, and let every cursor lead to its place."""
@@ -410,6 +422,10 @@ class World:
     def add(self, stream: Stream) -> Inbox:
         self.inboxes[stream] = Inbox(self, stream)
         return self.inboxes[stream]
+
+    def link(self, stream: Stream, another: Stream) -> None:
+        """Let the account of a stream be linked to another page."""
+        self.inboxes[stream].move_to(self.add(another))
 
     def new_thread_id(self) -> str:
         self._threads += 1

@@ -42,7 +42,7 @@ from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, Mes
 from milepost.core.journal import GapOf, RunOf, check_link, dead_letter_after, project
 from milepost.core.message_reading import gap_in
 from milepost.core.model import Changes, Conversation, ConversationRow, Interaction, Scope, Stream
-from milepost.core.plan import RunBudget
+from milepost.core.plan import EPOCH, RunBudget
 from milepost.core.ports import Commit, Fetched, MessagesFetched, MessagesOutcome, Outcome, Refused
 from milepost.core.position import Mode, Phase
 from milepost.core.records import Decision, Record
@@ -77,6 +77,7 @@ class Observed:
         self.stored_once: set[str] = set()  # conversations, whatever became of them since
         self.run_ids: set[str] = set()
         self.ended_runs: set[str] = set()
+        self.histories: set[str] = set()  # by gap
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,22 @@ class Invariants:
         self.doubt = timedelta()
         self.observed: dict[Stream, Observed] = {}
         self._journal_read = 0
+        self._written_before = 0
+        self.linked: tuple[Stream, ...] = ()  # the pages that an account was linked to, the last one at the end
 
     def watch(self, stream: Stream) -> None:
         self.observed[stream] = Observed(stream)
+
+    def link(self, stream: Stream, another: Stream) -> None:
+        """Expect the rows of a stream to follow the page that reads them."""
+        self.watch(another)
+        self.linked = (stream, another)
+        for linked in self.linked:
+            self.disturbed(linked, "an account was linked to another page")
+
+    def _group(self, stream: Stream) -> tuple[Stream, ...]:
+        """Return the streams among which rows of this one may move."""
+        return self.linked if stream in self.linked else (stream,)
 
     # --- while it works ---
 
@@ -176,7 +190,10 @@ class Invariants:
             assert stored is None or row.updated_time >= stored.updated_time, f"{row.conversation_id} becomes older"
         events = [row.event_id for row in changes.interaction_events]
         assert len(set(events)) == len(events), "an interaction event twice in one commit"
-        assert self.store.interaction_events.keys().isdisjoint(events), "an interaction event is written again"
+        again = self.store.interaction_events.keys() & set(events)
+        is_of_backlog = any(isinstance(entry.event, MessagesRead) for entry in commit.entries)
+        assert not again or (stream in self.linked and is_of_backlog), "an interaction event is written again"
+        self._written_before = len(again)  # older ones that the other page read as well: kept once, counted by both
         dead_letters = [row.dead_letter_id for row in changes.payloads]
         assert len(set(dead_letters)) == len(dead_letters), "a dead letter twice in one commit"
 
@@ -200,11 +217,14 @@ class Invariants:
         if commit.changes.missed or commit.changes.found:
             self.disturbed(stream, "a full sweep noted what it missed")
         self._dead_letters_agree(stream, after)
+        observed.erased["events"] += self._written_before
         self._count_forgotten(stream, commit.changes)
         self._counts_agree(stream, after)
         self._note_first_messages(stream, commit.changes)
-        gaps = [gap for of, gap in self.store.gaps.values() if of == stream.key]
+        gaps = [gap for of, gap in self.store.gaps.values() if of == stream.key and not gap.is_at_limit]
+        histories = after.history.left if after.history is not None else 0
         assert after.backlog == len(gaps), "the journal does not count the backlog"
+        assert histories == sum(gap.is_history for gap in gaps), "the journal does not count the histories"
         self._deletions_are_true(stream, fresh, deleted_before)
         self._watermark_is_safe(stream, after)
         if any(isinstance(entry.event, SweepCompleted) for entry in fresh):
@@ -272,6 +292,10 @@ class Invariants:
         observed, event = self.observed[stream], entry.event
         if isinstance(event, MessagesOwed):
             self.seen["messages were owed"] += 1
+            for gap in event.gaps if any(each.is_history for each in event.gaps) else ():
+                is_again = gap.gap_id in observed.histories
+                self.seen[f"a history was {'owed further back' if is_again else 'owed'}"] += 1
+                observed.histories.add(gap.gap_id)
         if isinstance(event, MessagesFailed) and event.ending is GapEnding.GONE:
             self._gives_up_older(stream, event.gap)
         dead_letter = dead_letter_after(entry, observed.dead_letters.get)
@@ -321,7 +345,8 @@ class Invariants:
         """Count what was decided on before its person was forgotten, and not stored for it."""
         observed, store = self.observed[stream], self.store
         for row in changes.conversations:
-            if row.conversation_id not in observed.stored_once and store.is_forgotten(row):
+            is_new = all(row.conversation_id not in self.observed[each].stored_once for each in self._group(stream))
+            if is_new and store.is_forgotten(row):
                 observed.erased["conversations"] += 1
             observed.stored_once.add(row.conversation_id)
         lost = [row for row in changes.interaction_events if row.event_id not in store.interaction_events]
@@ -336,13 +361,16 @@ class Invariants:
         observed = self.observed[stream]
         runs = [self.store.runs[key] for key in self.store.runs.keys() & observed.run_ids]
         assert after.total == total(run.tally for run in runs) + observed.redrive_tally, "the runs do not add up"
-        of_stream = (stream.platform.value, stream.page_id)
-        rows = sum((row.platform, row.page_id) == of_stream for row in self.store.conversations.values())
-        events = sum((row.platform, row.page_id) == of_stream for row in self.store.interaction_events.values())
-        counted = (after.total.inserted, after.total.interaction_events, after.total.dead_lettered)
+        group = [(each, self.observed[each]) for each in self._group(stream)]
+        pages = {(each.platform.value, each.page_id) for each, _ in group}
+        rows = sum((row.platform, row.page_id) in pages for row in self.store.conversations.values())
+        events = sum((row.platform, row.page_id) in pages for row in self.store.interaction_events.values())
+        totals = total(each.refolded.total for _, each in group)
+        counted = (totals.inserted, totals.interaction_events, after.total.dead_lettered)
+        by_moves = self.store.erased_by_moves if stream in self.linked else Counter[str]()
         stored = (
-            rows + observed.erased["conversations"],
-            events + observed.erased["events"],
+            rows + sum(each.erased["conversations"] for _, each in group) + by_moves["conversations"],
+            events + sum(each.erased["events"] for _, each in group) + by_moves["events"],
             len(observed.dead_letters),
         )
         assert counted == stored, "the journal does not count what the tables hold"
@@ -362,6 +390,16 @@ class Invariants:
 
     def deleted(self, stream: Stream) -> frozenset[str]:
         return frozenset(row.conversation_id for row in self._rows(stream) if row.deleted_at is not None)
+
+    def deleted_of_linked(self, stream: Stream) -> frozenset[str]:
+        return frozenset().union(*(self.deleted(each) for each in self._group(stream) if each != stream))
+
+    def others_are_left_alone(self, stream: Stream, deleted_before: frozenset[str]) -> None:
+        """A page marks nothing as deleted that stands under another."""
+        assert self.deleted_of_linked(stream) <= deleted_before, "a thread of another page was marked as deleted"
+
+    def _is_forgotten(self, stream: Stream, contact_id: str) -> bool:
+        return any((each.key, "contact", contact_id) in self.store.forgotten for each in self._group(stream))
 
     def _watermark_is_safe(self, stream: Stream, after: Checkpoint) -> None:
         """What is older than the watermark is stored; less the overlap, where nobody has a clock that is right."""
@@ -406,7 +444,7 @@ class Invariants:
         return all(any(covers(gap, thread, each) for gap in owed) for each in self._missing(stream, thread))
 
     def _note_first_messages(self, stream: Stream, changes: Changes) -> None:
-        """Note the oldest message that came with each thread when it was stored first: what is older is not owed."""
+        """Note the oldest message that came with each thread when it was stored first: what is older is its history."""
         observed = self.observed[stream]
         for row in changes.conversations:
             thread = self._thread(stream, row.conversation_id)
@@ -419,16 +457,26 @@ class Invariants:
             observed.first_messages[row.conversation_id] = len(stored) - came_with_it if came_with_it else None
 
     def _missing(self, stream: Stream, thread: Thread) -> list[Interaction]:
-        """Return the messages that are not stored, of those that the list shows and those since the thread was met."""
+        """Return the messages that are not stored: of those that the list shows, of the history, and of those since.
+
+        Of a thread that came without messages, no others are owed.
+        """
         listed = as_listed(thread, self.messages)
         first = self.observed[stream].first_messages.get(thread.thread_id)
-        since = () if first is None else thread.messages[first:]
-        older = self._missing_events(stream, replace(listed, interactions=tuple(since)))
+        gaps = self._gaps_of(stream, thread.thread_id)
+        limit = max((gap.history_to for gap in gaps if gap.history_to is not None), default=EPOCH)
+        history = [] if first is None else [each for each in thread.messages[:first] if each.occurred_at > limit]
+        since = [] if first is None else thread.messages[first:]
+        older = self._missing_events(stream, replace(listed, interactions=(*history, *since)))
         missing = self._missing_events(stream, listed) | (older - self.observed[stream].given_up_older)
         return [each for each in thread.messages if each.event_id in missing]
 
     def _owed_of(self, stream: Stream, thread_id: str) -> list[Gap]:
         """Return what is owed of a thread, by the backlog or by dead letters."""
+        return [gap for gap in self._gaps_of(stream, thread_id) if not gap.is_at_limit]
+
+    def _gaps_of(self, stream: Stream, thread_id: str) -> list[Gap]:
+        """Return what is on record of a thread's older messages, in the backlog or in dead letters."""
         payloads = (
             self.store.payloads.get(each.dead_letter_id)
             for each in self._open_dead_letters(stream)
@@ -440,7 +488,7 @@ class Invariants:
     def _is_excused(self, stream: Stream, thread_id: str, as_of: datetime | None = None) -> bool:
         """Whether its person had it erased, or an operator discarded it as it is, or as it was when it was read."""
         inbox, given_up_at = self.world.inboxes[stream], self.observed[stream].given_up_at.get(thread_id)
-        if (stream.key, "contact", f"c_{thread_id}") in self.store.forgotten:
+        if self._is_forgotten(stream, f"c_{thread_id}"):
             return True
         thread = inbox.threads.get(thread_id)
         if given_up_at is None or thread is None:
@@ -489,7 +537,11 @@ class Invariants:
 
     def forgot(self, stream: Stream, thread_id: str, conversations: int, events: int) -> None:
         self.seen["a person was forgotten"] += 1
-        self.observed[stream].erased.update(conversations=conversations, events=events, payloads=1)
+        self.observed[stream].erased.update(conversations=conversations, events=events)
+        for linked in self._group(stream):
+            self.observed[linked].erased["payloads"] += 1
+        if not self.store.linked(stream) >= {linked.key for linked in self._group(stream)}:
+            self.seen["a person was forgotten before it was known whose account moved"] += 1
         self.nothing_is_left_of_the_forgotten()
         self.observed[stream].given_up_at.pop(thread_id, None)
 
@@ -536,16 +588,29 @@ class Invariants:
         gaps = {each.gap.gap_id: (each.stream.key, each.gap) for each in rebuilt if isinstance(each, GapOf)}
         assert gaps == self.store.gaps, "the backlog is not its fold"
 
+    def histories_reach_back(self, stream: Stream, limit: datetime) -> None:
+        """No history ends later than the limit, after a full sweep with that limit."""
+        gaps = [gap for of, gap in self.store.gaps.values() if of == stream.key and gap.is_at_limit]
+        assert all(gap.reached_at <= limit for gap in gaps), "a history ends before the limit"
+
     def nothing_is_left_of_the_forgotten(self) -> None:
-        gone = {key for _, kind, key in self.store.forgotten if kind == "contact"}
-        kept = [
-            *(row.contact_id for row in self.store.conversations.values()),
-            *(row.contact_id for row in self.store.interaction_events.values()),
-            *(contact_id for _, _, contact_id in self.store.contacts),
-        ]
-        assert gone.isdisjoint(kept), "somebody was forgotten and is stored"
-        held = [key for key in gone if any(key in payload for payload in self.store.payloads.values())]
-        assert not held, "somebody was forgotten and is kept in a dead letter"
+        """Of an account that has moved, as soon as a row says so: on all of its pages."""
+        gone = {(of, key) for of, kind, key in self.store.forgotten if kind == "contact"}
+        kept = {
+            *((f"{row.platform}:{row.page_id}", row.contact_id) for row in self.store.conversations.values()),
+            *((f"{row.platform}:{row.page_id}", row.contact_id) for row in self.store.interaction_events.values()),
+            *((f"{platform}:{page_id}", contact_id) for platform, page_id, contact_id in self.store.contacts),
+        }
+        linked = {stream: self.store.linked(Stream.parse(stream)) for stream, _ in gone}
+        everywhere = {(of, key) for stream, key in gone for of in linked[stream]}
+        assert everywhere.isdisjoint(kept), "somebody was forgotten and is stored"
+        held = {
+            (dead_letter.stream, key)
+            for dead_letter in self.store.dead_letters.values()
+            for _, key in gone
+            if key in self.store.payloads.get(dead_letter.dead_letter_id, "")
+        }
+        assert everywhere.isdisjoint(held), "somebody was forgotten and is kept in a dead letter"
 
     def tables_equal_inboxes(self) -> None:
         """Every thread is stored in its newest state, what is gone is marked, and nothing else is stored."""
@@ -561,9 +626,11 @@ class Invariants:
 
     def _table_equals_inbox(self, stream: Stream, inbox: Inbox) -> None:
         rows = {row.conversation_id: row for row in self._rows(stream)}
-        assert rows.keys() <= inbox.threads.keys() | inbox.gone.keys()
+        strange = rows.keys() - inbox.threads.keys() - inbox.gone.keys()
+        assert not strange, f"{strange} stand under {stream.key}, which does not have them"
         for thread in inbox.threads.values():
-            if (stream.key, "contact", thread.contact_id) in self.store.forgotten:
+            if self._is_forgotten(stream, thread.contact_id):
+                assert thread.thread_id not in self.store.conversations, f"{thread.contact_id} was forgotten"
                 continue
             true, stored = as_listed(thread, self.messages), rows[thread.thread_id]
             assert stored.deleted_at is None, f"{thread.thread_id} is there and marked as deleted"
@@ -572,12 +639,17 @@ class Invariants:
             assert {event.event_id for event in true.interactions} <= self.store.interaction_events.keys()
             lost = {each.event_id for each in self._missing(stream, thread)}
             assert not lost, f"{lost} were never stored"
+        for platform, page_id, contact_id in self.store.contacts:
+            if (platform, page_id) == (stream.platform.value, stream.page_id):
+                is_here = contact_id.removeprefix("c_") in inbox.threads.keys() | inbox.gone.keys()
+                assert is_here, f"{contact_id} stands under {stream.key}, which does not have their thread"
         for key in rows.keys() & inbox.gone.keys() if inbox.threads else ():  # an empty inbox is not believed
             assert rows[key].deleted_at is not None, f"{key} is gone and not marked as deleted"
         for key, row in self.store.interaction_events.items():
             if row.conversation_id in rows:
                 thread = inbox.threads.get(row.conversation_id) or inbox.gone[row.conversation_id]
                 assert key in {event.event_id for event in thread.messages}
+                assert row.page_id == stream.page_id, f"{key} did not follow its thread"
 
 
 def covers(gap: Gap, thread: Thread, message: Interaction) -> bool:

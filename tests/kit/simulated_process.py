@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from datetime import datetime, timedelta
+from math import inf
 from typing import Any, NoReturn, TypeVar
 
 import structlog
@@ -16,13 +17,14 @@ from msgspec.structs import replace
 from kit.fake_inbox import whole_second
 from kit.invariants import RIVAL, Reading, concerns, is_refused
 from kit.simulated_rivals import Rivals
-from kit.simulation_setting import Setting
+from kit.simulation_setting import ANOTHER_PAGE, Setting
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import Discard, PauseStream, RecordTokenHealth, Redrive, ResumeStream, SyncNow
 from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, VersionConflict
 from milepost.core.events import Reason, RunEnded, StoreReturned
 from milepost.core.evolve import skip_unchanged
 from milepost.core.failures import mistaken
+from milepost.core.gaps import Gap
 from milepost.core.model import Keys, Known, Scope, Stream, TokenHealth
 from milepost.core.plan import open_sweep, taken_up
 from milepost.core.ports import (
@@ -168,6 +170,8 @@ class Process:
         self._give_commands(stream)
         if setting.happens(scenario.reload_chance):
             self._reload(stream)
+        if setting.links_the_account():
+            self._admit_another_page()
         if setting.happens(scenario.stop_chance):
             self.stop.request()
 
@@ -215,13 +219,22 @@ class Process:
         """Change the configuration: its settings, or whether it names the stream."""
         setting, random = self.setting, self.setting.random
         if random.random() < 0.5:
-            policy = replace(setting.scenario.policy, batch_size=random.randint(2, 8), attempts=random.randint(1, 3))
+            policy = replace(
+                setting.scenario.policy,
+                batch_size=random.randint(2, 8),
+                attempts=random.randint(1, 3),
+                message_history_seconds=random.choice((0.0, 60.0, 3600.0, inf)),
+            )
             schedule = replace(self._schedule, interval_seconds=random.choice((1.0, 60.0)))
             self.supervisor.adopt(policy, schedule, random.randint(1, 3))
             self.invariants.seen["the configuration was changed"] += 1
         elif stream in self.supervisor.streams:
             self.supervisor.dismiss(stream)
             self._admissions.add(asyncio.create_task(self._admit_again(stream, random.random() * 20)))
+
+    def _admit_another_page(self) -> None:
+        self.sources[ANOTHER_PAGE] = SimulatedSource(self, ANOTHER_PAGE)
+        self.supervisor.admit(ANOTHER_PAGE, self.sources[ANOTHER_PAGE])
 
     async def _admit_again(self, stream: Stream, seconds: float) -> None:
         async with self.stop.interruptible():
@@ -337,7 +350,12 @@ class SimulatedSource:
 
     def sent_at(self, outcome: Outcome) -> datetime:
         """Return when the request was sent that got this answer."""
-        return self._sent[id(outcome)][1]
+        if id(outcome) in self._sent:
+            return self._sent[id(outcome)][1]
+        assert isinstance(outcome, Fetched)  # of a list, and with its thread as it was read alone
+        self._process.invariants.seen["a thread that fails in lists was read alone"] += 1
+        sent = reversed(self._sent.values())
+        return next(at for of, at in sent if isinstance(of, Fetched) and of.asked_at == outcome.asked_at)
 
     async def fetch(self, request: Request) -> Answered:
         return await self._call(lambda: self._inbox.answer(request), is_batch=True)
@@ -440,6 +458,10 @@ class SimulatedStore:
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         await self._reach()
         return await self._store.open_gaps(stream, limit)
+
+    async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
+        await self._reach()
+        return await self._store.gaps_at_limit(stream, later_than, limit)
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         await self._reach()

@@ -38,7 +38,6 @@ READ_EVERYTHING = {
     "erase_interaction_events",
     "erase_payloads",
     "linked_pages",
-    "turn_own_messages",
     "journal",
     "checkpoints",
     "count_checkpoints",
@@ -51,7 +50,7 @@ READ_EVERYTHING = {
     "clear_gaps",
 }
 # These read one row, or the newest few, in the order of the key.
-ARE_LIMITED = {"latest_entries", "answers", "last_seq", "has_forgotten", "insert_entries"}
+ARE_LIMITED = {"latest_entries", "answers", "last_seq", "before_commit", "insert_entries"}
 GROWTH = """
 SET search_path TO milepost;
 ALTER TABLE journal DISABLE TRIGGER USER;

@@ -22,7 +22,7 @@ READ_EVERYTHING = {
     "erase_interaction_events",
     "erase_payloads",
     "linked_pages",
-    "turn_own_messages",
+    "contact_pages",
     "journal",
     "checkpoints",
     "count_checkpoints",

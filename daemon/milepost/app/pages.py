@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Iterable
+from datetime import datetime
 
 from msgspec import Struct
 
@@ -44,6 +45,13 @@ class _Registration(Struct, eq=False):
     instagram_account_id: str | None
     streams: list[Stream] = []
     sharers: int = 1
+
+
+class ClockDifference(Struct, frozen=True):
+    """How far this machine's clock is ahead of the API's, and since when that is more than it should be."""
+
+    ahead_seconds: float
+    since: datetime | None
 
 
 class PageRegistry:
@@ -91,7 +99,7 @@ class PageRegistry:
     def add(self, pages: Iterable[Page]) -> dict[Stream, Source]:
         """Register new pages, and new platforms of known ones; return the sources of their streams.
 
-        A stream whose page has another Instagram account than before gets a new source, too.
+        A stream whose page has another name or Instagram account than before gets a new source, too.
         """
         new: dict[Stream, Source] = {}
         for page in pages:
@@ -100,9 +108,8 @@ class PageRegistry:
             if known is None:
                 access = Access(page.access_token, RateLimiter(self._calls_per_second, self._app_budget))
                 known = self._pages[page.id] = _Registration(page.name, access, page.instagram_account_id)
-            known.name = page.name
-            is_same = known.instagram_account_id == page.instagram_account_id
-            known.instagram_account_id = page.instagram_account_id
+            is_same = (known.name, known.instagram_account_id) == (page.name, page.instagram_account_id)
+            known.name, known.instagram_account_id = page.name, page.instagram_account_id
             for stream in page.streams:
                 if stream not in known.streams:
                     known.streams.append(stream)
@@ -154,6 +161,11 @@ class PageRegistry:
         found = {page_id: page.access.rate_limiter.slowdown(now) for page_id, page in self._pages.items()}
         return {page_id: slowdown for page_id, slowdown in found.items() if slowdown is not None}
 
+    @property
+    def clock_difference(self) -> ClockDifference:
+        """How the clocks of this machine and of the API differ."""
+        return ClockDifference(self._client.ahead_seconds, self._client.clocks_differ_since)
+
     def tokens(self) -> dict[str, str]:
         """Return the token of every page that is not suspended, by page id."""
         return {page_id: page.access.token for page_id, page in self._pages.items() if page.access.problem is None}
@@ -185,6 +197,5 @@ class PageRegistry:
         return await inspect_token(self._client, page.access, self._rate_limits.gate(page.streams[0]))
 
     def _source(self, stream: Stream, page: _Registration) -> Source:
-        return FacebookInbox(
-            self._client, stream, page.access, self._rate_limits.gate(stream), page.instagram_account_id
-        )
+        gate = self._rate_limits.gate(stream)
+        return FacebookInbox(self._client, stream, page.access, gate, page.instagram_account_id, page.name)

@@ -183,16 +183,25 @@ class Unreadable(Struct, frozen=True):
     payload: str
 
 
+class Profile(Struct, frozen=True):
+    """What a page is called, and the user name of its Instagram account; None where that is unknown."""
+
+    name: str | None = None
+    username: str | None = None
+
+
 class Batch(Struct, frozen=True):
     """One response of the list edge, newest conversation first. `next_cursor` is None on the last batch only.
 
-    `own_id` is what its participants say about our own id; None if they say nothing.
+    `own_id` is what its participants say about our own id; None if they say nothing. `page` is whose inbox it is; None
+    if the source does not say.
     """
 
     conversations: tuple[Conversation, ...]
     next_cursor: str | None
     unreadable: tuple[Unreadable, ...] = ()
     own_id: OwnId | None = None
+    page: Profile | None = None
 
 
 class MessagePage(Struct, frozen=True):
@@ -204,6 +213,17 @@ class MessagePage(Struct, frozen=True):
 
 
 # --- what a store keeps -----------------------------------------------------------------------------------------------
+
+
+class PageRow(Struct, frozen=True):
+    """A row of `pages`, its columns in order. What is None leaves what is stored, and `first_seen_at` is kept."""
+
+    platform: str
+    page_id: str
+    name: str | None
+    username: str | None
+    first_seen_at: datetime
+    last_seen_at: datetime
 
 
 class ContactRow(Struct, frozen=True):
@@ -281,7 +301,9 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     notes are dropped; `forgets_missed` drops them without that.
 
     `moved` are conversations that stood under another page: they, their messages and their contacts move to this one's.
-    `own_id` has turned out to be ours: no contact has it, and messages from it are ours.
+    Of those that have no row, and of people who were erased, what is left under the other page moves or goes.
+    `own_id` has turned out to be ours: no contact has it, and messages from it are ours. `page` is the page that was
+    read, which alone makes no commit.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
@@ -294,13 +316,15 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     forgets_missed: bool = False
     moved: tuple[str, ...] = ()
     own_id: str | None = None
+    page: PageRow | None = None
 
 
 class Keys(Struct, frozen=True):
     """The keys of the rows that a batch touches. Contacts and subjects are those of `stream`; other keys are global.
 
     `subjects` are those of dead letters. `full_sweep_at` identifies the batch's sweep if that is a full one that notes
-    what it misses, and `stretch` is what the batch covers of the inbox. `counts_stored` asks for `Known.stored`.
+    what it misses, and `stretch` is what the batch covers of the inbox. `counts_stored` asks for `Known.stored`, and
+    `locates_contacts` for `Known.contact_pages`.
     """
 
     stream: Stream
@@ -311,6 +335,7 @@ class Keys(Struct, frozen=True):
     full_sweep_at: datetime | None = None
     stretch: Stretch | None = None
     counts_stored: bool = False
+    locates_contacts: bool = False
 
 
 class KnownDeadLetter(Struct, frozen=True):
@@ -347,6 +372,8 @@ class Known(Struct, frozen=True):
 
     Where conversations stand under other pages, `contacts_elsewhere` are the contacts of those pages, by page and id,
     and `moved_to` are the pages to which rows of this page have moved, with the last sign of life of each.
+    `left_behind` are conversations without a row whose messages stand under another page, with that page. Where rows
+    of this page have moved, and it was asked for, `contact_pages` are the pages of each contact's conversations.
     """
 
     conversations: dict[str, ConversationRow] = {}
@@ -360,3 +387,5 @@ class Known(Struct, frozen=True):
     stored: int = 0
     contacts_elsewhere: dict[tuple[str, str], ContactRow] = {}
     moved_to: dict[str, datetime] = {}
+    left_behind: dict[str, str] = {}
+    contact_pages: dict[str, frozenset[str]] = {}

@@ -1,11 +1,15 @@
 """One stream's journal during a run: load the checkpoint, decide and commit, then publish to the feed."""
 
 from collections.abc import Callable
+from datetime import datetime
 from time import perf_counter
+
+from msgspec.structs import replace
 
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.errors import OutcomeUnknown, RowsRejected
 from milepost.core.evolve import skip_unchanged
+from milepost.core.gaps import Gap
 from milepost.core.journal import Codec
 from milepost.core.model import Keys, Known, RefusedRow, Stream
 from milepost.core.plan import RunBudget
@@ -23,7 +27,7 @@ class StreamJournal:
         self._engine = engine
         self._store = engine.store
         self.stream = stream
-        self._budget = budget
+        self.budget = budget
         self._store_retry = StoreRetry(engine, stream, give_up_at=budget.deadline_at)
         self._codec = Codec()
 
@@ -39,28 +43,31 @@ class StreamJournal:
         decide: Callable[[Context], Pending],
         fetch_seconds: float | None = None,
     ) -> Checkpoint:
-        """Decide and commit, again without the rows that the store refuses. Returns the checkpoint after it.
+        """Decide and commit, again without the rows that the store refuses, and again where what is stored has changed.
+
+        Returns the checkpoint after it.
 
         Raises VersionConflict if another writer was first, and RowsRejected if the store cannot name what it refuses.
         """
         refused: tuple[RefusedRow, ...] = ()
         while True:
             clock = self._engine.clock
-            context = Context(clock.now(), clock.random(), self._budget, self._engine.policy, refused)
+            context = Context(clock.now(), clock.random(), self.budget, self._engine.policy, refused)
             pending = decide(context)
-            decision = pending.record(await self._known(pending.keys))
+            known = await self._known(pending.keys)
+            decision = pending.record(known)
             if isinstance(decision, BatchUnchanged):
                 return self._skip_unchanged(checkpoint, decision, fetch_seconds or 0.0)
-            answer = await self._commit(checkpoint, decision, self._budget.run_id, fetch_seconds)
+            answer = await self._commit(checkpoint, decision, self.budget.run_id, fetch_seconds, known)
             if isinstance(answer, Checkpoint):
                 return answer
-            if set(answer.rows) <= set(refused):
+            if answer.rows and set(answer.rows) <= set(refused):
                 raise RowsRejected("the database refuses rows that it was not given", hint="please report this")
             refused += answer.rows
 
     async def record(self, checkpoint: Checkpoint, record: Record, run_id: str | None = None) -> Checkpoint:
         """Commit events without rows and return the checkpoint after them. Raises as `settle` does."""
-        answer = await self._commit(checkpoint, record, run_id or self._budget.run_id)
+        answer = await self._commit(checkpoint, record, run_id or self.budget.run_id)
         if isinstance(answer, Rejected):
             raise RowsRejected("the database refuses rows that it was not given", hint="please report this")
         return answer
@@ -71,8 +78,12 @@ class StreamJournal:
         return await self._store_retry.call(lambda: self._store.due_dead_letters(self.stream, now, limit))
 
     async def open_gaps(self, limit: int) -> tuple[OpenGap, ...]:
-        """Return up to `limit` open gaps of the stream, the newest first."""
+        """Return up to `limit` open gaps of the stream: those between two sweeps before histories, the newest first."""
         return await self._store_retry.call(lambda: self._store.open_gaps(self.stream, limit))
+
+    async def gaps_at_limit(self, later_than: datetime, limit: int) -> tuple[Gap, ...]:
+        """Return up to `limit` histories of the stream that are at their limit and ended later than `later_than`."""
+        return await self._store_retry.call(lambda: self._store.gaps_at_limit(self.stream, later_than, limit))
 
     async def find_open_dead_letter(self, dead_letter_id: str) -> DueDeadLetter | None:
         """Return a dead letter if it is open."""
@@ -89,7 +100,12 @@ class StreamJournal:
         return after
 
     async def _commit(
-        self, checkpoint: Checkpoint, record: Record, run_id: str, fetch_seconds: float | None = None
+        self,
+        checkpoint: Checkpoint,
+        record: Record,
+        run_id: str,
+        fetch_seconds: float | None = None,
+        known: Known | None = None,
     ) -> Checkpoint | Rejected:
         unsettled: Commit | None = None
 
@@ -102,7 +118,7 @@ class StreamJournal:
                 unsettled = None
             now = self._engine.clock.now()
             events = (*self._store_retry.outage(), *record.events)
-            commit = prepare(checkpoint, Record(events, record.changes), run_id, now, self._codec)
+            commit = replace(prepare(checkpoint, Record(events, record.changes), run_id, now, self._codec), known=known)
             try:
                 answer = await self._store.commit(commit)
             except OutcomeUnknown:

@@ -23,6 +23,7 @@ class IssueKind(StrEnum):
     DISCOVERY_FAILED = "discovery_failed"  # the pages that source.access_token manages are not known
     RELOAD_REFUSED = "reload_refused"  # the configuration on disk is not the one in effect
     RESTART_NEEDED = "restart_needed"  # neither is a part of it
+    CLOCKS_DIFFER = "clocks_differ"  # those of this machine and of the API
     SLOWED_DOWN = "slowed_down"  # calls are spaced because a rate limit's budget runs out
 
 
@@ -46,7 +47,8 @@ class DaemonStatus(Struct, frozen=True):
     """The daemon as a whole at the instant `at`, from its memory: it is known while the database is unavailable.
 
     `issues` are what is wrong with it, the most serious first. `queued` says by stream since when it has been waiting
-    for a slot, `slowed_down` by page how far apart its calls are, and why.
+    for a slot, `slowed_down` by page how far apart its calls are, and why, and `held_back` by page why older messages
+    wait.
     """
 
     at: datetime
@@ -54,6 +56,7 @@ class DaemonStatus(Struct, frozen=True):
     issues: tuple[Issue, ...]
     queued: Mapping[str, datetime]
     slowed_down: Mapping[str, str]
+    held_back: Mapping[str, str] = {}
 
 
 def outage_in(issues: Iterable[Issue], now: datetime) -> StoreOutage | None:

@@ -15,19 +15,19 @@ from psycopg.rows import TupleRow
 
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.events import Entry
-from milepost.core.gaps import gaps_after
 from milepost.core.journal import Codec, dead_letter_after, instant_text, since_removal
 from milepost.core.model import Changes, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.stores import rows
-from milepost.stores.erasure import DELETIONS, ids_of, without_forgotten
-from milepost.stores.moves import LINKS, MOVES, OWN, move_parameters
+from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
+from milepost.stores.moves import LINKS, MOVES, OWN, Outdated, demand_known, move_parameters, written_of
 from milepost.stores.postgresql.connection import Connection, Database, Parameters, searchable, storable
 from milepost.stores.postgresql.errors import REFUSALS, reason_of
 from milepost.stores.postgresql.queries import PostgresqlSession, stretch_parameters
 from milepost.stores.sql import stream_parameters
 
 _encode = msgspec.json.Encoder().encode
+_decode_states = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
 
 
 class Prepared(Struct, frozen=True):
@@ -71,12 +71,24 @@ class PostgresqlWriter(PostgresqlSession):
             await self.execute("lock_streams", {"streams": streams})
         # Not in the pipeline: the Flush that may be its last message makes PostgreSQL forget that the transaction is
         # idle, and then a worker that is suspended here would hold its locks for ever.
-        ((has_forgotten,),) = await self.ask("has_forgotten", ())
-        return [await self._prepare(commit, has_forgotten=bool(has_forgotten)) for commit in commits]
+        has_forgotten = await self._demand_known(commits)
+        return [await self._prepare(commit, has_forgotten=has_forgotten) for commit in commits]
+
+    async def _demand_known(self, commits: Sequence[Commit]) -> bool:
+        """Return whether anybody was erased. Raises Outdated if conversations are no longer as a commit knew them."""
+        written = [written_of(commit) for commit in commits]
+        wanted = {key for each in written for key in each}
+        ((has_forgotten, found),) = await self.ask("before_commit", {"conversations": searchable(wanted)})
+        if len(wanted) < sum(map(len, written)):  # two of the group write of the same one: each by itself, then
+            raise Outdated
+        states = {state[0]: state for state in _decode_states(found)}
+        for commit, keys in zip(commits, written, strict=True):
+            demand_known(commit, [states[key] for key in map(storable, keys) if key in states])
+        return bool(has_forgotten)
 
     async def _prepare(self, commit: Commit, *, has_forgotten: bool) -> Prepared:
         stream, changes = commit.checkpoint.stream, commit.changes
-        await self._move(LINKS, commit)
+        await self._link(stream, commit)
         if has_forgotten:
             changes = without_forgotten(changes, await self.forgotten_among(stream, *ids_of(changes)))
         dead_letters = await self._dead_letters_after(commit)
@@ -141,6 +153,8 @@ class PostgresqlWriter(PostgresqlSession):
         if changes.own_id is not None:
             for statement in OWN:
                 await self.execute(statement, stream_parameters(each.stream) | {"own_id": changes.own_id})
+        if changes.page is not None:
+            await self.execute("upsert_page", _storable(rows.page_tuple(changes.page)))
         if changes.conversations:
             latest = {row.conversation_id: row for row in changes.conversations}  # a statement may change a row once
             await self.execute("upsert_conversations", {"rows": json_rows(_sorted(latest))})
@@ -153,6 +167,33 @@ class PostgresqlWriter(PostgresqlSession):
         await self.execute("upsert_checkpoint", _storable(rows.checkpoint_tuple(checkpoint)))
         if run is not None:
             await self.execute("upsert_run", rows.run_tuple(checkpoint.stream, run))
+
+    async def _link(self, stream: Stream, commit: Commit) -> None:
+        """Record from which pages a commit moves rows, and erase there who was erased here before that was known."""
+        if commit.changes.moved:
+            links_before = await self.ask("count_links", stream_parameters(stream))
+            await self._move(LINKS, commit)
+            if await self.ask("count_links", stream_parameters(stream)) != links_before:
+                linked = {"pages": list(await self.linked_pages(stream))}
+                forgotten = await self.ask("forgotten_contacts", stream_parameters(stream) | linked)
+                for (contact_id,) in forgotten:
+                    await self.erase(stream, contact_id)
+
+    async def erase(self, stream: Stream, contact_id: str) -> Forgotten:
+        """Erase a contact on the stream's page and all that are linked to it, and keep them out there."""
+        pages = list(await self.linked_pages(stream))
+        who: dict[str, object] = {**contact_parameters(stream, contact_id), "pages": pages}
+        await self.execute("forget_contact", who)
+        await self.execute("forget_conversations", who)
+        forgotten = Forgotten(
+            contacts=(await self.execute("erase_contact", who)).rowcount,
+            conversations=(await self.execute("erase_conversations", who)).rowcount,
+            interaction_events=(await self.execute("erase_interaction_events", who)).rowcount,
+            payloads=(await self.execute("erase_payloads", who)).rowcount,
+            elsewhere=tuple(page_id for (page_id,) in await self.ask("contact_elsewhere", who)),
+        )
+        await self.execute("erase_notes", who)
+        return forgotten
 
     async def _move(self, statements: Iterable[str], commit: Commit) -> None:
         """Take conversations over from other pages, before the rows that the batch brought."""
@@ -185,13 +226,12 @@ class PostgresqlWriter(PostgresqlSession):
                 await self.execute("delete_payload", (dead_letter.dead_letter_id,))
 
     async def _write_gaps(self, commit: Commit) -> None:
-        """Bring the backlog up to the entries."""
-        for entry in since_removal(commit.entries):
-            for each in gaps_after(entry.event):
-                if each.is_open:
-                    await self.execute("upsert_gap", _storable(rows.gap_tuple(entry.stream, each.gap)))
-                else:
-                    await self.execute("delete_gap", (each.gap.gap_id,))
+        """Bring the backlog up to the entries: a batch of a first copy may open a gap for each conversation."""
+        for each in rows.gaps_of(commit):
+            if each.is_kept:
+                await self.execute("upsert_gap", _storable(rows.gap_tuple(commit.checkpoint.stream, each.gap)))
+            else:
+                await self.execute("delete_gap", (each.gap.gap_id,))
 
     async def _write_events(self, changes: Changes, chunk_size: int) -> None:
         events = changes.interaction_events

@@ -6,18 +6,17 @@ from functools import partial
 from time import perf_counter
 
 from milepost.core.checkpoint import DeadLetter
-from milepost.core.gaps import gaps_after
 from milepost.core.journal import dead_letter_after, instant_text, since_removal
 from milepost.core.model import Changes, InteractionEventRow, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.stores import rows
-from milepost.stores.erasure import DELETIONS, ids_of, without_forgotten
-from milepost.stores.moves import LINKS, MOVES, OWN, move_parameters
+from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
+from milepost.stores.moves import LINKS, MOVES, OWN, Outdated, demand_known, move_parameters, written_of
 from milepost.stores.sql import stream_parameters
 from milepost.stores.sqlite.queries import SqliteSession, stretch_parameters
 
 # How SQLite, its module and our rows refuse a row.
-REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError, rows.KeyRefused)
+REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError, rows.KeyRefused, Outdated)
 
 
 class SqliteWriter(SqliteSession):
@@ -30,13 +29,17 @@ class SqliteWriter(SqliteSession):
     def _write(self, commit: Commit, events_chunk_size: int) -> Committed:
         began = perf_counter()
         stream = commit.checkpoint.stream
-        self._move(LINKS, commit)
+        if written := written_of(commit):
+            demand_known(commit, self.ask("conversation_states", (rows.json_list(written),)))
+        self._link(stream, commit)
         changes = without_forgotten(commit.changes, self.forgotten_among(stream, *ids_of(commit.changes)))
         last_seq = self._write_entries(stream, commit)
         self._move(MOVES, commit)
         if changes.own_id is not None:
             for statement in OWN:
                 self.ask(statement, stream_parameters(stream) | {"own_id": changes.own_id})
+        if changes.page is not None:
+            self.ask("upsert_page", rows.page_tuple(changes.page))
         self._write_all("upsert_conversations", map(rows.conversation_tuple, changes.conversations))
         self._write_all("upsert_contacts", map(rows.contact_tuple, changes.contacts))
         self._write_notes(stream, changes)
@@ -67,6 +70,34 @@ class SqliteWriter(SqliteSession):
         for start in range(0, len(events), chunk_size):
             chunk = events[start : start + chunk_size]
             self._write_all("insert_interaction_events", map(rows.interaction_event_tuple, chunk))
+
+    def _link(self, stream: Stream, commit: Commit) -> None:
+        """Record from which pages a commit moves rows, and erase there who was erased here before that was known."""
+        if commit.changes.moved:
+            links_before = self.ask("count_links", stream_parameters(stream)).fetchall()
+            self._move(LINKS, commit)
+            if self.ask("count_links", stream_parameters(stream)).fetchall() != links_before:
+                linked = {"pages": rows.json_list(self.linked_pages(stream))}
+                forgotten = self.ask("forgotten_contacts", stream_parameters(stream) | linked).fetchall()
+                for (contact_id,) in forgotten:
+                    self.erase(stream, contact_id)
+
+    def erase(self, stream: Stream, contact_id: str) -> Forgotten:
+        """Erase a contact on the stream's page and all that are linked to it, and keep them out there."""
+        self.connection.execute("PRAGMA secure_delete = ON")
+        pages = self.linked_pages(stream)
+        who = contact_parameters(stream, contact_id) | {"pages": rows.json_list(pages)}
+        self.ask("forget_contact", who)
+        self.ask("forget_conversations", who)
+        forgotten = Forgotten(
+            contacts=self.ask("erase_contact", who).rowcount,
+            conversations=self.ask("erase_conversations", who).rowcount,
+            interaction_events=self.ask("erase_interaction_events", who).rowcount,
+            payloads=self.ask("erase_payloads", who).rowcount,
+            elsewhere=tuple(page_id for (page_id,) in self.ask("contact_elsewhere", who)),
+        )
+        self.ask("erase_notes", who)
+        return forgotten
 
     def _move(self, statements: Iterable[str], commit: Commit) -> None:
         """Take conversations over from other pages, before the rows that the batch brought."""
@@ -105,13 +136,11 @@ class SqliteWriter(SqliteSession):
         self._write_all("delete_payload", closed)
 
     def _write_gaps(self, commit: Commit) -> None:
-        """Bring the backlog up to the entries."""
-        for entry in since_removal(commit.entries):
-            for each in gaps_after(entry.event):
-                if each.is_open:
-                    self.ask("upsert_gap", rows.gap_tuple(entry.stream, each.gap))
-                else:
-                    self.ask("delete_gap", (each.gap.gap_id,))
+        """Bring the backlog up to the entries: a batch of a first copy may open a gap for each conversation."""
+        gaps = rows.gaps_of(commit)
+        kept = (rows.gap_tuple(commit.checkpoint.stream, each.gap) for each in gaps if each.is_kept)
+        self._write_all("upsert_gap", kept)
+        self._write_all("delete_gap", ((each.gap.gap_id,) for each in gaps if not each.is_kept))
 
     def refused_rows(self, changes: Changes) -> tuple[RefusedRow, ...]:
         """Return the rows at fault, found by trying each alone, outside a transaction. Nothing is stored."""

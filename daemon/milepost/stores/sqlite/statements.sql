@@ -4,6 +4,14 @@
 -- name: insert_entries
 INSERT INTO journal (stream, version, run_id, recorded_at, type, data, hash) VALUES (?, ?, ?, ?, ?, ?, ?);
 
+-- name: upsert_page
+INSERT INTO pages (platform, page_id, name, username, first_seen_at, last_seen_at)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (platform, page_id) DO UPDATE SET
+    name = coalesce(excluded.name, pages.name),
+    username = coalesce(excluded.username, pages.username),
+    last_seen_at = excluded.last_seen_at;
+
 -- name: upsert_contacts
 INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -102,10 +110,11 @@ ON CONFLICT (dead_letter_id) DO UPDATE SET
 
 -- name: upsert_gap
 INSERT INTO message_backlog (
-    gap_id, stream, conversation_id, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
+    gap_id, stream, conversation_id, queue, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (gap_id) DO UPDATE SET
+    queue = excluded.queue,
     owed_since = excluded.owed_since,
     newest_at = excluded.newest_at,
     reached_at = excluded.reached_at,
@@ -178,8 +187,10 @@ DELETE FROM contacts WHERE platform = :platform AND page_id = :page_id AND conta
 -- name: record_moves
 -- Which page took rows of which, the latest move of each two.
 INSERT INTO page_moves (platform, previous_page_id, page_id, moved_at)
-SELECT platform, page_id, :page_id, :at
-FROM conversations
+SELECT platform, page_id, :page_id, :at FROM conversations
+WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
+UNION ALL
+SELECT platform, page_id, :page_id, :at FROM contact_interaction_events
 WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
 ON CONFLICT (platform, previous_page_id, page_id) DO UPDATE SET moved_at = excluded.moved_at;
 
@@ -189,6 +200,9 @@ WHERE
     platform = :platform AND previous_page_id = :page_id
     AND page_id IN (
         SELECT page_id FROM conversations WHERE conversation_id IN (SELECT value FROM json_each(:moved))
+        UNION ALL
+        SELECT page_id FROM contact_interaction_events
+        WHERE conversation_id IN (SELECT value FROM json_each(:moved))
     );
 
 -- name: move_forgotten
@@ -201,6 +215,14 @@ WHERE
     AND page_id IN (SELECT previous_page_id FROM page_moves WHERE platform = :platform AND page_id = :page_id)
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
+-- name: count_links
+SELECT count(*) FROM page_moves WHERE platform = :platform;
+
+-- name: forgotten_contacts
+-- The people who were erased on any of these pages.
+SELECT DISTINCT id FROM forgotten
+WHERE platform = :platform AND kind = 'contact' AND page_id IN (SELECT value FROM json_each(:pages));
+
 -- name: move_contacts
 INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
 SELECT platform, :page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at
@@ -208,8 +230,10 @@ FROM contacts
 WHERE
     platform = :platform
     AND (page_id, contact_id) IN (
-        SELECT page_id, contact_id
-        FROM conversations
+        SELECT page_id, contact_id FROM conversations
+        WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
+        UNION ALL
+        SELECT page_id, contact_id FROM contact_interaction_events
         WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
     )
 ON CONFLICT (platform, page_id, contact_id) DO NOTHING;
@@ -220,8 +244,10 @@ DELETE FROM contacts
 WHERE
     platform = :platform
     AND (page_id, contact_id) IN (
-        SELECT page_id, contact_id
-        FROM conversations
+        SELECT page_id, contact_id FROM conversations
+        WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
+        UNION ALL
+        SELECT page_id, contact_id FROM contact_interaction_events
         WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
     )
     AND (page_id, contact_id) NOT IN (
@@ -230,8 +256,10 @@ WHERE
         WHERE
             platform = :platform
             AND page_id IN (
-                SELECT page_id
-                FROM conversations
+                SELECT page_id FROM conversations
+                WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
+                UNION ALL
+                SELECT page_id FROM contact_interaction_events
                 WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
             )
             AND contact_id IS NOT NULL
@@ -255,6 +283,28 @@ WHERE
         WHERE platform = :platform AND page_id = :page_id
     )
     AND conversation_id IN (SELECT value FROM json_each(:moved));
+
+-- name: left_behind
+-- Those of these conversations, none of which has a row, whose messages stand under another page.
+SELECT conversation_id, max(page_id)
+FROM contact_interaction_events
+WHERE conversation_id IN (SELECT value FROM json_each(:conversations)) AND platform = :platform AND page_id <> :page_id
+GROUP BY conversation_id;
+
+-- name: contact_pages
+-- The pages of these contacts' conversations: this one, and those to which its rows have moved, however often.
+WITH RECURSIVE later (page_id) AS (
+    SELECT :page_id
+    UNION
+    SELECT move.page_id
+    FROM later
+    JOIN page_moves AS move ON move.platform = :platform AND move.previous_page_id = later.page_id
+)
+SELECT contact_id, page_id
+FROM conversations
+WHERE
+    platform = :platform AND page_id IN (SELECT page_id FROM later)
+    AND contact_id IN (SELECT value FROM json_each(:contacts));
 
 -- name: moved_to
 -- The pages to which rows of this page have moved, and when each was last known to be at work.
@@ -296,6 +346,10 @@ SELECT
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
     updated_time, first_synced_at, synced_at, deleted_at
 FROM conversations
+WHERE conversation_id IN (SELECT value FROM json_each(?));
+
+-- name: conversation_states
+SELECT conversation_id, page_id, synced_at FROM conversations
 WHERE conversation_id IN (SELECT value FROM json_each(?));
 
 -- name: known_contacts
@@ -387,7 +441,7 @@ ORDER BY opened_at, dead_letter_id
 LIMIT :limit;
 
 -- name: open_gaps
--- The newest first, and whether the person of each was erased.
+-- Gaps between two sweeps before histories, the newest first, and whether the person of each was erased.
 SELECT
     state,
     EXISTS (
@@ -395,8 +449,16 @@ SELECT
         WHERE platform = :platform AND page_id = :page_id AND kind = 'conversation' AND id = conversation_id
     )
 FROM message_backlog
-WHERE stream = :stream
-ORDER BY newest_at DESC, gap_id DESC
+WHERE stream = :stream AND queue < 2
+ORDER BY queue, newest_at DESC, gap_id DESC
+LIMIT :limit;
+
+-- name: gaps_at_limit
+-- Histories that were read back to a limit, but not to an earlier one.
+SELECT state
+FROM message_backlog
+WHERE stream = :stream AND queue = 2 AND reached_at > :newer_than
+ORDER BY reached_at DESC
 LIMIT :limit;
 
 -- name: dead_letters_with_payloads
@@ -582,7 +644,7 @@ FROM dead_letters
 WHERE dead_letter_id IN (SELECT value FROM json_each(?));
 
 -- name: stored_gaps
-SELECT gap_id, stream, conversation_id, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
+SELECT gap_id, stream, conversation_id, queue, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
 FROM message_backlog
 WHERE gap_id IN (SELECT value FROM json_each(?));
 
@@ -678,6 +740,10 @@ WHERE
             END
     );
 
+-- name: contact_elsewhere
+-- The other pages under which somebody has this id: it need not be the same person.
+SELECT page_id FROM contacts WHERE platform = :platform AND contact_id = :contact_id ORDER BY page_id;
+
 -- name: count_stream_rows
 SELECT
     (SELECT count(*) FROM contacts WHERE platform = :platform AND page_id = :page_id),
@@ -700,6 +766,9 @@ DELETE FROM message_backlog WHERE stream = :stream;
 
 -- name: remove_stream_notes
 DELETE FROM missed_conversations WHERE stream = :stream;
+
+-- name: remove_stream_page
+DELETE FROM pages WHERE platform = :platform AND page_id = :page_id;
 
 -- name: remove_stream_contacts
 DELETE FROM contacts WHERE platform = :platform AND page_id = :page_id;

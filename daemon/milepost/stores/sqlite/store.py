@@ -17,11 +17,13 @@ import structlog
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import MilepostError, RowsRejected, StoreAway, StoreLost, VersionConflict
+from milepost.core.gaps import Gap
 from milepost.core.journal import Codec
 from milepost.core.model import DataSource, Keys, Known, Stream
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
 from milepost.stores.group_commit import GroupCommit, GroupResult
 from milepost.stores.last_write import LastWrite
+from milepost.stores.moves import Outdated
 from milepost.stores.provenance import Provenance
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import REFUSALS, SqliteWriter, reason_of
@@ -123,8 +125,12 @@ class SqliteStore:
         return await self._run(lambda session: session.due_dead_letters(stream, now, limit))
 
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
-        """Return up to `limit` open gaps, the newest first."""
+        """Return up to `limit` open gaps: those between two sweeps before histories, the newest first."""
         return await self._run(lambda session: session.open_gaps(stream, limit))
+
+    async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
+        """Return up to `limit` histories that are at their limit and were read no further back than `later_than`."""
+        return await self._run(lambda session: session.gaps_at_limit(stream, later_than, limit))
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""
@@ -228,6 +234,8 @@ def _refusal(commit: Commit, error: Exception, writer: SqliteWriter) -> GroupRes
             f"{stream} has moved on: another writer has appended version {version}",
             hint="run one Milepost for each stream",
         )
+    if isinstance(error, Outdated):
+        return Rejected(())
     refused = writer.refused_rows(commit.changes)
     if refused:
         return Rejected(refused)
