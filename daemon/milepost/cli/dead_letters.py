@@ -14,7 +14,7 @@ from milepost.cli.dead_letter_table import MAX_SUBJECT, as_json, described, rend
 from milepost.cli.groups import Group
 from milepost.cli.options import BY, config_option, demand_known, load_settings, stream_option
 from milepost.cli.terminal import echo, stdout_terminal
-from milepost.cli.titles import configured_titles
+from milepost.cli.titles import known_titles
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import DeadLetterCommand, Discard, Redrive
 from milepost.core.dead_letters import MAX_REASON_CHARACTERS
@@ -63,6 +63,7 @@ async def _list(settings: Settings, stream: str | None, *, open_only: bool, writ
     number = 0
     async with open_reader(store_url_of(settings)) as journal_reader:
         await demand_known(stream, journal_reader, settings)
+        titles = await known_titles(settings, journal_reader)
         async for dead_letter in _dead_letters_of(journal_reader, stream, open_only=open_only):
             number += 1
             if writes_json:
@@ -75,7 +76,7 @@ async def _list(settings: Settings, stream: str | None, *, open_only: bool, writ
         click.echo(_none(stream, open_only=open_only))
         return
     terminal = stdout_terminal()
-    echo(rendered(rows, datetime.now(UTC), configured_titles(settings), terminal), terminal)
+    echo(rendered(rows, datetime.now(UTC), titles, terminal), terminal)
     if number > MAX_ROWS:
         click.echo(f"… and {number - MAX_ROWS:,} more: --json lists them all")
 

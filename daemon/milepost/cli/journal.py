@@ -25,7 +25,7 @@ from milepost.cli.journal_lines import (
 from milepost.cli.options import config_option, demand_known, load_settings, stream_option
 from milepost.cli.signals import stop_at_closed_pipe, stopped_by_signals
 from milepost.cli.terminal import stdout_terminal
-from milepost.cli.titles import configured_titles
+from milepost.cli.titles import Titles, known_titles
 from milepost.reporting.humanize import counted
 from milepost.settings import Settings
 from milepost.stores.audit import Audit
@@ -58,7 +58,12 @@ def command() -> None:
 def tail(config: str | None, lines: int, stream: str | None, *, follows: bool, writes_json: bool) -> None:
     """Show the newest entries, oldest first."""
     settings = load_settings(config)
-    titles, terminal = configured_titles(settings), stdout_terminal()
+    asyncio.run(_tail(settings, lines, stream, follows=follows, writes_json=writes_json))
+
+
+def _show(titles: Titles, *, writes_json: bool) -> Callable[[StoredEntry], None]:
+    """Return what shows an entry, as JSON or in words."""
+    terminal = stdout_terminal()
 
     def show(stored: StoredEntry) -> None:
         if writes_json:
@@ -68,14 +73,13 @@ def tail(config: str | None, lines: int, stream: str | None, *, follows: bool, w
         else:
             click.echo(as_wrapped(stored, titles, terminal), nl=False, color=terminal.has_colours)
 
-    asyncio.run(_tail(settings, lines, stream, show, follows=follows))
+    return show
 
 
-async def _tail(
-    settings: Settings, lines: int, stream: str | None, show: Callable[[StoredEntry], None], *, follows: bool
-) -> None:
+async def _tail(settings: Settings, lines: int, stream: str | None, *, follows: bool, writes_json: bool) -> None:
     async with open_reader(store_url_of(settings)) as journal_reader:
         await demand_known(stream, journal_reader, settings)
+        show = _show(await known_titles(settings, journal_reader), writes_json=writes_json)
         after = await show_newest(journal_reader, lines, stream, show)
         if follows:
             stopped = stopped_by_signals()

@@ -69,25 +69,26 @@ def complete_stream(ctx: click.Context, _: click.Parameter, incomplete: str) -> 
     """Return the known streams that begin with what was typed, for the completion of a shell; none after an error."""
     try:
         settings = load_settings(ctx.params.get("config"))
-        keys = asyncio.run(_known_streams(settings))
+        known = asyncio.run(_known_streams(settings))
     except (MilepostError, OSError):
         return []
-    names = {page.id: page.name for page in settings.pages}
     given = ctx.params.get("streams") or ()
     return [
-        CompletionItem(key, help=names.get(key.partition(":")[2]))
-        for key in keys
+        CompletionItem(key, help=name)
+        for key, name in sorted(known.items())
         if key.startswith(incomplete) and key not in given
     ]
 
 
-async def _known_streams(settings: Settings) -> list[str]:
-    """Return the streams that are configured or stored, sorted."""
-    store_url, known = store_url_of(settings), {each.key for each in configured_streams(settings) or ()}
+async def _known_streams(settings: Settings) -> dict[str, str]:
+    """Return the keys of the streams that are configured or stored, each with the name of its page."""
+    store_url, streams = store_url_of(settings), {*(configured_streams(settings) or ())}
+    names = {page.id: page.name for page in settings.pages if page.name}
     if await has_database(store_url):
         async with open_reader(store_url) as journal_reader:
-            known |= {each.stream.key for each in await journal_reader.checkpoints() if each.removed_at is None}
-    return sorted(known)
+            streams |= {each.stream for each in await journal_reader.checkpoints() if each.removed_at is None}
+            names = {**await journal_reader.page_names(), **names}
+    return {stream.key: names.get(stream.page_id, "") for stream in streams}
 
 
 streams_argument = click.argument(

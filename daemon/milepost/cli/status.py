@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 
 import click
@@ -11,9 +10,8 @@ import msgspec
 from milepost.app.database import store_url_of
 from milepost.cli.options import config_option, configured_streams, load_settings
 from milepost.cli.terminal import PLAIN, Cell, Column, Terminal, echo, stdout_terminal, table
-from milepost.cli.titles import Titles
+from milepost.cli.titles import Titles, known_names
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.errors import MilepostError
 from milepost.core.events import Reason
 from milepost.core.model import Stream
 from milepost.core.position import Phase
@@ -21,7 +19,7 @@ from milepost.reporting.health import DaemonStatus, in_a_sentence
 from milepost.reporting.humanize import ago, ahead, counted, in_words, on_one_line, waiting
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
 from milepost.reporting.views import OpenSweep, Status, StreamStatus, statuses
-from milepost.settings import HttpSettings
+from milepost.settings import HttpSettings, Settings
 from milepost.stores.open import has_database, is_at_work, open_reader
 from milepost.stores.url import StoreUrl
 
@@ -67,8 +65,7 @@ def command(config: str | None, *, as_json: bool) -> None:
     """
     settings = load_settings(config)
     store_url = store_url_of(settings)
-    names = {page.id: page.name for page in settings.pages}
-    seen = asyncio.run(_look(store_url, settings.http, names))
+    seen = asyncio.run(_look(settings, store_url))
     around = ConditionContext(
         datetime.now(UTC),
         seen.is_at_work,
@@ -86,36 +83,30 @@ def command(config: str | None, *, as_json: bool) -> None:
 
 
 class _Seen(msgspec.Struct, frozen=True):
-    """Whether a Milepost is at work, what the journal says, and what the daemon does: itself, and of its pages."""
+    """Whether a Milepost is at work, what the database says, and what the daemon says of itself."""
 
     is_at_work: bool
-    checkpoints: Sequence[Checkpoint]
-    names: Mapping[str, str]
-    daemon: DaemonStatus | None = None
-
-
-async def _look(store_url: StoreUrl, http: HttpSettings, names: Mapping[str, str]) -> _Seen:
-    at_work = await is_at_work(store_url)  # first: a daemon that ends in between has recorded the end of its runs
+    daemon: DaemonStatus | None
     checkpoints: Sequence[Checkpoint] = ()
-    if await has_database(store_url):
-        async with open_reader(store_url) as journal_reader:
-            checkpoints = await journal_reader.checkpoints()
-    seen = _Seen(at_work, checkpoints, names)
-    return await _ask_daemon(http, seen) if at_work and http.port else seen
+    names: Mapping[str, str] = {}
 
 
-async def _ask_daemon(http: HttpSettings, seen: _Seen) -> _Seen:
+async def _look(settings: Settings, store_url: StoreUrl) -> _Seen:
+    at_work = await is_at_work(store_url)  # first: a daemon that ends in between has recorded the end of its runs
+    daemon = await _ask_daemon(settings.http) if at_work and settings.http.port else None
+    if not await has_database(store_url):
+        return _Seen(at_work, daemon, names={page.id: page.name for page in settings.pages})
+    async with open_reader(store_url) as journal_reader:
+        names = await known_names(settings, journal_reader)
+        return _Seen(at_work, daemon, await journal_reader.checkpoints(), names)
+
+
+async def _ask_daemon(http: HttpSettings) -> DaemonStatus | None:
     # Imported here: without a daemon nobody needs to wait for an HTTP client to load.
-    from milepost.cli.daemon_client import WorkedStream, daemon_at  # noqa: PLC0415
+    from milepost.cli.daemon_client import daemon_at  # noqa: PLC0415
 
-    are_named = all(seen.names.get(each.stream.page_id) for each in seen.checkpoints)
     async with daemon_at(http) as daemon:
-        status = await daemon.fetch_status()
-        streams: Sequence[WorkedStream] = ()
-        with suppress(MilepostError):  # their names are not worth an error
-            streams = () if are_named or status is None else await daemon.fetch_streams()
-    discovered = {each.page_id: each.page_name for each in streams}
-    return msgspec.structs.replace(seen, names={**discovered, **seen.names}, daemon=status)
+        return await daemon.fetch_status()
 
 
 # --- for people -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from milepost.cli.options import (
     yes_option,
 )
 from milepost.cli.terminal import Column, Terminal, echo, stdout_terminal, table
-from milepost.cli.titles import Titles, configured_titles
+from milepost.cli.titles import Titles, known_titles
 from milepost.core.errors import StoreBusy
 from milepost.core.model import Stream
 from milepost.reporting.humanize import counted
@@ -55,8 +55,9 @@ def remove_(config: str | None, streams: Sequence[str], *, is_confirmed: bool) -
     database · 78 bad configuration or unusable database · 2 wrong usage
     """
     settings, wanted = load_settings(config), parse_streams(streams)
-    titles, terminal = configured_titles(settings), stdout_terminal()
-    stored = {stream: rows for stream, rows in asyncio.run(_stored(settings, wanted)).items() if rows is not None}
+    terminal = stdout_terminal()
+    found, titles = asyncio.run(_stored(settings, wanted))
+    stored = {stream: rows for stream, rows in found.items() if rows is not None}
     for stream in wanted:
         if stream not in stored:
             click.echo(f"Nothing is stored for {titles.of(stream)}")
@@ -72,8 +73,8 @@ def remove_(config: str | None, streams: Sequence[str], *, is_confirmed: bool) -
     echo(["", *(line for note in notes for line in terminal.wrapped(note))], terminal)
 
 
-async def _stored(settings: Settings, streams: Sequence[Stream]) -> dict[Stream, StreamRows | None]:
-    """Return what is stored for each stream; None where nothing is.
+async def _stored(settings: Settings, streams: Sequence[Stream]) -> tuple[dict[Stream, StreamRows | None], Titles]:
+    """Return what is stored for each stream, None where nothing is, and the titles of streams.
 
     Raises BadParameter for a stream that never existed, StoreBusy where a daemon keeps it from being removed.
     """
@@ -87,7 +88,8 @@ async def _stored(settings: Settings, streams: Sequence[Stream]) -> dict[Stream,
         for stream in streams:
             await demand_known(stream.key, journal_reader, settings, "STREAM")
         kept = {each.stream for each in await journal_reader.checkpoints() if each.removed_at is None}
-        return {stream: await journal_reader.count_rows(stream) if stream in kept else None for stream in streams}
+        found = {stream: await journal_reader.count_rows(stream) if stream in kept else None for stream in streams}
+        return found, await known_titles(settings, journal_reader)
 
 
 def _table(stored: Mapping[Stream, StreamRows], titles: Titles, terminal: Terminal) -> list[str]:

@@ -6,6 +6,7 @@ from milepost.cli.terminal import Column, clipped, elided_key
 from milepost.core.model import Stream
 from milepost.reporting.humanize import on_one_line
 from milepost.settings import Settings
+from milepost.stores.reader import JournalReader
 
 _PAGE = Column("page", shortest=12, shorten=clipped)
 # Without the page's name the key has to be whole: it is what one types.
@@ -44,6 +45,12 @@ class Titles:
 NO_TITLES = Titles({})
 
 
-def configured_titles(settings: Settings) -> Titles:
-    """Return the titles with the names that the configuration gives."""
-    return Titles({page.id: page.name for page in settings.pages})
+async def known_names(settings: Settings, journal_reader: JournalReader) -> dict[str, str]:
+    """Return the names of pages by id: as configured, or else as the database has them."""
+    configured = {page.id: page.name for page in settings.pages if page.name}
+    return {**await journal_reader.page_names(), **configured}
+
+
+async def known_titles(settings: Settings, journal_reader: JournalReader) -> Titles:
+    """Return the titles with those names."""
+    return Titles(await known_names(settings, journal_reader))
