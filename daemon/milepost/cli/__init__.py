@@ -73,14 +73,24 @@ def main() -> None:
     try:
         cli(prog_name="milepost")
     except MilepostError as error:
-        click.echo(f"milepost: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"  → {error.hint}", err=True)
+        _complain(f"milepost: {error.message}", *([f"  → {error.hint}"] if error.hint else []))
         _end(_exit_code(error))
     except OSError as error:  # of stdout or a file that an argument names; all other parts raise MilepostError
         where = f": {error.filename}" if error.filename else ""
-        click.echo(f"milepost: {error.strerror or error}{where}", err=True)
+        _complain(f"milepost: {error.strerror or error}{where}")
         _end(ExitCode.WITH_ERRORS)
+
+
+def _complain(*texts: str) -> None:
+    """Write lines to stderr, wrapped where that is a terminal."""
+    # Imported here, so that completion and help load as little as possible.
+    from milepost.cli.terminal import terminal_of  # noqa: PLC0415
+
+    terminal = terminal_of(sys.stderr, os.environ)
+    for text in texts:
+        # What is wrong with a configuration is a line for each mistake.
+        lines = [line for each in text.split("\n") for line in terminal.wrapped(each)]
+        click.echo("\n".join(lines), err=True)
 
 
 def _end(code: ExitCode) -> NoReturn:

@@ -13,6 +13,7 @@ from milepost.app.database import store_url_of
 from milepost.cli.atomic_file import atomic_file
 from milepost.cli.groups import Group
 from milepost.cli.options import config_option, load_settings
+from milepost.cli.terminal import echo_wrapped
 from milepost.reporting.humanize import in_columns
 from milepost.reporting.summary import ExitCode
 from milepost.settings import SecretOrigin, Settings, default_path, moved_keys, secret_report, secrets
@@ -50,7 +51,7 @@ def init(config: str, *, is_facebook: bool) -> None:
         raise click.UsageError(f"{path} exists, and is left as it is; --config FILE names another one")
     with atomic_file(path, force=False) as file:
         file.write(sample(is_facebook=is_facebook).encode())
-    click.echo("\n".join([f"{path} is written", *_next_steps(path, is_facebook=is_facebook)]))
+    echo_wrapped([f"{path} is written", *_next_steps(path, is_facebook=is_facebook)])
 
 
 def sample(*, is_facebook: bool) -> str:
@@ -96,9 +97,8 @@ def check(config: str | None, *, online: bool) -> None:
     if path is None:
         click.echo("There is no config.yaml here: the built-in settings apply, with the simulator")
     else:
-        click.echo(f"{path} is valid")
-        click.echo("\n".join([_purpose(settings), *moved_keys(path, os.environ)]))
-        click.echo("\n".join(["", *_origins(secret_report(path, os.environ))]))
+        lines = [f"{path} is valid", _purpose(settings), *moved_keys(path, os.environ)]
+        echo_wrapped([*lines, "", *_origins(secret_report(path, os.environ))])
     if online:
         sys.exit(_try_tokens(settings))
 
@@ -113,7 +113,9 @@ def _purpose(settings: Settings) -> str:
 def _origins(origins: Sequence[SecretOrigin]) -> list[str]:
     lines = in_columns([(origin.key, origin.origin) for origin in origins])
     return [
-        f"{line}\n  → {origin.warning}" if origin.warning else line for line, origin in zip(lines, origins, strict=True)
+        text
+        for line, origin in zip(lines, origins, strict=True)
+        for text in (line, *([f"  → {origin.warning}"] if origin.warning else []))
     ]
 
 

@@ -40,6 +40,12 @@ AnswerT = TypeVar("AnswerT")
 Body = Nothing | DiscardBody | SyncBody
 
 
+class OpenSweep(msgspec.Struct):
+    """How far a sweep is, batches that changed nothing and are in no journal included."""
+
+    conversations: int
+
+
 class WorkedStream(msgspec.Struct):
     """What the daemon says of a stream. `is_configured` is whether it works it."""
 
@@ -47,6 +53,7 @@ class WorkedStream(msgspec.Struct):
     page_id: str
     page_name: str
     is_configured: bool | None
+    sweep: OpenSweep | None = None
 
 
 class _Listing(msgspec.Struct):

@@ -7,12 +7,14 @@ from math import ceil
 from time import monotonic
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from milepost.cli.options import BY
 from milepost.cli.stream_actions import Operator
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.commands import SyncNow
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy, StoreRefused
+from milepost.core.events import Tally
 from milepost.core.model import Stream
 from milepost.core.ports import RunResult
 from milepost.core.position import Mode
@@ -28,12 +30,16 @@ MAX_REQUESTS = 16  # at once: each waits for the batch in hand of its stream
 
 
 class Look(Struct, frozen=True, eq=False):
-    """How to see what the daemon does: `is_at_work` says whether there is one, `show` is given each checkpoint."""
+    """How to see what the daemon does: `is_at_work` says whether there is one, `show` is given each checkpoint.
+
+    `is_seen` is whether anybody watches what is shown.
+    """
 
     journal_reader: JournalReader
     is_at_work: Callable[[], Awaitable[bool]]
     show: Callable[[Checkpoint], None]
     now: Callable[[], datetime]
+    is_seen: bool = False
 
 
 async def sync_through_daemon(
@@ -51,12 +57,13 @@ async def sync_through_daemon(
     while len(ended) < len(wanted) and monotonic() < over_at and not stop.is_requested and await look.is_at_work():
         async with stop.interruptible():
             await asyncio.sleep(POLL_SECONDS)
+        read = await who.read() if look.is_seen else {}
         checkpoints = await look.journal_reader.checkpoints()
         limits = rate_limits_of(checkpoints)
         run_ends_at = asked_at + timedelta(seconds=settings.max_run_duration_seconds)
         for each in checkpoints:
             if each.stream in wanted:
-                look.show(each)
+                look.show(_with_unrecorded(each, read.get(each.stream, 0)))
                 is_held = (held_until(each.stream, limits) or asked_at) > run_ends_at
                 if _has_run(each, wanted[each.stream], full=full) or _waits_longer(each, is_held=is_held):
                     ended[each.stream] = each
@@ -82,6 +89,14 @@ async def _request(who: Operator, streams: Sequence[Stream], *, full: bool) -> d
         if error is not None:
             refused[stream] = str(error)
     return refused
+
+
+def _with_unrecorded(checkpoint: Checkpoint, read: int) -> Checkpoint:
+    """Return a checkpoint with the batches that changed nothing since, of which only the daemon knows."""
+    if checkpoint.sweep is None or not is_running(checkpoint):
+        return checkpoint
+    unchanged = max(read - checkpoint.sweep.tally.conversations, 0)
+    return replace(checkpoint, unrecorded=Tally(unchanged=unchanged))
 
 
 def _longest_seconds(settings: SyncSettings, streams: int) -> float:

@@ -6,7 +6,7 @@ workers follow the journal, wherever they run.
 
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import click
@@ -16,7 +16,7 @@ from milepost.app.build import assembled
 from milepost.app.database import store_url_of
 from milepost.cli.daemon_client import Daemon, daemon_at
 from milepost.cli.options import unknown_stream
-from milepost.cli.terminal import echo, stdout_terminal
+from milepost.cli.terminal import echo_wrapped
 from milepost.cli.titles import Titles
 from milepost.core.commands import PauseStream, ResumeStream, StreamCommand
 from milepost.core.errors import MilepostError, StoreAway, StoreBusy, StoreRefused
@@ -33,12 +33,14 @@ class Operator(Struct, frozen=True, eq=False):
     """Who executes commands for streams: a daemon, or this process.
 
     `streams` are those that take commands, `titles` what people call them. `ask` raises MilepostError where a command
-    cannot be executed. `is_daemon` is whether a Milepost is at work on the streams.
+    cannot be executed. `read` returns how many conversations each open sweep has read, as far as only the daemon knows.
+    `is_daemon` is whether a Milepost is at work on the streams.
     """
 
     streams: Sequence[Stream]
     titles: Titles
     ask: Callable[[Stream, StreamCommand], Awaitable[None]]
+    read: Callable[[], Awaitable[Mapping[Stream, int]]]
     is_daemon: bool
 
 
@@ -58,7 +60,9 @@ async def operator(settings: Settings, stop: Stop, *, for_runs: bool = False) ->
         streams = list(parts.supervisor.streams)
         if not for_runs:
             streams += [each.stream for each in await parts.store.checkpoints() if not each.removed_at]
-        yield Operator([*dict.fromkeys(streams)], Titles(parts.registry.page_names()), parts.supervisor.ask, at_work)
+        yield Operator(
+            [*dict.fromkeys(streams)], Titles(parts.registry.page_names()), parts.supervisor.ask, _nothing, at_work
+        )
 
 
 def _without_discovery(settings: Settings) -> Settings:
@@ -70,7 +74,19 @@ def _without_discovery(settings: Settings) -> Settings:
 async def _of_daemon(daemon: Daemon) -> Operator:
     worked = [each for each in await daemon.fetch_streams() if each.is_configured]
     titles = Titles({each.page_id: each.page_name for each in worked})
-    return Operator([Stream.parse(each.stream) for each in worked], titles, daemon.ask, is_daemon=True)
+
+    async def read() -> Mapping[Stream, int]:
+        try:
+            streams = await daemon.fetch_streams()
+        except MilepostError:  # it may be about to end, which others notice
+            return {}
+        return {Stream.parse(each.stream): each.sweep.conversations for each in streams if each.sweep is not None}
+
+    return Operator([Stream.parse(each.stream) for each in worked], titles, daemon.ask, read, is_daemon=True)
+
+
+async def _nothing() -> Mapping[Stream, int]:
+    return {}
 
 
 def demand_worked(wanted: Sequence[Stream], streams: Sequence[Stream]) -> None:
@@ -83,7 +99,7 @@ def demand_worked(wanted: Sequence[Stream], streams: Sequence[Stream]) -> None:
 
 async def perform(settings: Settings, streams: Sequence[Stream], command: PauseStream | ResumeStream) -> ExitCode:
     """Execute a command for each stream, print each result, and return the exit code."""
-    stop, log, terminal = Stop(), settings.log, stdout_terminal()
+    stop, log = Stop(), settings.log
     is_refused = False
     with logged(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ):
         async with stopping_on_signals(stop), operator(settings, stop) as who:
@@ -93,7 +109,7 @@ async def perform(settings: Settings, streams: Sequence[Stream], command: PauseS
                     return ExitCode.PROGRESS_SAVED
                 result = await _result(who, stream, command)
                 is_refused = is_refused or isinstance(result, MilepostError)
-                echo(terminal.wrapped(f"{who.titles.of(stream)}: {result}"), terminal)
+                echo_wrapped([f"{who.titles.of(stream)}: {result}"])
     return ExitCode.WITH_ERRORS if is_refused else ExitCode.COMPLETE
 
 

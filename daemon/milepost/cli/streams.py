@@ -19,7 +19,7 @@ from milepost.cli.options import (
     streams_argument,
     yes_option,
 )
-from milepost.cli.terminal import Column, Terminal, echo, stdout_terminal, table
+from milepost.cli.terminal import Column, Terminal, echo_wrapped, stdout_terminal, table
 from milepost.cli.titles import Titles, known_titles
 from milepost.core.errors import StoreBusy
 from milepost.core.model import Stream
@@ -68,9 +68,8 @@ def remove_(config: str | None, streams: Sequence[str], *, is_confirmed: bool) -
         confirm(question, [*_table(stored, titles, terminal), "", *_copied_again(list(stored), settings, titles)])
     for stream in stored:
         removed = asyncio.run(remove(store_url_of(settings), stream, BY, datetime.now(UTC)))
-        echo(terminal.wrapped(_result(stream, removed, titles)), terminal)
-    notes = _not_reached(list(stored), settings, titles)
-    echo(["", *(line for note in notes for line in terminal.wrapped(note))], terminal)
+        echo_wrapped([_result(stream, removed, titles)])
+    echo_wrapped(["", *_not_reached(list(stored), settings, titles)])
 
 
 async def _stored(settings: Settings, streams: Sequence[Stream]) -> tuple[dict[Stream, StreamRows | None], Titles]:

@@ -110,7 +110,7 @@ async def _through_daemon(
         click.echo(f"A daemon is using {store_url}: it syncs the streams", err=True)
         with _progress(who.titles, draws=draws) as progress:
             show = progress.show if progress is not None else _show_nothing
-            look = Look(journal_reader, lambda: is_at_work(store_url), show, lambda: datetime.now(UTC))
+            look = Look(journal_reader, lambda: is_at_work(store_url), show, lambda: datetime.now(UTC), draws)
             results = await sync_through_daemon(who, wanted or who.streams, look, settings.sync, stop, full=full)
         if stop.is_requested:
             click.echo("The daemon goes on with it: `milepost status` shows how far it is", err=True)

@@ -8,6 +8,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from typing import TextIO
 from unicodedata import combining, east_asian_width
 
 import click
@@ -50,20 +51,30 @@ PLAIN = Terminal()
 
 
 def stdout_terminal(environment: Mapping[str, str] | None = None) -> Terminal:
-    """Return what stdout is. NO_COLOR and TERM=dumb turn colours off, as for the log."""
-    environment = os.environ if environment is None else environment
-    is_terminal = sys.stdout.isatty()
+    """Return what stdout is."""
+    return terminal_of(sys.stdout, os.environ if environment is None else environment)
+
+
+def terminal_of(out: TextIO, environment: Mapping[str, str]) -> Terminal:
+    """Return what an output is. NO_COLOR and TERM=dumb turn colours off, as for the log."""
+    is_terminal = out.isatty()
     has_colours = is_terminal and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
     columns = environment.get("COLUMNS", "")
     if columns.isdecimal() and int(columns) > 0:
         return Terminal(int(columns), has_colours)
-    width = os.get_terminal_size(sys.stdout.fileno()).columns if is_terminal else 0
+    width = os.get_terminal_size(out.fileno()).columns if is_terminal else 0
     return Terminal(width or None, has_colours)
 
 
 def echo(lines: Sequence[str], terminal: Terminal) -> None:
     """Write lines to stdout."""
     click.echo("\n".join(lines), color=terminal.has_colours)
+
+
+def echo_wrapped(texts: Sequence[str]) -> None:
+    """Write texts to stdout, each wrapped where that is a terminal."""
+    terminal = stdout_terminal()
+    echo([line for text in texts for line in terminal.wrapped(text)], terminal)
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
