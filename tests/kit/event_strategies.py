@@ -77,6 +77,7 @@ gaps = st.builds(
     *[st.just(0) | counts] * 4,
     st.none() | instants,
     st.none() | instants,
+    st.booleans(),
     st.just(0) | counts,
     st.none() | counts,
 )
@@ -129,7 +130,7 @@ BY_TYPE: dict[type[Event], st.SearchStrategy[Event]] = {
         st.none() | problems,
     ),
     StoreReturned: st.builds(StoreReturned, durations, counts),
-    MessagesOwed: st.builds(MessagesOwed, st.lists(gaps, max_size=3).map(tuple)),
+    MessagesOwed: st.builds(MessagesOwed, st.lists(gaps, min_size=1, max_size=3).map(tuple)),
     MessagesRead: st.builds(MessagesRead, gaps, counts, counts, gap_endings, counts, counts),
     MessagesFailed: st.builds(MessagesFailed, gaps, problems, gap_endings),
     MessagesMissed: st.builds(MessagesMissed, st.lists(missed, min_size=1, max_size=3).map(tuple)),

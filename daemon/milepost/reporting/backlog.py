@@ -26,6 +26,7 @@ GAP_ENDINGS = {
     GapEnding.WITHHELD: "the API withholds the rest",
     GapEnding.GONE: "the conversation no longer exists",
     GapEnding.FORGOTTEN: "the person it is about was erased",
+    GapEnding.MOVED: "the conversation is another page's by now, which owes it",
     GapEnding.DEAD_LETTER: "a dead letter keeps what is owed",
 }
 WITHHELD = {
