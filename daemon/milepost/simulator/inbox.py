@@ -40,11 +40,16 @@ class Contact(msgspec.Struct, frozen=True):
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """One message of a thread: when it arrived, and the random bytes that determine everything else."""
+    """One message of a thread: when it arrived, and the random bytes that determine everything else.
+
+    Unless its author `edited` the text, or it is listed without any content (`is_empty`).
+    """
 
     id: str
     at_us: int
     seed: bytes
+    edited: str | None = None
+    is_empty: bool = False
 
 
 class Thread(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +105,9 @@ class Inbox:
         )
         self._received: dict[int, list[int]] = {}
         self._deleted: set[int] = set()
+        self._edited: dict[str, str] = {}
+        self._emptied: set[str] = set()
+        self._unsent: set[str] = set()
         self._newcomers = 0
 
     def threads(self, at_us: int, below: Position = HEAD) -> Iterator[Thread]:
@@ -142,6 +150,18 @@ class Inbox:
     def delete(self, index: int) -> None:
         """Remove a conversation without a trace, including what the formula makes arrive in it."""
         self._deleted.add(index)
+
+    def edit(self, message_id: str, text: str) -> None:
+        """Give a message another text, which moves nothing."""
+        self._edited[message_id] = text
+
+    def empty(self, message_id: str) -> None:
+        """List a message without its content, as the API does at times."""
+        self._emptied.add(message_id)
+
+    def unsend(self, message_id: str) -> None:
+        """Take a message out of its thread, which moves nothing; there must be another."""
+        self._unsent.add(message_id)
 
     def _positions(self, at_us: int, below: Position) -> Iterator[Position]:
         untouched = (
@@ -193,7 +213,7 @@ class Inbox:
 
         These are those that were received by hand, and the newest ones that the formula has dealt, `most` at most.
         """
-        dealt, earlier = self._dealt_moments(index, at_us, most)
+        dealt, earlier = self._dealt_moments(index, at_us, most + len(self._unsent))
         received = [
             self._moment(index, f"received {ordinal}", instant)
             for ordinal, instant in enumerate(self._received.get(index, ()))
@@ -202,6 +222,8 @@ class Inbox:
         moments = received[::-1] + dealt
         if received:
             moments.sort(key=lambda moment: moment.at_us, reverse=True)
+        if self._unsent:
+            moments = [moment for moment in moments if moment.id not in self._unsent]
         return moments, earlier
 
     def _dealt_moments(self, index: int, at_us: int, most: int) -> tuple[list[Moment], int]:
@@ -229,7 +251,8 @@ class Inbox:
 
     def _moment(self, index: int, which: int | str, at_us: int) -> Moment:
         drawn = seeded.draw(self._seed, index, which)
-        return Moment(self._message_id(drawn), at_us, drawn)
+        message_id = self._message_id(drawn)
+        return Moment(message_id, at_us, drawn, self._edited.get(message_id), message_id in self._emptied)
 
     def _message_id(self, drawn: bytes) -> str:
         if self.platform == "messenger":
