@@ -34,6 +34,13 @@ class StoredEntry(Struct, frozen=True):
     entry: Entry
 
 
+class Thread(Struct, frozen=True):
+    """Who a stored conversation is with, and its `link` as the API has it; each None if that is unknown."""
+
+    contact_name: str | None
+    link: str | None
+
+
 class JournalReader(Protocol):
     """The journal and its projections, for reading. Its methods raise StoreAway and StoreRefused as a Store's do."""
 
@@ -73,6 +80,10 @@ class JournalReader(Protocol):
 
     async def dead_letter(self, dead_letter_id: str) -> tuple[DeadLetter, str | None] | None:
         """Return a dead letter and its payload, which goes when it is closed or the person it is about is erased."""
+        ...
+
+    async def threads(self, conversation_ids: Iterable[str]) -> dict[str, Thread]:
+        """Return who those of these conversations are with that are stored, and where Meta shows them."""
         ...
 
     async def count_rows(self, stream: Stream) -> StreamRows:

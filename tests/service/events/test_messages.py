@@ -272,6 +272,8 @@ def test_the_names_that_front_ends_know_never_change() -> None:
         "duration",
         "duration_seconds",
         "until",
+        "times",
+        "streams",
     )
 
 

@@ -58,7 +58,8 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=RENA
     `type` is the tag of the journal entry; an event without one is live only and not in the journal. Of a batch,
     `inserted`, `updated`, `skipped` (lost to a dead letter, as `dead_lettered`) and `unchanged` are its own; of the end
     of a run, the run's. `batches` (failed ones included), `failed_batches`, the success rate (in per cent) and the
-    duration are those of the run so far: each of the latter two as text, such as "98%" and "12s", and as a number.
+    duration are those of the run so far: each of the latter two as text, such as "98%" and "12s", and as a number. In a
+    digest, `times` is how many events it stands for, the last of which it is, and `streams` of how many streams.
     """
 
     status: Status
@@ -80,6 +81,8 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=RENA
     duration_text: str | None = None
     duration_seconds: float | None = None
     until: datetime | None = None
+    times: int | None = None
+    streams: int | None = None
 
 
 # Of the runs that end before their sweep does and need nobody; all others are `paused`.
