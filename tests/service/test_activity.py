@@ -180,8 +180,8 @@ def test_a_day_is_kept_in_buckets_of_five_minutes() -> None:
 def test_the_delay_is_the_longest_that_a_message_can_have_waited() -> None:
     """A message that came just after a sweep had looked is copied by the next one."""
     activity = Activity(Time(at(400)))
-    for walked_at, completed_at in ((0, 20), (300, 340), (345, 350)):
-        sweep = events.SweepCompleted(Mode.INCREMENTAL, at(walked_at), at(walked_at), events.Tally(batches=1))
+    for started_at, completed_at in ((0, 20), (300, 340), (345, 350)):
+        sweep = events.SweepCompleted(Mode.INCREMENTAL, at(-9999), at(started_at), events.Tally(batches=1))
         activity._count(entries(sweep, recorded_at=at(completed_at))[0])
     delays = [bucket.delay_seconds for bucket in activity.past().buckets if bucket.delay_seconds is not None]
     assert delays == [340, 50]

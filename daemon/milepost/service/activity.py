@@ -147,7 +147,7 @@ class Activity:
         self._now = now
         self._hours: defaultdict[str, _Ring] = defaultdict(lambda: _Ring(STEP_SECONDS, BUCKETS))
         self._day = _Ring(DAY_STEP_SECONDS, DAY_BUCKETS)
-        self._last_walks: dict[str, datetime] = {}  # by stream: when its latest complete sweep began
+        self._last_runs: dict[str, datetime] = {}  # by stream: when the run began that completed its latest sweep
 
     async def load(self, journal_reader: JournalReader) -> None:
         """Count the last day of the journal, before anything is added to it."""
@@ -181,12 +181,13 @@ class Activity:
     def _delay(self, entry: Entry) -> int:
         """Return the longest that a message can have waited for the sweep that an entry completes, in seconds.
 
-        That is one which came just after the previous sweep had looked. 0: no sweep, or none is known before it.
+        That is one which came just after the previous one had looked: a run reads the head first. By this clock alone,
+        as the API's may differ. 0: no sweep, or none is known before it.
         """
         if not isinstance(entry.event, events.SweepCompleted):
             return 0
-        previous = self._last_walks.get(entry.stream)
-        self._last_walks[entry.stream] = entry.event.walk_started_at
+        previous = self._last_runs.get(entry.stream)
+        self._last_runs[entry.stream] = entry.event.run_started_at
         waited = 0.0 if previous is None else (entry.recorded_at - previous).total_seconds()
         return int(max(0.0, waited))
 
