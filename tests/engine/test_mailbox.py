@@ -12,7 +12,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import Command, CommandDeferred, Discard, Redrive
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.core.events import Resolution, RunStatus, Stage
-from milepost.core.model import Table
+from milepost.core.model import Stream, Table
 from milepost.core.plan import Policy
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.engine.context import EngineContext
@@ -22,17 +22,18 @@ from milepost.engine.supervisor import Schedule, Supervisor
 LONG_LIMIT = replace(RATE_LIMIT, wait_seconds=3600.0)
 
 
+async def unlisted(asked: Request | str) -> Outcome | None:
+    """List the thread t_1 in a form that cannot be read; by its id it can be."""
+    return fetched(unreadable("t_1"), next_cursor="2") if cursor_of(asked) == "1" else None
+
+
 async def with_letter(stage: Stage, store: MemoryStore | None = None) -> tuple[MemoryStore, str]:
     """Return a store with one open dead letter, about the thread t_1 of five."""
     store = store or MemoryStore()
-
-    async def unreadable_at_the_second(asked: Request | str) -> Outcome | None:
-        is_it = stage is Stage.FETCH and cursor_of(asked) == "1"
-        return fetched(unreadable("t_1"), next_cursor="2") if is_it else None
-
     if stage is Stage.STORE:
         store.refuses = {(Table.CONVERSATIONS, "t_1")}
-    await Supervisor(engine(store), {STREAM: Inbox(5, before=unreadable_at_the_second)}, Schedule()).sync([STREAM])
+    inbox = Inbox(5, before=unlisted if stage is Stage.FETCH else None)
+    await Supervisor(engine(store), {STREAM: inbox}, Schedule()).sync([STREAM])
     store.refuses = set()
     (dead_letter,) = find_open_dead_letters(store)
     assert dead_letter.stage is stage
@@ -41,7 +42,7 @@ async def with_letter(stage: Stage, store: MemoryStore | None = None) -> tuple[M
 
 def supervisor(parts: EngineContext, inbox: Inbox | None = None) -> Supervisor:
     """Return a supervisor whose one stream has nothing new for a long time."""
-    return Supervisor(parts, {STREAM: inbox or Inbox(5)}, Schedule(interval_seconds=86_400))
+    return Supervisor(parts, {STREAM: inbox or Inbox(5, before=unlisted)}, Schedule(interval_seconds=86_400))
 
 
 async def paused(store: MemoryStore, seconds: float = 3600.0) -> None:
@@ -148,7 +149,7 @@ async def test_a_limit_that_a_redrive_meets_is_reported_and_holds_from_then_on()
         with pytest.raises(CommandDeferred):
             await one.do(Redrive(dead_letter_id))
     assert inbox.reread_ids == ["t_1"]
-    assert (await store.load(STREAM.key)).rate_limit is not None
+    assert (await store.load(STREAM)).rate_limit is not None
     assert store.dead_letters[dead_letter_id].attempts == 0
 
 
@@ -234,7 +235,7 @@ async def test_a_command_does_not_wait_for_a_slot_that_another_stream_holds() ->
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store, concurrency=1)
     refuse = refusing(replace(RATE_LIMIT, wait_seconds=200.0), until=at(200), clock=parts.clock)
-    other = replace(STREAM, page_id="2")
+    other = Stream(STREAM.platform, "2")
     sources = {STREAM: Inbox(5, before=refuse), other: Inbox(5, call_seconds=50, prefix="o")}
     one = Supervisor(parts, sources, Schedule())
     async with running(one, parts.stop):
@@ -251,7 +252,7 @@ async def test_every_command_gets_a_result_if_the_checkpoint_cannot_be_loaded() 
         is_damaged = False
         recalls = 0
 
-        async def load(self, stream: str) -> Checkpoint:
+        async def load(self, stream: Stream) -> Checkpoint:
             self.recalls += 1
             if self.is_damaged:
                 raise StoreRefused("the database is corrupt")
@@ -273,7 +274,7 @@ async def test_every_command_gets_a_result_if_the_checkpoint_cannot_be_loaded() 
 async def test_a_cancelled_command_leaves_the_others_their_results() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store)
-    inbox = Inbox(5, call_seconds=1, clock=parts.clock)
+    inbox = Inbox(5, before=unlisted, call_seconds=1, clock=parts.clock)
     one = supervisor(parts, inbox)
     async with running(one, parts.stop):
         await asyncio.sleep(100)
@@ -305,10 +306,11 @@ async def test_every_command_gets_a_result_at_shutdown() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store)
 
-    async def stop(asked: Request | str) -> None:
+    async def stop(asked: Request | str) -> Outcome | None:
         if isinstance(asked, str):
             parts.stop.request()
             await asyncio.sleep(10)
+        return await unlisted(asked)
 
     inbox = Inbox(5, before=stop, call_seconds=1, clock=parts.clock)
     one = supervisor(parts, inbox)
@@ -336,7 +338,7 @@ async def test_a_command_during_shutdown_does_not_write_beside_the_run() -> None
     store = Slow()
     _, dead_letter_id = await with_letter(Stage.FETCH, store)
     parts = engine(store)
-    one = supervisor(parts, Inbox(50, call_seconds=1, clock=parts.clock, prefix="n"))
+    one = supervisor(parts, Inbox(1, call_seconds=1, clock=parts.clock, prefix="n"))
     async with running(one, parts.stop):
         await asyncio.sleep(2)  # the commit that ends the sweep is under way
         parts.stop.request()
@@ -357,7 +359,7 @@ async def test_a_callers_redrive_and_a_starting_daemon_do_not_overlap() -> None:
         assert await redrive is None
         await asyncio.sleep(100)
         assert await one.do(Redrive(dead_letter_id)) is None
-    checkpoint = await store.load(STREAM.key)
+    checkpoint = await store.load(STREAM)
     assert checkpoint.last_success_at is not None
     assert checkpoint.last_success_at > at(10), "the run began after the redrive and was not overtaken"
 
@@ -379,7 +381,7 @@ async def test_a_stream_that_is_admitted_during_a_command_starts_after_it() -> N
         one.admit(STREAM, Inbox(5, clock=parts.clock))
         assert await discard is None
         await asyncio.sleep(100)
-    checkpoint = await store.load(STREAM.key)
+    checkpoint = await store.load(STREAM)
     assert checkpoint.last_success_at is not None
     assert checkpoint.last_success_at > admitted_at
     assert checkpoint.run is not None
@@ -409,7 +411,7 @@ async def test_a_command_that_comes_between_two_owners_is_executed_by_the_second
 async def test_a_command_that_nobody_waits_for_is_not_executed() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store)
-    one = supervisor(parts, Inbox(5, call_seconds=10, clock=parts.clock))
+    one = supervisor(parts, Inbox(5, before=unlisted, call_seconds=10, clock=parts.clock))
     async with running(one, parts.stop):
         await asyncio.sleep(1)
         discard = asyncio.create_task(one.do(Discard(dead_letter_id, "of no interest")))

@@ -5,6 +5,7 @@ whatever does not survive a database does not survive here.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -32,8 +33,11 @@ from milepost.core.model import (
 )
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
 from milepost.core.retry import latest_redrive
+from milepost.stores import rows
+from milepost.stores.moves import Outdated, demand_known, written_of
 
 ContactKey = tuple[str, str, str]
+Row = ConversationRow | InteractionEventRow
 
 
 class JournalRow(msgspec.Struct, frozen=True):
@@ -53,7 +57,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.journal: list[JournalRow] = []
-        self.checkpoints: dict[str, bytes] = {}
+        self.checkpoints: dict[str, str] = {}
         self.runs: dict[str, Run] = {}
         self.conversations: dict[str, ConversationRow] = {}
         self.contacts: dict[ContactKey, ContactRow] = {}
@@ -64,18 +68,19 @@ class MemoryStore:
         self.missed: dict[str, tuple[str, datetime]] = {}  # by conversation: the stream, and the sweep that misses it
         self.forgotten: set[tuple[str, str, str]] = set()  # the stream, "contact" or "conversation", and its id
         self.moves: dict[tuple[str, str], datetime] = {}  # of rows, from a stream to another: when
+        self.erased_by_moves = Counter[str]()  # rows of people who were forgotten before their account's move was known
         self.refuses: set[tuple[Table, str]] = set()
         self._codec = Codec()
 
-    async def load(self, stream: str) -> Checkpoint:
+    async def load(self, stream: Stream) -> Checkpoint:
         """Return the stream's checkpoint, after checking it against a fold of the whole journal from scratch."""
         refolded = self.refold(stream)
-        snapshot = self.checkpoints.get(stream)
+        snapshot = self.checkpoints.get(stream.key)
         if snapshot is None:
             assert refolded == Checkpoint(stream), "there are entries, but no snapshot"
             return refolded
-        checkpoint = msgspec.json.decode(snapshot, type=Checkpoint)
-        assert msgspec.json.encode(checkpoint) == msgspec.json.encode(refolded), "the snapshot is not the fold"
+        checkpoint = rows.checkpoint(snapshot)
+        assert rows.checkpoint_json(checkpoint) == rows.checkpoint_json(refolded), "the snapshot is not the fold"
         return checkpoint
 
     async def known(self, keys: Keys) -> Known:
@@ -100,11 +105,25 @@ class MemoryStore:
             missed=frozenset(noted.intersection(keys.conversations)),
             all_missed=len(noted),
             stored=self._count_stored(stream) if keys.counts_stored else 0,
+            left_behind={
+                event.conversation_id: event.page_id
+                for event in self.interaction_events.values()
+                if event.conversation_id in keys.conversations
+                and event.conversation_id not in self.conversations
+                and (event.platform == stream.platform and event.page_id != stream.page_id)
+            },
         )
-        pages = {row.page_id for row in known.conversations.values()} - {stream.page_id}
-        return self._with_elsewhere(known, keys, pages) if pages else known
+        pages = {*known.left_behind.values(), *(row.page_id for row in known.conversations.values())} - {stream.page_id}
+        return self._with_elsewhere(known, keys, pages) if pages or keys.locates_contacts else known
 
     def _with_elsewhere(self, known: Known, keys: Keys, pages: set[str]) -> Known:
+        contact_pages: dict[str, frozenset[str]] = {}
+        if keys.locates_contacts and any(previous == keys.stream.key for previous, _ in self.moves):
+            for key in keys.contacts:
+                later = {Stream.parse(of).page_id for of in self._later(keys.stream)}
+                of_key = [row for row in self.conversations.values() if row.contact_id == key]
+                contact_pages[key] = frozenset(row.page_id for row in of_key if row.page_id in later)
+        pages = pages.union(*contact_pages.values()) - {keys.stream.page_id}
         elsewhere = {
             (row.page_id, row.contact_id): row
             for row in self.contacts.values()
@@ -113,9 +132,17 @@ class MemoryStore:
         moved_to = {}
         for (previous, of), moved_at in self.moves.items():
             if previous == keys.stream.key:
-                checkpoint = msgspec.json.decode(self.checkpoints.get(of, b'{"stream":""}'), type=Checkpoint)
-                moved_to[Stream.parse(of).page_id] = max(moved_at, checkpoint.last_success_at or moved_at)
-        return replace(known, contacts_elsewhere=elsewhere, moved_to=moved_to)
+                snapshot = self.checkpoints.get(of)
+                last_success_at = rows.checkpoint(snapshot).last_success_at if snapshot is not None else None
+                moved_to[Stream.parse(of).page_id] = max(moved_at, last_success_at or moved_at)
+        return replace(known, contacts_elsewhere=elsewhere, moved_to=moved_to, contact_pages=contact_pages)
+
+    def _later(self, stream: Stream) -> set[str]:
+        """Return the stream, and those to which its rows have moved, however often."""
+        later = {stream.key}
+        while more := {of for previous, of in self.moves if previous in later} - later:
+            later |= more
+        return later
 
     def _count_stored(self, stream: Stream) -> int:
         of_stream = (stream.platform.value, stream.page_id, None)
@@ -129,7 +156,7 @@ class MemoryStore:
             for dead_letter in sorted(
                 self.dead_letters.values(), key=lambda each: (each.opened_at, each.dead_letter_id)
             )
-            if dead_letter.stream == keys.stream.key and dead_letter.subject in keys.subjects
+            if dead_letter.stream == keys.stream and dead_letter.subject in keys.subjects
             if dead_letter.closed_at is None or dead_letter.resolution is Resolution.DISCARDED
         }
 
@@ -144,7 +171,7 @@ class MemoryStore:
             and key not in stretch.seen
         }
 
-    async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
+    async def due_dead_letters(self, stream: Stream, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
         due = [
             each
@@ -155,15 +182,15 @@ class MemoryStore:
             sorted(due, key=lambda each: (each.dead_letter.opened_at, each.dead_letter.dead_letter_id))[:limit]
         )
 
-    async def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
+    async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps of the stream, the newest first."""
         gaps = sorted(
-            (gap for of, gap in self.gaps.values() if of == stream),
+            (gap for of, gap in self.gaps.values() if of == stream.key),
             key=lambda gap: (gap.newest_at, gap.gap_id),
             reverse=True,
         )
         return tuple(
-            OpenGap(gap, (stream, "conversation", gap.conversation_id) in self.forgotten) for gap in gaps[:limit]
+            OpenGap(gap, (stream.key, "conversation", gap.conversation_id) in self.forgotten) for gap in gaps[:limit]
         )
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
@@ -183,25 +210,35 @@ class MemoryStore:
             for table, key in _names(commit.changes)
             if (table, key) in self.refuses
         )
-        if refused:
+        if refused or self.is_outdated(commit):
             return Rejected(refused)
         first_seq = len(self.journal) + 1
         self.write_entries(commit)
         self.write_rows(commit)
         return Committed(first_seq, rows_seconds=0.0, events_seconds=0.0)
 
+    def is_outdated(self, commit: Commit) -> bool:
+        """Whether another stream has written of the same conversations since it was decided on."""
+        stored = (self.conversations[key] for key in written_of(commit) if key in self.conversations)
+        states = [(row.conversation_id, row.page_id, instant_text(row.synced_at)) for row in stored]
+        try:
+            demand_known(commit, states)
+        except Outdated:
+            return True
+        return False
+
     async def settle(self, commit: Commit) -> Committed | None:
         """Return the commit if it was stored."""
         first = commit.entries[0]
         for seq, row in enumerate(self.journal, start=1):
-            if (row.stream, row.version) == (first.stream, first.version):
+            if (row.stream, row.version) == (first.stream.key, first.version):
                 return Committed(seq, 0.0, 0.0) if row.hash == first.hash else None
         return None
 
     def refuse_stale(self, commit: Commit) -> None:
         """Raise VersionConflict unless the commit follows the stream's last entry."""
         first = commit.entries[0]
-        version = next((row.version for row in reversed(self.journal) if row.stream == first.stream), 0)
+        version = next((row.version for row in reversed(self.journal) if row.stream == first.stream.key), 0)
         if first.version != version + 1:
             raise VersionConflict(f"{first.stream} is at version {version}, not {first.version - 1}")
 
@@ -209,19 +246,19 @@ class MemoryStore:
         """Append the entries, and bring the projections after them."""
         for entry in commit.entries:
             at_text = instant_text(entry.recorded_at)
-            columns = (entry.stream, entry.version, entry.run_id, at_text, entry.type, entry.data, entry.hash)
+            columns = (entry.stream.key, entry.version, entry.run_id, at_text, entry.type, entry.data, entry.hash)
             self.journal.append(JournalRow(*columns))
             if isinstance(entry.event, StreamRemoved):
-                self._drop(Stream.parse(entry.stream))
+                self._drop(entry.stream)
             dead_letter = dead_letter_after(entry, self.dead_letters.get)
             if dead_letter is not None:
                 self.dead_letters[dead_letter.dead_letter_id] = dead_letter
             for after in gaps_after(entry.event):
                 if after.is_open:
-                    self.gaps[after.gap.gap_id] = (entry.stream, after.gap)
+                    self.gaps[after.gap.gap_id] = (entry.stream.key, after.gap)
                 else:
                     self.gaps.pop(after.gap.gap_id, None)
-        self.checkpoints[commit.checkpoint.stream] = msgspec.json.encode(commit.checkpoint)
+        self.checkpoints[commit.checkpoint.stream.key] = rows.checkpoint_json(commit.checkpoint)
         if commit.run is not None:
             self.runs[commit.run.run_id] = commit.run
 
@@ -230,7 +267,7 @@ class MemoryStore:
         page = (stream.platform.value, stream.page_id)
         for run_id in [row.run_id for row in self.journal if row.stream == stream.key and row.run_id is not None]:
             self.runs.pop(run_id, None)
-        for key in [key for key, dead_letter in self.dead_letters.items() if dead_letter.stream == stream.key]:
+        for key in [key for key, dead_letter in self.dead_letters.items() if dead_letter.stream == stream]:
             self.payloads.pop(key, None)
             del self.dead_letters[key]
         for key in [key for key, (of, _) in self.gaps.items() if of == stream.key]:
@@ -246,18 +283,19 @@ class MemoryStore:
 
     def write_rows(self, commit: Commit) -> None:
         """Write the rows, the notes of what a full sweep misses and the payloads of dead letters."""
-        self._move(Stream.parse(commit.checkpoint.stream), commit)
+        self._move(commit.checkpoint.stream, commit)
         if commit.changes.own_id is not None:
-            self._take_as_ours(Stream.parse(commit.checkpoint.stream), commit.changes.own_id)
+            self._take_as_ours(commit.checkpoint.stream, commit.changes.own_id)
         self._write_rows(commit.changes)
-        self._write_notes(Stream.parse(commit.checkpoint.stream), commit.changes)
+        self._write_notes(commit.checkpoint.stream, commit.changes)
         self._write_payloads(commit)
 
     def _move(self, stream: Stream, commit: Commit) -> None:
         """Take conversations over from other pages, with their messages and contacts."""
-        moved = set(commit.changes.moved)
-        theirs = [row for key, row in self.conversations.items() if key in moved and row.page_id != stream.page_id]
-        for previous in {f"{row.platform}:{row.page_id}" for row in theirs}:
+        moved, links_before = set(commit.changes.moved), len(self.moves)
+        stored: list[Row] = [*self.conversations.values(), *self.interaction_events.values()]
+        elsewhere = [row for row in stored if row.conversation_id in moved and row.page_id != stream.page_id]
+        for previous in {f"{row.platform}:{row.page_id}" for row in elsewhere}:
             self.moves.pop((stream.key, previous), None)
             self.moves[previous, stream.key] = commit.entries[-1].recorded_at
         for previous in [previous for previous, of in self.moves if of == stream.key and moved]:
@@ -265,12 +303,18 @@ class MemoryStore:
             for key in self._noted(Stream.parse(previous)):
                 if key in moved:
                     del self.missed[key]
+        if len(self.moves) != links_before:
+            linked = self.linked(stream)
+            for key in {key for of, kind, key in self.forgotten if kind == "contact" and of in linked}:
+                _, conversations, events, _ = self.forget(stream, key)
+                self.erased_by_moves.update(conversations=conversations, events=events)
+        theirs = [row for key, row in self.conversations.items() if key in moved and row.page_id != stream.page_id]
         for row in theirs:
             self.conversations[row.conversation_id] = replace(row, page_id=stream.page_id)
-        self._move_contacts(stream, theirs)
-        for event in list(self.interaction_events.values()):
-            if event.conversation_id in moved:
-                self.interaction_events[event.event_id] = replace(event, page_id=stream.page_id)
+        said = [event for event in self.interaction_events.values() if event.conversation_id in moved]
+        self._move_contacts(stream, [*theirs, *(event for event in said if event.page_id != stream.page_id)])
+        for event in said:
+            self.interaction_events[event.event_id] = replace(event, page_id=stream.page_id)
 
     def _take_as_ours(self, stream: Stream, own_id: str) -> None:
         """Make the messages of an id ours, and nobody's contact of it."""
@@ -291,7 +335,7 @@ class MemoryStore:
                 self.conversations[row.conversation_id] = replace(row, contact_id=None)
         self.contacts.pop((*page, own_id), None)
 
-    def _move_contacts(self, stream: Stream, theirs: list[ConversationRow]) -> None:
+    def _move_contacts(self, stream: Stream, theirs: list[Row]) -> None:
         left = {(row.platform, row.page_id, row.contact_id) for row in self.conversations.values()}
         for row in theirs:
             if (contact := self.contacts.get((row.platform, row.page_id, row.contact_id or ""))) is not None:
@@ -346,7 +390,7 @@ class MemoryStore:
         for each in commit.changes.payloads:
             dead_letter = self.dead_letters.get(each.dead_letter_id)
             if not self._is_about_forgotten(
-                commit.checkpoint.stream, dead_letter.subject if dead_letter else "", each.payload
+                commit.checkpoint.stream.key, dead_letter.subject if dead_letter else "", each.payload
             ):
                 self.payloads[each.dead_letter_id] = each.payload
         for key, dead_letter in self.dead_letters.items():
@@ -358,7 +402,7 @@ class MemoryStore:
     def forget(self, stream: Stream, contact_id: str) -> tuple[int, int, int, int]:
         """Erase a contact and keep them out; count their contacts, conversations, interaction events and payloads."""
         before = self._counts()
-        streams = self._linked(stream)
+        streams = self.linked(stream)
         self.forgotten |= {(of, "contact", contact_id) for of in streams}
         theirs = {
             key
@@ -378,13 +422,13 @@ class MemoryStore:
                 del self.interaction_events[event.event_id]
         for key in [key for key in self.payloads if key in self.dead_letters]:
             dead_letter = self.dead_letters[key]
-            kept_out = {each for each in self.forgotten if each[0] == dead_letter.stream}
-            if dead_letter.stream in streams and _is_about(kept_out, dead_letter.subject, self.payloads[key]):
+            kept_out = {each for each in self.forgotten if each[0] == dead_letter.stream.key}
+            if dead_letter.stream.key in streams and _is_about(kept_out, dead_letter.subject, self.payloads[key]):
                 del self.payloads[key]
         contacts, conversations, events, payloads = map(int.__sub__, before, self._counts())
         return contacts, conversations, events, payloads
 
-    def _linked(self, stream: Stream) -> set[str]:
+    def linked(self, stream: Stream) -> set[str]:
         """Return the stream, and those that rows have moved from or to."""
         links = set(self.moves)
         for event in self.interaction_events.values():
@@ -421,11 +465,11 @@ class MemoryStore:
         }
         return _is_about(kept_out, subject, payload)
 
-    def entries(self, stream: str) -> list[Entry]:
+    def entries(self, stream: Stream) -> list[Entry]:
         """Read the stream's entries back from their stored form."""
-        return [self._entry(row) for row in self.journal if row.stream == stream]
+        return [self._entry(row) for row in self.journal if row.stream == stream.key]
 
-    def refold(self, stream: str) -> Checkpoint:
+    def refold(self, stream: Stream) -> Checkpoint:
         """Fold the stream's journal from scratch, checking its hash chain on the way."""
         checkpoint = Checkpoint(stream)
         for entry in self.entries(stream):
@@ -436,7 +480,9 @@ class MemoryStore:
     def _entry(self, row: JournalRow) -> Entry:
         event = self._codec.decode(row.type, row.data)
         recorded_at = datetime.fromisoformat(row.recorded_at)
-        return Entry(row.stream, row.version, row.run_id, recorded_at, row.type, row.data, row.hash, event)
+        return Entry(
+            Stream.parse(row.stream), row.version, row.run_id, recorded_at, row.type, row.data, row.hash, event
+        )
 
 
 def _is_about(kept_out: set[tuple[str, str, str]], subject: str, payload: str) -> bool:

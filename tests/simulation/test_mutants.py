@@ -18,7 +18,6 @@ from kit.memory_store import MemoryStore
 from kit.scenarios import scenarios
 from kit.simulation import Simulation
 from kit.simulation_setting import Decide, Scenario
-from milepost.core.backlog import _gap_after
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, DeadLetter, RateLimit, Run, Sweep
 from milepost.core.dead_letters import Failure, opened, recovered, unread, withhold
 from milepost.core.decide import _next_position, _stretch, decide
@@ -36,6 +35,7 @@ from milepost.core.events import (
 from milepost.core.gaps import Gap, GapEnding, MessagesOwed
 from milepost.core.list_check import checked
 from milepost.core.merge import Difference, newer
+from milepost.core.message_reading import _gap_after
 from milepost.core.model import (
     Batch,
     Changes,
@@ -162,8 +162,8 @@ def quiet_is_told(checkpoint: Checkpoint, outcome: Outcome, around: Context) -> 
     return Altered(decide(checkpoint, outcome, around), journal)
 
 
-def no_catch_up(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: int) -> Position | None:
-    position = _next_position(sweep, batch, policy, read_batches=read_batches)
+def no_catch_up(sweep: Sweep, batch: Batch, *, read_batches: int) -> Position | None:
+    position = _next_position(sweep, batch, read_batches=read_batches)
     return None if position == Position(SweepPhase.CATCH_UP) else position
 
 
@@ -232,6 +232,11 @@ def everything_recovers(
 def kept_rows_win(rows: Changes, known: Known, now: datetime) -> Difference:
     """Writes the rows of a dead letter over whatever is stored."""
     return newer(rows, replace(known, conversations={}, contacts={}), now)
+
+
+def nothing_moves(*_: object) -> bool:
+    """Leaves rows under the page that read them first."""
+    return False
 
 
 def all_is_flawless(tally: Tally) -> bool:
@@ -428,7 +433,7 @@ def to_ghosts(scenario: Scenario) -> Scenario:
 
 def to_short_outages(scenario: Scenario) -> Scenario:
     """Let outages begin and end all the time."""
-    climate = Climate(outage_chance=0.4, longest_seconds=4.0, with_unknown_errors=True)
+    climate = Climate(outage_chance=0.4, longest_seconds=2.0, with_unknown_errors=True)
     policy = replace(scenario.policy, attempts=1, base_delay_seconds=0.5)
     habits = Habits(arrival_chance=0.1, climate=climate)
     return dataclasses.replace(scenario, habits=habits, policy=policy, reload_chance=0.0)
@@ -530,6 +535,9 @@ MUTANTS = {
         patches={"milepost.core.decide._stretch": stretch_of_the_scan},
         narrowed=to_lost_cursors,
     ),
+    "rows stay with the page that was first": Mutant(
+        "stand under instagram:1", patches={"milepost.core.merge._moves": nothing_moves}
+    ),
     "who was forgotten is remembered": Mutant(
         MISCOUNT, patches={"milepost.core.merge.remembered": everybody_is_remembered}
     ),
@@ -568,7 +576,7 @@ MUTANTS = {
     ),
     "a gap ends at any message that is stored": Mutant(
         f"{EITHER}|were never stored|neither stored nor a dead letter",
-        patches={"milepost.core.backlog._gap_after": any_stored_message_ends_it},
+        patches={"milepost.core.message_reading._gap_after": any_stored_message_ends_it},
         narrowed=to_bursts,
     ),
     "a run goes on that another process took over": Mutant(

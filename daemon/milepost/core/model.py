@@ -5,7 +5,7 @@ Instants are aware datetimes in UTC. Ids are text, always: they exceed 2^53, and
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Self
+from typing import Final, Self
 
 from msgspec import Struct
 
@@ -17,16 +17,31 @@ class Platform(StrEnum):
     INSTAGRAM = "instagram"
 
 
-class Stream(Struct, frozen=True):
-    """One page on one platform, the unit that is swept, journaled and resumed."""
+class Stream:
+    """One page on one platform, the unit that is swept, journaled and resumed.
 
-    platform: Platform
-    page_id: str
+    It is text in rows and in JSON only: its `key`, such as `messenger:1234567890`. msgspec would write a struct as an
+    object, so this is a plain class, which is written and read by the hooks of `stores.rows`.
+    """
 
-    @property
-    def key(self) -> str:
-        """The stream's key: `messenger:1234567890`."""
-        return f"{self.platform}:{self.page_id}"
+    __slots__ = ("key", "page_id", "platform")
+
+    def __init__(self, platform: Platform, page_id: str) -> None:
+        self.platform: Final = platform
+        self.page_id: Final = page_id
+        self.key: Final = f"{platform}:{page_id}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __str__(self) -> str:
+        return self.key
+
+    def __repr__(self) -> str:
+        return f"Stream({self.key!r})"
 
     @classmethod
     def parse(cls, key: str) -> Self:
@@ -266,6 +281,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     notes are dropped; `forgets_missed` drops them without that.
 
     `moved` are conversations that stood under another page: they, their messages and their contacts move to this one's.
+    Of those that have no row, and of people who were erased, what is left under the other page moves or goes.
     `own_id` has turned out to be ours: no contact has it, and messages from it are ours.
     """
 
@@ -285,7 +301,8 @@ class Keys(Struct, frozen=True):
     """The keys of the rows that a batch touches. Contacts and subjects are those of `stream`; other keys are global.
 
     `subjects` are those of dead letters. `full_sweep_at` identifies the batch's sweep if that is a full one that notes
-    what it misses, and `stretch` is what the batch covers of the inbox. `counts_stored` asks for `Known.stored`.
+    what it misses, and `stretch` is what the batch covers of the inbox. `counts_stored` asks for `Known.stored`, and
+    `locates_contacts` for `Known.contact_pages`.
     """
 
     stream: Stream
@@ -296,6 +313,7 @@ class Keys(Struct, frozen=True):
     full_sweep_at: datetime | None = None
     stretch: Stretch | None = None
     counts_stored: bool = False
+    locates_contacts: bool = False
 
 
 class KnownDeadLetter(Struct, frozen=True):
@@ -332,6 +350,8 @@ class Known(Struct, frozen=True):
 
     Where conversations stand under other pages, `contacts_elsewhere` are the contacts of those pages, by page and id,
     and `moved_to` are the pages to which rows of this page have moved, with the last sign of life of each.
+    `left_behind` are conversations without a row whose messages stand under another page, with that page. Where rows
+    of this page have moved, and it was asked for, `contact_pages` are the pages of each contact's conversations.
     """
 
     conversations: dict[str, ConversationRow] = {}
@@ -345,3 +365,5 @@ class Known(Struct, frozen=True):
     stored: int = 0
     contacts_elsewhere: dict[tuple[str, str], ContactRow] = {}
     moved_to: dict[str, datetime] = {}
+    left_behind: dict[str, str] = {}
+    contact_pages: dict[str, frozenset[str]] = {}

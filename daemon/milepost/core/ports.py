@@ -8,7 +8,7 @@ from msgspec import Struct
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.events import Entry
 from milepost.core.gaps import Gap
-from milepost.core.model import Batch, Changes, Detail, Keys, Known, MessagePage, RefusedRow, Scope
+from milepost.core.model import Batch, Changes, Detail, Keys, Known, MessagePage, RefusedRow, Scope, Stream
 from milepost.core.problems import Problem
 
 
@@ -34,13 +34,15 @@ class Request(Struct, frozen=True):
 class Fetched(Struct, frozen=True):
     """The batch of a request. `asked_at` is when it was sent, or a little earlier as far as clocks can be trusted.
 
-    `left_out` are the fields that the API refuses by name; None if this request does not show that.
+    `left_out` are the fields that the API refuses by name; None if this request does not show that. `is_whole` says
+    that its conversation was read by itself, so that nothing of it is left out, whatever the request left out.
     """
 
     batch: Batch
     asked_at: datetime
     took_seconds: float
     left_out: tuple[str, ...] | None = None
+    is_whole: bool = False
 
 
 class ListCheck(Struct, frozen=True):
@@ -141,12 +143,16 @@ class Gate(Protocol):
 
 
 class Commit(Struct, frozen=True):
-    """What is stored together or not at all: entries, rows, and the projections after the entries."""
+    """What is stored together or not at all: entries, rows, and the projections after the entries.
+
+    `known` is what the rows were compared with; None if that does not matter.
+    """
 
     entries: tuple[Entry, ...]
     changes: Changes
     checkpoint: Checkpoint
     run: Run | None
+    known: Known | None = None
 
 
 class Committed(Struct, frozen=True):
@@ -158,7 +164,10 @@ class Committed(Struct, frozen=True):
 
 
 class Rejected(Struct, frozen=True):
-    """Nothing was stored, because the store refuses these rows; without them the commit would succeed."""
+    """Nothing was stored, because the store refuses these rows; without them the commit would succeed.
+
+    Without rows, another stream has written of the same conversations since the commit was decided on.
+    """
 
     rows: tuple[RefusedRow, ...]
 
@@ -184,7 +193,7 @@ class Store(Protocol):
     at all.
     """
 
-    async def load(self, stream: str) -> Checkpoint:
+    async def load(self, stream: Stream) -> Checkpoint:
         """Return the stream's checkpoint: its latest snapshot and the entries since."""
         ...
 
@@ -204,11 +213,11 @@ class Store(Protocol):
         """Return the result of a commit whose outcome is unknown; None if it was not stored and never will be."""
         ...
 
-    async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
+    async def due_dead_letters(self, stream: Stream, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return open dead letters of the stream whose redrive is due or whose payload was erased, oldest first."""
         ...
 
-    async def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
+    async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps of the stream, the newest first."""
         ...
 
@@ -223,7 +232,7 @@ class RunResult(Struct, frozen=True):
     `backlog` counts the conversations with older messages that the run has not read.
     """
 
-    stream: str
+    stream: Stream
     run: Run | None
     error: str | None = None
     backlog: int = 0

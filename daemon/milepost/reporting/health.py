@@ -23,6 +23,7 @@ class IssueKind(StrEnum):
     DISCOVERY_FAILED = "discovery_failed"  # the pages that source.access_token manages are not known
     RELOAD_REFUSED = "reload_refused"  # the configuration on disk is not the one in effect
     RESTART_NEEDED = "restart_needed"  # neither is a part of it
+    CLOCKS_DIFFER = "clocks_differ"  # those of this machine and of the API
     SLOWED_DOWN = "slowed_down"  # calls are spaced because a rate limit's budget runs out
 
 

@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from milepost.core import events
 from milepost.core.events import Entry
 from milepost.core.gaps import MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.model import Stream
 from milepost.engine.feed import Notice, Recorded
 from milepost.service.api.endpoint import AnyOperation, Call, Operation, Reply, StreamKey
 from milepost.stores.reader import JournalReader
@@ -147,7 +148,7 @@ class Activity:
         self._now = now
         self._hours: defaultdict[str, _Ring] = defaultdict(lambda: _Ring(STEP_SECONDS, BUCKETS))
         self._day = _Ring(DAY_STEP_SECONDS, DAY_BUCKETS)
-        self._last_runs: dict[str, datetime] = {}  # by stream: when the run began that completed its latest sweep
+        self._last_runs: dict[Stream, datetime] = {}  # by stream: when the run began that completed its latest sweep
 
     async def load(self, journal_reader: JournalReader) -> None:
         """Count the last day of the journal, before anything is added to it."""
@@ -175,7 +176,7 @@ class Activity:
     def _count(self, entry: Entry) -> None:
         more, delay = counts(entry), self._delay(entry)
         if more is not None or delay:
-            for ring in (self._hours[entry.stream], self._hours[_ALL], self._day):
+            for ring in (self._hours[entry.stream.key], self._hours[_ALL], self._day):
                 ring.add(entry.recorded_at, more or Counts(), delay)
 
     def _delay(self, entry: Entry) -> int:

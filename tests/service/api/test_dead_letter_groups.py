@@ -14,6 +14,7 @@ from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import CommandDeferred, DeadLetterCommand, Discard
 from milepost.core.errors import MilepostError
 from milepost.core.events import Stage
+from milepost.core.model import Platform, Stream
 from milepost.service.api.background import background_work
 from milepost.service.api.dead_letter_groups import dead_letter_group_actions, dead_letter_groups, grouped
 from milepost.service.api.dead_letters import dead_letters, group_of, link_to
@@ -23,10 +24,10 @@ from milepost.stores.reader import DeadLetterState, JournalReader, Thread
 from service.api.served import get_json
 
 JSON = {"Content-Type": "application/json"}
-OTHER = "messenger:2"
+OTHER = Stream(Platform.MESSENGER, "2")
 
 
-def letter(number: int, reason: str, stream: str = STREAM.key, stage: Stage = Stage.FETCH) -> DeadLetter:
+def letter(number: int, reason: str, stream: Stream = STREAM, stage: Stage = Stage.FETCH) -> DeadLetter:
     return DeadLetter(f"{number:016x}", stream, stage, f"t_{number}", reason, at(number), redrive_at=at(1000 + number))
 
 
@@ -51,7 +52,7 @@ class Stored:
         self, state: DeadLetterState, *, stream: str | None = None, after: str | None = None, limit: int
     ) -> list[DeadLetter]:
         assert state is DeadLetterState.OPEN
-        found = [each for each in LETTERS if stream in (None, each.stream) and each.dead_letter_id > (after or "")]
+        found = [each for each in LETTERS if stream in (None, each.stream.key) and each.dead_letter_id > (after or "")]
         return found[:limit]
 
     async def threads(self, conversation_ids: set[str]) -> dict[str, Thread]:

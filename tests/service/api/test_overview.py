@@ -88,7 +88,7 @@ async def test_a_later_answer_has_only_what_has_changed(tmp_path: Path, monkeypa
     await fill(path)
     async with served(path) as (session, parts):
         tag = (await get_json(session, "/api/overview"))["tag"]
-        before = await parts.store.load(STREAM.key)
+        before = await parts.store.load(STREAM)
         appended = entries(events.StreamPaused("somebody"), after=before, recorded_at=at(9999))
         after = fold(appended, before)
         await parts.store.commit(Commit(appended, StoredChanges(), after, after.run))

@@ -16,6 +16,7 @@ from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import CommandDeferred, DeadLetterCommand, Discard, Redrive
 from milepost.core.errors import MilepostError
 from milepost.core.events import Stage
+from milepost.core.model import Stream
 from milepost.engine.mailbox import ExecuteDeadLetterCommand
 from milepost.service.api.background import BackgroundWork, StillRunning
 from milepost.service.api.dead_letters import DiscardBody, group_of
@@ -139,7 +140,7 @@ class _Action:
         self.closed = self.failed = self.held = 0
 
     async def run(self, found: Sequence[DeadLetter]) -> None:
-        by_stream = defaultdict[str, list[DeadLetter]](list)
+        by_stream = defaultdict[Stream, list[DeadLetter]](list)
         for each in found:
             by_stream[each.stream].append(each)
         await asyncio.gather(*map(self._run_stream, by_stream.values()))

@@ -49,6 +49,7 @@ class Metrics:
         discovery_up: Callable[[], bool | None],
         reload_successful: Callable[[], bool],
         streams_due: Callable[[], int],
+        api_clock_offset_seconds: Callable[[], float],
     ) -> None:
         """Add the gauges of the daemon as a whole. `discovery_up` is None while discovery is off."""
 
@@ -58,6 +59,8 @@ class Metrics:
         gauge("store_up", "1 while the database can be read and written, 0 while it cannot.", store_up)
         gauge("config_reload_successful", "0 if the latest reload was refused.", reload_successful)
         gauge("streams_due", "Streams that wait for a slot.", streams_due)
+        ahead = "Seconds by which this machine's clock is ahead of the API's, by the Date of the latest response."
+        gauge("api_clock_offset_seconds", ahead, api_clock_offset_seconds)
         self._registry.register(_Discovery(discovery_up))
 
     def register(self, collector: Collector) -> None:
@@ -72,9 +75,9 @@ class Metrics:
         """Return all metrics in the text format of Prometheus. May be called from another thread."""
         self._counters.set_usages()
         for checkpoint, state in self._live.states():
-            _set_gauges(self._instruments.of_stream(checkpoint.stream), checkpoint, state)
-        for key in self._live.removed():
-            self._instruments.drop_stream(key)
+            _set_gauges(self._instruments.of_stream(checkpoint.stream.key), checkpoint, state)
+        for stream in self._live.removed():
+            self._instruments.drop_stream(stream.key)
         of_streams = "".join(family.write() for family in self._instruments.of_streams.all)
         return generate_latest(self._registry) + of_streams.encode()
 

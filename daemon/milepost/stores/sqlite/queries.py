@@ -2,7 +2,7 @@
 
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from milepost.core.ports import DueDeadLetter, OpenGap
 from milepost.core.retry import latest_redrive
 from milepost.stores import rows
 from milepost.stores.erasure import StreamRows
-from milepost.stores.moves import pages_elsewhere
+from milepost.stores.moves import pages_by_contact, pages_elsewhere
 from milepost.stores.reader import DeadLetterState, StoredEntry, Thread
 from milepost.stores.sql import stream_parameters
 
@@ -67,11 +67,11 @@ class SqliteSession:
 
     # --- checkpoints and rows ---
 
-    def load(self, stream: str) -> Checkpoint:
+    def load(self, stream: Stream) -> Checkpoint:
         """Return a stream's checkpoint: its snapshot, and the entries since."""
-        stored = self.ask("checkpoint", (stream,)).fetchone()
+        stored = self.ask("checkpoint", (stream.key,)).fetchone()
         checkpoint = rows.checkpoint(stored[0]) if stored else Checkpoint(stream)
-        tail = self.ask("entries_since", (stream, checkpoint.version))
+        tail = self.ask("entries_since", (stream.key, checkpoint.version))
         return fold((rows.entry(columns, self.codec) for columns in tail), checkpoint)
 
     def checkpoints(self) -> list[Checkpoint]:
@@ -97,20 +97,33 @@ class SqliteSession:
             missed,
             all_missed,
             self._count_stored(keys),
+            left_behind=self._left_behind(keys, conversations),
         )
         pages = pages_elsewhere(known, stream)
-        return self._with_elsewhere(known, keys, pages) if pages else known
+        return self._with_elsewhere(known, keys, pages) if pages or keys.locates_contacts else known
 
-    def _with_elsewhere(self, known: Known, keys: Keys, pages: tuple[str, ...]) -> Known:
+    def _left_behind(self, keys: Keys, stored: Container[str]) -> dict[str, str]:
+        """Return the conversations without a row whose messages stand under another page."""
+        wanted = [key for key in keys.conversations if key not in stored]
+        if not wanted:
+            return {}
+        page = stream_parameters(keys.stream)
+        return dict(self.ask("left_behind", page | {"conversations": rows.json_list(wanted)}).fetchall())
+
+    def _with_elsewhere(self, known: Known, keys: Keys, pages: frozenset[str]) -> Known:
         """Add what is known of the other pages under which some of the conversations stand."""
         page = stream_parameters(keys.stream)
-        wanted = page | {"pages": rows.json_list(pages), "contacts": rows.json_list(keys.contacts)}
-        contacts = map(rows.contact_row, self.ask("contacts_elsewhere", wanted))
         moved_to = self.ask("moved_to", page).fetchall()
+        wanted = page | {"contacts": rows.json_list(keys.contacts)}
+        of_contacts = self.ask("contact_pages", wanted) if keys.locates_contacts and moved_to else ()
+        contact_pages = pages_by_contact(of_contacts)
+        pages = pages.union(*contact_pages.values()) - {keys.stream.page_id}
+        contacts = map(rows.contact_row, self.ask("contacts_elsewhere", wanted | {"pages": rows.json_list(pages)}))
         return replace(
             known,
             contacts_elsewhere={(row.page_id, row.contact_id): row for row in contacts},
             moved_to={page_id: datetime.fromisoformat(at) for page_id, at in moved_to},
+            contact_pages=contact_pages,
         )
 
     def linked_pages(self, stream: Stream) -> tuple[str, ...]:
@@ -170,9 +183,9 @@ class SqliteSession:
 
     # --- the journal ---
 
-    def entry_at(self, stream: str, version: int) -> tuple[int, str] | None:
+    def entry_at(self, stream: Stream, version: int) -> tuple[int, str] | None:
         """Return the seq and the hash of an entry, if there is one of this version."""
-        found: tuple[int, str] | None = self.ask("entry_at", (stream, version)).fetchone()
+        found: tuple[int, str] | None = self.ask("entry_at", (stream.key, version)).fetchone()
         return found
 
     def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
@@ -189,11 +202,11 @@ class SqliteSession:
         found = self.ask(statement, parameters)
         return [StoredEntry(columns[0], rows.entry(columns, self.codec)) for columns in found]
 
-    def within_runs(self, versions: Mapping[str, int]) -> dict[str, Checkpoint]:
+    def within_runs(self, versions: Mapping[Stream, int]) -> dict[Stream, Checkpoint]:
         """Return each stream's checkpoint just before the given version, folded from its latest run until then."""
-        before: dict[str, Checkpoint] = {}
+        before: dict[Stream, Checkpoint] = {}
         for stream, version in versions.items():
-            found = self.ask("entries_of_run_before", {"stream": stream, "version": version})
+            found = self.ask("entries_of_run_before", {"stream": stream.key, "version": version})
             before[stream] = fold((rows.entry(columns, self.codec) for columns in found), Checkpoint(stream))
         return before
 
@@ -236,14 +249,14 @@ class SqliteSession:
         parameters = {**state.parameters(), "stream": stream, "after": after or "", "limit": limit}
         return [rows.dead_letter(columns) for columns in self.ask(statement, parameters)]
 
-    def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
+    def due_dead_letters(self, stream: Stream, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return open dead letters whose redrive is due, or whose payload was erased; oldest first."""
         times = {"now": instant_text(now), "latest": instant_text(latest_redrive(now))}
-        return rows.with_payloads(self.ask("due_dead_letters", {"stream": stream, "limit": limit, **times}))
+        return rows.with_payloads(self.ask("due_dead_letters", {"stream": stream.key, "limit": limit, **times}))
 
-    def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
+    def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps, the newest first."""
-        found = self.ask("open_gaps", stream_parameters(Stream.parse(stream)) | {"limit": limit})
+        found = self.ask("open_gaps", stream_parameters(stream) | {"limit": limit})
         return tuple(OpenGap(rows.gap(state), bool(is_forgotten)) for state, is_forgotten in found)
 
     def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:

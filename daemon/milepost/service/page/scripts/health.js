@@ -9,6 +9,8 @@ const ISSUE_TONES = {
   getting_nowhere: "warning",
   reload_refused: "warning",
   restart_needed: "waiting",
+  clocks_differ: "warning",
+  clocks_differ: "waiting",
   slowed_down: "waiting",
 };
 
