@@ -21,6 +21,8 @@ from milepost.service.api.streams import Overview, Snapshot
 
 PATH = "/api/overview"
 MAX_AGE_SECONDS = 0.5  # many viewers share an answer
+LEFT_OUT = ("updated_at", "watermark", "retry_at")  # change often, and are shown nowhere
+OF_RUN = ("mode", "status", "inserted", "updated", "dead_lettered")
 MAX_REMEMBERED = 64  # answers; they share the streams in which they are equal
 
 States = Mapping[str, dict[str, Any]]
@@ -35,8 +37,9 @@ class OverviewQuery(Struct, frozen=True, forbid_unknown_fields=True):
 class Changes(Struct, frozen=True):
     """The streams at the instant `at`, by key: all, or those that have changed `since` the answer with that tag.
 
-    A stream is as in `/api/streams`, but with changed fields only if `since` is given; `removed` are the keys of those
-    that are gone. `since` is null if all are here, because no tag was given or it is too old.
+    A stream is as in `/api/streams`, without fields that nobody watches, and with changed fields only if `since` is
+    given; `removed` are the keys of those that are gone. `since` is null if all are here, because no tag was given or
+    it is too old.
     """
 
     at: datetime
@@ -119,7 +122,14 @@ class _Latest:
 
 def _states_in(snapshot: Snapshot) -> States:
     keys = snapshot.keys()
-    return {key: msgspec.to_builtins(snapshot.status_of(key)) for key in keys}
+    return {key: _watched(msgspec.to_builtins(snapshot.status_of(key))) for key in keys}
+
+
+def _watched(status: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what would make up half of the changes of a busy stream."""
+    run = status["run"]
+    shown = {key: value for key, value in status.items() if key not in LEFT_OUT}
+    return shown if run is None else shown | {"run": {key: run[key] for key in OF_RUN}}
 
 
 def overview_changes(overview: Overview, started_at: datetime, *, is_simulated: bool) -> list[AnyOperation]:

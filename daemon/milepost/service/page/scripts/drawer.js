@@ -56,7 +56,7 @@ function showDrawer() {
   showFacts(byId("drawer-facts"), [...factsOf(stream), ...furtherFactsOf(stream)]);
   showLines(byId("drawer-lines"), linesOf(stream));
   showButtons(drawer, stream);
-  const asOf = JSON.stringify([stream.run?.run_id, stream.run?.status, stream.open_dead_letters]);
+  const asOf = JSON.stringify([stream.last_success_at, stream.run, stream.open_dead_letters]);
   if (asOf !== runsShownOf) {
     runsShownOf = asOf;
     loadRuns(stream.stream);
