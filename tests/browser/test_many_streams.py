@@ -7,6 +7,7 @@ depend on it.
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -30,7 +31,7 @@ async def visiting_many(
     installation: Installation, browser: Browser, change: Change, *, query: str = "", number: int = 400
 ) -> AsyncIterator[Visit]:
     """Visit a daemon whose one stream has become many, each changed by `change`."""
-    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+    async with frozen_world(20, pages=(BICYCLES,), clock=lambda: datetime.now(UTC)) as simulator:
         installation.configure_for(simulator)
         async with started(installation.folder, "run") as daemon:
             await daemon.says("sweep completed")

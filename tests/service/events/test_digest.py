@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from kit.event_source import listening
 from milepost.service.events import broadcast, buffer
@@ -40,6 +41,11 @@ def test_of_many_streams_each_status_becomes_one_event() -> None:
     assert len(found) == 2 <= MAX_EVENTS
     assert found[0][1] | {"times": 800, "streams": 400} == found[0][1]
     assert found[1][0] == 801
+
+
+def test_what_differs_in_kind_is_told_apart() -> None:
+    found = told(digest_of([event(1), replace(event(2), type="sync_requested"), event(3)]))
+    assert [(seq, each.get("times")) for seq, each in found] == [(2, None), (3, 2)]
 
 
 def test_nothing_has_no_digest() -> None:

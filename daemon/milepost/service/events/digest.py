@@ -1,23 +1,23 @@
 """A digest of the event stream: what people can follow while hundreds of streams are worked.
 
 A thousand events a second are no news to anybody, and megabytes a minute to a browser. In a digest, of the events of a
-stream with the same status the last one stands for all; where even those are many, that of each status does. So its
-size depends on how often it is sent and not on what happens; and as each event says how many it stands for, nothing is
-left out in silence.
+stream with the same status and type the last one stands for all; where even those are many, that of all streams does.
+So its size depends on how often it is sent and not on what happens; and as each event says how many it stands for,
+nothing is left out in silence.
 """
 
 from collections.abc import Callable, Sequence
 
 from milepost.service.events.messages import EncodedEvent
 
-MAX_EVENTS = 12  # of a digest, before all streams of a status become one; there are 13 statuses
+MAX_EVENTS = 12  # of a digest, before those of all streams become one; there are some thirty statuses with types
 
 
 def digest_of(events: Sequence[EncodedEvent]) -> bytes:
     """Return a digest of consecutive events as it is sent; its last event is the newest."""
-    groups = _grouped(events, lambda event: (event.stream, event.status))
+    groups = _grouped(events, lambda event: (event.stream, event.status, event.type))
     if len(groups) > MAX_EVENTS:
-        groups = _grouped(events, lambda event: (event.status,))
+        groups = _grouped(events, lambda event: (event.status, event.type))
     groups.sort(key=lambda group: group[-1].seq)
     return b"".join(map(_in_one, groups))
 

@@ -234,18 +234,20 @@ _encode = msgspec.json.Encoder().encode
 
 
 class EncodedEvent(Struct, frozen=True):
-    """An event as it is sent: its seq (0 where it is live only), what readers filter by, and the bytes."""
+    """An event as it is sent: its seq (0 where it is live only), what readers tell it by, and the bytes."""
 
     seq: int
     stream: str
     status: Status
     wire: bytes
+    type: str = ""
 
 
 def encoded(message: Message, seq: int = 0) -> EncodedEvent:
     """Encode a message as a server-sent event (WHATWG HTML, "Server-sent events"); JSON holds no line break."""
     event_id = b"id: %d\n" % seq if seq else b""
-    return EncodedEvent(seq, message.stream, message.status, b"%bdata: %b\n\n" % (event_id, _encode(message)))
+    wire = b"%bdata: %b\n\n" % (event_id, _encode(message))
+    return EncodedEvent(seq, message.stream, message.status, wire, message.type or "")
 
 
 class EntryEncoder:

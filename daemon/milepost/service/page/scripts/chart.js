@@ -45,11 +45,14 @@ function withAverages({ buckets, step_seconds: step }) {
 
 /** Return how far back to look: as chosen, or back to when the daemon started, or to the first of what it has read. */
 function windowShown() {
-  if (chosenWindow !== null) return chosenWindow;
+  return chosenWindow ?? Math.max(SHORTEST, Math.min(LONGEST, knownSeconds()));
+}
+
+/** Return for how long anything is known. */
+function knownSeconds() {
   const first = hour?.buckets.find((bucket) => bucket.conversations + bucket.retries + bucket.failed_batches > 0);
-  const begins = Math.min(...[daemonStartedAt, first?.at].filter(Boolean).map((instant) => Date.parse(instant)));
-  const age = (now() - begins) / 1000;
-  return Math.max(SHORTEST, Math.min(LONGEST, age));
+  const begins = [daemonStartedAt, first?.at].filter(Boolean).map((instant) => Date.parse(instant));
+  return begins.length === 0 ? 0 : (now() - Math.min(...begins)) / 1000;
 }
 
 function showActivity() {
@@ -95,8 +98,7 @@ function rateNow() {
   const { step, buckets, current } = hour;
   const recent = buckets.slice(1 - AVERAGED[step]);
   const seconds = recent.length * step + secondsSince(current.at);
-  const age = daemonStartedAt === null ? seconds : secondsSince(daemonStartedAt);
-  return totalOf([...recent, current]).conversations / Math.max(1, Math.min(seconds, age));
+  return totalOf([...recent, current]).conversations / Math.max(1, Math.min(seconds, knownSeconds()));
 }
 
 function showSummary(seconds, buckets) {
