@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from kit.builders import NETWORK, NOON, RATE_LIMIT, at, run_started
+from kit.builders import NETWORK, NOON, RATE_LIMIT, STREAM, at, run_started
 from kit.notices import recorded, store_retried, usage_told
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
@@ -75,6 +75,7 @@ def everything() -> Exposition:
         replaced_characters=1,
     )
     exposition = Exposition()
+    exposition.metrics.add_page_names(lambda: {STREAM.page_id: "Corner Bakery"})
     exposition.metrics.add_installation(lambda: 300.0, Path("milepost.db"))
     exposition.metrics.add_health(lambda: True, lambda: True, lambda: True, lambda: 1, lambda: 0.0)
     exposition.metrics.register(WrongTokens())

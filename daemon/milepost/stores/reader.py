@@ -60,10 +60,6 @@ class JournalReader(Protocol):
         """Return each stream's checkpoint just before the given version, folded from its latest run until then."""
         ...
 
-    async def completed_with_errors(self, run_ids: Iterable[str]) -> frozenset[str]:
-        """Return those of these runs that completed a sweep with dead letters."""
-        ...
-
     async def seq_before(self, instant: datetime) -> int:
         """Return the seq of the last entry that was recorded before an instant; 0 if there is none."""
         ...

@@ -11,6 +11,7 @@ from psycopg.rows import TupleRow
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.evolve import fold
+from milepost.core.gaps import Gap
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import ContactRow, ConversationRow, DataSource, Keys, Known, KnownDeadLetter, Stream, Stretch
 from milepost.core.ports import DueDeadLetter, OpenGap
@@ -125,13 +126,15 @@ class PostgresqlSession:
         """Add what is known of the other pages under which some of the conversations stand."""
         page = stream_parameters(keys.stream)
         moved_to = await self.ask("moved_to", page)
-        wanted = page | {"contacts": searchable(keys.contacts)}
+        wanted = page | {"contacts": searchable(keys.contacts), "conversations": searchable(keys.conversations)}
         of_contacts = await self.ask("contact_pages", wanted) if keys.locates_contacts and moved_to else []
         contact_pages = pages_by_contact((contact_id, page_id) for contact_id, page_id in of_contacts)
         pages = pages.union(*contact_pages.values()) - {keys.stream.page_id}
-        contacts = map(rows.contact_row, await self.ask("contacts_elsewhere", wanted | {"pages": list(pages)}))
+        there = wanted | {"pages": list(pages)}
+        contacts = map(rows.contact_row, await self.ask("contacts_elsewhere", there))
         return replace(
             known,
+            owed_elsewhere=tuple(rows.gap(state) for (state,) in await self.ask("owed_elsewhere", there)),
             contacts_elsewhere={(row.page_id, row.contact_id): row for row in contacts},
             moved_to={page_id: datetime.fromisoformat(at) for page_id, at in moved_to},
             contact_pages=contact_pages,
@@ -237,10 +240,6 @@ class PostgresqlSession:
         statement = "runs_before" if stream is None else "stream_runs_before"
         return [rows.run(columns) for columns in await self.ask(statement, parameters)]
 
-    async def completed_with_errors(self, run_ids: Iterable[str]) -> frozenset[str]:
-        """Return those of these runs that completed a sweep with dead letters."""
-        return frozenset(run_id for (run_id,) in await self.ask("completed_with_errors", (searchable(run_ids),)))
-
     async def find_dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
         """Return a dead letter, without its payload."""
         found = await self.ask("dead_letter", (storable(dead_letter_id),))
@@ -260,9 +259,15 @@ class PostgresqlSession:
         return rows.with_payloads(await self.ask("due_dead_letters", (stream.key, *times, limit)))
 
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
-        """Return up to `limit` open gaps, the newest first."""
+        """Return up to `limit` open gaps: those between two sweeps before histories, the newest first."""
         found = await self.ask("open_gaps", stream_parameters(stream) | {"limit": limit})
         return tuple(OpenGap(rows.gap(state), bool(is_forgotten)) for state, is_forgotten in found)
+
+    async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
+        """Return up to `limit` histories that are at their limit and were read no further back than `later_than`."""
+        parameters = {"stream": stream.key, "newer_than": instant_text(later_than), "limit": limit}
+        found = await self.ask("gaps_at_limit", parameters)
+        return tuple(rows.gap(state) for (state,) in found)
 
     async def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:
         """Return these dead letters, open or closed."""

@@ -45,6 +45,14 @@ RETURNING seq;
 -- name: announce
 SELECT pg_notify(%(channel)s, '');
 
+-- name: upsert_page
+INSERT INTO pages (platform, page_id, name, username, first_seen_at, last_seen_at)
+VALUES (%s, %s, %s, %s, %s, %s)
+ON CONFLICT (platform, page_id) DO UPDATE SET
+    name = coalesce(excluded.name, pages.name),
+    username = coalesce(excluded.username, pages.username),
+    last_seen_at = excluded.last_seen_at;
+
 -- name: upsert_contacts
 INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
 SELECT
@@ -163,10 +171,11 @@ ON CONFLICT (dead_letter_id) DO UPDATE SET
 
 -- name: upsert_gap
 INSERT INTO message_backlog (
-    gap_id, stream, conversation_id, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
+    gap_id, stream, conversation_id, queue, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
 )
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (gap_id) DO UPDATE SET
+    queue = excluded.queue,
     owed_since = excluded.owed_since,
     newest_at = excluded.newest_at,
     reached_at = excluded.reached_at,
@@ -221,8 +230,13 @@ SET
             WHERE conversations.conversation_id = said.conversation_id
         ),
         (
-            SELECT min(other.contact_id) FROM contact_interaction_events AS other
-            WHERE other.conversation_id = said.conversation_id AND other.contact_id <> %(own_id)s
+            -- OFFSET 0: or the planner would look for the least contact along an index of all contacts.
+            SELECT min(contact_id)
+            FROM (
+                SELECT contact_id FROM contact_interaction_events AS other
+                WHERE other.conversation_id = said.conversation_id AND other.contact_id <> %(own_id)s
+                OFFSET 0
+            ) AS others
         )
     )
 WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(own_id)s;
@@ -394,6 +408,13 @@ WHERE
         )
     );
 
+-- name: owed_elsewhere
+-- What other pages owe of these conversations.
+SELECT state::text FROM message_backlog
+WHERE
+    stream = ANY (ARRAY(SELECT %(platform)s || ':' || of_page FROM unnest(%(pages)s::text[]) AS of_page))
+    AND conversation_id = ANY (%(conversations)s::text[]);
+
 -- name: contact_pages
 -- The pages of these contacts' conversations: this one, and those to which its rows have moved, however often.
 WITH RECURSIVE later (page_id) AS (
@@ -404,10 +425,11 @@ WITH RECURSIVE later (page_id) AS (
     JOIN page_moves AS move ON move.platform = %(platform)s AND move.previous_page_id = later.page_id
 )
 SELECT contact_id, page_id
-FROM conversations
-WHERE
-    platform = %(platform)s AND page_id = ANY (ARRAY(SELECT page_id FROM later))
-    AND contact_id = ANY (%(contacts)s::text[]);
+FROM unnest(%(contacts)s::text[]) AS wanted
+CROSS JOIN LATERAL (
+    SELECT platform, page_id, contact_id FROM conversations WHERE contact_id = wanted OFFSET 0
+) AS stored
+WHERE platform = %(platform)s AND page_id = ANY (ARRAY(SELECT page_id FROM later));
 
 -- name: moved_to
 -- The pages to which rows of this page have moved, and when each was last known to be at work.
@@ -624,7 +646,7 @@ ORDER BY dead_letters.opened_at, dead_letter_id
 LIMIT %s;
 
 -- name: open_gaps
--- The newest first, and whether the person of each was erased.
+-- Gaps between two sweeps before histories, the newest first, and whether the person of each was erased.
 SELECT
     state::text,
     EXISTS (
@@ -632,8 +654,16 @@ SELECT
         WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = 'conversation' AND id = conversation_id
     )
 FROM message_backlog
-WHERE stream = %(stream)s
-ORDER BY newest_at DESC, gap_id DESC
+WHERE stream = %(stream)s AND queue < 2
+ORDER BY queue, newest_at DESC, gap_id DESC
+LIMIT %(limit)s;
+
+-- name: gaps_at_limit
+-- Histories that were read back to a limit, but not to an earlier one.
+SELECT state::text
+FROM message_backlog
+WHERE stream = %(stream)s AND queue = 2 AND reached_at > %(newer_than)s
+ORDER BY reached_at DESC
 LIMIT %(limit)s;
 
 -- name: dead_letters_with_payloads
@@ -803,9 +833,6 @@ WHERE
     )
 ORDER BY version;
 
--- name: completed_with_errors
-SELECT run_id FROM runs WHERE run_id = ANY (%s::text[]) AND status = 'complete_with_errors';
-
 -- name: last_seq
 SELECT coalesce(max(seq), 0) FROM journal;
 
@@ -854,8 +881,8 @@ WHERE dead_letter_id = ANY (%s::text[]);
 
 -- name: stored_gaps
 SELECT
-    gap_id, stream, conversation_id, instant_text(owed_since), instant_text(newest_at), instant_text(reached_at), stored,
-    attempts, instant_text(retry_at), state::text
+    gap_id, stream, conversation_id, queue, instant_text(owed_since), instant_text(newest_at),
+    instant_text(reached_at), stored, attempts, instant_text(retry_at), state::text
 FROM message_backlog
 WHERE gap_id = ANY (%s::text[]);
 
@@ -985,6 +1012,9 @@ DELETE FROM message_backlog WHERE stream = %(stream)s;
 
 -- name: remove_stream_notes
 DELETE FROM missed_conversations WHERE stream = %(stream)s;
+
+-- name: remove_stream_page
+DELETE FROM pages WHERE platform = %(platform)s AND page_id = %(page_id)s;
 
 -- name: remove_stream_contacts
 DELETE FROM contacts WHERE platform = %(platform)s AND page_id = %(page_id)s;

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.evolve import fold
+from milepost.core.gaps import Gap
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import DataSource, Keys, Known, KnownDeadLetter, Stream, Stretch
 from milepost.core.ports import DueDeadLetter, OpenGap
@@ -114,13 +115,18 @@ class SqliteSession:
         """Add what is known of the other pages under which some of the conversations stand."""
         page = stream_parameters(keys.stream)
         moved_to = self.ask("moved_to", page).fetchall()
-        wanted = page | {"contacts": rows.json_list(keys.contacts)}
+        wanted = page | {
+            "contacts": rows.json_list(keys.contacts),
+            "conversations": rows.json_list(keys.conversations),
+        }
         of_contacts = self.ask("contact_pages", wanted) if keys.locates_contacts and moved_to else ()
         contact_pages = pages_by_contact(of_contacts)
         pages = pages.union(*contact_pages.values()) - {keys.stream.page_id}
-        contacts = map(rows.contact_row, self.ask("contacts_elsewhere", wanted | {"pages": rows.json_list(pages)}))
+        there = wanted | {"pages": rows.json_list(pages)}
+        contacts = map(rows.contact_row, self.ask("contacts_elsewhere", there))
         return replace(
             known,
+            owed_elsewhere=tuple(rows.gap(state) for (state,) in self.ask("owed_elsewhere", there)),
             contacts_elsewhere={(row.page_id, row.contact_id): row for row in contacts},
             moved_to={page_id: datetime.fromisoformat(at) for page_id, at in moved_to},
             contact_pages=contact_pages,
@@ -232,10 +238,6 @@ class SqliteSession:
         statement = "runs_before" if stream is None else "stream_runs_before"
         return [rows.run(columns) for columns in self.ask(statement, parameters)]
 
-    def completed_with_errors(self, run_ids: Iterable[str]) -> frozenset[str]:
-        """Return those of these runs that completed a sweep with dead letters."""
-        return frozenset(run_id for (run_id,) in self.ask("completed_with_errors", (rows.json_list(run_ids),)))
-
     def find_dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
         """Return a dead letter, without its payload."""
         columns = self.ask("dead_letter", (dead_letter_id,)).fetchone()
@@ -255,9 +257,15 @@ class SqliteSession:
         return rows.with_payloads(self.ask("due_dead_letters", {"stream": stream.key, "limit": limit, **times}))
 
     def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
-        """Return up to `limit` open gaps, the newest first."""
+        """Return up to `limit` open gaps: those between two sweeps before histories, the newest first."""
         found = self.ask("open_gaps", stream_parameters(stream) | {"limit": limit})
         return tuple(OpenGap(rows.gap(state), bool(is_forgotten)) for state, is_forgotten in found)
+
+    def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
+        """Return up to `limit` histories that are at their limit and were read no further back than `later_than`."""
+        parameters = {"stream": stream.key, "newer_than": instant_text(later_than), "limit": limit}
+        found = self.ask("gaps_at_limit", parameters)
+        return tuple(rows.gap(state) for (state,) in found)
 
     def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:
         """Return these dead letters, open or closed."""

@@ -4,6 +4,14 @@
 -- name: insert_entries
 INSERT INTO journal (stream, version, run_id, recorded_at, type, data, hash) VALUES (?, ?, ?, ?, ?, ?, ?);
 
+-- name: upsert_page
+INSERT INTO pages (platform, page_id, name, username, first_seen_at, last_seen_at)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (platform, page_id) DO UPDATE SET
+    name = coalesce(excluded.name, pages.name),
+    username = coalesce(excluded.username, pages.username),
+    last_seen_at = excluded.last_seen_at;
+
 -- name: upsert_contacts
 INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -102,10 +110,11 @@ ON CONFLICT (dead_letter_id) DO UPDATE SET
 
 -- name: upsert_gap
 INSERT INTO message_backlog (
-    gap_id, stream, conversation_id, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
+    gap_id, stream, conversation_id, queue, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (gap_id) DO UPDATE SET
+    queue = excluded.queue,
     owed_since = excluded.owed_since,
     newest_at = excluded.newest_at,
     reached_at = excluded.reached_at,
@@ -282,6 +291,13 @@ FROM contact_interaction_events
 WHERE conversation_id IN (SELECT value FROM json_each(:conversations)) AND platform = :platform AND page_id <> :page_id
 GROUP BY conversation_id;
 
+-- name: owed_elsewhere
+-- What other pages owe of these conversations.
+SELECT state FROM message_backlog
+WHERE
+    stream IN (SELECT :platform || ':' || value FROM json_each(:pages))
+    AND conversation_id IN (SELECT value FROM json_each(:conversations));
+
 -- name: contact_pages
 -- The pages of these contacts' conversations: this one, and those to which its rows have moved, however often.
 WITH RECURSIVE later (page_id) AS (
@@ -432,7 +448,7 @@ ORDER BY opened_at, dead_letter_id
 LIMIT :limit;
 
 -- name: open_gaps
--- The newest first, and whether the person of each was erased.
+-- Gaps between two sweeps before histories, the newest first, and whether the person of each was erased.
 SELECT
     state,
     EXISTS (
@@ -440,8 +456,16 @@ SELECT
         WHERE platform = :platform AND page_id = :page_id AND kind = 'conversation' AND id = conversation_id
     )
 FROM message_backlog
-WHERE stream = :stream
-ORDER BY newest_at DESC, gap_id DESC
+WHERE stream = :stream AND queue < 2
+ORDER BY queue, newest_at DESC, gap_id DESC
+LIMIT :limit;
+
+-- name: gaps_at_limit
+-- Histories that were read back to a limit, but not to an earlier one.
+SELECT state
+FROM message_backlog
+WHERE stream = :stream AND queue = 2 AND reached_at > :newer_than
+ORDER BY reached_at DESC
 LIMIT :limit;
 
 -- name: dead_letters_with_payloads
@@ -583,9 +607,6 @@ WHERE
     )
 ORDER BY version;
 
--- name: completed_with_errors
-SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) AND status = 'complete_with_errors';
-
 -- name: last_seq
 SELECT coalesce(max(seq), 0) FROM journal;
 
@@ -633,7 +654,7 @@ FROM dead_letters
 WHERE dead_letter_id IN (SELECT value FROM json_each(?));
 
 -- name: stored_gaps
-SELECT gap_id, stream, conversation_id, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
+SELECT gap_id, stream, conversation_id, queue, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
 FROM message_backlog
 WHERE gap_id IN (SELECT value FROM json_each(?));
 
@@ -755,6 +776,9 @@ DELETE FROM message_backlog WHERE stream = :stream;
 
 -- name: remove_stream_notes
 DELETE FROM missed_conversations WHERE stream = :stream;
+
+-- name: remove_stream_page
+DELETE FROM pages WHERE platform = :platform AND page_id = :page_id;
 
 -- name: remove_stream_contacts
 DELETE FROM contacts WHERE platform = :platform AND page_id = :page_id;

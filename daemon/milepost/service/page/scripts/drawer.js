@@ -54,7 +54,6 @@ function showDrawer() {
   showProgress(drawer.querySelector("progress"), stream);
   showIssues(drawer.querySelector(".issues"), stream);
   showFacts(byId("drawer-facts"), [...factsOf(stream), ...furtherFactsOf(stream)]);
-  showLines(byId("drawer-lines"), linesOf(stream));
   showButtons(drawer, stream);
   const asOf = JSON.stringify([stream.last_success_at, stream.run, stream.open_dead_letters]);
   if (asOf !== runsShownOf) {
@@ -62,20 +61,6 @@ function showDrawer() {
     loadRuns(stream.stream);
     loadLetters(stream.stream);
   }
-}
-
-/** Return further sentences about a stream, as the daemon has them: each a text, or an object with `what` it says. */
-function linesOf(stream) {
-  const told = [stream.history, stream.missed].flat();
-  return told.map((line) => (typeof line === "object" && line !== null ? line.what : line)).filter((line) => {
-    return typeof line === "string" && line !== "";
-  });
-}
-
-function showLines(list, lines) {
-  list.hidden = lines.length === 0;
-  const rows = lines.map((line) => element("li", capitalized(localized(line))));
-  if (list.textContent !== rows.map((row) => row.textContent).join("")) list.replaceChildren(...rows);
 }
 
 async function loadRuns(key) {

@@ -2,6 +2,7 @@
 
 const NEAR_DAYS = 14; // before a token expires
 const URGENT_DAYS = 3;
+const RECENT_MISS_DAYS = 7;
 
 function nameOf(stream) {
   return stream.page_name || stream.page_id;
@@ -72,8 +73,19 @@ function factsOf(stream) {
   const facts = [["Last success", ago(success), titled(success)]];
   if (stream.on_hold === null && next !== null) facts.push(["Next run", ahead(next), titled(next)]);
   if (deadLetters > 0) facts.push(["Dead letters", NUMBER.format(deadLetters), "", "warning"]);
-  if (backlog > 0) facts.push(["Older messages", `of ${counted(backlog, "conversation")}`]);
+  const history = stream.message_history ?? { left: 0, total: 0 };
+  if (backlog > history.left) facts.push(["Older messages", `of ${counted(backlog - history.left, "conversation")}`]);
+  if (history.left > 0) {
+    const [left, total] = [history.left, history.total].map((count) => NUMBER.format(count));
+    facts.push(["History", `${left} of ${total} to read`, `${left} of ${total} conversations still to read`]);
+  }
+  if (stream.messages_missed > 0) facts.push(missedFact(stream));
   return [...facts, ...nearExpiry(stream)];
+}
+
+function missedFact({ messages_missed: missed, messages_missed_at: at }) {
+  const isNew = secondsSince(at) < RECENT_MISS_DAYS * 86_400;
+  return ["Withheld by the API", `${counted(missed, "message")}, last found ${ago(at)}`, inFull(at), isNew ? "warning" : ""];
 }
 
 /** Return what only the drawer shows. */
