@@ -218,6 +218,9 @@ class Invariants:
         assert after.sweep_is_recorded, "a stored checkpoint has a sweep that is not in its journal"
         if commit.changes.missed or commit.changes.found:
             self.disturbed(stream, "a full sweep noted what it missed")
+        for event in (entry.event for entry in fresh):
+            if isinstance(event, MessagesRead | MessagesFailed):
+                self.disturbed(stream, f"the backlog was read: {event.ending}")
         self._dead_letters_agree(stream, after)
         observed.erased["events"] += self._written_before
         self._count_forgotten(stream, commit.changes)
@@ -563,10 +566,9 @@ class Invariants:
         """Note that messages are given up because their thread is gone: it may come back, or be of another page."""
         threads = [self._thread(of, gap.conversation_id) for of in self._group(stream)]
         thread = next((each for each in threads if each is not None), None)
-        if any(
-            each.conversation_id == gap.conversation_id for of, each in self.store.gaps.values() if of != stream.key
-        ):
-            return  # that page has taken over what is owed
+        others = {of.key for of in self.linked[-1:] if stream != of and stream in self.linked}
+        if any(of in others and each.conversation_id == gap.conversation_id for of, each in self.store.gaps.values()):
+            return  # the page that the account was linked to has taken over what is owed
         if thread is not None:
             self.observed[stream].given_up_older |= {each.event_id for each in thread.messages}
 

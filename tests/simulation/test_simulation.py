@@ -38,6 +38,7 @@ ORDEALS = {
     "a gap ended: forgotten",
     "a gap ended: gone",
     "a gap ended: history_limit",
+    "the backlog was read: moved",
     "a gap ended: thread_end",
     "a history was owed",
     "a history was owed further back",

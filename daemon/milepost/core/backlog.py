@@ -55,7 +55,9 @@ def owed(
             history_to = None
         if opens:
             gap = _gap_below(stream, each, stored.updated_time if stored else None, context.now)
-            gaps[gap.gap_id] = replace(gap, history_to=history_to)
+            is_elsewhere = stored is not None and stored.page_id != stream.page_id
+            is_elsewhere = is_elsewhere and each.conversation_id not in found.changes.moved
+            gaps[gap.gap_id] = replace(gap, history_to=history_to, is_elsewhere=is_elsewhere)
     gaps |= {each.gap_id: each for each in _taken_over(stream, found, known)}
     return (MessagesOwed(tuple(gaps.values())),) if gaps else ()
 
@@ -99,7 +101,7 @@ def _taken_over(stream: Stream, found: Difference, known: Known) -> Iterator[Gap
     for gap in known.owed_elsewhere:
         if gap.conversation_id in found.changes.moved:
             gap_id = sha256(f"{stream.key}\n{gap.gap_id}".encode()).hexdigest()[:16]
-            yield replace(gap, gap_id=gap_id, idle=0, attempts=0, resets=0, retry_at=None)
+            yield replace(gap, gap_id=gap_id, idle=0, attempts=0, resets=0, retry_at=None, is_elsewhere=False)
 
 
 def _is_open(subject: str, known: Known) -> bool:

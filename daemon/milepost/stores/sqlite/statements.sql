@@ -448,12 +448,16 @@ ORDER BY opened_at, dead_letter_id
 LIMIT :limit;
 
 -- name: open_gaps
--- Gaps between two sweeps before histories, the newest first, and whether the person of each was erased.
+-- Gaps between two sweeps before histories, the newest first, and whether the person of each was erased, or it moved.
 SELECT
     state,
     EXISTS (
         SELECT 1 FROM forgotten
         WHERE platform = :platform AND page_id = :page_id AND kind = 'conversation' AND id = conversation_id
+    ),
+    EXISTS (
+        SELECT 1 FROM conversations
+        WHERE conversations.conversation_id = message_backlog.conversation_id AND page_id <> :page_id
     )
 FROM message_backlog
 WHERE stream = :stream AND queue < 2
