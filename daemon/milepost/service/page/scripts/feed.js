@@ -53,11 +53,20 @@ function showEvent(row, event, id) {
   setText(row.querySelector(".what"), words.split(" What to do: ")[0]); // which the stream says
   row.title = words;
   setText(row.querySelector(".times"), times > 1 ? `×${NUMBER.format(times)}` : "");
-  setText(row.querySelector(".which"), event.streams > 1 ? counted(event.streams, "stream") : nameByKey(event.stream));
+  row.dataset.stream = event.streams > 1 ? "" : event.stream;
+  const which = event.streams > 1 ? counted(event.streams, "stream") : nameByKey(event.stream);
+  setText(row.querySelector(".which"), which);
   const time = row.querySelector("time");
   time.dateTime = event.at;
   time.title = inFull(event.at);
   setText(time, clock(event.at, { seconds: true }));
+}
+
+/** Name the streams of events that came before the names. */
+function nameEvents() {
+  for (const row of byId("feed").querySelectorAll("li")) {
+    if (row.dataset.stream !== "") setText(row.querySelector(".which"), nameByKey(row.dataset.stream));
+  }
 }
 
 function showWhichEvents() {

@@ -30,6 +30,7 @@ function updateStreams(changes) {
   namesByKey = new Map(streams.map((stream) => [stream.stream, `${nameOf(stream)} · ${platformOf(stream)}`]));
   if (streams.length > MANY !== isTable || before.length === 0) chooseForm();
   if (before.length > 0) announceNeeds(before, streams);
+  if (before.length !== streams.length) nameEvents();
   showAll();
 }
 
