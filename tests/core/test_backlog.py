@@ -1,5 +1,6 @@
 """core.backlog and core.message_reading: which messages are owed, and what reading them means."""
 
+from datetime import timedelta
 from math import inf
 
 import pytest
@@ -163,9 +164,12 @@ class TestWhatIsOwed:
 
     def test_it_is_owed_where_the_store_refused_the_conversation_before(self) -> None:
         dead_letter = KnownDeadLetter("d_1", "f", is_open=True)
-        (gap,) = owed_of(listed(-60, -30), Known(dead_letters={"t_1/row": dead_letter}))
+        before = given(SweepCompleted(Mode.FULL, at(-3600), NOON, Tally(batches=1)))
+        known = Known(dead_letters={"t_1/row": dead_letter})
+        (first,), (later,) = owed_of(listed(-60, -30), known), owed_of(listed(-60, -30), known, before)
 
-        assert gap.back_to == at(-60)
+        assert first.history_to == EPOCH
+        assert later.history_to == at(-3600) - timedelta(seconds=POLICY.watermark_overlap_seconds)
 
     def test_what_another_page_owed_of_a_conversation_that_moves_here_is_owed(self) -> None:
         owed_there = (GAP, replace(GAP, gap_id="g_9", conversation_id="t_9"))

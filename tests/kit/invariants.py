@@ -282,6 +282,8 @@ class Invariants:
                 self.disturbed(stream, f"a walk started over: {problem.kind}")
             case StoreReturned():
                 self.disturbed(stream, "the store was away")
+            case MessagesRead() | MessagesFailed() if before.sweep is not None:
+                self.disturbed(stream, "older messages were read during a sweep")
             case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked():
                 self.disturbed(stream, f"a command: {entry.type}")
                 if run is not None and run.ended_at is None:
@@ -464,13 +466,14 @@ class Invariants:
     def _missing(self, stream: Stream, thread: Thread) -> list[Interaction]:
         """Return the messages that are not stored: of those that the list shows, of the history, and of those since.
 
-        Of a thread that came without messages, no others are owed.
+        Of a thread that came without messages, no others are owed, nor is the history of one that moved here.
         """
         listed = as_listed(thread, self.messages)
         first = self.observed[stream].first_messages.get(thread.thread_id)
         gaps = self._gaps_of(stream, thread.thread_id)
         limit = max((gap.history_to for gap in gaps if gap.history_to is not None), default=EPOCH)
-        history = [] if first is None else [each for each in thread.messages[:first] if each.occurred_at > limit]
+        has_history = first is not None and stream not in self.linked
+        history = [each for each in thread.messages[:first] if has_history and each.occurred_at > limit]
         since = [] if first is None else thread.messages[first:]
         older = self._missing_events(stream, replace(listed, interactions=(*history, *since)))
         missing = self._missing_events(stream, listed) | (older - self.observed[stream].given_up_older)

@@ -42,6 +42,7 @@ OTHERWISE: dict[str, object] = {
     "retry.max_delay": "1m",
     "http.listen": "127.0.0.1:9000",
     "http.token": "token-of-the-listener",
+    "http.allowed_hosts": ("status.example.com",),
     "http.token_file": "http-token",
     "log.format": "json",
     "log.level": "debug",

@@ -46,6 +46,7 @@ ORDEALS = {
     "older messages are read from the newest on",
     "older messages could not be read",
     "older messages were read",
+    "older messages were read during a sweep",
     "a dead letter of events",
     "a dead letter of fetch",
     "a dead letter of store",

@@ -22,6 +22,7 @@ TAKES_RESTART = frozenset(
         "source.version",
         "sync.events_chunk_size",
         "http.listen",
+        "http.allowed_hosts",
         "http.token",
         "http.token_file",
         "log.format",

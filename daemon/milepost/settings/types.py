@@ -199,6 +199,11 @@ BaseUrl = Annotated[
     Allowed("an https:// URL (http:// to this machine only) without user, password, query and fragment"),
 ]
 Address = Annotated[str, AfterValidator(_address), Allowed("host:port, such as 127.0.0.1:9464 or [::1]:9464")]
+HostNames = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,252})$")], ...],
+    AfterValidator(_all_different),
+    Allowed("a list of host names without ports, such as [milepost, status.example.com]"),
+]
 Platforms = Annotated[
     tuple[Literal["messenger", "instagram"], ...],
     Field(min_length=1),

@@ -92,6 +92,10 @@ class PostgresqlSession:
         """Return the checkpoint of every stream, configured or not, ordered by stream."""
         return [rows.checkpoint(state) for (state,) in await self.ask("checkpoints", ())]
 
+    async def page_names(self) -> dict[str, str]:
+        """Return the names of pages by id, as far as they are known."""
+        return dict(await self.ask("page_names", ()))
+
     async def known(self, keys: Keys) -> Known:
         """Return what is stored under the keys."""
         subjects = {storable(subject): subject for subject in keys.subjects}

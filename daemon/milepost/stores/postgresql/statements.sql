@@ -772,6 +772,13 @@ SELECT state::text FROM checkpoints WHERE stream = %s;
 -- name: checkpoints
 SELECT state::text FROM checkpoints ORDER BY stream;
 
+-- name: page_names
+-- Those with a name of their own last: a page may have one on one platform only.
+SELECT page_id, coalesce(name, username)
+FROM pages
+WHERE coalesce(name, username) IS NOT NULL
+ORDER BY name IS NOT NULL, page_id;
+
 -- name: entry_at
 SELECT seq, hash FROM journal WHERE stream = %s AND version = %s;
 

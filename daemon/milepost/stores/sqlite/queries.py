@@ -79,6 +79,10 @@ class SqliteSession:
         """Return the checkpoint of every stream, ordered by stream."""
         return [rows.checkpoint(state) for (state,) in self.ask("checkpoints")]
 
+    def page_names(self) -> dict[str, str]:
+        """Return the names of pages by id, as far as they are known."""
+        return dict(self.ask("page_names"))
+
     def known(self, keys: Keys) -> Known:
         """Return what is stored under the keys."""
         stream = keys.stream

@@ -554,6 +554,13 @@ SELECT state FROM checkpoints WHERE stream = ?;
 -- name: checkpoints
 SELECT state FROM checkpoints ORDER BY stream;
 
+-- name: page_names
+-- Those with a name of their own last: a page may have one on one platform only.
+SELECT page_id, coalesce(name, username)
+FROM pages
+WHERE coalesce(name, username) IS NOT NULL
+ORDER BY name IS NOT NULL, page_id;
+
 -- name: entry_at
 SELECT seq, hash FROM journal WHERE stream = ? AND version = ?;
 
