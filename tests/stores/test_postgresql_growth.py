@@ -132,6 +132,7 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "stored_checkpoints": (["messenger:1"],),
     "stored_runs": (RUNS,),
     "stored_dead_letters": (DEAD_LETTERS,),
+    "threads": (THREADS,),
     "stored_gaps": ([each.replace("d_", "g_") for each in DEAD_LETTERS],),
     "record_source": ("facebook", ""),
     "replace_source": ("facebook", ""),
