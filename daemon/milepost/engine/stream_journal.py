@@ -134,7 +134,9 @@ class StreamJournal:
             return answer
         seconds = perf_counter() - began
         self._engine.rate_limits.observe(commit.checkpoint)
-        self._engine.feed.publish(Recorded(commit.entries, answer, commit.checkpoint, seconds, fetch_seconds))
+        self._engine.feed.publish(
+            Recorded(commit.entries, answer, commit.checkpoint, seconds, fetch_seconds, record.arrived)
+        )
         if record.events and self._store_retry.outage():  # since this commit, whose outcome was unknown at first
             return await self._commit(commit.checkpoint, Record(()), run_id)
         return commit.checkpoint
