@@ -456,7 +456,7 @@ class Invariants:
         """Whether a thread is stored in its newest state with its messages, or is a dead letter, or was given up."""
         if self._is_excused(stream, thread.thread_id):
             return True
-        subjects = self._open_subjects(stream)
+        subjects = {subject for of in self._group(stream) for subject in self._open_subjects(of)}
         if thread.thread_id in subjects:
             return True
         if self._stored_at(stream, thread.thread_id) < thread.updated_time:

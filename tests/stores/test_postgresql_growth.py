@@ -30,13 +30,14 @@ from stores.test_postgresql_plans import READ_EVERYTHING
 
 SQL = load_statements("postgresql")
 # They read what a page has on purpose: when a person is erased, to see whether a payload is about one who was, when a
-# stream is removed, when an id turns out to be ours, and to judge the end of a full sweep.
+# stream is removed or an account moves, when an id turns out to be ours, and to judge the end of a full sweep.
 READ_A_PAGE = {
     "clear_own_contact",
     "count_stored",
     "forget_conversations",
     "forgotten_contacts",
     "is_about_forgotten",
+    "owed_elsewhere",
     "remove_stream_contacts",
     "remove_stream_conversations",
     "remove_stream_gaps",
@@ -140,6 +141,7 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "stored_checkpoints": (["messenger:1"],),
     "stored_runs": (RUNS,),
     "stored_dead_letters": (DEAD_LETTERS,),
+    "threads": (THREADS,),
     "stored_gaps": ([each.replace("d_", "g_") for each in DEAD_LETTERS],),
     "record_source": ("facebook", ""),
     "replace_source": ("facebook", ""),

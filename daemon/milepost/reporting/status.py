@@ -77,12 +77,16 @@ class ConditionContext(Struct, frozen=True):
 
 
 class Wait(Struct, frozen=True):
-    """What a stream waits for. `until` is None if it is unknown, and an estimate for a next run."""
+    """What a stream waits for. `until` is None if it is unknown, and an estimate for a next run.
+
+    `scope` is that of the rate limit that it waits for, if it is one: the app's holds up every stream.
+    """
 
     waits_for: str
     since: datetime | None
     until: datetime | None
     problem: Problem | None = None
+    scope: Scope | None = None
 
 
 class Condition(Struct, frozen=True):
@@ -193,7 +197,9 @@ def limit_on(stream: Stream, rate_limits: Mapping[Stream, RateLimit], now: datet
         return None
     rate_limit = rate_limits[holder]
     met_by = "" if holder == stream else f" (met by {holder.key})"
-    return Wait(f"{limit_in_words(rate_limit.scope)}{met_by}", rate_limit.since, until, rate_limit.problem)
+    return Wait(
+        f"{limit_in_words(rate_limit.scope)}{met_by}", rate_limit.since, until, rate_limit.problem, rate_limit.scope
+    )
 
 
 def _next_run_at(run: Run | None, hold: Wait | None, context: ConditionContext) -> datetime | None:

@@ -15,7 +15,7 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter, OperatorPause, Run
 from milepost.core.commands import CommandDeferred
 from milepost.core.events import Reason, Resolution, RunStatus, Stage
 from milepost.core.gaps import HistoryLeft
-from milepost.core.model import Platform, Stream
+from milepost.core.model import Platform, Scope, Stream
 from milepost.core.position import Mode, Phase
 from milepost.core.problems import Problem
 from milepost.reporting.health import DaemonStatus, outage_in
@@ -203,7 +203,8 @@ class StreamStatus(Struct, frozen=True):
     `token_is_valid`, null also as long as that is unknown. `message_backlog` counts conversations with older messages
     that are still to be read; of these, `message_history` counts the ones whose histories are, and how many there were
     since none was: null if none is. `messages_missed` counts the messages that the API has withheld so far, the latest
-    of them on record since `messages_missed_at`.
+    of them on record since `messages_missed_at`. `rate_limit_scope` is whose rate limit it waits for: one of the app
+    holds up all streams.
     """
 
     stream: str
@@ -236,6 +237,7 @@ class StreamStatus(Struct, frozen=True):
     on_hold: OperatorPause | None
     token_is_valid: bool | None
     token_expires_at: datetime | None
+    rate_limit_scope: Scope | None = None
 
 
 class Status(Struct, frozen=True):
@@ -335,6 +337,7 @@ def status_of(
         on_hold=checkpoint.operator_pause,
         token_is_valid=token.is_valid if token is not None else None,
         token_expires_at=token.ends_at if token is not None else None,
+        rate_limit_scope=wait.scope if wait is not None else None,
     )
 
 

@@ -31,7 +31,7 @@ from milepost.stores import rows
 from milepost.stores.erasure import StreamRows
 from milepost.stores.moves import pages_by_contact, pages_elsewhere
 from milepost.stores.postgresql.connection import Parameters, searchable, storable
-from milepost.stores.reader import DeadLetterState, StoredEntry
+from milepost.stores.reader import DeadLetterState, StoredEntry, Thread
 from milepost.stores.sql import stream_parameters
 
 # Before and after every instant: the ends of the inbox.
@@ -310,6 +310,11 @@ class PostgresqlSession:
     async def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:
         """Return these dead letters, open or closed."""
         return rows.with_payloads(await self.ask("dead_letters_with_payloads", (searchable(dead_letter_ids),)))
+
+    async def threads(self, conversation_ids: Iterable[str]) -> dict[str, Thread]:
+        """Return who those of these conversations are with that are stored, and where Meta shows them."""
+        found = await self.ask("threads", (searchable(conversation_ids),))
+        return {conversation_id: Thread(*columns) for conversation_id, *columns in found}
 
 
 def stretch_parameters(stream: Stream, stretch: Stretch) -> dict[str, Any]:

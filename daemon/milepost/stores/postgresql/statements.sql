@@ -723,6 +723,12 @@ FROM dead_letters
 LEFT JOIN dead_letter_payloads USING (dead_letter_id)
 WHERE dead_letter_id = ANY (%s::text[]);
 
+-- name: threads
+SELECT conversation_id, coalesce(name, username), link
+FROM conversations
+LEFT JOIN contacts USING (platform, page_id, contact_id)
+WHERE conversation_id = ANY (%s::text[]);
+
 -- name: dead_letters_after
 -- Oldest first. Any dead letter marks a position; one that was removed with its stream marks the beginning.
 (

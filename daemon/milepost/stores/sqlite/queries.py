@@ -28,7 +28,7 @@ from milepost.core.spans import Stretch
 from milepost.stores import rows
 from milepost.stores.erasure import StreamRows
 from milepost.stores.moves import pages_by_contact, pages_elsewhere
-from milepost.stores.reader import DeadLetterState, StoredEntry
+from milepost.stores.reader import DeadLetterState, StoredEntry, Thread
 from milepost.stores.sql import stream_parameters
 
 Parameters = Mapping[str, Any] | tuple[Any, ...]
@@ -303,6 +303,11 @@ class SqliteSession:
     def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:
         """Return these dead letters, open or closed."""
         return rows.with_payloads(self.ask("dead_letters_with_payloads", (rows.json_list(dead_letter_ids),)))
+
+    def threads(self, conversation_ids: Iterable[str]) -> dict[str, Thread]:
+        """Return who those of these conversations are with that are stored, and where Meta shows them."""
+        found = self.ask("threads", (rows.json_list(conversation_ids),))
+        return {conversation_id: Thread(*columns) for conversation_id, *columns in found}
 
 
 def stretch_parameters(stream: Stream, stretch: Stretch) -> dict[str, str]:

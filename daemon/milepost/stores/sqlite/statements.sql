@@ -513,6 +513,12 @@ FROM dead_letters
 LEFT JOIN dead_letter_payloads USING (dead_letter_id)
 WHERE dead_letter_id IN (SELECT value FROM json_each(?));
 
+-- name: threads
+SELECT conversation_id, coalesce(name, username), link
+FROM conversations
+LEFT JOIN contacts USING (platform, page_id, contact_id)
+WHERE conversation_id IN (SELECT value FROM json_each(?));
+
 -- name: dead_letters_after
 -- Oldest first. Any dead letter marks a position; one that was removed with its stream marks the beginning.
 SELECT
