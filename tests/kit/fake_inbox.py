@@ -113,6 +113,8 @@ class Thread:
     @property
     def there(self) -> list[Interaction]:
         """The messages that were not unsent."""
+        if not self.unsent:
+            return self.messages
         return [each for each in self.messages if each.event_id not in self.unsent]
 
     @property

@@ -492,13 +492,16 @@ class Invariants:
             listed = replace(listed, interactions=tuple(each for each in listed.interactions if each.event_id in known))
         gaps = self._gaps_of(stream, thread.thread_id)
         limit = max((gap.history_to for gap in gaps if gap.history_to is not None), default=EPOCH)
-        readable = {each.event_id for each in thread.there if not self._is_missed(stream, thread, each)}
+        readable = {each.event_id for each in thread.there}
+        if self.world.habits.window or thread.thread_id in self.observed[stream].missed:
+            readable = {each.event_id for each in thread.there if not self._is_missed(stream, thread, each)}
         has_history = first is not None and stream not in self.linked
         history = [each for each in thread.messages[:first] if has_history and each.occurred_at > limit]
         since = [] if first is None else thread.messages[first:]
         older = self._missing_events(stream, replace(listed, interactions=(*history, *since))) & readable
         missing = self._missing_events(stream, listed) | (older - self.observed[stream].given_up_older)
-        missing -= {each.event_id for each in thread.there} - readable if thread.unsent else set()
+        if thread.unsent:
+            missing &= readable
         return [each for each in thread.messages if each.event_id in missing]
 
     def _is_missed(self, stream: Stream, thread: Thread, message: Interaction) -> bool:

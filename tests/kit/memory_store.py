@@ -34,7 +34,7 @@ from milepost.core.model import (
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
 from milepost.core.retry import latest_redrive
 from milepost.core.revisions import erased_in, to_look_up, unsent_in
-from milepost.core.spans import Stretch
+from milepost.core.spans import Stretch, ThreadSpan
 from milepost.stores import rows
 from milepost.stores.moves import Outdated, demand_known, written_of
 
@@ -96,14 +96,7 @@ class MemoryStore:
         }
         noted = {key for key, note in self.missed.items() if note == (stream.key, keys.full_sweep_at)}
         span = keys.counts_messages
-        counted = [
-            row
-            for row in self.interaction_events.values()
-            if span is not None
-            and row.conversation_id == span.conversation_id
-            and row.occurred_at <= span.newest_at
-            and (row.deleted_at is None or row.deleted_at > span.as_of)
-        ]
+        counted = self._counted(span) if span is not None else []
         known = Known(
             {key: self.conversations[key] for key in keys.conversations if key in self.conversations},
             contacts,
@@ -167,12 +160,22 @@ class MemoryStore:
             later |= more
         return later
 
+    def _counted(self, span: ThreadSpan) -> list[InteractionEventRow]:
+        return [
+            row
+            for row in self.interaction_events.values()
+            if row.conversation_id == span.conversation_id
+            and row.occurred_at <= span.newest_at
+            and (row.deleted_at is None or row.deleted_at > span.as_of)
+        ]
+
     def _known_messages(self, keys: Keys) -> dict[str, InteractionEventRow]:
+        wanted = {each.conversation_id: each for each in to_look_up(keys, self.conversations)}
         return {
             row.event_id: row
-            for wanted in to_look_up(keys, self.conversations)
-            for row in self.interaction_events.values()
-            if row.conversation_id == wanted.conversation_id and wanted.oldest_at <= row.occurred_at <= wanted.newest_at
+            for row in (self.interaction_events.values() if wanted else ())
+            if (each := wanted.get(row.conversation_id)) is not None
+            and each.oldest_at <= row.occurred_at <= each.newest_at
         }
 
     def _count_stored(self, stream: Stream) -> int:
