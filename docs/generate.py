@@ -27,6 +27,7 @@ TYPES = {
     "FilePath": "path",
     "Literal": "choice",
     "Platforms": "list",
+    "Secrets": "list",
     "tuple": "list",
 }
 

@@ -32,6 +32,7 @@ async def forget_in_postgresql(store_url: StoreUrl, stream: Stream, contact_id: 
         who: dict[str, object] = {**contact, "pages": list(await writer.linked_pages(stream))}
         await writer.execute("forget_contact", who)
         await writer.execute("forget_conversations", who)
+        await writer.execute("erase_webhook_events", who)
         forgotten = Forgotten(
             contacts=(await writer.execute("erase_contact", who)).rowcount,
             conversations=(await writer.execute("erase_conversations", who)).rowcount,

@@ -55,6 +55,7 @@ def _forget(writer: SqliteWriter, stream: Stream, who: dict[str, str]) -> Forgot
         who = who | {"pages": json_list(writer.linked_pages(stream))}
         writer.ask("forget_contact", who)
         writer.ask("forget_conversations", who)
+        writer.ask("erase_webhook_events", who)
         forgotten = Forgotten(
             contacts=writer.ask("erase_contact", who).rowcount,
             conversations=writer.ask("erase_conversations", who).rowcount,

@@ -1,0 +1,44 @@
+"""Webhooks: from the listener into the database, and from there to the streams that they are about."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from milepost.app.build import Parts
+from milepost.engine.webhooks import WebhookWorker
+from milepost.service.metrics.webhooks import WebhookCounter
+from milepost.service.webhook_intake import WebhookIntake
+from milepost.service.webhooks import Credentials, WebhookRequests, serving_webhooks
+from milepost.settings import Settings
+
+
+class Webhooks:
+    """The parts that take webhooks and work them off."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.counter = WebhookCounter()
+        self.worker = WebhookWorker(parts.store.webhooks, parts.supervisor.prompt, parts.clock, self.counter.expire)
+        self._reloader = parts.reloader
+        route, now = parts.registry.stream_of, parts.clock.now
+        self._intake = WebhookIntake(parts.store.webhooks, route, self.counter, now, self.worker.notify)
+
+    @asynccontextmanager
+    async def listening(self, settings: Settings) -> AsyncIterator[None]:
+        """Listen during the block, if the settings say where. Raises as `serving_webhooks` does."""
+        webhooks = settings.webhooks
+        if not webhooks.listen:
+            yield
+            return
+        requests = WebhookRequests(webhooks.path, self._credentials, self._intake.receive, self.counter.count_request)
+        async with serving_webhooks(webhooks.host, webhooks.port, requests) as url:
+            structlog.get_logger("milepost").info("webhooks are taken", url=f"{url}{webhooks.path}")
+            yield
+
+    def _credentials(self) -> Credentials:
+        """Return what applies now: a reload may change it."""
+        settings = self._reloader.settings
+        secrets = (settings.source.app_secret, *settings.webhooks.secrets)
+        return Credentials(
+            settings.webhooks.verify_token.get_secret_value(), tuple(secret.get_secret_value() for secret in secrets)
+        )
