@@ -30,6 +30,7 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.journal import Codec, dead_letter_after
+from milepost.core.model import Stream
 from milepost.core.ports import Commit
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
@@ -93,7 +94,7 @@ def _run_id(number: int, part: int) -> str:
     return f"{number:024x}-{part:02x}"
 
 
-def _history(streams: Sequence[str]) -> Iterator[list[Commit]]:
+def _history(streams: Sequence[Stream]) -> Iterator[list[Commit]]:
     """Yield commits without end, sweep by sweep."""
     codec, jitter = Codec(), Random(7)  # noqa: S311 -- the same history every time
     checkpoints = {stream: Checkpoint(stream) for stream in streams}
@@ -109,7 +110,7 @@ def _history(streams: Sequence[str]) -> Iterator[list[Commit]]:
         yield commits
 
 
-def write_history(path: Path, entries: int, streams: Sequence[str]) -> None:
+def write_history(path: Path, entries: int, streams: Sequence[Stream]) -> None:
     """Create a database at `path` whose journal has that many entries, plus those that complete the last sweep."""
     migrate(path)
     sql, written = load_statements("sqlite"), 0

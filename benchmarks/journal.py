@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.history import write_history
 from benchmarks.process import Finished, Server, milepost, run, serving
 from benchmarks.workload import Workload
+from milepost.core.model import Platform, Stream
 
 SHORT = 1_000
 STREAMS = 50
@@ -34,7 +35,7 @@ class Bench:
 
     def write(self) -> None:
         """Create the journals."""
-        streams = [f"messenger:{page_id}" for page_id in self._workload.page_ids]
+        streams = [Stream(Platform.MESSENGER, page_id) for page_id in self._workload.page_ids]
         for size, directory in self._directories.items():
             directory.mkdir()
             write_history(directory / "milepost.db", size, streams)

@@ -64,7 +64,7 @@ async def opened(
         number = next(NUMBERS)
         of = Stream(Platform.MESSENGER, f"{number}")
         changes = Changes((conversation_row(f"t_{number}", of=of, contact_id=None),)) if brings else Changes()
-        await store.commit(commit_after(await store.load(of.key), changes=changes))
+        await store.commit(commit_after(await store.load(of), changes=changes))
         return await store.source()
 
 
@@ -78,7 +78,7 @@ async def fill(house: AnyDatabase, of: Stream, *conversation_ids: str) -> None:
     """Store conversations as a version of Milepost that recorded no source."""
     async with open_store(house.store_url) as store:
         rows = tuple(conversation_row(each, of=of, contact_id=None) for each in conversation_ids)
-        await store.commit(commit_after(await store.load(of.key), changes=Changes(rows)))
+        await store.commit(commit_after(await store.load(of), changes=Changes(rows)))
 
 
 def invented(of: Stream, conversations: int = 30) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ class TestADatabaseRemembersItsSource:
         """The watermark of an empty inbox would hide what is older in another one."""
         async with open_store(house.store_url) as store:
             await demand_source(store, settings(house))
-            await store.commit(commit_after(Checkpoint(INBOX.key), RunStarted(NOON), sweep_started(), event))
+            await store.commit(commit_after(Checkpoint(INBOX), RunStarted(NOON), sweep_started(), event))
             assert await store.source() == DataSource("facebook", META)
 
     async def test_a_second_worker_with_another_source_stores_nothing(self, on_postgresql: AnyDatabase) -> None:
@@ -124,9 +124,9 @@ class TestADatabaseRemembersItsSource:
             await demand_source(one, settings(on_postgresql))
             await demand_source(other, settings(on_postgresql, base_url="https://graph.example"))
             row = Changes((conversation_row("t_1", of=INBOX, contact_id=None),))
-            await one.commit(commit_after(Checkpoint(INBOX.key), changes=row))
+            await one.commit(commit_after(Checkpoint(INBOX), changes=row))
             with pytest.raises(StoreRefused, match="works for another source"):
-                await other.commit(commit_after(Checkpoint(DIRECT.key), changes=row))
+                await other.commit(commit_after(Checkpoint(DIRECT), changes=row))
         assert on_postgresql.rows("SELECT DISTINCT stream FROM journal") == [(INBOX.key,)]
 
     @pytest.mark.parametrize(("one", "other"), [("facebook", "simulator"), ("simulator", "facebook")])

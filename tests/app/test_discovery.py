@@ -70,7 +70,7 @@ async def test_with_an_invalid_token_discovery_is_slow_and_succeeds_once_it_is_v
 async def test_no_discovery_runs_during_an_app_rate_limit_whoever_met_it() -> None:
     async with trial_of() as trial:
         rate_limit = RateLimit(Scope.APP, 1, NOON, NOON + timedelta(hours=1), replace(APP_LIMIT, wait_seconds=3600.0))
-        trial.engine.rate_limits.observe(Checkpoint(OF_BICYCLES.key, rate_limit=rate_limit))
+        trial.engine.rate_limits.observe(Checkpoint(OF_BICYCLES, rate_limit=rate_limit))
         assert await trial.discovery.discover() == Held()
         await trial.run_discovery(3500)
         assert trial.discoveries == 0
@@ -139,14 +139,14 @@ async def test_a_discovery_that_fails_is_an_issue_from_its_first_failure_until_i
 async def test_a_rate_limit_that_forbids_a_discovery_is_no_failure_of_one_that_has_succeeded() -> None:
     async with trial_of() as trial:
         rate_limit = RateLimit(Scope.APP, 1, NOON, NOON + timedelta(hours=1), replace(APP_LIMIT, wait_seconds=3600.0))
-        trial.engine.rate_limits.observe(Checkpoint(OF_BICYCLES.key, rate_limit=rate_limit))
+        trial.engine.rate_limits.observe(Checkpoint(OF_BICYCLES, rate_limit=rate_limit))
         await trial.discovery.discover()
         assert (kinds(trial), trial.discovery.is_up) == (["nothing_to_do", "discovery_failed"], False)
         trial.clock.time += timedelta(hours=2)
         await trial.discovery.discover()
         assert (kinds(trial), trial.discovery.is_up) == ([], True)
         limit = replace(rate_limit, since=trial.clock.now(), until=trial.clock.now() + timedelta(hours=1))
-        trial.engine.rate_limits.observe(Checkpoint(OF_BICYCLES.key, rate_limit=limit))
+        trial.engine.rate_limits.observe(Checkpoint(OF_BICYCLES, rate_limit=limit))
         assert await trial.discovery.discover() == Held()
         assert (kinds(trial), trial.discovery.is_up) == ([], True)
 

@@ -11,6 +11,7 @@ from kit.notices import recorded, store_retried
 from milepost.app import store_watch
 from milepost.app.store_watch import GIVEN_UP_SECONDS, StoreWatch
 from milepost.core.errors import StoreAway
+from milepost.core.model import Stream
 from milepost.engine.interrupt import Stop
 from milepost.reporting.status import StoreOutage
 
@@ -21,7 +22,7 @@ class Watched:
     def __init__(self, *, has_stream: bool = True) -> None:
         self.clock = LeapingClock(Stop())
         self.error: StoreAway | None = None
-        self.woken: list[str] = []
+        self.woken: list[Stream] = []
         self._has_stream = has_stream
         self.watch = StoreWatch(self._answers, self._wake, self.clock)
 
@@ -29,7 +30,7 @@ class Watched:
         if self.error is not None:
             raise self.error
 
-    def _wake(self, stream: str) -> bool:
+    def _wake(self, stream: Stream) -> bool:
         self.woken.append(stream)
         return self._has_stream
 
@@ -84,7 +85,7 @@ async def test_a_run_that_gave_up_is_repeated_once_the_database_answers() -> Non
     assert watched.woken == []
     await watched.ask()
     await watched.ask()
-    assert watched.woken == [STREAM.key], "it has time to commit"
+    assert watched.woken == [STREAM], "it has time to commit"
     assert watched.watch.outage is not None
 
 

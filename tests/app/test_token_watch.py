@@ -50,7 +50,7 @@ class Trial:
         return sum(request.owner == "debug_token" for request in self.simulator.requests.last)
 
     async def health_of(self, stream: Stream) -> TokenHealth | None:
-        return (await self.store.load(stream.key)).token
+        return (await self.store.load(stream)).token
 
 
 @asynccontextmanager

@@ -51,7 +51,7 @@ async def store(path: Path) -> None:
         (DeadLetterPayload(LETTER.dead_letter_id, '{"contacts":[{"contact_id":"ada"}]}'),),
     )
     async with open_sqlite(path, synchronous="normal") as sqlite:
-        before = await sqlite.load(STREAM.key)
+        before = await sqlite.load(STREAM)
         appended = entries(*EVENTS, after=before)
         await sqlite.commit(Commit(appended, together, fold(appended, before), None))
 
@@ -130,7 +130,7 @@ async def test_a_person_is_forgotten_while_a_daemon_runs(tmp_path: Path, monkeyp
     path = tmp_path / "simulated.db"
     await store(path)
     async with open_sqlite(path, synchronous="normal") as sqlite:
-        await sqlite.load(STREAM.key)
+        await sqlite.load(STREAM)
         result = await asyncio.to_thread(forget, *PAGE, "ada", "--yes")
         assert result.exit_code == 0, result.output
         await sqlite.answers()

@@ -48,7 +48,7 @@ def store(path: Path, *events: Event, payloads: dict[str, str] | None = None) ->
 async def _store(path: Path, *events: Event, payloads: dict[str, str]) -> None:
     kept = tuple(DeadLetterPayload(*each) for each in payloads.items())
     async with open_sqlite(path, synchronous="normal") as sqlite:
-        before = await sqlite.load(STREAM.key)
+        before = await sqlite.load(STREAM)
         appended = entries(*events, after=before)
         await sqlite.commit(Commit(appended, Changes(payloads=kept), fold(appended, before), None))
 
@@ -76,7 +76,7 @@ def ids(*arguments: str) -> list[str]:
 
 def dead_letter(**fields: Any) -> DeadLetter:  # noqa: ANN401  fields of several types
     known = {"stage": Stage.FETCH, "subject": "t_1", "reason": "it went wrong"}
-    return DeadLetter("0123456789abcdef", STREAM.key, opened_at=NOON, **(known | fields))
+    return DeadLetter("0123456789abcdef", STREAM, opened_at=NOON, **(known | fields))
 
 
 # --- list -------------------------------------------------------------------------------------------------------------

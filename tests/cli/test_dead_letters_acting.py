@@ -60,7 +60,7 @@ async def store(installation: Installation, *dead_letter_ids: str, before: tuple
     """Create a database in which these dead letters are open."""
     payloads = tuple(DeadLetterPayload(each, PAYLOADS[each]) for each in dead_letter_ids)
     async with open_sqlite(installation.database, synchronous="normal") as sqlite:
-        checkpoint = await sqlite.load(STREAM.key)
+        checkpoint = await sqlite.load(STREAM)
         appended = entries(*before, *(DEAD_LETTERS[each] for each in dead_letter_ids), after=checkpoint)
         after = fold(appended, checkpoint)
         await sqlite.commit(Commit(appended, Changes(payloads=payloads), after, after.run))
@@ -220,7 +220,7 @@ class StandIn:
 
 def dead_letter(dead_letter_id: str) -> DeadLetter:
     opened = DEAD_LETTERS[dead_letter_id]
-    return DeadLetter(dead_letter_id, STREAM.key, opened.stage, opened.subject, opened.reason, NOON)
+    return DeadLetter(dead_letter_id, STREAM, opened.stage, opened.subject, opened.reason, NOON)
 
 
 async def closing(_: DeadLetter) -> DeadLetter | None:

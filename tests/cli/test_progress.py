@@ -11,7 +11,7 @@ from milepost.cli.progress import BesideBars, Progress, line
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Reason, RunEnded, RunStatus, Tally
-from milepost.core.model import Scope
+from milepost.core.model import Scope, Stream
 from milepost.core.position import Mode
 from milepost.core.problems import Problem, ProblemKind
 from milepost.engine.feed import StoreRetried, UnchangedRead
@@ -21,7 +21,7 @@ LIMITED = events.RateLimited(Scope.APP, 1, NOON, at(7500), RATE_LIMIT)
 BATCH = events.BatchStored(walking("c"), Tally(batches=4, inserted=150, unchanged=50))
 
 
-def drawn(progress: Progress, stream: str) -> str:
+def drawn(progress: Progress, stream: Stream) -> str:
     """Return the current line of a stream."""
     return progress._bars[stream].desc
 
@@ -29,7 +29,7 @@ def drawn(progress: Progress, stream: str) -> str:
 def test_a_line_shows_batches_conversations_rate_and_retries() -> None:
     checkpoint = given(run_started(), sweep_started(), BATCH)
     assert line(checkpoint, NOON + timedelta(seconds=2), {}).split() == [
-        checkpoint.stream, "4", "batches", "200", "conversations", "100/s", "0", "retries", "walk",
+        checkpoint.stream.key, "4", "batches", "200", "conversations", "100/s", "0", "retries", "walk",
     ]  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def test_unchanged_batches_count_before_they_are_recorded() -> None:
 def test_unchanged_batches_do_not_count_towards_the_previous_run() -> None:
     ended = given(run_started(), sweep_started(), BATCH, events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
     checkpoint = replace(ended, unrecorded=Tally(batches=2, unchanged=100))
-    assert line(checkpoint, at(3600), {}).split() == [checkpoint.stream, "2", "batches", "100", "conversations"]
+    assert line(checkpoint, at(3600), {}).split() == [checkpoint.stream.key, "2", "batches", "100", "conversations"]
 
 
 def test_a_retry_is_shown_with_its_reason() -> None:
@@ -65,13 +65,13 @@ def test_a_wait_for_a_rate_limit_is_shown_with_its_end() -> None:
 def test_a_limit_that_one_stream_reaches_is_shown_on_all_lines_until_it_ends() -> None:
     out = io.StringIO()
     progress = Progress(lambda: NOON, out)
-    progress.read(recorded(run_started(), sweep_started(), after=Checkpoint("messenger:2")))
+    progress.read(recorded(run_started(), sweep_started(), after=Checkpoint(Stream.parse("messenger:2"))))
     limited = recorded(run_started(), sweep_started(), LIMITED)
     progress.read(limited)
     waits = f"waits for the app's rate limit (met by {STREAM.key}) until 14:05 UTC"
-    assert waits in drawn(progress, "messenger:2")
+    assert waits in drawn(progress, Stream.parse("messenger:2"))
     progress.read(recorded(BATCH, after=limited.checkpoint))
-    assert drawn(progress, "messenger:2").endswith("walk")
+    assert drawn(progress, Stream.parse("messenger:2")).endswith("walk")
     progress.close()
 
 
@@ -91,7 +91,7 @@ def test_each_stream_has_a_line_of_its_own_on_the_terminal() -> None:
     out = io.StringIO()
     progress = Progress(lambda: NOON, out)
     progress.read(UnchangedRead(given(run_started()), Tally(), 0.1))
-    progress.read(StoreRetried("instagram:9", 1, 4.0, 2.0, "disk full"))
+    progress.read(StoreRetried(Stream.parse("instagram:9"), 1, 4.0, 2.0, "disk full"))
     progress.close()
     assert "messenger:" in out.getvalue()
     assert "the database has been unavailable for 4 s: disk full" in out.getvalue()

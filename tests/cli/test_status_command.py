@@ -145,5 +145,7 @@ def test_a_missing_configuration_is_refused() -> None:
 
 def test_streams_are_pages_by_platforms() -> None:
     pages = (PageSettings(id="1"), PageSettings(id="2", platforms=("instagram",)))
-    assert configured_streams(Settings(pages=pages)) == ["messenger:1", "instagram:1", "instagram:2"]
+    assert configured_streams(Settings(pages=pages)) == [
+        Stream.parse(key) for key in ("messenger:1", "instagram:1", "instagram:2")
+    ]
     assert configured_streams(Settings()) is None

@@ -33,7 +33,7 @@ OPENED = (run_started(), sweep_started())
 STORED = events.BatchStored(walking("c1"), Tally(batches=12, inserted=600, contacts=590, interaction_events=2400))
 
 
-def text(*checkpoints: Checkpoint, at_work: bool = True, configured: Sequence[str] | None = None) -> str:
+def text(*checkpoints: Checkpoint, at_work: bool = True, configured: Sequence[Stream] | None = None) -> str:
     around = ConditionContext(at(240), at_work, 240.0, 50, rate_limits_of(checkpoints))
     return rendered(Status(around.now, "milepost.db", at_work, statuses(checkpoints, around, configured, {})))
 
@@ -72,7 +72,7 @@ def test_without_streams_the_reason_is_all_there_is_to_say() -> None:
 
 def test_a_stream_that_waits_for_a_slot_and_one_that_is_slow_say_so() -> None:
     daemon = daemon_with(queued={IDLE.key: at(180)}, slowed={BUSY.page_id: "calls are 8 seconds apart"})
-    table = text_of_daemon(daemon, Checkpoint(IDLE.key), after(*OPENED, STORED, stream=BUSY))
+    table = text_of_daemon(daemon, Checkpoint(IDLE), after(*OPENED, STORED, stream=BUSY))
     waits, remark = under(table)
     assert waits.startswith("  waits for a free slot (sync.concurrency limits")
     assert waits.endswith("since 12:03 UTC (60 seconds ago)")
@@ -88,7 +88,7 @@ def under(table: str, stream: Stream = IDLE) -> list[str]:
 
 
 def after(*happened: events.Event, stream: Stream = IDLE) -> Checkpoint:
-    return given(*happened, after=Checkpoint(stream.key))
+    return given(*happened, after=Checkpoint(stream))
 
 
 def test_the_table_reads_like_this() -> None:
@@ -204,7 +204,7 @@ def test_a_problem_stays_on_its_line() -> None:
 def test_streams_wait_for_the_daemon_or_for_nothing() -> None:
     checkpoint = after(events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
     assert "when the daemon runs" in text(checkpoint, at_work=False)
-    assert "not configured" in text(checkpoint, configured=[BUSY.key])
+    assert "not configured" in text(checkpoint, configured=[BUSY])
 
 
 def test_without_any_stream_it_says_how_to_start() -> None:

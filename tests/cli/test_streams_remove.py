@@ -44,7 +44,7 @@ async def fill(path: Path) -> None:
                 payloads,
             )
             events = (RunStarted(NOON), *dead_letters, BatchStored(Position(), Tally(batches=1, inserted=1)))
-            await store.commit(commit_after(Checkpoint(of.key), *events, changes=rows, run_id=f"run of {of.key}"))
+            await store.commit(commit_after(Checkpoint(of), *events, changes=rows, run_id=f"run of {of.key}"))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from milepost.cli.sync import rendered
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.events import Reason, RunEnded, RunStatus, Stage, Tally
-from milepost.core.model import Scope
+from milepost.core.model import Scope, Stream
 from milepost.core.ports import Held, RunResult
 from milepost.core.position import Mode
 from milepost.core.problems import Problem, ProblemKind
@@ -40,7 +40,7 @@ def explanations(*checkpoints: Checkpoint, of_run: bool = True) -> list[str]:
     return lines[lines.index("") + 3 :]
 
 
-def after(*happened: events.Event, stream: str = STREAM.key) -> Checkpoint:
+def after(*happened: events.Event, stream: Stream = STREAM) -> Checkpoint:
     return given(*READ, *happened, after=Checkpoint(stream))
 
 
@@ -53,7 +53,7 @@ def cells(line: str) -> list[str]:
 
 
 def test_a_stream_has_a_line_with_its_counts() -> None:
-    lines = table(RunResult("messenger:1", DONE))
+    lines = table(RunResult(Stream.parse("messenger:1"), DONE))
     assert cells(lines[1]) == ["messenger:1", "complete", "40", "2,000", "0", "50", "0", "3", "0", "12.3"]
     assert cells(lines[2]) == ["total", "40", "2,000", "0", "50", "0", "3", "0", "12.5"]
     assert "100.0% of batches succeeded" in lines
@@ -61,8 +61,10 @@ def test_a_stream_has_a_line_with_its_counts() -> None:
 
 
 def test_a_sync_that_read_nothing_does_not_claim_that_it_succeeded() -> None:
-    untouched = RunResult("messenger:1", None)
-    failed = RunResult("messenger:2", Run("r_3", NOON, status=RunStatus.STOPPED, ended_at=NOON, retries=2))
+    untouched = RunResult(Stream.parse("messenger:1"), None)
+    failed = RunResult(
+        Stream.parse("messenger:2"), Run("r_3", NOON, status=RunStatus.STOPPED, ended_at=NOON, retries=2)
+    )
     for results in ([], [untouched], [untouched, failed]):
         said = "\n".join(table(*results))
         assert "no batch was read" in said
@@ -78,7 +80,7 @@ def test_a_sync_without_streams_says_why_there_are_none() -> None:
 
 
 def test_columns_are_aligned() -> None:
-    lines = table(RunResult("messenger:1", DONE), RunResult("instagram:12345", PAUSED))[:4]
+    lines = table(RunResult(Stream.parse("messenger:1"), DONE), RunResult(Stream.parse("instagram:12345"), PAUSED))[:4]
     assert len({len(line) for line in lines}) == 1
 
 
@@ -137,12 +139,12 @@ def test_a_stopped_stream_says_what_has_to_be_fixed() -> None:
 
 def test_a_stream_held_up_by_the_limit_of_another_says_so() -> None:
     limited = after(LIMITED, RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT))
-    lines = explanations(limited, Checkpoint(f"instagram:{STREAM.page_id}"), of_run=False)
+    lines = explanations(limited, Checkpoint(Stream.parse(f"instagram:{STREAM.page_id}")), of_run=False)
     assert f"instagram:{STREAM.page_id}: waits for the page's rate limit (met by {STREAM.key}) until" in lines[2]
 
 
 def test_an_error_is_shown_on_its_line() -> None:
-    lines = table(RunResult("messenger:3", None, error="the disk is full\n\x1b[2J(make room)"))
+    lines = table(RunResult(Stream.parse("messenger:3"), None, error="the disk is full\n\x1b[2J(make room)"))
     assert "messenger:3: the disk is full \\x1b[2J(make room)" in lines
 
 

@@ -22,7 +22,7 @@ def acknowledged(printed: Iterable[str]) -> dict[str, int]:
 async def lost(kept: StoreDump, acks: dict[str, int]) -> dict[str, int]:
     """Return what was acknowledged and is missing: the last version of each stream that lacks it."""
     async with open_reader(kept.store_url) as journal_reader:
-        reached = {checkpoint.stream: checkpoint.version for checkpoint in await journal_reader.checkpoints()}
+        reached = {checkpoint.stream.key: checkpoint.version for checkpoint in await journal_reader.checkpoints()}
     return {stream: version for stream, version in acks.items() if reached.get(stream, 0) < version}
 
 

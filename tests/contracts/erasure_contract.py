@@ -34,7 +34,7 @@ def rows_of(person: str, words: str) -> Changes:
 
 async def keep(store: Store, person: str, words: str) -> None:
     dead_letter = DeadLetterOpened(f"d_{person}", Stage.FETCH, f"t_x_{person}", "id: expected str")
-    await store.commit(commit_after(await store.load(STREAM.key), dead_letter, changes=rows_of(person, words)))
+    await store.commit(commit_after(await store.load(STREAM), dead_letter, changes=rows_of(person, words)))
 
 
 class ErasureContract:
@@ -77,7 +77,7 @@ class ErasureContract:
 
         assert kept.tables() == before
         async with open_store(kept.store_url) as store:
-            checkpoint = await store.load(STREAM.key)
+            checkpoint = await store.load(STREAM)
             await store.commit(commit_after(checkpoint, RunStarted(NOON), changes=rows_of("ada", "x")))
         assert [row.name for row in kept.tables().contacts.values()] == ["x"]
 

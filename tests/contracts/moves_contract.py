@@ -33,7 +33,7 @@ async def read(store: Store, of: Stream, *threads: Conversation, now: datetime =
     known = await store.known(keys_of(of, batch(*threads)))
     found = difference(of, batch(*threads), known, now)
     completed = SweepCompleted(Mode.FULL, now, now, found.tally)
-    await store.commit(commit_after(await store.load(of.key), completed, changes=found.changes, now=now))
+    await store.commit(commit_after(await store.load(of), completed, changes=found.changes, now=now))
     return found.tally
 
 
@@ -116,7 +116,7 @@ class MovesContract:
             await read(store, NEW, thread(1), now=at(60))
             everything = Stretch(at(60), None, None, ())
             gone = Changes(missed=everything, missed_are_deleted_at=at(90))
-            await store.commit(commit_after(await store.load(NEW.key), changes=gone, now=at(90)))
+            await store.commit(commit_after(await store.load(NEW), changes=gone, now=at(90)))
 
             tally = await read(store, OLD, thread(1), now=at(120))
 
@@ -129,13 +129,13 @@ class MovesContract:
             await read(store, OLD, thread(1), thread(2))
             sweep = sweep_started(walk_started_at=at(10))
             noted = Changes(missed=Stretch(at(10), None, None, ("t_2",)))
-            await store.commit(commit_after(await store.load(OLD.key), RunStarted(at(10)), sweep, changes=noted))
+            await store.commit(commit_after(await store.load(OLD), RunStarted(at(10)), sweep, changes=noted))
             await read(store, NEW, thread(1), thread(2), now=at(60))
 
             everything = Stretch(at(10), None, None, ())
             known = await store.known(Keys(OLD, full_sweep_at=at(10), stretch=everything))
             deleting = Changes(missed=everything, missed_are_deleted_at=at(70))
-            await store.commit(commit_after(await store.load(OLD.key), changes=deleting, now=at(70)))
+            await store.commit(commit_after(await store.load(OLD), changes=deleting, now=at(70)))
 
         assert (known.unseen, known.all_missed) == (0, 0)
         assert [row.deleted_at for row in kept.tables().conversations.values()] == [None, None]
@@ -149,7 +149,7 @@ class MovesContract:
                 DeadLetterOpened("d_3", Stage.FETCH, "t_3/messages", "bad"),
             )
             payloads = tuple(DeadLetterPayload(each.dead_letter_id, "{}") for each in opened)
-            await store.commit(commit_after(await store.load(OLD.key), *opened, changes=Changes(payloads=payloads)))
+            await store.commit(commit_after(await store.load(OLD), *opened, changes=Changes(payloads=payloads)))
             await read(store, NEW, thread(1), thread(3), now=at(60))
             await read(store, THIRD, thread(3), now=at(120))
 
@@ -191,7 +191,7 @@ class MovesContract:
             (event_row("m_1", of=OLD), event_row("m_2", of=NEW)),
         )
         async with open_store(kept.store_url) as store:
-            await store.commit(commit_after(await store.load(NEW.key), changes=rows))
+            await store.commit(commit_after(await store.load(NEW), changes=rows))
 
             forgotten = await forget(kept.store_url, NEW, "c_1")
 

@@ -31,9 +31,9 @@ ELSEWHERE = Changes(
 class OwnIdContract:
     async def test_rows_that_were_written_without_knowing_it_are_put_right(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
-            await store.commit(commit_after(await store.load(STREAM.key), changes=WRONG))
+            await store.commit(commit_after(await store.load(STREAM), changes=WRONG))
 
-            await store.commit(commit_after(await store.load(STREAM.key), changes=Changes(own_id="us")))
+            await store.commit(commit_after(await store.load(STREAM), changes=Changes(own_id="us")))
 
         tables = kept.tables()
         assert {key: row.contact_id for key, row in tables.conversations.items()} == {
@@ -51,10 +51,10 @@ class OwnIdContract:
 
     async def test_the_rows_of_other_pages_stay_as_they_are(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
-            await store.commit(commit_after(await store.load(OTHER.key), changes=ELSEWHERE))
+            await store.commit(commit_after(await store.load(OTHER), changes=ELSEWHERE))
             before = kept.tables()
 
-            await store.commit(commit_after(await store.load(STREAM.key), changes=Changes(own_id="us")))
+            await store.commit(commit_after(await store.load(STREAM), changes=Changes(own_id="us")))
 
         after = kept.tables()
         assert after.conversations == before.conversations

@@ -16,6 +16,7 @@ from milepost.core.errors import JournalDamaged
 from milepost.core.events import RunStatus
 from milepost.core.evolve import evolve
 from milepost.core.journal import RunOf
+from milepost.core.model import Stream
 from milepost.core.ports import Store
 from milepost.stores import rows
 from milepost.stores.open import open_reader, open_store
@@ -187,7 +188,7 @@ class EntriesContract:
         everything = [StoredEntry(row.seq, row.entry()) for row in filled.tables().journal]
         async with open_reader(filled.store_url) as journal_reader:
             for of in (None, *(each.key for each in STREAMS), "messenger:unknown"):
-                mine = [placed for placed in everything if of in (None, placed.entry.stream)]
+                mine = [placed for placed in everything if of in (None, placed.entry.stream.key)]
                 for after in (-1, 0, 1, 2, 50, 51, 52, 53, everything[-1].seq - 1, everything[-1].seq, 10**9):
                     for limit in (1, 7, 10_000):
                         expected = [placed for placed in mine if placed.seq > after][:limit]
@@ -215,14 +216,14 @@ class EntriesContract:
                     seen.extend(found)
 
         written = [StoredEntry(row.seq, row.entry()) for row in empty.tables().journal]
-        assert seen == [placed for placed in written if followed in (None, placed.entry.stream)]
+        assert seen == [placed for placed in written if followed in (None, placed.entry.stream.key)]
 
     async def test_checkpoints_are_ordered_by_stream(self, filled: StoreDump) -> None:
         async with open_reader(filled.store_url) as journal_reader:
             found = await journal_reader.checkpoints()
 
-        assert [each.stream for each in found] == sorted(each.key for each in STREAMS)
-        assert {each.stream: each for each in found} == filled.tables().refold()
+        assert [each.stream.key for each in found] == sorted(each.key for each in STREAMS)
+        assert {each.stream.key: each for each in found} == filled.tables().refold()
 
     async def test_an_unreadable_checkpoint_says_how_to_repair_it(self, filled: StoreDump) -> None:
         filled.execute("UPDATE checkpoints SET state = '{}'")
@@ -236,11 +237,11 @@ class PositionsContract:
     async def test_a_stream_is_folded_from_the_beginning_of_the_run_that_an_entry_is_in(
         self, filled: StoreDump
     ) -> None:
-        key = STREAMS[0].key
+        stream = STREAMS[0]
         async with open_reader(filled.store_url) as journal_reader:
-            whole = Checkpoint(key)
-            for placed in await journal_reader.entries(after=0, limit=1000, stream=key):
-                within = (await journal_reader.within_runs({key: placed.entry.version}))[key]
+            whole = Checkpoint(stream)
+            for placed in await journal_reader.entries(after=0, limit=1000, stream=stream.key):
+                within = (await journal_reader.within_runs({stream: placed.entry.version}))[stream]
                 assert within.version == whole.version
                 if whole.run is not None and whole.run.ended_at is None:
                     assert within.run is not None
@@ -249,9 +250,10 @@ class PositionsContract:
 
     async def test_each_of_many_streams_is_folded_by_itself(self, filled: StoreDump) -> None:
         async with open_reader(filled.store_url) as journal_reader:
-            found = await journal_reader.within_runs({each.key: 5 for each in STREAMS} | {"messenger:nobody": 1})
-        assert [found[each.key].version for each in STREAMS] == [4, 4, 4]
-        assert found["messenger:nobody"] == Checkpoint("messenger:nobody")
+            nobody = Stream.parse("messenger:nobody")
+            found = await journal_reader.within_runs(dict.fromkeys(STREAMS, 5) | {nobody: 1})
+        assert [found[each].version for each in STREAMS] == [4, 4, 4]
+        assert found[nobody] == Checkpoint(nobody)
 
     async def test_runs_that_completed_with_errors_are_found(self, filled: StoreDump) -> None:
         async with open_reader(filled.store_url) as journal_reader:
@@ -281,7 +283,7 @@ class RunsContract:
                 ):
                     assert len(page) <= 7
                     found.extend(page)
-                assert found == [each for each in everything if of in (None, each.stream)]
+                assert found == [each for each in everything if of in (None, each.stream.key)]
 
     async def test_an_unreadable_run_says_how_to_repair_it(self, filled: StoreDump) -> None:
         filled.execute("UPDATE runs SET status = 'lost'")
@@ -303,7 +305,7 @@ class DeadLettersContract:
         async with open_reader(filled.store_url) as journal_reader:
             for of in (None, *(each.key for each in STREAMS), "messenger:unknown"):
                 for state in DeadLetterState:
-                    expected = [each for each in everything if of in (None, each.stream) and is_in(each, state)]
+                    expected = [each for each in everything if of in (None, each.stream.key) and is_in(each, state)]
                     found: list[DeadLetter] = []
                     while page := await journal_reader.dead_letters(
                         state, stream=of, after=found[-1].dead_letter_id if found else None, limit=7

@@ -45,18 +45,18 @@ def gap(key: str = "g_1", conversation_id: str = "t_1", *, newest_at: datetime =
 
 
 async def open_gaps(store: Store, *, of: Stream = STREAM, limit: int = 100) -> list[str]:
-    return [each.gap.gap_id for each in await store.open_gaps(of.key, limit)]
+    return [each.gap.gap_id for each in await store.open_gaps(of, limit)]
 
 
 class BacklogContract:
     async def test_a_stream_without_a_past_owes_nothing(self, store: Store) -> None:
-        assert await store.open_gaps(STREAM.key, 10) == ()
+        assert await store.open_gaps(STREAM, 10) == ()
 
     async def test_a_gap_is_open_with_all_that_is_known_of_it(self, store: Store) -> None:
         whole = replace(gap(), stored=50, walked_to=at(-90), idle=1, limit=12, attempts=2, resets=1, retry_at=at(9))
         await commit(store, MessagesOwed((whole,)))
 
-        assert await store.open_gaps(STREAM.key, 10) == (OpenGap(whole, is_forgotten=False),)
+        assert await store.open_gaps(STREAM, 10) == (OpenGap(whole, is_forgotten=False),)
 
     async def test_gaps_come_the_newest_first_and_no_more_than_were_asked_for(self, store: Store) -> None:
         await commit(store, MessagesOwed(tuple(gap(f"g_{n}", newest_at=at(n * 7 % 5)) for n in range(5))))
@@ -69,10 +69,10 @@ class BacklogContract:
         further = replace(gap(), cursor="oldest", reached_at=at(-120), stored=50)
 
         await commit(store, MessagesRead(further, 50))
-        assert (await store.open_gaps(STREAM.key, 10))[1].gap == further
+        assert (await store.open_gaps(STREAM, 10))[1].gap == further
         retried = replace(further, attempts=1, retry_at=at(5))
         await commit(store, MessagesFailed(retried, PROBLEM))
-        assert (await store.open_gaps(STREAM.key, 10))[1].gap == retried
+        assert (await store.open_gaps(STREAM, 10))[1].gap == retried
         await commit(store, MessagesRead(retried, 1, ending=GapEnding.CLOSED))
         assert await open_gaps(store) == ["g_2"]
         await commit(store, MessagesFailed(gap("g_2"), PROBLEM, GapEnding.GONE))
@@ -91,7 +91,7 @@ class BacklogContract:
 
         await forget(STREAM, "c_1")
 
-        assert {each.gap.gap_id: each.is_forgotten for each in await store.open_gaps(STREAM.key, 10)} == {
+        assert {each.gap.gap_id: each.is_forgotten for each in await store.open_gaps(STREAM, 10)} == {
             "g_1": True,
             "g_2": False,
         }
@@ -121,12 +121,12 @@ async def find_open_dead_letters(
 
 
 async def commit_at(store: Store, seconds: float, event: Event, *payloads: DeadLetterPayload) -> None:
-    checkpoint, changes = await store.load(STREAM.key), Changes(payloads=payloads)
+    checkpoint, changes = await store.load(STREAM), Changes(payloads=payloads)
     await store.commit(commit_after(checkpoint, event, changes=changes, now=at(seconds)))
 
 
 async def due(store: Store, now: datetime = NOON, *, limit: int = 100, of: Stream = STREAM) -> list[str]:
-    return [each.dead_letter.dead_letter_id for each in await store.due_dead_letters(of.key, now, limit)]
+    return [each.dead_letter.dead_letter_id for each in await store.due_dead_letters(of, now, limit)]
 
 
 async def known_dead_letters(store: Store, *subjects: str, of: Stream = STREAM) -> dict[str, KnownDeadLetter]:
@@ -138,7 +138,7 @@ class DeadLettersContract:
         await find_open_dead_letters(store, opening(redrive_at=at(60)), payload='{"id": 5}')
 
         dead_letter = DeadLetter(
-            "d_1", STREAM.key, Stage.FETCH, "t_bad", "id: expected str", NOON, 0, at(60), fingerprint="f_1"
+            "d_1", STREAM, Stage.FETCH, "t_bad", "id: expected str", NOON, 0, at(60), fingerprint="f_1"
         )
         assert await known_dead_letters(store, "t_bad", "t_good") == {
             "t_bad": KnownDeadLetter("d_1", "f_1", is_open=True)
@@ -185,7 +185,7 @@ class DeadLettersContract:
         await commit(store, RedriveFailed("d_1", 1, "still bad", at(60)))
 
         assert await due(store, at(59)) == []
-        (again,) = await store.due_dead_letters(STREAM.key, at(60), 100)
+        (again,) = await store.due_dead_letters(STREAM, at(60), 100)
         assert (again.dead_letter.attempts, again.dead_letter.reason, again.payload) == (1, "still bad", "{}")
         await commit(store, RedriveFailed("d_1", 2, "given up"))
         assert await due(store, at(10**9)) == []
@@ -514,7 +514,7 @@ class ForgettingContract:
 
         left = {f"d_{number}" for number in range(4, 9)} | {"d_other", "d_namesake"}
         assert set((await look()).payloads) == left
-        erased = await store.due_dead_letters(STREAM.key, NOON, 100)
+        erased = await store.due_dead_letters(STREAM, NOON, 100)
         assert {each.dead_letter.dead_letter_id for each in erased} == {"d_1", "d_2", "d_3", "d_names"}
         assert {each.payload for each in erased} == {None}
         assert (await store.find_open_dead_letters(("d_1",)))[0].payload is None

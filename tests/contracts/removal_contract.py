@@ -37,9 +37,7 @@ def of(tables: Tables, one: Stream) -> Tables:
     """Return a stream's rows in the tables beside the journal."""
     page = (one.platform.value, one.page_id)
     run_ids = {row.run_id for row in tables.journal if row.stream == one.key}
-    dead_letters = {
-        key: dead_letter for key, dead_letter in tables.dead_letters.items() if dead_letter.stream == one.key
-    }
+    dead_letters = {key: dead_letter for key, dead_letter in tables.dead_letters.items() if dead_letter.stream == one}
     return Tables(
         (),
         {key: each for key, each in tables.checkpoints.items() if key == one.key},
@@ -75,7 +73,7 @@ class RemovalContract:
         after = kept.tables()
         beginning = after.checkpoints[GONE.key]
         assert of(after, GONE) == Tables(checkpoints={GONE.key: beginning})
-        assert beginning == Checkpoint(GONE.key, gone.version + 1, beginning.hash, at(1_000), removed_at=at(1_000))
+        assert beginning == Checkpoint(GONE, gone.version + 1, beginning.hash, at(1_000), removed_at=at(1_000))
         assert of(after, OTHER) == of(before, OTHER)
         assert kept.rows("SELECT DISTINCT stream FROM missed_conversations") == [(OTHER.key,)]
 
@@ -115,7 +113,7 @@ class RemovalContract:
         await remove(kept.store_url, GONE, BY, NOON)
 
         async with open_store(kept.store_url) as store:
-            checkpoint = await store.load(GONE.key)
+            checkpoint = await store.load(GONE)
             for each in commits:
                 again = commit_after(
                     checkpoint,
@@ -143,12 +141,12 @@ class RemovalContract:
             tuple(event_row(f"m_{each}", of=GONE, conversation_id=f"t_{each}") for each in people),
         )
         async with open_store(kept.store_url) as store:
-            await store.commit(commit_after(Checkpoint(GONE.key), changes=rows))
+            await store.commit(commit_after(Checkpoint(GONE), changes=rows))
         await forget(kept.store_url, GONE, "ada")
         await remove(kept.store_url, GONE, BY, NOON)
 
         async with open_store(kept.store_url) as store:
-            await store.commit(commit_after(await store.load(GONE.key), changes=rows))
+            await store.commit(commit_after(await store.load(GONE), changes=rows))
 
         tables = kept.tables()
         assert set(tables.conversations) == {"t_bob"}

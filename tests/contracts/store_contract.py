@@ -59,7 +59,9 @@ class JournalRow(Struct, frozen=True):
     def entry(self) -> Entry:
         event = Codec().decode(self.type, self.data)
         recorded_at = datetime.fromisoformat(self.recorded_at)
-        return Entry(self.stream, self.version, self.run_id, recorded_at, self.type, self.data, self.hash, event)
+        return Entry(
+            Stream.parse(self.stream), self.version, self.run_id, recorded_at, self.type, self.data, self.hash, event
+        )
 
 
 class Tables(Struct, frozen=True):
@@ -78,7 +80,7 @@ class Tables(Struct, frozen=True):
         """Fold the journal from scratch, checking its hash chains on the way."""
         checkpoints: dict[str, Checkpoint] = {}
         for row in self.journal:
-            before = checkpoints.get(row.stream, Checkpoint(row.stream))
+            before = checkpoints.get(row.stream) or Checkpoint(Stream.parse(row.stream))
             check_link(before, row.entry())
             checkpoints[row.stream] = evolve(before, row.entry())
         return checkpoints
@@ -94,7 +96,7 @@ NO_CHANGES = Changes()
 
 async def commit(store: Store, *events: Event, changes: Changes = NO_CHANGES, of: Stream = STREAM) -> Commit:
     """Commit the next entry of the stream."""
-    following = commit_after(await store.load(of.key), *events, changes=changes)
+    following = commit_after(await store.load(of), *events, changes=changes)
     assert isinstance(await store.commit(following), Committed)
     return following
 
@@ -112,7 +114,7 @@ async def whole_or_not_at_all(commits: list[Commit], store: Store, look: Look) -
         loaded = await store.load(each.checkpoint.stream)
         assert loaded in (each.checkpoint, Checkpoint(each.checkpoint.stream))
         is_stored = loaded.version > 0
-        assert sum(row.stream == loaded.stream for row in tables.journal) == loaded.version
+        assert sum(row.stream == loaded.stream.key for row in tables.journal) == loaded.version
         for row in each.changes.conversations:
             assert (row.conversation_id in tables.conversations) == is_stored
         for event in each.changes.interaction_events:
@@ -129,13 +131,15 @@ class StoreContract:
     # --- the journal and its projections ---
 
     async def test_an_unknown_stream_loads_as_an_empty_checkpoint(self, store: Store) -> None:
-        assert await store.load("messenger:never-seen") == Checkpoint("messenger:never-seen")
+        assert await store.load(Stream.parse("messenger:never-seen")) == Checkpoint(
+            Stream.parse("messenger:never-seen")
+        )
 
     async def test_a_committed_checkpoint_is_loaded_again(self, store: Store) -> None:
         for each in life(STREAM, 20):
             await store.commit(each)
 
-            assert await store.load(STREAM.key) == each.checkpoint
+            assert await store.load(STREAM) == each.checkpoint
 
     async def test_streams_are_kept_apart(self, store: Store) -> None:
         instagram = Stream(Platform.INSTAGRAM, STREAM.page_id)
@@ -143,8 +147,8 @@ class StoreContract:
         mine = await commit(store)
         theirs = await commit(store, of=instagram)
 
-        assert await store.load(STREAM.key) == mine.checkpoint
-        assert await store.load(instagram.key) == theirs.checkpoint
+        assert await store.load(STREAM) == mine.checkpoint
+        assert await store.load(instagram) == theirs.checkpoint
 
     async def test_entries_are_numbered_without_a_gap(self, store: Store, look: Look) -> None:
         expected_seq = 1
@@ -184,7 +188,7 @@ class StoreContract:
     async def test_a_second_writer_is_refused_and_nothing_of_its_commit_is_stored(
         self, store: Store, look: Look
     ) -> None:
-        stale = await store.load(STREAM.key)
+        stale = await store.load(STREAM)
         first = await commit(store)
         before = await look()
 
@@ -192,10 +196,10 @@ class StoreContract:
             await store.commit(commit_after(stale, RunStarted(at(1)), changes=some_rows("stale"), run_id="stale"))
 
         assert await look() == before
-        assert await store.load(STREAM.key) == first.checkpoint
+        assert await store.load(STREAM) == first.checkpoint
 
     async def test_a_commit_that_skips_a_version_is_refused(self, store: Store, look: Look) -> None:
-        unstored = commit_after(Checkpoint(STREAM.key), changes=some_rows("unstored"))
+        unstored = commit_after(Checkpoint(STREAM), changes=some_rows("unstored"))
 
         with pytest.raises(VersionConflict):
             await store.commit(commit_after(unstored.checkpoint, RunStarted(at(1)), changes=some_rows("next")))
@@ -212,7 +216,7 @@ class StoreContract:
         assert await look() == before
 
     async def test_one_of_many_simultaneous_writers_wins(self, store: Store, look: Look) -> None:
-        unborn = Checkpoint(STREAM.key)
+        unborn = Checkpoint(STREAM)
         rivals = [commit_after(unborn, changes=some_rows(f"{n}"), run_id=f"run-{n}") for n in range(40)]
 
         answers = await asyncio.gather(*(store.commit(each) for each in rivals), return_exceptions=True)
@@ -238,7 +242,7 @@ class StoreContract:
         assert await store.settle(unstored) is None
 
     async def test_another_writer_s_commit_is_not_mistaken_for_the_one_to_settle(self, store: Store) -> None:
-        unborn = Checkpoint(STREAM.key)
+        unborn = Checkpoint(STREAM)
         mine, theirs = (commit_after(unborn, RunStarted(NOON), run_id=run_id) for run_id in ("mine", "theirs"))
         await store.commit(theirs)
 
@@ -368,7 +372,7 @@ class StoreContract:
         )
         before = await look()
 
-        answer = await store.commit(commit_after(Checkpoint(STREAM.key), changes=both))
+        answer = await store.commit(commit_after(Checkpoint(STREAM), changes=both))
 
         assert names(answer) == {(table, key)}
         assert await look() == before
@@ -386,13 +390,13 @@ class StoreContract:
         for table, key in bad:
             refuse(table, key)
 
-        answer = await store.commit(commit_after(Checkpoint(STREAM.key), changes=rows))
+        answer = await store.commit(commit_after(Checkpoint(STREAM), changes=rows))
 
         assert names(answer) == bad
-        assert await store.load(STREAM.key) == Checkpoint(STREAM.key)
+        assert await store.load(STREAM) == Checkpoint(STREAM)
 
     async def test_a_second_writer_gets_a_conflict_and_no_refused_rows(self, store: Store, refuse: Refuse) -> None:
-        stale = await store.load(STREAM.key)
+        stale = await store.load(STREAM)
         await commit(store)
         refuse(Table.CONTACTS, "c_stale")
 
@@ -403,7 +407,7 @@ class StoreContract:
 
     async def test_commits_of_many_streams_at_once_are_all_stored(self, store: Store, look: Look) -> None:
         async def live(number: int) -> tuple[Checkpoint, list[int]]:
-            checkpoint = await store.load(stream(number).key)
+            checkpoint = await store.load(stream(number))
             seqs: list[int] = []
             for _ in range(6):
                 following = next_commit(checkpoint)
@@ -416,8 +420,8 @@ class StoreContract:
         lives = await asyncio.gather(*(live(number) for number in range(100)))
 
         tables = await look()
-        assert {checkpoint.stream: checkpoint for checkpoint, _ in lives} == tables.checkpoints == tables.refold()
-        seqs_told = {seq: checkpoint.stream for checkpoint, seqs in lives for seq in seqs}
+        assert {checkpoint.stream.key: checkpoint for checkpoint, _ in lives} == tables.checkpoints == tables.refold()
+        seqs_told = {seq: checkpoint.stream.key for checkpoint, seqs in lives for seq in seqs}
         assert seqs_told == {row.seq: row.stream for row in tables.journal}
         assert len(tables.conversations) == len(tables.interaction_events) == 100 * 5 * 2
 
@@ -439,7 +443,7 @@ class StoreContract:
         for number, answer in enumerate(answers):
             if number not in doomed:
                 assert not isinstance(answer, BaseException), f"commit {number}: {answer!r}"
-                assert await store.load(stream(number).key) == commits[number].checkpoint
+                assert await store.load(stream(number)) == commits[number].checkpoint
         await commit(store)
         await whole_or_not_at_all(commits, store, look)
 
@@ -500,13 +504,13 @@ class CheckingStoreContract(StoreContract):
 
         assert {key for _, key in names(answer)} == bad
         assert await look() == before
-        assert await store.load(STREAM.key) == first.checkpoint
+        assert await store.load(STREAM) == first.checkpoint
 
     @pytest.mark.parametrize("why", REFUSED_ROWS)
     async def test_the_reason_of_a_refusal_does_not_quote_the_row(self, store: Store, why: str) -> None:
         rows, _ = self.REFUSED_ROWS[why]
 
-        answer = await store.commit(commit_after(Checkpoint(STREAM.key), changes=rows))
+        answer = await store.commit(commit_after(Checkpoint(STREAM), changes=rows))
 
         assert isinstance(answer, Rejected)
         for row in answer.rows:
@@ -530,7 +534,7 @@ class CheckingStoreContract(StoreContract):
         await whole_or_not_at_all(commits, store, look)
 
     async def test_a_commit_that_is_refused_for_no_row_says_so(self, store: Store, look: Look) -> None:
-        sound = commit_after(Checkpoint(STREAM.key), changes=some_rows("a"))
+        sound = commit_after(Checkpoint(STREAM), changes=some_rows("a"))
         (entry,) = sound.entries
         before = await look()
 

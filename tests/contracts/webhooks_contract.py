@@ -29,7 +29,7 @@ async def keep(store: OpenStore, *message_ids: str) -> None:
     """Store messages, as a sweep does."""
     rows = tuple(replace(event_row(message_id), contact_id="ada") for message_id in message_ids)
     changes = Changes(interaction_events=rows)
-    await store.commit(commit_after(await store.load(STREAM.key), RunStarted(NOON), changes=changes))
+    await store.commit(commit_after(await store.load(STREAM), RunStarted(NOON), changes=changes))
 
 
 def waiting(kept: StoreDump) -> list[str]:

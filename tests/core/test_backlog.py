@@ -408,7 +408,7 @@ class TestFailures:
 
 
 def due(gap: Gap = GAP) -> DueDeadLetter:
-    dead_letter = DeadLetter("d_1", STREAM.key, Stage.FETCH, f"t_1/older/{gap.gap_id}", "it failed", NOON)
+    dead_letter = DeadLetter("d_1", STREAM, Stage.FETCH, f"t_1/older/{gap.gap_id}", "it failed", NOON)
     return DueDeadLetter(dead_letter, payload_of(gap))
 
 

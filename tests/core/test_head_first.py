@@ -201,4 +201,4 @@ def test_the_journal_says_that_a_run_began_with_the_head() -> None:
     assert stored.position.is_after_head
     assert world.checkpoint.run is not None
     assert world.checkpoint.run.status is RunStatus.PAUSED
-    assert world.checkpoint.stream == STREAM.key
+    assert world.checkpoint.stream == STREAM

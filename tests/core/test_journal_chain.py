@@ -14,6 +14,7 @@ from milepost.core.errors import JournalDamaged
 from milepost.core.events import BatchStored, Entry, Event, SweepCompleted, Tally
 from milepost.core.evolve import evolve
 from milepost.core.journal import check_link, instant_text, link, seal
+from milepost.core.model import Stream
 from milepost.core.position import Mode
 
 JOURNAL = entries(
@@ -40,7 +41,7 @@ class TestSeal:
         (fifth,) = seal(before, [run_started()], "run-2", at(9), CODEC)
 
         assert [entry.version for entry in JOURNAL] == [1, 2, 3, 4]
-        assert (fifth.version, fifth.stream, fifth.run_id, fifth.type) == (5, STREAM.key, "run-2", "run_started")
+        assert (fifth.version, fifth.stream, fifth.run_id, fifth.type) == (5, STREAM, "run-2", "run_started")
         verify((*JOURNAL, fifth))
 
     def test_sealing_keeps_the_stored_precision_of_the_time(self) -> None:
@@ -69,7 +70,7 @@ class TestCheckLink:
     @pytest.mark.parametrize(
         "change",
         [
-            pytest.param(lambda entry: replace(entry, stream="messenger:2"), id="stream"),
+            pytest.param(lambda entry: replace(entry, stream=Stream.parse("messenger:2")), id="stream"),
             pytest.param(lambda entry: replace(entry, version=entry.version + 1), id="version"),
             pytest.param(lambda entry: replace(entry, run_id="run-2"), id="run_id"),
             pytest.param(lambda entry: replace(entry, run_id=None), id="run_id removed"),

@@ -18,7 +18,9 @@ from milepost.core.checkpoint import Checkpoint, Doubt, Run
 from milepost.core.events import TAGS, BatchStored, Entry, RunStatus, SweepCompleted
 from milepost.core.evolve import evolve
 from milepost.core.journal import Codec, check_link
+from milepost.core.model import Stream
 from milepost.core.position import Progress
+from milepost.stores import rows
 
 HERE = Path(__file__).parent
 CODEC = Codec()
@@ -36,7 +38,7 @@ def journal() -> list[Entry]:
     rows = [msgspec.json.decode(line, type=JournalRow) for line in lines]
     return [
         Entry(
-            row.stream,
+            Stream.parse(row.stream),
             row.version,
             row.run_id,
             datetime.fromisoformat(row.recorded_at),
@@ -78,20 +80,20 @@ def test_an_old_journal_means_what_it_always_meant(checkpoints: list[Checkpoint]
 
 
 def test_its_start_means_what_it_meant_before_streams_could_be_removed(checkpoints: list[Checkpoint]) -> None:
-    golden = msgspec.json.decode((HERE / "journal-format-1.requests.checkpoint.json").read_bytes(), type=Checkpoint)
+    golden = rows.checkpoint((HERE / "journal-format-1.requests.checkpoint.json").read_text())
 
     assert checkpoints[WITHOUT_REMOVALS - 1] == golden
 
 
 def test_its_start_means_what_it_meant_before_there_were_commands(checkpoints: list[Checkpoint]) -> None:
-    golden = msgspec.json.decode((HERE / "journal-format-1.remedies.checkpoint.json").read_bytes(), type=Checkpoint)
+    golden = rows.checkpoint((HERE / "journal-format-1.remedies.checkpoint.json").read_text())
 
     assert checkpoints[WITHOUT_REQUESTS - 1] == golden
 
 
 def test_its_start_means_what_it_meant_before_there_were_remedies(checkpoints: list[Checkpoint]) -> None:
     """A checkpoint has more fields than it had then, and no other difference."""
-    golden = msgspec.json.decode((HERE / "journal-format-1.checkpoint.json").read_bytes(), type=Checkpoint)
+    golden = rows.checkpoint((HERE / "journal-format-1.checkpoint.json").read_text())
 
     assert replace(checkpoints[WITHOUT_REMEDIES - 1], failure_streak=None) == golden
 

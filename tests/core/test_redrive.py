@@ -52,7 +52,7 @@ NEVER = None
 def due(
     stage: Stage = Stage.FETCH, subject: str = "t_1", payload: str | None = "{}", attempts: int = 0
 ) -> DueDeadLetter:
-    return DueDeadLetter(DeadLetter("d_1", STREAM.key, stage, subject, "bad", at(-900), attempts), payload)
+    return DueDeadLetter(DeadLetter("d_1", STREAM, stage, subject, "bad", at(-900), attempts), payload)
 
 
 def due_rows(stage: Stage, table: Table, key: str) -> DueDeadLetter:
@@ -61,9 +61,7 @@ def due_rows(stage: Stage, table: Table, key: str) -> DueDeadLetter:
     decided = record(decision_on(walking_since_noon(), fetched(READ, next_cursor="x"), around))
     (dead_letter,) = (event for event in decided.events if isinstance(event, DeadLetterOpened))
     (payload,) = decided.changes.payloads
-    return DueDeadLetter(
-        DeadLetter("d_1", STREAM.key, stage, dead_letter.subject, "too long", at(-900)), payload.payload
-    )
+    return DueDeadLetter(DeadLetter("d_1", STREAM, stage, dead_letter.subject, "too long", at(-900)), payload.payload)
 
 
 def redriven(

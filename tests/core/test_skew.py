@@ -12,7 +12,7 @@ from milepost.core.position import Mode
 from milepost.core.skew import furthest_ahead, is_ahead
 
 CHECKPOINT = Checkpoint(
-    STREAM.key,
+    STREAM,
     updated_at=at(100),
     run=Run("r_1", at(10), RunStatus.COMPLETE, ended_at=at(100)),
     watermark=at(50),
@@ -23,7 +23,7 @@ CHECKPOINT = Checkpoint(
 
 
 def test_nothing_is_ahead_of_a_steady_clock() -> None:
-    assert furthest_ahead([CHECKPOINT, Checkpoint(STREAM.key)], at(100)) == {}
+    assert furthest_ahead([CHECKPOINT, Checkpoint(STREAM)], at(100)) == {}
 
 
 def test_clocks_may_differ_a_little() -> None:
@@ -47,5 +47,5 @@ def test_everything_stored_by_a_clock_that_was_ahead_is_named_with_its_latest_in
 
 
 def test_instants_that_may_be_in_the_future_are_not_named() -> None:
-    held = Checkpoint(STREAM.key, rate_limit=RateLimit(Scope.PAGE, 1, NOON, at(86_400), RATE_LIMIT))
+    held = Checkpoint(STREAM, rate_limit=RateLimit(Scope.PAGE, 1, NOON, at(86_400), RATE_LIMIT))
     assert furthest_ahead([held], NOON) == {}

@@ -108,7 +108,7 @@ async def bursts(parts: EngineContext, inbox: Busy, *counts: int) -> None:
 
 
 def endings(store: MemoryStore) -> list[GapEnding | None]:
-    events = (row.event for row in store.entries(STREAM.key))
+    events = (row.event for row in store.entries(STREAM))
     return [event.ending for event in events if isinstance(event, MessagesRead | MessagesFailed)]
 
 

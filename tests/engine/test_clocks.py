@@ -101,7 +101,7 @@ async def test_a_clock_step_delays_no_retry(step: timedelta) -> None:
     world.retry = refused(UNKNOWN)
     async with running(world.supervisor, world.parts.stop):
         await asyncio.sleep(0.5)
-        assert any(isinstance(entry.event, FetchFailed) for entry in world.store.entries(STREAMS[0].key))
+        assert any(isinstance(entry.event, FetchFailed) for entry in world.store.entries(STREAMS[0]))
         world.retry = None
         world.clock.set_by += step
         await asyncio.sleep(40)
@@ -120,7 +120,7 @@ async def test_a_clock_step_changes_no_runs_time_limit_and_does_not_stall_it(ste
         assert types(world.store, STREAMS[0]).count("run_ended") == 0
         assert world.supervisor.stalled() is None
         await asyncio.sleep(25)
-        (ended,) = [entry.event for entry in world.store.entries(STREAMS[0].key) if isinstance(entry.event, RunEnded)]
+        (ended,) = [entry.event for entry in world.store.entries(STREAMS[0]) if isinstance(entry.event, RunEnded)]
         assert ended.reason is Reason.TIME_LIMIT
         assert world.supervisor.stalled() is None
 
@@ -170,7 +170,7 @@ async def test_a_rate_limit_that_begins_in_the_future_counts_as_over() -> None:
     before = World()
     before.retry = refused(replace(problem(4), wait_seconds=200.0))
     store = await life_by_a_clock_that_is(DAY, before)
-    assert any(isinstance(entry.event, RateLimited) for entry in store.entries(STREAMS[0].key))
+    assert any(isinstance(entry.event, RateLimited) for entry in store.entries(STREAMS[0]))
     world = World(store)
     async with running(world.supervisor, world.parts.stop):
         await asyncio.sleep(20)
@@ -180,7 +180,7 @@ async def test_a_rate_limit_that_begins_in_the_future_counts_as_over() -> None:
 async def test_a_limit_recorded_before_the_step_does_not_replace_the_shifted_one() -> None:
     clock = VirtualClock()
     known = RateLimits(clock, Feed(), floor_seconds=60)
-    recorded = Checkpoint(STREAMS[0].key, rate_limit=RateLimit(Scope.PAGE, 1, NOON, at(60), RATE_LIMIT))
+    recorded = Checkpoint(STREAMS[0], rate_limit=RateLimit(Scope.PAGE, 1, NOON, at(60), RATE_LIMIT))
     known.observe(recorded)
     clock.set_by -= HOUR
     known.observe(recorded)

@@ -33,7 +33,7 @@ async def test_a_paused_stream_makes_no_call_until_it_is_resumed_and_then_at_onc
         calls = len(inbox.called_at)
         await asyncio.sleep(DAY)
         assert len(inbox.called_at) == calls
-        entries = len(store.entries(STREAM.key))
+        entries = len(store.entries(STREAM))
         await one.ask(STREAM, ResumeStream(ADA))
         await asyncio.sleep(1)
         assert inbox.called_at[calls] == 10 + DAY
@@ -47,7 +47,7 @@ async def test_a_pause_ends_the_run_after_the_current_batch_with_its_position_sa
         await asyncio.sleep(2.5)
         await one.ask(STREAM, PauseStream(ADA))
         await asyncio.sleep(1000)
-        checkpoint = await store.load(STREAM.key)
+        checkpoint = await store.load(STREAM)
         assert checkpoint.run is not None
         assert (checkpoint.run.status, checkpoint.run.reason) == (RunStatus.PAUSED, Reason.REQUEST)
         assert checkpoint.operator_pause is not None
@@ -80,7 +80,7 @@ async def test_a_command_that_changes_nothing_is_not_journaled() -> None:
     for health in (TokenHealth(is_valid=True), TokenHealth(is_valid=True), TokenHealth(is_valid=False)):
         await one.ask(STREAM, RecordTokenHealth(health))
     assert types(store, STREAM) == ["stream_paused", "token_checked", "token_checked"]
-    assert (await store.load(STREAM.key)).token == TokenHealth(is_valid=False)
+    assert (await store.load(STREAM)).token == TokenHealth(is_valid=False)
 
 
 async def test_a_sync_of_a_paused_stream_is_refused_with_a_hint() -> None:
@@ -105,7 +105,7 @@ async def test_a_requested_sync_starts_at_once_in_the_requested_mode(full: bool)
         await one.ask(STREAM, SyncNow(ADA, full=full))
         await asyncio.sleep(10)
         assert inbox.called_at[calls] == 1000
-        checkpoint = await store.load(STREAM.key)
+        checkpoint = await store.load(STREAM)
         assert checkpoint.run is not None
         assert checkpoint.run.mode is (Mode.FULL if full else Mode.INCREMENTAL)
         await asyncio.sleep(1000)
@@ -122,7 +122,7 @@ async def test_a_later_request_does_not_cancel_a_requested_full_sweep() -> None:
         await asyncio.sleep(100)
         await asyncio.gather(one.ask(STREAM, SyncNow(ADA, full=True)), one.ask(STREAM, SyncNow(ADA)))
         await asyncio.sleep(100)
-    last = (await store.load(STREAM.key)).run
+    last = (await store.load(STREAM)).run
     assert last is not None
     assert last.mode is Mode.FULL
 
@@ -159,5 +159,5 @@ async def test_the_journal_names_who_redrove_or_discarded_a_dead_letter() -> Non
     first, second = find_open_dead_letters(store)
     await one.do(Redrive(first.dead_letter_id, ADA))
     await one.do(Discard(second.dead_letter_id, "of no interest", "command line"))
-    closed = [entry.event for entry in store.entries(STREAM.key) if entry.type == "dead_letter_closed"]
+    closed = [entry.event for entry in store.entries(STREAM) if entry.type == "dead_letter_closed"]
     assert [getattr(event, "by", None) for event in closed] == [ADA, "command line"]

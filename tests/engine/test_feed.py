@@ -5,12 +5,13 @@ import asyncio
 from kit.builders import STREAM
 from kit.engine_doubles import Inbox, engine
 from kit.memory_store import MemoryStore
+from milepost.core.model import Stream
 from milepost.engine.feed import Feed, Notice, Recorded, StoreRetried, reading
 from milepost.engine.supervisor import Schedule, Supervisor
 
 
 def notice(number: int) -> StoreRetried:
-    return StoreRetried("messenger:1", number, 0.0, 0.0, "away")
+    return StoreRetried(Stream.parse("messenger:1"), number, 0.0, 0.0, "away")
 
 
 def attempts(notices: list[Notice]) -> list[int]:

@@ -12,7 +12,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import Command, CommandDeferred, Discard, Redrive
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.core.events import Resolution, RunStatus, Stage
-from milepost.core.model import Table
+from milepost.core.model import Stream, Table
 from milepost.core.plan import Policy
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.engine.context import EngineContext
@@ -148,7 +148,7 @@ async def test_a_limit_that_a_redrive_meets_is_reported_and_holds_from_then_on()
         with pytest.raises(CommandDeferred):
             await one.do(Redrive(dead_letter_id))
     assert inbox.reread_ids == ["t_1"]
-    assert (await store.load(STREAM.key)).rate_limit is not None
+    assert (await store.load(STREAM)).rate_limit is not None
     assert store.dead_letters[dead_letter_id].attempts == 0
 
 
@@ -234,7 +234,7 @@ async def test_a_command_does_not_wait_for_a_slot_that_another_stream_holds() ->
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store, concurrency=1)
     refuse = refusing(replace(RATE_LIMIT, wait_seconds=200.0), until=at(200), clock=parts.clock)
-    other = replace(STREAM, page_id="2")
+    other = Stream(STREAM.platform, "2")
     sources = {STREAM: Inbox(5, before=refuse), other: Inbox(5, call_seconds=50, prefix="o")}
     one = Supervisor(parts, sources, Schedule())
     async with running(one, parts.stop):
@@ -251,7 +251,7 @@ async def test_every_command_gets_a_result_if_the_checkpoint_cannot_be_loaded() 
         is_damaged = False
         recalls = 0
 
-        async def load(self, stream: str) -> Checkpoint:
+        async def load(self, stream: Stream) -> Checkpoint:
             self.recalls += 1
             if self.is_damaged:
                 raise StoreRefused("the database is corrupt")
@@ -357,7 +357,7 @@ async def test_a_callers_redrive_and_a_starting_daemon_do_not_overlap() -> None:
         assert await redrive is None
         await asyncio.sleep(100)
         assert await one.do(Redrive(dead_letter_id)) is None
-    checkpoint = await store.load(STREAM.key)
+    checkpoint = await store.load(STREAM)
     assert checkpoint.last_success_at is not None
     assert checkpoint.last_success_at > at(10), "the run began after the redrive and was not overtaken"
 
@@ -379,7 +379,7 @@ async def test_a_stream_that_is_admitted_during_a_command_starts_after_it() -> N
         one.admit(STREAM, Inbox(5, clock=parts.clock))
         assert await discard is None
         await asyncio.sleep(100)
-    checkpoint = await store.load(STREAM.key)
+    checkpoint = await store.load(STREAM)
     assert checkpoint.last_success_at is not None
     assert checkpoint.last_success_at > admitted_at
     assert checkpoint.run is not None

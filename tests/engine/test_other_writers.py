@@ -13,6 +13,7 @@ from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.commands import PauseStream, SyncNow
 from milepost.core.errors import MilepostError, VersionConflict
 from milepost.core.events import Reason, RunStatus, StreamRemoved
+from milepost.core.model import Stream
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.core.position import Mode
 from milepost.core.records import Record, prepare
@@ -86,7 +87,7 @@ async def test_a_pause_that_is_reported_holds_even_if_nothing_is_written() -> No
         asked += 1
         if asked == 3:
             await elsewhere(store).ask(STREAM, PauseStream(ADA))
-            mailbox.observe_version((await store.load(STREAM.key)).version)
+            mailbox.observe_version((await store.load(STREAM)).version)
         return None
 
     parts = engine(store)
@@ -112,7 +113,7 @@ async def test_a_process_that_was_taken_for_dead_writes_nothing_more() -> None:
     with pytest.raises(VersionConflict, match="taken over by another Milepost"):
         await ran(engine(store), Inbox(6, before=before), Mailbox())
 
-    entries = store.entries(STREAM.key)
+    entries = store.entries(STREAM)
     runs = [entry.run_id for entry in entries]
     assert runs[-1] == "r_other"
     assert runs.index("r_other") > max(n for n, run_id in enumerate(runs) if run_id == "r_1")
@@ -130,13 +131,13 @@ async def test_a_process_that_was_taken_for_dead_writes_nothing_even_if_it_would
         asked += 1
         if asked == 3:
             await ran(engine(store), Inbox(6), Mailbox(), "r_other")
-            mailbox.observe_version((await store.load(STREAM.key)).version)
+            mailbox.observe_version((await store.load(STREAM)).version)
         return None
 
     with pytest.raises(VersionConflict, match="taken over by another Milepost"):
         await ran(engine(store), Inbox(6, before=before), mailbox)
 
-    assert store.entries(STREAM.key)[-1].run_id == "r_other"
+    assert store.entries(STREAM)[-1].run_id == "r_other"
 
 
 async def test_a_run_ends_if_its_stream_is_removed_and_the_next_begins_anew() -> None:
@@ -146,7 +147,7 @@ async def test_a_run_ends_if_its_stream_is_removed_and_the_next_begins_anew() ->
         nonlocal asked
         asked += 1
         if asked == 1:
-            checkpoint = await store.load(STREAM.key)
+            checkpoint = await store.load(STREAM)
             await store.commit(prepare(checkpoint, Record((StreamRemoved(ADA),)), None, NOON, CODEC))
             mailbox.observe_version(checkpoint.version + 1)
         return None
@@ -203,7 +204,7 @@ class Interrupted(MemoryStore):
         super().__init__()
         self.meanwhile: Callable[[], Awaitable[None]] | None = None
 
-    async def load(self, stream: str) -> Checkpoint:
+    async def load(self, stream: Stream) -> Checkpoint:
         loaded = await super().load(stream)
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
@@ -247,7 +248,7 @@ async def test_an_open_run_is_left_to_the_process_that_takes_it_over_first() -> 
     with pytest.raises(VersionConflict):
         await ran(engine(store), Inbox(6), Mailbox(), "r_2")
 
-    assert store.entries(STREAM.key)[-1].run_id == "r_faster"
+    assert store.entries(STREAM)[-1].run_id == "r_faster"
 
 
 async def test_redrives_end_for_now_if_another_process_writes_to_the_stream() -> None:

@@ -72,7 +72,7 @@ async def test_a_limit_that_was_reported_holds_until_it_is_recorded() -> None:
     """An entry that is committed meanwhile may still hold the limit before it."""
     store = MemoryStore()
     parts = engine(store)
-    known, checkpoint = parts.rate_limits, await store.load(MESSENGER.key)
+    known, checkpoint = parts.rate_limits, await store.load(MESSENGER)
     limit = RateLimit(Scope.PAGE, 1, at(0), at(60), PAGE_LIMIT)
     known.observe(replace(checkpoint, rate_limit=limit))
     await asyncio.sleep(61)
@@ -87,7 +87,7 @@ async def test_a_limit_that_was_reported_holds_until_it_is_recorded() -> None:
 async def test_a_reported_limit_holds_as_long_as_the_recorded_one() -> None:
     """A limit that is met again right after the last one is waited out for longer."""
     store = MemoryStore()
-    known, checkpoint = rate_limits(), await store.load(MESSENGER.key)
+    known, checkpoint = rate_limits(), await store.load(MESSENGER)
     known.observe(replace(checkpoint, rate_limit=RateLimit(Scope.PAGE, 1, at(0), at(60), PAGE_LIMIT)))
     await asyncio.sleep(60)
     known.gate(MESSENGER).refused(PAGE_LIMIT)
@@ -101,7 +101,7 @@ async def test_reported_usage_reaches_the_readers() -> None:
     usage = Usage(Scope.PAGE, "call_count", 0.85)
     gate.used(())
     gate.used((usage,))
-    assert list(notices) == [UsageReported(MESSENGER.key, (usage,))]
+    assert list(notices) == [UsageReported(MESSENGER, (usage,))]
 
 
 # --- a daemon inside a limit ------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ async def test_a_limit_of_an_hour_costs_one_call_per_probe_and_nothing_else(
     since = [probe - under_way[0] for probe in probes]
     assert since == pytest.approx([60, 180, 420, 900, 1800, 2700], abs=1), "waits double up to a quarter of an hour"
     for stream in ALL:
-        checkpoint = await store.load(stream.key)
+        checkpoint = await store.load(stream)
         assert checkpoint.run is not None
         assert checkpoint.run.status is RunStatus.COMPLETE, "and goes on when it is over"
         assert checkpoint.open_dead_letters == 0
@@ -224,8 +224,8 @@ async def test_a_limit_met_ahead_is_recorded_before_any_wait(named_seconds: floa
 
     inbox = gated(parts, OTHER, before)
     (result,) = await Supervisor(parts, {OTHER: inbox}, Schedule()).sync([OTHER])
-    checkpoint = await store.load(OTHER.key)
-    (limited,) = [row.event for row in store.entries(OTHER.key) if isinstance(row.event, RateLimited)]
+    checkpoint = await store.load(OTHER)
+    (limited,) = [row.event for row in store.entries(OTHER) if isinstance(row.event, RateLimited)]
     assert limited.until == at(named_seconds), "from when it was met, not from when it was settled"
     assert result.run is not None
     if named_seconds == HOUR:
@@ -250,7 +250,7 @@ async def test_a_refusal_before_a_stop_is_on_record_when_the_process_ends() -> N
         return refused(replace(PAGE_LIMIT, wait_seconds=100.0)) if cursor_of(asked) == "1" else None
 
     await Supervisor(parts, {OTHER: gated(parts, OTHER, before)}, Schedule()).sync([OTHER])
-    checkpoint = await store.load(OTHER.key)
+    checkpoint = await store.load(OTHER)
     assert checkpoint.rate_limit is not None
     assert checkpoint.run is not None
     assert checkpoint.run.reason is Reason.SHUTDOWN
@@ -272,7 +272,7 @@ async def test_a_limit_is_dated_by_its_response_however_late_it_is_decided() -> 
 
     inbox = gated(parts, OTHER, before)
     await Supervisor(parts, {OTHER: inbox}, Schedule(max_run_seconds=70)).sync([OTHER])
-    checkpoint = await store.load(OTHER.key)
+    checkpoint = await store.load(OTHER)
     assert checkpoint.rate_limit is not None
     assert checkpoint.rate_limit.until == at(inbox.called_at[1] + 100)
 

@@ -32,7 +32,7 @@ from milepost.engine.redrive import MAX_REDRIVES_PER_RUN, MIN_REDRIVE_SECONDS
 from milepost.engine.supervisor import Schedule, Supervisor
 
 STREAM = Stream(Platform.MESSENGER, "1")
-NEW = Checkpoint(STREAM.key)
+NEW = Checkpoint(STREAM)
 POLICY = Policy(batch_size=1)
 FIRST_REDRIVE = 900.0  # seconds after a dead letter was opened
 
@@ -56,12 +56,12 @@ class Poisonous(Inbox):
 
 
 def resolutions(store: MemoryStore) -> list[Resolution]:
-    closed = (row.event for row in store.entries(STREAM.key))
+    closed = (row.event for row in store.entries(STREAM))
     return [event.resolution for event in closed if isinstance(event, DeadLetterClosed)]
 
 
 def failures(store: MemoryStore) -> list[RedriveFailed]:
-    return [row.event for row in store.entries(STREAM.key) if isinstance(row.event, RedriveFailed)]
+    return [row.event for row in store.entries(STREAM) if isinstance(row.event, RedriveFailed)]
 
 
 async def test_a_dead_letter_is_redriven_at_growing_intervals_until_it_succeeds() -> None:
@@ -91,7 +91,7 @@ async def test_a_dead_letter_that_another_redrive_closed_is_not_redriven() -> No
     await Supervisor(engine(store), {STREAM: inbox}, Schedule()).sync([STREAM])
     assert inbox.reread_ids == ["t_0"]
     assert sorted(resolutions(store)) == [Resolution.RECOVERED, Resolution.REDRIVEN]
-    assert (await store.load(STREAM.key)).open_dead_letters == 0
+    assert (await store.load(STREAM)).open_dead_letters == 0
 
 
 async def test_refused_rows_that_the_store_now_takes_are_written_without_a_call() -> None:

@@ -60,7 +60,7 @@ async def test_a_run_stores_the_whole_inbox_and_journals_every_batch() -> None:
     assert types(store, STREAM) == ["run_started", "sweep_started", *["batch_stored"] * 4, "sweep_completed"]
     assert checkpoint.run is not None
     assert checkpoint.run.status is RunStatus.COMPLETE
-    assert checkpoint == await store.load(STREAM.key)
+    assert checkpoint == await store.load(STREAM)
 
 
 async def test_each_batch_is_requested_once_and_the_catch_up_starts_at_the_head() -> None:
@@ -204,7 +204,7 @@ async def test_a_run_that_a_dead_process_left_open_is_journaled_as_interrupted()
     with pytest.raises(Died):
         await finished(Inbox(5, before=die_at_the_third), store)
     after = await finished(Inbox(5), store, within=budget("r_2"))
-    ended = [row for row in store.entries(STREAM.key) if row.type == "run_ended"]
+    ended = [row for row in store.entries(STREAM) if row.type == "run_ended"]
     assert [(row.run_id, row.event.status) for row in ended] == [  # type: ignore[union-attr]  # a RunEnded, by its type
         (budget().run_id, RunStatus.INTERRUPTED)
     ]
@@ -222,7 +222,7 @@ async def test_readers_are_notified_of_an_outage_and_the_next_commit_records_its
     first = next(notice for notice in notices if isinstance(notice, Recorded))
     assert [entry.type for entry in first.entries][:2] == ["store_returned", "run_started"]
     assert types(store, STREAM).count("store_returned") == 1
-    assert store.entries(STREAM.key)[0].event.away_seconds == sum(clock.slept)  # type: ignore[union-attr]  # StoreReturned
+    assert store.entries(STREAM)[0].event.away_seconds == sum(clock.slept)  # type: ignore[union-attr]  # StoreReturned
     assert len(store.conversations) == 3
 
 
@@ -236,7 +236,7 @@ async def test_a_second_outage_is_counted_anew() -> None:
 
     store, clock = AwayTwice(absences=3), VirtualClock()
     await ran(engine(store, clock=clock, policy=POLICY), Inbox(3), budget())
-    returned = [entry.event for entry in store.entries(STREAM.key) if entry.type == "store_returned"]
+    returned = [entry.event for entry in store.entries(STREAM) if entry.type == "store_returned"]
     assert returned == [StoreReturned(sum(clock.slept[:3]), 3), StoreReturned(clock.slept[3], 1)]
 
 

@@ -234,6 +234,6 @@ async def test_a_run_that_waited_long_for_its_slot_has_not_stalled() -> None:
         for _ in range(60):
             await asyncio.sleep(10)
             assert one.stalled() is None
-    run = (await parts.store.load(ONE.key)).run
+    run = (await parts.store.load(ONE)).run
     assert run is not None
     assert run.status is not RunStatus.RUNNING

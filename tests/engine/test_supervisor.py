@@ -35,7 +35,7 @@ async def test_a_sync_runs_every_stream_once_and_returns_how_each_run_ended() ->
     store, keys = MemoryStore(), streams(5)
     sources = {stream: Inbox(3, prefix=stream.page_id) for stream in keys}
     results = await Supervisor(engine(store), sources, Schedule()).sync(keys)
-    assert [result.stream for result in results] == [stream.key for stream in keys]
+    assert [result.stream for result in results] == list(keys)
     assert [result.run.status for result in results if result.run] == [RunStatus.COMPLETE] * 5
     assert len(store.conversations) == 15
 
@@ -101,7 +101,7 @@ async def test_the_result_of_a_run_that_the_store_ended_is_what_it_had_recorded(
     (again,) = await supervisor.sync([stream])
     assert again.run is not None
     assert again.run.status is RunStatus.COMPLETE
-    endings = [entry.event.reason for entry in store.entries(stream.key) if isinstance(entry.event, RunEnded)]
+    endings = [entry.event.reason for entry in store.entries(stream) if isinstance(entry.event, RunEnded)]
     assert endings == [Reason.BROKE_OFF], "the process did not die"
 
 
@@ -180,8 +180,8 @@ async def test_failing_pages_slow_down_no_other_page() -> None:
 
 async def test_a_checkpoint_that_cannot_be_loaded_holds_up_no_other_stream() -> None:
     class Bugged(MemoryStore):
-        async def load(self, stream: str) -> Checkpoint:
-            if stream == broken.key:
+        async def load(self, stream: Stream) -> Checkpoint:
+            if stream == broken:
                 msg = "a bug in a store"
                 raise RuntimeError(msg)
             return await super().load(stream)
@@ -218,7 +218,7 @@ async def test_a_parked_stream_runs_at_once_when_it_is_woken() -> None:
         await asyncio.sleep(1)
     assert inbox.called_at[1] == 1000
     assert len(store.conversations) == 3
-    assert (await store.load(stream.key)).failure_streak is None
+    assert (await store.load(stream)).failure_streak is None
 
 
 async def test_a_parked_stream_recovers_with_its_next_probe() -> None:
@@ -229,7 +229,7 @@ async def test_a_parked_stream_recovers_with_its_next_probe() -> None:
         await asyncio.sleep(7200)
     probes = [called_at for called_at in inbox.called_at if called_at < 4000]
     assert probes == pytest.approx([0, 1800, 3600], abs=10)
-    assert (await parts.store.load(stream.key)).last_success_at is not None
+    assert (await parts.store.load(stream)).last_success_at is not None
 
 
 async def test_a_request_during_a_run_is_followed_by_another_run() -> None:
@@ -303,7 +303,7 @@ async def test_a_dismissed_stream_ends_after_the_current_batch_and_the_others_go
         assert supervisor.streams == (staying,)
         await asyncio.sleep(500)
         assert keepers() == {f"stream {staying.key}"}
-    checkpoint = await store.load(leaving.key)
+    checkpoint = await store.load(leaving)
     assert checkpoint.run is not None
     assert (checkpoint.run.status, checkpoint.run.reason) == (RunStatus.PAUSED, Reason.REMOVED)
     assert checkpoint.run.tally.batches == 3, "the third was under way"
@@ -347,7 +347,7 @@ async def test_a_stream_that_is_admitted_again_at_once_is_worked_by_one_task_at_
         assert keepers() == {f"stream {stream.key}"}
     assert len(store.conversations) == 10
     assert RunStatus.INTERRUPTED not in {
-        entry.event.status for entry in store.entries(stream.key) if isinstance(entry.event, RunEnded)
+        entry.event.status for entry in store.entries(stream) if isinstance(entry.event, RunEnded)
     }
 
 
@@ -371,7 +371,7 @@ async def test_a_stream_is_dismissed_whatever_it_waits_for_without_another_call(
         await asyncio.sleep(100)
         assert keepers() == {f"stream {other.key}"}
     assert len(inbox.asked) == called
-    run = (await parts.store.load(leaving.key)).run
+    run = (await parts.store.load(leaving)).run
     assert run is None or run.status is not RunStatus.RUNNING
 
 

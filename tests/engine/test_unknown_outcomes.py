@@ -95,7 +95,7 @@ async def test_every_entry_is_stored_and_published_once_whichever_commit_is_unkn
 
     assert without_absences(store) == UNDISTURBED
     assert published(list(notices)) == list(range(1, len(store.journal) + 1))
-    assert checkpoint == await store.load(STREAM.key)
+    assert checkpoint == await store.load(STREAM)
     assert checkpoint.run is not None
     assert (checkpoint.run.status, checkpoint.run.tally.inserted) == (RunStatus.COMPLETE, BATCHES)
     assert inbox.cursors == [None, "1", "2", None], "nothing is read again"
@@ -148,7 +148,7 @@ async def test_an_outage_is_on_record_even_if_the_commit_was_stored_before_it(
 
         await ran(engine(store, clock=clock), Inbox(BATCHES))
 
-        returned = [entry.event for entry in store.entries(STREAM.key) if entry.type == "store_returned"]
+        returned = [entry.event for entry in store.entries(STREAM) if entry.type == "store_returned"]
         assert returned == [StoreReturned(sum(clock.slept), attempts=3)], f"commit {number}"
 
 
@@ -233,4 +233,4 @@ async def test_an_entry_of_another_process_is_not_taken_for_the_unknown_commit()
         await ran(engine(store, feed=feed), Inbox(BATCHES))
 
     assert published(list(notices)) == [1, 2, 3], "its first commit alone was its own"
-    assert store.entries(STREAM.key)[-1].run_id == "run-other"
+    assert store.entries(STREAM)[-1].run_id == "run-other"

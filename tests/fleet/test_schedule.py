@@ -32,9 +32,9 @@ class Followed:
     """A schedule, and the journal that it reads."""
 
     def __init__(self, *events: Event) -> None:
-        self.checkpoint = Checkpoint(STREAM.key)
+        self.checkpoint = Checkpoint(STREAM)
         self.clock = LeapingClock(Stop())
-        self.schedule = FleetSchedule(lambda: {STREAM.key: self.checkpoint}, self.clock)
+        self.schedule = FleetSchedule(lambda: {STREAM: self.checkpoint}, self.clock)
         self.append(*events)
 
     def append(self, *events: Event, seconds: float = 0.0, run_id: str = "r_1") -> None:
@@ -141,7 +141,7 @@ class Stepping(LeapingClock):
 def test_a_step_of_the_clock_neither_delays_nor_hastens_a_run(step: timedelta) -> None:
     followed = Followed(*COMPLETE)
     followed.clock = clock = Stepping(Stop())
-    followed.schedule = FleetSchedule(lambda: {STREAM.key: followed.checkpoint}, clock)
+    followed.schedule = FleetSchedule(lambda: {STREAM: followed.checkpoint}, clock)
     by = step.total_seconds()
     assert not followed.is_due(100)
     clock.step(step)

@@ -19,7 +19,7 @@ PACE = Schedule(interval_seconds=100, max_run_seconds=270)
 def after(status: RunStatus, reason: Reason | None = None, ended_seconds: float | None = 10.0) -> Checkpoint:
     """Return a stream whose latest run began at noon."""
     ended_at = None if ended_seconds is None else at(ended_seconds)
-    return Checkpoint(STREAM.key, 5, updated_at=at(10), run=Run("r_1", NOON, status, None, reason, ended_at))
+    return Checkpoint(STREAM, 5, updated_at=at(10), run=Run("r_1", NOON, status, None, reason, ended_at))
 
 
 def seconds_to(checkpoint: Checkpoint, held_seconds: float | None = None) -> float:
@@ -29,7 +29,7 @@ def seconds_to(checkpoint: Checkpoint, held_seconds: float | None = None) -> flo
 
 
 def test_a_stream_that_never_ran_is_due_at_once() -> None:
-    assert seconds_to(Checkpoint(STREAM.key)) == 10
+    assert seconds_to(Checkpoint(STREAM)) == 10
 
 
 def test_a_stream_that_is_complete_comes_back_an_interval_after_its_run_began() -> None:
@@ -43,7 +43,7 @@ def test_a_run_ended_by_the_shutdown_of_its_worker_continues_at_once() -> None:
 
 def test_a_stream_under_a_rate_limit_is_due_when_that_ends() -> None:
     assert seconds_to(after(RunStatus.PAUSED, Reason.RATE_LIMIT), held_seconds=500) == 500
-    assert seconds_to(Checkpoint(STREAM.key), held_seconds=500) == 500
+    assert seconds_to(Checkpoint(STREAM), held_seconds=500) == 500
 
 
 def test_an_open_run_belongs_to_a_worker_until_it_is_silent_for_longer_than_it_can_last() -> None:

@@ -39,7 +39,7 @@ class Remote(MemoryStore):
         self.refuses_all = False
         self.refusals = 0
 
-    async def load(self, stream: str) -> Checkpoint:
+    async def load(self, stream: Stream) -> Checkpoint:
         await asyncio.sleep(0.01)
         return await super().load(stream)
 
@@ -127,7 +127,7 @@ class Crew:
         return sum(
             isinstance(entry.event, RunEnded) and entry.event.status is RunStatus.INTERRUPTED
             for stream in streams
-            for entry in self.store.entries(stream.key)
+            for entry in self.store.entries(stream)
         )
 
 

@@ -33,7 +33,7 @@ POLICY = Policy()
 CODEC = Codec()
 
 
-def removals(entries: Iterable[Entry]) -> dict[str, int]:
+def removals(entries: Iterable[Entry]) -> dict[Stream, int]:
     """Return the version of each stream's latest removal."""
     return {entry.stream: entry.version for entry in entries if isinstance(entry.event, StreamRemoved)}
 
@@ -157,7 +157,7 @@ def context(
 
 def checkpoint_of(stream: Stream = STREAM) -> Checkpoint:
     """Return the checkpoint of a stream without a past."""
-    return Checkpoint(stream.key)
+    return Checkpoint(stream)
 
 
 def entries(

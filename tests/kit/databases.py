@@ -22,7 +22,7 @@ def record(
 
 async def _record(path: Path, *events: Event, stream: Stream, run_id: str, recorded_at: datetime) -> Checkpoint:
     async with open_sqlite(path, synchronous="normal") as store:
-        before = await store.load(stream.key)
+        before = await store.load(stream)
         appended = entries(*events, after=before, run_id=run_id, recorded_at=recorded_at)
         after = fold(appended, before)
         if appended:

@@ -5,13 +5,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
-import msgspec
 from msgspec.structs import replace
 
 from kit.builders import NOON, contact, conversation, fetched, refused
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
-from milepost.core.checkpoint import Checkpoint, DeadLetter
+from milepost.core.checkpoint import DeadLetter
 from milepost.core.errors import StoreAway
 from milepost.core.model import Conversation, MessagePage, Stream
 from milepost.core.plan import Policy
@@ -37,6 +36,7 @@ from milepost.engine.interrupt import Stop
 from milepost.engine.rate_limits import RateLimits
 from milepost.engine.slots import Slots
 from milepost.engine.supervisor import Supervisor
+from milepost.stores import rows
 
 Before = Callable[[Request | str], Awaitable[Outcome | None]]
 
@@ -152,7 +152,7 @@ def engine(
     clock, feed, policy = clock or VirtualClock(), feed or Feed(), policy or Policy(batch_size=1)
     rate_limits = RateLimits(clock, feed, floor_seconds=policy.rate_limit_floor_seconds)
     for snapshot in store.checkpoints.values():
-        rate_limits.observe(msgspec.json.decode(snapshot, type=Checkpoint))
+        rate_limits.observe(rows.checkpoint(snapshot))
     return EngineContext(store, clock, feed, stop or Stop(), policy, rate_limits, Slots(concurrency))
 
 
@@ -173,7 +173,7 @@ def subscribed(feed: Feed) -> Collection[Notice]:
 
 
 def types(store: MemoryStore, stream: Stream) -> list[str]:
-    return [entry.type for entry in store.entries(stream.key)]
+    return [entry.type for entry in store.entries(stream)]
 
 
 def find_open_dead_letters(store: MemoryStore) -> list[DeadLetter]:

@@ -11,7 +11,7 @@ from kit.builders import NETWORK, NOON, RATE_LIMIT, at, run_started
 from kit.notices import recorded, store_retried, usage_told
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.model import Scope, TokenHealth
+from milepost.core.model import Scope, Stream, TokenHealth
 from milepost.core.ports import Usage
 from milepost.core.position import Mode
 from milepost.engine.feed import Notice, Recorded, UnchangedRead
@@ -30,7 +30,7 @@ class Exposition:
         self.live = LiveStreams(lambda: now)
         self.steady = 0.0
         self.metrics = Metrics(self.live, lambda: self.steady)
-        self._versions: dict[str, int] = {}
+        self._versions: dict[Stream, int] = {}
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Load a checkpoint, as a start does."""

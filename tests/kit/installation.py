@@ -15,6 +15,7 @@ from kit.postgres import Database
 from milepost.core.checkpoint import Checkpoint
 from milepost.simulator.plan import SimulatedPage
 from milepost.simulator.server import SimulatorServer
+from milepost.stores import rows
 
 PROJECTIONS = ("checkpoints", "runs", "dead_letters")
 # The tables that users query, without the columns filled from Milepost's own clock.
@@ -94,7 +95,7 @@ class Installation:
         if not self.has_tables():
             return {}
         states = self.rows("SELECT stream, state FROM checkpoints")
-        return {stream: msgspec.json.decode(state, type=Checkpoint) for stream, state in states}
+        return {stream: rows.checkpoint(state) for stream, state in states}
 
     def positions(self, stream: str) -> list[str | None]:
         """Return the cursors of a stream's sweep from the journal, oldest first."""

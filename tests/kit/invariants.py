@@ -47,6 +47,7 @@ from milepost.core.ports import Commit, Fetched, MessagesFetched, MessagesOutcom
 from milepost.core.position import Mode, Phase
 from milepost.core.records import Decision, Record
 from milepost.core.remedies import Remedy, rule_for
+from milepost.stores import rows
 
 RIVAL = "another process"  # as the journal names it, and as its run ids begin
 HARMLESS = (RunStarted, SweepStarted, BatchStored, RateLimited, RunEnded, StoreReturned)
@@ -59,7 +60,7 @@ class Observed:
     """What was observed of one stream."""
 
     def __init__(self, stream: Stream) -> None:
-        self.refolded = Checkpoint(stream.key)
+        self.refolded = Checkpoint(stream)
         self.dead_letters: dict[str, DeadLetter] = {}
         self.redrive_tally = Tally()
         self.erased = Counter[str]()
@@ -185,7 +186,7 @@ class Invariants:
         fresh = [self.store._entry(row) for row in self.store.journal[self._journal_read :]]
         self._journal_read = len(self.store.journal)
         for entry in fresh:
-            assert entry.stream == stream.key, "an entry that no commit brought"
+            assert entry.stream == stream, "an entry that no commit brought"
             assert entry.version == observed.refolded.version + 1, "the versions of the stream have gaps or doubles"
             check_link(observed.refolded, entry)
             self._run_is_alone(stream, entry, observed.refolded)
@@ -193,7 +194,7 @@ class Invariants:
             observed.refolded = evolve(observed.refolded, entry)
             self._entry_is_sound(stream, entry)
         after = commit.checkpoint
-        assert msgspec.json.encode(after) == msgspec.json.encode(observed.refolded), "the checkpoint is not the fold"
+        assert rows.checkpoint_json(after) == rows.checkpoint_json(observed.refolded), "the checkpoint is not the fold"
         assert after.unrecorded == Tally(), "a stored checkpoint is ahead of its journal"
         assert after.sweep_is_recorded, "a stored checkpoint has a sweep that is not in its journal"
         if commit.changes.missed or commit.changes.found:
@@ -307,7 +308,7 @@ class Invariants:
 
     def _dead_letters_agree(self, stream: Stream, after: Checkpoint) -> None:
         dead_letters = self.observed[stream].dead_letters
-        stored = {key: each for key, each in self.store.dead_letters.items() if each.stream == stream.key}
+        stored = {key: each for key, each in self.store.dead_letters.items() if each.stream == stream}
         assert dead_letters == stored, "the dead letters are not their fold"
         open_now = {key for key, dead_letter in dead_letters.items() if dead_letter.closed_at is None}
         assert after.open_dead_letters == len(open_now), "the journal does not count the open dead letters"
@@ -528,11 +529,11 @@ class Invariants:
         rebuilt = list(project(entries, removals(entries)))
         dead_letters = {each.dead_letter_id: each for each in rebuilt if isinstance(each, DeadLetter)}
         runs = {each.run.run_id: each.run for each in rebuilt if isinstance(each, RunOf)}
-        snapshots = {each.stream: msgspec.json.encode(each) for each in rebuilt if isinstance(each, Checkpoint)}
+        snapshots = {each.stream.key: rows.checkpoint_json(each) for each in rebuilt if isinstance(each, Checkpoint)}
         assert dead_letters == self.store.dead_letters, "the dead letters are not their fold"
         assert runs == self.store.runs, "the runs are not their fold"
         assert snapshots == self.store.checkpoints, "the checkpoints are not their fold"
-        gaps = {each.gap.gap_id: (each.stream, each.gap) for each in rebuilt if isinstance(each, GapOf)}
+        gaps = {each.gap.gap_id: (each.stream.key, each.gap) for each in rebuilt if isinstance(each, GapOf)}
         assert gaps == self.store.gaps, "the backlog is not its fold"
 
     def nothing_is_left_of_the_forgotten(self) -> None:
@@ -553,7 +554,7 @@ class Invariants:
             self._table_equals_inbox(stream, inbox)
         for dead_letter in self.store.dead_letters.values():
             thread_id = dead_letter.subject.removeprefix("contact c_").partition("/")[0]
-            is_here = thread_id in self.world.inboxes[Stream.parse(dead_letter.stream)].threads
+            is_here = thread_id in self.world.inboxes[dead_letter.stream].threads
             assert dead_letter.closed_at is not None or not is_here, (
                 f"{dead_letter.subject} can be read and is a dead letter still"
             )

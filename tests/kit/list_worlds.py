@@ -59,7 +59,7 @@ class ListWorld:
     @property
     def checkpoint(self) -> Checkpoint:
         """What is stored; loading it checks that it is the fold of the journal."""
-        return settled(self.store.load(STREAM.key))
+        return settled(self.store.load(STREAM))
 
     @property
     def cursors(self) -> list[str | None]:
@@ -75,7 +75,7 @@ class ListWorld:
 
     @property
     def entries(self) -> list[Entry]:
-        return self.store.entries(STREAM.key)
+        return self.store.entries(STREAM)
 
     def warnings(self) -> list[str]:
         """Return what the log says at a level that people look at."""

@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 
-import msgspec
-
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreAway
 from milepost.fleet.leases import Lease
+from milepost.stores import rows
 from milepost.stores.postgresql.notify import ALIVE_SECONDS
 from milepost.stores.reader import StoredEntry
 
@@ -95,7 +94,7 @@ class MemoryJournal:
         self._store = store
 
     async def checkpoints(self) -> list[Checkpoint]:
-        return [msgspec.json.decode(each, type=Checkpoint) for each in self._store.checkpoints.values()]
+        return [rows.checkpoint(each) for each in self._store.checkpoints.values()]
 
     async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
         rows = self._store.journal[after : after + limit]

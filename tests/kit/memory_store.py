@@ -32,6 +32,7 @@ from milepost.core.model import (
 )
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
 from milepost.core.retry import latest_redrive
+from milepost.stores import rows
 
 ContactKey = tuple[str, str, str]
 
@@ -53,7 +54,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.journal: list[JournalRow] = []
-        self.checkpoints: dict[str, bytes] = {}
+        self.checkpoints: dict[str, str] = {}
         self.runs: dict[str, Run] = {}
         self.conversations: dict[str, ConversationRow] = {}
         self.contacts: dict[ContactKey, ContactRow] = {}
@@ -67,15 +68,15 @@ class MemoryStore:
         self.refuses: set[tuple[Table, str]] = set()
         self._codec = Codec()
 
-    async def load(self, stream: str) -> Checkpoint:
+    async def load(self, stream: Stream) -> Checkpoint:
         """Return the stream's checkpoint, after checking it against a fold of the whole journal from scratch."""
         refolded = self.refold(stream)
-        snapshot = self.checkpoints.get(stream)
+        snapshot = self.checkpoints.get(stream.key)
         if snapshot is None:
             assert refolded == Checkpoint(stream), "there are entries, but no snapshot"
             return refolded
-        checkpoint = msgspec.json.decode(snapshot, type=Checkpoint)
-        assert msgspec.json.encode(checkpoint) == msgspec.json.encode(refolded), "the snapshot is not the fold"
+        checkpoint = rows.checkpoint(snapshot)
+        assert rows.checkpoint_json(checkpoint) == rows.checkpoint_json(refolded), "the snapshot is not the fold"
         return checkpoint
 
     async def known(self, keys: Keys) -> Known:
@@ -113,8 +114,9 @@ class MemoryStore:
         moved_to = {}
         for (previous, of), moved_at in self.moves.items():
             if previous == keys.stream.key:
-                checkpoint = msgspec.json.decode(self.checkpoints.get(of, b'{"stream":""}'), type=Checkpoint)
-                moved_to[Stream.parse(of).page_id] = max(moved_at, checkpoint.last_success_at or moved_at)
+                snapshot = self.checkpoints.get(of)
+                last_success_at = rows.checkpoint(snapshot).last_success_at if snapshot is not None else None
+                moved_to[Stream.parse(of).page_id] = max(moved_at, last_success_at or moved_at)
         return replace(known, contacts_elsewhere=elsewhere, moved_to=moved_to)
 
     def _count_stored(self, stream: Stream) -> int:
@@ -129,7 +131,7 @@ class MemoryStore:
             for dead_letter in sorted(
                 self.dead_letters.values(), key=lambda each: (each.opened_at, each.dead_letter_id)
             )
-            if dead_letter.stream == keys.stream.key and dead_letter.subject in keys.subjects
+            if dead_letter.stream == keys.stream and dead_letter.subject in keys.subjects
             if dead_letter.closed_at is None or dead_letter.resolution is Resolution.DISCARDED
         }
 
@@ -144,7 +146,7 @@ class MemoryStore:
             and key not in stretch.seen
         }
 
-    async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
+    async def due_dead_letters(self, stream: Stream, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return open dead letters whose redrive is due, or whose payload was erased; the oldest first."""
         due = [
             each
@@ -155,15 +157,15 @@ class MemoryStore:
             sorted(due, key=lambda each: (each.dead_letter.opened_at, each.dead_letter.dead_letter_id))[:limit]
         )
 
-    async def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
+    async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps of the stream, the newest first."""
         gaps = sorted(
-            (gap for of, gap in self.gaps.values() if of == stream),
+            (gap for of, gap in self.gaps.values() if of == stream.key),
             key=lambda gap: (gap.newest_at, gap.gap_id),
             reverse=True,
         )
         return tuple(
-            OpenGap(gap, (stream, "conversation", gap.conversation_id) in self.forgotten) for gap in gaps[:limit]
+            OpenGap(gap, (stream.key, "conversation", gap.conversation_id) in self.forgotten) for gap in gaps[:limit]
         )
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
@@ -194,14 +196,14 @@ class MemoryStore:
         """Return the commit if it was stored."""
         first = commit.entries[0]
         for seq, row in enumerate(self.journal, start=1):
-            if (row.stream, row.version) == (first.stream, first.version):
+            if (row.stream, row.version) == (first.stream.key, first.version):
                 return Committed(seq, 0.0, 0.0) if row.hash == first.hash else None
         return None
 
     def refuse_stale(self, commit: Commit) -> None:
         """Raise VersionConflict unless the commit follows the stream's last entry."""
         first = commit.entries[0]
-        version = next((row.version for row in reversed(self.journal) if row.stream == first.stream), 0)
+        version = next((row.version for row in reversed(self.journal) if row.stream == first.stream.key), 0)
         if first.version != version + 1:
             raise VersionConflict(f"{first.stream} is at version {version}, not {first.version - 1}")
 
@@ -209,19 +211,19 @@ class MemoryStore:
         """Append the entries, and bring the projections after them."""
         for entry in commit.entries:
             at_text = instant_text(entry.recorded_at)
-            columns = (entry.stream, entry.version, entry.run_id, at_text, entry.type, entry.data, entry.hash)
+            columns = (entry.stream.key, entry.version, entry.run_id, at_text, entry.type, entry.data, entry.hash)
             self.journal.append(JournalRow(*columns))
             if isinstance(entry.event, StreamRemoved):
-                self._drop(Stream.parse(entry.stream))
+                self._drop(entry.stream)
             dead_letter = dead_letter_after(entry, self.dead_letters.get)
             if dead_letter is not None:
                 self.dead_letters[dead_letter.dead_letter_id] = dead_letter
             for after in gaps_after(entry.event):
                 if after.is_open:
-                    self.gaps[after.gap.gap_id] = (entry.stream, after.gap)
+                    self.gaps[after.gap.gap_id] = (entry.stream.key, after.gap)
                 else:
                     self.gaps.pop(after.gap.gap_id, None)
-        self.checkpoints[commit.checkpoint.stream] = msgspec.json.encode(commit.checkpoint)
+        self.checkpoints[commit.checkpoint.stream.key] = rows.checkpoint_json(commit.checkpoint)
         if commit.run is not None:
             self.runs[commit.run.run_id] = commit.run
 
@@ -230,7 +232,7 @@ class MemoryStore:
         page = (stream.platform.value, stream.page_id)
         for run_id in [row.run_id for row in self.journal if row.stream == stream.key and row.run_id is not None]:
             self.runs.pop(run_id, None)
-        for key in [key for key, dead_letter in self.dead_letters.items() if dead_letter.stream == stream.key]:
+        for key in [key for key, dead_letter in self.dead_letters.items() if dead_letter.stream == stream]:
             self.payloads.pop(key, None)
             del self.dead_letters[key]
         for key in [key for key, (of, _) in self.gaps.items() if of == stream.key]:
@@ -246,11 +248,11 @@ class MemoryStore:
 
     def write_rows(self, commit: Commit) -> None:
         """Write the rows, the notes of what a full sweep misses and the payloads of dead letters."""
-        self._move(Stream.parse(commit.checkpoint.stream), commit)
+        self._move(commit.checkpoint.stream, commit)
         if commit.changes.own_id is not None:
-            self._take_as_ours(Stream.parse(commit.checkpoint.stream), commit.changes.own_id)
+            self._take_as_ours(commit.checkpoint.stream, commit.changes.own_id)
         self._write_rows(commit.changes)
-        self._write_notes(Stream.parse(commit.checkpoint.stream), commit.changes)
+        self._write_notes(commit.checkpoint.stream, commit.changes)
         self._write_payloads(commit)
 
     def _move(self, stream: Stream, commit: Commit) -> None:
@@ -346,7 +348,7 @@ class MemoryStore:
         for each in commit.changes.payloads:
             dead_letter = self.dead_letters.get(each.dead_letter_id)
             if not self._is_about_forgotten(
-                commit.checkpoint.stream, dead_letter.subject if dead_letter else "", each.payload
+                commit.checkpoint.stream.key, dead_letter.subject if dead_letter else "", each.payload
             ):
                 self.payloads[each.dead_letter_id] = each.payload
         for key, dead_letter in self.dead_letters.items():
@@ -378,8 +380,8 @@ class MemoryStore:
                 del self.interaction_events[event.event_id]
         for key in [key for key in self.payloads if key in self.dead_letters]:
             dead_letter = self.dead_letters[key]
-            kept_out = {each for each in self.forgotten if each[0] == dead_letter.stream}
-            if dead_letter.stream in streams and _is_about(kept_out, dead_letter.subject, self.payloads[key]):
+            kept_out = {each for each in self.forgotten if each[0] == dead_letter.stream.key}
+            if dead_letter.stream.key in streams and _is_about(kept_out, dead_letter.subject, self.payloads[key]):
                 del self.payloads[key]
         contacts, conversations, events, payloads = map(int.__sub__, before, self._counts())
         return contacts, conversations, events, payloads
@@ -421,11 +423,11 @@ class MemoryStore:
         }
         return _is_about(kept_out, subject, payload)
 
-    def entries(self, stream: str) -> list[Entry]:
+    def entries(self, stream: Stream) -> list[Entry]:
         """Read the stream's entries back from their stored form."""
-        return [self._entry(row) for row in self.journal if row.stream == stream]
+        return [self._entry(row) for row in self.journal if row.stream == stream.key]
 
-    def refold(self, stream: str) -> Checkpoint:
+    def refold(self, stream: Stream) -> Checkpoint:
         """Fold the stream's journal from scratch, checking its hash chain on the way."""
         checkpoint = Checkpoint(stream)
         for entry in self.entries(stream):
@@ -436,7 +438,9 @@ class MemoryStore:
     def _entry(self, row: JournalRow) -> Entry:
         event = self._codec.decode(row.type, row.data)
         recorded_at = datetime.fromisoformat(row.recorded_at)
-        return Entry(row.stream, row.version, row.run_id, recorded_at, row.type, row.data, row.hash, event)
+        return Entry(
+            Stream.parse(row.stream), row.version, row.run_id, recorded_at, row.type, row.data, row.hash, event
+        )
 
 
 def _is_about(kept_out: set[tuple[str, str, str]], subject: str, payload: str) -> bool:

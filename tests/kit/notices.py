@@ -37,12 +37,12 @@ def passed(checkpoint: Checkpoint | None = None) -> UnchangedRead:
 
 def store_retried(stream: Stream = STREAM, reason: str = "the disk is full") -> StoreRetried:
     """Return the notice of an unavailable store."""
-    return StoreRetried(stream.key, attempts=3, away_seconds=12.34, wait_seconds=4.0, reason=reason)
+    return StoreRetried(stream, attempts=3, away_seconds=12.34, wait_seconds=4.0, reason=reason)
 
 
 def usage_told(*usages: Usage, stream: Stream = STREAM) -> UsageReported:
     """Return the notice of reported usage: by default, half of the page's calls."""
-    return UsageReported(stream.key, usages or (Usage(Scope.PAGE, "call_count", 0.5),))
+    return UsageReported(stream, usages or (Usage(Scope.PAGE, "call_count", 0.5),))
 
 
 async def told_by_a_run(
@@ -50,7 +50,7 @@ async def told_by_a_run(
 ) -> list[Notice]:
     """Settle outcomes one by one, as a run does, and return the notices."""
     during, notices = during or budget(), list[Notice]()
-    checkpoint = await store.load(stream.key)
+    checkpoint = await store.load(stream)
     for outcome in outcomes:
         around = context(during=during)
         pending = decide(checkpoint, outcome, around)

@@ -232,14 +232,14 @@ class Process:
 
     def decide(self, checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pending:
         """Decide as the engine does, and check what the decision shows."""
-        stream = Stream.parse(checkpoint.stream)
+        stream = checkpoint.stream
         self._unsettled.pop(stream, None)
         self.sources[stream].is_limit_unsettled = False
         pending = self.setting.decides(checkpoint, outcome, context)
         return ObservedPending(pending, lambda decision: self._check(checkpoint, outcome, context, decision))
 
     def _check(self, checkpoint: Checkpoint, outcome: Outcome, context: Context, decision: Decision) -> None:
-        stream, sweep = Stream.parse(checkpoint.stream), open_sweep(checkpoint, context.budget)
+        stream, sweep = checkpoint.stream, open_sweep(checkpoint, context.budget)
         if isinstance(decision, Record):
             self.invariants.decided(outcome, decision.events)
         if isinstance(outcome, Refused):
@@ -268,7 +268,7 @@ class Process:
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
         """Commit what was decided, after which its batch is safe."""
-        stream = Stream.parse(commit.checkpoint.stream)
+        stream = commit.checkpoint.stream
         record, reading = self._unsettled.get(stream, (None, None))
         if record is None or reading is None or commit.entries[-1].event is not record.events[-1]:
             return await self.setting.commit(stream, commit)
@@ -423,21 +423,21 @@ class SimulatedStore:
         self._setting = process.setting
         self._store = process.setting.store
 
-    async def load(self, stream: str) -> Checkpoint:
+    async def load(self, stream: Stream) -> Checkpoint:
         await self._reach()
-        checkpoint = self._setting.snapshot(Stream.parse(stream))
-        self._process.invariants.loaded(Stream.parse(stream), checkpoint)
+        checkpoint = self._setting.snapshot(stream)
+        self._process.invariants.loaded(stream, checkpoint)
         return checkpoint
 
     async def known(self, keys: Keys) -> Known:
         await self._reach()
         return await self._store.known(keys)
 
-    async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
+    async def due_dead_letters(self, stream: Stream, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         await self._reach()
         return await self._store.due_dead_letters(stream, now, limit)
 
-    async def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
+    async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         await self._reach()
         return await self._store.open_gaps(stream, limit)
 
@@ -468,7 +468,7 @@ class SimulatedStore:
     async def _expect_refusals_settled(self, commit: Commit) -> None:
         """No run ends before a rate limit that it met is on record: the limit has to outlive this process."""
         events = [entry.event for entry in commit.entries]
-        source = self._process.sources[Stream.parse(commit.checkpoint.stream)]
+        source = self._process.sources[commit.checkpoint.stream]
         is_end = any(isinstance(event, RunEnded) and event.reason in PLANNED_ENDS for event in events)
         if is_end and source.is_limit_unsettled and not any(isinstance(event, StoreReturned) for event in events):
             await self._process.fail(AssertionError("a run ended, and a rate limit that it met is not on record"))

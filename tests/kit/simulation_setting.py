@@ -6,8 +6,6 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any, TypeVar
 
-import msgspec
-
 from kit.fake_inbox import Habits, World
 from kit.invariants import Invariants
 from kit.memory_store import MemoryStore
@@ -19,6 +17,7 @@ from milepost.core.model import Platform, Stream, Table
 from milepost.core.plan import Policy
 from milepost.core.ports import Commit, Committed, DueDeadLetter, Outcome, Rejected
 from milepost.core.records import Context, Pending
+from milepost.stores import rows
 
 Decide = Callable[[Checkpoint, Outcome, Context], Pending]
 Result = TypeVar("Result")
@@ -96,10 +95,10 @@ class Setting:
     def snapshot(self, stream: Stream) -> Checkpoint:
         """Return the checkpoint that is stored, which was checked to be the fold when it was committed."""
         stored = self.store.checkpoints.get(stream.key)
-        return Checkpoint(stream.key) if stored is None else msgspec.json.decode(stored, type=Checkpoint)
+        return Checkpoint(stream) if stored is None else rows.checkpoint(stored)
 
     def open_dead_letters(self, stream: Stream) -> tuple[DueDeadLetter, ...]:
-        ids = tuple(key for key, each in self.store.dead_letters.items() if each.stream == stream.key)
+        ids = tuple(key for key, each in self.store.dead_letters.items() if each.stream == stream)
         return settled(self.store.find_open_dead_letters(ids))
 
     def step(self) -> None:

@@ -36,7 +36,7 @@ class Clock:
 
 
 def checkpoint_of(stream: Stream, *history: events.Event) -> Checkpoint:
-    return given(*history, after=Checkpoint(stream.key))
+    return given(*history, after=Checkpoint(stream))
 
 
 def recorded(checkpoint: Checkpoint) -> Recorded:
@@ -60,11 +60,11 @@ def live_view(*checkpoints: Checkpoint, now: datetime = NOON) -> LiveStreams:
 
 
 def line_of(*checkpoints: Checkpoint, now: datetime = NOON) -> str:
-    return live_view(*checkpoints, now=now).status_line([Stream.parse(each.stream) for each in checkpoints])
+    return live_view(*checkpoints, now=now).status_line([each.stream for each in checkpoints])
 
 
 def states(live: LiveStreams) -> dict[str, State]:
-    return {checkpoint.stream: state for checkpoint, state in live.states()}
+    return {checkpoint.stream.key: state for checkpoint, state in live.states()}
 
 
 def status(checkpoint: Checkpoint, now: datetime) -> StreamStatus:
@@ -125,7 +125,7 @@ def test_a_run_that_broke_off_is_not_shown_as_running_for_ever() -> None:
 
 
 def test_a_stream_that_the_view_knows_nothing_of_stands_where_the_journal_says() -> None:
-    assert LiveStreams(Clock()).since(Checkpoint(STREAM.key)) == Checkpoint(STREAM.key)
+    assert LiveStreams(Clock()).since(Checkpoint(STREAM)) == Checkpoint(STREAM)
 
 
 # --- states -----------------------------------------------------------------------------------------------------------
@@ -152,13 +152,13 @@ def test_a_removed_stream_has_no_state_but_its_rate_limit_still_holds_others() -
     app = events.RateLimited(Scope.APP, 1, NOON, at(7500), RATE_LIMIT)
     live = live_view(checkpoint_of(STREAM, *STARTED, app, events.StreamRemoved("Ada")), checkpoint_of(OTHER, *STARTED))
     assert states(live) == {OTHER.key: State.RATE_LIMITED}
-    assert live.removed() == [STREAM.key]
+    assert live.removed() == [STREAM]
 
 
 def test_while_the_database_is_away_no_stream_is_syncing() -> None:
     is_away = True
     live = LiveStreams(Clock(), is_store_away=lambda: is_away)
-    for checkpoint in (WALKING, checkpoint_of(OTHER, COMPLETED), Checkpoint(THIRD.key)):
+    for checkpoint in (WALKING, checkpoint_of(OTHER, COMPLETED), Checkpoint(THIRD)):
         live.read(recorded(checkpoint))
     assert states(live) == {STREAM.key: State.RETRYING, OTHER.key: State.COMPLETE, THIRD.key: State.RETRYING}
     assert live.status_line([STREAM, OTHER, THIRD]) == "3 streams: 2 retrying, 1 up to date"
@@ -216,7 +216,7 @@ def test_the_line_names_streams_that_need_a_person_after_those_that_work() -> No
         checkpoint_of(OTHER, *STARTED, stopped),
         checkpoint_of(SIBLING, *STARTED, events.FetchFailed(1, NETWORK, at(2))),
         checkpoint_of(STREAM, events.StreamPaused("ada")),
-        Checkpoint(THIRD.key),
+        Checkpoint(THIRD),
     )
     assert line == (
         "4 streams: 1 retrying, 1 about to start, "

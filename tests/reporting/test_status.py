@@ -73,7 +73,7 @@ def condition_of(checkpoint: Checkpoint, now: datetime = NOON, *others: Checkpoi
 def limited(stream: Stream, scope: Scope, seconds: float = 120) -> Checkpoint:
     """Return a stream that met a rate limit at noon."""
     event = events.RateLimited(scope, 1, NOON, at(seconds), RATE_LIMIT)
-    return given(run_started(), sweep_started(), event, after=Checkpoint(stream.key))
+    return given(run_started(), sweep_started(), event, after=Checkpoint(stream))
 
 
 # --- the state --------------------------------------------------------------------------------------------------------
@@ -110,8 +110,8 @@ def test_every_status_of_a_run_that_ended_is_a_state() -> None:
 
 
 def test_a_stream_without_a_past_waits_for_nothing_but_its_first_run() -> None:
-    assert condition_of(Checkpoint(STREAM.key)) == Condition(State.NEVER_SYNCED, None, None, None, NOON)
-    assert condition_of(Checkpoint(STREAM.key), at_work=False).next_run_at is None
+    assert condition_of(Checkpoint(STREAM)) == Condition(State.NEVER_SYNCED, None, None, None, NOON)
+    assert condition_of(Checkpoint(STREAM), at_work=False).next_run_at is None
 
 
 @pytest.mark.parametrize("history", [WALKING, (*WALKING, events.FetchFailed(1, NETWORK, at(4))), (*WALKING, LIMITED)])
@@ -290,7 +290,7 @@ def condition_with(checkpoint: Checkpoint, **known: Any) -> Condition:  # noqa: 
 
 AWAY = StoreOutage(at(-60), "the disk is full (make room)")
 EVERY_STATE = [
-    (Checkpoint(STREAM.key), State.NEVER_SYNCED),
+    (Checkpoint(STREAM), State.NEVER_SYNCED),
     (given(*WALKING), State.SYNCING),
     (given(*WALKING, events.FetchFailed(1, NETWORK, at(4))), State.RETRYING),
     (given(*WALKING, LIMITED), State.RATE_LIMITED),

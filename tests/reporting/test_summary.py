@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from kit.builders import NOON
+from kit.builders import NOON, STREAM
 from milepost.core.checkpoint import Run
 from milepost.core.events import Reason, RunStatus, Tally
 from milepost.core.ports import RunResult
@@ -12,7 +12,7 @@ from milepost.reporting.summary import ExitCode, exit_code, totals
 
 
 def result(status: RunStatus, reason: Reason | None = None, **more: object) -> RunResult:
-    return RunResult("messenger:1", Run("r_1", NOON, status=status, reason=reason, **more))  # type: ignore[arg-type]
+    return RunResult(STREAM, Run("r_1", NOON, status=status, reason=reason, **more))  # type: ignore[arg-type]
 
 
 COMPLETE = result(RunStatus.COMPLETE)
@@ -23,11 +23,9 @@ FAILED = result(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED)
 NO_TOKEN = result(RunStatus.STOPPED, Reason.AUTHORIZATION)
 WRONG_SETTING = result(RunStatus.STOPPED, Reason.CONFIGURATION)
 OWING = replace(result(RunStatus.COMPLETE), backlog=3)
-WITH_UNREADABLE_MESSAGES = RunResult(
-    "messenger:1", Run("r_1", NOON, status=RunStatus.COMPLETE, tally=Tally(dead_lettered=1))
-)
-NOT_WORKED = RunResult("messenger:1", None)
-BROKEN = RunResult("messenger:1", None, error="the disk is full")
+WITH_UNREADABLE_MESSAGES = RunResult(STREAM, Run("r_1", NOON, status=RunStatus.COMPLETE, tally=Tally(dead_lettered=1)))
+NOT_WORKED = RunResult(STREAM, None)
+BROKEN = RunResult(STREAM, None, error="the disk is full")
 
 
 @pytest.mark.parametrize(
@@ -67,8 +65,11 @@ def test_of_several_streams_the_most_serious_wins(several: list[RunResult], code
 
 def test_totals_add_up_all_runs() -> None:
     runs = [
-        RunResult("a", Run("r_1", NOON, tally=Tally(batches=8, inserted=5), retries=2)),
-        RunResult("b", Run("r_2", NOON, tally=Tally(batches=1, updated=3), retries=1, failed_batches=1)),
+        RunResult(STREAM, Run("r_1", NOON, tally=Tally(batches=8, inserted=5), retries=2)),
+        RunResult(
+            STREAM,
+            Run("r_2", NOON, tally=Tally(batches=1, updated=3), retries=1, failed_batches=1),
+        ),
         BROKEN,
     ]
     whole = totals(runs)
@@ -79,4 +80,4 @@ def test_totals_add_up_all_runs() -> None:
 
 def test_where_no_batch_was_tried_there_is_no_success_rate() -> None:
     assert totals([]).success_rate is None
-    assert totals([RunResult("a", Run("r_1", NOON, retries=2))]).success_rate is None
+    assert totals([RunResult(STREAM, Run("r_1", NOON, retries=2))]).success_rate is None

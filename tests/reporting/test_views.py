@@ -20,7 +20,7 @@ from kit.builders import (
 from kit.builders import walking as walking_at
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.model import Detail, Scope
+from milepost.core.model import Detail, Scope, Stream
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.rate_limits import PROBE_LEAD_SECONDS
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
@@ -45,7 +45,7 @@ def context_at(now: datetime = NOON, *others: Checkpoint, at_work: bool = True) 
 def status_of(
     checkpoint: Checkpoint,
     context: ConditionContext | None = None,
-    configured: Sequence[str] | None = (STREAM.key,),
+    configured: Sequence[Stream] | None = (STREAM,),
 ) -> StreamStatus:
     (status,) = statuses(
         [checkpoint], context or context_at(NOON, checkpoint), configured, {STREAM.page_id: "Corner Bakery"}
@@ -54,7 +54,7 @@ def status_of(
 
 
 def test_a_stream_without_a_run_was_never_synced() -> None:
-    status = status_of(Checkpoint(STREAM.key))
+    status = status_of(Checkpoint(STREAM))
     assert status.state is State.NEVER_SYNCED
     assert status.updated_at is None
     assert status.last_success_at is None
@@ -87,7 +87,7 @@ def test_a_stopped_stream_shows_what_it_waits_for_why_and_what_to_do() -> None:
 
 def test_a_limit_that_another_stream_met_is_waited_for() -> None:
     limit = events.RateLimited(Scope.APP, 1, NOON, at(3600), RATE_LIMIT)
-    other = given(*OPENED, limit, after=Checkpoint("messenger:2"))
+    other = given(*OPENED, limit, after=Checkpoint(Stream.parse("messenger:2")))
     status = status_of(given(*WALKING), context_at(NOON, other))
     assert (status.state, status.waits_for) == (State.RATE_LIMITED, "the app's rate limit (met by messenger:2)")
     assert (status.since, status.until) == (NOON, at(3600 + PROBE_LEAD_SECONDS))
@@ -132,9 +132,9 @@ def sweep_of(checkpoint: Checkpoint) -> OpenSweep:
 
 
 def test_the_page_is_named_and_so_is_its_platform() -> None:
-    status = status_of(Checkpoint(STREAM.key))
+    status = status_of(Checkpoint(STREAM))
     assert (status.platform, status.page_id, status.page_name) == (STREAM.platform, STREAM.page_id, "Corner Bakery")
-    (unnamed,) = statuses([], context_at(), ["messenger:9"], {})
+    (unnamed,) = statuses([], context_at(), [Stream.parse("messenger:9")], {})
     assert unnamed.page_name == ""
 
 
@@ -148,7 +148,7 @@ def test_the_latest_run_is_shown_with_its_counts() -> None:
         50,
         49,
     )
-    assert status_of(Checkpoint(STREAM.key)).run is None
+    assert status_of(Checkpoint(STREAM)).run is None
 
 
 def test_what_was_written_covers_all_runs() -> None:
@@ -186,8 +186,9 @@ def test_no_next_run_is_promised_during_a_run_or_if_none_will_come() -> None:
 
 
 def test_configured_streams_come_first_and_in_their_order() -> None:
-    names = ["messenger:9", "messenger:1", "instagram:1"]
-    found = statuses([Checkpoint("messenger:1"), Checkpoint("messenger:5")], context_at(), names, {})
+    configured = [Stream.parse(key) for key in ("messenger:9", "messenger:1", "instagram:1")]
+    journaled = [Checkpoint(Stream.parse(key)) for key in ("messenger:1", "messenger:5")]
+    found = statuses(journaled, context_at(), configured, {})
     assert [(status.stream, status.is_configured) for status in found] == [
         ("messenger:9", True),
         ("messenger:1", True),

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from kit.builders import NOON, STREAM, checkpoint_of
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway
+from milepost.core.model import Stream
 from milepost.reporting.live import LiveStreams
 from milepost.service.connections import LimitedSite
 from milepost.service.http import HEADERS, MAX_BODY_BYTES, serve
@@ -130,7 +131,7 @@ async def test_metrics_are_served_as_prometheus_reads_them() -> None:
 async def test_metrics_of_many_streams_are_compressed() -> None:
     live = LiveStreams(lambda: NOON)
     for number in range(400):
-        live.load(Checkpoint(f"messenger:{number}"))
+        live.load(Checkpoint(Stream.parse(f"messenger:{number}")))
     async with (
         serve("127.0.0.1", 0, exposition(Metrics(live).expose)) as url,
         aiohttp.ClientSession(auto_decompress=False, headers={"Accept-Encoding": "gzip"}) as session,

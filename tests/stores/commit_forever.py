@@ -10,6 +10,7 @@ import asyncio
 import os
 
 from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway
+from milepost.core.model import Stream
 from milepost.stores.open import OpenStore, open_store
 from milepost.stores.url import StoreUrl
 from stores.histories import next_commit, stream
@@ -22,7 +23,7 @@ def report(line: str) -> None:
 
 
 async def live(store: OpenStore, key: str, commits: int) -> None:
-    checkpoint = await store.load(key)
+    checkpoint = await store.load(Stream.parse(key))
     for _ in range(commits):
         following, is_unknown = next_commit(checkpoint), False
         while True:

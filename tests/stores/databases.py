@@ -91,7 +91,7 @@ class AnyDatabase:
         async with open_store(self.store_url, synchronous="normal") as store:
             for number in range(STREAMS):
                 await live(store, stream(number), commits)
-            checkpoint = await store.load(stream(0).key)
+            checkpoint = await store.load(stream(0))
             more = some_rows(stream(0), checkpoint.version)
             await store.commit(
                 commit_after(checkpoint, changes=more, run_id=f"rows-{checkpoint.version}", now=at(checkpoint.version))

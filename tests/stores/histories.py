@@ -136,24 +136,24 @@ def next_commit(checkpoint: Checkpoint) -> Commit:
         ending = RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT, walking("limit"), tally)
     last, before_last = (checkpoint.version - since for since in (2, 5))
     closed = DeadLetterClosed(
-        letter_of(checkpoint.stream, before_last),
+        letter_of(checkpoint.stream.key, before_last),
         (Resolution.REDRIVEN, Resolution.DISCARDED)[checkpoint.version % 3 % 2],
     )
-    failed = RedriveFailed(letter_of(checkpoint.stream, last), 1, "still: expected str", now + timedelta(hours=1))
-    gap = gap_of(checkpoint.stream, last)
+    failed = RedriveFailed(letter_of(checkpoint.stream.key, last), 1, "still: expected str", now + timedelta(hours=1))
+    gap = gap_of(checkpoint.stream.key, last)
     read = MessagesRead(replace(gap, reached_at=at(-9), cursor=None, stored=50, attempts=1, retry_at=at(9)), 50)
-    gone = MessagesFailed(gap_of(checkpoint.stream, before_last), GONE, GapEnding.GONE)
+    gone = MessagesFailed(gap_of(checkpoint.stream.key, before_last), GONE, GapEnding.GONE)
     return commit_after(checkpoint, failed, closed, ending, read, gone, run_id=run_id, now=now)
 
 
 def _batch(checkpoint: Checkpoint, opening: tuple[Event, ...], run_id: str, now: datetime) -> Commit:
     version = checkpoint.version + len(opening) + 1
     dead_letter = DeadLetterOpened(
-        letter_of(checkpoint.stream, version), Stage.FETCH, f"t_{version}", "id: expected str", now, f"{version:x}"
+        letter_of(checkpoint.stream.key, version), Stage.FETCH, f"t_{version}", "id: expected str", now, f"{version:x}"
     )
     stored = BatchStored(walking(f"cursor-{version}"), Tally(batches=1, inserted=2, dead_lettered=1))
-    changes = rows_of_batch(Stream.parse(checkpoint.stream), version)
-    owed = MessagesOwed((gap_of(checkpoint.stream, version),))
+    changes = rows_of_batch(checkpoint.stream, version)
+    owed = MessagesOwed((gap_of(checkpoint.stream.key, version),))
     return commit_after(checkpoint, *opening, dead_letter, stored, owed, changes=changes, run_id=run_id, now=now)
 
 
@@ -182,7 +182,7 @@ def gap_of(stream_key: str, version: int) -> Gap:
 
 def life(of: Stream, commits: int) -> Iterator[Commit]:
     """Yield the first commits of a stream's life."""
-    checkpoint = Checkpoint(of.key)
+    checkpoint = Checkpoint(of)
     for _ in range(commits):
         commit = next_commit(checkpoint)
         yield commit
@@ -191,7 +191,7 @@ def life(of: Stream, commits: int) -> Iterator[Commit]:
 
 async def live(store: Store, of: Stream, commits: int) -> Checkpoint:
     """Continue a stream's life in a store, and return its checkpoint."""
-    checkpoint = await store.load(of.key)
+    checkpoint = await store.load(of)
     for _ in range(commits):
         following = next_commit(checkpoint)
         await store.commit(following)

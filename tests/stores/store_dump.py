@@ -7,11 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from contracts.store_contract import JournalRow, Tables
 from kit.postgres import Database
-from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import InteractionEventRow
 from milepost.stores import rows
 from milepost.stores.url import StoreUrl
@@ -69,7 +66,7 @@ class StoreDump(ABC):
             states = ask("SELECT stream, state FROM checkpoints")
             return Tables(
                 tuple(JournalRow(*each) for each in ask("SELECT * FROM journal ORDER BY seq")),
-                {key: msgspec.json.decode(state, type=Checkpoint) for key, state in states},
+                {key: rows.checkpoint(state) for key, state in states},
                 {each[0]: rows.run(each).run for each in ask("SELECT * FROM runs")},
                 {row.conversation_id: row for row in conversations},
                 {(row.platform, row.page_id, row.contact_id): row for row in contacts},

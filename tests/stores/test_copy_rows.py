@@ -79,7 +79,7 @@ class TestRejectedRows:
             empty(database)
         async with open_store(first.store_url, synchronous="normal") as store:
             for _ in range(COMMITS):
-                before = await store.load(STREAM.key)
+                before = await store.load(STREAM)
                 changes = data.draw(ANY_CHANGES)
                 await store.commit(commit_after(before, changes=changes, run_id=f"{before.version}"))
         first.execute("UPDATE contact_interaction_events SET attachments = NULL WHERE NOT json_valid(attachments)")

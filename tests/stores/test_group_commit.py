@@ -16,7 +16,7 @@ async def test_callers_that_wait_for_a_commit_are_cancelled_when_its_write_is() 
         raise AssertionError(commits)
 
     grouping, before = GroupCommit(write), asyncio.all_tasks()
-    waiting = [asyncio.ensure_future(grouping.commit(next_commit(Checkpoint(stream(n).key)))) for n in range(3)]
+    waiting = [asyncio.ensure_future(grouping.commit(next_commit(Checkpoint(stream(n))))) for n in range(3)]
     while len(asyncio.all_tasks() - before) == len(waiting):  # noqa: ASYNC110  (until it writes)
         await asyncio.sleep(0)
     for task in asyncio.all_tasks() - before:

@@ -1,13 +1,12 @@
 """The in-memory store of the engine's tests keeps the contract of a Store."""
 
-import msgspec
 import pytest
 
 from contracts.remedies_contract import Forget, RemediesContract
 from contracts.store_contract import JournalRow, Look, Refuse, StoreContract, Tables
 from kit.memory_store import MemoryStore
-from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Stream, Table
+from milepost.stores import rows
 
 
 class TestMemoryStore(StoreContract, RemediesContract):
@@ -23,7 +22,7 @@ class TestMemoryStore(StoreContract, RemediesContract):
                     JournalRow(seq, row.stream, row.version, row.run_id, row.recorded_at, row.type, row.data, row.hash)
                     for seq, row in enumerate(store.journal, 1)
                 ),
-                {key: msgspec.json.decode(state, type=Checkpoint) for key, state in store.checkpoints.items()},
+                {key: rows.checkpoint(state) for key, state in store.checkpoints.items()},
                 dict(store.runs),
                 dict(store.conversations),
                 dict(store.contacts),

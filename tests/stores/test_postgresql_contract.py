@@ -78,7 +78,7 @@ class TestPostgresqlStore(CheckingStoreContract, RemediesContract):
             (*events, *good.interaction_events),
         )
 
-        answer = await store.commit(commit_after(Checkpoint(STREAM.key), changes=mixed))
+        answer = await store.commit(commit_after(Checkpoint(STREAM), changes=mixed))
 
         assert isinstance(answer, Rejected)
         assert {row.key for row in answer.rows} == {
@@ -87,14 +87,14 @@ class TestPostgresqlStore(CheckingStoreContract, RemediesContract):
             *(row.event_id for row in events),
         }
         assert all("NUL" in row.reason for row in answer.rows)
-        assert isinstance(await store.commit(commit_after(Checkpoint(STREAM.key), changes=good)), Committed)
+        assert isinstance(await store.commit(commit_after(Checkpoint(STREAM), changes=good)), Committed)
 
     async def test_the_texts_of_a_dead_letter_are_stored_without_nul(
         self, store: PostgresqlStore, database: Database
     ) -> None:
         """The journal keeps it as it was; a projection holds U+FFFD instead, and is still the journal's fold."""
         dead_letter = DeadLetterOpened("d_1", Stage.STORE, "t\0bad", "text: a NUL: \0", NOON, "f_1")
-        await store.commit(commit_after(Checkpoint(STREAM.key), dead_letter))
+        await store.commit(commit_after(Checkpoint(STREAM), dead_letter))
 
         known = await store.known(Keys(STREAM, subjects=("t\0bad",)))
         assert known.dead_letters == {"t\0bad": KnownDeadLetter("d_1", "f_1", is_open=True)}

@@ -50,7 +50,7 @@ def foreign(request: pytest.FixtureRequest, postgres: Server, monkeypatch: pytes
 
 async def store_and_read(store_url: StoreUrl) -> None:
     async with open_store(store_url) as store:
-        assert isinstance(await store.commit(commit_after(Checkpoint(STREAM.key), changes=ROWS)), Committed)
+        assert isinstance(await store.commit(commit_after(Checkpoint(STREAM), changes=ROWS)), Committed)
         known = await store.known(Keys(STREAM, ("t_1",), ("c_1",), ("m_1",)))
     assert known.contacts["c_1"].name == known.conversations["t_1"].snippet == NAME
 
@@ -79,7 +79,7 @@ async def test_a_listening_connection_hears_of_commits(foreign: Database) -> Non
         async with asyncio.timeout(30):
             await heard.wait()  # it listens
             heard.clear()
-            await store.commit(commit_after(Checkpoint(STREAM.key), changes=ROWS))
+            await store.commit(commit_after(Checkpoint(STREAM), changes=ROWS))
             await heard.wait()
 
 

@@ -27,7 +27,7 @@ from stores.histories import commit_after, contact_row, conversation_row, event_
 from stores.store_dump import PostgresDump
 
 SECRET = "Wq7-zebra"  # only a row holds it
-FIRST = Checkpoint(STREAM.key)
+FIRST = Checkpoint(STREAM)
 SECRETS = Changes(
     (conversation_row("t_1", snippet=SECRET),), (contact_row("c_1", name=SECRET),), (event_row("m_1", text=SECRET),)
 )
@@ -202,7 +202,7 @@ async def test_a_fault_at_the_start_is_reported_with_what_to_do(database: Databa
     try:
         with pytest.raises(MilepostError) as raised:
             async with open_store(store_url) as store:
-                await store.load(STREAM.key)
+                await store.load(STREAM)
     finally:
         database.server.sql("ALTER ROLE milepost CONNECTION LIMIT -1")
 
@@ -282,7 +282,7 @@ async def test_a_restart_is_an_absence_that_loses_nothing(
 
     reveals_nothing(raised.value, database)
     await it_answers_again(store)
-    assert await store.load(STREAM.key) == reached
+    assert await store.load(STREAM) == reached
     assert (await live(store, STREAM, 5)).version > reached.version
     tables = PostgresDump(database).tables()
     assert tables.checkpoints == tables.refold()
@@ -304,7 +304,7 @@ async def test_a_database_that_turns_read_only_takes_no_writes_whether_any_were_
         with pytest.raises(StoreAway, match="read-only"):
             await store.write_nothing()
         with pytest.raises(StoreAway, match="read-only"):
-            await store.commit(next_commit(await store.load(STREAM.key)))
+            await store.commit(next_commit(await store.load(STREAM)))
         with pytest.raises(StoreAway, match="read-only"):
             await store.takes_writes()
     await live(store, STREAM, 1)
@@ -338,7 +338,7 @@ async def test_a_database_that_turns_read_only_is_an_absence(database: Database,
     reached = await live(store, STREAM, 3)
 
     with database.read_only():
-        assert await store.load(STREAM.key) == reached
+        assert await store.load(STREAM) == reached
         with pytest.raises(StoreAway, match="read-only") as raised:
             await store.commit(next_commit(reached))
 
@@ -439,7 +439,7 @@ async def test_a_fault_while_a_group_is_written_one_by_one_is_raised_only_to_tho
     answers = await asyncio.gather(*(store.commit(each) for each in commits), return_exceptions=True)
 
     assert [type(answer) for answer in answers] == [Committed, Committed, RowsRejected, StoreAway]
-    assert await store.load(stream(1).key) == stored.checkpoint
+    assert await store.load(stream(1)) == stored.checkpoint
 
 
 # --- conflicts with other sessions ------------------------------------------------------------------------------------
@@ -448,7 +448,7 @@ async def test_a_fault_while_a_group_is_written_one_by_one_is_raised_only_to_tho
 async def test_a_deadlock_is_retried(database: Database, store: PostgresqlStore) -> None:
     """Somebody's own job takes the same rows in the opposite order, and is patient: it is the store that yields."""
     assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
-    second = commit_after((await store.load(STREAM.key)), changes=SECRETS)
+    second = commit_after((await store.load(STREAM)), changes=SECRETS)
 
     with database.connect() as other:
         other.execute("SET deadlock_timeout = '10s'; BEGIN; UPDATE contacts SET name = 'mine'")
@@ -532,7 +532,7 @@ async def test_a_full_disk_is_an_absence_until_there_is_room(postgres: Server) -
             assert "make room; nothing that was committed is lost" in raised.value.hint
             reveals_nothing(raised.value, database)
             tables = PostgresDump(database).tables()
-            assert tables.checkpoints == tables.refold() == {STREAM.key: await store.load(STREAM.key)}
+            assert tables.checkpoints == tables.refold() == {STREAM.key: await store.load(STREAM)}
 
             database.sql("DROP TABLE ballast")
             assert (await live(store, STREAM, 3)).version > reached.version

@@ -266,7 +266,7 @@ async def synced(database: Database, *, is_analysed_once: bool) -> tuple[dict[st
     taken = []
     async with open_store(database.store_url) as store:
         database.sql("CREATE EXTENSION pg_stat_statements SCHEMA public")
-        checkpoint, first, before = await store.load(STREAM.key), 0, counts(database)
+        checkpoint, first, before = await store.load(STREAM), 0, counts(database)
         for number in range(SMALL + BATCHES):
             if is_analysed_once and number == SMALL:
                 database.sql("ANALYZE")

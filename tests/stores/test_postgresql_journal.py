@@ -74,9 +74,9 @@ def test_the_next_entry_is_accepted(journal: Database) -> None:
 
 async def test_tells_where_a_stream_stands_even_where_its_checkpoint_is_gone(journal: Database) -> None:
     async with open_postgresql(journal.store_url) as store:
-        before = await store.load(stream(1).key)
+        before = await store.load(stream(1))
     journal.sql("DELETE FROM checkpoints")
 
     async with open_postgresql(journal.store_url) as store:
         assert before.version > 0
-        assert await store.load(stream(1).key) == before
+        assert await store.load(stream(1)) == before

@@ -161,7 +161,7 @@ class TestAnOlderDatabase:
             each.write_text(script)
 
         async with open_store(empty.store_url) as store:
-            assert await store.due_dead_letters(STREAM.key, at(10**9), 10) == ()
+            assert await store.due_dead_letters(STREAM, at(10**9), 10) == ()
             assert [due.payload for due in await store.find_open_dead_letters(("d_0", "d_2"))] == ["{}", "{}"]
         before = PostgresDump(empty).projections()
         async with open_reader(empty.store_url) as journal_reader:
@@ -187,7 +187,7 @@ def as_it_was(database: Database, events: list[DeadLetterOpened]) -> None:
             connection.execute(
                 "INSERT INTO journal VALUES (%s, %s, %s, %s, %s, %s, %s, %s)", (seq, *rows.entry_tuple(entry))
             )
-        checkpoint = rows.checkpoint_tuple(fold(appended, Checkpoint(STREAM.key)))
+        checkpoint = rows.checkpoint_tuple(fold(appended, Checkpoint(STREAM)))
         connection.execute(f"INSERT INTO checkpoints VALUES ({holes})".encode(), checkpoint)
         for each in events:
             dead_letter = (

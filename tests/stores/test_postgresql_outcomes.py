@@ -65,7 +65,7 @@ async def waiting(database: Database, *, backends: int = 1) -> None:
 async def test_a_commit_over_a_broken_connection_is_stored_whole_or_not_at_all_and_can_be_settled(
     database: Database, line: Line, store: OpenStore, cut: Cut, is_stored: bool
 ) -> None:
-    first = next_commit(Checkpoint(STREAM.key))
+    first = next_commit(Checkpoint(STREAM))
     assert isinstance(await store.commit(first), Committed)
     second = next_commit(first.checkpoint)
 
@@ -78,7 +78,7 @@ async def test_a_commit_over_a_broken_connection_is_stored_whole_or_not_at_all_a
     settled = await store.settle(second)
     assert settled == (Committed(len(first.entries) + 1, 0.0, 0.0) if is_stored else None)
     stored = second if is_stored else first
-    assert await store.load(STREAM.key) == stored.checkpoint
+    assert await store.load(STREAM) == stored.checkpoint
     tables = PostgresDump(database).tables()
     assert tables.checkpoints == tables.refold() == {STREAM.key: stored.checkpoint}
     if not is_stored:
@@ -89,10 +89,10 @@ async def test_a_commit_over_a_broken_connection_is_stored_whole_or_not_at_all_a
 async def test_the_outcome_is_unknown_to_a_whole_group_and_each_commit_is_settled(
     database: Database, line: Line, store: OpenStore, cut: Cut
 ) -> None:
-    commits = [next_commit(Checkpoint(stream(number).key)) for number in range(30)]
+    commits = [next_commit(Checkpoint(stream(number))) for number in range(30)]
 
     with nobody_commits(database):
-        first = asyncio.ensure_future(store.commit(next_commit(Checkpoint(STREAM.key))))  # the others wait for it
+        first = asyncio.ensure_future(store.commit(next_commit(Checkpoint(STREAM))))  # the others wait for it
         await waiting(database)
         group = asyncio.gather(*(store.commit(each) for each in commits), return_exceptions=True)
         await asyncio.sleep(0)
@@ -115,7 +115,7 @@ async def test_a_transaction_that_has_not_ended_yet_is_waited_for(
     database: Database, line: Line, store: OpenStore, comes_through: bool
 ) -> None:
     """The server goes on with a commit whose client is gone; settling it waits for the outcome."""
-    commit = next_commit(Checkpoint(STREAM.key))
+    commit = next_commit(Checkpoint(STREAM))
     with nobody_commits(database):
         line.cut_next_commit(Cut.MEANWHILE)
         with pytest.raises(OutcomeUnknown):
@@ -128,7 +128,7 @@ async def test_a_transaction_that_has_not_ended_yet_is_waited_for(
             database.sql(f"{writer} AND mode = 'ExclusiveLock' AND pid IN (SELECT pid FROM pg_locks WHERE NOT granted)")
 
     assert (await settling is not None) == comes_through
-    assert (await store.load(STREAM.key)).version == (commit.checkpoint.version if comes_through else 0)
+    assert (await store.load(STREAM)).version == (commit.checkpoint.version if comes_through else 0)
 
 
 async def test_a_connection_that_breaks_before_the_rows_are_written_is_an_absence(
@@ -137,14 +137,14 @@ async def test_a_connection_that_breaks_before_the_rows_are_written_is_an_absenc
     """Nothing can have been stored: there is nothing to settle."""
     with database.connect() as other:
         other.execute("SELECT pg_advisory_lock(hashtextextended('milepost commits', 0))")
-        committing = asyncio.ensure_future(store.commit(next_commit(Checkpoint(STREAM.key))))
+        committing = asyncio.ensure_future(store.commit(next_commit(Checkpoint(STREAM))))
         await waiting(database)
         await line.hang_up()
         with pytest.raises(StoreAway) as raised:
             await committing
 
     assert not isinstance(raised.value, OutcomeUnknown)
-    assert isinstance(await store.commit(next_commit(Checkpoint(STREAM.key))), Committed)
+    assert isinstance(await store.commit(next_commit(Checkpoint(STREAM))), Committed)
 
 
 async def test_the_outcome_is_unknown_if_a_connection_only_seems_sound(
@@ -158,7 +158,7 @@ async def test_the_outcome_is_unknown_if_a_connection_only_seems_sound(
         raise psycopg.OperationalError("cannot exit pipeline mode while busy")
 
     monkeypatch.setattr(PostgresqlWriter, "write", stored_and_then)
-    commit = next_commit(Checkpoint(STREAM.key))
+    commit = next_commit(Checkpoint(STREAM))
 
     with pytest.raises(OutcomeUnknown):
         await store.commit(commit)
@@ -179,7 +179,7 @@ async def test_an_error_of_a_statement_proves_nothing_once_the_connection_is_gon
         raise error("said by whoever ended the connection")
 
     monkeypatch.setattr(PostgresqlWriter, "write", stored_and_then)
-    commit = next_commit(Checkpoint(STREAM.key))
+    commit = next_commit(Checkpoint(STREAM))
 
     with pytest.raises(OutcomeUnknown):
         await store.commit(commit)

@@ -98,7 +98,7 @@ async def test_a_restart_of_the_pooler_is_an_absence_that_loses_nothing(database
                     await store.answers()
                     break
 
-        assert await store.load(STREAM.key) == reached
+        assert await store.load(STREAM) == reached
         assert (await live(store, STREAM, 5)).version > reached.version
 
 
@@ -115,5 +115,5 @@ async def test_a_restart_of_the_server_behind_it_is_an_absence_that_loses_nothin
                     await store.answers()
                     break
 
-        assert await store.load(STREAM.key) == reached
+        assert await store.load(STREAM) == reached
         assert (await live(store, STREAM, 5)).version > reached.version

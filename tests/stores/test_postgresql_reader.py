@@ -76,6 +76,6 @@ class TestOpening:
             async with open_store(database.store_url) as store:
                 await fill(store)
             async with open_reader(database.store_url) as journal_reader:
-                assert [each.stream for each in await journal_reader.checkpoints()] == sorted(
+                assert [each.stream.key for each in await journal_reader.checkpoints()] == sorted(
                     each.key for each in STREAMS
                 )

@@ -33,7 +33,7 @@ async def workers(database: Database) -> AsyncIterator[list[PostgresqlStore]]:
 
 
 async def live(store: PostgresqlStore, number: int) -> None:
-    checkpoint = await store.load(stream(number).key)
+    checkpoint = await store.load(stream(number))
     for _ in range(COMMITS_EACH):
         following = next_commit(checkpoint)
         assert isinstance(await store.commit(following), Committed)
@@ -69,7 +69,7 @@ async def test_a_follower_misses_no_entry_whichever_worker_wrote_it(
 async def test_one_of_many_workers_of_a_stream_commits_and_the_others_get_a_conflict(
     database: Database, workers: list[PostgresqlStore]
 ) -> None:
-    unborn = Checkpoint(STREAM.key)
+    unborn = Checkpoint(STREAM)
     rivals = [commit_after(unborn, changes=some_rows(f"{n}"), run_id=f"run-{n}") for n in range(4 * WORKERS)]
 
     answers = await asyncio.gather(
@@ -96,7 +96,7 @@ async def test_rows_that_two_streams_share_cause_no_deadlock(
                 changes.contacts + each.contacts,
                 changes.interaction_events + each.interaction_events,
             )
-        checkpoint = Checkpoint(stream(number).key)
+        checkpoint = Checkpoint(stream(number))
         for _ in range(5):
             following = commit_after(checkpoint, changes=changes)
             assert isinstance(await workers[number % WORKERS].commit(following), Committed)

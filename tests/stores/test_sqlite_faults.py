@@ -41,7 +41,7 @@ async def use(path: Path) -> None:
         for number in range(3):
             asked = tuple(f"{stream(number).key}/{version}/0" for version in range(60))
             await store.known(Keys(stream(number), asked, asked, asked, asked, NOON, Stretch(NOON, NOON, None, asked)))
-            await store.due_dead_letters(stream(number).key, NOON, 100)
+            await store.due_dead_letters(stream(number), NOON, 100)
             await live(store, stream(number), 3)
     async with open_sqlite_reader(path) as journal_reader:
         await journal_reader.verify()
@@ -204,7 +204,7 @@ class TestDamage:
         torn(Path(f"{crashed}-wal"))
 
         async with open_sqlite(crashed) as store:
-            assert await store.load(STREAM.key) == after
+            assert await store.load(STREAM) == after
 
 
 @contextmanager
@@ -220,7 +220,7 @@ def a_file_is_at_most(size: int) -> Iterator[None]:
 
 async def fill_up(store: SqliteStore) -> Checkpoint:
     """Commit until the store is away, and return the stream's checkpoint then."""
-    checkpoint = await store.load(STREAM.key)
+    checkpoint = await store.load(STREAM)
     for _ in range(2_000):
         following = next_commit(checkpoint)
         try:
@@ -232,7 +232,7 @@ async def fill_up(store: SqliteStore) -> Checkpoint:
 
 
 async def nothing_is_half_stored(path: Path, store: SqliteStore, reached: Checkpoint) -> None:
-    assert await store.load(STREAM.key) == reached
+    assert await store.load(STREAM) == reached
     tables = tables_of(path)
     assert tables.checkpoints == tables.refold() == {STREAM.key: reached}
     stored = [each for each in life(STREAM, len(tables.journal)) if each.checkpoint.version <= reached.version]
@@ -305,7 +305,7 @@ class TestALockedDatabase:
                 other.execute("BEGIN EXCLUSIVE")
                 with pytest.raises(StoreAway, match="locked"):
                     await store.commit(next_commit(reached))
-                assert await store.load(STREAM.key) == reached
+                assert await store.load(STREAM) == reached
                 other.execute("ROLLBACK")
 
             assert (await live(store, STREAM, 1)).version > reached.version
@@ -319,7 +319,7 @@ class TestALockedDatabase:
                 after = await live(store, STREAM, 50)
                 assert len(other.execute("SELECT * FROM journal").fetchall()) == before.version
 
-            assert await store.load(STREAM.key) == after
+            assert await store.load(STREAM) == after
 
 
 async def test_a_database_whose_tables_are_gone_is_refused(path: Path) -> None:
@@ -352,4 +352,4 @@ async def test_a_fault_while_a_group_is_written_one_by_one_is_raised_only_to_tho
         answers = await asyncio.gather(*(store.commit(each) for each in commits), return_exceptions=True)
 
         assert [type(answer) for answer in answers] == [Committed, Committed, RowsRejected, StoreAway]
-        assert await store.load(stream(1).key) == stored.checkpoint
+        assert await store.load(stream(1)) == stored.checkpoint

@@ -64,10 +64,10 @@ def test_the_next_entry_cannot_replace_another(journal: Path) -> None:
 
 async def test_tells_where_a_stream_stands_even_where_its_checkpoint_is_gone(journal: Path) -> None:
     async with open_sqlite(journal) as store:
-        before = await store.load(stream(1).key)
+        before = await store.load(stream(1))
     with raw(journal) as connection:
         connection.execute("DELETE FROM checkpoints")
 
     async with open_sqlite(journal) as store:
         assert before.version > 0
-        assert await store.load(stream(1).key) == before
+        assert await store.load(stream(1)) == before

@@ -107,7 +107,7 @@ def move(path: Path, to: Path) -> None:
 
 async def refuses(store: SqliteStore, message: str) -> None:
     """Check that every query and commit is refused."""
-    checks = [store.load(STREAM.key), store.known(Keys(STREAM)), store.checkpoints(), store.answers()]
+    checks = [store.load(STREAM), store.known(Keys(STREAM)), store.checkpoints(), store.answers()]
     for asked in checks:
         with pytest.raises(StoreLost, match=message):
             await asked
@@ -214,7 +214,7 @@ class TestWhatIsCommitted:
             reached = await live(store, STREAM, 30)
             GONE[harm][0](path)
         async with open_sqlite(path) as store:
-            assert await store.load(STREAM.key) == reached
+            assert await store.load(STREAM) == reached
         async with open_sqlite_reader(path) as journal_reader:
             await journal_reader.verify()
 
@@ -232,7 +232,7 @@ class TestWhatIsCommitted:
             move(path, path.with_name("away.db"))
         move(path.with_name("away.db"), path)
         async with open_sqlite(path) as store:
-            assert await store.load(STREAM.key) == reached
+            assert await store.load(STREAM) == reached
 
 
 class TestASecondMilepost:
@@ -286,7 +286,7 @@ class TestNothingIsLost:
             async with open_sqlite_reader(path) as journal_reader:
                 await journal_reader.copy_to(tmp_path / "copy.db", lambda _, __: None)
             await forget(StoreUrl(f"sqlite:///{path}"), STREAM, "c_1")
-            assert await store.load(STREAM.key) == reached
+            assert await store.load(STREAM) == reached
 
     async def test_a_symlink_that_leads_elsewhere_later_is_no_loss(self, path: Path, tmp_path: Path) -> None:
         link = tmp_path / "link.db"

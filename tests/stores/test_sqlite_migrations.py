@@ -86,7 +86,7 @@ class TestAnOlderDatabase:
             each.write_text(script)
 
         async with open_sqlite(path) as store:
-            assert await store.due_dead_letters(STREAM.key, at(10**9), 10) == ()
+            assert await store.due_dead_letters(STREAM, at(10**9), 10) == ()
             assert [due.payload for due in await store.find_open_dead_letters(("d_0", "d_2"))] == ["{}", "{}"]
         before = projections(path)
         async with open_sqlite_reader(path, alone=True) as journal_reader:
@@ -108,7 +108,7 @@ def as_it_was(path: Path, events: list[DeadLetterOpened]) -> None:
     appended, sql = entries(*events, recorded_at=NOON), load_statements("sqlite")
     with raw(path) as connection:
         connection.executemany(sql["insert_entries"], map(rows.entry_tuple, appended))
-        connection.execute(sql["upsert_checkpoint"], rows.checkpoint_tuple(fold(appended, Checkpoint(STREAM.key))))
+        connection.execute(sql["upsert_checkpoint"], rows.checkpoint_tuple(fold(appended, Checkpoint(STREAM))))
         for each in events:
             dead_letter = (each.dead_letter_id, STREAM.key, each.stage, each.subject, each.reason, instant_text(NOON))
             connection.execute("INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?)", dead_letter)

@@ -18,7 +18,7 @@ INBOX = Stream(Platform.MESSENGER, "1")
 async def filled(path: Path, conversations: int) -> None:
     async with open_sqlite(path) as store:
         rows = tuple(conversation_row(f"t_{number}", of=INBOX, contact_id=None) for number in range(conversations))
-        await store.commit(commit_after(await store.load(INBOX.key), changes=Changes(rows)))
+        await store.commit(commit_after(await store.load(INBOX), changes=Changes(rows)))
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -47,7 +47,7 @@ async def test_a_new_database_beside_others_is_warned_about(tmp_path: Path) -> N
 async def test_the_warning_counts_what_another_database_holds_now(tmp_path: Path) -> None:
     async with open_sqlite(tmp_path / "busy.db") as store:
         row = conversation_row("t_1", of=INBOX, contact_id=None)
-        await store.commit(commit_after(await store.load(INBOX.key), changes=Changes((row,))))
+        await store.commit(commit_after(await store.load(INBOX), changes=Changes((row,))))
         (named,) = await warning_of(tmp_path / "new.db")
     assert named.startswith("busy.db holds 1 conversation, ")
 

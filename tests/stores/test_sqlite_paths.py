@@ -10,6 +10,7 @@ import pytest
 
 from kit.builders import STREAM
 from milepost.core.errors import StoreBusy
+from milepost.core.model import Stream
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
 from stores.histories import live
@@ -29,7 +30,7 @@ class TestAPath:
         async with open_sqlite(path) as store:
             after = await live(store, STREAM, 3)
         async with open_sqlite(path) as store:
-            assert await store.load(STREAM.key) == after
+            assert await store.load(STREAM) == after
         async with open_sqlite_reader(path) as journal_reader:
             await journal_reader.verify()
 
@@ -44,7 +45,7 @@ class TestAPath:
             after = await live(store, STREAM, 3)
 
         async with open_sqlite(tmp_path / name) as store:
-            assert await store.load(STREAM.key) == after
+            assert await store.load(STREAM) == after
 
 
 class TestASecondMilepost:
@@ -73,7 +74,7 @@ class TestASecondMilepost:
             process.wait()
 
         async with open_sqlite(path) as store:
-            assert (await store.load("messenger:page-0")).version > 0
+            assert (await store.load(Stream.parse("messenger:page-0"))).version > 0
 
     async def test_a_second_store_is_refused_through_a_symlink(self, path: Path, tmp_path: Path) -> None:
         link = tmp_path / "elsewhere.db"

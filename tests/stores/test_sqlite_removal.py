@@ -56,7 +56,7 @@ class TestSqliteRemoval(RemovalContract):
 async def test_a_removal_leaves_no_word_of_the_stream_on_the_disk(path: Path) -> None:
     async with open_sqlite(path) as store:
         said = Changes(interaction_events=tuple(event_row(f"m_{n}", of=GONE, text=SECRET * 50) for n in range(30)))
-        await store.commit(commit_after(Checkpoint(GONE.key), changes=said))
+        await store.commit(commit_after(Checkpoint(GONE), changes=said))
     assert on_disk(path.parent).count(SECRET.encode()) > 1_000
 
     await remove(StoreUrl(f"sqlite:///{path}"), GONE, BY, NOON)

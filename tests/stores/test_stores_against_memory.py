@@ -141,7 +141,7 @@ def acts(of: Stream) -> st.SearchStrategy[Act]:
 
 async def act(store: Store, each: Act) -> Committed:
     events = () if each.event is None else (each.event,)
-    checkpoint = await store.load(each.stream.key)
+    checkpoint = await store.load(each.stream)
     answer = await store.commit(commit_after(checkpoint, *events, changes=each.changes, now=at(each.seconds)))
     assert isinstance(answer, Committed)
     return answer
@@ -164,7 +164,7 @@ async def answer_the_same(store: Store, memory: MemoryStore, of: Stream) -> None
         events = tuple(f"m_{each}" for each in threads)
         keys = Keys(of, threads, PEOPLE, events, SUBJECTS, at(sweep), stretch)
         assert await store.known(keys) == await memory.known(keys)
-        assert await store.due_dead_letters(of.key, at(sweep), 3) == await memory.due_dead_letters(of.key, at(sweep), 3)
+        assert await store.due_dead_letters(of, at(sweep), 3) == await memory.due_dead_letters(of, at(sweep), 3)
     assert set(await store.find_open_dead_letters(DEAD_LETTERS)) == set(
         await memory.find_open_dead_letters(DEAD_LETTERS)
     )

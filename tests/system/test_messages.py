@@ -11,7 +11,6 @@ import pytest
 from kit.binary import Running, milepost, started, until
 from kit.installation import Installation, on_both_databases
 from kit.simulated import BICYCLES, Clock, frozen_world
-from milepost.core.checkpoint import Checkpoint
 from milepost.simulator import refusals
 from milepost.simulator.arrivals import instant_us
 from milepost.simulator.graph import GraphApi
@@ -19,6 +18,7 @@ from milepost.simulator.messages import Node
 from milepost.simulator.plan import SimulatedPage
 from milepost.simulator.requests import ApiRequest
 from milepost.simulator.server import SimulatorServer
+from milepost.stores import rows
 
 BURSTS = (20, 21, 45, 70)
 PHOTOS = SimulatedPage(
@@ -237,7 +237,7 @@ async def test_what_instagram_does_not_show_ends_the_gap(installation: Installat
 
         assert set(world.readable(thread)) <= set(stored(installation, thread))
         (state,) = (state for (state,) in installation.rows("SELECT state FROM checkpoints"))
-        assert msgspec.json.decode(state, type=Checkpoint).backlog == 0
+        assert rows.checkpoint(state).backlog == 0
 
 
 @on_both_databases

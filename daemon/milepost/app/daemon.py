@@ -184,7 +184,7 @@ async def _observers(
     metrics = _metrics(settings, parts, live, health)
     metrics.register(wrong_tokens)
     for stream in parts.supervisor.streams:
-        live.load(await parts.store.load(stream.key))
+        live.load(await parts.store.load(stream))
     broadcast, activity = Broadcast(journal_reader, now), Activity(now)
     await activity.load(journal_reader)
     operations = [*event_stream(broadcast), *recent_activity(activity.past)]
@@ -213,8 +213,7 @@ def _metrics(settings: Settings, parts: Parts, live: LiveStreams, health: Health
 def _health_of(parts: Parts, redact: Callable[[str], str]) -> Health:
     supervisor = parts.supervisor
 
-    def wake(key: str) -> bool:
-        stream = Stream.parse(key)
+    def wake(stream: Stream) -> bool:
         if stream not in supervisor.streams:
             return False
         supervisor.wake(stream)

@@ -7,6 +7,7 @@ import structlog
 from msgspec import Struct
 
 from milepost.core.errors import MilepostError
+from milepost.core.model import Stream
 from milepost.core.ports import Clock
 from milepost.engine.feed import Notice, Recorded, StoreRetried
 from milepost.engine.interrupt import Stop
@@ -25,7 +26,7 @@ log = structlog.get_logger("milepost")
 class _LastRetry(Struct, frozen=True):
     """The stream whose commit failed last, and when its run must have tried again, by the steady clock."""
 
-    stream: str
+    stream: Stream
     by: float
 
 
@@ -41,7 +42,7 @@ class StoreWatch:
         clock: dates the outages.
     """
 
-    def __init__(self, ping: Callable[[], Awaitable[None]], wake: Callable[[str], bool], clock: Clock) -> None:
+    def __init__(self, ping: Callable[[], Awaitable[None]], wake: Callable[[Stream], bool], clock: Clock) -> None:
         self._ping = SharedPing(ping)
         self._wake = wake
         self._clock = clock

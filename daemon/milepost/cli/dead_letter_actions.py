@@ -18,6 +18,7 @@ from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import CommandDeferred, DeadLetterCommand
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.core.events import Reason
+from milepost.core.model import Stream
 from milepost.engine.interrupt import Stop, stopping_on_signals
 from milepost.reporting.humanize import ahead, on_one_line
 from milepost.reporting.summary import ExitCode, most_serious
@@ -112,7 +113,7 @@ async def _exit_code(settings: Settings, work: Work, answers: Sequence[ActionRes
     return most_serious(codes)
 
 
-async def _stops(settings: Settings, streams: set[str]) -> set[ExitCode]:
+async def _stops(settings: Settings, streams: set[Stream]) -> set[ExitCode]:
     """Return the exit codes of those streams that need a person before anything can be read."""
     codes = {Reason.AUTHORIZATION: ExitCode.AUTHORIZATION, Reason.CONFIGURATION: ExitCode.CONFIGURATION}
     async with open_reader(store_url_of(settings)) as journal_reader:

@@ -10,6 +10,7 @@ from milepost.core.checkpoint import DeadLetter
 from milepost.core.dead_letters import conversation_of
 from milepost.core.events import Stage
 from milepost.reporting.humanize import ago, ahead, counted, in_columns, on_one_line
+from milepost.reporting.views import dead_letter_view
 
 HEADINGS = ("id", "stream", "stage", "subject", "opened", "attempts", "next redrive", "reason")
 ATTEMPTS, NEXT = HEADINGS.index("attempts"), HEADINGS.index("next redrive")
@@ -36,7 +37,7 @@ def rendered(dead_letters: Sequence[DeadLetter], now: datetime) -> str:
 def _row(dead_letter: DeadLetter, now: datetime) -> tuple[str, ...]:
     return (
         dead_letter.dead_letter_id,
-        dead_letter.stream,
+        dead_letter.stream.key,
         dead_letter.stage.value,
         shortened(dead_letter.subject, MAX_SUBJECT),
         ago(dead_letter.opened_at, now),
@@ -63,7 +64,7 @@ def _next(dead_letter: DeadLetter, now: datetime) -> str:
 
 def as_json(dead_letter: DeadLetter, **more: object) -> bytes:
     """Return a dead letter as a JSON object of one line, with every key and those of `more`."""
-    return msgspec.json.encode(msgspec.structs.asdict(dead_letter) | more)
+    return msgspec.json.encode(msgspec.structs.asdict(dead_letter_view(dead_letter)) | more)
 
 
 # --- one dead letter --------------------------------------------------------------------------------------------------
@@ -73,7 +74,7 @@ def described(dead_letter: DeadLetter, payload: str | None, now: datetime) -> st
     """Return everything about a dead letter, and what to do about it."""
     facts = [
         ("dead letter", dead_letter.dead_letter_id),
-        ("stream", dead_letter.stream),
+        ("stream", dead_letter.stream.key),
         ("subject", on_one_line(dead_letter.subject)),
         ("stage", f"{dead_letter.stage}: {MEANINGS[dead_letter.stage]}"),
         ("reason", on_one_line(dead_letter.reason)),

@@ -61,7 +61,7 @@ def as_json(stored: StoredEntry) -> bytes:
     entry = stored.entry
     columns = EntryObject(
         stored.seq,
-        entry.stream,
+        entry.stream.key,
         entry.version,
         entry.run_id,
         instant_text(entry.recorded_at),
@@ -79,7 +79,7 @@ def as_text(stored: StoredEntry) -> str:
     fields = description.fields | ({"note": description.note} if description.note else {})
     details = "".join(f"  {name}={on_one_line(str(fields[name]))}" for name in (*_DETAILS, "note") if name in fields)
     when = f"{entry.recorded_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    place = f"{entry.stream.ljust(_STREAM_WIDTH)}  #{stored.seq} v{entry.version}"
+    place = f"{entry.stream.key.ljust(_STREAM_WIDTH)}  #{stored.seq} v{entry.version}"
     return f"{when}  {place}  {description.sentence}{details}\n"
 
 

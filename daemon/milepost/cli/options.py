@@ -54,11 +54,11 @@ def confirm(question: str, shown: Sequence[str] = ()) -> None:
 # --- known streams ----------------------------------------------------------------------------------------------------
 
 
-def configured_streams(settings: Settings) -> Sequence[str] | None:
+def configured_streams(settings: Settings) -> Sequence[Stream] | None:
     """Return the streams that the configuration lists; None where it leaves that to discovery or the simulator."""
     if settings.source.discover_pages or not settings.pages:
         return None
-    return [Stream(Platform(platform), page.id).key for page in settings.pages for platform in page.platforms]
+    return [Stream(Platform(platform), page.id) for page in settings.pages for platform in page.platforms]
 
 
 async def demand_known(
@@ -68,8 +68,9 @@ async def demand_known(
 
     A removed stream still has its journal and is accepted, but it is not among the streams that the error lists.
     """
-    checkpoints, configured = await journal_reader.checkpoints(), {*(configured_streams(settings) or ())}
-    if stream is not None and stream not in {checkpoint.stream for checkpoint in checkpoints} | configured:
-        stored = {checkpoint.stream for checkpoint in checkpoints if checkpoint.removed_at is None}
+    checkpoints = await journal_reader.checkpoints()
+    configured = {each.key for each in configured_streams(settings) or ()}
+    if stream is not None and stream not in {checkpoint.stream.key for checkpoint in checkpoints} | configured:
+        stored = {checkpoint.stream.key for checkpoint in checkpoints if checkpoint.removed_at is None}
         names = ", ".join(sorted(stored | configured)) or "none so far"
         raise click.BadParameter(f"there is no stream {stream}; known are {names}", param_hint=given_as)

@@ -23,8 +23,8 @@ class Progress:
     def __init__(self, now: Callable[[], datetime], out: TextIO) -> None:
         self._now = now
         self._out = out
-        self._bars: dict[str, tqdm[Never]] = {}
-        self._checkpoints: dict[str, Checkpoint] = {}
+        self._bars: dict[Stream, tqdm[Never]] = {}
+        self._checkpoints: dict[Stream, Checkpoint] = {}
 
     def read(self, notice: Notice) -> None:
         """Update the line of the stream, and all lines where a rate limit begins or ends that may hold up others."""
@@ -50,9 +50,9 @@ class Progress:
     def _draw(self, checkpoints: Iterable[Checkpoint]) -> None:
         now, near = self._now(), by_page(rate_limits_of(self._checkpoints.values()))
         for checkpoint in checkpoints:
-            self._show(checkpoint.stream, line(checkpoint, now, near(Stream.parse(checkpoint.stream))))
+            self._show(checkpoint.stream, line(checkpoint, now, near(checkpoint.stream)))
 
-    def _show(self, stream: str, text: str) -> None:
+    def _show(self, stream: Stream, text: str) -> None:
         if stream not in self._bars:
             self._bars[stream] = tqdm(
                 bar_format="{desc}", position=len(self._bars), file=self._out, dynamic_ncols=True, mininterval=0.1
@@ -66,7 +66,7 @@ def line(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, Rat
     if run is not None and run.ended_at is not None and passed != NO_TALLY:
         run = None  # it has ended, and the current one is not on record yet
     tally = passed + (run.tally if run is not None else NO_TALLY)
-    text = f"{checkpoint.stream:<32} {tally.batches:>5} batches {tally.conversations:>8,} conversations"
+    text = f"{checkpoint.stream.key:<32} {tally.batches:>5} batches {tally.conversations:>8,} conversations"
     if run is None:
         return text
     seconds = ((run.ended_at or now) - run.started_at).total_seconds()
@@ -76,7 +76,7 @@ def line(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, Rat
 
 def _state(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, RateLimit]) -> str:
     state = state_of(checkpoint, is_at_work=True)
-    hold = limit_on(Stream.parse(checkpoint.stream), rate_limits, now)
+    hold = limit_on(checkpoint.stream, rate_limits, now)
     if hold is not None and hold.until is not None and held_up(state) is State.RATE_LIMITED:
         return f"waits for {hold.waits_for} until {clock(hold.until, now)}"
     if state is State.RETRYING and checkpoint.retry is not None:

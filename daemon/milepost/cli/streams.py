@@ -79,7 +79,7 @@ async def _stored(settings: Settings, streams: Sequence[Stream]) -> dict[Stream,
         for stream in streams:
             await demand_known(stream.key, journal_reader, settings, "STREAM")
         kept = {each.stream for each in await journal_reader.checkpoints() if each.removed_at is None}
-        return {stream: await journal_reader.count_rows(stream) if stream.key in kept else None for stream in streams}
+        return {stream: await journal_reader.count_rows(stream) if stream in kept else None for stream in streams}
 
 
 def _table(stored: Mapping[Stream, StreamRows], settings: Settings) -> list[str]:
@@ -136,7 +136,7 @@ def _copied_again(streams: Sequence[Stream], settings: Settings) -> list[str]:
     return [
         f"{_name(stream, settings)} is still configured: its next run copies it again from scratch."
         for stream in streams
-        if stream.key in configured
+        if stream in configured
     ]
 
 

@@ -63,7 +63,7 @@ class _Synced(Struct, frozen=True):
 
     results: list[RunResult]
     seconds: float
-    conditions: dict[str, Condition]
+    conditions: dict[Stream, Condition]
     undiscovered: Problem | Held | None
 
 
@@ -91,7 +91,7 @@ async def _demand_alone(settings: Settings) -> None:
         )
 
 
-async def _conditions(settings: Settings, parts: Parts) -> dict[str, Condition]:
+async def _conditions(settings: Settings, parts: Parts) -> dict[Stream, Condition]:
     checkpoints = await parts.store.checkpoints()
     sync = settings.sync
     around = ConditionContext(
@@ -154,7 +154,7 @@ def _chosen(wanted: Sequence[Stream], parts: Parts) -> Sequence[Stream]:
 def rendered(
     results: Sequence[RunResult],
     seconds: float,
-    conditions: Mapping[str, Condition],
+    conditions: Mapping[Stream, Condition],
     now: datetime,
     undiscovered: Problem | Held | None = None,
 ) -> str:
@@ -190,9 +190,9 @@ def _row(result: RunResult) -> tuple[str, ...]:
     run = result.run
     if run is None:
         status = "not synced" if result.error is None else "failed"
-        return (result.stream, status, *_counts(Tally()), "0", "0", "")
+        return (result.stream.key, status, *_counts(Tally()), "0", "0", "")
     return (
-        result.stream,
+        result.stream.key,
         "failed" if result.error is not None else in_words(run.status),
         *_counts(run.tally),
         f"{run.retries:,}",

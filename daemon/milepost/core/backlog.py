@@ -210,7 +210,7 @@ def keys_of_page(checkpoint: Checkpoint, gap: Gap, page: MessagePage, refused: I
     """Return the keys of all rows that messages may touch, and of the dead letters about those that were refused."""
     events = tuple(each.event_id for each in page.interactions)
     return Keys(
-        Stream.parse(checkpoint.stream),
+        checkpoint.stream,
         conversations=(gap.conversation_id,),
         contacts=tuple(dict.fromkeys(each.contact_id for each in page.interactions if each.contact_id)),
         interaction_events=events,
@@ -318,7 +318,7 @@ def _on_refusal(checkpoint: Checkpoint, gap: Gap, problem: Problem, context: Con
     failure = Failure(
         older_of(gap.conversation_id, gap.gap_id), Stage.FETCH, str(problem)[:MAX_REASON_CHARACTERS], payload_of(after)
     )
-    dead_letters, payloads = opened(Stream.parse(checkpoint.stream), (failure,), Known(), context.now)
+    dead_letters, payloads = opened(checkpoint.stream, (failure,), Known(), context.now)
     return Record((*before, *dead_letters, failed), Changes(payloads=payloads))
 
 

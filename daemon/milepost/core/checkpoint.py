@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.events import NO_TALLY, Reason, Resolution, RunStatus, Stage, SweepCompleted, Tally
-from milepost.core.model import Detail, OwnId, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, Scope, Stream, TokenHealth
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem
 
@@ -162,7 +162,7 @@ class DeadLetter(Struct, frozen=True, omit_defaults=True):
     """
 
     dead_letter_id: str
-    stream: str
+    stream: Stream
     stage: Stage
     subject: str
     reason: str
@@ -192,7 +192,7 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     checkpoint that is stored.
     """
 
-    stream: str
+    stream: Stream
     version: int = 0
     hash: str = ""
     updated_at: datetime | None = None

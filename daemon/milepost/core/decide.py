@@ -22,7 +22,7 @@ from milepost.core.failures import exonerate, mistaken, on_refusal
 from milepost.core.gaps import MessagesOwed
 from milepost.core.head import walk_after_head
 from milepost.core.merge import difference, keys_of, order_violations
-from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, Stream, Stretch
+from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, Stretch
 from milepost.core.plan import (
     Policy,
     batches_read,
@@ -237,7 +237,7 @@ def _pending_batch(
     detail = size_now(checkpoint, context.policy).detail
     is_whole = not (batch.unreadable or context.refused) and detail is Detail.NESTED
     keys = replace(
-        keys_of(Stream.parse(checkpoint.stream), batch),
+        keys_of(checkpoint.stream, batch),
         subjects=() if is_whole and not checkpoint.open_dead_letters else subjects_of(batch, context.refused),
         full_sweep_at=sweep.walk_started_at if _notes_missed(checkpoint, sweep) else None,
         stretch=_stretch(checkpoint, sweep, batch),

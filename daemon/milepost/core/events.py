@@ -10,7 +10,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from milepost.core.gaps import GapEvent, MessagesFailed, MessagesOwed, MessagesRead
-from milepost.core.model import Detail, OwnId, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, Scope, Stream, TokenHealth
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem
 
@@ -389,7 +389,7 @@ TAGS: dict[type[Event], str] = {
 class Entry(Struct, frozen=True):
     """An event as recorded in the journal. `type` and `data` are its stored form, `hash` links it into the chain."""
 
-    stream: str
+    stream: Stream
     version: int
     run_id: str | None
     recorded_at: datetime

@@ -18,6 +18,7 @@ from milepost.core.errors import JournalDamaged
 from milepost.core.events import TAGS, DeadLetterClosed, DeadLetterOpened, Entry, Event, RedriveFailed, StreamRemoved
 from milepost.core.evolve import evolve
 from milepost.core.gaps import Gap, gaps_after
+from milepost.core.model import Stream
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -103,14 +104,14 @@ def seal(
     for event in events:
         version += 1
         tag, data = codec.encode(event)
-        previous_hash = link(previous_hash, (checkpoint.stream, version, run_id, at_text, tag, data))
+        previous_hash = link(previous_hash, (checkpoint.stream.key, version, run_id, at_text, tag, data))
         entries.append(Entry(checkpoint.stream, version, run_id, recorded_at, tag, data, previous_hash, event))
     return tuple(entries)
 
 
 def check_link(checkpoint: Checkpoint, entry: Entry) -> None:
     """Raise JournalDamaged unless the entry follows from the checkpoint before it."""
-    columns = (entry.stream, entry.version, entry.run_id, instant_text(entry.recorded_at), entry.type, entry.data)
+    columns = (entry.stream.key, entry.version, entry.run_id, instant_text(entry.recorded_at), entry.type, entry.data)
     if entry.version != checkpoint.version + 1:
         raise _damaged(entry, f"follows version {checkpoint.version}: entries are missing")
     if entry.hash != link(checkpoint.hash, columns):
@@ -127,14 +128,14 @@ def _damaged(entry: Entry, how: str) -> JournalDamaged:
 class RunOf(Struct, frozen=True):
     """A run of a stream after its last entry."""
 
-    stream: str
+    stream: Stream
     run: Run
 
 
 class GapOf(Struct, frozen=True):
     """An open gap of a stream."""
 
-    stream: str
+    stream: Stream
     gap: Gap
 
 
@@ -149,14 +150,14 @@ def since_removal(entries: Sequence[Entry]) -> Sequence[Entry]:
     return entries
 
 
-def project(entries: Iterable[Entry], removed: Mapping[str, int]) -> Iterator[Projected]:
+def project(entries: Iterable[Entry], removed: Mapping[Stream, int]) -> Iterator[Projected]:
     """Yield the projections of a whole journal, given in the order of seq, and check its hash chains on the way.
 
     `removed` has the version of each stream's latest removal: no runs, dead letters or gaps remain from before it.
 
     Raises JournalDamaged at the first entry that does not follow from its predecessor.
     """
-    checkpoints: dict[str, Checkpoint] = {}
+    checkpoints: dict[Stream, Checkpoint] = {}
     dead_letters: dict[str, DeadLetter] = {}
     gaps: dict[str, GapOf] = {}
     for entry in entries:

@@ -5,7 +5,7 @@ Instants are aware datetimes in UTC. Ids are text, always: they exceed 2^53, and
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Self
+from typing import Final, Self
 
 from msgspec import Struct
 
@@ -17,16 +17,31 @@ class Platform(StrEnum):
     INSTAGRAM = "instagram"
 
 
-class Stream(Struct, frozen=True):
-    """One page on one platform, the unit that is swept, journaled and resumed."""
+class Stream:
+    """One page on one platform, the unit that is swept, journaled and resumed.
 
-    platform: Platform
-    page_id: str
+    It is text in rows and in JSON only: its `key`, such as `messenger:1234567890`. msgspec would write a struct as an
+    object, so this is a plain class, which is written and read by the hooks of `stores.rows`.
+    """
 
-    @property
-    def key(self) -> str:
-        """The stream's key: `messenger:1234567890`."""
-        return f"{self.platform}:{self.page_id}"
+    __slots__ = ("key", "page_id", "platform")
+
+    def __init__(self, platform: Platform, page_id: str) -> None:
+        self.platform: Final = platform
+        self.page_id: Final = page_id
+        self.key: Final = f"{platform}:{page_id}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __str__(self) -> str:
+        return self.key
+
+    def __repr__(self) -> str:
+        return f"Stream({self.key!r})"
 
     @classmethod
     def parse(cls, key: str) -> Self:

@@ -8,7 +8,7 @@ from msgspec import Struct
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.events import Entry
 from milepost.core.gaps import Gap
-from milepost.core.model import Batch, Changes, Detail, Keys, Known, MessagePage, RefusedRow, Scope
+from milepost.core.model import Batch, Changes, Detail, Keys, Known, MessagePage, RefusedRow, Scope, Stream
 from milepost.core.problems import Problem
 
 
@@ -184,7 +184,7 @@ class Store(Protocol):
     at all.
     """
 
-    async def load(self, stream: str) -> Checkpoint:
+    async def load(self, stream: Stream) -> Checkpoint:
         """Return the stream's checkpoint: its latest snapshot and the entries since."""
         ...
 
@@ -204,11 +204,11 @@ class Store(Protocol):
         """Return the result of a commit whose outcome is unknown; None if it was not stored and never will be."""
         ...
 
-    async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
+    async def due_dead_letters(self, stream: Stream, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return open dead letters of the stream whose redrive is due or whose payload was erased, oldest first."""
         ...
 
-    async def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
+    async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps of the stream, the newest first."""
         ...
 
@@ -223,7 +223,7 @@ class RunResult(Struct, frozen=True):
     `backlog` counts the conversations with older messages that the run has not read.
     """
 
-    stream: str
+    stream: Stream
     run: Run | None
     error: str | None = None
     backlog: int = 0

@@ -32,7 +32,7 @@ from milepost.core.events import (
 from milepost.core.failures import rate_limited
 from milepost.core.gaps import MessagesOwed
 from milepost.core.merge import difference, keys_of, keys_of_rows, newer, remembered
-from milepost.core.model import Batch, Changes, DeadLetterPayload, Detail, Keys, Known, MessagePage, Stream
+from milepost.core.model import Batch, Changes, DeadLetterPayload, Detail, Keys, Known, MessagePage
 from milepost.core.plan import RunBudget
 from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, MessagesRequest, Outcome, Refused
 from milepost.core.problems import Problem
@@ -68,7 +68,7 @@ def redrive(
 
     `by` is who requested it; empty for an automatic redrive.
     """
-    stream = Stream.parse(checkpoint.stream)
+    stream = checkpoint.stream
     rows, replaced = _rows(due)
     keys: Keys | None = None
     match outcome:
@@ -143,7 +143,7 @@ class PendingRedrive(Struct, frozen=True):
         dead_letter, gap = self.due.dead_letter, gap_in(self.due.payload or "")
         if problem := vain(gap, page):
             return self._refused(problem, self.context)
-        read = read_page(Stream.parse(self.checkpoint.stream), gap, page, self.context, known)
+        read = read_page(self.checkpoint.stream, gap, page, self.context, known)
         is_forgotten = gap.conversation_id in known.forgotten
         resolution = Resolution.FORGOTTEN if is_forgotten else Resolution.REDRIVEN
         closed = DeadLetterClosed(dead_letter.dead_letter_id, resolution, read.tally)
@@ -201,7 +201,7 @@ def _failure(dead_letter: DeadLetter, reason: str, context: Context, tally: Tall
 def _reread(checkpoint: Checkpoint, due: DueDeadLetter, batch: Batch, context: Context, known: Known) -> Record:
     """Treat what was read like a batch: it may also close or open other dead letters of the conversation."""
     dead_letter, now = due.dead_letter, context.now
-    stream = Stream.parse(checkpoint.stream)
+    stream = checkpoint.stream
     whole = difference(stream, batch, known, now)
     found, unwritten = withhold(whole, context.refused)
     failures = (*unread(batch, Detail.NESTED, None, known), *unwritten)

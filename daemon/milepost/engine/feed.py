@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Entry, Tally
+from milepost.core.model import Stream
 from milepost.core.ports import Committed, Usage
 from milepost.engine.bulkhead import bulkhead
 
@@ -42,7 +43,7 @@ class UnchangedRead(Struct, frozen=True):
 class StoreRetried(Struct, frozen=True):
     """The database is unavailable until the next attempt, in `wait_seconds`; so there can be no entry."""
 
-    stream: str
+    stream: Stream
     attempts: int
     away_seconds: float
     wait_seconds: float
@@ -52,7 +53,7 @@ class StoreRetried(Struct, frozen=True):
 class UsageReported(Struct, frozen=True):
     """A response reported how much of the rate budgets is used. It has no entry: it only slows calls down."""
 
-    stream: str
+    stream: Stream
     usages: tuple[Usage, ...]
 
 

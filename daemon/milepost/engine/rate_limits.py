@@ -38,7 +38,7 @@ class RateLimits:
     def observe(self, checkpoint: Checkpoint) -> None:
         """Take over the rate limit in a stream's checkpoint, or that there is none."""
         self._shift()
-        stream, rate_limit = Stream.parse(checkpoint.stream), checkpoint.rate_limit
+        stream, rate_limit = checkpoint.stream, checkpoint.rate_limit
         if rate_limit is None:
             self._recorded.pop(stream, None)
             return
@@ -110,4 +110,4 @@ class StreamGate:
     def used(self, usages: tuple[Usage, ...]) -> None:
         """Report the usage that a response's headers name."""
         if usages:
-            self._feed.publish(UsageReported(self._stream.key, usages))
+            self._feed.publish(UsageReported(self._stream, usages))

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from milepost.core.errors import StoreAway
 from milepost.core.events import StoreReturned
+from milepost.core.model import Stream
 from milepost.core.retry import backoff_seconds
 from milepost.engine.clock import Deadline
 from milepost.engine.context import EngineContext
@@ -20,7 +21,7 @@ Result = TypeVar("Result")
 class StoreRetry:
     """Retries the store calls of one run until `give_up_at`, or until shutdown."""
 
-    def __init__(self, engine: EngineContext, stream: str, give_up_at: datetime) -> None:
+    def __init__(self, engine: EngineContext, stream: Stream, give_up_at: datetime) -> None:
         self._engine = engine
         self._stream = stream
         self._deadline = Deadline(engine.clock, give_up_at)

@@ -24,12 +24,12 @@ class StreamJournal:
         self._store = engine.store
         self.stream = stream
         self._budget = budget
-        self._store_retry = StoreRetry(engine, stream.key, give_up_at=budget.deadline_at)
+        self._store_retry = StoreRetry(engine, stream, give_up_at=budget.deadline_at)
         self._codec = Codec()
 
     async def load(self) -> Checkpoint:
         """Return the stream's checkpoint."""
-        checkpoint = await self._store_retry.call(lambda: self._store.load(self.stream.key))
+        checkpoint = await self._store_retry.call(lambda: self._store.load(self.stream))
         self._engine.rate_limits.observe(checkpoint)
         return checkpoint
 
@@ -68,11 +68,11 @@ class StreamJournal:
     async def due_dead_letters(self, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return dead letters of the stream whose redrive is due, at most `limit`."""
         now = self._engine.clock.now()
-        return await self._store_retry.call(lambda: self._store.due_dead_letters(self.stream.key, now, limit))
+        return await self._store_retry.call(lambda: self._store.due_dead_letters(self.stream, now, limit))
 
     async def open_gaps(self, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps of the stream, the newest first."""
-        return await self._store_retry.call(lambda: self._store.open_gaps(self.stream.key, limit))
+        return await self._store_retry.call(lambda: self._store.open_gaps(self.stream, limit))
 
     async def find_open_dead_letter(self, dead_letter_id: str) -> DueDeadLetter | None:
         """Return a dead letter if it is open."""

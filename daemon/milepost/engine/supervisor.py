@@ -151,7 +151,7 @@ class Supervisor:
         Raises CommandDeferred if it takes a call that may not be made now, or MilepostError if it failed otherwise.
         """
         found = await self._engine.store.find_open_dead_letters((command.dead_letter_id,))
-        return await self._execute(Stream.parse(found[0].dead_letter.stream), command) if found else None
+        return await self._execute(found[0].dead_letter.stream, command) if found else None
 
     async def ask(self, stream: Stream, command: StreamCommand) -> None:
         """Execute a command for a stream: between two batches, or at once if it is not running.
@@ -244,15 +244,15 @@ class Supervisor:
         match result:
             case Checkpoint(operator_pause=OperatorPause(by=by)) as checkpoint:
                 why = f"it is paused (by {by}) and has to be resumed first"
-                return RunResult(stream.key, _run_of(checkpoint, budget.run_id), error=why)
+                return RunResult(stream, _run_of(checkpoint, budget.run_id), error=why)
             case Checkpoint() as checkpoint:
-                return RunResult(stream.key, _run_of(checkpoint, budget.run_id), backlog=checkpoint.backlog)
+                return RunResult(stream, _run_of(checkpoint, budget.run_id), backlog=checkpoint.backlog)
             case Exception() as error:
-                return RunResult(stream.key, await self._recorded_run(stream, budget.run_id), error=str(error))
+                return RunResult(stream, await self._recorded_run(stream, budget.run_id), error=str(error))
 
     async def _recorded_run(self, stream: Stream, run_id: str) -> Run | None:
         """Return what a run that failed has recorded; None if it is nothing, or unknown."""
-        checkpoint = await bulkhead(f"checkpoint of {stream.key}", self._engine.store.load(stream.key))
+        checkpoint = await bulkhead(f"checkpoint of {stream.key}", self._engine.store.load(stream))
         return _run_of(checkpoint, run_id) if isinstance(checkpoint, Checkpoint) else None
 
     def _new_budget(self, started_at: datetime, *, full: bool = False) -> RunBudget:

@@ -7,6 +7,7 @@ from itertools import groupby
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Entry
 from milepost.core.evolve import evolve
+from milepost.core.model import Stream
 from milepost.core.ports import Committed
 from milepost.engine.feed import Recorded
 from milepost.stores.reader import JournalReader, StoredEntry
@@ -20,11 +21,11 @@ class JournalFollower:
     def __init__(self, journal_reader: JournalReader) -> None:
         self._journal_reader = journal_reader
         self._seq = 0
-        self._checkpoints: dict[str, Checkpoint] = {}
+        self._checkpoints: dict[Stream, Checkpoint] = {}
         self._reading = asyncio.Lock()
 
     @property
-    def checkpoints(self) -> Mapping[str, Checkpoint]:
+    def checkpoints(self) -> Mapping[Stream, Checkpoint]:
         """The checkpoint of every stream as of the last entry read."""
         return self._checkpoints
 

@@ -77,16 +77,16 @@ class FleetSchedule:
 
     def __init__(
         self,
-        checkpoints: Callable[[], Mapping[str, Checkpoint]],
+        checkpoints: Callable[[], Mapping[Stream, Checkpoint]],
         clock: Clock,
         is_prompted: Callable[[Stream], bool] = lambda _: False,
     ) -> None:
         self._checkpoints = checkpoints
         self._is_prompted = is_prompted
         self._clock = clock
-        self._requests: dict[str, RunRequest] = {}
-        self._not_before: dict[str, datetime] = {}
-        self._offsets: dict[str, _Offset] = {}
+        self._requests: dict[Stream, RunRequest] = {}
+        self._not_before: dict[Stream, datetime] = {}
+        self._offsets: dict[Stream, _Offset] = {}
         self._anchor = Anchor(clock)
 
     def on_entries(self, entries: Iterable[Entry]) -> None:
@@ -108,7 +108,7 @@ class FleetSchedule:
 
     def wants_full(self, stream: Stream) -> bool:
         """Whether a full sweep was requested."""
-        request = self._requests.get(stream.key)
+        request = self._requests.get(stream)
         return request is not None and request.full
 
     def postpone(self, stream: Stream, until: datetime) -> None:
@@ -117,8 +117,8 @@ class FleetSchedule:
         A request counts as tried.
         """
         self._follow_clock()
-        self._requests.pop(stream.key, None)
-        self._not_before[stream.key] = until
+        self._requests.pop(stream, None)
+        self._not_before[stream] = until
 
     def due_at(
         self,
@@ -133,15 +133,12 @@ class FleetSchedule:
         `checkpoint` is its current one, where it is newer than what was read of the journal.
         """
         self._follow_clock()
-        checkpoint = checkpoint or self._checkpoints().get(stream.key) or Checkpoint(stream.key)
+        checkpoint = checkpoint or self._checkpoints().get(stream) or Checkpoint(stream)
         checkpoint = self._by_our_clock(checkpoint, now)
         if self._is_requested(checkpoint):
             return now if held_until is None else max(now, held_until)
-        prompted = self._is_prompted(stream)
-        at, not_before = (
-            due_at(checkpoint, now, schedule, held_until, is_prompted=prompted),
-            self._not_before.get(stream.key),
-        )
+        at = due_at(checkpoint, now, schedule, held_until, is_prompted=self._is_prompted(stream))
+        not_before = self._not_before.get(stream)
         return at if at is None or not_before is None else max(at, not_before)
 
     def _is_requested(self, checkpoint: Checkpoint) -> bool:

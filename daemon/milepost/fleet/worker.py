@@ -97,7 +97,7 @@ class Worker:
                 break
             stream = Stream.parse(lease.stream)
             self._held[stream] = lease
-            before = await self._unless_away("store", self._engine.store.load(lease.stream))
+            before = await self._unless_away("store", self._engine.store.load(stream))
             slots.create_task(self._work(stream, lease, before), name=f"run of {lease.stream}")
             await asyncio.sleep(0)  # it takes its slot, so that `all_taken` is up to date
         # While there are free slots here, another worker has the lease, or is about to take it.
@@ -149,7 +149,7 @@ class Worker:
 
         Nothing could be recorded, or there was nothing to do. A stream under a rate limit continues when that ends.
         """
-        now, after = self._engine.clock.now(), self._follower.checkpoints.get(stream.key)
+        now, after = self._engine.clock.now(), self._follower.checkpoints.get(stream)
         held_until = self._engine.rate_limits.held_until(stream)
         is_held = held_until is not None and held_until > now
         if not is_held and (after is None or after.version <= before.version):
@@ -174,7 +174,7 @@ class Worker:
         self._share(stream.page_id, 2 if is_here and is_elsewhere else 1)
 
     def _is_open(self, stream: Stream) -> bool:
-        checkpoint = self._follower.checkpoints.get(stream.key)
+        checkpoint = self._follower.checkpoints.get(stream)
         run = checkpoint.run if checkpoint is not None else None
         return run is not None and run.ended_at is None
 
@@ -188,7 +188,7 @@ class Worker:
                 await asyncio.sleep(POLL_SECONDS)
 
     def _on_commit(self, notice: Recorded) -> None:
-        stream = Stream.parse(notice.checkpoint.stream)
+        stream = notice.checkpoint.stream
         self._engine.rate_limits.observe(notice.checkpoint)
         self._supervisor.observe_version(stream, notice.checkpoint.version)
         self._schedule.on_entries(notice.entries)

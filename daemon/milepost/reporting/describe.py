@@ -85,21 +85,21 @@ def describe(  # noqa: C901, PLR0911, PLR0912  (one case for each kind of event)
         case events.SweepStarted() as event:
             return _sweep_started(event, now)
         case events.BatchStored() as event:
-            return _batch_stored(event, run, Stream.parse(entry.stream))
+            return _batch_stored(event, run, entry.stream)
         case events.FetchFailed() | events.BatchFailed() | events.BatchShrunk() as event:
             return _batch_refused(event, run, now)
         case events.FieldsLeftOut() as event:
             return _fields_left_out(event)
         case events.RateLimited() | events.CursorLost() as event:
-            return _stream_refused(event, Stream.parse(entry.stream), now)
+            return _stream_refused(event, entry.stream, now)
         case events.DeadLetterOpened() | events.RedriveFailed() | events.DeadLetterClosed() as event:
             return _dead_letter(event, now)
         case MessagesOwed() | MessagesRead() | MessagesFailed() as event:
             return _backlog(event, now)
         case events.SweepCompleted() as event:
-            return _sweep_completed(event, run, Stream.parse(entry.stream))
+            return _sweep_completed(event, run, entry.stream)
         case events.RunEnded() as event:
-            return _run_ended(event, run, Stream.parse(entry.stream))
+            return _run_ended(event, run, entry.stream)
         case events.StoreReturned() as event:
             return _store_returned(event)
         case (

@@ -100,7 +100,7 @@ class LiveStreams:
         self._now = now
         self._queue = queue
         self._is_store_away = is_store_away
-        self._streams: dict[str, _Live] = {}
+        self._streams: dict[Stream, _Live] = {}
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Set a stream's checkpoint at startup. A run that it shows as running was left open by a dead process."""
@@ -117,9 +117,9 @@ class LiveStreams:
                 known = self._streams.get(checkpoint.stream, _Live(checkpoint))
                 if checkpoint.version >= known.version:
                     self._streams[checkpoint.stream] = _Live(known.recorded, checkpoint, self._now(), is_at_work=True)
-            case StoreRetried(stream=key):
-                known = self._streams.get(key, _Live(Checkpoint(key)))
-                self._streams[key] = replace(known, is_at_work=True, is_store_away=True)
+            case StoreRetried(stream=stream):
+                known = self._streams.get(stream, _Live(Checkpoint(stream)))
+                self._streams[stream] = replace(known, is_at_work=True, is_store_away=True)
             case _:
                 return
 
@@ -136,20 +136,20 @@ class LiveStreams:
         for known in streams:
             checkpoint = known.latest(now)
             if checkpoint.removed_at is None:
-                stream = Stream.parse(checkpoint.stream)
-                is_held = _hold_on(stream, rate_limits, now) is not None
-                yield checkpoint, self._state(known, now, is_held=is_held, is_queued=stream in queue)
+                is_held = _hold_on(checkpoint.stream, rate_limits, now) is not None
+                is_queued = checkpoint.stream in queue
+                yield checkpoint, self._state(known, now, is_held=is_held, is_queued=is_queued)
 
     def getting_nowhere(self, streams: Collection[Stream]) -> Mapping[Stream, Problem]:
         """Return which of these streams get nowhere, and why."""
         now = self._now()
-        latest = [known.latest(now) for key, known in list(self._streams.items()) if Stream.parse(key) in streams]
-        troubles = {Stream.parse(each.stream): trouble_under_way(each) for each in latest if not each.operator_pause}
+        latest = [known.latest(now) for stream, known in list(self._streams.items()) if stream in streams]
+        troubles = {each.stream: trouble_under_way(each) for each in latest if not each.operator_pause}
         return {stream: problem for stream, problem in troubles.items() if problem is not None}
 
-    def removed(self) -> list[str]:
-        """Return the keys of the streams that were removed."""
-        return [key for key, known in list(self._streams.items()) if known.recorded.removed_at is not None]
+    def removed(self) -> list[Stream]:
+        """Return the streams that were removed."""
+        return [stream for stream, known in list(self._streams.items()) if known.recorded.removed_at is not None]
 
     def status_line(self, streams: Iterable[Stream]) -> str:
         """Return a line such as `3 streams: 2 syncing, 1 waiting for the page's rate limit until 14:05 UTC`."""
@@ -163,7 +163,7 @@ class LiveStreams:
         queue = self._queue()
         for stream in streams:
             hold = _hold_on(stream, rate_limits, now)
-            known = self._streams.get(stream.key, _Live(Checkpoint(stream.key)))
+            known = self._streams.get(stream, _Live(Checkpoint(stream)))
             state = self._state(known, now, is_held=hold is not None, is_queued=stream in queue)
             if hold is None or state is not State.RATE_LIMITED:
                 states[state] += 1

@@ -100,7 +100,7 @@ class Condition(Struct, frozen=True):
 
 def condition(checkpoint: Checkpoint, context: ConditionContext) -> Condition:
     """Return the condition of a stream."""
-    stream = Stream.parse(checkpoint.stream)
+    stream = checkpoint.stream
     hold = limit_on(stream, context.rate_limits, context.now)
     state = state_of(checkpoint, is_at_work=context.is_at_work)
     if hold is not None and (context.is_at_work or state is not State.INTERRUPTED):
@@ -181,7 +181,7 @@ def held_up_by_store(state: State) -> State:
 
 def rate_limits_of(checkpoints: Iterable[Checkpoint]) -> dict[Stream, RateLimit]:
     """Return the latest rate limit of each stream that has met one."""
-    return {Stream.parse(each.stream): each.rate_limit for each in checkpoints if each.rate_limit is not None}
+    return {each.stream: each.rate_limit for each in checkpoints if each.rate_limit is not None}
 
 
 def limit_on(stream: Stream, rate_limits: Mapping[Stream, RateLimit], now: datetime) -> Wait | None:

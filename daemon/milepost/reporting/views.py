@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from msgspec import Struct
-from msgspec.structs import astuple, replace
+from msgspec.structs import asdict, replace
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter, OperatorPause, Run
 from milepost.core.commands import CommandDeferred
@@ -50,12 +50,12 @@ class RunView(Struct, frozen=True):
     problem: Problem | None
 
 
-def run_view(stream: str, run: Run) -> RunView:
+def run_view(stream: Stream, run: Run) -> RunView:
     """Return the view of a run of a stream."""
     tally = run.tally
     return RunView(
         run_id=run.run_id,
-        stream=stream,
+        stream=stream.key,
         mode=run.mode,
         status=run.status,
         reason=run.reason,
@@ -100,7 +100,7 @@ class DeadLetterView(Struct, frozen=True):
 
 def dead_letter_view(dead_letter: DeadLetter) -> DeadLetterView:
     """Return the view of a dead letter."""
-    return DeadLetterView(*astuple(dead_letter))
+    return DeadLetterView(**asdict(dead_letter) | {"stream": dead_letter.stream.key})
 
 
 class ActionOutcome(StrEnum):
@@ -248,7 +248,7 @@ class Status(Struct, frozen=True):
 def statuses(
     checkpoints: Iterable[Checkpoint],
     context: ConditionContext,
-    configured: Sequence[str] | None,
+    configured: Sequence[Stream] | None,
     page_names: Mapping[str, str],
     daemon: DaemonStatus | None = None,
 ) -> tuple[StreamStatus, ...]:
@@ -259,31 +259,31 @@ def statuses(
     Args:
         checkpoints: those of the streams in the journal.
         context: what a status depends on besides the checkpoint.
-        configured: the keys in the configuration; None if the simulator names the streams.
+        configured: those of the configuration; None if the simulator names the streams.
         page_names: the known names of pages, by id.
         daemon: what the daemon says of itself, if one answers.
     """
     journaled = {checkpoint.stream: checkpoint for checkpoint in checkpoints}
     known = dict.fromkeys(configured or ())
-    others = [key for key, checkpoint in journaled.items() if checkpoint.removed_at is None]
+    others = [stream for stream, checkpoint in journaled.items() if checkpoint.removed_at is None]
     return tuple(
         status_of(
-            journaled.get(key) or Checkpoint(key),
-            context if daemon is None else as_of_daemon(context, key, daemon),
+            journaled.get(stream) or Checkpoint(stream),
+            context if daemon is None else as_of_daemon(context, stream, daemon),
             page_names,
-            is_configured=None if configured is None else key in known,
+            is_configured=None if configured is None else stream in known,
         )
-        for key in known | dict.fromkeys(others)
+        for stream in known | dict.fromkeys(others)
     )
 
 
-def as_of_daemon(context: ConditionContext, key: str, daemon: DaemonStatus) -> ConditionContext:
+def as_of_daemon(context: ConditionContext, stream: Stream, daemon: DaemonStatus) -> ConditionContext:
     """Return the context of one stream with what only the daemon knows of it."""
     return replace(
         context,
         store_outage=outage_in(daemon.issues, daemon.at),
-        queued_since=daemon.queued.get(key),
-        slowed_down=daemon.slowed_down.get(Stream.parse(key).page_id),
+        queued_since=daemon.queued.get(stream.key),
+        slowed_down=daemon.slowed_down.get(stream.page_id),
     )
 
 
@@ -291,13 +291,13 @@ def status_of(
     checkpoint: Checkpoint, context: ConditionContext, page_names: Mapping[str, str], *, is_configured: bool | None
 ) -> StreamStatus:
     """Return the status of one stream."""
-    stream = Stream.parse(checkpoint.stream)
+    stream = checkpoint.stream
     run, retry, total, token = checkpoint.run, checkpoint.retry, checkpoint.total, checkpoint.token
     is_worked = context.is_at_work and is_configured is not False
     now = condition(checkpoint, replace(context, is_at_work=is_worked))
     wait, is_source = now.wait, context.store_outage is None  # or else the database is what is retried
     return StreamStatus(
-        stream=checkpoint.stream,
+        stream=stream.key,
         platform=stream.platform,
         page_id=stream.page_id,
         page_name=page_names.get(stream.page_id, ""),
@@ -320,7 +320,7 @@ def status_of(
         open_dead_letters=checkpoint.open_dead_letters,
         message_backlog=checkpoint.backlog,
         next_run_at=now.next_run_at,
-        run=None if run is None else run_view(checkpoint.stream, run),
+        run=None if run is None else run_view(stream, run),
         on_hold=checkpoint.operator_pause,
         token_is_valid=token.is_valid if token is not None else None,
         token_expires_at=token.ends_at if token is not None else None,

@@ -141,7 +141,7 @@ class Activity:
         more = counts(entry)
         if more is not None:
             number = _number(entry.recorded_at)
-            self._hours[entry.stream].add(number, more)
+            self._hours[entry.stream.key].add(number, more)
             self._hours[_ALL].add(number, more)
 
 

@@ -11,6 +11,7 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.errors import JournalDamaged
 from milepost.core.events import Entry
 from milepost.core.journal import GapOf, Projected, RunOf, project
+from milepost.core.model import Stream
 from milepost.stores import rows
 
 Table = Literal["checkpoint", "run", "dead_letter", "gap"]
@@ -39,7 +40,7 @@ class Ledger(Protocol):
         """Yield the whole journal, in the order of seq."""
         ...
 
-    def removals(self) -> dict[str, int]:
+    def removals(self) -> dict[Stream, int]:
         """Return the version of each stream's latest removal."""
         ...
 

@@ -22,8 +22,7 @@ OWN = ("turn_own_messages", "clear_own_contact", "drop_own_contact")  # likewise
 
 def move_parameters(commit: Commit) -> dict[str, str]:
     """Return the parameters of these statements, but for the list of what is moved."""
-    stream = Stream.parse(commit.checkpoint.stream)
-    return stream_parameters(stream) | {"at": instant_text(commit.entries[-1].recorded_at)}
+    return stream_parameters(commit.checkpoint.stream) | {"at": instant_text(commit.entries[-1].recorded_at)}
 
 
 def pages_elsewhere(known: Known, stream: Stream) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ class JournalReader(Protocol):
         """Return the newest `limit` entries, oldest first."""
         ...
 
-    async def within_runs(self, versions: Mapping[str, int]) -> dict[str, Checkpoint]:
+    async def within_runs(self, versions: Mapping[Stream, int]) -> dict[Stream, Checkpoint]:
         """Return each stream's checkpoint just before the given version, folded from its latest run until then."""
         ...
 

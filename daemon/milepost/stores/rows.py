@@ -11,13 +11,26 @@ from milepost.core.errors import JournalDamaged, StoreRefused
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
 from milepost.core.gaps import Gap
 from milepost.core.journal import Codec, RunOf, instant_text
-from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow
+from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow, Stream
 from milepost.core.ports import DueDeadLetter
 from milepost.core.position import Mode
 from milepost.core.problems import Problem
 
-_encode = msgspec.json.Encoder().encode
-_decode_checkpoint = msgspec.json.Decoder(Checkpoint).decode
+
+def _as_text(value: object) -> str:
+    if isinstance(value, Stream):
+        return value.key
+    raise NotImplementedError
+
+
+def _of_text(kind: type, value: str) -> Stream:
+    if kind is Stream:
+        return Stream.parse(value)
+    raise NotImplementedError
+
+
+_encode = msgspec.json.Encoder(enc_hook=_as_text).encode
+_decode_checkpoint = msgspec.json.Decoder(Checkpoint, dec_hook=_of_text).decode
 _decode_problem = msgspec.json.Decoder(Problem).decode
 _decode_gap = msgspec.json.Decoder(Gap).decode
 
@@ -135,7 +148,7 @@ def interaction_event_tuple(row: InteractionEventRow) -> tuple[Any, ...]:
 def entry_tuple(entry: Entry) -> tuple[Any, ...]:
     """Return a journal entry's columns, without its seq."""
     return (
-        entry.stream,
+        entry.stream.key,
         entry.version,
         entry.run_id,
         instant_text(entry.recorded_at),
@@ -150,19 +163,19 @@ def entry(columns: JournalRow, codec: Codec) -> Entry:
     seq, stream, version, run_id, recorded_at, tag, data, sealed = columns
     try:
         at = datetime.fromisoformat(recorded_at)
-        event = codec.decode(tag, data)
+        event, of = codec.decode(tag, data), Stream.parse(stream)
     except (TypeError, ValueError) as error:  # a damaged page may hold anything
         raise JournalDamaged(f"journal entry {seq} cannot be read: {error}", hint=RESTORE) from error
     if instant_text(at) != recorded_at:
         raise JournalDamaged(f"journal entry {seq} has the time {recorded_at!r}, not {instant_text(at)}", hint=RESTORE)
-    return Entry(stream, version, run_id, at, tag, data, sealed, event)
+    return Entry(of, version, run_id, at, tag, data, sealed, event)
 
 
 def checkpoint_tuple(checkpoint: Checkpoint) -> tuple[Any, ...]:
     """Return the columns of a checkpoint's projection: what people query, then the whole as JSON."""
     sweep = checkpoint.sweep
     return (
-        checkpoint.stream,
+        checkpoint.stream.key,
         checkpoint.version,
         checkpoint.hash,
         sweep.mode.value if sweep else None,
@@ -173,8 +186,13 @@ def checkpoint_tuple(checkpoint: Checkpoint) -> tuple[Any, ...]:
         _optional_text(checkpoint.last_full_sweep_at),
         checkpoint.open_dead_letters,
         _optional_text(checkpoint.updated_at),
-        _encode(checkpoint).decode(),
+        checkpoint_json(checkpoint),
     )
+
+
+def checkpoint_json(checkpoint: Checkpoint) -> str:
+    """Return a checkpoint as JSON, as `checkpoint` reads it."""
+    return _encode(checkpoint).decode()
 
 
 def checkpoint(state: str) -> Checkpoint:
@@ -187,12 +205,12 @@ def checkpoint(state: str) -> Checkpoint:
         ) from error
 
 
-def run_tuple(stream: str, run: Run) -> tuple[Any, ...]:
+def run_tuple(stream: Stream, run: Run) -> tuple[Any, ...]:
     """Return the columns of a run's projection."""
     tally = run.tally
     return (
         run.run_id,
-        stream,
+        stream.key,
         run.mode.value if run.mode else None,
         run.status.value,
         run.reason.value if run.reason else None,
@@ -217,7 +235,7 @@ def run(columns: tuple[Any, ...]) -> RunOf:
     try:
         batches, inserted, updated, unchanged, dead_lettered, contacts, interaction_events = counts
         return RunOf(
-            stream,
+            Stream.parse(stream),
             Run(
                 run_id,
                 datetime.fromisoformat(started_at),
@@ -241,7 +259,7 @@ def dead_letter_tuple(dead_letter: DeadLetter) -> tuple[Any, ...]:
     """Return the columns of a dead letter's projection."""
     return (
         dead_letter.dead_letter_id,
-        dead_letter.stream,
+        dead_letter.stream.key,
         dead_letter.stage.value,
         dead_letter.subject,
         dead_letter.reason,
@@ -261,7 +279,7 @@ def dead_letter(columns: tuple[Any, ...]) -> DeadLetter:
     try:
         return DeadLetter(
             key,
-            stream,
+            Stream.parse(stream),
             Stage(stage),
             subject,
             reason,
@@ -283,11 +301,11 @@ def with_payloads(found: Iterable[tuple[Any, ...]]) -> tuple[DueDeadLetter, ...]
     return tuple(DueDeadLetter(dead_letter(columns[:-1]), columns[-1]) for columns in found)
 
 
-def gap_tuple(stream: str, gap: Gap) -> tuple[Any, ...]:
+def gap_tuple(stream: Stream, gap: Gap) -> tuple[Any, ...]:
     """Return the columns of an open gap: what people query, then the whole as JSON."""
     return (
         gap.gap_id,
-        stream,
+        stream.key,
         gap.conversation_id,
         instant_text(gap.owed_since),
         instant_text(gap.newest_at),

@@ -103,7 +103,7 @@ async def fill(path: Path) -> None:
 
 
 async def _work(store: SqliteStore, stream: Stream, run: int) -> None:
-    before, dead_letter = await store.load(stream.key), dead_letter_id(stream, run)
+    before, dead_letter = await store.load(stream), dead_letter_id(stream, run)
     history: list[events.Event] = [
         run_started(at(60 * run)),
         *([sweep_started()] if before.sweep is None else []),

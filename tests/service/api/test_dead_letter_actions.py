@@ -24,7 +24,7 @@ from milepost.service.api.endpoint import routes_of
 from milepost.service.http import MAX_BODY_BYTES, serve
 
 ID = "0123456789abcdef"
-LETTER = DeadLetter(ID, STREAM.key, Stage.FETCH, "t_1", "it went wrong", at(0), attempts=2, redrive_at=at(900))
+LETTER = DeadLetter(ID, STREAM, Stage.FETCH, "t_1", "it went wrong", at(0), attempts=2, redrive_at=at(900))
 TRIED_AGAIN = replace(LETTER, attempts=3, reason="it went wrong again", redrive_at=at(1800))
 JSON = {"Content-Type": "application/json"}
 BY = "API from 127.0.0.1"

@@ -194,7 +194,11 @@ async def test_the_journal_is_listed_as_it_is_stored(session: aiohttp.ClientSess
         for entry, placed in zip(page["entries"], await journal_reader.entries(after=3, limit=5), strict=True):
             stored = placed.entry
             assert entry["data"] == msgspec.json.decode(stored.data)
-            assert (entry["stream"], entry["version"], entry["type"]) == (stored.stream, stored.version, stored.type)
+            assert (entry["stream"], entry["version"], entry["type"]) == (
+                stored.stream.key,
+                stored.version,
+                stored.type,
+            )
             assert (entry["run_id"], entry["hash"]) == (stored.run_id, stored.hash)
 
 

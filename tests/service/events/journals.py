@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from kit.memory_store import MemoryStore
+from milepost.core.model import Stream
 from milepost.core.ports import Commit
 from milepost.stores import rows
 from milepost.stores.sql import load_statements
@@ -25,7 +26,7 @@ def write_simulated(path: Path, store: MemoryStore) -> None:
         connection.executemany(SQL["insert_entries"], columns)
         streams = {each.run_id: each.stream for each in store.journal}
         connection.executemany(
-            SQL["upsert_run"], [rows.run_tuple(streams[key], run) for key, run in store.runs.items()]
+            SQL["upsert_run"], [rows.run_tuple(Stream.parse(streams[key]), run) for key, run in store.runs.items()]
         )
 
 

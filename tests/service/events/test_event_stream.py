@@ -77,7 +77,7 @@ class Daemon:
         """Commit once more for each stream, as another worker where not announced; return the number of entries."""
         entries = 0
         for stream in streams:
-            checkpoint = self._checkpoints.get(stream.key) or await self._store.load(stream.key)
+            checkpoint = self._checkpoints.get(stream.key) or await self._store.load(stream)
             commit = next_commit(checkpoint)
             committed = await self._store.commit(commit)
             assert isinstance(committed, Committed)
@@ -330,7 +330,7 @@ async def test_a_reader_that_wants_little_reconnects_where_it_was(short: Path) -
 async def test_a_notice_without_an_entry_is_sent_without_an_id_to_readers_that_keep_up(short: Path) -> None:
     async with daemon_on(short) as daemon, listening(daemon.url) as source:
         place = source.last_event_id
-        daemon.broadcast.read(passed(Checkpoint(ONE.key)))
+        daemon.broadcast.read(passed(Checkpoint(ONE)))
         (batch,) = await source.events(1)
         daemon.broadcast.read(store_retried(ANOTHER))
         (retried,) = await source.events(1)
@@ -344,7 +344,7 @@ async def test_a_notice_without_an_entry_is_sent_without_an_id_to_readers_that_k
 async def test_of_many_notices_without_entries_the_latest_of_each_stream_is_sent(short: Path) -> None:
     async with daemon_on(short) as daemon, listening(daemon.url) as source:
         for _ in range(1000):
-            daemon.broadcast.read(passed(Checkpoint(ONE.key)))
+            daemon.broadcast.read(passed(Checkpoint(ONE)))
             daemon.broadcast.read(store_retried(ANOTHER))
         daemon.broadcast.read(usage_told())
         entries = await daemon.commit(ANOTHER)  # which tells more
@@ -355,7 +355,7 @@ async def test_of_many_notices_without_entries_the_latest_of_each_stream_is_sent
 
 async def test_a_notice_without_an_entry_is_filtered_like_all_events(short: Path) -> None:
     async with daemon_on(short) as daemon, listening(daemon.url, ("status", "db_retrying")) as source:
-        daemon.broadcast.read(passed(Checkpoint(ONE.key)))
+        daemon.broadcast.read(passed(Checkpoint(ONE)))
         daemon.broadcast.read(store_retried(ANOTHER))
         assert [event.told["status"] for event in await source.events(1)] == ["db_retrying"]
 

@@ -121,7 +121,7 @@ async def test_the_counts_of_runs_equal_those_of_the_journal() -> None:
         for notice in await told_by_a_run(store, outcomes, budget(f"run-{number}")):
             exposition.read(notice)
 
-    total = (await store.load(KEY)).total
+    total = (await store.load(STREAM)).total
     assert total.order_violations > 0
     assert values(exposition, "batches_total", "outcome") == {"stored": 3, "unchanged": total.batches - 3}
     assert values(exposition, "conversations_total", "result") == {
@@ -278,7 +278,7 @@ def test_a_server_that_makes_up_codes_creates_a_bounded_number_of_series() -> No
 
 
 def test_streams_are_counted_separately() -> None:
-    other = Checkpoint("instagram:2")
+    other = Checkpoint(Stream.parse("instagram:2"))
     exposition = after(recorded(completed(events.Tally(batches=5)), after=other), recorded(completed()))
     assert values(exposition, "batches_total", "outcome") == {"unchanged": 1}
 
@@ -394,7 +394,7 @@ def test_a_stream_is_in_exactly_one_state(notice: Notice, state: str) -> None:
 
 
 def test_the_apps_rate_limit_holds_every_stream_that_has_more_to_read() -> None:
-    reading, done = Checkpoint("messenger:2"), Checkpoint("messenger:3")
+    reading, done = Checkpoint(Stream.parse("messenger:2")), Checkpoint(Stream.parse("messenger:3"))
     exposition = after(recorded(run_started(), sweep_started(), after=reading), recorded(completed(), after=done))
     app = events.RateLimited(Scope.APP, 1, NOON, at(90), RATE_LIMIT)
     limited = recorded(run_started(), sweep_started(), app)
@@ -438,15 +438,15 @@ def test_two_streams_of_a_page_share_its_budget_and_all_streams_the_apps() -> No
 
 def test_a_removed_stream_disappears_until_it_has_entries_again() -> None:
     exposition = after(recorded(completed()))
-    others = after(recorded(completed(), after=Checkpoint(OTHER.key)))
-    exposition.read(recorded(completed(), after=Checkpoint(OTHER.key)))
+    others = after(recorded(completed(), after=Checkpoint(OTHER)))
+    exposition.read(recorded(completed(), after=Checkpoint(OTHER)))
 
     exposition.follow(recorded(completed(), events.StreamRemoved("Ada")))
     assert f'stream="{KEY}"' not in exposition.expose().decode()
     assert states(exposition) == states(others)
 
     limited = events.RateLimited(Scope.APP, 1, NOON, at(3600), problem(4))
-    exposition.read(recorded(run_started(), sweep_started(), limited, after=Checkpoint(OTHER.key)))
+    exposition.read(recorded(run_started(), sweep_started(), limited, after=Checkpoint(OTHER)))
     assert set(states(exposition)) == {OTHER.key}, "it is not held by the app's rate limit"
 
     exposition.read(recorded(completed(), events.StreamRemoved("Ada"), run_started()))

@@ -83,7 +83,7 @@ def dead_letters(journal_reader: JournalReader) -> Sequence[AnyOperation]:
             raise web.HTTPNotFound(text=f"there is no dead letter {call.parameters.dead_letter_id}")
         dead_letter, payload = found
         shown = None if payload is None else _as_json(payload)
-        return Reply(DeadLetterWithPayload(**asdict(dead_letter), payload=shown))
+        return Reply(DeadLetterWithPayload(**asdict(dead_letter_view(dead_letter)), payload=shown))
 
     listing = Operation(
         "GET",

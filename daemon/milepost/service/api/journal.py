@@ -68,5 +68,5 @@ def _journal_entry(stored: StoredEntry) -> JournalEntry:
     entry = stored.entry
     data = msgspec.Raw(entry.data.encode())
     return JournalEntry(
-        stored.seq, entry.stream, entry.version, entry.run_id, entry.recorded_at, entry.type, data, entry.hash
+        stored.seq, entry.stream.key, entry.version, entry.run_id, entry.recorded_at, entry.type, data, entry.hash
     )

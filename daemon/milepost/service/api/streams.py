@@ -85,7 +85,7 @@ class Overview(Struct, frozen=True, eq=False):
 
     async def snapshot(self) -> "Snapshot":
         """Take all of them at once, even for one: a rate limit that one stream has met may hold up others."""
-        checkpoints = {each.stream: self.live.since(each) for each in await self.journal_reader.checkpoints()}
+        checkpoints = {each.stream.key: self.live.since(each) for each in await self.journal_reader.checkpoints()}
         sync, daemon = self.sync(), self.daemon()
         context = ConditionContext(
             self.now(),
@@ -119,9 +119,10 @@ class Snapshot(Struct, frozen=True, eq=False):
 
     def status_of(self, key: str) -> StreamStatus:
         """Return the status of a stream."""
-        checkpoint = self.checkpoints.get(key) or Checkpoint(key)
-        context = replace(self.context, rate_limits=self.rate_limits(Stream.parse(key)))
-        context = as_of_daemon(context, key, self.daemon)
+        stream = Stream.parse(key)
+        checkpoint = self.checkpoints.get(key) or Checkpoint(stream)
+        context = replace(self.context, rate_limits=self.rate_limits(stream))
+        context = as_of_daemon(context, stream, self.daemon)
         return status_of(checkpoint, context, self.page_names, is_configured=key in self.worked)
 
     def page(self, query: StreamsQuery) -> Reply[Streams]:

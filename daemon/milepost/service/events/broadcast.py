@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import assert_never
 
 from milepost.core.errors import MilepostError, StoreAway
+from milepost.core.model import Stream
 from milepost.engine.bulkhead import bulkhead
 from milepost.engine.feed import Notice, Recorded, SlotWaited, StoreRetried, UnchangedRead, UsageReported
 from milepost.service.events.buffer import EventQuery, EventReader, RecentEvents
@@ -68,7 +69,7 @@ class Broadcast:
         self._readers = 0
         self._recent: RecentEvents | None = None  # while there are readers
         self._beginning, self._rereading = asyncio.Lock(), asyncio.Lock()
-        self._unrecorded: dict[str, UnchangedRead | StoreRetried] = {}  # each stream's latest since the last beat
+        self._unrecorded: dict[Stream, UnchangedRead | StoreRetried] = {}  # each stream's latest since the last beat
         self._has_news = asyncio.Event()
         self._beat = Beat()
         self._ending = asyncio.Event()

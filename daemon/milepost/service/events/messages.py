@@ -18,6 +18,7 @@ from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.events import NO_TALLY, Entry, Event, Reason, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
 from milepost.core.gaps import MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.model import Stream
 from milepost.engine.feed import StoreRetried, UnchangedRead
 from milepost.reporting.describe import describe
 from milepost.reporting.description import has_errors
@@ -85,7 +86,7 @@ def message_of(entry: Entry, run: Run | None) -> Message:
     return Message(
         status=_status(entry.event, run),
         message=describe(entry, run).sentence,
-        stream=entry.stream,
+        stream=entry.stream.key,
         at=entry.recorded_at,
         type=entry.type,
         run=entry.run_id,
@@ -104,12 +105,17 @@ def live_message(notice: UnchangedRead | StoreRetried, now: datetime) -> Message
                 batch += run.tally.batches
             words = f"Batch {batch:,}: nothing new"
             return Message(
-                status=Status.PROGRESS, message=words, stream=checkpoint.stream, at=now, batch=batch, **_counts(tally)
+                status=Status.PROGRESS,
+                message=words,
+                stream=checkpoint.stream.key,
+                at=now,
+                batch=batch,
+                **_counts(tally),
             )
         case StoreRetried(stream=stream, wait_seconds=wait_seconds):
             until = now + timedelta(seconds=wait_seconds)
             words = f"The database is unavailable, next attempt {ahead(until, now)}"
-            return Message(status=Status.DB_RETRYING, message=words, stream=stream, at=now, until=until)
+            return Message(status=Status.DB_RETRYING, message=words, stream=stream.key, at=now, until=until)
 
 
 def _status(event: Event, run: Run | None) -> Status:  # noqa: C901, PLR0911  (one line for each status)
@@ -230,7 +236,7 @@ class EntryEncoder:
 
     def __init__(self, journal_reader: JournalReader) -> None:
         self._journal_reader = journal_reader
-        self._checkpoints: dict[str, Checkpoint] = {}  # as far as the open or latest run tells
+        self._checkpoints: dict[Stream, Checkpoint] = {}  # as far as the open or latest run tells
 
     async def encode(self, stored: Sequence[StoredEntry], latest: Run | None = None) -> list[EncodedEvent]:
         """Encode entries that follow those encoded before. `latest` is a run whose outcome is known."""

@@ -9,6 +9,7 @@ from structlog.typing import FilteringBoundLogger
 from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Entry, RunStatus
+from milepost.core.model import Stream
 from milepost.engine.feed import Notice, Recorded, SlotWaited, StoreRetried, UnchangedRead, UsageReported
 from milepost.reporting.describe import describe
 
@@ -17,7 +18,7 @@ class JournalLog:
     """A reader of the feed that writes log lines. An unchanged batch has no entry, and so no line."""
 
     def __init__(self) -> None:
-        self._failing_since: dict[str, datetime] = {}  # streams whose last run ended in an error
+        self._failing_since: dict[Stream, datetime] = {}  # streams whose last run ended in an error
 
     def read(self, notice: Notice) -> None:
         """Log a notice."""
@@ -30,7 +31,7 @@ class JournalLog:
                 log: FilteringBoundLogger = structlog.get_logger("milepost")
                 log.warning(
                     "database unavailable, retrying",
-                    stream=retried.stream,
+                    stream=retried.stream.key,
                     attempts=retried.attempts,
                     away_seconds=round(retried.away_seconds, 1),
                     wait_seconds=round(retried.wait_seconds, 1),
@@ -48,7 +49,7 @@ class JournalLog:
                 self._failing_since.setdefault(entry.stream, entry.recorded_at)
             case events.BatchStored() | events.SweepCompleted() if entry.stream in self._failing_since:
                 seconds = (entry.recorded_at - self._failing_since.pop(entry.stream)).total_seconds()
-                log = structlog.get_logger("milepost", stream=entry.stream, run=entry.run_id)
+                log = structlog.get_logger("milepost", stream=entry.stream.key, run=entry.run_id)
                 log.info("stream recovered", after_seconds=round(max(0.0, seconds), 1))
             case _:
                 pass
@@ -57,7 +58,7 @@ class JournalLog:
 def _log_entry(entry: Entry, run: Run | None) -> None:
     """Log an entry; `run` is its run after the whole commit."""
     description = describe(entry, run)
-    log: FilteringBoundLogger = structlog.get_logger("milepost", stream=entry.stream, run=entry.run_id)
+    log: FilteringBoundLogger = structlog.get_logger("milepost", stream=entry.stream.key, run=entry.run_id)
     fields = _batch(entry.event, run) | description.fields
     if description.hint is not None:
         fields["hint"] = description.hint

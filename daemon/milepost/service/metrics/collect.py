@@ -72,9 +72,9 @@ class Metrics:
         """Return all metrics in the text format of Prometheus. May be called from another thread."""
         self._counters.set_usages()
         for checkpoint, state in self._live.states():
-            _set_gauges(self._instruments.of_stream(checkpoint.stream), checkpoint, state)
-        for key in self._live.removed():
-            self._instruments.drop_stream(key)
+            _set_gauges(self._instruments.of_stream(checkpoint.stream.key), checkpoint, state)
+        for stream in self._live.removed():
+            self._instruments.drop_stream(stream.key)
         of_streams = "".join(family.write() for family in self._instruments.of_streams.all)
         return generate_latest(self._registry) + of_streams.encode()
 

@@ -43,10 +43,10 @@ class Counters:
                 self._count(notice)
             case UnchangedRead(fetch_seconds=fetch_seconds):
                 self._observe(Stage.FETCH, fetch_seconds)
-            case StoreRetried(stream=key):
-                self._instruments.of_stream(key).retries[STORE_AWAY].inc()
-            case UsageReported(stream=key, usages=usages):
-                self._note_usages(Stream.parse(key), usages)
+            case StoreRetried(stream=stream):
+                self._instruments.of_stream(stream.key).retries[STORE_AWAY].inc()
+            case UsageReported(stream=stream, usages=usages):
+                self._note_usages(stream, usages)
             case SlotWaited(seconds=seconds):
                 self._instruments.slot_wait.observe(seconds)
             case unknown:
@@ -69,7 +69,7 @@ class Counters:
                 self._instruments.usage.remove(scope.value, kind)
 
     def _count(self, notice: Recorded) -> None:
-        series = self._instruments.of_stream(notice.checkpoint.stream)
+        series = self._instruments.of_stream(notice.checkpoint.stream.key)
         for entry in notice.entries:
             self._instruments.journal_entries[entry.type].inc()
             self._count_entry(series, entry, notice)

@@ -46,7 +46,7 @@ class Prepared(Struct, frozen=True):
     @property
     def stream(self) -> Stream:
         """The stream that the commit is about."""
-        return Stream.parse(self.commit.checkpoint.stream)
+        return self.commit.checkpoint.stream
 
 
 class PostgresqlWriter(PostgresqlSession):
@@ -65,7 +65,7 @@ class PostgresqlWriter(PostgresqlSession):
 
     async def prepare(self, commits: Sequence[Commit]) -> list[Prepared]:
         """Begin the transaction of a group: take its locks, and read what depends on what is stored."""
-        streams = sorted({commit.checkpoint.stream for commit in commits})  # one order for all: no deadlock
+        streams = sorted({commit.checkpoint.stream.key for commit in commits})  # one order for all: no deadlock
         async with self.connection.pipeline():
             await self._database.begin(self.connection)
             await self.execute("lock_streams", {"streams": streams})
@@ -75,7 +75,7 @@ class PostgresqlWriter(PostgresqlSession):
         return [await self._prepare(commit, has_forgotten=bool(has_forgotten)) for commit in commits]
 
     async def _prepare(self, commit: Commit, *, has_forgotten: bool) -> Prepared:
-        stream, changes = Stream.parse(commit.checkpoint.stream), commit.changes
+        stream, changes = commit.checkpoint.stream, commit.changes
         await self._move(LINKS, commit)
         if has_forgotten:
             changes = without_forgotten(changes, await self.forgotten_among(stream, *ids_of(changes)))
@@ -257,7 +257,7 @@ def _entries_as_json(entries: Sequence[Entry]) -> str:
         [
             {
                 "ordinal": ordinal,
-                "stream": entry.stream,
+                "stream": entry.stream.key,
                 "version": entry.version,
                 "run_id": entry.run_id,
                 "recorded_at": instant_text(entry.recorded_at),

@@ -54,7 +54,7 @@ async def remove_from_postgresql(store_url: StoreUrl, stream: Stream, by: str, n
     """
     async with _writer(store_url) as writer:
         await writer.execute("lock_streams", {"streams": [stream.key]})  # nobody writes of it until this is committed
-        commit = removal(await writer.load(stream.key), by, now)
+        commit = removal(await writer.load(stream), by, now)
         if commit is None:
             return None
         rows = await writer.count_rows(stream)

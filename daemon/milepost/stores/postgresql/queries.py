@@ -79,11 +79,11 @@ class PostgresqlSession:
 
     # --- checkpoints and rows ---
 
-    async def load(self, stream: str) -> Checkpoint:
+    async def load(self, stream: Stream) -> Checkpoint:
         """Return a stream's checkpoint: its snapshot, and the entries since."""
-        stored = await self.ask("checkpoint", (stream,))
+        stored = await self.ask("checkpoint", (stream.key,))
         checkpoint = rows.checkpoint(stored[0][0]) if stored else Checkpoint(stream)
-        tail = await self.ask("entries_since", (stream, checkpoint.version))
+        tail = await self.ask("entries_since", (stream.key, checkpoint.version))
         return fold((rows.entry(columns, self.codec) for columns in tail), checkpoint)
 
     async def checkpoints(self) -> list[Checkpoint]:
@@ -181,9 +181,9 @@ class PostgresqlSession:
 
     # --- the journal ---
 
-    async def entry_at(self, stream: str, version: int) -> tuple[int, str] | None:
+    async def entry_at(self, stream: Stream, version: int) -> tuple[int, str] | None:
         """Return the seq and the hash of an entry, if there is one of this version."""
-        found = await self.ask("entry_at", (stream, version))
+        found = await self.ask("entry_at", (stream.key, version))
         return (found[0][0], found[0][1]) if found else None
 
     async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
@@ -200,11 +200,11 @@ class PostgresqlSession:
         found = await self.ask(statement, parameters)
         return [StoredEntry(columns[0], rows.entry(columns, self.codec)) for columns in found]
 
-    async def within_runs(self, versions: Mapping[str, int]) -> dict[str, Checkpoint]:
+    async def within_runs(self, versions: Mapping[Stream, int]) -> dict[Stream, Checkpoint]:
         """Return each stream's checkpoint just before the given version, folded from its latest run until then."""
-        before: dict[str, Checkpoint] = {}
+        before: dict[Stream, Checkpoint] = {}
         for stream, version in versions.items():
-            found = await self._entries("entries_of_run_before", {"stream": stream, "version": version})
+            found = await self._entries("entries_of_run_before", {"stream": stream.key, "version": version})
             before[stream] = fold((each.entry for each in found), Checkpoint(stream))
         return before
 
@@ -248,14 +248,14 @@ class PostgresqlSession:
         parameters = {**state.parameters(), "stream": stream, "after": after or "", "limit": limit}
         return [rows.dead_letter(columns[:-1]) for columns in await self.ask(statement, parameters)]
 
-    async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
+    async def due_dead_letters(self, stream: Stream, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return open dead letters whose redrive is due, or whose payload was erased; oldest first."""
         times = instant_text(now), instant_text(latest_redrive(now))
-        return rows.with_payloads(await self.ask("due_dead_letters", (stream, *times, limit)))
+        return rows.with_payloads(await self.ask("due_dead_letters", (stream.key, *times, limit)))
 
-    async def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
+    async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps, the newest first."""
-        found = await self.ask("open_gaps", stream_parameters(Stream.parse(stream)) | {"limit": limit})
+        found = await self.ask("open_gaps", stream_parameters(stream) | {"limit": limit})
         return tuple(OpenGap(rows.gap(state), bool(is_forgotten)) for state, is_forgotten in found)
 
     async def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:

@@ -13,6 +13,7 @@ from psycopg.rows import TupleRow
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.events import Entry
 from milepost.core.journal import Codec
+from milepost.core.model import Stream
 from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Row, Table
 from milepost.stores.postgresql.connection import NO_TIMEOUT, Database, connected, storable
@@ -110,9 +111,9 @@ class PostgresqlLedger:
             for columns in cursor.execute(self._sql["journal"]):
                 yield rows.entry(columns, self._codec)
 
-    def removals(self) -> dict[str, int]:
+    def removals(self) -> dict[Stream, int]:
         """Return the version of each stream's latest removal."""
-        return dict(self.execute("removals").fetchall())
+        return {Stream.parse(stream): version for stream, version in self.execute("removals")}
 
     def shaped(self, row: Row) -> Row:
         """Return a row as the database stores it: its texts without NUL."""

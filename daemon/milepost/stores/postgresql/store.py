@@ -79,7 +79,7 @@ class PostgresqlStore(PostgresqlSession):
         first = commit.entries[0]
         async with self.database.transaction() as connection:
             writer = PostgresqlWriter(self.database, self.codec, connection)
-            await writer.execute("lock_streams", {"streams": [first.stream]})
+            await writer.execute("lock_streams", {"streams": [first.stream.key]})
             stored = await writer.entry_at(first.stream, first.version)
         return Committed(stored[0], 0.0, 0.0) if stored and stored[1] == first.hash else None
 

@@ -29,7 +29,7 @@ class SqliteWriter(SqliteSession):
 
     def _write(self, commit: Commit, events_chunk_size: int) -> Committed:
         began = perf_counter()
-        stream = Stream.parse(commit.checkpoint.stream)
+        stream = commit.checkpoint.stream
         self._move(LINKS, commit)
         changes = without_forgotten(commit.changes, self.forgotten_among(stream, *ids_of(commit.changes)))
         last_seq = self._write_entries(stream, commit)

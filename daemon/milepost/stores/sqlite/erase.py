@@ -93,7 +93,7 @@ async def remove_from_sqlite(path: Path, stream: Stream, by: str, now: datetime)
 def _remove(stream: Stream, by: str, now: datetime, connection: sqlite3.Connection) -> StreamRows | None:
     writer = _writer_on(connection)
     with transaction(connection):
-        commit = removal(writer.load(stream.key), by, now)
+        commit = removal(writer.load(stream), by, now)
         if commit is None:
             return None
         rows = writer.count_rows(stream)

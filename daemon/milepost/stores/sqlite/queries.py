@@ -67,11 +67,11 @@ class SqliteSession:
 
     # --- checkpoints and rows ---
 
-    def load(self, stream: str) -> Checkpoint:
+    def load(self, stream: Stream) -> Checkpoint:
         """Return a stream's checkpoint: its snapshot, and the entries since."""
-        stored = self.ask("checkpoint", (stream,)).fetchone()
+        stored = self.ask("checkpoint", (stream.key,)).fetchone()
         checkpoint = rows.checkpoint(stored[0]) if stored else Checkpoint(stream)
-        tail = self.ask("entries_since", (stream, checkpoint.version))
+        tail = self.ask("entries_since", (stream.key, checkpoint.version))
         return fold((rows.entry(columns, self.codec) for columns in tail), checkpoint)
 
     def checkpoints(self) -> list[Checkpoint]:
@@ -170,9 +170,9 @@ class SqliteSession:
 
     # --- the journal ---
 
-    def entry_at(self, stream: str, version: int) -> tuple[int, str] | None:
+    def entry_at(self, stream: Stream, version: int) -> tuple[int, str] | None:
         """Return the seq and the hash of an entry, if there is one of this version."""
-        found: tuple[int, str] | None = self.ask("entry_at", (stream, version)).fetchone()
+        found: tuple[int, str] | None = self.ask("entry_at", (stream.key, version)).fetchone()
         return found
 
     def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
@@ -189,11 +189,11 @@ class SqliteSession:
         found = self.ask(statement, parameters)
         return [StoredEntry(columns[0], rows.entry(columns, self.codec)) for columns in found]
 
-    def within_runs(self, versions: Mapping[str, int]) -> dict[str, Checkpoint]:
+    def within_runs(self, versions: Mapping[Stream, int]) -> dict[Stream, Checkpoint]:
         """Return each stream's checkpoint just before the given version, folded from its latest run until then."""
-        before: dict[str, Checkpoint] = {}
+        before: dict[Stream, Checkpoint] = {}
         for stream, version in versions.items():
-            found = self.ask("entries_of_run_before", {"stream": stream, "version": version})
+            found = self.ask("entries_of_run_before", {"stream": stream.key, "version": version})
             before[stream] = fold((rows.entry(columns, self.codec) for columns in found), Checkpoint(stream))
         return before
 
@@ -236,14 +236,14 @@ class SqliteSession:
         parameters = {**state.parameters(), "stream": stream, "after": after or "", "limit": limit}
         return [rows.dead_letter(columns) for columns in self.ask(statement, parameters)]
 
-    def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
+    def due_dead_letters(self, stream: Stream, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return open dead letters whose redrive is due, or whose payload was erased; oldest first."""
         times = {"now": instant_text(now), "latest": instant_text(latest_redrive(now))}
-        return rows.with_payloads(self.ask("due_dead_letters", {"stream": stream, "limit": limit, **times}))
+        return rows.with_payloads(self.ask("due_dead_letters", {"stream": stream.key, "limit": limit, **times}))
 
-    def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
+    def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps, the newest first."""
-        found = self.ask("open_gaps", stream_parameters(Stream.parse(stream)) | {"limit": limit})
+        found = self.ask("open_gaps", stream_parameters(stream) | {"limit": limit})
         return tuple(OpenGap(rows.gap(state), bool(is_forgotten)) for state, is_forgotten in found)
 
     def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:

@@ -69,7 +69,7 @@ class SqliteReader:
         """Return the newest `limit` entries, oldest first."""
         return await self._run(lambda session: session.latest(limit=limit, stream=stream))
 
-    async def within_runs(self, versions: Mapping[str, int]) -> dict[str, Checkpoint]:
+    async def within_runs(self, versions: Mapping[Stream, int]) -> dict[Stream, Checkpoint]:
         """Return each stream's checkpoint just before the given version, folded from its latest run until then."""
         return await self._run(lambda session: session.within_runs(versions))
 
@@ -162,9 +162,9 @@ class SqliteLedger:
         """Yield the whole journal, in the order of seq."""
         return (rows.entry(columns, self._session.codec) for columns in self._session.ask("journal"))
 
-    def removals(self) -> dict[str, int]:
+    def removals(self) -> dict[Stream, int]:
         """Return the version of each stream's latest removal."""
-        return dict(self._session.ask("removals").fetchall())
+        return {Stream.parse(stream): version for stream, version in self._session.ask("removals")}
 
     def shaped(self, row: Row) -> Row:
         """Return a row as the database stores it."""

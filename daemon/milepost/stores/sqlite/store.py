@@ -18,7 +18,7 @@ import structlog
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import MilepostError, RowsRejected, StoreAway, StoreLost, VersionConflict
 from milepost.core.journal import Codec
-from milepost.core.model import DataSource, Keys, Known
+from milepost.core.model import DataSource, Keys, Known, Stream
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
 from milepost.stores.group_commit import GroupCommit, GroupResult
 from milepost.stores.last_write import LastWrite
@@ -108,7 +108,7 @@ class SqliteStore:
         self.provenance = Provenance(self, database.path)
         self._last_write = LastWrite(self._write_nothing)
 
-    async def load(self, stream: str) -> Checkpoint:
+    async def load(self, stream: Stream) -> Checkpoint:
         """Return the stream's checkpoint: its snapshot, and the entries since."""
         return await self._run(lambda session: session.load(stream))
 
@@ -120,11 +120,11 @@ class SqliteStore:
         """Return what is stored under the keys."""
         return await self._run(lambda session: session.known(keys))
 
-    async def due_dead_letters(self, stream: str, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
+    async def due_dead_letters(self, stream: Stream, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return open dead letters whose redrive is due, or whose payload was erased; oldest first."""
         return await self._run(lambda session: session.due_dead_letters(stream, now, limit))
 
-    async def open_gaps(self, stream: str, limit: int) -> tuple[OpenGap, ...]:
+    async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps, the newest first."""
         return await self._run(lambda session: session.open_gaps(stream, limit))
 
@@ -238,7 +238,7 @@ def _refusal(commit: Commit, error: Exception, writer: SqliteWriter) -> GroupRes
     )
 
 
-def _has_moved_on(stream: str, version: int, writer: SqliteWriter) -> bool:
+def _has_moved_on(stream: Stream, version: int, writer: SqliteWriter) -> bool:
     """Return whether the version does not follow the stream's latest: the journal takes no other (0001_journal.sql).
 
     The error does not say: SQLite has one code for the refusals of all triggers, and no name.
