@@ -15,6 +15,7 @@ from kit.binary import Running, started, until
 from kit.installation import Installation, on_both_databases
 from kit.simulated import BICYCLES, NOW, frozen_world
 from milepost.simulator.server import SimulatorServer
+from milepost.simulator.webhooks import parse_webhook_faults
 
 SECRET = "app-secret"
 STREAM = f"messenger:{BICYCLES.id}"
@@ -136,3 +137,39 @@ async def test_a_configuration_without_a_verify_token_or_a_secret_is_refused(ins
     assert ended.code == 78
     assert "webhooks.verify_token: missing" in ended.stderr
     assert "source.app_secret: missing" in ended.stderr
+
+
+async def test_the_embedded_world_is_copied_within_seconds_without_any_settings(installation: Installation) -> None:
+    installation.config.write_text("http: {listen: '127.0.0.1:0'}\nsync: {interval: 1h}\n")
+    installation.database = installation.folder / "simulated.db"
+    async with started(installation.folder, "run") as daemon:
+        await daemon.says("webhooks are taken")
+        await until(
+            lambda: (
+                installation.has_tables()
+                and installation.rows("SELECT 1 FROM runs WHERE mode = 'incremental' AND interaction_events > 0")
+            )
+        )
+        daemon.signal(signal.SIGTERM)
+        ended = await daemon.ended()
+    assert ended.code == 0
+    assert "Traceback" not in ended.stderr
+
+
+async def test_whatever_webhooks_do_sweeps_copy_everything_once(installation: Installation) -> None:
+    """Late, doubled, missing, badly signed, and a hundred at once: what was not told comes with the next sweep."""
+    async with hooked(installation) as hooks:
+        faults = parse_webhook_faults("missing=0.3,doubled=0.3,badly_signed=0.2,late=0.5,late_seconds=1")
+        hooks.simulator.send_webhooks(hooks.url, SECRET, faults)
+        arrived = [hooks.arrive()[1] for _ in range(20)]
+        hooks.simulator.hold_webhooks()
+        arrived += [hooks.arrive()[1] for _ in range(100)]
+        hooks.simulator.release_webhooks()
+        told = "SELECT message_id FROM webhook_events WHERE claims > 0 OR due_at IS NULL"
+        await until(lambda: len(installation.rows(told)) > 60)
+        synced = await hooks.session.post(f"{await hooks.daemon.url()}/api/streams/{STREAM}/sync", json={})
+        assert synced.status == 200
+        for message_id in arrived:
+            await hooks.stored(message_id)
+        stored = installation.rows("SELECT event_id FROM contact_interaction_events")
+    assert len(stored) == len(set(stored))

@@ -1,5 +1,6 @@
 """Webhooks: from the listener into the database, and from there to the streams that they are about."""
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,9 @@ from milepost.service.metrics.webhooks import WebhookCounter
 from milepost.service.webhook_intake import WebhookIntake
 from milepost.service.webhooks import Credentials, WebhookRequests, serving_webhooks
 from milepost.settings import Settings
+from milepost.settings.types import split_address
+
+EMBEDDED = "127.0.0.1:0"  # for a simulated world
 
 
 class Webhooks:
@@ -20,25 +24,33 @@ class Webhooks:
         self.counter = WebhookCounter()
         self.worker = WebhookWorker(parts.store.webhooks, parts.supervisor.prompt, parts.clock, self.counter.expire)
         self._reloader = parts.reloader
+        self._send = parts.send_webhooks
+        self._simulated_secret = secrets.token_hex(16)
         route, now = parts.registry.stream_of, parts.clock.now
         self._intake = WebhookIntake(parts.store.webhooks, route, self.counter, now, self.worker.notify)
 
     @asynccontextmanager
     async def listening(self, settings: Settings) -> AsyncIterator[None]:
-        """Listen during the block, if the settings say where. Raises as `serving_webhooks` does."""
+        """Listen during the block, if the settings say where. Raises as `serving_webhooks` does.
+
+        A simulated world sends its webhooks here, without any settings.
+        """
         webhooks = settings.webhooks
-        if not webhooks.listen:
+        if not webhooks.listen and self._send is None:
             yield
             return
+        host, port = split_address(webhooks.listen or EMBEDDED)
         requests = WebhookRequests(webhooks.path, self._credentials, self._intake.receive, self.counter.count_request)
-        async with serving_webhooks(webhooks.host, webhooks.port, requests) as url:
+        async with serving_webhooks(host, port, requests) as url:
+            if self._send is not None:
+                self._send(f"{url}{webhooks.path}", self._simulated_secret)
             structlog.get_logger("milepost").info("webhooks are taken", url=f"{url}{webhooks.path}")
             yield
 
     def _credentials(self) -> Credentials:
         """Return what applies now: a reload may change it."""
         settings = self._reloader.settings
-        secrets = (settings.source.app_secret, *settings.webhooks.secrets)
-        return Credentials(
-            settings.webhooks.verify_token.get_secret_value(), tuple(secret.get_secret_value() for secret in secrets)
-        )
+        held = (settings.source.app_secret, *settings.webhooks.secrets)
+        known = tuple(secret.get_secret_value() for secret in held)
+        verify_token = settings.webhooks.verify_token.get_secret_value()
+        return Credentials(verify_token, known if self._send is None else (*known, self._simulated_secret))

@@ -187,16 +187,6 @@ class WebhookSettings(Section):
     secrets_file: FilePath = ""
     """A file that holds them, one on each line."""
 
-    @property
-    def host(self) -> str:
-        """Return the host to listen on; an IPv6 host without brackets."""
-        return split_address(self.listen)[0]
-
-    @property
-    def port(self) -> int:
-        """Return the port to listen on; 0 picks a free one."""
-        return split_address(self.listen)[1]
-
     @field_validator("verify_token", mode="after")
     @classmethod
     def _with_listen(cls, token: SecretStr, info: ValidationInfo) -> SecretStr:
