@@ -30,21 +30,7 @@ from kit.builders import (
     run_started,
     unreadable,
 )
-from milepost.core.backlog import (
-    MAX_IDLE,
-    MAX_PARKED,
-    MAX_RESETS,
-    MESSAGES_PER_REQUEST,
-    ROUNDS,
-    ReadGap,
-    decide_messages,
-    forget_gap,
-    gap_in,
-    next_gap,
-    payload_of,
-    plan_backlog,
-    request_of,
-)
+from milepost.core.backlog import MAX_PARKED, ReadGap, next_gap, plan_backlog
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.decide import decide
 from milepost.core.events import (
@@ -64,6 +50,17 @@ from milepost.core.events import (
 from milepost.core.evolve import fold
 from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.merge import difference
+from milepost.core.message_reading import (
+    MAX_IDLE,
+    MAX_RESETS,
+    MESSAGES_PER_REQUEST,
+    ROUNDS,
+    decide_messages,
+    forget_gap,
+    gap_in,
+    payload_of,
+    request_of,
+)
 from milepost.core.model import (
     Changes,
     Conversation,

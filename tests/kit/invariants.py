@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from kit.builders import removals, total
 from kit.fake_inbox import Inbox, Thread, World, as_listed
 from kit.memory_store import MemoryStore
-from milepost.core.backlog import gap_in
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run, Sweep
 from milepost.core.dead_letters import is_of_older
 from milepost.core.doubts import KINDS as DOUBTS
@@ -41,6 +40,7 @@ from milepost.core.events import (
 from milepost.core.evolve import evolve
 from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.journal import GapOf, RunOf, check_link, dead_letter_after, project
+from milepost.core.message_reading import gap_in
 from milepost.core.model import Changes, Conversation, ConversationRow, Interaction, Scope, Stream
 from milepost.core.plan import RunBudget
 from milepost.core.ports import Commit, Fetched, MessagesFetched, MessagesOutcome, Outcome, Refused

@@ -12,11 +12,11 @@ from kit.memory_store import MemoryStore
 from kit.simulated_process import ObservedPending, Process
 from kit.simulation_setting import Decide, Scenario, Setting
 from kit.virtual_time import VirtualLoop
-from milepost.core.backlog import decide_messages
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import Redrive, ResumeStream
 from milepost.core.decide import decide
 from milepost.core.gaps import Gap
+from milepost.core.message_reading import decide_messages
 from milepost.core.ports import DueDeadLetter, MessagesFetched, MessagesOutcome, Outcome
 from milepost.core.records import Context, Decision, Pending, Record
 from milepost.core.redrive import redrive

@@ -18,7 +18,6 @@ from kit.memory_store import MemoryStore
 from kit.scenarios import scenarios
 from kit.simulation import Simulation
 from kit.simulation_setting import Decide, Scenario
-from milepost.core.backlog import _gap_after
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, DeadLetter, RateLimit, Run, Sweep
 from milepost.core.dead_letters import Failure, opened, recovered, unread, withhold
 from milepost.core.decide import _next_position, _stretch, decide
@@ -36,6 +35,7 @@ from milepost.core.events import (
 from milepost.core.gaps import Gap, GapEnding, MessagesOwed
 from milepost.core.list_check import checked
 from milepost.core.merge import Difference, newer
+from milepost.core.message_reading import _gap_after
 from milepost.core.model import (
     Batch,
     Changes,
@@ -568,7 +568,7 @@ MUTANTS = {
     ),
     "a gap ends at any message that is stored": Mutant(
         f"{EITHER}|were never stored|neither stored nor a dead letter",
-        patches={"milepost.core.backlog._gap_after": any_stored_message_ends_it},
+        patches={"milepost.core.message_reading._gap_after": any_stored_message_ends_it},
         narrowed=to_bursts,
     ),
     "a run goes on that another process took over": Mutant(

@@ -1,66 +1,28 @@
-"""The backlog: which messages a batch shows to be owed, when they are read, and what reading them means.
+"""The backlog: which messages a batch shows to be owed, and when they are read.
 
 Every message of a conversation up to its stored state is stored, owed, or in a dead letter. So where none of the
-messages that a list shows is stored, those between them and that state are owed. Reading ends at a stored message that
-is older than the state: newer ones may have been read since, beyond the end of another gap. If a cursor dies, reading
-begins at the head of the conversation.
+messages that a list shows is stored, those between them and that state are owed. What reading them means is decided in
+`message_reading`.
 """
 
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from hashlib import sha256
 
-import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.dead_letters import (
-    MAX_REASON_CHARACTERS,
-    Failure,
-    messages_of,
-    older_of,
-    opened,
-    row_of,
-    subjects_of_events,
-    unread_items,
-    withhold_each,
-)
-from milepost.core.events import DeadLetterOpened, Reason, RunStatus, Stage, Tally
-from milepost.core.failures import rate_limited
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.dead_letters import messages_of, row_of
+from milepost.core.events import Reason, RunStatus
+from milepost.core.gaps import Gap, MessagesOwed
 from milepost.core.journal import instant_text
-from milepost.core.merge import Difference, new_events, remembered
-from milepost.core.model import (
-    Batch,
-    Changes,
-    Conversation,
-    ConversationRow,
-    Keys,
-    Known,
-    MessagePage,
-    RefusedRow,
-    Stream,
-)
+from milepost.core.merge import Difference, remembered
+from milepost.core.message_reading import is_parked
+from milepost.core.model import Batch, Conversation, Known, Stream
 from milepost.core.plan import Finish, Policy, RunBudget, Wait
-from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest, Refused
-from milepost.core.problems import Problem, ProblemKind
-from milepost.core.records import Context, Decided, Pending, Record, unchanged_before
-from milepost.core.remedies import Remedy, Rule, rule_for
-from milepost.core.retry import backoff_seconds
+from milepost.core.records import Context
 
-MESSAGES_PER_REQUEST = 50
-SHRINKS_BY = 4
-MAX_RESETS = 3  # lost cursors in a row that brought nothing new
-MAX_IDLE = 100  # requests in a row that bring nothing new and lead no further
-ROUNDS = 3  # runs in which a gap fails before it becomes a dead letter; each of them has read a list just before
 MAX_PARKED = 3  # gaps that fail in a run, before it is assumed that all would
-GONE = (100, 33)  # code and subcode (captured: the object is gone)
-CURSOR_LOOP = Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next messages is the one just used")
-NO_PROGRESS = Problem(ProblemKind.CURSOR_LOOP, "the cursors of the messages lead to nothing new")
-
-_encode = msgspec.json.Encoder(order=None).encode
-_decode = msgspec.json.Decoder(Gap).decode
 
 
 # --- what is owed -----------------------------------------------------------------------------------------------------
@@ -162,212 +124,3 @@ def next_gap(gaps: Iterable[Gap], tried: Collection[str], now: datetime, policy:
         else:
             waits.append(gap.retry_at)
     return Wait(min(waits)) if waits else None
-
-
-def is_parked(gap: Gap, policy: Policy) -> bool:
-    """Return whether the gap has failed as often as a run may try."""
-    return gap.attempts > 0 and gap.attempts % policy.attempts == 0
-
-
-def request_of(gap: Gap) -> MessagesRequest:
-    """Return the request for the next messages of a gap."""
-    return MessagesRequest(gap.conversation_id, gap.cursor, _limit_of(gap))
-
-
-def _limit_of(gap: Gap) -> int:
-    return gap.limit or MESSAGES_PER_REQUEST
-
-
-def _smaller(limit: int) -> int:
-    return max(1, limit // SHRINKS_BY)
-
-
-# --- what it means ----------------------------------------------------------------------------------------------------
-
-
-def forget_gap(checkpoint: Checkpoint, gap: Gap, budget: RunBudget) -> Record:
-    """Return what to record of a gap whose person was erased."""
-    return Record((*unchanged_before(checkpoint, budget), MessagesRead(gap, ending=GapEnding.FORGOTTEN)))
-
-
-def decide_messages(checkpoint: Checkpoint, gap: Gap, outcome: MessagesOutcome, context: Context) -> Pending:
-    """Decide what reading a gap means, as far as that is possible without the store."""
-    match outcome:
-        case MessagesFetched(page=page):
-            if problem := vain(gap, page):
-                return Decided(_on_refusal(checkpoint, gap, problem, context))
-            return PendingMessages(checkpoint, gap, page, context, keys_of_page(checkpoint, gap, page, context.refused))
-        case Refused(problem=problem) as refused:
-            return Decided(_on_refusal(checkpoint, gap, problem, context.as_of(refused)))
-
-
-def vain(gap: Gap, page: MessagePage) -> Problem | None:
-    """Return the problem of a cursor that leads to itself: following it would never end."""
-    return CURSOR_LOOP if page.next_cursor is not None and page.next_cursor == gap.cursor else None
-
-
-def keys_of_page(checkpoint: Checkpoint, gap: Gap, page: MessagePage, refused: Iterable[RefusedRow]) -> Keys:
-    """Return the keys of all rows that messages may touch, and of the dead letters about those that were refused."""
-    events = tuple(each.event_id for each in page.interactions)
-    return Keys(
-        checkpoint.stream,
-        conversations=(gap.conversation_id,),
-        contacts=tuple(dict.fromkeys(each.contact_id for each in page.interactions if each.contact_id)),
-        interaction_events=events,
-        subjects=(
-            *(each.subject for each in page.unreadable),
-            *subjects_of_events(gap.conversation_id, events, refused),
-        ),
-    )
-
-
-class PendingMessages(Struct, frozen=True):
-    """Messages of a gap, of which it is not known yet which are stored."""
-
-    checkpoint: Checkpoint
-    gap: Gap
-    page: MessagePage
-    context: Context
-    keys: Keys
-
-    def record(self, known: Known) -> Record:
-        """Record the messages, and what is owed after them."""
-        read = read_page(self.keys.stream, self.gap, self.page, self.context, known)
-        if read.ending is None and read.gap.idle > MAX_IDLE:
-            return _on_refusal(self.checkpoint, self.gap, NO_PROGRESS, self.context)
-        event = MessagesRead(read.gap, read.tally.interaction_events, read.tally.dead_lettered, read.ending)
-        before = unchanged_before(self.checkpoint, self.context.budget)
-        return Record((*before, *read.dead_letters, event), read.changes)
-
-
-class PageRead(Struct, frozen=True):
-    """What messages come to: the rows to write, the dead letters to open, and the gap after them."""
-
-    changes: Changes
-    dead_letters: tuple[DeadLetterOpened, ...]
-    tally: Tally
-    gap: Gap
-    ending: GapEnding | None
-
-
-def read_page(stream: Stream, gap: Gap, page: MessagePage, context: Context, known: Known) -> PageRead:
-    """Return what messages of a gap come to, given what is stored."""
-    if gap.conversation_id in known.forgotten:
-        return PageRead(Changes(), (), Tally(), gap, GapEnding.FORGOTTEN)
-    row = known.conversations.get(gap.conversation_id) or _unstored_row(stream, gap, context.now)
-    new = {each.event_id: each for each in new_events(row, page.interactions, known)}
-    written, unwritten = withhold_each(new.values(), context.refused)
-    dead_letters, payloads = opened(stream, (*unread_items(page.unreadable, known), *unwritten), known, context.now)
-    tally = Tally(interaction_events=len(written), dead_lettered=len(dead_letters))
-    after, ending = _gap_after(gap, page, known, stored=len(written))
-    return PageRead(Changes(interaction_events=written, payloads=payloads), dead_letters, tally, after, ending)
-
-
-def _unstored_row(stream: Stream, gap: Gap, now: datetime) -> ConversationRow:
-    """Return what is known of a conversation whose row the store has refused."""
-    return ConversationRow(
-        gap.conversation_id,
-        stream.platform.value,
-        stream.page_id,
-        contact_id=None,
-        link=None,
-        snippet=None,
-        message_count=None,
-        unread_count=None,
-        can_reply=None,
-        updated_time=gap.newest_at,
-        first_synced_at=now,
-        synced_at=now,
-    )
-
-
-def _gap_after(gap: Gap, page: MessagePage, known: Known, *, stored: int) -> tuple[Gap, GapEnding | None]:
-    messages = page.interactions
-    oldest = min((each.occurred_at for each in messages), default=gap.reached_at)
-    is_new = stored > 0 or oldest < gap.reached_at
-    is_further = bool(messages) and (gap.walked_to is None or oldest < gap.walked_to)
-    after = replace(
-        gap,
-        cursor=page.next_cursor,
-        reached_at=min(oldest, gap.reached_at),
-        stored=gap.stored + stored,
-        walked_to=oldest if is_further else gap.walked_to,
-        idle=0 if is_new or is_further else gap.idle + 1,
-        limit=0 if _limit_of(gap) * SHRINKS_BY >= MESSAGES_PER_REQUEST else _limit_of(gap) * SHRINKS_BY,
-        attempts=0,
-        resets=0 if is_new else gap.resets,
-        retry_at=None,
-    )
-    if any(each.event_id in known.interaction_events and each.occurred_at < gap.back_to for each in messages):
-        return after, GapEnding.CLOSED
-    return after, GapEnding.THREAD_END if page.next_cursor is None else None
-
-
-# --- what a refusal means ---------------------------------------------------------------------------------------------
-
-
-def _on_refusal(checkpoint: Checkpoint, gap: Gap, problem: Problem, context: Context) -> Record:
-    before = unchanged_before(checkpoint, context.budget)
-    rule = rule_for(problem, has_cursor=gap.cursor is not None)
-    if rule.remedy is Remedy.WAIT:
-        return Record((*before, rate_limited(checkpoint, problem, rule, context)))
-    after, ending = _after_failure(gap, problem, rule, context)
-    failed = MessagesFailed(after, problem, ending)
-    if ending is not GapEnding.DEAD_LETTER:
-        return Record((*before, failed))
-    failure = Failure(
-        older_of(gap.conversation_id, gap.gap_id), Stage.FETCH, str(problem)[:MAX_REASON_CHARACTERS], payload_of(after)
-    )
-    dead_letters, payloads = opened(checkpoint.stream, (failure,), Known(), context.now)
-    return Record((*before, *dead_letters, failed), Changes(payloads=payloads))
-
-
-def _after_failure(gap: Gap, problem: Problem, rule: Rule, context: Context) -> tuple[Gap, GapEnding | None]:
-    """Return the gap after a failure: with a smaller request, from the head, or after a delay."""
-    policy, size = context.policy, _limit_of(gap)
-    if rule.remedy is Remedy.RESET:
-        if gap.resets >= MAX_RESETS:
-            return _from_the_newest(gap), GapEnding.DEAD_LETTER
-        return _from_the_newest(gap), None
-    if rule.remedy is Remedy.SHRINK and size > 1:
-        return replace(gap, limit=_smaller(size), attempts=0, retry_at=None), None
-    after = replace(gap, attempts=gap.attempts + 1)
-    if not is_parked(after, policy):
-        seconds = backoff_seconds(
-            after.attempts % policy.attempts,
-            context.jitter,
-            base_delay_seconds=policy.base_delay_seconds,
-            max_delay_seconds=policy.max_delay_seconds,
-        )
-        return replace(after, retry_at=context.now + timedelta(seconds=seconds)), None
-    if (problem.code, problem.subcode) == GONE:
-        return after, GapEnding.GONE
-    return _after_round(after, rule, policy)
-
-
-def _from_the_newest(gap: Gap) -> Gap:
-    return replace(gap, cursor=None, walked_to=None, idle=0, resets=gap.resets + 1, retry_at=None)
-
-
-def _after_round(gap: Gap, rule: Rule, policy: Policy) -> tuple[Gap, GapEnding | None]:
-    """Return the gap after it has failed as often as a run may try."""
-    if rule.then is Remedy.RESET and gap.cursor is not None and gap.resets < MAX_RESETS:
-        return _from_the_newest(replace(gap, attempts=0)), None
-    if gap.attempts >= ROUNDS * policy.attempts:
-        return gap, GapEnding.DEAD_LETTER
-    # A list was read just before, so the failure may be about what these messages are.
-    limit = max(1, _limit_of(gap) // SHRINKS_BY**2) if rule.remedy is Remedy.RETRY else gap.limit
-    return replace(gap, limit=limit, retry_at=None), None
-
-
-# --- the payload of a dead letter -------------------------------------------------------------------------------------
-
-
-def payload_of(gap: Gap) -> str:
-    """Return what a redrive needs, as JSON: the gap, without its failures."""
-    return _encode(replace(gap, attempts=0, resets=0, idle=0, retry_at=None)).decode()
-
-
-def gap_in(payload: str) -> Gap:
-    """Return the gap of a payload."""
-    return _decode(payload)

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.backlog import gap_in, keys_of_page, owed, payload_of, read_page, request_of, vain
+from milepost.core.backlog import owed
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.dead_letters import (
     MAX_REASON_CHARACTERS,
@@ -32,6 +32,7 @@ from milepost.core.events import (
 from milepost.core.failures import rate_limited
 from milepost.core.gaps import MessagesOwed
 from milepost.core.merge import difference, keys_of, keys_of_rows, newer, remembered
+from milepost.core.message_reading import gap_in, keys_of_page, payload_of, read_page, request_of, vain
 from milepost.core.model import Batch, Changes, DeadLetterPayload, Detail, Keys, Known, MessagePage
 from milepost.core.plan import RunBudget
 from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, MessagesRequest, Outcome, Refused

@@ -5,19 +5,12 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from milepost.core.backlog import (
-    MAX_PARKED,
-    ReadGap,
-    decide_messages,
-    forget_gap,
-    next_gap,
-    plan_backlog,
-    request_of,
-)
+from milepost.core.backlog import MAX_PARKED, ReadGap, next_gap, plan_backlog
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
 from milepost.core.gaps import Gap
+from milepost.core.message_reading import decide_messages, forget_gap, request_of
 from milepost.core.plan import RunBudget, Wait
 from milepost.core.ports import Held, MessagesAnswered, MessagesOutcome, OpenGap, Refused, Source
 from milepost.core.remedies import Remedy, rule_for
