@@ -76,6 +76,14 @@ class WebhooksContract:
             assert waiting(kept) == ["m_3"]
             assert await store.webhooks.add([written("m_2")], at(60)) == frozenset(), "a late repetition is none"
 
+    async def test_messages_of_which_an_event_told_are_known(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await keep(store, "m_1")
+            await store.webhooks.add([written("m_1"), written("m_2")], NOON)
+            await store.webhooks.claim(NOON)
+            assert await store.webhooks.told(("m_0", "m_1", "m_2", "")) == {"m_1", "m_2"}
+            assert await store.webhooks.told(()) == frozenset()
+
     async def test_old_events_and_too_many_are_deleted_and_those_that_waited_are_counted(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await keep(store, "m_0", "m_2")

@@ -1,7 +1,6 @@
 """How webhook events become sweeps: soon, seldom, and never against a limit or an error."""
 
 import asyncio
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import pytest
@@ -10,20 +9,20 @@ from kit.builders import RATE_LIMIT, at, refused
 from kit.engine_doubles import Inbox, engine, refusing, running
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
+from kit.webhook_inbox import NoInbox
 from milepost.core.errors import StoreAway
 from milepost.core.model import Platform, Stream
 from milepost.core.ports import Outcome, Request
 from milepost.core.retry import PROMPTED_SECONDS
-from milepost.core.webhooks import WebhookEvent
 from milepost.engine.interrupt import Stop
 from milepost.engine.supervisor import Schedule, Supervisor
-from milepost.engine.webhooks import KEPT_SECONDS, LOOK_SECONDS, WebhookWorker
+from milepost.engine.webhooks import KEPT_SECONDS, LOOK_SECONDS, MAX_EVENTS, WebhookWorker
 
 STREAM, OTHER = (Stream(Platform.MESSENGER, str(number)) for number in range(2))
 HOURLY = Schedule(interval_seconds=3600)
 
 
-class Claims:
+class Claims(NoInbox):
     """An inbox that gives what a test puts into it."""
 
     def __init__(self) -> None:
@@ -32,10 +31,8 @@ class Claims:
         self.trimmed: list[datetime] = []
         self.absences = 0
 
-    async def add(self, _: Sequence[WebhookEvent], __: datetime) -> frozenset[str]:
-        return frozenset()
-
-    async def claim(self, _: datetime) -> tuple[Stream, ...]:
+    async def claim(self, now: datetime) -> tuple[Stream, ...]:
+        assert now >= at(0)
         self.looks.append(asyncio.get_running_loop().time())
         if self.absences:
             self.absences -= 1
@@ -43,7 +40,8 @@ class Claims:
         due, self.due = tuple(self.due), []
         return due
 
-    async def trim(self, received_before: datetime, _: int) -> int:
+    async def trim(self, received_before: datetime, max_events: int) -> int:
+        assert max_events == MAX_EVENTS
         self.trimmed.append(received_before)
         return 2
 

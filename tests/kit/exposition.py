@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from kit.builders import NETWORK, NOON, RATE_LIMIT, at, run_started
+from kit.builders import NETWORK, NOON, RATE_LIMIT, STREAM, at, run_started
 from kit.notices import recorded, store_retried, usage_told
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
@@ -79,7 +79,9 @@ def everything() -> Exposition:
     exposition.metrics.add_installation(lambda: 300.0, Path("milepost.db"))
     exposition.metrics.add_health(lambda: True, lambda: True, lambda: True, lambda: 1)
     exposition.metrics.register(WrongTokens())
-    exposition.metrics.register(WebhookCounter())
+    webhooks = WebhookCounter()
+    webhooks.expect([STREAM])
+    exposition.metrics.register(webhooks)
     exposition.read(
         recorded(run_started(), events.FetchFailed(1, NETWORK, at(2))),
         recorded(

@@ -12,8 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from kit.builders import NOON
+from kit.webhook_inbox import NoInbox
 from milepost.core.errors import BadConfiguration, StoreAway
-from milepost.core.model import Stream
 from milepost.core.webhooks import WebhookEvent
 from milepost.facebook.webhooks import Malformed
 from milepost.service import webhooks as listener
@@ -237,7 +237,7 @@ class TestRefused:
         assert "set webhooks.listen to a free port" in refused.value.hint
 
 
-class MemoryInbox:
+class MemoryInbox(NoInbox):
     """Stores events in memory. `adds` are the calls."""
 
     def __init__(self) -> None:
@@ -245,7 +245,8 @@ class MemoryInbox:
         self.adds: list[int] = []
         self.problem: StoreAway | None = None
 
-    async def add(self, events: Sequence[WebhookEvent], _: datetime) -> frozenset[str]:
+    async def add(self, events: Sequence[WebhookEvent], now: datetime) -> frozenset[str]:
+        assert now == NOON
         await asyncio.sleep(0)
         if self.problem is not None:
             raise self.problem
@@ -253,12 +254,6 @@ class MemoryInbox:
         new = frozenset(event.key for event in events) - self.keys
         self.keys |= new
         return new
-
-    async def claim(self, _: datetime) -> tuple[Stream, ...]:
-        return ()
-
-    async def trim(self, *_: object) -> int:
-        return 0
 
 
 class TestIntake:

@@ -173,3 +173,13 @@ async def test_whatever_webhooks_do_sweeps_copy_everything_once(installation: In
             await hooks.stored(message_id)
         stored = installation.rows("SELECT event_id FROM contact_interaction_events")
     assert len(stored) == len(set(stored))
+
+
+async def test_a_secret_that_is_wrong_is_said_by_the_status(installation: Installation) -> None:
+    async with hooked(installation) as hooks:
+        assert await hooks.send("m_1", secret="of-another-app") == 403
+        async with hooks.session.get(f"{await hooks.daemon.url()}/api/daemon") as response:
+            issues = (await response.json())["issues"]
+    assert [(issue["kind"], issue["what"]) for issue in issues] == [
+        ("webhooks", "webhooks come, and none is signed with a known secret")
+    ]

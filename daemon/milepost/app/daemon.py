@@ -74,11 +74,12 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
         observers = await _observers(settings, parts, journal_reader, logging.redactor.redact)
         webhooks = Webhooks(parts)
         observers.metrics.register(webhooks.counter)
+        observers.health.watch_webhooks(webhooks.issues)
         async with (
             serving(settings, parts, observers.shown, observers.routes, observers.wrong_tokens) as url,
             webhooks.listening(settings),
             observers.broadcast.running(),
-            reading(parts.feed, observers.of_this_process()),
+            reading(parts.feed, {**observers.of_this_process(), "webhooks": webhooks.judge.read}),
             reading(driver.journal_feed, observers.of_the_journal(is_shared=driver.journal_feed is not parts.feed)),
             asyncio.TaskGroup() as tasks,
         ):
@@ -90,6 +91,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
                 "token watch": parts.token_watch.run(parts.clock, stop),
                 "store watch": observers.health.store_watch.run(stop),
                 "webhooks": webhooks.worker.run(stop),
+                "judge of webhooks": webhooks.judge.run(stop),
                 "systemd": keep_notified(systemd, observers.status_line, parts.supervisor.stalled, parts.clock, stop),
             }
             for name, work in background.items():

@@ -1,7 +1,7 @@
 """Puts together what is wrong with the daemon as a whole, as its parts know it."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 from msgspec.structs import replace
@@ -33,10 +33,15 @@ class Health:
         self._now = parts.clock.now
         self._redact = redact
         self._getting_nowhere: Callable[[], Mapping[Stream, Problem]] = dict
+        self._issues_of_webhooks: Callable[[], Iterable[Issue]] = tuple
 
     def watch(self, getting_nowhere: Callable[[], Mapping[Stream, Problem]]) -> None:
         """Ask for the streams that get nowhere, too: the live view knows them."""
         self._getting_nowhere = getting_nowhere
+
+    def watch_webhooks(self, issues: Callable[[], Iterable[Issue]]) -> None:
+        """Ask for what is wrong with webhooks, too."""
+        self._issues_of_webhooks = issues
 
     def status(self) -> DaemonStatus:
         """Return the status of the daemon as a whole."""
@@ -84,6 +89,7 @@ class Health:
             yield Issue(IssueKind.GETTING_NOWHERE, what, reason=reason, advice=STUCK_ADVICE)
         yield from self._discovery.issues()
         yield from self._reloader.issues()
+        yield from self._issues_of_webhooks()
         slowdowns = self._registry.slowdowns()
         if slowdowns:
             worst = max(slowdowns.values(), key=lambda slowdown: slowdown.seconds)

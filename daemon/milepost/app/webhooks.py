@@ -1,19 +1,24 @@
 """Webhooks: from the listener into the database, and from there to the streams that they are about."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import structlog
 
 from milepost.app.build import Parts
+from milepost.engine.webhook_judge import WebhookJudge
 from milepost.engine.webhooks import WebhookWorker
-from milepost.service.metrics.webhooks import WebhookCounter
+from milepost.facebook.webhooks import UpdateResult
+from milepost.reporting.health import Issue, IssueKind
+from milepost.service.metrics.webhooks import REQUEST, WebhookCounter
 from milepost.service.webhook_intake import WebhookIntake
 from milepost.service.webhooks import Credentials, WebhookRequests, serving_webhooks
 from milepost.settings import Settings
 from milepost.settings.types import split_address
 
+SIGNING_ADVICE = "source.app_secret or webhooks.secrets must be the app's, and a proxy must not change the body"
+FIELDS_ADVICE = "choose the field `messages` for the app in Meta's dashboard, and see that it has Advanced Access"
 EMBEDDED = "127.0.0.1:0"  # for a simulated world
 
 
@@ -23,6 +28,8 @@ class Webhooks:
     def __init__(self, parts: Parts) -> None:
         self.counter = WebhookCounter()
         self.worker = WebhookWorker(parts.store.webhooks, parts.supervisor.prompt, parts.clock, self.counter.expire)
+        self.judge = WebhookJudge(parts.store.webhooks, parts.clock, self.counter.count_misses)
+        self._supervisor = parts.supervisor
         self._reloader = parts.reloader
         self._send = parts.send_webhooks
         self._simulated_secret = secrets.token_hex(16)
@@ -45,7 +52,24 @@ class Webhooks:
             if self._send is not None:
                 self._send(f"{url}{webhooks.path}", self._simulated_secret)
             structlog.get_logger("milepost").info("webhooks are taken", url=f"{url}{webhooks.path}")
+            self.counter.expect(self._supervisor.streams)
+            self.judge.begin()
             yield
+
+    def issues(self) -> Iterator[Issue]:
+        """Yield what is wrong with how webhooks are set up, as far as what has come since the start shows it."""
+        totals = self.counter.totals
+        signed = sum(count for (field, _), count in totals.items() if field != REQUEST)
+        if totals[REQUEST, "wrong_signature"] and not signed:
+            yield Issue(
+                IssueKind.WEBHOOKS, "webhooks come, and none is signed with a known secret", advice=SIGNING_ADVICE
+            )
+        nameless = sum(count for (_, result), count in totals.items() if result == UpdateResult.WITHOUT_SENDER)
+        messages = totals["messages", UpdateResult.STORED] + totals["messages", UpdateResult.DUPLICATE]
+        if nameless and not messages:
+            yield Issue(
+                IssueKind.WEBHOOKS, "webhooks come without a sender, and none of a message", advice=FIELDS_ADVICE
+            )
 
     def _credentials(self) -> Credentials:
         """Return what applies now: a reload may change it."""

@@ -53,6 +53,10 @@ class WebhookInbox(Protocol):
         """
         ...
 
+    async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
+        """Return those of these messages of which an event has told, worked off or not."""
+        ...
+
     async def trim(self, received_before: datetime, max_events: int) -> int:
         """Delete events that are older, and the oldest of too many; return how many were not worked off."""
         ...

@@ -23,6 +23,7 @@ class IssueKind(StrEnum):
     DISCOVERY_FAILED = "discovery_failed"  # the pages that source.access_token manages are not known
     RELOAD_REFUSED = "reload_refused"  # the configuration on disk is not the one in effect
     RESTART_NEEDED = "restart_needed"  # neither is a part of it
+    WEBHOOKS = "webhooks"  # they do not come as they should: new messages wait for the next regular sweep
     SLOWED_DOWN = "slowed_down"  # calls are spaced because a rate limit's budget runs out
 
 

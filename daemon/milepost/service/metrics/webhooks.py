@@ -1,10 +1,12 @@
-"""The counter of webhooks: of updates by field, and of requests that held none."""
+"""The counters of webhooks: of updates by field, of requests that held none, and of what no webhook told."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 from prometheus_client import Counter, Metric
 from prometheus_client.registry import Collector
 
+from milepost.core.model import Stream
 from milepost.facebook.webhooks import ECHOES, UpdateResult
 
 REQUEST = "request"  # in place of a field: the whole request
@@ -22,9 +24,19 @@ _FROM_THE_START = [
 
 
 class WebhookCounter(Collector):
-    """Counts updates by field and result, and requests."""
+    """Counts updates by field and result, requests, and messages of which no webhook told.
+
+    `totals` are the former, by field and result.
+    """
 
     def __init__(self) -> None:
+        self.totals: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._misses = Counter(
+            "milepost_webhook_misses_total",
+            "Messages that a sweep found and no webhook told of.",
+            ("stream",),
+            registry=None,
+        )
         self._counter = Counter(
             "milepost_webhooks_total", "Webhooks by field and result.", ("field", "result"), registry=None
         )
@@ -32,11 +44,21 @@ class WebhookCounter(Collector):
             self._counter.labels(*labels)
 
     def collect(self) -> Iterable[Metric]:
-        """Return the counter."""
-        return self._counter.collect()
+        """Return the counters."""
+        return [*self._counter.collect(), *self._misses.collect()]
+
+    def expect(self, streams: Iterable[Stream]) -> None:
+        """Have a count of misses for each of these streams from the start."""
+        for stream in streams:
+            self._misses.labels(stream.key)
+
+    def count_misses(self, stream: Stream, count: int) -> None:
+        """Count messages of which no webhook told."""
+        self._misses.labels(stream.key).inc(count)
 
     def count(self, field: str, result: str, by: int = 1) -> None:
         """Count updates of a field."""
+        self.totals[field, result] += by
         self._counter.labels(field, result).inc(by)
 
     def count_request(self, result: str) -> None:

@@ -7,7 +7,7 @@ from milepost.core.journal import instant_text
 from milepost.core.model import Stream
 from milepost.core.webhooks import WebhookEvent
 from milepost.stores.postgresql.commit import json_rows
-from milepost.stores.postgresql.connection import Database
+from milepost.stores.postgresql.connection import Database, searchable
 from milepost.stores.webhooks import claim_parameters, event_columns, streams_of
 
 
@@ -28,6 +28,11 @@ class PostgresqlWebhookInbox:
         await self._database.rows("settle_webhook_events")
         claimed = await self._database.rows("claim_webhook_events", claim_parameters(now))
         return streams_of(stream for (stream,) in claimed)
+
+    async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
+        """Return those of these messages of which an event has told, worked off or not."""
+        found = await self._database.rows("told_messages", (searchable(message_ids),))
+        return frozenset(message_id for (message_id,) in found)
 
     async def trim(self, received_before: datetime, max_events: int) -> int:
         """Delete events that are older, and the oldest of too many; return how many were not worked off."""

@@ -49,6 +49,9 @@ WHERE
     )
 RETURNING stream;
 
+-- name: told_messages
+SELECT message_id FROM webhook_events WHERE message_id = ANY (%s::text[]);
+
 -- name: delete_old_webhook_events
 DELETE FROM webhook_events WHERE received_at < %(received_before)s RETURNING due_at;
 

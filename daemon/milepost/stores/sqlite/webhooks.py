@@ -7,6 +7,7 @@ from datetime import datetime
 from milepost.core.journal import instant_text
 from milepost.core.model import Stream
 from milepost.core.webhooks import WebhookEvent
+from milepost.stores.rows import json_list
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.connection import Database, transaction
 from milepost.stores.webhooks import claim_parameters, event_columns, streams_of
@@ -38,6 +39,15 @@ class SqliteWebhookInbox:
             return streams_of(stream for (stream,) in claimed)
 
         return await self._database.write(claim)
+
+    async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
+        """Return those of these messages of which an event has told, worked off or not."""
+        wanted = (json_list(message_ids),)
+
+        def told(connection: sqlite3.Connection) -> frozenset[str]:
+            return frozenset(message_id for (message_id,) in connection.execute(self._sql["told_messages"], wanted))
+
+        return await self._database.run(told)
 
     async def trim(self, received_before: datetime, max_events: int) -> int:
         """Delete events that are older, and the oldest of too many; return how many were not worked off."""

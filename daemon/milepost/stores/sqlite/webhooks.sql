@@ -27,6 +27,9 @@ SET due_at = CASE claims WHEN 0 THEN :soon WHEN 1 THEN :later ELSE :never END, c
 WHERE due_at <= :now
 RETURNING stream;
 
+-- name: told_messages
+SELECT message_id FROM webhook_events WHERE message_id IN (SELECT value FROM json_each(?));
+
 -- name: delete_old_webhook_events
 DELETE FROM webhook_events WHERE received_at < :received_before RETURNING due_at;
 
