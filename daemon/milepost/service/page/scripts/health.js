@@ -9,6 +9,7 @@ const ISSUE_TONES = {
   getting_nowhere: "warning",
   reload_refused: "warning",
   restart_needed: "waiting",
+  webhooks: "warning",
   slowed_down: "waiting",
 };
 
