@@ -168,8 +168,11 @@ def test_a_person_is_forgotten_before_the_page_was_ever_synced(database: Path) -
     Path("config.yaml").write_text(
         'pages: [{id: "77", access_token: x}]\nsource: {kind: facebook}\nstore: {url: sqlite:///simulated.db}\n'
     )
-    assert forget("messenger", "77", "ada", "--yes").exit_code == 0
+    result = forget("messenger", "77", "ada", "--yes")
+    assert result.exit_code == 0
     assert rows(database, "SELECT page_id, id FROM forgotten") == [("77", "ada")]
+    assert f"a contact with this id on {STREAM.key}" in result.stdout  # an account may have moved from there
+    assert people(database) == {"ada", "bob"}
 
 
 def test_without_a_database_it_says_what_creates_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,17 @@
 A subclass is named Test… and has the fixture `kept`: an empty database of this program's schema.
 """
 
+import asyncio
 from datetime import datetime
+
+from msgspec.structs import replace
 
 from contracts.store_contract import Tables
 from kit.builders import NOON, at, batch, contact, conversation, message, sweep_started
 from milepost.core.events import DeadLetterOpened, RunStarted, Stage, SweepCompleted, Tally
-from milepost.core.merge import RETURN_AFTER, difference, keys_of
+from milepost.core.merge import RETURN_AFTER, difference, keys_of, keys_of_rows, newer
 from milepost.core.model import Changes, Conversation, DeadLetterPayload, Keys, Platform, Stream, Stretch
-from milepost.core.ports import Store
+from milepost.core.ports import Committed, Rejected, Store
 from milepost.core.position import Mode
 from milepost.stores.erasure import Forgotten
 from milepost.stores.open import forget, open_store
@@ -34,6 +37,13 @@ async def read(store: Store, of: Stream, *threads: Conversation, now: datetime =
     found = difference(of, batch(*threads), known, now)
     completed = SweepCompleted(Mode.FULL, now, now, found.tally)
     await store.commit(commit_after(await store.load(of), completed, changes=found.changes, now=now))
+    return found.tally
+
+
+async def rewrite(store: Store, of: Stream, rows: Changes, now: datetime = NOON) -> Tally:
+    """Write the rows of a stream's dead letter, as its redrive does."""
+    found = newer(rows, await store.known(keys_of_rows(of, rows)), now)
+    await store.commit(commit_after(await store.load(of), changes=found.changes, now=now))
     return found.tally
 
 
@@ -71,6 +81,71 @@ class MovesContract:
         tables = kept.tables()
         assert pages_of(tables) == ALL_OF_THE_NEW_PAGE
         assert [row.username for row in tables.contacts.values()] == ["person1"]
+
+    async def test_messages_and_a_contact_whose_thread_had_no_row_follow_it(self, kept: StoreDump) -> None:
+        """The old page could store them, but not the row of their conversation."""
+        rows = Changes((), (contact_row("c_1", of=OLD, name=None),), (event_row("m_0", of=OLD),))
+        async with open_store(kept.store_url) as store:
+            await store.commit(commit_after(await store.load(OLD), changes=rows))
+
+            tally = await read(store, NEW, thread(1), now=at(60))
+
+        tables = kept.tables()
+        assert pages_of(tables) == ALL_OF_THE_NEW_PAGE
+        assert (tally.inserted, tally.moved, tally.contacts, tally.interaction_events) == (1, 0, 1, 1)
+        assert [(row.first_seen_at, row.username) for row in tables.contacts.values()] == [(NOON, "person1")]
+        assert await forget(kept.store_url, OLD, "c_1") == Forgotten(1, 1, 2, 0)
+
+    async def test_what_two_pages_read_at_once_is_counted_by_one_of_them(self, kept: StoreDump) -> None:
+        """The second one has to look again: at a thread that both are the first to read, and at one that moves."""
+        async with open_store(kept.store_url) as store:
+            for now, threads in ((NOON, [thread(1)]), (at(60), [thread(1, said=("more",)), thread(2)])):
+                decided = []
+                for of in (OLD, NEW):
+                    known = await store.known(keys_of(of, batch(*threads)))
+                    found = difference(of, batch(*threads), known, now)
+                    prepared = commit_after(await store.load(of), changes=found.changes, now=now)
+                    decided.append(replace(prepared, known=known))
+                first, second = decided
+
+                assert isinstance(await store.commit(first), Committed)
+                assert await store.commit(second) == Rejected(())
+                tally = await read(store, NEW, *threads, now=now)
+
+                assert (tally.inserted, tally.interaction_events) == (0, 0)
+                together = await asyncio.gather(store.commit(first), store.commit(second), return_exceptions=True)
+                assert not any(isinstance(answer, Committed) for answer in together)
+
+        assert pages_of(kept.tables()) == ALL_OF_THE_NEW_PAGE
+
+    async def test_two_pages_that_commit_together_do_not_count_the_same(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            decided = []
+            for of in (OLD, NEW):
+                known = await store.known(keys_of(of, batch(thread(1))))
+                changes = difference(of, batch(thread(1)), known, NOON).changes
+                decided.append(replace(commit_after(await store.load(of), changes=changes), known=known))
+
+            answers = await asyncio.gather(*map(store.commit, decided))
+
+        assert {type(answer) for answer in answers} == {Committed, Rejected}
+
+    async def test_a_contact_that_is_redriven_goes_where_its_thread_has_gone(self, kept: StoreDump) -> None:
+        """The store had refused its row under the old page; its thread has moved on twice since."""
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, thread(1), thread(2))
+            await read(store, NEW, thread(1), now=at(60))
+            await read(store, THIRD, thread(1), now=at(120))
+            before = kept.tables().contacts
+
+            older = await rewrite(store, OLD, Changes(contacts=(contact_row("c_1", of=OLD, updated_at=at(-1)),)))
+            newer = await rewrite(store, OLD, Changes(contacts=(contact_row("c_1", of=OLD, updated_at=at(1)),)))
+            await rewrite(store, OLD, Changes(contacts=(contact_row("c_2", of=OLD, updated_at=at(1)),)))
+
+        contacts = kept.tables().contacts
+        assert (older.contacts, newer.contacts) == (0, 1)
+        assert contacts.keys() == before.keys() == {("instagram", "3", "c_1"), ("instagram", "1", "c_2")}
+        assert {row.last_interaction_at for row in contacts.values()} == {at(1)}
 
     async def test_a_contact_stays_with_a_thread_that_has_not_moved_yet(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
@@ -161,6 +236,34 @@ class MovesContract:
         assert set(tables.conversations) == {"t_3"}
         assert {row.contact_id for row in tables.contacts.values()} == {"c_3"}
         assert set(tables.payloads) == {"d_3"}
+
+    async def test_who_was_forgotten_before_anything_moved_is_erased_with_the_first_row(self, kept: StoreDump) -> None:
+        """Nothing said yet that the new page has the account of the old one."""
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, thread(1), thread(2, "c_1"), thread(3))
+            opened = DeadLetterOpened("d_1", Stage.STORE, "contact c_1", "bad")
+            payload = Changes(payloads=(DeadLetterPayload("d_1", "{}"),))
+            await store.commit(commit_after(await store.load(OLD), opened, changes=payload))
+            forgotten = await forget(kept.store_url, NEW, "c_1")
+
+            tally = await read(store, NEW, thread(1), now=at(60))
+
+        tables = kept.tables()
+        assert forgotten == Forgotten(0, 0, 0, 0, elsewhere=("1",))
+        assert tally == Tally(batches=1)
+        assert (set(tables.conversations), set(tables.contacts)) == ({"t_3"}, {("instagram", "1", "c_3")})
+        assert {row.conversation_id for row in tables.interaction_events.values()} == {"t_3"}
+        assert tables.payloads == {}
+
+    async def test_others_that_move_take_along_who_was_forgotten_on_the_new_page(self, kept: StoreDump) -> None:
+        """Theirs may be listed much later, or never."""
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, thread(1), thread(2))
+            await forget(kept.store_url, NEW, "c_1")
+
+            await read(store, NEW, thread(2), now=at(60))
+
+        assert set(kept.tables().conversations) == {"t_2"}
 
     async def test_who_was_forgotten_stays_so_on_the_next_page(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:

@@ -33,11 +33,17 @@ from milepost.core.events import (
     SweepStarted,
     Tally,
 )
+from milepost.core.model import Conversation
 from milepost.core.plan import EPOCH, Policy
 from milepost.core.position import Mode, Phase
 from milepost.core.records import prepare
 
 IN_TWOS = context(policy=Policy(batch_size=2))
+
+
+def older_than(seconds: float) -> list[Conversation]:
+    """Return as many conversations from before that instant as end a walk."""
+    return [conversation(f"t_{number}", at(seconds - number)) for number in range(1, 11)]
 
 
 class TestFirstBatch:
@@ -103,10 +109,9 @@ class TestWalk:
 
     def test_a_walk_to_the_watermark_ends_at_a_batch_wholly_older(self) -> None:
         before = walking_since_noon(mode=Mode.INCREMENTAL)
-        old, older = conversation("t_1", at(-3601)), conversation("t_2", at(-3602))
 
-        assert events(decision_on(before, fetched(old, older, next_cursor="x"), IN_TWOS)) == (
-            BatchStored(catching_up(), NEW + Tally(inserted=1, without_contact=1), batch=2),
+        assert events(decision_on(before, fetched(*older_than(-3600), next_cursor="x"), context())) == (
+            BatchStored(catching_up(), Tally(batches=1, inserted=10, without_contact=10), batch=2),
         )
 
     def test_a_walk_to_the_watermark_goes_past_a_small_older_batch_that_may_be_out_of_order(self) -> None:
@@ -120,8 +125,16 @@ class TestWalk:
         assert isinstance(stored, BatchStored)
         assert stored.position == replace(walking("x", at(-3601)), older=1)
 
+    def test_a_walk_in_batches_of_two_goes_past_one_that_is_wholly_older(self) -> None:
+        before = walking_since_noon(mode=Mode.INCREMENTAL)
+
+        (stored,) = events(decision_on(before, fetched(*older_than(-3600)[:2], next_cursor="x"), IN_TWOS))
+
+        assert isinstance(stored, BatchStored)
+        assert stored.position == replace(walking("x", at(-3602)), older=2)
+
     def test_a_walk_to_the_watermark_ends_after_enough_older_rows_in_several_batches(self) -> None:
-        position = replace(walking("x", at(-3601)), older=1)
+        position = replace(walking("x", at(-3601)), older=9)
         before = given(BatchStored(position, NEW), after=walking_since_noon(mode=Mode.INCREMENTAL))
 
         (stored,) = events(decision_on(before, fetched(conversation("t_2", at(-3602)), next_cursor="y"), IN_TWOS))
@@ -186,10 +199,10 @@ class TestCatchUpScan:
         assert events(decision) == (BatchStored(catching_up("x", at(-600), head_read_at=NOON), NEW, batch=3),)
 
     def test_a_catch_up_scan_ends_the_sweep_at_a_batch_wholly_older(self) -> None:
-        one_by_one = context(policy=Policy(batch_size=1))
-        decision = decision_on(scanning(), fetched(conversation(updated_time=at(-601)), next_cursor="x"), one_by_one)
+        decision = decision_on(scanning(), fetched(*older_than(-600), next_cursor="x"), context())
 
-        assert events(decision) == (SweepCompleted(Mode.FULL, NOON, NOON, NEW),)
+        tally = Tally(batches=1, inserted=10, without_contact=10)
+        assert events(decision) == (SweepCompleted(Mode.FULL, NOON, NOON, tally),)
 
     def test_a_catch_up_scan_ends_the_sweep_at_the_end_of_the_inbox(self) -> None:
         decision = decision_on(scanning("x"), fetched(conversation()), context())

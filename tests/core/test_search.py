@@ -404,6 +404,43 @@ class TestSuspects:
         blamed = [each.subject.partition("/")[0] for each in decided if isinstance(each, DeadLetterOpened)]
         assert blamed == ["t_1"]
 
+    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("bears", [Detail.LEAN, Detail.BARE, Detail.POSITION])
+    def test_a_list_that_is_reshuffled_before_each_look_blames_no_healthy_thread(
+        self, form: str, bears: Detail
+    ) -> None:
+        """Each look shows the neighbour of the thread that fails: the same one every time."""
+        world = SearchWorld(20, {7: Sick(FORMS[form], bears)}, reshuffled={7: 8, 8: 7})
+
+        world.sweep()
+
+        assert world.dead_letters == set()
+        assert world.read.keys() >= all_but(20, 7)
+        assert world.interaction_events >= {f"m_{index}" for index in range(20) if index != 7}
+        assert set(world.read_alone) == ids(8)
+
+    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("bears", [Detail.LEAN, Detail.BARE, Detail.POSITION])
+    def test_a_thread_that_only_lists_fail_for_is_read_alone_and_is_no_dead_letter(
+        self, form: str, bears: Detail
+    ) -> None:
+        world = SearchWorld(20, {7: Sick(FORMS[form], bears, readable_alone=True)})
+
+        world.sweep()
+
+        assert world.dead_letters == set()
+        assert world.read.keys() == all_but(20)
+        assert "m_7" in world.interaction_events
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_three_that_are_really_gone_are_each_read_alone_once(self, form: str) -> None:
+        world = SearchWorld(20, dict.fromkeys((6, 7, 8), Sick(FORMS[form])))
+
+        world.sweep()  # whose catch-up scan meets them again
+
+        assert world.dead_letters == ids(6, 7, 8)
+        assert world.read_alone == ["t_6", "t_7", "t_8"]
+
     def test_a_thread_that_is_gone_is_not_blamed(self) -> None:
         after = then(alone(), *[Refused(DOWN, 0.1, check=ListCheck())] * 20)
 

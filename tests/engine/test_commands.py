@@ -98,7 +98,7 @@ async def test_a_sync_of_a_paused_stream_is_refused_with_a_hint() -> None:
 @pytest.mark.parametrize("full", [False, True])
 async def test_a_requested_sync_starts_at_once_in_the_requested_mode(full: bool) -> None:
     parts = engine(store := MemoryStore())
-    inbox = Inbox(3, clock=parts.clock)
+    inbox = Inbox(12, clock=parts.clock)
     async with running(one := Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=DAY)), parts.stop):
         await asyncio.sleep(1000)
         calls = len(inbox.asked)
@@ -109,8 +109,8 @@ async def test_a_requested_sync_starts_at_once_in_the_requested_mode(full: bool)
         assert checkpoint.run is not None
         assert checkpoint.run.mode is (Mode.FULL if full else Mode.INCREMENTAL)
         await asyncio.sleep(1000)
-        assert len(inbox.asked) == calls + (4 if full else 1), (
-            "once; a full walk of three batches and its catch-up scan"
+        assert len(inbox.asked) == calls + (12 if full else 10) + 10, (
+            "once; ten older threads in a row end an incremental walk, and the catch-up scan after either"
         )
     assert "sync_requested" in types(store, STREAM)
 

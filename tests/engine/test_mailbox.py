@@ -22,17 +22,18 @@ from milepost.engine.supervisor import Schedule, Supervisor
 LONG_LIMIT = replace(RATE_LIMIT, wait_seconds=3600.0)
 
 
+async def unlisted(asked: Request | str) -> Outcome | None:
+    """List the thread t_1 in a form that cannot be read; by its id it can be."""
+    return fetched(unreadable("t_1"), next_cursor="2") if cursor_of(asked) == "1" else None
+
+
 async def with_letter(stage: Stage, store: MemoryStore | None = None) -> tuple[MemoryStore, str]:
     """Return a store with one open dead letter, about the thread t_1 of five."""
     store = store or MemoryStore()
-
-    async def unreadable_at_the_second(asked: Request | str) -> Outcome | None:
-        is_it = stage is Stage.FETCH and cursor_of(asked) == "1"
-        return fetched(unreadable("t_1"), next_cursor="2") if is_it else None
-
     if stage is Stage.STORE:
         store.refuses = {(Table.CONVERSATIONS, "t_1")}
-    await Supervisor(engine(store), {STREAM: Inbox(5, before=unreadable_at_the_second)}, Schedule()).sync([STREAM])
+    inbox = Inbox(5, before=unlisted if stage is Stage.FETCH else None)
+    await Supervisor(engine(store), {STREAM: inbox}, Schedule()).sync([STREAM])
     store.refuses = set()
     (dead_letter,) = find_open_dead_letters(store)
     assert dead_letter.stage is stage
@@ -41,7 +42,7 @@ async def with_letter(stage: Stage, store: MemoryStore | None = None) -> tuple[M
 
 def supervisor(parts: EngineContext, inbox: Inbox | None = None) -> Supervisor:
     """Return a supervisor whose one stream has nothing new for a long time."""
-    return Supervisor(parts, {STREAM: inbox or Inbox(5)}, Schedule(interval_seconds=86_400))
+    return Supervisor(parts, {STREAM: inbox or Inbox(5, before=unlisted)}, Schedule(interval_seconds=86_400))
 
 
 async def paused(store: MemoryStore, seconds: float = 3600.0) -> None:
@@ -273,7 +274,7 @@ async def test_every_command_gets_a_result_if_the_checkpoint_cannot_be_loaded() 
 async def test_a_cancelled_command_leaves_the_others_their_results() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store)
-    inbox = Inbox(5, call_seconds=1, clock=parts.clock)
+    inbox = Inbox(5, before=unlisted, call_seconds=1, clock=parts.clock)
     one = supervisor(parts, inbox)
     async with running(one, parts.stop):
         await asyncio.sleep(100)
@@ -305,10 +306,11 @@ async def test_every_command_gets_a_result_at_shutdown() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store)
 
-    async def stop(asked: Request | str) -> None:
+    async def stop(asked: Request | str) -> Outcome | None:
         if isinstance(asked, str):
             parts.stop.request()
             await asyncio.sleep(10)
+        return await unlisted(asked)
 
     inbox = Inbox(5, before=stop, call_seconds=1, clock=parts.clock)
     one = supervisor(parts, inbox)
@@ -336,7 +338,7 @@ async def test_a_command_during_shutdown_does_not_write_beside_the_run() -> None
     store = Slow()
     _, dead_letter_id = await with_letter(Stage.FETCH, store)
     parts = engine(store)
-    one = supervisor(parts, Inbox(50, call_seconds=1, clock=parts.clock, prefix="n"))
+    one = supervisor(parts, Inbox(1, call_seconds=1, clock=parts.clock, prefix="n"))
     async with running(one, parts.stop):
         await asyncio.sleep(2)  # the commit that ends the sweep is under way
         parts.stop.request()
@@ -409,7 +411,7 @@ async def test_a_command_that_comes_between_two_owners_is_executed_by_the_second
 async def test_a_command_that_nobody_waits_for_is_not_executed() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
     parts = engine(store)
-    one = supervisor(parts, Inbox(5, call_seconds=10, clock=parts.clock))
+    one = supervisor(parts, Inbox(5, before=unlisted, call_seconds=10, clock=parts.clock))
     async with running(one, parts.stop):
         await asyncio.sleep(1)
         discard = asyncio.create_task(one.do(Discard(dead_letter_id, "of no interest")))

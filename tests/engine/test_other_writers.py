@@ -265,7 +265,7 @@ async def test_redrives_end_for_now_if_another_process_writes_to_the_stream() ->
     async def before(asked: Request | str) -> Outcome | None:
         if isinstance(asked, str):
             await elsewhere(store).ask(STREAM, PauseStream(ADA))
-        return None
+        return await unreadable_at_the_second(asked)
 
     await asyncio.sleep((dead_letter.redrive_at - parts.clock.now()).total_seconds() + 1)
     (result,) = await Supervisor(parts, {STREAM: Inbox(3, before=before)}, Schedule()).sync([STREAM])

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import BAD_VERSION, DEAD_TOKEN, RATE_LIMIT, STREAM, at, budget, problem, refused
-from kit.engine_doubles import FlakyStore, Inbox, cursor_of, engine, find_open_dead_letters, subscribed, types
+from kit.engine_doubles import Before, FlakyStore, Inbox, cursor_of, engine, find_open_dead_letters, subscribed, types
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
@@ -66,7 +66,7 @@ async def test_a_run_stores_the_whole_inbox_and_journals_every_batch() -> None:
 async def test_each_batch_is_requested_once_and_the_catch_up_starts_at_the_head() -> None:
     inbox = Inbox(4)
     await finished(inbox, MemoryStore())
-    assert inbox.cursors == [None, "1", "2", "3", None]
+    assert inbox.cursors == [None, "1", "2", "3"] * 2
 
 
 async def test_a_refused_batch_is_retried_after_a_jittered_wait() -> None:
@@ -133,7 +133,7 @@ async def test_the_batch_limit_ends_the_run_and_the_next_goes_on_from_there() ->
     assert inbox.cursors == [None, "1"], "nothing is fetched ahead beyond the limit"
     again = Inbox(5)
     await finished(again, store, within=budget("r_2"))
-    assert again.cursors == [None, "2", "3", "4", None], "what is new comes first"
+    assert again.cursors == [None, "2", "3", "4", None, "1", "2", "3", "4"], "what is new comes first"
 
 
 async def test_the_time_limit_ends_the_run_with_its_position_saved() -> None:
@@ -280,7 +280,7 @@ async def test_readers_learn_how_long_each_fetch_took() -> None:
 async def test_a_dead_cursor_begins_the_walk_anew_and_stores_nothing_twice() -> None:
     store, inbox = MemoryStore(), fails_at("2", 1, refused(problem(2642)))
     checkpoint = await finished(inbox, store)
-    assert inbox.cursors == [None, "1", "2", None, "1", "2", "3", "4", None]
+    assert inbox.cursors == [None, "1", "2"] + [None, "1", "2", "3", "4"] * 2
     assert types(store, STREAM).count("cursor_lost") == 1
     assert checkpoint.run is not None
     assert (checkpoint.run.status, checkpoint.run.tally.inserted) == (RunStatus.COMPLETE, 5)
@@ -301,17 +301,57 @@ async def test_a_batch_that_is_too_heavy_is_halved_and_grows_back() -> None:
     assert (checkpoint.run.status, checkpoint.run.retries) == (RunStatus.COMPLETE, 0)
 
 
-async def test_a_thread_that_fails_alone_is_stepped_over_and_becomes_a_dead_letter() -> None:
-    async def poisonous(asked: Request | str) -> Outcome | None:
-        is_read = isinstance(asked, Request) and asked.cursor == "2" and asked.detail is not Detail.POSITION
-        return refused(problem(1, http_status=500)) if is_read else None
+def poisonous(what: Problem) -> Before:
+    """Refuse the third thread in every list that shows more than its position, and when it is read alone."""
 
-    store, inbox = MemoryStore(), Inbox(5, before=poisonous)
+    async def before(asked: Request | str) -> Outcome | None:
+        if asked == "t_2":
+            return refused(what)
+        is_read = isinstance(asked, Request) and asked.cursor == "2" and asked.detail is not Detail.POSITION
+        return refused(what) if is_read else None
+
+    return before
+
+
+async def test_a_thread_that_fails_alone_is_stepped_over_and_becomes_a_dead_letter() -> None:
+    store, inbox = MemoryStore(), Inbox(5, before=poisonous(problem(1, http_status=500)))
     checkpoint = await ran(engine(store, policy=Policy(batch_size=4)), inbox, budget())
     (dead_letter,) = find_open_dead_letters(store)
     assert (dead_letter.subject, dead_letter.stage) == ("t_2", Stage.FETCH)
     assert "code 1" in dead_letter.reason
     assert set(store.conversations) == {"t_0", "t_1", "t_3", "t_4"}
+    assert checkpoint.run is not None
+    assert checkpoint.run.status is RunStatus.COMPLETE_WITH_ERRORS
+
+
+async def test_a_thread_that_only_lists_fail_for_is_read_alone() -> None:
+    async def before(asked: Request | str) -> Outcome | None:
+        return None if isinstance(asked, str) else await in_lists(asked)
+
+    in_lists = poisonous(problem(1, http_status=500))
+    store, inbox = MemoryStore(), Inbox(5, before=before)
+    checkpoint = await ran(engine(store, policy=Policy(batch_size=4)), inbox, budget())
+    assert find_open_dead_letters(store) == []
+    assert set(store.conversations) == {"t_0", "t_1", "t_2", "t_3", "t_4"}
+    assert set(inbox.reread_ids) == {"t_2"}
+    assert checkpoint.run is not None
+    assert checkpoint.run.status is RunStatus.COMPLETE
+
+
+async def test_a_rate_limit_before_a_thread_is_read_alone_is_waited_out() -> None:
+    """It says nothing about the thread."""
+    limits = iter([RATE_LIMIT])
+
+    async def before(asked: Request | str) -> Outcome | None:
+        limit = next(limits, None) if asked == "t_2" else None
+        return refused(limit) if limit is not None else await poison(asked)
+
+    poison = poisonous(problem(1, http_status=500))
+    store, inbox = MemoryStore(), Inbox(5, before=before)
+    checkpoint = await ran(engine(store, policy=Policy(batch_size=4)), inbox, budget())
+    assert [dead_letter.subject for dead_letter in find_open_dead_letters(store)] == ["t_2"]
+    assert "rate_limited" in types(store, STREAM)
+    assert inbox.reread_ids == ["t_2", "t_2"]
     assert checkpoint.run is not None
     assert checkpoint.run.status is RunStatus.COMPLETE_WITH_ERRORS
 
@@ -322,11 +362,7 @@ def positions(inbox: Inbox) -> int:
 
 
 async def test_a_missing_permission_is_of_the_thread_if_the_list_can_be_read() -> None:
-    async def forbidden(asked: Request | str) -> Outcome | None:
-        is_read = isinstance(asked, Request) and asked.cursor == "2" and asked.detail is not Detail.POSITION
-        return refused(problem(10, http_status=403)) if is_read else None
-
-    store, inbox = MemoryStore(), Inbox(5, before=forbidden)
+    store, inbox = MemoryStore(), Inbox(5, before=poisonous(problem(10, http_status=403)))
     checkpoint = await ran(engine(store, policy=Policy(batch_size=4)), inbox, budget())
     assert [dead_letter.subject for dead_letter in find_open_dead_letters(store)] == ["t_2"]
     assert checkpoint.run is not None

@@ -306,7 +306,7 @@ async def test_a_page_whose_other_stream_runs_elsewhere_is_called_at_half_the_pa
     async with crew.at_work():
         await until(lambda: len(crew.store.conversations) > 10)
         assert (ours.shares["7"], theirs.shares["7"]) == (2, 2)
-        await asyncio.sleep(15)
+        await asyncio.sleep(20)
         assert (ours.shares["7"], theirs.shares["7"]) == (1, 1)
 
 

@@ -133,6 +133,7 @@ class Inbox:
         self._rounds: dict[str, tuple[datetime, str]] = {}  # cursors that lead back, and where to
         self._false_ends: dict[str, datetime] = {}
         self._empty_until = self.now
+        self.has_account = True  # else nothing is there, and nothing arrives
 
     @property
     def habits(self) -> Habits:
@@ -146,7 +147,7 @@ class Inbox:
 
     def stir(self) -> None:
         """Let something arrive, or go."""
-        while self._happens(self.habits.arrival_chance):
+        while self.has_account and self._happens(self.habits.arrival_chance):
             self.world.pass_time(self.random.random())
             known = [*self.threads.values(), *self.gone.values()]
             if not known or self._happens(self.habits.new_thread_chance):
@@ -190,6 +191,11 @@ class Inbox:
         thread.messages.append(Interaction(event_id, Direction.IN, "message", self.now, text=event_id))
         place = self._place_of_arrival()
         self.listing.insert(place, Listed(self._rank_at(place), thread))
+
+    def move_to(self, other: "Inbox") -> None:
+        """Let another page have the threads, which keep their ids; those that are gone may come back there."""
+        other.threads, other.gone, other.listing = self.threads, self.gone, self.listing
+        self.threads, self.listing, self.has_account = {}, [], False
 
     def settle(self) -> None:
         """Leave nothing behind, and let every cursor lead to its place."""
@@ -410,6 +416,10 @@ class World:
     def add(self, stream: Stream) -> Inbox:
         self.inboxes[stream] = Inbox(self, stream)
         return self.inboxes[stream]
+
+    def link(self, stream: Stream, another: Stream) -> None:
+        """Let the account of a stream be linked to another page."""
+        self.inboxes[stream].move_to(self.add(another))
 
     def new_thread_id(self) -> str:
         self._threads += 1

@@ -106,9 +106,22 @@ class Invariants:
         self.doubt = timedelta()
         self.observed: dict[Stream, Observed] = {}
         self._journal_read = 0
+        self._written_before = 0
+        self.linked: tuple[Stream, ...] = ()  # the pages that an account was linked to, the last one at the end
 
     def watch(self, stream: Stream) -> None:
         self.observed[stream] = Observed(stream)
+
+    def link(self, stream: Stream, another: Stream) -> None:
+        """Expect the rows of a stream to follow the page that reads them."""
+        self.watch(another)
+        self.linked = (stream, another)
+        for linked in self.linked:
+            self.disturbed(linked, "an account was linked to another page")
+
+    def _group(self, stream: Stream) -> tuple[Stream, ...]:
+        """Return the streams among which rows of this one may move."""
+        return self.linked if stream in self.linked else (stream,)
 
     # --- while it works ---
 
@@ -176,7 +189,10 @@ class Invariants:
             assert stored is None or row.updated_time >= stored.updated_time, f"{row.conversation_id} becomes older"
         events = [row.event_id for row in changes.interaction_events]
         assert len(set(events)) == len(events), "an interaction event twice in one commit"
-        assert self.store.interaction_events.keys().isdisjoint(events), "an interaction event is written again"
+        again = self.store.interaction_events.keys() & set(events)
+        is_of_backlog = any(isinstance(entry.event, MessagesRead) for entry in commit.entries)
+        assert not again or (stream in self.linked and is_of_backlog), "an interaction event is written again"
+        self._written_before = len(again)  # older ones that the other page read as well: kept once, counted by both
         dead_letters = [row.dead_letter_id for row in changes.payloads]
         assert len(set(dead_letters)) == len(dead_letters), "a dead letter twice in one commit"
 
@@ -200,6 +216,7 @@ class Invariants:
         if commit.changes.missed or commit.changes.found:
             self.disturbed(stream, "a full sweep noted what it missed")
         self._dead_letters_agree(stream, after)
+        observed.erased["events"] += self._written_before
         self._count_forgotten(stream, commit.changes)
         self._counts_agree(stream, after)
         self._note_first_messages(stream, commit.changes)
@@ -321,7 +338,8 @@ class Invariants:
         """Count what was decided on before its person was forgotten, and not stored for it."""
         observed, store = self.observed[stream], self.store
         for row in changes.conversations:
-            if row.conversation_id not in observed.stored_once and store.is_forgotten(row):
+            is_new = all(row.conversation_id not in self.observed[each].stored_once for each in self._group(stream))
+            if is_new and store.is_forgotten(row):
                 observed.erased["conversations"] += 1
             observed.stored_once.add(row.conversation_id)
         lost = [row for row in changes.interaction_events if row.event_id not in store.interaction_events]
@@ -336,13 +354,16 @@ class Invariants:
         observed = self.observed[stream]
         runs = [self.store.runs[key] for key in self.store.runs.keys() & observed.run_ids]
         assert after.total == total(run.tally for run in runs) + observed.redrive_tally, "the runs do not add up"
-        of_stream = (stream.platform.value, stream.page_id)
-        rows = sum((row.platform, row.page_id) == of_stream for row in self.store.conversations.values())
-        events = sum((row.platform, row.page_id) == of_stream for row in self.store.interaction_events.values())
-        counted = (after.total.inserted, after.total.interaction_events, after.total.dead_lettered)
+        group = [(each, self.observed[each]) for each in self._group(stream)]
+        pages = {(each.platform.value, each.page_id) for each, _ in group}
+        rows = sum((row.platform, row.page_id) in pages for row in self.store.conversations.values())
+        events = sum((row.platform, row.page_id) in pages for row in self.store.interaction_events.values())
+        totals = total(each.refolded.total for _, each in group)
+        counted = (totals.inserted, totals.interaction_events, after.total.dead_lettered)
+        by_moves = self.store.erased_by_moves if stream in self.linked else Counter[str]()
         stored = (
-            rows + observed.erased["conversations"],
-            events + observed.erased["events"],
+            rows + sum(each.erased["conversations"] for _, each in group) + by_moves["conversations"],
+            events + sum(each.erased["events"] for _, each in group) + by_moves["events"],
             len(observed.dead_letters),
         )
         assert counted == stored, "the journal does not count what the tables hold"
@@ -362,6 +383,16 @@ class Invariants:
 
     def deleted(self, stream: Stream) -> frozenset[str]:
         return frozenset(row.conversation_id for row in self._rows(stream) if row.deleted_at is not None)
+
+    def deleted_of_linked(self, stream: Stream) -> frozenset[str]:
+        return frozenset().union(*(self.deleted(each) for each in self._group(stream) if each != stream))
+
+    def others_are_left_alone(self, stream: Stream, deleted_before: frozenset[str]) -> None:
+        """A page marks nothing as deleted that stands under another."""
+        assert self.deleted_of_linked(stream) <= deleted_before, "a thread of another page was marked as deleted"
+
+    def _is_forgotten(self, stream: Stream, contact_id: str) -> bool:
+        return any((each.key, "contact", contact_id) in self.store.forgotten for each in self._group(stream))
 
     def _watermark_is_safe(self, stream: Stream, after: Checkpoint) -> None:
         """What is older than the watermark is stored; less the overlap, where nobody has a clock that is right."""
@@ -440,7 +471,7 @@ class Invariants:
     def _is_excused(self, stream: Stream, thread_id: str, as_of: datetime | None = None) -> bool:
         """Whether its person had it erased, or an operator discarded it as it is, or as it was when it was read."""
         inbox, given_up_at = self.world.inboxes[stream], self.observed[stream].given_up_at.get(thread_id)
-        if (stream.key, "contact", f"c_{thread_id}") in self.store.forgotten:
+        if self._is_forgotten(stream, f"c_{thread_id}"):
             return True
         thread = inbox.threads.get(thread_id)
         if given_up_at is None or thread is None:
@@ -489,7 +520,11 @@ class Invariants:
 
     def forgot(self, stream: Stream, thread_id: str, conversations: int, events: int) -> None:
         self.seen["a person was forgotten"] += 1
-        self.observed[stream].erased.update(conversations=conversations, events=events, payloads=1)
+        self.observed[stream].erased.update(conversations=conversations, events=events)
+        for linked in self._group(stream):
+            self.observed[linked].erased["payloads"] += 1
+        if not self.store.linked(stream) >= {linked.key for linked in self._group(stream)}:
+            self.seen["a person was forgotten before it was known whose account moved"] += 1
         self.nothing_is_left_of_the_forgotten()
         self.observed[stream].given_up_at.pop(thread_id, None)
 
@@ -537,15 +572,23 @@ class Invariants:
         assert gaps == self.store.gaps, "the backlog is not its fold"
 
     def nothing_is_left_of_the_forgotten(self) -> None:
-        gone = {key for _, kind, key in self.store.forgotten if kind == "contact"}
-        kept = [
-            *(row.contact_id for row in self.store.conversations.values()),
-            *(row.contact_id for row in self.store.interaction_events.values()),
-            *(contact_id for _, _, contact_id in self.store.contacts),
-        ]
-        assert gone.isdisjoint(kept), "somebody was forgotten and is stored"
-        held = [key for key in gone if any(key in payload for payload in self.store.payloads.values())]
-        assert not held, "somebody was forgotten and is kept in a dead letter"
+        """Of an account that has moved, as soon as a row says so: on all of its pages."""
+        gone = {(of, key) for of, kind, key in self.store.forgotten if kind == "contact"}
+        kept = {
+            *((f"{row.platform}:{row.page_id}", row.contact_id) for row in self.store.conversations.values()),
+            *((f"{row.platform}:{row.page_id}", row.contact_id) for row in self.store.interaction_events.values()),
+            *((f"{platform}:{page_id}", contact_id) for platform, page_id, contact_id in self.store.contacts),
+        }
+        linked = {stream: self.store.linked(Stream.parse(stream)) for stream, _ in gone}
+        everywhere = {(of, key) for stream, key in gone for of in linked[stream]}
+        assert everywhere.isdisjoint(kept), "somebody was forgotten and is stored"
+        held = {
+            (dead_letter.stream, key)
+            for dead_letter in self.store.dead_letters.values()
+            for _, key in gone
+            if key in self.store.payloads.get(dead_letter.dead_letter_id, "")
+        }
+        assert everywhere.isdisjoint(held), "somebody was forgotten and is kept in a dead letter"
 
     def tables_equal_inboxes(self) -> None:
         """Every thread is stored in its newest state, what is gone is marked, and nothing else is stored."""
@@ -561,9 +604,11 @@ class Invariants:
 
     def _table_equals_inbox(self, stream: Stream, inbox: Inbox) -> None:
         rows = {row.conversation_id: row for row in self._rows(stream)}
-        assert rows.keys() <= inbox.threads.keys() | inbox.gone.keys()
+        strange = rows.keys() - inbox.threads.keys() - inbox.gone.keys()
+        assert not strange, f"{strange} stand under {stream.key}, which does not have them"
         for thread in inbox.threads.values():
-            if (stream.key, "contact", thread.contact_id) in self.store.forgotten:
+            if self._is_forgotten(stream, thread.contact_id):
+                assert thread.thread_id not in self.store.conversations, f"{thread.contact_id} was forgotten"
                 continue
             true, stored = as_listed(thread, self.messages), rows[thread.thread_id]
             assert stored.deleted_at is None, f"{thread.thread_id} is there and marked as deleted"
@@ -572,12 +617,17 @@ class Invariants:
             assert {event.event_id for event in true.interactions} <= self.store.interaction_events.keys()
             lost = {each.event_id for each in self._missing(stream, thread)}
             assert not lost, f"{lost} were never stored"
+        for platform, page_id, contact_id in self.store.contacts:
+            if (platform, page_id) == (stream.platform.value, stream.page_id):
+                is_here = contact_id.removeprefix("c_") in inbox.threads.keys() | inbox.gone.keys()
+                assert is_here, f"{contact_id} stands under {stream.key}, which does not have their thread"
         for key in rows.keys() & inbox.gone.keys() if inbox.threads else ():  # an empty inbox is not believed
             assert rows[key].deleted_at is not None, f"{key} is gone and not marked as deleted"
         for key, row in self.store.interaction_events.items():
             if row.conversation_id in rows:
                 thread = inbox.threads.get(row.conversation_id) or inbox.gone[row.conversation_id]
                 assert key in {event.event_id for event in thread.messages}
+                assert row.page_id == stream.page_id, f"{key} did not follow its thread"
 
 
 def covers(gap: Gap, thread: Thread, message: Interaction) -> bool:

@@ -5,6 +5,7 @@ whatever does not survive a database does not survive here.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -33,8 +34,10 @@ from milepost.core.model import (
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
 from milepost.core.retry import latest_redrive
 from milepost.stores import rows
+from milepost.stores.moves import Outdated, demand_known, written_of
 
 ContactKey = tuple[str, str, str]
+Row = ConversationRow | InteractionEventRow
 
 
 class JournalRow(msgspec.Struct, frozen=True):
@@ -65,6 +68,7 @@ class MemoryStore:
         self.missed: dict[str, tuple[str, datetime]] = {}  # by conversation: the stream, and the sweep that misses it
         self.forgotten: set[tuple[str, str, str]] = set()  # the stream, "contact" or "conversation", and its id
         self.moves: dict[tuple[str, str], datetime] = {}  # of rows, from a stream to another: when
+        self.erased_by_moves = Counter[str]()  # rows of people who were forgotten before their account's move was known
         self.refuses: set[tuple[Table, str]] = set()
         self._codec = Codec()
 
@@ -101,11 +105,25 @@ class MemoryStore:
             missed=frozenset(noted.intersection(keys.conversations)),
             all_missed=len(noted),
             stored=self._count_stored(stream) if keys.counts_stored else 0,
+            left_behind={
+                event.conversation_id: event.page_id
+                for event in self.interaction_events.values()
+                if event.conversation_id in keys.conversations
+                and event.conversation_id not in self.conversations
+                and (event.platform == stream.platform and event.page_id != stream.page_id)
+            },
         )
-        pages = {row.page_id for row in known.conversations.values()} - {stream.page_id}
-        return self._with_elsewhere(known, keys, pages) if pages else known
+        pages = {*known.left_behind.values(), *(row.page_id for row in known.conversations.values())} - {stream.page_id}
+        return self._with_elsewhere(known, keys, pages) if pages or keys.locates_contacts else known
 
     def _with_elsewhere(self, known: Known, keys: Keys, pages: set[str]) -> Known:
+        contact_pages: dict[str, frozenset[str]] = {}
+        if keys.locates_contacts and any(previous == keys.stream.key for previous, _ in self.moves):
+            for key in keys.contacts:
+                later = {Stream.parse(of).page_id for of in self._later(keys.stream)}
+                of_key = [row for row in self.conversations.values() if row.contact_id == key]
+                contact_pages[key] = frozenset(row.page_id for row in of_key if row.page_id in later)
+        pages = pages.union(*contact_pages.values()) - {keys.stream.page_id}
         elsewhere = {
             (row.page_id, row.contact_id): row
             for row in self.contacts.values()
@@ -117,7 +135,14 @@ class MemoryStore:
                 snapshot = self.checkpoints.get(of)
                 last_success_at = rows.checkpoint(snapshot).last_success_at if snapshot is not None else None
                 moved_to[Stream.parse(of).page_id] = max(moved_at, last_success_at or moved_at)
-        return replace(known, contacts_elsewhere=elsewhere, moved_to=moved_to)
+        return replace(known, contacts_elsewhere=elsewhere, moved_to=moved_to, contact_pages=contact_pages)
+
+    def _later(self, stream: Stream) -> set[str]:
+        """Return the stream, and those to which its rows have moved, however often."""
+        later = {stream.key}
+        while more := {of for previous, of in self.moves if previous in later} - later:
+            later |= more
+        return later
 
     def _count_stored(self, stream: Stream) -> int:
         of_stream = (stream.platform.value, stream.page_id, None)
@@ -185,12 +210,22 @@ class MemoryStore:
             for table, key in _names(commit.changes)
             if (table, key) in self.refuses
         )
-        if refused:
+        if refused or self.is_outdated(commit):
             return Rejected(refused)
         first_seq = len(self.journal) + 1
         self.write_entries(commit)
         self.write_rows(commit)
         return Committed(first_seq, rows_seconds=0.0, events_seconds=0.0)
+
+    def is_outdated(self, commit: Commit) -> bool:
+        """Whether another stream has written of the same conversations since it was decided on."""
+        stored = (self.conversations[key] for key in written_of(commit) if key in self.conversations)
+        states = [(row.conversation_id, row.page_id, instant_text(row.synced_at)) for row in stored]
+        try:
+            demand_known(commit, states)
+        except Outdated:
+            return True
+        return False
 
     async def settle(self, commit: Commit) -> Committed | None:
         """Return the commit if it was stored."""
@@ -257,9 +292,10 @@ class MemoryStore:
 
     def _move(self, stream: Stream, commit: Commit) -> None:
         """Take conversations over from other pages, with their messages and contacts."""
-        moved = set(commit.changes.moved)
-        theirs = [row for key, row in self.conversations.items() if key in moved and row.page_id != stream.page_id]
-        for previous in {f"{row.platform}:{row.page_id}" for row in theirs}:
+        moved, links_before = set(commit.changes.moved), len(self.moves)
+        stored: list[Row] = [*self.conversations.values(), *self.interaction_events.values()]
+        elsewhere = [row for row in stored if row.conversation_id in moved and row.page_id != stream.page_id]
+        for previous in {f"{row.platform}:{row.page_id}" for row in elsewhere}:
             self.moves.pop((stream.key, previous), None)
             self.moves[previous, stream.key] = commit.entries[-1].recorded_at
         for previous in [previous for previous, of in self.moves if of == stream.key and moved]:
@@ -267,12 +303,18 @@ class MemoryStore:
             for key in self._noted(Stream.parse(previous)):
                 if key in moved:
                     del self.missed[key]
+        if len(self.moves) != links_before:
+            linked = self.linked(stream)
+            for key in {key for of, kind, key in self.forgotten if kind == "contact" and of in linked}:
+                _, conversations, events, _ = self.forget(stream, key)
+                self.erased_by_moves.update(conversations=conversations, events=events)
+        theirs = [row for key, row in self.conversations.items() if key in moved and row.page_id != stream.page_id]
         for row in theirs:
             self.conversations[row.conversation_id] = replace(row, page_id=stream.page_id)
-        self._move_contacts(stream, theirs)
-        for event in list(self.interaction_events.values()):
-            if event.conversation_id in moved:
-                self.interaction_events[event.event_id] = replace(event, page_id=stream.page_id)
+        said = [event for event in self.interaction_events.values() if event.conversation_id in moved]
+        self._move_contacts(stream, [*theirs, *(event for event in said if event.page_id != stream.page_id)])
+        for event in said:
+            self.interaction_events[event.event_id] = replace(event, page_id=stream.page_id)
 
     def _take_as_ours(self, stream: Stream, own_id: str) -> None:
         """Make the messages of an id ours, and nobody's contact of it."""
@@ -293,7 +335,7 @@ class MemoryStore:
                 self.conversations[row.conversation_id] = replace(row, contact_id=None)
         self.contacts.pop((*page, own_id), None)
 
-    def _move_contacts(self, stream: Stream, theirs: list[ConversationRow]) -> None:
+    def _move_contacts(self, stream: Stream, theirs: list[Row]) -> None:
         left = {(row.platform, row.page_id, row.contact_id) for row in self.conversations.values()}
         for row in theirs:
             if (contact := self.contacts.get((row.platform, row.page_id, row.contact_id or ""))) is not None:
@@ -360,7 +402,7 @@ class MemoryStore:
     def forget(self, stream: Stream, contact_id: str) -> tuple[int, int, int, int]:
         """Erase a contact and keep them out; count their contacts, conversations, interaction events and payloads."""
         before = self._counts()
-        streams = self._linked(stream)
+        streams = self.linked(stream)
         self.forgotten |= {(of, "contact", contact_id) for of in streams}
         theirs = {
             key
@@ -386,7 +428,7 @@ class MemoryStore:
         contacts, conversations, events, payloads = map(int.__sub__, before, self._counts())
         return contacts, conversations, events, payloads
 
-    def _linked(self, stream: Stream) -> set[str]:
+    def linked(self, stream: Stream) -> set[str]:
         """Return the stream, and those that rows have moved from or to."""
         links = set(self.moves)
         for event in self.interaction_events.values():

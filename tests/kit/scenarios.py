@@ -95,4 +95,5 @@ scenarios = st.builds(
     pause_chance=chance(0.02, 0.1),
     reload_chance=chance(0.02, 0.05),
     forget_chance=chance(0.01, 0.05),
+    link_chance=chance(0.01, 0.03),
 ).map(without_contradictions)

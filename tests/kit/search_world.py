@@ -8,7 +8,7 @@ from kit.decisions import decision_on
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Run
 from milepost.core.events import DeadLetterClosed, DeadLetterOpened
 from milepost.core.evolve import skip_unchanged
-from milepost.core.list_check import check_request, checked, wants_check
+from milepost.core.list_check import check_request, checked, read_alone, to_read_alone, wants_check
 from milepost.core.model import ContactRow, Conversation, ConversationRow, Detail, Known, KnownDeadLetter
 from milepost.core.plan import Fetch, Finish, Policy, RunBudget, plan
 from milepost.core.ports import Held, Outcome, Refused, Request
@@ -22,10 +22,14 @@ MAX_CALLS = 2_000
 
 @dataclass(frozen=True)
 class Sick:
-    """A thread that a list may hold with this much detail at most; with more it is refused with `problem`."""
+    """A thread that a list may hold with this much detail at most; with more it is refused with `problem`.
+
+    Read by itself it is refused as well, unless it is `readable_alone`.
+    """
 
     problem: Problem
     bears: Detail = Detail.POSITION
+    readable_alone: bool = False
 
     def spoils(self, request: Request) -> bool:
         return DETAILS.index(request.detail) < DETAILS.index(self.bears)
@@ -33,7 +37,10 @@ class Sick:
 
 @dataclass
 class SearchWorld:
-    """An inbox of `threads` threads, `sick` by their index. `outage` are the numbers of the calls that fail, from 0."""
+    """An inbox of `threads` threads, `sick` by their index. `outage` are the numbers of the calls that fail, from 0.
+
+    Where less than everything of a thread is requested, `reshuffled` says which thread is listed in place of which.
+    """
 
     threads: int
     sick: Mapping[int, Sick] = field(default_factory=dict)
@@ -41,7 +48,9 @@ class SearchWorld:
     outage_problem: Problem = DOWN
     policy: Policy = field(default_factory=lambda: Policy(batch_size=8, base_delay_seconds=0.0))
     max_batches: int = 500
+    reshuffled: Mapping[int, int] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
+    read_alone: list[str] = field(default_factory=list)
     read: dict[str, ConversationRow] = field(default_factory=dict)
     contacts: dict[str, ContactRow] = field(default_factory=dict)
     interaction_events: set[str] = field(default_factory=set)
@@ -105,7 +114,18 @@ class SearchWorld:
             together = checked(answer, self._call(check_request(request, checkpoint)))
             assert not isinstance(together, Held)
             return together
+        if (suspect := to_read_alone(checkpoint, request, answer)) is not None:
+            together = read_alone(answer, self._reread(int(suspect.removeprefix("t_"))))
+            assert not isinstance(together, Held)
+            return together
         return answer
+
+    def _reread(self, index: int) -> Outcome:
+        self.read_alone.append(f"t_{index}")
+        sick = self.sick.get(index)
+        if sick is not None and not sick.readable_alone:
+            return Refused(sick.problem, 0.1)
+        return fetched(self._listed(index, Detail.NESTED))
 
     def _call(self, request: Request) -> Outcome:
         number = len(self.requests)
@@ -114,11 +134,15 @@ class SearchWorld:
             return Refused(self.outage_problem, 0.1)
         start = int(request.cursor or 0)
         end = min(start + request.limit, self.threads)
-        for index in range(start, end):
+        for index in self._places(request, start, end):
             if index in self.sick and self.sick[index].spoils(request):
                 return Refused(self.sick[index].problem, 0.1)
-        listed = [self._listed(index, request.detail) for index in range(start, end)]
+        listed = [self._listed(index, request.detail) for index in self._places(request, start, end)]
         return fetched(*listed, next_cursor=str(end) if end < self.threads else None)
+
+    def _places(self, request: Request, start: int, end: int) -> list[int]:
+        is_whole = request.detail in {Detail.NESTED, Detail.SEPARATE}
+        return [index if is_whole else self.reshuffled.get(index, index) for index in range(start, end)]
 
     @staticmethod
     def _listed(index: int, detail: Detail) -> Conversation:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from kit.fake_inbox import whole_second
 from kit.invariants import RIVAL, Reading, concerns, is_refused
 from kit.simulated_rivals import Rivals
-from kit.simulation_setting import Setting
+from kit.simulation_setting import ANOTHER_PAGE, Setting
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import Discard, PauseStream, RecordTokenHealth, Redrive, ResumeStream, SyncNow
 from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, VersionConflict
@@ -168,6 +168,8 @@ class Process:
         self._give_commands(stream)
         if setting.happens(scenario.reload_chance):
             self._reload(stream)
+        if setting.links_the_account():
+            self._admit_another_page()
         if setting.happens(scenario.stop_chance):
             self.stop.request()
 
@@ -222,6 +224,10 @@ class Process:
         elif stream in self.supervisor.streams:
             self.supervisor.dismiss(stream)
             self._admissions.add(asyncio.create_task(self._admit_again(stream, random.random() * 20)))
+
+    def _admit_another_page(self) -> None:
+        self.sources[ANOTHER_PAGE] = SimulatedSource(self, ANOTHER_PAGE)
+        self.supervisor.admit(ANOTHER_PAGE, self.sources[ANOTHER_PAGE])
 
     async def _admit_again(self, stream: Stream, seconds: float) -> None:
         async with self.stop.interruptible():
@@ -337,7 +343,12 @@ class SimulatedSource:
 
     def sent_at(self, outcome: Outcome) -> datetime:
         """Return when the request was sent that got this answer."""
-        return self._sent[id(outcome)][1]
+        if id(outcome) in self._sent:
+            return self._sent[id(outcome)][1]
+        assert isinstance(outcome, Fetched)  # of a list, and with its thread as it was read alone
+        self._process.invariants.seen["a thread that fails in lists was read alone"] += 1
+        sent = reversed(self._sent.values())
+        return next(at for of, at in sent if isinstance(of, Fetched) and of.asked_at == outcome.asked_at)
 
     async def fetch(self, request: Request) -> Answered:
         return await self._call(lambda: self._inbox.answer(request), is_batch=True)

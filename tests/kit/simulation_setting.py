@@ -27,6 +27,7 @@ STREAMS = (
     Stream(Platform.INSTAGRAM, "1"),
     Stream(Platform.MESSENGER, "2"),
 )
+ACCOUNT, ANOTHER_PAGE = STREAMS[1], Stream(Platform.INSTAGRAM, "2")  # what may be linked to another page, and to which
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Scenario:
     pause_chance: float = 0.0
     reload_chance: float = 0.0
     forget_chance: float = 0.0
+    link_chance: float = 0.0  # that the Instagram account is linked to another page, once
 
 
 class Setting:
@@ -113,16 +115,30 @@ class Setting:
     async def commit(self, stream: Stream, commit: Commit) -> Committed | Rejected:
         """Commit, whoever does it, and check all that must hold before and after."""
         deleted_before = self.invariants.deleted(stream)
-        if commit.entries[0].version == self.snapshot(stream).version + 1:  # else it is refused
+        others_before = self.invariants.deleted_of_linked(stream)
+        is_next = commit.entries[0].version == self.snapshot(stream).version + 1
+        if is_next and not self.store.is_outdated(commit):  # else it is refused
             self.invariants.about_to_commit(stream, commit)
         answer = await self.store.commit(commit)
         if isinstance(answer, Rejected):
-            self.invariants.disturbed(stream, "the store refused rows")
+            is_refused = bool(answer.rows)
+            self.invariants.disturbed(stream, "the store refused rows" if is_refused else "two pages read at once")
         else:
             self.invariants.committed(stream, commit, deleted_before)
+            self.invariants.others_are_left_alone(stream, others_before)
             if any(isinstance(entry.event, RunEnded | SweepCompleted) for entry in commit.entries):
                 self.world.inboxes[stream].age_cursors()
         return answer
+
+    def links_the_account(self) -> bool:
+        """Let the Instagram account be linked to another page now and then, whose stream joins the others."""
+        chance = self.scenario.link_chance if ACCOUNT in self.streams and ANOTHER_PAGE not in self.streams else 0.0
+        if not self.happens(chance):
+            return False
+        self.streams = (*self.streams, ANOTHER_PAGE)
+        self.world.link(ACCOUNT, ANOTHER_PAGE)
+        self.invariants.link(ACCOUNT, ANOTHER_PAGE)
+        return True
 
     def _refuse_a_row(self) -> None:
         """Let the store begin to refuse a row, or cease to."""
@@ -145,6 +161,11 @@ class Setting:
         inbox = self.world.inboxes[stream]
         if inbox.threads:
             thread = self.random.choice(list(inbox.threads.values()))
+            stored = self.store.conversations.get(thread.thread_id)
+            if stored is None and self.scenario.link_chance:
+                return  # of whoever is stored nowhere, nothing says which pages had the same account
+            if stored is not None and self.random.random() < 0.5:
+                stream = Stream(stream.platform, stored.page_id)  # else it may be one that has nothing of it yet
             _, conversations, events, _ = self.store.forget(stream, thread.contact_id)
             self.invariants.forgot(stream, thread.thread_id, conversations, events)
 

@@ -162,8 +162,8 @@ def quiet_is_told(checkpoint: Checkpoint, outcome: Outcome, around: Context) -> 
     return Altered(decide(checkpoint, outcome, around), journal)
 
 
-def no_catch_up(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: int) -> Position | None:
-    position = _next_position(sweep, batch, policy, read_batches=read_batches)
+def no_catch_up(sweep: Sweep, batch: Batch, *, read_batches: int) -> Position | None:
+    position = _next_position(sweep, batch, read_batches=read_batches)
     return None if position == Position(SweepPhase.CATCH_UP) else position
 
 
@@ -232,6 +232,11 @@ def everything_recovers(
 def kept_rows_win(rows: Changes, known: Known, now: datetime) -> Difference:
     """Writes the rows of a dead letter over whatever is stored."""
     return newer(rows, replace(known, conversations={}, contacts={}), now)
+
+
+def nothing_moves(*_: object) -> bool:
+    """Leaves rows under the page that read them first."""
+    return False
 
 
 def all_is_flawless(tally: Tally) -> bool:
@@ -428,7 +433,7 @@ def to_ghosts(scenario: Scenario) -> Scenario:
 
 def to_short_outages(scenario: Scenario) -> Scenario:
     """Let outages begin and end all the time."""
-    climate = Climate(outage_chance=0.4, longest_seconds=4.0, with_unknown_errors=True)
+    climate = Climate(outage_chance=0.4, longest_seconds=2.0, with_unknown_errors=True)
     policy = replace(scenario.policy, attempts=1, base_delay_seconds=0.5)
     habits = Habits(arrival_chance=0.1, climate=climate)
     return dataclasses.replace(scenario, habits=habits, policy=policy, reload_chance=0.0)
@@ -529,6 +534,9 @@ MUTANTS = {
         "is there and was marked as deleted|is gone and not marked as deleted",
         patches={"milepost.core.decide._stretch": stretch_of_the_scan},
         narrowed=to_lost_cursors,
+    ),
+    "rows stay with the page that was first": Mutant(
+        "stand under instagram:1", patches={"milepost.core.merge._moves": nothing_moves}
     ),
     "who was forgotten is remembered": Mutant(
         MISCOUNT, patches={"milepost.core.merge.remembered": everybody_is_remembered}

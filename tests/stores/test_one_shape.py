@@ -13,6 +13,9 @@ ONLY_IN_SQLITE = {
     "known_contacts",
     "known_interaction_events",
     "known_dead_letters",
+    "left_behind",
+    "has_forgotten",
+    "conversation_states",
     "count_unseen",
     "missed_among",
     "count_missed",
@@ -20,6 +23,7 @@ ONLY_IN_SQLITE = {
 ONLY_IN_POSTGRESQL = {
     "known": "see above",
     "known_of_sweep": "see above",
+    "before_commit": "see above",
     "settings": "SQLite's pragmas are those of the connection, not of a transaction",
     "lock_streams": "SQLite has one writer at a time, who holds the whole file",
     "lock_journal": "likewise",

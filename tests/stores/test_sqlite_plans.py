@@ -22,6 +22,7 @@ READ_EVERYTHING = {
     "erase_interaction_events",
     "erase_payloads",
     "linked_pages",
+    "contact_pages",
     "turn_own_messages",
     "journal",
     "checkpoints",

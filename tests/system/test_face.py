@@ -2,6 +2,8 @@
 
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,9 @@ async def test_a_server_that_is_frozen_is_the_first_thing_said_until_it_moves_ag
             await face.until_wrong("store_away")
             assert (await face.readyz())[0] == 503
             assert await face.metric("milepost_store_up") == 0
+            status = await milepost(installation.folder, "status")
+            assert (status.code, status.stdout) == (1, ""), "it reads the database, which does not answer"
+            assert status.stderr.startswith("milepost: the database ")
             line.speak_again()
             await face.until_wrong("store_away", is_wrong=False)
             assert await face.readyz() == (200, "ready\n")
@@ -140,6 +145,7 @@ async def test_a_token_revoked_after_a_transient_failure_is_what_a_stopped_strea
             assert stream["state"] == "stopped"
             assert "code 190" in stream["problem"]
             assert stream["advice"].startswith("the token has expired: give page")
+            assert await face.readyz() == (200, "ready\n"), "it is one stream's token, not the daemon"
             said = await face.status()
             assert "→ the token has expired" in said
             assert "nothing to do" not in said
@@ -210,3 +216,29 @@ async def test_calls_that_are_far_apart_after_a_budget_ran_out_say_why(installat
             assert remark.endswith("seconds apart, because 100% of the app's rate limit was reported as used")
             assert await face.readyz() == (200, "ready\n")
             assert "Calls are slowed down for 1 page since" in await face.status()
+
+
+# --- the clocks -------------------------------------------------------------------------------------------------------
+
+
+async def test_an_api_whose_clock_is_far_from_ours_is_said_until_they_agree(installation: Installation) -> None:
+    ahead = [timedelta(days=30, hours=1)]
+
+    async def answer(_: web.Request) -> web.Response:
+        date = format_datetime(datetime.now(UTC) + ahead[0], usegmt=True)
+        return web.json_response(listed(thread("t_1", message())), headers={"Date": date})
+
+    async with serving(answer) as base_url:
+        installation.configure(base_url, page_section(BICYCLES), http=listening(), sync={"interval": "1s"})
+        async with facing(installation) as face:
+            await face.running.says("clocks differ from the API's")
+            await face.until_wrong("clocks_differ")
+            issue = (await face.issues())["clocks_differ"]
+            assert issue["what"] == "the API's clock is 30 days ahead of this machine's"
+            assert "timedatectl" in issue["advice"]
+            assert await face.metric("milepost_api_clock_offset_seconds") == pytest.approx(-30 * 86400 - 3600, abs=60)
+            assert "The API's clock is 30 days ahead of this machine's since " in await face.status()
+            assert await face.readyz() == (200, "ready\n"), "nothing is missed"
+            ahead[0] = timedelta()
+            await face.until_wrong("clocks_differ", is_wrong=False)
+            assert await face.metric("milepost_api_clock_offset_seconds") == pytest.approx(0, abs=60)

@@ -208,6 +208,7 @@ def _metrics(settings: Settings, parts: Parts, live: LiveStreams, health: Health
         discovery_up=lambda: parts.discovery.is_up,
         reload_successful=lambda: not parts.reloader.is_refused,
         streams_due=lambda: len(parts.engine.slots.waiting),
+        api_clock_offset_seconds=lambda: parts.registry.clock_difference.ahead_seconds,
     )
     return metrics
 

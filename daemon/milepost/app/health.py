@@ -13,10 +13,11 @@ from milepost.core.model import Stream
 from milepost.core.problems import Problem
 from milepost.facebook.rate_limiter import Slowdown
 from milepost.reporting.health import DaemonStatus, Issue, IssueKind, most_serious_first, status_line, why_unready
-from milepost.reporting.humanize import counted
+from milepost.reporting.humanize import counted, lasting
 from milepost.reporting.status import limit_in_words
 
 STUCK_ADVICE = "`milepost status` says for each what to do; what is new is copied meanwhile"
+CLOCK_ADVICE = "nothing is missed, but more is read again; check the machine's time synchronization (timedatectl)"
 SLOW_ADVICE = "nothing to do: the spacing wears off within minutes, and keeps calls from being refused"
 
 
@@ -97,6 +98,11 @@ class Health:
             since = (self._now() - timedelta(seconds=seconds)).replace(microsecond=0)
             what = f"calls are slowed down for {counted(len(slowdowns), 'page')}"
             yield Issue(IssueKind.SLOWED_DOWN, what, since, _why(worst), SLOW_ADVICE)
+        clocks = self._registry.clock_difference
+        if clocks.since is not None:
+            direction = "behind" if clocks.ahead_seconds > 0 else "ahead of"
+            what = f"the API's clock is {lasting(abs(clocks.ahead_seconds))} {direction} this machine's"
+            yield Issue(IssueKind.CLOCKS_DIFFER, what, clocks.since, advice=CLOCK_ADVICE)
 
 
 def _in_words(slowdown: Slowdown) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Iterable
+from datetime import datetime
 
 from msgspec import Struct
 
@@ -44,6 +45,13 @@ class _Registration(Struct, eq=False):
     instagram_account_id: str | None
     streams: list[Stream] = []
     sharers: int = 1
+
+
+class ClockDifference(Struct, frozen=True):
+    """How far this machine's clock is ahead of the API's, and since when that is more than it should be."""
+
+    ahead_seconds: float
+    since: datetime | None
 
 
 class PageRegistry:
@@ -155,6 +163,11 @@ class PageRegistry:
         now = asyncio.get_running_loop().time()
         found = {page_id: page.access.rate_limiter.slowdown(now) for page_id, page in self._pages.items()}
         return {page_id: slowdown for page_id, slowdown in found.items() if slowdown is not None}
+
+    @property
+    def clock_difference(self) -> ClockDifference:
+        """How the clocks of this machine and of the API differ."""
+        return ClockDifference(self._client.ahead_seconds, self._client.clocks_differ_since)
 
     def tokens(self) -> dict[str, str]:
         """Return the token of every page that is not suspended, by page id."""

@@ -39,7 +39,8 @@ def forget_(config: str | None, platform: str, page: str, contact: str, *, is_co
     if not is_confirmed:
         confirm(f"Erase contact {contact} of {stream.key}, with their conversations and messages, for good?")
     forgotten = asyncio.run(_forget(settings, stream, contact))
-    click.echo("\n".join([*_removed(forgotten, stream, contact), "", *_not_reached(settings)]))
+    lines = [*_removed(forgotten, stream, contact), *_elsewhere(forgotten, stream), "", *_not_reached(settings)]
+    click.echo("\n".join(lines))
 
 
 async def _forget(settings: Settings, stream: Stream, contact: str) -> Forgotten:
@@ -60,6 +61,15 @@ def _removed(forgotten: Forgotten, stream: Stream, contact: str) -> list[str]:
         return [f"Nothing was stored for {who}; they are recorded to be kept out"]
     table = in_columns([("table", "rows removed"), *((name, f"{number:,}") for name, number in rows.items())], RIGHT)
     return [f"Erased {who}", *table]
+
+
+def _elsewhere(forgotten: Forgotten, stream: Stream) -> list[str]:
+    """Return where the id stands that need not be the same person's."""
+    if not forgotten.elsewhere:
+        return []
+    pages = ", ".join(f"{stream.platform}:{page_id}" for page_id in forgotten.elsewhere)
+    advice = f"if {stream.page_id} has taken over its account, forget them there too, or wait until it reads a thread"
+    return [f"Not erased: a contact with this id on {pages}, who may be somebody else", f"  → {advice}"]
 
 
 def _not_reached(settings: Settings) -> list[str]:

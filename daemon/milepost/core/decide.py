@@ -58,10 +58,10 @@ def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pendin
             sweep = open_sweep(checkpoint, context.budget)
             problem = _trap(checkpoint, sweep, batch) if sweep is not None else None
             if sweep is not None and problem is not None and _ends(checkpoint, sweep, problem, context.policy):
-                return _pending_batch(checkpoint, sweep, batch, context, problem)
+                return _pending_batch(checkpoint, sweep, outcome, context, problem)
             if problem := problem or _unexpected_form(checkpoint, sweep, batch):
                 return Decided(on_refusal(checkpoint, Refused(problem, outcome.took_seconds), context))
-            return _pending_batch(checkpoint, sweep or _new_sweep(checkpoint, outcome, context), batch, context)
+            return _pending_batch(checkpoint, sweep or _new_sweep(checkpoint, outcome, context), outcome, context)
         case Refused() as refused:
             return Decided(on_refusal(checkpoint, refused, context.as_of(refused)))
 
@@ -122,7 +122,7 @@ class PendingBatch(Struct, frozen=True):
         """Record the batch and where its sweep continues, or skip a batch that changes nothing."""
         result = self._compare(known)
         if self.sweep.position.phase is Phase.HEAD:
-            return self._moved(result, _after_head(self.sweep, self.batch, known, self.context.policy))
+            return self._moved(result, _after_head(self.sweep, self.batch, known))
         progress = self._progress(result)
         problem = no_progress(progress)
         if problem is not None and self.problem is None and not may_end(self.sweep):
@@ -130,7 +130,7 @@ class PendingBatch(Struct, frozen=True):
         problem = self.problem or problem
         batch = self.batch if problem is None else replace(self.batch, next_cursor=None)
         read_batches = self.sweep.tally.batches + (self.checkpoint.unrecorded + result.tally).batches
-        position = _next_position(self.sweep, batch, self.context.policy, read_batches=read_batches)
+        position = _next_position(self.sweep, batch, read_batches=read_batches)
         if position is None:
             return self._complete(result, known, progress, problem)
         if position.phase is self.sweep.position.phase:
@@ -232,26 +232,27 @@ def _own_id_news(checkpoint: Checkpoint, batch: Batch) -> tuple[OwnIdChecked, ..
 
 
 def _pending_batch(
-    checkpoint: Checkpoint, sweep: Sweep, batch: Batch, context: Context, problem: Problem | None = None
+    checkpoint: Checkpoint, sweep: Sweep, fetched: Fetched, context: Context, problem: Problem | None = None
 ) -> PendingBatch:
-    detail = size_now(checkpoint, context.policy).detail
+    batch = fetched.batch
+    detail = Detail.NESTED if fetched.is_whole else size_now(checkpoint, context.policy).detail
     is_whole = not (batch.unreadable or context.refused) and detail is Detail.NESTED
     keys = replace(
         keys_of(checkpoint.stream, batch),
         subjects=() if is_whole and not checkpoint.open_dead_letters else subjects_of(batch, context.refused),
         full_sweep_at=sweep.walk_started_at if _notes_missed(checkpoint, sweep) else None,
         stretch=_stretch(checkpoint, sweep, batch),
-        counts_stored=_may_complete(checkpoint, sweep, batch, context.policy),
+        counts_stored=_may_complete(checkpoint, sweep, batch),
     )
     return PendingBatch(checkpoint, sweep, batch, detail, context, keys, problem)
 
 
-def _may_complete(checkpoint: Checkpoint, sweep: Sweep, batch: Batch, policy: Policy) -> bool:
+def _may_complete(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> bool:
     """Return whether what a sweep found has to be compared with all that is stored after this batch."""
     if sweep.position.phase is Phase.HEAD or (batch.conversations and not _notes_missed(checkpoint, sweep)):
         return False
     read_batches = sweep.tally.batches + checkpoint.unrecorded.batches + 1
-    return _next_position(sweep, batch, policy, read_batches=read_batches) is None
+    return _next_position(sweep, batch, read_batches=read_batches) is None
 
 
 def _new_sweep(checkpoint: Checkpoint, fetched: Fetched, context: Context) -> Sweep:
@@ -268,7 +269,7 @@ def _new_sweep(checkpoint: Checkpoint, fetched: Fetched, context: Context) -> Sw
     )
 
 
-def _next_position(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: int) -> Position | None:
+def _next_position(sweep: Sweep, batch: Batch, *, read_batches: int) -> Position | None:
     """Return where the sweep continues after a batch; None after its last.
 
     A walk of a single batch saw the inbox at one instant: nothing can have moved behind it, so it needs no catch-up
@@ -277,9 +278,10 @@ def _next_position(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: 
     phase, times = sweep.position.phase, [each.updated_time for each in batch.conversations]
     until = sweep.walk_until if phase is Phase.WALK else sweep.catch_up_until
     older = older_in_a_row(times, until, sweep.position.older)
-    # A small batch that is wholly older proves little: its rows may just be out of order. Where others are, it proves
-    # less still, and an incremental walk over a list without any order goes on to its end.
-    least_older = min(policy.batch_size, LEAST_OLDER) * 4 ** min(disorder(sweep.position.progress, batch), 10)
+    # A small batch that is wholly older proves little, be it made small or configured so: its rows may just be out of
+    # order. Where others are, it proves less still, and an incremental walk over a list without any order goes on to
+    # its end.
+    least_older = LEAST_OLDER * 4 ** min(disorder(sweep.position.progress, batch), 10)
     is_back = reaches_back(times, until) and older >= least_older
     if batch.next_cursor is not None and not is_back:
         reached_at = times[-1] if times else sweep.position.reached_at
@@ -287,7 +289,7 @@ def _next_position(sweep: Sweep, batch: Batch, policy: Policy, *, read_batches: 
     return Position(Phase.CATCH_UP) if phase is Phase.WALK and read_batches > 1 else None
 
 
-def _after_head(sweep: Sweep, batch: Batch, known: Known, policy: Policy) -> Position:
+def _after_head(sweep: Sweep, batch: Batch, known: Known) -> Position:
     """Return where the sweep continues after a batch of the head: with the next, or back at the walk.
 
     What is older than a conversation that is stored as it is has been read before, unless the last reading of the head
@@ -302,7 +304,7 @@ def _after_head(sweep: Sweep, batch: Batch, known: Known, policy: Policy) -> Pos
     progress = advanced(position.progress, batch, brings_new=False)
     if batch.next_cursor is None or last is None or cursor_loop(position, batch) or no_progress(progress):
         return walk_after_head(sweep, is_complete=batch.next_cursor is None and last is not None)
-    if older >= min(policy.batch_size, LEAST_OLDER) or (is_known and not has_gap):
+    if older >= LEAST_OLDER or (is_known and not has_gap):
         return walk_after_head(sweep, is_complete=True)
     return Position(Phase.HEAD, batch.next_cursor, last.updated_time, older, progress=progress)
 

@@ -69,6 +69,7 @@ def keys_of_rows(stream: Stream, rows: Changes) -> Keys:
         conversations=tuple(dict.fromkeys(conversation_ids)),
         contacts=tuple(dict.fromkeys(contact_ids)),
         interaction_events=tuple(row.event_id for row in rows.interaction_events),
+        locates_contacts=True,
     )
 
 
@@ -87,15 +88,14 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
     conversations: dict[str, ConversationRow] = {}
     contacts: dict[ContactKey, ContactRow] = {}
     events: dict[str, InteractionEventRow] = {}
-    moved: list[str] = []
-    inserted = updated = unchanged = replaced = 0
-    read = remembered(batch.conversations, known)
+    inserted = updated = unchanged = replaced = moved = 0
+    read, taken_over = remembered(batch.conversations, known), _taken_over(stream, batch, known, now)
     for each in read:
         stored = conversations.get(each.conversation_id) or known.conversations.get(each.conversation_id)
         row = _conversation_row(stream, each, stored, now)
-        if stored is not None and _moves(stream, stored, known, now):
+        if stored is not None and stored.page_id != stream.page_id and each.conversation_id in taken_over:
             row = replace(row, page_id=stream.page_id, deleted_at=None, synced_at=now)
-            moved.append(row.conversation_id)
+            moved += 1
         if row == stored:
             unchanged += 1
         else:
@@ -108,9 +108,7 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
         events |= new
         if row != stored or contact is not None or new:
             replaced += each.replaced_characters
-    changes = Changes(
-        tuple(conversations.values()), tuple(contacts.values()), tuple(events.values()), moved=tuple(moved)
-    )
+    changes = Changes(tuple(conversations.values()), tuple(contacts.values()), tuple(events.values()), moved=taken_over)
     tally = Tally(
         batches=1,
         inserted=inserted,
@@ -120,9 +118,21 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
         interaction_events=len(events),
         without_contact=sum(each.contact is None for each in read),
         replaced_characters=replaced,
-        moved=len(moved),
+        moved=moved,
     )
     return Difference(changes, tally)
+
+
+def _taken_over(stream: Stream, batch: Batch, known: Known, now: datetime) -> tuple[str, ...]:
+    """Return the conversations that move here, and those without a row whose messages do.
+
+    Those of people who were erased are among them: nothing else tells whose account the other page had.
+    """
+    ids = dict.fromkeys(each.conversation_id for each in batch.conversations)
+    rows = ((key, known.conversations.get(key)) for key in ids)
+    return tuple(
+        key for key, stored in rows if (_moves(stream, stored, known, now) if stored else key in known.left_behind)
+    )
 
 
 def remembered(conversations: Iterable[Conversation], known: Known) -> tuple[Conversation, ...]:
@@ -142,7 +152,7 @@ def newer(rows: Changes, known: Known, now: datetime) -> Difference:
 
     They belong to the page under which their conversation stands by now.
     """
-    stored, met, forgotten = known.conversations, known.contacts, known.forgotten
+    stored, forgotten = known.conversations, known.forgotten
     pages = {key: row.page_id for key, row in stored.items()}
     conversations = tuple(
         replace(row, page_id=pages.get(row.conversation_id, row.page_id), first_synced_at=now, synced_at=now)
@@ -152,9 +162,8 @@ def newer(rows: Changes, known: Known, now: datetime) -> Difference:
     )
     contacts = tuple(
         replace(row, first_seen_at=now, updated_at=now)
-        for row in rows.contacts
-        if row.contact_id not in forgotten
-        and (row.contact_id not in met or row.last_interaction_at > met[row.contact_id].last_interaction_at)
+        for row in (_where_its_threads_are(row, known) for row in rows.contacts)
+        if row.contact_id not in forgotten and _is_newer(row, known)
     )
     events = tuple(
         replace(row, page_id=pages.get(row.conversation_id, row.page_id))
@@ -169,6 +178,16 @@ def newer(rows: Changes, known: Known, now: datetime) -> Difference:
         interaction_events=len(events),
     )
     return Difference(Changes(conversations, contacts, events), tally)
+
+
+def _where_its_threads_are(row: ContactRow, known: Known) -> ContactRow:
+    pages = known.contact_pages.get(row.contact_id, ())
+    return row if not pages or row.page_id in pages else replace(row, page_id=min(pages))
+
+
+def _is_newer(row: ContactRow, known: Known) -> bool:
+    stored = known.contacts_elsewhere.get((row.page_id, row.contact_id)) or known.contacts.get(row.contact_id)
+    return stored is None or row.last_interaction_at > stored.last_interaction_at
 
 
 def order_violations(conversations: Iterable[Conversation], after: datetime | None) -> int:

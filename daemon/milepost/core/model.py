@@ -281,6 +281,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     notes are dropped; `forgets_missed` drops them without that.
 
     `moved` are conversations that stood under another page: they, their messages and their contacts move to this one's.
+    Of those that have no row, and of people who were erased, what is left under the other page moves or goes.
     `own_id` has turned out to be ours: no contact has it, and messages from it are ours.
     """
 
@@ -300,7 +301,8 @@ class Keys(Struct, frozen=True):
     """The keys of the rows that a batch touches. Contacts and subjects are those of `stream`; other keys are global.
 
     `subjects` are those of dead letters. `full_sweep_at` identifies the batch's sweep if that is a full one that notes
-    what it misses, and `stretch` is what the batch covers of the inbox. `counts_stored` asks for `Known.stored`.
+    what it misses, and `stretch` is what the batch covers of the inbox. `counts_stored` asks for `Known.stored`, and
+    `locates_contacts` for `Known.contact_pages`.
     """
 
     stream: Stream
@@ -311,6 +313,7 @@ class Keys(Struct, frozen=True):
     full_sweep_at: datetime | None = None
     stretch: Stretch | None = None
     counts_stored: bool = False
+    locates_contacts: bool = False
 
 
 class KnownDeadLetter(Struct, frozen=True):
@@ -347,6 +350,8 @@ class Known(Struct, frozen=True):
 
     Where conversations stand under other pages, `contacts_elsewhere` are the contacts of those pages, by page and id,
     and `moved_to` are the pages to which rows of this page have moved, with the last sign of life of each.
+    `left_behind` are conversations without a row whose messages stand under another page, with that page. Where rows
+    of this page have moved, and it was asked for, `contact_pages` are the pages of each contact's conversations.
     """
 
     conversations: dict[str, ConversationRow] = {}
@@ -360,3 +365,5 @@ class Known(Struct, frozen=True):
     stored: int = 0
     contacts_elsewhere: dict[tuple[str, str], ContactRow] = {}
     moved_to: dict[str, datetime] = {}
+    left_behind: dict[str, str] = {}
+    contact_pages: dict[str, frozenset[str]] = {}

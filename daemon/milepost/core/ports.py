@@ -34,13 +34,15 @@ class Request(Struct, frozen=True):
 class Fetched(Struct, frozen=True):
     """The batch of a request. `asked_at` is when it was sent, or a little earlier as far as clocks can be trusted.
 
-    `left_out` are the fields that the API refuses by name; None if this request does not show that.
+    `left_out` are the fields that the API refuses by name; None if this request does not show that. `is_whole` says
+    that its conversation was read by itself, so that nothing of it is left out, whatever the request left out.
     """
 
     batch: Batch
     asked_at: datetime
     took_seconds: float
     left_out: tuple[str, ...] | None = None
+    is_whole: bool = False
 
 
 class ListCheck(Struct, frozen=True):
@@ -141,12 +143,16 @@ class Gate(Protocol):
 
 
 class Commit(Struct, frozen=True):
-    """What is stored together or not at all: entries, rows, and the projections after the entries."""
+    """What is stored together or not at all: entries, rows, and the projections after the entries.
+
+    `known` is what the rows were compared with; None if that does not matter.
+    """
 
     entries: tuple[Entry, ...]
     changes: Changes
     checkpoint: Checkpoint
     run: Run | None
+    known: Known | None = None
 
 
 class Committed(Struct, frozen=True):
@@ -158,7 +164,10 @@ class Committed(Struct, frozen=True):
 
 
 class Rejected(Struct, frozen=True):
-    """Nothing was stored, because the store refuses these rows; without them the commit would succeed."""
+    """Nothing was stored, because the store refuses these rows; without them the commit would succeed.
+
+    Without rows, another stream has written of the same conversations since the commit was decided on.
+    """
 
     rows: tuple[RefusedRow, ...]
 

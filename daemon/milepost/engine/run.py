@@ -9,7 +9,7 @@ from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.decide import decide
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
-from milepost.core.list_check import check_request, checked, wants_check
+from milepost.core.list_check import check_request, checked, read_alone, to_read_alone, wants_check
 from milepost.core.model import Stream
 from milepost.core.plan import (
     Fetch,
@@ -137,6 +137,8 @@ class _Run:
             answer = await self._prefetch.fetch(request)
         if isinstance(answer, Refused) and wants_check(request, answer.problem):
             answer = await self._check_list(check_request(request, checkpoint), answer)
+        if (suspect := to_read_alone(checkpoint, request, answer)) is not None:
+            answer = await self._read_alone(suspect, answer)
         return checkpoint if isinstance(answer, Held) else await self._settle(checkpoint, answer)
 
     async def _check_list(self, positions: Request, refused: Refused) -> Answered:
@@ -148,6 +150,13 @@ class _Run:
         if not (mailbox.interrupt.is_set or mailbox.is_dismissed or mailbox.is_outdated or stop.is_requested):
             async with stop.interruptible():
                 return checked(refused, await self._prefetch.fetch(positions))
+        return Held()
+
+    async def _read_alone(self, conversation_id: str, listed: Answered) -> Answered:
+        """Return what a list says of a thread together with what the thread itself says. Held as in `_check_list`."""
+        async with self._engine.stop.interruptible():
+            messages = self._engine.policy.messages_per_conversation
+            return read_alone(listed, await self._prefetch.reread(conversation_id, messages))
         return Held()
 
     async def _settle_ahead(self, checkpoint: Checkpoint, request: Request | None, refused: Refused) -> Checkpoint:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from time import perf_counter
 
+from msgspec.structs import replace
+
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.errors import OutcomeUnknown, RowsRejected
 from milepost.core.evolve import skip_unchanged
@@ -42,7 +44,9 @@ class StreamJournal:
         decide: Callable[[Context], Pending],
         fetch_seconds: float | None = None,
     ) -> Checkpoint:
-        """Decide and commit, again without the rows that the store refuses. Returns the checkpoint after it.
+        """Decide and commit, again without the rows that the store refuses, and again where what is stored has changed.
+
+        Returns the checkpoint after it.
 
         Raises VersionConflict if another writer was first, and RowsRejected if the store cannot name what it refuses.
         """
@@ -51,13 +55,14 @@ class StreamJournal:
             clock = self._engine.clock
             context = Context(clock.now(), clock.random(), self._budget, self._engine.policy, refused)
             pending = decide(context)
-            decision = pending.record(await self._known(pending.keys))
+            known = await self._known(pending.keys)
+            decision = pending.record(known)
             if isinstance(decision, BatchUnchanged):
                 return self._skip_unchanged(checkpoint, decision, fetch_seconds or 0.0)
-            answer = await self._commit(checkpoint, decision, self._budget.run_id, fetch_seconds)
+            answer = await self._commit(checkpoint, decision, self._budget.run_id, fetch_seconds, known)
             if isinstance(answer, Checkpoint):
                 return answer
-            if set(answer.rows) <= set(refused):
+            if answer.rows and set(answer.rows) <= set(refused):
                 raise RowsRejected("the database refuses rows that it was not given", hint="please report this")
             refused += answer.rows
 
@@ -92,7 +97,12 @@ class StreamJournal:
         return after
 
     async def _commit(
-        self, checkpoint: Checkpoint, record: Record, run_id: str, fetch_seconds: float | None = None
+        self,
+        checkpoint: Checkpoint,
+        record: Record,
+        run_id: str,
+        fetch_seconds: float | None = None,
+        known: Known | None = None,
     ) -> Checkpoint | Rejected:
         unsettled: Commit | None = None
 
@@ -105,7 +115,7 @@ class StreamJournal:
                 unsettled = None
             now = self._engine.clock.now()
             events = (*self._store_retry.outage(), *record.events)
-            commit = prepare(checkpoint, Record(events, record.changes), run_id, now, self._codec)
+            commit = replace(prepare(checkpoint, Record(events, record.changes), run_id, now, self._codec), known=known)
             try:
                 answer = await self._store.commit(commit)
             except OutcomeUnknown:

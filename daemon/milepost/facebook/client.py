@@ -52,10 +52,10 @@ class GraphResponse(Struct, frozen=True):
 class GraphClient:
     """Makes requests to the Graph API at `base_url`, version `version` (`v26.0`). An async context manager.
 
-    With an app secret each call is signed (`appsecret_proof`; Meta, "Secure Graph API calls"). The
-    server's Date is only a hint beside `clock`, and never makes a time later. `request_timeout_seconds` may be changed
-    at any time. The environment may name a `proxy` and certificate authorities (see facebook/proxy.py); raises
-    BadConfiguration if those cannot be used.
+    With an app secret each call is signed (`appsecret_proof`; Meta, "Secure Graph API calls"). The server's Date is
+    only a hint beside `clock`, and never makes a time later: `ahead_seconds` is how far `clock` was ahead of it in the
+    latest response. `request_timeout_seconds` may be changed at any time. The environment may name a `proxy` and
+    certificate authorities (see facebook/proxy.py); raises BadConfiguration if those cannot be used.
     """
 
     def __init__(
@@ -79,7 +79,8 @@ class GraphClient:
         self._max_body_bytes = max_body_bytes
         self._large_bodies = LargeBodies()
         self._has_warned_of_version = False
-        self._has_warned_of_date = False
+        self.ahead_seconds = 0.0
+        self.clocks_differ_since: datetime | None = None
 
     async def __aenter__(self) -> Self:
         if self.proxy is not None:
@@ -202,17 +203,18 @@ class GraphClient:
 
     def _compare_clocks(self, began_at: datetime, asked_by_server: datetime, took_seconds: float) -> None:
         """Log once that the clocks differ, and again only after they have agreed."""
-        ahead_seconds = (began_at - asked_by_server).total_seconds()
-        differ = abs(ahead_seconds) > TOLERATED_SECONDS + took_seconds
-        if differ and not self._has_warned_of_date:
-            behind = "ahead of" if ahead_seconds > 0 else "behind"
+        self.ahead_seconds = (began_at - asked_by_server).total_seconds()
+        if abs(self.ahead_seconds) <= TOLERATED_SECONDS + took_seconds:
+            self.clocks_differ_since = None
+        elif self.clocks_differ_since is None:
+            self.clocks_differ_since = began_at.replace(microsecond=0)
+            behind = "ahead of" if self.ahead_seconds > 0 else "behind"
             log.warning(
                 "clocks differ from the API's",
-                ours=f"{abs(ahead_seconds):.0f} s {behind} the server's Date",
+                ours=f"{abs(self.ahead_seconds):.0f} s {behind} the server's Date",
                 hint="the earlier one counts: nothing is missed, but more is read again; "
                 "check the machine's time synchronization (timedatectl)",
             )
-        self._has_warned_of_date = differ
 
 
 async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

@@ -37,10 +37,12 @@ class _DebugToken(Struct):
 
 
 async def inspect_token(client: GraphClient, access: Access, gate: Gate) -> InspectedToken | Problem | Held:
-    """Inspect the token in `access`, with the token itself, which a page's token may do.
+    """Inspect the token in `access`, with the token itself.
 
-    The API wants the inspected token in the query. The query goes nowhere but to the API: neither errors nor logs have
-    it.
+    Meta documents an app token (`id|secret`) or a developer's user token for this ("Debug Token", Permissions). No
+    setting has the app's id; connectors inspect page tokens with themselves, and a refusal says only that the health is
+    not known. The API wants the inspected token in the query. The query goes nowhere but to the API: neither errors nor
+    logs have it.
     """
     outcome = await Calls(client, access, gate, PATH).get(PATH, {"input_token": access.token}, _decode)
     match outcome:

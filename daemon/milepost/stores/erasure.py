@@ -30,12 +30,17 @@ DELETIONS = (
 
 
 class Forgotten(Struct, frozen=True):
-    """How many rows of a person were deleted from each table."""
+    """How many rows of a person were deleted from each table.
+
+    `elsewhere` are the other pages under which somebody has their id: the same person, if an account was linked to
+    another page before any of its rows moved.
+    """
 
     contacts: int
     conversations: int
     interaction_events: int
     payloads: int
+    elsewhere: tuple[str, ...] = ()
 
 
 class StreamRows(Struct, frozen=True):

@@ -49,6 +49,7 @@ class Metrics:
         discovery_up: Callable[[], bool | None],
         reload_successful: Callable[[], bool],
         streams_due: Callable[[], int],
+        api_clock_offset_seconds: Callable[[], float],
     ) -> None:
         """Add the gauges of the daemon as a whole. `discovery_up` is None while discovery is off."""
 
@@ -58,6 +59,8 @@ class Metrics:
         gauge("store_up", "1 while the database can be read and written, 0 while it cannot.", store_up)
         gauge("config_reload_successful", "0 if the latest reload was refused.", reload_successful)
         gauge("streams_due", "Streams that wait for a slot.", streams_due)
+        ahead = "Seconds by which this machine's clock is ahead of the API's, by the Date of the latest response."
+        gauge("api_clock_offset_seconds", ahead, api_clock_offset_seconds)
         self._registry.register(_Discovery(discovery_up))
 
     def register(self, collector: Collector) -> None:

@@ -20,14 +20,15 @@ from milepost.core.journal import Codec, dead_letter_after, instant_text, since_
 from milepost.core.model import Changes, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.stores import rows
-from milepost.stores.erasure import DELETIONS, ids_of, without_forgotten
-from milepost.stores.moves import LINKS, MOVES, OWN, move_parameters
+from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
+from milepost.stores.moves import LINKS, MOVES, OWN, Outdated, demand_known, move_parameters, written_of
 from milepost.stores.postgresql.connection import Connection, Database, Parameters, searchable, storable
 from milepost.stores.postgresql.errors import REFUSALS, reason_of
 from milepost.stores.postgresql.queries import PostgresqlSession, stretch_parameters
 from milepost.stores.sql import stream_parameters
 
 _encode = msgspec.json.Encoder().encode
+_decode_states = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
 
 
 class Prepared(Struct, frozen=True):
@@ -71,12 +72,24 @@ class PostgresqlWriter(PostgresqlSession):
             await self.execute("lock_streams", {"streams": streams})
         # Not in the pipeline: the Flush that may be its last message makes PostgreSQL forget that the transaction is
         # idle, and then a worker that is suspended here would hold its locks for ever.
-        ((has_forgotten,),) = await self.ask("has_forgotten", ())
-        return [await self._prepare(commit, has_forgotten=bool(has_forgotten)) for commit in commits]
+        has_forgotten = await self._demand_known(commits)
+        return [await self._prepare(commit, has_forgotten=has_forgotten) for commit in commits]
+
+    async def _demand_known(self, commits: Sequence[Commit]) -> bool:
+        """Return whether anybody was erased. Raises Outdated if conversations are no longer as a commit knew them."""
+        written = [written_of(commit) for commit in commits]
+        wanted = {key for each in written for key in each}
+        ((has_forgotten, found),) = await self.ask("before_commit", {"conversations": searchable(wanted)})
+        if len(wanted) < sum(map(len, written)):  # two of the group write of the same one: each by itself, then
+            raise Outdated
+        states = {state[0]: state for state in _decode_states(found)}
+        for commit, keys in zip(commits, written, strict=True):
+            demand_known(commit, [states[key] for key in map(storable, keys) if key in states])
+        return bool(has_forgotten)
 
     async def _prepare(self, commit: Commit, *, has_forgotten: bool) -> Prepared:
         stream, changes = commit.checkpoint.stream, commit.changes
-        await self._move(LINKS, commit)
+        await self._link(stream, commit)
         if has_forgotten:
             changes = without_forgotten(changes, await self.forgotten_among(stream, *ids_of(changes)))
         dead_letters = await self._dead_letters_after(commit)
@@ -153,6 +166,34 @@ class PostgresqlWriter(PostgresqlSession):
         await self.execute("upsert_checkpoint", _storable(rows.checkpoint_tuple(checkpoint)))
         if run is not None:
             await self.execute("upsert_run", rows.run_tuple(checkpoint.stream, run))
+
+    async def _link(self, stream: Stream, commit: Commit) -> None:
+        """Record from which pages a commit moves rows, and erase there who was erased here before that was known."""
+        if commit.changes.moved:
+            links_before = await self.ask("count_links", stream_parameters(stream))
+            await self._move(LINKS, commit)
+            if await self.ask("count_links", stream_parameters(stream)) != links_before:
+                linked = {"pages": list(await self.linked_pages(stream))}
+                forgotten = await self.ask("forgotten_contacts", stream_parameters(stream) | linked)
+                for (contact_id,) in forgotten:
+                    await self.erase(stream, contact_id)
+
+    async def erase(self, stream: Stream, contact_id: str) -> Forgotten:
+        """Erase a contact on the stream's page and all that are linked to it, and keep them out there."""
+        pages = list(await self.linked_pages(stream))
+        who: dict[str, object] = {**contact_parameters(stream, contact_id), "pages": pages}
+        await self.execute("forget_contact", who)
+        await self.execute("forget_conversations", who)
+        await self.execute("erase_webhook_events", who)
+        forgotten = Forgotten(
+            contacts=(await self.execute("erase_contact", who)).rowcount,
+            conversations=(await self.execute("erase_conversations", who)).rowcount,
+            interaction_events=(await self.execute("erase_interaction_events", who)).rowcount,
+            payloads=(await self.execute("erase_payloads", who)).rowcount,
+            elsewhere=tuple(page_id for (page_id,) in await self.ask("contact_elsewhere", who)),
+        )
+        await self.execute("erase_notes", who)
+        return forgotten
 
     async def _move(self, statements: Iterable[str], commit: Commit) -> None:
         """Take conversations over from other pages, before the rows that the batch brought."""

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from milepost.core.journal import Codec
 from milepost.core.model import Changes, Stream
-from milepost.stores.erasure import Forgotten, StreamRows, contact_parameters, removal
+from milepost.stores.erasure import Forgotten, StreamRows, removal
 from milepost.stores.postgresql.commit import PostgresqlWriter, Prepared
 from milepost.stores.postgresql.connection import connected
 from milepost.stores.postgresql.dsn import dsn_of
@@ -26,21 +26,9 @@ async def forget_in_postgresql(store_url: StoreUrl, stream: Stream, contact_id: 
 
     Raises StoreRefused if there is no schema of this program's, StoreAway if the database does not answer.
     """
-    contact = contact_parameters(stream, contact_id)
     async with _writer(store_url) as writer:
         await writer.execute("lock_commits")
-        who: dict[str, object] = {**contact, "pages": list(await writer.linked_pages(stream))}
-        await writer.execute("forget_contact", who)
-        await writer.execute("forget_conversations", who)
-        await writer.execute("erase_webhook_events", who)
-        forgotten = Forgotten(
-            contacts=(await writer.execute("erase_contact", who)).rowcount,
-            conversations=(await writer.execute("erase_conversations", who)).rowcount,
-            interaction_events=(await writer.execute("erase_interaction_events", who)).rowcount,
-            payloads=(await writer.execute("erase_payloads", who)).rowcount,
-        )
-        await writer.execute("erase_notes", who)
-    return forgotten
+        return await writer.erase(stream, contact_id)
 
 
 async def remove_from_postgresql(store_url: StoreUrl, stream: Stream, by: str, now: datetime) -> StreamRows | None:

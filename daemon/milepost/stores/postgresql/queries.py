@@ -17,7 +17,7 @@ from milepost.core.ports import DueDeadLetter, OpenGap
 from milepost.core.retry import latest_redrive
 from milepost.stores import rows
 from milepost.stores.erasure import StreamRows
-from milepost.stores.moves import pages_elsewhere
+from milepost.stores.moves import pages_by_contact, pages_elsewhere
 from milepost.stores.postgresql.connection import Parameters, searchable, storable
 from milepost.stores.reader import DeadLetterState, StoredEntry
 from milepost.stores.sql import stream_parameters
@@ -38,6 +38,7 @@ class _Found(Struct, frozen=True):
     interaction_events: list[str]
     dead_letters: list[tuple[str, str, str, bool]]
     forgotten: list[str]
+    left_behind: list[tuple[str, str]]
 
 
 _decode = msgspec.json.Decoder(_Found).decode
@@ -115,20 +116,25 @@ class PostgresqlSession:
             missed,
             all_missed,
             await self._count_stored(keys),
+            left_behind=dict(found.left_behind),
         )
         pages = pages_elsewhere(known, keys.stream)
-        return await self._with_elsewhere(known, keys, pages) if pages else known
+        return await self._with_elsewhere(known, keys, pages) if pages or keys.locates_contacts else known
 
-    async def _with_elsewhere(self, known: Known, keys: Keys, pages: tuple[str, ...]) -> Known:
+    async def _with_elsewhere(self, known: Known, keys: Keys, pages: frozenset[str]) -> Known:
         """Add what is known of the other pages under which some of the conversations stand."""
         page = stream_parameters(keys.stream)
-        wanted = page | {"pages": list(pages), "contacts": searchable(keys.contacts)}
-        contacts = map(rows.contact_row, await self.ask("contacts_elsewhere", wanted))
         moved_to = await self.ask("moved_to", page)
+        wanted = page | {"contacts": searchable(keys.contacts)}
+        of_contacts = await self.ask("contact_pages", wanted) if keys.locates_contacts and moved_to else []
+        contact_pages = pages_by_contact((contact_id, page_id) for contact_id, page_id in of_contacts)
+        pages = pages.union(*contact_pages.values()) - {keys.stream.page_id}
+        contacts = map(rows.contact_row, await self.ask("contacts_elsewhere", wanted | {"pages": list(pages)}))
         return replace(
             known,
             contacts_elsewhere={(row.page_id, row.contact_id): row for row in contacts},
             moved_to={page_id: datetime.fromisoformat(at) for page_id, at in moved_to},
+            contact_pages=contact_pages,
         )
 
     async def linked_pages(self, stream: Stream) -> tuple[str, ...]:

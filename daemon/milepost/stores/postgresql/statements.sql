@@ -237,16 +237,34 @@ DELETE FROM contacts WHERE platform = %(platform)s AND page_id = %(page_id)s AND
 -- name: record_moves
 -- Which page took rows of which, the latest move of each two.
 INSERT INTO page_moves (platform, previous_page_id, page_id, moved_at)
-SELECT DISTINCT platform, page_id, %(page_id)s, %(at)s::timestamptz
-FROM conversations
-WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s
+SELECT platform, page_id, %(page_id)s, %(at)s::timestamptz
+FROM (
+    SELECT platform, page_id FROM conversations
+    WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s
+    UNION
+    SELECT platform, page_id
+    FROM unnest(%(moved)s::text[]) AS wanted
+    CROSS JOIN LATERAL (
+        SELECT platform, page_id FROM contact_interaction_events
+        WHERE conversation_id = wanted AND page_id <> %(page_id)s
+        OFFSET 0
+    ) AS said
+) AS stood
 ON CONFLICT (platform, previous_page_id, page_id) DO UPDATE SET moved_at = excluded.moved_at;
 
 -- name: drop_reverse_moves
 DELETE FROM page_moves
 WHERE
     platform = %(platform)s AND previous_page_id = %(page_id)s
-    AND page_id IN (SELECT page_id FROM conversations WHERE conversation_id = ANY (%(moved)s::text[]));
+    AND page_id IN (
+        SELECT page_id FROM conversations WHERE conversation_id = ANY (%(moved)s::text[])
+        UNION
+        SELECT said.page_id
+        FROM unnest(%(moved)s::text[]) AS wanted
+        CROSS JOIN LATERAL (
+            SELECT page_id FROM contact_interaction_events WHERE conversation_id = wanted OFFSET 0
+        ) AS said
+    );
 
 -- name: move_forgotten
 -- Who was erased on the page before is kept out on this one.
@@ -260,14 +278,30 @@ WHERE
     )
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
+-- name: count_links
+SELECT count(*) FROM page_moves WHERE platform = %(platform)s;
+
+-- name: forgotten_contacts
+-- The people who were erased on any of these pages.
+SELECT DISTINCT id FROM forgotten
+WHERE platform = %(platform)s AND kind = 'contact' AND page_id = ANY (%(pages)s::text[]);
+
 -- name: move_contacts
 INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
 SELECT DISTINCT ON (contact_id)
     platform, %(page_id)s, contact_id, name, username, first_seen_at, last_interaction_at, updated_at
 FROM (
-    SELECT DISTINCT page_id, contact_id
+    SELECT page_id, contact_id
     FROM conversations
     WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s AND contact_id IS NOT NULL
+    UNION
+    SELECT said.page_id, said.contact_id
+    FROM unnest(%(moved)s::text[]) AS wanted
+    CROSS JOIN LATERAL (
+        SELECT page_id, contact_id FROM contact_interaction_events
+        WHERE conversation_id = wanted AND page_id <> %(page_id)s AND contact_id IS NOT NULL
+        OFFSET 0
+    ) AS said
 ) AS moving
 CROSS JOIN LATERAL (
     SELECT platform, name, username, first_seen_at, last_interaction_at, updated_at
@@ -282,10 +316,17 @@ ON CONFLICT (platform, page_id, contact_id) DO NOTHING;
 -- Those whose last conversation leaves their page with these.
 DELETE FROM contacts
 USING (
-    SELECT DISTINCT page_id, contact_id
+    SELECT page_id, contact_id
     FROM conversations
     WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s AND contact_id IS NOT NULL
-    OFFSET 0
+    UNION
+    SELECT said.page_id, said.contact_id
+    FROM unnest(%(moved)s::text[]) AS wanted
+    CROSS JOIN LATERAL (
+        SELECT page_id, contact_id FROM contact_interaction_events
+        WHERE conversation_id = wanted AND page_id <> %(page_id)s AND contact_id IS NOT NULL
+        OFFSET 0
+    ) AS said
 ) AS moving
 WHERE
     contacts.platform = %(platform)s AND contacts.page_id = moving.page_id AND contacts.contact_id = moving.contact_id
@@ -299,6 +340,14 @@ WHERE
                     SELECT page_id
                     FROM conversations
                     WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s
+                    UNION
+                    SELECT said.page_id
+                    FROM unnest(%(moved)s::text[]) AS wanted
+                    CROSS JOIN LATERAL (
+                        SELECT page_id FROM contact_interaction_events
+                        WHERE conversation_id = wanted AND page_id <> %(page_id)s
+                        OFFSET 0
+                    ) AS said
                 )
             )
             AND contact_id IS NOT NULL
@@ -344,6 +393,21 @@ WHERE
             WHERE page_moves.platform = %(platform)s AND page_moves.page_id = %(page_id)s
         )
     );
+
+-- name: contact_pages
+-- The pages of these contacts' conversations: this one, and those to which its rows have moved, however often.
+WITH RECURSIVE later (page_id) AS (
+    SELECT %(page_id)s::text COLLATE "C"
+    UNION
+    SELECT move.page_id
+    FROM later
+    JOIN page_moves AS move ON move.platform = %(platform)s AND move.previous_page_id = later.page_id
+)
+SELECT contact_id, page_id
+FROM conversations
+WHERE
+    platform = %(platform)s AND page_id = ANY (ARRAY(SELECT page_id FROM later))
+    AND contact_id = ANY (%(contacts)s::text[]);
 
 -- name: moved_to
 -- The pages to which rows of this page have moved, and when each was last known to be at work.
@@ -406,6 +470,17 @@ SELECT json_build_object(
         SELECT coalesce(json_agg(wanted), '[]'::json)
         FROM unnest(%(interaction_events)s::text[]) AS wanted
         CROSS JOIN LATERAL (SELECT 1 FROM contact_interaction_events WHERE event_id = wanted OFFSET 0) AS stored
+    ),
+    'left_behind', (
+        SELECT coalesce(json_agg(json_build_array(wanted, stored.page_id)), '[]'::json)
+        FROM unnest(%(conversations)s::text[]) AS wanted
+        CROSS JOIN LATERAL (
+            SELECT page_id
+            FROM contact_interaction_events
+            WHERE conversation_id = wanted AND platform = %(platform)s AND page_id <> %(page_id)s
+            LIMIT 1
+        ) AS stored
+        WHERE NOT EXISTS (SELECT 1 FROM conversations WHERE conversation_id = wanted)
     ),
     'dead_letters', (
         SELECT coalesce(
@@ -496,8 +571,19 @@ CROSS JOIN LATERAL (
     LIMIT 1
 ) AS stored;
 
--- name: has_forgotten
-SELECT EXISTS (SELECT 1 FROM forgotten);
+-- name: before_commit
+-- Whether anybody was erased, and the states of conversations of which a group of commits writes.
+SELECT
+    EXISTS (SELECT 1 FROM forgotten),
+    (
+        SELECT coalesce(
+            json_agg(json_build_array(conversation_id, page_id, instant_text(synced_at))), '[]'::json
+        )
+        FROM unnest(%(conversations)s::text[]) AS wanted
+        CROSS JOIN LATERAL (
+            SELECT conversation_id, page_id, synced_at FROM conversations WHERE conversation_id = wanted OFFSET 0
+        ) AS stored
+    )::text;
 
 -- name: is_about_forgotten
 -- By the subject, or by a contact's id anywhere in the payload, unless it is a part of a longer one.
@@ -886,6 +972,11 @@ WHERE
                 ELSE subject = id OR starts_with(subject, id || '/')
             END
     );
+
+-- name: contact_elsewhere
+-- The other pages under which somebody has this id: it need not be the same person.
+SELECT page_id FROM contacts
+WHERE platform = %(platform)s AND contact_id = %(contact_id)s ORDER BY page_id;
 
 -- name: count_stream_rows
 SELECT

@@ -15,6 +15,7 @@ from milepost.core.journal import Codec
 from milepost.core.ports import Commit, Committed, DueDeadLetter, Rejected
 from milepost.stores.group_commit import GroupCommit, GroupResult
 from milepost.stores.last_write import LastWrite
+from milepost.stores.moves import Outdated
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import Database, connected
 from milepost.stores.postgresql.dsn import dsn_of
@@ -92,13 +93,13 @@ class PostgresqlStore(PostgresqlSession):
         """Write a group together or, if a row of one is refused, each by itself, so that it harms no other."""
         try:
             return await self._write_together(commits)
-        except REFUSALS:
+        except (*REFUSALS, Outdated):
             return [await self._write_alone(commit) for commit in commits]
 
     async def _write_alone(self, commit: Commit) -> GroupResult:
         try:
             (result,) = await self._write_together([commit])
-        except REFUSALS as error:
+        except (*REFUSALS, Outdated) as error:
             return await self._refusal(commit, error)
         except MilepostError as error:  # for this one's caller: others of the group may be stored already
             return error
@@ -113,6 +114,8 @@ class PostgresqlStore(PostgresqlSession):
                     f"{stream} has moved on: another writer has appended version {version}",
                     hint="the stream continues from there",
                 )
+            if isinstance(error, Outdated):
+                return Rejected(())
             async with self.database.transaction() as connection:
                 refused = await PostgresqlWriter(self.database, self.codec, connection).refused_rows(commit.changes)
         except MilepostError as away:

@@ -11,13 +11,13 @@ from milepost.core.journal import dead_letter_after, instant_text, since_removal
 from milepost.core.model import Changes, InteractionEventRow, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.stores import rows
-from milepost.stores.erasure import DELETIONS, ids_of, without_forgotten
-from milepost.stores.moves import LINKS, MOVES, OWN, move_parameters
+from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
+from milepost.stores.moves import LINKS, MOVES, OWN, Outdated, demand_known, move_parameters, written_of
 from milepost.stores.sql import stream_parameters
 from milepost.stores.sqlite.queries import SqliteSession, stretch_parameters
 
 # How SQLite, its module and our rows refuse a row.
-REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError, rows.KeyRefused)
+REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError, rows.KeyRefused, Outdated)
 
 
 class SqliteWriter(SqliteSession):
@@ -30,7 +30,9 @@ class SqliteWriter(SqliteSession):
     def _write(self, commit: Commit, events_chunk_size: int) -> Committed:
         began = perf_counter()
         stream = commit.checkpoint.stream
-        self._move(LINKS, commit)
+        if written := written_of(commit):
+            demand_known(commit, self.ask("conversation_states", (rows.json_list(written),)))
+        self._link(stream, commit)
         changes = without_forgotten(commit.changes, self.forgotten_among(stream, *ids_of(commit.changes)))
         last_seq = self._write_entries(stream, commit)
         self._move(MOVES, commit)
@@ -67,6 +69,35 @@ class SqliteWriter(SqliteSession):
         for start in range(0, len(events), chunk_size):
             chunk = events[start : start + chunk_size]
             self._write_all("insert_interaction_events", map(rows.interaction_event_tuple, chunk))
+
+    def _link(self, stream: Stream, commit: Commit) -> None:
+        """Record from which pages a commit moves rows, and erase there who was erased here before that was known."""
+        if commit.changes.moved:
+            links_before = self.ask("count_links", stream_parameters(stream)).fetchall()
+            self._move(LINKS, commit)
+            if self.ask("count_links", stream_parameters(stream)).fetchall() != links_before:
+                linked = {"pages": rows.json_list(self.linked_pages(stream))}
+                forgotten = self.ask("forgotten_contacts", stream_parameters(stream) | linked).fetchall()
+                for (contact_id,) in forgotten:
+                    self.erase(stream, contact_id)
+
+    def erase(self, stream: Stream, contact_id: str) -> Forgotten:
+        """Erase a contact on the stream's page and all that are linked to it, and keep them out there."""
+        self.connection.execute("PRAGMA secure_delete = ON")
+        pages = self.linked_pages(stream)
+        who = contact_parameters(stream, contact_id) | {"pages": rows.json_list(pages)}
+        self.ask("forget_contact", who)
+        self.ask("forget_conversations", who)
+        self.ask("erase_webhook_events", who)
+        forgotten = Forgotten(
+            contacts=self.ask("erase_contact", who).rowcount,
+            conversations=self.ask("erase_conversations", who).rowcount,
+            interaction_events=self.ask("erase_interaction_events", who).rowcount,
+            payloads=self.ask("erase_payloads", who).rowcount,
+            elsewhere=tuple(page_id for (page_id,) in self.ask("contact_elsewhere", who)),
+        )
+        self.ask("erase_notes", who)
+        return forgotten
 
     def _move(self, statements: Iterable[str], commit: Commit) -> None:
         """Take conversations over from other pages, before the rows that the batch brought."""

@@ -10,8 +10,7 @@ from pathlib import Path
 from milepost.core.errors import StoreAway
 from milepost.core.journal import Codec
 from milepost.core.model import Stream
-from milepost.stores.erasure import Forgotten, StreamRows, contact_parameters, removal
-from milepost.stores.rows import json_list
+from milepost.stores.erasure import Forgotten, StreamRows, removal
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.connection import connect, lock_database, real_path, transaction
@@ -36,11 +35,10 @@ async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgo
 
     Raises StoreRefused if there is no database of this program's schema, StoreAway if it does not answer.
     """
-    who = contact_parameters(stream, contact_id)
     path = real_path(path)
     await asyncio.to_thread(demand_current, path)
     async with connect(path, {"secure_delete": "ON"}, timeout_seconds=TIMEOUT_SECONDS) as database:
-        forgotten = await database.write(lambda connection: _forget(_writer_on(connection), stream, who))
+        forgotten = await database.write(partial(_forget, stream, contact_id))
         with suppress(StoreAway):
             await database.run(empty_wal)
     return forgotten
@@ -50,20 +48,9 @@ def _writer_on(connection: sqlite3.Connection) -> SqliteWriter:
     return SqliteWriter(load_statements("sqlite"), Codec(), connection)
 
 
-def _forget(writer: SqliteWriter, stream: Stream, who: dict[str, str]) -> Forgotten:
-    with transaction(writer.connection):
-        who = who | {"pages": json_list(writer.linked_pages(stream))}
-        writer.ask("forget_contact", who)
-        writer.ask("forget_conversations", who)
-        writer.ask("erase_webhook_events", who)
-        forgotten = Forgotten(
-            contacts=writer.ask("erase_contact", who).rowcount,
-            conversations=writer.ask("erase_conversations", who).rowcount,
-            interaction_events=writer.ask("erase_interaction_events", who).rowcount,
-            payloads=writer.ask("erase_payloads", who).rowcount,
-        )
-        writer.ask("erase_notes", who)
-    return forgotten
+def _forget(stream: Stream, contact_id: str, connection: sqlite3.Connection) -> Forgotten:
+    with transaction(connection):
+        return _writer_on(connection).erase(stream, contact_id)
 
 
 async def remove_from_sqlite(path: Path, stream: Stream, by: str, now: datetime) -> StreamRows | None:

@@ -2,7 +2,7 @@
 
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from milepost.core.ports import DueDeadLetter, OpenGap
 from milepost.core.retry import latest_redrive
 from milepost.stores import rows
 from milepost.stores.erasure import StreamRows
-from milepost.stores.moves import pages_elsewhere
+from milepost.stores.moves import pages_by_contact, pages_elsewhere
 from milepost.stores.reader import DeadLetterState, StoredEntry
 from milepost.stores.sql import stream_parameters
 
@@ -97,20 +97,33 @@ class SqliteSession:
             missed,
             all_missed,
             self._count_stored(keys),
+            left_behind=self._left_behind(keys, conversations),
         )
         pages = pages_elsewhere(known, stream)
-        return self._with_elsewhere(known, keys, pages) if pages else known
+        return self._with_elsewhere(known, keys, pages) if pages or keys.locates_contacts else known
 
-    def _with_elsewhere(self, known: Known, keys: Keys, pages: tuple[str, ...]) -> Known:
+    def _left_behind(self, keys: Keys, stored: Container[str]) -> dict[str, str]:
+        """Return the conversations without a row whose messages stand under another page."""
+        wanted = [key for key in keys.conversations if key not in stored]
+        if not wanted:
+            return {}
+        page = stream_parameters(keys.stream)
+        return dict(self.ask("left_behind", page | {"conversations": rows.json_list(wanted)}).fetchall())
+
+    def _with_elsewhere(self, known: Known, keys: Keys, pages: frozenset[str]) -> Known:
         """Add what is known of the other pages under which some of the conversations stand."""
         page = stream_parameters(keys.stream)
-        wanted = page | {"pages": rows.json_list(pages), "contacts": rows.json_list(keys.contacts)}
-        contacts = map(rows.contact_row, self.ask("contacts_elsewhere", wanted))
         moved_to = self.ask("moved_to", page).fetchall()
+        wanted = page | {"contacts": rows.json_list(keys.contacts)}
+        of_contacts = self.ask("contact_pages", wanted) if keys.locates_contacts and moved_to else ()
+        contact_pages = pages_by_contact(of_contacts)
+        pages = pages.union(*contact_pages.values()) - {keys.stream.page_id}
+        contacts = map(rows.contact_row, self.ask("contacts_elsewhere", wanted | {"pages": rows.json_list(pages)}))
         return replace(
             known,
             contacts_elsewhere={(row.page_id, row.contact_id): row for row in contacts},
             moved_to={page_id: datetime.fromisoformat(at) for page_id, at in moved_to},
+            contact_pages=contact_pages,
         )
 
     def linked_pages(self, stream: Stream) -> tuple[str, ...]:

@@ -178,8 +178,10 @@ DELETE FROM contacts WHERE platform = :platform AND page_id = :page_id AND conta
 -- name: record_moves
 -- Which page took rows of which, the latest move of each two.
 INSERT INTO page_moves (platform, previous_page_id, page_id, moved_at)
-SELECT platform, page_id, :page_id, :at
-FROM conversations
+SELECT platform, page_id, :page_id, :at FROM conversations
+WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
+UNION ALL
+SELECT platform, page_id, :page_id, :at FROM contact_interaction_events
 WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
 ON CONFLICT (platform, previous_page_id, page_id) DO UPDATE SET moved_at = excluded.moved_at;
 
@@ -189,6 +191,9 @@ WHERE
     platform = :platform AND previous_page_id = :page_id
     AND page_id IN (
         SELECT page_id FROM conversations WHERE conversation_id IN (SELECT value FROM json_each(:moved))
+        UNION ALL
+        SELECT page_id FROM contact_interaction_events
+        WHERE conversation_id IN (SELECT value FROM json_each(:moved))
     );
 
 -- name: move_forgotten
@@ -201,6 +206,14 @@ WHERE
     AND page_id IN (SELECT previous_page_id FROM page_moves WHERE platform = :platform AND page_id = :page_id)
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
+-- name: count_links
+SELECT count(*) FROM page_moves WHERE platform = :platform;
+
+-- name: forgotten_contacts
+-- The people who were erased on any of these pages.
+SELECT DISTINCT id FROM forgotten
+WHERE platform = :platform AND kind = 'contact' AND page_id IN (SELECT value FROM json_each(:pages));
+
 -- name: move_contacts
 INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
 SELECT platform, :page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at
@@ -208,8 +221,10 @@ FROM contacts
 WHERE
     platform = :platform
     AND (page_id, contact_id) IN (
-        SELECT page_id, contact_id
-        FROM conversations
+        SELECT page_id, contact_id FROM conversations
+        WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
+        UNION ALL
+        SELECT page_id, contact_id FROM contact_interaction_events
         WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
     )
 ON CONFLICT (platform, page_id, contact_id) DO NOTHING;
@@ -220,8 +235,10 @@ DELETE FROM contacts
 WHERE
     platform = :platform
     AND (page_id, contact_id) IN (
-        SELECT page_id, contact_id
-        FROM conversations
+        SELECT page_id, contact_id FROM conversations
+        WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
+        UNION ALL
+        SELECT page_id, contact_id FROM contact_interaction_events
         WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
     )
     AND (page_id, contact_id) NOT IN (
@@ -230,8 +247,10 @@ WHERE
         WHERE
             platform = :platform
             AND page_id IN (
-                SELECT page_id
-                FROM conversations
+                SELECT page_id FROM conversations
+                WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
+                UNION ALL
+                SELECT page_id FROM contact_interaction_events
                 WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
             )
             AND contact_id IS NOT NULL
@@ -255,6 +274,28 @@ WHERE
         WHERE platform = :platform AND page_id = :page_id
     )
     AND conversation_id IN (SELECT value FROM json_each(:moved));
+
+-- name: left_behind
+-- Those of these conversations, none of which has a row, whose messages stand under another page.
+SELECT conversation_id, max(page_id)
+FROM contact_interaction_events
+WHERE conversation_id IN (SELECT value FROM json_each(:conversations)) AND platform = :platform AND page_id <> :page_id
+GROUP BY conversation_id;
+
+-- name: contact_pages
+-- The pages of these contacts' conversations: this one, and those to which its rows have moved, however often.
+WITH RECURSIVE later (page_id) AS (
+    SELECT :page_id
+    UNION
+    SELECT move.page_id
+    FROM later
+    JOIN page_moves AS move ON move.platform = :platform AND move.previous_page_id = later.page_id
+)
+SELECT contact_id, page_id
+FROM conversations
+WHERE
+    platform = :platform AND page_id IN (SELECT page_id FROM later)
+    AND contact_id IN (SELECT value FROM json_each(:contacts));
 
 -- name: moved_to
 -- The pages to which rows of this page have moved, and when each was last known to be at work.
@@ -296,6 +337,10 @@ SELECT
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
     updated_time, first_synced_at, synced_at, deleted_at
 FROM conversations
+WHERE conversation_id IN (SELECT value FROM json_each(?));
+
+-- name: conversation_states
+SELECT conversation_id, page_id, synced_at FROM conversations
 WHERE conversation_id IN (SELECT value FROM json_each(?));
 
 -- name: known_contacts
@@ -696,6 +741,10 @@ WHERE
                 ELSE subject = id OR instr(subject, id || '/') = 1
             END
     );
+
+-- name: contact_elsewhere
+-- The other pages under which somebody has this id: it need not be the same person.
+SELECT page_id FROM contacts WHERE platform = :platform AND contact_id = :contact_id ORDER BY page_id;
 
 -- name: count_stream_rows
 SELECT

@@ -22,6 +22,7 @@ from milepost.core.model import DataSource, Keys, Known, Stream
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
 from milepost.stores.group_commit import GroupCommit, GroupResult
 from milepost.stores.last_write import LastWrite
+from milepost.stores.moves import Outdated
 from milepost.stores.provenance import Provenance
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import REFUSALS, SqliteWriter, reason_of
@@ -230,6 +231,8 @@ def _refusal(commit: Commit, error: Exception, writer: SqliteWriter) -> GroupRes
             f"{stream} has moved on: another writer has appended version {version}",
             hint="run one Milepost for each stream",
         )
+    if isinstance(error, Outdated):
+        return Rejected(())
     refused = writer.refused_rows(commit.changes)
     if refused:
         return Rejected(refused)
