@@ -79,7 +79,7 @@ def everything() -> Exposition:
     exposition.metrics.add_installation(lambda: 300.0, Path("milepost.db"))
     exposition.metrics.add_health(lambda: True, lambda: True, lambda: True, lambda: 1, lambda: 0.0)
     exposition.metrics.register(WrongTokens())
-    webhooks = WebhookCounter()
+    webhooks = WebhookCounter(lambda: {STREAM: False})
     webhooks.expect([STREAM])
     exposition.metrics.register(webhooks)
     exposition.read(

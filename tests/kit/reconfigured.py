@@ -49,6 +49,7 @@ OTHERWISE: dict[str, object] = {
     "webhooks.verify_token_file": "verify-token",
     "webhooks.secrets": ("secret-of-instagram-login",),
     "webhooks.secrets_file": "webhook-secrets",
+    "webhooks.subscribe": True,
     "http.listen": "127.0.0.1:9000",
     "http.token": "token-of-the-listener",
     "http.token_file": "http-token",

@@ -259,7 +259,7 @@ class MemoryInbox(NoInbox):
 class TestIntake:
     def intake(self, inbox: MemoryInbox) -> tuple[WebhookIntake, WebhookCounter, list[bool]]:
         arrivals: list[bool] = []
-        counter = WebhookCounter()
+        counter = WebhookCounter(dict)
         intake = WebhookIntake(
             inbox,
             lambda _, account_id: PAGE if account_id == PAGE.page_id else None,

@@ -48,7 +48,7 @@ async def main() -> None:
     arguments = parser.parse_args()
     async with open_store(StoreUrl(f"sqlite:///{arguments.path}")) as store:
         intake = WebhookIntake(
-            store.webhooks, lambda _, __: PAGE, WebhookCounter(), lambda: datetime.now(UTC), lambda: None
+            store.webhooks, lambda _, __: PAGE, WebhookCounter(dict), lambda: datetime.now(UTC), lambda: None
         )
         credentials = Credentials("", (SECRET,))
         requests = WebhookRequests("/hook", lambda: credentials, intake.receive, lambda _: None)

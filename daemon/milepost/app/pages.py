@@ -15,6 +15,7 @@ from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
 from milepost.facebook.pages import Page, fetch_managed_pages
 from milepost.facebook.rate_limiter import Budget, RateLimiter, Slowdown
+from milepost.facebook.subscriptions import Subscriptions
 from milepost.facebook.token_health import InspectedToken, inspect_token
 from milepost.settings import Settings
 
@@ -219,6 +220,14 @@ class PageRegistry:
         if page is None:
             return Held()
         return await inspect_token(self._client, page.access, self._rate_limits.gate(page.streams[0]))
+
+    def subscriptions(self, page_id: str) -> Subscriptions | None:
+        """Return how to look at a page's subscription to webhooks; None if it is not registered any more."""
+        page = self._pages.get(page_id)
+        if page is None or not page.streams:
+            return None
+        gate, platforms = self._rate_limits.gate(page.streams[0]), [stream.platform for stream in page.streams]
+        return Subscriptions(self._client, page.access, gate, page_id, platforms)
 
     def _source(self, stream: Stream, page: _Registration) -> Source:
         gate = self._rate_limits.gate(stream)

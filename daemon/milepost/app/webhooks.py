@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 import structlog
 
 from milepost.app.build import Parts
+from milepost.app.subscription_watch import SubscriptionWatch
+from milepost.core.ports import Clock
+from milepost.engine.interrupt import Stop
 from milepost.engine.webhook_judge import WebhookJudge
 from milepost.engine.webhooks import WebhookWorker
 from milepost.facebook.webhooks import UpdateResult
@@ -26,11 +29,13 @@ class Webhooks:
     """The parts that take webhooks and work them off."""
 
     def __init__(self, parts: Parts) -> None:
-        self.counter = WebhookCounter()
+        self.subscriptions = SubscriptionWatch(parts.registry, lambda: parts.reloader.settings.webhooks.subscribe)
+        self.counter = WebhookCounter(self.subscriptions.missing)
         self.worker = WebhookWorker(parts.store.webhooks, parts.supervisor.prompt, parts.clock, self.counter.expire)
         self.judge = WebhookJudge(parts.store.webhooks, parts.clock, self.counter.count_misses)
         self._supervisor = parts.supervisor
         self._reloader = parts.reloader
+        self._is_listening = False
         self._send = parts.send_webhooks
         self._simulated_secret = secrets.token_hex(16)
         route, now = parts.registry.stream_of, parts.clock.now
@@ -54,10 +59,17 @@ class Webhooks:
             structlog.get_logger("milepost").info("webhooks are taken", url=f"{url}{webhooks.path}")
             self.counter.expect(self._supervisor.streams)
             self.judge.begin()
+            self._is_listening = True
             yield
+
+    async def watch_subscriptions(self, clock: Clock, stop: Stop) -> None:
+        """Watch the pages' subscriptions until a stop is requested, if webhooks are taken."""
+        if self._is_listening:
+            await self.subscriptions.run(clock, stop)
 
     def issues(self) -> Iterator[Issue]:
         """Yield what is wrong with how webhooks are set up, as far as what has come since the start shows it."""
+        yield from self.subscriptions.issues()
         totals = self.counter.totals
         signed = sum(count for (field, _), count in totals.items() if field != REQUEST)
         if totals[REQUEST, "wrong_signature"] and not signed:

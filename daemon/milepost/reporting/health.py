@@ -24,6 +24,7 @@ class IssueKind(StrEnum):
     RELOAD_REFUSED = "reload_refused"  # the configuration on disk is not the one in effect
     RESTART_NEEDED = "restart_needed"  # neither is a part of it
     WEBHOOKS = "webhooks"  # they do not come as they should: new messages wait for the next regular sweep
+    UNSUBSCRIBED = "unsubscribed"  # pages have no webhooks for what is copied of them
     CLOCKS_DIFFER = "clocks_differ"  # those of this machine and of the API
     SLOWED_DOWN = "slowed_down"  # calls are spaced because a rate limit's budget runs out
 

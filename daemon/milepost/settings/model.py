@@ -186,6 +186,8 @@ class WebhookSettings(Section):
     """Secrets beside `source.app_secret` that sign webhooks: Instagram Login has one of its own."""
     secrets_file: FilePath = ""
     """A file that holds them, one on each line."""
+    subscribe: Flag = False
+    """Subscribe each page to the fields that it lacks, beside those that it has."""
 
     @field_validator("verify_token", mode="after")
     @classmethod

@@ -81,6 +81,7 @@ class SimulatorServer:
         application = web.Application()
         Control(self.world, self.requests, self._hold, self._actions(), self._clock).add_to(application.router)
         application.router.add_get("/{path:.*}", self._serve)
+        application.router.add_post("/{path:.*}/subscribed_apps", self._serve)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
         await runner.setup()
         try:
@@ -259,6 +260,7 @@ def _api_request(http: web.Request, at: datetime) -> ApiRequest:
         query=dict(http.query),
         token=bearer if scheme.lower() == "bearer" else http.query.get("access_token"),
         at=at,
+        is_post=http.method == "POST",
     )
 
 

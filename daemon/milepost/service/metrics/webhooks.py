@@ -1,9 +1,10 @@
 """The counters of webhooks: of updates by field, of requests that held none, and of what no webhook told."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import Counter, Metric
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from milepost.core.model import Stream
@@ -26,10 +27,12 @@ _FROM_THE_START = [
 class WebhookCounter(Collector):
     """Counts updates by field and result, requests, and messages of which no webhook told.
 
-    `totals` are the former, by field and result.
+    `totals` are the former, by field and result. `missing` tells for each stream whose page's subscription is known
+    whether anything is missing in it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, missing: Callable[[], Mapping[Stream, bool]]) -> None:
+        self._missing = missing
         self.totals: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._misses = Counter(
             "milepost_webhook_misses_total",
@@ -44,8 +47,13 @@ class WebhookCounter(Collector):
             self._counter.labels(*labels)
 
     def collect(self) -> Iterable[Metric]:
-        """Return the counters."""
-        return [*self._counter.collect(), *self._misses.collect()]
+        """Return the counters and the gauge."""
+        subscribed = GaugeMetricFamily(
+            "milepost_webhooks_subscribed", "1 if the page is subscribed to all that is needed.", labels=["stream"]
+        )
+        for stream, is_missing in self._missing().items():
+            subscribed.add_metric([stream.key], not is_missing)
+        return [*self._counter.collect(), *self._misses.collect(), subscribed]
 
     def expect(self, streams: Iterable[Stream]) -> None:
         """Have a count of misses for each of these streams from the start."""

@@ -10,6 +10,7 @@ const ISSUE_TONES = {
   reload_refused: "warning",
   restart_needed: "waiting",
   webhooks: "warning",
+  unsubscribed: "warning",
   clocks_differ: "waiting",
   slowed_down: "waiting",
 };
