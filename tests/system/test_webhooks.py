@@ -180,6 +180,5 @@ async def test_a_secret_that_is_wrong_is_said_by_the_status(installation: Instal
         assert await hooks.send("m_1", secret="of-another-app") == 403
         async with hooks.session.get(f"{await hooks.daemon.url()}/api/daemon") as response:
             issues = (await response.json())["issues"]
-    assert [(issue["kind"], issue["what"]) for issue in issues] == [
-        ("webhooks", "webhooks come, and none is signed with a known secret")
-    ]
+    said = [issue["what"] for issue in issues if issue["kind"] == "webhooks"]
+    assert said == ["webhooks come, and none is signed with a known secret"]
